@@ -1,0 +1,180 @@
+"""Typed options of evaluators and strategies: `-o name=value` and `-s name=value`.
+
+The declaration is ordinary Python: keyword-only parameters or dataclass fields with a type and a
+default. This module reads them and binds what the user gave; it knows nothing of what they mean.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import inspect
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from evo_tune.errors import OptionError
+
+__all__ = ["Option", "bind", "call_with", "options_of", "split_assignments", "suggest"]
+
+
+@dataclass(frozen=True)
+class Option:
+    """One declared option.
+
+    Args:
+        name: As the user types it.
+        type: Its annotation.
+        default: Its default, or `dataclasses.MISSING` if it must be given.
+    """
+
+    name: str
+    type: Any
+    default: Any
+
+    @property
+    def required(self) -> bool:
+        """Whether it has no default."""
+        return self.default is dataclasses.MISSING
+
+    def describe(self) -> str:
+        """Return NAME: TYPE = DEFAULT, for lists and help."""
+        text = f"{self.name}: {_name_of(self.type)}"
+        return text if self.required else f"{text} = {self.default!r}"
+
+
+def options_of(declared: Callable[..., Any] | type) -> dict[str, Option]:
+    """Return the options of a function (keyword-only parameters) or a dataclass (fields)."""
+    try:
+        hints = typing.get_type_hints(declared)
+    except Exception as error:
+        raise OptionError(f"cannot read the types of {declared.__qualname__}: {error}") from error
+    if isinstance(declared, type):
+        return {
+            f.name: Option(f.name, hints.get(f.name, str), f.default) for f in dataclasses.fields(declared) if f.init
+        }
+    found = {}
+    for name, parameter in inspect.signature(declared).parameters.items():
+        if parameter.kind is parameter.KEYWORD_ONLY:
+            default = dataclasses.MISSING if parameter.default is parameter.empty else parameter.default
+            guess = str if parameter.default in (parameter.empty, None) else type(parameter.default)
+            found[name] = Option(name, hints.get(name, guess), default)
+    return found
+
+
+def bind(given: Mapping[str, Any], options: Mapping[str, Option], owner: str, flag: str) -> dict[str, Any]:
+    """Return every option's value: what was given, checked and converted, or its default.
+
+    Args:
+        given: Name to value; strings, as typed, are converted to the declared type.
+        options: The declared options.
+        owner: Whose they are, for messages ("language_model").
+        flag: How they are given, for messages ("-o").
+
+    Raises:
+        OptionError: Unknown, missing, or of the wrong type.
+    """
+    for name in given:
+        if name not in options:
+            known = ", ".join(options) or "none"
+            raise OptionError(f"{owner} has no option {name!r}{suggest(name, options)}: expected one of {known}")
+    bound = {}
+    for name, option in options.items():
+        if name in given:
+            try:
+                bound[name] = _convert(given[name], option.type)
+            except (TypeError, ValueError):
+                message = f"{flag} {name}={given[name]}: expected {_name_of(option.type)}"
+                raise OptionError(f"{message} (an option of {owner})") from None
+        elif option.required:
+            raise OptionError(f"{owner} needs {flag} {name}=… ({_name_of(option.type)})")
+        else:
+            bound[name] = option.default
+    return bound
+
+
+def call_with(function: Callable[..., Any], options: Mapping[str, Any], *args: Any) -> Any:
+    """Call a function with those of the options that it declares (all of them if it takes **kwargs)."""
+    parameters = inspect.signature(function).parameters.values()
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return function(*args, **options)
+    names = {parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY}
+    return function(*args, **{name: value for name, value in options.items() if name in names})
+
+
+def split_assignments(texts: typing.Iterable[str], flag: str) -> dict[str, str]:
+    """Split NAME=VALUE texts.
+
+    Raises:
+        OptionError: One has no '=' or no name, or a name comes twice.
+    """
+    found: dict[str, str] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise OptionError(f"{flag} {text}: expected {flag} NAME=VALUE")
+        if name in found:
+            raise OptionError(f"{flag} {name} is given twice: give it once")
+        found[name] = value
+    return found
+
+
+def suggest(name: str, known: typing.Iterable[str]) -> str:
+    """Return ' (did you mean …?)' if one of the known names is close, else nothing."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def _convert(value: Any, wanted: Any) -> Any:
+    origin = typing.get_origin(wanted)
+    if origin in (typing.Union, types.UnionType):
+        return _convert_union(value, typing.get_args(wanted))
+    if origin is Literal:
+        for allowed in typing.get_args(wanted):
+            if value == allowed or value == str(allowed):
+                return allowed
+        raise ValueError(value)
+    if wanted is bool:
+        words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+        if str(value).lower() not in words:
+            raise ValueError(value)
+        return words[str(value).lower()]
+    if wanted is int:
+        number = float(value)  # 1e5 is a whole number too
+        if isinstance(value, bool) or number != int(number):
+            raise ValueError(value)
+        return int(value) if isinstance(value, str) and value.lstrip("+-").isdigit() else int(number)
+    if wanted is float:
+        if isinstance(value, bool):
+            raise ValueError(value)
+        return float(value)
+    if wanted is Path:
+        return str(value)  # stays plain data in the manifest; evaluators make a Path of it
+    if wanted is str and not isinstance(value, str):
+        raise ValueError(value)
+    return value
+
+
+def _convert_union(value: Any, members: tuple[Any, ...]) -> Any:
+    if type(None) in members and (value is None or str(value).lower() in ("none", "")):
+        return None
+    for member in members:
+        if member is not type(None):
+            try:
+                return _convert(value, member)
+            except (TypeError, ValueError):
+                continue
+    raise ValueError(value)
+
+
+def _name_of(wanted: Any) -> str:
+    origin = typing.get_origin(wanted)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_name_of(member) for member in typing.get_args(wanted))
+    if origin is Literal:
+        return " or ".join(str(allowed) for allowed in typing.get_args(wanted))
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "none"}
+    return names.get(wanted, getattr(wanted, "__name__", str(wanted)))

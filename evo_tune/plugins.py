@@ -1,0 +1,282 @@
+"""Find evaluators and strategies: by path, in ./evaluators, by entry point, or bundled.
+
+A plug-in is a Python file, loaded by its path under a name of its own, on both sides of a slot. This
+module knows how to find and import one and how to say what is wrong with it; not what it does.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib
+import importlib.metadata
+import importlib.util
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import evo_tune
+from evo_tune.errors import EvoTuneError, PluginError
+from evo_tune.evaluator import Evaluator
+from evo_tune.options import bind, options_of, suggest
+from evo_tune.strategy import Strategy
+
+__all__ = [
+    "find_evaluator",
+    "find_strategy",
+    "list_evaluators",
+    "list_strategies",
+    "load_evaluator",
+    "local_sources",
+    "make_strategy",
+    "source_hash",
+]
+
+EVALUATORS = "evo_tune.evaluators"
+STRATEGIES = "evo_tune.strategies"
+"""Names of the entry point groups; an entry point's value is a module."""
+
+
+def bundled_evaluators() -> Path:
+    """Return the folder of the bundled evaluators: inside the wheel, or beside the package in a checkout."""
+    package = Path(evo_tune.__file__).parent
+    inside = package / "evaluators"
+    return inside if inside.is_dir() else package.parent / "evaluators"
+
+
+def find_evaluator(name: str) -> Evaluator:
+    """Load the evaluator that the user means by a name, a path or a manifest's reference.
+
+    A file in ./evaluators beats an entry point, which beats a bundled one.
+
+    Raises:
+        PluginError: There is none, or it is broken.
+    """
+    kind, _, rest = name.partition(":")
+    if kind == "bundled":
+        return load_evaluator(bundled_evaluators() / f"{rest}.py", f"bundled:{rest}", "bundled")
+    if kind == "entry":
+        return load_evaluator(_entry_points(EVALUATORS)[rest], name, "entry point")
+    if name.endswith(".py") or os.sep in name:
+        return load_evaluator(Path(name).absolute(), name, "file")
+    for found, path, origin in _evaluator_files():
+        if found == name:
+            reference = f"{'entry' if origin == 'entry point' else origin}:{name}"
+            return load_evaluator(path, str(path) if origin == "file" else reference, origin)
+    known = sorted({found for found, _, _ in _evaluator_files()})
+    raise PluginError(
+        f"there is no evaluator {name!r}{suggest(name, known)}: expected a path to a .py file or one of "
+        f"{', '.join(known)}; `evo-tune new {name}` writes a template"
+    )
+
+
+def list_evaluators() -> list[tuple[str, str, Path, str]]:
+    """Return (name, origin, path, first docstring line) of every evaluator; hidden ones are left out.
+
+    Files are parsed, not run, so a broken one does not hide the others.
+    """
+    rows: dict[str, tuple[str, str, Path, str]] = {}
+    for name, path, origin in _evaluator_files():
+        if name in rows:  # found earlier on the search path: that one is used
+            first = rows[name]
+            rows[name] = (name, f"{first[1]} (hides {origin})", first[2], first[3])
+        else:
+            rows[name] = (name, origin, path, _docstring_line(path))
+    return [rows[name] for name in sorted(rows)]
+
+
+def _evaluator_files() -> Iterator[tuple[str, Path, str]]:
+    """Yield (name, path, origin) in the order of the search path."""
+    local = Path("evaluators")
+    bundled = bundled_evaluators()
+    if local.is_dir() and local.resolve() != bundled.resolve():
+        for path in _python_files(local):
+            yield path.stem, path, "file"
+    for name, path in _entry_points(EVALUATORS).items():
+        yield name, path, "entry point"
+    for path in _python_files(bundled):
+        yield path.stem, path, "bundled"
+
+
+def _python_files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("*.py") if not path.name.startswith("_"))
+
+
+def _entry_points(group: str) -> dict[str, Path]:
+    """Return the file of each installed entry point of a group, without importing it."""
+    found = {}
+    for entry in importlib.metadata.entry_points(group=group):
+        spec = importlib.util.find_spec(entry.module)
+        if spec is not None and spec.origin is not None:
+            found[entry.name] = Path(spec.origin)
+    return found
+
+
+def _docstring_line(path: Path) -> str:
+    try:
+        doc = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    except (OSError, SyntaxError, ValueError) as error:
+        return f"broken: {error}"
+    return doc.partition("\n")[0]
+
+
+def load_evaluator(path: Path, reference: str, origin: str) -> Evaluator:
+    """Import an evaluator's file and check its shape.
+
+    Raises:
+        PluginError: It is missing, raises on import, or lacks a part.
+    """
+    return Evaluator(_load(path, "evaluator"), path.stem, reference, path.absolute(), origin)
+
+
+_loaded: dict[tuple[str, str], ModuleType] = {}
+"""A memo by path and content: importing a plug-in twice would make two classes of each of its own."""
+
+
+def _load(path: Path, kind: str) -> ModuleType:
+    path = path.absolute()
+    try:
+        content = hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise PluginError(f"cannot read the {kind} {path}: {error.strerror}; check the path") from None
+    key = (str(path), content)
+    if key not in _loaded:
+        for folder in (str(path.parent), os.getcwd()):  # console scripts lack the working directory
+            if folder not in sys.path:
+                sys.path.append(folder)
+        name = f"evo_tune_plugin_{path.stem}_{hashlib.sha256(repr(key).encode()).hexdigest()[:12]}"
+        _loaded[key] = _execute(path, name, kind)
+    return _loaded[key]
+
+
+def _execute(path: Path, name: str, kind: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise PluginError(f"cannot load the {kind} {path}: expected a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses and typing look their module up
+    try:
+        spec.loader.exec_module(module)
+    except BaseException as error:
+        del sys.modules[name]
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        raise PluginError(f"{_where(error, path)}: {_what(error)}; the {kind} cannot be imported") from error
+    return module
+
+
+def _where(error: BaseException, path: Path) -> str:
+    """Return FILE:LINE of the last frame in the plug-in's own file, else of the error."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{error.filename}:{error.lineno}"
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    return f"{path}:{lines[-1]}" if lines else str(path)
+
+
+def _what(error: BaseException) -> str:
+    if isinstance(error, EvoTuneError):
+        return str(error)
+    text = error.msg if isinstance(error, SyntaxError) else str(error)
+    return f"{type(error).__name__}: {text}".strip().replace("\n", " ")
+
+
+def source_hash(path: Path) -> str:
+    """Return the SHA-256 over an evaluator's file and the local modules that it imports."""
+    digest = hashlib.sha256()
+    for source in local_sources(path):
+        digest.update(source.name.encode() + b"\0" + source.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def local_sources(path: Path) -> list[Path]:
+    """Return an evaluator's file and the local modules that it imports, directly or not, sorted.
+
+    Found by parsing, in the evaluator's folder and the working directory; installed packages are not
+    local. A file that cannot be parsed counts as it is.
+    """
+    roots = dict.fromkeys((path.parent.resolve(), Path.cwd()))
+    found: set[Path] = set()
+    waiting = [path.resolve()]
+    while waiting:
+        here = waiting.pop()
+        if here in found:
+            continue
+        found.add(here)
+        for name in _imported_names(here):
+            for root in roots:
+                base = root.joinpath(*name.split("."))
+                waiting += [file for file in (base.with_suffix(".py"), base / "__init__.py") if file.is_file()]
+    package = Path(evo_tune.__file__).parent.resolve()
+    return sorted(file for file in found if package not in file.parents or file == path.resolve())
+
+
+def _imported_names(path: Path) -> set[str]:
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+    except (OSError, SyntaxError, ValueError):
+        return set()
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def find_strategy(name: str) -> type[Strategy]:
+    """Return the class of the strategy that the user means by a name or a path.
+
+    Raises:
+        PluginError: There is none, or it is broken.
+    """
+    if name.endswith(".py") or os.sep in name:
+        return _strategy_class(_load(Path(name), "strategy"), name)
+    builtin = _builtin_strategies()
+    if name in builtin:
+        return _strategy_class(importlib.import_module(f"evo_tune.strategies.{name}"), name)
+    installed = _entry_points(STRATEGIES)
+    if name in installed:
+        return _strategy_class(_load(installed[name], "strategy"), name)
+    known = sorted({*builtin, *installed})
+    raise PluginError(
+        f"there is no strategy {name!r}{suggest(name, known)}: expected a path to a .py file or one of "
+        f"{', '.join(known)}"
+    )
+
+
+def list_strategies() -> list[tuple[str, str]]:
+    """Return (name, first docstring line of the class) of every strategy known by name."""
+    names = sorted({*_builtin_strategies(), *_entry_points(STRATEGIES)})
+    return [(name, (find_strategy(name).__doc__ or "").strip().partition("\n")[0]) for name in names]
+
+
+def make_strategy(name: str, given: dict[str, Any]) -> Strategy:
+    """Return a strategy with its options bound.
+
+    Raises:
+        PluginError: There is none of that name, or it is broken.
+        OptionError: An option is unknown or wrong.
+    """
+    strategy = find_strategy(name)
+    return strategy(**bind(given, options_of(strategy), f"strategy {name}", "-s"))
+
+
+def _builtin_strategies() -> list[str]:
+    return [path.stem for path in _python_files(Path(evo_tune.__file__).parent / "strategies")]
+
+
+def _strategy_class(module: ModuleType, name: str) -> type[Strategy]:
+    classes = [
+        thing
+        for thing in vars(module).values()
+        if isinstance(thing, type) and issubclass(thing, Strategy) and thing.__module__ == module.__name__
+    ]
+    if len(classes) != 1:
+        found = ", ".join(c.__name__ for c in classes) or "none"
+        raise PluginError(f"strategy {name}: expected one subclass of evo_tune.Strategy in its file, found {found}")
+    return classes[0]

@@ -1,0 +1,506 @@
+"""Genes and the search space: what a genome may hold.
+
+A genome is a plain dict of gene name to value. Strategies never see values: they work in *unit
+coordinates*, one number in [0, 1] per gene, so one operator serves learning rates and head counts
+alike. This module knows nothing of strategies, trials or torch.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, TypeAlias
+
+import numpy as np
+
+from evo_tune.errors import SpaceError
+
+__all__ = ["Choice", "Float", "Gene", "Genome", "Int", "SearchSpace", "Value", "genome_key"]
+
+Value: TypeAlias = "bool | int | float | str"
+Genome: TypeAlias = "dict[str, Value]"
+
+DIGITS = 6
+"""Decimal digits to which a Float is resolved over its range: values stay short to read and to type, and
+`decode(encode(value))` gives the very same number back."""
+
+
+def genome_key(genome: Mapping[str, Value]) -> str:
+    """Return the identity of a genome: canonical JSON, so 1, 1.0 and true are three different values."""
+    return json.dumps(genome, sort_keys=True, separators=(",", ":"))
+
+
+class Gene(ABC):
+    """One dimension of a search space; frozen, and equal when its description is equal."""
+
+    kind: ClassVar[str]
+    default: Value | None
+
+    @property
+    @abstractmethod
+    def size(self) -> float:
+        """Number of different values; infinite for a Float."""
+
+    @abstractmethod
+    def decode(self, u: float) -> Value:
+        """Return the value at unit coordinate `u`; coordinates outside [0, 1] are clipped."""
+
+    @abstractmethod
+    def encode(self, value: Value) -> float:
+        """Return a unit coordinate in [0, 1] that decodes to `value`."""
+
+    @abstractmethod
+    def check(self, value: object) -> Value:
+        """Return `value` as this gene holds it.
+
+        Raises:
+            SpaceError: It has the wrong type or lies outside; the text says what is allowed.
+        """
+
+    @abstractmethod
+    def mutate(self, u: float, rng: np.random.Generator, scale: float) -> float:
+        """Return another unit coordinate near `u`.
+
+        Args:
+            u: Unit coordinate.
+            rng: The only source of randomness.
+            scale: Standard deviation of the step, in unit coordinates; ignored where there is no order.
+
+        Returns:
+            A coordinate that decodes to another value wherever there is one.
+        """
+
+    @abstractmethod
+    def neighbours(self, u: float) -> list[float]:
+        """Return the unit coordinates one step away from `u`."""
+
+    @abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """Return plain data from which `gene_from` builds the gene again."""
+
+    def middle(self) -> Value:
+        """Return the default, or where none is given the middle of the range (the first choice)."""
+        return self.decode(0.5) if self.default is None else self.default
+
+    def _check_default(self) -> None:
+        if self.default is not None:
+            object.__setattr__(self, "default", self.check(self.default))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+
+
+def _reflect(u: float) -> float:
+    """Fold a coordinate that left [0, 1] back into it, so that mutation does not pile up on the bounds."""
+    u = math.fmod(abs(u), 2.0)
+    return 2.0 - u if u > 1.0 else u
+
+
+def _cell(u: float, size: int) -> int:
+    return min(max(int(u * size), 0), size - 1)
+
+
+def _centre(index: int, size: int) -> float:
+    return (index + 0.5) / size
+
+
+def _step_cell(u: float, size: int, rng: np.random.Generator, scale: float) -> float:
+    """Move to another cell of an ordered gene: a Gaussian step of at least one cell."""
+    if size == 1:
+        return u
+    here = _cell(u, size)
+    step = max(1, round(abs(rng.normal(0.0, scale)) * size))
+    sign = 1 if rng.random() < 0.5 else -1
+    there = here + sign * step
+    if not 0 <= there < size:
+        there = here - sign * step
+    there = min(max(there, 0), size - 1)
+    if there == here:
+        there = here + 1 if here == 0 else here - 1
+    return _centre(there, size)
+
+
+@dataclass(frozen=True)
+class Float(Gene):
+    """A real number in [low, high], on a logarithmic scale if `log`.
+
+    Raises:
+        SpaceError: Bounds that are not finite or not in order, or `log` with a bound at or below zero.
+    """
+
+    kind: ClassVar[str] = "float"
+    low: float
+    high: float
+    log: bool = False
+    default: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("low", "high"):
+            bound = getattr(self, name)
+            if not _is_number(bound) or not math.isfinite(bound):
+                raise SpaceError(f"Float: {name}={bound!r} is not a finite number; give low and high as numbers")
+            object.__setattr__(self, name, float(bound))
+        if not self.low < self.high:
+            raise SpaceError(f"Float({self.low}, {self.high}): low must be below high")
+        if self.log and self.low <= 0:
+            raise SpaceError(f"Float({self.low}, {self.high}, log=True): a log gene needs low above 0")
+        self._check_default()
+
+    @property
+    def size(self) -> float:
+        return math.inf
+
+    def _round(self, value: float) -> float:
+        if self.log:
+            # Relative resolution, finer still where the range spans little.
+            digits = DIGITS + max(0, -math.floor(math.log10(math.log(self.high / self.low))))
+            value = float(f"{value:.{digits}g}")
+        else:
+            value = round(value, DIGITS - math.floor(math.log10(self.high - self.low)))
+        return min(max(value, self.low), self.high)
+
+    def decode(self, u: float) -> float:
+        u = min(max(float(u), 0.0), 1.0)
+        if self.log:
+            return self._round(math.exp(math.log(self.low) + u * math.log(self.high / self.low)))
+        return self._round(self.low + u * (self.high - self.low))
+
+    def encode(self, value: Value) -> float:
+        value = float(value)
+        if self.log:
+            u = math.log(value / self.low) / math.log(self.high / self.low)
+        else:
+            u = (value - self.low) / (self.high - self.low)
+        return min(max(u, 0.0), 1.0)
+
+    def check(self, value: object) -> float:
+        if not _is_number(value) or not self.low <= float(value) <= self.high:  # type: ignore[arg-type]
+            raise SpaceError(f"{value!r} is not allowed: expected a number from {self.low:g} to {self.high:g}")
+        return self._round(float(value))  # type: ignore[arg-type]
+
+    def mutate(self, u: float, rng: np.random.Generator, scale: float) -> float:
+        return _reflect(u + rng.normal(0.0, scale))
+
+    def neighbours(self, u: float) -> list[float]:
+        return [v for v in (u - 0.1, u + 0.1) if 0.0 <= v <= 1.0]
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "kind": self.kind,
+            "low": self.low,
+            "high": self.high,
+            "log": self.log,
+            "default": self.default,
+        }
+
+
+@dataclass(frozen=True)
+class Int(Gene):
+    """A whole number from low to high in steps of `step`, or on a logarithmic scale if `log`.
+
+    Raises:
+        SpaceError: Bounds that are not whole or not in order, a step that does not lead from low to
+            high, or `log` together with a step or with low below 1.
+    """
+
+    kind: ClassVar[str] = "int"
+    low: int
+    high: int
+    log: bool = False
+    step: int = 1
+    default: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("low", "high", "step"):
+            number = getattr(self, name)
+            if not _is_number(number) or number != int(number):
+                raise SpaceError(f"Int: {name}={number!r} is not a whole number")
+            object.__setattr__(self, name, int(number))
+        if not self.low <= self.high:
+            raise SpaceError(f"Int({self.low}, {self.high}): low must not be above high")
+        if self.step < 1 or (self.high - self.low) % self.step:
+            raise SpaceError(f"Int({self.low}, {self.high}, step={self.step}): step must lead from low to high exactly")
+        if self.log and (self.step != 1 or self.low < 1):
+            raise SpaceError(
+                f"Int({self.low}, {self.high}, log=True): a log gene needs low of at least 1 and no step; "
+                "for powers of two use Choice([...], ordered=True)"
+            )
+        self._check_default()
+
+    @property
+    def size(self) -> int:
+        return (self.high - self.low) // self.step + 1
+
+    def _log_bounds(self) -> tuple[float, float]:
+        # Half a unit on either side, so that the end values get their fair share of the scale.
+        return math.log(self.low - 0.5), math.log(self.high + 0.5)
+
+    def decode(self, u: float) -> int:
+        u = min(max(float(u), 0.0), 1.0)
+        if not self.log:
+            return self.low + self.step * _cell(u, self.size)
+        low, high = self._log_bounds()
+        return min(max(round(math.exp(low + u * (high - low))), self.low), self.high)
+
+    def encode(self, value: Value) -> float:
+        if not self.log:
+            return _centre((int(value) - self.low) // self.step, self.size)
+        low, high = self._log_bounds()
+        return (math.log(int(value)) - low) / (high - low)
+
+    def check(self, value: object) -> int:
+        if _is_number(value) and math.isfinite(value) and value == int(value):  # type: ignore[arg-type,call-overload]
+            number = int(value)  # type: ignore[call-overload]
+            if self.low <= number <= self.high and (number - self.low) % self.step == 0:
+                return int(number)
+        steps = f" in steps of {self.step}" if self.step != 1 else ""
+        raise SpaceError(f"{value!r} is not allowed: expected a whole number from {self.low} to {self.high}{steps}")
+
+    def mutate(self, u: float, rng: np.random.Generator, scale: float) -> float:
+        if not self.log:
+            return _step_cell(u, self.size, rng, scale)
+        here = self.decode(u)
+        there = self.decode(_reflect(u + rng.normal(0.0, scale)))
+        if there == here and self.size > 1:
+            there += 1 if here == self.low or (here < self.high and rng.random() < 0.5) else -1
+        return self.encode(there)
+
+    def neighbours(self, u: float) -> list[float]:
+        here = self.decode(u)
+        around = (here - self.step, here + self.step)
+        return [self.encode(value) for value in around if self.low <= value <= self.high]
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "kind": self.kind,
+            "low": self.low,
+            "high": self.high,
+            "log": self.log,
+            "step": self.step,
+            "default": self.default,
+        }
+
+
+@dataclass(frozen=True)
+class Choice(Gene):
+    """One of several plain values; with `ordered` (batch sizes, widths), neighbours are near each other.
+
+    Raises:
+        SpaceError: No values, a value that is not a plain number, string or bool, or one given twice.
+    """
+
+    kind: ClassVar[str] = "choice"
+    values: tuple[Value, ...]
+    ordered: bool = False
+    default: Value | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.values, list | tuple | range) or not self.values:
+            raise SpaceError(f"Choice({self.values!r}): expected a list of one or more values")
+        values = tuple(_plain(value) for value in self.values)
+        if len({genome_key({"": value}) for value in values}) != len(values):
+            raise SpaceError(f"Choice({list(values)}): a value is given twice")
+        object.__setattr__(self, "values", values)
+        self._check_default()
+
+    @property
+    def size(self) -> int:
+        return len(self.values)
+
+    def decode(self, u: float) -> Value:
+        return self.values[_cell(float(u), self.size)]
+
+    def encode(self, value: Value) -> float:
+        return _centre(self._index(value), self.size)
+
+    def _index(self, value: object) -> int:
+        for index, mine in enumerate(self.values):
+            if type(mine) is type(value) and mine == value:
+                return index
+        for index, mine in enumerate(self.values):  # 8 stands for 8.0, but never for True
+            if _is_number(mine) and _is_number(value) and mine == value:
+                return index
+        allowed = ", ".join(str(mine) for mine in self.values)
+        raise SpaceError(f"{value!r} is not allowed: expected one of {allowed}")
+
+    def check(self, value: object) -> Value:
+        return self.values[self._index(value)]
+
+    def middle(self) -> Value:
+        if self.default is not None:
+            return self.default
+        return self.decode(0.5) if self.ordered else self.values[0]
+
+    def mutate(self, u: float, rng: np.random.Generator, scale: float) -> float:
+        if self.ordered or self.size == 1:
+            return _step_cell(u, self.size, rng, scale)
+        step = int(rng.integers(1, self.size))
+        return _centre((_cell(u, self.size) + step) % self.size, self.size)
+
+    def neighbours(self, u: float) -> list[float]:
+        here = _cell(u, self.size)
+        near = (here - 1, here + 1) if self.ordered else tuple(i for i in range(self.size) if i != here)
+        return [_centre(index, self.size) for index in near if 0 <= index < self.size]
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "kind": self.kind,
+            "values": list(self.values),
+            "ordered": self.ordered,
+            "default": self.default,
+        }
+
+
+def _plain(value: object) -> Value:
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, bool | int | str) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    raise SpaceError(f"Choice: {value!r} is not a plain number, string or bool; give a name and look it up")
+
+
+_KINDS: dict[str, type[Gene]] = {kind.kind: kind for kind in (Float, Int, Choice)}
+
+
+def gene_from(description: Mapping[str, Any]) -> Gene:
+    """Build a gene from what `Gene.describe` returned.
+
+    Raises:
+        SpaceError: The description is not of a known kind.
+    """
+    fields = dict(description)
+    kind = fields.pop("kind", None)
+    if kind not in _KINDS:
+        raise SpaceError(f"a gene of kind {kind!r} is not known: expected one of {', '.join(_KINDS)}")
+    if "values" in fields:
+        fields["values"] = tuple(fields["values"])
+    return _KINDS[kind](**fields)
+
+
+@dataclass(frozen=True, init=False)
+class SearchSpace:
+    """Named genes, and a repair that makes any combination of them valid.
+
+    Args:
+        repair: Takes a genome and returns a valid one (heads must divide width). It must be a pure
+            function, keep every gene inside its bounds, and leave what it returned once unchanged.
+        genes: Name to Gene.
+
+    Raises:
+        SpaceError: No genes, or something that is not a Gene.
+    """
+
+    genes: dict[str, Gene]
+    repair: Callable[[Genome], Genome] | None = field(compare=False)
+
+    def __init__(self, repair: Callable[[Genome], Genome] | None = None, **genes: Gene) -> None:
+        if not genes:
+            raise SpaceError("SearchSpace(): expected at least one gene, e.g. lr=Float(1e-4, 1e-2, log=True)")
+        for name, gene in genes.items():
+            if not isinstance(gene, Gene):
+                raise SpaceError(f"gene {name!r}: {gene!r} is not a Gene; expected Float, Int or Choice")
+        object.__setattr__(self, "genes", dict(genes))
+        object.__setattr__(self, "repair", repair)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Gene names, in the order of the unit coordinates."""
+        return tuple(self.genes)
+
+    @property
+    def size(self) -> float:
+        """Upper bound of the number of different genomes (repair may map several to one)."""
+        return math.prod(gene.size for gene in self.genes.values())
+
+    def sample(self, rng: np.random.Generator) -> Genome:
+        """Return a random valid genome, uniform in unit coordinates before repair."""
+        return self.snap(rng.random(len(self.genes)))
+
+    def snap(self, units: Sequence[float] | np.ndarray) -> Genome:
+        """Decode and repair unit coordinates: the genome that would be trained.
+
+        Args:
+            units: One coordinate per gene, shape (genes,).
+
+        Raises:
+            SpaceError: The repair broke its contract.
+        """
+        genome = {name: gene.decode(float(u)) for (name, gene), u in zip(self.genes.items(), units, strict=True)}
+        return self._repaired(genome)
+
+    def encode(self, genome: Mapping[str, Value]) -> np.ndarray:
+        """Return the unit coordinates of a valid genome, shape (genes,), float64."""
+        return np.array([gene.encode(genome[name]) for name, gene in self.genes.items()], dtype=np.float64)
+
+    def default(self) -> Genome:
+        """Return the genome of every gene's default, repaired."""
+        return self._repaired({name: gene.middle() for name, gene in self.genes.items()})
+
+    def check(self, genome: Mapping[str, object], fill_defaults: bool = False) -> Genome:
+        """Return a genome given by a user as this space holds it, repaired.
+
+        Args:
+            genome: Values as read from a file or the command line.
+            fill_defaults: Give missing genes their defaults instead of refusing.
+
+        Raises:
+            SpaceError: Unknown or missing genes, or a value that is not allowed; each is named.
+        """
+        unknown = sorted(set(genome) - set(self.genes))
+        if unknown:
+            raise SpaceError(f"unknown gene {', '.join(unknown)}: expected {', '.join(self.genes)}")
+        missing = [name for name in self.genes if name not in genome]
+        if missing and not fill_defaults:
+            raise SpaceError(f"missing gene {', '.join(missing)}: give it, or accept defaults (--fill-defaults)")
+        checked: Genome = {}
+        for name, gene in self.genes.items():
+            try:
+                checked[name] = gene.check(genome[name]) if name in genome else gene.middle()
+            except SpaceError as error:
+                raise SpaceError(f"gene {name}: {error}") from None
+        return self._repaired(checked)
+
+    def grid(self) -> Iterator[Genome]:
+        """Yield every genome of a finite space, in order, repaired (so some may come twice).
+
+        Raises:
+            SpaceError: The space has a Float.
+        """
+        if math.isinf(self.size):
+            raise SpaceError("a space with a Float has no grid")
+        cells = [[_centre(i, int(gene.size)) for i in range(int(gene.size))] for gene in self._linear()]
+        for units in itertools.product(*cells):
+            yield self._repaired(
+                {name: linear.decode(u) for name, linear, u in zip(self.genes, self._linear(), units, strict=True)}
+            )
+
+    def _linear(self) -> list[Gene]:
+        """Return the genes with logarithmic Ints made linear, so that equal cells hit every value once."""
+        return [
+            Int(gene.low, gene.high) if isinstance(gene, Int) and gene.log else gene for gene in self.genes.values()
+        ]
+
+    def _repaired(self, genome: Genome) -> Genome:
+        if self.repair is None:
+            return genome
+        repaired = self.repair(dict(genome))
+        if not isinstance(repaired, dict) or set(repaired) != set(genome):
+            raise SpaceError(f"repair must return a genome with the genes {', '.join(genome)}; got {repaired!r}")
+        try:
+            return {name: gene.check(repaired[name]) for name, gene in self.genes.items()}
+        except SpaceError as error:
+            raise SpaceError(f"repair({genome}) left the space: {error}") from None
+
+    def describe(self) -> dict[str, Any]:
+        """Return plain data for the manifest; the repair is code and stays with the evaluator."""
+        return {name: gene.describe() for name, gene in self.genes.items()}
+
+    @classmethod
+    def from_description(cls, description: Mapping[str, Mapping[str, Any]]) -> SearchSpace:
+        """Build the space of a manifest, without its repair: enough to read a run, not to breed."""
+        return cls(None, **{name: gene_from(gene) for name, gene in description.items()})

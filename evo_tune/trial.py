@@ -1,0 +1,284 @@
+"""The nouns that travel: a Candidate goes out to a slot, an Outcome comes back, both make a Trial.
+
+All of them are frozen and plain: each turns into JSON and back without loss, which is what lets the
+journal be the only truth. This module knows nothing of strategies, stores, processes or torch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, ClassVar, Literal, TypeAlias, get_args
+
+import numpy as np
+
+from evo_tune.errors import SpaceError
+from evo_tune.space import Genome
+
+__all__ = [
+    "Candidate",
+    "Maximize",
+    "Minimize",
+    "Objective",
+    "Outcome",
+    "Proposal",
+    "Status",
+    "Trial",
+    "conclude",
+    "trial_seed",
+]
+
+Status: TypeAlias = Literal["ok", "failed", "diverged", "out_of_memory", "crashed", "timeout", "pruned"]
+STATUSES: tuple[str, ...] = get_args(Status)
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A metric and its direction. Use `Minimize` and `Maximize`; nothing else flips a sign."""
+
+    metric: str
+    sign: ClassVar[float] = 1.0
+
+    def loss(self, metrics: Mapping[str, float]) -> float:
+        """Return the metric as a number to minimise."""
+        return self.sign * metrics[self.metric]
+
+    def value(self, loss: float) -> float:
+        """Return the metric that a loss stands for."""
+        return self.sign * loss
+
+    @property
+    def direction(self) -> str:
+        """'min' or 'max', as the command line and the manifest write it."""
+        return "min" if self.sign > 0 else "max"
+
+    def describe(self) -> str:
+        """Return METRIC:min or METRIC:max."""
+        return f"{self.metric}:{self.direction}"
+
+    @staticmethod
+    def parse(text: str) -> Objective:
+        """Read METRIC:min or METRIC:max.
+
+        Raises:
+            SpaceError: It is neither.
+        """
+        metric, _, direction = text.partition(":")
+        if not metric or direction not in ("min", "max"):
+            raise SpaceError(f"objective {text!r} is not understood: expected METRIC:min or METRIC:max")
+        return Minimize(metric) if direction == "min" else Maximize(metric)
+
+
+@dataclass(frozen=True)
+class Minimize(Objective):
+    """A metric that is better when it is smaller."""
+
+
+@dataclass(frozen=True)
+class Maximize(Objective):
+    """A metric that is better when it is larger."""
+
+    sign: ClassVar[float] = -1.0
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """One birth, as a strategy wants it.
+
+    Args:
+        genome: A snapped genome (see `SearchSpace.snap`).
+        operator: How it was made, in a word or two ('crossover+mutation'); for people.
+        parents: Ids of the trials it was bred from.
+        budget: Fraction of the full training, 0 < budget ≤ 1.
+        resumes: Id of the trial whose saved state it goes on from.
+        replicate: Same genome, another seed: 0 for the first.
+    """
+
+    genome: Genome
+    operator: str
+    parents: tuple[int, ...] = ()
+    budget: float = 1.0
+    resumes: int | None = None
+    replicate: int = 0
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A birth as it goes to a slot: one message out.
+
+    Args:
+        id: Position in the order of births, from 0.
+        generation: Births before it (without promotions and replicates) // population.
+        seed: Seed of its training (see `trial_seed`).
+        told_before: Number of results that its proposal had seen.
+        genome: See Proposal.
+        operator: See Proposal.
+        parents: See Proposal.
+        budget: See Proposal.
+        resumes: See Proposal.
+        replicate: See Proposal.
+        stop_if: Bounds (fraction, metric, loss bound) fixed at birth that stop it as pruned.
+    """
+
+    id: int
+    generation: int
+    seed: int
+    told_before: int
+    genome: Genome
+    operator: str
+    parents: tuple[int, ...] = ()
+    budget: float = 1.0
+    resumes: int | None = None
+    replicate: int = 0
+    stop_if: tuple[tuple[float, str, float], ...] = ()
+
+    @property
+    def fresh(self) -> bool:
+        """Whether it counts as a birth for `--trials` and generations: no promotion and no replicate."""
+        return self.resumes is None and self.replicate == 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Candidate:
+        """Build it from what `to_json` gave."""
+        fields = dict(data)
+        fields["parents"] = tuple(fields["parents"])
+        fields["stop_if"] = tuple((f, m, b) for f, m, b in fields["stop_if"])
+        return cls(**fields)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a candidate: one message back. A failure is a value here, never an exception.
+
+    Args:
+        status: ok | failed | diverged | out_of_memory | crashed | timeout | pruned.
+        metrics: What the evaluator returned; empty unless ok.
+        curve: What `context.report` was given: (fraction of the full training, metrics).
+        seconds: Wall time of the evaluation.
+        device: Where it ran ('cpu', 'cuda:0').
+        error: One line saying what went wrong; None if ok.
+    """
+
+    status: Status
+    metrics: dict[str, float] = field(default_factory=dict)
+    curve: tuple[tuple[float, dict[str, float]], ...] = ()
+    seconds: float = 0.0
+    device: str = ""
+    error: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data; numbers that are not finite become None, since JSON has none."""
+        return {
+            "status": self.status,
+            "metrics": _finite(self.metrics),
+            "curve": [[fraction, _finite(metrics)] for fraction, metrics in self.curve],
+            "seconds": round(self.seconds, 4),
+            "device": self.device,
+            "error": self.error,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Outcome:
+        """Build it from what `to_json` gave."""
+        fields = dict(data)
+        fields["metrics"] = _numbers(fields["metrics"])
+        fields["curve"] = tuple((fraction, _numbers(metrics)) for fraction, metrics in fields["curve"])
+        return cls(**fields)
+
+    def settled(self) -> Outcome:
+        """Return it as the journal will give it back, so a live run and a resumed one see the same."""
+        return Outcome.from_json(self.to_json())
+
+
+def _finite(metrics: Mapping[str, float]) -> dict[str, float | None]:
+    return {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+
+
+def _numbers(metrics: Mapping[str, float | None]) -> dict[str, float]:
+    return {name: math.nan if value is None else value for name, value in metrics.items()}
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A candidate and what came of it, as strategies see it.
+
+    Args:
+        candidate: What went out.
+        outcome: What came back.
+        told_order: Position in the order in which strategies were told, from 0.
+        losses: All objectives as minimised numbers; None unless the status is ok.
+    """
+
+    candidate: Candidate
+    outcome: Outcome
+    told_order: int
+    losses: tuple[float, ...] | None
+
+    @classmethod
+    def of(cls, candidate: Candidate, outcome: Outcome, told_order: int, objectives: Sequence[Objective]) -> Trial:
+        """Make a trial, its losses computed from the objectives."""
+        ok = outcome.status == "ok"
+        losses = tuple(objective.loss(outcome.metrics) for objective in objectives) if ok else None
+        return cls(candidate, outcome, told_order, losses)
+
+    @property
+    def id(self) -> int:
+        """The candidate's id."""
+        return self.candidate.id
+
+    @property
+    def genome(self) -> Genome:
+        """The candidate's genome."""
+        return self.candidate.genome
+
+    @property
+    def ok(self) -> bool:
+        """Whether it has losses."""
+        return self.losses is not None
+
+    @property
+    def rankable(self) -> bool:
+        """Whether it may be a best, an elite or part of a front: ok, and trained in full."""
+        return self.losses is not None and self.candidate.budget == 1.0
+
+
+def conclude(metrics: object, objectives: Sequence[Objective]) -> tuple[Status, dict[str, float], str | None]:
+    """Judge what an evaluator returned.
+
+    Args:
+        metrics: What it returned: it should be a dict of names to real numbers.
+        objectives: The metrics that it must hold.
+
+    Returns:
+        Status, metrics as plain floats, and a line saying what is wrong: failed for a broken
+        return value, diverged for an objective that is not finite.
+    """
+    if not isinstance(metrics, Mapping):
+        kind = type(metrics).__name__
+        return "failed", {}, f"evaluate returned a {kind}: expected a dict of metric names to numbers"
+    plain: dict[str, float] = {}
+    for name, value in metrics.items():
+        try:
+            plain[str(name)] = float(value)
+        except (TypeError, ValueError):
+            return "failed", {}, f"evaluate returned {name}={value!r}: expected a number"
+    for objective in objectives:
+        if objective.metric not in plain:
+            returned = ", ".join(plain) or "nothing"
+            return "failed", {}, f"evaluate returned no {objective.metric!r} (it returned {returned})"
+        if not math.isfinite(plain[objective.metric]):
+            return "diverged", {}, f"{objective.metric} is {plain[objective.metric]}"
+    return "ok", plain, None
+
+
+def trial_seed(run_seed: int, replicate: int) -> int:
+    """Return the seed of a training: the same for every genome, another for every replicate.
+
+    Genomes share data order and initial noise, so differences between trials are the genomes'.
+    """
+    return int(np.random.SeedSequence([run_seed, 1, replicate]).generate_state(1)[0])
