@@ -1,0 +1,148 @@
+"""What happens before the first birth: bind everything that the user gave, and fix it in a manifest.
+
+Nothing is written here and nothing trained: whatever is wrong is said before it can cost anything.
+"""
+
+from __future__ import annotations
+
+import datetime
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from evo_tune.errors import OptionError, PluginError, SpaceError, StoreError
+from evo_tune.evaluator import Evaluator
+from evo_tune.plugins import list_strategies, make_strategy, source_hash
+from evo_tune.population import Manifest, Run
+from evo_tune.space import Gene, Genome, SearchSpace, genome_key
+from evo_tune.strategy import Strategy
+from evo_tune.trial import Objective
+
+__all__ = ["check_unchanged", "make_manifest", "new_name"]
+
+SHAPING = ("evo-tune", "deap", "joblib", "numpy", "torch")
+"""Packages whose versions shape results."""
+
+
+def make_manifest(
+    evaluator: Evaluator,
+    *,
+    options: Mapping[str, Any],
+    strategy: str | None,
+    strategy_options: Mapping[str, Any],
+    objectives: Sequence[str],
+    genes: Mapping[str, Gene],
+    seed: int,
+    order: str,
+    lag: int,
+    warm_start: Iterable[Mapping[str, Any]],
+    threads: int,
+    fill_defaults: bool = False,
+) -> Manifest:
+    """Return the manifest of a new run; see `Search` for the arguments.
+
+    Raises:
+        UsageError: Something given is unknown, of the wrong type or out of range.
+    """
+    if order not in ("arrival", "birth"):
+        raise OptionError(f"--order {order}: expected arrival or birth")
+    if lag < 0 or seed < 0:
+        raise OptionError(f"--lag {lag} --seed {seed}: expected numbers of at least 0")
+    bound = evaluator.bind(options)
+    own = evaluator.space(bound)
+    space = SearchSpace(own.repair, **{**own.genes, **genes})
+    goals = tuple(Objective.parse(text) for text in objectives) or evaluator.objectives
+    name = strategy or ("ga" if len(goals) == 1 else "nsga2")
+    made = make_strategy(name, dict(strategy_options))
+    _check_objectives(name, made, goals)
+    return Manifest(
+        evaluator=evaluator.reference,
+        evaluator_hash=source_hash(evaluator.path),
+        fingerprint=evaluator.fingerprint(bound),
+        options=bound,
+        space=space.describe(),
+        objectives=[goal.describe() for goal in goals],
+        strategy=name,
+        strategy_options={field: getattr(made, field) for field in made.__dataclass_fields__},
+        seed=seed,
+        order=order,
+        lag=lag,
+        threads=threads,
+        warm_start=_warm_start(space, warm_start, fill_defaults),
+        units=dict(getattr(evaluator.module, "UNITS", {})),
+        versions=_versions(),
+        created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+    )
+
+
+def _check_objectives(name: str, strategy: Strategy, objectives: Sequence[Objective]) -> None:
+    metrics = [objective.metric for objective in objectives]
+    if len(set(metrics)) != len(metrics):
+        raise SpaceError(f"objectives {', '.join(metrics)}: one is given twice")
+    if len(objectives) > 1 and not strategy.several_objectives:
+        able = [known for known, _ in list_strategies() if make_strategy(known, {}).several_objectives]
+        raise PluginError(
+            f"strategy {name} optimises one objective, and {len(objectives)} were given ({', '.join(metrics)}): "
+            f"choose --strategy {' or '.join(able)}, or one --objective"
+        )
+
+
+def _warm_start(space: SearchSpace, genomes: Iterable[Mapping[str, Any]], fill_defaults: bool) -> list[Genome]:
+    """Return the genomes checked, without the default and without duplicates."""
+    checked: dict[str, Genome] = {}
+    for number, genome in enumerate(genomes, 1):
+        try:
+            valid = space.check(genome, fill_defaults)
+        except SpaceError as error:
+            raise SpaceError(f"--warm-start, genome {number}: {error}") from None
+        checked[genome_key(valid)] = valid
+    checked.pop(genome_key(space.default()), None)
+    return list(checked.values())
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in SHAPING:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:  # a checkout that was never installed
+            found[package] = "unknown"
+    return found
+
+
+def new_name(evaluator: str, store: Path) -> str:
+    """Return a free name for a run: evaluator and time."""
+    stem = f"{evaluator}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+    names = [stem, *(f"{stem}-{number}" for number in range(2, 100))]
+    return next(name for name in names if not (store / name).exists())
+
+
+def check_unchanged(run: Run, evaluator: Evaluator, accept_changes: bool) -> None:
+    """Refuse to go on with another evaluator or other data than the run began with.
+
+    Args:
+        run: The run, open for writing.
+        evaluator: Its evaluator as it is now.
+        accept_changes: Note the change in the journal instead of refusing.
+
+    Raises:
+        StoreError: Something has changed and is not accepted.
+    """
+    now = {
+        "evaluator_hash": source_hash(evaluator.path),
+        "fingerprint": evaluator.fingerprint(evaluator.bind(run.manifest.options)),
+    }
+    changed = []
+    if now["evaluator_hash"] != run.evaluator_hash:
+        changed.append(f"the evaluator's file {evaluator.path} (or a module that it imports)")
+    if now["fingerprint"] != run.fingerprint:
+        changed.append("the evaluator's data")
+    if changed and not accept_changes:
+        raise StoreError(
+            f"{' and '.join(changed)} has changed since run {run.name} began, so old and new results may not "
+            "compare: --accept-changes goes on all the same"
+        )
+    if changed:
+        run.write({"event": "changed", **now}, sync=True)

@@ -1,0 +1,140 @@
+"""Files that survive a death at any byte: an append-only journal, and whole-or-nothing writes.
+
+This module knows nothing of what the events mean.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import warnings
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from evo_tune.errors import StoreError
+
+__all__ = ["Journal", "write_atomically"]
+
+
+class Journal:
+    """An append-only file of JSON lines that survives a death at any byte.
+
+    Args:
+        path: The file; made on the first append.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file: int | None = None
+        self._end = 0
+
+    def read(self) -> list[dict[str, Any]]:
+        """Return every complete event.
+
+        A torn tail (a line that a dying process did not finish) is left out; `append` cuts it off.
+
+        Raises:
+            StoreError: A line before the last is damaged.
+        """
+        try:
+            data = self.path.read_bytes()
+        except FileNotFoundError:
+            data = b""
+        events = []
+        self._end = 0
+        for number, line in enumerate(data.splitlines(keepends=True), 1):
+            event = _parse(line)
+            if event is None:
+                if self._end + len(line) < len(data):
+                    raise StoreError(
+                        f"{self.path}: line {number} is damaged, and it is not the last: restore the file from a "
+                        f"copy, or keep the {number - 1} lines before it (head -n {number - 1}) and resume"
+                    )
+                break
+            events.append(event)
+            self._end += len(line)
+        return events
+
+    def append(self, events: Iterable[Mapping[str, Any]], sync: bool) -> None:
+        """Write events at the end, all in one write.
+
+        Args:
+            events: Plain data.
+            sync: Whether to return only when they are safe on disk.
+
+        Raises:
+            StoreError: The disk refuses; what was written before stays readable.
+        """
+        data = b"".join(json.dumps(event, separators=(",", ":")).encode() + b"\n" for event in events)
+        try:
+            if self._file is None:
+                self._file = self._open()
+            written = os.write(self._file, data)
+            if written != len(data):
+                raise OSError(28, "No space left on device")
+            if sync:
+                os.fsync(self._file)
+        except OSError as error:
+            if self._file is not None:
+                with contextlib.suppress(OSError):
+                    os.ftruncate(self._file, self._end)
+            raise StoreError(
+                f"cannot write {self.path}: {error.strerror}; mend that, then `evo-tune resume`"
+            ) from error
+        self._end += len(data)
+
+    def _open(self) -> int:
+        file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        torn = os.fstat(file).st_size - self._end
+        if torn > 0:
+            warnings.warn(f"{self.path}: cut off a torn tail of {torn} bytes; it held no whole result", stacklevel=4)
+            os.ftruncate(file, self._end)
+        return file
+
+    def close(self) -> None:
+        """Close the file; idempotent."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+
+def _refused(path: Path, error: OSError) -> StoreError:
+    return StoreError(f"cannot write {path}: {error.strerror}; mend that, then `evo-tune resume`: nothing is lost")
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    """Return the event of a complete line, or None for a damaged one."""
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return None
+    return event if isinstance(event, dict) and "event" in event else None
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file under a temporary name, fsync it, rename it, and fsync its folder.
+
+    Raises:
+        StoreError: The disk refuses; the file is as it was before.
+    """
+    # Readers of a run's folder skip names with an underscore.
+    temporary = path.with_name(f"_{path.name.lstrip('_')}.part")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise _refused(path, error) from error

@@ -1,0 +1,496 @@
+"""The one loop: ask for a candidate, evaluate it in a slot, record and tell the result.
+
+`Search` joins a strategy, a saved run and slots, and knows the inside of none of them. ask and tell
+stand under one lock; joblib drives one driver per slot. What a strategy is told, and when, is decided
+here (law 3) and nowhere else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from joblib import Parallel, delayed
+
+from evo_tune.begin import check_unchanged, make_manifest, new_name
+from evo_tune.calibration import calibration_work, collect
+from evo_tune.dispatch import Slot, SlotClosed, Task, open_slots, plan
+from evo_tune.errors import EvoTuneError, RunError, UsageError
+from evo_tune.evaluator import Evaluator
+from evo_tune.generations import Generations
+from evo_tune.history import History
+from evo_tune.interrupts import Interrupts
+from evo_tune.plugins import find_evaluator, make_strategy
+from evo_tune.population import TRIALS, Run, Session, copy_run, find_run, space_of
+from evo_tune.space import Gene
+from evo_tune.strategy import Strategy
+from evo_tune.trial import Candidate, Outcome, Proposal, Trial, conclude, trial_seed
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Search", "Working"]
+
+GENERATIONS = 5
+"""Generations of a run that was given no limit at all."""
+
+TICK = 0.2
+"""Seconds between two looks of the main thread at signals and at the live table."""
+
+
+@dataclass(frozen=True)
+class Working:
+    """What a slot is doing.
+
+    Args:
+        what: 'trial 17', 'calibration of trial 17', or '' while it waits.
+        since: When it began, in seconds of `time.monotonic`.
+    """
+
+    what: str
+    since: float
+
+
+class Search:
+    """A run being made: by `run()`, or by hand with `ask()` and `tell()` over the same journal.
+
+    Args:
+        evaluator: Name, path or reference of an evaluator's file.
+        options: Its options.
+        strategy: Name or path of a strategy; by default `ga`, or `nsga2` for several objectives.
+        strategy_options: Its options.
+        population: Trials that survive, and births in a generation.
+        objectives: Instead of the evaluator's own: METRIC:min or METRIC:max.
+        genes: Genes instead of, or beside, those of the evaluator's space.
+        seed: Seed of the run: same seed and same outcomes, same run.
+        order: 'arrival' (no slot waits) or 'birth' (the same run for any number of slots).
+        lag: In birth order, how many results a birth may run ahead of.
+        warm_start: Genomes to be born right after the default, trained anew.
+        fill_defaults: Give genes that a warm-start genome lacks their defaults.
+        threads: CPU threads of one training (default 1 on CPUs).
+        store: Folder of the saved runs.
+        name: Name of this one; by default made from evaluator and time.
+        session: Further fields of `Session`: trials, generations, hours, slots, devices, per_device,
+            timeout, retries, calibrate. Without any limit, `run` stops after 5 generations.
+
+    Raises:
+        UsageError: Something given is wrong; nothing is made then.
+        StoreError: The run cannot be saved.
+    """
+
+    def __init__(
+        self,
+        evaluator: str = "language_model",
+        *,
+        options: Mapping[str, Any] | None = None,
+        strategy: str | None = None,
+        strategy_options: Mapping[str, Any] | None = None,
+        population: int | None = None,
+        objectives: Sequence[str] = (),
+        genes: Mapping[str, Gene] | None = None,
+        seed: int = 0,
+        order: str = "arrival",
+        lag: int = 8,
+        warm_start: Iterable[Mapping[str, Any]] = (),
+        fill_defaults: bool = False,
+        threads: int | None = None,
+        store: str | Path = "populations",
+        name: str | None = None,
+        **session: Any,
+    ) -> None:
+        plugin = find_evaluator(evaluator)
+        settings = Session(**session)
+        size = {} if population is None else {"population": population}
+        manifest = make_manifest(
+            plugin,
+            options=options or {},
+            strategy=strategy,
+            strategy_options={**(strategy_options or {}), **size},
+            objectives=objectives,
+            genes=genes or {},
+            seed=seed,
+            order=order,
+            lag=lag,
+            warm_start=warm_start,
+            fill_defaults=fill_defaults,
+            threads=plan(settings.slots, settings.devices, settings.per_device, threads).threads,
+        )
+        run = Run.create(Path(store), name or new_name(plugin.name, Path(store)), manifest)
+        self._begin(run, plugin, settings)
+
+    @classmethod
+    def resume(
+        cls,
+        name: str | None = None,
+        *,
+        store: str | Path = "populations",
+        copy_as: str | None = None,
+        accept_changes: bool = False,
+        evaluator: str | None = None,
+        **changes: Any,
+    ) -> Search:
+        """Go on with a saved run.
+
+        Args:
+            name: Its name or path; the latest one if left out.
+            store: Folder of the saved runs.
+            copy_as: Copy it to this name first, and go on with the copy.
+            accept_changes: Go on although the evaluator's file or data have changed.
+            evaluator: Where the evaluator's file is now, if it has moved.
+            changes: Fields of `Session` that differ from the last session's.
+
+        Raises:
+            UsageError: The copy's name is taken, or a change is not allowed.
+            StoreError: There is no such run, or it cannot be gone on with.
+        """
+        folder = find_run(Path(store), name)
+        if copy_as is not None:
+            folder = copy_run(folder, Path(store), copy_as)
+        run = Run.open(folder, write=True)
+        try:
+            plugin = find_evaluator(evaluator or run.manifest.evaluator)
+            check_unchanged(run, plugin, accept_changes)
+            last = run.sessions[-1] if run.sessions else Session()
+            self = cls.__new__(cls)
+            if {"trials", "generations", "hours"} & changes.keys():  # new limits replace the old ones
+                last = replace(last, trials=None, generations=None, hours=None)
+            self._begin(run, plugin, replace(last, **changes))
+        except BaseException:
+            run.close()
+            raise
+        return self
+
+    def _begin(self, run: Run, plugin: Evaluator, session: Session) -> None:
+        manifest = run.manifest
+        self.saved = run
+        self.evaluator = plugin
+        self.session = session
+        self.space = space_of(manifest, plugin.space(manifest.options))
+        self.strategy: Strategy = make_strategy(manifest.strategy, manifest.strategy_options)
+        self.slots: list[Slot] = []
+        self.working: dict[str, Working] = {}
+        self.error: EvoTuneError | None = None
+        self.finished: str | None = None
+        """Why no more candidates will come; None while they may."""
+        self.stopping = False
+        self._changed = threading.Condition(threading.RLock())
+        self._started = time.monotonic()
+        self._seconds_before = run.seconds
+        self._read_back()
+        run.write({"event": "session", "session": asdict(session)}, sync=True)
+
+    def _read_back(self) -> None:
+        """Rebuild everything that is derived from the journal (law 2: resume is reading)."""
+        run = self.saved
+        self.history = History(self.space, run.objectives)
+        self._generations = Generations(run, self.strategy, History(self.space, run.objectives))
+        for candidate in run.candidates:
+            self.history.born(candidate)
+        for id in run.told:
+            self.history.tell(id, run.outcomes[id])
+        if self._arrival:  # told with the record; a torn tail can have parted them
+            self._tell(run.sequence(start=len(run.told)))
+        self._generations.read_back()
+        self._born_before = deque(c for c in run.candidates if c.id not in run.outcomes)
+
+    @property
+    def _arrival(self) -> bool:
+        return self.saved.manifest.order == "arrival"
+
+    # What can be read at any time.
+
+    @property
+    def name(self) -> str:
+        """The run's name."""
+        return self.saved.name
+
+    @property
+    def trials(self) -> list[Trial]:
+        """Every recorded trial, by id."""
+        with self._changed:
+            return self.saved.trials()
+
+    @property
+    def best(self) -> Trial | None:
+        """The best trial so far, by the first objective."""
+        with self._changed:
+            return next(iter(self.saved.ranked()), None)
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of the run so far, over all its sessions."""
+        if self.saved.closed:
+            return self.saved.seconds
+        return self._seconds_before + time.monotonic() - self._started
+
+    def frame(self) -> pd.DataFrame:
+        """Return every recorded trial as a row, with the columns of the run's Parquet files."""
+        with self._changed:
+            return self.saved.table(self.saved.trials()).to_pandas()
+
+    # Asking.
+
+    def ask(self) -> Candidate | None:
+        """Return the next candidate, or None: results must be told first, or (see `finished`) it is over."""
+        with self._changed:
+            if self.stopping or self.finished:
+                return None
+            if self._born_before:  # in an earlier session, and never recorded: the same candidate again
+                return self._born_before.popleft()
+            self.finished = self._limit_reached()
+            return None if self.finished else self._birth()
+
+    def _limit_reached(self) -> str | None:
+        births = self.session.births(self.saved.manifest.population)
+        if self.history.fresh_count >= births:
+            return f"all {births:.0f} births are made"
+        if self.session.hours is not None and self.seconds >= self.session.hours * 3600:
+            return f"{self.session.hours:g} hours are over"
+        return None
+
+    def _birth(self) -> Candidate | None:
+        id = self.history.born_count
+        proposal = None
+        if self._arrival or self._tell_up_to(id - self.saved.manifest.lag):
+            proposal = self._propose(id)
+            # Never skipping: the first number of told results that answers is the answer.
+            while proposal is None and not self._arrival and self._tell_up_to(len(self.saved.told) + 1):
+                proposal = self._propose(id)
+        if proposal is None:
+            if not self.history.out:
+                self.finished = "the strategy has nothing more to propose"
+            return None
+        candidate = self._candidate(id, proposal)
+        # Not synced by itself: a birth that a power cut loses is proposed again, the same.
+        self.saved.write({"event": "born", "candidate": candidate.to_json()})
+        self.history.born(candidate)
+        self._generations.born(candidate)
+        return candidate
+
+    def _propose(self, id: int) -> Proposal | None:
+        return propose(self.strategy, self.history, self.saved, id)
+
+    def _candidate(self, id: int, proposal: Proposal) -> Candidate:
+        return Candidate(
+            id=id,
+            generation=self.history.fresh_count // self.saved.manifest.population,
+            seed=trial_seed(self.saved.manifest.seed, proposal.replicate),
+            told_before=len(self.history.trials),
+            **{name: getattr(proposal, name) for name in Proposal.__dataclass_fields__},
+        )
+
+    # Telling.
+
+    def tell(self, candidate: Candidate, outcome: Outcome | Mapping[str, float]) -> None:
+        """Record a result, safe on disk before anything hears of it, and tell it in its turn.
+
+        Args:
+            candidate: What was asked for.
+            outcome: Its Outcome, or the metrics of a successful evaluation.
+
+        Raises:
+            UsageError: The candidate is not out.
+            StoreError: It cannot be written.
+        """
+        run = self.saved
+        if not isinstance(outcome, Outcome):
+            status, metrics, error = conclude(outcome, run.objectives)
+            outcome = Outcome(status, metrics, error=error)
+        with self._changed:
+            if candidate.id in run.outcomes or candidate.id >= len(run.candidates):
+                raise UsageError(f"candidate {candidate.id} is not out: tell each result once, as ask() gave it")
+            recorded = {"event": "recorded", "id": candidate.id, "outcome": outcome.to_json()}
+            told = [{"event": "told", "id": candidate.id}] if self._arrival else []
+            run.write(recorded, *told, sync=True)
+            for _ in told:
+                self.history.tell(candidate.id, run.outcomes[candidate.id])
+            self._generations.recorded()
+            self._changed.notify_all()
+
+    def _tell(self, ids: Sequence[int]) -> None:
+        if ids:
+            self.saved.write(*({"event": "told", "id": id} for id in ids))
+            for id in ids:
+                self.history.tell(id, self.saved.outcomes[id])
+
+    def _tell_up_to(self, count: int) -> bool:
+        """In birth order: tell the first `count` results if all are recorded, and say whether they are told."""
+        wanted = range(len(self.saved.told), count)
+        ready = all(id in self.saved.outcomes for id in wanted)
+        if ready:
+            self._tell(list(wanted))
+        return ready
+
+    # Running.
+
+    def run(self, watch: Callable[[Search], None] = lambda search: None) -> Search:
+        """Evaluate until a limit is reached, in slots of this machine, and save.
+
+        Ctrl-C once: nothing new is begun, and what is in flight is finished. Twice, or SIGTERM: at
+        once. Either way the run is saved and can be resumed.
+
+        Args:
+            watch: Called about five times a second, for a live table.
+
+        Raises:
+            StoreError: A result could not be written.
+            RunError: The strategy or a driver failed.
+        """
+        if self.session == replace(self.session, trials=None, generations=None, hours=None):
+            self.session = replace(self.session, generations=GENERATIONS)
+        settings = self.session
+        planned = plan(settings.slots, settings.devices, settings.per_device, self.saved.manifest.threads)
+        self.slots = open_slots(self._task(), planned, settings.timeout, settings.retries)
+        try:
+            with Interrupts(self.stop, self.kill):
+                self._in_background(self._drive, watch)
+                self._in_background(self._calibrate, watch)
+        finally:
+            self.close()
+        if self.error is not None:
+            raise self.error
+        return self
+
+    def _task(self) -> Task:
+        return Task(
+            path=str(self.evaluator.path),
+            name=self.evaluator.name,
+            reference=self.evaluator.reference,
+            origin=self.evaluator.origin,
+            options=self.saved.manifest.options,
+            objectives=tuple(self.saved.manifest.objectives),
+            trials_folder=str((self.saved.folder / TRIALS).absolute()),
+            threads=self.saved.manifest.threads,
+        )
+
+    def _in_background(self, drive: Callable[[Slot], None], watch: Callable[[Search], None]) -> None:
+        """Let one driver per slot run to its end; this thread looks after signals and the live table."""
+        drivers = Parallel(n_jobs=len(self.slots), backend="threading", batch_size=1)
+        thread = threading.Thread(target=lambda: drivers(delayed(drive)(slot) for slot in self.slots), daemon=True)
+        thread.start()
+        try:
+            while thread.is_alive():
+                thread.join(TICK)
+                watch(self)
+        except BaseException:
+            self.kill()
+            thread.join()
+            raise
+
+    def _drive(self, slot: Slot) -> None:
+        with self._guard(slot):
+            while (candidate := self._next(slot)) is not None:
+                self.working[slot.name] = Working(f"trial {candidate.id}", time.monotonic())
+                self.tell(candidate, slot.run(candidate))
+
+    def _next(self, slot: Slot) -> Candidate | None:
+        """Return the next candidate, waiting for results where the strategy needs them first."""
+        with self._changed:
+            while (candidate := self.ask()) is None and not self.finished and not self.stopping:
+                self.working[slot.name] = Working("", time.monotonic())
+                self._changed.wait(timeout=1.0)
+            if candidate is None:
+                self._changed.notify_all()
+            return candidate
+
+    def _calibrate(self, slot: Slot) -> None:
+        with self._guard(slot):
+            while not self.stopping and (work := self._calibration_work(slot)) is not None:
+                candidate, folder = work
+                outcome = slot.run(candidate, folder)
+                with self._changed:
+                    collect(self.saved, candidate, outcome)
+
+    def _calibration_work(self, slot: Slot) -> tuple[Candidate, str] | None:
+        with self._changed:
+            if self._calibrations is None:
+                self._calibrations = deque(calibration_work(self.saved, self.session.calibrate))
+            if not self._calibrations:
+                return None
+            candidate, folder = self._calibrations.popleft()
+            self.working[slot.name] = Working(f"calibration of trial {candidate.id}", time.monotonic())
+            return candidate, folder
+
+    _calibrations: deque[tuple[Candidate, str]] | None = None
+
+    @contextlib.contextmanager
+    def _guard(self, slot: Slot) -> Iterator[None]:
+        """Around a driver: what it cannot mend stops the run instead of vanishing in a thread."""
+        try:
+            yield
+        except SlotClosed:  # killed from the main thread: its candidate is run again on resume
+            pass
+        except BaseException as error:
+            self._fail(error)
+        finally:
+            self.working.pop(slot.name, None)
+
+    def _fail(self, error: BaseException) -> None:
+        """Stop because a driver cannot go on (disk full, a broken strategy); the first error is the one told."""
+        with self._changed:
+            if self.error is None and isinstance(error, EvoTuneError):
+                self.error = error
+            elif self.error is None:
+                self.error = RunError(f"the run stopped on {type(error).__name__}: {error}")
+                self.error.__cause__ = error
+            self.stop()
+
+    def stop(self) -> None:
+        """Begin nothing new; what is in flight is finished and recorded."""
+        with self._changed:
+            self.stopping = True
+            self._changed.notify_all()
+
+    def kill(self) -> None:
+        """Stop at once: what is in flight is lost, and run again on resume."""
+        self.stop()
+        for slot in self.slots:
+            slot.kill()
+
+    def close(self) -> None:
+        """Write the generations that are still open, and let go of slots and lock; idempotent."""
+        for slot in self.slots:
+            slot.close()
+        self.slots = []
+        self.working = {}
+        with self._changed:
+            if self.saved.closed:
+                return
+            try:
+                if self.error is None:
+                    self._generations.stop()
+                    reason = "interrupted" if self.stopping else (self.finished or "closed")
+                    self.saved.write({"event": "ended", "reason": reason}, sync=True)
+            finally:
+                self.saved.close()
+
+    def __enter__(self) -> Search:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+
+def propose(strategy: Strategy, history: History, run: Run, id: int) -> Proposal | None:
+    """Return birth `id` of a run: the default, a warm start, or what the strategy proposes.
+
+    Args:
+        strategy: The run's strategy.
+        history: All that it may see.
+        run: Gives the seed and the warm starts.
+        id: The next candidate's id.
+    """
+    warm = run.manifest.warm_start
+    if id == 0:
+        return Proposal(history.space.default(), "default")
+    if id <= len(warm):
+        return Proposal(dict(warm[id - 1]), "warm-start")
+    return strategy.propose(history, np.random.default_rng([run.manifest.seed, 0, id]))
