@@ -5,6 +5,9 @@ Nothing is written here and nothing trained: whatever is wrong is said before it
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import dataclasses
 import datetime
 import platform
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,6 +17,7 @@ from typing import Any
 
 from evo_tune.errors import OptionError, PluginError, SpaceError, StoreError
 from evo_tune.evaluator import Evaluator
+from evo_tune.options import suggest
 from evo_tune.plugins import list_strategies, make_strategy, source_hash
 from evo_tune.population import Manifest, Run
 from evo_tune.space import Gene, Genome, SearchSpace, genome_key
@@ -52,7 +56,7 @@ def make_manifest(
         raise OptionError(f"--lag {lag} --seed {seed}: expected numbers of at least 0")
     bound = evaluator.bind(options)
     own = evaluator.space(bound)
-    space = SearchSpace(own.repair, **{**own.genes, **genes})
+    space = SearchSpace(own.repair, **{**own.genes, **_with_defaults(genes, own)})
     goals = tuple(Objective.parse(text) for text in objectives) or evaluator.objectives
     name = strategy or ("ga" if len(goals) == 1 else "nsga2")
     made = make_strategy(name, dict(strategy_options))
@@ -65,7 +69,7 @@ def make_manifest(
         space=space.describe(),
         objectives=[goal.describe() for goal in goals],
         strategy=name,
-        strategy_options={field: getattr(made, field) for field in made.__dataclass_fields__},
+        strategy_options=dataclasses.asdict(made),
         seed=seed,
         order=order,
         lag=lag,
@@ -75,6 +79,19 @@ def make_manifest(
         versions=_versions(),
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     )
+
+
+def _with_defaults(genes: Mapping[str, Gene], own: SearchSpace) -> dict[str, Gene]:
+    """Give genes that replace one of the evaluator's own its default, where they allow it."""
+    unknown = sorted(set(genes) - set(own.genes))
+    if unknown:
+        raise SpaceError(f"--gene {unknown[0]}: expected one of {', '.join(own.genes)}{suggest(unknown[0], own.genes)}")
+    found = dict(genes)
+    for name, gene in genes.items():
+        if gene.default is None:
+            with contextlib.suppress(SpaceError):
+                found[name] = dataclasses.replace(gene, default=gene.check(own.genes[name].middle()))  # type: ignore[type-var]
+    return found
 
 
 def _check_objectives(name: str, strategy: Strategy, objectives: Sequence[Objective]) -> None:

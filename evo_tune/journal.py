@@ -6,6 +6,8 @@ This module knows nothing of what the events mean.
 from __future__ import annotations
 
 import contextlib
+import errno
+import io
 import json
 import os
 import warnings
@@ -15,7 +17,7 @@ from typing import Any
 
 from evo_tune.errors import StoreError
 
-__all__ = ["Journal", "write_atomically"]
+__all__ = ["Journal", "sync_folder", "write_atomically"]
 
 
 class Journal:
@@ -36,15 +38,17 @@ class Journal:
         A torn tail (a line that a dying process did not finish) is left out; `append` cuts it off.
 
         Raises:
-            StoreError: A line before the last is damaged.
+            StoreError: A line before the last is damaged, or the file cannot be read.
         """
         try:
             data = self.path.read_bytes()
         except FileNotFoundError:
             data = b""
+        except OSError as error:
+            raise StoreError(f"cannot read {self.path}: {error.strerror}") from None
         events = []
         self._end = 0
-        for number, line in enumerate(data.splitlines(keepends=True), 1):
+        for number, line in enumerate(io.BytesIO(data), 1):
             event = _parse(line)
             if event is None:
                 if self._end + len(line) < len(data):
@@ -73,25 +77,33 @@ class Journal:
                 self._file = self._open()
             written = os.write(self._file, data)
             if written != len(data):
-                raise OSError(28, "No space left on device")
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             if sync:
                 os.fsync(self._file)
         except OSError as error:
-            if self._file is not None:
-                with contextlib.suppress(OSError):
-                    os.ftruncate(self._file, self._end)
+            self._retreat()
             raise StoreError(
                 f"cannot write {self.path}: {error.strerror}; mend that, then `evo-tune resume`"
             ) from error
         self._end += len(data)
 
     def _open(self) -> int:
+        is_new = not self.path.exists()
         file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         torn = os.fstat(file).st_size - self._end
         if torn > 0:
-            warnings.warn(f"{self.path}: cut off a torn tail of {torn} bytes; it held no whole result", stacklevel=4)
             os.ftruncate(file, self._end)
+            warnings.warn(f"{self.path}: cut off a torn tail of {torn} bytes; it held no whole result", stacklevel=4)
+        if is_new:
+            sync_folder(self.path.parent)
         return file
+
+    def _retreat(self) -> None:
+        """Take half-written events back; if the disk refuses that too, the next append cuts them off."""
+        if self._file is not None:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._file, self._end)
+            self.close()
 
     def close(self) -> None:
         """Close the file; idempotent."""
@@ -110,7 +122,7 @@ def _parse(line: bytes) -> dict[str, Any] | None:
         return None
     try:
         event = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return event if isinstance(event, dict) and "event" in event else None
 
@@ -129,12 +141,21 @@ def write_atomically(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_folder(path.parent)
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise _refused(path, error) from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder safe on disk: a file's own fsync does not.
+
+    Raises:
+        OSError: The disk refuses.
+    """
+    file = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)

@@ -23,7 +23,7 @@ import filelock
 
 from evo_tune import table
 from evo_tune.errors import StoreError, UsageError
-from evo_tune.journal import Journal, write_atomically
+from evo_tune.journal import Journal, sync_folder, write_atomically
 from evo_tune.space import Gene, Genome, SearchSpace, gene_from
 from evo_tune.trial import Candidate, Objective, Outcome, Trial
 
@@ -178,19 +178,21 @@ class Run:
             UsageError: The name is taken or is no plain name.
             StoreError: The store cannot be written.
         """
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) or name.endswith(".parquet"):
-            raise UsageError(
-                f"--name {name}: expected letters, digits, '.', '_' and '-', beginning with one of the first"
-            )
-        folder = store / name
+        folder = _free_folder(store, name)
         try:
             store.mkdir(parents=True, exist_ok=True)
             folder.mkdir()
+            sync_folder(store)
         except OSError as error:
             raise StoreError(f"cannot make {folder}: {error.strerror}; choose another --store") from None
         run = cls(folder, manifest, Journal(folder / JOURNAL), [])
-        run._acquire()
-        write_atomically(folder / MANIFEST, json.dumps(asdict(manifest), indent=2).encode() + b"\n")
+        try:
+            run._lock = _lock(folder)
+            write_atomically(folder / MANIFEST, json.dumps(asdict(manifest), indent=2).encode() + b"\n")
+        except BaseException:
+            run.close()
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
         return run
 
     @classmethod
@@ -228,9 +230,6 @@ class Run:
             self._lock.release()
             self._lock = None
 
-    def _acquire(self) -> None:
-        self._lock = _lock(self.folder)
-
     # Events: written first, applied after, by the same code that reads them back.
 
     def write(self, *events: dict[str, Any], sync: bool = False) -> None:
@@ -239,6 +238,8 @@ class Run:
         Raises:
             StoreError: They could not be written; nothing is applied.
         """
+        if self.closed:
+            raise StoreError(f"{self.folder} is not open for writing (any more): resume it")
         now = round(time.time(), 3)
         stamped = [{**event, "time": now} for event in events]
         self.journal.append(stamped, sync)
@@ -390,7 +391,7 @@ def _read_manifest(folder: Path) -> Manifest:
 
 
 def _lock(folder: Path) -> filelock.BaseFileLock:
-    lock = filelock.FileLock(folder / LOCK)
+    lock = filelock.FileLock(folder / LOCK, thread_local=False)  # any thread may close a run
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout:

@@ -234,7 +234,8 @@ class Search:
     def frame(self) -> pd.DataFrame:
         """Return every recorded trial as a row, with the columns of the run's Parquet files."""
         with self._changed:
-            return self.saved.table(self.saved.trials()).to_pandas()
+            rows: pd.DataFrame = self.saved.table(self.saved.trials()).to_pandas()
+        return rows
 
     # Asking.
 

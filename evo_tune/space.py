@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ import numpy as np
 
 from evo_tune.errors import SpaceError
 
-__all__ = ["Choice", "Float", "Gene", "Genome", "Int", "SearchSpace", "Value", "genome_key"]
+__all__ = ["Choice", "Float", "Gene", "Genome", "Int", "SearchSpace", "Value", "genome_key", "parse_gene"]
 
 Value: TypeAlias = "bool | int | float | str"
 Genome: TypeAlias = "dict[str, Value]"
@@ -32,6 +33,19 @@ DIGITS = 6
 def genome_key(genome: Mapping[str, Value]) -> str:
     """Return the identity of a genome: canonical JSON, so 1, 1.0 and true are three different values."""
     return json.dumps(genome, sort_keys=True, separators=(",", ":"))
+
+
+def read_value(text: str) -> Value:
+    """Return a typed text as a bool, a whole number, a number, or itself."""
+    words = {"true": True, "false": False}
+    if text.lower() in words:
+        return words[text.lower()]
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
 
 
 class Gene(ABC):
@@ -60,6 +74,19 @@ class Gene(ABC):
         Raises:
             SpaceError: It has the wrong type or lies outside; the text says what is allowed.
         """
+
+    def parse(self, text: str) -> Value:
+        """Return the value that a typed text stands for: 8, 3e-4, true, or a word.
+
+        Raises:
+            SpaceError: It stands for none that is allowed.
+        """
+        for value in (read_value(text), text):
+            try:
+                return self.check(value)
+            except SpaceError as wrong:
+                error = wrong
+        raise error
 
     @abstractmethod
     def mutate(self, u: float, rng: np.random.Generator, scale: float) -> float:
@@ -382,6 +409,38 @@ def gene_from(description: Mapping[str, Any]) -> Gene:
     return _KINDS[kind](**fields)
 
 
+def parse_gene(name: str, text: str) -> Gene:
+    """Build a gene from what was typed behind `--gene NAME=`.
+
+    Args:
+        name: The gene's name, for messages.
+        text: float(0,0.5), log(1e-5,1e-2), int(1,8) or int(32,256,32), choice(a,b), ordered(64,128),
+            or a plain value, which fixes the gene.
+
+    Raises:
+        SpaceError: It is none of these.
+    """
+    match = re.fullmatch(r"\s*(\w+)\s*\((.*)\)\s*", text)
+    kind, values = (match[1], [read_value(v.strip()) for v in match[2].split(",")]) if match else ("fixed", [])
+    makers: dict[str, Callable[[], Gene]] = {
+        "fixed": lambda: Choice((read_value(text.strip()),)),
+        "float": lambda: Float(*values),  # type: ignore[arg-type]
+        "log": lambda: Float(*values, log=True),  # type: ignore[arg-type,misc]
+        "int": lambda: Int(*values[:2], step=values[2] if len(values) > 2 else 1),  # type: ignore[arg-type,misc]
+        "choice": lambda: Choice(tuple(values)),
+        "ordered": lambda: Choice(tuple(values), ordered=True),
+    }
+    try:
+        return makers[kind]()
+    except SpaceError as error:
+        raise SpaceError(f"--gene {name}={text}: {error}") from None
+    except (KeyError, TypeError):
+        raise SpaceError(
+            f"--gene {name}={text} is not understood: expected float(LOW,HIGH), log(LOW,HIGH), int(LOW,HIGH[,STEP]), "
+            "choice(A,B,…), ordered(A,B,…) or a fixed value"
+        ) from None
+
+
 @dataclass(frozen=True, init=False)
 class SearchSpace:
     """Named genes, and a repair that makes any combination of them valid.
@@ -464,6 +523,20 @@ class SearchSpace:
             except SpaceError as error:
                 raise SpaceError(f"gene {name}: {error}") from None
         return self._repaired(checked)
+
+    def parse(self, texts: Mapping[str, str]) -> Genome:
+        """Return typed texts as values of their genes; unknown names stay, for `check` to name.
+
+        Raises:
+            SpaceError: A text stands for no allowed value.
+        """
+        genome: Genome = {}
+        for name, text in texts.items():
+            try:
+                genome[name] = self.genes[name].parse(text) if name in self.genes else text
+            except SpaceError as error:
+                raise SpaceError(f"gene {name}: {error}") from None
+        return genome
 
     def grid(self) -> Iterator[Genome]:
         """Yield every genome of a finite space, in order, repaired (so some may come twice).

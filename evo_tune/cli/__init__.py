@@ -1,0 +1,95 @@
+"""The command line: one file per family of commands, imported only when one of them is used.
+
+Everything heavy is imported inside the commands, so `evo-tune --help` answers at once. Errors are one
+line on stderr: exit code 2 for what was typed, 1 for a run that failed, 130 after Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from importlib import import_module
+
+import click
+
+from evo_tune import __version__
+from evo_tune.errors import EvoTuneError
+
+__all__ = ["main"]
+
+HOMES = {
+    "run": "running",
+    "resume": "running",
+    "list": "looking",
+    "show": "looking",
+    "best": "looking",
+    "verify": "looking",
+    "evaluators": "plugging",
+    "strategies": "plugging",
+    "new": "plugging",
+    "evaluate": "plugging",
+    "export": "exporting",
+}
+"""Command to the module that holds it, in the order in which the help shows them."""
+
+
+class Commands(click.Group):
+    """A group that imports a command's module when the command is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(HOMES)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in HOMES:
+            return None
+        command: click.Command = getattr(import_module(f"evo_tune.cli.{HOMES[cmd_name]}"), f"{cmd_name}_command")
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        from evo_tune.options import suggest
+
+        if args and not args[0].startswith("-") and args[0] not in HOMES:
+            raise click.UsageError(
+                f"there is no command {args[0]!r}{suggest(args[0], HOMES)}: expected one of {', '.join(HOMES)}", ctx
+            )
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="evo-tune")
+def cli() -> None:
+    """Evolve the architecture and hyperparameters with which a Transformer trains best on your task.
+
+    Begin with `evo-tune run`: it evolves a small language model on text that comes with Python, on
+    whatever this machine has, and saves every evaluation under ./populations.
+    """
+
+
+def main() -> None:
+    """Run the command line; this is the console script."""
+    warnings.showwarning = _warn  # type: ignore[assignment]
+    try:
+        code = cli.main(standalone_mode=False)
+    except EvoTuneError as error:
+        _fail(str(error), error.exit_code)
+    except click.exceptions.Abort:
+        _fail("interrupted", 130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except BrokenPipeError:  # `evo-tune show | head`
+        sys.stderr.close()
+        sys.exit(1)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str, code: int) -> None:
+    click.echo(f"Error: {message}", err=True)
+    sys.exit(code)
+
+
+def _warn(message: Warning | str, category: type[Warning], *where: object) -> None:
+    """Print a warning as one line: where in our code it was raised tells a user nothing."""
+    click.echo(f"Warning: {message}", err=True)

@@ -1,0 +1,42 @@
+# `make` lists the targets. `make run` and `make test` set up everything themselves, in .venv.
+.DEFAULT_GOAL := help
+.PHONY: help setup run test lint sample bench clean
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+help:  ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
+
+# The stamp is newer than pyproject.toml once everything that it names is installed.
+.venv/stamp: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo "evo-tune needs Python 3.10 or newer; this is $$($(PYTHON) --version). Try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+setup: .venv/stamp  ## make .venv and install evo-tune into it
+
+run: setup  ## evolve a small language model with the default settings (under 4 minutes on 2 cores)
+	$(BIN)/evo-tune run
+
+test: setup lint  ## lint, then the whole test suite
+	$(BIN)/python -m pytest
+
+lint: setup  ## check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+sample: setup  ## make populations/sample anew
+	rm -rf populations/sample
+	$(BIN)/evo-tune run --name sample --seed 1 --population 8 --generations 4 -o flops=5e10 --order birth
+	rm -rf populations/sample/_lock populations/sample/_trials
+
+bench: setup  ## install what the benchmarks compare with, then list them
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'
+	@grep -E '^python benchmarks/' benchmarks/README.md || true
+
+clean:  ## remove .venv and caches (saved runs stay)
+	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

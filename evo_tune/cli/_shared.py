@@ -1,0 +1,135 @@
+"""Options and output that several commands share."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+STORE = "populations"
+
+run_argument = click.argument("run", required=False)
+
+store_option = click.option(
+    "--store", default=STORE, show_default=True, metavar="DIR", help="Folder in which runs are saved."
+)
+
+
+def format_option(*formats: str) -> Callable[[Command], Command]:
+    """Return the option `--format` with these choices, the first being the default."""
+    return click.option(
+        "--format", "form", type=click.Choice(formats), default=formats[0], show_default=True, help="How to print."
+    )
+
+
+def option_option(function: Command) -> Command:
+    """Add `-o NAME=VALUE`."""
+    return click.option(
+        "-o", "--option", "options", multiple=True, metavar="NAME=VALUE", help="Option of the evaluator; repeatable."
+    )(function)
+
+
+def print_json(data: object) -> None:
+    """Print data as JSON; numbers that are not finite become null."""
+    click.echo(json.dumps(plain(data), indent=2))
+
+
+def plain(data: object) -> object:
+    """Return data with every number that JSON lacks replaced by None."""
+    if isinstance(data, float):
+        return data if math.isfinite(data) else None
+    if isinstance(data, Mapping):
+        return {str(key): plain(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [plain(value) for value in data]
+    return data
+
+
+def print_rows(rows: Sequence[Mapping[str, Any]], form: str, title: str = "", empty: str = "nothing to show") -> None:
+    """Print rows as a table, as JSON or as CSV.
+
+    Args:
+        rows: The same keys in each.
+        form: 'table', 'json' or 'csv'.
+        title: Printed above a table.
+        empty: Printed instead of a table without rows.
+    """
+    if form == "json":
+        print_json(list(rows))
+    elif form == "csv":
+        text = io.StringIO()
+        if rows:
+            writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+        click.echo(text.getvalue(), nl=False)
+    elif not rows:
+        click.echo(empty)
+    else:
+        print_table(rows, title)
+
+
+def print_table(rows: Sequence[Mapping[str, Any]], title: str = "") -> None:
+    """Print rows as a table that fits the terminal, or as wide as it is into a file."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title=title or None, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in rows[0]:
+        numeric = all(isinstance(row[name], int | float) or row[name] is None for row in rows)
+        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(show_value(value) for value in row.values()))
+    console().print(table)
+
+
+def console() -> Any:
+    """Return a rich console; a file or a pipe gets lines that are not cut."""
+    from rich.console import Console
+
+    out = Console(highlight=False)
+    return out if out.is_terminal else Console(highlight=False, width=200)
+
+
+def show_value(value: object) -> str:
+    """Return a value as people read it: numbers with five significant digits."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.5g}"
+    return str(value)
+
+
+def show_genome(genome: Mapping[str, Any]) -> str:
+    """Return a genome in one line."""
+    return " ".join(f"{name}={show_value(value)}" for name, value in genome.items())
+
+
+def show_seconds(seconds: float) -> str:
+    """Return a duration: 8 s, 2 min 05 s, 3 h 10 min."""
+    if not math.isfinite(seconds):
+        return "-"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def resume_hint(name: str, store: str | Path) -> str:
+    """Return the command that goes on with a run."""
+    return f"evo-tune resume {name}{store_hint(store)}"
+
+
+def store_hint(store: str | Path) -> str:
+    """Return ' --store DIR' unless it is the default one."""
+    return "" if str(store) == STORE else f" --store {store}"

@@ -1,0 +1,112 @@
+"""How a run ended: the closing table, or the same as JSON."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from evo_tune.calibration import Calibrated
+from evo_tune.cli import _shared as shared
+from evo_tune.population import Run
+from evo_tune.report import Closing, closing, front
+from evo_tune.trial import Trial
+
+
+def print_closing(run: Run, store: str | Path, form: str) -> None:
+    """Print best against default, evaluations, wall time, where it is saved and what to type next."""
+    end = closing(run)
+    if form == "json":
+        shared.print_json(_as_data(run, end))
+        return
+    click.echo()
+    rows = [row for row in (_row("best", end.best, end), _row("default", end.default, end)) if row]
+    if rows:
+        shared.print_table(rows)
+    if end.best is not None:
+        click.echo(f"best genome: {shared.show_genome(end.best.genome)}")
+    if len(run.objectives) > 1:
+        click.echo(f"Pareto front: {len(front(run))} trials (evo-tune best {run.name} shows them)")
+    click.echo(_verdict(end))
+    click.echo(f"{end.evaluations} evaluations, {end.failures} of them failed, in {shared.show_seconds(end.seconds)}")
+    click.echo(f"saved in {run.folder}")
+    hint = shared.store_hint(store)
+    more = f"evo-tune resume {run.name}{hint} --generations {_next_generations(run)}"
+    click.echo(f"next: evo-tune show {run.name}{hint}   |   {more}   |   evo-tune best {run.name}{hint} --format json")
+
+
+def _row(name: str, trial: Trial | None, end: Closing) -> dict[str, Any] | None:
+    if trial is None:
+        return None
+    row: dict[str, Any] = {"": name, "trial": trial.id, end.metric: trial.outcome.metrics[end.metric]}
+    calibration = end.calibrated_best if name == "best" else end.calibrated_default
+    if end.calibrated_best or end.calibrated_default:
+        row["over fresh seeds"] = _spread(calibration)
+    return row
+
+
+def _spread(row: Calibrated | None) -> str:
+    if row is None:
+        return "-"
+    failed = f" ({row.failures} failed)" if row.failures else ""
+    return f"{row.mean:.5f} ± {row.error:.5f} (n={len(row.values)}){failed}"
+
+
+def _verdict(end: Closing) -> str:
+    if end.best is None:
+        return "no evaluation gave a value: see the errors with `evo-tune show`"
+    if end.default is None:
+        return "the default genome gave no value, so there is nothing to compare with"
+    if end.best.id == 0:
+        return "nothing beat the default genome"
+    if end.beaten is None:
+        return f"difference: {end.gain:.5f} on one seed each (not calibrated: it may be luck)"
+    ratio = end.gain / end.gain_error if end.gain_error else float("inf")
+    word = "beats" if end.beaten else "does not clearly beat"
+    return (
+        f"difference: {end.gain:.5f} ± {end.gain_error:.5f}: the best {word} the default "
+        f"({ratio:.1f} standard errors, fresh seeds)"
+    )
+
+
+def _next_generations(run: Run) -> int:
+    born = sum(candidate.fresh for candidate in run.candidates)
+    return max(2, -(-born // run.manifest.population) + 3)
+
+
+def _as_data(run: Run, end: Closing) -> dict[str, Any]:
+    return {
+        "run": run.name,
+        "folder": str(run.folder),
+        "ended": run.ended,
+        "metric": end.metric,
+        "direction": end.direction,
+        "best": trial_as_data(end.best),
+        "default": trial_as_data(end.default),
+        "gain": end.gain,
+        "gain_error": end.gain_error,
+        "beaten": end.beaten,
+        "calibration": {
+            name: {"mean": row.mean, "error": row.error, "values": row.values, "failures": row.failures}
+            for name, row in (("best", end.calibrated_best), ("default", end.calibrated_default))
+            if row is not None
+        },
+        "evaluations": end.evaluations,
+        "failures": end.failures,
+        "seconds": round(end.seconds, 3),
+    }
+
+
+def trial_as_data(trial: Trial | None) -> dict[str, Any] | None:
+    """Return a trial as plain data for JSON."""
+    if trial is None:
+        return None
+    return {
+        "id": trial.id,
+        "generation": trial.candidate.generation,
+        "operator": trial.candidate.operator,
+        "genome": trial.genome,
+        "metrics": trial.outcome.metrics,
+        "seconds": trial.outcome.seconds,
+    }

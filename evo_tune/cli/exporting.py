@@ -1,0 +1,93 @@
+"""`export`: train a run's best genome once more and leave it as something usable."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from evo_tune.cli import _shared as shared
+
+if TYPE_CHECKING:
+    from evo_tune.evaluator import Context
+
+
+@click.command("export")
+@shared.run_argument
+@click.option("--checkpoint", required=True, metavar="DIR", help="Folder to write: weights, config, how to use them.")
+@click.option("--trial", type=click.IntRange(min=0), help="Export this trial instead of the best.")
+@click.option("--tokens", type=click.IntRange(min=1), help="Train on so many tokens instead of the run's budget.")
+@click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="Train for so long instead.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--devices", metavar="LIST", help="'cpu', or a GPU by number.")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: all cores]")
+@shared.store_option
+@click.option("--evaluator", metavar="PATH", help="Where the evaluator's file is now, if it has moved.")
+def export_command(
+    run: str | None,
+    checkpoint: str,
+    trial: int | None,
+    tokens: int | None,
+    seconds: float | None,
+    seed: int,
+    devices: str | None,
+    threads: int | None,
+    store: str,
+    evaluator: str | None,
+) -> None:
+    """Train the best genome of RUN once more and save the model.
+
+    DIR gets the weights, a config, and a README.md with a snippet that loads and uses them.
+    """
+    from evo_tune.errors import PluginError, StoreError, UsageError
+    from evo_tune.plugins import find_evaluator
+    from evo_tune.population import Run, find_run
+
+    if tokens is not None and seconds is not None:
+        raise UsageError("--tokens and --seconds are both given: give one")
+    saved = Run.open(find_run(Path(store), run))
+    plugin = find_evaluator(evaluator or saved.manifest.evaluator)
+    if not hasattr(plugin.module, "export"):
+        raise PluginError(
+            f"evaluator {plugin.name} has no export(genome, context, folder); `evo-tune best` prints the genome"
+        )
+    ranked = saved.ranked()
+    if trial is not None and trial >= len(saved.candidates):
+        raise UsageError(f"--trial {trial}: run {saved.name} has trials 0 to {len(saved.candidates) - 1}")
+    if trial is None and not ranked:
+        raise StoreError(f"run {saved.name} has no evaluation with a value: `evo-tune show {saved.name}` tells why")
+    candidate = saved.candidates[trial] if trial is not None else ranked[0].candidate
+    folder = Path(checkpoint)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(f"--checkpoint {checkpoint}: exists and is not an empty folder; choose another")
+    click.echo(f"training trial {candidate.id} of {saved.name}: {shared.show_genome(candidate.genome)}")
+    options = _with_budget(saved.manifest.options, tokens, seconds)
+    with tempfile.TemporaryDirectory() as scratch:
+        context = _context(seed, devices, threads, Path(scratch))
+        metrics = plugin.module.export(dict(candidate.genome), context, folder, **options)
+    for name, value in (metrics or {}).items():
+        click.echo(f"  {name:<18} {shared.show_value(value)}")
+    click.echo(f"written to {folder}: {', '.join(sorted(path.name for path in folder.iterdir()))}")
+    click.echo(f"how to use it: {folder / 'README.md'}")
+
+
+def _with_budget(options: Mapping[str, Any], tokens: int | None, seconds: float | None) -> dict[str, Any]:
+    """Return the options with another budget: exactly one of flops, tokens and seconds counts."""
+    if tokens is None and seconds is None:
+        return dict(options)
+    return {**options, **dict.fromkeys(options.keys() & {"flops"}), "tokens": tokens, "seconds": seconds}
+
+
+def _context(seed: int, devices: str | None, threads: int | None, folder: Path) -> Context:
+    """Return a context for this very process: all cores, and the first GPU that the machine offers."""
+    from evo_tune.dispatch import cpu_count, plan
+    from evo_tune.evaluator import Context
+
+    planned = plan(1, devices, 1, threads)
+    device = planned.slots[0]
+    os.environ["CUDA_VISIBLE_DEVICES"] = device.visible  # before torch is imported
+    return Context(device.inside, threads or cpu_count(), seed, folder=folder)

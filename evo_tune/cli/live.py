@@ -1,0 +1,132 @@
+"""What a run shows while it goes on: a live table in a terminal, plain lines elsewhere.
+
+It polls: the loop knows nothing of it, and a slow terminal cannot hold a run up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import click
+
+from evo_tune.cli import _shared as shared
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from evo_tune.search import Search
+
+LINE_EVERY = 10.0
+"""Seconds between two plain lines at least, unless the best improves."""
+
+
+@contextlib.contextmanager
+def watcher(silent: bool) -> Iterator[Callable[[Search], None]]:
+    """Return a callback for `Search.run` that shows how it goes."""
+    console = shared.console()
+    if silent:
+        yield lambda search: None
+    elif not console.is_terminal:
+        yield _Lines().watch
+    else:
+        from rich.live import Live
+
+        with Live(console=console, auto_refresh=False, transient=True) as live:
+            yield lambda search: live.update(_table(Progress(search)), refresh=True)
+
+
+class Progress:
+    """One look at a run in progress."""
+
+    def __init__(self, search: Search) -> None:
+        run = search.saved
+        self.search = search
+        self.done = len(run.outcomes)
+        births = search.session.births(run.manifest.population)
+        self.total = max(int(births), len(run.candidates)) if math.isfinite(births) else None
+        self.failed = sum(outcome.status != "ok" for outcome in list(run.outcomes.values()))
+        self.best = search.best
+        self.metric = run.objectives[0].metric
+
+    @property
+    def best_text(self) -> str:
+        """The best value and its trial."""
+        if self.best is None:
+            return "no value yet"
+        return f"best {self.metric} {self.best.outcome.metrics[self.metric]:.5f} (trial {self.best.id})"
+
+    @property
+    def left(self) -> float:
+        """Seconds left, from the mean duration of an evaluation; NaN if it cannot be told yet."""
+        outcomes = list(self.search.saved.outcomes.values())
+        hours = self.search.session.hours
+        until = math.inf if hours is None else hours * 3600 - self.search.seconds
+        if self.total is None or not outcomes:
+            return until if math.isfinite(until) else math.nan
+        mean = sum(outcome.seconds for outcome in outcomes) / len(outcomes)
+        extra = 2 * self.search.session.calibrate  # best and default, at the end
+        slots = max(1, len(self.search.slots))
+        return min(until, mean * max(0, self.total - self.done + extra) / slots)
+
+    @property
+    def count(self) -> str:
+        """Evaluations done, of how many."""
+        return f"{self.done}/{self.total}" if self.total else str(self.done)
+
+
+def _table(progress: Progress) -> RenderableType:
+    from rich.console import Group
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+
+    search = progress.search
+    head = Table.grid(padding=(0, 2))
+    head.add_row(
+        f"[bold]{search.name}[/]",
+        ProgressBar(total=progress.total or 1, completed=progress.done if progress.total else 0, width=30),
+        f"{progress.count} evaluations",
+        f"{progress.failed} failed",
+        f"{shared.show_seconds(search.seconds)} gone",
+        f"about {shared.show_seconds(progress.left)} left",
+    )
+    slots = Table.grid(padding=(0, 2))
+    for slot in list(search.slots):
+        working = search.working.get(slot.name)
+        what = working.what if working and working.what else "waits"
+        since = shared.show_seconds(time.monotonic() - working.since) if working and working.what else ""
+        slots.add_row(slot.name, slot.device, what, since)
+    lines: list[RenderableType] = [head, progress.best_text]
+    if progress.best is not None:
+        lines.append(f"  {shared.show_genome(progress.best.genome)}")
+    lines.append(slots)
+    if search.stopping:
+        lines.append("stopping: what is in flight is finished; Ctrl-C again stops at once")
+    return Group(*lines)
+
+
+class _Lines:
+    """Prints a line when the best improves, and now and then."""
+
+    def __init__(self) -> None:
+        self._best: int | None = None
+        self._done = -1
+        self._printed = time.monotonic()
+
+    def watch(self, search: Search) -> None:
+        """Print a line if there is something to say."""
+        if len(search.saved.outcomes) == self._done:
+            return
+        progress = Progress(search)
+        best = None if progress.best is None else progress.best.id
+        if best == self._best and time.monotonic() - self._printed < LINE_EVERY and progress.done != progress.total:
+            return
+        self._best, self._done, self._printed = best, progress.done, time.monotonic()
+        left = f", about {shared.show_seconds(progress.left)} left" if progress.left > 0 else ""
+        click.echo(
+            f"[{progress.count}] {progress.best_text}, {progress.failed} failed, "
+            f"{shared.show_seconds(search.seconds)} gone{left}"
+        )

@@ -1,0 +1,134 @@
+"""`evaluators`, `strategies`, `new`, `evaluate`: see, write and try plug-ins."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import click
+
+from evo_tune.cli import _shared as shared
+
+
+@click.command("evaluators")
+@shared.format_option("table", "json", "csv")
+def evaluators_command(form: str) -> None:
+    """List the evaluators known by name, and their origin."""
+    from evo_tune.plugins import list_evaluators
+
+    rows = [
+        {"evaluator": name, "found": origin, "what": summary, "file": str(path)}
+        for name, origin, path, summary in list_evaluators()
+    ]
+    if form == "table":  # a path of any length would squeeze the rest
+        rows = [{key: value for key, value in row.items() if key != "file"} for row in rows]
+    shared.print_rows(rows, form)
+
+
+@click.command("strategies")
+@shared.format_option("table", "json", "csv")
+def strategies_command(form: str) -> None:
+    """List the strategies and their options."""
+    from evo_tune.options import options_of
+    from evo_tune.plugins import find_strategy, list_strategies
+
+    rows = [
+        {
+            "strategy": name,
+            "objectives": "several" if find_strategy(name).several_objectives else "one",
+            "what": summary,
+            "options": ", ".join(f"{o.name}={o.default}" for o in options_of(find_strategy(name)).values()),
+        }
+        for name, summary in list_strategies()
+    ]
+    shared.print_rows(rows, form)
+
+
+@click.command("new")
+@click.argument("name")
+def new_command(name: str) -> None:
+    """Write ./evaluators/NAME.py, an evaluator that runs as it is."""
+    from evo_tune.template import write
+
+    path = write(name, Path("evaluators"))
+    click.echo(f"wrote {path}")
+    click.echo(f"try it: evo-tune evaluate {name}   |   evo-tune run {name} --trials 30")
+
+
+@click.command("evaluate")
+@click.argument("evaluator", default="language_model")
+@click.option(
+    "-g", "--gene", "genes", multiple=True, metavar="NAME=VALUE", help="Value of a gene; others take their defaults."
+)
+@shared.option_option
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option(
+    "--budget",
+    type=click.FloatRange(min=0, max=1, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Fraction of the full training.",
+)
+@click.option("--devices", metavar="LIST", help="'cpu', or a GPU by number.")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: 1]")
+@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS")
+@click.option("--folder", metavar="DIR", help="Keep the evaluation's folder (log, checkpoint) here.")
+@shared.format_option("table", "json")
+def evaluate_command(
+    evaluator: str,
+    genes: tuple[str, ...],
+    options: tuple[str, ...],
+    seed: int,
+    budget: float,
+    devices: str | None,
+    threads: int | None,
+    timeout: float | None,
+    folder: str | None,
+    form: str,
+) -> int:
+    r"""Train one genome by hand; nothing is saved.
+
+    \b
+    evo-tune evaluate language_model -g lr=3e-3 -g depth=2
+    """
+    from evo_tune.dispatch import Task, open_slots, plan
+    from evo_tune.options import split_assignments
+    from evo_tune.plugins import find_evaluator
+    from evo_tune.trial import Candidate
+
+    plugin = find_evaluator(evaluator)
+    bound = plugin.bind(split_assignments(options, "-o"))
+    space = plugin.space(bound)
+    genome = space.check(space.parse(split_assignments(genes, "-g")), fill_defaults=True)
+    planned = plan(1, devices, 1, threads)
+    with tempfile.TemporaryDirectory() as scratch:
+        task = Task(
+            path=str(plugin.path),
+            name=plugin.name,
+            reference=plugin.reference,
+            origin=plugin.origin,
+            options=bound,
+            objectives=tuple(objective.describe() for objective in plugin.objectives),
+            trials_folder=str(Path(folder or scratch).absolute()),
+            threads=planned.threads,
+        )
+        slot = open_slots(task, planned, timeout, 0)[0]
+        try:
+            candidate = Candidate(0, 0, seed, 0, genome, "by hand", budget=budget)
+            outcome = slot.run(candidate)
+        finally:
+            slot.kill()
+    if form == "json":
+        shared.print_json({"genome": genome, **outcome.to_json()})
+    else:
+        click.echo(f"genome: {shared.show_genome(genome)}")
+        click.echo(f"{outcome.status} in {shared.show_seconds(outcome.seconds)} on {outcome.device}")
+        if outcome.error:
+            click.echo(outcome.error)
+        for name, value in outcome.metrics.items():
+            click.echo(f"  {name:<18} {shared.show_value(value)}")
+        for fraction, metrics in outcome.curve:
+            click.echo(
+                f"  at {fraction:>4.0%}: " + "  ".join(f"{k} {shared.show_value(v)}" for k, v in metrics.items())
+            )
+    return 0 if outcome.status == "ok" else 1

@@ -1,0 +1,210 @@
+"""`evo-tune run` and `evo-tune resume`: make a run, or go on with one, and say how it ended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from evo_tune.cli import _shared as shared
+from evo_tune.errors import OptionError
+
+if TYPE_CHECKING:
+    from evo_tune.search import Search
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+SESSION = ("trials", "generations", "hours", "slots", "devices", "per_device", "timeout", "retries", "calibrate")
+"""Flags that are fields of `population.Session`; all of them default to None here: not given."""
+
+
+def _session_options(function: Command) -> Command:
+    """Add the flags that may differ from one session of a run to the next."""
+    positive = click.IntRange(min=1)
+    above = click.FloatRange(min=0, min_open=True)
+    for option in reversed(
+        [
+            click.option("--generations", type=positive, help="Stop after so many generations in all.  [default: 5]"),
+            click.option("--trials", type=positive, help="Stop after so many births in all."),
+            click.option("--hours", type=above, help="Stop after so many hours in all."),
+            click.option("--slots", type=positive, help="Trainings at once.  [default: one per GPU, else per core]"),
+            click.option("--devices", metavar="LIST", help="'cpu', 'cuda', or GPUs by number: 0,2."),
+            click.option("--per-device", type=positive, help="Slots on one GPU.  [default: 1]"),
+            click.option("--timeout", type=above, metavar="SECONDS", help="Give up an evaluation after so long."),
+            click.option("--retries", type=click.IntRange(min=0), help="Tries more if its process dies.  [default: 0]"),
+            click.option(
+                "--calibrate",
+                type=click.IntRange(min=0),
+                help="Fresh seeds with which best and default are trained at the end.  [default: 3]",
+            ),
+            click.option("--quiet", is_flag=True, help="Print nothing but errors."),
+            shared.format_option("table", "json"),
+        ]
+    ):
+        function = option(function)
+    return function
+
+
+def _read_config(ctx: click.Context, parameter: click.Parameter, path: str | None) -> None:
+    """Take the flags of `run` from a TOML file; flags typed beside it win."""
+    if path is None:
+        return
+    try:
+        import tomllib
+    except ModuleNotFoundError:  # Python 3.10
+        import tomli as tomllib
+    try:
+        given = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise OptionError(f"--config {path}: {error}; expected a TOML file") from None
+    names = {opt.lstrip("-").replace("-", "_"): p.name for p in ctx.command.params for opt in p.opts}
+    defaults: dict[str, Any] = {}
+    for key, value in given.items():
+        name = names.get(key.replace("-", "_"))
+        if name is None or name == parameter.name:
+            raise OptionError(f"--config {path}: {key!r} is no flag of run; `evo-tune run --help` lists them")
+        pairs = isinstance(value, dict)  # [option] tokens = 100000
+        defaults[name] = [f"{key}={_as_text(item)}" for key, item in value.items()] if pairs else value
+    ctx.default_map = {**(ctx.default_map or {}), **defaults}
+
+
+def _as_text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+@click.command("run")
+@click.argument("evaluator", default="language_model")
+@shared.option_option
+@click.option("--strategy", help="Strategy by name or path.  [default: ga; nsga2 for several objectives]")
+@click.option(
+    "-s", "--strategy-option", multiple=True, metavar="NAME=VALUE", help="Option of the strategy; repeatable."
+)
+@click.option(
+    "--gene", "genes", multiple=True, metavar="NAME=GENE", help="E.g. lr=log(1e-5,1e-2), depth=int(1,8), heads=4."
+)
+@click.option(
+    "--objective", "objectives", multiple=True, metavar="METRIC:min|max", help="Instead of the evaluator's own."
+)
+@click.option("--population", type=click.IntRange(min=2), help="Births in a generation.  [default: 12]")
+@_session_options
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the run.")
+@click.option("--name", help="Name of the run.  [default: evaluator and time]")
+@shared.store_option
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads of one training.  [default: 1 on CPUs]")
+@click.option(
+    "--order",
+    type=click.Choice(["arrival", "birth"]),
+    default="arrival",
+    show_default=True,
+    help="birth: the same run for any number of slots.",
+)
+@click.option(
+    "--lag",
+    type=click.IntRange(min=0),
+    default=8,
+    show_default=True,
+    help="How far births may run ahead of results told.",
+)
+@click.option(
+    "--warm-start", multiple=True, metavar="RUN|FILE", help="Seed with a run's population, or a CSV or JSON of genomes."
+)
+@click.option("--fill-defaults", is_flag=True, help="Give genes that a warm start lacks their defaults.")
+@click.option(
+    "--config",
+    metavar="FILE.toml",
+    callback=_read_config,
+    is_eager=True,
+    expose_value=False,
+    help="Read flags from a file.",
+)
+def run_command(
+    evaluator: str,
+    options: tuple[str, ...],
+    strategy: str | None,
+    strategy_option: tuple[str, ...],
+    genes: tuple[str, ...],
+    objectives: tuple[str, ...],
+    store: str,
+    quiet: bool,
+    form: str,
+    warm_start: tuple[str, ...],
+    **rest: Any,
+) -> int:
+    r"""Evolve EVALUATOR, by name or by file (default: language_model).
+
+    \b
+    evo-tune run                                     # a small GPT on English text
+    evo-tune run language_model -o data=corpus/      # on your own text
+    evo-tune run evaluators/mine.py --trials 100     # your own task
+    """
+    from evo_tune.options import split_assignments
+    from evo_tune.search import Search
+    from evo_tune.space import parse_gene
+    from evo_tune.warm_start import read_genomes
+
+    session = {name: rest.pop(name) for name in SESSION}
+    if session["calibrate"] is None:
+        session["calibrate"] = 3
+    search = Search(
+        evaluator,
+        options=split_assignments(options, "-o"),
+        strategy=strategy,
+        strategy_options=split_assignments(strategy_option, "-s"),
+        genes={name: parse_gene(name, text) for name, text in split_assignments(genes, "--gene").items()},
+        objectives=objectives,
+        store=store,
+        warm_start=[genome for source in warm_start for genome in read_genomes(source, Path(store))],
+        **rest,
+        **{name: value for name, value in session.items() if value is not None},
+    )
+    return _go(search, store, quiet, form)
+
+
+@click.command("resume")
+@shared.run_argument
+@_session_options
+@shared.store_option
+@click.option("--as", "copy_as", metavar="NAME", help="Copy the run first, and go on with the copy.")
+@click.option("--accept-changes", is_flag=True, help="Go on although the evaluator's file or data changed.")
+@click.option("--evaluator", metavar="PATH", help="Where the evaluator's file is now, if it has moved.")
+def resume_command(
+    run: str | None,
+    store: str,
+    quiet: bool,
+    form: str,
+    copy_as: str | None,
+    accept_changes: bool,
+    evaluator: str | None,
+    **session: Any,
+) -> int:
+    """Go on with RUN, after a stop or beyond its limit.
+
+    RUN left out means the latest one.
+
+    Limits are totals: a run of 5 generations goes on to 8 with `--generations 8`.
+    """
+    from evo_tune.search import Search
+
+    changes = {name: value for name, value in session.items() if value is not None}
+    search = Search.resume(
+        run, store=store, copy_as=copy_as, accept_changes=accept_changes, evaluator=evaluator, **changes
+    )
+    return _go(search, store, quiet, form)
+
+
+def _go(search: Search, store: str, quiet: bool, form: str) -> int:
+    """Run, show how it goes, and print how it ended; return the exit code."""
+    from evo_tune.cli.closing import print_closing
+    from evo_tune.cli.live import watcher
+
+    with watcher(quiet or form == "json") as watch:
+        search.run(watch)
+    if form == "json" or not quiet:
+        print_closing(search.saved, store, form)
+    if search.stopping:
+        if not quiet:
+            click.echo(f"Interrupted. Go on with: {shared.resume_hint(search.name, store)}", err=True)
+        return 130
+    return 0

@@ -1,0 +1,161 @@
+"""What a saved run says: best, front, course, failures, importances, the closing comparison.
+
+Pure functions of a Run; nothing here prints, reads an evaluator or trains.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from evo_tune.calibration import Calibrated, calibrated
+from evo_tune.population import Run
+from evo_tune.trial import Trial
+
+__all__ = ["Closing", "best_so_far", "closing", "dominates", "front", "importances", "statuses"]
+
+ENOUGH = 20
+"""Fewest good trials from which importances are worth a look."""
+
+
+@dataclass(frozen=True)
+class Closing:
+    """How a run ended up, on its first objective.
+
+    Args:
+        metric: The first objective's metric.
+        direction: 'min' or 'max'.
+        best: The best trial; None if none is ok.
+        default: The default genome's trial; None if it has no value.
+        calibrated_best: Best over fresh seeds, if the run was calibrated.
+        calibrated_default: Default over the same seeds.
+        evaluations: Recorded results.
+        failures: Those that are not ok.
+        seconds: Wall time over all sessions.
+    """
+
+    metric: str
+    direction: str
+    best: Trial | None
+    default: Trial | None
+    calibrated_best: Calibrated | None
+    calibrated_default: Calibrated | None
+    evaluations: int
+    failures: int
+    seconds: float
+
+    @property
+    def gain(self) -> float:
+        """By how much the best beats the default (above 0: better); over fresh seeds where there are any."""
+        sign = 1.0 if self.direction == "min" else -1.0
+        if self.calibrated_best and self.calibrated_default:
+            return sign * (self.calibrated_default.mean - self.calibrated_best.mean)
+        if self.best and self.default and self.best.losses and self.default.losses:
+            return self.default.losses[0] - self.best.losses[0]
+        return math.nan
+
+    @property
+    def gain_error(self) -> float:
+        """Standard error of `gain`; NaN without calibration."""
+        if self.calibrated_best and self.calibrated_default:
+            return math.hypot(self.calibrated_best.error, self.calibrated_default.error)
+        return math.nan
+
+    @property
+    def beaten(self) -> bool | None:
+        """Whether the best beats the default by two standard errors; None if that was not measured."""
+        return None if math.isnan(self.gain_error) else self.gain > 2 * self.gain_error
+
+
+def closing(run: Run) -> Closing:
+    """Return how a run ended up."""
+    ranked = run.ranked()
+    best = ranked[0] if ranked else None
+    rows = {row.id: row for row in calibrated(run)}
+    return Closing(
+        metric=run.objectives[0].metric,
+        direction=run.objectives[0].direction,
+        best=best,
+        default=next((trial for trial in ranked if trial.id == 0), None),
+        calibrated_best=rows.get(best.id) if best else None,
+        calibrated_default=rows.get(0),
+        evaluations=len(run.outcomes),
+        failures=sum(outcome.status != "ok" for outcome in run.outcomes.values()),
+        seconds=run.seconds,
+    )
+
+
+def dominates(a: Sequence[float], b: Sequence[float]) -> bool:
+    """Say whether losses `a` are nowhere worse than `b`, and somewhere better."""
+    return all(x <= y for x, y in zip(a, b, strict=True)) and any(x < y for x, y in zip(a, b, strict=True))
+
+
+def front(run: Run) -> list[Trial]:
+    """Return the trials that no other dominates, best first objective first; one for each set of losses."""
+    kept: list[Trial] = []
+    for trial in run.ranked():  # sorted by losses, so a trial can only be dominated by an earlier one
+        losses = trial.losses or ()
+        if not any(dominates(other.losses or (), losses) or other.losses == losses for other in kept):
+            kept.append(trial)
+    return kept
+
+
+def best_so_far(run: Run) -> list[tuple[int, float, int]]:
+    """Return each improvement of the first objective: (evaluations until then, value, trial id)."""
+    steps: list[tuple[int, float, int]] = []
+    lowest = math.inf
+    for count, id in enumerate(run.recorded, 1):
+        trial = run.trial(id, -1)
+        if trial.rankable and trial.losses is not None and trial.losses[0] < lowest:
+            lowest = trial.losses[0]
+            steps.append((count, run.objectives[0].value(lowest), id))
+    return steps
+
+
+def statuses(run: Run) -> dict[str, int]:
+    """Return how many results have each status, ok first, then by number."""
+    counts = Counter(outcome.status for outcome in run.outcomes.values())
+    return dict(sorted(counts.items(), key=lambda item: (item[0] != "ok", -item[1], item[0])))
+
+
+def importances(run: Run) -> dict[str, float]:
+    """Return how much of the spread in the first objective each gene explains by itself.
+
+    The adjusted coefficient of determination of a one-way analysis of variance: the trials are put
+    into up to four groups by the gene's value, and the variance of the losses' ranks between groups is
+    set against the whole. 0: none, 1: all. Ranks, because losses have long tails.
+
+    Returns:
+        Gene name to importance, largest first; empty for fewer than 20 good trials.
+    """
+    trials = run.ranked()
+    if len(trials) < ENOUGH:
+        return {}
+    ranks = np.arange(len(trials), dtype=np.float64)  # `ranked` is sorted by loss
+    found = {}
+    for name, gene in run.manifest.genes().items():
+        units = np.array([gene.encode(trial.genome[name]) for trial in trials])
+        found[name] = _explained(_groups(units), ranks)
+    return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+
+def _groups(units: np.ndarray) -> np.ndarray:
+    values = np.unique(units)
+    if len(values) <= 4:
+        return np.searchsorted(values, units)
+    return np.searchsorted(np.quantile(units, [0.25, 0.5, 0.75]), units)
+
+
+def _explained(groups: np.ndarray, ranks: np.ndarray) -> float:
+    names, counts = np.unique(groups, return_counts=True)
+    if len(names) < 2:
+        return 0.0
+    means = np.array([ranks[groups == name].mean() for name in names])
+    total = float(((ranks - ranks.mean()) ** 2).sum())
+    within = total - float((counts * (means - ranks.mean()) ** 2).sum())
+    adjusted = 1.0 - (within / (len(ranks) - len(names))) / (total / (len(ranks) - 1))
+    return max(0.0, adjusted)

@@ -1,0 +1,155 @@
+"""The file that `evo-tune new NAME` writes: an evaluator that runs as it is, to be changed piece by piece.
+
+It shows every part that an evaluator may have and needs nothing beyond numpy, so that the first run of
+a new file takes seconds. This module only writes it; what the parts mean is in `evaluator`.
+"""
+
+from __future__ import annotations
+
+import keyword
+from pathlib import Path
+
+from evo_tune.errors import UsageError
+
+__all__ = ["render", "write"]
+
+TEMPLATE = '''\
+"""NAME: one line that says what is tuned; `evo-tune evaluators` prints it."""
+
+# It runs as it is (evo-tune run NAME): a network with one hidden layer learns sin(5x).
+# Put your own data and training in its place. Import torch and the like inside functions: this file
+# is imported by the command line as well, which trains nothing.
+
+import math
+
+import numpy as np
+
+from evo_tune import Choice, Context, Float, Minimize, SearchSpace
+
+
+def repair(genome: dict) -> dict:
+    """Make any combination of genes valid: warm-up and decay share one training."""
+    return {**genome, "decay": min(genome["decay"], 1.0 - genome["warmup"])}
+
+
+# What evolves. The defaults are born first: every run is measured against them, so choose them well.
+# SPACE may also be a function of the options: def SPACE(*, steps: int = 300) -> SearchSpace.
+SPACE = SearchSpace(
+    repair,
+    lr=Float(0.001, 0.3, log=True, default=0.03),
+    width=Choice([4, 8, 16, 32, 64], ordered=True, default=16),
+    momentum=Float(0.0, 0.95, default=0.9),
+    warmup=Float(0.0, 0.5, default=0.1),
+    decay=Float(0.0, 1.0, default=0.5),
+)
+
+# What is optimised, the most important first; with several, the run keeps the whole front.
+OBJECTIVES = [Minimize("val_loss")]  # beside it perhaps Minimize("params"), Maximize("accuracy")
+
+
+def evaluate(genome: dict, context: Context, *, steps: int = 300, points: int = 200) -> dict[str, float]:
+    """Train once and return the metrics: the objectives, and whatever else deserves a column.
+
+    Args:
+        genome: One value per gene, already repaired.
+        context: Has device, threads, seed, budget, folder and report.
+        steps: An option: `-o steps=1000`; its type is checked.
+        points: Another one.
+    """
+    rng = np.random.default_rng(context.seed)  # the only source of chance
+    (x, y), (held_x, held_y) = data(points)
+    first = rng.normal(0.0, 2.0, (2, genome["width"]))  # slope and offset of each unit
+    second = rng.normal(0.0, genome["width"] ** -0.5, genome["width"])
+    weights = [first, second]
+    speeds = [np.zeros_like(weight) for weight in weights]
+    last = math.ceil(context.budget * steps)  # some strategies ask for a part of the training first
+    for step in range(1, last + 1):
+        lr = genome["lr"] * schedule(step / steps, genome["warmup"], genome["decay"])
+        for weight, speed, slope in zip(weights, speeds, slopes(first, second, x, y), strict=True):
+            speed *= genome["momentum"]
+            speed -= lr * slope
+            weight += speed
+        if step % 50 == 0 or step == last:
+            # A point of the learning curve. Its place is the share of the full training.
+            context.report(step / steps, val_loss=loss(first, second, held_x, held_y))
+    # context.folder is this trial's own folder, made on first use: np.save(context.folder / "first.npy", first)
+    # Raise if the training failed: the trial is saved as failed, with your message, and the run goes on.
+    return {"val_loss": loss(first, second, held_x, held_y), **estimate(genome)}
+
+
+def estimate(genome: dict) -> dict[str, float]:
+    """Optional: the metrics that are known before training."""
+    return {"params": 3 * genome["width"]}
+
+
+def fingerprint(*, points: int) -> str:
+    """Optional: what identifies the data. A run is not resumed on other data unawares."""
+    return f"sin(5x) at {points} points"
+
+
+def data(points: int) -> tuple:
+    """Return training and held-out points; their own seed, so that they are the same for every trial."""
+    rng = np.random.default_rng(0)
+    x = rng.uniform(-1.0, 1.0, 2 * points)
+    y = np.sin(5.0 * x) + rng.normal(0.0, 0.1, 2 * points)
+    return (x[:points], y[:points]), (x[points:], y[points:])
+
+
+def schedule(done: float, warmup: float, decay: float) -> float:
+    """Return the factor of the learning rate: up from 0, flat, down to 0; a function of the full training."""
+    up = done / warmup if warmup else 1.0
+    down = (1.0 - done) / decay if decay else 1.0
+    return min(1.0, up, down)
+
+
+def slopes(first: np.ndarray, second: np.ndarray, x: np.ndarray, y: np.ndarray) -> list[np.ndarray]:
+    """Return the gradient of the loss for both layers, each clipped to length 1."""
+    hidden = np.tanh(np.outer(x, first[0]) + first[1])
+    error = 2.0 * (hidden @ second - y) / len(x)
+    inner = np.outer(error, second) * (1.0 - hidden**2)
+    both = [np.stack([x @ inner, inner.sum(axis=0)]), error @ hidden]
+    return [slope / max(1.0, float(np.linalg.norm(slope))) for slope in both]
+
+
+def loss(first: np.ndarray, second: np.ndarray, x: np.ndarray, y: np.ndarray) -> float:
+    """Return the mean squared error."""
+    return float(np.mean((np.tanh(np.outer(x, first[0]) + first[1]) @ second - y) ** 2))
+'''
+
+
+def render(name: str) -> str:
+    """Return the text of a new evaluator's file.
+
+    Args:
+        name: Its name, as `write` accepts it.
+    """
+    return TEMPLATE.replace("NAME", name)
+
+
+def write(name: str, folder: Path) -> Path:
+    """Write a new evaluator and return its file, FOLDER/NAME.py; the folder is made if need be.
+
+    Args:
+        name: A Python identifier that does not begin with an underscore.
+        folder: Where evaluators are looked for by name: ./evaluators.
+
+    Raises:
+        UsageError: The name is no such identifier, the file exists already, or it cannot be written.
+    """
+    if not name.isidentifier() or keyword.iskeyword(name) or name.startswith("_"):
+        raise UsageError(
+            f"an evaluator cannot be named {name!r}: expected letters, digits and '_', beginning with a letter, "
+            "such as my_task"
+        )
+    path = folder / f"{name}.py"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with open(path, "x", encoding="utf-8") as file:
+            file.write(render(name))
+    except FileExistsError as error:
+        if error.filename == str(folder):
+            raise UsageError(f"{folder} is not a folder: move it out of the way to write {path}") from None
+        raise UsageError(f"{path} exists already: choose another name, or edit that file") from None
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}; choose a folder that can be written") from None
+    return path
