@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import dataclasses
 import datetime
 import platform
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,7 +18,7 @@ from evo_tune.errors import OptionError, PluginError, SpaceError, StoreError
 from evo_tune.evaluator import Evaluator
 from evo_tune.options import suggest
 from evo_tune.plugins import list_strategies, make_strategy, source_hash
-from evo_tune.population import Manifest, Run
+from evo_tune.population import ORDERS, Manifest, Run
 from evo_tune.space import Gene, Genome, SearchSpace, genome_key
 from evo_tune.strategy import Strategy
 from evo_tune.trial import Objective
@@ -50,7 +49,7 @@ def make_manifest(
     Raises:
         UsageError: Something given is unknown, of the wrong type or out of range.
     """
-    if order not in ("arrival", "birth"):
+    if order not in ORDERS:
         raise OptionError(f"--order {order}: expected arrival or birth")
     if lag < 0 or seed < 0:
         raise OptionError(f"--lag {lag} --seed {seed}: expected numbers of at least 0")
@@ -58,6 +57,7 @@ def make_manifest(
     own = evaluator.space(bound)
     space = SearchSpace(own.repair, **{**own.genes, **_with_defaults(genes, own)})
     goals = tuple(Objective.parse(text) for text in objectives) or evaluator.objectives
+    _check_metrics(evaluator, goals)
     name = strategy or ("ga" if len(goals) == 1 else "nsga2")
     made = make_strategy(name, dict(strategy_options))
     _check_objectives(name, made, goals)
@@ -75,7 +75,7 @@ def make_manifest(
         lag=lag,
         threads=threads,
         warm_start=_warm_start(space, warm_start, fill_defaults),
-        units=dict(getattr(evaluator.module, "UNITS", {})),
+        units=evaluator.metrics,
         versions=_versions(),
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     )
@@ -92,6 +92,17 @@ def _with_defaults(genes: Mapping[str, Gene], own: SearchSpace) -> dict[str, Gen
             with contextlib.suppress(SpaceError):
                 found[name] = dataclasses.replace(gene, default=gene.check(own.genes[name].middle()))  # type: ignore[type-var]
     return found
+
+
+def _check_metrics(evaluator: Evaluator, objectives: Sequence[Objective]) -> None:
+    """Refuse an objective that the evaluator is known not to return."""
+    known = {**evaluator.metrics, **{own.metric: "" for own in evaluator.objectives}}
+    for objective in objectives:
+        if evaluator.metrics and objective.metric not in known:
+            raise SpaceError(
+                f"--objective {objective.describe()}: {evaluator.name} returns no metric "
+                f"{objective.metric!r}{suggest(objective.metric, known)}: expected one of {', '.join(known)}"
+            )
 
 
 def _check_objectives(name: str, strategy: Strategy, objectives: Sequence[Objective]) -> None:

@@ -68,7 +68,7 @@ def calibration_work(run: Run, seeds: int) -> list[tuple[Candidate, str]]:
         return []
     done = {_key(trial.candidate) for trial in run.calibration()}
     wanted = [
-        (replace(candidate, seed=calibration_seed(run.manifest.seed, number)), number)
+        (replace(candidate, seed=calibration_seed(run.manifest.seed, number), resumes=None, stop_if=()), number)
         for number in range(1, seeds + 1)
         for candidate in chosen
     ]

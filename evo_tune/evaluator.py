@@ -1,27 +1,29 @@
 """What an evaluator file holds, and the Context that its `evaluate` is given.
 
 An evaluator is one Python file with SPACE, OBJECTIVES and `evaluate(genome, context, *, options)`,
-optionally `estimate`, `fingerprint` and `export`. This module checks that shape before anything is
+optionally METRICS, `estimate`, `fingerprint` and `export`. This module checks that shape before anything is
 trained. It does not find files (see `plugins`) and knows nothing of strategies or stores.
 """
 
 from __future__ import annotations
 
+import ast
 import inspect
 import math
-from collections.abc import Mapping, Sequence
+import traceback
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from evo_tune.errors import PluginError
+from evo_tune.errors import EvoTuneError, PluginError
 from evo_tune.options import Option, bind, call_with, options_of
 from evo_tune.space import Genome, SearchSpace
 from evo_tune.trial import Objective
 
-__all__ = ["Context", "Evaluator", "Pruned"]
+__all__ = ["Context", "Evaluator", "Pruned", "what_of", "where_of"]
 
 
 class Pruned(BaseException):
@@ -83,7 +85,10 @@ class Context:
         """
         if not 0.0 < fraction <= 1.0:
             raise ValueError(f"report(fraction={fraction!r}): expected more than 0 and at most 1")
-        point = {name: float(value) for name, value in metrics.items()}
+        try:
+            point = {name: float(value) for name, value in metrics.items()}
+        except (TypeError, RuntimeError) as error:  # a tensor of several numbers raises RuntimeError
+            raise ValueError(f"report({fraction}, {metrics}): expected numbers") from error
         self.curve.append((float(fraction), point))
         for at, metric, bound in self._stop_if:
             loss = self._signs.get(metric, 1.0) * point.get(metric, -math.inf)
@@ -122,17 +127,42 @@ class Evaluator:
         objectives = self.module.OBJECTIVES
         well_formed = isinstance(objectives, Sequence) and objectives
         if not well_formed or not all(isinstance(objective, Objective) for objective in objectives):
-            raise PluginError(f"{self.path}: OBJECTIVES is {objectives!r}: expected a list of Minimize, Maximize")
+            where = self._where("OBJECTIVES")
+            raise PluginError(f"{where}: OBJECTIVES is {objectives!r}: expected a list of Minimize(…), Maximize(…)")
+        if not isinstance(self.module.SPACE, SearchSpace) and not callable(self.module.SPACE):
+            raise PluginError(f"{self._where('SPACE')}: SPACE is {self.module.SPACE!r}: expected a SearchSpace(…)")
+
+        metrics = getattr(self.module, "METRICS", {})
+        if not isinstance(metrics, Mapping) or not all(isinstance(x, str) for pair in metrics.items() for x in pair):
+            where = self._where("METRICS")
+            raise PluginError(f"{where}: METRICS is {metrics!r}: expected a dict of metric name to unit ('' for none)")
 
     def _check_signature(self) -> None:
         parameters = inspect.signature(self.module.evaluate).parameters.values()
         positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
         if len(positional) != 2:
-            line = inspect.getsourcelines(self.module.evaluate)[1]
             raise PluginError(
-                f"{self.path}:{line}: evaluate takes {len(positional)} positional arguments: expected "
+                f"{self._where('evaluate')}: evaluate takes {len(positional)} positional arguments: expected "
                 "evaluate(genome, context, *, options)"
             )
+
+    def _where(self, name: str) -> str:
+        """Return FILE:LINE of the statement that gives a module-level name its value; FILE if there is none."""
+        line = 0
+        for node in ast.parse(self.path.read_bytes()).body:
+            targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", node)]
+            names = {getattr(target, "id", getattr(target, "name", None)) for target in targets}
+            line = node.lineno if name in names else line
+        return f"{self.path}:{line}" if line else str(self.path)
+
+    def _call(self, function: Callable[..., Any], options: Mapping[str, Any], *args: Any) -> Any:
+        """Call one of the file's own functions, its errors made messages that name file and line."""
+        try:
+            return call_with(function, options, *args)
+        except EvoTuneError:
+            raise
+        except Exception as error:
+            raise PluginError(f"{where_of(error, self.path)}: {what_of(error)}") from error
 
     @property
     def summary(self) -> str:
@@ -143,6 +173,11 @@ class Evaluator:
     def objectives(self) -> tuple[Objective, ...]:
         """What the file says it optimises."""
         return tuple(self.module.OBJECTIVES)
+
+    @property
+    def metrics(self) -> dict[str, str]:
+        """Names and units of what `evaluate` returns, if the file declares them (METRICS)."""
+        return dict(getattr(self.module, "METRICS", {}))
 
     @cached_property
     def options(self) -> dict[str, Option]:
@@ -161,21 +196,37 @@ class Evaluator:
         """
         space = self.module.SPACE
         if not isinstance(space, SearchSpace) and callable(space):
-            space = call_with(space, options)
+            space = self._call(space, options)
         if not isinstance(space, SearchSpace):
-            raise PluginError(f"{self.path}: SPACE gives {space!r}: expected a SearchSpace")
+            raise PluginError(f"{self._where('SPACE')}: SPACE gives {space!r}: expected a SearchSpace")
         return space
 
     def fingerprint(self, options: Mapping[str, Any]) -> str:
         """Return the identity of the data under these options; '' if the file declares none."""
         function = getattr(self.module, "fingerprint", None)
-        return "" if function is None else str(call_with(function, options))
+        return "" if function is None else str(self._call(function, options))
 
     def estimate(self, genome: Genome, options: Mapping[str, Any]) -> dict[str, float]:
         """Return the metrics known before training, such as params; empty if the file declares none."""
         function = getattr(self.module, "estimate", None)
-        return {} if function is None else dict(call_with(function, options, dict(genome)))
+        return {} if function is None else dict(self._call(function, options, dict(genome)))
 
     def evaluate(self, genome: Genome, context: Context, options: Mapping[str, Any]) -> Any:
         """Train once and return what the file's `evaluate` returned, unjudged."""
         return self.module.evaluate(dict(genome), context, **options)
+
+
+def where_of(error: BaseException, path: Path) -> str:
+    """Return FILE:LINE of the last frame of an error in a plug-in's own file; FILE if it has none there."""
+    if isinstance(error, SyntaxError) and error.filename and Path(error.filename).is_file():
+        return f"{error.filename}:{error.lineno}"
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    return f"{path}:{lines[-1]}" if lines else str(path)
+
+
+def what_of(error: BaseException) -> str:
+    """Return what an error says, in one line; those of evo-tune need no name of their class."""
+    if isinstance(error, EvoTuneError):
+        return str(error)
+    text = error.msg if isinstance(error, SyntaxError) else str(error)
+    return " ".join(f"{type(error).__name__}: {text}".split())

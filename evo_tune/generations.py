@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from evo_tune.errors import RunError
 from evo_tune.history import History
 from evo_tune.population import Run
 from evo_tune.strategy import Strategy
 from evo_tune.trial import Candidate
 
-__all__ = ["Generations"]
+__all__ = ["Generations", "broken_strategy"]
 
 
 class Generations:
@@ -37,17 +38,19 @@ class Generations:
 
     def born(self, candidate: Candidate) -> None:
         """Note a birth."""
-        self._history.born(candidate)
         self._members.setdefault(candidate.generation, []).append(candidate.id)
         self._untold[candidate.generation] = self._untold.get(candidate.generation, 0) + 1
 
     def read_back(self) -> None:
-        """Follow what an opened run holds, and write the files that are missing, damaged or unfinished."""
+        """Follow what an opened run holds, and put its files right: lost, damaged, unfinished or unknown ones."""
         for candidate in self._run.candidates:
             self.born(candidate)
         self._follow(lambda generation: None)
-        for generation in self._survivors:
-            if not self._run.generation_is_whole(generation, len(self._members[generation])):
+        self._run.set_aside_generations(self._members)
+        for generation in self._members:
+            rows = len(self._recorded_members(generation))
+            expected = generation in self._survivors or self._run.generation_path(generation).exists()
+            if expected and not self._run.generation_is_whole(generation, rows):
                 self._write(generation)
 
     def recorded(self) -> None:
@@ -67,21 +70,39 @@ class Generations:
 
     def _follow(self, closed: Callable[[int], None]) -> None:
         for id in self._run.sequence(start=len(self._history.trials)):
+            # Births are shown as late as can be: when others were born depends on the number of slots.
+            while self._history.born_count <= id:
+                self._history.born(self._run.candidates[self._history.born_count])
             trial = self._history.tell(id, self._run.outcomes[id])
             generation = trial.candidate.generation
             self._untold[generation] -= 1
             if not self._untold[generation] and self._is_full(generation):
-                self._survivors[generation] = list(self._strategy.survivors(self._history))
+                self._survivors[generation] = self._survivors_now()
                 closed(generation)
 
     def _is_full(self, generation: int) -> bool:
         return self._history.fresh_count >= (generation + 1) * self._run.manifest.population
 
+    def _survivors_now(self) -> list[int]:
+        try:
+            return list(self._strategy.survivors(self._history))
+        except Exception as error:
+            raise broken_strategy(self._run.manifest.strategy, "survivors", error) from error
+
+    def _recorded_members(self, generation: int) -> list[int]:
+        return [id for id in self._members[generation] if id in self._run.outcomes]
+
     def _write(self, generation: int) -> None:
         survivors = self._survivors.get(generation)
         if survivors is None:
-            survivors = list(self._strategy.survivors(self._history))
-        told = {id: order for order, id in enumerate(trial.id for trial in self._history.trials)}
-        members = [id for id in self._members[generation] if id in self._run.outcomes]
-        if members:
-            self._run.write_generation(generation, [self._run.trial(id, told.get(id, -1)) for id in members], survivors)
+            survivors = self._survivors_now()
+        trials = [self._run.trial(id) for id in self._recorded_members(generation)]
+        if trials:
+            self._run.write_generation(generation, trials, survivors)
+
+
+def broken_strategy(name: str, function: str, error: Exception) -> RunError:
+    """Return what to raise where a strategy's code has raised: the run stops, and can be gone on with."""
+    return RunError(
+        f"strategy {name} raised {type(error).__name__} in {function}(): {error}; mend it, then `evo-tune resume`"
+    )

@@ -106,8 +106,8 @@ class History:
         """Note a birth; ids come in order."""
         if candidate.id != self.born_count:
             raise ValueError(f"candidate {candidate.id} is born out of order: expected {self.born_count}")
+        self._units.append(self.space.encode(candidate.genome))  # first: it raises if the space has changed
         self._out[candidate.id] = candidate
-        self._units.append(self.space.encode(candidate.genome))
         self._fresh += candidate.fresh
         self._seen.setdefault((genome_key(candidate.genome), candidate.budget, candidate.replicate), candidate.id)
 

@@ -47,22 +47,37 @@ class Option:
 
 
 def options_of(declared: Callable[..., Any] | type) -> dict[str, Option]:
-    """Return the options of a function (keyword-only parameters) or a dataclass (fields)."""
-    try:
-        hints = typing.get_type_hints(declared)
-    except Exception as error:
-        raise OptionError(f"cannot read the types of {declared.__qualname__}: {error}") from error
+    """Return the options of a function (keyword-only parameters) or a dataclass (fields).
+
+    Raises:
+        OptionError: The type of one cannot be read.
+    """
     if isinstance(declared, type):
-        return {
-            f.name: Option(f.name, hints.get(f.name, str), f.default) for f in dataclasses.fields(declared) if f.init
-        }
-    found = {}
-    for name, parameter in inspect.signature(declared).parameters.items():
-        if parameter.kind is parameter.KEYWORD_ONLY:
-            default = dataclasses.MISSING if parameter.default is parameter.empty else parameter.default
-            guess = str if parameter.default in (parameter.empty, None) else type(parameter.default)
-            found[name] = Option(name, hints.get(name, guess), default)
-    return found
+        try:
+            hints = typing.get_type_hints(declared)
+        except Exception as error:
+            raise OptionError(f"cannot read the types of {declared.__qualname__}: {error}") from error
+        return {f.name: Option(f.name, hints[f.name], _default_of(f)) for f in dataclasses.fields(declared) if f.init}
+    parameters = inspect.signature(declared).parameters.values()
+    return {p.name: _option_of(declared, p) for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+
+def _default_of(field: dataclasses.Field[Any]) -> Any:
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+
+
+def _option_of(function: Callable[..., Any], parameter: inspect.Parameter) -> Option:
+    default = dataclasses.MISSING if parameter.default is parameter.empty else parameter.default
+    wanted = parameter.annotation
+    if wanted is parameter.empty:
+        wanted = str if default in (dataclasses.MISSING, None) else type(default)
+    elif isinstance(wanted, str):
+        # Each by itself: the other parameters may name types that are imported for type checkers only.
+        try:
+            wanted = eval(wanted, getattr(function, "__globals__", {}))
+        except Exception as error:
+            raise OptionError(f"option {parameter.name}: cannot read its type {wanted!r}: {error}") from error
+    return Option(parameter.name, wanted, default)
 
 
 def bind(given: Mapping[str, Any], options: Mapping[str, Option], owner: str, flag: str) -> dict[str, Any]:
@@ -86,7 +101,7 @@ def bind(given: Mapping[str, Any], options: Mapping[str, Option], owner: str, fl
         if name in given:
             try:
                 bound[name] = _convert(given[name], option.type)
-            except (TypeError, ValueError):
+            except (TypeError, ValueError, OverflowError):  # int() of an infinite number overflows
                 message = f"{flag} {name}={given[name]}: expected {_name_of(option.type)}"
                 raise OptionError(f"{message} (an option of {owner})") from None
         elif option.required:
@@ -97,11 +112,15 @@ def bind(given: Mapping[str, Any], options: Mapping[str, Option], owner: str, fl
 
 
 def call_with(function: Callable[..., Any], options: Mapping[str, Any], *args: Any) -> Any:
-    """Call a function with those of the options that it declares (all of them if it takes **kwargs)."""
-    parameters = inspect.signature(function).parameters.values()
+    """Call a function with those of the options that it declares (all of them if it takes **kwargs).
+
+    Any parameter after the `args` that can be given by name may be an option, keyword-only or not.
+    """
+    parameters = list(inspect.signature(function).parameters.values())
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
         return function(*args, **options)
-    names = {parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY}
+    by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    names = {parameter.name for parameter in parameters[len(args) :] if parameter.kind in by_name}
     return function(*args, **{name: value for name, value in options.items() if name in names})
 
 
@@ -143,10 +162,14 @@ def _convert(value: Any, wanted: Any) -> Any:
             raise ValueError(value)
         return words[str(value).lower()]
     if wanted is int:
-        number = float(value)  # 1e5 is a whole number too
-        if isinstance(value, bool) or number != int(number):
+        if isinstance(value, bool):
             raise ValueError(value)
-        return int(value) if isinstance(value, str) and value.lstrip("+-").isdigit() else int(number)
+        if isinstance(value, int) or (isinstance(value, str) and value.strip().lstrip("+-").isdecimal()):
+            return int(value)  # exact, however large
+        number = float(value)  # 1e5 is a whole number too
+        if number != int(number):
+            raise ValueError(value)
+        return int(number)
     if wanted is float:
         if isinstance(value, bool):
             raise ValueError(value)
@@ -165,7 +188,7 @@ def _convert_union(value: Any, members: tuple[Any, ...]) -> Any:
         if member is not type(None):
             try:
                 return _convert(value, member)
-            except (TypeError, ValueError):
+            except (TypeError, ValueError, OverflowError):
                 continue
     raise ValueError(value)
 

@@ -13,7 +13,7 @@ import importlib.metadata
 import importlib.util
 import os
 import sys
-import traceback
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -21,7 +21,7 @@ from typing import Any
 
 import evo_tune
 from evo_tune.errors import EvoTuneError, PluginError
-from evo_tune.evaluator import Evaluator
+from evo_tune.evaluator import Evaluator, what_of, where_of
 from evo_tune.options import bind, options_of, suggest
 from evo_tune.strategy import Strategy
 
@@ -60,7 +60,10 @@ def find_evaluator(name: str) -> Evaluator:
     if kind == "bundled":
         return load_evaluator(bundled_evaluators() / f"{rest}.py", f"bundled:{rest}", "bundled")
     if kind == "entry":
-        return load_evaluator(_entry_points(EVALUATORS)[rest], name, "entry point")
+        installed = _entry_points(EVALUATORS)
+        if rest not in installed:
+            raise PluginError(f"there is no installed evaluator {rest!r}: install the package that brings it")
+        return load_evaluator(installed[rest], name, "entry point")
     if name.endswith(".py") or os.sep in name:
         return load_evaluator(Path(name).absolute(), name, "file")
     for found, path, origin in _evaluator_files():
@@ -107,12 +110,21 @@ def _python_files(folder: Path) -> list[Path]:
 
 
 def _entry_points(group: str) -> dict[str, Path]:
-    """Return the file of each installed entry point of a group, without importing it."""
+    """Return the file of each installed entry point of a group, without importing it.
+
+    One that cannot be found is passed over with a warning: a broken package must not stop other runs.
+    """
     found = {}
     for entry in importlib.metadata.entry_points(group=group):
-        spec = importlib.util.find_spec(entry.module)
+        try:
+            spec = importlib.util.find_spec(entry.module)
+            reason = "no such module"
+        except Exception as error:  # finding pkg.module imports pkg
+            spec, reason = None, what_of(error)
         if spec is not None and spec.origin is not None:
             found[entry.name] = Path(spec.origin)
+        else:
+            warnings.warn(f"entry point {entry.name} = {entry.value} of {group}: {reason}", stacklevel=2)
     return found
 
 
@@ -130,7 +142,8 @@ def load_evaluator(path: Path, reference: str, origin: str) -> Evaluator:
     Raises:
         PluginError: It is missing, raises on import, or lacks a part.
     """
-    return Evaluator(_load(path, "evaluator"), path.stem, reference, path.absolute(), origin)
+    name = reference.partition(":")[2] if origin == "entry point" else path.stem
+    return Evaluator(_load(path, "evaluator"), name, reference, path.absolute(), origin)
 
 
 _loaded: dict[tuple[str, str], ModuleType] = {}
@@ -145,12 +158,23 @@ def _load(path: Path, kind: str) -> ModuleType:
         raise PluginError(f"cannot read the {kind} {path}: {error.strerror}; check the path") from None
     key = (str(path), content)
     if key not in _loaded:
-        for folder in (str(path.parent), os.getcwd()):  # console scripts lack the working directory
+        package, root = _package_of(path)
+        for folder in (str(path.parent), str(root), os.getcwd()):  # console scripts lack the working directory
             if folder not in sys.path:
                 sys.path.append(folder)
         name = f"evo_tune_plugin_{path.stem}_{hashlib.sha256(repr(key).encode()).hexdigest()[:12]}"
-        _loaded[key] = _execute(path, name, kind)
+        _loaded[key] = _execute(path, f"{package}.{name}" if package else name, kind)
     return _loaded[key]
+
+
+def _package_of(path: Path) -> tuple[str, Path]:
+    """Return the package that a file lies in ('' for none), for its relative imports, and the folder above it."""
+    names: list[str] = []
+    folder = path.parent
+    while (folder / "__init__.py").is_file() and folder.name.isidentifier():
+        names.insert(0, folder.name)
+        folder = folder.parent
+    return ".".join(names), folder
 
 
 def _execute(path: Path, name: str, kind: str) -> ModuleType:
@@ -165,30 +189,18 @@ def _execute(path: Path, name: str, kind: str) -> ModuleType:
         del sys.modules[name]
         if isinstance(error, KeyboardInterrupt):
             raise
-        raise PluginError(f"{_where(error, path)}: {_what(error)}; the {kind} cannot be imported") from error
+        raise PluginError(f"{where_of(error, path)}: {what_of(error)}; the {kind} cannot be imported") from error
     return module
 
 
-def _where(error: BaseException, path: Path) -> str:
-    """Return FILE:LINE of the last frame in the plug-in's own file, else of the error."""
-    if isinstance(error, SyntaxError) and error.filename:
-        return f"{error.filename}:{error.lineno}"
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
-    return f"{path}:{lines[-1]}" if lines else str(path)
-
-
-def _what(error: BaseException) -> str:
-    if isinstance(error, EvoTuneError):
-        return str(error)
-    text = error.msg if isinstance(error, SyntaxError) else str(error)
-    return f"{type(error).__name__}: {text}".strip().replace("\n", " ")
-
-
 def source_hash(path: Path) -> str:
-    """Return the SHA-256 over an evaluator's file and the local modules that it imports."""
+    """Return the SHA-256 over an evaluator's file and the local modules that it imports.
+
+    Names and contents count, folders do not: a project that is moved keeps its hash.
+    """
     digest = hashlib.sha256()
-    for source in local_sources(path):
-        digest.update(source.name.encode() + b"\0" + source.read_bytes() + b"\0")
+    for name, content in sorted((source.name, source.read_bytes()) for source in local_sources(path)):
+        digest.update(name.encode() + b"\0" + hashlib.sha256(content).digest())
     return digest.hexdigest()
 
 
@@ -198,34 +210,38 @@ def local_sources(path: Path) -> list[Path]:
     Found by parsing, in the evaluator's folder and the working directory; installed packages are not
     local. A file that cannot be parsed counts as it is.
     """
-    roots = dict.fromkeys((path.parent.resolve(), Path.cwd()))
+    package = Path(evo_tune.__file__).parent.resolve()
+    roots = list(dict.fromkeys((path.parent.resolve(), _package_of(path.resolve())[1], Path.cwd().resolve())))
     found: set[Path] = set()
     waiting = [path.resolve()]
     while waiting:
         here = waiting.pop()
-        if here in found:
-            continue
-        found.add(here)
-        for name in _imported_names(here):
-            for root in roots:
-                base = root.joinpath(*name.split("."))
-                waiting += [file for file in (base.with_suffix(".py"), base / "__init__.py") if file.is_file()]
-    package = Path(evo_tune.__file__).parent.resolve()
-    return sorted(file for file in found if package not in file.parents or file == path.resolve())
+        if here not in found and (here == path.resolve() or package not in here.parents):
+            found.add(here)
+            for base in _imported_bases(here, roots):
+                files = (base.with_name(f"{base.name}.py"), base / "__init__.py")
+                waiting += [file for file in files if file.is_file()]
+    return sorted(found)
 
 
-def _imported_names(path: Path) -> set[str]:
+def _imported_bases(path: Path, roots: list[Path]) -> set[Path]:
+    """Return where the modules that a file imports would lie, without suffix, the packages above them included."""
     try:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
+        tree = ast.parse(path.read_bytes())
     except (OSError, SyntaxError, ValueError):
         return set()
-    names: set[str] = set()
+    bases: set[Path] = set()
     for node in ast.walk(tree):
+        starts, names = roots, []
         if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-    return names
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            module = [node.module] if node.module else []
+            names = [".".join([*module, alias.name]) for alias in node.names]
+            starts = list(path.parents[node.level - 1 : node.level]) if node.level else roots
+        for parts in (name.split(".") for name in names):
+            bases |= {start.joinpath(*parts[:depth]) for start in starts for depth in range(1, len(parts) + 1)}
+    return bases
 
 
 def find_strategy(name: str) -> type[Strategy]:
@@ -250,9 +266,18 @@ def find_strategy(name: str) -> type[Strategy]:
 
 
 def list_strategies() -> list[tuple[str, str]]:
-    """Return (name, first docstring line of the class) of every strategy known by name."""
-    names = sorted({*_builtin_strategies(), *_entry_points(STRATEGIES)})
-    return [(name, (find_strategy(name).__doc__ or "").strip().partition("\n")[0]) for name in names]
+    """Return (name, first docstring line of the class) of every strategy known by name.
+
+    A broken one does not hide the others: its line says what is wrong.
+    """
+    rows = []
+    for name in sorted({*_builtin_strategies(), *_entry_points(STRATEGIES)}):
+        try:
+            line = (find_strategy(name).__doc__ or "").strip().partition("\n")[0]
+        except PluginError as error:
+            line = f"broken: {error}"
+        rows.append((name, line))
+    return rows
 
 
 def make_strategy(name: str, given: dict[str, Any]) -> Strategy:
@@ -263,7 +288,13 @@ def make_strategy(name: str, given: dict[str, Any]) -> Strategy:
         OptionError: An option is unknown or wrong.
     """
     strategy = find_strategy(name)
-    return strategy(**bind(given, options_of(strategy), f"strategy {name}", "-s"))
+    options = bind(given, options_of(strategy), f"strategy {name}", "-s")
+    try:
+        return strategy(**options)
+    except EvoTuneError:
+        raise
+    except Exception as error:  # a method of the contract is missing, or its own __post_init__ failed
+        raise PluginError(f"strategy {name} cannot be made: {what_of(error)}") from error
 
 
 def _builtin_strategies() -> list[str]:

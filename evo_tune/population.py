@@ -13,8 +13,9 @@ import os
 import re
 import shutil
 import time
+import typing
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import filelock
 
 from evo_tune import table
-from evo_tune.errors import StoreError, UsageError
+from evo_tune.errors import EvoTuneError, OptionError, StoreError, UsageError
 from evo_tune.journal import Journal, sync_folder, write_atomically
 from evo_tune.space import Gene, Genome, SearchSpace, gene_from
 from evo_tune.trial import Candidate, Objective, Outcome, Trial
@@ -40,6 +41,9 @@ JOURNAL = "_journal.jsonl"
 CALIBRATION = "_calibration.parquet"
 TRIALS = "_trials"
 LOCK = "_lock"
+
+ORDERS = ("arrival", "birth")
+"""Orders in which strategies are told results (law 3)."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ class Manifest:
         lag: Results that a birth may run ahead of, in birth order.
         threads: CPU threads of one training; they change its arithmetic.
         warm_start: Genomes born right after the default.
-        units: Metric name to unit, for the Parquet files.
+        units: Declared metric name to unit, for the Parquet files; '' where there is none.
         versions: Of Python and of the packages that shape results.
         created: UTC time, ISO 8601.
         format: Version of the layout on disk.
@@ -124,6 +128,14 @@ class Session:
     retries: int = 0
     calibrate: int = 0
 
+    def __post_init__(self) -> None:
+        for name, least in (("trials", 1), ("generations", 1), ("retries", 0), ("calibrate", 0)):
+            number = getattr(self, name)
+            if number is not None and (not isinstance(number, int) or number < least):
+                raise OptionError(f"--{name} {number} is not allowed: expected a whole number of at least {least}")
+        if self.hours is not None and not self.hours > 0:
+            raise OptionError(f"--hours {self.hours} is not allowed: expected more than 0")
+
     def births(self, population: int) -> float:
         """Return the most births that count, from trials and generations together."""
         by_generation = math.inf if self.generations is None else self.generations * population
@@ -143,12 +155,15 @@ class Run:
         self.folder = folder
         self.manifest = manifest
         self.objectives = manifest.parsed_objectives()
+        self.genes = manifest.genes()
         self.journal = journal
         self.candidates: list[Candidate] = []
         self.outcomes: dict[int, Outcome] = {}
         self.recorded: list[int] = []
         """Ids of the recorded results, in the order in which they came."""
         self.told: list[int] = []
+        self.told_at_birth: list[int] = []
+        """By candidate: how many results had been told when it was born, as the journal's order has it."""
         self.sessions: list[Session] = []
         self.evaluator_hash = manifest.evaluator_hash
         self.fingerprint = manifest.fingerprint
@@ -158,11 +173,13 @@ class Run:
         """Wall time of all sessions; a killed one counts to its last event."""
         self._lock: filelock.BaseFileLock | None = None
         self._metrics: set[str] = set()
+        self._told_orders: dict[int, int] = {}
+        self._best: tuple[tuple[float, ...], int] | None = None
         self._last_time = 0.0
         for number, event in enumerate(events, 1):
             try:
                 self._apply(event)
-            except (KeyError, TypeError, ValueError, IndexError) as error:
+            except (KeyError, TypeError, ValueError, IndexError, AttributeError, EvoTuneError) as error:
                 raise StoreError(f"{journal.path}: line {number} is not understood ({error!r})") from error
 
     @property
@@ -182,16 +199,18 @@ class Run:
         try:
             store.mkdir(parents=True, exist_ok=True)
             folder.mkdir()
-            sync_folder(store)
         except OSError as error:
             raise StoreError(f"cannot make {folder}: {error.strerror}; choose another --store") from None
         run = cls(folder, manifest, Journal(folder / JOURNAL), [])
         try:
             run._lock = _lock(folder)
             write_atomically(folder / MANIFEST, json.dumps(asdict(manifest), indent=2).encode() + b"\n")
-        except BaseException:
+            sync_folder(store)
+        except BaseException as error:
             run.close()
             shutil.rmtree(folder, ignore_errors=True)
+            if isinstance(error, OSError):
+                raise StoreError(f"cannot make {folder}: {error.strerror}; choose another --store") from None
             raise
         return run
 
@@ -249,18 +268,12 @@ class Run:
     def _apply(self, event: dict[str, Any]) -> None:
         kind = event["event"]
         if kind == "born":
-            candidate = Candidate.from_json(event["candidate"])
-            if candidate.id != len(self.candidates):
-                raise ValueError(f"candidate {candidate.id} is born out of order")
-            self.candidates.append(candidate)
+            self._apply_born(Candidate.from_json(event["candidate"]))
         elif kind == "recorded":
-            if event["id"] in self.outcomes or not 0 <= event["id"] < len(self.candidates):
-                raise ValueError(f"result of candidate {event['id']} is recorded twice, or without a birth")
-            outcome = Outcome.from_json(event["outcome"])
-            self.outcomes[event["id"]] = outcome
-            self.recorded.append(event["id"])
-            self._metrics.update(outcome.metrics)
+            self._apply_recorded(event["id"], Outcome.from_json(event["outcome"]))
         elif kind == "told":
+            if event["id"] != self._next_told():
+                raise ValueError(f"result of candidate {event['id']} is told out of order")
             self.told.append(event["id"])
         elif kind == "session":
             self.sessions.append(Session(**event["session"]))
@@ -274,8 +287,40 @@ class Run:
             raise ValueError(f"event {kind!r} is unknown")
         self._count_time(kind, float(event["time"]))
 
+    def _apply_born(self, candidate: Candidate) -> None:
+        if candidate.id != len(self.candidates):
+            raise ValueError(f"candidate {candidate.id} is born out of order")
+        if candidate.genome.keys() != self.genes.keys():
+            raise ValueError(f"candidate {candidate.id} has other genes than the run")
+        for name, gene in self.genes.items():
+            gene.check(candidate.genome[name])
+        self.candidates.append(candidate)
+        self.told_at_birth.append(len(self.told))
+
+    def _apply_recorded(self, id: int, outcome: Outcome) -> None:
+        if id in self.outcomes or not 0 <= id < len(self.candidates):
+            raise ValueError(f"result of candidate {id} is recorded twice, or without a birth")
+        trial = Trial.of(self.candidates[id], outcome, -1, self.objectives)
+        if outcome.status == "ok" and trial.losses is None:
+            raise ValueError(f"result of candidate {id} is ok, and an objective is missing or not finite")
+        self.outcomes[id] = outcome
+        self.recorded.append(id)
+        for told in self.sequence(start=len(self._told_orders)):
+            self._told_orders[told] = len(self._told_orders)
+        self._metrics.update(outcome.metrics)
+        if trial.rankable and trial.losses is not None and (self._best is None or (trial.losses, id) < self._best):
+            self._best = trial.losses, id
+
+    def _next_told(self) -> int:
+        """Return the id of the result that strategies are told next."""
+        next_told = self.sequence(start=len(self.told))
+        if not next_told:
+            raise ValueError("a result is told that is not recorded")
+        return next_told[0]
+
     def _count_time(self, kind: str, now: float) -> None:
-        if kind != "session" and self._last_time:
+        # What a resume notes before its session begins follows a pause of any length.
+        if kind in ("born", "recorded", "ended") and self._last_time:
             self.seconds += max(0.0, now - self._last_time)  # a clock set back counts nothing
         self._last_time = now
 
@@ -290,34 +335,38 @@ class Run:
             end += 1
         return list(range(start, end))
 
-    def trial(self, id: int, told_order: int) -> Trial:
+    def trial(self, id: int) -> Trial:
         """Return a recorded result as a trial; told_order is -1 where it cannot be known yet."""
-        return Trial.of(self.candidates[id], self.outcomes[id], told_order, self.objectives)
+        return Trial.of(self.candidates[id], self.outcomes[id], self._told_orders.get(id, -1), self.objectives)
 
     def trials(self) -> list[Trial]:
         """Return every recorded result as a trial, by id."""
-        order = {id: position for position, id in enumerate(self.sequence())}
-        return [self.trial(id, order.get(id, -1)) for id in sorted(self.outcomes)]
+        return [self.trial(id) for id in sorted(self.outcomes)]
 
     def ranked(self) -> list[Trial]:
         """Return the trials that are ok and fully trained, best first."""
         return sorted((t for t in self.trials() if t.rankable), key=lambda t: (t.losses, t.id))
 
     @property
+    def best(self) -> Trial | None:
+        """The first of `ranked`, if any."""
+        return None if self._best is None else self.trial(self._best[1])
+
+    @property
     def metric_names(self) -> list[str]:
-        """Every metric seen so far: objectives first, then by name."""
-        first = [objective.metric for objective in self.objectives]
-        return first + sorted(self._metrics - set(first))
+        """Every metric declared or seen so far: objectives first, then as declared, then by name."""
+        first = dict.fromkeys([objective.metric for objective in self.objectives] + list(self.manifest.units))
+        return list(first) + sorted(self._metrics.difference(first))
 
     # Parquet.
 
     def table(self, trials: Sequence[Trial], survivors: Iterable[int] = ()) -> pa.Table:
-        """Return trials as an Arrow table, in the one schema of all of the run's files so far."""
+        """Return trials as an Arrow table, in the one schema of all of the run's generations so far."""
         return table.from_trials(trials, survivors, self.schema())
 
     def schema(self) -> pa.Schema:
-        """Return the one schema of all of the run's Parquet files so far."""
-        return table.schema(self.manifest.genes(), self.metric_names, self.manifest.units)
+        """Return the one schema of all of the run's generations so far."""
+        return table.schema(self.genes, self.metric_names, self.manifest.units)
 
     def write_generation(self, generation: int, trials: Sequence[Trial], survivors: Iterable[int]) -> None:
         """Write one generation's file, whole or not at all.
@@ -342,6 +391,24 @@ class Run:
         except (OSError, ValueError):  # missing, cut in half, or no Parquet at all
             return False
 
+    def set_aside_generations(self, known: Container[int]) -> None:
+        """Rename the files of generations that the journal knows nothing of, so that no reader mixes them in.
+
+        They are left where a journal was cut short by hand, or is gone: then they may be all that is left.
+
+        Raises:
+            StoreError: The disk refuses.
+        """
+        for path in sorted(self.folder.glob("generation-*.parquet")):
+            number = path.stem.removeprefix("generation-")
+            if not number.isdigit() or int(number) not in known:
+                aside = path.with_name(f"_{path.name}.aside")
+                warnings.warn(f"the journal knows nothing of {path}: renamed to {aside.name}", stacklevel=2)
+                try:
+                    path.replace(aside)
+                except OSError as error:
+                    raise StoreError(f"cannot rename {path}: {error.strerror}") from error
+
     # Calibration: results outside ids and history (law 10).
 
     def calibration(self) -> list[Trial]:
@@ -353,13 +420,13 @@ class Run:
             return []
         try:
             rows = pq.read_table(path, partitioning=None).to_pylist()
-        except (OSError, ValueError):
+            return [self._calibration_trial(row) for row in rows]
+        except (OSError, ValueError, LookupError, EvoTuneError):
             warnings.warn(f"{path} is damaged: the calibration is done again", stacklevel=2)
             return []
-        return [self._calibration_trial(row) for row in rows]
 
     def _calibration_trial(self, row: Mapping[str, Any]) -> Trial:
-        genome, outcome = table.to_genome(row, self.manifest.genes()), table.to_outcome(row)
+        genome, outcome = table.to_genome(row, self.genes), table.to_outcome(row)
         candidate = replace(self.candidates[row["id"]], genome=genome, seed=row["seed"])
         return Trial.of(candidate, outcome, -1, self.objectives)
 
@@ -369,24 +436,45 @@ class Run:
         Raises:
             StoreError: The disk refuses.
         """
-        for trial in trials:
-            self._metrics.update(trial.outcome.metrics)
-        table.write(self.folder / CALIBRATION, self.table(trials))
+        known = self.metric_names
+        others = sorted({name for trial in trials for name in trial.outcome.metrics}.difference(known))
+        columns = table.schema(self.genes, [*known, *others], self.manifest.units)
+        table.write(self.folder / CALIBRATION, table.from_trials(trials, (), columns))
 
 
 def _read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
-        manifest = Manifest(**fields)
+        written = fields["format"]
+        if written == FORMAT:
+            return _checked(Manifest(**fields))
     except FileNotFoundError:
         raise StoreError(f"{folder} is no saved run: it has no {MANIFEST}; `evo-tune list` shows the runs") from None
     except OSError as error:
         raise StoreError(f"cannot read {path}: {error.strerror}") from None
-    except (ValueError, TypeError) as error:
-        raise StoreError(f"{path} is damaged: {error}; restore it from a copy") from None
-    if manifest.format != FORMAT:
-        raise StoreError(f"{path} has format {manifest.format}: this version of evo-tune reads format {FORMAT}")
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError, EvoTuneError) as error:
+        raise StoreError(f"{path} is damaged ({type(error).__name__}: {error}); restore it from a copy") from None
+    raise StoreError(f"{path} has format {written!r}: this version of evo-tune reads format {FORMAT}")
+
+
+def _checked(manifest: Manifest) -> Manifest:
+    """Return the manifest if every field has its type, down to what the rest relies on.
+
+    Raises:
+        TypeError: A field has another type.
+        EvoTuneError: A gene or an objective is not understood.
+    """
+    for name, kind in typing.get_type_hints(Manifest).items():
+        value, plain = getattr(manifest, name), typing.get_origin(kind) or kind
+        if type(value) is not plain:
+            raise TypeError(f"{name} is {value!r}, expected {plain.__name__}")
+    if type(manifest.strategy_options["population"]) is not int or manifest.population < 1:
+        raise TypeError(f"population is {manifest.strategy_options['population']!r}")
+    if not manifest.parsed_objectives() or not manifest.genes():
+        raise TypeError("no objective, or no gene")
+    if manifest.order not in ORDERS or min(manifest.lag, manifest.seed) < 0:
+        raise TypeError(f"order is {manifest.order!r}, lag {manifest.lag}, seed {manifest.seed}")
     return manifest
 
 
@@ -406,7 +494,7 @@ def _lock(folder: Path) -> filelock.BaseFileLock:
 
 def list_runs(store: Path) -> list[Path]:
     """Return the folders of a store's runs, the one written last at the end."""
-    folders = [path.parent for path in store.glob(f"*/{MANIFEST}")]
+    folders = [path.parent for path in store.glob(f"[!.]*/{MANIFEST}")]  # not the unfinished copies
     return sorted(folders, key=lambda folder: (_last_write(folder), folder.name))
 
 
@@ -444,7 +532,7 @@ def copy_run(folder: Path, store: Path, name: str) -> Path:
     temporary = target.with_name(f".{name}.part")
     try:
         shutil.rmtree(temporary, ignore_errors=True)
-        shutil.copytree(folder, temporary, ignore=shutil.ignore_patterns(LOCK))
+        shutil.copytree(folder, temporary, ignore=shutil.ignore_patterns(LOCK, "*.part"))
         os.replace(temporary, target)
     except (OSError, shutil.Error) as error:
         raise StoreError(f"cannot copy {folder} to {target}: {error}") from error

@@ -6,7 +6,7 @@ nothing hidden shaped it. It reads a run and writes nothing.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from evo_tune.history import History
 from evo_tune.population import Run
@@ -25,7 +25,8 @@ class Disagreement:
     Args:
         id: The candidate.
         recorded: What the journal holds.
-        replayed: What came out now; None if nothing did.
+        replayed: What came out now, None if nothing did; if it is the same, then the candidate's seed,
+            generation or told_before is not what the run's rules make of them.
     """
 
     id: int
@@ -40,16 +41,19 @@ def verify(run: Run, space: SearchSpace, strategy: Strategy) -> list[Disagreemen
         run: A saved run, finished or not.
         space: Its space, repair included.
         strategy: Its strategy.
+
+    Raises:
+        RunError: The strategy raises, so nothing can be said.
     """
     history = History(space, run.objectives)
     order = run.sequence()
     found = []
-    for candidate in run.candidates:
-        for id in order[len(history.trials) : candidate.told_before]:
+    for candidate, told in zip(run.candidates, run.told_at_birth, strict=True):
+        for id in order[len(history.trials) : told]:
             history.tell(id, run.outcomes[id])
         replayed = propose(strategy, history, run, candidate.id)
         recorded = Proposal(**{name: getattr(candidate, name) for name in Proposal.__dataclass_fields__})
-        if replayed is None or asdict(replayed) != asdict(recorded) or not _consistent(candidate, history, run):
+        if replayed != recorded or not _consistent(candidate, history, run):
             found.append(Disagreement(candidate.id, recorded, replayed))
         history.born(candidate)
     return found

@@ -109,7 +109,7 @@ def best_so_far(run: Run) -> list[tuple[int, float, int]]:
     steps: list[tuple[int, float, int]] = []
     lowest = math.inf
     for count, id in enumerate(run.recorded, 1):
-        trial = run.trial(id, -1)
+        trial = run.trial(id)
         if trial.rankable and trial.losses is not None and trial.losses[0] < lowest:
             lowest = trial.losses[0]
             steps.append((count, run.objectives[0].value(lowest), id))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -25,14 +26,14 @@ from evo_tune.calibration import calibration_work, collect
 from evo_tune.dispatch import Slot, SlotClosed, Task, open_slots, plan
 from evo_tune.errors import EvoTuneError, RunError, UsageError
 from evo_tune.evaluator import Evaluator
-from evo_tune.generations import Generations
+from evo_tune.generations import Generations, broken_strategy
 from evo_tune.history import History
 from evo_tune.interrupts import Interrupts
 from evo_tune.plugins import find_evaluator, make_strategy
 from evo_tune.population import TRIALS, Run, Session, copy_run, find_run, space_of
 from evo_tune.space import Gene
 from evo_tune.strategy import Strategy
-from evo_tune.trial import Candidate, Outcome, Proposal, Trial, conclude, trial_seed
+from evo_tune.trial import STATUSES, Candidate, Outcome, Proposal, Trial, conclude, trial_seed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -124,7 +125,11 @@ class Search:
             threads=plan(settings.slots, settings.devices, settings.per_device, threads).threads,
         )
         run = Run.create(Path(store), name or new_name(plugin.name, Path(store)), manifest)
-        self._begin(run, plugin, settings)
+        try:
+            self._begin(run, plugin, settings)
+        except BaseException:
+            run.close()
+            raise
 
     @classmethod
     def resume(
@@ -222,7 +227,7 @@ class Search:
     def best(self) -> Trial | None:
         """The best trial so far, by the first objective."""
         with self._changed:
-            return next(iter(self.saved.ranked()), None)
+            return self.saved.best
 
     @property
     def seconds(self) -> float:
@@ -240,12 +245,19 @@ class Search:
     # Asking.
 
     def ask(self) -> Candidate | None:
-        """Return the next candidate, or None: results must be told first, or (see `finished`) it is over."""
+        """Return the next candidate, or None: results must be told first, or (see `finished`) it is over.
+
+        Raises:
+            RunError: The strategy has raised, or its proposal is none.
+            StoreError: The birth cannot be written.
+        """
         with self._changed:
             if self.stopping or self.finished:
                 return None
-            if self._born_before:  # in an earlier session, and never recorded: the same candidate again
-                return self._born_before.popleft()
+            while self._born_before:  # in an earlier session, and never recorded: the same candidate again
+                candidate = self._born_before.popleft()
+                if candidate.id not in self.saved.outcomes:
+                    return candidate
             self.finished = self._limit_reached()
             return None if self.finished else self._birth()
 
@@ -269,9 +281,9 @@ class Search:
             if not self.history.out:
                 self.finished = "the strategy has nothing more to propose"
             return None
-        candidate = self._candidate(id, proposal)
         # Not synced by itself: a birth that a power cut loses is proposed again, the same.
-        self.saved.write({"event": "born", "candidate": candidate.to_json()})
+        self.saved.write({"event": "born", "candidate": self._candidate(id, proposal).to_json()})
+        candidate = self.saved.candidates[id]  # as the journal gives it back
         self.history.born(candidate)
         self._generations.born(candidate)
         return candidate
@@ -298,15 +310,19 @@ class Search:
             outcome: Its Outcome, or the metrics of a successful evaluation.
 
         Raises:
-            UsageError: The candidate is not out.
+            UsageError: The candidate is not out, or the outcome's status is none.
             StoreError: It cannot be written.
         """
         run = self.saved
         if not isinstance(outcome, Outcome):
-            status, metrics, error = conclude(outcome, run.objectives)
-            outcome = Outcome(status, metrics, error=error)
+            outcome = Outcome("ok", outcome)  # type: ignore[arg-type]  # judged right here
+        if outcome.status == "ok":
+            status, metrics, error = conclude(outcome.metrics, run.objectives)
+            outcome = replace(outcome, status=status, metrics=metrics, error=error)
+        elif outcome.status not in STATUSES:
+            raise UsageError(f"status {outcome.status!r} is unknown: expected one of {', '.join(STATUSES)}")
         with self._changed:
-            if candidate.id in run.outcomes or candidate.id >= len(run.candidates):
+            if candidate.id in run.outcomes or candidate not in run.candidates[candidate.id : candidate.id + 1]:
                 raise UsageError(f"candidate {candidate.id} is not out: tell each result once, as ask() gave it")
             recorded = {"event": "recorded", "id": candidate.id, "outcome": outcome.to_json()}
             told = [{"event": "told", "id": candidate.id}] if self._arrival else []
@@ -347,18 +363,24 @@ class Search:
         """
         if self.session == replace(self.session, trials=None, generations=None, hours=None):
             self.session = replace(self.session, generations=GENERATIONS)
-        settings = self.session
-        planned = plan(settings.slots, settings.devices, settings.per_device, self.saved.manifest.threads)
-        self.slots = open_slots(self._task(), planned, settings.timeout, settings.retries)
-        try:
-            with Interrupts(self.stop, self.kill):
+        with Interrupts(self.stop, self.kill):
+            try:
+                self.slots = self._open_slots()
                 self._in_background(self._drive, watch)
                 self._in_background(self._calibrate, watch)
-        finally:
-            self.close()
+            finally:
+                self.close()
         if self.error is not None:
             raise self.error
         return self
+
+    def _open_slots(self) -> list[Slot]:
+        settings, manifest = self.session, self.saved.manifest
+        planned = plan(settings.slots, settings.devices, settings.per_device, manifest.threads)
+        if not self._arrival and len(planned.slots) > manifest.lag + 1:
+            text = f"in birth order with --lag {manifest.lag}, at most {manifest.lag + 1} slots are ever at work"
+            warnings.warn(f"{text}: {len(planned.slots)} slots will wait for each other", stacklevel=3)
+        return open_slots(self._task(), planned, settings.timeout, settings.retries)
 
     def _task(self) -> Task:
         return Task(
@@ -391,6 +413,23 @@ class Search:
             while (candidate := self._next(slot)) is not None:
                 self.working[slot.name] = Working(f"trial {candidate.id}", time.monotonic())
                 self.tell(candidate, slot.run(candidate))
+                self._check_hope()
+
+    def _check_hope(self) -> None:
+        """Give up when a whole generation of results has come and none is ok: something is broken.
+
+        Raises:
+            RunError: That is so; it names the last error.
+        """
+        with self._changed:
+            outcomes = self.saved.outcomes
+            if len(outcomes) < self.saved.manifest.population or any(o.status == "ok" for o in outcomes.values()):
+                return
+            last = outcomes[self.saved.recorded[-1]]
+            raise RunError(
+                f"all {len(outcomes)} evaluations so far ended without a value, the last with {last.status}: "
+                f"{last.error}; mend that, then `evo-tune resume {self.name} --accept-changes`"
+            )
 
     def _next(self, slot: Slot) -> Candidate | None:
         """Return the next candidate, waiting for results where the strategy needs them first."""
@@ -488,10 +527,37 @@ def propose(strategy: Strategy, history: History, run: Run, id: int) -> Proposal
         history: All that it may see.
         run: Gives the seed and the warm starts.
         id: The next candidate's id.
+
+    Raises:
+        RunError: The strategy has raised, or what it returned is no proposal for this space.
     """
     warm = run.manifest.warm_start
     if id == 0:
         return Proposal(history.space.default(), "default")
     if id <= len(warm):
         return Proposal(dict(warm[id - 1]), "warm-start")
-    return strategy.propose(history, np.random.default_rng([run.manifest.seed, 0, id]))
+    try:
+        proposal = strategy.propose(history, np.random.default_rng([run.manifest.seed, 0, id]))
+        return None if proposal is None else _valid(proposal, history)
+    except Exception as error:
+        raise broken_strategy(run.manifest.strategy, "propose", error) from error
+
+
+def _valid(proposal: object, history: History) -> Proposal:
+    """Return the proposal if it can be born: what the journal holds must never need mending.
+
+    Raises:
+        TypeError: It is no Proposal.
+        ValueError: Its genome is not one of the space, or goes on from a candidate that was never born.
+        SpaceError: A value is outside its gene.
+    """
+    if not isinstance(proposal, Proposal):
+        raise TypeError(f"returned a {type(proposal).__name__}, expected a Proposal or None")
+    genes = history.space.genes
+    if proposal.genome != {name: gene.check(proposal.genome.get(name)) for name, gene in genes.items()}:
+        raise ValueError(f"proposed {proposal.genome}, which is not snapped: see SearchSpace.snap")
+    if not 0.0 < proposal.budget <= 1.0:
+        raise ValueError(f"proposed budget={proposal.budget}, expected more than 0 and at most 1")
+    if proposal.resumes is not None and not 0 <= proposal.resumes < history.born_count:
+        raise ValueError(f"proposed resumes={proposal.resumes}, which was never born")
+    return proposal

@@ -22,12 +22,18 @@ from evo_tune.errors import SpaceError
 
 __all__ = ["Choice", "Float", "Gene", "Genome", "Int", "SearchSpace", "Value", "genome_key", "parse_gene"]
 
-Value: TypeAlias = "bool | int | float | str"
-Genome: TypeAlias = "dict[str, Value]"
+Value: TypeAlias = bool | int | float | str
+Genome: TypeAlias = dict[str, Value]
 
 DIGITS = 6
 """Decimal digits to which a Float is resolved over its range: values stay short to read and to type, and
 `decode(encode(value))` gives the very same number back."""
+
+LARGEST = 1e300
+"""Bound of a Float's bounds: their difference is finite too."""
+
+CELLS = 10**12
+"""Bound of the number of values of an Int: a unit coordinate must tell each from the next."""
 
 
 def genome_key(genome: Mapping[str, Value]) -> str:
@@ -115,17 +121,31 @@ class Gene(ABC):
 
     def _check_default(self) -> None:
         if self.default is not None:
-            object.__setattr__(self, "default", self.check(self.default))
+            try:
+                object.__setattr__(self, "default", self.check(self.default))
+            except SpaceError as error:
+                raise SpaceError(f"default {error}") from None
 
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
 
 
+def _is_whole(value: Any) -> bool:
+    # An int of any size, or a float without a fraction; int() of an infinite one would raise.
+    if isinstance(value, float | np.floating):
+        return math.isfinite(value) and value == int(value)
+    return _is_number(value)
+
+
 def _reflect(u: float) -> float:
     """Fold a coordinate that left [0, 1] back into it, so that mutation does not pile up on the bounds."""
     u = math.fmod(abs(u), 2.0)
     return 2.0 - u if u > 1.0 else u
+
+
+def _exponent(value: float) -> int:
+    return math.floor(math.log10(value))
 
 
 def _cell(u: float, size: int) -> int:
@@ -156,8 +176,12 @@ def _step_cell(u: float, size: int, rng: np.random.Generator, scale: float) -> f
 class Float(Gene):
     """A real number in [low, high], on a logarithmic scale if `log`.
 
+    Values are rounded to about a millionth of the range (of the value, if `log`), and less finely where
+    floating point would not give the same number back.
+
     Raises:
-        SpaceError: Bounds that are not finite or not in order, or `log` with a bound at or below zero.
+        SpaceError: Bounds that are not finite, not in order or too close to tell values apart, or `log`
+            with a bound at or below zero.
     """
 
     kind: ClassVar[str] = "float"
@@ -165,53 +189,71 @@ class Float(Gene):
     high: float
     log: bool = False
     default: float | None = None
+    _digits: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for name in ("low", "high"):
             bound = getattr(self, name)
-            if not _is_number(bound) or not math.isfinite(bound):
-                raise SpaceError(f"Float: {name}={bound!r} is not a finite number; give low and high as numbers")
+            if not _is_number(bound) or not abs(bound) <= LARGEST:
+                raise SpaceError(f"Float: {name}={bound!r} is not a number of at most {LARGEST:g}; give low and high")
             object.__setattr__(self, name, float(bound))
         if not self.low < self.high:
             raise SpaceError(f"Float({self.low}, {self.high}): low must be below high")
         if self.log and self.low <= 0:
             raise SpaceError(f"Float({self.low}, {self.high}, log=True): a log gene needs low above 0")
+        object.__setattr__(self, "_digits", self._resolution())
         self._check_default()
+
+    def _resolution(self) -> int:
+        """Return the significant digits (if log) or decimal places to which values are rounded."""
+        if self.log:
+            # Relative, finer still where the range spans little. exp(log(x)) errs by at most 2e-13 of x.
+            wanted, exact = DIGITS + max(0, -_exponent(math.log(self.high) - math.log(self.low))), 12
+        else:
+            # low + u * (high - low) errs by a few units in the last of 16 digits of the larger bound.
+            wanted = DIGITS - _exponent(self.high - self.low)
+            exact = 13 - _exponent(max(abs(self.low), abs(self.high)))
+        if exact < wanted - DIGITS + 2:
+            log = ", log=True" if self.log else ""
+            raise SpaceError(f"Float({self.low}, {self.high}{log}): low and high are too close to tell values apart")
+        return min(wanted, exact)
 
     @property
     def size(self) -> float:
         return math.inf
 
     def _round(self, value: float) -> float:
-        if self.log:
-            # Relative resolution, finer still where the range spans little.
-            digits = DIGITS + max(0, -math.floor(math.log10(math.log(self.high / self.low))))
-            value = float(f"{value:.{digits}g}")
-        else:
-            value = round(value, DIGITS - math.floor(math.log10(self.high - self.low)))
-        return min(max(value, self.low), self.high)
+        value = float(f"{value:.{self._digits}g}") if self.log else round(value, self._digits)
+        return min(max(value, self.low), self.high) + 0.0  # no negative zero: it would be another genome
 
     def decode(self, u: float) -> float:
         u = min(max(float(u), 0.0), 1.0)
         if self.log:
-            return self._round(math.exp(math.log(self.low) + u * math.log(self.high / self.low)))
+            low = math.log(self.low)
+            return self._round(math.exp(low + u * (math.log(self.high) - low)))
         return self._round(self.low + u * (self.high - self.low))
 
     def encode(self, value: Value) -> float:
         value = float(value)
         if self.log:
-            u = math.log(value / self.low) / math.log(self.high / self.low)
+            low = math.log(self.low)
+            u = (math.log(value) - low) / (math.log(self.high) - low)
         else:
             u = (value - self.low) / (self.high - self.low)
         return min(max(u, 0.0), 1.0)
 
     def check(self, value: object) -> float:
-        if not _is_number(value) or not self.low <= float(value) <= self.high:  # type: ignore[arg-type]
+        if not _is_number(value) or not self.low <= value <= self.high:  # type: ignore[operator]
             raise SpaceError(f"{value!r} is not allowed: expected a number from {self.low:g} to {self.high:g}")
         return self._round(float(value))  # type: ignore[arg-type]
 
     def mutate(self, u: float, rng: np.random.Generator, scale: float) -> float:
-        return _reflect(u + rng.normal(0.0, scale))
+        here = self.decode(u)
+        while True:
+            there = _reflect(u + rng.normal(0.0, scale))
+            if self.decode(there) != here:
+                return there
+            scale = max(2.0 * scale, 10.0**-DIGITS)  # a step too short to be a step
 
     def neighbours(self, u: float) -> list[float]:
         return [v for v in (u - 0.1, u + 0.1) if 0.0 <= v <= 1.0]
@@ -232,7 +274,7 @@ class Int(Gene):
 
     Raises:
         SpaceError: Bounds that are not whole or not in order, a step that does not lead from low to
-            high, or `log` together with a step or with low below 1.
+            high, too many values, or `log` together with a step or with low below 1.
     """
 
     kind: ClassVar[str] = "int"
@@ -245,13 +287,15 @@ class Int(Gene):
     def __post_init__(self) -> None:
         for name in ("low", "high", "step"):
             number = getattr(self, name)
-            if not _is_number(number) or number != int(number):
+            if not _is_whole(number):
                 raise SpaceError(f"Int: {name}={number!r} is not a whole number")
             object.__setattr__(self, name, int(number))
         if not self.low <= self.high:
             raise SpaceError(f"Int({self.low}, {self.high}): low must not be above high")
         if self.step < 1 or (self.high - self.low) % self.step:
             raise SpaceError(f"Int({self.low}, {self.high}, step={self.step}): step must lead from low to high exactly")
+        if self.size > CELLS:
+            raise SpaceError(f"Int({self.low}, {self.high}): more than {CELLS:g} values; use a Float and round it")
         if self.log and (self.step != 1 or self.low < 1):
             raise SpaceError(
                 f"Int({self.low}, {self.high}, log=True): a log gene needs low of at least 1 and no step; "
@@ -281,7 +325,7 @@ class Int(Gene):
         return (math.log(int(value)) - low) / (high - low)
 
     def check(self, value: object) -> int:
-        if _is_number(value) and math.isfinite(value) and value == int(value):  # type: ignore[arg-type,call-overload]
+        if _is_whole(value):
             number = int(value)  # type: ignore[call-overload]
             if self.low <= number <= self.high and (number - self.low) % self.step == 0:
                 return int(number)
@@ -346,6 +390,7 @@ class Choice(Gene):
         return _centre(self._index(value), self.size)
 
     def _index(self, value: object) -> int:
+        value = value.item() if isinstance(value, np.generic) else value
         for index, mine in enumerate(self.values):
             if type(mine) is type(value) and mine == value:
                 return index
@@ -386,8 +431,11 @@ class Choice(Gene):
 def _plain(value: object) -> Value:
     if isinstance(value, np.generic):
         value = value.item()
-    if isinstance(value, bool | int | str) or (isinstance(value, float) and math.isfinite(value)):
-        return value
+    if isinstance(value, float) and math.isfinite(value):
+        return value + 0.0  # no negative zero: it equals zero, and is written otherwise
+    for kind in (bool, int, str):
+        if type(value) is kind:  # an enum's member would come back from a file as another type
+            return value
     raise SpaceError(f"Choice: {value!r} is not a plain number, string or bool; give a name and look it up")
 
 
@@ -398,7 +446,7 @@ def gene_from(description: Mapping[str, Any]) -> Gene:
     """Build a gene from what `Gene.describe` returned.
 
     Raises:
-        SpaceError: The description is not of a known kind.
+        SpaceError: The description is not of a known kind, or not one of that kind.
     """
     fields = dict(description)
     kind = fields.pop("kind", None)
@@ -406,7 +454,10 @@ def gene_from(description: Mapping[str, Any]) -> Gene:
         raise SpaceError(f"a gene of kind {kind!r} is not known: expected one of {', '.join(_KINDS)}")
     if "values" in fields:
         fields["values"] = tuple(fields["values"])
-    return _KINDS[kind](**fields)
+    try:
+        return _KINDS[kind](**fields)
+    except TypeError as error:
+        raise SpaceError(f"a gene of kind {kind!r} cannot be read from {dict(description)}: {error}") from None
 
 
 def parse_gene(name: str, text: str) -> Gene:
@@ -420,13 +471,16 @@ def parse_gene(name: str, text: str) -> Gene:
     Raises:
         SpaceError: It is none of these.
     """
+    def _int(low: int, high: int, step: int = 1) -> Int:
+        return Int(low, high, step=step)
+
     match = re.fullmatch(r"\s*(\w+)\s*\((.*)\)\s*", text)
     kind, values = (match[1], [read_value(v.strip()) for v in match[2].split(",")]) if match else ("fixed", [])
     makers: dict[str, Callable[[], Gene]] = {
         "fixed": lambda: Choice((read_value(text.strip()),)),
-        "float": lambda: Float(*values),  # type: ignore[arg-type]
+        "float": lambda: Float(*values, log=False),  # type: ignore[arg-type,misc]  # a third value is refused
         "log": lambda: Float(*values, log=True),  # type: ignore[arg-type,misc]
-        "int": lambda: Int(*values[:2], step=values[2] if len(values) > 2 else 1),  # type: ignore[arg-type,misc]
+        "int": lambda: _int(*values),  # type: ignore[arg-type]
         "choice": lambda: Choice(tuple(values)),
         "ordered": lambda: Choice(tuple(values), ordered=True),
     }
@@ -451,13 +505,15 @@ class SearchSpace:
         genes: Name to Gene.
 
     Raises:
-        SpaceError: No genes, or something that is not a Gene.
+        SpaceError: No genes, something that is not a Gene, or a repair that is not a function.
     """
 
     genes: dict[str, Gene]
     repair: Callable[[Genome], Genome] | None = field(compare=False)
 
-    def __init__(self, repair: Callable[[Genome], Genome] | None = None, **genes: Gene) -> None:
+    def __init__(self, /, repair: Callable[[Genome], Genome] | None = None, **genes: Gene) -> None:
+        if repair is not None and not callable(repair):
+            raise SpaceError(f"repair={repair!r}: expected a function from genome to genome")
         if not genes:
             raise SpaceError("SearchSpace(): expected at least one gene, e.g. lr=Float(1e-4, 1e-2, log=True)")
         for name, gene in genes.items():
@@ -474,7 +530,8 @@ class SearchSpace:
     @property
     def size(self) -> float:
         """Upper bound of the number of different genomes (repair may map several to one)."""
-        return math.prod(gene.size for gene in self.genes.values())
+        sizes = [gene.size for gene in self.genes.values()]
+        return math.inf if math.inf in sizes else math.prod(sizes)  # a product may be too large for a float
 
     def sample(self, rng: np.random.Generator) -> Genome:
         """Return a random valid genome, uniform in unit coordinates before repair."""
@@ -544,13 +601,11 @@ class SearchSpace:
         Raises:
             SpaceError: The space has a Float.
         """
-        if math.isinf(self.size):
+        if self.size == math.inf:
             raise SpaceError("a space with a Float has no grid")
-        cells = [[_centre(i, int(gene.size)) for i in range(int(gene.size))] for gene in self._linear()]
-        for units in itertools.product(*cells):
-            yield self._repaired(
-                {name: linear.decode(u) for name, linear, u in zip(self.genes, self._linear(), units, strict=True)}
-            )
+        values = [[gene.decode(_centre(i, int(gene.size))) for i in range(int(gene.size))] for gene in self._linear()]
+        for cell in itertools.product(*values):
+            yield self._repaired(dict(zip(self.genes, cell, strict=True)))
 
     def _linear(self) -> list[Gene]:
         """Return the genes with logarithmic Ints made linear, so that equal cells hit every value once."""

@@ -37,7 +37,7 @@ def schema(genes: Mapping[str, Gene], metrics: Sequence[str], units: Mapping[str
     whole, text = pa.int64(), pa.string()
 
     def number(name: str, unit: str) -> pa.Field:
-        return pa.field(name, pa.float64(), metadata={"unit": unit} if unit else None)
+        return pa.field(name, pa.float64(), metadata={"unit": str(unit)} if unit else None)
 
     return pa.schema(
         [
@@ -109,6 +109,8 @@ def _row(trial: Trial, survivor: bool, as_json: Sequence[str]) -> dict[str, Any]
     row |= {GENE + name: value for name, value in candidate.genome.items()}
     row |= {METRIC + name: value for name, value in outcome.metrics.items()}
     row |= {name: json.dumps(row[name]) for name in as_json}
+    # A message may hold what UTF-8 cannot: an undecodable file name in it, for one.
+    row["error"] = outcome.error and outcome.error.encode("utf-8", "backslashreplace").decode()
     row["told_order"] = None if trial.told_order < 0 else trial.told_order
     return row
 

@@ -46,6 +46,9 @@ SPACE = SearchSpace(
 # What is optimised, the most important first; with several, the run keeps the whole front.
 OBJECTIVES = [Minimize("val_loss")]  # beside it perhaps Minimize("params"), Maximize("accuracy")
 
+# Optional: all that evaluate returns, with units. Another --objective is then refused before training.
+METRICS = {"val_loss": "mean squared error", "params": ""}
+
 
 def evaluate(genome: dict, context: Context, *, steps: int = 300, points: int = 200) -> dict[str, float]:
     """Train once and return the metrics: the objectives, and whatever else deserves a column.

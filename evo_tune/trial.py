@@ -64,7 +64,7 @@ class Objective:
         Raises:
             SpaceError: It is neither.
         """
-        metric, _, direction = text.partition(":")
+        metric, _, direction = text.rpartition(":")
         if not metric or direction not in ("min", "max"):
             raise SpaceError(f"objective {text!r} is not understood: expected METRIC:min or METRIC:max")
         return Minimize(metric) if direction == "min" else Maximize(metric)
@@ -101,6 +101,9 @@ class Proposal:
     budget: float = 1.0
     resumes: int | None = None
     replicate: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "parents", tuple(self.parents))
 
 
 @dataclass(frozen=True)
@@ -211,7 +214,7 @@ class Trial:
         candidate: What went out.
         outcome: What came back.
         told_order: Position in the order in which strategies were told, from 0.
-        losses: All objectives as minimised numbers; None unless the status is ok.
+        losses: All objectives as minimised numbers, all finite; None unless the status is ok.
     """
 
     candidate: Candidate
@@ -221,9 +224,16 @@ class Trial:
 
     @classmethod
     def of(cls, candidate: Candidate, outcome: Outcome, told_order: int, objectives: Sequence[Objective]) -> Trial:
-        """Make a trial, its losses computed from the objectives."""
-        ok = outcome.status == "ok"
-        losses = tuple(objective.loss(outcome.metrics) for objective in objectives) if ok else None
+        """Make a trial, its losses computed from the objectives.
+
+        An objective that is missing or not finite leaves it without losses, whatever the status says:
+        a NaN would win every comparison.
+        """
+        losses = None
+        if outcome.status == "ok" and all(objective.metric in outcome.metrics for objective in objectives):
+            losses = tuple(objective.loss(outcome.metrics) for objective in objectives)
+        if losses is not None and not all(math.isfinite(loss) for loss in losses):
+            losses = None
         return cls(candidate, outcome, told_order, losses)
 
     @property
@@ -265,7 +275,7 @@ def conclude(metrics: object, objectives: Sequence[Objective]) -> tuple[Status, 
     for name, value in metrics.items():
         try:
             plain[str(name)] = float(value)
-        except (TypeError, ValueError):
+        except Exception:  # anything may come out of a user's own __float__, or a tensor's
             return "failed", {}, f"evaluate returned {name}={value!r}: expected a number"
     for objective in objectives:
         if objective.metric not in plain:

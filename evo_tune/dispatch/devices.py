@@ -1,0 +1,207 @@
+"""What this machine has to train on, found without importing torch, and how slots are laid over it.
+
+The user's CUDA_VISIBLE_DEVICES is taken word for word, UUIDs and MIG ids included; only without one is
+nvidia-smi asked. This module starts no worker.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from evo_tune.errors import OptionError
+
+__all__ = ["CPU", "Device", "Plan", "cpu_count", "gpus", "plan"]
+
+SMI_SECONDS = 15.0
+"""How long nvidia-smi may take: seconds on a machine of many GPUs without the persistence daemon."""
+
+
+@dataclass(frozen=True)
+class Device:
+    """Something to pin a worker to.
+
+    Args:
+        name: As Outcomes report it: 'cpu', 'cuda:2', 'cuda:MIG-…'.
+        visible: What CUDA_VISIBLE_DEVICES is set to in the worker.
+    """
+
+    name: str
+    visible: str
+
+    @property
+    def inside(self) -> str:
+        """What torch calls it in the worker, which sees no other GPU."""
+        return "cpu" if self == CPU else "cuda:0"
+
+
+CPU = Device("cpu", "")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which slots to open.
+
+    Args:
+        slots: The device of each slot.
+        threads: CPU threads of each slot.
+    """
+
+    slots: tuple[Device, ...]
+    threads: int
+
+
+def plan(slots: int | None = None, devices: str | None = None, per_device: int = 1, threads: int | None = None) -> Plan:
+    """Lay slots over devices: `per_device` on each GPU, or one on each core where there is no GPU.
+
+    Args:
+        slots: Number of slots, if not all that fit; they are spread over the GPUs.
+        devices: 'cpu', 'cuda', or GPUs by number or id: '0,2'. None takes the GPUs, else the CPU.
+        per_device: Slots on each GPU.
+        threads: CPU threads of each slot: 1 unless given. It never follows the number of slots, because
+            the thread count changes the arithmetic.
+
+    Raises:
+        OptionError: A number below 1, a device that is not there, or more slots than the GPUs hold.
+    """
+    for flag, number in (("slots", slots), ("per-device", per_device), ("threads", threads)):
+        if number is not None and number < 1:
+            raise OptionError(f"--{flag} {number} is not allowed: expected 1 or more")
+    chosen = _choose(devices)
+    if not chosen:
+        if per_device != 1:
+            raise OptionError(f"--per-device {per_device} needs a GPU, and this run uses none: give --slots instead")
+        return Plan((CPU,) * (slots or cpu_count()), threads or 1)
+    room = len(chosen) * per_device
+    if slots is not None and slots > room:
+        raise OptionError(
+            f"--slots {slots} is more than {room}, which is {len(chosen)} GPU(s) with {per_device} slot(s) each: "
+            "raise --per-device or lower --slots"
+        )
+    return Plan(tuple(chosen[i % len(chosen)] for i in range(slots or room)), threads or 1)
+
+
+def _choose(devices: str | None) -> tuple[Device, ...]:
+    """Return the GPUs to use; none stands for the CPU."""
+    if devices == "cpu":
+        return ()
+    found = gpus()
+    if devices is None:
+        return found
+    if not found:
+        raise OptionError(f"--devices {devices}: {_none_found()}; use --devices cpu")
+    if devices == "cuda":
+        return found
+    wanted = [name.strip().removeprefix("cuda:") for name in devices.split(",")]
+    return tuple(_named(name, found, devices) for name in wanted)
+
+
+def _named(name: str, found: tuple[Device, ...], given: str) -> Device:
+    for device in found:
+        if name in (device.name.removeprefix("cuda:"), device.visible):
+            return device
+    there = ", ".join(device.name.removeprefix("cuda:") for device in found)
+    raise OptionError(f"--devices {given}: there is no GPU {name!r}; expected cpu, cuda, or some of {there}")
+
+
+def _none_found() -> str:
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if given is not None:
+        return f"CUDA_VISIBLE_DEVICES={given!r} hides every GPU"
+    return "nvidia-smi lists no GPU" if shutil.which("nvidia-smi") else "there is no nvidia-smi, so no GPU was found"
+
+
+def gpus() -> tuple[Device, ...]:
+    """Return the GPUs that a worker may be pinned to, MIG instances each for itself."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if given is None:
+        return tuple(_parse_smi(_ask_smi()))
+    found = []
+    for name in (part.strip() for part in given.split(",")):
+        if not re.fullmatch(r"\d+|(GPU|MIG)-.+", name):
+            break  # CUDA as well ignores what follows an id that it does not know, such as -1
+        found.append(Device(f"cuda:{name}", name))
+    return tuple(found)
+
+
+def _ask_smi() -> str:
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return ""
+    try:
+        asked = subprocess.run([program, "-L"], capture_output=True, text=True, timeout=SMI_SECONDS)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return asked.stdout if asked.returncode == 0 else ""
+
+
+def _parse_smi(text: str) -> Iterator[Device]:
+    """Yield the devices in what `nvidia-smi -L` prints; a GPU that is cut into MIG instances gives those.
+
+    They are pinned by UUID: nvidia-smi counts along the PCI bus, CUDA by speed.
+    """
+    whole: Device | None = None
+    for line in text.splitlines():
+        uuid = re.search(r"\(UUID: ([^)]+)\)", line)
+        number = re.match(r"GPU (\d+):", line)
+        if number and uuid:
+            if whole:
+                yield whole
+            whole = Device(f"cuda:{number[1]}", uuid[1])
+        elif uuid and line.strip().startswith("MIG"):
+            whole = None
+            yield Device(f"cuda:{uuid[1]}", uuid[1])
+    if whole:
+        yield whole
+
+
+def cpu_count(proc: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> int:
+    """Return the number of cores that this process may keep busy, at least 1.
+
+    The smaller of its CPU affinity and its cgroup's quota (a container's limit), rounded up.
+
+    Args:
+        proc: Says which cgroup the process is in.
+        root: Where cgroups are mounted.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min([cores, *(math.ceil(quota) for quota in _quotas(proc, root))]))
+
+
+def _quotas(proc: Path, root: Path) -> Iterator[float]:
+    """Yield the quotas, in cores, of the process's cgroup and of those around it (versions 2 and 1)."""
+    try:
+        lines = proc.read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        number, controllers, path = line.split(":", 2)
+        if number == "0":
+            for folder in _upwards(root, path):
+                yield from _quota(_words(folder / "cpu.max"))
+        elif "cpu" in controllers.split(","):
+            for folder in _upwards(root / controllers, path):
+                yield from _quota(_words(folder / "cpu.cfs_quota_us") + _words(folder / "cpu.cfs_period_us"))
+
+
+def _upwards(mount: Path, path: str) -> list[Path]:
+    inner = mount / path.strip("/")
+    return [inner, *(folder for folder in inner.parents if folder == mount or mount in folder.parents)]
+
+
+def _words(file: Path) -> list[str]:
+    try:
+        return file.read_text().split()
+    except OSError:
+        return []
+
+
+def _quota(words: list[str]) -> Iterator[float]:
+    if len(words) == 2 and words[0].isdigit() and int(words[1]) > 0:  # no quota is 'max' or -1
+        yield int(words[0]) / int(words[1])

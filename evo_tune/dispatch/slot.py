@@ -1,0 +1,125 @@
+"""The protocol of a slot: wherever a trainer lives, a Candidate goes in and an Outcome comes out.
+
+`Task` is what all candidates of a run have in common; it travels once per worker and by reference: the
+worker imports the evaluator itself. A kind of slot is one file beside this one. Slots know nothing of
+strategies, stores or the search that drives them.
+"""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from evo_tune.errors import RunError
+from evo_tune.evaluator import Evaluator
+from evo_tune.plugins import load_evaluator
+from evo_tune.trial import Candidate, Objective, Outcome
+
+__all__ = ["Slot", "SlotClosed", "Task"]
+
+
+class SlotClosed(RunError):
+    """The slot was closed or killed: no Outcome will come of this call, and none of any later one."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is the same for every candidate of a run; plain data, so it pickles anywhere.
+
+    Args:
+        path: The evaluator's file, absolute.
+        name: Its short name, for people.
+        reference: How the manifest names it.
+        origin: Where it was found.
+        options: Value of every option of the evaluator.
+        objectives: METRIC:min or METRIC:max, as `Objective.describe` writes them.
+        trials_folder: Absolute; the folder of trial 17 is 000017 in it.
+        threads: CPU threads of one evaluation.
+    """
+
+    path: str
+    name: str
+    reference: str
+    origin: str
+    options: dict[str, Any]
+    objectives: tuple[str, ...]
+    trials_folder: str
+    threads: int = 1
+
+    @classmethod
+    def of(
+        cls,
+        evaluator: Evaluator,
+        options: Mapping[str, Any],
+        objectives: Sequence[Objective],
+        trials_folder: Path | str,
+        threads: int = 1,
+    ) -> Task:
+        """Describe an evaluator that is loaded here to a worker that will load it there."""
+        return cls(
+            path=str(evaluator.path),
+            name=evaluator.name,
+            reference=evaluator.reference,
+            origin=evaluator.origin,
+            options=dict(options),
+            objectives=tuple(objective.describe() for objective in objectives),
+            trials_folder=os.path.abspath(trials_folder),
+            threads=threads,
+        )
+
+    def load(self) -> Evaluator:
+        """Import the evaluator's file.
+
+        Raises:
+            PluginError: It is missing or broken.
+        """
+        return load_evaluator(Path(self.path), self.reference, self.origin)
+
+    def folder(self, trial: int | str) -> str:
+        """Return where the folder of a trial is, or would be, given its id or its folder's name."""
+        return os.path.join(self.trials_folder, trial if isinstance(trial, str) else f"{trial:06d}")
+
+
+class Slot(ABC):
+    """Somewhere that runs one evaluation at a time.
+
+    `run` is called by one thread at a time; `kill` and `close` may be called by any.
+
+    Attributes:
+        name: For people: 'slot 0'.
+        device: As Outcomes report it: 'cpu', 'cuda:0'.
+    """
+
+    name: str
+    device: str
+
+    @abstractmethod
+    def run(self, candidate: Candidate, folder: str | None = None) -> Outcome:
+        """Evaluate a candidate and wait for what comes of it.
+
+        Whatever the evaluation does, this returns an Outcome: exceptions, crashes, hangs are values.
+
+        Args:
+            candidate: What to evaluate.
+            folder: Name of its folder among the trials' folders, where it is not that of its id.
+
+        Raises:
+            SlotClosed: The slot is closed, or was killed meanwhile.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let an idle slot's worker go; calling it again does nothing. A slot in use wants `kill`."""
+
+    @abstractmethod
+    def kill(self) -> None:
+        """Kill the worker and all that it started, now; a `run` in flight raises SlotClosed."""
+
+    @property
+    @abstractmethod
+    def pid(self) -> int | None:
+        """Process id of the worker on this machine; None if there is none."""

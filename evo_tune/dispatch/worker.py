@@ -1,0 +1,344 @@
+"""What runs in a worker process: import the evaluator once, evaluate, turn whatever happens into an Outcome.
+
+`initialize`, `load` and `work` are the functions that a slot calls here by name. Nothing raises across
+the boundary: an exception, a NaN, too little memory becomes a status and one line. This module knows
+nothing of the parent's side, and of torch only what an evaluator that imported it needs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import faulthandler
+import gc
+import math
+import os
+import random
+import shutil
+import signal
+import sys
+import threading
+import time
+import traceback
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+
+from evo_tune.dispatch.slot import Task
+from evo_tune.errors import EvoTuneError
+from evo_tune.evaluator import Context, Evaluator, Pruned
+from evo_tune.trial import STATUSES, Candidate, Objective, Outcome, Status, conclude
+
+__all__ = ["Worker", "initialize", "load", "log_name", "work"]
+
+TICK = 0.5
+"""Seconds between two looks of the watchdog."""
+
+COLLECT_EVERY = 5.0
+"""Seconds of evaluation after which cyclic garbage is collected; with torch loaded that takes 0.06 s."""
+
+LINE = 400
+"""Longest error line, in characters; the whole text is in error.txt."""
+
+OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "alloc_failed")
+POISONED = ("cuda error", "cudnn error", "hip error")
+
+
+class Verdict(NamedTuple):
+    """How an evaluation ended."""
+
+    status: Status
+    metrics: dict[str, float]
+    error: str | None
+    poisoned: bool = False
+
+
+class Log:
+    """Where the output of the process goes, at the level of file descriptors: C code and subprocesses too.
+
+    A spool file beside the trials' folders takes it. Once something is in it, it becomes log.txt of the
+    trial in flight, by a rename: it can be read while it grows, and a silent trial costs nothing.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._target: str | None = None
+        self._lock = threading.Lock()
+        self._open()
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, "reconfigure"):
+                stream.reconfigure(line_buffering=True)  # a process that is killed flushes nothing
+
+    def _open(self) -> None:
+        try:
+            os.makedirs(os.path.dirname(self._path), exist_ok=True)
+            self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o644)
+        except OSError:  # disk full or read-only: that is for the journal to say
+            self._fd = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(self._fd, 1)
+        os.dup2(self._fd, 2)
+
+    def begin(self, folder: str) -> None:
+        """From now on output belongs to the trial of this folder."""
+        self._target = folder
+
+    def publish(self) -> None:
+        """Move the spool into the trial's folder if there is something in it."""
+        with self._lock:
+            if self._target is None or os.fstat(self._fd).st_size == 0:
+                return
+            with contextlib.suppress(OSError):
+                os.makedirs(self._target, exist_ok=True)
+                os.replace(self._path, os.path.join(self._target, "log.txt"))
+            self._target = None
+
+    def end(self) -> None:
+        """Output no longer belongs to a trial."""
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(Exception):
+                stream.flush()
+        self.publish()
+        with self._lock:
+            self._target = None
+            if os.fstat(self._fd).st_size:
+                os.close(self._fd)
+                self._open()
+
+    def remove(self) -> None:
+        """Leave no spool behind."""
+        with contextlib.suppress(OSError):
+            os.unlink(self._path)
+
+
+class Worker:
+    """Evaluates candidates of one task on one device.
+
+    Args:
+        task: What they have in common.
+        device: What torch calls the device here: 'cpu' or 'cuda:0'.
+        log: Takes the output; None leaves it alone.
+    """
+
+    def __init__(self, task: Task, device: str, log: Log | None = None) -> None:
+        self.task = task
+        self.device = device
+        self.objectives = tuple(Objective.parse(text) for text in task.objectives)
+        self._log = log
+        self._home = os.getcwd()
+        self._uncollected = 0.0
+
+    @cached_property
+    def evaluator(self) -> Evaluator:
+        """The evaluator, imported on first use."""
+        return self.task.load()
+
+    def work(self, candidate: Candidate, folder_name: str | None = None) -> dict[str, Any]:
+        """Evaluate a candidate.
+
+        Args:
+            candidate: What to evaluate.
+            folder_name: Name of its folder, where it is not that of its id.
+
+        Returns:
+            Plain data: 'outcome' as `Outcome.to_json` gives it, and 'replace', whether this process is
+            not fit to evaluate anything more.
+        """
+        folder = self.task.folder(candidate.id if folder_name is None else folder_name)
+        context = self._context(candidate, folder)
+        began = time.perf_counter()
+        verdict = self._evaluate(candidate, context, folder)
+        seconds = time.perf_counter() - began
+        usable = self._tidy(seconds, verdict.status)
+        outcome = Outcome(verdict.status, verdict.metrics, tuple(context.curve), seconds, self.device, verdict.error)
+        return {"outcome": outcome.to_json(), "replace": verdict.poisoned or not usable}
+
+    def _context(self, candidate: Candidate, folder: str) -> Context:
+        resume = None if candidate.resumes is None else self.task.folder(candidate.resumes)
+        return Context(
+            device=self.device,
+            threads=self.task.threads,
+            seed=candidate.seed,
+            budget=candidate.budget,
+            folder=folder,
+            resume_folder=resume if resume is not None and os.path.isdir(resume) else None,
+            stop_if=candidate.stop_if,
+            objectives=self.objectives,
+        )
+
+    def _evaluate(self, candidate: Candidate, context: Context, folder: str) -> Verdict:
+        try:
+            if os.path.lexists(folder):
+                shutil.rmtree(folder)  # of an earlier attempt
+            if self._log:
+                self._log.begin(folder)
+            evaluator = self.evaluator
+            _settle_torch(self.task.threads)
+            _seed(candidate.seed, self.device)
+            returned = evaluator.evaluate(candidate.genome, context, self.task.options)
+            return Verdict(*conclude(returned, self.objectives))
+        except BaseException as error:
+            return _judge(error, self.task.path, folder)
+        finally:
+            if self._log:
+                self._log.end()
+
+    def _tidy(self, seconds: float, status: Status) -> bool:
+        """Leave the next evaluation a clean process; return whether there can be a next one."""
+        torch = sys.modules.get("torch")
+        on_gpu = hasattr(torch, "cuda") and torch.cuda.is_initialized()  # type: ignore[union-attr]
+        self._uncollected += seconds
+        if on_gpu or self._uncollected > COLLECT_EVERY or status == "out_of_memory":
+            gc.collect()
+            self._uncollected = 0.0
+        try:
+            os.chdir(self._home)
+            _settle_torch(self.task.threads)
+            if on_gpu:
+                torch.cuda.synchronize()  # type: ignore[union-attr] # raises if the context is poisoned
+                torch.cuda.empty_cache()  # type: ignore[union-attr] # others may share the GPU
+        except Exception:
+            return False
+        return True
+
+
+def _settle_torch(threads: int) -> None:
+    """Give torch its threads, if it is loaded: it does not always go by the environment."""
+    torch = sys.modules.get("torch")
+    if hasattr(torch, "set_num_threads") and torch.get_num_threads() != threads:  # type: ignore[union-attr]
+        torch.set_num_threads(threads)  # type: ignore[union-attr]
+
+
+def _seed(seed: int, device: str) -> None:
+    """Seed the global generators, for evaluators that draw from them without seeding.
+
+    A worker lives for many trials: unseeded, a result would depend on what ran here before.
+    """
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch = sys.modules.get("torch")
+    if hasattr(torch, "manual_seed"):
+        if device == "cpu":
+            torch.default_generator.manual_seed(seed)  # type: ignore[union-attr] # 80 times faster than the next
+        else:
+            torch.manual_seed(seed)  # type: ignore[union-attr]
+
+
+def _judge(error: BaseException, path: str, folder: str) -> Verdict:
+    """Turn what an evaluation raised into a verdict; what is not to be expected leaves an error.txt."""
+    text = _text(error)
+    if isinstance(error, Pruned):
+        return Verdict("pruned", {}, text)
+    poisoned = isinstance(error, RuntimeError) and (
+        type(error).__name__ == "AcceleratorError" or any(sign in text.lower() for sign in POISONED)
+    )
+    own = getattr(error, "status", None)
+    if _is_out_of_memory(error, text):
+        status: Status = "out_of_memory"
+    elif isinstance(own, str) and own in STATUSES and own != "ok":
+        status = cast(Status, own)
+    else:
+        status = "crashed" if poisoned else "failed"
+    if status in ("failed", "crashed", "out_of_memory"):
+        _write_traceback(error, folder)
+    expected = isinstance(error, EvoTuneError) or status == own
+    line = text if expected and text else f"{type(error).__name__}: {text}" if text else type(error).__name__
+    where = "" if isinstance(error, EvoTuneError) else _where(error, path)
+    return Verdict(status, {}, line + where, poisoned)
+
+
+def _text(error: BaseException) -> str:
+    try:
+        text = " ".join(str(error).split())
+    except Exception as broken:  # an exception whose __str__ raises
+        text = f"(its text cannot be read: {type(broken).__name__})"
+    return text if len(text) <= LINE else text[: LINE - 1] + "…"
+
+
+def _is_out_of_memory(error: BaseException, text: str) -> bool:
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    return isinstance(error, RuntimeError) and any(sign in text.lower() for sign in OUT_OF_MEMORY)
+
+
+def _where(error: BaseException, path: str) -> str:
+    """Return ' (FILE:LINE)' of the last frame in the evaluator's file, else of the last frame at all."""
+    frames = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)]
+    mine = [frame for frame in frames if frame[0] == path] or frames
+    return f" ({os.path.basename(mine[-1][0])}:{mine[-1][1]})" if mine else ""
+
+
+def _write_traceback(error: BaseException, folder: str) -> None:
+    with contextlib.suppress(Exception):
+        os.makedirs(folder, exist_ok=True)
+        Path(folder, "error.txt").write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+
+
+# ---------------------------------------------------------------------------------------------------------
+# The process around it: called by loky in a process that evaluates for one slot.
+
+_worker: Worker | None = None
+"""The one of this process: loky passes an initializer no other way to leave something for the calls."""
+
+
+def log_name(pid: int) -> str:
+    """Return the name of a worker's spool among the trials' folders."""
+    return f".worker-{pid}.log"
+
+
+def initialize(task: Task, device: str, parent: int) -> None:
+    """Make this process a worker: its own process group, no Ctrl-C, no orphan, no recycling.
+
+    Args:
+        task: What its candidates have in common.
+        device: What torch calls its device: 'cpu' or 'cuda:0'.
+        parent: Process id of the parent.
+    """
+    global _worker
+    os.setpgid(0, 0)  # so that a kill reaches its subprocesses, and the terminal's Ctrl-C does not reach it
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # blocked while it started
+    with open(os.devnull) as nothing:
+        os.dup2(nothing.fileno(), 0)  # reading the terminal would stop a process group in the background
+    log = Log(task.folder(log_name(os.getpid())))
+    faulthandler.enable(2)
+    _never_recycle()
+    threading.Thread(target=_watch, args=(parent, log), name="watchdog", daemon=True).start()
+    _worker = Worker(task, device, log)
+
+
+def _never_recycle() -> None:
+    """Stop loky from replacing a worker that grew by 300 MB, and from collecting garbage once a second."""
+    from joblib.externals.loky import process_executor
+
+    process_executor._MAX_MEMORY_LEAK_SIZE = math.inf
+    process_executor._MEMORY_LEAK_CHECK_DELAY = math.inf
+
+
+def _watch(parent: int, log: Log) -> None:
+    """Publish output as it comes; kill this process and all that it started once the parent is gone."""
+    while os.getppid() == parent:
+        log.publish()
+        time.sleep(TICK)
+    log.remove()
+    os.killpg(os.getpgrp(), signal.SIGKILL)
+
+
+def load() -> None:
+    """Import the evaluator, so that the time this takes is nobody's; what is wrong with it, `work` will say."""
+    assert _worker is not None
+    with contextlib.suppress(BaseException):
+        _worker.evaluator  # noqa: B018
+
+
+def work(message: dict[str, Any]) -> dict[str, Any]:
+    """Evaluate one candidate; see `Worker.work`.
+
+    Args:
+        message: 'candidate' as `Candidate.to_json` gives it, 'folder' a name or None.
+    """
+    assert _worker is not None
+    return _worker.work(Candidate.from_json(message["candidate"]), message["folder"])

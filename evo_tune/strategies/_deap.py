@@ -1,0 +1,138 @@
+"""The operators of evolution in unit coordinates: the only file that imports DEAP.
+
+Trials come in as `Individual`s, children leave as lists of unit coordinates. DEAP draws from Python's
+global `random`: `seeded` lends it a seed from the caller's generator and puts the old state back, so
+a proposal stays a pure function of history. DEAP sees finite losses only; failed trials never get
+here. This file knows nothing of births, duplicates or generations.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+from deap import base, tools
+
+from evo_tune.history import History
+from evo_tune.space import Choice, SearchSpace
+from evo_tune.trial import Trial
+
+__all__ = ["Individual", "crossover", "crowded_tournament", "mutate", "seeded", "select", "tournament"]
+
+ETA = 10.0
+"""Crowding degree of simulated binary crossover: children stay near a parent's value (Deb & Agrawal use 2 to 20)."""
+
+SHRINK = 2.0**-10
+"""Losses are scaled by this power of two, which is exact: the difference of two of the largest floats would
+overflow to infinity, and infinity by infinity is a crowding distance that is no number."""
+
+
+class Losses(base.Fitness):  # type: ignore[misc]  # DEAP has no types
+    """DEAP's fitness for any number of losses; the weights are the object's own, so no class is registered."""
+
+    def __init__(self, losses: Sequence[float]) -> None:
+        self.weights = (-1.0,) * len(losses)
+        self.crowding_dist = 0.0
+        super().__init__([SHRINK * loss for loss in losses])
+
+
+class Individual:
+    """A trial as DEAP selects it; nothing but a selection changes it.
+
+    Args:
+        id: The trial's id.
+        losses: Its losses, all finite.
+        units: Its unit coordinates, shape (genes,).
+    """
+
+    def __init__(self, id: int, losses: tuple[float, ...], units: Sequence[float]) -> None:
+        self.id = id
+        self.losses = losses
+        self.units = units
+        self.fitness = Losses(losses)
+
+    @classmethod
+    def of(cls, trial: Trial, history: History) -> Individual:
+        """Return a rankable trial as an individual."""
+        assert trial.losses is not None
+        return cls(trial.id, trial.losses, history.born_units[trial.id].tolist())
+
+
+@contextmanager
+def seeded(rng: np.random.Generator) -> Iterator[None]:
+    """Seed Python's global `random` from `rng` while DEAP works, then restore it."""
+    state = random.getstate()
+    random.seed(int(rng.integers(2**63)))
+    try:
+        yield
+    finally:
+        random.setstate(state)
+
+
+def tournament(pool: Sequence[Individual], size: int) -> Individual:
+    """Return the best of `size` individuals drawn with replacement; call it inside `seeded`."""
+    winner: Individual = tools.selTournament(pool, 1, size)[0]
+    return winner
+
+
+def crowded_tournament(pool: Sequence[Individual]) -> tuple[Individual, Individual]:
+    """Return two parents by dominance, then crowding distance; call it inside `seeded`.
+
+    Args:
+        pool: One or more individuals as `select` returned them.
+    """
+    # selTournamentDCD deals in fours and wants at least as many individuals as it is asked for.
+    dealt = list(pool) * (-(-4 // len(pool)) if len(pool) < 4 else 1)
+    first, second = tools.selTournamentDCD(dealt[: max(4, len(pool))], 4)[:2]
+    return first, second
+
+
+def select(pool: Sequence[Individual], size: int) -> list[Individual]:
+    """Return the `size` individuals that NSGA-II keeps (Deb et al., 2002), crowding distances set.
+
+    They are copies: a crowding distance belongs to the selection in which it was computed.
+    """
+    copies = [Individual(one.id, one.losses, one.units) for one in pool]
+    kept: list[Individual] = tools.selNSGA2(copies, size) if copies else []
+    return kept
+
+
+def crossover(first: Sequence[float], second: Sequence[float], space: SearchSpace) -> list[float]:
+    """Return a child of two parents, all of shape (genes,); call it inside `seeded`.
+
+    A gene with an order is crossed by simulated binary crossover (Deb & Agrawal, 1995), which lands
+    near one parent's value; a gene without one is taken from either parent.
+    """
+    child = list(first)
+    ordered = [not isinstance(gene, Choice) or gene.ordered for gene in space.genes.values()]
+    for kind in (True, False):
+        places = [place for place, is_ordered in enumerate(ordered) if is_ordered is kind]
+        one, other = [first[place] for place in places], [second[place] for place in places]
+        if kind:
+            tools.cxSimulatedBinaryBounded(one, other, ETA, 0.0, 1.0)
+        else:
+            tools.cxUniform(one, other, 0.5)
+        for place, u in zip(places, one, strict=True):
+            child[place] = u
+    return child
+
+
+def mutate(
+    units: Sequence[float], space: SearchSpace, rng: np.random.Generator, rate: float, scale: float
+) -> list[float]:
+    """Return the coordinates with each gene mutated with probability `rate`, and at least one of them.
+
+    Args:
+        units: Unit coordinates, shape (genes,).
+        space: Whose genes know how to mutate.
+        rng: The only source of randomness.
+        rate: Probability for each gene.
+        scale: Standard deviation of a step, in unit coordinates.
+    """
+    struck = rng.random(len(units)) < rate
+    if not struck.any():
+        struck[rng.integers(len(units))] = True
+    genes = space.genes.values()
+    return [gene.mutate(u, rng, scale) if hit else u for gene, u, hit in zip(genes, units, struck, strict=True)]

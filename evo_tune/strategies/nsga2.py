@@ -1,0 +1,29 @@
+"""NSGA-II (Deb et al., 2002) for several objectives, with DEAP's selection."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from evo_tune.strategies._breeder import Breeder
+from evo_tune.strategies._deap import Individual, crowded_tournament, select
+
+__all__ = ["NSGA2"]
+
+
+@dataclass(frozen=True)
+class NSGA2(Breeder):
+    """NSGA-II for several objectives: survival by non-dominated front, then crowding distance.
+
+    By default it is steady-state (every result competes at once); with `generational` it is the
+    algorithm of the paper.
+    """
+
+    several_objectives: ClassVar[bool] = True
+
+    def survive(self, old: Sequence[Individual], young: Sequence[Individual]) -> list[Individual]:
+        return select([*old, *young], self.population)
+
+    def parents(self, pool: Sequence[Individual]) -> tuple[Individual, Individual]:
+        return crowded_tournament(pool)

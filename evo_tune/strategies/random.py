@@ -1,0 +1,30 @@
+"""Random search: the opponent that every other strategy has to beat."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from evo_tune.history import History
+from evo_tune.strategies._births import unborn
+from evo_tune.strategy import Strategy
+from evo_tune.trial import Proposal
+
+__all__ = ["Random"]
+
+
+@dataclass(frozen=True)
+class Random(Strategy):
+    """Random search without repetition: uniform over every gene's scale; nothing is learned."""
+
+    several_objectives: ClassVar[bool] = True
+
+    def propose(self, history: History, rng: np.random.Generator) -> Proposal | None:
+        return unborn(history, rng)
+
+    def survivors(self, history: History) -> Sequence[int]:
+        # Nothing is bred, but the best are what a strategy that breeds would go on from.
+        return [trial.id for trial in history.ranked()[: self.population]]

@@ -1,0 +1,85 @@
+"""The training recipe: how one Transformer is trained, step by step and reproducibly.
+
+An island: it knows torch and `evo_tune.errors`, and nothing of genomes, trials or runs. One topic a
+file; what each name is for stands in its own module. Names are imported on first use, so the parts
+that are plain arithmetic (`GPTConfig`, `flops_per_token`, `Schedule`) can be had without loading torch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from evo_tune.training.accounting import optimizer_steps as optimizer_steps
+    from evo_tune.training.accounting import stop_step as stop_step
+    from evo_tune.training.accumulation import IGNORE as IGNORE
+    from evo_tune.training.accumulation import accumulate as accumulate
+    from evo_tune.training.checkpoint import load_checkpoint as load_checkpoint
+    from evo_tune.training.checkpoint import save_checkpoint as save_checkpoint
+    from evo_tune.training.clipping import clip as clip
+    from evo_tune.training.clipping import gradient_norm as gradient_norm
+    from evo_tune.training.determinism import reproducible as reproducible
+    from evo_tune.training.determinism import seed_for as seed_for
+    from evo_tune.training.divergence import Diverged as Diverged
+    from evo_tune.training.divergence import DivergenceWatch as DivergenceWatch
+    from evo_tune.training.early_stopping import EarlyStopping as EarlyStopping
+    from evo_tune.training.evaluation import Evaluation as Evaluation
+    from evo_tune.training.evaluation import evaluate as evaluate
+    from evo_tune.training.flops import flops_per_token as flops_per_token
+    from evo_tune.training.gpt import GPT as GPT
+    from evo_tune.training.gpt_config import GPTConfig as GPTConfig
+    from evo_tune.training.optimizer import AdamW as AdamW
+    from evo_tune.training.optimizer import decay_groups as decay_groups
+    from evo_tune.training.scaling import scale_betas as scale_betas
+    from evo_tune.training.scaling import scale_lr as scale_lr
+    from evo_tune.training.schedule import SCHEDULES as SCHEDULES
+    from evo_tune.training.schedule import Schedule as Schedule
+    from evo_tune.training.trainer import Recipe as Recipe
+    from evo_tune.training.trainer import Step as Step
+    from evo_tune.training.trainer import Trainer as Trainer
+    from evo_tune.training.weight_decay import WeightDecay as WeightDecay
+    from evo_tune.training.windows import TrainingWindows as TrainingWindows
+    from evo_tune.training.windows import fixed_windows as fixed_windows
+
+_HOMES = {
+    "GPT": "gpt",
+    "IGNORE": "accumulation",
+    "SCHEDULES": "schedule",
+    "AdamW": "optimizer",
+    "Diverged": "divergence",
+    "DivergenceWatch": "divergence",
+    "EarlyStopping": "early_stopping",
+    "Evaluation": "evaluation",
+    "GPTConfig": "gpt_config",
+    "Recipe": "trainer",
+    "Schedule": "schedule",
+    "Step": "trainer",
+    "Trainer": "trainer",
+    "TrainingWindows": "windows",
+    "WeightDecay": "weight_decay",
+    "accumulate": "accumulation",
+    "clip": "clipping",
+    "decay_groups": "optimizer",
+    "evaluate": "evaluation",
+    "fixed_windows": "windows",
+    "flops_per_token": "flops",
+    "gradient_norm": "clipping",
+    "load_checkpoint": "checkpoint",
+    "optimizer_steps": "accounting",
+    "reproducible": "determinism",
+    "save_checkpoint": "checkpoint",
+    "scale_betas": "scaling",
+    "scale_lr": "scaling",
+    "seed_for": "determinism",
+    "stop_step": "accounting",
+}
+
+__all__ = list(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        from importlib import import_module
+
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,74 @@
+"""Gradient accumulation that equals one large batch exactly, however ragged the micro-batches are.
+
+The whole window of micro-batches is there before the first forward pass, so the number n of valid
+targets is known and each micro-batch contributes its *sum* of losses divided by n. The mean of the
+micro-batches' means, the usual way, weighs short ones too much. Knows nothing of optimizers or steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+__all__ = ["IGNORE", "MicroBatch", "accumulate", "count_targets", "cross_entropy_sum", "split"]
+
+IGNORE = -100
+"""A target of this value is padding and counts nowhere (torch's own convention)."""
+
+MicroBatch: TypeAlias = "tuple[Tensor, Tensor]"
+"""Inputs and targets; the first dimension of both is the sample."""
+
+
+def count_targets(window: Sequence[MicroBatch]) -> int:
+    """Return the number of valid targets in a window of micro-batches."""
+    return sum(int((targets != IGNORE).sum()) for _, targets in window)
+
+
+def cross_entropy_sum(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return the summed cross-entropy in nats.
+
+    Args:
+        logits: (…, classes), computed in at least float32.
+        targets: (…), class numbers or IGNORE.
+    """
+    logits = logits.flatten(0, -2)
+    return F.cross_entropy(logits, targets.flatten(), ignore_index=IGNORE, reduction="sum")
+
+
+def accumulate(
+    model: nn.Module, window: Sequence[MicroBatch], device: torch.device | str = "cpu"
+) -> tuple[Tensor, int]:
+    """Add the gradient of the window's mean loss to the parameters' `.grad`.
+
+    Args:
+        model: Maps inputs to logits (…, classes).
+        window: The micro-batches of one step.
+        device: Where the model is.
+
+    Returns:
+        The mean loss over all valid targets of the window (a scalar on `device`, without graph), and
+        their number n. With n = 0 there is no gradient, and the loss is 0.
+    """
+    n = count_targets(window)
+    total = torch.zeros((), device=device)
+    if n == 0:
+        return total, 0
+    for inputs, targets in window:
+        logits = model(inputs.to(device, non_blocking=True))
+        loss = cross_entropy_sum(logits, targets.to(device, non_blocking=True)) / n
+        loss.backward()  # type: ignore[no-untyped-call]
+        total = total + loss.detach()
+    return total, n
+
+
+def split(window: Sequence[MicroBatch], parts: int) -> list[MicroBatch]:
+    """Return the window with each micro-batch cut into up to `parts` smaller ones: the same gradient."""
+    return [
+        (inputs, targets)
+        for micro in window
+        for inputs, targets in zip(*(part.chunk(parts) for part in micro), strict=True)
+    ]

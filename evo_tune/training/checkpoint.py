@@ -1,0 +1,51 @@
+"""Checkpoints: one file, written whole or not at all, that cannot run code when it is opened."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from evo_tune.errors import RecipeError
+
+__all__ = ["load_checkpoint", "save_checkpoint"]
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write a state under another name, force it to disk, and rename it into place.
+
+    Args:
+        path: The file; its folder must be there.
+        state: Tensors and plain data, nested in dicts and lists.
+    """
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+    if os.name == "posix":  # the new name itself is on disk only when its folder is
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read what `save_checkpoint` wrote, onto the CPU.
+
+    Raises:
+        RecipeError: The file is damaged, or holds more than tensors and plain data.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # torch raises half a dozen kinds for a file that is not its own
+        raise RecipeError("checkpoint", str(path), f"a file that save_checkpoint wrote ({error})") from error
+    if not isinstance(state, dict):
+        raise RecipeError("checkpoint", str(path), "a file that save_checkpoint wrote")
+    return state

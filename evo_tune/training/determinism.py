@@ -1,0 +1,76 @@
+"""Same seed, same training: seeds derived for each purpose and step, and torch held to it.
+
+All randomness of a training is a pure function of (seed, purpose, step): there is no generator whose
+state must be saved, and nothing that draws between two steps (an evaluation, say) can change the next.
+The number of threads changes the order of sums, so it is part of the promise as well.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+from evo_tune.training._check import check_integer
+
+__all__ = ["reproducible", "seed_everything", "seed_for"]
+
+_PURPOSES = {"weights": 0, "order": 1, "noise": 2}
+
+
+def seed_for(seed: int, purpose: str, *index: int) -> int:
+    """Return a seed of its own for one purpose: 'weights', 'order' (of the data) or 'noise' (dropout).
+
+    Args:
+        seed: The training's seed, 0 to 2³² − 1.
+        purpose: What it is for.
+        index: Which one: a step, an epoch, a rank.
+
+    Raises:
+        RecipeError: The seed is out of its range.
+    """
+    check_integer("seed", seed, 0, 2**32 - 1)
+    words = np.random.SeedSequence([seed, _PURPOSES[purpose], *index]).generate_state(1, np.uint64)
+    return int(words[0]) >> 1  # torch takes 64 bits, numpy's legacy and files are happier with 63
+
+
+def seed_everything(seed: int, device: torch.device) -> None:
+    """Seed torch's global generators, from which dropout draws."""
+    if device.type == "cpu":
+        torch.default_generator.manual_seed(seed)  # a tenth of the time of torch.manual_seed, which asks CUDA
+    else:
+        torch.manual_seed(seed)
+
+
+@contextmanager
+def reproducible(threads: int, device: str = "cpu") -> Iterator[None]:
+    """Hold torch to deterministic algorithms and a number of threads; both are put back after.
+
+    Args:
+        threads: CPU threads, 1 or more. Results differ between numbers of threads, in the last bits.
+        device: Where the training will be; for CUDA it must be entered before CUDA is first used.
+
+    Raises:
+        RecipeError: threads is not a whole number from 1.
+    """
+    check_integer("threads", threads, 1)
+    if torch.device(device).type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    debugging: Any = torch.utils.deterministic
+    fill = debugging.fill_uninitialized_memory
+    try:
+        if before[0] != threads:
+            torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(True)
+        # It would write NaN into every fresh buffer: a debugging aid that costs time in each step.
+        debugging.fill_uninitialized_memory = False
+        yield
+    finally:
+        debugging.fill_uninitialized_memory = fill
+        torch.use_deterministic_algorithms(before[1])
+        torch.set_num_threads(before[0])

@@ -1,0 +1,69 @@
+"""Judging a model on fixed windows: a sum of losses over a count, and no trace left in the training."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from evo_tune.training._check import check_integer
+from evo_tune.training.accumulation import IGNORE, MicroBatch, cross_entropy_sum
+
+__all__ = ["Evaluation", "evaluate"]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Sums over the targets that were scored; two of them add up.
+
+    Args:
+        nll: Summed negative log-likelihood, nats.
+        count: Number of targets.
+    """
+
+    nll: float
+    count: int
+
+    def __add__(self, other: Evaluation) -> Evaluation:
+        return Evaluation(self.nll + other.nll, self.count + other.count)
+
+    @property
+    def loss(self) -> float:
+        """Nats per target; NaN if there was none."""
+        return self.nll / self.count if self.count else math.nan
+
+    @property
+    def bits(self) -> float:
+        """Bits per target: bits per byte if the targets are bytes."""
+        return self.loss / math.log(2.0)
+
+
+def evaluate(
+    model: nn.Module, windows: MicroBatch, *, device: torch.device | str = "cpu", batch: int = 32
+) -> Evaluation:
+    """Score a model on fixed windows: dropout off, no gradients, no randomness drawn.
+
+    Args:
+        model: Maps inputs to logits (…, classes); its training mode is put back after.
+        windows: Inputs and targets (see `fixed_windows`).
+        device: Where the model is.
+        batch: Windows at a time, 1 or more; it changes the speed, not the result.
+
+    Raises:
+        RecipeError: batch is not a whole number from 1.
+    """
+    check_integer("batch", batch, 1)
+    inputs, targets = windows
+    total = torch.zeros((), dtype=torch.float64, device=device)
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            for x, y in zip(torch.split(inputs, batch), torch.split(targets, batch), strict=True):
+                logits = model(x.to(device)).float()
+                total += cross_entropy_sum(logits, y.to(device)).double()
+    finally:
+        model.train(was_training)
+    return Evaluation(float(total), int((targets != IGNORE).sum()))

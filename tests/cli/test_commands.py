@@ -1,0 +1,194 @@
+"""What each command does and prints, typed as a user types it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from evo_tune.cli import HOMES
+from tests.cli.conftest import Typed
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_help_is_light() -> None:
+    code = (
+        "import sys; sys.argv = ['evo-tune', '--help']\n"
+        "from evo_tune.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'pandas', 'deap', 'numpy', 'joblib', 'pyarrow', 'rich'} & set(sys.modules)\n"
+        "sys.exit(f'loaded {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for command in HOMES:
+        assert f"  {command} " in done.stdout
+
+
+@pytest.mark.parametrize("command", HOMES)
+def test_every_command_has_help_and_stands_in_the_readme(command: str) -> None:
+    from click.testing import CliRunner
+
+    from evo_tune.cli import cli
+
+    result = CliRunner().invoke(cli, [command, "--help"])
+    assert result.exit_code == 0
+    assert len(result.output.split("Options:")[0].splitlines()) >= 3, result.output
+    assert f"evo-tune {command}" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_checkout_and_module_do_what_the_script_does() -> None:
+    for words in (["cli.py"], ["-m", "evo_tune"]):
+        done = subprocess.run([sys.executable, *words, "--version"], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0
+        assert done.stdout.startswith("evo-tune, version "), done
+
+
+def test_a_run_prints_best_default_difference_place_and_next(typed: Typed, folder: Path) -> None:
+    result = typed("run", "quick.py", "--name", "one", "--population", "4", "--generations", "3", "--seed", "1")
+    assert result.code == 0, result
+    for words in ("best", "default", "difference", "12 evaluations", "populations/one", "evo-tune resume one", "±"):
+        assert words in result.out, result
+    assert result.err == ""
+    table = pd.read_parquet(folder / "populations" / "one")
+    assert len(table) == 12
+
+
+def test_quiet_prints_nothing_and_json_only_json(typed: Typed, folder: Path) -> None:
+    assert typed("run", "quick.py", "--trials", "3", "--name", "a", "--quiet").out == ""
+    result = typed("run", "quick.py", "--trials", "3", "--name", "b", "--format", "json")
+    data = json.loads(result.out)
+    assert data["run"] == "b"
+    assert data["evaluations"] == 3
+    assert data["best"]["genome"].keys() == {"x", "depth", "kind"}
+
+
+def test_resume_goes_on_with_totals(typed: Typed, small_run: str, folder: Path) -> None:
+    again = typed("resume", small_run, "--quiet")
+    assert again.code == 0
+    assert len(pd.read_parquet(folder / "populations" / small_run)) == 8
+    longer = typed("resume", "--generations", "3", "--quiet")  # the latest run
+    assert longer.code == 0, longer
+    assert len(pd.read_parquet(folder / "populations" / small_run)) == 12
+    copy = typed("resume", small_run, "--as", "two", "--trials", "14", "--quiet")
+    assert copy.code == 0, copy
+    assert len(pd.read_parquet(folder / "populations" / "two")) == 14
+    assert len(pd.read_parquet(folder / "populations" / small_run)) == 12
+
+
+def test_looking_at_a_run(typed: Typed, small_run: str) -> None:
+    shown = typed("show", small_run)
+    assert shown.code == 0, shown
+    assert "best loss so far" in shown.out
+    assert "results: " in shown.out
+    assert json.loads(typed("show", small_run, "--format", "json").out)["evaluations"] == 8
+    rows = typed("show", small_run, "--format", "csv").out.splitlines()
+    assert len(rows) == 9
+    assert rows[0].startswith("id,generation,status,gene.x,")
+    best = json.loads(typed("best", small_run, "--format", "json").out)
+    assert best["genome"].keys() == {"x", "depth", "kind"}
+    assert f"trial {best['id']} of run one" in typed("best").out
+    assert [row["run"] for row in json.loads(typed("list", "--format", "json").out)] == [small_run]
+    verified = typed("verify", small_run)
+    assert verified.code == 0
+    assert "all 8 proposals agree" in verified.out
+
+
+def test_a_pareto_front(typed: Typed) -> None:
+    words = ["--objective", "loss:min", "--objective", "cost:max", "--trials", "12", "--name", "two", "--quiet"]
+    result = typed("run", "quick.py", *words)
+    assert result.code == 0, result
+    front = json.loads(typed("best", "two", "--format", "json").out)
+    losses = [row["metrics"]["loss"] for row in front]
+    costs = [row["metrics"]["cost"] for row in front]
+    assert losses == sorted(losses)
+    assert costs == sorted(costs), "along a front, one objective is paid for with the other"
+    assert typed("verify", "two").code == 0
+
+
+def test_evaluators_and_strategies_are_listed(typed: Typed, folder: Path) -> None:
+    (folder / "evaluators").mkdir()
+    (folder / "evaluators" / "language_model.py").write_text('"""My own."""\n')
+    rows = {row["evaluator"]: row for row in json.loads(typed("evaluators", "--format", "json").out)}
+    assert rows["language_model"]["found"] == "file (hides bundled)"
+    assert rows["language_model"]["what"] == "My own."
+    strategies = {row["strategy"] for row in json.loads(typed("strategies", "--format", "json").out)}
+    assert {"ga", "nsga2", "random"} <= strategies
+
+
+def test_new_evaluate_and_run_by_name(typed: Typed, folder: Path) -> None:
+    assert typed("new", "mine").code == 0
+    assert (folder / "evaluators" / "mine.py").is_file()
+    tried = typed("evaluate", "mine", "--format", "json")
+    assert tried.code == 0, tried
+    assert json.loads(tried.out)["status"] == "ok"
+    ran = typed("run", "mine", "--trials", "4", "--quiet")
+    assert ran.code == 0, ran
+    again = typed("new", "mine")
+    assert again.code == 2
+    assert "exists" in again.err
+
+
+def test_evaluate_one_genome_by_hand(typed: Typed) -> None:
+    result = typed("evaluate", "quick.py", "-g", "x=0.5", "-g", "depth=2", "-o", "bias=1", "--format", "json")
+    data = json.loads(result.out)
+    assert data["genome"] == {"x": 0.5, "depth": 2, "kind": "a"}
+    assert data["metrics"]["loss"] == pytest.approx(1.45)
+    failed = typed("evaluate", "quick.py", "-g", "depth=7")
+    assert failed.code == 1
+    assert "seven is forbidden (quick.py:14)" in failed.out
+
+
+def test_warm_start_from_files_and_runs(typed: Typed, small_run: str, folder: Path) -> None:
+    (folder / "old.csv").write_text("x,depth,kind\n0.25,3,b\n-0.5,2,a\n")
+    (folder / "best.json").write_text(typed("best", small_run, "--format", "json").out)
+    words = ["--warm-start", "old.csv", "--warm-start", "best.json", "--warm-start", small_run]
+    result = typed("run", "quick.py", "--name", "warm", "--trials", "14", "--quiet", *words)
+    assert result.code == 0, result
+    table = pd.read_parquet(folder / "populations" / "warm").sort_values("id")
+    assert list(table.operator[:4]) == ["default", "warm-start", "warm-start", "warm-start"]
+    assert list(table["gene.x"][1:3]) == [0.25, -0.5]
+
+
+def test_genes_and_config(typed: Typed, folder: Path) -> None:
+    (folder / "run.toml").write_text(
+        'evaluator = "quick.py"\ntrials = 6\nname = "conf"\nquiet = true\n'
+        '[option]\nbias = 2\n[gene]\ndepth = 3\nx = "float(0.1,0.2)"\n'
+    )
+    result = typed("run", "quick.py", "--config", "run.toml", "--trials", "5")
+    if "evaluator" in result.err:  # an argument is no flag
+        (folder / "run.toml").write_text((folder / "run.toml").read_text().partition("\n")[2])
+        result = typed("run", "quick.py", "--config", "run.toml", "--trials", "5")
+    assert result.code == 0, result
+    table = pd.read_parquet(folder / "populations" / "conf")
+    assert len(table) == 5
+    assert set(table["gene.depth"]) == {3}
+    assert table["gene.x"].between(0.1, 0.2).all()
+    assert (table["metric.loss"] > 2).all()
+
+
+def test_the_parent_of_the_main_job_never_loads_torch(folder: Path) -> None:
+    code = (
+        "import sys\nfrom evo_tune import Search\n"
+        "s = Search('language_model', options={'tokens': 4096}, trials=2, slots=1, name='light')\n"
+        "s.run()\nassert s.best is not None, s.trials\n"
+        "sys.exit('torch was loaded' if 'torch' in sys.modules else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_help_answers_at_once(typed: Typed) -> None:
+    def seconds() -> float:
+        start = time.monotonic()
+        assert typed("--help").code == 0
+        return time.monotonic() - start
+
+    assert min(seconds() for _ in range(3)) < 0.5 * 4, "measured at 0.06 s; far beyond that, something heavy came in"

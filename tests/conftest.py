@@ -1,0 +1,131 @@
+"""What several test modules share: a quick evaluator's file, runs over it, and the table that a run must give."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evo_tune.evaluator import Context
+from evo_tune.population import Run
+from evo_tune.search import Search
+from evo_tune.trial import Candidate
+
+QUICK = '''"""A landscape that answers at once, the same for the same genome and seed."""
+
+import hashlib
+import json
+import time
+
+from evo_tune import Choice, Float, Int, Minimize, SearchSpace
+
+SPACE = SearchSpace(x=Float(-1.0, 1.0), n=Int(1, 64, log=True), kind=Choice(("a", 2, True)))
+OBJECTIVES = [Minimize("loss")]
+METRICS = {"loss": "nats", "cost": "s"}
+
+
+def share(genome, seed):
+    """A number in [0, 1) that looks random."""
+    digest = hashlib.sha256(json.dumps([genome, seed], sort_keys=True).encode()).digest()
+    return int.from_bytes(digest[:4], "big") / 2**32
+
+
+def evaluate(genome, context, *, sleep: float = 0.0, failing: float = 0.0):
+    noise = share(genome, context.seed)
+    time.sleep(sleep * (0.1 + 1.9 * noise))
+    if noise < failing:
+        raise ValueError(f"no luck with {genome}")
+    loss = genome["x"] ** 2 + abs(genome["n"] - 8) / 64 + 0.1 * noise
+    return {"loss": loss, "cost": genome["n"] * (1.5 + genome["x"])}
+'''
+
+
+@pytest.fixture
+def quick(tmp_path: Path) -> Path:
+    """Return the file of a deterministic evaluator with a gene of each kind; two metrics, loss and cost."""
+    path = tmp_path / "quick.py"
+    path.write_text(QUICK)
+    return path
+
+
+@pytest.fixture
+def begin(quick: Path, tmp_path: Path) -> Iterator[Callable[..., Search]]:
+    """Return a function that begins a run in tmp_path/store; what is left open is closed at the end."""
+    begun: list[Search] = []
+    numbers = itertools.count()
+
+    def make(name: str | None = None, **fields: Any) -> Search:
+        defaults = {"evaluator": str(quick), "strategy": "ga", "population": 4, "generations": 3, "seed": 1}
+        search = Search(store=tmp_path / "store", name=name or f"run-{next(numbers)}", **{**defaults, **fields})
+        begun.append(search)
+        return search
+
+    yield make
+    for search in begun:
+        search.saved.close()
+
+
+@pytest.fixture
+def resume(tmp_path: Path) -> Iterator[Callable[..., Search]]:
+    """Return a function that resumes a run of tmp_path/store."""
+    begun: list[Search] = []
+
+    def make(name: str, **changes: Any) -> Search:
+        search = Search.resume(name, store=tmp_path / "store", **changes)
+        begun.append(search)
+        return search
+
+    yield make
+    for search in begun:
+        search.saved.close()
+
+
+def evaluate(search: Search, candidate: Candidate) -> dict[str, float]:
+    """Return the metrics of a candidate, evaluated right here."""
+    context = Context(seed=candidate.seed)
+    metrics: dict[str, float] = search.evaluator.evaluate(candidate.genome, context, search.saved.manifest.options)
+    return metrics
+
+
+def drive(search: Search, slots: int = 1, evaluate: Callable[[Search, Candidate], Any] = evaluate) -> Search:
+    """Go on to the end by ask and tell, as so many slots of uneven speed would, and close."""
+    running: list[tuple[float, int, Candidate]] = []
+    now = 0.0
+    while True:
+        while len(running) < slots and (candidate := search.ask()) is not None:
+            duration = 1 + 7 * ((candidate.id * 7919) % 5)
+            heapq.heappush(running, (now + duration, candidate.id, candidate))
+        if not running:
+            break
+        now, _, candidate = heapq.heappop(running)
+        search.tell(candidate, evaluate(search, candidate))
+    search.close()
+    return search
+
+
+def rows(run: Run | Search) -> list[tuple[Any, ...]]:
+    """Return everything about each trial that does not depend on time, by id."""
+    saved = run.saved if isinstance(run, Search) else run
+    return [(t.candidate, t.outcome.status, t.outcome.metrics, t.outcome.error, t.told_order) for t in saved.trials()]
+
+
+def survivors(folder: Path) -> list[tuple[int, bool]]:
+    """Return the column `survivor` of all generation files, by id."""
+    import pandas as pd
+
+    frame = pd.read_parquet(folder).sort_values("id")
+    return list(zip(frame["id"], frame["survivor"], strict=True))
+
+
+def cut_copy(run: Run, folder: Path, events: int) -> Path:
+    """Make a copy of a run whose journal ends after so many events, as if it had been killed there."""
+    os.makedirs(folder)
+    (folder / "_run.json").write_bytes((run.folder / "_run.json").read_bytes())
+    lines = (run.folder / "_journal.jsonl").read_bytes().splitlines(keepends=True)
+    (folder / "_journal.jsonl").write_bytes(b"".join(lines[:events]))
+    return folder

@@ -1,0 +1,58 @@
+"""Evaluators written for one test, and slots of every kind that evaluate them."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from slot_helpers import HEAD, KINDS, until, workers
+
+from evo_tune.dispatch import CPU, Device, Slot, Task
+
+
+@pytest.fixture
+def trials(tmp_path: Path) -> Path:
+    return tmp_path / "run" / "_trials"
+
+
+@pytest.fixture
+def task_of(tmp_path: Path, trials: Path) -> Callable[..., Task]:
+    """Write an evaluator, given the body of its `evaluate`, and describe it."""
+
+    def make(body: str, threads: int = 1, top: str = "", **options: Any) -> Task:
+        path = tmp_path / "evaluator.py"
+        source = HEAD.replace("\nSPACE", f"{top}\nSPACE") + textwrap.indent(textwrap.dedent(body).strip("\n"), "    ")
+        path.write_text(source + "\n")
+        objectives = ("loss:min",)
+        return Task(str(path), "evaluator", str(path), "file", options, objectives, str(trials), threads)
+
+    return make
+
+
+@pytest.fixture(params=sorted(KINDS))
+def open_all(request: pytest.FixtureRequest, task_of: Callable[..., Task]) -> Iterator[Callable[..., list[Slot]]]:
+    """Open slots on an evaluator given by its body; afterwards no process may be left."""
+    opened: list[Slot] = []
+
+    def make(
+        body: str, devices: tuple[Device, ...] = (CPU,), timeout: float | None = None, retries: int = 0, **task: Any
+    ) -> list[Slot]:
+        slots = KINDS[request.param](task_of(body, **task), devices, timeout=timeout, retries=retries)
+        opened.extend(slots)
+        return slots
+
+    yield make
+    for slot in opened:
+        slot.close()
+    assert until(lambda: not workers(), 3.0), workers()
+
+
+@pytest.fixture
+def open_one(open_all: Callable[..., list[Slot]]) -> Callable[..., Slot]:
+    def make(body: str, **settings: Any) -> Slot:
+        return open_all(body, **settings)[0]
+
+    return make

@@ -1,0 +1,55 @@
+"""What is the local slot's alone."""
+
+from __future__ import annotations
+
+import concurrent.futures
+
+import pytest
+
+from evo_tune.dispatch import CPU, Plan, local, open_slots
+from evo_tune.errors import OptionError
+
+
+class Clock:
+    """A clock on which every look is a thousand seconds after the last: a machine that was paused."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        self.now += 1000.0
+        return self.now
+
+
+class Silent:
+    """A future without result; counts how often it was waited for."""
+
+    def __init__(self) -> None:
+        self.waits = 0
+
+    def result(self, timeout: float) -> None:
+        self.waits += 1
+        raise concurrent.futures.TimeoutError
+
+
+def test_a_pause_costs_one_tick_of_the_timeout(monkeypatch):
+    monkeypatch.setattr(local, "time", Clock())
+    process = object.__new__(local._Process)
+    monkeypatch.setattr(process, "gone", lambda: False, raising=False)
+    future = Silent()
+    with pytest.raises(local._Lost, match="no result within 5 s: killed"):
+        process._result(future, 5.0)
+    assert future.waits == 5
+
+
+@pytest.mark.parametrize(
+    ("settings", "error"),
+    [
+        ({"timeout": 0.0}, "--timeout 0 is not allowed: expected more than 0 seconds"),
+        ({"timeout": float("nan")}, "--timeout nan is not allowed: expected more than 0 seconds"),
+        ({"retries": -1}, "--retries -1 is not allowed: expected 0 or more"),
+    ],
+)
+def test_settings_are_checked(task_of, settings, error):
+    with pytest.raises(OptionError, match=error):
+        open_slots(task_of("return {'loss': 0.0}"), Plan((CPU,), 1), **settings)

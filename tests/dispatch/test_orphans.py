@@ -1,0 +1,132 @@
+"""No process outlives its parent, Ctrl-C reaches no worker, and nothing is printed about either."""
+
+from __future__ import annotations
+
+import glob
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from slot_helpers import alive, until
+
+PARENT = """\
+import signal, sys, threading
+from pathlib import Path
+from slot_helpers import candidate
+from evo_tune.dispatch import Task, open_slots, plan
+
+path, trials = sys.argv[1:]
+task = Task(path, "evaluator", path, "file", {}, ("loss:min",), trials)
+(slot,) = open_slots(task, plan(slots=1, devices="cpu"))
+"""
+
+
+@pytest.fixture
+def start(tmp_path, task_of, trials):
+    """Start a parent in a session of its own, as a shell would; its slot is `slot`."""
+    started = []
+
+    def make(body: str, script: str) -> subprocess.Popen[str]:
+        (tmp_path / "parent.py").write_text(PARENT + textwrap.dedent(script))
+        path = [str(Path(__file__).parent), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+        command = [sys.executable, str(tmp_path / "parent.py"), task_of(body).path, str(trials)]
+        process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            stdin=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(path), "PYTHONUNBUFFERED": ""},
+        )
+        started.append(process)
+        return process
+
+    yield make
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def family(process: subprocess.Popen[str]) -> list[int]:
+    return [child.pid for child in psutil.Process(process.pid).children(recursive=True)]
+
+
+def test_nothing_outlives_a_killed_parent(start, trials):
+    body = """
+        child = subprocess.Popen(["sleep", "600"])
+        (context.folder / "pid").write_text(str(child.pid))
+        time.sleep(600)
+        """
+    parent = start(body, "slot.run(candidate())")
+    assert until(lambda: (trials / "000000" / "pid").exists())
+    pids = family(parent)
+    assert int(until(lambda: (trials / "000000" / "pid").read_text())) in pids
+    assert len(pids) >= 2
+    parent.kill()
+    _, errors = parent.communicate(timeout=5)
+    assert until(lambda: not any(alive(pid) for pid in pids), 4.0)
+    assert errors == ""
+    assert not glob.glob(f"/dev/shm/*loky-{parent.pid}-*")
+    assert os.listdir(trials) == ["000000"]
+
+
+def test_a_parent_killed_while_its_worker_starts(start):
+    parent = start("time.sleep(600)", "slot.run(candidate())")
+    assert until(lambda: len(family(parent)) >= 2)
+    pids = family(parent)
+    parent.kill()
+    _, errors = parent.communicate(timeout=5)
+    assert until(lambda: not any(alive(pid) for pid in pids), 4.0)
+    assert errors == ""
+
+
+def test_ctrl_c_does_not_reach_the_worker(start):
+    parent = start(
+        "time.sleep(1.0)\nreturn {'loss': 0.0}",
+        """
+        outcomes = []
+        thread = threading.Thread(target=lambda: outcomes.append(slot.run(candidate())))
+        signal.signal(signal.SIGINT, lambda *_: None)
+        print("ready", flush=True)
+        thread.start()
+        thread.join()
+        slot.close()
+        print(outcomes[0].status, outcomes[0].error)
+        """,
+    )
+    assert parent.stdout is not None
+    assert parent.stdout.readline() == "ready\n"
+    while parent.poll() is None:  # from before the worker has begun to ignore it until after its end
+        os.killpg(parent.pid, signal.SIGINT)
+        time.sleep(0.01)
+    assert parent.communicate() == ("ok None\n", "")
+
+
+def test_the_worker_has_the_parents_terminal_neither_to_read_nor_to_write(start, trials):
+    parent = start(
+        "print('not on the terminal')\nprint(input())",
+        "outcome = slot.run(candidate())\nslot.close()\nprint(outcome.error)",
+    )
+    assert parent.stdout is not None
+    assert parent.stdout.read().startswith("EOFError: EOF when reading a line")  # the parent's own would wait
+    assert (trials / "000000" / "log.txt").read_text() == "not on the terminal\n"
+
+
+def test_an_idle_slot_that_nobody_closed_does_not_hold_up_the_exit(start):
+    parent = start("return {'loss': 0.0}", "print(slot.run(candidate()).status, slot.pid)")
+    output, errors = parent.communicate(timeout=10)
+    status, pid = output.split()
+    assert (status, errors, parent.returncode) == ("ok", "", 0)
+    assert until(lambda: not alive(int(pid)), 2.0)
+
+
+def test_importing_dispatch_is_light():
+    code = "import evo_tune.dispatch, sys; print({'torch', 'joblib', 'pandas', 'deap'} & set(sys.modules))"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "set()\n"

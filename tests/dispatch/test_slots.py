@@ -1,0 +1,443 @@
+"""The contract of a slot, over every kind of slot: whatever an evaluation does, an Outcome comes back."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from slot_helpers import FIRST_LINE, alive, candidate, until
+
+from evo_tune.dispatch import CPU, Device, SlotClosed
+from evo_tune.dispatch.worker import Worker
+
+OK = "return {'loss': genome['x']}"
+
+
+def test_an_outcome_comes_back_and_no_folder_is_left(open_one, trials):
+    slot = open_one("context.report(0.5, loss=1.0)\ntime.sleep(0.02)\nreturn {'loss': genome['x'], 'params': 3}")
+    outcome = slot.run(candidate())
+    assert (outcome.status, outcome.metrics, outcome.error) == ("ok", {"loss": 0.5, "params": 3.0}, None)
+    assert outcome.curve == ((0.5, {"loss": 1.0}),)
+    assert 0.02 <= outcome.seconds < 1.0
+    assert outcome.device == slot.device == "cpu"
+    slot.close()
+    assert not trials.exists()
+
+
+def test_the_worker_starts_with_the_first_candidate_and_stays(open_one):
+    slot = open_one(f"{OK[:-1]}, 'pid': os.getpid()}}")
+    assert slot.pid is None
+    pids = {slot.run(candidate(i)).metrics["pid"] for i in range(5)}
+    assert pids == {slot.pid}
+
+
+def test_a_candidate_reaches_the_evaluator_whole(open_one):
+    slot = open_one(
+        """
+        assert genome == {'x': 0.25} and note == 'hello', (genome, note)
+        assert (context.seed, context.budget, context.threads) == (11, 0.5, 2)
+        return {'loss': 0.0}
+        """,
+        threads=2,
+        note="hello",
+    )
+    assert slot.run(candidate(genome={"x": 0.25}, seed=11, budget=0.5)).error is None
+
+
+def test_an_exception_is_one_line_that_names_file_and_line(open_one, trials):
+    slot = open_one("x = 1\nraise ValueError('no luck\\nat all')")
+    outcome = slot.run(candidate(3))
+    assert outcome.status == "failed"
+    assert outcome.error == f"ValueError: no luck at all (evaluator.py:{FIRST_LINE + 1})"
+    text = (trials / "000003" / "error.txt").read_text()
+    assert text.startswith("Traceback")
+    assert "no luck\nat all" in text
+    assert slot.run(candidate(4)).status == "failed", "the worker goes on"
+
+
+def test_the_line_is_the_evaluators_own(open_one):
+    outcome = open_one("import json\njson.loads('{')").run(candidate())
+    assert outcome.error.startswith("JSONDecodeError: ")
+    assert outcome.error.endswith(f"(evaluator.py:{FIRST_LINE + 1})")
+
+
+@pytest.mark.parametrize(
+    ("body", "error"),
+    [
+        ("sys.exit(3)", "SystemExit: 3"),
+        ("raise KeyboardInterrupt", "KeyboardInterrupt"),
+        ("input()", "EOFError: EOF when reading a line"),
+        ("class Odd(Exception):\n    def __str__(self): raise OSError\nraise Odd", "Odd: (its text cannot be read"),
+    ],
+)
+def test_other_ways_to_fail(open_one, body, error):
+    outcome = open_one(body).run(candidate())
+    assert outcome.status == "failed"
+    assert outcome.error.startswith(error)
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "error"),
+    [
+        ("return 3", "failed", "evaluate returned a int"),
+        ("return {'other': 1.0}", "failed", "evaluate returned no 'loss'"),
+        ("return {'loss': 'low'}", "failed", "evaluate returned loss='low'"),
+        ("return {'loss': float('nan')}", "diverged", "loss is nan"),
+    ],
+)
+def test_what_is_returned_is_judged(open_one, trials, body, status, error):
+    outcome = open_one(body).run(candidate())
+    assert (outcome.status, outcome.metrics) == (status, {})
+    assert outcome.error.startswith(error)
+    assert not (trials / "000000").exists()
+
+
+def test_an_exception_may_bring_its_status(open_one, trials):
+    slot = open_one("context.report(0.5, loss=9.0)\nraise Diverged('loss is nan at step 4')", top=DIVERGED)
+    outcome = slot.run(candidate())
+    assert outcome.status == "diverged"
+    assert outcome.error == f"loss is nan at step 4 (evaluator.py:{FIRST_LINE + 4})"
+    assert outcome.curve == ((0.5, {"loss": 9.0}),)
+    assert not (trials / "000000").exists()
+
+
+DIVERGED = "\nclass Diverged(Exception):\n    status = 'diverged'\n"
+
+
+def test_an_exceptions_unknown_status_means_nothing(open_one):
+    top = DIVERGED.replace("'diverged'", "404")
+    assert open_one("raise Diverged('not found')", top=top).run(candidate()).status == "failed"
+
+
+def test_a_bound_fixed_at_birth_prunes(open_one, trials):
+    slot = open_one("for i in range(1, 11): context.report(i / 10, loss=float(i))\nreturn {'loss': 10.0}")
+    outcome = slot.run(candidate(stop_if=((0.4, "loss", 3.5),)))
+    assert (outcome.status, outcome.metrics) == ("pruned", {})
+    assert [fraction for fraction, _ in outcome.curve] == [0.1, 0.2, 0.3, 0.4]
+    assert outcome.error == "loss=4 at 40% is beyond its bound"
+    assert not (trials / "000000").exists()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "raise MemoryError",
+        "raise RuntimeError('[enforce fail] DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes')",
+        "class OutOfMemoryError(RuntimeError): pass\nraise OutOfMemoryError('CUDA out of memory. Tried to')",
+        "import resource\n"
+        "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (used + (200 << 20), resource.RLIM_INFINITY))\n"
+        "return {'loss': len(bytearray(1 << 30))}",
+    ],
+)
+def test_too_little_memory(open_one, body):
+    outcome = open_one(body).run(candidate())
+    assert outcome.status == "out_of_memory"
+    assert "evaluator.py:" in outcome.error
+
+
+@pytest.mark.parametrize(
+    ("body", "error"),
+    [
+        ("os._exit(3)", "worker died: exit code 3"),
+        ("os.kill(os.getpid(), signal.SIGKILL)", "worker died: killed by signal 9"),
+        ("print('last words')\nimport ctypes\nctypes.string_at(0)", "worker died: killed by signal 11"),
+    ],
+)
+def test_a_death_is_an_outcome_and_the_slot_goes_on(open_one, trials, body, error):
+    slot = open_one("if genome['x'] == 0.5:\n" + "".join(f"    {line}\n" for line in body.splitlines()) + OK)
+    outcome = slot.run(candidate(5))
+    assert (outcome.status, outcome.error) == ("crashed", error)
+    assert slot.run(candidate(6, genome={"x": 0.75})).metrics == {"loss": 0.75}
+    if "ctypes" in body:
+        log = (trials / "000005" / "log.txt").read_text()
+        assert log.startswith("last words\nFatal Python error: Segmentation fault")
+        assert "evaluator.py" in log
+    else:
+        assert not (trials / "000005").exists()
+    assert not [name for name in os.listdir(trials) if name.startswith(".worker") and str(slot.pid) not in name]
+
+
+def test_a_worker_killed_from_outside(open_one):
+    slot = open_one("time.sleep(60)")
+    with ThreadPoolExecutor(1) as threads:
+        future = threads.submit(slot.run, candidate())
+        pid = until(lambda: slot.pid)
+        time.sleep(0.3)
+        os.kill(pid, signal.SIGKILL)
+        outcome = future.result(timeout=2)
+    assert (outcome.status, outcome.error) == ("crashed", "worker died: killed by signal 9")
+
+
+def test_a_worker_that_died_idle_is_replaced_at_no_candidates_cost(open_one):
+    slot = open_one(OK)
+    slot.run(candidate())
+    first = slot.pid
+    os.kill(first, signal.SIGKILL)
+    assert until(lambda: not alive(first))
+    assert slot.run(candidate(1)).status == "ok"
+    assert slot.pid != first
+
+
+def test_a_hang_is_killed(open_one):
+    slot = open_one("time.sleep(60 * (genome['x'] == 0.5))\n" + OK, timeout=0.7)
+    slot.run(candidate(genome={"x": 0.75}))
+    pid, began = slot.pid, time.monotonic()
+    outcome = slot.run(candidate(1))
+    assert 0.7 <= time.monotonic() - began < 2.0
+    assert (outcome.status, outcome.error) == ("timeout", "no result within 0.7 s: killed")
+    assert not alive(pid)
+    assert slot.run(candidate(2, genome={"x": 0.25})).status == "ok"
+
+
+def test_importing_the_evaluator_does_not_count_as_hanging(open_one):
+    assert open_one(OK, top="\ntime.sleep(1.2)\n", timeout=0.6).run(candidate()).status == "ok"
+
+
+@pytest.mark.parametrize(
+    ("end", "status"), [("os._exit(1)", "crashed"), ("time.sleep(60)", "timeout"), ("return {'loss': 0.0}", "ok")]
+)
+def test_subprocesses_die_with_their_worker(open_one, trials, end, status):
+    slot = open_one(
+        f"""
+        child = subprocess.Popen(["sleep", "600"])
+        forked = os.fork()
+        if not forked:
+            time.sleep(600)
+        (context.folder / "pids").write_text(f"{{child.pid}} {{forked}}")
+        {end}
+        """,
+        timeout=3.0,
+    )
+    assert slot.run(candidate()).status == status  # although the fork holds loky's pipes open
+    slot.close()
+    pids = [int(pid) for pid in (trials / "000000" / "pids").read_text().split()]
+    assert until(lambda: not any(alive(pid) for pid in pids), 2.0)
+
+
+def test_a_crash_is_retried_and_only_the_last_outcome_returned(open_one, tmp_path):
+    count = tmp_path / "count"
+    body = f"""
+        with open({str(count)!r}, "a") as file:
+            file.write("x")
+        assert not os.path.exists(context._folder), "the folder was emptied"
+        (context.folder / "half").write_text("done")
+        if os.path.getsize({str(count)!r}) < 3:
+            os._exit(7)
+        return {{"loss": 0.0}}
+        """
+    assert open_one(body, retries=1).run(candidate()).error == "worker died: exit code 7"
+    assert count.read_text() == "xx"
+    count.unlink()
+    assert open_one(body, retries=9).run(candidate()).status == "ok"
+    assert count.read_text() == "xxx"
+
+
+@pytest.mark.parametrize("end", ["raise ValueError", "time.sleep(60)"])
+def test_nothing_else_is_retried(open_one, tmp_path, end):
+    count = tmp_path / "count"
+    slot = open_one(f"open({str(count)!r}, 'a').write('x')\n{end}", retries=5, timeout=0.5)
+    assert slot.run(candidate()).status in ("failed", "timeout")
+    assert count.read_text() == "x"
+
+
+def test_output_of_every_kind_is_in_the_log(open_one, trials):
+    slot = open_one(
+        """
+        if genome["x"] == 0.5:
+            print("python")
+            print("complaint", file=sys.stderr)
+            os.write(1, b"descriptor\\n")
+            subprocess.run(["echo", "subprocess"])
+        return {"loss": 0.0}
+        """
+    )
+    for i, x in enumerate((0.5, 0.75, 0.5)):
+        assert slot.run(candidate(i, genome={"x": x})).status == "ok"
+    for name in ("000000", "000002"):
+        assert (trials / name / "log.txt").read_text() == "python\ncomplaint\ndescriptor\nsubprocess\n"
+    assert not (trials / "000001").exists()
+
+
+def test_the_log_can_be_read_while_it_grows(open_one, trials):
+    slot = open_one("print('step 1')\ntime.sleep(60)")
+    with ThreadPoolExecutor(1) as threads:
+        future = threads.submit(slot.run, candidate())
+        assert until(lambda: (trials / "000000" / "log.txt").exists())
+        assert (trials / "000000" / "log.txt").read_text() == "step 1\n"
+        slot.kill()
+        with pytest.raises(SlotClosed):
+            future.result(timeout=1)
+
+
+def test_a_rerun_finds_its_folder_empty_and_a_promotion_the_old_one(open_one, trials):
+    slot = open_one(
+        """
+        assert not os.path.exists(context._folder)
+        resumed = (context.resume_folder / "state").read_text() if context.resume_folder else "0"
+        (context.folder / "state").write_text(str(int(resumed) + 1))
+        return {"loss": float(resumed)}
+        """
+    )
+    assert slot.run(candidate(0)).metrics == {"loss": 0.0}
+    assert slot.run(candidate(0)).metrics == {"loss": 0.0}
+    assert slot.run(candidate(1, resumes=0)).metrics == {"loss": 1.0}
+    assert slot.run(candidate(1, resumes=0)).metrics == {"loss": 1.0}
+    assert slot.run(candidate(2, resumes=77)).metrics == {"loss": 0.0}, "a missing checkpoint means from scratch"
+    assert slot.run(candidate(2), folder="calibration/a-3").status == "ok"
+    assert (trials / "calibration" / "a-3" / "state").exists()
+
+
+def test_other_slots_are_undisturbed(open_all):
+    one, other = open_all("if genome['x'] == 0.5: os._exit(1)\ntime.sleep(0.6)\n" + OK, devices=(CPU, CPU))
+    with ThreadPoolExecutor(2) as threads:  # both workers start at once
+        good = threads.submit(other.run, candidate(0, genome={"x": 0.75}))
+        pid = until(lambda: other.pid)
+        bad = [threads.submit(one.run, candidate(i)).result().status for i in (1, 2)]
+        assert bad == ["crashed", "crashed"]
+        assert good.result().status == "ok"
+    assert other.pid == pid
+
+
+def test_a_worker_that_grew_is_kept(open_one):
+    slot = open_one(
+        """
+        time.sleep(0.6)
+        sys.modules["__main__"].kept = b"x" * (genome["x"] == 0.5) * (320 << 20)
+        return {"loss": float(os.getpid())}
+        """
+    )
+    values = (0.75, 0.75, 0.5, 0.5, 0.75)  # loky looks at the growth over the first call, once a second
+    pids = {slot.run(candidate(i, genome={"x": x})).metrics["loss"] for i, x in enumerate(values)}
+    assert len(pids) == 1
+
+
+def test_the_device_is_pinned(open_all):
+    body = """
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == note, os.environ["CUDA_VISIBLE_DEVICES"]
+        assert context.device == ("cuda:0" if note else "cpu"), context.device
+        return {"loss": 0.0}
+        """
+    (gpu,) = open_all(body, devices=(Device("cuda:4", "GPU-4"),), note="GPU-4")
+    outcome = gpu.run(candidate())
+    assert (outcome.error, outcome.device, gpu.device) == (None, "cuda:4", "cuda:4")
+    assert open_all(body)[0].run(candidate()).error is None
+
+
+def test_threads_reach_libraries_and_torch(open_one):
+    slot = open_one(
+        """
+        names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+        assert [os.environ[name] for name in names] == ["2"] * 3
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        return {"loss": float(threads), "draw": float(torch.rand(1))}
+        """,
+        top="\nimport torch\n",
+        threads=2,
+    )
+    first, second = (slot.run(candidate(i)).metrics for i in range(2))
+    assert first["loss"] == second["loss"] == 2.0
+    assert first["draw"] == second["draw"], "the global generator is seeded"
+
+
+def test_an_evaluation_leaves_no_trace_on_the_next(open_all, tmp_path):
+    body = """
+        import random
+        import numpy as np
+        here = os.getcwd()
+        os.chdir("/")
+        order = [hash(word) % 1000 for word in "abc"]
+        return {"loss": float(here == note), "draw": random.random() + np.random.rand() + sum(order)}
+        """
+    slots = open_all(body, devices=(CPU, CPU), note=os.getcwd())
+    outcomes = [slots[i].run(candidate(n)) for n, i in enumerate((0, 0, 1))]
+    assert [outcome.metrics["loss"] for outcome in outcomes] == [1.0, 1.0, 1.0]
+    assert len({outcome.metrics["draw"] for outcome in outcomes}) == 1
+
+
+def test_an_evaluator_that_cannot_be_imported(open_one, tmp_path):
+    outcome = open_one(OK, top="\nimport nowhere_to_be_found\n").run(candidate())
+    assert outcome.status == "failed"
+    path = tmp_path / "evaluator.py"
+    assert outcome.error.startswith(f"{path}:5: ModuleNotFoundError: No module named 'nowhere_to_be_found'")
+
+
+@pytest.mark.parametrize("body", ["raise RuntimeError('CUDA error: device-side assert triggered')"])
+def test_a_poisoned_worker_is_replaced(open_one, body):
+    slot = open_one(f"if genome['x'] == 0.5:\n    {body}\nreturn {{'loss': float(os.getpid())}}")
+    first = slot.run(candidate(0, genome={"x": 0.75})).metrics["loss"]
+    outcome = slot.run(candidate(1))
+    assert outcome.status == "crashed"
+    assert outcome.error == f"RuntimeError: CUDA error: device-side assert triggered (evaluator.py:{FIRST_LINE + 1})"
+    assert slot.run(candidate(2, genome={"x": 0.75})).metrics["loss"] != first
+
+
+def test_a_long_curve_comes_back_whole(open_one):
+    outcome = open_one("for i in range(1, 20001): context.report(i / 20000, loss=1 / i)\n" + OK).run(candidate())
+    assert len(outcome.curve) == 20000
+
+
+@pytest.mark.parametrize("wait", [0.0, 0.05, 0.6])
+def test_kill_ends_a_run_at_once(open_one, wait):
+    slot = open_one("time.sleep(60)")
+    with ThreadPoolExecutor(1) as threads:
+        future = threads.submit(slot.run, candidate())
+        time.sleep(wait)
+        began = time.monotonic()
+        slot.kill()
+        with pytest.raises(SlotClosed):
+            future.result(timeout=2)
+        assert time.monotonic() - began < 1.0
+    with pytest.raises(SlotClosed):
+        slot.run(candidate())
+
+
+def test_close_is_final_and_may_be_repeated(open_one, tmp_path):
+    left = tmp_path / "left"
+    slot = open_one(OK, top=f"\nimport atexit\natexit.register(lambda: open({str(left)!r}, 'w').close())\n")
+    slot.close()
+    with pytest.raises(SlotClosed, match="slot 0 is closed"):
+        slot.run(candidate())
+    slot = open_one(OK, top=f"\nimport atexit\natexit.register(lambda: open({str(left)!r}, 'w').close())\n")
+    slot.run(candidate())
+    slot.close()
+    assert left.exists(), "exit handlers ran"
+    slot.close()
+    slot.kill()
+    assert slot.pid is None
+
+
+def test_an_idle_worker_that_will_not_leave_is_killed(open_one, monkeypatch):
+    monkeypatch.setattr("evo_tune.dispatch.local.GRACE", 0.3)
+    slot = open_one("import threading\nthreading.Thread(target=time.sleep, args=(600,)).start()\n" + OK)
+    slot.run(candidate())
+    began = time.monotonic()
+    slot.close()
+    assert time.monotonic() - began < 1.5
+
+
+def test_an_interrupted_run_leaves_no_worker_behind(open_one):
+    slot = open_one("time.sleep(60 * (genome['x'] == 0.5))\n" + OK)
+    slot.run(candidate(0, genome={"x": 0.75}))
+    pid = slot.pid
+    timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        slot.run(candidate(1))
+    timer.join()
+    assert not alive(pid)
+    assert slot.run(candidate(2, genome={"x": 0.75})).status == "ok"
+
+
+def test_a_worker_costs_little(task_of):
+    worker = Worker(task_of(OK), "cpu")
+    worker.work(candidate())
+    began = time.perf_counter()
+    for i in range(200):
+        worker.work(candidate(i))
+    assert (time.perf_counter() - began) / 200 < 0.5e-3
