@@ -41,9 +41,6 @@ OBJECTIVES = [Minimize("val_loss")]
 HELD_OUT = 0.1
 """Share of the text, at its end, that is never trained on."""
 
-BLOCK = 1024
-"""Held-out bytes are scored in evenly spread blocks of this many."""
-
 CURVE_POINTS = 4
 """Points of the learning curve over the full training, each from every fourth held-out block."""
 
@@ -91,9 +88,9 @@ class Options:
                 raise OptionError(f"-o {name}={value}: expected 2 to {largest} tokens (the largest batch)")
 
     @property
-    def longest_context(self) -> int:
-        """Tokens in the longest window that any genome may ask for."""
-        return self.context or max(SIZES[_size(self.size)]["context"])
+    def block(self) -> int:
+        """Bytes in a block of held-out text: the longest window that any genome may ask for, or more."""
+        return max(*SIZES[_size(self.size)]["context"], self.context or 0)
 
 
 def options_from(given: Mapping[str, Any]) -> Options:
@@ -225,12 +222,12 @@ def _text(options: Options) -> tuple[bytes, bytes]:
         OptionError: The text is missing, unreadable, empty, or too short for the longest window.
     """
     text = _read(options.data)
-    needed = math.ceil((options.longest_context + 2) / HELD_OUT)
+    needed = math.ceil((options.block + 2) / HELD_OUT)
     if len(text) < needed:
         amount = "is empty" if not text else f"holds {len(text)} bytes"
         raise OptionError(
             f"-o data={options.data} {amount}: expected at least {needed} for windows of "
-            f"{options.longest_context}; give more text, or a smaller -o context"
+            f"{options.block}; give more text, or a smaller -o context"
         )
     cut = round(len(text) * (1 - HELD_OUT))
     return text[:cut], text[cut:]
@@ -378,8 +375,9 @@ def evaluate(
 
 
 def _train(genome: Mapping[str, Any], run: Context, options: Options) -> tuple[GPT, dict[str, float]]:
-    from evo_tune.training import load_checkpoint, reproducible, save_checkpoint
+    from evo_tune.training import keep_freed_memory, load_checkpoint, reproducible, save_checkpoint
 
+    keep_freed_memory()
     with reproducible(run.threads, run.device):
         texts = tuple(_tensor(text) for text in _text(options))
         file = run.resume_folder / CHECKPOINT if run.resume_folder else None
@@ -456,7 +454,7 @@ def _run(
 
     steps = trainer.recipe.schedule.steps
     stop = stop_step(steps, run.budget)
-    curve, rest = _held_out(texts[1], config.context, options.eval_tokens)
+    curve, rest = _held_out(texts[1], config.context, options)
     batch = max(1, 4096 // config.context)
     first_step, first_targets, seconds = trainer.step, trainer.targets, 0.0
     marks = {-(-steps * point // CURVE_POINTS) for point in range(1, CURVE_POINTS)}
@@ -467,7 +465,7 @@ def _run(
         judged = judge(trainer.model, curve, device=run.device, batch=batch)
         run.report(trainer.step / steps, val_loss=judged.loss)
     judged += judge(trainer.model, rest, device=run.device, batch=batch)
-    seen = fixed_windows(texts[0], context=config.context, count=options.eval_tokens // 4, block=BLOCK)
+    seen = fixed_windows(texts[0], context=config.context, count=options.eval_tokens // 4, block=options.block)
     last = max(0, trainer.step - 1)
     return {
         "val_loss": judged.loss,
@@ -483,14 +481,14 @@ def _run(
     }
 
 
-def _held_out(text: Tensor, context: int, count: int) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+def _held_out(text: Tensor, context: int, options: Options) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
     """Return the windows of every fourth held-out block, for the curve, and those of the others."""
     import torch
 
     from evo_tune.training import fixed_windows
 
-    inputs, targets = fixed_windows(text, context=context, count=count, block=BLOCK)
-    per_block = -(-min(BLOCK, len(text) - 1) // inputs.shape[1])
+    inputs, targets = fixed_windows(text, context=context, count=options.eval_tokens, block=options.block)
+    per_block = -(-min(options.block, len(text) - 1) // inputs.shape[1])
     curve = torch.arange(len(inputs)) // per_block % 4 == 0
     return (inputs[curve], targets[curve]), (inputs[~curve], targets[~curve])
 

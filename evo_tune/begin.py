@@ -14,6 +14,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from evo_tune.errors import OptionError, PluginError, SpaceError, StoreError
 from evo_tune.evaluator import Evaluator
 from evo_tune.options import suggest
@@ -35,7 +37,7 @@ def make_manifest(
     options: Mapping[str, Any],
     strategy: str | None,
     strategy_options: Mapping[str, Any],
-    objectives: Sequence[str],
+    objectives: Sequence[str | Objective],
     genes: Mapping[str, Gene],
     seed: int,
     order: str,
@@ -56,7 +58,8 @@ def make_manifest(
     bound = evaluator.bind(options)
     own = evaluator.space(bound)
     space = SearchSpace(own.repair, **{**own.genes, **_with_defaults(genes, own)})
-    goals = tuple(Objective.parse(text) for text in objectives) or evaluator.objectives
+    _check_repair(space)
+    goals = tuple(g if isinstance(g, Objective) else Objective.parse(g) for g in objectives) or evaluator.objectives
     _check_metrics(evaluator, goals)
     name = strategy or ("ga" if len(goals) == 1 else "nsga2")
     made = make_strategy(name, dict(strategy_options))
@@ -92,6 +95,19 @@ def _with_defaults(genes: Mapping[str, Gene], own: SearchSpace) -> dict[str, Gen
             with contextlib.suppress(SpaceError):
                 found[name] = dataclasses.replace(gene, default=gene.check(own.genes[name].middle()))  # type: ignore[type-var]
     return found
+
+
+def _check_repair(space: SearchSpace, samples: int = 20) -> None:
+    """Try the repair on a few genomes: a broken one would otherwise show after hours.
+
+    Raises:
+        SpaceError: It raises, leaves the space, or changes what it returned before.
+    """
+    rng = np.random.default_rng(0)
+    for genome in [space.default(), *(space.sample(rng) for _ in range(samples))]:
+        again = space.check(genome)
+        if genome_key(again) != genome_key(genome):
+            raise SpaceError(f"repair changes its own result: it returned {genome}, and of that made {again}")
 
 
 def _check_metrics(evaluator: Evaluator, objectives: Sequence[Objective]) -> None:

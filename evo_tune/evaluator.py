@@ -212,8 +212,9 @@ class Evaluator:
         return {} if function is None else dict(self._call(function, options, dict(genome)))
 
     def evaluate(self, genome: Genome, context: Context, options: Mapping[str, Any]) -> Any:
-        """Train once and return what the file's `evaluate` returned, unjudged."""
-        return self.module.evaluate(dict(genome), context, **options)
+        """Train once and return what the file's `evaluate` returned, and its estimates, unjudged."""
+        returned = self.module.evaluate(dict(genome), context, **options)
+        return {**self.estimate(genome, options), **returned} if isinstance(returned, Mapping) else returned
 
 
 def where_of(error: BaseException, path: Path) -> str:

@@ -77,6 +77,8 @@ def _option_of(function: Callable[..., Any], parameter: inspect.Parameter) -> Op
             wanted = eval(wanted, getattr(function, "__globals__", {}))
         except Exception as error:
             raise OptionError(f"option {parameter.name}: cannot read its type {wanted!r}: {error}") from error
+    if isinstance(default, Path):
+        default = str(default)  # plain data, as a given value is
     return Option(parameter.name, wanted, default)
 
 

@@ -11,6 +11,7 @@ import hashlib
 import importlib
 import importlib.metadata
 import importlib.util
+import inspect
 import os
 import sys
 import warnings
@@ -307,6 +308,12 @@ def _strategy_class(module: ModuleType, name: str) -> type[Strategy]:
         for thing in vars(module).values()
         if isinstance(thing, type) and issubclass(thing, Strategy) and thing.__module__ == module.__name__
     ]
+    for one in classes:
+        lost = sorted(set(inspect.get_annotations(one)) - {*one.__dataclass_fields__})
+        if lost:
+            raise PluginError(
+                f"strategy {name}: {', '.join(lost)} is no option; put @dataclass(frozen=True) above it"
+            )
     if len(classes) != 1:
         found = ", ".join(c.__name__ for c in classes) or "none"
         raise PluginError(f"strategy {name}: expected one subclass of evo_tune.Strategy in its file, found {found}")

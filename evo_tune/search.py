@@ -33,7 +33,7 @@ from evo_tune.plugins import find_evaluator, make_strategy
 from evo_tune.population import TRIALS, Run, Session, copy_run, find_run, space_of
 from evo_tune.space import Gene
 from evo_tune.strategy import Strategy
-from evo_tune.trial import STATUSES, Candidate, Outcome, Proposal, Trial, conclude, trial_seed
+from evo_tune.trial import STATUSES, Candidate, Objective, Outcome, Proposal, Trial, conclude, trial_seed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -69,7 +69,7 @@ class Search:
         strategy: Name or path of a strategy; by default `ga`, or `nsga2` for several objectives.
         strategy_options: Its options.
         population: Trials that survive, and births in a generation.
-        objectives: Instead of the evaluator's own: METRIC:min or METRIC:max.
+        objectives: Instead of the evaluator's own: Minimize(METRIC), or as text METRIC:min, METRIC:max.
         genes: Genes instead of, or beside, those of the evaluator's space.
         seed: Seed of the run: same seed and same outcomes, same run.
         order: 'arrival' (no slot waits) or 'birth' (the same run for any number of slots).
@@ -95,7 +95,7 @@ class Search:
         strategy: str | None = None,
         strategy_options: Mapping[str, Any] | None = None,
         population: int | None = None,
-        objectives: Sequence[str] = (),
+        objectives: Sequence[str | Objective] = (),
         genes: Mapping[str, Gene] | None = None,
         seed: int = 0,
         order: str = "arrival",

@@ -30,7 +30,7 @@ DIGITS = 6
 `decode(encode(value))` gives the very same number back."""
 
 LARGEST = 1e300
-"""Bound of a Float's bounds: their difference is finite too."""
+"""Bound of a Float's bounds: their difference is finite too, and its inverse is a normal number."""
 
 CELLS = 10**12
 """Bound of the number of values of an Int: a unit coordinate must tell each from the next."""
@@ -199,7 +199,7 @@ class Float(Gene):
             object.__setattr__(self, name, float(bound))
         if not self.low < self.high:
             raise SpaceError(f"Float({self.low}, {self.high}): low must be below high")
-        if self.log and self.low <= 0:
+        if self.log and self.low < 1 / LARGEST:
             raise SpaceError(f"Float({self.low}, {self.high}, log=True): a log gene needs low above 0")
         object.__setattr__(self, "_digits", self._resolution())
         self._check_default()
@@ -213,7 +213,7 @@ class Float(Gene):
             # low + u * (high - low) errs by a few units in the last of 16 digits of the larger bound.
             wanted = DIGITS - _exponent(self.high - self.low)
             exact = 13 - _exponent(max(abs(self.low), abs(self.high)))
-        if exact < wanted - DIGITS + 2:
+        if exact < wanted - DIGITS + 2 or self.high - self.low < 1 / LARGEST:
             log = ", log=True" if self.log else ""
             raise SpaceError(f"Float({self.low}, {self.high}{log}): low and high are too close to tell values apart")
         return min(wanted, exact)
@@ -471,6 +471,7 @@ def parse_gene(name: str, text: str) -> Gene:
     Raises:
         SpaceError: It is none of these.
     """
+
     def _int(low: int, high: int, step: int = 1) -> Int:
         return Int(low, high, step=step)
 
@@ -616,7 +617,10 @@ class SearchSpace:
     def _repaired(self, genome: Genome) -> Genome:
         if self.repair is None:
             return genome
-        repaired = self.repair(dict(genome))
+        try:
+            repaired = self.repair(dict(genome))
+        except Exception as error:
+            raise SpaceError(f"repair({genome}) raised {type(error).__name__}: {error}") from error
         if not isinstance(repaired, dict) or set(repaired) != set(genome):
             raise SpaceError(f"repair must return a genome with the genes {', '.join(genome)}; got {repaired!r}")
         try:

@@ -40,7 +40,7 @@ def evaluate(genome, context, *, sleep: float = 0.0, failing: float = 0.0):
     time.sleep(sleep * (0.1 + 1.9 * noise))
     if noise < failing:
         raise ValueError(f"no luck with {genome}")
-    loss = genome["x"] ** 2 + abs(genome["n"] - 8) / 64 + 0.1 * noise
+    loss = (genome["x"] - 0.4) ** 2 + abs(genome["n"] - 20) / 64 + 0.1 * noise
     return {"loss": loss, "cost": genome["n"] * (1.5 + genome["x"])}
 '''
 
@@ -83,6 +83,12 @@ def resume(tmp_path: Path) -> Iterator[Callable[..., Search]]:
     yield make
     for search in begun:
         search.saved.close()
+
+
+@pytest.fixture
+def fast_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let fsync do nothing: for tests that write much and lose no power."""
+    monkeypatch.setattr(os, "fsync", lambda file: None)
 
 
 def evaluate(search: Search, candidate: Candidate) -> dict[str, float]:

@@ -26,7 +26,7 @@ def test_it_has_every_part(evaluator: Evaluator) -> None:
     assert options == {"steps": 100, "points": 200}
     space = evaluator.space(options)
     assert space.repair is not None
-    assert evaluator.estimate(space.default(), options) == {"params": 48}
+    assert evaluator.estimate(space.default(), options) == {"params": 96}
     assert evaluator.fingerprint(options) != evaluator.fingerprint({**options, "points": 10})
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from evo_tune import Choice, Context, Float, Minimize, SearchSpace
 
-SPACE = SearchSpace(lr=Float(1e-3, 1.0, log=True, default=0.05), degree=Choice([1, 3, 5, 7], ordered=True, default=3))
+SPACE = SearchSpace(lr=Float(1e-3, 1.0, log=True, default=0.1), degree=Choice([1, 3, 5, 7], ordered=True, default=3))
 OBJECTIVES = [Minimize("val_loss")]
 SCRIPT = Path(__file__).with_name("command_script.py")
 

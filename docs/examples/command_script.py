@@ -1,4 +1,4 @@
-"""Fits a polynomial to noisy points by gradient descent: stands for any program of your own."""
+"""Fits a polynomial to noisy points by gradient descent: stands for any program of yours."""
 
 import argparse
 import json
@@ -34,10 +34,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
 
-    rng = random.Random(args.seed)
-    points = [(x, math.sin(3 * x) + rng.gauss(0, 0.1)) for x in (rng.uniform(-1, 1) for _ in range(60))]
-    train, held_out = points[:30], points[30:]
-    weights = [0.0] * (args.degree + 1)
+    noise, chance = random.Random(0), random.Random(args.seed)  # the data are the same for every seed
+    points = [(x / 30, math.sin(3 * x / 30) + noise.gauss(0, 0.1)) for x in range(-30, 31)]
+    train, held_out = points[::2], points[1::2]
+    weights = [chance.gauss(0, 0.1) for _ in range(args.degree + 1)]
     for number in range(args.steps):
         weights = step(weights, train, args.lr)
         if number % 50 == 0:

@@ -11,6 +11,7 @@ import contextlib
 import errno
 import faulthandler
 import gc
+import importlib
 import math
 import os
 import random
@@ -29,6 +30,7 @@ import numpy as np
 from evo_tune.dispatch.slot import Task
 from evo_tune.errors import EvoTuneError
 from evo_tune.evaluator import Context, Evaluator, Pruned
+from evo_tune.plugins import local_sources
 from evo_tune.trial import STATUSES, Candidate, Objective, Outcome, Status, conclude
 
 __all__ = ["Worker", "initialize", "load", "log_name", "work"]
@@ -131,8 +133,16 @@ class Worker:
 
     @cached_property
     def evaluator(self) -> Evaluator:
-        """The evaluator, imported on first use."""
-        return self.task.load()
+        """The evaluator, imported on first use; torch with it, if it uses torch.
+
+        An evaluator imports torch in its functions. It is here before the first evaluation, so that it is
+        seeded for the first as for the others, and its import is nobody's time.
+        """
+        evaluator = self.task.load()
+        if any(b"torch" in source.read_bytes() for source in local_sources(evaluator.path)):
+            with contextlib.suppress(ImportError):
+                importlib.import_module("torch")
+        return evaluator
 
     def work(self, candidate: Candidate, folder_name: str | None = None) -> dict[str, Any]:
         """Evaluate a candidate.

@@ -84,12 +84,12 @@ class Breeder(Strategy):
     def survivors(self, history: History) -> Sequence[int]:
         if not self.generational:
             return [one.id for one in self._steady(history)]
-        last = max(0, history.fresh_count // self.population - 1)
+        born = history.fresh_count // self.population - 1
+        complete = min([born, *(candidate.generation - 1 for candidate in history.out)])
         generations = self._generations(history)
-        complete = last - any(candidate.generation <= last for candidate in history.out)
-        # Before generation 0 is born and told in full there is only what is known of it.
-        pool = generations.survivors(self, complete) if history.fresh_count >= self.population else []
-        return [one.id for one in pool or self.survive([], generations.told(0))]
+        pool = generations.survivors(self, complete)
+        # Before the first generation is complete, and where all of it failed, there is only what is told so far.
+        return [one.id for one in pool or self.survive([], [one for told in generations.born for one in told])]
 
     def _steady(self, history: History) -> list[Individual]:
         """Return the survivors of everything told, each trial having competed as it came."""

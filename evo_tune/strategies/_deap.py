@@ -83,9 +83,8 @@ def crowded_tournament(pool: Sequence[Individual]) -> tuple[Individual, Individu
     Args:
         pool: One or more individuals as `select` returned them.
     """
-    # selTournamentDCD deals in fours and wants at least as many individuals as it is asked for.
-    dealt = list(pool) * (-(-4 // len(pool)) if len(pool) < 4 else 1)
-    first, second = tools.selTournamentDCD(dealt[: max(4, len(pool))], 4)[:2]
+    # selTournamentDCD returns multiples of four, and wants at least as many individuals to choose from.
+    first, second = tools.selTournamentDCD(list(pool) * (4 if len(pool) < 4 else 1), 4)[:2]
     return first, second
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from evo_tune.training.accounting import stop_step as stop_step
     from evo_tune.training.accumulation import IGNORE as IGNORE
     from evo_tune.training.accumulation import accumulate as accumulate
+    from evo_tune.training.allocator import keep_freed_memory as keep_freed_memory
     from evo_tune.training.checkpoint import load_checkpoint as load_checkpoint
     from evo_tune.training.checkpoint import save_checkpoint as save_checkpoint
     from evo_tune.training.clipping import clip as clip
@@ -64,6 +65,7 @@ _HOMES = {
     "fixed_windows": "windows",
     "flops_per_token": "flops",
     "gradient_norm": "clipping",
+    "keep_freed_memory": "allocator",
     "load_checkpoint": "checkpoint",
     "optimizer_steps": "accounting",
     "reproducible": "determinism",

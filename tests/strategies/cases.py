@@ -1,0 +1,94 @@
+"""The spaces, landscapes and variants of strategies over which the contract is checked."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+
+import numpy as np
+
+from evo_tune.options import options_of
+from evo_tune.plugins import find_strategy, list_strategies, make_strategy
+from evo_tune.space import Choice, Float, Genome, Int, SearchSpace, genome_key
+from evo_tune.strategy import Strategy
+from evo_tune.trial import STATUSES, Candidate, Minimize, Objective, Outcome
+
+OBJECTIVES: tuple[Objective, ...] = (Minimize("loss"), Minimize("cost"))
+BAD = STATUSES[1:]
+
+
+def variants() -> dict[str, Strategy]:
+    """Return every strategy known by name, with a small population, plain and with its notable options."""
+    found = {}
+    for name, _ in list_strategies():
+        found[name] = make_strategy(name, {"population": 4})
+        if "generational" in options_of(find_strategy(name)):
+            found[f"{name}-generational"] = make_strategy(name, {"population": 4, "generational": True})
+    return found
+
+
+def heads_divide_width(genome: Genome) -> Genome:
+    heads = int(genome["heads"])
+    while int(genome["width"]) % heads:
+        heads -= 1
+    return {**genome, "heads": heads}
+
+
+def coarse(genome: Genome) -> Genome:
+    return {"n": int(genome["n"]) // 10 * 10, "kind": "a" if genome["n"] < 50 else genome["kind"]}
+
+
+SPACES = {
+    "mixed": SearchSpace(
+        repair=heads_divide_width,
+        lr=Float(1e-5, 1e-2, log=True),
+        width=Int(16, 128, step=16),
+        heads=Int(1, 8),
+        batch=Choice((8, 16, 32, 64), ordered=True),
+        units=Int(1, 4096, log=True),
+        kind=Choice(("relu", "gelu", True, 1)),
+        dropout=Float(0.0, 0.5),
+    ),
+    "tiny": SearchSpace(depth=Int(1, 3), kind=Choice(("a", "b", "c")), flag=Choice((False, True), ordered=True)),
+    "repaired": SearchSpace(repair=coarse, n=Int(0, 99), kind=Choice(("a", "b"))),
+    "one-float": SearchSpace(x=Float(-1.0, 1.0)),
+    "one-int": SearchSpace(n=Int(1, 60, log=True)),
+    "choices": SearchSpace(**{f"c{i}": Choice(("a", "b", 3, 4.5)) for i in range(5)}),
+}
+
+SIZES = {"tiny": 18, "repaired": 15}
+"""Numbers of different genomes of the spaces that are exhausted."""
+
+
+def losses(space: SearchSpace) -> Callable[[Candidate], Outcome]:
+    """Return a landscape with two bowls, one for each objective."""
+
+    def evaluate(candidate: Candidate) -> Outcome:
+        units = space.encode(candidate.genome)
+        loss, cost = float(((units - 0.3) ** 2).sum()), float(((units - 0.7) ** 2).sum())
+        return Outcome("ok", {"loss": loss, "cost": cost}, seconds=0.1, device="cpu")
+
+    return evaluate
+
+
+def failing(share: float, space: SearchSpace, status: str | None = None) -> Callable[[Candidate], Outcome]:
+    """Return a landscape in which a share of genomes fail, with one status or with each in turn."""
+    good = losses(space)
+
+    def evaluate(candidate: Candidate) -> Outcome:
+        luck = int.from_bytes(hashlib.sha256(genome_key(candidate.genome).encode()).digest()[:4], "big")
+        if luck / 2**32 >= share:
+            return good(candidate)
+        return Outcome(status or BAD[luck % len(BAD)], error="no luck")  # type: ignore[arg-type]
+
+    return evaluate
+
+
+def objectives_of(strategy: Strategy) -> tuple[Objective, ...]:
+    """Return as many objectives as the strategy can optimise, of two."""
+    return OBJECTIVES if strategy.several_objectives else OBJECTIVES[:1]
+
+
+def same_state(left: tuple, right: tuple) -> bool:
+    """Say whether two states of numpy's global generator are the same."""
+    return all(np.array_equal(a, b) for a, b in zip(left, right, strict=True))

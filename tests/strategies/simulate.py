@@ -1,0 +1,162 @@
+"""The loop in small: births and told results by the laws of the design, on a clock of its own.
+
+It trains nothing and saves nothing. What it notes (`Event`s, in the order in which a strategy could
+see them) is what a journal holds, so a history can be rebuilt from any beginning of it.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from evo_tune.history import History
+from evo_tune.space import SearchSpace
+from evo_tune.strategy import Strategy
+from evo_tune.trial import Candidate, Objective, Outcome, Proposal, trial_seed
+
+
+@dataclass(frozen=True)
+class Born:
+    """A birth."""
+
+    candidate: Candidate
+
+
+@dataclass(frozen=True)
+class Told:
+    """A result that the strategy has been told."""
+
+    id: int
+    outcome: Outcome
+
+
+@dataclass(frozen=True)
+class Refused:
+    """The strategy wanted to be told more before the birth of this id."""
+
+    id: int
+
+
+Event = Born | Told | Refused
+
+
+def birth_rng(seed: int, id: int) -> np.random.Generator:
+    """Return the generator of a birth (law 1)."""
+    return np.random.default_rng([seed, 0, id])
+
+
+def rebuild(space: SearchSpace, objectives: Sequence[Objective], events: Iterable[Event]) -> History:
+    """Return a fresh history from recorded events, as a resumed run does."""
+    history = History(space, objectives)
+    for event in events:
+        if isinstance(event, Born):
+            history.born(event.candidate)
+        elif isinstance(event, Told):
+            history.tell(event.id, event.outcome)
+    return history
+
+
+@dataclass
+class Simulation:
+    """One run.
+
+    Args:
+        strategy: Under test.
+        space: The search space.
+        objectives: What is optimised.
+        evaluate: The outcome of a candidate.
+        births: A limit, which the strategy never sees.
+        seed: The run's.
+        slots: Trainings at a time.
+        order: 'arrival' or 'birth'.
+        lag: How many results a birth may run ahead of, in birth order.
+        speed: Seed of the durations of trainings.
+        warm: Genomes born right after the default.
+    """
+
+    strategy: Strategy
+    space: SearchSpace
+    objectives: Sequence[Objective]
+    evaluate: Callable[[Candidate], Outcome]
+    births: int = 40
+    seed: int = 0
+    slots: int = 1
+    order: str = "arrival"
+    lag: int = 8
+    speed: int = 0
+    warm: Sequence[dict] = ()
+    events: list[Event] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.history = History(self.space, self.objectives)
+        self.recorded: dict[int, Outcome] = {}
+
+    @property
+    def candidates(self) -> list[Candidate]:
+        """Everything born, by id."""
+        return [event.candidate for event in self.events if isinstance(event, Born)]
+
+    def run(self) -> Simulation:
+        """Run to the limit, or until the strategy has nothing more to propose.
+
+        Raises:
+            AssertionError: Nothing runs any more, and yet the strategy waits: a deadlock.
+        """
+        clock = np.random.default_rng(self.speed)
+        running: list[tuple[float, int, Candidate]] = []
+        now = 0.0
+        while True:
+            while len(running) < self.slots and (candidate := self.ask()) is not None:
+                heapq.heappush(running, (now + clock.exponential(), candidate.id, candidate))
+            if not running:
+                break
+            now, _, candidate = heapq.heappop(running)
+            self.recorded[candidate.id] = self.evaluate(candidate)
+            if self.order == "arrival":
+                self._tell(candidate.id)
+        assert self.history.fresh_count >= self.births or not self.history.out, "deadlock"
+        return self
+
+    def ask(self) -> Candidate | None:
+        """Return the next birth, or None: results must come first, or it is over."""
+        if self.history.fresh_count >= self.births:
+            return None
+        id = self.history.born_count
+        if self.order == "birth" and not self._tell_up_to(id - self.lag):
+            return None
+        while (proposal := self._propose(id)) is None:
+            self.events.append(Refused(id))
+            if self.order == "arrival" or not self._tell_up_to(len(self.history.trials) + 1):
+                return None
+        candidate = Candidate(
+            id=id,
+            generation=self.history.fresh_count // self.strategy.population,
+            seed=trial_seed(self.seed, proposal.replicate),
+            told_before=len(self.history.trials),
+            **vars(proposal),
+        )
+        self.history.born(candidate)
+        self.events.append(Born(candidate))
+        return candidate
+
+    def _propose(self, id: int) -> Proposal | None:
+        if id == 0:
+            return Proposal(self.space.default(), "default")
+        if id <= len(self.warm):
+            return Proposal(self.warm[id - 1], "warm start")
+        return self.strategy.propose(self.history, birth_rng(self.seed, id))
+
+    def _tell(self, id: int) -> None:
+        self.history.tell(id, self.recorded[id])
+        self.events.append(Told(id, self.recorded[id]))
+
+    def _tell_up_to(self, count: int) -> bool:
+        wanted = range(len(self.history.trials), count)
+        if not all(id in self.recorded for id in wanted):
+            return False
+        for id in wanted:
+            self._tell(id)
+        return True

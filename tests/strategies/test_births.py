@@ -1,0 +1,127 @@
+"""Births that all strategies share: spread out, and none left while there is room."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from evo_tune.history import History
+from evo_tune.space import Choice, Float, Genome, Int, SearchSpace, genome_key
+from evo_tune.strategies import _births
+from evo_tune.strategies._births import fresh, spread, unborn
+from evo_tune.trial import Candidate, Outcome, Proposal
+from tests.strategies.cases import OBJECTIVES, SPACES
+from tests.strategies.simulate import birth_rng
+
+PLANE = SearchSpace(x=Float(0, 1), y=Float(0, 1))
+
+
+def history_of(space: SearchSpace, *genomes: Genome, told: int = 0) -> History:
+    history = History(space, OBJECTIVES[:1])
+    for id, genome in enumerate(genomes):
+        history.born(Candidate(id, 0, 0, 0, genome, "given"))
+    for id in range(told):
+        history.tell(id, Outcome("ok", {"loss": 0.0}))
+    return history
+
+
+def nearest(history: History) -> float:
+    return min(float(np.linalg.norm(a - b)) for a, b in itertools.combinations(history.born_units, 2))
+
+
+def grow(history: History, make: object, births: int, seed: int) -> History:
+    for _ in range(births):
+        proposal = make(history, birth_rng(seed, history.born_count))  # type: ignore[operator]
+        history.born(Candidate(history.born_count, 0, 0, 0, proposal.genome, proposal.operator))
+    return history
+
+
+def test_first_births_are_spread_out() -> None:
+    spreads = [nearest(grow(history_of(PLANE, PLANE.default()), spread, 8, seed)) for seed in range(10)]
+    randoms = [nearest(grow(history_of(PLANE, PLANE.default()), unborn, 8, seed)) for seed in range(10)]
+    assert np.median(spreads) > 2 * np.median(randoms)
+
+
+def test_what_is_born_already_is_kept_away_from() -> None:
+    corner = [{"x": x / 100, "y": y / 100} for x in range(50) for y in range(50)]
+    history = history_of(PLANE, *corner)
+    for seed in range(20):
+        proposal = spread(history, birth_rng(seed, 0))
+        assert proposal is not None
+        assert max(proposal.genome.values()) > 0.7  # type: ignore[type-var,operator]
+
+
+def test_choices_without_order_are_all_equally_far() -> None:
+    space = SearchSpace(kind=Choice(tuple("abcdefgh")), x=Float(0, 1))
+    history = grow(history_of(space), spread, 8, 0)
+    assert len({history.out[id].genome["kind"] for id in range(8)}) >= 6
+
+
+def test_the_first_unborn_child_is_taken() -> None:
+    space = SearchSpace(n=Int(1, 9))
+    children = [Proposal({"n": n}, "child") for n in (1, 2, 3, 4)]
+    asked = []
+
+    def each() -> object:
+        for child in children:
+            asked.append(child.genome["n"])
+            yield child
+
+    chosen = fresh(history_of(space, {"n": 1}, {"n": 2}), birth_rng(0, 0), each())  # type: ignore[arg-type]
+    assert chosen == children[2]
+    assert asked == [1, 2, 3]
+
+
+@pytest.mark.parametrize("told", [0, 100, 4094])
+def test_the_last_genome_of_a_large_grid_is_found(told: int) -> None:
+    space = SearchSpace(**{f"g{i}": Int(0, 7) for i in range(4)})
+    genomes = list(space.grid())
+    last = genomes.pop(1234)
+    history = history_of(space, *genomes, told=told)
+    assert unborn(history, birth_rng(0, 0)) == Proposal(last, "enumeration")
+    history.born(Candidate(len(genomes), 0, 0, 0, last, "given"))
+    assert unborn(history, birth_rng(0, 0)) is None
+
+
+def test_enumeration_is_a_function_of_history() -> None:
+    space = SearchSpace(n=Int(1, 100))
+    genomes = [{"n": n} for n in range(1, 98)]
+    lived, read = history_of(space, *genomes), history_of(space, *genomes, told=90)
+    for id in range(90):  # one is asked all along, the other at the end only
+        unborn(lived, birth_rng(0, id))
+        lived.tell(id, Outcome("ok", {"loss": 0.0}))
+    found = {genome_key((unborn(history, birth_rng(1, 0)) or Proposal({}, "")).genome) for history in (lived, read)}
+    assert len(found) == 1
+    draws = {genome_key((unborn(lived, birth_rng(seed, 0)) or Proposal({}, "")).genome) for seed in range(60)}
+    assert len(draws) == 3
+
+
+def test_other_budgets_and_replicates_leave_room() -> None:
+    space = SearchSpace(n=Int(1, 2))
+    history = History(space, OBJECTIVES[:1])
+    history.born(Candidate(0, 0, 0, 0, {"n": 1}, "given", budget=0.5))
+    history.born(Candidate(1, 0, 0, 0, {"n": 2}, "given", replicate=1))
+    for id in range(2):
+        history.tell(id, Outcome("ok", {"loss": 0.0}))
+    for id in (2, 3):
+        proposal = unborn(history, birth_rng(0, id))
+        assert proposal is not None
+        history.born(Candidate(id, 0, 0, 0, proposal.genome, "given"))
+    assert unborn(history, birth_rng(0, 4)) is None
+
+
+def test_a_space_too_large_to_enumerate_ends_when_nothing_new_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_births, "LAST_DRAWS", 200)
+    space = SearchSpace(repair=lambda genome: {"x": float(round(genome["x"]))}, x=Float(0, 1))
+    history = grow(history_of(space), unborn, 2, 0)
+    assert {candidate.genome["x"] for candidate in history.out} == {0.0, 1.0}
+    assert unborn(history, birth_rng(0, 9)) is None
+
+
+def test_random_births_are_uniform_on_the_scale_of_each_gene() -> None:
+    history = grow(history_of(SPACES["mixed"]), unborn, 400, 0)
+    drawn = np.stack([units[[0, 6]] for units in history.born_units])  # lr, on its log scale, and dropout
+    assert np.allclose(drawn.mean(axis=0), 0.5, atol=0.06)
+    assert np.allclose(drawn.std(axis=0), np.sqrt(1 / 12), atol=0.03)

@@ -1,0 +1,223 @@
+"""The contract of design.md, held against every strategy that can be found by name.
+
+A new strategy is under test as soon as its file exists.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from evo_tune.space import genome_key
+from evo_tune.strategy import Strategy
+from evo_tune.trial import STATUSES, Candidate, Minimize, Objective, Outcome
+from tests.strategies.cases import SIZES, SPACES, failing, losses, objectives_of, same_state, variants
+from tests.strategies.simulate import Born, Refused, Simulation, Told, birth_rng, rebuild
+
+VARIANTS = variants()
+SPACE = pytest.mark.parametrize("space", SPACES)
+
+
+@pytest.fixture(params=VARIANTS)
+def strategy(request: pytest.FixtureRequest) -> Strategy:
+    return VARIANTS[request.param]
+
+
+def simulate(strategy: Strategy, space: str, fail: float = 0.0, **fields: object) -> Simulation:
+    where = SPACES[space]
+    given = {"objectives": objectives_of(strategy), "evaluate": failing(fail, where), **fields}
+    return Simulation(strategy, where, **given).run()  # type: ignore[arg-type]
+
+
+def births(run: Simulation) -> list[tuple[str, tuple[int, ...], float, int]]:
+    return [(genome_key(c.genome), c.parents, c.budget, c.told_before) for c in run.candidates]
+
+
+@SPACE
+@pytest.mark.parametrize("slots", [1, 5])
+@pytest.mark.parametrize("fail", [0.0, 0.4])
+def test_births_are_valid_and_never_come_twice(strategy: Strategy, space: str, slots: int, fail: float) -> None:
+    run = simulate(strategy, space, fail, slots=slots, births=60)
+    for candidate in run.candidates:
+        checked = run.space.check(candidate.genome)  # raises when out of bounds
+        assert genome_key(checked) == genome_key(candidate.genome)
+        assert genome_key(run.space.snap(run.space.encode(candidate.genome))) == genome_key(candidate.genome)
+        assert candidate.operator
+        assert all(parent < candidate.id for parent in candidate.parents)
+        assert 0.0 < candidate.budget <= 1.0
+    identities = [(genome_key(c.genome), c.budget, c.replicate) for c in run.candidates]
+    assert len(set(identities)) == len(identities)
+    assert len({key for key, *_ in identities}) == SIZES.get(space, 60)
+
+
+@pytest.mark.parametrize("space", SIZES)
+def test_an_exhausted_space_ends_the_run(strategy: Strategy, space: str) -> None:
+    run = simulate(strategy, space, births=1000, slots=3)
+    assert isinstance(run.events[-1], Refused)
+    assert not run.history.out
+    assert run.history.fresh_count == SIZES[space]
+
+
+@SPACE
+def test_the_seed_decides(strategy: Strategy, space: str) -> None:
+    first, again, other = (simulate(strategy, space, seed=seed, births=15) for seed in (1, 1, 2))
+    assert births(first) == births(again)
+    assert births(first) != births(other)
+
+
+@pytest.mark.parametrize("status", STATUSES[1:])
+@pytest.mark.parametrize("share", [0.5, 1.0])
+def test_failures_are_survived(strategy: Strategy, status: str, share: float) -> None:
+    evaluate = failing(share, SPACES["mixed"], status)
+    run = simulate(strategy, "mixed", births=30, slots=2, evaluate=evaluate)
+    assert len(run.candidates) == 30
+    assert len(run.history.trials) == 30
+    bred = {parent for candidate in run.candidates for parent in candidate.parents}
+    assert bred <= {trial.id for trial in run.history.trials if trial.ok}
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 1.7e308, -1.7e308, 0.0])
+def test_odd_losses_are_survived(strategy: Strategy, value: float) -> None:
+    def evaluate(candidate: object) -> Outcome:
+        good = losses(SPACES["mixed"])(candidate)  # type: ignore[arg-type]
+        odd = candidate.id % 3 == 0  # type: ignore[attr-defined]
+        return replace(good, metrics=dict.fromkeys(good.metrics, value)) if odd else good
+
+    run = simulate(strategy, "mixed", births=30, evaluate=evaluate)
+    assert len(run.candidates) == 30
+    bred = {parent for candidate in run.candidates for parent in candidate.parents}
+    assert np.isfinite(value) or all(id % 3 for id in bred)
+
+
+@pytest.mark.parametrize("space", ["mixed", "tiny", "one-float", "choices"])
+@pytest.mark.parametrize("loop", [{"slots": 3}, {"slots": 4, "order": "birth", "lag": 2}], ids=["arrival", "birth"])
+@pytest.mark.parametrize("fail", [0.0, 0.3])
+def test_a_run_resumed_at_any_cut_goes_on_the_same(
+    strategy: Strategy, space: str, loop: dict[str, object], fail: float
+) -> None:
+    run = simulate(strategy, space, fail, births=26, **loop)
+    for cut, event in enumerate(run.events):
+        if isinstance(event, Told) or (isinstance(event, Born) and event.candidate.id == 0):
+            continue
+        history = rebuild(run.space, run.objectives, run.events[:cut])
+        proposal = replace(strategy).propose(history, birth_rng(run.seed, history.born_count))
+        if isinstance(event, Refused):
+            assert proposal is None
+        else:
+            assert proposal is not None
+            assert vars(proposal).items() <= vars(event.candidate).items()
+
+
+@SPACE
+def test_survivors_are_the_same_in_a_rebuilt_history(strategy: Strategy, space: str) -> None:
+    run = simulate(strategy, space, 0.2, births=23, slots=3)
+    history = rebuild(run.space, run.objectives, run.events)
+    assert list(replace(strategy).survivors(history)) == list(strategy.survivors(run.history))
+
+
+@SPACE
+def test_proposing_is_pure(strategy: Strategy, space: str) -> None:
+    run = simulate(strategy, space, births=14, slots=3)
+    for births_told in (0, 4, 14):
+        history = rebuild(run.space, run.objectives, [e for e in run.events if getattr(e, "id", 0) < births_told])
+        random.seed(5)
+        np.random.seed(5)  # the very state that must not change
+        before = random.getstate(), np.random.get_state()
+        first, survivors, second = (
+            strategy.propose(history, birth_rng(3, 99)),
+            strategy.survivors(history),
+            strategy.propose(history, birth_rng(3, 99)),
+        )
+        assert first == second
+        assert strategy.survivors(history) == survivors
+        assert random.getstate() == before[0]
+        assert same_state(np.random.get_state(), before[1])  # type: ignore[arg-type]
+        random.seed(6)  # the caller's state must not matter either
+        assert strategy.propose(history, birth_rng(3, 99)) == first
+
+
+@SPACE
+@pytest.mark.parametrize("lag", [0, 1, 3, 8])
+def test_in_birth_order_slots_and_speeds_do_not_matter(strategy: Strategy, space: str, lag: int) -> None:
+    runs = [
+        simulate(strategy, space, 0.2, births=26, slots=slots, order="birth", lag=lag, speed=speed)
+        for slots, speed in ((1, 0), (2, 1), (4, 2), (8, 3), (8, 4))
+    ]
+    assert all(births(run) == births(runs[0]) for run in runs[1:])
+    assert len(runs[0].candidates) == SIZES.get(space, 26)
+
+
+@SPACE
+def test_results_may_come_in_any_order(strategy: Strategy, space: str) -> None:
+    runs = [simulate(strategy, space, 0.2, births=26, slots=6, speed=speed) for speed in (1, 2)]
+    assert [e.id for e in runs[0].events if isinstance(e, Told)] != [
+        e.id for e in runs[1].events if isinstance(e, Told)
+    ]
+    assert all(len(run.candidates) == SIZES.get(space, 26) for run in runs)
+
+
+@SPACE
+@pytest.mark.parametrize("count", [3, 9])
+def test_warm_starts_are_births_like_others(strategy: Strategy, space: str, count: int) -> None:
+    rng = np.random.default_rng(0)
+    drawn = {genome_key(g): g for g in [SPACES[space].default(), *(SPACES[space].sample(rng) for _ in range(200))]}
+    warm = list(drawn.values())[1 : count + 1]
+    run = simulate(strategy, space, births=25, warm=warm, slots=2)
+    assert [c.genome for c in run.candidates[1 : count + 1]] == warm
+    assert len({genome_key(c.genome) for c in run.candidates}) == SIZES.get(space, 25)
+
+
+@pytest.mark.parametrize("warm", [0, 9])
+def test_asking_for_survivors_changes_nothing(strategy: Strategy, warm: int) -> None:
+    rng = np.random.default_rng(0)
+    fields = {"births": 25, "slots": 3, "warm": [SPACES["mixed"].sample(rng) for _ in range(warm)]}
+    plain = simulate(strategy, "mixed", 0.3, **fields)
+
+    class Curious(Simulation):
+        def ask(self) -> Candidate | None:
+            strategy.survivors(self.history)
+            return super().ask()
+
+    curious = Curious(strategy, plain.space, plain.objectives, plain.evaluate, **fields)  # type: ignore[arg-type]
+    assert births(curious.run()) == births(plain)
+    assert strategy.survivors(curious.history) == strategy.survivors(plain.history)
+
+
+@SPACE
+def test_survivors_are_some_of_the_best_told(strategy: Strategy, space: str) -> None:
+    run = simulate(strategy, space, 0.3, births=25, slots=3)
+    for cut in range(len(run.events) + 1):
+        history = rebuild(run.space, run.objectives, run.events[:cut])
+        survivors = list(strategy.survivors(history))
+        good = {trial.id for trial in history.trials if trial.rankable}
+        assert set(survivors) <= good
+        assert len(set(survivors)) == len(survivors) <= strategy.population
+        assert bool(survivors) == bool(good)
+
+
+def test_partly_trained_models_never_survive(strategy: Strategy) -> None:
+    run = simulate(strategy, "mixed", births=3)
+    default, whole, part = run.candidates[0], run.candidates[1], replace(run.candidates[2], budget=0.25)
+    perfect = Outcome("ok", {"loss": -1.0, "cost": -1.0})
+    events = [Born(default), Born(whole), Born(part), Told(part.id, perfect), Told(whole.id, perfect)]
+    history = rebuild(run.space, run.objectives, events)
+    assert list(strategy.survivors(history)) == [whole.id]
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_the_number_of_objectives_is_free_where_several_are_allowed(strategy: Strategy, count: int) -> None:
+    if not strategy.several_objectives:
+        pytest.skip("optimises one objective")
+    objectives: list[Objective] = [Minimize("loss"), Minimize("cost"), Minimize("third")][:count]
+    good = losses(SPACES["mixed"])
+
+    def evaluate(candidate: object) -> Outcome:
+        outcome = good(candidate)  # type: ignore[arg-type]
+        return replace(outcome, metrics={**outcome.metrics, "third": float(candidate.id % 5)})  # type: ignore[attr-defined]
+
+    run = simulate(strategy, "mixed", births=30, objectives=objectives, evaluate=evaluate)
+    assert len(run.candidates) == 30
+    assert strategy.survivors(run.history)

@@ -1,0 +1,140 @@
+"""The file that imports DEAP: its operators in unit coordinates, and the traps of users.md."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import random
+
+import numpy as np
+import pytest
+from deap import creator
+
+from evo_tune.space import Choice, Float, Int, SearchSpace
+from evo_tune.strategies._deap import Individual, crossover, crowded_tournament, mutate, seeded, select, tournament
+from tests.strategies.cases import SPACES, same_state
+
+RNG = np.random.default_rng
+
+
+def pool_of(*losses: tuple[float, ...]) -> list[Individual]:
+    return [Individual(id, loss, [0.5]) for id, loss in enumerate(losses)]
+
+
+def test_the_state_of_random_is_lent_and_restored() -> None:
+    random.seed(1)
+    expected = [random.random() for _ in range(2)]
+    random.seed(1)
+    first = random.random()
+    with seeded(RNG(3)):
+        inside = random.random()
+    with contextlib.suppress(ZeroDivisionError), seeded(RNG(3)):
+        assert random.random() == inside
+        raise ZeroDivisionError
+    assert [first, random.random()] == expected
+
+
+def test_the_better_wins_a_tournament() -> None:
+    pool = pool_of((3.0,), (1.0,), (2.0,))
+    with seeded(RNG(0)):
+        assert {tournament(pool, 50).id for _ in range(10)} == {1}
+        assert {tournament(pool, 1).id for _ in range(50)} == {0, 1, 2}
+
+
+@pytest.mark.parametrize("size", range(1, 10))
+def test_a_crowded_tournament_takes_a_pool_of_any_size(size: int) -> None:
+    pool = select(pool_of(*((float(i), float(-i)) for i in range(size))), size)
+    with seeded(RNG(0)):
+        pairs = [crowded_tournament(pool) for _ in range(200)]
+    ends = {0, size - 1}  # infinitely far from their neighbours: of three, the middle one never wins
+    assert {one.id for pair in pairs for one in pair} == (ends if size == 3 else set(range(size)))
+    assert all(a.id != b.id for a, b in pairs) or size < 4
+
+
+def test_dominance_wins_a_crowded_tournament() -> None:
+    pool = select(pool_of((0.0, 0.0), *((1.0 + i, 9.0 - i) for i in range(3))), 4)
+    with seeded(RNG(0)):
+        wins = [one.id for _ in range(300) for one in crowded_tournament(pool)]
+    assert wins.count(0) > 100
+
+
+def test_a_selection_changes_nothing_it_was_given() -> None:
+    pool = pool_of((1.0, 2.0), (2.0, 1.0), (3.0, 3.0))
+    kept = select(pool, 2)
+    assert [one.id for one in kept] == [0, 1]
+    assert all(one.fitness.crowding_dist == 0.0 for one in pool)
+    assert not {id(one) for one in kept} & {id(one) for one in pool}
+    assert select([], 4) == []
+
+
+@pytest.mark.parametrize(
+    "losses",
+    [
+        [(1.7e308, -1.7e308), (-1.7e308, 1.7e308), (0.0, 0.0), (1.0, -1.0)],
+        [(1.0, 1.0)] * 5,
+        [(0.0, 1.0), (0.0, 1.0), (1.0, 0.0), (1.0, 0.0)],
+        [(5e-324, 1.0), (0.0, 2.0), (1.0, 0.0)],
+        [(float(i), -float(i), 1.0) for i in range(9)],
+    ],
+)
+def test_crowding_distances_are_numbers(losses: list[tuple[float, ...]]) -> None:
+    kept = select(pool_of(*losses), len(losses))
+    assert sorted(one.id for one in kept) == list(range(len(losses)))
+    assert not any(math.isnan(one.fitness.crowding_dist) for one in kept)
+
+
+def test_nothing_is_registered_with_the_creator() -> None:
+    before = set(vars(creator))
+    select(pool_of((1.0, 2.0), (2.0, 1.0)), 1)
+    assert set(vars(creator)) == before
+
+
+def test_a_child_has_its_parents_values() -> None:
+    space = SearchSpace(a=Choice(tuple("abcdef")), b=Choice(tuple("abcdef")), c=Choice(tuple("abcdef")))
+    first, second = [1 / 12, 5 / 12, 9 / 12], [3 / 12, 7 / 12, 11 / 12]
+    children = set()
+    with seeded(RNG(0)):
+        for _ in range(200):
+            child = crossover(first, second, space)
+            assert all(u in (a, b) for u, a, b in zip(child, first, second, strict=True))
+            children.add(tuple(child))
+    assert len(children) == 8
+    assert (first, second) == ([1 / 12, 5 / 12, 9 / 12], [3 / 12, 7 / 12, 11 / 12])
+
+
+def test_an_ordered_child_is_near_a_parent_and_inside() -> None:
+    space = SearchSpace(x=Float(0, 1), n=Int(1, 99))
+    with seeded(RNG(0)):
+        children = np.array([crossover([0.0, 0.2], [1.0, 0.6], space) for _ in range(500)])
+    assert children.min() >= 0.0
+    assert children.max() <= 1.0
+    near = np.minimum(abs(children[:, 1] - 0.2), abs(children[:, 1] - 0.6))
+    assert np.median(near) < 0.02
+    assert near.max() > 0.02
+    assert 0.1 < (children[:, 1] > 0.4).mean() < 0.4
+
+
+def test_equal_parents_have_the_same_child() -> None:
+    units = SPACES["mixed"].encode(SPACES["mixed"].default()).tolist()
+    with seeded(RNG(0)):
+        assert crossover(units, units, SPACES["mixed"]) == units
+
+
+@pytest.mark.parametrize(("rate", "low", "high"), [(0.0, 1, 1), (0.3, 1, 7), (1.0, 7, 7)])
+def test_at_least_one_gene_mutates(rate: float, low: int, high: int) -> None:
+    space = SPACES["mixed"]
+    units = space.encode(space.default()).tolist()
+    counts = [
+        sum(a != b for a, b in zip(mutate(units, space, RNG(seed), rate, 0.1), units, strict=True))
+        for seed in range(200)
+    ]
+    assert (min(counts), max(counts)) == (low, pytest.approx(high, abs=2 if rate == 0.3 else 0))
+
+
+def test_numpys_global_state_is_never_touched() -> None:
+    before = np.random.get_state()
+    pool = select(pool_of(*((float(i), -float(i)) for i in range(8))), 8)
+    with seeded(RNG(0)):
+        crowded_tournament(pool)
+        crossover([0.1] * 7, [0.9] * 7, SPACES["mixed"])
+    assert same_state(np.random.get_state(), before)  # type: ignore[arg-type]
