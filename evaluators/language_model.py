@@ -46,7 +46,7 @@ CURVE_POINTS = 4
 
 CHECKPOINT = "checkpoint.pt"
 
-FLOPS = {"small": 2.5e11, "medium": 2.5e13, "large": 1e15}
+FLOPS = {"small": 1.5e11, "medium": 2.5e13, "large": 1e15}
 """Default budget of each size."""
 
 
@@ -62,6 +62,7 @@ class Options:
     seconds: float | None
     micro_batch: int | None
     tied: bool
+    init: str
     schedule: str
     min_lr_ratio: float
     decay_fraction: float
@@ -262,6 +263,7 @@ def _config(genome: Mapping[str, Any], options: Options) -> GPTConfig:
         heads=genome["heads"],
         dropout=genome["dropout"],
         tied=options.tied,
+        init=options.init,
     )
 
 
@@ -313,6 +315,7 @@ def evaluate(
     seconds: float | None = None,
     micro_batch: int | None = None,
     tied: bool = True,
+    init: Literal["fan_in", "normal"] = "fan_in",
     schedule: Literal["cosine", "linear", "constant", "wsd", "multi_step", "sgdr", "cosine_step"] = "cosine",
     min_lr_ratio: float = 0.1,
     decay_fraction: float = 0.2,
@@ -335,6 +338,7 @@ def evaluate(
         seconds: Budget in seconds of training on this machine.
         micro_batch: Most tokens in one pass; the gradient is that of the whole batch all the same.
         tied: Whether head and embedding share their weights.
+        init: How weights begin: fan_in suits small widths, normal is GPT-2's N(0, 0.02).
         schedule: Shape of the learning rate after warm-up.
         min_lr_ratio: Its end, as a share of its peak.
         decay_fraction: Share of the steps in which the schedule wsd decays.
@@ -362,6 +366,7 @@ def evaluate(
         seconds=seconds,
         micro_batch=micro_batch,
         tied=tied,
+        init=init,
         schedule=schedule,
         min_lr_ratio=min_lr_ratio,
         decay_fraction=decay_fraction,

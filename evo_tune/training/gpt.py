@@ -98,16 +98,20 @@ class GPT(nn.Module):
 
     @torch.no_grad()
     def _initialise(self, generator: torch.Generator) -> None:
-        """Draw N(0, 0.02), outputs of residual branches by 1/√(2L) smaller (GPT-2); norms are identities."""
+        """Draw the weights as `GPTConfig.init` says; norms begin as identities."""
         for name, parameter in self.named_parameters():
             if "norm" in name:
                 parameter.fill_(1.0 if name.endswith("weight") else 0.0)
             elif name.endswith("bias"):
                 parameter.zero_()
             else:
-                residual = name.endswith(".out.weight")
-                std = 0.02 / math.sqrt(2 * self.config.depth) if residual else 0.02
-                parameter.normal_(0.0, std, generator=generator)
+                parameter.normal_(0.0, self._std(name, parameter), generator=generator)
+
+    def _std(self, name: str, weight: Tensor) -> float:
+        hidden, residual = name.startswith("blocks."), name.endswith(".out.weight")
+        if self.config.init == "fan_in" and hidden:
+            return 0.0 if residual else 1.0 / math.sqrt(weight.shape[1])
+        return 0.02 / math.sqrt(2 * self.config.depth) if residual else 0.02
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Return logits for the token after each.

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from evo_tune.errors import RecipeError
-from evo_tune.training._check import check_integer, check_number
+from evo_tune.training._check import check_integer, check_name, check_number
 
 __all__ = ["GPTConfig"]
 
@@ -31,6 +31,10 @@ class GPTConfig:
             because torch's fused CPU attention has none: it makes attention five times slower there.
         bias: Whether linear layers and norms have biases.
         tied: Whether the head is the embedding.
+        init: How weights begin. 'normal': N(0, 0.02), outputs of residual branches smaller by 1/√(2L)
+            (GPT-2). 'fan_in': N(0, 1/√fan-in) in hidden layers, outputs of residual branches at zero, so
+            that each block begins as the identity. At width 32, 0.02 is nine times less than 1/√fan-in, and
+            small models take long to leave the plateau of letter pairs.
 
     Raises:
         RecipeError: A field is out of its range, or heads do not divide width.
@@ -46,6 +50,7 @@ class GPTConfig:
     attention_dropout: float = 0.0
     bias: bool = False
     tied: bool = True
+    init: str = "normal"
 
     def __post_init__(self) -> None:
         check_integer("vocab_size", self.vocab_size, 2)
@@ -56,6 +61,7 @@ class GPTConfig:
         check_number("ffn_mult", self.ffn_mult, "(0, 64]")
         check_number("dropout", self.dropout, "[0, 1)")
         check_number("attention_dropout", self.attention_dropout, "[0, 1)")
+        check_name("init", self.init, ("normal", "fan_in"))
         for name in ("bias", "tied"):
             if not isinstance(getattr(self, name), bool):
                 raise RecipeError(name, getattr(self, name), "true or false")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import concurrent.futures
+import threading
 
 import pytest
+from slot_helpers import candidate, until
 
 from evo_tune.dispatch import CPU, Plan, local, open_slots
 from evo_tune.errors import OptionError
@@ -40,6 +42,20 @@ def test_a_pause_costs_one_tick_of_the_timeout(monkeypatch):
     with pytest.raises(local._Lost, match="no result within 5 s: killed"):
         process._result(future, 5.0)
     assert future.waits == 5
+
+
+def test_a_result_cut_in_half_holds_nothing_up(task_of):
+    body = """
+        frame = sys._getframe()
+        while "result_queue" not in frame.f_locals:
+            frame = frame.f_back
+        os.write(frame.f_locals["result_queue"]._writer.fileno(), b"\\0\\1\\0\\0half")
+        os._exit(1)
+        """
+    (slot,) = open_slots(task_of(body), Plan((CPU,), 1))
+    assert slot.run(candidate()).status == "crashed"
+    slot.close()
+    assert until(lambda: not [t for t in threading.enumerate() if "ExecutorManager" in t.name], 2.0)
 
 
 @pytest.mark.parametrize(
