@@ -62,12 +62,9 @@ def _verdict(end: Closing) -> str:
         return "nothing beat the default genome"
     if end.beaten is None:
         return f"difference: {end.gain:.5f} on one seed each (not calibrated: it may be luck)"
-    ratio = end.gain / end.gain_error if end.gain_error else float("inf")
     word = "beats" if end.beaten else "does not clearly beat"
-    return (
-        f"difference: {end.gain:.5f} ± {end.gain_error:.5f}: the best {word} the default "
-        f"({ratio:.1f} standard errors, fresh seeds)"
-    )
+    errors = f"{end.gain / end.gain_error:.1f} standard errors" if end.gain_error else "no spread between seeds"
+    return f"difference: {end.gain:.5f} ± {end.gain_error:.5f}: the best {word} the default ({errors})"
 
 
 def _next_generations(run: Run) -> int:

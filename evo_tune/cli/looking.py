@@ -133,7 +133,7 @@ def _print_failures(run: Any, most: int = 5) -> None:
         if outcome.status != "ok":
             groups.setdefault(f"{outcome.status}: {outcome.error}", []).append(id)
     for text, ids in sorted(groups.items(), key=lambda item: -len(item[1]))[:most]:
-        click.echo(f"  {len(ids)} times {text} (trial {ids[0]})")
+        click.echo(f"  {len(ids)} x {text} (trial {ids[0]}{', …' if ids[1:] else ''})")
 
 
 @click.command("best")

@@ -246,7 +246,11 @@ def test_a_manifest_of_the_future(typed: Typed, small_run: str, folder: Path) ->
 def test_ctrl_c_once_finishes_what_is_in_flight(folder: Path, typed: Typed) -> None:
     words = ["run", "quick.py", "--name", "cut", "-o", "sleep=0.5", "--trials", "100"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "evo_tune", *words], cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-m", "evo_tune", *words],
+        cwd=folder,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     )
     journal = folder / "populations" / "cut" / "_journal.jsonl"
     deadline = time.monotonic() + 30

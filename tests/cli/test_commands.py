@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import pty
 import subprocess
 import sys
 import time
@@ -192,3 +195,22 @@ def test_help_answers_at_once(typed: Typed) -> None:
         return time.monotonic() - start
 
     assert min(seconds() for _ in range(3)) < 0.5 * 4, "measured at 0.06 s; far beyond that, something heavy came in"
+
+
+def test_a_terminal_gets_a_live_table(folder: Path) -> None:
+    master, slave = pty.openpty()
+    words = ["run", "quick.py", "--trials", "8", "--slots", "2", "-o", "sleep=0.2", "--calibrate", "0", "--name", "tty"]
+    env = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "evo_tune", *words], cwd=folder, env=env, stdout=slave, stderr=slave, stdin=slave
+    )
+    os.close(slave)
+    shown = b""
+    with contextlib.suppress(OSError):  # the terminal's end reads as an error on Linux
+        while piece := os.read(master, 65536):
+            shown += piece
+    os.close(master)
+    assert process.wait(timeout=30) == 0, shown
+    text = shown.decode()
+    for word in ("/8 evaluations", "0 failed", "slot 0", "slot 1", "trial ", "left", "best loss", "saved in"):
+        assert word in text, text
