@@ -41,6 +41,9 @@ EVALUATORS = "evo_tune.evaluators"
 STRATEGIES = "evo_tune.strategies"
 """Names of the entry point groups; an entry point's value is a module."""
 
+INSTALLED = ("site-packages", "dist-packages")
+"""Folders of installed packages, which are not local to an evaluator that was installed there."""
+
 
 def bundled_evaluators() -> Path:
     """Return the folder of the bundled evaluators: inside the wheel, or beside the package in a checkout."""
@@ -208,40 +211,45 @@ def source_hash(path: Path) -> str:
 def local_sources(path: Path) -> list[Path]:
     """Return an evaluator's file and the local modules that it imports, directly or not, sorted.
 
-    Found by parsing, in the evaluator's folder and the working directory; installed packages are not
-    local. A file that cannot be parsed counts as it is.
+    Found by parsing, in the evaluator's folder, its package and the working directory; other installed
+    packages are not local. A file that cannot be parsed counts as it is.
     """
+    path = path.resolve()
     package = Path(evo_tune.__file__).parent.resolve()
-    roots = list(dict.fromkeys((path.parent.resolve(), _package_of(path.resolve())[1], Path.cwd().resolve())))
+    folders = [folder for folder in (path.parent, Path.cwd().resolve()) if folder.name not in INSTALLED]
     found: set[Path] = set()
-    waiting = [path.resolve()]
+    waiting = [path]
     while waiting:
         here = waiting.pop()
-        if here not in found and (here == path.resolve() or package not in here.parents):
+        if here not in found and (here == path or package not in here.parents):
             found.add(here)
-            for base in _imported_bases(here, roots):
+            for base in _imported_bases(here, folders):
                 files = (base.with_name(f"{base.name}.py"), base / "__init__.py")
                 waiting += [file for file in files if file.is_file()]
     return sorted(found)
 
 
-def _imported_bases(path: Path, roots: list[Path]) -> set[Path]:
+def _imported_bases(path: Path, folders: list[Path]) -> set[Path]:
     """Return where the modules that a file imports would lie, without suffix, the packages above them included."""
+    own, above = _package_of(path)
     try:
         tree = ast.parse(path.read_bytes())
     except (OSError, SyntaxError, ValueError):
         return set()
     bases: set[Path] = set()
     for node in ast.walk(tree):
-        starts, names = roots, []
+        starts: list[Path] = []  # where a relative import begins
+        names: list[str] = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             module = [node.module] if node.module else []
             names = [".".join([*module, alias.name]) for alias in node.names]
-            starts = list(path.parents[node.level - 1 : node.level]) if node.level else roots
+            starts = list(path.parents[node.level - 1 : node.level]) if node.level else []
         for parts in (name.split(".") for name in names):
-            bases |= {start.joinpath(*parts[:depth]) for start in starts for depth in range(1, len(parts) + 1)}
+            inside = [above] if parts[0] == own.partition(".")[0] else []
+            places = starts or folders + inside
+            bases |= {start.joinpath(*parts[:depth]) for start in places for depth in range(1, len(parts) + 1)}
     return bases
 
 
@@ -311,9 +319,7 @@ def _strategy_class(module: ModuleType, name: str) -> type[Strategy]:
     for one in classes:
         lost = sorted(set(inspect.get_annotations(one)) - {*one.__dataclass_fields__})
         if lost:
-            raise PluginError(
-                f"strategy {name}: {', '.join(lost)} is no option; put @dataclass(frozen=True) above it"
-            )
+            raise PluginError(f"strategy {name}: {', '.join(lost)} is no option; put @dataclass(frozen=True) above it")
     if len(classes) != 1:
         found = ", ".join(c.__name__ for c in classes) or "none"
         raise PluginError(f"strategy {name}: expected one subclass of evo_tune.Strategy in its file, found {found}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, TypeAlias, get_args
 
 import numpy as np
@@ -143,7 +143,7 @@ class Candidate:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data."""
-        return asdict(self)
+        return {**vars(self), "genome": dict(self.genome)}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Candidate:

@@ -16,6 +16,9 @@ from hypothesis import strategies as st
 from evo_tune.errors import SpaceError
 from evo_tune.space import Choice, Float, Gene, Genome, Int, SearchSpace, gene_from, genome_key, parse_gene
 
+settings.register_profile("patient", deadline=None)  # a busy machine pauses for longer than an example takes
+settings.load_profile("patient")
+
 UNIT = st.floats(0.0, 1.0)
 SEED = st.integers(0, 2**32 - 1)
 
