@@ -14,7 +14,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -91,6 +92,7 @@ class LocalSlot(Slot):
         began = time.monotonic()
         try:
             worker = self._ready()
+            began = time.monotonic()
             reply = worker.work({"candidate": candidate.to_json(), "folder": folder}, self._timeout)
         except _Lost as lost:
             self._discard(self._task.folder(candidate.id if folder is None else folder))
@@ -125,19 +127,21 @@ class LocalSlot(Slot):
         worker.kill()
         worker.wait_gone(10.0)  # until then it may hold the GPU's memory and write into the folder
         worker.abandon()
-        spool = self._task.folder(log_name(worker.pid))
         with contextlib.suppress(OSError):
-            if folder is not None and os.path.getsize(spool):
+            if folder is not None and os.path.getsize(worker.spool):
                 os.makedirs(folder, exist_ok=True)
-                os.replace(spool, os.path.join(folder, "log.txt"))
+                os.replace(worker.spool, os.path.join(folder, "log.txt"))
             else:
-                os.unlink(spool)
+                os.unlink(worker.spool)
 
     def kill(self) -> None:
         self._closed = True
         with self._lock:
-            if self._worker is not None:
-                self._worker.kill()
+            worker = self._worker
+        if worker is not None:
+            worker.kill()
+            with contextlib.suppress(OSError):
+                os.unlink(worker.spool)
 
     def close(self) -> None:
         self._closed = True
@@ -160,7 +164,7 @@ class _Process:
 
         env = {"CUDA_VISIBLE_DEVICES": device.visible, **dict.fromkeys(THREAD_VARIABLES, str(task.threads))}
         env["PYTHONHASHSEED"] = os.environ.get("PYTHONHASHSEED", "0")  # same order of sets in every worker
-        with self._starting:
+        with self._starting, _semaphores_made() as self._semaphores:
             _start_trackers()
             self._executor = ProcessPoolExecutor(
                 max_workers=1, env=env, initializer=initialize, initargs=(task, device.inside, os.getpid())
@@ -172,6 +176,7 @@ class _Process:
             raise _Lost("crashed", "worker died as it started")
         self._process = started[0]
         self.pid = int(self._process.pid)
+        self.spool = task.folder(log_name(self.pid))  # where its output is until it is in a trial's folder
         # Only the worker is to hold the writing end of its results: if it is killed halfway through one,
         # loky's thread reads the end of the file instead of waiting for the other half.
         with contextlib.suppress(OSError):
@@ -180,6 +185,8 @@ class _Process:
     def wait_loaded(self, limit: float | None) -> None:
         """Wait until the evaluator is imported; see `work`."""
         self._result(self._loading, limit)
+        for unlink in self._semaphores:  # the worker has opened them: now whoever is killed, no name is left over
+            unlink()
 
     def work(self, message: dict[str, Any], limit: float | None) -> dict[str, Any]:
         """Have a candidate evaluated.
@@ -267,8 +274,9 @@ class _Process:
 def _start_trackers() -> None:
     """Start the resource trackers that loky needs, before it does: silent, and with Ctrl-C not yet blocked.
 
-    After a kill -9 of the parent its tracker unlinks the parent's semaphores, as it should, but would print
-    a warning about it into the user's shell. And the standard library's, as it starts, lets Ctrl-C through.
+    After a kill -9 of the parent its tracker unlinks what semaphores there are, as it should, but would
+    print a warning about it into the user's shell; the parent would print one about a tracker that was
+    killed. And the standard library's, as it starts, lets Ctrl-C through.
     """
     from multiprocessing import resource_tracker as standard
 
@@ -277,10 +285,30 @@ def _start_trackers() -> None:
     quiet = "ignore:resource_tracker"
     sys.warnoptions.append(quiet)  # they are started with these
     try:
-        resource_tracker.ensure_running()
-        standard.ensure_running()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "resource_tracker")
+            resource_tracker.ensure_running()
+            standard.ensure_running()
     finally:
         sys.warnoptions.remove(quiet)
+
+
+@contextlib.contextmanager
+def _semaphores_made() -> Iterator[list[Callable[[], object]]]:
+    """Collect what unlinks the semaphores that loky makes meanwhile.
+
+    Each has a name in the system until its finalizer is called, which by itself is at the parent's end.
+    """
+    from multiprocessing import util
+
+    from joblib.externals.loky.backend.synchronize import SemLock
+
+    registry: dict[Any, Any] = getattr(util, "_finalizer_registry", {})
+    made: list[Callable[[], object]] = []
+    before = set(registry)
+    yield made
+    new = [finalizer for key, finalizer in list(registry.items()) if key not in before]
+    made += [finalizer for finalizer in new if getattr(finalizer, "_callback", None) is SemLock._cleanup]
 
 
 @contextlib.contextmanager

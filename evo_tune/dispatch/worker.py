@@ -69,9 +69,11 @@ class Log:
         self._target: str | None = None
         self._lock = threading.Lock()
         self._open()
-        for stream in (sys.stdout, sys.stderr):
-            if hasattr(stream, "reconfigure"):
-                stream.reconfigure(line_buffering=True)  # a process that is killed flushes nothing
+        # By lines, because a process that is killed flushes nothing.
+        sys.stdout, sys.stderr = (
+            open(fd, "w", buffering=1, encoding="utf-8", errors="replace", closefd=False)  # noqa: SIM115 # for life
+            for fd in (1, 2)
+        )
 
     def _open(self) -> None:
         try:
@@ -79,8 +81,8 @@ class Log:
             self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o644)
         except OSError:  # disk full or read-only: that is for the journal to say
             self._fd = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(self._fd, 1)
-        os.dup2(self._fd, 2)
+        for standard in (1, 2):
+            os.dup2(self._fd, standard)
 
     def begin(self, folder: str) -> None:
         """From now on output belongs to the trial of this folder."""
@@ -311,13 +313,21 @@ def initialize(task: Task, device: str, parent: int) -> None:
     os.setpgid(0, 0)  # so that a kill reaches its subprocesses, and the terminal's Ctrl-C does not reach it
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # blocked while it started
-    with open(os.devnull) as nothing:
-        os.dup2(nothing.fileno(), 0)  # reading the terminal would stop a process group in the background
+    _no_terminal()
     log = Log(task.folder(log_name(os.getpid())))
     faulthandler.enable(2)
     _never_recycle()
     threading.Thread(target=_watch, args=(parent, log), name="watchdog", daemon=True).start()
     _worker = Worker(task, device, log)
+
+
+def _no_terminal() -> None:
+    """Give the process an empty standard input: reading the terminal would stop a group in the background."""
+    while (nothing := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass  # the parent's was closed; from now on 0, 1 and 2 are what they should be
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115 # for life
 
 
 def _never_recycle() -> None:

@@ -47,7 +47,7 @@ def open_all(request: pytest.FixtureRequest, task_of: Callable[..., Task]) -> It
     yield make
     for slot in opened:
         slot.close()
-    assert until(lambda: not workers(), 3.0), workers()
+    assert until(lambda: not workers(), 5.0), workers()
 
 
 @pytest.fixture

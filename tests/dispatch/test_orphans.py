@@ -87,6 +87,33 @@ def test_a_parent_killed_while_its_worker_starts(start):
     assert errors == ""
 
 
+def test_no_semaphore_is_left_when_everything_is_killed(start, trials):
+    parent = start("(context.folder / 'here').touch()\ntime.sleep(600)", "slot.run(candidate())")
+    assert until(lambda: (trials / "000000" / "here").exists())
+    for pid in [*family(parent), parent.pid]:
+        os.kill(pid, signal.SIGKILL)
+    parent.communicate(timeout=5)
+    assert not glob.glob(f"/dev/shm/*loky-{parent.pid}-*")
+
+
+def test_a_tracker_that_was_killed_is_replaced_in_silence(start):
+    parent = start(
+        "if genome['x'] == 0.5: os._exit(3)\nreturn {'loss': 0.0}",
+        """
+        import os, psutil
+        good = candidate(genome={"x": 0.25})
+        outcomes = [slot.run(good)]
+        for child in psutil.Process().children():
+            if child.pid != slot.pid:
+                child.kill()
+        outcomes += [slot.run(candidate()), slot.run(good)]
+        slot.close()
+        print(*(outcome.status for outcome in outcomes))
+        """,
+    )
+    assert parent.communicate(timeout=20) == ("ok crashed ok\n", "")
+
+
 def test_ctrl_c_does_not_reach_the_worker(start):
     parent = start(
         "time.sleep(1.0)\nreturn {'loss': 0.0}",
@@ -98,7 +125,7 @@ def test_ctrl_c_does_not_reach_the_worker(start):
         thread.start()
         thread.join()
         slot.close()
-        print(outcomes[0].status, outcomes[0].error)
+        print(outcomes[0].status, outcomes[0].error, flush=True)
         """,
     )
     assert parent.stdout is not None

@@ -178,7 +178,7 @@ def test_a_worker_that_died_idle_is_replaced_at_no_candidates_cost(open_one):
     slot.run(candidate())
     first = slot.pid
     os.kill(first, signal.SIGKILL)
-    assert until(lambda: not alive(first))
+    assert until(lambda: slot.pid is None)
     assert slot.run(candidate(1)).status == "ok"
     assert slot.pid != first
 
@@ -188,7 +188,7 @@ def test_a_hang_is_killed(open_one):
     slot.run(candidate(genome={"x": 0.75}))
     pid, began = slot.pid, time.monotonic()
     outcome = slot.run(candidate(1))
-    assert 0.7 <= time.monotonic() - began < 2.0
+    assert 0.7 <= time.monotonic() - began < 4.0
     assert (outcome.status, outcome.error) == ("timeout", "no result within 0.7 s: killed")
     assert not alive(pid)
     assert slot.run(candidate(2, genome={"x": 0.25})).status == "ok"
@@ -311,7 +311,7 @@ def test_a_worker_that_grew_is_kept(open_one):
         return {"loss": float(os.getpid())}
         """
     )
-    values = (0.75, 0.75, 0.5, 0.5, 0.75)  # loky looks at the growth over the first call, once a second
+    values = (0.75, 0.75, 0.5, 0.5, 0.75)  # loky looks at the growth since the first call, once a second
     pids = {slot.run(candidate(i, genome={"x": x})).metrics["loss"] for i, x in enumerate(values)}
     assert len(pids) == 1
 
@@ -418,7 +418,7 @@ def test_an_idle_worker_that_will_not_leave_is_killed(open_one, monkeypatch):
     slot.run(candidate())
     began = time.monotonic()
     slot.close()
-    assert time.monotonic() - began < 1.5
+    assert time.monotonic() - began < 3.0
 
 
 def test_an_interrupted_run_leaves_no_worker_behind(open_one):
