@@ -4,7 +4,7 @@ The text is read as bytes, so there is no tokenizer to fit and nothing to downlo
 out; the same held-out bytes judge every genome. What is held equal between genomes is chosen by exactly
 one of three budgets:
 
-    -o flops=2.5e11   arithmetic (the default): a larger model sees less text; about equal time
+    -o flops=1e11     arithmetic (the default): a larger model sees less text; about equal time
     -o tokens=500000  text: favours large models, which take longer
     -o seconds=5      time on this machine: ten steps are timed and the number of steps fixed from them;
                       not reproducible to the bit, since two timings differ
@@ -25,7 +25,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from evo_tune import Choice, Float, Int, Minimize, SearchSpace
 from evo_tune.errors import OptionError
@@ -38,6 +38,19 @@ if TYPE_CHECKING:
 
 OBJECTIVES = [Minimize("val_loss")]
 
+METRICS = {
+    "val_loss": "nats per byte",
+    "val_bpb": "bits per byte",
+    "train_loss": "nats per byte",
+    "tokens": "bytes",
+    "steps": "",
+    "flops": "",
+    "params": "",
+    "tokens_per_second": "1/s",
+    "final_lr_fraction": "",
+    "clipped_fraction": "",
+}
+
 HELD_OUT = 0.1
 """Share of the text, at its end, that is never trained on."""
 
@@ -46,7 +59,7 @@ CURVE_POINTS = 4
 
 CHECKPOINT = "checkpoint.pt"
 
-FLOPS = {"small": 1.5e11, "medium": 2.5e13, "large": 1e15}
+FLOPS = {"small": 1e11, "medium": 2.5e13, "large": 1e15}
 """Default budget of each size."""
 
 
@@ -91,7 +104,8 @@ class Options:
     @property
     def block(self) -> int:
         """Bytes in a block of held-out text: the longest window that any genome may ask for, or more."""
-        return max(*SIZES[_size(self.size)]["context"], self.context or 0)
+        block: int = max(*SIZES[_size(self.size)]["context"], self.context or 0)
+        return block
 
 
 def options_from(given: Mapping[str, Any]) -> Options:
@@ -110,7 +124,7 @@ SIZES: dict[str, dict[str, Any]] = {
         "heads": (1, 8, 4),
         "context": (64, 128),
         "head_dim": (8, 128),
-        "default_batch": 1024,
+        "default_batch": 512,
     },
     "medium": {
         "lr": (3e-4, 1e-2, 2e-3),
@@ -166,6 +180,8 @@ def search_space(**given: Any) -> SearchSpace:
         """Move heads to the nearest number (ties down) that leaves a multiple of 8 as head_dim."""
         width = genome["width"]
         sound = [n for n in range(1, size["heads"][1] + 1) if width % (8 * n) == 0 and low <= width // n <= high]
+        # A width that the user's own gene brought in may leave nothing sound.
+        sound = sound or [n for n in range(1, size["heads"][1] + 1) if width % n == 0]
         return {**genome, "heads": min(sound, key=lambda n: (abs(n - genome["heads"]), n))}
 
     batches = tuple(batch for batch in size["batch"] if batch >= (options.context or 0))
@@ -182,7 +198,9 @@ def search_space(**given: Any) -> SearchSpace:
         "warmup": Float(0.0, 0.1, default=0.05),
     }
     if options.context is None:
-        genes["context"] = Choice(size["context"], ordered=True, default=size["context"][0])
+        genes["context"] = Choice(
+            size["context"], ordered=True, default=size["context"][(len(size["context"]) - 1) // 2]
+        )
     return SearchSpace(repair=repair, **genes)
 
 
@@ -352,7 +370,8 @@ def evaluate(
         val_loss (nats per byte), val_bpb (bits per byte), train_loss (nats per byte, of the final weights
         on fixed windows of the training text), and what was spent: tokens, steps, flops, params,
         tokens_per_second, final_lr_fraction, clipped_fraction; resumed_step if it was to go on from a
-        checkpoint (0: there was none, it was trained from scratch).
+        checkpoint (0: there was none, it was trained from scratch). The learning curve is that of a
+        quarter of the held-out blocks, so its last val_loss is not quite the one returned.
 
     Raises:
         Diverged: The training was lost.
@@ -380,27 +399,42 @@ def evaluate(
 
 
 def _train(genome: Mapping[str, Any], run: Context, options: Options) -> tuple[GPT, dict[str, float]]:
-    from evo_tune.training import keep_freed_memory, load_checkpoint, reproducible, save_checkpoint
+    """Train up to the run's budget, from its checkpoint if there is one; return model and metrics."""
+    from evo_tune.training import keep_freed_memory, reproducible, save_checkpoint
 
     keep_freed_memory()
     with reproducible(run.threads, run.device):
-        texts = tuple(_tensor(text) for text in _text(options))
-        file = run.resume_folder / CHECKPOINT if run.resume_folder else None
-        saved = load_checkpoint(file) if file and file.is_file() else {}
+        training, held_out = (_tensor(text) for text in _text(options))
         config = _config(genome, options)
-        windows = saved.get("windows") or _windows(config, options, run.device)
-        if windows is None:
-            windows = _windows_in(options, genome, run, texts[0])
-        trainer = _trainer(genome, run, options, texts[0], windows)
+        task = {"genome": dict(genome), "data": options.data, "bytes": len(training) + len(held_out)}
+        saved = _saved(run, task)
+        windows = _windows(config, options, run.device)
+        if windows is None:  # a clock was asked once, and its answer stands
+            windows = saved["windows"] if saved else _windows_in(options, genome, run, training)
+        trainer = _trainer(genome, run, options, training, windows)
         if saved:
             trainer.restore(saved["trainer"])
         start = trainer.step
-        metrics = _run(trainer, run, texts, config, options)
+        metrics = _run(trainer, run, training, held_out, options)
         if run.resume_folder:
             metrics["resumed_step"] = start
         if options.save or trainer.step < trainer.recipe.schedule.steps:
-            save_checkpoint(run.folder / CHECKPOINT, {"windows": windows, "trainer": trainer.state()})
-        return trainer.model, metrics
+            state = {"task": task, "windows": windows, "trainer": trainer.state()}
+            save_checkpoint(run.folder / CHECKPOINT, state)
+        return cast("GPT", trainer.model), metrics
+
+
+def _saved(run: Context, task: dict[str, Any]) -> dict[str, Any]:
+    """Return the checkpoint to go on from; empty if there is none."""
+    from evo_tune.training import load_checkpoint
+
+    file = run.resume_folder / CHECKPOINT if run.resume_folder else None
+    if file is None or not file.is_file():
+        return {}
+    saved = load_checkpoint(file)
+    if saved["task"] != task:
+        raise OptionError(f"{file} belongs to {saved['task']}: expected {task}; train from scratch instead")
+    return saved
 
 
 def _trainer(genome: Mapping[str, Any], run: Context, options: Options, text: Tensor, windows: int) -> Trainer:
@@ -450,16 +484,15 @@ def _windows_in(options: Options, genome: Mapping[str, Any], run: Context, text:
     return per_step * max(1, int(float(options.seconds or 0.0) / statistics.median(times)))
 
 
-def _run(
-    trainer: Trainer, run: Context, texts: tuple[Tensor, ...], config: GPTConfig, options: Options
-) -> dict[str, float]:
+def _run(trainer: Trainer, run: Context, training: Tensor, held_out: Tensor, options: Options) -> dict[str, float]:
     """Train up to the budget, reporting along the way, and return the metrics."""
     from evo_tune.training import evaluate as judge
     from evo_tune.training import fixed_windows, flops_per_token, stop_step
 
+    config: GPTConfig = cast("GPT", trainer.model).config
     steps = trainer.recipe.schedule.steps
     stop = stop_step(steps, run.budget)
-    curve, rest = _held_out(texts[1], config.context, options)
+    curve, rest = _held_out(held_out, config.context, options)
     batch = max(1, 4096 // config.context)
     first_step, first_targets, seconds = trainer.step, trainer.targets, 0.0
     marks = {-(-steps * point // CURVE_POINTS) for point in range(1, CURVE_POINTS)}
@@ -470,7 +503,7 @@ def _run(
         judged = judge(trainer.model, curve, device=run.device, batch=batch)
         run.report(trainer.step / steps, val_loss=judged.loss)
     judged += judge(trainer.model, rest, device=run.device, batch=batch)
-    seen = fixed_windows(texts[0], context=config.context, count=options.eval_tokens // 4, block=options.block)
+    seen = fixed_windows(training, context=config.context, count=options.eval_tokens // 4, block=options.block)
     last = max(0, trainer.step - 1)
     return {
         "val_loss": judged.loss,

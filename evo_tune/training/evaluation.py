@@ -56,14 +56,16 @@ def evaluate(
     """
     check_integer("batch", batch, 1)
     inputs, targets = windows
-    total = torch.zeros((), dtype=torch.float64, device=device)
+    sums = []
     was_training = model.training
     model.eval()
     try:
         with torch.inference_mode():
-            for x, y in zip(torch.split(inputs, batch), torch.split(targets, batch), strict=True):
-                logits = model(x.to(device)).float()
-                total += cross_entropy_sum(logits, y.to(device)).double()
+            for first in range(0, len(inputs), batch):
+                logits = model(inputs[first : first + batch].to(device)).float()
+                sums.append(cross_entropy_sum(logits, targets[first : first + batch].to(device)))
     finally:
         model.train(was_training)
-    return Evaluation(float(total), int((targets != IGNORE).sum()))
+    # Summed in float64, which some devices lack: on the CPU.
+    nll = float(torch.stack(sums).cpu().double().sum()) if sums else 0.0
+    return Evaluation(nll, int((targets != IGNORE).sum()))

@@ -1,0 +1,297 @@
+"""The bundled language model: its space, its options, its budgets, and the model that it leaves."""
+
+import json
+import math
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+from evo_tune import Context
+from evo_tune.errors import OptionError, RecipeError
+from evo_tune.evaluator import Evaluator
+from evo_tune.plugins import find_evaluator
+
+TINY = {"size": "small", "tokens": 4096, "eval_tokens": 1024}
+
+
+@pytest.fixture(scope="module")
+def evaluator() -> Evaluator:
+    return find_evaluator("language_model")
+
+
+@pytest.fixture(scope="module")
+def module(evaluator: Evaluator) -> ModuleType:
+    return evaluator.module
+
+
+@pytest.fixture(scope="module")
+def default(module: ModuleType) -> dict[str, Any]:
+    return {name: gene.middle() for name, gene in module.SPACE(size="small").genes.items()}
+
+
+@pytest.fixture
+def train(evaluator: Evaluator, tmp_path: Path) -> Callable[..., tuple[dict[str, float], Context]]:
+    """Train a genome with a tiny budget; keywords in capitals go to the context, others are options."""
+
+    def run(genome: dict[str, Any], **given: Any) -> tuple[dict[str, float], Context]:
+        context = {name.lower(): given.pop(name) for name in list(given) if name.isupper()}
+        made = Context(**{"seed": 1, "folder": tmp_path / "trial", **context})
+        budget = {} if {"flops", "seconds"} & set(given) else {"tokens": 4096}
+        options = {"size": "small", "eval_tokens": 1024, **budget, **given}
+        return evaluator.evaluate(genome, made, evaluator.bind(options)), made
+
+    return run
+
+
+def without_clock(metrics: dict[str, float]) -> dict[str, float]:
+    return {name: value for name, value in metrics.items() if name not in ("tokens_per_second", "resumed_step")}
+
+
+# ---------------------------------------------------------------- the space
+
+
+@pytest.mark.parametrize("size", ["small", "medium", "large"])
+def test_every_genome_is_a_shape_and_repair_is_settled(module: ModuleType, size: str) -> None:
+    space, rng = module.SPACE(size=size), np.random.default_rng(1)
+    for genome in [space.sample(rng) for _ in range(200)]:
+        assert genome["width"] % (8 * genome["heads"]) == 0
+        assert genome["batch"] % genome["context"] == 0
+        assert space.repair(genome) == genome
+        assert module.estimate(genome, size=size)["params"] > 0
+
+
+def test_heads_go_to_the_nearest_divisor_and_ties_go_down(module: ModuleType, default: dict[str, Any]) -> None:
+    repair = module.SPACE(size="small").repair
+    repaired = [repair({**default, "width": 64, "heads": heads})["heads"] for heads in range(1, 9)]
+    assert repaired == [1, 2, 2, 4, 4, 4, 8, 8]
+    assert repair({**default, "width": 32, "heads": 8})["heads"] == 4
+    assert repair({**default, "width": 36, "heads": 5})["heads"] == 4  # a width of the user's own
+
+
+def test_a_fixed_context_is_no_gene(module: ModuleType, train: Callable[..., Any]) -> None:
+    space = module.SPACE(size="small", context=1024)
+    assert "context" not in space.genes
+    assert space.genes["batch"].values == (1024, 2048, 4096, 8192)
+    genome = {name: gene.middle() for name, gene in space.genes.items()}
+    assert train(genome, context=1024)[0]["tokens"] == 4096
+
+
+def test_auto_is_small_without_a_gpu(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert module.SPACE().describe() == module.SPACE(size="small").describe()
+
+
+def test_the_parent_never_loads_torch() -> None:
+    code = (
+        "import sys\n"
+        "from evo_tune.plugins import find_evaluator\n"
+        "e = find_evaluator('language_model')\n"
+        "o = e.bind({})\n"
+        "s = e.space(o)\n"
+        "g = {name: gene.middle() for name, gene in s.genes.items()}\n"
+        "s.repair(g), e.fingerprint(o), e.estimate(g, o), e.summary, e.objectives\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# ---------------------------------------------------------------- the training
+
+
+def test_it_learns_and_says_what_it_spent(
+    module: ModuleType, train: Callable[..., Any], default: dict[str, Any], tmp_path: Path
+) -> None:
+    metrics, context = train(default, tokens=40_000)
+    assert 1.5 < metrics["val_loss"] < 3.5 < math.log(256)
+    assert metrics["val_bpb"] == pytest.approx(metrics["val_loss"] / math.log(2))
+    assert abs(metrics["train_loss"] - metrics["val_loss"]) < 0.6
+    estimate = module.estimate(default, size="small", tokens=40_000)
+    assert {name: metrics[name] for name in estimate} == estimate
+    assert metrics["tokens"] == 40_000
+    assert set(metrics) == set(module.METRICS)
+    assert metrics["steps"] == math.ceil(40_000 / default["batch"])
+    assert metrics["final_lr_fraction"] == pytest.approx(0.1, abs=0.01)
+    assert [fraction for fraction, _ in context.curve] == pytest.approx([0.25, 0.5, 0.75, 1.0], abs=0.02)
+    losses = [point["val_loss"] for _, point in context.curve]
+    assert losses == sorted(losses, reverse=True)
+    assert not (tmp_path / "trial").exists()  # nothing to keep
+
+
+def test_the_same_seed_gives_the_same_numbers(train: Callable[..., Any], default: dict[str, Any]) -> None:
+    genome = {**default, "dropout": 0.1}
+    first, second, other = train(genome)[0], train(genome)[0], train(genome, SEED=2)[0]
+    assert without_clock(first) == without_clock(second)
+    assert first["val_loss"] != other["val_loss"]
+
+
+def test_flops_are_held_equal_across_sizes(train: Callable[..., Any], default: dict[str, Any]) -> None:
+    for shape in ({"width": 32}, {"depth": 1}, {"context": 128}):
+        metrics, _ = train({**default, **shape}, flops=2e9)
+        assert metrics["flops"] == pytest.approx(2e9, rel=0.04)  # to a window
+
+
+def test_seconds_fix_the_steps_beforehand(
+    module: ModuleType, train: Callable[..., Any], default: dict[str, Any], tmp_path: Path
+) -> None:
+    genome = {**default, "depth": 1, "width": 32}
+    metrics, context = train(genome, seconds=0.3, BUDGET=0.5)
+    assert 2 <= metrics["steps"] < 2000
+    assert context.curve[-1][0] == pytest.approx(0.5, abs=0.1)
+    # What is left goes by the steps that were fixed, not by another look at the clock.
+    rest, _ = train(genome, seconds=0.3, RESUME_FOLDER=tmp_path / "trial", FOLDER=tmp_path / "next")
+    assert rest["steps"] in (2 * metrics["steps"], 2 * metrics["steps"] - 1)
+    assert "flops" not in module.estimate(genome, size="small", seconds=0.3)
+
+
+def test_rungs_resumed_equal_one_training(train: Callable[..., Any], default: dict[str, Any], tmp_path: Path) -> None:
+    genome = {**default, "dropout": 0.1, "batch": 512}
+    whole, _ = train(genome)
+    rungs: list[dict[str, float]] = []
+    for budget, before in ((1 / 9, None), (1 / 3, "1"), (1.0, "2")):
+        number = str(len(rungs) + 1)
+        folder = tmp_path / before if before else None
+        rungs.append(train(genome, BUDGET=budget, FOLDER=tmp_path / number, RESUME_FOLDER=folder)[0])
+    assert [rung["steps"] for rung in rungs] == [1, 3, 8]
+    assert [rung.get("resumed_step") for rung in rungs] == [None, 1, 3]
+    assert without_clock(rungs[2]) == without_clock(whole)
+    assert not (tmp_path / "3").exists()
+
+
+def test_without_its_checkpoint_a_rung_starts_anew(
+    train: Callable[..., Any], default: dict[str, Any], tmp_path: Path
+) -> None:
+    metrics, _ = train(default, RESUME_FOLDER=tmp_path / "lost")
+    assert metrics.pop("resumed_step") == 0
+    assert without_clock(metrics) == without_clock(train(default)[0])
+
+
+def test_a_checkpoint_of_another_training_is_refused(
+    train: Callable[..., Any], default: dict[str, Any], tmp_path: Path
+) -> None:
+    train(default, save=True)
+    folder = tmp_path / "trial"
+    assert [path.name for path in folder.iterdir()] == ["checkpoint.pt"]
+    with pytest.raises(OptionError, match="belongs to"):
+        train({**default, "lr": 1e-3}, RESUME_FOLDER=folder)
+    with pytest.raises(RecipeError, match="recipe"):
+        train(default, RESUME_FOLDER=folder, schedule="linear")
+
+
+def test_micro_batches_change_no_more_than_rounding(train: Callable[..., Any], default: dict[str, Any]) -> None:
+    whole, parts = train(default)[0], train(default, micro_batch=192)[0]
+    assert parts["val_loss"] == pytest.approx(whole["val_loss"], rel=1e-4)
+    assert parts["steps"] == whole["steps"]
+
+
+def test_all_contexts_are_judged_by_the_same_bytes(module: ModuleType) -> None:
+    import torch
+
+    text = torch.arange(5000, dtype=torch.int32)
+    options = module.options_from({"size": "small", "eval_tokens": 2048})
+    judged = []
+    for context in (64, 100, 128):
+        parts = module._held_out(text, context, options)
+        judged.append([sorted(targets[targets >= 0].tolist()) for _, targets in parts])
+    assert judged[0] == judged[1] == judged[2]
+    assert len(judged[0][0]) == 512
+    assert len(judged[0][1]) == 1536
+
+
+def test_a_lost_training_is_diverged(train: Callable[..., Any], default: dict[str, Any], tmp_path: Path) -> None:
+    from evo_tune.training import Diverged
+
+    with pytest.raises(Diverged) as caught:
+        train({**default, "lr": 1.0, "warmup": 0.0, "weight_decay": 0.3}, clip=1e9, tokens=200_000)
+    assert caught.value.status == "diverged"
+
+
+# ---------------------------------------------------------------- text and options
+
+
+def test_a_file_a_folder_and_a_glob(module: ModuleType, train: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "text" / "deep").mkdir(parents=True)
+    (tmp_path / "text" / ".hidden").write_bytes(b"no")
+    (tmp_path / "text" / "b.txt").write_bytes("Zwölf Boxkämpfer jagen Viktor.\n".encode() * 100)
+    (tmp_path / "text" / "deep" / "a.txt").write_bytes("いろはにほへと".encode() * 100)
+    read = module._read
+    both = read(str(tmp_path / "text"))
+    assert both == read(str(tmp_path / "text" / "b.txt")) + b"\n" + read(str(tmp_path / "text" / "deep"))
+    assert both == read(str(tmp_path / "text" / "**" / "*.txt"))
+    genome = {name: gene.middle() for name, gene in module.SPACE(size="small").genes.items()}
+    assert train(genome, data=str(tmp_path / "text"))[0]["val_loss"] < 5.5
+    prints = {module.fingerprint(data=str(path), size="small") for path in (tmp_path / "text", tmp_path / "text/b.txt")}
+    assert len(prints | {module.fingerprint(size="small")}) == 3
+    assert all(re.fullmatch("[0-9a-f]{64}", one) for one in prints)
+
+
+def test_bad_text_says_what_and_what_next(module: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "empty.txt").touch()
+    (tmp_path / "short.txt").write_bytes(b"x" * 1299)
+    (tmp_path / "enough.txt").write_bytes(b"x" * 1300)
+    (tmp_path / "folder").mkdir()
+    for name, message in (
+        ("missing.txt", "is no file, folder or glob"),
+        ("*.md", "is no file, folder or glob"),
+        ("folder", "holds no files"),
+        ("empty.txt", "is empty: expected at least 1300"),
+        ("short.txt", "holds 1299 bytes: expected at least 1300 .*smaller -o context"),
+    ):
+        with pytest.raises(OptionError, match=message) as caught:
+            module.fingerprint(data=str(tmp_path / name), size="small")
+        assert name in str(caught.value)
+        assert "\n" not in str(caught.value)
+    module.fingerprint(data=str(tmp_path / "enough.txt"), size="small")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"flops": 1e9, "tokens": 5}, "-o flops and -o tokens"),
+        ({"flops": 0.0}, "flops=0"),
+        ({"tokens": -5}, "tokens=-5"),
+        ({"seconds": math.nan}, "seconds=nan"),
+        ({"eval_tokens": 0}, "eval_tokens=0"),
+        ({"clip": 0.0}, "clip=0"),
+        ({"min_lr_ratio": 2.0}, "min_lr_ratio=2"),
+        ({"beta2": 1.0}, "beta2=1"),
+        ({"context": 1}, "context=1: expected 2 to 8192"),
+        ({"context": 10_000}, "context=10000"),
+        ({"micro_batch": 0}, "micro_batch=0"),
+    ],
+)
+def test_bad_options_are_found_before_anything_is_trained(
+    module: ModuleType, given: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(OptionError, match=message):
+        module.SPACE(size="small", **given)
+
+
+# ---------------------------------------------------------------- the model, to keep
+
+
+def test_an_exported_model_writes_text_as_its_readme_says(
+    module: ModuleType, default: dict[str, Any], tmp_path: Path
+) -> None:
+    folder = tmp_path / "best model"
+    context = Context(seed=1, folder=tmp_path / "trial")
+    options = {"size": "small", "flops": 1e12, "eval_tokens": 1024}
+    metrics = module.export(default, context, folder, tokens=20_000, **options)
+    assert metrics["tokens"] == pytest.approx(20_000, abs=32)  # to a window
+    assert sorted(path.name for path in folder.iterdir()) == ["README.md", "config.json", "model.safetensors"]
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    assert config["genome"] == default
+    assert config["metrics"]["val_loss"] == metrics["val_loss"]
+    snippet = re.findall(r"^    (.+)$", (folder / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(snippet) == 3
+    done = subprocess.run([sys.executable, "-c", "\n".join(snippet)], capture_output=True, check=True)
+    text = done.stdout.decode("utf-8")
+    assert text.startswith("The ")
+    assert len(text) > 100
+    assert text.strip() == module.load(folder).generate("The ", 200).strip()

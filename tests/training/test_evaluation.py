@@ -1,0 +1,71 @@
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from evo_tune.errors import RecipeError
+from evo_tune.training import GPT, Evaluation, GPTConfig, Trainer, evaluate, fixed_windows
+
+CONFIG = GPTConfig(vocab_size=16, context=8, depth=2, width=16, heads=2, dropout=0.3)
+
+
+def test_the_result_does_not_depend_on_the_batch_size(text: torch.Tensor) -> None:
+    model = GPT(CONFIG, seed=1)
+    windows = fixed_windows(text, context=8, count=900, block=60)  # the last window of a block is ragged
+    results = [evaluate(model, windows, batch=batch) for batch in (1, 2, 7, 32, 1000)]
+    assert len({result.count for result in results}) == 1
+    assert [result.loss for result in results] == pytest.approx([results[0].loss] * 5, rel=1e-6)
+
+
+def test_it_is_the_mean_over_targets(text: torch.Tensor) -> None:
+    model = GPT(CONFIG, seed=1)
+    inputs, targets = fixed_windows(text, context=8, count=900, block=60)
+    result = evaluate(model, (inputs, targets))
+    with torch.inference_mode():
+        expected = F.cross_entropy(model.eval()(inputs).flatten(0, 1), targets.flatten())
+    assert result.loss == pytest.approx(float(expected), rel=1e-6)
+    assert result.bits == pytest.approx(result.loss / math.log(2))
+
+
+def test_two_evaluations_add_up(text: torch.Tensor) -> None:
+    model = GPT(CONFIG, seed=1)
+    inputs, targets = fixed_windows(text, context=8, count=900, block=60)
+    parts = evaluate(model, (inputs[:10], targets[:10])) + evaluate(model, (inputs[10:], targets[10:]))
+    whole = evaluate(model, (inputs, targets))
+    assert parts.count == whole.count
+    assert parts.nll == pytest.approx(whole.nll, rel=1e-6)
+    assert math.isnan(evaluate(model, (inputs[:0], targets[:0])).loss)
+    assert Evaluation(0.0, 0) + whole == whole
+
+
+def test_it_draws_nothing_and_puts_the_mode_back(text: torch.Tensor) -> None:
+    model = GPT(CONFIG, seed=1)
+    windows = fixed_windows(text, context=8, count=200)
+    state = torch.get_rng_state()
+    for training in (True, False):
+        model.train(training)
+        assert evaluate(model, windows) == evaluate(model, windows)
+        assert model.training is training
+        assert all(parameter.grad is None for parameter in model.parameters())
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_training_is_the_same_with_and_without_evaluation(
+    make_trainer: Callable[..., Trainer], text: torch.Tensor
+) -> None:
+    windows = fixed_windows(text, context=8, count=200)
+    alone, watched = make_trainer(dropout=0.2), make_trainer(dropout=0.2)
+    alone.run(20)
+    for step in range(1, 21):
+        watched.run(step)
+        evaluate(watched.model, windows)
+        torch.rand(3)  # nor would it matter if something drew
+    expected = alone.model.state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in watched.model.state_dict().items())
+
+
+def test_batches_of_nothing_are_refused(text: torch.Tensor) -> None:
+    with pytest.raises(RecipeError, match="batch"):
+        evaluate(GPT(CONFIG), fixed_windows(text, context=8, count=200), batch=0)

@@ -1,0 +1,175 @@
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from evo_tune.errors import RecipeError
+from evo_tune.training import GPT, GPTConfig
+
+configs = st.builds(
+    lambda depth, heads, head_dim, **rest: GPTConfig(depth=depth, heads=heads, width=heads * head_dim, **rest),
+    depth=st.integers(1, 3),
+    heads=st.integers(1, 4),
+    head_dim=st.sampled_from([2, 8, 12]),
+    vocab_size=st.integers(2, 40),
+    context=st.integers(1, 20),
+    ffn_mult=st.sampled_from([1.0, 8 / 3, 4.0]),
+    bias=st.booleans(),
+    tied=st.booleans(),
+    init=st.sampled_from(["normal", "fan_in"]),
+)
+
+
+@settings(deadline=None, max_examples=30)
+@given(config=configs)
+def test_parameters_equal_the_formula(config: GPTConfig) -> None:
+    model = GPT(config)
+    assert sum(parameter.numel() for parameter in model.parameters()) == config.parameters
+    tokens = torch.zeros(2, config.context, dtype=torch.long)
+    assert model(tokens).shape == (2, config.context, config.vocab_size)
+    assert GPTConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
+
+
+def test_gpt2_small_has_its_known_size() -> None:
+    config = GPTConfig(vocab_size=50257, context=1024, depth=12, width=768, heads=12, bias=True)
+    assert config.parameters == 124_439_808
+
+
+@settings(deadline=None, max_examples=20)
+@given(config=configs, data=st.data())
+def test_no_output_sees_a_later_token(config: GPTConfig, data: st.DataObject) -> None:
+    model = GPT(config, seed=1).eval()
+    tokens = torch.randint(0, config.vocab_size, (1, config.context), generator=torch.Generator().manual_seed(0))
+    at = data.draw(st.integers(0, config.context - 1))
+    other = tokens.clone()
+    other[0, at] = (other[0, at] + 1) % config.vocab_size
+    with torch.inference_mode():
+        before, after = model(tokens), model(other)
+    assert torch.equal(before[:, :at], after[:, :at])
+    assert not torch.equal(before[:, at], after[:, at])
+
+
+@pytest.mark.parametrize("init", ["normal", "fan_in"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_an_untrained_model_knows_nothing(init: str, tied: bool) -> None:
+    model = GPT(GPTConfig(depth=4, width=128, heads=4, init=init, tied=tied), seed=2)
+    tokens = torch.randint(0, 256, (16, 129), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        loss = F.cross_entropy(model(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten())
+    assert float(loss) == pytest.approx(math.log(256), abs=0.06)
+
+
+def test_weights_begin_as_said() -> None:
+    model = GPT(GPTConfig(depth=8, width=128, heads=4, bias=True, tied=False), seed=0)
+    for name, parameter in model.named_parameters():
+        if "norm" in name:
+            assert torch.all(parameter == (1.0 if name.endswith("weight") else 0.0))
+        elif name.endswith("bias"):
+            assert not parameter.any()
+        else:
+            std = 0.02 / 4 if name.endswith(".out.weight") else 0.02  # √(2 · 8) = 4
+            assert float(parameter.detach().std()) == pytest.approx(std, rel=0.05), name
+    fan_in = GPT(GPTConfig(depth=2, width=64, heads=4, init="fan_in")).state_dict()
+    assert float(fan_in["blocks.0.ffn.up.weight"].std()) == pytest.approx(1 / 8, rel=0.05)
+    assert not fan_in["blocks.1.ffn.out.weight"].any()
+    assert not fan_in["blocks.1.attention.out.weight"].any()
+
+
+def test_weights_come_from_the_seed_alone() -> None:
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    first = GPT(GPTConfig(), seed=1).state_dict()
+    assert torch.equal(torch.get_rng_state(), state)  # no other randomness is used up
+    torch.manual_seed(6)
+    second, other = GPT(GPTConfig(), seed=1).state_dict(), GPT(GPTConfig(), seed=2).state_dict()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not torch.equal(first["embedding.weight"], other["embedding.weight"])
+
+
+@pytest.mark.parametrize("field", ["dropout", "attention_dropout"])
+def test_dropout_is_off_in_eval(field: str) -> None:
+    model = GPT(GPTConfig(depth=1, width=16, heads=2, **{field: 0.5}), seed=1)
+    plain = GPT(GPTConfig(depth=1, width=16, heads=2), seed=1)
+    for parameter in (*model.parameters(), *plain.parameters()):
+        parameter.data.mul_(20)  # so that attention is not flat
+    tokens = torch.arange(20)[None]
+    with torch.inference_mode():
+        assert not torch.equal(model.train()(tokens), model(tokens))
+        assert torch.equal(model.eval()(tokens), plain.eval()(tokens))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("heads", 3),
+        ("heads", 0),
+        ("depth", 1.0),
+        ("depth", True),
+        ("width", -4),
+        ("dropout", 1.0),
+        ("attention_dropout", math.nan),
+        ("vocab_size", 1),
+        ("ffn_mult", 0),
+        ("bias", 1),
+        ("init", "zeros"),
+    ],
+)
+def test_shapes_out_of_range_are_refused(field: str, value: object) -> None:
+    with pytest.raises(RecipeError, match=field) as caught:
+        GPTConfig(**{field: value})  # type: ignore[arg-type]
+    assert (caught.value.field, caught.value.value) == (field, value)
+
+
+def test_unknown_fields_are_refused() -> None:
+    with pytest.raises(RecipeError, match="layers"):
+        GPTConfig.from_json({"layers": 3})
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_saved_model_is_the_same_model(tmp_path: Path, tied: bool) -> None:
+    model = GPT(GPTConfig(depth=1, width=16, heads=2, dropout=0.1, tied=tied), seed=1).eval()
+    model.save(tmp_path / "model", note={"loss": 1.0})
+    assert sorted(path.name for path in (tmp_path / "model").iterdir()) == ["config.json", "model.safetensors"]
+    assert json.loads((tmp_path / "model" / "config.json").read_text())["note"] == {"loss": 1.0}
+    loaded = GPT.load(tmp_path / "model")
+    assert not loaded.training
+    assert loaded.config == model.config
+    tokens = torch.arange(30)[None]
+    assert torch.equal(loaded(tokens), model(tokens))
+
+
+def test_loading_says_what_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"config\.json"):
+        GPT.load(tmp_path)
+
+
+def test_text_is_generated_by_seed_and_within_context() -> None:
+    model = GPT(GPTConfig(context=8, depth=1, width=16, heads=2, dropout=0.5), seed=1).train()
+    state = torch.get_rng_state()
+    text = model.generate("Grüße, ", 30, seed=4)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert model.training
+    assert text.startswith("Grüße, ")
+    assert text == model.generate("Grüße, ", 30, seed=4) != model.generate("Grüße, ", 30, seed=5)
+    assert model.generate("a", 0) == "a"
+    assert len(model.generate("", 5).encode("utf-8", "replace")) >= 6
+
+
+def test_the_likeliest_byte_needs_no_seed() -> None:
+    model = GPT(GPTConfig(context=8, depth=1, width=16, heads=2), seed=1)
+    assert model.generate("x", 9, temperature=0, seed=1) == model.generate("x", 9, temperature=0, seed=2)
+    assert model.generate("x", 9, temperature=0) == model.generate("x", 9, top_k=1)
+
+
+def test_bad_arguments_of_generate_are_refused() -> None:
+    model = GPT(GPTConfig(context=8, depth=1, width=16, heads=2))
+    for arguments in ({"length": -1}, {"temperature": -1.0}, {"top_k": 0}, {"top_k": 257}):
+        with pytest.raises(RecipeError, match=next(iter(arguments))):
+            model.generate("x", **arguments)  # type: ignore[arg-type]
+    with pytest.raises(RecipeError, match="vocab_size"):
+        GPT(GPTConfig(vocab_size=10)).generate("x", 1)

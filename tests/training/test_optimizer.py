@@ -1,0 +1,105 @@
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from evo_tune.errors import RecipeError
+from evo_tune.training import GPT, AdamW, GPTConfig, Trainer, decay_groups
+
+
+class Tied(nn.Module):
+    """Every kind of parameter, and a head that is the embedding itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(10, 8)
+        self.bag = nn.EmbeddingBag(10, 8)
+        self.token = nn.Parameter(torch.zeros(8))
+        self.convolution = nn.Conv1d(8, 8, 3)
+        self.attention = nn.MultiheadAttention(8, 2)
+        self.norm = nn.LayerNorm(8)
+        self.frozen = nn.Linear(8, 8).requires_grad_(False)
+        self.linear = nn.Linear(8, 8)
+        self.head = nn.Linear(8, 10, bias=False)
+        self.head.weight = self.embedding.weight
+
+
+def names(model: nn.Module, group: list[nn.Parameter]) -> set[str]:
+    ids = {id(parameter) for parameter in group}
+    return {name for name, parameter in model.named_parameters() if id(parameter) in ids}
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        Tied,
+        lambda: GPT(GPTConfig(tied=True, bias=True)),
+        lambda: GPT(GPTConfig(tied=False)),
+        lambda: nn.Sequential(nn.Linear(2, 2, bias=False)),
+    ],
+)
+def test_groups_partition_the_trainable_parameters(build: Callable[[], nn.Module]) -> None:
+    model = build()
+    decayed, others = decay_groups(model)
+    ids = [id(parameter) for parameter in (*decayed, *others)]
+    assert len(ids) == len(set(ids))
+    assert set(ids) == {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
+
+
+def test_only_matrices_that_multiply_decay() -> None:
+    model = Tied()
+    decayed, others = decay_groups(model)
+    assert names(model, decayed) == {
+        "convolution.weight",
+        "attention.in_proj_weight",
+        "attention.out_proj.weight",
+        "linear.weight",
+    }
+    assert {"embedding.weight", "bag.weight", "token", "norm.weight", "linear.bias", "attention.in_proj_bias"} <= names(
+        model, others
+    )
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_gpt_decays_its_matrices_but_no_embedding(tied: bool) -> None:
+    model = GPT(GPTConfig(tied=tied, bias=True))
+    decayed = names(model, decay_groups(model)[0])
+    blocks = {name for name, p in model.named_parameters() if name.startswith("blocks.") and p.ndim == 2}
+    assert decayed == blocks | (set() if tied else {"head.weight"})
+
+
+def test_with_zero_gradients_weights_shrink_by_the_product(make_trainer: Callable[..., Trainer]) -> None:
+    trainer = make_trainer(steps=10, lr=0.1)
+    schedule, decay = trainer.recipe.schedule, trainer.recipe.weight_decay
+    before = [[p.detach().clone() for p in group["params"]] for group in trainer.optimizer.param_groups]
+    product = 1.0
+    for step in range(10):
+        trainer.step = step
+        trainer._set_rates()
+        for parameter in trainer.parameters:
+            parameter.grad = torch.zeros_like(parameter)
+        trainer.optimizer.step()
+        product *= 1.0 - 0.1 * schedule(step) * decay.at(step, 10)
+    for factor, group, old in zip((product, 1.0), trainer.optimizer.param_groups, before, strict=True):
+        for parameter, was in zip(group["params"], old, strict=True):
+            assert torch.allclose(parameter, factor * was, rtol=1e-6, atol=0)
+
+
+def test_without_a_gradient_nothing_decays() -> None:
+    model = nn.Sequential(nn.Linear(4, 4))
+    optimizer = AdamW(lr=0.1).build(model)
+    optimizer.param_groups[0]["weight_decay"] = 0.5
+    before = model[0].weight.detach().clone()
+    optimizer.step()
+    assert torch.equal(model[0].weight, before)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("lr", 0.0), ("lr", 1.5), ("lr", math.nan), ("lr", True), ("beta1", 1.0), ("beta2", -0.1), ("eps", 0.0)],
+)
+def test_fields_out_of_range_are_refused(field: str, value: float) -> None:
+    with pytest.raises(RecipeError, match=field):
+        AdamW(**{"lr": 1e-3, field: value})

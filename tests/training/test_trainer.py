@@ -1,0 +1,105 @@
+from collections.abc import Callable, Sequence
+
+import pytest
+import torch
+
+from evo_tune.errors import RecipeError
+from evo_tune.training import IGNORE, Recipe, Schedule, Trainer
+from evo_tune.training.accumulation import MicroBatch
+
+
+def same(first: Trainer, second: Trainer) -> bool:
+    expected = first.model.state_dict()
+    return all(torch.equal(tensor, expected[name]) for name, tensor in second.model.state_dict().items())
+
+
+def test_it_learns(make_trainer: Callable[..., Trainer]) -> None:
+    trainer = make_trainer(steps=200, batch=16, lr=1e-2)
+    losses: list[float] = []
+    trainer.run(200, lambda step: losses.append(step.loss))
+    assert losses[0] == pytest.approx(torch.log(torch.tensor(16.0)).item(), abs=0.1)
+    assert sum(losses[-10:]) / 10 < 0.85 * losses[0]
+    assert trainer.targets == 200 * 16 * 8
+
+
+def test_steps_are_logged_with_their_norm_before_clipping(make_trainer: Callable[..., Trainer]) -> None:
+    free, bound = make_trainer(clip=None), make_trainer(clip=1e-3)
+    logs: list[list[tuple[float, bool]]] = [[], []]
+    for trainer, log in zip((free, bound), logs, strict=True):
+        trainer.run(3, lambda step, log=log: log.append((step.norm, step.clipped)))  # type: ignore[misc]
+    assert logs[0][0][0] == logs[1][0][0] > 1e-3
+    assert [clipped for _, clipped in logs[0]] == [False] * 3
+    assert [clipped for _, clipped in logs[1]] == [True] * 3
+    assert (free.clipped, bound.clipped) == (0, 3)
+
+
+def test_a_step_without_targets_is_counted_and_changes_nothing(make_trainer: Callable[..., Trainer]) -> None:
+    trainer, other = make_trainer(steps=4), make_trainer(steps=4)
+    plain = trainer.source
+
+    class Gap:
+        def window(self, step: int) -> Sequence[MicroBatch]:
+            window = plain.window(step)
+            return [(x, torch.full_like(y, IGNORE)) for x, y in window] if step == 2 else window
+
+    trainer.source = Gap()
+    trainer.run(2)
+    other.run(2)
+    skipped = trainer.train_step()
+    assert (skipped.number, skipped.targets, trainer.step) == (2, 0, 3)
+    assert same(trainer, other)
+
+
+@pytest.mark.parametrize("fits", [1, 2, 3])
+def test_out_of_memory_halves_the_micro_batch_and_keeps_the_gradient(
+    fits: int, make_trainer: Callable[..., Trainer]
+) -> None:
+    roomy, tight = make_trainer(batch=8), make_trainer(batch=8)
+    attempts = []
+
+    def limited(module: torch.nn.Module, inputs: tuple[torch.Tensor]) -> None:
+        attempts.append(len(inputs[0]))
+        if len(inputs[0]) > fits:
+            raise torch.OutOfMemoryError("no room")
+
+    tight.model.register_forward_pre_hook(limited)
+    for trainer in (roomy, tight):
+        trainer.model.double()
+        trainer.run(5)
+    assert tight.parts == {1: 8, 2: 4, 3: 4}[fits]
+    assert attempts.count(8) == 1  # what was learnt is not tried again
+    for given, expected in zip(tight.model.parameters(), roomy.model.parameters(), strict=True):
+        assert torch.allclose(given, expected, rtol=0, atol=1e-12)
+
+
+def test_out_of_memory_with_one_sample_is_an_error(make_trainer: Callable[..., Trainer]) -> None:
+    trainer = make_trainer()
+
+    def never(module: torch.nn.Module, inputs: object) -> None:
+        raise torch.OutOfMemoryError("no room")
+
+    trainer.model.register_forward_pre_hook(never)
+    with pytest.raises(torch.OutOfMemoryError):
+        trainer.run(1)
+
+
+def test_it_does_not_run_beyond_the_full_training(make_trainer: Callable[..., Trainer]) -> None:
+    trainer = make_trainer(steps=3)
+    with pytest.raises(RecipeError, match="until"):
+        trainer.run(4)
+    trainer.run(3)
+    trainer.run(2)  # done already
+    assert trainer.step == 3
+
+
+def test_recipes_are_told_apart(make_trainer: Callable[..., Trainer]) -> None:
+    recipe = make_trainer().recipe
+    same_again = Recipe(optimizer=recipe.optimizer, schedule=recipe.schedule, weight_decay=recipe.weight_decay)
+    assert recipe.identity == same_again.identity
+    for other in (
+        Recipe(optimizer=recipe.optimizer, schedule=Schedule(steps=21), weight_decay=recipe.weight_decay),
+        Recipe(optimizer=recipe.optimizer, schedule=recipe.schedule, weight_decay=recipe.weight_decay, clip=2.0),
+    ):
+        assert other.identity != recipe.identity
+    with pytest.raises(RecipeError, match="clip"):
+        Recipe(optimizer=recipe.optimizer, schedule=recipe.schedule, weight_decay=recipe.weight_decay, clip=0)
