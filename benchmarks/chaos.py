@@ -122,7 +122,7 @@ class Chaos:
         """Kill the parent, or another process of its run if there is one."""
         assert self.parent is not None
         others = [process for process in self.processes() if process.pid != self.parent.pid]
-        if others and self.random.random() < 0.5:
+        if others and self.random.random() < 0.65:
             self.killed["workers"] += 1
             self.random.choice(others).kill()
             return

@@ -36,7 +36,7 @@ class Interrupts:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: not Python's
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         act = self._kill if self._interrupted or number == signal.SIGTERM else self._stop

@@ -188,8 +188,10 @@ class Run:
         return self.folder.name
 
     @classmethod
-    def create(cls, store: Path, name: str, manifest: Manifest) -> Run:
-        """Make a new run's folder and manifest, locked for writing.
+    def create(cls, store: Path, name: str, manifest: Manifest, session: Session) -> Run:
+        """Make a new run's folder, its first session and its manifest, locked for writing.
+
+        The manifest comes last: only with it is the folder a run, whole, or not there at all.
 
         Raises:
             UsageError: The name is taken or is no plain name.
@@ -198,17 +200,22 @@ class Run:
         folder = _free_folder(store, name)
         try:
             store.mkdir(parents=True, exist_ok=True)
-            folder.mkdir()
+            folder.mkdir(exist_ok=True)
         except OSError as error:
             raise StoreError(f"cannot make {folder}: {error.strerror}; choose another --store") from None
-        run = cls(folder, manifest, Journal(folder / JOURNAL), [])
+        lock = _lock(folder)
         try:
-            run._lock = _lock(folder)
+            _free_folder(store, name)  # another process may have been faster
+            (folder / JOURNAL).unlink(missing_ok=True)
+            run = cls(folder, manifest, Journal(folder / JOURNAL), [])
+            run._lock = lock
+            run.begin(session)
             write_atomically(folder / MANIFEST, json.dumps(asdict(manifest), indent=2).encode() + b"\n")
             sync_folder(store)
         except BaseException as error:
-            run.close()
-            shutil.rmtree(folder, ignore_errors=True)
+            if not isinstance(error, UsageError):
+                shutil.rmtree(folder, ignore_errors=True)
+            lock.release()
             if isinstance(error, OSError):
                 raise StoreError(f"cannot make {folder}: {error.strerror}; choose another --store") from None
             raise
@@ -264,6 +271,14 @@ class Run:
         self.journal.append(stamped, sync)
         for event in stamped:
             self._apply(event)
+
+    def begin(self, session: Session) -> None:
+        """Begin a session, durably.
+
+        Raises:
+            StoreError: It cannot be written.
+        """
+        self.write({"event": "session", "session": asdict(session)}, sync=True)
 
     def _apply(self, event: dict[str, Any]) -> None:
         kind = event["event"]
@@ -533,6 +548,7 @@ def copy_run(folder: Path, store: Path, name: str) -> Path:
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.copytree(folder, temporary, ignore=shutil.ignore_patterns(LOCK, "*.part"))
+        shutil.rmtree(target, ignore_errors=True)  # if it is there, it holds nothing
         os.replace(temporary, target)
     except (OSError, shutil.Error) as error:
         raise StoreError(f"cannot copy {folder} to {target}: {error}") from error
@@ -547,9 +563,22 @@ def _free_folder(store: Path, name: str) -> Path:
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) or name.endswith(".parquet"):
         raise UsageError(f"a run cannot be named {name!r}: expected letters, digits, '.', '_', '-', the first no sign")
-    if (store / name).exists():
+    if (store / name).exists() and not _is_stillborn(store / name):
         raise UsageError(f"{store / name} exists: choose another name, or go on with it: evo-tune resume {name}")
     return store / name
+
+
+def _is_stillborn(folder: Path) -> bool:
+    """Whether a folder is what a death left that came before the manifest: there is nothing in it to lose."""
+    mere = {LOCK, JOURNAL, f"{MANIFEST}.part"}
+    try:
+        return {path.name for path in folder.iterdir()} <= mere and b'"born"' not in _bytes_of(folder / JOURNAL)
+    except OSError:
+        return False
+
+
+def _bytes_of(path: Path) -> bytes:
+    return path.read_bytes() if path.exists() else b""
 
 
 def space_of(manifest: Manifest, repair_from: SearchSpace | None = None) -> SearchSpace:

@@ -13,7 +13,7 @@ import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -124,7 +124,7 @@ class Search:
             fill_defaults=fill_defaults,
             threads=plan(settings.slots, settings.devices, settings.per_device, threads).threads,
         )
-        run = Run.create(Path(store), name or new_name(plugin.name, Path(store)), manifest)
+        run = Run.create(Path(store), name or new_name(plugin.name, Path(store)), manifest, settings)
         try:
             self._begin(run, plugin, settings)
         except BaseException:
@@ -168,6 +168,7 @@ class Search:
             if {"trials", "generations", "hours"} & changes.keys():  # new limits replace the old ones
                 last = replace(last, trials=None, generations=None, hours=None)
             self._begin(run, plugin, replace(last, **changes))
+            run.begin(self.session)
         except BaseException:
             run.close()
             raise
@@ -190,7 +191,6 @@ class Search:
         self._started = time.monotonic()
         self._seconds_before = run.seconds
         self._read_back()
-        run.write({"event": "session", "session": asdict(session)}, sync=True)
 
     def _read_back(self) -> None:
         """Rebuild everything that is derived from the journal (law 2: resume is reading)."""
@@ -204,7 +204,11 @@ class Search:
         if self._arrival:  # told with the record; a torn tail can have parted them
             self._tell(run.sequence(start=len(run.told)))
         self._generations.read_back()
-        self._born_before = deque(c for c in run.candidates if c.id not in run.outcomes)
+        self._take_up()
+
+    def _take_up(self) -> None:
+        """Have every candidate without a result handed out (again), before any new one is born."""
+        self._unfinished = deque(c for c in self.saved.candidates if c.id not in self.saved.outcomes)
 
     @property
     def _arrival(self) -> bool:
@@ -254,8 +258,8 @@ class Search:
         with self._changed:
             if self.stopping or self.finished:
                 return None
-            while self._born_before:  # in an earlier session, and never recorded: the same candidate again
-                candidate = self._born_before.popleft()
+            while self._unfinished:
+                candidate = self._unfinished.popleft()
                 if candidate.id not in self.saved.outcomes:
                     return candidate
             self.finished = self._limit_reached()
@@ -365,6 +369,7 @@ class Search:
             self.session = replace(self.session, generations=GENERATIONS)
         with Interrupts(self.stop, self.kill):
             try:
+                self._take_up()  # what was asked for by hand as well
                 self.slots = self._open_slots()
                 self._in_background(self._drive, watch)
                 self._in_background(self._calibrate, watch)

@@ -103,6 +103,36 @@ def test_a_disk_that_fills_up_at_the_start_leaves_the_name_free(
     assert drive(begin("mine")).trials
 
 
+@pytest.mark.parametrize("at", ["folder", "lock", "journal", "part"])
+def test_a_death_before_the_manifest_leaves_the_name_free(begin: Begin, tmp_path: Path, at: str) -> None:
+    other = begin("other")
+    other.saved.close()
+    folder = tmp_path / "store" / "mine"
+    folder.mkdir()
+    for step, name in (("lock", "_lock"), ("journal", "_journal.jsonl"), ("part", "_run.json.part")):
+        if at == "folder":
+            break
+        source = other.saved.folder / name
+        (folder / name).write_bytes(source.read_bytes() if source.exists() else b"{")
+        if step == at:
+            break
+    with pytest.raises(StoreError, match="there is no run 'mine'"):
+        find_run(tmp_path / "store", "mine")
+    copy_run(other.saved.folder, tmp_path / "store", "mine") if at == "part" else begin("mine").saved.close()
+    assert Run.open(folder).sessions[0].generations == 3
+    assert len(Run.open(folder).sessions) == 1
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "generation-0000.parquet", "_journal.jsonl"])
+def test_a_folder_that_holds_anything_else_is_taken(begin: Begin, tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "store" / "mine"
+    folder.mkdir(parents=True)
+    (folder / name).write_text('{"event":"born"}')
+    with pytest.raises(UsageError, match="mine exists"):
+        begin("mine")
+    assert [path.name for path in folder.iterdir()] == [name]
+
+
 # One writer.
 
 HOLD = """

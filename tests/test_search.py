@@ -348,6 +348,14 @@ def test_run_in_arrival_order_on_three_slots(begin: Begin, resume: Begin) -> Non
     assert len(resume("run", generations=4).run().trials) == 16
 
 
+def test_run_takes_up_what_was_asked_for_by_hand(begin: Begin) -> None:
+    search = begin(order="birth", lag=0, slots=2, strategy_options={"generational": True})
+    assert search.ask() is not None
+    with pytest.warns(UserWarning, match="2 slots will wait"):
+        search.run()
+    assert len(search.trials) == 12
+
+
 def test_run_without_any_limit_ends_after_five_generations(begin: Begin) -> None:
     assert len(begin(generations=None, slots=1).run().trials) == 20
 
@@ -652,7 +660,8 @@ def test_a_session_that_cannot_be_opened_leaves_the_run_free(
 RUN = """
     import sys
     from evo_tune import Search
-    search = Search(sys.argv[1], store=sys.argv[2], name="run", slots=2, population=4, generations=50, options={"sleep": SLEEP})
+    shape = {"slots": 2, "population": 4, "generations": 50}
+    search = Search(sys.argv[1], store=sys.argv[2], name="run", options={"sleep": SLEEP}, **shape)
     search.run()
     print(search.saved.ended, len(search.saved.candidates), len(search.trials))
 """
