@@ -24,13 +24,33 @@ if TYPE_CHECKING:
     from evo_tune.training.divergence import Diverged as Diverged
     from evo_tune.training.divergence import DivergenceWatch as DivergenceWatch
     from evo_tune.training.early_stopping import EarlyStopping as EarlyStopping
+    from evo_tune.training.ema import average_of as average_of
     from evo_tune.training.evaluation import Evaluation as Evaluation
     from evo_tune.training.evaluation import evaluate as evaluate
+    from evo_tune.training.evaluation import losses_by_position as losses_by_position
+    from evo_tune.training.extension import extend_context as extend_context
     from evo_tune.training.flops import flops_per_token as flops_per_token
+    from evo_tune.training.flops import recompute_flops_per_token as recompute_flops_per_token
+    from evo_tune.training.gap_decay import GapDecay as GapDecay
+    from evo_tune.training.gap_decay import GapWatch as GapWatch
     from evo_tune.training.gpt import GPT as GPT
     from evo_tune.training.gpt_config import GPTConfig as GPTConfig
+    from evo_tune.training.growth import carry_state as carry_state
+    from evo_tune.training.growth import grow as grow
+    from evo_tune.training.houlsby import Adapters as Adapters
+    from evo_tune.training.houlsby import add_adapters as add_adapters
+    from evo_tune.training.lora import LoRA as LoRA
+    from evo_tune.training.lora import add_lora as add_lora
+    from evo_tune.training.lora import fold_lora as fold_lora
+    from evo_tune.training.lora import merge_lora as merge_lora
+    from evo_tune.training.memory import Memory as Memory
+    from evo_tune.training.memory import fitting_micro_batch as fitting_micro_batch
+    from evo_tune.training.memory import predict_memory as predict_memory
+    from evo_tune.training.muon import Muon as Muon
+    from evo_tune.training.optimizer import SGD as SGD
     from evo_tune.training.optimizer import AdamW as AdamW
     from evo_tune.training.optimizer import decay_groups as decay_groups
+    from evo_tune.training.precision import Precision as Precision
     from evo_tune.training.scaling import scale_betas as scale_betas
     from evo_tune.training.scaling import scale_lr as scale_lr
     from evo_tune.training.schedule import SCHEDULES as SCHEDULES
@@ -43,6 +63,26 @@ if TYPE_CHECKING:
     from evo_tune.training.windows import fixed_windows as fixed_windows
 
 _HOMES = {
+    "Memory": "memory",
+    "predict_memory": "memory",
+    "fitting_micro_batch": "memory",
+    "LoRA": "lora",
+    "add_lora": "lora",
+    "merge_lora": "lora",
+    "fold_lora": "lora",
+    "Adapters": "houlsby",
+    "add_adapters": "houlsby",
+    "recompute_flops_per_token": "flops",
+    "losses_by_position": "evaluation",
+    "extend_context": "extension",
+    "grow": "growth",
+    "carry_state": "growth",
+    "SGD": "optimizer",
+    "Muon": "muon",
+    "GapDecay": "gap_decay",
+    "GapWatch": "gap_decay",
+    "Precision": "precision",
+    "average_of": "ema",
     "GPT": "gpt",
     "IGNORE": "accumulation",
     "SCHEDULES": "schedule",

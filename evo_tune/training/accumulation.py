@@ -7,14 +7,15 @@ micro-batches' means, the usual way, weighs short ones too much. Knows nothing o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["IGNORE", "MicroBatch", "accumulate", "count_targets", "cross_entropy_sum", "split"]
+__all__ = ["IGNORE", "MicroBatch", "accumulate", "count_targets", "cross_entropy_sum", "split", "z_sum"]
 
 IGNORE = -100
 """A target of this value is padding and counts nowhere (torch's own convention)."""
@@ -39,8 +40,24 @@ def cross_entropy_sum(logits: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(logits, targets.flatten(), ignore_index=IGNORE, reduction="sum")
 
 
+def z_sum(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return the summed square of log Σ exp(logits) over valid targets (z-loss: PaLM, arXiv:2204.02311).
+
+    Args:
+        logits: (…, classes).
+        targets: (…), class numbers or IGNORE.
+    """
+    return logits.logsumexp(-1)[targets != IGNORE].square().sum()
+
+
 def accumulate(
-    model: nn.Module, window: Sequence[MicroBatch], device: torch.device | str = "cpu"
+    model: nn.Module,
+    window: Sequence[MicroBatch],
+    device: torch.device | str = "cpu",
+    *,
+    z_loss: float = 0.0,
+    autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
+    scale: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[Tensor, int]:
     """Add the gradient of the window's mean loss to the parameters' `.grad`.
 
@@ -48,20 +65,29 @@ def accumulate(
         model: Maps inputs to logits (…, classes).
         window: The micro-batches of one step.
         device: Where the model is.
+        z_loss: Weight of `z_sum` in what is minimised, beside the cross-entropy.
+        autocast: Gives the context of a forward pass.
+        scale: Multiplies what is minimised, and with it the gradient (see `Precision`).
 
     Returns:
-        The mean loss over all valid targets of the window (a scalar on `device`, without graph), and
-        their number n. With n = 0 there is no gradient, and the loss is 0.
+        The mean cross-entropy over all valid targets of the window (a scalar on `device`, without graph),
+        and their number n. With n = 0 there is no gradient, and the loss is 0.
     """
     n = count_targets(window)
     total = torch.zeros((), device=device)
     if n == 0:
         return total, 0
     for inputs, targets in window:
-        logits = model(inputs.to(device, non_blocking=True))
-        loss = cross_entropy_sum(logits, targets.to(device, non_blocking=True)) / n
-        loss.backward()  # type: ignore[no-untyped-call]
+        with autocast():
+            logits = model(inputs.to(device, non_blocking=True))
+        if logits.dtype in (torch.bfloat16, torch.float16):
+            logits = logits.float()
+        targets = targets.to(device, non_blocking=True)
+        loss = cross_entropy_sum(logits, targets) / n
         total = total + loss.detach()
+        if z_loss:
+            loss = loss + (z_loss / n) * z_sum(logits, targets)
+        (loss if scale is None else scale(loss)).backward()  # type: ignore[no-untyped-call]
     return total, n
 
 

@@ -6,12 +6,13 @@ import math
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from evo_tune.training._check import check_integer
 from evo_tune.training.accumulation import IGNORE, MicroBatch, cross_entropy_sum
 
-__all__ = ["Evaluation", "evaluate"]
+__all__ = ["Evaluation", "evaluate", "losses_by_position"]
 
 
 @dataclass(frozen=True)
@@ -69,3 +70,31 @@ def evaluate(
     # Summed in float64, which some devices lack: on the CPU.
     nll = float(torch.stack(sums).cpu().double().sum()) if sums else 0.0
     return Evaluation(nll, int((targets != IGNORE).sum()))
+
+
+def losses_by_position(
+    model: nn.Module, windows: MicroBatch, *, device: torch.device | str = "cpu", batch: int = 32
+) -> list[float]:
+    """Score a model as `evaluate` does, and return the mean loss at each position of a window, nats.
+
+    Whether a model makes use of a longer context shows here and nowhere else. NaN where nothing was scored.
+
+    Raises:
+        RecipeError: batch is not a whole number from 1.
+    """
+    check_integer("batch", batch, 1)
+    inputs, targets = windows
+    sums = torch.zeros(inputs.shape[1], dtype=torch.float64)
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            for first in range(0, len(inputs), batch):
+                logits = model(inputs[first : first + batch].to(device)).float()
+                aims = targets[first : first + batch].to(device)
+                losses = F.cross_entropy(logits.flatten(0, 1), aims.flatten(), ignore_index=IGNORE, reduction="none")
+                sums += losses.view_as(aims).sum(0).cpu().double()
+    finally:
+        model.train(was_training)
+    means: list[float] = (sums / (targets != IGNORE).sum(0)).tolist()
+    return means

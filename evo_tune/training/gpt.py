@@ -1,7 +1,7 @@
 """GPT: a decoder-only Transformer (Radford et al. 2019), built for small and large alike.
 
-Pre-norm blocks, causal attention through torch's scaled_dot_product_attention, learned positions, head
-tied to the embedding if asked. Knows nothing of training.
+Pre-norm blocks, causal attention through torch's scaled_dot_product_attention, positions learned, fixed or
+rotary, head tied to the embedding if asked. Knows nothing of training.
 """
 
 from __future__ import annotations
@@ -16,61 +16,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from evo_tune.errors import RecipeError
+from evo_tune.training._check import check_integer
+from evo_tune.training.block import Block, window_mask
 from evo_tune.training.generation import continue_bytes
 from evo_tune.training.gpt_config import GPTConfig
+from evo_tune.training.positions import rotary_frequencies, rotary_table, sinusoids
+from evo_tune.training.recompute import run_block
 
 __all__ = ["GPT"]
-
-
-class Attention(nn.Module):
-    """Causal multi-head self-attention."""
-
-    def __init__(self, config: GPTConfig) -> None:
-        super().__init__()
-        self.heads = config.heads
-        self.dropout = config.attention_dropout
-        self.qkv = nn.Linear(config.width, 3 * config.width, bias=config.bias)
-        self.out = nn.Linear(config.width, config.width, bias=config.bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        batch, length, width = x.shape
-        qkv = self.qkv(x).view(batch, length, 3, self.heads, width // self.heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (batch, heads, length, head_dim)
-        # The functional form does not look at eval(): it drops whatever it is told to.
-        dropout = self.dropout if self.training else 0.0
-        y = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
-        attended: Tensor = self.out(y.transpose(1, 2).reshape(batch, length, width))
-        return attended
-
-
-class FeedForward(nn.Module):
-    """Two linear layers with a GELU between them."""
-
-    def __init__(self, config: GPTConfig) -> None:
-        super().__init__()
-        self.up = nn.Linear(config.width, config.ffn_width, bias=config.bias)
-        self.out = nn.Linear(config.ffn_width, config.width, bias=config.bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.out(F.gelu(self.up(x)))
-        return y
-
-
-class Block(nn.Module):
-    """Attention and feed-forward, each normed on the way in and added on the way out."""
-
-    def __init__(self, config: GPTConfig) -> None:
-        super().__init__()
-        self.attention_norm = nn.LayerNorm(config.width, bias=config.bias)
-        self.attention = Attention(config)
-        self.ffn_norm = nn.LayerNorm(config.width, bias=config.bias)
-        self.ffn = FeedForward(config)
-        self.dropout = nn.Dropout(config.dropout)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.dropout(self.attention(self.attention_norm(x)))
-        y: Tensor = x + self.dropout(self.ffn(self.ffn_norm(x)))
-        return y
 
 
 class GPT(nn.Module):
@@ -80,21 +33,57 @@ class GPT(nn.Module):
         config: Its shape.
         seed: Seed of the initial weights, which are drawn on the CPU from a generator of their own: the
             same on every device, and no other randomness is used up or depended on.
+        recompute: Forget what every so-manieth block computed and compute it again for the gradient: 1 for
+            all of them; None: none. It changes memory and time, and no result.
+
+    Raises:
+        RecipeError: recompute is no whole number from 1.
     """
 
-    def __init__(self, config: GPTConfig, seed: int = 0) -> None:
+    fixed: Tensor | None
+    rotation: Tensor | None
+    mask: Tensor | None
+
+    def __init__(self, config: GPTConfig, seed: int = 0, *, recompute: int | None = None) -> None:
         super().__init__()
+        if recompute is not None:
+            check_integer("recompute", recompute, 1)
         self.config = config
+        self.recompute = recompute
         # Built without memory, then filled once: the modules' own initialisation would be thrown away.
         with torch.device("meta"):
             self.embedding = nn.Embedding(config.vocab_size, config.width)
-            self.positions = nn.Embedding(config.context, config.width)
+            self.positions = nn.Embedding(config.context, config.width) if config.position == "learned" else None
             self.dropout = nn.Dropout(config.dropout)
             self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
             self.norm = nn.LayerNorm(config.width, bias=config.bias)
             self.head = None if config.tied else nn.Linear(config.width, config.vocab_size, bias=False)
         self.to_empty(device="cpu")
         self._initialise(torch.Generator().manual_seed(seed))
+        self._register_tables()
+
+    def _register_tables(self) -> None:
+        """Compute what follows from the shape alone, and is not saved with the weights."""
+        config, stretch = self.config, self.config.stretch
+        fixed = rotation = mask = None
+        if config.position == "sinusoidal":
+            # As large as the embeddings begin: 0.02 in root mean square.
+            fixed = (0.02 * math.sqrt(2.0) * sinusoids(config.context, config.width, stretch)).float()
+        if config.position == "rope":
+            trained = config.extended_from or config.context
+            frequencies = rotary_frequencies(
+                config.width // config.heads,
+                config.rope_base,
+                context=trained,
+                stretch=stretch,
+                method=config.extension,
+            )
+            gain = 0.1 * math.log(stretch) + 1.0 if config.extension == "yarn" else 1.0
+            rotation = rotary_table(config.context, frequencies, gain).float()
+        if min(config.windows) < config.context:
+            mask = window_mask(config.context, min(config.windows))
+        for name, table in (("fixed", fixed), ("rotation", rotation), ("mask", mask)):
+            self.register_buffer(name, table, persistent=False)
 
     @torch.no_grad()
     def _initialise(self, generator: torch.Generator) -> None:
@@ -121,12 +110,23 @@ class GPT(nn.Module):
 
         Returns:
             (batch, length, vocab_size).
+
+        Raises:
+            RecipeError: The sequence is longer than the context.
         """
-        x = self.dropout(self.embedding(tokens) + self.positions.weight[: tokens.shape[1]])
-        for block in self.blocks:
-            x = block(x)
-        head = self.embedding if self.head is None else self.head
-        return F.linear(self.norm(x), head.weight)
+        length = tokens.shape[1]
+        if length > self.config.context:
+            raise RecipeError("length", length, f"up to the context of {self.config.context}; see extend_context")
+        x = self.embedding(tokens)
+        table = self.fixed if self.positions is None else self.positions.weight
+        x = self.dropout(x if table is None else x + table[:length])
+        rotation = None if self.rotation is None else self.rotation[:, :length]
+        for number, (block, window) in enumerate(zip(self.blocks, self.config.windows, strict=True)):
+            mask = self.mask[:length, :length] if self.mask is not None and window < length else None
+            x = run_block(block, number, self.recompute, x, rotation, mask)
+        x = self.norm(x)
+        logits: Tensor = F.linear(x, self.embedding.weight) if self.head is None else self.head(x)
+        return logits
 
     def generate(
         self,

@@ -1,21 +1,22 @@
-"""AdamW, with weight decay on the matrices that multiply and on nothing else.
+"""AdamW and SGD, with weight decay on the matrices that multiply and on nothing else.
 
 Which parameters decay is decided by the kind of module that owns them, not by their shape: biases, gains
 of norms and all embeddings (positions too) do not decay, and a weight shared by an embedding and a head
-is an embedding. Knows nothing of schedules or steps.
+is an embedding. Knows nothing of schedules or steps. (Muon is in `muon`.)
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
+from evo_tune.errors import RecipeError
 from evo_tune.training._check import check_number
 
-__all__ = ["AdamW", "decay_groups"]
+__all__ = ["SGD", "AdamW", "decay_groups", "parameter_groups"]
 
 _MATMULS = (nn.Linear, nn.Bilinear, nn.MultiheadAttention, nn.modules.conv._ConvNd)
 
@@ -44,6 +45,19 @@ def decay_groups(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Paramete
     return decayed, [p for p in trainable if p not in matmul or p in embedding]
 
 
+def parameter_groups(model: nn.Module, lr: float) -> list[dict[str, Any]]:
+    """Return the groups of `decay_groups` that are not empty, as an optimizer takes them.
+
+    They carry `initial_lr` (the peak that schedules multiply) and `decay` (whether the trainer writes the
+    weight decay to them).
+    """
+    return [
+        {"params": parameters, "decay": decay, "initial_lr": lr, "weight_decay": 0.0}
+        for parameters, decay in zip(decay_groups(model), (True, False), strict=True)
+        if parameters
+    ]
+
+
 @dataclass(frozen=True, kw_only=True)
 class AdamW:
     """Options of AdamW (Loshchilov & Hutter, arXiv:1711.05101).
@@ -58,6 +72,9 @@ class AdamW:
         RecipeError: A field is out of its range.
     """
 
+    batch_rule: ClassVar[str] = "sqrt"
+    """How lr should move with the batch (see `scale_lr`)."""
+
     lr: float
     beta1: float = 0.9
     beta2: float = 0.95
@@ -70,17 +87,42 @@ class AdamW:
         check_number("eps", self.eps, "(0, 1)")
 
     def build(self, model: nn.Module) -> torch.optim.Optimizer:
-        """Return the optimizer over a model's trainable parameters.
-
-        Its groups carry `initial_lr` (the peak that schedules multiply) and `decay` (whether the
-        trainer writes the weight decay to them).
-        """
-        decayed, others = decay_groups(model)
-        groups: list[dict[str, Any]] = [
-            {"params": parameters, "decay": decay, "initial_lr": self.lr, "weight_decay": 0.0}
-            for parameters, decay in ((decayed, True), (others, False))
-            if parameters
-        ]
+        """Return the optimizer over a model's trainable parameters, in `parameter_groups`."""
+        groups = parameter_groups(model, self.lr)
         fused = all(p.device.type in ("cpu", "cuda") for group in groups for p in group["params"])
         betas = (self.beta1, self.beta2)
         return torch.optim.AdamW(groups, lr=self.lr, betas=betas, eps=self.eps, fused=fused)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SGD:
+    """Options of stochastic gradient descent with momentum.
+
+    Its weight decay is the classical one, added to the gradient, so that momentum carries it along; it
+    is lr · λ a step, as AdamW's is, only without momentum.
+
+    Args:
+        lr: Peak learning rate, above 0, up to 10.
+        momentum: 0 up to below 1.
+        nesterov: Whether to look ahead along the momentum (which must then be above 0).
+
+    Raises:
+        RecipeError: A field is out of its range.
+    """
+
+    batch_rule: ClassVar[str] = "linear"
+
+    lr: float
+    momentum: float = 0.9
+    nesterov: bool = False
+
+    def __post_init__(self) -> None:
+        check_number("lr", self.lr, "(0, 10]")
+        check_number("momentum", self.momentum, "[0, 1)")
+        if not isinstance(self.nesterov, bool) or (self.nesterov and not self.momentum):
+            raise RecipeError("nesterov", self.nesterov, "false, or true with a momentum above 0")
+
+    def build(self, model: nn.Module) -> torch.optim.Optimizer:
+        """Return the optimizer over a model's trainable parameters, in `parameter_groups`."""
+        groups = parameter_groups(model, self.lr)
+        return torch.optim.SGD(groups, lr=self.lr, momentum=self.momentum, nesterov=self.nesterov)

@@ -1,27 +1,33 @@
 """The training loop: fetch a window, accumulate, check, clip, set the rates, step.
 
-A step is a pure function of the weights, the optimizer's moments and the step's number; `Trainer` holds
-these and nothing else that matters. Knows nothing of files' places, tasks or searches.
+A step is a pure function of the weights, the optimizer's moments, the step's number and what few options
+remember (the loss's scale, the average of the weights); `Trainer` holds these and nothing else that matters.
+Knows nothing of files' places, tasks or searches.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import nn
 
 from evo_tune.errors import RecipeError
-from evo_tune.training._check import check_integer
+from evo_tune.training._check import check_integer, check_number
 from evo_tune.training.accumulation import MicroBatch, accumulate, split
 from evo_tune.training.clipping import check_clip, clip, gradient_norm
 from evo_tune.training.determinism import seed_everything, seed_for
 from evo_tune.training.divergence import DivergenceWatch
-from evo_tune.training.optimizer import AdamW
+from evo_tune.training.ema import average_of
+from evo_tune.training.gap_decay import GapDecay, GapWatch
+from evo_tune.training.muon import Muon
+from evo_tune.training.optimizer import SGD, AdamW
+from evo_tune.training.precision import Precision
 from evo_tune.training.schedule import Schedule
 from evo_tune.training.weight_decay import WeightDecay
 
@@ -40,24 +46,34 @@ class Recipe:
     """How to train, whatever is trained.
 
     Args:
-        optimizer: Peak learning rate and moments.
+        optimizer: Which one, its peak learning rate and moments.
         schedule: The learning rate along the steps; it also says how many steps the full training has.
-        weight_decay: λ along the steps.
+        weight_decay: λ along the steps, or by the gap between held-out and training loss.
         clip: Largest gradient norm, above 0; None: no limit.
         ceiling: Loss above which a training counts as diverged after warm-up; None: no ceiling.
+        precision: In what the model computes.
+        z_loss: Weight of the mean square of log Σ exp(logits) beside the loss, 0 to 1; 1e-4 keeps logits
+            from drifting (arXiv:2309.14322).
+        ema: Decay of a moving average of the weights, kept beside them, below 1; None: none is kept.
 
     Raises:
         RecipeError: A field is out of its range.
     """
 
-    optimizer: AdamW
+    optimizer: AdamW | SGD | Muon
     schedule: Schedule
-    weight_decay: WeightDecay
+    weight_decay: WeightDecay | GapDecay
     clip: float | None = 1.0
     ceiling: float | None = None
+    precision: Precision = field(default_factory=Precision)
+    z_loss: float = 0.0
+    ema: float | None = None
 
     def __post_init__(self) -> None:
         check_clip(self.clip)
+        check_number("z_loss", self.z_loss, "[0, 1]")
+        if self.ema is not None:
+            check_number("ema", self.ema, "[0, 1)")
 
     @property
     def identity(self) -> str:
@@ -95,6 +111,9 @@ class Trainer:
         recipe: How to train.
         seed: Seed of dropout's noise.
         device: Where the model is.
+
+    Raises:
+        RecipeError: The device does not compute in the recipe's precision.
     """
 
     def __init__(self, model: nn.Module, source: Source, recipe: Recipe, *, seed: int = 0, device: str = "cpu") -> None:
@@ -103,12 +122,17 @@ class Trainer:
         self.recipe = recipe
         self.seed = seed
         self.device = torch.device(device)
+        recipe.precision.check_device(self.device)
+        self.scaler = recipe.precision.scaler(self.device)
         self.optimizer = recipe.optimizer.build(model)
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.watch = DivergenceWatch(recipe.schedule.warmup, recipe.ceiling)
+        self.gap = GapWatch(recipe.weight_decay) if isinstance(recipe.weight_decay, GapDecay) else None
+        self.averaged = None if recipe.ema is None else average_of(model, recipe.ema)
         self.step = 0
         self.targets = 0
         self.clipped = 0
+        self.overflows = 0
         self.parts = 1
 
     def run(self, until: int, on_step: Callable[[Step], None] | None = None) -> None:
@@ -136,12 +160,16 @@ class Trainer:
             Diverged: See `run`.
         """
         lr = self._set_rates()
-        loss, norm, targets = self._gradient()
+        loss, norm, targets = self._gradient() if self.scaler is None else self._scaled_gradient(self.scaler)
         clipped = False
         if targets:
             self.watch.check(self.step, loss, norm)
             clipped = clip(self.parameters, norm, self.recipe.clip)
             self.optimizer.step()
+            if self.scaler is not None:
+                self.scaler.update()
+            if self.averaged is not None:
+                self.averaged.update_parameters(self.model)
         done = Step(self.step, loss, norm, lr, targets, clipped)
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
@@ -149,14 +177,44 @@ class Trainer:
         self.clipped += clipped
         return done
 
+    def evaluated(self, training: float, held_out: float) -> None:
+        """Take note of an evaluation, by which a `GapDecay` may raise the weight decay.
+
+        Args:
+            training: Loss on the training text.
+            held_out: Loss on the held-out text.
+        """
+        if self.gap is not None:
+            self.gap.update(training, held_out)
+
     def _set_rates(self) -> float:
         """Write this step's rates to the groups, each from its own peak, and return the first's."""
         factor = self.recipe.schedule(self.step)
-        decay = self.recipe.weight_decay.at(self.step, self.recipe.schedule.steps)
+        decay = self._weight_decay()
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
             group["weight_decay"] = decay if group["decay"] else 0.0
         return float(self.optimizer.param_groups[0]["lr"])
+
+    def _weight_decay(self) -> float:
+        if isinstance(self.recipe.weight_decay, WeightDecay):
+            return self.recipe.weight_decay.at(self.step, self.recipe.schedule.steps)
+        assert self.gap is not None
+        return self.gap.value
+
+    def _scaled_gradient(self, scaler: torch.amp.GradScaler) -> tuple[float, float, int]:
+        """Do as `_gradient`, halving the loss's scale until the gradient is finite.
+
+        A loss that is not finite, or a gradient that overflows at scale 1, is handed on: it has diverged.
+        """
+        while True:
+            loss, norm, targets = self._gradient()
+            overflow = targets > 0 and math.isfinite(loss) and not math.isfinite(norm)
+            if not overflow or scaler.get_scale() <= 1.0:
+                return loss, norm, targets
+            scaler.update()
+            self.overflows += 1
+            self.optimizer.zero_grad(set_to_none=True)
 
     def _gradient(self) -> tuple[float, float, int]:
         """Leave this step's gradient in the parameters; return its loss, its norm and its targets.
@@ -180,7 +238,16 @@ class Trainer:
 
     def _attempt(self, window: Sequence[MicroBatch]) -> tuple[float, float, int]:
         seed_everything(seed_for(self.seed, "noise", self.step), self.device)
-        loss, targets = accumulate(self.model, window, self.device)
+        loss, targets = accumulate(
+            self.model,
+            window,
+            self.device,
+            z_loss=self.recipe.z_loss,
+            autocast=lambda: self.recipe.precision.autocast(self.device),
+            scale=None if self.scaler is None else self.scaler.scale,
+        )
+        if self.scaler is not None and targets:
+            self.scaler.unscale_(self.optimizer)  # before anything looks at the gradient
         norm = gradient_norm(self.parameters).to(loss.device)
         # The only point of a step that waits for the device.
         values: list[float] = torch.stack((loss.float(), norm.float())).tolist()
@@ -194,7 +261,11 @@ class Trainer:
             "step": self.step,
             "targets": self.targets,
             "clipped": self.clipped,
+            "overflows": self.overflows,
             "watch": self.watch.state(),
+            "gap": None if self.gap is None else self.gap.state(),
+            "scaler": None if self.scaler is None else self.scaler.state_dict(),
+            "averaged": None if self.averaged is None else self.averaged.state_dict(),
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
@@ -214,4 +285,11 @@ class Trainer:
             raise RecipeError("checkpoint model", "its weights", f"those of this model ({error})") from error
         self.optimizer.load_state_dict(state["optimizer"])
         self.watch.restore(state["watch"])
+        if self.gap is not None:
+            self.gap.restore(state["gap"])
+        if self.scaler is not None:
+            self.scaler.load_state_dict(state["scaler"])
+        if self.averaged is not None:
+            self.averaged.load_state_dict(state["averaged"])
+        self.overflows = state["overflows"]
         self.step, self.targets, self.clipped = state["step"], state["targets"], state["clipped"]

@@ -1,9 +1,22 @@
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
 
-from evo_tune.training import GPT, AdamW, GPTConfig, Recipe, Schedule, Trainer, TrainingWindows, WeightDecay
+from evo_tune.training import (
+    GPT,
+    SGD,
+    AdamW,
+    GapDecay,
+    GPTConfig,
+    Muon,
+    Recipe,
+    Schedule,
+    Trainer,
+    TrainingWindows,
+    WeightDecay,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -33,19 +46,22 @@ def make_trainer(text: torch.Tensor) -> Callable[..., Trainer]:
         seed: int = 3,
         lr: float = 3e-3,
         schedule: str = "cosine",
-        weight_decay: WeightDecay | None = None,
+        weight_decay: WeightDecay | GapDecay | None = None,
         clip: float | None = 1.0,
+        optimizer: str = "adamw",
+        recipe: dict[str, Any] | None = None,
         **config: object,
     ) -> Trainer:
         shape = {"vocab_size": 16, "context": 8, "depth": 2, "width": 16, "heads": 2, **config}
         source = TrainingWindows(text, context=8, batch=batch, total=steps * batch, seed=seed, micro_batch=micro_batch)
-        recipe = Recipe(
-            optimizer=AdamW(lr=lr),
+        made = Recipe(
+            optimizer={"adamw": AdamW, "sgd": SGD, "muon": Muon}[optimizer](lr=lr),
             schedule=Schedule(steps=steps, name=schedule),
             weight_decay=weight_decay or WeightDecay(start=0.1),
             clip=clip,
+            **(recipe or {}),
         )
-        return Trainer(GPT(GPTConfig(**shape), seed=seed), source, recipe, seed=seed)
+        return Trainer(GPT(GPTConfig(**shape), seed=seed), source, made, seed=seed)
 
     return make
 

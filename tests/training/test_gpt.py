@@ -11,22 +11,31 @@ from hypothesis import strategies as st
 from evo_tune.errors import RecipeError
 from evo_tune.training import GPT, GPTConfig
 
-configs = st.builds(
-    lambda depth, heads, head_dim, **rest: GPTConfig(depth=depth, heads=heads, width=heads * head_dim, **rest),
-    depth=st.integers(1, 3),
-    heads=st.integers(1, 4),
-    head_dim=st.sampled_from([2, 8, 12]),
-    vocab_size=st.integers(2, 40),
-    context=st.integers(1, 20),
-    ffn_mult=st.sampled_from([1.0, 8 / 3, 4.0]),
-    bias=st.booleans(),
-    tied=st.booleans(),
-    init=st.sampled_from(["normal", "fan_in"]),
-)
+
+@st.composite
+def configs(draw: st.DrawFn) -> GPTConfig:
+    heads, context = draw(st.integers(1, 4)), draw(st.integers(1, 20))
+    return GPTConfig(
+        depth=draw(st.integers(1, 3)),
+        heads=heads,
+        width=heads * draw(st.sampled_from([2, 8, 12])),
+        vocab_size=draw(st.integers(2, 40)),
+        context=context,
+        ffn_mult=draw(st.sampled_from([1.0, 8 / 3, 4.0])),
+        bias=draw(st.booleans()),
+        tied=draw(st.booleans()),
+        init=draw(st.sampled_from(["normal", "fan_in"])),
+        position=draw(st.sampled_from(["learned", "sinusoidal", "rope"])),
+        window=draw(st.none() | st.integers(1, context)),
+        window_pattern=draw(st.sampled_from(["S", "SL", "SSSL"])),
+        kv_heads=draw(st.none() | st.sampled_from([n for n in range(1, heads + 1) if heads % n == 0])),
+        qk_norm=draw(st.booleans()),
+        ffn=draw(st.sampled_from(["gelu", "swiglu"])),
+    )
 
 
-@settings(deadline=None, max_examples=30)
-@given(config=configs)
+@settings(deadline=None, max_examples=40)
+@given(config=configs())
 def test_parameters_equal_the_formula(config: GPTConfig) -> None:
     model = GPT(config)
     assert sum(parameter.numel() for parameter in model.parameters()) == config.parameters
@@ -40,8 +49,8 @@ def test_gpt2_small_has_its_known_size() -> None:
     assert config.parameters == 124_439_808
 
 
-@settings(deadline=None, max_examples=20)
-@given(config=configs, data=st.data())
+@settings(deadline=None, max_examples=30)
+@given(config=configs(), data=st.data())
 def test_no_output_sees_a_later_token(config: GPTConfig, data: st.DataObject) -> None:
     model = GPT(config, seed=1).eval()
     tokens = torch.randint(0, config.vocab_size, (1, config.context), generator=torch.Generator().manual_seed(0))
@@ -117,6 +126,20 @@ def test_dropout_is_off_in_eval(field: str) -> None:
         ("ffn_mult", 0),
         ("bias", 1),
         ("init", "zeros"),
+        ("position", "alibi"),
+        ("rope_base", 1.0),
+        ("extended_from", 129),
+        ("extended_from", 0),
+        ("extension", "yarn"),  # the positions are learned ones
+        ("window", 0),
+        ("window", 129),
+        ("window", 2.0),
+        ("window_pattern", ""),
+        ("window_pattern", "SX"),
+        ("kv_heads", 3),
+        ("kv_heads", 0),
+        ("qk_norm", 1),
+        ("ffn", "relu"),
     ],
 )
 def test_shapes_out_of_range_are_refused(field: str, value: object) -> None:
@@ -125,14 +148,82 @@ def test_shapes_out_of_range_are_refused(field: str, value: object) -> None:
     assert (caught.value.field, caught.value.value) == (field, value)
 
 
+def test_options_that_do_not_fit_each_other_are_refused() -> None:
+    with pytest.raises(RecipeError, match="heads"):
+        GPTConfig(width=12, heads=4, position="rope")  # heads of width 3
+    with pytest.raises(RecipeError, match="extension"):
+        GPTConfig(width=8, heads=4, position="rope", extension="ntk")
+
+
+def test_sequences_beyond_the_context_are_refused() -> None:
+    for position in ("learned", "sinusoidal", "rope"):
+        with pytest.raises(RecipeError, match="length"):
+            GPT(GPTConfig(context=8, position=position))(torch.zeros(1, 9, dtype=torch.long))
+
+
+def test_a_llama_has_its_known_size() -> None:
+    """Llama 3 8B's shape: 8.03 billion, of which this model has all but its norms' kind."""
+    config = GPTConfig(
+        vocab_size=128256,
+        context=8192,
+        depth=32,
+        width=4096,
+        heads=32,
+        kv_heads=8,
+        ffn="swiglu",
+        ffn_mult=5.25,  # 14336
+        position="rope",
+        tied=False,
+    )
+    assert config.ffn_width == 14336
+    assert config.parameters == 8_030_261_248
+
+
+def test_shared_keys_and_values_are_those_of_a_model_that_repeats_them() -> None:
+    shape = {"depth": 1, "width": 32, "heads": 4, "position": "rope", "qk_norm": True}
+    shared, full = GPT(GPTConfig(kv_heads=2, **shape), seed=1), GPT(GPTConfig(**shape), seed=1)
+    weights = shared.state_dict()
+    q, k, v = weights["blocks.0.attention.qkv.weight"].split((32, 16, 16))
+    repeated = [part.view(2, 8, 32).repeat_interleave(2, 0).reshape(32, 32) for part in (k, v)]
+    full.load_state_dict({**weights, "blocks.0.attention.qkv.weight": torch.cat((q, *repeated))})
+    tokens = torch.arange(30)[None]
+    assert torch.allclose(shared(tokens), full(tokens), rtol=0, atol=1e-6)
+
+
+def test_normed_queries_and_keys_bound_attention() -> None:
+    """Weights a hundred times larger saturate plain attention, and leave this one as it was."""
+    tokens = torch.arange(30)[None]
+    changes = []
+    for qk_norm in (False, True):
+        model = GPT(GPTConfig(depth=1, width=32, heads=2, init="fan_in", qk_norm=qk_norm), seed=1)
+        attention = model.blocks[0].attention
+        torch.nn.init.normal_(attention.out.weight, generator=torch.Generator().manual_seed(0))
+        before = model(tokens).detach()
+        attention.qkv.weight.data[:64] *= 100.0
+        changes.append(float((model(tokens).detach() - before).abs().max() / before.abs().max()))
+    assert changes[1] < 1e-3 < 0.1 < changes[0]
+
+
+def test_a_swiglu_is_a_gate_times_a_value() -> None:
+    config = GPTConfig(depth=1, width=48, heads=2, ffn="swiglu")
+    assert config.ffn_width == 128  # two thirds of 4 · 48
+    layer = GPT(config, seed=1).blocks[0].ffn
+    x = torch.randn(3, 48, generator=torch.Generator().manual_seed(0))
+    gate, value = layer.up.weight.split(128)
+    expected = (F.silu(x @ gate.T) * (x @ value.T)) @ layer.out.weight.T
+    assert torch.allclose(layer(x), expected, atol=1e-7)
+
+
 def test_unknown_fields_are_refused() -> None:
     with pytest.raises(RecipeError, match="layers"):
         GPTConfig.from_json({"layers": 3})
 
 
-@pytest.mark.parametrize("tied", [True, False])
-def test_a_saved_model_is_the_same_model(tmp_path: Path, tied: bool) -> None:
-    model = GPT(GPTConfig(depth=1, width=16, heads=2, dropout=0.1, tied=tied), seed=1).eval()
+@pytest.mark.parametrize(
+    "options", [{"tied": True}, {"tied": False}, {"position": "rope", "window": 4}, {"position": "sinusoidal"}]
+)
+def test_a_saved_model_is_the_same_model(tmp_path: Path, options: dict[str, object]) -> None:
+    model = GPT(GPTConfig(depth=1, width=16, heads=2, dropout=0.1, **options), seed=1).eval()  # type: ignore[arg-type]
     model.save(tmp_path / "model", note={"loss": 1.0})
     assert sorted(path.name for path in (tmp_path / "model").iterdir()) == ["config.json", "model.safetensors"]
     assert json.loads((tmp_path / "model" / "config.json").read_text())["note"] == {"loss": 1.0}

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from evo_tune.errors import RecipeError
-from evo_tune.training import GPT, AdamW, GPTConfig, Trainer, decay_groups
+from evo_tune.training import GPT, SGD, AdamW, GPTConfig, Trainer, decay_groups
 
 
 class Tied(nn.Module):
@@ -70,8 +70,14 @@ def test_a_gpt_decays_its_matrices_but_no_embedding(tied: bool) -> None:
     assert decayed == blocks | (set() if tied else {"head.weight"})
 
 
-def test_with_zero_gradients_weights_shrink_by_the_product(make_trainer: Callable[..., Trainer]) -> None:
-    trainer = make_trainer(steps=10, lr=0.1)
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "muon"])
+def test_with_zero_gradients_weights_shrink_by_the_product(
+    optimizer: str, make_trainer: Callable[..., Trainer]
+) -> None:
+    trainer = make_trainer(steps=10, lr=0.1, optimizer=optimizer)
+    for group in trainer.optimizer.param_groups:
+        if optimizer == "sgd":
+            group["momentum"] = 0.0  # it would carry the decay along
     schedule, decay = trainer.recipe.schedule, trainer.recipe.weight_decay
     before = [[p.detach().clone() for p in group["params"]] for group in trainer.optimizer.param_groups]
     product = 1.0
@@ -85,6 +91,19 @@ def test_with_zero_gradients_weights_shrink_by_the_product(make_trainer: Callabl
     for factor, group, old in zip((product, 1.0), trainer.optimizer.param_groups, before, strict=True):
         for parameter, was in zip(group["params"], old, strict=True):
             assert torch.allclose(parameter, factor * was, rtol=1e-6, atol=0)
+
+
+def test_sgd_takes_the_textbook_step() -> None:
+    model = nn.Sequential(nn.Linear(3, 2))
+    optimizer = SGD(lr=0.5, momentum=0.9).build(model)
+    weight, velocity = model[0].weight.detach().clone(), torch.zeros(2, 3)
+    for step in range(3):
+        gradient = torch.full((2, 3), float(step + 1))
+        model[0].weight.grad = gradient.clone()
+        optimizer.step()
+        velocity = 0.9 * velocity + gradient
+        weight -= 0.5 * velocity
+    assert torch.allclose(model[0].weight, weight)
 
 
 def test_without_a_gradient_nothing_decays() -> None:
@@ -103,3 +122,14 @@ def test_without_a_gradient_nothing_decays() -> None:
 def test_fields_out_of_range_are_refused(field: str, value: float) -> None:
     with pytest.raises(RecipeError, match=field):
         AdamW(**{"lr": 1e-3, field: value})
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("lr", 0.0), ("lr", math.inf), ("momentum", 1.0), ("momentum", True), ("nesterov", 1)],
+)
+def test_fields_of_sgd_out_of_range_are_refused(field: str, value: float) -> None:
+    with pytest.raises(RecipeError, match=field):
+        SGD(**{"lr": 1e-3, field: value})
+    with pytest.raises(RecipeError, match="nesterov"):
+        SGD(lr=1e-3, momentum=0.0, nesterov=True)

@@ -1,4 +1,5 @@
 import os
+import random
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,15 +9,75 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evo_tune.errors import RecipeError
-from evo_tune.training import Trainer, load_checkpoint, reproducible, save_checkpoint, seed_for
+from evo_tune.training import (
+    GapDecay,
+    Precision,
+    Trainer,
+    WeightDecay,
+    load_checkpoint,
+    reproducible,
+    save_checkpoint,
+    seed_for,
+)
+
+OPTIONS: dict[str, dict[str, object]] = {
+    "plain": {},
+    "sgd": {"optimizer": "sgd"},
+    "muon": {"optimizer": "muon"},
+    "gap": {"weight_decay": GapDecay(patience=1)},
+    "ema": {"recipe": {"ema": 0.9}},
+    "bf16": {"recipe": {"precision": Precision(name="bf16")}},
+    "fp16": {"recipe": {"precision": Precision(name="fp16", initial_scale=2.0**30, growth_interval=4)}},
+    "z_loss": {"recipe": {"z_loss": 0.1}},
+    "rope": {"position": "rope", "window": 5, "qk_norm": True},
+    "llama": {"position": "rope", "kv_heads": 1, "ffn": "swiglu"},
+    "sinusoidal": {"position": "sinusoidal"},
+    "several": {
+        "optimizer": "muon",
+        "weight_decay": GapDecay(patience=1),
+        "recipe": {"ema": 0.5, "z_loss": 1e-3, "precision": Precision(name="fp16")},
+        "micro_batch": 3,
+        "position": "rope",
+        "ffn": "swiglu",
+        "window": 4,
+    },
+}
+
+CHOICES: dict[str, tuple[object, ...]] = {
+    "optimizer": ("adamw", "sgd", "muon"),
+    "weight_decay": (WeightDecay(start=0.01, end=0.1), GapDecay(patience=1)),
+    "schedule": ("cosine", "sgdr", "wsd", "multi_step", "constant"),
+    "micro_batch": (None, 3),
+    "position": ("learned", "sinusoidal", "rope"),
+    "window": (None, 3),
+    "kv_heads": (None, 1),
+    "qk_norm": (False, True),
+    "ffn": ("gelu", "swiglu"),
+    "init": ("normal", "fan_in"),
+    "tied": (True, False),
+}
+for sample in range(5):
+    rng = random.Random(sample)
+    recipe = {
+        "ema": rng.choice((None, 0.9)),
+        "z_loss": rng.choice((0.0, 1e-3)),
+        "precision": Precision(name=rng.choice(("fp32", "bf16", "fp16"))),
+    }
+    OPTIONS[f"sample {sample}"] = {name: rng.choice(values) for name, values in CHOICES.items()} | {"recipe": recipe}
 
 
-def test_ten_and_ten_steps_are_twenty_to_the_bit(make_trainer: Callable[..., Trainer], tmp_path: Path) -> None:
-    options = {"dropout": 0.1, "attention_dropout": 0.1, "clip": 0.5}
+@pytest.mark.parametrize("name", OPTIONS)
+def test_ten_and_ten_steps_are_twenty_to_the_bit(
+    name: str, make_trainer: Callable[..., Trainer], tmp_path: Path
+) -> None:
+    options = {"dropout": 0.1, "attention_dropout": 0.1, "clip": 0.5, **OPTIONS[name]}
     whole, first, second = (make_trainer(**options) for _ in range(3))
     log: list[list[object]] = [[], []]
+    for trainer, lines in ((whole, log[0]), (first, log[1])):
+        for until in (3, 6, 10):
+            trainer.run(until, lines.append)
+            trainer.evaluated(1.0 / until, float(until))  # a gap that opens
     whole.run(20, log[0].append)
-    first.run(10, log[1].append)
     save_checkpoint(tmp_path / "checkpoint.pt", first.state())
     torch.manual_seed(99)  # another process would have another state
     second.restore(load_checkpoint(tmp_path / "checkpoint.pt"))
@@ -25,6 +86,9 @@ def test_ten_and_ten_steps_are_twenty_to_the_bit(make_trainer: Callable[..., Tra
     expected = whole.model.state_dict()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in second.model.state_dict().items())
     assert repr(whole.state()) == repr(second.state())
+    if whole.averaged is not None:
+        averaged = second.averaged.state_dict()  # type: ignore[union-attr]
+        assert all(torch.equal(tensor, averaged[name]) for name, tensor in whole.averaged.state_dict().items())
 
 
 def test_another_recipe_seed_or_model_is_refused(make_trainer: Callable[..., Trainer]) -> None:

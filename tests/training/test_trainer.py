@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from evo_tune.errors import RecipeError
-from evo_tune.training import IGNORE, Recipe, Schedule, Trainer
+from evo_tune.training import IGNORE, Recipe, Schedule, Trainer, WeightDecay
 from evo_tune.training.accumulation import MicroBatch
 
 
@@ -31,6 +31,15 @@ def test_steps_are_logged_with_their_norm_before_clipping(make_trainer: Callable
     assert [clipped for _, clipped in logs[0]] == [False] * 3
     assert [clipped for _, clipped in logs[1]] == [True] * 3
     assert (free.clipped, bound.clipped) == (0, 3)
+
+
+def test_an_update_is_made_of_the_clipped_gradient(make_trainer: Callable[..., Trainer]) -> None:
+    trainer = make_trainer(optimizer="sgd", lr=0.5, clip=1e-2, weight_decay=WeightDecay(start=0.0))
+    before = [p.detach().clone() for p in trainer.parameters]
+    done = trainer.train_step()
+    update = torch.cat([(was - p.detach()).flatten() for was, p in zip(before, trainer.parameters, strict=True)])
+    assert done.norm > 0.1
+    assert float(update.norm()) == pytest.approx(done.lr * 1e-2, rel=1e-3)
 
 
 def test_a_step_without_targets_is_counted_and_changes_nothing(make_trainer: Callable[..., Trainer]) -> None:

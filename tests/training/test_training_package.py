@@ -5,7 +5,10 @@ from pathlib import Path
 
 import evo_tune.training as training
 
-LIGHT = "GPTConfig, flops_per_token, Schedule, WeightDecay, scale_lr, optimizer_steps, keep_freed_memory"
+LIGHT = (
+    "GPTConfig, GapDecay, flops_per_token, Schedule, WeightDecay, predict_memory, scale_lr, optimizer_steps, "
+    "keep_freed_memory"
+)
 
 
 def run(code: str) -> str:

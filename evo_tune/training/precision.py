@@ -1,0 +1,68 @@
+"""In which precision a model computes. Weights, moments and sums of losses stay in float32 throughout.
+
+'bf16' casts matrix products (torch's autocast); it has float32's range, so nothing overflows. 'fp16' has
+not: the loss is multiplied by a scale before the backward pass, and the gradients are divided by it before
+anything looks at them. A scale that was too large shows as a gradient that is not finite; the trainer then
+halves it and does the step again. Knows nothing of steps or optimizers' rates.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+
+from evo_tune.errors import RecipeError
+from evo_tune.training._check import check_integer, check_name, check_number
+
+__all__ = ["Precision"]
+
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Precision:
+    """Options of precision.
+
+    Args:
+        name: 'fp32', 'bf16' or 'fp16'.
+        initial_scale: The loss's scale at the start, 1 or more; for fp16 only.
+        growth_interval: Steps in a row without overflow after which the scale doubles, 1 or more.
+
+    Raises:
+        RecipeError: A field is out of its range.
+    """
+
+    name: str = "fp32"
+    initial_scale: float = 65536.0
+    growth_interval: int = 2000
+
+    def __post_init__(self) -> None:
+        check_name("precision", self.name, ("fp32", *_DTYPES))
+        check_number("initial_scale", self.initial_scale, "[1, 1e30]")
+        check_integer("growth_interval", self.growth_interval, 1)
+
+    def check_device(self, device: torch.device) -> None:
+        """Require a device that computes in this precision; there is no silent change to another.
+
+        Raises:
+            RecipeError: It does not.
+        """
+        if self.name == "fp32":
+            return
+        able = device.type in ("cpu", "cuda")
+        if device.type == "cuda" and self.name == "bf16":
+            able = torch.cuda.is_bf16_supported(including_emulation=False)
+        if not able:
+            raise RecipeError("precision", self.name, f"one that {device} computes in, such as 'fp32'")
+
+    def autocast(self, device: torch.device) -> AbstractContextManager[object]:
+        """Return the context in which forward passes are to be done."""
+        return torch.autocast(device.type, dtype=_DTYPES[self.name]) if self.name in _DTYPES else nullcontext()
+
+    def scaler(self, device: torch.device) -> torch.amp.GradScaler | None:
+        """Return the keeper of the loss's scale; None where none is needed."""
+        if self.name != "fp16":
+            return None
+        return torch.amp.GradScaler(device.type, init_scale=self.initial_scale, growth_interval=self.growth_interval)

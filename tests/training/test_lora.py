@@ -1,0 +1,203 @@
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from evo_tune.errors import RecipeError
+from evo_tune.training import (
+    GPT,
+    Adapters,
+    GPTConfig,
+    LoRA,
+    Trainer,
+    add_adapters,
+    add_lora,
+    decay_groups,
+    fold_lora,
+    merge_lora,
+)
+
+TOKENS = torch.randint(0, 16, (4, 8), generator=torch.Generator().manual_seed(0))
+
+
+def trainable(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def rebuilt(trainer: Trainer) -> Trainer:
+    """Return a trainer for the same model, whose trainable weights are others now."""
+    return Trainer(trainer.model, trainer.source, trainer.recipe, seed=trainer.seed)
+
+
+@pytest.fixture(params=["lora", "adapters"])
+def add(request: pytest.FixtureRequest) -> Callable[[nn.Module], list[str]]:
+    return {
+        "lora": lambda model: add_lora(model, LoRA(rank=4, dropout=0.1)),
+        "adapters": lambda model: add_adapters(model, Adapters(bottleneck=4)),
+    }[request.param]
+
+
+def test_a_model_begins_as_it_was(add: Callable[[nn.Module], list[str]], make_trainer: Callable[..., Trainer]) -> None:
+    model = make_trainer(tied=False, bias=True).model.eval()
+    before = model(TOKENS)
+    state = torch.get_rng_state()
+    names = add(model)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(model(TOKENS), before)
+    assert len(names) == len(set(names)) >= 4
+
+
+def test_base_weights_are_the_same_to_the_bit_after_training(
+    add: Callable[[nn.Module], list[str]], make_trainer: Callable[..., Trainer]
+) -> None:
+    trainer = make_trainer(steps=40, batch=16, lr=3e-2, tied=False, recipe={"ema": 0.9})
+    base = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
+    add(trainer.model)
+    tuned = rebuilt(trainer)
+    losses: list[float] = []
+    tuned.run(40, lambda step: losses.append(step.loss))
+    assert sum(losses[-5:]) / 5 < losses[0]
+    after = tuned.model.state_dict()
+    assert set(base) < set(after)  # under the same names
+    assert all(torch.equal(tensor, after[name]) for name, tensor in base.items())
+    assert all(tensor.any() for name, tensor in after.items() if name not in base)
+
+
+def test_ten_and_ten_steps_are_twenty_to_the_bit(
+    add: Callable[[nn.Module], list[str]], make_trainer: Callable[..., Trainer]
+) -> None:
+    trainers = []
+    for _ in range(3):
+        trainer = make_trainer(dropout=0.1)
+        trainer.model.recompute = 1
+        add(trainer.model)
+        trainers.append(rebuilt(trainer))
+    whole, first, second = trainers
+    whole.run(20)
+    first.run(10)
+    second.restore(copy.deepcopy(first.state()))
+    second.run(20)
+    expected = whole.model.state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in second.model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("targets", "each"),
+    [(("qkv",), 8 * (64 + 192)), (("*",), 8 * (64 + 192 + 128 + 2 * (64 + 256))), (("*.0.ffn.*",), 8 * 320)],
+)
+def test_it_trains_as_many_weights_as_the_formula_says(targets: tuple[str, ...], each: int) -> None:
+    model = GPT(GPTConfig(depth=2))
+    add_lora(model, LoRA(rank=8, targets=targets))
+    assert trainable(model) == 2 * each
+
+
+def test_the_known_count() -> None:
+    model = GPT(GPTConfig(depth=3))
+    add_lora(model, LoRA(rank=8, targets=("attention.qkv",)))
+    assert trainable(model) == 6144
+
+
+def test_adapters_are_two_a_block() -> None:
+    model = GPT(GPTConfig(depth=3))
+    names = add_adapters(model, Adapters(bottleneck=5))
+    assert names == [f"blocks.{block}.{part}.out" for block in range(3) for part in ("attention", "ffn")]
+    assert trainable(model) == 3 * 2 * (2 * 5 * 64 + 64 + 5)
+
+
+def test_what_is_learned_is_what_the_formula_says() -> None:
+    layer = nn.Sequential(nn.Linear(6, 4))
+    base = copy.deepcopy(layer)
+    add_lora(layer, LoRA(rank=2, alpha=6.0, dropout=0.0))
+    lora = layer[0].lora
+    nn.init.normal_(lora.b, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(3, 6, generator=torch.Generator().manual_seed(1))
+    assert torch.allclose(layer(x), base(x) + 3.0 * x @ (lora.b @ lora.a).T, atol=1e-6)
+
+
+def test_dropout_is_on_the_learned_map_alone_and_off_in_eval() -> None:
+    layer = nn.Sequential(nn.Linear(6, 4))
+    base = copy.deepcopy(layer)
+    add_lora(layer, LoRA(rank=2, dropout=0.5))
+    x = torch.randn(3, 6, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(layer(x), base(x))
+    nn.init.normal_(layer[0].lora.b, generator=torch.Generator().manual_seed(0))
+    assert not torch.equal(layer(x), layer(x))
+    assert torch.equal(layer.eval()(x), layer(x))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_merged_it_is_the_same_model_and_unmerged_to_the_bit(bias: bool, make_trainer: Callable[..., Trainer]) -> None:
+    trainer = make_trainer(lr=3e-2, bias=bias, tied=False)
+    names = set(trainer.model.state_dict())
+    base = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
+    add_lora(trainer.model, LoRA(rank=2, dropout=0.5))
+    rebuilt(trainer).run(20)
+    model = trainer.model.eval()
+    apart = model(TOKENS)
+    merge_lora(model)
+    merge_lora(model)  # once is enough
+    assert torch.allclose(model(TOKENS), apart, rtol=0, atol=3e-6)
+    assert not torch.equal(model.state_dict()["head.weight"], base["head.weight"])
+    merge_lora(model, merged=False)
+    assert torch.equal(model(TOKENS), apart)
+    assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in base.items())
+    fold_lora(model)
+    assert set(model.state_dict()) == names
+    plain = GPT(model.config).eval()  # type: ignore[arg-type]
+    plain.load_state_dict(model.state_dict())
+    assert torch.allclose(plain(TOKENS), apart, rtol=0, atol=3e-6)
+
+
+def test_low_rank_maps_do_not_decay() -> None:
+    model = GPT(GPTConfig(tied=False))
+    add_lora(model, LoRA())
+    decayed, others = decay_groups(model)
+    assert not decayed
+    assert len(others) == 2 * len([name for name, _ in model.named_modules() if name.endswith(".lora")]) > 0
+
+
+def test_a_copy_has_adapters_of_its_own() -> None:
+    model = GPT(GPTConfig(depth=1, context=8))
+    add_adapters(model, Adapters())
+    twin = copy.deepcopy(model)
+    before = model(TOKENS)
+    nn.init.ones_(twin.blocks[0].ffn.out.adapter.up.weight)
+    assert torch.equal(model(TOKENS), before)
+    assert not torch.equal(twin(TOKENS), before)
+
+
+def test_a_target_that_names_nothing_is_told_what_there_is() -> None:
+    model = GPT(GPTConfig(depth=1))
+    for add_to in (
+        lambda: add_lora(model, LoRA(targets=("q_proj",))),
+        lambda: add_adapters(model, Adapters(targets=("mlp",))),
+    ):
+        with pytest.raises(RecipeError, match=r"blocks\.0\.attention\.qkv, blocks\.0\.attention\.out"):
+            add_to()
+    assert trainable(model) == model.config.parameters
+
+
+def test_what_does_not_fit_is_refused_and_changes_nothing() -> None:
+    model = GPT(GPTConfig(depth=1, width=16, heads=2))
+    with pytest.raises(RecipeError, match="rank"):
+        add_lora(model, LoRA(rank=17))
+    assert trainable(model) == model.config.parameters
+    add_lora(model, LoRA(rank=2, targets=("qkv",)))
+    with pytest.raises(RecipeError, match="without LoRA"):
+        add_lora(model, LoRA(rank=2))
+    add_adapters(model, Adapters())
+    with pytest.raises(RecipeError, match="without an adapter"):
+        add_adapters(model, Adapters())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"rank": 0}, {"rank": 2.0}, {"alpha": 0.0}, {"dropout": 1.0}, {"targets": ()}, {"targets": "qkv"}],
+)
+def test_fields_out_of_range_are_refused(options: dict[str, object]) -> None:
+    with pytest.raises(RecipeError):
+        LoRA(**options)  # type: ignore[arg-type]
+    with pytest.raises(RecipeError):
+        Adapters(bottleneck=0)
