@@ -8,7 +8,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
+import operator
 import platform
+import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -19,9 +22,9 @@ import numpy as np
 from evo_tune.errors import OptionError, PluginError, SpaceError, StoreError
 from evo_tune.evaluator import Evaluator
 from evo_tune.options import suggest
-from evo_tune.plugins import list_strategies, make_strategy, source_hash
+from evo_tune.plugins import make_strategy, source_hash, working_strategies
 from evo_tune.population import ORDERS, Manifest, Run
-from evo_tune.space import Gene, Genome, SearchSpace, genome_key
+from evo_tune.space import Choice, Gene, Genome, Int, SearchSpace, Value, genome_key, is_writable
 from evo_tune.strategy import Strategy
 from evo_tune.trial import Objective
 
@@ -30,6 +33,14 @@ __all__ = ["check_unchanged", "make_manifest", "new_name"]
 SHAPING = ("evo-tune", "deap", "joblib", "numpy", "torch")
 """Packages whose versions shape results."""
 
+KINDS: dict[str, type | tuple[type, ...]] = {
+    "true or false": bool,
+    "whole numbers": int,
+    "numbers": (int, float),
+    "text": str,
+}
+"""What the values of a gene may be, in words; the first that holds of all of them counts."""
+
 
 def make_manifest(
     evaluator: Evaluator,
@@ -37,7 +48,7 @@ def make_manifest(
     options: Mapping[str, Any],
     strategy: str | None,
     strategy_options: Mapping[str, Any],
-    objectives: Sequence[str | Objective],
+    objectives: Sequence[str | Objective] | str | Objective,
     genes: Mapping[str, Gene],
     seed: int,
     order: str,
@@ -53,13 +64,13 @@ def make_manifest(
     """
     if order not in ORDERS:
         raise OptionError(f"--order {order}: expected arrival or birth")
-    if lag < 0 or seed < 0:
-        raise OptionError(f"--lag {lag} --seed {seed}: expected numbers of at least 0")
+    seed, lag, threads = _whole("seed", seed, 0), _whole("lag", lag, 0), _whole("threads", threads, 1)
     bound = evaluator.bind(options)
     own = evaluator.space(bound)
     space = SearchSpace(own.repair, **{**own.genes, **_with_defaults(genes, own)})
     _check_repair(space)
-    goals = tuple(g if isinstance(g, Objective) else Objective.parse(g) for g in objectives) or evaluator.objectives
+    evaluator.estimate(space.default(), bound)  # what is wrong with it would fail every trial
+    goals = _goals(objectives) or evaluator.objectives
     _check_metrics(evaluator, goals)
     name = strategy or ("ga" if len(goals) == 1 else "nsga2")
     made = make_strategy(name, dict(strategy_options))
@@ -84,17 +95,88 @@ def make_manifest(
     )
 
 
+def _whole(name: str, value: object, least: int) -> int:
+    """Return a whole number of any type as Python's own."""
+    try:
+        number = operator.index(value)  # type: ignore[arg-type]  # what has none raises
+    except TypeError:
+        number = None
+    if number is None or number < least or isinstance(value, bool):
+        raise OptionError(f"--{name} {value}: expected a whole number of at least {least}")
+    return number
+
+
+def _goals(objectives: Sequence[str | Objective] | str | Objective) -> tuple[Objective, ...]:
+    """Return objectives of every form; the text of one stands for a list of it."""
+    if isinstance(objectives, str | Objective) or not isinstance(objectives, Iterable):
+        objectives = (objectives,)
+    goals = []
+    for given in objectives:
+        goal = Objective.parse(given) if isinstance(given, str) else given
+        if not isinstance(goal, Objective) or not isinstance(goal.metric, str) or not is_writable(goal.metric):
+            raise SpaceError(f"objective {given!r}: expected METRIC:min, METRIC:max, Minimize(…) or Maximize(…)")
+        goals.append(goal)
+    return tuple(goals)
+
+
 def _with_defaults(genes: Mapping[str, Gene], own: SearchSpace) -> dict[str, Gene]:
-    """Give genes that replace one of the evaluator's own its default, where they allow it."""
-    unknown = sorted(set(genes) - set(own.genes))
-    if unknown:
-        raise SpaceError(f"--gene {unknown[0]}: expected one of {', '.join(own.genes)}{suggest(unknown[0], own.genes)}")
-    found = dict(genes)
+    """Return genes that replace some of the evaluator's own, with those's defaults where they allow it."""
+    if not isinstance(genes, Mapping):
+        raise SpaceError(f"genes {genes!r}: expected a dict of names to Float(…), Int(…) or Choice(…)")
+    found = {}
     for name, gene in genes.items():
+        if name not in own.genes:
+            close = suggest(str(name), own.genes)
+            raise SpaceError(f"--gene {name}: expected one of {', '.join(own.genes)}{close}")
+        if not isinstance(gene, Gene):
+            raise SpaceError(f"gene {name!r}: {gene!r} is not a Gene; expected Float, Int or Choice")
+        try:
+            found[name] = _like(own.genes[name], gene)
+        except SpaceError as error:
+            raise SpaceError(f"--gene {name}: {error}") from None
         if gene.default is None:
             with contextlib.suppress(SpaceError):
-                found[name] = dataclasses.replace(gene, default=gene.check(own.genes[name].middle()))  # type: ignore[type-var]
+                found[name] = dataclasses.replace(found[name], default=found[name].check(own.genes[name].middle()))  # type: ignore[type-var]
     return found
+
+
+def _kind_of(gene: Gene) -> str | None:
+    """Return what the values of a gene are, in words; None if they are of several kinds."""
+    if not isinstance(gene, Choice):
+        return "whole numbers" if isinstance(gene, Int) else "numbers"
+    for kind, types in KINDS.items():
+        if all(isinstance(value, types) and (types is bool or type(value) is not bool) for value in gene.values):
+            return kind
+    return None
+
+
+def _like(own: Gene, new: Gene) -> Gene:
+    """Return a gene that replaces the evaluator's own, its values of the type that `evaluate` counts on.
+
+    Raises:
+        SpaceError: They are of another one; out of the own range they may be.
+    """
+    wanted = _kind_of(own)
+    if isinstance(new, Choice) and wanted in ("whole numbers", "text"):
+        convert = _as_whole if wanted == "whole numbers" else _as_text
+        values = tuple(convert(value, own) for value in new.values)
+        default = None if new.default is None else convert(new.default, own)
+        new = dataclasses.replace(new, values=values, default=default)
+    if wanted is None or _kind_of(new) == wanted or (wanted == "numbers" and _kind_of(new) == "whole numbers"):
+        return new
+    held = ", ".join(map(repr, new.values)) if isinstance(new, Choice) else f"{type(new).__name__}(…)"
+    raise SpaceError(f"{held} is not allowed: expected {wanted}, as the evaluator's own gene has")
+
+
+def _as_whole(value: Value, own: Gene) -> Value:
+    """Return 8 for 8.0; what is not whole, as it is."""
+    return int(value) if isinstance(value, float) and value == int(value) else value
+
+
+def _as_text(value: Value, own: Gene) -> Value:
+    """Return '8' for 8 where the own gene has such a text: what was typed tells no text from a number."""
+    texts = [str(text) for text in own.values] if isinstance(own, Choice) else []
+    return next((text for text in texts if not isinstance(value, str) and text.lower() == str(value).lower()), value)
 
 
 def _check_repair(space: SearchSpace, samples: int = 20) -> None:
@@ -112,7 +194,7 @@ def _check_repair(space: SearchSpace, samples: int = 20) -> None:
 
 def _check_metrics(evaluator: Evaluator, objectives: Sequence[Objective]) -> None:
     """Refuse an objective that the evaluator is known not to return."""
-    known = {**evaluator.metrics, **{own.metric: "" for own in evaluator.objectives}}
+    known = {**evaluator.metrics, **{own.metric: "" for own in evaluator.objectives}, "seconds": "s"}
     for objective in objectives:
         if evaluator.metrics and objective.metric not in known:
             raise SpaceError(
@@ -126,7 +208,7 @@ def _check_objectives(name: str, strategy: Strategy, objectives: Sequence[Object
     if len(set(metrics)) != len(metrics):
         raise SpaceError(f"objectives {', '.join(metrics)}: one is given twice")
     if len(objectives) > 1 and not strategy.several_objectives:
-        able = [known for known, _ in list_strategies() if make_strategy(known, {}).several_objectives]
+        able = [known for known, one in working_strategies().items() if one.several_objectives]
         raise PluginError(
             f"strategy {name} optimises one objective, and {len(objectives)} were given ({', '.join(metrics)}): "
             f"choose --strategy {' or '.join(able)}, or one --objective"
@@ -136,7 +218,11 @@ def _check_objectives(name: str, strategy: Strategy, objectives: Sequence[Object
 def _warm_start(space: SearchSpace, genomes: Iterable[Mapping[str, Any]], fill_defaults: bool) -> list[Genome]:
     """Return the genomes checked, without the default and without duplicates."""
     checked: dict[str, Genome] = {}
+    if not isinstance(genomes, Iterable):
+        raise SpaceError(f"warm_start {genomes!r}: expected a list of genomes")
     for number, genome in enumerate(genomes, 1):
+        if not isinstance(genome, Mapping):
+            raise SpaceError(f"--warm-start, genome {number}: {genome!r}: expected a dict of gene names to values")
         try:
             valid = space.check(genome, fill_defaults)
         except SpaceError as error:
@@ -157,10 +243,36 @@ def _versions() -> dict[str, str]:
 
 
 def new_name(evaluator: str, store: Path) -> str:
-    """Return a free name for a run: evaluator and time."""
-    stem = f"{evaluator}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+    """Return a free name for a run: evaluator, as far as a name of a run can hold it, and time."""
+    plain = unicodedata.normalize("NFKD", evaluator).encode("ascii", "ignore").decode()  # é is e and an accent
+    slug = re.sub(r"[^A-Za-z0-9_-]+", "-", plain)[:50].strip("-_") or "run"
+    stem = f"{slug}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
     names = [stem, *(f"{stem}-{number}" for number in range(2, 100))]
     return next(name for name in names if not (store / name).exists())
+
+
+def _bound_again(run: Run, evaluator: Evaluator) -> dict[str, Any]:
+    """Return a run's options as its evaluator takes them now.
+
+    Raises:
+        StoreError: The evaluator has other options or genes, so nothing that it returned or would return fits.
+    """
+    cause = ""
+    try:
+        bound = evaluator.bind(run.manifest.options)
+        before, after = run.manifest.space.keys(), evaluator.space(bound).genes.keys()
+        if before != after:
+            lost, new = sorted(before - after), sorted(after - before)
+            told = [f"{', '.join(names)} {what}" for names, what in ((lost, "is gone"), (new, "is new")) if names]
+            cause = f"its genes have changed ({'; '.join(told)})"
+    except OptionError as error:
+        cause = str(error)
+    if cause:
+        raise StoreError(
+            f"run {run.name} cannot go on with {evaluator.path} as it is now: {cause}; change that back, or start a "
+            "new run"
+        )
+    return bound
 
 
 def check_unchanged(run: Run, evaluator: Evaluator, accept_changes: bool) -> None:
@@ -172,12 +284,10 @@ def check_unchanged(run: Run, evaluator: Evaluator, accept_changes: bool) -> Non
         accept_changes: Note the change in the journal instead of refusing.
 
     Raises:
-        StoreError: Something has changed and is not accepted.
+        StoreError: Something has changed and is not accepted, or the run cannot go on with it at all.
     """
-    now = {
-        "evaluator_hash": source_hash(evaluator.path),
-        "fingerprint": evaluator.fingerprint(evaluator.bind(run.manifest.options)),
-    }
+    bound = _bound_again(run, evaluator)
+    now = {"evaluator_hash": source_hash(evaluator.path), "fingerprint": evaluator.fingerprint(bound)}
     changed = []
     if now["evaluator_hash"] != run.evaluator_hash:
         changed.append(f"the evaluator's file {evaluator.path} (or a module that it imports)")

@@ -18,10 +18,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from evo_tune.errors import EvoTuneError, PluginError
+from evo_tune.errors import EvoTuneError, OptionError, PluginError
 from evo_tune.options import Option, bind, call_with, options_of
 from evo_tune.space import Genome, SearchSpace
-from evo_tune.trial import Objective
+from evo_tune.trial import Objective, one_line
 
 __all__ = ["Context", "Evaluator", "Pruned", "what_of", "where_of"]
 
@@ -137,6 +137,11 @@ class Evaluator:
             where = self._where("METRICS")
             raise PluginError(f"{where}: METRICS is {metrics!r}: expected a dict of metric name to unit ('' for none)")
 
+        try:
+            self.options  # noqa: B018
+        except OptionError as error:
+            raise PluginError(f"{self._where('evaluate')}: {error}") from None
+
     def _check_signature(self) -> None:
         parameters = inspect.signature(self.module.evaluate).parameters.values()
         positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
@@ -207,14 +212,41 @@ class Evaluator:
         return "" if function is None else str(self._call(function, options))
 
     def estimate(self, genome: Genome, options: Mapping[str, Any]) -> dict[str, float]:
-        """Return the metrics known before training, such as params; empty if the file declares none."""
+        """Return the metrics known before training, such as params; empty if the file declares none.
+
+        Raises:
+            PluginError: It raises, or returns something else than numbers by name; the text names file and line.
+        """
         function = getattr(self.module, "estimate", None)
-        return {} if function is None else dict(self._call(function, options, dict(genome)))
+        if function is None:
+            return {}
+        known = self._call(function, options, dict(genome))
+        if isinstance(known, Mapping) and all(_is_number(value) for value in known.values()):
+            return dict(known)
+        what = one_line(f"estimate gives {known!r}")
+        raise PluginError(f"{self._where('estimate')}: {what}: expected a dict of metric names to numbers")
 
     def evaluate(self, genome: Genome, context: Context, options: Mapping[str, Any]) -> Any:
         """Train once and return what the file's `evaluate` returned, and its estimates, unjudged."""
         returned = self.module.evaluate(dict(genome), context, **options)
         return {**self.estimate(genome, options), **returned} if isinstance(returned, Mapping) else returned
+
+    def export(self, genome: Genome, context: Context, folder: Path, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Have the file's `export` train once more and write something usable; return its metrics.
+
+        Raises:
+            PluginError: It raises; the text names file and line.
+        """
+        metrics = self._call(self.module.export, options, dict(genome), context, folder)
+        return dict(metrics) if isinstance(metrics, Mapping) else {}
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        float(value)
+    except Exception:  # anything may come out of a user's own __float__
+        return False
+    return True
 
 
 def where_of(error: BaseException, path: Path) -> str:

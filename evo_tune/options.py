@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import inspect
+import operator
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -19,6 +20,9 @@ from typing import Any, Literal
 from evo_tune.errors import OptionError
 
 __all__ = ["Option", "bind", "call_with", "options_of", "split_assignments", "suggest"]
+
+TYPES = (bool, int, float, str, Path, type(None))
+"""What an option may be, with Literal and unions of these: each is typed as text and saved as plain data."""
 
 
 @dataclass(frozen=True)
@@ -50,14 +54,15 @@ def options_of(declared: Callable[..., Any] | type) -> dict[str, Option]:
     """Return the options of a function (keyword-only parameters) or a dataclass (fields).
 
     Raises:
-        OptionError: The type of one cannot be read.
+        OptionError: The type of one cannot be read or is no type of options, or its default is no plain data.
     """
     if isinstance(declared, type):
         try:
             hints = typing.get_type_hints(declared)
         except Exception as error:
             raise OptionError(f"cannot read the types of {declared.__qualname__}: {error}") from error
-        return {f.name: Option(f.name, hints[f.name], _default_of(f)) for f in dataclasses.fields(declared) if f.init}
+        fields = [field for field in dataclasses.fields(declared) if field.init]
+        return {field.name: _checked(field.name, hints[field.name], _default_of(field)) for field in fields}
     parameters = inspect.signature(declared).parameters.values()
     return {p.name: _option_of(declared, p) for p in parameters if p.kind is p.KEYWORD_ONLY}
 
@@ -70,16 +75,49 @@ def _option_of(function: Callable[..., Any], parameter: inspect.Parameter) -> Op
     default = dataclasses.MISSING if parameter.default is parameter.empty else parameter.default
     wanted = parameter.annotation
     if wanted is parameter.empty:
-        wanted = str if default in (dataclasses.MISSING, None) else type(default)
+        wanted = _type_of(default)
     elif isinstance(wanted, str):
         # Each by itself: the other parameters may name types that are imported for type checkers only.
         try:
             wanted = eval(wanted, getattr(function, "__globals__", {}))
         except Exception as error:
             raise OptionError(f"option {parameter.name}: cannot read its type {wanted!r}: {error}") from error
+    return _checked(parameter.name, wanted, default)
+
+
+def _type_of(default: Any) -> type:
+    """Return the type that an option is of which only the default is declared."""
+    if default is dataclasses.MISSING or default is None:
+        return str
+    return next((kind for kind in (Path, float) if isinstance(default, kind)), type(default))
+
+
+def _checked(name: str, wanted: Any, default: Any) -> Option:
+    """Return an option whose values can be typed, and saved in the manifest."""
     if isinstance(default, Path):
         default = str(default)  # plain data, as a given value is
-    return Option(parameter.name, wanted, default)
+    elif isinstance(default, float):
+        default = float(default)  # numpy's is one too
+    if default is not dataclasses.MISSING and type(default) not in TYPES:
+        raise OptionError(
+            f"option {name}: its default is of type {type(default).__name__}: expected a number, text, bool, None or "
+            "Path; make the rest of it inside"
+        )
+    if not _is_known(wanted):
+        raise OptionError(
+            f"option {name}: its type {_name_of(wanted)} is none that can be typed: expected bool, int, float, str, "
+            "Path, Literal[…], or several of them with |"
+        )
+    return Option(name, wanted, default)
+
+
+def _is_known(wanted: Any) -> bool:
+    origin = typing.get_origin(wanted)
+    if origin in (typing.Union, types.UnionType):
+        return all(_is_known(member) for member in typing.get_args(wanted))
+    if origin is Literal:
+        return all(type(allowed) in TYPES for allowed in typing.get_args(wanted))
+    return isinstance(wanted, type) and wanted in TYPES
 
 
 def bind(given: Mapping[str, Any], options: Mapping[str, Option], owner: str, flag: str) -> dict[str, Any]:
@@ -94,10 +132,12 @@ def bind(given: Mapping[str, Any], options: Mapping[str, Option], owner: str, fl
     Raises:
         OptionError: Unknown, missing, or of the wrong type.
     """
+    if not isinstance(given, Mapping):
+        raise OptionError(f"options of {owner}: {given!r} is not allowed: expected a dict of names to values")
     for name in given:
         if name not in options:
             known = ", ".join(options) or "none"
-            raise OptionError(f"{owner} has no option {name!r}{suggest(name, options)}: expected one of {known}")
+            raise OptionError(f"{owner} has no option {name!r}{suggest(str(name), options)}: expected one of {known}")
     bound = {}
     for name, option in options.items():
         if name in given:
@@ -166,7 +206,9 @@ def _convert(value: Any, wanted: Any) -> Any:
     if wanted is int:
         if isinstance(value, bool):
             raise ValueError(value)
-        if isinstance(value, int) or (isinstance(value, str) and value.strip().lstrip("+-").isdecimal()):
+        if hasattr(value, "__index__"):  # numpy's too
+            return operator.index(value)
+        if isinstance(value, str) and value.strip().lstrip("+-").isdecimal():
             return int(value)  # exact, however large
         number = float(value)  # 1e5 is a whole number too
         if number != int(number):
@@ -184,7 +226,8 @@ def _convert(value: Any, wanted: Any) -> Any:
 
 
 def _convert_union(value: Any, members: tuple[Any, ...]) -> Any:
-    if type(None) in members and (value is None or str(value).lower() in ("none", "")):
+    words = ("none",) if str in members else ("none", "")  # a text may be empty
+    if type(None) in members and (value is None or str(value).lower() in words):
         return None
     for member in members:
         if member is not type(None):
@@ -201,5 +244,7 @@ def _name_of(wanted: Any) -> str:
         return " or ".join(_name_of(member) for member in typing.get_args(wanted))
     if origin is Literal:
         return " or ".join(str(allowed) for allowed in typing.get_args(wanted))
+    if origin is not None or not isinstance(wanted, type):
+        return str(wanted)
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "none"}
-    return names.get(wanted, getattr(wanted, "__name__", str(wanted)))
+    return names.get(wanted, wanted.__name__)

@@ -7,6 +7,7 @@ module knows how to find and import one and how to say what is wrong with it; no
 from __future__ import annotations
 
 import ast
+import contextlib
 import hashlib
 import importlib
 import importlib.metadata
@@ -35,6 +36,7 @@ __all__ = [
     "local_sources",
     "make_strategy",
     "source_hash",
+    "working_strategies",
 ]
 
 EVALUATORS = "evo_tune.evaluators"
@@ -66,7 +68,10 @@ def find_evaluator(name: str) -> Evaluator:
     if kind == "entry":
         installed = _entry_points(EVALUATORS)
         if rest not in installed:
-            raise PluginError(f"there is no installed evaluator {rest!r}: install the package that brings it")
+            raise PluginError(
+                f"there is no installed evaluator {rest!r}: install the package that brings it, or give a saved run "
+                "its file with --evaluator PATH"
+            )
         return load_evaluator(installed[rest], name, "entry point")
     if name.endswith(".py") or os.sep in name:
         return load_evaluator(Path(name).absolute(), name, "file")
@@ -121,7 +126,8 @@ def _entry_points(group: str) -> dict[str, Path]:
     found = {}
     for entry in importlib.metadata.entry_points(group=group):
         try:
-            spec = importlib.util.find_spec(entry.module)
+            with _quiet():
+                spec = importlib.util.find_spec(entry.module)
             reason = "no such module"
         except Exception as error:  # finding pkg.module imports pkg
             spec, reason = None, what_of(error)
@@ -181,6 +187,11 @@ def _package_of(path: Path) -> tuple[str, Path]:
     return ".".join(names), folder
 
 
+def _quiet() -> contextlib.AbstractContextManager[object]:
+    """Keep what a plug-in prints as it is imported out of standard output: that is for results, JSON perhaps."""
+    return contextlib.redirect_stdout(sys.stderr)
+
+
 def _execute(path: Path, name: str, kind: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
@@ -188,7 +199,8 @@ def _execute(path: Path, name: str, kind: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses and typing look their module up
     try:
-        spec.loader.exec_module(module)
+        with _quiet():
+            spec.loader.exec_module(module)
     except BaseException as error:
         del sys.modules[name]
         if isinstance(error, KeyboardInterrupt):
@@ -280,13 +292,27 @@ def list_strategies() -> list[tuple[str, str]]:
     A broken one does not hide the others: its line says what is wrong.
     """
     rows = []
+    for name, found in _known_strategies():
+        line = f"broken: {found}" if isinstance(found, EvoTuneError) else (found.__doc__ or "").strip()
+        rows.append((name, line.partition("\n")[0]))
+    return rows
+
+
+def working_strategies() -> dict[str, type[Strategy]]:
+    """Return the class of every strategy known by name; broken ones are left out."""
+    return {name: found for name, found in _known_strategies() if not isinstance(found, EvoTuneError)}
+
+
+def _known_strategies() -> Iterator[tuple[str, type[Strategy] | EvoTuneError]]:
+    """Yield the name of every strategy, and its class or what is wrong with it."""
     for name in sorted({*_builtin_strategies(), *_entry_points(STRATEGIES)}):
         try:
-            line = (find_strategy(name).__doc__ or "").strip().partition("\n")[0]
-        except PluginError as error:
-            line = f"broken: {error}"
-        rows.append((name, line))
-    return rows
+            found = find_strategy(name)
+            options_of(found)
+        except EvoTuneError as error:
+            yield name, error
+        else:
+            yield name, found
 
 
 def make_strategy(name: str, given: dict[str, Any]) -> Strategy:

@@ -7,10 +7,12 @@ This module knows nothing of strategies, slots or torch; pyarrow is imported whe
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import re
+import shlex
 import shutil
 import time
 import typing
@@ -41,6 +43,8 @@ JOURNAL = "_journal.jsonl"
 CALIBRATION = "_calibration.parquet"
 TRIALS = "_trials"
 LOCK = "_lock"
+STORE = "populations"
+"""Where runs are saved unless something else is said."""
 
 ORDERS = ("arrival", "birth")
 """Orders in which strategies are told results (law 3)."""
@@ -236,7 +240,10 @@ class Run:
         lock = _lock(folder) if write else None
         journal = Journal(folder / JOURNAL)
         try:
-            run = cls(folder, manifest, journal, journal.read())
+            events = journal.read()
+            if not events:  # its first line was written before the manifest
+                raise StoreError(f"{journal.path} is missing or empty, and the run had begun: restore it from a copy")
+            run = cls(folder, manifest, journal, events)
         except BaseException:
             if lock is not None:
                 lock.release()
@@ -500,7 +507,7 @@ def _lock(folder: Path) -> filelock.BaseFileLock:
     except filelock.Timeout:
         raise StoreError(
             f"{folder} is in use by another process: wait for it or stop it; a copy goes on beside it "
-            f"(evo-tune resume {folder.name} --as NAME)"
+            f"(evo-tune resume {as_typed(folder)} --as NAME)"
         ) from None
     except OSError as error:
         raise StoreError(f"cannot write {folder}: {error.strerror}; choose another --store") from None
@@ -529,11 +536,19 @@ def find_run(store: Path, name: str | None) -> Path:
         if not runs:
             raise StoreError(f"there is no saved run in {store}: start one with `evo-tune run`, or give --store")
         return runs[-1]
-    for folder in (store / name, Path(name)):
-        if (folder / MANIFEST).is_file():
-            return folder
+    for folder in (store / name, Path(os.path.abspath(name))):
+        with contextlib.suppress(OSError):  # a name too long to be one
+            if (folder / MANIFEST).is_file():
+                return folder
     known = ", ".join(folder.name for folder in runs) or "none"
     raise StoreError(f"there is no run {name!r} in {store}: it holds {known}")
+
+
+def as_typed(folder: Path) -> str:
+    """Return what to type behind a command to name a run: 'mine', or 'mine --store DIR'."""
+    store = folder.parent
+    known = Path(os.path.abspath(store)) == Path(os.path.abspath(STORE))
+    return shlex.quote(folder.name) + ("" if known else f" --store {shlex.quote(str(store))}")
 
 
 def copy_run(folder: Path, store: Path, name: str) -> Path:
@@ -545,12 +560,21 @@ def copy_run(folder: Path, store: Path, name: str) -> Path:
     """
     target = _free_folder(store, name)
     temporary = target.with_name(f".{name}.part")
+
+    def left_out(inside: str, names: list[str]) -> list[str]:
+        if Path(inside) == folder:
+            return [name for name in names if name == LOCK or name.endswith(".part")]
+        return [name for name in names if name.startswith(".worker-")]  # what a killed worker was printing
+
     try:
         shutil.rmtree(temporary, ignore_errors=True)
-        shutil.copytree(folder, temporary, ignore=shutil.ignore_patterns(LOCK, "*.part"))
-        shutil.rmtree(target, ignore_errors=True)  # if it is there, it holds nothing
-        os.replace(temporary, target)
+        shutil.copytree(folder, temporary, ignore=left_out)
+        _clear(_free_folder(store, name))
+        os.replace(temporary, target)  # refuses a folder that has become somebody else's meanwhile
     except (OSError, shutil.Error) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if target.exists():
+            raise UsageError(f"{target} exists: choose another name for the copy") from None
         raise StoreError(f"cannot copy {folder} to {target}: {error}") from error
     return target
 
@@ -561,18 +585,35 @@ def _free_folder(store: Path, name: str) -> Path:
     Raises:
         UsageError: The name is taken or is no plain name.
     """
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) or name.endswith(".parquet"):
-        raise UsageError(f"a run cannot be named {name!r}: expected letters, digits, '.', '_', '-', the first no sign")
-    if (store / name).exists() and not _is_stillborn(store / name):
-        raise UsageError(f"{store / name} exists: choose another name, or go on with it: evo-tune resume {name}")
-    return store / name
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name) or name.endswith(".parquet"):
+        raise UsageError(
+            f"a run cannot be named {name!r}: expected up to 100 letters, digits, '.', '_', '-', the first no sign"
+        )
+    folder = store / name
+    if folder.exists() and not _is_stillborn(folder):
+        is_run = (folder / MANIFEST).exists()
+        go_on = f", or go on with it: evo-tune resume {as_typed(folder)}" if is_run else ""
+        raise UsageError(f"{folder} exists: choose another name{go_on}")
+    return folder
+
+
+STILLBORN = {LOCK, JOURNAL, f"{MANIFEST}.part"}
+"""What a folder holds before it is a run."""
+
+
+def _clear(folder: Path) -> None:
+    """Remove what is left of a run that was never begun, unless somebody is beginning it at this moment."""
+    if folder.exists():
+        with _lock(folder):
+            for name in STILLBORN:
+                (folder / name).unlink(missing_ok=True)
+            folder.rmdir()  # refuses if there is anything else
 
 
 def _is_stillborn(folder: Path) -> bool:
     """Whether a folder is what a death left that came before the manifest: there is nothing in it to lose."""
-    mere = {LOCK, JOURNAL, f"{MANIFEST}.part"}
     try:
-        return {path.name for path in folder.iterdir()} <= mere and b'"born"' not in _bytes_of(folder / JOURNAL)
+        return {path.name for path in folder.iterdir()} <= STILLBORN and b'"born"' not in _bytes_of(folder / JOURNAL)
     except OSError:
         return False
 

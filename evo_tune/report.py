@@ -16,7 +16,10 @@ from evo_tune.calibration import Calibrated, calibrated
 from evo_tune.population import Run
 from evo_tune.trial import Trial
 
-__all__ = ["Closing", "best_so_far", "closing", "dominates", "front", "importances", "statuses"]
+__all__ = ["Closing", "best_so_far", "caveats", "closing", "dominates", "front", "importances", "statuses"]
+
+TIMES = ("s", "ms", "1/s", "tokens/s")
+"""Units of metrics that are times, or rates."""
 
 ENOUGH = 20
 """Fewest good trials from which importances are worth a look."""
@@ -49,10 +52,16 @@ class Closing:
     seconds: float
 
     @property
+    def calibrated(self) -> bool:
+        """Whether both have values over fresh seeds."""
+        both = self.calibrated_best, self.calibrated_default
+        return all(row is not None and row.values for row in both)
+
+    @property
     def gain(self) -> float:
         """By how much the best beats the default (above 0: better); over fresh seeds where there are any."""
         sign = 1.0 if self.direction == "min" else -1.0
-        if self.calibrated_best and self.calibrated_default:
+        if self.calibrated and self.calibrated_best and self.calibrated_default:
             return sign * (self.calibrated_default.mean - self.calibrated_best.mean)
         if self.best and self.default and self.best.losses and self.default.losses:
             return self.default.losses[0] - self.best.losses[0]
@@ -60,8 +69,8 @@ class Closing:
 
     @property
     def gain_error(self) -> float:
-        """Standard error of `gain`; NaN without calibration."""
-        if self.calibrated_best and self.calibrated_default:
+        """Standard error of `gain`, as if the seeds were not the same (so rather too large); NaN without any."""
+        if self.calibrated and self.calibrated_best and self.calibrated_default:
             return math.hypot(self.calibrated_best.error, self.calibrated_default.error)
         return math.nan
 
@@ -116,6 +125,19 @@ def best_so_far(run: Run) -> list[tuple[int, float, int]]:
     return steps
 
 
+def caveats(run: Run) -> list[str]:
+    """Return why a run would not come out the same again; `verify` holds all the same."""
+    found = []
+    if run.manifest.options.get("seconds") is not None:
+        found.append("its budget is in seconds")
+    times = [o.metric for o in run.objectives if o.metric == "seconds" or run.manifest.units.get(o.metric) in TIMES]
+    if times:
+        found.append(f"{', '.join(times)} depends on the machine")
+    if any(outcome.status == "timeout" for outcome in run.outcomes.values()):
+        found.append("a timeout fired")
+    return found
+
+
 def statuses(run: Run) -> dict[str, int]:
     """Return how many results have each status, ok first, then by number."""
     counts = Counter(outcome.status for outcome in run.outcomes.values())
@@ -135,12 +157,18 @@ def importances(run: Run) -> dict[str, float]:
     trials = run.ranked()
     if len(trials) < ENOUGH:
         return {}
-    ranks = np.arange(len(trials), dtype=np.float64)  # `ranked` is sorted by loss
+    ranks = _ranks(np.array([trial.losses[0] for trial in trials if trial.losses]))
     found = {}
     for name, gene in run.manifest.genes().items():
         units = np.array([gene.encode(trial.genome[name]) for trial in trials])
         found[name] = _explained(_groups(units), ranks)
     return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+
+def _ranks(losses: np.ndarray) -> np.ndarray:
+    """Return ranks, equal losses sharing the mean of theirs."""
+    _, which, counts = np.unique(losses, return_inverse=True, return_counts=True)
+    return np.asarray((np.cumsum(counts) - (counts - 1) / 2)[which], dtype=np.float64)
 
 
 def _groups(units: np.ndarray) -> np.ndarray:
@@ -152,7 +180,7 @@ def _groups(units: np.ndarray) -> np.ndarray:
 
 def _explained(groups: np.ndarray, ranks: np.ndarray) -> float:
     names, counts = np.unique(groups, return_counts=True)
-    if len(names) < 2:
+    if len(names) < 2 or np.ptp(ranks) == 0:
         return 0.0
     means = np.array([ranks[groups == name].mean() for name in names])
     total = float(((ranks - ranks.mean()) ** 2).sum())

@@ -8,6 +8,7 @@ here (law 3) and nowhere else.
 from __future__ import annotations
 
 import contextlib
+import shutil
 import threading
 import time
 import warnings
@@ -24,13 +25,13 @@ from joblib import Parallel, delayed
 from evo_tune.begin import check_unchanged, make_manifest, new_name
 from evo_tune.calibration import calibration_work, collect
 from evo_tune.dispatch import Slot, SlotClosed, Task, open_slots, plan
-from evo_tune.errors import EvoTuneError, RunError, UsageError
+from evo_tune.errors import EvoTuneError, RunError, StoreError, UsageError
 from evo_tune.evaluator import Evaluator
 from evo_tune.generations import Generations, broken_strategy
 from evo_tune.history import History
 from evo_tune.interrupts import Interrupts
 from evo_tune.plugins import find_evaluator, make_strategy
-from evo_tune.population import TRIALS, Run, Session, copy_run, find_run, space_of
+from evo_tune.population import STORE, TRIALS, Run, Session, as_typed, copy_run, find_run, space_of
 from evo_tune.space import Gene
 from evo_tune.strategy import Strategy
 from evo_tune.trial import STATUSES, Candidate, Objective, Outcome, Proposal, Trial, conclude, trial_seed
@@ -103,7 +104,7 @@ class Search:
         warm_start: Iterable[Mapping[str, Any]] = (),
         fill_defaults: bool = False,
         threads: int | None = None,
-        store: str | Path = "populations",
+        store: str | Path = STORE,
         name: str | None = None,
         **session: Any,
     ) -> None:
@@ -136,7 +137,7 @@ class Search:
         cls,
         name: str | None = None,
         *,
-        store: str | Path = "populations",
+        store: str | Path = STORE,
         copy_as: str | None = None,
         accept_changes: bool = False,
         evaluator: str | None = None,
@@ -171,6 +172,8 @@ class Search:
             run.begin(self.session)
         except BaseException:
             run.close()
+            if copy_as is not None:  # made a moment ago, and of no use
+                shutil.rmtree(folder, ignore_errors=True)
             raise
         return self
 
@@ -187,6 +190,7 @@ class Search:
         self.finished: str | None = None
         """Why no more candidates will come; None while they may."""
         self.stopping = False
+        self._calibrations: deque[tuple[Candidate, str]] | None = None
         self._changed = threading.Condition(threading.RLock())
         self._started = time.monotonic()
         self._seconds_before = run.seconds
@@ -268,7 +272,8 @@ class Search:
     def _limit_reached(self) -> str | None:
         births = self.session.births(self.saved.manifest.population)
         if self.history.fresh_count >= births:
-            return f"all {births:.0f} births are made"
+            more = self.history.fresh_count - births
+            return f"all {births:.0f} births are made" + (f", and {more:.0f} more before" if more else "")
         if self.session.hours is not None and self.seconds >= self.session.hours * 3600:
             return f"{self.session.hours:g} hours are over"
         return None
@@ -433,7 +438,8 @@ class Search:
             last = outcomes[self.saved.recorded[-1]]
             raise RunError(
                 f"all {len(outcomes)} evaluations so far ended without a value, the last with {last.status}: "
-                f"{last.error}; mend that, then `evo-tune resume {self.name} --accept-changes`"
+                f"{last.error}; mend that and start a new run, or `evo-tune resume {as_typed(self.saved.folder)} "
+                "--accept-changes`"
             )
 
     def _next(self, slot: Slot) -> Candidate | None:
@@ -463,8 +469,6 @@ class Search:
             candidate, folder = self._calibrations.popleft()
             self.working[slot.name] = Working(f"calibration of trial {candidate.id}", time.monotonic())
             return candidate, folder
-
-    _calibrations: deque[tuple[Candidate, str]] | None = None
 
     @contextlib.contextmanager
     def _guard(self, slot: Slot) -> Iterator[None]:
@@ -514,6 +518,9 @@ class Search:
                     self._generations.stop()
                     reason = "interrupted" if self.stopping else (self.finished or "closed")
                     self.saved.write({"event": "ended", "reason": reason}, sync=True)
+                else:
+                    with contextlib.suppress(StoreError):  # it may be the disk that ended the run
+                        self.saved.write({"event": "ended", "reason": str(self.error)}, sync=True)
             finally:
                 self.saved.close()
 

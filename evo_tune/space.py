@@ -20,7 +20,18 @@ import numpy as np
 
 from evo_tune.errors import SpaceError
 
-__all__ = ["Choice", "Float", "Gene", "Genome", "Int", "SearchSpace", "Value", "genome_key", "parse_gene"]
+__all__ = [
+    "Choice",
+    "Float",
+    "Gene",
+    "Genome",
+    "Int",
+    "SearchSpace",
+    "Value",
+    "genome_key",
+    "is_writable",
+    "parse_gene",
+]
 
 Value: TypeAlias = bool | int | float | str
 Genome: TypeAlias = dict[str, Value]
@@ -34,6 +45,9 @@ LARGEST = 1e300
 
 CELLS = 10**12
 """Bound of the number of values of an Int: a unit coordinate must tell each from the next."""
+
+WHOLE = range(-(2**63), 2**63)
+"""Whole numbers that a Parquet column holds: signed, of 64 bits."""
 
 
 def genome_key(genome: Mapping[str, Value]) -> str:
@@ -136,6 +150,20 @@ def _is_whole(value: Any) -> bool:
     if isinstance(value, float | np.floating):
         return math.isfinite(value) and value == int(value)
     return _is_number(value)
+
+
+def _too_large(number: Any) -> str:
+    bits = int(number).bit_length()  # the number itself may be too long to print
+    return f"a whole number of {bits} bits: expected one from -2**63 to 2**63 - 1"
+
+
+def is_writable(text: str) -> bool:
+    """Whether a file can hold a text: half of a surrogate pair, from a name that is not UTF-8, has no bytes there."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _reflect(u: float) -> float:
@@ -273,7 +301,7 @@ class Int(Gene):
     """A whole number from low to high in steps of `step`, or on a logarithmic scale if `log`.
 
     Raises:
-        SpaceError: Bounds that are not whole or not in order, a step that does not lead from low to
+        SpaceError: Bounds that are not whole, beyond 64 bits or not in order, a step that does not lead from low to
             high, too many values, or `log` together with a step or with low below 1.
     """
 
@@ -289,6 +317,8 @@ class Int(Gene):
             number = getattr(self, name)
             if not _is_whole(number):
                 raise SpaceError(f"Int: {name}={number!r} is not a whole number")
+            if int(number) not in WHOLE:
+                raise SpaceError(f"Int: {name} is {_too_large(number)}; use a Float and round it")
             object.__setattr__(self, name, int(number))
         if not self.low <= self.high:
             raise SpaceError(f"Int({self.low}, {self.high}): low must not be above high")
@@ -362,7 +392,8 @@ class Choice(Gene):
     """One of several plain values; with `ordered` (batch sizes, widths), neighbours are near each other.
 
     Raises:
-        SpaceError: No values, a value that is not a plain number, string or bool, or one given twice.
+        SpaceError: No values, one given twice, or one that is not a plain number (of 64 bits if it is
+            whole), string (that UTF-8 can write) or bool.
     """
 
     kind: ClassVar[str] = "choice"
@@ -433,6 +464,10 @@ def _plain(value: object) -> Value:
         value = value.item()
     if isinstance(value, float) and math.isfinite(value):
         return value + 0.0  # no negative zero: it equals zero, and is written otherwise
+    if type(value) is int and value not in WHOLE:
+        raise SpaceError(f"Choice: a value is {_too_large(value)}; give a float, or a name and look it up")
+    if type(value) is str and not is_writable(value):
+        raise SpaceError(f"Choice: {value!r} cannot be written as UTF-8; give another name and look it up")
     for kind in (bool, int, str):
         if type(value) is kind:  # an enum's member would come back from a file as another type
             return value
@@ -476,9 +511,10 @@ def parse_gene(name: str, text: str) -> Gene:
         return Int(low, high, step=step)
 
     match = re.fullmatch(r"\s*(\w+)\s*\((.*)\)\s*", text)
-    kind, values = (match[1], [read_value(v.strip()) for v in match[2].split(",")]) if match else ("fixed", [])
+    kind, inside = (match[1], match[2].split(",")) if match else ("fixed", [text])
+    values = [read_value(part.strip()) for part in inside]
     makers: dict[str, Callable[[], Gene]] = {
-        "fixed": lambda: Choice((read_value(text.strip()),)),
+        "fixed": lambda: Choice(tuple(values)),
         "float": lambda: Float(*values, log=False),  # type: ignore[arg-type,misc]  # a third value is refused
         "log": lambda: Float(*values, log=True),  # type: ignore[arg-type,misc]
         "int": lambda: _int(*values),  # type: ignore[arg-type]
@@ -486,6 +522,8 @@ def parse_gene(name: str, text: str) -> Gene:
         "ordered": lambda: Choice(tuple(values), ordered=True),
     }
     try:
+        if kind in makers and "" in values:
+            raise SpaceError("a value is empty; expected one, and one between any two commas")
         return makers[kind]()
     except SpaceError as error:
         raise SpaceError(f"--gene {name}={text}: {error}") from None
@@ -506,7 +544,8 @@ class SearchSpace:
         genes: Name to Gene.
 
     Raises:
-        SpaceError: No genes, something that is not a Gene, or a repair that is not a function.
+        SpaceError: No genes, something that is not a Gene, a name that UTF-8 cannot write, or a repair that
+            is not a function.
     """
 
     genes: dict[str, Gene]
@@ -520,6 +559,8 @@ class SearchSpace:
         for name, gene in genes.items():
             if not isinstance(gene, Gene):
                 raise SpaceError(f"gene {name!r}: {gene!r} is not a Gene; expected Float, Int or Choice")
+            if not is_writable(name):
+                raise SpaceError(f"gene {name!r}: its name cannot be written as UTF-8; give it another one")
         object.__setattr__(self, "genes", dict(genes))
         object.__setattr__(self, "repair", repair)
 
@@ -568,7 +609,7 @@ class SearchSpace:
         Raises:
             SpaceError: Unknown or missing genes, or a value that is not allowed; each is named.
         """
-        unknown = sorted(set(genome) - set(self.genes))
+        unknown = sorted(str(name) for name in set(genome) - set(self.genes))
         if unknown:
             raise SpaceError(f"unknown gene {', '.join(unknown)}: expected {', '.join(self.genes)}")
         missing = [name for name in self.genes if name not in genome]

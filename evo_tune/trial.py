@@ -7,6 +7,7 @@ journal be the only truth. This module knows nothing of strategies, stores, proc
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, TypeAlias, get_args
@@ -26,11 +27,15 @@ __all__ = [
     "Status",
     "Trial",
     "conclude",
+    "one_line",
     "trial_seed",
 ]
 
 Status: TypeAlias = Literal["ok", "failed", "diverged", "out_of_memory", "crashed", "timeout", "pruned"]
 STATUSES: tuple[str, ...] = get_args(Status)
+
+LINE = 400
+"""Longest error line, in characters."""
 
 
 @dataclass(frozen=True)
@@ -265,25 +270,43 @@ def conclude(metrics: object, objectives: Sequence[Objective]) -> tuple[Status, 
         objectives: The metrics that it must hold.
 
     Returns:
-        Status, metrics as plain floats, and a line saying what is wrong: failed for a broken
-        return value, diverged for an objective that is not finite.
+        Status, metrics as plain floats under names that a file can hold, and a line saying what is
+        wrong: failed for a broken return value, diverged for an objective that is not finite.
     """
     if not isinstance(metrics, Mapping):
         kind = type(metrics).__name__
-        return "failed", {}, f"evaluate returned a {kind}: expected a dict of metric names to numbers"
+        return "failed", {}, one_line(f"evaluate returned a {kind}: expected a dict of metric names to numbers")
     plain: dict[str, float] = {}
-    for name, value in metrics.items():
+    for key, value in metrics.items():
+        name = str(key).encode("utf-8", "backslashreplace").decode()
         try:
-            plain[str(name)] = float(value)
+            plain[name] = float(value)
         except Exception:  # anything may come out of a user's own __float__, or a tensor's
-            return "failed", {}, f"evaluate returned {name}={value!r}: expected a number"
+            what = one_line(repr(value), LINE // 2)
+            return "failed", {}, one_line(f"evaluate returned {name}={what}: expected a number")
     for objective in objectives:
         if objective.metric not in plain:
             returned = ", ".join(plain) or "nothing"
-            return "failed", {}, f"evaluate returned no {objective.metric!r} (it returned {returned})"
+            return "failed", {}, one_line(f"evaluate returned no {objective.metric!r} (it returned {returned})")
         if not math.isfinite(plain[objective.metric]):
-            return "diverged", {}, f"{objective.metric} is {plain[objective.metric]}"
+            return "diverged", {}, one_line(f"{objective.metric} is {plain[objective.metric]}")
     return "ok", plain, None
+
+
+def one_line(text: str, longest: int = LINE) -> str:
+    """Return a text of any origin as one short line that can be saved and is safe to print on a terminal.
+
+    Args:
+        text: White space becomes single spaces; control characters and what UTF-8 cannot hold, escapes.
+        longest: Characters after which it is cut.
+    """
+    line = " ".join(text[: 10 * longest].split())
+    line = "".join(c.encode("unicode_escape").decode() if _is_unsafe(c) else c for c in line)
+    return line if len(line) <= longest else line[: longest - 1] + "…"
+
+
+def _is_unsafe(character: str) -> bool:
+    return unicodedata.category(character) in ("Cc", "Cs")
 
 
 def trial_seed(run_seed: int, replicate: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from evo_tune.errors import StoreError, UsageError
 from evo_tune.population import Run, find_run
 from evo_tune.space import read_value
 from evo_tune.table import GENE
+from evo_tune.trial import one_line
 
 __all__ = ["read_genomes"]
 
@@ -25,7 +27,7 @@ def read_genomes(source: str, store: Path) -> list[dict[str, Any]]:
         store: Folder of the saved runs.
 
     Raises:
-        UsageError: It is none of these, or holds no genome.
+        UsageError: It is none of these, cannot be read as what it is, or holds no genome.
     """
     path = Path(source)
     if path.suffix == ".csv" and path.is_file():
@@ -43,23 +45,48 @@ def read_genomes(source: str, store: Path) -> list[dict[str, Any]]:
     return genomes
 
 
+def _read(path: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8-sig")  # Excel begins a file with a byte order mark
+    except UnicodeDecodeError as error:
+        raise UsageError(f"--warm-start {path}: byte {error.start} is not UTF-8: save it as UTF-8") from None
+    except OSError as error:
+        raise UsageError(f"--warm-start {path}: {error.strerror}; check the file") from None
+
+
 def _from_csv(path: Path) -> list[dict[str, Any]]:
-    with open(path, newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    prefixed = any(name.startswith(GENE) for name in (rows[0] if rows else ()))
+    reader = csv.reader(io.StringIO(_read(path), newline=""), strict=True)
     genomes = []
-    for row in rows:
-        names = [name for name in row if name and (not prefixed or name.startswith(GENE))]
-        genomes.append({name.removeprefix(GENE): read_value(row[name] or "") for name in names})
+    try:
+        header = next(reader, [])
+        prefixed = any(name.startswith(GENE) for name in header)
+        for cells in reader:
+            if cells and len(cells) != len(header):  # an empty line has none
+                raise UsageError(
+                    f"--warm-start {path}, line {reader.line_num}: {len(cells)} columns: expected {len(header)}, as in "
+                    "line 1"
+                )
+            named = [(name, cell) for name, cell in zip(header, cells, strict=False) if name]
+            genes = [(name, cell) for name, cell in named if name.startswith(GENE) or not prefixed]
+            if genes:
+                genomes.append({name.removeprefix(GENE): read_value(cell) for name, cell in genes})
+    except csv.Error as error:
+        raise UsageError(f"--warm-start {path}, line {reader.line_num}: {error}; expected CSV") from None
     return genomes
 
 
 def _from_json(path: Path) -> list[dict[str, Any]]:
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(_read(path))
     except ValueError as error:
         raise UsageError(f"--warm-start {path}: {error}; expected JSON") from None
-    rows = data if isinstance(data, list) else [data]
-    if not all(isinstance(row, dict) for row in rows):
-        raise UsageError(f"--warm-start {path}: expected a list of genomes, each an object of gene names to values")
-    return [row.get("genome", row) for row in rows]
+    genomes = []
+    for number, row in enumerate(data if isinstance(data, list) else [data], 1):
+        genome = row.get("genome", row) if isinstance(row, dict) else row
+        if not isinstance(genome, dict):
+            raise UsageError(
+                f"--warm-start {path}, row {number}: {one_line(repr(genome), 60)} is no genome: expected an object of "
+                "gene names to values"
+            )
+        genomes.append(genome)
+    return genomes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
@@ -131,6 +132,21 @@ def test_a_space_that_asks_for_an_option_that_is_none_says_so(load: Callable[...
     evaluator = load(("SPACE = SearchSpace(n=Int(1, 9))", "def SPACE(*, size):\n    return SearchSpace(n=Int(1, 2))"))
     with pytest.raises(PluginError, match="size"):
         evaluator.space(evaluator.bind({}))
+
+
+@pytest.mark.parametrize("value", ["5", "None", "[('params', 1)]", "{'params': 'many'}", "{'params': [1, 2]}"])
+def test_an_estimate_that_is_no_numbers_by_name_says_where(load: Callable[..., Evaluator], value: str) -> None:
+    evaluator = load(more=f"def estimate(genome):\n    return {value}\n")
+    said = re.escape(f"task.py:13: estimate gives {value}: expected a dict of metric names to numbers")
+    with pytest.raises(PluginError, match=said):
+        evaluator.estimate({"n": 1}, {})
+
+
+@pytest.mark.parametrize("option", ["tokens: list[int] = 5", "tokens=[5]", "tokens: Nowhere = 5"])
+def test_an_option_that_cannot_be_given_says_where(load: Callable[..., Evaluator], option: str) -> None:
+    head = "" if "Nowhere" not in option else "from __future__ import annotations\n"
+    with pytest.raises(PluginError, match=r"task\.py:1[01]: option tokens: "):
+        load(("tokens: int = 5", option), ("from evo_tune", f"{head}from evo_tune"))
 
 
 @pytest.mark.parametrize("name", ["fingerprint", "estimate"])

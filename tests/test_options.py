@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import inspect
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Optional
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -21,6 +24,9 @@ if TYPE_CHECKING:
 
 settings.register_profile("patient", deadline=None)  # a busy machine pauses for longer than an example takes
 settings.load_profile("patient")
+
+
+HALF = np.float64(0.5)
 
 
 def evaluate(
@@ -36,8 +42,11 @@ def evaluate(
     limit: int | float | None = None,
     old: Optional[int] = None,  # noqa: UP045  # users write it
     either: float | str = 1.0,
+    maybe: str | None = "text",
     bare=7,
     plain=None,
+    path=Path("data"),
+    scale=HALF,
 ) -> None: ...
 
 
@@ -75,6 +84,11 @@ def bound(**given: Any) -> dict[str, Any]:
         ("limit", "2", 2),
         ("limit", "2.5", 2.5),
         ("limit", "", None),
+        ("maybe", "", ""),
+        ("maybe", "none", None),
+        ("tokens", np.int64(2**60 + 1), 2**60 + 1),
+        ("path", "here", "here"),
+        ("scale", "1", 1.0),
         ("old", "3", 3),
         ("old", "None", None),
         ("either", "2", 2.0),
@@ -126,8 +140,11 @@ def test_what_is_not_given_keeps_its_default() -> None:
         "limit": None,
         "old": None,
         "either": 1.0,
+        "maybe": "text",
         "bare": 7,
         "plain": None,
+        "path": "data",
+        "scale": 0.5,
     }
 
 
@@ -177,15 +194,15 @@ def test_options_are_listed_as_they_are_typed() -> None:
 class Fields:
     kind: ClassVar[str] = "x"
     count: int = 3
-    names: list[str] = field(default_factory=lambda: ["a"])
+    folder: Path = field(default_factory=lambda: Path("a"))
     derived: int = field(init=False, default=0)
 
 
 def test_fields_of_a_dataclass_are_options() -> None:
     options = options_of(Fields)
-    assert list(options) == ["count", "names"]
-    assert not options["names"].required
-    assert bind({"count": "4"}, options, "strategy x", "-s") == {"count": 4, "names": ["a"]}
+    assert list(options) == ["count", "folder"]
+    assert not options["folder"].required
+    assert bind({"count": "4"}, options, "strategy x", "-s") == {"count": 4, "folder": "a"}
 
 
 def test_a_type_that_cannot_be_read_is_named() -> None:
@@ -197,6 +214,62 @@ def test_a_type_that_cannot_be_read_is_named() -> None:
     made = dataclasses.make_dataclass("Odd", [("data", "Unknown", 1)])
     with pytest.raises(OptionError, match=r"Odd.*Unknown"):
         options_of(made)
+
+
+class Own:
+    pass
+
+
+def with_options(**declared: tuple[Any, Any]) -> Callable[..., None]:
+    """Return a function with keyword-only options, each given as annotation and default."""
+
+    def made() -> None: ...
+
+    signature = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=wanted)
+        for name, (wanted, default) in declared.items()
+    ]
+    made.__signature__ = inspect.Signature(signature)  # type: ignore[attr-defined]
+    return made
+
+
+@pytest.mark.parametrize("default", [[1], (), {}, Own(), object(), np.ones(2), np.int64(1), 1j, b"x", len])
+@pytest.mark.parametrize("wanted", [inspect.Parameter.empty, int])
+def test_a_default_that_no_manifest_can_hold_is_refused(default: object, wanted: object) -> None:
+    said = f"option data: its default is of type {type(default).__name__}: expected a number, text, bool, None or Path"
+    with pytest.raises(OptionError, match=re.escape(said)):
+        options_of(with_options(data=(wanted, default)))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "named"),
+    [
+        (list, "list"),
+        (list[int], "list[int]"),
+        (dict, "dict"),
+        (tuple[int, ...], "tuple[int, ...]"),
+        (Own, "Own"),
+        (int | Own, "a whole number or Own"),
+        (list | None, "list or none"),
+        (Literal["a", b"b"], "a or b'b'"),
+        (Any, "Any"),
+        ([int], "[<class 'int'>]"),
+        (None, "None"),
+    ],
+)
+def test_a_type_that_cannot_be_typed_is_refused(wanted: object, named: str) -> None:
+    with pytest.raises(OptionError, match=f"option data: its type .*{re.escape(named)} is none that can be typed"):
+        options_of(with_options(data=(wanted, None)))
+    fields = dataclasses.make_dataclass("Made", [("data", wanted, None)])
+    if wanted is not None and wanted != [int]:
+        with pytest.raises(OptionError, match="option data: its type"):
+            options_of(fields)
+
+
+@pytest.mark.parametrize("given", ["a=1", [("a", 1)], 5])
+def test_options_that_are_no_dict_are_refused(given: Any) -> None:
+    with pytest.raises(OptionError, match=r"options of my_task: .* expected a dict"):
+        bind(given, OPTIONS, "my_task", "-o")
 
 
 def test_a_function_is_given_the_options_that_it_declares() -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from evo_tune import plugins
+from evo_tune.cli.plugging import strategies_command
 from evo_tune.errors import OptionError, PluginError
 from evo_tune.plugins import (
     find_evaluator,
@@ -21,6 +24,7 @@ from evo_tune.plugins import (
     local_sources,
     make_strategy,
     source_hash,
+    working_strategies,
 )
 from evo_tune.strategy import Strategy
 
@@ -169,7 +173,7 @@ def test_the_real_bundled_evaluators_are_found() -> None:
     [
         ("tsk", r"no evaluator 'tsk' \(did you mean task\?\): expected a path to a .py file or one of task"),
         ("bundled:none", r"cannot read the evaluator .*none\.py: No such file or directory; check the path"),
-        ("entry:none", "no installed evaluator 'none': install the package"),
+        ("entry:none", "no installed evaluator 'none': install the package .* --evaluator PATH"),
         ("nowhere/task.py", r"cannot read the evaluator .*nowhere/task\.py: No such file"),
         ("./task", "cannot read the evaluator .*task: No such file"),
         (".", "no evaluator '.'"),
@@ -217,6 +221,19 @@ def test_ctrl_c_on_import_is_not_swallowed(tmp_path: Path) -> None:
     path = write(tmp_path / "task.py", "raise KeyboardInterrupt")
     with pytest.raises(KeyboardInterrupt):
         find_evaluator(str(path))
+
+
+def test_what_a_plug_in_prints_as_it_is_imported_stays_out_of_results(
+    tmp_path: Path, install: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(tmp_path / "task.py", "print('from a file')\n" + TASK.format(doc="Loud."))
+    assert find_evaluator(str(path)).summary == ""  # its docstring no longer comes first
+    install("loud", "loud_package.task", TASK.format(doc="Loud."))
+    write(tmp_path / "site-packages" / "loud_package" / "__init__.py", "print('from a package')")
+    assert find_evaluator("loud").summary == "Loud."
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines() == ["from a file", "from a package"]
 
 
 def test_a_file_is_imported_once_and_anew_when_it_changes(tmp_path: Path) -> None:
@@ -373,9 +390,31 @@ def test_a_strategy_without_a_method_of_the_contract_is_refused(tmp_path: Path) 
 
 def test_a_broken_strategy_does_not_hide_the_others(install: Callable[..., Path]) -> None:
     install("broken", "broken_strategy", "1 / 0", plugins.STRATEGIES)
+    install("odd", "odd_strategy", STRATEGY.replace("float = 0.1", "list = None"), plugins.STRATEGIES)
     rows = dict(list_strategies())
     assert "ZeroDivisionError" in rows["broken"]
+    assert "option step: its type list" in rows["odd"]
     assert rows["ga"]
+    working = working_strategies()
+    assert {"ga", "nsga2"} <= working.keys()
+    assert not {"broken", "odd"} & working.keys()
+
+
+def test_a_broken_strategy_has_a_row_that_says_so(install: Callable[..., Path]) -> None:
+    install("broken", "broken_strategy", "1 / 0", plugins.STRATEGIES)
+    needing = STRATEGY.replace("step: float = 0.1", "step: float = field(kw_only=True)")
+    install(
+        "needing",
+        "needing_strategy",
+        needing.replace("import dataclass", "import dataclass, field"),
+        plugins.STRATEGIES,
+    )
+    result = CliRunner().invoke(strategies_command, ["--format", "json"], catch_exceptions=False)
+    rows = {row["strategy"]: row for row in json.loads(result.stdout)}
+    assert rows["broken"]["what"].startswith("broken: ")
+    assert (rows["broken"]["objectives"], rows["broken"]["options"]) == ("-", "")
+    assert rows["needing"]["options"] == "population=12, step"
+    assert rows["nsga2"]["objectives"] == "several"
 
 
 def test_unknown_strategies_and_options_are_named() -> None:

@@ -39,7 +39,7 @@ def test_a_taken_name_is_refused_and_left_alone(begin: Begin) -> None:
 
 @pytest.mark.parametrize("name", ["a/b", "..", ".hidden", "_private", "a b", "x.parquet", "-n", "é", "a\n"])
 def test_names_that_are_none(begin: Begin, tmp_path: Path, name: str) -> None:
-    with pytest.raises(UsageError, match=r"a run cannot be named .*expected letters, digits"):
+    with pytest.raises(UsageError, match=r"a run cannot be named .*expected up to 100 letters, digits"):
         begin(name)
     assert not (tmp_path / "store").exists()
 
@@ -152,7 +152,9 @@ def test_two_processes_on_one_run(begin: Begin, resume: Begin) -> None:
         assert other.stdout is not None
         assert other.stdout.readline() == "held\n"
         before = search.saved.journal.path.read_bytes()
-        with pytest.raises(StoreError, match=r"mine is in use by another process: .*resume mine --as NAME") as caught:
+        with pytest.raises(
+            StoreError, match=r"mine is in use by another process: .*resume mine --store .* --as NAME"
+        ) as caught:
             resume("mine")
         assert one_line(caught)
         assert search.saved.journal.path.read_bytes() == before

@@ -228,9 +228,8 @@ def test_resumed_at_every_cut_of_the_journal(
     whole = drive(begin("whole", order=order, lag=2, **way), slots, some_fail)
     expected, marked = rows(whole), survivors(whole.saved.folder)
     events = len(whole.saved.journal.path.read_bytes().splitlines())
-    for cut in range(events + 1):
+    for cut in range(1, events + 1):
         cut_copy(whole.saved, whole.saved.folder.with_name(f"cut-{cut}"), cut)
-        # A journal that was cut before its first session knows no limits.
         again = drive(resume(f"cut-{cut}", generations=3), 1 + cut % 4 if slots > 1 else 1, some_fail)
         assert rows(again) == expected, f"cut after {cut} of {events} events"
         assert survivors(again.saved.folder) == marked, f"cut after {cut} of {events} events"
@@ -241,7 +240,7 @@ def test_resumed_after_a_line_was_torn(begin: Begin, resume: Begin) -> None:
     whole = drive(begin("whole"))
     data = whole.saved.journal.path.read_bytes()
     for number, end in enumerate(range(len(data) // 3, len(data), len(data) // 13)):
-        folder = cut_copy(whole.saved, whole.saved.folder.with_name(f"cut-{number}"), 0)
+        folder = cut_copy(whole.saved, whole.saved.folder.with_name(f"cut-{number}"), 1)
         (folder / "_journal.jsonl").write_bytes(data[:end])
         with pytest.warns(UserWarning, match="torn tail"):
             again = resume(f"cut-{number}")

@@ -53,7 +53,7 @@ def ints(draw: st.DrawFn) -> Int:
 
 def plain_values() -> st.SearchStrategy[Any]:
     numbers = st.floats(allow_nan=False, allow_infinity=False)
-    return st.one_of(st.booleans(), st.integers(), numbers, st.text(max_size=5))
+    return st.one_of(st.booleans(), st.integers(-(2**63), 2**63 - 1), numbers, st.text(max_size=5))
 
 
 @st.composite
@@ -220,6 +220,11 @@ def test_zero_is_one_value() -> None:
         Choice((0.0, -0.0))
 
 
+def test_the_largest_whole_numbers_are_allowed() -> None:
+    for number in (-(2**63), 2**63 - 1):
+        assert Int(number, number).decode(0.5) == Choice((number,)).decode(0.5) == number
+
+
 def test_a_bool_is_no_number() -> None:
     gene = Choice((0, 1, True, False, "1"))
     assert [same(gene.decode(gene.encode(v)), v) for v in gene.values] == [True] * 5
@@ -273,6 +278,12 @@ class Colour(str, enum.Enum):
         (lambda: Int(0, 10, log=True), "low of at least 1"),
         (lambda: Int(1, 9, step=2, log=True), "no step"),
         (lambda: Int(0, 10**13), "use a Float"),
+        (lambda: Int(2**63 - 1, 2**63), "high is a whole number of 64 bits: expected one from -2**63 to 2**63 - 1"),
+        (lambda: Int(-(2**63) - 1, -(2**63)), "low is a whole number of 64 bits"),
+        (lambda: Int(0, 10**5000), "high is a whole number of 16610 bits"),
+        (lambda: Choice((1, 2**63)), "Choice: a value is a whole number of 64 bits: expected one from"),
+        (lambda: Choice(("a", "\udcff")), r"Choice: '\udcff' cannot be written as UTF-8"),
+        (lambda: SearchSpace(**{"\udcff": Int(1, 2)}), r"gene '\udcff': its name cannot be written as UTF-8"),
         (lambda: Int(0, 4, default=5), "default 5 is not allowed"),
         (lambda: Choice(()), "one or more"),
         (lambda: Choice("abc"), "expected a list"),
@@ -314,6 +325,8 @@ def test_unknown_and_missing_genes_are_named() -> None:
         space.check({"lr": 0.5, "dept": 2})
     with pytest.raises(SpaceError, match="missing gene depth"):
         space.check({"lr": 0.5})
+    with pytest.raises(SpaceError, match="unknown gene 3, dept: expected lr, depth"):
+        space.check({"dept": 2, 3: 4})  # type: ignore[dict-item]
     assert space.check({"lr": 0.5}, fill_defaults=True) == {"lr": 0.5, "depth": 2}
 
 
@@ -405,6 +418,12 @@ def test_a_gene_is_read_from_the_command_line(text: str, gene: Gene) -> None:
         "int(a,b)",
         "what(1)",
         "float(0,nan)",
+        "",
+        " ",
+        "choice()",
+        "choice(a,)",
+        "ordered(1,,2)",
+        "float(,1)",
     ],
 )
 def test_a_gene_that_cannot_be_read_says_what_was_typed(text: str) -> None:

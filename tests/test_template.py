@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from evo_tune import Context, Search
+from evo_tune.cli.plugging import new_command
 from evo_tune.errors import UsageError
 from evo_tune.evaluator import Evaluator
 from evo_tune.plugins import find_evaluator
@@ -84,6 +85,18 @@ def test_no_file_is_overwritten(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"mine\.py exists already: choose another name"):
         write("mine", tmp_path)
     assert (tmp_path / "mine.py").read_text() == "# edited\n"
+
+
+@pytest.mark.parametrize(("name", "warned"), [("language_model", True), ("mine", False)])
+def test_a_name_that_hides_a_bundled_evaluator_is_warned_of(
+    name: str, warned: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    new_command.main([name], standalone_mode=False)
+    out, err = capsys.readouterr()
+    assert out.startswith(f"wrote evaluators/{name}.py")
+    assert err.count("\n") == warned
+    assert ("hides the bundled evaluator language_model" in err) == warned
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from evo_tune.trial import (
     Proposal,
     Trial,
     conclude,
+    one_line,
     trial_seed,
 )
 
@@ -178,6 +179,47 @@ def test_what_an_evaluator_returns_is_judged(returned: object, status: str, said
     assert metrics == {}
     assert error is not None
     assert said in error
+
+
+@pytest.mark.parametrize(
+    "returned",
+    [
+        {"loss": "x" * 9999, "acc": 1.0},
+        {f"metric{i}": 1.0 for i in range(999)},
+        {"loss" * 999: "low", "acc": 1.0},
+        {"loss": "two\nlines \x1b[31m", "acc": 1.0},
+        {"\x1b[31mloss": None, "acc": 1.0},
+        {"\udcff": None},
+    ],
+)
+def test_what_is_wrong_is_one_short_line(returned: dict[str, Any]) -> None:
+    _, _, error = conclude(returned, OBJECTIVES)
+    assert error is not None
+    assert len(error) <= 400
+    assert error.isprintable()
+    assert "expected a number" in error or "no 'loss'" in error or len(next(iter(returned))) > 400
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("one\n  two\tthree\r\n", "one two three"),
+        ("\x1b[31mred\x1b[0m \a\x00", "\\x1b[31mred\\x1b[0m \\x07\\x00"),
+        ("\udcff \x9b é 中 🙂", "\\udcff \\x9b é 中 🙂"),
+        ("x" * 401, "x" * 399 + "…"),
+        ("x" * 400, "x" * 400),
+        ("", ""),
+    ],
+)
+def test_a_text_becomes_one_line_that_is_safe_to_print(text: str, line: str) -> None:
+    assert one_line(text) == line
+    line.encode()
+
+
+def test_metric_names_can_be_written() -> None:
+    status, metrics, _ = conclude({"loss": 1.0, "acc": 1.0, "\udcff": 2.0, 3: 4.0, "é": 5.0}, OBJECTIVES)
+    assert status == "ok"
+    assert list(metrics) == ["loss", "acc", "\\udcff", "3", "é"]
 
 
 def test_good_metrics_become_plain_numbers() -> None:

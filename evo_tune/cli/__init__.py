@@ -6,6 +6,8 @@ line on stderr: exit code 2 for what was typed, 1 for a run that failed, 130 aft
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 import warnings
 from importlib import import_module
@@ -69,20 +71,45 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line; this is the console script."""
+    _mend_streams()
     warnings.showwarning = _warn  # type: ignore[assignment]
     try:
-        code = cli.main(standalone_mode=False)
+        code = cli.main(prog_name="evo-tune", standalone_mode=False)
     except EvoTuneError as error:
         _fail(str(error), error.exit_code)
     except click.exceptions.Abort:
         _fail("interrupted", 130)
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         sys.exit(error.exit_code)
+    except click.UsageError as error:
+        where = error.ctx.command_path if error.ctx else "evo-tune"
+        _fail(f"{error.format_message().rstrip('.')}; see `{where} --help`", error.exit_code)
+    except click.ClickException as error:
+        _fail(error.format_message(), error.exit_code)
     except BrokenPipeError:  # `evo-tune show | head`
-        sys.stderr.close()
+        _give_up_output()
         sys.exit(1)
+    except OSError as error:
+        _give_up_output()
+        _fail(f"{error.strerror or error}: cannot go on", 1)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _mend_streams() -> None:
+    """Give a process that was started without standard streams, or with poor ones, streams that take all text."""
+    for name in ("stdin", "stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+
+
+def _give_up_output() -> None:
+    """Let what is still buffered go nowhere: writing it at exit would fail once more, with a traceback."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(message: str, code: int) -> None:

@@ -7,7 +7,6 @@ import io
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -15,6 +14,7 @@ import click
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 STORE = "populations"
+"""As `population.STORE`, which is not imported here: `evo-tune --help` is to answer at once."""
 
 run_argument = click.argument("run", required=False)
 
@@ -53,7 +53,13 @@ def plain(data: object) -> object:
     return data
 
 
-def print_rows(rows: Sequence[Mapping[str, Any]], form: str, title: str = "", empty: str = "nothing to show") -> None:
+def print_rows(
+    rows: Sequence[Mapping[str, Any]],
+    form: str,
+    title: str = "",
+    empty: str = "nothing to show",
+    spare: Sequence[str] = (),
+) -> None:
     """Print rows as a table, as JSON or as CSV.
 
     Args:
@@ -61,6 +67,7 @@ def print_rows(rows: Sequence[Mapping[str, Any]], form: str, title: str = "", em
         form: 'table', 'json' or 'csv'.
         title: Printed above a table.
         empty: Printed instead of a table without rows.
+        spare: Columns that a table may leave out where it is narrow, the first first.
     """
     if form == "json":
         print_json(list(rows))
@@ -74,29 +81,47 @@ def print_rows(rows: Sequence[Mapping[str, Any]], form: str, title: str = "", em
     elif not rows:
         click.echo(empty)
     else:
-        print_table(rows, title)
+        print_table(rows, title, spare)
 
 
-def print_table(rows: Sequence[Mapping[str, Any]], title: str = "") -> None:
-    """Print rows as a table that fits the terminal, or as wide as it is into a file."""
+def print_table(rows: Sequence[Mapping[str, Any]], title: str = "", spare: Sequence[str] = ()) -> None:
+    """Print rows as a table that fits the terminal, or as wide as it is into a file.
+
+    Args:
+        rows: The same keys in each.
+        title: Printed above.
+        spare: Columns that may be left out of a narrow terminal, the first first.
+    """
     from rich import box
     from rich.table import Table
 
+    out = console()
+    rows = _fitting(rows, spare, out.width)
     table = Table(title=title or None, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     for name in rows[0]:
         numeric = all(isinstance(row[name], int | float) or row[name] is None for row in rows)
         table.add_column(name, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         table.add_row(*(show_value(value) for value in row.values()))
-    console().print(table)
+    out.print(table)
+
+
+def _fitting(rows: Sequence[Mapping[str, Any]], spare: Sequence[str], width: int) -> Sequence[Mapping[str, Any]]:
+    """Leave out spare columns, the first first, until the rows fit; columns squeezed to letters tell nothing."""
+    for left_out in ("", *spare):
+        rows = [{name: value for name, value in row.items() if name != left_out} for row in rows]
+        widths = [max(len(name), *(len(show_value(row[name])) for row in rows)) for name in rows[0]]
+        if sum(widths) + 3 * len(widths) <= width:
+            break
+    return rows
 
 
 def console() -> Any:
-    """Return a rich console; a file or a pipe gets lines that are not cut."""
+    """Return a rich console that prints text as it is; a file or a pipe gets lines that are not cut."""
     from rich.console import Console
 
-    out = Console(highlight=False)
-    return out if out.is_terminal else Console(highlight=False, width=200)
+    out = Console(highlight=False, markup=False, emoji=False)
+    return out if out.is_terminal else Console(highlight=False, markup=False, emoji=False, width=200)
 
 
 def show_value(value: object) -> str:
@@ -123,13 +148,3 @@ def show_seconds(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-
-
-def resume_hint(name: str, store: str | Path) -> str:
-    """Return the command that goes on with a run."""
-    return f"evo-tune resume {name}{store_hint(store)}"
-
-
-def store_hint(store: str | Path) -> str:
-    """Return ' --store DIR' unless it is the default one."""
-    return "" if str(store) == STORE else f" --store {store}"

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
 
 from evo_tune.calibration import Calibrated
 from evo_tune.cli import _shared as shared
-from evo_tune.population import Run
-from evo_tune.report import Closing, closing, front
+from evo_tune.population import Run, as_typed
+from evo_tune.report import Closing, caveats, closing, front
 from evo_tune.trial import Trial
 
 
-def print_closing(run: Run, store: str | Path, form: str) -> None:
+def print_closing(run: Run, form: str) -> None:
     """Print best against default, evaluations, wall time, where it is saved and what to type next."""
     end = closing(run)
     if form == "json":
@@ -27,13 +26,16 @@ def print_closing(run: Run, store: str | Path, form: str) -> None:
     if end.best is not None:
         click.echo(f"best genome: {shared.show_genome(end.best.genome)}")
     if len(run.objectives) > 1:
-        click.echo(f"Pareto front: {len(front(run))} trials (evo-tune best {run.name} shows them)")
+        click.echo(f"Pareto front: {len(front(run))} trials (evo-tune best {as_typed(run.folder)} shows them)")
     click.echo(_verdict(end))
     click.echo(f"{end.evaluations} evaluations, {end.failures} of them failed, in {shared.show_seconds(end.seconds)}")
+    reasons = caveats(run)
+    if reasons:
+        click.echo(f"not repeatable to the bit: {'; '.join(reasons)}; `evo-tune verify` holds all the same")
     click.echo(f"saved in {run.folder}")
-    hint = shared.store_hint(store)
-    more = f"evo-tune resume {run.name}{hint} --generations {_next_generations(run)}"
-    click.echo(f"next: evo-tune show {run.name}{hint}   |   {more}   |   evo-tune best {run.name}{hint} --format json")
+    name = as_typed(run.folder)
+    more = f"evo-tune resume {name} --generations {_next_generations(run)}"
+    click.echo(f"next: evo-tune show {name}   |   {more}   |   evo-tune best {name} --format json")
 
 
 def _row(name: str, trial: Trial | None, end: Closing) -> dict[str, Any] | None:
@@ -49,11 +51,16 @@ def _row(name: str, trial: Trial | None, end: Closing) -> dict[str, Any] | None:
 def _spread(row: Calibrated | None) -> str:
     if row is None:
         return "-"
+    if not row.values:
+        return f"all {row.failures} failed"
     failed = f" ({row.failures} failed)" if row.failures else ""
-    return f"{row.mean:.5f} ± {row.error:.5f} (n={len(row.values)}){failed}"
+    spread = f" ± {row.error:.5f}" if len(row.values) > 1 else ""
+    return f"{row.mean:.5f}{spread} (n={len(row.values)}){failed}"
 
 
 def _verdict(end: Closing) -> str:
+    if not end.evaluations:
+        return "no evaluation was finished"
     if end.best is None:
         return "no evaluation gave a value: see the errors with `evo-tune show`"
     if end.default is None:
@@ -61,7 +68,8 @@ def _verdict(end: Closing) -> str:
     if end.best.id == 0:
         return "nothing beat the default genome"
     if end.beaten is None:
-        return f"difference: {end.gain:.5f} on one seed each (not calibrated: it may be luck)"
+        seeds = "fresh seed" if end.calibrated else "seed"
+        return f"difference: {end.gain:.5f} on one {seeds} each: it may be luck"
     word = "beats" if end.beaten else "does not clearly beat"
     errors = f"{end.gain / end.gain_error:.1f} standard errors" if end.gain_error else "no spread between seeds"
     return f"difference: {end.gain:.5f} ± {end.gain_error:.5f}: the best {word} the default ({errors})"

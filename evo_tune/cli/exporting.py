@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from evo_tune.cli import _shared as shared
+from evo_tune.errors import OptionError, PluginError, StoreError, UsageError
 
 if TYPE_CHECKING:
-    from evo_tune.evaluator import Context
+    from evo_tune.evaluator import Context, Evaluator
 
 
 @click.command("export")
@@ -43,9 +44,8 @@ def export_command(
 
     DIR gets the weights, a config, and a README.md with a snippet that loads and uses them.
     """
-    from evo_tune.errors import PluginError, StoreError, UsageError
     from evo_tune.plugins import find_evaluator
-    from evo_tune.population import Run, find_run
+    from evo_tune.population import Run, as_typed, find_run
 
     if tokens is not None and seconds is not None:
         raise UsageError("--tokens and --seconds are both given: give one")
@@ -59,27 +59,39 @@ def export_command(
     if trial is not None and trial >= len(saved.candidates):
         raise UsageError(f"--trial {trial}: run {saved.name} has trials 0 to {len(saved.candidates) - 1}")
     if trial is None and not ranked:
-        raise StoreError(f"run {saved.name} has no evaluation with a value: `evo-tune show {saved.name}` tells why")
+        raise StoreError(
+            f"run {saved.name} has no evaluation with a value: `evo-tune show {as_typed(saved.folder)}` tells why"
+        )
     candidate = saved.candidates[trial] if trial is not None else ranked[0].candidate
     folder = Path(checkpoint)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"--checkpoint {checkpoint}: exists and is not an empty folder; choose another")
+    options = _with_budget(plugin, saved.manifest.options, tokens, seconds)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"cannot make {folder}: {error.strerror}; choose another --checkpoint") from None
     click.echo(f"training trial {candidate.id} of {saved.name}: {shared.show_genome(candidate.genome)}")
-    options = _with_budget(saved.manifest.options, tokens, seconds)
     with tempfile.TemporaryDirectory() as scratch:
         context = _context(seed, devices, threads, Path(scratch))
-        metrics = plugin.module.export(dict(candidate.genome), context, folder, **options)
-    for name, value in (metrics or {}).items():
+        metrics = plugin.export(candidate.genome, context, folder, options)
+    for name, value in metrics.items():
         click.echo(f"  {name:<18} {shared.show_value(value)}")
-    click.echo(f"written to {folder}: {', '.join(sorted(path.name for path in folder.iterdir()))}")
-    click.echo(f"how to use it: {folder / 'README.md'}")
+    written = sorted(path.name for path in folder.iterdir())
+    click.echo(f"written to {folder}: {', '.join(written) or 'nothing'}")
+    if "README.md" in written:
+        click.echo(f"how to use it: {folder / 'README.md'}")
 
 
-def _with_budget(options: Mapping[str, Any], tokens: int | None, seconds: float | None) -> dict[str, Any]:
+def _with_budget(
+    plugin: Evaluator, options: Mapping[str, Any], tokens: int | None, seconds: float | None
+) -> dict[str, Any]:
     """Return the options with another budget: exactly one of flops, tokens and seconds counts."""
-    if tokens is None and seconds is None:
-        return dict(options)
-    return {**options, **dict.fromkeys(options.keys() & {"flops"}), "tokens": tokens, "seconds": seconds}
+    given = {name: value for name, value in (("tokens", tokens), ("seconds", seconds)) if value is not None}
+    for name in given:
+        if name not in plugin.options:
+            raise OptionError(f"--{name}: evaluator {plugin.name} has no option {name!r}; leave the flag out")
+    return {**options, **dict.fromkeys(options.keys() & {"flops", "tokens", "seconds"} if given else ()), **given}
 
 
 def _context(seed: int, devices: str | None, threads: int | None, folder: Path) -> Context:

@@ -31,12 +31,30 @@ def watcher(silent: bool) -> Iterator[Callable[[Search], None]]:
     if silent:
         yield lambda search: None
     elif not console.is_terminal:
-        yield _Lines().watch
+        yield _patient(_Lines().watch)
     else:
         from rich.live import Live
 
         with Live(console=console, auto_refresh=False, transient=True) as live:
-            yield lambda search: live.update(_table(Progress(search)), refresh=True)
+            yield _patient(lambda search: live.update(_table(Progress(search)), refresh=True))
+
+
+def _patient(watch: Callable[[Search], None]) -> Callable[[Search], None]:
+    """Return a callback that falls silent once it fails: a closed pipe or a bad terminal must not end a run."""
+    broken = False
+
+    def look(search: Search) -> None:
+        nonlocal broken
+        if broken:
+            return
+        try:
+            watch(search)
+        except Exception as error:
+            broken = True
+            with contextlib.suppress(Exception):
+                click.echo(f"Warning: cannot show how the run goes ({error}); it goes on", err=True)
+
+    return look
 
 
 class Progress:
@@ -82,11 +100,12 @@ def _table(progress: Progress) -> RenderableType:
     from rich.console import Group
     from rich.progress_bar import ProgressBar
     from rich.table import Table
+    from rich.text import Text
 
     search = progress.search
     head = Table.grid(padding=(0, 2))
     head.add_row(
-        f"[bold]{search.name}[/]",
+        Text(search.name, style="bold"),
         ProgressBar(total=progress.total or 1, completed=progress.done if progress.total else 0, width=30),
         f"{progress.count} evaluations",
         f"{progress.failed} failed",
@@ -115,9 +134,13 @@ class _Lines:
         self._best: int | None = None
         self._done = -1
         self._printed = time.monotonic()
+        self._calibrating = False
 
     def watch(self, search: Search) -> None:
         """Print a line if there is something to say."""
+        if not self._calibrating and any("calibration" in w.what for w in list(search.working.values())):
+            self._calibrating = True
+            click.echo(f"calibration: best and default with {search.session.calibrate} fresh seeds each")
         if len(search.saved.outcomes) == self._done:
             return
         progress = Progress(search)

@@ -41,7 +41,12 @@ def list_command(store: str, form: str) -> None:
                 "created": run.manifest.created,
             }
         )
-    shared.print_rows(rows, form, empty=f"there is no saved run in {store}: start one with `evo-tune run`")
+    shared.print_rows(
+        rows,
+        form,
+        empty=f"there is no saved run in {store}: start one with `evo-tune run`",
+        spare=("created", "ended", "strategy", "failed", "wall time", "evaluator"),
+    )
 
 
 @click.command("show")
@@ -77,6 +82,7 @@ def show_command(run: str | None, top: int, store: str, form: str) -> None:
                 "evaluations": len(saved.outcomes),
                 "statuses": report.statuses(saved),
                 "best": [trial_as_data(trial) for trial in saved.ranked()[:top]],
+                "front": [trial_as_data(trial) for trial in report.front(saved)],
                 "best_so_far": report.best_so_far(saved),
                 "importances": report.importances(saved),
             }
@@ -94,6 +100,7 @@ def _print_run(run: Any, top: int) -> None:
         f"{', '.join(manifest.objectives)}, {len(run.outcomes)} evaluations in {shared.show_seconds(run.seconds)}"
     )
     metrics = [objective.metric for objective in run.objectives]
+    several = len(metrics) > 1
     shared.print_rows(
         [
             {
@@ -104,11 +111,12 @@ def _print_run(run: Any, top: int) -> None:
                 "seconds": trial.outcome.seconds,
                 "operator": trial.candidate.operator,
             }
-            for trial in run.ranked()[:top]
+            for trial in (report.front(run) if several else run.ranked()[:top])
         ],
         "table",
-        f"the best {top}",
+        "Pareto front" if several else f"the best {top}",
         "no evaluation gave a value",
+        ("operator", "generation", "seconds", *reversed(run.manifest.genes())),
     )
     steps = report.best_so_far(run)
     if steps:
@@ -147,13 +155,15 @@ def best_command(run: str | None, store: str, form: str) -> None:
     """
     from evo_tune.cli.closing import trial_as_data
     from evo_tune.errors import StoreError
-    from evo_tune.population import Run, find_run
+    from evo_tune.population import Run, as_typed, find_run
     from evo_tune.report import front
 
     saved = Run.open(find_run(Path(store), run))
     ranked = saved.ranked()
     if not ranked:
-        raise StoreError(f"run {saved.name} has no evaluation with a value: `evo-tune show {saved.name}` tells why")
+        raise StoreError(
+            f"run {saved.name} has no evaluation with a value: `evo-tune show {as_typed(saved.folder)}` tells why"
+        )
     trials = front(saved) if len(saved.objectives) > 1 else ranked[:1]
     if form == "json":
         data = [{"run": saved.name, **(trial_as_data(trial) or {})} for trial in trials]

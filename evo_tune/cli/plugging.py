@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
 
 from evo_tune.cli import _shared as shared
+from evo_tune.errors import OptionError
 
 
 @click.command("evaluators")
@@ -30,17 +34,23 @@ def evaluators_command(form: str) -> None:
 def strategies_command(form: str) -> None:
     """List the strategies and their options."""
     from evo_tune.options import options_of
-    from evo_tune.plugins import find_strategy, list_strategies
+    from evo_tune.plugins import list_strategies, working_strategies
 
-    rows = [
-        {
-            "strategy": name,
-            "objectives": "several" if find_strategy(name).several_objectives else "one",
-            "what": summary,
-            "options": ", ".join(f"{o.name}={o.default}" for o in options_of(find_strategy(name)).values()),
-        }
-        for name, summary in list_strategies()
-    ]
+    rows = []
+    working = working_strategies()
+    for name, summary in list_strategies():
+        found = working.get(name)  # None: it is broken, and its summary says how
+        options = {} if found is None else options_of(found)
+        rows.append(
+            {
+                "strategy": name,
+                "objectives": "-" if found is None else "several" if found.several_objectives else "one",
+                "what": summary,
+                "options": ", ".join(
+                    option.name if option.required else f"{option.name}={option.default}" for option in options.values()
+                ),
+            }
+        )
     shared.print_rows(rows, form)
 
 
@@ -48,10 +58,17 @@ def strategies_command(form: str) -> None:
 @click.argument("name")
 def new_command(name: str) -> None:
     """Write ./evaluators/NAME.py, an evaluator that runs as it is."""
+    from evo_tune.plugins import bundled_evaluators
     from evo_tune.template import write
 
     path = write(name, Path("evaluators"))
     click.echo(f"wrote {path}")
+    if (bundled_evaluators() / path.name).is_file():
+        click.echo(
+            f"Warning: {path} hides the bundled evaluator {name} in this folder: rename it, or type bundled:{name} "
+            "for that one",
+            err=True,
+        )
     click.echo(f"try it: evo-tune evaluate {name}   |   evo-tune run {name} --trials 30")
 
 
@@ -96,12 +113,14 @@ def evaluate_command(
     from evo_tune.plugins import find_evaluator
     from evo_tune.trial import Candidate
 
+    if not 0 < budget <= 1:  # click lets nan pass
+        raise OptionError(f"--budget {budget}: expected more than 0 and at most 1")
     plugin = find_evaluator(evaluator)
     bound = plugin.bind(split_assignments(options, "-o"))
     space = plugin.space(bound)
     genome = space.check(space.parse(split_assignments(genes, "-g")), fill_defaults=True)
     planned = plan(1, devices, 1, threads)
-    with tempfile.TemporaryDirectory() as scratch:
+    with _interruptible(), tempfile.TemporaryDirectory() as scratch:
         task = Task(
             path=str(plugin.path),
             name=plugin.name,
@@ -132,3 +151,13 @@ def evaluate_command(
                 f"  at {fraction:>4.0%}: " + "  ".join(f"{k} {shared.show_value(v)}" for k, v in metrics.items())
             )
     return 0 if outcome.status == "ok" else 1
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Have SIGTERM do as Ctrl-C does: raise, so that neither a process nor a folder is left behind."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)  # None: not Python's

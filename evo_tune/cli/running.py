@@ -59,15 +59,57 @@ def _read_config(ctx: click.Context, parameter: click.Parameter, path: str | Non
         given = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise OptionError(f"--config {path}: {error}; expected a TOML file") from None
-    names = {opt.lstrip("-").replace("-", "_"): p.name for p in ctx.command.params for opt in p.opts}
+    flags = {opt.lstrip("-").replace("-", "_"): flag for flag in ctx.command.params for opt in flag.opts}
     defaults: dict[str, Any] = {}
     for key, value in given.items():
-        name = names.get(key.replace("-", "_"))
-        if name is None or name == parameter.name:
+        flag = flags.get(key.replace("-", "_"))
+        if flag is None or flag.name is None or flag is parameter:
             raise OptionError(f"--config {path}: {key!r} is no flag of run; `evo-tune run --help` lists them")
-        pairs = isinstance(value, dict)  # [option] tokens = 100000
-        defaults[name] = [f"{key}={_as_text(item)}" for key, item in value.items()] if pairs else value
+        if flag.name in defaults:
+            raise OptionError(f"--config {path}: {key} is given twice, by two names: give it once")
+        try:
+            defaults[flag.name] = _of_flag(flag, value, ctx)
+        except (ValueError, click.BadParameter) as error:
+            what = error.message.rstrip(".") if isinstance(error, click.BadParameter) else f"{value!r}: {error}"
+            raise OptionError(f"--config {path}, {key}: {what}") from None
     ctx.default_map = {**(ctx.default_map or {}), **defaults}
+
+
+def _of_flag(flag: click.Parameter, value: object, ctx: click.Context) -> object:
+    """Return a TOML value as a flag takes it.
+
+    Raises:
+        ValueError: It is of another kind; the text says which was expected.
+        click.BadParameter: It is out of range, or none of the flag's choices.
+    """
+    if getattr(flag, "multiple", False):
+        return _repeated(value, pairs=str(flag.metavar).startswith("NAME="))
+    kind: type = str
+    what = "text, in quotes"
+    if getattr(flag, "is_flag", False):
+        kind, what = bool, "true or false"
+    elif isinstance(flag.type, click.types.IntParamType):
+        kind, what = int, "a whole number"
+    elif isinstance(flag.type, click.types.FloatParamType):
+        kind, what = float, "a number"
+    if type(value) is not kind and not (kind is float and type(value) is int):
+        raise ValueError(f"expected {what}")
+    return flag.type.convert(value, flag, ctx)
+
+
+def _repeated(value: object, pairs: bool) -> list[str]:
+    """Return the values of a repeatable flag, given as one text, a list of texts, or a table of NAME=VALUE."""
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return value
+    if pairs and isinstance(value, dict):  # [option] tokens = 100000
+        scalar = (str, int, float)  # bool is an int
+        wrong = next((name for name, item in value.items() if not isinstance(item, scalar)), None)
+        if wrong is not None:
+            raise ValueError(f"expected one value for {wrong}: text, a number, true or false")
+        return [f"{name}={_as_text(item)}" for name, item in value.items()]
+    raise ValueError("expected text, a list of texts" + (", or a table of names and values" if pairs else ""))
 
 
 def _as_text(value: object) -> str:
@@ -159,7 +201,7 @@ def run_command(
         **rest,
         **{name: value for name, value in session.items() if value is not None},
     )
-    return _go(search, store, quiet, form)
+    return _go(search, quiet, form)
 
 
 @click.command("resume")
@@ -191,20 +233,25 @@ def resume_command(
     search = Search.resume(
         run, store=store, copy_as=copy_as, accept_changes=accept_changes, evaluator=evaluator, **changes
     )
-    return _go(search, store, quiet, form)
+    return _go(search, quiet, form)
 
 
-def _go(search: Search, store: str, quiet: bool, form: str) -> int:
-    """Run, show how it goes, and print how it ended; return the exit code."""
+def _go(search: Search, quiet: bool, form: str) -> int:
+    """Run, show how it goes, and print how it ended; return the exit code: 1 if nothing gave a value."""
     from evo_tune.cli.closing import print_closing
     from evo_tune.cli.live import watcher
+    from evo_tune.population import as_typed
 
+    before = len(search.saved.outcomes)
     with watcher(quiet or form == "json") as watch:
         search.run(watch)
+    run = search.saved
     if form == "json" or not quiet:
-        print_closing(search.saved, store, form)
+        print_closing(run, form)
     if search.stopping:
         if not quiet:
-            click.echo(f"Interrupted. Go on with: {shared.resume_hint(search.name, store)}", err=True)
+            click.echo(f"Interrupted. Go on with: evo-tune resume {as_typed(run.folder)}", err=True)
         return 130
-    return 0
+    if len(run.outcomes) == before and not quiet:
+        click.echo(f"Nothing was left to do: {run.ended}; limits are totals over all sessions", err=True)
+    return 0 if search.best is not None else 1

@@ -21,6 +21,7 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -31,7 +32,7 @@ from evo_tune.dispatch.slot import Task
 from evo_tune.errors import EvoTuneError
 from evo_tune.evaluator import Context, Evaluator, Pruned
 from evo_tune.plugins import local_sources
-from evo_tune.trial import STATUSES, Candidate, Objective, Outcome, Status, conclude
+from evo_tune.trial import STATUSES, Candidate, Objective, Outcome, Status, conclude, one_line
 
 __all__ = ["Worker", "initialize", "load", "log_name", "work"]
 
@@ -40,9 +41,6 @@ TICK = 0.5
 
 COLLECT_EVERY = 5.0
 """Seconds of evaluation after which cyclic garbage is collected; with torch loaded that takes 0.06 s."""
-
-LINE = 400
-"""Longest error line, in characters; the whole text is in error.txt."""
 
 OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "alloc_failed")
 POISONED = ("cuda error", "cudnn error", "hip error")
@@ -188,7 +186,10 @@ class Worker:
             evaluator = self.evaluator
             _settle_torch(self.task.threads)
             _seed(candidate.seed, self.device)
+            began = time.perf_counter()
             returned = evaluator.evaluate(candidate.genome, context, self.task.options)
+            if any(objective.metric == "seconds" for objective in self.objectives) and isinstance(returned, Mapping):
+                returned = {"seconds": time.perf_counter() - began, **returned}
             return Verdict(*conclude(returned, self.objectives))
         except BaseException as error:
             return _judge(error, self.task.path, folder)
@@ -262,10 +263,9 @@ def _judge(error: BaseException, path: str, folder: str) -> Verdict:
 
 def _text(error: BaseException) -> str:
     try:
-        text = " ".join(str(error).split())
+        return one_line(str(error))  # the whole text is in error.txt
     except Exception as broken:  # an exception whose __str__ raises
-        text = f"(its text cannot be read: {type(broken).__name__})"
-    return text if len(text) <= LINE else text[: LINE - 1] + "…"
+        return f"(its text cannot be read: {type(broken).__name__})"
 
 
 def _is_out_of_memory(error: BaseException, text: str) -> bool:
@@ -286,7 +286,8 @@ def _where(error: BaseException, path: str) -> str:
 def _write_traceback(error: BaseException, folder: str) -> None:
     with contextlib.suppress(Exception):
         os.makedirs(folder, exist_ok=True)
-        Path(folder, "error.txt").write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+        text = "".join(traceback.format_exception(error))
+        Path(folder, "error.txt").write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 # ---------------------------------------------------------------------------------------------------------

@@ -1,0 +1,122 @@
+"""What a review found: text that looks like markup, pipes that close, hints that must work when they are typed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tests.cli.conftest import QUICK, Typed
+
+
+def test_text_in_brackets_is_printed_as_it_is(typed: Typed, folder: Path) -> None:
+    (folder / "evaluators").mkdir()
+    (folder / "evaluators" / "odd.py").write_text(
+        QUICK.replace('["a", "b"]', '["[/INST]", "[bold]"]').replace("A quadratic", "A [lr] quadratic [/foo]")
+    )
+    assert "A [lr] quadratic [/foo]" in typed("evaluators").out
+    assert typed("run", "odd", "--trials", "4", "--name", "odd").code == 0
+    shown = typed("show", "odd")
+    assert shown.code == 0, shown
+    assert "[/INST]" in shown.out
+
+
+def test_show_prints_the_front_of_several_objectives(typed: Typed) -> None:
+    words = ["--objective", "loss:min", "--objective", "seconds:min", "--trials", "8", "--name", "two"]
+    result = typed("run", "quick.py", *words)
+    assert result.code == 0, result
+    assert "not repeatable to the bit: seconds depends on the machine" in result.out
+    assert "Pareto front" in typed("show", "two").out
+    data = json.loads(typed("show", "two", "--format", "json").out)
+    assert data["front"]
+    assert all(row["metrics"]["seconds"] >= 0 for row in data["front"])
+
+
+def test_a_run_without_a_value_fails(typed: Typed, folder: Path) -> None:
+    (folder / "bad.py").write_text(QUICK.replace('return {"loss"', 'return {"lost"'))
+    result = typed("run", "bad.py", "--trials", "3", "--quiet")
+    assert result.code == 1, result
+
+
+def test_a_refused_copy_leaves_nothing(typed: Typed, small_run: str, folder: Path) -> None:
+    (folder / "quick.py").write_text(QUICK + "\n# changed\n")
+    assert typed("resume", small_run, "--as", "copy").code == 1
+    assert not (folder / "populations" / "copy").exists()
+    assert typed("resume", small_run, "--as", "copy", "--accept-changes", "--trials", "9", "--quiet").code == 0
+
+
+def test_a_pipe_that_closes_does_not_end_the_run(typed: Typed, folder: Path) -> None:
+    words = f"{shlex.quote(sys.executable)} -m evo_tune run quick.py --name piped --trials 12 --slots 2 -o sleep=0.1"
+    subprocess.run(f"{words} | head -1", shell=True, cwd=folder, capture_output=True, timeout=60)
+    table = folder / "populations" / "piped"
+    deadline = time.monotonic() + 30
+    while len(list(table.glob("generation-*"))) < 1 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert len(pd.read_parquet(table)) == 12
+
+
+def test_a_full_or_closed_output_is_one_line(folder: Path) -> None:
+    words = [sys.executable, "-m", "evo_tune", "run", "quick.py", "--trials", "3", "--name"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([*words, "full"], cwd=folder, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    closed = " ".join(shlex.quote(word) for word in [*words, "closed"])
+    done = subprocess.run(f"{closed} >&- 2>&-", shell=True, cwd=folder, timeout=60)
+    assert done.returncode == 0
+    assert len(pd.read_parquet(folder / "populations" / "closed")) == 3
+    env = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([*words, "ascii"], cwd=folder, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("store", ["my pops", "pöps"])
+def test_hints_can_be_typed(typed: Typed, folder: Path, store: str) -> None:
+    result = typed("run", "quick.py", "--trials", "3", "--name", "one", "--store", store)
+    assert result.code == 0, result
+    hint = result.out.rpartition("next: ")[2].partition("   |")[0]
+    assert shlex.split(hint)[:2] == ["evo-tune", "show"]
+    assert typed(*shlex.split(hint)[1:]).code == 0, hint
+    elsewhere = typed("resume", str(folder / store / "one"))  # by path, with nothing left to do
+    assert elsewhere.code == 0
+    assert "Nothing was left to do: all 3 births are made" in elsewhere.err
+    assert typed(*shlex.split(elsewhere.out.rpartition("next: ")[2].partition("   |")[0])[1:]).code == 0
+
+
+def test_names_too_long(typed: Typed, small_run: str) -> None:
+    long = "x" * 300
+    for command in (["run", "quick.py", "--name", long], ["show", long], ["resume", small_run, "--as", long]):
+        result = typed(*command)
+        assert result.code in (1, 2)
+        assert result.err.startswith("Error: ")
+        assert "Traceback" not in result.err
+
+
+def test_a_lost_journal_is_not_begun_anew(typed: Typed, small_run: str, folder: Path) -> None:
+    (folder / "populations" / small_run / "_journal.jsonl").unlink()
+    result = typed("resume", small_run)
+    assert result.code == 1
+    assert "_journal.jsonl is missing or empty" in result.err
+
+
+def test_usage_errors_are_one_line(typed: Typed) -> None:
+    result = typed("run", "--order", "random")
+    assert result.code == 2
+    assert result.err.splitlines() == [line for line in result.err.splitlines() if line.startswith("Error: ")]
+    assert "evo-tune run --help" in result.err
+
+
+def test_a_narrow_terminal_leaves_columns_out() -> None:
+    from evo_tune.cli._shared import _fitting
+
+    rows = [{"trial": 1, "loss": 0.5, "operator": "crossover+mutation", "generation": 3}]
+    assert list(_fitting(rows, ("operator", "generation"), 200)[0]) == ["trial", "loss", "operator", "generation"]
+    assert list(_fitting(rows, ("operator", "generation"), 34)[0]) == ["trial", "loss", "generation"]
+    assert list(_fitting(rows, ("operator", "generation"), 10)[0]) == ["trial", "loss"]

@@ -1,0 +1,170 @@
+"""Surrogate-assisted evolution: it needs fewer trainings, keeps away from failures, and stays cheap."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+
+import numpy as np
+import pytest
+
+from evo_tune.errors import OptionError
+from evo_tune.history import History
+from evo_tune.space import Choice, Float, Genome, Int, SearchSpace, genome_key
+from evo_tune.strategies._deap import Individual
+from evo_tune.strategies.ga import GA
+from evo_tune.strategies.random import Random
+from evo_tune.strategies.saea import POINTS, SAEA, _learned, _samples
+from evo_tune.strategy import Strategy
+from evo_tune.trial import Candidate, Outcome
+from tests.strategies.cases import OBJECTIVES, SPACES, losses
+from tests.strategies.simulate import Simulation, birth_rng
+
+BOWL = SearchSpace(
+    lr=Float(1e-5, 1e-1, log=True),
+    wd=Float(0.0, 1.0),
+    depth=Int(1, 12),
+    width=Choice((32, 64, 128, 256, 512), ordered=True),
+    kind=Choice(("a", "b", "c")),
+)
+
+
+def bowl(candidate: Candidate) -> Outcome:
+    units = BOWL.encode(candidate.genome)
+    wrong = candidate.genome["kind"] != "b"
+    return Outcome("ok", {"loss": float(((units[:4] - [0.7, 0.2, 0.4, 0.5]) ** 2).sum()) + 0.1 * wrong})
+
+
+def best_of(strategy: Strategy, seed: int, slots: int = 1) -> float:
+    run = Simulation(strategy, BOWL, OBJECTIVES[:1], bowl, births=40, seed=seed, slots=slots).run()
+    best = run.history.best
+    assert best is not None
+    assert best.losses is not None
+    return best.losses[0]
+
+
+def told(space: SearchSpace, count: int, seed: int = 0) -> History:
+    """Return a history of random trials on the landscape of `losses`."""
+    rng = np.random.default_rng(seed)
+    history = History(space, OBJECTIVES[:1])
+    for id in range(count):
+        history.born(Candidate(id, id // 12, 0, id, space.snap(rng.random(len(space.genes))), "random"))
+        history.tell(id, losses(space)(history.out[0]))
+    return history
+
+
+@pytest.mark.parametrize("slots", [1, 4])
+def test_it_needs_fewer_trainings_than_its_own_algorithm_without_a_model(slots: int) -> None:
+    screened, bred, drawn = ([best_of(make(), seed, slots) for seed in range(6)] for make in (SAEA, GA, Random))
+    assert np.median(screened) < 0.5 * np.median(bred)
+    assert np.median(screened) < 0.3 * np.median(drawn)
+
+
+def test_only_the_order_of_losses_matters() -> None:
+    def run(scale: float, offset: float, power: float) -> list[Genome]:
+        def evaluate(candidate: Candidate) -> Outcome:
+            loss = losses(SPACES["mixed"])(candidate).metrics["loss"]
+            return Outcome("ok", {"loss": offset + scale * loss**power})
+
+        return [
+            c.genome for c in Simulation(SAEA(), SPACES["mixed"], OBJECTIVES[:1], evaluate, births=25).run().candidates
+        ]
+
+    assert run(1.0, 0.0, 1.0) == run(1e9, -5.0, 3.0)
+
+
+def test_failures_inform_where_not_to_go() -> None:
+    space = SearchSpace(x=Float(0, 1), y=Float(0, 1), z=Float(0, 1))
+
+    def evaluate(candidate: Candidate) -> Outcome:  # the best lies at the edge of where it fails
+        units = space.encode(candidate.genome)
+        if units[0] + units[1] > 1.2:
+            return Outcome("out_of_memory", error="too large")
+        return Outcome("ok", {"loss": float(-units[0] - units[1] + (units[2] - 0.5) ** 2)})
+
+    for seed in range(3):
+        run = Simulation(SAEA(), space, OBJECTIVES[:1], evaluate, births=60, seed=seed, slots=2).run()
+        failed = [not trial.ok for trial in run.history.trials]
+        assert sum(failed[20:]) < 0.5 * len(failed[20:])
+        assert (run.history.best.losses or (0.0,))[0] < -1.15  # type: ignore[union-attr]
+
+
+def test_failures_behind_the_best_are_not_a_number() -> None:
+    history = told(SPACES["mixed"], 20)
+    for id in range(20, 60):
+        history.born(Candidate(id, 0, 0, 0, SPACES["mixed"].sample(birth_rng(9, id)), "random"))
+        history.tell(id, Outcome("diverged", error="nan"))
+    points, scores = _learned(history)
+    assert points.shape == (60, 7)
+    assert np.all(np.diff(scores[:20]) < 0)
+    assert np.all(scores[20:] == scores[20])
+    assert -1.0 < scores[20] < scores[19]
+
+
+def test_what_is_out_is_believed_to_be_average() -> None:
+    history = told(SPACES["mixed"], 20)
+    history.born(Candidate(20, 0, 0, 20, SPACES["mixed"].sample(birth_rng(9, 20)), "random"))
+    points, scores = _learned(history)
+    assert points.shape == (21, 7)
+    assert scores[0] == 0.0
+    assert np.isclose(scores.mean(), 0.0)
+
+
+def test_in_a_long_run_each_tree_sees_the_best_and_some_others() -> None:
+    samples = _samples(1_000, 5, birth_rng(0, 0))
+    assert samples.shape == (5, POINTS)
+    assert all(len(set(row)) == POINTS and set(range(POINTS // 2)) <= set(row) for row in samples.tolist())
+    assert len(np.unique(samples)) > 2 * POINTS
+
+
+def test_slots_that_ask_together_do_not_crowd() -> None:
+    space = SearchSpace(**{f"x{i}": Float(0, 1) for i in range(4)})
+    history = told(space, 30)
+    for id in range(30, 38):
+        proposal = SAEA().propose(history, birth_rng(0, id))
+        assert proposal is not None
+        history.born(Candidate(id, 0, 0, 30, proposal.genome, proposal.operator))
+    units = [history.born_units[id] for id in range(30, 38)]
+    assert min(float(np.abs(a - b).max()) for a, b in itertools.combinations(units, 2)) > 0.01
+
+
+def test_one_step_neighbours_of_the_best_are_candidates() -> None:
+    space = SearchSpace(n=Int(1, 40), kind=Choice(tuple("abcd")))
+    history = told(space, 12)
+    asked = {genome_key(one.genome) for one in SAEA()._candidates(history, birth_rng(0, 0), [_best(history)])}
+    best = history.ranked()[0].genome
+    steps = [{**best, "n": int(best["n"]) + step} for step in (-1, 1)] + [{**best, "kind": kind} for kind in "abcd"]
+    assert {genome_key(g) for g in steps if 1 <= int(g["n"]) <= 40 and not history.seen(g)} <= asked
+
+
+def _best(history: History) -> Individual:
+    return Individual.of(history.ranked()[0], history)
+
+
+@pytest.mark.parametrize("screen", ["ucb", "ei", "none"])
+def test_every_screen_works(screen: str) -> None:
+    strategy = SAEA(screen=screen)  # type: ignore[arg-type]
+    run = Simulation(strategy, SPACES["mixed"], OBJECTIVES[:1], losses(SPACES["mixed"]), births=20, slots=3).run()
+    assert len(run.candidates) == 20
+    assert {c.operator for c in run.candidates[1:6]} == {"spread"}
+
+
+@pytest.mark.parametrize(
+    "given", [{"first": 1}, {"brood": 0}, {"immigrants": -1}, {"trees": 1}, {"kappa": -0.5}, {"kappa": math.nan}]
+)
+def test_options_out_of_range_say_what_was_expected(given: dict[str, float]) -> None:
+    name, value = next(iter(given.items()))
+    with pytest.raises(OptionError, match=f"{name}={value} is not allowed: expected"):
+        SAEA(**given)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("count", "seconds"), [(100, 0.05), (1_000, 0.06), (3_000, 0.09)])
+def test_a_proposal_costs_little_in_a_long_run(count: int, seconds: float) -> None:
+    history = told(SPACES["mixed"], count)
+    times = []
+    for id in range(8):
+        start = time.process_time()
+        SAEA().propose(history, birth_rng(0, id))
+        times.append(time.process_time() - start)
+    assert min(times) < seconds
