@@ -28,6 +28,7 @@ from evo_tune.options import bind, options_of, suggest
 from evo_tune.strategy import Strategy
 
 __all__ = [
+    "find_again",
     "find_evaluator",
     "find_strategy",
     "list_evaluators",
@@ -84,6 +85,24 @@ def find_evaluator(name: str) -> Evaluator:
         f"there is no evaluator {name!r}{suggest(name, known)}: expected a path to a .py file or one of "
         f"{', '.join(known)}; `evo-tune new {name}` writes a template"
     )
+
+
+def find_again(reference: str, moved_to: str | None) -> Evaluator:
+    """Load the evaluator of a saved run.
+
+    Args:
+        reference: What its manifest says.
+        moved_to: Where the user says it is now, if it has moved.
+
+    Raises:
+        PluginError: There is none, or it is broken.
+    """
+    try:
+        return find_evaluator(moved_to or reference)
+    except PluginError as error:
+        if moved_to is None and not Path(reference).exists() and ":" not in reference:
+            raise PluginError(f"{error}, or say where it is now: --evaluator PATH") from None
+        raise
 
 
 def list_evaluators() -> list[tuple[str, str, Path, str]]:

@@ -30,7 +30,7 @@ from evo_tune.evaluator import Evaluator
 from evo_tune.generations import Generations, broken_strategy
 from evo_tune.history import History
 from evo_tune.interrupts import Interrupts
-from evo_tune.plugins import find_evaluator, make_strategy
+from evo_tune.plugins import find_again, find_evaluator, make_strategy
 from evo_tune.population import STORE, TRIALS, Run, Session, as_typed, copy_run, find_run, space_of
 from evo_tune.space import Gene
 from evo_tune.strategy import Strategy
@@ -162,7 +162,7 @@ class Search:
             folder = copy_run(folder, Path(store), copy_as)
         run = Run.open(folder, write=True)
         try:
-            plugin = find_evaluator(evaluator or run.manifest.evaluator)
+            plugin = find_again(run.manifest.evaluator, evaluator)
             check_unchanged(run, plugin, accept_changes)
             last = run.sessions[-1] if run.sessions else Session()
             self = cls.__new__(cls)

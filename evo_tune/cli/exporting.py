@@ -44,13 +44,13 @@ def export_command(
 
     DIR gets the weights, a config, and a README.md with a snippet that loads and uses them.
     """
-    from evo_tune.plugins import find_evaluator
+    from evo_tune.plugins import find_again
     from evo_tune.population import Run, as_typed, find_run
 
     if tokens is not None and seconds is not None:
         raise UsageError("--tokens and --seconds are both given: give one")
     saved = Run.open(find_run(Path(store), run))
-    plugin = find_evaluator(evaluator or saved.manifest.evaluator)
+    plugin = find_again(saved.manifest.evaluator, evaluator)
     if not hasattr(plugin.module, "export"):
         raise PluginError(
             f"evaluator {plugin.name} has no export(genome, context, folder); `evo-tune best` prints the genome"

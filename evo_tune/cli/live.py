@@ -114,7 +114,7 @@ def _table(progress: Progress) -> RenderableType:
     )
     slots = Table.grid(padding=(0, 2))
     for slot in list(search.slots):
-        working = search.working.get(slot.name)
+        working = dict(search.working).get(slot.name)
         what = working.what if working and working.what else "waits"
         since = shared.show_seconds(time.monotonic() - working.since) if working and working.what else ""
         slots.add_row(slot.name, slot.device, what, since)

@@ -183,7 +183,7 @@ def test_an_evaluator_that_changed(typed: Typed, small_run: str, folder: Path) -
 
 def test_an_evaluator_that_is_gone(typed: Typed, small_run: str, folder: Path) -> None:
     (folder / "quick.py").rename(folder / "moved.py")
-    says(typed("resume", small_run), 2, "quick.py", "check the path")
+    says(typed("resume", small_run), 2, "quick.py", "check the path", "--evaluator PATH")
     assert typed("show", small_run).code == 0, "looking never needs the evaluator"
     assert typed("best", small_run).code == 0
     assert typed("list").code == 0
