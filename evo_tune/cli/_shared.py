@@ -108,7 +108,7 @@ def print_table(rows: Sequence[Mapping[str, Any]], title: str = "", spare: Seque
 
 def _fitting(rows: Sequence[Mapping[str, Any]], spare: Sequence[str], width: int) -> Sequence[Mapping[str, Any]]:
     """Leave out spare columns, the first first, until the rows fit; columns squeezed to letters tell nothing."""
-    for left_out in ("", *spare):
+    for left_out in (None, *spare):
         rows = [{name: value for name, value in row.items() if name != left_out} for row in rows]
         widths = [max(len(name), *(len(show_value(row[name])) for row in rows)) for name in rows[0]]
         if sum(widths) + 3 * len(widths) <= width:

@@ -57,6 +57,10 @@ def test_checkout_and_module_do_what_the_script_does() -> None:
 def test_a_run_prints_best_default_difference_place_and_next(typed: Typed, folder: Path) -> None:
     result = typed("run", "quick.py", "--name", "one", "--population", "4", "--generations", "3", "--seed", "1")
     assert result.code == 0, result
+    assert [line.split()[0] for line in result.out.splitlines() if line.startswith((" best ", " default "))] == [
+        "best",
+        "default",
+    ], result
     for words in ("best", "default", "difference", "12 evaluations", "populations/one", "evo-tune resume one", "±"):
         assert words in result.out, result
     assert result.err == ""
