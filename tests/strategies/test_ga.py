@@ -11,36 +11,14 @@ import pytest
 from evo_tune.errors import OptionError
 from evo_tune.history import History
 from evo_tune.plugins import make_strategy
-from evo_tune.space import Choice, Float, Int, SearchSpace
 from evo_tune.strategies.ga import GA
 from evo_tune.strategies.nsga2 import NSGA2
 from evo_tune.strategies.random import Random
 from evo_tune.strategy import Strategy
 from evo_tune.trial import Candidate, Outcome, Trial
+from tests.strategies.bowl import BOWL, best_of, bowl
 from tests.strategies.cases import OBJECTIVES, SPACES, failing, losses
 from tests.strategies.simulate import Refused, Simulation, birth_rng
-
-BOWL = SearchSpace(
-    lr=Float(1e-5, 1e-1, log=True),
-    wd=Float(0.0, 1.0),
-    depth=Int(1, 12),
-    width=Choice((32, 64, 128, 256, 512), ordered=True),
-    kind=Choice(("a", "b", "c")),
-)
-
-
-def bowl(candidate: Candidate) -> Outcome:
-    units = BOWL.encode(candidate.genome)
-    wrong = candidate.genome["kind"] != "b"
-    return Outcome("ok", {"loss": float(((units[:4] - [0.7, 0.2, 0.4, 0.5]) ** 2).sum()) + 0.1 * wrong})
-
-
-def best_of(strategy: Strategy, seed: int, slots: int = 1) -> float:
-    run = Simulation(strategy, BOWL, OBJECTIVES[:1], bowl, births=60, seed=seed, slots=slots).run()
-    best = run.history.best
-    assert best is not None
-    assert best.losses is not None
-    return best.losses[0]
 
 
 @pytest.mark.parametrize(("generational", "slots", "share"), [(False, 1, 0.2), (False, 4, 0.3), (True, 4, 0.4)])

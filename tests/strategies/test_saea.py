@@ -16,32 +16,10 @@ from evo_tune.strategies._deap import Individual
 from evo_tune.strategies.ga import GA
 from evo_tune.strategies.random import Random
 from evo_tune.strategies.saea import POINTS, SAEA, _learned, _samples
-from evo_tune.strategy import Strategy
 from evo_tune.trial import Candidate, Outcome
+from tests.strategies.bowl import best_of
 from tests.strategies.cases import OBJECTIVES, SPACES, losses
 from tests.strategies.simulate import Simulation, birth_rng
-
-BOWL = SearchSpace(
-    lr=Float(1e-5, 1e-1, log=True),
-    wd=Float(0.0, 1.0),
-    depth=Int(1, 12),
-    width=Choice((32, 64, 128, 256, 512), ordered=True),
-    kind=Choice(("a", "b", "c")),
-)
-
-
-def bowl(candidate: Candidate) -> Outcome:
-    units = BOWL.encode(candidate.genome)
-    wrong = candidate.genome["kind"] != "b"
-    return Outcome("ok", {"loss": float(((units[:4] - [0.7, 0.2, 0.4, 0.5]) ** 2).sum()) + 0.1 * wrong})
-
-
-def best_of(strategy: Strategy, seed: int, slots: int = 1) -> float:
-    run = Simulation(strategy, BOWL, OBJECTIVES[:1], bowl, births=40, seed=seed, slots=slots).run()
-    best = run.history.best
-    assert best is not None
-    assert best.losses is not None
-    return best.losses[0]
 
 
 def told(space: SearchSpace, count: int, seed: int = 0) -> History:
@@ -56,7 +34,9 @@ def told(space: SearchSpace, count: int, seed: int = 0) -> History:
 
 @pytest.mark.parametrize("slots", [1, 4])
 def test_it_needs_fewer_trainings_than_its_own_algorithm_without_a_model(slots: int) -> None:
-    screened, bred, drawn = ([best_of(make(), seed, slots) for seed in range(6)] for make in (SAEA, GA, Random))
+    screened, bred, drawn = (
+        [best_of(make(), seed, slots, births=40) for seed in range(6)] for make in (SAEA, GA, Random)
+    )
     assert np.median(screened) < 0.5 * np.median(bred)
     assert np.median(screened) < 0.3 * np.median(drawn)
 
