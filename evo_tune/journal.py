@@ -82,9 +82,7 @@ class Journal:
                 os.fsync(self._file)
         except OSError as error:
             self._retreat()
-            raise StoreError(
-                f"cannot write {self.path}: {error.strerror}; mend that, then `evo-tune resume`"
-            ) from error
+            raise _refused(self.path, error) from error
         self._end += len(data)
 
     def _open(self) -> int:

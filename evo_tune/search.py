@@ -393,16 +393,8 @@ class Search:
         return open_slots(self._task(), planned, settings.timeout, settings.retries)
 
     def _task(self) -> Task:
-        return Task(
-            path=str(self.evaluator.path),
-            name=self.evaluator.name,
-            reference=self.evaluator.reference,
-            origin=self.evaluator.origin,
-            options=self.saved.manifest.options,
-            objectives=tuple(self.saved.manifest.objectives),
-            trials_folder=str((self.saved.folder / TRIALS).absolute()),
-            threads=self.saved.manifest.threads,
-        )
+        run = self.saved
+        return Task.of(self.evaluator, run.manifest.options, run.objectives, run.folder / TRIALS, run.manifest.threads)
 
     def _in_background(self, drive: Callable[[Slot], None], watch: Callable[[Search], None]) -> None:
         """Let one driver per slot run to its end; this thread looks after signals and the live table."""

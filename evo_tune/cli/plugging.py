@@ -121,16 +121,7 @@ def evaluate_command(
     genome = space.check(space.parse(split_assignments(genes, "-g")), fill_defaults=True)
     planned = plan(1, devices, 1, threads)
     with _interruptible(), tempfile.TemporaryDirectory() as scratch:
-        task = Task(
-            path=str(plugin.path),
-            name=plugin.name,
-            reference=plugin.reference,
-            origin=plugin.origin,
-            options=bound,
-            objectives=tuple(objective.describe() for objective in plugin.objectives),
-            trials_folder=str(Path(folder or scratch).absolute()),
-            threads=planned.threads,
-        )
+        task = Task.of(plugin, bound, plugin.objectives, folder or scratch, planned.threads)
         slot = open_slots(task, planned, timeout, 0)[0]
         try:
             candidate = Candidate(0, 0, seed, 0, genome, "by hand", budget=budget)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -55,21 +56,35 @@ def evaluate(
     Raises:
         RecipeError: batch is not a whole number from 1.
     """
+    _, targets = windows
+    sums = _over_batches(model, windows, device, batch, cross_entropy_sum)
+    # Summed in float64, which some devices lack: on the CPU.
+    nll = float(torch.stack(sums).cpu().double().sum()) if sums else 0.0
+    return Evaluation(nll, int((targets != IGNORE).sum()))
+
+
+def _over_batches(
+    model: nn.Module,
+    windows: MicroBatch,
+    device: torch.device | str,
+    batch: int,
+    score: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+) -> list[torch.Tensor]:
+    """Return `score(logits, targets)` of each batch of windows: dropout off, no gradients, logits in float32."""
     check_integer("batch", batch, 1)
     inputs, targets = windows
-    sums = []
     was_training = model.training
     model.eval()
     try:
         with torch.inference_mode():
-            for first in range(0, len(inputs), batch):
-                logits = model(inputs[first : first + batch].to(device)).float()
-                sums.append(cross_entropy_sum(logits, targets[first : first + batch].to(device)))
+            return [
+                score(
+                    model(inputs[first : first + batch].to(device)).float(), targets[first : first + batch].to(device)
+                )
+                for first in range(0, len(inputs), batch)
+            ]
     finally:
         model.train(was_training)
-    # Summed in float64, which some devices lack: on the CPU.
-    nll = float(torch.stack(sums).cpu().double().sum()) if sums else 0.0
-    return Evaluation(nll, int((targets != IGNORE).sum()))
 
 
 def losses_by_position(
@@ -82,19 +97,14 @@ def losses_by_position(
     Raises:
         RecipeError: batch is not a whole number from 1.
     """
-    check_integer("batch", batch, 1)
-    inputs, targets = windows
-    sums = torch.zeros(inputs.shape[1], dtype=torch.float64)
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode():
-            for first in range(0, len(inputs), batch):
-                logits = model(inputs[first : first + batch].to(device)).float()
-                aims = targets[first : first + batch].to(device)
-                losses = F.cross_entropy(logits.flatten(0, 1), aims.flatten(), ignore_index=IGNORE, reduction="none")
-                sums += losses.view_as(aims).sum(0).cpu().double()
-    finally:
-        model.train(was_training)
+    _, targets = windows
+
+    def by_position(logits: torch.Tensor, aims: torch.Tensor) -> torch.Tensor:
+        losses = F.cross_entropy(logits.flatten(0, 1), aims.flatten(), ignore_index=IGNORE, reduction="none")
+        return losses.view_as(aims).sum(0).cpu().double()
+
+    sums = sum(
+        _over_batches(model, windows, device, batch, by_position), torch.zeros(targets.shape[1], dtype=torch.float64)
+    )
     means: list[float] = (sums / (targets != IGNORE).sum(0)).tolist()
     return means
