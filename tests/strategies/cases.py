@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Callable
 
@@ -17,14 +18,51 @@ OBJECTIVES: tuple[Objective, ...] = (Minimize("loss"), Minimize("cost"))
 BAD = STATUSES[1:]
 
 
+SMALL = {
+    "hyperopt": {"first": 4},
+    "staged": {"coarse": 8, "genes": 2, "finalists": 2, "replicates": 2},
+    "tpe": {"first": 4},
+}
+"""Options with which every part of a strategy works in a run of a few births."""
+
+SLOW = ("hyperopt", "tpe")
+"""Strategies whose libraries take long for a birth: they are checked in fewer cases, and shorter runs."""
+
+SHORT = 14
+"""Births of a slow strategy's run, at most."""
+
+FEW = {
+    "space": ("mixed", "tiny"),
+    "slots": (5,),
+    "share": (0.5,),
+    "status": ("failed", "pruned"),
+    "value": (float("inf"), 1.7e308),
+    "lag": (3,),
+}
+"""The cases of a slow strategy, where a test has more."""
+
+
 def variants() -> dict[str, Strategy]:
     """Return every strategy known by name, with a small population, plain and with its notable options."""
     found = {}
     for name, _ in list_strategies():
-        found[name] = make_strategy(name, {"population": 4})
+        found[name] = make_strategy(name, {"population": 4, **SMALL.get(name, {})})
         if "generational" in options_of(find_strategy(name)):
             found[f"{name}-generational"] = make_strategy(name, {"population": 4, "generational": True})
     return found
+
+
+def suited(strategy: Strategy, space: SearchSpace) -> SearchSpace:
+    """Return a space that the strategy can search: the same, or with an order in every choice."""
+    if not strategy.unsuited(space, OBJECTIVES[:1]):
+        return space
+    genes = {
+        name: dataclasses.replace(gene, ordered=True) if isinstance(gene, Choice) else gene
+        for name, gene in space.genes.items()
+    }
+    ordered = SearchSpace(space.repair, **genes)
+    assert not strategy.unsuited(ordered, OBJECTIVES[:1])
+    return ordered
 
 
 def heads_divide_width(genome: Genome) -> Genome:
