@@ -33,6 +33,9 @@ __all__ = ["CMA"]
 ATTEMPTS = 8
 """Draws before a random genome is taken."""
 
+LEAST = 4
+"""Smallest population: of fewer only one is selected, and one point has no shape."""
+
 BORN = ("default", "warm-start", "cma")
 """Operators of the births that it learns from: random ones would be steps of many deviations."""
 
@@ -53,6 +56,10 @@ class CMA(Strategy):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.population < LEAST:
+            raise OptionError(
+                f"population={self.population} is not allowed: CMA-ES learns from {LEAST} or more at a time"
+            )
         if not 0.0 < self.sigma <= 1.0:
             raise OptionError(f"sigma={self.sigma} is not allowed: expected a share of a gene's range, above 0 up to 1")
 

@@ -82,9 +82,9 @@ class Staged(Strategy):
     def propose(self, history: History, rng: np.random.Generator) -> Proposal | None:
         looked = [trial for trial in history.trials if trial.candidate.operator in COARSE]
         looking = [one for one in history.out if one.operator in COARSE]
-        wanted = self.coarse or max(30, 5 * len(history.space.genes))
-        # Where all failed there is no elite yet, so it looks on; where the space is used up, there is no more.
-        if len(looked) + len(looking) < wanted or not (looking or any(trial.rankable for trial in looked)):
+        good = sum(trial.rankable for trial in looked)
+        # Where most fail it looks on until there is an elite; where the space is used up, there is no more.
+        if len(looked) + len(looking) < self._wanted(history) or good + len(looking) < self._elite(history):
             more = spread(history, rng)
             if more is not None:
                 return replace(more, operator="coarse")
@@ -115,7 +115,7 @@ class Staged(Strategy):
             return []
         units = np.stack([history.born_units[trial.id] for trial in ranked])
         losses = np.array([trial.losses[0] for trial in ranked if trial.losses])
-        elite = units[: math.ceil(self.elite * len(looked))]
+        elite = units[: self._elite(history)]
         levels = [_levels(gene, elite[:, place], self.levels) for place, gene in enumerate(space.genes.values())]
         weights = [
             importance(units[:, place], losses) if len(found) > 1 else -1.0 for place, found in enumerate(levels)
@@ -140,6 +140,12 @@ class Staged(Strategy):
                 values.setdefault(genome_key(trial.genome), []).append(trial)
         won = one_standard_error(list(values.values()), self.cheap)
         return won[0].genome if won else None
+
+    def _wanted(self, history: History) -> int:
+        return self.coarse or max(30, 5 * len(history.space.genes))
+
+    def _elite(self, history: History) -> int:
+        return math.ceil(self.elite * self._wanted(history))
 
     def _again(self, history: History) -> list[Proposal]:
         """Return the trainings of the third stage."""
