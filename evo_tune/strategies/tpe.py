@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
     from optuna.trial import FrozenTrial
 
-__all__ = ["TPE"]
+__all__ = ["TPE", "distribution_of", "value_of"]
 
 ATTEMPTS = 8
 """Points asked for before a random genome is taken; those that were born before count as running meanwhile."""
@@ -75,10 +75,10 @@ class TPE(Strategy):
 
     def _asked(self, history: History, study: Study) -> Iterator[Proposal]:
         genes = history.space.genes
-        distributions = {name: _distribution(gene) for name, gene in genes.items()}
+        distributions = {name: distribution_of(gene) for name, gene in genes.items()}
         for _ in range(ATTEMPTS):
             asked = study.ask(distributions).params
-            genome = {name: _value(gene, asked[name]) for name, gene in genes.items()}
+            genome = {name: value_of(gene, asked[name]) for name, gene in genes.items()}
             yield Proposal(history.space.check(genome), self.sampler)
 
     def _study(self, history: History, seed: int) -> Study:
@@ -114,7 +114,7 @@ def _silence() -> Iterator[None]:
         optuna.logging.set_verbosity(level)
 
 
-def _distribution(gene: Gene) -> BaseDistribution:
+def distribution_of(gene: Gene) -> BaseDistribution:
     """Return a gene as Optuna has it. Values of a Choice go by their index: True and 1 are equal for Optuna."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
@@ -126,11 +126,12 @@ def _distribution(gene: Gene) -> BaseDistribution:
     return IntDistribution(0, gene.size - 1) if gene.ordered else CategoricalDistribution(range(gene.size))
 
 
-def _value(gene: Gene, parameter: Any) -> Value:
+def value_of(gene: Gene, parameter: Any) -> Value:
+    """Return the value that a parameter of Optuna stands for."""
     return gene.values[parameter] if isinstance(gene, Choice) else gene.check(parameter)
 
 
-def _parameter(gene: Gene, value: Value) -> Any:
+def parameter_of(gene: Gene, value: Value) -> Any:
     return int(gene.encode(value) * gene.size) if isinstance(gene, Choice) else value
 
 
@@ -151,6 +152,6 @@ def _frozen(history: History, genome: Genome, state: str, values: list[float] | 
     return create_trial(
         state=TrialState[state],
         values=values,
-        params={name: _parameter(gene, genome[name]) for name, gene in genes.items()},
-        distributions={name: _distribution(gene) for name, gene in genes.items()},
+        params={name: parameter_of(gene, genome[name]) for name, gene in genes.items()},
+        distributions={name: distribution_of(gene) for name, gene in genes.items()},
     )
