@@ -68,7 +68,10 @@ class Hyperopt(Strategy):
         trials = _trials(history, genes)
         for _ in range(ATTEMPTS):
             seed = int(rng.integers(2**31))
-            found = tpe.suggest([history.born_count], domain, trials, seed, n_startup_jobs=self.first, verbose=False)
+            with np.errstate(all="ignore"):  # a range of 1e300 overflows in it
+                found = tpe.suggest(
+                    [history.born_count], domain, trials, seed, n_startup_jobs=self.first, verbose=False
+                )
             point = found[0]["misc"]["vals"]
             genome = {name: _value(gene, point[name][0]) for name, gene in genes.items()}
             yield Proposal(history.space.check(genome, fill_defaults=True), "tpe")
