@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -13,6 +13,7 @@ from evo_tune.errors import OptionError
 
 if TYPE_CHECKING:
     from evo_tune.search import Search
+    from evo_tune.space import Gene
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -124,7 +125,11 @@ def _as_text(value: object) -> str:
     "-s", "--strategy-option", multiple=True, metavar="NAME=VALUE", help="Option of the strategy; repeatable."
 )
 @click.option(
-    "--gene", "genes", multiple=True, metavar="NAME=GENE", help="E.g. lr=log(1e-5,1e-2), depth=int(1,8), heads=4."
+    "--gene",
+    "genes",
+    multiple=True,
+    metavar="NAME=GENE",
+    help="E.g. lr=log(1e-5,1e-2), depth=int(1,8), heads=2|4, heads=4; NAME alone switches an optional gene on.",
 )
 @click.option(
     "--objective", "objectives", multiple=True, metavar="METRIC:min|max", help="Instead of the evaluator's own."
@@ -183,7 +188,6 @@ def run_command(
     """
     from evo_tune.options import split_assignments
     from evo_tune.search import Search
-    from evo_tune.space import parse_gene
     from evo_tune.warm_start import read_genomes
 
     session = {name: rest.pop(name) for name in SESSION}
@@ -194,7 +198,7 @@ def run_command(
         options=split_assignments(options, "-o"),
         strategy=strategy,
         strategy_options=split_assignments(strategy_option, "-s"),
-        genes={name: parse_gene(name, text) for name, text in split_assignments(genes, "--gene").items()},
+        genes=_read_genes(genes),
         objectives=objectives,
         store=store,
         warm_start=[genome for source in warm_start for genome in read_genomes(source, Path(store))],
@@ -202,6 +206,18 @@ def run_command(
         **{name: value for name, value in session.items() if value is not None},
     )
     return _go(search, quiet, form)
+
+
+def _read_genes(texts: Sequence[str]) -> dict[str, Gene | None]:
+    """Return the genes behind `--gene`; None for a name alone."""
+    from evo_tune.options import split_assignments
+    from evo_tune.space import parse_gene
+
+    alone = {text for text in texts if "=" not in text}
+    given = split_assignments((text for text in texts if "=" in text), "--gene")
+    for name in alone & given.keys():
+        raise OptionError(f"--gene {name} is given twice: give it once")
+    return {**dict.fromkeys(alone), **{name: parse_gene(name, text) for name, text in given.items()}}
 
 
 @click.command("resume")
