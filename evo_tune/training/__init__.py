@@ -10,6 +10,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from evo_tune.training._check import check_integer as check_integer
+    from evo_tune.training._check import check_name as check_name
+    from evo_tune.training._check import check_number as check_number
     from evo_tune.training.accounting import optimizer_steps as optimizer_steps
     from evo_tune.training.accounting import stop_step as stop_step
     from evo_tune.training.accumulation import IGNORE as IGNORE
@@ -27,8 +30,10 @@ if TYPE_CHECKING:
     from evo_tune.training.ema import average_of as average_of
     from evo_tune.training.evaluation import Evaluation as Evaluation
     from evo_tune.training.evaluation import evaluate as evaluate
+    from evo_tune.training.evaluation import evaluate_by_position as evaluate_by_position
     from evo_tune.training.evaluation import losses_by_position as losses_by_position
     from evo_tune.training.extension import extend_context as extend_context
+    from evo_tune.training.extension import extend_trainer as extend_trainer
     from evo_tune.training.flops import flops_per_token as flops_per_token
     from evo_tune.training.flops import recompute_flops_per_token as recompute_flops_per_token
     from evo_tune.training.gap_decay import GapDecay as GapDecay
@@ -55,12 +60,18 @@ if TYPE_CHECKING:
     from evo_tune.training.scaling import scale_lr as scale_lr
     from evo_tune.training.schedule import SCHEDULES as SCHEDULES
     from evo_tune.training.schedule import Schedule as Schedule
+    from evo_tune.training.text import read_text as read_text
+    from evo_tune.training.tokenizer import BPE as BPE
+    from evo_tune.training.tokenizer import Bytes as Bytes
+    from evo_tune.training.tokenizer import Tokenizer as Tokenizer
+    from evo_tune.training.tokenizer import tokenizer_for as tokenizer_for
     from evo_tune.training.trainer import Recipe as Recipe
     from evo_tune.training.trainer import Step as Step
     from evo_tune.training.trainer import Trainer as Trainer
     from evo_tune.training.weight_decay import WeightDecay as WeightDecay
     from evo_tune.training.windows import TrainingWindows as TrainingWindows
     from evo_tune.training.windows import fixed_windows as fixed_windows
+    from evo_tune.training.windows import held_out_blocks as held_out_blocks
 
 _HOMES = {
     "Memory": "memory",
@@ -73,6 +84,7 @@ _HOMES = {
     "Adapters": "houlsby",
     "add_adapters": "houlsby",
     "recompute_flops_per_token": "flops",
+    "evaluate_by_position": "evaluation",
     "losses_by_position": "evaluation",
     "extend_context": "extension",
     "grow": "growth",
@@ -114,6 +126,16 @@ _HOMES = {
     "scale_lr": "scaling",
     "seed_for": "determinism",
     "stop_step": "accounting",
+    "BPE": "tokenizer",
+    "Bytes": "tokenizer",
+    "Tokenizer": "tokenizer",
+    "tokenizer_for": "tokenizer",
+    "held_out_blocks": "windows",
+    "extend_trainer": "extension",
+    "read_text": "text",
+    "check_integer": "_check",
+    "check_name": "_check",
+    "check_number": "_check",
 }
 
 __all__ = list(_HOMES)

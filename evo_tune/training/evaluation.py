@@ -13,7 +13,7 @@ from torch import nn
 from evo_tune.training._check import check_integer
 from evo_tune.training.accumulation import IGNORE, MicroBatch, cross_entropy_sum
 
-__all__ = ["Evaluation", "evaluate", "losses_by_position"]
+__all__ = ["Evaluation", "evaluate", "evaluate_by_position", "losses_by_position"]
 
 
 @dataclass(frozen=True)
@@ -87,12 +87,12 @@ def _over_batches(
         model.train(was_training)
 
 
-def losses_by_position(
+def evaluate_by_position(
     model: nn.Module, windows: MicroBatch, *, device: torch.device | str = "cpu", batch: int = 32
-) -> list[float]:
-    """Score a model as `evaluate` does, and return the mean loss at each position of a window, nats.
+) -> list[Evaluation]:
+    """Score a model as `evaluate` does, each position of a window by itself; their sum is the whole.
 
-    Whether a model makes use of a longer context shows here and nowhere else. NaN where nothing was scored.
+    Whether a model makes use of a longer context shows here and nowhere else.
 
     Raises:
         RecipeError: batch is not a whole number from 1.
@@ -106,5 +106,12 @@ def losses_by_position(
     sums = sum(
         _over_batches(model, windows, device, batch, by_position), torch.zeros(targets.shape[1], dtype=torch.float64)
     )
-    means: list[float] = (sums / (targets != IGNORE).sum(0)).tolist()
-    return means
+    counts: list[int] = (targets != IGNORE).sum(0).tolist()
+    return [Evaluation(nll, count) for nll, count in zip(sums.tolist(), counts, strict=True)]
+
+
+def losses_by_position(
+    model: nn.Module, windows: MicroBatch, *, device: torch.device | str = "cpu", batch: int = 32
+) -> list[float]:
+    """Return the mean loss at each position of a window, nats; NaN where nothing was scored (see above)."""
+    return [place.loss for place in evaluate_by_position(model, windows, device=device, batch=batch)]
