@@ -76,6 +76,7 @@ def make_manifest(
     name = strategy or ("ga" if len(goals) == 1 else "nsga2")
     made = make_strategy(name, dict(strategy_options))
     _check_objectives(name, made, goals)
+    made.check(space)
     return Manifest(
         evaluator=evaluator.reference,
         evaluator_hash=source_hash(evaluator.path),

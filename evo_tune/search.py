@@ -238,6 +238,12 @@ class Search:
             return self.saved.best
 
     @property
+    def status(self) -> str:
+        """Where the strategy says that the search stands, in a line; '' if it has nothing to say."""
+        with self._changed:
+            return self.strategy.status(self.history)
+
+    @property
     def seconds(self) -> float:
         """Wall time of the run so far, over all its sessions."""
         if self.saved.closed:

@@ -16,6 +16,7 @@ import numpy as np
 
 from evo_tune.errors import OptionError
 from evo_tune.history import History
+from evo_tune.space import SearchSpace
 from evo_tune.trial import Proposal
 
 __all__ = ["Strategy"]
@@ -37,6 +38,19 @@ class Strategy(ABC):
     def __post_init__(self) -> None:
         if self.population < 2:
             raise OptionError(f"population={self.population} is not allowed: expected 2 or more")
+
+    def check(self, space: SearchSpace) -> None:
+        """Say, before a run begins, if this space cannot be searched.
+
+        Raises:
+            OptionError: It cannot; the text says what to do.
+        """
+        del space
+
+    def status(self, history: History) -> str:
+        """Return, in a line, where the search stands: for people, in the table and at the end; '' for nothing."""
+        del history
+        return ""
 
     @abstractmethod
     def propose(self, history: History, rng: np.random.Generator) -> Proposal | None:

@@ -125,6 +125,11 @@ def _as_text(value: object) -> str:
     "-s", "--strategy-option", multiple=True, metavar="NAME=VALUE", help="Option of the strategy; repeatable."
 )
 @click.option(
+    "--ladder",
+    metavar="SIZES",
+    help="Sizes (depth x width) tried in order while they pay: 2x64,4x96,6x128.",
+)
+@click.option(
     "--gene",
     "genes",
     multiple=True,
@@ -171,6 +176,7 @@ def run_command(
     options: tuple[str, ...],
     strategy: str | None,
     strategy_option: tuple[str, ...],
+    ladder: str | None,
     genes: tuple[str, ...],
     objectives: tuple[str, ...],
     store: str,
@@ -193,12 +199,17 @@ def run_command(
     session = {name: rest.pop(name) for name in SESSION}
     if session["calibrate"] is None:
         session["calibrate"] = 3
+    own, read = split_assignments(strategy_option, "-s"), _read_genes(genes)
+    if ladder is not None:
+        if strategy not in (None, "ladder") or "sizes" in own:
+            raise OptionError("--ladder stands for --strategy ladder -s sizes=…: give one of the two")
+        strategy, own, read = "ladder", {**own, "sizes": ladder}, {**_genes_of_ladder(ladder), **read}
     search = Search(
         evaluator,
         options=split_assignments(options, "-o"),
         strategy=strategy,
-        strategy_options=split_assignments(strategy_option, "-s"),
-        genes=_read_genes(genes),
+        strategy_options=own,
+        genes=read,
         objectives=objectives,
         store=store,
         warm_start=[genome for source in warm_start for genome in read_genomes(source, Path(store))],
@@ -218,6 +229,17 @@ def _read_genes(texts: Sequence[str]) -> dict[str, Gene | None]:
     for name in alone & given.keys():
         raise OptionError(f"--gene {name} is given twice: give it once")
     return {**dict.fromkeys(alone), **{name: parse_gene(name, text) for name, text in given.items()}}
+
+
+def _genes_of_ladder(text: str) -> dict[str, Gene | None]:
+    """Return depth and width as the ladder has them, so that its rungs need not lie in the evaluator's own range."""
+    from evo_tune.space import Choice
+    from evo_tune.strategies.ladder import parse_sizes
+
+    depths, widths = ({*values} for values in zip(*parse_sizes(text), strict=True))
+    return {
+        name: Choice(tuple(sorted(values)), ordered=True) for name, values in (("depth", depths), ("width", widths))
+    }
 
 
 @click.command("resume")
@@ -263,7 +285,7 @@ def _go(search: Search, quiet: bool, form: str) -> int:
         search.run(watch)
     run = search.saved
     if form == "json" or not quiet:
-        print_closing(run, form)
+        print_closing(run, form, search.status)
     if search.stopping:
         if not quiet:
             click.echo(f"Interrupted. Go on with: evo-tune resume {as_typed(run.folder)}", err=True)

@@ -17,13 +17,19 @@ OBJECTIVES: tuple[Objective, ...] = (Minimize("loss"), Minimize("cost"))
 BAD = STATUSES[1:]
 
 
+NEEDED = {"ladder": {"sizes": "1x32,2x64,4x96", "births": 6}}
+"""Options that a strategy must be given."""
+
+
 def variants() -> dict[str, Strategy]:
     """Return every strategy known by name, with a small population, plain and with its notable options."""
     found = {}
     for name, _ in list_strategies():
-        found[name] = make_strategy(name, {"population": 4})
+        found[name] = make_strategy(name, {"population": 4, **NEEDED.get(name, {})})
         if "generational" in options_of(find_strategy(name)):
-            found[f"{name}-generational"] = make_strategy(name, {"population": 4, "generational": True})
+            found[f"{name}-generational"] = make_strategy(
+                name, {"population": 4, "generational": True, **NEEDED.get(name, {})}
+            )
     return found
 
 
@@ -44,6 +50,7 @@ SPACES = {
         lr=Float(1e-5, 1e-2, log=True),
         width=Int(16, 128, step=16),
         heads=Int(1, 8),
+        depth=Int(1, 4),
         batch=Choice((8, 16, 32, 64), ordered=True),
         units=Int(1, 4096, log=True),
         kind=Choice(("relu", "gelu", True, 1)),

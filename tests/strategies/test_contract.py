@@ -11,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from evo_tune.errors import OptionError
 from evo_tune.space import genome_key
 from evo_tune.strategy import Strategy
 from evo_tune.trial import STATUSES, Candidate, Minimize, Objective, Outcome
@@ -28,6 +29,10 @@ def strategy(request: pytest.FixtureRequest) -> Strategy:
 
 def simulate(strategy: Strategy, space: str, fail: float = 0.0, **fields: object) -> Simulation:
     where = SPACES[space]
+    try:
+        strategy.check(where)
+    except OptionError as error:
+        pytest.skip(str(error))
     given = {"objectives": objectives_of(strategy), "evaluate": failing(fail, where), **fields}
     return Simulation(strategy, where, **given).run()  # type: ignore[arg-type]
 
