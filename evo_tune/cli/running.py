@@ -199,14 +199,15 @@ def run_command(
     session = {name: rest.pop(name) for name in SESSION}
     if session["calibrate"] is None:
         session["calibrate"] = 3
-    own, read = split_assignments(strategy_option, "-s"), _read_genes(genes)
+    given, own, read = split_assignments(options, "-o"), split_assignments(strategy_option, "-s"), _read_genes(genes)
     if ladder is not None:
         if strategy not in (None, "ladder") or "sizes" in own:
             raise OptionError("--ladder stands for --strategy ladder -s sizes=…: give one of the two")
-        strategy, own, read = "ladder", {**own, "sizes": ladder}, {**_genes_of_ladder(ladder), **read}
+        strategy, own = "ladder", {**own, "sizes": ladder}
+        read = {**_genes_of_ladder(ladder, evaluator, given), **read}
     search = Search(
         evaluator,
-        options=split_assignments(options, "-o"),
+        options=given,
         strategy=strategy,
         strategy_options=own,
         genes=read,
@@ -231,15 +232,20 @@ def _read_genes(texts: Sequence[str]) -> dict[str, Gene | None]:
     return {**dict.fromkeys(alone), **{name: parse_gene(name, text) for name, text in given.items()}}
 
 
-def _genes_of_ladder(text: str) -> dict[str, Gene | None]:
-    """Return depth and width as the ladder has them, so that its rungs need not lie in the evaluator's own range."""
+def _genes_of_ladder(text: str, evaluator: str, options: dict[str, str]) -> dict[str, Gene]:
+    """Return the evaluator's depth and width as the ladder has them: its rungs may lie outside of their own range."""
+    from evo_tune.plugins import find_evaluator
     from evo_tune.space import Choice
     from evo_tune.strategies.ladder import parse_sizes
 
-    depths, widths = ({*values} for values in zip(*parse_sizes(text), strict=True))
-    return {
-        name: Choice(tuple(sorted(values)), ordered=True) for name, values in (("depth", depths), ("width", widths))
+    plugin = find_evaluator(evaluator)
+    known = plugin.space(plugin.bind(options)).genes
+    values = zip(*parse_sizes(text), strict=True)
+    genes = {
+        name: Choice(tuple(sorted({*held})), ordered=True)
+        for name, held in zip(("depth", "width"), values, strict=True)
     }
+    return {name: gene for name, gene in genes.items() if name in known}
 
 
 @click.command("resume")

@@ -4,6 +4,7 @@ import json
 import math
 import random
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 
 from evo_tune import Choice, Context, Int, Search, SearchSpace
+from evo_tune.cli import cli
 from evo_tune.errors import OptionError, RecipeError, UsageError
 from evo_tune.evaluator import Evaluator
 from evo_tune.options import options_of
@@ -468,3 +470,29 @@ def test_an_exported_model_writes_text_as_its_readme_says(
     assert text.startswith("The ")
     assert len(text) > 100
     assert text.strip() == module.load(folder).generate("The ", 200).strip()
+
+
+# ---------------------------------------------------------------- the documentation
+
+DOCUMENTED = [
+    shlex.split(line, comments=True)[1:]
+    for line in (Path(__file__).parents[2] / "docs" / "evaluators.md").read_text(encoding="utf-8").splitlines()
+    if re.match("evo-tune (evaluate|run) language_model -o", line)
+]
+
+
+@pytest.mark.parametrize("words", DOCUMENTED, ids=" ".join)
+def test_what_the_documentation_types_works(
+    evaluator: Evaluator, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if words[0] == "run":  # all but the training
+        monkeypatch.setattr(Search, "run", lambda search, watch: search.close())
+        assert cli.main(words, standalone_mode=False) == 1  # nothing was trained
+        assert len(list((tmp_path / "populations").iterdir())) == 1
+        return
+    given = dict(word.split("=") for word in words[3::2])
+    options = evaluator.bind({**given, "size": "small", "tokens": "4096", "eval_tokens": "1024"})
+    metrics = evaluator.evaluate(evaluator.space(options).default(), Context(folder=tmp_path), options)
+    assert metrics["val_bpb"] < 8
+    assert set(metrics) <= set(evaluator.metrics)
