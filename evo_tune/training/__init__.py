@@ -18,12 +18,18 @@ if TYPE_CHECKING:
     from evo_tune.training.accumulation import IGNORE as IGNORE
     from evo_tune.training.accumulation import accumulate as accumulate
     from evo_tune.training.allocator import keep_freed_memory as keep_freed_memory
+    from evo_tune.training.capacity import calibrate_memory as calibrate_memory
+    from evo_tune.training.capacity import device_memory as device_memory
+    from evo_tune.training.capacity import measured_peak as measured_peak
     from evo_tune.training.checkpoint import load_checkpoint as load_checkpoint
     from evo_tune.training.checkpoint import save_checkpoint as save_checkpoint
     from evo_tune.training.clipping import clip as clip
     from evo_tune.training.clipping import gradient_norm as gradient_norm
     from evo_tune.training.determinism import reproducible as reproducible
     from evo_tune.training.determinism import seed_for as seed_for
+    from evo_tune.training.distributed import Ranks as Ranks
+    from evo_tune.training.distributed import RanksDiffer as RanksDiffer
+    from evo_tune.training.distributed import process_group as process_group
     from evo_tune.training.divergence import Diverged as Diverged
     from evo_tune.training.divergence import DivergenceWatch as DivergenceWatch
     from evo_tune.training.early_stopping import EarlyStopping as EarlyStopping
@@ -44,6 +50,8 @@ if TYPE_CHECKING:
     from evo_tune.training.growth import grow as grow
     from evo_tune.training.houlsby import Adapters as Adapters
     from evo_tune.training.houlsby import add_adapters as add_adapters
+    from evo_tune.training.launcher import RankFailed as RankFailed
+    from evo_tune.training.launcher import launch as launch
     from evo_tune.training.lora import LoRA as LoRA
     from evo_tune.training.lora import add_lora as add_lora
     from evo_tune.training.lora import fold_lora as fold_lora
@@ -74,6 +82,14 @@ if TYPE_CHECKING:
     from evo_tune.training.windows import held_out_blocks as held_out_blocks
 
 _HOMES = {
+    "Ranks": "distributed",
+    "RanksDiffer": "distributed",
+    "process_group": "distributed",
+    "RankFailed": "launcher",
+    "launch": "launcher",
+    "calibrate_memory": "capacity",
+    "device_memory": "capacity",
+    "measured_peak": "capacity",
     "Memory": "memory",
     "predict_memory": "memory",
     "fitting_micro_batch": "memory",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +13,9 @@ from torch import nn
 
 from evo_tune.training._check import check_integer
 from evo_tune.training.accumulation import IGNORE, MicroBatch, cross_entropy_sum
+
+if TYPE_CHECKING:
+    from evo_tune.training.distributed import Ranks
 
 __all__ = ["Evaluation", "evaluate", "evaluate_by_position", "losses_by_position"]
 
@@ -43,7 +47,12 @@ class Evaluation:
 
 
 def evaluate(
-    model: nn.Module, windows: MicroBatch, *, device: torch.device | str = "cpu", batch: int = 32
+    model: nn.Module,
+    windows: MicroBatch,
+    *,
+    device: torch.device | str = "cpu",
+    batch: int = 32,
+    ranks: Ranks | None = None,
 ) -> Evaluation:
     """Score a model on fixed windows: dropout off, no gradients, no randomness drawn.
 
@@ -52,15 +61,22 @@ def evaluate(
         windows: Inputs and targets (see `fixed_windows`).
         device: Where the model is.
         batch: Windows at a time, 1 or more; it changes the speed, not the result.
+        ranks: Processes that share the windows, each with the same model and the same windows. Each window
+            is scored once: a sampler that pads all shares to one length (torch's does) scores some twice.
 
     Raises:
         RecipeError: batch is not a whole number from 1.
     """
+    if ranks is not None:
+        windows = windows[0][ranks.rank :: ranks.size], windows[1][ranks.rank :: ranks.size]
     _, targets = windows
     sums = _over_batches(model, windows, device, batch, cross_entropy_sum)
     # Summed in float64, which some devices lack: on the CPU.
-    nll = float(torch.stack(sums).cpu().double().sum()) if sums else 0.0
-    return Evaluation(nll, int((targets != IGNORE).sum()))
+    nll = torch.stack(sums).cpu().double().sum() if sums else torch.zeros((), dtype=torch.float64)
+    total = torch.stack((nll, (targets != IGNORE).sum().double()))
+    if ranks is not None:
+        total = ranks.sum(total)
+    return Evaluation(float(total[0]), int(total[1]))
 
 
 def _over_batches(
