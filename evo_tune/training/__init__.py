@@ -56,7 +56,9 @@ if TYPE_CHECKING:
     from evo_tune.training.lora import add_lora as add_lora
     from evo_tune.training.lora import fold_lora as fold_lora
     from evo_tune.training.lora import merge_lora as merge_lora
+    from evo_tune.training.memory import Fit as Fit
     from evo_tune.training.memory import Memory as Memory
+    from evo_tune.training.memory import fit_memory as fit_memory
     from evo_tune.training.memory import fitting_micro_batch as fitting_micro_batch
     from evo_tune.training.memory import predict_memory as predict_memory
     from evo_tune.training.muon import Muon as Muon
@@ -64,11 +66,15 @@ if TYPE_CHECKING:
     from evo_tune.training.optimizer import AdamW as AdamW
     from evo_tune.training.optimizer import decay_groups as decay_groups
     from evo_tune.training.precision import Precision as Precision
+    from evo_tune.training.ramp import BatchRamp as BatchRamp
     from evo_tune.training.scaling import scale_betas as scale_betas
     from evo_tune.training.scaling import scale_lr as scale_lr
     from evo_tune.training.schedule import SCHEDULES as SCHEDULES
     from evo_tune.training.schedule import Schedule as Schedule
     from evo_tune.training.text import read_text as read_text
+    from evo_tune.training.throughput import Throughput as Throughput
+    from evo_tune.training.throughput import mfu as mfu
+    from evo_tune.training.throughput import peak_flops as peak_flops
     from evo_tune.training.tokenizer import BPE as BPE
     from evo_tune.training.tokenizer import Bytes as Bytes
     from evo_tune.training.tokenizer import Tokenizer as Tokenizer
@@ -82,6 +88,12 @@ if TYPE_CHECKING:
     from evo_tune.training.windows import held_out_blocks as held_out_blocks
 
 _HOMES = {
+    "Fit": "memory",
+    "fit_memory": "memory",
+    "BatchRamp": "ramp",
+    "Throughput": "throughput",
+    "mfu": "throughput",
+    "peak_flops": "throughput",
     "Ranks": "distributed",
     "RanksDiffer": "distributed",
     "process_group": "distributed",
