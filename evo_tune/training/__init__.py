@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from evo_tune.training.checkpoint import save_checkpoint as save_checkpoint
     from evo_tune.training.clipping import clip as clip
     from evo_tune.training.clipping import gradient_norm as gradient_norm
+    from evo_tune.training.comparison import check_comparable as check_comparable
     from evo_tune.training.determinism import reproducible as reproducible
     from evo_tune.training.determinism import seed_for as seed_for
     from evo_tune.training.distributed import Ranks as Ranks
@@ -88,6 +89,7 @@ if TYPE_CHECKING:
     from evo_tune.training.windows import held_out_blocks as held_out_blocks
 
 _HOMES = {
+    "check_comparable": "comparison",
     "Fit": "memory",
     "fit_memory": "memory",
     "BatchRamp": "ramp",
