@@ -39,7 +39,9 @@ The training:
     ema=              decay of a moving average of the weights, judged beside them as val_loss_ema
     evaluations=4     evaluations along the training, each on every fourth held-out block: the learning curve
     patience=         stop after so many evaluations without an improvement of min_delta=0, and take the best weights
-    micro_batch=      most tokens in one pass; the gradient is that of the whole batch all the same
+    micro_batch=auto  most tokens in one pass; the gradient is that of the whole batch all the same. auto: what the
+                      device's whole memory has room for, whatever else runs there
+    ranks=1           processes on this machine that train together, each with the slot's threads or a GPU of its own
     recompute=        compute every so-manieth block again for the gradient: memory for time
     eval_tokens=16384 held-out bytes that are scored at the end
     save=false        keep a checkpoint of a full training too
@@ -61,7 +63,7 @@ import math
 import os
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
@@ -78,8 +80,10 @@ if TYPE_CHECKING:
         GPT,
         EarlyStopping,
         Evaluation,
+        Fit,
         GapDecay,
         GPTConfig,
+        Ranks,
         Schedule,
         Tokenizer,
         Trainer,
@@ -100,12 +104,15 @@ METRICS = {
     "flops": "",
     "params": "",
     "tokens_per_second": "1/s",
+    "peak_memory": "bytes",
+    "micro_batch": "tokens",
     "final_lr_fraction": "",
     "clipped_fraction": "",
     "val_loss_ema": "nats per token",
     "context_gain": "nats per token",
+    "mfu": "",
 }
-"""The last two only with `ema` and with `extend_from`."""
+"""The last three only with `ema`, with `extend_from`, and on a GPU whose peak is known."""
 
 HELD_OUT = 0.1
 """Share of the text, at its end, that is never trained on."""
@@ -132,7 +139,8 @@ class Options:
     flops: float | None
     tokens: int | None
     seconds: float | None
-    micro_batch: int | None
+    micro_batch: int | Literal["auto"] | None
+    ranks: int
     position: str
     rope_base: float
     window: int | None
@@ -183,7 +191,7 @@ class Options:
                 check_number(name, getattr(self, name), interval)
         largest = max(SIZES[_size(self.size)]["batch"])
         for name, (low, high) in {**WHOLE, "context": (2, largest), "micro_batch": (2, largest)}.items():
-            if getattr(self, name) is not None:
+            if getattr(self, name) not in (None, "auto"):
                 check_integer(name, getattr(self, name), low, high)
         check_name("optimizer", self.optimizer, ("adamw", "muon", "sgd"))
         self._check_together()
@@ -209,6 +217,8 @@ class Options:
             )
         if self.extend_from is not None and self.seconds is not None:
             raise OptionError("-o extend_from shares out flops or tokens: give one of these instead of -o seconds")
+        if self.ranks > 1 and self.seconds is not None:
+            raise OptionError("-o ranks and -o seconds are both given: give flops or tokens beside ranks")
 
     @property
     def block(self) -> int:
@@ -270,6 +280,7 @@ WHOLE = {
     "evaluations": (1, 10_000),
     "patience": (1, None),
     "recompute": (1, None),
+    "ranks": (1, 64),
     "extend_from": (2, None),
     "eval_tokens": (1, None),
 }
@@ -645,7 +656,8 @@ def evaluate(
     flops: float | None = None,
     tokens: int | None = None,
     seconds: float | None = None,
-    micro_batch: int | None = None,
+    micro_batch: int | Literal["auto"] | None = "auto",
+    ranks: int = 1,
     position: Literal["learned", "sinusoidal", "rope"] = "learned",
     rope_base: float = 10000.0,
     window: int | None = None,
@@ -695,22 +707,54 @@ def evaluate(
     Returns:
         val_loss (nats per token), val_bpb (bits per byte) and perplexity; val_loss_first_half and _second_half, by
         the place in a window; train_loss (of the final weights on fixed windows of the training text), and what was
-        spent: tokens, steps, flops, params, tokens_per_second, final_lr_fraction, clipped_fraction. With `ema`
-        val_loss_ema; after an extension context_gain, by how much the loss falls when a window is as long as the
-        context and not as `extend_from`. resumed_step if it was to go on from a checkpoint (0: there was none, it
-        was trained from scratch).
+        spent: tokens, steps, flops, params, tokens_per_second (median over steps), final_lr_fraction,
+        clipped_fraction, micro_batch (tokens in a pass), peak_memory (measured on a GPU, predicted on a CPU), and mfu
+        where the device's peak is known. With `ema` val_loss_ema; after an extension context_gain, by how much the
+        loss falls when a window is as long as the context and not as `extend_from`. resumed_step if it was to go on
+        from a checkpoint (0: there was none, it was trained from scratch).
 
     Raises:
         Diverged: The training was lost.
     """
     given = locals()
     options = Options(**{field.name: given[field.name] for field in fields(Options)})
-    return _train(genome, run, options)[1]
+    return _train_on_ranks(genome, run, options) if options.ranks > 1 else _train(genome, run, options)[1]
 
 
-def _train(genome: Mapping[str, Any], run: Context, options: Options) -> tuple[Trainer, dict[str, float]]:
+def _train_on_ranks(genome: Mapping[str, Any], run: Context, options: Options) -> dict[str, float]:
+    """Have several processes train it together, and return the metrics."""
+    from evo_tune.training import launch
+
+    context = {"threads": run.threads, "seed": run.seed, "budget": run.budget, "folder": str(run.folder)}
+    context["resume_folder"] = run.resume_folder and str(run.resume_folder)
+    metrics: dict[str, float] = launch(
+        train_rank,
+        {"genome": dict(genome), "context": context, "options": asdict(options)},
+        ranks=options.ranks,
+        device=run.device,
+        threads=run.threads,
+        on_message=lambda point: run.report(**point),
+    )
+    return metrics
+
+
+def train_rank(
+    ranks: Ranks, tell: Callable[[dict[str, float]], None], *, genome: Any, context: Any, options: Any
+) -> dict[str, float]:
+    """Be one of the processes that `_train_on_ranks` starts."""
+    from evo_tune import Context
+
+    run = Context(device=str(ranks.device), **context)
+    # The curve is the first process's, and the one that asked keeps it.
+    run.report = lambda fraction, **metrics: tell({"fraction": fraction, **metrics}) if ranks.rank == 0 else None
+    return _train(genome, run, Options(**options), ranks)[1]
+
+
+def _train(
+    genome: Mapping[str, Any], run: Context, options: Options, ranks: Ranks | None = None
+) -> tuple[Trainer, dict[str, float]]:
     """Train up to the run's budget, from its checkpoint if there is one; return trainer and metrics."""
-    from evo_tune.training import keep_freed_memory, reproducible, save_checkpoint, stop_step
+    from evo_tune.training import keep_freed_memory, measured_peak, reproducible, save_checkpoint, stop_step
 
     keep_freed_memory()
     options = options.with_genes(genome)
@@ -727,14 +771,14 @@ def _train(genome: Mapping[str, Any], run: Context, options: Options) -> tuple[T
         if phases is None:  # a clock was asked once, and its answer stands
             windows = saved["windows"] if saved else _windows_in(options, genome, run, corpus)
             phases = (_phase(genome, _config(genome, options), windows),)
-        training = Training(genome, run, options, corpus, phases)
+        training = Training(genome, run, options, corpus, phases, ranks)
         training.begin(saved)
         start = training.trainer.step
-        training.go(stop_step(phases[-1].end, run.budget))
-        if options.save or training.stop < phases[-1].end:
+        peak = measured_peak(run.device, lambda: training.go(stop_step(phases[-1].end, run.budget)))
+        if (options.save or training.stop < phases[-1].end) and (ranks is None or ranks.rank == 0):
             state = {"task": task, "windows": phases[0].windows, **training.state()}
             save_checkpoint(run.folder / CHECKPOINT, state)
-        metrics = training.metrics()
+        metrics = {**training.metrics(), **training.memory(peak)}
         if run.resume_folder:
             metrics["resumed_step"] = start
         return training.trainer, metrics
@@ -753,27 +797,61 @@ def _saved(run: Context, task: dict[str, Any]) -> dict[str, Any]:
     return saved
 
 
-def _source(genome: Mapping[str, Any], run: Context, options: Options, text: Tensor, phase: Phase) -> Any:
+def _fit(
+    genome: Mapping[str, Any], run: Context, options: Options, text: Tensor, phase: Phase, ranks: Ranks | None
+) -> Fit:
+    """Return the windows in a pass, and whether blocks are computed again, by the device's whole memory."""
+    from evo_tune import training
+
+    size, config = ranks.size if ranks else 1, phase.config
+    each = -(-phase.per_step // size)
+    if options.micro_batch != "auto":
+        micro = min(each, max(1, (options.micro_batch or each * config.context) // config.context))
+        return training.Fit(micro, None, training.predict_memory(config, micro))
+
+    def one_step(fit: Fit) -> None:
+        one = replace(phase, windows=phase.per_step, first_step=0)
+        _trainer({**genome, "lr": 1e-6}, run, options, text, one, 1, fit=fit).run(1)
+
+    return training.fit_device(
+        config,
+        each,
+        run.device,
+        sharing=size,
+        probe=one_step if size == 1 else None,
+        optimizer=options.optimizer,
+        ema=options.ema is not None,
+    )
+
+
+def _source(run: Context, text: Tensor, phase: Phase, fit: Fit) -> Any:
     from evo_tune.training import TrainingWindows
 
-    context = phase.config.context
     return TrainingWindows(
         text,
-        context=context,
+        context=phase.config.context,
         batch=phase.per_step,
         total=phase.windows,
         seed=run.seed,
-        micro_batch=None if options.micro_batch is None else max(1, options.micro_batch // context),
+        micro_batch=fit.micro_batch,
         first_step=phase.first_step,
     )
 
 
 def _trainer(
-    genome: Mapping[str, Any], run: Context, options: Options, text: Tensor, phase: Phase, steps: int
+    genome: Mapping[str, Any],
+    run: Context,
+    options: Options,
+    text: Tensor,
+    phase: Phase,
+    steps: int,
+    ranks: Ranks | None = None,
+    fit: Fit | None = None,
 ) -> Trainer:
     """Return a trainer of a phase at step 0, its schedules laid over all `steps`."""
     from evo_tune import training
 
+    fit = fit or _fit(genome, run, options, text, phase, ranks)
     reference = SIZES[_size(options.size, run.device)]["default_batch"]
     lr = training.scale_lr(genome["lr"], genome["batch"], reference, options.lr_rule)
     betas = {"beta1": options.beta1, "beta2": options.beta2, "eps": options.eps}
@@ -792,9 +870,9 @@ def _trainer(
         ema=options.ema,
     )
     seed = training.seed_for(run.seed, "weights")
-    model = training.GPT(phase.config, seed=seed, recompute=options.recompute).to(run.device)
-    source = _source(genome, run, options, text, phase)
-    return training.Trainer(model, source, recipe, seed=run.seed, device=run.device)
+    model = training.GPT(phase.config, seed=seed, recompute=options.recompute or fit.recompute).to(run.device)
+    source = _source(run, text, phase, fit)
+    return training.Trainer(model, source, recipe, seed=run.seed, device=run.device, ranks=ranks)
 
 
 def _windows_in(options: Options, genome: Mapping[str, Any], run: Context, corpus: Corpus) -> int:
@@ -822,16 +900,24 @@ class Training:
         options: With the genome's own values in their places.
         corpus: The text.
         phases: One, or two where the context is extended.
+        ranks: The processes that train together.
     """
 
     trainer: Trainer
     stop: int
 
     def __init__(
-        self, genome: Mapping[str, Any], run: Context, options: Options, corpus: Corpus, phases: Sequence[Phase]
+        self,
+        genome: Mapping[str, Any],
+        run: Context,
+        options: Options,
+        corpus: Corpus,
+        phases: Sequence[Phase],
+        ranks: Ranks | None = None,
     ) -> None:
-        from evo_tune.training import EarlyStopping
+        from evo_tune.training import EarlyStopping, Throughput
 
+        self.ranks, self.watch = ranks, Throughput()
         self.genome, self.run, self.options, self.corpus, self.phases = genome, run, options, corpus, phases
         self.steps = phases[-1].end
         self.trained, self.seconds = 0, 0.0
@@ -843,7 +929,8 @@ class Training:
         """Make the trainer: at step 0, or where a checkpoint ends."""
         step = saved["trainer"]["step"] if saved else 0
         phase = next((phase for phase in self.phases if step <= phase.end), self.phases[-1])
-        self.trainer = _trainer(self.genome, self.run, self.options, self.corpus.training, phase, self.steps)
+        text = self.corpus.training
+        self.trainer = _trainer(self.genome, self.run, self.options, text, phase, self.steps, self.ranks)
         if saved:
             self.trainer.restore(saved["trainer"])
             if self.stopping is not None:
@@ -878,12 +965,14 @@ class Training:
         from evo_tune.training import extend_trainer
 
         before, first = time.perf_counter(), self.trainer.targets
+        self.watch.start()
         if step > self.phase.end:
-            self.trainer.run(self.phase.end)
-            longer = self.phases[-1]
-            source = _source(self.genome, self.run, self.options, self.corpus.training, longer)
+            self.trainer.run(self.phase.end, lambda done: self.watch(done.targets))
+            longer, text = self.phases[-1], self.corpus.training
+            fit = _fit(self.genome, self.run, self.options, text, longer, self.ranks)
+            source = _source(self.run, text, longer, fit)
             self.trainer = extend_trainer(self.trainer, source, longer.config.context, self.options.extension)
-        self.trainer.run(step)
+        self.trainer.run(step, lambda done: self.watch(done.targets))
         self.seconds += time.perf_counter() - before
         self.trained += self.trainer.targets - first
 
@@ -901,7 +990,7 @@ class Training:
         from evo_tune.training import evaluate as judge
 
         model = self.trainer.model if model is None else model
-        return judge(model, _joined(blocks), device=self.run.device, batch=_at_once(blocks))
+        return judge(model, _joined(blocks), device=self.run.device, batch=_at_once(blocks), ranks=self.ranks)
 
     def _train_loss(self) -> float:
         from evo_tune.training import fixed_windows
@@ -915,13 +1004,15 @@ class Training:
         if self.stopping is not None:
             self.stopping.restore_best(self.trainer.model)
         trainer, options = self.trainer, self.options
+        speed = self.watch.tokens_per_second or self.trained / max(self.seconds, 1e-9)
         found = {
             **self._held_out_metrics(),
             "train_loss": self._train_loss(),
             **_spent(self.phases, trainer.step),
             "steps": float(trainer.step),
             "params": float(self.phase.config.parameters),
-            "tokens_per_second": self.trained / max(self.seconds, 1e-9),
+            "tokens_per_second": speed,
+            **self._mfu(speed),
             "final_lr_fraction": trainer.recipe.schedule(max(0, trainer.step - 1)),
             "clipped_fraction": trainer.clipped / max(1, trainer.step),
         }
@@ -932,12 +1023,34 @@ class Training:
             found["context_gain"] = short.loss - found["val_loss"]
         return found
 
+    def memory(self, peak: float | None) -> dict[str, float]:
+        """Return the largest micro-batch that was used, tokens, and the peak: measured, or predicted for it."""
+        from evo_tune.training import predict_memory
+
+        trainer, config, options = self.trainer, self.phase.config, self.options
+        micro = -(-cast(Any, trainer.source).micro_batch // trainer.parts)
+        recompute, ema = cast("GPT", trainer.model).recompute, options.ema is not None
+        predicted = predict_memory(config, micro, recompute=recompute, optimizer=options.optimizer, ema=ema)
+        return {"micro_batch": float(micro * config.context), "peak_memory": peak or predicted.peak}
+
+    def _mfu(self, speed: float) -> dict[str, float]:
+        """Return mfu if the device's peak is known; after an extension it is that of the longer context."""
+        import torch
+
+        from evo_tune.training import flops_per_token, mfu, peak_flops
+
+        if self.trainer.device.type != "cuda":
+            return {}
+        peak = peak_flops(torch.cuda.get_device_name(self.trainer.device), self.trainer.recipe.precision.name)
+        share = mfu(flops_per_token(self.phase.config), speed, peak, devices=self.ranks.size if self.ranks else 1)
+        return {} if share is None else {"mfu": share}
+
     def _held_out_metrics(self) -> dict[str, float]:
         from evo_tune.training import evaluate_by_position
 
         blocks = self._held_out()
         places = evaluate_by_position(
-            self.trainer.model, _joined(blocks), device=self.run.device, batch=_at_once(blocks)
+            self.trainer.model, _joined(blocks), device=self.run.device, batch=_at_once(blocks), ranks=self.ranks
         )
         half = len(places) // 2
         first, second = sum(places[1:half], places[0]), sum(places[half + 1 :], places[half])
@@ -1006,7 +1119,7 @@ def export(
         folder: Where; made if it is not there.
         tokens: Budget in tokens; it or seconds takes the place of a budget among `given`.
         seconds: Budget in seconds.
-        given: The other options of `evaluate`.
+        given: The other options of `evaluate`; one process trains, whatever ranks says.
 
     Returns:
         What `evaluate` returns.

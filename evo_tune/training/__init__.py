@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from evo_tune.training.allocator import keep_freed_memory as keep_freed_memory
     from evo_tune.training.capacity import calibrate_memory as calibrate_memory
     from evo_tune.training.capacity import device_memory as device_memory
+    from evo_tune.training.capacity import fit_device as fit_device
     from evo_tune.training.capacity import measured_peak as measured_peak
     from evo_tune.training.checkpoint import load_checkpoint as load_checkpoint
     from evo_tune.training.checkpoint import save_checkpoint as save_checkpoint
@@ -103,6 +104,7 @@ _HOMES = {
     "launch": "launcher",
     "calibrate_memory": "capacity",
     "device_memory": "capacity",
+    "fit_device": "capacity",
     "measured_peak": "capacity",
     "Memory": "memory",
     "predict_memory": "memory",

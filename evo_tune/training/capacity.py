@@ -9,16 +9,23 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from evo_tune.errors import RecipeError
-from evo_tune.training._check import check_name, check_number
+from evo_tune.training._check import check_integer, check_name, check_number
+from evo_tune.training.gpt_config import GPTConfig
+from evo_tune.training.memory import Fit, fit_memory, predict_memory
 
-__all__ = ["calibrate_memory", "device_memory", "is_out_of_memory", "measured_peak"]
+__all__ = ["calibrate_memory", "device_memory", "fit_device", "is_out_of_memory", "measured_peak"]
 
 _LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 """Where a container's limit stands, under cgroup v2 and v1."""
+
+_PROBE_ABOVE = 0.5
+"""Share of a GPU from which on a prediction is checked by a step: below it the formula may be off by a factor
+of 1.8 and nothing happens."""
 
 _SIGNS = ("not enough memory", "can't allocate memory", "out of memory")
 
@@ -87,3 +94,40 @@ def calibrate_memory(device: torch.device | str, predicted: float, step: Callabl
     if measured is None:
         raise RecipeError("device", str(device), "one whose memory torch measures")
     return max(1.0, measured / predicted)
+
+
+def fit_device(
+    config: GPTConfig,
+    batch: int,
+    device: torch.device | str,
+    *,
+    sharing: int = 1,
+    probe: Callable[[Fit], object] | None = None,
+    **options: Any,
+) -> Fit:
+    """Return how to train a model on a device within its whole memory; the same whatever else runs there.
+
+    Args:
+        config: The model.
+        batch: Sequences in a step, of one process.
+        device: Where. One whose memory torch does not tell (such as 'mps') gets the batch in one piece, and
+            the trainer's halving if that is too much.
+        sharing: Processes of this training on this machine, which share a CPU's memory.
+        probe: Does one step as a fit says, from building the model on; on a GPU it corrects the formula
+            where the prediction is near the capacity. None: the formula is believed.
+        options: As in `predict_memory`; device and recompute left out.
+
+    Raises:
+        RecipeError: A field is out of its range, or not even one sequence fits.
+    """
+    check_integer("sharing", sharing, 1)
+    kind = torch.device(device).type
+    if kind not in ("cpu", "cuda"):
+        return Fit(batch, None, predict_memory(config, batch, **options))
+    capacity = device_memory(device) / (sharing if kind == "cpu" else 1)
+    fit = fit_memory(config, batch, capacity, device=kind, **options)
+    if kind == "cpu" or probe is None or fit.memory.peak <= _PROBE_ABOVE * capacity:
+        return fit
+    first = fit
+    factor = calibrate_memory(device, fit.memory.peak - fit.memory.context, lambda: probe(first))
+    return fit_memory(config, batch, capacity, device=kind, factor=factor, **options)

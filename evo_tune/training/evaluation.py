@@ -67,9 +67,7 @@ def evaluate(
     Raises:
         RecipeError: batch is not a whole number from 1.
     """
-    if ranks is not None:
-        windows = windows[0][ranks.rank :: ranks.size], windows[1][ranks.rank :: ranks.size]
-    _, targets = windows
+    _, targets = windows = _share(windows, ranks)
     sums = _over_batches(model, windows, device, batch, cross_entropy_sum)
     # Summed in float64, which some devices lack: on the CPU.
     nll = torch.stack(sums).cpu().double().sum() if sums else torch.zeros((), dtype=torch.float64)
@@ -77,6 +75,13 @@ def evaluate(
     if ranks is not None:
         total = ranks.sum(total)
     return Evaluation(float(total[0]), int(total[1]))
+
+
+def _share(windows: MicroBatch, ranks: Ranks | None) -> MicroBatch:
+    """Return this rank's windows, each of them nobody else's."""
+    if ranks is None:
+        return windows
+    return windows[0][ranks.rank :: ranks.size], windows[1][ranks.rank :: ranks.size]
 
 
 def _over_batches(
@@ -104,7 +109,12 @@ def _over_batches(
 
 
 def evaluate_by_position(
-    model: nn.Module, windows: MicroBatch, *, device: torch.device | str = "cpu", batch: int = 32
+    model: nn.Module,
+    windows: MicroBatch,
+    *,
+    device: torch.device | str = "cpu",
+    batch: int = 32,
+    ranks: Ranks | None = None,
 ) -> list[Evaluation]:
     """Score a model as `evaluate` does, each position of a window by itself; their sum is the whole.
 
@@ -113,7 +123,7 @@ def evaluate_by_position(
     Raises:
         RecipeError: batch is not a whole number from 1.
     """
-    _, targets = windows
+    _, targets = windows = _share(windows, ranks)
 
     def by_position(logits: torch.Tensor, aims: torch.Tensor) -> torch.Tensor:
         losses = F.cross_entropy(logits.flatten(0, 1), aims.flatten(), ignore_index=IGNORE, reduction="none")
@@ -122,8 +132,10 @@ def evaluate_by_position(
     sums = sum(
         _over_batches(model, windows, device, batch, by_position), torch.zeros(targets.shape[1], dtype=torch.float64)
     )
-    counts: list[int] = (targets != IGNORE).sum(0).tolist()
-    return [Evaluation(nll, count) for nll, count in zip(sums.tolist(), counts, strict=True)]
+    total = torch.stack((sums, (targets != IGNORE).sum(0).double()))
+    if ranks is not None:
+        total = ranks.sum(total)
+    return [Evaluation(nll, int(count)) for nll, count in zip(*total.tolist(), strict=True)]
 
 
 def losses_by_position(

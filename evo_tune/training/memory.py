@@ -198,7 +198,7 @@ def fitting_micro_batch(
         optimizer: See `predict_memory`.
         ema: See `predict_memory`.
         trainable: See `predict_memory`.
-        factor: Measured over predicted memory, where a step was measured.
+        factor: Measured over predicted memory, the device's libraries aside, where a step was measured.
 
     Raises:
         RecipeError: A field is out of its range, or not even one sequence fits.
@@ -219,10 +219,10 @@ def fitting_micro_batch(
             ema=ema,
             trainable=trainable,
         )
-        if factor * predicted.peak <= 0.9 * capacity:
+        needed = (factor * (predicted.peak - predicted.context) + predicted.context) / 0.9
+        if needed <= capacity:
             return micro
         if micro == 1:
-            needed = factor * predicted.peak / 0.9
             raise RecipeError("capacity", capacity, f"{needed:.3g} bytes or more for one sequence of this model")
         micro = -(-micro // 2)
 

@@ -4,7 +4,17 @@ import pytest
 import torch
 
 from evo_tune.errors import RecipeError
-from evo_tune.training import calibrate_memory, capacity, device_memory, measured_peak
+from evo_tune.training import (
+    Fit,
+    GPTConfig,
+    calibrate_memory,
+    capacity,
+    device_memory,
+    fit_device,
+    fit_memory,
+    measured_peak,
+    predict_memory,
+)
 
 
 def physical() -> float:
@@ -49,6 +59,37 @@ def test_a_cpu_is_not_measured_and_a_gpu_by_its_allocator(monkeypatch: pytest.Mo
         calls.clear()
         assert calibrate_memory("cuda", 100.0, lambda: calls.append("step")) == factor
         assert calls == ["synchronize", "reset_peak_memory_stats", "step", "synchronize"]
+
+
+def test_a_fit_goes_by_the_whole_memory_and_on_a_gpu_by_a_probe_where_it_is_close(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = GPTConfig(context=128, depth=2, width=64)
+    probed: list[Fit] = []
+    total = 0.0
+    monkeypatch.setattr(capacity, "device_memory", lambda device: total)
+    monkeypatch.setattr(capacity, "measured_peak", lambda device, run: [run(), 1.5 * predicted][1])
+
+    def fit(device: str, **options: int) -> Fit:
+        return fit_device(config, 16, device, probe=probed.append, **options)
+
+    total = predict_memory(config, 16).peak / 0.9 * 1.001
+    assert fit("cpu") == fit_memory(config, 16, total)
+    assert fit("cpu").micro_batch == 16
+    assert fit("cpu", sharing=2).micro_batch == fit_memory(config, 16, total / 2).micro_batch < 16
+    assert fit("mps") == Fit(16, None, predict_memory(config, 16))
+    memory = predict_memory(config, 16, device="cuda")
+    predicted = memory.peak - memory.context
+    total = memory.peak / 0.4
+    assert fit("cuda").micro_batch == 16
+    assert not probed
+    total = memory.peak / 0.9 * 1.001
+    assert fit("cuda") == fit_memory(config, 16, total, device="cuda", factor=1.5)
+    assert fit("cuda").micro_batch < 16
+    assert probed == [Fit(16, None, memory)] * 2
+    assert fit_device(config, 16, "cuda").micro_batch == 16  # nobody to ask
+    with pytest.raises(RecipeError, match="sharing"):
+        fit("cpu", sharing=0)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

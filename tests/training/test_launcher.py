@@ -75,26 +75,6 @@ def side_by_side(*calls: Callable[[], Any]) -> list[Any]:
     return found
 
 
-@pytest.mark.slow
-def test_results_messages_and_failures_come_back() -> None:
-    """Three launches at once: they never meet. No failure waits for the ranks' own timeout."""
-    messages: list[dict[str, Any]] = []
-    began = time.monotonic()
-    result, no_room, dead = side_by_side(
-        lambda: launch(add_up, {"mine": [1.5, 2.25]}, ranks=2, threads=1, on_message=messages.append),
-        lambda: launch(no_room_on_one, {}, ranks=2),
-        lambda: launch(die, {}, ranks=2),
-    )
-    assert time.monotonic() - began < 120
-    assert result == {"total": 3.75, "threads": 1, "folder": os.getcwd()}
-    assert messages == [{"from": 0}]
-    assert isinstance(no_room, RankFailed)
-    assert (no_room.rank, no_room.status) == (1, "out_of_memory")
-    assert "Tried to allocate" in str(no_room)
-    assert isinstance(dead, RankFailed)
-    assert (dead.rank, dead.status, str(dead)) == (1, "crashed", "rank 1: killed by signal 9")
-
-
 def gone(pid: int) -> bool:
     try:
         os.kill(pid, 0)
@@ -102,6 +82,36 @@ def gone(pid: int) -> bool:
         return True
     status = Path(f"/proc/{pid}/stat")
     return status.exists() and status.read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+@pytest.mark.slow
+def test_results_messages_and_failures_come_back() -> None:
+    """Four launches at once: they never meet. No failure waits for the ranks' own timeout."""
+    messages: list[dict[str, Any]] = []
+
+    def enough(message: dict[str, Any]) -> None:
+        os.kill(message["pid"], 0)
+        messages.append(message)
+        raise InterruptedError("enough")
+
+    began = time.monotonic()
+    result, no_room, dead, ended = side_by_side(
+        lambda: launch(add_up, {"mine": [1.5, 2.25]}, ranks=2, threads=1, on_message=messages.append),
+        lambda: launch(no_room_on_one, {}, ranks=2),
+        lambda: launch(die, {}, ranks=2),
+        lambda: launch(wait_for_ever, {}, ranks=1, on_message=enough),
+    )
+    assert time.monotonic() - began < 120
+    assert result == {"total": 3.75, "threads": 1, "folder": os.getcwd()}
+    assert {"from": 0} in messages
+    assert {"from": 1} not in messages
+    assert isinstance(ended, InterruptedError)  # what a listener raises ends the ranks
+    assert gone(next(message["pid"] for message in messages if "pid" in message))
+    assert isinstance(no_room, RankFailed)
+    assert (no_room.rank, no_room.status) == (1, "out_of_memory")
+    assert "Tried to allocate" in str(no_room)
+    assert isinstance(dead, RankFailed)
+    assert (dead.rank, dead.status, str(dead)) == (1, "crashed", "rank 1: killed by signal 9")
 
 
 @pytest.mark.slow
