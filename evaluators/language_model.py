@@ -34,6 +34,7 @@ The training:
     weight_decay_end= where the weight decay, which begins at its gene, ends; weight_decay_shape=linear or cosine.
                       With gap_patience=3 it rises by gap_factor=1.5, up to there, only when held-out loss has risen
                       and training loss fallen in so many evaluations
+    ramp_from=        tokens in the first step's batch, which grows to the gene's over the first ramp_share=0.03 of all
     clip=1            largest norm of the gradient
     z_loss=0          weight of the z-loss; 1e-4 keeps logits from drifting
     ema=              decay of a moving average of the weights, judged beside them as val_loss_ema
@@ -65,7 +66,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -78,6 +79,7 @@ if TYPE_CHECKING:
     from evo_tune import Context
     from evo_tune.training import (
         GPT,
+        BatchRamp,
         EarlyStopping,
         Evaluation,
         Fit,
@@ -89,6 +91,7 @@ if TYPE_CHECKING:
         Trainer,
         WeightDecay,
     )
+    from evo_tune.training.ramp import Bounds
 
 OBJECTIVES = [Minimize("val_loss")]
 
@@ -166,6 +169,8 @@ class Options:
     cycle_growth: int
     gamma: float
     lr_rule: str
+    ramp_from: int | None
+    ramp_share: float
     weight_decay_end: float | None
     weight_decay_shape: str
     gap_patience: int | None
@@ -271,6 +276,7 @@ INTERVALS = {
     "ema": "[0, 1)",
     "min_delta": "[0, inf)",
     "extend_share": "(0, 1)",
+    "ramp_share": "(0, 1]",
 }
 WHOLE = {
     "vocab": (256, 65536),
@@ -281,6 +287,7 @@ WHOLE = {
     "patience": (1, None),
     "recompute": (1, None),
     "ranks": (1, 64),
+    "ramp_from": (1, None),
     "extend_from": (2, None),
     "eval_tokens": (1, None),
 }
@@ -575,21 +582,29 @@ class Phase:
         windows: Windows that are trained on.
         per_step: Of these, in one step.
         first_step: Number of its first step.
+        ramp: How the windows of a step grow to so many.
     """
 
     config: GPTConfig
     windows: int
     per_step: int
     first_step: int = 0
+    ramp: BatchRamp | None = None
 
     @property
     def end(self) -> int:
         """The step after its last."""
-        return self.first_step + -(-self.windows // self.per_step)
+        return self.first_step + len(self._bounds)
 
     def tokens(self, step: int) -> int:
         """Return the tokens that it has trained on before `step`."""
-        return self.config.context * min(self.windows, self.per_step * max(0, step - self.first_step))
+        return self.config.context * self._bounds[max(0, step - self.first_step)][0]
+
+    @cached_property
+    def _bounds(self) -> Bounds:
+        from evo_tune.training.ramp import steps_of
+
+        return steps_of(self.windows, self.per_step, self.ramp)
 
 
 def _phases(genome: Mapping[str, Any], options: Options, device: str | None = None) -> tuple[Phase, ...] | None:
@@ -608,12 +623,21 @@ def _phases(genome: Mapping[str, Any], options: Options, device: str | None = No
     for share, shape in parts:
         each = 1.0 if options.tokens is not None else flops_per_token(shape)
         windows = max(1, round(share * budget / each / shape.context))
-        phases.append(_phase(genome, shape, windows, phases[-1].end if phases else 0))
+        first = phases[-1].end if phases else 0
+        phases.append(_phase(genome, shape, windows, first, None if phases else options))
     return tuple(phases)
 
 
-def _phase(genome: Mapping[str, Any], config: GPTConfig, windows: int, first_step: int = 0) -> Phase:
-    return Phase(config, windows, max(1, genome["batch"] // config.context), first_step)
+def _phase(
+    genome: Mapping[str, Any], config: GPTConfig, windows: int, first_step: int = 0, growing: Options | None = None
+) -> Phase:
+    from evo_tune.training import BatchRamp
+
+    ramp, per_step = None, max(1, genome["batch"] // config.context)
+    if growing is not None and growing.ramp_from is not None:
+        start = min(per_step, max(1, growing.ramp_from // config.context))
+        ramp = BatchRamp(start=start, fraction=growing.ramp_share)
+    return Phase(config, windows, per_step, first_step, ramp)
 
 
 def _spent(phases: Sequence[Phase], step: int) -> dict[str, float]:
@@ -683,6 +707,8 @@ def evaluate(
     cycle_growth: int = 1,
     gamma: float = 0.9,
     lr_rule: Literal["none", "sqrt", "linear"] = "none",
+    ramp_from: int | None = None,
+    ramp_share: float = 0.03,
     weight_decay_end: float | None = None,
     weight_decay_shape: Literal["linear", "cosine"] = "linear",
     gap_patience: int | None = None,
@@ -770,7 +796,7 @@ def _train(
         phases = _phases(genome, options, run.device)
         if phases is None:  # a clock was asked once, and its answer stands
             windows = saved["windows"] if saved else _windows_in(options, genome, run, corpus)
-            phases = (_phase(genome, _config(genome, options), windows),)
+            phases = (_phase(genome, _config(genome, options), windows, growing=options),)
         training = Training(genome, run, options, corpus, phases, ranks)
         training.begin(saved)
         start = training.trainer.step
@@ -810,7 +836,7 @@ def _fit(
         return training.Fit(micro, None, training.predict_memory(config, micro))
 
     def one_step(fit: Fit) -> None:
-        one = replace(phase, windows=phase.per_step, first_step=0)
+        one = replace(phase, windows=phase.per_step, first_step=0, ramp=None)
         _trainer({**genome, "lr": 1e-6}, run, options, text, one, 1, fit=fit).run(1)
 
     return training.fit_device(
@@ -835,6 +861,7 @@ def _source(run: Context, text: Tensor, phase: Phase, fit: Fit) -> Any:
         seed=run.seed,
         micro_batch=fit.micro_batch,
         first_step=phase.first_step,
+        ramp=phase.ramp,
     )
 
 

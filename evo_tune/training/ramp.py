@@ -1,8 +1,9 @@
 """A batch that grows over the first part of a training: small at first, when gradients agree, large later.
 
 DeepSeek-V3 (arXiv:2412.19437) goes from 3072 to 15360 sequences over its first 469B of 14.8T tokens. It is
-done by accumulation: the micro-batch stays, a step takes more of them. Which samples are whose step's is a
-function of the step alone, so there is nothing to save. Plain arithmetic: no torch, no data.
+done by accumulation: the micro-batch stays, a step takes more of them, the last of them perhaps in part. Which
+samples are whose step's is a function of the step alone, neither of the micro-batch nor of a device, so there is
+nothing to save. Plain arithmetic: no torch, no data.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ __all__ = ["BatchRamp", "steps_of"]
 
 @dataclass(frozen=True, kw_only=True)
 class BatchRamp:
-    """How a batch grows: linearly in the samples done, in whole micro-batches, rounded down.
+    """How a batch grows: linearly in the samples done, rounded down.
 
     Args:
         start: Samples in the first step, 1 or more.
@@ -35,14 +36,13 @@ class BatchRamp:
         check_integer("ramp start", self.start, 1)
         check_number("ramp fraction", self.fraction, "(0, 1]")
 
-    def size(self, done: int, *, batch: int, total: int, micro_batch: int = 1) -> int:
+    def size(self, done: int, *, batch: int, total: int) -> int:
         """Return the samples of the step that comes after `done` samples.
 
         Args:
             done: Samples before it.
             batch: Samples in a step after the ramp.
             total: Samples in the full training.
-            micro_batch: The unit; a step has at least one.
 
         Raises:
             RecipeError: start is above batch.
@@ -51,15 +51,14 @@ class BatchRamp:
         reached = done / (self.fraction * total)
         if reached >= 1.0:
             return batch
-        grown = self.start + int((batch - self.start) * reached)
-        return min(batch, max(1, grown // micro_batch) * micro_batch)
+        return self.start + int((batch - self.start) * reached)
 
 
-def steps_of(total: int, batch: int, ramp: BatchRamp | None, micro_batch: int = 1) -> Bounds:
+def steps_of(total: int, batch: int, ramp: BatchRamp | None) -> Bounds:
     """Return which samples belong to which step, all `total` of them, each once."""
     firsts = [0]
     while ramp is not None and firsts[-1] < total:
-        size = ramp.size(firsts[-1], batch=batch, total=total, micro_batch=micro_batch)
+        size = ramp.size(firsts[-1], batch=batch, total=total)
         if size == batch:
             break  # from here on all are alike
         firsts.append(min(total, firsts[-1] + size))
@@ -85,9 +84,9 @@ class Bounds:
         return len(self.firsts) - 1 + optimizer_steps(self.total - self.firsts[-1], self.batch)
 
     def __getitem__(self, step: int) -> tuple[int, int]:
-        """Return the first sample of a step and the one after its last."""
+        """Return the first sample of a step and the one after its last; beyond the training there are none."""
         growing = len(self.firsts) - 1
         if step < growing:
             return self.firsts[step], self.firsts[step + 1]
-        first = self.firsts[-1] + (step - growing) * self.batch
+        first = min(self.total, self.firsts[-1] + (step - growing) * self.batch)
         return first, min(first + self.batch, self.total)

@@ -68,7 +68,7 @@ class TrainingWindows:
         self.seed = seed
         self.first_step = first_step
         self.micro_batch = micro_batch or batch
-        self._bounds = steps_of(total, batch, ramp, micro_batch or 1)
+        self._bounds = steps_of(total, batch, ramp)
         self.epoch_windows = (len(tokens) - 1) // context
         if self.epoch_windows > 1:
             self.epoch_windows -= 1  # room for the offset

@@ -35,21 +35,40 @@ LOSSES = ("val_loss", "val_bpb", "train_loss")
 
 @pytest.mark.slow
 def test_two_ranks_are_one_training(evaluator: Evaluator, default: dict[str, Any], tmp_path: Path) -> None:
-    """Up to a quarter by two ranks, from there by two: as one process does it in one go, curve and all."""
-    wsd = {"schedule": "wsd"}
-    straight = Context(seed=1, folder=tmp_path / "straight")
-    alone = judge(evaluator, default, straight, **wsd)
-    quarter = Context(seed=1, budget=0.25, folder=tmp_path / "quarter")
-    judge(evaluator, default, quarter, ranks=2, **wsd)
-    whole = Context(seed=1, folder=tmp_path / "whole", resume_folder=tmp_path / "quarter")
-    ranks = judge(evaluator, default, whole, ranks=2, **wsd)
-    assert ranks["resumed_step"] == 2
-    assert [ranks[name] for name in SPENT] == [alone[name] for name in SPENT]
-    assert [ranks[name] for name in LOSSES] == pytest.approx([alone[name] for name in LOSSES], rel=1e-5)
-    assert ranks["micro_batch"] == alone["micro_batch"] / 2
-    for mine, expected in zip(whole.curve, straight.curve[-len(whole.curve) :], strict=True):
-        assert mine[0] == expected[0]
-        assert mine[1]["val_loss"] == pytest.approx(expected[1]["val_loss"], rel=1e-5)
+    """Half of it by two ranks, with a batch that grows, is what one process does; and one process goes on with it."""
+    options = {"schedule": "wsd", "ramp_from": 192, "ramp_share": 0.5}
+
+    def done(folder: str, budget: float, after: str | None = None, ranks: int = 1) -> tuple[dict[str, float], Context]:
+        resumed = None if after is None else tmp_path / after
+        context = Context(seed=1, budget=budget, folder=tmp_path / folder, resume_folder=resumed)
+        return judge(evaluator, default, context, ranks=ranks, **options), context
+
+    (alone, expected), (together, seen) = done("alone", 0.5), done("together", 0.5, ranks=2)
+    assert [together[name] for name in SPENT] == [alone[name] for name in SPENT]
+    assert [together[name] for name in LOSSES] == pytest.approx([alone[name] for name in LOSSES], rel=1e-5)
+    assert together["micro_batch"] == alone["micro_batch"] / 2
+    assert [at for at, _ in seen.curve] == [at for at, _ in expected.curve]
+    losses = [[point["val_loss"] for _, point in context.curve] for context in (seen, expected)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    whole, resumed = done("whole", 1.0)[0], done("resumed", 1.0, after="together")[0]
+    assert resumed["resumed_step"] == together["steps"]
+    assert [resumed[name] for name in SPENT] == [whole[name] for name in SPENT]
+    assert [resumed[name] for name in LOSSES] == pytest.approx([whole[name] for name in LOSSES], rel=1e-5)
+
+
+def test_a_batch_that_grows_takes_more_steps_for_the_same_tokens(
+    evaluator: Evaluator, default: dict[str, Any], tmp_path: Path
+) -> None:
+    plain = judge(evaluator, default, Context(seed=1, folder=tmp_path))
+    options = {"ramp_from": 64, "ramp_share": 0.5}
+    grown = judge(evaluator, default, Context(seed=1, folder=tmp_path), **options)
+    assert (grown["tokens"], grown["flops"]) == (plain["tokens"], plain["flops"])
+    assert grown["steps"] > plain["steps"]
+    assert evaluator.estimate(default, evaluator.bind({**OPTIONS, **options}))["tokens"] == plain["tokens"]
+    large = judge(evaluator, default, Context(seed=1, folder=tmp_path), ramp_from=8192)
+    assert large["val_loss"] == plain["val_loss"]  # from the batch itself on there is nothing to grow
+    with pytest.raises(UsageError, match="ramp"):
+        evaluator.space(evaluator.bind({**OPTIONS, "ramp_share": 0.0}))
 
 
 @pytest.mark.parametrize(

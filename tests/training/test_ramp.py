@@ -15,23 +15,22 @@ from evo_tune.training.ramp import steps_of
     batch=st.integers(1, 60),
     start=st.integers(1, 60),
     fraction=st.floats(0.001, 1.0),
-    micro=st.integers(1, 16),
 )
-def test_steps_are_those_counted_one_by_one(total: int, batch: int, start: int, fraction: float, micro: int) -> None:
-    start, micro = min(start, batch), min(micro, batch)
-    ramp = BatchRamp(start=start, fraction=fraction)
-    bounds = steps_of(total, batch, ramp, micro)
+def test_steps_are_those_counted_one_by_one(total: int, batch: int, start: int, fraction: float) -> None:
+    ramp = BatchRamp(start=min(start, batch), fraction=fraction)
+    bounds = steps_of(total, batch, ramp)
     done = 0
     sizes = []
     while done < total:
-        size = ramp.size(done, batch=batch, total=total, micro_batch=micro)
+        size = ramp.size(done, batch=batch, total=total)
         assert bounds[len(sizes)] == (done, min(total, done + size))
         sizes.append(size)
         done = min(total, done + size)
     assert len(bounds) == len(sizes)
     assert sizes == sorted(sizes)  # it only grows
-    assert all(size % micro == 0 or size == batch for size in sizes)  # in whole micro-batches
+    assert sizes[0] == min(start, batch)
     assert max(sizes) <= batch
+    assert bounds[len(sizes)] == bounds[len(sizes) + 5] == (total, total)
 
 
 def test_without_a_ramp_all_steps_are_alike() -> None:
@@ -42,10 +41,10 @@ def test_without_a_ramp_all_steps_are_alike() -> None:
 
 def test_the_ramp_of_v3() -> None:
     ramp, total = BatchRamp(start=3072, fraction=0.469 / 14.8), 14_800_000_000 // 4
-    assert ramp.size(0, batch=15360, total=total, micro_batch=1024) == 3072
+    assert ramp.size(0, batch=15360, total=total) == 3072
     half = 1 + int(0.5 * 0.469 / 14.8 * total)
-    assert ramp.size(half, batch=15360, total=total, micro_batch=1024) == 9216
-    assert ramp.size(2 * half + 2, batch=15360, total=total, micro_batch=1024) == 15360
+    assert ramp.size(half, batch=15360, total=total) == 9216
+    assert ramp.size(2 * half + 2, batch=15360, total=total) == 15360
 
 
 @settings(deadline=None, max_examples=20)
