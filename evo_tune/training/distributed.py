@@ -115,6 +115,11 @@ class Ranks:
         converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
         return converted
 
+    def out_of_memory(self, error: RuntimeError) -> torch.OutOfMemoryError:
+        """Return what a rank without memory raises: it cannot try again, since the others wait for it."""
+        advice = "with several ranks no micro-batch is halved on the way: give a smaller one"
+        return torch.OutOfMemoryError(f"rank {self.rank} is out of memory ({error}); {advice}")
+
     def settle(self, model: nn.Module, step: int) -> None:
         """End a step: take over rank 0's batch-norm statistics, and compare weights now and then.
 

@@ -249,7 +249,9 @@ class Trainer:
             try:
                 return self._attempt(split(window, self.parts) if self.parts > 1 else window)
             except RuntimeError as error:
-                if not is_out_of_memory(error) or self.parts >= largest or self.ranks is not None:
+                if self.ranks is not None and is_out_of_memory(error):
+                    raise self.ranks.out_of_memory(error) from error
+                if self.parts >= largest or not is_out_of_memory(error):
                     raise
             # Here, outside of the handler, the failed attempt's tensors are no longer held.
             self.parts *= 2

@@ -37,5 +37,5 @@ def test_the_example_runs_and_learns(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code[1]], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert float(done.stdout.split()[0]) < 3.5
-    assert "61440 tokens" in done.stdout
+    assert "40960 tokens" in done.stdout
     assert training.GPT.load(tmp_path / "model").config.position == "rope"
