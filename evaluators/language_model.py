@@ -1,13 +1,57 @@
-"""A GPT on text, byte by byte: any file, folder or language; minimises val_loss (nats per byte).
+"""A GPT on text: any file, folder or language, as bytes or byte pairs; minimises val_loss (nats per token).
 
-The text is read as bytes, so there is no tokenizer to fit and nothing to download. Its last tenth is held
-out; the same held-out bytes judge every genome. What is held equal between genomes is chosen by exactly
-one of three budgets:
+The text is read as bytes, so there is nothing to download. Its last tenth is held out; the same held-out bytes judge
+every genome. What is held equal between genomes is chosen by exactly one of three budgets:
 
     -o flops=1e11     arithmetic (the default): a larger model sees less text; about equal time
     -o tokens=500000  text: favours large models, which take longer
     -o seconds=5      time on this machine: ten steps are timed and the number of steps fixed from them;
                       not reproducible to the bit, since two timings differ
+
+The text and the model:
+
+    data=             file, folder (with all below it) or glob; empty: 465 kB of English about Python
+    size=auto         which space to search: small, medium, large; auto: large on a GPU, else small
+    context=          tokens in a window; left out, it is a gene
+    vocab=256         256: a token is a byte; more: so many byte-pair tokens, learned from the text to train on.
+                      val_loss is then per such a token; val_bpb compares vocabularies
+    position=learned  learned, sinusoidal or rope (base rope_base=10000)
+    window=           tokens that a token sees, up to the context; window_pattern=S: which blocks have it (SSSL)
+    ffn=gelu          gelu or swiglu, of ffn_mult=4 times the width
+    kv_heads=         heads of keys and values, at most; the next divisor of heads below is taken
+    qk_norm=false     norm queries and keys
+    bias=false, tied=true, attention_dropout=0
+    init=fan_in       fan_in suits small widths, normal is GPT-2's N(0, 0.02)
+
+The training:
+
+    optimizer=adamw   adamw, muon or sgd (for which the gene lr is a hundred times larger);
+                      beta1=0.9, beta2=0.95, eps=1e-8, momentum=0.95 (muon, sgd)
+    schedule=cosine   cosine, linear, constant, wsd, multi_step, sgdr or cosine_step, after the warm-up (a gene),
+                      down to min_lr_ratio=0.1 of the peak; wsd: decay_fraction=0.2, decay_shape=linear (sqrt,
+                      cosine); sgdr, cosine_step: cycle=0.1 of the training, cycle_growth=1, gamma=0.9
+    lr_rule=none      how lr, which is meant for the default batch, moves with the batch: none, sqrt, linear
+    weight_decay_end= where the weight decay, which begins at its gene, ends; weight_decay_shape=linear or cosine.
+                      With gap_patience=3 it rises by gap_factor=1.5, up to there, only when held-out loss has risen
+                      and training loss fallen in so many evaluations
+    ramp_from=        tokens in the first step's batch, which grows to the gene's over the first ramp_share=0.03 of all
+    clip=1            largest norm of the gradient
+    z_loss=0          weight of the z-loss; 1e-4 keeps logits from drifting
+    ema=              decay of a moving average of the weights, judged beside them as val_loss_ema
+    evaluations=4     evaluations along the training, each on every fourth held-out block: the learning curve
+    patience=         stop after so many evaluations without an improvement of min_delta=0, and take the best weights
+    micro_batch=auto  most tokens in one pass; the gradient is that of the whole batch all the same. auto: what the
+                      device's whole memory has room for, whatever else runs there
+    ranks=1           processes on this machine that train together, each with the slot's threads or a GPU of its own
+    recompute=        compute every so-manieth block again for the gradient: memory for time
+    eval_tokens=16384 held-out bytes that are scored at the end
+    save=false        keep a checkpoint of a full training too
+
+Long texts: `-o context=2048 -o extend_from=1024` trains at 1024, extends the positions (extension=linear; with rope
+ntk or yarn too) and spends the last extend_share=0.2 of the budget at 2048.
+
+Genes that are off until `--gene` names them, each in place of the option: schedule, position, ffn, ffn_mult, window,
+kv_heads, qk_norm, beta2, z_loss, decay_fraction. `--gene position`, or `--gene 'position=learned|rope'`.
 
 This file knows how genomes become trainings; how to train is `evo_tune.training`'s. It is imported by the
 parent process too, so torch is imported inside functions only.
@@ -15,97 +59,239 @@ parent process too, so torch is imported inside functions only.
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import math
 import os
 import statistics
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from functools import lru_cache
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from evo_tune import Choice, Float, Int, Minimize, SearchSpace
+from evo_tune import Choice, Float, Gene, Int, Minimize, SearchSpace
 from evo_tune.errors import OptionError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from evo_tune import Context
-    from evo_tune.training import GPT, GPTConfig, Trainer
+    from evo_tune.training import (
+        GPT,
+        BatchRamp,
+        EarlyStopping,
+        Evaluation,
+        Fit,
+        GapDecay,
+        GPTConfig,
+        Ranks,
+        Schedule,
+        Tokenizer,
+        Trainer,
+        WeightDecay,
+    )
+    from evo_tune.training.ramp import Bounds
 
 OBJECTIVES = [Minimize("val_loss")]
 
 METRICS = {
-    "val_loss": "nats per byte",
+    "val_loss": "nats per token",
     "val_bpb": "bits per byte",
-    "train_loss": "nats per byte",
-    "tokens": "bytes",
+    "perplexity": "",
+    "val_loss_first_half": "nats per token",
+    "val_loss_second_half": "nats per token",
+    "train_loss": "nats per token",
+    "tokens": "",
     "steps": "",
     "flops": "",
     "params": "",
     "tokens_per_second": "1/s",
+    "peak_memory": "bytes",
+    "micro_batch": "tokens",
     "final_lr_fraction": "",
     "clipped_fraction": "",
+    "val_loss_ema": "nats per token",
+    "context_gain": "nats per token",
+    "mfu": "",
 }
+"""The last three only with `ema`, with `extend_from`, and on a GPU whose peak is known."""
 
 HELD_OUT = 0.1
 """Share of the text, at its end, that is never trained on."""
 
-CURVE_POINTS = 4
-"""Points of the learning curve over the full training, each from every fourth held-out block."""
+BLOCK = 4
+"""Bytes in a held-out block, for each token of the longest window: more than a byte-pair token usually has."""
 
 CHECKPOINT = "checkpoint.pt"
 
 FLOPS = {"small": 1e11, "medium": 2.5e13, "large": 1e15}
 """Default budget of each size."""
 
+SCHEDULES = ("cosine", "linear", "constant", "wsd", "multi_step", "sgdr", "cosine_step")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """The options of `evaluate`, checked; their defaults stand in its signature."""
+    """The options of `evaluate`, checked; what each means stands at the top of the file."""
 
     data: str
     size: str
     context: int | None
+    vocab: int
     flops: float | None
     tokens: int | None
     seconds: float | None
-    micro_batch: int | None
+    micro_batch: int | Literal["auto"] | None
+    ranks: int
+    position: str
+    rope_base: float
+    window: int | None
+    window_pattern: str
+    ffn: str
+    ffn_mult: float
+    kv_heads: int | None
+    qk_norm: bool
+    bias: bool
     tied: bool
+    attention_dropout: float
     init: str
+    optimizer: str
+    beta1: float
+    beta2: float
+    eps: float
+    momentum: float
     schedule: str
     min_lr_ratio: float
     decay_fraction: float
+    decay_shape: str
+    cycle: float
+    cycle_growth: int
+    gamma: float
     lr_rule: str
-    beta2: float
+    ramp_from: int | None
+    ramp_share: float
+    weight_decay_end: float | None
+    weight_decay_shape: str
+    gap_patience: int | None
+    gap_factor: float
     clip: float
+    z_loss: float
+    ema: float | None
+    evaluations: int
+    patience: int | None
+    min_delta: float
+    recompute: int | None
+    extend_from: int | None
+    extension: str
+    extend_share: float
     eval_tokens: int
     save: bool
 
     def __post_init__(self) -> None:
+        from evo_tune.training import check_integer, check_name, check_number
+
+        for name, interval in INTERVALS.items():
+            if getattr(self, name) is not None:
+                check_number(name, getattr(self, name), interval)
+        largest = max(SIZES[_size(self.size)]["batch"])
+        for name, (low, high) in {**WHOLE, "context": (2, largest), "micro_batch": (2, largest)}.items():
+            if getattr(self, name) not in (None, "auto"):
+                check_integer(name, getattr(self, name), low, high)
+        check_name("optimizer", self.optimizer, ("adamw", "muon", "sgd"))
+        self._check_together()
+        self.rates(steps=10, warmup=0.0)
+        self.decay(start=1e-3)
+
+    def _check_together(self) -> None:
         given = [name for name in ("flops", "tokens", "seconds") if getattr(self, name) is not None]
         if len(given) > 1:
             raise OptionError(f"-o {given[0]} and -o {given[1]} are both given: give one budget, or none")
-        for name in (*given, "eval_tokens", "clip"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise OptionError(f"-o {name}={getattr(self, name):g}: expected a number above 0")
-        for name, low, high in (("min_lr_ratio", 0, 1), ("decay_fraction", 1e-3, 1), ("beta2", 0, 0.99999)):
-            if not low <= getattr(self, name) <= high:
-                raise OptionError(f"-o {name}={getattr(self, name):g}: expected a number from {low} to {high}")
-        largest = max(SIZES[_size(self.size)]["batch"])
-        for name in ("context", "micro_batch"):
-            value = getattr(self, name)
-            if value is not None and not 2 <= value <= largest:
-                raise OptionError(f"-o {name}={value}: expected 2 to {largest} tokens (the largest batch)")
+        if self.gap_patience is not None and self.weight_decay_end is None:
+            raise OptionError("-o gap_patience needs -o weight_decay_end=…, up to which the weight decay rises")
+        if self.patience is not None and self.schedule == "sgdr" and self.patience <= self.cycle * self.evaluations:
+            raise OptionError(
+                f"-o patience={self.patience}: expected more than the {self.cycle * self.evaluations:g} evaluations of "
+                "one cycle of sgdr, whose waves it must outlast"
+            )
+        if self.extend_from is not None and (self.context is None or self.extend_from >= self.context):
+            raise OptionError(f"-o extend_from={self.extend_from}: expected less than -o context, which must be given")
+        if self.extend_from is not None and self.patience is not None:
+            raise OptionError(
+                "-o patience stops by a loss that -o extend_from changes the meaning of: give one of them"
+            )
+        if self.extend_from is not None and self.seconds is not None:
+            raise OptionError("-o extend_from shares out flops or tokens: give one of these instead of -o seconds")
+        if self.ranks > 1 and self.seconds is not None:
+            raise OptionError("-o ranks and -o seconds are both given: give flops or tokens beside ranks")
 
     @property
     def block(self) -> int:
-        """Bytes in a block of held-out text: the longest window that any genome may ask for, or more."""
-        block: int = max(*SIZES[_size(self.size)]["context"], self.context or 0)
-        return block
+        """Bytes in a block of held-out text: enough for the longest window that any genome may ask for."""
+        longest: int = max(*SIZES[_size(self.size)]["context"], self.context or 0)
+        return BLOCK * longest
+
+    def with_genes(self, genome: Mapping[str, Any]) -> Options:
+        """Return the options with those genes in their places that are one (see OPTIONAL)."""
+        return replace(self, **{name: genome[name] for name in OPTIONAL if name in genome})
+
+    def rates(self, steps: int, warmup: float) -> Schedule:
+        """Return the schedule over so many steps."""
+        from evo_tune.training import Schedule
+
+        return Schedule(
+            steps=steps,
+            name=self.schedule,
+            warmup_fraction=warmup,
+            min_ratio=self.min_lr_ratio,
+            decay_fraction=self.decay_fraction,
+            decay_shape=self.decay_shape,
+            cycle=max(1, round(self.cycle * steps)),
+            cycle_growth=self.cycle_growth,
+            gamma=self.gamma,
+        )
+
+    def decay(self, start: float) -> WeightDecay | GapDecay:
+        """Return the weight decay that begins at `start`."""
+        from evo_tune.training import GapDecay, WeightDecay
+
+        if self.gap_patience is None:
+            return WeightDecay(start=start, end=self.weight_decay_end, shape=self.weight_decay_shape)
+        end = max(start, self.weight_decay_end or 0.0)
+        return GapDecay(start=start, end=end, patience=self.gap_patience, factor=self.gap_factor)
+
+
+INTERVALS = {
+    "flops": "(0, 1e30]",
+    "tokens": "(0, 1e18]",
+    "seconds": "(0, 1e9]",
+    "beta1": "[0, 0.99999]",
+    "beta2": "[0, 0.99999]",
+    "momentum": "[0, 0.99999]",
+    "eps": "(0, 1)",
+    "min_lr_ratio": "[0, 1]",
+    "cycle": "(0, 1]",
+    "clip": "(0, inf)",
+    "z_loss": "[0, 1]",
+    "ema": "[0, 1)",
+    "min_delta": "[0, inf)",
+    "extend_share": "(0, 1)",
+    "ramp_share": "(0, 1]",
+}
+WHOLE = {
+    "vocab": (256, 65536),
+    "window": (1, None),
+    "kv_heads": (1, None),
+    "gap_patience": (1, None),
+    "evaluations": (1, 10_000),
+    "patience": (1, None),
+    "recompute": (1, None),
+    "ranks": (1, 64),
+    "ramp_from": (1, None),
+    "extend_from": (2, None),
+    "eval_tokens": (1, None),
+}
+"""Bounds of options that no part of the recipe checks without loading torch; the rest is checked by those parts."""
 
 
 def options_from(given: Mapping[str, Any]) -> Options:
@@ -150,6 +336,20 @@ SIZES: dict[str, dict[str, Any]] = {
 """Bounds and default of each gene: lr (low, high, default), depth and heads (likewise), width (low, high,
 step, default), batch in tokens, context in tokens."""
 
+OPTIONAL = (
+    "schedule",
+    "position",
+    "ffn",
+    "ffn_mult",
+    "window",
+    "kv_heads",
+    "qk_norm",
+    "beta2",
+    "z_loss",
+    "decay_fraction",
+)
+"""Options that may be genes."""
+
 
 def _size(size: str, device: str | None = None) -> str:
     """Return the size that 'auto' means: large where there is an NVIDIA GPU, else small.
@@ -170,26 +370,20 @@ def search_space(**given: Any) -> SearchSpace:
     """Return the genes for these options of `evaluate`.
 
     Raises:
-        OptionError: An option is out of its range, or two budgets are given.
+        UsageError: An option is out of its range, or two budgets are given.
     """
     options = options_from(given)
     size = SIZES[_size(options.size)]
-    low, high = size["head_dim"]
 
-    def repair(genome: dict[str, Any]) -> dict[str, Any]:
-        """Move heads to the nearest number (ties down) that leaves a multiple of 8 as head_dim."""
-        width = genome["width"]
-        sound = [n for n in range(1, size["heads"][1] + 1) if width % (8 * n) == 0 and low <= width // n <= high]
-        # A width that the user's own gene brought in may leave nothing sound.
-        sound = sound or [n for n in range(1, size["heads"][1] + 1) if width % n == 0]
-        return {**genome, "heads": min(sound, key=lambda n: (abs(n - genome["heads"]), n))}
+    def repair(genome: dict[str, Any], genes: Mapping[str, Gene]) -> dict[str, Any]:
+        return _canonical({**genome, "heads": _sound_heads(genome, size)}, genes, options)
 
     batches = tuple(batch for batch in size["batch"] if batch >= (options.context or 0))
-    default_batch = max(size["default_batch"], batches[0])
-    lr, depth, width, heads = size["lr"], size["depth"], size["width"], size["heads"]
+    depth, width, heads = size["depth"], size["width"], size["heads"]
+    low, high, lr = (value * (100 if options.optimizer == "sgd" else 1) for value in size["lr"])
     genes = {
-        "lr": Float(lr[0], lr[1], log=True, default=lr[2]),
-        "batch": Choice(batches, ordered=True, default=default_batch),
+        "lr": Float(low, high, log=True, default=lr),
+        "batch": Choice(batches, ordered=True, default=max(size["default_batch"], batches[0])),
         "depth": Int(depth[0], depth[1], default=depth[2]),
         "width": Int(width[0], width[1], step=width[2], default=width[3]),
         "heads": Int(heads[0], heads[1], default=heads[2]),
@@ -201,121 +395,275 @@ def search_space(**given: Any) -> SearchSpace:
         genes["context"] = Choice(
             size["context"], ordered=True, default=size["context"][(len(size["context"]) - 1) // 2]
         )
-    return SearchSpace(repair=repair, **genes)
+    return SearchSpace(repair, _optional_genes(options, size), **genes)
 
 
 SPACE = search_space
 
 
+def _optional_genes(options: Options, size: Mapping[str, Any]) -> dict[str, Gene]:
+    """Return the genes of OPTIONAL, the option being the default wherever it is among the values."""
+    longest = options.extend_from or options.context or max(size["context"])
+    genes: dict[str, Gene] = {
+        "schedule": Choice(SCHEDULES),
+        "position": Choice(("learned", "sinusoidal", "rope")),
+        "ffn": Choice(("gelu", "swiglu")),
+        "ffn_mult": Choice((2.0, 2.667, 4.0), ordered=True),
+        "window": Choice((*(2**n for n in range(3, 20) if 2**n < longest), longest), ordered=True),
+        "kv_heads": Choice(tuple(2**n for n in range(6) if 2**n <= size["heads"][1]), ordered=True),
+        "qk_norm": Choice((False, True)),
+        "beta2": Choice((0.9, 0.95, 0.98, 0.99, 0.995, 0.999), ordered=True),
+        "z_loss": Choice((0.0, 1e-5, 1e-4, 1e-3), ordered=True),
+        "decay_fraction": Float(0.1, 0.7),
+    }
+    plain = {"window": longest, "kv_heads": max(cast("Choice", genes["kv_heads"]).values)}
+    for name, gene in genes.items():
+        option = getattr(options, name)
+        value = plain.get(name) if option is None else option
+        fits = isinstance(gene, Float) or value in cast("Choice", gene).values
+        genes[name] = replace(gene, default=value) if fits else gene  # type: ignore[type-var]
+    return genes
+
+
+def _sound_heads(genome: Mapping[str, Any], size: Mapping[str, Any]) -> int:
+    """Return the nearest number of heads (ties down) that leaves a multiple of 8 as head_dim."""
+    width, (low, high) = genome["width"], size["head_dim"]
+    counts = range(1, size["heads"][1] + 1)
+    sound = [n for n in counts if width % (8 * n) == 0 and low <= width // n <= high]
+    # A width that the user's own gene brought in may leave nothing sound.
+    sound = sound or [n for n in counts if width % (2 * n) == 0] or [n for n in counts if width % n == 0]
+    return min(sound, key=lambda n: (abs(n - genome["heads"]), n))
+
+
+def _canonical(genome: dict[str, Any], genes: Mapping[str, Gene], options: Options) -> dict[str, Any]:
+    """Return the genome with what changes nothing at one value, so that the same training is one genome."""
+    longest = options.extend_from or genome.get("context", options.context)
+    if "window" in genome and genome["window"] >= longest:
+        genome["window"] = max(_values(genes["window"]))
+    if "kv_heads" in genome:
+        heads, given = genome["heads"], genome["kv_heads"]
+        same = [n for n in _values(genes["kv_heads"]) if _kv_heads(heads, n) == _kv_heads(heads, given)]
+        genome["kv_heads"] = min(same, default=given)
+    if "decay_fraction" in genome and genome.get("schedule", options.schedule) != "wsd":
+        genome["decay_fraction"] = genes["decay_fraction"].middle()
+    return genome
+
+
+def _values(gene: Gene) -> Sequence[Any]:
+    """Return the values of a gene; of one with many, some, the largest among them."""
+    return gene.values if isinstance(gene, Choice) else [gene.decode(u / 100) for u in range(101)]
+
+
 # ---------------------------------------------------------------- the text
 
 
-@lru_cache(maxsize=1)  # a worker trains on the same text again and again
-def _read(data: str) -> bytes:
-    """Return the bytes of a file, of a folder's files (in order of their paths), or of a glob's."""
-    if not data:
-        from pydoc_data.topics import topics  # English, 465 kB; it differs a little between Python versions
+@dataclass(frozen=True)
+class Corpus:
+    """A text, ready to train on.
 
-        return "\n".join(topics[name] for name in sorted(topics)).encode()
-    path = Path(data).expanduser()
-    if path.is_dir():
-        found = [p for p in path.rglob("*") if not any(part[0] == "." for part in p.relative_to(path).parts)]
-    else:
-        found = [path] if path.exists() else [Path(name) for name in glob.glob(str(path), recursive=True)]
-    files = sorted(file for file in found if file.is_file())
-    if not files:
-        what = "holds no files" if path.is_dir() else "is no file, folder or glob with a match"
-        raise OptionError(
-            f"-o data={data} {what} (from {Path.cwd()}): give a path to text, or leave it out for the built-in text"
-        )
-    try:
-        return b"\n".join(file.read_bytes() for file in files)
-    except OSError as error:
-        raise OptionError(f"-o data={data}: cannot read {error.filename}: {error.strerror}") from error
+    Args:
+        training: Tokens of the part that is trained on, (n,).
+        held_out: The part that judges, as bytes.
+        tokenizer: What the tokens are; it has seen the first part only.
+    """
+
+    training: Tensor
+    held_out: bytes
+    tokenizer: Tokenizer
 
 
 def _text(options: Options) -> tuple[bytes, bytes]:
     """Return the text to train on and the text held out.
 
     Raises:
-        OptionError: The text is missing, unreadable, empty, or too short for the longest window.
+        UsageError: The text is missing, unreadable, empty, or too short for the longest window.
     """
     text = _read(options.data)
-    needed = math.ceil((options.block + 2) / HELD_OUT)
+    longest = options.block // BLOCK
+    needed = math.ceil((longest + 2) / HELD_OUT)
     if len(text) < needed:
         amount = "is empty" if not text else f"holds {len(text)} bytes"
         raise OptionError(
             f"-o data={options.data} {amount}: expected at least {needed} for windows of "
-            f"{options.block}; give more text, or a smaller -o context"
+            f"{longest}; give more text, or a smaller -o context"
         )
     cut = round(len(text) * (1 - HELD_OUT))
     return text[:cut], text[cut:]
 
 
+@lru_cache(maxsize=1)  # a worker trains on the same text again and again
+def _read(data: str) -> bytes:
+    from evo_tune.training import read_text
+
+    return read_text(data)
+
+
+@lru_cache(maxsize=1)
+def _tokens(text: bytes, vocab: int) -> tuple[Any, Tokenizer]:
+    """Return the tokens of the text to train on, a numpy array, and the tokenizer that was learned from it."""
+    from evo_tune.training import tokenizer_for
+
+    tokenizer = tokenizer_for(text, vocab)
+    return tokenizer.encode(text), tokenizer
+
+
 def fingerprint(**given: Any) -> str:
-    """Return the SHA-256 of the text and of how it is split."""
-    training, held_out = _text(options_from(given))
+    """Return the SHA-256 of the text, of how it is split, and of the byte pairs learned from it."""
+    options = options_from(given)
+    training, held_out = _text(options)
     digest = hashlib.sha256(f"{len(training)}+{len(held_out)}:".encode())
     digest.update(training)
     digest.update(held_out)
+    if options.vocab != 256:
+        tokens, tokenizer = _tokens(training, options.vocab)
+        longest = options.block // BLOCK
+        if len(tokens) <= longest:
+            raise OptionError(
+                f"-o vocab={options.vocab}: the text to train on has {len(tokens)} tokens: expected more than "
+                f"{longest}, the longest window; give more text, or a smaller -o context"
+            )
+        digest.update(tokenizer.to_json().encode())
     return digest.hexdigest()
 
 
-def _tensor(text: bytes) -> Tensor:
+def _corpus(options: Options) -> Corpus:
     import torch
 
-    return torch.frombuffer(bytearray(text), dtype=torch.uint8)
+    training, held_out = _text(options)
+    tokens, tokenizer = _tokens(training, options.vocab)
+    # TrainingWindows indexes it: torch has no indexing of uint16.
+    made = torch.from_numpy(tokens.copy() if options.vocab == 256 else tokens.astype("int32"))
+    return Corpus(made, held_out, tokenizer)
 
 
 # ---------------------------------------------------------------- the budget
 
 
+def _kv_heads(heads: int, most: int | None) -> int | None:
+    """Return the largest divisor of `heads` up to `most`; None for one each."""
+    return None if most is None or most >= heads else max(n for n in range(1, most + 1) if heads % n == 0)
+
+
 def _config(genome: Mapping[str, Any], options: Options) -> GPTConfig:
     from evo_tune.training import GPTConfig
 
+    context = genome.get("context", options.context)
+    seen = options.extend_from or context
     return GPTConfig(
-        vocab_size=256,
-        context=genome.get("context", options.context),
+        vocab_size=options.vocab,
+        context=context,
         depth=genome["depth"],
         width=genome["width"],
         heads=genome["heads"],
+        ffn_mult=options.ffn_mult,
         dropout=genome["dropout"],
+        attention_dropout=options.attention_dropout,
+        bias=options.bias,
         tied=options.tied,
         init=options.init,
+        position=options.position,
+        rope_base=options.rope_base,
+        extended_from=options.extend_from,
+        extension=options.extension,
+        window=options.window if options.window is None or options.window < seen else None,
+        window_pattern=options.window_pattern,
+        kv_heads=_kv_heads(genome["heads"], options.kv_heads),
+        qk_norm=options.qk_norm,
+        ffn=options.ffn,
     )
 
 
-def _windows_per_step(genome: Mapping[str, Any], config: GPTConfig) -> int:
-    batch: int = genome["batch"]
-    return max(1, batch // config.context)
+@dataclass(frozen=True)
+class Phase:
+    """A part of a training in which the context stays the same.
+
+    Args:
+        config: The model's shape.
+        windows: Windows that are trained on.
+        per_step: Of these, in one step.
+        first_step: Number of its first step.
+        ramp: How the windows of a step grow to so many.
+    """
+
+    config: GPTConfig
+    windows: int
+    per_step: int
+    first_step: int = 0
+    ramp: BatchRamp | None = None
+
+    @property
+    def end(self) -> int:
+        """The step after its last."""
+        return self.first_step + len(self._bounds)
+
+    def tokens(self, step: int) -> int:
+        """Return the tokens that it has trained on before `step`."""
+        return self.config.context * self._bounds[max(0, step - self.first_step)][0]
+
+    @cached_property
+    def _bounds(self) -> Bounds:
+        from evo_tune.training.ramp import steps_of
+
+        return steps_of(self.windows, self.per_step, self.ramp)
 
 
-def _windows(config: GPTConfig, options: Options, device: str | None = None) -> int | None:
-    """Return the number of windows in the full training; None if only a clock can tell."""
+def _phases(genome: Mapping[str, Any], options: Options, device: str | None = None) -> tuple[Phase, ...] | None:
+    """Return the phases of the full training; None if only a clock can tell how long it is."""
     from evo_tune.training import flops_per_token
 
     if options.seconds is not None:
         return None
-    tokens: float
-    if options.tokens is not None:
-        tokens = options.tokens
-    else:
-        tokens = (options.flops or FLOPS[_size(options.size, device)]) / flops_per_token(config)
-    return max(1, round(tokens / config.context))
+    config = _config(genome, options)
+    parts = [(1.0, config)]
+    if options.extend_from is not None:
+        short = replace(config, context=options.extend_from, extended_from=None)
+        parts = [(1.0 - options.extend_share, short), (options.extend_share, config)]
+    budget = options.tokens or options.flops or FLOPS[_size(options.size, device)]
+    phases: list[Phase] = []
+    for share, shape in parts:
+        each = 1.0 if options.tokens is not None else flops_per_token(shape)
+        windows = max(1, round(share * budget / each / shape.context))
+        first = phases[-1].end if phases else 0
+        phases.append(_phase(genome, shape, windows, first, None if phases else options))
+    return tuple(phases)
+
+
+def _phase(
+    genome: Mapping[str, Any], config: GPTConfig, windows: int, first_step: int = 0, growing: Options | None = None
+) -> Phase:
+    from evo_tune.training import BatchRamp
+
+    ramp, per_step = None, max(1, genome["batch"] // config.context)
+    if growing is not None and growing.ramp_from is not None:
+        start = min(per_step, max(1, growing.ramp_from // config.context))
+        ramp = BatchRamp(start=start, fraction=growing.ramp_share)
+    return Phase(config, windows, per_step, first_step, ramp)
+
+
+def _spent(phases: Sequence[Phase], step: int) -> dict[str, float]:
+    """Return the tokens and the FLOPs before `step`."""
+    from evo_tune.training import flops_per_token
+
+    tokens = [phase.tokens(step) for phase in phases]
+    flops = sum(count * flops_per_token(phase.config) for count, phase in zip(tokens, phases, strict=True))
+    return {"tokens": float(sum(tokens)), "flops": flops}
 
 
 def estimate(genome: Mapping[str, Any], **given: Any) -> dict[str, float]:
-    """Return what is known before training: params, and flops and tokens of the full training."""
-    from evo_tune.training import flops_per_token
+    """Return what is known before training: params, and flops and tokens of the full training.
 
-    options = options_from(given)
-    config = _config(genome, options)
-    known = {"params": float(config.parameters)}
-    windows = _windows(config, options)
-    if windows is not None:
-        tokens = float(windows * config.context)
-        known.update(tokens=tokens, flops=tokens * flops_per_token(config))
-    return known
+    Raises:
+        UsageError: A value of the genome is out of its range.
+    """
+    from evo_tune.training import check_number
+
+    options = options_from(given).with_genes(genome)
+    check_number("lr", genome["lr"], "(0, 10]" if options.optimizer == "sgd" else "(0, 1]")
+    options.rates(steps=10, warmup=genome["warmup"])
+    options.decay(genome["weight_decay"])
+    phases = _phases(genome, options)
+    known = {"params": float(_config(genome, options).parameters)}
+    return known if phases is None else {**known, **_spent(phases, phases[-1].end)}
 
 
 # ---------------------------------------------------------------- the training
@@ -328,100 +676,138 @@ def evaluate(
     data: str = "",
     size: Literal["auto", "small", "medium", "large"] = "auto",
     context: int | None = None,
+    vocab: int = 256,
     flops: float | None = None,
     tokens: int | None = None,
     seconds: float | None = None,
-    micro_batch: int | None = None,
+    micro_batch: int | Literal["auto"] | None = "auto",
+    ranks: int = 1,
+    position: Literal["learned", "sinusoidal", "rope"] = "learned",
+    rope_base: float = 10000.0,
+    window: int | None = None,
+    window_pattern: str = "S",
+    ffn: Literal["gelu", "swiglu"] = "gelu",
+    ffn_mult: float = 4.0,
+    kv_heads: int | None = None,
+    qk_norm: bool = False,
+    bias: bool = False,
     tied: bool = True,
+    attention_dropout: float = 0.0,
     init: Literal["fan_in", "normal"] = "fan_in",
+    optimizer: Literal["adamw", "muon", "sgd"] = "adamw",
+    beta1: float = 0.9,
+    beta2: float = 0.95,
+    eps: float = 1e-8,
+    momentum: float = 0.95,
     schedule: Literal["cosine", "linear", "constant", "wsd", "multi_step", "sgdr", "cosine_step"] = "cosine",
     min_lr_ratio: float = 0.1,
     decay_fraction: float = 0.2,
+    decay_shape: Literal["linear", "sqrt", "cosine"] = "linear",
+    cycle: float = 0.1,
+    cycle_growth: int = 1,
+    gamma: float = 0.9,
     lr_rule: Literal["none", "sqrt", "linear"] = "none",
-    beta2: float = 0.95,
+    ramp_from: int | None = None,
+    ramp_share: float = 0.03,
+    weight_decay_end: float | None = None,
+    weight_decay_shape: Literal["linear", "cosine"] = "linear",
+    gap_patience: int | None = None,
+    gap_factor: float = 1.5,
     clip: float = 1.0,
+    z_loss: float = 0.0,
+    ema: float | None = None,
+    evaluations: int = 4,
+    patience: int | None = None,
+    min_delta: float = 0.0,
+    recompute: int | None = None,
+    extend_from: int | None = None,
+    extension: Literal["linear", "ntk", "yarn"] = "linear",
+    extend_share: float = 0.2,
     eval_tokens: int = 16384,
     save: bool = False,
 ) -> dict[str, float]:
     """Train one genome and judge it on the held-out text.
 
-    Args:
-        genome: Values of the genes.
-        run: Device, seed, budget and folders.
-        data: File, folder (with all below it) or glob; empty: 465 kB of English about Python.
-        size: Which space to search: small, medium, large, or by the machine (large on a GPU).
-        context: Tokens in a window; left out, it is a gene.
-        flops: Budget in FLOPs (the default, as in FLOPS).
-        tokens: Budget in bytes of text.
-        seconds: Budget in seconds of training on this machine.
-        micro_batch: Most tokens in one pass; the gradient is that of the whole batch all the same.
-        tied: Whether head and embedding share their weights.
-        init: How weights begin: fan_in suits small widths, normal is GPT-2's N(0, 0.02).
-        schedule: Shape of the learning rate after warm-up.
-        min_lr_ratio: Its end, as a share of its peak.
-        decay_fraction: Share of the steps in which the schedule wsd decays.
-        lr_rule: How lr, which is meant for the default batch, moves with the batch gene.
-        beta2: Decay of Adam's second moment.
-        clip: Largest norm of the gradient.
-        eval_tokens: Held-out bytes that are scored at the end.
-        save: Keep a checkpoint of a full training too.
+    `genome` holds the genes, `run` device, seed, budget and folders; the options stand at the top of the file.
 
     Returns:
-        val_loss (nats per byte), val_bpb (bits per byte), train_loss (nats per byte, of the final weights
-        on fixed windows of the training text), and what was spent: tokens, steps, flops, params,
-        tokens_per_second, final_lr_fraction, clipped_fraction; resumed_step if it was to go on from a
-        checkpoint (0: there was none, it was trained from scratch). The learning curve is that of a
-        quarter of the held-out blocks, so its last val_loss is not quite the one returned.
+        val_loss (nats per token), val_bpb (bits per byte) and perplexity; val_loss_first_half and _second_half, by
+        the place in a window; train_loss (of the final weights on fixed windows of the training text), and what was
+        spent: tokens, steps, flops, params, tokens_per_second (median over steps), final_lr_fraction,
+        clipped_fraction, micro_batch (tokens in a pass), peak_memory (measured on a GPU, predicted on a CPU), and mfu
+        where the device's peak is known. With `ema` val_loss_ema; after an extension context_gain, by how much the
+        loss falls when a window is as long as the context and not as `extend_from`. resumed_step if it was to go on
+        from a checkpoint (0: there was none, it was trained from scratch).
 
     Raises:
         Diverged: The training was lost.
     """
-    options = Options(
-        data=data,
-        size=size,
-        context=context,
-        flops=flops,
-        tokens=tokens,
-        seconds=seconds,
-        micro_batch=micro_batch,
-        tied=tied,
-        init=init,
-        schedule=schedule,
-        min_lr_ratio=min_lr_ratio,
-        decay_fraction=decay_fraction,
-        lr_rule=lr_rule,
-        beta2=beta2,
-        clip=clip,
-        eval_tokens=eval_tokens,
-        save=save,
+    given = locals()
+    options = Options(**{field.name: given[field.name] for field in fields(Options)})
+    return _train_on_ranks(genome, run, options) if options.ranks > 1 else _train(genome, run, options)[1]
+
+
+def _train_on_ranks(genome: Mapping[str, Any], run: Context, options: Options) -> dict[str, float]:
+    """Have several processes train it together, and return the metrics."""
+    from evo_tune.training import launch
+
+    context = {"threads": run.threads, "seed": run.seed, "budget": run.budget, "folder": str(run.folder)}
+    context["resume_folder"] = run.resume_folder and str(run.resume_folder)
+    metrics: dict[str, float] = launch(
+        train_rank,
+        {"genome": dict(genome), "context": context, "options": asdict(options)},
+        ranks=options.ranks,
+        device=run.device,
+        threads=run.threads,
+        on_message=lambda point: run.report(**point),
     )
-    return _train(genome, run, options)[1]
+    return metrics
 
 
-def _train(genome: Mapping[str, Any], run: Context, options: Options) -> tuple[GPT, dict[str, float]]:
-    """Train up to the run's budget, from its checkpoint if there is one; return model and metrics."""
-    from evo_tune.training import keep_freed_memory, reproducible, save_checkpoint
+def train_rank(
+    ranks: Ranks, tell: Callable[[dict[str, float]], None], *, genome: Any, context: Any, options: Any
+) -> dict[str, float]:
+    """Be one of the processes that `_train_on_ranks` starts."""
+    from evo_tune import Context
+
+    run = Context(device=str(ranks.device), **context)
+    # The curve is the first process's, and the one that asked keeps it.
+    run.report = lambda fraction, **metrics: tell({"fraction": fraction, **metrics}) if ranks.rank == 0 else None
+    return _train(genome, run, Options(**options), ranks)[1]
+
+
+def _train(
+    genome: Mapping[str, Any], run: Context, options: Options, ranks: Ranks | None = None
+) -> tuple[Trainer, dict[str, float]]:
+    """Train up to the run's budget, from its checkpoint if there is one; return trainer and metrics."""
+    from evo_tune.training import keep_freed_memory, measured_peak, reproducible, save_checkpoint, stop_step
 
     keep_freed_memory()
+    options = options.with_genes(genome)
     with reproducible(run.threads, run.device):
-        training, held_out = (_tensor(text) for text in _text(options))
-        config = _config(genome, options)
-        task = {"genome": dict(genome), "data": options.data, "bytes": len(training) + len(held_out)}
+        corpus = _corpus(options)
+        task = {
+            "genome": dict(genome),
+            "data": options.data,
+            "bytes": len(_read(options.data)),
+            "model": _config(genome, options).to_json(),
+        }
         saved = _saved(run, task)
-        windows = _windows(config, options, run.device)
-        if windows is None:  # a clock was asked once, and its answer stands
-            windows = saved["windows"] if saved else _windows_in(options, genome, run, training)
-        trainer = _trainer(genome, run, options, training, windows)
-        if saved:
-            trainer.restore(saved["trainer"])
-        start = trainer.step
-        metrics = _run(trainer, run, training, held_out, options)
+        phases = _phases(genome, options, run.device)
+        if phases is None:  # a clock was asked once, and its answer stands
+            windows = saved["windows"] if saved else _windows_in(options, genome, run, corpus)
+            phases = (_phase(genome, _config(genome, options), windows, growing=options),)
+        training = Training(genome, run, options, corpus, phases, ranks)
+        training.begin(saved)
+        start = training.trainer.step
+        peak = measured_peak(run.device, lambda: training.go(stop_step(phases[-1].end, run.budget)))
+        if (options.save or training.stop < phases[-1].end) and (ranks is None or ranks.rank == 0):
+            state = {"task": task, "windows": phases[0].windows, **training.state()}
+            save_checkpoint(run.folder / CHECKPOINT, state)
+        metrics = {**training.metrics(), **training.memory(peak)}
         if run.resume_folder:
             metrics["resumed_step"] = start
-        if options.save or trainer.step < trainer.recipe.schedule.steps:
-            state = {"task": task, "windows": windows, "trainer": trainer.state()}
-            save_checkpoint(run.folder / CHECKPOINT, state)
-        return cast("GPT", trainer.model), metrics
+        return training.trainer, metrics
 
 
 def _saved(run: Context, task: dict[str, Any]) -> dict[str, Any]:
@@ -437,111 +823,310 @@ def _saved(run: Context, task: dict[str, Any]) -> dict[str, Any]:
     return saved
 
 
-def _trainer(genome: Mapping[str, Any], run: Context, options: Options, text: Tensor, windows: int) -> Trainer:
-    """Return a trainer at step 0, its schedules laid over all `windows`."""
+def _fit(
+    genome: Mapping[str, Any], run: Context, options: Options, text: Tensor, phase: Phase, ranks: Ranks | None
+) -> Fit:
+    """Return the windows in a pass, and whether blocks are computed again, by the device's whole memory."""
     from evo_tune import training
 
-    config = _config(genome, options)
-    source = training.TrainingWindows(
-        text,
-        context=config.context,
-        batch=_windows_per_step(genome, config),
-        total=windows,
-        seed=run.seed,
-        micro_batch=None if options.micro_batch is None else max(1, options.micro_batch // config.context),
+    size, config = ranks.size if ranks else 1, phase.config
+    each = -(-phase.per_step // size)
+    if options.micro_batch != "auto":
+        micro = min(each, max(1, (options.micro_batch or each * config.context) // config.context))
+        return training.Fit(micro, None, training.predict_memory(config, micro))
+
+    def one_step(fit: Fit) -> None:
+        one = replace(phase, windows=phase.per_step, first_step=0, ramp=None)
+        _trainer({**genome, "lr": 1e-6}, run, options, text, one, 1, fit=fit).run(1)
+
+    return training.fit_device(
+        config,
+        each,
+        run.device,
+        sharing=size,
+        probe=one_step if size == 1 else None,
+        optimizer=options.optimizer,
+        ema=options.ema is not None,
     )
+
+
+def _source(run: Context, text: Tensor, phase: Phase, fit: Fit) -> Any:
+    from evo_tune.training import TrainingWindows
+
+    return TrainingWindows(
+        text,
+        context=phase.config.context,
+        batch=phase.per_step,
+        total=phase.windows,
+        seed=run.seed,
+        micro_batch=fit.micro_batch,
+        first_step=phase.first_step,
+        ramp=phase.ramp,
+    )
+
+
+def _trainer(
+    genome: Mapping[str, Any],
+    run: Context,
+    options: Options,
+    text: Tensor,
+    phase: Phase,
+    steps: int,
+    ranks: Ranks | None = None,
+    fit: Fit | None = None,
+) -> Trainer:
+    """Return a trainer of a phase at step 0, its schedules laid over all `steps`."""
+    from evo_tune import training
+
+    fit = fit or _fit(genome, run, options, text, phase, ranks)
     reference = SIZES[_size(options.size, run.device)]["default_batch"]
     lr = training.scale_lr(genome["lr"], genome["batch"], reference, options.lr_rule)
+    betas = {"beta1": options.beta1, "beta2": options.beta2, "eps": options.eps}
+    optimizer: Any = {
+        "adamw": lambda: training.AdamW(lr=lr, **betas),
+        "muon": lambda: training.Muon(lr=lr, momentum=options.momentum, **betas),
+        "sgd": lambda: training.SGD(lr=lr, momentum=options.momentum),
+    }[options.optimizer]()
     recipe = training.Recipe(
-        optimizer=training.AdamW(lr=lr, beta2=options.beta2),
-        schedule=training.Schedule(
-            steps=source.steps,
-            name=options.schedule,
-            warmup_fraction=genome["warmup"],
-            min_ratio=options.min_lr_ratio,
-            decay_fraction=options.decay_fraction,
-        ),
-        weight_decay=training.WeightDecay(start=genome["weight_decay"]),
+        optimizer=optimizer,
+        schedule=options.rates(steps, genome["warmup"]),
+        weight_decay=options.decay(genome["weight_decay"]),
         clip=options.clip,
-        ceiling=1.5 * math.log(config.vocab_size),
+        ceiling=1.5 * math.log(options.vocab),
+        z_loss=options.z_loss,
+        ema=options.ema,
     )
-    model = training.GPT(config, seed=training.seed_for(run.seed, "weights")).to(run.device)
-    return training.Trainer(model, source, recipe, seed=run.seed, device=run.device)
+    seed = training.seed_for(run.seed, "weights")
+    model = training.GPT(phase.config, seed=seed, recompute=options.recompute or fit.recompute).to(run.device)
+    source = _source(run, text, phase, fit)
+    return training.Trainer(model, source, recipe, seed=run.seed, device=run.device, ranks=ranks)
 
 
-def _windows_in(options: Options, genome: Mapping[str, Any], run: Context, text: Tensor) -> int:
+def _windows_in(options: Options, genome: Mapping[str, Any], run: Context, corpus: Corpus) -> int:
     """Return how many windows fit in the budget of seconds, by the median of ten steps after three."""
     warm, timed = 3, 10
-    per_step = _windows_per_step(genome, _config(genome, options))
+    phase = _phase(genome, _config(genome, options), 1)
+    phase = replace(phase, windows=phase.per_step * (warm + timed))
     # A trainer of its own, to be thrown away; at a learning rate with which nothing diverges.
-    trial = _trainer({**genome, "lr": 1e-6}, run, options, text, per_step * (warm + timed))
+    trial = _trainer({**genome, "lr": 1e-6}, run, options, corpus.training, phase, warm + timed)
     trial.run(warm)
     times = []
     for step in range(warm, warm + timed):
         before = time.perf_counter()
         trial.run(step + 1)
         times.append(time.perf_counter() - before)
-    return per_step * max(1, int(float(options.seconds or 0.0) / statistics.median(times)))
+    return phase.per_step * max(1, int(float(options.seconds or 0.0) / statistics.median(times)))
 
 
-def _run(trainer: Trainer, run: Context, training: Tensor, held_out: Tensor, options: Options) -> dict[str, float]:
-    """Train up to the budget, reporting along the way, and return the metrics."""
-    from evo_tune.training import evaluate as judge
-    from evo_tune.training import fixed_windows, flops_per_token, stop_step
+class Training:
+    """One training: its phases, its evaluations along the way, and what is to be told of it.
 
-    config: GPTConfig = cast("GPT", trainer.model).config
-    steps = trainer.recipe.schedule.steps
-    stop = stop_step(steps, run.budget)
-    curve, rest = _held_out(held_out, config.context, options)
-    batch = max(1, 4096 // config.context)
-    first_step, first_targets, seconds = trainer.step, trainer.targets, 0.0
-    marks = {-(-steps * point // CURVE_POINTS) for point in range(1, CURVE_POINTS)}
-    for mark in sorted({mark for mark in marks if first_step < mark < stop} | {stop}):
-        before = time.perf_counter()
-        trainer.run(max(mark, trainer.step))
-        seconds += time.perf_counter() - before
-        judged = judge(trainer.model, curve, device=run.device, batch=batch)
-        run.report(trainer.step / steps, val_loss=judged.loss)
-    judged += judge(trainer.model, rest, device=run.device, batch=batch)
-    seen = fixed_windows(training, context=config.context, count=options.eval_tokens // 4, block=options.block)
-    last = max(0, trainer.step - 1)
-    return {
-        "val_loss": judged.loss,
-        "val_bpb": judged.bits,
-        "train_loss": judge(trainer.model, seen, device=run.device, batch=batch).loss,
-        "tokens": trainer.targets,
-        "steps": trainer.step,
-        "flops": trainer.targets * flops_per_token(config),
-        "params": config.parameters,
-        "tokens_per_second": (trainer.targets - first_targets) / max(seconds, 1e-9),
-        "final_lr_fraction": trainer.recipe.schedule(last),
-        "clipped_fraction": trainer.clipped / max(1, trainer.step),
-    }
+    Args:
+        genome: Values of the genes.
+        run: Device, seed, budget and folders.
+        options: With the genome's own values in their places.
+        corpus: The text.
+        phases: One, or two where the context is extended.
+        ranks: The processes that train together.
+    """
+
+    trainer: Trainer
+    stop: int
+
+    def __init__(
+        self,
+        genome: Mapping[str, Any],
+        run: Context,
+        options: Options,
+        corpus: Corpus,
+        phases: Sequence[Phase],
+        ranks: Ranks | None = None,
+    ) -> None:
+        from evo_tune.training import EarlyStopping, Throughput
+
+        self.ranks, self.watch = ranks, Throughput()
+        self.genome, self.run, self.options, self.corpus, self.phases = genome, run, options, corpus, phases
+        self.steps = phases[-1].end
+        self.trained, self.seconds = 0, 0.0
+        self.stopping: EarlyStopping | None = None
+        if options.patience is not None:
+            self.stopping = EarlyStopping(patience=options.patience, min_delta=options.min_delta)
+
+    def begin(self, saved: Mapping[str, Any]) -> None:
+        """Make the trainer: at step 0, or where a checkpoint ends."""
+        step = saved["trainer"]["step"] if saved else 0
+        phase = next((phase for phase in self.phases if step <= phase.end), self.phases[-1])
+        text = self.corpus.training
+        self.trainer = _trainer(self.genome, self.run, self.options, text, phase, self.steps, self.ranks)
+        if saved:
+            self.trainer.restore(saved["trainer"])
+            if self.stopping is not None:
+                self.stopping.restore(saved["stopping"])
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint must keep."""
+        return {"trainer": self.trainer.state(), "stopping": self.stopping and self.stopping.state()}
+
+    @property
+    def phase(self) -> Phase:
+        """The phase that the model is in."""
+        context = cast("GPT", self.trainer.model).config.context
+        return next(phase for phase in self.phases if phase.config.context == context)
+
+    def go(self, stop: int) -> None:
+        """Train up to step `stop`, reporting along the way."""
+        self.stop, start = stop, self.trainer.step
+        count = self.options.evaluations
+        marks = {-(-self.steps * point // count) for point in range(1, count + 1)}
+        for mark in sorted({mark for mark in marks if start < mark < stop} | {stop}):
+            if self.stopping is not None and self.stopping.waited >= self.stopping.patience:
+                return
+            self._train_to(max(mark, start))
+            loss = self._judge(self._held_out()[::4]).loss
+            # A stop between two marks is a rung's end: what a whole training would not see there, this must not.
+            if mark in marks and mark > start:
+                self._take_note(loss)
+            self.run.report(self.trainer.step / self.steps, val_loss=loss)
+
+    def _train_to(self, step: int) -> None:
+        from evo_tune.training import extend_trainer
+
+        before, first = time.perf_counter(), self.trainer.targets
+        self.watch.start()
+        if step > self.phase.end:
+            self.trainer.run(self.phase.end, lambda done: self.watch(done.targets))
+            longer, text = self.phases[-1], self.corpus.training
+            fit = _fit(self.genome, self.run, self.options, text, longer, self.ranks)
+            source = _source(self.run, text, longer, fit)
+            self.trainer = extend_trainer(self.trainer, source, longer.config.context, self.options.extension)
+        self.trainer.run(step, lambda done: self.watch(done.targets))
+        self.seconds += time.perf_counter() - before
+        self.trained += self.trainer.targets - first
+
+    def _take_note(self, loss: float) -> None:
+        if self.trainer.gap is not None:
+            self.trainer.evaluated(self._train_loss(), loss)
+        if self.stopping is not None:
+            self.stopping.update(loss, self.trainer.model)
+
+    def _held_out(self, context: int | None = None) -> list[tuple[Tensor, Tensor]]:
+        """Return the held-out blocks, in windows as long as the model's context or another."""
+        return _held_out(self.corpus, context or self.phase.config.context, self.options)
+
+    def _judge(self, blocks: Sequence[tuple[Tensor, Tensor]], model: Any = None) -> Evaluation:
+        from evo_tune.training import evaluate as judge
+
+        model = self.trainer.model if model is None else model
+        return judge(model, _joined(blocks), device=self.run.device, batch=_at_once(blocks), ranks=self.ranks)
+
+    def _train_loss(self) -> float:
+        from evo_tune.training import fixed_windows
+
+        count = max(1, self.options.eval_tokens // 4)
+        context, block = self.phase.config.context, self.options.block
+        return self._judge([fixed_windows(self.corpus.training, context=context, count=count, block=block)]).loss
+
+    def metrics(self) -> dict[str, float]:
+        """Judge the model, with its best weights if it could stop early."""
+        if self.stopping is not None:
+            self.stopping.restore_best(self.trainer.model)
+        trainer, options = self.trainer, self.options
+        speed = self.watch.tokens_per_second or self.trained / max(self.seconds, 1e-9)
+        found = {
+            **self._held_out_metrics(),
+            "train_loss": self._train_loss(),
+            **_spent(self.phases, trainer.step),
+            "steps": float(trainer.step),
+            "params": float(self.phase.config.parameters),
+            "tokens_per_second": speed,
+            **self._mfu(speed),
+            "final_lr_fraction": trainer.recipe.schedule(max(0, trainer.step - 1)),
+            "clipped_fraction": trainer.clipped / max(1, trainer.step),
+        }
+        if trainer.averaged is not None:
+            found["val_loss_ema"] = self._judge(self._held_out(), trainer.averaged.module).loss
+        if options.extend_from is not None and self.phase is self.phases[-1]:
+            short = self._judge(self._held_out(options.extend_from))
+            found["context_gain"] = short.loss - found["val_loss"]
+        return found
+
+    def memory(self, peak: float | None) -> dict[str, float]:
+        """Return the largest micro-batch that was used, tokens, and the peak: measured, or predicted for it."""
+        from evo_tune.training import predict_memory
+
+        trainer, config, options = self.trainer, self.phase.config, self.options
+        micro = -(-cast(Any, trainer.source).micro_batch // trainer.parts)
+        recompute, ema = cast("GPT", trainer.model).recompute, options.ema is not None
+        predicted = predict_memory(config, micro, recompute=recompute, optimizer=options.optimizer, ema=ema)
+        return {"micro_batch": float(micro * config.context), "peak_memory": peak or predicted.peak}
+
+    def _mfu(self, speed: float) -> dict[str, float]:
+        """Return mfu if the device's peak is known; after an extension it is that of the longer context."""
+        import torch
+
+        from evo_tune.training import flops_per_token, mfu, peak_flops
+
+        if self.trainer.device.type != "cuda":
+            return {}
+        peak = peak_flops(torch.cuda.get_device_name(self.trainer.device), self.trainer.recipe.precision.name)
+        share = mfu(flops_per_token(self.phase.config), speed, peak, devices=self.ranks.size if self.ranks else 1)
+        return {} if share is None else {"mfu": share}
+
+    def _held_out_metrics(self) -> dict[str, float]:
+        from evo_tune.training import evaluate_by_position
+
+        blocks = self._held_out()
+        places = evaluate_by_position(
+            self.trainer.model, _joined(blocks), device=self.run.device, batch=_at_once(blocks), ranks=self.ranks
+        )
+        half = len(places) // 2
+        first, second = sum(places[1:half], places[0]), sum(places[half + 1 :], places[half])
+        whole = first + second
+        scored = len(blocks) * min(self.options.block, len(self.corpus.held_out) - 1)
+        return {
+            "val_loss": whole.loss,
+            "val_bpb": whole.nll / math.log(2.0) / scored,
+            "perplexity": math.exp(min(whole.loss, 700.0)),
+            "val_loss_first_half": first.loss,
+            "val_loss_second_half": second.loss,
+        }
 
 
-def _held_out(text: Tensor, context: int, options: Options) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Return the windows of every fourth held-out block, for the curve, and those of the others."""
+def _held_out(corpus: Corpus, context: int, options: Options) -> list[tuple[Tensor, Tensor]]:
+    """Return the held-out blocks in windows of `context`; every fourth of them makes the curve."""
     import torch
 
-    from evo_tune.training import fixed_windows
+    from evo_tune.training import held_out_blocks
 
-    inputs, targets = fixed_windows(text, context=context, count=options.eval_tokens, block=options.block)
-    per_block = -(-min(options.block, len(text) - 1) // inputs.shape[1])
-    curve = torch.arange(len(inputs)) // per_block % 4 == 0
-    return (inputs[curve], targets[curve]), (inputs[~curve], targets[~curve])
+    def encode(text: bytes) -> Tensor:
+        return torch.from_numpy(corpus.tokenizer.encode(text).astype("int32"))
+
+    return held_out_blocks(corpus.held_out, encode, context=context, count=options.eval_tokens, block=options.block)
+
+
+def _joined(blocks: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    import torch
+
+    return torch.cat([inputs for inputs, _ in blocks]), torch.cat([targets for _, targets in blocks])
+
+
+def _at_once(blocks: Sequence[tuple[Tensor, Tensor]]) -> int:
+    return max(1, 4096 // blocks[0][0].shape[1])
 
 
 # ---------------------------------------------------------------- the model, to keep
 
-USAGE = """# A byte-level GPT, found by evo-tune
+USAGE = """# A GPT, found by evo-tune
 
     from evo_tune.training import GPT
     model = GPT.load({folder!r})
     print(model.generate("The ", 200))
 
 `generate` takes `temperature`, `top_k` and `seed` as well. model.safetensors holds the weights, config.json
-the shape, the genome, the options and the metrics: {val_bpb:.3f} bits per byte on held-out text.
+the shape, the genome, the options and the metrics: {val_bpb:.3f} bits per byte on held-out text.{more}
 """
+TOKENS = " tokenizer.json has\nits tokens; `pip install tokenizers` reads it."
+AVERAGED = "\n\nThe folder averaged has the moving average of the weights, as a model of its own."
 
 
 def export(
@@ -559,20 +1144,26 @@ def export(
         genome: Values of the genes.
         run: Device, seed and threads.
         folder: Where; made if it is not there.
-        tokens: Budget in bytes of text; it or seconds takes the place of a budget among `given`.
+        tokens: Budget in tokens; it or seconds takes the place of a budget among `given`.
         seconds: Budget in seconds.
-        given: The other options of `evaluate`.
+        given: The other options of `evaluate`; one process trains, whatever ranks says.
 
     Returns:
         What `evaluate` returns.
     """
     if tokens is not None or seconds is not None:
         given = {**given, "flops": None, "tokens": tokens, "seconds": seconds}
-    options = options_from(given)
-    model, metrics = _train(genome, run, options)
-    model.save(folder, genome=dict(genome), options=asdict(options), seed=run.seed, metrics=metrics)
-    text = USAGE.format(folder=str(folder), val_bpb=metrics["val_bpb"])
-    (Path(folder) / "README.md").write_text(text, encoding="utf-8")
+    options, folder = options_from(given), Path(folder)
+    trainer, metrics = _train(genome, run, options)
+    averaged = None if trainer.averaged is None else trainer.averaged.module
+    notes = {"genome": dict(genome), "options": asdict(options), "seed": run.seed, "metrics": metrics}
+    for model, into in ((trainer.model, folder), (averaged, folder / "averaged")):
+        if model is not None:
+            model.tokenizer = _corpus(options).tokenizer
+            cast("GPT", model).save(into, **notes)
+    more = (TOKENS if options.vocab != 256 else "") + (AVERAGED if averaged is not None else "")
+    text = USAGE.format(folder=str(folder), val_bpb=metrics["val_bpb"], more=more)
+    (folder / "README.md").write_text(text, encoding="utf-8")
     return metrics
 
 

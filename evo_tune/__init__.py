@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from evo_tune.evaluator import Context
     from evo_tune.history import History
     from evo_tune.search import Search
-    from evo_tune.space import Choice, Float, Int, SearchSpace
+    from evo_tune.space import Choice, Float, Gene, Int, SearchSpace
     from evo_tune.strategy import Strategy
     from evo_tune.trial import Candidate, Maximize, Minimize, Outcome, Proposal, Trial
 
@@ -24,6 +24,7 @@ _HOMES = {
     "Choice": "space",
     "Context": "evaluator",
     "Float": "space",
+    "Gene": "space",
     "History": "history",
     "Int": "space",
     "Maximize": "trial",
@@ -42,6 +43,7 @@ __all__ = [
     "Context",
     "EvoTuneError",
     "Float",
+    "Gene",
     "History",
     "Int",
     "Maximize",

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from evo_tune.errors import OptionError, PluginError, SpaceError, StoreError
+from evo_tune.errors import EvoTuneError, OptionError, PluginError, SpaceError, StoreError
 from evo_tune.evaluator import Evaluator
 from evo_tune.options import options_of, suggest
 from evo_tune.plugins import install_command, make_strategy, source_hash, working_strategies
@@ -49,7 +49,7 @@ def make_manifest(
     strategy: str | None,
     strategy_options: Mapping[str, Any],
     objectives: Sequence[str | Objective] | str | Objective,
-    genes: Mapping[str, Gene],
+    genes: Mapping[str, Gene | None],
     seed: int,
     order: str,
     lag: int,
@@ -67,8 +67,9 @@ def make_manifest(
     seed, lag, threads = _whole("seed", seed, 0), _whole("lag", lag, 0), _whole("threads", threads, 1)
     bound = evaluator.bind(options)
     own = evaluator.space(bound)
-    space = SearchSpace(own.repair, **{**own.genes, **_with_defaults(genes, own)})
+    space = SearchSpace(own.repair, None, **{**own.including(genes).genes, **_with_defaults(genes, own)})
     _check_repair(space)
+    _check_ends(evaluator, space, genes, bound)
     evaluator.estimate(space.default(), bound)  # what is wrong with it would fail every trial
     goals = _goals(objectives) or evaluator.objectives
     _check_metrics(evaluator, goals)
@@ -119,24 +120,31 @@ def _goals(objectives: Sequence[str | Objective] | str | Objective) -> tuple[Obj
     return tuple(goals)
 
 
-def _with_defaults(genes: Mapping[str, Gene], own: SearchSpace) -> dict[str, Gene]:
-    """Return genes that replace some of the evaluator's own, with those's defaults where they allow it."""
+def _with_defaults(genes: Mapping[str, Gene | None], own: SearchSpace) -> dict[str, Gene]:
+    """Return genes that replace some of the evaluator's own, with those's defaults where they allow it.
+
+    None stands for the evaluator's own gene: it is how an optional one is switched on as it is.
+    """
     if not isinstance(genes, Mapping):
         raise SpaceError(f"genes {genes!r}: expected a dict of names to Float(…), Int(…) or Choice(…)")
     found = {}
+    known = {**own.genes, **own.optional}
     for name, gene in genes.items():
-        if name not in own.genes:
-            close = suggest(str(name), own.genes)
-            raise SpaceError(f"--gene {name}: expected one of {', '.join(own.genes)}{close}")
+        if name not in known:
+            raise SpaceError(f"--gene {name}: expected one of {', '.join(known)}{suggest(str(name), known)}")
+        if gene is None and name in own.genes:
+            raise SpaceError(f"--gene {name}: it is on as it is; expected --gene {name}=GENE")
+        if gene is None:
+            continue
         if not isinstance(gene, Gene):
             raise SpaceError(f"gene {name!r}: {gene!r} is not a Gene; expected Float, Int or Choice")
         try:
-            found[name] = _like(own.genes[name], gene)
+            found[name] = _like(known[name], gene)
         except SpaceError as error:
             raise SpaceError(f"--gene {name}: {error}") from None
         if gene.default is None:
             with contextlib.suppress(SpaceError):
-                found[name] = dataclasses.replace(found[name], default=found[name].check(own.genes[name].middle()))  # type: ignore[type-var]
+                found[name] = dataclasses.replace(found[name], default=found[name].check(known[name].middle()))  # type: ignore[type-var]
     return found
 
 
@@ -190,6 +198,22 @@ def _check_repair(space: SearchSpace, samples: int = 20) -> None:
         again = space.check(genome)
         if genome_key(again) != genome_key(genome):
             raise SpaceError(f"repair changes its own result: it returned {genome}, and of that made {again}")
+
+
+def _check_ends(evaluator: Evaluator, space: SearchSpace, genes: Iterable[str], bound: Mapping[str, Any]) -> None:
+    """Show the evaluator the ends of the user's own genes: what it cannot train at all, it says before a trial.
+
+    Raises:
+        SpaceError: It refuses a value.
+    """
+    for name in genes:
+        gene = space.genes[name]
+        ends = gene.values if isinstance(gene, Choice) else (gene.decode(0.0), gene.decode(1.0))
+        for value in ends:
+            try:
+                evaluator.estimate(space.check({**space.default(), name: value}), bound)
+            except EvoTuneError as error:
+                raise SpaceError(f"--gene {name}, at {value}: {error}") from None
 
 
 def _check_metrics(evaluator: Evaluator, objectives: Sequence[Objective]) -> None:
@@ -265,7 +289,8 @@ def _bound_again(run: Run, evaluator: Evaluator) -> dict[str, Any]:
     cause = ""
     try:
         bound = evaluator.bind(run.manifest.options)
-        before, after = run.manifest.space.keys(), evaluator.space(bound).genes.keys()
+        now = evaluator.space(bound)
+        before, after = run.manifest.space.keys() - now.optional.keys(), now.genes.keys()
         if before != after:
             lost, new = sorted(before - after), sorted(after - before)
             told = [f"{', '.join(names)} {what}" for names, what in ((lost, "is gone"), (new, "is new")) if names]

@@ -624,4 +624,4 @@ def _bytes_of(path: Path) -> bytes:
 
 def space_of(manifest: Manifest, repair_from: SearchSpace | None = None) -> SearchSpace:
     """Return a manifest's search space, with the repair of the evaluator's own space."""
-    return SearchSpace(None if repair_from is None else repair_from.repair, **manifest.genes())
+    return SearchSpace(None if repair_from is None else repair_from.repair, None, **manifest.genes())

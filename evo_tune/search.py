@@ -71,7 +71,7 @@ class Search:
         strategy_options: Its options.
         population: Trials that survive, and births in a generation.
         objectives: Instead of the evaluator's own: Minimize(METRIC), or as text METRIC:min, METRIC:max.
-        genes: Genes instead of, or beside, those of the evaluator's space.
+        genes: Genes instead of those of the evaluator's space, or to switch on an optional one (None: as it is).
         seed: Seed of the run: same seed and same outcomes, same run.
         order: 'arrival' (no slot waits) or 'birth' (the same run for any number of slots).
         lag: In birth order, how many results a birth may run ahead of.
@@ -97,7 +97,7 @@ class Search:
         strategy_options: Mapping[str, Any] | None = None,
         population: int | None = None,
         objectives: Sequence[str | Objective] = (),
-        genes: Mapping[str, Gene] | None = None,
+        genes: Mapping[str, Gene | None] | None = None,
         seed: int = 0,
         order: str = "arrival",
         lag: int = 8,
@@ -236,6 +236,12 @@ class Search:
         """The best trial so far, by the first objective."""
         with self._changed:
             return self.saved.best
+
+    @property
+    def status(self) -> str:
+        """Where the strategy says that the search stands, in a line; '' if it has nothing to say."""
+        with self._changed:
+            return self.strategy.status(self.history)
 
     @property
     def seconds(self) -> float:

@@ -7,12 +7,13 @@ alike. This module knows nothing of strategies, trials or torch.
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import json
 import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeAlias
 
@@ -501,7 +502,7 @@ def parse_gene(name: str, text: str) -> Gene:
     Args:
         name: The gene's name, for messages.
         text: float(0,0.5), log(1e-5,1e-2), int(1,8) or int(32,256,32), choice(a,b), ordered(64,128),
-            or a plain value, which fixes the gene.
+            a|b (ordered, if all are numbers), or a plain value, which fixes the gene.
 
     Raises:
         SpaceError: It is none of these.
@@ -511,10 +512,10 @@ def parse_gene(name: str, text: str) -> Gene:
         return Int(low, high, step=step)
 
     match = re.fullmatch(r"\s*(\w+)\s*\((.*)\)\s*", text)
-    kind, inside = (match[1], match[2].split(",")) if match else ("fixed", [text])
+    kind, inside = (match[1], match[2].split(",")) if match else ("fixed", text.split("|"))
     values = [read_value(part.strip()) for part in inside]
     makers: dict[str, Callable[[], Gene]] = {
-        "fixed": lambda: Choice(tuple(values)),
+        "fixed": lambda: Choice(tuple(values), ordered=len(values) > 1 and all(map(_is_number, values))),
         "float": lambda: Float(*values, log=False),  # type: ignore[arg-type,misc]  # a third value is refused
         "log": lambda: Float(*values, log=True),  # type: ignore[arg-type,misc]
         "int": lambda: _int(*values),  # type: ignore[arg-type]
@@ -523,14 +524,14 @@ def parse_gene(name: str, text: str) -> Gene:
     }
     try:
         if kind in makers and "" in values:
-            raise SpaceError("a value is empty; expected one, and one between any two commas")
+            raise SpaceError("a value is empty; expected one, and one between any two commas or bars")
         return makers[kind]()
     except SpaceError as error:
         raise SpaceError(f"--gene {name}={text}: {error}") from None
     except (KeyError, TypeError):
         raise SpaceError(
             f"--gene {name}={text} is not understood: expected float(LOW,HIGH), log(LOW,HIGH), int(LOW,HIGH[,STEP]), "
-            "choice(A,B,…), ordered(A,B,…) or a fixed value"
+            "choice(A,B,…), ordered(A,B,…), A|B|… or a fixed value"
         ) from None
 
 
@@ -540,29 +541,51 @@ class SearchSpace:
 
     Args:
         repair: Takes a genome and returns a valid one (heads must divide width). It must be a pure
-            function, keep every gene inside its bounds, and leave what it returned once unchanged.
+            function, keep every gene inside its bounds, and leave what it returned once unchanged. With a
+            second parameter it is given the genes as well, which a user may have replaced.
+        optional: Genes that are off until the user names them; a repair must do without them.
         genes: Name to Gene.
 
     Raises:
-        SpaceError: No genes, something that is not a Gene, a name that UTF-8 cannot write, or a repair that
-            is not a function.
+        SpaceError: No genes, something that is not a Gene, a name that UTF-8 cannot write or that comes twice,
+            or a repair that is not a function.
     """
 
     genes: dict[str, Gene]
-    repair: Callable[[Genome], Genome] | None = field(compare=False)
+    repair: Callable[..., Genome] | None = field(compare=False)
+    optional: dict[str, Gene] = field(compare=False)
 
-    def __init__(self, /, repair: Callable[[Genome], Genome] | None = None, **genes: Gene) -> None:
+    def __init__(
+        self,
+        /,
+        repair: Callable[..., Genome] | None = None,
+        optional: Mapping[str, Gene] | None = None,
+        **genes: Gene,
+    ) -> None:
         if repair is not None and not callable(repair):
             raise SpaceError(f"repair={repair!r}: expected a function from genome to genome")
         if not genes:
             raise SpaceError("SearchSpace(): expected at least one gene, e.g. lr=Float(1e-4, 1e-2, log=True)")
-        for name, gene in genes.items():
+        optional = {} if optional is None else optional
+        if not isinstance(optional, Mapping):
+            raise SpaceError(f"optional={optional!r}: expected a dict of names to Float(…), Int(…) or Choice(…)")
+        for name in optional.keys() & genes.keys():
+            raise SpaceError(f"gene {name!r} is given twice, as optional too: give it once")
+        for name, gene in {**genes, **optional}.items():
             if not isinstance(gene, Gene):
                 raise SpaceError(f"gene {name!r}: {gene!r} is not a Gene; expected Float, Int or Choice")
             if not is_writable(name):
                 raise SpaceError(f"gene {name!r}: its name cannot be written as UTF-8; give it another one")
         object.__setattr__(self, "genes", dict(genes))
         object.__setattr__(self, "repair", repair)
+        object.__setattr__(self, "optional", dict(optional))
+
+    def including(self, names: Iterable[str]) -> SearchSpace:
+        """Return the space with those of its optional genes that are named; other names change nothing."""
+        names = set(names)
+        on = {name: gene for name, gene in self.optional.items() if name in names}
+        off = {name: gene for name, gene in self.optional.items() if name not in names}
+        return SearchSpace(self.repair, off, **self.genes, **on)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -659,7 +682,7 @@ class SearchSpace:
         if self.repair is None:
             return genome
         try:
-            repaired = self.repair(dict(genome))
+            repaired = self.repair(dict(genome), self.genes) if self._is_given_genes() else self.repair(dict(genome))
         except Exception as error:
             raise SpaceError(f"repair({genome}) raised {type(error).__name__}: {error}") from error
         if not isinstance(repaired, dict) or set(repaired) != set(genome):
@@ -669,6 +692,14 @@ class SearchSpace:
         except SpaceError as error:
             raise SpaceError(f"repair({genome}) left the space: {error}") from None
 
+    def _is_given_genes(self) -> bool:
+        assert self.repair is not None
+        try:
+            parameters = inspect.signature(self.repair).parameters.values()
+        except (TypeError, ValueError):  # a builtin
+            return False
+        return sum(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters) > 1
+
     def describe(self) -> dict[str, Any]:
         """Return plain data for the manifest; the repair is code and stays with the evaluator."""
         return {name: gene.describe() for name, gene in self.genes.items()}
@@ -676,4 +707,4 @@ class SearchSpace:
     @classmethod
     def from_description(cls, description: Mapping[str, Mapping[str, Any]]) -> SearchSpace:
         """Build the space of a manifest, without its repair: enough to read a run, not to breed."""
-        return cls(None, **{name: gene_from(gene) for name, gene in description.items()})
+        return cls(None, None, **{name: gene_from(gene) for name, gene in description.items()})

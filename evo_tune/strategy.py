@@ -49,6 +49,11 @@ class Strategy(ABC):
             return f"optimises one objective, and {len(objectives)} were given ({metrics}): give one --objective"
         return ""
 
+    def status(self, history: History) -> str:
+        """Return, in a line, where the search stands: for people, in the table and at the end; '' for nothing."""
+        del history
+        return ""
+
     @abstractmethod
     def propose(self, history: History, rng: np.random.Generator) -> Proposal | None:
         """Return the next birth.

@@ -13,14 +13,16 @@ import pytest
 from evo_tune import Search
 from evo_tune.begin import new_name
 from evo_tune.errors import OptionError, PluginError, SpaceError, StoreError, UsageError
-from evo_tune.space import Choice, Gene, Int, parse_gene
+from evo_tune.space import Choice, Float, Gene, Int, parse_gene
 from evo_tune.trial import Maximize, Minimize
 from evo_tune.warm_start import read_genomes
 
 TASK = """
 from evo_tune import Choice, Float, Int, Minimize, SearchSpace
+from evo_tune.errors import UsageError
 
 SPACE = SearchSpace(
+    optional={"noise": Float(0.0, 1.0, default=0.25), "window": Choice((8, 16), ordered=True)},
     lr=Float(0.1, 1.0, default=0.5),
     depth=Int(1, 8, default=2),
     size=Choice(["1", "two"]),
@@ -37,6 +39,8 @@ def evaluate(genome, context, *, bias: int = 0):
 
 
 def estimate(genome, *, bias):
+    if not 0.0 <= genome.get("noise", 0.0) <= 2.0:
+        raise UsageError(f"noise={genome['noise']}: expected 0 to 2")
     return {"params": bias + genome["depth"]}
 """
 
@@ -83,7 +87,7 @@ def search(task: Path, tmp_path: Path) -> Callable[..., Search]:
         ({"genes": {3: Int(1, 2)}}, "--gene 3: expected one of lr, depth"),
         (
             {"genes": {"dept": Int(1, 2)}},
-            "--gene dept: expected one of lr, depth, size, width, tied, mixed (did you mean",
+            "--gene dept: expected one of lr, depth, size, width, tied, mixed, noise, window (did you mean",
         ),
         ({"warm_start": [5]}, "--warm-start, genome 1: 5: expected a dict of gene names to values"),
         ({"warm_start": 5}, "warm_start 5: expected a list of genomes"),
@@ -176,12 +180,46 @@ def test_a_gene_of_another_type_is_refused(search: Callable[..., Search], name: 
 # Estimates.
 
 
+@pytest.mark.parametrize(
+    ("given", "gene"), [(None, Float(0.0, 1.0, default=0.25)), ("0|2", Choice((0, 2), ordered=True))]
+)
+def test_an_optional_gene_is_switched_on_by_its_name(
+    search: Callable[..., Search], tmp_path: Path, given: str | None, gene: Gene
+) -> None:
+    made = search(genes={"noise": given and parse_gene("noise", given)}, trials=3, slots=1)
+    assert made.space.genes["noise"] == gene
+    again = Search.resume("run", store=tmp_path / "store")
+    assert "noise" in again.ask().genome  # type: ignore[union-attr]
+    again.close()
+
+
+def test_without_its_name_an_optional_gene_is_in_no_genome(search: Callable[..., Search]) -> None:
+    assert search().space.names == ("lr", "depth", "size", "width", "tied", "mixed")
+
+
+@pytest.mark.parametrize(
+    ("genes", "said"),
+    [
+        ({"noise": "float(0,3)"}, "--gene noise, at 3.0: noise=3.0: expected 0 to 2"),
+        ({"noise": "1|5"}, "--gene noise, at 5: "),
+        ({"noise": "fast"}, "--gene noise: 'fast' is not allowed: expected numbers"),
+        ({"nois": "1"}, r"--gene nois: expected one of .*noise, window.*did you mean noise"),
+        ({"lr": None}, "--gene lr: it is on as it is"),
+    ],
+)
+def test_a_gene_out_of_range_is_refused_before_a_trial(
+    search: Callable[..., Search], genes: dict[str, str | None], said: str
+) -> None:
+    with pytest.raises(SpaceError, match=said):
+        search(genes={name: text and parse_gene(name, text) for name, text in genes.items()})
+
+
 def test_a_broken_estimate_costs_no_evaluation(search: Callable[..., Search], task: Path, tmp_path: Path) -> None:
     task.write_text(TASK.replace('return {"params": bias + genome["depth"]}', "return 5"))
-    with pytest.raises(PluginError, match=r"task\.py:20: estimate gives 5: expected a dict of metric names"):
+    with pytest.raises(PluginError, match=r"task\.py:22: estimate gives 5: expected a dict of metric names"):
         search()
     task.write_text(TASK.replace('genome["depth"]}', 'genome["dept"]}'))
-    with pytest.raises(PluginError, match=r"task\.py:21: KeyError: 'dept'"):
+    with pytest.raises(PluginError, match=r"task\.py:25: KeyError: 'dept'"):
         search()
     assert not (tmp_path / "store").exists()
 
@@ -194,7 +232,7 @@ def test_a_broken_strategy_does_not_stop_the_advice(
         "evo_tune.plugins._entry_points",
         lambda group: {"broken": tmp_path / "broken.py"} if group.endswith("strategies") else {},
     )
-    with pytest.raises(PluginError, match=r"choose --strategy nsga2 or random"):
+    with pytest.raises(PluginError, match=r"choose --strategy nsga2 or "):
         search(objectives=["loss:min", "params:min"], strategy="ga")
 
 
@@ -231,7 +269,7 @@ def test_an_error_is_saved_as_it_can_be_printed(task: Path, tmp_path: Path) -> N
     search = Search(str(task), store=tmp_path / "store", trials=1, slots=1).run()
     error = search.frame()["error"][0]
     assert error.startswith(r"ValueError: \x1b[31mred \udcffxxx")
-    assert error.endswith("x… (task.py:17)")
+    assert error.endswith("x… (task.py:19)")
     assert r"\udcffxxx" in next((tmp_path / "store").glob("*/_trials/000000/error.txt")).read_text()
 
 

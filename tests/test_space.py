@@ -400,6 +400,9 @@ def test_defaults_are_the_middle_or_what_is_given() -> None:
         ("choice(relu, 2, true)", Choice(("relu", 2, True))),
         ("ordered(64,128)", Choice((64, 128), ordered=True)),
         ("0.1", Choice((0.1,))),
+        ("relu|gelu", Choice(("relu", "gelu"))),
+        ("16|32", Choice((16, 32), ordered=True)),
+        ("true|false", Choice((True, False))),
     ],
 )
 def test_a_gene_is_read_from_the_command_line(text: str, gene: Gene) -> None:
@@ -424,6 +427,8 @@ def test_a_gene_is_read_from_the_command_line(text: str, gene: Gene) -> None:
         "choice(a,)",
         "ordered(1,,2)",
         "float(,1)",
+        "a|",
+        "1|1",
     ],
 )
 def test_a_gene_that_cannot_be_read_says_what_was_typed(text: str) -> None:
@@ -439,3 +444,23 @@ def test_a_typed_value_is_the_genes_own() -> None:
     assert same(Float(0, 1).parse("3e-4"), 3e-4)
     with pytest.raises(SpaceError, match="whole number from 1 to 4"):
         Int(1, 4).parse("9")
+
+
+def test_optional_genes_are_off_until_they_are_named() -> None:
+    space = SearchSpace(None, {"b": Int(1, 3), "c": Choice(("x", "y"))}, a=Float(0, 1))
+    assert space.names == ("a",)
+    on = space.including(["c", "unheard-of"])
+    assert on.names == ("a", "c")
+    assert set(on.optional) == {"b"}
+    with pytest.raises(SpaceError, match="twice"):
+        SearchSpace(None, {"a": Int(1, 3)}, a=Float(0, 1))
+    with pytest.raises(SpaceError, match="not a Gene"):
+        SearchSpace(None, {"b": 3}, a=Float(0, 1))  # type: ignore[dict-item]
+
+
+def test_a_repair_with_two_parameters_sees_the_genes_as_they_are() -> None:
+    def largest(genome: Genome, genes: dict[str, Gene]) -> Genome:
+        return {**genome, "n": genes["n"].decode(1.0)}
+
+    for gene in (Int(1, 9), Choice((2, 4), ordered=True)):
+        assert SearchSpace(largest, n=gene).default() == {"n": gene.decode(1.0)}

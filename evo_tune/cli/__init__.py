@@ -31,6 +31,7 @@ HOMES = {
     "new": "plugging",
     "evaluate": "plugging",
     "export": "exporting",
+    "schedule": "scheduling",
 }
 """Command to the module that holds it, in the order in which the help shows them."""
 

@@ -13,11 +13,17 @@ from evo_tune.report import Closing, caveats, closing, front
 from evo_tune.trial import Trial
 
 
-def print_closing(run: Run, form: str) -> None:
-    """Print best against default, evaluations, wall time, where it is saved and what to type next."""
+def print_closing(run: Run, form: str, status: str = "") -> None:
+    """Print best against default, evaluations, wall time, where it is saved and what to type next.
+
+    Args:
+        run: The run.
+        form: 'table' or 'json'.
+        status: Where its strategy says that it stands.
+    """
     end = closing(run)
     if form == "json":
-        shared.print_json(_as_data(run, end))
+        shared.print_json({**_as_data(run, end), "status": status})
         return
     click.echo()
     rows = [row for row in (_row("best", end.best, end), _row("default", end.default, end)) if row]
@@ -28,6 +34,8 @@ def print_closing(run: Run, form: str) -> None:
     if len(run.objectives) > 1:
         click.echo(f"Pareto front: {len(front(run))} trials (evo-tune best {as_typed(run.folder)} shows them)")
     click.echo(_verdict(end))
+    if status:
+        click.echo(status)
     click.echo(f"{end.evaluations} evaluations, {end.failures} of them failed, in {shared.show_seconds(end.seconds)}")
     reasons = caveats(run)
     if reasons:

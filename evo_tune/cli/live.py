@@ -121,6 +121,8 @@ def _table(progress: Progress) -> RenderableType:
     lines: list[RenderableType] = [head, progress.best_text]
     if progress.best is not None:
         lines.append(f"  {shared.show_genome(progress.best.genome)}")
+    if search.status:
+        lines.append(search.status)
     lines.append(slots)
     if search.stopping:
         lines.append("stopping: what is in flight is finished; Ctrl-C again stops at once")
@@ -135,6 +137,7 @@ class _Lines:
         self._done = -1
         self._printed = time.monotonic()
         self._calibrating = False
+        self._status = ""
 
     def watch(self, search: Search) -> None:
         """Print a line if there is something to say."""
@@ -144,6 +147,9 @@ class _Lines:
         if len(search.saved.outcomes) == self._done:
             return
         progress = Progress(search)
+        if search.status != self._status:
+            self._status = search.status
+            click.echo(self._status)
         best = None if progress.best is None else progress.best.id
         if best == self._best and time.monotonic() - self._printed < LINE_EVERY and progress.done != progress.total:
             return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -13,6 +13,7 @@ from evo_tune.errors import OptionError
 
 if TYPE_CHECKING:
     from evo_tune.search import Search
+    from evo_tune.space import Gene
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -124,7 +125,16 @@ def _as_text(value: object) -> str:
     "-s", "--strategy-option", multiple=True, metavar="NAME=VALUE", help="Option of the strategy; repeatable."
 )
 @click.option(
-    "--gene", "genes", multiple=True, metavar="NAME=GENE", help="E.g. lr=log(1e-5,1e-2), depth=int(1,8), heads=4."
+    "--ladder",
+    metavar="SIZES",
+    help="Sizes (depth x width) tried in order while they pay: 2x64,4x96,6x128.",
+)
+@click.option(
+    "--gene",
+    "genes",
+    multiple=True,
+    metavar="NAME=GENE",
+    help="E.g. lr=log(1e-5,1e-2), depth=int(1,8), heads=2|4, heads=4; NAME alone switches an optional gene on.",
 )
 @click.option(
     "--objective", "objectives", multiple=True, metavar="METRIC:min|max", help="Instead of the evaluator's own."
@@ -166,6 +176,7 @@ def run_command(
     options: tuple[str, ...],
     strategy: str | None,
     strategy_option: tuple[str, ...],
+    ladder: str | None,
     genes: tuple[str, ...],
     objectives: tuple[str, ...],
     store: str,
@@ -183,18 +194,23 @@ def run_command(
     """
     from evo_tune.options import split_assignments
     from evo_tune.search import Search
-    from evo_tune.space import parse_gene
     from evo_tune.warm_start import read_genomes
 
     session = {name: rest.pop(name) for name in SESSION}
     if session["calibrate"] is None:
         session["calibrate"] = 3
+    given, own, read = split_assignments(options, "-o"), split_assignments(strategy_option, "-s"), _read_genes(genes)
+    if ladder is not None:
+        if strategy not in (None, "ladder") or "sizes" in own:
+            raise OptionError("--ladder stands for --strategy ladder -s sizes=…: give one of the two")
+        strategy, own = "ladder", {**own, "sizes": ladder}
+        read = {**_genes_of_ladder(ladder, evaluator, given), **read}
     search = Search(
         evaluator,
-        options=split_assignments(options, "-o"),
+        options=given,
         strategy=strategy,
-        strategy_options=split_assignments(strategy_option, "-s"),
-        genes={name: parse_gene(name, text) for name, text in split_assignments(genes, "--gene").items()},
+        strategy_options=own,
+        genes=read,
         objectives=objectives,
         store=store,
         warm_start=[genome for source in warm_start for genome in read_genomes(source, Path(store))],
@@ -202,6 +218,34 @@ def run_command(
         **{name: value for name, value in session.items() if value is not None},
     )
     return _go(search, quiet, form)
+
+
+def _read_genes(texts: Sequence[str]) -> dict[str, Gene | None]:
+    """Return the genes behind `--gene`; None for a name alone."""
+    from evo_tune.options import split_assignments
+    from evo_tune.space import parse_gene
+
+    alone = {text for text in texts if "=" not in text}
+    given = split_assignments((text for text in texts if "=" in text), "--gene")
+    for name in alone & given.keys():
+        raise OptionError(f"--gene {name} is given twice: give it once")
+    return {**dict.fromkeys(alone), **{name: parse_gene(name, text) for name, text in given.items()}}
+
+
+def _genes_of_ladder(text: str, evaluator: str, options: dict[str, str]) -> dict[str, Gene]:
+    """Return the evaluator's depth and width as the ladder has them: its rungs may lie outside of their own range."""
+    from evo_tune.plugins import find_evaluator
+    from evo_tune.space import Choice
+    from evo_tune.strategies.ladder import parse_sizes
+
+    plugin = find_evaluator(evaluator)
+    known = plugin.space(plugin.bind(options)).genes
+    values = zip(*parse_sizes(text), strict=True)
+    genes = {
+        name: Choice(tuple(sorted({*held})), ordered=True)
+        for name, held in zip(("depth", "width"), values, strict=True)
+    }
+    return {name: gene for name, gene in genes.items() if name in known}
 
 
 @click.command("resume")
@@ -247,7 +291,7 @@ def _go(search: Search, quiet: bool, form: str) -> int:
         search.run(watch)
     run = search.saved
     if form == "json" or not quiet:
-        print_closing(run, form)
+        print_closing(run, form, search.status)
     if search.stopping:
         if not quiet:
             click.echo(f"Interrupted. Go on with: evo-tune resume {as_typed(run.folder)}", err=True)

@@ -10,25 +10,38 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from evo_tune.training._check import check_integer as check_integer
+    from evo_tune.training._check import check_name as check_name
+    from evo_tune.training._check import check_number as check_number
     from evo_tune.training.accounting import optimizer_steps as optimizer_steps
     from evo_tune.training.accounting import stop_step as stop_step
     from evo_tune.training.accumulation import IGNORE as IGNORE
     from evo_tune.training.accumulation import accumulate as accumulate
     from evo_tune.training.allocator import keep_freed_memory as keep_freed_memory
+    from evo_tune.training.capacity import calibrate_memory as calibrate_memory
+    from evo_tune.training.capacity import device_memory as device_memory
+    from evo_tune.training.capacity import fit_device as fit_device
+    from evo_tune.training.capacity import measured_peak as measured_peak
     from evo_tune.training.checkpoint import load_checkpoint as load_checkpoint
     from evo_tune.training.checkpoint import save_checkpoint as save_checkpoint
     from evo_tune.training.clipping import clip as clip
     from evo_tune.training.clipping import gradient_norm as gradient_norm
+    from evo_tune.training.comparison import check_comparable as check_comparable
     from evo_tune.training.determinism import reproducible as reproducible
     from evo_tune.training.determinism import seed_for as seed_for
+    from evo_tune.training.distributed import Ranks as Ranks
+    from evo_tune.training.distributed import RanksDiffer as RanksDiffer
+    from evo_tune.training.distributed import process_group as process_group
     from evo_tune.training.divergence import Diverged as Diverged
     from evo_tune.training.divergence import DivergenceWatch as DivergenceWatch
     from evo_tune.training.early_stopping import EarlyStopping as EarlyStopping
     from evo_tune.training.ema import average_of as average_of
     from evo_tune.training.evaluation import Evaluation as Evaluation
     from evo_tune.training.evaluation import evaluate as evaluate
+    from evo_tune.training.evaluation import evaluate_by_position as evaluate_by_position
     from evo_tune.training.evaluation import losses_by_position as losses_by_position
     from evo_tune.training.extension import extend_context as extend_context
+    from evo_tune.training.extension import extend_trainer as extend_trainer
     from evo_tune.training.flops import flops_per_token as flops_per_token
     from evo_tune.training.flops import recompute_flops_per_token as recompute_flops_per_token
     from evo_tune.training.gap_decay import GapDecay as GapDecay
@@ -39,11 +52,15 @@ if TYPE_CHECKING:
     from evo_tune.training.growth import grow as grow
     from evo_tune.training.houlsby import Adapters as Adapters
     from evo_tune.training.houlsby import add_adapters as add_adapters
+    from evo_tune.training.launcher import RankFailed as RankFailed
+    from evo_tune.training.launcher import launch as launch
     from evo_tune.training.lora import LoRA as LoRA
     from evo_tune.training.lora import add_lora as add_lora
     from evo_tune.training.lora import fold_lora as fold_lora
     from evo_tune.training.lora import merge_lora as merge_lora
+    from evo_tune.training.memory import Fit as Fit
     from evo_tune.training.memory import Memory as Memory
+    from evo_tune.training.memory import fit_memory as fit_memory
     from evo_tune.training.memory import fitting_micro_batch as fitting_micro_batch
     from evo_tune.training.memory import predict_memory as predict_memory
     from evo_tune.training.muon import Muon as Muon
@@ -51,18 +68,44 @@ if TYPE_CHECKING:
     from evo_tune.training.optimizer import AdamW as AdamW
     from evo_tune.training.optimizer import decay_groups as decay_groups
     from evo_tune.training.precision import Precision as Precision
+    from evo_tune.training.ramp import BatchRamp as BatchRamp
     from evo_tune.training.scaling import scale_betas as scale_betas
     from evo_tune.training.scaling import scale_lr as scale_lr
     from evo_tune.training.schedule import SCHEDULES as SCHEDULES
     from evo_tune.training.schedule import Schedule as Schedule
+    from evo_tune.training.text import read_text as read_text
+    from evo_tune.training.throughput import Throughput as Throughput
+    from evo_tune.training.throughput import mfu as mfu
+    from evo_tune.training.throughput import peak_flops as peak_flops
+    from evo_tune.training.tokenizer import BPE as BPE
+    from evo_tune.training.tokenizer import Bytes as Bytes
+    from evo_tune.training.tokenizer import Tokenizer as Tokenizer
+    from evo_tune.training.tokenizer import tokenizer_for as tokenizer_for
     from evo_tune.training.trainer import Recipe as Recipe
     from evo_tune.training.trainer import Step as Step
     from evo_tune.training.trainer import Trainer as Trainer
     from evo_tune.training.weight_decay import WeightDecay as WeightDecay
     from evo_tune.training.windows import TrainingWindows as TrainingWindows
     from evo_tune.training.windows import fixed_windows as fixed_windows
+    from evo_tune.training.windows import held_out_blocks as held_out_blocks
 
 _HOMES = {
+    "check_comparable": "comparison",
+    "Fit": "memory",
+    "fit_memory": "memory",
+    "BatchRamp": "ramp",
+    "Throughput": "throughput",
+    "mfu": "throughput",
+    "peak_flops": "throughput",
+    "Ranks": "distributed",
+    "RanksDiffer": "distributed",
+    "process_group": "distributed",
+    "RankFailed": "launcher",
+    "launch": "launcher",
+    "calibrate_memory": "capacity",
+    "device_memory": "capacity",
+    "fit_device": "capacity",
+    "measured_peak": "capacity",
     "Memory": "memory",
     "predict_memory": "memory",
     "fitting_micro_batch": "memory",
@@ -73,6 +116,7 @@ _HOMES = {
     "Adapters": "houlsby",
     "add_adapters": "houlsby",
     "recompute_flops_per_token": "flops",
+    "evaluate_by_position": "evaluation",
     "losses_by_position": "evaluation",
     "extend_context": "extension",
     "grow": "growth",
@@ -114,6 +158,16 @@ _HOMES = {
     "scale_lr": "scaling",
     "seed_for": "determinism",
     "stop_step": "accounting",
+    "BPE": "tokenizer",
+    "Bytes": "tokenizer",
+    "Tokenizer": "tokenizer",
+    "tokenizer_for": "tokenizer",
+    "held_out_blocks": "windows",
+    "extend_trainer": "extension",
+    "read_text": "text",
+    "check_integer": "_check",
+    "check_name": "_check",
+    "check_number": "_check",
 }
 
 __all__ = list(_HOMES)

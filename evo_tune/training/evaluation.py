@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +14,10 @@ from torch import nn
 from evo_tune.training._check import check_integer
 from evo_tune.training.accumulation import IGNORE, MicroBatch, cross_entropy_sum
 
-__all__ = ["Evaluation", "evaluate", "losses_by_position"]
+if TYPE_CHECKING:
+    from evo_tune.training.distributed import Ranks
+
+__all__ = ["Evaluation", "evaluate", "evaluate_by_position", "losses_by_position"]
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,12 @@ class Evaluation:
 
 
 def evaluate(
-    model: nn.Module, windows: MicroBatch, *, device: torch.device | str = "cpu", batch: int = 32
+    model: nn.Module,
+    windows: MicroBatch,
+    *,
+    device: torch.device | str = "cpu",
+    batch: int = 32,
+    ranks: Ranks | None = None,
 ) -> Evaluation:
     """Score a model on fixed windows: dropout off, no gradients, no randomness drawn.
 
@@ -52,15 +61,27 @@ def evaluate(
         windows: Inputs and targets (see `fixed_windows`).
         device: Where the model is.
         batch: Windows at a time, 1 or more; it changes the speed, not the result.
+        ranks: Processes that share the windows, each with the same model and the same windows. Each window
+            is scored once: a sampler that pads all shares to one length (torch's does) scores some twice.
 
     Raises:
         RecipeError: batch is not a whole number from 1.
     """
-    _, targets = windows
+    _, targets = windows = _share(windows, ranks)
     sums = _over_batches(model, windows, device, batch, cross_entropy_sum)
     # Summed in float64, which some devices lack: on the CPU.
-    nll = float(torch.stack(sums).cpu().double().sum()) if sums else 0.0
-    return Evaluation(nll, int((targets != IGNORE).sum()))
+    nll = torch.stack(sums).cpu().double().sum() if sums else torch.zeros((), dtype=torch.float64)
+    total = torch.stack((nll, (targets != IGNORE).sum().double()))
+    if ranks is not None:
+        total = ranks.sum(total)
+    return Evaluation(float(total[0]), int(total[1]))
+
+
+def _share(windows: MicroBatch, ranks: Ranks | None) -> MicroBatch:
+    """Return this rank's windows, each of them nobody else's."""
+    if ranks is None:
+        return windows
+    return windows[0][ranks.rank :: ranks.size], windows[1][ranks.rank :: ranks.size]
 
 
 def _over_batches(
@@ -87,17 +108,22 @@ def _over_batches(
         model.train(was_training)
 
 
-def losses_by_position(
-    model: nn.Module, windows: MicroBatch, *, device: torch.device | str = "cpu", batch: int = 32
-) -> list[float]:
-    """Score a model as `evaluate` does, and return the mean loss at each position of a window, nats.
+def evaluate_by_position(
+    model: nn.Module,
+    windows: MicroBatch,
+    *,
+    device: torch.device | str = "cpu",
+    batch: int = 32,
+    ranks: Ranks | None = None,
+) -> list[Evaluation]:
+    """Score a model as `evaluate` does, each position of a window by itself; their sum is the whole.
 
-    Whether a model makes use of a longer context shows here and nowhere else. NaN where nothing was scored.
+    Whether a model makes use of a longer context shows here and nowhere else.
 
     Raises:
         RecipeError: batch is not a whole number from 1.
     """
-    _, targets = windows
+    _, targets = windows = _share(windows, ranks)
 
     def by_position(logits: torch.Tensor, aims: torch.Tensor) -> torch.Tensor:
         losses = F.cross_entropy(logits.flatten(0, 1), aims.flatten(), ignore_index=IGNORE, reduction="none")
@@ -106,5 +132,14 @@ def losses_by_position(
     sums = sum(
         _over_batches(model, windows, device, batch, by_position), torch.zeros(targets.shape[1], dtype=torch.float64)
     )
-    means: list[float] = (sums / (targets != IGNORE).sum(0)).tolist()
-    return means
+    total = torch.stack((sums, (targets != IGNORE).sum(0).double()))
+    if ranks is not None:
+        total = ranks.sum(total)
+    return [Evaluation(nll, int(count)) for nll, count in zip(*total.tolist(), strict=True)]
+
+
+def losses_by_position(
+    model: nn.Module, windows: MicroBatch, *, device: torch.device | str = "cpu", batch: int = 32
+) -> list[float]:
+    """Return the mean loss at each position of a window, nats; NaN where nothing was scored (see above)."""
+    return [place.loss for place in evaluate_by_position(model, windows, device=device, batch=batch)]

@@ -1,16 +1,22 @@
-"""A longer context for a model that was trained at a shorter one. Train it on at the new length afterwards."""
+"""A longer context for a model that was trained at a shorter one. Train it on at the new length afterwards.
+
+`extend_context` makes the model, `extend_trainer` goes on with a training in place: same recipe, same step, same
+moments. Knows nothing of budgets.
+"""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import cast
 
 import torch
 
 from evo_tune.training._check import check_integer
 from evo_tune.training.gpt import GPT
 from evo_tune.training.positions import interpolate_positions
+from evo_tune.training.trainer import Source, Trainer
 
-__all__ = ["extend_context"]
+__all__ = ["extend_context", "extend_trainer"]
 
 
 def extend_context(model: GPT, context: int, method: str = "linear") -> GPT:
@@ -34,3 +40,35 @@ def extend_context(model: GPT, context: int, method: str = "linear") -> GPT:
             weights["positions.weight"] = interpolate_positions(model.positions.weight, context)
     longer.load_state_dict(weights)
     return longer.to(model.embedding.weight).train(model.training)
+
+
+def extend_trainer(trainer: Trainer, source: Source, context: int, method: str = "linear") -> Trainer:
+    """Return a trainer that goes on from the same step with a longer context.
+
+    Whatever belongs to a learned position (its moments, its moving average) is stretched as the position is.
+
+    Args:
+        trainer: Of a `GPT`; it is used up.
+        source: Gives the batches from the trainer's step on.
+        context: See `extend_context`.
+        method: See `extend_context`.
+
+    Raises:
+        RecipeError: See `extend_context`.
+    """
+    old = cast(GPT, trainer.model)
+    model = extend_context(old, context, method)
+    longer = Trainer(model, source, trainer.recipe, seed=trainer.seed, device=str(trainer.device), ranks=trainer.ranks)
+    state = trainer.state()
+    state["model"] = model.state_dict()
+    if state["averaged"] is not None and old.positions is not None:
+        name = "module.positions.weight"
+        state["averaged"] = {**state["averaged"], name: interpolate_positions(state["averaged"][name], context)}
+    longer.restore(state)
+    if old.positions is not None and model.positions is not None:
+        for part in getattr(longer.optimizer, "optimizers", [longer.optimizer]):
+            moments = part.state.get(model.positions.weight, {})
+            for name, value in moments.items():
+                if isinstance(value, torch.Tensor) and value.shape == old.positions.weight.shape:
+                    moments[name] = interpolate_positions(value, context)
+    return longer

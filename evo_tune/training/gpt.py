@@ -18,12 +18,15 @@ from torch import Tensor, nn
 from evo_tune.errors import RecipeError
 from evo_tune.training._check import check_integer
 from evo_tune.training.block import Block, window_mask
-from evo_tune.training.generation import continue_bytes
+from evo_tune.training.generation import continue_tokens
 from evo_tune.training.gpt_config import GPTConfig
 from evo_tune.training.positions import rotary_frequencies, rotary_table, sinusoids
 from evo_tune.training.recompute import run_block
+from evo_tune.training.tokenizer import BPE, Bytes, Tokenizer
 
 __all__ = ["GPT"]
+
+TOKENIZER = "tokenizer.json"
 
 
 class GPT(nn.Module):
@@ -50,6 +53,7 @@ class GPT(nn.Module):
             check_integer("recompute", recompute, 1)
         self.config = config
         self.recompute = recompute
+        self.tokenizer: Tokenizer | None = Bytes() if config.vocab_size == 256 else None
         # Built without memory, then filled once: the modules' own initialisation would be thrown away.
         with torch.device("meta"):
             self.embedding = nn.Embedding(config.vocab_size, config.width)
@@ -137,27 +141,31 @@ class GPT(nn.Module):
         top_k: int | None = None,
         seed: int = 0,
     ) -> str:
-        """Continue a text, byte by byte.
+        """Continue a text, token by token.
 
         Args:
             prompt: What to go on from; empty stands for a new line.
-            length: Number of bytes to add.
+            length: Number of tokens to add.
             temperature: 1 samples as trained, less is safer, 0 takes the likeliest.
-            top_k: Sample only among this many likeliest bytes; None: among all.
+            top_k: Sample only among this many likeliest tokens; None: among all.
             seed: Same seed, same text.
 
         Returns:
             The prompt and its continuation; bytes that are no valid UTF-8 become U+FFFD.
 
         Raises:
-            RecipeError: The model's tokens are not bytes, or an argument is out of its range.
+            RecipeError: It is not known what the model's tokens stand for, or an argument is out of its range.
         """
-        start = prompt.encode() if isinstance(prompt, str) else prompt
-        text = continue_bytes(self, start, length, self.config, temperature=temperature, top_k=top_k, seed=seed)
-        return text.decode("utf-8", errors="replace")
+        if self.tokenizer is None:
+            raise RecipeError("vocab_size", self.config.vocab_size, "256, or a `tokenizer` given to the model")
+        start = self.tokenizer.encode((prompt.encode() if isinstance(prompt, str) else prompt) or b"\n").tolist()
+        tokens = continue_tokens(self, start, length, self.config, temperature=temperature, top_k=top_k, seed=seed)
+        return self.tokenizer.decode(tokens).decode("utf-8", errors="replace")
 
     def save(self, folder: Path | str, **notes: Any) -> None:
-        """Write model.safetensors and config.json, which `load` reads; nothing in them can run code.
+        """Write what `load` reads; nothing in it can run code.
+
+        model.safetensors has the weights, config.json the shape, tokenizer.json the tokens if they are not bytes.
 
         Args:
             folder: Where; made if it is not there.
@@ -169,6 +177,8 @@ class GPT(nn.Module):
         folder.mkdir(parents=True, exist_ok=True)
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
         save_file(weights, folder / "model.safetensors")
+        if isinstance(self.tokenizer, BPE):
+            (folder / TOKENIZER).write_text(self.tokenizer.to_json(), encoding="utf-8")
         config = {"model": self.config.to_json(), **notes}
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
@@ -188,4 +198,6 @@ class GPT(nn.Module):
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         model = cls(GPTConfig.from_json(config["model"]))
         model.load_state_dict(load_file(folder / "model.safetensors"))
+        if (folder / TOKENIZER).is_file():
+            model.tokenizer = BPE((folder / TOKENIZER).read_text(encoding="utf-8"), model.config.vocab_size)
         return model.to(device).eval()

@@ -7,13 +7,13 @@ free, gives the same micro-batch whatever else runs there, so that memory never 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from evo_tune.errors import RecipeError
 from evo_tune.training._check import check_integer, check_name, check_number
 from evo_tune.training.gpt_config import GPTConfig
 
-__all__ = ["Memory", "activation_bytes", "fitting_micro_batch", "predict_memory", "state_bytes"]
+__all__ = ["Fit", "Memory", "activation_bytes", "fit_memory", "fitting_micro_batch", "predict_memory", "state_bytes"]
 
 _MOMENTS = {"adamw": 8, "muon": 8, "sgd": 4}
 _MARGIN = 1.1
@@ -198,7 +198,7 @@ def fitting_micro_batch(
         optimizer: See `predict_memory`.
         ema: See `predict_memory`.
         trainable: See `predict_memory`.
-        factor: Measured over predicted memory, where a step was measured.
+        factor: Measured over predicted memory, the device's libraries aside, where a step was measured.
 
     Raises:
         RecipeError: A field is out of its range, or not even one sequence fits.
@@ -219,9 +219,50 @@ def fitting_micro_batch(
             ema=ema,
             trainable=trainable,
         )
-        if factor * predicted.peak <= 0.9 * capacity:
+        needed = (factor * (predicted.peak - predicted.context) + predicted.context) / 0.9
+        if needed <= capacity:
             return micro
         if micro == 1:
-            needed = factor * predicted.peak / 0.9
             raise RecipeError("capacity", capacity, f"{needed:.3g} bytes or more for one sequence of this model")
         micro = -(-micro // 2)
+
+
+class Fit(NamedTuple):
+    """How a training fits into a device.
+
+    Args:
+        micro_batch: Sequences in a micro-batch.
+        recompute: As in `GPT`: None or 1.
+        memory: What it is predicted to take.
+    """
+
+    micro_batch: int
+    recompute: int | None
+    memory: Memory
+
+
+def fit_memory(config: GPTConfig, batch: int, capacity: float, *, factor: float = 1.0, **options: Any) -> Fit:
+    """Return how to train within 90% of a device's memory; no result depends on it but in the last bits.
+
+    The micro-batch is halved first, which costs little; only where not even one sequence fits are all
+    blocks computed again, a third more arithmetic, and then in as large a micro-batch as that allows.
+
+    Args:
+        config: The model.
+        batch: Sequences in a step.
+        capacity: The device's whole memory, bytes (`device_memory`).
+        factor: Measured over predicted memory, where a step was measured (`calibrate_memory`).
+        options: As in `predict_memory`, recompute left out.
+
+    Raises:
+        RecipeError: A field is out of its range, or not even one sequence fits.
+    """
+    every = None
+    try:
+        micro = fitting_micro_batch(config, batch, capacity, factor=factor, **options)
+    except RecipeError as error:
+        if error.field != "capacity":
+            raise
+        every = 1
+        micro = fitting_micro_batch(config, batch, capacity, factor=factor, recompute=every, **options)
+    return Fit(micro, every, predict_memory(config, micro, recompute=every, **options))

@@ -2,7 +2,9 @@
 
 import json
 import math
+import random
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,10 +15,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evo_tune import Context
-from evo_tune.errors import OptionError, RecipeError
+from evo_tune import Choice, Context, Int, Search, SearchSpace
+from evo_tune.cli import cli
+from evo_tune.errors import OptionError, RecipeError, UsageError
 from evo_tune.evaluator import Evaluator
+from evo_tune.options import options_of
 from evo_tune.plugins import find_evaluator
+from evo_tune.space import parse_gene
 
 TINY = {"size": "small", "tokens": 4096, "eval_tokens": 1024}
 
@@ -63,16 +68,17 @@ def test_every_genome_is_a_shape_and_repair_is_settled(module: ModuleType, size:
     for genome in [space.sample(rng) for _ in range(200)]:
         assert genome["width"] % (8 * genome["heads"]) == 0
         assert genome["batch"] % genome["context"] == 0
-        assert space.repair(genome) == genome
+        assert space.check(genome) == genome
         assert module.estimate(genome, size=size)["params"] > 0
 
 
 def test_heads_go_to_the_nearest_divisor_and_ties_go_down(module: ModuleType, default: dict[str, Any]) -> None:
-    repair = module.SPACE(size="small").repair
-    repaired = [repair({**default, "width": 64, "heads": heads})["heads"] for heads in range(1, 9)]
+    space = module.SPACE(size="small")
+    repaired = [space.check({**default, "width": 64, "heads": heads})["heads"] for heads in range(1, 9)]
     assert repaired == [1, 2, 2, 4, 4, 4, 8, 8]
-    assert repair({**default, "width": 32, "heads": 8})["heads"] == 4
-    assert repair({**default, "width": 36, "heads": 5})["heads"] == 4  # a width of the user's own
+    assert space.check({**default, "width": 32, "heads": 8})["heads"] == 4
+    own = SearchSpace(space.repair, None, **{**space.genes, "width": Choice((36,))})  # a width of the user's own
+    assert own.check({**default, "width": 36, "heads": 5})["heads"] == 6
 
 
 def test_a_fixed_context_is_no_gene(module: ModuleType, train: Callable[..., Any]) -> None:
@@ -81,6 +87,66 @@ def test_a_fixed_context_is_no_gene(module: ModuleType, train: Callable[..., Any
     assert space.genes["batch"].values == (1024, 2048, 4096, 8192)
     genome = {name: gene.middle() for name, gene in space.genes.items()}
     assert train(genome, context=1024)[0]["tokens"] == 4096
+
+
+def test_optional_genes_come_with_the_options_as_defaults(module: ModuleType) -> None:
+    space = module.SPACE(size="small", position="rope", beta2=0.99)
+    assert set(space.optional) == set(module.OPTIONAL)
+    assert not set(space.genes) & set(space.optional)
+    on = space.including(module.OPTIONAL)
+    assert (on.default()["position"], on.default()["beta2"], on.default()["qk_norm"]) == ("rope", 0.99, False)
+
+
+@pytest.mark.parametrize("size", ["small", "medium"])
+def test_with_every_gene_on_every_genome_is_a_training_and_repair_is_settled(module: ModuleType, size: str) -> None:
+    space, rng = module.SPACE(size=size).including(module.OPTIONAL), np.random.default_rng(2)
+    own = {"window": Int(5, 100), "kv_heads": Choice((1, 3, 4))}
+    for genes in (space.genes, {**space.genes, **own}):
+        one = SearchSpace(space.repair, None, **genes)
+        for genome in [one.sample(rng) for _ in range(200)]:
+            assert one.check(genome) == genome
+            assert module.estimate(genome, size=size)["params"] > 0
+
+
+def test_genes_that_change_nothing_have_one_value(module: ModuleType) -> None:
+    space = module.SPACE(size="small").including(["window", "kv_heads", "decay_fraction", "schedule"])
+    genome = {**space.default(), "context": 64, "heads": 4}
+    assert {space.check({**genome, "window": window})["window"] for window in (64, 128)} == {128}
+    assert space.check({**genome, "window": 32})["window"] == 32
+    assert {space.check({**genome, "kv_heads": heads})["kv_heads"] for heads in (4, 8)} == {4}
+    shares = {
+        name: {space.check({**genome, "schedule": name, "decay_fraction": x})["decay_fraction"] for x in (0.2, 0.5)}
+        for name in ("wsd", "cosine")
+    }
+    assert [len(shares[name]) for name in ("wsd", "cosine")] == [2, 1]
+
+
+def test_a_gene_takes_the_place_of_its_option(train: Callable[..., Any], default: dict[str, Any]) -> None:
+    given = {"position": "rope", "window": 16, "kv_heads": 2, "qk_norm": True, "ffn": "swiglu", "beta2": 0.99}
+    given |= {"schedule": "wsd", "decay_fraction": 0.5, "ffn_mult": 2.0, "z_loss": 1e-3}
+    by_gene, by_option = train({**default, **given})[0], train(default, **given)[0]
+    assert without_clock(by_gene) == without_clock(by_option)
+    assert by_gene["val_loss"] != train(default)[0]["val_loss"]
+
+
+@pytest.mark.parametrize(
+    ("gene", "said"),
+    [
+        ("window=0|8", "--gene window, at 0: window=0"),
+        ("ffn_mult=float(-1,4)", "--gene ffn_mult, at -1.0: ffn_mult=-1.0"),
+        ("position=learned|alibi", "--gene position, at alibi: position='alibi'"),
+        ("beta2=float(0.9,1)", "--gene beta2, at 1.0: beta2=1.0"),
+        ("lr=log(0.1,2)", "--gene lr, at 2.0: lr=2.0"),
+        ("warmup=float(0,0.9)", "--gene warmup, at 0.9: warmup_fraction=0.9"),
+        ("qk_norm=3", "--gene qk_norm: 3 is not allowed: expected true or false"),
+        ("windows=8", "did you mean window"),
+    ],
+)
+def test_a_gene_of_the_users_own_is_checked_before_the_run(tmp_path: Path, gene: str, said: str) -> None:
+    name, _, text = gene.partition("=")
+    with pytest.raises(UsageError, match=re.escape(said)):
+        Search("language_model", options=TINY, genes={name: parse_gene(name, text)}, store=tmp_path / "store")
+    assert not (tmp_path / "store").exists()
 
 
 def test_auto_is_small_without_a_gpu(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,7 +162,7 @@ def test_the_parent_never_loads_torch() -> None:
         "o = e.bind({})\n"
         "s = e.space(o)\n"
         "g = {name: gene.middle() for name, gene in s.genes.items()}\n"
-        "s.repair(g), e.fingerprint(o), e.estimate(g, o), e.summary, e.objectives\n"
+        "s.check(g), e.fingerprint(o), e.estimate(g, o), e.summary, e.objectives\n"
         "assert 'torch' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -115,7 +181,7 @@ def test_it_learns_and_says_what_it_spent(
     estimate = module.estimate(default, size="small", tokens=40_000)
     assert {name: metrics[name] for name in estimate} == estimate
     assert metrics["tokens"] == 40_000
-    assert set(metrics) == set(module.METRICS)
+    assert set(metrics) == set(module.METRICS) - {"val_loss_ema", "context_gain", "mfu"}
     assert metrics["steps"] == math.ceil(40_000 / default["batch"])
     assert metrics["final_lr_fraction"] == pytest.approx(0.1, abs=0.01)
     assert [fraction for fraction, _ in context.curve] == pytest.approx([0.25, 0.5, 0.75, 1.0], abs=0.02)
@@ -164,6 +230,54 @@ def test_rungs_resumed_equal_one_training(train: Callable[..., Any], default: di
     assert not (tmp_path / "3").exists()
 
 
+RESUMED: dict[str, dict[str, Any]] = {
+    "wsd": {"schedule": "wsd"},
+    "multi_step": {"schedule": "multi_step", "optimizer": "muon"},
+    "constant": {"schedule": "constant", "optimizer": "sgd"},
+    "byte pairs": {"vocab": 300},
+    "gap": {"weight_decay_end": 0.3, "gap_patience": 1, "evaluations": 8},
+    "patience": {"patience": 2, "evaluations": 8, "min_delta": 0.1},
+    "stopped early": {"patience": 1, "evaluations": 8, "min_delta": 9.0},
+    "average": {"ema": 0.5},
+    "long text": {"context": 128, "extend_from": 64, "extend_share": 0.5, "ema": 0.5},
+    "long text, rope": {"context": 128, "extend_from": 64, "position": "rope", "extension": "yarn"},
+}
+SAMPLED: dict[str, tuple[Any, ...]] = {
+    "schedule": ("wsd", "multi_step", "constant"),
+    "optimizer": ("adamw", "muon", "sgd"),
+    "position": ("learned", "sinusoidal", "rope"),
+    "window": (None, 8),
+    "kv_heads": (None, 2),
+    "ffn": ("gelu", "swiglu"),
+    "qk_norm": (False, True),
+    "z_loss": (0.0, 1e-3),
+    "ema": (None, 0.9),
+    "weight_decay_end": (None, 0.3),
+    "recompute": (None, 1),
+    "micro_batch": (None, 128),
+    "vocab": (256, 300),
+    "extend_from": (None, 32),
+}
+for number in range(5):
+    draw = random.Random(number)
+    RESUMED[f"sample {number}"] = {name: draw.choice(values) for name, values in SAMPLED.items()} | {"context": 64}
+
+
+@pytest.mark.parametrize("name", RESUMED)
+def test_a_quarter_and_the_rest_are_one_training(
+    train: Callable[..., Any], default: dict[str, Any], tmp_path: Path, name: str
+) -> None:
+    genome = {**default, "depth": 1, "width": 32, "dropout": 0.1, "lr": 1e-2}
+    options = {**RESUMED[name], "eval_tokens": 512}
+    whole, context = train(genome, **options)
+    quarter, first = train(genome, BUDGET=0.25, FOLDER=tmp_path / "quarter", **options)
+    rest, second = train(genome, FOLDER=tmp_path / "rest", RESUME_FOLDER=tmp_path / "quarter", **options)
+    assert 0 < quarter["steps"] <= max(2.0, 0.5 * whole["steps"])
+    assert rest["resumed_step"] == quarter["steps"]
+    assert without_clock(rest) == without_clock(whole)
+    assert [point for point in first.curve + second.curve if point in context.curve] == context.curve
+
+
 def test_without_its_checkpoint_a_rung_starts_anew(
     train: Callable[..., Any], default: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -190,18 +304,49 @@ def test_micro_batches_change_no_more_than_rounding(train: Callable[..., Any], d
     assert parts["steps"] == whole["steps"]
 
 
-def test_all_contexts_are_judged_by_the_same_bytes(module: ModuleType) -> None:
-    import torch
+def test_vocabularies_are_compared_by_the_byte(train: Callable[..., Any], default: dict[str, Any]) -> None:
+    plain, pairs = (train(default, vocab=vocab)[0] for vocab in (256, 512))
+    assert pairs["val_loss"] > plain["val_loss"]  # of two bytes and more
+    assert pairs["val_bpb"] < plain["val_bpb"]
+    assert pairs["perplexity"] == pytest.approx(math.exp(pairs["val_loss"]))
 
-    text = torch.arange(5000, dtype=torch.int32)
-    options = module.options_from({"size": "small", "eval_tokens": 2048})
-    judged = []
-    for context in (64, 100, 128):
-        parts = module._held_out(text, context, options)
-        judged.append([sorted(targets[targets >= 0].tolist()) for _, targets in parts])
-    assert judged[0] == judged[1] == judged[2]
-    assert len(judged[0][0]) == 512
-    assert len(judged[0][1]) == 1536
+
+def test_byte_pairs_are_learned_from_the_training_part_only(module: ModuleType, tmp_path: Path) -> None:
+    text = b"the cat sat on the mat " * 200
+    prints = []
+    for ending in (b"zyx" * 170, b"xyz" * 170):
+        (tmp_path / "text").write_bytes(text + ending)
+        module._read.cache_clear()
+        corpus = module._corpus(module.options_from({"size": "small", "vocab": 270, "data": str(tmp_path / "text")}))
+        prints.append(corpus.tokenizer.to_json())
+    assert prints[0] == prints[1]
+    assert module.fingerprint(size="small", vocab=270) != module.fingerprint(size="small", vocab=271)
+
+
+def test_a_long_text_keeps_its_budget_and_tells_what_its_length_brings(
+    module: ModuleType, train: Callable[..., Any], default: dict[str, Any]
+) -> None:
+    options = {"context": 256, "extend_from": 64, "extend_share": 0.25}
+    genome = {name: value for name, value in default.items() if name != "context"}
+    for budget in ({"flops": 4e9}, {"tokens": 8192}):
+        metrics = train(genome, **options, **budget)[0]
+        ((name, amount),) = budget.items()
+        assert metrics[name] == pytest.approx(amount, rel=0.05)
+        estimate = module.estimate(genome, size="small", **options, **budget)
+        assert {key: metrics[key] for key in estimate} == estimate
+        halves = metrics["val_loss_first_half"] + metrics["val_loss_second_half"]
+        assert halves / 2 == pytest.approx(metrics["val_loss"], rel=0.01)
+        assert "context_gain" in metrics
+    part = train(genome, **options, tokens=8192, BUDGET=0.25)[0]
+    assert "context_gain" not in part  # it has not come to the long windows
+
+
+def test_it_stops_early_and_takes_the_best_weights(train: Callable[..., Any], default: dict[str, Any]) -> None:
+    metrics, context = train(default, patience=2, evaluations=8, min_delta=9.0)
+    assert [round(fraction, 3) for fraction, _ in context.curve] == [0.125, 0.25, 0.375]
+    assert metrics["steps"] == 3
+    first = train(default, evaluations=8, BUDGET=0.125)[0]
+    assert metrics["val_loss"] == first["val_loss"]
 
 
 def test_a_lost_training_is_diverged(train: Callable[..., Any], default: dict[str, Any], tmp_path: Path) -> None:
@@ -213,6 +358,13 @@ def test_a_lost_training_is_diverged(train: Callable[..., Any], default: dict[st
 
 
 # ---------------------------------------------------------------- text and options
+
+
+def test_every_option_is_checked_and_told(module: ModuleType, evaluator: Evaluator) -> None:
+    fields = list(module.Options.__dataclass_fields__)
+    assert sorted(fields) == sorted(evaluator.options) == sorted(options_of(module.evaluate))
+    for name in fields:
+        assert re.search(rf"\b{name}\b", module.__doc__ or ""), f"{name} is missing at the top of the file"
 
 
 def test_a_file_a_folder_and_a_glob(module: ModuleType, train: Callable[..., Any], tmp_path: Path) -> None:
@@ -243,7 +395,7 @@ def test_bad_text_says_what_and_what_next(module: ModuleType, tmp_path: Path) ->
         ("empty.txt", "is empty: expected at least 1300"),
         ("short.txt", "holds 1299 bytes: expected at least 1300 .*smaller -o context"),
     ):
-        with pytest.raises(OptionError, match=message) as caught:
+        with pytest.raises(UsageError, match=message) as caught:
             module.fingerprint(data=str(tmp_path / name), size="small")
         assert name in str(caught.value)
         assert "\n" not in str(caught.value)
@@ -261,19 +413,42 @@ def test_bad_text_says_what_and_what_next(module: ModuleType, tmp_path: Path) ->
         ({"clip": 0.0}, "clip=0"),
         ({"min_lr_ratio": 2.0}, "min_lr_ratio=2"),
         ({"beta2": 1.0}, "beta2=1"),
-        ({"context": 1}, "context=1: expected 2 to 8192"),
+        ({"context": 1}, "context=1 is not allowed: expected a whole number, 2 to 8192"),
         ({"context": 10_000}, "context=10000"),
         ({"micro_batch": 0}, "micro_batch=0"),
+        ({"vocab": 255}, "vocab=255"),
+        ({"window": 0}, "window=0"),
+        ({"ema": 1.0}, "ema=1.0"),
+        ({"momentum": 1.0}, "momentum=1.0"),
+        ({"gap_patience": 2}, "needs -o weight_decay_end"),
+        ({"patience": 1, "schedule": "sgdr", "evaluations": 20}, "patience=1: expected more than the 2 evaluations"),
+        ({"extend_from": 64}, "extend_from=64: expected less than -o context"),
+        ({"extend_from": 64, "context": 64}, "extend_from=64"),
+        ({"extend_from": 64, "context": 128, "seconds": 1.0}, "instead of -o seconds"),
+        ({"extend_from": 64, "context": 128, "patience": 1}, "-o patience"),
+        ({"decay_shape": "round"}, "decay_shape='round'"),
+        ({"cycle": 0.0}, "cycle=0"),
     ],
 )
 def test_bad_options_are_found_before_anything_is_trained(
     module: ModuleType, given: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(OptionError, match=message):
+    with pytest.raises(UsageError, match=message):
         module.SPACE(size="small", **given)
 
 
 # ---------------------------------------------------------------- the model, to keep
+
+
+def test_an_exported_model_keeps_its_tokens_and_its_average(
+    module: ModuleType, default: dict[str, Any], tmp_path: Path
+) -> None:
+    options = {"size": "small", "eval_tokens": 1024, "vocab": 300, "ema": 0.9}
+    module.export(default, Context(seed=1, folder=tmp_path / "trial"), tmp_path / "model", tokens=4096, **options)
+    assert {path.name for path in (tmp_path / "model").iterdir()} >= {"tokenizer.json", "averaged"}
+    texts = {module.load(tmp_path / name).generate("The ", 5) for name in ("model", "model/averaged")}
+    assert len(texts) == 2
+    assert all(text.startswith("The ") for text in texts)
 
 
 def test_an_exported_model_writes_text_as_its_readme_says(
@@ -295,3 +470,29 @@ def test_an_exported_model_writes_text_as_its_readme_says(
     assert text.startswith("The ")
     assert len(text) > 100
     assert text.strip() == module.load(folder).generate("The ", 200).strip()
+
+
+# ---------------------------------------------------------------- the documentation
+
+DOCUMENTED = [
+    shlex.split(line, comments=True)[1:]
+    for line in (Path(__file__).parents[2] / "docs" / "evaluators.md").read_text(encoding="utf-8").splitlines()
+    if re.match("evo-tune (evaluate|run) language_model -o", line)
+]
+
+
+@pytest.mark.parametrize("words", DOCUMENTED, ids=" ".join)
+def test_what_the_documentation_types_works(
+    evaluator: Evaluator, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if words[0] == "run":  # all but the training
+        monkeypatch.setattr(Search, "run", lambda search, watch: search.close())
+        assert cli.main(words, standalone_mode=False) == 1  # nothing was trained
+        assert len(list((tmp_path / "populations").iterdir())) == 1
+        return
+    given = dict(word.split("=") for word in words[3::2])
+    options = evaluator.bind({**given, "size": "small", "tokens": "4096", "eval_tokens": "1024"})
+    metrics = evaluator.evaluate(evaluator.space(options).default(), Context(folder=tmp_path), options)
+    assert metrics["val_bpb"] < 8
+    assert set(metrics) <= set(evaluator.metrics)

@@ -1,0 +1,245 @@
+"""A ladder of model sizes: from small to large, as long as size pays.
+
+Each rung is a search of its own, over the space with depth and width fixed, so `ga` is used as it is: it is shown a
+history that holds this rung's trials and nothing else. This file adds which rung is next.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+
+from evo_tune.errors import OptionError, SpaceError
+from evo_tune.history import History
+from evo_tune.space import Choice, SearchSpace
+from evo_tune.strategies._births import unborn
+from evo_tune.strategies.ga import GA
+from evo_tune.trial import Objective, Proposal, Trial
+
+__all__ = ["Ladder", "Size", "parse_sizes"]
+
+GENES = ("depth", "width")
+
+
+class Size(NamedTuple):
+    """The size of a model."""
+
+    depth: int
+    width: int
+
+    @property
+    def cost(self) -> int:
+        """What a model's arithmetic per token is proportional to: depth · width²."""
+        return self.depth * self.width**2
+
+    def __str__(self) -> str:
+        return f"{self.depth}x{self.width}"
+
+
+def parse_sizes(text: str) -> tuple[Size, ...]:
+    """Read '2x64,4x96,6x128'.
+
+    Raises:
+        OptionError: It is no such list, or a size is not larger than the one before.
+    """
+    parts = [re.fullmatch(r"\s*(\d{1,6})x(\d{1,6})\s*", part) for part in text.split(",")]
+    sizes = tuple(Size(int(part[1]), int(part[2])) for part in parts if part)
+    if len(sizes) < len(parts) or min(min(size) for size in sizes) < 1:
+        raise OptionError(f"sizes={text}: expected DEPTHxWIDTH, and a comma between two: 2x64,4x96,6x128")
+    for small, large in itertools.pairwise(sizes):
+        if large.cost <= small.cost:
+            raise OptionError(f"sizes={text}: {large} is not larger than {small}: expected depth · width² to rise")
+    return sizes
+
+
+@dataclass(frozen=True)
+class Ladder(GA):
+    """Search ladder: the genetic algorithm at one size (depth x width) after another, as long as size pays.
+
+    The next rung is begun only if the last step up lowered the best loss by `threshold` or more for each doubling of
+    depth · width², every training having cost the same. What is left of the run after that goes to the best rung.
+    A rung begins with the best genomes of the one before, at its own size.
+
+    Args:
+        population: See Breeder.
+        crossover: See Breeder.
+        mutation: See Breeder.
+        scale: See Breeder.
+        immigrants: See Breeder.
+        generational: See Breeder.
+        tournament: See GA.
+        elites: See GA.
+        sizes: The rungs, DEPTHxWIDTH with commas between.
+        births: Births of a rung by which it is judged; 0: as many as the population.
+        threshold: Least gain, in units of the objective. 0.02 nats is about what another seed alone does to the
+            default language model: less may be luck.
+    """
+
+    sizes: str = ""
+    births: int = 0
+    threshold: float = 0.02
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        parse_sizes(self.sizes or "1x1")
+        if self.births < 0:
+            raise OptionError(f"births={self.births} is not allowed: expected 1 or more, or 0 for the population")
+        if not math.isfinite(self.threshold):
+            raise OptionError(f"threshold={self.threshold} is not allowed: expected a number")
+
+    def unsuited(self, space: SearchSpace, objectives: Sequence[Objective]) -> str:
+        if not self.sizes:
+            return "needs -s sizes=DEPTHxWIDTH,… (or run --ladder 2x64,4x96,6x128)"
+        missing = [name for name in GENES if name not in space.genes]
+        if missing:
+            return (
+                f"needs genes depth and width; the evaluator has no {' and no '.join(missing)}: its genes are "
+                f"{', '.join(space.genes)}"
+            )
+        for size in parse_sizes(self.sizes):
+            for name, value in zip(GENES, size, strict=True):
+                try:
+                    space.genes[name].check(value)
+                except SpaceError as error:
+                    return f"cannot have rung {size}: {name} {error}; give other sizes, or the gene: --gene {name}=…"
+            try:
+                _fixed(space, size).default()
+            except SpaceError as error:
+                return f"cannot have rung {size}: the evaluator's repair does not leave it alone: {error}"
+        return super().unsuited(space, objectives)
+
+    def propose(self, history: History, rng: np.random.Generator) -> Proposal | None:
+        climb = self._climb(history)
+        if climb.ended is None:
+            return self._breed(climb.rungs, history, rng)
+        for rung in sorted(climb.rungs, key=lambda rung: rung.best_loss):
+            proposal = rung.own(super().propose(rung.history, rng))
+            if proposal is not None or rung.history.out:
+                return proposal
+        return None
+
+    def survivors(self, history: History) -> Sequence[int]:
+        rungs = self._climb(history).rungs
+        for rung in sorted(rungs, key=lambda rung: rung.best_loss):
+            found = [rung.ids[id] for id in super().survivors(rung.history)]
+            if found:
+                return found
+        return [trial.id for trial in history.ranked()[: self.population]]
+
+    def status(self, history: History) -> str:
+        climb, objective = self._climb(history), history.objectives[0]
+        told = []
+        for rung, gain in zip(climb.rungs, [None, *climb.gains, None], strict=False):
+            best = f"{objective.value(rung.best_loss):.4f}" if rung.best_loss < math.inf else "-"
+            told.append(f"{rung.size} {best}" + ("" if gain is None else f" (gain {gain:.3g} per doubling)"))
+        return f"ladder: {', '.join(told)}; {climb.ended or f'on rung {climb.rungs[-1].size}'}"
+
+    def _climb(self, history: History) -> Climb:
+        """Return the rungs begun so far, and why no further one will be."""
+        rungs: list[Rung] = []
+        gains: list[float] = []
+        for size in parse_sizes(self.sizes):
+            rung = Rung(history, size, self.births or self.population)
+            rungs.append(rung)
+            if not rung.is_judged:
+                return Climb(rungs, gains, None)
+            if len(rungs) > 1:
+                gains.append(_gain(rungs[-2], rung))
+                if not gains[-1] >= self.threshold:
+                    reason = f"gain {gains[-1]:.3g} per doubling is below {self.threshold:g}"
+                    return Climb(rungs, gains, f"stopped at rung {size}: {reason}")
+        return Climb(rungs, gains, f"reached the last rung {rungs[-1].size}")
+
+    def _breed(self, rungs: Sequence[Rung], history: History, rng: np.random.Generator) -> Proposal | None:
+        """Return the next birth of the last rung; None while its births are made and not all told."""
+        rung = rungs[-1]
+        if len(rung.ids) >= rung.births:
+            return None
+        if len(rungs) > 1 and len(rung.ids) < max(1, self.population // 2):
+            for trial in rungs[-2].judged[: max(1, self.population // 2)]:
+                genome = rung.history.space.check({**trial.genome, **rung.size._asdict()})
+                if not history.seen(genome):
+                    return Proposal(genome, "climb", (rungs[-2].ids[trial.id],))
+        return rung.own(super().propose(rung.history, rng))
+
+
+@dataclass(frozen=True)
+class Climb:
+    """How far up the ladder a history is.
+
+    Args:
+        rungs: Those begun, at least one.
+        gains: Of each judged rung but the first.
+        ended: Why no further rung will be begun; None while one may.
+    """
+
+    rungs: Sequence[Rung]
+    gains: Sequence[float]
+    ended: str | None
+
+
+class Rung:
+    """The trials of one size, as a history of their own: their ids count from 0.
+
+    Args:
+        history: The run's.
+        size: Theirs.
+        births: How many of them, the earliest, judge the rung: what comes later changes no judgement.
+    """
+
+    def __init__(self, history: History, size: Size, births: int) -> None:
+        self.size = size
+        self.births = births
+        self.history = History(_fixed(history.space, size), history.objectives)
+        candidates = sorted([*(trial.candidate for trial in history.trials), *history.out], key=lambda one: one.id)
+        members = [one for one in candidates if all(one.genome[name] == getattr(size, name) for name in GENES)]
+        self.ids = [one.id for one in members]
+        places = {id: place for place, id in enumerate(self.ids)}
+        for place, one in enumerate(members):
+            parents = tuple(places[id] for id in one.parents if id in places)
+            self.history.born(replace(one, id=place, parents=parents))
+        for trial in history.trials:
+            if trial.id in places:
+                self.history.tell(places[trial.id], trial.outcome)
+
+    @property
+    def judged(self) -> list[Trial]:
+        """The trials that judge it and have a value, best first."""
+        return [trial for trial in self.history.ranked() if trial.id < self.births]
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether these are all told; fewer do once the rung has no further genome."""
+        out = [candidate.id for candidate in self.history.out]
+        if len(self.ids) >= self.births:
+            return not out or min(out) >= self.births
+        return not out and unborn(self.history, np.random.default_rng(0)) is None
+
+    @property
+    def best_loss(self) -> float:
+        """The lowest loss of all its trials, later ones too; infinite without any."""
+        best = self.history.best
+        return math.inf if best is None or best.losses is None else best.losses[0]
+
+    def own(self, proposal: Proposal | None) -> Proposal | None:
+        """Return a proposal of the rung's own history as one of the run."""
+        return proposal and replace(proposal, parents=tuple(self.ids[id] for id in proposal.parents))
+
+
+def _fixed(space: SearchSpace, size: Size) -> SearchSpace:
+    genes = {name: Choice((value,)) for name, value in size._asdict().items()}
+    return SearchSpace(space.repair, None, **{**space.genes, **genes})
+
+
+def _gain(small: Rung, large: Rung) -> float:
+    """Return by how much the best loss fell per doubling of the cost; a rung without any value has gained nothing."""
+    before, after = (rung.judged[0].losses if rung.judged else None for rung in (small, large))
+    if after is None:
+        return -math.inf
+    return math.inf if before is None else (before[0] - after[0]) / math.log2(large.size.cost / small.size.cost)
