@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from evo_tune.training.scaling import scale_lr as scale_lr
     from evo_tune.training.schedule import SCHEDULES as SCHEDULES
     from evo_tune.training.schedule import Schedule as Schedule
+    from evo_tune.training.targets import matching_names as matching_names
     from evo_tune.training.text import read_text as read_text
     from evo_tune.training.tokenizer import BPE as BPE
     from evo_tune.training.tokenizer import Bytes as Bytes
@@ -79,6 +80,7 @@ _HOMES = {
     "fitting_micro_batch": "memory",
     "LoRA": "lora",
     "add_lora": "lora",
+    "matching_names": "targets",
     "merge_lora": "lora",
     "fold_lora": "lora",
     "Adapters": "houlsby",
