@@ -17,7 +17,14 @@ if TYPE_CHECKING:
     from evo_tune.training.accounting import stop_step as stop_step
     from evo_tune.training.accumulation import IGNORE as IGNORE
     from evo_tune.training.accumulation import accumulate as accumulate
+    from evo_tune.training.adapter import add_adapter as add_adapter
+    from evo_tune.training.adapter import load_adapter as load_adapter
+    from evo_tune.training.adapter import save_adapter as save_adapter
+    from evo_tune.training.adapter import trained_weights as trained_weights
     from evo_tune.training.allocator import keep_freed_memory as keep_freed_memory
+    from evo_tune.training.base import TARGETS as TARGETS
+    from evo_tune.training.base import Base as Base
+    from evo_tune.training.base import read_base as read_base
     from evo_tune.training.checkpoint import load_checkpoint as load_checkpoint
     from evo_tune.training.checkpoint import save_checkpoint as save_checkpoint
     from evo_tune.training.clipping import clip as clip
@@ -56,6 +63,9 @@ if TYPE_CHECKING:
     from evo_tune.training.optimizer import AdamW as AdamW
     from evo_tune.training.optimizer import decay_groups as decay_groups
     from evo_tune.training.precision import Precision as Precision
+    from evo_tune.training.pretrained import encode as encode
+    from evo_tune.training.pretrained import load_pretrained as load_pretrained
+    from evo_tune.training.pretrained import save_merged as save_merged
     from evo_tune.training.scaling import scale_betas as scale_betas
     from evo_tune.training.scaling import scale_lr as scale_lr
     from evo_tune.training.schedule import SCHEDULES as SCHEDULES
@@ -75,6 +85,16 @@ if TYPE_CHECKING:
     from evo_tune.training.windows import held_out_blocks as held_out_blocks
 
 _HOMES = {
+    "TARGETS": "base",
+    "Base": "base",
+    "read_base": "base",
+    "add_adapter": "adapter",
+    "load_adapter": "adapter",
+    "save_adapter": "adapter",
+    "trained_weights": "adapter",
+    "encode": "pretrained",
+    "load_pretrained": "pretrained",
+    "save_merged": "pretrained",
     "Memory": "memory",
     "predict_memory": "memory",
     "fitting_micro_batch": "memory",

@@ -175,8 +175,7 @@ def add_lora(model: nn.Module, options: LoRA, seed: int = 0) -> list[str]:
     generator = torch.Generator().manual_seed(seed)
     model.requires_grad_(False)
     for name, layer in layers.items():
-        parent, _, child = name.rpartition(".")
-        setattr(model.get_submodule(parent), child, LoRALinear(layer, options, generator))
+        model.set_submodule(name, LoRALinear(layer, options, generator))
     return list(layers)
 
 
@@ -194,5 +193,4 @@ def fold_lora(model: nn.Module) -> None:
         if isinstance(module, LoRALinear):
             plain = nn.Linear(module.in_features, module.out_features, bias=False, device="meta")
             plain.weight, plain.bias = module.weight, module.bias
-            parent, _, child = name.rpartition(".")
-            setattr(model.get_submodule(parent), child, plain.train(module.training))
+            model.set_submodule(name, plain.train(module.training))
