@@ -101,10 +101,13 @@ class Base:
         if names not in TARGETS:
             patterns = tuple(part.strip() for part in names.split(",") if part.strip())
             return tuple(matching_names(self.linears, patterns or ("",)))
-        found = tuple(name for name in self.linears if re.fullmatch(TARGETS[names], name))
-        if not found:
+        if not self.has(names):
             raise RecipeError("targets", names, f"patterns of some of {', '.join(self.linears) or 'no linear layers'}")
-        return found
+        return tuple(name for name in self.linears if re.fullmatch(TARGETS[names], name))
+
+    def has(self, choice: str) -> bool:
+        """Return whether a key of `TARGETS` means any of its layers."""
+        return any(re.fullmatch(TARGETS[choice], name) for name in self.linears)
 
     def flops_per_token(self, length: int, trainable: int) -> float:
         """Return the FLOPs of training a part of the weights, or some beside them, on one token.
