@@ -72,6 +72,7 @@ if TYPE_CHECKING:
     from evo_tune.training.schedule import Schedule as Schedule
     from evo_tune.training.targets import matching_names as matching_names
     from evo_tune.training.text import read_text as read_text
+    from evo_tune.training.text import split_text as split_text
     from evo_tune.training.tokenizer import BPE as BPE
     from evo_tune.training.tokenizer import Bytes as Bytes
     from evo_tune.training.tokenizer import Tokenizer as Tokenizer
@@ -155,6 +156,7 @@ _HOMES = {
     "held_out_blocks": "windows",
     "extend_trainer": "extension",
     "read_text": "text",
+    "split_text": "text",
     "check_integer": "_check",
     "check_name": "_check",
     "check_number": "_check",
