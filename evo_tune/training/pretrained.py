@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from evo_tune.errors import RecipeError
 from evo_tune.training.base import Base
-from evo_tune.training.gpt import GPT
+from evo_tune.training.gpt import GPT, TOKENIZER
 from evo_tune.training.lora import fold_lora
+from evo_tune.training.tokenizer import BPE, Bytes, Tokenizer
 
 __all__ = ["CausalLM", "encode", "load_pretrained", "save_merged"]
 
@@ -71,15 +72,13 @@ def load_pretrained(base: Base, device: torch.device | str = "cpu") -> GPT | Cau
 
 
 def encode(base: Base, text: bytes) -> Tensor:
-    """Return a text's tokens, (n,): its bytes for a model of bytes, else those of the folder's tokenizer.
+    """Return a text's tokens, (n,), of an integer type: its bytes, or those of the folder's tokenizer.
 
     Raises:
         RecipeError: There is no tokenizer, or it gives tokens that the model does not know.
     """
     if base.gpt is not None:
-        if base.gpt.vocab_size != 256:
-            raise RecipeError("base", str(base.folder), f"a model of bytes, not of {base.gpt.vocab_size} tokens")
-        return torch.frombuffer(bytearray(text), dtype=torch.uint8)
+        return torch.from_numpy(_tokenizer_of_gpt(base).encode(text).astype("int32"))
     words = text.decode("utf-8", errors="replace")
     tokens = torch.tensor(_tokenizer(base)(words, add_special_tokens=False, verbose=False)["input_ids"])
     if len(tokens) and int(tokens.max()) >= base.vocab_size:
@@ -104,6 +103,16 @@ def save_merged(model: nn.Module, base: Base, folder: Path, **notes: Any) -> Non
     assert isinstance(model, CausalLM)
     model.original().save_pretrained(folder)
     _tokenizer(base).save_pretrained(folder)
+
+
+def _tokenizer_of_gpt(base: Base) -> Tokenizer:
+    if (base.folder / TOKENIZER).is_file():
+        return BPE((base.folder / TOKENIZER).read_text(encoding="utf-8"), base.vocab_size)
+    if base.vocab_size != 256:
+        raise RecipeError(
+            "base", str(base.folder), f"a {TOKENIZER} for its {base.vocab_size} tokens, or a model of bytes"
+        )
+    return Bytes()
 
 
 def _tokenizer(base: Base) -> Any:

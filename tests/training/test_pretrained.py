@@ -14,6 +14,7 @@ import torch
 
 from evo_tune.errors import RecipeError
 from evo_tune.training import (
+    BPE,
     GPT,
     TARGETS,
     Adapters,
@@ -43,6 +44,10 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     made = {f"gpt{n}": tmp_path_factory.mktemp("gpt") for n in range(len(SHAPES))}
     for n, shape in enumerate(SHAPES):
         GPT(shape, seed=1).save(made[f"gpt{n}"])
+    pairs = GPT(GPTConfig(vocab_size=280, context=48, depth=1, width=16, heads=2), seed=1)
+    pairs.tokenizer = BPE.learn(TEXT * 9, 280)
+    made["pairs"] = tmp_path_factory.mktemp("pairs")
+    pairs.save(made["pairs"])
     return made
 
 
@@ -51,7 +56,7 @@ def hugging_face(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {kind: make_folder(tmp_path_factory.mktemp(kind), kind) for kind in ("llama", "gpt2")}
 
 
-@pytest.fixture(params=["gpt0", "gpt1", "llama", "gpt2"])
+@pytest.fixture(params=["gpt0", "gpt1", "pairs", "llama", "gpt2"])
 def folder(request: pytest.FixtureRequest, folders: dict[str, Path]) -> Path:
     if request.param in folders:
         return folders[request.param]
@@ -144,8 +149,16 @@ def test_an_adapter_for_another_model_is_refused(folders: dict[str, Path], tmp_p
         load_adapter(model, tmp_path)
 
 
-def test_tokens_are_bytes_or_the_tokenizers(folders: dict[str, Path], hugging_face: dict[str, Path]) -> None:
+def test_tokens_are_bytes_or_the_tokenizers(
+    folders: dict[str, Path], hugging_face: dict[str, Path], tmp_path: Path
+) -> None:
     assert encode(read_base(folders["gpt0"]), TEXT).tolist() == list(TEXT)
+    assert len(encode(read_base(folders["pairs"]), TEXT)) < len(TEXT) / 2
+    (without := tmp_path / "without").mkdir()
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(folders["pairs"] / name, without)
+    with pytest.raises(RecipeError, match=r"tokenizer\.json for its 280 tokens"):
+        encode(read_base(without), TEXT)
     tokens = encode(read_base(hugging_face["llama"]), TEXT)
     assert tokens.dtype == torch.int64
     assert 0 < len(tokens) < len(TEXT)
