@@ -364,9 +364,14 @@ def _windows(genome: Mapping[str, Any], options: Options, base: Base) -> int:
 
 
 def estimate(genome: Mapping[str, Any], **given: Any) -> dict[str, float]:
-    """Return what is known before training: trained weights, and tokens and flops of the full training."""
+    """Return what is known before training: trained weights, and tokens and flops of the full training.
+
+    Raises:
+        RecipeError: A gene of the user's own is out of what can be trained.
+    """
     options = options_from(given)
     base = options.planned
+    _check(genome, options, base)
     context, trainable = options.window(base), _trainable(genome, options, base)
     tokens = _windows(genome, options, base) * context
     return {
@@ -374,6 +379,23 @@ def estimate(genome: Mapping[str, Any], **given: Any) -> dict[str, float]:
         "tokens": float(tokens),
         "flops": tokens * base.flops_per_token(context, trainable),
     }
+
+
+def _check(genome: Mapping[str, Any], options: Options, base: Base) -> None:
+    from evo_tune.training import check_integer, check_number
+
+    smallest = min(min(base.linears[name]) for name in _layers(genome, options, base))
+    for name, largest in (("batch", None), ("bottleneck", None), ("rank", smallest)):
+        if name in genome:
+            check_integer(name, genome[name], 1, largest)
+    for name, interval in (
+        ("lr", "(0, 1]"),
+        ("warmup", "[0, 0.5]"),
+        ("dropout", "[0, 1)"),
+        ("alpha_ratio", "(0, inf)"),
+    ):
+        if name in genome:
+            check_number(name, genome[name], interval)
 
 
 # ---------------------------------------------------------------- the training

@@ -39,7 +39,7 @@ def evaluator(cache: Path) -> Iterator[Evaluator]:
     found = find_evaluator("fine_tuning")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(cache))
-        patch.setattr(found.module, "SMALL", {**found.module.SMALL, "model": SMALL, "windows": 200})
+        patch.setattr(found.module, "SMALL", {**found.module.SMALL, "model": SMALL, "windows": 80})
         yield found
 
 
@@ -125,6 +125,16 @@ def test_named_layers_take_the_place_of_the_gene(module: ModuleType, gpt: Path) 
     space = module.SPACE(**given)
     assert "targets" not in space.genes
     assert module.estimate({**space.default(), "rank": 2}, **given)["trainable_params"] == 2 * (16 + 64) * 2
+
+
+@pytest.mark.parametrize(
+    "gene",
+    [{"rank": 17}, {"rank": 0}, {"batch": 0}, {"lr": 2.0}, {"dropout": 1.0}, {"warmup": 0.6}, {"alpha_ratio": 0.0}],
+)
+def test_genes_of_the_users_own_are_checked_before_a_trial(module: ModuleType, gpt: Path, gene: dict[str, Any]) -> None:
+    genome = module.SPACE(base=str(gpt)).default()
+    with pytest.raises(RecipeError, match=next(iter(gene))):
+        module.estimate({**genome, **gene}, base=str(gpt))
 
 
 def test_before_a_training_torch_is_not_loaded(gpt: Path) -> None:
@@ -274,7 +284,7 @@ def test_a_fingerprint_tells_texts_and_bases_apart(
     content[-2] ^= 1
     (copy / "model.safetensors").write_bytes(content)
     assert module.fingerprint(base=str(copy)) != prints[1]
-    monkeypatch.setattr(module, "SMALL", {**module.SMALL, "windows": 201})
+    monkeypatch.setattr(module, "SMALL", {**module.SMALL, "windows": 81})
     assert module.fingerprint() != prints[0]
 
 
@@ -368,6 +378,7 @@ def test_a_merged_model_is_one_of_its_base_s_kind(
 
 
 @pytest.mark.parametrize("given", [{"keep": "adapter", "method": "dora"}, {"method": "adapter"}])
+@pytest.mark.parametrize("base", ["", "gpt2"], indirect=True)
 def test_an_adapter_alone_goes_back_into_its_base(
     module: ModuleType, base: str, given: dict[str, Any], tmp_path: Path
 ) -> None:
