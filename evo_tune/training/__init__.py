@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from evo_tune.training.optimizer import AdamW as AdamW
     from evo_tune.training.optimizer import decay_groups as decay_groups
     from evo_tune.training.precision import Precision as Precision
+    from evo_tune.training.probe import fastest_precision as fastest_precision
     from evo_tune.training.scaling import scale_betas as scale_betas
     from evo_tune.training.scaling import scale_lr as scale_lr
     from evo_tune.training.schedule import SCHEDULES as SCHEDULES
@@ -102,6 +103,7 @@ _HOMES = {
     "clip": "clipping",
     "decay_groups": "optimizer",
     "evaluate": "evaluation",
+    "fastest_precision": "probe",
     "fixed_windows": "windows",
     "flops_per_token": "flops",
     "gradient_norm": "clipping",
