@@ -22,7 +22,7 @@ import os
 import statistics
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -49,6 +49,7 @@ METRICS = {
     "tokens_per_second": "1/s",
     "final_lr_fraction": "",
     "clipped_fraction": "",
+    "bf16": "",
 }
 
 HELD_OUT = 0.1
@@ -82,6 +83,7 @@ class Options:
     lr_rule: str
     beta2: float
     clip: float
+    precision: str
     eval_tokens: int
     save: bool
 
@@ -340,6 +342,7 @@ def evaluate(
     lr_rule: Literal["none", "sqrt", "linear"] = "none",
     beta2: float = 0.95,
     clip: float = 1.0,
+    precision: Literal["auto", "fp32", "bf16"] = "auto",
     eval_tokens: int = 16384,
     save: bool = False,
 ) -> dict[str, float]:
@@ -363,15 +366,18 @@ def evaluate(
         lr_rule: How lr, which is meant for the default batch, moves with the batch gene.
         beta2: Decay of Adam's second moment.
         clip: Largest norm of the gradient.
+        precision: What the products are computed in; auto: bf16 where the device gains from it, else fp32.
+            A training that goes on keeps what it began with. It is judged in fp32 always.
         eval_tokens: Held-out bytes that are scored at the end.
         save: Keep a checkpoint of a full training too.
 
     Returns:
         val_loss (nats per byte), val_bpb (bits per byte), train_loss (nats per byte, of the final weights
         on fixed windows of the training text), and what was spent: tokens, steps, flops, params,
-        tokens_per_second, final_lr_fraction, clipped_fraction; resumed_step if it was to go on from a
-        checkpoint (0: there was none, it was trained from scratch). The learning curve is that of a
-        quarter of the held-out blocks, so its last val_loss is not quite the one returned.
+        tokens_per_second, final_lr_fraction, clipped_fraction; bf16, 1 if it was trained in it and 0 if in
+        fp32; resumed_step if it was to go on from a checkpoint (0: there was none, it was trained from
+        scratch). The learning curve is that of a quarter of the held-out blocks, so its last val_loss is not
+        quite the one returned.
 
     Raises:
         Diverged: The training was lost.
@@ -392,6 +398,7 @@ def evaluate(
         lr_rule=lr_rule,
         beta2=beta2,
         clip=clip,
+        precision=precision,
         eval_tokens=eval_tokens,
         save=save,
     )
@@ -400,7 +407,7 @@ def evaluate(
 
 def _train(genome: Mapping[str, Any], run: Context, options: Options) -> tuple[GPT, dict[str, float]]:
     """Train up to the run's budget, from its checkpoint if there is one; return model and metrics."""
-    from evo_tune.training import keep_freed_memory, reproducible, save_checkpoint
+    from evo_tune.training import fastest_precision, keep_freed_memory, reproducible, save_checkpoint
 
     keep_freed_memory()
     with reproducible(run.threads, run.device):
@@ -408,6 +415,10 @@ def _train(genome: Mapping[str, Any], run: Context, options: Options) -> tuple[G
         config = _config(genome, options)
         task = {"genome": dict(genome), "data": options.data, "bytes": len(training) + len(held_out)}
         saved = _saved(run, task)
+        if options.precision == "auto":  # another machine may answer otherwise, but not in the middle of a training
+            options = replace(
+                options, precision=saved.get("precision", "fp32") if saved else fastest_precision(run.device)
+            )
         windows = _windows(config, options, run.device)
         if windows is None:  # a clock was asked once, and its answer stands
             windows = saved["windows"] if saved else _windows_in(options, genome, run, training)
@@ -419,7 +430,7 @@ def _train(genome: Mapping[str, Any], run: Context, options: Options) -> tuple[G
         if run.resume_folder:
             metrics["resumed_step"] = start
         if options.save or trainer.step < trainer.recipe.schedule.steps:
-            state = {"task": task, "windows": windows, "trainer": trainer.state()}
+            state = {"task": task, "windows": windows, "precision": options.precision, "trainer": trainer.state()}
             save_checkpoint(run.folder / CHECKPOINT, state)
         return cast("GPT", trainer.model), metrics
 
@@ -463,6 +474,7 @@ def _trainer(genome: Mapping[str, Any], run: Context, options: Options, text: Te
         ),
         weight_decay=training.WeightDecay(start=genome["weight_decay"]),
         clip=options.clip,
+        precision=training.Precision(name=options.precision),
         ceiling=1.5 * math.log(config.vocab_size),
     )
     model = training.GPT(config, seed=training.seed_for(run.seed, "weights")).to(run.device)
@@ -516,6 +528,7 @@ def _run(trainer: Trainer, run: Context, training: Tensor, held_out: Tensor, opt
         "tokens_per_second": (trainer.targets - first_targets) / max(seconds, 1e-9),
         "final_lr_fraction": trainer.recipe.schedule(last),
         "clipped_fraction": trainer.clipped / max(1, trainer.step),
+        "bf16": float(options.precision == "bf16"),
     }
 
 
