@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from evo_tune.training.attention import attend
+from evo_tune.training.dropout import Dropout
 from evo_tune.training.gpt_config import GPTConfig
 from evo_tune.training.positions import rotate
 
@@ -86,7 +87,7 @@ class Block(nn.Module):
         self.attention = Attention(config)
         self.ffn_norm = nn.LayerNorm(config.width, bias=config.bias)
         self.ffn = FeedForward(config)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, x: Tensor, rotation: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         x = x + self.dropout(self.attention(self.attention_norm(x), rotation, mask))
