@@ -43,6 +43,8 @@ The training:
     micro_batch=auto  most tokens in one pass; the gradient is that of the whole batch all the same. auto: what the
                       device's whole memory has room for, whatever else runs there
     ranks=1           processes on this machine that train together, each with the slot's threads or a GPU of its own
+    precision=auto    fp32 or bf16, for the products; auto: bf16 where this machine gains from it. A training that goes
+                      on keeps what it began with; it is always judged in fp32
     recompute=        compute every so-manieth block again for the gradient: memory for time
     eval_tokens=16384 held-out bytes that are scored at the end
     save=false        keep a checkpoint of a full training too
@@ -111,6 +113,7 @@ METRICS = {
     "micro_batch": "tokens",
     "final_lr_fraction": "",
     "clipped_fraction": "",
+    "bf16": "",
     "val_loss_ema": "nats per token",
     "context_gain": "nats per token",
     "mfu": "",
@@ -179,6 +182,7 @@ class Options:
     patience: int | None
     min_delta: float
     recompute: int | None
+    precision: str
     extend_from: int | None
     extension: str
     extend_share: float
@@ -709,6 +713,7 @@ def evaluate(
     patience: int | None = None,
     min_delta: float = 0.0,
     recompute: int | None = None,
+    precision: Literal["auto", "fp32", "bf16"] = "auto",
     extend_from: int | None = None,
     extension: Literal["linear", "ntk", "yarn"] = "linear",
     extend_share: float = 0.2,
@@ -722,8 +727,9 @@ def evaluate(
     Returns:
         val_loss (nats per token), val_bpb (bits per byte) and perplexity; val_loss_first_half and _second_half, by
         the place in a window; train_loss (of the final weights on fixed windows of the training text), and what was
-        spent: tokens, steps, flops, params, tokens_per_second (median over steps), final_lr_fraction,
-        clipped_fraction, micro_batch (tokens in a pass), peak_memory (measured on a GPU, predicted on a CPU), and mfu
+        spent: bf16 (1 if it was trained in it, 0 in fp32), tokens, steps, flops, params, tokens_per_second (median
+        over steps), final_lr_fraction, clipped_fraction, micro_batch (tokens in a pass),
+        peak_memory (measured on a GPU, predicted on a CPU), and mfu
         where the device's peak is known. With `ema` val_loss_ema; after an extension context_gain, by how much the
         loss falls when a window is as long as the context and not as `extend_from`. resumed_step if it was to go on
         from a checkpoint (0: there was none, it was trained from scratch).
@@ -738,8 +744,10 @@ def evaluate(
 
 def _train_on_ranks(genome: Mapping[str, Any], run: Context, options: Options) -> dict[str, float]:
     """Have several processes train it together, and return the metrics."""
-    from evo_tune.training import launch
+    from evo_tune.training import fastest_precision, launch
 
+    if options.precision == "auto" and not run.resume_folder:  # one answer for all
+        options = replace(options, precision=fastest_precision(run.device))
     context = {"threads": run.threads, "seed": run.seed, "budget": run.budget, "folder": str(run.folder)}
     context["resume_folder"] = run.resume_folder and str(run.resume_folder)
     metrics: dict[str, float] = launch(
@@ -769,7 +777,14 @@ def _train(
     genome: Mapping[str, Any], run: Context, options: Options, ranks: Ranks | None = None
 ) -> tuple[Trainer, dict[str, float]]:
     """Train up to the run's budget, from its checkpoint if there is one; return trainer and metrics."""
-    from evo_tune.training import keep_freed_memory, measured_peak, reproducible, save_checkpoint, stop_step
+    from evo_tune.training import (
+        fastest_precision,
+        keep_freed_memory,
+        measured_peak,
+        reproducible,
+        save_checkpoint,
+        stop_step,
+    )
 
     keep_freed_memory()
     options = options.with_genes(genome)
@@ -782,6 +797,9 @@ def _train(
             "model": _config(genome, options).to_json(),
         }
         saved = _saved(run, task)
+        if options.precision == "auto":  # another machine may answer otherwise, but not in the middle of a training
+            precision = saved.get("precision", "fp32") if saved else fastest_precision(run.device)
+            options = replace(options, precision=precision)
         phases = _phases(genome, options, run.device)
         if phases is None:  # a clock was asked once, and its answer stands
             windows = saved["windows"] if saved else _windows_in(options, genome, run, corpus)
@@ -791,7 +809,7 @@ def _train(
         start = training.trainer.step
         peak = measured_peak(run.device, lambda: training.go(stop_step(phases[-1].end, run.budget)))
         if (options.save or training.stop < phases[-1].end) and (ranks is None or ranks.rank == 0):
-            state = {"task": task, "windows": phases[0].windows, **training.state()}
+            state = {"task": task, "windows": phases[0].windows, "precision": options.precision, **training.state()}
             save_checkpoint(run.folder / CHECKPOINT, state)
         metrics = {**training.metrics(), **training.memory(peak)}
         if run.resume_folder:
@@ -884,6 +902,7 @@ def _trainer(
         ceiling=1.5 * math.log(options.vocab),
         z_loss=options.z_loss,
         ema=options.ema,
+        precision=training.Precision(name=options.precision),
     )
     seed = training.seed_for(run.seed, "weights")
     model = training.GPT(phase.config, seed=seed, recompute=options.recompute or fit.recompute).to(run.device)
@@ -1031,6 +1050,7 @@ class Training:
             **self._mfu(speed),
             "final_lr_fraction": trainer.recipe.schedule(max(0, trainer.step - 1)),
             "clipped_fraction": trainer.clipped / max(1, trainer.step),
+            "bf16": float(self.options.precision == "bf16"),
         }
         if trainer.averaged is not None:
             found["val_loss_ema"] = self._judge(self._held_out(), trainer.averaged.module).loss

@@ -45,6 +45,12 @@ def evaluate(genome, context, *, sleep: float = 0.0, failing: float = 0.0):
 '''
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keep what tests and their workers cache out of the user's own folder."""
+    os.environ["XDG_CACHE_HOME"] = os.environ["LOCALAPPDATA"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture
 def quick(tmp_path: Path) -> Path:
     """Return the file of a deterministic evaluator with a gene of each kind; two metrics, loss and cost."""

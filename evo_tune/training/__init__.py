@@ -78,6 +78,7 @@ if TYPE_CHECKING:
     from evo_tune.training.pretrained import encode as encode
     from evo_tune.training.pretrained import load_pretrained as load_pretrained
     from evo_tune.training.pretrained import save_merged as save_merged
+    from evo_tune.training.probe import fastest_precision as fastest_precision
     from evo_tune.training.ramp import BatchRamp as BatchRamp
     from evo_tune.training.scaling import scale_betas as scale_betas
     from evo_tune.training.scaling import scale_lr as scale_lr
@@ -169,6 +170,7 @@ _HOMES = {
     "clip": "clipping",
     "decay_groups": "optimizer",
     "evaluate": "evaluation",
+    "fastest_precision": "probe",
     "fixed_windows": "windows",
     "flops_per_token": "flops",
     "gradient_norm": "clipping",

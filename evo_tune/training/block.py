@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from evo_tune.training.attention import attend
+from evo_tune.training.dropout import Dropout
 from evo_tune.training.gpt_config import GPTConfig
 from evo_tune.training.positions import rotate
 
@@ -51,11 +53,7 @@ class Attention(nn.Module):
             q, k = rotate(q, rotation[:, :, None]), rotate(k, rotation[:, :, None])
         # The functional form does not look at eval(): it drops whatever it is told to.
         dropout = self.dropout if self.training else 0.0
-        shared = self.kv_heads != self.heads
-        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
-        y = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=mask is None, enable_gqa=shared
-        )
+        y = attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), mask, dropout)
         attended: Tensor = self.out(y.transpose(1, 2).reshape(batch, length, width))
         return attended
 
@@ -89,7 +87,7 @@ class Block(nn.Module):
         self.attention = Attention(config)
         self.ffn_norm = nn.LayerNorm(config.width, bias=config.bias)
         self.ffn = FeedForward(config)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, x: Tensor, rotation: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         x = x + self.dropout(self.attention(self.attention_norm(x), rotation, mask))

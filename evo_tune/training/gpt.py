@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from evo_tune.errors import RecipeError
 from evo_tune.training._check import check_integer
 from evo_tune.training.block import Block, window_mask
+from evo_tune.training.dropout import Dropout
 from evo_tune.training.generation import continue_tokens
 from evo_tune.training.gpt_config import GPTConfig
 from evo_tune.training.positions import rotary_frequencies, rotary_table, sinusoids
@@ -58,7 +59,7 @@ class GPT(nn.Module):
         with torch.device("meta"):
             self.embedding = nn.Embedding(config.vocab_size, config.width)
             self.positions = nn.Embedding(config.context, config.width) if config.position == "learned" else None
-            self.dropout = nn.Dropout(config.dropout)
+            self.dropout = Dropout(config.dropout)
             self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
             self.norm = nn.LayerNorm(config.width, bias=config.bias)
             self.head = None if config.tied else nn.Linear(config.width, config.vocab_size, bias=False)

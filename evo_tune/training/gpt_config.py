@@ -12,7 +12,11 @@ from typing import Any
 from evo_tune.errors import RecipeError
 from evo_tune.training._check import check_integer, check_name, check_number
 
-__all__ = ["GPTConfig"]
+__all__ = ["LONGEST_PLAIN", "GPTConfig"]
+
+LONGEST_PLAIN = 256
+"""Tokens up to which attention in bfloat16 on a CPU is computed by plain products (see `attention`): there they are
+the faster; at twice as many they are about even, beyond they lose."""
 
 
 @dataclass(frozen=True, kw_only=True)
