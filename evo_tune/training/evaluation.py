@@ -13,7 +13,7 @@ from torch import nn
 from evo_tune.training._check import check_integer
 from evo_tune.training.accumulation import IGNORE, MicroBatch, cross_entropy_sum
 
-__all__ = ["Evaluation", "evaluate", "losses_by_position"]
+__all__ = ["Evaluation", "evaluate", "losses_by_position", "over_batches"]
 
 
 @dataclass(frozen=True)
@@ -57,13 +57,13 @@ def evaluate(
         RecipeError: batch is not a whole number from 1.
     """
     _, targets = windows
-    sums = _over_batches(model, windows, device, batch, cross_entropy_sum)
+    sums = over_batches(model, windows, device, batch, cross_entropy_sum)
     # Summed in float64, which some devices lack: on the CPU.
     nll = float(torch.stack(sums).cpu().double().sum()) if sums else 0.0
     return Evaluation(nll, int((targets != IGNORE).sum()))
 
 
-def _over_batches(
+def over_batches(
     model: nn.Module,
     windows: MicroBatch,
     device: torch.device | str,
@@ -104,7 +104,7 @@ def losses_by_position(
         return losses.view_as(aims).sum(0).cpu().double()
 
     sums = sum(
-        _over_batches(model, windows, device, batch, by_position), torch.zeros(targets.shape[1], dtype=torch.float64)
+        over_batches(model, windows, device, batch, by_position), torch.zeros(targets.shape[1], dtype=torch.float64)
     )
     means: list[float] = (sums / (targets != IGNORE).sum(0)).tolist()
     return means
