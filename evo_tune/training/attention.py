@@ -15,23 +15,33 @@ from evo_tune.training.gpt_config import LONGEST_PLAIN
 __all__ = ["attend"]
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dropout: float = 0.0) -> Tensor:
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dropout: float = 0.0, *, causal: bool = True
+) -> Tensor:
     """Return each query's mean of the values, weighted by softmax(q · k / √head_dim).
 
     Args:
         q: (batch, heads, length, head_dim).
         k: (batch, kv_heads, length, head_dim); each is shared by heads / kv_heads queries' heads.
         v: As `k`.
-        mask: (length, length), bool: which keys each query may look at; None: itself and all earlier ones.
+        mask: Bool, (length, length), or if not causal anything that broadcasts to (batch, heads, length, length):
+            which keys each query may look at; None: all, or if causal itself and all earlier ones.
         dropout: Share of the weights that is dropped.
+        causal: What no mask means.
 
     Returns:
         As `q`.
     """
-    if q.dtype is torch.bfloat16 and q.device.type == "cpu" and q.shape[2] <= LONGEST_PLAIN:
+    if causal and q.dtype is torch.bfloat16 and q.device.type == "cpu" and q.shape[2] <= LONGEST_PLAIN:
         return _attend_plainly(q, k, v, mask, dropout)
     return F.scaled_dot_product_attention(
-        q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=mask is None, enable_gqa=q.shape[1] != k.shape[1]
+        q,
+        k,
+        v,
+        attn_mask=mask,
+        dropout_p=dropout,
+        is_causal=causal and mask is None,
+        enable_gqa=q.shape[1] != k.shape[1],
     )
 
 
