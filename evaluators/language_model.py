@@ -51,6 +51,8 @@ METRICS = {
     "clipped_fraction": "",
 }
 
+SUPPORTS = ["budget", "curve"]
+
 HELD_OUT = 0.1
 """Share of the text, at its end, that is never trained on."""
 

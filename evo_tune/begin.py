@@ -19,8 +19,10 @@ from typing import Any
 
 import numpy as np
 
+from evo_tune.constraint import Constraint
 from evo_tune.errors import OptionError, PluginError, SpaceError, StoreError
 from evo_tune.evaluator import Evaluator
+from evo_tune.fidelity import parse_rungs
 from evo_tune.options import suggest
 from evo_tune.plugins import make_strategy, source_hash, working_strategies
 from evo_tune.population import ORDERS, Manifest, Run
@@ -56,6 +58,10 @@ def make_manifest(
     warm_start: Iterable[Mapping[str, Any]],
     threads: int,
     fill_defaults: bool = False,
+    fidelity: str = "1",
+    prune: bool = False,
+    replicates: int = 1,
+    subject_to: Iterable[str] = (),
 ) -> Manifest:
     """Return the manifest of a new run; see `Search` for the arguments.
 
@@ -69,12 +75,14 @@ def make_manifest(
     own = evaluator.space(bound)
     space = SearchSpace(own.repair, **{**own.genes, **_with_defaults(genes, own)})
     _check_repair(space)
-    evaluator.estimate(space.default(), bound)  # what is wrong with it would fail every trial
+    known = evaluator.estimate(space.default(), bound)  # what is wrong with it would fail every trial
     goals = _goals(objectives) or evaluator.objectives
     _check_metrics(evaluator, goals)
     name = strategy or ("ga" if len(goals) == 1 else "nsga2")
     made = make_strategy(name, dict(strategy_options))
     _check_objectives(name, made, goals)
+    rungs, replicates = parse_rungs(fidelity), _whole("replicates", replicates, 1)
+    _check_support(evaluator, goals, rungs, bool(prune), replicates)
     return Manifest(
         evaluator=evaluator.reference,
         evaluator_hash=source_hash(evaluator.path),
@@ -89,6 +97,10 @@ def make_manifest(
         lag=lag,
         threads=threads,
         warm_start=_warm_start(space, warm_start, fill_defaults),
+        rungs=list(rungs),
+        prune=bool(prune),
+        replicates=replicates,
+        subject_to=_constraints(evaluator, goals, known, subject_to),
         units=evaluator.metrics,
         versions=_versions(),
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
@@ -213,6 +225,41 @@ def _check_objectives(name: str, strategy: Strategy, objectives: Sequence[Object
             f"strategy {name} optimises one objective, and {len(objectives)} were given ({', '.join(metrics)}): "
             f"choose --strategy {' or '.join(able)}, or one --objective"
         )
+
+
+def _check_support(
+    evaluator: Evaluator, objectives: Sequence[Objective], rungs: Sequence[float], prune: bool, replicates: int
+) -> None:
+    """Refuse rungs, pruning and replicates that this evaluator, or this number of objectives, does not allow."""
+    needed = {"--fidelity": ("budget", len(rungs) > 1), "--prune": ("curve", prune)}
+    for flag, (what, wanted) in needed.items():
+        if wanted and what not in evaluator.supports:
+            raise PluginError(
+                f"{flag}: evaluator {evaluator.name} does not say that it supports it: if it does what "
+                f"docs/evaluators.md asks for, put SUPPORTS = [{what!r}] into {evaluator.path}; else leave {flag} out"
+            )
+    for flag, wanted in (("--prune", prune), ("--replicates", replicates > 1)):
+        if wanted and len(objectives) > 1:
+            raise OptionError(f"{flag}: expected one objective, and {len(objectives)} were given; leave {flag} out")
+
+
+def _constraints(
+    evaluator: Evaluator, objectives: Sequence[Objective], estimated: Mapping[str, float], given: Iterable[str]
+) -> list[str]:
+    """Return constraints as they are written in the manifest.
+
+    Raises:
+        OptionError: One is not understood, or about a metric that the evaluator is known not to return.
+    """
+    known = {**evaluator.metrics, **estimated, **{goal.metric: "" for goal in (*objectives, *evaluator.objectives)}}
+    found = [Constraint.parse(text) for text in ([given] if isinstance(given, str) else given)]
+    for constraint in found:
+        if evaluator.metrics and constraint.metric not in known:
+            raise OptionError(
+                f"--subject-to {constraint.describe()}: {evaluator.name} returns no metric "
+                f"{constraint.metric!r}{suggest(constraint.metric, known)}: expected one of {', '.join(known)}"
+            )
+    return [constraint.describe() for constraint in found]
 
 
 def _warm_start(space: SearchSpace, genomes: Iterable[Mapping[str, Any]], fill_defaults: bool) -> list[Genome]:

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evo_tune.calibration import Calibrated, calibrated
+from evo_tune.calibration import Calibrated, calibrated, is_default, winner
 from evo_tune.population import Run
+from evo_tune.standing import ranks
 from evo_tune.trial import Trial
 
 __all__ = ["Closing", "best_so_far", "caveats", "closing", "dominates", "front", "importances", "statuses"]
@@ -32,8 +33,8 @@ class Closing:
     Args:
         metric: The first objective's metric.
         direction: 'min' or 'max'.
-        best: The best trial; None if none is ok.
-        default: The default genome's trial; None if it has no value.
+        best: The trial to recommend (see `calibration.winner`); None if none is ok and trained in full.
+        default: The default genome's full trial; None if it has no value.
         calibrated_best: Best over fresh seeds, if the run was calibrated.
         calibrated_default: Default over the same seeds.
         evaluations: Recorded results.
@@ -82,16 +83,16 @@ class Closing:
 
 def closing(run: Run) -> Closing:
     """Return how a run ended up."""
-    ranked = run.ranked()
-    best = ranked[0] if ranked else None
+    best = winner(run)
+    default = next((trial for trial in run.ranked() if is_default(trial, run)), None)
     rows = {row.id: row for row in calibrated(run)}
     return Closing(
         metric=run.objectives[0].metric,
         direction=run.objectives[0].direction,
         best=best,
-        default=next((trial for trial in ranked if trial.id == 0), None),
+        default=default,
         calibrated_best=rows.get(best.id) if best else None,
-        calibrated_default=rows.get(0),
+        calibrated_default=rows.get(default.id) if default else None,
         evaluations=len(run.outcomes),
         failures=sum(outcome.status != "ok" for outcome in run.outcomes.values()),
         seconds=run.seconds,
@@ -104,9 +105,17 @@ def dominates(a: Sequence[float], b: Sequence[float]) -> bool:
 
 
 def front(run: Run) -> list[Trial]:
-    """Return the trials that no other dominates, best first objective first; one for each set of losses."""
+    """Return the trials that no other dominates, best first objective first; one for each set of losses.
+
+    All are within the constraints; where none is, the front is the trial that breaks them least.
+    """
+    ranked = run.ranked()
+    if ranked and not ranked[0].feasible:
+        return ranked[:1]
     kept: list[Trial] = []
-    for trial in run.ranked():  # sorted by losses, so a trial can only be dominated by an earlier one
+    for trial in (
+        trial for trial in ranked if trial.feasible
+    ):  # sorted by losses, so a trial can only be dominated by an earlier one
         losses = trial.losses or ()
         if not any(dominates(other.losses or (), losses) or other.losses == losses for other in kept):
             kept.append(trial)
@@ -119,7 +128,8 @@ def best_so_far(run: Run) -> list[tuple[int, float, int]]:
     lowest = math.inf
     for count, id in enumerate(run.recorded, 1):
         trial = run.trial(id)
-        if trial.rankable and trial.losses is not None and trial.losses[0] < lowest:
+        counts = trial.rankable and trial.feasible and not trial.candidate.replicate
+        if counts and trial.losses is not None and trial.losses[0] < lowest:
             lowest = trial.losses[0]
             steps.append((count, run.objectives[0].value(lowest), id))
     return steps
@@ -157,18 +167,12 @@ def importances(run: Run) -> dict[str, float]:
     trials = run.ranked()
     if len(trials) < ENOUGH:
         return {}
-    ranks = _ranks(np.array([trial.losses[0] for trial in trials if trial.losses]))
+    places = ranks(np.array([trial.losses[0] for trial in trials if trial.losses]))
     found = {}
     for name, gene in run.manifest.genes().items():
         units = np.array([gene.encode(trial.genome[name]) for trial in trials])
-        found[name] = _explained(_groups(units), ranks)
+        found[name] = _explained(_groups(units), places)
     return dict(sorted(found.items(), key=lambda item: -item[1]))
-
-
-def _ranks(losses: np.ndarray) -> np.ndarray:
-    """Return ranks, equal losses sharing the mean of theirs."""
-    _, which, counts = np.unique(losses, return_inverse=True, return_counts=True)
-    return np.asarray((np.cumsum(counts) - (counts - 1) / 2)[which], dtype=np.float64)
 
 
 def _groups(units: np.ndarray) -> np.ndarray:
@@ -178,12 +182,12 @@ def _groups(units: np.ndarray) -> np.ndarray:
     return np.searchsorted(np.quantile(units, [0.25, 0.5, 0.75]), units)
 
 
-def _explained(groups: np.ndarray, ranks: np.ndarray) -> float:
+def _explained(groups: np.ndarray, places: np.ndarray) -> float:
     names, counts = np.unique(groups, return_counts=True)
-    if len(names) < 2 or np.ptp(ranks) == 0:
+    if len(names) < 2 or np.ptp(places) == 0:
         return 0.0
-    means = np.array([ranks[groups == name].mean() for name in names])
-    total = float(((ranks - ranks.mean()) ** 2).sum())
-    within = total - float((counts * (means - ranks.mean()) ** 2).sum())
-    adjusted = 1.0 - (within / (len(ranks) - len(names))) / (total / (len(ranks) - 1))
+    means = np.array([places[groups == name].mean() for name in names])
+    total = float(((places - places.mean()) ** 2).sum())
+    within = total - float((counts * (means - places.mean()) ** 2).sum())
+    adjusted = 1.0 - (within / (len(places) - len(names))) / (total / (len(places) - 1))
     return max(0.0, adjusted)

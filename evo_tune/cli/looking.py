@@ -190,15 +190,15 @@ def best_command(run: str | None, store: str, form: str) -> None:
 @shared.format_option("table", "json")
 def verify_command(run: str | None, store: str, evaluator: str | None, form: str) -> int:
     """Replay every proposal of RUN; say whether they agree."""
-    from evo_tune.plugins import find_again, make_strategy
+    from evo_tune.plugins import find_again
     from evo_tune.population import Run, find_run, space_of
     from evo_tune.replay import verify
+    from evo_tune.ruled import ruled
 
     saved = Run.open(find_run(Path(store), run))
     manifest = saved.manifest
     plugin = find_again(manifest.evaluator, evaluator)
-    strategy = make_strategy(manifest.strategy, manifest.strategy_options)
-    found = verify(saved, space_of(manifest, plugin.space(manifest.options)), strategy)
+    found = verify(saved, space_of(manifest, plugin.space(manifest.options)), ruled(manifest, plugin))
     if form == "json":
         rows = [
             {"id": row.id, "recorded": vars(row.recorded), "replayed": row.replayed and vars(row.replayed)}
