@@ -128,7 +128,7 @@ def naive(method: str) -> Iterator[None]:
         yield
         return
     with (
-        mock.patch("evo_tune.fidelity.keep", return_value=0.0),
+        mock.patch("evo_tune.fidelity._share", return_value=0.0),
         mock.patch("evo_tune.ruled.is_audit", lambda number: number == 0),
     ):
         yield

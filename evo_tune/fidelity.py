@@ -30,6 +30,9 @@ WEIGHT = 4.0
 CAUTION = 1.5
 """Deviations of the early score of the eventual best that are allowed for when genomes go on."""
 
+LEADERS = 3
+"""Genomes leading at the end from whose early places promotions learn how far down to look."""
+
 LOOKS = (0.125, 0.25, 0.5)
 """Fractions of the full training at which a curve may be found hopeless."""
 
@@ -123,8 +126,7 @@ def promotion(
                 return _continued(entry, high)
     for low, high in reversed(steps):
         ranked = _ranked(told, low)
-        pairs = [entry for entry in ranked if (entry.losses(1.0) or (math.inf,))[0] < math.inf]
-        share = max(low / high, keep(_trust_at(pairs, low), max(1, len(ranked)), CAUTION))
+        share = max(low / high, _share(told, low, ranked))
         for entry in ranked[: math.floor(share * len(ranked))]:
             if waits(entry, high):
                 return _continued(entry, high)
@@ -153,12 +155,16 @@ def _ranked(told: Sequence[Entry], rung: float) -> list[Entry]:
     ]
 
 
-def _trust_at(pairs: Sequence[Entry], rung: float) -> float:
-    """Return the trust in a rung from the genomes that were trained in full as well."""
-    early = {entry.key: place for place, entry in enumerate(_ranked(pairs, rung))}
-    late = {entry.key: place for place, entry in enumerate(_ranked(pairs, 1.0))}
-    both = early.keys() & late.keys()
-    return trust([early[key] for key in both], [late[key] for key in both])
+def _share(told: Sequence[Entry], rung: float, ranked: Sequence[Entry]) -> float:
+    """Return the share of the genomes at a rung that go on, from those that were trained in full as well.
+
+    It reaches at least as far down as the place from which one of the present leaders came.
+    """
+    place = {entry.key: place for place, entry in enumerate(ranked, 1)}
+    late = [entry for entry in _ranked(told, 1.0) if entry.key in place]
+    measured = trust([place[entry.key] for entry in late], range(len(late)))
+    depth = max((place[entry.key] for entry in late[:LEADERS]), default=0)
+    return max(keep(measured, max(1, len(ranked)), CAUTION), depth / max(1, len(ranked)))
 
 
 def bounds(

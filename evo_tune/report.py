@@ -17,7 +17,7 @@ from evo_tune.population import Run
 from evo_tune.standing import ranks
 from evo_tune.trial import Trial
 
-__all__ = ["Closing", "best_so_far", "caveats", "closing", "dominates", "front", "importances", "statuses"]
+__all__ = ["Closing", "best_so_far", "caveats", "closing", "dominates", "front", "importances", "spent", "statuses"]
 
 TIMES = ("s", "ms", "1/s", "tokens/s")
 """Units of metrics that are times, or rates."""
@@ -38,7 +38,9 @@ class Closing:
         calibrated_best: Best over fresh seeds, if the run was calibrated.
         calibrated_default: Default over the same seeds.
         evaluations: Recorded results.
-        failures: Those that are not ok.
+        failures: Those that are neither ok nor pruned.
+        partial: Those that are ok and not of a full training.
+        pruned: Those that were stopped because their curve was hopeless.
         seconds: Wall time over all sessions.
     """
 
@@ -50,6 +52,8 @@ class Closing:
     calibrated_default: Calibrated | None
     evaluations: int
     failures: int
+    partial: int
+    pruned: int
     seconds: float
 
     @property
@@ -94,7 +98,9 @@ def closing(run: Run) -> Closing:
         calibrated_best=rows.get(best.id) if best else None,
         calibrated_default=rows.get(default.id) if default else None,
         evaluations=len(run.outcomes),
-        failures=sum(outcome.status != "ok" for outcome in run.outcomes.values()),
+        failures=sum(outcome.status not in ("ok", "pruned") for outcome in run.outcomes.values()),
+        partial=sum(outcome.status == "ok" and run.candidates[id].budget < 1 for id, outcome in run.outcomes.items()),
+        pruned=sum(outcome.status == "pruned" for outcome in run.outcomes.values()),
         seconds=run.seconds,
     )
 
@@ -133,6 +139,20 @@ def best_so_far(run: Run) -> list[tuple[int, float, int]]:
             lowest = trial.losses[0]
             steps.append((count, run.objectives[0].value(lowest), id))
     return steps
+
+
+def spent(run: Run) -> float:
+    """Return the training begun in a run, in full trainings.
+
+    A promotion counts what it adds, a pruned trial what it had.
+    """
+    total = 0.0
+    for candidate in run.candidates:
+        outcome = run.outcomes.get(candidate.id)
+        before = 0.0 if candidate.resumes is None else run.candidates[candidate.resumes].budget
+        stopped = outcome is not None and outcome.status == "pruned" and outcome.curve
+        total += (outcome.curve[-1][0] if outcome and stopped else candidate.budget) - before
+    return total
 
 
 def caveats(run: Run) -> list[str]:

@@ -32,6 +32,7 @@ from evo_tune.history import History
 from evo_tune.interrupts import Interrupts
 from evo_tune.plugins import find_again, find_evaluator
 from evo_tune.population import LIMITS, STORE, TRIALS, Run, Session, as_typed, copy_run, find_run, space_of
+from evo_tune.report import spent
 from evo_tune.ruled import Ruled, ruled
 from evo_tune.space import Gene
 from evo_tune.strategy import Strategy
@@ -44,6 +45,9 @@ __all__ = ["Search", "Working"]
 
 GENERATIONS = 5
 """Generations of a run that was given no limit at all."""
+
+LOGS = ("log.txt", "error.txt")
+"""Files of a trial's folder that are evo-tune's own."""
 
 SLACK = 1e-9
 """Sums of thirds are not exact."""
@@ -365,8 +369,19 @@ class Search:
             run.write(recorded, *told, sync=True)
             for _ in told:
                 self.history.tell(candidate.id, run.outcomes[candidate.id])
+            if candidate.resumes is not None and outcome.status == "ok":
+                self._remove_checkpoint(candidate.resumes)
             self._generations.recorded()
             self._changed.notify_all()
+
+    def _remove_checkpoint(self, id: int) -> None:
+        """Remove what a trial saved, now that another has gone on from it to the end of its rung; its log stays."""
+        with contextlib.suppress(OSError):
+            for path in (self.saved.folder / TRIALS / f"{id:06d}").iterdir():
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path, ignore_errors=True)
+                elif path.name not in LOGS:
+                    path.unlink()
 
     def _tell(self, ids: Sequence[int]) -> None:
         if ids:
@@ -573,20 +588,6 @@ def propose(strategy: Strategy, history: History, run: Run, id: int) -> Proposal
         return None if proposal is None else _valid(proposal, history)
     except Exception as error:
         raise broken_strategy(run.manifest.strategy, "propose", error) from error
-
-
-def spent(run: Run) -> float:
-    """Return the training begun in a run, in full trainings.
-
-    A promotion counts what it adds, a pruned trial what it had.
-    """
-    total = 0.0
-    for candidate in run.candidates:
-        outcome = run.outcomes.get(candidate.id)
-        before = 0.0 if candidate.resumes is None else run.candidates[candidate.resumes].budget
-        stopped = outcome is not None and outcome.status == "pruned" and outcome.curve
-        total += (outcome.curve[-1][0] if outcome and stopped else candidate.budget) - before
-    return total
 
 
 def _judged(outcome: Outcome, run: Run) -> Outcome:

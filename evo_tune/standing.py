@@ -120,14 +120,25 @@ def places(told: Sequence[Entry], rungs: Sequence[float], objectives: int) -> di
 
 def _placed(good: Sequence[Entry], rungs: Sequence[float], objective: int) -> np.ndarray:
     found = np.ones(len(good))
-    for rung in rungs:
+    for number, rung in enumerate(rungs):
         there = [(index, losses) for index, entry in enumerate(good) if (losses := entry.losses(rung)) is not None]
         if there:
             group = [index for index, _ in there]
             order = ranks([losses[objective] if len(losses) > objective else math.inf for _, losses in there])
-            seats = np.sort(found[group]) if rung != rungs[0] else np.arange(1.0, len(group) + 1)
+            seats = _seats(found, group) if number else np.arange(1.0, len(group) + 1)
             found[group] = np.interp(order, np.arange(1.0, len(group) + 1), seats)
     return found
+
+
+def _seats(found: np.ndarray, group: Sequence[int]) -> np.ndarray:
+    """Return the places of a group, ascending, shape (group,); equal ones spread over the ranks that they share."""
+    seats = np.sort(found[group])
+    for place in np.unique(seats):
+        mine = seats == place
+        if (count := int(mine.sum())) > 1:
+            reach = (int((found == place).sum()) - 1) / 2
+            seats[mine] = np.linspace(place - reach, place + reach, count)
+    return np.asarray(np.sort(seats))
 
 
 class View(History):
@@ -141,7 +152,12 @@ class View(History):
         barred: Says of a genome that it is known to break a constraint; it counts as seen.
     """
 
-    def __init__(self, history: History, rungs: Sequence[float], barred: Callable[[Genome], bool]) -> None:
+    def __init__(
+        self,
+        history: History,
+        rungs: Sequence[float],
+        barred: Callable[[Genome], bool],
+    ) -> None:
         super().__init__(history.space, history.objectives)
         self._barred = barred
         told = entries(history)
