@@ -62,7 +62,8 @@ def is_default(trial: Trial, run: Run) -> bool:
 
 
 def _leaders(run: Run, ranked: list[Trial]) -> list[Trial]:
-    return ranked[: run.sessions[-1].calibrate_best if run.sessions else 1]
+    count = run.sessions[-1].calibrate_best if run.sessions else 1
+    return [trial for trial in ranked[:count] if trial.feasible == ranked[0].feasible]
 
 
 def winner(run: Run) -> Trial | None:
