@@ -49,7 +49,8 @@ class Constraint:
 
     def describe(self) -> str:
         """Return METRIC<=NUMBER or METRIC>=NUMBER, which `parse` reads back."""
-        return f"{self.metric}{'<=' if self.sign > 0 else '>='}{self.bound!r}"
+        bound = repr(self.bound).removesuffix(".0")
+        return f"{self.metric}{'<=' if self.sign > 0 else '>='}{bound}"
 
     def violation(self, metrics: Mapping[str, float]) -> float:
         """Return by how much a value is beyond the bound, in units of the bound; 0 if it is not.

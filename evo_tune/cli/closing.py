@@ -28,11 +28,11 @@ def print_closing(run: Run, form: str) -> None:
         click.echo(f"best genome: {shared.show_genome(end.best.genome)}")
     if len(run.objectives) > 1:
         click.echo(f"Pareto front: {len(front(run))} trials (evo-tune best {as_typed(run.folder)} shows them)")
+    click.echo("".join(f"{line}\n" for line in _rules_met(run, end)), nl=False)
     click.echo(_verdict(end))
     pruned = f", {end.pruned} pruned" if end.pruned else ""
     took = shared.show_seconds(end.seconds)
     click.echo(f"{end.evaluations} evaluations, {end.failures} of them failed{pruned}, in {took}")
-    click.echo("".join(f"{line}\n" for line in _rules_met(run, end)), nl=False)
     reasons = caveats(run)
     if reasons:
         click.echo(f"not repeatable to the bit: {'; '.join(reasons)}; `evo-tune verify` holds all the same")
@@ -72,7 +72,7 @@ def _rules_met(run: Run, end: Closing) -> Iterator[str]:
     if end.best is not None and not end.best.feasible:
         yield f"no full training keeps to {limits}: the best is the one that comes nearest"
     elif end.default is not None and not end.default.feasible:
-        yield f"the default does not keep to {limits}"
+        yield f"the default does not keep to {limits}, so it is no fair opponent"
 
 
 def _verdict(end: Closing) -> str:
