@@ -82,7 +82,10 @@ def make_manifest(
     made = make_strategy(name, dict(strategy_options))
     _check_objectives(name, made, goals)
     rungs, replicates = parse_rungs(fidelity), _whole("replicates", replicates, 1)
+    constraints = _constraints(evaluator, goals, known, subject_to)
     _check_support(evaluator, goals, rungs, bool(prune), replicates)
+    used = {"--fidelity": len(rungs) > 1, "--prune": prune, "--replicates": replicates > 1, "--subject-to": constraints}
+    _check_own_trials(name, made, [flag for flag, given in used.items() if given])
     return Manifest(
         evaluator=evaluator.reference,
         evaluator_hash=source_hash(evaluator.path),
@@ -100,7 +103,7 @@ def make_manifest(
         rungs=list(rungs),
         prune=bool(prune),
         replicates=replicates,
-        subject_to=_constraints(evaluator, goals, known, subject_to),
+        subject_to=constraints,
         units=evaluator.metrics,
         versions=_versions(),
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
@@ -241,6 +244,16 @@ def _check_support(
     for flag, wanted in (("--prune", prune), ("--replicates", replicates > 1)):
         if wanted and len(objectives) > 1:
             raise OptionError(f"{flag}: expected one objective, and {len(objectives)} were given; leave {flag} out")
+
+
+def _check_own_trials(name: str, strategy: Strategy, flags: Sequence[str]) -> None:
+    """Refuse rules for a strategy that decides by itself how genomes are trained."""
+    if flags and strategy.own_trials:
+        able = [known for known, one in working_strategies().items() if not one.own_trials]
+        raise PluginError(
+            f"strategy {name} decides itself on budgets and replicates, so {flags[0]} does not go with it: choose "
+            f"--strategy {' or '.join(able)}, or leave {flags[0]} out"
+        )
 
 
 def _constraints(

@@ -212,6 +212,7 @@ class Run:
         self._lock: filelock.BaseFileLock | None = None
         self._metrics: set[str] = set()
         self._told_orders: dict[int, int] = {}
+        self._replicated = False
         self._best: tuple[float, tuple[float, ...], int] | None = None
         self._last_time = 0.0
         for number, event in enumerate(events, 1):
@@ -350,6 +351,7 @@ class Run:
             raise ValueError(f"candidate {candidate.id} has other genes than the run")
         for name, gene in self.genes.items():
             gene.check(candidate.genome[name])
+        self._replicated |= candidate.replicate > 0
         self.candidates.append(candidate)
         self.told_at_birth.append(len(self.told))
 
@@ -416,7 +418,7 @@ class Run:
     @property
     def best(self) -> Trial | None:
         """The first of `ranked`, if any."""
-        if self.manifest.replicates > 1:
+        if self._replicated:  # a mean can move either way
             return next(iter(self.ranked()), None)
         return None if self._best is None else self.trial(self._best[2])
 

@@ -121,7 +121,7 @@ class Ruled(Strategy):
         if proposal is None:
             return None
         if not proposal.fresh or proposal.budget != 1.0 or proposal.stop_if:
-            raise ValueError("proposes budgets of its own: run it without --fidelity, --prune and --replicates")
+            raise ValueError("proposes budgets or replicates of its own: declare own_trials = True in its class")
         parents = tuple(view.ids[parent] for parent in proposal.parents)
         proposal = replace(proposal, parents=parents, budget=self.rules.rungs[0])
         return proposal if is_audit(history.fresh_count) else self._bounded(proposal, history)

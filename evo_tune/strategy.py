@@ -34,6 +34,10 @@ class Strategy(ABC):
     several_objectives: ClassVar[bool] = False
     """Whether it can optimise more than one objective."""
 
+    own_trials: ClassVar[bool] = False
+    """Whether it decides itself on budgets, continuations or replicates. Runs with rules for these (`--fidelity`,
+    `--prune`, `--replicates`, `--subject-to`) refuse it."""
+
     def __post_init__(self) -> None:
         if self.population < 2:
             raise OptionError(f"population={self.population} is not allowed: expected 2 or more")

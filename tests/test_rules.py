@@ -271,6 +271,21 @@ def test_an_evaluator_that_does_not_support_it_is_named(begin: Begin, fields: di
         begin(**fields)
 
 
+@pytest.mark.usefixtures("nothing_written")
+def test_a_strategy_with_trials_of_its_own_is_refused(descent: Begin, tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from evo_tune.strategies.random import Random\n"
+        "class Mine(Random):\n"
+        '    """Random, with replicates."""\n'
+        "    own_trials = True\n"
+    )
+    with pytest.raises(
+        PluginError, match=r"mine\.py decides itself .* --replicates does not .*choose --strategy ga or"
+    ):
+        descent(strategy=str(path), replicates=2)
+
+
 def test_a_wrong_declaration_is_named(descent: Begin, tmp_path: Path) -> None:
     path = tmp_path / "wrong.py"
     path.write_text(DESCENT.replace('["budget", "curve"]', '["budgets"]'))

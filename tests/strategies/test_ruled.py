@@ -230,5 +230,5 @@ def test_a_strategy_with_budgets_of_its_own_is_refused() -> None:
         def survivors(self, history: object) -> list[int]:
             return []
 
-    with pytest.raises(ValueError, match="budgets of its own: run it without --fidelity"):
+    with pytest.raises(ValueError, match="of its own: declare own_trials = True"):
         simulate(Ruled.of(Own(), Rules(RUNGS), lambda genome: {}))
