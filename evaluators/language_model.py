@@ -120,6 +120,8 @@ METRICS = {
 }
 """The last three only with `ema`, with `extend_from`, and on a GPU whose peak is known."""
 
+SUPPORTS = ["budget", "curve"]
+
 BLOCK = 4
 """Bytes in a held-out block, for each token of the longest window: more than a byte-pair token usually has."""
 

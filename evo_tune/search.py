@@ -30,11 +30,13 @@ from evo_tune.evaluator import Evaluator
 from evo_tune.generations import Generations, broken_strategy
 from evo_tune.history import History
 from evo_tune.interrupts import Interrupts
-from evo_tune.plugins import find_again, find_evaluator, make_strategy
-from evo_tune.population import STORE, TRIALS, Run, Session, as_typed, copy_run, find_run, space_of
+from evo_tune.plugins import find_again, find_evaluator
+from evo_tune.population import LIMITS, STORE, TRIALS, Run, Session, as_typed, copy_run, find_run, space_of
+from evo_tune.report import spent
+from evo_tune.ruled import Ruled, ruled
 from evo_tune.space import Gene
 from evo_tune.strategy import Strategy
-from evo_tune.trial import STATUSES, Candidate, Objective, Outcome, Proposal, Trial, conclude, trial_seed
+from evo_tune.trial import STATUSES, Candidate, Objective, Outcome, Proposal, Trial, conclude, one_line, trial_seed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,6 +45,12 @@ __all__ = ["Search", "Working"]
 
 GENERATIONS = 5
 """Generations of a run that was given no limit at all."""
+
+LOGS = ("log.txt", "error.txt")
+"""Files of a trial's folder that are evo-tune's own."""
+
+SLACK = 1e-9
+"""Sums of thirds are not exact."""
 
 TICK = 0.2
 """Seconds between two looks of the main thread at signals and at the live table."""
@@ -78,10 +86,14 @@ class Search:
         warm_start: Genomes to be born right after the default, trained anew.
         fill_defaults: Give genes that a warm-start genome lacks their defaults.
         threads: CPU threads of one training (default 1 on CPUs).
+        fidelity: Budgets of a genome's trials, increasing to 1: '1/9,1/3,1' (see `fidelity`).
+        prune: Stop a training whose curve is hopeless.
+        replicates: Seeds that the leading genome must have been trained with before the run ends.
+        subject_to: Constraints: METRIC<=NUMBER, METRIC>=NUMBER.
         store: Folder of the saved runs.
         name: Name of this one; by default made from evaluator and time.
-        session: Further fields of `Session`: trials, generations, hours, slots, devices, per_device,
-            timeout, retries, calibrate. Without any limit, `run` stops after 5 generations.
+        session: Further fields of `Session`: trials, generations, budget, hours, slots, devices, per_device,
+            timeout, retries, calibrate, calibrate_best. Without any limit, `run` stops after 5 generations.
 
     Raises:
         UsageError: Something given is wrong; nothing is made then.
@@ -104,6 +116,10 @@ class Search:
         warm_start: Iterable[Mapping[str, Any]] = (),
         fill_defaults: bool = False,
         threads: int | None = None,
+        fidelity: str = "1",
+        prune: bool = False,
+        replicates: int = 1,
+        subject_to: Iterable[str] = (),
         store: str | Path = STORE,
         name: str | None = None,
         **session: Any,
@@ -124,6 +140,10 @@ class Search:
             warm_start=warm_start,
             fill_defaults=fill_defaults,
             threads=plan(settings.slots, settings.devices, settings.per_device, threads).threads,
+            fidelity=fidelity,
+            prune=prune,
+            replicates=replicates,
+            subject_to=subject_to,
         )
         run = Run.create(Path(store), name or new_name(plugin.name, Path(store)), manifest, settings)
         try:
@@ -166,8 +186,8 @@ class Search:
             check_unchanged(run, plugin, accept_changes)
             last = run.sessions[-1] if run.sessions else Session()
             self = cls.__new__(cls)
-            if {"trials", "generations", "hours"} & changes.keys():  # new limits replace the old ones
-                last = replace(last, trials=None, generations=None, hours=None)
+            if set(LIMITS) & changes.keys():  # new limits replace the old ones
+                last = last.unlimited()
             self._begin(run, plugin, replace(last, **changes))
             run.begin(self.session)
         except BaseException:
@@ -183,7 +203,7 @@ class Search:
         self.evaluator = plugin
         self.session = session
         self.space = space_of(manifest, plugin.space(manifest.options))
-        self.strategy: Strategy = make_strategy(manifest.strategy, manifest.strategy_options)
+        self.strategy: Ruled = ruled(manifest, plugin)
         self.slots: list[Slot] = []
         self.working: dict[str, Working] = {}
         self.error: EvoTuneError | None = None
@@ -199,8 +219,8 @@ class Search:
     def _read_back(self) -> None:
         """Rebuild everything that is derived from the journal (law 2: resume is reading)."""
         run = self.saved
-        self.history = History(self.space, run.objectives)
-        self._generations = Generations(run, self.strategy, History(self.space, run.objectives))
+        self.history = History(self.space, run.objectives, run.constraints)
+        self._generations = Generations(run, self.strategy, History(self.space, run.objectives, run.constraints))
         for candidate in run.candidates:
             self.history.born(candidate)
         for id in run.told:
@@ -276,13 +296,23 @@ class Search:
             return None if self.finished else self._birth()
 
     def _limit_reached(self) -> str | None:
-        births = self.session.births(self.saved.manifest.population)
-        if self.history.fresh_count >= births:
-            more = self.history.fresh_count - births
-            return f"all {births:.0f} births are made" + (f", and {more:.0f} more before" if more else "")
+        if self.session.budget is not None and spent(self.saved) >= self.session.budget - SLACK:
+            return f"the training of {self.session.budget:g} full ones is spent"
+        if self._all_born and not self.strategy.rules.continues:
+            return self._born_text()
         if self.session.hours is not None and self.seconds >= self.session.hours * 3600:
             return f"{self.session.hours:g} hours are over"
         return None
+
+    @property
+    def _all_born(self) -> bool:
+        """Whether no new genome is to be born; further trials of those that were may be due."""
+        return self.history.fresh_count >= self.session.births(self.saved.manifest.population)
+
+    def _born_text(self) -> str:
+        births = self.session.births(self.saved.manifest.population)
+        more = self.history.fresh_count - births
+        return f"all {births:.0f} births are made" + (f", and {more:.0f} more before" if more else "")
 
     def _birth(self) -> Candidate | None:
         id = self.history.born_count
@@ -294,7 +324,7 @@ class Search:
                 proposal = self._propose(id)
         if proposal is None:
             if not self.history.out:
-                self.finished = "the strategy has nothing more to propose"
+                self.finished = self._born_text() if self._all_born else "the strategy has nothing more to propose"
             return None
         # Not synced by itself: a birth that a power cut loses is proposed again, the same.
         self.saved.write({"event": "born", "candidate": self._candidate(id, proposal).to_json()})
@@ -304,6 +334,8 @@ class Search:
         return candidate
 
     def _propose(self, id: int) -> Proposal | None:
+        if self._all_born:
+            return self.strategy.due(self.history)
         return propose(self.strategy, self.history, self.saved, id)
 
     def _candidate(self, id: int, proposal: Proposal) -> Candidate:
@@ -332,8 +364,7 @@ class Search:
         if not isinstance(outcome, Outcome):
             outcome = Outcome("ok", outcome)  # type: ignore[arg-type]  # judged right here
         if outcome.status == "ok":
-            status, metrics, error = conclude(outcome.metrics, run.objectives)
-            outcome = replace(outcome, status=status, metrics=metrics, error=error)
+            outcome = _judged(outcome, run)
         elif outcome.status not in STATUSES:
             raise UsageError(f"status {outcome.status!r} is unknown: expected one of {', '.join(STATUSES)}")
         with self._changed:
@@ -344,8 +375,19 @@ class Search:
             run.write(recorded, *told, sync=True)
             for _ in told:
                 self.history.tell(candidate.id, run.outcomes[candidate.id])
+            if candidate.resumes is not None and outcome.status == "ok":
+                self._remove_checkpoint(candidate.resumes)
             self._generations.recorded()
             self._changed.notify_all()
+
+    def _remove_checkpoint(self, id: int) -> None:
+        """Remove what a trial saved, now that another has gone on from it to the end of its rung; its log stays."""
+        with contextlib.suppress(OSError):
+            for path in (self.saved.folder / TRIALS / f"{id:06d}").iterdir():
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path, ignore_errors=True)
+                elif path.name not in LOGS:
+                    path.unlink()
 
     def _tell(self, ids: Sequence[int]) -> None:
         if ids:
@@ -376,7 +418,7 @@ class Search:
             StoreError: A result could not be written.
             RunError: The strategy or a driver failed.
         """
-        if self.session == replace(self.session, trials=None, generations=None, hours=None):
+        if not self.session.limited:
             self.session = replace(self.session, generations=GENERATIONS)
         with Interrupts(self.stop, self.kill):
             try:
@@ -541,16 +583,27 @@ def propose(strategy: Strategy, history: History, run: Run, id: int) -> Proposal
     Raises:
         RunError: The strategy has raised, or what it returned is no proposal for this space.
     """
-    warm = run.manifest.warm_start
-    if id == 0:
-        return Proposal(history.space.default(), "default")
-    if id <= len(warm):
-        return Proposal(dict(warm[id - 1]), "warm-start")
+    warm, budget, number = run.manifest.warm_start, run.manifest.rungs[0], history.fresh_count
+    if number == 0:
+        return Proposal(history.space.default(), "default", budget=budget)
+    if number <= len(warm):
+        due = strategy.due(history) if isinstance(strategy, Ruled) else None
+        return due or Proposal(dict(warm[number - 1]), "warm-start", budget=budget)
     try:
         proposal = strategy.propose(history, np.random.default_rng([run.manifest.seed, 0, id]))
         return None if proposal is None else _valid(proposal, history)
     except Exception as error:
         raise broken_strategy(run.manifest.strategy, "propose", error) from error
+
+
+def _judged(outcome: Outcome, run: Run) -> Outcome:
+    """Return an outcome that says ok, or what is wrong with its metrics: those of constraints are needed as well."""
+    status, metrics, error = conclude(outcome.metrics, run.objectives)
+    lacking = [one.metric for one in run.constraints if status == "ok" and one.metric not in metrics]
+    if lacking:
+        what = f"evaluate returned no {lacking[0]!r}, which --subject-to needs (it returned {', '.join(metrics)})"
+        status, metrics, error = "failed", {}, one_line(what)
+    return replace(outcome, status=status, metrics=metrics, error=error)
 
 
 def _valid(proposal: object, history: History) -> Proposal:

@@ -19,17 +19,18 @@ PUBLIC = set(evo_tune.__all__)
 # its own line. A name stands for a module or for a whole folder, inside which imports are free.
 LINES = """
     errors interrupts importance
-    options
+    options constraint
     space
     trial
     history
-    evaluator
+    evaluator standing
     strategy
-    template
+    template fidelity
     plugins
     strategies dispatch journal
     table
     population
+    ruled
     begin generations warm_start calibration
     report
     search

@@ -47,6 +47,7 @@ def export_command(
     DIR gets the weights, a config, and a README.md with a snippet that loads and uses them. Options are those of
     the run, but for those given here.
     """
+    from evo_tune.calibration import winner
     from evo_tune.options import split_assignments
     from evo_tune.plugins import find_again
     from evo_tune.population import Run, as_typed, find_run
@@ -59,14 +60,14 @@ def export_command(
         raise PluginError(
             f"evaluator {plugin.name} has no export(genome, context, folder); `evo-tune best` prints the genome"
         )
-    ranked = saved.ranked()
+    best = winner(saved)
     if trial is not None and trial >= len(saved.candidates):
         raise UsageError(f"--trial {trial}: run {saved.name} has trials 0 to {len(saved.candidates) - 1}")
-    if trial is None and not ranked:
+    if trial is None and best is None:
         raise StoreError(
-            f"run {saved.name} has no evaluation with a value: `evo-tune show {as_typed(saved.folder)}` tells why"
+            f"run {saved.name} has no full training with a value: `evo-tune show {as_typed(saved.folder)}` tells why"
         )
-    candidate = saved.candidates[trial] if trial is not None else ranked[0].candidate
+    candidate = best.candidate if trial is None and best else saved.candidates[trial or 0]
     folder = Path(checkpoint)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"--checkpoint {checkpoint}: exists and is not an empty folder; choose another")

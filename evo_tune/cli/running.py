@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-SESSION = ("trials", "generations", "hours", "slots", "devices", "per_device", "timeout", "retries", "calibrate")
+SESSION = (
+    *("trials", "generations", "budget", "hours", "slots", "devices", "per_device", "timeout", "retries"),
+    *("calibrate", "calibrate_best"),
+)
 """Flags that are fields of `population.Session`; all of them default to None here: not given."""
 
 
@@ -29,6 +32,7 @@ def _session_options(function: Command) -> Command:
         [
             click.option("--generations", type=positive, help="Stop after so many generations in all.  [default: 5]"),
             click.option("--trials", type=positive, help="Stop after so many births in all."),
+            click.option("--budget", type=above, help="Stop after training worth so many full trainings in all."),
             click.option("--hours", type=above, help="Stop after so many hours in all."),
             click.option("--slots", type=positive, help="Trainings at once.  [default: one per GPU, else per core]"),
             click.option("--devices", metavar="LIST", help="'cpu', 'cuda', or GPUs by number: 0,2."),
@@ -38,8 +42,9 @@ def _session_options(function: Command) -> Command:
             click.option(
                 "--calibrate",
                 type=click.IntRange(min=0),
-                help="Fresh seeds with which best and default are trained at the end.  [default: 3]",
+                help="Fresh seeds with which the best and the default are trained at the end.  [default: 3]",
             ),
+            click.option("--calibrate-best", type=positive, help="How many of the best.  [default: 3]"),
             click.option("--quiet", is_flag=True, help="Print nothing but errors."),
             shared.format_option("table", "json"),
         ]
@@ -140,6 +145,16 @@ def _as_text(value: object) -> str:
     "--objective", "objectives", multiple=True, metavar="METRIC:min|max", help="Instead of the evaluator's own."
 )
 @click.option("--population", type=click.IntRange(min=2), help="Births in a generation.  [default: 12]")
+@click.option(
+    "--fidelity", default="1", metavar="FRACTIONS", help="Train in steps, the best go on: 1/9,1/3,1.  [default: 1]"
+)
+@click.option("--prune", is_flag=True, help="Stop a training whose learning curve is hopeless.")
+@click.option(
+    "--replicates", type=click.IntRange(min=1), default=1, help="Seeds with which the leader is trained.  [default: 1]"
+)
+@click.option(
+    "--subject-to", multiple=True, metavar="METRIC<=N", help="Constraint, e.g. 'params<=2e6', 'accuracy>=0.9'."
+)
 @_session_options
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the run.")
 @click.option("--name", help="Name of the run.  [default: evaluator and time]")
@@ -197,8 +212,8 @@ def run_command(
     from evo_tune.warm_start import read_genomes
 
     session = {name: rest.pop(name) for name in SESSION}
-    if session["calibrate"] is None:
-        session["calibrate"] = 3
+    for name in ("calibrate", "calibrate_best"):
+        session[name] = 3 if session[name] is None else session[name]
     given, own, read = split_assignments(options, "-o"), split_assignments(strategy_option, "-s"), _read_genes(genes)
     if ladder is not None:
         if strategy not in (None, "ladder") or "sizes" in own:
