@@ -46,6 +46,9 @@ LOCK = "_lock"
 STORE = "populations"
 """Where runs are saved unless something else is said."""
 
+BACKENDS = ("joblib", "dask", "ray")
+"""Where slots may be: processes of this machine (joblib's own engine), or a cluster."""
+
 ORDERS = ("arrival", "birth")
 """Orders in which strategies are told results (law 3)."""
 
@@ -120,6 +123,9 @@ class Session:
         timeout: Seconds after which an evaluation is given up; None: never.
         retries: Further tries of an evaluation whose process died.
         calibrate: Fresh seeds with which best and default are trained at the end.
+        backend: Where the slots are: 'joblib' (processes of this machine), 'dask' or 'ray'.
+        address: Of a cluster that runs already; None starts one on this machine.
+        max_slots: On a cluster, slots there may be: those that no machine is there for wait for one.
     """
 
     trials: int | None = None
@@ -131,14 +137,23 @@ class Session:
     timeout: float | None = None
     retries: int = 0
     calibrate: int = 0
+    backend: str = "joblib"
+    address: str | None = None
+    max_slots: int | None = None
 
     def __post_init__(self) -> None:
-        for name, least in (("trials", 1), ("generations", 1), ("retries", 0), ("calibrate", 0)):
+        for name, least in (("trials", 1), ("generations", 1), ("retries", 0), ("calibrate", 0), ("max_slots", 1)):
             number = getattr(self, name)
             if number is not None and (not isinstance(number, int) or number < least):
                 raise OptionError(f"--{name} {number} is not allowed: expected a whole number of at least {least}")
         if self.hours is not None and not self.hours > 0:
             raise OptionError(f"--hours {self.hours} is not allowed: expected more than 0")
+        if self.backend not in BACKENDS:
+            raise OptionError(f"--backend {self.backend} is unknown: expected one of {', '.join(BACKENDS)}")
+        for name in ("address", "max_slots"):
+            if self.backend == "joblib" and getattr(self, name) is not None:
+                flag = name.replace("_", "-")
+                raise OptionError(f"--{flag} is for clusters: give --backend dask or --backend ray with it")
 
     def births(self, population: int) -> float:
         """Return the most births that count, from trials and generations together."""

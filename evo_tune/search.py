@@ -24,7 +24,7 @@ from joblib import Parallel, delayed
 
 from evo_tune.begin import check_unchanged, make_manifest, new_name
 from evo_tune.calibration import calibration_work, collect
-from evo_tune.dispatch import Slot, SlotClosed, Task, open_slots, plan
+from evo_tune.dispatch import Cluster, Plan, Slot, SlotClosed, Task, open_slots, plan
 from evo_tune.errors import EvoTuneError, RunError, StoreError, UsageError
 from evo_tune.evaluator import Evaluator
 from evo_tune.generations import Generations, broken_strategy
@@ -81,7 +81,8 @@ class Search:
         store: Folder of the saved runs.
         name: Name of this one; by default made from evaluator and time.
         session: Further fields of `Session`: trials, generations, hours, slots, devices, per_device,
-            timeout, retries, calibrate. Without any limit, `run` stops after 5 generations.
+            timeout, retries, calibrate, backend, address, max_slots. Without any limit, `run` stops after 5
+            generations.
 
     Raises:
         UsageError: Something given is wrong; nothing is made then.
@@ -123,7 +124,7 @@ class Search:
             lag=lag,
             warm_start=warm_start,
             fill_defaults=fill_defaults,
-            threads=plan(settings.slots, settings.devices, settings.per_device, threads).threads,
+            threads=_plan(settings, threads).threads,
         )
         run = Run.create(Path(store), name or new_name(plugin.name, Path(store)), manifest, settings)
         try:
@@ -386,11 +387,15 @@ class Search:
 
     def _open_slots(self) -> list[Slot]:
         settings, manifest = self.session, self.saved.manifest
-        planned = plan(settings.slots, settings.devices, settings.per_device, manifest.threads)
-        if not self._arrival and len(planned.slots) > manifest.lag + 1:
+        cluster = None
+        if settings.backend != "joblib":
+            many = settings.max_slots or settings.slots
+            cluster = Cluster(settings.backend, settings.address, many, settings.devices, settings.per_device)
+        slots = open_slots(self._task(), _plan(settings, manifest.threads), settings.timeout, settings.retries, cluster)
+        if not self._arrival and len(slots) > manifest.lag + 1:
             text = f"in birth order with --lag {manifest.lag}, at most {manifest.lag + 1} slots are ever at work"
-            warnings.warn(f"{text}: {len(planned.slots)} slots will wait for each other", stacklevel=3)
-        return open_slots(self._task(), planned, settings.timeout, settings.retries)
+            warnings.warn(f"{text}: {len(slots)} slots will wait for each other", stacklevel=3)
+        return slots
 
     def _task(self) -> Task:
         run = self.saved
@@ -437,7 +442,10 @@ class Search:
     def _next(self, slot: Slot) -> Candidate | None:
         """Return the next candidate, waiting for results where the strategy needs them first."""
         with self._changed:
-            while (candidate := self.ask()) is None and not self.finished and not self.stopping:
+            # A slot that no machine is there for does not ask: its candidate would be born on less than is known.
+            while (candidate := self.ask() if slot.available else None) is None and not (
+                self.finished or self.stopping
+            ):
                 self.working[slot.name] = Working("", time.monotonic())
                 self._changed.wait(timeout=1.0)
             if candidate is None:
@@ -521,6 +529,17 @@ class Search:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
+
+
+def _plan(settings: Session, threads: int | None) -> Plan:
+    """Return the slots of this machine; where a cluster runs already, only the threads of each matter.
+
+    Raises:
+        OptionError: See `dispatch.plan`.
+    """
+    if settings.address is not None:
+        return plan(None, "cpu", 1, threads)
+    return plan(settings.slots, settings.devices, settings.per_device, threads)
 
 
 def propose(strategy: Strategy, history: History, run: Run, id: int) -> Proposal | None:

@@ -45,6 +45,10 @@ def evaluate(genome, context, *, sleep: float = 0.0, failing: float = 0.0):
 '''
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--all-slots", action="store_true", help="run all of the slots' contract over clusters too")
+
+
 @pytest.fixture
 def quick(tmp_path: Path) -> Path:
     """Return the file of a deterministic evaluator with a gene of each kind; two metrics, loss and cost."""

@@ -16,7 +16,20 @@ if TYPE_CHECKING:
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-SESSION = ("trials", "generations", "hours", "slots", "devices", "per_device", "timeout", "retries", "calibrate")
+SESSION = (
+    "trials",
+    "generations",
+    "hours",
+    "slots",
+    "devices",
+    "per_device",
+    "timeout",
+    "retries",
+    "calibrate",
+    "backend",
+    "address",
+    "max_slots",
+)
 """Flags that are fields of `population.Session`; all of them default to None here: not given."""
 
 
@@ -39,6 +52,15 @@ def _session_options(function: Command) -> Command:
                 type=click.IntRange(min=0),
                 help="Fresh seeds with which best and default are trained at the end.  [default: 3]",
             ),
+            click.option(
+                "--backend",
+                type=click.Choice(["joblib", "dask", "ray"]),
+                help="Where trainings run: processes here, or a cluster.  [default: joblib]",
+            ),
+            click.option(
+                "--address", metavar="URL", help="The cluster's, e.g. tcp://HOST:8786.  [default: one is started]"
+            ),
+            click.option("--max-slots", type=positive, help="On a cluster that grows: slots there may be."),
             click.option("--quiet", is_flag=True, help="Print nothing but errors."),
             shared.format_option("table", "json"),
         ]
