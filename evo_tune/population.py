@@ -26,6 +26,7 @@ import filelock
 
 from evo_tune import table
 from evo_tune.errors import EvoTuneError, OptionError, StoreError, UsageError
+from evo_tune.heartbeat import HEARTBEAT
 from evo_tune.journal import Journal, sync_folder, write_atomically
 from evo_tune.space import Gene, Genome, SearchSpace, gene_from
 from evo_tune.trial import Candidate, Objective, Outcome, Trial
@@ -205,6 +206,11 @@ class Run:
     def name(self) -> str:
         """Name of the folder."""
         return self.folder.name
+
+    @property
+    def last_event(self) -> float:
+        """When the journal's last event was written, in seconds since 1970."""
+        return self._last_time
 
     @classmethod
     def create(cls, store: Path, name: str, manifest: Manifest, session: Session) -> Run:
@@ -578,7 +584,7 @@ def copy_run(folder: Path, store: Path, name: str) -> Path:
 
     def left_out(inside: str, names: list[str]) -> list[str]:
         if Path(inside) == folder:
-            return [name for name in names if name == LOCK or name.endswith(".part")]
+            return [name for name in names if name in (LOCK, HEARTBEAT) or name.endswith(".part")]
         return [name for name in names if name.startswith(".worker-")]  # what a killed worker was printing
 
     try:

@@ -28,6 +28,7 @@ from evo_tune.dispatch import Cluster, Plan, Slot, SlotClosed, Task, open_slots,
 from evo_tune.errors import EvoTuneError, RunError, StoreError, UsageError
 from evo_tune.evaluator import Evaluator
 from evo_tune.generations import Generations, broken_strategy
+from evo_tune.heartbeat import Busy, Heartbeat
 from evo_tune.history import History
 from evo_tune.interrupts import Interrupts
 from evo_tune.plugins import find_again, find_evaluator, make_strategy
@@ -193,6 +194,7 @@ class Search:
         self.stopping = False
         self._calibrations: deque[tuple[Candidate, str]] | None = None
         self._changed = threading.Condition(threading.RLock())
+        self._heart = Heartbeat(run.folder)
         self._started = time.monotonic()
         self._seconds_before = run.seconds
         self._read_back()
@@ -409,11 +411,19 @@ class Search:
         try:
             while thread.is_alive():
                 thread.join(TICK)
+                self._heart.beat(self._busy)
                 watch(self)
         except BaseException:
             self.kill()
             thread.join()
             raise
+
+    def _busy(self) -> list[Busy]:
+        rows = []
+        for slot in self.slots:
+            working = self.working.get(slot.name, Working("", self._started))
+            rows.append(Busy(slot.name, slot.device, working.what, time.monotonic() - working.since, slot.memory))
+        return rows
 
     def _drive(self, slot: Slot) -> None:
         with self._guard(slot):
@@ -510,6 +520,7 @@ class Search:
             slot.close()
         self.slots = []
         self.working = {}
+        self._heart.stop()
         with self._changed:
             if self.saved.closed:
                 return

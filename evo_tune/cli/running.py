@@ -233,6 +233,7 @@ def run_command(
 @click.option("--as", "copy_as", metavar="NAME", help="Copy the run first, and go on with the copy.")
 @click.option("--accept-changes", is_flag=True, help="Go on although the evaluator's file or data changed.")
 @click.option("--evaluator", metavar="PATH", help="Where the evaluator's file is now, if it has moved.")
+@shared.trust_option
 def resume_command(
     run: str | None,
     store: str,
@@ -241,6 +242,7 @@ def resume_command(
     copy_as: str | None,
     accept_changes: bool,
     evaluator: str | None,
+    trust: bool,
     **session: Any,
 ) -> int:
     """Go on with RUN, after a stop or beyond its limit.
@@ -249,8 +251,10 @@ def resume_command(
 
     Limits are totals: a run of 5 generations goes on to 8 with `--generations 8`.
     """
+    from evo_tune.population import find_run
     from evo_tune.search import Search
 
+    shared.check_own(find_run(Path(store), run), evaluator, trust)
     changes = {name: value for name, value in session.items() if value is not None}
     search = Search.resume(
         run, store=store, copy_as=copy_as, accept_changes=accept_changes, evaluator=evaluator, **changes

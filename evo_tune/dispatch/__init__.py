@@ -6,7 +6,7 @@ loads neither joblib nor torch.
 
 from __future__ import annotations
 
-from evo_tune.dispatch.devices import CPU, Device, Plan, cpu_count, gpus, plan
+from evo_tune.dispatch.devices import CPU, Device, Plan, cpu_count, gpus, inventory, plan
 from evo_tune.dispatch.local import LocalSlot
 from evo_tune.dispatch.remote import Cluster, Engine, RemoteSlot
 from evo_tune.dispatch.slot import Slot, SlotClosed, Task
@@ -23,6 +23,7 @@ __all__ = [
     "Task",
     "cpu_count",
     "gpus",
+    "inventory",
     "open_slots",
     "plan",
 ]

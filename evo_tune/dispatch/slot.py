@@ -125,6 +125,11 @@ class Slot(ABC):
         return True
 
     @property
+    def memory(self) -> int | None:
+        """Resident memory of the worker, bytes; None if it is not known here."""
+        return None
+
+    @property
     @abstractmethod
     def pid(self) -> int | None:
         """Process id of the worker, on its machine; None if there is none."""
