@@ -45,6 +45,9 @@ __all__ = ["Search", "Working"]
 GENERATIONS = 5
 """Generations of a run that was given no limit at all."""
 
+SICK = 3
+"""Crashes in a row after which a device is set aside, if others do well meanwhile."""
+
 TICK = 0.2
 """Seconds between two looks of the main thread at signals and at the live table."""
 
@@ -192,6 +195,8 @@ class Search:
         self.finished: str | None = None
         """Why no more candidates will come; None while they may."""
         self.stopping = False
+        self._crashes: dict[str, int] = {}
+        """By device: crashes since it last did well."""
         self._calibrations: deque[tuple[Candidate, str]] | None = None
         self._changed = threading.Condition(threading.RLock())
         self._heart = Heartbeat(run.folder)
@@ -429,8 +434,11 @@ class Search:
         with self._guard(slot):
             while (candidate := self._next(slot)) is not None:
                 self.working[slot.name] = Working(f"trial {candidate.id}", time.monotonic())
-                self.tell(candidate, slot.run(candidate))
+                outcome = slot.run(candidate)
+                self.tell(candidate, outcome)
                 self._check_hope()
+                if self._sick(slot, outcome):
+                    break
 
     def _check_hope(self) -> None:
         """Give up when a whole generation of results has come and none is ok: something is broken.
@@ -449,6 +457,22 @@ class Search:
                 "--accept-changes`"
             )
 
+    def _sick(self, slot: Slot, outcome: Outcome) -> bool:
+        """Say whether a slot is to be set aside: its device crashes what it is given, while others do well."""
+        with self._changed:
+            if outcome.status != "crashed":
+                self._crashes[slot.device] = 0
+                return False
+            self._crashes[slot.device] = crashes = self._crashes.get(slot.device, 0) + 1
+            if crashes < SICK or not any(n == 0 for device, n in self._crashes.items() if device != slot.device):
+                return False
+        warnings.warn(
+            f"{slot.name} is set aside: {slot.device} crashed {crashes} trainings in a row, the last with "
+            f"'{outcome.error}', while other devices did well; the run goes on without it",
+            stacklevel=2,
+        )
+        return True
+
     def _next(self, slot: Slot) -> Candidate | None:
         """Return the next candidate, waiting for results where the strategy needs them first."""
         with self._changed:
@@ -464,7 +488,8 @@ class Search:
 
     def _calibrate(self, slot: Slot) -> None:
         with self._guard(slot):
-            while not self.stopping and (work := self._calibration_work(slot)) is not None:
+            fit = self._crashes.get(slot.device, 0) < SICK
+            while fit and not self.stopping and (work := self._calibration_work(slot)) is not None:
                 candidate, folder = work
                 outcome = slot.run(candidate, folder)
                 with self._changed:
