@@ -27,6 +27,7 @@ import filelock
 from evo_tune import table
 from evo_tune.constraint import Constraint
 from evo_tune.errors import EvoTuneError, OptionError, StoreError, UsageError
+from evo_tune.heartbeat import HEARTBEAT
 from evo_tune.journal import Journal, sync_folder, write_atomically
 from evo_tune.space import Gene, Genome, SearchSpace, gene_from, genome_key
 from evo_tune.standing import averaged
@@ -47,6 +48,9 @@ TRIALS = "_trials"
 LOCK = "_lock"
 STORE = "populations"
 """Where runs are saved unless something else is said."""
+
+BACKENDS = ("joblib", "dask", "ray")
+"""Where slots may be: processes of this machine (joblib's own engine), or a cluster."""
 
 ORDERS = ("arrival", "birth")
 """Orders in which strategies are told results (law 3)."""
@@ -140,6 +144,9 @@ class Session:
         retries: Further tries of an evaluation whose process died.
         calibrate: Fresh seeds with which the best and the default are trained at the end.
         calibrate_best: How many of the best; the winner is the best of them over these seeds.
+        backend: Where the slots are: 'joblib' (processes of this machine), 'dask' or 'ray'.
+        address: Of a cluster that runs already; None starts one on this machine.
+        max_slots: On a cluster, slots there may be: those that no machine is there for wait for one.
     """
 
     trials: int | None = None
@@ -153,16 +160,24 @@ class Session:
     calibrate: int = 0
     budget: float | None = None
     calibrate_best: int = 1
+    backend: str = "joblib"
+    address: str | None = None
+    max_slots: int | None = None
 
     def __post_init__(self) -> None:
-        for name, least in (("trials", 1), ("generations", 1), ("retries", 0), ("calibrate", 0), ("calibrate_best", 1)):
+        least = {"trials": 1, "generations": 1, "retries": 0, "calibrate": 0, "calibrate_best": 1, "max_slots": 1}
+        for name, low in least.items():
             number = getattr(self, name)
-            if number is not None and (not isinstance(number, int) or number < least):
-                flag = name.replace("_", "-")
-                raise OptionError(f"--{flag} {number} is not allowed: expected a whole number of at least {least}")
+            if number is not None and (not isinstance(number, int) or number < low):
+                raise OptionError(f"{_flag(name)} {number} is not allowed: expected a whole number of at least {low}")
         for name in ("hours", "budget"):
             if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise OptionError(f"--{name} {getattr(self, name)} is not allowed: expected more than 0")
+        if self.backend not in BACKENDS:
+            raise OptionError(f"--backend {self.backend} is unknown: expected one of {', '.join(BACKENDS)}")
+        for name in ("address", "max_slots"):
+            if self.backend == "joblib" and getattr(self, name) is not None:
+                raise OptionError(f"{_flag(name)} is for clusters: give --backend dask or --backend ray with it")
 
     @property
     def limited(self) -> bool:
@@ -177,6 +192,10 @@ class Session:
         """Return the most births that count, from trials and generations together."""
         by_generation = math.inf if self.generations is None else self.generations * population
         return min(by_generation, math.inf if self.trials is None else self.trials)
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
 
 
 class Run:
@@ -225,6 +244,11 @@ class Run:
     def name(self) -> str:
         """Name of the folder."""
         return self.folder.name
+
+    @property
+    def last_event(self) -> float:
+        """When the journal's last event was written, in seconds since 1970."""
+        return self._last_time
 
     @classmethod
     def create(cls, store: Path, name: str, manifest: Manifest, session: Session) -> Run:
@@ -618,7 +642,7 @@ def copy_run(folder: Path, store: Path, name: str) -> Path:
 
     def left_out(inside: str, names: list[str]) -> list[str]:
         if Path(inside) == folder:
-            return [name for name in names if name == LOCK or name.endswith(".part")]
+            return [name for name in names if name in (LOCK, HEARTBEAT) or name.endswith(".part")]
         return [name for name in names if name.startswith(".worker-")]  # what a killed worker was printing
 
     try:

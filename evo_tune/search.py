@@ -24,10 +24,11 @@ from joblib import Parallel, delayed
 
 from evo_tune.begin import check_unchanged, make_manifest, new_name
 from evo_tune.calibration import calibration_work, collect
-from evo_tune.dispatch import Slot, SlotClosed, Task, open_slots, plan
+from evo_tune.dispatch import Cluster, Plan, Slot, SlotClosed, Task, open_slots, plan
 from evo_tune.errors import EvoTuneError, RunError, StoreError, UsageError
 from evo_tune.evaluator import Evaluator
 from evo_tune.generations import Generations, broken_strategy
+from evo_tune.heartbeat import Busy, Heartbeat
 from evo_tune.history import History
 from evo_tune.interrupts import Interrupts
 from evo_tune.plugins import find_again, find_evaluator
@@ -51,6 +52,8 @@ LOGS = ("log.txt", "error.txt")
 
 SLACK = 1e-9
 """Sums of thirds are not exact."""
+SICK = 3
+"""Crashes in a row after which a device is set aside, if others do well meanwhile."""
 
 TICK = 0.2
 """Seconds between two looks of the main thread at signals and at the live table."""
@@ -93,7 +96,8 @@ class Search:
         store: Folder of the saved runs.
         name: Name of this one; by default made from evaluator and time.
         session: Further fields of `Session`: trials, generations, budget, hours, slots, devices, per_device,
-            timeout, retries, calibrate, calibrate_best. Without any limit, `run` stops after 5 generations.
+            timeout, retries, calibrate, calibrate_best, backend, address, max_slots. Without any limit, `run` stops
+            after 5 generations.
 
     Raises:
         UsageError: Something given is wrong; nothing is made then.
@@ -139,7 +143,7 @@ class Search:
             lag=lag,
             warm_start=warm_start,
             fill_defaults=fill_defaults,
-            threads=plan(settings.slots, settings.devices, settings.per_device, threads).threads,
+            threads=_plan(settings, threads).threads,
             fidelity=fidelity,
             prune=prune,
             replicates=replicates,
@@ -210,8 +214,11 @@ class Search:
         self.finished: str | None = None
         """Why no more candidates will come; None while they may."""
         self.stopping = False
+        self._crashes: dict[str, int] = {}
+        """By device: crashes since it last did well."""
         self._calibrations: deque[tuple[Candidate, str]] | None = None
         self._changed = threading.Condition(threading.RLock())
+        self._heart = Heartbeat(run.folder)
         self._started = time.monotonic()
         self._seconds_before = run.seconds
         self._read_back()
@@ -434,11 +441,15 @@ class Search:
 
     def _open_slots(self) -> list[Slot]:
         settings, manifest = self.session, self.saved.manifest
-        planned = plan(settings.slots, settings.devices, settings.per_device, manifest.threads)
-        if not self._arrival and len(planned.slots) > manifest.lag + 1:
+        cluster = None
+        if settings.backend != "joblib":
+            many = settings.max_slots or settings.slots
+            cluster = Cluster(settings.backend, settings.address, many, settings.devices, settings.per_device)
+        slots = open_slots(self._task(), _plan(settings, manifest.threads), settings.timeout, settings.retries, cluster)
+        if not self._arrival and len(slots) > manifest.lag + 1:
             text = f"in birth order with --lag {manifest.lag}, at most {manifest.lag + 1} slots are ever at work"
-            warnings.warn(f"{text}: {len(planned.slots)} slots will wait for each other", stacklevel=3)
-        return open_slots(self._task(), planned, settings.timeout, settings.retries)
+            warnings.warn(f"{text}: {len(slots)} slots will wait for each other", stacklevel=3)
+        return slots
 
     def _task(self) -> Task:
         run = self.saved
@@ -452,18 +463,29 @@ class Search:
         try:
             while thread.is_alive():
                 thread.join(TICK)
+                self._heart.beat(self._busy)
                 watch(self)
         except BaseException:
             self.kill()
             thread.join()
             raise
 
+    def _busy(self) -> list[Busy]:
+        rows = []
+        for slot in self.slots:
+            working = self.working.get(slot.name, Working("", self._started))
+            rows.append(Busy(slot.name, slot.device, working.what, time.monotonic() - working.since, slot.memory))
+        return rows
+
     def _drive(self, slot: Slot) -> None:
         with self._guard(slot):
             while (candidate := self._next(slot)) is not None:
                 self.working[slot.name] = Working(f"trial {candidate.id}", time.monotonic())
-                self.tell(candidate, slot.run(candidate))
+                outcome = slot.run(candidate)
+                self.tell(candidate, outcome)
                 self._check_hope()
+                if self._sick(slot, outcome):
+                    break
 
     def _check_hope(self) -> None:
         """Give up when a whole generation of results has come and none is ok: something is broken.
@@ -482,10 +504,29 @@ class Search:
                 "--accept-changes`"
             )
 
+    def _sick(self, slot: Slot, outcome: Outcome) -> bool:
+        """Say whether a slot is to be set aside: its device crashes what it is given, while others do well."""
+        with self._changed:
+            if outcome.status != "crashed":
+                self._crashes[slot.device] = 0
+                return False
+            self._crashes[slot.device] = crashes = self._crashes.get(slot.device, 0) + 1
+            if crashes < SICK or not any(n == 0 for device, n in self._crashes.items() if device != slot.device):
+                return False
+        warnings.warn(
+            f"{slot.name} is set aside: {slot.device} crashed {crashes} trainings in a row, the last with "
+            f"'{outcome.error}', while other devices did well; the run goes on without it",
+            stacklevel=2,
+        )
+        return True
+
     def _next(self, slot: Slot) -> Candidate | None:
         """Return the next candidate, waiting for results where the strategy needs them first."""
         with self._changed:
-            while (candidate := self.ask()) is None and not self.finished and not self.stopping:
+            # A slot that no machine is there for does not ask: its candidate would be born on less than is known.
+            while (candidate := self.ask() if slot.available else None) is None and not (
+                self.finished or self.stopping
+            ):
                 self.working[slot.name] = Working("", time.monotonic())
                 self._changed.wait(timeout=1.0)
             if candidate is None:
@@ -494,7 +535,8 @@ class Search:
 
     def _calibrate(self, slot: Slot) -> None:
         with self._guard(slot):
-            while not self.stopping and (work := self._calibration_work(slot)) is not None:
+            fit = self._crashes.get(slot.device, 0) < SICK
+            while fit and not self.stopping and (work := self._calibration_work(slot)) is not None:
                 candidate, folder = work
                 outcome = slot.run(candidate, folder)
                 with self._changed:
@@ -550,6 +592,7 @@ class Search:
             slot.close()
         self.slots = []
         self.working = {}
+        self._heart.stop()
         with self._changed:
             if self.saved.closed:
                 return
@@ -569,6 +612,17 @@ class Search:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
+
+
+def _plan(settings: Session, threads: int | None) -> Plan:
+    """Return the slots of this machine; where a cluster runs already, only the threads of each matter.
+
+    Raises:
+        OptionError: See `dispatch.plan`.
+    """
+    if settings.address is not None:
+        return plan(None, "cpu", 1, threads)
+    return plan(settings.slots, settings.devices, settings.per_device, threads)
 
 
 def propose(strategy: Strategy, history: History, run: Run, id: int) -> Proposal | None:

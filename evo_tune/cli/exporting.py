@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: all cores]")
 @shared.store_option
 @click.option("--evaluator", metavar="PATH", help="Where the evaluator's file is now, if it has moved.")
+@shared.trust_option
 def export_command(
     run: str | None,
     checkpoint: str,
@@ -41,6 +42,7 @@ def export_command(
     threads: int | None,
     store: str,
     evaluator: str | None,
+    trust: bool,
 ) -> None:
     """Train the best genome of RUN once more and save the model.
 
@@ -55,6 +57,7 @@ def export_command(
     if tokens is not None and seconds is not None:
         raise UsageError("--tokens and --seconds are both given: give one")
     saved = Run.open(find_run(Path(store), run))
+    shared.check_own(saved.folder, evaluator, trust)
     plugin = find_again(saved.manifest.evaluator, evaluator)
     if not hasattr(plugin.module, "export"):
         raise PluginError(

@@ -213,8 +213,9 @@ def best_command(run: str | None, store: str, form: str) -> None:
 @shared.run_argument
 @shared.store_option
 @click.option("--evaluator", metavar="PATH", help="Where the evaluator's file is now, if it has moved.")
+@shared.trust_option
 @shared.format_option("table", "json")
-def verify_command(run: str | None, store: str, evaluator: str | None, form: str) -> int:
+def verify_command(run: str | None, store: str, evaluator: str | None, trust: bool, form: str) -> int:
     """Replay every proposal of RUN; say whether they agree."""
     from evo_tune.plugins import find_again
     from evo_tune.population import Run, find_run, space_of
@@ -222,6 +223,7 @@ def verify_command(run: str | None, store: str, evaluator: str | None, form: str
     from evo_tune.ruled import ruled
 
     saved = Run.open(find_run(Path(store), run))
+    shared.check_own(saved.folder, evaluator, trust)
     manifest = saved.manifest
     plugin = find_again(manifest.evaluator, evaluator)
     found = verify(saved, space_of(manifest, plugin.space(manifest.options)), ruled(manifest, plugin))

@@ -19,7 +19,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 SESSION = (
     *("trials", "generations", "budget", "hours", "slots", "devices", "per_device", "timeout", "retries"),
-    *("calibrate", "calibrate_best"),
+    *("calibrate", "calibrate_best", "backend", "address", "max_slots"),
 )
 """Flags that are fields of `population.Session`; all of them default to None here: not given."""
 
@@ -45,6 +45,15 @@ def _session_options(function: Command) -> Command:
                 help="Fresh seeds with which the best and the default are trained at the end.  [default: 3]",
             ),
             click.option("--calibrate-best", type=positive, help="How many of the best.  [default: 3]"),
+            click.option(
+                "--backend",
+                type=click.Choice(["joblib", "dask", "ray"]),
+                help="Where trainings run: processes here, or a cluster.  [default: joblib]",
+            ),
+            click.option(
+                "--address", metavar="URL", help="The cluster's, e.g. tcp://HOST:8786.  [default: one is started]"
+            ),
+            click.option("--max-slots", type=positive, help="On a cluster that grows: slots there may be."),
             click.option("--quiet", is_flag=True, help="Print nothing but errors."),
             shared.format_option("table", "json"),
         ]
@@ -270,6 +279,7 @@ def _genes_of_ladder(text: str, evaluator: str, options: dict[str, str]) -> dict
 @click.option("--as", "copy_as", metavar="NAME", help="Copy the run first, and go on with the copy.")
 @click.option("--accept-changes", is_flag=True, help="Go on although the evaluator's file or data changed.")
 @click.option("--evaluator", metavar="PATH", help="Where the evaluator's file is now, if it has moved.")
+@shared.trust_option
 def resume_command(
     run: str | None,
     store: str,
@@ -278,6 +288,7 @@ def resume_command(
     copy_as: str | None,
     accept_changes: bool,
     evaluator: str | None,
+    trust: bool,
     **session: Any,
 ) -> int:
     """Go on with RUN, after a stop or beyond its limit.
@@ -286,8 +297,10 @@ def resume_command(
 
     Limits are totals: a run of 5 generations goes on to 8 with `--generations 8`.
     """
+    from evo_tune.population import find_run
     from evo_tune.search import Search
 
+    shared.check_own(find_run(Path(store), run), evaluator, trust)
     changes = {name: value for name, value in session.items() if value is not None}
     search = Search.resume(
         run, store=store, copy_as=copy_as, accept_changes=accept_changes, evaluator=evaluator, **changes
