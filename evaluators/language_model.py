@@ -62,9 +62,10 @@ import os
 import statistics
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from evo_tune import Choice, Float, Gene, Int, Minimize, SearchSpace
@@ -80,6 +81,7 @@ if TYPE_CHECKING:
         Evaluation,
         GapDecay,
         GPTConfig,
+        Phase,
         Schedule,
         Tokenizer,
         Trainer,
@@ -121,63 +123,23 @@ FLOPS = {"small": 1e11, "medium": 2.5e13, "large": 1e15}
 SCHEDULES = ("cosine", "linear", "constant", "wsd", "multi_step", "sgdr", "cosine_step")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """The options of `evaluate`, checked; what each means stands at the top of the file."""
+class Options(SimpleNamespace):
+    """The options of `evaluate`, where each is declared once, checked: types by whoever binds them, bounds here.
 
-    data: str
-    size: str
-    context: int | None
-    vocab: int
-    flops: float | None
-    tokens: int | None
-    seconds: float | None
-    micro_batch: int | None
-    position: str
-    rope_base: float
-    window: int | None
-    window_pattern: str
-    ffn: str
-    ffn_mult: float
-    kv_heads: int | None
-    qk_norm: bool
-    bias: bool
-    tied: bool
-    attention_dropout: float
-    init: str
-    optimizer: str
-    beta1: float
-    beta2: float
-    eps: float
-    momentum: float
-    schedule: str
-    min_lr_ratio: float
-    decay_fraction: float
-    decay_shape: str
-    cycle: float
-    cycle_growth: int
-    gamma: float
-    lr_rule: str
-    weight_decay_end: float | None
-    weight_decay_shape: str
-    gap_patience: int | None
-    gap_factor: float
-    clip: float
-    z_loss: float
-    ema: float | None
-    evaluations: int
-    patience: int | None
-    min_delta: float
-    recompute: int | None
-    extend_from: int | None
-    extension: str
-    extend_share: float
-    eval_tokens: int
-    save: bool
+    Args:
+        given: Some of them; the others take their defaults.
 
-    def __post_init__(self) -> None:
+    Raises:
+        UsageError: One is out of its range, or does not go with another.
+    """
+
+    def __init__(self, **given: Any) -> None:
         from evo_tune.training import check_integer, check_name, check_number
 
+        defaults = evaluate.__kwdefaults__ or {}
+        for name in given.keys() - defaults.keys():
+            raise OptionError(f"-o {name}: expected one of {', '.join(defaults)}")
+        super().__init__(**{**defaults, **given})
         for name, interval in INTERVALS.items():
             if getattr(self, name) is not None:
                 check_number(name, getattr(self, name), interval)
@@ -218,7 +180,7 @@ class Options:
 
     def with_genes(self, genome: Mapping[str, Any]) -> Options:
         """Return the options with those genes in their places that are one (see OPTIONAL)."""
-        return replace(self, **{name: genome[name] for name in OPTIONAL if name in genome})
+        return Options(**{**vars(self), **{name: genome[name] for name in OPTIONAL if name in genome}})
 
     def rates(self, steps: int, warmup: float) -> Schedule:
         """Return the schedule over so many steps."""
@@ -274,11 +236,6 @@ WHOLE = {
     "eval_tokens": (1, None),
 }
 """Bounds of options that no part of the recipe checks without loading torch; the rest is checked by those parts."""
-
-
-def options_from(given: Mapping[str, Any]) -> Options:
-    """Return options, those not given at their defaults."""
-    return Options(**{**(evaluate.__kwdefaults__ or {}), **given})
 
 
 # ---------------------------------------------------------------- the space
@@ -354,7 +311,7 @@ def search_space(**given: Any) -> SearchSpace:
     Raises:
         UsageError: An option is out of its range, or two budgets are given.
     """
-    options = options_from(given)
+    options = Options(**given)
     size = SIZES[_size(options.size)]
 
     def repair(genome: dict[str, Any], genes: Mapping[str, Gene]) -> dict[str, Any]:
@@ -491,7 +448,7 @@ def _tokens(text: bytes, vocab: int) -> tuple[Any, Tokenizer]:
 
 def fingerprint(**given: Any) -> str:
     """Return the SHA-256 of the text, of how it is split, and of the byte pairs learned from it."""
-    options = options_from(given)
+    options = Options(**given)
     training, held_out = _text(options)
     digest = hashlib.sha256(f"{len(training)}+{len(held_out)}:".encode())
     digest.update(training)
@@ -555,63 +512,27 @@ def _config(genome: Mapping[str, Any], options: Options) -> GPTConfig:
     )
 
 
-@dataclass(frozen=True)
-class Phase:
-    """A part of a training in which the context stays the same.
-
-    Args:
-        config: The model's shape.
-        windows: Windows that are trained on.
-        per_step: Of these, in one step.
-        first_step: Number of its first step.
-    """
-
-    config: GPTConfig
-    windows: int
-    per_step: int
-    first_step: int = 0
-
-    @property
-    def end(self) -> int:
-        """The step after its last."""
-        return self.first_step + -(-self.windows // self.per_step)
-
-    def tokens(self, step: int) -> int:
-        """Return the tokens that it has trained on before `step`."""
-        return self.config.context * min(self.windows, self.per_step * max(0, step - self.first_step))
-
-
 def _phases(genome: Mapping[str, Any], options: Options, device: str | None = None) -> tuple[Phase, ...] | None:
     """Return the phases of the full training; None if only a clock can tell how long it is."""
-    from evo_tune.training import flops_per_token
+    from evo_tune.training import plan_phases
 
     if options.seconds is not None:
         return None
     config = _config(genome, options)
-    parts = [(1.0, config)]
+    shares = [(1.0, config)]
     if options.extend_from is not None:
         short = replace(config, context=options.extend_from, extended_from=None)
-        parts = [(1.0 - options.extend_share, short), (options.extend_share, config)]
-    budget = options.tokens or options.flops or FLOPS[_size(options.size, device)]
-    phases: list[Phase] = []
-    for share, shape in parts:
-        each = 1.0 if options.tokens is not None else flops_per_token(shape)
-        windows = max(1, round(share * budget / each / shape.context))
-        phases.append(_phase(genome, shape, windows, phases[-1].end if phases else 0))
-    return tuple(phases)
+        shares = [(1.0 - options.extend_share, short), (options.extend_share, config)]
+    flops = options.flops or FLOPS[_size(options.size, device)]
+    return plan_phases(shares, genome["batch"], tokens=options.tokens, flops=flops)
 
 
-def _phase(genome: Mapping[str, Any], config: GPTConfig, windows: int, first_step: int = 0) -> Phase:
-    return Phase(config, windows, max(1, genome["batch"] // config.context), first_step)
+def _phase(genome: Mapping[str, Any], options: Options, windows: int) -> Phase:
+    """Return the only phase of a training of so many windows."""
+    from evo_tune.training import Phase
 
-
-def _spent(phases: Sequence[Phase], step: int) -> dict[str, float]:
-    """Return the tokens and the FLOPs before `step`."""
-    from evo_tune.training import flops_per_token
-
-    tokens = [phase.tokens(step) for phase in phases]
-    flops = sum(count * flops_per_token(phase.config) for count, phase in zip(tokens, phases, strict=True))
-    return {"tokens": float(sum(tokens)), "flops": flops}
+    config = _config(genome, options)
+    return Phase(config=config, windows=windows, per_step=max(1, genome["batch"] // config.context))
 
 
 def estimate(genome: Mapping[str, Any], **given: Any) -> dict[str, float]:
@@ -620,15 +541,15 @@ def estimate(genome: Mapping[str, Any], **given: Any) -> dict[str, float]:
     Raises:
         UsageError: A value of the genome is out of its range.
     """
-    from evo_tune.training import check_number
+    from evo_tune.training import check_number, spent
 
-    options = options_from(given).with_genes(genome)
+    options = Options(**given).with_genes(genome)
     check_number("lr", genome["lr"], "(0, 10]" if options.optimizer == "sgd" else "(0, 1]")
     options.rates(steps=10, warmup=genome["warmup"])
     options.decay(genome["weight_decay"])
     phases = _phases(genome, options)
     known = {"params": float(_config(genome, options).parameters)}
-    return known if phases is None else {**known, **_spent(phases, phases[-1].end)}
+    return known if phases is None else {**known, **spent(phases, phases[-1].end)}
 
 
 # ---------------------------------------------------------------- the training
@@ -704,7 +625,7 @@ def evaluate(
         Diverged: The training was lost.
     """
     given = locals()
-    options = Options(**{field.name: given[field.name] for field in fields(Options)})
+    options = Options(**{name: given[name] for name in evaluate.__kwdefaults__ or {}})
     return _train(genome, run, options)[1]
 
 
@@ -726,7 +647,7 @@ def _train(genome: Mapping[str, Any], run: Context, options: Options) -> tuple[T
         phases = _phases(genome, options, run.device)
         if phases is None:  # a clock was asked once, and its answer stands
             windows = saved["windows"] if saved else _windows_in(options, genome, run, corpus)
-            phases = (_phase(genome, _config(genome, options), windows),)
+            phases = (_phase(genome, options, windows),)
         training = Training(genome, run, options, corpus, phases)
         training.begin(saved)
         start = training.trainer.step
@@ -800,7 +721,7 @@ def _trainer(
 def _windows_in(options: Options, genome: Mapping[str, Any], run: Context, corpus: Corpus) -> int:
     """Return how many windows fit in the budget of seconds, by the median of ten steps after three."""
     warm, timed = 3, 10
-    phase = _phase(genome, _config(genome, options), 1)
+    phase = _phase(genome, options, windows=1)
     phase = replace(phase, windows=phase.per_step * (warm + timed))
     # A trainer of its own, to be thrown away; at a learning rate with which nothing diverges.
     trial = _trainer({**genome, "lr": 1e-6}, run, options, corpus.training, phase, warm + timed)
@@ -912,13 +833,15 @@ class Training:
 
     def metrics(self) -> dict[str, float]:
         """Judge the model, with its best weights if it could stop early."""
+        from evo_tune.training import spent
+
         if self.stopping is not None:
             self.stopping.restore_best(self.trainer.model)
         trainer, options = self.trainer, self.options
         found = {
             **self._held_out_metrics(),
             "train_loss": self._train_loss(),
-            **_spent(self.phases, trainer.step),
+            **spent(self.phases, trainer.step),
             "steps": float(trainer.step),
             "params": float(self.phase.config.parameters),
             "tokens_per_second": self.trained / max(self.seconds, 1e-9),
@@ -1013,10 +936,10 @@ def export(
     """
     if tokens is not None or seconds is not None:
         given = {**given, "flops": None, "tokens": tokens, "seconds": seconds}
-    options, folder = options_from(given), Path(folder)
+    options, folder = Options(**given), Path(folder)
     trainer, metrics = _train(genome, run, options)
     averaged = None if trainer.averaged is None else trainer.averaged.module
-    notes = {"genome": dict(genome), "options": asdict(options), "seed": run.seed, "metrics": metrics}
+    notes = {"genome": dict(genome), "options": vars(options), "seed": run.seed, "metrics": metrics}
     for model, into in ((trainer.model, folder), (averaged, folder / "averaged")):
         if model is not None:
             model.tokenizer = _corpus(options).tokenizer
