@@ -64,6 +64,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -148,6 +149,8 @@ class Options(SimpleNamespace):
             if getattr(self, name) is not None:
                 check_integer(name, getattr(self, name), low, high)
         check_name("optimizer", self.optimizer, ("adamw", "muon", "sgd"))
+        if self.optimizer == "muon" and tuple(map(int, metadata.version("torch").split(".")[:2])) < (2, 9):
+            raise OptionError(f"-o optimizer=muon: torch {metadata.version('torch')} has no Muon; 2.9 brought it")
         self._check_together()
         self.rates(steps=10, warmup=0.0)
         self.decay(start=1e-3)

@@ -399,6 +399,15 @@ def test_bad_text_says_what_and_what_next(module: ModuleType, tmp_path: Path) ->
         assert name in str(caught.value)
         assert "\n" not in str(caught.value)
     module.fingerprint(data=str(tmp_path / "enough.txt"), size="small")
+    with pytest.raises(OptionError, match=r"vocab=300: the text to train on has .* expected more than 128"):
+        module.fingerprint(data=str(tmp_path / "enough.txt"), size="small", vocab=300)
+
+
+def test_muon_needs_a_torch_that_has_it(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module.metadata, "version", lambda name: "2.8.1+cpu")
+    with pytest.raises(OptionError, match=r"torch 2\.8\.1\+cpu has no Muon"):
+        module.SPACE(size="small", optimizer="muon")
+    assert module.SPACE(size="small", optimizer="sgd").genes["lr"].high > 1
 
 
 @pytest.mark.parametrize(
