@@ -25,7 +25,7 @@ The text and the model:
 
 The training:
 
-    optimizer=adamw   adamw, muon or sgd (for which the gene lr is a hundred times larger);
+    optimizer=adamw   adamw, muon or sgd (for which the gene lr is fifty times larger);
                       beta1=0.9, beta2=0.95, eps=1e-8, momentum=0.95 (muon, sgd)
     schedule=cosine   cosine, linear, constant, wsd, multi_step, sgdr or cosine_step, after the warm-up (a gene),
                       down to min_lr_ratio=0.1 of the peak; wsd: decay_fraction=0.2, decay_shape=linear (sqrt,
@@ -322,7 +322,7 @@ def search_space(**given: Any) -> SearchSpace:
 
     batches = tuple(batch for batch in size["batch"] if batch >= (options.context or 0))
     depth, width, heads = size["depth"], size["width"], size["heads"]
-    low, high, lr = (value * (100 if options.optimizer == "sgd" else 1) for value in size["lr"])
+    low, high, lr = (value * (50 if options.optimizer == "sgd" else 1) for value in size["lr"])
     genes = {
         "lr": Float(low, high, log=True, default=lr),
         "batch": Choice(batches, ordered=True, default=max(size["default_batch"], batches[0])),
