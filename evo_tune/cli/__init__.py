@@ -23,6 +23,7 @@ HOMES = {
     "run": "running",
     "resume": "running",
     "list": "looking",
+    "status": "watching",
     "show": "looking",
     "best": "looking",
     "verify": "looking",
@@ -31,6 +32,8 @@ HOMES = {
     "new": "plugging",
     "evaluate": "plugging",
     "export": "exporting",
+    "schedule": "scheduling",
+    "devices": "watching",
 }
 """Command to the module that holds it, in the order in which the help shows them."""
 

@@ -23,50 +23,59 @@ if TYPE_CHECKING:
 @click.option("--trial", type=click.IntRange(min=0), help="Export this trial instead of the best.")
 @click.option("--tokens", type=click.IntRange(min=1), help="Train on so many tokens instead of the run's budget.")
 @click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="Train for so long instead.")
+@shared.option_option
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--devices", metavar="LIST", help="'cpu', or a GPU by number.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: all cores]")
 @shared.store_option
 @click.option("--evaluator", metavar="PATH", help="Where the evaluator's file is now, if it has moved.")
+@shared.trust_option
 def export_command(
     run: str | None,
     checkpoint: str,
     trial: int | None,
     tokens: int | None,
     seconds: float | None,
+    options: tuple[str, ...],
     seed: int,
     devices: str | None,
     threads: int | None,
     store: str,
     evaluator: str | None,
+    trust: bool,
 ) -> None:
     """Train the best genome of RUN once more and save the model.
 
-    DIR gets the weights, a config, and a README.md with a snippet that loads and uses them.
+    DIR gets the weights, a config, and a README.md with a snippet that loads and uses them. Options are those of
+    the run, but for those given here.
     """
+    from evo_tune.calibration import winner
+    from evo_tune.options import split_assignments
     from evo_tune.plugins import find_again
     from evo_tune.population import Run, as_typed, find_run
 
     if tokens is not None and seconds is not None:
         raise UsageError("--tokens and --seconds are both given: give one")
     saved = Run.open(find_run(Path(store), run))
+    shared.check_own(saved.folder, evaluator, trust)
     plugin = find_again(saved.manifest.evaluator, evaluator)
     if not hasattr(plugin.module, "export"):
         raise PluginError(
             f"evaluator {plugin.name} has no export(genome, context, folder); `evo-tune best` prints the genome"
         )
-    ranked = saved.ranked()
+    best = winner(saved)
     if trial is not None and trial >= len(saved.candidates):
         raise UsageError(f"--trial {trial}: run {saved.name} has trials 0 to {len(saved.candidates) - 1}")
-    if trial is None and not ranked:
+    if trial is None and best is None:
         raise StoreError(
-            f"run {saved.name} has no evaluation with a value: `evo-tune show {as_typed(saved.folder)}` tells why"
+            f"run {saved.name} has no full training with a value: `evo-tune show {as_typed(saved.folder)}` tells why"
         )
-    candidate = saved.candidates[trial] if trial is not None else ranked[0].candidate
+    candidate = best.candidate if trial is None and best else saved.candidates[trial or 0]
     folder = Path(checkpoint)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"--checkpoint {checkpoint}: exists and is not an empty folder; choose another")
-    options = _with_budget(plugin, saved.manifest.options, tokens, seconds)
+    given = split_assignments(options, "-o")
+    bound = _with_budget(plugin, plugin.bind({**saved.manifest.options, **given}), tokens, seconds)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -74,7 +83,7 @@ def export_command(
     click.echo(f"training trial {candidate.id} of {saved.name}: {shared.show_genome(candidate.genome)}")
     with tempfile.TemporaryDirectory() as scratch:
         context = _context(seed, devices, threads, Path(scratch))
-        metrics = plugin.export(candidate.genome, context, folder, options)
+        metrics = plugin.export(candidate.genome, context, folder, bound)
     for name, value in metrics.items():
         click.echo(f"  {name:<21} {shared.show_value(value)}")
     written = sorted(path.name for path in folder.iterdir())

@@ -17,27 +17,57 @@ if TYPE_CHECKING:
     from evo_tune.training.accounting import stop_step as stop_step
     from evo_tune.training.accumulation import IGNORE as IGNORE
     from evo_tune.training.accumulation import accumulate as accumulate
+    from evo_tune.training.adapter import add_adapter as add_adapter
+    from evo_tune.training.adapter import load_adapter as load_adapter
+    from evo_tune.training.adapter import save_adapter as save_adapter
+    from evo_tune.training.adapter import trained_weights as trained_weights
     from evo_tune.training.allocator import keep_freed_memory as keep_freed_memory
+    from evo_tune.training.base import TARGETS as TARGETS
+    from evo_tune.training.base import Base as Base
+    from evo_tune.training.base import read_base as read_base
+    from evo_tune.training.capacity import calibrate_memory as calibrate_memory
+    from evo_tune.training.capacity import device_memory as device_memory
+    from evo_tune.training.capacity import fit_device as fit_device
+    from evo_tune.training.capacity import measured_peak as measured_peak
     from evo_tune.training.checkpoint import load_checkpoint as load_checkpoint
     from evo_tune.training.checkpoint import save_checkpoint as save_checkpoint
+    from evo_tune.training.classification import Scores as Scores
+    from evo_tune.training.classification import auc as auc
+    from evo_tune.training.classification import score as score
     from evo_tune.training.clipping import clip as clip
     from evo_tune.training.clipping import gradient_norm as gradient_norm
-    from evo_tune.training.course import Course as Course
-    from evo_tune.training.course import Material as Material
+    from evo_tune.training.columns import Columns as Columns
+    from evo_tune.training.comparison import check_comparable as check_comparable
     from evo_tune.training.determinism import reproducible as reproducible
     from evo_tune.training.determinism import seed_for as seed_for
+    from evo_tune.training.distributed import Ranks as Ranks
+    from evo_tune.training.distributed import RanksDiffer as RanksDiffer
+    from evo_tune.training.distributed import process_group as process_group
     from evo_tune.training.divergence import Diverged as Diverged
     from evo_tune.training.divergence import DivergenceWatch as DivergenceWatch
     from evo_tune.training.early_stopping import EarlyStopping as EarlyStopping
     from evo_tune.training.ema import average_of as average_of
+    from evo_tune.training.encoder import Classifier as Classifier
+    from evo_tune.training.encoder import DropPath as DropPath
+    from evo_tune.training.encoder_config import EncoderConfig as EncoderConfig
+    from evo_tune.training.encoder_config import FTConfig as FTConfig
+    from evo_tune.training.encoder_config import TextConfig as TextConfig
+    from evo_tune.training.encoder_config import ViTConfig as ViTConfig
+    from evo_tune.training.encoder_config import nearest_divisor as nearest_divisor
+    from evo_tune.training.epochs import Epochs as Epochs
+    from evo_tune.training.epochs import mix as mix
+    from evo_tune.training.epochs import soft_targets as soft_targets
     from evo_tune.training.evaluation import Evaluation as Evaluation
     from evo_tune.training.evaluation import evaluate as evaluate
     from evo_tune.training.evaluation import evaluate_by_position as evaluate_by_position
     from evo_tune.training.evaluation import losses_by_position as losses_by_position
     from evo_tune.training.extension import extend_context as extend_context
     from evo_tune.training.extension import extend_trainer as extend_trainer
+    from evo_tune.training.fitting import Examples as Examples
+    from evo_tune.training.fitting import fit as fit
     from evo_tune.training.flops import flops_per_token as flops_per_token
     from evo_tune.training.flops import recompute_flops_per_token as recompute_flops_per_token
+    from evo_tune.training.ft_transformer import FTTransformer as FTTransformer
     from evo_tune.training.gap_decay import GapDecay as GapDecay
     from evo_tune.training.gap_decay import GapWatch as GapWatch
     from evo_tune.training.gpt import GPT as GPT
@@ -46,26 +76,43 @@ if TYPE_CHECKING:
     from evo_tune.training.growth import grow as grow
     from evo_tune.training.houlsby import Adapters as Adapters
     from evo_tune.training.houlsby import add_adapters as add_adapters
+    from evo_tune.training.launcher import RankFailed as RankFailed
+    from evo_tune.training.launcher import launch as launch
     from evo_tune.training.lora import LoRA as LoRA
     from evo_tune.training.lora import add_lora as add_lora
     from evo_tune.training.lora import fold_lora as fold_lora
     from evo_tune.training.lora import merge_lora as merge_lora
+    from evo_tune.training.memory import Fit as Fit
     from evo_tune.training.memory import Memory as Memory
+    from evo_tune.training.memory import fit_memory as fit_memory
     from evo_tune.training.memory import fitting_micro_batch as fitting_micro_batch
     from evo_tune.training.memory import predict_memory as predict_memory
     from evo_tune.training.muon import Muon as Muon
     from evo_tune.training.optimizer import SGD as SGD
     from evo_tune.training.optimizer import AdamW as AdamW
     from evo_tune.training.optimizer import decay_groups as decay_groups
-    from evo_tune.training.phases import Phase as Phase
-    from evo_tune.training.phases import plan_phases as plan_phases
-    from evo_tune.training.phases import spent as spent
+    from evo_tune.training.plan import CLASSIFIER_METRICS as CLASSIFIER_METRICS
+    from evo_tune.training.plan import Plan as Plan
     from evo_tune.training.precision import Precision as Precision
+    from evo_tune.training.pretrained import encode as encode
+    from evo_tune.training.pretrained import load_pretrained as load_pretrained
+    from evo_tune.training.pretrained import save_merged as save_merged
+    from evo_tune.training.probe import fastest_precision as fastest_precision
+    from evo_tune.training.ramp import BatchRamp as BatchRamp
     from evo_tune.training.scaling import scale_betas as scale_betas
     from evo_tune.training.scaling import scale_lr as scale_lr
     from evo_tune.training.schedule import SCHEDULES as SCHEDULES
     from evo_tune.training.schedule import Schedule as Schedule
+    from evo_tune.training.splits import stratified as stratified
+    from evo_tune.training.targets import matching_names as matching_names
     from evo_tune.training.text import read_text as read_text
+    from evo_tune.training.text import split_text as split_text
+    from evo_tune.training.text_classifier import TextClassifier as TextClassifier
+    from evo_tune.training.texts import encode_texts as encode_texts
+    from evo_tune.training.texts import tokens_of as tokens_of
+    from evo_tune.training.throughput import Throughput as Throughput
+    from evo_tune.training.throughput import mfu as mfu
+    from evo_tune.training.throughput import peak_flops as peak_flops
     from evo_tune.training.tokenizer import BPE as BPE
     from evo_tune.training.tokenizer import Bytes as Bytes
     from evo_tune.training.tokenizer import Tokenizer as Tokenizer
@@ -73,17 +120,45 @@ if TYPE_CHECKING:
     from evo_tune.training.trainer import Recipe as Recipe
     from evo_tune.training.trainer import Step as Step
     from evo_tune.training.trainer import Trainer as Trainer
+    from evo_tune.training.vit import ViT as ViT
     from evo_tune.training.weight_decay import WeightDecay as WeightDecay
     from evo_tune.training.windows import TrainingWindows as TrainingWindows
     from evo_tune.training.windows import fixed_windows as fixed_windows
     from evo_tune.training.windows import held_out_blocks as held_out_blocks
 
 _HOMES = {
+    "check_comparable": "comparison",
+    "Fit": "memory",
+    "fit_memory": "memory",
+    "BatchRamp": "ramp",
+    "Throughput": "throughput",
+    "mfu": "throughput",
+    "peak_flops": "throughput",
+    "Ranks": "distributed",
+    "RanksDiffer": "distributed",
+    "process_group": "distributed",
+    "RankFailed": "launcher",
+    "launch": "launcher",
+    "calibrate_memory": "capacity",
+    "device_memory": "capacity",
+    "fit_device": "capacity",
+    "measured_peak": "capacity",
+    "TARGETS": "base",
+    "Base": "base",
+    "read_base": "base",
+    "add_adapter": "adapter",
+    "load_adapter": "adapter",
+    "save_adapter": "adapter",
+    "trained_weights": "adapter",
+    "encode": "pretrained",
+    "load_pretrained": "pretrained",
+    "save_merged": "pretrained",
     "Memory": "memory",
     "predict_memory": "memory",
     "fitting_micro_batch": "memory",
     "LoRA": "lora",
     "add_lora": "lora",
+    "matching_names": "targets",
     "merge_lora": "lora",
     "fold_lora": "lora",
     "Adapters": "houlsby",
@@ -119,6 +194,7 @@ _HOMES = {
     "clip": "clipping",
     "decay_groups": "optimizer",
     "evaluate": "evaluation",
+    "fastest_precision": "probe",
     "fixed_windows": "windows",
     "flops_per_token": "flops",
     "gradient_norm": "clipping",
@@ -131,11 +207,6 @@ _HOMES = {
     "scale_lr": "scaling",
     "seed_for": "determinism",
     "stop_step": "accounting",
-    "Material": "course",
-    "Course": "course",
-    "spent": "phases",
-    "plan_phases": "phases",
-    "Phase": "phases",
     "BPE": "tokenizer",
     "Bytes": "tokenizer",
     "Tokenizer": "tokenizer",
@@ -143,9 +214,34 @@ _HOMES = {
     "held_out_blocks": "windows",
     "extend_trainer": "extension",
     "read_text": "text",
+    "split_text": "text",
     "check_integer": "_check",
     "check_name": "_check",
     "check_number": "_check",
+    "Classifier": "encoder",
+    "DropPath": "encoder",
+    "EncoderConfig": "encoder_config",
+    "FTConfig": "encoder_config",
+    "TextConfig": "encoder_config",
+    "ViTConfig": "encoder_config",
+    "ViT": "vit",
+    "FTTransformer": "ft_transformer",
+    "TextClassifier": "text_classifier",
+    "encode_texts": "texts",
+    "tokens_of": "texts",
+    "nearest_divisor": "encoder_config",
+    "Columns": "columns",
+    "Epochs": "epochs",
+    "soft_targets": "epochs",
+    "mix": "epochs",
+    "stratified": "splits",
+    "Scores": "classification",
+    "score": "classification",
+    "auc": "classification",
+    "CLASSIFIER_METRICS": "plan",
+    "Plan": "plan",
+    "Examples": "fitting",
+    "fit": "fitting",
 }
 
 __all__ = list(_HOMES)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +14,10 @@ from torch import nn
 from evo_tune.training._check import check_integer
 from evo_tune.training.accumulation import IGNORE, MicroBatch, cross_entropy_sum
 
-__all__ = ["Evaluation", "evaluate", "evaluate_by_position", "losses_by_position"]
+if TYPE_CHECKING:
+    from evo_tune.training.distributed import Ranks
+
+__all__ = ["Evaluation", "evaluate", "evaluate_by_position", "losses_by_position", "over_batches"]
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,12 @@ class Evaluation:
 
 
 def evaluate(
-    model: nn.Module, windows: MicroBatch, *, device: torch.device | str = "cpu", batch: int = 32
+    model: nn.Module,
+    windows: MicroBatch,
+    *,
+    device: torch.device | str = "cpu",
+    batch: int = 32,
+    ranks: Ranks | None = None,
 ) -> Evaluation:
     """Score a model on fixed windows: dropout off, no gradients, no randomness drawn.
 
@@ -52,18 +61,30 @@ def evaluate(
         windows: Inputs and targets (see `fixed_windows`).
         device: Where the model is.
         batch: Windows at a time, 1 or more; it changes the speed, not the result.
+        ranks: Processes that share the windows, each with the same model and the same windows. Each window
+            is scored once: a sampler that pads all shares to one length (torch's does) scores some twice.
 
     Raises:
         RecipeError: batch is not a whole number from 1.
     """
-    _, targets = windows
-    sums = _over_batches(model, windows, device, batch, cross_entropy_sum)
+    _, targets = windows = _share(windows, ranks)
+    sums = over_batches(model, windows, device, batch, cross_entropy_sum)
     # Summed in float64, which some devices lack: on the CPU.
-    nll = float(torch.stack(sums).cpu().double().sum()) if sums else 0.0
-    return Evaluation(nll, int((targets != IGNORE).sum()))
+    nll = torch.stack(sums).cpu().double().sum() if sums else torch.zeros((), dtype=torch.float64)
+    total = torch.stack((nll, (targets != IGNORE).sum().double()))
+    if ranks is not None:
+        total = ranks.sum(total)
+    return Evaluation(float(total[0]), int(total[1]))
 
 
-def _over_batches(
+def _share(windows: MicroBatch, ranks: Ranks | None) -> MicroBatch:
+    """Return this rank's windows, each of them nobody else's."""
+    if ranks is None:
+        return windows
+    return windows[0][ranks.rank :: ranks.size], windows[1][ranks.rank :: ranks.size]
+
+
+def over_batches(
     model: nn.Module,
     windows: MicroBatch,
     device: torch.device | str,
@@ -88,7 +109,12 @@ def _over_batches(
 
 
 def evaluate_by_position(
-    model: nn.Module, windows: MicroBatch, *, device: torch.device | str = "cpu", batch: int = 32
+    model: nn.Module,
+    windows: MicroBatch,
+    *,
+    device: torch.device | str = "cpu",
+    batch: int = 32,
+    ranks: Ranks | None = None,
 ) -> list[Evaluation]:
     """Score a model as `evaluate` does, each position of a window by itself; their sum is the whole.
 
@@ -97,17 +123,19 @@ def evaluate_by_position(
     Raises:
         RecipeError: batch is not a whole number from 1.
     """
-    _, targets = windows
+    _, targets = windows = _share(windows, ranks)
 
     def by_position(logits: torch.Tensor, aims: torch.Tensor) -> torch.Tensor:
         losses = F.cross_entropy(logits.flatten(0, 1), aims.flatten(), ignore_index=IGNORE, reduction="none")
         return losses.view_as(aims).sum(0).cpu().double()
 
     sums = sum(
-        _over_batches(model, windows, device, batch, by_position), torch.zeros(targets.shape[1], dtype=torch.float64)
+        over_batches(model, windows, device, batch, by_position), torch.zeros(targets.shape[1], dtype=torch.float64)
     )
-    counts: list[int] = (targets != IGNORE).sum(0).tolist()
-    return [Evaluation(nll, count) for nll, count in zip(sums.tolist(), counts, strict=True)]
+    total = torch.stack((sums, (targets != IGNORE).sum(0).double()))
+    if ranks is not None:
+        total = ranks.sum(total)
+    return [Evaluation(nll, int(count)) for nll, count in zip(*total.tolist(), strict=True)]
 
 
 def losses_by_position(

@@ -58,7 +58,7 @@ def extend_trainer(trainer: Trainer, source: Source, context: int, method: str =
     """
     old = cast(GPT, trainer.model)
     model = extend_context(old, context, method)
-    longer = Trainer(model, source, trainer.recipe, seed=trainer.seed, device=str(trainer.device))
+    longer = Trainer(model, source, trainer.recipe, seed=trainer.seed, device=str(trainer.device), ranks=trainer.ranks)
     state = trainer.state()
     state["model"] = model.state_dict()
     if state["averaged"] is not None and old.positions is not None:

@@ -12,7 +12,7 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 from torch import nn
@@ -20,6 +20,7 @@ from torch import nn
 from evo_tune.errors import RecipeError
 from evo_tune.training._check import check_integer, check_number
 from evo_tune.training.accumulation import MicroBatch, accumulate, split
+from evo_tune.training.capacity import is_out_of_memory
 from evo_tune.training.clipping import check_clip, clip, gradient_norm
 from evo_tune.training.determinism import seed_everything, seed_for
 from evo_tune.training.divergence import DivergenceWatch
@@ -30,6 +31,9 @@ from evo_tune.training.optimizer import SGD, AdamW
 from evo_tune.training.precision import Precision
 from evo_tune.training.schedule import Schedule
 from evo_tune.training.weight_decay import WeightDecay
+
+if TYPE_CHECKING:
+    from evo_tune.training.distributed import Ranks
 
 __all__ = ["Recipe", "Source", "Step", "Trainer"]
 
@@ -111,13 +115,26 @@ class Trainer:
         recipe: How to train.
         seed: Seed of dropout's noise.
         device: Where the model is.
+        ranks: The processes that train it together, each a `Trainer` with the same arguments. The source
+            gives whole steps on each, and each takes its share.
 
     Raises:
         RecipeError: The device does not compute in the recipe's precision.
     """
 
-    def __init__(self, model: nn.Module, source: Source, recipe: Recipe, *, seed: int = 0, device: str = "cpu") -> None:
-        self.model = model
+    def __init__(
+        self,
+        model: nn.Module,
+        source: Source,
+        recipe: Recipe,
+        *,
+        seed: int = 0,
+        device: str = "cpu",
+        ranks: Ranks | None = None,
+    ) -> None:
+        self.ranks = ranks
+        self.model = model if ranks is None else ranks.synchronised(model)
+        self.replica = model if ranks is None else ranks.wrap(self.model)
         self.source = source
         self.recipe = recipe
         self.seed = seed
@@ -175,6 +192,8 @@ class Trainer:
         self.step += 1
         self.targets += targets
         self.clipped += clipped
+        if self.ranks is not None:
+            self.ranks.settle(self.model, self.step)
         return done
 
     def evaluated(self, training: float, held_out: float) -> None:
@@ -220,15 +239,19 @@ class Trainer:
         """Leave this step's gradient in the parameters; return its loss, its norm and its targets.
 
         Out of memory is met with smaller micro-batches, which give the same gradient; it is an error only
-        when they cannot be made smaller.
+        when they cannot be made smaller, or when other ranks wait for this one in the middle of a reduction.
         """
         window = self.source.window(self.step)
+        if self.ranks is not None:
+            window = self.ranks.share(window)
         largest = max((len(inputs) for inputs, _ in window), default=0)
         while True:
             try:
                 return self._attempt(split(window, self.parts) if self.parts > 1 else window)
-            except torch.OutOfMemoryError:
-                if self.parts >= largest:
+            except RuntimeError as error:
+                if self.ranks is not None and is_out_of_memory(error):
+                    raise self.ranks.out_of_memory(error) from error
+                if self.parts >= largest or not is_out_of_memory(error):
                     raise
             # Here, outside of the handler, the failed attempt's tensors are no longer held.
             self.parts *= 2
@@ -237,20 +260,25 @@ class Trainer:
                 torch.cuda.empty_cache()
 
     def _attempt(self, window: Sequence[MicroBatch]) -> tuple[float, float, int]:
-        seed_everything(seed_for(self.seed, "noise", self.step), self.device)
+        rank = () if self.ranks is None else (self.ranks.rank,)
+        seed_everything(seed_for(self.seed, "noise", self.step, *rank), self.device)
         loss, targets = accumulate(
-            self.model,
+            self.replica,
             window,
             self.device,
             z_loss=self.recipe.z_loss,
             autocast=lambda: self.recipe.precision.autocast(self.device),
             scale=None if self.scaler is None else self.scaler.scale,
+            ranks=self.ranks,
         )
         if self.scaler is not None and targets:
             self.scaler.unscale_(self.optimizer)  # before anything looks at the gradient
         norm = gradient_norm(self.parameters).to(loss.device)
+        judged = torch.stack((loss.float(), norm.float()))
+        if self.ranks is not None:  # one word for all: whoever has a number that is not finite, all have it
+            judged = self.ranks.sum(judged) / torch.tensor([1, self.ranks.size], device=loss.device)
         # The only point of a step that waits for the device.
-        values: list[float] = torch.stack((loss.float(), norm.float())).tolist()
+        values: list[float] = judged.tolist()
         return values[0], values[1], targets
 
     def state(self) -> dict[str, Any]:

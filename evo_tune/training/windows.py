@@ -14,9 +14,9 @@ from torch import Tensor
 
 from evo_tune.errors import RecipeError
 from evo_tune.training._check import check_integer
-from evo_tune.training.accounting import optimizer_steps
 from evo_tune.training.accumulation import IGNORE, MicroBatch
 from evo_tune.training.determinism import seed_for
+from evo_tune.training.ramp import BatchRamp, steps_of
 
 __all__ = ["TrainingWindows", "fixed_windows", "held_out_blocks"]
 
@@ -35,6 +35,7 @@ class TrainingWindows:
         seed: Seed of the order.
         micro_batch: Windows in a micro-batch; None: a step in one piece.
         first_step: Number of its first step, where others come before (see `extend_trainer`).
+        ramp: How the batch grows to its size; None: it has it from the start.
 
     Raises:
         RecipeError: A number is out of its range, or the text holds not even one window.
@@ -50,6 +51,7 @@ class TrainingWindows:
         seed: int,
         micro_batch: int | None = None,
         first_step: int = 0,
+        ramp: BatchRamp | None = None,
     ) -> None:
         check_integer("context", context, 1)
         check_integer("batch", batch, 1)
@@ -66,6 +68,7 @@ class TrainingWindows:
         self.seed = seed
         self.first_step = first_step
         self.micro_batch = micro_batch or batch
+        self._bounds = steps_of(total, batch, ramp)
         self.epoch_windows = (len(tokens) - 1) // context
         if self.epoch_windows > 1:
             self.epoch_windows -= 1  # room for the offset
@@ -75,7 +78,7 @@ class TrainingWindows:
     @property
     def steps(self) -> int:
         """Steps that its windows make."""
-        return optimizer_steps(self.total, self.batch)
+        return len(self._bounds)
 
     def window(self, step: int) -> list[MicroBatch]:
         """Return the micro-batches of a step (from first_step on): inputs and targets, both (windows, context), int64.
@@ -84,8 +87,7 @@ class TrainingWindows:
             RecipeError: The step lies outside the full training.
         """
         check_integer("step", step, self.first_step, self.first_step + self.steps - 1)
-        first = (step - self.first_step) * self.batch
-        starts = self._starts(first, min(first + self.batch, self.total))
+        starts = self._starts(*self._bounds[step - self.first_step])
         rows = self.tokens[starts[:, None] + self._columns].long()
         return [(rows[:, :-1], rows[:, 1:]) for rows in torch.split(rows, self.micro_batch)]
 

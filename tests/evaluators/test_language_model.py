@@ -19,6 +19,7 @@ from evo_tune import Choice, Context, Int, Search, SearchSpace
 from evo_tune.cli import cli
 from evo_tune.errors import OptionError, RecipeError, UsageError
 from evo_tune.evaluator import Evaluator
+from evo_tune.options import options_of
 from evo_tune.plugins import find_evaluator
 from evo_tune.space import parse_gene
 
@@ -180,7 +181,7 @@ def test_it_learns_and_says_what_it_spent(
     estimate = module.estimate(default, size="small", tokens=40_000)
     assert {name: metrics[name] for name in estimate} == estimate
     assert metrics["tokens"] == 40_000
-    assert set(metrics) == set(module.METRICS) - {"val_loss_ema", "context_gain"}
+    assert set(metrics) == set(module.METRICS) - {"val_loss_ema", "context_gain", "mfu"}
     assert metrics["steps"] == math.ceil(40_000 / default["batch"])
     assert metrics["final_lr_fraction"] == pytest.approx(0.1, abs=0.01)
     assert [fraction for fraction, _ in context.curve] == pytest.approx([0.25, 0.5, 0.75, 1.0], abs=0.02)
@@ -279,6 +280,27 @@ def test_a_quarter_and_the_rest_are_one_training(
     assert [point for point in first.curve + second.curve if point in context.curve] == context.curve
 
 
+@pytest.mark.parametrize("name", ["fp32", "bf16"])
+def test_a_training_goes_on_in_the_precision_that_it_began_with(
+    name: str, train: Callable[..., Any], default: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answers(answer: str) -> None:
+        monkeypatch.setattr("evo_tune.training.probe.fastest_precision", lambda device: answer)
+
+    answers(name)
+    straight, _ = train(default)
+    fixed, _ = train(default, precision=name)
+    train(default, BUDGET=0.5, FOLDER=tmp_path / "half")
+    answers({"fp32": "bf16", "bf16": "fp32"}[name])  # another machine
+    resumed, _ = train(default, RESUME_FOLDER=tmp_path / "half", FOLDER=tmp_path / "whole")
+    assert straight["bf16"] == (name == "bf16")
+    assert without_clock(straight) == without_clock(fixed) == without_clock(resumed)
+    assert resumed["resumed_step"] > 0
+    assert train(default)[0]["val_loss"] not in (straight["val_loss"], math.nan)
+    with pytest.raises(RecipeError, match="recipe"):
+        train(default, RESUME_FOLDER=tmp_path / "half", precision={"fp32": "bf16", "bf16": "fp32"}[name])
+
+
 def test_without_its_checkpoint_a_rung_starts_anew(
     train: Callable[..., Any], default: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -318,7 +340,7 @@ def test_byte_pairs_are_learned_from_the_training_part_only(module: ModuleType, 
     for ending in (b"zyx" * 170, b"xyz" * 170):
         (tmp_path / "text").write_bytes(text + ending)
         module._read.cache_clear()
-        corpus = module._corpus(module.Options(size="small", vocab=270, data=str(tmp_path / "text")))
+        corpus = module._corpus(module.options_from({"size": "small", "vocab": 270, "data": str(tmp_path / "text")}))
         prints.append(corpus.tokenizer.to_json())
     assert prints[0] == prints[1]
     assert module.fingerprint(size="small", vocab=270) != module.fingerprint(size="small", vocab=271)
@@ -361,11 +383,11 @@ def test_a_lost_training_is_diverged(train: Callable[..., Any], default: dict[st
 # ---------------------------------------------------------------- text and options
 
 
-def test_every_option_is_told_at_the_top_of_the_file(module: ModuleType, evaluator: Evaluator) -> None:
-    for name in evaluator.options:
-        assert re.search(rf"\b{name}\b", module.__doc__ or ""), f"{name} is missing"
-    with pytest.raises(OptionError, match="widow"):
-        module.SPACE(widow=3)
+def test_every_option_is_checked_and_told(module: ModuleType, evaluator: Evaluator) -> None:
+    fields = list(module.Options.__dataclass_fields__)
+    assert sorted(fields) == sorted(evaluator.options) == sorted(options_of(module.evaluate))
+    for name in fields:
+        assert re.search(rf"\b{name}\b", module.__doc__ or ""), f"{name} is missing at the top of the file"
 
 
 def test_a_file_a_folder_and_a_glob(module: ModuleType, train: Callable[..., Any], tmp_path: Path) -> None:

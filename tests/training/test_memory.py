@@ -5,7 +5,16 @@ import torch
 from torch.autograd.graph import saved_tensors_hooks
 
 from evo_tune.errors import RecipeError
-from evo_tune.training import GPT, AdamW, GPTConfig, Memory, accumulate, fitting_micro_batch, predict_memory
+from evo_tune.training import (
+    GPT,
+    AdamW,
+    GPTConfig,
+    Memory,
+    accumulate,
+    fit_memory,
+    fitting_micro_batch,
+    predict_memory,
+)
 from evo_tune.training.memory import activation_bytes, state_bytes
 
 SHAPE = {"context": 128, "depth": 3, "width": 128, "heads": 4, "vocab_size": 64}
@@ -54,11 +63,13 @@ def test_what_is_kept_is_what_the_formula_says(options: dict[str, object], preci
 def test_a_plain_block_keeps_what_the_papers_count() -> None:
     one, two = (GPTConfig(**{**SHAPE, "depth": depth}) for depth in (1, 2))
     tokens, d, rest = 4 * 128, 128, 4 * 128 * (16 + 4 * 4)  # statistics of norms and softmax
-    full, low = (
-        activation_bytes(two, 4, precision=p) - activation_bytes(one, 4, precision=p) for p in ("fp32", "bf16")
+    full, low, plain = (
+        activation_bytes(two, 4, precision=p, device=device) - activation_bytes(one, 4, precision=p, device=device)
+        for p, device in (("fp32", "cpu"), ("bf16", "cuda"), ("bf16", "cpu"))
     )
     assert full - rest == 64 * tokens * d
     assert low - rest == 36 * tokens * d + 24 * d * d
+    assert plain - low == tokens * 4 * (2 * 128 - 4)  # the weights between tokens, for a statistic each
 
 
 @pytest.mark.parametrize("every", [1, 2])
@@ -104,6 +115,26 @@ def test_the_micro_batch_is_halved_until_it_fits() -> None:
     assert fitting_micro_batch(config, 24, sizes[12] * 1.0001, recompute=1) == 24
     with pytest.raises(RecipeError, match="capacity"):
         fitting_micro_batch(config, 24, sizes[1] * 0.99)
+
+
+def test_blocks_are_computed_again_only_where_one_sequence_does_not_fit() -> None:
+    config = GPTConfig(**{**SHAPE, "depth": 12})
+    one = predict_memory(config, 1).peak / 0.9
+    fit = fit_memory(config, 16, one * 1.0001)
+    assert (fit.micro_batch, fit.recompute, fit.memory) == (1, None, predict_memory(config, 1))
+    fit = fit_memory(config, 16, one * 0.9999)
+    assert fit.recompute == 1
+    assert fit.micro_batch > 1  # what it saves is used
+    assert fit.memory == predict_memory(config, fit.micro_batch, recompute=1)
+    assert fit.memory.peak <= 0.9 * one
+    assert fit_memory(config, 16, one * 1.0001, factor=1.001).recompute == 1
+    with pytest.raises(RecipeError, match="capacity"):
+        fit_memory(config, 16, predict_memory(config, 1, recompute=1).peak)
+    for capacity in (0.0, float("nan")):
+        with pytest.raises(RecipeError, match="capacity"):
+            fit_memory(config, 16, capacity)
+    with pytest.raises(RecipeError, match="factor"):
+        fit_memory(config, 16, 1e12, factor=0.0)
 
 
 def test_fields_out_of_range_are_refused() -> None:

@@ -59,9 +59,17 @@ def test_a_step_without_targets_is_counted_and_changes_nothing(make_trainer: Cal
     assert same(trainer, other)
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 20 bytes"),
+    ],
+    ids=["gpu", "cpu"],
+)
 @pytest.mark.parametrize("fits", [1, 2, 3])
 def test_out_of_memory_halves_the_micro_batch_and_keeps_the_gradient(
-    fits: int, make_trainer: Callable[..., Trainer]
+    fits: int, error: RuntimeError, make_trainer: Callable[..., Trainer]
 ) -> None:
     roomy, tight = make_trainer(batch=8), make_trainer(batch=8)
     attempts = []
@@ -69,7 +77,7 @@ def test_out_of_memory_halves_the_micro_batch_and_keeps_the_gradient(
     def limited(module: torch.nn.Module, inputs: tuple[torch.Tensor]) -> None:
         attempts.append(len(inputs[0]))
         if len(inputs[0]) > fits:
-            raise torch.OutOfMemoryError("no room")
+            raise error
 
     tight.model.register_forward_pre_hook(limited)
     for trainer in (roomy, tight):
@@ -90,6 +98,18 @@ def test_out_of_memory_with_one_sample_is_an_error(make_trainer: Callable[..., T
     trainer.model.register_forward_pre_hook(never)
     with pytest.raises(torch.OutOfMemoryError):
         trainer.run(1)
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory(make_trainer: Callable[..., Trainer]) -> None:
+    trainer = make_trainer()
+
+    def broken(module: torch.nn.Module, inputs: object) -> None:
+        raise RuntimeError("shapes do not match")
+
+    trainer.model.register_forward_pre_hook(broken)
+    with pytest.raises(RuntimeError, match="shapes"):
+        trainer.run(1)
+    assert trainer.parts == 1
 
 
 def test_it_does_not_run_beyond_the_full_training(make_trainer: Callable[..., Trainer]) -> None:

@@ -1,0 +1,146 @@
+"""Tokens per second, and which share of a device's arithmetic they are (MFU). No torch here.
+
+MFU is what the model needs over what the device could do in the time (PaLM, arXiv:2204.02311, appendix B):
+work done twice to save memory is not counted. Where the peak is not known there is no MFU.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+
+from evo_tune.training._check import check_integer, check_name, check_number
+
+__all__ = ["Throughput", "mfu", "peak_flops"]
+
+_LOW: tuple[tuple[tuple[str, ...], float], ...] = (
+    (("b200",), 2250e12),
+    (("h200", "nvl"), 835e12),
+    (("h200",), 989e12),
+    (("h100", "pcie"), 756e12),
+    (("h100", "nvl"), 835e12),
+    (("h100",), 989e12),
+    (("a100",), 312e12),
+    (("l40s",), 362e12),
+    (("l4",), 121e12),
+    (("rtx", "4090"), 165.2e12),
+    (("rtx", "3090"), 71e12),
+)
+"""FLOP/s of bf16 matrix products, dense, sums in float32: NVIDIA's data sheets (half of what they print 'with
+sparsity') and, for the two RTX, the Ada and Ampere GA102 white papers. First entry of which a device's name
+has all words; a name without 'pcie' or 'nvl' is the SXM module."""
+
+_FULL: tuple[tuple[tuple[str, ...], float], ...] = (
+    (("h200", "nvl"), 60e12),
+    (("h200",), 67e12),
+    (("h100", "pcie"), 51e12),
+    (("h100", "nvl"), 60e12),
+    (("h100",), 67e12),
+    (("a100",), 19.5e12),
+    (("l40s",), 91.6e12),
+    (("l4",), 30.3e12),
+    (("rtx", "4090"), 82.6e12),
+    (("rtx", "3090"), 35.6e12),
+)
+"""FLOP/s in float32 without TF32, which torch leaves off; same sources."""
+
+
+def peak_flops(device_name: str, precision: str = "bf16") -> float | None:
+    """Return the peak of one device in FLOP/s; None if it is not known, as for every CPU.
+
+    Args:
+        device_name: As `torch.cuda.get_device_name` gives it.
+        precision: 'fp32', 'bf16' or 'fp16' (as fast as bf16 on these devices).
+
+    Raises:
+        RecipeError: An unknown precision.
+    """
+    check_name("precision", precision, ("fp32", "bf16", "fp16"))
+    if "mig" in device_name.lower().split():  # a slice of a GPU has a slice of its peak
+        return None
+    words = set(device_name.lower().replace("-", " ").split())
+    for names, peak in _FULL if precision == "fp32" else _LOW:
+        if set(names) <= words:
+            return peak
+    return None
+
+
+def mfu(flops_per_token: float, tokens_per_second: float, peak: float | None, *, devices: int = 1) -> float | None:
+    """Return the share of the peak that was used; None where the peak is unknown.
+
+    Args:
+        flops_per_token: See `evo_tune.training.flops_per_token`; recomputation not included.
+        tokens_per_second: Of all devices together, padding not counted.
+        peak: Of one device, FLOP/s.
+        devices: How many.
+
+    Raises:
+        RecipeError: A number is out of its range.
+    """
+    check_number("flops_per_token", flops_per_token, "(0, inf)")
+    check_number("tokens_per_second", tokens_per_second, "[0, inf)")
+    check_integer("devices", devices, 1)
+    if peak is None:
+        return None
+    check_number("peak", peak, "(0, inf)")
+    return flops_per_token * tokens_per_second / (peak * devices)
+
+
+class Throughput:
+    """Watches a training's steps, as `Trainer.run`'s on_step: tokens per second as a median.
+
+    A median, so that an evaluation or another process in between does not count, and after some steps, so
+    that neither does what is done once.
+
+    Args:
+        synchronise: Waits until the device has done what it was given, such as `torch.cuda.synchronize`;
+            None where it always has, as on a CPU.
+        skip: Steps at the beginning that are not measured, 0 or more.
+        clock: Gives seconds.
+
+    Raises:
+        RecipeError: skip is no whole number from 0.
+    """
+
+    def __init__(
+        self,
+        synchronise: Callable[[], object] | None = None,
+        *,
+        skip: int = 10,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        check_integer("skip", skip, 0)
+        self._synchronise = synchronise
+        self._skip = skip
+        self._clock = clock
+        self._last = 0.0
+        self._rates: list[float] = []
+        self.start()
+
+    def start(self) -> None:
+        """Begin to measure here: after an evaluation, say, whose time is none of the steps'."""
+        self._last = self._now()
+
+    def __call__(self, targets: int) -> None:
+        """Take note that a step is over.
+
+        Args:
+            targets: Its tokens, padding not counted (`Step.targets`).
+        """
+        now, last = self._now(), self._last
+        self._last = now
+        if self._skip:
+            self._skip -= 1
+        elif now > last:
+            self._rates.append(targets / (now - last))
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Median over the measured steps; None if there was none."""
+        return statistics.median(self._rates) if self._rates else None
+
+    def _now(self) -> float:
+        if self._synchronise is not None:
+            self._synchronise()
+        return self._clock()

@@ -1,0 +1,113 @@
+"""The language model trained by several processes, and in micro-batches that the machine's memory decides."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evo_tune import Context
+from evo_tune.errors import RecipeError, UsageError
+from evo_tune.evaluator import Evaluator
+from evo_tune.plugins import find_evaluator
+from evo_tune.training import GPTConfig, capacity, predict_memory
+
+OPTIONS = {"size": "small", "tokens": 4096, "eval_tokens": 1024}
+
+
+@pytest.fixture(scope="module")
+def evaluator() -> Evaluator:
+    return find_evaluator("language_model")
+
+
+@pytest.fixture(scope="module")
+def default(evaluator: Evaluator) -> dict[str, Any]:
+    return evaluator.space(evaluator.bind({"size": "small"})).default()
+
+
+def judge(evaluator: Evaluator, genome: dict[str, Any], context: Context, **options: Any) -> dict[str, float]:
+    metrics: dict[str, float] = evaluator.evaluate(genome, context, evaluator.bind({**OPTIONS, **options}))
+    return metrics
+
+
+SPENT = ("tokens", "steps", "flops", "params", "final_lr_fraction")
+LOSSES = ("val_loss", "val_bpb", "train_loss")
+
+
+@pytest.mark.slow
+def test_two_ranks_are_one_training(evaluator: Evaluator, default: dict[str, Any], tmp_path: Path) -> None:
+    """Half of it by two ranks, with a batch that grows, is what one process does; and one process goes on with it."""
+    options = {"schedule": "wsd", "ramp_from": 192, "ramp_share": 0.5}
+
+    def done(folder: str, budget: float, after: str | None = None, ranks: int = 1) -> tuple[dict[str, float], Context]:
+        resumed = None if after is None else tmp_path / after
+        context = Context(seed=1, budget=budget, folder=tmp_path / folder, resume_folder=resumed)
+        return judge(evaluator, default, context, ranks=ranks, **options), context
+
+    (alone, expected), (together, seen) = done("alone", 0.5), done("together", 0.5, ranks=2)
+    assert [together[name] for name in SPENT] == [alone[name] for name in SPENT]
+    assert [together[name] for name in LOSSES] == pytest.approx([alone[name] for name in LOSSES], rel=1e-5)
+    assert together["micro_batch"] == alone["micro_batch"] / 2
+    assert [at for at, _ in seen.curve] == [at for at, _ in expected.curve]
+    losses = [[point["val_loss"] for _, point in context.curve] for context in (seen, expected)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    whole, resumed = done("whole", 1.0)[0], done("resumed", 1.0, after="together")[0]
+    assert resumed["resumed_step"] == together["steps"]
+    assert [resumed[name] for name in SPENT] == [whole[name] for name in SPENT]
+    assert [resumed[name] for name in LOSSES] == pytest.approx([whole[name] for name in LOSSES], rel=1e-5)
+
+
+def test_a_batch_that_grows_takes_more_steps_for_the_same_tokens(
+    evaluator: Evaluator, default: dict[str, Any], tmp_path: Path
+) -> None:
+    plain = judge(evaluator, default, Context(seed=1, folder=tmp_path))
+    options = {"ramp_from": 64, "ramp_share": 0.5}
+    grown = judge(evaluator, default, Context(seed=1, folder=tmp_path), **options)
+    assert (grown["tokens"], grown["flops"]) == (plain["tokens"], plain["flops"])
+    assert grown["steps"] > plain["steps"]
+    assert evaluator.estimate(default, evaluator.bind({**OPTIONS, **options}))["tokens"] == plain["tokens"]
+    large = judge(evaluator, default, Context(seed=1, folder=tmp_path), ramp_from=8192)
+    assert large["val_loss"] == plain["val_loss"]  # from the batch itself on there is nothing to grow
+    with pytest.raises(UsageError, match="ramp"):
+        evaluator.space(evaluator.bind({**OPTIONS, "ramp_share": 0.0}))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"ranks": 0}, "ranks=0"), ({"ranks": 65}, "ranks=65"), ({"ranks": 2, "seconds": 1.0, "tokens": None}, "seconds")],
+)
+def test_ranks_that_cannot_be_are_found_before_anything_is_trained(
+    evaluator: Evaluator, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        evaluator.space(evaluator.bind({**OPTIONS, **options}))
+
+
+def test_more_ranks_than_gpus_are_refused_before_data_is_read(
+    evaluator: Evaluator, default: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(RecipeError, match=r"ranks=2 .*at most the 1 GPUs"):
+        judge(evaluator, default, Context(device="cuda:0", folder=tmp_path), ranks=2, data=str(tmp_path / "missing"))
+
+
+def test_too_little_memory_changes_the_micro_batch_and_no_result(
+    evaluator: Evaluator, default: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    default = {**default, "batch": 1024}
+    config = GPTConfig(context=64, depth=default["depth"], width=default["width"], heads=default["heads"])
+    roomy = judge(evaluator, default, Context(seed=1, folder=tmp_path))
+    assert roomy["micro_batch"] == 1024
+    assert roomy["peak_memory"] == pytest.approx(predict_memory(config, 16).peak)
+    one = predict_memory(config, 1).peak
+    for total, least, most in ((predict_memory(config, 5).peak, 4, 4), (0.999 * one, 1, 2)):
+        monkeypatch.setattr(capacity, "device_memory", lambda device, total=total: 1.0001 * total / 0.9)
+        tight = judge(evaluator, default, Context(seed=1, folder=tmp_path))
+        assert least <= tight["micro_batch"] / 64 <= most
+        assert tight["peak_memory"] <= total
+        assert [tight[name] for name in LOSSES] == pytest.approx([roomy[name] for name in LOSSES], rel=1e-5)
+    monkeypatch.setattr(capacity, "device_memory", lambda device: 1e6)
+    with pytest.raises(RecipeError, match="capacity"):
+        judge(evaluator, default, Context(seed=1, folder=tmp_path))
+    assert judge(evaluator, default, Context(seed=1, folder=tmp_path), micro_batch=128)["micro_batch"] == 128

@@ -1,0 +1,41 @@
+"""docs/training.md: its example runs as it stands there, and its tables point at what is there."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import evo_tune.training as training
+
+TESTS = Path(__file__).parent
+PAGE = (TESTS.parents[1] / "docs" / "training.md").read_text(encoding="utf-8")
+ROWS = [row.split(" | ") for row in re.findall(r"^\| ((?:P|E)\d+ .*) \|$", PAGE, re.M)]
+
+
+def test_each_part_and_each_mistake_has_its_row_once() -> None:
+    names = [row[0].split()[0] for row in ROWS]
+    assert names == [*(f"P{n}" for n in range(1, 23)), *(f"E{n}" for n in range(1, 11))]
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row[0].split()[0])
+def test_files_and_tests_of_a_row_are_there(row: list[str]) -> None:
+    _, files, tests = row
+    for file in re.findall(r"`(.+?)`", files):
+        assert (Path(training.__file__).parent / file).is_file(), file
+    for reference in re.findall(r"`(.+?)`", tests):
+        file, _, name = reference.partition("::")
+        tree = ast.parse((TESTS / file).read_text(encoding="utf-8"))
+        assert name in {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}, reference
+
+
+def test_the_example_runs_and_learns(tmp_path: Path) -> None:
+    code = re.search(r"^```python\n# train\.py\n(.*?)^```", PAGE, re.M | re.S)
+    assert code is not None
+    done = subprocess.run([sys.executable, "-c", code[1]], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout.split()[0]) < 3.5
+    assert "40960 tokens" in done.stdout
+    assert training.GPT.load(tmp_path / "model").config.position == "rope"

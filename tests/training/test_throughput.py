@@ -1,0 +1,62 @@
+import pytest
+
+from evo_tune.errors import RecipeError
+from evo_tune.training import GPTConfig, Throughput, flops_per_token, mfu, peak_flops
+
+
+def test_mfu_is_what_the_model_needs_over_what_the_device_can() -> None:
+    config = GPTConfig()
+    needed = flops_per_token(config)
+    assert mfu(needed, 1e15 / needed, 1e15) == pytest.approx(1.0)
+    assert mfu(needed, 1e15 / needed, 1e15, devices=4) == pytest.approx(0.25)
+    assert mfu(needed, 1e6, None) is None
+
+
+def test_peaks_are_known_by_name_and_precision_or_not_at_all() -> None:
+    assert peak_flops("NVIDIA H100 80GB HBM3") == 989e12
+    assert peak_flops("NVIDIA H100 PCIe") == 756e12
+    assert peak_flops("NVIDIA H100 NVL", "fp16") == 835e12
+    assert peak_flops("NVIDIA A100-SXM4-80GB") == 312e12
+    assert peak_flops("NVIDIA A100-SXM4-80GB", "fp32") == 19.5e12
+    assert peak_flops("NVIDIA H200") == 989e12
+    assert peak_flops("NVIDIA L4") == 121e12
+    assert peak_flops("NVIDIA L40S") == 362e12
+    for unknown in ("NVIDIA L40", "Intel(R) Xeon(R)", "", "NVIDIA A100-SXM4-40GB MIG 1g.5gb"):
+        assert peak_flops(unknown) is None
+
+
+def test_throughput_is_a_median_after_the_first_steps() -> None:
+    """Ten slow steps, then 5 tokens a second, once held up; one step of padding only counts as none."""
+    now = 0.0
+    waited = []
+    watch = Throughput(lambda: waited.append(now), skip=10, clock=lambda: now)
+    assert watch.tokens_per_second is None
+    for seconds, targets in [(9.0, 10)] * 10 + [(2.0, 10), (2.0, 10), (50.0, 10), (2.0, 10), (2.0, 0)]:
+        now += seconds
+        watch(targets)
+    assert watch.tokens_per_second == 5.0
+    assert len(waited) == 16
+
+
+def test_what_lies_between_is_nobodys_time() -> None:
+    now = 0.0
+    watch = Throughput(skip=0, clock=lambda: now)
+    now += 1.0
+    watch(8)
+    now += 100.0  # an evaluation
+    watch.start()
+    now += 1.0
+    watch(8)
+    assert watch.tokens_per_second == 8.0
+
+
+def test_numbers_out_of_range_are_refused() -> None:
+    for arguments in ((0.0, 1.0, 1.0), (1.0, -1.0, 1.0), (1.0, float("nan"), 1.0), (1.0, 1.0, 0.0)):
+        with pytest.raises(RecipeError):
+            mfu(*arguments)
+    with pytest.raises(RecipeError, match="devices"):
+        mfu(1.0, 1.0, None, devices=0)
+    with pytest.raises(RecipeError, match="skip"):
+        Throughput(skip=-1)
+    with pytest.raises(RecipeError, match="precision"):
+        peak_flops("NVIDIA L4", "fp8")
