@@ -25,7 +25,7 @@ The text and the model:
 
 The training:
 
-    optimizer=adamw   adamw, muon or sgd (for which the gene lr is a hundred times larger);
+    optimizer=adamw   adamw, muon or sgd (for which the gene lr is fifty times larger);
                       beta1=0.9, beta2=0.95, eps=1e-8, momentum=0.95 (muon, sgd)
     schedule=cosine   cosine, linear, constant, wsd, multi_step, sgdr or cosine_step, after the warm-up (a gene),
                       down to min_lr_ratio=0.1 of the peak; wsd: decay_fraction=0.2, decay_shape=linear (sqrt,
@@ -69,6 +69,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property, lru_cache
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -202,6 +203,8 @@ class Options:
             if getattr(self, name) not in (None, "auto"):
                 check_integer(name, getattr(self, name), low, high)
         check_name("optimizer", self.optimizer, ("adamw", "muon", "sgd"))
+        if self.optimizer == "muon" and tuple(map(int, metadata.version("torch").split(".")[:2])) < (2, 9):
+            raise OptionError(f"-o optimizer=muon: torch {metadata.version('torch')} has no Muon; 2.9 brought it")
         self._check_together()
         self.rates(steps=10, warmup=0.0)
         self.decay(start=1e-3)
@@ -383,7 +386,7 @@ def search_space(**given: Any) -> SearchSpace:
 
     batches = tuple(batch for batch in size["batch"] if batch >= (options.context or 0))
     depth, width, heads = size["depth"], size["width"], size["heads"]
-    low, high, lr = (value * (100 if options.optimizer == "sgd" else 1) for value in size["lr"])
+    low, high, lr = (value * (50 if options.optimizer == "sgd" else 1) for value in size["lr"])
     genes = {
         "lr": Float(low, high, log=True, default=lr),
         "batch": Choice(batches, ordered=True, default=max(size["default_batch"], batches[0])),

@@ -269,6 +269,8 @@ def test_a_quarter_and_the_rest_are_one_training(
 ) -> None:
     genome = {**default, "depth": 1, "width": 32, "dropout": 0.1, "lr": 1e-2}
     options = {**RESUMED[name], "eval_tokens": 512}
+    if "context" in options:
+        del genome["context"]
     whole, context = train(genome, **options)
     quarter, first = train(genome, BUDGET=0.25, FOLDER=tmp_path / "quarter", **options)
     rest, second = train(genome, FOLDER=tmp_path / "rest", RESUME_FOLDER=tmp_path / "quarter", **options)
@@ -421,6 +423,15 @@ def test_bad_text_says_what_and_what_next(module: ModuleType, tmp_path: Path) ->
         assert name in str(caught.value)
         assert "\n" not in str(caught.value)
     module.fingerprint(data=str(tmp_path / "enough.txt"), size="small")
+    with pytest.raises(OptionError, match=r"vocab=300: the text to train on has .* expected more than 128"):
+        module.fingerprint(data=str(tmp_path / "enough.txt"), size="small", vocab=300)
+
+
+def test_muon_needs_a_torch_that_has_it(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module.metadata, "version", lambda name: "2.8.1+cpu")
+    with pytest.raises(OptionError, match=r"torch 2\.8\.1\+cpu has no Muon"):
+        module.SPACE(size="small", optimizer="muon")
+    assert module.SPACE(size="small", optimizer="sgd").genes["lr"].high > 1
 
 
 @pytest.mark.parametrize(
