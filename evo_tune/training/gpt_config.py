@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, ClassVar
 
 from evo_tune.errors import RecipeError
 from evo_tune.training._check import check_integer, check_name, check_number
@@ -50,6 +50,8 @@ class GPTConfig:
     Raises:
         RecipeError: A field is out of its range, or does not fit another.
     """
+
+    causal: ClassVar[bool] = True
 
     vocab_size: int = 256
     context: int = 128
