@@ -24,6 +24,7 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -183,10 +184,10 @@ def _folder(path: Path, data: str, image_size: int) -> Images:
 
 def _npz(path: Path, data: str) -> Images:
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             found = {name: arrays[name] for name in ("images", "labels") if name in arrays}
             names = ", ".join(arrays) or "none"
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, BadZipFile) as error:
         raise OptionError(f"-o data={data}: cannot read it ({error}); expected what numpy.savez writes") from None
     if len(found) < 2:
         raise OptionError(f"-o data={data} has the arrays {names}: expected images and labels")

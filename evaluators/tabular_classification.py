@@ -242,6 +242,7 @@ def _boosted(*where: Any) -> dict[str, float]:
     """Return what gradient boosting with its defaults makes of the same rows."""
     try:
         from sklearn.ensemble import HistGradientBoostingClassifier
+        from threadpoolctl import threadpool_limits  # comes with it
     except ImportError:
         raise OptionError(
             "the baseline is scikit-learn's, which is not installed: pip install 'evo-tune[sklearn]', or "
@@ -253,7 +254,8 @@ def _boosted(*where: Any) -> dict[str, float]:
     first = len(table.columns.numeric)
     few = [len(categories) < 255 for categories in table.columns.categorical.values()]  # it takes no more
     model = HistGradientBoostingClassifier(random_state=0, categorical_features=[False] * first + few)
-    model.fit(table.inputs[table.training], table.classes[table.training])
+    with threadpool_limits(1):  # small tables gain nothing from more threads, and lose much on busy cores
+        model.fit(table.inputs[table.training], table.classes[table.training])
     found, truth = model.predict_proba(table.inputs[table.held_out]), table.classes[table.held_out]
     own = np.maximum(found[np.arange(len(truth)), truth], 1e-15)
     return {
