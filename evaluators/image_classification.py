@@ -211,9 +211,10 @@ def fingerprint(**given: Any) -> str:
     """Return the SHA-256 of the images, their labels and of how they are split."""
     options = options_from(given)
     images = _images(options)
-    digest = hashlib.sha256(f"{images.pixels.shape}{images.pixels.dtype}{images.labels}{options.held_out}".encode())
-    digest.update(images.pixels.tobytes())
-    digest.update(images.classes.astype(np.int64).tobytes())
+    _, held_out = stratified(images.classes, options.held_out)
+    digest = hashlib.sha256(f"{images.pixels.shape}{images.pixels.dtype}{images.labels}".encode())
+    for array in (images.pixels, images.classes.astype(np.int64), held_out):
+        digest.update(array.tobytes())
     return digest.hexdigest()
 
 
@@ -333,7 +334,8 @@ def evaluate(
     Raises:
         Diverged: The training was lost.
     """
-    given = {name: value for name, value in locals().items() if name not in ("genome", "run")}
+    given = {**locals()}
+    del given["genome"], given["run"]
     return _train(genome, run, Options(**given))[1]
 
 

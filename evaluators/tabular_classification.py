@@ -367,7 +367,8 @@ def evaluate(
     Raises:
         Diverged: The training was lost.
     """
-    given = {name: value for name, value in locals().items() if name not in ("genome", "run")}
+    given = {**locals()}
+    del given["genome"], given["run"]
     options = Options(**given)
     return {**_train(genome, run, options)[1], **_baseline(options)}
 
@@ -403,15 +404,15 @@ def _train(genome: Mapping[str, Any], run: Context, options: Options) -> tuple[F
 
 USAGE = """# An FT-Transformer, found by evo-tune
 
-    import pandas
     from evo_tune.training import FTTransformer
     model = FTTransformer.load({folder!r})
-    table = pandas.DataFrame({row!r})
+    table = {{name: [None] for name in model.columns.names}}
     print(model.classify(table))
 
-Put your table in place of that one: it has the same columns. `model.columns.encode(table)` makes numbers of it, of
-which `probabilities` gives the probability of each class. model.safetensors holds the weights, config.json the shape,
-columns and categories, the genome, the options and the metrics: an AUC of {auc:.4f} on held-out rows.
+Put your table in place of that one, whose one row is missing: a pandas DataFrame for one, with the same columns.
+`model.columns.encode(table)` makes numbers of it, of which `probabilities` gives the probability of each class.
+model.safetensors holds the weights, config.json the shape, columns and categories, the genome, the options and the
+metrics: an AUC of {auc:.4f} on held-out rows.
 """
 
 
@@ -430,12 +431,7 @@ def export(genome: Mapping[str, Any], run: Context, folder: Path | str, **given:
     options = options_from(given)
     model, metrics = _train(genome, run, options)
     model.save(folder, genome=dict(genome), options=asdict(options), seed=run.seed, metrics=metrics)
-    columns = _table(options).columns
-    row = {
-        **{name: [0.0] for name in columns.numeric},
-        **{name: list(c[:1]) for name, c in columns.categorical.items()},
-    }
-    text = USAGE.format(folder=str(folder), row=row, auc=metrics["auc"])
+    text = USAGE.format(folder=str(folder), auc=metrics["auc"])
     (Path(folder) / "README.md").write_text(text, encoding="utf-8")
     return metrics
 

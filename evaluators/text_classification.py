@@ -163,18 +163,19 @@ def _rows(data: str, text: str, label: str) -> list[tuple[str, str]]:
             raise OptionError(f"-o {option}={name}: no such column; -o data={data} has {', '.join(known) or 'none'}")
     found = []
     for number, row in enumerate(rows, 1):
-        if row.get(text) is None or row.get(label) in (None, ""):
-            missing = label if row.get(text) is not None else text
-            raise OptionError(f"-o data={data}: row {number} has no {missing!r}: fill it in, or remove the row")
+        for name in (text, label):
+            if row.get(name) in (None, ""):
+                raise OptionError(f"-o data={data}: row {number} has no {name!r}: fill it in, or remove the row")
         found.append((str(row[text]), str(row[label])))
     return found
 
 
 def _csv(path: Path) -> list[dict[str, Any]]:
-    import csv
+    import pandas as pd
 
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        return list(csv.DictReader(file, strict=True))
+    frame = pd.read_csv(path, dtype=str, keep_default_na=False, na_values=[""], encoding="utf-8-sig")
+    rows: list[dict[str, Any]] = frame.astype(object).where(frame.notna(), None).to_dict("records")
+    return rows or [dict.fromkeys(frame.columns)]
 
 
 def _jsonl(path: Path) -> list[dict[str, Any]]:
@@ -226,9 +227,10 @@ def fingerprint(**given: Any) -> str:
     """Return the SHA-256 of the texts, their labels and of how they are split."""
     options = options_from(given)
     texts = _texts(options)
-    digest = hashlib.sha256(f"{texts.labels}{options.held_out}".encode())
-    digest.update(json.dumps(texts.texts).encode())
-    digest.update(texts.classes.astype(np.int64).tobytes())
+    _, held_out = stratified(texts.classes, options.held_out)
+    digest = hashlib.sha256(json.dumps([texts.labels, texts.texts]).encode())
+    for array in (texts.classes.astype(np.int64), held_out):
+        digest.update(array.tobytes())
     return digest.hexdigest()
 
 
@@ -349,7 +351,8 @@ def evaluate(
     Raises:
         Diverged: The training was lost.
     """
-    given = {name: value for name, value in locals().items() if name not in ("genome", "run")}
+    given = {**locals()}
+    del given["genome"], given["run"]
     return _train(genome, run, Options(**given))[1]
 
 

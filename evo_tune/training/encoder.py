@@ -133,6 +133,8 @@ class Classifier(nn.Module):
             inputs: As `forward` takes them.
             batch: Samples at a time.
         """
+        if not len(inputs):
+            return torch.empty(0, self.config.classes)
         was_training, device = self.training, self.head.weight.device
         self.eval()
         try:

@@ -53,7 +53,7 @@ class Plan:
 
     def __post_init__(self) -> None:
         if (self.epochs is None) == (self.flops is None):
-            raise RecipeError("epochs", self.epochs, f"one budget, epochs or flops, beside flops={self.flops}")
+            raise RecipeError("epochs", self.epochs, f"one budget, epochs or flops, and flops={self.flops} beside it")
         name = "flops" if self.epochs is None else "epochs"
         check_number(name, getattr(self, name), "(0, inf)")
         check_name("schedule", self.schedule, SCHEDULES)

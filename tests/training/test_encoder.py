@@ -110,6 +110,7 @@ def test_saved_and_loaded_it_says_the_same(name: str, tmp_path: Path) -> None:
     assert torch.equal(loaded.probabilities(inputs), model.probabilities(inputs))
     assert loaded.names(inputs) == model.names(inputs)
     assert set(loaded.names(inputs)) <= {"a", "b", "c"}
+    assert loaded.names(inputs[:0]) == []
     assert torch.allclose(model.probabilities(inputs, batch=2), model.probabilities(inputs), atol=1e-6)
     with pytest.raises(RecipeError, match="folder"):
         type(model).load(tmp_path / "nothing")
