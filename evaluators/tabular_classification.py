@@ -13,9 +13,10 @@ HistGradientBoostingClassifier, with its defaults, is trained on the same rows o
 held-out ones stand beside each trial's as baseline_loss, baseline_auc and baseline_accuracy. `-o baseline=false`
 does without, and without scikit-learn.
 
-The default genome is FT-Transformer's default (Gorishniy et al., arXiv:2106.11959: 3 blocks, 8 heads, feed-forward
-layers of 4/3, dropout 0.1 in them) on a smaller scale: see `SIZES`. How to train is `evo_tune.training`'s. The parent
-process imports this file too, so torch is imported inside functions only.
+The default genome is FT-Transformer's own default (Gorishniy et al., arXiv:2106.11959, appendix: 3 blocks of width
+192 with 8 heads, feed-forward layers of 4/3, dropout 0.1, weight decay 1e-5), smaller and with a larger learning rate
+where the data is small (see `SIZES`); dropout is that of the residual branches, and attention has none. How to train
+is `evo_tune.training`'s. The parent process imports this file too, so torch is imported inside functions only.
 """
 
 from __future__ import annotations

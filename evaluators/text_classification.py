@@ -6,7 +6,7 @@ docstrings, and which package each comes from, of five that evo-tune needs or th
 sympy, networkx), 800 of each at most, their names blotted out. It differs a little between versions of these; nothing
 is imported to read it.
 
-A text is read as words and punctuation marks, each by its hash, or as bytes (`-o tokens=bytes`, for languages that
+A text is read as words and punctuation marks, each by its hash, or as bytes (`-o unit=bytes`, for languages that
 put no spaces between words): the first `length` of them (a gene; `-o length=256` fixes it). There is no tokenizer to
 fit. A quarter of each class is held out, the same texts for every genome and seed. What is held equal between
 genomes is arithmetic (`-o flops=2e10`, the default) or passes over the texts (`-o epochs=10`).
@@ -89,7 +89,7 @@ class Options:
     data: str
     text: str
     label: str
-    tokens: str
+    unit: str
     length: int | None
     held_out: float
     size: str
@@ -275,7 +275,7 @@ SPACE = search_space
 def _config(genome: Mapping[str, Any], options: Options) -> TextConfig:
     return TextConfig(
         classes=len(_texts(options).labels),
-        tokens=options.tokens,
+        unit=options.unit,
         length=genome.get("length", options.length),
         **{name: genome[name] for name in ("depth", "width", "heads", "ffn_mult", "dropout")},
     )
@@ -313,7 +313,7 @@ def evaluate(
     data: str = "",
     text: str = "text",
     label: str = "label",
-    tokens: Literal["words", "bytes"] = "words",
+    unit: Literal["words", "bytes"] = "words",
     length: int | None = None,
     held_out: float = 0.25,
     size: Literal["small", "large"] = "small",
@@ -333,7 +333,7 @@ def evaluate(
         data: CSV or JSONL file; empty: docstrings of installed packages.
         text: Name of the column of texts.
         label: Name of the column of labels.
-        tokens: What a text is cut into.
+        unit: What a text is cut into: what its tokens are.
         length: Tokens of a text that are read, from its start; left out, it is a gene.
         held_out: Share of each class that is held out.
         size: Which space to search: small for a CPU, large for a GPU and tens of thousands of texts.

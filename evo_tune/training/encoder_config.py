@@ -226,26 +226,26 @@ class TextConfig(EncoderConfig):
     """A text classifier: it sees the first tokens of a text, and reads their mean.
 
     Args:
-        tokens: 'bytes', or 'words' and punctuation marks, each by its hash (arXiv:0902.2206): neither has
-            anything to be fitted to a text.
+        unit: What a token is: 'bytes', or 'words' and punctuation marks, each by its hash (arXiv:0902.2206): neither
+            has anything to be fitted to a text.
         length: Tokens of a text that are seen, at most.
         buckets: Number of hashes of words; words that share one are the same to the model.
     """
 
-    tokens: str = "words"
+    unit: str = "words"
     length: int = 32
     buckets: int = 4096
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_name("tokens", self.tokens, ("words", "bytes"))
+        check_name("unit", self.unit, ("words", "bytes"))
         check_integer("length", self.length, 1)
         check_integer("buckets", self.buckets, 1, 2**24)
 
     @property
     def vocabulary(self) -> int:
         """Different tokens, padding not counted."""
-        return 256 if self.tokens == "bytes" else self.buckets
+        return 256 if self.unit == "bytes" else self.buckets
 
     @property
     def parameters(self) -> int:

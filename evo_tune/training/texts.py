@@ -24,7 +24,7 @@ def tokens_of(text: str, config: TextConfig) -> list[int]:
 
     A text without any stands as a new line, so that there is something to read.
     """
-    if config.tokens == "bytes":
+    if config.unit == "bytes":
         return [byte + 1 for byte in (text.encode("utf-8", "replace") or b"\n")[: config.length]]
     words = [match[0] for match, _ in zip(WORD.finditer(text.lower()), range(config.length), strict=False)]
     return [zlib.crc32(word.encode("utf-8", "replace")) % config.buckets + 1 for word in words or ["\n"]]

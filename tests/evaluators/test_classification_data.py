@@ -243,8 +243,8 @@ def test_texts_are_learnt_from_csv_and_jsonl_alike(texts: ModuleType, tmp_path: 
     one, two = (texts._read(str(tmp_path / file), "words", "what") for file in ("t.csv", "t.jsonl"))
     assert one.texts == two.texts == tuple(words for words, _ in rows)
     assert one.labels == ("dry", "wet")
-    for tokens in ("words", "bytes"):
-        metrics = train(texts, data=str(tmp_path / "t.csv"), epochs=15.0, tokens=tokens, **given)
+    for unit in ("words", "bytes"):
+        metrics = train(texts, data=str(tmp_path / "t.csv"), epochs=15.0, unit=unit, **given)
         assert metrics["accuracy"] == 1.0
     assert "length" not in texts.SPACE(data=str(tmp_path / "t.csv"), length=9, **given).genes
 

@@ -42,7 +42,7 @@ MODELS: dict[str, Classifier] = {
     "numbers": FTTransformer(FTConfig(numeric=2, **SHAPE)),
     "categories": FTTransformer(FTConfig(numeric=0, categories=(5,), **SHAPE)),
     "words": TextClassifier(TextConfig(length=6, buckets=30, **SHAPE)),
-    "bytes": TextClassifier(TextConfig(length=6, tokens="bytes", **SHAPE)),
+    "bytes": TextClassifier(TextConfig(length=6, unit="bytes", **SHAPE)),
 }
 
 
@@ -231,7 +231,7 @@ def test_a_table_with_names_is_classified_by_them(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["words", "bytes"])
 def test_padding_changes_nothing(kind: str) -> None:
     """A text has the same logits alone, among longer ones, and in a model that could see more."""
-    config = TextConfig(tokens=kind, length=12, **SHAPE)
+    config = TextConfig(unit=kind, length=12, **SHAPE)
     model = shaken(TextClassifier(config))
     texts = ["one", "a rather long text, too long for it", "two words", ""]
     together = model(torch.from_numpy(encode_texts(texts, config)))
@@ -246,7 +246,7 @@ def test_texts_are_cut_into_words_or_bytes() -> None:
     assert (words > 0).sum(1).tolist() == [8, 1, 8]  # don ' t panic , don ' t
     assert words[0, :3].tolist() == words[0, 5:].tolist()
     assert words.max() <= 4096
-    letters = encode_texts(["aé", "\x00"], TextConfig(length=3, tokens="bytes", **SHAPE))
+    letters = encode_texts(["aé", "\x00"], TextConfig(length=3, unit="bytes", **SHAPE))
     assert letters.tolist() == [[98, 0xC3 + 1, 0xA9 + 1], [1, 0, 0]]
 
 
@@ -267,7 +267,7 @@ def test_texts_are_cut_into_words_or_bytes() -> None:
         (FTConfig, {"numeric": 0}, "numeric"),
         (FTConfig, {"categories": (0,)}, "categories"),
         (TextConfig, {"length": 0}, "length"),
-        (TextConfig, {"tokens": "bpe"}, "tokens"),
+        (TextConfig, {"unit": "bpe"}, "unit"),
     ],
 )
 def test_shapes_out_of_bounds_are_refused(kind: type[EncoderConfig], fields: dict[str, Any], field: str) -> None:
