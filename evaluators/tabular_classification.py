@@ -91,6 +91,8 @@ class Options:
     def __post_init__(self) -> None:
         if self.data and not self.target:
             raise OptionError(f"-o data={self.data} needs -o target=COLUMN: the column to be told from the others")
+        if not self.data and (self.target or self.categorical):
+            raise OptionError("-o target and -o categorical name columns of a file: give one with -o data=FILE")
         _ = self.plan  # checks the rest
 
     @property
@@ -126,7 +128,7 @@ def _table(options: Options) -> Table:
 
 @lru_cache(maxsize=1)  # a worker trains on the same table again and again
 def _prepare(data: str, target: str, categorical: str, ignore: str, held_out: float) -> Table:
-    frame, target = (_read(data), target) if data else _breast_cancer(target)
+    frame, target = (_read(data), target) if data else (_breast_cancer(), "diagnosis")
     known = f"-o data={data} has the columns {', '.join(map(str, frame.columns))}"
     names = {
         option: [name for name in text.split(",") if name]
@@ -168,7 +170,7 @@ def _read(data: str) -> pd.DataFrame:
     return frame
 
 
-def _breast_cancer(target: str) -> tuple[pd.DataFrame, str]:
+def _breast_cancer() -> pd.DataFrame:
     try:
         from sklearn.datasets import load_breast_cancer
     except ImportError:
@@ -177,7 +179,7 @@ def _breast_cancer(target: str) -> tuple[pd.DataFrame, str]:
             "give your own with -o data=FILE -o target=COLUMN"
         ) from None
     loaded = load_breast_cancer(as_frame=True)
-    return loaded.data.assign(diagnosis=loaded.target_names[loaded.target]), target or "diagnosis"
+    return loaded.data.assign(diagnosis=loaded.target_names[loaded.target])
 
 
 def _classes(column: pd.Series[Any], target: str) -> tuple[tuple[str, ...], np.ndarray]:

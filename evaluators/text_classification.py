@@ -104,6 +104,8 @@ class Options:
     def __post_init__(self) -> None:
         if self.length is not None and not 2 <= self.length <= 4096:
             raise OptionError(f"-o length={self.length}: expected 2 to 4096 tokens")
+        if not self.data and (self.text, self.label) != ("text", "label"):
+            raise OptionError("-o text and -o label name columns of a file: give one with -o data=FILE")
         _ = self.plan  # checks the rest
 
     @property

@@ -226,6 +226,7 @@ def test_tables_that_cannot_be_used(tables: ModuleType, frame: pd.DataFrame, tmp
     (tmp_path / "no.parquet").write_text("a,b\n1,2\n")
     refused(tables, "cannot read it as a table", data=str(tmp_path / "no.parquet"), target="a")
     refused(tables, "held_out", held_out=1.0)
+    refused(tables, "give one with -o data=FILE", target="diagnosis")
 
 
 # ---------------------------------------------------------------- texts
@@ -287,3 +288,4 @@ def test_texts_that_cannot_be_used(texts: ModuleType, tmp_path: Path) -> None:
     (tmp_path / "latin.csv").write_bytes("text,label\nZwölf,1\n".encode("latin-1"))
     refused(texts, "UTF-8", data=str(tmp_path / "latin.csv"))
     refused(texts, "length=1:", length=1)
+    refused(texts, "give one with -o data=FILE", label="class")
