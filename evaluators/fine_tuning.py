@@ -215,14 +215,11 @@ SUBJECTS = ("bltin", "dict", "format", "sequence", "string", "types")
 
 @lru_cache
 def _built_in(*, tuning: bool) -> bytes:
-    """Return one of the two parts, each paragraph once: topics hold others, and what is held out must be new."""
-    from pydoc_data.topics import topics
+    """Return one of the two parts of the text that Python brings along."""
+    from evo_tune.training import python_paragraphs
 
-    paragraphs: dict[str, bool] = {}
-    for name in sorted(topics, key=lambda name: (not name.startswith(SUBJECTS), name)):
-        for paragraph in topics[name].split("\n\n"):
-            paragraphs.setdefault(paragraph.strip("\n"), name.startswith(SUBJECTS))
-    return "\n\n".join(text for text, tunes in paragraphs.items() if tunes == tuning).encode()
+    paragraphs = python_paragraphs(first=SUBJECTS)
+    return "\n\n".join(text for text, topic in paragraphs.items() if topic.startswith(SUBJECTS) == tuning).encode()
 
 
 def _text(options: Options) -> tuple[bytes, bytes]:

@@ -10,7 +10,7 @@ every genome. What is held equal between genomes is chosen by exactly one of thr
 
 The text and the model:
 
-    data=             file, folder (with all below it) or glob; empty: 465 kB of English about Python
+    data=             file, folder (with all below it) or glob; empty: 373 kB of English about Python
     size=auto         which space to search: small, medium, large; auto: large on a GPU, else small
     context=          tokens in a window; left out, it is a gene
     vocab=256         256: a token is a byte; more: so many byte-pair tokens, learned from the text to train on.

@@ -105,6 +105,7 @@ if TYPE_CHECKING:
     from evo_tune.training.schedule import Schedule as Schedule
     from evo_tune.training.splits import stratified as stratified
     from evo_tune.training.targets import matching_names as matching_names
+    from evo_tune.training.text import python_paragraphs as python_paragraphs
     from evo_tune.training.text import read_text as read_text
     from evo_tune.training.text import split_text as split_text
     from evo_tune.training.text_classifier import TextClassifier as TextClassifier
@@ -213,6 +214,7 @@ _HOMES = {
     "tokenizer_for": "tokenizer",
     "held_out_blocks": "windows",
     "extend_trainer": "extension",
+    "python_paragraphs": "text",
     "read_text": "text",
     "split_text": "text",
     "check_integer": "_check",

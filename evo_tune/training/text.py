@@ -11,7 +11,7 @@ from pathlib import Path
 
 from evo_tune.errors import OptionError, RecipeError
 
-__all__ = ["HELD_OUT", "read_text", "split_text"]
+__all__ = ["HELD_OUT", "python_paragraphs", "read_text", "split_text"]
 
 HELD_OUT = 0.1
 """Share of a text, at its end, that is never trained on."""
@@ -21,16 +21,13 @@ def read_text(data: str) -> bytes:
     """Return the bytes of a file, of a folder's files (in order of their paths), or of a glob's.
 
     Args:
-        data: Path or pattern; hidden files of a folder are left out. Empty: 465 kB of English that Python brings
-            along; it differs a little between Python versions.
+        data: Path or pattern; hidden files of a folder are left out. Empty: the text of `python_paragraphs`.
 
     Raises:
         RecipeError: There is nothing of that name, or it cannot be read.
     """
     if not data:
-        from pydoc_data.topics import topics
-
-        return "\n".join(topics[name] for name in sorted(topics)).encode()
+        return "\n\n".join(python_paragraphs()).encode()
     path = Path(data).expanduser()
     if path.is_dir():
         found = [p for p in path.rglob("*") if not any(part[0] == "." for part in p.relative_to(path).parts)]
@@ -44,6 +41,24 @@ def read_text(data: str) -> bytes:
         return b"\n".join(file.read_bytes() for file in files)
     except OSError as error:
         raise RecipeError("data", data, f"text that can be read: {error.filename}: {error.strerror}") from error
+
+
+def python_paragraphs(first: tuple[str, ...] = ()) -> dict[str, str]:
+    """Return 373 kB of English that Python brings along: paragraphs in order, each with the topic that it is from.
+
+    Topics contain one another. Each paragraph stands once, or what is held out would have been trained on. The
+    text differs a little between Python versions.
+
+    Args:
+        first: Topics whose names begin so come first, and keep the paragraphs that they share with others.
+    """
+    from pydoc_data.topics import topics
+
+    paragraphs: dict[str, str] = {}
+    for name in sorted(topics, key=lambda name: (not name.startswith(first) if first else False, name)):
+        for paragraph in topics[name].split("\n\n"):
+            paragraphs.setdefault(paragraph.strip("\n"), name)
+    return paragraphs
 
 
 def split_text(text: bytes, longest: int, data: str) -> tuple[bytes, bytes]:

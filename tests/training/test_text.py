@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evo_tune.errors import OptionError
-from evo_tune.training import split_text
+from evo_tune.training import python_paragraphs, read_text, split_text
 
 
 @given(text=st.binary(max_size=400), longest=st.integers(1, 30))
@@ -19,3 +19,20 @@ def test_the_last_tenth_is_held_out_and_holds_a_window_or_the_text_is_refused(te
     assert training + held_out == text
     assert abs(len(held_out) - len(text) / 10) <= 0.5
     assert len(held_out) > longest
+
+
+def test_the_built_in_text_says_nothing_twice_and_holds_out_what_is_new() -> None:
+    paragraphs = list(python_paragraphs())
+    assert len(b"\n\n".join(text.encode() for text in paragraphs)) > 300_000
+    training, held_out = split_text(read_text(""), 1024, "")
+    held = [text for text in held_out.decode(errors="ignore").split("\n\n")[1:] if len(text) > 80]
+    assert len(held) > 50
+    assert not [text for text in held if text in training.decode(errors="ignore")]
+
+
+def test_topics_that_come_first_keep_what_they_share() -> None:
+    plain, turned = python_paragraphs(), python_paragraphs(first=("string", "types"))
+    assert plain.keys() == turned.keys()
+    topics = list(turned.values())
+    assert all(topic.startswith(("string", "types")) for topic in topics[:10])
+    assert sum(topic.startswith("string") for topic in topics) >= sum(t.startswith("string") for t in plain.values())
