@@ -14,7 +14,6 @@ from evo_tune.plugins import find_evaluator, list_strategies, make_strategy
 from evo_tune.population import Run, space_of
 from evo_tune.replay import Disagreement, verify
 from evo_tune.search import Search
-from evo_tune.space import Choice
 from evo_tune.trial import Candidate, Outcome
 from tests.conftest import drive, evaluate
 from tests.strategies.cases import SMALL
@@ -35,15 +34,27 @@ def test_a_run_on_several_slots_agrees(begin: Begin, strategy: str, order: str) 
     assert verified(folder) == []
 
 
-@pytest.mark.parametrize("strategy", [name for name, _ in list_strategies()])
-def test_an_asynchronous_run_of_every_strategy_agrees(begin: Begin, strategy: str) -> None:
-    options = SMALL.get(strategy, {})
-    genes = {"kind": Choice(("a",))} if strategy == "cma" else {}
+SIZED = """
+from evo_tune import Choice, Float, Int, Minimize, SearchSpace
+SPACE = SearchSpace(
+    lr=Float(1e-4, 1e-1, log=True), depth=Int(1, 4), width=Int(32, 128, step=32), rows=Choice((8, 16, 32), ordered=True)
+)
+OBJECTIVES = [Minimize("loss")]
+def evaluate(genome, context):
+    return {"loss": (genome["lr"] - 0.01) ** 2 + 1 / (genome["depth"] * genome["width"]) + context.seed % 7 / 1e4}
+"""
+"""An evaluator that every strategy can search."""
 
+
+@pytest.mark.parametrize("strategy", [name for name, _ in list_strategies()])
+def test_an_asynchronous_run_of_every_strategy_agrees(begin: Begin, tmp_path: Path, strategy: str) -> None:
     def evaluate_some(search: Search, candidate: Candidate) -> Any:
         return Outcome("failed", error="no luck") if candidate.id % 5 == 3 else evaluate(search, candidate)
 
-    search = begin(strategy=strategy, strategy_options=options, genes=genes, generations=4)
+    path = tmp_path / "sized.py"
+    path.write_text(SIZED)
+    options = SMALL.get(strategy, {})
+    search = begin(evaluator=str(path), strategy=strategy, strategy_options=options, generations=4)
     folder = drive(search, slots=3, evaluate=evaluate_some).saved.folder
     assert Run.open(folder).candidates[10:]
     assert verified(folder) == []

@@ -16,6 +16,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 
@@ -56,6 +57,8 @@ class Staged(Strategy):
         cheap: What makes a genome the cheaper one of two that are as good: a metric of the evaluator
             ('params', 'flops', …) or 'seconds', the time that its training took; 'none' takes the best mean.
     """
+
+    own_trials: ClassVar[bool] = True
 
     population: int = 30
     coarse: int | None = None

@@ -172,7 +172,4 @@ class Classifier(nn.Module):
         Raises:
             RecipeError: The folder holds no such model.
         """
-        config, weights = read_model(folder)
-        model = cls.from_json(config)
-        model.load_state_dict(weights)
-        return model.to(device).eval()
+        return read_model(folder, cls.from_json).to(device).eval()

@@ -183,14 +183,8 @@ class GPT(nn.Module):
         Raises:
             RecipeError: The folder holds no such model, or weights of another shape than its config.json says.
         """
-        folder = Path(folder)
-        config, weights = read_model(folder)
-        try:
-            model = cls(GPTConfig.from_json(config["model"]))
-            model.load_state_dict(weights)
-        except (ValueError, KeyError, TypeError, RuntimeError) as error:
-            what = " ".join(f"{type(error).__name__}: {error}".split())
-            raise RecipeError("folder", str(folder), f"what GPT.save wrote ({what})") from error
-        if (folder / TOKENIZER).is_file():
-            model.tokenizer = BPE((folder / TOKENIZER).read_text(encoding="utf-8"), model.config.vocab_size)
+        model = read_model(folder, lambda config: cls(GPTConfig.from_json(config["model"])))
+        tokenizer = Path(folder) / TOKENIZER
+        if tokenizer.is_file():
+            model.tokenizer = BPE(tokenizer.read_text(encoding="utf-8"), model.config.vocab_size)
         return model.to(device).eval()

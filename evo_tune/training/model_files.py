@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from torch import Tensor, nn
+from torch import nn
 
 from evo_tune.errors import RecipeError
 
 __all__ = ["read_model", "write_model"]
+
+M = TypeVar("M", bound=nn.Module)
 
 
 def write_model(folder: Path | str, model: nn.Module, config: dict[str, Any]) -> None:
@@ -24,11 +27,15 @@ def write_model(folder: Path | str, model: nn.Module, config: dict[str, Any]) ->
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
-def read_model(folder: Path | str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Return config and weights that `write_model` wrote.
+def read_model(folder: Path | str, build: Callable[[dict[str, Any]], M]) -> M:
+    """Return the model that `write_model` wrote.
+
+    Args:
+        folder: Where it is.
+        build: Makes a model of the right shape from the config.
 
     Raises:
-        RecipeError: The folder holds no such model.
+        RecipeError: The folder holds no such model, or weights of another shape than its config says.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -38,8 +45,9 @@ def read_model(folder: Path | str) -> tuple[dict[str, Any], dict[str, Tensor]]:
         if not (folder / name).is_file():
             raise RecipeError("folder", str(folder), f"a folder with {name}, as a model's save writes")
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        return config, load_file(folder / "model.safetensors")
-    except (OSError, ValueError, RecursionError, SafetensorError) as error:
+        model = build(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+        model.load_state_dict(load_file(folder / "model.safetensors"))
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         what = " ".join(f"{type(error).__name__}: {error}".split())
         raise RecipeError("folder", str(folder), f"what a model's save wrote ({what})") from error
+    return model
