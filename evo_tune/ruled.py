@@ -86,6 +86,9 @@ class Ruled(Strategy):
         latest = {entry.birth.id: entry.latest.id for entry in entries(history).values()}
         return [latest[view.ids[id]] for id in self.inner.survivors(view)]
 
+    def status(self, history: History) -> str:
+        return self.inner.status(history if self.rules == Rules() else self._view(history))
+
     def due(self, history: History) -> Proposal | None:
         """Return the further trial of a genome that is due, whatever new genomes there may be; or None."""
         if not self.rules.continues:
