@@ -72,7 +72,7 @@ def make_manifest(
     evaluator.estimate(space.default(), bound)  # what is wrong with it would fail every trial
     goals = _goals(objectives) or evaluator.objectives
     _check_metrics(evaluator, goals)
-    name = strategy or ("ga" if len(goals) == 1 else "nsga2")
+    name = strategy or "saea"
     made = make_strategy(name, dict(strategy_options))
     _check_objectives(name, made, goals)
     return Manifest(
