@@ -1,40 +1,55 @@
-"""How many trainings a search needs: our strategies against Optuna on tables of networks that others trained.
+"""How many trainings a search needs: our strategies against others, on tables of networks that others trained.
 
 Every method plays through ask and tell, and a look-up stands for the training. Ordered genes are ordered
-for all (ours by `Choice(ordered=True)`, Optuna by an integer index, so that a grid in equal ratios is a log
-scale), activations and schedules are categories for all, and a cell that the table lacks is a failure for
-all. A table with several seeds is searched and scored on their mean. Ours begin with the middle of the
-grid, as every run of `evo-tune` begins with the default; 'default first' gives it to Optuna as well.
+for all (the index of a value, so that a grid in equal ratios is a log scale; a real number on its own
+scale), categories are categories for all, and a cell that a table lacks is a failure for all. A table with
+several seeds is searched and scored on their mean; in its noisy form it is searched on seed 0 and the cell
+that looks best is scored on the mean. Mixed functions, whose optimum lies elsewhere for each seed, say how
+much of this holds elsewhere. Ours begin with the middle of every gene, as every run of `evo-tune` begins
+with the default; 'default first' gives it to Optuna's TPE as well.
 
 Normalised regret is (best found - the table's best) / (the table's median - its best): 0 is the best there
-is, 1 the median. A figure is the mean over tables of the mean over seeds, with the standard error over seeds.
-The median of evaluations to a regret of 5% is that of all runs on all tables; a run that never came there
-counts as infinite.
+is, 1 the median. A figure is the mean over problems of the mean over seeds, with the standard error over
+seeds. The median of evaluations to a regret of 5% is that of all runs; a run that never came there counts
+as infinite. Rank is the mean over problems and over 20, 40 and 60 evaluations of a method's place by regret.
+With two objectives (--fronts) regret is the share of the table's hypervolume that is not dominated.
 
     python benchmarks/search.py --tables ../shared/tables --seeds 20
+    python benchmarks/search.py --tables ../shared/tables --seeds 20 --fronts      two objectives
     python benchmarks/search.py --tables ../shared/tables --seeds 20 --ablation    the parts of saea instead
-    python benchmarks/search.py --tables ../shared/tables --seeds 3 --quick        in a minute
+    python benchmarks/search.py --tables ../shared/tables --seeds 3 --quick        ours only, in a few minutes
+    python benchmarks/search.py --cost                                             milliseconds of a proposal
 
-The tables are no part of this project, and nothing is measured where they are absent.
+The others run in an environment of their own, which the script makes in the user's cache, or at
+--peers-env, the first time (about 1 GB). A run that is in the file of --csv already is not played again,
+so a slow method may be run in pieces, by itself (--methods), with as few seeds as there is time for.
+
+The tables are no part of this project; where they are absent, only the functions are played.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import json
+import os
+import subprocess
 import sys
 import time
-import warnings
+import venv
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import pandas as pd
 
-from evo_tune import Choice, Minimize, SearchSpace
+sys.path.insert(0, str(Path(__file__).parent))
+
+from problems import FUNCTIONS, Instance, Losses, Problem, Result, tables
+
+from evo_tune import Choice, Float, Minimize
 from evo_tune.history import History
 from evo_tune.plugins import make_strategy
 from evo_tune.trial import Candidate, Outcome, Proposal
@@ -42,81 +57,14 @@ from evo_tune.trial import Candidate, Outcome, Proposal
 BUDGETS = (10, 20, 40, 60, 100)
 """Numbers of evaluations after which the regret is told."""
 
+RANKED = (20, 40, 60)
+"""Those of them after which methods are ranked."""
+
 CLOSE = 0.05
 """Regret that counts as found."""
 
-NMT = ("bpe", "layers", "width", "ffn", "heads", "lr")
-MLP = ("learning_rate_init", "batch_size", "depth", "width", "alpha")
-FCNET = ("init_lr", "batch_size", "n_units_1", "n_units_2", "dropout_1", "dropout_2")
-NANO = ("layers", "width", "heads", "dropout", "batch_size", "block_size", "max_iters")
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where a table lies and what its columns mean.
-
-    Args:
-        file: Path below the folder of tables.
-        ordered: Columns that are genes with an order.
-        loss: Column of the result.
-        unordered: Columns that are genes without one.
-        maximised: Whether more of the result is better.
-        log: Whether the result spans powers of ten.
-    """
-
-    file: str
-    ordered: tuple[str, ...]
-    loss: str
-    unordered: tuple[str, ...] = ()
-    maximised: bool = False
-    log: bool = False
-
-
-SOURCES = {
-    "sw-en": Source("nmthpo/sw-en.parquet", NMT, "dev_bleu", maximised=True),
-    "ru-en": Source("nmthpo/ru-en.parquet", NMT, "dev_bleu", maximised=True),
-    "ja-en": Source("nmthpo/ja-en.parquet", NMT, "dev_bleu", maximised=True),
-    "australian": Source("mlp_hpobench_nn/australian.parquet", MLP, "val_acc_mean", maximised=True),
-    "phoneme": Source("mlp_hpobench_nn/phoneme.parquet", MLP, "val_acc_mean", maximised=True),
-    "naval": Source(
-        "mlp_fcnet_hpolib/naval_propulsion.parquet",
-        FCNET,
-        "val_loss_mean",
-        unordered=("activation_fn_1", "activation_fn_2", "lr_schedule"),
-        log=True,
-    ),
-    "nanogpt": Source("nanogpt_shakespeare128/runs.parquet", NANO, "best_val_loss"),
-}
-
-
-class Table:
-    """A search space whose trainings are all done.
-
-    Args:
-        name: For people.
-        path: The Parquet file.
-        source: What its columns mean.
-    """
-
-    def __init__(self, name: str, path: Path, source: Source) -> None:
-        genes = (*source.ordered, *source.unordered)
-        frame = pd.read_parquet(path, columns=[*genes, source.loss]).dropna()
-        losses = -frame[source.loss] if source.maximised else frame[source.loss]
-        losses = np.log(losses) if source.log else losses
-        self.name = name
-        values = {gene: tuple(sorted(set(frame[gene].tolist()))) for gene in genes}
-        self.space = SearchSpace(None, **{gene: Choice(values[gene], ordered=gene in source.ordered) for gene in genes})
-        self.losses = dict(zip(zip(*(frame[gene].tolist() for gene in genes), strict=True), losses, strict=True))
-        self.best, self.median = float(losses.min()), float(losses.median())
-
-    def look_up(self, genome: dict[str, Any]) -> float | None:
-        """Return the loss of a genome, or None where it failed."""
-        return self.losses.get(tuple(genome[gene] for gene in self.space.genes))
-
-    def regrets(self, losses: Sequence[float | None]) -> np.ndarray:
-        """Return the normalised regret after each evaluation; infinite until one has not failed."""
-        found = np.minimum.accumulate([np.inf if loss is None else loss for loss in losses])
-        return np.asarray((found - self.best) / (self.median - self.best))
+PEERS = ("smac", "hyperopt", "nevergrad", "optuna", "torch", "setuptools<81")
+"""What the environment of the others holds; torch is for Optuna's Gaussian process, setuptools for Hyperopt."""
 
 
 class Player(Protocol):
@@ -125,7 +73,7 @@ class Player(Protocol):
     def ask(self) -> tuple[Any, dict[str, Any]]:
         """Return a handle for `tell` and the genome to be trained."""
 
-    def tell(self, handle: Any, loss: float | None) -> None:
+    def tell(self, handle: Any, losses: Losses | None) -> None:
         """Take a result; None is a failure."""
 
 
@@ -133,15 +81,16 @@ class Ours:
     """A strategy of evo-tune, driven as `Search` drives it, without a journal.
 
     Args:
-        space: Where to search.
+        instance: What to play on.
         seed: Of the run.
         name: The strategy's.
         options: The strategy's.
     """
 
-    def __init__(self, space: SearchSpace, seed: int, name: str, **options: Any) -> None:
+    def __init__(self, instance: Instance, seed: int, name: str, **options: Any) -> None:
         self.strategy = make_strategy(name, options)
-        self.history = History(space, [Minimize("loss")])
+        self.objectives = [Minimize(f"loss{place}") for place in range(instance.objectives)]
+        self.history = History(instance.space, self.objectives)
         self.seed = seed
 
     def ask(self) -> tuple[Any, dict[str, Any]]:
@@ -154,81 +103,177 @@ class Ours:
         history.born(Candidate(id, generation, 0, len(history.trials), **vars(proposal)))
         return id, proposal.genome
 
-    def tell(self, handle: Any, loss: float | None) -> None:
-        outcome = Outcome("failed", error="no such cell") if loss is None else Outcome("ok", {"loss": loss})
+    def tell(self, handle: Any, losses: Losses | None) -> None:
+        if losses is None:
+            outcome = Outcome("failed", error="no such cell")
+        else:
+            outcome = Outcome("ok", {goal.metric: loss for goal, loss in zip(self.objectives, losses, strict=True)})
         self.history.tell(handle, outcome)
 
 
-class Optuna:
-    """A sampler of Optuna with its defaults.
+class Hill:
+    """Hill climbing with restarts: the neighbours of the best in random order, the first better one at once.
 
     Args:
-        space: Where to search.
+        instance: What to play on.
         seed: Of the run.
-        sampler: 'TPESampler' or another.
+    """
+
+    def __init__(self, instance: Instance, seed: int) -> None:
+        self.space, self.rng = instance.space, np.random.default_rng(seed)
+        self.seen: set[tuple[Any, ...]] = set()
+        self.loss, self.todo = np.inf, [self.space.default()]
+
+    def ask(self) -> tuple[Any, dict[str, Any]]:
+        while self.todo:
+            genome = self.todo.pop()
+            if tuple(genome.values()) not in self.seen:
+                break
+        else:
+            self.loss, genome = np.inf, self.space.sample(self.rng)
+        self.seen.add(tuple(genome.values()))
+        return genome, genome
+
+    def tell(self, handle: Any, losses: Losses | None) -> None:
+        if losses is not None and losses[0] < self.loss:
+            self.loss = losses[0]
+            units = self.space.encode(handle).tolist()
+            steps = [(p, u) for p, g in enumerate(self.space.genes.values()) for u in g.neighbours(units[p])]
+            near = [self.space.snap([*units[:p], u, *units[p + 1 :]]) for p, u in steps]
+            self.todo = [near[place] for place in self.rng.permutation(len(near))]
+
+
+class Peer:
+    """Another tool's optimiser, in the process that `line` talks to.
+
+    Args:
+        instance: What to play on.
+        seed: Of the run.
+        evaluations: Of the run, which some of the tools want to know.
+        line: The process.
+        method: Its name in `peers.py`.
         default: Begin with the default genome.
     """
 
-    def __init__(self, space: SearchSpace, seed: int, sampler: str, default: bool = False) -> None:
-        import optuna
-
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self.failed = optuna.trial.TrialState.FAIL
-        self.study = optuna.create_study(sampler=getattr(optuna.samplers, sampler)(seed=seed))
-        self.genes: dict[str, Any] = dict(space.genes)
-        if default:
-            genome = space.default()
-            self.study.enqueue_trial(
-                {n: gene.values.index(genome[n]) if gene.ordered else genome[n] for n, gene in self.genes.items()}
-            )
+    def __init__(
+        self, instance: Instance, seed: int, evaluations: int, line: Line, method: str, default: bool = False
+    ) -> None:
+        self.line, self.space, self.asked = line, instance.space, 0
+        run = {"play": method, "seed": seed, "objectives": instance.objectives, "evaluations": evaluations}
+        genes = [_kind(gene) for gene in self.space.genes.values()]
+        first = [_number(gene, self.space.default()[name]) for name, gene in self.space.genes.items()]
+        line.send(**run, genes=genes, first=first if default else None)
 
     def ask(self) -> tuple[Any, dict[str, Any]]:
-        trial = self.study.ask()
-        genome = {}
-        for name, gene in self.genes.items():
-            if gene.ordered:
-                genome[name] = gene.values[trial.suggest_int(name, 0, len(gene.values) - 1)]
-            else:
-                genome[name] = trial.suggest_categorical(name, gene.values)
-        return trial, genome
+        self.asked += 1
+        point = self.line.send(ask=self.asked)
+        genes = self.space.genes.items()
+        return self.asked, {name: _value(gene, number) for (name, gene), number in zip(genes, point, strict=True)}
 
-    def tell(self, handle: Any, loss: float | None) -> None:
-        if loss is None:
-            self.study.tell(handle, state=self.failed)
-        else:
-            self.study.tell(handle, loss)
+    def tell(self, handle: Any, losses: Losses | None) -> None:
+        self.line.send(tell=handle, losses=losses)
 
 
-Maker = Callable[[SearchSpace, int], Player]
+def _kind(gene: Any) -> tuple[str, int]:
+    if isinstance(gene, Float):
+        return "real", 0
+    return "unordered" if isinstance(gene, Choice) and not gene.ordered else "ordered", int(gene.size)
+
+
+def _value(gene: Any, number: float) -> Any:
+    return gene.decode(number if isinstance(gene, Float) else (round(number) + 0.5) / gene.size)
+
+
+def _number(gene: Any, value: Any) -> float:
+    return gene.encode(value) if isinstance(gene, Float) else int(gene.encode(value) * gene.size)
+
+
+class Line:
+    """A process of `peers.py`, spoken to in lines of JSON; it starts with the first of them.
+
+    Args:
+        environment: Folder of its virtual environment, made if it is absent.
+    """
+
+    def __init__(self, environment: Path) -> None:
+        self.environment = environment
+        self.process: subprocess.Popen[str] | None = None
+
+    def send(self, **message: Any) -> Any:
+        """Return the answer to a message."""
+        if self.process is None:
+            command = [str(python_of(self.environment)), str(Path(__file__).with_name("peers.py"))]
+            environ = {**os.environ, "OMP_NUM_THREADS": "1"}
+            self.process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environ
+            )
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        print(json.dumps(message), file=self.process.stdin, flush=True)
+        answer = self.process.stdout.readline()
+        if not answer:
+            raise RuntimeError(f"the process of the peers ended with {self.process.wait()} at {message}")
+        return json.loads(answer)
+
+
+def python_of(environment: Path) -> Path:
+    """Return the Python of the environment of the peers, which is made and filled the first time."""
+    python = environment / ("Scripts" if os.name == "nt" else "bin") / "python"
+    if not (environment / "ready").is_file():
+        print(f"installing {', '.join(PEERS)} in {environment}", file=sys.stderr)
+        venv.create(environment, with_pip=True)
+        subprocess.run([str(python), "-m", "pip", "install", "--quiet", *PEERS], check=True, stdout=sys.stderr)
+        (environment / "ready").touch()
+    return python
+
+
+Maker = Callable[[Instance, int, int, Line], Player]
+"""Begins a run from an instance, a seed, the number of evaluations and the process of the peers."""
 
 
 def ours(name: str, **options: Any) -> Maker:
-    return lambda space, seed: Ours(space, seed, name, **options)
+    return lambda instance, seed, evaluations, line: Ours(instance, seed, name, **options)
 
 
-def optuna(sampler: str, default: bool = False) -> Maker:
-    return lambda space, seed: Optuna(space, seed, sampler, default)
+def peer(method: str, default: bool = False) -> Maker:
+    return lambda instance, seed, evaluations, line: Peer(instance, seed, evaluations, line, method, default)
 
 
 METHODS: dict[str, Maker] = {
     "saea": ours("saea"),
     "ga": ours("ga"),
-    "ga generational": ours("ga", generational=True),
     "random": ours("random"),
-    "optuna tpe": optuna("TPESampler"),
-    "optuna tpe, default first": optuna("TPESampler", default=True),
-    "optuna random": optuna("RandomSampler"),
+    "hill": lambda instance, seed, evaluations, line: Hill(instance, seed),
+    "optuna tpe": peer("optuna tpe"),
+    "optuna tpe, default first": peer("optuna tpe", default=True),
+    "hyperopt tpe": peer("hyperopt tpe"),
+    "nevergrad ngopt": peer("nevergrad ngopt"),
+    "smac3": peer("smac3"),
+    "optuna gp": peer("optuna gp"),
 }
+
+FRONTS: dict[str, Maker] = {
+    "saea": ours("saea"),
+    "nsga2": ours("nsga2"),
+    "random": ours("random"),
+    "optuna nsga2": peer("optuna nsga2"),
+    "optuna default": peer("optuna default"),
+    "optuna tpe": peer("optuna tpe"),
+    "optuna gp": peer("optuna gp"),
+}
+"""Those that can do two objectives."""
 
 ABLATION: dict[str, Maker] = {
     "saea": ours("saea"),
     "without the screen": ours("saea", screen="none"),
-    "kappa 0": ours("saea", kappa=0.0),
-    "kappa 0.5": ours("saea", kappa=0.5),
-    "expected improvement": ours("saea", screen="ei"),
+    "the forest alone": ours("saea", models="forest"),
+    "the process alone": ours("saea", models="process"),
+    "confidence bound": ours("saea", screen="ucb"),
     "no random candidates": ours("saea", immigrants=0),
 }
-"""The default, which has kappa 1, and what each of its parts does."""
+"""The default, and what each of its parts does."""
+
+QUICK = ("saea", "ga", "random", "hill")
 
 
 @dataclass(frozen=True)
@@ -250,11 +295,12 @@ class Played:
         return float(close[0]) + 1 if len(close) else np.inf
 
 
-def play(maker: Maker, table: Table, seed: int, evaluations: int, slots: int) -> Played:
+def play(maker: Maker, problem: Problem, seed: int, evaluations: int, slots: int, line: Line) -> Played:
     """Play one run with so many candidates out at a time, told in the order of their birth."""
-    player = maker(table.space, seed)
-    out: deque[tuple[Any, float | None]] = deque()
-    losses: list[float | None] = []
+    instance = problem.instance(seed)
+    player = maker(instance, seed, evaluations, line)
+    out: deque[tuple[Any, Losses | None]] = deque()
+    results: list[Result] = []
     seconds = 0.0
     for _ in range(evaluations):
         began = time.perf_counter()
@@ -263,87 +309,206 @@ def play(maker: Maker, table: Table, seed: int, evaluations: int, slots: int) ->
         try:
             handle, genome = player.ask()
         except StopIteration:  # a small space, all of it known
-            losses += [None] * (evaluations - len(losses))
+            results += [(None, None)] * (evaluations - len(results))
             break
         seconds += time.perf_counter() - began
-        loss = table.look_up(genome)
-        losses.append(loss)
-        out.append((handle, loss))
-    return Played(table.regrets(losses), 1000 * seconds / evaluations)
+        results.append(instance.evaluate(genome))
+        out.append((handle, results[-1][0]))
+    return Played(instance.regrets(results), 1000 * seconds / evaluations)
 
 
-def summary(runs: dict[str, list[Played]], budget: int) -> str:
-    """Return mean and standard error over seeds of the mean over tables, of the regret after `budget`."""
-    reached = np.array([[run.regrets[budget - 1] for run in played] for played in runs.values()])
-    means = np.where(np.isinf(reached), 1.0, reached).mean(axis=0)  # nothing but failures: as good as the median
-    return f"{means.mean():.3f} ± {means.std(ddof=1) / np.sqrt(len(means)):.3f}"
+class Record:
+    """The runs played so far, by method, problem and seed, and the CSV file in which they stand, if any.
+
+    Args:
+        path: The file; a run is a row: method, problem, seed, milliseconds, the regret after each evaluation.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self.runs: dict[tuple[str, str, int], Played] = {}
+        if path and path.is_file():
+            with open(path, newline="", encoding="utf-8") as file:
+                for method, problem, seed, asking, *regrets in csv.reader(file):
+                    if method != "method":
+                        played = Played(np.array(regrets, dtype=float), float(asking))
+                        self.runs[method, problem, int(seed)] = played
+        elif path:
+            self._append(["method", "problem", "seed", "ms", *range(1, max(BUDGETS) + 1)])
+
+    def add(self, method: str, problem: str, seed: int, played: Played) -> None:
+        """Note a run, on disk as well."""
+        self.runs[method, problem, seed] = played
+        if self.path:
+            regrets = [f"{regret:.6g}" for regret in played.regrets]
+            self._append([method, problem, seed, f"{played.asking:.3f}", *regrets])
+
+    def _append(self, row: list[Any]) -> None:
+        assert self.path is not None
+        with open(self.path, "a", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerow(row)
+
+    def of(self, method: str, problem: str, seeds: int) -> list[Played]:
+        """Return the runs of one method on one problem."""
+        return [self.runs[method, problem, seed] for seed in range(seeds) if (method, problem, seed) in self.runs]
 
 
-def report(results: dict[str, dict[str, list[Played]]], budgets: Sequence[int]) -> None:
-    """Print the means over all tables, then each table."""
+Runs = dict[str, list[Played]]
+"""The runs of one method on each problem."""
+
+
+def reached(played: Sequence[Played], budget: int) -> np.ndarray:
+    """Return each run's regret after `budget`; one of nothing but failures is as good as the median."""
+    regrets = np.array([run.regrets[budget - 1] for run in played])
+    return np.where(np.isinf(regrets), 1.0, regrets)
+
+
+def summary(runs: Runs, budget: int) -> str:
+    """Return mean and standard error over seeds of the mean over problems, of the regret after `budget`, if known."""
+    if any(len(run.regrets) < budget for played in runs.values() for run in played):
+        return "-"
+    all = [reached(played, budget) for played in runs.values()]
+    error = np.sqrt(sum(regrets.var(ddof=1) / len(regrets) for regrets in all)) / len(all)
+    return f"{np.mean([regrets.mean() for regrets in all]):.3f} ± {error:.3f}"
+
+
+def ranks(results: dict[str, Runs], budgets: Iterable[int]) -> dict[str, float]:
+    """Return each method's place by regret, 1 the best, as a mean over problems and budgets; ties share."""
+    names = list(results)
+    places = []
+    for problem in next(iter(results.values())):
+        for budget in budgets:
+            means = np.array([reached(results[name][problem], budget).mean() for name in names])
+            places.append([1 + (means < mean).sum() + ((means == mean).sum() - 1) / 2 for mean in means])
+    return dict(zip(names, np.mean(places, axis=0), strict=True))
+
+
+def report(group: str, results: dict[str, Runs], budgets: Sequence[int]) -> None:
+    """Print the means over the problems of a group, then the regrets of each problem."""
     width = max(map(len, results))
     columns = "".join(f"{f'regret at {budget}':>17}" for budget in budgets)
-    print(f"{'method':{width}}{columns}{'median to 5%':>15}{'ms/proposal':>13}")
+    print(f"\n{group}: {', '.join(next(iter(results.values())))}")
+    print(f"{'method':{width}}{columns}{'rank':>7}{'median to 5%':>14}{'ms/proposal':>13}{'seeds':>7}")
+    rank = ranks(results, [budget for budget in RANKED if budget in budgets])
     for name, runs in results.items():
         needed = np.median([run.needed for played in runs.values() for run in played])
         asking = np.mean([run.asking for played in runs.values() for run in played])
         cells = "".join(f"{summary(runs, budget):>17}" for budget in budgets)
-        print(f"{name:{width}}{cells}{needed:15.1f}{asking:13.1f}")
-    tables = list(next(iter(results.values())))
-    print(f"\nregret at {'/'.join(map(str, budgets))} and median evaluations to {CLOSE:.0%} for each table")
-    for table in tables:
-        print(table)
+        seeds = min(map(len, runs.values()))
+        print(f"{name:{width}}{cells}{rank[name]:7.1f}{needed:14.1f}{asking:13.1f}{seeds:7d}")
+    print("each at " + "/".join(map(str, RANKED)))
+    for problem in next(iter(results.values())):
+        print(f"  {problem}")
         for name, runs in results.items():
-            cells = "".join(f"{summary({table: runs[table]}, budget):>17}" for budget in budgets)
-            print(f"  {name:{width}}{cells}{np.median([run.needed for run in runs[table]]):11.1f}")
+            cells = " ".join(f"{reached(runs[problem], b).mean():6.3f}" for b in RANKED if b in budgets)
+            print(f"    {name:{width}} {cells}{np.median([run.needed for run in runs[problem]]):9.1f}")
 
 
-def write(path: Path, results: dict[str, dict[str, list[Played]]]) -> None:
-    """Write the regrets of every run as CSV."""
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        rows = csv.writer(file)
-        rows.writerow(["method", "table", "seed", "evaluation", "regret"])
-        for method, runs in results.items():
-            for table, played in runs.items():
-                for seed, run in enumerate(played):
-                    rows.writerows([method, table, seed, n + 1, regret] for n, regret in enumerate(run.regrets))
+def plot(path: Path, groups: dict[str, dict[str, Runs]]) -> None:
+    """Draw the mean regret over evaluations, one panel a group."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    figure, panels = pyplot.subplots(1, len(groups), figsize=(6 * len(groups), 5), squeeze=False)
+    for panel, (group, results) in zip(panels[0], groups.items(), strict=True):
+        for name, runs in results.items():
+            longest = min(len(run.regrets) for played in runs.values() for run in played)
+            means = [np.mean([reached(p, n).mean() for p in runs.values()]) for n in range(1, longest + 1)]
+            panel.plot(range(1, longest + 1), means, label=name, linewidth=2.5 if name == "saea" else 1.0)
+        panel.set(yscale="log", xlabel="evaluations", ylabel="mean normalised regret", title=group)
+        panel.legend(fontsize="small")
+    figure.tight_layout()
+    figure.savefig(path)
 
 
-def main() -> None:
+def cost() -> None:
+    """Print the milliseconds of processor time of a proposal of saea in long runs, of one and of two objectives."""
+    function = FUNCTIONS[0]
+    print(f"{'ms of a processor a proposal':28}{'at 100':>8}{'at 1,000':>10}{'mean of 1,000':>15}")
+    for objectives in (1, 2):
+        one = function.instance(0)
+        instance = Instance(one.space, one.evaluate, one.regrets, objectives)
+        player, spent = Ours(instance, 0, "saea"), []
+        for _ in range(1001):
+            began = time.process_time()
+            handle, genome = player.ask()
+            spent.append(1000 * (time.process_time() - began))
+            told, _ = one.evaluate(genome)
+            player.tell(handle, told and (*told, float(one.space.encode(genome)[:4].sum()))[:objectives])
+        means = np.mean(spent[90:110]), np.mean(spent[-20:]), np.mean(spent)
+        print(f"saea, {objectives} objective{'s' * (objectives > 1):21}" + "{:8.1f}{:10.1f}{:15.1f}".format(*means))
+
+
+def cache() -> Path:
+    """Return the folder in the user's cache where the environment of the peers is kept."""
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "evo-tune" / "peers"
+
+
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="How many trainings a search needs, on tables of trained networks.")
     parser.add_argument("--tables", type=Path, default=Path("../shared/tables"), help="folder of the tables")
-    parser.add_argument("--seeds", type=int, default=20, help="runs of each method on each table, 2 or more")
+    parser.add_argument("--seeds", type=int, default=20, help="runs of each method on each problem, 2 or more")
     parser.add_argument("--evaluations", type=int, default=100, help="trainings of a run, 20 or more")
     parser.add_argument("--slots", type=int, default=1, help="candidates out at a time")
     parser.add_argument("--ablation", action="store_true", help="the parts of saea instead of its opponents")
-    parser.add_argument("--quick", action="store_true", help="40 evaluations on the small tables")
-    parser.add_argument("--csv", type=Path, help="write the regrets of every run here")
+    parser.add_argument("--fronts", action="store_true", help="two objectives instead of one")
+    parser.add_argument("--quick", action="store_true", help="ours only, 40 evaluations")
+    parser.add_argument("--cost", action="store_true", help="print what a proposal costs, and nothing else")
+    parser.add_argument("--methods", help="only these, separated by semicolons")
+    parser.add_argument("--problems", help="only these, or groups of them, separated by semicolons")
+    parser.add_argument("--peers-env", type=Path, default=cache(), help="environment of the other tools")
+    parser.add_argument("--csv", type=Path, help="append every run here, and play none that is here already")
+    parser.add_argument("--plot", type=Path, help="draw the regrets over evaluations (needs the extra `plots`)")
     given = parser.parse_args()
-    sources = {name: source for name, source in SOURCES.items() if (given.tables / source.file).is_file()}
-    if not sources:
-        print(f"nothing to measure: {given.tables} holds none of the tables; they are no part of this project")
-        return
     if given.seeds < 2 or given.evaluations < 20 or given.slots < 1:
         parser.error("expected --seeds of 2 or more, --evaluations of 20 or more and --slots of 1 or more")
+    given.methods = given.methods.split(";") if given.methods else None
+    given.problems = given.problems.split(";") if given.problems else None
+    return given
+
+
+def main() -> None:
+    given = arguments()
+    if given.cost:
+        cost()
+        return
+    methods = ABLATION if given.ablation else FRONTS if given.fronts else METHODS
     if given.quick:
-        given.evaluations = 40
-        sources = {name: source for name, source in sources.items() if source.file.startswith("n")}
-    tables = [Table(name, given.tables / source.file, source) for name, source in sources.items()]
-    methods = ABLATION if given.ablation else METHODS
-    results: dict[str, dict[str, list[Played]]] = {}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Optuna's, of what is experimental
-        for name, maker in methods.items():
-            results[name] = {}
-            for table in tables:
-                print(f"\r{name} on {table.name}".ljust(60), end="", file=sys.stderr, flush=True)
-                results[name][table.name] = [
-                    play(maker, table, seed, given.evaluations, given.slots) for seed in range(given.seeds)
-                ]
+        given.evaluations, methods = 40, {name: methods[name] for name in QUICK if name in methods}
+    methods = {name: maker for name, maker in methods.items() if not given.methods or name in given.methods}
+    problems = [*tables(given.tables), *FUNCTIONS]
+    if len(problems) == len(FUNCTIONS):
+        print(f"nothing to measure in {given.tables}: it holds none of the tables; they are no part of this project")
+    problems = [
+        problem
+        for problem in problems
+        if (problem.group == "fronts") == given.fronts
+        and (not given.problems or problem.name in given.problems or problem.group in given.problems)
+    ]
+    if not methods or not problems:
+        print("no method or no problem of these names")
+        return
+    record, line = Record(given.csv), Line(given.peers_env)
+    for seed in range(given.seeds):  # outermost: whenever it is stopped, all have had about as many seeds
+        for problem in problems:
+            for name, maker in methods.items():
+                if (name, problem.name, seed) not in record.runs:
+                    print(f"\r{seed}: {name} on {problem.name}".ljust(60), end="", file=sys.stderr, flush=True)
+                    played = play(maker, problem, seed, given.evaluations, given.slots, line)
+                    record.add(name, problem.name, seed, played)
     print(file=sys.stderr)
-    report(results, [budget for budget in BUDGETS if budget <= given.evaluations])
-    if given.csv:
-        write(given.csv, results)
+    groups: dict[str, dict[str, Runs]] = {}
+    for group in dict.fromkeys(problem.group for problem in problems):
+        names = [problem.name for problem in problems if problem.group == group]
+        groups[group] = {method: {name: record.of(method, name, given.seeds) for name in names} for method in methods}
+        report(group, groups[group], [budget for budget in BUDGETS if budget <= given.evaluations])
+    for problem in problems:
+        if problem.group == "noisy":
+            print(f"{problem.name}: a search that saw every cell would end at {problem.instance(0).floor:.3f}")
+    if given.plot:
+        plot(given.plot, groups)
 
 
 if __name__ == "__main__":

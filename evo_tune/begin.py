@@ -79,7 +79,7 @@ def make_manifest(
     known = evaluator.estimate(space.default(), bound)  # what is wrong with it would fail every trial
     goals = _goals(objectives) or evaluator.objectives
     _check_metrics(evaluator, goals)
-    name = strategy or ("ga" if len(goals) == 1 else "nsga2")
+    name = strategy or "saea"
     made = make_strategy(name, dict(strategy_options))
     _check_suited(name, made, space, goals)
     rungs, replicates = parse_rungs(fidelity), _whole("replicates", replicates, 1)

@@ -78,7 +78,7 @@ class Search:
     Args:
         evaluator: Name, path or reference of an evaluator's file.
         options: Its options.
-        strategy: Name or path of a strategy; by default `ga`, or `nsga2` for several objectives.
+        strategy: Name or path of a strategy; by default `saea`.
         strategy_options: Its options.
         population: Trials that survive, and births in a generation.
         objectives: Instead of the evaluator's own: Minimize(METRIC), or as text METRIC:min, METRIC:max.

@@ -134,7 +134,7 @@ def _as_text(value: object) -> str:
 @click.command("run")
 @click.argument("evaluator", default="language_model")
 @shared.option_option
-@click.option("--strategy", help="Strategy by name or path.  [default: ga; nsga2 for several objectives]")
+@click.option("--strategy", help="Strategy by name or path.  [default: saea]")
 @click.option(
     "-s", "--strategy-option", multiple=True, metavar="NAME=VALUE", help="Option of the strategy; repeatable."
 )

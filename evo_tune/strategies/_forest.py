@@ -74,6 +74,11 @@ class Forest:
         feature, threshold, left, mean = (np.concatenate(parts) for parts in zip(*levels, strict=True))
         return cls(feature, threshold, left, mean, relabel, sizes > 0, len(levels) - 1)
 
+    def predict(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return mean and variance over the trees of the score of each point, both of shape (points,)."""
+        found = self.mean[self.leaves(points)]
+        return found.mean(axis=0), found.var(axis=0)
+
     def leaves(self, points: np.ndarray) -> np.ndarray:
         """Return the leaf in which each point ends in each tree, shape (trees, points)."""
         trees, count = len(self.relabel), len(points)

@@ -1,13 +1,15 @@
 """Surrogate-assisted evolution: many children are bred, and only the most promising one is trained.
 
-DEAP breeds as the genetic algorithm does. A forest learned from what was told screens the children,
-the one-step neighbours of the best and a few random genomes. Nothing is kept between two births: the
-model is made anew from the history each time, in milliseconds.
+DEAP breeds as the genetic algorithm does. Two models learned from what was told, a forest and a Gaussian
+process, screen the children, the one-step neighbours of the best and a few random genomes. Several
+objectives are one whose weights are drawn anew for each birth. Nothing is kept between two births: the
+models are made anew from the history each time, in milliseconds.
 
 Sources: Jin, Surrogate-assisted evolutionary computation (Swarm and Evolutionary Computation 1, 2011);
 Hutter, Hoos & Leyton-Brown, SMAC (LION 5, 2011) for the forest and the mix of local and random
 candidates; Salinas, Shen & Perrone, A quantile-based approach for hyperparameter transfer learning (ICML
-2020) for normal scores in place of losses.
+2020) for normal scores in place of losses; Knowles, ParEGO (IEEE Transactions on Evolutionary Computation
+10, 2006) for several objectives.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -24,18 +26,26 @@ from evo_tune.errors import OptionError
 from evo_tune.history import History
 from evo_tune.space import Choice, SearchSpace, genome_key
 from evo_tune.strategies._births import spread, unborn
-from evo_tune.strategies._deap import Individual, crossover, mutate, seeded, tournament
+from evo_tune.strategies._deap import Individual, crossover, mutate, seeded, select, tournament
 from evo_tune.strategies._forest import Forest
+from evo_tune.strategies._process import Process
 from evo_tune.strategy import Strategy
-from evo_tune.trial import Proposal
+from evo_tune.trial import Proposal, Trial
 
 __all__ = ["SAEA"]
 
 LEADERS = 3
 """Best trials whose neighbours are screened as well."""
 
-POINTS = 150
-"""Trials that a tree learns from, at most: what bounds the cost of a birth in a long run."""
+POINTS = 96
+"""Trials that a model learns from, at most: what bounds the cost of a birth in a long run. At 100, OpenBLAS wakes
+threads to invert a matrix; they cost more than they bring, and the slots need the cores."""
+
+BAG = 0.7
+"""Share of these that each tree learns from: trees that saw other trials disagree where trials are few."""
+
+AUGMENT = 0.05
+"""Share of the sum in an augmented Tchebycheff scalarisation, as in ParEGO."""
 
 FINEST = 0.02
 """Smallest standard deviation of a mutation, in unit coordinates."""
@@ -43,27 +53,31 @@ FINEST = 0.02
 
 @dataclass(frozen=True)
 class SAEA(Strategy):
-    """Surrogate-assisted evolution for one objective: breed many children, train the most promising one.
+    """Surrogate-assisted evolution: breed many children, train the one that models find most promising.
 
     Args:
         population: Number of trials that may become parents.
         first: Births that are spread over the space before a model is asked, the default included.
         brood: Children bred for each parent, of which all but one are never trained.
         immigrants: Random genomes screened with each brood.
-        trees: Trees of the model.
-        screen: How the candidates are judged: by 'ucb' (predicted score plus some deviations), by 'ei'
-            (expected improvement), or 'none', which takes the first child unseen.
-        kappa: Mean number of the model's deviations that candidates are credited with; more explores more.
+        trees: Trees of the forest.
+        models: Who predicts: 'both', or the 'forest' or the Gaussian 'process' alone.
+        screen: How the candidates are judged: by 'ei' (expected improvement), by 'ucb' (predicted score plus
+            some deviations), or 'none', which takes the first child unseen.
+        kappa: Of 'ucb', the mean number of deviations that candidates are credited with; more explores more.
             Each birth draws its own from an exponential distribution (Hutter, Hoos & Leyton-Brown, Parallel
-            algorithm configuration, LION 6, 2012): most births follow the model, some look where it is unsure.
+            algorithm configuration, LION 6, 2012): most births follow the models, some look where they are unsure.
     """
 
     first: int = 6
     brood: int = 4
     immigrants: int = 12
     trees: int = 40
-    screen: Literal["ucb", "ei", "none"] = "ucb"
+    models: Literal["both", "forest", "process"] = "both"
+    screen: Literal["ei", "ucb", "none"] = "ei"
     kappa: float = 1.0
+
+    several_objectives: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -74,18 +88,39 @@ class SAEA(Strategy):
             raise OptionError(f"kappa={self.kappa} is not allowed: expected a number of deviations, 0 or more")
 
     def propose(self, history: History, rng: np.random.Generator) -> Proposal | None:
-        pool = [Individual.of(trial, history) for trial in history.ranked()[: self.population]]
-        if history.fresh_count < self.first or len(pool) < self.first // 2:
+        told = history.ranked()
+        if history.fresh_count < self.first or len(told) < self.first // 2:
             return spread(history, rng)
-        candidates = self._candidates(history, rng, pool)
+        scores = _scores(told, sum(not trial.ok for trial in history.trials), rng)
+        candidates = self._candidates(history, rng, self._parents(history, told, scores))
         if not candidates:
             return unborn(history, rng)
         if self.screen == "none":
             return candidates[0]
-        return candidates[int(np.argmax(self._merits(history, rng, candidates)))]
+        return candidates[int(np.argmax(self._merits(history, told, scores, candidates, rng)))]
 
     def survivors(self, history: History) -> Sequence[int]:
+        if len(history.objectives) > 1:
+            return [one.id for one in self._front(history)]
         return [trial.id for trial in history.ranked()[: self.population]]
+
+    def _front(self, history: History) -> list[Individual]:
+        """Return those that NSGA-II would keep, each trial having competed as it came."""
+
+        def step(pool: list[Individual], trial: Trial) -> list[Individual]:
+            return select([*pool, Individual.of(trial, history)], self.population) if trial.rankable else pool
+
+        return history.fold((__name__, self.population), list, step)
+
+    def _parents(self, history: History, told: Sequence[Trial], scores: np.ndarray) -> list[Individual]:
+        """Return who may become a parent, the best score first."""
+        score_of = {trial.id: float(score) for trial, score in zip(told, scores, strict=False)}
+        if len(history.objectives) > 1:
+            ids = [one.id for one in self._front(history)]
+        else:
+            ids = [trial.id for trial in told[: self.population]]
+        pool = [Individual(id, (-score_of[id],), history.born_units[id].tolist()) for id in ids]
+        return sorted(pool, key=lambda one: (one.losses, one.id))
 
     def _candidates(self, history: History, rng: np.random.Generator, pool: Sequence[Individual]) -> list[Proposal]:
         """Return different candidates, none of them born."""
@@ -99,17 +134,38 @@ class SAEA(Strategy):
                 found.setdefault(genome_key(proposal.genome), proposal)
         return list(found.values())
 
-    def _merits(self, history: History, rng: np.random.Generator, candidates: Sequence[Proposal]) -> np.ndarray:
+    def _merits(
+        self,
+        history: History,
+        told: Sequence[Trial],
+        scores: np.ndarray,
+        candidates: Sequence[Proposal],
+        rng: np.random.Generator,
+    ) -> np.ndarray:
         """Return how promising each candidate is, shape (candidates,); higher is better."""
         space = history.space
-        points, scores = _learned(history)
-        forest = Forest.fit(points, scores, _sizes(space), _samples(len(points), self.trees, rng), rng)
+        points, scores = _learned(history, told, scores, rng)
         units = np.stack([space.encode(one.genome) for one in candidates])
-        predicted = forest.mean[forest.leaves(_features(space, units))]
-        mean, deviation = predicted.mean(axis=0), predicted.std(axis=0)
+        mean, deviation = self._predicted(points, scores, _features(space, units), _sizes(space), rng)
         if self.screen == "ei":
             return _expected_improvement(mean, deviation, float(scores.max()))
         return np.asarray(mean + rng.exponential(self.kappa) * deviation)  # its own appetite for risk for each birth
+
+    def _predicted(
+        self, points: np.ndarray, scores: np.ndarray, asked: np.ndarray, sizes: np.ndarray, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return mean and deviation of the score of each point asked, both of shape (asked,).
+
+        Two models are a mixture of equal parts, so its variance holds their disagreement as well.
+        """
+        predictions = []
+        if self.models != "process":
+            samples = np.argsort(rng.random((self.trees, len(points))), axis=1)[:, : math.ceil(BAG * len(points))]
+            predictions.append(Forest.fit(points, scores, sizes, samples, rng).predict(asked))
+        if self.models != "forest":
+            predictions.append(Process.fit(points, scores, sizes > 0).predict(asked))
+        means, variances = (np.stack(parts) for parts in zip(*predictions, strict=True))
+        return means.mean(axis=0), np.sqrt(variances.mean(axis=0) + means.var(axis=0))
 
 
 def _children(
@@ -142,48 +198,49 @@ def _neighbours(space: SearchSpace, leaders: Sequence[Individual]) -> Iterator[P
                 yield Proposal(space.snap(units), "neighbour", (leader.id,))
 
 
-def _learned(history: History) -> tuple[np.ndarray, np.ndarray]:
-    """Return features, shape (points, genes), and scores, shape (points,): what is out, then what was told, best first.
+def _scores(told: Sequence[Trial], failures: int, rng: np.random.Generator) -> np.ndarray:
+    """Return the scores of what was told, then of each failure, shape (told + failures,); the best are the highest.
 
-    A score is the normal score of a rank (Blom, 1958), the best being highest: no scale and no outlier of
-    a loss matters. Failures share the ranks behind all others, whatever their number: they say where not
-    to go without a number of their own. Trials trained in part are left out: theirs is another scale.
-    What is out is believed to be average, the mean of all scores (the constant liar of Ginsbourger, Le
-    Riche & Carraro, 2010), so slots that ask together do not crowd in one place.
+    A score is the normal score of a rank (Blom, 1958): no scale and no outlier of a loss matters. Failures
+    share the ranks behind all others, whatever their number: they say where not to go without a number of
+    their own. Several objectives are ranked one by one and become one by an augmented Tchebycheff norm with
+    random weights: any point of the front, also in a dent of it, is the best for some of them.
     """
-    ranked = history.ranked()
-    failed = [trial for trial in history.trials if not trial.ok]
-    ranks = np.arange(1.0, len(ranked) + len(failed) + 1)
-    ranks[len(ranked) :] = ranks[len(ranked) :].mean() if failed else 0.0
-    for start, end in _ties([trial.losses for trial in ranked]):
-        ranks[start:end] = ranks[start:end].mean()
+    losses = np.array([trial.losses for trial in told])
+    if losses.shape[1] > 1:
+        share = rng.dirichlet(np.ones(losses.shape[1]))
+        weighted = share * np.stack([_ranks(column) for column in losses.T], axis=1)
+        losses = weighted.max(axis=1, keepdims=True) + AUGMENT * weighted.sum(axis=1, keepdims=True)
+    ranks = np.append(_ranks(losses[:, 0]), np.full(failures, len(losses) + (failures + 1) / 2))
     normal = NormalDist()
-    scores = [-normal.inv_cdf((rank - 0.375) / (len(ranks) + 0.25)) for rank in ranks]
-    ids = [*(one.id for one in history.out), *(trial.id for trial in (*ranked, *failed))]
-    units = np.stack([history.born_units[id] for id in ids])
-    return _features(history.space, units), np.array([0.0] * len(history.out) + scores)
+    return np.array([-normal.inv_cdf((rank - 0.375) / (len(ranks) + 0.25)) for rank in ranks])
 
 
-def _ties(losses: Sequence[object]) -> Iterator[tuple[int, int]]:
-    """Yield the ranges of equal losses, which are sorted."""
-    start = 0
-    for end in range(1, len(losses) + 1):
-        if end == len(losses) or losses[end] != losses[start]:
-            if end - start > 1:
-                yield start, end
-            start = end
+def _ranks(losses: np.ndarray) -> np.ndarray:
+    """Return ranks from 1, the lowest loss first, equal losses sharing the mean of theirs, shape (losses,)."""
+    _, which, counts = np.unique(losses, return_inverse=True, return_counts=True)
+    return np.asarray((np.cumsum(counts) - (counts - 1) / 2)[which], dtype=np.float64)
 
 
-def _samples(count: int, trees: int, rng: np.random.Generator) -> np.ndarray:
-    """Return the indices that each tree learns from, of `count` points, shape (trees, at most POINTS).
+def _learned(
+    history: History, told: Sequence[Trial], scores: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return features, shape (points, genes), and scores, shape (points,), of at most POINTS births.
 
-    In a long run half of them are what is out and the best, the other half a random draw of each tree's own.
+    What is out is believed to be average, the mean of all scores (the constant liar of Ginsbourger, Le
+    Riche & Carraro, 2010), so slots that ask together do not crowd in one place. Trials trained in part are
+    left out: theirs is another scale. In a long run half are what is out and the best, the others random.
     """
-    if count <= POINTS:
-        return np.tile(np.arange(count), (trees, 1))
-    first = POINTS // 2
-    others = first + np.argsort(rng.random((trees, count - first)), axis=1)[:, : POINTS - first]
-    return np.hstack([np.tile(np.arange(first), (trees, 1)), others])
+    failed = [trial for trial in history.trials if not trial.ok]
+    ids = np.array([*(one.id for one in history.out), *(trial.id for trial in (*told, *failed))])
+    scores = np.append(np.zeros(len(history.out)), scores)
+    if len(ids) > POINTS:
+        order = np.append(np.zeros(len(history.out)) - np.inf, -scores[len(history.out) :]).argsort(kind="stable")
+        sure, others = order[: POINTS // 2], order[POINTS // 2 :]
+        kept = np.append(sure, rng.choice(others, POINTS - len(sure), replace=False))
+        ids, scores = ids[kept], scores[kept]
+    units = np.stack([history.born_units[id] for id in ids])
+    return _features(history.space, units), scores
 
 
 def _sizes(space: SearchSpace) -> np.ndarray:
@@ -199,9 +256,13 @@ def _features(space: SearchSpace, units: np.ndarray) -> np.ndarray:
 
 
 def _expected_improvement(mean: np.ndarray, deviation: np.ndarray, best: float) -> np.ndarray:
-    """Return the expected improvement over the best score under normal errors (Jones et al., 1998)."""
-    deviation = np.maximum(deviation, 1e-9)
+    """Return the logarithm of the expected improvement over the best score under normal errors, shape (mean,).
+
+    Jones, Schonlau & Welch (1998). The logarithm, because far below the best the improvement itself is lost
+    in rounding; there it is close to density / z² (its asymptotic series).
+    """
     z = (mean - best) / deviation
-    below = np.array([0.5 * (1.0 + math.erf(value / math.sqrt(2.0))) for value in z])
-    density = np.exp(-0.5 * z**2) / math.sqrt(2.0 * math.pi)
-    return np.asarray((mean - best) * below + deviation * density)
+    density = -0.5 * z**2 - 0.5 * math.log(2.0 * math.pi)
+    below = np.array([0.5 * math.erfc(-value / math.sqrt(2.0)) for value in z])
+    near = np.log(np.maximum(np.exp(density) + z * below, 1e-300))
+    return np.asarray(np.log(deviation) + np.where(z > -5.0, near, density - 2.0 * np.log(np.maximum(-z, 5.0))))

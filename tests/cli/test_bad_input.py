@@ -41,7 +41,7 @@ def says(result: Result, code: int, *words: str) -> None:
         (["run", "quick.py", "--gene", "x=float(2,1)"], ["low must be below high"]),
         (["run", "quick.py", "--strategy", "gaa"], ["gaa", "did you mean ga"]),
         (["run", "quick.py", "-s", "elite=2"], ["elite", "expected one of"]),
-        (["run", "quick.py", "-s", "generational=perhaps"], ["true or false"]),
+        (["run", "quick.py", "--strategy", "ga", "-s", "generational=perhaps"], ["true or false"]),
         (["run", "quick.py", "--objective", "los:min"], ["los", "did you mean loss", "cost"]),
         (["run", "quick.py", "--objective", "loss"], ["METRIC:min or METRIC:max"]),
         (["run", "quick.py", "--objective", "loss:min", "--objective", "cost:min", "--strategy", "ga"], ["nsga2"]),

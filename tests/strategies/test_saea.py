@@ -8,16 +8,20 @@ import time
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from evo_tune.errors import OptionError
 from evo_tune.history import History
 from evo_tune.space import Choice, Float, Genome, Int, SearchSpace, genome_key
 from evo_tune.strategies._deap import Individual
 from evo_tune.strategies.ga import GA
+from evo_tune.strategies.nsga2 import NSGA2
 from evo_tune.strategies.random import Random
-from evo_tune.strategies.saea import POINTS, SAEA, _learned, _samples
-from evo_tune.trial import Candidate, Outcome
-from tests.strategies.bowl import best_of
+from evo_tune.strategies.saea import POINTS, SAEA, _learned, _scores
+from evo_tune.strategy import Strategy
+from evo_tune.trial import Candidate, Minimize, Outcome
+from tests.strategies.bowl import BOWL, best_of
 from tests.strategies.cases import OBJECTIVES, SPACES, losses
 from tests.strategies.simulate import Simulation, birth_rng
 
@@ -72,11 +76,8 @@ def test_failures_inform_where_not_to_go() -> None:
 
 def test_failures_behind_the_best_are_not_a_number() -> None:
     history = told(SPACES["mixed"], 20)
-    for id in range(20, 60):
-        history.born(Candidate(id, 0, 0, 0, SPACES["mixed"].sample(birth_rng(9, id)), "random"))
-        history.tell(id, Outcome("diverged", error="nan"))
-    points, scores = _learned(history)
-    assert points.shape == (60, 7)
+    scores = _scores(history.ranked(), 40, birth_rng(0, 0))
+    assert scores.shape == (60,)
     assert np.all(np.diff(scores[:20]) < 0)
     assert np.all(scores[20:] == scores[20])
     assert -1.0 < scores[20] < scores[19]
@@ -85,17 +86,72 @@ def test_failures_behind_the_best_are_not_a_number() -> None:
 def test_what_is_out_is_believed_to_be_average() -> None:
     history = told(SPACES["mixed"], 20)
     history.born(Candidate(20, 0, 0, 20, SPACES["mixed"].sample(birth_rng(9, 20)), "random"))
-    points, scores = _learned(history)
+    points, scores = learned(history)
     assert points.shape == (21, 7)
     assert scores[0] == 0.0
     assert np.isclose(scores.mean(), 0.0)
 
 
-def test_in_a_long_run_each_tree_sees_the_best_and_some_others() -> None:
-    samples = _samples(1_000, 5, birth_rng(0, 0))
-    assert samples.shape == (5, POINTS)
-    assert all(len(set(row)) == POINTS and set(range(POINTS // 2)) <= set(row) for row in samples.tolist())
-    assert len(np.unique(samples)) > 2 * POINTS
+def learned(history: History) -> tuple[np.ndarray, np.ndarray]:
+    ranked = history.ranked()
+    return _learned(history, ranked, _scores(ranked, 0, birth_rng(0, 0)), birth_rng(0, 0))
+
+
+def test_in_a_long_run_models_learn_from_the_best_and_some_others() -> None:
+    history = told(SPACES["one-float"], 1_000)
+    points, scores = learned(history)
+    best = [history.born_units[trial.id][0] for trial in history.ranked()]
+    assert points.shape == (POINTS, 1)
+    assert points[: POINTS // 2, 0].tolist() == best[: POINTS // 2]
+    assert np.all(np.diff(scores[: POINTS // 2]) < 0)
+    assert np.median([best.index(u) for u in points[POINTS // 2 :, 0]]) > 300
+
+
+@given(
+    losses=st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=20),
+    failures=st.integers(0, 5),
+    seed=st.integers(0, 99),
+)
+def test_whatever_the_weights_dominance_decides(losses: list[tuple[int, ...]], failures: int, seed: int) -> None:
+    objectives = [Minimize(name) for name in "abc"]
+    history = History(SPACES["one-int"], objectives)
+    for id, row in enumerate(losses):
+        history.born(Candidate(id, 0, 0, id, {"n": 1 + id}, "given"))
+        history.tell(id, Outcome("ok", dict(zip("abc", map(float, row), strict=True))))
+    ranked = history.ranked()
+    scores = _scores(ranked, failures, birth_rng(seed, 0))
+    for one, score in zip(ranked, scores, strict=False):
+        for other, other_score in zip(ranked, scores, strict=False):
+            a, b = np.array(one.losses), np.array(other.losses)
+            if np.all(a <= b):
+                assert score >= other_score
+            if np.all(a < b):
+                assert score > other_score
+        assert all(score > failed for failed in scores[len(ranked) :])
+
+
+def dominated(strategy: Strategy, seed: int) -> float:
+    """Return the hypervolume of a run on two bowls whose lowest points lie apart, the reference at (1, 1)."""
+    run = Simulation(strategy, BOWL, OBJECTIVES, losses(BOWL), births=50, seed=seed).run()
+    area, lowest = 0.0, 1.0
+    for x, y in sorted(trial.losses or () for trial in run.history.ranked()):
+        if x < 1.0 and y < lowest:
+            area += (1.0 - x) * (lowest - y)
+            lowest = y
+    return area
+
+
+def test_with_two_objectives_it_dominates_more_than_nsga2() -> None:
+    screened, bred = ([dominated(make(), seed) for seed in range(4)] for make in (SAEA, NSGA2))
+    assert np.mean(screened) > np.mean(bred) + 0.03
+
+
+def test_with_two_objectives_survivors_spread_over_the_front() -> None:
+    run = Simulation(SAEA(), BOWL, OBJECTIVES, losses(BOWL), births=50, seed=1).run()
+    kept = [run.history.trials[id].losses or () for id in SAEA().survivors(run.history)]
+    assert len(kept) == 12
+    best = [min(trial.losses[place] for trial in run.history.ranked() if trial.losses) for place in (0, 1)]
+    assert [min(loss[place] for loss in kept) for place in (0, 1)] == best
 
 
 def test_slots_that_ask_together_do_not_crowd() -> None:
@@ -122,21 +178,21 @@ def _best(history: History) -> Individual:
     return Individual.of(history.ranked()[0], history)
 
 
-@pytest.mark.parametrize("screen", ["ucb", "ei", "none"])
-def test_every_screen_works(screen: str) -> None:
-    strategy = SAEA(screen=screen)  # type: ignore[arg-type]
+@pytest.mark.parametrize(("screen", "models"), [("ei", "process"), ("ucb", "forest"), ("ei", "both"), ("none", "both")])
+def test_every_screen_works(screen: str, models: str) -> None:
+    strategy = SAEA(screen=screen, models=models)  # type: ignore[arg-type]
     run = Simulation(strategy, SPACES["mixed"], OBJECTIVES[:1], losses(SPACES["mixed"]), births=20, slots=3).run()
     assert len(run.candidates) == 20
     assert {c.operator for c in run.candidates[1:6]} == {"spread"}
 
 
 @pytest.mark.parametrize(
-    "given", [{"first": 1}, {"brood": 0}, {"immigrants": -1}, {"trees": 1}, {"kappa": -0.5}, {"kappa": math.nan}]
+    "options", [{"first": 1}, {"brood": 0}, {"immigrants": -1}, {"trees": 1}, {"kappa": -0.5}, {"kappa": math.nan}]
 )
-def test_options_out_of_range_say_what_was_expected(given: dict[str, float]) -> None:
-    name, value = next(iter(given.items()))
+def test_options_out_of_range_say_what_was_expected(options: dict[str, float]) -> None:
+    name, value = next(iter(options.items()))
     with pytest.raises(OptionError, match=f"{name}={value} is not allowed: expected"):
-        SAEA(**given)  # type: ignore[arg-type]
+        SAEA(**options)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("count", "seconds"), [(100, 0.05), (1_000, 0.06), (3_000, 0.09)])

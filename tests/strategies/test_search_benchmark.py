@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -13,11 +14,11 @@ import pandas as pd
 import pytest
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "search.py"
+PEERS = SCRIPT.with_name("peers.py")
 
 
-@pytest.fixture(scope="module")
-def search() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("benchmark_search", SCRIPT)
+def loaded(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"benchmark_{path.stem}", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -26,39 +27,120 @@ def search() -> ModuleType:
     return module
 
 
-@pytest.fixture
-def table(search: ModuleType, tmp_path: Path) -> object:
+@pytest.fixture(scope="module")
+def search() -> ModuleType:
+    return loaded(SCRIPT)
+
+
+@pytest.fixture(scope="module")
+def problems(search: ModuleType) -> ModuleType:
+    return sys.modules[search.tables.__module__]
+
+
+def source_of(problems: ModuleType, folder: Path, **fields: object) -> object:
     """Return a table of 4 x 2 cells whose losses are 0 to 6, one cell missing."""
     cells = [(width, kind) for width in (16, 32, 64, 128) for kind in ("a", "b")][:7]
-    frame = pd.DataFrame(cells, columns=["width", "kind"]).assign(score=-np.arange(7.0))
-    frame.to_parquet(tmp_path / "table.parquet")
-    source = search.Source("table.parquet", ("width",), "score", unordered=("kind",), maximised=True)
-    return search.Table("table", tmp_path / "table.parquet", source)
+    frame = pd.DataFrame(cells, columns=["width", "kind"]).assign(score=-np.arange(7.0), lucky=[9.0, *range(6)])
+    frame.assign(size=np.arange(7.0)).to_parquet(folder / "table.parquet")
+    given = {"losses": ("score",), "maximised": ("score", "lucky"), **fields}
+    source = problems.Source("table.parquet", ("width",), unordered=("kind",), **given)
+    return problems.table("table", folder / "table.parquet", source)
+
+
+@pytest.fixture
+def table(problems: ModuleType, tmp_path: Path) -> object:
+    return source_of(problems, tmp_path)
 
 
 def test_regret_is_zero_at_the_best_and_one_at_the_median(search: ModuleType, table: object) -> None:
-    regrets = table.regrets([None, 6.0, 3.0, None, 0.0])  # type: ignore[attr-defined]
+    results = [None if loss is None else (loss,) for loss in (None, 6.0, 3.0, None, 0.0)]
+    regrets = table.instance(0).regrets([(loss, loss) for loss in results])  # type: ignore[attr-defined]
     assert regrets.tolist() == [np.inf, 2.0, 1.0, 1.0, 0.0]
     assert search.Played(regrets, 0.0).needed == 5
 
 
 def test_missing_cells_fail(table: object) -> None:
-    look_up = table.look_up  # type: ignore[attr-defined]
-    assert look_up({"width": 16, "kind": "b"}) == 1.0
-    assert look_up({"width": 128, "kind": "b"}) is None
+    evaluate = table.instance(0).evaluate  # type: ignore[attr-defined]
+    assert evaluate({"width": 16, "kind": "b"}) == ((1.0,), (1.0,))
+    assert evaluate({"width": 128, "kind": "b"}) == (None, None)
+
+
+def test_what_looks_best_in_noise_is_scored_by_what_it_is(problems: ModuleType, tmp_path: Path) -> None:
+    noisy = source_of(problems, tmp_path, told="lucky")
+    instance = noisy.instance(0)  # type: ignore[attr-defined]
+    cells = [{"width": 128, "kind": "a"}, {"width": 16, "kind": "a"}, {"width": 16, "kind": "b"}]
+    assert noisy.group == "noisy"  # type: ignore[attr-defined]
+    assert instance.regrets([instance.evaluate(cell) for cell in cells]).tolist() == [2.0, 0.0, 0.0]
+    assert instance.floor == 0.0
+
+
+def test_a_whole_front_has_no_regret(problems: ModuleType, tmp_path: Path) -> None:
+    fronts = source_of(problems, tmp_path, losses=("score", "size"), maximised=("size",))
+    instance = fronts.instance(0)  # type: ignore[attr-defined]
+    assert instance.objectives == 2
+    found = instance.regrets([instance.evaluate({"width": w, "kind": k}) for w in (16, 32, 64, 128) for k in "ab"])
+    assert found[-1] == pytest.approx(0.0)
+    assert np.all(np.diff(found) <= 1e-12)
+
+
+@pytest.mark.parametrize(
+    ("points", "area"), [([], 0.0), ([(0.5, 0.5)], 0.25), ([(0.2, 0.8), (0.5, 0.5), (0.6, 0.9), (2.0, 0.0)], 0.31)]
+)
+def test_hypervolume_by_hand(problems: ModuleType, points: list[tuple[float, float]], area: float) -> None:
+    assert problems.hypervolume(np.array(points).reshape(-1, 2)) == pytest.approx(area)
+
+
+def test_functions_are_zero_at_their_optimum_and_nowhere_lower(problems: ModuleType) -> None:
+    for one in problems.FUNCTIONS:
+        for seed in range(3):
+            rng = np.random.default_rng([20, seed])
+            space = one.instance(seed).space
+            optimum = space.sample(rng)  # as the instance draws it
+            instance, other = one.instance(seed), [space.sample(rng) for _ in range(50)]
+            _, best = instance.evaluate(optimum)
+            assert best == pytest.approx((0.0,), abs=1e-12)
+            assert all(true is None or true[0] > 0.0 for _, true in map(instance.evaluate, other))
 
 
 @pytest.mark.parametrize("slots", [1, 3])
-@pytest.mark.parametrize("method", ["saea", "ga", "random"])
+@pytest.mark.parametrize("method", ["saea", "ga", "random", "hill"])
 def test_a_small_table_is_known_in_the_end(search: ModuleType, table: object, method: str, slots: int) -> None:
-    played = search.play(search.METHODS[method], table, 0, 20, slots)
+    played = search.play(search.METHODS[method], table, 0, 20, slots, None)
     assert len(played.regrets) == 20
     assert played.regrets[-1] == 0.0
     assert played.needed <= 8
 
 
+def test_a_run_that_was_played_is_not_played_again(search: ModuleType, table: object, tmp_path: Path) -> None:
+    record = search.Record(tmp_path / "runs.csv")
+    played = search.play(search.METHODS["random"], table, 0, 8, 1, None)
+    record.add("random", "table", 0, played)
+    again = search.Record(tmp_path / "runs.csv")
+    assert again.runs.keys() == {("random", "table", 0)}
+    assert again.of("random", "table", 5)[0].regrets == pytest.approx(played.regrets, rel=1e-5)
+
+
+def test_peers_answer_in_lines() -> None:
+    pytest.importorskip("optuna")
+    messages = [
+        {"play": "optuna random", "genes": [["real", 0], ["ordered", 4], ["unordered", 3]], "seed": 1, "objectives": 1},
+        {"ask": 1},
+        {"tell": 1, "losses": [0.5]},
+        {"ask": 2},
+        {"tell": 2, "losses": None},
+    ]
+    lines = "".join(json.dumps(message) + "\n" for message in messages)
+    done = subprocess.run([sys.executable, PEERS], input=lines, capture_output=True, text=True, timeout=120)
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [answers[0], answers[2], answers[4]] == [None] * 3, done.stderr
+    for real, ordered, unordered in (answers[1], answers[3]):
+        assert 0.0 <= real <= 1.0
+        assert ordered in range(4)
+        assert unordered in range(3)
+
+
 def test_absent_tables_are_no_error(tmp_path: Path) -> None:
-    command = [sys.executable, str(SCRIPT), "--tables", str(tmp_path)]
+    command = [sys.executable, str(SCRIPT), "--tables", str(tmp_path), "--problems", "tables"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert "nothing to measure" in done.stdout

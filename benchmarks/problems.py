@@ -1,0 +1,321 @@
+"""What the benchmark of searches is played on: tables of networks that others trained, and mixed functions.
+
+A problem makes an instance for each seed: a space, what a genome gives, and what is the best there is. A
+table is the same for every seed; a function places its optimum anew, anywhere in the space, so that no
+method gains by looking in the middle or in the corners first.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from evo_tune import Choice, Float, Int, SearchSpace
+
+Losses = tuple[float, ...]
+Result = tuple[Losses | None, Losses | None]
+"""What the search is told and what counts, which differ where there is noise; None is a failure."""
+
+NMT = ("bpe", "layers", "width", "ffn", "heads", "lr")
+MLP = ("learning_rate_init", "batch_size", "depth", "width", "alpha")
+FCNET = ("init_lr", "batch_size", "n_units_1", "n_units_2", "dropout_1", "dropout_2")
+FCNET_KINDS = ("activation_fn_1", "activation_fn_2", "lr_schedule")
+NANO = ("layers", "width", "heads", "dropout", "batch_size", "block_size", "max_iters")
+
+
+@dataclass(frozen=True)
+class Instance:
+    """What one run is played on.
+
+    Args:
+        space: Where to search.
+        evaluate: Gives a genome's result.
+        regrets: Takes the results of a run in order, and returns the regret after each, shape (evaluations,).
+        objectives: Number of losses.
+        floor: Regret of a search that saw every cell of a table: above zero only with noise.
+    """
+
+    space: SearchSpace
+    evaluate: Callable[[dict[str, Any]], Result]
+    regrets: Callable[[Sequence[Result]], np.ndarray]
+    objectives: int = 1
+    floor: float = 0.0
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A named maker of instances.
+
+    Args:
+        name: For people.
+        group: 'tables', 'noisy', 'functions' or 'fronts'.
+        instance: Makes the instance of a seed.
+    """
+
+    name: str
+    group: str
+    instance: Callable[[int], Instance]
+
+
+def regrets(results: Sequence[Result], best: float, median: float) -> np.ndarray:
+    """Return the normalised regret after each evaluation: that of the genome which looks best so far.
+
+    (loss - best) / (median - best): 0 is the best there is, 1 the median; infinite until one has not failed.
+    """
+    found, told, course = np.inf, np.inf, []
+    for seen, true in results:
+        if seen is not None and true is not None and seen[0] < told:
+            told, found = seen[0], true[0]
+        course.append((found - best) / (median - best))
+    return np.array(course)
+
+
+def hypervolume(points: np.ndarray) -> float:
+    """Return the area that points, shape (points, 2), dominate below the reference (1, 1)."""
+    area, lowest = 0.0, 1.0
+    for x, y in sorted(points.tolist()):
+        if x < 1.0 and y < lowest:
+            area += (1.0 - x) * (lowest - y)
+            lowest = y
+    return area
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a table lies and what its columns mean.
+
+    Args:
+        file: Path below the folder of tables.
+        ordered: Columns that are genes with an order.
+        losses: Columns of the results that count; more than one is a problem of several objectives.
+        unordered: Columns that are genes without one.
+        maximised: Columns of which more is better.
+        log: Columns that span powers of ten.
+        told: Column that the search is told, if it is not the one that counts.
+    """
+
+    file: str
+    ordered: tuple[str, ...]
+    losses: tuple[str, ...]
+    unordered: tuple[str, ...] = ()
+    maximised: tuple[str, ...] = ()
+    log: tuple[str, ...] = ()
+    told: str | None = None
+
+    @property
+    def group(self) -> str:
+        """The problem's group."""
+        return "fronts" if len(self.losses) > 1 else "noisy" if self.told else "tables"
+
+    def column(self, frame: pd.DataFrame, name: str) -> np.ndarray:
+        """Return a column of results as losses."""
+        values = -frame[name].to_numpy(float) if name in self.maximised else frame[name].to_numpy(float)
+        return np.asarray(np.log(values) if name in self.log else values)
+
+
+def _nmt(corpus: str) -> Source:
+    return Source(f"nmthpo/{corpus}.parquet", NMT, ("dev_bleu",), maximised=("dev_bleu",))
+
+
+def _mlp(data: str, told: str | None = None) -> Source:
+    columns = ("val_acc_mean", "val_acc_seed0")
+    return Source(f"mlp_hpobench_nn/{data}.parquet", MLP, ("val_acc_mean",), maximised=columns, told=told)
+
+
+def _naval(losses: tuple[str, ...] = ("val_loss_mean",), told: str | None = None) -> Source:
+    log = ("val_loss_mean", "val_loss_seed0", "model_size_mean")
+    return Source("mlp_fcnet_hpolib/naval_propulsion.parquet", FCNET, losses, FCNET_KINDS, log=log, told=told)
+
+
+def _nmt_front(corpus: str) -> Source:
+    maximised = ("dev_bleu",)
+    return Source(f"nmthpo/{corpus}.parquet", NMT, ("dev_bleu", "num_param"), maximised=maximised, log=("num_param",))
+
+
+SOURCES = {
+    **{corpus: _nmt(corpus) for corpus in ("sw-en", "ru-en", "ja-en")},
+    **{data: _mlp(data) for data in ("australian", "phoneme")},
+    "naval": _naval(),
+    "nanogpt": Source("nanogpt_shakespeare128/runs.parquet", NANO, ("best_val_loss",)),
+    **{f"{data}, seed 0": _mlp(data, told="val_acc_seed0") for data in ("australian", "phoneme")},
+    "naval, seed 0": _naval(told="val_loss_seed0"),
+    **{f"{corpus}, size": _nmt_front(corpus) for corpus in ("sw-en", "ru-en", "ja-en")},
+    "naval, size": _naval(losses=("val_loss_mean", "model_size_mean")),
+    "nanogpt, time": Source("nanogpt_shakespeare128/runs.parquet", NANO, ("best_val_loss", "wall_s"), log=("wall_s",)),
+}
+
+
+def table(name: str, path: Path, source: Source) -> Problem:
+    """Return a table of trained networks as a problem; a cell that it lacks is a failure. It is read when played."""
+
+    @functools.cache
+    def instance() -> Instance:
+        return _instance(path, source)
+
+    return Problem(name, source.group, lambda seed: instance())
+
+
+def _instance(path: Path, source: Source) -> Instance:
+    genes = (*source.ordered, *source.unordered)
+    told = (source.told,) if source.told else ()
+    frame = pd.read_parquet(path, columns=[*genes, *source.losses, *told]).dropna()
+    values = {gene: tuple(sorted(set(frame[gene].tolist()))) for gene in genes}
+    space = SearchSpace(None, **{gene: Choice(values[gene], ordered=gene in source.ordered) for gene in genes})
+    true = np.stack([source.column(frame, name) for name in source.losses], axis=1)
+    seen = source.column(frame, source.told)[:, None] if source.told else true
+    keys = zip(*(frame[gene].tolist() for gene in genes), strict=True)
+    cells = dict(zip(keys, zip(map(tuple, seen.tolist()), map(tuple, true.tolist()), strict=True), strict=True))
+
+    def evaluate(genome: dict[str, Any]) -> Result:
+        return cells.get(tuple(genome[gene] for gene in genes), (None, None))
+
+    if source.group == "fronts":
+        return Instance(space, evaluate, _coverage(true), 2)
+    best, median = float(true.min()), float(np.median(true))
+    floor = float((true[np.argmin(seen), 0] - best) / (median - best))
+    return Instance(space, evaluate, lambda results: regrets(results, best, median), floor=floor)
+
+
+def _coverage(true: np.ndarray) -> Callable[[Sequence[Result]], np.ndarray]:
+    """Return what measures a run of two objectives: the share of the table's hypervolume that it lacks.
+
+    Losses are scaled from the table's best (0) to its worst (1), which is the reference.
+
+    Args:
+        true: All cells of the table, shape (cells, 2).
+    """
+    low, high = true.min(axis=0), true.max(axis=0)
+    whole = hypervolume((true - low) / (high - low))
+
+    def course(results: Sequence[Result]) -> np.ndarray:
+        points = [(np.array(true) - low) / (high - low) if true else np.ones(2) for _, true in results]
+        return np.array([1.0 - hypervolume(np.array(points[: n + 1])) / whole for n in range(len(points))])
+
+    return course
+
+
+def tables(folder: Path) -> list[Problem]:
+    """Return those of the tables that are there."""
+    there = {name: folder / source.file for name, source in SOURCES.items() if (folder / source.file).is_file()}
+    return [table(name, path, SOURCES[name]) for name, path in there.items()]
+
+
+Shape = Callable[[dict[str, float], dict[str, Any], np.random.Generator], float | None]
+
+
+def function(name: str, space: SearchSpace, shape: Callable[..., float | None], noise: float = 0.0) -> Problem:
+    """Return a function as a problem: its lowest value is 0, at an optimum drawn for each seed.
+
+    Args:
+        name: For people.
+        space: Where to search.
+        shape: Takes unit coordinates as a dict of gene to number, and the optimum's; None is a failure.
+        noise: Standard deviation of what the search is told, as a share of the median.
+    """
+    names = list(space.genes)
+
+    def instance(seed: int) -> Instance:
+        rng = np.random.default_rng([20, seed])
+        optimum = dict(zip(names, space.encode(space.sample(rng)), strict=True))
+
+        def true(genome: dict[str, Any]) -> float | None:
+            return shape(dict(zip(names, space.encode(genome), strict=True)), optimum)
+
+        draws = [true(space.sample(rng)) for _ in range(999)]
+        median = float(np.median([draw for draw in draws if draw is not None]))
+
+        def evaluate(genome: dict[str, Any]) -> Result:
+            value = true(genome)
+            told = None if value is None else (value + noise * median * rng.standard_normal(),)
+            return told, None if value is None else (value,)
+
+        return Instance(space, evaluate, lambda results: regrets(results, 0.0, median))
+
+    return Problem(name, "functions", instance)
+
+
+MIXED = SearchSpace(
+    lr=Float(1e-5, 1e-1, log=True),
+    wd=Float(0.0, 0.5),
+    dropout=Float(0.0, 0.5),
+    depth=Int(1, 12),
+    width=Choice((32, 64, 128, 256, 512, 1024), ordered=True),
+    batch=Choice((8, 16, 32, 64, 128), ordered=True),
+    kind=Choice(("a", "b", "c", "d")),
+    norm=Choice(("before", "after")),
+)
+"""Floats, an Int, scales and categories: what a recipe of training looks like."""
+
+REALS = SearchSpace(**{f"x{place}": Float(0.0, 1.0) for place in range(5)}, kind=Choice(("a", "b", "c")))
+
+MANY = SearchSpace(
+    **{f"x{place}": Float(0.0, 1.0) for place in range(6)},
+    **{f"n{place}": Int(1, 8) for place in range(6)},
+    **{f"c{place}": Choice(("a", "b", "c")) for place in range(4)},
+)
+
+Units = dict[str, float]
+
+
+def bowl(u: Units, best: Units) -> float:
+    """Every gene by itself: distances squared, and a price for each wrong category."""
+    ordered = sum((u[gene] - best[gene]) ** 2 for gene in ("lr", "wd", "dropout", "depth", "width", "batch"))
+    return ordered + 0.3 * (u["kind"] != best["kind"]) + 0.1 * (u["norm"] != best["norm"])
+
+
+def valley(u: Units, best: Units) -> float:
+    """A narrow valley: the right lr moves with batch, width and kind, as it does in training."""
+    shift = 0.5 * (u["batch"] - best["batch"]) - 0.4 * (u["width"] - best["width"])
+    shift += 0.15 * (u["kind"] != best["kind"])
+    across = abs(u["lr"] - best["lr"] - shift)
+    along = sum((u[gene] - best[gene]) ** 2 for gene in ("batch", "width", "depth", "wd"))
+    return 2.0 * across + 0.5 * along + 0.05 * (u["kind"] != best["kind"])
+
+
+def cliff(u: Units, best: Units) -> float | None:
+    """Better and better up to an edge, behind which trainings fail; the edge depends on depth and norm."""
+    edge = best["lr"] + 0.03 + 0.3 * (best["depth"] - u["depth"]) * (1.0 if u["norm"] == best["norm"] else 0.5)
+    if u["lr"] > edge:
+        return None
+    slope = abs(u["lr"] - best["lr"]) + abs(u["depth"] - best["depth"])
+    return slope + (u["dropout"] - best["dropout"]) ** 2 + 0.2 * abs(u["width"] - best["width"])
+
+
+def rugged(u: Units, best: Units) -> float:
+    """A bowl with ripples, so that most ways down end in a pit."""
+    steps = [u[f"x{place}"] - best[f"x{place}"] for place in range(5)]
+    waves = sum(2.0 * step**2 + 0.1 * (1.0 - np.cos(6.0 * np.pi * step)) for step in steps)
+    return float(waves) + 0.2 * (u["kind"] != best["kind"])
+
+
+def branches(u: Units, best: Units) -> float:
+    """The category says which of the real numbers count."""
+    kind = int(3 * u["kind"])
+    right = u["kind"] == best["kind"]
+    counts = (kind, kind + 1, kind + 2)
+    loss = sum((u[f"x{place}"] - (best[f"x{place}"] if right else 0.5)) ** 2 for place in counts)
+    return loss + 0.15 * (not right)
+
+
+def sparse(u: Units, best: Units) -> float:
+    """16 genes of which four matter, two of them only together."""
+    pair = (u["x0"] - best["x0"]) * (u["n0"] - best["n0"])
+    loss = (u["x0"] - best["x0"]) ** 2 + (u["n0"] - best["n0"]) ** 2 + pair
+    return loss + (u["x1"] - best["x1"]) ** 2 + 0.3 * (u["c0"] != best["c0"])
+
+
+FUNCTIONS = [
+    function("bowl", MIXED, bowl),
+    function("bowl with noise", MIXED, bowl, noise=0.1),
+    function("valley", MIXED, valley),
+    function("cliff", MIXED, cliff),
+    function("rugged", REALS, rugged),
+    function("branches", REALS, branches),
+    function("sparse", MANY, sparse),
+]

@@ -1,0 +1,92 @@
+"""The Gaussian process: it interpolates, is as sure as it may be, and finds out which features matter."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.optimize import approx_fprime
+from scipy.stats import multivariate_normal
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import Matern
+
+from evo_tune.strategies._process import Process, _gradient, _matern, _squares
+
+FREE = np.array([False, False, True])
+
+
+def points(count: int, seed: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return np.hstack([rng.random((count, 2)), rng.integers(3, size=(count, 1))])
+
+
+def surface(x: np.ndarray) -> np.ndarray:
+    return np.asarray(np.sin(4 * x[:, 0]) - (x[:, 2] == 1))
+
+
+def fitted(count: int) -> Process:
+    x = points(count, 0)
+    scores = surface(x)
+    return Process.fit(x, (scores - scores.mean()) / scores.std(), FREE)
+
+
+def test_the_gradient_is_that_of_the_likelihood() -> None:
+    x, scores = points(12, 1), np.random.default_rng(1).normal(size=12)
+    squares = _squares(x, x, FREE)
+
+    def likelihood(logs: np.ndarray) -> float:
+        kernel, _ = _matern(np.tensordot(np.exp(logs[:-1]), squares, 1))
+        return float(multivariate_normal(np.zeros(12), kernel + np.exp(logs[-1]) * np.eye(12)).logpdf(scores))
+
+    logs = np.array([1.0, 0.3, 0.5, -2.0])
+    assert np.allclose(_gradient(squares, scores, logs), approx_fprime(logs, likelihood, 1e-6), atol=1e-3)
+
+
+def test_predictions_are_those_of_scikit_learn() -> None:
+    x, asked = np.random.default_rng(2).random((15, 2)), np.random.default_rng(3).random((9, 2))
+    scores = x[:, 0] - x[:, 1] ** 2
+    ours = Process.fit(x, scores, np.array([False, False]))
+    noise = 1.0 / np.diag(ours.inverse @ np.linalg.inv(ours.inverse)) - 1.0  # zero: the inverse is one
+    assert np.allclose(noise, 0.0, atol=1e-6)
+    kernel = Matern(length_scale=1.0 / np.sqrt(ours.relevance), nu=2.5)
+    jitter = float(np.linalg.inv(ours.inverse)[0, 0] - 1.0)
+    theirs = GaussianProcessRegressor(kernel, alpha=jitter, optimizer=None).fit(x, scores)
+    mean, deviation = theirs.predict(asked, return_std=True)
+    assert np.allclose(ours.predict(asked)[0], mean, atol=1e-6)
+    assert np.allclose(ours.predict(asked)[1], deviation**2, atol=1e-6)
+
+
+def test_features_that_matter_are_told_from_those_that_do_not() -> None:
+    relevance = fitted(40).relevance
+    assert relevance[0] > 10 * relevance[1]
+    assert relevance[2] > 10 * relevance[1]
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 60])
+def test_it_is_surer_near_what_it_saw(count: int) -> None:
+    x = points(count, 4)
+    process = Process.fit(x, np.random.default_rng(4).normal(size=count), FREE)
+    (_, near), (_, far) = process.predict(x), process.predict(x + np.array([3.0, 3.0, 0.0]))
+    assert np.all(near > 0.0)
+    assert near.mean() < far.mean() <= 1.0 + 1e-9
+
+
+def test_it_predicts_a_smooth_surface_from_few_points() -> None:
+    asked = points(200, 5)
+    mean, _ = fitted(25).predict(asked)
+    assert np.corrcoef(mean, surface(asked))[0, 1] > 0.95
+
+
+def test_the_names_of_values_without_order_do_not_matter() -> None:
+    x, asked, scores = points(20, 6), points(50, 7), np.random.default_rng(6).normal(size=20)
+    swap = np.array([2, 0, 1])
+    renamed, asked_renamed = x.copy(), asked.copy()
+    renamed[:, 2], asked_renamed[:, 2] = swap[x[:, 2].astype(int)], swap[asked[:, 2].astype(int)]
+    plain = Process.fit(x, scores, FREE).predict(asked)
+    assert np.allclose(plain, Process.fit(renamed, scores, FREE).predict(asked_renamed))
+
+
+def test_many_equal_points_do_no_harm() -> None:
+    process = Process.fit(np.full((50, 3), 0.5), np.linspace(-1, 1, 50), np.array([False] * 3))
+    mean, variance = process.predict(np.full((1, 3), 0.5))
+    assert abs(mean[0]) < 0.2
+    assert np.isfinite(variance).all()
