@@ -25,7 +25,7 @@ The text and the model:
 
 The training:
 
-    optimizer=adamw   adamw, muon or sgd (for which the gene lr is a hundred times larger);
+    optimizer=adamw   adamw, muon or sgd (for which the gene lr is fifty times larger);
                       beta1=0.9, beta2=0.95, eps=1e-8, momentum=0.95 (muon, sgd)
     schedule=cosine   cosine, linear, constant, wsd, multi_step, sgdr or cosine_step, after the warm-up (a gene),
                       down to min_lr_ratio=0.1 of the peak; wsd: decay_fraction=0.2, decay_shape=linear (sqrt,
@@ -65,9 +65,11 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
-from functools import cached_property, lru_cache
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from evo_tune import Choice, Float, Gene, Int, Minimize, SearchSpace
@@ -79,19 +81,18 @@ if TYPE_CHECKING:
     from evo_tune import Context
     from evo_tune.training import (
         GPT,
-        BatchRamp,
         EarlyStopping,
         Evaluation,
         Fit,
         GapDecay,
         GPTConfig,
+        Phase,
         Ranks,
         Schedule,
         Tokenizer,
         Trainer,
         WeightDecay,
     )
-    from evo_tune.training.ramp import Bounds
 
 OBJECTIVES = [Minimize("val_loss")]
 
@@ -131,66 +132,23 @@ FLOPS = {"small": 1e11, "medium": 2.5e13, "large": 1e15}
 SCHEDULES = ("cosine", "linear", "constant", "wsd", "multi_step", "sgdr", "cosine_step")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """The options of `evaluate`, checked; what each means stands at the top of the file."""
+class Options(SimpleNamespace):
+    """The options of `evaluate`, where each is declared once, checked: types by whoever binds them, bounds here.
 
-    data: str
-    size: str
-    context: int | None
-    vocab: int
-    flops: float | None
-    tokens: int | None
-    seconds: float | None
-    micro_batch: int | Literal["auto"] | None
-    ranks: int
-    position: str
-    rope_base: float
-    window: int | None
-    window_pattern: str
-    ffn: str
-    ffn_mult: float
-    kv_heads: int | None
-    qk_norm: bool
-    bias: bool
-    tied: bool
-    attention_dropout: float
-    init: str
-    optimizer: str
-    beta1: float
-    beta2: float
-    eps: float
-    momentum: float
-    schedule: str
-    min_lr_ratio: float
-    decay_fraction: float
-    decay_shape: str
-    cycle: float
-    cycle_growth: int
-    gamma: float
-    lr_rule: str
-    ramp_from: int | None
-    ramp_share: float
-    weight_decay_end: float | None
-    weight_decay_shape: str
-    gap_patience: int | None
-    gap_factor: float
-    clip: float
-    z_loss: float
-    ema: float | None
-    evaluations: int
-    patience: int | None
-    min_delta: float
-    recompute: int | None
-    extend_from: int | None
-    extension: str
-    extend_share: float
-    eval_tokens: int
-    save: bool
+    Args:
+        given: Some of them; the others take their defaults.
 
-    def __post_init__(self) -> None:
+    Raises:
+        UsageError: One is out of its range, or does not go with another.
+    """
+
+    def __init__(self, **given: Any) -> None:
         from evo_tune.training import check_integer, check_name, check_number
 
+        defaults = evaluate.__kwdefaults__ or {}
+        for name in given.keys() - defaults.keys():
+            raise OptionError(f"-o {name}: expected one of {', '.join(defaults)}")
+        super().__init__(**{**defaults, **given})
         for name, interval in INTERVALS.items():
             if getattr(self, name) is not None:
                 check_number(name, getattr(self, name), interval)
@@ -199,6 +157,8 @@ class Options:
             if getattr(self, name) not in (None, "auto"):
                 check_integer(name, getattr(self, name), low, high)
         check_name("optimizer", self.optimizer, ("adamw", "muon", "sgd"))
+        if self.optimizer == "muon" and tuple(map(int, metadata.version("torch").split(".")[:2])) < (2, 9):
+            raise OptionError(f"-o optimizer=muon: torch {metadata.version('torch')} has no Muon; 2.9 brought it")
         self._check_together()
         self.rates(steps=10, warmup=0.0)
         self.decay(start=1e-3)
@@ -224,6 +184,8 @@ class Options:
             raise OptionError("-o extend_from shares out flops or tokens: give one of these instead of -o seconds")
         if self.ranks > 1 and self.seconds is not None:
             raise OptionError("-o ranks and -o seconds are both given: give flops or tokens beside ranks")
+        if self.ramp_from is not None and self.seconds is not None:
+            raise OptionError("-o ramp_from and -o seconds are both given: give flops or tokens beside ramp_from")
 
     @property
     def block(self) -> int:
@@ -233,7 +195,7 @@ class Options:
 
     def with_genes(self, genome: Mapping[str, Any]) -> Options:
         """Return the options with those genes in their places that are one (see OPTIONAL)."""
-        return replace(self, **{name: genome[name] for name in OPTIONAL if name in genome})
+        return Options(**{**vars(self), **{name: genome[name] for name in OPTIONAL if name in genome}})
 
     def rates(self, steps: int, warmup: float) -> Schedule:
         """Return the schedule over so many steps."""
@@ -292,11 +254,6 @@ WHOLE = {
     "eval_tokens": (1, None),
 }
 """Bounds of options that no part of the recipe checks without loading torch; the rest is checked by those parts."""
-
-
-def options_from(given: Mapping[str, Any]) -> Options:
-    """Return options, those not given at their defaults."""
-    return Options(**{**(evaluate.__kwdefaults__ or {}), **given})
 
 
 # ---------------------------------------------------------------- the space
@@ -372,7 +329,7 @@ def search_space(**given: Any) -> SearchSpace:
     Raises:
         UsageError: An option is out of its range, or two budgets are given.
     """
-    options = options_from(given)
+    options = Options(**given)
     size = SIZES[_size(options.size)]
 
     def repair(genome: dict[str, Any], genes: Mapping[str, Gene]) -> dict[str, Any]:
@@ -380,7 +337,7 @@ def search_space(**given: Any) -> SearchSpace:
 
     batches = tuple(batch for batch in size["batch"] if batch >= (options.context or 0))
     depth, width, heads = size["depth"], size["width"], size["heads"]
-    low, high, lr = (value * (100 if options.optimizer == "sgd" else 1) for value in size["lr"])
+    low, high, lr = (value * (50 if options.optimizer == "sgd" else 1) for value in size["lr"])
     genes = {
         "lr": Float(low, high, log=True, default=lr),
         "batch": Choice(batches, ordered=True, default=max(size["default_batch"], batches[0])),
@@ -509,7 +466,7 @@ def _tokens(text: bytes, vocab: int) -> tuple[Any, Tokenizer]:
 
 def fingerprint(**given: Any) -> str:
     """Return the SHA-256 of the text, of how it is split, and of the byte pairs learned from it."""
-    options = options_from(given)
+    options = Options(**given)
     training, held_out = _text(options)
     digest = hashlib.sha256(f"{len(training)}+{len(held_out)}:".encode())
     digest.update(training)
@@ -573,80 +530,29 @@ def _config(genome: Mapping[str, Any], options: Options) -> GPTConfig:
     )
 
 
-@dataclass(frozen=True)
-class Phase:
-    """A part of a training in which the context stays the same.
-
-    Args:
-        config: The model's shape.
-        windows: Windows that are trained on.
-        per_step: Of these, in one step.
-        first_step: Number of its first step.
-        ramp: How the windows of a step grow to so many.
-    """
-
-    config: GPTConfig
-    windows: int
-    per_step: int
-    first_step: int = 0
-    ramp: BatchRamp | None = None
-
-    @property
-    def end(self) -> int:
-        """The step after its last."""
-        return self.first_step + len(self._bounds)
-
-    def tokens(self, step: int) -> int:
-        """Return the tokens that it has trained on before `step`."""
-        return self.config.context * self._bounds[max(0, step - self.first_step)][0]
-
-    @cached_property
-    def _bounds(self) -> Bounds:
-        from evo_tune.training.ramp import steps_of
-
-        return steps_of(self.windows, self.per_step, self.ramp)
-
-
 def _phases(genome: Mapping[str, Any], options: Options, device: str | None = None) -> tuple[Phase, ...] | None:
     """Return the phases of the full training; None if only a clock can tell how long it is."""
-    from evo_tune.training import flops_per_token
+    from evo_tune.training import BatchRamp, plan_phases
 
     if options.seconds is not None:
         return None
     config = _config(genome, options)
-    parts = [(1.0, config)]
+    shares = [(1.0, config)]
     if options.extend_from is not None:
         short = replace(config, context=options.extend_from, extended_from=None)
-        parts = [(1.0 - options.extend_share, short), (options.extend_share, config)]
-    budget = options.tokens or options.flops or FLOPS[_size(options.size, device)]
-    phases: list[Phase] = []
-    for share, shape in parts:
-        each = 1.0 if options.tokens is not None else flops_per_token(shape)
-        windows = max(1, round(share * budget / each / shape.context))
-        first = phases[-1].end if phases else 0
-        phases.append(_phase(genome, shape, windows, first, None if phases else options))
-    return tuple(phases)
+        shares = [(1.0 - options.extend_share, short), (options.extend_share, config)]
+    flops = options.flops or FLOPS[_size(options.size, device)]
+    start, share = options.ramp_from, options.ramp_share
+    ramp = None if start is None else BatchRamp(start=start, fraction=share)
+    return plan_phases(shares, genome["batch"], tokens=options.tokens, flops=flops, ramp=ramp)
 
 
-def _phase(
-    genome: Mapping[str, Any], config: GPTConfig, windows: int, first_step: int = 0, growing: Options | None = None
-) -> Phase:
-    from evo_tune.training import BatchRamp
+def _phase(genome: Mapping[str, Any], options: Options, windows: int) -> Phase:
+    """Return the only phase of a training of so many windows."""
+    from evo_tune.training import Phase
 
-    ramp, per_step = None, max(1, genome["batch"] // config.context)
-    if growing is not None and growing.ramp_from is not None:
-        start = min(per_step, max(1, growing.ramp_from // config.context))
-        ramp = BatchRamp(start=start, fraction=growing.ramp_share)
-    return Phase(config, windows, per_step, first_step, ramp)
-
-
-def _spent(phases: Sequence[Phase], step: int) -> dict[str, float]:
-    """Return the tokens and the FLOPs before `step`."""
-    from evo_tune.training import flops_per_token
-
-    tokens = [phase.tokens(step) for phase in phases]
-    flops = sum(count * flops_per_token(phase.config) for count, phase in zip(tokens, phases, strict=True))
-    return {"tokens": float(sum(tokens)), "flops": flops}
+    config = _config(genome, options)
+    return Phase(config=config, windows=windows, per_step=max(1, genome["batch"] // config.context))
 
 
 def estimate(genome: Mapping[str, Any], **given: Any) -> dict[str, float]:
@@ -655,15 +561,15 @@ def estimate(genome: Mapping[str, Any], **given: Any) -> dict[str, float]:
     Raises:
         UsageError: A value of the genome is out of its range.
     """
-    from evo_tune.training import check_number
+    from evo_tune.training import check_number, spent
 
-    options = options_from(given).with_genes(genome)
+    options = Options(**given).with_genes(genome)
     check_number("lr", genome["lr"], "(0, 10]" if options.optimizer == "sgd" else "(0, 1]")
     options.rates(steps=10, warmup=genome["warmup"])
     options.decay(genome["weight_decay"])
     phases = _phases(genome, options)
     known = {"params": float(_config(genome, options).parameters)}
-    return known if phases is None else {**known, **_spent(phases, phases[-1].end)}
+    return known if phases is None else {**known, **spent(phases, phases[-1].end)}
 
 
 # ---------------------------------------------------------------- the training
@@ -743,7 +649,7 @@ def evaluate(
         Diverged: The training was lost.
     """
     given = locals()
-    options = Options(**{field.name: given[field.name] for field in fields(Options)})
+    options = Options(**{name: given[name] for name in evaluate.__kwdefaults__ or {}})
     return _train_on_ranks(genome, run, options) if options.ranks > 1 else _train(genome, run, options)[1]
 
 
@@ -755,7 +661,7 @@ def _train_on_ranks(genome: Mapping[str, Any], run: Context, options: Options) -
     context["resume_folder"] = run.resume_folder and str(run.resume_folder)
     metrics: dict[str, float] = launch(
         train_rank,
-        {"genome": dict(genome), "context": context, "options": asdict(options)},
+        {"genome": dict(genome), "context": context, "options": vars(options)},
         ranks=options.ranks,
         device=run.device,
         threads=run.threads,
@@ -796,7 +702,7 @@ def _train(
         phases = _phases(genome, options, run.device)
         if phases is None:  # a clock was asked once, and its answer stands
             windows = saved["windows"] if saved else _windows_in(options, genome, run, corpus)
-            phases = (_phase(genome, _config(genome, options), windows, growing=options),)
+            phases = (_phase(genome, options, windows),)
         training = Training(genome, run, options, corpus, phases, ranks)
         training.begin(saved)
         start = training.trainer.step
@@ -905,7 +811,7 @@ def _trainer(
 def _windows_in(options: Options, genome: Mapping[str, Any], run: Context, corpus: Corpus) -> int:
     """Return how many windows fit in the budget of seconds, by the median of ten steps after three."""
     warm, timed = 3, 10
-    phase = _phase(genome, _config(genome, options), 1)
+    phase = _phase(genome, options, windows=1)
     phase = replace(phase, windows=phase.per_step * (warm + timed))
     # A trainer of its own, to be thrown away; at a learning rate with which nothing diverges.
     trial = _trainer({**genome, "lr": 1e-6}, run, options, corpus.training, phase, warm + timed)
@@ -1028,6 +934,8 @@ class Training:
 
     def metrics(self) -> dict[str, float]:
         """Judge the model, with its best weights if it could stop early."""
+        from evo_tune.training import spent
+
         if self.stopping is not None:
             self.stopping.restore_best(self.trainer.model)
         trainer, options = self.trainer, self.options
@@ -1035,7 +943,7 @@ class Training:
         found = {
             **self._held_out_metrics(),
             "train_loss": self._train_loss(),
-            **_spent(self.phases, trainer.step),
+            **spent(self.phases, trainer.step),
             "steps": float(trainer.step),
             "params": float(self.phase.config.parameters),
             "tokens_per_second": speed,
@@ -1153,10 +1061,10 @@ def export(
     """
     if tokens is not None or seconds is not None:
         given = {**given, "flops": None, "tokens": tokens, "seconds": seconds}
-    options, folder = options_from(given), Path(folder)
+    options, folder = Options(**given), Path(folder)
     trainer, metrics = _train(genome, run, options)
     averaged = None if trainer.averaged is None else trainer.averaged.module
-    notes = {"genome": dict(genome), "options": asdict(options), "seed": run.seed, "metrics": metrics}
+    notes = {"genome": dict(genome), "options": vars(options), "seed": run.seed, "metrics": metrics}
     for model, into in ((trainer.model, folder), (averaged, folder / "averaged")):
         if model is not None:
             model.tokenizer = _corpus(options).tokenizer

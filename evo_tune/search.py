@@ -190,6 +190,7 @@ class Search:
         self.finished: str | None = None
         """Why no more candidates will come; None while they may."""
         self.stopping = False
+        self._status = ((-1, -1), "")
         self._calibrations: deque[tuple[Candidate, str]] | None = None
         self._changed = threading.Condition(threading.RLock())
         self._started = time.monotonic()
@@ -240,8 +241,11 @@ class Search:
     @property
     def status(self) -> str:
         """Where the strategy says that the search stands, in a line; '' if it has nothing to say."""
-        with self._changed:
-            return self.strategy.status(self.history)
+        with self._changed:  # a live table asks again and again
+            at = (self.history.born_count, len(self.history.trials))
+            if self._status[0] != at:
+                self._status = (at, self.strategy.status(self.history))
+            return self._status[1]
 
     @property
     def seconds(self) -> float:

@@ -117,8 +117,9 @@ def evaluate_command(
         raise OptionError(f"--budget {budget}: expected more than 0 and at most 1")
     plugin = find_evaluator(evaluator)
     bound = plugin.bind(split_assignments(options, "-o"))
-    space = plugin.space(bound)
-    genome = space.check(space.parse(split_assignments(genes, "-g")), fill_defaults=True)
+    values = split_assignments(genes, "-g")
+    space = plugin.space(bound).including(values)
+    genome = space.check(space.parse(values), fill_defaults=True)
     planned = plan(1, devices, 1, threads)
     with _interruptible(), tempfile.TemporaryDirectory() as scratch:
         task = Task.of(plugin, bound, plugin.objectives, folder or scratch, planned.threads)

@@ -67,6 +67,9 @@ if TYPE_CHECKING:
     from evo_tune.training.optimizer import SGD as SGD
     from evo_tune.training.optimizer import AdamW as AdamW
     from evo_tune.training.optimizer import decay_groups as decay_groups
+    from evo_tune.training.phases import Phase as Phase
+    from evo_tune.training.phases import plan_phases as plan_phases
+    from evo_tune.training.phases import spent as spent
     from evo_tune.training.precision import Precision as Precision
     from evo_tune.training.ramp import BatchRamp as BatchRamp
     from evo_tune.training.scaling import scale_betas as scale_betas
@@ -158,6 +161,9 @@ _HOMES = {
     "scale_lr": "scaling",
     "seed_for": "determinism",
     "stop_step": "accounting",
+    "spent": "phases",
+    "plan_phases": "phases",
+    "Phase": "phases",
     "BPE": "tokenizer",
     "Bytes": "tokenizer",
     "Tokenizer": "tokenizer",
