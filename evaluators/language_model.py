@@ -118,9 +118,6 @@ METRICS = {
 }
 """The last three only with `ema`, with `extend_from`, and on a GPU whose peak is known."""
 
-HELD_OUT = 0.1
-"""Share of the text, at its end, that is never trained on."""
-
 BLOCK = 4
 """Bytes in a held-out block, for each token of the longest window: more than a byte-pair token usually has."""
 
@@ -435,17 +432,9 @@ def _text(options: Options) -> tuple[bytes, bytes]:
     Raises:
         UsageError: The text is missing, unreadable, empty, or too short for the longest window.
     """
-    text = _read(options.data)
-    longest = options.block // BLOCK
-    needed = math.ceil((longest + 2) / HELD_OUT)
-    if len(text) < needed:
-        amount = "is empty" if not text else f"holds {len(text)} bytes"
-        raise OptionError(
-            f"-o data={options.data} {amount}: expected at least {needed} for windows of "
-            f"{longest}; give more text, or a smaller -o context"
-        )
-    cut = round(len(text) * (1 - HELD_OUT))
-    return text[:cut], text[cut:]
+    from evo_tune.training import split_text
+
+    return split_text(_read(options.data), options.block // BLOCK, options.data)
 
 
 @lru_cache(maxsize=1)  # a worker trains on the same text again and again

@@ -21,8 +21,8 @@ import numpy as np
 
 from evo_tune.errors import EvoTuneError, OptionError, PluginError, SpaceError, StoreError
 from evo_tune.evaluator import Evaluator
-from evo_tune.options import suggest
-from evo_tune.plugins import make_strategy, source_hash, working_strategies
+from evo_tune.options import options_of, suggest
+from evo_tune.plugins import install_command, make_strategy, source_hash, working_strategies
 from evo_tune.population import ORDERS, Manifest, Run
 from evo_tune.space import Choice, Gene, Genome, Int, SearchSpace, Value, genome_key, is_writable
 from evo_tune.strategy import Strategy
@@ -75,8 +75,7 @@ def make_manifest(
     _check_metrics(evaluator, goals)
     name = strategy or ("ga" if len(goals) == 1 else "nsga2")
     made = make_strategy(name, dict(strategy_options))
-    _check_objectives(name, made, goals)
-    made.check(space)
+    _check_suited(name, made, space, goals)
     return Manifest(
         evaluator=evaluator.reference,
         evaluator_hash=source_hash(evaluator.path),
@@ -92,7 +91,7 @@ def make_manifest(
         threads=threads,
         warm_start=_warm_start(space, warm_start, fill_defaults),
         units=evaluator.metrics,
-        versions=_versions(),
+        versions=_versions((*SHAPING, *made.needs)),
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     )
 
@@ -228,16 +227,21 @@ def _check_metrics(evaluator: Evaluator, objectives: Sequence[Objective]) -> Non
             )
 
 
-def _check_objectives(name: str, strategy: Strategy, objectives: Sequence[Objective]) -> None:
+def _check_suited(name: str, strategy: Strategy, space: SearchSpace, objectives: Sequence[Objective]) -> None:
+    """Refuse objectives or a space that the strategy cannot search, and name the strategies that can."""
     metrics = [objective.metric for objective in objectives]
     if len(set(metrics)) != len(metrics):
         raise SpaceError(f"objectives {', '.join(metrics)}: one is given twice")
-    if len(objectives) > 1 and not strategy.several_objectives:
-        able = [known for known, one in working_strategies().items() if one.several_objectives]
-        raise PluginError(
-            f"strategy {name} optimises one objective, and {len(objectives)} were given ({', '.join(metrics)}): "
-            f"choose --strategy {' or '.join(able)}, or one --objective"
-        )
+    reason = strategy.unsuited(space, objectives)
+    if reason:
+        able = [known for known, one in working_strategies().items() if _suits(one, space, objectives)]
+        raise PluginError(f"strategy {name} {reason}, or choose --strategy {' or '.join(able)}")
+
+
+def _suits(strategy: type[Strategy], space: SearchSpace, objectives: Sequence[Objective]) -> bool:
+    """Whether a strategy, as it is without options, can search a space, and is installed with all that it needs."""
+    required = any(option.required for option in options_of(strategy).values())
+    return not required and not install_command(strategy) and not strategy().unsuited(space, objectives)
 
 
 def _warm_start(space: SearchSpace, genomes: Iterable[Mapping[str, Any]], fill_defaults: bool) -> list[Genome]:
@@ -257,9 +261,9 @@ def _warm_start(space: SearchSpace, genomes: Iterable[Mapping[str, Any]], fill_d
     return list(checked.values())
 
 
-def _versions() -> dict[str, str]:
+def _versions(packages: Iterable[str]) -> dict[str, str]:
     found = {"python": platform.python_version()}
-    for package in SHAPING:
+    for package in packages:
         try:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:  # a checkout that was never installed

@@ -14,6 +14,7 @@ import importlib.metadata
 import importlib.util
 import inspect
 import os
+import shlex
 import sys
 import warnings
 from collections.abc import Iterator
@@ -31,6 +32,7 @@ __all__ = [
     "find_again",
     "find_evaluator",
     "find_strategy",
+    "install_command",
     "list_evaluators",
     "list_strategies",
     "load_evaluator",
@@ -308,13 +310,21 @@ def find_strategy(name: str) -> type[Strategy]:
 def list_strategies() -> list[tuple[str, str]]:
     """Return (name, first docstring line of the class) of every strategy known by name.
 
-    A broken one does not hide the others: its line says what is wrong.
+    A broken one does not hide the others: its line says what is wrong. One whose packages are not installed
+    has a line that ends with the command that installs them.
     """
     rows = []
     for name, found in _known_strategies():
         line = f"broken: {found}" if isinstance(found, EvoTuneError) else (found.__doc__ or "").strip()
-        rows.append((name, line.partition("\n")[0]))
+        command = "" if isinstance(found, EvoTuneError) else install_command(found)
+        rows.append((name, line.partition("\n")[0] + (f" (first: {command})" if command else "")))
     return rows
+
+
+def install_command(strategy: type[Strategy]) -> str:
+    """Return the command that installs what a strategy needs and this Python lacks; '' if it lacks nothing."""
+    lacking = [target for package, target in strategy.needs.items() if importlib.util.find_spec(package) is None]
+    return f"pip install {' '.join(map(shlex.quote, dict.fromkeys(lacking)))}" if lacking else ""
 
 
 def working_strategies() -> dict[str, type[Strategy]]:
@@ -338,10 +348,15 @@ def make_strategy(name: str, given: dict[str, Any]) -> Strategy:
     """Return a strategy with its options bound.
 
     Raises:
-        PluginError: There is none of that name, or it is broken.
+        PluginError: There is none of that name, it is broken, or a package that it needs is not installed.
         OptionError: An option is unknown or wrong.
     """
     strategy = find_strategy(name)
+    command = install_command(strategy)
+    if command:
+        raise PluginError(
+            f"strategy {name} needs {', '.join(strategy.needs)}: install what is missing with `{command}`"
+        )
     options = bind(given, options_of(strategy), f"strategy {name}", "-s")
     try:
         return strategy(**options)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from evo_tune.calibration import Calibrated, calibrated
+from evo_tune.importance import importance
 from evo_tune.population import Run
 from evo_tune.trial import Trial
 
@@ -145,11 +146,7 @@ def statuses(run: Run) -> dict[str, int]:
 
 
 def importances(run: Run) -> dict[str, float]:
-    """Return how much of the spread in the first objective each gene explains by itself.
-
-    The adjusted coefficient of determination of a one-way analysis of variance: the trials are put
-    into up to four groups by the gene's value, and the variance of the losses' ranks between groups is
-    set against the whole. 0: none, 1: all. Ranks, because losses have long tails.
+    """Return how much of the spread in the first objective each gene explains by itself (see `importance`).
 
     Returns:
         Gene name to importance, largest first; empty for fewer than 20 good trials.
@@ -157,33 +154,9 @@ def importances(run: Run) -> dict[str, float]:
     trials = run.ranked()
     if len(trials) < ENOUGH:
         return {}
-    ranks = _ranks(np.array([trial.losses[0] for trial in trials if trial.losses]))
-    found = {}
-    for name, gene in run.manifest.genes().items():
-        units = np.array([gene.encode(trial.genome[name]) for trial in trials])
-        found[name] = _explained(_groups(units), ranks)
+    losses = np.array([trial.losses[0] for trial in trials if trial.losses])
+    found = {
+        name: importance(np.array([gene.encode(trial.genome[name]) for trial in trials]), losses)
+        for name, gene in run.manifest.genes().items()
+    }
     return dict(sorted(found.items(), key=lambda item: -item[1]))
-
-
-def _ranks(losses: np.ndarray) -> np.ndarray:
-    """Return ranks, equal losses sharing the mean of theirs."""
-    _, which, counts = np.unique(losses, return_inverse=True, return_counts=True)
-    return np.asarray((np.cumsum(counts) - (counts - 1) / 2)[which], dtype=np.float64)
-
-
-def _groups(units: np.ndarray) -> np.ndarray:
-    values = np.unique(units)
-    if len(values) <= 4:
-        return np.searchsorted(values, units)
-    return np.searchsorted(np.quantile(units, [0.25, 0.5, 0.75]), units)
-
-
-def _explained(groups: np.ndarray, ranks: np.ndarray) -> float:
-    names, counts = np.unique(groups, return_counts=True)
-    if len(names) < 2 or np.ptp(ranks) == 0:
-        return 0.0
-    means = np.array([ranks[groups == name].mean() for name in names])
-    total = float(((ranks - ranks.mean()) ** 2).sum())
-    within = total - float((counts * (means - ranks.mean()) ** 2).sum())
-    adjusted = 1.0 - (within / (len(ranks) - len(names))) / (total / (len(ranks) - 1))
-    return max(0.0, adjusted)

@@ -8,7 +8,7 @@ It must not know of slots, stores or time.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -17,7 +17,7 @@ import numpy as np
 from evo_tune.errors import OptionError
 from evo_tune.history import History
 from evo_tune.space import SearchSpace
-from evo_tune.trial import Proposal
+from evo_tune.trial import Objective, Proposal
 
 __all__ = ["Strategy"]
 
@@ -35,17 +35,19 @@ class Strategy(ABC):
     several_objectives: ClassVar[bool] = False
     """Whether it can optimise more than one objective."""
 
+    needs: ClassVar[Mapping[str, str]] = {}
+    """Packages that it imports, inside its functions, and that evo-tune does not bring; for each, what pip installs."""
+
     def __post_init__(self) -> None:
         if self.population < 2:
             raise OptionError(f"population={self.population} is not allowed: expected 2 or more")
 
-    def check(self, space: SearchSpace) -> None:
-        """Say, before a run begins, if this space cannot be searched.
-
-        Raises:
-            OptionError: It cannot; the text says what to do.
-        """
-        del space
+    def unsuited(self, space: SearchSpace, objectives: Sequence[Objective]) -> str:
+        """Return why it cannot search this space for these objectives and what to change; '' if it can."""
+        if len(objectives) > 1 and not self.several_objectives:
+            metrics = ", ".join(objective.metric for objective in objectives)
+            return f"optimises one objective, and {len(objectives)} were given ({metrics}): give one --objective"
+        return ""
 
     def status(self, history: History) -> str:
         """Return, in a line, where the search stands: for people, in the table and at the end; '' for nothing."""

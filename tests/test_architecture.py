@@ -18,7 +18,7 @@ PUBLIC = set(evo_tune.__all__)
 # From the bottom up, as ARCHITECTURE.md draws them: a module may import those of the lines above it, and none of
 # its own line. A name stands for a module or for a whole folder, inside which imports are free.
 LINES = """
-    errors interrupts
+    errors interrupts importance
     options
     space
     trial
@@ -43,6 +43,9 @@ ROOMS = {
     "dispatch": {"dispatch"},
     "population": {"journal", "table", "population"},
 }
+HEAVY = {"torch", "optuna", "hyperopt", "cmaes"}
+"""What is imported where it is used: it takes long, or may not be installed."""
+
 APART = {"training"}
 """What no other module of the package imports, and what imports errors alone."""
 LIGHT = {"evo_tune.training.schedule"}
@@ -128,12 +131,12 @@ def test_deap_is_imported_in_one_file(path: Path) -> None:
 
 
 @named([path for path in MODULES if place(path) not in APART])
-def test_torch_is_imported_inside_functions_only(path: Path) -> None:
+def test_torch_and_extras_are_imported_inside_functions_only(path: Path) -> None:
     tree = ast.parse(path.read_bytes())
     top = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
     names = {alias.name for node in top if isinstance(node, ast.Import) for alias in node.names}
     names |= {str(node.module) for node in top if isinstance(node, ast.ImportFrom)}
-    assert not {name for name in names if name.partition(".")[0] == "torch"}
+    assert not {name for name in names if name.partition(".")[0] in HEAVY}
 
 
 @named(EVALUATORS)

@@ -417,9 +417,26 @@ def test_a_broken_strategy_has_a_row_that_says_so(install: Callable[..., Path]) 
     assert rows["nsga2"]["objectives"] == "several"
 
 
+def test_a_strategy_whose_packages_are_not_installed_names_the_command(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)  # as if it were not there
+    with pytest.raises(PluginError) as caught:
+        make_strategy("tpe", {})
+    assert "strategy tpe needs optuna" in str(caught.value)
+    assert "`pip install 'evo-tune[optuna]'`" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert dict(list_strategies())["tpe"].endswith("(first: pip install 'evo-tune[optuna]')")
+    assert "pip" not in dict(list_strategies())["ga"]
+
+    needing = STRATEGY.replace("    step:", "    needs = {'no_such_package': 'such>=2', 'json': 'never'}\n    step:")
+    with pytest.raises(PluginError, match=r"`pip install 'such>=2'`"):
+        make_strategy(str(write(tmp_path / "climb.py", needing)), {})
+
+
 def test_unknown_strategies_and_options_are_named() -> None:
-    with pytest.raises(PluginError, match=r"no strategy 'nsga' \(did you mean nsga2\?\)"):
-        find_strategy("nsga")
+    with pytest.raises(PluginError, match=r"no strategy 'randm' \(did you mean random\?\)"):
+        find_strategy("randm")
     with pytest.raises(OptionError, match="strategy random has no option 'elites': expected one of population"):
         make_strategy("random", {"elites": 1})
     with pytest.raises(OptionError, match=r"-s population=few: expected a whole number \(an option of strategy ga\)"):

@@ -10,11 +10,14 @@ from typing import Any
 import pytest
 
 from evo_tune.errors import RunError
-from evo_tune.plugins import find_evaluator, make_strategy
+from evo_tune.plugins import find_evaluator, list_strategies, make_strategy
 from evo_tune.population import Run, space_of
 from evo_tune.replay import Disagreement, verify
 from evo_tune.search import Search
-from tests.conftest import drive
+from evo_tune.space import Choice
+from evo_tune.trial import Candidate, Outcome
+from tests.conftest import drive, evaluate
+from tests.strategies.cases import SMALL
 
 Begin = Callable[..., Search]
 
@@ -29,6 +32,20 @@ def verified(folder: Path) -> list[Disagreement]:
 @pytest.mark.parametrize("strategy", ["ga", "nsga2", "random"])
 def test_a_run_on_several_slots_agrees(begin: Begin, strategy: str, order: str) -> None:
     folder = drive(begin(strategy=strategy, order=order, generations=6), slots=4).saved.folder
+    assert verified(folder) == []
+
+
+@pytest.mark.parametrize("strategy", [name for name, _ in list_strategies()])
+def test_an_asynchronous_run_of_every_strategy_agrees(begin: Begin, strategy: str) -> None:
+    options = SMALL.get(strategy, {})
+    genes = {"kind": Choice(("a",))} if strategy == "cma" else {}
+
+    def evaluate_some(search: Search, candidate: Candidate) -> Any:
+        return Outcome("failed", error="no luck") if candidate.id % 5 == 3 else evaluate(search, candidate)
+
+    search = begin(strategy=strategy, strategy_options=options, genes=genes, generations=4)
+    folder = drive(search, slots=3, evaluate=evaluate_some).saved.folder
+    assert Run.open(folder).candidates[10:]
     assert verified(folder) == []
 
 

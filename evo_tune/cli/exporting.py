@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 @click.option("--trial", type=click.IntRange(min=0), help="Export this trial instead of the best.")
 @click.option("--tokens", type=click.IntRange(min=1), help="Train on so many tokens instead of the run's budget.")
 @click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="Train for so long instead.")
+@shared.option_option
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--devices", metavar="LIST", help="'cpu', or a GPU by number.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: all cores]")
@@ -34,6 +35,7 @@ def export_command(
     trial: int | None,
     tokens: int | None,
     seconds: float | None,
+    options: tuple[str, ...],
     seed: int,
     devices: str | None,
     threads: int | None,
@@ -42,8 +44,10 @@ def export_command(
 ) -> None:
     """Train the best genome of RUN once more and save the model.
 
-    DIR gets the weights, a config, and a README.md with a snippet that loads and uses them.
+    DIR gets the weights, a config, and a README.md with a snippet that loads and uses them. Options are those of
+    the run, but for those given here.
     """
+    from evo_tune.options import split_assignments
     from evo_tune.plugins import find_again
     from evo_tune.population import Run, as_typed, find_run
 
@@ -66,7 +70,8 @@ def export_command(
     folder = Path(checkpoint)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"--checkpoint {checkpoint}: exists and is not an empty folder; choose another")
-    options = _with_budget(plugin, saved.manifest.options, tokens, seconds)
+    given = split_assignments(options, "-o")
+    bound = _with_budget(plugin, plugin.bind({**saved.manifest.options, **given}), tokens, seconds)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -74,7 +79,7 @@ def export_command(
     click.echo(f"training trial {candidate.id} of {saved.name}: {shared.show_genome(candidate.genome)}")
     with tempfile.TemporaryDirectory() as scratch:
         context = _context(seed, devices, threads, Path(scratch))
-        metrics = plugin.export(candidate.genome, context, folder, options)
+        metrics = plugin.export(candidate.genome, context, folder, bound)
     for name, value in metrics.items():
         click.echo(f"  {name:<18} {shared.show_value(value)}")
     written = sorted(path.name for path in folder.iterdir())

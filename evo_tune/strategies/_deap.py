@@ -2,12 +2,14 @@
 
 Trials come in as `Individual`s, children leave as lists of unit coordinates. DEAP draws from Python's
 global `random`: `seeded` lends it a seed from the caller's generator and puts the old state back, so
-a proposal stays a pure function of history. DEAP sees finite losses only; failed trials never get
-here. This file knows nothing of births, duplicates or generations.
+a proposal stays a pure function of history. Its NSGA-III draws from numpy's, which is treated likewise.
+DEAP sees finite losses only; failed trials never get here. This file knows nothing of births, duplicates
+or generations.
 """
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,7 +21,16 @@ from evo_tune.history import History
 from evo_tune.space import Choice, SearchSpace
 from evo_tune.trial import Trial
 
-__all__ = ["Individual", "crossover", "crowded_tournament", "mutate", "seeded", "select", "tournament"]
+__all__ = [
+    "Individual",
+    "crossover",
+    "crowded_tournament",
+    "mutate",
+    "seeded",
+    "select",
+    "select_by_reference",
+    "tournament",
+]
 
 ETA = 10.0
 """Crowding degree of simulated binary crossover: children stay near a parent's value (Deb & Agrawal use 2 to 20)."""
@@ -96,6 +107,37 @@ def select(pool: Sequence[Individual], size: int) -> list[Individual]:
     copies = [Individual(one.id, one.losses, one.units) for one in pool]
     kept: list[Individual] = tools.selNSGA2(copies, size) if copies else []
     return kept
+
+
+def select_by_reference(pool: Sequence[Individual], size: int) -> list[Individual]:
+    """Return the `size` individuals that NSGA-III keeps (Deb & Jain, 2014).
+
+    Its reference points lie evenly on the unit simplex, as many as the population holds. It breaks ties by
+    numpy's global generator, which is lent a seed made of the ids, so the same pool always gives the same
+    individuals, and gets its state back.
+    """
+    if len(pool) <= size:
+        return list(pool)
+    objectives = len(pool[0].losses)
+    state = np.random.get_state()
+    np.random.seed(sum(one.id for one in pool) % 2**32)
+    try:
+        with np.errstate(all="ignore"):  # losses of any size: what overflows ends up in some niche
+            points = tools.uniform_reference_points(objectives, _divisions(objectives, size))
+            kept: list[Individual] = tools.selNSGA3(list(pool), size, points, nd="standard")
+    finally:
+        np.random.set_state(state)
+    return kept
+
+
+def _divisions(objectives: int, size: int) -> int:
+    """Return into how many parts an axis can be divided with at most `size` reference points, at least one."""
+    if objectives == 1:
+        return 1
+    divisions = 1
+    while math.comb(objectives + divisions, divisions + 1) <= size:
+        divisions += 1
+    return divisions
 
 
 def crossover(first: Sequence[float], second: Sequence[float], space: SearchSpace) -> list[float]:

@@ -20,7 +20,7 @@ from evo_tune.history import History
 from evo_tune.space import Choice, SearchSpace
 from evo_tune.strategies._births import unborn
 from evo_tune.strategies.ga import GA
-from evo_tune.trial import Proposal, Trial
+from evo_tune.trial import Objective, Proposal, Trial
 
 __all__ = ["Ladder", "Size", "parse_sizes"]
 
@@ -93,25 +93,26 @@ class Ladder(GA):
         if not math.isfinite(self.threshold):
             raise OptionError(f"threshold={self.threshold} is not allowed: expected a number")
 
-    def check(self, space: SearchSpace) -> None:
+    def unsuited(self, space: SearchSpace, objectives: Sequence[Objective]) -> str:
         if not self.sizes:
-            raise OptionError("strategy ladder needs -s sizes=DEPTHxWIDTH,… (or run --ladder 2x64,4x96,6x128)")
+            return "needs -s sizes=DEPTHxWIDTH,… (or run --ladder 2x64,4x96,6x128)"
         missing = [name for name in GENES if name not in space.genes]
         if missing:
-            raise OptionError(
-                f"strategy ladder needs genes depth and width; the evaluator has no {' and no '.join(missing)}: its "
-                f"genes are {', '.join(space.genes)}"
+            return (
+                f"needs genes depth and width; the evaluator has no {' and no '.join(missing)}: its genes are "
+                f"{', '.join(space.genes)}"
             )
         for size in parse_sizes(self.sizes):
             for name, value in zip(GENES, size, strict=True):
                 try:
                     space.genes[name].check(value)
                 except SpaceError as error:
-                    raise OptionError(f"rung {size}: {name} {error}; or give the gene: --gene {name}=…") from None
+                    return f"cannot have rung {size}: {name} {error}; give other sizes, or the gene: --gene {name}=…"
             try:
                 _fixed(space, size).default()
             except SpaceError as error:
-                raise OptionError(f"rung {size}: the evaluator's repair does not leave it alone: {error}") from None
+                return f"cannot have rung {size}: the evaluator's repair does not leave it alone: {error}"
+        return super().unsuited(space, objectives)
 
     def propose(self, history: History, rng: np.random.Generator) -> Proposal | None:
         climb = self._climb(history)

@@ -17,7 +17,14 @@ if TYPE_CHECKING:
     from evo_tune.training.accounting import stop_step as stop_step
     from evo_tune.training.accumulation import IGNORE as IGNORE
     from evo_tune.training.accumulation import accumulate as accumulate
+    from evo_tune.training.adapter import add_adapter as add_adapter
+    from evo_tune.training.adapter import load_adapter as load_adapter
+    from evo_tune.training.adapter import save_adapter as save_adapter
+    from evo_tune.training.adapter import trained_weights as trained_weights
     from evo_tune.training.allocator import keep_freed_memory as keep_freed_memory
+    from evo_tune.training.base import TARGETS as TARGETS
+    from evo_tune.training.base import Base as Base
+    from evo_tune.training.base import read_base as read_base
     from evo_tune.training.capacity import calibrate_memory as calibrate_memory
     from evo_tune.training.capacity import device_memory as device_memory
     from evo_tune.training.capacity import fit_device as fit_device
@@ -71,12 +78,17 @@ if TYPE_CHECKING:
     from evo_tune.training.phases import plan_phases as plan_phases
     from evo_tune.training.phases import spent as spent
     from evo_tune.training.precision import Precision as Precision
+    from evo_tune.training.pretrained import encode as encode
+    from evo_tune.training.pretrained import load_pretrained as load_pretrained
+    from evo_tune.training.pretrained import save_merged as save_merged
     from evo_tune.training.ramp import BatchRamp as BatchRamp
     from evo_tune.training.scaling import scale_betas as scale_betas
     from evo_tune.training.scaling import scale_lr as scale_lr
     from evo_tune.training.schedule import SCHEDULES as SCHEDULES
     from evo_tune.training.schedule import Schedule as Schedule
+    from evo_tune.training.targets import matching_names as matching_names
     from evo_tune.training.text import read_text as read_text
+    from evo_tune.training.text import split_text as split_text
     from evo_tune.training.throughput import Throughput as Throughput
     from evo_tune.training.throughput import mfu as mfu
     from evo_tune.training.throughput import peak_flops as peak_flops
@@ -109,11 +121,22 @@ _HOMES = {
     "device_memory": "capacity",
     "fit_device": "capacity",
     "measured_peak": "capacity",
+    "TARGETS": "base",
+    "Base": "base",
+    "read_base": "base",
+    "add_adapter": "adapter",
+    "load_adapter": "adapter",
+    "save_adapter": "adapter",
+    "trained_weights": "adapter",
+    "encode": "pretrained",
+    "load_pretrained": "pretrained",
+    "save_merged": "pretrained",
     "Memory": "memory",
     "predict_memory": "memory",
     "fitting_micro_batch": "memory",
     "LoRA": "lora",
     "add_lora": "lora",
+    "matching_names": "targets",
     "merge_lora": "lora",
     "fold_lora": "lora",
     "Adapters": "houlsby",
@@ -171,6 +194,7 @@ _HOMES = {
     "held_out_blocks": "windows",
     "extend_trainer": "extension",
     "read_text": "text",
+    "split_text": "text",
     "check_integer": "_check",
     "check_name": "_check",
     "check_number": "_check",

@@ -187,17 +187,22 @@ class GPT(nn.Module):
         """Read a model that `save` wrote, ready for use (in eval mode).
 
         Raises:
-            RecipeError: The folder holds no such model.
+            RecipeError: The folder holds no such model, or weights of another shape than its config.json says.
         """
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
         folder = Path(folder)
         for name in ("config.json", "model.safetensors"):
             if not (folder / name).is_file():
                 raise RecipeError("folder", str(folder), f"a folder with {name}, as GPT.save writes")
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        model = cls(GPTConfig.from_json(config["model"]))
-        model.load_state_dict(load_file(folder / "model.safetensors"))
+        try:
+            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            model = cls(GPTConfig.from_json(config["model"]))
+            model.load_state_dict(load_file(folder / "model.safetensors"))
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+            what = " ".join(f"{type(error).__name__}: {error}".split())
+            raise RecipeError("folder", str(folder), f"what GPT.save wrote ({what})") from error
         if (folder / TOKENIZER).is_file():
             model.tokenizer = BPE((folder / TOKENIZER).read_text(encoding="utf-8"), model.config.vocab_size)
         return model.to(device).eval()

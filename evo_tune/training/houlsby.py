@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from evo_tune.errors import RecipeError
 from evo_tune.training._check import check_integer
-from evo_tune.training.lora import check_targets, matching_linears
+from evo_tune.training.lora import matching_linears
+from evo_tune.training.targets import check_targets
 
 __all__ = ["Adapter", "Adapters", "add_adapters"]
 
@@ -25,7 +26,7 @@ class Adapters:
 
     Args:
         bottleneck: Width m, 1 or more.
-        targets: The linear layers after whose outputs they stand (see `matching_linears`).
+        targets: The linear layers after whose outputs they stand (see `matching_names`).
 
     Raises:
         RecipeError: A field is out of its range.

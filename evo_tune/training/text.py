@@ -1,13 +1,20 @@
-"""Text as it lies on disk: a file, a folder or a glob, in any language, read as bytes. Knows nothing of tokens."""
+"""Text as it lies on disk: a file, a folder or a glob, in any language, read as bytes; its end is held out.
+
+Knows nothing of tokens.
+"""
 
 from __future__ import annotations
 
 import glob
+import math
 from pathlib import Path
 
-from evo_tune.errors import RecipeError
+from evo_tune.errors import OptionError, RecipeError
 
-__all__ = ["read_text"]
+__all__ = ["HELD_OUT", "read_text", "split_text"]
+
+HELD_OUT = 0.1
+"""Share of a text, at its end, that is never trained on."""
 
 
 def read_text(data: str) -> bytes:
@@ -37,3 +44,25 @@ def read_text(data: str) -> bytes:
         return b"\n".join(file.read_bytes() for file in files)
     except OSError as error:
         raise RecipeError("data", data, f"text that can be read: {error.filename}: {error.strerror}") from error
+
+
+def split_text(text: bytes, longest: int, data: str) -> tuple[bytes, bytes]:
+    """Return the text to train on and the text held out.
+
+    Args:
+        text: The whole.
+        longest: Tokens in the longest window, taken for bytes.
+        data: Where it came from.
+
+    Raises:
+        OptionError: It is empty, or too short for such windows.
+    """
+    needed = math.ceil((longest + 2) / HELD_OUT)
+    if len(text) < needed:
+        amount = "is empty" if not text else f"holds {len(text)} bytes"
+        raise OptionError(
+            f"-o data={data} {amount}: expected at least {needed} for windows of "
+            f"{longest}; give more text, or a smaller -o context"
+        )
+    cut = round(len(text) * (1 - HELD_OUT))
+    return text[:cut], text[cut:]

@@ -120,3 +120,19 @@ def test_a_narrow_terminal_leaves_columns_out() -> None:
     assert list(_fitting(rows, ("operator", "generation"), 200)[0]) == ["trial", "loss", "operator", "generation"]
     assert list(_fitting(rows, ("operator", "generation"), 34)[0]) == ["trial", "loss", "generation"]
     assert list(_fitting(rows, ("operator", "generation"), 10)[0]) == ["trial", "loss"]
+
+
+def test_an_export_takes_the_options_of_the_run_but_for_those_given(typed: Typed, folder: Path) -> None:
+    keeps = "\n\ndef export(genome, context, folder, *, sleep, bias):\n"
+    keeps += "    (folder / 'kept').write_text(f'{sleep} {bias}')\n    return {'loss': 0.5}\n"
+    (folder / "quick.py").write_text((folder / "quick.py").read_text() + keeps)
+    words = ["--trials", "1", "--slots", "1", "--calibrate", "0", "--name", "r", "--quiet", "-o", "bias=2"]
+    assert typed("run", "quick.py", *words).code == 0
+    done = typed("export", "r", "--checkpoint", "out", "-o", "sleep=0.5")
+    assert done.code == 0, done
+    assert (folder / "out" / "kept").read_text() == "0.5 2"
+    for word, message in (("bia=3", "no option 'bia' (did you mean bias?)"), ("bias=x", "expected a whole number")):
+        refused = typed("export", "r", "--checkpoint", "other", "-o", word)
+        assert refused.code == 2
+        assert message in refused.err
+        assert not (folder / "other").exists()

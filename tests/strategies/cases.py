@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Callable
 
 import numpy as np
+import pytest
 
 from evo_tune.options import options_of
 from evo_tune.plugins import find_strategy, list_strategies, make_strategy
@@ -17,20 +19,57 @@ OBJECTIVES: tuple[Objective, ...] = (Minimize("loss"), Minimize("cost"))
 BAD = STATUSES[1:]
 
 
-NEEDED = {"ladder": {"sizes": "1x32,2x64,4x96", "births": 6}}
-"""Options that a strategy must be given."""
+SMALL = {
+    "hyperopt": {"first": 4},
+    "ladder": {"sizes": "1x32,2x64,4x96", "births": 6},
+    "staged": {"coarse": 8, "genes": 2, "finalists": 2, "replicates": 2},
+    "tpe": {"first": 4},
+}
+"""Options with which every part of a strategy works in a run of a few births, and those that it must be given."""
+
+SLOW = ("hyperopt", "tpe")
+"""Strategies whose libraries take long for a birth: they are checked in fewer cases, and shorter runs."""
+
+SHORT = 14
+"""Births of a slow strategy's run, at most."""
+
+FEW = {
+    "space": ("mixed", "tiny"),
+    "slots": (5,),
+    "share": (0.5,),
+    "status": ("failed", "pruned"),
+    "value": (float("inf"), 1.7e308),
+    "lag": (3,),
+}
+"""The cases of a slow strategy, where a test has more."""
 
 
 def variants() -> dict[str, Strategy]:
     """Return every strategy known by name, with a small population, plain and with its notable options."""
     found = {}
     for name, _ in list_strategies():
-        found[name] = make_strategy(name, {"population": 4, **NEEDED.get(name, {})})
+        found[name] = make_strategy(name, {"population": 4, **SMALL.get(name, {})})
         if "generational" in options_of(find_strategy(name)):
             found[f"{name}-generational"] = make_strategy(
-                name, {"population": 4, "generational": True, **NEEDED.get(name, {})}
+                name, {"population": 4, "generational": True, **SMALL.get(name, {})}
             )
     return found
+
+
+def suited(strategy: Strategy, space: SearchSpace) -> SearchSpace:
+    """Return a space that the strategy can search: the same, or with an order in every choice."""
+    reason = strategy.unsuited(space, OBJECTIVES[:1])
+    if not reason:
+        return space
+    if "needs genes" in reason:
+        pytest.skip(reason)
+    genes = {
+        name: dataclasses.replace(gene, ordered=True) if isinstance(gene, Choice) else gene
+        for name, gene in space.genes.items()
+    }
+    ordered = SearchSpace(space.repair, **genes)
+    assert not strategy.unsuited(ordered, OBJECTIVES[:1])
+    return ordered
 
 
 def heads_divide_width(genome: Genome) -> Genome:

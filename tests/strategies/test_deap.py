@@ -11,7 +11,16 @@ import pytest
 from deap import creator
 
 from evo_tune.space import Choice, Float, Int, SearchSpace
-from evo_tune.strategies._deap import Individual, crossover, crowded_tournament, mutate, seeded, select, tournament
+from evo_tune.strategies._deap import (
+    Individual,
+    crossover,
+    crowded_tournament,
+    mutate,
+    seeded,
+    select,
+    select_by_reference,
+    tournament,
+)
 from tests.strategies.cases import SPACES, same_state
 
 RNG = np.random.default_rng
@@ -81,6 +90,27 @@ def test_crowding_distances_are_numbers(losses: list[tuple[float, ...]]) -> None
     kept = select(pool_of(*losses), len(losses))
     assert sorted(one.id for one in kept) == list(range(len(losses)))
     assert not any(math.isnan(one.fitness.crowding_dist) for one in kept)
+
+
+@pytest.mark.parametrize("objectives", [1, 2, 3, 5])
+def test_a_selection_by_reference_is_the_same_for_the_same_pool(objectives: int) -> None:
+    losses = RNG(0).random((30, objectives))
+    pool = pool_of(*(tuple(row) for row in losses.tolist()))
+    before = np.random.get_state()
+    first = [one.id for one in select_by_reference(pool, 7)]
+    np.random.seed(4)
+    assert [one.id for one in select_by_reference(pool, 7)] == first
+    np.random.set_state(before)
+    assert len(set(first)) == 7
+    dominated = [any(np.all(other <= row) and np.any(other < row) for other in losses) for row in losses]
+    best = {id for id, is_dominated in enumerate(dominated) if not is_dominated}
+    assert set(first) <= best or best <= set(first)
+
+
+def test_losses_of_any_size_can_be_selected_by_reference() -> None:
+    huge = [(1.7e308, -1.7e308, 0.0), (-1.7e308, 1.7e308, 0.0), (0.0, 0.0, 0.0), (1.0, -1.0, 0.0)]
+    assert len(select_by_reference(pool_of(*huge, *([(1.0, 1.0, 1.0)] * 5)), 3)) == 3
+    assert select_by_reference([], 3) == []
 
 
 def test_nothing_is_registered_with_the_creator() -> None:

@@ -237,6 +237,16 @@ def test_a_saved_model_is_the_same_model(tmp_path: Path, options: dict[str, obje
 def test_loading_says_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"config\.json"):
         GPT.load(tmp_path)
+    GPT(GPTConfig(context=8, depth=1, width=16, heads=2)).save(tmp_path)
+    config = (tmp_path / "config.json").read_text(encoding="utf-8")
+    for text in (config.replace('"width": 16', '"width": 32'), "{}", "[]", "{"):
+        (tmp_path / "config.json").write_text(text, encoding="utf-8")
+        with pytest.raises(RecipeError, match=r"what GPT\.save wrote"):
+            GPT.load(tmp_path)
+    (tmp_path / "config.json").write_text(config, encoding="utf-8")
+    (tmp_path / "model.safetensors").write_bytes(b"nonsense")
+    with pytest.raises(RecipeError, match=r"what GPT\.save wrote"):
+        GPT.load(tmp_path)
 
 
 def test_text_is_generated_by_seed_and_within_context() -> None:

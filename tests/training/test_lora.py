@@ -3,6 +3,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from evo_tune.errors import RecipeError
@@ -31,10 +32,11 @@ def rebuilt(trainer: Trainer) -> Trainer:
     return Trainer(trainer.model, trainer.source, trainer.recipe, seed=trainer.seed)
 
 
-@pytest.fixture(params=["lora", "adapters"])
+@pytest.fixture(params=["lora", "dora", "adapters"])
 def add(request: pytest.FixtureRequest) -> Callable[[nn.Module], list[str]]:
     return {
         "lora": lambda model: add_lora(model, LoRA(rank=4, dropout=0.1)),
+        "dora": lambda model: add_lora(model, LoRA(rank=4, dropout=0.1, dora=True)),
         "adapters": lambda model: add_adapters(model, Adapters(bottleneck=4)),
     }[request.param]
 
@@ -116,6 +118,40 @@ def test_what_is_learned_is_what_the_formula_says() -> None:
     assert torch.allclose(layer(x), base(x) + 3.0 * x @ (lora.b @ lora.a).T, atol=1e-6)
 
 
+def test_dora_is_what_its_formula_says_and_its_gradient_takes_the_norm_as_a_constant() -> None:
+    layer = nn.Sequential(nn.Linear(6, 4))
+    base = copy.deepcopy(layer[0])
+    add_lora(layer, LoRA(rank=2, alpha=6.0, dropout=0.0, dora=True))
+    lora = layer[0].lora
+    rng = torch.Generator().manual_seed(0)
+    nn.init.normal_(lora.b, generator=rng)
+    with torch.no_grad():
+        lora.lengths += torch.rand(4, generator=rng)
+    x = torch.randn(3, 6, generator=rng)
+    a, b, m = (p.detach().clone().requires_grad_() for p in (lora.a, lora.b, lora.lengths))
+    v = base.weight.detach() + 3.0 * b @ a
+    expected = F.linear(x, (m / v.detach().norm(dim=1))[:, None] * v, base.bias.detach())
+    assert torch.allclose(layer(x), expected, atol=1e-6)
+    expected.square().sum().backward()
+    layer(x).square().sum().backward()
+    for mine, theirs in ((lora.a, a), (lora.b, b), (lora.lengths, m)):
+        assert torch.allclose(mine.grad, theirs.grad, rtol=1e-4, atol=1e-5)
+
+
+def test_dora_learns_a_length_for_each_output_too() -> None:
+    model = GPT(GPTConfig(depth=2))
+    add_lora(model, LoRA(rank=8, targets=("qkv",), dora=True))
+    assert trainable(model) == 2 * (8 * (64 + 192) + 192)
+
+
+def test_dora_on_weights_of_zero_stays_finite() -> None:
+    model = GPT(GPTConfig(vocab_size=16, context=8, depth=1, width=16, heads=2, init="fan_in"))  # outputs at zero
+    add_lora(model, LoRA(rank=2, targets=("out",), dora=True))
+    model(TOKENS).sum().backward()
+    for parameter in model.parameters():
+        assert parameter.grad is None or parameter.grad.isfinite().all()
+
+
 def test_dropout_is_on_the_learned_map_alone_and_off_in_eval() -> None:
     layer = nn.Sequential(nn.Linear(6, 4))
     base = copy.deepcopy(layer)
@@ -127,12 +163,15 @@ def test_dropout_is_on_the_learned_map_alone_and_off_in_eval() -> None:
     assert torch.equal(layer.eval()(x), layer(x))
 
 
+@pytest.mark.parametrize("dora", [False, True])
 @pytest.mark.parametrize("bias", [True, False])
-def test_merged_it_is_the_same_model_and_unmerged_to_the_bit(bias: bool, make_trainer: Callable[..., Trainer]) -> None:
+def test_merged_it_is_the_same_model_and_unmerged_to_the_bit(
+    bias: bool, dora: bool, make_trainer: Callable[..., Trainer]
+) -> None:
     trainer = make_trainer(lr=3e-2, bias=bias, tied=False)
     names = set(trainer.model.state_dict())
     base = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
-    add_lora(trainer.model, LoRA(rank=2, dropout=0.5))
+    add_lora(trainer.model, LoRA(rank=2, dropout=0.5, dora=dora))
     rebuilt(trainer).run(20)
     model = trainer.model.eval()
     apart = model(TOKENS)
@@ -150,12 +189,17 @@ def test_merged_it_is_the_same_model_and_unmerged_to_the_bit(bias: bool, make_tr
     assert torch.allclose(plain(TOKENS), apart, rtol=0, atol=3e-6)
 
 
-def test_low_rank_maps_do_not_decay() -> None:
+@pytest.mark.parametrize("dora", [False, True])
+def test_low_rank_maps_do_not_decay(dora: bool) -> None:
     model = GPT(GPTConfig(tied=False))
-    add_lora(model, LoRA())
+    add_lora(model, LoRA(dora=dora))
     decayed, others = decay_groups(model)
     assert not decayed
-    assert len(others) == 2 * len([name for name, _ in model.named_modules() if name.endswith(".lora")]) > 0
+    assert (
+        len(others)
+        == (3 if dora else 2) * len([name for name, _ in model.named_modules() if name.endswith(".lora")])
+        > 0
+    )
 
 
 def test_a_copy_has_adapters_of_its_own() -> None:
@@ -192,9 +236,18 @@ def test_what_does_not_fit_is_refused_and_changes_nothing() -> None:
         add_adapters(model, Adapters())
 
 
+def test_a_weight_that_is_an_embedding_too_is_refused() -> None:
+    model = nn.ModuleDict({"embedding": nn.Embedding(16, 8), "up": nn.Linear(8, 8), "head": nn.Linear(8, 16)})
+    model["head"].weight = model["embedding"].weight
+    with pytest.raises(RecipeError, match=r"targets='head'.*shares its weight with embedding"):
+        add_lora(model, LoRA(rank=2))
+    assert trainable(model) == 8 * 16 + 16 + 8 * 9
+    assert add_lora(model, LoRA(rank=2, targets=("up",))) == ["up"]
+
+
 @pytest.mark.parametrize(
     "options",
-    [{"rank": 0}, {"rank": 2.0}, {"alpha": 0.0}, {"dropout": 1.0}, {"targets": ()}, {"targets": "qkv"}],
+    [{"rank": 0}, {"rank": 2.0}, {"alpha": 0.0}, {"dropout": 1.0}, {"targets": ()}, {"targets": "qkv"}, {"dora": 1}],
 )
 def test_fields_out_of_range_are_refused(options: dict[str, object]) -> None:
     with pytest.raises(RecipeError):

@@ -1,0 +1,147 @@
+"""CMA-ES through the package cmaes: a normal distribution that learns where, how far and in which direction.
+
+It works in unit coordinates. Whole numbers and ordered choices are rounded to, with a margin that keeps
+their neighbours in reach; choices without order have no place in a normal distribution, and are refused.
+Births do not wait for each other: each is drawn from the distribution as it stands, which moves on
+whenever a population of results has been told. What was trained is what it learns from, repaired and
+rounded.
+
+Sources: Hansen, The CMA evolution strategy: a tutorial (2016); Hamano et al., CMA-ES with margin (GECCO
+2022); Auger & Hansen, A restart CMA evolution strategy with increasing population size (CEC 2005).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from evo_tune.errors import OptionError
+from evo_tune.history import History
+from evo_tune.space import Choice, Float, Gene, Int, SearchSpace
+from evo_tune.strategies._births import fresh
+from evo_tune.strategy import Strategy
+from evo_tune.trial import Objective, Proposal, Trial
+
+if TYPE_CHECKING:
+    from cmaes import CMAwM
+
+__all__ = ["CMA"]
+
+ATTEMPTS = 8
+"""Draws before a random genome is taken."""
+
+LEAST = 4
+"""Smallest population: of fewer only one is selected, and one point has no shape."""
+
+BORN = ("default", "warm-start", "cma")
+"""Operators of the births that it learns from: random ones would be steps of many deviations."""
+
+
+@dataclass(frozen=True)
+class CMA(Strategy):
+    """Covariance matrix adaptation (CMA-ES) for genes with an order, through cmaes.
+
+    Args:
+        population: Results after which the distribution moves on, and births in a generation. After a
+            restart it takes twice as many results as before.
+        sigma: Standard deviation at the start, as a share of a gene's range; the centre is the default genome.
+    """
+
+    sigma: float = 0.25
+
+    needs: ClassVar[Mapping[str, str]] = {"cmaes": "evo-tune[cma]"}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.population < LEAST:
+            raise OptionError(
+                f"population={self.population} is not allowed: CMA-ES learns from {LEAST} or more at a time"
+            )
+        if not 0.0 < self.sigma <= 1.0:
+            raise OptionError(f"sigma={self.sigma} is not allowed: expected a share of a gene's range, above 0 up to 1")
+
+    def unsuited(self, space: SearchSpace, objectives: Sequence[Objective]) -> str:
+        odd = [name for name, gene in space.genes.items() if _is_unordered(gene)]
+        if odd:
+            return (
+                f"searches numbers and ordered choices, and {', '.join(odd)} has no order: fix it with --gene "
+                f"{odd[0]}=VALUE"
+            )
+        return super().unsuited(space, objectives)
+
+    def propose(self, history: History, rng: np.random.Generator) -> Proposal | None:
+        return fresh(history, rng, self._drawn(history, rng))
+
+    def survivors(self, history: History) -> Sequence[int]:
+        return [trial.id for trial in history.ranked()[: self.population]]
+
+    def _drawn(self, history: History, rng: np.random.Generator) -> Iterator[Proposal]:
+        """Yield draws from the distribution that was learned from what has been told."""
+        space = history.space
+        varied = np.array([gene.size > 1 for gene in space.genes.values()])
+        if not varied.any():
+            return
+
+        def begin() -> Learned:
+            return Learned(_distribution(space, varied, self.sigma, self.population))
+
+        def step(learned: Learned, trial: Trial) -> Learned:
+            if trial.candidate.operator in BORN and (trial.rankable or not trial.ok):
+                learned.tell(trial, history.born_units[trial.id][varied])
+            if learned.distribution.should_stop():
+                return Learned(_distribution(space, varied, self.sigma, 2 * learned.distribution.population_size))
+            return learned
+
+        distribution = history.fold((__name__, self), begin, step).distribution
+        distribution.reseed_rng(int(rng.integers(2**32)))
+        units = space.encode(space.default())
+        for _ in range(ATTEMPTS):
+            units[varied], _ = distribution.ask()
+            yield Proposal(space.snap(units), "cma")
+
+
+def _is_unordered(gene: Gene) -> bool:
+    return isinstance(gene, Choice) and not gene.ordered and gene.size > 1
+
+
+def _distribution(space: SearchSpace, varied: np.ndarray, sigma: float, population: int) -> CMAwM:
+    """Return a distribution around the default genome, over the coordinates of the genes that vary."""
+    from cmaes import CMAwM
+
+    # Cells of equal width are discrete for it. Those of a logarithmic Int are not: its values are rounded to.
+    even = [not isinstance(gene, Float) and not (isinstance(gene, Int) and gene.log) for gene in space.genes.values()]
+    widths = np.array([1.0 / gene.size for gene in space.genes.values()])  # 0 for a Float
+    steps = np.where(even, widths, 0.0)[varied]
+    bounds = np.stack([steps / 2, 1.0 - steps / 2], axis=1)
+    return CMAwM(space.encode(space.default())[varied], sigma, bounds, steps, population_size=population, seed=0)
+
+
+@dataclass
+class Learned:
+    """A distribution, and the results told since it last moved on: the state of a fold."""
+
+    distribution: CMAwM
+    good: list[tuple[tuple[float, ...], int, np.ndarray]] = field(default_factory=list)
+    failed: list[np.ndarray] = field(default_factory=list)
+
+    def tell(self, trial: Trial, units: np.ndarray) -> None:
+        """Note a result; with the last of a population the distribution moves on.
+
+        Only the order of losses matters to it. Failures come last in it, and no more of them than it moves
+        away from: where most fail, it waits for results to move to.
+        """
+        size = self.distribution.population_size
+        if trial.losses is not None:
+            self.good.append((trial.losses, trial.id, units))
+        elif len(self.failed) < size // 2:
+            self.failed.append(units)
+        if len(self.good) + len(self.failed) == size:
+            ranked = [units for *_, units in sorted(self.good, key=lambda one: one[:2])]
+            last = float(size)
+            self.distribution.tell(
+                [(units, float(rank)) for rank, units in enumerate(ranked)] + [(units, last) for units in self.failed]
+            )
+            self.good, self.failed = [], []

@@ -1,0 +1,109 @@
+"""Local search with restarts: the simplest thing that works, and a baseline that is seldom reported.
+
+A climb begins at a random genome and moves to the first neighbour that is better. A gene with an order has
+two neighbours at each size of step, the sizes halving; a gene without one, each of its other values. A
+climb none of whose neighbours is left is at its top, and another begins elsewhere.
+
+Several climbs may be under way, since slots do not wait: the best of those with a neighbour left goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from evo_tune.errors import OptionError
+from evo_tune.history import History
+from evo_tune.space import Choice, Gene
+from evo_tune.strategies._births import spread
+from evo_tune.strategy import Strategy
+from evo_tune.trial import Proposal, Trial
+
+__all__ = ["Hill"]
+
+
+@dataclass(frozen=True)
+class Hill(Strategy):
+    """Hill climbing with restarts: the first better neighbour, in ever smaller steps.
+
+    Args:
+        population: Number of trials that survive, and of births in a generation.
+        step: Largest step, as a share of a gene's range.
+        finest: Smallest one.
+    """
+
+    step: float = 0.2
+    finest: float = 0.02
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0.0 < self.finest <= self.step <= 1.0:
+            raise OptionError(
+                f"step={self.step}, finest={self.finest} is not allowed: expected shares of a gene's range with "
+                "0 < finest <= step <= 1"
+            )
+
+    def propose(self, history: History, rng: np.random.Generator) -> Proposal | None:
+        climbs = history.fold((__name__, self), Climbs, Climbs.told)
+        luck = int(rng.integers(2**63))
+        for top in climbs.under_way():
+            # A generator for each climb: whether a finished one is still looked at must not change the others.
+            for proposal in self._neighbours(history, np.random.default_rng([luck, top.id]), top):
+                if not history.seen(proposal.genome):
+                    return proposal
+            climbs.finished.add(top.id)
+        start = spread(history, rng)
+        return None if start is None else replace(start, operator="start")
+
+    def survivors(self, history: History) -> Sequence[int]:
+        return [trial.id for trial in history.ranked()[: self.population]]
+
+    def _neighbours(self, history: History, rng: np.random.Generator, top: Trial) -> Iterator[Proposal]:
+        """Yield the neighbours of a trial, large steps first, in random order among those of a size."""
+        space = history.space
+        genes = list(space.genes.values())
+        here = history.born_units[top.id]
+        size = self.step
+        while size >= self.finest:
+            moves = [(place, u) for place, gene in enumerate(genes) for u in _moves(gene, float(here[place]), size)]
+            for which in rng.permutation(len(moves)):
+                place, u = moves[which]
+                units = here.copy()
+                units[place] = u
+                yield Proposal(space.snap(units), "neighbour", (top.id,))
+            size /= 2
+
+
+def _moves(gene: Gene, u: float, size: float) -> list[float]:
+    """Return the coordinates one step of a size away; one cell where the step is smaller than that."""
+    if isinstance(gene, Choice) and not gene.ordered:
+        return gene.neighbours(u)
+    here = gene.decode(u)
+    far = [v for v in (u - size, u + size) if 0.0 <= v <= 1.0 and gene.decode(v) != here]
+    return far or gene.neighbours(u)
+
+
+@dataclass
+class Climbs:
+    """The best trial of each climb: the state of a fold. Whether one is finished follows from history alone."""
+
+    start_of: dict[int, int] = field(default_factory=dict)
+    best: dict[int, Trial] = field(default_factory=dict)
+    finished: set[int] = field(default_factory=set)
+
+    def told(self, trial: Trial) -> Climbs:
+        """Note a trial: it belongs to the climb of its parent, or begins one."""
+        parents = trial.candidate.parents
+        start = self.start_of[trial.id] = self.start_of[parents[0]] if parents else trial.id
+        if trial.rankable and trial.losses is not None:
+            best = self.best.get(start)
+            if best is None or best.losses is None or trial.losses < best.losses:
+                self.best[start] = trial
+        return self
+
+    def under_way(self) -> list[Trial]:
+        """Return the best trial of each climb that may have a neighbour left, the best climb first."""
+        tops = [trial for trial in self.best.values() if trial.id not in self.finished]
+        return sorted(tops, key=lambda trial: (trial.losses or (), trial.id))

@@ -1,0 +1,31 @@
+"""NSGA-III (Deb & Jain, 2014) for three objectives and more, with DEAP's selection."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from evo_tune.strategies._breeder import Breeder
+from evo_tune.strategies._deap import Individual, select_by_reference, tournament
+
+__all__ = ["NSGA3"]
+
+
+@dataclass(frozen=True)
+class NSGA3(Breeder):
+    """NSGA-III for three objectives and more: survival by non-dominated front, then reference points.
+
+    Crowding tells little where almost nothing is dominated; evenly spread reference points keep a front
+    wide. By default it is steady-state (every result competes at once); with `generational` it is the
+    algorithm of the paper.
+    """
+
+    several_objectives: ClassVar[bool] = True
+
+    def survive(self, old: Sequence[Individual], young: Sequence[Individual]) -> list[Individual]:
+        return select_by_reference([*old, *young], self.population)
+
+    def parents(self, pool: Sequence[Individual]) -> tuple[Individual, Individual]:
+        # Any two, as in the paper: all that survived are on the best fronts.
+        return tournament(pool, 1), tournament(pool, 1)

@@ -1,0 +1,200 @@
+"""Tuning in stages, as by hand: look around, search a grid where it was best, train the winners again.
+
+1. *coarse*: genomes spread over the whole space.
+2. *grid*: the best fifth of them spans a box. The genes that explain most of the losses get a few levels
+   each inside it, the others stay as the best coarse genome has them; all combinations are trained.
+3. *calibration*: the best few are trained again with other seeds. Of those within one standard error of the
+   best mean the cheapest wins (Breiman et al., Classification and regression trees, 1984).
+
+The operator of a trial says its stage. A stage begins when the one before it is told completely, so slots
+wait twice in a run, and the run ends by itself.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from evo_tune.errors import OptionError
+from evo_tune.history import History
+from evo_tune.importance import importance
+from evo_tune.space import Choice, Gene, Genome, genome_key
+from evo_tune.strategies._births import spread
+from evo_tune.strategy import Strategy
+from evo_tune.trial import Proposal, Trial
+
+__all__ = ["Staged"]
+
+COARSE = ("default", "warm-start", "coarse")
+"""Operators of the births of the first stage."""
+
+CELLS = 10_000
+"""Largest grid."""
+
+WIDER = 0.1
+"""By how much of its width a box is larger than its elite."""
+
+
+@dataclass(frozen=True)
+class Staged(Strategy):
+    """Staged tuning: spread out, then a grid among the best, then the winners over seeds; it ends by itself.
+
+    Args:
+        population: Births in a generation. The default lets 5 generations, what a run without limits has,
+            hold the first two stages of up to 13 genes.
+        coarse: Births of the first stage, default and warm starts included; left out, 5 for each gene and
+            at least 30.
+        elite: Share of the first stage that spans the box.
+        genes: Genes that get levels in the second stage, at most.
+        levels: Levels of each.
+        finalists: Genomes that are trained again; 0 ends the run after the second stage.
+        replicates: Trainings of each, with other seeds.
+        cheap: What makes a genome the cheaper one of two that are as good: a metric of the evaluator
+            ('params', 'flops', …) or 'seconds', the time that its training took; 'none' takes the best mean.
+    """
+
+    population: int = 30
+    coarse: int | None = None
+    elite: float = 0.2
+    genes: int = 4
+    levels: int = 3
+    finalists: int = 5
+    replicates: int = 3
+    cheap: str = "params"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, least in (("coarse", 2), ("genes", 1), ("levels", 2), ("finalists", 0), ("replicates", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise OptionError(f"{name}={value} is not allowed: expected {least} or more")
+        if self.levels**self.genes > CELLS:
+            raise OptionError(
+                f"genes={self.genes}, levels={self.levels} is not allowed: expected a grid of at most {CELLS} cells"
+            )
+        if not 0.0 < self.elite <= 1.0:
+            raise OptionError(f"elite={self.elite} is not allowed: expected a share, above 0 up to 1")
+
+    def propose(self, history: History, rng: np.random.Generator) -> Proposal | None:
+        looked = [trial for trial in history.trials if trial.candidate.operator in COARSE]
+        looking = [one for one in history.out if one.operator in COARSE]
+        good = sum(trial.rankable for trial in looked)
+        # Where most fail it looks on until there is an elite; where the space is used up, there is no more.
+        if len(looked) + len(looking) < self._wanted(history) or good + len(looking) < self._elite(history):
+            more = spread(history, rng)
+            if more is not None:
+                return replace(more, operator="coarse")
+        if looking:
+            return None
+        cell = next((one for one in self.grid(history, looked) if not history.seen(one.genome)), None)
+        if cell is not None or any(one.operator == "grid" for one in history.out):
+            return cell
+        return next((one for one in self._again(history) if not history.seen(one.genome, 1.0, one.replicate)), None)
+
+    def survivors(self, history: History) -> Sequence[int]:
+        won = self.winner(history)
+        if won is None:
+            return [trial.id for trial in history.ranked()[: self.population]]
+        key = genome_key(won)
+        return [trial.id for trial in history.ranked() if genome_key(trial.genome) == key][: self.population]
+
+    def grid(self, history: History, looked: Sequence[Trial]) -> list[Proposal]:
+        """Return the cells of the second stage, nearest to the best coarse genome first.
+
+        Args:
+            history: Whose space it is.
+            looked: The trials of the first stage, all of them told.
+        """
+        space = history.space
+        ranked = sorted((t for t in looked if t.rankable), key=lambda trial: (trial.losses or (), trial.id))
+        if not ranked:
+            return []
+        units = np.stack([history.born_units[trial.id] for trial in ranked])
+        losses = np.array([trial.losses[0] for trial in ranked if trial.losses])
+        elite = units[: self._elite(history)]
+        levels = [_levels(gene, elite[:, place], self.levels) for place, gene in enumerate(space.genes.values())]
+        weights = [
+            importance(units[:, place], losses) if len(found) > 1 else -1.0 for place, found in enumerate(levels)
+        ]
+        chosen = [place for place in np.argsort(-np.array(weights), kind="stable")[: self.genes] if weights[place] >= 0]
+        cells = []
+        for values in itertools.product(*(levels[place] for place in chosen)):
+            cell = units[0].copy()
+            cell[chosen] = values
+            cells.append(cell)
+        cells.sort(key=lambda cell: float(np.abs(cell - units[0]).sum()))
+        return [Proposal(space.snap(cell), "grid", (ranked[0].id,)) for cell in cells]
+
+    def winner(self, history: History) -> Genome | None:
+        """Return the genome that the third stage chose, once it is told completely."""
+        again = [trial for trial in history.trials if trial.candidate.operator == "calibration"]
+        if not again or len(again) < len(self._again(history)):
+            return None
+        values: dict[str, list[Trial]] = {}
+        for trial in again:
+            if trial.rankable:
+                values.setdefault(genome_key(trial.genome), []).append(trial)
+        won = one_standard_error(list(values.values()), self.cheap)
+        return won[0].genome if won else None
+
+    def _wanted(self, history: History) -> int:
+        return self.coarse or max(30, 5 * len(history.space.genes))
+
+    def _elite(self, history: History) -> int:
+        return math.ceil(self.elite * self._wanted(history))
+
+    def _again(self, history: History) -> list[Proposal]:
+        """Return the trainings of the third stage."""
+        finalists = [trial for trial in history.ranked() if trial.candidate.replicate == 0][: self.finalists]
+        return [
+            Proposal(one.genome, "calibration", (one.id,), replicate=number)
+            for number in range(1, self.replicates + 1)
+            for one in finalists
+        ]
+
+
+def one_standard_error(contenders: Sequence[Sequence[Trial]], cheap: str) -> Sequence[Trial]:
+    """Return the cheapest contender whose mean loss is within one standard error of the best mean.
+
+    Args:
+        contenders: The good trials of each genome, over seeds; at least one of each.
+        cheap: The metric that says what is cheap, or 'seconds'. If a trial lacks it, the best mean wins.
+
+    Returns:
+        The trials of the chosen one; empty without contenders.
+    """
+    if not contenders:
+        return []
+    losses = [np.array([trial.losses[0] for trial in trials if trial.losses]) for trials in contenders]
+    means = np.array([values.mean() for values in losses])
+    costs = np.array([np.mean([_cost(trial, cheap) for trial in trials]) for trials in contenders])
+    best = int(np.argmin(means))
+    values = losses[best]
+    error = values.std(ddof=1) / math.sqrt(len(values)) if len(values) > 1 else 0.0
+    if np.isnan(costs).any():
+        return contenders[best]
+    return contenders[min(np.flatnonzero(means <= means[best] + error).tolist(), key=lambda i: (costs[i], means[i]))]
+
+
+def _cost(trial: Trial, cheap: str) -> float:
+    return trial.outcome.seconds if cheap == "seconds" else trial.outcome.metrics.get(cheap, math.nan)
+
+
+def _levels(gene: Gene, elite: np.ndarray, count: int) -> list[float]:
+    """Return the coordinates of a gene's levels, each of another value.
+
+    Args:
+        gene: Evenly divided where it has an order, on its own scale; else its values in the elite are taken.
+        elite: Coordinates of the elite, best first, shape (elite,).
+        count: Number of levels, at most.
+    """
+    if isinstance(gene, Choice) and not gene.ordered:
+        return list(dict.fromkeys(elite.tolist()))[:count]
+    low, high = float(elite.min()), float(elite.max())
+    margin = WIDER * (high - low) / 2
+    levels = np.linspace(max(0.0, low - margin), min(1.0, high + margin), count)
+    return list(dict.fromkeys(gene.encode(gene.decode(u)) for u in levels))
