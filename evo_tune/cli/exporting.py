@@ -81,7 +81,7 @@ def export_command(
         context = _context(seed, devices, threads, Path(scratch))
         metrics = plugin.export(candidate.genome, context, folder, bound)
     for name, value in metrics.items():
-        click.echo(f"  {name:<18} {shared.show_value(value)}")
+        click.echo(f"  {name:<21} {shared.show_value(value)}")
     written = sorted(path.name for path in folder.iterdir())
     click.echo(f"written to {folder}: {', '.join(written) or 'nothing'}")
     if "README.md" in written:

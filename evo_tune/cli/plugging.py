@@ -137,7 +137,7 @@ def evaluate_command(
         if outcome.error:
             click.echo(outcome.error)
         for name, value in outcome.metrics.items():
-            click.echo(f"  {name:<18} {shared.show_value(value)}")
+            click.echo(f"  {name:<21} {shared.show_value(value)}")
         for fraction, metrics in outcome.curve:
             click.echo(
                 f"  at {fraction:>4.0%}: " + "  ".join(f"{k} {shared.show_value(v)}" for k, v in metrics.items())

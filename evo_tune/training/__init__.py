@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from evo_tune.training.clipping import clip as clip
     from evo_tune.training.clipping import gradient_norm as gradient_norm
     from evo_tune.training.comparison import check_comparable as check_comparable
+    from evo_tune.training.course import Course as Course
+    from evo_tune.training.course import Material as Material
     from evo_tune.training.determinism import reproducible as reproducible
     from evo_tune.training.determinism import seed_for as seed_for
     from evo_tune.training.distributed import Ranks as Ranks
@@ -184,6 +186,8 @@ _HOMES = {
     "scale_lr": "scaling",
     "seed_for": "determinism",
     "stop_step": "accounting",
+    "Material": "course",
+    "Course": "course",
     "spent": "phases",
     "plan_phases": "phases",
     "Phase": "phases",

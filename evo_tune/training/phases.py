@@ -7,6 +7,7 @@ from one phase to the next.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -70,18 +71,20 @@ def plan_phases(
     """Share a budget out between phases, each to a window.
 
     Args:
-        shares: Share of the budget and shape of each phase, in their order; the shares add up to 1.
+        shares: Share of the budget and shape of each phase, by rising context; the shares add up to 1.
         batch: Tokens in a step; a window, if that is longer.
         tokens: The budget in tokens.
         flops: Or the budget in floating-point operations (see `flops_per_token`).
         ramp: How the batch grows in the first phase; its start in tokens, from `batch` on without effect.
 
     Raises:
-        RecipeError: A number is out of its range.
+        RecipeError: A number is out of its range, or a context no longer than the one before.
     """
     check_integer("batch", batch, 1)
     budget, name = (tokens, "tokens") if tokens is not None else (flops, "flops")
     check_number(name, budget, "(0, inf)")
+    for (_, short), (_, longer) in itertools.pairwise(shares):
+        check_integer("context", longer.context, short.context + 1)
     phases: list[Phase] = []
     for share, config in shares:
         each = config.context * (1.0 if tokens is not None else flops_per_token(config))

@@ -268,6 +268,8 @@ def test_a_quarter_and_the_rest_are_one_training(
 ) -> None:
     genome = {**default, "depth": 1, "width": 32, "dropout": 0.1, "lr": 1e-2}
     options = {**RESUMED[name], "eval_tokens": 512}
+    if "context" in options:
+        del genome["context"]
     whole, context = train(genome, **options)
     quarter, first = train(genome, BUDGET=0.25, FOLDER=tmp_path / "quarter", **options)
     rest, second = train(genome, FOLDER=tmp_path / "rest", RESUME_FOLDER=tmp_path / "quarter", **options)

@@ -46,5 +46,7 @@ def test_numbers_out_of_range_are_refused() -> None:
     for budget in ({}, {"tokens": 0.0}, {"flops": float("nan")}):
         with pytest.raises(RecipeError):
             plan_phases([(1.0, SHORT)], 128, **budget)
+    with pytest.raises(RecipeError, match="context=16"):
+        plan_phases([(0.5, SHORT), (0.5, SHORT)], 128, tokens=1000)
     with pytest.raises(RecipeError, match="windows=0"):
         Phase(config=SHORT, windows=0, per_step=1)
