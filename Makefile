@@ -22,7 +22,7 @@ run: setup  ## evolve a small language model with the default settings (under 4 
 	$(BIN)/evo-tune run
 
 test: setup lint  ## lint, then the whole test suite
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 lint: setup  ## check style and types
 	$(BIN)/ruff check .

@@ -43,6 +43,8 @@ The training:
     micro_batch=auto  most tokens in one pass; the gradient is that of the whole batch all the same. auto: what the
                       device's whole memory has room for, whatever else runs there
     ranks=1           processes on this machine that train together, each with the slot's threads or a GPU of its own
+    precision=auto    fp32 or bf16, for the products; auto: bf16 where this machine gains from it. A training that goes
+                      on keeps what it began with; it is always judged in fp32
     recompute=        compute every so-manieth block again for the gradient: memory for time
     eval_tokens=16384 held-out bytes that are scored at the end
     save=false        keep a checkpoint of a full training too
@@ -112,6 +114,7 @@ METRICS = {
     "micro_batch": "tokens",
     "final_lr_fraction": "",
     "clipped_fraction": "",
+    "bf16": "",
     "val_loss_ema": "nats per token",
     "context_gain": "nats per token",
     "mfu": "",
@@ -120,6 +123,8 @@ METRICS = {
 
 HELD_OUT = 0.1
 """Share of the text, at its end, that is never trained on."""
+
+SUPPORTS = ["budget", "curve"]
 
 BLOCK = 4
 """Bytes in a held-out block, for each token of the longest window: more than a byte-pair token usually has."""
@@ -680,6 +685,7 @@ def evaluate(
     patience: int | None = None,
     min_delta: float = 0.0,
     recompute: int | None = None,
+    precision: Literal["auto", "fp32", "bf16"] = "auto",
     extend_from: int | None = None,
     extension: Literal["linear", "ntk", "yarn"] = "linear",
     extend_share: float = 0.2,
@@ -693,8 +699,9 @@ def evaluate(
     Returns:
         val_loss (nats per token), val_bpb (bits per byte) and perplexity; val_loss_first_half and _second_half, by
         the place in a window; train_loss (of the final weights on fixed windows of the training text), and what was
-        spent: tokens, steps, flops, params, tokens_per_second (median over steps), final_lr_fraction,
-        clipped_fraction, micro_batch (tokens in a pass), peak_memory (measured on a GPU, predicted on a CPU), and mfu
+        spent: bf16 (1 if it was trained in it, 0 in fp32), tokens, steps, flops, params, tokens_per_second (median
+        over steps), final_lr_fraction, clipped_fraction, micro_batch (tokens in a pass),
+        peak_memory (measured on a GPU, predicted on a CPU), and mfu
         where the device's peak is known. With `ema` val_loss_ema; after an extension context_gain, by how much the
         loss falls when a window is as long as the context and not as `extend_from`. resumed_step if it was to go on
         from a checkpoint (0: there was none, it was trained from scratch).
@@ -709,8 +716,10 @@ def evaluate(
 
 def _train_on_ranks(genome: Mapping[str, Any], run: Context, options: Options) -> dict[str, float]:
     """Have several processes train it together, and return the metrics."""
-    from evo_tune.training import launch
+    from evo_tune.training import fastest_precision, launch
 
+    if options.precision == "auto" and not run.resume_folder:  # one answer for all
+        options = Options(**{**vars(options), "precision": fastest_precision(run.device)})
     context = {"threads": run.threads, "seed": run.seed, "budget": run.budget, "folder": str(run.folder)}
     context["resume_folder"] = run.resume_folder and str(run.resume_folder)
     metrics: dict[str, float] = launch(
@@ -740,7 +749,7 @@ def _train(
     genome: Mapping[str, Any], run: Context, options: Options, ranks: Ranks | None = None
 ) -> tuple[Trainer, dict[str, float]]:
     """Train up to the run's budget, from its checkpoint if there is one; return trainer and metrics."""
-    from evo_tune.training import keep_freed_memory, reproducible, save_checkpoint, stop_step
+    from evo_tune.training import fastest_precision, keep_freed_memory, reproducible, save_checkpoint, stop_step
 
     keep_freed_memory()
     options = options.with_genes(genome)
@@ -753,6 +762,9 @@ def _train(
             "model": _config(genome, options).to_json(),
         }
         saved = _saved(run, task)
+        if options.precision == "auto":  # another machine may answer otherwise, but not in the middle of a training
+            precision = saved.get("precision", "fp32") if saved else fastest_precision(run.device)
+            options = Options(**{**vars(options), "precision": precision})
         phases = _phases(genome, options, run.device)
         if phases is None:  # a clock was asked once, and its answer stands
             windows = saved["windows"] if saved else _windows_in(options, genome, run, corpus)
@@ -762,9 +774,10 @@ def _train(
         start, stop = course.trainer.step, stop_step(phases[-1].end, run.budget)
         course.run(stop)
         if (options.save or stop < phases[-1].end) and (ranks is None or ranks.rank == 0):
-            state = {"task": task, "windows": phases[0].windows, **course.state()}
+            state = {"task": task, "windows": phases[0].windows, "precision": options.precision}
+            state.update(course.state())
             save_checkpoint(run.folder / CHECKPOINT, state)
-        metrics = course.metrics(material.held_out_bytes)
+        metrics = {**course.metrics(material.held_out_bytes), "bf16": float(options.precision == "bf16")}
         if run.resume_folder:
             metrics["resumed_step"] = start
         return course.trainer, metrics
@@ -835,6 +848,7 @@ def _material(
             probe=None if ranks else partial(one_step, phase),
             optimizer=options.optimizer,
             ema=options.ema is not None,
+            precision="fp32" if options.precision == "auto" else options.precision,
         )
 
     def one_step(phase: Phase, fit: Fit) -> None:
@@ -873,6 +887,7 @@ def _trainer(
         ceiling=1.5 * math.log(options.vocab),
         z_loss=options.z_loss,
         ema=options.ema,
+        precision=training.Precision(name=options.precision),
     )
     seed = training.seed_for(run.seed, "weights")
     recompute = options.recompute or material.fits(phase).recompute

@@ -19,8 +19,10 @@ from typing import Any
 
 import numpy as np
 
+from evo_tune.constraint import Constraint
 from evo_tune.errors import EvoTuneError, OptionError, PluginError, SpaceError, StoreError
 from evo_tune.evaluator import Evaluator
+from evo_tune.fidelity import parse_rungs
 from evo_tune.options import options_of, suggest
 from evo_tune.plugins import install_command, make_strategy, source_hash, working_strategies
 from evo_tune.population import ORDERS, Manifest, Run
@@ -56,6 +58,10 @@ def make_manifest(
     warm_start: Iterable[Mapping[str, Any]],
     threads: int,
     fill_defaults: bool = False,
+    fidelity: str = "1",
+    prune: bool = False,
+    replicates: int = 1,
+    subject_to: Iterable[str] = (),
 ) -> Manifest:
     """Return the manifest of a new run; see `Search` for the arguments.
 
@@ -70,12 +76,17 @@ def make_manifest(
     space = SearchSpace(own.repair, None, **{**own.including(genes).genes, **_with_defaults(genes, own)})
     _check_repair(space)
     _check_ends(evaluator, space, genes, bound)
-    evaluator.estimate(space.default(), bound)  # what is wrong with it would fail every trial
+    known = evaluator.estimate(space.default(), bound)  # what is wrong with it would fail every trial
     goals = _goals(objectives) or evaluator.objectives
     _check_metrics(evaluator, goals)
     name = strategy or ("ga" if len(goals) == 1 else "nsga2")
     made = make_strategy(name, dict(strategy_options))
     _check_suited(name, made, space, goals)
+    rungs, replicates = parse_rungs(fidelity), _whole("replicates", replicates, 1)
+    constraints = _constraints(evaluator, goals, known, subject_to)
+    _check_support(evaluator, goals, rungs, bool(prune), replicates)
+    used = {"--fidelity": len(rungs) > 1, "--prune": prune, "--replicates": replicates > 1, "--subject-to": constraints}
+    _check_own_trials(name, made, [flag for flag, given in used.items() if given])
     return Manifest(
         evaluator=evaluator.reference,
         evaluator_hash=source_hash(evaluator.path),
@@ -90,6 +101,10 @@ def make_manifest(
         lag=lag,
         threads=threads,
         warm_start=_warm_start(space, warm_start, fill_defaults),
+        rungs=list(rungs),
+        prune=bool(prune),
+        replicates=replicates,
+        subject_to=constraints,
         units=evaluator.metrics,
         versions=_versions((*SHAPING, *made.needs)),
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
@@ -242,6 +257,51 @@ def _suits(strategy: type[Strategy], space: SearchSpace, objectives: Sequence[Ob
     """Whether a strategy, as it is without options, can search a space, and is installed with all that it needs."""
     required = any(option.required for option in options_of(strategy).values())
     return not required and not install_command(strategy) and not strategy().unsuited(space, objectives)
+
+
+def _check_support(
+    evaluator: Evaluator, objectives: Sequence[Objective], rungs: Sequence[float], prune: bool, replicates: int
+) -> None:
+    """Refuse rungs, pruning and replicates that this evaluator, or this number of objectives, does not allow."""
+    needed = {"--fidelity": ("budget", len(rungs) > 1), "--prune": ("curve", prune)}
+    for flag, (what, wanted) in needed.items():
+        if wanted and what not in evaluator.supports:
+            raise PluginError(
+                f"{flag}: evaluator {evaluator.name} does not say that it supports it: if it does what "
+                f"docs/evaluators.md asks for, put SUPPORTS = [{what!r}] into {evaluator.path}; else leave {flag} out"
+            )
+    for flag, wanted in (("--prune", prune), ("--replicates", replicates > 1)):
+        if wanted and len(objectives) > 1:
+            raise OptionError(f"{flag}: expected one objective, and {len(objectives)} were given; leave {flag} out")
+
+
+def _check_own_trials(name: str, strategy: Strategy, flags: Sequence[str]) -> None:
+    """Refuse rules for a strategy that decides by itself how genomes are trained."""
+    if flags and strategy.own_trials:
+        able = [known for known, one in working_strategies().items() if not one.own_trials]
+        raise PluginError(
+            f"strategy {name} decides itself on budgets and replicates, so {flags[0]} does not go with it: choose "
+            f"--strategy {' or '.join(able)}, or leave {flags[0]} out"
+        )
+
+
+def _constraints(
+    evaluator: Evaluator, objectives: Sequence[Objective], estimated: Mapping[str, float], given: Iterable[str]
+) -> list[str]:
+    """Return constraints as they are written in the manifest.
+
+    Raises:
+        OptionError: One is not understood, or about a metric that the evaluator is known not to return.
+    """
+    known = {**evaluator.metrics, **estimated, **{goal.metric: "" for goal in (*objectives, *evaluator.objectives)}}
+    found = [Constraint.parse(text) for text in ([given] if isinstance(given, str) else given)]
+    for constraint in found:
+        if evaluator.metrics and constraint.metric not in known:
+            raise OptionError(
+                f"--subject-to {constraint.describe()}: {evaluator.name} returns no metric "
+                f"{constraint.metric!r}{suggest(constraint.metric, known)}: expected one of {', '.join(known)}"
+            )
+    return [constraint.describe() for constraint in found]
 
 
 def _warm_start(space: SearchSpace, genomes: Iterable[Mapping[str, Any]], fill_defaults: bool) -> list[Genome]:

@@ -1,4 +1,4 @@
-"""Final calibration: best and default trained again with fresh seeds, outside ids and history (law 10).
+"""Final calibration: the best and the default trained again with fresh seeds, outside ids and history (law 10).
 
 The best of many noisy results is partly luck; only seeds that took no part in the search can say by
 how much it really beats the default.
@@ -16,7 +16,7 @@ from evo_tune.population import Run
 from evo_tune.space import genome_key
 from evo_tune.trial import Candidate, Outcome, Trial
 
-__all__ = ["Calibrated", "calibrated", "calibration_work", "collect"]
+__all__ = ["Calibrated", "calibrated", "calibration_work", "collect", "is_default", "winner"]
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,37 @@ def calibration_seed(run_seed: int, number: int) -> int:
 
 
 def contenders(run: Run) -> list[Candidate]:
-    """Return the default and the best candidate, if both have a result (one if they are the same)."""
+    """Return the default, if it has a result, and the best candidates, as many as the last session wants."""
     ranked = run.ranked()
-    chosen = [trial.candidate for trial in ranked if trial.id == 0] + [trial.candidate for trial in ranked[:1]]
-    return list({candidate.id: candidate for candidate in chosen}.values())
+    chosen = [*(trial for trial in ranked if is_default(trial, run)), *_leaders(run, ranked)]
+    return list({trial.id: trial.candidate for trial in chosen}.values())
+
+
+def is_default(trial: Trial, run: Run) -> bool:
+    """Say whether a trial is of the default genome, which was born first."""
+    return genome_key(trial.genome) == genome_key(run.candidates[0].genome)
+
+
+def _leaders(run: Run, ranked: list[Trial]) -> list[Trial]:
+    count = run.sessions[-1].calibrate_best if run.sessions else 1
+    return [trial for trial in ranked[:count] if trial.feasible == ranked[0].feasible]
+
+
+def winner(run: Run) -> Trial | None:
+    """Return the trial to recommend: the best over fresh seeds where all of the best have them, else the best.
+
+    Those with a seed that failed come last. Any of them would be somewhat flattered by having been chosen on its
+    one result; fresh seeds have no such favourite.
+    """
+    ranked = run.ranked()
+    if not ranked:
+        return None
+    sign = run.objectives[0].sign
+    rows = {row.id: row for row in calibrated(run)}
+    chosen = _leaders(run, ranked)
+    if len(run.objectives) > 1 or not all(trial.id in rows and rows[trial.id].values for trial in chosen):
+        return ranked[0]
+    return min(chosen, key=lambda trial: (trial.violation, rows[trial.id].failures, sign * rows[trial.id].mean))
 
 
 def calibration_work(run: Run, seeds: int) -> list[tuple[Candidate, str]]:
@@ -85,11 +112,13 @@ def _key(candidate: Candidate) -> tuple[str, int]:
 
 def collect(run: Run, candidate: Candidate, outcome: Outcome) -> None:
     """Add one result to the run's calibration file, durably."""
-    run.write_calibration([*run.calibration(), Trial.of(candidate, outcome.settled(), -1, run.objectives)])
+    run.write_calibration(
+        [*run.calibration(), Trial.of(candidate, outcome.settled(), -1, run.objectives, run.constraints)]
+    )
 
 
 def calibrated(run: Run) -> list[Calibrated]:
-    """Return the calibrated values of default and best, where there are any."""
+    """Return the calibrated values of the default and the best, where there are any."""
     done = run.calibration()
     rows = [_values(candidate, run, done) for candidate in contenders(run)]
     return [row for row in rows if row.values or row.failures]

@@ -1,7 +1,7 @@
 """What an evaluator file holds, and the Context that its `evaluate` is given.
 
 An evaluator is one Python file with SPACE, OBJECTIVES and `evaluate(genome, context, *, options)`,
-optionally METRICS, `estimate`, `fingerprint` and `export`. This module checks that shape before anything is
+optionally METRICS, SUPPORTS, `estimate`, `fingerprint` and `export`. This module checks that shape before anything is
 trained. It does not find files (see `plugins`) and knows nothing of strategies or stores.
 """
 
@@ -24,6 +24,11 @@ from evo_tune.space import Genome, SearchSpace
 from evo_tune.trial import Objective, one_line
 
 __all__ = ["Context", "Evaluator", "Pruned", "what_of", "where_of"]
+
+
+SUPPORTS = ("budget", "curve")
+"""What an evaluator may say that it supports: trains `context.budget` of a full training and goes on from
+`context.resume_folder`; reports its first objective by `context.report`."""
 
 
 class Pruned(BaseException):
@@ -137,6 +142,13 @@ class Evaluator:
             where = self._where("METRICS")
             raise PluginError(f"{where}: METRICS is {metrics!r}: expected a dict of metric name to unit ('' for none)")
 
+        supports = getattr(self.module, "SUPPORTS", [])
+        if isinstance(supports, str) or not isinstance(supports, Sequence) or not set(supports) <= set(SUPPORTS):
+            where = self._where("SUPPORTS")
+            raise PluginError(
+                f"{where}: SUPPORTS is {supports!r}: expected a list of {' and '.join(map(repr, SUPPORTS))}"
+            )
+
         try:
             self.options  # noqa: B018
         except OptionError as error:
@@ -183,6 +195,11 @@ class Evaluator:
     def metrics(self) -> dict[str, str]:
         """Names and units of what `evaluate` returns, if the file declares them (METRICS)."""
         return dict(getattr(self.module, "METRICS", {}))
+
+    @property
+    def supports(self) -> tuple[str, ...]:
+        """What of SUPPORTS the file says that it supports."""
+        return tuple(getattr(self.module, "SUPPORTS", ()))
 
     @cached_property
     def options(self) -> dict[str, Option]:

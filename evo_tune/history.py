@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from evo_tune.constraint import Constraint
 from evo_tune.space import Genome, SearchSpace, genome_key
 from evo_tune.trial import Candidate, Objective, Outcome, Trial
 
@@ -29,16 +30,20 @@ class History:
     Args:
         space: The search space, repair included.
         objectives: What is optimised, in order of importance.
+        constraints: What a trial must keep to; those that do not rank behind those that do.
     """
 
-    def __init__(self, space: SearchSpace, objectives: Sequence[Objective]) -> None:
+    def __init__(
+        self, space: SearchSpace, objectives: Sequence[Objective], constraints: Sequence[Constraint] = ()
+    ) -> None:
         self.space = space
         self.objectives = tuple(objectives)
+        self.constraints = tuple(constraints)
         self._trials: list[Trial] = []
         self._out: dict[int, Candidate] = {}
         self._seen: dict[tuple[str, float, int], int] = {}
         self._units: list[np.ndarray] = []
-        self._ranked: list[tuple[tuple[float, ...], int, Trial]] = []
+        self._ranked: list[tuple[float, tuple[float, ...], int, Trial]] = []
         self._fresh = 0
         self._folds: dict[Hashable, tuple[int, Any]] = {}
 
@@ -68,13 +73,13 @@ class History:
         return self._units
 
     def ranked(self) -> list[Trial]:
-        """Return the trials that are ok and fully trained, best losses first, ties by age."""
-        return [trial for _, _, trial in self._ranked]
+        """Return the trials that are ok and fully trained, best losses first (feasible ones before), ties by age."""
+        return [row[-1] for row in self._ranked]
 
     @property
     def best(self) -> Trial | None:
         """The first of `ranked`, if any."""
-        return self._ranked[0][2] if self._ranked else None
+        return self._ranked[0][-1] if self._ranked else None
 
     def seen(self, genome: Genome, budget: float = 1.0, replicate: int = 0) -> bool:
         """Say whether this was born already, told or out: a duplicate wastes a training."""
@@ -102,19 +107,25 @@ class History:
         self._folds[key] = (len(self._trials), state)
         return state
 
-    def born(self, candidate: Candidate) -> None:
-        """Note a birth; ids come in order."""
+    def born(self, candidate: Candidate, units: np.ndarray | None = None) -> None:
+        """Note a birth; ids come in order.
+
+        Args:
+            candidate: It.
+            units: Its unit coordinates, shape (genes,), where they are known already.
+        """
         if candidate.id != self.born_count:
             raise ValueError(f"candidate {candidate.id} is born out of order: expected {self.born_count}")
-        self._units.append(self.space.encode(candidate.genome))  # first: it raises if the space has changed
+        # First: it raises if the space has changed.
+        self._units.append(self.space.encode(candidate.genome) if units is None else units)
         self._out[candidate.id] = candidate
         self._fresh += candidate.fresh
         self._seen.setdefault((genome_key(candidate.genome), candidate.budget, candidate.replicate), candidate.id)
 
     def tell(self, id: int, outcome: Outcome) -> Trial:
         """Note the result of a candidate that is out, and return it as a trial."""
-        trial = Trial.of(self._out.pop(id), outcome, len(self._trials), self.objectives)
+        trial = Trial.of(self._out.pop(id), outcome, len(self._trials), self.objectives, self.constraints)
         self._trials.append(trial)
         if trial.rankable and trial.losses is not None:
-            insort(self._ranked, (trial.losses, trial.id, trial), key=lambda row: row[:2])
+            insort(self._ranked, (trial.violation, trial.losses, trial.id, trial), key=lambda row: row[:3])
         return trial

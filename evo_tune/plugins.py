@@ -38,6 +38,7 @@ __all__ = [
     "load_evaluator",
     "local_sources",
     "make_strategy",
+    "package_of",
     "source_hash",
     "working_strategies",
 ]
@@ -189,7 +190,7 @@ def _load(path: Path, kind: str) -> ModuleType:
         raise PluginError(f"cannot read the {kind} {path}: {error.strerror}; check the path") from None
     key = (str(path), content)
     if key not in _loaded:
-        package, root = _package_of(path)
+        package, root = package_of(path)
         for folder in (str(path.parent), str(root), os.getcwd()):  # console scripts lack the working directory
             if folder not in sys.path:
                 sys.path.append(folder)
@@ -198,7 +199,7 @@ def _load(path: Path, kind: str) -> ModuleType:
     return _loaded[key]
 
 
-def _package_of(path: Path) -> tuple[str, Path]:
+def package_of(path: Path) -> tuple[str, Path]:
     """Return the package that a file lies in ('' for none), for its relative imports, and the folder above it."""
     names: list[str] = []
     folder = path.parent
@@ -264,7 +265,7 @@ def local_sources(path: Path) -> list[Path]:
 
 def _imported_bases(path: Path, folders: list[Path]) -> set[Path]:
     """Return where the modules that a file imports would lie, without suffix, the packages above them included."""
-    own, above = _package_of(path)
+    own, above = package_of(path)
     try:
         tree = ast.parse(path.read_bytes())
     except (OSError, SyntaxError, ValueError):

@@ -25,9 +25,12 @@ from typing import TYPE_CHECKING, Any
 import filelock
 
 from evo_tune import table
+from evo_tune.constraint import Constraint
 from evo_tune.errors import EvoTuneError, OptionError, StoreError, UsageError
+from evo_tune.heartbeat import HEARTBEAT
 from evo_tune.journal import Journal, sync_folder, write_atomically
-from evo_tune.space import Gene, Genome, SearchSpace, gene_from
+from evo_tune.space import Gene, Genome, SearchSpace, gene_from, genome_key
+from evo_tune.standing import averaged
 from evo_tune.trial import Candidate, Objective, Outcome, Trial
 
 if TYPE_CHECKING:
@@ -45,6 +48,9 @@ TRIALS = "_trials"
 LOCK = "_lock"
 STORE = "populations"
 """Where runs are saved unless something else is said."""
+
+BACKENDS = ("joblib", "dask", "ray")
+"""Where slots may be: processes of this machine (joblib's own engine), or a cluster."""
 
 ORDERS = ("arrival", "birth")
 """Orders in which strategies are told results (law 3)."""
@@ -68,6 +74,10 @@ class Manifest:
         lag: Results that a birth may run ahead of, in birth order.
         threads: CPU threads of one training; they change its arithmetic.
         warm_start: Genomes born right after the default.
+        rungs: Budgets of a genome's trials, increasing to 1.
+        prune: Whether candidates are born with bounds on their curves.
+        replicates: Seeds that the leading genome must have been trained with.
+        subject_to: METRIC<=NUMBER or METRIC>=NUMBER.
         units: Declared metric name to unit, for the Parquet files; '' where there is none.
         versions: Of Python and of the packages that shape results.
         created: UTC time, ISO 8601.
@@ -87,6 +97,10 @@ class Manifest:
     lag: int
     threads: int
     warm_start: list[Genome] = field(default_factory=list)
+    rungs: list[float] = field(default_factory=lambda: [1.0])
+    prune: bool = False
+    replicates: int = 1
+    subject_to: list[str] = field(default_factory=list)
     units: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     created: str = ""
@@ -101,9 +115,17 @@ class Manifest:
         """Return the objectives."""
         return tuple(Objective.parse(text) for text in self.objectives)
 
+    def constraints(self) -> tuple[Constraint, ...]:
+        """Return the constraints."""
+        return tuple(Constraint.parse(text) for text in self.subject_to)
+
     def genes(self) -> dict[str, Gene]:
         """Return the genes."""
         return {name: gene_from(gene) for name, gene in self.space.items()}
+
+
+LIMITS = ("trials", "generations", "budget", "hours")
+"""Fields of a session that end it; new ones replace all of the old."""
 
 
 @dataclass(frozen=True)
@@ -113,13 +135,18 @@ class Session:
     Args:
         trials: Most births that count (no promotions, no replicates).
         generations: The same in generations.
+        budget: Most training, in full trainings; promotions count what they add.
         hours: Most hours of work.
         slots: Number of slots; None: what the machine offers.
         devices: As typed; None: what the machine offers.
         per_device: Slots on one GPU.
         timeout: Seconds after which an evaluation is given up; None: never.
         retries: Further tries of an evaluation whose process died.
-        calibrate: Fresh seeds with which best and default are trained at the end.
+        calibrate: Fresh seeds with which the best and the default are trained at the end.
+        calibrate_best: How many of the best; the winner is the best of them over these seeds.
+        backend: Where the slots are: 'joblib' (processes of this machine), 'dask' or 'ray'.
+        address: Of a cluster that runs already; None starts one on this machine.
+        max_slots: On a cluster, slots there may be: those that no machine is there for wait for one.
     """
 
     trials: int | None = None
@@ -131,19 +158,44 @@ class Session:
     timeout: float | None = None
     retries: int = 0
     calibrate: int = 0
+    budget: float | None = None
+    calibrate_best: int = 1
+    backend: str = "joblib"
+    address: str | None = None
+    max_slots: int | None = None
 
     def __post_init__(self) -> None:
-        for name, least in (("trials", 1), ("generations", 1), ("retries", 0), ("calibrate", 0)):
+        least = {"trials": 1, "generations": 1, "retries": 0, "calibrate": 0, "calibrate_best": 1, "max_slots": 1}
+        for name, low in least.items():
             number = getattr(self, name)
-            if number is not None and (not isinstance(number, int) or number < least):
-                raise OptionError(f"--{name} {number} is not allowed: expected a whole number of at least {least}")
-        if self.hours is not None and not self.hours > 0:
-            raise OptionError(f"--hours {self.hours} is not allowed: expected more than 0")
+            if number is not None and (not isinstance(number, int) or number < low):
+                raise OptionError(f"{_flag(name)} {number} is not allowed: expected a whole number of at least {low}")
+        for name in ("hours", "budget"):
+            if getattr(self, name) is not None and not getattr(self, name) > 0:
+                raise OptionError(f"--{name} {getattr(self, name)} is not allowed: expected more than 0")
+        if self.backend not in BACKENDS:
+            raise OptionError(f"--backend {self.backend} is unknown: expected one of {', '.join(BACKENDS)}")
+        for name in ("address", "max_slots"):
+            if self.backend == "joblib" and getattr(self, name) is not None:
+                raise OptionError(f"{_flag(name)} is for clusters: give --backend dask or --backend ray with it")
+
+    @property
+    def limited(self) -> bool:
+        """Whether it has any limit."""
+        return any(getattr(self, name) is not None for name in LIMITS)
+
+    def unlimited(self) -> Session:
+        """Return it without its limits."""
+        return replace(self, trials=None, generations=None, budget=None, hours=None)
 
     def births(self, population: int) -> float:
         """Return the most births that count, from trials and generations together."""
         by_generation = math.inf if self.generations is None else self.generations * population
         return min(by_generation, math.inf if self.trials is None else self.trials)
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
 
 
 class Run:
@@ -159,6 +211,7 @@ class Run:
         self.folder = folder
         self.manifest = manifest
         self.objectives = manifest.parsed_objectives()
+        self.constraints = manifest.constraints()
         self.genes = manifest.genes()
         self.journal = journal
         self.candidates: list[Candidate] = []
@@ -178,7 +231,8 @@ class Run:
         self._lock: filelock.BaseFileLock | None = None
         self._metrics: set[str] = set()
         self._told_orders: dict[int, int] = {}
-        self._best: tuple[tuple[float, ...], int] | None = None
+        self._replicated = False
+        self._best: tuple[float, tuple[float, ...], int] | None = None
         self._last_time = 0.0
         for number, event in enumerate(events, 1):
             try:
@@ -190,6 +244,11 @@ class Run:
     def name(self) -> str:
         """Name of the folder."""
         return self.folder.name
+
+    @property
+    def last_event(self) -> float:
+        """When the journal's last event was written, in seconds since 1970."""
+        return self._last_time
 
     @classmethod
     def create(cls, store: Path, name: str, manifest: Manifest, session: Session) -> Run:
@@ -316,13 +375,14 @@ class Run:
             raise ValueError(f"candidate {candidate.id} has other genes than the run")
         for name, gene in self.genes.items():
             gene.check(candidate.genome[name])
+        self._replicated |= candidate.replicate > 0
         self.candidates.append(candidate)
         self.told_at_birth.append(len(self.told))
 
     def _apply_recorded(self, id: int, outcome: Outcome) -> None:
         if id in self.outcomes or not 0 <= id < len(self.candidates):
             raise ValueError(f"result of candidate {id} is recorded twice, or without a birth")
-        trial = Trial.of(self.candidates[id], outcome, -1, self.objectives)
+        trial = Trial.of(self.candidates[id], outcome, -1, self.objectives, self.constraints)
         if outcome.status == "ok" and trial.losses is None:
             raise ValueError(f"result of candidate {id} is ok, and an objective is missing or not finite")
         self.outcomes[id] = outcome
@@ -330,8 +390,9 @@ class Run:
         for told in self.sequence(start=len(self._told_orders)):
             self._told_orders[told] = len(self._told_orders)
         self._metrics.update(outcome.metrics)
-        if trial.rankable and trial.losses is not None and (self._best is None or (trial.losses, id) < self._best):
-            self._best = trial.losses, id
+        if trial.rankable and trial.losses is not None and not trial.candidate.replicate:
+            mine = trial.violation, trial.losses, id
+            self._best = mine if self._best is None else min(self._best, mine)
 
     def _next_told(self) -> int:
         """Return the id of the result that strategies are told next."""
@@ -359,20 +420,31 @@ class Run:
 
     def trial(self, id: int) -> Trial:
         """Return a recorded result as a trial; told_order is -1 where it cannot be known yet."""
-        return Trial.of(self.candidates[id], self.outcomes[id], self._told_orders.get(id, -1), self.objectives)
+        order = self._told_orders.get(id, -1)
+        return Trial.of(self.candidates[id], self.outcomes[id], order, self.objectives, self.constraints)
 
     def trials(self) -> list[Trial]:
         """Return every recorded result as a trial, by id."""
         return [self.trial(id) for id in sorted(self.outcomes)]
 
     def ranked(self) -> list[Trial]:
-        """Return the trials that are ok and fully trained, best first."""
-        return sorted((t for t in self.trials() if t.rankable), key=lambda t: (t.losses, t.id))
+        """Return the genomes with a full training that is ok, best first, those within the constraints before.
+
+        Each is its first full trial; where it was trained with several seeds, the metrics are their means.
+        """
+        seeds: dict[str, list[Trial]] = {}
+        for trial in self.trials():
+            if trial.rankable:
+                seeds.setdefault(genome_key(trial.genome), []).append(trial)
+        found = [averaged(trials, self.objectives, self.constraints) for trials in seeds.values()]
+        return sorted(found, key=lambda trial: (trial.violation, trial.losses, trial.id))
 
     @property
     def best(self) -> Trial | None:
         """The first of `ranked`, if any."""
-        return None if self._best is None else self.trial(self._best[1])
+        if self._replicated:  # a mean can move either way
+            return next(iter(self.ranked()), None)
+        return None if self._best is None else self.trial(self._best[2])
 
     @property
     def metric_names(self) -> list[str]:
@@ -450,7 +522,7 @@ class Run:
     def _calibration_trial(self, row: Mapping[str, Any]) -> Trial:
         genome, outcome = table.to_genome(row, self.genes), table.to_outcome(row)
         candidate = replace(self.candidates[row["id"]], genome=genome, seed=row["seed"])
-        return Trial.of(candidate, outcome, -1, self.objectives)
+        return Trial.of(candidate, outcome, -1, self.objectives, self.constraints)
 
     def write_calibration(self, trials: Sequence[Trial]) -> None:
         """Write all calibration results, replacing the file.
@@ -495,6 +567,13 @@ def _checked(manifest: Manifest) -> Manifest:
         raise TypeError(f"population is {manifest.strategy_options['population']!r}")
     if not manifest.parsed_objectives() or not manifest.genes():
         raise TypeError("no objective, or no gene")
+    if (
+        manifest.rungs != sorted(set(manifest.rungs))
+        or not manifest.rungs
+        or not 0 < manifest.rungs[0] <= 1.0 == manifest.rungs[-1]
+    ):
+        raise TypeError(f"rungs is {manifest.rungs}")
+    manifest.constraints()  # raises
     if manifest.order not in ORDERS or min(manifest.lag, manifest.seed) < 0:
         raise TypeError(f"order is {manifest.order!r}, lag {manifest.lag}, seed {manifest.seed}")
     return manifest
@@ -563,7 +642,7 @@ def copy_run(folder: Path, store: Path, name: str) -> Path:
 
     def left_out(inside: str, names: list[str]) -> list[str]:
         if Path(inside) == folder:
-            return [name for name in names if name == LOCK or name.endswith(".part")]
+            return [name for name in names if name in (LOCK, HEARTBEAT) or name.endswith(".part")]
         return [name for name in names if name.startswith(".worker-")]  # what a killed worker was printing
 
     try:

@@ -45,7 +45,7 @@ def verify(run: Run, space: SearchSpace, strategy: Strategy) -> list[Disagreemen
     Raises:
         RunError: The strategy raises, so nothing can be said.
     """
-    history = History(space, run.objectives)
+    history = History(space, run.objectives, run.constraints)
     order = run.sequence()
     found = []
     for candidate, told in zip(run.candidates, run.told_at_birth, strict=True):

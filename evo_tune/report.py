@@ -12,12 +12,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evo_tune.calibration import Calibrated, calibrated
+from evo_tune.calibration import Calibrated, calibrated, is_default, winner
 from evo_tune.importance import importance
 from evo_tune.population import Run
 from evo_tune.trial import Trial
 
-__all__ = ["Closing", "best_so_far", "caveats", "closing", "dominates", "front", "importances", "statuses"]
+__all__ = ["Closing", "best_so_far", "caveats", "closing", "dominates", "front", "importances", "spent", "statuses"]
 
 TIMES = ("s", "ms", "1/s", "tokens/s")
 """Units of metrics that are times, or rates."""
@@ -33,12 +33,14 @@ class Closing:
     Args:
         metric: The first objective's metric.
         direction: 'min' or 'max'.
-        best: The best trial; None if none is ok.
-        default: The default genome's trial; None if it has no value.
+        best: The trial to recommend (see `calibration.winner`); None if none is ok and trained in full.
+        default: The default genome's full trial; None if it has no value.
         calibrated_best: Best over fresh seeds, if the run was calibrated.
         calibrated_default: Default over the same seeds.
         evaluations: Recorded results.
-        failures: Those that are not ok.
+        failures: Those that are neither ok nor pruned.
+        partial: Those that are ok and not of a full training.
+        pruned: Those that were stopped because their curve was hopeless.
         seconds: Wall time over all sessions.
     """
 
@@ -50,6 +52,8 @@ class Closing:
     calibrated_default: Calibrated | None
     evaluations: int
     failures: int
+    partial: int
+    pruned: int
     seconds: float
 
     @property
@@ -83,18 +87,20 @@ class Closing:
 
 def closing(run: Run) -> Closing:
     """Return how a run ended up."""
-    ranked = run.ranked()
-    best = ranked[0] if ranked else None
+    best = winner(run)
+    default = next((trial for trial in run.ranked() if is_default(trial, run)), None)
     rows = {row.id: row for row in calibrated(run)}
     return Closing(
         metric=run.objectives[0].metric,
         direction=run.objectives[0].direction,
         best=best,
-        default=next((trial for trial in ranked if trial.id == 0), None),
+        default=default,
         calibrated_best=rows.get(best.id) if best else None,
-        calibrated_default=rows.get(0),
+        calibrated_default=rows.get(default.id) if default else None,
         evaluations=len(run.outcomes),
-        failures=sum(outcome.status != "ok" for outcome in run.outcomes.values()),
+        failures=sum(outcome.status not in ("ok", "pruned") for outcome in run.outcomes.values()),
+        partial=sum(outcome.status == "ok" and run.candidates[id].budget < 1 for id, outcome in run.outcomes.items()),
+        pruned=sum(outcome.status == "pruned" for outcome in run.outcomes.values()),
         seconds=run.seconds,
     )
 
@@ -105,9 +111,17 @@ def dominates(a: Sequence[float], b: Sequence[float]) -> bool:
 
 
 def front(run: Run) -> list[Trial]:
-    """Return the trials that no other dominates, best first objective first; one for each set of losses."""
+    """Return the trials that no other dominates, best first objective first; one for each set of losses.
+
+    All are within the constraints; where none is, the front is the trial that breaks them least.
+    """
+    ranked = run.ranked()
+    if ranked and not ranked[0].feasible:
+        return ranked[:1]
     kept: list[Trial] = []
-    for trial in run.ranked():  # sorted by losses, so a trial can only be dominated by an earlier one
+    for trial in (
+        trial for trial in ranked if trial.feasible
+    ):  # sorted by losses, so a trial can only be dominated by an earlier one
         losses = trial.losses or ()
         if not any(dominates(other.losses or (), losses) or other.losses == losses for other in kept):
             kept.append(trial)
@@ -120,10 +134,25 @@ def best_so_far(run: Run) -> list[tuple[int, float, int]]:
     lowest = math.inf
     for count, id in enumerate(run.recorded, 1):
         trial = run.trial(id)
-        if trial.rankable and trial.losses is not None and trial.losses[0] < lowest:
+        counts = trial.rankable and trial.feasible and not trial.candidate.replicate
+        if counts and trial.losses is not None and trial.losses[0] < lowest:
             lowest = trial.losses[0]
             steps.append((count, run.objectives[0].value(lowest), id))
     return steps
+
+
+def spent(run: Run) -> float:
+    """Return the training begun in a run, in full trainings.
+
+    A promotion counts what it adds, a pruned trial what it had.
+    """
+    total = 0.0
+    for candidate in run.candidates:
+        outcome = run.outcomes.get(candidate.id)
+        before = 0.0 if candidate.resumes is None else run.candidates[candidate.resumes].budget
+        stopped = outcome is not None and outcome.status == "pruned" and outcome.curve
+        total += (outcome.curve[-1][0] if outcome and stopped else candidate.budget) - before
+    return total
 
 
 def caveats(run: Run) -> list[str]:

@@ -24,17 +24,20 @@ from joblib import Parallel, delayed
 
 from evo_tune.begin import check_unchanged, make_manifest, new_name
 from evo_tune.calibration import calibration_work, collect
-from evo_tune.dispatch import Slot, SlotClosed, Task, open_slots, plan
+from evo_tune.dispatch import Cluster, Plan, Slot, SlotClosed, Task, open_slots, plan
 from evo_tune.errors import EvoTuneError, RunError, StoreError, UsageError
 from evo_tune.evaluator import Evaluator
 from evo_tune.generations import Generations, broken_strategy
+from evo_tune.heartbeat import Busy, Heartbeat
 from evo_tune.history import History
 from evo_tune.interrupts import Interrupts
-from evo_tune.plugins import find_again, find_evaluator, make_strategy
-from evo_tune.population import STORE, TRIALS, Run, Session, as_typed, copy_run, find_run, space_of
+from evo_tune.plugins import find_again, find_evaluator
+from evo_tune.population import LIMITS, STORE, TRIALS, Run, Session, as_typed, copy_run, find_run, space_of
+from evo_tune.report import spent
+from evo_tune.ruled import Ruled, ruled
 from evo_tune.space import Gene
 from evo_tune.strategy import Strategy
-from evo_tune.trial import STATUSES, Candidate, Objective, Outcome, Proposal, Trial, conclude, trial_seed
+from evo_tune.trial import STATUSES, Candidate, Objective, Outcome, Proposal, Trial, conclude, one_line, trial_seed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,6 +46,14 @@ __all__ = ["Search", "Working"]
 
 GENERATIONS = 5
 """Generations of a run that was given no limit at all."""
+
+LOGS = ("log.txt", "error.txt")
+"""Files of a trial's folder that are evo-tune's own."""
+
+SLACK = 1e-9
+"""Sums of thirds are not exact."""
+SICK = 3
+"""Crashes in a row after which a device is set aside, if others do well meanwhile."""
 
 TICK = 0.2
 """Seconds between two looks of the main thread at signals and at the live table."""
@@ -78,10 +89,15 @@ class Search:
         warm_start: Genomes to be born right after the default, trained anew.
         fill_defaults: Give genes that a warm-start genome lacks their defaults.
         threads: CPU threads of one training (default 1 on CPUs).
+        fidelity: Budgets of a genome's trials, increasing to 1: '1/9,1/3,1' (see `fidelity`).
+        prune: Stop a training whose curve is hopeless.
+        replicates: Seeds that the leading genome must have been trained with before the run ends.
+        subject_to: Constraints: METRIC<=NUMBER, METRIC>=NUMBER.
         store: Folder of the saved runs.
         name: Name of this one; by default made from evaluator and time.
-        session: Further fields of `Session`: trials, generations, hours, slots, devices, per_device,
-            timeout, retries, calibrate. Without any limit, `run` stops after 5 generations.
+        session: Further fields of `Session`: trials, generations, budget, hours, slots, devices, per_device,
+            timeout, retries, calibrate, calibrate_best, backend, address, max_slots. Without any limit, `run` stops
+            after 5 generations.
 
     Raises:
         UsageError: Something given is wrong; nothing is made then.
@@ -104,6 +120,10 @@ class Search:
         warm_start: Iterable[Mapping[str, Any]] = (),
         fill_defaults: bool = False,
         threads: int | None = None,
+        fidelity: str = "1",
+        prune: bool = False,
+        replicates: int = 1,
+        subject_to: Iterable[str] = (),
         store: str | Path = STORE,
         name: str | None = None,
         **session: Any,
@@ -123,7 +143,11 @@ class Search:
             lag=lag,
             warm_start=warm_start,
             fill_defaults=fill_defaults,
-            threads=plan(settings.slots, settings.devices, settings.per_device, threads).threads,
+            threads=_plan(settings, threads).threads,
+            fidelity=fidelity,
+            prune=prune,
+            replicates=replicates,
+            subject_to=subject_to,
         )
         run = Run.create(Path(store), name or new_name(plugin.name, Path(store)), manifest, settings)
         try:
@@ -166,8 +190,8 @@ class Search:
             check_unchanged(run, plugin, accept_changes)
             last = run.sessions[-1] if run.sessions else Session()
             self = cls.__new__(cls)
-            if {"trials", "generations", "hours"} & changes.keys():  # new limits replace the old ones
-                last = replace(last, trials=None, generations=None, hours=None)
+            if set(LIMITS) & changes.keys():  # new limits replace the old ones
+                last = last.unlimited()
             self._begin(run, plugin, replace(last, **changes))
             run.begin(self.session)
         except BaseException:
@@ -183,7 +207,7 @@ class Search:
         self.evaluator = plugin
         self.session = session
         self.space = space_of(manifest, plugin.space(manifest.options))
-        self.strategy: Strategy = make_strategy(manifest.strategy, manifest.strategy_options)
+        self.strategy: Ruled = ruled(manifest, plugin)
         self.slots: list[Slot] = []
         self.working: dict[str, Working] = {}
         self.error: EvoTuneError | None = None
@@ -191,8 +215,11 @@ class Search:
         """Why no more candidates will come; None while they may."""
         self.stopping = False
         self._status = ((-1, -1), "")
+        self._crashes: dict[str, int] = {}
+        """By device: crashes since it last did well."""
         self._calibrations: deque[tuple[Candidate, str]] | None = None
         self._changed = threading.Condition(threading.RLock())
+        self._heart = Heartbeat(run.folder)
         self._started = time.monotonic()
         self._seconds_before = run.seconds
         self._read_back()
@@ -200,8 +227,8 @@ class Search:
     def _read_back(self) -> None:
         """Rebuild everything that is derived from the journal (law 2: resume is reading)."""
         run = self.saved
-        self.history = History(self.space, run.objectives)
-        self._generations = Generations(run, self.strategy, History(self.space, run.objectives))
+        self.history = History(self.space, run.objectives, run.constraints)
+        self._generations = Generations(run, self.strategy, History(self.space, run.objectives, run.constraints))
         for candidate in run.candidates:
             self.history.born(candidate)
         for id in run.told:
@@ -280,13 +307,23 @@ class Search:
             return None if self.finished else self._birth()
 
     def _limit_reached(self) -> str | None:
-        births = self.session.births(self.saved.manifest.population)
-        if self.history.fresh_count >= births:
-            more = self.history.fresh_count - births
-            return f"all {births:.0f} births are made" + (f", and {more:.0f} more before" if more else "")
+        if self.session.budget is not None and spent(self.saved) >= self.session.budget - SLACK:
+            return f"the training of {self.session.budget:g} full ones is spent"
+        if self._all_born and not self.strategy.rules.continues:
+            return self._born_text()
         if self.session.hours is not None and self.seconds >= self.session.hours * 3600:
             return f"{self.session.hours:g} hours are over"
         return None
+
+    @property
+    def _all_born(self) -> bool:
+        """Whether no new genome is to be born; further trials of those that were may be due."""
+        return self.history.fresh_count >= self.session.births(self.saved.manifest.population)
+
+    def _born_text(self) -> str:
+        births = self.session.births(self.saved.manifest.population)
+        more = self.history.fresh_count - births
+        return f"all {births:.0f} births are made" + (f", and {more:.0f} more before" if more else "")
 
     def _birth(self) -> Candidate | None:
         id = self.history.born_count
@@ -298,7 +335,7 @@ class Search:
                 proposal = self._propose(id)
         if proposal is None:
             if not self.history.out:
-                self.finished = "the strategy has nothing more to propose"
+                self.finished = self._born_text() if self._all_born else "the strategy has nothing more to propose"
             return None
         # Not synced by itself: a birth that a power cut loses is proposed again, the same.
         self.saved.write({"event": "born", "candidate": self._candidate(id, proposal).to_json()})
@@ -308,6 +345,8 @@ class Search:
         return candidate
 
     def _propose(self, id: int) -> Proposal | None:
+        if self._all_born:
+            return self.strategy.due(self.history)
         return propose(self.strategy, self.history, self.saved, id)
 
     def _candidate(self, id: int, proposal: Proposal) -> Candidate:
@@ -336,8 +375,7 @@ class Search:
         if not isinstance(outcome, Outcome):
             outcome = Outcome("ok", outcome)  # type: ignore[arg-type]  # judged right here
         if outcome.status == "ok":
-            status, metrics, error = conclude(outcome.metrics, run.objectives)
-            outcome = replace(outcome, status=status, metrics=metrics, error=error)
+            outcome = _judged(outcome, run)
         elif outcome.status not in STATUSES:
             raise UsageError(f"status {outcome.status!r} is unknown: expected one of {', '.join(STATUSES)}")
         with self._changed:
@@ -348,8 +386,19 @@ class Search:
             run.write(recorded, *told, sync=True)
             for _ in told:
                 self.history.tell(candidate.id, run.outcomes[candidate.id])
+            if candidate.resumes is not None and outcome.status == "ok":
+                self._remove_checkpoint(candidate.resumes)
             self._generations.recorded()
             self._changed.notify_all()
+
+    def _remove_checkpoint(self, id: int) -> None:
+        """Remove what a trial saved, now that another has gone on from it to the end of its rung; its log stays."""
+        with contextlib.suppress(OSError):
+            for path in (self.saved.folder / TRIALS / f"{id:06d}").iterdir():
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path, ignore_errors=True)
+                elif path.name not in LOGS:
+                    path.unlink()
 
     def _tell(self, ids: Sequence[int]) -> None:
         if ids:
@@ -380,7 +429,7 @@ class Search:
             StoreError: A result could not be written.
             RunError: The strategy or a driver failed.
         """
-        if self.session == replace(self.session, trials=None, generations=None, hours=None):
+        if not self.session.limited:
             self.session = replace(self.session, generations=GENERATIONS)
         with Interrupts(self.stop, self.kill):
             try:
@@ -396,11 +445,15 @@ class Search:
 
     def _open_slots(self) -> list[Slot]:
         settings, manifest = self.session, self.saved.manifest
-        planned = plan(settings.slots, settings.devices, settings.per_device, manifest.threads)
-        if not self._arrival and len(planned.slots) > manifest.lag + 1:
+        cluster = None
+        if settings.backend != "joblib":
+            many = settings.max_slots or settings.slots
+            cluster = Cluster(settings.backend, settings.address, many, settings.devices, settings.per_device)
+        slots = open_slots(self._task(), _plan(settings, manifest.threads), settings.timeout, settings.retries, cluster)
+        if not self._arrival and len(slots) > manifest.lag + 1:
             text = f"in birth order with --lag {manifest.lag}, at most {manifest.lag + 1} slots are ever at work"
-            warnings.warn(f"{text}: {len(planned.slots)} slots will wait for each other", stacklevel=3)
-        return open_slots(self._task(), planned, settings.timeout, settings.retries)
+            warnings.warn(f"{text}: {len(slots)} slots will wait for each other", stacklevel=3)
+        return slots
 
     def _task(self) -> Task:
         run = self.saved
@@ -414,18 +467,29 @@ class Search:
         try:
             while thread.is_alive():
                 thread.join(TICK)
+                self._heart.beat(self._busy)
                 watch(self)
         except BaseException:
             self.kill()
             thread.join()
             raise
 
+    def _busy(self) -> list[Busy]:
+        rows = []
+        for slot in self.slots:
+            working = self.working.get(slot.name, Working("", self._started))
+            rows.append(Busy(slot.name, slot.device, working.what, time.monotonic() - working.since, slot.memory))
+        return rows
+
     def _drive(self, slot: Slot) -> None:
         with self._guard(slot):
             while (candidate := self._next(slot)) is not None:
                 self.working[slot.name] = Working(f"trial {candidate.id}", time.monotonic())
-                self.tell(candidate, slot.run(candidate))
+                outcome = slot.run(candidate)
+                self.tell(candidate, outcome)
                 self._check_hope()
+                if self._sick(slot, outcome):
+                    break
 
     def _check_hope(self) -> None:
         """Give up when a whole generation of results has come and none is ok: something is broken.
@@ -444,10 +508,29 @@ class Search:
                 "--accept-changes`"
             )
 
+    def _sick(self, slot: Slot, outcome: Outcome) -> bool:
+        """Say whether a slot is to be set aside: its device crashes what it is given, while others do well."""
+        with self._changed:
+            if outcome.status != "crashed":
+                self._crashes[slot.device] = 0
+                return False
+            self._crashes[slot.device] = crashes = self._crashes.get(slot.device, 0) + 1
+            if crashes < SICK or not any(n == 0 for device, n in self._crashes.items() if device != slot.device):
+                return False
+        warnings.warn(
+            f"{slot.name} is set aside: {slot.device} crashed {crashes} trainings in a row, the last with "
+            f"'{outcome.error}', while other devices did well; the run goes on without it",
+            stacklevel=2,
+        )
+        return True
+
     def _next(self, slot: Slot) -> Candidate | None:
         """Return the next candidate, waiting for results where the strategy needs them first."""
         with self._changed:
-            while (candidate := self.ask()) is None and not self.finished and not self.stopping:
+            # A slot that no machine is there for does not ask: its candidate would be born on less than is known.
+            while (candidate := self.ask() if slot.available else None) is None and not (
+                self.finished or self.stopping
+            ):
                 self.working[slot.name] = Working("", time.monotonic())
                 self._changed.wait(timeout=1.0)
             if candidate is None:
@@ -456,7 +539,8 @@ class Search:
 
     def _calibrate(self, slot: Slot) -> None:
         with self._guard(slot):
-            while not self.stopping and (work := self._calibration_work(slot)) is not None:
+            fit = self._crashes.get(slot.device, 0) < SICK
+            while fit and not self.stopping and (work := self._calibration_work(slot)) is not None:
                 candidate, folder = work
                 outcome = slot.run(candidate, folder)
                 with self._changed:
@@ -512,6 +596,7 @@ class Search:
             slot.close()
         self.slots = []
         self.working = {}
+        self._heart.stop()
         with self._changed:
             if self.saved.closed:
                 return
@@ -533,6 +618,17 @@ class Search:
         self.close()
 
 
+def _plan(settings: Session, threads: int | None) -> Plan:
+    """Return the slots of this machine; where a cluster runs already, only the threads of each matter.
+
+    Raises:
+        OptionError: See `dispatch.plan`.
+    """
+    if settings.address is not None:
+        return plan(None, "cpu", 1, threads)
+    return plan(settings.slots, settings.devices, settings.per_device, threads)
+
+
 def propose(strategy: Strategy, history: History, run: Run, id: int) -> Proposal | None:
     """Return birth `id` of a run: the default, a warm start, or what the strategy proposes.
 
@@ -545,16 +641,27 @@ def propose(strategy: Strategy, history: History, run: Run, id: int) -> Proposal
     Raises:
         RunError: The strategy has raised, or what it returned is no proposal for this space.
     """
-    warm = run.manifest.warm_start
-    if id == 0:
-        return Proposal(history.space.default(), "default")
-    if id <= len(warm):
-        return Proposal(dict(warm[id - 1]), "warm-start")
+    warm, budget, number = run.manifest.warm_start, run.manifest.rungs[0], history.fresh_count
+    if number == 0:
+        return Proposal(history.space.default(), "default", budget=budget)
+    if number <= len(warm):
+        due = strategy.due(history) if isinstance(strategy, Ruled) else None
+        return due or Proposal(dict(warm[number - 1]), "warm-start", budget=budget)
     try:
         proposal = strategy.propose(history, np.random.default_rng([run.manifest.seed, 0, id]))
         return None if proposal is None else _valid(proposal, history)
     except Exception as error:
         raise broken_strategy(run.manifest.strategy, "propose", error) from error
+
+
+def _judged(outcome: Outcome, run: Run) -> Outcome:
+    """Return an outcome that says ok, or what is wrong with its metrics: those of constraints are needed as well."""
+    status, metrics, error = conclude(outcome.metrics, run.objectives)
+    lacking = [one.metric for one in run.constraints if status == "ok" and one.metric not in metrics]
+    if lacking:
+        what = f"evaluate returned no {lacking[0]!r}, which --subject-to needs (it returned {', '.join(metrics)})"
+        status, metrics, error = "failed", {}, one_line(what)
+    return replace(outcome, status=status, metrics=metrics, error=error)
 
 
 def _valid(proposal: object, history: History) -> Proposal:

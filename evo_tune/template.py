@@ -49,13 +49,17 @@ OBJECTIVES = [Minimize("val_loss")]  # beside it perhaps Minimize("params"), Max
 # Optional: all that evaluate returns, with units. Another --objective is then refused before training.
 METRICS = {"val_loss": "mean squared error", "params": ""}
 
+# Optional: what evaluate takes care of. "budget": it trains the fraction context.budget of the full training and goes
+# on from context.resume_folder, as --fidelity needs it; "curve": it reports the first objective, for --prune.
+SUPPORTS = ["budget", "curve"]
+
 
 def evaluate(genome: dict, context: Context, *, steps: int = 300, points: int = 200) -> dict[str, float]:
     """Train once and return the metrics: the objectives, and whatever else deserves a column.
 
     Args:
         genome: One value per gene, already repaired.
-        context: Has device, threads, seed, budget, folder and report.
+        context: Has device, threads, seed, budget, folder, resume_folder and report.
         steps: An option: `-o steps=1000`; its type is checked.
         points: Another one.
     """
@@ -65,8 +69,13 @@ def evaluate(genome: dict, context: Context, *, steps: int = 300, points: int = 
     second = rng.normal(0.0, genome["width"] ** -0.5, genome["width"])
     weights = [first, second]
     speeds = [np.zeros_like(weight) for weight in weights]
-    last = math.ceil(context.budget * steps)  # some strategies ask for a part of the training first
-    for step in range(1, last + 1):
+    done = 0
+    saved = context.resume_folder / "state.npy" if context.resume_folder else None
+    if saved and saved.exists():  # if it is gone: from the start
+        done, weights, speeds = unpack(np.load(saved), genome["width"])
+        first, second = weights
+    last = math.ceil(context.budget * steps)  # a part of the training may be asked for first
+    for step in range(done + 1, last + 1):
         lr = genome["lr"] * schedule(step / steps, genome["warmup"], genome["decay"])
         for weight, speed, slope in zip(weights, speeds, slopes(first, second, x, y), strict=True):
             speed *= genome["momentum"]
@@ -75,7 +84,8 @@ def evaluate(genome: dict, context: Context, *, steps: int = 300, points: int = 
         if step % 50 == 0 or step == last:
             # A point of the learning curve. Its place is the share of the full training.
             context.report(step / steps, val_loss=loss(first, second, held_x, held_y))
-    # context.folder is this trial's own folder, made on first use: np.save(context.folder / "first.npy", first)
+    if context.budget < 1.0:  # context.folder is this trial's own folder, made on first use
+        np.save(context.folder / "state.npy", np.concatenate([[last], *map(np.ravel, weights + speeds)]))
     # Raise if the training failed: the trial is saved as failed, with your message, and the run goes on.
     return {"val_loss": loss(first, second, held_x, held_y), **estimate(genome)}
 
@@ -88,6 +98,12 @@ def estimate(genome: dict) -> dict[str, float]:
 def fingerprint(*, points: int) -> str:
     """Optional: what identifies the data. A run is not resumed on other data unawares."""
     return f"sin(5x) at {points} points"
+
+
+def unpack(state: np.ndarray, width: int) -> tuple:
+    """Return step, weights and speeds from what was saved."""
+    first, second, *speeds = np.split(state[1:], [2 * width, 3 * width, 5 * width])
+    return int(state[0]), [first.reshape(2, -1), second], [speeds[0].reshape(2, -1), speeds[1]]
 
 
 def data(points: int) -> tuple:

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal, TypeAlias, get_args
 
 import numpy as np
 
+from evo_tune.constraint import Constraint, violation
 from evo_tune.errors import SpaceError
 from evo_tune.space import Genome
 
@@ -98,6 +99,7 @@ class Proposal:
         budget: Fraction of the full training, 0 < budget ≤ 1.
         resumes: Id of the trial whose saved state it goes on from.
         replicate: Same genome, another seed: 0 for the first.
+        stop_if: Bounds (fraction, metric, loss bound) that stop it as pruned.
     """
 
     genome: Genome
@@ -106,6 +108,12 @@ class Proposal:
     budget: float = 1.0
     resumes: int | None = None
     replicate: int = 0
+    stop_if: tuple[tuple[float, str, float], ...] = ()
+
+    @property
+    def fresh(self) -> bool:
+        """See Candidate."""
+        return self.resumes is None and self.replicate == 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "parents", tuple(self.parents))
@@ -126,7 +134,7 @@ class Candidate:
         budget: See Proposal.
         resumes: See Proposal.
         replicate: See Proposal.
-        stop_if: Bounds (fraction, metric, loss bound) fixed at birth that stop it as pruned.
+        stop_if: See Proposal; fixed at birth.
     """
 
     id: int
@@ -220,16 +228,25 @@ class Trial:
         outcome: What came back.
         told_order: Position in the order in which strategies were told, from 0.
         losses: All objectives as minimised numbers, all finite; None unless the status is ok.
+        violation: By how much it is beyond the run's constraints; 0 if it is feasible.
     """
 
     candidate: Candidate
     outcome: Outcome
     told_order: int
     losses: tuple[float, ...] | None
+    violation: float = 0.0
 
     @classmethod
-    def of(cls, candidate: Candidate, outcome: Outcome, told_order: int, objectives: Sequence[Objective]) -> Trial:
-        """Make a trial, its losses computed from the objectives.
+    def of(
+        cls,
+        candidate: Candidate,
+        outcome: Outcome,
+        told_order: int,
+        objectives: Sequence[Objective],
+        constraints: Sequence[Constraint] = (),
+    ) -> Trial:
+        """Make a trial, its losses computed from the objectives and its violation from the constraints.
 
         An objective that is missing or not finite leaves it without losses, whatever the status says:
         a NaN would win every comparison.
@@ -239,7 +256,8 @@ class Trial:
             losses = tuple(objective.loss(outcome.metrics) for objective in objectives)
         if losses is not None and not all(math.isfinite(loss) for loss in losses):
             losses = None
-        return cls(candidate, outcome, told_order, losses)
+        beyond = violation(constraints, outcome.metrics) if losses is not None else 0.0
+        return cls(candidate, outcome, told_order, losses, beyond)
 
     @property
     def id(self) -> int:
@@ -255,6 +273,11 @@ class Trial:
     def ok(self) -> bool:
         """Whether it has losses."""
         return self.losses is not None
+
+    @property
+    def feasible(self) -> bool:
+        """Whether it has losses and keeps to the run's constraints."""
+        return self.losses is not None and self.violation == 0.0
 
     @property
     def rankable(self) -> bool:

@@ -45,6 +45,16 @@ def evaluate(genome, context, *, sleep: float = 0.0, failing: float = 0.0):
 '''
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--all-slots", action="store_true", help="run all of the slots' contract over clusters too")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keep what tests and their workers cache out of the user's own folder."""
+    os.environ["XDG_CACHE_HOME"] = os.environ["LOCALAPPDATA"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture
 def quick(tmp_path: Path) -> Path:
     """Return the file of a deterministic evaluator with a gene of each kind; two metrics, loss and cost."""

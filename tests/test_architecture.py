@@ -18,18 +18,19 @@ PUBLIC = set(evo_tune.__all__)
 # From the bottom up, as ARCHITECTURE.md draws them: a module may import those of the lines above it, and none of
 # its own line. A name stands for a module or for a whole folder, inside which imports are free.
 LINES = """
-    errors interrupts importance
-    options
+    errors interrupts importance heartbeat
+    options constraint
     space
     trial
     history
-    evaluator
+    evaluator standing
     strategy
-    template
+    template fidelity
     plugins
     strategies dispatch journal
     table
     population
+    ruled
     begin generations warm_start calibration
     report
     search

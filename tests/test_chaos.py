@@ -1,4 +1,4 @@
-"""A short form of benchmarks/chaos.py: kill -9 of workers and parents changes nothing in the end."""
+"""A short form of benchmarks/chaos.py: no fault of the machine changes anything in the end."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ CHAOS = Path(__file__).parent.parent / "benchmarks" / "chaos.py"
 
 
 @pytest.mark.slow
-def test_a_run_that_is_killed_again_and_again_ends_as_if_nothing_had_happened() -> None:
-    command = [sys.executable, str(CHAOS), "--rounds", "4", "--seed", "1"]
+def test_a_run_in_a_storm_ends_as_if_nothing_had_happened() -> None:
+    command = [sys.executable, str(CHAOS), "--rounds", "10", "--seed", "1"]
     ended = subprocess.run(command, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert ended.stdout.startswith("4 kills (")
+    assert ended.stdout.startswith("10 faults (")

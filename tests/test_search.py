@@ -13,6 +13,7 @@ import sys
 import textwrap
 import time
 import uuid
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,8 @@ import pandas as pd
 import psutil
 import pytest
 
+from evo_tune import search as search_module
+from evo_tune.dispatch import Slot
 from evo_tune.errors import OptionError, PluginError, RunError, SpaceError, StoreError, UsageError
 from evo_tune.plugins import make_strategy
 from evo_tune.population import Run
@@ -767,3 +770,53 @@ def test_sigterm_stops_at_once(running: Callable[[float], Running], resume: Begi
     assert run.end() == "interrupted 2 0\n"
     assert run.left() == []
     assert len(drive(resume("run", trials=3)).trials) == 3
+
+
+# A device that is dead.
+
+
+class Stub(Slot):
+    """A slot that answers by itself."""
+
+    def __init__(self, number: int, device: str, status: str) -> None:
+        self.name, self.device, self.status = f"slot {number}", device, status
+        self.done = 0
+
+    def run(self, candidate, folder=None):
+        time.sleep(0.005)
+        self.done += 1
+        if self.status == "ok":
+            return Outcome("ok", {"loss": candidate.genome["x"]}, device=self.device)
+        return Outcome(self.status, error="worker died: killed by signal 9", device=self.device)
+
+    def close(self): ...
+
+    def kill(self): ...
+
+    pid = None
+
+
+@pytest.mark.parametrize(("status", "aside"), [("crashed", True), ("failed", False)])
+def test_a_device_that_crashes_while_others_do_well_is_set_aside_and_named(begin, monkeypatch, status, aside):
+    stubs = [Stub(0, "cuda:0", "ok"), Stub(1, "cuda:1", status), Stub(2, "cuda:1", status)]
+    monkeypatch.setattr(search_module, "open_slots", lambda *given: stubs)
+    search = begin(trials=60, generations=None)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        search.run()
+    assert len(search.trials) == 60
+    if aside:
+        assert sum(trial.outcome.status == "crashed" for trial in search.trials) <= 2 * (search_module.SICK + 1)
+        assert any("cuda:1 crashed 3 trainings in a row" in str(warning.message) for warning in told)
+    else:
+        assert not told
+        assert min(stub.done for stub in stubs) > 10
+
+
+def test_the_only_device_is_never_set_aside(begin, monkeypatch):
+    stubs = [Stub(0, "cpu", "crashed"), Stub(1, "cpu", "crashed")]
+    monkeypatch.setattr(search_module, "open_slots", lambda *given: stubs)
+    with pytest.raises(
+        RunError, match=r"all \d+ evaluations so far ended without a value, the last with crashed: worker"
+    ):
+        begin(trials=60, generations=None).run()

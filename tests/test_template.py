@@ -64,6 +64,17 @@ def test_it_stops_at_its_budget(evaluator: Evaluator, tmp_path: Path) -> None:
     assert [round(fraction * 300) for fraction, _ in context.curve] == [50, 100, 120]
 
 
+def test_it_goes_on_from_where_it_stopped(evaluator: Evaluator, tmp_path: Path) -> None:
+    options = evaluator.bind({})
+    genome = evaluator.space(options).default()
+    part = Context(budget=0.4, folder=tmp_path / "part")
+    evaluator.evaluate(genome, part, options)
+    rest = Context(folder=tmp_path / "rest", resume_folder=tmp_path / "part")
+    whole = Context(folder=tmp_path / "whole")
+    assert evaluator.evaluate(genome, rest, options) == evaluator.evaluate(genome, whole, options)
+    assert [round(fraction * 300) for fraction, _ in rest.curve] == [150, 200, 250, 300]
+
+
 def test_it_runs(evaluator: Evaluator) -> None:
     search = Search("my_task", trials=3, slots=1).run()
     assert [trial.outcome.error for trial in search.trials] == [None] * 3

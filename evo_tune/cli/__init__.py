@@ -23,6 +23,7 @@ HOMES = {
     "run": "running",
     "resume": "running",
     "list": "looking",
+    "status": "watching",
     "show": "looking",
     "best": "looking",
     "verify": "looking",
@@ -32,6 +33,7 @@ HOMES = {
     "evaluate": "plugging",
     "export": "exporting",
     "schedule": "scheduling",
+    "devices": "watching",
 }
 """Command to the module that holds it, in the order in which the help shows them."""
 

@@ -6,10 +6,15 @@ import csv
 import io
 import json
 import math
+import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+
+from evo_tune.errors import UsageError
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -21,6 +26,45 @@ run_argument = click.argument("run", required=False)
 store_option = click.option(
     "--store", default=STORE, show_default=True, metavar="DIR", help="Folder in which runs are saved."
 )
+
+
+trust_option = click.option(
+    "--trust", is_flag=True, help="Run the files of code that RUN names, although they lie outside this folder."
+)
+
+
+def check_own(folder: Path, evaluator: str | None, trust: bool) -> None:
+    """Before code that a saved run names is run: it must be the user's own, or the user must say so.
+
+    A path is the user's own if it lies below the working directory and not in a saved run; a run may come from a
+    stranger, and bring code along or name some other file of this machine.
+
+    Args:
+        folder: The run's.
+        evaluator: Given by the user in place of the run's.
+        trust: Whether the user has said so.
+
+    Raises:
+        UsageError: There is such a file, and nobody to ask, or the answer is no.
+    """
+    from evo_tune.population import Run
+
+    manifest = Run.open(folder).manifest
+    named = [("strategy", manifest.strategy, ""), ("evaluator", manifest.evaluator, ", or --evaluator PATH")]
+    for kind, reference, flag in named[: 1 if evaluator is not None else 2]:
+        path = Path(reference)
+        if trust or (path.suffix != ".py" and os.sep not in reference) or not path.is_file() or _is_own(path.resolve()):
+            continue
+        text = f"the run names the {kind} {path}, which is not below this folder or lies in a saved run"
+        if sys.stdin.isatty() and click.confirm(f"{text}. Run its code?", err=True):
+            continue
+        raise UsageError(f"{text}: running it runs its code; if it is yours, say --trust{flag}")
+
+
+def _is_own(path: Path) -> bool:
+    here = Path.cwd().resolve()
+    between = [parent for parent in path.parents if here in parent.parents]
+    return here in path.parents and not any((parent / "_run.json").exists() for parent in between)
 
 
 def format_option(*formats: str) -> Callable[[Command], Command]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -9,7 +10,7 @@ import click
 from evo_tune.calibration import Calibrated
 from evo_tune.cli import _shared as shared
 from evo_tune.population import Run, as_typed
-from evo_tune.report import Closing, caveats, closing, front
+from evo_tune.report import Closing, caveats, closing, front, spent
 from evo_tune.trial import Trial
 
 
@@ -33,10 +34,13 @@ def print_closing(run: Run, form: str, status: str = "") -> None:
         click.echo(f"best genome: {shared.show_genome(end.best.genome)}")
     if len(run.objectives) > 1:
         click.echo(f"Pareto front: {len(front(run))} trials (evo-tune best {as_typed(run.folder)} shows them)")
+    click.echo("".join(f"{line}\n" for line in _rules_met(run, end)), nl=False)
     click.echo(_verdict(end))
     if status:
         click.echo(status)
-    click.echo(f"{end.evaluations} evaluations, {end.failures} of them failed, in {shared.show_seconds(end.seconds)}")
+    pruned = f", {end.pruned} pruned" if end.pruned else ""
+    took = shared.show_seconds(end.seconds)
+    click.echo(f"{end.evaluations} evaluations, {end.failures} of them failed{pruned}, in {took}")
     reasons = caveats(run)
     if reasons:
         click.echo(f"not repeatable to the bit: {'; '.join(reasons)}; `evo-tune verify` holds all the same")
@@ -66,14 +70,29 @@ def _spread(row: Calibrated | None) -> str:
     return f"{row.mean:.5f}{spread} (n={len(row.values)}){failed}"
 
 
+def _rules_met(run: Run, end: Closing) -> Iterator[str]:
+    """Yield what rungs and constraints made of the run, a line each."""
+    if len(run.manifest.rungs) > 1:
+        full = sum(candidate.budget == 1.0 for candidate in run.candidates)
+        born = sum(candidate.fresh for candidate in run.candidates)
+        yield f"{born} genomes, {full} of them trained in full: the cost of {spent(run):.1f} full trainings"
+    limits = ", ".join(run.manifest.subject_to)
+    if end.best is not None and not end.best.feasible:
+        yield f"no full training keeps to {limits}: the best is the one that comes nearest"
+    elif end.default is not None and not end.default.feasible:
+        yield f"the default does not keep to {limits}, so it is no fair opponent"
+
+
 def _verdict(end: Closing) -> str:
     if not end.evaluations:
         return "no evaluation was finished"
+    if end.best is None and end.partial:
+        return f"{end.partial} evaluations gave a value, and none is trained in full yet: go on with `evo-tune resume`"
     if end.best is None:
         return "no evaluation gave a value: see the errors with `evo-tune show`"
     if end.default is None:
         return "the default genome gave no value, so there is nothing to compare with"
-    if end.best.id == 0:
+    if end.best.id == end.default.id:
         return "nothing beat the default genome"
     if end.beaten is None:
         seeds = "fresh seed" if end.calibrated else "seed"
@@ -107,6 +126,8 @@ def _as_data(run: Run, end: Closing) -> dict[str, Any]:
         },
         "evaluations": end.evaluations,
         "failures": end.failures,
+        "pruned": end.pruned,
+        "trainings": round(spent(run), 6),
         "seconds": round(end.seconds, 3),
     }
 

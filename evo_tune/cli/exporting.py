@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: all cores]")
 @shared.store_option
 @click.option("--evaluator", metavar="PATH", help="Where the evaluator's file is now, if it has moved.")
+@shared.trust_option
 def export_command(
     run: str | None,
     checkpoint: str,
@@ -41,12 +42,14 @@ def export_command(
     threads: int | None,
     store: str,
     evaluator: str | None,
+    trust: bool,
 ) -> None:
     """Train the best genome of RUN once more and save the model.
 
     DIR gets the weights, a config, and a README.md with a snippet that loads and uses them. Options are those of
     the run, but for those given here.
     """
+    from evo_tune.calibration import winner
     from evo_tune.options import split_assignments
     from evo_tune.plugins import find_again
     from evo_tune.population import Run, as_typed, find_run
@@ -54,19 +57,20 @@ def export_command(
     if tokens is not None and seconds is not None:
         raise UsageError("--tokens and --seconds are both given: give one")
     saved = Run.open(find_run(Path(store), run))
+    shared.check_own(saved.folder, evaluator, trust)
     plugin = find_again(saved.manifest.evaluator, evaluator)
     if not hasattr(plugin.module, "export"):
         raise PluginError(
             f"evaluator {plugin.name} has no export(genome, context, folder); `evo-tune best` prints the genome"
         )
-    ranked = saved.ranked()
+    best = winner(saved)
     if trial is not None and trial >= len(saved.candidates):
         raise UsageError(f"--trial {trial}: run {saved.name} has trials 0 to {len(saved.candidates) - 1}")
-    if trial is None and not ranked:
+    if trial is None and best is None:
         raise StoreError(
-            f"run {saved.name} has no evaluation with a value: `evo-tune show {as_typed(saved.folder)}` tells why"
+            f"run {saved.name} has no full training with a value: `evo-tune show {as_typed(saved.folder)}` tells why"
         )
-    candidate = saved.candidates[trial] if trial is not None else ranked[0].candidate
+    candidate = best.candidate if trial is None and best else saved.candidates[trial or 0]
     folder = Path(checkpoint)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"--checkpoint {checkpoint}: exists and is not an empty folder; choose another")

@@ -65,8 +65,12 @@ class Progress:
         self.search = search
         self.done = len(run.outcomes)
         births = search.session.births(run.manifest.population)
-        self.total = max(int(births), len(run.candidates)) if math.isfinite(births) else None
-        self.failed = sum(outcome.status != "ok" for outcome in list(run.outcomes.values()))
+        # Further trials of a genome are counted once they are born: how many will be due, nobody knows.
+        more = sum(not candidate.fresh for candidate in list(run.candidates))
+        self.total = max(int(births) + more, len(run.candidates)) if math.isfinite(births) else None
+        statuses = [outcome.status for outcome in list(run.outcomes.values())]
+        self.failed = sum(status not in ("ok", "pruned") for status in statuses)
+        self.pruned = statuses.count("pruned")
         self.best = search.best
         self.metric = run.objectives[0].metric
 
@@ -74,7 +78,7 @@ class Progress:
     def best_text(self) -> str:
         """The best value and its trial."""
         if self.best is None:
-            return "no value yet"
+            return "no value of a full training yet"
         return f"best {self.metric} {self.best.outcome.metrics[self.metric]:.5f} (trial {self.best.id})"
 
     @property
@@ -86,7 +90,7 @@ class Progress:
         if self.total is None or not outcomes:
             return until if math.isfinite(until) else math.nan
         mean = sum(outcome.seconds for outcome in outcomes) / len(outcomes)
-        extra = 2 * self.search.session.calibrate  # best and default, at the end
+        extra = (1 + self.search.session.calibrate_best) * self.search.session.calibrate  # at the end, with the default
         slots = max(1, len(self.search.slots))
         return min(until, mean * max(0, self.total - self.done + extra) / slots)
 
@@ -108,7 +112,7 @@ def _table(progress: Progress) -> RenderableType:
         Text(search.name, style="bold"),
         ProgressBar(total=progress.total or 1, completed=progress.done if progress.total else 0, width=30),
         f"{progress.count} evaluations",
-        f"{progress.failed} failed",
+        f"{progress.failed} failed" + (f", {progress.pruned} pruned" if progress.pruned else ""),
         f"{shared.show_seconds(search.seconds)} gone",
         f"about {shared.show_seconds(progress.left)} left",
     )
@@ -143,7 +147,9 @@ class _Lines:
         """Print a line if there is something to say."""
         if not self._calibrating and any("calibration" in w.what for w in list(search.working.values())):
             self._calibrating = True
-            click.echo(f"calibration: best and default with {search.session.calibrate} fresh seeds each")
+            count = search.session.calibrate_best
+            who = "best" if count == 1 else f"the best {count}"
+            click.echo(f"calibration: {who} and default with {search.session.calibrate} fresh seeds each")
         if len(search.saved.outcomes) == self._done:
             return
         progress = Progress(search)

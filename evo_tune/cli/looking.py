@@ -77,6 +77,11 @@ def show_command(run: str | None, top: int, store: str, form: str) -> None:
                 "objectives": saved.manifest.objectives,
                 "strategy": saved.manifest.strategy,
                 "seed": saved.manifest.seed,
+                "fidelity": saved.manifest.rungs,
+                "prune": saved.manifest.prune,
+                "replicates": saved.manifest.replicates,
+                "subject_to": saved.manifest.subject_to,
+                "trainings": round(report.spent(saved), 6),
                 "ended": saved.ended,
                 "seconds": saved.seconds,
                 "evaluations": len(saved.outcomes),
@@ -99,14 +104,19 @@ def _print_run(run: Any, top: int) -> None:
         f"{run.name}: {manifest.evaluator}, strategy {manifest.strategy}, seed {manifest.seed}, "
         f"{', '.join(manifest.objectives)}, {len(run.outcomes)} evaluations in {shared.show_seconds(run.seconds)}"
     )
+    rules = _rules(manifest)
+    if rules:
+        click.echo(f"{', '.join(rules)}: the cost of {report.spent(run):.1f} full trainings so far")
     metrics = [objective.metric for objective in run.objectives]
     several = len(metrics) > 1
+    bounded = [one.metric for one in run.constraints if one.metric not in metrics]
     shared.print_rows(
         [
             {
                 "trial": trial.id,
                 "generation": trial.candidate.generation,
-                **{metric: trial.outcome.metrics[metric] for metric in metrics},
+                **{metric: trial.outcome.metrics.get(metric) for metric in (*metrics, *bounded)},
+                **({"within": "yes" if trial.feasible else "no"} if bounded else {}),
                 **trial.genome,
                 "seconds": trial.outcome.seconds,
                 "operator": trial.candidate.operator,
@@ -115,7 +125,7 @@ def _print_run(run: Any, top: int) -> None:
         ],
         "table",
         "Pareto front" if several else f"the best {top}",
-        "no evaluation gave a value",
+        "no full training gave a value",
         ("operator", "generation", "seconds", *reversed(run.manifest.genes())),
     )
     steps = report.best_so_far(run)
@@ -134,11 +144,23 @@ def _print_run(run: Any, top: int) -> None:
         click.echo(f"{waiting} born without a result yet: they are in flight, or run again on resume")
 
 
+def _rules(manifest: Any) -> list[str]:
+    """Return the rules that a run goes by beside its strategy, as they are typed."""
+    found = [f"--subject-to '{text}'" for text in manifest.subject_to]
+    if len(manifest.rungs) > 1:
+        found.insert(0, f"--fidelity {','.join(f'{rung:.3g}' for rung in manifest.rungs)}")
+    if manifest.prune:
+        found.append("--prune")
+    if manifest.replicates > 1:
+        found.append(f"--replicates {manifest.replicates}")
+    return found
+
+
 def _print_failures(run: Any, most: int = 5) -> None:
     """Print the commonest errors, each once, with the number of trials and one of them."""
     groups: dict[str, list[int]] = {}
     for id, outcome in run.outcomes.items():
-        if outcome.status != "ok":
+        if outcome.status not in ("ok", "pruned"):
             groups.setdefault(f"{outcome.status}: {outcome.error}", []).append(id)
     for text, ids in sorted(groups.items(), key=lambda item: -len(item[1]))[:most]:
         click.echo(f"  {len(ids)} x {text} (trial {ids[0]}{', …' if ids[1:] else ''})")
@@ -151,20 +173,25 @@ def _print_failures(run: Any, most: int = 5) -> None:
 def best_command(run: str | None, store: str, form: str) -> None:
     """Print the best genome of RUN, or its Pareto front.
 
+    After a calibration it is the one that is best over fresh seeds.
+
     `evo-tune best RUN --format json` gives it to a program, and to `--warm-start` of another run.
     """
+    from evo_tune.calibration import winner
     from evo_tune.cli.closing import trial_as_data
     from evo_tune.errors import StoreError
     from evo_tune.population import Run, as_typed, find_run
     from evo_tune.report import front
 
     saved = Run.open(find_run(Path(store), run))
-    ranked = saved.ranked()
-    if not ranked:
+    best = winner(saved)
+    if best is None:
         raise StoreError(
-            f"run {saved.name} has no evaluation with a value: `evo-tune show {as_typed(saved.folder)}` tells why"
+            f"run {saved.name} has no full training with a value: `evo-tune show {as_typed(saved.folder)}` tells why"
         )
-    trials = front(saved) if len(saved.objectives) > 1 else ranked[:1]
+    if not best.feasible:
+        click.echo(f"Warning: no full training keeps to {', '.join(saved.manifest.subject_to)}", err=True)
+    trials = front(saved) if len(saved.objectives) > 1 else [best]
     if form == "json":
         data = [{"run": saved.name, **(trial_as_data(trial) or {})} for trial in trials]
         shared.print_json(data if len(saved.objectives) > 1 else data[0])
@@ -177,7 +204,6 @@ def best_command(run: str | None, store: str, form: str) -> None:
     if form == "csv" or len(rows) > 1:
         shared.print_rows(rows, form, f"Pareto front of {saved.name}")
         return
-    best = trials[0]
     click.echo(f"{metrics[0]} {best.outcome.metrics[metrics[0]]:.6g} (trial {best.id} of run {saved.name})")
     for name, value in best.genome.items():
         click.echo(f"  {name:<12} {value}")
@@ -187,18 +213,20 @@ def best_command(run: str | None, store: str, form: str) -> None:
 @shared.run_argument
 @shared.store_option
 @click.option("--evaluator", metavar="PATH", help="Where the evaluator's file is now, if it has moved.")
+@shared.trust_option
 @shared.format_option("table", "json")
-def verify_command(run: str | None, store: str, evaluator: str | None, form: str) -> int:
+def verify_command(run: str | None, store: str, evaluator: str | None, trust: bool, form: str) -> int:
     """Replay every proposal of RUN; say whether they agree."""
-    from evo_tune.plugins import find_again, make_strategy
+    from evo_tune.plugins import find_again
     from evo_tune.population import Run, find_run, space_of
     from evo_tune.replay import verify
+    from evo_tune.ruled import ruled
 
     saved = Run.open(find_run(Path(store), run))
+    shared.check_own(saved.folder, evaluator, trust)
     manifest = saved.manifest
     plugin = find_again(manifest.evaluator, evaluator)
-    strategy = make_strategy(manifest.strategy, manifest.strategy_options)
-    found = verify(saved, space_of(manifest, plugin.space(manifest.options)), strategy)
+    found = verify(saved, space_of(manifest, plugin.space(manifest.options)), ruled(manifest, plugin))
     if form == "json":
         rows = [
             {"id": row.id, "recorded": vars(row.recorded), "replayed": row.replayed and vars(row.replayed)}

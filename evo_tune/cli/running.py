@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-SESSION = ("trials", "generations", "hours", "slots", "devices", "per_device", "timeout", "retries", "calibrate")
+SESSION = (
+    *("trials", "generations", "budget", "hours", "slots", "devices", "per_device", "timeout", "retries"),
+    *("calibrate", "calibrate_best", "backend", "address", "max_slots"),
+)
 """Flags that are fields of `population.Session`; all of them default to None here: not given."""
 
 
@@ -29,6 +32,7 @@ def _session_options(function: Command) -> Command:
         [
             click.option("--generations", type=positive, help="Stop after so many generations in all.  [default: 5]"),
             click.option("--trials", type=positive, help="Stop after so many births in all."),
+            click.option("--budget", type=above, help="Stop after training worth so many full trainings in all."),
             click.option("--hours", type=above, help="Stop after so many hours in all."),
             click.option("--slots", type=positive, help="Trainings at once.  [default: one per GPU, else per core]"),
             click.option("--devices", metavar="LIST", help="'cpu', 'cuda', or GPUs by number: 0,2."),
@@ -38,8 +42,18 @@ def _session_options(function: Command) -> Command:
             click.option(
                 "--calibrate",
                 type=click.IntRange(min=0),
-                help="Fresh seeds with which best and default are trained at the end.  [default: 3]",
+                help="Fresh seeds with which the best and the default are trained at the end.  [default: 3]",
             ),
+            click.option("--calibrate-best", type=positive, help="How many of the best.  [default: 3]"),
+            click.option(
+                "--backend",
+                type=click.Choice(["joblib", "dask", "ray"]),
+                help="Where trainings run: processes here, or a cluster.  [default: joblib]",
+            ),
+            click.option(
+                "--address", metavar="URL", help="The cluster's, e.g. tcp://HOST:8786.  [default: one is started]"
+            ),
+            click.option("--max-slots", type=positive, help="On a cluster that grows: slots there may be."),
             click.option("--quiet", is_flag=True, help="Print nothing but errors."),
             shared.format_option("table", "json"),
         ]
@@ -140,6 +154,16 @@ def _as_text(value: object) -> str:
     "--objective", "objectives", multiple=True, metavar="METRIC:min|max", help="Instead of the evaluator's own."
 )
 @click.option("--population", type=click.IntRange(min=2), help="Births in a generation.  [default: 12]")
+@click.option(
+    "--fidelity", default="1", metavar="FRACTIONS", help="Train in steps, the best go on: 1/9,1/3,1.  [default: 1]"
+)
+@click.option("--prune", is_flag=True, help="Stop a training whose learning curve is hopeless.")
+@click.option(
+    "--replicates", type=click.IntRange(min=1), default=1, help="Seeds with which the leader is trained.  [default: 1]"
+)
+@click.option(
+    "--subject-to", multiple=True, metavar="METRIC<=N", help="Constraint, e.g. 'params<=2e6', 'accuracy>=0.9'."
+)
 @_session_options
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the run.")
 @click.option("--name", help="Name of the run.  [default: evaluator and time]")
@@ -197,8 +221,8 @@ def run_command(
     from evo_tune.warm_start import read_genomes
 
     session = {name: rest.pop(name) for name in SESSION}
-    if session["calibrate"] is None:
-        session["calibrate"] = 3
+    for name in ("calibrate", "calibrate_best"):
+        session[name] = 3 if session[name] is None else session[name]
     given, own, read = split_assignments(options, "-o"), split_assignments(strategy_option, "-s"), _read_genes(genes)
     if ladder is not None:
         if strategy not in (None, "ladder") or "sizes" in own:
@@ -255,6 +279,7 @@ def _genes_of_ladder(text: str, evaluator: str, options: dict[str, str]) -> dict
 @click.option("--as", "copy_as", metavar="NAME", help="Copy the run first, and go on with the copy.")
 @click.option("--accept-changes", is_flag=True, help="Go on although the evaluator's file or data changed.")
 @click.option("--evaluator", metavar="PATH", help="Where the evaluator's file is now, if it has moved.")
+@shared.trust_option
 def resume_command(
     run: str | None,
     store: str,
@@ -263,6 +288,7 @@ def resume_command(
     copy_as: str | None,
     accept_changes: bool,
     evaluator: str | None,
+    trust: bool,
     **session: Any,
 ) -> int:
     """Go on with RUN, after a stop or beyond its limit.
@@ -271,8 +297,10 @@ def resume_command(
 
     Limits are totals: a run of 5 generations goes on to 8 with `--generations 8`.
     """
+    from evo_tune.population import find_run
     from evo_tune.search import Search
 
+    shared.check_own(find_run(Path(store), run), evaluator, trust)
     changes = {name: value for name, value in session.items() if value is not None}
     search = Search.resume(
         run, store=store, copy_as=copy_as, accept_changes=accept_changes, evaluator=evaluator, **changes

@@ -6,13 +6,15 @@ loads neither joblib nor torch.
 
 from __future__ import annotations
 
-from evo_tune.dispatch.devices import CPU, Device, Plan, cpu_count, gpus, plan
+from evo_tune.dispatch.devices import CPU, Device, Plan, cpu_count, gpus, inventory, plan
 from evo_tune.dispatch.local import LocalSlot
+from evo_tune.dispatch.remote import Cluster, Engine, RemoteSlot
 from evo_tune.dispatch.slot import Slot, SlotClosed, Task
 from evo_tune.errors import OptionError
 
 __all__ = [
     "CPU",
+    "Cluster",
     "Device",
     "LocalSlot",
     "Plan",
@@ -21,25 +23,50 @@ __all__ = [
     "Task",
     "cpu_count",
     "gpus",
+    "inventory",
     "open_slots",
     "plan",
 ]
 
 
-def open_slots(task: Task, plan: Plan, timeout: float | None = None, retries: int = 0) -> list[Slot]:
+def open_slots(
+    task: Task, plan: Plan, timeout: float | None = None, retries: int = 0, cluster: Cluster | None = None
+) -> list[Slot]:
     """Return the slots of a plan; the worker of each starts with its first candidate.
 
     Args:
         task: What all candidates have in common.
-        plan: Which slots.
+        plan: Which slots of this machine.
         timeout: Seconds after which an evaluation is killed; None waits for ever.
         retries: How often a crashed evaluation is tried again.
+        cluster: Open slots on this one instead.
 
     Raises:
-        OptionError: A timeout that is not above 0, or retries below 0.
+        OptionError: A timeout that is not above 0, retries below 0, or a cluster that cannot be used.
     """
     if timeout is not None and not timeout > 0:
         raise OptionError(f"--timeout {timeout:g} is not allowed: expected more than 0 seconds")
     if retries < 0:
         raise OptionError(f"--retries {retries} is not allowed: expected 0 or more")
+    if cluster is not None:
+        return _open_remote(task, plan, timeout, retries, cluster)
     return [LocalSlot(f"slot {i}", device, task, timeout, retries) for i, device in enumerate(plan.slots)]
+
+
+def _open_remote(task: Task, plan: Plan, timeout: float | None, retries: int, cluster: Cluster) -> list[Slot]:
+    engine: Engine
+    if cluster.backend == "dask":
+        from evo_tune.dispatch.dask_cluster import DaskEngine
+
+        engine = DaskEngine(task, cluster, plan, timeout, retries)
+    else:
+        from evo_tune.dispatch.ray_cluster import RayEngine
+
+        engine = RayEngine(task, cluster, plan, timeout, retries)
+    count = engine.room if cluster.slots is None else cluster.slots
+    if not count:
+        engine.close()
+        raise OptionError(
+            f"the cluster at {cluster.address} has no workers: start some, or say --slots N to wait for N"
+        )
+    return [RemoteSlot(f"slot {i}", engine) for i in range(count)]

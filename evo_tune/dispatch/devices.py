@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import math
 import os
+import platform
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from evo_tune.errors import OptionError
 
-__all__ = ["CPU", "Device", "Plan", "cpu_count", "gpus", "plan"]
+__all__ = ["CPU", "MPS", "ROCM", "Device", "Inventory", "Plan", "cpu_count", "gpus", "inventory", "plan"]
 
 SMI_SECONDS = 15.0
 """How long nvidia-smi may take: seconds on a machine of many GPUs without the persistence daemon."""
@@ -28,20 +30,21 @@ class Device:
     """Something to pin a worker to.
 
     Args:
-        name: As Outcomes report it: 'cpu', 'cuda:2', 'cuda:MIG-…'.
+        name: As Outcomes report it: 'cpu', 'cuda:2', 'cuda:MIG-…', 'rocm:0', 'mps'.
         visible: What CUDA_VISIBLE_DEVICES is set to in the worker.
+        inside: What torch calls it in the worker, which sees no other GPU.
     """
 
     name: str
     visible: str
-
-    @property
-    def inside(self) -> str:
-        """What torch calls it in the worker, which sees no other GPU."""
-        return "cpu" if self == CPU else "cuda:0"
+    inside: str = "cuda:0"
 
 
-CPU = Device("cpu", "")
+CPU = Device("cpu", "", "cpu")
+ROCM = Device("rocm:0", "0")
+"""An AMD GPU: torch calls it cuda, and HIP goes by CUDA_VISIBLE_DEVICES as well."""
+MPS = Device("mps", "", "mps")
+"""Apple's GPU."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +124,7 @@ def gpus() -> tuple[Device, ...]:
     """Return the GPUs that a worker may be pinned to, MIG instances each for itself."""
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     if given is None:
-        return tuple(_parse_smi(_ask_smi()))
+        return tuple(_parse_smi(_ask_smi("-L"))) or tuple(_others())
     found = []
     for name in (part.strip() for part in given.split(",")):
         if not re.fullmatch(r"\d+|(GPU|MIG)-.+", name):
@@ -130,12 +133,57 @@ def gpus() -> tuple[Device, ...]:
     return tuple(found)
 
 
-def _ask_smi() -> str:
+def _others() -> Iterator[Device]:
+    """Yield the one device of another maker that torch may offer."""
+    if os.path.exists("/dev/kfd"):  # AMD's driver
+        yield ROCM
+    elif sys.platform == "darwin" and platform.machine() == "arm64":
+        yield MPS
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """What is known of a plan's devices, for people.
+
+    Args:
+        names: Model and total memory of a GPU, by what makes it visible.
+        why: How the plan came about, in lines.
+    """
+
+    names: dict[str, str]
+    why: tuple[str, ...]
+
+
+def inventory(plan: Plan) -> Inventory:
+    """Return what is known of a plan's devices and why they were chosen; torch is not asked."""
+    cores, affinity = cpu_count(), _affinity()
+    quota = f", of {affinity} that its container would show" if cores < affinity else ""
+    why = [f"this process may keep {cores} cores busy{quota}"]
+    if plan.slots[0] == CPU:
+        why.append(f"no GPU is used: {_none_found() if not gpus() else 'the CPU was asked for'}")
+        why.append("one slot a core, one thread each: many slots of one thread outdo one of many threads")
+    else:
+        given = os.environ.get("CUDA_VISIBLE_DEVICES")
+        why.append("GPUs as nvidia-smi lists them" if given is None else f"GPUs by CUDA_VISIBLE_DEVICES={given}")
+    why.append("--devices, --slots, --per-device and --threads change this")
+    return Inventory(dict(_models()), tuple(why))
+
+
+def _models() -> Iterator[tuple[str, str]]:
+    """Yield the id, as number and as UUID, and the model of each NVIDIA GPU, with its memory."""
+    for line in _ask_smi("--query-gpu=index,uuid,name,memory.total", "--format=csv,noheader").splitlines():
+        parts = [part.strip() for part in line.split(",")]
+        if len(parts) == 4:
+            for id in parts[:2]:
+                yield id, f"{parts[2]}, {parts[3]}"
+
+
+def _ask_smi(*flags: str) -> str:
     program = shutil.which("nvidia-smi")
     if program is None:
         return ""
     try:
-        asked = subprocess.run([program, "-L"], capture_output=True, text=True, timeout=SMI_SECONDS)
+        asked = subprocess.run([program, *flags], capture_output=True, text=True, timeout=SMI_SECONDS)
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return asked.stdout if asked.returncode == 0 else ""
@@ -170,8 +218,11 @@ def cpu_count(proc: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs
         proc: Says which cgroup the process is in.
         root: Where cgroups are mounted.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min([cores, *(math.ceil(quota) for quota in _quotas(proc, root))]))
+    return max(1, min([_affinity(), *(math.ceil(quota) for quota in _quotas(proc, root))]))
+
+
+def _affinity() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _quotas(proc: Path, root: Path) -> Iterator[float]:

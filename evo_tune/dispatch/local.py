@@ -81,6 +81,14 @@ class LocalSlot(Slot):
         worker = self._worker
         return None if worker is None or worker.gone() else worker.pid
 
+    @property
+    def memory(self) -> int | None:
+        try:
+            with open(f"/proc/{self.pid}/statm", "rb") as file:
+                return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        except (OSError, IndexError, ValueError):  # it is gone, or this is no Linux
+            return None
+
     def run(self, candidate: Candidate, folder: str | None = None) -> Outcome:
         for _ in range(self._retries + 1):
             outcome = self._attempt(candidate, folder)

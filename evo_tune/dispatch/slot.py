@@ -120,6 +120,16 @@ class Slot(ABC):
         """Kill the worker and all that it started, now; a `run` in flight raises SlotClosed."""
 
     @property
+    def available(self) -> bool:
+        """Whether a candidate would be begun at once; a slot of a cluster may have to wait for a machine."""
+        return True
+
+    @property
+    def memory(self) -> int | None:
+        """Resident memory of the worker, bytes; None if it is not known here."""
+        return None
+
+    @property
     @abstractmethod
     def pid(self) -> int | None:
-        """Process id of the worker on this machine; None if there is none."""
+        """Process id of the worker, on its machine; None if there is none."""

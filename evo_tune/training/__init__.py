@@ -31,8 +31,12 @@ if TYPE_CHECKING:
     from evo_tune.training.capacity import measured_peak as measured_peak
     from evo_tune.training.checkpoint import load_checkpoint as load_checkpoint
     from evo_tune.training.checkpoint import save_checkpoint as save_checkpoint
+    from evo_tune.training.classification import Scores as Scores
+    from evo_tune.training.classification import auc as auc
+    from evo_tune.training.classification import score as score
     from evo_tune.training.clipping import clip as clip
     from evo_tune.training.clipping import gradient_norm as gradient_norm
+    from evo_tune.training.columns import Columns as Columns
     from evo_tune.training.comparison import check_comparable as check_comparable
     from evo_tune.training.course import Course as Course
     from evo_tune.training.course import Material as Material
@@ -45,14 +49,27 @@ if TYPE_CHECKING:
     from evo_tune.training.divergence import DivergenceWatch as DivergenceWatch
     from evo_tune.training.early_stopping import EarlyStopping as EarlyStopping
     from evo_tune.training.ema import average_of as average_of
+    from evo_tune.training.encoder import Classifier as Classifier
+    from evo_tune.training.encoder import DropPath as DropPath
+    from evo_tune.training.encoder_config import EncoderConfig as EncoderConfig
+    from evo_tune.training.encoder_config import FTConfig as FTConfig
+    from evo_tune.training.encoder_config import TextConfig as TextConfig
+    from evo_tune.training.encoder_config import ViTConfig as ViTConfig
+    from evo_tune.training.encoder_config import nearest_divisor as nearest_divisor
+    from evo_tune.training.epochs import Epochs as Epochs
+    from evo_tune.training.epochs import mix as mix
+    from evo_tune.training.epochs import soft_targets as soft_targets
     from evo_tune.training.evaluation import Evaluation as Evaluation
     from evo_tune.training.evaluation import evaluate as evaluate
     from evo_tune.training.evaluation import evaluate_by_position as evaluate_by_position
     from evo_tune.training.evaluation import losses_by_position as losses_by_position
     from evo_tune.training.extension import extend_context as extend_context
     from evo_tune.training.extension import extend_trainer as extend_trainer
+    from evo_tune.training.fitting import Examples as Examples
+    from evo_tune.training.fitting import fit as fit
     from evo_tune.training.flops import flops_per_token as flops_per_token
     from evo_tune.training.flops import recompute_flops_per_token as recompute_flops_per_token
+    from evo_tune.training.ft_transformer import FTTransformer as FTTransformer
     from evo_tune.training.gap_decay import GapDecay as GapDecay
     from evo_tune.training.gap_decay import GapWatch as GapWatch
     from evo_tune.training.gpt import GPT as GPT
@@ -79,18 +96,25 @@ if TYPE_CHECKING:
     from evo_tune.training.phases import Phase as Phase
     from evo_tune.training.phases import plan_phases as plan_phases
     from evo_tune.training.phases import spent as spent
+    from evo_tune.training.plan import CLASSIFIER_METRICS as CLASSIFIER_METRICS
+    from evo_tune.training.plan import Plan as Plan
     from evo_tune.training.precision import Precision as Precision
     from evo_tune.training.pretrained import encode as encode
     from evo_tune.training.pretrained import load_pretrained as load_pretrained
     from evo_tune.training.pretrained import save_merged as save_merged
+    from evo_tune.training.probe import fastest_precision as fastest_precision
     from evo_tune.training.ramp import BatchRamp as BatchRamp
     from evo_tune.training.scaling import scale_betas as scale_betas
     from evo_tune.training.scaling import scale_lr as scale_lr
     from evo_tune.training.schedule import SCHEDULES as SCHEDULES
     from evo_tune.training.schedule import Schedule as Schedule
+    from evo_tune.training.splits import stratified as stratified
     from evo_tune.training.targets import matching_names as matching_names
     from evo_tune.training.text import read_text as read_text
     from evo_tune.training.text import split_text as split_text
+    from evo_tune.training.text_classifier import TextClassifier as TextClassifier
+    from evo_tune.training.texts import encode_texts as encode_texts
+    from evo_tune.training.texts import tokens_of as tokens_of
     from evo_tune.training.throughput import Throughput as Throughput
     from evo_tune.training.throughput import mfu as mfu
     from evo_tune.training.throughput import peak_flops as peak_flops
@@ -101,6 +125,7 @@ if TYPE_CHECKING:
     from evo_tune.training.trainer import Recipe as Recipe
     from evo_tune.training.trainer import Step as Step
     from evo_tune.training.trainer import Trainer as Trainer
+    from evo_tune.training.vit import ViT as ViT
     from evo_tune.training.weight_decay import WeightDecay as WeightDecay
     from evo_tune.training.windows import TrainingWindows as TrainingWindows
     from evo_tune.training.windows import fixed_windows as fixed_windows
@@ -174,6 +199,7 @@ _HOMES = {
     "clip": "clipping",
     "decay_groups": "optimizer",
     "evaluate": "evaluation",
+    "fastest_precision": "probe",
     "fixed_windows": "windows",
     "flops_per_token": "flops",
     "gradient_norm": "clipping",
@@ -202,6 +228,30 @@ _HOMES = {
     "check_integer": "_check",
     "check_name": "_check",
     "check_number": "_check",
+    "Classifier": "encoder",
+    "DropPath": "encoder",
+    "EncoderConfig": "encoder_config",
+    "FTConfig": "encoder_config",
+    "TextConfig": "encoder_config",
+    "ViTConfig": "encoder_config",
+    "ViT": "vit",
+    "FTTransformer": "ft_transformer",
+    "TextClassifier": "text_classifier",
+    "encode_texts": "texts",
+    "tokens_of": "texts",
+    "nearest_divisor": "encoder_config",
+    "Columns": "columns",
+    "Epochs": "epochs",
+    "soft_targets": "epochs",
+    "mix": "epochs",
+    "stratified": "splits",
+    "Scores": "classification",
+    "score": "classification",
+    "auc": "classification",
+    "CLASSIFIER_METRICS": "plan",
+    "Plan": "plan",
+    "Examples": "fitting",
+    "fit": "fitting",
 }
 
 __all__ = list(_HOMES)

@@ -24,12 +24,18 @@ IGNORE = -100
 """A target of this value is padding and counts nowhere (torch's own convention)."""
 
 MicroBatch: TypeAlias = "tuple[Tensor, Tensor]"
-"""Inputs and targets; the first dimension of both is the sample."""
+"""Inputs and targets; the first dimension of both is the sample. Targets are class numbers, (…), or the
+probability of each class, (…, classes), of a floating type; the latter are all valid."""
 
 
 def count_targets(window: Sequence[MicroBatch]) -> int:
     """Return the number of valid targets in a window of micro-batches."""
-    return sum(int((targets != IGNORE).sum()) for _, targets in window)
+    return sum(int(_valid(targets).sum()) for _, targets in window)
+
+
+def _valid(targets: Tensor) -> Tensor:
+    """Return which targets count, (…), bool."""
+    return targets[..., 0] >= 0 if targets.is_floating_point() else targets != IGNORE
 
 
 def cross_entropy_sum(logits: Tensor, targets: Tensor) -> Tensor:
@@ -37,9 +43,11 @@ def cross_entropy_sum(logits: Tensor, targets: Tensor) -> Tensor:
 
     Args:
         logits: (…, classes), computed in at least float32.
-        targets: (…), class numbers or IGNORE.
+        targets: (…), class numbers or IGNORE; or (…, classes), probabilities.
     """
     logits = logits.flatten(0, -2)
+    if targets.is_floating_point():
+        return F.cross_entropy(logits, targets.flatten(0, -2), reduction="sum")
     return F.cross_entropy(logits, targets.flatten(), ignore_index=IGNORE, reduction="sum")
 
 
@@ -48,9 +56,9 @@ def z_sum(logits: Tensor, targets: Tensor) -> Tensor:
 
     Args:
         logits: (…, classes).
-        targets: (…), class numbers or IGNORE.
+        targets: (…), class numbers or IGNORE; or (…, classes), probabilities.
     """
-    return logits.logsumexp(-1)[targets != IGNORE].square().sum()
+    return logits.logsumexp(-1)[_valid(targets)].square().sum()
 
 
 def accumulate(

@@ -1,4 +1,4 @@
-"""The blocks of a decoder: causal attention and a feed-forward layer, each a residual branch. Knows no tokens."""
+"""The blocks of a Transformer: attention and a feed-forward layer, each a residual branch. Knows no tokens."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from evo_tune.training.attention import attend
+from evo_tune.training.dropout import Dropout
+from evo_tune.training.encoder_config import EncoderConfig
 from evo_tune.training.gpt_config import GPTConfig
 from evo_tune.training.positions import rotate
 
@@ -19,12 +22,16 @@ def window_mask(length: int, window: int) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Causal multi-head self-attention; with fewer key-value heads than heads, these are shared (GQA)."""
+    """Multi-head self-attention, causal if the config says so.
 
-    def __init__(self, config: GPTConfig) -> None:
+    With fewer key-value heads than heads, these are shared (GQA).
+    """
+
+    def __init__(self, config: GPTConfig | EncoderConfig) -> None:
         super().__init__()
         self.heads, self.kv_heads = config.heads, config.key_value_heads
         self.dropout = config.attention_dropout
+        self.causal = config.causal
         width, head_dim = config.width, config.width // config.heads
         self.qkv = nn.Linear(width, width + 2 * self.kv_heads * head_dim, bias=config.bias)
         self.out = nn.Linear(width, width, bias=config.bias)
@@ -38,7 +45,8 @@ class Attention(nn.Module):
         Args:
             x: (batch, length, width).
             rotation: (2, length, head_dim / 2), as `rotary_table` gives; None: queries and keys as they are.
-            mask: (length, length), as `window_mask` gives; None: to all earlier tokens.
+            mask: (length, length), as `window_mask` gives, or another that broadcasts to (batch, heads, length,
+                length); None: to all tokens, or if causal to all earlier ones.
         """
         batch, length, width = x.shape
         qkv = self.qkv(x).view(batch, length, self.heads + 2 * self.kv_heads, width // self.heads)
@@ -51,11 +59,8 @@ class Attention(nn.Module):
             q, k = rotate(q, rotation[:, :, None]), rotate(k, rotation[:, :, None])
         # The functional form does not look at eval(): it drops whatever it is told to.
         dropout = self.dropout if self.training else 0.0
-        shared = self.kv_heads != self.heads
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
-        y = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=mask is None, enable_gqa=shared
-        )
+        y = attend(q, k, v, mask, dropout, causal=self.causal)
         attended: Tensor = self.out(y.transpose(1, 2).reshape(batch, length, width))
         return attended
 
@@ -63,7 +68,7 @@ class Attention(nn.Module):
 class FeedForward(nn.Module):
     """Two linear layers with a GELU between them, or with a gate beside (SwiGLU, arXiv:2002.05202)."""
 
-    def __init__(self, config: GPTConfig) -> None:
+    def __init__(self, config: GPTConfig | EncoderConfig) -> None:
         super().__init__()
         self.gated = config.ffn == "swiglu"
         self.up = nn.Linear(config.width, config.ffn_width * (2 if self.gated else 1), bias=config.bias)
@@ -83,13 +88,13 @@ class FeedForward(nn.Module):
 class Block(nn.Module):
     """Attention and feed-forward, each normed on the way in and added on the way out."""
 
-    def __init__(self, config: GPTConfig) -> None:
+    def __init__(self, config: GPTConfig | EncoderConfig) -> None:
         super().__init__()
         self.attention_norm = nn.LayerNorm(config.width, bias=config.bias)
         self.attention = Attention(config)
         self.ffn_norm = nn.LayerNorm(config.width, bias=config.bias)
         self.ffn = FeedForward(config)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout: nn.Module = Dropout(config.dropout)
 
     def forward(self, x: Tensor, rotation: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         x = x + self.dropout(self.attention(self.attention_norm(x), rotation, mask))

@@ -195,7 +195,12 @@ class Course:
         largest = max((len(inputs) for inputs, _ in self._window()), default=1)
         micro = -(-largest // trainer.parts)
         predicted = predict_memory(
-            config, micro, recompute=self.model.recompute, optimizer=optimizer, ema=trainer.averaged is not None
+            config,
+            micro,
+            recompute=self.model.recompute,
+            optimizer=optimizer,
+            ema=trainer.averaged is not None,
+            precision=trainer.recipe.precision.name,
         )
         speed = self._watch.tokens_per_second or self._tokens / max(self._seconds, 1e-9)
         found = {

@@ -19,15 +19,15 @@ from evo_tune.training._check import check_integer
 
 __all__ = ["reproducible", "seed_everything", "seed_for"]
 
-_PURPOSES = {"weights": 0, "order": 1, "noise": 2}
+_PURPOSES = {"weights": 0, "order": 1, "noise": 2, "mixing": 3}
 
 
 def seed_for(seed: int, purpose: str, *index: int) -> int:
-    """Return a seed of its own for one purpose: 'weights', 'order' (of the data) or 'noise' (dropout).
+    """Return a seed of its own for one purpose.
 
     Args:
         seed: The training's seed, 0 to 2³² − 1.
-        purpose: What it is for.
+        purpose: 'weights', 'order' (of the data), 'noise' (dropout) or 'mixing' (of samples).
         index: Which one: a step, an epoch, a rank.
 
     Raises:

@@ -42,6 +42,8 @@ class DivergenceWatch:
 
     DECAY = 0.95
     RISE = 3.0
+    LEAST_RISE = 0.5
+    """Nats: a loss near zero triples by chance, as a classifier's does that has learnt its training set."""
     PATIENCE = 50
 
     def __init__(self, warmup: int = 0, ceiling: float | None = None) -> None:
@@ -69,7 +71,8 @@ class DivergenceWatch:
         first = math.isnan(self.average)
         self.average = loss if first else self.DECAY * self.average + (1.0 - self.DECAY) * loss
         self.best = min(self.best, self.average)
-        self.high_steps = self.high_steps + 1 if self.average > self.RISE * self.best else 0
+        high = self.average > max(self.RISE * self.best, self.best + self.LEAST_RISE)
+        self.high_steps = self.high_steps + 1 if high else 0
         if self.high_steps >= self.PATIENCE:
             raise Diverged(f"loss {self.average:.4g} is over {self.RISE:g} times its best {self.best:.4g}", step)
         if self.ceiling is not None and step >= self.warmup and self.average > self.ceiling:

@@ -17,7 +17,7 @@ from evo_tune.training.accumulation import IGNORE, MicroBatch, cross_entropy_sum
 if TYPE_CHECKING:
     from evo_tune.training.distributed import Ranks
 
-__all__ = ["Evaluation", "evaluate", "evaluate_by_position", "losses_by_position"]
+__all__ = ["Evaluation", "evaluate", "evaluate_by_position", "losses_by_position", "over_batches"]
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def evaluate(
         RecipeError: batch is not a whole number from 1.
     """
     _, targets = windows = _share(windows, ranks)
-    sums = _over_batches(model, windows, device, batch, cross_entropy_sum)
+    sums = over_batches(model, windows, device, batch, cross_entropy_sum)
     # Summed in float64, which some devices lack: on the CPU.
     nll = torch.stack(sums).cpu().double().sum() if sums else torch.zeros((), dtype=torch.float64)
     total = torch.stack((nll, (targets != IGNORE).sum().double()))
@@ -84,7 +84,7 @@ def _share(windows: MicroBatch, ranks: Ranks | None) -> MicroBatch:
     return windows[0][ranks.rank :: ranks.size], windows[1][ranks.rank :: ranks.size]
 
 
-def _over_batches(
+def over_batches(
     model: nn.Module,
     windows: MicroBatch,
     device: torch.device | str,
@@ -130,7 +130,7 @@ def evaluate_by_position(
         return losses.view_as(aims).sum(0).cpu().double()
 
     sums = sum(
-        _over_batches(model, windows, device, batch, by_position), torch.zeros(targets.shape[1], dtype=torch.float64)
+        over_batches(model, windows, device, batch, by_position), torch.zeros(targets.shape[1], dtype=torch.float64)
     )
     total = torch.stack((sums, (targets != IGNORE).sum(0).double()))
     if ranks is not None:

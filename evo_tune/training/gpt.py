@@ -6,7 +6,6 @@ rotary, head tied to the embedding if asked. Knows nothing of training.
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,10 @@ from torch import Tensor, nn
 from evo_tune.errors import RecipeError
 from evo_tune.training._check import check_integer
 from evo_tune.training.block import Block, window_mask
+from evo_tune.training.dropout import Dropout
 from evo_tune.training.generation import continue_tokens
 from evo_tune.training.gpt_config import GPTConfig
+from evo_tune.training.model_files import read_model, write_model
 from evo_tune.training.positions import rotary_frequencies, rotary_table, sinusoids
 from evo_tune.training.recompute import run_block
 from evo_tune.training.tokenizer import BPE, Bytes, Tokenizer
@@ -58,7 +59,7 @@ class GPT(nn.Module):
         with torch.device("meta"):
             self.embedding = nn.Embedding(config.vocab_size, config.width)
             self.positions = nn.Embedding(config.context, config.width) if config.position == "learned" else None
-            self.dropout = nn.Dropout(config.dropout)
+            self.dropout = Dropout(config.dropout)
             self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
             self.norm = nn.LayerNorm(config.width, bias=config.bias)
             self.head = None if config.tied else nn.Linear(config.width, config.vocab_size, bias=False)
@@ -171,16 +172,9 @@ class GPT(nn.Module):
             folder: Where; made if it is not there.
             notes: Plain data to keep in config.json beside the shape.
         """
-        from safetensors.torch import save_file
-
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
-        save_file(weights, folder / "model.safetensors")
+        write_model(folder, self, {"model": self.config.to_json(), **notes})
         if isinstance(self.tokenizer, BPE):
-            (folder / TOKENIZER).write_text(self.tokenizer.to_json(), encoding="utf-8")
-        config = {"model": self.config.to_json(), **notes}
-        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+            (Path(folder) / TOKENIZER).write_text(self.tokenizer.to_json(), encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path | str, device: torch.device | str = "cpu") -> GPT:
@@ -189,18 +183,12 @@ class GPT(nn.Module):
         Raises:
             RecipeError: The folder holds no such model, or weights of another shape than its config.json says.
         """
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
         folder = Path(folder)
-        for name in ("config.json", "model.safetensors"):
-            if not (folder / name).is_file():
-                raise RecipeError("folder", str(folder), f"a folder with {name}, as GPT.save writes")
+        config, weights = read_model(folder)
         try:
-            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
             model = cls(GPTConfig.from_json(config["model"]))
-            model.load_state_dict(load_file(folder / "model.safetensors"))
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+            model.load_state_dict(weights)
+        except (ValueError, KeyError, TypeError, RuntimeError) as error:
             what = " ".join(f"{type(error).__name__}: {error}".split())
             raise RecipeError("folder", str(folder), f"what GPT.save wrote ({what})") from error
         if (folder / TOKENIZER).is_file():

@@ -7,12 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, ClassVar
 
 from evo_tune.errors import RecipeError
 from evo_tune.training._check import check_integer, check_name, check_number
 
-__all__ = ["GPTConfig"]
+__all__ = ["LONGEST_PLAIN", "GPTConfig"]
+
+LONGEST_PLAIN = 256
+"""Tokens up to which attention in bfloat16 on a CPU is computed by plain products (see `attention`): there they are
+the faster; at twice as many they are about even, beyond they lose."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +54,8 @@ class GPTConfig:
     Raises:
         RecipeError: A field is out of its range, or does not fit another.
     """
+
+    causal: ClassVar[bool] = True
 
     vocab_size: int = 256
     context: int = 128

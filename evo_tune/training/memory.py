@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from evo_tune.errors import RecipeError
 from evo_tune.training._check import check_integer, check_name, check_number
-from evo_tune.training.gpt_config import GPTConfig
+from evo_tune.training.gpt_config import LONGEST_PLAIN, GPTConfig
 
 __all__ = ["Fit", "Memory", "activation_bytes", "fit_memory", "fitting_micro_batch", "predict_memory", "state_bytes"]
 
@@ -73,8 +73,9 @@ def activation_bytes(
     """Return the bytes that one forward pass keeps for the backward pass, logits not counted.
 
     In a plain block 16 numbers a channel: 64 · bTd bytes in fp32; under autocast, where the residual
-    stream stays in float32, 36 · bTd and a copy of the block's weights. A block to be computed again keeps
-    its input only, and one such block at a time is there in full.
+    stream stays in float32, 36 · bTd and a copy of the block's weights, and on a CPU the weights between
+    tokens, 2 · heads · bT² (see `attention`). A block to be computed again keeps its input only, and one
+    such block at a time is there in full.
 
     Args:
         config: The model.
@@ -97,8 +98,10 @@ def activation_bytes(
     tokens, d = batch * length, config.width
     e, mask = (4, 4) if precision == "fp32" else (2, 2)
     mask = 1 if device == "cuda" else mask
-    per_token = _block_bytes_per_token(config, length, e, mask, fused=device == "cuda" or not config.attention_dropout)
-    blocks = [tokens * per_token + _window_bytes(window, length, e, device) for window in config.windows]
+    plain = precision == "bf16" and device == "cpu" and length <= LONGEST_PLAIN
+    per_token = _block_bytes_per_token(config, e, mask, plain=plain)
+    per_token += _unfused_bytes_per_token(config, length, device, plain=plain)
+    blocks = [tokens * per_token + (0.0 if plain else _window_bytes(w, length, e, device)) for w in config.windows]
     if precision != "fp32":
         copies = e * (config.matmul_parameters - d * config.vocab_size) / config.depth
         blocks = [block + copies for block in blocks]
@@ -111,20 +114,30 @@ def activation_bytes(
     return ends + sum(blocks) - sum(again) + 4.0 * tokens * d * len(again) + max(again)
 
 
-def _block_bytes_per_token(config: GPTConfig, length: int, e: int, mask: int, *, fused: bool) -> float:
+def _block_bytes_per_token(config: GPTConfig, e: int, mask: int, *, plain: bool) -> float:
     d, f, heads = config.width, config.ffn_width, config.heads
     shared = d * config.key_value_heads // heads
     norms = 2 * (4 + e) * d + 2 * 8  # inputs from the residual stream, outputs, two statistics each
-    attention = e * (d + 2 * shared) + e * d + 4 * heads
+    attention = e * (d + 2 * shared) + e * d
     if config.qk_norm:
         # Inputs (a copy where they were in less than float32), scaled inputs, and their root mean squares.
         attention += (4 if e == 4 else 8) * (d + shared) + 4 * (heads + config.key_value_heads)
-    if config.position == "rope" or config.qk_norm:
-        attention += e * (d + shared)
+    if not plain:
+        attention += 4 * heads  # one statistic of the softmax
+        # What was rotated or normed is new, and the values still hold the memory of what was not.
+        attention += e * (d + shared) if config.position == "rope" or config.qk_norm else 0
     feed_forward = e * f * (4 if config.ffn == "swiglu" else 2)
     dropped = 2 * mask * d if config.dropout else 0
-    unfused = 0 if fused else 12 * heads * length
-    return float(norms + attention + feed_forward + dropped + unfused)
+    return float(norms + attention + feed_forward + dropped)
+
+
+def _unfused_bytes_per_token(config: GPTConfig, length: int, device: str, *, plain: bool) -> float:
+    """Return the bytes of weights between tokens, which the fused kernel never writes down (see `attention`)."""
+    if plain:
+        kept = 6 if config.attention_dropout else 2
+    else:
+        kept = 12 if config.attention_dropout and device == "cpu" else 0
+    return float(kept * config.heads * length)
 
 
 def _window_bytes(window: int, length: int, e: int, device: str) -> float:

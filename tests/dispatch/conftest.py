@@ -8,9 +8,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from slot_helpers import HEAD, KINDS, until, workers
+from slot_helpers import HEAD, KINDS, OVER_CLUSTERS, until, workers
 
 from evo_tune.dispatch import CPU, Device, Slot, Task
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep a cluster to one process of the suite, and to the tests that are about the way there and back."""
+    kept, left_out = [], []
+    for item in items:
+        kind = getattr(item, "callspec", None) and item.callspec.params.get("open_all")
+        if kind in ("dask", "ray"):
+            item.add_marker(pytest.mark.cluster)
+            item.add_marker(pytest.mark.xdist_group(kind))
+        wanted = kind in (None, "local") or item.originalname in OVER_CLUSTERS or config.getoption("--all-slots")
+        (kept if wanted else left_out).append(item)
+    items[:] = kept
+    config.hook.pytest_deselected(items=left_out)
 
 
 @pytest.fixture

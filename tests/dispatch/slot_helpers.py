@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
+import os
 import time
 from collections.abc import Callable
 from typing import Any
 
 import psutil
 
-from evo_tune.dispatch import Device, Plan, Slot, Task, open_slots
+from evo_tune.dispatch import Cluster, Device, Plan, Slot, Task, open_slots
 from evo_tune.trial import Candidate
 
 HEAD = '''\
@@ -30,7 +33,63 @@ def open_local(task: Task, devices: tuple[Device, ...], **settings: Any) -> list
     return open_slots(task, Plan(devices, task.threads), **settings)
 
 
-KINDS = {"local": open_local}
+def open_dask(task: Task, devices: tuple[Device, ...], **settings: Any) -> list[Slot]:
+    cluster = Cluster("dask", dask_address(), slots=len(devices))
+    return open_slots(task, Plan(devices, task.threads), cluster=cluster, **settings)
+
+
+def dask_cluster(workers: int, **settings: Any) -> Any:
+    from distributed import LocalCluster
+
+    return LocalCluster(
+        n_workers=workers, threads_per_worker=1, dashboard_address="127.0.0.1:0", silence_logs=50, **settings
+    )
+
+
+@functools.cache
+def dask_address() -> str:
+    """Start a cluster that all tests of this process share."""
+    cluster = dask_cluster(2)
+    atexit.register(cluster.close)
+    return str(cluster.scheduler_address)
+
+
+def open_ray(task: Task, devices: tuple[Device, ...], **settings: Any) -> list[Slot]:
+    start_ray()
+    plan = Plan(devices, task.threads)
+    return open_slots(task, plan, cluster=Cluster("ray", slots=len(devices)), **settings)
+
+
+@functools.cache
+def start_ray() -> None:
+    import ray
+
+    os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=50)
+    atexit.register(ray.shutdown)
+
+
+OVER_CLUSTERS = {
+    "test_a_bound_fixed_at_birth_prunes",
+    "test_a_candidate_reaches_the_evaluator_whole",
+    "test_a_crash_is_retried_and_only_the_last_outcome_returned",
+    "test_a_death_is_an_outcome_and_the_slot_goes_on",
+    "test_a_hang_is_killed",
+    "test_a_long_curve_comes_back_whole",
+    "test_a_rerun_finds_its_folder_empty_and_a_promotion_the_old_one",
+    "test_a_worker_killed_from_outside",
+    "test_a_worker_that_died_idle_is_replaced_at_no_candidates_cost",
+    "test_an_exception_is_one_line_that_names_file_and_line",
+    "test_an_interrupted_run_leaves_no_worker_behind",
+    "test_an_outcome_comes_back_and_no_folder_is_left",
+    "test_close_is_final_and_may_be_repeated",
+    "test_kill_ends_a_run_at_once",
+    "test_other_slots_are_undisturbed",
+}
+"""Tests of the contract that run over clusters too; the rest is what happens inside of the worker, which is the same.
+`pytest tests/dispatch --all-slots` runs all over all."""
+
+KINDS = {"local": open_local, "dask": open_dask, "ray": open_ray}
 """Every kind of slot keeps the same contract."""
 
 
@@ -50,12 +109,17 @@ def until(condition: Callable[[], Any], seconds: float = 5.0) -> Any:
     return found
 
 
+CLUSTERS = ("site-packages/ray/", "ray::", "multiprocessing.spawn")
+"""In the command lines of the processes of a cluster that the tests share."""
+
+
 def workers() -> list[psutil.Process]:
-    """The processes that this one started and that still run, but for the resource trackers."""
+    """The processes that this one started and that still run, but for the resource trackers and clusters."""
     found = []
     for child in psutil.Process().children(recursive=True):
         try:
-            if alive(child.pid) and not any("resource_tracker" in word for word in child.cmdline()):
+            words = " ".join(child.cmdline())
+            if alive(child.pid) and "resource_tracker" not in words and not any(name in words for name in CLUSTERS):
                 found.append(child)
         except psutil.NoSuchProcess:
             continue

@@ -23,7 +23,8 @@ def test_an_outcome_comes_back_and_no_folder_is_left(open_one, trials):
     assert (outcome.status, outcome.metrics, outcome.error) == ("ok", {"loss": 0.5, "params": 3.0}, None)
     assert outcome.curve == ((0.5, {"loss": 1.0}),)
     assert 0.02 <= outcome.seconds < 1.0
-    assert outcome.device == slot.device == "cpu"
+    assert outcome.device == slot.device
+    assert outcome.device.endswith("cpu")
     slot.close()
     assert not trials.exists()
 
@@ -418,7 +419,7 @@ def test_an_idle_worker_that_will_not_leave_is_killed(open_one, monkeypatch):
     slot.run(candidate())
     began = time.monotonic()
     slot.close()
-    assert time.monotonic() - began < 3.0
+    assert time.monotonic() - began < 6.0
 
 
 def test_an_interrupted_run_leaves_no_worker_behind(open_one):
@@ -430,7 +431,7 @@ def test_an_interrupted_run_leaves_no_worker_behind(open_one):
     with pytest.raises(KeyboardInterrupt):
         slot.run(candidate(1))
     timer.join()
-    assert not alive(pid)
+    assert until(lambda: not alive(pid), 1.0)
     assert slot.run(candidate(2, genome={"x": 0.75})).status == "ok"
 
 

@@ -279,6 +279,27 @@ def test_a_quarter_and_the_rest_are_one_training(
     assert [point for point in first.curve + second.curve if point in context.curve] == context.curve
 
 
+@pytest.mark.parametrize("name", ["fp32", "bf16"])
+def test_a_training_goes_on_in_the_precision_that_it_began_with(
+    name: str, train: Callable[..., Any], default: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answers(answer: str) -> None:
+        monkeypatch.setattr("evo_tune.training.probe.fastest_precision", lambda device: answer)
+
+    answers(name)
+    straight, _ = train(default)
+    fixed, _ = train(default, precision=name)
+    train(default, BUDGET=0.5, FOLDER=tmp_path / "half")
+    answers({"fp32": "bf16", "bf16": "fp32"}[name])  # another machine
+    resumed, _ = train(default, RESUME_FOLDER=tmp_path / "half", FOLDER=tmp_path / "whole")
+    assert straight["bf16"] == (name == "bf16")
+    assert without_clock(straight) == without_clock(fixed) == without_clock(resumed)
+    assert resumed["resumed_step"] > 0
+    assert train(default)[0]["val_loss"] not in (straight["val_loss"], math.nan)
+    with pytest.raises(RecipeError, match="recipe"):
+        train(default, RESUME_FOLDER=tmp_path / "half", precision={"fp32": "bf16", "bf16": "fp32"}[name])
+
+
 def test_without_its_checkpoint_a_rung_starts_anew(
     train: Callable[..., Any], default: dict[str, Any], tmp_path: Path
 ) -> None:

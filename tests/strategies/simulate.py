@@ -12,7 +12,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from evo_tune.constraint import Constraint
 from evo_tune.history import History
+from evo_tune.ruled import Ruled
 from evo_tune.space import SearchSpace
 from evo_tune.strategy import Strategy
 from evo_tune.trial import Candidate, Objective, Outcome, Proposal, trial_seed
@@ -48,9 +50,14 @@ def birth_rng(seed: int, id: int) -> np.random.Generator:
     return np.random.default_rng([seed, 0, id])
 
 
-def rebuild(space: SearchSpace, objectives: Sequence[Objective], events: Iterable[Event]) -> History:
+def rebuild(
+    space: SearchSpace,
+    objectives: Sequence[Objective],
+    events: Iterable[Event],
+    constraints: Sequence[Constraint] = (),
+) -> History:
     """Return a fresh history from recorded events, as a resumed run does."""
-    history = History(space, objectives)
+    history = History(space, objectives, constraints)
     for event in events:
         if isinstance(event, Born):
             history.born(event.candidate)
@@ -91,7 +98,8 @@ class Simulation:
     events: list[Event] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.history = History(self.space, self.objectives)
+        self.rules = self.strategy.rules if isinstance(self.strategy, Ruled) else None
+        self.history = History(self.space, self.objectives, self.rules.constraints if self.rules else ())
         self.recorded: dict[int, Outcome] = {}
 
     @property
@@ -122,13 +130,15 @@ class Simulation:
 
     def ask(self) -> Candidate | None:
         """Return the next birth, or None: results must come first, or it is over."""
-        if self.history.fresh_count >= self.births:
+        full = self.history.fresh_count >= self.births
+        if full and not (self.rules and self.rules.continues):
             return None
         id = self.history.born_count
         if self.order == "birth" and not self._tell_up_to(id - self.lag):
             return None
-        while (proposal := self._propose(id)) is None:
-            self.events.append(Refused(id))
+        while (proposal := self._due() if full else self._propose(id)) is None:
+            if not full:
+                self.events.append(Refused(id))
             if self.order == "arrival" or not self._tell_up_to(len(self.history.trials) + 1):
                 return None
         candidate = Candidate(
@@ -142,11 +152,16 @@ class Simulation:
         self.events.append(Born(candidate))
         return candidate
 
+    def _due(self) -> Proposal | None:
+        return self.strategy.due(self.history) if isinstance(self.strategy, Ruled) else None
+
     def _propose(self, id: int) -> Proposal | None:
-        if id == 0:
-            return Proposal(self.space.default(), "default")
-        if id <= len(self.warm):
-            return Proposal(self.warm[id - 1], "warm start")
+        number = self.history.fresh_count
+        budget = self.rules.rungs[0] if self.rules else 1.0
+        if number == 0:
+            return Proposal(self.space.default(), "default", budget=budget)
+        if number <= len(self.warm):
+            return self._due() or Proposal(self.warm[number - 1], "warm start", budget=budget)
         return self.strategy.propose(self.history, birth_rng(self.seed, id))
 
     def _tell(self, id: int) -> None:

@@ -63,11 +63,13 @@ def test_what_is_kept_is_what_the_formula_says(options: dict[str, object], preci
 def test_a_plain_block_keeps_what_the_papers_count() -> None:
     one, two = (GPTConfig(**{**SHAPE, "depth": depth}) for depth in (1, 2))
     tokens, d, rest = 4 * 128, 128, 4 * 128 * (16 + 4 * 4)  # statistics of norms and softmax
-    full, low = (
-        activation_bytes(two, 4, precision=p) - activation_bytes(one, 4, precision=p) for p in ("fp32", "bf16")
+    full, low, plain = (
+        activation_bytes(two, 4, precision=p, device=device) - activation_bytes(one, 4, precision=p, device=device)
+        for p, device in (("fp32", "cpu"), ("bf16", "cuda"), ("bf16", "cpu"))
     )
     assert full - rest == 64 * tokens * d
     assert low - rest == 36 * tokens * d + 24 * d * d
+    assert plain - low == tokens * 4 * (2 * 128 - 4)  # the weights between tokens, for a statistic each
 
 
 @pytest.mark.parametrize("every", [1, 2])

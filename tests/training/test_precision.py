@@ -1,10 +1,22 @@
+import statistics
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 
 from evo_tune.errors import RecipeError
-from evo_tune.training import AdamW, Diverged, Precision, Recipe, Schedule, Trainer, WeightDecay
+from evo_tune.training import (
+    AdamW,
+    Diverged,
+    Precision,
+    Recipe,
+    Schedule,
+    Trainer,
+    WeightDecay,
+    evaluate,
+    fixed_windows,
+)
 
 
 def trainer_in(make_trainer: Callable[..., Trainer], name: str, optimizer: str = "adamw", **options: object) -> Trainer:
@@ -110,3 +122,26 @@ def test_a_gpu_without_bf16_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_fields_out_of_range_are_refused(options: dict[str, object]) -> None:
     with pytest.raises(RecipeError):
         Precision(**options)  # type: ignore[arg-type]
+
+
+def test_in_bf16_trainings_end_where_those_in_float32_do(
+    make_trainer: Callable[..., Trainer], text: torch.Tensor
+) -> None:
+    """The short form of `benchmarks/trainer.py --quality`: same ranks, and far nearer than two seeds are."""
+    windows = fixed_windows(text, context=8, count=1024)
+    shapes = [{"lr": lr, "width": width} for lr in (3e-4, 2e-3, 1e-2) for width in (16, 32)]
+
+    def losses(name: str, seed: int) -> list[float]:
+        recipe = {"precision": Precision(name=name)}
+        trainers = [make_trainer(steps=40, seed=seed, init="fan_in", dropout=0.1, recipe=recipe, **s) for s in shapes]
+        for trainer in trainers:
+            trainer.run(40)
+        return [evaluate(trainer.model, windows).loss for trainer in trainers]
+
+    exact, low, other = losses("fp32", 1), losses("bf16", 1), losses("fp32", 2)
+    differences, noise = (
+        statistics.median(abs(a - b) for a, b in zip(exact, them, strict=True)) for them in (low, other)
+    )
+    assert 0 < differences < 0.2 * noise
+    ranks = [np.argsort(np.argsort(values)) for values in (exact, low)]
+    assert np.corrcoef(*ranks)[0, 1] > 0.9  # of six, one pair of neighbours may change places

@@ -1,0 +1,223 @@
+"""What rungs and pruning save, on tables of learning curves that others measured.
+
+Every method plays by itself through the rules of a run (`evo_tune.ruled`), and a look-up in a curve stands for
+the training. Cost is counted in full trainings: a promotion costs what it adds, a pruned training what it had.
+A run ends when its cost is spent. Quality is the normalised regret of the best genome that was trained in full:
+(best found - the table's best) / (the table's median - its best), as in search.py.
+
+    python benchmarks/fidelity.py --tables ../shared/tables --seeds 20
+    python benchmarks/fidelity.py --tables ../shared/tables --seeds 20 --strategies ga,saea,random
+    python benchmarks/fidelity.py --tables ../shared/tables --seeds 3 --quick     in a minute
+
+'halving' is the same without the guard: no audits but the default, and the rungs' ratio whatever it misses.
+The tables are no part of this project, and nothing is measured where they are absent.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pandas as pd
+
+from evo_tune import Choice, Minimize, SearchSpace
+from evo_tune.history import History
+from evo_tune.plugins import make_strategy
+from evo_tune.ruled import Ruled, Rules
+from evo_tune.trial import Candidate, Outcome, Proposal
+
+THIRDS = (1 / 9, 1 / 3, 1.0)
+
+METHODS = {
+    "full trainings": Rules(),
+    "halving": Rules(rungs=THIRDS),
+    "rungs": Rules(rungs=THIRDS),
+    "prune": Rules(prune=True),
+    "rungs, prune": Rules(rungs=THIRDS, prune=True),
+}
+"""By name: how genomes are trained; `naive` takes the guard out of the second."""
+
+SCRATCH = ("bpe_or_vocab", "layers", "width", "ffn", "heads", "lr")
+LORA = ("model", "lr", "batch_size", "lora_rank")
+NANO = ("layers", "width", "heads", "dropout", "batch_size", "block_size")
+
+
+class Table:
+    """A search space whose learning curves are all known.
+
+    Args:
+        name: For people.
+        genes: Columns that are genes; text has no order.
+        frame: One row per genome: genes, and `curve`, its losses at equal steps up to the full training.
+    """
+
+    def __init__(self, name: str, genes: Sequence[str], frame: pd.DataFrame) -> None:
+        self.name = name
+        frame = frame.drop_duplicates(list(genes))
+        values = {gene: tuple(sorted(set(frame[gene].tolist()))) for gene in genes}
+        ordered = {gene: not isinstance(values[gene][0], str) for gene in genes}
+        self.space = SearchSpace(None, **{gene: Choice(values[gene], ordered=ordered[gene]) for gene in genes})
+        keys = zip(*(frame[gene].tolist() for gene in genes), strict=True)
+        # The trainers of these tables keep their best weights, so a curve is its best so far.
+        self.curves = {key: np.minimum.accumulate(curve) for key, curve in zip(keys, frame["curve"], strict=True)}
+        final = np.array([curve[-1] for curve in self.curves.values()])
+        self.best, self.median = float(final.min()), float(np.median(final))
+
+    def train(self, candidate: Candidate, start: float) -> tuple[Outcome, float]:
+        """Return what comes of a candidate whose training has come to `start`, and where it ended.
+
+        A budget between two points of a curve goes on, and is counted, to the later one.
+        """
+        curve = self.curves.get(tuple(candidate.genome[gene] for gene in self.space.genes))
+        if curve is None:
+            return Outcome("failed", error="no such cell"), candidate.budget
+        fractions = np.arange(1, len(curve) + 1) / len(curve)
+        end = float(fractions[np.searchsorted(fractions, candidate.budget - 1e-9)])
+        points: list[tuple[float, dict[str, float]]] = []
+        for fraction, loss in zip(fractions.tolist(), curve.tolist(), strict=True):
+            if start < fraction <= end:
+                points.append((fraction, {"loss": loss}))
+                if any(fraction >= at and loss > bound for at, _, bound in candidate.stop_if):
+                    return Outcome("pruned", curve=tuple(points)), fraction
+        return Outcome("ok", {"loss": float(curve[round(end * len(curve)) - 1])}, tuple(points)), end
+
+
+def tables(folder: Path) -> Iterator[Table]:
+    """Yield the tables that are there."""
+    if (folder / "nanogpt_shakespeare128/runs.parquet").is_file():
+        runs = pd.read_parquet(folder / "nanogpt_shakespeare128/runs.parquet")
+        curves = pd.read_parquet(folder / "nanogpt_shakespeare128/curves_long.parquet")
+        curves = dict(list(curves.sort_values("iter").groupby("exp")))
+        runs = runs[runs.max_iters == 2000].reset_index(drop=True)
+        steps = np.arange(250, 2001, 250)  # some were measured there, the others every 100 steps
+        runs["curve"] = [np.interp(steps, curves[exp].iter, curves[exp].val_loss) for exp in runs.exp]
+        yield Table("nanogpt", NANO, runs)
+    if (folder / "nmthpo/curves_meta.parquet").is_file():
+        meta = pd.read_parquet(folder / "nmthpo/curves_meta.parquet")
+        curves = pd.read_parquet(folder / "nmthpo/curves_long.parquet").sort_values("checkpoint")
+        size = meta.layers.astype(str) + "x" + meta.width.astype(str)
+        meta["model"] = meta.base_model + " " + size
+        for metric, sign in (("ppl", 1), ("bleu", -1)):
+            known = curves.dropna(subset=metric)
+            meta[f"curve_{metric}"] = meta.curve_id.map(sign * known.groupby("curve_id")[metric].apply(np.array))
+        for name, dataset, genes, metric in (
+            ("ja-en", "robust19-ja-en", SCRATCH, "ppl"),
+            ("ru-en", "ted-ru-en", SCRATCH, "ppl"),
+            ("LoRA, BLEU", "fr-en", LORA, "bleu"),
+            ("LoRA, perplexity", "fr-en", LORA, "ppl"),
+        ):
+            frame = (
+                meta[meta.dataset == dataset]
+                .rename(columns={f"curve_{metric}": "curve"})
+                .dropna(subset=["curve", *genes])
+            )
+            yield Table(name, genes, frame)
+
+
+@contextmanager
+def naive(method: str) -> Iterator[None]:
+    """Take the guard out of 'halving'."""
+    if method != "halving":
+        yield
+        return
+    with (
+        mock.patch("evo_tune.fidelity._share", return_value=0.0),
+        mock.patch("evo_tune.ruled.is_audit", lambda number: number == 0),
+    ):
+        yield
+
+
+@dataclass(frozen=True)
+class Played:
+    """One run: costs, increasing, and the regret once each was spent."""
+
+    costs: np.ndarray
+    regrets: np.ndarray
+
+    def at(self, cost: float) -> float:
+        """Return the regret when `cost` is spent; that of the median while nothing is trained in full."""
+        done = np.searchsorted(self.costs, cost + 1e-9, side="right")
+        return float(min(1.0, self.regrets[done - 1])) if done else 1.0
+
+
+def play(table: Table, strategy: str, rules: Rules, seed: int, cost: float) -> Played:
+    """Play one run, one training at a time."""
+    ruled = Ruled.of(make_strategy(strategy, {}), rules, lambda genome: {})
+    history = History(table.space, [Minimize("loss")])
+    spent, best = 0.0, np.inf
+    ended: dict[int, float] = {}
+    costs, regrets = [], []
+    while spent < cost - 1e-9:
+        id = history.born_count
+        rng = np.random.default_rng([seed, 0, id])
+        default = Proposal(table.space.default(), "default", budget=rules.rungs[0])
+        proposal: Any = ruled.propose(history, rng) if id else default
+        if proposal is None:  # a small space, all of it known
+            break
+        candidate = Candidate(id, 0, 0, len(history.trials), **vars(proposal))
+        history.born(candidate)
+        start = ended[candidate.resumes] if candidate.resumes is not None else 0.0
+        outcome, ended[id] = table.train(candidate, start)
+        spent += ended[id] - start
+        trial = history.tell(id, outcome)
+        if trial.rankable and trial.losses is not None:
+            best = min(best, trial.losses[0])
+        costs.append(spent)
+        regrets.append((best - table.best) / (table.median - table.best))
+    return Played(np.array(costs), np.array(regrets))
+
+
+def mean(runs: Sequence[Played], cost: float) -> float:
+    """Return the mean regret of runs at a cost."""
+    return float(np.mean([run.at(cost) for run in runs]))
+
+
+def shown(runs: Sequence[Played], cost: float) -> str:
+    """Return mean and standard error of the regret at a cost."""
+    found = np.array([run.at(cost) for run in runs])
+    return f"{found.mean():.3f} ± {found.std(ddof=1) / np.sqrt(len(found)):.3f}"
+
+
+def reached(runs: Sequence[Played], regret: float, cost: float) -> float:
+    """Return the least cost at which the mean regret is no higher; infinite if it never is."""
+    return next((c for c in np.arange(0.25, cost + 0.25, 0.25) if mean(runs, c) <= regret + 1e-12), np.inf)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="What rungs and pruning save, on tables of learning curves.")
+    parser.add_argument("--tables", type=Path, default=Path("../shared/tables"), help="folder of the tables")
+    parser.add_argument("--seeds", type=int, default=20, help="runs of each method on each table, 2 or more")
+    parser.add_argument("--strategies", default="ga,saea", help="who proposes")
+    parser.add_argument("--trainings", type=int, default=60, help="cost of the longest runs, in full trainings")
+    parser.add_argument("--quick", action="store_true", help="only ga, 30 trainings")
+    given = parser.parse_args()
+    found = list(tables(given.tables))
+    if not found:
+        print(f"nothing to measure: {given.tables} holds none of the tables; they are no part of this project")
+        return
+    cost = 30 if given.quick else given.trainings
+    for strategy in ["ga"] if given.quick else given.strategies.split(","):
+        third = cost / 3
+        print(f"\n{strategy}: regret after {third:g} and {cost} full trainings' cost, and cost to the regret that full")
+        print(f"trainings have after {cost}")
+        for table in found:
+            print(f"{table.name} ({len(table.curves)} curves)")
+            goal = np.inf
+            for name, rules in METHODS.items():
+                print(f"\r{strategy}, {name} on {table.name}".ljust(70), end="\r", file=sys.stderr, flush=True)
+                with naive(name):
+                    runs = [play(table, strategy, rules, seed, cost) for seed in range(given.seeds)]
+                goal = mean(runs, cost) if name == "full trainings" else goal
+                needed = reached(runs, goal, cost)
+                print(f"  {name:15}{shown(runs, third):>17}{shown(runs, cost):>17}{needed:10.2f}{needed / cost:8.2f}")
+
+
+if __name__ == "__main__":
+    main()

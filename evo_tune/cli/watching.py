@@ -1,0 +1,111 @@
+"""`evo-tune status` and `evo-tune devices`: what a run is doing, and what a run would use."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from evo_tune.cli import _shared as shared
+
+if TYPE_CHECKING:
+    from evo_tune.heartbeat import Beat, Busy
+    from evo_tune.population import Run
+
+
+@click.command("status")
+@shared.run_argument
+@shared.store_option
+@shared.format_option("table", "json")
+def status_command(run: str | None, store: str, form: str) -> None:
+    """Say what RUN is doing, from any terminal that sees its folder.
+
+    RUN left out means the latest one.
+    """
+    from evo_tune.heartbeat import last_beat
+    from evo_tune.population import Run, find_run
+
+    saved = Run.open(find_run(Path(store), run))
+    beat = None if saved.ended is not None else last_beat(saved.folder)
+    state, best = _state(saved, beat), saved.best
+    failed = sum(outcome.status != "ok" for outcome in saved.outcomes.values())
+    quiet = time.time() - saved.last_event
+    if form == "json":
+        data = {
+            "run": saved.name,
+            "state": state,
+            "births": len(saved.candidates),
+            "results": len(saved.outcomes),
+            "failed": failed,
+            "best": None if best is None else {"id": best.id, **best.outcome.metrics},
+            "seconds_since_last_event": quiet,
+            "slots": [vars(busy) for busy in (beat.slots if beat else ())],
+        }
+        shared.print_json(data)
+        return
+    metric = saved.objectives[0].metric
+    value = "no value yet" if best is None else f"best {metric} {best.outcome.metrics[metric]:.5f} (trial {best.id})"
+    click.echo(f"{saved.name}: {state}")
+    click.echo(f"{len(saved.outcomes)} of {len(saved.candidates)} births have a result, {failed} failed; {value}")
+    click.echo(f"last event {shared.show_seconds(quiet)} ago")
+    if beat is not None and beat.alive:
+        shared.print_table([_row(busy, beat.age) for busy in beat.slots])
+
+
+def _row(busy: Busy, age: float) -> dict[str, Any]:
+    return {
+        "slot": busy.slot,
+        "device": busy.device,
+        "at work on": busy.what or "waits",
+        "for": shared.show_seconds(busy.seconds + age),
+        "memory": None if busy.memory is None else f"{busy.memory / 2**20:.0f} MiB",
+    }
+
+
+def _state(saved: Run, beat: Beat | None) -> str:
+    """Say in a few words whether a run lives."""
+    from evo_tune.population import as_typed
+
+    if saved.ended is not None:
+        return f"ended: {saved.ended}"
+    again = f"`evo-tune resume {as_typed(saved.folder)}` goes on with it"
+    if beat is None:
+        return f"not running, and not ended by itself; {again}"
+    ago = f"last sign of life {shared.show_seconds(beat.age)} ago on {beat.host}, process {beat.pid}"
+    if beat.alive:
+        return f"running ({ago})"
+    return f"killed, or its machine is away ({ago}); if it is dead, {again}"
+
+
+@click.command("devices")
+@click.option("--devices", metavar="LIST", help="'cpu', 'cuda', or GPUs by number: 0,2.")
+@click.option("--per-device", type=click.IntRange(min=1), default=1, help="Slots on one GPU.  [default: 1]")
+@click.option("--slots", type=click.IntRange(min=1), help="Trainings at once.")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads of one training.")
+@shared.format_option("table", "json")
+def devices_command(devices: str | None, per_device: int, slots: int | None, threads: int | None, form: str) -> None:
+    """Print what a run with these flags would use, and why.
+
+    Nothing is started, and torch is not loaded.
+    """
+    from evo_tune.dispatch import inventory, plan
+
+    planned = plan(slots, devices, per_device, threads)
+    found = inventory(planned)
+    rows = [
+        {
+            "slot": f"slot {number}",
+            "device": device.name,
+            "what": found.names.get(device.visible, "-"),
+            "threads": planned.threads,
+        }
+        for number, device in enumerate(planned.slots)
+    ]
+    if form == "json":
+        shared.print_json({"slots": rows, "why": found.why})
+        return
+    shared.print_table(rows)
+    for line in found.why:
+        click.echo(line)

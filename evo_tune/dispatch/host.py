@@ -1,0 +1,201 @@
+"""What runs in a cluster engine's own process, on any machine: slots like the local ones, held for a parent far away.
+
+An engine (Dask, Ray) only carries messages. The training runs in a process of its own below the engine's, in a
+`LocalSlot`: pinned, timed, and free to die without taking the engine's worker along. This module knows no engine
+and nothing of the parent's side, which is `remote.py`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import platform
+import tempfile
+import threading
+import time
+from dataclasses import dataclass, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from evo_tune.dispatch.devices import CPU, Device, gpus, plan
+from evo_tune.dispatch.local import LocalSlot
+from evo_tune.dispatch.slot import SlotClosed, Task
+from evo_tune.errors import RunError
+from evo_tune.plugins import find_evaluator, local_sources, package_of, source_hash
+from evo_tune.trial import Candidate
+
+__all__ = ["Host", "Parcel", "offer", "versions"]
+
+LEASE = 60.0
+"""Seconds after which a training whose parent is not heard of any more is killed: it would write into the
+folder that a resumed run uses."""
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what shapes a result: they must be the same on every machine of a run."""
+    found = {"python": ".".join(platform.python_version_tuple()[:2])}
+    for package in ("evo-tune", "torch", "numpy"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    return found
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """A task with what another machine needs to load its evaluator; plain data.
+
+    Args:
+        task: As the parent's machine has it.
+        hash: `plugins.source_hash` of the evaluator's file there.
+        sources: Content of the file and of the local modules that it imports, by their place under one folder.
+        main: Which of them is the evaluator's file.
+        versions: See `versions`.
+    """
+
+    task: Task
+    hash: str
+    sources: dict[str, bytes]
+    main: str
+    versions: dict[str, str]
+
+    @classmethod
+    def of(cls, task: Task) -> Parcel:
+        """Pack a task."""
+        main = Path(task.path).resolve()
+        root = package_of(main)[1].resolve()
+        placed = {_place(file, root): file.read_bytes() for file in local_sources(main)}
+        return cls(task, source_hash(main), placed, _place(main, root), versions())
+
+    def unpack(self) -> Task:
+        """Return the task as this machine has it.
+
+        The evaluator's file is taken from the same path if it is there and the same (a shared folder), from
+        the package if it is a bundled one, and is written to a temporary folder otherwise.
+
+        Raises:
+            RunError: Versions here and there differ, or the bundled evaluator does.
+        """
+        self._check_versions()
+        path = Path(self.task.path)
+        if path.is_file() and source_hash(path) == self.hash:
+            return self.task
+        bundled = self.task.reference.startswith("bundled:")
+        path = find_evaluator(self.task.reference).path if bundled else self._written()
+        if source_hash(path) != self.hash:
+            raise RunError(
+                f"{platform.node()} has another {self.task.reference} ({source_hash(path)[:12]}) than the run "
+                f"({self.hash[:12]}): install the same evo-tune on every machine"
+            )
+        return replace(self.task, path=str(path))
+
+    def _check_versions(self) -> None:
+        mine = versions()
+        for name, theirs in self.versions.items():
+            if mine.get(name) != theirs:
+                raise RunError(
+                    f"{platform.node()} has {name} {mine.get(name, 'not installed')}, the run's own machine {theirs}: "
+                    "results would not be comparable; install the same version on every machine"
+                )
+
+    def _written(self) -> Path:
+        folder = Path(tempfile.gettempdir(), f"evo-tune-{os.getuid()}-{self.hash[:16]}")
+        for name, content in self.sources.items():
+            target = folder / name
+            if not target.is_file() or target.read_bytes() != content:
+                target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                part = target.with_name(f".{target.name}.{os.getpid()}.{threading.get_ident()}")
+                part.write_bytes(content)
+                part.replace(target)
+        return folder / self.main
+
+
+def _place(file: Path, root: Path) -> str:
+    """Return where a source goes under the one folder: as under its package's root, else as under the working one.
+
+    Both folders are searched for imports, so everything is found again in one.
+    """
+    for base in (root, Path.cwd().resolve()):
+        if base in file.parents:
+            return file.relative_to(base).as_posix()
+    return file.name
+
+
+def offer(devices: str | None, per_device: int, cores: int) -> list[tuple[str, str]]:
+    """Return (name, visible) of the device of each slot that this process can hold.
+
+    Args:
+        devices: As typed by the user; None takes the GPUs that this process sees, else the CPU.
+        per_device: Slots on each GPU.
+        cores: Slots where there is no GPU.
+    """
+    slots = plan(None, devices, per_device if devices != "cpu" and gpus() else 1).slots
+    return [(device.name, device.visible) for device in ((CPU,) * cores if slots[0] == CPU else slots)]
+
+
+class Host:
+    """One slot for a parent far away, in this process.
+
+    Args:
+        parcel: What the slot's candidates have in common.
+        name: Of the slot, for people.
+        device: (name, visible) of a device, as `offer` gives it.
+        timeout: See `LocalSlot`.
+        retries: See `LocalSlot`.
+
+    Raises:
+        RunError: This machine is not fit for the run; see `Parcel.unpack`.
+    """
+
+    def __init__(
+        self, parcel: Parcel, name: str, device: tuple[str, str], timeout: float | None = None, retries: int = 0
+    ) -> None:
+        _may_have_children()
+        task = parcel.unpack()
+        self.trials_folder = task.trials_folder
+        self._slot = LocalSlot(name, Device(*device), task, timeout, retries)
+        self._heard = time.monotonic()
+
+    def run(self, candidate: dict[str, Any], folder: str | None) -> dict[str, Any] | None:
+        """Evaluate a candidate, as `Candidate.to_json` gives it.
+
+        Returns:
+            The outcome, as `Outcome.to_json` gives it; None if the slot was killed meanwhile.
+        """
+        self.heard()
+        done = threading.Event()
+        threading.Thread(target=self._watch, args=(done,), daemon=True).start()
+        try:
+            return self._slot.run(Candidate.from_json(candidate), folder).to_json()
+        except SlotClosed:
+            return None
+        finally:
+            done.set()
+
+    def _watch(self, done: threading.Event) -> None:
+        while not done.wait(1.0):
+            if time.monotonic() - self._heard > LEASE:
+                self._slot.kill()
+
+    def heard(self) -> int | None:
+        """Note that the parent lives; return the process id of the training."""
+        self._heard = time.monotonic()
+        return self._slot.pid
+
+    def kill(self) -> None:
+        """Kill the training; no other will follow."""
+        self._slot.kill()
+
+    def close(self) -> None:
+        """Let an idle worker go."""
+        self._slot.close()
+
+
+def _may_have_children() -> None:
+    """Let a daemonic process, which a Dask worker is below its nanny, start processes of its own.
+
+    Multiprocessing forbids it because such children could be left over. Ours end when their parent is gone.
+    """
+    config: dict[str, Any] = getattr(multiprocessing.current_process(), "_config", {})
+    config["daemon"] = False

@@ -1,0 +1,204 @@
+"""A classifier's training from beginning to end: batches, steps, curve, checkpoint, scores.
+
+The one course that all classification evaluators share. Where a training stands (device, seed, budget, folders)
+comes as a `Run`, which an evaluator's context is. Knows nothing of genomes or of where data comes from.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from evo_tune.errors import RecipeError
+from evo_tune.training.accounting import stop_step
+from evo_tune.training.accumulation import MicroBatch
+from evo_tune.training.allocator import keep_freed_memory
+from evo_tune.training.checkpoint import load_checkpoint, save_checkpoint
+from evo_tune.training.classification import Scores, score
+from evo_tune.training.encoder import Classifier
+from evo_tune.training.epochs import Epochs
+from evo_tune.training.optimizer import AdamW
+from evo_tune.training.plan import Plan
+from evo_tune.training.schedule import Schedule
+from evo_tune.training.trainer import Recipe, Trainer
+from evo_tune.training.weight_decay import WeightDecay
+
+__all__ = ["CHECKPOINT", "Examples", "Run", "fit"]
+
+CHECKPOINT = "checkpoint.pt"
+
+CURVE_POINTS = 4
+"""Points of the learning curve over the full training."""
+
+SEEN = 1000
+"""Most training samples that the training loss is measured on."""
+
+
+class Run(Protocol):
+    """Where a training stands; `evo_tune.Context` is one, and says what each is."""
+
+    device: str
+    seed: int
+    budget: float
+    resume_folder: Path | None
+
+    @property
+    def folder(self) -> Path:
+        """Folder of this training."""
+
+    def report(self, fraction: float, **metrics: float) -> None:
+        """Add a point to the learning curve."""
+
+
+@dataclass(frozen=True)
+class Examples:
+    """What a classifier learns from and what judges it, on the CPU.
+
+    Args:
+        inputs: (n, …), to train on.
+        classes: (n,), int64, their class numbers.
+        held_inputs: (m, …), held out.
+        held_classes: (m,), int64.
+    """
+
+    inputs: Tensor
+    classes: Tensor
+    held_inputs: Tensor
+    held_classes: Tensor
+
+    @property
+    def held_out(self) -> MicroBatch:
+        """Inputs and classes held out."""
+        return self.held_inputs, self.held_classes
+
+    @property
+    def seen(self) -> MicroBatch:
+        """Up to `SEEN` training samples, evenly spread: the same ones in every training."""
+        rows = torch.linspace(0, len(self.inputs) - 1, min(SEEN, len(self.inputs))).long()
+        return self.inputs[rows], self.classes[rows]
+
+
+def fit(
+    model: Classifier,
+    examples: Examples,
+    run: Run,
+    plan: Plan,
+    *,
+    lr: float,
+    batch: int,
+    weight_decay: float,
+    warmup: float,
+    flops_per_sample: float,
+    label_smoothing: float = 0.0,
+    mixup: float = 0.0,
+    task: Mapping[str, Any] | None = None,
+    keep: bool = False,
+) -> dict[str, float]:
+    """Train a classifier up to the run's share of the plan, from its checkpoint if there is one.
+
+    AdamW with β = (0.9, 0.999). The schedule is laid over the whole plan whatever the share. A training that
+    stops early leaves a checkpoint in the run's folder.
+
+    Args:
+        model: Its weights at their beginning, on the run's device.
+        examples: Data.
+        run: Where it stands; the learning curve is reported there.
+        plan: How long, along which schedule.
+        lr: Peak learning rate.
+        batch: Samples in a step.
+        weight_decay: λ.
+        warmup: Share of the steps for warm-up.
+        flops_per_sample: FLOPs of training on one sample.
+        label_smoothing: See `Epochs`.
+        mixup: See `Epochs`.
+        task: Plain data that says what is trained; a checkpoint goes on under the same only.
+        keep: Leave a checkpoint of a full training too.
+
+    Returns:
+        The names in `CLASSIFIER_METRICS`; resumed_step too if it was to go on from a checkpoint (0: there
+        was none, and it was trained from scratch).
+
+    Raises:
+        Diverged: The training was lost.
+        RecipeError: A number is out of its range, or the checkpoint belongs to another training.
+    """
+    keep_freed_memory()
+    source = Epochs(
+        examples.inputs,
+        examples.classes,
+        classes=model.config.classes,
+        batch=batch,
+        total=plan.samples(len(examples.inputs), flops_per_sample),
+        seed=run.seed,
+        label_smoothing=label_smoothing,
+        mixup=mixup,
+    )
+    recipe = Recipe(
+        optimizer=AdamW(lr=lr, beta2=0.999),
+        schedule=Schedule(
+            steps=source.steps,
+            name=plan.schedule,
+            warmup_fraction=warmup,
+            min_ratio=plan.min_lr_ratio,
+            decay_fraction=plan.decay_fraction,
+        ),
+        weight_decay=WeightDecay(start=weight_decay),
+        clip=plan.clip,
+        ceiling=1.5 * math.log(model.config.classes),
+    )
+    trainer = Trainer(model, source, recipe, seed=run.seed, device=run.device)
+    described = dict(task or {})
+    _go_on(trainer, run, described)
+    start, first, began = trainer.step, trainer.targets, time.perf_counter()
+    scores, judging = _train(trainer, examples, run)
+    seconds = time.perf_counter() - began - judging
+    if keep or trainer.step < recipe.schedule.steps:
+        save_checkpoint(run.folder / CHECKPOINT, {"task": described, "trainer": trainer.state()})
+    return {
+        "val_loss": scores.loss,
+        "accuracy": scores.accuracy,
+        "auc": scores.auc,
+        "train_loss": score(model, examples.seen, device=run.device).loss,
+        "samples": trainer.targets,
+        "epochs": trainer.targets / len(examples.inputs),
+        "steps": trainer.step,
+        "flops": trainer.targets * flops_per_sample,
+        "params": model.config.parameters,
+        "samples_per_second": (trainer.targets - first) / max(seconds, 1e-9),
+        "final_lr_fraction": recipe.schedule(max(0, trainer.step - 1)),
+        "clipped_fraction": trainer.clipped / max(1, trainer.step),
+        **({"resumed_step": start} if run.resume_folder else {}),
+    }
+
+
+def _go_on(trainer: Trainer, run: Run, task: dict[str, Any]) -> None:
+    """Take up the checkpoint that the run goes on from, if there is one."""
+    file = run.resume_folder / CHECKPOINT if run.resume_folder else None
+    if file is None or not file.is_file():
+        return
+    saved = load_checkpoint(file)
+    if saved["task"] != task:
+        raise RecipeError("checkpoint", str(file), f"one of {task}, not of {saved['task']}; or train from scratch")
+    trainer.restore(saved["trainer"])
+
+
+def _train(trainer: Trainer, examples: Examples, run: Run) -> tuple[Scores, float]:
+    """Train up to the budget, reporting along the way; return the last scores and the seconds spent on scoring."""
+    steps = trainer.recipe.schedule.steps
+    stop = stop_step(steps, run.budget)
+    marks = {-(-steps * point // CURVE_POINTS) for point in range(1, CURVE_POINTS)}
+    judging = 0.0
+    for mark in sorted({mark for mark in marks if trainer.step < mark < stop} | {stop}):
+        trainer.run(max(mark, trainer.step))
+        began = time.perf_counter()
+        scores = score(trainer.model, examples.held_out, device=run.device)
+        run.report(trainer.step / steps, val_loss=scores.loss, accuracy=scores.accuracy)
+        judging += time.perf_counter() - began
+    return scores, judging

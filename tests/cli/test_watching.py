@@ -1,0 +1,66 @@
+"""`evo-tune status` and `evo-tune devices`."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from tests.cli.conftest import Typed
+
+
+def test_status_of_a_run_that_has_ended(typed: Typed, small_run: str) -> None:
+    result = typed("status", small_run)
+    assert "one: ended: all 8 births are made" in result.out
+    assert "8 of 8 births have a result" in result.out
+    assert not Path("populations/one/_heartbeat.json").exists()
+    told = json.loads(typed("status", "--format", "json").out)
+    assert (told["run"], told["births"], told["slots"]) == ("one", 8, [])
+
+
+def test_status_while_a_run_lives_and_after_it_was_killed(typed: Typed, folder: Path) -> None:
+    words = ["run", "quick.py", "--name", "busy", "-o", "sleep=30", "--slots", "2", "--quiet", "--trials", "4"]
+    process = subprocess.Popen([sys.executable, "-m", "evo_tune", *words], cwd=folder)
+    try:
+        end = time.monotonic() + 60
+        while (told := typed("status", "busy")).out.count("trial") < 2 and time.monotonic() < end:
+            time.sleep(0.2)
+        assert "busy: running (last sign of life" in told.out
+        assert f"process {process.pid}" in told.out
+        assert "trial 0" in told.out
+        assert "MiB" in told.out
+        assert "0 of 2 births have a result, 0 failed; no value yet" in told.out
+    finally:
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    told = typed("status", "busy")
+    assert "busy: killed, or its machine is away" in told.out
+    assert "`evo-tune resume busy` goes on with it" in told.out
+
+
+def test_devices_says_what_a_run_would_use_and_why(typed: Typed) -> None:
+    result = typed("devices", "--devices", "cpu", "--slots", "3", "--threads", "2")
+    assert result.out.count("slot ") >= 3
+    assert "no GPU is used" in result.out
+    told = json.loads(typed("devices", "--format", "json", "--slots", "1").out)
+    assert [row["threads"] for row in told["slots"]] == [1]
+    assert typed("devices", "--slots", "0").code == 2
+
+
+def test_devices_tells_a_gpu_by_its_model(typed: Typed, folder: Path) -> None:
+    smi = folder / "nvidia-smi"
+    listing = "GPU 0: NVIDIA H100 (UUID: GPU-aa)"
+    smi.write_text(
+        f'#!/bin/sh\ncase "$1" in -L) echo "{listing}";; *) echo "0, GPU-aa, NVIDIA H100, 81559 MiB";; esac\n'
+    )
+    smi.chmod(0o755)
+    env = {"PATH": f"{folder}:/bin:/usr/bin"}
+    if "CUDA_VISIBLE_DEVICES" in os.environ:
+        env["CUDA_VISIBLE_DEVICES"] = "0"
+    result = typed("devices", "--per-device", "2", env=env)
+    assert result.out.count("cuda:0") == 2
+    assert "NVIDIA H100, 81559 MiB" in result.out

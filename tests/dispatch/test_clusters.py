@@ -1,0 +1,215 @@
+"""What only a cluster can do: lose a machine, gain one, differ from the parent's."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psutil
+import pytest
+from slot_helpers import alive, candidate, dask_address, dask_cluster, open_dask, open_ray, start_ray, until
+
+from evo_tune.dispatch import CPU, Cluster, Plan, Slot, open_slots
+from evo_tune.dispatch import host as on_host
+from evo_tune.dispatch.host import Parcel
+from evo_tune.errors import OptionError, RunError
+from evo_tune.search import Search
+
+OK = "return {'loss': genome['x'], 'pid': os.getpid(), 'above': os.getppid()}"
+
+
+@pytest.fixture
+def closing() -> Iterator[list[Slot]]:
+    opened: list[Slot] = []
+    yield opened
+    for slot in opened:
+        slot.close()
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize(
+    "open_one",
+    [
+        pytest.param(open_dask, marks=pytest.mark.xdist_group("dask"), id="dask"),
+        pytest.param(open_ray, marks=pytest.mark.xdist_group("ray"), id="ray"),
+    ],
+)
+def test_a_machine_that_is_lost_costs_nothing_but_time(open_one, task_of, closing, tmp_path):
+    """The process of the engine itself is killed, as with its machine, while it evaluates."""
+    count = tmp_path / "count"
+    body = f"open({str(count)!r}, 'a').write('x')\ntime.sleep(1.5 if os.path.getsize({str(count)!r}) < 2 else 0)\n{OK}"
+    (slot,) = open_one(task_of(body), (CPU,))
+    closing.append(slot)
+    with ThreadPoolExecutor(1) as threads:
+        future = threads.submit(slot.run, candidate())
+        assert until(count.exists, 20.0)
+        pid = until(lambda: slot.pid)
+        above = psutil.Process(pid).ppid()
+        os.kill(above, signal.SIGKILL)
+        outcome = future.result(timeout=60)
+    assert (outcome.status, outcome.metrics["loss"]) == ("ok", 0.5)
+    assert outcome.metrics["above"] != above
+    assert count.read_text() == "xx"
+    assert until(lambda: not alive(pid)), "the training does not outlive the engine's process"
+
+
+@pytest.mark.cluster
+@pytest.mark.xdist_group("dask")
+def test_workers_may_come_and_go(task_of, closing):
+    with dask_cluster(0) as cluster:
+        address = str(cluster.scheduler_address)
+        with pytest.raises(OptionError, match="has no workers: start some, or say --slots N"):
+            open_slots(task_of(OK), Plan((CPU,), 1), cluster=Cluster("dask", address))
+        slots = open_slots(task_of(OK), Plan((CPU,), 1), cluster=Cluster("dask", address, slots=2))
+        closing += slots
+        assert not any(slot.available for slot in slots)
+        cluster.scale(1)
+        assert until(lambda: slots[0].available, 30.0)
+        assert slots[0].run(candidate()).status == "ok"
+        assert not slots[1].available
+        cluster.scale(2)
+        assert until(lambda: slots[1].available, 30.0)
+        assert slots[1].run(candidate(1)).status == "ok"
+        for slot in slots:
+            slot.close()
+
+
+@pytest.mark.cluster
+@pytest.mark.xdist_group("dask")
+def test_a_gpu_that_the_clusters_worker_was_given_is_the_trainings(task_of, closing):
+    """As dask-cuda does it: CUDA_VISIBLE_DEVICES in the worker's environment."""
+    body = "assert os.environ['CUDA_VISIBLE_DEVICES'] == 'GPU-7' and context.device == 'cuda:0'\n" + OK
+    with dask_cluster(1, env={"CUDA_VISIBLE_DEVICES": "GPU-7"}) as cluster:
+        where = Cluster("dask", str(cluster.scheduler_address), per_device=2)
+        slots = open_slots(task_of(body), Plan((CPU,), 1), cluster=where)
+        assert len(slots) == 2, "two share the GPU"
+        with ThreadPoolExecutor(2) as threads:
+            outcomes = list(threads.map(lambda slot, id: slot.run(candidate(id)), slots, (0, 1)))
+        for slot in slots:
+            slot.close()
+    assert [outcome.error for outcome in outcomes] == [None, None]
+    assert {outcome.device.rpartition("/")[2] for outcome in outcomes} == {"cuda:GPU-7"}
+
+
+@pytest.mark.cluster
+@pytest.mark.xdist_group("dask")
+def test_what_a_killed_parent_left_is_killed_by_the_next_session(task_of, tmp_path):
+    """And if there is no next session, by the lease."""
+    task = task_of(f"open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid()))\ntime.sleep(60)\n{OK}")
+    script = textwrap.dedent(f"""
+        from evo_tune.dispatch import CPU, Cluster, Plan, Task, open_slots
+        from evo_tune.trial import Candidate
+        task = Task(**{dataclasses.asdict(task)!r})
+        (slot,) = open_slots(task, Plan((CPU,), 1), cluster=Cluster("dask", {dask_address()!r}, slots=1))
+        slot.run(Candidate.from_json({candidate().to_json()!r}))
+    """)
+    parent = subprocess.Popen([sys.executable, "-c", script])
+    assert until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text(), 20.0)
+    pid = int((tmp_path / "pid").read_text())
+    parent.kill()
+    parent.wait()
+    assert alive(pid)
+    (slot,) = open_slots(task, Plan((CPU,), 1), cluster=Cluster("dask", dask_address(), slots=1))
+    slot.close()
+    assert until(lambda: not alive(pid))
+
+
+def test_a_training_that_nobody_waits_for_is_killed(task_of, monkeypatch, tmp_path):
+    monkeypatch.setattr(on_host, "LEASE", 0.5)
+    task = task_of("time.sleep(60)\n" + OK)
+    host = on_host.Host(Parcel.of(task), "slot 0", ("cpu", ""))
+    began = time.monotonic()
+    assert host.run(candidate().to_json(), None) is None
+    assert time.monotonic() - began < 10
+
+
+def test_an_evaluator_that_the_machine_lacks_is_shipped_with_what_it_imports(task_of, tmp_path):
+    (tmp_path / "helper.py").write_text("VALUE = 0.125\n")
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "__init__.py").write_text("")
+    (tmp_path / "deep" / "more.py").write_text("OTHER = 1.0\n")
+    task = task_of("import helper\nfrom deep.more import OTHER\nreturn {'loss': helper.VALUE + OTHER}")
+    parcel = Parcel.of(task)
+    far = dataclasses.replace(parcel, task=dataclasses.replace(task, path="/nowhere/evaluator.py"))
+    there = far.unpack()
+    assert Path(there.path).is_file()
+    assert there.path != task.path
+    assert far.unpack() == there
+    assert parcel.unpack() == task, "a shared folder needs no copy"
+    code = (
+        "import sys; from evo_tune.plugins import load_evaluator; from pathlib import Path; "
+        "e = load_evaluator(Path(sys.argv[1]), 'x', 'file'); print(e.module.evaluate({'x': 0}, None))"
+    )
+    ran = subprocess.run([sys.executable, "-c", code, there.path], capture_output=True, text=True, cwd="/")
+    assert ran.stdout.strip() == "{'loss': 1.125}", ran.stderr
+
+
+@pytest.mark.parametrize("package", ["torch", "python", "evo-tune"])
+def test_another_version_is_an_error_that_names_both(task_of, package):
+    parcel = Parcel.of(task_of(OK))
+    mine = re.escape(parcel.versions[package])
+    other = dataclasses.replace(parcel, versions={**parcel.versions, package: "0.0.7"})
+    with pytest.raises(RunError, match=rf"has {package} {mine}, the run's own machine 0.0.7"):
+        other.unpack()
+
+
+@pytest.mark.cluster
+@pytest.mark.xdist_group("dask")
+def test_a_machine_that_is_not_fit_is_set_aside_and_told(task_of, monkeypatch):
+    monkeypatch.setattr(on_host, "versions", lambda: {"torch": "0.0.7"})
+    (slot,) = open_dask(task_of(OK), (CPU,))
+    with pytest.warns(UserWarning, match="set aside: .* has torch"), pytest.raises(RunError, match=r"0\.0\.7"):
+        slot.run(candidate())
+    slot.close()
+
+
+@pytest.mark.parametrize(
+    ("cluster", "message"),
+    [
+        (Cluster("dask", "tcp://127.0.0.1:9"), "--address tcp://127.0.0.1:9: no Dask scheduler answers there"),
+        (Cluster("dask", "nonsense://x"), "--address nonsense://x: no Dask scheduler answers there"),
+    ],
+)
+def test_an_address_where_nobody_is(task_of, cluster, message, monkeypatch):
+    monkeypatch.setattr("evo_tune.dispatch.dask_cluster.CONNECT", 1.0)
+    with pytest.raises(OptionError, match=message):
+        open_slots(task_of(OK), Plan((CPU,), 1), cluster=cluster)
+
+
+@pytest.mark.parametrize(("backend", "module"), [("dask", "distributed"), ("ray", "ray")])
+def test_an_extra_that_is_not_installed_names_the_command(task_of, monkeypatch, backend, module):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(OptionError, match=rf"pip install 'evo-tune\[{backend}\]'"):
+        open_slots(task_of(OK), Plan((CPU,), 1), cluster=Cluster(backend))
+
+
+@pytest.mark.cluster
+@pytest.mark.xdist_group("ray")
+def test_a_run_moves_from_joblib_to_dask_to_ray_and_its_table_is_the_same(quick, tmp_path):
+    start_ray()
+    settings = {"order": "birth", "seed": 3, "store": tmp_path / "store", "slots": 2}
+    alone = Search(str(quick), trials=12, name="alone", **settings).run().frame()
+    Search(str(quick), trials=4, name="moving", **settings).run()
+    for trials, backend in ((8, "dask"), (12, "ray")):
+        search = Search.resume("moving", store=tmp_path / "store", trials=trials, backend=backend).run()
+        assert search.saved.sessions[-1].backend == backend
+    taken = ["seconds", "device"]
+    assert search.frame().drop(columns=taken).equals(alone.drop(columns=taken))
+
+
+def test_a_clusters_flags_need_a_cluster(quick, tmp_path):
+    for flag in ({"address": "tcp://127.0.0.1:9"}, {"max_slots": 3}):
+        with pytest.raises(OptionError, match="is for clusters: give --backend dask or --backend ray"):
+            Search(str(quick), store=tmp_path, **flag)
+    with pytest.raises(OptionError, match="--backend slurm is unknown: expected one of joblib, dask, ray"):
+        Search(str(quick), store=tmp_path, backend="slurm")
+    assert not list(tmp_path.glob("*/_run.json"))

@@ -1,0 +1,184 @@
+"""What every bundled evaluator promises; a new one is tested by being there. Trainings are a few steps long."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from evo_tune import Context
+from evo_tune.errors import EvoTuneError, OptionError, RecipeError
+from evo_tune.evaluator import Evaluator
+from evo_tune.plugins import bundled_evaluators, find_evaluator
+from evo_tune.trial import conclude
+
+NAMES = sorted(path.stem for path in bundled_evaluators().glob("*.py") if path.name[0] not in "_")
+
+TINY: dict[str, dict[str, Any]] = {
+    "language_model": {"tokens": 4096, "eval_tokens": 1024},
+    "text_classification": {"data": "{texts}", "epochs": 3.0},
+    "image_classification": {"epochs": 0.2},
+}
+"""Options with which a training takes a fraction of a second; others are trained for half an epoch."""
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small JSONL of texts: to gather the docstrings takes seconds."""
+    path = tmp_path_factory.mktemp("texts") / "texts.jsonl"
+    lines = [{"text": f"number {n} is {'odd' if n % 2 else 'even'}", "label": n % 2} for n in range(60)]
+    path.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(params=NAMES)
+def evaluator(request: pytest.FixtureRequest) -> Evaluator:
+    return find_evaluator(f"bundled:{request.param}")
+
+
+@pytest.fixture
+def options(evaluator: Evaluator, texts: Path) -> dict[str, Any]:
+    known = evaluator.options
+    given = TINY.get(evaluator.name, {"epochs": 0.5})
+    given = {name: str(texts) if value == "{texts}" else value for name, value in given.items()}
+    if "size" in known:
+        given["size"] = "small"
+    return evaluator.bind(given)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+Train = Callable[..., tuple[dict[str, float], Context]]
+
+
+@pytest.fixture
+def train(evaluator: Evaluator, options: dict[str, Any], tmp_path: Path) -> Train:
+    """Train the default genome; keywords are the context's, `given` holds other options."""
+
+    def run(given: dict[str, Any] | None = None, **context: Any) -> tuple[dict[str, float], Context]:
+        bound = {**options, **(given or {})}
+        made = Context(**{"seed": 1, "folder": tmp_path / "trial", **context})
+        return evaluator.evaluate(evaluator.space(bound).default(), made, bound), made
+
+    return run
+
+
+def without_clock(metrics: dict[str, float], units: dict[str, str]) -> dict[str, float]:
+    return {
+        name: value for name, value in metrics.items() if units.get(name) not in ("s", "1/s") and name != "resumed_step"
+    }
+
+
+def test_there_are_some() -> None:
+    assert {"image_classification", "language_model", "tabular_classification", "text_classification"} <= set(NAMES)
+
+
+def test_space_estimate_and_fingerprint_agree(evaluator: Evaluator, options: dict[str, Any]) -> None:
+    space, rng = evaluator.space(options), np.random.default_rng(1)
+    for genome in [space.default(), *(space.sample(rng) for _ in range(50))]:
+        repaired = space.repair(genome)
+        assert space.repair(repaired) == repaired
+        estimate = evaluator.estimate(repaired, options)
+        assert estimate["params"] > 0
+        assert set(estimate) <= set(evaluator.metrics)
+    assert space.repair(space.default()) == space.default()
+    assert re.fullmatch("[0-9a-f]{64}", evaluator.fingerprint(options))
+    assert {objective.metric for objective in evaluator.objectives} <= set(evaluator.metrics)
+    assert evaluator.summary.endswith(".")
+    assert len(evaluator.summary) <= 120
+
+
+def test_it_trains_reports_and_comes_out_twice_the_same(evaluator: Evaluator, train: Train, tmp_path: Path) -> None:
+    metrics, context = train()
+    status, _, error = conclude(metrics, evaluator.objectives)
+    assert (status, error) == ("ok", None)
+    assert set(metrics) == set(evaluator.metrics)
+    assert context.curve[-1][0] == 1.0
+    assert not (tmp_path / "trial").exists()  # nothing to keep
+    units = evaluator.metrics
+    again, other = train()[0], train(seed=2)[0]
+    assert without_clock(again, units) == without_clock(metrics, units)
+    assert without_clock(other, units) != without_clock(metrics, units)
+
+
+@pytest.mark.parametrize("schedule", ["wsd", "constant"])
+def test_a_quarter_and_the_rest_are_one_training_to_the_bit(
+    evaluator: Evaluator, train: Train, tmp_path: Path, schedule: str
+) -> None:
+    given = {"schedule": schedule}
+    whole, _ = train(given, folder=tmp_path / "whole")
+    part, context = train(given, folder=tmp_path / "1", budget=0.25)
+    assert part["steps"] < whole["steps"]
+    assert context.curve[-1][0] == pytest.approx(part["steps"] / whole["steps"])
+    rest, _ = train(given, folder=tmp_path / "2", resume_folder=tmp_path / "1")
+    assert rest["resumed_step"] == part["steps"]
+    assert without_clock(rest, evaluator.metrics) == without_clock(whole, evaluator.metrics)
+
+
+def test_what_is_exported_works_as_its_readme_says(
+    evaluator: Evaluator, options: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "a model"
+    metrics = evaluator.export(evaluator.space(options).default(), Context(folder=tmp_path / "t"), folder, options)
+    assert set(metrics) <= set(evaluator.metrics)
+    assert sorted(path.name for path in folder.iterdir()) == ["README.md", "config.json", "model.safetensors"]
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    assert config["metrics"]["val_loss"] == metrics["val_loss"]
+    snippet = re.findall(r"^    (.+)$", (folder / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    exec("\n".join(snippet), {})
+    assert capsys.readouterr().out.strip()
+    assert evaluator.module.load(folder).config is not None
+
+
+def test_no_budget_is_given_twice_and_none_is_nothing(evaluator: Evaluator, options: dict[str, Any]) -> None:
+    known = evaluator.options
+    budgets = [name for name in ("epochs", "tokens", "flops") if name in known and known[name].default is None]
+    two = {**options, **dict.fromkeys(budgets[:2], 5.0)}
+    with pytest.raises((OptionError, RecipeError), match=f"(?s){budgets[0]}.*{budgets[1]}|{budgets[1]}.*{budgets[0]}"):
+        evaluator.space(two)
+    for name in budgets:
+        with pytest.raises((OptionError, RecipeError), match=name):
+            evaluator.space({**options, **dict.fromkeys(budgets), name: 0.0})
+
+
+@pytest.mark.parametrize("name", ["min_lr_ratio", "decay_fraction", "clip"])
+def test_options_out_of_bounds_cost_nothing(evaluator: Evaluator, options: dict[str, Any], name: str) -> None:
+    with pytest.raises(EvoTuneError, match=name) as caught:
+        evaluator.space({**options, name: -1.0})
+    assert "\n" not in str(caught.value)
+
+
+def test_data_that_is_not_there_is_said_in_one_line(evaluator: Evaluator, options: dict[str, Any]) -> None:
+    given = {**options, "data": "no/such/thing", **({"target": "y"} if "target" in options else {})}
+    with pytest.raises(OptionError, match="no/such/thing") as caught:
+        evaluator.fingerprint(given)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_parent_never_loads_torch(texts: Path) -> None:
+    code = (
+        "import sys\n"
+        "from evo_tune.plugins import find_evaluator\n"
+        f"for name in {NAMES!r}:\n"
+        "    e = find_evaluator(f'bundled:{name}')\n"
+        f"    o = e.bind({{'data': {str(texts)!r}}} if name == 'text_classification' else {{}})\n"
+        "    g = e.space(o).default()\n"
+        "    e.fingerprint(o), e.estimate(g, o), e.summary, e.objectives\n"
+        "    assert 'torch' not in sys.modules, name\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

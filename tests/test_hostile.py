@@ -1,0 +1,181 @@
+"""A population from a stranger: opening it runs nothing, and writes nothing outside of its own folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+LOOKS = (["list"], ["show", "run"], ["best", "run"], ["status", "run"], ["show", "run", "--format", "csv"])
+
+
+class Bomb:
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (os.system, (f"touch {self.mark}",))
+
+
+@pytest.fixture
+def stranger(begin: Callable[..., object], tmp_path: Path) -> Path:
+    """A finished run, in a store below a folder in which nothing else may change."""
+    search = begin(trials=6, name="run", slots=1)
+    search.run()
+    return tmp_path / "store" / "run"
+
+
+def look(run: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "evo_tune", *words, "--store", str(run.parent)]
+    return subprocess.run(command, cwd=run.parent.parent, capture_output=True, text=True, timeout=60)
+
+
+def look_at_all(run: Path) -> list[subprocess.CompletedProcess[str]]:
+    """Have every command that only looks do so: one line of error at most, and no traceback."""
+    outside = listing(run.parent.parent)
+    done = [look(run, *words) for words in LOOKS]
+    for one in done:
+        assert "Traceback" not in one.stderr, one.stderr
+    assert listing(run.parent.parent) == outside, "nothing is written"
+    return done
+
+
+def listing(folder: Path) -> dict[str, bytes]:
+    return {str(p): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file() and "__pycache__" not in str(p)}
+
+
+FILES = ("_run.json", "_journal.jsonl", "generation-0000.parquet", "_calibration.parquet", "_heartbeat.json")
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_pickle_in_place_of_any_file_is_not_opened(stranger, tmp_path, name):
+    mark = tmp_path / "ran"
+    (stranger / name).write_bytes(pickle.dumps(Bomb(mark)))
+    look_at_all(stranger)
+    look(stranger, "verify", "run")
+    assert not mark.exists()
+
+
+def test_parquet_with_crafted_metadata_runs_nothing(stranger, tmp_path):
+    mark = tmp_path / "ran"
+    bomb = pickle.dumps(Bomb(mark))
+    for file in stranger.glob("generation-*.parquet"):
+        table = pq.read_table(file)
+        crafted = {b"pandas": bomb, b"ARROW:extension:name": b"arrow.py_extension_type", b"ARROW:schema": bomb}
+        pq.write_table(table.replace_schema_metadata(crafted), file)
+    extension = pa.field(
+        "x",
+        pa.binary(),
+        metadata={b"ARROW:extension:name": b"arrow.py_extension_type", b"ARROW:extension:metadata": bomb},
+    )
+    pq.write_table(pa.table([pa.array([b"1"])], schema=pa.schema([extension])), stranger / "generation-0009.parquet")
+    look_at_all(stranger)
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize(
+    "bomb", ["[" * 100_000, '{"a":' * 50_000, "9" * 100_000, '{"event": "born"}\n' * 3, "\x00" * 1000]
+)
+@pytest.mark.parametrize("name", ["_run.json", "_journal.jsonl"])
+def test_a_bomb_of_json_is_one_line_of_error(stranger, name, bomb):
+    (stranger / name).write_text(bomb)
+    for done in look_at_all(stranger)[1:]:
+        assert done.returncode == 1
+        assert len(done.stderr.splitlines()) == 1, done.stderr
+
+
+def edited(run: Path, change: Callable[[dict], None]) -> None:
+    lines = [json.loads(line) for line in (run / "_journal.jsonl").read_text().splitlines()]
+    for line in lines:
+        change(line)
+    (run / "_journal.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+@pytest.mark.parametrize("id", ["../../../evil", -1, "000001/../../evil", 1e400])
+def test_an_id_cannot_lead_out_of_the_folder(stranger, tmp_path, id):
+    """Trials' folders are made and emptied by the id of a candidate, and of the one that it goes on from."""
+    victim = tmp_path / "evil"
+    victim.mkdir()
+    (victim / "precious").write_text("x")
+
+    def change(line: dict) -> None:
+        if line["event"] == "born":
+            line["candidate"]["resumes"] = id
+        if line["event"] == "recorded" and line["id"] == 5:
+            line["id"] = id
+
+    edited(stranger, change)
+    look_at_all(stranger)
+    done = look(stranger, "resume", "run", "--trials", "8", "--accept-changes")
+    assert done.returncode != 0
+    assert "Traceback" not in done.stderr
+    assert (victim / "precious").read_text() == "x"
+
+
+def test_a_store_that_is_a_link_or_a_name_with_dots_leads_nowhere(stranger, tmp_path):
+    for name in ("../out", "a/b", "..", ".hidden", "/tmp/x"):
+        done = look(stranger, "resume", "run", "--as", name)
+        assert done.returncode == 2, (name, done)
+    assert not (tmp_path / "out").exists()
+
+
+def test_resume_runs_only_an_evaluator_that_the_user_has_or_names(stranger, tmp_path):
+    """The stranger's manifest names a file that came with the run; it is not one of the user's own."""
+    mark = tmp_path / "ran"
+    evil = stranger / "evil.py"
+    evil.write_text(f"open({str(mark)!r}, 'w').close()\n" + (tmp_path / "quick.py").read_text())
+    manifest = json.loads((stranger / "_run.json").read_text())
+    manifest["evaluator"] = str(evil)
+    (stranger / "_run.json").write_text(json.dumps(manifest))
+    look_at_all(stranger)
+    assert not mark.exists()
+    done = look(stranger, "resume", "run", "--trials", "8", "--accept-changes")
+    assert done.returncode == 2, done
+    assert "say --trust, or --evaluator PATH" in done.stderr
+    assert not mark.exists(), "it was not run"
+    done = look(stranger, "resume", "run", "--trials", "7", "--accept-changes", "--evaluator", str(evil))
+    assert done.returncode == 0, done
+    assert mark.exists(), "the user has said so"
+
+
+def test_the_same_holds_for_a_strategy(stranger, tmp_path):
+    mark = tmp_path / "ran"
+    evil = stranger / "evil.py"
+    evil.write_text(f"open({str(mark)!r}, 'w').close()\n")
+    manifest = json.loads((stranger / "_run.json").read_text())
+    manifest["strategy"] = str(evil)
+    (stranger / "_run.json").write_text(json.dumps(manifest))
+    look_at_all(stranger)
+    done = look(stranger, "resume", "run", "--trials", "8")
+    assert done.returncode in (1, 2)
+    assert "names the strategy" in done.stderr
+    assert not mark.exists(), "it was not run"
+
+
+def test_checkpoints_are_read_as_data(tmp_path):
+    import torch
+
+    from evo_tune.errors import EvoTuneError
+    from evo_tune.training import GPT, load_checkpoint
+
+    mark = tmp_path / "ran"
+    bomb = {"model": Bomb(mark)}
+    torch.save(bomb, tmp_path / "checkpoint.pt")
+    with pytest.raises((EvoTuneError, pickle.UnpicklingError)):
+        load_checkpoint(tmp_path / "checkpoint.pt")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    torch.save(bomb, tmp_path / "model" / "model.safetensors")
+    with pytest.raises(Exception):  # noqa: B017, PT011 # whatever it is, nothing ran
+        GPT.load(tmp_path / "model")
+    assert not mark.exists()
+    shutil.rmtree(tmp_path / "model")
