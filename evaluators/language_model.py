@@ -67,10 +67,11 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
-from functools import cached_property, lru_cache
+from dataclasses import dataclass, replace
+from functools import cache, lru_cache, partial
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from evo_tune import Choice, Float, Gene, Int, Minimize, SearchSpace
@@ -82,19 +83,18 @@ if TYPE_CHECKING:
     from evo_tune import Context
     from evo_tune.training import (
         GPT,
-        BatchRamp,
-        EarlyStopping,
-        Evaluation,
+        Course,
         Fit,
         GapDecay,
         GPTConfig,
+        Phase,
         Ranks,
         Schedule,
         Tokenizer,
         Trainer,
+        TrainingWindows,
         WeightDecay,
     )
-    from evo_tune.training.ramp import Bounds
 
 OBJECTIVES = [Minimize("val_loss")]
 
@@ -121,6 +121,9 @@ METRICS = {
 }
 """The last three only with `ema`, with `extend_from`, and on a GPU whose peak is known."""
 
+HELD_OUT = 0.1
+"""Share of the text, at its end, that is never trained on."""
+
 SUPPORTS = ["budget", "curve"]
 
 BLOCK = 4
@@ -134,67 +137,23 @@ FLOPS = {"small": 1e11, "medium": 2.5e13, "large": 1e15}
 SCHEDULES = ("cosine", "linear", "constant", "wsd", "multi_step", "sgdr", "cosine_step")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """The options of `evaluate`, checked; what each means stands at the top of the file."""
+class Options(SimpleNamespace):
+    """The options of `evaluate`, where each is declared once, checked: types by whoever binds them, bounds here.
 
-    data: str
-    size: str
-    context: int | None
-    vocab: int
-    flops: float | None
-    tokens: int | None
-    seconds: float | None
-    micro_batch: int | Literal["auto"] | None
-    ranks: int
-    position: str
-    rope_base: float
-    window: int | None
-    window_pattern: str
-    ffn: str
-    ffn_mult: float
-    kv_heads: int | None
-    qk_norm: bool
-    bias: bool
-    tied: bool
-    attention_dropout: float
-    init: str
-    optimizer: str
-    beta1: float
-    beta2: float
-    eps: float
-    momentum: float
-    schedule: str
-    min_lr_ratio: float
-    decay_fraction: float
-    decay_shape: str
-    cycle: float
-    cycle_growth: int
-    gamma: float
-    lr_rule: str
-    ramp_from: int | None
-    ramp_share: float
-    weight_decay_end: float | None
-    weight_decay_shape: str
-    gap_patience: int | None
-    gap_factor: float
-    clip: float
-    z_loss: float
-    ema: float | None
-    evaluations: int
-    patience: int | None
-    min_delta: float
-    recompute: int | None
-    precision: str
-    extend_from: int | None
-    extension: str
-    extend_share: float
-    eval_tokens: int
-    save: bool
+    Args:
+        given: Some of them; the others take their defaults.
 
-    def __post_init__(self) -> None:
+    Raises:
+        UsageError: One is out of its range, or does not go with another.
+    """
+
+    def __init__(self, **given: Any) -> None:
         from evo_tune.training import check_integer, check_name, check_number
 
+        defaults = evaluate.__kwdefaults__ or {}
+        for name in given.keys() - defaults.keys():
+            raise OptionError(f"-o {name}: expected one of {', '.join(defaults)}")
+        super().__init__(**{**defaults, **given})
         for name, interval in INTERVALS.items():
             if getattr(self, name) is not None:
                 check_number(name, getattr(self, name), interval)
@@ -230,6 +189,8 @@ class Options:
             raise OptionError("-o extend_from shares out flops or tokens: give one of these instead of -o seconds")
         if self.ranks > 1 and self.seconds is not None:
             raise OptionError("-o ranks and -o seconds are both given: give flops or tokens beside ranks")
+        if self.ramp_from is not None and self.seconds is not None:
+            raise OptionError("-o ramp_from and -o seconds are both given: give flops or tokens beside ramp_from")
 
     @property
     def block(self) -> int:
@@ -239,7 +200,7 @@ class Options:
 
     def with_genes(self, genome: Mapping[str, Any]) -> Options:
         """Return the options with those genes in their places that are one (see OPTIONAL)."""
-        return replace(self, **{name: genome[name] for name in OPTIONAL if name in genome})
+        return Options(**{**vars(self), **{name: genome[name] for name in OPTIONAL if name in genome}})
 
     def rates(self, steps: int, warmup: float) -> Schedule:
         """Return the schedule over so many steps."""
@@ -298,11 +259,6 @@ WHOLE = {
     "eval_tokens": (1, None),
 }
 """Bounds of options that no part of the recipe checks without loading torch; the rest is checked by those parts."""
-
-
-def options_from(given: Mapping[str, Any]) -> Options:
-    """Return options, those not given at their defaults."""
-    return Options(**{**(evaluate.__kwdefaults__ or {}), **given})
 
 
 # ---------------------------------------------------------------- the space
@@ -378,7 +334,7 @@ def search_space(**given: Any) -> SearchSpace:
     Raises:
         UsageError: An option is out of its range, or two budgets are given.
     """
-    options = options_from(given)
+    options = Options(**given)
     size = SIZES[_size(options.size)]
 
     def repair(genome: dict[str, Any], genes: Mapping[str, Gene]) -> dict[str, Any]:
@@ -484,9 +440,17 @@ def _text(options: Options) -> tuple[bytes, bytes]:
     Raises:
         UsageError: The text is missing, unreadable, empty, or too short for the longest window.
     """
-    from evo_tune.training import split_text
-
-    return split_text(_read(options.data), options.block // BLOCK, options.data)
+    text = _read(options.data)
+    longest = options.block // BLOCK
+    needed = math.ceil((longest + 2) / HELD_OUT)
+    if len(text) < needed:
+        amount = "is empty" if not text else f"holds {len(text)} bytes"
+        raise OptionError(
+            f"-o data={options.data} {amount}: expected at least {needed} for windows of "
+            f"{longest}; give more text, or a smaller -o context"
+        )
+    cut = round(len(text) * (1 - HELD_OUT))
+    return text[:cut], text[cut:]
 
 
 @lru_cache(maxsize=1)  # a worker trains on the same text again and again
@@ -507,7 +471,7 @@ def _tokens(text: bytes, vocab: int) -> tuple[Any, Tokenizer]:
 
 def fingerprint(**given: Any) -> str:
     """Return the SHA-256 of the text, of how it is split, and of the byte pairs learned from it."""
-    options = options_from(given)
+    options = Options(**given)
     training, held_out = _text(options)
     digest = hashlib.sha256(f"{len(training)}+{len(held_out)}:".encode())
     digest.update(training)
@@ -532,6 +496,60 @@ def _corpus(options: Options) -> Corpus:
     # TrainingWindows indexes it: torch has no indexing of uint16.
     made = torch.from_numpy(tokens.copy() if options.vocab == 256 else tokens.astype("int32"))
     return Corpus(made, held_out, tokenizer)
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a genome is trained on and judged by: a `Course`'s material.
+
+    Args:
+        corpus: The text.
+        options: How it is cut.
+        seed: Of the order in which it is read.
+        fits: How a phase fits into the device.
+    """
+
+    corpus: Corpus
+    options: Options
+    seed: int
+    fits: Callable[[Phase], Fit]
+
+    def source(self, phase: Phase) -> TrainingWindows:
+        from evo_tune.training import TrainingWindows
+
+        return TrainingWindows(
+            self.corpus.training,
+            context=phase.config.context,
+            batch=phase.per_step,
+            total=phase.windows,
+            seed=self.seed,
+            micro_batch=self.fits(phase).micro_batch,
+            first_step=phase.first_step,
+            ramp=phase.ramp,
+        )
+
+    def held_out(self, context: int) -> list[tuple[Tensor, Tensor]]:
+        import torch
+
+        from evo_tune.training import held_out_blocks
+
+        def encode(text: bytes) -> Tensor:
+            return torch.from_numpy(self.corpus.tokenizer.encode(text).astype("int32"))
+
+        text, count, block = self.corpus.held_out, self.options.eval_tokens, self.options.block
+        return held_out_blocks(text, encode, context=context, count=count, block=block)
+
+    def seen(self, context: int) -> tuple[Tensor, Tensor]:
+        from evo_tune.training import fixed_windows
+
+        count = max(1, self.options.eval_tokens // 4)
+        return fixed_windows(self.corpus.training, context=context, count=count, block=self.options.block)
+
+    @property
+    def held_out_bytes(self) -> int:
+        """Bytes in the held-out blocks: as many blocks for any context, each as long."""
+        block = min(self.options.block, len(self.corpus.held_out) - 1)
+        return block * len(self.held_out(block))
 
 
 # ---------------------------------------------------------------- the budget
@@ -571,80 +589,29 @@ def _config(genome: Mapping[str, Any], options: Options) -> GPTConfig:
     )
 
 
-@dataclass(frozen=True)
-class Phase:
-    """A part of a training in which the context stays the same.
-
-    Args:
-        config: The model's shape.
-        windows: Windows that are trained on.
-        per_step: Of these, in one step.
-        first_step: Number of its first step.
-        ramp: How the windows of a step grow to so many.
-    """
-
-    config: GPTConfig
-    windows: int
-    per_step: int
-    first_step: int = 0
-    ramp: BatchRamp | None = None
-
-    @property
-    def end(self) -> int:
-        """The step after its last."""
-        return self.first_step + len(self._bounds)
-
-    def tokens(self, step: int) -> int:
-        """Return the tokens that it has trained on before `step`."""
-        return self.config.context * self._bounds[max(0, step - self.first_step)][0]
-
-    @cached_property
-    def _bounds(self) -> Bounds:
-        from evo_tune.training.ramp import steps_of
-
-        return steps_of(self.windows, self.per_step, self.ramp)
-
-
 def _phases(genome: Mapping[str, Any], options: Options, device: str | None = None) -> tuple[Phase, ...] | None:
     """Return the phases of the full training; None if only a clock can tell how long it is."""
-    from evo_tune.training import flops_per_token
+    from evo_tune.training import BatchRamp, plan_phases
 
     if options.seconds is not None:
         return None
     config = _config(genome, options)
-    parts = [(1.0, config)]
+    shares = [(1.0, config)]
     if options.extend_from is not None:
         short = replace(config, context=options.extend_from, extended_from=None)
-        parts = [(1.0 - options.extend_share, short), (options.extend_share, config)]
-    budget = options.tokens or options.flops or FLOPS[_size(options.size, device)]
-    phases: list[Phase] = []
-    for share, shape in parts:
-        each = 1.0 if options.tokens is not None else flops_per_token(shape)
-        windows = max(1, round(share * budget / each / shape.context))
-        first = phases[-1].end if phases else 0
-        phases.append(_phase(genome, shape, windows, first, None if phases else options))
-    return tuple(phases)
+        shares = [(1.0 - options.extend_share, short), (options.extend_share, config)]
+    flops = options.flops or FLOPS[_size(options.size, device)]
+    start, share = options.ramp_from, options.ramp_share
+    ramp = None if start is None else BatchRamp(start=start, fraction=share)
+    return plan_phases(shares, genome["batch"], tokens=options.tokens, flops=flops, ramp=ramp)
 
 
-def _phase(
-    genome: Mapping[str, Any], config: GPTConfig, windows: int, first_step: int = 0, growing: Options | None = None
-) -> Phase:
-    from evo_tune.training import BatchRamp
+def _phase(genome: Mapping[str, Any], options: Options, windows: int) -> Phase:
+    """Return the only phase of a training of so many windows."""
+    from evo_tune.training import Phase
 
-    ramp, per_step = None, max(1, genome["batch"] // config.context)
-    if growing is not None and growing.ramp_from is not None:
-        start = min(per_step, max(1, growing.ramp_from // config.context))
-        ramp = BatchRamp(start=start, fraction=growing.ramp_share)
-    return Phase(config, windows, per_step, first_step, ramp)
-
-
-def _spent(phases: Sequence[Phase], step: int) -> dict[str, float]:
-    """Return the tokens and the FLOPs before `step`."""
-    from evo_tune.training import flops_per_token
-
-    tokens = [phase.tokens(step) for phase in phases]
-    flops = sum(count * flops_per_token(phase.config) for count, phase in zip(tokens, phases, strict=True))
-    return {"tokens": float(sum(tokens)), "flops": flops}
+    config = _config(genome, options)
+    return Phase(config=config, windows=windows, per_step=max(1, genome["batch"] // config.context))
 
 
 def estimate(genome: Mapping[str, Any], **given: Any) -> dict[str, float]:
@@ -653,15 +620,15 @@ def estimate(genome: Mapping[str, Any], **given: Any) -> dict[str, float]:
     Raises:
         UsageError: A value of the genome is out of its range.
     """
-    from evo_tune.training import check_number
+    from evo_tune.training import check_number, spent
 
-    options = options_from(given).with_genes(genome)
+    options = Options(**given).with_genes(genome)
     check_number("lr", genome["lr"], "(0, 10]" if options.optimizer == "sgd" else "(0, 1]")
     options.rates(steps=10, warmup=genome["warmup"])
     options.decay(genome["weight_decay"])
     phases = _phases(genome, options)
     known = {"params": float(_config(genome, options).parameters)}
-    return known if phases is None else {**known, **_spent(phases, phases[-1].end)}
+    return known if phases is None else {**known, **spent(phases, phases[-1].end)}
 
 
 # ---------------------------------------------------------------- the training
@@ -743,7 +710,7 @@ def evaluate(
         Diverged: The training was lost.
     """
     given = locals()
-    options = Options(**{field.name: given[field.name] for field in fields(Options)})
+    options = Options(**{name: given[name] for name in evaluate.__kwdefaults__ or {}})
     return _train_on_ranks(genome, run, options) if options.ranks > 1 else _train(genome, run, options)[1]
 
 
@@ -752,12 +719,12 @@ def _train_on_ranks(genome: Mapping[str, Any], run: Context, options: Options) -
     from evo_tune.training import fastest_precision, launch
 
     if options.precision == "auto" and not run.resume_folder:  # one answer for all
-        options = replace(options, precision=fastest_precision(run.device))
+        options = Options(**{**vars(options), "precision": fastest_precision(run.device)})
     context = {"threads": run.threads, "seed": run.seed, "budget": run.budget, "folder": str(run.folder)}
     context["resume_folder"] = run.resume_folder and str(run.resume_folder)
     metrics: dict[str, float] = launch(
         train_rank,
-        {"genome": dict(genome), "context": context, "options": asdict(options)},
+        {"genome": dict(genome), "context": context, "options": vars(options)},
         ranks=options.ranks,
         device=run.device,
         threads=run.threads,
@@ -782,14 +749,7 @@ def _train(
     genome: Mapping[str, Any], run: Context, options: Options, ranks: Ranks | None = None
 ) -> tuple[Trainer, dict[str, float]]:
     """Train up to the run's budget, from its checkpoint if there is one; return trainer and metrics."""
-    from evo_tune.training import (
-        fastest_precision,
-        keep_freed_memory,
-        measured_peak,
-        reproducible,
-        save_checkpoint,
-        stop_step,
-    )
+    from evo_tune.training import fastest_precision, keep_freed_memory, reproducible, save_checkpoint, stop_step
 
     keep_freed_memory()
     options = options.with_genes(genome)
@@ -804,22 +764,54 @@ def _train(
         saved = _saved(run, task)
         if options.precision == "auto":  # another machine may answer otherwise, but not in the middle of a training
             precision = saved.get("precision", "fp32") if saved else fastest_precision(run.device)
-            options = replace(options, precision=precision)
+            options = Options(**{**vars(options), "precision": precision})
         phases = _phases(genome, options, run.device)
         if phases is None:  # a clock was asked once, and its answer stands
             windows = saved["windows"] if saved else _windows_in(options, genome, run, corpus)
-            phases = (_phase(genome, _config(genome, options), windows, growing=options),)
-        training = Training(genome, run, options, corpus, phases, ranks)
-        training.begin(saved)
-        start = training.trainer.step
-        peak = measured_peak(run.device, lambda: training.go(stop_step(phases[-1].end, run.budget)))
-        if (options.save or training.stop < phases[-1].end) and (ranks is None or ranks.rank == 0):
-            state = {"task": task, "windows": phases[0].windows, "precision": options.precision, **training.state()}
+            phases = (_phase(genome, options, windows),)
+        material = _material(genome, run, options, corpus, ranks)
+        course = _course(genome, run, options, material, phases, saved, ranks)
+        start, stop = course.trainer.step, stop_step(phases[-1].end, run.budget)
+        course.run(stop)
+        if (options.save or stop < phases[-1].end) and (ranks is None or ranks.rank == 0):
+            state = {"task": task, "windows": phases[0].windows, "precision": options.precision}
+            state.update(course.state())
             save_checkpoint(run.folder / CHECKPOINT, state)
-        metrics = {**training.metrics(), **training.memory(peak)}
+        metrics = {**course.metrics(material.held_out_bytes), "bf16": float(options.precision == "bf16")}
         if run.resume_folder:
             metrics["resumed_step"] = start
-        return training.trainer, metrics
+        return course.trainer, metrics
+
+
+def _course(
+    genome: Mapping[str, Any],
+    run: Context,
+    options: Options,
+    material: Material,
+    phases: Sequence[Phase],
+    saved: Mapping[str, Any],
+    ranks: Ranks | None,
+) -> Course:
+    """Return the training: at step 0, or where a checkpoint ends."""
+    from evo_tune.training import Course, EarlyStopping
+
+    step = saved["trainer"]["step"] if saved else 0
+    phase = next((phase for phase in phases if step <= phase.end), phases[-1])
+    stopping = None
+    if options.patience is not None:
+        stopping = EarlyStopping(patience=options.patience, min_delta=options.min_delta)
+    course = Course(
+        _trainer(genome, run, options, material, phase, phases[-1].end, ranks),
+        phases,
+        material,
+        evaluations=options.evaluations,
+        extension=options.extension,
+        stopping=stopping,
+        report=lambda fraction, loss: run.report(fraction, val_loss=loss),
+    )
+    if saved:
+        course.restore(dict(saved))
+    return course
 
 
 def _saved(run: Context, task: dict[str, Any]) -> dict[str, Any]:
@@ -835,62 +827,50 @@ def _saved(run: Context, task: dict[str, Any]) -> dict[str, Any]:
     return saved
 
 
-def _fit(
-    genome: Mapping[str, Any], run: Context, options: Options, text: Tensor, phase: Phase, ranks: Ranks | None
-) -> Fit:
-    """Return the windows in a pass, and whether blocks are computed again, by the device's whole memory."""
+def _material(
+    genome: Mapping[str, Any], run: Context, options: Options, corpus: Corpus, ranks: Ranks | None = None
+) -> Material:
+    """Return the text, in micro-batches by the device's whole memory, which is looked at once a phase."""
     from evo_tune import training
 
-    size, config = ranks.size if ranks else 1, phase.config
-    each = -(-phase.per_step // size)
-    if options.micro_batch != "auto":
-        micro = min(each, max(1, (options.micro_batch or each * config.context) // config.context))
-        return training.Fit(micro, None, training.predict_memory(config, micro))
+    @cache
+    def fits(phase: Phase) -> Fit:
+        size, config = ranks.size if ranks else 1, phase.config
+        each = -(-phase.per_step // size)
+        if options.micro_batch != "auto":
+            micro = min(each, max(1, (options.micro_batch or each * config.context) // config.context))
+            return training.Fit(micro, None, training.predict_memory(config, micro))
+        return training.fit_device(
+            config,
+            each,
+            run.device,
+            sharing=size,
+            probe=None if ranks else partial(one_step, phase),
+            optimizer=options.optimizer,
+            ema=options.ema is not None,
+            precision="fp32" if options.precision == "auto" else options.precision,
+        )
 
-    def one_step(fit: Fit) -> None:
+    def one_step(phase: Phase, fit: Fit) -> None:
         one = replace(phase, windows=phase.per_step, first_step=0, ramp=None)
-        _trainer({**genome, "lr": 1e-6}, run, options, text, one, 1, fit=fit).run(1)
+        material = Material(corpus, options, run.seed, lambda phase: fit)
+        _trainer({**genome, "lr": 1e-6}, run, options, material, one, 1).run(1)
 
-    return training.fit_device(
-        config,
-        each,
-        run.device,
-        sharing=size,
-        probe=one_step if size == 1 else None,
-        optimizer=options.optimizer,
-        ema=options.ema is not None,
-    )
-
-
-def _source(run: Context, text: Tensor, phase: Phase, fit: Fit) -> Any:
-    from evo_tune.training import TrainingWindows
-
-    return TrainingWindows(
-        text,
-        context=phase.config.context,
-        batch=phase.per_step,
-        total=phase.windows,
-        seed=run.seed,
-        micro_batch=fit.micro_batch,
-        first_step=phase.first_step,
-        ramp=phase.ramp,
-    )
+    return Material(corpus, options, run.seed, fits)
 
 
 def _trainer(
     genome: Mapping[str, Any],
     run: Context,
     options: Options,
-    text: Tensor,
+    material: Material,
     phase: Phase,
     steps: int,
     ranks: Ranks | None = None,
-    fit: Fit | None = None,
 ) -> Trainer:
     """Return a trainer of a phase at step 0, its schedules laid over all `steps`."""
     from evo_tune import training
 
-    fit = fit or _fit(genome, run, options, text, phase, ranks)
     reference = SIZES[_size(options.size, run.device)]["default_batch"]
     lr = training.scale_lr(genome["lr"], genome["batch"], reference, options.lr_rule)
     betas = {"beta1": options.beta1, "beta2": options.beta2, "eps": options.eps}
@@ -910,18 +890,19 @@ def _trainer(
         precision=training.Precision(name=options.precision),
     )
     seed = training.seed_for(run.seed, "weights")
-    model = training.GPT(phase.config, seed=seed, recompute=options.recompute or fit.recompute).to(run.device)
-    source = _source(run, text, phase, fit)
-    return training.Trainer(model, source, recipe, seed=run.seed, device=run.device, ranks=ranks)
+    recompute = options.recompute or material.fits(phase).recompute
+    model = training.GPT(phase.config, seed=seed, recompute=recompute).to(run.device)
+    return training.Trainer(model, material.source(phase), recipe, seed=run.seed, device=run.device, ranks=ranks)
 
 
 def _windows_in(options: Options, genome: Mapping[str, Any], run: Context, corpus: Corpus) -> int:
     """Return how many windows fit in the budget of seconds, by the median of ten steps after three."""
     warm, timed = 3, 10
-    phase = _phase(genome, _config(genome, options), 1)
+    phase = _phase(genome, options, windows=1)
     phase = replace(phase, windows=phase.per_step * (warm + timed))
     # A trainer of its own, to be thrown away; at a learning rate with which nothing diverges.
-    trial = _trainer({**genome, "lr": 1e-6}, run, options, corpus.training, phase, warm + timed)
+    material = _material(genome, run, options, corpus)
+    trial = _trainer({**genome, "lr": 1e-6}, run, options, material, phase, warm + timed)
     trial.run(warm)
     times = []
     for step in range(warm, warm + timed):
@@ -929,203 +910,6 @@ def _windows_in(options: Options, genome: Mapping[str, Any], run: Context, corpu
         trial.run(step + 1)
         times.append(time.perf_counter() - before)
     return phase.per_step * max(1, int(float(options.seconds or 0.0) / statistics.median(times)))
-
-
-class Training:
-    """One training: its phases, its evaluations along the way, and what is to be told of it.
-
-    Args:
-        genome: Values of the genes.
-        run: Device, seed, budget and folders.
-        options: With the genome's own values in their places.
-        corpus: The text.
-        phases: One, or two where the context is extended.
-        ranks: The processes that train together.
-    """
-
-    trainer: Trainer
-    stop: int
-
-    def __init__(
-        self,
-        genome: Mapping[str, Any],
-        run: Context,
-        options: Options,
-        corpus: Corpus,
-        phases: Sequence[Phase],
-        ranks: Ranks | None = None,
-    ) -> None:
-        from evo_tune.training import EarlyStopping, Throughput
-
-        self.ranks, self.watch = ranks, Throughput()
-        self.genome, self.run, self.options, self.corpus, self.phases = genome, run, options, corpus, phases
-        self.steps = phases[-1].end
-        self.trained, self.seconds = 0, 0.0
-        self.stopping: EarlyStopping | None = None
-        if options.patience is not None:
-            self.stopping = EarlyStopping(patience=options.patience, min_delta=options.min_delta)
-
-    def begin(self, saved: Mapping[str, Any]) -> None:
-        """Make the trainer: at step 0, or where a checkpoint ends."""
-        step = saved["trainer"]["step"] if saved else 0
-        phase = next((phase for phase in self.phases if step <= phase.end), self.phases[-1])
-        text = self.corpus.training
-        self.trainer = _trainer(self.genome, self.run, self.options, text, phase, self.steps, self.ranks)
-        if saved:
-            self.trainer.restore(saved["trainer"])
-            if self.stopping is not None:
-                self.stopping.restore(saved["stopping"])
-
-    def state(self) -> dict[str, Any]:
-        """Return what a checkpoint must keep."""
-        return {"trainer": self.trainer.state(), "stopping": self.stopping and self.stopping.state()}
-
-    @property
-    def phase(self) -> Phase:
-        """The phase that the model is in."""
-        context = cast("GPT", self.trainer.model).config.context
-        return next(phase for phase in self.phases if phase.config.context == context)
-
-    def go(self, stop: int) -> None:
-        """Train up to step `stop`, reporting along the way."""
-        self.stop, start = stop, self.trainer.step
-        count = self.options.evaluations
-        marks = {-(-self.steps * point // count) for point in range(1, count + 1)}
-        for mark in sorted({mark for mark in marks if start < mark < stop} | {stop}):
-            if self.stopping is not None and self.stopping.waited >= self.stopping.patience:
-                return
-            self._train_to(max(mark, start))
-            loss = self._judge(self._held_out()[::4]).loss
-            # A stop between two marks is a rung's end: what a whole training would not see there, this must not.
-            if mark in marks and mark > start:
-                self._take_note(loss)
-            self.run.report(self.trainer.step / self.steps, val_loss=loss)
-
-    def _train_to(self, step: int) -> None:
-        from evo_tune.training import extend_trainer
-
-        before, first = time.perf_counter(), self.trainer.targets
-        self.watch.start()
-        if step > self.phase.end:
-            self.trainer.run(self.phase.end, lambda done: self.watch(done.targets))
-            longer, text = self.phases[-1], self.corpus.training
-            fit = _fit(self.genome, self.run, self.options, text, longer, self.ranks)
-            source = _source(self.run, text, longer, fit)
-            self.trainer = extend_trainer(self.trainer, source, longer.config.context, self.options.extension)
-        self.trainer.run(step, lambda done: self.watch(done.targets))
-        self.seconds += time.perf_counter() - before
-        self.trained += self.trainer.targets - first
-
-    def _take_note(self, loss: float) -> None:
-        if self.trainer.gap is not None:
-            self.trainer.evaluated(self._train_loss(), loss)
-        if self.stopping is not None:
-            self.stopping.update(loss, self.trainer.model)
-
-    def _held_out(self, context: int | None = None) -> list[tuple[Tensor, Tensor]]:
-        """Return the held-out blocks, in windows as long as the model's context or another."""
-        return _held_out(self.corpus, context or self.phase.config.context, self.options)
-
-    def _judge(self, blocks: Sequence[tuple[Tensor, Tensor]], model: Any = None) -> Evaluation:
-        from evo_tune.training import evaluate as judge
-
-        model = self.trainer.model if model is None else model
-        return judge(model, _joined(blocks), device=self.run.device, batch=_at_once(blocks), ranks=self.ranks)
-
-    def _train_loss(self) -> float:
-        from evo_tune.training import fixed_windows
-
-        count = max(1, self.options.eval_tokens // 4)
-        context, block = self.phase.config.context, self.options.block
-        return self._judge([fixed_windows(self.corpus.training, context=context, count=count, block=block)]).loss
-
-    def metrics(self) -> dict[str, float]:
-        """Judge the model, with its best weights if it could stop early."""
-        if self.stopping is not None:
-            self.stopping.restore_best(self.trainer.model)
-        trainer, options = self.trainer, self.options
-        speed = self.watch.tokens_per_second or self.trained / max(self.seconds, 1e-9)
-        found = {
-            **self._held_out_metrics(),
-            "train_loss": self._train_loss(),
-            **_spent(self.phases, trainer.step),
-            "steps": float(trainer.step),
-            "params": float(self.phase.config.parameters),
-            "tokens_per_second": speed,
-            **self._mfu(speed),
-            "final_lr_fraction": trainer.recipe.schedule(max(0, trainer.step - 1)),
-            "clipped_fraction": trainer.clipped / max(1, trainer.step),
-            "bf16": float(self.options.precision == "bf16"),
-        }
-        if trainer.averaged is not None:
-            found["val_loss_ema"] = self._judge(self._held_out(), trainer.averaged.module).loss
-        if options.extend_from is not None and self.phase is self.phases[-1]:
-            short = self._judge(self._held_out(options.extend_from))
-            found["context_gain"] = short.loss - found["val_loss"]
-        return found
-
-    def memory(self, peak: float | None) -> dict[str, float]:
-        """Return the largest micro-batch that was used, tokens, and the peak: measured, or predicted for it."""
-        from evo_tune.training import predict_memory
-
-        trainer, config, options = self.trainer, self.phase.config, self.options
-        micro = -(-cast(Any, trainer.source).micro_batch // trainer.parts)
-        recompute, ema = cast("GPT", trainer.model).recompute, options.ema is not None
-        predicted = predict_memory(config, micro, recompute=recompute, optimizer=options.optimizer, ema=ema)
-        return {"micro_batch": float(micro * config.context), "peak_memory": peak or predicted.peak}
-
-    def _mfu(self, speed: float) -> dict[str, float]:
-        """Return mfu if the device's peak is known; after an extension it is that of the longer context."""
-        import torch
-
-        from evo_tune.training import flops_per_token, mfu, peak_flops
-
-        if self.trainer.device.type != "cuda":
-            return {}
-        peak = peak_flops(torch.cuda.get_device_name(self.trainer.device), self.trainer.recipe.precision.name)
-        share = mfu(flops_per_token(self.phase.config), speed, peak, devices=self.ranks.size if self.ranks else 1)
-        return {} if share is None else {"mfu": share}
-
-    def _held_out_metrics(self) -> dict[str, float]:
-        from evo_tune.training import evaluate_by_position
-
-        blocks = self._held_out()
-        places = evaluate_by_position(
-            self.trainer.model, _joined(blocks), device=self.run.device, batch=_at_once(blocks), ranks=self.ranks
-        )
-        half = len(places) // 2
-        first, second = sum(places[1:half], places[0]), sum(places[half + 1 :], places[half])
-        whole = first + second
-        scored = len(blocks) * min(self.options.block, len(self.corpus.held_out) - 1)
-        return {
-            "val_loss": whole.loss,
-            "val_bpb": whole.nll / math.log(2.0) / scored,
-            "perplexity": math.exp(min(whole.loss, 700.0)),
-            "val_loss_first_half": first.loss,
-            "val_loss_second_half": second.loss,
-        }
-
-
-def _held_out(corpus: Corpus, context: int, options: Options) -> list[tuple[Tensor, Tensor]]:
-    """Return the held-out blocks in windows of `context`; every fourth of them makes the curve."""
-    import torch
-
-    from evo_tune.training import held_out_blocks
-
-    def encode(text: bytes) -> Tensor:
-        return torch.from_numpy(corpus.tokenizer.encode(text).astype("int32"))
-
-    return held_out_blocks(corpus.held_out, encode, context=context, count=options.eval_tokens, block=options.block)
-
-
-def _joined(blocks: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    import torch
-
-    return torch.cat([inputs for inputs, _ in blocks]), torch.cat([targets for _, targets in blocks])
-
-
-def _at_once(blocks: Sequence[tuple[Tensor, Tensor]]) -> int:
-    return max(1, 4096 // blocks[0][0].shape[1])
 
 
 # ---------------------------------------------------------------- the model, to keep
@@ -1167,10 +951,10 @@ def export(
     """
     if tokens is not None or seconds is not None:
         given = {**given, "flops": None, "tokens": tokens, "seconds": seconds}
-    options, folder = options_from(given), Path(folder)
+    options, folder = Options(**given), Path(folder)
     trainer, metrics = _train(genome, run, options)
     averaged = None if trainer.averaged is None else trainer.averaged.module
-    notes = {"genome": dict(genome), "options": asdict(options), "seed": run.seed, "metrics": metrics}
+    notes = {"genome": dict(genome), "options": vars(options), "seed": run.seed, "metrics": metrics}
     for model, into in ((trainer.model, folder), (averaged, folder / "averaged")):
         if model is not None:
             model.tokenizer = _corpus(options).tokenizer

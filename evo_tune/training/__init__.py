@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from evo_tune.training.clipping import gradient_norm as gradient_norm
     from evo_tune.training.columns import Columns as Columns
     from evo_tune.training.comparison import check_comparable as check_comparable
+    from evo_tune.training.course import Course as Course
+    from evo_tune.training.course import Material as Material
     from evo_tune.training.determinism import reproducible as reproducible
     from evo_tune.training.determinism import seed_for as seed_for
     from evo_tune.training.distributed import Ranks as Ranks
@@ -91,6 +93,9 @@ if TYPE_CHECKING:
     from evo_tune.training.optimizer import SGD as SGD
     from evo_tune.training.optimizer import AdamW as AdamW
     from evo_tune.training.optimizer import decay_groups as decay_groups
+    from evo_tune.training.phases import Phase as Phase
+    from evo_tune.training.phases import plan_phases as plan_phases
+    from evo_tune.training.phases import spent as spent
     from evo_tune.training.plan import CLASSIFIER_METRICS as CLASSIFIER_METRICS
     from evo_tune.training.plan import Plan as Plan
     from evo_tune.training.precision import Precision as Precision

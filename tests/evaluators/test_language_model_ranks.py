@@ -11,7 +11,7 @@ from evo_tune.evaluator import Evaluator
 from evo_tune.plugins import find_evaluator
 from evo_tune.training import GPTConfig, capacity, predict_memory
 
-OPTIONS = {"size": "small", "tokens": 4096, "eval_tokens": 1024}
+OPTIONS = {"size": "small", "tokens": 4096, "eval_tokens": 1024, "precision": "fp32"}
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,104 @@
+"""A training in phases of rising context within one budget: short windows first, then as long as they shall be.
+
+A phase is a shape and a number of windows; a budget of tokens or of arithmetic is shared out between phases. Plain
+arithmetic, no torch: a search knows what a training will take before it trains. See `extend_trainer` for the step
+from one phase to the next.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from evo_tune.training._check import check_integer, check_number
+from evo_tune.training.flops import flops_per_token
+from evo_tune.training.gpt_config import GPTConfig
+from evo_tune.training.ramp import BatchRamp, Bounds, steps_of
+
+__all__ = ["Phase", "plan_phases", "spent"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """A part of a training in which the context stays the same.
+
+    Args:
+        config: The model's shape.
+        windows: Windows that are trained on, 1 or more.
+        per_step: Of these, in one step, 1 or more.
+        first_step: Number of its first step.
+        ramp: How the windows of a step grow to `per_step`; None: they are so many from the start.
+
+    Raises:
+        RecipeError: A number is out of its range.
+    """
+
+    config: GPTConfig
+    windows: int
+    per_step: int
+    first_step: int = 0
+    ramp: BatchRamp | None = None
+
+    def __post_init__(self) -> None:
+        check_integer("windows", self.windows, 1)
+        check_integer("per_step", self.per_step, 1)
+        check_integer("first_step", self.first_step, 0)
+
+    @property
+    def end(self) -> int:
+        """The step after its last."""
+        return self.first_step + len(self._bounds)
+
+    def tokens(self, step: int) -> int:
+        """Return the tokens that it has trained on before `step`."""
+        return self.config.context * self._bounds[max(0, step - self.first_step)][0]
+
+    @cached_property
+    def _bounds(self) -> Bounds:
+        return steps_of(self.windows, self.per_step, self.ramp)
+
+
+def plan_phases(
+    shares: Sequence[tuple[float, GPTConfig]],
+    batch: int,
+    *,
+    tokens: float | None = None,
+    flops: float | None = None,
+    ramp: BatchRamp | None = None,
+) -> tuple[Phase, ...]:
+    """Share a budget out between phases, each to a window.
+
+    Args:
+        shares: Share of the budget and shape of each phase, by rising context; the shares add up to 1.
+        batch: Tokens in a step; a window, if that is longer.
+        tokens: The budget in tokens.
+        flops: Or the budget in floating-point operations (see `flops_per_token`).
+        ramp: How the batch grows in the first phase; its start in tokens, from `batch` on without effect.
+
+    Raises:
+        RecipeError: A number is out of its range, or a context no longer than the one before.
+    """
+    check_integer("batch", batch, 1)
+    budget, name = (tokens, "tokens") if tokens is not None else (flops, "flops")
+    check_number(name, budget, "(0, inf)")
+    for (_, short), (_, longer) in itertools.pairwise(shares):
+        check_integer("context", longer.context, short.context + 1)
+    phases: list[Phase] = []
+    for share, config in shares:
+        each = config.context * (1.0 if tokens is not None else flops_per_token(config))
+        windows = max(1, round(share * (budget or 0.0) / each))
+        first, per_step = phases[-1].end if phases else 0, max(1, batch // config.context)
+        growing = None
+        if ramp is not None and not phases:
+            growing = replace(ramp, start=min(per_step, max(1, ramp.start // config.context)))
+        phases.append(Phase(config=config, windows=windows, per_step=per_step, first_step=first, ramp=growing))
+    return tuple(phases)
+
+
+def spent(phases: Sequence[Phase], step: int) -> dict[str, float]:
+    """Return the tokens and the flops that a training takes before `step`."""
+    tokens = [phase.tokens(step) for phase in phases]
+    flops = sum(count * flops_per_token(phase.config) for count, phase in zip(tokens, phases, strict=True))
+    return {"tokens": float(sum(tokens)), "flops": flops}
