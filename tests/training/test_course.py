@@ -1,0 +1,102 @@
+"""A training's course: done in parts it is told as one, evaluations on the way leave no trace, the best is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from evo_tune.errors import RecipeError
+from evo_tune.training import (
+    Course,
+    EarlyStopping,
+    GapDecay,
+    Phase,
+    Trainer,
+    TrainingWindows,
+    fixed_windows,
+    held_out_blocks,
+)
+
+
+@dataclass
+class Text:
+    text: torch.Tensor
+
+    def source(self, phase: Phase) -> TrainingWindows:
+        context, total = phase.config.context, phase.windows
+        return TrainingWindows(
+            self.text, context=context, batch=phase.per_step, total=total, seed=3, first_step=phase.first_step
+        )
+
+    def held_out(self, context: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        text = bytes(self.text[-400:].tolist())
+        return held_out_blocks(text, lambda part: torch.tensor(list(part)), context=context, count=256, block=32)
+
+    def seen(self, context: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return fixed_windows(self.text, context=context, count=64, block=32)
+
+
+@pytest.fixture
+def make_course(make_trainer: Callable[..., Trainer], text: torch.Tensor) -> Callable[..., Course]:
+    def make(stopping: EarlyStopping | None = None, evaluations: int = 4, **options: object) -> Course:
+        trainer = make_trainer(**options)
+        phases = [Phase(config=trainer.model.config, windows=80, per_step=4)]  # type: ignore[arg-type]
+        return Course(trainer, phases, Text(text), evaluations=evaluations, stopping=stopping)
+
+    return make
+
+
+def told(course: Course) -> dict[str, float]:
+    return {name: value for name, value in course.metrics(256).items() if name != "tokens_per_second"}
+
+
+@pytest.mark.parametrize("stops", [[5, 20], [1, 7, 13, 20], [10, 10, 20]])
+def test_in_parts_it_is_told_as_one(make_course: Callable[..., Course], stops: list[int]) -> None:
+    def fresh() -> Course:
+        gap = GapDecay(patience=1)
+        return make_course(EarlyStopping(patience=3), weight_decay=gap, recipe={"ema": 0.5}, evaluations=10)
+
+    whole, part = fresh(), fresh()
+    whole.run(20)
+    for stop in stops:
+        part.run(stop)
+        state = part.state()
+        part = fresh()
+        part.restore(state)
+    assert told(part) == told(whole)
+    assert set(told(part)) >= {"val_loss", "val_bpb", "val_loss_ema", "train_loss", "flops"}
+
+
+def test_evaluations_leave_no_trace(make_course: Callable[..., Course]) -> None:
+    courses = [make_course(evaluations=count, dropout=0.1) for count in (1, 20)]
+    for course in courses:
+        course.run(20)
+    assert told(courses[0]) == told(courses[1])
+
+
+def test_reports_come_at_fixed_steps_of_the_whole(make_course: Callable[..., Course]) -> None:
+    seen: list[float] = []
+    course = make_course()
+    course.report = lambda fraction, loss: seen.append(fraction)
+    for stop in (3, 12, 20):
+        course.run(stop)
+    assert seen == [0.15, 0.25, 0.5, 0.6, 0.75, 1.0]
+
+
+def test_it_stops_where_nothing_improves_and_has_the_best_weights(make_course: Callable[..., Course]) -> None:
+    course = make_course(EarlyStopping(patience=2, min_delta=100.0), evaluations=10)
+    course.run(20)
+    assert course.trainer.step == 6  # the first counts as an improvement on nothing
+    course.run(20)
+    assert course.trainer.step == 6
+    best = make_course()
+    best.run(2)
+    assert told(course)["val_loss"] == told(best)["val_loss"]
+
+
+def test_the_number_of_evaluations_is_checked(make_course: Callable[..., Course]) -> None:
+    with pytest.raises(RecipeError, match="evaluations=0"):
+        make_course(evaluations=0)
