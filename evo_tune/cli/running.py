@@ -43,7 +43,7 @@ def _session_options(function: Command) -> Command:
                 type=click.IntRange(min=0),
                 help="Fresh seeds with which the best and the default are trained at the end.  [default: 3]",
             ),
-            click.option("--calibrate-best", type=positive, help="How many of the best.  [default: 3]"),
+            click.option("--calibrate-best", type=positive, help="How many of the best.  [default: 2]"),
             click.option("--quiet", is_flag=True, help="Print nothing but errors."),
             shared.format_option("table", "json"),
         ]
@@ -202,8 +202,8 @@ def run_command(
     from evo_tune.warm_start import read_genomes
 
     session = {name: rest.pop(name) for name in SESSION}
-    for name in ("calibrate", "calibrate_best"):
-        session[name] = 3 if session[name] is None else session[name]
+    for name, usual in (("calibrate", 3), ("calibrate_best", 2)):
+        session[name] = usual if session[name] is None else session[name]
     search = Search(
         evaluator,
         options=split_assignments(options, "-o"),
