@@ -44,15 +44,13 @@ def _session_options(function: Command) -> Command:
                 type=click.IntRange(min=0),
                 help="Fresh seeds with which the best and the default are trained at the end.  [default: 3]",
             ),
-            click.option("--calibrate-best", type=positive, help="How many of the best.  [default: 3]"),
+            click.option("--calibrate-best", type=positive, help="How many of the best.  [default: 2]"),
             click.option(
                 "--backend",
                 type=click.Choice(["joblib", "dask", "ray"]),
                 help="Where trainings run: processes here, or a cluster.  [default: joblib]",
             ),
-            click.option(
-                "--address", metavar="URL", help="The cluster's, e.g. tcp://HOST:8786.  [default: one is started]"
-            ),
+            click.option("--address", metavar="URL", help="Of a cluster, tcp://HOST:8786.  [default: one is started]"),
             click.option("--max-slots", type=positive, help="On a cluster that grows: slots there may be."),
             click.option("--quiet", is_flag=True, help="Print nothing but errors."),
             shared.format_option("table", "json"),
@@ -221,8 +219,8 @@ def run_command(
     from evo_tune.warm_start import read_genomes
 
     session = {name: rest.pop(name) for name in SESSION}
-    for name in ("calibrate", "calibrate_best"):
-        session[name] = 3 if session[name] is None else session[name]
+    for name, usual in (("calibrate", 3), ("calibrate_best", 2)):
+        session[name] = usual if session[name] is None else session[name]
     given, own, read = split_assignments(options, "-o"), split_assignments(strategy_option, "-s"), _read_genes(genes)
     if ladder is not None:
         if strategy not in (None, "ladder") or "sizes" in own:
