@@ -14,6 +14,7 @@ import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -592,8 +593,9 @@ class Search:
 
     def close(self) -> None:
         """Write the generations that are still open, and let go of slots and lock; idempotent."""
-        for slot in self.slots:
-            slot.close()
+        if self.slots:
+            with ThreadPoolExecutor(len(self.slots)) as threads:  # a worker takes most of a second to leave
+                list(threads.map(lambda slot: slot.close(), self.slots))
         self.slots = []
         self.working = {}
         self._heart.stop()

@@ -631,7 +631,7 @@ def test_a_warm_start_can_be_filled_up(begin: Begin) -> None:
             {"objectives": ["loss:min", "cost:min"], "strategy": "ga"},
             PluginError,
             r"strategy ga optimises one objective, and 2 were given \(loss, cost\): give one --objective, or choose "
-            "--strategy nsga2 or nsga3 or random or tpe",
+            "--strategy nsga2 or nsga3 or random or saea",
         ),
         (
             {"strategy": "cma"},

@@ -46,6 +46,18 @@ def seed_everything(seed: int, device: torch.device) -> None:
         torch.manual_seed(seed)
 
 
+def _be_deterministic(yes: bool) -> None:
+    """Switch torch's deterministic algorithms on or off.
+
+    torch's own function tells its compiler too, which takes a second to import and is not used here.
+    """
+    switch = getattr(torch._C, "_set_deterministic_algorithms", None)
+    if switch is None:
+        torch.use_deterministic_algorithms(yes)
+    else:
+        switch(yes, warn_only=False)
+
+
 @contextmanager
 def reproducible(threads: int, device: str = "cpu") -> Iterator[None]:
     """Hold torch to deterministic algorithms and a number of threads; both are put back after.
@@ -66,11 +78,11 @@ def reproducible(threads: int, device: str = "cpu") -> Iterator[None]:
     try:
         if before[0] != threads:
             torch.set_num_threads(threads)
-        torch.use_deterministic_algorithms(True)
+        _be_deterministic(True)
         # It would write NaN into every fresh buffer: a debugging aid that costs time in each step.
         debugging.fill_uninitialized_memory = False
         yield
     finally:
         debugging.fill_uninitialized_memory = fill
-        torch.use_deterministic_algorithms(before[1])
+        _be_deterministic(before[1])
         torch.set_num_threads(before[0])

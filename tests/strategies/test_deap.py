@@ -150,7 +150,7 @@ def test_equal_parents_have_the_same_child() -> None:
         assert crossover(units, units, SPACES["mixed"]) == units
 
 
-@pytest.mark.parametrize(("rate", "low", "high"), [(0.0, 1, 1), (0.3, 1, 7), (1.0, 7, 7)])
+@pytest.mark.parametrize(("rate", "low", "high"), [(0.0, 1, 1), (0.3, 1, 7), (1.0, 8, 8)])
 def test_at_least_one_gene_mutates(rate: float, low: int, high: int) -> None:
     space = SPACES["mixed"]
     units = space.encode(space.default()).tolist()
@@ -166,5 +166,5 @@ def test_numpys_global_state_is_never_touched() -> None:
     pool = select(pool_of(*((float(i), -float(i)) for i in range(8))), 8)
     with seeded(RNG(0)):
         crowded_tournament(pool)
-        crossover([0.1] * 7, [0.9] * 7, SPACES["mixed"])
+        crossover([0.1] * 8, [0.9] * 8, SPACES["mixed"])
     assert same_state(np.random.get_state(), before)  # type: ignore[arg-type]

@@ -87,7 +87,7 @@ def test_what_is_out_is_believed_to_be_average() -> None:
     history = told(SPACES["mixed"], 20)
     history.born(Candidate(20, 0, 0, 20, SPACES["mixed"].sample(birth_rng(9, 20)), "random"))
     points, scores = learned(history)
-    assert points.shape == (21, 7)
+    assert points.shape == (21, len(SPACES["mixed"].genes))
     assert scores[0] == 0.0
     assert np.isclose(scores.mean(), 0.0)
 
