@@ -28,7 +28,7 @@ def desk(tmp_path: Path) -> Path:
     (tmp_path / "corpus").mkdir()
     text = (ROOT / "README.md").read_bytes() + (ROOT / "LICENSE").read_bytes()
     (tmp_path / "corpus" / "text.txt").write_bytes(text * 4)
-    (tmp_path / "run.toml").write_text('trials = 3\nname = "fromtoml"\n[option]\ntokens = 5000\n')
+    (tmp_path / "run.toml").write_text('trials = 3\ncalibrate = 0\nname = "fromtoml"\n[option]\ntokens = 5000\n')
     (tmp_path / "genomes.csv").write_text("lr,depth\n0.003,2\n0.01,1\n")
     (tmp_path / "populations").mkdir()
     sample = ROOT / "populations" / "sample"
