@@ -3,7 +3,7 @@
 The text is read as bytes, so there is nothing to download. Its last tenth is held out; the same held-out bytes judge
 every genome. What is held equal between genomes is chosen by exactly one of three budgets:
 
-    -o flops=1e11     arithmetic (the default): a larger model sees less text; about equal time
+    -o flops=1.5e11   arithmetic (the default): a larger model sees less text; about equal time
     -o tokens=500000  text: favours large models, which take longer
     -o seconds=5      time on this machine: ten steps are timed and the number of steps fixed from them;
                       not reproducible to the bit, since two timings differ
@@ -131,7 +131,7 @@ BLOCK = 4
 
 CHECKPOINT = "checkpoint.pt"
 
-FLOPS = {"small": 1e11, "medium": 2.5e13, "large": 1e15}
+FLOPS = {"small": 1.5e11, "medium": 2.5e13, "large": 1e15}
 """Default budget of each size."""
 
 SCHEDULES = ("cosine", "linear", "constant", "wsd", "multi_step", "sgdr", "cosine_step")
