@@ -30,6 +30,9 @@ SMALL = {
 SLOW = ("hyperopt", "tpe")
 """Strategies whose libraries take long for a birth: they are checked in fewer cases, and shorter runs."""
 
+ALIKE = ("cma", "hill", "ladder", "ladder-generational", "nsga3", "nsga3-generational", "staged")
+"""Strategies that are checked in fewer cases too, for what they share with the others is checked there."""
+
 SHORT = 14
 """Births of a slow strategy's run, at most."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.strategies.cases import FEW, SLOW
+from tests.strategies.cases import ALIKE, FEW, SLOW
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -14,4 +14,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def _is_left_out(case: object) -> bool:
     given = getattr(case, "params", {})
-    return given.get("strategy") in SLOW and any(given[name] not in few for name, few in FEW.items() if name in given)
+    return given.get("strategy") in (*SLOW, *ALIKE) and any(
+        given[name] not in few for name, few in FEW.items() if name in given
+    )
