@@ -118,7 +118,7 @@ class DaskEngine(Engine):
 
     def _watch(self) -> None:
         while not self._closing.wait(LOOK_EVERY):
-            with contextlib.suppress(OSError, TimeoutError, RuntimeError):  # the scheduler is away: nothing new
+            with contextlib.suppress(OSError, TimeoutError, RuntimeError, KeyError):  # no scheduler: nothing new
                 self._look()
 
     def _look(self) -> None:
