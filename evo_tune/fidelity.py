@@ -16,7 +16,8 @@ from statistics import NormalDist
 import numpy as np
 
 from evo_tune.errors import OptionError
-from evo_tune.standing import Entry, ranks
+from evo_tune.importance import ranks
+from evo_tune.standing import Entry
 from evo_tune.trial import Proposal
 
 __all__ = ["bounds", "is_audit", "keep", "parse_rungs", "promotion", "trust"]

@@ -5,9 +5,11 @@ Reports show it for each gene, and strategies choose genes by it. It knows no tr
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
-__all__ = ["importance"]
+__all__ = ["importance", "ranks"]
 
 
 def importance(units: np.ndarray, losses: np.ndarray) -> float:
@@ -23,20 +25,20 @@ def importance(units: np.ndarray, losses: np.ndarray) -> float:
     Returns:
         0: explains nothing, 1: all.
     """
-    ranks, groups = _ranks(losses), _groups(units)
+    places, groups = ranks(losses), _groups(units)
     names, counts = np.unique(groups, return_counts=True)
-    if len(names) < 2 or len(names) == len(ranks) or np.ptp(ranks) == 0:
+    if len(names) < 2 or len(names) == len(places) or np.ptp(places) == 0:
         return 0.0
-    means = np.array([ranks[groups == name].mean() for name in names])
-    total = float(((ranks - ranks.mean()) ** 2).sum())
-    within = total - float((counts * (means - ranks.mean()) ** 2).sum())
-    adjusted = 1.0 - (within / (len(ranks) - len(names))) / (total / (len(ranks) - 1))
+    means = np.array([places[groups == name].mean() for name in names])
+    total = float(((places - places.mean()) ** 2).sum())
+    within = total - float((counts * (means - places.mean()) ** 2).sum())
+    adjusted = 1.0 - (within / (len(places) - len(names))) / (total / (len(places) - 1))
     return max(0.0, adjusted)
 
 
-def _ranks(losses: np.ndarray) -> np.ndarray:
-    """Return ranks, equal losses sharing the mean of theirs."""
-    _, which, counts = np.unique(losses, return_inverse=True, return_counts=True)
+def ranks(values: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Return the ranks of values from 1, equal ones sharing the mean of theirs, shape (values,)."""
+    _, which, counts = np.unique(values, return_inverse=True, return_counts=True)
     return np.asarray((np.cumsum(counts) - (counts - 1) / 2)[which], dtype=np.float64)
 
 

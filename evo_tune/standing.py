@@ -15,10 +15,11 @@ import numpy as np
 
 from evo_tune.constraint import Constraint
 from evo_tune.history import History
+from evo_tune.importance import ranks
 from evo_tune.space import Genome, genome_key
 from evo_tune.trial import Candidate, Objective, Outcome, Trial
 
-__all__ = ["Entry", "View", "averaged", "entries", "places", "ranks"]
+__all__ = ["Entry", "View", "averaged", "entries", "places"]
 
 
 @dataclass
@@ -90,12 +91,6 @@ def entries(history: History) -> dict[str, Entry]:
         return found
 
     return history.fold(__name__, dict, step)
-
-
-def ranks(values: Sequence[float] | np.ndarray) -> np.ndarray:
-    """Return the ranks of values from 1, equal ones sharing the mean of theirs, shape (values,)."""
-    _, which, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return np.asarray((np.cumsum(counts) - (counts - 1) / 2)[which], dtype=np.float64)
 
 
 def places(told: Sequence[Entry], rungs: Sequence[float], objectives: int) -> dict[str, tuple[float, ...]]:

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from evo_tune.constraint import Constraint, violation
 from evo_tune.errors import OptionError
 from evo_tune.fidelity import bounds, is_audit, keep, parse_rungs, trust
-from evo_tune.standing import Entry, places, ranks
+from evo_tune.importance import ranks
+from evo_tune.standing import Entry, places
 from evo_tune.trial import Candidate, Minimize, Outcome, Trial
 
 RUNGS = (0.25, 1.0)

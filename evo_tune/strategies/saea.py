@@ -24,6 +24,7 @@ import numpy as np
 
 from evo_tune.errors import OptionError
 from evo_tune.history import History
+from evo_tune.importance import ranks
 from evo_tune.space import Choice, SearchSpace, genome_key
 from evo_tune.strategies._births import spread, unborn
 from evo_tune.strategies._deap import Individual, crossover, mutate, seeded, select, tournament
@@ -209,17 +210,11 @@ def _scores(told: Sequence[Trial], failures: int, rng: np.random.Generator) -> n
     losses = np.array([trial.losses for trial in told])
     if losses.shape[1] > 1:
         share = rng.dirichlet(np.ones(losses.shape[1]))
-        weighted = share * np.stack([_ranks(column) for column in losses.T], axis=1)
+        weighted = share * np.stack([ranks(column) for column in losses.T], axis=1)
         losses = weighted.max(axis=1, keepdims=True) + AUGMENT * weighted.sum(axis=1, keepdims=True)
-    ranks = np.append(_ranks(losses[:, 0]), np.full(failures, len(losses) + (failures + 1) / 2))
+    places = np.append(ranks(losses[:, 0]), np.full(failures, len(losses) + (failures + 1) / 2))
     normal = NormalDist()
-    return np.array([-normal.inv_cdf((rank - 0.375) / (len(ranks) + 0.25)) for rank in ranks])
-
-
-def _ranks(losses: np.ndarray) -> np.ndarray:
-    """Return ranks from 1, the lowest loss first, equal losses sharing the mean of theirs, shape (losses,)."""
-    _, which, counts = np.unique(losses, return_inverse=True, return_counts=True)
-    return np.asarray((np.cumsum(counts) - (counts - 1) / 2)[which], dtype=np.float64)
+    return np.array([-normal.inv_cdf((rank - 0.375) / (len(places) + 0.25)) for rank in places])
 
 
 def _learned(
