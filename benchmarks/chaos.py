@@ -10,6 +10,7 @@ machine does something to it:
     segfault   an evaluation reads address 0
     pause      the parent and all its workers are stopped, and go on after a while
     disk       a session finds the disk full after some kilobytes: it must stop and say so
+    readonly   a session finds the store write-protected: it must stop and say so
     clock      a session finds the clock set back by an hour
 
 A parent that is dead is followed by a resume. Faults of the genomes themselves are results: some raise, return NaN,
@@ -27,6 +28,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import ctypes
 import os
 import random
 import resource
@@ -51,7 +53,10 @@ from evo_tune.replay import verify
 MARK = "EVO_TUNE_CHAOS"
 """Environment variable by which every process of a run can be found, orphans too."""
 
-FAULTS = ("worker", "parent", "term", "exit", "segfault", "pause", "disk", "clock")
+FAULTS = ("worker", "parent", "term", "exit", "segfault", "pause", "disk", "readonly", "clock")
+
+ENDING = ("disk", "readonly")
+"""Those that must end a session, with a message."""
 
 GRACE = 30.0
 """Seconds that a run has after SIGTERM; SLURM and Kubernetes give as many by default."""
@@ -130,12 +135,15 @@ def drive(folder: Path, name: str, generations: int, trouble: str) -> None:
         folder: Where the evaluator and the store are.
         name: Of the run.
         generations: In all.
-        trouble: 'disk', 'clock' or ''.
+        trouble: 'disk', 'readonly', 'clock' or ''.
     """
     store = folder / "store"
     if trouble == "disk":
         largest = max((file.stat().st_size for file in store.rglob("*.jsonl")), default=0)
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest + 3000, resource.RLIM_INFINITY))
+    if trouble == "readonly":
+        obey_modes()
+        protect(store, True)
     if trouble == "clock":
         real = time.time
         time.time = lambda: real() - 3600.0
@@ -145,6 +153,23 @@ def drive(folder: Path, name: str, generations: int, trouble: str) -> None:
         shape = {"generations": generations, "population": 6, "seed": 3, "order": "birth", "slots": 2, "retries": 1000}
         search = Search(str(folder / "quick.py"), store=store, name=name, timeout=TIMEOUT, **shape)
     search.run()
+
+
+def protect(folder: Path, protected: bool) -> None:
+    """Take from a folder and all in it the right to be written to, or give it back."""
+    for path in [folder, *folder.rglob("*")]:
+        with contextlib.suppress(FileNotFoundError):
+            path.chmod(path.stat().st_mode & ~0o222 if protected else path.stat().st_mode | 0o200)
+
+
+def obey_modes() -> None:
+    """Have the modes of files hold for this process even if it is root's: give up DAC_OVERRIDE (capabilities(7))."""
+    libc, override = ctypes.CDLL(None), 1 << 1
+    header, sets = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+    libc.capget(header, sets)
+    for place in (0, 1):  # effective, permitted
+        sets[place] &= ~override
+    libc.capset(header, sets)
 
 
 class Chaos:
@@ -206,8 +231,10 @@ class Chaos:
             self.parent.kill()
             self.parent.wait()
             trouble = fault if fault != "parent" else ""
+            if trouble in ENDING:
+                self.generations += GENERATIONS  # the session must have something left to write
             self.bury(resume_at_once=bool(trouble) or self.random.random() < 0.5, trouble=trouble)
-            if trouble:
+            if trouble in ENDING:
                 self.suffer(trouble)
 
     def kill_other(self) -> None:
@@ -250,21 +277,18 @@ class Chaos:
         self.bury()
 
     def suffer(self, trouble: str) -> None:
-        """Let a session end under its trouble; a full disk must end it, with a message and not with a traceback.
+        """Let a session end under its trouble: a store that takes nothing more must end it, with a message.
 
         Raises:
             Violation: It ends otherwise.
         """
         assert self.parent is not None
         assert self.parent.stderr is not None
-        if trouble == "clock":
-            return
-        self.generations += 10 * GENERATIONS  # more than the disk takes
         code = self.parent.wait()
         text = self.parent.stderr.read()
-        self.generations -= 10 * GENERATIONS
-        if code and "StoreError" not in text:
-            raise Violation(f"a full disk ended the run with {code}:\n{text}")
+        protect(self.folder / "store", False)
+        if "StoreError" not in text:
+            raise Violation(f"{trouble}: the session ended with {code}:\n{text}")
         self.bury()
 
     def ended(self) -> None:

@@ -111,38 +111,6 @@ class Ours:
         self.history.tell(handle, outcome)
 
 
-class Hill:
-    """Hill climbing with restarts: the neighbours of the best in random order, the first better one at once.
-
-    Args:
-        instance: What to play on.
-        seed: Of the run.
-    """
-
-    def __init__(self, instance: Instance, seed: int) -> None:
-        self.space, self.rng = instance.space, np.random.default_rng(seed)
-        self.seen: set[tuple[Any, ...]] = set()
-        self.loss, self.todo = np.inf, [self.space.default()]
-
-    def ask(self) -> tuple[Any, dict[str, Any]]:
-        while self.todo:
-            genome = self.todo.pop()
-            if tuple(genome.values()) not in self.seen:
-                break
-        else:
-            self.loss, genome = np.inf, self.space.sample(self.rng)
-        self.seen.add(tuple(genome.values()))
-        return genome, genome
-
-    def tell(self, handle: Any, losses: Losses | None) -> None:
-        if losses is not None and losses[0] < self.loss:
-            self.loss = losses[0]
-            units = self.space.encode(handle).tolist()
-            steps = [(p, u) for p, g in enumerate(self.space.genes.values()) for u in g.neighbours(units[p])]
-            near = [self.space.snap([*units[:p], u, *units[p + 1 :]]) for p, u in steps]
-            self.todo = [near[place] for place in self.rng.permutation(len(near))]
-
-
 class Peer:
     """Another tool's optimiser, in the process that `line` talks to.
 
@@ -239,11 +207,15 @@ def peer(method: str, default: bool = False) -> Maker:
     return lambda instance, seed, evaluations, line: Peer(instance, seed, evaluations, line, method, default)
 
 
+# `cma` is not among them: every table and function has a choice, which it refuses.
 METHODS: dict[str, Maker] = {
     "saea": ours("saea"),
     "ga": ours("ga"),
     "random": ours("random"),
-    "hill": lambda instance, seed, evaluations, line: Hill(instance, seed),
+    "hill": ours("hill"),
+    "staged": ours("staged"),
+    "tpe": ours("tpe"),
+    "hyperopt": ours("hyperopt"),
     "optuna tpe": peer("optuna tpe"),
     "optuna tpe, default first": peer("optuna tpe", default=True),
     "hyperopt tpe": peer("hyperopt tpe"),

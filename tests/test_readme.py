@@ -38,6 +38,12 @@ def desk(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def one_core() -> None:
+    """Leave a command one core, so that a run without `--slots` starts one worker and not one for each core."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+
+
 @pytest.mark.slow
 def test_everything_in_the_readme_works(desk: Path) -> None:
     script = Path(sys.executable).with_name("evo-tune")
@@ -52,6 +58,8 @@ def test_everything_in_the_readme_works(desk: Path) -> None:
         for command in commands:
             if shlex.join(command) in TOO_LONG:
                 continue
-            done = subprocess.run(command, cwd=desk, env=env, capture_output=True, text=True, timeout=120)
+            done = subprocess.run(
+                command, cwd=desk, env=env, capture_output=True, text=True, timeout=120, preexec_fn=one_core
+            )
             assert done.returncode == 0, (command, done.stdout, done.stderr)
             assert done.stdout.strip() or done.stderr.strip(), (command, "printed nothing")
