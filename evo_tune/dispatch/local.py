@@ -1,7 +1,8 @@
 """A slot on this machine: one long-lived worker process, pinned to its device, replaced when it breaks.
 
 The process is a one-worker executor of loky, joblib's own engine, so that a worker that dies takes no
-other with it. This module owns what loky leaves open: timeouts, retries, whole process groups, death
+other with it. A slot that has lost one keeps a spare, warmed while the other trains: where trainings die again and
+again, nobody waits for imports. This module owns what loky leaves open: timeouts, retries, whole process groups, death
 unnoticed. What happens inside the worker is `worker.py`'s.
 """
 
@@ -75,6 +76,8 @@ class LocalSlot(Slot):
         self._lock = threading.Lock()
         self._closed = False
         self._worker: _Process | None = None
+        self._spare: _Process | None = None
+        self._lost_one = False
 
     @property
     def pid(self) -> int | None:
@@ -115,7 +118,7 @@ class LocalSlot(Slot):
         return replace(Outcome.from_json(reply["outcome"]), device=self.device)
 
     def _ready(self) -> _Process:
-        """Return a worker that has imported the evaluator, a new one where the last one is gone."""
+        """Return a worker that has imported the evaluator, the spare or a new one where the last one is gone."""
         worker = self._worker
         if worker is not None and not worker.gone() and not self._closed:
             return worker
@@ -123,30 +126,29 @@ class LocalSlot(Slot):
         with self._lock:
             if self._closed:
                 raise SlotClosed(f"{self.name} is closed")
-            worker = self._worker = _Process(self._pinned, self._task)
+            spare, self._spare = self._spare, None
+            if spare is not None and spare.gone():
+                _bury(spare, None)
+                spare = None
+            worker = self._worker = spare or _Process(self._pinned, self._task)
         worker.wait_loaded(None if self._timeout is None else max(self._timeout, LOADING))
+        with self._lock, contextlib.suppress(_Lost):
+            if self._lost_one and not self._closed:
+                self._spare = _Process(self._pinned, self._task)
         return worker
 
     def _discard(self, folder: str | None) -> None:
         """Kill the worker and keep what it printed, in the folder of the trial that it was at."""
         worker, self._worker = self._worker, None
-        if worker is None:
-            return
-        worker.kill()
-        worker.wait_gone(10.0)  # until then it may hold the GPU's memory and write into the folder
-        worker.abandon()
-        with contextlib.suppress(OSError):
-            if folder is not None and os.path.getsize(worker.spool):
-                os.makedirs(folder, exist_ok=True)
-                os.replace(worker.spool, os.path.join(folder, "log.txt"))
-            else:
-                os.unlink(worker.spool)
+        if worker is not None:
+            self._lost_one = True
+            _bury(worker, folder)
 
     def kill(self) -> None:
         self._closed = True
         with self._lock:
-            worker = self._worker
-        if worker is not None:
+            workers = [worker for worker in (self._worker, self._spare) if worker is not None]
+        for worker in workers:
             worker.kill()
             with contextlib.suppress(OSError):
                 os.unlink(worker.spool)
@@ -155,11 +157,27 @@ class LocalSlot(Slot):
         self._closed = True
         with self._lock:
             worker = self._worker
+            spare, self._spare = self._spare, None
+        if spare is not None:
+            _bury(spare, None)
         if worker is not None:
             worker.leave(GRACE)
             self._discard(None)  # what its evaluations left running goes as well
             with contextlib.suppress(OSError):
                 os.rmdir(self._task.trials_folder)  # if no trial has a folder
+
+
+def _bury(worker: _Process, folder: str | None) -> None:
+    """Kill a worker; what it printed goes into `folder`, if there is one."""
+    worker.kill()
+    worker.wait_gone(10.0)  # until then it may hold the GPU's memory and write into the folder
+    worker.abandon()
+    with contextlib.suppress(OSError):
+        if folder is not None and os.path.getsize(worker.spool):
+            os.makedirs(folder, exist_ok=True)
+            os.replace(worker.spool, os.path.join(folder, "log.txt"))
+        else:
+            os.unlink(worker.spool)
 
 
 class _Process:
@@ -172,13 +190,15 @@ class _Process:
 
         env = {"CUDA_VISIBLE_DEVICES": device.visible, **dict.fromkeys(THREAD_VARIABLES, str(task.threads))}
         env["PYTHONHASHSEED"] = os.environ.get("PYTHONHASHSEED", "0")  # same order of sets in every worker
-        with self._starting, _semaphores_made() as self._semaphores:
+        with self._starting, _semaphores_made() as semaphores:
             _start_trackers()
             self._executor = ProcessPoolExecutor(
                 max_workers=1, env=env, initializer=initialize, initargs=(task, device.inside, os.getpid())
             )
             with _no_interrupt():
                 self._loading = self._executor.submit(load)
+        # Once it is loaded the worker has opened them: from then on, whoever is killed, no name is left over.
+        self._loading.add_done_callback(lambda _: [unlink() for unlink in semaphores])
         started = list(self._executor._processes.values())
         if not started:
             raise _Lost("crashed", "worker died as it started")
@@ -193,8 +213,6 @@ class _Process:
     def wait_loaded(self, limit: float | None) -> None:
         """Wait until the evaluator is imported; see `work`."""
         self._result(self._loading, limit)
-        for unlink in self._semaphores:  # the worker has opened them: now whoever is killed, no name is left over
-            unlink()
 
     def work(self, message: dict[str, Any], limit: float | None) -> dict[str, Any]:
         """Have a candidate evaluated.

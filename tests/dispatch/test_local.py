@@ -6,7 +6,7 @@ import concurrent.futures
 import threading
 
 import pytest
-from slot_helpers import candidate, until
+from slot_helpers import candidate, until, workers
 
 from evo_tune.dispatch import CPU, Plan, local, open_slots
 from evo_tune.errors import OptionError
@@ -32,6 +32,22 @@ class Silent:
     def result(self, timeout: float) -> None:
         self.waits += 1
         raise concurrent.futures.TimeoutError
+
+
+def test_a_slot_that_lost_a_worker_keeps_a_spare(task_of, tmp_path):
+    started = tmp_path / "started"
+    body = "if genome['x'] > 0.7: os._exit(1)\nreturn {'loss': 0.0, 'pid': os.getpid()}"
+    top = f"with open({str(started)!r}, 'a') as file: print(os.getpid(), file=file)\n"
+    (slot,) = open_slots(task_of(body, top=top), Plan((CPU,), 1))
+    slot.run(candidate())
+    assert len(workers()) == 1, "who never loses a worker pays for none"
+    assert slot.run(candidate(genome={"x": 0.9})).status == "crashed"
+    slot.run(candidate())
+    pids = until(lambda: [*map(int, found)] if len(found := started.read_text().split()) == 3 else None)
+    assert slot.run(candidate(genome={"x": 0.9})).status == "crashed"
+    assert slot.run(candidate()).metrics["pid"] == pids[-1], "it was there before it was needed"
+    slot.close()
+    assert not workers()
 
 
 def test_a_pause_costs_one_tick_of_the_timeout(monkeypatch):
