@@ -7,19 +7,17 @@ is computed by its plain formula. Element-wise work is not counted.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any, ClassVar, TypeVar
+from dataclasses import dataclass
+from typing import ClassVar
 
 from evo_tune.errors import RecipeError
 from evo_tune.training._check import check_integer, check_name, check_number
+from evo_tune.training._config import ModelConfig
 
 __all__ = ["EncoderConfig", "FTConfig", "TextConfig", "ViTConfig", "nearest_divisor"]
 
 STEM = 16
 """Channels of the convolution stem."""
-
-T = TypeVar("T", bound="EncoderConfig")
 
 
 def nearest_divisor(width: int, heads: int, most: int) -> int:
@@ -28,7 +26,7 @@ def nearest_divisor(width: int, heads: int, most: int) -> int:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EncoderConfig:
+class EncoderConfig(ModelConfig):
     """What every encoder has: pre-norm blocks in which each token sees all others, and a linear head.
 
     Args:
@@ -96,23 +94,6 @@ class EncoderConfig:
         d, f = self.width, self.ffn_width
         per_token = 6.0 * (4 * d * d + 2 * d * f) + 12.0 * d * tokens
         return self.depth * tokens * per_token + 6.0 * d * self.classes
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain data."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls: type[T], data: Mapping[str, Any]) -> T:
-        """Build it from what `to_json` gave.
-
-        Raises:
-            RecipeError: An unknown field, or one out of its range.
-        """
-        known = [field.name for field in fields(cls)]
-        for name, value in data.items():
-            if name not in known:
-                raise RecipeError(name, value, f"only the fields {', '.join(known)}")
-        return cls(**data)
 
 
 @dataclass(frozen=True, kw_only=True)

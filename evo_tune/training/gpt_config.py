@@ -5,12 +5,12 @@ No torch here, so that a search can know a model's size before it trains one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import ClassVar
 
 from evo_tune.errors import RecipeError
 from evo_tune.training._check import check_integer, check_name, check_number
+from evo_tune.training._config import ModelConfig
 
 __all__ = ["LONGEST_PLAIN", "GPTConfig"]
 
@@ -20,7 +20,7 @@ the faster; at twice as many they are about even, beyond they lose."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class GPTConfig:
+class GPTConfig(ModelConfig):
     """A decoder-only Transformer: pre-norm, causal. The defaults are GPT-2's, without biases.
 
     Args:
@@ -168,20 +168,3 @@ class GPTConfig:
         biases = self.depth * self.block_outputs if self.bias else 0
         head = d * self.vocab_size
         return self.matmul_parameters - head + norms + embeddings + biases + (0 if self.tied else head)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain data."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> GPTConfig:
-        """Build it from what `to_json` gave.
-
-        Raises:
-            RecipeError: An unknown field, or one out of its range.
-        """
-        known = [field.name for field in fields(cls)]
-        for name, value in data.items():
-            if name not in known:
-                raise RecipeError(name, value, f"only the fields {', '.join(known)}")
-        return cls(**data)

@@ -46,6 +46,9 @@ FEW = {
 }
 """The cases of a slow strategy, where a test has more."""
 
+CASES = {**dict.fromkeys((*SLOW, *ALIKE), FEW), "saea": {"lag": (3,), "value": FEW["value"]}}
+"""The cases of those strategies that are not checked in all."""
+
 
 def variants() -> dict[str, Strategy]:
     """Return every strategy known by name, with a small population, plain and with its notable options."""

@@ -171,7 +171,7 @@ def test_proposing_is_pure(strategy: Strategy, space: str) -> None:
 def test_in_birth_order_slots_and_speeds_do_not_matter(strategy: Strategy, space: str, lag: int) -> None:
     runs = [
         simulate(strategy, space, 0.2, births=26, slots=slots, order="birth", lag=lag, speed=speed)
-        for slots, speed in ((1, 0), (2, 1), (4, 2), (8, 3), (8, 4))
+        for slots, speed in ((1, 0), (4, 2), (8, 3))
     ]
     assert all(births(run) == births(runs[0]) for run in runs[1:])
     assert is_complete(runs[0], space)
