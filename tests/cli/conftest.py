@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
+
+from evo_tune.cli import main
 
 QUICK = '''"""A quadratic with a forbidden corner, for tests."""
 import time
@@ -50,27 +55,53 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def type_in(folder: Path, *words: str, env: dict[str, str] | None = None) -> Result:
+    """Type `evo-tune …` in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-m", "evo_tune", *words],
+        cwd=folder,
+        env={**os.environ, **(env or {})},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    return Result(done.returncode, done.stdout, done.stderr)
+
+
 @pytest.fixture
 def typed(folder: Path) -> Typed:
     """Type `evo-tune …` in a process of its own."""
+    return partial(type_in, folder)
 
-    def run(*words: str, env: dict[str, str] | None = None) -> Result:
-        done = subprocess.run(
-            [sys.executable, "-m", "evo_tune", *words],
-            cwd=folder,
-            env={**os.environ, **(env or {})},
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-        return Result(done.returncode, done.stdout, done.stderr)
+
+@pytest.fixture
+def called(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Typed:
+    """Do what `evo-tune …` does in this process: for what ends before a worker would start."""
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # `main` sets it
+
+    def run(*words: str) -> Result:
+        monkeypatch.setattr(sys, "argv", ["evo-tune", *words])
+        with pytest.raises(SystemExit) as end:
+            main()
+        printed = capsys.readouterr()
+        return Result(int(end.value.code or 0), printed.out, printed.err)
 
     return run
 
 
-@pytest.fixture
-def small_run(typed: Typed) -> str:
-    """A finished run of 8 trials named `one`."""
-    result = typed("run", "quick.py", "--name", "one", "--population", "4", "--generations", "2", "--calibrate", "2")
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a finished run of 8 trials named `one`, which nobody changes."""
+    folder = tmp_path_factory.mktemp("finished")
+    (folder / "quick.py").write_text(QUICK)
+    words = ["--name", "one", "--population", "4", "--generations", "2", "--calibrate", "2"]
+    result = type_in(folder, "run", "quick.py", *words)
     assert result.code == 0, result
+    return folder
+
+
+@pytest.fixture
+def small_run(folder: Path, finished: Path) -> str:
+    """A finished run of 8 trials named `one`."""
+    shutil.copytree(finished / "populations", folder / "populations")
     return "one"
