@@ -16,7 +16,7 @@ import uuid
 import warnings
 from typing import Any
 
-from evo_tune.dispatch.devices import CPU, Plan
+from evo_tune.dispatch.devices import CPU, Device, Plan
 from evo_tune.dispatch.host import Host, Parcel, offer
 from evo_tune.dispatch.remote import Cluster, Engine, Lost, Seat
 from evo_tune.dispatch.slot import Task
@@ -146,7 +146,7 @@ class DaskEngine(Engine):
             return
         with self._lock:
             place = "" if self._cluster else f"{machine}/"
-            self._free += [DaskSeat(self, address, place + device[0], device) for device in devices]
+            self._free += [DaskSeat(self, address, place + device.name, device) for device in devices]
 
     def call(self, address: str, function: Any, *args: Any) -> Any:
         """Have a worker call a function at once, past its queue.
@@ -221,10 +221,10 @@ class DaskSeat(Seat):
         engine: The cluster.
         address: The worker's.
         device: For people, with the machine.
-        pinned: (name, visible) of the device.
+        pinned: The device, as its machine knows it.
     """
 
-    def __init__(self, engine: DaskEngine, address: str, device: str, pinned: tuple[str, str]) -> None:
+    def __init__(self, engine: DaskEngine, address: str, device: str, pinned: Device) -> None:
         self._engine = engine
         self.address = address
         self.device = device

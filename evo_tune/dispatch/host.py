@@ -122,8 +122,8 @@ def _place(file: Path, root: Path) -> str:
     return file.name
 
 
-def offer(devices: str | None, per_device: int, cores: int) -> list[tuple[str, str]]:
-    """Return (name, visible) of the device of each slot that this process can hold.
+def offer(devices: str | None, per_device: int, cores: int) -> list[Device]:
+    """Return the device of each slot that this process can hold.
 
     Args:
         devices: As typed by the user; None takes the GPUs that this process sees, else the CPU.
@@ -131,7 +131,7 @@ def offer(devices: str | None, per_device: int, cores: int) -> list[tuple[str, s
         cores: Slots where there is no GPU.
     """
     slots = plan(None, devices, per_device if devices != "cpu" and gpus() else 1).slots
-    return [(device.name, device.visible) for device in ((CPU,) * cores if slots[0] == CPU else slots)]
+    return list((CPU,) * cores if slots[0] == CPU else slots)
 
 
 class Host:
@@ -140,7 +140,7 @@ class Host:
     Args:
         parcel: What the slot's candidates have in common.
         name: Of the slot, for people.
-        device: (name, visible) of a device, as `offer` gives it.
+        device: What it is pinned to, as `offer` gives it.
         timeout: See `LocalSlot`.
         retries: See `LocalSlot`.
 
@@ -149,12 +149,12 @@ class Host:
     """
 
     def __init__(
-        self, parcel: Parcel, name: str, device: tuple[str, str], timeout: float | None = None, retries: int = 0
+        self, parcel: Parcel, name: str, device: Device, timeout: float | None = None, retries: int = 0
     ) -> None:
         _may_have_children()
         task = parcel.unpack()
         self.trials_folder = task.trials_folder
-        self._slot = LocalSlot(name, Device(*device), task, timeout, retries)
+        self._slot = LocalSlot(name, device, task, timeout, retries)
         self._heard = time.monotonic()
 
     def run(self, candidate: dict[str, Any], folder: str | None) -> dict[str, Any] | None:

@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
-from evo_tune.dispatch.devices import CPU, Plan
+from evo_tune.dispatch.devices import CPU, Device, Plan
 from evo_tune.dispatch.host import Host, Parcel
 from evo_tune.dispatch.remote import Cluster, Engine, Lost, Seat
 from evo_tune.dispatch.slot import Task
@@ -35,8 +35,8 @@ class _Actor:
     def open(self, host: tuple[Any, ...], on_gpu: bool, here: bool) -> tuple[str, str]:
         """Return the name of the device and, if this machine is not fit, why."""
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", "") if on_gpu else ""
-        device = (f"cuda:{visible}", visible) if visible else ("cpu", "")
-        name = device[0] if here else f"{platform.node()}/{device[0]}"
+        device = Device(f"cuda:{visible}", visible) if visible else CPU
+        name = device.name if here else f"{platform.node()}/{device.name}"
         try:
             parcel, *limits = host
             self._host = Host(parcel, name, device, *limits)

@@ -126,7 +126,7 @@ def test_what_a_killed_parent_left_is_killed_by_the_next_session(task_of, tmp_pa
 def test_a_training_that_nobody_waits_for_is_killed(task_of, monkeypatch, tmp_path):
     monkeypatch.setattr(on_host, "LEASE", 0.5)
     task = task_of("time.sleep(60)\n" + OK)
-    host = on_host.Host(Parcel.of(task), "slot 0", ("cpu", ""))
+    host = on_host.Host(Parcel.of(task), "slot 0", CPU)
     began = time.monotonic()
     assert host.run(candidate().to_json(), None) is None
     assert time.monotonic() - began < 10
