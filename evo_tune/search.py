@@ -25,7 +25,7 @@ from joblib import Parallel, delayed
 
 from evo_tune.begin import check_unchanged, make_manifest, new_name
 from evo_tune.calibration import calibration_work, collect
-from evo_tune.dispatch import Cluster, Plan, Slot, SlotClosed, Task, open_slots, plan
+from evo_tune.dispatch import AUTO, Cluster, Forecast, Plan, Slot, SlotClosed, Task, open_slots, plan
 from evo_tune.errors import EvoTuneError, RunError, StoreError, UsageError
 from evo_tune.evaluator import Evaluator
 from evo_tune.generations import Generations, broken_strategy
@@ -449,12 +449,32 @@ class Search:
         cluster = None
         if settings.backend != "joblib":
             many = settings.max_slots or settings.slots
-            cluster = Cluster(settings.backend, settings.address, many, settings.devices, settings.per_device)
-        slots = open_slots(self._task(), _plan(settings, manifest.threads), settings.timeout, settings.retries, cluster)
+            cluster = Cluster(settings.backend, settings.address, many, settings.devices, int(settings.per_device))
+        planned, forecast = _plan(settings, manifest.threads), None
+        if planned.memory:
+            forecast = self._forecast()
+            planned = planned if forecast else _plan(replace(settings, per_device=1), manifest.threads)
+        slots = open_slots(self._task(), planned, settings.timeout, settings.retries, cluster, forecast)
         if not self._arrival and len(slots) > manifest.lag + 1:
             text = f"in birth order with --lag {manifest.lag}, at most {manifest.lag + 1} slots are ever at work"
             warnings.warn(f"{text}: {len(slots)} slots will wait for each other", stacklevel=3)
         return slots
+
+    def _forecast(self) -> Forecast | None:
+        """Return how much of a GPU a genome takes, by all that was measured so far; None if nothing predicts it."""
+        options = self.saved.manifest.options
+        forecast = Forecast(lambda genome: self.evaluator.estimate(genome, options))
+        if forecast.needed(self.space.default()) is None:
+            warnings.warn(
+                f"--per-device {AUTO}: {self.evaluator.name} predicts no gpu_memory (docs/evaluators.md), so each GPU "
+                "has one training at a time; --per-device K gives it K",
+                stacklevel=4,
+            )
+            return None
+        for trial in self.saved.trials():
+            if "cuda" in (trial.outcome.device or ""):
+                forecast.learn(trial.genome, trial.outcome.metrics)
+        return forecast
 
     def _task(self) -> Task:
         run = self.saved

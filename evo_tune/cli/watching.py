@@ -81,24 +81,26 @@ def _state(saved: Run, beat: Beat | None) -> str:
 
 @click.command("devices")
 @click.option("--devices", metavar="LIST", help="'cpu', 'cuda', or GPUs by number: 0,2.")
-@click.option("--per-device", type=click.IntRange(min=1), default=1, help="Slots on one GPU.  [default: 1]")
+@shared.per_device_option
 @click.option("--slots", type=click.IntRange(min=1), help="Trainings at once.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads of one training.")
 @shared.format_option("table", "json")
-def devices_command(devices: str | None, per_device: int, slots: int | None, threads: int | None, form: str) -> None:
+def devices_command(
+    devices: str | None, per_device: int | str | None, slots: int | None, threads: int | None, form: str
+) -> None:
     """Print what a run with these flags would use, and why.
 
     Nothing is started, and torch is not loaded.
     """
     from evo_tune.dispatch import inventory, plan
 
-    planned = plan(slots, devices, per_device, threads)
+    planned = plan(slots, devices, per_device or 1, threads)
     found = inventory(planned)
     rows = [
         {
             "slot": f"slot {number}",
             "device": device.name,
-            "what": found.names.get(device.visible, "-"),
+            "what": gpu.name if (gpu := found.gpus.get(device.visible)) else "-",
             "threads": planned.threads,
         }
         for number, device in enumerate(planned.slots)

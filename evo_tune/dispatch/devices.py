@@ -14,12 +14,22 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from evo_tune.errors import OptionError
 
-__all__ = ["CPU", "MPS", "ROCM", "Device", "Inventory", "Plan", "cpu_count", "gpus", "inventory", "plan"]
+__all__ = ["AUTO", "CPU", "MPS", "ROCM", "Device", "Gpu", "Inventory", "Plan", "cpu_count", "gpus", "inventory", "plan"]
+
+AUTO = "auto"
+"""As `--per-device`: as many slots on a GPU as its memory has room for."""
+
+MOST = 8
+"""Slots on a GPU under `--per-device auto`, if there are cores enough to feed them."""
+
+USABLE = 0.9
+"""Share of a GPU's memory that is given out: what a training fits itself to as well."""
 
 SMI_SECONDS = 15.0
 """How long nvidia-smi may take: seconds on a machine of many GPUs without the persistence daemon."""
@@ -54,19 +64,27 @@ class Plan:
     Args:
         slots: The device of each slot.
         threads: CPU threads of each slot.
+        memory: Bytes that the slots of a GPU share out among them (see `packing`), by what makes it visible; empty
+            where each slot may take what it wants.
     """
 
     slots: tuple[Device, ...]
     threads: int
+    memory: dict[str, int] = field(default_factory=dict)
 
 
-def plan(slots: int | None = None, devices: str | None = None, per_device: int = 1, threads: int | None = None) -> Plan:
+def plan(
+    slots: int | None = None,
+    devices: str | None = None,
+    per_device: int | str = 1,
+    threads: int | None = None,
+) -> Plan:
     """Lay slots over devices: `per_device` on each GPU, or one on each core where there is no GPU.
 
     Args:
         slots: Number of slots, if not all that fit; they are spread over the GPUs.
         devices: 'cpu', 'cuda', or GPUs by number or id: '0,2'. None takes the GPUs, else the CPU.
-        per_device: Slots on each GPU.
+        per_device: Slots on each GPU; 'auto': up to 8 that share out its memory, if nvidia-smi tells how much that is.
         threads: CPU threads of each slot: 1 unless given. It never follows the number of slots, because
             the thread count changes the arithmetic.
 
@@ -74,20 +92,41 @@ def plan(slots: int | None = None, devices: str | None = None, per_device: int =
         OptionError: A number below 1, a device that is not there, or more slots than the GPUs hold.
     """
     for flag, number in (("slots", slots), ("per-device", per_device), ("threads", threads)):
-        if number is not None and number < 1:
-            raise OptionError(f"--{flag} {number} is not allowed: expected 1 or more")
+        auto = flag == "per-device"
+        if not (number is None or (auto and number == AUTO) or (isinstance(number, int) and number >= 1)):
+            raise OptionError(f"--{flag} {number} is not allowed: expected 1 or more{' or auto' if auto else ''}")
     chosen = _choose(devices)
     if not chosen:
-        if per_device != 1:
+        if per_device not in (1, AUTO):
             raise OptionError(f"--per-device {per_device} needs a GPU, and this run uses none: give --slots instead")
         return Plan((CPU,) * (slots or cpu_count()), threads or 1)
+    memory = {} if isinstance(per_device, int) else _shareable(chosen)
+    if not isinstance(per_device, int):
+        fed = cpu_count() // (len(chosen) * (threads or 1))
+        per_device = max(1, min(MOST, fed), math.ceil((slots or 1) / len(chosen))) if memory else 1
     room = len(chosen) * per_device
     if slots is not None and slots > room:
         raise OptionError(
             f"--slots {slots} is more than {room}, which is {len(chosen)} GPU(s) with {per_device} slot(s) each: "
             "raise --per-device or lower --slots"
         )
-    return Plan(tuple(chosen[i % len(chosen)] for i in range(slots or room)), threads or 1)
+    return Plan(tuple(chosen[i % len(chosen)] for i in range(slots or room)), threads or 1, memory)
+
+
+def _shareable(devices: tuple[Device, ...]) -> dict[str, int]:
+    """Return the bytes of each GPU that may be given out; empty if those of any are not known.
+
+    What others hold of a GPU now is theirs. That decides when trainings begin, and no result depends on it.
+    """
+    known = _look_up(devices)
+    found = {}
+    for device in devices:
+        gpu = known.get(device.visible)
+        if gpu is None or gpu.total is None:
+            return {}
+        free = gpu.total if gpu.free is None else gpu.free
+        found[device.visible] = max(1, min(int(USABLE * gpu.total), free))
+    return found
 
 
 def _choose(devices: str | None) -> tuple[Device, ...]:
@@ -141,16 +180,32 @@ def _others() -> Iterator[Device]:
         yield MPS
 
 
+class Gpu(NamedTuple):
+    """What nvidia-smi knows of a GPU.
+
+    Args:
+        name: Its model.
+        total: Its memory, bytes; None if it does not say.
+        free: What nobody holds of it now.
+        capability: Its compute capability: '8.0'.
+    """
+
+    name: str
+    total: int | None
+    free: int | None
+    capability: str | None
+
+
 @dataclass(frozen=True)
 class Inventory:
     """What is known of a plan's devices, for people.
 
     Args:
-        names: Model and total memory of a GPU, by what makes it visible.
+        gpus: What is known of a GPU, by what makes it visible.
         why: How the plan came about, in lines.
     """
 
-    names: dict[str, str]
+    gpus: dict[str, Gpu]
     why: tuple[str, ...]
 
 
@@ -166,16 +221,52 @@ def inventory(plan: Plan) -> Inventory:
         given = os.environ.get("CUDA_VISIBLE_DEVICES")
         why.append("GPUs as nvidia-smi lists them" if given is None else f"GPUs by CUDA_VISIBLE_DEVICES={given}")
     why.append("--devices, --slots, --per-device and --threads change this")
-    return Inventory(dict(_models()), tuple(why))
+    return Inventory(_look_up(plan.slots), tuple(why))
 
 
-def _models() -> Iterator[tuple[str, str]]:
-    """Yield the id, as number and as UUID, and the model of each NVIDIA GPU, with its memory."""
-    for line in _ask_smi("--query-gpu=index,uuid,name,memory.total", "--format=csv,noheader").splitlines():
-        parts = [part.strip() for part in line.split(",")]
-        if len(parts) == 4:
-            for id in parts[:2]:
-                yield id, f"{parts[2]}, {parts[3]}"
+def _look_up(devices: tuple[Device, ...]) -> dict[str, Gpu]:
+    """Return what nvidia-smi knows of devices, by what makes them visible; of those that it knows."""
+    ids = {id for device in devices for id in device.visible.split(",") if device.name.startswith("cuda")}
+    if not ids:
+        return {}
+    rows = _rows()
+    found = {id: _look_up_one(id, rows) for id in ids}
+    return {id: gpu for id, gpu in found.items() if gpu is not None}
+
+
+def _look_up_one(id: str, rows: dict[str, Gpu]) -> Gpu | None:
+    if id.isdigit():  # CUDA numbers GPUs of several models by speed, nvidia-smi along the PCI bus
+        same = len({gpu.name for gpu in rows.values()}) == 1
+        return list(rows.values())[int(id)] if same and int(id) < len(rows) else None
+    known = _instances() if id.startswith("MIG") else rows.items()
+    return next((gpu for uuid, gpu in known if uuid.startswith(id)), None)
+
+
+def _rows() -> dict[str, Gpu]:
+    """Return every GPU by UUID."""
+    capabilities = dict(_query("compute_cap"))  # older drivers do not know it, and would say nothing at all
+    found = {}
+    for uuid, name, total, free in _query("name", "memory.total", "memory.free"):
+        mebibytes = [int(text) * 2**20 if text.isdigit() else None for text in (total, free)]
+        found[uuid] = Gpu(name, *mebibytes, capabilities.get(uuid))
+    return found
+
+
+def _query(*fields: str) -> Iterator[tuple[str, ...]]:
+    """Yield UUID and fields of each GPU."""
+    text = _ask_smi("--query-gpu=" + ",".join(("uuid", *fields)), "--format=csv,noheader,nounits")
+    for line in text.splitlines():
+        parts = tuple(part.strip() for part in line.split(","))
+        if len(parts) == 1 + len(fields):
+            yield parts
+
+
+def _instances() -> Iterator[tuple[str, Gpu]]:
+    """Yield UUID and what is known of each MIG instance; its profile tells its memory: 3g.20gb."""
+    for line in _ask_smi("-L").splitlines():
+        mig = re.search(r"(MIG \S*?(\d+)gb\S*)\s+Device.*\(UUID: ([^)]+)\)", line)
+        if mig:
+            yield mig[3], Gpu(mig[1], int(mig[2]) * 10**9, None, "8.0")  # no GPU of less has instances
 
 
 def _ask_smi(*flags: str) -> str:

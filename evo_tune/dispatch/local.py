@@ -77,6 +77,11 @@ class LocalSlot(Slot):
         self._worker: _Process | None = None
 
     @property
+    def closed(self) -> bool:
+        """Whether it was closed or killed: there is no way back."""
+        return self._closed
+
+    @property
     def pid(self) -> int | None:
         worker = self._worker
         return None if worker is None or worker.gone() else worker.pid
@@ -141,6 +146,10 @@ class LocalSlot(Slot):
                 os.replace(worker.spool, os.path.join(folder, "log.txt"))
             else:
                 os.unlink(worker.spool)
+
+    def rest(self) -> None:
+        """End an idle worker for what it holds of its device; the next candidate gets a new one."""
+        self._discard(None)
 
     def kill(self) -> None:
         self._closed = True

@@ -53,14 +53,18 @@ def test_devices_says_what_a_run_would_use_and_why(typed: Typed) -> None:
 
 def test_devices_tells_a_gpu_by_its_model(typed: Typed, folder: Path) -> None:
     smi = folder / "nvidia-smi"
-    listing = "GPU 0: NVIDIA H100 (UUID: GPU-aa)"
-    smi.write_text(
-        f'#!/bin/sh\ncase "$1" in -L) echo "{listing}";; *) echo "0, GPU-aa, NVIDIA H100, 81559 MiB";; esac\n'
-    )
+    cases = {
+        "-L": "GPU 0: NVIDIA H100 (UUID: GPU-aa)",
+        "*memory*": "GPU-aa, NVIDIA H100, 81559, 81000",
+        "*compute_cap*": "GPU-aa, 9.0",
+    }
+    text = "".join(f'{case}) echo "{said}";;\n' for case, said in cases.items())
+    smi.write_text(f'#!/bin/sh\ncase "$1" in\n{text}esac\n')
     smi.chmod(0o755)
     env = {"PATH": f"{folder}:/bin:/usr/bin"}
     if "CUDA_VISIBLE_DEVICES" in os.environ:
         env["CUDA_VISIBLE_DEVICES"] = "0"
     result = typed("devices", "--per-device", "2", env=env)
     assert result.out.count("cuda:0") == 2
-    assert "NVIDIA H100, 81559 MiB" in result.out
+    assert "NVIDIA H100" in result.out
+    assert typed("devices", "--per-device", "auto", "--slots", "2", env=env).out.count("cuda:0") == 2

@@ -6,40 +6,10 @@ import os
 import re
 
 import pytest
+from slot_helpers import SMI, answering, listing
 
 from evo_tune.dispatch import CPU, Device, Plan, cpu_count, devices, gpus, plan
 from evo_tune.errors import OptionError
-
-SMI = """\
-GPU 0: NVIDIA A100-SXM4-40GB (UUID: GPU-aaaa)
-GPU 1: NVIDIA A100-SXM4-40GB (UUID: GPU-bbbb)
-  MIG 3g.20gb     Device  0: (UUID: MIG-cccc)
-  MIG 3g.20gb     Device  1: (UUID: MIG-dddd)
-GPU 2: NVIDIA A100-SXM4-40GB (UUID: GPU-eeee)
-"""
-
-
-@pytest.fixture
-def machine(monkeypatch, tmp_path):
-    """Make a machine of CUDA_VISIBLE_DEVICES, an nvidia-smi and a number of cores."""
-
-    def make(visible=None, smi=None, cores=4):
-        if visible is None:
-            monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-        else:
-            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-        if smi is not None:
-            program = tmp_path / "nvidia-smi"
-            program.write_text(f"#!/bin/sh\n{smi}\n")
-            program.chmod(0o755)
-        monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin" if smi is not None else str(tmp_path))
-        monkeypatch.setattr(devices, "cpu_count", lambda: cores)
-
-    return make
-
-
-def listing(text):
-    return f"cat <<'END'\n{text}END"
 
 
 def ids(found):
@@ -173,3 +143,45 @@ def test_cores_are_those_of_affinity_and_quota(monkeypatch, tmp_path, groups, fi
 
 def test_this_machine_has_a_core():
     assert cpu_count() >= 1
+
+
+def test_slots_share_a_gpu_as_cores_and_memory_allow(machine):
+    two = {"GPU-a": "A, 10000, 9900", "GPU-b": "A, 10000, 4000"}
+    machine(smi=answering(**two), cores=6)
+    found = plan(per_device="auto")
+    assert [device.visible for device in found.slots] == ["GPU-a", "GPU-b"] * 3
+    assert found.memory == {"GPU-a": 9000 * 2**20, "GPU-b": 4000 * 2**20}, "what others hold is theirs"
+    assert len(plan(per_device="auto", threads=4).slots) == 2
+    assert len(plan(per_device="auto", slots=7).slots) == 7
+    machine(smi=answering(**two), cores=64)
+    assert len(plan(per_device="auto").slots) == 16
+    machine("1", smi=answering(**two))
+    assert plan(per_device="auto").memory == {"1": 4000 * 2**20}
+    assert plan(per_device=2).memory == {}
+
+
+@pytest.mark.parametrize(
+    ("visible", "smi"),
+    [
+        ("0,1", answering(**{"GPU-a": "A, 10000, 10000", "GPU-b": "B, 20000, 20000"})),
+        (None, answering(**{"GPU-a": "A, [N/A], [N/A]"})),
+        ("GPU-c", answering(**{"GPU-a": "A, 10000, 10000"})),
+        ("0", None),
+    ],
+    ids=["numbers of several models", "no memory told", "another GPU", "no nvidia-smi"],
+)
+def test_a_gpu_whose_memory_is_not_known_is_not_shared(machine, visible, smi):
+    machine(visible, smi=smi)
+    found = plan(per_device="auto")
+    assert len(found.slots) == len({device.visible for device in found.slots})
+    assert found.memory == {}
+
+
+def test_a_mig_instance_has_what_its_profile_says(machine):
+    machine(smi=listing(SMI), cores=8)
+    assert set(plan(devices="MIG-cccc", per_device="auto").memory.values()) == {18 * 10**9}
+
+
+def test_without_a_gpu_auto_changes_nothing(machine):
+    machine("")
+    assert plan(per_device="auto") == plan()
