@@ -42,7 +42,8 @@ The training:
     patience=         stop after so many evaluations without an improvement of min_delta=0, and take the best weights
     micro_batch=auto  most tokens in one pass; the gradient is that of the whole batch all the same. auto: what the
                       device's whole memory has room for, whatever else runs there
-    ranks=1           processes on this machine that train together, each with the slot's threads or a GPU of its own
+    ranks=1           processes on this machine that train together, each with the slot's threads or a GPU of its own:
+                      a slot has so many
     precision=auto    fp32 or bf16, for the products; auto: bf16 where this machine gains from it. A training that goes
                       on keeps what it began with; it is always judged in fp32
     recompute=        compute every so-manieth block again for the gradient: memory for time

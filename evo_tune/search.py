@@ -144,7 +144,7 @@ class Search:
             lag=lag,
             warm_start=warm_start,
             fill_defaults=fill_defaults,
-            threads=_plan(settings, threads).threads,
+            threads=_plan(settings, threads, _ranks(plugin.bind(options or {}))).threads,
             fidelity=fidelity,
             prune=prune,
             replicates=replicates,
@@ -446,14 +446,15 @@ class Search:
 
     def _open_slots(self) -> list[Slot]:
         settings, manifest = self.session, self.saved.manifest
-        cluster = None
+        cluster, ranks = None, _ranks(manifest.options)
         if settings.backend != "joblib":
             many = settings.max_slots or settings.slots
-            cluster = Cluster(settings.backend, settings.address, many, settings.devices, int(settings.per_device))
-        planned, forecast = _plan(settings, manifest.threads), None
+            where = (settings.backend, settings.address, many, settings.devices)
+            cluster = Cluster(*where, int(settings.per_device), ranks)
+        planned, forecast = _plan(settings, manifest.threads, ranks), None
         if planned.memory:
             forecast = self._forecast()
-            planned = planned if forecast else _plan(replace(settings, per_device=1), manifest.threads)
+            planned = planned if forecast else _plan(replace(settings, per_device=1), manifest.threads, ranks)
         slots = open_slots(self._task(), planned, settings.timeout, settings.retries, cluster, forecast)
         if not self._arrival and len(slots) > manifest.lag + 1:
             text = f"in birth order with --lag {manifest.lag}, at most {manifest.lag + 1} slots are ever at work"
@@ -640,7 +641,13 @@ class Search:
         self.close()
 
 
-def _plan(settings: Session, threads: int | None) -> Plan:
+def _ranks(options: Mapping[str, Any]) -> int:
+    """Return how many processes one training has, by the evaluator's option of that name."""
+    ranks = options.get("ranks", 1)
+    return ranks if isinstance(ranks, int) and ranks > 1 else 1
+
+
+def _plan(settings: Session, threads: int | None, ranks: int) -> Plan:
     """Return the slots of this machine; where a cluster runs already, only the threads of each matter.
 
     Raises:
@@ -648,7 +655,7 @@ def _plan(settings: Session, threads: int | None) -> Plan:
     """
     if settings.address is not None:
         return plan(None, "cpu", 1, threads)
-    return plan(settings.slots, settings.devices, settings.per_device, threads)
+    return plan(settings.slots, settings.devices, settings.per_device, threads, ranks)
 
 
 def propose(strategy: Strategy, history: History, run: Run, id: int) -> Proposal | None:

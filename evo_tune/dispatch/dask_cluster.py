@@ -98,7 +98,7 @@ class DaskEngine(Engine):
         except ImportError:
             raise OptionError("--backend dask needs Dask: pip install 'evo-tune[dask]'") from None
         self._parcel, self._limits = Parcel.of(task), (timeout, retries)
-        self._wanted = (cluster.devices, cluster.per_device)
+        self._wanted, self._ranks = (cluster.devices, cluster.per_device), cluster.ranks
         self._cluster = None if cluster.address else _local_cluster(distributed, plan)
         try:
             self._client = distributed.Client(cluster.address or self._cluster, timeout=CONNECT, set_as_default=False)
@@ -138,7 +138,7 @@ class DaskEngine(Engine):
         threads = int(self._workers()[address]["nthreads"])
         try:
             self.call(address, _evict, self._parcel.task.trials_folder)
-            devices = self.call(address, offer, *self._wanted, threads)
+            devices = self.call(address, offer, *self._wanted, threads, self._ranks)
         except Lost:
             return
         except Exception as error:  # evo-tune is not installed there, or a GPU that was asked for is missing

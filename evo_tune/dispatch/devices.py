@@ -40,9 +40,9 @@ class Device:
     """Something to pin a worker to.
 
     Args:
-        name: As Outcomes report it: 'cpu', 'cuda:2', 'cuda:MIG-…', 'rocm:0', 'mps'.
+        name: As Outcomes report it: 'cpu', 'cuda:2', 'cuda:MIG-…', 'rocm:0', 'mps'; 'cuda:0+1' for two GPUs in one.
         visible: What CUDA_VISIBLE_DEVICES is set to in the worker.
-        inside: What torch calls it in the worker, which sees no other GPU.
+        inside: What torch calls it in the worker, which sees no other GPU; of several the first.
     """
 
     name: str
@@ -78,8 +78,11 @@ def plan(
     devices: str | None = None,
     per_device: int | str = 1,
     threads: int | None = None,
+    ranks: int = 1,
 ) -> Plan:
     """Lay slots over devices: `per_device` on each GPU, or one on each core where there is no GPU.
+
+    Where a training has several ranks, a slot has as many GPUs, or cores, for the whole run.
 
     Args:
         slots: Number of slots, if not all that fit; they are spread over the GPUs.
@@ -87,9 +90,11 @@ def plan(
         per_device: Slots on each GPU; 'auto': up to 8 that share out its memory, if nvidia-smi tells how much that is.
         threads: CPU threads of each slot: 1 unless given. It never follows the number of slots, because
             the thread count changes the arithmetic.
+        ranks: Processes of one training.
 
     Raises:
-        OptionError: A number below 1, a device that is not there, or more slots than the GPUs hold.
+        OptionError: A number below 1, a device that is not there, fewer GPUs than ranks, or more slots than the GPUs
+            hold.
     """
     for flag, number in (("slots", slots), ("per-device", per_device), ("threads", threads)):
         auto = flag == "per-device"
@@ -99,18 +104,41 @@ def plan(
     if not chosen:
         if per_device not in (1, AUTO):
             raise OptionError(f"--per-device {per_device} needs a GPU, and this run uses none: give --slots instead")
-        return Plan((CPU,) * (slots or cpu_count()), threads or 1)
-    memory = {} if isinstance(per_device, int) else _shareable(chosen)
+        return Plan((CPU,) * (slots or max(1, cpu_count() // ranks)), threads or 1)
+    chosen = chosen if ranks == 1 else _groups(chosen, ranks)
+    memory = {} if isinstance(per_device, int) or ranks > 1 else _shareable(chosen)
     if not isinstance(per_device, int):
         fed = cpu_count() // (len(chosen) * (threads or 1))
         per_device = max(1, min(MOST, fed), math.ceil((slots or 1) / len(chosen))) if memory else 1
     room = len(chosen) * per_device
     if slots is not None and slots > room:
+        what = "GPU(s)" if ranks == 1 else f"group(s) of {ranks} GPUs"
         raise OptionError(
-            f"--slots {slots} is more than {room}, which is {len(chosen)} GPU(s) with {per_device} slot(s) each: "
+            f"--slots {slots} is more than {room}, which is {len(chosen)} {what} with {per_device} slot(s) each: "
             "raise --per-device or lower --slots"
         )
     return Plan(tuple(chosen[i % len(chosen)] for i in range(slots or room)), threads or 1, memory)
+
+
+def _groups(devices: tuple[Device, ...], ranks: int) -> tuple[Device, ...]:
+    """Return groups of so many GPUs, as many as there are whole ones.
+
+    Raises:
+        OptionError: There is none.
+    """
+    groups = [devices[first : first + ranks] for first in range(0, len(devices) - ranks + 1, ranks)]
+    if not groups:
+        raise OptionError(
+            f"ranks={ranks} wants {ranks} GPUs for each training, and this run has {len(devices)}: give fewer ranks, "
+            "more GPUs or --devices cpu"
+        )
+    return tuple(
+        Device(
+            "cuda:" + "+".join(device.name.removeprefix("cuda:") for device in group),
+            ",".join(device.visible for device in group),
+        )
+        for group in groups
+    )
 
 
 def _shareable(devices: tuple[Device, ...]) -> dict[str, int]:

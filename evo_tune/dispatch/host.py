@@ -122,16 +122,17 @@ def _place(file: Path, root: Path) -> str:
     return file.name
 
 
-def offer(devices: str | None, per_device: int, cores: int) -> list[Device]:
+def offer(devices: str | None, per_device: int, cores: int, ranks: int = 1) -> list[Device]:
     """Return the device of each slot that this process can hold.
 
     Args:
         devices: As typed by the user; None takes the GPUs that this process sees, else the CPU.
         per_device: Slots on each GPU.
-        cores: Slots where there is no GPU.
+        cores: What there is for trainings where there is no GPU.
+        ranks: Processes of one training.
     """
-    slots = plan(None, devices, per_device if devices != "cpu" and gpus() else 1).slots
-    return list((CPU,) * cores if slots[0] == CPU else slots)
+    slots = plan(None, devices, per_device if devices != "cpu" and gpus() else 1, ranks=ranks).slots
+    return list((CPU,) * max(1, cores // ranks) if slots[0] == CPU else slots)
 
 
 class Host:

@@ -82,13 +82,13 @@ class RayEngine(Engine):
         self._host = (Parcel.of(task), timeout, retries)
         self._mine = not ray.is_initialized()
         if self._mine:
-            _connect(ray, cluster.address, plan)
+            _connect(ray, cluster.address, plan, cluster.ranks)
         resources = ray.cluster_resources()
         self.on_gpu = cluster.devices != "cpu" and resources.get("GPU", 0) > 0
-        self._share = {"num_cpus": task.threads, "num_gpus": 1 / cluster.per_device if self.on_gpu else 0}
-        self._room = int(
-            resources.get("GPU", 0) * cluster.per_device if self.on_gpu else resources["CPU"] / task.threads
-        )
+        ranks, cores = cluster.ranks, cluster.ranks * task.threads
+        each = ranks if ranks > 1 else 1 / cluster.per_device  # Ray takes no fraction of several
+        self._share = {"num_cpus": cores, "num_gpus": each if self.on_gpu else 0}
+        self._room = int(resources["GPU"] / each if self.on_gpu else resources["CPU"] / cores)
         self._lock = threading.Lock()
         self._coming: list[RaySeat] = []
         self._refusal: RunError | None = None
@@ -140,7 +140,7 @@ class RayEngine(Engine):
             self._ray.shutdown()
 
 
-def _connect(ray: Any, address: str | None, plan: Plan) -> None:
+def _connect(ray: Any, address: str | None, plan: Plan, ranks: int) -> None:
     """Connect to a cluster, or start one here, which ends with this thread.
 
     Raises:
@@ -150,8 +150,9 @@ def _connect(ray: Any, address: str | None, plan: Plan) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     here: dict[str, Any] = {}
     if address is None:
-        gpus = {device.name for device in plan.slots} - {CPU.name}
-        here = {"num_cpus": max(1, len(plan.slots) * plan.threads), "num_gpus": len(gpus), "include_dashboard": False}
+        gpus = {id for device in plan.slots for id in device.visible.split(",") if id}
+        cores = len(plan.slots) * plan.threads * ranks
+        here = {"num_cpus": cores, "num_gpus": len(gpus), "include_dashboard": False}
     with _own_signals():
         try:
             ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **here)

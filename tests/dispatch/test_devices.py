@@ -9,7 +9,9 @@ import pytest
 from slot_helpers import SMI, answering, listing
 
 from evo_tune.dispatch import CPU, Device, Plan, cpu_count, devices, gpus, plan
+from evo_tune.dispatch.host import offer
 from evo_tune.errors import OptionError
+from evo_tune.search import Search
 
 
 def ids(found):
@@ -185,3 +187,38 @@ def test_a_mig_instance_has_what_its_profile_says(machine):
 def test_without_a_gpu_auto_changes_nothing(machine):
     machine("")
     assert plan(per_device="auto") == plan()
+
+
+def test_a_training_of_several_ranks_has_as_many_gpus_or_cores(machine):
+    machine("4,5,GPU-c")
+    assert ids(plan(ranks=2).slots) == [("cuda:4+5", "4,5")]
+    assert ids(plan(ranks=3, per_device=2).slots) == [("cuda:4+5+GPU-c", "4,5,GPU-c")] * 2
+    assert ids(plan(ranks=2, per_device="auto").slots) == [("cuda:4+5", "4,5")]
+    assert ids(offer(None, 1, 4, ranks=2)) == [("cuda:4+5", "4,5")]
+    with pytest.raises(OptionError, match="ranks=4 wants 4 GPUs for each training, and this run has 3: give fewer"):
+        plan(ranks=4)
+    with pytest.raises(OptionError, match=re.escape("--slots 2 is more than 1, which is 1 group(s) of 2 GPUs")):
+        plan(slots=2, ranks=2)
+    machine("", cores=5)
+    assert plan(ranks=2).slots == (CPU, CPU)
+    assert plan(ranks=8).slots == (CPU,)
+    assert plan(slots=3, ranks=2).slots == (CPU,) * 3
+    assert offer(None, 1, 4, ranks=2) == [CPU, CPU]
+    assert offer("cpu", 1, 1, ranks=2) == [CPU]
+
+
+def test_the_worker_of_several_ranks_sees_all_its_gpus(machine, tmp_path):
+    machine("4,5,6")
+    path = tmp_path / "several.py"
+    path.write_text(
+        "import os\nfrom evo_tune import Float, Minimize, SearchSpace\n"
+        "SPACE, OBJECTIVES = SearchSpace(x=Float(0.0, 1.0)), [Minimize('loss')]\n"
+        "def evaluate(genome, context, *, ranks: int = 1):\n"
+        "    assert (os.environ['CUDA_VISIBLE_DEVICES'], context.device) == ('4,5', 'cuda:0')\n"
+        "    return {'loss': genome['x']}\n"
+    )
+    search = Search(str(path), options={"ranks": 2}, trials=2, store=tmp_path / "store").run()
+    assert [(trial.outcome.error, trial.outcome.device) for trial in search.trials] == [(None, "cuda:4+5")] * 2
+    with pytest.raises(OptionError, match="ranks=4 wants 4 GPUs"):
+        Search(str(path), options={"ranks": 4}, name="none", store=tmp_path / "store")
+    assert not (tmp_path / "store" / "none").exists()
