@@ -60,7 +60,11 @@ def open_slots(
         raise OptionError(f"--retries {retries} is not allowed: expected 0 or more")
     if cluster is not None:
         return _open_remote(task, plan, timeout, retries, cluster)
-    slots = [LocalSlot(f"slot {i}", device, task, timeout, retries) for i, device in enumerate(plan.slots)]
+    cores = plan.cores or ((),) * len(plan.slots)
+    slots = [
+        LocalSlot(f"slot {i}", device, task, timeout, retries, bound)
+        for i, (device, bound) in enumerate(zip(plan.slots, cores, strict=True))
+    ]
     if forecast is None or not plan.memory:
         return list(slots)
     cards = {visible: SharedCard(memory, forecast) for visible, memory in plan.memory.items()}

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from evo_tune.dispatch import numa
 from evo_tune.errors import OptionError
 
 __all__ = ["AUTO", "CPU", "MPS", "ROCM", "Device", "Gpu", "Inventory", "Plan", "cpu_count", "gpus", "inventory", "plan"]
@@ -66,11 +67,13 @@ class Plan:
         threads: CPU threads of each slot.
         memory: Bytes that the slots of a GPU share out among them (see `packing`), by what makes it visible; empty
             where each slot may take what it wants.
+        cores: What each slot's worker is kept on (see `numa`); empty where it may run on any.
     """
 
     slots: tuple[Device, ...]
     threads: int
     memory: dict[str, int] = field(default_factory=dict)
+    cores: tuple[tuple[int, ...], ...] = ()
 
 
 def plan(
@@ -104,7 +107,8 @@ def plan(
     if not chosen:
         if per_device not in (1, AUTO):
             raise OptionError(f"--per-device {per_device} needs a GPU, and this run uses none: give --slots instead")
-        return Plan((CPU,) * (slots or max(1, cpu_count() // ranks)), threads or 1)
+        many, each = slots or max(1, cpu_count() // ranks), threads or 1
+        return Plan((CPU,) * many, each, cores=numa.spread(many, each * ranks, numa.nodes()))
     chosen = chosen if ranks == 1 else _groups(chosen, ranks)
     memory = {} if isinstance(per_device, int) or ranks > 1 else _shareable(chosen)
     if not isinstance(per_device, int):

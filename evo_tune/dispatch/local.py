@@ -63,15 +63,25 @@ class LocalSlot(Slot):
         task: What its candidates have in common.
         timeout: Seconds after which an evaluation is killed; None waits for ever.
         retries: How often a crashed evaluation is tried again.
+        cores: What its worker is kept on; any if empty.
     """
 
-    def __init__(self, name: str, device: Device, task: Task, timeout: float | None = None, retries: int = 0) -> None:
+    def __init__(
+        self,
+        name: str,
+        device: Device,
+        task: Task,
+        timeout: float | None = None,
+        retries: int = 0,
+        cores: tuple[int, ...] = (),
+    ) -> None:
         self.name = name
         self.device = device.name
         self._pinned = device
         self._task = task
         self._timeout = timeout
         self._retries = retries
+        self._cores = cores
         self._lock = threading.Lock()
         self._closed = False
         self._worker: _Process | None = None
@@ -128,7 +138,7 @@ class LocalSlot(Slot):
         with self._lock:
             if self._closed:
                 raise SlotClosed(f"{self.name} is closed")
-            worker = self._worker = _Process(self._pinned, self._task)
+            worker = self._worker = _Process(self._pinned, self._task, self._cores)
         worker.wait_loaded(None if self._timeout is None else max(self._timeout, LOADING))
         return worker
 
@@ -176,16 +186,15 @@ class _Process:
 
     _starting = threading.Lock()
 
-    def __init__(self, device: Device, task: Task) -> None:
+    def __init__(self, device: Device, task: Task, cores: tuple[int, ...]) -> None:
         from joblib.externals.loky.process_executor import ProcessPoolExecutor
 
         env = {"CUDA_VISIBLE_DEVICES": device.visible, **dict.fromkeys(THREAD_VARIABLES, str(task.threads))}
         env["PYTHONHASHSEED"] = os.environ.get("PYTHONHASHSEED", "0")  # same order of sets in every worker
         with self._starting, _semaphores_made() as self._semaphores:
             _start_trackers()
-            self._executor = ProcessPoolExecutor(
-                max_workers=1, env=env, initializer=initialize, initargs=(task, device.inside, os.getpid())
-            )
+            told = (task, device.inside, os.getpid(), cores)
+            self._executor = ProcessPoolExecutor(max_workers=1, env=env, initializer=initialize, initargs=told)
             with _no_interrupt():
                 self._loading = self._executor.submit(load)
         started = list(self._executor._processes.values())

@@ -28,6 +28,7 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 
+from evo_tune.dispatch.numa import bind
 from evo_tune.dispatch.slot import Task
 from evo_tune.errors import EvoTuneError
 from evo_tune.evaluator import Context, Evaluator, Pruned
@@ -302,15 +303,17 @@ def log_name(pid: int) -> str:
     return f".worker-{pid}.log"
 
 
-def initialize(task: Task, device: str, parent: int) -> None:
+def initialize(task: Task, device: str, parent: int, cores: tuple[int, ...] = ()) -> None:
     """Make this process a worker: its own process group, no Ctrl-C, no orphan, no recycling.
 
     Args:
         task: What its candidates have in common.
         device: What torch calls its device: 'cpu' or 'cuda:0'.
         parent: Process id of the parent.
+        cores: Cores to stay on; any if empty.
     """
     global _worker
+    bind(cores)
     os.setpgid(0, 0)  # so that a kill reaches its subprocesses, and the terminal's Ctrl-C does not reach it
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # blocked while it started
