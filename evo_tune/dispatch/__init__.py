@@ -6,7 +6,9 @@ loads neither joblib nor torch.
 
 from __future__ import annotations
 
-from evo_tune.dispatch.devices import AUTO, CPU, Device, Plan, cpu_count, gpus, inventory, plan
+from evo_tune.dispatch.devices import AUTO, CPU, Device, Plan, gpus, plan
+from evo_tune.dispatch.inventory import inventory
+from evo_tune.dispatch.limits import cpu_count
 from evo_tune.dispatch.local import LocalSlot
 from evo_tune.dispatch.packing import Forecast
 from evo_tune.dispatch.remote import Cluster, Engine, RemoteSlot

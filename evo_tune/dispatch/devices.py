@@ -1,7 +1,7 @@
 """What this machine has to train on, found without importing torch, and how slots are laid over it.
 
 The user's CUDA_VISIBLE_DEVICES is taken word for word, UUIDs and MIG ids included; only without one is
-nvidia-smi asked. This module starts no worker.
+nvidia-smi asked (`smi`). This module starts no worker.
 """
 
 from __future__ import annotations
@@ -11,17 +11,15 @@ import os
 import platform
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import NamedTuple
 
-from evo_tune.dispatch import numa
+from evo_tune.dispatch import numa, smi
+from evo_tune.dispatch.limits import cpu_count
 from evo_tune.errors import OptionError
 
-__all__ = ["AUTO", "CPU", "MPS", "ROCM", "Device", "Gpu", "Inventory", "Plan", "cpu_count", "gpus", "inventory", "plan"]
+__all__ = ["AUTO", "CPU", "MPS", "ROCM", "Device", "Plan", "gpus", "none_found", "plan"]
 
 AUTO = "auto"
 """As `--per-device`: as many slots on a GPU as its memory has room for."""
@@ -31,9 +29,6 @@ MOST = 8
 
 USABLE = 0.9
 """Share of a GPU's memory that is given out: what a training fits itself to as well."""
-
-SMI_SECONDS = 15.0
-"""How long nvidia-smi may take: seconds on a machine of many GPUs without the persistence daemon."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +145,7 @@ def _shareable(devices: tuple[Device, ...]) -> dict[str, int]:
 
     What others hold of a GPU now is theirs. That decides when trainings begin, and no result depends on it.
     """
-    known = _look_up(devices)
+    known = smi.look_up(device.visible for device in devices)
     found = {}
     for device in devices:
         gpu = known.get(device.visible)
@@ -169,7 +164,7 @@ def _choose(devices: str | None) -> tuple[Device, ...]:
     if devices is None:
         return found
     if not found:
-        raise OptionError(f"--devices {devices}: {_none_found()}; use --devices cpu")
+        raise OptionError(f"--devices {devices}: {none_found()}; use --devices cpu")
     if devices == "cuda":
         return found
     wanted = [name.strip().removeprefix("cuda:") for name in devices.split(",")]
@@ -184,7 +179,8 @@ def _named(name: str, found: tuple[Device, ...], given: str) -> Device:
     raise OptionError(f"--devices {given}: there is no GPU {name!r}; expected cpu, cuda, or some of {there}")
 
 
-def _none_found() -> str:
+def none_found() -> str:
+    """Say why no GPU was found."""
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     if given is not None:
         return f"CUDA_VISIBLE_DEVICES={given!r} hides every GPU"
@@ -195,7 +191,7 @@ def gpus() -> tuple[Device, ...]:
     """Return the GPUs that a worker may be pinned to, MIG instances each for itself."""
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     if given is None:
-        return tuple(_parse_smi(_ask_smi("-L"))) or tuple(_others())
+        return tuple(Device(*pair) for pair in smi.listed()) or tuple(_others())
     found = []
     for name in (part.strip() for part in given.split(",")):
         if not re.fullmatch(r"\d+|(GPU|MIG)-.+", name):
@@ -210,172 +206,3 @@ def _others() -> Iterator[Device]:
         yield ROCM
     elif sys.platform == "darwin" and platform.machine() == "arm64":
         yield MPS
-
-
-class Gpu(NamedTuple):
-    """What nvidia-smi knows of a GPU.
-
-    Args:
-        name: Its model.
-        total: Its memory, bytes; None if it does not say.
-        free: What nobody holds of it now.
-        capability: Its compute capability: '8.0'.
-    """
-
-    name: str
-    total: int | None
-    free: int | None
-    capability: str | None
-
-
-@dataclass(frozen=True)
-class Inventory:
-    """What is known of a plan's devices, for people.
-
-    Args:
-        gpus: What is known of a GPU, by what makes it visible.
-        why: How the plan came about, in lines.
-    """
-
-    gpus: dict[str, Gpu]
-    why: tuple[str, ...]
-
-
-def inventory(plan: Plan) -> Inventory:
-    """Return what is known of a plan's devices and why they were chosen; torch is not asked."""
-    cores, affinity = cpu_count(), _affinity()
-    quota = f", of {affinity} that its container would show" if cores < affinity else ""
-    why = [f"this process may keep {cores} cores busy{quota}"]
-    if plan.slots[0] == CPU:
-        why.append(f"no GPU is used: {_none_found() if not gpus() else 'the CPU was asked for'}")
-        why.append("one slot a core, one thread each: many slots of one thread outdo one of many threads")
-    else:
-        given = os.environ.get("CUDA_VISIBLE_DEVICES")
-        why.append("GPUs as nvidia-smi lists them" if given is None else f"GPUs by CUDA_VISIBLE_DEVICES={given}")
-    why.append("--devices, --slots, --per-device and --threads change this")
-    return Inventory(_look_up(plan.slots), tuple(why))
-
-
-def _look_up(devices: tuple[Device, ...]) -> dict[str, Gpu]:
-    """Return what nvidia-smi knows of devices, by what makes them visible; of those that it knows."""
-    ids = {id for device in devices for id in device.visible.split(",") if device.name.startswith("cuda")}
-    if not ids:
-        return {}
-    rows = _rows()
-    found = {id: _look_up_one(id, rows) for id in ids}
-    return {id: gpu for id, gpu in found.items() if gpu is not None}
-
-
-def _look_up_one(id: str, rows: dict[str, Gpu]) -> Gpu | None:
-    if id.isdigit():  # CUDA numbers GPUs of several models by speed, nvidia-smi along the PCI bus
-        same = len({gpu.name for gpu in rows.values()}) == 1
-        return list(rows.values())[int(id)] if same and int(id) < len(rows) else None
-    known = _instances() if id.startswith("MIG") else rows.items()
-    return next((gpu for uuid, gpu in known if uuid.startswith(id)), None)
-
-
-def _rows() -> dict[str, Gpu]:
-    """Return every GPU by UUID."""
-    capabilities = dict(_query("compute_cap"))  # older drivers do not know it, and would say nothing at all
-    found = {}
-    for uuid, name, total, free in _query("name", "memory.total", "memory.free"):
-        mebibytes = [int(text) * 2**20 if text.isdigit() else None for text in (total, free)]
-        found[uuid] = Gpu(name, *mebibytes, capabilities.get(uuid))
-    return found
-
-
-def _query(*fields: str) -> Iterator[tuple[str, ...]]:
-    """Yield UUID and fields of each GPU."""
-    text = _ask_smi("--query-gpu=" + ",".join(("uuid", *fields)), "--format=csv,noheader,nounits")
-    for line in text.splitlines():
-        parts = tuple(part.strip() for part in line.split(","))
-        if len(parts) == 1 + len(fields):
-            yield parts
-
-
-def _instances() -> Iterator[tuple[str, Gpu]]:
-    """Yield UUID and what is known of each MIG instance; its profile tells its memory: 3g.20gb."""
-    for line in _ask_smi("-L").splitlines():
-        mig = re.search(r"(MIG \S*?(\d+)gb\S*)\s+Device.*\(UUID: ([^)]+)\)", line)
-        if mig:
-            yield mig[3], Gpu(mig[1], int(mig[2]) * 10**9, None, "8.0")  # no GPU of less has instances
-
-
-def _ask_smi(*flags: str) -> str:
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return ""
-    try:
-        asked = subprocess.run([program, *flags], capture_output=True, text=True, timeout=SMI_SECONDS)
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return asked.stdout if asked.returncode == 0 else ""
-
-
-def _parse_smi(text: str) -> Iterator[Device]:
-    """Yield the devices in what `nvidia-smi -L` prints; a GPU that is cut into MIG instances gives those.
-
-    They are pinned by UUID: nvidia-smi counts along the PCI bus, CUDA by speed.
-    """
-    whole: Device | None = None
-    for line in text.splitlines():
-        uuid = re.search(r"\(UUID: ([^)]+)\)", line)
-        number = re.match(r"GPU (\d+):", line)
-        if number and uuid:
-            if whole:
-                yield whole
-            whole = Device(f"cuda:{number[1]}", uuid[1])
-        elif uuid and line.strip().startswith("MIG"):
-            whole = None
-            yield Device(f"cuda:{uuid[1]}", uuid[1])
-    if whole:
-        yield whole
-
-
-def cpu_count(proc: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> int:
-    """Return the number of cores that this process may keep busy, at least 1.
-
-    The smaller of its CPU affinity and its cgroup's quota (a container's limit), rounded up.
-
-    Args:
-        proc: Says which cgroup the process is in.
-        root: Where cgroups are mounted.
-    """
-    return max(1, min([_affinity(), *(math.ceil(quota) for quota in _quotas(proc, root))]))
-
-
-def _affinity() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _quotas(proc: Path, root: Path) -> Iterator[float]:
-    """Yield the quotas, in cores, of the process's cgroup and of those around it (versions 2 and 1)."""
-    try:
-        lines = proc.read_text().splitlines()
-    except OSError:
-        return
-    for line in lines:
-        number, controllers, path = line.split(":", 2)
-        if number == "0":
-            for folder in _upwards(root, path):
-                yield from _quota(_words(folder / "cpu.max"))
-        elif "cpu" in controllers.split(","):
-            for folder in _upwards(root / controllers, path):
-                yield from _quota(_words(folder / "cpu.cfs_quota_us") + _words(folder / "cpu.cfs_period_us"))
-
-
-def _upwards(mount: Path, path: str) -> list[Path]:
-    inner = mount / path.strip("/")
-    return [inner, *(folder for folder in inner.parents if folder == mount or mount in folder.parents)]
-
-
-def _words(file: Path) -> list[str]:
-    try:
-        return file.read_text().split()
-    except OSError:
-        return []
-
-
-def _quota(words: list[str]) -> Iterator[float]:
-    if len(words) == 2 and words[0].isdigit() and int(words[1]) > 0:  # no quota is 'max' or -1
-        yield int(words[0]) / int(words[1])

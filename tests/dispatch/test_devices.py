@@ -8,7 +8,7 @@ import re
 import pytest
 from slot_helpers import SMI, answering, listing
 
-from evo_tune.dispatch import CPU, Device, Plan, cpu_count, devices, gpus, plan
+from evo_tune.dispatch import CPU, Device, Plan, cpu_count, gpus, inventory, limits, plan, smi
 from evo_tune.dispatch.host import offer
 from evo_tune.errors import OptionError
 from evo_tune.search import Search
@@ -45,10 +45,10 @@ def test_nvidia_smi_is_asked_otherwise_and_mig_instances_stand_for_themselves(ma
     ]
 
 
-@pytest.mark.parametrize("smi", [None, "exit 9", "echo 'No devices were found'", "exec sleep 60"])
-def test_an_nvidia_smi_that_does_not_answer_means_no_gpu(machine, monkeypatch, smi):
-    monkeypatch.setattr(devices, "SMI_SECONDS", 0.2)
-    machine(smi=smi)
+@pytest.mark.parametrize("answer", [None, "exit 9", "echo 'No devices were found'", "exec sleep 60"])
+def test_an_nvidia_smi_that_does_not_answer_means_no_gpu(machine, monkeypatch, answer):
+    monkeypatch.setattr(smi, "SMI_SECONDS", 0.2)
+    machine(smi=answer)
     assert gpus() == ()
 
 
@@ -143,8 +143,36 @@ def test_cores_are_those_of_affinity_and_quota(monkeypatch, tmp_path, groups, fi
     assert cpu_count(proc, tmp_path / "mount") == cores
 
 
-def test_this_machine_has_a_core():
+def test_this_machine_has_a_core_and_memory():
     assert cpu_count() >= 1
+    total, free = limits.memory()
+    assert 0 < free <= total
+
+
+def test_memory_is_the_least_that_any_cgroup_allows(tmp_path):
+    (tmp_path / "proc").write_text("0::/a/b\n3:memory:/c\n")
+    (tmp_path / "meminfo").write_text("MemTotal:  4000 kB\nMemFree: 5 kB\nMemAvailable:  3000 kB\n")
+    places = {"a/memory.max": 3_000_000, "a/memory.current": 1_000_000, "a/b/memory.max": "max"}
+    places |= {"memory/c/memory.limit_in_bytes": 2_500_000, "memory/c/memory.usage_in_bytes": 1_200_000}
+    for name, text in places.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(f"{text}\n")
+    files = {"root": tmp_path, "system": tmp_path / "meminfo"}
+    assert limits.memory(tmp_path / "proc", **files) == (2_500_000, 1_300_000)
+    assert limits.memory(tmp_path / "none", **files) == (4_096_000, 3_072_000)
+    assert limits.memory(tmp_path / "none", tmp_path, tmp_path / "none") is None
+
+
+@pytest.mark.parametrize(("capability", "precision"), [("8.0", "bf16"), ("10.3", "bf16"), ("7.5", "fp32"), ("", "-")])
+def test_what_is_known_of_a_gpu_is_told(machine, capability, precision):
+    answers = answering(**{"GPU-a": "A GPU, 10240, 9216", "GPU-b": "A GPU, 10240, 10240"})
+    machine("0,GPU-b", smi=answers.replace("9.0", capability))
+    known = inventory(plan())
+    assert known.facts[0] == ("A GPU", 10 * 2**30, 9 * 2**30, precision)
+    assert "GPUs by CUDA_VISIBLE_DEVICES=0,GPU-b" in known.why
+    assert [facts.what for facts in inventory(plan(ranks=2)).facts] == ["2 x A GPU"]
+    assert any("share out its memory (9.0 GiB or more)" in line for line in inventory(plan(per_device="auto")).why)
+    assert inventory(plan(devices="cpu", slots=2)).facts[0].total == limits.memory()[0]
 
 
 def test_slots_share_a_gpu_as_cores_and_memory_allow(machine):
