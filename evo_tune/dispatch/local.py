@@ -85,6 +85,8 @@ class LocalSlot(Slot):
         self._lock = threading.Lock()
         self._closed = False
         self._worker: _Process | None = None
+        self._told = False
+        """Whether it was said that workers are replaced for what they keep."""
 
     @property
     def closed(self) -> bool:
@@ -127,6 +129,13 @@ class LocalSlot(Slot):
             raise
         if reply["replace"]:
             self._discard(None)
+        if reply["kept"] and not self._told:
+            self._told = True
+            warnings.warn(
+                f"{self.name}: its worker kept {reply['kept'] / 2**20:.0f} MiB of its evaluations, so a new one has "
+                f"taken its place, and will again: look for what evaluate of {self._task.name} leaves behind",
+                stacklevel=2,
+            )
         return replace(Outcome.from_json(reply["outcome"]), device=self.device)
 
     def _ready(self) -> _Process:

@@ -1,0 +1,73 @@
+"""Memory comes back between evaluations, and a worker that keeps it is replaced."""
+
+from __future__ import annotations
+
+import pytest
+from slot_helpers import candidate
+
+from evo_tune.dispatch import CPU, Plan, open_slots
+from evo_tune.dispatch.keeping import Level
+
+MIB = 2**20
+
+LEAKING = """
+    kept = sys.modules["__main__"].__dict__.setdefault("kept", [])
+    kept.append(b"x" * (100 << 20))
+    return {"loss": float(os.getpid())}
+    """
+
+CLEAN = """
+    cache = sys.modules["__main__"].__dict__.setdefault("cache", [])
+    if genome["x"] > 0.5 and not cache:
+        cache.append(b"x" * (300 << 20))  # filled once, and not by the first
+    cycle = [b"x" * (100 << 20)]
+    cycle.append(cycle)  # garbage that nobody has collected yet
+    small = [bytearray(1000) for _ in range(100_000)]  # what the allocator likes to keep
+    return {"loss": float(os.getpid())}
+    """
+
+
+def pids(slot, evaluations):
+    return [slot.run(candidate(i, genome={"x": i / 10})).metrics["loss"] for i in range(evaluations)]
+
+
+@pytest.fixture
+def slot_of(task_of):
+    opened = []
+
+    def make(body):
+        opened.extend(open_slots(task_of(body), Plan((CPU,), 1)))
+        return opened[-1]
+
+    yield make
+    for slot in opened:
+        slot.close()
+
+
+def test_a_worker_that_keeps_more_and_more_is_replaced_and_a_line_says_so(slot_of):
+    slot = slot_of(LEAKING)
+    with pytest.warns(UserWarning, match=r"kept 3\d\d MiB of its evaluations, .* evaluate of evaluator leaves behind"):
+        found = pids(slot, 5)
+    assert found[:4] == [found[0]] * 4
+    assert found[4] != found[0]
+
+
+def test_a_worker_whose_memory_comes_back_stays(slot_of):
+    assert len(set(pids(slot_of(CLEAN), 9))) == 1
+
+
+@pytest.mark.parametrize(
+    ("kept", "too_much"),
+    [
+        ([500, 800, 1100, 1400], [0, 0, 0, 900]),
+        ([500, 900, 1300, 1300, 1300], [0] * 5),
+        ([500, 510, 520, 530, 540], [0] * 5),
+        ([500, 600, 700, 800, 500, 800], [0, 0, 0, 300, 0, 300]),
+        ([500, *range(501, 761)], [0] * 257 + [257, 258, 259, 260]),
+        ([0, 0, 0], [0] * 3),
+    ],
+    ids=["a leak", "two caches", "little", "what comes back", "a slow leak", "nothing"],
+)
+def test_growing_three_times_and_by_much_is_too_much(kept, too_much):
+    level = Level()
+    assert [level.note(bytes * MIB) for bytes in kept] == [bytes * MIB for bytes in too_much]
