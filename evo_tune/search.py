@@ -435,7 +435,7 @@ class Search:
         with Interrupts(self.stop, self.kill):
             try:
                 self._take_up()  # what was asked for by hand as well
-                self.slots = self._open_slots()
+                self.slots = self._opened()
                 self._in_background(self._drive, watch)
                 self._in_background(self._calibrate, watch)
             finally:
@@ -443,6 +443,16 @@ class Search:
         if self.error is not None:
             raise self.error
         return self
+
+    def _opened(self) -> list[Slot]:
+        """Return the slots, opened; where that fails, a run that was made a moment ago is taken away again."""
+        try:
+            return self._open_slots()
+        except BaseException:
+            if len(self.saved.sessions) == 1 and not self.saved.candidates:
+                self.close()
+                shutil.rmtree(self.saved.folder, ignore_errors=True)
+            raise
 
     def _open_slots(self) -> list[Slot]:
         settings, manifest = self.session, self.saved.manifest

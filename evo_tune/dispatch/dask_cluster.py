@@ -102,8 +102,12 @@ class DaskEngine(Engine):
         self._cluster = None if cluster.address else _local_cluster(distributed, plan)
         try:
             self._client = distributed.Client(cluster.address or self._cluster, timeout=CONNECT, set_as_default=False)
-        except (OSError, ValueError, TimeoutError) as error:
-            raise OptionError(f"--address {cluster.address}: no Dask scheduler answers there ({error})") from None
+        except BaseException as error:
+            if self._cluster is not None:
+                self._cluster.close(timeout=CONNECT)
+            if cluster.address and isinstance(error, OSError | ValueError | TimeoutError):
+                raise OptionError(f"--address {cluster.address}: no Dask scheduler answers there ({error})") from None
+            raise
         self._lock = threading.Lock()
         self._known: dict[str, str] = {}
         self._free: list[DaskSeat] = []

@@ -11,6 +11,7 @@ import contextlib
 import multiprocessing
 import os
 import platform
+import stat
 import tempfile
 import threading
 import time
@@ -100,15 +101,24 @@ class Parcel:
                 )
 
     def _written(self) -> Path:
-        folder = Path(tempfile.gettempdir(), f"evo-tune-{os.getuid()}-{self.hash[:16]}")
+        folder = _private(Path(tempfile.gettempdir(), f"evo-tune-{os.getuid()}-{self.hash[:16]}"))
         for name, content in self.sources.items():
             target = folder / name
             if not target.is_file() or target.read_bytes() != content:
-                target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                target.parent.mkdir(parents=True, exist_ok=True)
                 part = target.with_name(f".{target.name}.{os.getpid()}.{threading.get_ident()}")
                 part.write_bytes(content)
                 part.replace(target)
         return folder / self.main
+
+
+def _private(folder: Path) -> Path:
+    """Return a folder that nobody else can write to, since what is in it is run; if this one is not, a new one."""
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    found = folder.lstat()
+    mine = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o022
+    return folder if mine else Path(tempfile.mkdtemp(prefix=f"{folder.name}-"))
 
 
 def _place(file: Path, root: Path) -> str:
