@@ -25,7 +25,7 @@ from joblib import Parallel, delayed
 
 from evo_tune.begin import check_unchanged, make_manifest, new_name
 from evo_tune.calibration import calibration_work, collect
-from evo_tune.dispatch import AUTO, Cluster, Forecast, Plan, Slot, SlotClosed, Task, open_slots, plan
+from evo_tune.dispatch import AUTO, CPU, Cluster, Forecast, Plan, Slot, SlotClosed, Task, open_slots, plan
 from evo_tune.errors import EvoTuneError, RunError, StoreError, UsageError
 from evo_tune.evaluator import Evaluator
 from evo_tune.generations import Generations, broken_strategy
@@ -462,8 +462,8 @@ class Search:
             where = (settings.backend, settings.address, many, settings.devices)
             cluster = Cluster(*where, int(settings.per_device), ranks)
         planned, forecast = _plan(settings, manifest.threads, ranks), None
-        if planned.memory:
-            forecast = self._forecast()
+        if settings.per_device == AUTO and planned.slots[0] != CPU and ranks == 1:
+            forecast = self._forecast(planned)
             planned = planned if forecast else _plan(replace(settings, per_device=1), manifest.threads, ranks)
         slots = open_slots(self._task(), planned, settings.timeout, settings.retries, cluster, forecast)
         if not self._arrival and len(slots) > manifest.lag + 1:
@@ -471,16 +471,17 @@ class Search:
             warnings.warn(f"{text}: {len(slots)} slots will wait for each other", stacklevel=3)
         return slots
 
-    def _forecast(self) -> Forecast | None:
-        """Return how much of a GPU a genome takes, by all that was measured so far; None if nothing predicts it."""
-        options = self.saved.manifest.options
+    def _forecast(self, planned: Plan) -> Forecast | None:
+        """Return what a genome takes of a GPU, by all that was measured so far; None where memory cannot be shared."""
+        options, lacking = self.saved.manifest.options, ""
         forecast = Forecast(lambda genome: self.evaluator.estimate(genome, options))
-        if forecast.needed(self.space.default()) is None:
-            warnings.warn(
-                f"--per-device {AUTO}: {self.evaluator.name} predicts no gpu_memory (docs/evaluators.md), so each GPU "
-                "has one training at a time; --per-device K gives it K",
-                stacklevel=4,
-            )
+        if not planned.memory:
+            lacking = "nvidia-smi does not tell what memory each GPU has"
+        elif forecast.needed(self.space.default()) is None:
+            lacking = f"{self.evaluator.name} predicts no gpu_memory (docs/evaluators.md)"
+        if lacking:
+            only = "so each GPU has one training at a time; --per-device K gives it K"
+            warnings.warn(f"--per-device {AUTO}: {lacking}, {only}", stacklevel=5)
             return None
         for trial in self.saved.trials():
             if "cuda" in (trial.outcome.device or ""):

@@ -103,11 +103,10 @@ def devices_command(
     planned = plan(slots, devices, per_device or 1, threads)
     found = inventory(planned)
     timed = _timed(planned.threads) if probe and CPU in planned.slots else None
-    rows = []
+    rows: list[dict[str, Any]] = []
     for number, (device, facts) in enumerate(zip(planned.slots, found.facts, strict=True)):
         row = {"slot": f"slot {number}", "device": device.name, "what": facts.what, "threads": planned.threads}
-        bytes = {"memory": facts.total, "free": facts.free}
-        rows.append({**row, **bytes, "precision": timed or facts.precision})
+        rows.append({**row, "memory": facts.total, "free": facts.free, "precision": timed or facts.precision})
     if form == "json":
         shared.print_json({"slots": rows, "why": found.why})
         return

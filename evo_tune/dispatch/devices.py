@@ -97,7 +97,7 @@ def plan(
     for flag, number in (("slots", slots), ("per-device", per_device), ("threads", threads)):
         auto = flag == "per-device"
         if not (number is None or (auto and number == AUTO) or (isinstance(number, int) and number >= 1)):
-            raise OptionError(f"--{flag} {number} is not allowed: expected 1 or more{' or auto' if auto else ''}")
+            raise OptionError(f"--{flag} {number} is not allowed: expected 1 or more{', or auto' if auto else ''}")
     chosen = _choose(devices)
     if not chosen:
         if per_device not in (1, AUTO):

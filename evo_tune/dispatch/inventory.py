@@ -57,7 +57,8 @@ def inventory(plan: Plan) -> Inventory:
 
 def _facts(device: Device, known: dict[str, smi.Gpu]) -> Facts:
     if device == CPU:
-        return Facts("-", *(memory() or (None, None)), "by a timing")
+        total, free = memory() or (None, None)
+        return Facts("-", total, free, "by a timing")
     if not device.name.startswith("cuda"):
         return Facts("-", None, None, "fp32" if device == MPS else "bf16")
     found = [known[id] for id in device.visible.split(",") if id in known]

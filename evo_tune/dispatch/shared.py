@@ -53,11 +53,11 @@ class SharedCard:
         Raises:
             SlotClosed: The slot was closed meanwhile.
         """
-        with self._changed:
-            self._card.enter(slot.name, needed)
-            self._admit()
-            self._changed.wait_for(lambda: slot.closed or slot.name in self._card.running)
         try:
+            with self._changed:
+                self._card.enter(slot.name, needed)
+                self._admit()
+                self._changed.wait_for(lambda: slot.closed or slot.name in self._card.running)
             if slot.closed:
                 raise SlotClosed(f"{slot.name} is closed")
             yield

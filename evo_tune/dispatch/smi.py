@@ -68,12 +68,15 @@ def _look_up_one(id: str, rows: dict[str, Gpu]) -> Gpu | None:
 
 def _rows() -> dict[str, Gpu]:
     """Return every GPU by UUID."""
-    capabilities = dict(_query("compute_cap"))  # older drivers do not know it, and would say nothing at all
-    found = {}
-    for uuid, name, total, free in _query("name", "memory.total", "memory.free"):
-        mebibytes = [int(text) * 2**20 if text.isdigit() else None for text in (total, free)]
-        found[uuid] = Gpu(name, *mebibytes, capabilities.get(uuid))
-    return found
+    capabilities = {row[0]: row[1] for row in _query("compute_cap")}  # apart: older drivers do not know it
+    return {
+        uuid: Gpu(name, _bytes(total), _bytes(free), capabilities.get(uuid))
+        for uuid, name, total, free in _query("name", "memory.total", "memory.free")
+    }
+
+
+def _bytes(mebibytes: str) -> int | None:
+    return int(mebibytes) * 2**20 if mebibytes.isdigit() else None  # '[N/A]' where it is the machine's own
 
 
 def _query(*fields: str) -> Iterator[tuple[str, ...]]:
