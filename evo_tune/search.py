@@ -511,7 +511,8 @@ class Search:
         rows = []
         for slot in self.slots:
             working = self.working.get(slot.name, Working("", self._started))
-            rows.append(Busy(slot.name, slot.device, working.what, time.monotonic() - working.since, slot.memory))
+            what = f"{working.what} (waits for room)" if slot.waits else working.what
+            rows.append(Busy(slot.name, slot.device, what, time.monotonic() - working.since, slot.memory))
         return rows
 
     def _drive(self, slot: Slot) -> None:

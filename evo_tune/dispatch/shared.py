@@ -46,6 +46,10 @@ class SharedCard:
         """Whether somebody waits for memory."""
         return bool(self._card.waiting)
 
+    def waits(self, slot: LocalSlot) -> bool:
+        """Whether a slot waits for memory."""
+        return slot.name in self._card.waiting
+
     @contextlib.contextmanager
     def room(self, slot: LocalSlot, needed: int) -> Iterator[None]:
         """Hold so many bytes for a slot, waiting for them.
@@ -107,6 +111,10 @@ class SharedSlot(Slot):
     @property
     def available(self) -> bool:
         return self._slot.closed or not self._card.crowded
+
+    @property
+    def waits(self) -> bool:
+        return self._card.waits(self._slot)
 
     @property
     def pid(self) -> int | None:

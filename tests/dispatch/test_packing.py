@@ -144,7 +144,7 @@ def test_small_ones_share_and_a_large_one_waits_for_the_card(pair):
     assert small[0].result(5).status == "ok"
     large = start(first, 1.0)
     assert until(lambda: not second.available), "a card that somebody waits for takes no candidate"
-    assert a.begun == 1
+    assert (a.begun, first.waits, second.waits) == (1, True, False)
     b.going.release()
     assert until(lambda: a.begun == 2)
     assert (second.available, b.rested) == (True, 1), "the idle neighbour's worker has ended"
