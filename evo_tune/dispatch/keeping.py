@@ -1,7 +1,8 @@
 """What a worker keeps of memory from one evaluation to the next, and when it keeps too much to go on.
 
-A cache that is filled once is no leak: a worker is judged by how often and how far it has grown since its first
-evaluation. Runs inside of the worker; knows of torch only what an evaluator that imported it needs.
+Not all that stays is a leak: data are read once, and torch keeps code for each shape that it has met, half a gigabyte
+after some dozens of models. Only a worker that is far above its first evaluation and goes on growing is too large.
+Runs inside of the worker; knows of torch only what an evaluator that imported it needs.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ import sys
 
 __all__ = ["Keeping", "Level"]
 
-ALLOWED = 256 * 2**20
-"""Bytes by which a worker may grow in all."""
+ALLOWED = 2**30
+"""Bytes by which a worker may have grown since its first evaluation."""
 
 TIMES = 3
-"""Evaluations that must have added to it: what one or two have left may be a cache."""
+"""Evaluations that must have added to it beyond that: what one or two have left may be a cache."""
 
 STEP = 4 * 2**20
 """Bytes that count as having added: less is the allocator's own."""
@@ -32,19 +33,20 @@ class Level:
         self._highest = 0
         self._times = 0
 
-    def is_new_high(self, bytes: int) -> bool:
-        """Whether this is more than was ever kept so far, by more than the allocator's own."""
-        return self._first is not None and bytes > self._highest + STEP
+    def is_high(self, bytes: int) -> bool:
+        """Whether a figure is to be looked at closely: the first, by which others are judged, or one far above it."""
+        return self._first is None or bytes > self._first + ALLOWED
 
     def note(self, bytes: int) -> int:
         """Note what is kept after an evaluation; return by how much that is too much, 0 if it is not."""
         if self._first is None:
-            self._first = self._highest = bytes
-        elif self.is_new_high(bytes):
+            self._first = bytes
+        if bytes <= self._first + ALLOWED:
+            return 0
+        if bytes > self._highest + STEP:
             self._times += 1
             self._highest = bytes
-        grown = bytes - self._first
-        return grown if self._times >= TIMES and grown > ALLOWED else 0
+        return bytes - self._first if self._times >= TIMES else 0
 
 
 class Keeping:
@@ -56,7 +58,7 @@ class Keeping:
     def after_evaluation(self) -> int:
         """Return by how many bytes this process keeps more than it should; 0 where it does not."""
         own = _own_memory()
-        if own is not None and self._own.is_new_high(own):
+        if own is not None and self._own.is_high(own):
             gc.collect()
             _give_back()
             own = _own_memory()

@@ -36,7 +36,8 @@ def slot_of(task_of):
     opened = []
 
     def make(body):
-        opened.extend(open_slots(task_of(body), Plan((CPU,), 1)))
+        little = "\nfrom evo_tune.dispatch import keeping\nkeeping.ALLOWED = 64 << 20\n"
+        opened.extend(open_slots(task_of(body, top=little), Plan((CPU,), 1)))
         return opened[-1]
 
     yield make
@@ -59,15 +60,15 @@ def test_a_worker_whose_memory_comes_back_stays(slot_of):
 @pytest.mark.parametrize(
     ("kept", "too_much"),
     [
-        ([500, 800, 1100, 1400], [0, 0, 0, 900]),
-        ([500, 900, 1300, 1300, 1300], [0] * 5),
-        ([500, 510, 520, 530, 540], [0] * 5),
-        ([500, 600, 700, 800, 500, 800], [0, 0, 0, 300, 0, 300]),
-        ([500, *range(501, 761)], [0] * 257 + [257, 258, 259, 260]),
+        ([500, 1000, 1500, 2000, 2500, 3000], [0, 0, 0, 0, 0, 2500]),
+        ([500, 2000, 3000, 3000, 3002, 3000], [0] * 6),
+        ([500, *range(600, 1500, 20)], [0] * 46),
+        ([500, 1600, 500, 1700, 500, 1800, 500], [0, 0, 0, 0, 0, 1300, 0]),
+        ([500, *range(1500, 1550, 2)], [0] * 20 + [*range(1038, 1050, 2)]),
         ([0, 0, 0], [0] * 3),
     ],
-    ids=["a leak", "two caches", "little", "what comes back", "a slow leak", "nothing"],
+    ids=["a leak", "two caches", "code for each shape", "what comes back", "a slow leak", "nothing"],
 )
-def test_growing_three_times_and_by_much_is_too_much(kept, too_much):
+def test_far_above_the_first_and_still_growing_is_too_much(kept, too_much):
     level = Level()
     assert [level.note(bytes * MIB) for bytes in kept] == [bytes * MIB for bytes in too_much]

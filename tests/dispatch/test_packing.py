@@ -17,7 +17,7 @@ from evo_tune.dispatch.shared import SharedCard, SharedSlot
 from evo_tune.errors import OptionError
 from evo_tune.search import Search
 from evo_tune.trial import Outcome
-from tests.conftest import rows
+from tests.conftest import drive, rows
 
 GIB = 2**30
 
@@ -210,32 +210,24 @@ def evaluate(genome, context, *, notes: str):
 '''
 
 
-@pytest.fixture
-def sized(tmp_path, machine, fast_disk):
-    """A GPU of 10 GiB, four cores to feed it, and a run over SIZED; what was noted as (began, ended, bytes)."""
-    machine(smi=answering(**{"GPU-a": "A GPU, 11377, 11377"}))  # nine tenths are 10 GiB
-    path = tmp_path / "sized.py"
+def test_a_run_gives_a_card_no_more_than_it_has_and_trains_everything(tmp_path, machine, fast_disk):
+    """On a GPU with 10 GiB to give out and three cores to feed it."""
+    machine(smi=answering(**{"GPU-a": "A GPU, 11377, 11377"}), cores=3)
+    path, notes = tmp_path / "sized.py", tmp_path / "notes"
     path.write_text(SIZED)
-
-    def run(name, **session):
-        settings = {"strategy": "random", "seed": 3, "order": "birth", "trials": 12, "store": tmp_path / "store"}
-        notes = tmp_path / name
-        search = Search(str(path), options={"notes": str(notes)}, name=name, **settings, **session).run()
-        found = [line.split() for line in notes.read_text().splitlines()]
-        assert {device for *_, device in found} == {"cuda:0"}
-        return search, [(float(began), float(ended), int(float(size) * GIB)) for began, ended, size, _ in found]
-
-    return run
-
-
-def test_a_run_gives_a_card_no_more_than_it_has_and_trains_everything(sized):
-    search, noted = sized("packed", per_device="auto")
-    assert len(noted) == 12
-    for began, _, _ in noted:
-        there = [size + CONTEXT for start, end, size in noted if start <= began < end]
+    settings = {"strategy": "random", "seed": 3, "order": "birth", "trials": 8, "store": tmp_path / "store"}
+    settings["warm_start"] = [{"size": size, "x": 0.5} for size in (2.0, 12.0, 0.5, 1.0)]
+    packed = Search(str(path), options={"notes": str(notes)}, per_device="auto", **settings).run()
+    noted = [line.split() for line in notes.read_text().splitlines()]
+    spans = [(float(began), float(ended), int(float(size) * GIB)) for began, ended, size, _ in noted]
+    assert {device for *_, device in noted} == {"cuda:0"}
+    assert len(spans) == 8
+    for began, _, _ in spans:
+        there = [size + CONTEXT for start, end, size in spans if start <= began < end]
         assert sum(there) <= 10 * GIB or len(there) == 1
-    assert max(size for *_, size in noted) > 10 * GIB, "one is too large for the card, and has it to itself"
-    assert rows(search) == rows(sized("alone", per_device=1)[0]), "who waits for whom changes no birth"
+    assert max(size for *_, size in spans) > 10 * GIB, "one is too large for the card, and has it to itself"
+    alone = drive(Search(str(path), options={"notes": str(notes)}, name="alone", **settings))
+    assert rows(packed) == rows(alone), "who waits for whom changes no birth"
 
 
 @pytest.mark.parametrize(
