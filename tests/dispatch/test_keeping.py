@@ -19,10 +19,10 @@ LEAKING = """
 CLEAN = """
     cache = sys.modules["__main__"].__dict__.setdefault("cache", [])
     if genome["x"] > 0.5 and not cache:
-        cache.append(b"x" * (300 << 20))  # filled once, and not by the first
+        cache.append(b"x" * (200 << 20))  # filled once, and not by the first
     cycle = [b"x" * (100 << 20)]
     cycle.append(cycle)  # garbage that nobody has collected yet
-    small = [bytearray(1000) for _ in range(100_000)]  # what the allocator likes to keep
+    small = [bytearray(1000) for _ in range(20_000)]  # what the allocator likes to keep
     return {"loss": float(os.getpid())}
     """
 
@@ -54,7 +54,7 @@ def test_a_worker_that_keeps_more_and_more_is_replaced_and_a_line_says_so(slot_o
 
 
 def test_a_worker_whose_memory_comes_back_stays(slot_of):
-    assert len(set(pids(slot_of(CLEAN), 9))) == 1
+    assert len(set(pids(slot_of(CLEAN), 8))) == 1
 
 
 @pytest.mark.parametrize(

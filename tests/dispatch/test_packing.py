@@ -211,8 +211,8 @@ def evaluate(genome, context, *, notes: str):
 
 
 def test_a_run_gives_a_card_no_more_than_it_has_and_trains_everything(tmp_path, machine, fast_disk):
-    """On a GPU with 10 GiB to give out and three cores to feed it."""
-    machine(smi=answering(**{"GPU-a": "A GPU, 11377, 11377"}), cores=3)
+    """On a GPU with 10 GiB to give out and two cores to feed it."""
+    machine(smi=answering(**{"GPU-a": "A GPU, 11377, 11377"}), cores=2)
     path, notes = tmp_path / "sized.py", tmp_path / "notes"
     path.write_text(SIZED)
     settings = {"strategy": "random", "seed": 3, "order": "birth", "trials": 8, "store": tmp_path / "store"}
