@@ -42,7 +42,8 @@ The training:
     patience=         stop after so many evaluations without an improvement of min_delta=0, and take the best weights
     micro_batch=auto  most tokens in one pass; the gradient is that of the whole batch all the same. auto: what the
                       device's whole memory has room for, whatever else runs there
-    ranks=1           processes on this machine that train together, each with the slot's threads or a GPU of its own
+    ranks=1           processes on this machine that train together, each with the slot's threads or a GPU of its own:
+                      a slot has so many
     precision=auto    fp32 or bf16, for the products; auto: bf16 where this machine gains from it. A training that goes
                       on keeps what it began with; it is always judged in fp32
     recompute=        compute every so-manieth block again for the gradient: memory for time
@@ -111,6 +112,7 @@ METRICS = {
     "params": "",
     "tokens_per_second": "1/s",
     "peak_memory": "bytes",
+    "gpu_memory": "bytes",
     "micro_batch": "tokens",
     "final_lr_fraction": "",
     "clipped_fraction": "",
@@ -615,7 +617,10 @@ def _phase(genome: Mapping[str, Any], options: Options, windows: int) -> Phase:
 
 
 def estimate(genome: Mapping[str, Any], **given: Any) -> dict[str, float]:
-    """Return what is known before training: params, and flops and tokens of the full training.
+    """Return what is known before training: params, flops and tokens of the full training, and gpu_memory.
+
+    gpu_memory is what a GPU of any size would hold of it, its batch in one pass (or in micro-batches of the option),
+    in bf16 unless told otherwise, bytes: by it `--per-device auto` packs trainings onto a GPU.
 
     Raises:
         UsageError: A value of the genome is out of its range.
@@ -628,7 +633,27 @@ def estimate(genome: Mapping[str, Any], **given: Any) -> dict[str, float]:
     options.decay(genome["weight_decay"])
     phases = _phases(genome, options)
     known = {"params": float(_config(genome, options).parameters)}
+    known["gpu_memory"] = max(_gpu_memory(phase, options) for phase in phases or (_phase(genome, options, 1),))
     return known if phases is None else {**known, **spent(phases, phases[-1].end)}
+
+
+def _gpu_memory(phase: Phase, options: Options) -> float:
+    """Return what a GPU would hold of a phase, without CUDA's own libraries, bytes; of several ranks', each."""
+    from evo_tune.training import predict_memory
+
+    micro = -(-phase.per_step // options.ranks)
+    if options.micro_batch not in ("auto", None):
+        micro = min(micro, max(1, options.micro_batch // phase.config.context))
+    predicted = predict_memory(
+        phase.config,
+        micro,
+        precision="fp32" if options.precision == "fp32" else "bf16",
+        recompute=options.recompute,
+        device="cuda",
+        optimizer=options.optimizer,
+        ema=options.ema is not None,
+    )
+    return predicted.peak - predicted.context
 
 
 # ---------------------------------------------------------------- the training

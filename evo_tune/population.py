@@ -139,7 +139,7 @@ class Session:
         hours: Most hours of work.
         slots: Number of slots; None: what the machine offers.
         devices: As typed; None: what the machine offers.
-        per_device: Slots on one GPU.
+        per_device: Slots on one GPU; 'auto': as many as its memory has room for.
         timeout: Seconds after which an evaluation is given up; None: never.
         retries: Further tries of an evaluation whose process died.
         calibrate: Fresh seeds with which the best and the default are trained at the end.
@@ -154,7 +154,7 @@ class Session:
     hours: float | None = None
     slots: int | None = None
     devices: str | None = None
-    per_device: int = 1
+    per_device: int | str = 1
     timeout: float | None = None
     retries: int = 0
     calibrate: int = 0
@@ -178,6 +178,8 @@ class Session:
         for name in ("address", "max_slots"):
             if self.backend == "joblib" and getattr(self, name) is not None:
                 raise OptionError(f"{_flag(name)} is for clusters: give --backend dask or --backend ray with it")
+        if self.backend != "joblib" and not isinstance(self.per_device, int):
+            raise OptionError(f"--per-device {self.per_device} is for GPUs of this machine: expected a number")
 
     @property
     def limited(self) -> bool:

@@ -25,7 +25,7 @@ from joblib import Parallel, delayed
 
 from evo_tune.begin import check_unchanged, make_manifest, new_name
 from evo_tune.calibration import calibration_work, collect
-from evo_tune.dispatch import Cluster, Plan, Slot, SlotClosed, Task, open_slots, plan
+from evo_tune.dispatch import AUTO, CPU, Cluster, Forecast, Plan, Slot, SlotClosed, Task, open_slots, plan
 from evo_tune.errors import EvoTuneError, RunError, StoreError, UsageError
 from evo_tune.evaluator import Evaluator
 from evo_tune.generations import Generations, broken_strategy
@@ -144,7 +144,7 @@ class Search:
             lag=lag,
             warm_start=warm_start,
             fill_defaults=fill_defaults,
-            threads=_plan(settings, threads).threads,
+            threads=_plan(settings, threads, _ranks(plugin.bind(options or {}))).threads,
             fidelity=fidelity,
             prune=prune,
             replicates=replicates,
@@ -435,7 +435,7 @@ class Search:
         with Interrupts(self.stop, self.kill):
             try:
                 self._take_up()  # what was asked for by hand as well
-                self.slots = self._open_slots()
+                self.slots = self._opened()
                 self._in_background(self._drive, watch)
                 self._in_background(self._calibrate, watch)
             finally:
@@ -444,17 +444,49 @@ class Search:
             raise self.error
         return self
 
+    def _opened(self) -> list[Slot]:
+        """Return the slots, opened; where that fails, a run that was made a moment ago is taken away again."""
+        try:
+            return self._open_slots()
+        except BaseException:
+            if len(self.saved.sessions) == 1 and not self.saved.candidates:
+                self.close()
+                shutil.rmtree(self.saved.folder, ignore_errors=True)
+            raise
+
     def _open_slots(self) -> list[Slot]:
         settings, manifest = self.session, self.saved.manifest
-        cluster = None
+        cluster, ranks = None, _ranks(manifest.options)
         if settings.backend != "joblib":
             many = settings.max_slots or settings.slots
-            cluster = Cluster(settings.backend, settings.address, many, settings.devices, settings.per_device)
-        slots = open_slots(self._task(), _plan(settings, manifest.threads), settings.timeout, settings.retries, cluster)
+            where = (settings.backend, settings.address, many, settings.devices)
+            cluster = Cluster(*where, int(settings.per_device), ranks)
+        planned, forecast = _plan(settings, manifest.threads, ranks), None
+        if settings.per_device == AUTO and planned.slots[0] != CPU and ranks == 1:
+            forecast = self._forecast(planned)
+            planned = planned if forecast else _plan(replace(settings, per_device=1), manifest.threads, ranks)
+        slots = open_slots(self._task(), planned, settings.timeout, settings.retries, cluster, forecast)
         if not self._arrival and len(slots) > manifest.lag + 1:
             text = f"in birth order with --lag {manifest.lag}, at most {manifest.lag + 1} slots are ever at work"
             warnings.warn(f"{text}: {len(slots)} slots will wait for each other", stacklevel=3)
         return slots
+
+    def _forecast(self, planned: Plan) -> Forecast | None:
+        """Return what a genome takes of a GPU, by all that was measured so far; None where memory cannot be shared."""
+        options, lacking = self.saved.manifest.options, ""
+        forecast = Forecast(lambda genome: self.evaluator.estimate(genome, options))
+        if not planned.memory:
+            lacking = "nvidia-smi does not tell what memory each GPU has"
+        elif forecast.needed(self.space.default()) is None:
+            lacking = f"{self.evaluator.name} predicts no gpu_memory (docs/evaluators.md)"
+        if lacking:
+            only = "so each GPU has one training at a time; --per-device K gives it K"
+            warnings.warn(f"--per-device {AUTO}: {lacking}, {only}", stacklevel=5)
+            return None
+        for trial in self.saved.trials():
+            if "cuda" in (trial.outcome.device or ""):
+                forecast.learn(trial.genome, trial.outcome.metrics)
+        return forecast
 
     def _task(self) -> Task:
         run = self.saved
@@ -479,7 +511,8 @@ class Search:
         rows = []
         for slot in self.slots:
             working = self.working.get(slot.name, Working("", self._started))
-            rows.append(Busy(slot.name, slot.device, working.what, time.monotonic() - working.since, slot.memory))
+            what = f"{working.what} (waits for room)" if slot.waits else working.what
+            rows.append(Busy(slot.name, slot.device, what, time.monotonic() - working.since, slot.memory))
         return rows
 
     def _drive(self, slot: Slot) -> None:
@@ -620,7 +653,13 @@ class Search:
         self.close()
 
 
-def _plan(settings: Session, threads: int | None) -> Plan:
+def _ranks(options: Mapping[str, Any]) -> int:
+    """Return how many processes one training has, by the evaluator's option of that name."""
+    ranks = options.get("ranks", 1)
+    return ranks if isinstance(ranks, int) and ranks > 1 else 1
+
+
+def _plan(settings: Session, threads: int | None, ranks: int) -> Plan:
     """Return the slots of this machine; where a cluster runs already, only the threads of each matter.
 
     Raises:
@@ -628,7 +667,7 @@ def _plan(settings: Session, threads: int | None) -> Plan:
     """
     if settings.address is not None:
         return plan(None, "cpu", 1, threads)
-    return plan(settings.slots, settings.devices, settings.per_device, threads)
+    return plan(settings.slots, settings.devices, settings.per_device, threads, ranks)
 
 
 def propose(strategy: Strategy, history: History, run: Run, id: int) -> Proposal | None:

@@ -49,8 +49,8 @@ HEAVY = {"torch", "optuna", "hyperopt", "cmaes"}
 
 APART = {"training"}
 """What no other module of the package imports, and what imports errors alone."""
-LIGHT = {"evo_tune.training.schedule"}
-"""What the command line may import of it all the same: arithmetic that loads no torch."""
+LIGHT = {"evo_tune.training.schedule", "evo_tune.training.probe"}
+"""What the command line may import of it all the same: arithmetic that loads no torch, and what times a machine."""
 
 
 def python_files(folder: Path) -> list[Path]:

@@ -28,6 +28,22 @@ store_option = click.option(
 )
 
 
+class CountOrAuto(click.IntRange):
+    """A number from 1, or 'auto'."""
+
+    name = "number or auto"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return value if value == "auto" else super().convert(value, param, ctx)
+
+
+per_device_option = click.option(
+    "--per-device",
+    type=CountOrAuto(min=1),
+    metavar="K|auto",
+    help="Slots on one GPU; auto: as many as its memory has room for.  [default: 1]",
+)
+
 trust_option = click.option(
     "--trust", is_flag=True, help="Run the files of code that RUN names, although they lie outside this folder."
 )

@@ -36,7 +36,7 @@ def _session_options(function: Command) -> Command:
             click.option("--hours", type=above, help="Stop after so many hours in all."),
             click.option("--slots", type=positive, help="Trainings at once.  [default: one per GPU, else per core]"),
             click.option("--devices", metavar="LIST", help="'cpu', 'cuda', or GPUs by number: 0,2."),
-            click.option("--per-device", type=positive, help="Slots on one GPU.  [default: 1]"),
+            shared.per_device_option,
             click.option("--timeout", type=above, metavar="SECONDS", help="Give up an evaluation after so long."),
             click.option("--retries", type=click.IntRange(min=0), help="Tries more if its process dies.  [default: 0]"),
             click.option(
@@ -97,6 +97,8 @@ def _of_flag(flag: click.Parameter, value: object, ctx: click.Context) -> object
     """
     if getattr(flag, "multiple", False):
         return _repeated(value, pairs=str(flag.metavar).startswith("NAME="))
+    if value == "auto" and isinstance(flag.type, shared.CountOrAuto):
+        return value
     kind: type = str
     what = "text, in quotes"
     if getattr(flag, "is_flag", False):

@@ -6,16 +6,22 @@ loads neither joblib nor torch.
 
 from __future__ import annotations
 
-from evo_tune.dispatch.devices import CPU, Device, Plan, cpu_count, gpus, inventory, plan
+from evo_tune.dispatch.devices import AUTO, CPU, Device, Plan, gpus, plan
+from evo_tune.dispatch.inventory import inventory
+from evo_tune.dispatch.limits import cpu_count
 from evo_tune.dispatch.local import LocalSlot
+from evo_tune.dispatch.packing import Forecast
 from evo_tune.dispatch.remote import Cluster, Engine, RemoteSlot
+from evo_tune.dispatch.shared import SharedCard, SharedSlot
 from evo_tune.dispatch.slot import Slot, SlotClosed, Task
 from evo_tune.errors import OptionError
 
 __all__ = [
+    "AUTO",
     "CPU",
     "Cluster",
     "Device",
+    "Forecast",
     "LocalSlot",
     "Plan",
     "Slot",
@@ -30,7 +36,12 @@ __all__ = [
 
 
 def open_slots(
-    task: Task, plan: Plan, timeout: float | None = None, retries: int = 0, cluster: Cluster | None = None
+    task: Task,
+    plan: Plan,
+    timeout: float | None = None,
+    retries: int = 0,
+    cluster: Cluster | None = None,
+    forecast: Forecast | None = None,
 ) -> list[Slot]:
     """Return the slots of a plan; the worker of each starts with its first candidate.
 
@@ -40,6 +51,7 @@ def open_slots(
         timeout: Seconds after which an evaluation is killed; None waits for ever.
         retries: How often a crashed evaluation is tried again.
         cluster: Open slots on this one instead.
+        forecast: By which the slots of a GPU share out its memory, where the plan says that they do.
 
     Raises:
         OptionError: A timeout that is not above 0, retries below 0, or a cluster that cannot be used.
@@ -50,7 +62,15 @@ def open_slots(
         raise OptionError(f"--retries {retries} is not allowed: expected 0 or more")
     if cluster is not None:
         return _open_remote(task, plan, timeout, retries, cluster)
-    return [LocalSlot(f"slot {i}", device, task, timeout, retries) for i, device in enumerate(plan.slots)]
+    cores = plan.cores or ((),) * len(plan.slots)
+    slots = [
+        LocalSlot(f"slot {i}", device, task, timeout, retries, bound)
+        for i, (device, bound) in enumerate(zip(plan.slots, cores, strict=True))
+    ]
+    if forecast is None or not plan.memory:
+        return list(slots)
+    cards = {visible: SharedCard(memory, forecast) for visible, memory in plan.memory.items()}
+    return [SharedSlot(slot, cards[device.visible]) for slot, device in zip(slots, plan.slots, strict=True)]
 
 
 def _open_remote(task: Task, plan: Plan, timeout: float | None, retries: int, cluster: Cluster) -> list[Slot]:

@@ -16,7 +16,7 @@ import uuid
 import warnings
 from typing import Any
 
-from evo_tune.dispatch.devices import CPU, Plan
+from evo_tune.dispatch.devices import CPU, Device, Plan
 from evo_tune.dispatch.host import Host, Parcel, offer
 from evo_tune.dispatch.remote import Cluster, Engine, Lost, Seat
 from evo_tune.dispatch.slot import Task
@@ -98,12 +98,16 @@ class DaskEngine(Engine):
         except ImportError:
             raise OptionError("--backend dask needs Dask: pip install 'evo-tune[dask]'") from None
         self._parcel, self._limits = Parcel.of(task), (timeout, retries)
-        self._wanted = (cluster.devices, cluster.per_device)
+        self._wanted, self._ranks = (cluster.devices, cluster.per_device), cluster.ranks
         self._cluster = None if cluster.address else _local_cluster(distributed, plan)
         try:
             self._client = distributed.Client(cluster.address or self._cluster, timeout=CONNECT, set_as_default=False)
-        except (OSError, ValueError, TimeoutError) as error:
-            raise OptionError(f"--address {cluster.address}: no Dask scheduler answers there ({error})") from None
+        except BaseException as error:
+            if self._cluster is not None:
+                self._cluster.close(timeout=CONNECT)
+            if cluster.address and isinstance(error, OSError | ValueError | TimeoutError):
+                raise OptionError(f"--address {cluster.address}: no Dask scheduler answers there ({error})") from None
+            raise
         self._lock = threading.Lock()
         self._known: dict[str, str] = {}
         self._free: list[DaskSeat] = []
@@ -138,7 +142,7 @@ class DaskEngine(Engine):
         threads = int(self._workers()[address]["nthreads"])
         try:
             self.call(address, _evict, self._parcel.task.trials_folder)
-            devices = self.call(address, offer, *self._wanted, threads)
+            devices = self.call(address, offer, *self._wanted, threads, self._ranks)
         except Lost:
             return
         except Exception as error:  # evo-tune is not installed there, or a GPU that was asked for is missing
@@ -146,7 +150,7 @@ class DaskEngine(Engine):
             return
         with self._lock:
             place = "" if self._cluster else f"{machine}/"
-            self._free += [DaskSeat(self, address, place + device[0], device) for device in devices]
+            self._free += [DaskSeat(self, address, place + device.name, device) for device in devices]
 
     def call(self, address: str, function: Any, *args: Any) -> Any:
         """Have a worker call a function at once, past its queue.
@@ -221,10 +225,10 @@ class DaskSeat(Seat):
         engine: The cluster.
         address: The worker's.
         device: For people, with the machine.
-        pinned: (name, visible) of the device.
+        pinned: The device, as its machine knows it.
     """
 
-    def __init__(self, engine: DaskEngine, address: str, device: str, pinned: tuple[str, str]) -> None:
+    def __init__(self, engine: DaskEngine, address: str, device: str, pinned: Device) -> None:
         self._engine = engine
         self.address = address
         self.device = device

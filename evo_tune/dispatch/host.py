@@ -11,6 +11,7 @@ import contextlib
 import multiprocessing
 import os
 import platform
+import stat
 import tempfile
 import threading
 import time
@@ -100,15 +101,24 @@ class Parcel:
                 )
 
     def _written(self) -> Path:
-        folder = Path(tempfile.gettempdir(), f"evo-tune-{os.getuid()}-{self.hash[:16]}")
+        folder = _private(Path(tempfile.gettempdir(), f"evo-tune-{os.getuid()}-{self.hash[:16]}"))
         for name, content in self.sources.items():
             target = folder / name
             if not target.is_file() or target.read_bytes() != content:
-                target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                target.parent.mkdir(parents=True, exist_ok=True)
                 part = target.with_name(f".{target.name}.{os.getpid()}.{threading.get_ident()}")
                 part.write_bytes(content)
                 part.replace(target)
         return folder / self.main
+
+
+def _private(folder: Path) -> Path:
+    """Return a folder that nobody else can write to, since what is in it is run; if this one is not, a new one."""
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    found = folder.lstat()
+    mine = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o022
+    return folder if mine else Path(tempfile.mkdtemp(prefix=f"{folder.name}-"))
 
 
 def _place(file: Path, root: Path) -> str:
@@ -122,16 +132,17 @@ def _place(file: Path, root: Path) -> str:
     return file.name
 
 
-def offer(devices: str | None, per_device: int, cores: int) -> list[tuple[str, str]]:
-    """Return (name, visible) of the device of each slot that this process can hold.
+def offer(devices: str | None, per_device: int, cores: int, ranks: int = 1) -> list[Device]:
+    """Return the device of each slot that this process can hold.
 
     Args:
         devices: As typed by the user; None takes the GPUs that this process sees, else the CPU.
         per_device: Slots on each GPU.
-        cores: Slots where there is no GPU.
+        cores: What there is for trainings where there is no GPU.
+        ranks: Processes of one training.
     """
-    slots = plan(None, devices, per_device if devices != "cpu" and gpus() else 1).slots
-    return [(device.name, device.visible) for device in ((CPU,) * cores if slots[0] == CPU else slots)]
+    slots = plan(None, devices, per_device if devices != "cpu" and gpus() else 1, ranks=ranks).slots
+    return list((CPU,) * max(1, cores // ranks) if slots[0] == CPU else slots)
 
 
 class Host:
@@ -140,7 +151,7 @@ class Host:
     Args:
         parcel: What the slot's candidates have in common.
         name: Of the slot, for people.
-        device: (name, visible) of a device, as `offer` gives it.
+        device: What it is pinned to, as `offer` gives it.
         timeout: See `LocalSlot`.
         retries: See `LocalSlot`.
 
@@ -149,12 +160,12 @@ class Host:
     """
 
     def __init__(
-        self, parcel: Parcel, name: str, device: tuple[str, str], timeout: float | None = None, retries: int = 0
+        self, parcel: Parcel, name: str, device: Device, timeout: float | None = None, retries: int = 0
     ) -> None:
         _may_have_children()
         task = parcel.unpack()
         self.trials_folder = task.trials_folder
-        self._slot = LocalSlot(name, Device(*device), task, timeout, retries)
+        self._slot = LocalSlot(name, device, task, timeout, retries)
         self._heard = time.monotonic()
 
     def run(self, candidate: dict[str, Any], folder: str | None) -> dict[str, Any] | None:

@@ -64,20 +64,37 @@ class LocalSlot(Slot):
         task: What its candidates have in common.
         timeout: Seconds after which an evaluation is killed; None waits for ever.
         retries: How often a crashed evaluation is tried again.
+        cores: What its worker is kept on; any if empty.
     """
 
-    def __init__(self, name: str, device: Device, task: Task, timeout: float | None = None, retries: int = 0) -> None:
+    def __init__(
+        self,
+        name: str,
+        device: Device,
+        task: Task,
+        timeout: float | None = None,
+        retries: int = 0,
+        cores: tuple[int, ...] = (),
+    ) -> None:
         self.name = name
         self.device = device.name
         self._pinned = device
         self._task = task
         self._timeout = timeout
         self._retries = retries
+        self._cores = cores
         self._lock = threading.Lock()
         self._closed = False
         self._worker: _Process | None = None
         self._spare: _Process | None = None
         self._lost_one = False
+        self._told = False
+        """Whether it was said that workers are replaced for what they keep."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed or killed: there is no way back."""
+        return self._closed
 
     @property
     def pid(self) -> int | None:
@@ -115,6 +132,13 @@ class LocalSlot(Slot):
             raise
         if reply["replace"]:
             self._discard(None)
+        if reply["kept"] and not self._told:
+            self._told = True
+            warnings.warn(
+                f"{self.name}: its worker kept {reply['kept'] / 2**20:.0f} MiB of its evaluations, so a new one has "
+                f"taken its place, and will again: look for what evaluate of {self._task.name} leaves behind",
+                stacklevel=2,
+            )
         return replace(Outcome.from_json(reply["outcome"]), device=self.device)
 
     def _ready(self) -> _Process:
@@ -130,12 +154,15 @@ class LocalSlot(Slot):
             if spare is not None and spare.gone():
                 _bury(spare, None)
                 spare = None
-            worker = self._worker = spare or _Process(self._pinned, self._task)
+            worker = self._worker = spare or self._start()
         worker.wait_loaded(None if self._timeout is None else max(self._timeout, LOADING))
         with self._lock, contextlib.suppress(_Lost):
             if self._lost_one and not self._closed:
-                self._spare = _Process(self._pinned, self._task)
+                self._spare = self._start()
         return worker
+
+    def _start(self) -> _Process:
+        return _Process(self._pinned, self._task, self._cores)
 
     def _discard(self, folder: str | None) -> None:
         """Kill the worker and keep what it printed, in the folder of the trial that it was at."""
@@ -143,6 +170,12 @@ class LocalSlot(Slot):
         if worker is not None:
             self._lost_one = True
             _bury(worker, folder)
+
+    def rest(self) -> None:
+        """End an idle worker for what it holds of its device; the next candidate gets a new one."""
+        worker, self._worker = self._worker, None
+        if worker is not None:
+            _bury(worker, None)
 
     def kill(self) -> None:
         self._closed = True
@@ -185,16 +218,15 @@ class _Process:
 
     _starting = threading.Lock()
 
-    def __init__(self, device: Device, task: Task) -> None:
+    def __init__(self, device: Device, task: Task, cores: tuple[int, ...]) -> None:
         from joblib.externals.loky.process_executor import ProcessPoolExecutor
 
         env = {"CUDA_VISIBLE_DEVICES": device.visible, **dict.fromkeys(THREAD_VARIABLES, str(task.threads))}
         env["PYTHONHASHSEED"] = os.environ.get("PYTHONHASHSEED", "0")  # same order of sets in every worker
         with self._starting, _semaphores_made() as semaphores:
             _start_trackers()
-            self._executor = ProcessPoolExecutor(
-                max_workers=1, env=env, initializer=initialize, initargs=(task, device.inside, os.getpid())
-            )
+            told = (task, device.inside, os.getpid(), cores)
+            self._executor = ProcessPoolExecutor(max_workers=1, env=env, initializer=initialize, initargs=told)
             with _no_interrupt():
                 self._loading = self._executor.submit(load)
         # Once it is loaded the worker has opened them: from then on, whoever is killed, no name is left over.

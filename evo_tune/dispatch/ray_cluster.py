@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
-from evo_tune.dispatch.devices import CPU, Plan
+from evo_tune.dispatch.devices import CPU, Device, Plan
 from evo_tune.dispatch.host import Host, Parcel
 from evo_tune.dispatch.remote import Cluster, Engine, Lost, Seat
 from evo_tune.dispatch.slot import Task
@@ -35,8 +35,8 @@ class _Actor:
     def open(self, host: tuple[Any, ...], on_gpu: bool, here: bool) -> tuple[str, str]:
         """Return the name of the device and, if this machine is not fit, why."""
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", "") if on_gpu else ""
-        device = (f"cuda:{visible}", visible) if visible else ("cpu", "")
-        name = device[0] if here else f"{platform.node()}/{device[0]}"
+        device = Device(f"cuda:{visible}", visible) if visible else CPU
+        name = device.name if here else f"{platform.node()}/{device.name}"
         try:
             parcel, *limits = host
             self._host = Host(parcel, name, device, *limits)
@@ -82,13 +82,13 @@ class RayEngine(Engine):
         self._host = (Parcel.of(task), timeout, retries)
         self._mine = not ray.is_initialized()
         if self._mine:
-            _connect(ray, cluster.address, plan)
+            _connect(ray, cluster.address, plan, cluster.ranks)
         resources = ray.cluster_resources()
         self.on_gpu = cluster.devices != "cpu" and resources.get("GPU", 0) > 0
-        self._share = {"num_cpus": task.threads, "num_gpus": 1 / cluster.per_device if self.on_gpu else 0}
-        self._room = int(
-            resources.get("GPU", 0) * cluster.per_device if self.on_gpu else resources["CPU"] / task.threads
-        )
+        ranks, cores = cluster.ranks, cluster.ranks * task.threads
+        each = ranks if ranks > 1 else 1 / cluster.per_device  # Ray takes no fraction of several
+        self._share = {"num_cpus": cores, "num_gpus": each if self.on_gpu else 0}
+        self._room = int(resources["GPU"] / each if self.on_gpu else resources["CPU"] / cores)
         self._lock = threading.Lock()
         self._coming: list[RaySeat] = []
         self._refusal: RunError | None = None
@@ -140,7 +140,7 @@ class RayEngine(Engine):
             self._ray.shutdown()
 
 
-def _connect(ray: Any, address: str | None, plan: Plan) -> None:
+def _connect(ray: Any, address: str | None, plan: Plan, ranks: int) -> None:
     """Connect to a cluster, or start one here, which ends with this thread.
 
     Raises:
@@ -150,8 +150,9 @@ def _connect(ray: Any, address: str | None, plan: Plan) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     here: dict[str, Any] = {}
     if address is None:
-        gpus = {device.name for device in plan.slots} - {CPU.name}
-        here = {"num_cpus": max(1, len(plan.slots) * plan.threads), "num_gpus": len(gpus), "include_dashboard": False}
+        gpus = {id for device in plan.slots for id in device.visible.split(",") if id}
+        cores = len(plan.slots) * plan.threads * ranks
+        here = {"num_cpus": cores, "num_gpus": len(gpus), "include_dashboard": False}
     with _own_signals():
         try:
             ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **here)

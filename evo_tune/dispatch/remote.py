@@ -83,6 +83,7 @@ class Cluster:
         slots: How many slots there may be; None: as many as the cluster has room for at the start.
         devices: As the user typed it.
         per_device: Slots on each GPU.
+        ranks: Processes of one training, which have a GPU each, or a core.
     """
 
     backend: str
@@ -90,6 +91,7 @@ class Cluster:
     slots: int | None = None
     devices: str | None = None
     per_device: int = 1
+    ranks: int = 1
 
 
 class Engine(ABC):

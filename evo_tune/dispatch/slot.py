@@ -125,6 +125,11 @@ class Slot(ABC):
         return True
 
     @property
+    def waits(self) -> bool:
+        """Whether its candidate has not begun, for want of room on a device that others use as well."""
+        return False
+
+    @property
     def memory(self) -> int | None:
         """Resident memory of the worker, bytes; None if it is not known here."""
         return None

@@ -28,6 +28,8 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 
+from evo_tune.dispatch.keeping import Keeping
+from evo_tune.dispatch.numa import bind
 from evo_tune.dispatch.slot import Task
 from evo_tune.errors import EvoTuneError
 from evo_tune.evaluator import Context, Evaluator, Pruned
@@ -130,6 +132,7 @@ class Worker:
         self._log = log
         self._home = os.getcwd()
         self._uncollected = 0.0
+        self._keeping = Keeping()
 
     @cached_property
     def evaluator(self) -> Evaluator:
@@ -152,8 +155,8 @@ class Worker:
             folder_name: Name of its folder, where it is not that of its id.
 
         Returns:
-            Plain data: 'outcome' as `Outcome.to_json` gives it, and 'replace', whether this process is
-            not fit to evaluate anything more.
+            Plain data: 'outcome' as `Outcome.to_json` gives it, 'replace', whether this process is not fit to
+            evaluate anything more, and 'kept', the bytes that it keeps of its evaluations if those are why.
         """
         folder = self.task.folder(candidate.id if folder_name is None else folder_name)
         context = self._context(candidate, folder)
@@ -162,7 +165,8 @@ class Worker:
         seconds = time.perf_counter() - began
         usable = self._tidy(seconds, verdict.status)
         outcome = Outcome(verdict.status, verdict.metrics, tuple(context.curve), seconds, self.device, verdict.error)
-        return {"outcome": outcome.to_json(), "replace": verdict.poisoned or not usable}
+        kept = self._keeping.after_evaluation() if usable else 0
+        return {"outcome": outcome.to_json(), "replace": verdict.poisoned or not usable or kept > 0, "kept": kept}
 
     def _context(self, candidate: Candidate, folder: str) -> Context:
         resume = None if candidate.resumes is None else self.task.folder(candidate.resumes)
@@ -302,15 +306,17 @@ def log_name(pid: int) -> str:
     return f".worker-{pid}.log"
 
 
-def initialize(task: Task, device: str, parent: int) -> None:
+def initialize(task: Task, device: str, parent: int, cores: tuple[int, ...] = ()) -> None:
     """Make this process a worker: its own process group, no Ctrl-C, no orphan, no recycling.
 
     Args:
         task: What its candidates have in common.
         device: What torch calls its device: 'cpu' or 'cuda:0'.
         parent: Process id of the parent.
+        cores: Cores to stay on; any if empty.
     """
     global _worker
+    bind(cores)
     os.setpgid(0, 0)  # so that a kill reaches its subprocesses, and the terminal's Ctrl-C does not reach it
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # blocked while it started

@@ -44,6 +44,8 @@ def read(path: Path, text: str) -> dict[str, Any]:
         ("[option]\na = 1\nb = 2.5\nc = true\nd = 'x y'\n", {"options": ["a=1", "b=2.5", "c=true", "d=x y"]}),
         ("[strategy-option]\nelites = 1", {"strategy_option": ["elites=1"]}),
         ("[gene]\nlr = 'log(1e-5,1e-2)'\ndepth = 3", {"genes": ["lr=log(1e-5,1e-2)", "depth=3"]}),
+        ("per-device = 'auto'", {"per_device": "auto"}),
+        ("per_device = 2", {"per_device": 2}),
         ("", {}),
     ],
 )
@@ -58,6 +60,7 @@ def test_each_flag_takes_what_it_takes_when_typed(tmp_path: Path, text: str, tak
         ("seed = true", "seed: True: expected a whole number"),
         ("seed = '1'", "seed: '1': expected a whole number"),
         ("seed = [1]", "seed: [1]: expected a whole number"),
+        ("per-device = 'many'", "per-device: 'many': expected a whole number"),
         ("seed = -1", "seed: -1 is not in the range x>=0"),
         ("population = 1", "population: 1 is not in the range x>=2"),
         ("hours = 'two'", "hours: 'two': expected a number"),

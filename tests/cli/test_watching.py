@@ -10,6 +10,10 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+from click.testing import CliRunner
+
+from evo_tune.cli.watching import devices_command
 from tests.cli.conftest import Typed
 
 
@@ -46,21 +50,41 @@ def test_devices_says_what_a_run_would_use_and_why(typed: Typed) -> None:
     result = typed("devices", "--devices", "cpu", "--slots", "3", "--threads", "2")
     assert result.out.count("slot ") >= 3
     assert "no GPU is used" in result.out
+    assert "GiB" in result.out
+    assert "precision: bf16 if a timing at the first training finds it faster" in result.out
     told = json.loads(typed("devices", "--format", "json", "--slots", "1").out)
     assert [row["threads"] for row in told["slots"]] == [1]
     assert typed("devices", "--slots", "0").code == 2
 
 
+def test_devices_times_a_cpu_if_asked_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    before = torch.get_num_threads()
+    monkeypatch.setattr("evo_tune.training.probe.fastest_precision", lambda device: f"{torch.get_num_threads()} fp8")
+    words = ["--devices", "cpu", "--slots", "1", "--threads", "3", "--format", "json"]
+    for flag, answer in (([], "by a timing"), (["--probe"], "3 fp8")):
+        told = json.loads(CliRunner().invoke(devices_command, [*words, *flag]).output)
+        assert [row["precision"] for row in told["slots"]] == [answer]
+    torch.set_num_threads(before)
+
+
 def test_devices_tells_a_gpu_by_its_model(typed: Typed, folder: Path) -> None:
     smi = folder / "nvidia-smi"
-    listing = "GPU 0: NVIDIA H100 (UUID: GPU-aa)"
-    smi.write_text(
-        f'#!/bin/sh\ncase "$1" in -L) echo "{listing}";; *) echo "0, GPU-aa, NVIDIA H100, 81559 MiB";; esac\n'
-    )
+    cases = {
+        "-L": "GPU 0: NVIDIA H100 (UUID: GPU-aa)",
+        "*memory*": "GPU-aa, NVIDIA H100, 81559, 81000",
+        "*compute_cap*": "GPU-aa, 9.0",
+    }
+    text = "".join(f'{case}) echo "{said}";;\n' for case, said in cases.items())
+    smi.write_text(f'#!/bin/sh\ncase "$1" in\n{text}esac\n')
     smi.chmod(0o755)
     env = {"PATH": f"{folder}:/bin:/usr/bin"}
     if "CUDA_VISIBLE_DEVICES" in os.environ:
         env["CUDA_VISIBLE_DEVICES"] = "0"
     result = typed("devices", "--per-device", "2", env=env)
     assert result.out.count("cuda:0") == 2
-    assert "NVIDIA H100, 81559 MiB" in result.out
+    assert "NVIDIA H100" in result.out
+    assert "79.6 GiB" in result.out
+    assert result.out.count("bf16") == 3, "of each slot, and why"
+    assert typed("devices", "--per-device", "auto", "--slots", "2", env=env).out.count("cuda:0") == 2

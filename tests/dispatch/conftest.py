@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from slot_helpers import HEAD, KINDS, OVER_CLUSTERS, until, workers
 
-from evo_tune.dispatch import CPU, Device, Slot, Task
+from evo_tune.dispatch import CPU, Device, Slot, Task, devices
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -68,5 +68,24 @@ def open_all(request: pytest.FixtureRequest, task_of: Callable[..., Task]) -> It
 def open_one(open_all: Callable[..., list[Slot]]) -> Callable[..., Slot]:
     def make(body: str, **settings: Any) -> Slot:
         return open_all(body, **settings)[0]
+
+    return make
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., None]:
+    """Make a machine of CUDA_VISIBLE_DEVICES, an nvidia-smi and a number of cores."""
+
+    def make(visible: str | None = None, smi: str | None = None, cores: int = 4) -> None:
+        if visible is None:
+            monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        else:
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        if smi is not None:
+            program = tmp_path / "nvidia-smi"
+            program.write_text(f"#!/bin/sh\n{smi}\n")
+            program.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin" if smi is not None else str(tmp_path))
+        monkeypatch.setattr(devices, "cpu_count", lambda: cores)
 
     return make

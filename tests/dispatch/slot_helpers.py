@@ -69,6 +69,29 @@ def start_ray() -> None:
     atexit.register(ray.shutdown)
 
 
+SMI = """\
+GPU 0: NVIDIA A100-SXM4-40GB (UUID: GPU-aaaa)
+GPU 1: NVIDIA A100-SXM4-40GB (UUID: GPU-bbbb)
+  MIG 3g.20gb     Device  0: (UUID: MIG-cccc)
+  MIG 3g.20gb     Device  1: (UUID: MIG-dddd)
+GPU 2: NVIDIA A100-SXM4-40GB (UUID: GPU-eeee)
+"""
+
+
+def listing(text: str) -> str:
+    """Return the shell code of an nvidia-smi that answers everything with a text."""
+    return f"cat <<'END'\n{text}END"
+
+
+def answering(**gpus: str) -> str:
+    """Return the shell code of an nvidia-smi that knows the memory of GPUs by UUID: 'name, MiB, MiB free'."""
+    listed = "".join(f"GPU {i}: A GPU (UUID: {uuid})\n" for i, uuid in enumerate(gpus))
+    told = "".join(f"{uuid}, {text}\n" for uuid, text in gpus.items())
+    capable = "".join(f"{uuid}, 9.0\n" for uuid in gpus)
+    cases = (("-L", listed), ("*memory*", told), ("*compute_cap*", capable))
+    return 'case "$1" in\n' + "".join(f"{case})\n{listing(text)}\n;;\n" for case, text in cases) + "esac"
+
+
 OVER_CLUSTERS = {
     "test_a_bound_fixed_at_birth_prunes",
     "test_a_candidate_reaches_the_evaluator_whole",

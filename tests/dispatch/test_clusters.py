@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -25,6 +27,10 @@ from evo_tune.errors import OptionError, RunError
 from evo_tune.search import Search
 
 OK = "return {'loss': genome['x'], 'pid': os.getpid(), 'above': os.getppid()}"
+
+
+def fails(*args: object, **settings: object) -> None:
+    raise OSError("nobody")
 
 
 @pytest.fixture
@@ -126,13 +132,15 @@ def test_what_a_killed_parent_left_is_killed_by_the_next_session(task_of, tmp_pa
 def test_a_training_that_nobody_waits_for_is_killed(task_of, monkeypatch, tmp_path):
     monkeypatch.setattr(on_host, "LEASE", 0.5)
     task = task_of("time.sleep(60)\n" + OK)
-    host = on_host.Host(Parcel.of(task), "slot 0", ("cpu", ""))
+    host = on_host.Host(Parcel.of(task), "slot 0", CPU)
     began = time.monotonic()
     assert host.run(candidate().to_json(), None) is None
     assert time.monotonic() - began < 10
 
 
-def test_an_evaluator_that_the_machine_lacks_is_shipped_with_what_it_imports(task_of, tmp_path):
+def test_an_evaluator_that_the_machine_lacks_is_shipped_with_what_it_imports(task_of, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
+    (tmp_path / "tmp").mkdir()
     (tmp_path / "helper.py").write_text("VALUE = 0.125\n")
     (tmp_path / "deep").mkdir()
     (tmp_path / "deep" / "__init__.py").write_text("")
@@ -151,6 +159,31 @@ def test_an_evaluator_that_the_machine_lacks_is_shipped_with_what_it_imports(tas
     )
     ran = subprocess.run([sys.executable, "-c", code, there.path], capture_output=True, text=True, cwd="/")
     assert ran.stdout.strip() == "{'loss': 1.125}", ran.stderr
+
+
+@pytest.mark.parametrize("taken", ["open", "link", "file"])
+def test_code_is_shipped_only_into_a_folder_of_our_own(task_of, tmp_path, monkeypatch, taken):
+    """Anyone may write to the temporary folder, and knows where we would go; what is there already is run by nobody."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
+    (tmp_path / "tmp").mkdir()
+    parcel = Parcel.of(task_of(OK))
+    far = dataclasses.replace(parcel, task=dataclasses.replace(parcel.task, path="/nowhere/evaluator.py"))
+    first = Path(far.unpack().path)
+    assert first.parent.stat().st_mode & 0o777 == 0o700
+    assert Path(far.unpack().path) == first, "the next slot finds it"
+    shutil.rmtree(first.parent)
+    (tmp_path / "theirs").mkdir(mode=0o777)
+    makers = {
+        "open": lambda: (first.parent.mkdir(), first.parent.chmod(0o777)),
+        "link": lambda: first.parent.symlink_to(tmp_path / "theirs"),
+        "file": lambda: first.parent.write_text(""),
+    }
+    makers[taken]()
+    second = Path(far.unpack().path)
+    assert second.parent != first.parent
+    assert second.parent.stat().st_mode & 0o777 == 0o700
+    assert not any((tmp_path / "theirs").iterdir())
+    assert second.read_bytes() == Path(parcel.task.path).read_bytes()
 
 
 @pytest.mark.parametrize("package", ["torch", "python", "evo-tune"])
@@ -183,6 +216,33 @@ def test_an_address_where_nobody_is(task_of, cluster, message, monkeypatch):
     monkeypatch.setattr("evo_tune.dispatch.dask_cluster.CONNECT", 1.0)
     with pytest.raises(OptionError, match=message):
         open_slots(task_of(OK), Plan((CPU,), 1), cluster=cluster)
+
+
+def test_a_run_that_finds_no_cluster_leaves_no_folder(quick, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "distributed", SimpleNamespace(Client=fails))
+    search = Search(str(quick), store=tmp_path / "store", backend="dask", address="tcp://127.0.0.1:9")
+    with pytest.raises(OptionError, match="no Dask scheduler answers there"):
+        search.run()
+    assert not any((tmp_path / "store").iterdir())
+
+
+def test_a_run_that_has_begun_is_kept_though_its_cluster_is_gone(quick, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "distributed", SimpleNamespace(Client=fails))
+    search = Search(str(quick), store=tmp_path / "store", name="begun", backend="dask", address="tcp://127.0.0.1:9")
+    search.tell(search.ask(), {"loss": 1.0, "cost": 1.0})
+    with pytest.raises(OptionError):
+        search.run()
+    assert len(Search.resume("begun", store=tmp_path / "store").trials) == 1
+
+
+def test_a_cluster_that_was_started_here_ends_with_its_client(task_of, monkeypatch):
+    closed = []
+    cluster = SimpleNamespace(close=lambda timeout: closed.append(timeout))
+    parts = SimpleNamespace(Client=fails, LocalCluster=lambda **settings: cluster)
+    monkeypatch.setitem(sys.modules, "distributed", parts)
+    with pytest.raises(OSError, match="nobody"):
+        open_slots(task_of(OK), Plan((CPU,), 1), cluster=Cluster("dask"))
+    assert len(closed) == 1
 
 
 @pytest.mark.parametrize(("backend", "module"), [("dask", "distributed"), ("ray", "ray")])

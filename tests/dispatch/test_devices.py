@@ -6,40 +6,12 @@ import os
 import re
 
 import pytest
+from slot_helpers import SMI, answering, listing
 
-from evo_tune.dispatch import CPU, Device, Plan, cpu_count, devices, gpus, plan
+from evo_tune.dispatch import CPU, Device, Plan, cpu_count, gpus, inventory, limits, plan, smi
+from evo_tune.dispatch.host import offer
 from evo_tune.errors import OptionError
-
-SMI = """\
-GPU 0: NVIDIA A100-SXM4-40GB (UUID: GPU-aaaa)
-GPU 1: NVIDIA A100-SXM4-40GB (UUID: GPU-bbbb)
-  MIG 3g.20gb     Device  0: (UUID: MIG-cccc)
-  MIG 3g.20gb     Device  1: (UUID: MIG-dddd)
-GPU 2: NVIDIA A100-SXM4-40GB (UUID: GPU-eeee)
-"""
-
-
-@pytest.fixture
-def machine(monkeypatch, tmp_path):
-    """Make a machine of CUDA_VISIBLE_DEVICES, an nvidia-smi and a number of cores."""
-
-    def make(visible=None, smi=None, cores=4):
-        if visible is None:
-            monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-        else:
-            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-        if smi is not None:
-            program = tmp_path / "nvidia-smi"
-            program.write_text(f"#!/bin/sh\n{smi}\n")
-            program.chmod(0o755)
-        monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin" if smi is not None else str(tmp_path))
-        monkeypatch.setattr(devices, "cpu_count", lambda: cores)
-
-    return make
-
-
-def listing(text):
-    return f"cat <<'END'\n{text}END"
+from evo_tune.search import Search
 
 
 def ids(found):
@@ -73,10 +45,10 @@ def test_nvidia_smi_is_asked_otherwise_and_mig_instances_stand_for_themselves(ma
     ]
 
 
-@pytest.mark.parametrize("smi", [None, "exit 9", "echo 'No devices were found'", "exec sleep 60"])
-def test_an_nvidia_smi_that_does_not_answer_means_no_gpu(machine, monkeypatch, smi):
-    monkeypatch.setattr(devices, "SMI_SECONDS", 0.2)
-    machine(smi=smi)
+@pytest.mark.parametrize("answer", [None, "exit 9", "echo 'No devices were found'", "exec sleep 60"])
+def test_an_nvidia_smi_that_does_not_answer_means_no_gpu(machine, monkeypatch, answer):
+    monkeypatch.setattr(smi, "SMI_SECONDS", 0.2)
+    machine(smi=answer)
     assert gpus() == ()
 
 
@@ -171,5 +143,110 @@ def test_cores_are_those_of_affinity_and_quota(monkeypatch, tmp_path, groups, fi
     assert cpu_count(proc, tmp_path / "mount") == cores
 
 
-def test_this_machine_has_a_core():
+def test_this_machine_has_a_core_and_memory():
     assert cpu_count() >= 1
+    total, free = limits.memory()
+    assert 0 < free <= total
+
+
+def test_memory_is_the_least_that_any_cgroup_allows(tmp_path):
+    (tmp_path / "proc").write_text("0::/a/b\n3:memory:/c\n")
+    (tmp_path / "meminfo").write_text("MemTotal:  4000 kB\nMemFree: 5 kB\nMemAvailable:  3000 kB\n")
+    places = {"a/memory.max": 3_000_000, "a/memory.current": 1_000_000, "a/b/memory.max": "max"}
+    places |= {"memory/c/memory.limit_in_bytes": 2_500_000, "memory/c/memory.usage_in_bytes": 1_200_000}
+    for name, text in places.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(f"{text}\n")
+    files = {"root": tmp_path, "system": tmp_path / "meminfo"}
+    assert limits.memory(tmp_path / "proc", **files) == (2_500_000, 1_300_000)
+    assert limits.memory(tmp_path / "none", **files) == (4_096_000, 3_072_000)
+    assert limits.memory(tmp_path / "none", tmp_path, tmp_path / "none") is None
+
+
+@pytest.mark.parametrize(("capability", "precision"), [("8.0", "bf16"), ("10.3", "bf16"), ("7.5", "fp32"), ("", "-")])
+def test_what_is_known_of_a_gpu_is_told(machine, capability, precision):
+    answers = answering(**{"GPU-a": "A GPU, 10240, 9216", "GPU-b": "A GPU, 10240, 10240"})
+    machine("0,GPU-b", smi=answers.replace("9.0", capability))
+    known = inventory(plan())
+    assert known.facts[0] == ("A GPU", 10 * 2**30, 9 * 2**30, precision)
+    assert "GPUs by CUDA_VISIBLE_DEVICES=0,GPU-b" in known.why
+    assert [facts.what for facts in inventory(plan(ranks=2)).facts] == ["2 x A GPU"]
+    assert any("share out its memory (9.0 GiB or more)" in line for line in inventory(plan(per_device="auto")).why)
+    assert inventory(plan(devices="cpu", slots=2)).facts[0].total == limits.memory()[0]
+
+
+def test_slots_share_a_gpu_as_cores_and_memory_allow(machine):
+    two = {"GPU-a": "A, 10000, 9900", "GPU-b": "A, 10000, 4000"}
+    machine(smi=answering(**two), cores=6)
+    found = plan(per_device="auto")
+    assert [device.visible for device in found.slots] == ["GPU-a", "GPU-b"] * 3
+    assert found.memory == {"GPU-a": 9000 * 2**20, "GPU-b": 4000 * 2**20}, "what others hold is theirs"
+    assert len(plan(per_device="auto", threads=4).slots) == 2
+    assert len(plan(per_device="auto", slots=7).slots) == 7
+    machine(smi=answering(**two), cores=64)
+    assert len(plan(per_device="auto").slots) == 16
+    machine("1", smi=answering(**two))
+    assert plan(per_device="auto").memory == {"1": 4000 * 2**20}
+    assert plan(per_device=2).memory == {}
+
+
+@pytest.mark.parametrize(
+    ("visible", "smi"),
+    [
+        ("0,1", answering(**{"GPU-a": "A, 10000, 10000", "GPU-b": "B, 20000, 20000"})),
+        (None, answering(**{"GPU-a": "A, [N/A], [N/A]"})),
+        ("GPU-c", answering(**{"GPU-a": "A, 10000, 10000"})),
+        ("0", None),
+    ],
+    ids=["numbers of several models", "no memory told", "another GPU", "no nvidia-smi"],
+)
+def test_a_gpu_whose_memory_is_not_known_is_not_shared(machine, visible, smi):
+    machine(visible, smi=smi)
+    found = plan(per_device="auto")
+    assert len(found.slots) == len({device.visible for device in found.slots})
+    assert found.memory == {}
+
+
+def test_a_mig_instance_has_what_its_profile_says(machine):
+    machine(smi=listing(SMI), cores=8)
+    assert set(plan(devices="MIG-cccc", per_device="auto").memory.values()) == {18 * 10**9}
+
+
+def test_without_a_gpu_auto_changes_nothing(machine):
+    machine("")
+    assert plan(per_device="auto") == plan()
+
+
+def test_a_training_of_several_ranks_has_as_many_gpus_or_cores(machine):
+    machine("4,5,GPU-c")
+    assert ids(plan(ranks=2).slots) == [("cuda:4+5", "4,5")]
+    assert ids(plan(ranks=3, per_device=2).slots) == [("cuda:4+5+GPU-c", "4,5,GPU-c")] * 2
+    assert ids(plan(ranks=2, per_device="auto").slots) == [("cuda:4+5", "4,5")]
+    assert ids(offer(None, 1, 4, ranks=2)) == [("cuda:4+5", "4,5")]
+    with pytest.raises(OptionError, match="ranks=4 wants 4 GPUs for each training, and this run has 3: give fewer"):
+        plan(ranks=4)
+    with pytest.raises(OptionError, match=re.escape("--slots 2 is more than 1, which is 1 group(s) of 2 GPUs")):
+        plan(slots=2, ranks=2)
+    machine("", cores=5)
+    assert plan(ranks=2).slots == (CPU, CPU)
+    assert plan(ranks=8).slots == (CPU,)
+    assert plan(slots=3, ranks=2).slots == (CPU,) * 3
+    assert offer(None, 1, 4, ranks=2) == [CPU, CPU]
+    assert offer("cpu", 1, 1, ranks=2) == [CPU]
+
+
+def test_the_worker_of_several_ranks_sees_all_its_gpus(machine, tmp_path):
+    machine("4,5,6")
+    path = tmp_path / "several.py"
+    path.write_text(
+        "import os\nfrom evo_tune import Float, Minimize, SearchSpace\n"
+        "SPACE, OBJECTIVES = SearchSpace(x=Float(0.0, 1.0)), [Minimize('loss')]\n"
+        "def evaluate(genome, context, *, ranks: int = 1):\n"
+        "    assert (os.environ['CUDA_VISIBLE_DEVICES'], context.device) == ('4,5', 'cuda:0')\n"
+        "    return {'loss': genome['x']}\n"
+    )
+    search = Search(str(path), options={"ranks": 2}, trials=2, store=tmp_path / "store").run()
+    assert [(trial.outcome.error, trial.outcome.device) for trial in search.trials] == [(None, "cuda:4+5")] * 2
+    with pytest.raises(OptionError, match="ranks=4 wants 4 GPUs"):
+        Search(str(path), options={"ranks": 4}, name="none", store=tmp_path / "store")
+    assert not (tmp_path / "store" / "none").exists()

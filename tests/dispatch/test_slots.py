@@ -41,6 +41,7 @@ def test_a_candidate_reaches_the_evaluator_whole(open_one):
         """
         assert genome == {'x': 0.25} and note == 'hello', (genome, note)
         assert (context.seed, context.budget, context.threads) == (11, 0.5, 2)
+        assert context.device == 'cpu', context.device
         return {'loss': 0.0}
         """,
         threads=2,

@@ -92,6 +92,20 @@ def test_more_ranks_than_gpus_are_refused_before_data_is_read(
         judge(evaluator, default, Context(device="cuda:0", folder=tmp_path), ranks=2, data=str(tmp_path / "missing"))
 
 
+def test_a_gpus_memory_is_predicted_for_the_pass_of_one_rank(evaluator: Evaluator, default: dict[str, Any]) -> None:
+    genome = {**default, "batch": 1024, "context": 64}
+    config = GPTConfig(context=64, depth=default["depth"], width=default["width"], heads=default["heads"])
+
+    def predicted(**options: Any) -> float:
+        return evaluator.estimate(genome, evaluator.bind({**OPTIONS, **options}))["gpu_memory"]
+
+    assert predicted() == predicted(tokens=None, seconds=1.0)
+    for micro, options in ((16, {}), (8, {"ranks": 2}), (2, {"micro_batch": 128}), (1, {"micro_batch": 8})):
+        memory = predict_memory(config, micro, device="cuda")
+        assert predicted(**options) == pytest.approx(memory.peak - memory.context)
+    assert predicted(precision="auto") == predicted(precision="bf16") < predicted()
+
+
 def test_too_little_memory_changes_the_micro_batch_and_no_result(
     evaluator: Evaluator, default: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,246 @@
+"""Trainings that share a GPU: by the rule alone, by slots that are only told to be busy, and by a run."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from slot_helpers import answering, candidate, until
+
+from evo_tune.dispatch import SlotClosed
+from evo_tune.dispatch.packing import CONTEXT, Card, Forecast
+from evo_tune.dispatch.shared import SharedCard, SharedSlot
+from evo_tune.errors import OptionError
+from evo_tune.search import Search
+from evo_tune.trial import Outcome
+from tests.conftest import drive, rows
+
+GIB = 2**30
+
+
+@given(
+    st.integers(1, 20),
+    st.lists(st.tuples(st.integers(1, 30), st.integers(0, 5), st.integers(0, 4)), max_size=40),
+)
+def test_a_card_never_gives_more_than_it_has_and_lets_everyone_have_their_turn(memory, trainings):
+    """Each of up to five slots trains again and again; who ends next is drawn, and its worker may stay."""
+    card, begun, entered = Card(memory), [], []
+    for needed, chosen, held in trainings:
+        free = [f"slot {i}" for i in range(5) if f"slot {i}" not in {*card.running, *card.waiting}]
+        if not free:  # somebody is at work, so somebody can end: no deadlock
+            running = list(card.running)
+            assert running
+            card.leave(running[chosen % len(running)], held)
+        else:
+            slot = free[chosen % len(free)]
+            entered.append(slot)
+            card.enter(slot, needed)
+        while (admitted := card.admit()) is not None:
+            begun.append(admitted.slot)
+            assert not {*admitted.resting} & {*card.idle, *card.running}
+        assert card.given <= memory
+        assert not {*card.running} & {*card.idle}
+        if any(amount == memory for amount in card.running.values()):
+            assert len(card.running) == 1
+            assert not card.idle
+    while card.running:
+        card.leave(next(iter(card.running)))
+        while (admitted := card.admit()) is not None:
+            begun.append(admitted.slot)
+    assert begun == entered, "nobody overtakes and nobody is left"
+    assert not card.waiting
+
+
+def test_idle_workers_end_only_where_their_memory_is_needed():
+    card = Card(10)
+    for slot in "abc":
+        card.enter(slot, 3)
+        assert card.admit() == (slot, ())
+    for slot in "bac":
+        card.leave(slot, held=1)
+    card.enter("a", 8)
+    assert card.admit() == ("a", ())
+    card.leave("a", held=1)
+    card.enter("a", 9)
+    assert card.admit() == ("a", ("b",)), "the one that has been idle for longest"
+
+
+def test_a_forecast_is_corrected_by_the_worst_that_was_measured():
+    forecast = Forecast(lambda genome: {"gpu_memory": genome["x"] * GIB})
+    unmeasured = forecast.needed({"x": 4.0})
+    assert unmeasured > 4 * GIB + CONTEXT
+    forecast.learn({"x": 4.0}, {"peak_memory": 2.0 * GIB})
+    assert forecast.needed({"x": 8.0}) == 4 * GIB + CONTEXT
+    forecast.learn({"x": 1.0}, {"peak_memory": 1.5 * GIB})
+    forecast.learn({"x": 1.0}, {"peak_memory": 0.1 * GIB})
+    forecast.learn({"x": 1.0}, {})
+    assert forecast.needed({"x": 8.0}) == 12 * GIB + CONTEXT
+    assert Forecast(lambda genome: {"params": 7.0}).needed({"x": 1.0}) is None
+
+
+def test_what_cannot_be_predicted_gets_the_card_to_itself():
+    def broken(genome):
+        raise OptionError("no such genome")
+
+    assert Forecast(broken).needed({"x": 1.0}) is None
+    forecast = Forecast(broken)
+    forecast.learn({"x": 1.0}, {"peak_memory": 1.0})
+
+
+class Inner:
+    """A slot without a process: what it is told to do takes until it is let go."""
+
+    device, memory, closed = "cuda:0", None, False
+
+    def __init__(self, name: str, *outcomes: str) -> None:
+        self.name = name
+        self.pid: int | None = None
+        self.begun = self.rested = 0
+        self.going = threading.Semaphore(0)
+        self._outcomes = list(outcomes) or ["ok"]
+
+    def run(self, candidate: Any, folder: str | None = None) -> Outcome:
+        self.begun += 1
+        self.pid = 1
+        self.going.acquire()
+        status = self._outcomes.pop(0) if len(self._outcomes) > 1 else self._outcomes[0]
+        return Outcome(status, {"loss": 0.0} if status == "ok" else {})
+
+    def rest(self) -> None:
+        self.pid = None
+        self.rested += 1
+
+    def kill(self) -> None:
+        self.closed = True
+        self.going.release()
+
+    close = kill
+
+
+@pytest.fixture
+def pair():
+    """Two slots on a card of ten contexts; x is what a genome needs of it."""
+
+    def make(*outcomes: str) -> tuple[tuple[Inner, SharedSlot], ...]:
+        forecast = Forecast(lambda genome: {"gpu_memory": (genome["x"] * 10 - 1) * CONTEXT / 2})
+        card = SharedCard(10 * CONTEXT, forecast)
+        inner = Inner("a"), Inner("b", *outcomes)
+        return tuple((slot, SharedSlot(slot, card)) for slot in inner)
+
+    with ThreadPoolExecutor(2) as threads:
+        yield make, lambda slot, x: threads.submit(slot.run, candidate(genome={"x": x}))
+
+
+def test_small_ones_share_and_a_large_one_waits_for_the_card(pair):
+    make, start = pair
+    (a, first), (b, second) = make()
+    small = [start(first, 0.4), start(second, 0.5)]
+    assert until(lambda: a.begun and b.begun), "both at once"
+    a.going.release()
+    assert small[0].result(5).status == "ok"
+    large = start(first, 1.0)
+    assert until(lambda: not second.available), "a card that somebody waits for takes no candidate"
+    assert (a.begun, first.waits, second.waits) == (1, True, False)
+    b.going.release()
+    assert until(lambda: a.begun == 2)
+    assert (second.available, b.rested) == (True, 1), "the idle neighbour's worker has ended"
+    a.going.release()
+    assert [large.result(5).status, small[1].result(5).status] == ["ok", "ok"]
+
+
+def test_out_of_memory_beside_others_is_tried_again_alone(pair):
+    make, start = pair
+    (a, first), (b, second) = make("out_of_memory", "ok")
+    long, lost = start(first, 0.4), start(second, 0.4)
+    assert until(lambda: a.begun and b.begun)
+    b.going.release()
+    assert until(lambda: not first.available)
+    assert b.begun == 1
+    a.going.release()
+    assert until(lambda: b.begun == 2)
+    b.going.release()
+    assert (lost.result(5).status, long.result(5).status) == ("ok", "ok")
+
+
+def test_out_of_memory_alone_is_a_result(pair):
+    make, start = pair
+    _, (b, second) = make("out_of_memory")
+    b.going.release()
+    assert start(second, 1.0).result(5).status == "out_of_memory"
+    assert b.begun == 1
+
+
+def test_who_waits_can_be_killed(pair):
+    make, start = pair
+    (a, first), (b, second) = make()
+    running, waiting = start(first, 1.0), start(second, 1.0)
+    assert until(lambda: a.begun + b.begun == 1 and not (first.available and second.available))
+    (busy, late), (other, idle) = ((a, running), (b, waiting)) if a.begun else ((b, waiting), (a, running))
+    (first if other is a else second).kill()
+    with pytest.raises(SlotClosed):
+        idle.result(5)
+    busy.going.release()
+    assert late.result(5).status == "ok"
+
+
+SIZED = '''"""Takes as much of a GPU as its gene says, and notes when."""
+
+import time
+
+from evo_tune import Choice, Float, Minimize, SearchSpace
+
+SPACE = SearchSpace(size=Choice((0.5, 1.0, 2.0, 12.0)), x=Float(0.0, 1.0))
+OBJECTIVES = [Minimize("loss")]
+
+
+def estimate(genome):
+    return {"gpu_memory": genome["size"] * 2**30}
+
+
+def evaluate(genome, context, *, notes: str):
+    began = time.time()
+    time.sleep(0.03)
+    with open(notes, "a") as file:
+        file.write(f"{began} {time.time()} {genome['size']} {context.device}\\n")
+    return {"loss": genome["x"], "peak_memory": genome["size"] * 2**30}
+'''
+
+
+def test_a_run_gives_a_card_no_more_than_it_has_and_trains_everything(tmp_path, machine, fast_disk):
+    """On a GPU with 10 GiB to give out and two cores to feed it."""
+    machine(smi=answering(**{"GPU-a": "A GPU, 11377, 11377"}), cores=2)
+    path, notes = tmp_path / "sized.py", tmp_path / "notes"
+    path.write_text(SIZED)
+    settings = {"strategy": "random", "seed": 3, "order": "birth", "trials": 8, "store": tmp_path / "store"}
+    settings["warm_start"] = [{"size": size, "x": 0.5} for size in (2.0, 12.0, 0.5, 1.0)]
+    packed = Search(str(path), options={"notes": str(notes)}, per_device="auto", **settings).run()
+    noted = [line.split() for line in notes.read_text().splitlines()]
+    spans = [(float(began), float(ended), int(float(size) * GIB)) for began, ended, size, _ in noted]
+    assert {device for *_, device in noted} == {"cuda:0"}
+    assert len(spans) == 8
+    for began, _, _ in spans:
+        there = [size + CONTEXT for start, end, size in spans if start <= began < end]
+        assert sum(there) <= 10 * GIB or len(there) == 1
+    assert max(size for *_, size in spans) > 10 * GIB, "one is too large for the card, and has it to itself"
+    alone = drive(Search(str(path), options={"notes": str(notes)}, name="alone", **settings))
+    assert rows(packed) == rows(alone), "who waits for whom changes no birth"
+
+
+@pytest.mark.parametrize(
+    ("memory", "why"), [("10000", "quick predicts no gpu_memory"), ("[N/A]", "nvidia-smi does not tell")]
+)
+def test_where_memory_is_not_known_each_gpu_has_one_training_and_a_line_says_why(quick, machine, tmp_path, memory, why):
+    machine(smi=answering(**{"GPU-a": f"A GPU, {memory}, {memory}"}))
+    search = Search(str(quick), per_device="auto", trials=2, store=tmp_path / "store")
+    with pytest.warns(UserWarning, match=f"--per-device auto: {why}.*, so each GPU has one training at a time"):
+        search.run()
+    assert [trial.outcome.device for trial in search.trials] == ["cuda:0"] * 2
+
+
+def test_auto_is_for_this_machine(quick, tmp_path):
+    with pytest.raises(OptionError, match="--per-device auto is for GPUs of this machine"):
+        Search(str(quick), per_device="auto", backend="dask", store=tmp_path)
