@@ -13,11 +13,22 @@ from dataclasses import dataclass
 import numpy as np
 
 from evo_tune.calibration import Calibrated, calibrated, is_default, winner
-from evo_tune.importance import importance
+from evo_tune.importance import importance, rank_correlation
 from evo_tune.population import Run
 from evo_tune.trial import Trial
 
-__all__ = ["Closing", "best_so_far", "caveats", "closing", "dominates", "front", "importances", "spent", "statuses"]
+__all__ = [
+    "Closing",
+    "best_so_far",
+    "caveats",
+    "closing",
+    "dominates",
+    "front",
+    "importances",
+    "inheritance",
+    "spent",
+    "statuses",
+]
 
 TIMES = ("s", "ms", "1/s", "tokens/s")
 """Units of metrics that are times, or rates."""
@@ -153,6 +164,19 @@ def spent(run: Run) -> float:
         stopped = outcome is not None and outcome.status == "pruned" and outcome.curve
         total += (outcome.curve[-1][0] if outcome and stopped else candidate.budget) - before
     return total
+
+
+def inheritance(run: Run) -> tuple[float, int]:
+    """Return how far results that began with others' weights agree with those of the same genomes from scratch.
+
+    Returns:
+        Rank correlation of the first objective, NaN for fewer than three, and over how many genomes. Most of them were
+        chosen by their inherited losses, which narrows the range and lowers the figure.
+    """
+    again = [trial for trial in run.trials() if trial.ok and trial.candidate.confirms is not None]
+    before = [run.trial(trial.candidate.confirms or 0) for trial in again]
+    losses = [[trial.losses[0] for trial in trials if trial.losses] for trials in (before, again)]
+    return (rank_correlation(*losses) if len(again) > 2 else math.nan), len(again)
 
 
 def caveats(run: Run) -> list[str]:

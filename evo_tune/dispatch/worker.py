@@ -156,7 +156,7 @@ class Worker:
             not fit to evaluate anything more.
         """
         folder = self.task.folder(candidate.id if folder_name is None else folder_name)
-        context = self._context(candidate, folder)
+        context = self._context(candidate, folder, keep=folder_name is None)
         began = time.perf_counter()
         verdict = self._evaluate(candidate, context, folder)
         seconds = time.perf_counter() - began
@@ -164,7 +164,7 @@ class Worker:
         outcome = Outcome(verdict.status, verdict.metrics, tuple(context.curve), seconds, self.device, verdict.error)
         return {"outcome": outcome.to_json(), "replace": verdict.poisoned or not usable}
 
-    def _context(self, candidate: Candidate, folder: str) -> Context:
+    def _context(self, candidate: Candidate, folder: str, keep: bool) -> Context:
         resume = None if candidate.resumes is None else self.task.folder(candidate.resumes)
         return Context(
             device=self.device,
@@ -175,6 +175,8 @@ class Worker:
             resume_folder=resume if resume is not None and os.path.isdir(resume) else None,
             stop_if=candidate.stop_if,
             objectives=self.objectives,
+            inherit_folder=None if candidate.inherits is None else self.task.folder(candidate.inherits),
+            keep=keep and self.task.inherit and candidate.whole and not candidate.replicate,
         )
 
     def _evaluate(self, candidate: Candidate, context: Context, folder: str) -> Verdict:

@@ -19,6 +19,11 @@ LONGEST_PLAIN = 256
 the faster; at twice as many they are about even, beyond they lose."""
 
 
+RESHAPABLE = ("depth", "context", "ffn_mult", "window", "window_pattern", "dropout", "attention_dropout")
+"""Fields in which a model may differ from the one whose weights it begins with (see `growth.reshape`). Not the width of
+the residual stream: its norms would see other means; and not its heads: they would see other parts of it."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class GPTConfig:
     """A decoder-only Transformer: pre-norm, causal. The defaults are GPT-2's, without biases.
@@ -116,6 +121,11 @@ class GPTConfig:
             if self.heads % self.kv_heads:
                 raise RecipeError("kv_heads", self.kv_heads, f"a divisor of heads={self.heads}")
         check_name("ffn", self.ffn, ("gelu", "swiglu"))
+
+    def unlike(self, other: GPTConfig) -> list[str]:
+        """Return the fields because of which a model of this shape cannot begin with one of another's weights."""
+        names = [field.name for field in fields(self) if field.name not in RESHAPABLE]
+        return [name for name in names if getattr(self, name) != getattr(other, name)]
 
     @property
     def key_value_heads(self) -> int:
