@@ -49,6 +49,9 @@ The training:
     eval_tokens=16384 held-out bytes that are scored at the end
     save=false        keep a checkpoint of a full training too
 
+`--inherit 1/3`: a genome may begin with the weights of one of the same width and heads, whose blocks, hidden units and
+positions are made more or fewer. Not with `extend_from`.
+
 Long texts: `-o context=2048 -o extend_from=1024` trains at 1024, extends the positions (extension=linear; with rope
 ntk or yarn too) and spends the last extend_share=0.2 of the budget at 2048.
 

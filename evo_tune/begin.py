@@ -69,7 +69,7 @@ def make_manifest(
     fidelity: str = "1",
     prune: bool = False,
     replicates: int = 1,
-    inherit: str = "0",
+    inherit: str | float = 0,
     subject_to: Iterable[str] = (),
 ) -> Manifest:
     """Return the manifest of a new run; see `Search` for the arguments.

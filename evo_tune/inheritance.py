@@ -26,14 +26,14 @@ LEADERS = 3
 """How many genomes at the head of the order must have been trained from scratch."""
 
 
-def parse_share(text: str) -> float:
-    """Read the share of a full training that a genome gets which inherits, such as '1/3'; 0 for none that does.
+def parse_share(text: str | float) -> float:
+    """Read the share of a full training that a genome gets which inherits, such as '1/3'; 0: none does.
 
     Raises:
         OptionError: It is no fraction below 1.
     """
     try:
-        share = float(Fraction(text.strip()))
+        share = float(Fraction(str(text).strip()))
     except (ValueError, ZeroDivisionError):
         raise OptionError(f"--inherit {text}: expected a fraction of a full training, such as 1/3") from None
     if not 0.0 <= share < 1.0:

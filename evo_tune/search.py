@@ -127,7 +127,7 @@ class Search:
         fidelity: str = "1",
         prune: bool = False,
         replicates: int = 1,
-        inherit: str = "0",
+        inherit: str | float = 0,
         subject_to: Iterable[str] = (),
         store: str | Path = STORE,
         name: str | None = None,
@@ -673,7 +673,7 @@ def propose(strategy: Strategy, history: History, run: Run, id: int) -> Proposal
         return due or Proposal(dict(warm[number - 1]), "warm-start", budget=budget)
     try:
         proposal = strategy.propose(history, np.random.default_rng([run.manifest.seed, 0, id]))
-        return None if proposal is None else _valid(proposal, history)
+        return None if proposal is None else _valid(proposal, history, run.manifest.inherit > 0.0)
     except Exception as error:
         raise broken_strategy(run.manifest.strategy, "propose", error) from error
 
@@ -688,8 +688,13 @@ def _judged(outcome: Outcome, run: Run) -> Outcome:
     return replace(outcome, status=status, metrics=metrics, error=error)
 
 
-def _valid(proposal: object, history: History) -> Proposal:
+def _valid(proposal: object, history: History, inherit: bool) -> Proposal:
     """Return the proposal if it can be born: what the journal holds must never need mending.
+
+    Args:
+        proposal: It.
+        history: What it was proposed for.
+        inherit: Whether the run's trials leave their weights.
 
     Raises:
         TypeError: It is no Proposal.
@@ -705,6 +710,6 @@ def _valid(proposal: object, history: History) -> Proposal:
         raise ValueError(f"proposed budget={proposal.budget}, expected more than 0 and at most 1")
     if proposal.resumes is not None and not 0 <= proposal.resumes < history.born_count:
         raise ValueError(f"proposed resumes={proposal.resumes}, which was never born")
-    if proposal.inherits is not None and not any(proposal.inherits == trial.id for trial in history.trials):
-        raise ValueError(f"proposed inherits={proposal.inherits}, whose result is not told")
+    if proposal.inherits is not None and not inherit:
+        raise ValueError(f"proposed inherits={proposal.inherits}, and only --inherit has weights kept")
     return proposal

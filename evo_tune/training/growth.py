@@ -59,10 +59,10 @@ def reshape(model: GPT, config: GPTConfig, seed: int = 0, *, recompute: int | No
     Raises:
         RecipeError: The shape differs in something else.
     """
-    for name in config.unlike(model.config):
-        raise RecipeError(
-            name, getattr(config, name), f"{getattr(model.config, name)!r}, as in the model to begin with"
-        )
+    unlike = config.unlike(model.config)
+    if unlike:
+        value, allowed = (getattr(one, unlike[0]) for one in (config, model.config))
+        raise RecipeError(unlike[0], value, f"{allowed!r}, as in the model to begin with")
     shaped = GPT(config, seed, recompute=recompute)
     ours, theirs = dict(shaped.named_parameters()), dict(model.named_parameters())
     with torch.no_grad():

@@ -1,0 +1,133 @@
+"""Does it pay to let genomes begin with the trained weights of others? The small language model, at equal arithmetic.
+
+Every method searches for `language_model`'s genome until the cost of so many full trainings is spent, one training at
+a time; a full training has `--flops`. Then the best genome of each is trained from scratch with seeds that took no
+part, the same for all: that is the figure. Differences are between runs of the same seed.
+
+    python benchmarks/inherit.py                               about 10 minutes of one core
+    python benchmarks/inherit.py --flops 1.5e11 --seeds 5      the default budget: about 3 hours
+    python benchmarks/inherit.py --seeds 2 --trainings 16 --flops 2e9      to see that it works; says nothing
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from evo_tune import Context, Search
+from evo_tune.calibration import calibration_seed
+from evo_tune.plugins import find_evaluator
+from evo_tune.report import inheritance
+
+EVALUATOR = "bundled:language_model"
+
+METHODS: dict[str, dict[str, Any]] = {
+    "from scratch": {},
+    "--inherit 1/3": {"inherit": "1/3"},
+    "--inherit 1/9": {"inherit": "1/9"},
+    "--fidelity 1/9,1/3,1": {"fidelity": "1/9,1/3,1"},
+}
+"""By name: what `Search` is given; the first is what the others are compared with."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What one search came to.
+
+    Args:
+        loss: Of the best genome, over fresh seeds.
+        searched: Its loss in the search.
+        genomes: Genomes that were tried.
+        full: Of these, trained in full from scratch.
+        correlation: Rank correlation of inherited losses with those from scratch; NaN if too few have both.
+        seconds: Wall time of the search.
+    """
+
+    loss: float
+    searched: float
+    genomes: int
+    full: int
+    correlation: float
+    seconds: float
+
+
+def search(strategy: str, method: str, seed: int, trainings: float, options: dict[str, Any], retrain: int) -> Found:
+    """Search once, and train the best again."""
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.perf_counter()
+        run = Search(
+            EVALUATOR,
+            options=options,
+            strategy=strategy,
+            seed=seed,
+            budget=trainings,
+            slots=1,
+            threads=1,
+            store=folder,
+            **METHODS[method],
+        ).run()
+        seconds = time.perf_counter() - began
+        best, evaluator = run.best, find_evaluator(EVALUATOR)
+        if best is None or best.losses is None:
+            raise SystemExit(f"{method}, seed {seed}: no full training gave a value: give more --trainings")
+        bound = evaluator.bind(options)
+        losses = [
+            evaluator.evaluate(best.genome, Context(seed=calibration_seed(0, number), folder=Path(folder)), bound)
+            for number in range(1, retrain + 1)
+        ]
+        candidates = run.saved.candidates
+        return Found(
+            float(np.mean([metrics["val_loss"] for metrics in losses])),
+            best.losses[0],
+            sum(candidate.fresh for candidate in candidates),
+            sum(candidate.whole for candidate in candidates),
+            inheritance(run.saved)[0],
+            seconds,
+        )
+
+
+def spread(values: Sequence[float]) -> str:
+    """Return mean and standard error."""
+    return f"{np.mean(values):.4f} ± {np.std(values, ddof=1) / np.sqrt(len(values)):.4f}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="What inheriting weights saves.")
+    parser.add_argument("--seeds", type=int, default=5, help="searches of each method, 2 or more")
+    parser.add_argument("--trainings", type=float, default=24, help="cost of a search, in full trainings")
+    parser.add_argument("--flops", type=float, default=2e10, help="arithmetic of a full training")
+    parser.add_argument("--strategies", default="saea", help="who proposes")
+    parser.add_argument("--methods", default=",".join(map(str, range(len(METHODS)))), help="by number, from 0")
+    parser.add_argument("--retrain", type=int, default=3, help="fresh seeds of the best genome")
+    given = parser.parse_args()
+    options = {"size": "small", "flops": given.flops, "precision": "fp32"}
+    methods = [list(METHODS)[int(number)] for number in given.methods.split(",")]
+    for strategy in given.strategies.split(","):
+        found: dict[str, list[Found]] = {method: [] for method in methods}
+        for seed in range(given.seeds):
+            for method in methods if seed % 2 == 0 else methods[::-1]:  # a machine may be busier for a while
+                print(f"\r{strategy}, {method}, seed {seed}".ljust(60), end="", file=sys.stderr, flush=True)
+                found[method].append(search(strategy, method, seed, given.trainings, options, given.retrain))
+        print(f"\n{strategy}: {given.trainings:g} trainings of {given.flops:.2g} FLOPs, {given.seeds} seeds")
+        print("method                 best, fresh seeds     difference           genomes  full  correlation  seconds")
+        for method, rows in found.items():
+            difference = [row.loss - other.loss for row, other in zip(rows, found[methods[0]], strict=True)]
+            correlations = [row.correlation for row in rows if not np.isnan(row.correlation)]
+            agree = f"{np.mean(correlations):.2f}" if correlations else "-"
+            means = [np.mean([getattr(row, name) for row in rows]) for name in ("genomes", "full", "seconds")]
+            print(
+                f"{method:22} {spread([row.loss for row in rows]):21} {spread(difference):20} "
+                f"{means[0]:7.1f} {means[1]:5.1f} {agree:>12} {means[2]:8.0f}"
+            )
+
+
+if __name__ == "__main__":
+    main()
