@@ -96,8 +96,8 @@ def make_manifest(
     _check_support(evaluator, goals, rungs, bool(prune), replicates, share)
     if share:
         _check_inheritance(evaluator, space.default(), bound, rungs)
-    used = {"--fidelity": len(rungs) > 1, "--prune": prune, "--replicates": replicates > 1, "--inherit": share}
-    used["--subject-to"] = constraints
+    used: dict[str, object] = {"--fidelity": len(rungs) > 1, "--prune": prune, "--replicates": replicates > 1}
+    used |= {"--inherit": share, "--subject-to": constraints}
     _check_own_trials(name, made, [flag for flag, given in used.items() if given])
     return Manifest(
         evaluator=evaluator.reference,
