@@ -102,6 +102,7 @@ def spread(values: Sequence[float]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description="What inheriting weights saves.")
     parser.add_argument("--seeds", type=int, default=5, help="searches of each method, 2 or more")
+    parser.add_argument("--first-seed", type=int, default=0, help="where they begin")
     parser.add_argument("--trainings", type=float, default=24, help="cost of a search, in full trainings")
     parser.add_argument("--flops", type=float, default=2e10, help="arithmetic of a full training")
     parser.add_argument("--strategies", default="saea", help="who proposes")
@@ -112,10 +113,11 @@ def main() -> None:
     methods = [list(METHODS)[int(number)] for number in given.methods.split(",")]
     for strategy in given.strategies.split(","):
         found: dict[str, list[Found]] = {method: [] for method in methods}
-        for seed in range(given.seeds):
+        for seed in range(given.first_seed, given.first_seed + given.seeds):
             for method in methods if seed % 2 == 0 else methods[::-1]:  # a machine may be busier for a while
-                print(f"\r{strategy}, {method}, seed {seed}".ljust(60), end="", file=sys.stderr, flush=True)
-                found[method].append(search(strategy, method, seed, given.trainings, options, given.retrain))
+                one = search(strategy, method, seed, given.trainings, options, given.retrain)
+                found[method].append(one)
+                print(f"{strategy}, seed {seed}, {method}: {one}", file=sys.stderr, flush=True)
         print(f"\n{strategy}: {given.trainings:g} trainings of {given.flops:.2g} FLOPs, {given.seeds} seeds")
         print("method                 best, fresh seeds     difference           genomes  full  correlation  seconds")
         for method, rows in found.items():

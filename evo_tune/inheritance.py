@@ -41,29 +41,31 @@ def parse_share(text: str | float) -> float:
     return share
 
 
-def heritable(history: History, count: int) -> list[Trial]:
-    """Return the trials whose weights may be inherited: the best `count` that were trained in full from scratch.
+def heritable(history: History, population: int) -> list[Trial]:
+    """Return the trials whose weights may be inherited: the best quarter of a population, trained in full from scratch.
 
-    Who falls out of them never comes back, so what that trial saved can be removed.
+    Only a quarter, since the heirs of a poor model are poor whatever their genes. Who falls out of it never comes back,
+    so what that trial saved can be removed.
     """
-    return [trial for trial in history.ranked() if not trial.candidate.replicate][:count]
+    trained = [trial for trial in history.ranked() if not trial.candidate.replicate]
+    return trained[: max(1, population // 4)]
 
 
-def source(genome: Genome, history: History, count: int, fits: Callable[[Genome, Genome], bool]) -> int | None:
+def source(genome: Genome, history: History, population: int, fits: Callable[[Genome, Genome], bool]) -> int | None:
     """Return the id of the trial with whose weights a genome begins; None: it is trained from scratch.
 
-    It is the nearest of the heritable whose weights fit, usually a parent: strategies breed from the same few. The
-    first `count` genomes are trained from scratch, so that there is a choice, and an order to put the heirs into.
+    It is the nearest of the heritable whose weights fit. As many genomes as a population has are trained from scratch
+    first, so that there is a choice, and an order to put the heirs into.
 
     Args:
         genome: The one to be trained.
         history: The run's.
-        count: How many trials' weights are kept.
+        population: Genomes in a population.
         fits: Says of the genome and another one whether a model of the first can begin with the second's weights.
     """
-    kept = heritable(history, count)
-    if len(kept) < count:
+    if len(history.ranked()) < population:
         return None
+    kept = heritable(history, population)
     units = history.space.encode(genome)
     away = {trial.id: float(np.abs(history.born_units[trial.id] - units).mean()) for trial in kept}
     nearest = sorted(kept, key=lambda trial: (away[trial.id], trial.id))
