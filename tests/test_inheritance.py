@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from evo_tune.calibration import calibrated, winner
+from evo_tune.cli.closing import print_closing
 from evo_tune.errors import OptionError, PluginError
 from evo_tune.inheritance import LEADERS
 from evo_tune.population import Run, space_of
@@ -112,7 +113,9 @@ def test_results_that_inherited_are_never_mixed_with_the_others(
     assert agree(run, search)
 
 
-def test_who_leads_was_trained_from_scratch(descent: Begin, fast_disk: None) -> None:
+def test_who_leads_was_trained_from_scratch(
+    descent: Begin, fast_disk: None, capsys: pytest.CaptureFixture[str]
+) -> None:
     search = drive(descent(generations=8), slots=2, evaluate=flattered)
     again = [trial for trial in search.trials if trial.candidate.confirms is not None]
     before = [search.trials[trial.candidate.confirms or 0] for trial in again]
@@ -127,6 +130,8 @@ def test_who_leads_was_trained_from_scratch(descent: Begin, fast_disk: None) -> 
     correlation, count = inheritance(search.saved)
     assert count == sum(trial.ok for trial in again)
     assert correlation > 0.9  # here inherited losses are the others, shifted
+    print_closing(search.saved, "table")
+    assert f"{len(heirs)} genomes began with weights of others, {count} of them were trained" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("order", ["arrival", "birth"])
