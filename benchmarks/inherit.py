@@ -12,6 +12,7 @@ part, the same for all: that is the figure. Differences are between runs of the 
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import tempfile
 import time
@@ -22,20 +23,24 @@ from typing import Any
 
 import numpy as np
 
-from evo_tune import Context, Search
+from evo_tune import Context
 from evo_tune.calibration import calibration_seed
-from evo_tune.plugins import find_evaluator
-from evo_tune.report import inheritance
+from evo_tune.history import History
+from evo_tune.importance import rank_correlation
+from evo_tune.plugins import find_evaluator, make_strategy
+from evo_tune.ruled import Ruled, Rules
+from evo_tune.training import Diverged
+from evo_tune.trial import Candidate, Outcome, Proposal, Trial, trial_seed
 
 EVALUATOR = "bundled:language_model"
 
-METHODS: dict[str, dict[str, Any]] = {
-    "from scratch": {},
-    "--inherit 1/3": {"inherit": "1/3"},
-    "--inherit 1/9": {"inherit": "1/9"},
-    "--fidelity 1/9,1/3,1": {"fidelity": "1/9,1/3,1"},
+METHODS = {
+    "from scratch": Rules(),
+    "--inherit 1/3": Rules(inherit=1 / 3),
+    "--inherit 1/9": Rules(inherit=1 / 9),
+    "--fidelity 1/9,1/3,1": Rules(rungs=(1 / 9, 1 / 3, 1.0)),
 }
-"""By name: what `Search` is given; the first is what the others are compared with."""
+"""By name: how genomes are trained; the first is what the others are compared with."""
 
 
 @dataclass(frozen=True)
@@ -60,38 +65,66 @@ class Found:
 
 
 def search(strategy: str, method: str, seed: int, trainings: float, options: dict[str, Any], retrain: int) -> Found:
-    """Search once, and train the best again."""
-    with tempfile.TemporaryDirectory() as folder:
-        began = time.perf_counter()
-        run = Search(
-            EVALUATOR,
-            options=options,
-            strategy=strategy,
-            seed=seed,
-            budget=trainings,
-            slots=1,
-            threads=1,
-            store=folder,
-            **METHODS[method],
-        ).run()
-        seconds = time.perf_counter() - began
-        best, evaluator = run.best, find_evaluator(EVALUATOR)
+    """Search once, as a run of one slot does and in this process, and train the best again."""
+    evaluator, rules = find_evaluator(EVALUATOR), METHODS[method]
+    bound = evaluator.bind(options)
+    ruled = Ruled.of(
+        make_strategy(strategy, {}),
+        rules,
+        lambda genome: {},
+        lambda genome, other: evaluator.inherits(genome, other, bound),
+    )
+    history = History(evaluator.space(bound), evaluator.objectives)
+    spent, began = 0.0, time.perf_counter()
+    with tempfile.TemporaryDirectory() as place:
+
+        def folder(id: int | None) -> Path | None:
+            return None if id is None else Path(place) / str(id)
+
+        while spent < trainings - 1e-9:
+            id = history.born_count
+            default = Proposal(history.space.default(), "default", budget=rules.rungs[0])
+            proposal = ruled.propose(history, np.random.default_rng([seed, 0, id])) if id else default
+            if proposal is None:
+                break
+            candidate = Candidate(id, 0, trial_seed(seed, 0), id, **vars(proposal))
+            history.born(candidate)
+            before = 0.0 if candidate.resumes is None else history.trials[candidate.resumes].candidate.budget
+            spent += candidate.budget - before
+            context = Context(
+                seed=candidate.seed,
+                budget=candidate.budget,
+                folder=Path(place) / str(id),
+                resume_folder=folder(candidate.resumes),
+                inherit_folder=folder(candidate.inherits),
+                keep=rules.inherit > 0.0 and candidate.whole,
+            )
+            try:
+                outcome = Outcome("ok", evaluator.evaluate(candidate.genome, context, bound))
+            except Diverged as error:
+                outcome = Outcome("diverged", error=str(error))
+            history.tell(id, outcome)
+        best = history.best
         if best is None or best.losses is None:
             raise SystemExit(f"{method}, seed {seed}: no full training gave a value: give more --trainings")
-        bound = evaluator.bind(options)
-        losses = [
-            evaluator.evaluate(best.genome, Context(seed=calibration_seed(0, number), folder=Path(folder)), bound)
-            for number in range(1, retrain + 1)
-        ]
-        candidates = run.saved.candidates
-        return Found(
-            float(np.mean([metrics["val_loss"] for metrics in losses])),
-            best.losses[0],
-            sum(candidate.fresh for candidate in candidates),
-            sum(candidate.whole for candidate in candidates),
-            inheritance(run.saved)[0],
-            seconds,
-        )
+        seconds = time.perf_counter() - began
+        contexts = [Context(seed=calibration_seed(0, number), folder=place) for number in range(1, retrain + 1)]
+        losses = [evaluator.evaluate(best.genome, context, bound)["val_loss"] for context in contexts]
+    return Found(
+        float(np.mean(losses)),
+        best.losses[0],
+        history.fresh_count,
+        sum(trial.candidate.whole for trial in history.trials),
+        agreement(history.trials),
+        seconds,
+    )
+
+
+def agreement(trials: Sequence[Trial]) -> float:
+    """Return the rank correlation of inherited losses with those from scratch; NaN for fewer than three with both."""
+    pairs = [(trials[trial.candidate.confirms], trial) for trial in trials if trial.candidate.confirms is not None]
+    both = [(one.losses[0], other.losses[0]) for one, other in pairs if one.losses and other.losses]
+    return rank_correlation(*zip(*both, strict=True)) if len(both) > 2 else math.nan
 
 
 def spread(values: Sequence[float]) -> str:
@@ -103,8 +136,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="What inheriting weights saves.")
     parser.add_argument("--seeds", type=int, default=5, help="searches of each method, 2 or more")
     parser.add_argument("--first-seed", type=int, default=0, help="where they begin")
-    parser.add_argument("--trainings", type=float, default=24, help="cost of a search, in full trainings")
-    parser.add_argument("--flops", type=float, default=2e10, help="arithmetic of a full training")
+    parser.add_argument("--trainings", type=float, default=36, help="cost of a search, in full trainings")
+    parser.add_argument("--flops", type=float, default=1e10, help="arithmetic of a full training")
     parser.add_argument("--strategies", default="saea", help="who proposes")
     parser.add_argument("--methods", default=",".join(map(str, range(len(METHODS)))), help="by number, from 0")
     parser.add_argument("--retrain", type=int, default=3, help="fresh seeds of the best genome")
@@ -122,7 +155,7 @@ def main() -> None:
         print("method                 best, fresh seeds     difference           genomes  full  correlation  seconds")
         for method, rows in found.items():
             difference = [row.loss - other.loss for row, other in zip(rows, found[methods[0]], strict=True)]
-            correlations = [row.correlation for row in rows if not np.isnan(row.correlation)]
+            correlations = [row.correlation for row in rows if not math.isnan(row.correlation)]
             agree = f"{np.mean(correlations):.2f}" if correlations else "-"
             means = [np.mean([getattr(row, name) for row in rows]) for name in ("genomes", "full", "seconds")]
             print(

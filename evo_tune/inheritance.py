@@ -22,9 +22,6 @@ from evo_tune.trial import Candidate, Proposal, Trial
 
 __all__ = ["confirmation", "heritable", "parse_share", "source"]
 
-LEADERS = 3
-"""How many genomes at the head of the order must have been trained from scratch."""
-
 
 def parse_share(text: str | float) -> float:
     """Read the share of a full training that a genome gets which inherits, such as '1/3'; 0: none does.
@@ -75,9 +72,9 @@ def source(genome: Genome, history: History, population: int, fits: Callable[[Ge
 def confirmation(told: Sequence[Entry], out: Sequence[tuple[str, Candidate]]) -> Proposal | None:
     """Return the training from scratch of a genome that inherited which is due, or None.
 
-    Due are those at the head of the order, so that the best in the end is among those trained from scratch; and the
-    first heir, the second, fourth, eighth, … whatever they show: only genomes that were not chosen for it can say how
-    the two kinds of losses compare.
+    Due is whoever stands first, so that in the end nothing that only inherited stands before the best; and the first
+    heir, the second, fourth, eighth, … whatever they show: only genomes that were not chosen for it can say how the two
+    kinds of losses compare.
 
     Args:
         told: What was told of each genome.
@@ -90,7 +87,7 @@ def confirmation(told: Sequence[Entry], out: Sequence[tuple[str, Candidate]]) ->
     losses = as_from_scratch(told)
     standing = [entry for entry in told if not entry.failed and entry.key in losses]
     standing.sort(key=lambda entry: (entry.latest.violation, losses[entry.key], entry.birth.id))
-    for entry in [*(entry for entry in standing if entry.key in audits), *standing[:LEADERS]]:
+    for entry in [*(entry for entry in standing if entry.key in audits), *standing[:1]]:
         if entry.heir is not None and not entry.results and entry.key not in again:
             return Proposal(entry.birth.genome, "from scratch", entry.birth.parents, confirms=entry.heir.id)
     return None
