@@ -26,11 +26,11 @@ import numpy as np
 from evo_tune import Context
 from evo_tune.calibration import calibration_seed
 from evo_tune.history import History
-from evo_tune.importance import rank_correlation
 from evo_tune.plugins import find_evaluator, make_strategy
+from evo_tune.report import inheritance
 from evo_tune.ruled import Ruled, Rules
 from evo_tune.training import Diverged
-from evo_tune.trial import Candidate, Outcome, Proposal, Trial, trial_seed
+from evo_tune.trial import Candidate, Outcome, Proposal, trial_seed
 
 EVALUATOR = "bundled:language_model"
 
@@ -115,16 +115,9 @@ def search(strategy: str, method: str, seed: int, trainings: float, options: dic
         best.losses[0],
         history.fresh_count,
         sum(trial.candidate.whole for trial in history.trials),
-        agreement(history.trials),
+        inheritance(history.trials)[0],
         seconds,
     )
-
-
-def agreement(trials: Sequence[Trial]) -> float:
-    """Return the rank correlation of inherited losses with those from scratch; NaN for fewer than three with both."""
-    pairs = [(trials[trial.candidate.confirms], trial) for trial in trials if trial.candidate.confirms is not None]
-    both = [(one.losses[0], other.losses[0]) for one, other in pairs if one.losses and other.losses]
-    return rank_correlation(*zip(*both, strict=True)) if len(both) > 2 else math.nan
 
 
 def spread(values: Sequence[float]) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -166,17 +166,20 @@ def spent(run: Run) -> float:
     return total
 
 
-def inheritance(run: Run) -> tuple[float, int]:
+def inheritance(trials: Iterable[Trial]) -> tuple[float, int]:
     """Return how far results that began with others' weights agree with those of the same genomes from scratch.
 
+    Args:
+        trials: A run's.
+
     Returns:
-        Rank correlation of the first objective, NaN for fewer than three, and over how many genomes. Most of them were
+        Rank correlation of the first objective, NaN for fewer than three, and over how many genomes. Many of them were
         chosen by their inherited losses, which narrows the range and lowers the figure.
     """
-    again = [trial for trial in run.trials() if trial.ok and trial.candidate.confirms is not None]
-    before = [run.trial(trial.candidate.confirms or 0) for trial in again]
-    losses = [[trial.losses[0] for trial in trials if trial.losses] for trials in (before, again)]
-    return (rank_correlation(*losses) if len(again) > 2 else math.nan), len(again)
+    known = {trial.id: trial for trial in trials}
+    pairs = [(known[one.candidate.confirms], one) for one in known.values() if one.candidate.confirms is not None]
+    both = [(heir.losses[0], own.losses[0]) for heir, own in pairs if heir.losses and own.losses]
+    return (rank_correlation(*zip(*both, strict=True)) if len(both) > 2 else math.nan), len(both)
 
 
 def caveats(run: Run) -> list[str]:

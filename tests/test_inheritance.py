@@ -127,7 +127,7 @@ def test_who_leads_was_trained_from_scratch(
     leader = search.strategy.survivors(search.history)[0]
     assert search.best is not None
     assert search.best.id == leader
-    correlation, count = inheritance(search.saved)
+    correlation, count = inheritance(search.trials)
     assert count == sum(trial.ok for trial in again)
     assert correlation > 0.9  # here inherited losses are the others, shifted
     print_closing(search.saved, "table")

@@ -79,7 +79,7 @@ def _rules_met(run: Run, end: Closing) -> Iterator[str]:
         yield f"{born} genomes, {full} of them trained in full: the cost of {spent(run):.1f} full trainings"
     if run.manifest.inherit:
         heirs = sum(candidate.inherits is not None for candidate in run.candidates)
-        correlation, count = inheritance(run)
+        correlation, count = inheritance(run.trials())
         told = "" if math.isnan(correlation) else f", rank correlation {correlation:.2f}"
         yield f"{heirs} genomes began with weights of others, {count} of them were trained from scratch too{told}"
         yield f"the cost of {spent(run):.1f} full trainings; best and default are from scratch"
