@@ -50,6 +50,9 @@ The training:
     eval_tokens=16384 held-out bytes that are scored at the end
     save=false        keep a checkpoint of a full training too
 
+`--inherit 1/3`: a genome may begin with the weights of one of the same width and heads, whose blocks, hidden units and
+positions are made more or fewer. Not with `extend_from`.
+
 Long texts: `-o context=2048 -o extend_from=1024` trains at 1024, extends the positions (extension=linear; with rope
 ntk or yarn too) and spends the last extend_share=0.2 of the budget at 2048.
 
@@ -76,7 +79,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from evo_tune import Choice, Float, Gene, Int, Minimize, SearchSpace
-from evo_tune.errors import OptionError
+from evo_tune.errors import OptionError, RecipeError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -126,12 +129,14 @@ METRICS = {
 HELD_OUT = 0.1
 """Share of the text, at its end, that is never trained on."""
 
-SUPPORTS = ["budget", "curve"]
+SUPPORTS = ["budget", "curve", "inherit"]
 
 BLOCK = 4
 """Bytes in a held-out block, for each token of the longest window: more than a byte-pair token usually has."""
 
 CHECKPOINT = "checkpoint.pt"
+MODEL = "model"
+"""What a trial leaves: to go on from, and to inherit."""
 
 FLOPS = {"small": 1.5e11, "medium": 2.5e13, "large": 1e15}
 """Default budget of each size."""
@@ -591,8 +596,10 @@ def _config(genome: Mapping[str, Any], options: Options) -> GPTConfig:
     )
 
 
-def _phases(genome: Mapping[str, Any], options: Options, device: str | None = None) -> tuple[Phase, ...] | None:
-    """Return the phases of the full training; None if only a clock can tell how long it is."""
+def _phases(
+    genome: Mapping[str, Any], options: Options, device: str | None = None, share: float = 1.0
+) -> tuple[Phase, ...] | None:
+    """Return the phases of a training with a share of the budget; None if only a clock can tell how long it is."""
     from evo_tune.training import BatchRamp, plan_phases
 
     if options.seconds is not None:
@@ -603,9 +610,10 @@ def _phases(genome: Mapping[str, Any], options: Options, device: str | None = No
         short = replace(config, context=options.extend_from, extended_from=None)
         shares = [(1.0 - options.extend_share, short), (options.extend_share, config)]
     flops = options.flops or FLOPS[_size(options.size, device)]
-    start, share = options.ramp_from, options.ramp_share
-    ramp = None if start is None else BatchRamp(start=start, fraction=share)
-    return plan_phases(shares, genome["batch"], tokens=options.tokens, flops=flops, ramp=ramp)
+    start = options.ramp_from
+    ramp = None if start is None else BatchRamp(start=start, fraction=options.ramp_share)
+    tokens = options.tokens and options.tokens * share
+    return plan_phases(shares, genome["batch"], tokens=tokens, flops=flops * share, ramp=ramp)
 
 
 def _phase(genome: Mapping[str, Any], options: Options, windows: int) -> Phase:
@@ -654,6 +662,13 @@ def _gpu_memory(phase: Phase, options: Options) -> float:
         ema=options.ema is not None,
     )
     return predicted.peak - predicted.context
+
+
+def inherits(genome: Mapping[str, Any], other: Mapping[str, Any], **given: Any) -> bool:
+    """Say whether a model of a genome can begin with the weights of one of another."""
+    options = Options(**given)
+    mine, theirs = (_config(one, options.with_genes(one)) for one in (genome, other))
+    return options.extend_from is None and not mine.unlike(theirs)  # an extended model has no short beginning
 
 
 # ---------------------------------------------------------------- the training
@@ -747,6 +762,7 @@ def _train_on_ranks(genome: Mapping[str, Any], run: Context, options: Options) -
         options = Options(**{**vars(options), "precision": fastest_precision(run.device)})
     context = {"threads": run.threads, "seed": run.seed, "budget": run.budget, "folder": str(run.folder)}
     context["resume_folder"] = run.resume_folder and str(run.resume_folder)
+    context.update(inherit_folder=run.inherit_folder and str(run.inherit_folder), keep=run.keep)
     metrics: dict[str, float] = launch(
         train_rank,
         {"genome": dict(genome), "context": context, "options": vars(options)},
@@ -773,7 +789,7 @@ def train_rank(
 def _train(
     genome: Mapping[str, Any], run: Context, options: Options, ranks: Ranks | None = None
 ) -> tuple[Trainer, dict[str, float]]:
-    """Train up to the run's budget, from its checkpoint if there is one; return trainer and metrics."""
+    """Train up to the run's budget, from what it goes on from or inherits; return trainer and metrics."""
     from evo_tune.training import fastest_precision, keep_freed_memory, reproducible, save_checkpoint, stop_step
 
     keep_freed_memory()
@@ -790,19 +806,22 @@ def _train(
         if options.precision == "auto":  # another machine may answer otherwise, but not in the middle of a training
             precision = saved.get("precision", "fp32") if saved else fastest_precision(run.device)
             options = Options(**{**vars(options), "precision": precision})
-        phases = _phases(genome, options, run.device)
+        share = _share(run)
+        phases = _phases(genome, options, run.device, share)
         if phases is None:  # a clock was asked once, and its answer stands
             windows = saved["windows"] if saved else _windows_in(options, genome, run, corpus)
-            phases = (_phase(genome, options, windows),)
+            phases = (_phase(genome, options, max(1, round(share * windows))),)
         material = _material(genome, run, options, corpus, ranks)
         course = _course(genome, run, options, material, phases, saved, ranks)
-        start, stop = course.trainer.step, stop_step(phases[-1].end, run.budget)
+        start, stop = course.trainer.step, stop_step(phases[-1].end, run.budget / share)
         course.run(stop)
         if (options.save or stop < phases[-1].end) and (ranks is None or ranks.rank == 0):
             state = {"task": task, "windows": phases[0].windows, "precision": options.precision}
             state.update(course.state())
             save_checkpoint(run.folder / CHECKPOINT, state)
         metrics = {**course.metrics(material.held_out_bytes), "bf16": float(options.precision == "bf16")}
+        if run.keep and (ranks is None or ranks.rank == 0):
+            course.model.save(run.folder / MODEL)
         if run.resume_folder:
             metrics["resumed_step"] = start
         return course.trainer, metrics
@@ -832,11 +851,40 @@ def _course(
         evaluations=options.evaluations,
         extension=options.extension,
         stopping=stopping,
-        report=lambda fraction, loss: run.report(fraction, val_loss=loss),
+        report=lambda fraction, loss: run.report(fraction * _share(run), val_loss=loss),
     )
     if saved:
         course.restore(dict(saved))
     return course
+
+
+def _share(run: Context) -> float:
+    """Return the share of the full budget over which schedules are laid: an heir's training is whole in itself."""
+    return 1.0 if run.inherit_folder is None else run.budget
+
+
+def _seed(run: Context) -> int:
+    """Return the training's seed: an heir reads the text in another order than the one whose weights it has."""
+    from evo_tune.training import seed_for
+
+    return run.seed if run.inherit_folder is None else seed_for(run.seed, "inheritance") % 2**32
+
+
+def _model(run: Context, config: GPTConfig, recompute: int | None) -> GPT:
+    """Return the model at step 0: new, or with the weights of another trial in its own shape.
+
+    Raises:
+        RecipeError: The other trial's weights are gone, or do not fit.
+    """
+    from evo_tune import training
+
+    seed = training.seed_for(_seed(run), "weights")
+    if run.inherit_folder is None:
+        return training.GPT(config, seed=seed, recompute=recompute)
+    if not (run.inherit_folder / MODEL).is_dir():
+        expected = "one with a model: was _trials emptied, or is it not the same for all machines?"
+        raise RecipeError("inherit_folder", str(run.inherit_folder), expected)
+    return training.reshape(training.GPT.load(run.inherit_folder / MODEL), config, seed, recompute=recompute)
 
 
 def _saved(run: Context, task: dict[str, Any]) -> dict[str, Any]:
@@ -878,10 +926,10 @@ def _material(
 
     def one_step(phase: Phase, fit: Fit) -> None:
         one = replace(phase, windows=phase.per_step, first_step=0, ramp=None)
-        material = Material(corpus, options, run.seed, lambda phase: fit)
+        material = Material(corpus, options, _seed(run), lambda phase: fit)
         _trainer({**genome, "lr": 1e-6}, run, options, material, one, 1).run(1)
 
-    return Material(corpus, options, run.seed, fits)
+    return Material(corpus, options, _seed(run), fits)
 
 
 def _trainer(
@@ -914,10 +962,8 @@ def _trainer(
         ema=options.ema,
         precision=training.Precision(name=options.precision),
     )
-    seed = training.seed_for(run.seed, "weights")
-    recompute = options.recompute or material.fits(phase).recompute
-    model = training.GPT(phase.config, seed=seed, recompute=recompute).to(run.device)
-    return training.Trainer(model, material.source(phase), recipe, seed=run.seed, device=run.device, ranks=ranks)
+    model = _model(run, phase.config, options.recompute or material.fits(phase).recompute).to(run.device)
+    return training.Trainer(model, material.source(phase), recipe, seed=_seed(run), device=run.device, ranks=ranks)
 
 
 def _windows_in(options: Options, genome: Mapping[str, Any], run: Context, corpus: Corpus) -> int:

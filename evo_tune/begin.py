@@ -23,8 +23,16 @@ from evo_tune.constraint import Constraint
 from evo_tune.errors import EvoTuneError, OptionError, PluginError, SpaceError, StoreError
 from evo_tune.evaluator import Evaluator
 from evo_tune.fidelity import parse_rungs
+from evo_tune.inheritance import parse_share
 from evo_tune.options import options_of, suggest
-from evo_tune.plugins import install_command, make_strategy, source_hash, working_strategies
+from evo_tune.plugins import (
+    find_evaluator,
+    install_command,
+    list_evaluators,
+    make_strategy,
+    source_hash,
+    working_strategies,
+)
 from evo_tune.population import ORDERS, Manifest, Run
 from evo_tune.space import Choice, Gene, Genome, Int, SearchSpace, Value, genome_key, is_writable
 from evo_tune.strategy import Strategy
@@ -61,6 +69,7 @@ def make_manifest(
     fidelity: str = "1",
     prune: bool = False,
     replicates: int = 1,
+    inherit: str | float = 0,
     subject_to: Iterable[str] = (),
 ) -> Manifest:
     """Return the manifest of a new run; see `Search` for the arguments.
@@ -83,9 +92,12 @@ def make_manifest(
     made = make_strategy(name, dict(strategy_options))
     _check_suited(name, made, space, goals)
     rungs, replicates = parse_rungs(fidelity), _whole("replicates", replicates, 1)
-    constraints = _constraints(evaluator, goals, known, subject_to)
-    _check_support(evaluator, goals, rungs, bool(prune), replicates)
-    used = {"--fidelity": len(rungs) > 1, "--prune": prune, "--replicates": replicates > 1, "--subject-to": constraints}
+    constraints, share = _constraints(evaluator, goals, known, subject_to), parse_share(inherit)
+    _check_support(evaluator, goals, rungs, bool(prune), replicates, share)
+    if share:
+        _check_inheritance(evaluator, space.default(), bound, rungs)
+    used: dict[str, object] = {"--fidelity": len(rungs) > 1, "--prune": prune, "--replicates": replicates > 1}
+    used |= {"--inherit": share, "--subject-to": constraints}
     _check_own_trials(name, made, [flag for flag, given in used.items() if given])
     return Manifest(
         evaluator=evaluator.reference,
@@ -104,6 +116,7 @@ def make_manifest(
         rungs=list(rungs),
         prune=bool(prune),
         replicates=replicates,
+        inherit=share,
         subject_to=constraints,
         units=evaluator.metrics,
         versions=_versions((*SHAPING, *made.needs)),
@@ -260,19 +273,51 @@ def _suits(strategy: type[Strategy], space: SearchSpace, objectives: Sequence[Ob
 
 
 def _check_support(
-    evaluator: Evaluator, objectives: Sequence[Objective], rungs: Sequence[float], prune: bool, replicates: int
+    evaluator: Evaluator,
+    objectives: Sequence[Objective],
+    rungs: Sequence[float],
+    prune: bool,
+    replicates: int,
+    inherit: float,
 ) -> None:
-    """Refuse rungs, pruning and replicates that this evaluator, or this number of objectives, does not allow."""
-    needed = {"--fidelity": ("budget", len(rungs) > 1), "--prune": ("curve", prune)}
+    """Refuse rules for trials that this evaluator, or this number of objectives, does not allow."""
+    needed = {
+        "--fidelity": ("budget", len(rungs) > 1),
+        "--prune": ("curve", prune),
+        "--inherit": ("inherit", inherit > 0.0),
+    }
     for flag, (what, wanted) in needed.items():
         if wanted and what not in evaluator.supports:
             raise PluginError(
                 f"{flag}: evaluator {evaluator.name} does not say that it supports it: if it does what "
                 f"docs/evaluators.md asks for, put SUPPORTS = [{what!r}] into {evaluator.path}; else leave {flag} out"
+                f"{_who_supports(what)}"
             )
-    for flag, wanted in (("--prune", prune), ("--replicates", replicates > 1)):
+    for flag, wanted in (("--prune", prune), ("--replicates", replicates > 1), ("--inherit", inherit > 0.0)):
         if wanted and len(objectives) > 1:
             raise OptionError(f"{flag}: expected one objective, and {len(objectives)} were given; leave {flag} out")
+
+
+def _who_supports(what: str) -> str:
+    """Return ' (NAME supports it)', naming the bundled evaluators that do; '' if none does."""
+    able = [name for name, origin, _, _ in list_evaluators() if origin == "bundled"]
+    able = [name for name in able if what in find_evaluator(name).supports]
+    return f" ({', '.join(able)} can do it)" if able else ""
+
+
+def _check_inheritance(evaluator: Evaluator, default: Genome, bound: Mapping[str, Any], rungs: Sequence[float]) -> None:
+    """Refuse inheritance where it cannot happen, or beside rungs: both say what a part of a training is.
+
+    Raises:
+        OptionError: That is so.
+    """
+    if len(rungs) > 1:
+        raise OptionError("--inherit and --fidelity are both given: give one of them")
+    if not evaluator.inherits(default, default, bound):
+        raise OptionError(
+            f"--inherit: with these options a model of {evaluator.name} cannot begin with the weights of another, not "
+            "even of its like: change them, or leave --inherit out"
+        )
 
 
 def _check_own_trials(name: str, strategy: Strategy, flags: Sequence[str]) -> None:

@@ -1,8 +1,8 @@
 """What an evaluator file holds, and the Context that its `evaluate` is given.
 
 An evaluator is one Python file with SPACE, OBJECTIVES and `evaluate(genome, context, *, options)`,
-optionally METRICS, SUPPORTS, `estimate`, `fingerprint` and `export`. This module checks that shape before anything is
-trained. It does not find files (see `plugins`) and knows nothing of strategies or stores.
+optionally METRICS, SUPPORTS, `estimate`, `fingerprint`, `inherits` and `export`. This module checks that shape before
+anything is trained. It does not find files (see `plugins`) and knows nothing of strategies or stores.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ from evo_tune.trial import Objective, one_line
 __all__ = ["Context", "Evaluator", "Pruned", "what_of", "where_of"]
 
 
-SUPPORTS = ("budget", "curve")
+SUPPORTS = ("budget", "curve", "inherit")
 """What an evaluator may say that it supports: trains `context.budget` of a full training and goes on from
-`context.resume_folder`; reports its first objective by `context.report`."""
+`context.resume_folder`; reports its first objective by `context.report`; begins with the weights that another trial
+left in `context.inherit_folder`, and leaves its own where `context.keep` says so."""
 
 
 class Pruned(BaseException):
@@ -48,6 +49,9 @@ class Context:
         resume_folder: Folder of the trial that this one goes on from, or None.
         stop_if: (fraction, metric, loss bound): stops as pruned once the metric, as a loss, is above.
         objectives: Give the signs of the metrics in `stop_if`.
+        inherit_folder: Folder of the trial, of another genome, with whose weights this one begins, or None.
+            The training is then whole in itself: `budget` of the full one's length, with its own schedule.
+        keep: Whether later trials may begin with this one's weights: leave them in `folder`.
     """
 
     def __init__(
@@ -60,12 +64,16 @@ class Context:
         resume_folder: Path | str | None = None,
         stop_if: Sequence[tuple[float, str, float]] = (),
         objectives: Sequence[Objective] = (),
+        inherit_folder: Path | str | None = None,
+        keep: bool = False,
     ) -> None:
         self.device = device
         self.threads = threads
         self.seed = seed
         self.budget = budget
         self.resume_folder = None if resume_folder is None else Path(resume_folder)
+        self.inherit_folder = None if inherit_folder is None else Path(inherit_folder)
+        self.keep = keep
         self._folder = Path(folder)
         self._stop_if = tuple(stop_if)
         self._signs = {objective.metric: objective.sign for objective in objectives}
@@ -145,9 +153,7 @@ class Evaluator:
         supports = getattr(self.module, "SUPPORTS", [])
         if isinstance(supports, str) or not isinstance(supports, Sequence) or not set(supports) <= set(SUPPORTS):
             where = self._where("SUPPORTS")
-            raise PluginError(
-                f"{where}: SUPPORTS is {supports!r}: expected a list of {' and '.join(map(repr, SUPPORTS))}"
-            )
+            raise PluginError(f"{where}: SUPPORTS is {supports!r}: expected a list of {', '.join(map(repr, SUPPORTS))}")
 
         try:
             self.options  # noqa: B018
@@ -242,6 +248,15 @@ class Evaluator:
             return dict(known)
         what = one_line(f"estimate gives {known!r}")
         raise PluginError(f"{self._where('estimate')}: {what}: expected a dict of metric names to numbers")
+
+    def inherits(self, genome: Genome, other: Genome, options: Mapping[str, Any]) -> bool:
+        """Say whether a model of a genome can begin with the weights of another one's; yes if the file does not say.
+
+        Raises:
+            PluginError: The file's `inherits` raises; the text names file and line.
+        """
+        function = getattr(self.module, "inherits", None)
+        return function is None or bool(self._call(function, options, dict(genome), dict(other)))
 
     def evaluate(self, genome: Genome, context: Context, options: Mapping[str, Any]) -> Any:
         """Train once and return what the file's `evaluate` returned, and its estimates, unjudged."""

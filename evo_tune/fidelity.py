@@ -16,7 +16,7 @@ from statistics import NormalDist
 import numpy as np
 
 from evo_tune.errors import OptionError
-from evo_tune.importance import ranks
+from evo_tune.importance import rank_correlation, ranks
 from evo_tune.standing import Entry
 from evo_tune.trial import Proposal
 
@@ -80,10 +80,7 @@ def trust(early: Sequence[float], late: Sequence[float]) -> float:
     """
     if len(early) < 2:
         return BELIEF
-    x, y = ranks(early), ranks(late)
-    spread = float(np.std(x) * np.std(y))
-    measured = float(np.mean((x - x.mean()) * (y - y.mean()))) / spread if spread else 0.0
-    return (len(early) * measured + WEIGHT * BELIEF) / (len(early) + WEIGHT)
+    return (len(early) * rank_correlation(early, late) + WEIGHT * BELIEF) / (len(early) + WEIGHT)
 
 
 def keep(trust: float, count: int, deviations: float) -> float:

@@ -64,7 +64,7 @@ class History:
 
     @property
     def fresh_count(self) -> int:
-        """Number of births that count (no promotions, no replicates)."""
+        """Number of births that count: of genomes, not of further trials of theirs."""
         return self._fresh
 
     @property

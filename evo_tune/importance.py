@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-__all__ = ["importance", "ranks"]
+__all__ = ["importance", "rank_correlation", "ranks"]
 
 
 def importance(units: np.ndarray, losses: np.ndarray) -> float:
@@ -40,6 +40,13 @@ def ranks(values: Sequence[float] | np.ndarray) -> np.ndarray:
     """Return the ranks of values from 1, equal ones sharing the mean of theirs, shape (values,)."""
     _, which, counts = np.unique(values, return_inverse=True, return_counts=True)
     return np.asarray((np.cumsum(counts) - (counts - 1) / 2)[which], dtype=np.float64)
+
+
+def rank_correlation(one: Sequence[float], other: Sequence[float]) -> float:
+    """Return Spearman's rank correlation of two series of equal length; 0 if either has no spread."""
+    x, y = ranks(one), ranks(other)
+    spread = float(np.std(x) * np.std(y))
+    return float(np.mean((x - x.mean()) * (y - y.mean()))) / spread if spread else 0.0
 
 
 def _groups(units: np.ndarray) -> np.ndarray:

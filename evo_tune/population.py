@@ -77,6 +77,7 @@ class Manifest:
         rungs: Budgets of a genome's trials, increasing to 1.
         prune: Whether candidates are born with bounds on their curves.
         replicates: Seeds that the leading genome must have been trained with.
+        inherit: Share of a full training that a genome gets which begins with another's weights; 0: none does.
         subject_to: METRIC<=NUMBER or METRIC>=NUMBER.
         units: Declared metric name to unit, for the Parquet files; '' where there is none.
         versions: Of Python and of the packages that shape results.
@@ -100,6 +101,7 @@ class Manifest:
     rungs: list[float] = field(default_factory=lambda: [1.0])
     prune: bool = False
     replicates: int = 1
+    inherit: float = 0.0
     subject_to: list[str] = field(default_factory=list)
     units: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
@@ -133,7 +135,7 @@ class Session:
     """How one `run` or `resume` goes about it; limits are totals over all sessions (law 2).
 
     Args:
-        trials: Most births that count (no promotions, no replicates).
+        trials: Most births that count (see Candidate.fresh).
         generations: The same in generations.
         budget: Most training, in full trainings; promotions count what they add.
         hours: Most hours of work.
@@ -377,6 +379,10 @@ class Run:
             raise ValueError(f"candidate {candidate.id} has other genes than the run")
         for name, gene in self.genes.items():
             gene.check(candidate.genome[name])
+        for name in ("resumes", "inherits", "confirms"):
+            other = getattr(candidate, name)
+            if other is not None and not (type(other) is int and 0 <= other < candidate.id):
+                raise ValueError(f"candidate {candidate.id} {name} {other!r}, which was not born before it")
         self._replicated |= candidate.replicate > 0
         self.candidates.append(candidate)
         self.told_at_birth.append(len(self.told))
@@ -575,6 +581,8 @@ def _checked(manifest: Manifest) -> Manifest:
         or not 0 < manifest.rungs[0] <= 1.0 == manifest.rungs[-1]
     ):
         raise TypeError(f"rungs is {manifest.rungs}")
+    if not 0.0 <= manifest.inherit < 1.0:
+        raise TypeError(f"inherit is {manifest.inherit}")
     manifest.constraints()  # raises
     if manifest.order not in ORDERS or min(manifest.lag, manifest.seed) < 0:
         raise TypeError(f"order is {manifest.order!r}, lag {manifest.lag}, seed {manifest.seed}")

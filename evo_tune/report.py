@@ -7,17 +7,28 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from evo_tune.calibration import Calibrated, calibrated, is_default, winner
-from evo_tune.importance import importance
+from evo_tune.importance import importance, rank_correlation
 from evo_tune.population import Run
 from evo_tune.trial import Trial
 
-__all__ = ["Closing", "best_so_far", "caveats", "closing", "dominates", "front", "importances", "spent", "statuses"]
+__all__ = [
+    "Closing",
+    "best_so_far",
+    "caveats",
+    "closing",
+    "dominates",
+    "front",
+    "importances",
+    "inheritance",
+    "spent",
+    "statuses",
+]
 
 TIMES = ("s", "ms", "1/s", "tokens/s")
 """Units of metrics that are times, or rates."""
@@ -153,6 +164,22 @@ def spent(run: Run) -> float:
         stopped = outcome is not None and outcome.status == "pruned" and outcome.curve
         total += (outcome.curve[-1][0] if outcome and stopped else candidate.budget) - before
     return total
+
+
+def inheritance(trials: Iterable[Trial]) -> tuple[float, int]:
+    """Return how far results that began with others' weights agree with those of the same genomes from scratch.
+
+    Args:
+        trials: A run's.
+
+    Returns:
+        Rank correlation of the first objective, NaN for fewer than three, and over how many genomes. Many of them were
+        chosen by their inherited losses, which narrows the range and lowers the figure.
+    """
+    known = {trial.id: trial for trial in trials}
+    pairs = [(known[one.candidate.confirms], one) for one in known.values() if one.candidate.confirms is not None]
+    both = [(heir.losses[0], own.losses[0]) for heir, own in pairs if heir.losses and own.losses]
+    return (rank_correlation(*zip(*both, strict=True)) if len(both) > 2 else math.nan), len(both)
 
 
 def caveats(run: Run) -> list[str]:

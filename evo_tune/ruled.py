@@ -1,4 +1,4 @@
-"""The rules of a run around its strategy: rungs, pruning, replicates, constraints.
+"""The rules of a run around its strategy: rungs, pruning, replicates, constraints, inheritance.
 
 `Ruled` is a strategy that asks another one for genomes and decides itself how they are trained; like any
 strategy it is a pure function of history (law 1), so resuming and replaying need to know nothing of it.
@@ -16,6 +16,7 @@ from evo_tune.errors import EvoTuneError
 from evo_tune.evaluator import Evaluator
 from evo_tune.fidelity import bounds, is_audit, promotion
 from evo_tune.history import History
+from evo_tune.inheritance import confirmation, source
 from evo_tune.plugins import make_strategy
 from evo_tune.population import Manifest
 from evo_tune.space import Genome, genome_key
@@ -41,17 +42,19 @@ class Rules:
         prune: Whether candidates are born with bounds that stop a hopeless training.
         replicates: Seeds that the leading genome must have been trained with.
         constraints: What a genome must keep to.
+        inherit: Share of a full training that a genome gets which begins with another's weights; 0: none does.
     """
 
     rungs: tuple[float, ...] = (1.0,)
     prune: bool = False
     replicates: int = 1
     constraints: tuple[Constraint, ...] = ()
+    inherit: float = 0.0
 
     @property
     def continues(self) -> bool:
         """Whether a genome can have further trials."""
-        return len(self.rungs) > 1 or self.replicates > 1
+        return len(self.rungs) > 1 or self.replicates > 1 or self.inherit > 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,16 +66,24 @@ class Ruled(Strategy):
         inner: The strategy.
         rules: The rules.
         estimate: Returns the metrics of a genome that are known before training.
+        fits: Says whether a model of a genome can begin with the weights of another one's.
     """
 
     inner: Strategy
     rules: Rules
     estimate: Callable[[Genome], Mapping[str, float]] = lambda genome: {}
+    fits: Callable[[Genome, Genome], bool] = lambda genome, other: True
 
     @classmethod
-    def of(cls, inner: Strategy, rules: Rules, estimate: Callable[[Genome], Mapping[str, float]]) -> Ruled:
+    def of(
+        cls,
+        inner: Strategy,
+        rules: Rules,
+        estimate: Callable[[Genome], Mapping[str, float]],
+        fits: Callable[[Genome, Genome], bool] = lambda genome, other: True,
+    ) -> Ruled:
         """Put rules around a strategy."""
-        return cls(population=inner.population, inner=inner, rules=rules, estimate=estimate)
+        return cls(population=inner.population, inner=inner, rules=rules, estimate=estimate, fits=fits)
 
     def propose(self, history: History, rng: np.random.Generator) -> Proposal | None:
         if self.rules == Rules():
@@ -101,6 +112,8 @@ class Ruled(Strategy):
         due = promotion(told, promoted, audits, self.rules.rungs)
         if due is not None:
             return self._bounded(due, history) if genome_key(due.genome) not in audits else due
+        if self.rules.inherit and (due := confirmation(told, out)) is not None:
+            return due
         return self._replicate(told, [one for _, one in out])
 
     def _replicate(self, told: Sequence[Entry], out: Sequence[Candidate]) -> Proposal | None:
@@ -123,10 +136,14 @@ class Ruled(Strategy):
         proposal = self._within(view, rng)
         if proposal is None:
             return None
-        if not proposal.fresh or proposal.budget != 1.0 or proposal.stop_if:
+        if not proposal.fresh or proposal.budget != 1.0 or proposal.stop_if or proposal.inherits is not None:
             raise ValueError("proposes budgets or replicates of its own: declare own_trials = True in its class")
         parents = tuple(view.ids[parent] for parent in proposal.parents)
         proposal = replace(proposal, parents=parents, budget=self.rules.rungs[0])
+        if self.rules.inherit:
+            origin = source(proposal.genome, history, self.population, self.fits)
+            if origin is not None:  # unbounded: the others' curves began without weights
+                return replace(proposal, inherits=origin, budget=self.rules.inherit)
         return proposal if is_audit(history.fresh_count) else self._bounded(proposal, history)
 
     def _bounded(self, proposal: Proposal, history: History) -> Proposal:
@@ -179,6 +196,12 @@ def ruled(manifest: Manifest, evaluator: Evaluator) -> Ruled:
         PluginError: There is no such strategy, or it is broken.
         OptionError: An option of it is wrong.
     """
-    rules = Rules(tuple(manifest.rungs), manifest.prune, manifest.replicates, manifest.constraints())
+    constraints, options = manifest.constraints(), manifest.options
+    rules = Rules(tuple(manifest.rungs), manifest.prune, manifest.replicates, constraints, manifest.inherit)
     inner = make_strategy(manifest.strategy, manifest.strategy_options)
-    return Ruled.of(inner, rules, lambda genome: evaluator.estimate(genome, manifest.options))
+    return Ruled.of(
+        inner,
+        rules,
+        lambda genome: evaluator.estimate(genome, options),
+        lambda genome, other: evaluator.inherits(genome, other, options),
+    )

@@ -31,6 +31,7 @@ from evo_tune.evaluator import Evaluator
 from evo_tune.generations import Generations, broken_strategy
 from evo_tune.heartbeat import Busy, Heartbeat
 from evo_tune.history import History
+from evo_tune.inheritance import heritable
 from evo_tune.interrupts import Interrupts
 from evo_tune.plugins import find_again, find_evaluator
 from evo_tune.population import LIMITS, STORE, TRIALS, Run, Session, as_typed, copy_run, find_run, space_of
@@ -93,6 +94,8 @@ class Search:
         fidelity: Budgets of a genome's trials, increasing to 1: '1/9,1/3,1' (see `fidelity`).
         prune: Stop a training whose curve is hopeless.
         replicates: Seeds that the leading genome must have been trained with before the run ends.
+        inherit: Share of a full training that a genome gets which begins with a relative's weights: '1/3' (see
+            `inheritance`). Such results guide the strategy and are never the best.
         subject_to: Constraints: METRIC<=NUMBER, METRIC>=NUMBER.
         store: Folder of the saved runs.
         name: Name of this one; by default made from evaluator and time.
@@ -124,6 +127,7 @@ class Search:
         fidelity: str = "1",
         prune: bool = False,
         replicates: int = 1,
+        inherit: str | float = 0,
         subject_to: Iterable[str] = (),
         store: str | Path = STORE,
         name: str | None = None,
@@ -148,6 +152,7 @@ class Search:
             fidelity=fidelity,
             prune=prune,
             replicates=replicates,
+            inherit=inherit,
             subject_to=subject_to,
         )
         run = Run.create(Path(store), name or new_name(plugin.name, Path(store)), manifest, settings)
@@ -218,6 +223,8 @@ class Search:
         self._status = ((-1, -1), "")
         self._crashes: dict[str, int] = {}
         """By device: crashes since it last did well."""
+        self._removed: set[int] = set()
+        """Trials whose weights are removed."""
         self._calibrations: deque[tuple[Candidate, str]] | None = None
         self._changed = threading.Condition(threading.RLock())
         self._heart = Heartbeat(run.folder)
@@ -389,11 +396,24 @@ class Search:
                 self.history.tell(candidate.id, run.outcomes[candidate.id])
             if candidate.resumes is not None and outcome.status == "ok":
                 self._remove_checkpoint(candidate.resumes)
+            self._remove_weights()
             self._generations.recorded()
             self._changed.notify_all()
 
+    def _remove_weights(self) -> None:
+        """Remove the weights that no trial to come, and none that is out, can inherit."""
+        run = self.saved
+        if not run.manifest.inherit:
+            return
+        wanted = {trial.id for trial in heritable(self.history, run.manifest.population)}
+        wanted |= {one.inherits for one in run.candidates if one.id not in run.outcomes and one.inherits is not None}
+        told = {one.id for one in self.history.trials if one.candidate.whole and not one.candidate.replicate}
+        for id in told - wanted - self._removed:
+            self._remove_checkpoint(id)
+            self._removed.add(id)
+
     def _remove_checkpoint(self, id: int) -> None:
-        """Remove what a trial saved, now that another has gone on from it to the end of its rung; its log stays."""
+        """Remove what a trial saved, and no other will go on from or inherit; its log stays."""
         with contextlib.suppress(OSError):
             for path in (self.saved.folder / TRIALS / f"{id:06d}").iterdir():
                 if path.is_dir() and not path.is_symlink():
@@ -490,7 +510,9 @@ class Search:
 
     def _task(self) -> Task:
         run = self.saved
-        return Task.of(self.evaluator, run.manifest.options, run.objectives, run.folder / TRIALS, run.manifest.threads)
+        manifest, folder = run.manifest, run.folder / TRIALS
+        inherit = manifest.inherit > 0.0
+        return Task.of(self.evaluator, manifest.options, run.objectives, folder, manifest.threads, inherit)
 
     def _in_background(self, drive: Callable[[Slot], None], watch: Callable[[Search], None]) -> None:
         """Let one driver per slot run to its end; this thread looks after signals and the live table."""
@@ -690,7 +712,7 @@ def propose(strategy: Strategy, history: History, run: Run, id: int) -> Proposal
         return due or Proposal(dict(warm[number - 1]), "warm-start", budget=budget)
     try:
         proposal = strategy.propose(history, np.random.default_rng([run.manifest.seed, 0, id]))
-        return None if proposal is None else _valid(proposal, history)
+        return None if proposal is None else _valid(proposal, history, run.manifest.inherit > 0.0)
     except Exception as error:
         raise broken_strategy(run.manifest.strategy, "propose", error) from error
 
@@ -705,8 +727,13 @@ def _judged(outcome: Outcome, run: Run) -> Outcome:
     return replace(outcome, status=status, metrics=metrics, error=error)
 
 
-def _valid(proposal: object, history: History) -> Proposal:
+def _valid(proposal: object, history: History, inherit: bool) -> Proposal:
     """Return the proposal if it can be born: what the journal holds must never need mending.
+
+    Args:
+        proposal: It.
+        history: What it was proposed for.
+        inherit: Whether the run's trials leave their weights.
 
     Raises:
         TypeError: It is no Proposal.
@@ -722,4 +749,6 @@ def _valid(proposal: object, history: History) -> Proposal:
         raise ValueError(f"proposed budget={proposal.budget}, expected more than 0 and at most 1")
     if proposal.resumes is not None and not 0 <= proposal.resumes < history.born_count:
         raise ValueError(f"proposed resumes={proposal.resumes}, which was never born")
+    if proposal.inherits is not None and not inherit:
+        raise ValueError(f"proposed inherits={proposal.inherits}, and only --inherit has weights kept")
     return proposal

@@ -1,4 +1,4 @@
-"""How the genomes of a run stand, where one genome may have several trials: rungs, replicates, constraints.
+"""How the genomes of a run stand, where one may have several trials: rungs, replicates, constraints, inheritance.
 
 `entries` gathers the trials of each genome, `places` puts the genomes in one order, and `View` is the history
 that a strategy is shown then: one in which every genome was trained once. All of it is derived from a History;
@@ -8,7 +8,7 @@ nothing here promotes, prunes or proposes.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -19,7 +19,7 @@ from evo_tune.importance import ranks
 from evo_tune.space import Genome, genome_key
 from evo_tune.trial import Candidate, Objective, Outcome, Trial
 
-__all__ = ["Entry", "View", "averaged", "entries", "places"]
+__all__ = ["Entry", "View", "as_from_scratch", "averaged", "entries", "places"]
 
 
 @dataclass
@@ -29,9 +29,10 @@ class Entry:
     Args:
         key: Identity of the genome.
         birth: The candidate as which it was born first.
-        results: Its trials with the run's first seed, by budget.
+        results: Its trials from scratch with the run's first seed, by budget.
         repeats: Its trials with further seeds.
         curve: Points of its learning curve, over all of its results: (fraction, metrics).
+        heir: Its trial that began with another genome's weights.
     """
 
     key: str
@@ -39,10 +40,13 @@ class Entry:
     results: dict[float, Trial] = field(default_factory=dict)
     repeats: list[Trial] = field(default_factory=list)
     curve: list[tuple[float, dict[str, float]]] = field(default_factory=list)
+    heir: Trial | None = None
 
     @property
     def latest(self) -> Trial:
-        """The trial with the largest budget, of the first seed."""
+        """The trial with the largest budget, of the first seed; one from scratch if there is any."""
+        if self.heir is not None and not self.results:
+            return self.heir
         return self.results[max(self.results)]
 
     @property
@@ -83,7 +87,9 @@ def entries(history: History) -> dict[str, Entry]:
     def step(found: dict[str, Entry], trial: Trial) -> dict[str, Entry]:
         key = genome_key(trial.genome)
         entry = found.setdefault(key, Entry(key, trial.candidate))
-        if trial.candidate.replicate:
+        if trial.candidate.inherits is not None:
+            entry.heir = trial
+        elif trial.candidate.replicate:
             entry.repeats.append(trial)
         else:
             entry.results[trial.candidate.budget] = trial
@@ -93,14 +99,45 @@ def entries(history: History) -> dict[str, Entry]:
     return history.fold(__name__, dict, step)
 
 
+def as_from_scratch(told: Sequence[Entry]) -> dict[str, tuple[float, ...]]:
+    """Return the losses of each genome at a full training from scratch; where it only inherited, as they would be.
+
+    What they would be is read off the genomes that have both: their inherited losses, sorted, against those from
+    scratch, sorted, linear in between and shifted beyond; as they are while nothing has both. So heirs keep the order
+    that they have among themselves. Genomes without either are left out.
+    """
+    found = {entry.key: losses for entry in told if (losses := entry.losses(1.0)) is not None}
+    heirs = [(entry.key, entry.heir.losses) for entry in told if entry.heir is not None and entry.heir.losses]
+    both = [(losses, found[key]) for key, losses in heirs if key in found and math.inf not in found[key]]
+    for key, losses in heirs:
+        if key not in found:
+            found[key] = tuple(
+                _read_off(loss, [inherited[i] for inherited, _ in both], [own[i] for _, own in both])
+                for i, loss in enumerate(losses)
+            )
+    return found
+
+
+def _read_off(value: float, xs: Sequence[float], ys: Sequence[float]) -> float:
+    """Return what stands against a value where xs, sorted, stand against ys, sorted; the value if nothing does."""
+    if not xs:
+        return value
+    x, y = np.sort(xs), np.sort(ys)
+    if value <= x[0] or value >= x[-1]:
+        end = 0 if value <= x[0] else -1
+        return float(value + y[end] - x[end])
+    return float(np.interp(value, x, y))
+
+
 def places(told: Sequence[Entry], rungs: Sequence[float], objectives: int) -> dict[str, tuple[float, ...]]:
     """Return the place of each genome in the order of each objective, from 1; failed ones have none.
 
     The results of the lowest rung order all genomes. Those that reached the next rung keep the places that they
     have as a group, and its results order them within; and so on to the full training. So two genomes are always
     compared at a budget that both of them had, a result at a higher rung overrules one at a lower, and nobody
-    loses a place to a genome merely because that one was trained longer. Who breaks a constraint comes behind
-    all others in every objective, by how much it does (Deb, 2000).
+    loses a place to a genome merely because that one was trained longer. Full trainings are compared
+    `as_from_scratch`. Who breaks a constraint comes behind all others in every objective, by how much it does
+    (Deb, 2000).
     """
     alive = [entry for entry in told if not entry.failed]
     good = [entry for entry in alive if entry.latest.violation == 0.0]
@@ -108,15 +145,19 @@ def places(told: Sequence[Entry], rungs: Sequence[float], objectives: int) -> di
     behind = len(good) + ranks([entry.latest.violation for entry in bad])
     found = {entry.key: (float(place),) * objectives for entry, place in zip(bad, behind, strict=True)}
     if good:
-        columns = [_placed(good, rungs, objective) for objective in range(objectives)]
+        full = as_from_scratch(good)
+        columns = [_placed(good, full, rungs, objective) for objective in range(objectives)]
         found |= {entry.key: tuple(row) for entry, row in zip(good, np.stack(columns, axis=1).tolist(), strict=True)}
     return found
 
 
-def _placed(good: Sequence[Entry], rungs: Sequence[float], objective: int) -> np.ndarray:
+def _placed(
+    good: Sequence[Entry], full: Mapping[str, tuple[float, ...]], rungs: Sequence[float], objective: int
+) -> np.ndarray:
     found = np.ones(len(good))
     for number, rung in enumerate(rungs):
-        there = [(index, losses) for index, entry in enumerate(good) if (losses := entry.losses(rung)) is not None]
+        known = [full.get(entry.key) if rung == 1.0 else entry.losses(rung) for entry in good]
+        there = [(index, losses) for index, losses in enumerate(known) if losses is not None]
         if there:
             group = [index for index, _ in there]
             order = ranks([losses[objective] if len(losses) > objective else math.inf for _, losses in there])
@@ -162,7 +203,7 @@ class View(History):
         number = {id: place for place, id in enumerate(self.ids)}
         for one in sorted(born, key=lambda one: one.id):
             parents = tuple(number[parent] for parent in one.parents if parent in number)
-            shown = replace(one, id=number[one.id], parents=parents, budget=1.0, stop_if=())
+            shown = replace(one, id=number[one.id], parents=parents, budget=1.0, stop_if=(), inherits=None)
             self.born(shown, history.born_units[one.id])
         placed = places(list(told.values()), rungs, len(history.objectives))
         for entry in told.values():

@@ -50,7 +50,8 @@ OBJECTIVES = [Minimize("val_loss")]  # beside it perhaps Minimize("params"), Max
 METRICS = {"val_loss": "mean squared error", "params": ""}
 
 # Optional: what evaluate takes care of. "budget": it trains the fraction context.budget of the full training and goes
-# on from context.resume_folder, as --fidelity needs it; "curve": it reports the first objective, for --prune.
+# on from context.resume_folder, as --fidelity needs it; "curve": it reports the first objective, for --prune; "inherit"
+# (not here): it begins with the weights that another trial left, for --inherit.
 SUPPORTS = ["budget", "curve"]
 
 

@@ -100,6 +100,8 @@ class Proposal:
         resumes: Id of the trial whose saved state it goes on from.
         replicate: Same genome, another seed: 0 for the first.
         stop_if: Bounds (fraction, metric, loss bound) that stop it as pruned.
+        inherits: Id of the trial, of another genome, whose trained weights it begins with.
+        confirms: Id of the trial that inherited and whose genome this one trains again, from scratch.
     """
 
     genome: Genome
@@ -109,11 +111,13 @@ class Proposal:
     resumes: int | None = None
     replicate: int = 0
     stop_if: tuple[tuple[float, str, float], ...] = ()
+    inherits: int | None = None
+    confirms: int | None = None
 
     @property
     def fresh(self) -> bool:
         """See Candidate."""
-        return self.resumes is None and self.replicate == 0
+        return _is_fresh(self)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "parents", tuple(self.parents))
@@ -125,7 +129,7 @@ class Candidate:
 
     Args:
         id: Position in the order of births, from 0.
-        generation: Births before it (without promotions and replicates) // population.
+        generation: Fresh births before it // population.
         seed: Seed of its training (see `trial_seed`).
         told_before: Number of results that its proposal had seen.
         genome: See Proposal.
@@ -135,6 +139,8 @@ class Candidate:
         resumes: See Proposal.
         replicate: See Proposal.
         stop_if: See Proposal; fixed at birth.
+        inherits: See Proposal.
+        confirms: See Proposal.
     """
 
     id: int
@@ -148,11 +154,18 @@ class Candidate:
     resumes: int | None = None
     replicate: int = 0
     stop_if: tuple[tuple[float, str, float], ...] = ()
+    inherits: int | None = None
+    confirms: int | None = None
 
     @property
     def fresh(self) -> bool:
-        """Whether it counts as a birth for `--trials` and generations: no promotion and no replicate."""
-        return self.resumes is None and self.replicate == 0
+        """Whether it counts as a birth for `--trials` and generations: the first trial of its genome."""
+        return _is_fresh(self)
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is trained in full, and with no weights but its own."""
+        return self.budget == 1.0 and self.inherits is None
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data."""
@@ -165,6 +178,10 @@ class Candidate:
         fields["parents"] = tuple(fields["parents"])
         fields["stop_if"] = tuple((f, m, b) for f, m, b in fields["stop_if"])
         return cls(**fields)
+
+
+def _is_fresh(birth: Proposal | Candidate) -> bool:
+    return birth.resumes is None and birth.replicate == 0 and birth.confirms is None
 
 
 @dataclass(frozen=True)
@@ -281,8 +298,8 @@ class Trial:
 
     @property
     def rankable(self) -> bool:
-        """Whether it may be a best, an elite or part of a front: ok, and trained in full."""
-        return self.losses is not None and self.candidate.budget == 1.0
+        """Whether it may be a best, an elite or part of a front: ok, and trained in full and from scratch."""
+        return self.losses is not None and self.candidate.whole
 
 
 def conclude(metrics: object, objectives: Sequence[Objective]) -> tuple[Status, dict[str, float], str | None]:

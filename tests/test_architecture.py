@@ -26,7 +26,7 @@ LINES = """
     evaluator standing
     strategy
     template fidelity
-    plugins
+    plugins inheritance
     strategies dispatch journal
     table
     population

@@ -58,6 +58,8 @@ CANDIDATES = st.builds(
     resumes=st.none() | st.integers(0),
     replicate=st.integers(0, 5),
     stop_if=st.lists(st.tuples(st.floats(0, 1), st.text(max_size=5), st.floats(-9, 9)), max_size=2).map(tuple),
+    inherits=st.none() | st.integers(0),
+    confirms=st.none() | st.integers(0),
 )
 
 
@@ -87,6 +89,8 @@ def test_fresh_births_count() -> None:
     assert Candidate(**born, budget=0.5).fresh  # type: ignore[arg-type]
     assert not Candidate(**born, resumes=0).fresh  # type: ignore[arg-type]
     assert not Candidate(**born, replicate=1).fresh  # type: ignore[arg-type]
+    assert not Candidate(**born, confirms=0).fresh  # type: ignore[arg-type]
+    assert Candidate(**born, inherits=0).fresh  # type: ignore[arg-type]
 
 
 def test_parents_may_be_given_as_a_list() -> None:

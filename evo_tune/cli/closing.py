@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,7 +11,7 @@ import click
 from evo_tune.calibration import Calibrated
 from evo_tune.cli import _shared as shared
 from evo_tune.population import Run, as_typed
-from evo_tune.report import Closing, caveats, closing, front, spent
+from evo_tune.report import Closing, caveats, closing, front, inheritance, spent
 from evo_tune.trial import Trial
 
 
@@ -71,11 +72,17 @@ def _spread(row: Calibrated | None) -> str:
 
 
 def _rules_met(run: Run, end: Closing) -> Iterator[str]:
-    """Yield what rungs and constraints made of the run, a line each."""
+    """Yield what rungs, inheritance and constraints made of the run, a line each."""
     if len(run.manifest.rungs) > 1:
         full = sum(candidate.budget == 1.0 for candidate in run.candidates)
         born = sum(candidate.fresh for candidate in run.candidates)
         yield f"{born} genomes, {full} of them trained in full: the cost of {spent(run):.1f} full trainings"
+    if run.manifest.inherit:
+        heirs = sum(candidate.inherits is not None for candidate in run.candidates)
+        correlation, count = inheritance(run.trials())
+        told = "" if math.isnan(correlation) else f", rank correlation {correlation:.2f}"
+        yield f"{heirs} genomes began with weights of others, {count} of them were trained from scratch too{told}"
+        yield f"the cost of {spent(run):.1f} full trainings; best and default are from scratch"
     limits = ", ".join(run.manifest.subject_to)
     if end.best is not None and not end.best.feasible:
         yield f"no full training keeps to {limits}: the best is the one that comes nearest"

@@ -80,6 +80,7 @@ def show_command(run: str | None, top: int, store: str, form: str) -> None:
                 "fidelity": saved.manifest.rungs,
                 "prune": saved.manifest.prune,
                 "replicates": saved.manifest.replicates,
+                "inherit": saved.manifest.inherit,
                 "subject_to": saved.manifest.subject_to,
                 "trainings": round(report.spent(saved), 6),
                 "ended": saved.ended,
@@ -153,6 +154,8 @@ def _rules(manifest: Any) -> list[str]:
         found.append("--prune")
     if manifest.replicates > 1:
         found.append(f"--replicates {manifest.replicates}")
+    if manifest.inherit:
+        found.append(f"--inherit {manifest.inherit:.3g}")
     return found
 
 

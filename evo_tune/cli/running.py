@@ -162,6 +162,12 @@ def _as_text(value: object) -> str:
     "--replicates", type=click.IntRange(min=1), default=1, help="Seeds with which the leader is trained.  [default: 1]"
 )
 @click.option(
+    "--inherit",
+    default="0",
+    metavar="FRACTION",
+    help="Begin with a relative's trained weights, for so much of a training: 1/3.  [default: 0]",
+)
+@click.option(
     "--subject-to", multiple=True, metavar="METRIC<=N", help="Constraint, e.g. 'params<=2e6', 'accuracy>=0.9'."
 )
 @_session_options

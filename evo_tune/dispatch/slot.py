@@ -39,6 +39,7 @@ class Task:
         objectives: METRIC:min or METRIC:max, as `Objective.describe` writes them.
         trials_folder: Absolute; the folder of trial 17 is 000017 in it.
         threads: CPU threads of one evaluation.
+        inherit: Whether trials may begin with the weights of earlier ones.
     """
 
     path: str
@@ -49,6 +50,7 @@ class Task:
     objectives: tuple[str, ...]
     trials_folder: str
     threads: int = 1
+    inherit: bool = False
 
     @classmethod
     def of(
@@ -58,6 +60,7 @@ class Task:
         objectives: Sequence[Objective],
         trials_folder: Path | str,
         threads: int = 1,
+        inherit: bool = False,
     ) -> Task:
         """Describe an evaluator that is loaded here to a worker that will load it there."""
         return cls(
@@ -69,6 +72,7 @@ class Task:
             objectives=tuple(objective.describe() for objective in objectives),
             trials_folder=os.path.abspath(trials_folder),
             threads=threads,
+            inherit=inherit,
         )
 
     def load(self) -> Evaluator:

@@ -159,7 +159,7 @@ class Worker:
             evaluate anything more, and 'kept', the bytes that it keeps of its evaluations if those are why.
         """
         folder = self.task.folder(candidate.id if folder_name is None else folder_name)
-        context = self._context(candidate, folder)
+        context = self._context(candidate, folder, keep=folder_name is None)
         began = time.perf_counter()
         verdict = self._evaluate(candidate, context, folder)
         seconds = time.perf_counter() - began
@@ -168,7 +168,7 @@ class Worker:
         kept = self._keeping.after_evaluation() if usable else 0
         return {"outcome": outcome.to_json(), "replace": verdict.poisoned or not usable or kept > 0, "kept": kept}
 
-    def _context(self, candidate: Candidate, folder: str) -> Context:
+    def _context(self, candidate: Candidate, folder: str, keep: bool) -> Context:
         resume = None if candidate.resumes is None else self.task.folder(candidate.resumes)
         return Context(
             device=self.device,
@@ -179,6 +179,8 @@ class Worker:
             resume_folder=resume if resume is not None and os.path.isdir(resume) else None,
             stop_if=candidate.stop_if,
             objectives=self.objectives,
+            inherit_folder=None if candidate.inherits is None else self.task.folder(candidate.inherits),
+            keep=keep and self.task.inherit and candidate.whole and not candidate.replicate,
         )
 
     def _evaluate(self, candidate: Candidate, context: Context, folder: str) -> Verdict:

@@ -76,6 +76,7 @@ if TYPE_CHECKING:
     from evo_tune.training.gpt_config import GPTConfig as GPTConfig
     from evo_tune.training.growth import carry_state as carry_state
     from evo_tune.training.growth import grow as grow
+    from evo_tune.training.growth import reshape as reshape
     from evo_tune.training.houlsby import Adapters as Adapters
     from evo_tune.training.houlsby import add_adapters as add_adapters
     from evo_tune.training.launcher import RankFailed as RankFailed
@@ -239,6 +240,7 @@ _HOMES = {
     "read_text": "text",
     "recompute_flops_per_token": "flops",
     "reproducible": "determinism",
+    "reshape": "growth",
     "save_adapter": "adapter",
     "save_checkpoint": "checkpoint",
     "save_merged": "pretrained",

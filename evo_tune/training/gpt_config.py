@@ -5,7 +5,7 @@ No torch here, so that a search can know a model's size before it trains one.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import ClassVar
 
 from evo_tune.errors import RecipeError
@@ -17,6 +17,11 @@ __all__ = ["LONGEST_PLAIN", "GPTConfig"]
 LONGEST_PLAIN = 256
 """Tokens up to which attention in bfloat16 on a CPU is computed by plain products (see `attention`): there they are
 the faster; at twice as many they are about even, beyond they lose."""
+
+
+RESHAPABLE = ("depth", "context", "ffn_mult", "window", "window_pattern", "dropout", "attention_dropout")
+"""Fields in which a model may differ from the one whose weights it begins with (see `growth.reshape`). Not the width of
+the residual stream: its norms would see other means; and not its heads: they would see other parts of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +121,11 @@ class GPTConfig(ModelConfig):
             if self.heads % self.kv_heads:
                 raise RecipeError("kv_heads", self.kv_heads, f"a divisor of heads={self.heads}")
         check_name("ffn", self.ffn, ("gelu", "swiglu"))
+
+    def unlike(self, other: GPTConfig) -> list[str]:
+        """Return the fields because of which a model of this shape cannot begin with one of another's weights."""
+        names = [field.name for field in fields(self) if field.name not in RESHAPABLE]
+        return [name for name in names if getattr(self, name) != getattr(other, name)]
 
     @property
     def key_value_heads(self) -> int:

@@ -80,6 +80,7 @@ VARIANTS = {
     "ga, pruning": ruled("ga", Rules(prune=True)),
     "ga, replicates": ruled("ga", Rules(replicates=2)),
     "random, constraint": ruled("random", Rules(constraints=(WIDTH,))),
+    "ga, inheritance, all": ruled("ga", Rules((1.0,), prune=True, replicates=2, constraints=(WIDTH,), inherit=1 / 4)),
     "nsga2, rungs, constraint": ruled("nsga2", Rules(RUNGS, constraints=(WIDTH,))),
 }
 
@@ -97,7 +98,10 @@ def simulate(strategy: Strategy, **fields: object) -> Simulation:
 
 
 def births(run: Simulation) -> list[tuple[object, ...]]:
-    return [(genome_key(c.genome), c.parents, c.budget, c.resumes, c.replicate, c.stop_if) for c in run.candidates]
+    return [
+        (genome_key(c.genome), c.parents, c.budget, c.resumes, c.replicate, c.stop_if, c.inherits, c.confirms)
+        for c in run.candidates
+    ]
 
 
 @pytest.mark.parametrize("loop", [{"slots": 3}, {"slots": 4, "order": "birth", "lag": 3}], ids=["arrival", "birth"])
@@ -128,7 +132,8 @@ def test_every_trial_is_where_the_rules_want_it(strategy: Ruled) -> None:
     rungs, told = strategy.rules.rungs, {trial.id: trial for trial in run.history.trials}
     fresh = [c for c in run.candidates if c.fresh]
     assert len(fresh) == len({genome_key(c.genome) for c in run.candidates}) == run.history.fresh_count == 24
-    assert {c.budget for c in fresh} == {rungs[0]}
+    assert {c.budget for c in fresh if c.inherits is None} == {rungs[0]}
+    assert {c.budget for c in fresh if c.inherits is not None} <= {strategy.rules.inherit}
     for candidate in run.candidates:
         assert SPACE.snap(SPACE.encode(candidate.genome)) == candidate.genome
         assert all(run.candidates[parent].fresh for parent in candidate.parents)
