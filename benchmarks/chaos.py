@@ -61,7 +61,7 @@ ENDING = ("disk", "readonly")
 GRACE = 30.0
 """Seconds that a run has after SIGTERM; SLURM and Kubernetes give as many by default."""
 
-TIMEOUT = 6.0
+TIMEOUT = 4.0
 """Seconds after which an evaluation that hangs is killed."""
 
 GENERATIONS = 4
@@ -184,6 +184,7 @@ class Chaos:
     def __init__(self, folder: Path, seed: int, faults: Sequence[str] = FAULTS) -> None:
         self.folder = folder
         self.faults = tuple(faults)
+        self.deck: list[str] = []
         self.tracker_killed = False
         self.parents: list[int] = []
         self.random = random.Random(seed)
@@ -203,8 +204,10 @@ class Chaos:
         return parent
 
     def round(self) -> None:
-        """Wait, and throw a fault; a run that ends by itself before that is extended first."""
-        fault = self.random.choice(self.faults)
+        """Wait, and throw a fault, each kind as often; a run that ends by itself before that is extended first."""
+        if not self.deck:
+            self.deck = self.random.sample(self.faults, len(self.faults))
+        fault = self.deck.pop()
         while True:
             if self.parent is None:
                 self.parent = self.start()

@@ -46,7 +46,7 @@ def test_the_main_job_with_nothing_but_the_wheel(installed: Path, tmp_path: Path
     assert found.stdout.split() == [str(installed / "evo_tune/__init__.py"), str(installed / "evo_tune/evaluators")]
 
     (tmp_path / "text.txt").write_bytes((ROOT / "README.md").read_bytes() * 8)
-    words = ["-o", "data=text.txt", "-o", "tokens=5000", "--population", "3", "--seed", "1", "--calibrate", "1"]
+    words = ["-o", "data=text.txt", "-o", "tokens=5000", "--population", "3", "--calibrate", "1", "--slots", "1"]
     typed("run", "language_model", *words, "--generations", "1", "--name", "r1", "--store", "pops", "--quiet")
     typed("resume", "r1", "--store", "pops", "--generations", "2", "--quiet")
     assert "6 evaluations" in typed("show", "r1", "--store", "pops")

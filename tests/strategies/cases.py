@@ -46,7 +46,7 @@ FEW = {
 }
 """The cases of a slow strategy, where a test has more."""
 
-CASES = {**dict.fromkeys((*SLOW, *ALIKE), FEW), "saea": {"lag": (3,), "value": FEW["value"]}}
+CASES = {**dict.fromkeys((*SLOW, *ALIKE), FEW), "saea": {name: FEW[name] for name in ("lag", "slots", "value")}}
 """The cases of those strategies that are not checked in all."""
 
 
