@@ -196,8 +196,8 @@ class LocalSlot(Slot):
         if worker is not None:
             worker.leave(GRACE)
             self._discard(None)  # what its evaluations left running goes as well
-            with contextlib.suppress(OSError):
-                os.rmdir(self._task.trials_folder)  # if no trial has a folder
+        with contextlib.suppress(OSError):
+            os.rmdir(self._task.trials_folder)  # if no trial has a folder
 
 
 def _bury(worker: _Process, folder: str | None) -> None:

@@ -34,7 +34,7 @@ class Silent:
         raise concurrent.futures.TimeoutError
 
 
-def test_a_slot_that_lost_a_worker_keeps_a_spare(task_of, tmp_path):
+def test_a_slot_that_lost_a_worker_keeps_a_spare(task_of, tmp_path, trials):
     started = tmp_path / "started"
     body = "if genome['x'] > 0.7: os._exit(1)\nreturn {'loss': 0.0, 'pid': os.getpid()}"
     top = f"with open({str(started)!r}, 'a') as file: print(os.getpid(), file=file)\n"
@@ -46,8 +46,10 @@ def test_a_slot_that_lost_a_worker_keeps_a_spare(task_of, tmp_path):
     pids = until(lambda: [*map(int, found)] if len(found := started.read_text().split()) == 3 else None)
     assert slot.run(candidate(genome={"x": 0.9})).status == "crashed"
     assert slot.run(candidate()).metrics["pid"] == pids[-1], "it was there before it was needed"
-    slot.close()
+    assert slot.run(candidate(genome={"x": 0.9})).status == "crashed"
+    slot.close()  # with a spare and no worker
     assert not workers()
+    assert not trials.exists()
 
 
 def test_a_pause_costs_one_tick_of_the_timeout(monkeypatch):
