@@ -1,6 +1,6 @@
 """What rungs and pruning save, on tables of learning curves that others measured.
 
-Every method plays by itself through the rules of a run (`evo_tune.ruled`), and a look-up in a curve stands for
+Every method plays by itself through the rules of a run (`evo_tune.rules.ruled`), and a look-up in a curve stands for
 the training. Cost is counted in full trainings: a promotion costs what it adds, a pruned training what it had.
 A run ends when its cost is spent. Quality is the normalised regret of the best genome that was trained in full:
 (best found - the table's best) / (the table's median - its best), as in search.py.
@@ -28,10 +28,10 @@ import numpy as np
 import pandas as pd
 
 from evo_tune import Choice, Minimize, SearchSpace
-from evo_tune.history import History
-from evo_tune.plugins import make_strategy
-from evo_tune.ruled import Ruled, Rules
-from evo_tune.trial import Candidate, Outcome, Proposal
+from evo_tune.genome.history import History
+from evo_tune.genome.trial import Candidate, Outcome, Proposal
+from evo_tune.plugins.find import make_strategy
+from evo_tune.rules.ruled import Ruled, Rules
 
 THIRDS = (1 / 9, 1 / 3, 1.0)
 
@@ -128,8 +128,8 @@ def naive(method: str) -> Iterator[None]:
         yield
         return
     with (
-        mock.patch("evo_tune.fidelity._share", return_value=0.0),
-        mock.patch("evo_tune.ruled.is_audit", lambda number: number == 0),
+        mock.patch("evo_tune.rules.fidelity._share", return_value=0.0),
+        mock.patch("evo_tune.rules.ruled.is_audit", lambda number: number == 0),
     ):
         yield
 

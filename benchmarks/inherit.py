@@ -24,13 +24,13 @@ from typing import Any
 import numpy as np
 
 from evo_tune import Context
-from evo_tune.calibration import calibration_seed
-from evo_tune.history import History
-from evo_tune.plugins import find_evaluator, make_strategy
-from evo_tune.report import inheritance
-from evo_tune.ruled import Ruled, Rules
+from evo_tune.genome.history import History
+from evo_tune.genome.trial import Candidate, Outcome, Proposal, trial_seed
+from evo_tune.loop.calibration import calibration_seed
+from evo_tune.plugins.find import find_evaluator, make_strategy
+from evo_tune.report.summary import inheritance
+from evo_tune.rules.ruled import Ruled, Rules
 from evo_tune.training import Diverged
-from evo_tune.trial import Candidate, Outcome, Proposal, trial_seed
 
 EVALUATOR = "bundled:language_model"
 

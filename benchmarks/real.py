@@ -37,10 +37,10 @@ from typing import Any
 import numpy as np
 
 from evo_tune import Search
-from evo_tune.calibration import calibration_seed
-from evo_tune.evaluator import Context, Evaluator, Pruned
-from evo_tune.plugins import find_evaluator
-from evo_tune.trial import trial_seed
+from evo_tune.genome.trial import trial_seed
+from evo_tune.loop.calibration import calibration_seed
+from evo_tune.plugins.evaluator import Context, Evaluator, Pruned
+from evo_tune.plugins.find import find_evaluator
 
 EVALUATOR = "bundled:language_model"
 SLOTS = 2

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from evo_tune import Search
-from evo_tune.trial import Outcome
+from evo_tune.genome.trial import Outcome
 
 EVALUATOR = '''"""A quadratic with a gene of each kind; never evaluated here."""
 
@@ -115,7 +115,7 @@ def simulate(folder: Path, slots: int, strategy: str, evaluations: int) -> Itera
 
 def journal_rate(folder: Path, results: int = 500) -> float:
     """Return how many results a second the journal takes, one fsync each."""
-    from evo_tune.journal import Journal
+    from evo_tune.store.journal import Journal
 
     journal = Journal(folder / "journal.jsonl")
     event = {"event": "recorded", "id": 1, "outcome": {"status": "ok", "metrics": {"loss": 1.0}, "curve": []}}

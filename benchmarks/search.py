@@ -50,9 +50,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 from problems import FUNCTIONS, Instance, Losses, Problem, Result, tables
 
 from evo_tune import Choice, Float, Minimize
-from evo_tune.history import History
-from evo_tune.plugins import make_strategy
-from evo_tune.trial import Candidate, Outcome, Proposal
+from evo_tune.genome.history import History
+from evo_tune.genome.trial import Candidate, Outcome, Proposal
+from evo_tune.plugins.find import make_strategy
 
 BUDGETS = (10, 20, 40, 60, 100)
 """Numbers of evaluations after which the regret is told."""

@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from evo_tune.dispatch import CPU, Cluster, Plan, Slot, Task, open_slots
-from evo_tune.trial import Candidate
+from evo_tune.genome.trial import Candidate
 
 TRAINER = '''"""Trains a small network for a fixed number of steps."""
 

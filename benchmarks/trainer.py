@@ -248,7 +248,7 @@ def quality(given: argparse.Namespace) -> None:
     import torch
 
     from evo_tune import Context
-    from evo_tune.plugins import find_evaluator
+    from evo_tune.plugins.find import find_evaluator
 
     torch.set_num_threads(1)
     evaluator = find_evaluator("language_model")

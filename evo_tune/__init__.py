@@ -10,31 +10,31 @@ from typing import TYPE_CHECKING, Any
 from evo_tune.errors import EvoTuneError
 
 if TYPE_CHECKING:
-    from evo_tune.evaluator import Context
-    from evo_tune.history import History
-    from evo_tune.search import Search
-    from evo_tune.space import Choice, Float, Gene, Int, SearchSpace
-    from evo_tune.strategy import Strategy
-    from evo_tune.trial import Candidate, Maximize, Minimize, Outcome, Proposal, Trial
+    from evo_tune.genome.history import History
+    from evo_tune.genome.space import Choice, Float, Gene, Int, SearchSpace
+    from evo_tune.genome.trial import Candidate, Maximize, Minimize, Outcome, Proposal, Trial
+    from evo_tune.loop.search import Search
+    from evo_tune.plugins.evaluator import Context
+    from evo_tune.plugins.strategy import Strategy
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Candidate": "trial",
-    "Choice": "space",
-    "Context": "evaluator",
-    "Float": "space",
-    "Gene": "space",
-    "History": "history",
-    "Int": "space",
-    "Maximize": "trial",
-    "Minimize": "trial",
-    "Outcome": "trial",
-    "Proposal": "trial",
-    "Search": "search",
-    "SearchSpace": "space",
-    "Strategy": "strategy",
-    "Trial": "trial",
+    "Candidate": "genome.trial",
+    "Choice": "genome.space",
+    "Context": "plugins.evaluator",
+    "Float": "genome.space",
+    "Gene": "genome.space",
+    "History": "genome.history",
+    "Int": "genome.space",
+    "Maximize": "genome.trial",
+    "Minimize": "genome.trial",
+    "Outcome": "genome.trial",
+    "Proposal": "genome.trial",
+    "Search": "loop.search",
+    "SearchSpace": "genome.space",
+    "Strategy": "plugins.strategy",
+    "Trial": "genome.trial",
 }
 
 __all__ = [

@@ -10,7 +10,7 @@
     └── RunError                a run that could not go on (exit code 1)
 
 Every text says what was given, what was expected and what to do next, in one line. A trial that
-fails is none of these: it is an Outcome (see `evo_tune.trial`). This module imports nothing.
+fails is none of these: it is an Outcome (see `evo_tune.genome.trial`). This module imports nothing.
 """
 
 from __future__ import annotations

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from evo_tune.evaluator import Context
-from evo_tune.population import Run
-from evo_tune.search import Search
-from evo_tune.trial import Candidate
+from evo_tune.genome.trial import Candidate
+from evo_tune.loop.search import Search
+from evo_tune.plugins.evaluator import Context
+from evo_tune.store.run import Run
 
 QUICK = '''"""A landscape that answers at once, the same for the same genome and seed."""
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from evo_tune import Context, Outcome, Search
-from evo_tune.evaluator import Evaluator
-from evo_tune.plugins import find_evaluator, load_evaluator
-from evo_tune.replay import verify
-from evo_tune.trial import conclude
+from evo_tune.genome.trial import conclude
+from evo_tune.loop.replay import verify
+from evo_tune.plugins.evaluator import Evaluator
+from evo_tune.plugins.find import find_evaluator, load_evaluator
 
 DOCS = Path(__file__).parent.parent / "docs"
 EXAMPLES = DOCS / "examples"

@@ -63,7 +63,7 @@ def check_own(folder: Path, evaluator: str | None, trust: bool) -> None:
     Raises:
         UsageError: There is such a file, and nobody to ask, or the answer is no.
     """
-    from evo_tune.population import Run
+    from evo_tune.store.run import Run
 
     manifest = Run.open(folder).manifest
     named = [("strategy", manifest.strategy, ""), ("evaluator", manifest.evaluator, ", or --evaluator PATH")]

@@ -8,11 +8,11 @@ from typing import Any
 
 import click
 
-from evo_tune.calibration import Calibrated
 from evo_tune.cli import _shared as shared
-from evo_tune.population import Run, as_typed
-from evo_tune.report import Closing, caveats, closing, front, inheritance, spent
-from evo_tune.trial import Trial
+from evo_tune.genome.trial import Trial
+from evo_tune.loop.calibration import Calibrated
+from evo_tune.report.summary import Closing, caveats, closing, front, inheritance, spent
+from evo_tune.store.run import Run, as_typed
 
 
 def print_closing(run: Run, form: str, status: str = "") -> None:

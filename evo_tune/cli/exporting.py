@@ -14,7 +14,7 @@ from evo_tune.cli import _shared as shared
 from evo_tune.errors import OptionError, PluginError, StoreError, UsageError
 
 if TYPE_CHECKING:
-    from evo_tune.evaluator import Context, Evaluator
+    from evo_tune.plugins.evaluator import Context, Evaluator
 
 
 @click.command("export")
@@ -49,10 +49,10 @@ def export_command(
     DIR gets the weights, a config, and a README.md with a snippet that loads and uses them. Options are those of
     the run, but for those given here.
     """
-    from evo_tune.calibration import winner
-    from evo_tune.options import split_assignments
-    from evo_tune.plugins import find_again
-    from evo_tune.population import Run, as_typed, find_run
+    from evo_tune.loop.calibration import winner
+    from evo_tune.plugins.find import find_again
+    from evo_tune.plugins.options import split_assignments
+    from evo_tune.store.run import Run, as_typed, find_run
 
     if tokens is not None and seconds is not None:
         raise UsageError("--tokens and --seconds are both given: give one")
@@ -106,7 +106,7 @@ def _with_budget(
 def _context(seed: int, devices: str | None, threads: int | None, folder: Path) -> Context:
     """Return a context for this very process: all cores, and the first GPU that the machine offers."""
     from evo_tune.dispatch import cpu_count, plan
-    from evo_tune.evaluator import Context
+    from evo_tune.plugins.evaluator import Context
 
     planned = plan(1, devices, 1, threads)
     device = planned.slots[0]

@@ -18,7 +18,7 @@ from evo_tune.cli import _shared as shared
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from evo_tune.search import Search
+    from evo_tune.loop.search import Search
 
 LINE_EVERY = 10.0
 """Seconds between two plain lines at least, unless the best improves."""

@@ -16,8 +16,8 @@ from evo_tune.cli import _shared as shared
 def list_command(store: str, form: str) -> None:
     """List the saved runs, the latest last."""
     from evo_tune.errors import StoreError
-    from evo_tune.population import Run, list_runs
-    from evo_tune.report import closing
+    from evo_tune.report.summary import closing
+    from evo_tune.store.run import Run, list_runs
 
     rows = []
     for folder in list_runs(Path(store)):
@@ -61,9 +61,9 @@ def show_command(run: str | None, top: int, store: str, form: str) -> None:
 
     As CSV: every evaluation, one a row, with the columns of the Parquet files.
     """
-    from evo_tune import report
     from evo_tune.cli.closing import trial_as_data
-    from evo_tune.population import Run, find_run
+    from evo_tune.report import summary as report
+    from evo_tune.store.run import Run, find_run
 
     saved = Run.open(find_run(Path(store), run))
     if form == "csv":
@@ -98,7 +98,7 @@ def show_command(run: str | None, top: int, store: str, form: str) -> None:
 
 
 def _print_run(run: Any, top: int) -> None:
-    from evo_tune import report
+    from evo_tune.report import summary as report
 
     manifest = run.manifest
     click.echo(
@@ -180,11 +180,11 @@ def best_command(run: str | None, store: str, form: str) -> None:
 
     `evo-tune best RUN --format json` gives it to a program, and to `--warm-start` of another run.
     """
-    from evo_tune.calibration import winner
     from evo_tune.cli.closing import trial_as_data
     from evo_tune.errors import StoreError
-    from evo_tune.population import Run, as_typed, find_run
-    from evo_tune.report import front
+    from evo_tune.loop.calibration import winner
+    from evo_tune.report.summary import front
+    from evo_tune.store.run import Run, as_typed, find_run
 
     saved = Run.open(find_run(Path(store), run))
     best = winner(saved)
@@ -220,10 +220,10 @@ def best_command(run: str | None, store: str, form: str) -> None:
 @shared.format_option("table", "json")
 def verify_command(run: str | None, store: str, evaluator: str | None, trust: bool, form: str) -> int:
     """Replay every proposal of RUN; say whether they agree."""
-    from evo_tune.plugins import find_again
-    from evo_tune.population import Run, find_run, space_of
-    from evo_tune.replay import verify
-    from evo_tune.ruled import ruled
+    from evo_tune.loop.replay import verify
+    from evo_tune.plugins.find import find_again
+    from evo_tune.rules.ruled import ruled
+    from evo_tune.store.run import Run, find_run, space_of
 
     saved = Run.open(find_run(Path(store), run))
     shared.check_own(saved.folder, evaluator, trust)

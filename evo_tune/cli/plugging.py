@@ -18,7 +18,7 @@ from evo_tune.errors import OptionError
 @shared.format_option("table", "json", "csv")
 def evaluators_command(form: str) -> None:
     """List the evaluators known by name, and their origin."""
-    from evo_tune.plugins import list_evaluators
+    from evo_tune.plugins.find import list_evaluators
 
     rows = [
         {"evaluator": name, "found": origin, "what": summary, "file": str(path)}
@@ -33,8 +33,8 @@ def evaluators_command(form: str) -> None:
 @shared.format_option("table", "json", "csv")
 def strategies_command(form: str) -> None:
     """List the strategies and their options."""
-    from evo_tune.options import options_of
-    from evo_tune.plugins import list_strategies, working_strategies
+    from evo_tune.plugins.find import list_strategies, working_strategies
+    from evo_tune.plugins.options import options_of
 
     rows = []
     working = working_strategies()
@@ -58,8 +58,8 @@ def strategies_command(form: str) -> None:
 @click.argument("name")
 def new_command(name: str) -> None:
     """Write ./evaluators/NAME.py, an evaluator that runs as it is."""
-    from evo_tune.plugins import bundled_evaluators
-    from evo_tune.template import write
+    from evo_tune.plugins.find import bundled_evaluators
+    from evo_tune.plugins.template import write
 
     path = write(name, Path("evaluators"))
     click.echo(f"wrote {path}")
@@ -109,9 +109,9 @@ def evaluate_command(
     evo-tune evaluate language_model -g lr=3e-3 -g depth=2
     """
     from evo_tune.dispatch import Task, open_slots, plan
-    from evo_tune.options import split_assignments
-    from evo_tune.plugins import find_evaluator
-    from evo_tune.trial import Candidate
+    from evo_tune.genome.trial import Candidate
+    from evo_tune.plugins.find import find_evaluator
+    from evo_tune.plugins.options import split_assignments
 
     if not 0 < budget <= 1:  # click lets nan pass
         raise OptionError(f"--budget {budget}: expected more than 0 and at most 1")

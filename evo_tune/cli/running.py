@@ -12,8 +12,8 @@ from evo_tune.cli import _shared as shared
 from evo_tune.errors import OptionError
 
 if TYPE_CHECKING:
-    from evo_tune.search import Search
-    from evo_tune.space import Gene
+    from evo_tune.genome.space import Gene
+    from evo_tune.loop.search import Search
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -222,9 +222,9 @@ def run_command(
     evo-tune run language_model -o data=corpus/      # on your own text
     evo-tune run evaluators/mine.py --trials 100     # your own task
     """
-    from evo_tune.options import split_assignments
-    from evo_tune.search import Search
-    from evo_tune.warm_start import read_genomes
+    from evo_tune.loop.search import Search
+    from evo_tune.loop.warm_start import read_genomes
+    from evo_tune.plugins.options import split_assignments
 
     session = {name: rest.pop(name) for name in SESSION}
     for name, usual in (("calibrate", 3), ("calibrate_best", 2)):
@@ -252,8 +252,8 @@ def run_command(
 
 def _read_genes(texts: Sequence[str]) -> dict[str, Gene | None]:
     """Return the genes behind `--gene`; None for a name alone."""
-    from evo_tune.options import split_assignments
-    from evo_tune.space import parse_gene
+    from evo_tune.genome.space import parse_gene
+    from evo_tune.plugins.options import split_assignments
 
     alone = {text for text in texts if "=" not in text}
     given = split_assignments((text for text in texts if "=" in text), "--gene")
@@ -264,8 +264,8 @@ def _read_genes(texts: Sequence[str]) -> dict[str, Gene | None]:
 
 def _genes_of_ladder(text: str, evaluator: str, options: dict[str, str]) -> dict[str, Gene]:
     """Return the evaluator's depth and width as the ladder has them: its rungs may lie outside of their own range."""
-    from evo_tune.plugins import find_evaluator
-    from evo_tune.space import Choice
+    from evo_tune.genome.space import Choice
+    from evo_tune.plugins.find import find_evaluator
     from evo_tune.strategies.ladder import parse_sizes
 
     plugin = find_evaluator(evaluator)
@@ -303,8 +303,8 @@ def resume_command(
 
     Limits are totals: a run of 5 generations goes on to 8 with `--generations 8`.
     """
-    from evo_tune.population import find_run
-    from evo_tune.search import Search
+    from evo_tune.loop.search import Search
+    from evo_tune.store.run import find_run
 
     shared.check_own(find_run(Path(store), run), evaluator, trust)
     changes = {name: value for name, value in session.items() if value is not None}
@@ -318,7 +318,7 @@ def _go(search: Search, quiet: bool, form: str) -> int:
     """Run, show how it goes, and print how it ended; return the exit code: 1 if nothing gave a value."""
     from evo_tune.cli.closing import print_closing
     from evo_tune.cli.live import watcher
-    from evo_tune.population import as_typed
+    from evo_tune.store.run import as_typed
 
     before = len(search.saved.outcomes)
     with watcher(quiet or form == "json") as watch:

@@ -11,8 +11,8 @@ import click
 from evo_tune.cli import _shared as shared
 
 if TYPE_CHECKING:
-    from evo_tune.heartbeat import Beat, Busy
-    from evo_tune.population import Run
+    from evo_tune.store.heartbeat import Beat, Busy
+    from evo_tune.store.run import Run
 
 
 @click.command("status")
@@ -24,8 +24,8 @@ def status_command(run: str | None, store: str, form: str) -> None:
 
     RUN left out means the latest one.
     """
-    from evo_tune.heartbeat import last_beat
-    from evo_tune.population import Run, find_run
+    from evo_tune.store.heartbeat import last_beat
+    from evo_tune.store.run import Run, find_run
 
     saved = Run.open(find_run(Path(store), run))
     beat = None if saved.ended is not None else last_beat(saved.folder)
@@ -66,7 +66,7 @@ def _row(busy: Busy, age: float) -> dict[str, Any]:
 
 def _state(saved: Run, beat: Beat | None) -> str:
     """Say in a few words whether a run lives."""
-    from evo_tune.population import as_typed
+    from evo_tune.store.run import as_typed
 
     if saved.ended is not None:
         return f"ended: {saved.ended}"

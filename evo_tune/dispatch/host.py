@@ -24,8 +24,8 @@ from evo_tune.dispatch.devices import CPU, Device, gpus, plan
 from evo_tune.dispatch.local import LocalSlot
 from evo_tune.dispatch.slot import SlotClosed, Task
 from evo_tune.errors import RunError
-from evo_tune.plugins import find_evaluator, local_sources, package_of, source_hash
-from evo_tune.trial import Candidate
+from evo_tune.genome.trial import Candidate
+from evo_tune.plugins.find import find_evaluator, local_sources, package_of, source_hash
 
 __all__ = ["Host", "Parcel", "offer", "versions"]
 

@@ -23,7 +23,7 @@ from typing import Any
 from evo_tune.dispatch.devices import Device
 from evo_tune.dispatch.slot import Slot, SlotClosed, Task
 from evo_tune.dispatch.worker import initialize, load, log_name, work
-from evo_tune.trial import Candidate, Outcome, Status
+from evo_tune.genome.trial import Candidate, Outcome, Status
 
 __all__ = ["LocalSlot"]
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from evo_tune.dispatch.slot import Slot, SlotClosed
-from evo_tune.trial import Candidate, Outcome
+from evo_tune.genome.trial import Candidate, Outcome
 
 __all__ = ["Cluster", "Engine", "Lost", "RemoteSlot", "Seat"]
 

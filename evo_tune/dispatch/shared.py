@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from evo_tune.dispatch.local import LocalSlot
 from evo_tune.dispatch.packing import CONTEXT, Card, Forecast
 from evo_tune.dispatch.slot import Slot, SlotClosed
-from evo_tune.trial import Candidate, Outcome
+from evo_tune.genome.trial import Candidate, Outcome
 
 __all__ = ["SharedCard", "SharedSlot"]
 

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from evo_tune.errors import RunError
-from evo_tune.evaluator import Evaluator
-from evo_tune.plugins import load_evaluator
-from evo_tune.trial import Candidate, Objective, Outcome
+from evo_tune.genome.trial import Candidate, Objective, Outcome
+from evo_tune.plugins.evaluator import Evaluator
+from evo_tune.plugins.find import load_evaluator
 
 __all__ = ["Slot", "SlotClosed", "Task"]
 

@@ -9,9 +9,9 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from evo_tune.history import History
-from evo_tune.space import Choice, Genome, SearchSpace, genome_key
-from evo_tune.trial import Proposal, Trial
+from evo_tune.genome.history import History
+from evo_tune.genome.space import Choice, Genome, SearchSpace, genome_key
+from evo_tune.genome.trial import Proposal, Trial
 
 __all__ = ["fresh", "spread", "unborn"]
 

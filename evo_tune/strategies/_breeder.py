@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from evo_tune.errors import OptionError
-from evo_tune.history import History
+from evo_tune.genome.history import History
+from evo_tune.genome.trial import Proposal, Trial
+from evo_tune.plugins.strategy import Strategy
 from evo_tune.strategies._births import fresh, spread, unborn
 from evo_tune.strategies._deap import Individual, crossover, mutate, seeded
-from evo_tune.strategy import Strategy
-from evo_tune.trial import Proposal, Trial
 
 __all__ = ["Breeder"]
 

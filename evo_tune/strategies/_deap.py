@@ -17,9 +17,9 @@ from contextlib import contextmanager
 import numpy as np
 from deap import base, tools
 
-from evo_tune.history import History
-from evo_tune.space import Choice, SearchSpace
-from evo_tune.trial import Trial
+from evo_tune.genome.history import History
+from evo_tune.genome.space import Choice, SearchSpace
+from evo_tune.genome.trial import Trial
 
 __all__ = [
     "Individual",

@@ -16,11 +16,11 @@ from typing import NamedTuple
 import numpy as np
 
 from evo_tune.errors import OptionError, SpaceError
-from evo_tune.history import History
-from evo_tune.space import Choice, SearchSpace
+from evo_tune.genome.history import History
+from evo_tune.genome.space import Choice, SearchSpace
+from evo_tune.genome.trial import Objective, Proposal, Trial
 from evo_tune.strategies._births import unborn
 from evo_tune.strategies.ga import GA
-from evo_tune.trial import Objective, Proposal, Trial
 
 __all__ = ["Ladder", "Size", "parse_sizes"]
 

@@ -8,10 +8,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from evo_tune.history import History
+from evo_tune.genome.history import History
+from evo_tune.genome.trial import Proposal
+from evo_tune.plugins.strategy import Strategy
 from evo_tune.strategies._births import unborn
-from evo_tune.strategy import Strategy
-from evo_tune.trial import Proposal
 
 __all__ = ["Random"]
 

@@ -23,15 +23,15 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from evo_tune.errors import OptionError
-from evo_tune.history import History
-from evo_tune.importance import ranks
-from evo_tune.space import Choice, SearchSpace, genome_key
+from evo_tune.genome.history import History
+from evo_tune.genome.importance import ranks
+from evo_tune.genome.space import Choice, SearchSpace, genome_key
+from evo_tune.genome.trial import Proposal, Trial
+from evo_tune.plugins.strategy import Strategy
 from evo_tune.strategies._births import spread, unborn
 from evo_tune.strategies._deap import Individual, crossover, mutate, seeded, select, tournament
 from evo_tune.strategies._forest import Forest
 from evo_tune.strategies._process import Process
-from evo_tune.strategy import Strategy
-from evo_tune.trial import Proposal, Trial
 
 __all__ = ["SAEA"]
 

@@ -150,7 +150,7 @@ def test_a_full_store_stops_the_run_and_loses_nothing(typed: Typed, folder: Path
         "import resource, signal, sys\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "from evo_tune.cli import main\n"
-        "import evo_tune.search, evo_tune.table, pyarrow.parquet, deap.tools\n"
+        "import evo_tune.loop.search, evo_tune.store.table, pyarrow.parquet, deap.tools\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (9000, resource.RLIM_INFINITY))\n"
         "sys.argv = ['evo-tune', 'run', 'quick.py', '--name', 'full', '--trials', '60', '--quiet']\n"
         "main()"

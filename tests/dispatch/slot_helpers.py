@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 
 from evo_tune.dispatch import Cluster, Device, Plan, Slot, Task, open_slots
-from evo_tune.trial import Candidate
+from evo_tune.genome.trial import Candidate
 
 HEAD = '''\
 """An evaluator of a test."""

@@ -24,7 +24,7 @@ from evo_tune.dispatch import CPU, Cluster, Plan, Slot, open_slots
 from evo_tune.dispatch import host as on_host
 from evo_tune.dispatch.host import Parcel
 from evo_tune.errors import OptionError, RunError
-from evo_tune.search import Search
+from evo_tune.loop.search import Search
 
 OK = "return {'loss': genome['x'], 'pid': os.getpid(), 'above': os.getppid()}"
 
@@ -113,7 +113,7 @@ def test_what_a_killed_parent_left_is_killed_by_the_next_session(task_of, tmp_pa
     task = task_of(f"open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid()))\ntime.sleep(60)\n{OK}")
     script = textwrap.dedent(f"""
         from evo_tune.dispatch import CPU, Cluster, Plan, Task, open_slots
-        from evo_tune.trial import Candidate
+        from evo_tune.genome.trial import Candidate
         task = Task(**{dataclasses.asdict(task)!r})
         (slot,) = open_slots(task, Plan((CPU,), 1), cluster=Cluster("dask", {dask_address()!r}, slots=1))
         slot.run(Candidate.from_json({candidate().to_json()!r}))
@@ -154,7 +154,7 @@ def test_an_evaluator_that_the_machine_lacks_is_shipped_with_what_it_imports(tas
     assert far.unpack() == there
     assert parcel.unpack() == task, "a shared folder needs no copy"
     code = (
-        "import sys; from evo_tune.plugins import load_evaluator; from pathlib import Path; "
+        "import sys; from evo_tune.plugins.find import load_evaluator; from pathlib import Path; "
         "e = load_evaluator(Path(sys.argv[1]), 'x', 'file'); print(e.module.evaluate({'x': 0}, None))"
     )
     ran = subprocess.run([sys.executable, "-c", code, there.path], capture_output=True, text=True, cwd="/")

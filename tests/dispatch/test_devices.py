@@ -11,7 +11,7 @@ from slot_helpers import SMI, answering, listing
 from evo_tune.dispatch import CPU, Device, Plan, cpu_count, gpus, inventory, limits, plan, smi
 from evo_tune.dispatch.host import offer
 from evo_tune.errors import OptionError
-from evo_tune.search import Search
+from evo_tune.loop.search import Search
 
 
 def ids(found):

@@ -15,8 +15,8 @@ from evo_tune.dispatch import SlotClosed
 from evo_tune.dispatch.packing import CONTEXT, Card, Forecast
 from evo_tune.dispatch.shared import SharedCard, SharedSlot
 from evo_tune.errors import OptionError
-from evo_tune.search import Search
-from evo_tune.trial import Outcome
+from evo_tune.genome.trial import Outcome
+from evo_tune.loop.search import Search
 from tests.conftest import drive, rows
 
 GIB = 2**30

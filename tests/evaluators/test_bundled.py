@@ -15,9 +15,9 @@ import pytest
 
 from evo_tune import Context
 from evo_tune.errors import EvoTuneError, OptionError, RecipeError
-from evo_tune.evaluator import Evaluator
-from evo_tune.plugins import bundled_evaluators, find_evaluator
-from evo_tune.trial import conclude
+from evo_tune.genome.trial import conclude
+from evo_tune.plugins.evaluator import Evaluator
+from evo_tune.plugins.find import bundled_evaluators, find_evaluator
 
 NAMES = sorted(path.stem for path in bundled_evaluators().glob("*.py") if path.name[0] not in "_")
 
@@ -182,7 +182,7 @@ def test_data_that_is_not_there_is_said_in_one_line(evaluator: Evaluator, option
 def test_the_parent_never_loads_torch(texts: Path, base: Path) -> None:
     code = (
         "import sys\n"
-        "from evo_tune.plugins import find_evaluator\n"
+        "from evo_tune.plugins.find import find_evaluator\n"
         f"for name in {NAMES!r}:\n"
         "    e = find_evaluator(f'bundled:{name}')\n"
         f"    own = {{'text_classification': {{'data': {str(texts)!r}}}, 'fine_tuning': {{'base': {str(base)!r}}}}}\n"

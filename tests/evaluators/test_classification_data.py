@@ -14,8 +14,8 @@ import pytest
 
 from evo_tune import Context
 from evo_tune.errors import EvoTuneError, OptionError
-from evo_tune.evaluator import Evaluator
-from evo_tune.plugins import find_evaluator
+from evo_tune.plugins.evaluator import Evaluator
+from evo_tune.plugins.find import find_evaluator
 
 
 @pytest.fixture(scope="module")

@@ -19,8 +19,8 @@ import torch
 
 from evo_tune import Context, SearchSpace
 from evo_tune.errors import OptionError, RecipeError, StoreError, UsageError
-from evo_tune.evaluator import Evaluator
-from evo_tune.plugins import find_evaluator
+from evo_tune.plugins.evaluator import Evaluator
+from evo_tune.plugins.find import find_evaluator
 from evo_tune.training import GPT, GPTConfig, load_pretrained, read_base
 from tests.hugging_face import make_folder
 
@@ -139,7 +139,7 @@ def test_genes_of_the_users_own_are_checked_before_a_trial(module: ModuleType, g
 
 def test_before_a_training_torch_is_not_loaded(gpt: Path) -> None:
     code = (
-        "import sys; from evo_tune.plugins import find_evaluator\n"
+        "import sys; from evo_tune.plugins.find import find_evaluator\n"
         "for base in ('', sys.argv[1]):\n"
         "    e = find_evaluator('fine_tuning'); o = e.bind({'base': base})\n"
         "    e.estimate(e.space(o).default(), o), e.fingerprint(o)\n"

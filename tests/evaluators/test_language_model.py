@@ -18,9 +18,9 @@ import pytest
 from evo_tune import Choice, Context, Int, Search, SearchSpace
 from evo_tune.cli import cli
 from evo_tune.errors import OptionError, RecipeError, UsageError
-from evo_tune.evaluator import Evaluator
-from evo_tune.plugins import find_evaluator
-from evo_tune.space import parse_gene
+from evo_tune.genome.space import parse_gene
+from evo_tune.plugins.evaluator import Evaluator
+from evo_tune.plugins.find import find_evaluator
 
 TINY = {"size": "small", "tokens": 4096, "eval_tokens": 1024}
 
@@ -156,7 +156,7 @@ def test_auto_is_small_without_a_gpu(module: ModuleType, monkeypatch: pytest.Mon
 def test_the_parent_never_loads_torch() -> None:
     code = (
         "import sys\n"
-        "from evo_tune.plugins import find_evaluator\n"
+        "from evo_tune.plugins.find import find_evaluator\n"
         "e = find_evaluator('language_model')\n"
         "o = e.bind({})\n"
         "s = e.space(o)\n"

@@ -7,8 +7,8 @@ import pytest
 
 from evo_tune import Context
 from evo_tune.errors import RecipeError, UsageError
-from evo_tune.evaluator import Evaluator
-from evo_tune.plugins import find_evaluator
+from evo_tune.plugins.evaluator import Evaluator
+from evo_tune.plugins.find import find_evaluator
 from evo_tune.training import GPTConfig, capacity, predict_memory
 
 OPTIONS = {"size": "small", "tokens": 4096, "eval_tokens": 1024, "precision": "fp32"}

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from evo_tune.space import Choice, Float, Int, SearchSpace
-from evo_tune.strategy import Strategy
-from evo_tune.trial import Candidate, Outcome
+from evo_tune.genome.space import Choice, Float, Int, SearchSpace
+from evo_tune.genome.trial import Candidate, Outcome
+from evo_tune.plugins.strategy import Strategy
 from tests.strategies.cases import OBJECTIVES
 from tests.strategies.simulate import Simulation
 

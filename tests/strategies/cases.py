@@ -9,11 +9,11 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from evo_tune.options import options_of
-from evo_tune.plugins import find_strategy, list_strategies, make_strategy
-from evo_tune.space import Choice, Float, Genome, Int, SearchSpace, genome_key
-from evo_tune.strategy import Strategy
-from evo_tune.trial import STATUSES, Candidate, Minimize, Objective, Outcome
+from evo_tune.genome.space import Choice, Float, Genome, Int, SearchSpace, genome_key
+from evo_tune.genome.trial import STATUSES, Candidate, Minimize, Objective, Outcome
+from evo_tune.plugins.find import find_strategy, list_strategies, make_strategy
+from evo_tune.plugins.options import options_of
+from evo_tune.plugins.strategy import Strategy
 
 OBJECTIVES: tuple[Objective, ...] = (Minimize("loss"), Minimize("cost"))
 BAD = STATUSES[1:]

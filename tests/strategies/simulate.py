@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from evo_tune.constraint import Constraint
-from evo_tune.history import History
-from evo_tune.ruled import Ruled
-from evo_tune.space import SearchSpace
-from evo_tune.strategy import Strategy
-from evo_tune.trial import Candidate, Objective, Outcome, Proposal, trial_seed
+from evo_tune.genome.constraint import Constraint
+from evo_tune.genome.history import History
+from evo_tune.genome.space import SearchSpace
+from evo_tune.genome.trial import Candidate, Objective, Outcome, Proposal, trial_seed
+from evo_tune.plugins.strategy import Strategy
+from evo_tune.rules.ruled import Ruled
 
 
 @dataclass(frozen=True)

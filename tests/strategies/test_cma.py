@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from evo_tune.errors import OptionError
-from evo_tune.space import Choice, Float, Int, SearchSpace
+from evo_tune.genome.space import Choice, Float, Int, SearchSpace
+from evo_tune.genome.trial import Candidate, Outcome
+from evo_tune.plugins.strategy import Strategy
 from evo_tune.strategies.cma import CMA
 from evo_tune.strategies.hill import Hill
 from evo_tune.strategies.random import Random
-from evo_tune.strategy import Strategy
-from evo_tune.trial import Candidate, Outcome
 from tests.strategies.cases import OBJECTIVES
 from tests.strategies.simulate import Simulation
 

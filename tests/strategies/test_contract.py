@@ -11,10 +11,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from evo_tune.space import genome_key
+from evo_tune.genome.space import genome_key
+from evo_tune.genome.trial import STATUSES, Candidate, Minimize, Objective, Outcome
+from evo_tune.plugins.strategy import Strategy
 from evo_tune.strategies.staged import Staged
-from evo_tune.strategy import Strategy
-from evo_tune.trial import STATUSES, Candidate, Minimize, Objective, Outcome
 from tests.strategies.cases import (
     SHORT,
     SIZES,

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from evo_tune.errors import OptionError
-from evo_tune.history import History
-from evo_tune.plugins import make_strategy
+from evo_tune.genome.history import History
+from evo_tune.genome.trial import Candidate, Outcome, Trial
+from evo_tune.plugins.find import make_strategy
+from evo_tune.plugins.strategy import Strategy
 from evo_tune.strategies.ga import GA
 from evo_tune.strategies.nsga2 import NSGA2
 from evo_tune.strategies.random import Random
-from evo_tune.strategy import Strategy
-from evo_tune.trial import Candidate, Outcome, Trial
 from tests.strategies.bowl import BOWL, best_of, bowl
 from tests.strategies.cases import OBJECTIVES, SPACES, failing, losses
 from tests.strategies.simulate import Refused, Simulation, birth_rng

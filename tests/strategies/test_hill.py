@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from evo_tune.errors import OptionError
-from evo_tune.space import Float, Int, SearchSpace
+from evo_tune.genome.space import Float, Int, SearchSpace
+from evo_tune.genome.trial import Candidate, Outcome
 from evo_tune.strategies.hill import Hill
 from evo_tune.strategies.random import Random
-from evo_tune.trial import Candidate, Outcome
 from tests.strategies.bowl import BOWL, best_of, bowl
 from tests.strategies.cases import OBJECTIVES, SPACES, failing
 from tests.strategies.simulate import Simulation

@@ -9,9 +9,9 @@ from collections.abc import Callable
 import pytest
 
 from evo_tune.errors import OptionError
-from evo_tune.space import Choice, Float, Int, SearchSpace
+from evo_tune.genome.space import Choice, Float, Int, SearchSpace
+from evo_tune.genome.trial import Candidate, Minimize, Outcome
 from evo_tune.strategies.ladder import Ladder, parse_sizes
-from evo_tune.trial import Candidate, Minimize, Outcome
 from tests.strategies.simulate import Simulation
 
 SPACE = SearchSpace(

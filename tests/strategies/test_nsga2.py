@@ -7,10 +7,10 @@ import itertools
 import numpy as np
 import pytest
 
-from evo_tune.space import Float, SearchSpace
+from evo_tune.genome.space import Float, SearchSpace
+from evo_tune.genome.trial import Candidate, Outcome, Trial
 from evo_tune.strategies.nsga2 import NSGA2
 from evo_tune.strategies.random import Random
-from evo_tune.trial import Candidate, Outcome, Trial
 from tests.strategies.cases import OBJECTIVES, SPACES, failing, losses
 from tests.strategies.simulate import Simulation
 

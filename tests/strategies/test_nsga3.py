@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from evo_tune.space import Float, SearchSpace
+from evo_tune.genome.space import Float, SearchSpace
+from evo_tune.genome.trial import Candidate, Minimize, Outcome
 from evo_tune.strategies._deap import Individual, select_by_reference
 from evo_tune.strategies.nsga3 import NSGA3
 from evo_tune.strategies.random import Random
-from evo_tune.trial import Candidate, Minimize, Outcome
 from tests.strategies.simulate import Simulation
 
 SPACE = SearchSpace(**{f"x{i}": Float(0.0, 1.0) for i in range(6)})

@@ -12,15 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evo_tune.errors import OptionError
-from evo_tune.history import History
-from evo_tune.space import Choice, Float, Genome, Int, SearchSpace, genome_key
+from evo_tune.genome.history import History
+from evo_tune.genome.space import Choice, Float, Genome, Int, SearchSpace, genome_key
+from evo_tune.genome.trial import Candidate, Minimize, Outcome
+from evo_tune.plugins.strategy import Strategy
 from evo_tune.strategies._deap import Individual
 from evo_tune.strategies.ga import GA
 from evo_tune.strategies.nsga2 import NSGA2
 from evo_tune.strategies.random import Random
 from evo_tune.strategies.saea import POINTS, SAEA, _learned, _scores
-from evo_tune.strategy import Strategy
-from evo_tune.trial import Candidate, Minimize, Outcome
 from tests.strategies.bowl import BOWL, best_of
 from tests.strategies.cases import OBJECTIVES, SPACES, losses
 from tests.strategies.simulate import Simulation, birth_rng

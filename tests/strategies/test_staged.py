@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from evo_tune.errors import OptionError
-from evo_tune.space import Choice, Float, Int, SearchSpace, genome_key
+from evo_tune.genome.space import Choice, Float, Int, SearchSpace, genome_key
+from evo_tune.genome.trial import Candidate, Outcome, Trial
 from evo_tune.strategies.staged import Staged, one_standard_error
-from evo_tune.trial import Candidate, Outcome, Trial
 from tests.strategies.bowl import BOWL, bowl
 from tests.strategies.cases import OBJECTIVES
 from tests.strategies.simulate import Refused, Simulation

@@ -10,9 +10,9 @@ import pytest
 from optuna.trial import TrialState
 
 from evo_tune.errors import OptionError
+from evo_tune.genome.trial import Candidate, Outcome
 from evo_tune.strategies.random import Random
 from evo_tune.strategies.tpe import TPE
-from evo_tune.trial import Candidate, Outcome
 from tests.strategies.bowl import best_of
 from tests.strategies.cases import OBJECTIVES, SPACES, losses
 from tests.strategies.simulate import Simulation, birth_rng, rebuild

@@ -1,0 +1,220 @@
+"""How the genomes of a run stand, where one may have several trials: rungs, replicates, constraints, inheritance.
+
+`entries` gathers the trials of each genome, `places` puts the genomes in one order, and `View` is the history
+that a strategy is shown then: one in which every genome was trained once. All of it is derived from a History;
+nothing here promotes, prunes or proposes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from evo_tune.genome.constraint import Constraint
+from evo_tune.genome.history import History
+from evo_tune.genome.importance import ranks
+from evo_tune.genome.space import Genome, genome_key
+from evo_tune.genome.trial import Candidate, Objective, Outcome, Trial
+
+__all__ = ["Entry", "View", "as_from_scratch", "averaged", "entries", "places"]
+
+
+@dataclass
+class Entry:
+    """A genome and what was told of it.
+
+    Args:
+        key: Identity of the genome.
+        birth: The candidate as which it was born first.
+        results: Its trials from scratch with the run's first seed, by budget.
+        repeats: Its trials with further seeds.
+        curve: Points of its learning curve, over all of its results: (fraction, metrics).
+        heir: Its trial that began with another genome's weights.
+    """
+
+    key: str
+    birth: Candidate
+    results: dict[float, Trial] = field(default_factory=dict)
+    repeats: list[Trial] = field(default_factory=list)
+    curve: list[tuple[float, dict[str, float]]] = field(default_factory=list)
+    heir: Trial | None = None
+
+    @property
+    def latest(self) -> Trial:
+        """The trial with the largest budget, of the first seed; one from scratch if there is any."""
+        if self.heir is not None and not self.results:
+            return self.heir
+        return self.results[max(self.results)]
+
+    @property
+    def failed(self) -> bool:
+        """Whether its latest trial gave no value and was not pruned either."""
+        return not self.latest.ok and self.latest.outcome.status != "pruned"
+
+    def losses(self, budget: float) -> tuple[float, ...] | None:
+        """Return its losses at a budget; the mean over seeds at a full training.
+
+        Returns:
+            None if it has none; infinities if it was pruned: it is worse than others, and no one knows by how much.
+        """
+        trial = self.results.get(budget)
+        if trial is None or (trial.losses is None and trial.outcome.status != "pruned"):
+            return None
+        if trial.losses is None:
+            return (math.inf,)
+        if budget < 1.0 or not self.repeats:
+            return trial.losses
+        return tuple(map(float, np.mean([one.losses for one in (trial, *self.repeats) if one.losses], axis=0)))
+
+
+def averaged(trials: Sequence[Trial], objectives: Sequence[Objective], constraints: Sequence[Constraint]) -> Trial:
+    """Return the first of several trials of one genome that are ok, with the mean of each metric that all have."""
+    first = trials[0]
+    if len(trials) == 1:
+        return first
+    names = [name for name in first.outcome.metrics if all(name in trial.outcome.metrics for trial in trials)]
+    metrics = {name: float(np.mean([trial.outcome.metrics[name] for trial in trials])) for name in names}
+    outcome = replace(first.outcome, metrics=metrics)
+    return Trial.of(first.candidate, outcome, first.told_order, objectives, constraints)
+
+
+def entries(history: History) -> dict[str, Entry]:
+    """Return every genome of which something was told, in the order in which it first was."""
+
+    def step(found: dict[str, Entry], trial: Trial) -> dict[str, Entry]:
+        key = genome_key(trial.genome)
+        entry = found.setdefault(key, Entry(key, trial.candidate))
+        if trial.candidate.inherits is not None:
+            entry.heir = trial
+        elif trial.candidate.replicate:
+            entry.repeats.append(trial)
+        else:
+            entry.results[trial.candidate.budget] = trial
+            entry.curve.extend(trial.outcome.curve)
+        return found
+
+    return history.fold(__name__, dict, step)
+
+
+def as_from_scratch(told: Sequence[Entry]) -> dict[str, tuple[float, ...]]:
+    """Return the losses of each genome at a full training from scratch; where it only inherited, as they would be.
+
+    What they would be is read off the genomes that have both: their inherited losses, sorted, against those from
+    scratch, sorted, linear in between and shifted beyond; as they are while nothing has both. So heirs keep the order
+    that they have among themselves. Genomes without either are left out.
+    """
+    found = {entry.key: losses for entry in told if (losses := entry.losses(1.0)) is not None}
+    heirs = [(entry.key, entry.heir.losses) for entry in told if entry.heir is not None and entry.heir.losses]
+    both = [(losses, found[key]) for key, losses in heirs if key in found and math.inf not in found[key]]
+    for key, losses in heirs:
+        if key not in found:
+            found[key] = tuple(
+                _read_off(loss, [inherited[i] for inherited, _ in both], [own[i] for _, own in both])
+                for i, loss in enumerate(losses)
+            )
+    return found
+
+
+def _read_off(value: float, xs: Sequence[float], ys: Sequence[float]) -> float:
+    """Return what stands against a value where xs, sorted, stand against ys, sorted; the value if nothing does."""
+    if not xs:
+        return value
+    x, y = np.sort(xs), np.sort(ys)
+    if value <= x[0] or value >= x[-1]:
+        end = 0 if value <= x[0] else -1
+        return float(value + y[end] - x[end])
+    return float(np.interp(value, x, y))
+
+
+def places(told: Sequence[Entry], rungs: Sequence[float], objectives: int) -> dict[str, tuple[float, ...]]:
+    """Return the place of each genome in the order of each objective, from 1; failed ones have none.
+
+    The results of the lowest rung order all genomes. Those that reached the next rung keep the places that they
+    have as a group, and its results order them within; and so on to the full training. So two genomes are always
+    compared at a budget that both of them had, a result at a higher rung overrules one at a lower, and nobody
+    loses a place to a genome merely because that one was trained longer. Full trainings are compared
+    `as_from_scratch`. Who breaks a constraint comes behind all others in every objective, by how much it does
+    (Deb, 2000).
+    """
+    alive = [entry for entry in told if not entry.failed]
+    good = [entry for entry in alive if entry.latest.violation == 0.0]
+    bad = [entry for entry in alive if entry.latest.violation > 0.0]
+    behind = len(good) + ranks([entry.latest.violation for entry in bad])
+    found = {entry.key: (float(place),) * objectives for entry, place in zip(bad, behind, strict=True)}
+    if good:
+        full = as_from_scratch(good)
+        columns = [_placed(good, full, rungs, objective) for objective in range(objectives)]
+        found |= {entry.key: tuple(row) for entry, row in zip(good, np.stack(columns, axis=1).tolist(), strict=True)}
+    return found
+
+
+def _placed(
+    good: Sequence[Entry], full: Mapping[str, tuple[float, ...]], rungs: Sequence[float], objective: int
+) -> np.ndarray:
+    found = np.ones(len(good))
+    for number, rung in enumerate(rungs):
+        known = [full.get(entry.key) if rung == 1.0 else entry.losses(rung) for entry in good]
+        there = [(index, losses) for index, losses in enumerate(known) if losses is not None]
+        if there:
+            group = [index for index, _ in there]
+            order = ranks([losses[objective] if len(losses) > objective else math.inf for _, losses in there])
+            seats = _seats(found, group) if number else np.arange(1.0, len(group) + 1)
+            found[group] = np.interp(order, np.arange(1.0, len(group) + 1), seats)
+    return found
+
+
+def _seats(found: np.ndarray, group: Sequence[int]) -> np.ndarray:
+    """Return the places of a group, ascending, shape (group,); equal ones spread over the ranks that they share."""
+    seats = np.sort(found[group])
+    for place in np.unique(seats):
+        mine = seats == place
+        if (count := int(mine.sum())) > 1:
+            reach = (int((found == place).sum()) - 1) / 2
+            seats[mine] = np.linspace(place - reach, place + reach, count)
+    return np.asarray(np.sort(seats))
+
+
+class View(History):
+    """The history as a strategy is shown it: each genome born once, trained in full, its losses its places.
+
+    Ranks say all that is known: losses at different budgets, or of pruned trials, have no common scale.
+
+    Args:
+        history: The run's.
+        rungs: Its budgets.
+        barred: Says of a genome that it is known to break a constraint; it counts as seen.
+    """
+
+    def __init__(
+        self,
+        history: History,
+        rungs: Sequence[float],
+        barred: Callable[[Genome], bool],
+    ) -> None:
+        super().__init__(history.space, history.objectives)
+        self._barred = barred
+        told = entries(history)
+        born = [entry.birth for entry in told.values()] + [one for one in history.out if one.fresh]
+        self.ids = [one.id for one in sorted(born, key=lambda one: one.id)]
+        """By the view's id, the run's id of the birth."""
+        number = {id: place for place, id in enumerate(self.ids)}
+        for one in sorted(born, key=lambda one: one.id):
+            parents = tuple(number[parent] for parent in one.parents if parent in number)
+            shown = replace(one, id=number[one.id], parents=parents, budget=1.0, stop_if=(), inherits=None)
+            self.born(shown, history.born_units[one.id])
+        placed = places(list(told.values()), rungs, len(history.objectives))
+        for entry in told.values():
+            self.tell(number[entry.birth.id], self._shown(entry, placed.get(entry.key)))
+
+    def _shown(self, entry: Entry, place: tuple[float, ...] | None) -> Outcome:
+        outcome = entry.latest.outcome
+        if place is None:
+            return outcome
+        shown = {goal.metric: goal.value(loss) for goal, loss in zip(self.objectives, place, strict=True)}
+        return replace(outcome, status="ok", metrics={**outcome.metrics, **shown}, curve=(), error=None)
+
+    def seen(self, genome: Genome, budget: float = 1.0, replicate: int = 0) -> bool:
+        return super().seen(genome, budget, replicate) or self._barred(genome)

@@ -1,0 +1,357 @@
+"""The nouns that travel: a Candidate goes out to a slot, an Outcome comes back, both make a Trial.
+
+All of them are frozen and plain: each turns into JSON and back without loss, which is what lets the
+journal be the only truth. This module knows nothing of strategies, stores, processes or torch.
+"""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, TypeAlias, get_args
+
+import numpy as np
+
+from evo_tune.errors import SpaceError
+from evo_tune.genome.constraint import Constraint, violation
+from evo_tune.genome.space import Genome
+
+__all__ = [
+    "Candidate",
+    "Maximize",
+    "Minimize",
+    "Objective",
+    "Outcome",
+    "Proposal",
+    "Status",
+    "Trial",
+    "conclude",
+    "one_line",
+    "trial_seed",
+]
+
+Status: TypeAlias = Literal["ok", "failed", "diverged", "out_of_memory", "crashed", "timeout", "pruned"]
+STATUSES: tuple[str, ...] = get_args(Status)
+
+LINE = 400
+"""Longest error line, in characters."""
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A metric and its direction. Use `Minimize` and `Maximize`; nothing else flips a sign."""
+
+    metric: str
+    sign: ClassVar[float] = 1.0
+
+    def loss(self, metrics: Mapping[str, float]) -> float:
+        """Return the metric as a number to minimise."""
+        return self.sign * metrics[self.metric]
+
+    def value(self, loss: float) -> float:
+        """Return the metric that a loss stands for."""
+        return self.sign * loss
+
+    @property
+    def direction(self) -> str:
+        """'min' or 'max', as the command line and the manifest write it."""
+        return "min" if self.sign > 0 else "max"
+
+    def describe(self) -> str:
+        """Return METRIC:min or METRIC:max."""
+        return f"{self.metric}:{self.direction}"
+
+    @staticmethod
+    def parse(text: str) -> Objective:
+        """Read METRIC:min or METRIC:max.
+
+        Raises:
+            SpaceError: It is neither.
+        """
+        metric, _, direction = text.rpartition(":")
+        if not metric or direction not in ("min", "max"):
+            raise SpaceError(f"objective {text!r} is not understood: expected METRIC:min or METRIC:max")
+        return Minimize(metric) if direction == "min" else Maximize(metric)
+
+
+@dataclass(frozen=True)
+class Minimize(Objective):
+    """A metric that is better when it is smaller."""
+
+
+@dataclass(frozen=True)
+class Maximize(Objective):
+    """A metric that is better when it is larger."""
+
+    sign: ClassVar[float] = -1.0
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """One birth, as a strategy wants it.
+
+    Args:
+        genome: A snapped genome (see `SearchSpace.snap`).
+        operator: How it was made, in a word or two ('crossover+mutation'); for people.
+        parents: Ids of the trials it was bred from.
+        budget: Fraction of the full training, 0 < budget ≤ 1.
+        resumes: Id of the trial whose saved state it goes on from.
+        replicate: Same genome, another seed: 0 for the first.
+        stop_if: Bounds (fraction, metric, loss bound) that stop it as pruned.
+        inherits: Id of the trial, of another genome, whose trained weights it begins with.
+        confirms: Id of the trial that inherited and whose genome this one trains again, from scratch.
+    """
+
+    genome: Genome
+    operator: str
+    parents: tuple[int, ...] = ()
+    budget: float = 1.0
+    resumes: int | None = None
+    replicate: int = 0
+    stop_if: tuple[tuple[float, str, float], ...] = ()
+    inherits: int | None = None
+    confirms: int | None = None
+
+    @property
+    def fresh(self) -> bool:
+        """See Candidate."""
+        return _is_fresh(self)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "parents", tuple(self.parents))
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A birth as it goes to a slot: one message out.
+
+    Args:
+        id: Position in the order of births, from 0.
+        generation: Fresh births before it // population.
+        seed: Seed of its training (see `trial_seed`).
+        told_before: Number of results that its proposal had seen.
+        genome: See Proposal.
+        operator: See Proposal.
+        parents: See Proposal.
+        budget: See Proposal.
+        resumes: See Proposal.
+        replicate: See Proposal.
+        stop_if: See Proposal; fixed at birth.
+        inherits: See Proposal.
+        confirms: See Proposal.
+    """
+
+    id: int
+    generation: int
+    seed: int
+    told_before: int
+    genome: Genome
+    operator: str
+    parents: tuple[int, ...] = ()
+    budget: float = 1.0
+    resumes: int | None = None
+    replicate: int = 0
+    stop_if: tuple[tuple[float, str, float], ...] = ()
+    inherits: int | None = None
+    confirms: int | None = None
+
+    @property
+    def fresh(self) -> bool:
+        """Whether it counts as a birth for `--trials` and generations: the first trial of its genome."""
+        return _is_fresh(self)
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is trained in full, and with no weights but its own."""
+        return self.budget == 1.0 and self.inherits is None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data."""
+        return {**vars(self), "genome": dict(self.genome)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Candidate:
+        """Build it from what `to_json` gave."""
+        fields = dict(data)
+        fields["parents"] = tuple(fields["parents"])
+        fields["stop_if"] = tuple((f, m, b) for f, m, b in fields["stop_if"])
+        return cls(**fields)
+
+
+def _is_fresh(birth: Proposal | Candidate) -> bool:
+    return birth.resumes is None and birth.replicate == 0 and birth.confirms is None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a candidate: one message back. A failure is a value here, never an exception.
+
+    Args:
+        status: ok | failed | diverged | out_of_memory | crashed | timeout | pruned.
+        metrics: What the evaluator returned; empty unless ok.
+        curve: What `context.report` was given: (fraction of the full training, metrics).
+        seconds: Wall time of the evaluation.
+        device: Where it ran ('cpu', 'cuda:0').
+        error: One line saying what went wrong; None if ok.
+    """
+
+    status: Status
+    metrics: dict[str, float] = field(default_factory=dict)
+    curve: tuple[tuple[float, dict[str, float]], ...] = ()
+    seconds: float = 0.0
+    device: str = ""
+    error: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data; numbers that are not finite become None, since JSON has none."""
+        return {
+            "status": self.status,
+            "metrics": _finite(self.metrics),
+            "curve": [[fraction, _finite(metrics)] for fraction, metrics in self.curve],
+            "seconds": round(self.seconds, 4),
+            "device": self.device,
+            "error": self.error,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Outcome:
+        """Build it from what `to_json` gave."""
+        fields = dict(data)
+        fields["metrics"] = _numbers(fields["metrics"])
+        fields["curve"] = tuple((fraction, _numbers(metrics)) for fraction, metrics in fields["curve"])
+        return cls(**fields)
+
+    def settled(self) -> Outcome:
+        """Return it as the journal will give it back, so a live run and a resumed one see the same."""
+        return Outcome.from_json(self.to_json())
+
+
+def _finite(metrics: Mapping[str, float]) -> dict[str, float | None]:
+    return {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+
+
+def _numbers(metrics: Mapping[str, float | None]) -> dict[str, float]:
+    return {name: math.nan if value is None else value for name, value in metrics.items()}
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A candidate and what came of it, as strategies see it.
+
+    Args:
+        candidate: What went out.
+        outcome: What came back.
+        told_order: Position in the order in which strategies were told, from 0.
+        losses: All objectives as minimised numbers, all finite; None unless the status is ok.
+        violation: By how much it is beyond the run's constraints; 0 if it is feasible.
+    """
+
+    candidate: Candidate
+    outcome: Outcome
+    told_order: int
+    losses: tuple[float, ...] | None
+    violation: float = 0.0
+
+    @classmethod
+    def of(
+        cls,
+        candidate: Candidate,
+        outcome: Outcome,
+        told_order: int,
+        objectives: Sequence[Objective],
+        constraints: Sequence[Constraint] = (),
+    ) -> Trial:
+        """Make a trial, its losses computed from the objectives and its violation from the constraints.
+
+        An objective that is missing or not finite leaves it without losses, whatever the status says:
+        a NaN would win every comparison.
+        """
+        losses = None
+        if outcome.status == "ok" and all(objective.metric in outcome.metrics for objective in objectives):
+            losses = tuple(objective.loss(outcome.metrics) for objective in objectives)
+        if losses is not None and not all(math.isfinite(loss) for loss in losses):
+            losses = None
+        beyond = violation(constraints, outcome.metrics) if losses is not None else 0.0
+        return cls(candidate, outcome, told_order, losses, beyond)
+
+    @property
+    def id(self) -> int:
+        """The candidate's id."""
+        return self.candidate.id
+
+    @property
+    def genome(self) -> Genome:
+        """The candidate's genome."""
+        return self.candidate.genome
+
+    @property
+    def ok(self) -> bool:
+        """Whether it has losses."""
+        return self.losses is not None
+
+    @property
+    def feasible(self) -> bool:
+        """Whether it has losses and keeps to the run's constraints."""
+        return self.losses is not None and self.violation == 0.0
+
+    @property
+    def rankable(self) -> bool:
+        """Whether it may be a best, an elite or part of a front: ok, and trained in full and from scratch."""
+        return self.losses is not None and self.candidate.whole
+
+
+def conclude(metrics: object, objectives: Sequence[Objective]) -> tuple[Status, dict[str, float], str | None]:
+    """Judge what an evaluator returned.
+
+    Args:
+        metrics: What it returned: it should be a dict of names to real numbers.
+        objectives: The metrics that it must hold.
+
+    Returns:
+        Status, metrics as plain floats under names that a file can hold, and a line saying what is
+        wrong: failed for a broken return value, diverged for an objective that is not finite.
+    """
+    if not isinstance(metrics, Mapping):
+        kind = type(metrics).__name__
+        return "failed", {}, one_line(f"evaluate returned a {kind}: expected a dict of metric names to numbers")
+    plain: dict[str, float] = {}
+    for key, value in metrics.items():
+        name = str(key).encode("utf-8", "backslashreplace").decode()
+        try:
+            plain[name] = float(value)
+        except Exception:  # anything may come out of a user's own __float__, or a tensor's
+            what = one_line(repr(value), LINE // 2)
+            return "failed", {}, one_line(f"evaluate returned {name}={what}: expected a number")
+    for objective in objectives:
+        if objective.metric not in plain:
+            returned = ", ".join(plain) or "nothing"
+            return "failed", {}, one_line(f"evaluate returned no {objective.metric!r} (it returned {returned})")
+        if not math.isfinite(plain[objective.metric]):
+            return "diverged", {}, one_line(f"{objective.metric} is {plain[objective.metric]}")
+    return "ok", plain, None
+
+
+def one_line(text: str, longest: int = LINE) -> str:
+    """Return a text of any origin as one short line that can be saved and is safe to print on a terminal.
+
+    Args:
+        text: White space becomes single spaces; control characters and what UTF-8 cannot hold, escapes.
+        longest: Characters after which it is cut.
+    """
+    line = " ".join(text[: 10 * longest].split())
+    line = "".join(c.encode("unicode_escape").decode() if _is_unsafe(c) else c for c in line)
+    return line if len(line) <= longest else line[: longest - 1] + "…"
+
+
+def _is_unsafe(character: str) -> bool:
+    return unicodedata.category(character) in ("Cc", "Cs")
+
+
+def trial_seed(run_seed: int, replicate: int) -> int:
+    """Return the seed of a training: the same for every genome, another for every replicate.
+
+    Genomes share data order and initial noise, so differences between trials are the genomes'.
+    """
+    return int(np.random.SeedSequence([run_seed, 1, replicate]).generate_state(1)[0])

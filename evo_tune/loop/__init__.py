@@ -1,0 +1,1 @@
+"""The one loop, and what happens before, beside and after it."""

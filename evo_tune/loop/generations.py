@@ -1,0 +1,108 @@
+"""Closed generations: who survived each, and its Parquet file.
+
+A generation is closed once all of its births are told. Its survivors are the strategy's at that very
+moment, so the files can be rebuilt from the journal at any time and come out the same. In birth order
+results are recorded ahead of what strategies have been told; this follows the record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from evo_tune.errors import RunError
+from evo_tune.genome.history import History
+from evo_tune.genome.trial import Candidate
+from evo_tune.plugins.strategy import Strategy
+from evo_tune.store.run import Run
+
+__all__ = ["Generations", "broken_strategy"]
+
+
+class Generations:
+    """Keeps a run's generation files in step with its journal.
+
+    Args:
+        run: The run, open for writing.
+        strategy: Its strategy.
+        history: An empty history of the run's space and objectives.
+    """
+
+    def __init__(self, run: Run, strategy: Strategy, history: History) -> None:
+        self._run = run
+        self._strategy = strategy
+        self._history = history
+        self._members: dict[int, list[int]] = {}
+        self._untold: dict[int, int] = {}
+        self._survivors: dict[int, list[int]] = {}
+        self._metrics = run.metric_names
+
+    def born(self, candidate: Candidate) -> None:
+        """Note a birth."""
+        self._members.setdefault(candidate.generation, []).append(candidate.id)
+        self._untold[candidate.generation] = self._untold.get(candidate.generation, 0) + 1
+
+    def read_back(self) -> None:
+        """Follow what an opened run holds, and put its files right: lost, damaged, unfinished or unknown ones."""
+        for candidate in self._run.candidates:
+            self.born(candidate)
+        self._follow(lambda generation: None)
+        self._run.set_aside_generations(self._members)
+        for generation in self._members:
+            rows = len(self._recorded_members(generation))
+            expected = generation in self._survivors or self._run.generation_path(generation).exists()
+            if expected and not self._run.generation_is_whole(generation, rows):
+                self._write(generation)
+
+    def recorded(self) -> None:
+        """Follow the results recorded since the last call; write the generations that they close."""
+        self._follow(self._write)
+        if self._run.metric_names != self._metrics:  # one schema for all files: the older ones are widened
+            self._metrics = self._run.metric_names
+            for generation in self._members:
+                if self._run.generation_path(generation).exists():
+                    self._write(generation)
+
+    def stop(self) -> None:
+        """Write the generations that are still open, with what they hold so far."""
+        for generation in self._members:
+            if generation not in self._survivors:
+                self._write(generation)
+
+    def _follow(self, closed: Callable[[int], None]) -> None:
+        for id in self._run.sequence(start=len(self._history.trials)):
+            # Births are shown as late as can be: when others were born depends on the number of slots.
+            while self._history.born_count <= id:
+                self._history.born(self._run.candidates[self._history.born_count])
+            trial = self._history.tell(id, self._run.outcomes[id])
+            generation = trial.candidate.generation
+            self._untold[generation] -= 1
+            if not self._untold[generation] and self._is_full(generation):
+                self._survivors[generation] = self._survivors_now()
+                closed(generation)
+
+    def _is_full(self, generation: int) -> bool:
+        return self._history.fresh_count >= (generation + 1) * self._run.manifest.population
+
+    def _survivors_now(self) -> list[int]:
+        try:
+            return list(self._strategy.survivors(self._history))
+        except Exception as error:
+            raise broken_strategy(self._run.manifest.strategy, "survivors", error) from error
+
+    def _recorded_members(self, generation: int) -> list[int]:
+        return [id for id in self._members[generation] if id in self._run.outcomes]
+
+    def _write(self, generation: int) -> None:
+        survivors = self._survivors.get(generation)
+        if survivors is None:
+            survivors = self._survivors_now()
+        trials = [self._run.trial(id) for id in self._recorded_members(generation)]
+        if trials:
+            self._run.write_generation(generation, trials, survivors)
+
+
+def broken_strategy(name: str, function: str, error: Exception) -> RunError:
+    """Return what to raise where a strategy's code has raised: the run stops, and can be gone on with."""
+    return RunError(
+        f"strategy {name} raised {type(error).__name__} in {function}(): {error}; mend it, then `evo-tune resume`"
+    )

@@ -1,0 +1,68 @@
+"""Replay a saved run: would its strategy propose the same again, seeing what it saw then?
+
+This is the proof of law 1: if every proposal of a finished run comes out again from its history alone,
+nothing hidden shaped it. It reads a run and writes nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from evo_tune.genome.history import History
+from evo_tune.genome.space import SearchSpace
+from evo_tune.genome.trial import Candidate, Proposal, trial_seed
+from evo_tune.loop.search import propose
+from evo_tune.plugins.strategy import Strategy
+from evo_tune.store.run import Run
+
+__all__ = ["Disagreement", "verify"]
+
+
+@dataclass(frozen=True)
+class Disagreement:
+    """A candidate that the strategy would not propose again.
+
+    Args:
+        id: The candidate.
+        recorded: What the journal holds.
+        replayed: What came out now, None if nothing did; if it is the same, then the candidate's seed,
+            generation or told_before is not what the run's rules make of them.
+    """
+
+    id: int
+    recorded: Proposal
+    replayed: Proposal | None
+
+
+def verify(run: Run, space: SearchSpace, strategy: Strategy) -> list[Disagreement]:
+    """Propose every candidate of a run again and return those that come out differently.
+
+    Args:
+        run: A saved run, finished or not.
+        space: Its space, repair included.
+        strategy: Its strategy.
+
+    Raises:
+        RunError: The strategy raises, so nothing can be said.
+    """
+    history = History(space, run.objectives, run.constraints)
+    order = run.sequence()
+    found = []
+    for candidate, told in zip(run.candidates, run.told_at_birth, strict=True):
+        for id in order[len(history.trials) : told]:
+            history.tell(id, run.outcomes[id])
+        replayed = propose(strategy, history, run, candidate.id)
+        recorded = Proposal(**{name: getattr(candidate, name) for name in Proposal.__dataclass_fields__})
+        if replayed != recorded or not _consistent(candidate, history, run):
+            found.append(Disagreement(candidate.id, recorded, replayed))
+        history.born(candidate)
+    return found
+
+
+def _consistent(candidate: Candidate, history: History, run: Run) -> bool:
+    """Whether generation, seed and told_before are what the run's rules make of them."""
+    return (
+        candidate.generation == history.fresh_count // run.manifest.population
+        and candidate.seed == trial_seed(run.manifest.seed, candidate.replicate)
+        and candidate.told_before == len(history.trials)
+    )

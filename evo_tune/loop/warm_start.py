@@ -1,0 +1,92 @@
+"""Read genomes from an old run or a file, to seed a new run (law 10: they are births, trained anew)."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+from evo_tune.errors import StoreError, UsageError
+from evo_tune.genome.space import read_value
+from evo_tune.genome.trial import one_line
+from evo_tune.store.run import Run, find_run
+from evo_tune.store.table import GENE
+
+__all__ = ["read_genomes"]
+
+
+def read_genomes(source: str, store: Path) -> list[dict[str, Any]]:
+    """Return the genomes of a source, not yet checked against a space.
+
+    Args:
+        source: A CSV (columns NAME or gene.NAME), a JSON file (a list of genomes, or what
+            `evo-tune best --format json` prints), or the name or path of a saved run, whose best
+            trials, one population of them, are taken.
+        store: Folder of the saved runs.
+
+    Raises:
+        UsageError: It is none of these, cannot be read as what it is, or holds no genome.
+    """
+    path = Path(source)
+    if path.suffix == ".csv" and path.is_file():
+        genomes = _from_csv(path)
+    elif path.suffix == ".json" and path.is_file():
+        genomes = _from_json(path)
+    else:
+        try:
+            run = Run.open(find_run(store, source))
+        except StoreError as error:
+            raise UsageError(f"--warm-start {source}: expected a .csv or .json file, or a run; {error}") from None
+        genomes = [trial.genome for trial in run.ranked()[: run.manifest.population]]
+    if not genomes:
+        raise UsageError(f"--warm-start {source}: it holds no genome")
+    return genomes
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8-sig")  # Excel begins a file with a byte order mark
+    except UnicodeDecodeError as error:
+        raise UsageError(f"--warm-start {path}: byte {error.start} is not UTF-8: save it as UTF-8") from None
+    except OSError as error:
+        raise UsageError(f"--warm-start {path}: {error.strerror}; check the file") from None
+
+
+def _from_csv(path: Path) -> list[dict[str, Any]]:
+    reader = csv.reader(io.StringIO(_read(path), newline=""), strict=True)
+    genomes = []
+    try:
+        header = next(reader, [])
+        prefixed = any(name.startswith(GENE) for name in header)
+        for cells in reader:
+            if cells and len(cells) != len(header):  # an empty line has none
+                raise UsageError(
+                    f"--warm-start {path}, line {reader.line_num}: {len(cells)} columns: expected {len(header)}, as in "
+                    "line 1"
+                )
+            named = [(name, cell) for name, cell in zip(header, cells, strict=False) if name]
+            genes = [(name, cell) for name, cell in named if name.startswith(GENE) or not prefixed]
+            if genes:
+                genomes.append({name.removeprefix(GENE): read_value(cell) for name, cell in genes})
+    except csv.Error as error:
+        raise UsageError(f"--warm-start {path}, line {reader.line_num}: {error}; expected CSV") from None
+    return genomes
+
+
+def _from_json(path: Path) -> list[dict[str, Any]]:
+    try:
+        data = json.loads(_read(path))
+    except ValueError as error:
+        raise UsageError(f"--warm-start {path}: {error}; expected JSON") from None
+    genomes = []
+    for number, row in enumerate(data if isinstance(data, list) else [data], 1):
+        genome = row.get("genome", row) if isinstance(row, dict) else row
+        if not isinstance(genome, dict):
+            raise UsageError(
+                f"--warm-start {path}, row {number}: {one_line(repr(genome), 60)} is no genome: expected an object of "
+                "gene names to values"
+            )
+        genomes.append(genome)
+    return genomes

@@ -1,0 +1,1 @@
+"""What users write, and where it is found: the contracts of evaluators and strategies."""

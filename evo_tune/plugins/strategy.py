@@ -1,0 +1,76 @@
+"""The contract of a strategy: a pure function from history to the next birth.
+
+A strategy is a frozen dataclass; its fields are its options (`-s name=value`), fixed in the manifest.
+It holds no state, sees no limits and writes nothing, so resuming a run is reading its journal.
+It must not know of slots, stores or time.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from evo_tune.errors import OptionError
+from evo_tune.genome.history import History
+from evo_tune.genome.space import SearchSpace
+from evo_tune.genome.trial import Objective, Proposal
+
+__all__ = ["Strategy"]
+
+
+@dataclass(frozen=True)
+class Strategy(ABC):
+    """Base of every strategy. The first line of a subclass's docstring is what lists print.
+
+    Args:
+        population: Number of trials that survive, and of births in a generation.
+    """
+
+    population: int = 12
+
+    several_objectives: ClassVar[bool] = False
+    """Whether it can optimise more than one objective."""
+
+    needs: ClassVar[Mapping[str, str]] = {}
+    """Packages that it imports, inside its functions, and that evo-tune does not bring; for each, what pip installs."""
+    own_trials: ClassVar[bool] = False
+    """Whether it decides itself on budgets, continuations or replicates. Runs with rules for these (`--fidelity`,
+    `--prune`, `--replicates`, `--inherit`, `--subject-to`) refuse it."""
+
+    def __post_init__(self) -> None:
+        if self.population < 2:
+            raise OptionError(f"population={self.population} is not allowed: expected 2 or more")
+
+    def unsuited(self, space: SearchSpace, objectives: Sequence[Objective]) -> str:
+        """Return why it cannot search this space for these objectives and what to change; '' if it can."""
+        if len(objectives) > 1 and not self.several_objectives:
+            metrics = ", ".join(objective.metric for objective in objectives)
+            return f"optimises one objective, and {len(objectives)} were given ({metrics}): give one --objective"
+        return ""
+
+    def status(self, history: History) -> str:
+        """Return, in a line, where the search stands: for people, in the table and at the end; '' for nothing."""
+        del history
+        return ""
+
+    @abstractmethod
+    def propose(self, history: History, rng: np.random.Generator) -> Proposal | None:
+        """Return the next birth.
+
+        Args:
+            history: Told trials and candidates out; the default genome was born first, outside the
+                strategy, and warm starts right after it.
+            rng: Fresh for each call; the only source of randomness.
+
+        Returns:
+            A proposal whose genome is snapped and was never born with this budget and replicate.
+            None says "tell me more first"; None with nothing out ends the run.
+        """
+
+    @abstractmethod
+    def survivors(self, history: History) -> Sequence[int]:
+        """Return the ids of the trials from which it would breed now; pure as well."""

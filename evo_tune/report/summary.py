@@ -1,0 +1,218 @@
+"""What a saved run says: best, front, course, failures, importances, the closing comparison.
+
+Pure functions of a Run; nothing here prints, reads an evaluator or trains.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from evo_tune.genome.importance import importance, rank_correlation
+from evo_tune.genome.trial import Trial
+from evo_tune.loop.calibration import Calibrated, calibrated, is_default, winner
+from evo_tune.store.run import Run
+
+__all__ = [
+    "Closing",
+    "best_so_far",
+    "caveats",
+    "closing",
+    "dominates",
+    "front",
+    "importances",
+    "inheritance",
+    "spent",
+    "statuses",
+]
+
+TIMES = ("s", "ms", "1/s", "tokens/s")
+"""Units of metrics that are times, or rates."""
+
+ENOUGH = 20
+"""Fewest good trials from which importances are worth a look."""
+
+
+@dataclass(frozen=True)
+class Closing:
+    """How a run ended up, on its first objective.
+
+    Args:
+        metric: The first objective's metric.
+        direction: 'min' or 'max'.
+        best: The trial to recommend (see `calibration.winner`); None if none is ok and trained in full.
+        default: The default genome's full trial; None if it has no value.
+        calibrated_best: Best over fresh seeds, if the run was calibrated.
+        calibrated_default: Default over the same seeds.
+        evaluations: Recorded results.
+        failures: Those that are neither ok nor pruned.
+        partial: Those that are ok and not of a full training.
+        pruned: Those that were stopped because their curve was hopeless.
+        seconds: Wall time over all sessions.
+    """
+
+    metric: str
+    direction: str
+    best: Trial | None
+    default: Trial | None
+    calibrated_best: Calibrated | None
+    calibrated_default: Calibrated | None
+    evaluations: int
+    failures: int
+    partial: int
+    pruned: int
+    seconds: float
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether both have values over fresh seeds."""
+        both = self.calibrated_best, self.calibrated_default
+        return all(row is not None and row.values for row in both)
+
+    @property
+    def gain(self) -> float:
+        """By how much the best beats the default (above 0: better); over fresh seeds where there are any."""
+        sign = 1.0 if self.direction == "min" else -1.0
+        if self.calibrated and self.calibrated_best and self.calibrated_default:
+            return sign * (self.calibrated_default.mean - self.calibrated_best.mean)
+        if self.best and self.default and self.best.losses and self.default.losses:
+            return self.default.losses[0] - self.best.losses[0]
+        return math.nan
+
+    @property
+    def gain_error(self) -> float:
+        """Standard error of `gain`, as if the seeds were not the same (so rather too large); NaN without any."""
+        if self.calibrated and self.calibrated_best and self.calibrated_default:
+            return math.hypot(self.calibrated_best.error, self.calibrated_default.error)
+        return math.nan
+
+    @property
+    def beaten(self) -> bool | None:
+        """Whether the best beats the default by two standard errors; None if that was not measured."""
+        return None if math.isnan(self.gain_error) else self.gain > 2 * self.gain_error
+
+
+def closing(run: Run) -> Closing:
+    """Return how a run ended up."""
+    best = winner(run)
+    default = next((trial for trial in run.ranked() if is_default(trial, run)), None)
+    rows = {row.id: row for row in calibrated(run)}
+    return Closing(
+        metric=run.objectives[0].metric,
+        direction=run.objectives[0].direction,
+        best=best,
+        default=default,
+        calibrated_best=rows.get(best.id) if best else None,
+        calibrated_default=rows.get(default.id) if default else None,
+        evaluations=len(run.outcomes),
+        failures=sum(outcome.status not in ("ok", "pruned") for outcome in run.outcomes.values()),
+        partial=sum(outcome.status == "ok" and run.candidates[id].budget < 1 for id, outcome in run.outcomes.items()),
+        pruned=sum(outcome.status == "pruned" for outcome in run.outcomes.values()),
+        seconds=run.seconds,
+    )
+
+
+def dominates(a: Sequence[float], b: Sequence[float]) -> bool:
+    """Say whether losses `a` are nowhere worse than `b`, and somewhere better."""
+    return all(x <= y for x, y in zip(a, b, strict=True)) and any(x < y for x, y in zip(a, b, strict=True))
+
+
+def front(run: Run) -> list[Trial]:
+    """Return the trials that no other dominates, best first objective first; one for each set of losses.
+
+    All are within the constraints; where none is, the front is the trial that breaks them least.
+    """
+    ranked = run.ranked()
+    if ranked and not ranked[0].feasible:
+        return ranked[:1]
+    kept: list[Trial] = []
+    for trial in (
+        trial for trial in ranked if trial.feasible
+    ):  # sorted by losses, so a trial can only be dominated by an earlier one
+        losses = trial.losses or ()
+        if not any(dominates(other.losses or (), losses) or other.losses == losses for other in kept):
+            kept.append(trial)
+    return kept
+
+
+def best_so_far(run: Run) -> list[tuple[int, float, int]]:
+    """Return each improvement of the first objective: (evaluations until then, value, trial id)."""
+    steps: list[tuple[int, float, int]] = []
+    lowest = math.inf
+    for count, id in enumerate(run.recorded, 1):
+        trial = run.trial(id)
+        counts = trial.rankable and trial.feasible and not trial.candidate.replicate
+        if counts and trial.losses is not None and trial.losses[0] < lowest:
+            lowest = trial.losses[0]
+            steps.append((count, run.objectives[0].value(lowest), id))
+    return steps
+
+
+def spent(run: Run) -> float:
+    """Return the training begun in a run, in full trainings.
+
+    A promotion counts what it adds, a pruned trial what it had.
+    """
+    total = 0.0
+    for candidate in run.candidates:
+        outcome = run.outcomes.get(candidate.id)
+        before = 0.0 if candidate.resumes is None else run.candidates[candidate.resumes].budget
+        stopped = outcome is not None and outcome.status == "pruned" and outcome.curve
+        total += (outcome.curve[-1][0] if outcome and stopped else candidate.budget) - before
+    return total
+
+
+def inheritance(trials: Iterable[Trial]) -> tuple[float, int]:
+    """Return how far results that began with others' weights agree with those of the same genomes from scratch.
+
+    Args:
+        trials: A run's.
+
+    Returns:
+        Rank correlation of the first objective, NaN for fewer than three, and over how many genomes. Many of them were
+        chosen by their inherited losses, which narrows the range and lowers the figure.
+    """
+    known = {trial.id: trial for trial in trials}
+    pairs = [(known[one.candidate.confirms], one) for one in known.values() if one.candidate.confirms is not None]
+    both = [(heir.losses[0], own.losses[0]) for heir, own in pairs if heir.losses and own.losses]
+    return (rank_correlation(*zip(*both, strict=True)) if len(both) > 2 else math.nan), len(both)
+
+
+def caveats(run: Run) -> list[str]:
+    """Return why a run would not come out the same again; `verify` holds all the same."""
+    found = []
+    if run.manifest.options.get("seconds") is not None:
+        found.append("its budget is in seconds")
+    times = [o.metric for o in run.objectives if o.metric == "seconds" or run.manifest.units.get(o.metric) in TIMES]
+    if times:
+        found.append(f"{', '.join(times)} depends on the machine")
+    if any(outcome.status == "timeout" for outcome in run.outcomes.values()):
+        found.append("a timeout fired")
+    return found
+
+
+def statuses(run: Run) -> dict[str, int]:
+    """Return how many results have each status, ok first, then by number."""
+    counts = Counter(outcome.status for outcome in run.outcomes.values())
+    return dict(sorted(counts.items(), key=lambda item: (item[0] != "ok", -item[1], item[0])))
+
+
+def importances(run: Run) -> dict[str, float]:
+    """Return how much of the spread in the first objective each gene explains by itself (see `importance`).
+
+    Returns:
+        Gene name to importance, largest first; empty for fewer than 20 good trials.
+    """
+    trials = run.ranked()
+    if len(trials) < ENOUGH:
+        return {}
+    losses = np.array([trial.losses[0] for trial in trials if trial.losses])
+    found = {
+        name: importance(np.array([gene.encode(trial.genome[name]) for trial in trials]), losses)
+        for name, gene in run.manifest.genes().items()
+    }
+    return dict(sorted(found.items(), key=lambda item: -item[1]))

@@ -1,0 +1,207 @@
+"""The rules of a run around its strategy: rungs, pruning, replicates, constraints, inheritance.
+
+`Ruled` is a strategy that asks another one for genomes and decides itself how they are trained; like any
+strategy it is a pure function of history (law 1), so resuming and replaying need to know nothing of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from evo_tune.errors import EvoTuneError
+from evo_tune.genome.constraint import Constraint, violation
+from evo_tune.genome.history import History
+from evo_tune.genome.space import Genome, genome_key
+from evo_tune.genome.standing import Entry, View, entries
+from evo_tune.genome.trial import Candidate, Proposal
+from evo_tune.plugins.evaluator import Evaluator
+from evo_tune.plugins.find import make_strategy
+from evo_tune.plugins.strategy import Strategy
+from evo_tune.rules.fidelity import bounds, is_audit, promotion
+from evo_tune.rules.inheritance import confirmation, source
+from evo_tune.store.run import Manifest
+
+__all__ = ["Ruled", "Rules", "ruled"]
+
+ASKED = 4
+"""Times that a strategy is asked for a genome that keeps to the constraints."""
+
+DRAWN = 500
+"""Random genomes tried after that."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How genomes are trained.
+
+    Args:
+        rungs: Budgets of a genome's trials, increasing to 1.
+        prune: Whether candidates are born with bounds that stop a hopeless training.
+        replicates: Seeds that the leading genome must have been trained with.
+        constraints: What a genome must keep to.
+        inherit: Share of a full training that a genome gets which begins with another's weights; 0: none does.
+    """
+
+    rungs: tuple[float, ...] = (1.0,)
+    prune: bool = False
+    replicates: int = 1
+    constraints: tuple[Constraint, ...] = ()
+    inherit: float = 0.0
+
+    @property
+    def continues(self) -> bool:
+        """Whether a genome can have further trials."""
+        return len(self.rungs) > 1 or self.replicates > 1 or self.inherit > 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ruled(Strategy):
+    """A strategy whose genomes are trained by rules.
+
+    Args:
+        population: The strategy's.
+        inner: The strategy.
+        rules: The rules.
+        estimate: Returns the metrics of a genome that are known before training.
+        fits: Says whether a model of a genome can begin with the weights of another one's.
+    """
+
+    inner: Strategy
+    rules: Rules
+    estimate: Callable[[Genome], Mapping[str, float]] = lambda genome: {}
+    fits: Callable[[Genome, Genome], bool] = lambda genome, other: True
+
+    @classmethod
+    def of(
+        cls,
+        inner: Strategy,
+        rules: Rules,
+        estimate: Callable[[Genome], Mapping[str, float]],
+        fits: Callable[[Genome, Genome], bool] = lambda genome, other: True,
+    ) -> Ruled:
+        """Put rules around a strategy."""
+        return cls(population=inner.population, inner=inner, rules=rules, estimate=estimate, fits=fits)
+
+    def propose(self, history: History, rng: np.random.Generator) -> Proposal | None:
+        if self.rules == Rules():
+            return self.inner.propose(history, rng)
+        return self.due(history) or self._birth(history, rng)
+
+    def survivors(self, history: History) -> Sequence[int]:
+        if self.rules == Rules():
+            return self.inner.survivors(history)
+        view = self._view(history)
+        latest = {entry.birth.id: entry.latest.id for entry in entries(history).values()}
+        return [latest[view.ids[id]] for id in self.inner.survivors(view)]
+
+    def status(self, history: History) -> str:
+        return self.inner.status(history if self.rules == Rules() else self._view(history))
+
+    def due(self, history: History) -> Proposal | None:
+        """Return the further trial of a genome that is due, whatever new genomes there may be; or None."""
+        if not self.rules.continues:
+            return None
+        told = list(entries(history).values())
+        out = [(genome_key(one.genome), one) for one in history.out]
+        promoted = {(key, one.budget) for key, one in out if not one.replicate}
+        births = sorted([entry.birth for entry in told] + [one for _, one in out if one.fresh], key=lambda one: one.id)
+        audits = {genome_key(one.genome) for number, one in enumerate(births) if is_audit(number)}
+        due = promotion(told, promoted, audits, self.rules.rungs)
+        if due is not None:
+            return self._bounded(due, history) if genome_key(due.genome) not in audits else due
+        if self.rules.inherit and (due := confirmation(told, out)) is not None:
+            return due
+        return self._replicate(told, [one for _, one in out])
+
+    def _replicate(self, told: Sequence[Entry], out: Sequence[Candidate]) -> Proposal | None:
+        """Return the next seed of the genome that leads by the mean over its seeds, until it has had enough.
+
+        Only the leader: one lucky draw brings a genome to the top, where it must prove itself before it stays.
+        """
+        full = [entry for entry in told if (trial := entry.results.get(1.0)) and trial.ok]
+        if self.rules.replicates == 1 or not full:
+            return None
+        leader = min(full, key=lambda entry: (entry.results[1.0].violation, entry.losses(1.0), entry.birth.id))
+        waiting = [one.replicate for one in out if one.replicate and genome_key(one.genome) == leader.key]
+        seeds = 1 + len(leader.repeats) + len(waiting)
+        if seeds >= self.rules.replicates:
+            return None
+        return Proposal(leader.birth.genome, "replicate", leader.birth.parents, replicate=seeds)
+
+    def _birth(self, history: History, rng: np.random.Generator) -> Proposal | None:
+        view = self._view(history)
+        proposal = self._within(view, rng)
+        if proposal is None:
+            return None
+        if not proposal.fresh or proposal.budget != 1.0 or proposal.stop_if or proposal.inherits is not None:
+            raise ValueError("proposes budgets or replicates of its own: declare own_trials = True in its class")
+        parents = tuple(view.ids[parent] for parent in proposal.parents)
+        proposal = replace(proposal, parents=parents, budget=self.rules.rungs[0])
+        if self.rules.inherit:
+            origin = source(proposal.genome, history, self.population, self.fits)
+            if origin is not None:  # unbounded: the others' curves began without weights
+                return replace(proposal, inherits=origin, budget=self.rules.inherit)
+        return proposal if is_audit(history.fresh_count) else self._bounded(proposal, history)
+
+    def _bounded(self, proposal: Proposal, history: History) -> Proposal:
+        """Return a proposal with the bounds that its curve must keep to."""
+        if not self.rules.prune:
+            return proposal
+        done = 0.0
+        told = entries(history)
+        if proposal.resumes is not None:
+            done = told[genome_key(proposal.genome)].latest.candidate.budget
+        goal = history.objectives[0]
+        found = bounds(list(told.values()), goal.metric, goal.sign, done, proposal.budget)
+        return replace(proposal, stop_if=found)
+
+    def _view(self, history: History) -> View:
+        return View(history, self.rules.rungs, lambda genome: self._excess(genome) > 0.0)
+
+    def _excess(self, genome: Genome) -> float:
+        """Return by how much a genome is known, before training, to be beyond the constraints."""
+        if not self.rules.constraints:
+            return 0.0
+        try:
+            known = self.estimate(genome)
+        except EvoTuneError:  # its training will say so
+            return 0.0
+        return violation([one for one in self.rules.constraints if one.metric in known], known)
+
+    def _within(self, view: View, rng: np.random.Generator) -> Proposal | None:
+        """Return what the strategy proposes, or a random genome, within the constraints known before training.
+
+        The strategy takes barred genomes for seen and avoids them; this is for what slips through all the same.
+        """
+        tries: list[Proposal] = []
+        for _ in range(ASKED):
+            proposal = self.inner.propose(view, rng)
+            if proposal is None or not self._excess(proposal.genome):
+                return proposal
+            tries.append(proposal)
+        for _ in range(DRAWN):
+            proposal = Proposal(view.space.sample(rng), "random")
+            if not view.seen(proposal.genome):
+                return proposal
+        return min(tries, key=lambda one: self._excess(one.genome))
+
+
+def ruled(manifest: Manifest, evaluator: Evaluator) -> Ruled:
+    """Return a run's strategy with its rules.
+
+    Raises:
+        PluginError: There is no such strategy, or it is broken.
+        OptionError: An option of it is wrong.
+    """
+    constraints, options = manifest.constraints(), manifest.options
+    rules = Rules(tuple(manifest.rungs), manifest.prune, manifest.replicates, constraints, manifest.inherit)
+    inner = make_strategy(manifest.strategy, manifest.strategy_options)
+    return Ruled.of(
+        inner,
+        rules,
+        lambda genome: evaluator.estimate(genome, options),
+        lambda genome, other: evaluator.inherits(genome, other, options),
+    )

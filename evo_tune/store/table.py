@@ -1,0 +1,147 @@
+"""Trials as an Arrow table: one explicit schema for every Parquet file of a run.
+
+The schema is fixed from the genes and the metrics, never guessed from values: a column that is all
+null in the first file would break the reading of the rest.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evo_tune.genome.space import Choice, Float, Gene, Genome
+from evo_tune.genome.trial import Outcome, Trial
+from evo_tune.store.journal import write_atomically
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["from_trials", "schema", "to_genome", "to_outcome", "write"]
+
+GENE = "gene."
+METRIC = "metric."
+
+
+def schema(genes: Mapping[str, Gene], metrics: Sequence[str], units: Mapping[str, str]) -> pa.Schema:
+    """Return the schema of a run.
+
+    Args:
+        genes: Its genes; columns `gene.NAME`.
+        metrics: Its metrics, in order; columns `metric.NAME`.
+        units: Metric name to unit, for the fields' metadata.
+    """
+    import pyarrow as pa
+
+    whole, text = pa.int64(), pa.string()
+
+    def number(name: str, unit: str) -> pa.Field:
+        return pa.field(name, pa.float64(), metadata={"unit": str(unit)} if unit else None)
+
+    return pa.schema(
+        [
+            pa.field("id", whole),
+            pa.field("generation", whole),
+            pa.field("status", text),
+            *(pa.field(GENE + name, _arrow_type(gene), metadata=_described(gene)) for name, gene in genes.items()),
+            *(number(METRIC + name, units.get(name, "")) for name in metrics),
+            pa.field("parents", pa.list_(whole)),
+            pa.field("operator", text),
+            pa.field("seed", whole),
+            pa.field("replicate", whole),
+            number("budget", "fraction of the full training"),
+            pa.field("resumes", whole),
+            pa.field("inherits", whole),
+            pa.field("confirms", whole),
+            pa.field("told_before", whole),
+            pa.field("told_order", whole),
+            number("seconds", "s"),
+            pa.field("device", text),
+            pa.field("error", text),
+            pa.field("survivor", pa.bool_()),
+        ]
+    )
+
+
+def _described(gene: Gene) -> dict[str, str] | None:
+    return {"encoding": "JSON"} if _is_mixed(gene) else None
+
+
+def _is_mixed(gene: Gene) -> bool:
+    """Whether a gene's values have no common Arrow type: they are stored as JSON text."""
+    if not isinstance(gene, Choice):
+        return False
+    kinds = {type(value) for value in gene.values}
+    return len(kinds) > 1 and kinds != {int, float}
+
+
+def _arrow_type(gene: Gene) -> pa.DataType:
+    import pyarrow as pa
+
+    if _is_mixed(gene):
+        return pa.string()
+    if isinstance(gene, Choice):
+        kinds = {type(value) for value in gene.values}
+        plain = {bool: pa.bool_(), int: pa.int64(), str: pa.string()}
+        return plain.get(kinds.pop(), pa.float64()) if len(kinds) == 1 else pa.float64()
+    return pa.float64() if isinstance(gene, Float) else pa.int64()
+
+
+def from_trials(trials: Sequence[Trial], survivors: Iterable[int], columns: pa.Schema) -> pa.Table:
+    """Return trials as rows.
+
+    Args:
+        trials: The rows, in order.
+        survivors: Ids to mark in the column `survivor`.
+        columns: What `schema` gave; genes, metrics and their types are read from it.
+    """
+    import pyarrow as pa
+
+    living = set(survivors)
+    as_json = [name for name in columns.names if (columns.field(name).metadata or {}).get(b"encoding") == b"JSON"]
+    rows = [_row(trial, trial.id in living, as_json) for trial in trials]
+    arrays = [pa.array([row.get(field.name) for row in rows], type=field.type) for field in columns]
+    return pa.table(arrays, schema=columns)
+
+
+def _row(trial: Trial, survivor: bool, as_json: Sequence[str]) -> dict[str, Any]:
+    candidate, outcome = trial.candidate, trial.outcome
+    row = {**vars(candidate), **vars(outcome), "survivor": survivor}
+    row |= {GENE + name: value for name, value in candidate.genome.items()}
+    row |= {METRIC + name: value for name, value in outcome.metrics.items()}
+    row |= {name: json.dumps(row[name]) for name in as_json}
+    # A message may hold what UTF-8 cannot: an undecodable file name in it, for one.
+    row["error"] = outcome.error and outcome.error.encode("utf-8", "backslashreplace").decode()
+    row["told_order"] = None if trial.told_order < 0 else trial.told_order
+    return row
+
+
+def to_genome(row: Mapping[str, Any], genes: Mapping[str, Gene]) -> Genome:
+    """Return the genome of a row that `from_trials` made."""
+    values = {name: row[GENE + name] for name in genes}
+    return {
+        name: gene.check(json.loads(values[name]) if _is_mixed(gene) else values[name]) for name, gene in genes.items()
+    }
+
+
+def to_outcome(row: Mapping[str, Any]) -> Outcome:
+    """Return the outcome of a row that `from_trials` made; curves are in the journal only."""
+    metrics = {
+        name.removeprefix(METRIC): value for name, value in row.items() if name.startswith(METRIC) and value is not None
+    }
+    return Outcome(row["status"], metrics, (), row["seconds"], row["device"], row["error"])
+
+
+def write(path: Path, rows: pa.Table) -> None:
+    """Write a table as Parquet, whole or not at all.
+
+    Raises:
+        StoreError: The disk refuses.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    sink = pa.BufferOutputStream()
+    pq.write_table(rows, sink)
+    write_atomically(path, sink.getvalue().to_pybytes())

@@ -1,0 +1,241 @@
+"""A strategy with rules around it keeps the contract of a strategy, and its rules do what they say."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from evo_tune.genome.constraint import Constraint
+from evo_tune.genome.space import Genome, genome_key
+from evo_tune.genome.trial import Candidate, Minimize, Objective, Outcome, Proposal
+from evo_tune.plugins.evaluator import Context, Pruned
+from evo_tune.plugins.find import make_strategy
+from evo_tune.plugins.strategy import Strategy
+from evo_tune.rules.ruled import Ruled, Rules
+from tests.strategies.cases import OBJECTIVES, SPACES
+from tests.strategies.simulate import Born, Refused, Simulation, Told, birth_rng, rebuild
+
+SPACE = SPACES["mixed"]
+RUNGS = (1 / 9, 1 / 3, 1.0)
+LOSS: list[Objective] = [Minimize("loss")]
+WIDTH = Constraint.parse("width<=80")
+
+Loss = Callable[[np.ndarray, float], float]
+
+
+def honest(units: np.ndarray, budget: float) -> float:
+    """The order at every budget is that of the full training."""
+    return float(((units - 0.3) ** 2).sum()) + 1.0 - budget
+
+
+def misleading(units: np.ndarray, budget: float) -> float:
+    """What is best in the end is worst before."""
+    return honest(units, 1.0) if budget == 1.0 else 10.0 - honest(units, 1.0)
+
+
+def trained(loss: Loss = honest, noise: float = 0.0, fail: float = 0.0) -> Callable[[Candidate], Outcome]:
+    """Return a landscape with learning curves, seeds that matter, and failures."""
+
+    def evaluate(candidate: Candidate) -> Outcome:
+        luck = np.random.default_rng([candidate.seed % 2**31, *genome_key(candidate.genome).encode()]).normal()
+        units = SPACE.encode(candidate.genome)
+        context = Context(stop_if=candidate.stop_if, objectives=LOSS)
+        try:
+            for eighths in range(1, math.floor(8 * candidate.budget) + 1):
+                context.report(eighths / 8, loss=loss(units, eighths / 8))
+        except Pruned as pruned:
+            return Outcome("pruned", {}, tuple(context.curve), error=str(pruned))
+        if abs(luck) < fail:
+            return Outcome("diverged", {}, tuple(context.curve), error="no luck")
+        metrics = {
+            "loss": loss(units, candidate.budget) + noise * luck,
+            "cost": float(((units - 0.7) ** 2).sum()),
+            "width": float(candidate.genome["width"]),
+        }
+        return Outcome("ok", metrics, tuple(context.curve), seconds=0.1, device="cpu")
+
+    return evaluate
+
+
+def estimate(genome: Genome) -> dict[str, float]:
+    return {"width": float(genome["width"])}
+
+
+def ruled(name: str, rules: Rules, known: bool = False, **options: object) -> Ruled:
+    inner = make_strategy(name, {"population": 4, **options})
+    return Ruled.of(inner, rules, estimate if known else lambda genome: {})
+
+
+EVERYTHING = Rules(RUNGS, prune=True, replicates=3, constraints=(WIDTH,))
+VARIANTS = {
+    "random, rungs": ruled("random", Rules(RUNGS)),
+    "ga, all": ruled("ga", EVERYTHING),
+    "ga, generational, all, known": ruled("ga", EVERYTHING, known=True, generational=True),
+    "saea, all, known": ruled("saea", EVERYTHING, known=True),
+    "ga, pruning": ruled("ga", Rules(prune=True)),
+    "ga, replicates": ruled("ga", Rules(replicates=2)),
+    "random, constraint": ruled("random", Rules(constraints=(WIDTH,))),
+    "ga, inheritance, all": ruled("ga", Rules((1.0,), prune=True, replicates=2, constraints=(WIDTH,), inherit=1 / 4)),
+    "nsga2, rungs, constraint": ruled("nsga2", Rules(RUNGS, constraints=(WIDTH,))),
+}
+
+
+@pytest.fixture(params=VARIANTS)
+def strategy(request: pytest.FixtureRequest) -> Ruled:
+    return VARIANTS[request.param]
+
+
+def simulate(strategy: Strategy, **fields: object) -> Simulation:
+    several = isinstance(strategy, Ruled) and strategy.inner.several_objectives
+    objectives = OBJECTIVES if several and strategy.rules.rungs == RUNGS and not strategy.rules.prune else LOSS
+    given = {"objectives": objectives, "evaluate": trained(noise=0.02, fail=0.15), "births": 24, **fields}
+    return Simulation(strategy, SPACE, **given).run()  # type: ignore[arg-type]
+
+
+def births(run: Simulation) -> list[tuple[object, ...]]:
+    return [
+        (genome_key(c.genome), c.parents, c.budget, c.resumes, c.replicate, c.stop_if, c.inherits, c.confirms)
+        for c in run.candidates
+    ]
+
+
+@pytest.mark.parametrize("loop", [{"slots": 3}, {"slots": 4, "order": "birth", "lag": 3}], ids=["arrival", "birth"])
+def test_a_run_resumed_at_any_cut_goes_on_the_same(strategy: Ruled, loop: dict[str, object]) -> None:
+    run = simulate(strategy, **loop)
+    for cut, event in enumerate(run.events):
+        if isinstance(event, Told) or (isinstance(event, Born) and event.candidate.id == 0):
+            continue
+        history = rebuild(SPACE, run.objectives, run.events[:cut], strategy.rules.constraints)
+        proposal = replace(strategy).propose(history, birth_rng(run.seed, history.born_count))
+        if isinstance(event, Refused):
+            assert proposal is None
+        else:
+            assert proposal is not None
+            assert vars(proposal).items() <= vars(event.candidate).items()
+    history = rebuild(SPACE, run.objectives, run.events, strategy.rules.constraints)
+    assert list(strategy.survivors(history)) == list(strategy.survivors(run.history))
+    assert set(strategy.survivors(history)) <= {trial.id for trial in history.trials}
+
+
+def test_in_birth_order_slots_and_speeds_do_not_matter(strategy: Ruled) -> None:
+    runs = [simulate(strategy, slots=n, order="birth", lag=4, speed=speed) for n, speed in ((1, 0), (2, 1), (4, 2))]
+    assert births(runs[0]) == births(runs[1]) == births(runs[2])
+
+
+def test_every_trial_is_where_the_rules_want_it(strategy: Ruled) -> None:
+    run = simulate(strategy, slots=3)
+    rungs, told = strategy.rules.rungs, {trial.id: trial for trial in run.history.trials}
+    fresh = [c for c in run.candidates if c.fresh]
+    assert len(fresh) == len({genome_key(c.genome) for c in run.candidates}) == run.history.fresh_count == 24
+    assert {c.budget for c in fresh if c.inherits is None} == {rungs[0]}
+    assert {c.budget for c in fresh if c.inherits is not None} <= {strategy.rules.inherit}
+    for candidate in run.candidates:
+        assert SPACE.snap(SPACE.encode(candidate.genome)) == candidate.genome
+        assert all(run.candidates[parent].fresh for parent in candidate.parents)
+        if candidate.resumes is not None:
+            before = told[candidate.resumes]
+            assert before.ok
+            assert before.genome == candidate.genome
+            assert rungs.index(candidate.budget) == rungs.index(before.candidate.budget) + 1
+    assert max(Counter((genome_key(c.genome), c.budget, c.replicate) for c in run.candidates).values()) == 1
+    default = [trial for trial in told.values() if trial.genome == run.candidates[0].genome]
+    assert any(trial.rankable or not trial.ok for trial in default)  # trained in full, whatever it shows
+
+
+def test_what_is_due_is_done_at_the_limit(strategy: Ruled) -> None:
+    run = simulate(strategy, slots=2)
+    assert not run.history.out
+    assert strategy.due(run.history) is None
+
+
+def test_with_one_slot_a_limit_changes_nothing_that_comes_after(strategy: Ruled) -> None:
+    short, long = simulate(strategy, births=12), simulate(strategy, births=24)
+    assert births(short) == births(long)[: len(births(short))]
+
+
+def full_share(loss: Loss) -> float:
+    run = simulate(ruled("random", Rules(RUNGS)), evaluate=trained(loss), births=81, slots=2)
+    return len(run.history.ranked()) / 81
+
+
+def test_early_results_select_as_sharply_as_they_are_right() -> None:
+    audits = {0, 1, 2, 4, 8, 16, 32, 64}
+    assert 1 / 9 <= full_share(honest) <= 1 / 9 + len(audits) / 81 + 0.05
+    assert full_share(misleading) > 0.8
+
+
+def test_the_best_in_the_end_is_found_where_early_results_mislead() -> None:
+    run = simulate(ruled("random", Rules(RUNGS)), evaluate=trained(misleading), births=60)
+    best = run.history.best
+    assert best is not None
+    assert best.losses is not None
+    in_the_end = sorted(misleading(SPACE.encode(c.genome), 1.0) for c in run.candidates if c.resumes is None)
+    assert len(in_the_end) == 60
+    assert best.losses[0] <= in_the_end[2], "halving by early ranks would keep the worst third"
+
+
+def test_hopeless_curves_are_stopped_and_promising_ones_are_not() -> None:
+    run = simulate(ruled("random", Rules(prune=True)), evaluate=trained(), births=60)
+    plain = simulate(ruled("random", Rules()), evaluate=trained(), births=60)
+    final = {genome_key(t.genome): t.losses for t in plain.history.trials}
+    assert [c.genome for c in run.candidates] == [c.genome for c in plain.candidates]
+    pruned = [final[genome_key(t.genome)] for t in run.history.trials if t.outcome.status == "pruned"]
+    assert len(pruned) > 15
+    assert min(pruned) > sorted(final.values())[5]  # type: ignore[type-var]
+    assert run.history.best is not None
+    assert plain.history.best is not None
+    assert run.history.best.genome == plain.history.best.genome
+
+
+def test_misleading_curves_stop_hardly_anything() -> None:
+    run = simulate(ruled("random", Rules(prune=True)), evaluate=trained(misleading), births=60)
+    assert sum(trial.outcome.status == "pruned" for trial in run.history.trials) <= 3
+
+
+def test_the_leader_has_had_all_its_seeds() -> None:
+    run = simulate(ruled("ga", Rules(replicates=3)), evaluate=trained(noise=0.3), births=30, slots=2)
+    means = {}
+    for trial in run.history.trials:
+        means.setdefault(genome_key(trial.genome), []).append(trial.losses)
+    seeds = len(means[min(means, key=lambda key: np.mean(means[key]))])
+    assert seeds == 3
+    assert 30 + 2 <= len(run.candidates) <= 30 + 2 * 20
+    assert {c.seed for c in run.candidates if c.replicate == 1}.isdisjoint({c.seed for c in run.candidates if c.fresh})
+
+
+@pytest.mark.parametrize("name", ["ga", "saea", "random"])
+def test_a_genome_known_to_break_a_constraint_is_not_trained(name: str) -> None:
+    run = simulate(ruled(name, Rules(constraints=(WIDTH,)), known=True), births=40)
+    assert all(candidate.genome["width"] <= 80 for candidate in run.candidates[1:])
+
+
+def test_a_constraint_learned_from_outcomes_steers() -> None:
+    run = simulate(ruled("ga", Rules(constraints=(Constraint.parse("width<=32"),))), births=60)
+    late = [candidate.genome["width"] for candidate in run.candidates[-20:]]
+    assert np.mean(np.array(late) <= 32) > 0.6
+    assert run.history.best is not None
+    assert run.history.best.genome["width"] <= 32
+
+
+def test_a_constraint_that_nothing_keeps_does_not_end_the_run() -> None:
+    impossible = Rules(constraints=(Constraint.parse("width<=3"),))
+    run = simulate(ruled("random", impossible, known=True), births=8)
+    assert len(run.candidates) in (1, 8)
+    assert not run.history.out
+
+
+def test_a_strategy_with_budgets_of_its_own_is_refused() -> None:
+    class Own(Strategy):
+        def propose(self, history: object, rng: object) -> Proposal:
+            return Proposal(SPACE.default(), "own", budget=0.5)
+
+        def survivors(self, history: object) -> list[int]:
+            return []
+
+    with pytest.raises(ValueError, match="of its own: declare own_trials = True"):
+        simulate(Ruled.of(Own(), Rules(RUNGS), lambda genome: {}))

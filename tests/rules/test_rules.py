@@ -1,0 +1,303 @@
+"""Rungs, pruning, replicates and constraints in real runs: on disk, resumed, replayed, refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from evo_tune.errors import OptionError, PluginError, RunError
+from evo_tune.genome.trial import Candidate, Outcome
+from evo_tune.loop.calibration import calibrated, winner
+from evo_tune.loop.replay import verify
+from evo_tune.loop.search import Search
+from evo_tune.plugins.evaluator import Context, Pruned
+from evo_tune.report.summary import best_so_far, front, spent
+from evo_tune.rules.ruled import ruled
+from evo_tune.store.run import Run, space_of
+from tests.conftest import cut_copy, drive, rows, survivors
+
+DESCENT = '''"""Gradient descent that can stop at a part of the training and go on later."""
+import json
+import math
+
+from evo_tune import Float, Int, Minimize, SearchSpace
+
+SPACE = SearchSpace(lr=Float(1e-3, 0.3, log=True, default=0.01), size=Int(1, 10, default=4))
+OBJECTIVES = [Minimize("loss")]
+METRICS = {"loss": "", "size": "", "square": "", "resumed": ""}
+SUPPORTS = ["budget", "curve"]
+
+
+def estimate(genome):
+    return {"size": genome["size"]}
+
+
+def evaluate(genome, context, *, steps: int = 40):
+    done, x = 0, 5.0
+    if context.resume_folder and (context.resume_folder / "state.json").exists():
+        done, x = json.loads((context.resume_folder / "state.json").read_text())
+    start, last = done, math.ceil(context.budget * steps)
+    for step in range(done, last):
+        x -= genome["lr"] * (1 - step / steps) * 2 * (x - 2.0)
+        if (step + 1) % 5 == 0 or step + 1 == last:
+            context.report((step + 1) / steps, loss=(x - 2.0) ** 2 + genome["size"] / 10)
+    (context.folder / "state.json").write_text(json.dumps([last, x]))
+    print("went on from", start)
+    noise = context.seed % 1000 / 1e4 * genome["size"]
+    return {"loss": (x - 2.0) ** 2 + genome["size"] / 10 + noise, "square": genome["size"] ** 2, "resumed": start}
+'''
+
+Begin = Callable[..., Search]
+RULES: dict[str, dict[str, Any]] = {
+    "rungs": {"fidelity": "1/9,1/3,1"},
+    "all": {"fidelity": "1/4,1", "prune": True, "replicates": 2, "subject_to": ["size<=6", "square<=30"]},
+}
+
+
+@pytest.fixture
+def descent(begin: Begin, tmp_path: Path) -> Begin:
+    """Return a function that begins a run of an evaluator that can be resumed."""
+    path = tmp_path / "descent.py"
+    path.write_text(DESCENT)
+    return lambda name=None, **fields: begin(name, **{"evaluator": str(path), **fields})
+
+
+@pytest.fixture(params=RULES)
+def rules(request: pytest.FixtureRequest) -> dict[str, Any]:
+    return RULES[request.param]
+
+
+def train(search: Search, candidate: Candidate) -> Outcome:
+    """Return what comes of a candidate, trained right here from scratch: the same as going on, but longer."""
+    folder = search.saved.folder.parents[1] / "scratch" / f"{candidate.id:06d}"
+    context = Context(
+        seed=candidate.seed,
+        budget=candidate.budget,
+        folder=folder,
+        stop_if=candidate.stop_if,
+        objectives=search.saved.objectives,
+    )
+    try:
+        metrics = search.evaluator.evaluate(candidate.genome, context, search.saved.manifest.options)
+    except Pruned as pruned:
+        return Outcome("pruned", {}, tuple(context.curve), error=str(pruned))
+    return Outcome("ok", metrics, tuple(context.curve))
+
+
+def agree(run: Run, search: Search) -> bool:
+    space = space_of(run.manifest, search.evaluator.space(run.manifest.options))
+    return verify(run, space, ruled(run.manifest, search.evaluator)) == []
+
+
+def test_what_goes_on_from_a_checkpoint_is_what_was_trained_at_once(descent: Begin) -> None:
+    search = descent("run", fidelity="1/9,1/3,1", slots=2, generations=3).run()
+    run = Run.open(search.saved.folder)
+    assert all(outcome.status == "ok" for outcome in run.outcomes.values())
+    later = [trial for trial in run.trials() if trial.candidate.resumes is not None]
+    assert {trial.candidate.budget for trial in later} == {1 / 3, 1.0}
+    for trial in later:
+        before = run.candidates[trial.candidate.resumes or 0]
+        assert trial.outcome.metrics["resumed"] == -(-40 * before.budget // 1)
+        assert trial.outcome.metrics["loss"] == train(search, trial.candidate).metrics["loss"]
+        folder = run.folder / "_trials" / f"{before.id:06d}"
+        assert sorted(path.name for path in folder.iterdir()) == ["log.txt"]  # nothing goes on from it any more
+    waiting = {trial.id for trial in run.trials()} - {trial.candidate.resumes for trial in later}
+    assert all((run.folder / "_trials" / f"{id:06d}" / "state.json").exists() for id in waiting)
+    assert agree(run, search)
+
+
+def test_a_checkpoint_that_is_gone_costs_time_only(descent: Begin) -> None:
+    search = descent("run", fidelity="1/4,1", slots=1, trials=1)
+    first = search.ask()
+    assert first is not None
+    assert first.budget == 0.25
+    search.tell(first, train(search, first))
+    search.run()
+    assert [trial.outcome.metrics["resumed"] for trial in search.trials] == [0.0, 0.0]
+    assert search.trials[1].candidate.resumes == 0
+    assert search.trials[1].rankable
+
+
+@pytest.mark.parametrize("order", ["arrival", "birth"])
+def test_a_run_killed_anywhere_goes_on_the_same(
+    descent: Begin, resume: Begin, tmp_path: Path, rules: dict[str, Any], order: str, fast_disk: None
+) -> None:
+    whole = drive(descent("whole", order=order, lag=2, **rules), slots=1, evaluate=train)
+    assert agree(whole.saved, whole)
+    lines = (whole.saved.folder / "_journal.jsonl").read_bytes().splitlines()
+    for cut in range(2, len(lines) - 1, 7):
+        cut_copy(whole.saved, tmp_path / "store" / f"cut-{cut}", cut)
+        again = drive(resume(f"cut-{cut}"), slots=1, evaluate=train)
+        assert rows(again) == rows(whole)
+        assert survivors(again.saved.folder) == survivors(whole.saved.folder)
+
+
+def test_in_birth_order_the_number_of_slots_does_not_matter(
+    descent: Begin, rules: dict[str, Any], fast_disk: None
+) -> None:
+    runs = [drive(descent(order="birth", lag=3, **rules), slots=slots, evaluate=train) for slots in (1, 2, 4)]
+    assert rows(runs[0]) == rows(runs[1]) == rows(runs[2])
+    assert survivors(runs[0].saved.folder) == survivors(runs[2].saved.folder)
+    assert agree(runs[2].saved, runs[2])
+
+
+def test_a_limit_counts_genomes_and_leaves_no_promotion_out(descent: Begin, resume: Begin, fast_disk: None) -> None:
+    run = drive(descent("run", fidelity="1/9,1/3,1", generations=None, trials=9), slots=3, evaluate=train).saved
+    assert run.ended == "all 9 births are made"
+    assert sum(candidate.fresh for candidate in run.candidates) == 9
+    assert run.candidates[-1].budget == 1.0
+    assert run.best is not None
+    assert run.best.candidate.budget == 1.0
+    assert best_so_far(run)[-1][2] == run.best.id
+    more = drive(resume("run", trials=12), slots=3, evaluate=train).saved
+    assert sum(candidate.fresh for candidate in more.candidates) == 12
+    assert rows(more)[: len(run.candidates)] == rows(run)
+
+
+def test_warm_starts_are_born_whatever_else_is_due(descent: Begin, fast_disk: None) -> None:
+    warm = [{"lr": 0.02 * number, "size": number} for number in range(1, 6)]
+    search = drive(descent(fidelity="1/4,1", warm_start=warm, generations=None, trials=8), evaluate=train)
+    born = [candidate for candidate in search.saved.candidates if candidate.operator == "warm-start"]
+    assert [candidate.genome["size"] for candidate in born] == [1, 2, 3, 4, 5]
+    assert {candidate.budget for candidate in born} == {0.25}
+    assert any(candidate.id < born[-1].id and candidate.resumes is not None for candidate in search.saved.candidates)
+    assert agree(search.saved, search)
+
+
+def test_a_budget_in_full_trainings_ends_the_run(descent: Begin, resume: Begin, fast_disk: None) -> None:
+    run = drive(descent("run", fidelity="1/9,1/3,1", generations=None, budget=5.0), evaluate=train).saved
+    assert run.ended == "the training of 5 full ones is spent"
+    assert 5.0 - 1e-9 <= spent(run) < 5.0 + 2 / 3
+    again = drive(resume("run", budget=6.0), evaluate=train).saved
+    assert 6.0 - 1e-9 <= spent(again) < 6.0 + 2 / 3
+
+
+def test_a_pruned_training_costs_what_it_had(descent: Begin, fast_disk: None) -> None:
+    run = drive(descent(prune=True, generations=8), evaluate=train).saved
+    pruned = [outcome for outcome in run.outcomes.values() if outcome.status == "pruned"]
+    assert len(pruned) > 3
+    assert all(outcome.curve[-1][0] < 0.7 for outcome in pruned)
+    assert spent(run) == pytest.approx(32 - sum(1 - outcome.curve[-1][0] for outcome in pruned))
+
+
+def test_best_front_and_calibration_keep_to_the_constraints(descent: Begin, resume: Begin) -> None:
+    search = descent("run", subject_to=["square>=36"], slots=2, generations=5, calibrate=2, calibrate_best=2).run()
+    run = Run.open(search.saved.folder)
+    assert run.best is not None
+    assert run.best.genome["size"] == 6
+    assert [trial.genome["size"] for trial in front(run)] == [6]
+    assert not run.ranked()[-1].feasible  # the default has size 4
+    best = winner(run)
+    assert best is not None
+    assert best.feasible
+    means = {row.id: row.mean for row in calibrated(run)}
+    assert len(means) == 3
+    assert means[best.id] == min(means[trial.id] for trial in run.ranked()[:2])
+
+
+def test_the_incumbent_is_told_by_its_mean(descent: Begin, fast_disk: None) -> None:
+    run = drive(descent(replicates=3), evaluate=train).saved
+    assert run.best is not None
+    seeds = [t for t in run.trials() if t.genome == run.best.genome]
+    assert sorted(trial.candidate.replicate for trial in seeds) == [0, 1, 2]
+    assert run.best.losses == (pytest.approx(sum(t.losses[0] for t in seeds if t.losses) / 3),)
+    assert len(run.ranked()) == len({json.dumps(trial.genome) for trial in run.trials()}) == 12
+
+
+def test_partial_results_are_no_best(descent: Begin) -> None:
+    search = descent(fidelity="1/4,1")
+    candidate = search.ask()
+    assert candidate is not None
+    search.tell(candidate, {"loss": 0.0, "size": 1.0})
+    assert search.best is None
+    assert winner(search.saved) is None
+    assert front(search.saved) == []
+
+
+def test_columns_say_what_went_on_from_what(descent: Begin, fast_disk: None) -> None:
+    search = drive(descent(fidelity="1/4,1"), evaluate=train)
+    frame = pd.read_parquet(search.saved.folder)
+    later = frame[frame["resumes"].notna()]
+    assert set(later["budget"]) == {1.0}
+    assert set(later["operator"]) == {"promotion"}
+    assert set(frame[frame["resumes"].isna()]["budget"]) == {0.25}
+
+
+@pytest.fixture
+def nothing_written(tmp_path: Path) -> Iterator[None]:
+    yield
+    assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.usefixtures("nothing_written")
+@pytest.mark.parametrize(
+    ("fields", "error", "text"),
+    [
+        ({"fidelity": "1/3,1/9,1"}, OptionError, "--fidelity 1/3,1/9,1: expected increasing fractions"),
+        ({"fidelity": "1/9,1/3"}, OptionError, "expected 1, the full training, as the last one"),
+        (
+            {"subject_to": ["sise<=3"]},
+            OptionError,
+            r"no metric 'sise' .did you mean size.*: expected one of loss, size",
+        ),
+        ({"subject_to": ["size<3"]}, OptionError, "--subject-to 'size<3': expected METRIC<=NUMBER"),
+        ({"replicates": 0}, OptionError, "--replicates 0: expected a whole number of at least 1"),
+        (
+            {"replicates": 2, "objectives": ["loss:min", "size:min"]},
+            OptionError,
+            "--replicates: expected one objective",
+        ),
+        ({"prune": True, "objectives": ["loss:min", "size:min"]}, OptionError, "--prune: expected one objective"),
+        ({"budget": 0.0}, OptionError, "--budget 0.0 is not allowed: expected more than 0"),
+        ({"calibrate_best": 0}, OptionError, "--calibrate-best 0 is not allowed"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_is_written(
+    descent: Begin, fields: dict[str, Any], error: type[Exception], text: str
+) -> None:
+    with pytest.raises(error, match=text):
+        descent(**{"strategy": None, **fields})
+
+
+@pytest.mark.usefixtures("nothing_written")
+@pytest.mark.parametrize(("fields", "flag"), [({"fidelity": "1/3,1"}, "--fidelity"), ({"prune": True}, "--prune")])
+def test_an_evaluator_that_does_not_support_it_is_named(begin: Begin, fields: dict[str, Any], flag: str) -> None:
+    with pytest.raises(PluginError, match=rf"{flag}: evaluator quick does not say .*SUPPORTS = \['.*quick\.py"):
+        begin(**fields)
+
+
+@pytest.mark.usefixtures("nothing_written")
+def test_a_strategy_with_trials_of_its_own_is_refused(descent: Begin, tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from evo_tune.strategies.random import Random\n"
+        "class Mine(Random):\n"
+        '    """Random, with replicates."""\n'
+        "    own_trials = True\n"
+    )
+    with pytest.raises(
+        PluginError, match=r"mine\.py decides itself .* --replicates does not .*choose --strategy .*ga or"
+    ):
+        descent(strategy=str(path), replicates=2)
+
+
+def test_a_wrong_declaration_is_named(descent: Begin, tmp_path: Path) -> None:
+    path = tmp_path / "wrong.py"
+    path.write_text(DESCENT.replace('["budget", "curve"]', '["budgets"]'))
+    with pytest.raises(PluginError, match=r"wrong\.py:10: SUPPORTS is \['budgets'\]: expected a list of 'budget'"):
+        descent(evaluator=str(path))
+
+
+def test_a_constraint_that_no_result_can_meet_is_told(begin: Begin, tmp_path: Path) -> None:
+    path = tmp_path / "plain.py"
+    path.write_text(DESCENT.replace("METRICS =", "UNDECLARED ="))
+    search = begin(evaluator=str(path), subject_to=["sise<=3"], slots=1)
+    with pytest.raises(
+        RunError, match=r"evaluate returned no 'sise', which --subject-to needs .it returned size, loss"
+    ):
+        search.run()

@@ -1,0 +1,217 @@
+"""The journal and whole-or-nothing writes: torn at every byte, damaged, on a full disk."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from evo_tune.errors import StoreError
+from evo_tune.store.journal import Journal, write_atomically
+
+EVENTS = [{"event": "born", "id": 0}, {"event": "recorded", "id": 0, "text": "naïve\r\n"}, {"event": "told", "id": 0}]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "_journal.jsonl"
+
+
+@pytest.fixture
+def written(path: Path) -> bytes:
+    journal = Journal(path)
+    journal.append(EVENTS, sync=True)
+    journal.close()
+    return path.read_bytes()
+
+
+def test_a_missing_journal_is_empty(path: Path) -> None:
+    assert Journal(path).read() == []
+    assert not path.exists()
+
+
+def test_events_come_back_in_order_over_several_openings(path: Path, written: bytes) -> None:
+    again = Journal(path)
+    assert again.read() == EVENTS
+    again.append([{"event": "born", "id": 1}], sync=False)
+    again.close()
+    again.close()
+    assert Journal(path).read() == [*EVENTS, {"event": "born", "id": 1}]
+    assert path.read_bytes().startswith(written)
+
+
+def test_torn_at_every_byte_of_the_last_line(path: Path, written: bytes) -> None:
+    last = written.rindex(b"\n", 0, -1) + 1
+    for length in range(last, len(written)):
+        path.write_bytes(written[:length])
+        journal = Journal(path)
+        assert journal.read() == EVENTS[:2]
+        assert path.read_bytes() == written[:length], "reading changes nothing"
+        if length > last:
+            with pytest.warns(UserWarning, match=f"torn tail of {length - last} bytes"):
+                journal.append([EVENTS[2]], sync=True)
+        else:
+            journal.append([EVENTS[2]], sync=True)
+        journal.close()
+        assert path.read_bytes() == written
+
+
+@pytest.mark.parametrize("tail", [b"\0" * 300, b'{"event":"to\rld"', b"\xff\xfe\n", b"[]\n", b"[" * 100_000, b"null\n"])
+def test_any_garbage_at_the_end_is_a_torn_tail(path: Path, written: bytes, tail: bytes) -> None:
+    path.write_bytes(written + tail)
+    journal = Journal(path)
+    assert journal.read() == EVENTS
+    with pytest.warns(UserWarning, match=r"_journal\.jsonl: cut off a torn tail"):
+        journal.append([{"event": "told", "id": 9}], sync=True)
+    journal.close()
+    assert Journal(path).read() == [*EVENTS, {"event": "told", "id": 9}]
+
+
+@pytest.mark.parametrize("damage", [b'{"event":"rec', b"\0\0", b"[1]", b"", b"7", b'{"other":1}', b'{"event":"\rx'])
+def test_damage_before_the_last_line_is_an_error_that_names_the_line(path: Path, written: bytes, damage: bytes) -> None:
+    lines = written.splitlines(keepends=True)
+    path.write_bytes(lines[0] + damage + b"\n" + lines[2])
+    with pytest.raises(StoreError, match=r"_journal\.jsonl: line 2 is damaged.*head -n 1\)") as caught:
+        Journal(path).read()
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unreadable_journal_is_an_error(path: Path) -> None:
+    path.mkdir()
+    with pytest.raises(StoreError, match=r"cannot read .*_journal"):
+        Journal(path).read()
+
+
+def test_a_short_write_leaves_what_was_there(path: Path, written: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = Journal(path)
+    journal.read()
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda file, data: write(file, data[:5]))
+    with pytest.raises(StoreError, match="No space left on device; mend that, then `evo-tune resume`"):
+        journal.append([{"event": "told", "id": 1}], sync=True)
+    assert path.read_bytes() == written
+    monkeypatch.undo()
+    journal.append([{"event": "told", "id": 1}], sync=True)
+    journal.close()
+    assert Journal(path).read() == [*EVENTS, {"event": "told", "id": 1}]
+
+
+def test_a_failing_disk_never_leaves_damage_in_the_middle(
+    path: Path, written: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(file: int, length: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    journal = Journal(path)
+    journal.read()
+    journal.append([{"event": "told", "id": 1}], sync=True)
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda file, data: write(file, data[:5]))
+    monkeypatch.setattr(os, "ftruncate", refuse)
+    with pytest.raises(StoreError):
+        journal.append([{"event": "told", "id": 2}], sync=True)
+    monkeypatch.undo()
+    with pytest.warns(UserWarning, match="torn tail of 5 bytes"):
+        journal.append([{"event": "told", "id": 3}], sync=True)
+    journal.close()
+    assert [event["id"] for event in Journal(path).read()] == [0, 0, 0, 1, 3]
+
+
+def test_what_cannot_be_synced_is_not_kept(path: Path, written: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(file: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    journal = Journal(path)
+    journal.read()
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(StoreError, match="Input/output error"):
+        journal.append([{"event": "told", "id": 1}], sync=True)
+    assert Journal(path).read() == EVENTS
+
+
+def test_a_new_journal_is_safe_with_its_name(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced = []
+    fsync = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda file: (synced.append(os.fstat(file).st_ino), fsync(file)))
+    Journal(path).append(EVENTS, sync=True)
+    assert synced == [path.parent.stat().st_ino, path.stat().st_ino]
+
+
+FULL = """
+    import resource, sys
+    from pathlib import Path
+    from evo_tune.errors import StoreError
+    from evo_tune.store.journal import Journal, write_atomically
+
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+    journal = Journal(Path(sys.argv[1]))
+    written = 0
+    try:
+        while True:
+            journal.append([{"event": "told", "id": written}], sync=True)
+            written += 1
+    except StoreError as error:
+        print(written, error)
+    assert [event["id"] for event in Journal(Path(sys.argv[1])).read()] == list(range(written))
+    try:
+        write_atomically(Path(sys.argv[2]), bytes(2000))
+    except StoreError as error:
+        print(error)
+"""
+
+
+def test_a_file_size_limit_is_a_store_error(path: Path) -> None:
+    other = path.with_name("generation-0000.parquet")
+    other.write_bytes(b"old")
+    script = textwrap.dedent(FULL)
+    ended = subprocess.run([sys.executable, "-c", script, path, other], capture_output=True, text=True, check=True)
+    first, second = ended.stdout.splitlines()
+    count, _, message = first.partition(" ")
+    assert int(count) > 20
+    assert message.startswith(f"cannot write {path}: ")
+    assert second.startswith(f"cannot write {other}: File too large")
+    assert other.read_bytes() == b"old"
+    assert sorted(entry.name for entry in path.parent.iterdir()) == ["_journal.jsonl", "generation-0000.parquet"]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """Yield a file system of 64 kB, where the tests may mount one."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)]
+    if os.geteuid() != 0 or subprocess.run(command, capture_output=True).returncode != 0:
+        pytest.skip("mounting a small disk needs root and the right to mount")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_full_disk_keeps_every_whole_event(small_disk: Path) -> None:
+    journal = Journal(small_disk / "_journal.jsonl")
+    written = itertools.count()
+    with pytest.raises(StoreError, match="No space left on device"):
+        all(None is journal.append([{"event": "told", "id": id, "text": "x" * 50}], sync=True) for id in written)
+    assert [event["id"] for event in Journal(journal.path).read()] == list(range(next(written) - 1))
+    with pytest.raises(StoreError, match="No space left on device; mend that, then `evo-tune resume`"):
+        write_atomically(small_disk / "x.parquet", bytes(50_000))
+    assert [entry.name for entry in small_disk.iterdir()] == ["_journal.jsonl"]
+    journal.close()
+
+
+def test_write_atomically_replaces_and_leaves_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "_calibration.parquet"
+    for data in (b"one", b"two"):
+        write_atomically(path, data)
+        assert path.read_bytes() == data
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+
+
+def test_write_atomically_into_nowhere(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"cannot write .*gone/x: No such file or directory"):
+        write_atomically(tmp_path / "gone" / "x", b"")
