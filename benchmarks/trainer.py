@@ -118,7 +118,8 @@ def trainer_step(width: int, tokens: int, device: str, precision: str, compiled:
 
 def prepared(what: str, width: int, tokens: int, device: str) -> Callable[[], float]:
     """Return the step of one row of PARTS, or of one of the others."""
-    from evo_tune.training import attention, fastest_precision, keep_freed_memory
+    from evo_tune.training import fastest_precision, keep_freed_memory
+    from evo_tune.training.models import attention
 
     compiled = what.endswith("compiled")
     if what.startswith("plain"):

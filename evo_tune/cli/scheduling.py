@@ -11,7 +11,7 @@ import click
 
 from evo_tune.cli import _shared as shared
 from evo_tune.errors import RecipeError, UsageError
-from evo_tune.training.schedule import Schedule
+from evo_tune.training.optim.schedule import Schedule
 
 WIDTH, HEIGHT = 60, 10
 """Columns and rows of the chart."""

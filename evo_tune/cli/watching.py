@@ -123,7 +123,7 @@ def _timed(threads: int) -> str:
     """Return the precision in which this CPU trains faster, with so many threads."""
     import torch
 
-    from evo_tune.training.probe import fastest_precision
+    from evo_tune.training.hardware.probe import fastest_precision
 
     torch.set_num_threads(threads)
     return fastest_precision("cpu")

@@ -9,8 +9,8 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
-from evo_tune.training.accumulation import MicroBatch, cross_entropy_sum
 from evo_tune.training.evaluation import over_batches
+from evo_tune.training.optim.accumulation import MicroBatch, cross_entropy_sum
 
 __all__ = ["Scores", "auc", "score"]
 

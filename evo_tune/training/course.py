@@ -15,16 +15,16 @@ import torch
 from torch import nn
 
 from evo_tune.training._check import check_integer
-from evo_tune.training.accumulation import MicroBatch
-from evo_tune.training.capacity import measured_peak
-from evo_tune.training.early_stopping import EarlyStopping
 from evo_tune.training.evaluation import Evaluation, evaluate, evaluate_by_position
 from evo_tune.training.extension import extend_trainer
-from evo_tune.training.flops import flops_per_token
-from evo_tune.training.gpt import GPT
-from evo_tune.training.memory import predict_memory
+from evo_tune.training.hardware.capacity import measured_peak
+from evo_tune.training.hardware.flops import flops_per_token
+from evo_tune.training.hardware.memory import predict_memory
+from evo_tune.training.hardware.throughput import Throughput, mfu, peak_flops
+from evo_tune.training.models.gpt import GPT
+from evo_tune.training.optim.accumulation import MicroBatch
+from evo_tune.training.optim.early_stopping import EarlyStopping
 from evo_tune.training.phases import Phase, spent
-from evo_tune.training.throughput import Throughput, mfu, peak_flops
 from evo_tune.training.trainer import Source, Trainer
 
 __all__ = ["Course", "Material"]

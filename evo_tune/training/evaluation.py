@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from evo_tune.training._check import check_integer
-from evo_tune.training.accumulation import IGNORE, MicroBatch, cross_entropy_sum
+from evo_tune.training.optim.accumulation import IGNORE, MicroBatch, cross_entropy_sum
 
 if TYPE_CHECKING:
-    from evo_tune.training.distributed import Ranks
+    from evo_tune.training.hardware.distributed import Ranks
 
 __all__ = ["Evaluation", "evaluate", "evaluate_by_position", "losses_by_position", "over_batches"]
 

@@ -18,17 +18,17 @@ from torch import Tensor
 
 from evo_tune.errors import RecipeError
 from evo_tune.training.accounting import stop_step
-from evo_tune.training.accumulation import MicroBatch
-from evo_tune.training.allocator import keep_freed_memory
 from evo_tune.training.checkpoint import load_checkpoint, save_checkpoint
 from evo_tune.training.classification import Scores, score
-from evo_tune.training.encoder import Classifier
-from evo_tune.training.epochs import Epochs
-from evo_tune.training.optimizer import AdamW
+from evo_tune.training.data.epochs import Epochs
+from evo_tune.training.hardware.allocator import keep_freed_memory
+from evo_tune.training.models.encoder import Classifier
+from evo_tune.training.optim.accumulation import MicroBatch
+from evo_tune.training.optim.optimizer import AdamW
+from evo_tune.training.optim.schedule import Schedule
+from evo_tune.training.optim.weight_decay import WeightDecay
 from evo_tune.training.plan import Plan
-from evo_tune.training.schedule import Schedule
 from evo_tune.training.trainer import Recipe, Trainer
-from evo_tune.training.weight_decay import WeightDecay
 
 __all__ = ["CHECKPOINT", "Examples", "Run", "fit"]
 

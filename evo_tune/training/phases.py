@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from evo_tune.training._check import check_integer, check_number
-from evo_tune.training.flops import flops_per_token
-from evo_tune.training.gpt_config import GPTConfig
-from evo_tune.training.ramp import BatchRamp, Bounds, steps_of
+from evo_tune.training.hardware.flops import flops_per_token
+from evo_tune.training.models.gpt_config import GPTConfig
+from evo_tune.training.optim.ramp import BatchRamp, Bounds, steps_of
 
 __all__ = ["Phase", "plan_phases", "spent"]
 

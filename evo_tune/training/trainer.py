@@ -19,21 +19,21 @@ from torch import nn
 
 from evo_tune.errors import RecipeError
 from evo_tune.training._check import check_integer, check_number
-from evo_tune.training.accumulation import MicroBatch, accumulate, split
-from evo_tune.training.capacity import is_out_of_memory
-from evo_tune.training.clipping import check_clip, clip, gradient_norm
-from evo_tune.training.determinism import seed_everything, seed_for
-from evo_tune.training.divergence import DivergenceWatch
-from evo_tune.training.ema import average_of
-from evo_tune.training.gap_decay import GapDecay, GapWatch
-from evo_tune.training.muon import Muon
-from evo_tune.training.optimizer import SGD, AdamW
-from evo_tune.training.precision import Precision
-from evo_tune.training.schedule import Schedule
-from evo_tune.training.weight_decay import WeightDecay
+from evo_tune.training.hardware.capacity import is_out_of_memory
+from evo_tune.training.hardware.determinism import seed_everything, seed_for
+from evo_tune.training.hardware.precision import Precision
+from evo_tune.training.optim.accumulation import MicroBatch, accumulate, split
+from evo_tune.training.optim.clipping import check_clip, clip, gradient_norm
+from evo_tune.training.optim.divergence import DivergenceWatch
+from evo_tune.training.optim.ema import average_of
+from evo_tune.training.optim.gap_decay import GapDecay, GapWatch
+from evo_tune.training.optim.muon import Muon
+from evo_tune.training.optim.optimizer import SGD, AdamW
+from evo_tune.training.optim.schedule import Schedule
+from evo_tune.training.optim.weight_decay import WeightDecay
 
 if TYPE_CHECKING:
-    from evo_tune.training.distributed import Ranks
+    from evo_tune.training.hardware.distributed import Ranks
 
 __all__ = ["Recipe", "Source", "Step", "Trainer"]
 

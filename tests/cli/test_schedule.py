@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 
 from evo_tune.cli import cli
 from evo_tune.errors import RecipeError, UsageError
-from evo_tune.training.schedule import SCHEDULES, Schedule
+from evo_tune.training.optim.schedule import SCHEDULES, Schedule
 
 
 def ask(*words: str) -> Result:

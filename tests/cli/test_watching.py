@@ -61,7 +61,9 @@ def test_devices_times_a_cpu_if_asked_to(monkeypatch: pytest.MonkeyPatch) -> Non
     import torch
 
     before = torch.get_num_threads()
-    monkeypatch.setattr("evo_tune.training.probe.fastest_precision", lambda device: f"{torch.get_num_threads()} fp8")
+    monkeypatch.setattr(
+        "evo_tune.training.hardware.probe.fastest_precision", lambda device: f"{torch.get_num_threads()} fp8"
+    )
     words = ["--devices", "cpu", "--slots", "1", "--threads", "3", "--format", "json"]
     for flag, answer in (([], "by a timing"), (["--probe"], "3 fp8")):
         told = json.loads(CliRunner().invoke(devices_command, [*words, *flag]).output)

@@ -29,7 +29,7 @@ def test_arithmetic_loads_no_torch() -> None:
 
 
 def test_it_is_an_island() -> None:
-    for path in Path(training.__file__).parent.glob("*.py"):
+    for path in Path(training.__file__).parent.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             if isinstance(node, ast.ImportFrom):

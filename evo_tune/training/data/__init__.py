@@ -1,0 +1,1 @@
+"""What a training reads: texts, tokens, windows, tables, batches."""

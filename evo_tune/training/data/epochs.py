@@ -1,0 +1,145 @@
+"""Batches of a set of samples, epoch by epoch, with label smoothing and mixup.
+
+The order is a pure function of (seed, epoch) and what is mixed one of (seed, step), so there is no position to
+save. Knows nothing of models.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from evo_tune.errors import RecipeError
+from evo_tune.training._check import check_integer, check_number
+from evo_tune.training.accounting import optimizer_steps
+from evo_tune.training.hardware.determinism import seed_for
+from evo_tune.training.optim.accumulation import MicroBatch
+
+__all__ = ["Epochs", "mix", "soft_targets"]
+
+
+class Epochs:
+    """The batches of a training: each epoch visits every sample once, in an order of its own.
+
+    The last batch of an epoch takes what is left, and is a step with its own n: no sample is dropped, and no
+    batch spans two epochs.
+
+    Args:
+        inputs: (n, …), on the CPU.
+        targets: (n,), class numbers.
+        classes: Number of classes.
+        batch: Samples in a step.
+        total: Samples in the full training; the last step takes what is left.
+        seed: Seed of the order and of mixup.
+        label_smoothing: Share of the probability that is spread over all classes, below 1.
+        mixup: α of mixup, 0 or more; 0: none. Inputs must then be numbers that can be averaged.
+        micro_batch: Samples in a micro-batch; None: a step in one piece.
+
+    Raises:
+        RecipeError: A number is out of its range, or there is no sample.
+    """
+
+    def __init__(
+        self,
+        inputs: Tensor,
+        targets: Tensor,
+        *,
+        classes: int,
+        batch: int,
+        total: int,
+        seed: int,
+        label_smoothing: float = 0.0,
+        mixup: float = 0.0,
+        micro_batch: int | None = None,
+    ) -> None:
+        for name, number in (("batch", batch), ("total", total)):
+            check_integer(name, number, 1)
+        check_integer("classes", classes, 2)
+        check_number("label_smoothing", label_smoothing, "[0, 1)")
+        check_number("mixup", mixup, "[0, 100]")
+        if micro_batch is not None:
+            check_integer("micro_batch", micro_batch, 1)
+        if not len(inputs) == len(targets) > 0:
+            raise RecipeError("targets", len(targets), f"one for each of {len(inputs)} inputs, and at least one")
+        self.inputs, self.targets = inputs, targets
+        self.classes = classes
+        self.batch = batch
+        self.total = total
+        self.seed = seed
+        self.label_smoothing = label_smoothing
+        self.mixup = mixup
+        self.micro_batch = micro_batch or batch
+        self.epoch_steps = optimizer_steps(len(inputs), batch)
+        self._epoch: tuple[int, Tensor] = (-1, targets)
+
+    @property
+    def steps(self) -> int:
+        """Steps of the full training."""
+        epochs, rest = divmod(self.total, len(self.inputs))
+        return epochs * self.epoch_steps + optimizer_steps(rest, self.batch)
+
+    def window(self, step: int) -> list[MicroBatch]:
+        """Return the micro-batches of a step (from 0).
+
+        Returns:
+            Inputs, and targets as class numbers, (samples,); with smoothing or mixup as probabilities,
+            (samples, classes).
+
+        Raises:
+            RecipeError: The step lies outside the full training.
+        """
+        check_integer("step", step, 0, self.steps - 1)
+        epoch, place = divmod(step, self.epoch_steps)
+        last = min((place + 1) * self.batch, self.total - epoch * len(self.inputs))
+        rows = self._order(epoch)[place * self.batch : last]
+        inputs, targets = self.inputs[rows], self.targets[rows]
+        if self.label_smoothing or self.mixup:
+            targets = soft_targets(targets, self.classes, self.label_smoothing)
+        if self.mixup:
+            inputs, targets = mix(inputs, targets, self.mixup, seed_for(self.seed, "mixing", step))
+        return list(zip(*(torch.split(part, self.micro_batch) for part in (inputs, targets)), strict=True))
+
+    def _order(self, epoch: int) -> Tensor:
+        if self._epoch[0] != epoch:  # only a memo: drawn anew, it would be the same
+            rng = np.random.default_rng(seed_for(self.seed, "order", epoch))
+            self._epoch = (epoch, torch.from_numpy(rng.permutation(len(self.inputs))))
+        return self._epoch[1]
+
+
+def soft_targets(targets: Tensor, classes: int, smoothing: float = 0.0) -> Tensor:
+    """Return class numbers as probabilities: 1 − ε on the class itself and ε spread evenly over all.
+
+    Szegedy et al., arXiv:1512.00567, section 7.
+
+    Args:
+        targets: (n,), class numbers.
+        classes: Number of classes.
+        smoothing: ε, below 1.
+
+    Returns:
+        (n, classes), float32.
+    """
+    return F.one_hot(targets.long(), classes).float() * (1.0 - smoothing) + smoothing / classes
+
+
+def mix(inputs: Tensor, targets: Tensor, alpha: float, seed: int) -> MicroBatch:
+    """Average each sample with another of its batch: λ and 1 − λ, with one λ ~ Beta(α, α) for the batch.
+
+    Mixup (Zhang et al., arXiv:1710.09412).
+
+    Args:
+        inputs: (n, …), numbers.
+        targets: (n, classes), probabilities.
+        alpha: α, above 0.
+        seed: Seed of λ and of the pairs.
+
+    Returns:
+        Mixed inputs (float32) and targets.
+    """
+    rng = np.random.default_rng(seed)
+    share = float(rng.beta(alpha, alpha))
+    partner = torch.from_numpy(rng.permutation(len(inputs)))
+    inputs = inputs.float()
+    return inputs.lerp(inputs[partner], 1.0 - share), targets.lerp(targets[partner], 1.0 - share)

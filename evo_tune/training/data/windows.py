@@ -1,0 +1,189 @@
+"""Windows of a token text: shuffled ones to train on, fixed ones to be judged by.
+
+The training order is a pure function of (seed, epoch), and a batch one of (seed, step): there is no
+position to save. Knows nothing of models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from evo_tune.errors import RecipeError
+from evo_tune.training._check import check_integer
+from evo_tune.training.hardware.determinism import seed_for
+from evo_tune.training.optim.accumulation import IGNORE, MicroBatch
+from evo_tune.training.optim.ramp import BatchRamp, steps_of
+
+__all__ = ["TrainingWindows", "fixed_windows", "held_out_blocks"]
+
+
+class TrainingWindows:
+    """The batches of a training: each epoch visits the whole text once, in an order of its own.
+
+    An epoch cuts the text into windows of `context` tokens (each with the token that follows) from an
+    offset drawn for it, and shuffles them.
+
+    Args:
+        tokens: (n,), the text, of any integer type, on the CPU.
+        context: Tokens in a window.
+        batch: Windows in a step.
+        total: Windows in the full training; the last step takes what is left.
+        seed: Seed of the order.
+        micro_batch: Windows in a micro-batch; None: a step in one piece.
+        first_step: Number of its first step, where others come before (see `extend_trainer`).
+        ramp: How the batch grows to its size; None: it has it from the start.
+
+    Raises:
+        RecipeError: A number is out of its range, or the text holds not even one window.
+    """
+
+    def __init__(
+        self,
+        tokens: Tensor,
+        *,
+        context: int,
+        batch: int,
+        total: int,
+        seed: int,
+        micro_batch: int | None = None,
+        first_step: int = 0,
+        ramp: BatchRamp | None = None,
+    ) -> None:
+        check_integer("context", context, 1)
+        check_integer("batch", batch, 1)
+        check_integer("total", total, 1)
+        if micro_batch is not None:
+            check_integer("micro_batch", micro_batch, 1)
+        check_integer("first_step", first_step, 0)
+        if len(tokens) < context + 1:
+            raise RecipeError("context", context, f"less than the {len(tokens)} tokens of the text")
+        self.tokens = tokens
+        self.context = context
+        self.batch = batch
+        self.total = total
+        self.seed = seed
+        self.first_step = first_step
+        self.micro_batch = micro_batch or batch
+        self._bounds = steps_of(total, batch, ramp)
+        self.epoch_windows = (len(tokens) - 1) // context
+        if self.epoch_windows > 1:
+            self.epoch_windows -= 1  # room for the offset
+        self._columns = torch.arange(context + 1)
+        self._epoch: tuple[int, Tensor] = (-1, self._columns)
+
+    @property
+    def steps(self) -> int:
+        """Steps that its windows make."""
+        return len(self._bounds)
+
+    def window(self, step: int) -> list[MicroBatch]:
+        """Return the micro-batches of a step (from first_step on): inputs and targets, both (windows, context), int64.
+
+        Raises:
+            RecipeError: The step lies outside the full training.
+        """
+        check_integer("step", step, self.first_step, self.first_step + self.steps - 1)
+        starts = self._starts(*self._bounds[step - self.first_step])
+        rows = self.tokens[starts[:, None] + self._columns].long()
+        return [(rows[:, :-1], rows[:, 1:]) for rows in torch.split(rows, self.micro_batch)]
+
+    def _starts(self, first: int, last: int) -> Tensor:
+        """Return where windows number first..last−1 of the training begin in the text."""
+        pieces = []
+        while first < last:
+            epoch, place = divmod(first, self.epoch_windows)
+            taken = min(last - first, self.epoch_windows - place)
+            pieces.append(self._order(epoch)[place : place + taken])
+            first += taken
+        return torch.cat(pieces)
+
+    def _order(self, epoch: int) -> Tensor:
+        if self._epoch[0] != epoch:  # only a memo: drawn anew, it would be the same
+            rng = np.random.default_rng(seed_for(self.seed, "order", epoch))
+            spare = len(self.tokens) - 1 - self.epoch_windows * self.context
+            offset = int(rng.integers(0, min(spare, self.context - 1) + 1))
+            starts = rng.permutation(self.epoch_windows) * self.context + offset
+            self._epoch = (epoch, torch.from_numpy(starts))
+        return self._epoch[1]
+
+
+def fixed_windows(tokens: Tensor, *, context: int, count: int, block: int = 1024) -> MicroBatch:
+    """Cut evenly spread blocks out of a text, to be scored in windows of `context` tokens.
+
+    Which tokens are scored depends on the text, `count` and `block` only, never on `context`: models
+    that see more or less at a time are judged by the same tokens.
+
+    Args:
+        tokens: (n,), a held-out text, of any integer type, on the CPU.
+        context: Tokens in a window.
+        count: Tokens to score, about: whole blocks, at least one, at most the text.
+        block: Tokens in a block.
+
+    Returns:
+        Inputs and targets, both (windows, min(context, block)), int64; windows at the end of a block
+        are filled up with zeros as inputs and IGNORE as targets.
+
+    Raises:
+        RecipeError: A number is out of its range, or the text has fewer than two tokens.
+    """
+    for name, value in (("context", context), ("count", count), ("block", block)):
+        check_integer(name, value, 1)
+    if len(tokens) < 2:
+        raise RecipeError("tokens", len(tokens), "a text of two tokens or more")
+    starts = torch.tensor(_block_starts(len(tokens), count, block))
+    block = min(block, len(tokens) - 1)
+    rows = tokens[starts[:, None] + torch.arange(block + 1)].long()
+    context = min(context, block)
+    missing = -block % context
+    inputs = torch.nn.functional.pad(rows[:, :-1], (0, missing))
+    targets = torch.nn.functional.pad(rows[:, 1:], (0, missing), value=IGNORE)
+    return inputs.reshape(-1, context), targets.reshape(-1, context)
+
+
+def held_out_blocks(
+    text: bytes, encode: Callable[[bytes], Tensor], *, context: int, count: int, block: int
+) -> list[MicroBatch]:
+    """Cut evenly spread blocks of bytes out of a text, to be scored in windows of `context` tokens.
+
+    Which bytes are scored depends on the text, `count` and `block` only: models that see more or less at a time, and
+    models of other tokens, are judged by the same bytes. With bytes as tokens it is what `fixed_windows` gives.
+
+    Args:
+        text: A held-out text.
+        encode: Gives the tokens of a text, (n,), of any integer type.
+        context: Tokens in a window.
+        count: Bytes to score, about: whole blocks, at least one, at most the text.
+        block: Bytes in a block.
+
+    Returns:
+        Inputs and targets of each block, both (windows, context), int64; the last window is filled up with zeros as
+        inputs and IGNORE as targets. The first byte before a block is its first input.
+
+    Raises:
+        RecipeError: A number is out of its range, or the text has fewer than two bytes.
+    """
+    for name, value in (("context", context), ("count", count), ("block", block)):
+        check_integer(name, value, 1)
+    if len(text) < 2:
+        raise RecipeError("text", len(text), "two bytes or more")
+    found = []
+    for start in _block_starts(len(text), count, block):
+        piece = text[start : start + block + 1]
+        tokens = torch.cat([encode(piece[:1]), encode(piece[1:])]).long()
+        missing = -(len(tokens) - 1) % context
+        inputs = torch.nn.functional.pad(tokens[:-1], (0, missing))
+        targets = torch.nn.functional.pad(tokens[1:], (0, missing), value=IGNORE)
+        found.append((inputs.reshape(-1, context), targets.reshape(-1, context)))
+    return found
+
+
+def _block_starts(length: int, count: int, block: int) -> list[int]:
+    """Return where evenly spread blocks of a text of `length` begin."""
+    block = min(block, length - 1)
+    blocks = max(1, min(round(count / block), (length - 1) // block))
+    starts: list[int] = torch.linspace(0, length - 1 - block, blocks, dtype=torch.float64).long().tolist()
+    return starts

@@ -1,0 +1,133 @@
+"""What a device has of memory, what a training took of it, and how to tell that it was too little.
+
+Capacity is always the whole memory, never what happens to be free: what else runs there must not change how
+a training is cut into micro-batches. The formulas are `memory`'s.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from evo_tune.errors import RecipeError
+from evo_tune.training._check import check_integer, check_name, check_number
+from evo_tune.training.hardware.memory import Fit, fit_memory, predict_memory
+from evo_tune.training.models.gpt_config import GPTConfig
+
+__all__ = ["calibrate_memory", "device_memory", "fit_device", "is_out_of_memory", "measured_peak"]
+
+_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+"""Where a container's limit stands, under cgroup v2 and v1."""
+
+_PROBE_ABOVE = 0.5
+"""Share of a GPU from which on a prediction is checked by a step: below it the formula may be off by a factor
+of 1.8 and nothing happens."""
+
+_SIGNS = ("not enough memory", "can't allocate memory", "out of memory")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error says that memory ran out; on a CPU torch says so by a plain RuntimeError."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in _SIGNS)
+
+
+def device_memory(device: torch.device | str = "cpu") -> float:
+    """Return the whole memory of a device, bytes: a GPU's own, or the machine's up to its container's limit.
+
+    Raises:
+        RecipeError: The device is neither a CPU nor a CUDA GPU.
+    """
+    device = torch.device(device)
+    check_name("device", device.type, ("cpu", "cuda"))
+    if device.type == "cuda":
+        return float(torch.cuda.get_device_properties(device).total_memory)
+    limits = [float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))]
+    for path in map(Path, _LIMITS):
+        try:
+            limits.append(float(path.read_text(encoding="ascii")))
+        except (OSError, ValueError):  # not there, or 'max'
+            continue
+    return min(limits)
+
+
+def measured_peak(device: torch.device | str, run: Callable[[], object]) -> float | None:
+    """Run something and return the most memory that torch held meanwhile, bytes; None on a CPU.
+
+    On a CPU there is nothing honest to measure: a process keeps what it freed, so that its growth tells of
+    what ran in it before. There the prediction stands, whose activations agree with autograd's to 1%.
+    """
+    device = torch.device(device)
+    if device.type != "cuda":
+        run()
+        return None
+    torch.cuda.synchronize(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    run()
+    torch.cuda.synchronize(device)
+    return float(torch.cuda.max_memory_allocated(device))
+
+
+def calibrate_memory(device: torch.device | str, predicted: float, step: Callable[[], object]) -> float:
+    """Return measured over predicted memory of one training step: a factor for `plan_memory`.
+
+    1 on a CPU, where the step is not even run; and 1 or more elsewhere, so that a probe which happened to
+    take little promises nothing.
+
+    Args:
+        device: Where the step runs.
+        predicted: Its peak by `predict_memory`, without the device's libraries, bytes.
+        step: Does one step, weights and moments included.
+
+    Raises:
+        RecipeError: predicted is not above zero.
+    """
+    check_number("predicted", predicted, "(0, inf)")
+    if torch.device(device).type == "cpu":
+        return 1.0
+    measured = measured_peak(device, step)
+    if measured is None:
+        raise RecipeError("device", str(device), "one whose memory torch measures")
+    return max(1.0, measured / predicted)
+
+
+def fit_device(
+    config: GPTConfig,
+    batch: int,
+    device: torch.device | str,
+    *,
+    sharing: int = 1,
+    probe: Callable[[Fit], object] | None = None,
+    **options: Any,
+) -> Fit:
+    """Return how to train a model on a device within its whole memory; the same whatever else runs there.
+
+    Args:
+        config: The model.
+        batch: Sequences in a step, of one process.
+        device: Where. One whose memory torch does not tell (such as 'mps') gets the batch in one piece, and
+            the trainer's halving if that is too much.
+        sharing: Processes of this training on this machine, which share a CPU's memory.
+        probe: Does one step as a fit says, from building the model on; on a GPU it corrects the formula
+            where the prediction is near the capacity. None: the formula is believed.
+        options: As in `predict_memory`; device and recompute left out.
+
+    Raises:
+        RecipeError: A field is out of its range, or not even one sequence fits.
+    """
+    check_integer("sharing", sharing, 1)
+    kind = torch.device(device).type
+    if kind not in ("cpu", "cuda"):
+        return Fit(batch, None, predict_memory(config, batch, **options))
+    capacity = device_memory(device) / (sharing if kind == "cpu" else 1)
+    fit = fit_memory(config, batch, capacity, device=kind, **options)
+    if kind == "cpu" or probe is None or fit.memory.peak <= _PROBE_ABOVE * capacity:
+        return fit
+    first = fit
+    factor = calibrate_memory(device, fit.memory.peak - fit.memory.context, lambda: probe(first))
+    return fit_memory(config, batch, capacity, device=kind, factor=factor, **options)

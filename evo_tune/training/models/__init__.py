@@ -1,0 +1,1 @@
+"""The models, and the shapes that describe them."""

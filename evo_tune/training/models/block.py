@@ -1,0 +1,102 @@
+"""The blocks of a Transformer: attention and a feed-forward layer, each a residual branch. Knows no tokens."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from evo_tune.training.models.attention import attend
+from evo_tune.training.models.dropout import Dropout
+from evo_tune.training.models.encoder_config import EncoderConfig
+from evo_tune.training.models.gpt_config import GPTConfig
+from evo_tune.training.models.positions import rotate
+
+__all__ = ["Attention", "Block", "FeedForward", "window_mask"]
+
+
+def window_mask(length: int, window: int) -> Tensor:
+    """Return which keys j each query i may look at, (length, length), bool: 0 ≤ i − j < window."""
+    distance = torch.arange(length)[:, None] - torch.arange(length)
+    return (distance >= 0) & (distance < window)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention, causal if the config says so.
+
+    With fewer key-value heads than heads, these are shared (GQA).
+    """
+
+    def __init__(self, config: GPTConfig | EncoderConfig) -> None:
+        super().__init__()
+        self.heads, self.kv_heads = config.heads, config.key_value_heads
+        self.dropout = config.attention_dropout
+        self.causal = config.causal
+        width, head_dim = config.width, config.width // config.heads
+        self.qkv = nn.Linear(width, width + 2 * self.kv_heads * head_dim, bias=config.bias)
+        self.out = nn.Linear(width, width, bias=config.bias)
+        # Large queries and keys make attention collapse at high learning rates (arXiv:2302.05442).
+        self.q_norm = nn.RMSNorm(head_dim) if config.qk_norm else None
+        self.k_norm = nn.RMSNorm(head_dim) if config.qk_norm else None
+
+    def forward(self, x: Tensor, rotation: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """Attend.
+
+        Args:
+            x: (batch, length, width).
+            rotation: (2, length, head_dim / 2), as `rotary_table` gives; None: queries and keys as they are.
+            mask: (length, length), as `window_mask` gives, or another that broadcasts to (batch, heads, length,
+                length); None: to all tokens, or if causal to all earlier ones.
+        """
+        batch, length, width = x.shape
+        qkv = self.qkv(x).view(batch, length, self.heads + 2 * self.kv_heads, width // self.heads)
+        # Each (batch, length, heads, head_dim): in this order in memory, so that `y` below needs no copy.
+        q, k, v = qkv.split((self.heads, self.kv_heads, self.kv_heads), 2)
+        if self.q_norm is not None and self.k_norm is not None:
+            dtype = self.q_norm.weight.dtype  # autocast leaves norms to their inputs' precision, which may be less
+            q, k = self.q_norm(q.to(dtype)).to(q.dtype), self.k_norm(k.to(dtype)).to(k.dtype)
+        if rotation is not None:
+            q, k = rotate(q, rotation[:, :, None]), rotate(k, rotation[:, :, None])
+        # The functional form does not look at eval(): it drops whatever it is told to.
+        dropout = self.dropout if self.training else 0.0
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+        y = attend(q, k, v, mask, dropout, causal=self.causal)
+        attended: Tensor = self.out(y.transpose(1, 2).reshape(batch, length, width))
+        return attended
+
+
+class FeedForward(nn.Module):
+    """Two linear layers with a GELU between them, or with a gate beside (SwiGLU, arXiv:2002.05202)."""
+
+    def __init__(self, config: GPTConfig | EncoderConfig) -> None:
+        super().__init__()
+        self.gated = config.ffn == "swiglu"
+        self.up = nn.Linear(config.width, config.ffn_width * (2 if self.gated else 1), bias=config.bias)
+        self.out = nn.Linear(config.ffn_width, config.width, bias=config.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.up(x)
+        if self.gated:
+            gate, value = hidden.chunk(2, -1)
+            hidden = F.silu(gate) * value
+        else:
+            hidden = F.gelu(hidden)
+        y: Tensor = self.out(hidden)
+        return y
+
+
+class Block(nn.Module):
+    """Attention and feed-forward, each normed on the way in and added on the way out."""
+
+    def __init__(self, config: GPTConfig | EncoderConfig) -> None:
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(config.width, bias=config.bias)
+        self.attention = Attention(config)
+        self.ffn_norm = nn.LayerNorm(config.width, bias=config.bias)
+        self.ffn = FeedForward(config)
+        self.dropout: nn.Module = Dropout(config.dropout)
+
+    def forward(self, x: Tensor, rotation: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        x = x + self.dropout(self.attention(self.attention_norm(x), rotation, mask))
+        y: Tensor = x + self.dropout(self.ffn(self.ffn_norm(x)))
+        return y

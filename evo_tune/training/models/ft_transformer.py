@@ -1,0 +1,123 @@
+"""FT-Transformer: a table's columns as the tokens of an encoder (Gorishniy et al., arXiv:2106.11959).
+
+A number x of column j becomes the token b_j + x · w_j, a category b_j + its embedding; one more token, [CLS],
+reads them all. As in the paper the first block has no norm before its attention, and the head is
+Linear(ReLU(LayerNorm(x))). The feed-forward layers have a GELU where the paper's have a ReGLU. A missing number
+counts as the column's mean, plus an embedding of its own that begins at zero. Knows nothing of files or
+training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from evo_tune.errors import RecipeError
+from evo_tune.training.data.columns import Columns
+from evo_tune.training.models.encoder import Classifier
+from evo_tune.training.models.encoder_config import FTConfig
+
+__all__ = ["FTTransformer"]
+
+
+class FTTransformer(Classifier):
+    """The model.
+
+    Args:
+        config: Its shape.
+        seed: Seed of the initial weights.
+        labels: Names of the classes, in order; None: their numbers.
+        columns: What the columns are called and which categories they know; `classify` needs it.
+    """
+
+    config_class = FTConfig
+    config: FTConfig
+    mean: Tensor
+    deviation: Tensor
+    first: Tensor
+
+    def __init__(
+        self,
+        config: FTConfig,
+        seed: int = 0,
+        *,
+        labels: Sequence[str] | None = None,
+        columns: Columns | None = None,
+    ) -> None:
+        super().__init__(config, seed, labels=labels)
+        self.columns = columns
+        self.register_buffer("mean", torch.zeros(config.numeric))
+        self.register_buffer("deviation", torch.ones(config.numeric))
+        # Embeddings of all categories lie in one table, one column's after another's: where each begins.
+        sizes = torch.tensor([0, *(number + 1 for number in config.categories)])
+        self.register_buffer("first", sizes.cumsum(0)[:-1], persistent=False)
+
+    def build(self, config: FTConfig) -> None:
+        """Make the tokens' weights. As embeddings they are spared by the weight decay, as in the paper."""
+        rows, width = sum(number + 1 for number in config.categories), config.width
+        self.weights = nn.Embedding(config.numeric, width) if config.numeric else None
+        self.missing = nn.Embedding(config.numeric, width) if config.numeric else None
+        self.categories = nn.Embedding(rows, width) if rows else None
+        self.offsets = nn.Embedding(config.tokens, width)  # the first is [CLS]
+        self.blocks[0].attention_norm = nn.Identity()
+
+    def initialise(self, generator: torch.Generator) -> None:
+        """Draw the tokens' weights from ±1/√width, as in the paper, and the others as every classifier does."""
+        super().initialise(generator)
+        bound = self.config.width**-0.5
+        with torch.no_grad():
+            for part in (self.weights, self.categories, self.offsets):
+                if part is not None:
+                    part.weight.uniform_(-bound, bound, generator=generator)
+            if self.missing is not None:
+                self.missing.weight.zero_()
+
+    def standardise(self, rows: Tensor) -> None:
+        """Take mean and deviation of each numeric column from training rows, (n, columns), missing ones left out."""
+        values = rows[:, : self.config.numeric].double()
+        present = ~values.isnan()
+        count = present.sum(0).clamp(min=1)
+        mean = values.nan_to_num().sum(0) / count
+        spread = (((values - mean).nan_to_num() ** 2).sum(0) / count).sqrt()
+        self.mean.copy_(mean)
+        self.deviation.copy_(torch.where(spread > 0, spread, 1.0))
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Return logits, (batch, classes), of rows as `Columns.encode` gives them, (batch, columns)."""
+        numeric = self.config.numeric
+        tokens = [self.offsets.weight.new_zeros(len(rows), 1, self.config.width)]
+        if self.weights is not None and self.missing is not None:
+            x = (rows[:, :numeric] - self.mean) / self.deviation
+            missing = x.isnan()
+            x = torch.where(missing, 0.0, x)
+            tokens.append(x[..., None] * self.weights.weight + missing[..., None] * self.missing.weight)
+        if self.categories is not None:
+            tokens.append(self.categories(rows[:, numeric:].long() + self.first))
+        x = self.encode(torch.cat(tokens, 1) + self.offsets.weight)
+        logits: Tensor = self.head(torch.relu(x[:, 0]))
+        return logits
+
+    def classify(self, table: Mapping[str, Any]) -> list[str]:
+        """Return the label of each row of a table: column name to values, a DataFrame for one.
+
+        Raises:
+            RecipeError: A column is missing, or the model was made without the names of its columns.
+        """
+        if self.columns is None:
+            raise RecipeError("columns", None, "a model that was given its Columns")
+        return self.names(torch.from_numpy(self.columns.encode(table)))
+
+    def to_json(self) -> dict[str, Any]:
+        return {**super().to_json(), "columns": None if self.columns is None else self.columns.to_json()}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> FTTransformer:
+        columns = data["columns"]
+        return cls(
+            FTConfig.from_json(data["model"]),
+            labels=data["labels"],
+            columns=None if columns is None else Columns.from_json(columns),
+        )

@@ -1,0 +1,180 @@
+"""The shape of a GPT, and what follows from it by arithmetic: its parameters.
+
+No torch here, so that a search can know a model's size before it trains one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import ClassVar
+
+from evo_tune.errors import RecipeError
+from evo_tune.training._check import check_integer, check_name, check_number
+from evo_tune.training.models._config import ModelConfig
+
+__all__ = ["LONGEST_PLAIN", "GPTConfig"]
+
+LONGEST_PLAIN = 256
+"""Tokens up to which attention in bfloat16 on a CPU is computed by plain products (see `attention`): there they are
+the faster; at twice as many they are about even, beyond they lose."""
+
+
+RESHAPABLE = ("depth", "context", "ffn_mult", "window", "window_pattern", "dropout", "attention_dropout")
+"""Fields in which a model may differ from the one whose weights it begins with (see `growth.reshape`). Not the width of
+the residual stream: its norms would see other means; and not its heads: they would see other parts of it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GPTConfig(ModelConfig):
+    """A decoder-only Transformer: pre-norm, causal. The defaults are GPT-2's, without biases.
+
+    Args:
+        vocab_size: Number V of tokens, 2 or more; 256 for bytes.
+        context: Longest sequence T, in tokens.
+        depth: Number L of blocks.
+        width: Width d of the residual stream, a multiple of heads.
+        heads: Attention heads.
+        ffn_mult: Width of the hidden layer of each block, as a multiple of d. A SwiGLU, which has three
+            matrices for two, gets two thirds of it, to the nearest multiple of 64.
+        dropout: Share of the embeddings' and residual branches' outputs that is dropped, below 1.
+        attention_dropout: Share of the attention weights that is dropped, below 1. Apart from `dropout`
+            because torch's fused CPU attention has none: it makes attention five times slower there.
+        bias: Whether linear layers and norms have biases.
+        tied: Whether the head is the embedding.
+        init: How weights begin. 'normal': N(0, 0.02), outputs of residual branches smaller by 1/√(2L)
+            (GPT-2). 'fan_in': N(0, 1/√fan-in) in hidden layers, outputs of residual branches at zero, so
+            that each block begins as the identity. At width 32, 0.02 is nine times less than 1/√fan-in, and
+            small models take long to leave the plateau of letter pairs.
+        position: 'learned', 'sinusoidal' (fixed) or 'rope' (rotary, which needs an even width of a head).
+        rope_base: Base of the rotary angles, above 1.
+        extended_from: Context that the model was first trained at, if it has been extended since (see
+            `extend_context`).
+        extension: How it was: 'linear', or for rope 'ntk' or 'yarn' too.
+        window: Tokens that a token sees, itself included, 1 to the context; None: all earlier ones.
+        window_pattern: Which blocks have the window, repeated from the first on: S do, L see all.
+        kv_heads: Heads of keys and values, a divisor of heads (grouped-query attention); None: heads.
+        qk_norm: Whether queries and keys are normed before they meet.
+        ffn: 'gelu' or 'swiglu'.
+
+    Raises:
+        RecipeError: A field is out of its range, or does not fit another.
+    """
+
+    causal: ClassVar[bool] = True
+
+    vocab_size: int = 256
+    context: int = 128
+    depth: int = 2
+    width: int = 64
+    heads: int = 4
+    ffn_mult: float = 4.0
+    dropout: float = 0.0
+    attention_dropout: float = 0.0
+    bias: bool = False
+    tied: bool = True
+    init: str = "normal"
+    position: str = "learned"
+    rope_base: float = 10000.0
+    extended_from: int | None = None
+    extension: str = "linear"
+    window: int | None = None
+    window_pattern: str = "S"
+    kv_heads: int | None = None
+    qk_norm: bool = False
+    ffn: str = "gelu"
+
+    def __post_init__(self) -> None:
+        check_integer("vocab_size", self.vocab_size, 2)
+        for name in ("context", "depth", "width", "heads"):
+            check_integer(name, getattr(self, name), 1)
+        if self.width % self.heads:
+            raise RecipeError("heads", self.heads, f"a divisor of width={self.width}")
+        check_number("ffn_mult", self.ffn_mult, "(0, 64]")
+        check_number("dropout", self.dropout, "[0, 1)")
+        check_number("attention_dropout", self.attention_dropout, "[0, 1)")
+        check_name("init", self.init, ("normal", "fan_in"))
+        for name in ("bias", "tied", "qk_norm"):
+            if not isinstance(getattr(self, name), bool):
+                raise RecipeError(name, getattr(self, name), "true or false")
+        self._check_positions()
+        self._check_attention()
+
+    def _check_positions(self) -> None:
+        check_name("position", self.position, ("learned", "sinusoidal", "rope"))
+        check_number("rope_base", self.rope_base, "(1, inf)")
+        head_dim = self.width // self.heads
+        if self.position == "rope" and head_dim % 2:
+            raise RecipeError("heads", self.heads, f"one that leaves an even width of a head, not {head_dim}, for rope")
+        if self.extended_from is not None:
+            check_integer("extended_from", self.extended_from, 1, self.context)
+        check_name("extension", self.extension, ("linear", "ntk", "yarn") if self.position == "rope" else ("linear",))
+        if self.extension == "ntk" and head_dim < 4:
+            raise RecipeError("extension", self.extension, f"another for heads of width {head_dim}")
+
+    def _check_attention(self) -> None:
+        if self.window is not None:
+            check_integer("window", self.window, 1, self.context)
+        if not isinstance(self.window_pattern, str) or not self.window_pattern or set(self.window_pattern) - {*"SL"}:
+            raise RecipeError("window_pattern", self.window_pattern, "letters S and L, at least one")
+        if self.kv_heads is not None:
+            check_integer("kv_heads", self.kv_heads, 1)
+            if self.heads % self.kv_heads:
+                raise RecipeError("kv_heads", self.kv_heads, f"a divisor of heads={self.heads}")
+        check_name("ffn", self.ffn, ("gelu", "swiglu"))
+
+    def unlike(self, other: GPTConfig) -> list[str]:
+        """Return the fields because of which a model of this shape cannot begin with one of another's weights."""
+        names = [field.name for field in fields(self) if field.name not in RESHAPABLE]
+        return [name for name in names if getattr(self, name) != getattr(other, name)]
+
+    @property
+    def key_value_heads(self) -> int:
+        """Heads of keys and values."""
+        return self.heads if self.kv_heads is None else self.kv_heads
+
+    @property
+    def stretch(self) -> float:
+        """How many times longer the context is than the one first trained at."""
+        return self.context / (self.extended_from or self.context)
+
+    @property
+    def windows(self) -> tuple[int, ...]:
+        """Tokens that a token sees, in each block."""
+        letters = (self.window_pattern[layer % len(self.window_pattern)] for layer in range(self.depth))
+        return tuple(self.context if self.window is None or letter == "L" else self.window for letter in letters)
+
+    @property
+    def ffn_width(self) -> int:
+        """Width f of the hidden layer of each block."""
+        if self.ffn == "swiglu":
+            return 64 * max(1, round(self.ffn_mult * self.width * 2 / 3 / 64))
+        return max(1, round(self.ffn_mult * self.width))
+
+    @property
+    def block_outputs(self) -> int:
+        """Outputs of a block's linear layers: those of q, k, v and the attention, and of the feed-forward."""
+        d, gates = self.width, 2 if self.ffn == "swiglu" else 1
+        return 2 * d + 2 * d * self.key_value_heads // self.heads + gates * self.ffn_width + d
+
+    @property
+    def matmul_parameters(self) -> int:
+        """Weights that multiply each token: 4d² + 2df in each block, and the head's dV, tied or not.
+
+        Shared keys and values make it less, a SwiGLU's gate d · f more.
+        """
+        d, f = self.width, self.ffn_width
+        return self.depth * (d * (self.block_outputs - d) + d * f) + d * self.vocab_size
+
+    @property
+    def parameters(self) -> int:
+        """Trainable parameters, a tied head counted once."""
+        d = self.width
+        norms = (2 * self.depth + 1) * d
+        if self.bias:
+            norms *= 2
+        if self.qk_norm:
+            norms += self.depth * 2 * (d // self.heads)
+        embeddings = (self.vocab_size + (self.context if self.position == "learned" else 0)) * d
+        biases = self.depth * self.block_outputs if self.bias else 0
+        head = d * self.vocab_size
+        return self.matmul_parameters - head + norms + embeddings + biases + (0 if self.tied else head)

@@ -1,0 +1,45 @@
+"""A text classifier: words or bytes of a text as the tokens of an encoder, and a head that reads their mean.
+
+Short texts are filled up with padding, which is masked exactly: it is looked at by no token and counts in no
+mean, so a text has the same logits, but for rounding, whatever it is batched with. Knows nothing of training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from evo_tune.training.data.texts import PADDING, encode_texts
+from evo_tune.training.models.encoder import Classifier
+from evo_tune.training.models.encoder_config import TextConfig
+
+__all__ = ["TextClassifier"]
+
+
+class TextClassifier(Classifier):
+    """The model; see `Classifier` for its arguments."""
+
+    config_class = TextConfig
+    config: TextConfig
+
+    def build(self, config: TextConfig) -> None:
+        """Make the embeddings of tokens and positions."""
+        self.embedding = nn.Embedding(config.vocabulary + 1, config.width)
+        self.positions = nn.Embedding(config.length, config.width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Return logits, (batch, classes), of texts as `encode_texts` gives them, (batch, length)."""
+        present = tokens != PADDING
+        longest = int(present.sum(1).max())  # padding that all have is not even computed
+        tokens, present = tokens[:, :longest].long(), present[:, :longest]
+        mask = None if bool(present.all()) else present[:, None, None]
+        x = self.encode(self.embedding(tokens) + self.positions.weight[:longest], mask)
+        weight = present[..., None].to(x.dtype)
+        logits: Tensor = self.head((x * weight).sum(1) / weight.sum(1))
+        return logits
+
+    def classify(self, texts: Sequence[str]) -> list[str]:
+        """Return the label of each text."""
+        return self.names(torch.from_numpy(encode_texts(texts, self.config)))

@@ -1,0 +1,1 @@
+"""What is trained beside a pre-trained model: LoRA, adapters, and their bases."""

@@ -1,0 +1,196 @@
+"""LoRA: a frozen linear layer plus a trainable map of low rank (Hu et al., arXiv:2106.09685), and DoRA.
+
+y = Wx + (α/r) · BAx, with B at zero, so that a model begins as it was. DoRA (Liu et al., arXiv:2402.09353)
+learns the length m of each output's weights apart from their direction: with V = W + (α/r) · BA, y is
+(m / ‖V‖) · Vx, m at ‖W‖. Layers are chosen by patterns on their names. The frozen weights stay the same
+tensors under the same names. Knows no particular model.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from evo_tune.errors import RecipeError
+from evo_tune.training._check import check_integer, check_number
+from evo_tune.training.tuning.targets import check_targets, matching_names
+
+__all__ = ["LoRA", "LoRALinear", "add_lora", "fold_lora", "matching_linears", "merge_lora"]
+
+
+def matching_linears(model: nn.Module, targets: Sequence[str]) -> dict[str, nn.Linear]:
+    """Return the linear layers that a pattern names, by their names (see `matching_names`).
+
+    Raises:
+        RecipeError: A pattern names none; the error lists what there is.
+    """
+    linears = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    return {name: linears[name] for name in matching_names(linears, targets)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoRA:
+    """Options of LoRA.
+
+    Args:
+        rank: r, 1 up to the smaller side of each layer.
+        alpha: α, above 0; the learned map is multiplied by α/r. None: 2r.
+        dropout: Share of a layer's inputs that its learned map does not see, below 1.
+        targets: Which linear layers (see `matching_names`).
+        dora: Whether the lengths of the weights are learned as well: d_out more weights a layer.
+
+    Raises:
+        RecipeError: A field is out of its range.
+    """
+
+    rank: int = 8
+    alpha: float | None = None
+    dropout: float = 0.05
+    targets: tuple[str, ...] = ("*",)
+    dora: bool = False
+
+    def __post_init__(self) -> None:
+        check_integer("rank", self.rank, 1)
+        if self.alpha is not None:
+            check_number("alpha", self.alpha, "(0, inf)")
+        check_number("lora_dropout", self.dropout, "[0, 1)")
+        check_targets(self.targets)
+        if not isinstance(self.dora, bool):
+            raise RecipeError("dora", self.dora, "true or false")
+
+    @property
+    def scale(self) -> float:
+        """α/r."""
+        return 2.0 if self.alpha is None else self.alpha / self.rank
+
+
+class LowRank(nn.Module):
+    """A and B, and DoRA's lengths. A module of its own and no linear layer: the weight decay is not theirs."""
+
+    def __init__(self, layer: nn.Linear, options: LoRA, generator: torch.Generator) -> None:
+        super().__init__()
+        bound = 1.0 / math.sqrt(layer.in_features)
+        a = torch.empty(options.rank, layer.in_features).uniform_(-bound, bound, generator=generator)
+        self.a = nn.Parameter(a.to(layer.weight))
+        self.b = nn.Parameter(layer.weight.new_zeros(layer.out_features, options.rank))
+        self.dropout = nn.Dropout(options.dropout)
+        self.scale = options.scale
+        self.lengths = nn.Parameter(_lengths(layer.weight.detach())) if options.dora else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(F.linear(self.dropout(x), self.a), self.b) * self.scale
+
+    def direction(self, weight: Tensor) -> Tensor:
+        """Return W + (α/r) · BA."""
+        return weight + self.scale * (self.b @ self.a)
+
+    def stretch(self, weight: Tensor) -> Tensor | None:
+        """Return m / ‖V‖, (d_out,), the norm taken as a constant (section 4.3 of the paper); None without DoRA."""
+        if self.lengths is None:
+            return None
+        with torch.no_grad():
+            norm = _lengths(self.direction(weight))
+        stretch: Tensor = self.lengths / norm
+        return stretch
+
+
+def _lengths(weight: Tensor) -> Tensor:
+    """Return the norm of each output's weights, (d_out,), above zero."""
+    lengths: Tensor = torch.linalg.vector_norm(weight, dim=1)
+    return lengths.clamp_min(torch.finfo(weight.dtype).tiny)
+
+
+class LoRALinear(nn.Linear):
+    """A linear layer with a low-rank map beside it; weight and bias are those of `layer`, frozen."""
+
+    def __init__(self, layer: nn.Linear, options: LoRA, generator: torch.Generator) -> None:
+        nn.Module.__init__(self)
+        self.in_features, self.out_features = layer.in_features, layer.out_features
+        self.weight, self.bias = layer.weight, layer.bias
+        self.lora = LowRank(layer, options, generator)
+        self._unmerged: Tensor | None = None
+        self.train(layer.training)
+
+    @property
+    def merged(self) -> bool:
+        """Whether the weight holds the learned map already."""
+        return self._unmerged is not None
+
+    def forward(self, input: Tensor) -> Tensor:
+        y = F.linear(input, self.weight, self.bias)
+        if self.merged:
+            return y
+        learned: Tensor = self.lora(input)
+        stretch = self.lora.stretch(self.weight)
+        if stretch is None:
+            return y + learned
+        # Added to y, not multiplied into it: while m / ‖V‖ is 1, y stays what it was to the bit.
+        unbiased = y if self.bias is None else y - self.bias
+        return y + (stretch - 1.0) * unbiased + stretch * learned
+
+    @torch.no_grad()
+    def merge(self, merged: bool = True) -> None:
+        """Add the learned map to the weight, or put the weight back to the bit."""
+        if merged == self.merged:
+            return
+        if self._unmerged is None:
+            self._unmerged = self.weight.detach().clone()
+            stretch, direction = self.lora.stretch(self.weight), self.lora.direction(self.weight)
+            self.weight.copy_(direction if stretch is None else stretch[:, None] * direction)
+        else:
+            self.weight.copy_(self._unmerged)
+            self._unmerged = None
+
+
+def add_lora(model: nn.Module, options: LoRA, seed: int = 0) -> list[str]:
+    """Freeze a model and give its target layers low-rank maps, in place: r · (d_in + d_out) weights each.
+
+    Args:
+        model: Its outputs stay what they are.
+        options: Rank, scale, dropout and targets.
+        seed: Seed of A.
+
+    Returns:
+        The names of the layers.
+
+    Raises:
+        RecipeError: A target names no linear layer, a rank is larger than a layer's smaller side, a layer
+            has a map already, or its weight belongs to another module too (a head that is the embedding:
+            merged, it would change both). The model is left alone.
+    """
+    layers = matching_linears(model, options.targets)
+    owners = [(name, module) for name, module in model.named_modules() if hasattr(module, "weight")]
+    for name, layer in layers.items():
+        if isinstance(layer, LoRALinear):
+            raise RecipeError("targets", name, "a layer without LoRA; fold_lora makes it plain again")
+        for other, module in owners:
+            if module is not layer and module.weight is layer.weight:
+                raise RecipeError("targets", name, f"layers of their own; this one shares its weight with {other}")
+        check_integer(f"rank (for {name})", options.rank, 1, min(layer.in_features, layer.out_features))
+    generator = torch.Generator().manual_seed(seed)
+    model.requires_grad_(False)
+    for name, layer in layers.items():
+        model.set_submodule(name, LoRALinear(layer, options, generator))
+    return list(layers)
+
+
+def merge_lora(model: nn.Module, merged: bool = True) -> None:
+    """Merge all maps into their weights, for use without their cost; or with merged=False take them out."""
+    for module in model.modules():
+        if isinstance(module, LoRALinear):
+            module.merge(merged)
+
+
+def fold_lora(model: nn.Module) -> None:
+    """Merge all maps for good, in place: plain linear layers under the names that they had at first."""
+    merge_lora(model)
+    for name, module in list(model.named_modules()):
+        if isinstance(module, LoRALinear):
+            plain = nn.Linear(module.in_features, module.out_features, bias=False, device="meta")
+            plain.weight, plain.bias = module.weight, module.bias
+            model.set_submodule(name, plain.train(module.training))

@@ -1,0 +1,166 @@
+"""One start of two ranks under torchrun answers most of this; see `ranks_program`."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from evo_tune.errors import RecipeError
+from evo_tune.training import GPT, IGNORE, GPTConfig, Ranks, RanksDiffer, TrainingWindows, process_group
+from evo_tune.training.hardware.distributed import check_ranks
+from evo_tune.training.optim.accumulation import MicroBatch
+from tests.training import ranks_program as program
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What each of two ranks found, by rank."""
+    path = tmp_path_factory.mktemp("ranks") / "answers.pt"
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*torchrun, "-m", "tests.training.ranks_program", str(path)]
+    done = subprocess.run(command, cwd=Path(__file__).parents[3], capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    found: list[dict[str, Any]] = torch.load(path, weights_only=False)
+    return found
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-6), ("fp64", 1e-13)])
+def test_two_ranks_make_the_steps_of_one_process(
+    precision: str, tolerance: float, answers: list[dict[str, Any]]
+) -> None:
+    """Ragged lengths, odd numbers of micro-batches, and a step with a sample for one rank only."""
+    alone = program.small_training(None)[precision]
+    for answer in answers:
+        given = answer["training"][precision]
+        for what in ("gradient", "weights"):
+            assert float((given[what] - alone[what]).norm() / alone[what].norm()) < tolerance, what
+        for mine, expected in zip(given["log"], alone["log"], strict=True):
+            assert mine == pytest.approx(expected, rel=1e-6)
+    assert torch.equal(answers[0]["training"][precision]["weights"], answers[1]["training"][precision]["weights"])
+
+
+def test_gradients_travel_once_a_window(answers: list[dict[str, Any]]) -> None:
+    for found in (answer["reductions"] for answer in answers):
+        assert found["micro_batches"] == 3
+        for buckets in found["ours"]:
+            assert buckets == list(range(len(buckets))) != []
+        assert len(found["backward_only"]) == 3 * len(found["ours"][1])  # what no_sync around backward alone does
+
+
+def test_a_metric_is_the_same_on_any_number_of_ranks(answers: list[dict[str, Any]]) -> None:
+    nll, count = program.score(None)
+    for answer in answers:
+        assert answer["score"] == (pytest.approx(nll, rel=1e-6), count)
+        padded_nll, padded_count = answer["padded"]
+        assert padded_count > count
+        assert padded_nll / padded_count != pytest.approx(nll / count, rel=1e-3)
+
+
+def test_what_one_rank_cannot_do_none_does(answers: list[dict[str, Any]]) -> None:
+    for found in (answer["not_finite"] for answer in answers):
+        assert found == {
+            "reason": "loss is nan at step 1",
+            "kept": True,
+            "scale": 256.0,
+            "overflows": 2,
+            "same": True,
+        }
+
+
+def test_a_bit_that_differs_is_found_and_its_rank_named(answers: list[dict[str, Any]]) -> None:
+    for found in (answer["one_bit"] for answer in answers):
+        assert (found["equal"], found["changed"]) == ([], [1])
+        assert found["message"].startswith("after step 2 the weights of rank 1 are not those of rank 0")
+    error = RanksDiffer([1, 3], 20)
+    rebuilt = error.__reduce__()
+    assert str(rebuilt[0](*rebuilt[1])) == str(error)
+
+
+def test_noise_is_each_ranks_own_and_resuming_is_exact(answers: list[dict[str, Any]]) -> None:
+    first, second = (answer["noise"] for answer in answers)
+    assert not torch.equal(first["mask"], second["mask"])
+    assert first["resumed"]
+    assert second["resumed"]
+
+
+def test_statistics_of_batch_norms_are_shared(answers: list[dict[str, Any]]) -> None:
+    for answer in answers:
+        assert answer["statistics"] == {"differing": [], "kinds": ["Linear", "BatchNorm1d"]}
+
+
+@pytest.mark.parametrize(
+    ("size", "device", "batch_norm", "converted"),
+    [(2, "cuda", True, 1), (2, "cuda", False, 0), (2, "cpu", True, 0), (1, "cuda", True, 0)],
+)
+def test_batch_norms_become_synchronous_only_where_they_can(
+    size: int, device: str, batch_norm: bool, converted: int
+) -> None:
+    middle = torch.nn.BatchNorm1d(4) if batch_norm else torch.nn.LayerNorm(4)
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4), middle, torch.nn.Linear(4, 2))
+    before = list(model.parameters())
+    made = Ranks(0, size, torch.device(device)).synchronised(model)
+    assert sum(isinstance(module, torch.nn.SyncBatchNorm) for module in made.modules()) == converted
+    assert all(was is now for was, now in zip(before, made.parameters(), strict=True))
+
+
+def test_the_gpt_has_nothing_to_convert() -> None:
+    model = GPT(GPTConfig())
+    assert Ranks(0, 2, torch.device("cuda")).synchronised(model) is model
+
+
+@pytest.mark.parametrize("micro_batch", [1, 3, 8])
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+def test_shares_are_the_epoch_each_window_once_and_epochs_differ(
+    size: int, micro_batch: int, text: torch.Tensor
+) -> None:
+    """A sampler whose set_epoch is forgotten gives every epoch the same order; one that pads, windows twice."""
+    whole = TrainingWindows(text, context=16, batch=8, total=248, seed=3, micro_batch=micro_batch)
+    assert whole.epoch_windows == 123  # an odd number, and two epochs and a bit
+
+    def seen(window: list[MicroBatch]) -> list[bytes]:
+        return [row.numpy().tobytes() for inputs, targets in window for row in inputs[(targets != IGNORE).any(1)]]
+
+    orders: list[list[bytes]] = [[] for _ in range(size)]
+    for step in range(whole.steps):
+        window = whole.window(step)
+        shares = [seen(list(Ranks(rank, size, torch.device("cpu")).share(window))) for rank in range(size)]
+        assert sorted(row for share in shares for row in share) == sorted(seen(window))
+        for order, share in zip(orders, shares, strict=True):
+            order.extend(share)
+    for order in orders:
+        half = len(order) // 2
+        assert order[:half] != order[half : 2 * half]
+
+
+@pytest.mark.parametrize("missing", ["RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"])
+def test_without_torchrun_there_is_one_line(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
+        monkeypatch.setenv(name, "1")
+    monkeypatch.delenv(missing)
+    with pytest.raises(RecipeError, match=f"{missing}.*torchrun"), process_group():
+        pass
+
+
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [({"timeout": 0.0}, "timeout"), ({"timeout": np.nan}, "timeout"), ({"check_every": 0}, "check_every")],
+)
+def test_fields_out_of_range_are_refused(options: dict[str, Any], field: str) -> None:
+    with pytest.raises(RecipeError, match=field), process_group("cpu", **options):
+        pass
+
+
+def test_more_ranks_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    check_ranks(2, "cuda:0")
+    with pytest.raises(RecipeError, match=r"ranks=3 .*at most the 2 GPUs"):
+        check_ranks(3, "cuda:0")
+    for ranks in (0, True, 1.5):
+        with pytest.raises(RecipeError, match="ranks"):
+            check_ranks(ranks, "cpu")  # type: ignore[arg-type]
+    with pytest.raises(RecipeError, match="device"):
+        check_ranks(2, "mps")
