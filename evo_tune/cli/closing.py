@@ -10,7 +10,7 @@ import click
 
 from evo_tune.cli import _shared as shared
 from evo_tune.genome.trial import Trial
-from evo_tune.loop.calibration import Calibrated
+from evo_tune.report.calibration import Calibrated
 from evo_tune.report.summary import Closing, caveats, closing, front, inheritance, spent
 from evo_tune.store.run import Run, as_typed
 

@@ -182,7 +182,7 @@ def best_command(run: str | None, store: str, form: str) -> None:
     """
     from evo_tune.cli.closing import trial_as_data
     from evo_tune.errors import StoreError
-    from evo_tune.loop.calibration import winner
+    from evo_tune.report.calibration import winner
     from evo_tune.report.summary import front
     from evo_tune.store.run import Run, as_typed, find_run
 
@@ -221,8 +221,8 @@ def best_command(run: str | None, store: str, form: str) -> None:
 def verify_command(run: str | None, store: str, evaluator: str | None, trust: bool, form: str) -> int:
     """Replay every proposal of RUN; say whether they agree."""
     from evo_tune.loop.replay import verify
+    from evo_tune.loop.strategy import ruled
     from evo_tune.plugins.find import find_again
-    from evo_tune.rules.ruled import ruled
     from evo_tune.store.run import Run, find_run, space_of
 
     saved = Run.open(find_run(Path(store), run))

@@ -42,12 +42,13 @@ from evo_tune.loop.begin import check_unchanged, make_manifest, new_name
 from evo_tune.loop.calibration import calibration_work, collect
 from evo_tune.loop.generations import Generations, broken_strategy
 from evo_tune.loop.interrupts import Interrupts
+from evo_tune.loop.strategy import ruled
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.find import find_again, find_evaluator
 from evo_tune.plugins.strategy import Strategy
 from evo_tune.report.summary import spent
 from evo_tune.rules.inheritance import heritable
-from evo_tune.rules.ruled import Ruled, ruled
+from evo_tune.rules.ruled import Ruled
 from evo_tune.store.heartbeat import Busy, Heartbeat
 from evo_tune.store.run import LIMITS, STORE, TRIALS, Run, Session, as_typed, copy_run, find_run, space_of
 

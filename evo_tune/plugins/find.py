@@ -22,7 +22,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import evo_tune
 from evo_tune.errors import EvoTuneError, PluginError
 from evo_tune.plugins.evaluator import Evaluator, what_of, where_of
 from evo_tune.plugins.options import bind, options_of, suggest
@@ -43,6 +42,7 @@ __all__ = [
     "working_strategies",
 ]
 
+PACKAGE = Path(__file__).parents[1]
 
 EVALUATORS = "evo_tune.evaluators"
 STRATEGIES = "evo_tune.strategies"
@@ -54,7 +54,7 @@ INSTALLED = ("site-packages", "dist-packages")
 
 def bundled_evaluators() -> Path:
     """Return the folder of the bundled evaluators: inside the wheel, or beside the package in a checkout."""
-    package = Path(evo_tune.__file__).parent
+    package = PACKAGE
     inside = package / "evaluators"
     return inside if inside.is_dir() else package.parent / "evaluators"
 
@@ -250,7 +250,7 @@ def local_sources(path: Path) -> list[Path]:
     packages are not local. A file that cannot be parsed counts as it is.
     """
     path = path.resolve()
-    package = Path(evo_tune.__file__).parent.resolve()
+    package = PACKAGE.resolve()
     folders = [folder for folder in (path.parent, Path.cwd().resolve()) if folder.name not in INSTALLED]
     found: set[Path] = set()
     waiting = [path]
@@ -369,7 +369,7 @@ def make_strategy(name: str, given: dict[str, Any]) -> Strategy:
 
 
 def _builtin_strategies() -> list[str]:
-    return [path.stem for path in _python_files(Path(evo_tune.__file__).parent / "strategies")]
+    return [path.stem for path in _python_files(PACKAGE / "strategies")]
 
 
 def _strategy_class(module: ModuleType, name: str) -> type[Strategy]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from evo_tune.genome.importance import importance, rank_correlation
 from evo_tune.genome.trial import Trial
-from evo_tune.loop.calibration import Calibrated, calibrated, is_default, winner
+from evo_tune.report.calibration import Calibrated, calibrated, is_default, winner
 from evo_tune.store.run import Run
 
 __all__ = [

@@ -17,14 +17,11 @@ from evo_tune.genome.history import History
 from evo_tune.genome.space import Genome, genome_key
 from evo_tune.genome.standing import Entry, View, entries
 from evo_tune.genome.trial import Candidate, Proposal
-from evo_tune.plugins.evaluator import Evaluator
-from evo_tune.plugins.find import make_strategy
 from evo_tune.plugins.strategy import Strategy
 from evo_tune.rules.fidelity import bounds, is_audit, promotion
 from evo_tune.rules.inheritance import confirmation, source
-from evo_tune.store.run import Manifest
 
-__all__ = ["Ruled", "Rules", "ruled"]
+__all__ = ["Ruled", "Rules"]
 
 ASKED = 4
 """Times that a strategy is asked for a genome that keeps to the constraints."""
@@ -187,21 +184,3 @@ class Ruled(Strategy):
             if not view.seen(proposal.genome):
                 return proposal
         return min(tries, key=lambda one: self._excess(one.genome))
-
-
-def ruled(manifest: Manifest, evaluator: Evaluator) -> Ruled:
-    """Return a run's strategy with its rules.
-
-    Raises:
-        PluginError: There is no such strategy, or it is broken.
-        OptionError: An option of it is wrong.
-    """
-    constraints, options = manifest.constraints(), manifest.options
-    rules = Rules(tuple(manifest.rungs), manifest.prune, manifest.replicates, constraints, manifest.inherit)
-    inner = make_strategy(manifest.strategy, manifest.strategy_options)
-    return Ruled.of(
-        inner,
-        rules,
-        lambda genome: evaluator.estimate(genome, options),
-        lambda genome, other: evaluator.inherits(genome, other, options),
-    )

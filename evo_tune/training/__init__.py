@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from evo_tune.training.comparison import check_comparable as check_comparable
     from evo_tune.training.course import Course as Course
     from evo_tune.training.course import Material as Material
+    from evo_tune.training.data.batch import IGNORE as IGNORE
     from evo_tune.training.data.columns import Columns as Columns
     from evo_tune.training.data.epochs import Epochs as Epochs
     from evo_tune.training.data.epochs import mix as mix
@@ -87,7 +88,6 @@ if TYPE_CHECKING:
     from evo_tune.training.models.growth import reshape as reshape
     from evo_tune.training.models.text_classifier import TextClassifier as TextClassifier
     from evo_tune.training.models.vit import ViT as ViT
-    from evo_tune.training.optim.accumulation import IGNORE as IGNORE
     from evo_tune.training.optim.accumulation import accumulate as accumulate
     from evo_tune.training.optim.clipping import clip as clip
     from evo_tune.training.optim.clipping import gradient_norm as gradient_norm
@@ -159,7 +159,7 @@ _HOMES = {
     "GPTConfig": "models.gpt_config",
     "GapDecay": "optim.gap_decay",
     "GapWatch": "optim.gap_decay",
-    "IGNORE": "optim.accumulation",
+    "IGNORE": "data.batch",
     "LoRA": "tuning.lora",
     "Material": "course",
     "Memory": "hardware.memory",

@@ -9,8 +9,9 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
+from evo_tune.training.data.batch import MicroBatch
 from evo_tune.training.evaluation import over_batches
-from evo_tune.training.optim.accumulation import MicroBatch, cross_entropy_sum
+from evo_tune.training.optim.accumulation import cross_entropy_sum
 
 __all__ = ["Scores", "auc", "score"]
 

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from evo_tune.training._check import check_integer
+from evo_tune.training.data.batch import MicroBatch
 from evo_tune.training.evaluation import Evaluation, evaluate, evaluate_by_position
 from evo_tune.training.extension import extend_trainer
 from evo_tune.training.hardware.capacity import measured_peak
@@ -22,7 +23,6 @@ from evo_tune.training.hardware.flops import flops_per_token
 from evo_tune.training.hardware.memory import predict_memory
 from evo_tune.training.hardware.throughput import Throughput, mfu, peak_flops
 from evo_tune.training.models.gpt import GPT
-from evo_tune.training.optim.accumulation import MicroBatch
 from evo_tune.training.optim.early_stopping import EarlyStopping
 from evo_tune.training.phases import Phase, spent
 from evo_tune.training.trainer import Source, Trainer

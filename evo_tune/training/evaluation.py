@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from evo_tune.training._check import check_integer
-from evo_tune.training.optim.accumulation import IGNORE, MicroBatch, cross_entropy_sum
+from evo_tune.training.data.batch import IGNORE, MicroBatch
+from evo_tune.training.optim.accumulation import cross_entropy_sum
 
 if TYPE_CHECKING:
     from evo_tune.training.hardware.distributed import Ranks

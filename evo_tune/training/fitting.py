@@ -20,10 +20,10 @@ from evo_tune.errors import RecipeError
 from evo_tune.training.accounting import stop_step
 from evo_tune.training.checkpoint import load_checkpoint, save_checkpoint
 from evo_tune.training.classification import Scores, score
+from evo_tune.training.data.batch import MicroBatch
 from evo_tune.training.data.epochs import Epochs
 from evo_tune.training.hardware.allocator import keep_freed_memory
 from evo_tune.training.models.encoder import Classifier
-from evo_tune.training.optim.accumulation import MicroBatch
 from evo_tune.training.optim.optimizer import AdamW
 from evo_tune.training.optim.schedule import Schedule
 from evo_tune.training.optim.weight_decay import WeightDecay

@@ -19,10 +19,11 @@ from torch import nn
 
 from evo_tune.errors import RecipeError
 from evo_tune.training._check import check_integer, check_number
+from evo_tune.training.data.batch import MicroBatch
 from evo_tune.training.hardware.capacity import is_out_of_memory
 from evo_tune.training.hardware.determinism import seed_everything, seed_for
 from evo_tune.training.hardware.precision import Precision
-from evo_tune.training.optim.accumulation import MicroBatch, accumulate, split
+from evo_tune.training.optim.accumulation import accumulate, split
 from evo_tune.training.optim.clipping import check_clip, clip, gradient_norm
 from evo_tune.training.optim.divergence import DivergenceWatch
 from evo_tune.training.optim.ema import average_of

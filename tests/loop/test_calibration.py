@@ -11,8 +11,9 @@ import pandas as pd
 import pytest
 
 from evo_tune.genome.trial import Candidate, Outcome
-from evo_tune.loop.calibration import Calibrated, calibrated, calibration_work, collect
+from evo_tune.loop.calibration import calibration_work, collect
 from evo_tune.loop.search import Search
+from evo_tune.report.calibration import Calibrated, calibrated
 from evo_tune.store.run import Run
 from tests.conftest import drive, rows
 

@@ -164,7 +164,7 @@ def test_the_evaluators_of_a_checkout_are_bundled_ones(monkeypatch: pytest.Monke
 
 
 def test_the_real_bundled_evaluators_are_found() -> None:
-    folder = plugins.Path(plugins.evo_tune.__file__).parent
+    folder = plugins.PACKAGE
     assert (folder / "evaluators").is_dir() or (folder.parent / "evaluators").is_dir()
 
 

@@ -5,7 +5,7 @@ import torch
 
 from evo_tune.errors import RecipeError
 from evo_tune.training import IGNORE, Recipe, Schedule, Trainer, WeightDecay
-from evo_tune.training.optim.accumulation import MicroBatch
+from evo_tune.training.data.batch import MicroBatch
 
 
 def same(first: Trainer, second: Trainer) -> bool:

@@ -14,8 +14,8 @@ from torch import Tensor
 from evo_tune.errors import RecipeError
 from evo_tune.training._check import check_integer, check_number
 from evo_tune.training.accounting import optimizer_steps
+from evo_tune.training.data.batch import MicroBatch
 from evo_tune.training.hardware.determinism import seed_for
-from evo_tune.training.optim.accumulation import MicroBatch
 
 __all__ = ["Epochs", "mix", "soft_targets"]
 

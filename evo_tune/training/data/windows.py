@@ -14,8 +14,8 @@ from torch import Tensor
 
 from evo_tune.errors import RecipeError
 from evo_tune.training._check import check_integer
+from evo_tune.training.data.batch import IGNORE, MicroBatch
 from evo_tune.training.hardware.determinism import seed_for
-from evo_tune.training.optim.accumulation import IGNORE, MicroBatch
 from evo_tune.training.optim.ramp import BatchRamp, steps_of
 
 __all__ = ["TrainingWindows", "fixed_windows", "held_out_blocks"]

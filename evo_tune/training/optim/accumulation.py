@@ -9,23 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from evo_tune.training.data.batch import IGNORE, MicroBatch
+
 if TYPE_CHECKING:
     from evo_tune.training.hardware.distributed import Ranks
 
-__all__ = ["IGNORE", "MicroBatch", "accumulate", "count_targets", "cross_entropy_sum", "split", "z_sum"]
-
-IGNORE = -100
-"""A target of this value is padding and counts nowhere (torch's own convention)."""
-
-MicroBatch: TypeAlias = "tuple[Tensor, Tensor]"
-"""Inputs and targets; the first dimension of both is the sample. Targets are class numbers, (…), or the
-probability of each class, (…, classes), of a floating type; the latter are all valid."""
+__all__ = ["accumulate", "count_targets", "cross_entropy_sum", "split", "z_sum"]
 
 
 def count_targets(window: Sequence[MicroBatch]) -> int:

@@ -11,8 +11,8 @@ import torch
 
 from evo_tune.errors import RecipeError
 from evo_tune.training import GPT, IGNORE, GPTConfig, Ranks, RanksDiffer, TrainingWindows, process_group
+from evo_tune.training.data.batch import MicroBatch
 from evo_tune.training.hardware.distributed import check_ranks
-from evo_tune.training.optim.accumulation import MicroBatch
 from tests.training import ranks_program as program
 
 

@@ -1,0 +1,244 @@
+"""The plan of the house: ARCHITECTURE.md's table says what each room is for and may import; the code must agree.
+
+`python -m tests.test_architecture` prints the plan as the code has it.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+import evo_tune
+
+PACKAGE = Path(evo_tune.__file__).parent
+ROOT = PACKAGE.parent
+PUBLIC = set(evo_tune.__all__)
+
+BOXES = 18
+"""Most modules and folders on the first level: what a newcomer sees at once."""
+FILES = 16
+"""Most files in a folder, `strategies` excepted."""
+LINES, EVALUATOR_LINES = 400, 300
+"""Longest file."""
+
+TO_SPLIT = {"space.py", "begin.py", "search.py", "run.py"} | {
+    f"{n}.py"
+    for n in ("fine_tuning", "image_classification", "language_model", "tabular_classification", "text_classification")
+}
+
+HEAVY = {"torch", "optuna", "hyperopt", "cmaes"}
+"""What is imported where it is used: it takes long, or may not be installed."""
+LIGHT = {"evo_tune.training.optim.schedule", "evo_tune.training.hardware.probe"}
+"""What the command line may import of `training`: arithmetic that loads no torch, and what times a machine."""
+
+
+@cache
+def rooms() -> dict[str, set[str]]:
+    """Return the table of ARCHITECTURE.md: each room, from the ground up, and the rooms that it may import."""
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \|[^|]+\|([^|]*)\|$", text, re.MULTILINE)
+    return {name: set(re.findall(r"\w+", allowed)) for name, allowed in rows}
+
+
+def python_files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*.py") if "evaluators" not in path.relative_to(folder).parts)
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Yield every module that a file imports anywhere, functions and type-checking blocks included.
+
+    `from a.b import c` gives a.b.c where that is a module, else a.b.
+    """
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}:{node.lineno}: relative import"
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                yield whole if file_of(whole) else str(node.module)
+
+
+def file_of(module: str) -> Path | None:
+    """Return the file of one of the package's modules; None for other modules."""
+    base = ROOT.joinpath(*module.split("."))
+    found = [path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file()]
+    return found[0] if found and PACKAGE in found[0].parents else None
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+MODULES = [path for path in python_files(PACKAGE) if path != PACKAGE / "__init__.py"]
+EVALUATORS = sorted((ROOT / "evaluators").glob("*.py"))
+
+
+@cache
+def inner(path: Path) -> frozenset[Path]:
+    """Return the files of the package that a file imports."""
+    files = {file_of(name) for name in imports(path) if name.split(".")[0] == "evo_tune"}
+    return frozenset(file for file in files if file and file != path)
+
+
+def arrows() -> dict[tuple[str, str], int]:
+    """Return how many files of one room import another."""
+    found: dict[tuple[str, str], int] = {}
+    for path in MODULES:
+        for other in {room_of(file) for file in inner(path)} - {room_of(path), "__init__"}:
+            found[room_of(path), other] = found.get((room_of(path), other), 0) + 1
+    return found
+
+
+def plan() -> str:
+    """Return the rooms as the code has them: files, lines, and which rooms each imports; then the longest files."""
+    lines, drawn = [], arrows()
+    for room in rooms():
+        files = [path for path in MODULES if room_of(path) == room]
+        size = sum(map(length, files))
+        into = ", ".join(other for (one, other) in drawn if one == room) or "-"
+        lines.append(f"{room:<12} {len(files):>3} files {size:>6} lines   imports {into}")
+    lines.append(f"{len(boxes())} boxes on the first level, {len(drawn)} arrows between rooms")
+    longest = sorted(MODULES + EVALUATORS, key=length, reverse=True)[:10]
+    return "\n".join(lines + ["the longest files:"] + [f"{length(p):>5}  {p.relative_to(ROOT)}" for p in longest])
+
+
+def length(path: Path) -> int:
+    return len(path.read_bytes().splitlines())
+
+
+def boxes() -> list[str]:
+    """Return the modules and folders of code on the first level."""
+    return sorted({room_of(path) for path in python_files(PACKAGE)})
+
+
+def named(paths: list[Path]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("path", paths, ids=[str(path.relative_to(ROOT)) for path in paths])
+
+
+def test_every_room_is_in_the_table_and_is_there() -> None:
+    assert {room_of(path) for path in MODULES} == set(rooms())
+
+
+def test_rooms_import_one_way_only() -> None:
+    known: set[str] = set()
+    for room, allowed in rooms().items():
+        assert allowed <= known, f"{room}: {allowed - known} stand below it in the table, or not at all"
+        known.add(room)
+
+
+@named(MODULES)
+def test_imports_are_those_of_the_table(path: Path) -> None:
+    room = room_of(path)
+    for other in inner(path) - {PACKAGE / "__init__.py"}:
+        assert room_of(other) in {room} | rooms()[room], f"{room} imports {other.relative_to(ROOT)}"
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    graph = {path: {file for file in inner(path) if file.name != "__init__.py"} for path in MODULES}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(" -> ".join(str(path.relative_to(ROOT)) for path in error.args[1]))
+
+
+def test_a_newcomer_sees_the_house_at_once() -> None:
+    print(plan())
+    assert len(boxes()) <= BOXES, f"{len(boxes())} boxes on the first level: {', '.join(boxes())}"
+
+
+@pytest.mark.parametrize("folder", sorted({path.parent for path in MODULES}), ids=lambda path: path.name)
+def test_folders_are_small(folder: Path) -> None:
+    files = [path.name for path in folder.glob("*.py")]
+    assert len(files) <= FILES or folder.name == "strategies", f"{folder} has {len(files)} files"
+
+
+@named(MODULES + EVALUATORS)
+def test_files_are_short(path: Path) -> None:
+    if path.name in TO_SPLIT:
+        pytest.skip("about to be split")
+    most = EVALUATOR_LINES if path in EVALUATORS else LINES
+    assert length(path) <= most, f"{path.relative_to(ROOT)} has {length(path)} lines"
+
+
+def test_tests_mirror_the_rooms() -> None:
+    folders = {path.name for path in (ROOT / "tests").iterdir() if (path / "__init__.py").is_file()}
+    assert folders <= {*rooms(), "evaluators"}
+
+
+def test_the_recipe_is_for_evaluators() -> None:
+    for path in MODULES:
+        used = {name for name in imports(path) if name.startswith("evo_tune.training")}
+        if room_of(path) != "training":
+            assert used <= LIGHT, f"{path.relative_to(ROOT)} imports {used}"
+
+
+@named(MODULES + EVALUATORS)
+def test_deap_is_imported_in_one_file(path: Path) -> None:
+    users = {name for name in imports(path) if name.partition(".")[0] == "deap"}
+    assert not users or path == PACKAGE / "strategies" / "_deap.py"
+
+
+@named([path for path in MODULES if room_of(path) != "training"])
+def test_torch_and_extras_are_imported_inside_functions_only(path: Path) -> None:
+    tree = ast.parse(path.read_bytes())
+    top = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    names = {alias.name for node in top if isinstance(node, ast.Import) for alias in node.names}
+    names |= {str(node.module) for node in top if isinstance(node, ast.ImportFrom)}
+    assert not {name for name in names if name.partition(".")[0] in HEAVY}
+
+
+@named(EVALUATORS)
+def test_evaluators_see_the_public_names_and_the_recipe(path: Path) -> None:
+    names = set(imports(path))
+    mine = {name for name in names if name.startswith("evo_tune.")}
+    assert all(name.split(".")[1] in {"errors", "training"} for name in mine), f"{path.name} imports {mine}"
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.ImportFrom) and node.module == "evo_tune":
+            assert {alias.name for alias in node.names} <= PUBLIC | {"training"}
+    others = {other.stem for other in EVALUATORS} - {path.stem}
+    assert not {name.partition(".")[0] for name in names} & ({"evaluators"} | others)
+
+
+def test_the_front_door_imports_lazily() -> None:
+    tree = ast.parse((PACKAGE / "__init__.py").read_bytes())
+    eager = {str(node.module) for node in tree.body if isinstance(node, ast.ImportFrom)}
+    assert {name for name in eager if name.startswith("evo_tune")} == {"evo_tune.errors"}
+
+
+def loaded_after(code: str) -> set[str]:
+    """Return the top-level modules that are loaded after some code has run in a process of its own."""
+    report = "import sys; print(' '.join({name.partition('.')[0] for name in sys.modules}))"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}\n{report}"], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    return set(done.stdout.split())
+
+
+def test_importing_is_light() -> None:
+    names = sorted(PUBLIC - {"Search"})
+    loaded = loaded_after(f"import evo_tune\nfor name in {names!r}:\n    getattr(evo_tune, name)")
+    assert "numpy" in loaded
+    assert not loaded & {"torch", "deap", "pandas", "pyarrow", "joblib", "click", "rich"}
+    assert "numpy" not in loaded_after("import evo_tune")
+
+
+def test_public_names_are_what_they_say() -> None:
+    assert len(PUBLIC) == len(evo_tune.__all__)
+    assert set(evo_tune._HOMES) | {"EvoTuneError"} == PUBLIC
+    for name in PUBLIC:
+        assert getattr(evo_tune, name).__name__ == name
+    with pytest.raises(AttributeError, match="no attribute 'Serch'"):
+        _ = evo_tune.Serch
+
+
+if __name__ == "__main__":
+    print(plan())
