@@ -53,7 +53,7 @@ class Commands(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        from evo_tune.plugins.options import suggest
+        from evo_tune.options.binding import suggest
 
         if args and not args[0].startswith("-") and args[0] not in HOMES:
             raise click.UsageError(

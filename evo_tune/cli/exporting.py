@@ -49,8 +49,8 @@ def export_command(
     DIR gets the weights, a config, and a README.md with a snippet that loads and uses them. Options are those of
     the run, but for those given here.
     """
+    from evo_tune.options.binding import split_assignments
     from evo_tune.plugins.find import find_again
-    from evo_tune.plugins.options import split_assignments
     from evo_tune.report.calibration import winner
     from evo_tune.store.run import Run, as_typed, find_run
 

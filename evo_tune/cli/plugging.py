@@ -33,8 +33,8 @@ def evaluators_command(form: str) -> None:
 @shared.format_option("table", "json", "csv")
 def strategies_command(form: str) -> None:
     """List the strategies and their options."""
+    from evo_tune.options.binding import options_of
     from evo_tune.plugins.find import list_strategies, working_strategies
-    from evo_tune.plugins.options import options_of
 
     rows = []
     working = working_strategies()
@@ -110,8 +110,8 @@ def evaluate_command(
     """
     from evo_tune.dispatch import Task, open_slots, plan
     from evo_tune.genome.trial import Candidate
+    from evo_tune.options.binding import split_assignments
     from evo_tune.plugins.find import find_evaluator
-    from evo_tune.plugins.options import split_assignments
 
     if not 0 < budget <= 1:  # click lets nan pass
         raise OptionError(f"--budget {budget}: expected more than 0 and at most 1")

@@ -224,7 +224,7 @@ def run_command(
     """
     from evo_tune.loop.search import Search
     from evo_tune.loop.warm_start import read_genomes
-    from evo_tune.plugins.options import split_assignments
+    from evo_tune.options.binding import split_assignments
 
     session = {name: rest.pop(name) for name in SESSION}
     for name, usual in (("calibrate", 3), ("calibrate_best", 2)):
@@ -253,7 +253,7 @@ def run_command(
 def _read_genes(texts: Sequence[str]) -> dict[str, Gene | None]:
     """Return the genes behind `--gene`; None for a name alone."""
     from evo_tune.genome.space import parse_gene
-    from evo_tune.plugins.options import split_assignments
+    from evo_tune.options.binding import split_assignments
 
     alone = {text for text in texts if "=" not in text}
     given = split_assignments((text for text in texts if "=" in text), "--gene")

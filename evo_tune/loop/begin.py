@@ -23,6 +23,7 @@ from evo_tune.errors import EvoTuneError, OptionError, PluginError, SpaceError, 
 from evo_tune.genome.constraint import Constraint
 from evo_tune.genome.space import Choice, Gene, Genome, Int, SearchSpace, Value, genome_key, is_writable
 from evo_tune.genome.trial import Objective
+from evo_tune.options.binding import options_of, suggest
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.find import (
     find_evaluator,
@@ -32,7 +33,6 @@ from evo_tune.plugins.find import (
     source_hash,
     working_strategies,
 )
-from evo_tune.plugins.options import options_of, suggest
 from evo_tune.plugins.strategy import Strategy
 from evo_tune.rules.fidelity import parse_rungs
 from evo_tune.rules.inheritance import parse_share

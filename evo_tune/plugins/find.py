@@ -23,8 +23,8 @@ from types import ModuleType
 from typing import Any
 
 from evo_tune.errors import EvoTuneError, PluginError
+from evo_tune.options.binding import bind, options_of, suggest
 from evo_tune.plugins.evaluator import Evaluator, what_of, where_of
-from evo_tune.plugins.options import bind, options_of, suggest
 from evo_tune.plugins.strategy import Strategy
 
 __all__ = [

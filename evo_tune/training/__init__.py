@@ -1,6 +1,6 @@
 """The training recipe: how one Transformer is trained, step by step and reproducibly.
 
-An island: it knows torch and `evo_tune.errors`, and nothing of genomes, trials or runs. One topic a
+An island: it knows torch, `evo_tune.errors` and `evo_tune.options`, and nothing of genomes, trials or runs. One topic a
 file; what each name is for stands in its own module. Names are imported on first use, so the parts
 that are plain arithmetic (`GPTConfig`, `flops_per_token`, `Schedule`) can be had without loading torch.
 """
@@ -10,9 +10,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from evo_tune.training._check import check_integer as check_integer
-    from evo_tune.training._check import check_name as check_name
-    from evo_tune.training._check import check_number as check_number
+    from evo_tune.options.bounds import check_integer as check_integer
+    from evo_tune.options.bounds import check_name as check_name
+    from evo_tune.options.bounds import check_number as check_number
     from evo_tune.training.accounting import optimizer_steps as optimizer_steps
     from evo_tune.training.accounting import stop_step as stop_step
     from evo_tune.training.checkpoint import load_checkpoint as load_checkpoint
@@ -195,9 +195,9 @@ _HOMES = {
     "calibrate_memory": "hardware.capacity",
     "carry_state": "models.growth",
     "check_comparable": "comparison",
-    "check_integer": "_check",
-    "check_name": "_check",
-    "check_number": "_check",
+    "check_integer": "evo_tune.options.bounds",
+    "check_name": "evo_tune.options.bounds",
+    "check_number": "evo_tune.options.bounds",
     "clip": "optim.clipping",
     "decay_groups": "optim.optimizer",
     "device_memory": "hardware.capacity",
@@ -265,5 +265,6 @@ def __getattr__(name: str) -> Any:
     if name in _HOMES:
         from importlib import import_module
 
-        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+        home = _HOMES[name]
+        return getattr(import_module(home if home.startswith("evo_tune.") else f"{__name__}.{home}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 
-from evo_tune.training._check import check_integer, check_number
+from evo_tune.options.bounds import check_integer, check_number
 
 __all__ = ["optimizer_steps", "stop_step"]
 

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 
 from evo_tune.errors import RecipeError
-from evo_tune.training._check import check_name, check_number
+from evo_tune.options.bounds import check_name, check_number
 
 __all__ = ["check_comparable"]
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from evo_tune.training._check import check_integer
+from evo_tune.options.bounds import check_integer
 from evo_tune.training.data.batch import IGNORE, MicroBatch
 from evo_tune.training.optim.accumulation import cross_entropy_sum
 

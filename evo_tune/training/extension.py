@@ -11,7 +11,7 @@ from typing import cast
 
 import torch
 
-from evo_tune.training._check import check_integer
+from evo_tune.options.bounds import check_integer
 from evo_tune.training.models.gpt import GPT
 from evo_tune.training.models.positions import interpolate_positions
 from evo_tune.training.trainer import Source, Trainer

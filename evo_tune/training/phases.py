@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from evo_tune.training._check import check_integer, check_number
+from evo_tune.options.bounds import check_integer, check_number
 from evo_tune.training.hardware.flops import flops_per_token
 from evo_tune.training.models.gpt_config import GPTConfig
 from evo_tune.training.optim.ramp import BatchRamp, Bounds, steps_of

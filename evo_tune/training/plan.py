@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from evo_tune.errors import RecipeError
-from evo_tune.training._check import check_name, check_number
+from evo_tune.options.bounds import check_name, check_number
 from evo_tune.training.optim.schedule import SCHEDULES
 
 __all__ = ["CLASSIFIER_METRICS", "Plan"]

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from evo_tune.errors import RecipeError
-from evo_tune.training._check import check_integer, check_number
+from evo_tune.options.bounds import check_integer, check_number
 from evo_tune.training.data.batch import MicroBatch
 from evo_tune.training.hardware.capacity import is_out_of_memory
 from evo_tune.training.hardware.determinism import seed_everything, seed_for

@@ -11,8 +11,8 @@ import pytest
 
 from evo_tune.genome.space import Choice, Float, Genome, Int, SearchSpace, genome_key
 from evo_tune.genome.trial import STATUSES, Candidate, Minimize, Objective, Outcome
+from evo_tune.options.binding import options_of
 from evo_tune.plugins.find import find_strategy, list_strategies, make_strategy
-from evo_tune.plugins.options import options_of
 from evo_tune.plugins.strategy import Strategy
 
 OBJECTIVES: tuple[Objective, ...] = (Minimize("loss"), Minimize("cost"))

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from evo_tune.errors import RecipeError
-from evo_tune.training._check import check_integer, check_number
+from evo_tune.options.bounds import check_integer, check_number
 from evo_tune.training.accounting import optimizer_steps
 from evo_tune.training.data.batch import MicroBatch
 from evo_tune.training.hardware.determinism import seed_for

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evo_tune.errors import RecipeError
-from evo_tune.training._check import check_number
+from evo_tune.options.bounds import check_number
 
 __all__ = ["stratified"]
 

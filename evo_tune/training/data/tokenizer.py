@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from evo_tune.errors import RecipeError
-from evo_tune.training._check import check_integer
+from evo_tune.options.bounds import check_integer
 
 __all__ = ["BPE", "Bytes", "Tokenizer", "tokenizer_for"]
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from evo_tune.errors import RecipeError
-from evo_tune.training._check import check_integer
+from evo_tune.options.bounds import check_integer
 from evo_tune.training.data.batch import IGNORE, MicroBatch
 from evo_tune.training.hardware.determinism import seed_for
 from evo_tune.training.optim.ramp import BatchRamp, steps_of

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from evo_tune.errors import RecipeError
-from evo_tune.training._check import check_integer, check_name, check_number
+from evo_tune.options.bounds import check_integer, check_name, check_number
 from evo_tune.training.hardware.memory import Fit, fit_memory, predict_memory
 from evo_tune.training.models.gpt_config import GPTConfig
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from evo_tune.training._check import check_integer
+from evo_tune.options.bounds import check_integer
 
 __all__ = ["reproducible", "seed_everything", "seed_for"]
 

@@ -24,7 +24,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from evo_tune.errors import RecipeError, RunError
-from evo_tune.training._check import check_integer, check_name, check_number
+from evo_tune.options.bounds import check_integer, check_name, check_number
 from evo_tune.training.data.batch import IGNORE, MicroBatch
 
 __all__ = ["Ranks", "RanksDiffer", "check_ranks", "process_group"]

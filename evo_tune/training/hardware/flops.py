@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from evo_tune.training._check import check_integer
+from evo_tune.options.bounds import check_integer
 from evo_tune.training.models.gpt_config import GPTConfig
 
 __all__ = ["flops_per_token", "recompute_flops_per_token"]

@@ -32,7 +32,7 @@ from types import FunctionType
 from typing import Any, NamedTuple, NoReturn
 
 from evo_tune.errors import EvoTuneError, RecipeError, RunError
-from evo_tune.training._check import check_integer
+from evo_tune.options.bounds import check_integer
 from evo_tune.training.hardware.capacity import is_out_of_memory
 from evo_tune.training.hardware.distributed import check_ranks, process_group
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from evo_tune.errors import RecipeError
-from evo_tune.training._check import check_integer, check_name, check_number
+from evo_tune.options.bounds import check_integer, check_name, check_number
 from evo_tune.training.models.gpt_config import LONGEST_PLAIN, GPTConfig
 
 __all__ = ["Fit", "Memory", "activation_bytes", "fit_memory", "fitting_micro_batch", "predict_memory", "state_bytes"]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 
 from evo_tune.errors import RecipeError
-from evo_tune.training._check import check_integer, check_name, check_number
+from evo_tune.options.bounds import check_integer, check_name, check_number
 
 __all__ = ["Precision"]
 

@@ -10,7 +10,7 @@ import statistics
 import time
 from collections.abc import Callable
 
-from evo_tune.training._check import check_integer, check_name, check_number
+from evo_tune.options.bounds import check_integer, check_name, check_number
 
 __all__ = ["Throughput", "mfu", "peak_flops"]
 

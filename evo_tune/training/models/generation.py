@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from evo_tune.training._check import check_integer, check_number
+from evo_tune.options.bounds import check_integer, check_number
 from evo_tune.training.models.gpt_config import GPTConfig
 
 __all__ = ["continue_tokens"]

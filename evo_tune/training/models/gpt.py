@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from evo_tune.errors import RecipeError
-from evo_tune.training._check import check_integer
+from evo_tune.options.bounds import check_integer
 from evo_tune.training.data.tokenizer import BPE, Bytes, Tokenizer
 from evo_tune.training.hardware.recompute import run_block
 from evo_tune.training.models.block import Block, window_mask

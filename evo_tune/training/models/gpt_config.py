@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from typing import ClassVar
 
 from evo_tune.errors import RecipeError
-from evo_tune.training._check import check_integer, check_name, check_number
+from evo_tune.options.bounds import check_integer, check_name, check_number
 from evo_tune.training.models._config import ModelConfig
 
 __all__ = ["LONGEST_PLAIN", "GPTConfig"]

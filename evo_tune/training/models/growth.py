@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from evo_tune.errors import RecipeError
-from evo_tune.training._check import check_integer
+from evo_tune.options.bounds import check_integer
 from evo_tune.training.models.gpt import GPT
 from evo_tune.training.models.gpt_config import GPTConfig
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from evo_tune.errors import RecipeError
-from evo_tune.training._check import check_name
+from evo_tune.options.bounds import check_name
 
 __all__ = ["interpolate_positions", "rotary_frequencies", "rotary_table", "rotate", "sinusoids"]
 

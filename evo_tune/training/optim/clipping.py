@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from evo_tune.errors import RecipeError
-from evo_tune.training._check import check_number
+from evo_tune.options.bounds import check_number
 
 __all__ = ["check_clip", "clip", "gradient_norm"]
 

@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from evo_tune.errors import RecipeError
-from evo_tune.training._check import check_integer, check_name, check_number
+from evo_tune.options.bounds import check_integer, check_name, check_number
 
 __all__ = ["EarlyStopping"]
 

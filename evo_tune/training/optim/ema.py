@@ -8,7 +8,7 @@ from __future__ import annotations
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from evo_tune.training._check import check_number
+from evo_tune.options.bounds import check_number
 
 __all__ = ["average_of"]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from evo_tune.errors import RecipeError
-from evo_tune.training._check import check_integer, check_number
+from evo_tune.options.bounds import check_integer, check_number
 
 __all__ = ["GapDecay", "GapWatch"]
 

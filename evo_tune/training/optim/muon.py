@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from evo_tune.errors import RecipeError
-from evo_tune.training._check import check_number
+from evo_tune.options.bounds import check_number
 from evo_tune.training.optim.optimizer import decay_groups
 
 __all__ = ["Muon", "OptimizerPair", "hidden_matrices"]

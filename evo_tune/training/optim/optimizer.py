@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from evo_tune.errors import RecipeError
-from evo_tune.training._check import check_number
+from evo_tune.options.bounds import check_number
 
 __all__ = ["SGD", "AdamW", "decay_groups", "parameter_groups"]
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from evo_tune.training._check import check_integer, check_number
+from evo_tune.options.bounds import check_integer, check_number
 from evo_tune.training.accounting import optimizer_steps
 
 __all__ = ["BatchRamp", "steps_of"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 
 from evo_tune.errors import RecipeError
-from evo_tune.training._check import check_name, check_number
+from evo_tune.options.bounds import check_name, check_number
 
 __all__ = ["RULES", "scale_betas", "scale_lr"]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from evo_tune.training._check import check_integer, check_name, check_number
+from evo_tune.options.bounds import check_integer, check_name, check_number
 
 __all__ = ["WeightDecay"]
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from evo_tune.errors import RecipeError
-from evo_tune.training._check import check_integer
+from evo_tune.options.bounds import check_integer
 from evo_tune.training.tuning.lora import matching_linears
 from evo_tune.training.tuning.targets import check_targets
 

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evo_tune.errors import OptionError
-from evo_tune.plugins.options import bind, call_with, options_of, split_assignments, suggest
+from evo_tune.options.binding import bind, call_with, options_of, split_assignments, suggest
 
 if TYPE_CHECKING:
     from nowhere import Unknown
