@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from evo_tune.genome.space import Choice, Float, Gene, Int, SearchSpace
     from evo_tune.genome.trial import Candidate, Maximize, Minimize, Outcome, Proposal, Trial
     from evo_tune.loop.search import Search
-    from evo_tune.plugins.evaluator import Context
+    from evo_tune.options.declare import Options, option
+    from evo_tune.plugins.context import Context
     from evo_tune.plugins.strategy import Strategy
 
 __version__ = "0.1.0"
@@ -22,19 +23,21 @@ __version__ = "0.1.0"
 _HOMES = {
     "Candidate": "genome.trial",
     "Choice": "genome.space",
-    "Context": "plugins.evaluator",
+    "Context": "plugins.context",
     "Float": "genome.space",
     "Gene": "genome.space",
     "History": "genome.history",
     "Int": "genome.space",
     "Maximize": "genome.trial",
     "Minimize": "genome.trial",
+    "Options": "options.declare",
     "Outcome": "genome.trial",
     "Proposal": "genome.trial",
     "Search": "loop.search",
     "SearchSpace": "genome.space",
     "Strategy": "plugins.strategy",
     "Trial": "genome.trial",
+    "option": "options.declare",
 }
 
 __all__ = [
@@ -48,12 +51,14 @@ __all__ = [
     "Int",
     "Maximize",
     "Minimize",
+    "Options",
     "Outcome",
     "Proposal",
     "Search",
     "SearchSpace",
     "Strategy",
     "Trial",
+    "option",
 ]
 
 

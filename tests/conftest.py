@@ -13,7 +13,7 @@ import pytest
 
 from evo_tune.genome.trial import Candidate
 from evo_tune.loop.search import Search
-from evo_tune.plugins.evaluator import Context
+from evo_tune.plugins.context import Context
 from evo_tune.store.run import Run
 
 QUICK = '''"""A landscape that answers at once, the same for the same genome and seed."""

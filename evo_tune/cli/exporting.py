@@ -14,7 +14,8 @@ from evo_tune.cli import _shared as shared
 from evo_tune.errors import OptionError, PluginError, StoreError, UsageError
 
 if TYPE_CHECKING:
-    from evo_tune.plugins.evaluator import Context, Evaluator
+    from evo_tune.plugins.context import Context
+    from evo_tune.plugins.evaluator import Evaluator
 
 
 @click.command("export")
@@ -106,7 +107,7 @@ def _with_budget(
 def _context(seed: int, devices: str | None, threads: int | None, folder: Path) -> Context:
     """Return a context for this very process: all cores, and the first GPU that the machine offers."""
     from evo_tune.dispatch import cpu_count, plan
-    from evo_tune.plugins.evaluator import Context
+    from evo_tune.plugins.context import Context
 
     planned = plan(1, devices, 1, threads)
     device = planned.slots[0]

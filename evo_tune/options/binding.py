@@ -1,7 +1,8 @@
 """Typed options of evaluators and strategies: `-o name=value` and `-s name=value`.
 
-The declaration is ordinary Python: keyword-only parameters or dataclass fields with a type and a
-default. This module reads them and binds what the user gave; it knows nothing of what they mean.
+The declaration is ordinary Python: keyword-only parameters or dataclass fields with a type and a default, or the
+richer fields of `declare.option`. This module reads them and binds what the user gave; it knows nothing of what they
+mean.
 """
 
 from __future__ import annotations
@@ -10,44 +11,15 @@ import dataclasses
 import difflib
 import inspect
 import operator
-import types
 import typing
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from evo_tune.errors import OptionError
+from evo_tune.errors import OptionError, RecipeError
+from evo_tune.options.declare import Option, checked, declared_in, members
 
-__all__ = ["Option", "bind", "call_with", "options_of", "split_assignments", "suggest"]
-
-TYPES = (bool, int, float, str, Path, type(None))
-"""What an option may be, with Literal and unions of these: each is typed as text and saved as plain data."""
-
-
-@dataclass(frozen=True)
-class Option:
-    """One declared option.
-
-    Args:
-        name: As the user types it.
-        type: Its annotation.
-        default: Its default, or `dataclasses.MISSING` if it must be given.
-    """
-
-    name: str
-    type: Any
-    default: Any
-
-    @property
-    def required(self) -> bool:
-        """Whether it has no default."""
-        return self.default is dataclasses.MISSING
-
-    def describe(self) -> str:
-        """Return NAME: TYPE = DEFAULT, for lists and help."""
-        text = f"{self.name}: {_name_of(self.type)}"
-        return text if self.required else f"{text} = {self.default!r}"
+__all__ = ["bind", "call_with", "options_of", "split_assignments", "suggest"]
 
 
 def options_of(declared: Callable[..., Any] | type) -> dict[str, Option]:
@@ -57,18 +29,9 @@ def options_of(declared: Callable[..., Any] | type) -> dict[str, Option]:
         OptionError: The type of one cannot be read or is no type of options, or its default is no plain data.
     """
     if isinstance(declared, type):
-        try:
-            hints = typing.get_type_hints(declared)
-        except Exception as error:
-            raise OptionError(f"cannot read the types of {declared.__qualname__}: {error}") from error
-        fields = [field for field in dataclasses.fields(declared) if field.init]
-        return {field.name: _checked(field.name, hints[field.name], _default_of(field)) for field in fields}
+        return dict(declared_in(declared))
     parameters = inspect.signature(declared).parameters.values()
     return {p.name: _option_of(declared, p) for p in parameters if p.kind is p.KEYWORD_ONLY}
-
-
-def _default_of(field: dataclasses.Field[Any]) -> Any:
-    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
 def _option_of(function: Callable[..., Any], parameter: inspect.Parameter) -> Option:
@@ -82,7 +45,7 @@ def _option_of(function: Callable[..., Any], parameter: inspect.Parameter) -> Op
             wanted = eval(wanted, getattr(function, "__globals__", {}))
         except Exception as error:
             raise OptionError(f"option {parameter.name}: cannot read its type {wanted!r}: {error}") from error
-    return _checked(parameter.name, wanted, default)
+    return checked(Option(parameter.name, wanted, default))
 
 
 def _type_of(default: Any) -> type:
@@ -90,34 +53,6 @@ def _type_of(default: Any) -> type:
     if default is dataclasses.MISSING or default is None:
         return str
     return next((kind for kind in (Path, float) if isinstance(default, kind)), type(default))
-
-
-def _checked(name: str, wanted: Any, default: Any) -> Option:
-    """Return an option whose values can be typed, and saved in the manifest."""
-    if isinstance(default, Path):
-        default = str(default)  # plain data, as a given value is
-    elif isinstance(default, float):
-        default = float(default)  # numpy's is one too
-    if default is not dataclasses.MISSING and type(default) not in TYPES:
-        raise OptionError(
-            f"option {name}: its default is of type {type(default).__name__}: expected a number, text, bool, None or "
-            "Path; make the rest of it inside"
-        )
-    if not _is_known(wanted):
-        raise OptionError(
-            f"option {name}: its type {_name_of(wanted)} is none that can be typed: expected bool, int, float, str, "
-            "Path, Literal[…], or several of them with |"
-        )
-    return Option(name, wanted, default)
-
-
-def _is_known(wanted: Any) -> bool:
-    origin = typing.get_origin(wanted)
-    if origin in (typing.Union, types.UnionType):
-        return all(_is_known(member) for member in typing.get_args(wanted))
-    if origin is Literal:
-        return all(type(allowed) in TYPES for allowed in typing.get_args(wanted))
-    return isinstance(wanted, type) and wanted in TYPES
 
 
 def bind(given: Mapping[str, Any], options: Mapping[str, Option], owner: str, flag: str) -> dict[str, Any]:
@@ -143,11 +78,16 @@ def bind(given: Mapping[str, Any], options: Mapping[str, Option], owner: str, fl
         if name in given:
             try:
                 bound[name] = _convert(given[name], option.type)
+                if option.choices or option.bounds:
+                    option.check(bound[name])
             except (TypeError, ValueError, OverflowError):  # int() of an infinite number overflows
-                message = f"{flag} {name}={given[name]}: expected {_name_of(option.type)}"
+                message = f"{flag} {name}={given[name]}: expected {option.kind}"
+                raise OptionError(f"{message} (an option of {owner})") from None
+            except RecipeError as error:
+                message = f"{flag} {name}={given[name]}: expected {error.allowed}"
                 raise OptionError(f"{message} (an option of {owner})") from None
         elif option.required:
-            raise OptionError(f"{owner} needs {flag} {name}=… ({_name_of(option.type)})")
+            raise OptionError(f"{owner} needs {flag} {name}=… ({option.kind})")
         else:
             bound[name] = option.default
     return bound
@@ -190,10 +130,9 @@ def suggest(name: str, known: typing.Iterable[str]) -> str:
 
 
 def _convert(value: Any, wanted: Any) -> Any:
-    origin = typing.get_origin(wanted)
-    if origin in (typing.Union, types.UnionType):
-        return _convert_union(value, typing.get_args(wanted))
-    if origin is Literal:
+    if members(wanted) != (wanted,):
+        return _convert_union(value, members(wanted))
+    if typing.get_origin(wanted) is Literal:
         for allowed in typing.get_args(wanted):
             if value == allowed or value == str(allowed):
                 return allowed
@@ -225,26 +164,14 @@ def _convert(value: Any, wanted: Any) -> Any:
     return value
 
 
-def _convert_union(value: Any, members: tuple[Any, ...]) -> Any:
-    words = ("none",) if str in members else ("none", "")  # a text may be empty
-    if type(None) in members and (value is None or str(value).lower() in words):
+def _convert_union(value: Any, kinds: tuple[Any, ...]) -> Any:
+    words = ("none",) if str in kinds else ("none", "")  # a text may be empty
+    if type(None) in kinds and (value is None or str(value).lower() in words):
         return None
-    for member in members:
+    for member in kinds:
         if member is not type(None):
             try:
                 return _convert(value, member)
             except (TypeError, ValueError, OverflowError):
                 continue
     raise ValueError(value)
-
-
-def _name_of(wanted: Any) -> str:
-    origin = typing.get_origin(wanted)
-    if origin in (typing.Union, types.UnionType):
-        return " or ".join(_name_of(member) for member in typing.get_args(wanted))
-    if origin is Literal:
-        return " or ".join(str(allowed) for allowed in typing.get_args(wanted))
-    if origin is not None or not isinstance(wanted, type):
-        return str(wanted)
-    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "none"}
-    return names.get(wanted, wanted.__name__)

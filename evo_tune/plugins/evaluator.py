@@ -1,15 +1,17 @@
-"""What an evaluator file holds, and the Context that its `evaluate` is given.
+"""What an evaluator's file holds.
 
-An evaluator is one Python file with SPACE, OBJECTIVES and `evaluate(genome, context, *, options)`,
-optionally METRICS, SUPPORTS, `estimate`, `fingerprint`, `inherits` and `export`. This module checks that shape before
-anything is trained. It does not find files (see `plugins`) and knows nothing of strategies or stores.
+An evaluator is one Python file with SPACE, OBJECTIVES and `evaluate`, optionally METRICS, SUPPORTS, `estimate`,
+`fingerprint`, `inherits` and `export`. Its options are keyword parameters of `evaluate(genome, context, *, steps=300)`,
+or a dataclass (of groups, see `options.declare`): `evaluate(genome, context, options: Options)`, and then the others
+take the same `options` last. This module checks that shape before anything is trained. It does not find files (see
+`find`) and knows nothing of strategies or stores.
 """
 
 from __future__ import annotations
 
 import ast
+import dataclasses
 import inspect
-import math
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,92 +23,18 @@ from typing import Any
 from evo_tune.errors import EvoTuneError, OptionError, PluginError
 from evo_tune.genome.space import Genome, SearchSpace
 from evo_tune.genome.trial import Objective, one_line
-from evo_tune.options.binding import Option, bind, call_with, options_of
+from evo_tune.options.binding import bind, call_with, options_of
+from evo_tune.options.declare import Option
+from evo_tune.plugins.context import Context
+from evo_tune.plugins.offers import offered
 
-__all__ = ["Context", "Evaluator", "Pruned", "what_of", "where_of"]
+__all__ = ["SUPPORTS", "Evaluator", "what_of", "where_of"]
 
 
 SUPPORTS = ("budget", "curve", "inherit")
 """What an evaluator may say that it supports: trains `context.budget` of a full training and goes on from
 `context.resume_folder`; reports its first objective by `context.report`; begins with the weights that another trial
 left in `context.inherit_folder`, and leaves its own where `context.keep` says so."""
-
-
-class Pruned(BaseException):
-    """Raised by `Context.report` when a bound fixed at birth is passed; not for evaluators to catch."""
-
-
-class Context:
-    """What one evaluation is given beside its genome.
-
-    Args:
-        device: Where to train: 'cpu', 'cuda:0', 'mps'.
-        threads: Number of CPU threads; already set for torch when evaluate is called.
-        seed: Seed for everything random.
-        budget: Fraction of the full training to do, 0 < budget ≤ 1. Schedules are laid over the full
-            training whatever the budget.
-        folder: Where `folder` will be; it is made on first use.
-        resume_folder: Folder of the trial that this one goes on from, or None.
-        stop_if: (fraction, metric, loss bound): stops as pruned once the metric, as a loss, is above.
-        objectives: Give the signs of the metrics in `stop_if`.
-        inherit_folder: Folder of the trial, of another genome, with whose weights this one begins, or None.
-            The training is then whole in itself: `budget` of the full one's length, with its own schedule.
-        keep: Whether later trials may begin with this one's weights: leave them in `folder`.
-    """
-
-    def __init__(
-        self,
-        device: str = "cpu",
-        threads: int = 1,
-        seed: int = 0,
-        budget: float = 1.0,
-        folder: Path | str = "trial",
-        resume_folder: Path | str | None = None,
-        stop_if: Sequence[tuple[float, str, float]] = (),
-        objectives: Sequence[Objective] = (),
-        inherit_folder: Path | str | None = None,
-        keep: bool = False,
-    ) -> None:
-        self.device = device
-        self.threads = threads
-        self.seed = seed
-        self.budget = budget
-        self.resume_folder = None if resume_folder is None else Path(resume_folder)
-        self.inherit_folder = None if inherit_folder is None else Path(inherit_folder)
-        self.keep = keep
-        self._folder = Path(folder)
-        self._stop_if = tuple(stop_if)
-        self._signs = {objective.metric: objective.sign for objective in objectives}
-        self.curve: list[tuple[float, dict[str, float]]] = []
-
-    @property
-    def folder(self) -> Path:
-        """This trial's own folder, for logs and checkpoints; made on first use."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        return self._folder
-
-    def report(self, fraction: float, **metrics: float) -> None:
-        """Add a point to the learning curve.
-
-        Args:
-            fraction: Share of the full training done, 0 < fraction ≤ 1.
-            metrics: Values at this point.
-
-        Raises:
-            ValueError: The fraction is out of range, or a metric is not a number.
-            Pruned: A bound fixed at birth is passed.
-        """
-        if not 0.0 < fraction <= 1.0:
-            raise ValueError(f"report(fraction={fraction!r}): expected more than 0 and at most 1")
-        try:
-            point = {name: float(value) for name, value in metrics.items()}
-        except (TypeError, RuntimeError) as error:  # a tensor of several numbers raises RuntimeError
-            raise ValueError(f"report({fraction}, {metrics}): expected numbers") from error
-        self.curve.append((float(fraction), point))
-        for at, metric, bound in self._stop_if:
-            loss = self._signs.get(metric, 1.0) * point.get(metric, -math.inf)
-            if fraction >= at and metric in point and not loss <= bound:
-                raise Pruned(f"{metric}={point[metric]:.6g} at {fraction:.0%} is beyond its bound")
 
 
 @dataclass(frozen=True)
@@ -161,12 +89,11 @@ class Evaluator:
             raise PluginError(f"{self._where('evaluate')}: {error}") from None
 
     def _check_signature(self) -> None:
-        parameters = inspect.signature(self.module.evaluate).parameters.values()
-        positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-        if len(positional) != 2:
+        count = len(_positional(self.module.evaluate))
+        if count not in (2, 3):
             raise PluginError(
-                f"{self._where('evaluate')}: evaluate takes {len(positional)} positional arguments: expected "
-                "evaluate(genome, context, *, options)"
+                f"{self._where('evaluate')}: evaluate takes {count} positional arguments: expected "
+                "evaluate(genome, context, *, options) or evaluate(genome, context, options: Options)"
             )
 
     def _where(self, name: str) -> str:
@@ -178,10 +105,19 @@ class Evaluator:
             line = node.lineno if name in names else line
         return f"{self.path}:{line}" if line else str(self.path)
 
-    def _call(self, function: Callable[..., Any], options: Mapping[str, Any], *args: Any) -> Any:
-        """Call one of the file's own functions, its errors made messages that name file and line."""
+    def _call(self, function: Callable[..., Any], options: Sequence[Mapping[str, Any]], *args: Any) -> Any:
+        """Call one of the file's own functions, its errors made messages that name file and line.
+
+        Args:
+            function: It.
+            options: What is bound; for a dataclass, what each further parameter is made of, as many as it takes.
+            args: What comes before.
+        """
         try:
-            return call_with(function, options, *args)
+            if self.options_type is None:
+                return call_with(function, options[0], *args)
+            taken = max(0, len(_positional(function)) - len(args))
+            return function(*args, *(self.options_type(**one) for one in options[:taken]))
         except EvoTuneError:
             raise
         except Exception as error:
@@ -208,31 +144,84 @@ class Evaluator:
         return tuple(getattr(self.module, "SUPPORTS", ()))
 
     @cached_property
+    def options_type(self) -> type[Any] | None:
+        """The dataclass of its options, where `evaluate` takes one; None where they are keyword parameters.
+
+        Raises:
+            OptionError: The third parameter is annotated with something else.
+        """
+        positional = _positional(self.module.evaluate)
+        if len(positional) < 3:
+            return None
+        wanted = positional[2].annotation
+        if isinstance(wanted, str):
+            wanted = vars(self.module).get(wanted)
+        if not isinstance(wanted, type) or not dataclasses.is_dataclass(wanted):
+            raise OptionError(
+                f"evaluate takes 3 positional arguments, and the third, {positional[2].name}, is annotated with no "
+                "dataclass of this file: expected evaluate(genome, context, options: Options), or a * before options"
+            )
+        return wanted
+
+    @cached_property
     def options(self) -> dict[str, Option]:
-        """Its declared options: the keyword-only parameters of `evaluate`."""
-        return options_of(self.module.evaluate)
+        """Its declared options."""
+        return options_of(self.options_type or self.module.evaluate)
 
     def bind(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Return every option's value; see `options.bind`."""
-        return bind(given, self.options, self.name, "-o")
+        """Return every option's value; see `options.binding.bind`.
+
+        Raises:
+            UsageError: One is unknown or wrong, or they do not go together.
+        """
+        bound = bind(given, self.options, self.name, "-o")
+        if self.options_type is not None:
+            self.options_type(**bound)
+        return bound
 
     def space(self, options: Mapping[str, Any]) -> SearchSpace:
-        """Return the search space under these options.
+        """Return the search space under these options; what options offer as genes is optional in it.
 
         Raises:
             PluginError: SPACE is neither a SearchSpace nor a function that returns one.
         """
+        own = self._own_space(options)
+        if self.options_type is None:
+            return own
+        known = own.genes.keys() | own.optional.keys()
+        more = {name: gene for name, gene in offered(self.options, options).items() if name not in known}
+        return SearchSpace(own.repair, {**own.optional, **more}, **own.genes)
+
+    def _own_space(self, options: Mapping[str, Any]) -> SearchSpace:
         space = self.module.SPACE
         if not isinstance(space, SearchSpace) and callable(space):
-            space = self._call(space, options)
+            space = self._call(space, [options])
         if not isinstance(space, SearchSpace):
             raise PluginError(f"{self._where('SPACE')}: SPACE gives {space!r}: expected a SearchSpace")
         return space
 
+    def _with_genes(self, options: Mapping[str, Any], genome: Genome) -> Mapping[str, Any]:
+        """Return options as a genome has them: those that the user made genes at its values.
+
+        A gene of the file's own space is the file's to read, from the genome, whatever option has its name.
+        """
+        named = genome.keys() & self.options.keys() if self.options_type is not None else set()
+        return {**options, **{name: genome[name] for name in named - self._own_genes(options)}} if named else options
+
+    def _own_genes(self, options: Mapping[str, Any]) -> frozenset[str]:
+        key = tuple(sorted(options.items()))
+        if key not in self._known_genes:
+            self._known_genes[key] = frozenset(self._own_space(options).genes)
+        return self._known_genes[key]
+
+    @cached_property
+    def _known_genes(self) -> dict[tuple[tuple[str, Any], ...], frozenset[str]]:
+        return {}
+
     def fingerprint(self, options: Mapping[str, Any]) -> str:
         """Return the identity of the data under these options; '' if the file declares none."""
         function = getattr(self.module, "fingerprint", None)
-        return "" if function is None else str(self._call(function, options))
+        return "" if function is None else str(self._call(function, [options]))
 
     def estimate(self, genome: Genome, options: Mapping[str, Any]) -> dict[str, float]:
         """Return the metrics known before training, such as params; empty if the file declares none.
@@ -243,7 +232,7 @@ class Evaluator:
         function = getattr(self.module, "estimate", None)
         if function is None:
             return {}
-        known = self._call(function, options, dict(genome))
+        known = self._call(function, [self._with_genes(options, genome)], dict(genome))
         if isinstance(known, Mapping) and all(_is_number(value) for value in known.values()):
             return dict(known)
         what = one_line(f"estimate gives {known!r}")
@@ -256,11 +245,16 @@ class Evaluator:
             PluginError: The file's `inherits` raises; the text names file and line.
         """
         function = getattr(self.module, "inherits", None)
-        return function is None or bool(self._call(function, options, dict(genome), dict(other)))
+        both = [self._with_genes(options, one) for one in (genome, other)]
+        return function is None or bool(self._call(function, both, dict(genome), dict(other)))
 
     def evaluate(self, genome: Genome, context: Context, options: Mapping[str, Any]) -> Any:
         """Train once and return what the file's `evaluate` returned, and its estimates, unjudged."""
-        returned = self.module.evaluate(dict(genome), context, **options)
+        if self.options_type is None:
+            returned = self.module.evaluate(dict(genome), context, **options)
+        else:
+            made = self.options_type(**self._with_genes(options, genome))
+            returned = self.module.evaluate(dict(genome), context, made)
         return {**self.estimate(genome, options), **returned} if isinstance(returned, Mapping) else returned
 
     def export(self, genome: Genome, context: Context, folder: Path, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -269,8 +263,14 @@ class Evaluator:
         Raises:
             PluginError: It raises; the text names file and line.
         """
-        metrics = self._call(self.module.export, options, dict(genome), context, folder)
+        metrics = self._call(self.module.export, [self._with_genes(options, genome)], dict(genome), context, folder)
         return dict(metrics) if isinstance(metrics, Mapping) else {}
+
+
+def _positional(function: Callable[..., Any]) -> list[inspect.Parameter]:
+    """Return the parameters of a function that can be given by position."""
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return [one for one in inspect.signature(function).parameters.values() if one.kind in kinds]
 
 
 def _is_number(value: Any) -> bool:

@@ -12,7 +12,8 @@ import pytest
 
 from evo_tune.errors import PluginError, UsageError
 from evo_tune.genome.trial import Maximize, Minimize
-from evo_tune.plugins.evaluator import Context, Evaluator, Pruned
+from evo_tune.plugins.context import Context, Pruned
+from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.find import load_evaluator
 
 GOOD = '''

@@ -15,7 +15,7 @@ from evo_tune.genome.trial import Candidate, Outcome
 from evo_tune.loop.replay import verify
 from evo_tune.loop.search import Search
 from evo_tune.loop.strategy import ruled
-from evo_tune.plugins.evaluator import Context, Pruned
+from evo_tune.plugins.context import Context, Pruned
 from evo_tune.report.calibration import calibrated, winner
 from evo_tune.report.summary import best_so_far, front, spent
 from evo_tune.store.run import Run, space_of

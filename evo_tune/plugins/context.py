@@ -1,0 +1,91 @@
+"""What one evaluation is given beside its genome: device, seed, budget, folders, and where it reports its curve.
+
+It knows nothing of evaluators' files, strategies or stores.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from evo_tune.genome.trial import Objective
+
+__all__ = ["Context", "Pruned"]
+
+
+class Pruned(BaseException):
+    """Raised by `Context.report` when a bound fixed at birth is passed; not for evaluators to catch."""
+
+
+class Context:
+    """What one evaluation is given beside its genome.
+
+    Args:
+        device: Where to train: 'cpu', 'cuda:0', 'mps'.
+        threads: Number of CPU threads; already set for torch when evaluate is called.
+        seed: Seed for everything random.
+        budget: Fraction of the full training to do, 0 < budget ≤ 1. Schedules are laid over the full
+            training whatever the budget.
+        folder: Where `folder` will be; it is made on first use.
+        resume_folder: Folder of the trial that this one goes on from, or None.
+        stop_if: (fraction, metric, loss bound): stops as pruned once the metric, as a loss, is above.
+        objectives: Give the signs of the metrics in `stop_if`.
+        inherit_folder: Folder of the trial, of another genome, with whose weights this one begins, or None.
+            The training is then whole in itself: `budget` of the full one's length, with its own schedule.
+        keep: Whether later trials may begin with this one's weights: leave them in `folder`.
+    """
+
+    def __init__(
+        self,
+        device: str = "cpu",
+        threads: int = 1,
+        seed: int = 0,
+        budget: float = 1.0,
+        folder: Path | str = "trial",
+        resume_folder: Path | str | None = None,
+        stop_if: Sequence[tuple[float, str, float]] = (),
+        objectives: Sequence[Objective] = (),
+        inherit_folder: Path | str | None = None,
+        keep: bool = False,
+    ) -> None:
+        self.device = device
+        self.threads = threads
+        self.seed = seed
+        self.budget = budget
+        self.resume_folder = None if resume_folder is None else Path(resume_folder)
+        self.inherit_folder = None if inherit_folder is None else Path(inherit_folder)
+        self.keep = keep
+        self._folder = Path(folder)
+        self._stop_if = tuple(stop_if)
+        self._signs = {objective.metric: objective.sign for objective in objectives}
+        self.curve: list[tuple[float, dict[str, float]]] = []
+
+    @property
+    def folder(self) -> Path:
+        """This trial's own folder, for logs and checkpoints; made on first use."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        return self._folder
+
+    def report(self, fraction: float, **metrics: float) -> None:
+        """Add a point to the learning curve.
+
+        Args:
+            fraction: Share of the full training done, 0 < fraction ≤ 1.
+            metrics: Values at this point.
+
+        Raises:
+            ValueError: The fraction is out of range, or a metric is not a number.
+            Pruned: A bound fixed at birth is passed.
+        """
+        if not 0.0 < fraction <= 1.0:
+            raise ValueError(f"report(fraction={fraction!r}): expected more than 0 and at most 1")
+        try:
+            point = {name: float(value) for name, value in metrics.items()}
+        except (TypeError, RuntimeError) as error:  # a tensor of several numbers raises RuntimeError
+            raise ValueError(f"report({fraction}, {metrics}): expected numbers") from error
+        self.curve.append((float(fraction), point))
+        for at, metric, bound in self._stop_if:
+            loss = self._signs.get(metric, 1.0) * point.get(metric, -math.inf)
+            if fraction >= at and metric in point and not loss <= bound:
+                raise Pruned(f"{metric}={point[metric]:.6g} at {fraction:.0%} is beyond its bound")

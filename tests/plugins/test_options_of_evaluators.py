@@ -1,0 +1,113 @@
+"""An evaluator whose options are a dataclass: every function takes the same one, and fields become genes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from evo_tune import Context
+from evo_tune.errors import PluginError, RecipeError, UsageError
+from evo_tune.plugins.evaluator import Evaluator
+from evo_tune.plugins.find import load_evaluator
+
+FILE = """
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from evo_tune import Float, Minimize, Options, SearchSpace, option
+
+
+@dataclass(frozen=True, kw_only=True)
+class Own(Options):
+    \"\"\"What is mine.\"\"\"
+
+    steps: int = option(10, bounds="[1, 100]", help="How many")
+    rate: float | None = option(None, bounds="(0, 1)", help="How fast", gene="0.1|0.2")
+    kind: str = option("a", choices=("a", "b"), help="Which")
+    data: str = option("", help="Where", gene=None)
+
+
+def SPACE(options: Own) -> SearchSpace:
+    genes = {} if options.rate is not None else {"rate": Float(0.0, 1.0)}
+    return SearchSpace(x=Float(0.0, float(options.steps)), **genes)
+
+
+OBJECTIVES = [Minimize("loss")]
+
+
+def evaluate(genome, context, options: Own):
+    return {"loss": genome["x"], "steps": options.steps, "kind": float(options.kind == "b")}
+
+
+def estimate(genome, options: Own):
+    return {"known": float(options.steps)}
+
+
+def fingerprint(options: Own):
+    return f"{options.data}!"
+
+
+def inherits(genome, other, options: Own, others: Own):
+    return options.kind == others.kind
+
+
+def export(genome, context, folder, options: Own):
+    return {"exported": float(options.steps)}
+"""
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> Evaluator:
+    path = tmp_path / "mine.py"
+    path.write_text(FILE)
+    return load_evaluator(path, str(path), "file")
+
+
+def test_every_function_takes_the_same_options(mine: Evaluator, tmp_path: Path) -> None:
+    bound = mine.bind({"steps": "7", "data": "here"})
+    assert bound == {"steps": 7, "rate": None, "kind": "a", "data": "here"}
+    space = mine.space(bound)
+    assert space.genes.keys() == {"x", "rate"}
+    assert mine.fingerprint(bound) == "here!"
+    genome = space.default()
+    assert mine.estimate(genome, bound) == {"known": 7.0}
+    assert mine.evaluate(genome, Context(), bound) == {"loss": 3.5, "steps": 7, "kind": 0.0, "known": 7.0}
+    assert mine.export(genome, Context(), tmp_path, bound) == {"exported": 7.0}
+
+
+def test_a_field_becomes_a_gene_and_is_read_from_the_options(mine: Evaluator) -> None:
+    bound = mine.bind({})
+    space = mine.space(bound)
+    assert set(space.optional) == {"kind"}  # rate is a gene of its own, data never one, steps offers no range
+    genome = space.including(["kind"]).check({"kind": "b"}, fill_defaults=True)
+    assert mine.evaluate(genome, Context(), bound)["kind"] == 1.0
+    assert mine.inherits(genome, genome, bound)
+    assert not mine.inherits(genome, {**genome, "kind": "a"}, bound)
+
+
+def test_a_gene_of_the_space_is_not_mistaken_for_the_option_of_its_name(mine: Evaluator) -> None:
+    bound = mine.bind({})
+    genome = {"x": 1.0, "rate": 1.0}  # beyond the option's bounds, and within the gene's
+    assert mine.evaluate(genome, Context(), bound)["loss"] == 1.0
+    assert set(mine.space(mine.bind({"rate": "0.5"})).optional) == {"kind", "rate"}
+
+
+def test_a_gene_beyond_the_bounds_of_its_option_is_refused(mine: Evaluator) -> None:
+    with pytest.raises(RecipeError, match="steps=101 is not allowed: expected a whole number, 1 to 100"):
+        mine.estimate({"x": 1.0, "rate": 0.5, "steps": 101}, mine.bind({}))
+
+
+def test_wrong_options_are_refused_before_anything_is_called(mine: Evaluator) -> None:
+    with pytest.raises(UsageError, match="-o steps=0: expected a whole number, 1 to 100"):
+        mine.bind({"steps": "0"})
+
+
+@pytest.mark.parametrize("annotation", ["int", "'Options | None'", "Nowhere"])
+def test_the_third_parameter_is_a_dataclass(tmp_path: Path, annotation: str) -> None:
+    path = tmp_path / "mine.py"
+    signature = "def evaluate(genome, context, options: "
+    path.write_text(FILE.replace(f"{signature}Own", f"{signature}{annotation}"))
+    with pytest.raises(PluginError, match="annotated with no dataclass of this file: expected evaluate"):
+        load_evaluator(path, str(path), "file")
