@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from evo_tune.training.classification import Scores as Scores
     from evo_tune.training.classification import auc as auc
     from evo_tune.training.classification import score as score
-    from evo_tune.training.comparison import check_comparable as check_comparable
     from evo_tune.training.course import Course as Course
     from evo_tune.training.course import Material as Material
     from evo_tune.training.data.batch import IGNORE as IGNORE
@@ -194,7 +193,6 @@ _HOMES = {
     "average_of": "optim.ema",
     "calibrate_memory": "hardware.capacity",
     "carry_state": "models.growth",
-    "check_comparable": "comparison",
     "check_integer": "evo_tune.options.bounds",
     "check_name": "evo_tune.options.bounds",
     "check_number": "evo_tune.options.bounds",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import nn
@@ -71,8 +71,6 @@ class Muon:
     Raises:
         RecipeError: A field is out of its range, or this torch has no Muon (2.9 brought it).
     """
-
-    batch_rule: ClassVar[str] = "sqrt"
 
     lr: float
     momentum: float = 0.95

@@ -8,7 +8,7 @@ is an embedding. Knows nothing of schedules or steps. (Muon is in `muon`.)
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import nn
@@ -72,9 +72,6 @@ class AdamW:
         RecipeError: A field is out of its range.
     """
 
-    batch_rule: ClassVar[str] = "sqrt"
-    """How lr should move with the batch (see `scale_lr`)."""
-
     lr: float
     beta1: float = 0.9
     beta2: float = 0.95
@@ -109,8 +106,6 @@ class SGD:
     Raises:
         RecipeError: A field is out of its range.
     """
-
-    batch_rule: ClassVar[str] = "linear"
 
     lr: float
     momentum: float = 0.9

@@ -5,8 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evo_tune.errors import RecipeError
-from evo_tune.training import SGD, AdamW, Muon, scale_betas, scale_lr
-from evo_tune.training.optim.scaling import RULES
+from evo_tune.training import scale_betas, scale_lr
 
 sizes = st.floats(1, 1e6)
 
@@ -42,8 +41,3 @@ def test_unknown_rules_and_betas_without_memory_are_refused() -> None:
         scale_lr(1e-3, 2, 1, "square")
     with pytest.raises(RecipeError, match="batch ratio"):
         scale_betas((0.9, 0.99), 10.5)
-
-
-def test_each_optimizer_names_its_rule() -> None:
-    assert (AdamW.batch_rule, Muon.batch_rule, SGD.batch_rule) == ("sqrt", "sqrt", "linear")
-    assert {AdamW.batch_rule, SGD.batch_rule} < set(RULES)
