@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from evo_tune import Context, Outcome, Search
+from evo_tune.errors import UsageError
 from evo_tune.genome.trial import conclude
 from evo_tune.loop.replay import verify
 from evo_tune.plugins.evaluator import Evaluator
@@ -306,3 +307,15 @@ def test_the_tree_in_the_architecture_is_that_of_the_package() -> None:
     there = [path.name for path in package if path.suffix == ".py"]
     there += [f"{path.name}/" for path in package if (path / "__init__.py").exists()]
     assert sorted(named) == sorted(there)
+
+
+def test_options_as_a_dataclass_are_checked_and_become_genes(tmp_path: Path) -> None:
+    path = documented("evaluators/ridge_options.py", tmp_path)
+    evaluator = load_evaluator(path, str(path), "file")
+    assert evaluate_once(evaluator, tmp_path, degree=9)["val_error"] < evaluate_once(evaluator, tmp_path)["val_error"]
+    bound = evaluator.bind({})
+    genome = evaluator.space(bound).including(["degree"]).check({"degree": 9}, fill_defaults=True)
+    assert evaluator.evaluate(genome, Context(), bound) == evaluate_once(evaluator, tmp_path, degree=9)
+    assert set(evaluator.space(bound).optional) == {"degree"}
+    with pytest.raises(UsageError, match="-o points=1: expected a whole number, 10 to 100000"):
+        evaluator.bind({"points": "1"})

@@ -62,7 +62,15 @@ def evaluate(genome: dict, context: Context, *, steps: int = 300, points: int = 
         genome: One value per gene, already repaired.
         context: Has device, threads, seed, budget, folder, resume_folder and report.
         steps: An option: `-o steps=1000`; its type is checked.
-        points: Another one.
+        points: Another one. Many options, or some with bounds and help, are better declared as a dataclass:
+
+            @dataclass(frozen=True, kw_only=True)
+            class Own(Options):
+                steps: int = option(300, bounds="[1, 1e6]", help="How long", gene=None)
+
+            def evaluate(genome: dict, context: Context, options: Own) -> dict[str, float]:
+
+            SPACE, estimate and fingerprint then take the same options (docs/evaluators.md).
     """
     rng = np.random.default_rng(context.seed)  # the only source of chance
     (x, y), (held_x, held_y) = data(points)
