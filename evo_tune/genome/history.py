@@ -14,8 +14,9 @@ from typing import Any, TypeVar
 import numpy as np
 
 from evo_tune.genome.constraint import Constraint
-from evo_tune.genome.space import Genome, SearchSpace, genome_key
+from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Candidate, Objective, Outcome, Trial
+from evo_tune.genome.values import Genome, genome_key
 
 __all__ = ["History"]
 

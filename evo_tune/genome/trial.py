@@ -16,7 +16,7 @@ import numpy as np
 
 from evo_tune.errors import SpaceError
 from evo_tune.genome.constraint import Constraint, violation
-from evo_tune.genome.space import Genome
+from evo_tune.genome.values import Genome
 
 __all__ = [
     "Candidate",

@@ -21,8 +21,10 @@ import numpy as np
 
 from evo_tune.errors import EvoTuneError, OptionError, PluginError, SpaceError, StoreError
 from evo_tune.genome.constraint import Constraint
-from evo_tune.genome.space import Choice, Gene, Genome, Int, SearchSpace, Value, genome_key, is_writable
+from evo_tune.genome.genes import Choice, Gene, Int
+from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Objective
+from evo_tune.genome.values import Genome, Value, genome_key, is_writable
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.find import (
     find_evaluator,

@@ -25,8 +25,8 @@ from joblib import Parallel, delayed
 
 from evo_tune.dispatch import AUTO, CPU, Cluster, Forecast, Plan, Slot, SlotClosed, Task, open_slots, plan
 from evo_tune.errors import EvoTuneError, RunError, StoreError, UsageError
+from evo_tune.genome.genes import Gene
 from evo_tune.genome.history import History
-from evo_tune.genome.space import Gene
 from evo_tune.genome.trial import (
     STATUSES,
     Candidate,

@@ -15,9 +15,9 @@ import numpy as np
 
 from evo_tune.errors import OptionError
 from evo_tune.genome.history import History
-from evo_tune.genome.space import Genome
 from evo_tune.genome.standing import Entry, as_from_scratch
 from evo_tune.genome.trial import Candidate, Proposal, Trial
+from evo_tune.genome.values import Genome
 from evo_tune.rules.fidelity import is_audit
 
 __all__ = ["confirmation", "heritable", "parse_share", "source"]

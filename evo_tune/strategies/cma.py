@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from evo_tune.errors import OptionError
+from evo_tune.genome.genes import Choice, Float, Gene, Int
 from evo_tune.genome.history import History
-from evo_tune.genome.space import Choice, Float, Gene, Int, SearchSpace
+from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Objective, Proposal, Trial
 from evo_tune.plugins.strategy import Strategy
 from evo_tune.strategies._births import fresh

@@ -21,10 +21,11 @@ from typing import ClassVar
 import numpy as np
 
 from evo_tune.errors import OptionError
+from evo_tune.genome.genes import Choice, Gene
 from evo_tune.genome.history import History
 from evo_tune.genome.importance import importance
-from evo_tune.genome.space import Choice, Gene, Genome, genome_key
 from evo_tune.genome.trial import Proposal, Trial
+from evo_tune.genome.values import Genome, genome_key
 from evo_tune.plugins.strategy import Strategy
 from evo_tune.strategies._births import spread
 

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evo_tune.errors import SpaceError
+from evo_tune.genome.genes import Int
 from evo_tune.genome.history import History
-from evo_tune.genome.space import Int, SearchSpace
+from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Candidate, Minimize, Outcome, Trial
 
 settings.register_profile("patient", deadline=None)  # a busy machine pauses for longer than an example takes

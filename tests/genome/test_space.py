@@ -14,7 +14,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from evo_tune.errors import SpaceError
-from evo_tune.genome.space import Choice, Float, Gene, Genome, Int, SearchSpace, gene_from, genome_key, parse_gene
+from evo_tune.genome.genes import Choice, Float, Gene, Int, gene_from
+from evo_tune.genome.notation import parse_gene
+from evo_tune.genome.space import SearchSpace
+from evo_tune.genome.values import Genome, genome_key
 
 settings.register_profile("patient", deadline=None)  # a busy machine pauses for longer than an example takes
 settings.load_profile("patient")

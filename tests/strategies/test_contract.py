@@ -11,8 +11,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from evo_tune.genome.space import genome_key
 from evo_tune.genome.trial import STATUSES, Candidate, Minimize, Objective, Outcome
+from evo_tune.genome.values import genome_key
 from evo_tune.plugins.strategy import Strategy
 from evo_tune.strategies.staged import Staged
 from tests.strategies.cases import (

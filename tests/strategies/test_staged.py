@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from evo_tune.errors import OptionError
-from evo_tune.genome.space import Choice, Float, Int, SearchSpace, genome_key
+from evo_tune.genome.genes import Choice, Float, Int
+from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Candidate, Outcome, Trial
+from evo_tune.genome.values import genome_key
 from evo_tune.strategies.staged import Staged, one_standard_error
 from tests.strategies.bowl import BOWL, bowl
 from tests.strategies.cases import OBJECTIVES
