@@ -87,9 +87,9 @@ class Gene(ABC):
     def neighbours(self, u: float) -> list[float]:
         """Return the unit coordinates one step away from `u`."""
 
-    @abstractmethod
     def describe(self) -> dict[str, Any]:
-        """Return plain data from which `gene_from` builds the gene again."""
+        """Return plain data from which `gene_from` builds the gene again: its kind and its fields."""
+        return {"kind": self.kind, **{name: value for name, value in vars(self).items() if name[0] != "_"}}
 
     def middle(self) -> Value:
         """Return the default, or where none is given the middle of the range (the first choice)."""
@@ -223,15 +223,6 @@ class Float(Gene):
     def neighbours(self, u: float) -> list[float]:
         return [v for v in (u - 0.1, u + 0.1) if 0.0 <= v <= 1.0]
 
-    def describe(self) -> dict[str, Any]:
-        return {
-            "kind": self.kind,
-            "low": self.low,
-            "high": self.high,
-            "log": self.log,
-            "default": self.default,
-        }
-
 
 @dataclass(frozen=True)
 class Int(Gene):
@@ -313,16 +304,6 @@ class Int(Gene):
         around = (here - self.step, here + self.step)
         return [self.encode(value) for value in around if self.low <= value <= self.high]
 
-    def describe(self) -> dict[str, Any]:
-        return {
-            "kind": self.kind,
-            "low": self.low,
-            "high": self.high,
-            "log": self.log,
-            "step": self.step,
-            "default": self.default,
-        }
-
 
 @dataclass(frozen=True)
 class Choice(Gene):
@@ -388,12 +369,7 @@ class Choice(Gene):
         return [centre(index, self.size) for index in near if 0 <= index < self.size]
 
     def describe(self) -> dict[str, Any]:
-        return {
-            "kind": self.kind,
-            "values": list(self.values),
-            "ordered": self.ordered,
-            "default": self.default,
-        }
+        return {**super().describe(), "values": list(self.values)}
 
 
 _KINDS: dict[str, type[Gene]] = {kind.kind: kind for kind in (Float, Int, Choice)}

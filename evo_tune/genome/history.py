@@ -86,11 +86,6 @@ class History:
         """Say whether this was born already, told or out: a duplicate wastes a training."""
         return (genome_key(genome), budget, replicate) in self._seen
 
-    @property
-    def seen_count(self) -> int:
-        """Number of different (genome, budget, replicate) born so far."""
-        return len(self._seen)
-
     def fold(self, key: Hashable, initial: Callable[[], State], step: Callable[[State, Trial], State]) -> State:
         """Return the left fold of `step` over the told trials in told order.
 

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from evo_tune.errors import SpaceError
-from evo_tune.genome.genes import Gene, Int, centre, gene_from
-from evo_tune.genome.values import Genome, Value, is_writable
+from evo_tune.genome.genes import Gene, Int, centre
+from evo_tune.genome.values import Genome, Value
+from evo_tune.text import is_writable
 
 __all__ = ["SearchSpace"]
 
@@ -189,8 +190,3 @@ class SearchSpace:
     def describe(self) -> dict[str, Any]:
         """Return plain data for the manifest; the repair is code and stays with the evaluator."""
         return {name: gene.describe() for name, gene in self.genes.items()}
-
-    @classmethod
-    def from_description(cls, description: Mapping[str, Mapping[str, Any]]) -> SearchSpace:
-        """Build the space of a manifest, without its repair: enough to read a run, not to breed."""
-        return cls(None, None, **{name: gene_from(gene) for name, gene in description.items()})

@@ -13,8 +13,9 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from evo_tune.errors import SpaceError
+from evo_tune.text import is_writable
 
-__all__ = ["Genome", "Value", "genome_key", "is_writable", "read_value"]
+__all__ = ["Genome", "Value", "genome_key", "read_value"]
 
 Value: TypeAlias = bool | int | float | str
 Genome: TypeAlias = dict[str, Value]
@@ -55,15 +56,6 @@ def is_whole(value: Any) -> bool:
 def too_large(number: Any) -> str:
     bits = int(number).bit_length()  # the number itself may be too long to print
     return f"a whole number of {bits} bits: expected one from -2**63 to 2**63 - 1"
-
-
-def is_writable(text: str) -> bool:
-    """Whether a file can hold a text: half of a surrogate pair, from a name that is not UTF-8, has no bytes there."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def plain(value: object) -> Value:

@@ -27,17 +27,7 @@ from evo_tune.dispatch import AUTO, CPU, Cluster, Forecast, Plan, Slot, SlotClos
 from evo_tune.errors import EvoTuneError, RunError, StoreError, UsageError
 from evo_tune.genome.genes import Gene
 from evo_tune.genome.history import History
-from evo_tune.genome.trial import (
-    STATUSES,
-    Candidate,
-    Objective,
-    Outcome,
-    Proposal,
-    Trial,
-    conclude,
-    one_line,
-    trial_seed,
-)
+from evo_tune.genome.trial import STATUSES, Candidate, Objective, Outcome, Proposal, Trial, conclude, trial_seed
 from evo_tune.loop.begin import check_unchanged, make_manifest, new_name
 from evo_tune.loop.calibration import calibration_work, collect
 from evo_tune.loop.generations import Generations, broken_strategy
@@ -51,6 +41,7 @@ from evo_tune.rules.inheritance import heritable
 from evo_tune.rules.ruled import Ruled
 from evo_tune.store.heartbeat import Busy, Heartbeat
 from evo_tune.store.run import LIMITS, STORE, TRIALS, Run, Session, as_typed, copy_run, find_run, space_of
+from evo_tune.text import one_line
 
 if TYPE_CHECKING:
     import pandas as pd

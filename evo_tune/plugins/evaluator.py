@@ -20,9 +20,10 @@ from typing import Any
 
 from evo_tune.errors import EvoTuneError, OptionError, PluginError
 from evo_tune.genome.space import SearchSpace
-from evo_tune.genome.trial import Objective, one_line
+from evo_tune.genome.trial import Objective
 from evo_tune.genome.values import Genome
 from evo_tune.plugins.options import Option, bind, call_with, options_of
+from evo_tune.text import one_line
 
 __all__ = ["Context", "Evaluator", "Pruned", "what_of", "where_of"]
 
