@@ -109,6 +109,7 @@ def evaluate_command(
     evo-tune evaluate language_model -g lr=3e-3 -g depth=2
     """
     from evo_tune.dispatch import Task, open_slots, plan
+    from evo_tune.genome.operators import BY_HAND
     from evo_tune.genome.trial import Candidate
     from evo_tune.options.binding import split_assignments
     from evo_tune.plugins.find import find_evaluator
@@ -125,7 +126,7 @@ def evaluate_command(
         task = Task.of(plugin, bound, plugin.objectives, folder or scratch, planned.threads)
         slot = open_slots(task, planned, timeout, 0)[0]
         try:
-            candidate = Candidate(0, 0, seed, 0, genome, "by hand", budget=budget)
+            candidate = Candidate(0, 0, seed, 0, genome, BY_HAND, budget=budget)
             outcome = slot.run(candidate)
         finally:
             slot.kill()

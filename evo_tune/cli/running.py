@@ -12,7 +12,7 @@ from evo_tune.cli import _shared as shared
 from evo_tune.errors import OptionError
 
 if TYPE_CHECKING:
-    from evo_tune.genome.space import Gene
+    from evo_tune.genome.genes import Gene
     from evo_tune.loop.search import Search
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -252,7 +252,7 @@ def run_command(
 
 def _read_genes(texts: Sequence[str]) -> dict[str, Gene | None]:
     """Return the genes behind `--gene`; None for a name alone."""
-    from evo_tune.genome.space import parse_gene
+    from evo_tune.genome.notation import parse_gene
     from evo_tune.options.binding import split_assignments
 
     alone = {text for text in texts if "=" not in text}
@@ -264,7 +264,7 @@ def _read_genes(texts: Sequence[str]) -> dict[str, Gene | None]:
 
 def _genes_of_ladder(text: str, evaluator: str, options: dict[str, str]) -> dict[str, Gene]:
     """Return the evaluator's depth and width as the ladder has them: its rungs may lie outside of their own range."""
-    from evo_tune.genome.space import Choice
+    from evo_tune.genome.genes import Choice
     from evo_tune.plugins.find import find_evaluator
     from evo_tune.strategies.ladder import parse_sizes
 

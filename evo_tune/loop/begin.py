@@ -21,8 +21,10 @@ import numpy as np
 
 from evo_tune.errors import EvoTuneError, OptionError, PluginError, SpaceError, StoreError
 from evo_tune.genome.constraint import Constraint
-from evo_tune.genome.space import Choice, Gene, Genome, Int, SearchSpace, Value, genome_key, is_writable
+from evo_tune.genome.genes import Choice, Gene, Int
+from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Objective
+from evo_tune.genome.values import Genome, Value, genome_key
 from evo_tune.options.binding import options_of, suggest
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.find import (
@@ -37,6 +39,7 @@ from evo_tune.plugins.strategy import Strategy
 from evo_tune.rules.fidelity import parse_rungs
 from evo_tune.rules.inheritance import parse_share
 from evo_tune.store.run import ORDERS, Manifest, Run
+from evo_tune.text import is_writable
 
 __all__ = ["check_unchanged", "make_manifest", "new_name"]
 

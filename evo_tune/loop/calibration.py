@@ -10,8 +10,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from evo_tune.genome.space import genome_key
 from evo_tune.genome.trial import Candidate, Outcome, Trial
+from evo_tune.genome.values import genome_key
 from evo_tune.report.calibration import contenders
 from evo_tune.store.run import Run
 

@@ -25,19 +25,10 @@ from joblib import Parallel, delayed
 
 from evo_tune.dispatch import AUTO, CPU, Cluster, Forecast, Plan, Slot, SlotClosed, Task, open_slots, plan
 from evo_tune.errors import EvoTuneError, RunError, StoreError, UsageError
+from evo_tune.genome.genes import Gene
 from evo_tune.genome.history import History
-from evo_tune.genome.space import Gene
-from evo_tune.genome.trial import (
-    STATUSES,
-    Candidate,
-    Objective,
-    Outcome,
-    Proposal,
-    Trial,
-    conclude,
-    one_line,
-    trial_seed,
-)
+from evo_tune.genome.operators import DEFAULT, WARM_START
+from evo_tune.genome.trial import STATUSES, Candidate, Objective, Outcome, Proposal, Trial, conclude, trial_seed
 from evo_tune.loop.begin import check_unchanged, make_manifest, new_name
 from evo_tune.loop.calibration import calibration_work, collect
 from evo_tune.loop.generations import Generations, broken_strategy
@@ -51,6 +42,7 @@ from evo_tune.rules.inheritance import heritable
 from evo_tune.rules.ruled import Ruled
 from evo_tune.store.heartbeat import Busy, Heartbeat
 from evo_tune.store.run import LIMITS, STORE, TRIALS, Run, Session, as_typed, copy_run, find_run, space_of
+from evo_tune.text import one_line
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -717,10 +709,10 @@ def propose(strategy: Strategy, history: History, run: Run, id: int) -> Proposal
     """
     warm, budget, number = run.manifest.warm_start, run.manifest.rungs[0], history.fresh_count
     if number == 0:
-        return Proposal(history.space.default(), "default", budget=budget)
+        return Proposal(history.space.default(), DEFAULT, budget=budget)
     if number <= len(warm):
         due = strategy.due(history) if isinstance(strategy, Ruled) else None
-        return due or Proposal(dict(warm[number - 1]), "warm-start", budget=budget)
+        return due or Proposal(dict(warm[number - 1]), WARM_START, budget=budget)
     try:
         proposal = strategy.propose(history, np.random.default_rng([run.manifest.seed, 0, id]))
         return None if proposal is None else _valid(proposal, history, run.manifest.inherit > 0.0)

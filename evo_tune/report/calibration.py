@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evo_tune.genome.space import genome_key
 from evo_tune.genome.trial import Candidate, Trial
+from evo_tune.genome.values import genome_key
 from evo_tune.store.run import Run
 
 __all__ = ["Calibrated", "calibrated", "contenders", "is_default", "winner"]

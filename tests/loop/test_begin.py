@@ -12,7 +12,8 @@ import pytest
 
 from evo_tune import Search
 from evo_tune.errors import OptionError, PluginError, SpaceError, StoreError, UsageError
-from evo_tune.genome.space import Choice, Float, Gene, Int, parse_gene
+from evo_tune.genome.genes import Choice, Float, Gene, Int
+from evo_tune.genome.notation import parse_gene
 from evo_tune.genome.trial import Maximize, Minimize
 from evo_tune.loop.begin import new_name
 from evo_tune.loop.warm_start import read_genomes
