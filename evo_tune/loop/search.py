@@ -38,8 +38,9 @@ from evo_tune.genome.trial import (
     one_line,
     trial_seed,
 )
-from evo_tune.loop.begin import check_unchanged, make_manifest, new_name
+from evo_tune.loop.begin import make_manifest, new_name
 from evo_tune.loop.calibration import calibration_work, collect
+from evo_tune.loop.changes import check_unchanged
 from evo_tune.loop.generations import Generations, broken_strategy
 from evo_tune.loop.interrupts import Interrupts
 from evo_tune.loop.strategy import ruled
