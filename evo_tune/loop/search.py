@@ -20,29 +20,27 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from joblib import Parallel, delayed
 
 from evo_tune.dispatch import AUTO, CPU, Cluster, Forecast, Plan, Slot, SlotClosed, Task, open_slots, plan
 from evo_tune.errors import EvoTuneError, RunError, StoreError, UsageError
 from evo_tune.genome.genes import Gene
 from evo_tune.genome.history import History
-from evo_tune.genome.operators import DEFAULT, WARM_START
-from evo_tune.genome.trial import STATUSES, Candidate, Objective, Outcome, Proposal, Trial, conclude, trial_seed
-from evo_tune.loop.begin import check_unchanged, make_manifest, new_name
+from evo_tune.genome.trial import STATUSES, Candidate, Objective, Outcome, Proposal, Trial, trial_seed
+from evo_tune.loop.begin import make_manifest, new_name
 from evo_tune.loop.calibration import calibration_work, collect
-from evo_tune.loop.generations import Generations, broken_strategy
+from evo_tune.loop.changes import check_unchanged
+from evo_tune.loop.generations import Generations
 from evo_tune.loop.interrupts import Interrupts
+from evo_tune.loop.proposing import judged, propose
 from evo_tune.loop.strategy import ruled
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.find import find_again, find_evaluator
-from evo_tune.plugins.strategy import Strategy
 from evo_tune.report.summary import spent
 from evo_tune.rules.inheritance import heritable
 from evo_tune.rules.ruled import Ruled
 from evo_tune.store.heartbeat import Busy, Heartbeat
 from evo_tune.store.run import LIMITS, STORE, TRIALS, Run, Session, as_typed, copy_run, find_run, space_of
-from evo_tune.text import one_line
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -386,7 +384,7 @@ class Search:
         if not isinstance(outcome, Outcome):
             outcome = Outcome("ok", outcome)  # type: ignore[arg-type]  # judged right here
         if outcome.status == "ok":
-            outcome = _judged(outcome, run)
+            outcome = judged(outcome, run)
         elif outcome.status not in STATUSES:
             raise UsageError(f"status {outcome.status!r} is unknown: expected one of {', '.join(STATUSES)}")
         with self._changed:
@@ -693,65 +691,3 @@ def _plan(settings: Session, threads: int | None, ranks: int) -> Plan:
     if settings.address is not None:
         return plan(None, "cpu", 1, threads)
     return plan(settings.slots, settings.devices, settings.per_device, threads, ranks)
-
-
-def propose(strategy: Strategy, history: History, run: Run, id: int) -> Proposal | None:
-    """Return birth `id` of a run: the default, a warm start, or what the strategy proposes.
-
-    Args:
-        strategy: The run's strategy.
-        history: All that it may see.
-        run: Gives the seed and the warm starts.
-        id: The next candidate's id.
-
-    Raises:
-        RunError: The strategy has raised, or what it returned is no proposal for this space.
-    """
-    warm, budget, number = run.manifest.warm_start, run.manifest.rungs[0], history.fresh_count
-    if number == 0:
-        return Proposal(history.space.default(), DEFAULT, budget=budget)
-    if number <= len(warm):
-        due = strategy.due(history) if isinstance(strategy, Ruled) else None
-        return due or Proposal(dict(warm[number - 1]), WARM_START, budget=budget)
-    try:
-        proposal = strategy.propose(history, np.random.default_rng([run.manifest.seed, 0, id]))
-        return None if proposal is None else _valid(proposal, history, run.manifest.inherit > 0.0)
-    except Exception as error:
-        raise broken_strategy(run.manifest.strategy, "propose", error) from error
-
-
-def _judged(outcome: Outcome, run: Run) -> Outcome:
-    """Return an outcome that says ok, or what is wrong with its metrics: those of constraints are needed as well."""
-    status, metrics, error = conclude(outcome.metrics, run.objectives)
-    lacking = [one.metric for one in run.constraints if status == "ok" and one.metric not in metrics]
-    if lacking:
-        what = f"evaluate returned no {lacking[0]!r}, which --subject-to needs (it returned {', '.join(metrics)})"
-        status, metrics, error = "failed", {}, one_line(what)
-    return replace(outcome, status=status, metrics=metrics, error=error)
-
-
-def _valid(proposal: object, history: History, inherit: bool) -> Proposal:
-    """Return the proposal if it can be born: what the journal holds must never need mending.
-
-    Args:
-        proposal: It.
-        history: What it was proposed for.
-        inherit: Whether the run's trials leave their weights.
-
-    Raises:
-        TypeError: It is no Proposal.
-        ValueError: Its genome is not one of the space, or goes on from a candidate that was never born.
-        SpaceError: A value is outside its gene.
-    """
-    if not isinstance(proposal, Proposal):
-        raise TypeError(f"returned a {type(proposal).__name__}, expected a Proposal or None")
-    genes = history.space.genes
-    if proposal.genome != {name: gene.check(proposal.genome.get(name)) for name, gene in genes.items()}:
-        raise ValueError(f"proposed {proposal.genome}, which is not snapped: see SearchSpace.snap")
-    if not 0.0 < proposal.budget <= 1.0:
-        raise ValueError(f"proposed budget={proposal.budget}, expected more than 0 and at most 1")
-    if proposal.resumes is not None and not 0 <= proposal.resumes < history.born_count:
-        raise ValueError(f"proposed resumes={proposal.resumes}, which was never born")
-    if proposal.inherits is not None and not inherit:
-        raise ValueError(f"proposed inherits={proposal.inherits}, and only --inherit has weights kept")
-    return proposal
