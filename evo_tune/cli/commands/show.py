@@ -1,4 +1,4 @@
-"""`list`, `show`, `best`, `verify`: read saved runs. All but `verify` need the manifest only, not the evaluator."""
+"""`evo-tune show`: the best of a run, its course and its failures. Needs the manifest only, no evaluator."""
 
 from __future__ import annotations
 
@@ -9,44 +9,7 @@ import click
 
 from evo_tune.cli import _shared as shared
 
-
-@click.command("list")
-@shared.store_option
-@shared.format_option("table", "json", "csv")
-def list_command(store: str, form: str) -> None:
-    """List the saved runs, the latest last."""
-    from evo_tune.errors import StoreError
-    from evo_tune.report.summary import closing
-    from evo_tune.store.run import Run, list_runs
-
-    rows = []
-    for folder in list_runs(Path(store)):
-        try:
-            run = Run.open(folder)
-        except StoreError as error:
-            click.echo(f"Warning: {error}", err=True)
-            continue
-        end = closing(run)
-        rows.append(
-            {
-                "run": run.name,
-                "evaluator": run.manifest.evaluator,
-                "strategy": run.manifest.strategy,
-                "evaluations": end.evaluations,
-                "failed": end.failures,
-                "objective": end.metric,
-                "best": end.best.outcome.metrics[end.metric] if end.best else None,
-                "wall time": shared.show_seconds(end.seconds),
-                "ended": run.ended or "not yet, or killed",
-                "created": run.manifest.created,
-            }
-        )
-    shared.print_rows(
-        rows,
-        form,
-        empty=f"there is no saved run in {store}: start one with `evo-tune run`",
-        spare=("created", "ended", "strategy", "failed", "wall time", "evaluator"),
-    )
+PLACE = 50
 
 
 @click.command("show")
@@ -54,7 +17,7 @@ def list_command(store: str, form: str) -> None:
 @click.option("--top", type=click.IntRange(min=1), default=10, show_default=True, help="How many of the best to show.")
 @shared.store_option
 @shared.format_option("table", "json", "csv")
-def show_command(run: str | None, top: int, store: str, form: str) -> None:
+def command(run: str | None, top: int, store: str, form: str) -> None:
     """Show the best of RUN, its course and its failures.
 
     RUN left out means the latest one.
@@ -167,81 +130,3 @@ def _print_failures(run: Any, most: int = 5) -> None:
             groups.setdefault(f"{outcome.status}: {outcome.error}", []).append(id)
     for text, ids in sorted(groups.items(), key=lambda item: -len(item[1]))[:most]:
         click.echo(f"  {len(ids)} x {text} (trial {ids[0]}{', …' if ids[1:] else ''})")
-
-
-@click.command("best")
-@shared.run_argument
-@shared.store_option
-@shared.format_option("table", "json", "csv")
-def best_command(run: str | None, store: str, form: str) -> None:
-    """Print the best genome of RUN, or its Pareto front.
-
-    After a calibration it is the one that is best over fresh seeds.
-
-    `evo-tune best RUN --format json` gives it to a program, and to `--warm-start` of another run.
-    """
-    from evo_tune.cli.closing import trial_as_data
-    from evo_tune.errors import StoreError
-    from evo_tune.report.calibration import winner
-    from evo_tune.report.summary import front
-    from evo_tune.store.run import Run, as_typed, find_run
-
-    saved = Run.open(find_run(Path(store), run))
-    best = winner(saved)
-    if best is None:
-        raise StoreError(
-            f"run {saved.name} has no full training with a value: `evo-tune show {as_typed(saved.folder)}` tells why"
-        )
-    if not best.feasible:
-        click.echo(f"Warning: no full training keeps to {', '.join(saved.manifest.subject_to)}", err=True)
-    trials = front(saved) if len(saved.objectives) > 1 else [best]
-    if form == "json":
-        data = [{"run": saved.name, **(trial_as_data(trial) or {})} for trial in trials]
-        shared.print_json(data if len(saved.objectives) > 1 else data[0])
-        return
-    metrics = [objective.metric for objective in saved.objectives]
-    rows = [
-        {"trial": trial.id, **{name: trial.outcome.metrics[name] for name in metrics}, **trial.genome}
-        for trial in trials
-    ]
-    if form == "csv" or len(rows) > 1:
-        shared.print_rows(rows, form, f"Pareto front of {saved.name}")
-        return
-    click.echo(f"{metrics[0]} {best.outcome.metrics[metrics[0]]:.6g} (trial {best.id} of run {saved.name})")
-    for name, value in best.genome.items():
-        click.echo(f"  {name:<12} {value}")
-
-
-@click.command("verify")
-@shared.run_argument
-@shared.store_option
-@click.option("--evaluator", metavar="PATH", help="Where the evaluator's file is now, if it has moved.")
-@shared.trust_option
-@shared.format_option("table", "json")
-def verify_command(run: str | None, store: str, evaluator: str | None, trust: bool, form: str) -> int:
-    """Replay every proposal of RUN; say whether they agree."""
-    from evo_tune.loop.replay import verify
-    from evo_tune.loop.strategy import ruled
-    from evo_tune.plugins.find import find_again
-    from evo_tune.store.run import Run, find_run, space_of
-
-    saved = Run.open(find_run(Path(store), run))
-    shared.check_own(saved.folder, evaluator, trust)
-    manifest = saved.manifest
-    plugin = find_again(manifest.evaluator, evaluator)
-    found = verify(saved, space_of(manifest, plugin.space(manifest.options)), ruled(manifest, plugin))
-    if form == "json":
-        rows = [
-            {"id": row.id, "recorded": vars(row.recorded), "replayed": row.replayed and vars(row.replayed)}
-            for row in found
-        ]
-        shared.print_json({"run": saved.name, "proposals": len(saved.candidates), "disagreements": rows})
-    elif not found:
-        click.echo(f"{saved.name}: all {len(saved.candidates)} proposals agree with the recorded ones")
-    else:
-        for row in found[:5]:
-            click.echo(f"trial {row.id}: recorded {shared.show_genome(row.recorded.genome)}", err=True)
-            told = shared.show_genome(row.replayed.genome) if row.replayed else "nothing"
-            click.echo(f"  but replayed {told}", err=True)
-        click.echo(f"{saved.name}: {len(found)} of {len(saved.candidates)} proposals do not agree", err=True)
-    return 1 if found else 0

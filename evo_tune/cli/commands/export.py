@@ -16,6 +16,8 @@ from evo_tune.errors import OptionError, PluginError, StoreError, UsageError
 if TYPE_CHECKING:
     from evo_tune.plugins.evaluator import Context, Evaluator
 
+PLACE = 120
+
 
 @click.command("export")
 @shared.run_argument
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 @shared.store_option
 @click.option("--evaluator", metavar="PATH", help="Where the evaluator's file is now, if it has moved.")
 @shared.trust_option
-def export_command(
+def command(
     run: str | None,
     checkpoint: str,
     trial: int | None,
