@@ -36,7 +36,7 @@ def print_closing(run: Run, form: str, status: str = "") -> None:
     if len(run.objectives) > 1:
         click.echo(f"Pareto front: {len(front(run))} trials (evo-tune best {as_typed(run.folder)} shows them)")
     click.echo("".join(f"{line}\n" for line in _rules_met(run, end)), nl=False)
-    click.echo(_verdict(end))
+    click.echo(verdict(end))
     if status:
         click.echo(status)
     pruned = f", {end.pruned} pruned" if end.pruned else ""
@@ -90,7 +90,8 @@ def _rules_met(run: Run, end: Closing) -> Iterator[str]:
         yield f"the default does not keep to {limits}, so it is no fair opponent"
 
 
-def _verdict(end: Closing) -> str:
+def verdict(end: Closing) -> str:
+    """Return in one line whether the best beats the default."""
     if not end.evaluations:
         return "no evaluation was finished"
     if end.best is None and end.partial:

@@ -14,7 +14,7 @@ import numpy as np
 
 from evo_tune.genome.importance import importance, rank_correlation
 from evo_tune.genome.trial import Trial
-from evo_tune.report.calibration import Calibrated, calibrated, is_default, winner
+from evo_tune.report.calibration import Calibrated, calibrated, is_default, is_rounding, winner
 from evo_tune.store.run import Run
 
 __all__ = [
@@ -75,10 +75,14 @@ class Closing:
 
     @property
     def gain(self) -> float:
-        """By how much the best beats the default (above 0: better); over fresh seeds where there are any."""
+        """By how much the best beats the default (above 0: better); over fresh seeds where there are any.
+
+        Means that differ by no more than rounding does are the same.
+        """
         sign = 1.0 if self.direction == "min" else -1.0
         if self.calibrated and self.calibrated_best and self.calibrated_default:
-            return sign * (self.calibrated_default.mean - self.calibrated_best.mean)
+            means = self.calibrated_default.mean, self.calibrated_best.mean
+            return 0.0 if is_rounding(means[0] - means[1], *means) else sign * (means[0] - means[1])
         if self.best and self.default and self.best.losses and self.default.losses:
             return self.default.losses[0] - self.best.losses[0]
         return math.nan
