@@ -46,11 +46,11 @@ def command(
     folder: str | None,
     form: str,
 ) -> int:
-    r"""Train one genome by hand; nothing is saved.
+    """Train one genome by hand; nothing is saved.
 
     \b
     evo-tune evaluate language_model -g lr=3e-3 -g depth=2
-    """
+    """  # noqa: D301  (click reads the character)
     from evo_tune.dispatch import Task, open_slots, plan
     from evo_tune.genome.trial import Candidate
     from evo_tune.plugins.find import find_evaluator

@@ -103,13 +103,13 @@ def command(
     warm_start: tuple[str, ...],
     **rest: Any,
 ) -> int:
-    r"""Evolve EVALUATOR, by name or by file (default: language_model).
+    """Evolve EVALUATOR, by name or by file (default: language_model).
 
     \b
     evo-tune run                                     # a small GPT on English text
     evo-tune run language_model -o data=corpus/      # on your own text
     evo-tune run evaluators/mine.py --trials 100     # your own task
-    """
+    """  # noqa: D301  (click reads the character)
     from evo_tune.loop.search import Search
     from evo_tune.loop.warm_start import read_genomes
     from evo_tune.plugins.options import split_assignments

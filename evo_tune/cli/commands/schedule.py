@@ -39,13 +39,13 @@ LANDMARKS = 12
 @click.option("--png", type=click.Path(dir_okay=False, path_type=Path), help="Draw it into this file.")
 @shared.format_option("chart", "csv", "json")
 def command(name: str, lr: float, png: Path | None, form: str, **fields: Any) -> None:
-    r"""Print a learning-rate schedule along its steps.
+    """Print a learning-rate schedule along its steps.
 
     NAME is cosine, linear, constant, wsd, multi_step, sgdr or cosine_step.
 
     \b
     evo-tune schedule sgdr --steps 1000
-    """
+    """  # noqa: D301  (click reads the character)
     schedule = Schedule(name=name, **{field: value for field, value in fields.items() if value is not None})
     if not 0.0 < lr <= 1.0:
         raise RecipeError("lr", lr, "a number in (0, 1]")
