@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 
 from evo_tune.cli.closing import verdict
 from evo_tune.genome.trial import Candidate, Outcome, Trial
 from evo_tune.report.calibration import Calibrated
-from evo_tune.report.summary import Closing
+from evo_tune.report.summary import Closing, born, failures, further_generations, trained_in_full
+from evo_tune.store.run import Run
 
 
 def ended(best: tuple[float, ...], default: tuple[float, ...], direction: str = "min") -> Closing:
@@ -45,3 +47,25 @@ def test_a_true_spread_is_told_however_small() -> None:
     assert end.gain_error == pytest.approx(math.sqrt(2) * 1e-9, rel=1e-6)
     assert "standard errors" in verdict(end)
     assert ended((0.9,), (0.8,), "max").beaten is None, "one seed has no spread that could be known"
+
+
+OLD = Path(__file__).parents[1] / "old"
+
+
+def test_errors_are_gathered_the_commonest_first() -> None:
+    run = Run.open(OLD / "rungs")
+    run.outcomes = {
+        id: Outcome(status, error=error)  # type: ignore[arg-type]
+        for id, (status, error) in enumerate(
+            [("ok", None), ("failed", "a"), ("crashed", "b"), ("pruned", None), ("crashed", "b"), ("failed", "b")]
+        )
+    }
+    assert failures(run) == [("crashed: b", [2, 4]), ("failed: a", [1]), ("failed: b", [5])]
+
+
+def test_the_hint_to_go_on_asks_for_three_generations_more() -> None:
+    run = Run.open(OLD / "rungs")
+    assert born(run) == len({str(candidate.genome) for candidate in run.candidates})
+    assert trained_in_full(run) < len(run.candidates)
+    whole, part = divmod(born(run), run.manifest.population)
+    assert further_generations(run) == whole + (part > 0) + 3

@@ -22,9 +22,9 @@ def command(run: str | None, store: str, form: str) -> None:
 
     `evo-tune best RUN --format json` gives it to a program, and to `--warm-start` of another run.
     """
-    from evo_tune.cli.closing import trial_as_data
     from evo_tune.errors import StoreError
     from evo_tune.report.calibration import winner
+    from evo_tune.report.data import trial_as_data
     from evo_tune.report.summary import front
     from evo_tune.store.run import Run, as_typed, find_run
 

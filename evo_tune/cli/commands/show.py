@@ -11,6 +11,9 @@ from evo_tune.cli import _shared as shared
 
 PLACE = 50
 
+MOST_FAILURES = 5
+"""Errors printed, the commonest first."""
+
 
 @click.command("show")
 @shared.run_argument
@@ -24,38 +27,14 @@ def command(run: str | None, top: int, store: str, form: str) -> None:
 
     As CSV: every evaluation, one a row, with the columns of the Parquet files.
     """
-    from evo_tune.cli.closing import trial_as_data
-    from evo_tune.report import summary as report
+    from evo_tune.report.data import run_as_data
     from evo_tune.store.run import Run, find_run
 
     saved = Run.open(find_run(Path(store), run))
     if form == "csv":
         click.echo(saved.table(saved.trials()).to_pandas().to_csv(index=False), nl=False)
     elif form == "json":
-        shared.print_json(
-            {
-                "run": saved.name,
-                "evaluator": saved.manifest.evaluator,
-                "options": saved.manifest.options,
-                "objectives": saved.manifest.objectives,
-                "strategy": saved.manifest.strategy,
-                "seed": saved.manifest.seed,
-                "fidelity": saved.manifest.rungs,
-                "prune": saved.manifest.prune,
-                "replicates": saved.manifest.replicates,
-                "inherit": saved.manifest.inherit,
-                "subject_to": saved.manifest.subject_to,
-                "trainings": round(report.spent(saved), 6),
-                "ended": saved.ended,
-                "seconds": saved.seconds,
-                "evaluations": len(saved.outcomes),
-                "statuses": report.statuses(saved),
-                "best": [trial_as_data(trial) for trial in saved.ranked()[:top]],
-                "front": [trial_as_data(trial) for trial in report.front(saved)],
-                "best_so_far": report.best_so_far(saved),
-                "importances": report.importances(saved),
-            }
-        )
+        shared.print_json(run_as_data(saved, top))
     else:
         _print_run(saved, top)
 
@@ -98,7 +77,8 @@ def _print_run(run: Any, top: int) -> None:
         click.echo(f"best {metrics[0]} so far, by evaluations: {course}")
     counts = "  ".join(f"{count} {status}" for status, count in report.statuses(run).items())
     click.echo(f"results: {counts or 'none yet'}")
-    _print_failures(run)
+    for text, ids in report.failures(run)[:MOST_FAILURES]:
+        click.echo(f"  {len(ids)} x {text} (trial {ids[0]}{', …' if ids[1:] else ''})")
     shares = report.importances(run)
     if shares:
         told = "  ".join(f"{name} {share:.0%}" for name, share in shares.items())
@@ -120,13 +100,3 @@ def _rules(manifest: Any) -> list[str]:
     if manifest.inherit:
         found.append(f"--inherit {manifest.inherit:.3g}")
     return found
-
-
-def _print_failures(run: Any, most: int = 5) -> None:
-    """Print the commonest errors, each once, with the number of trials and one of them."""
-    groups: dict[str, list[int]] = {}
-    for id, outcome in run.outcomes.items():
-        if outcome.status not in ("ok", "pruned"):
-            groups.setdefault(f"{outcome.status}: {outcome.error}", []).append(id)
-    for text, ids in sorted(groups.items(), key=lambda item: -len(item[1]))[:most]:
-        click.echo(f"  {len(ids)} x {text} (trial {ids[0]}{', …' if ids[1:] else ''})")
