@@ -15,7 +15,16 @@ from evo_tune.genome.trial import Candidate, Trial
 from evo_tune.genome.values import genome_key
 from evo_tune.store.run import Run
 
-__all__ = ["Calibrated", "calibrated", "contenders", "is_default", "winner"]
+__all__ = ["Calibrated", "calibrated", "contenders", "is_default", "is_rounding", "winner"]
+
+
+ROUNDING = 1e-12
+"""Share of a value below which a difference is taken for rounding: some thousand times that of one operation."""
+
+
+def is_rounding(difference: float, *values: float) -> bool:
+    """Say whether a difference is so small beside the values from which it comes that it tells nothing."""
+    return abs(difference) <= ROUNDING * max(map(abs, values))
 
 
 @dataclass(frozen=True)
@@ -39,8 +48,11 @@ class Calibrated:
 
     @property
     def error(self) -> float:
-        """Standard error of the mean; NaN for fewer than two seeds."""
-        return float(np.std(self.values, ddof=1) / math.sqrt(len(self.values))) if len(self.values) > 1 else math.nan
+        """Standard error of the mean; NaN for fewer than two seeds, 0 if they differ by no more than rounding does."""
+        if len(self.values) < 2:
+            return math.nan
+        error = float(np.std(self.values, ddof=1) / math.sqrt(len(self.values)))
+        return 0.0 if is_rounding(error, *self.values) else error
 
 
 def contenders(run: Run) -> list[Candidate]:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from evo_tune.plugins.context import Context
     from evo_tune.plugins.evaluator import Evaluator
 
+PLACE = 120
+
 
 @click.command("export")
 @shared.run_argument
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
 @shared.store_option
 @click.option("--evaluator", metavar="PATH", help="Where the evaluator's file is now, if it has moved.")
 @shared.trust_option
-def export_command(
+def command(
     run: str | None,
     checkpoint: str,
     trial: int | None,
