@@ -5,13 +5,15 @@ Nothing is written here and nothing trained: whatever is wrong is said before it
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import operator
 import platform
 import re
+import shutil
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -35,9 +37,9 @@ from evo_tune.plugins.find import make_strategy, source_hash
 from evo_tune.plugins.options import suggest
 from evo_tune.rules.fidelity import parse_rungs
 from evo_tune.rules.inheritance import parse_share
-from evo_tune.store.run import ORDERS, Manifest
+from evo_tune.store.run import ORDERS, Manifest, Run
 
-__all__ = ["make_manifest", "new_name"]
+__all__ = ["given_up", "make_manifest", "new_name"]
 
 SHAPING = ("evo-tune", "deap", "joblib", "numpy", "torch")
 """Packages whose versions shape results."""
@@ -192,3 +194,20 @@ def new_name(evaluator: str, store: Path) -> str:
     stem = f"{slug}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
     names = [stem, *(f"{stem}-{number}" for number in range(2, 100))]
     return next(name for name in names if not (store / name).exists())
+
+
+@contextlib.contextmanager
+def given_up(run: Run, remove: bool = False) -> Iterator[None]:
+    """Around what follows once a run is open: where that fails, the run is closed.
+
+    Args:
+        run: It.
+        remove: Remove it as well: it was made a moment ago, and is of no use.
+    """
+    try:
+        yield
+    except BaseException:
+        run.close()
+        if remove:
+            shutil.rmtree(run.folder, ignore_errors=True)
+        raise

@@ -26,7 +26,7 @@ import pytest
 from evo_tune.dispatch import Slot
 from evo_tune.errors import OptionError, PluginError, RunError, SpaceError, StoreError, UsageError
 from evo_tune.genome.trial import Candidate, Outcome
-from evo_tune.loop import search as search_module
+from evo_tune.loop import driving, opening
 from evo_tune.loop.replay import verify
 from evo_tune.loop.search import Search
 from evo_tune.plugins.find import make_strategy
@@ -461,7 +461,7 @@ def test_a_strategy_that_breaks_in_a_slot_stops_the_others(
     search = begin("run", strategy=str(broken(**breaks)), generations=2, slots=3)
     with pytest.raises(RunError, match=rf"broken\.py raised ZeroDivisionError in {where}\(\): division by zero"):
         search.run()
-    assert search.slots == []
+    assert search.drivers.slots == []
     goes_on_once_mended(search, resume, broken)
 
 
@@ -489,7 +489,7 @@ def test_a_disk_that_fills_up_during_a_run(begin: Begin, resume: Begin, monkeypa
         patch.setattr(os, "write", fill)
         with pytest.raises(StoreError, match=r"cannot write .*_journal\.jsonl: No space left on device; mend that"):
             search.run()
-    assert search.slots == []
+    assert search.drivers.slots == []
     kept = rows(Run.open(search.saved.folder))
     assert kept
     again = resume("run").run()
@@ -531,7 +531,7 @@ def test_a_watcher_that_breaks_ends_the_run_and_its_workers(begin: Begin, resume
     search = begin("run", slots=2, options={"sleep": 0.2})
     with pytest.raises(LookupError, match="no terminal"):
         search.run(watch)
-    assert search.slots == []
+    assert search.drivers.slots == []
     assert rows(resume("run"))
 
 
@@ -803,14 +803,14 @@ class Stub(Slot):
 @pytest.mark.parametrize(("status", "aside"), [("crashed", True), ("failed", False)])
 def test_a_device_that_crashes_while_others_do_well_is_set_aside_and_named(begin, monkeypatch, status, aside):
     stubs = [Stub(0, "cuda:0", "ok"), Stub(1, "cuda:1", status), Stub(2, "cuda:1", status)]
-    monkeypatch.setattr(search_module, "open_slots", lambda *given: stubs)
+    monkeypatch.setattr(opening, "open_slots", lambda *given: stubs)
     search = begin(trials=60, generations=None)
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         search.run()
     assert len(search.trials) == 60
     if aside:
-        assert sum(trial.outcome.status == "crashed" for trial in search.trials) <= 2 * (search_module.SICK + 1)
+        assert sum(trial.outcome.status == "crashed" for trial in search.trials) <= 2 * (driving.SICK + 1)
         assert any("cuda:1 crashed 3 trainings in a row" in str(warning.message) for warning in told)
     else:
         assert not told
@@ -819,7 +819,7 @@ def test_a_device_that_crashes_while_others_do_well_is_set_aside_and_named(begin
 
 def test_the_only_device_is_never_set_aside(begin, monkeypatch):
     stubs = [Stub(0, "cpu", "crashed"), Stub(1, "cpu", "crashed")]
-    monkeypatch.setattr(search_module, "open_slots", lambda *given: stubs)
+    monkeypatch.setattr(opening, "open_slots", lambda *given: stubs)
     with pytest.raises(
         RunError, match=r"all \d+ evaluations so far ended without a value, the last with crashed: worker"
     ):
