@@ -182,12 +182,12 @@ def best_command(run: str | None, store: str, form: str) -> None:
     """
     from evo_tune.cli.closing import trial_as_data
     from evo_tune.errors import StoreError
-    from evo_tune.report.calibration import winner
+    from evo_tune.report.calibration import recommended
     from evo_tune.report.summary import front
     from evo_tune.store.run import Run, as_typed, find_run
 
     saved = Run.open(find_run(Path(store), run))
-    best = winner(saved)
+    best = recommended(saved)
     if best is None:
         raise StoreError(
             f"run {saved.name} has no full training with a value: `evo-tune show {as_typed(saved.folder)}` tells why"

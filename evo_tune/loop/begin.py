@@ -1,6 +1,7 @@
 """What happens before the first birth: bind everything that the user gave, and fix it in a manifest.
 
-Nothing is written here and nothing trained: whatever is wrong is said before it can cost anything.
+Nothing is trained for it and nothing written: whatever is wrong is said before it can cost anything. A run that is
+opened and then cannot begin, or go on, is closed here again.
 """
 
 from __future__ import annotations
@@ -37,9 +38,9 @@ from evo_tune.plugins.find import make_strategy, source_hash
 from evo_tune.plugins.options import suggest
 from evo_tune.rules.fidelity import parse_rungs
 from evo_tune.rules.inheritance import parse_share
-from evo_tune.store.run import ORDERS, Manifest, Run
+from evo_tune.store.run import ORDERS, Manifest, Run, copy_run, find_run
 
-__all__ = ["given_up", "make_manifest", "new_name"]
+__all__ = ["given_up", "make_manifest", "new_name", "reopened"]
 
 SHAPING = ("evo-tune", "deap", "joblib", "numpy", "torch")
 """Packages whose versions shape results."""
@@ -211,3 +212,24 @@ def given_up(run: Run, remove: bool = False) -> Iterator[None]:
         if remove:
             shutil.rmtree(run.folder, ignore_errors=True)
         raise
+
+
+@contextlib.contextmanager
+def reopened(store: Path, name: str | None, copy_as: str | None) -> Iterator[Run]:
+    """A saved run, open for writing; where what follows fails, it is closed, and a copy of it removed.
+
+    Args:
+        store: Folder of the saved runs.
+        name: Its name or path; None for the latest one.
+        copy_as: Name of a copy to make and open instead.
+
+    Raises:
+        UsageError: The copy's name is taken.
+        StoreError: There is no such run, or it cannot be opened.
+    """
+    folder = find_run(store, name)
+    if copy_as is not None:
+        folder = copy_run(folder, store, copy_as)
+    run = Run.open(folder, write=True)
+    with given_up(run, remove=copy_as is not None):
+        yield run

@@ -20,7 +20,7 @@ from evo_tune.errors import StoreError, UsageError
 from evo_tune.genome.history import History
 from evo_tune.genome.space import Gene
 from evo_tune.genome.trial import Candidate, Objective, Outcome, Trial
-from evo_tune.loop.begin import given_up, make_manifest, new_name
+from evo_tune.loop.begin import given_up, make_manifest, new_name, reopened
 from evo_tune.loop.calibration import Calibration
 from evo_tune.loop.checks import check_unchanged
 from evo_tune.loop.driving import Drivers, Job
@@ -33,7 +33,8 @@ from evo_tune.loop.proposing import candidate_of, judged, propose
 from evo_tune.loop.strategy import ruled
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.find import find_again, find_evaluator
-from evo_tune.store.run import STORE, Run, Session, copy_run, find_run, space_of
+from evo_tune.report.calibration import recommended
+from evo_tune.store.run import STORE, Run, Session, space_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 __all__ = ["Search"]
 
 
-class Search:
+class Search(contextlib.AbstractContextManager["Search"]):
     """A run being made: by `run()`, or by hand with `ask()` and `tell()` over the same journal.
 
     Args:
@@ -151,11 +152,7 @@ class Search:
             UsageError: The copy's name is taken, or a change is not allowed.
             StoreError: There is no such run, or it cannot be gone on with.
         """
-        folder = find_run(Path(store), name)
-        if copy_as is not None:
-            folder = copy_run(folder, Path(store), copy_as)
-        run = Run.open(folder, write=True)
-        with given_up(run, remove=copy_as is not None):
+        with reopened(Path(store), name, copy_as) as run:
             plugin = find_again(run.manifest.evaluator, evaluator)
             check_unchanged(run, plugin, accept_changes)
             self = cls.__new__(cls)
@@ -211,9 +208,9 @@ class Search:
 
     @property
     def best(self) -> Trial | None:
-        """The best trial so far, by the first objective."""
+        """The trial to recommend so far: once a calibration has ended, the best over its fresh seeds."""
         with self._changed:
-            return self.saved.best
+            return recommended(self.saved)
 
     @property
     def status(self) -> str:
@@ -392,9 +389,6 @@ class Search:
                         self.saved.write({"event": "ended", "reason": str(self.drivers.error)}, sync=True)
             finally:
                 self.saved.close()
-
-    def __enter__(self) -> Search:
-        return self
 
     def __exit__(self, *error: object) -> None:
         self.close()
