@@ -1,17 +1,20 @@
 """What happens before the first birth: bind everything that the user gave, and fix it in a manifest.
 
-Nothing is written here and nothing trained: whatever is wrong is said before it can cost anything.
+Nothing is trained for it and nothing written: whatever is wrong is said before it can cost anything. A run that is
+opened and then cannot begin, or go on, is closed here again.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import operator
 import platform
 import re
+import shutil
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -37,10 +40,10 @@ from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.find import make_strategy, source_hash
 from evo_tune.rules.fidelity import parse_rungs
 from evo_tune.rules.inheritance import parse_share
-from evo_tune.store.run import ORDERS, Manifest
+from evo_tune.store.run import ORDERS, Manifest, Run, copy_run, find_run
 from evo_tune.text import is_writable
 
-__all__ = ["make_manifest", "new_name"]
+__all__ = ["given_up", "make_manifest", "new_name", "reopened"]
 
 SHAPING = ("evo-tune", "deap", "joblib", "numpy", "torch")
 """Packages whose versions shape results."""
@@ -195,3 +198,41 @@ def new_name(evaluator: str, store: Path) -> str:
     stem = f"{slug}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
     names = [stem, *(f"{stem}-{number}" for number in range(2, 100))]
     return next(name for name in names if not (store / name).exists())
+
+
+@contextlib.contextmanager
+def given_up(run: Run, remove: bool = False) -> Iterator[None]:
+    """Around what follows once a run is open: where that fails, the run is closed.
+
+    Args:
+        run: It.
+        remove: Remove it as well: it was made a moment ago, and is of no use.
+    """
+    try:
+        yield
+    except BaseException:
+        run.close()
+        if remove:
+            shutil.rmtree(run.folder, ignore_errors=True)
+        raise
+
+
+@contextlib.contextmanager
+def reopened(store: Path, name: str | None, copy_as: str | None) -> Iterator[Run]:
+    """A saved run, open for writing; where what follows fails, it is closed, and a copy of it removed.
+
+    Args:
+        store: Folder of the saved runs.
+        name: Its name or path; None for the latest one.
+        copy_as: Name of a copy to make and open instead.
+
+    Raises:
+        UsageError: The copy's name is taken.
+        StoreError: There is no such run, or it cannot be opened.
+    """
+    folder = find_run(store, name)
+    if copy_as is not None:
+        folder = copy_run(folder, store, copy_as)
+    run = Run.open(folder, write=True)
+    with given_up(run, remove=copy_as is not None):
+        yield run

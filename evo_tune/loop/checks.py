@@ -1,6 +1,6 @@
-"""What a new run is refused for: each check raises, and says what to do, before anything is made or trained.
+"""What a run is refused for: a new one before anything is made or trained, a saved one before it goes on.
 
-Nothing is fixed here: what the checked parts are put together to is `begin`'s.
+Each check raises, and says what to do. Nothing is fixed here: what the checked parts are put together to is `begin`'s.
 """
 
 from __future__ import annotations
@@ -10,15 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from evo_tune.errors import EvoTuneError, OptionError, PluginError, SpaceError
+from evo_tune.errors import EvoTuneError, OptionError, PluginError, SpaceError, StoreError
 from evo_tune.genome.genes import Choice
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Objective
 from evo_tune.genome.values import Genome, genome_key
 from evo_tune.options.binding import options_of, suggest
 from evo_tune.plugins.evaluator import Evaluator
-from evo_tune.plugins.find import find_evaluator, install_command, list_evaluators, working_strategies
+from evo_tune.plugins.find import find_evaluator, install_command, list_evaluators, source_hash, working_strategies
 from evo_tune.plugins.strategy import Strategy
+from evo_tune.store.run import Run
 
 __all__ = [
     "check_ends",
@@ -28,6 +29,7 @@ __all__ = [
     "check_repair",
     "check_suited",
     "check_support",
+    "check_unchanged",
 ]
 
 
@@ -162,3 +164,55 @@ def check_own_trials(name: str, strategy: Strategy, flags: Sequence[str]) -> Non
             f"strategy {name} decides itself on budgets and replicates, so {flags[0]} does not go with it: choose "
             f"--strategy {' or '.join(able)}, or leave {flags[0]} out"
         )
+
+
+def _bound_again(run: Run, evaluator: Evaluator) -> dict[str, Any]:
+    """Return a run's options as its evaluator takes them now.
+
+    Raises:
+        StoreError: The evaluator has other options or genes, so nothing that it returned or would return fits.
+    """
+    cause = ""
+    try:
+        bound = evaluator.bind(run.manifest.options)
+        now = evaluator.space(bound)
+        before, after = run.manifest.space.keys() - now.optional.keys(), now.genes.keys()
+        if before != after:
+            lost, new = sorted(before - after), sorted(after - before)
+            told = [f"{', '.join(names)} {what}" for names, what in ((lost, "is gone"), (new, "is new")) if names]
+            cause = f"its genes have changed ({'; '.join(told)})"
+    except OptionError as error:
+        cause = str(error)
+    if cause:
+        raise StoreError(
+            f"run {run.name} cannot go on with {evaluator.path} as it is now: {cause}; change that back, or start a "
+            "new run"
+        )
+    return bound
+
+
+def check_unchanged(run: Run, evaluator: Evaluator, accept_changes: bool) -> None:
+    """Refuse to go on with another evaluator or other data than the run began with.
+
+    Args:
+        run: The run, open for writing.
+        evaluator: Its evaluator as it is now.
+        accept_changes: Note the change in the journal instead of refusing.
+
+    Raises:
+        StoreError: Something has changed and is not accepted, or the run cannot go on with it at all.
+    """
+    bound = _bound_again(run, evaluator)
+    now = {"evaluator_hash": source_hash(evaluator.path), "fingerprint": evaluator.fingerprint(bound)}
+    changed = []
+    if now["evaluator_hash"] != run.evaluator_hash:
+        changed.append(f"the evaluator's file {evaluator.path} (or a module that it imports)")
+    if now["fingerprint"] != run.fingerprint:
+        changed.append("the evaluator's data")
+    if changed and not accept_changes:
+        raise StoreError(
+            f"{' and '.join(changed)} has changed since run {run.name} began, so old and new results may not "
+            "compare: --accept-changes goes on all the same"
+        )
+    if changed:
+        run.write({"event": "changed", **now}, sync=True)

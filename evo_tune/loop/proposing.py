@@ -1,25 +1,27 @@
 """What enters the journal, made valid: the proposal of a birth, and the outcome of a training.
 
-A strategy's and an evaluator's code is the user's: whatever it returns is either fit to be recorded or an error, so
-that what the journal holds never needs mending. Nothing is written here.
+A strategy's and an evaluator's code is the user's: whatever it returns is fit to be recorded or an error, so that what
+the journal holds never needs mending. Nothing is written here.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
 
+from evo_tune.errors import UsageError
 from evo_tune.genome.history import History
 from evo_tune.genome.operators import DEFAULT, WARM_START
-from evo_tune.genome.trial import Outcome, Proposal, conclude
+from evo_tune.genome.trial import STATUSES, Candidate, Outcome, Proposal, conclude, trial_seed
 from evo_tune.loop.generations import broken_strategy
 from evo_tune.plugins.strategy import Strategy
 from evo_tune.rules.ruled import Ruled
 from evo_tune.store.run import Run
 from evo_tune.text import one_line
 
-__all__ = ["judged", "propose"]
+__all__ = ["candidate_of", "judged", "propose"]
 
 
 def propose(strategy: Strategy, history: History, run: Run, id: int) -> Proposal | None:
@@ -47,13 +49,33 @@ def propose(strategy: Strategy, history: History, run: Run, id: int) -> Proposal
         raise broken_strategy(run.manifest.strategy, "propose", error) from error
 
 
-def judged(outcome: Outcome, run: Run) -> Outcome:
-    """Return an outcome that says ok, or what is wrong with its metrics: those of constraints are needed as well.
+def candidate_of(proposal: Proposal, history: History, run: Run) -> Candidate:
+    """Return a proposal as the next candidate of a run, with all that the run's rules make of it."""
+    return Candidate(
+        id=history.born_count,
+        generation=history.fresh_count // run.manifest.population,
+        seed=trial_seed(run.manifest.seed, proposal.replicate),
+        told_before=len(history.trials),
+        **{name: getattr(proposal, name) for name in Proposal.__dataclass_fields__},
+    )
+
+
+def judged(outcome: Outcome | Mapping[str, float], run: Run) -> Outcome:
+    """Return what was told as an outcome that says ok, or what is wrong with its metrics.
 
     Args:
-        outcome: It.
-        run: Says which metrics are needed.
+        outcome: An outcome, or the metrics of a successful evaluation.
+        run: Says which metrics are needed: those of its objectives and of its constraints.
+
+    Raises:
+        UsageError: The outcome's status is none.
     """
+    if not isinstance(outcome, Outcome):
+        outcome = Outcome("ok", outcome)  # type: ignore[arg-type]  # judged right here
+    if outcome.status not in STATUSES:
+        raise UsageError(f"status {outcome.status!r} is unknown: expected one of {', '.join(STATUSES)}")
+    if outcome.status != "ok":
+        return outcome
     status, metrics, error = conclude(outcome.metrics, run.objectives)
     lacking = [one.metric for one in run.constraints if status == "ok" and one.metric not in metrics]
     if lacking:

@@ -14,7 +14,7 @@ import numpy as np
 
 from evo_tune.genome.importance import importance, rank_correlation
 from evo_tune.genome.trial import Trial
-from evo_tune.report.calibration import Calibrated, calibrated, is_default, is_rounding, winner
+from evo_tune.report.calibration import Calibrated, calibrated, is_default, is_rounding, recommended
 from evo_tune.store.run import Run
 
 __all__ = [
@@ -49,7 +49,7 @@ class Closing:
     Args:
         metric: The first objective's metric.
         direction: 'min' or 'max'.
-        best: The trial to recommend (see `calibration.winner`); None if none is ok and trained in full.
+        best: The trial to recommend (see `calibration.recommended`); None if none is ok and trained in full.
         default: The default genome's full trial; None if it has no value.
         calibrated_best: Best over fresh seeds, if the run was calibrated.
         calibrated_default: Default over the same seeds.
@@ -107,7 +107,7 @@ class Closing:
 
 def closing(run: Run) -> Closing:
     """Return how a run ended up."""
-    best = winner(run)
+    best = recommended(run)
     default = next((trial for trial in run.ranked() if is_default(trial, run)), None)
     rows = {row.id: row for row in calibrated(run)}
     return Closing(

@@ -23,13 +23,13 @@ def command(run: str | None, store: str, form: str) -> None:
     `evo-tune best RUN --format json` gives it to a program, and to `--warm-start` of another run.
     """
     from evo_tune.errors import StoreError
-    from evo_tune.report.calibration import winner
+    from evo_tune.report.calibration import recommended
     from evo_tune.report.data import trial_as_data
     from evo_tune.report.summary import front
     from evo_tune.store.run import Run, as_typed, find_run
 
     saved = Run.open(find_run(Path(store), run))
-    best = winner(saved)
+    best = recommended(saved)
     if best is None:
         raise StoreError(
             f"run {saved.name} has no full training with a value: `evo-tune show {as_typed(saved.folder)}` tells why"

@@ -54,7 +54,7 @@ def command(
     """
     from evo_tune.options.binding import split_assignments
     from evo_tune.plugins.find import find_again
-    from evo_tune.report.calibration import winner
+    from evo_tune.report.calibration import recommended
     from evo_tune.store.run import Run, as_typed, find_run
 
     if tokens is not None and seconds is not None:
@@ -66,7 +66,7 @@ def command(
         raise PluginError(
             f"evaluator {plugin.name} has no export(genome, context, folder); `evo-tune best` prints the genome"
         )
-    best = winner(saved)
+    best = recommended(saved)
     if trial is not None and trial >= len(saved.candidates):
         raise UsageError(f"--trial {trial}: run {saved.name} has trials 0 to {len(saved.candidates) - 1}")
     if trial is None and best is None:
