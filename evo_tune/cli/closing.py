@@ -12,7 +12,8 @@ from evo_tune.cli import _shared as shared
 from evo_tune.genome.trial import Trial
 from evo_tune.report.calibration import Calibrated
 from evo_tune.report.summary import Closing, caveats, closing, front, inheritance, spent
-from evo_tune.store.run import Run, as_typed
+from evo_tune.store.places import as_typed
+from evo_tune.store.run import Run
 
 
 def print_closing(run: Run, form: str, status: str = "") -> None:

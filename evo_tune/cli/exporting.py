@@ -52,7 +52,8 @@ def export_command(
     from evo_tune.plugins.find import find_again
     from evo_tune.plugins.options import split_assignments
     from evo_tune.report.calibration import winner
-    from evo_tune.store.run import Run, as_typed, find_run
+    from evo_tune.store.places import as_typed, find_run
+    from evo_tune.store.run import Run
 
     if tokens is not None and seconds is not None:
         raise UsageError("--tokens and --seconds are both given: give one")

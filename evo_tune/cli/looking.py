@@ -17,7 +17,8 @@ def list_command(store: str, form: str) -> None:
     """List the saved runs, the latest last."""
     from evo_tune.errors import StoreError
     from evo_tune.report.summary import closing
-    from evo_tune.store.run import Run, list_runs
+    from evo_tune.store.places import list_runs
+    from evo_tune.store.run import Run
 
     rows = []
     for folder in list_runs(Path(store)):
@@ -63,11 +64,13 @@ def show_command(run: str | None, top: int, store: str, form: str) -> None:
     """
     from evo_tune.cli.closing import trial_as_data
     from evo_tune.report import summary as report
-    from evo_tune.store.run import Run, find_run
+    from evo_tune.store.files import table_of
+    from evo_tune.store.places import find_run
+    from evo_tune.store.run import Run
 
     saved = Run.open(find_run(Path(store), run))
     if form == "csv":
-        click.echo(saved.table(saved.trials()).to_pandas().to_csv(index=False), nl=False)
+        click.echo(table_of(saved, saved.trials()).to_pandas().to_csv(index=False), nl=False)
     elif form == "json":
         shared.print_json(
             {
@@ -184,7 +187,8 @@ def best_command(run: str | None, store: str, form: str) -> None:
     from evo_tune.errors import StoreError
     from evo_tune.report.calibration import winner
     from evo_tune.report.summary import front
-    from evo_tune.store.run import Run, as_typed, find_run
+    from evo_tune.store.places import as_typed, find_run
+    from evo_tune.store.run import Run
 
     saved = Run.open(find_run(Path(store), run))
     best = winner(saved)
@@ -223,7 +227,9 @@ def verify_command(run: str | None, store: str, evaluator: str | None, trust: bo
     from evo_tune.loop.replay import verify
     from evo_tune.loop.strategy import ruled
     from evo_tune.plugins.find import find_again
-    from evo_tune.store.run import Run, find_run, space_of
+    from evo_tune.store.manifest import space_of
+    from evo_tune.store.places import find_run
+    from evo_tune.store.run import Run
 
     saved = Run.open(find_run(Path(store), run))
     shared.check_own(saved.folder, evaluator, trust)

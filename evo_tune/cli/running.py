@@ -21,7 +21,7 @@ SESSION = (
     *("trials", "generations", "budget", "hours", "slots", "devices", "per_device", "timeout", "retries"),
     *("calibrate", "calibrate_best", "backend", "address", "max_slots"),
 )
-"""Flags that are fields of `population.Session`; all of them default to None here: not given."""
+"""Flags that are fields of `store.session.Session`; all of them default to None here: not given."""
 
 
 def _session_options(function: Command) -> Command:
@@ -304,7 +304,7 @@ def resume_command(
     Limits are totals: a run of 5 generations goes on to 8 with `--generations 8`.
     """
     from evo_tune.loop.search import Search
-    from evo_tune.store.run import find_run
+    from evo_tune.store.places import find_run
 
     shared.check_own(find_run(Path(store), run), evaluator, trust)
     changes = {name: value for name, value in session.items() if value is not None}
@@ -318,7 +318,7 @@ def _go(search: Search, quiet: bool, form: str) -> int:
     """Run, show how it goes, and print how it ended; return the exit code: 1 if nothing gave a value."""
     from evo_tune.cli.closing import print_closing
     from evo_tune.cli.live import watcher
-    from evo_tune.store.run import as_typed
+    from evo_tune.store.places import as_typed
 
     before = len(search.saved.outcomes)
     with watcher(quiet or form == "json") as watch:

@@ -36,7 +36,8 @@ from evo_tune.plugins.options import options_of, suggest
 from evo_tune.plugins.strategy import Strategy
 from evo_tune.rules.fidelity import parse_rungs
 from evo_tune.rules.inheritance import parse_share
-from evo_tune.store.run import ORDERS, Manifest, Run
+from evo_tune.store.manifest import ORDERS, Manifest
+from evo_tune.store.run import Run
 
 __all__ = ["check_unchanged", "make_manifest", "new_name"]
 

@@ -49,8 +49,13 @@ from evo_tune.plugins.strategy import Strategy
 from evo_tune.report.summary import spent
 from evo_tune.rules.inheritance import heritable
 from evo_tune.rules.ruled import Ruled
+from evo_tune.store.copying import copy_run
+from evo_tune.store.files import table_of
 from evo_tune.store.heartbeat import Busy, Heartbeat
-from evo_tune.store.run import LIMITS, STORE, TRIALS, Run, Session, as_typed, copy_run, find_run, space_of
+from evo_tune.store.manifest import space_of
+from evo_tune.store.places import STORE, as_typed, find_run
+from evo_tune.store.run import TRIALS, Run
+from evo_tune.store.session import LIMITS, Session
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -303,7 +308,7 @@ class Search:
     def frame(self) -> pd.DataFrame:
         """Return every recorded trial as a row, with the columns of the run's Parquet files."""
         with self._changed:
-            rows: pd.DataFrame = self.saved.table(self.saved.trials()).to_pandas()
+            rows: pd.DataFrame = table_of(self.saved, self.saved.trials()).to_pandas()
         return rows
 
     # Asking.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.find import make_strategy
 from evo_tune.rules.ruled import Ruled, Rules
-from evo_tune.store.run import Manifest
+from evo_tune.store.manifest import Manifest
 
 __all__ = ["ruled"]
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from evo_tune.genome.space import genome_key
 from evo_tune.genome.trial import Candidate, Trial
+from evo_tune.store.files import read_calibration
 from evo_tune.store.run import Run
 
 __all__ = ["Calibrated", "calibrated", "contenders", "is_default", "winner"]
@@ -79,7 +80,7 @@ def winner(run: Run) -> Trial | None:
 
 def calibrated(run: Run) -> list[Calibrated]:
     """Return the calibrated values of the default and the best, where there are any."""
-    done = run.calibration()
+    done = read_calibration(run)
     rows = [_values(candidate, run, done) for candidate in contenders(run)]
     return [row for row in rows if row.values or row.failures]
 

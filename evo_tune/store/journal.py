@@ -17,7 +17,9 @@ from typing import Any
 
 from evo_tune.errors import StoreError
 
-__all__ = ["Journal", "sync_folder", "write_atomically"]
+__all__ = ["JOURNAL", "Journal", "sync_folder", "write_atomically"]
+
+JOURNAL = "_journal.jsonl"
 
 
 class Journal:

@@ -20,7 +20,8 @@ from evo_tune.loop.search import Search
 from evo_tune.loop.strategy import ruled
 from evo_tune.report.calibration import calibrated, winner
 from evo_tune.report.summary import best_so_far, closing, front, inheritance, spent
-from evo_tune.store.run import Run, space_of
+from evo_tune.store.manifest import space_of
+from evo_tune.store.run import Run
 from tests.conftest import cut_copy, drive, rows, survivors
 
 DESCENT = '''"""Gradient descent; its model is where it stands."""
