@@ -74,7 +74,7 @@ def _spread(row: Calibrated | None) -> str:
 
 def _rules_met(run: Run, end: Closing) -> Iterator[str]:
     """Yield what rungs, inheritance and constraints made of the run, a line each."""
-    if len(run.manifest.rungs) > 1:
+    if len(run.manifest.fidelity) > 1:
         full = sum(candidate.budget == 1.0 for candidate in run.candidates)
         born = sum(candidate.fresh for candidate in run.candidates)
         yield f"{born} genomes, {full} of them trained in full: the cost of {spent(run):.1f} full trainings"

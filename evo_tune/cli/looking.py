@@ -80,7 +80,7 @@ def show_command(run: str | None, top: int, store: str, form: str) -> None:
                 "objectives": saved.manifest.objectives,
                 "strategy": saved.manifest.strategy,
                 "seed": saved.manifest.seed,
-                "fidelity": saved.manifest.rungs,
+                "fidelity": saved.manifest.fidelity,
                 "prune": saved.manifest.prune,
                 "replicates": saved.manifest.replicates,
                 "inherit": saved.manifest.inherit,
@@ -151,8 +151,8 @@ def _print_run(run: Any, top: int) -> None:
 def _rules(manifest: Any) -> list[str]:
     """Return the rules that a run goes by beside its strategy, as they are typed."""
     found = [f"--subject-to '{text}'" for text in manifest.subject_to]
-    if len(manifest.rungs) > 1:
-        found.insert(0, f"--fidelity {','.join(f'{rung:.3g}' for rung in manifest.rungs)}")
+    if len(manifest.fidelity) > 1:
+        found.insert(0, f"--fidelity {','.join(f'{rung:.3g}' for rung in manifest.fidelity)}")
     if manifest.prune:
         found.append("--prune")
     if manifest.replicates > 1:

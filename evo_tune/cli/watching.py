@@ -30,7 +30,7 @@ def status_command(run: str | None, store: str, form: str) -> None:
 
     saved = Run.open(find_run(Path(store), run))
     beat = None if saved.ended is not None else last_beat(saved.folder)
-    state, best = _state(saved, beat), saved.best
+    state, best = _state(saved, beat), saved.leader
     failed = sum(outcome.status != "ok" for outcome in saved.outcomes.values())
     quiet = time.time() - saved.last_event
     if form == "json":

@@ -114,7 +114,7 @@ def make_manifest(
         lag=lag,
         threads=threads,
         warm_start=_warm_start(space, warm_start, fill_defaults),
-        rungs=list(rungs),
+        fidelity=list(rungs),
         prune=bool(prune),
         replicates=replicates,
         inherit=share,
@@ -435,4 +435,4 @@ def check_unchanged(run: Run, evaluator: Evaluator, accept_changes: bool) -> Non
             "compare: --accept-changes goes on all the same"
         )
     if changed:
-        run.write({"event": "changed", **now}, sync=True)
+        run.change(**now)

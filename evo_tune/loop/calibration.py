@@ -13,6 +13,7 @@ import numpy as np
 from evo_tune.genome.space import genome_key
 from evo_tune.genome.trial import Candidate, Outcome, Trial
 from evo_tune.report.calibration import contenders
+from evo_tune.store.events import settled
 from evo_tune.store.files import read_calibration, write_calibration
 from evo_tune.store.run import Run
 
@@ -54,5 +55,5 @@ def _key(candidate: Candidate) -> tuple[str, int]:
 def collect(run: Run, candidate: Candidate, outcome: Outcome) -> None:
     """Add one result to the run's calibration file, durably."""
     write_calibration(
-        run, [*read_calibration(run), Trial.of(candidate, outcome.settled(), -1, run.objectives, run.constraints)]
+        run, [*read_calibration(run), Trial.of(candidate, settled(outcome), -1, run.objectives, run.constraints)]
     )

@@ -214,7 +214,7 @@ class Search:
             self = cls.__new__(cls)
             if set(LIMITS) & changes.keys():  # new limits replace the old ones
                 last = last.unlimited()
-            self._begin(run, plugin, replace(last, **changes))
+            self._begin(run, plugin, last.but(**changes))
             run.begin(self.session)
         except BaseException:
             run.close()
@@ -287,7 +287,7 @@ class Search:
     def best(self) -> Trial | None:
         """The best trial so far, by the first objective."""
         with self._changed:
-            return self.saved.best
+            return self.saved.leader
 
     @property
     def status(self) -> str:
@@ -362,8 +362,7 @@ class Search:
                 self.finished = self._born_text() if self._all_born else "the strategy has nothing more to propose"
             return None
         # Not synced by itself: a birth that a power cut loses is proposed again, the same.
-        self.saved.write({"event": "born", "candidate": self._candidate(id, proposal).to_json()})
-        candidate = self.saved.candidates[id]  # as the journal gives it back
+        candidate = self.saved.bear(self._candidate(id, proposal))
         self.history.born(candidate)
         self._generations.born(candidate)
         return candidate
@@ -405,10 +404,8 @@ class Search:
         with self._changed:
             if candidate.id in run.outcomes or candidate not in run.candidates[candidate.id : candidate.id + 1]:
                 raise UsageError(f"candidate {candidate.id} is not out: tell each result once, as ask() gave it")
-            recorded = {"event": "recorded", "id": candidate.id, "outcome": outcome.to_json()}
-            told = [{"event": "told", "id": candidate.id}] if self._arrival else []
-            run.write(recorded, *told, sync=True)
-            for _ in told:
+            run.record(candidate.id, outcome, tell=self._arrival)
+            if self._arrival:
                 self.history.tell(candidate.id, run.outcomes[candidate.id])
             if candidate.resumes is not None and outcome.status == "ok":
                 self._remove_checkpoint(candidate.resumes)
@@ -439,7 +436,7 @@ class Search:
 
     def _tell(self, ids: Sequence[int]) -> None:
         if ids:
-            self.saved.write(*({"event": "told", "id": id} for id in ids))
+            self.saved.tell(ids)
             for id in ids:
                 self.history.tell(id, self.saved.outcomes[id])
 
@@ -467,7 +464,7 @@ class Search:
             RunError: The strategy or a driver failed.
         """
         if not self.session.limited:
-            self.session = replace(self.session, generations=GENERATIONS)
+            self.session = self.session.but(generations=GENERATIONS)
         with Interrupts(self.stop, self.kill):
             try:
                 self._take_up()  # what was asked for by hand as well
@@ -500,7 +497,7 @@ class Search:
         planned, forecast = _plan(settings, manifest.threads, ranks), None
         if settings.per_device == AUTO and planned.slots[0] != CPU and ranks == 1:
             forecast = self._forecast(planned)
-            planned = planned if forecast else _plan(replace(settings, per_device=1), manifest.threads, ranks)
+            planned = planned if forecast else _plan(settings.but(per_device=1), manifest.threads, ranks)
         slots = open_slots(self._task(), planned, settings.timeout, settings.retries, cluster, forecast)
         if not self._arrival and len(slots) > manifest.lag + 1:
             text = f"in birth order with --lag {manifest.lag}, at most {manifest.lag + 1} slots are ever at work"
@@ -677,10 +674,10 @@ class Search:
                 if self.error is None:
                     self._generations.stop()
                     reason = "interrupted" if self.stopping else (self.finished or "closed")
-                    self.saved.write({"event": "ended", "reason": reason}, sync=True)
+                    self.saved.end(reason)
                 else:
                     with contextlib.suppress(StoreError):  # it may be the disk that ended the run
-                        self.saved.write({"event": "ended", "reason": str(self.error)}, sync=True)
+                        self.saved.end(str(self.error))
             finally:
                 self.saved.close()
 
@@ -720,7 +717,7 @@ def propose(strategy: Strategy, history: History, run: Run, id: int) -> Proposal
     Raises:
         RunError: The strategy has raised, or what it returned is no proposal for this space.
     """
-    warm, budget, number = run.manifest.warm_start, run.manifest.rungs[0], history.fresh_count
+    warm, budget, number = run.manifest.warm_start, run.manifest.fidelity[0], history.fresh_count
     if number == 0:
         return Proposal(history.space.default(), "default", budget=budget)
     if number <= len(warm):

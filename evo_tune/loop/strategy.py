@@ -18,7 +18,7 @@ def ruled(manifest: Manifest, evaluator: Evaluator) -> Ruled:
         OptionError: An option of it is wrong.
     """
     constraints, options = manifest.constraints(), manifest.options
-    rules = Rules(tuple(manifest.rungs), manifest.prune, manifest.replicates, constraints, manifest.inherit)
+    rules = Rules(tuple(manifest.fidelity), manifest.prune, manifest.replicates, constraints, manifest.inherit)
     inner = make_strategy(manifest.strategy, manifest.strategy_options)
     return Ruled.of(
         inner,

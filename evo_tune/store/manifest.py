@@ -6,16 +6,18 @@ Knows nothing of the journal, of strategies or of slots.
 from __future__ import annotations
 
 import json
-import typing
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta, Struct, field
 
 from evo_tune.errors import EvoTuneError, StoreError
 from evo_tune.genome.constraint import Constraint
 from evo_tune.genome.space import Gene, Genome, SearchSpace, gene_from
-from evo_tune.genome.trial import Objective
+from evo_tune.genome.trial import Objective, one_line
 from evo_tune.store.journal import write_atomically
+from evo_tune.store.schema import Finite, Share, Whole
 
 __all__ = ["FORMAT", "MANIFEST", "ORDERS", "Manifest", "read_manifest", "space_of", "write_manifest"]
 
@@ -27,9 +29,11 @@ MANIFEST = "_run.json"
 ORDERS = ("arrival", "birth")
 """Orders in which strategies are told results (law 3)."""
 
+RENAMED = {"rungs": "fidelity"}
+"""What older versions called a field, and what it is called now."""
 
-@dataclass(frozen=True)
-class Manifest:
+
+class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
     """What is fixed for a run from its first birth on.
 
     Args:
@@ -46,7 +50,7 @@ class Manifest:
         lag: Results that a birth may run ahead of, in birth order.
         threads: CPU threads of one training; they change its arithmetic.
         warm_start: Genomes born right after the default.
-        rungs: Budgets of a genome's trials, increasing to 1.
+        fidelity: Budgets of a genome's trials, increasing to 1.
         prune: Whether candidates are born with bounds on their curves.
         replicates: Seeds that the leading genome must have been trained with.
         inherit: Share of a full training that a genome gets which begins with another's weights; 0: none does.
@@ -61,19 +65,19 @@ class Manifest:
     evaluator_hash: str
     fingerprint: str
     options: dict[str, Any]
-    space: dict[str, Any]
+    space: dict[str, dict[str, Any]]
     objectives: list[str]
     strategy: str
     strategy_options: dict[str, Any]
-    seed: int
+    seed: Annotated[int, Meta(ge=0)]
     order: str
-    lag: int
-    threads: int
+    lag: Whole
+    threads: Whole
     warm_start: list[Genome] = field(default_factory=list)
-    rungs: list[float] = field(default_factory=lambda: [1.0])
+    fidelity: list[Finite] = field(default_factory=lambda: [1.0])
     prune: bool = False
-    replicates: int = 1
-    inherit: float = 0.0
+    replicates: Whole = 1
+    inherit: Share = 0.0
     subject_to: list[str] = field(default_factory=list)
     units: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
@@ -109,42 +113,41 @@ def read_manifest(folder: Path) -> Manifest:
         fields = json.loads(path.read_text(encoding="utf-8"))
         written = fields["format"]
         if written == FORMAT:
-            return _checked(Manifest(**fields))
+            return _checked(msgspec.convert(_renamed(fields), Manifest))
     except FileNotFoundError:
         raise StoreError(f"{folder} is no saved run: it has no {MANIFEST}; `evo-tune list` shows the runs") from None
     except OSError as error:
         raise StoreError(f"cannot read {path}: {error.strerror}") from None
-    except (ValueError, TypeError, LookupError, AttributeError, RecursionError, EvoTuneError) as error:
-        raise StoreError(f"{path} is damaged ({type(error).__name__}: {error}); restore it from a copy") from None
+    except (msgspec.ValidationError, ValueError, TypeError, LookupError, RecursionError, EvoTuneError) as error:
+        what = one_line(f"{type(error).__name__}: {error}")
+        raise StoreError(f"{path} is damaged ({what}); restore it from a copy") from None
     raise StoreError(f"{path} has format {written!r}: this version of evo-tune reads format {FORMAT}")
 
 
+def _renamed(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields under the names of this version."""
+    return {RENAMED.get(name, name): value for name, value in fields.items()}
+
+
 def _checked(manifest: Manifest) -> Manifest:
-    """Return the manifest if every field has its type, down to what the rest relies on.
+    """Return the manifest if its fields hold what the rest relies on; their types are the schema's matter.
 
     Raises:
-        TypeError: A field has another type.
-        EvoTuneError: A gene or an objective is not understood.
+        ValueError: One does not.
+        EvoTuneError: A gene, an objective or a constraint is not understood.
     """
-    for name, kind in typing.get_type_hints(Manifest).items():
-        value, plain = getattr(manifest, name), typing.get_origin(kind) or kind
-        if type(value) is not plain:
-            raise TypeError(f"{name} is {value!r}, expected {plain.__name__}")
-    if type(manifest.strategy_options["population"]) is not int or manifest.population < 1:
-        raise TypeError(f"population is {manifest.strategy_options['population']!r}")
+    if type(manifest.strategy_options.get("population")) is not int or manifest.population < 1:
+        raise ValueError(f"population is {manifest.strategy_options.get('population')!r}")
     if not manifest.parsed_objectives() or not manifest.genes():
-        raise TypeError("no objective, or no gene")
-    if (
-        manifest.rungs != sorted(set(manifest.rungs))
-        or not manifest.rungs
-        or not 0 < manifest.rungs[0] <= 1.0 == manifest.rungs[-1]
-    ):
-        raise TypeError(f"rungs is {manifest.rungs}")
-    if not 0.0 <= manifest.inherit < 1.0:
-        raise TypeError(f"inherit is {manifest.inherit}")
+        raise ValueError("no objective, or no gene")
+    budgets = manifest.fidelity
+    if not budgets or budgets != sorted(set(budgets)) or not 0 < budgets[0] <= 1.0 == budgets[-1]:
+        raise ValueError(f"fidelity is {budgets}")
+    if manifest.inherit == 1.0:
+        raise ValueError("inherit is 1.0, expected less")
     manifest.constraints()  # raises
-    if manifest.order not in ORDERS or min(manifest.lag, manifest.seed) < 0:
-        raise TypeError(f"order is {manifest.order!r}, lag {manifest.lag}, seed {manifest.seed}")
+    if manifest.order not in ORDERS:
+        raise ValueError(f"order is {manifest.order!r}, expected one of {', '.join(ORDERS)}")
     return manifest
 
 
@@ -154,7 +157,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     Raises:
         StoreError: The disk refuses.
     """
-    write_atomically(folder / MANIFEST, json.dumps(asdict(manifest), indent=2).encode() + b"\n")
+    write_atomically(folder / MANIFEST, json.dumps(msgspec.structs.asdict(manifest), indent=2).encode() + b"\n")
 
 
 def space_of(manifest: Manifest, repair_from: SearchSpace | None = None) -> SearchSpace:

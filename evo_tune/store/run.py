@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import shutil
 import time
-from dataclasses import asdict
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import filelock
 
 from evo_tune.errors import EvoTuneError, StoreError, UsageError
 from evo_tune.genome.space import genome_key
 from evo_tune.genome.standing import averaged
-from evo_tune.genome.trial import Candidate, Outcome, Trial
-from evo_tune.store.journal import JOURNAL, Journal, sync_folder
+from evo_tune.genome.trial import Candidate, Outcome, Trial, one_line
+from evo_tune.store.events import Born, Changed, Ended, Event, Recorded, SessionBegun, Told, checked, read
+from evo_tune.store.journal import JOURNAL, Journal, not_understood, sync_folder
 from evo_tune.store.manifest import Manifest, read_manifest, write_manifest
 from evo_tune.store.places import free_folder, lock_run
 from evo_tune.store.session import Session
@@ -39,7 +39,7 @@ class Run:
         events: The journal's events so far.
     """
 
-    def __init__(self, folder: Path, manifest: Manifest, journal: Journal, events: list[dict[str, Any]]) -> None:
+    def __init__(self, folder: Path, manifest: Manifest, journal: Journal, events: list[Event]) -> None:
         self.folder = folder
         self.manifest = manifest
         self.objectives = manifest.parsed_objectives()
@@ -64,13 +64,13 @@ class Run:
         self._metrics: set[str] = set()
         self._told_orders: dict[int, int] = {}
         self._replicated = False
-        self._best: tuple[float, tuple[float, ...], int] | None = None
+        self._leader: tuple[float, tuple[float, ...], int] | None = None
         self._last_time = 0.0
         for number, event in enumerate(events, 1):
             try:
                 self._apply(event)
-            except (KeyError, TypeError, ValueError, IndexError, AttributeError, EvoTuneError) as error:
-                raise StoreError(f"{journal.path}: line {number} is not understood ({error!r})") from error
+            except (ValueError, EvoTuneError) as error:
+                raise StoreError(not_understood(journal.path, number, error)) from error
 
     @property
     def name(self) -> str:
@@ -131,7 +131,7 @@ class Run:
         lock = lock_run(folder) if write else None
         journal = Journal(folder / JOURNAL)
         try:
-            events = journal.read()
+            events: list[Event] = journal.read(read)
             if not events:  # its first line was written before the manifest
                 raise StoreError(f"{journal.path} is missing or empty, and the run had begun: restore it from a copy")
             run = cls(folder, manifest, journal, events)
@@ -156,49 +156,79 @@ class Run:
 
     # Events: written first, applied after, by the same code that reads them back.
 
-    def write(self, *events: dict[str, Any], sync: bool = False) -> None:
-        """Append events to the journal, then apply them.
+    def begin(self, session: Session) -> None:
+        """Begin a session, durably. This and what follows raises StoreError if it cannot be written."""
+        self._write(SessionBegun(session=session, time=_now()), sync=True)
+
+    def change(self, evaluator_hash: str, fingerprint: str) -> None:
+        """Note that the evaluator or its data are others from here on, durably."""
+        self._write(Changed(evaluator_hash=evaluator_hash, fingerprint=fingerprint, time=_now()), sync=True)
+
+    def bear(self, candidate: Candidate) -> Candidate:
+        """Write a birth; return the candidate as the journal gives it back.
+
+        Not synced by itself: a birth that a power cut loses is proposed again, the same.
+        """
+        self._write(Born.of(candidate, _now()))
+        return self.candidates[-1]
+
+    def record(self, id: int, outcome: Outcome, tell: bool) -> None:
+        """Write a result, durably (law 3).
+
+        Args:
+            id: The candidate's.
+            outcome: What came of it.
+            tell: Whether it is told at once.
+        """
+        now = _now()
+        self._write(Recorded.of(id, outcome, now), *([Told(id=id, time=now)] if tell else []), sync=True)
+
+    def tell(self, ids: Sequence[int]) -> None:
+        """Write that recorded results are told, in this order."""
+        now = _now()
+        self._write(*(Told(id=id, time=now) for id in ids))
+
+    def end(self, reason: str) -> None:
+        """End the session, durably."""
+        self._write(Ended(reason=reason, time=_now()), sync=True)
+
+    def _write(self, *events: Event, sync: bool = False) -> None:
+        """Append events to the journal, then apply them as it gives them back.
 
         Raises:
-            StoreError: They could not be written; nothing is applied.
+            StoreError: They could not be written, or read back; nothing is applied.
         """
         if self.closed:
             raise StoreError(f"{self.folder} is not open for writing (any more): resume it")
-        now = round(time.time(), 3)
-        stamped = [{**event, "time": now} for event in events]
-        self.journal.append(stamped, sync)
-        for event in stamped:
+        try:
+            made = [checked(event) for event in events]
+        except ValueError as error:
+            what = f"{self.journal.path}: {type(events[0]).__name__} cannot be saved ({one_line(str(error))})"
+            raise StoreError(f"{what}: mend the evaluator or the strategy that it came from") from None
+        self.journal.append([line for line, _ in made], sync)
+        for _, event in made:
             self._apply(event)
 
-    def begin(self, session: Session) -> None:
-        """Begin a session, durably.
-
-        Raises:
-            StoreError: It cannot be written.
-        """
-        self.write({"event": "session", "session": asdict(session)}, sync=True)
-
-    def _apply(self, event: dict[str, Any]) -> None:
-        kind = event["event"]
-        if kind == "born":
-            self._apply_born(Candidate.from_json(event["candidate"]))
-        elif kind == "recorded":
-            self._apply_recorded(event["id"], Outcome.from_json(event["outcome"]))
-        elif kind == "told":
-            if event["id"] != self._next_told():
-                raise ValueError(f"result of candidate {event['id']} is told out of order")
-            self.told.append(event["id"])
-        elif kind == "session":
-            self.sessions.append(Session(**event["session"]))
+    def _apply(self, event: Event) -> None:
+        if isinstance(event, Born):
+            self._apply_born(event.candidate.candidate())
+        elif isinstance(event, Recorded):
+            self._apply_recorded(event.id, event.outcome.outcome())
+        elif isinstance(event, Told):
+            if event.id != self._next_told():
+                raise ValueError(f"result of candidate {event.id} is told out of order")
+            self.told.append(event.id)
+        elif isinstance(event, SessionBegun):
+            self.sessions.append(event.session)
             self.ended = None
-        elif kind == "ended":
-            self.ended = event["reason"]
-        elif kind == "changed":
-            self.evaluator_hash = event["evaluator_hash"]
-            self.fingerprint = event["fingerprint"]
+        elif isinstance(event, Changed):
+            self.evaluator_hash, self.fingerprint = event.evaluator_hash, event.fingerprint
         else:
-            raise ValueError(f"event {kind!r} is unknown")
-        self._count_time(kind, float(event["time"]))
+            self.ended = event.reason
+        # What a resume notes before its session begins follows a pause of any length.
+        if isinstance(event, Born | Recorded | Ended) and self._last_time:
+            self.seconds += max(0.0, event.time - self._last_time)  # a clock set back counts nothing
+        self._last_time = event.time
 
     def _apply_born(self, candidate: Candidate) -> None:
         if candidate.id != len(self.candidates):
@@ -209,14 +239,14 @@ class Run:
             gene.check(candidate.genome[name])
         for name in ("resumes", "inherits", "confirms"):
             other = getattr(candidate, name)
-            if other is not None and not (type(other) is int and 0 <= other < candidate.id):
+            if other is not None and other >= candidate.id:
                 raise ValueError(f"candidate {candidate.id} {name} {other!r}, which was not born before it")
         self._replicated |= candidate.replicate > 0
         self.candidates.append(candidate)
         self.told_at_birth.append(len(self.told))
 
     def _apply_recorded(self, id: int, outcome: Outcome) -> None:
-        if id in self.outcomes or not 0 <= id < len(self.candidates):
+        if id in self.outcomes or id >= len(self.candidates):
             raise ValueError(f"result of candidate {id} is recorded twice, or without a birth")
         trial = Trial.of(self.candidates[id], outcome, -1, self.objectives, self.constraints)
         if outcome.status == "ok" and trial.losses is None:
@@ -228,7 +258,7 @@ class Run:
         self._metrics.update(outcome.metrics)
         if trial.rankable and trial.losses is not None and not trial.candidate.replicate:
             mine = trial.violation, trial.losses, id
-            self._best = mine if self._best is None else min(self._best, mine)
+            self._leader = mine if self._leader is None else min(self._leader, mine)
 
     def _next_told(self) -> int:
         """Return the id of the result that strategies are told next."""
@@ -236,12 +266,6 @@ class Run:
         if not next_told:
             raise ValueError("a result is told that is not recorded")
         return next_told[0]
-
-    def _count_time(self, kind: str, now: float) -> None:
-        # What a resume notes before its session begins follows a pause of any length.
-        if kind in ("born", "recorded", "ended") and self._last_time:
-            self.seconds += max(0.0, now - self._last_time)  # a clock set back counts nothing
-        self._last_time = now
 
     # What is derived from the events.
 
@@ -276,14 +300,18 @@ class Run:
         return sorted(found, key=lambda trial: (trial.violation, trial.losses, trial.id))
 
     @property
-    def best(self) -> Trial | None:
-        """The first of `ranked`, if any."""
+    def leader(self) -> Trial | None:
+        """The first of `ranked`, if any: what the search saw to be ahead, not what is recommended in the end."""
         if self._replicated:  # a mean can move either way
             return next(iter(self.ranked()), None)
-        return None if self._best is None else self.trial(self._best[2])
+        return None if self._leader is None else self.trial(self._leader[2])
 
     @property
     def metric_names(self) -> list[str]:
         """Every metric declared or seen so far: objectives first, then as declared, then by name."""
         first = dict.fromkeys([objective.metric for objective in self.objectives] + list(self.manifest.units))
         return list(first) + sorted(self._metrics.difference(first))
+
+
+def _now() -> float:
+    return round(time.time(), 3)

@@ -6,9 +6,13 @@ Knows nothing of files.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from typing import Any
+
+import msgspec
+from msgspec import Struct
 
 from evo_tune.errors import OptionError
+from evo_tune.store.schema import Finite
 
 __all__ = ["BACKENDS", "LIMITS", "Session"]
 
@@ -19,8 +23,7 @@ LIMITS = ("trials", "generations", "budget", "hours")
 """Fields of a session that end it; new ones replace all of the old."""
 
 
-@dataclass(frozen=True)
-class Session:
+class Session(Struct, frozen=True, forbid_unknown_fields=True):
     """How one `run` or `resume` goes about it; limits are totals over all sessions (law 2).
 
     Args:
@@ -42,14 +45,14 @@ class Session:
 
     trials: int | None = None
     generations: int | None = None
-    hours: float | None = None
+    hours: Finite | None = None
     slots: int | None = None
     devices: str | None = None
     per_device: int | str = 1
-    timeout: float | None = None
+    timeout: Finite | None = None
     retries: int = 0
     calibrate: int = 0
-    budget: float | None = None
+    budget: Finite | None = None
     calibrate_best: int = 1
     backend: str = "joblib"
     address: str | None = None
@@ -79,7 +82,15 @@ class Session:
 
     def unlimited(self) -> Session:
         """Return it without its limits."""
-        return replace(self, trials=None, generations=None, budget=None, hours=None)
+        return self.but(trials=None, generations=None, budget=None, hours=None)
+
+    def but(self, **changes: Any) -> Session:
+        """Return it with some fields changed.
+
+        Raises:
+            OptionError: One is out of range.
+        """
+        return msgspec.structs.replace(self, **changes)
 
     def births(self, population: int) -> float:
         """Return the most births that count, from trials and generations together."""

@@ -103,7 +103,7 @@ def test_results_that_inherited_are_never_mixed_with_the_others(
     run = search.saved
     whole = {id for id, candidate in enumerate(run.candidates) if candidate.whole}
     assert len(whole) < len(run.candidates)
-    found = [run.best, winner(run), closing(run).best, *front(run), *run.ranked(), *search.history.ranked()]
+    found = [run.leader, winner(run), closing(run).best, *front(run), *run.ranked(), *search.history.ranked()]
     assert {trial.id for trial in found if trial} <= whole
     assert {id for _, _, id in best_so_far(run)} <= whole
     assert {row.id for row in calibrated(run)} <= whole

@@ -190,7 +190,7 @@ def test_a_closed_run_is_not_written(begin: Begin, resume: Begin) -> None:
     with pytest.raises(StoreError, match="mine is not open for writing"):
         search.ask()
     with pytest.raises(StoreError, match="mine is not open for writing"):
-        Run.open(search.saved.folder).write({"event": "told", "id": 0})
+        Run.open(search.saved.folder).tell([0])
     assert search.saved.journal.path.read_bytes() == before
 
 
