@@ -16,7 +16,6 @@ import msgspec
 from msgspec import Struct
 
 from evo_tune.errors import OptionError
-from evo_tune.genome.space import Value
 from evo_tune.genome.trial import Candidate, Outcome, Status
 from evo_tune.store.schema import Finite, Share, Whole
 from evo_tune.store.session import Session
@@ -49,7 +48,7 @@ class Birth(Struct, forbid_unknown_fields=True):
     generation: Whole
     seed: Whole
     told_before: Whole
-    genome: dict[str, Value]
+    genome: dict[str, bool | int | Finite | str]
     operator: str
     parents: tuple[Whole, ...]
     budget: Share = 1.0
