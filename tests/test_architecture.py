@@ -29,7 +29,7 @@ FILES = 16
 LINES, EVALUATOR_LINES = 400, 300
 """Longest file."""
 
-TO_SPLIT = {"run.py"} | {
+TO_SPLIT = {
     f"{n}.py"
     for n in ("fine_tuning", "image_classification", "language_model", "tabular_classification", "text_classification")
 }
@@ -227,8 +227,11 @@ def test_importing_is_light() -> None:
     names = sorted(PUBLIC - {"Search"})
     loaded = loaded_after(f"import evo_tune\nfor name in {names!r}:\n    getattr(evo_tune, name)")
     assert "numpy" in loaded
-    assert not loaded & {"torch", "deap", "pandas", "pyarrow", "joblib", "click", "rich"}
+    assert not loaded & {"torch", "deap", "pandas", "pyarrow", "joblib", "msgspec", "click", "rich"}
     assert "numpy" not in loaded_after("import evo_tune")
+    assert "msgspec" not in loaded_after(
+        "from evo_tune.cli import cli\ntry:\n    cli(['--help'])\nexcept SystemExit:\n    pass"
+    )
 
 
 def test_public_names_are_what_they_say() -> None:

@@ -19,6 +19,8 @@ from evo_tune.genome.trial import Candidate, Outcome, Trial
 from evo_tune.genome.values import genome_key
 from evo_tune.loop.driving import Job
 from evo_tune.report.calibration import contenders
+from evo_tune.store.events import settled
+from evo_tune.store.files import read_calibration, write_calibration
 from evo_tune.store.run import Run
 
 __all__ = ["Calibration", "calibration_work", "collect"]
@@ -39,7 +41,7 @@ def calibration_work(run: Run, seeds: int) -> list[tuple[Candidate, str]]:
     chosen = contenders(run)
     if not seeds or len(chosen) < 2:
         return []
-    done = {_key(trial.candidate) for trial in run.calibration()}
+    done = {_key(trial.candidate) for trial in read_calibration(run)}
     wanted = [
         (replace(candidate, seed=calibration_seed(run.manifest.seed, number), resumes=None, stop_if=()), number)
         for number in range(1, seeds + 1)
@@ -58,8 +60,8 @@ def _key(candidate: Candidate) -> tuple[str, int]:
 
 def collect(run: Run, candidate: Candidate, outcome: Outcome) -> None:
     """Add one result to the run's calibration file, durably."""
-    run.write_calibration(
-        [*run.calibration(), Trial.of(candidate, outcome.settled(), -1, run.objectives, run.constraints)]
+    write_calibration(
+        run, [*read_calibration(run), Trial.of(candidate, settled(outcome), -1, run.objectives, run.constraints)]
     )
 
 

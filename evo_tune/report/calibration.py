@@ -13,6 +13,7 @@ import numpy as np
 
 from evo_tune.genome.trial import Candidate, Trial
 from evo_tune.genome.values import genome_key
+from evo_tune.store.files import read_calibration
 from evo_tune.store.run import Run
 
 __all__ = ["Calibrated", "calibrated", "contenders", "is_default", "is_rounding", "recommended"]
@@ -80,7 +81,7 @@ def recommended(run: Run) -> Trial | None:
     """
     rows = {row.id: row for row in calibrated(run)} if len(run.objectives) == 1 else {}
     if not rows:  # as long as a run goes on, this is asked for again and again
-        return run.best
+        return run.leader
     chosen = _leaders(run, ranked := run.ranked())
     if not all(trial.id in rows and rows[trial.id].values for trial in chosen):
         return ranked[0]
@@ -90,7 +91,7 @@ def recommended(run: Run) -> Trial | None:
 
 def calibrated(run: Run) -> list[Calibrated]:
     """Return the calibrated values of the default and the best, where there are any."""
-    done = run.calibration()
+    done = read_calibration(run)
     if not done:
         return []
     rows = [_values(candidate, run, done) for candidate in contenders(run)]

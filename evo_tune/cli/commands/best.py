@@ -26,7 +26,8 @@ def command(run: str | None, store: str, form: str) -> None:
     from evo_tune.report.calibration import recommended
     from evo_tune.report.data import trial_as_data
     from evo_tune.report.summary import front
-    from evo_tune.store.run import Run, as_typed, find_run
+    from evo_tune.store.places import as_typed, find_run
+    from evo_tune.store.run import Run
 
     saved = Run.open(find_run(Path(store), run))
     best = recommended(saved)
