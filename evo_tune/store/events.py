@@ -37,7 +37,7 @@ __all__ = [
 Metrics: TypeAlias = dict[str, Finite | None]
 """By name; None for what is not finite, since JSON has no such number."""
 
-OLD_OPERATORS: dict[str, str] = {}
+OLD_OPERATORS = {"calibration": "finalist"}
 """What older versions called an operator, and what it is called now."""
 
 

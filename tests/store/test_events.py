@@ -120,13 +120,15 @@ def test_the_schema_has_the_fields_of_what_it_stands_for() -> None:
     assert list(Result.__struct_fields__) == [field.name for field in fields(Outcome)]
 
 
-@pytest.mark.parametrize("path", [*sorted(ROOT.glob("tests/old/*/_journal.jsonl")), ROOT / "populations/sample"])
+@pytest.mark.parametrize("path", [*sorted(ROOT.glob("tests/old/*/_j*")), *ROOT.glob("populations/sample/_j*")])
 def test_journals_of_older_versions_are_read_and_would_be_written_the_same(path: Path) -> None:
-    path = path if path.is_file() else path / "_journal.jsonl"
     for line in path.read_bytes().splitlines():
         event = read(line)
         assert event is not None
-        assert json.loads(write(event)) == json.loads(line)
+        old, again = json.loads(line), json.loads(write(event))
+        if "candidate" in old:  # later fields have come
+            again["candidate"] = {name: again["candidate"][name] for name in old["candidate"]}
+        assert again == old
 
 
 def test_operators_of_older_versions_have_their_names_of_today() -> None:
@@ -156,12 +158,10 @@ def changed(event: dict[str, Any], path: tuple[Any, ...], value: Any) -> bytes:
 def refused(line: bytes) -> str:
     """Return why a line is refused; a line that is nested beyond what JSON's reader follows is none at all."""
     try:
-        found = read(line)
+        event = read(line)
     except ValueError as error:
         return str(error)
-    assert found is None
-    assert DEEP.encode() in line
-    return "damaged"
+    return "damaged" if event is None and DEEP.encode() in line else ""
 
 
 @pytest.mark.parametrize("value", WRONG, ids=lambda value: repr(value)[:12])
@@ -261,5 +261,5 @@ def test_what_is_no_event_at_all_is_damage(line: bytes) -> None:
     ],
 )
 def test_what_could_not_be_read_back_is_not_written(make: Callable[[], Event]) -> None:
-    with pytest.raises(ValueError, match=r"[a-z]"):
+    with pytest.raises(ValueError, match=r"Expected|cannot be saved"):
         events.checked(make())
