@@ -513,7 +513,7 @@ def _trainer(genome: Mapping[str, Any], run: Context, options: Options, base: Ba
             steps=source.steps,
             name=options.schedule,
             warmup_fraction=genome["warmup"],
-            min_ratio=options.min_lr_ratio,
+            min_lr_ratio=options.min_lr_ratio,
             decay_fraction=options.decay_fraction,
         ),
         weight_decay=training.WeightDecay(start=0.0),

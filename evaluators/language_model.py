@@ -217,7 +217,7 @@ class Options(SimpleNamespace):
             steps=steps,
             name=self.schedule,
             warmup_fraction=warmup,
-            min_ratio=self.min_lr_ratio,
+            min_lr_ratio=self.min_lr_ratio,
             decay_fraction=self.decay_fraction,
             decay_shape=self.decay_shape,
             cycle=max(1, round(self.cycle * steps)),

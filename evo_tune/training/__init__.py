@@ -89,6 +89,7 @@ if TYPE_CHECKING:
     from evo_tune.training.models.text_classifier import TextClassifier as TextClassifier
     from evo_tune.training.models.vit import ViT as ViT
     from evo_tune.training.optim.accumulation import accumulate as accumulate
+    from evo_tune.training.optim.clipping import Clipping as Clipping
     from evo_tune.training.optim.clipping import clip as clip
     from evo_tune.training.optim.clipping import gradient_norm as gradient_norm
     from evo_tune.training.optim.divergence import Diverged as Diverged
@@ -106,6 +107,7 @@ if TYPE_CHECKING:
     from evo_tune.training.optim.scaling import scale_lr as scale_lr
     from evo_tune.training.optim.schedule import SCHEDULES as SCHEDULES
     from evo_tune.training.optim.schedule import Schedule as Schedule
+    from evo_tune.training.optim.schedule import Scheduling as Scheduling
     from evo_tune.training.optim.weight_decay import WeightDecay as WeightDecay
     from evo_tune.training.phases import Phase as Phase
     from evo_tune.training.phases import plan_phases as plan_phases
@@ -142,6 +144,7 @@ _HOMES = {
     "Bytes": "data.tokenizer",
     "CLASSIFIER_METRICS": "plan",
     "Classifier": "models.encoder",
+    "Clipping": "optim.clipping",
     "Columns": "data.columns",
     "Course": "course",
     "Diverged": "optim.divergence",
@@ -174,6 +177,7 @@ _HOMES = {
     "SCHEDULES": "optim.schedule",
     "SGD": "optim.optimizer",
     "Schedule": "optim.schedule",
+    "Scheduling": "optim.schedule",
     "Scores": "classification",
     "Step": "trainer",
     "TARGETS": "tuning.base",

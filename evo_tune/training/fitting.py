@@ -146,7 +146,7 @@ def fit(
             steps=source.steps,
             name=plan.schedule,
             warmup_fraction=warmup,
-            min_ratio=plan.min_lr_ratio,
+            min_lr_ratio=plan.min_lr_ratio,
             decay_fraction=plan.decay_fraction,
         ),
         weight_decay=WeightDecay(start=weight_decay),
