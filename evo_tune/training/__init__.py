@@ -20,15 +20,28 @@ if TYPE_CHECKING:
     from evo_tune.training.classification import Scores as Scores
     from evo_tune.training.classification import auc as auc
     from evo_tune.training.classification import score as score
+    from evo_tune.training.classifying import Classifying as Classifying
+    from evo_tune.training.classifying import divided as divided
+    from evo_tune.training.classifying import fit_classifier as fit_classifier
+    from evo_tune.training.classifying import hash_of_samples as hash_of_samples
+    from evo_tune.training.classifying import known_before as known_before
+    from evo_tune.training.classifying import write_classifier as write_classifier
     from evo_tune.training.comparison import check_comparable as check_comparable
     from evo_tune.training.course import Course as Course
     from evo_tune.training.course import Material as Material
     from evo_tune.training.data.batch import IGNORE as IGNORE
     from evo_tune.training.data.columns import Columns as Columns
+    from evo_tune.training.data.docstrings import docstrings as docstrings
     from evo_tune.training.data.epochs import Epochs as Epochs
     from evo_tune.training.data.epochs import mix as mix
     from evo_tune.training.data.epochs import soft_targets as soft_targets
+    from evo_tune.training.data.images import Images as Images
+    from evo_tune.training.data.images import read_images as read_images
+    from evo_tune.training.data.labelled_texts import LabelledTexts as LabelledTexts
+    from evo_tune.training.data.labelled_texts import read_labelled_texts as read_labelled_texts
     from evo_tune.training.data.splits import stratified as stratified
+    from evo_tune.training.data.tables import Table as Table
+    from evo_tune.training.data.tables import read_table as read_table
     from evo_tune.training.data.text import python_paragraphs as python_paragraphs
     from evo_tune.training.data.text import read_text as read_text
     from evo_tune.training.data.text import split_text as split_text
@@ -73,6 +86,11 @@ if TYPE_CHECKING:
     from evo_tune.training.hardware.throughput import Throughput as Throughput
     from evo_tune.training.hardware.throughput import mfu as mfu
     from evo_tune.training.hardware.throughput import peak_flops as peak_flops
+    from evo_tune.training.metrics import CLASSIFIER_METRICS as CLASSIFIER_METRICS
+    from evo_tune.training.metrics import METRICS as METRICS
+    from evo_tune.training.metrics import Metric as Metric
+    from evo_tune.training.metrics import measured as measured
+    from evo_tune.training.metrics import units_of as units_of
     from evo_tune.training.models.encoder import Classifier as Classifier
     from evo_tune.training.models.encoder import DropPath as DropPath
     from evo_tune.training.models.encoder_config import EncoderConfig as EncoderConfig
@@ -112,8 +130,8 @@ if TYPE_CHECKING:
     from evo_tune.training.phases import Phase as Phase
     from evo_tune.training.phases import plan_phases as plan_phases
     from evo_tune.training.phases import spent as spent
-    from evo_tune.training.plan import CLASSIFIER_METRICS as CLASSIFIER_METRICS
     from evo_tune.training.plan import Plan as Plan
+    from evo_tune.training.plan import ToZero as ToZero
     from evo_tune.training.trainer import Recipe as Recipe
     from evo_tune.training.trainer import Step as Step
     from evo_tune.training.trainer import Trainer as Trainer
@@ -142,8 +160,9 @@ _HOMES = {
     "Base": "tuning.base",
     "BatchRamp": "optim.ramp",
     "Bytes": "data.tokenizer",
-    "CLASSIFIER_METRICS": "plan",
+    "CLASSIFIER_METRICS": "metrics",
     "Classifier": "models.encoder",
+    "Classifying": "classifying",
     "Clipping": "optim.clipping",
     "Columns": "data.columns",
     "Course": "course",
@@ -163,9 +182,13 @@ _HOMES = {
     "GapDecay": "optim.gap_decay",
     "GapWatch": "optim.gap_decay",
     "IGNORE": "data.batch",
+    "Images": "data.images",
+    "LabelledTexts": "data.labelled_texts",
     "LoRA": "tuning.lora",
+    "METRICS": "metrics",
     "Material": "course",
     "Memory": "hardware.memory",
+    "Metric": "metrics",
     "Muon": "optim.muon",
     "Phase": "phases",
     "Plan": "plan",
@@ -181,9 +204,11 @@ _HOMES = {
     "Scores": "classification",
     "Step": "trainer",
     "TARGETS": "tuning.base",
+    "Table": "data.tables",
     "TextClassifier": "models.text_classifier",
     "TextConfig": "models.encoder_config",
     "Throughput": "hardware.throughput",
+    "ToZero": "plan",
     "Tokenizer": "data.tokenizer",
     "Trainer": "trainer",
     "TrainingWindows": "data.windows",
@@ -205,6 +230,8 @@ _HOMES = {
     "clip": "optim.clipping",
     "decay_groups": "optim.optimizer",
     "device_memory": "hardware.capacity",
+    "divided": "classifying",
+    "docstrings": "data.docstrings",
     "encode": "tuning.pretrained",
     "encode_texts": "data.texts",
     "evaluate": "evaluation",
@@ -213,6 +240,7 @@ _HOMES = {
     "extend_trainer": "extension",
     "fastest_precision": "hardware.probe",
     "fit": "fitting",
+    "fit_classifier": "classifying",
     "fit_device": "hardware.capacity",
     "fit_memory": "hardware.memory",
     "fitting_micro_batch": "hardware.memory",
@@ -221,14 +249,17 @@ _HOMES = {
     "fold_lora": "tuning.lora",
     "gradient_norm": "optim.clipping",
     "grow": "models.growth",
+    "hash_of_samples": "classifying",
     "held_out_blocks": "data.windows",
     "keep_freed_memory": "hardware.allocator",
+    "known_before": "classifying",
     "launch": "hardware.launcher",
     "load_adapter": "tuning.adapter",
     "load_checkpoint": "checkpoint",
     "load_pretrained": "tuning.pretrained",
     "losses_by_position": "evaluation",
     "matching_names": "tuning.targets",
+    "measured": "metrics",
     "measured_peak": "hardware.capacity",
     "merge_lora": "tuning.lora",
     "mfu": "hardware.throughput",
@@ -241,6 +272,9 @@ _HOMES = {
     "process_group": "hardware.distributed",
     "python_paragraphs": "data.text",
     "read_base": "tuning.base",
+    "read_images": "data.images",
+    "read_labelled_texts": "data.labelled_texts",
+    "read_table": "data.tables",
     "read_text": "data.text",
     "recompute_flops_per_token": "hardware.flops",
     "reproducible": "hardware.determinism",
@@ -260,6 +294,8 @@ _HOMES = {
     "tokenizer_for": "data.tokenizer",
     "tokens_of": "data.texts",
     "trained_weights": "tuning.adapter",
+    "units_of": "metrics",
+    "write_classifier": "classifying",
 }
 
 __all__ = list(_HOMES)

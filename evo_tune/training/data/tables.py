@@ -103,7 +103,8 @@ def _breast_cancer() -> pd.DataFrame:
             "give your own with -o data=FILE -o target=COLUMN"
         ) from None
     loaded = load_breast_cancer(as_frame=True)
-    return loaded.data.assign(diagnosis=loaded.target_names[loaded.target])
+    frame: pd.DataFrame = loaded.data.assign(diagnosis=loaded.target_names[loaded.target])
+    return frame
 
 
 def _classes(column: pd.Series[Any], target: str) -> tuple[tuple[str, ...], NDArray[Any]]:
