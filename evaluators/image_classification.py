@@ -32,7 +32,7 @@ from evo_tune.training import (
     ViTConfig,
     divided,
     fit_classifier,
-    hash_of_samples,
+    hash_of,
     known_before,
     read_images,
     stratified,
@@ -108,7 +108,7 @@ def fingerprint(options: Options) -> str:
     images = options.images
     _, held_out = stratified(images.classes, options.held_out)
     first = f"{images.pixels.shape}{images.pixels.dtype}{images.labels}".encode()
-    return hash_of_samples(first, images.pixels, images.classes.astype(np.int64), held_out)
+    return hash_of(first, images.pixels, images.classes.astype(np.int64), held_out)
 
 
 # ---------------------------------------------------------------- the space

@@ -37,7 +37,7 @@ from evo_tune.training import (
     Table,
     divided,
     fit_classifier,
-    hash_of_samples,
+    hash_of,
     known_before,
     measured,
     read_table,
@@ -120,7 +120,7 @@ def fingerprint(options: Options) -> str:
     """Return the SHA-256 of the table and of how it is split."""
     table = options.table
     first = f"{table.columns}{table.labels}".encode()
-    return hash_of_samples(first, table.inputs, table.classes, table.held_out)
+    return hash_of(first, table.inputs, table.classes, table.held_out)
 
 
 # ---------------------------------------------------------------- gradient boosting, to compare with

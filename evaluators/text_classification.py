@@ -36,7 +36,7 @@ from evo_tune.training import (
     divided,
     encode_texts,
     fit_classifier,
-    hash_of_samples,
+    hash_of,
     known_before,
     read_labelled_texts,
     stratified,
@@ -128,7 +128,7 @@ def fingerprint(options: Options) -> str:
     """Return the SHA-256 of the texts, their labels and of how they are split."""
     texts = options.texts
     _, held_out = stratified(texts.classes, options.held_out)
-    return hash_of_samples(json.dumps([texts.labels, texts.texts]).encode(), texts.classes.astype(np.int64), held_out)
+    return hash_of(json.dumps([texts.labels, texts.texts]).encode(), texts.classes.astype(np.int64), held_out)
 
 
 # ---------------------------------------------------------------- the space

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from evo_tune.training.classifying import Classifying as Classifying
     from evo_tune.training.classifying import divided as divided
     from evo_tune.training.classifying import fit_classifier as fit_classifier
-    from evo_tune.training.classifying import hash_of_samples as hash_of_samples
     from evo_tune.training.classifying import known_before as known_before
     from evo_tune.training.classifying import write_classifier as write_classifier
     from evo_tune.training.comparison import check_comparable as check_comparable
@@ -39,6 +38,7 @@ if TYPE_CHECKING:
     from evo_tune.training.data.images import read_images as read_images
     from evo_tune.training.data.labelled_texts import LabelledTexts as LabelledTexts
     from evo_tune.training.data.labelled_texts import read_labelled_texts as read_labelled_texts
+    from evo_tune.training.data.splits import hash_of as hash_of
     from evo_tune.training.data.splits import stratified as stratified
     from evo_tune.training.data.tables import Table as Table
     from evo_tune.training.data.tables import read_table as read_table
@@ -86,7 +86,6 @@ if TYPE_CHECKING:
     from evo_tune.training.hardware.throughput import Throughput as Throughput
     from evo_tune.training.hardware.throughput import mfu as mfu
     from evo_tune.training.hardware.throughput import peak_flops as peak_flops
-    from evo_tune.training.metrics import CLASSIFIER_METRICS as CLASSIFIER_METRICS
     from evo_tune.training.metrics import METRICS as METRICS
     from evo_tune.training.metrics import Metric as Metric
     from evo_tune.training.metrics import measured as measured
@@ -151,7 +150,17 @@ if TYPE_CHECKING:
     from evo_tune.training.tuning.pretrained import encode as encode
     from evo_tune.training.tuning.pretrained import load_pretrained as load_pretrained
     from evo_tune.training.tuning.pretrained import save_merged as save_merged
+    from evo_tune.training.tuning.small_base import built_in_text as built_in_text
+    from evo_tune.training.tuning.small_base import planned_small_base as planned_small_base
+    from evo_tune.training.tuning.small_base import read_tuning_text as read_tuning_text
+    from evo_tune.training.tuning.small_base import small_base as small_base
+    from evo_tune.training.tuning.small_base import small_base_key as small_base_key
     from evo_tune.training.tuning.targets import matching_names as matching_names
+    from evo_tune.training.tuning.tune import Tuned as Tuned
+    from evo_tune.training.tuning.tune import TuningText as TuningText
+    from evo_tune.training.tuning.tune import tune as tune
+    from evo_tune.training.tuning.tune import tuning_text as tuning_text
+    from evo_tune.training.tuning.tuned_files import write_tuned as write_tuned
 
 _HOMES = {
     "AdamW": "optim.optimizer",
@@ -212,6 +221,8 @@ _HOMES = {
     "Tokenizer": "data.tokenizer",
     "Trainer": "trainer",
     "TrainingWindows": "data.windows",
+    "Tuned": "tuning.tune",
+    "TuningText": "tuning.tune",
     "ViT": "models.vit",
     "ViTConfig": "models.encoder_config",
     "WeightDecay": "optim.weight_decay",
@@ -221,6 +232,7 @@ _HOMES = {
     "add_lora": "tuning.lora",
     "auc": "classification",
     "average_of": "optim.ema",
+    "built_in_text": "tuning.small_base",
     "calibrate_memory": "hardware.capacity",
     "carry_state": "models.growth",
     "check_comparable": "comparison",
@@ -249,7 +261,7 @@ _HOMES = {
     "fold_lora": "tuning.lora",
     "gradient_norm": "optim.clipping",
     "grow": "models.growth",
-    "hash_of_samples": "classifying",
+    "hash_of": "data.splits",
     "held_out_blocks": "data.windows",
     "keep_freed_memory": "hardware.allocator",
     "known_before": "classifying",
@@ -268,6 +280,7 @@ _HOMES = {
     "optimizer_steps": "accounting",
     "peak_flops": "hardware.throughput",
     "plan_phases": "phases",
+    "planned_small_base": "tuning.small_base",
     "predict_memory": "hardware.memory",
     "process_group": "hardware.distributed",
     "python_paragraphs": "data.text",
@@ -276,6 +289,7 @@ _HOMES = {
     "read_labelled_texts": "data.labelled_texts",
     "read_table": "data.tables",
     "read_text": "data.text",
+    "read_tuning_text": "tuning.small_base",
     "recompute_flops_per_token": "hardware.flops",
     "reproducible": "hardware.determinism",
     "reshape": "models.growth",
@@ -286,6 +300,8 @@ _HOMES = {
     "scale_lr": "optim.scaling",
     "score": "classification",
     "seed_for": "hardware.determinism",
+    "small_base": "tuning.small_base",
+    "small_base_key": "tuning.small_base",
     "soft_targets": "data.epochs",
     "spent": "phases",
     "split_text": "data.text",
@@ -294,8 +310,11 @@ _HOMES = {
     "tokenizer_for": "data.tokenizer",
     "tokens_of": "data.texts",
     "trained_weights": "tuning.adapter",
+    "tune": "tuning.tune",
+    "tuning_text": "tuning.tune",
     "units_of": "metrics",
     "write_classifier": "classifying",
+    "write_tuned": "tuning.tuned_files",
 }
 
 __all__ = list(_HOMES)

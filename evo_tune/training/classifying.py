@@ -6,7 +6,6 @@ functions only, since the parent process asks for options, estimates and fingerp
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from evo_tune.training.fitting import Run
     from evo_tune.training.models.encoder import Classifier
 
-__all__ = ["Classifying", "divided", "fit_classifier", "hash_of_samples", "known_before", "write_classifier"]
+__all__ = ["Classifying", "divided", "fit_classifier", "known_before", "write_classifier"]
 
 C = TypeVar("C", bound="Classifier")
 
@@ -61,14 +60,6 @@ def known_before(parameters: int, options: Plan, rows: int, flops_per_sample: fl
     """
     samples = options.samples(rows, flops_per_sample)
     return {"params": parameters, "samples": samples, "flops": samples * flops_per_sample}
-
-
-def hash_of_samples(first: bytes, *arrays: NDArray[Any]) -> str:
-    """Return the SHA-256 of samples, their classes, and of how they are split."""
-    digest = hashlib.sha256(first)
-    for array in arrays:
-        digest.update(array.tobytes())
-    return digest.hexdigest()
 
 
 def fit_classifier(
