@@ -80,6 +80,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from evo_tune import Choice, Float, Gene, Int, Minimize, SearchSpace
 from evo_tune.errors import OptionError, RecipeError
+from evo_tune.training import units_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -102,29 +103,7 @@ if TYPE_CHECKING:
 
 OBJECTIVES = [Minimize("val_loss")]
 
-METRICS = {
-    "val_loss": "nats per token",
-    "val_bpb": "bits per byte",
-    "perplexity": "",
-    "val_loss_first_half": "nats per token",
-    "val_loss_second_half": "nats per token",
-    "train_loss": "nats per token",
-    "tokens": "",
-    "steps": "",
-    "flops": "",
-    "params": "",
-    "tokens_per_second": "1/s",
-    "peak_memory": "bytes",
-    "gpu_memory": "bytes",
-    "micro_batch": "tokens",
-    "final_lr_fraction": "",
-    "clipped_fraction": "",
-    "bf16": "",
-    "val_loss_ema": "nats per token",
-    "context_gain": "nats per token",
-    "mfu": "",
-}
-"""The last three only with `ema`, with `extend_from`, and on a GPU whose peak is known."""
+METRICS = units_of("language")
 
 HELD_OUT = 0.1
 """Share of the text, at its end, that is never trained on."""
@@ -217,7 +196,7 @@ class Options(SimpleNamespace):
             steps=steps,
             name=self.schedule,
             warmup_fraction=warmup,
-            min_ratio=self.min_lr_ratio,
+            min_lr_ratio=self.min_lr_ratio,
             decay_fraction=self.decay_fraction,
             decay_shape=self.decay_shape,
             cycle=max(1, round(self.cycle * steps)),
@@ -819,11 +798,9 @@ def _train(
             state = {"task": task, "windows": phases[0].windows, "precision": options.precision}
             state.update(course.state())
             save_checkpoint(run.folder / CHECKPOINT, state)
-        metrics = {**course.metrics(material.held_out_bytes), "bf16": float(options.precision == "bf16")}
+        metrics = course.metrics(material.held_out_bytes, start if run.resume_folder else None)
         if run.keep and (ranks is None or ranks.rank == 0):
             course.model.save(run.folder / MODEL)
-        if run.resume_folder:
-            metrics["resumed_step"] = start
         return course.trainer, metrics
 
 
