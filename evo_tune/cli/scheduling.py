@@ -46,6 +46,7 @@ evo-tune schedule sgdr --steps 1000
 @click.option("--png", type=click.Path(dir_okay=False, path_type=Path), help="Draw it into this file.")
 @shared.format_option("chart", "csv", "json")
 def schedule_command(name: str, lr: float, png: Path | None, form: str, **fields: Any) -> None:
+    """Print a schedule; what users are told of it is `HELP`."""
     schedule = Schedule(name=name, **{field: value for field, value in fields.items() if value is not None})
     if not 0.0 < lr <= 1.0:
         raise RecipeError("lr", lr, "a number in (0, 1]")
