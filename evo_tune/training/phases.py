@@ -27,7 +27,7 @@ class Budget(Options):
     """What is held equal between trainings: one of three."""
 
     flops: float | None = option(None, bounds="(0, 1e30]", gene=None, help="Arithmetic: a larger model sees less text")
-    tokens: int | None = option(None, bounds="[1, 1e18]", gene=None, help="Text: favours large models, which take longer")
+    tokens: int | None = option(None, bounds="[1, 1e18]", gene=None, help="Text: favours large models")
     seconds: float | None = option(
         None, bounds="(0, 1e9]", unit="s", gene=None, help="Time, by ten steps that are timed: no two runs are the same"
     )

@@ -13,7 +13,16 @@ from evo_tune.options.bounds import check_integer, check_name, check_number
 from evo_tune.options.declare import Options, option
 from evo_tune.training.models._config import ModelConfig
 
-__all__ = ["LONGEST_PLAIN", "Architecture", "Decoder", "Extending", "GPTConfig", "Positions", "Windows", "divisor_below"]
+__all__ = [
+    "LONGEST_PLAIN",
+    "Architecture",
+    "Decoder",
+    "Extending",
+    "GPTConfig",
+    "Positions",
+    "Windows",
+    "divisor_below",
+]
 
 LONGEST_PLAIN = 256
 """Tokens up to which attention in bfloat16 on a CPU is computed by plain products (see `attention`): there they are
