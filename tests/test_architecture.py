@@ -30,8 +30,7 @@ LINES, EVALUATOR_LINES = 400, 300
 """Longest file."""
 
 TO_SPLIT = {"space.py", "begin.py", "search.py", "run.py"} | {
-    f"{n}.py"
-    for n in ("fine_tuning", "image_classification", "language_model", "tabular_classification", "text_classification")
+    f"{n}.py" for n in ("fine_tuning", "image_classification", "tabular_classification", "text_classification")
 }
 
 HEAVY = {"torch", "optuna", "hyperopt", "cmaes"}

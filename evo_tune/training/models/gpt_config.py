@@ -232,7 +232,7 @@ class Extending(Options):
         None, bounds="[2, inf)", unit="tokens", gene=None, help="Context to train at first, shorter than the whole"
     )
     extension: Literal["linear", "ntk", "yarn"] = option(
-        "linear", help="How positions are then extended; ntk and yarn with rope only"
+        "linear", gene=None, help="How positions are then extended; ntk and yarn with rope only"
     )
     extend_share: float = option(0.2, bounds="(0, 1)", help="Share of the budget that is spent at the whole context")
 
