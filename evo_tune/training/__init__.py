@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from evo_tune.options.bounds import check_number as check_number
     from evo_tune.training.accounting import optimizer_steps as optimizer_steps
     from evo_tune.training.accounting import stop_step as stop_step
+    from evo_tune.training.building import language_course as language_course
     from evo_tune.training.checkpoint import load_checkpoint as load_checkpoint
     from evo_tune.training.checkpoint import save_checkpoint as save_checkpoint
     from evo_tune.training.classification import Scores as Scores
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from evo_tune.training.course import Material as Material
     from evo_tune.training.data.batch import IGNORE as IGNORE
     from evo_tune.training.data.columns import Columns as Columns
+    from evo_tune.training.data.corpus import Corpus as Corpus
+    from evo_tune.training.data.corpus import TextMaterial as TextMaterial
+    from evo_tune.training.data.corpus import Texts as Texts
     from evo_tune.training.data.docstrings import docstrings as docstrings
     from evo_tune.training.data.epochs import Epochs as Epochs
     from evo_tune.training.data.epochs import mix as mix
@@ -72,6 +76,9 @@ if TYPE_CHECKING:
     from evo_tune.training.hardware.capacity import device_memory as device_memory
     from evo_tune.training.hardware.capacity import fit_device as fit_device
     from evo_tune.training.hardware.capacity import measured_peak as measured_peak
+    from evo_tune.training.hardware.computing import Computing as Computing
+    from evo_tune.training.hardware.computing import Passes as Passes
+    from evo_tune.training.hardware.computing import Processes as Processes
     from evo_tune.training.hardware.determinism import reproducible as reproducible
     from evo_tune.training.hardware.determinism import seed_for as seed_for
     from evo_tune.training.hardware.distributed import Ranks as Ranks
@@ -95,6 +102,9 @@ if TYPE_CHECKING:
     from evo_tune.training.hardware.throughput import Throughput as Throughput
     from evo_tune.training.hardware.throughput import mfu as mfu
     from evo_tune.training.hardware.throughput import peak_flops as peak_flops
+    from evo_tune.training.language import LanguageOptions as LanguageOptions
+    from evo_tune.training.language import LanguageTask as LanguageTask
+    from evo_tune.training.language import Training as Training
     from evo_tune.training.metrics import METRICS as METRICS
     from evo_tune.training.metrics import Metric as Metric
     from evo_tune.training.metrics import measured as measured
@@ -110,7 +120,13 @@ if TYPE_CHECKING:
     )
     from evo_tune.training.models.ft_transformer import FTTransformer as FTTransformer
     from evo_tune.training.models.gpt import GPT as GPT
+    from evo_tune.training.models.gpt_config import Architecture as Architecture
+    from evo_tune.training.models.gpt_config import Decoder as Decoder
+    from evo_tune.training.models.gpt_config import Extending as Extending
     from evo_tune.training.models.gpt_config import GPTConfig as GPTConfig
+    from evo_tune.training.models.gpt_config import Positions as Positions
+    from evo_tune.training.models.gpt_config import Windows as Windows
+    from evo_tune.training.models.gpt_config import divisor_below as divisor_below
     from evo_tune.training.models.growth import carry_state as carry_state
     from evo_tune.training.models.growth import grow as grow
     from evo_tune.training.models.growth import reshape as reshape
@@ -125,25 +141,36 @@ if TYPE_CHECKING:
     from evo_tune.training.optim.divergence import Diverged as Diverged
     from evo_tune.training.optim.divergence import DivergenceWatch as DivergenceWatch
     from evo_tune.training.optim.early_stopping import EarlyStopping as EarlyStopping
+    from evo_tune.training.optim.early_stopping import Stopping as Stopping
+    from evo_tune.training.optim.ema import Averaging as Averaging
     from evo_tune.training.optim.ema import average_of as average_of
+    from evo_tune.training.optim.gap_decay import Decaying as Decaying
     from evo_tune.training.optim.gap_decay import GapDecay as GapDecay
     from evo_tune.training.optim.gap_decay import GapWatch as GapWatch
     from evo_tune.training.optim.muon import Muon as Muon
+    from evo_tune.training.optim.optimisation import Optimisation as Optimisation
     from evo_tune.training.optim.optimizer import SGD as SGD
     from evo_tune.training.optim.optimizer import AdamW as AdamW
     from evo_tune.training.optim.optimizer import decay_groups as decay_groups
     from evo_tune.training.optim.ramp import BatchRamp as BatchRamp
+    from evo_tune.training.optim.ramp import Ramping as Ramping
     from evo_tune.training.optim.scaling import scale_betas as scale_betas
     from evo_tune.training.optim.scaling import scale_lr as scale_lr
     from evo_tune.training.optim.schedule import SCHEDULES as SCHEDULES
     from evo_tune.training.optim.schedule import Schedule as Schedule
     from evo_tune.training.optim.schedule import Scheduling as Scheduling
+    from evo_tune.training.optim.schedule import idle_fields as idle_fields
+    from evo_tune.training.optim.schedule import shape as shape
     from evo_tune.training.optim.weight_decay import WeightDecay as WeightDecay
+    from evo_tune.training.phases import Budget as Budget
     from evo_tune.training.phases import Phase as Phase
     from evo_tune.training.phases import plan_phases as plan_phases
     from evo_tune.training.phases import spent as spent
     from evo_tune.training.plan import Plan as Plan
     from evo_tune.training.plan import ToZero as ToZero
+    from evo_tune.training.session import Place as Place
+    from evo_tune.training.session import train as train
+    from evo_tune.training.session import train_together as train_together
     from evo_tune.training.trainer import Recipe as Recipe
     from evo_tune.training.trainer import Step as Step
     from evo_tune.training.trainer import Trainer as Trainer
@@ -180,16 +207,23 @@ if TYPE_CHECKING:
 _HOMES = {
     "AdamW": "optim.optimizer",
     "Adapters": "tuning.houlsby",
+    "Architecture": "models.gpt_config",
+    "Averaging": "optim.ema",
     "BPE": "data.tokenizer",
     "Base": "tuning.base",
     "BatchRamp": "optim.ramp",
+    "Budget": "phases",
     "Bytes": "data.tokenizer",
     "CLASSIFIER_METRICS": "metrics",
     "Classifier": "models.encoder",
     "Classifying": "classifying",
     "Clipping": "optim.clipping",
     "Columns": "data.columns",
+    "Computing": "hardware.computing",
+    "Corpus": "data.corpus",
     "Course": "course",
+    "Decaying": "optim.gap_decay",
+    "Decoder": "models.gpt_config",
     "Diverged": "optim.divergence",
     "DivergenceWatch": "optim.divergence",
     "DropPath": "models.encoder",
@@ -198,6 +232,7 @@ _HOMES = {
     "Epochs": "data.epochs",
     "Evaluation": "evaluation",
     "Examples": "fitting",
+    "Extending": "models.gpt_config",
     "FTConfig": "models.encoder_config",
     "FTTransformer": "models.ft_transformer",
     "Fit": "hardware.memory",
@@ -208,15 +243,23 @@ _HOMES = {
     "IGNORE": "data.batch",
     "Images": "data.images",
     "LabelledTexts": "data.labelled_texts",
+    "LanguageOptions": "language",
+    "LanguageTask": "language",
     "LoRA": "tuning.lora",
     "METRICS": "metrics",
     "Material": "course",
     "Memory": "hardware.memory",
     "Metric": "metrics",
     "Muon": "optim.muon",
+    "Optimisation": "optim.optimisation",
+    "Passes": "hardware.computing",
     "Phase": "phases",
+    "Place": "session",
     "Plan": "plan",
+    "Positions": "models.gpt_config",
     "Precision": "hardware.precision",
+    "Processes": "hardware.computing",
+    "Ramping": "optim.ramp",
     "RankFailed": "hardware.launcher",
     "Ranks": "hardware.distributed",
     "RanksDiffer": "hardware.distributed",
@@ -227,20 +270,25 @@ _HOMES = {
     "Scheduling": "optim.schedule",
     "Scores": "classification",
     "Step": "trainer",
+    "Stopping": "optim.early_stopping",
     "TARGETS": "tuning.base",
     "Table": "data.tables",
     "TextClassifier": "models.text_classifier",
     "TextConfig": "models.encoder_config",
+    "TextMaterial": "data.corpus",
+    "Texts": "data.corpus",
     "Throughput": "hardware.throughput",
     "ToZero": "plan",
     "Tokenizer": "data.tokenizer",
     "Trainer": "trainer",
+    "Training": "language",
     "TrainingWindows": "data.windows",
     "Tuned": "tuning.tune",
     "TuningText": "tuning.tune",
     "ViT": "models.vit",
     "ViTConfig": "models.encoder_config",
     "WeightDecay": "optim.weight_decay",
+    "Windows": "models.gpt_config",
     "accumulate": "optim.accumulation",
     "add_adapter": "tuning.adapter",
     "add_adapters": "tuning.houlsby",
@@ -258,6 +306,7 @@ _HOMES = {
     "device_memory": "hardware.capacity",
     "divided": "classifying",
     "docstrings": "data.docstrings",
+    "divisor_below": "models.gpt_config",
     "encode": "tuning.pretrained",
     "encode_texts": "data.texts",
     "evaluate": "evaluation",
@@ -277,8 +326,10 @@ _HOMES = {
     "grow": "models.growth",
     "hash_of": "data.splits",
     "held_out_blocks": "data.windows",
+    "idle_fields": "optim.schedule",
     "keep_freed_memory": "hardware.allocator",
     "known_before": "classifying",
+    "language_course": "building",
     "launch": "hardware.launcher",
     "load_adapter": "tuning.adapter",
     "load_checkpoint": "checkpoint",
@@ -316,6 +367,7 @@ _HOMES = {
     "seed_for": "hardware.determinism",
     "small_base": "tuning.small_base",
     "small_base_key": "tuning.small_base",
+    "shape": "optim.schedule",
     "soft_targets": "data.epochs",
     "spent": "phases",
     "split_text": "data.text",
@@ -323,6 +375,8 @@ _HOMES = {
     "stratified": "data.splits",
     "tokenizer_for": "data.tokenizer",
     "tokens_of": "data.texts",
+    "train": "session",
+    "train_together": "session",
     "trained_weights": "tuning.adapter",
     "tune": "tuning.tune",
     "tuning_text": "tuning.tune",

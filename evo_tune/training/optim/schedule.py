@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from evo_tune.options.bounds import check_integer, check_name, check_number
 from evo_tune.options.declare import Options, option
 
-__all__ = ["SCHEDULES", "Schedule", "Scheduling", "Shape", "shape"]
+__all__ = ["SCHEDULES", "Schedule", "Scheduling", "Shape", "idle_fields", "shape"]
 
 
 @dataclass(frozen=True)
@@ -116,6 +116,12 @@ class Schedule:
     def progress(self, step: int) -> float:
         """Return the share u of the steps after warm-up that lie behind, held at 1 past the end."""
         return min(1.0, (step - self.warmup) / max(1, self.steps - self.warmup))
+
+
+def idle_fields(name: str) -> frozenset[str]:
+    """Return the fields of `Scheduling` that change nothing under a schedule: those that only others use."""
+    known = frozenset().union(*(one.uses for one in SCHEDULES.values()))
+    return known - SCHEDULES[name].uses if name in SCHEDULES else frozenset()
 
 
 def _cosine(top: float, bottom: float, u: float) -> float:
