@@ -17,7 +17,7 @@ import filelock
 from evo_tune.errors import EvoTuneError, StoreError, UsageError
 from evo_tune.genome.standing import averaged
 from evo_tune.genome.trial import Candidate, Outcome, Trial
-from evo_tune.genome.values import genome_key
+from evo_tune.genome.values import genome_key, is_same
 from evo_tune.store.events import Born, Changed, Ended, Event, Recorded, SessionBegun, Told, checked, read
 from evo_tune.store.journal import JOURNAL, Journal, not_understood, sync_folder
 from evo_tune.store.manifest import Manifest, read_manifest, write_manifest
@@ -236,8 +236,9 @@ class Run:
             raise ValueError(f"candidate {candidate.id} is born out of order")
         if candidate.genome.keys() != self.genes.keys():
             raise ValueError(f"candidate {candidate.id} has other genes than the run")
-        for name, gene in self.genes.items():
-            gene.check(candidate.genome[name])
+        held = {name: gene.check(candidate.genome[name]) for name, gene in self.genes.items()}
+        if not is_same(candidate.genome, held):
+            raise ValueError(f"candidate {candidate.id} has {candidate.genome}, which its genes hold as {held}")
         for name in ("resumes", "inherits", "confirms"):
             other = getattr(candidate, name)
             if other is not None and other >= candidate.id:

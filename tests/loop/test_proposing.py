@@ -53,6 +53,7 @@ AT_FIVE = "if history.born_count == 5: "
         ({"propose": AT_FIVE + "genome['x'] = 7.0"}, r"SpaceError in propose\(\): 7.0 is not allowed"),
         ({"propose": AT_FIVE + "del genome['x']"}, r"SpaceError in propose\(\): None is not allowed"),
         ({"propose": AT_FIVE + "genome['y'] = 1"}, r"ValueError in propose\(\): proposed .*, which is not snapped"),
+        ({"propose": AT_FIVE + "genome['n'] = 5.0"}, r"ValueError in propose\(\): proposed .*, which is not snapped"),
         ({"propose": AT_FIVE + "return Proposal(genome, 'x', budget=0.0)"}, r"proposed budget=0\.0, expected more"),
         ({"propose": AT_FIVE + "return Proposal(genome, 'x', resumes=9)"}, r"proposed resumes=9, which was never born"),
         (

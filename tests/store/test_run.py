@@ -39,6 +39,8 @@ def forge(change: Callable[[list[dict[str, Any]]], Any], folder: Path) -> None:
         lambda events: events[1]["candidate"].update(evil=1),
         lambda events: events[1]["candidate"]["genome"].update(x=99),
         lambda events: events[1]["candidate"]["genome"].update(kind="zzz"),
+        lambda events: events[1]["candidate"]["genome"].update(n=float(events[1]["candidate"]["genome"]["n"])),
+        lambda events: events[1]["candidate"]["genome"].update(kind=2.0),
         lambda events: events[1]["candidate"]["genome"].pop("n"),
         lambda events: events[1]["candidate"].update(genome=[]),
         lambda events: events[1].pop("time"),
