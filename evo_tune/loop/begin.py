@@ -82,7 +82,8 @@ def make_manifest(
     seed, lag, threads = _whole("seed", seed, 0), _whole("lag", lag, 0), _whole("threads", threads, 1)
     bound = evaluator.bind(options)
     own = evaluator.space(bound)
-    space = SearchSpace(own.repair, None, **{**own.including(genes).genes, **with_defaults(genes, own)})
+    given = with_defaults(genes, own, evaluator.gene_options(bound), bound)
+    space = SearchSpace(own.repair, None, **{**own.including(genes).genes, **given})
     check_repair(space)
     check_ends(evaluator, space, genes, bound)
     known = evaluator.estimate(space.default(), bound)  # what is wrong with it would fail every trial

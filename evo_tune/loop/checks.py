@@ -52,11 +52,14 @@ def check_ends(evaluator: Evaluator, space: SearchSpace, genes: Iterable[str], b
     Raises:
         SpaceError: It refuses a value.
     """
+    fields = evaluator.gene_options(bound)
     for name in genes:
         gene = space.genes[name]
         ends = gene.values if isinstance(gene, Choice) else (gene.decode(0.0), gene.decode(1.0))
         for value in ends:
             try:
+                if name in fields:
+                    fields[name].check(value)
                 evaluator.estimate(space.check({**space.default(), name: value}), bound)
             except EvoTuneError as error:
                 raise SpaceError(f"--gene {name}, at {value}: {error}") from None
@@ -176,7 +179,8 @@ def _bound_again(run: Run, evaluator: Evaluator) -> dict[str, Any]:
     try:
         bound = evaluator.bind(run.manifest.options)
         now = evaluator.space(bound)
-        before, after = run.manifest.space.keys() - now.optional.keys(), now.genes.keys()
+        fields = {name for name, one in evaluator.gene_options(bound).items() if one.gene is not None}
+        before, after = run.manifest.space.keys() - now.optional.keys() - fields, now.genes.keys()
         if before != after:
             lost, new = sorted(before - after), sorted(after - before)
             told = [f"{', '.join(names)} {what}" for names, what in ((lost, "is gone"), (new, "is new")) if names]
