@@ -87,7 +87,8 @@ def make_manifest(
     check_repair(space)
     check_ends(evaluator, space, genes, bound)
     known = evaluator.estimate(space.default(), bound)  # what is wrong with it would fail every trial
-    goals = _goals(objectives) or evaluator.objectives
+    given_goals = _goals(objectives)
+    goals = given_goals or evaluator.objectives
     check_metrics(evaluator, goals)
     name = strategy or "saea"
     made = make_strategy(name, dict(strategy_options))
@@ -119,6 +120,8 @@ def make_manifest(
         replicates=replicates,
         inherit=share,
         subject_to=constraints,
+        given_genes=sorted(given),
+        given_objectives=bool(given_goals),
         units=evaluator.metrics,
         versions=_versions((*SHAPING, *made.needs)),
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),

@@ -6,6 +6,7 @@ Each check raises, and says what to do. Nothing is fixed here: what the checked 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -173,7 +174,7 @@ def _bound_again(run: Run, evaluator: Evaluator) -> dict[str, Any]:
     """Return a run's options as its evaluator takes them now.
 
     Raises:
-        StoreError: The evaluator has other options or genes, so nothing that it returned or would return fits.
+        StoreError: The evaluator has other options, genes or objectives, which a run that goes on cannot take up.
     """
     cause = ""
     try:
@@ -185,6 +186,8 @@ def _bound_again(run: Run, evaluator: Evaluator) -> dict[str, Any]:
             lost, new = sorted(before - after), sorted(after - before)
             told = [f"{', '.join(names)} {what}" for names, what in ((lost, "is gone"), (new, "is new")) if names]
             cause = f"its genes have changed ({'; '.join(told)})"
+        elif source_hash(evaluator.path) != run.evaluator_hash:  # else they follow the machine: -o size=auto
+            cause = _other_ranges(run, now) or _other_objectives(run, evaluator)
     except OptionError as error:
         cause = str(error)
     if cause:
@@ -193,6 +196,29 @@ def _bound_again(run: Run, evaluator: Evaluator) -> dict[str, Any]:
             "new run"
         )
     return bound
+
+
+def _other_ranges(run: Run, now: SearchSpace) -> str:
+    """Say which of the evaluator's own genes are not what they were when the run began; '' if none.
+
+    Those that the user gave instead stay as they were given; of a run of an older version it is not known which.
+    Defaults may differ: the run's was born first, and nothing else depends on it.
+    """
+    if run.manifest.given_genes is None:
+        return ""
+    known = {**now.optional, **now.genes}
+    names = [name for name in run.genes if name in known and name not in run.manifest.given_genes]
+    both = {name: [replace(gene, default=None) for gene in (run.genes[name], known[name])] for name in names}  # type: ignore[type-var]
+    told = [f"{name} is now {new}, and was {old}" for name, (old, new) in both.items() if repr(old) != repr(new)]
+    return f"its genes have changed ({'; '.join(told)})" if told else ""
+
+
+def _other_objectives(run: Run, evaluator: Evaluator) -> str:
+    """Say that the evaluator's own objectives are not what they were when the run began; '' if they are."""
+    before, now = run.manifest.objectives, [goal.describe() for goal in evaluator.objectives]
+    if run.manifest.given_objectives is not False or now == before:
+        return ""
+    return f"its objectives have changed (now {', '.join(now)}, and were {', '.join(before)})"
 
 
 def check_unchanged(run: Run, evaluator: Evaluator, accept_changes: bool) -> None:

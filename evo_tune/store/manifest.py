@@ -58,6 +58,9 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
         replicates: Seeds that the leading genome must have been trained with.
         inherit: Share of a full training that a genome gets which begins with another's weights; 0: none does.
         subject_to: METRIC<=NUMBER or METRIC>=NUMBER.
+        given_genes: Names of the genes that the user gave in place of the evaluator's own; None: an older version did
+            not say.
+        given_objectives: Whether the user gave the objectives in place of the evaluator's own; None likewise.
         units: Declared metric name to unit, for the Parquet files; '' where there is none.
         versions: Of Python and of the packages that shape results.
         created: UTC time, ISO 8601.
@@ -85,6 +88,8 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
     units: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     created: str = ""
+    given_genes: list[str] | None = None
+    given_objectives: bool | None = None
     format: int = FORMAT
 
     @property
