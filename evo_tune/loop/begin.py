@@ -35,6 +35,7 @@ from evo_tune.loop.checks import (
     check_support,
 )
 from evo_tune.loop.own_genes import with_defaults
+from evo_tune.loop.strategy import hash_of
 from evo_tune.options.binding import suggest
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.find import make_strategy, source_hash
@@ -46,7 +47,7 @@ from evo_tune.store.places import find_run
 from evo_tune.store.run import Run
 from evo_tune.text import is_writable
 
-__all__ = ["given_up", "make_manifest", "new_name", "reopened"]
+__all__ = ["given_up", "make_manifest", "new_name", "reopened", "versions_of"]
 
 SHAPING = ("evo-tune", "deap", "joblib", "numpy", "torch")
 """Packages whose versions shape results."""
@@ -110,6 +111,7 @@ def make_manifest(
         objectives=[goal.describe() for goal in goals],
         strategy=name,
         strategy_options=dataclasses.asdict(made),
+        strategy_hash=hash_of(name),
         seed=seed,
         order=order,
         lag=lag,
@@ -123,7 +125,7 @@ def make_manifest(
         given_genes=sorted(given),
         given_objectives=bool(given_goals),
         units=evaluator.metrics,
-        versions=_versions((*SHAPING, *made.needs)),
+        versions=versions_of((*SHAPING, *made.needs)),
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     )
 
@@ -188,7 +190,8 @@ def _warm_start(space: SearchSpace, genomes: Iterable[Mapping[str, Any]], fill_d
     return list(checked.values())
 
 
-def _versions(packages: Iterable[str]) -> dict[str, str]:
+def versions_of(packages: Iterable[str]) -> dict[str, str]:
+    """Return the version of Python and of each package, by name."""
     found = {"python": platform.python_version()}
     for package in packages:
         try:

@@ -16,6 +16,7 @@ from evo_tune.genome.genes import Choice
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Objective
 from evo_tune.genome.values import Genome, genome_key
+from evo_tune.loop.strategy import hash_of, place_of
 from evo_tune.options.binding import options_of, suggest
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.find import find_evaluator, install_command, list_evaluators, source_hash, working_strategies
@@ -221,28 +222,34 @@ def _other_objectives(run: Run, evaluator: Evaluator) -> str:
     return f"its objectives have changed (now {', '.join(now)}, and were {', '.join(before)})"
 
 
-def check_unchanged(run: Run, evaluator: Evaluator, accept_changes: bool) -> None:
-    """Refuse to go on with another evaluator or other data than the run began with.
+def check_unchanged(run: Run, evaluator: Evaluator, accept_changes: bool, strategy: str | None = None) -> None:
+    """Refuse to go on with another evaluator, other data or another strategy than the run began with.
 
     Args:
         run: The run, open for writing.
         evaluator: Its evaluator as it is now.
+        strategy: Where the strategy's file is now, if it has moved.
         accept_changes: Note the change in the journal instead of refusing.
 
     Raises:
         StoreError: Something has changed and is not accepted, or the run cannot go on with it at all.
     """
     bound = _bound_again(run, evaluator)
+    place = place_of(run.manifest, strategy)
     now = {"evaluator_hash": source_hash(evaluator.path), "fingerprint": evaluator.fingerprint(bound)}
+    now["strategy_hash"] = hash_of(place)
     changed = []
     if now["evaluator_hash"] != run.evaluator_hash:
         changed.append(f"the evaluator's file {evaluator.path} (or a module that it imports)")
     if now["fingerprint"] != run.fingerprint:
         changed.append("the evaluator's data")
+    why = "old and new results may not compare" if changed else "it would not go on as it began"
+    if run.strategy_hash and now["strategy_hash"] != run.strategy_hash:
+        changed.append(f"the strategy's file {place} (or a module that it imports)")
     if changed and not accept_changes:
         raise StoreError(
-            f"{' and '.join(changed)} has changed since run {run.name} began, so old and new results may not "
-            "compare: --accept-changes goes on all the same"
+            f"{' and '.join(changed)} has changed since run {run.name} began, so {why}: "
+            "--accept-changes goes on all the same"
         )
     if changed:
         run.change(**now)

@@ -140,6 +140,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
         copy_as: str | None = None,
         accept_changes: bool = False,
         evaluator: str | None = None,
+        strategy: str | None = None,
         **changes: Any,
     ) -> Search:
         """Go on with a saved run.
@@ -148,8 +149,9 @@ class Search(contextlib.AbstractContextManager["Search"]):
             name: Its name or path; the latest one if left out.
             store: Folder of the saved runs.
             copy_as: Copy it to this name first, and go on with the copy.
-            accept_changes: Go on although the evaluator's file or data have changed.
+            accept_changes: Go on although the evaluator's file, its data or the strategy's file have changed.
             evaluator: Where the evaluator's file is now, if it has moved.
+            strategy: Where the strategy's file is now, if it has moved.
             changes: Fields of `Session` that differ from the last session's.
 
         Raises:
@@ -158,13 +160,13 @@ class Search(contextlib.AbstractContextManager["Search"]):
         """
         with reopened(Path(store), name, copy_as) as run:
             plugin = find_again(run.manifest.evaluator, evaluator)
-            check_unchanged(run, plugin, accept_changes)
+            check_unchanged(run, plugin, accept_changes, strategy)
             self = cls.__new__(cls)
-            self._begin(run, plugin, next_session(run, changes))
+            self._begin(run, plugin, next_session(run, changes), strategy)
             run.begin(self.session)
         return self
 
-    def _begin(self, run: Run, plugin: Evaluator, session: Session) -> None:
+    def _begin(self, run: Run, plugin: Evaluator, session: Session, moved_strategy: str | None = None) -> None:
         manifest = run.manifest
         self.saved = run
         self.name = run.name
@@ -172,7 +174,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
         self.session = session
         self._arrival = manifest.order == "arrival"
         self.space = space_of(manifest, plugin.space(manifest.options))
-        self.strategy = ruled(manifest, plugin)
+        self.strategy = ruled(manifest, plugin, moved_strategy)
         self.drivers = Drivers(run.folder, self.stop)
         self.finished: str | None = None
         """Why no more candidates will come; None while they may."""

@@ -133,10 +133,12 @@ class Told(_Event, tag="told"):
 
 
 class Changed(_Event, tag="changed"):
-    """The evaluator or its data differ from what they were, and the user accepts it."""
+    """The evaluator, its data or the strategy's file differ from what they were, and the user accepts it."""
 
     evaluator_hash: str
     fingerprint: str
+    strategy_hash: str = ""
+    """'' in journals of older versions: not said."""
 
 
 class Ended(_Event, tag="ended"):

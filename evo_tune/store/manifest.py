@@ -48,6 +48,8 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
         objectives: METRIC:min or METRIC:max, in order of importance.
         strategy: Name or path.
         strategy_options: Every option of the strategy, population included.
+        strategy_hash: SHA-256 over the file of a strategy that is not evo-tune's own, and its local modules; else, and
+            in runs of older versions, ''.
         seed: Seed of the run.
         order: 'arrival' or 'birth' (law 3).
         lag: Results that a birth may run ahead of, in birth order.
@@ -88,6 +90,7 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
     units: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     created: str = ""
+    strategy_hash: str = ""
     given_genes: list[str] | None = None
     given_objectives: bool | None = None
     format: int = FORMAT

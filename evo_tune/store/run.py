@@ -57,6 +57,7 @@ class Run:
         self.sessions: list[Session] = []
         self.evaluator_hash = manifest.evaluator_hash
         self.fingerprint = manifest.fingerprint
+        self.strategy_hash = manifest.strategy_hash
         self.ended: str | None = None
         """Why the last session ended; None while it goes on, or if it was killed."""
         self.seconds = 0.0
@@ -161,9 +162,10 @@ class Run:
         """Begin a session, durably. This and what follows raises StoreError if it cannot be written."""
         self._write(SessionBegun(session=session, time=_now()), sync=True)
 
-    def change(self, evaluator_hash: str, fingerprint: str) -> None:
-        """Note that the evaluator or its data are others from here on, durably."""
-        self._write(Changed(evaluator_hash=evaluator_hash, fingerprint=fingerprint, time=_now()), sync=True)
+    def change(self, evaluator_hash: str, fingerprint: str, strategy_hash: str = "") -> None:
+        """Note that the evaluator, its data or the strategy's file are others from here on, durably."""
+        now = {"evaluator_hash": evaluator_hash, "fingerprint": fingerprint, "strategy_hash": strategy_hash}
+        self._write(Changed(**now, time=_now()), sync=True)
 
     def bear(self, candidate: Candidate) -> Candidate:
         """Write a birth; return the candidate as the journal gives it back.
@@ -224,6 +226,7 @@ class Run:
             self.ended = None
         elif isinstance(event, Changed):
             self.evaluator_hash, self.fingerprint = event.evaluator_hash, event.fingerprint
+            self.strategy_hash = event.strategy_hash or self.strategy_hash
         else:
             self.ended = event.reason
         # What a resume notes before its session begins follows a pause of any length.

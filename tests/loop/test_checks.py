@@ -13,6 +13,7 @@ from evo_tune.errors import OptionError, PluginError, SpaceError, StoreError, Us
 from evo_tune.genome.notation import parse_gene
 from evo_tune.loop.search import Search
 from evo_tune.store.run import Run
+from evo_tune.strategies import random
 from tests.conftest import drive
 from tests.loop.cases import TASK, Begin
 
@@ -53,6 +54,29 @@ def test_an_evaluator_that_has_moved(begin: Begin, resume: Begin, quick: Path) -
     with pytest.raises(PluginError, match=r"quick\.py"):
         resume("run")
     assert len(drive(resume("run", evaluator=str(moved / "quick.py"), trials=6)).trials) == 6
+
+
+def test_a_strategy_that_has_moved(begin: Begin, resume: Begin, tmp_path: Path) -> None:
+    own = tmp_path / "own.py"
+    own.write_text(Path(random.__file__).read_text())
+    drive(begin("run", strategy=str(own), trials=5))
+    (tmp_path / "elsewhere").mkdir()
+    moved = own.rename(tmp_path / "elsewhere" / "own.py")
+    with pytest.raises(PluginError, match=r"own\.py.*or say where it is now: --strategy PATH"):
+        resume("run")
+    assert len(drive(resume("run", strategy=str(moved), trials=6)).trials) == 6
+    moved.write_text(moved.read_text() + "\n")
+    with pytest.raises(StoreError, match=r"the strategy's file .*own\.py \(or a module.*would not go on as it began"):
+        resume("run", strategy=str(moved))
+    drive(resume("run", strategy=str(moved), trials=7, accept_changes=True))
+    moved.rename(own)
+    assert len(drive(resume("run", trials=8)).trials) == 8, "what was accepted once is known"
+
+
+def test_a_strategy_that_is_no_file_cannot_have_moved(begin: Begin, resume: Begin) -> None:
+    drive(begin("run", trials=5))
+    with pytest.raises(OptionError, match=r"--strategy x\.py: the run's strategy ga is no file that can move"):
+        resume("run", strategy="x.py")
 
 
 @pytest.mark.parametrize(
