@@ -270,6 +270,8 @@ class Search(contextlib.AbstractContextManager["Search"]):
         if proposal is None:
             if not history.out:
                 self.finished = over or "the strategy has nothing more to propose"
+                if not over:
+                    self._leftovers.exhausted()
             return None
         # Not synced by itself: a birth that a power cut loses is proposed again, the same.
         candidate = run.bear(candidate_of(proposal, history, run))  # as the journal gives it back
