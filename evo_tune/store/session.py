@@ -29,7 +29,7 @@ class Session(Struct, frozen=True, forbid_unknown_fields=True):
     Args:
         trials: Most births that count (see Candidate.fresh).
         generations: The same in generations.
-        budget: Most training, in full trainings; promotions count what they add.
+        budget: Most training, in full trainings; promotions count what they add, failed ones what they had.
         hours: Most hours of work.
         slots: Number of slots; None: what the machine offers.
         devices: As typed; None: what the machine offers.
