@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -181,8 +180,6 @@ class Search(contextlib.AbstractContextManager["Search"]):
         self.stopping = False
         self._status = ((-1, -1), "")
         self._changed = threading.Condition(threading.RLock())
-        self._started = time.monotonic()
-        self._seconds_before = run.seconds
         self._read_back()
 
     def _read_back(self) -> None:
@@ -229,10 +226,8 @@ class Search(contextlib.AbstractContextManager["Search"]):
 
     @property
     def seconds(self) -> float:
-        """Wall time of the run so far, over all its sessions."""
-        if self.saved.closed:
-            return self.saved.seconds
-        return self._seconds_before + time.monotonic() - self._started
+        """Time spent in the run so far, over all its sessions."""
+        return self.saved.elapsed
 
     def frame(self) -> pd.DataFrame:
         """Return every recorded trial as a row, with the columns of the run's Parquet files."""
@@ -250,13 +245,15 @@ class Search(contextlib.AbstractContextManager["Search"]):
             StoreError: The birth cannot be written.
         """
         with self._changed:
+            self.drivers.beat()
             if self.stopping or self.finished:
                 return None
             while self._unfinished:
                 candidate = self._unfinished.popleft()
                 if candidate.id not in self.saved.outcomes:
                     return candidate
-            self.finished = limit_reached(self.saved, self.session, self.history, self.strategy, self.seconds)
+            run, slots = self.saved, len(self.drivers.slots)
+            self.finished = limit_reached(run, self.session, self.history, self.strategy, self.seconds, slots)
             return None if self.finished else self._birth()
 
     def _birth(self) -> Candidate | None:
@@ -302,6 +299,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
                 self.history.tell(candidate.id, run.outcomes[candidate.id])
             self._leftovers.recorded(candidate, outcome)
             self._generations.recorded()
+            self.drivers.beat()
             self._changed.notify_all()
 
     def _tell(self, ids: Sequence[int]) -> None:

@@ -32,6 +32,7 @@ __all__ = [
     "heirs",
     "importances",
     "inheritance",
+    "mean_seconds",
     "spent",
     "statuses",
     "trained_in_full",
@@ -214,10 +215,21 @@ def _added(run: Run, candidate: Candidate) -> float:
 
 def full_seconds(run: Run) -> float:
     """Return the seconds of a full training: the median pace of all trainings that are ok; 0 if there are none."""
-    done = [(run.outcomes[id].seconds, _added(run, run.candidates[id])) for id in run.recorded]
-    oks = [run.outcomes[id].status == "ok" for id in run.recorded]
-    paces = [seconds / added for (seconds, added), ok in zip(done, oks, strict=True) if ok and added > 0]
+    paces = [seconds / added for seconds, added in _done(run)]
     return median(paces) if paces else 0.0
+
+
+def mean_seconds(run: Run) -> float:
+    """Return the mean seconds of a full training, by all trainings that are ok, in part too; 0 if there are none."""
+    done = _done(run)
+    return sum(seconds for seconds, _ in done) / sum(added for _, added in done) if done else 0.0
+
+
+def _done(run: Run) -> list[tuple[float, float]]:
+    """Return the seconds of each training that is ok, and the part of a full one that it was."""
+    oks = [run.candidates[id] for id in run.recorded if run.outcomes[id].status == "ok"]
+    rows = [(run.outcomes[one.id].seconds, _added(run, one)) for one in oks]
+    return [(seconds, added) for seconds, added in rows if added > 0]
 
 
 def inheritance(trials: Iterable[Trial]) -> tuple[float, int]:

@@ -9,9 +9,11 @@ import pytest
 
 from evo_tune.errors import RunError
 from evo_tune.genome.trial import Candidate, Outcome
+from evo_tune.loop.limits import limit_reached
 from evo_tune.loop.search import Search
 from evo_tune.report.summary import spent
 from evo_tune.store.run import Run
+from evo_tune.store.session import Session
 from tests.conftest import drive
 from tests.loop.cases import Begin
 
@@ -63,6 +65,23 @@ def test_a_failed_training_counts_whole_as_long_as_nothing_is_known(begin: Begin
     search = begin(generations=None, budget=2.0)
     drive(search, evaluate=lambda *_: Outcome("failed", seconds=0.1, error="no luck"))
     assert len(search.trials) == 2
+
+
+def test_hours_leave_room_for_the_calibration(begin: Begin) -> None:
+    search = begin(generations=None, hours=1.0, calibrate=3, calibrate_best=2)
+
+    def reached(seconds: float, slots: int, session: Session = search.session) -> str | None:
+        return limit_reached(search.saved, session, search.history, search.strategy, seconds, slots)
+
+    assert reached(3599.0, 2) is None, "nothing is known"
+    for _ in range(2):
+        search.tell(search.ask(), Outcome("ok", {"loss": 1.0, "cost": 1.0}, seconds=100.0))  # type: ignore[arg-type]
+    room = 100.0 * (1 + 5)  # one more training, and 9 in two slots
+    assert reached(3600.0 - room - 1, 2) is None
+    assert reached(3600.0 - room + 1, 2) == "1 hours are over, but for what the calibration takes"
+    assert reached(3600.0 - room + 1, 3) is None
+    assert reached(3599.0, 0) is None, "by hand nothing calibrates"
+    assert reached(3599.0, 2, search.session.but(calibrate=0)) is None
 
 
 def test_what_is_not_a_limit_is_kept_on_resume(begin: Begin, resume: Begin) -> None:
