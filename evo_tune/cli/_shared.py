@@ -49,7 +49,7 @@ trust_option = click.option(
 )
 
 
-def check_own(folder: Path, evaluator: str | None, trust: bool) -> None:
+def check_own(folder: Path, evaluator: str | None, trust: bool, strategy: str | None = None) -> None:
     """Before code that a saved run names is run: it must be the user's own, or the user must say so.
 
     A path is the user's own if it lies below the working directory and not in a saved run; a run may come from a
@@ -59,6 +59,7 @@ def check_own(folder: Path, evaluator: str | None, trust: bool) -> None:
         folder: The run's.
         evaluator: Given by the user in place of the run's.
         trust: Whether the user has said so.
+        strategy: Given by the user in place of the run's.
 
     Raises:
         UsageError: There is such a file, and nobody to ask, or the answer is no.
@@ -66,15 +67,15 @@ def check_own(folder: Path, evaluator: str | None, trust: bool) -> None:
     from evo_tune.store.run import Run
 
     manifest = Run.open(folder).manifest
-    named = [("strategy", manifest.strategy, ""), ("evaluator", manifest.evaluator, ", or --evaluator PATH")]
-    for kind, reference, flag in named[: 1 if evaluator is not None else 2]:
+    named = [("strategy", manifest.strategy, strategy), ("evaluator", manifest.evaluator, evaluator)]
+    for kind, reference in [(kind, reference) for kind, reference, given in named if given is None]:
         path = Path(reference)
         if trust or (path.suffix != ".py" and os.sep not in reference) or not path.is_file() or _is_own(path.resolve()):
             continue
         text = f"the run names the {kind} {path}, which is not below this folder or lies in a saved run"
         if sys.stdin.isatty() and click.confirm(f"{text}. Run its code?", err=True):
             continue
-        raise UsageError(f"{text}: running it runs its code; if it is yours, say --trust{flag}")
+        raise UsageError(f"{text}: running it runs its code; if it is yours, say --trust, or --{kind} PATH")
 
 
 def _is_own(path: Path) -> bool:

@@ -30,7 +30,7 @@ def session_options(function: Command) -> Command:
             click.option("--generations", type=positive, help="Stop after so many generations in all.  [default: 5]"),
             click.option("--trials", type=positive, help="Stop after so many births in all."),
             click.option("--budget", type=above, help="Stop after training worth so many full trainings in all."),
-            click.option("--hours", type=above, help="Stop after so many hours in all."),
+            click.option("--hours", type=above, help="Stop after so many hours in all, calibrated."),
             click.option("--slots", type=positive, help="Trainings at once.  [default: one per GPU, else per core]"),
             click.option("--devices", metavar="LIST", help="'cpu', 'cuda', or GPUs by number: 0,2."),
             shared.per_device_option,

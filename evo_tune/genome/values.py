@@ -15,7 +15,7 @@ import numpy as np
 from evo_tune.errors import SpaceError
 from evo_tune.text import is_writable
 
-__all__ = ["Genome", "Value", "genome_key", "read_value"]
+__all__ = ["Genome", "Value", "genome_key", "is_same", "read_value"]
 
 Value: TypeAlias = bool | int | float | str
 Genome: TypeAlias = dict[str, Value]
@@ -27,6 +27,14 @@ WHOLE = range(-(2**63), 2**63)
 def genome_key(genome: Mapping[str, Value]) -> str:
     """Return the identity of a genome: canonical JSON, so 1, 1.0 and true are three different values."""
     return json.dumps(genome, sort_keys=True, separators=(",", ":"))
+
+
+def is_same(genome: Mapping[str, Any], other: Mapping[str, Value]) -> bool:
+    """Say whether two genomes are one, by type and value: 5.0 is not 5, and true is not 1."""
+    try:
+        return genome_key(genome) == genome_key(other)
+    except (TypeError, ValueError, RecursionError):  # what is no plain data is nobody's
+        return False
 
 
 def read_value(text: str) -> Value:

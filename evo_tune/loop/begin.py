@@ -35,6 +35,7 @@ from evo_tune.loop.checks import (
     check_support,
 )
 from evo_tune.loop.own_genes import with_defaults
+from evo_tune.loop.strategy import hash_of
 from evo_tune.options.binding import suggest
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.find import make_strategy, source_hash
@@ -46,7 +47,7 @@ from evo_tune.store.places import find_run
 from evo_tune.store.run import Run
 from evo_tune.text import is_writable
 
-__all__ = ["given_up", "make_manifest", "new_name", "reopened"]
+__all__ = ["given_up", "make_manifest", "new_name", "reopened", "versions_of"]
 
 SHAPING = ("evo-tune", "deap", "joblib", "numpy", "torch")
 """Packages whose versions shape results."""
@@ -82,11 +83,13 @@ def make_manifest(
     seed, lag, threads = _whole("seed", seed, 0), _whole("lag", lag, 0), _whole("threads", threads, 1)
     bound = evaluator.bind(options)
     own = evaluator.space(bound)
-    space = SearchSpace(own.repair, None, **{**own.including(genes).genes, **with_defaults(genes, own)})
+    given = with_defaults(genes, own, evaluator.gene_options(bound), bound)
+    space = SearchSpace(own.repair, None, **{**own.including(genes).genes, **given})
     check_repair(space)
     check_ends(evaluator, space, genes, bound)
     known = evaluator.estimate(space.default(), bound)  # what is wrong with it would fail every trial
-    goals = _goals(objectives) or evaluator.objectives
+    given_goals = _goals(objectives)
+    goals = given_goals or evaluator.objectives
     check_metrics(evaluator, goals)
     name = strategy or "saea"
     made = make_strategy(name, dict(strategy_options))
@@ -108,6 +111,7 @@ def make_manifest(
         objectives=[goal.describe() for goal in goals],
         strategy=name,
         strategy_options=dataclasses.asdict(made),
+        strategy_hash=hash_of(name),
         seed=seed,
         order=order,
         lag=lag,
@@ -118,8 +122,10 @@ def make_manifest(
         replicates=replicates,
         inherit=share,
         subject_to=constraints,
+        given_genes=sorted(given),
+        given_objectives=bool(given_goals),
         units=evaluator.metrics,
-        versions=_versions((*SHAPING, *made.needs)),
+        versions=versions_of((*SHAPING, *made.needs)),
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     )
 
@@ -184,7 +190,8 @@ def _warm_start(space: SearchSpace, genomes: Iterable[Mapping[str, Any]], fill_d
     return list(checked.values())
 
 
-def _versions(packages: Iterable[str]) -> dict[str, str]:
+def versions_of(packages: Iterable[str]) -> dict[str, str]:
+    """Return the version of Python and of each package, by name."""
     found = {"python": platform.python_version()}
     for package in packages:
         try:

@@ -6,6 +6,7 @@ Each check raises, and says what to do. Nothing is fixed here: what the checked 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from evo_tune.genome.genes import Choice
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Objective
 from evo_tune.genome.values import Genome, genome_key
+from evo_tune.loop.strategy import hash_of, place_of
 from evo_tune.options.binding import options_of, suggest
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.find import find_evaluator, install_command, list_evaluators, source_hash, working_strategies
@@ -52,11 +54,14 @@ def check_ends(evaluator: Evaluator, space: SearchSpace, genes: Iterable[str], b
     Raises:
         SpaceError: It refuses a value.
     """
+    fields = evaluator.gene_options(bound)
     for name in genes:
         gene = space.genes[name]
         ends = gene.values if isinstance(gene, Choice) else (gene.decode(0.0), gene.decode(1.0))
         for value in ends:
             try:
+                if name in fields:
+                    fields[name].check(value)
                 evaluator.estimate(space.check({**space.default(), name: value}), bound)
             except EvoTuneError as error:
                 raise SpaceError(f"--gene {name}, at {value}: {error}") from None
@@ -170,17 +175,20 @@ def _bound_again(run: Run, evaluator: Evaluator) -> dict[str, Any]:
     """Return a run's options as its evaluator takes them now.
 
     Raises:
-        StoreError: The evaluator has other options or genes, so nothing that it returned or would return fits.
+        StoreError: The evaluator has other options, genes or objectives, which a run that goes on cannot take up.
     """
     cause = ""
     try:
         bound = evaluator.bind(run.manifest.options)
         now = evaluator.space(bound)
-        before, after = run.manifest.space.keys() - now.optional.keys(), now.genes.keys()
+        fields = {name for name, one in evaluator.gene_options(bound).items() if one.gene is not None}
+        before, after = run.manifest.space.keys() - now.optional.keys() - fields, now.genes.keys()
         if before != after:
             lost, new = sorted(before - after), sorted(after - before)
             told = [f"{', '.join(names)} {what}" for names, what in ((lost, "is gone"), (new, "is new")) if names]
             cause = f"its genes have changed ({'; '.join(told)})"
+        elif source_hash(evaluator.path) != run.evaluator_hash:  # else they follow the machine: -o size=auto
+            cause = _other_ranges(run, now) or _other_objectives(run, evaluator)
     except OptionError as error:
         cause = str(error)
     if cause:
@@ -191,28 +199,57 @@ def _bound_again(run: Run, evaluator: Evaluator) -> dict[str, Any]:
     return bound
 
 
-def check_unchanged(run: Run, evaluator: Evaluator, accept_changes: bool) -> None:
-    """Refuse to go on with another evaluator or other data than the run began with.
+def _other_ranges(run: Run, now: SearchSpace) -> str:
+    """Say which of the evaluator's own genes are not what they were when the run began; '' if none.
+
+    Those that the user gave instead stay as they were given; of a run of an older version it is not known which.
+    Defaults may differ: the run's was born first, and nothing else depends on it.
+    """
+    if run.manifest.given_genes is None:
+        return ""
+    known = {**now.optional, **now.genes}
+    names = [name for name in run.genes if name in known and name not in run.manifest.given_genes]
+    both = {name: [replace(gene, default=None) for gene in (run.genes[name], known[name])] for name in names}  # type: ignore[type-var]
+    told = [f"{name} is now {new}, and was {old}" for name, (old, new) in both.items() if repr(old) != repr(new)]
+    return f"its genes have changed ({'; '.join(told)})" if told else ""
+
+
+def _other_objectives(run: Run, evaluator: Evaluator) -> str:
+    """Say that the evaluator's own objectives are not what they were when the run began; '' if they are."""
+    before, now = run.manifest.objectives, [goal.describe() for goal in evaluator.objectives]
+    if run.manifest.given_objectives is not False or now == before:
+        return ""
+    return f"its objectives have changed (now {', '.join(now)}, and were {', '.join(before)})"
+
+
+def check_unchanged(run: Run, evaluator: Evaluator, accept_changes: bool, strategy: str | None = None) -> None:
+    """Refuse to go on with another evaluator, other data or another strategy than the run began with.
 
     Args:
         run: The run, open for writing.
         evaluator: Its evaluator as it is now.
+        strategy: Where the strategy's file is now, if it has moved.
         accept_changes: Note the change in the journal instead of refusing.
 
     Raises:
         StoreError: Something has changed and is not accepted, or the run cannot go on with it at all.
     """
     bound = _bound_again(run, evaluator)
+    place = place_of(run.manifest, strategy)
     now = {"evaluator_hash": source_hash(evaluator.path), "fingerprint": evaluator.fingerprint(bound)}
+    now["strategy_hash"] = hash_of(place)
     changed = []
     if now["evaluator_hash"] != run.evaluator_hash:
         changed.append(f"the evaluator's file {evaluator.path} (or a module that it imports)")
     if now["fingerprint"] != run.fingerprint:
         changed.append("the evaluator's data")
+    why = "old and new results may not compare" if changed else "it would not go on as it began"
+    if run.strategy_hash and now["strategy_hash"] != run.strategy_hash:
+        changed.append(f"the strategy's file {place} (or a module that it imports)")
     if changed and not accept_changes:
         raise StoreError(
-            f"{' and '.join(changed)} has changed since run {run.name} began, so old and new results may not "
-            "compare: --accept-changes goes on all the same"
+            f"{' and '.join(changed)} has changed since run {run.name} began, so {why}: "
+            "--accept-changes goes on all the same"
         )
     if changed:
         run.change(**now)

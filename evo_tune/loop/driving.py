@@ -105,6 +105,11 @@ class Drivers:
 
         self._in_background(drive, watch)
 
+    def beat(self) -> None:
+        """Give a sign of life of a run that is driven by hand; with slots, the main thread does."""
+        if not self.slots:
+            self._heart.beat(list)
+
     def waits(self, slot: Slot) -> None:
         """Note that a slot has nothing to do now."""
         self.working[slot.name] = Working("", time.monotonic())

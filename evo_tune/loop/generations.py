@@ -105,5 +105,6 @@ class Generations:
 def broken_strategy(name: str, function: str, error: Exception) -> RunError:
     """Return what to raise where a strategy's code has raised: the run stops, and can be gone on with."""
     return RunError(
-        f"strategy {name} raised {type(error).__name__} in {function}(): {error}; mend it, then `evo-tune resume`"
+        f"strategy {name} raised {type(error).__name__} in {function}(): {error}; mend it, then "
+        "`evo-tune resume --accept-changes`"
     )

@@ -1,4 +1,4 @@
-"""What trials have saved and no trial to come can use: checkpoints that were gone on from, weights nobody inherits.
+"""What trials have saved and no trial to come can use: checkpoints nobody goes on from, weights nobody inherits.
 
 Which they are follows from the run and its history, not from the disk; and what cannot be removed is left: it costs
 space, and no result depends on it.
@@ -35,11 +35,25 @@ class Leftovers:
         """Trials whose weights are removed."""
 
     def recorded(self, candidate: Candidate, outcome: Outcome) -> None:
-        """Remove what is of no use now that a result is recorded."""
-        if candidate.resumes is not None and outcome.status == "ok":
+        """Remove what is of no use now that a result is recorded.
+
+        A genome goes on once from where it was, whatever comes of it, and never from a trial that failed.
+        """
+        if candidate.resumes is not None:
             self._remove(candidate.resumes)
+        if outcome.status != "ok" and candidate.budget < 1.0:
+            self._remove(candidate.id)
         if self._run.manifest.inherit:
             self._remove_weights()
+
+    def exhausted(self) -> None:
+        """Remove the checkpoints of parts of a training: nothing is out, and no genome will ever go on.
+
+        That is so where the strategy has nothing more to propose, not at a limit: a longer run promotes more.
+        """
+        for candidate in self._run.candidates:
+            if candidate.budget < 1.0:
+                self._remove(candidate.id)
 
     def _remove_weights(self) -> None:
         """Remove the weights that no trial to come, and none that is out, can inherit."""

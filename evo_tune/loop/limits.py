@@ -6,12 +6,11 @@ Why no more is to come is said in a line here, and acted on elsewhere.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from evo_tune.errors import RunError
 from evo_tune.genome.history import History
-from evo_tune.report.summary import spent
+from evo_tune.report.summary import mean_seconds, spent
 from evo_tune.rules.ruled import Ruled
 from evo_tune.store.places import as_typed
 from evo_tune.store.run import Run
@@ -36,10 +35,12 @@ def next_session(run: Run, changes: Mapping[str, Any]) -> Session:
 
 def limited(session: Session) -> Session:
     """Return a session with the limit that holds where none was given."""
-    return session if session.limited else replace(session, generations=GENERATIONS)
+    return session if session.limited else session.but(generations=GENERATIONS)
 
 
-def limit_reached(run: Run, session: Session, history: History, strategy: Ruled, seconds: float) -> str | None:
+def limit_reached(
+    run: Run, session: Session, history: History, strategy: Ruled, seconds: float, slots: int
+) -> str | None:
     """Return which limit is reached, in words; None where none is.
 
     Args:
@@ -47,7 +48,8 @@ def limit_reached(run: Run, session: Session, history: History, strategy: Ruled,
         session: Has the limits.
         history: Every birth so far.
         strategy: Its strategy; by its rules, genomes that were born may be due for more, which no limit of births ends.
-        seconds: Wall time of the run so far.
+        seconds: Time spent in the run so far.
+        slots: That would calibrate; 0 where the run is driven by hand, and nothing calibrates.
     """
     if session.budget is not None and spent(run) >= session.budget - SLACK:
         return f"the training of {session.budget:g} full ones is spent"
@@ -56,7 +58,17 @@ def limit_reached(run: Run, session: Session, history: History, strategy: Ruled,
         return born
     if session.hours is not None and seconds >= session.hours * 3600:
         return f"{session.hours:g} hours are over"
+    if session.hours is not None and seconds + _reserve(run, session, slots) > session.hours * 3600:
+        return f"{session.hours:g} hours are over, but for what the calibration takes"
     return None
+
+
+def _reserve(run: Run, session: Session, slots: int) -> float:
+    """Return the seconds that one more training and then the calibration will take, by the mean of those so far."""
+    if not session.calibrate or not slots:
+        return 0.0
+    rounds = -(-session.calibrate * (session.calibrate_best + 1) // slots)  # of the best and the default
+    return mean_seconds(run) * (1 + rounds)
 
 
 def all_born(run: Run, session: Session, history: History) -> str | None:

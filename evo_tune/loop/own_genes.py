@@ -1,6 +1,6 @@
 """The genes that a user gives instead of the evaluator's own: taken as they were meant, or refused.
 
-Knows genes and spaces alone: no evaluator, no run and no strategy.
+Knows genes, spaces and how options are declared: no evaluator, no run and no strategy.
 """
 
 from __future__ import annotations
@@ -8,12 +8,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 from evo_tune.errors import SpaceError
 from evo_tune.genome.genes import Choice, Gene, Int
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.values import Value
 from evo_tune.options.binding import suggest
+from evo_tune.options.declare import Option, members
 
 __all__ = ["with_defaults"]
 
@@ -26,10 +28,17 @@ KINDS: dict[str, type | tuple[type, ...]] = {
 """What the values of a gene may be, in words; the first that holds of all of them counts."""
 
 
-def with_defaults(genes: Mapping[str, Gene | None], own: SearchSpace) -> dict[str, Gene]:
+def with_defaults(
+    genes: Mapping[str, Gene | None], own: SearchSpace, fields: Mapping[str, Option], values: Mapping[str, Any]
+) -> dict[str, Gene]:
     """Return genes that replace some of the evaluator's own, with those's defaults where they allow it.
 
-    None stands for the evaluator's own gene: it is how an optional one is switched on as it is.
+    Args:
+        genes: As the user gave them. None stands for the evaluator's own gene: it is how an optional one is switched
+            on as it is.
+        own: The evaluator's space.
+        fields: Its options that may become genes, even if they offer none; which values they take is not checked here.
+        values: The options' values: the defaults of such genes.
 
     Raises:
         SpaceError: One is unknown, is no gene, or has values of another type than the evaluator's own.
@@ -39,22 +48,50 @@ def with_defaults(genes: Mapping[str, Gene | None], own: SearchSpace) -> dict[st
     found = {}
     known = {**own.genes, **own.optional}
     for name, gene in genes.items():
-        if name not in known:
-            raise SpaceError(f"--gene {name}: expected one of {', '.join(known)}{suggest(str(name), known)}")
+        if name not in known and name not in fields:
+            near = suggest(str(name), [*known, *fields])
+            raise SpaceError(f"--gene {name}: expected one of {', '.join(known)}{near}")
         if gene is None and name in own.genes:
             raise SpaceError(f"--gene {name}: it is on as it is; expected --gene {name}=GENE")
+        if name not in known:
+            _check_field(fields[name], gene)
         if gene is None:
             continue
         if not isinstance(gene, Gene):
             raise SpaceError(f"gene {name!r}: {gene!r} is not a Gene; expected Float, Int or Choice")
         try:
-            found[name] = _like(known[name], gene)
+            found[name] = _like(known[name], gene) if name in known else _for_field(fields[name], gene)
         except SpaceError as error:
             raise SpaceError(f"--gene {name}: {error}") from None
         if gene.default is None:
+            default = known[name].middle() if name in known else values.get(name)
             with contextlib.suppress(SpaceError):
-                found[name] = dataclasses.replace(found[name], default=found[name].check(known[name].middle()))  # type: ignore[type-var]
+                found[name] = dataclasses.replace(found[name], default=found[name].check(default))  # type: ignore[type-var]
     return found
+
+
+def _check_field(field: Option, gene: Gene | None) -> None:
+    """Refuse an option that cannot be a gene, or that says no range and is given none.
+
+    Raises:
+        SpaceError: It is one.
+    """
+    name = field.name
+    if field.gene is None:
+        raise SpaceError(f"--gene {name}: this option cannot differ between genomes; set it with -o {name}=VALUE")
+    if gene is None:
+        raise SpaceError(
+            f"--gene {name}: this option ({field.kind}) offers no range of its own; give one, such as "
+            f"--gene '{name}=float(LOW,HIGH)' or --gene '{name}=A|B'"
+        )
+
+
+def _for_field(field: Option, gene: Gene) -> Gene:
+    """Return a gene with whole numbers where its option takes no others: 1e3 was typed, and read as 1000.0."""
+    kinds = members(field.type)
+    if not isinstance(gene, Choice) or int not in kinds or float in kinds:
+        return gene
+    return dataclasses.replace(gene, values=tuple(map(_as_whole, gene.values)), default=gene.default)
 
 
 def _kind_of(gene: Gene) -> str | None:
@@ -75,9 +112,8 @@ def _like(own: Gene, new: Gene) -> Gene:
     """
     wanted = _kind_of(own)
     if isinstance(new, Choice) and wanted in ("whole numbers", "text"):
-        convert = _as_whole if wanted == "whole numbers" else _as_text
-        values = tuple(convert(value, own) for value in new.values)
-        default = None if new.default is None else convert(new.default, own)
+        values = tuple(_as_whole(value) if wanted == "whole numbers" else _as_text(value, own) for value in new.values)
+        default = None if new.default is None else values[new.values.index(new.default)]
         new = dataclasses.replace(new, values=values, default=default)
     if wanted is None or _kind_of(new) == wanted or (wanted == "numbers" and _kind_of(new) == "whole numbers"):
         return new
@@ -85,7 +121,7 @@ def _like(own: Gene, new: Gene) -> Gene:
     raise SpaceError(f"{held} is not allowed: expected {wanted}, as the evaluator's own gene has")
 
 
-def _as_whole(value: Value, own: Gene) -> Value:
+def _as_whole(value: Value) -> Value:
     """Return 8 for 8.0; what is not whole, as it is."""
     return int(value) if isinstance(value, float) and value == int(value) else value
 

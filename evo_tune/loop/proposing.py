@@ -15,6 +15,7 @@ from evo_tune.errors import UsageError
 from evo_tune.genome.history import History
 from evo_tune.genome.operators import DEFAULT, WARM_START
 from evo_tune.genome.trial import STATUSES, Candidate, Outcome, Proposal, conclude, trial_seed
+from evo_tune.genome.values import is_same
 from evo_tune.loop.generations import broken_strategy
 from evo_tune.plugins.strategy import Strategy
 from evo_tune.rules.ruled import Ruled
@@ -100,7 +101,7 @@ def _valid(proposal: object, history: History, inherit: bool) -> Proposal:
     if not isinstance(proposal, Proposal):
         raise TypeError(f"returned a {type(proposal).__name__}, expected a Proposal or None")
     genes = history.space.genes
-    if proposal.genome != {name: gene.check(proposal.genome.get(name)) for name, gene in genes.items()}:
+    if not is_same(proposal.genome, {name: gene.check(proposal.genome.get(name)) for name, gene in genes.items()}):
         raise ValueError(f"proposed {proposal.genome}, which is not snapped: see SearchSpace.snap")
     if not 0.0 < proposal.budget <= 1.0:
         raise ValueError(f"proposed budget={proposal.budget}, expected more than 0 and at most 1")

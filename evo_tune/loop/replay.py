@@ -11,11 +11,14 @@ from dataclasses import dataclass
 from evo_tune.genome.history import History
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Candidate, Proposal, trial_seed
+from evo_tune.loop.begin import versions_of
 from evo_tune.loop.proposing import propose
+from evo_tune.loop.strategy import hash_of
 from evo_tune.plugins.strategy import Strategy
+from evo_tune.store.manifest import Manifest
 from evo_tune.store.run import Run
 
-__all__ = ["Disagreement", "verify"]
+__all__ = ["Disagreement", "other_strategy", "other_versions", "verify"]
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,25 @@ def verify(run: Run, space: SearchSpace, strategy: Strategy) -> list[Disagreemen
             found.append(Disagreement(candidate.id, recorded, replayed))
         history.born(candidate)
     return found
+
+
+def other_strategy(manifest: Manifest, place: str) -> str:
+    """Say that a strategy's file is not what it was when the run began; '' if it is, or the run does not say.
+
+    Args:
+        manifest: The run's.
+        place: Where the strategy is now.
+    """
+    if not manifest.strategy_hash or hash_of(place) == manifest.strategy_hash:
+        return ""
+    return f"the strategy's file {place} (or a module that it imports) has changed since the run began"
+
+
+def other_versions(manifest: Manifest) -> list[str]:
+    """Say which packages that shape results have another version than when the run began, each in a few words."""
+    then = manifest.versions
+    now = versions_of(name for name in then if name != "python")
+    return [f"{name} was {then[name]}, and is {now[name]}" for name in then if now[name] != then[name]]
 
 
 def _consistent(candidate: Candidate, history: History, run: Run) -> bool:

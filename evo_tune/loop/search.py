@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -140,6 +139,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
         copy_as: str | None = None,
         accept_changes: bool = False,
         evaluator: str | None = None,
+        strategy: str | None = None,
         **changes: Any,
     ) -> Search:
         """Go on with a saved run.
@@ -148,8 +148,9 @@ class Search(contextlib.AbstractContextManager["Search"]):
             name: Its name or path; the latest one if left out.
             store: Folder of the saved runs.
             copy_as: Copy it to this name first, and go on with the copy.
-            accept_changes: Go on although the evaluator's file or data have changed.
+            accept_changes: Go on although the evaluator's file, its data or the strategy's file have changed.
             evaluator: Where the evaluator's file is now, if it has moved.
+            strategy: Where the strategy's file is now, if it has moved.
             changes: Fields of `Session` that differ from the last session's.
 
         Raises:
@@ -158,13 +159,13 @@ class Search(contextlib.AbstractContextManager["Search"]):
         """
         with reopened(Path(store), name, copy_as) as run:
             plugin = find_again(run.manifest.evaluator, evaluator)
-            check_unchanged(run, plugin, accept_changes)
+            check_unchanged(run, plugin, accept_changes, strategy)
             self = cls.__new__(cls)
-            self._begin(run, plugin, next_session(run, changes))
+            self._begin(run, plugin, next_session(run, changes), strategy)
             run.begin(self.session)
         return self
 
-    def _begin(self, run: Run, plugin: Evaluator, session: Session) -> None:
+    def _begin(self, run: Run, plugin: Evaluator, session: Session, moved_strategy: str | None = None) -> None:
         manifest = run.manifest
         self.saved = run
         self.name = run.name
@@ -172,15 +173,13 @@ class Search(contextlib.AbstractContextManager["Search"]):
         self.session = session
         self._arrival = manifest.order == "arrival"
         self.space = space_of(manifest, plugin.space(manifest.options))
-        self.strategy = ruled(manifest, plugin)
+        self.strategy = ruled(manifest, plugin, moved_strategy)
         self.drivers = Drivers(run.folder, self.stop)
         self.finished: str | None = None
         """Why no more candidates will come; None while they may."""
         self.stopping = False
         self._status = ((-1, -1), "")
         self._changed = threading.Condition(threading.RLock())
-        self._started = time.monotonic()
-        self._seconds_before = run.seconds
         self._read_back()
 
     def _read_back(self) -> None:
@@ -227,10 +226,8 @@ class Search(contextlib.AbstractContextManager["Search"]):
 
     @property
     def seconds(self) -> float:
-        """Wall time of the run so far, over all its sessions."""
-        if self.saved.closed:
-            return self.saved.seconds
-        return self._seconds_before + time.monotonic() - self._started
+        """Time spent in the run so far, over all its sessions."""
+        return self.saved.elapsed
 
     def frame(self) -> pd.DataFrame:
         """Return every recorded trial as a row, with the columns of the run's Parquet files."""
@@ -248,13 +245,15 @@ class Search(contextlib.AbstractContextManager["Search"]):
             StoreError: The birth cannot be written.
         """
         with self._changed:
+            self.drivers.beat()
             if self.stopping or self.finished:
                 return None
             while self._unfinished:
                 candidate = self._unfinished.popleft()
                 if candidate.id not in self.saved.outcomes:
                     return candidate
-            self.finished = limit_reached(self.saved, self.session, self.history, self.strategy, self.seconds)
+            run, slots = self.saved, len(self.drivers.slots)
+            self.finished = limit_reached(run, self.session, self.history, self.strategy, self.seconds, slots)
             return None if self.finished else self._birth()
 
     def _birth(self) -> Candidate | None:
@@ -268,6 +267,8 @@ class Search(contextlib.AbstractContextManager["Search"]):
         if proposal is None:
             if not history.out:
                 self.finished = over or "the strategy has nothing more to propose"
+                if not over:
+                    self._leftovers.exhausted()
             return None
         # Not synced by itself: a birth that a power cut loses is proposed again, the same.
         candidate = run.bear(candidate_of(proposal, history, run))  # as the journal gives it back
@@ -298,6 +299,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
                 self.history.tell(candidate.id, run.outcomes[candidate.id])
             self._leftovers.recorded(candidate, outcome)
             self._generations.recorded()
+            self.drivers.beat()
             self._changed.notify_all()
 
     def _tell(self, ids: Sequence[int]) -> None:

@@ -210,6 +210,13 @@ class Evaluator:
         named = genome.keys() & self.options.keys() if self.options_type is not None else set()
         return {**options, **{name: genome[name] for name in named - self._own_genes(options)}} if named else options
 
+    def gene_options(self, options: Mapping[str, Any]) -> dict[str, Option]:
+        """Return the options for which a genome's value of that name stands: fields, but for the file's own genes."""
+        if self.options_type is None:
+            return {}
+        own = self._own_genes(options)
+        return {name: one for name, one in self.options.items() if name not in own}
+
     def _own_genes(self, options: Mapping[str, Any]) -> frozenset[str]:
         key = tuple(sorted(options.items()))
         if key not in self._known_genes:

@@ -9,11 +9,12 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from statistics import median
 
 import numpy as np
 
 from evo_tune.genome.importance import importance, rank_correlation
-from evo_tune.genome.trial import Trial
+from evo_tune.genome.trial import Candidate, Trial
 from evo_tune.report.calibration import Calibrated, calibrated, is_default, is_rounding, recommended
 from evo_tune.store.run import Run
 
@@ -26,10 +27,12 @@ __all__ = [
     "dominates",
     "failures",
     "front",
+    "full_seconds",
     "further_generations",
     "heirs",
     "importances",
     "inheritance",
+    "mean_seconds",
     "spent",
     "statuses",
     "trained_in_full",
@@ -40,6 +43,10 @@ TIMES = ("s", "ms", "1/s", "tokens/s")
 
 ENOUGH = 20
 """Fewest good trials from which importances are worth a look."""
+
+
+LEAST = 0.01
+"""Least that a training counts for: one whose every training fails at once ends all the same."""
 
 
 @dataclass(frozen=True)
@@ -184,15 +191,45 @@ def further_generations(run: Run) -> int:
 def spent(run: Run) -> float:
     """Return the training begun in a run, in full trainings.
 
-    A promotion counts what it adds, a pruned trial what it had.
+    A promotion counts what it adds, a pruned or failed trial what it had: up to the last point of its curve, or, where
+    it reported none, by its seconds and the median pace of the trainings that are ok; at least a hundredth. As long as
+    none is ok, one without a curve counts whole. It follows from the journal alone.
     """
-    total = 0.0
+    total, unseen = 0.0, []
     for candidate in run.candidates:
-        outcome = run.outcomes.get(candidate.id)
-        before = 0.0 if candidate.resumes is None else run.candidates[candidate.resumes].budget
-        stopped = outcome is not None and outcome.status == "pruned" and outcome.curve
-        total += (outcome.curve[-1][0] if outcome and stopped else candidate.budget) - before
-    return total
+        outcome, added = run.outcomes.get(candidate.id), _added(run, candidate)
+        if outcome is None or outcome.status == "ok":
+            total += added
+        elif outcome.curve:
+            total += min(max(outcome.curve[-1][0] - candidate.budget + added, LEAST), added)
+        else:
+            unseen.append((outcome.seconds, added))
+    pace = full_seconds(run) if unseen else 0.0
+    return total + sum(min(max(seconds / pace, LEAST), added) if pace > 0 else added for seconds, added in unseen)
+
+
+def _added(run: Run, candidate: Candidate) -> float:
+    """Return the part of a full training that a candidate is born for."""
+    return candidate.budget - (0.0 if candidate.resumes is None else run.candidates[candidate.resumes].budget)
+
+
+def full_seconds(run: Run) -> float:
+    """Return the seconds of a full training: the median pace of all trainings that are ok; 0 if there are none."""
+    paces = [seconds / added for seconds, added in _done(run)]
+    return median(paces) if paces else 0.0
+
+
+def mean_seconds(run: Run) -> float:
+    """Return the mean seconds of a full training, by all trainings that are ok, in part too; 0 if there are none."""
+    done = _done(run)
+    return sum(seconds for seconds, _ in done) / sum(added for _, added in done) if done else 0.0
+
+
+def _done(run: Run) -> list[tuple[float, float]]:
+    """Return the seconds of each training that is ok, and the part of a full one that it was."""
+    oks = [run.candidates[id] for id in run.recorded if run.outcomes[id].status == "ok"]
+    rows = [(run.outcomes[one.id].seconds, _added(run, one)) for one in oks]
+    return [(seconds, added) for seconds, added in rows if added > 0]
 
 
 def inheritance(trials: Iterable[Trial]) -> tuple[float, int]:

@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from evo_tune.errors import OptionError
 from evo_tune.genome.trial import Candidate, Outcome, Status
-from evo_tune.store.schema import Finite, Share, Whole
+from evo_tune.store.schema import Finite, Share, Spent, Whole
 from evo_tune.store.session import Session
 
 __all__ = [
@@ -92,6 +92,8 @@ def _numbers(metrics: Metrics) -> dict[str, float]:
 class _Event(Struct, tag_field="event", forbid_unknown_fields=True, kw_only=True):
     time: Finite
     """Seconds since 1970, when it was written."""
+    spent: Spent | None = None
+    """Seconds since its session began, by a clock that nobody sets; None in journals of older versions."""
 
 
 class SessionBegun(_Event, tag="session"):
@@ -133,10 +135,12 @@ class Told(_Event, tag="told"):
 
 
 class Changed(_Event, tag="changed"):
-    """The evaluator or its data differ from what they were, and the user accepts it."""
+    """The evaluator, its data or the strategy's file differ from what they were, and the user accepts it."""
 
     evaluator_hash: str
     fingerprint: str
+    strategy_hash: str = ""
+    """'' in journals of older versions: not said."""
 
 
 class Ended(_Event, tag="ended"):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import platform
 import time
@@ -74,7 +75,8 @@ class Heartbeat:
             part.replace(self._path)
 
     def stop(self) -> None:
-        """Take the last sign away: the run has ended, and says so itself."""
+        """Take the last sign away, and give no more: the run has ended, and says so itself."""
+        self._next = math.inf
         with contextlib.suppress(OSError):
             self._path.unlink()
 

@@ -48,6 +48,8 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
         objectives: METRIC:min or METRIC:max, in order of importance.
         strategy: Name or path.
         strategy_options: Every option of the strategy, population included.
+        strategy_hash: SHA-256 over the file of a strategy that is not evo-tune's own, and its local modules; else, and
+            in runs of older versions, ''.
         seed: Seed of the run.
         order: 'arrival' or 'birth' (law 3).
         lag: Results that a birth may run ahead of, in birth order.
@@ -58,6 +60,9 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
         replicates: Seeds that the leading genome must have been trained with.
         inherit: Share of a full training that a genome gets which begins with another's weights; 0: none does.
         subject_to: METRIC<=NUMBER or METRIC>=NUMBER.
+        given_genes: Names of the genes that the user gave in place of the evaluator's own; None: an older version did
+            not say.
+        given_objectives: Whether the user gave the objectives in place of the evaluator's own; None likewise.
         units: Declared metric name to unit, for the Parquet files; '' where there is none.
         versions: Of Python and of the packages that shape results.
         created: UTC time, ISO 8601.
@@ -85,6 +90,9 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
     units: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     created: str = ""
+    strategy_hash: str = ""
+    given_genes: list[str] | None = None
+    given_objectives: bool | None = None
     format: int = FORMAT
 
     @property

@@ -17,7 +17,7 @@ import filelock
 from evo_tune.errors import EvoTuneError, StoreError, UsageError
 from evo_tune.genome.standing import averaged
 from evo_tune.genome.trial import Candidate, Outcome, Trial
-from evo_tune.genome.values import genome_key
+from evo_tune.genome.values import genome_key, is_same
 from evo_tune.store.events import Born, Changed, Ended, Event, Recorded, SessionBegun, Told, checked, read
 from evo_tune.store.journal import JOURNAL, Journal, not_understood, sync_folder
 from evo_tune.store.manifest import Manifest, read_manifest, write_manifest
@@ -57,16 +57,19 @@ class Run:
         self.sessions: list[Session] = []
         self.evaluator_hash = manifest.evaluator_hash
         self.fingerprint = manifest.fingerprint
+        self.strategy_hash = manifest.strategy_hash
         self.ended: str | None = None
         """Why the last session ended; None while it goes on, or if it was killed."""
         self.seconds = 0.0
-        """Wall time of all sessions; a killed one counts to its last event."""
+        """Time spent in all sessions; a killed one counts to its last event."""
         self._lock: filelock.BaseFileLock | None = None
         self._metrics: set[str] = set()
         self._told_orders: dict[int, int] = {}
         self._replicated = False
         self._leader: tuple[float, tuple[float, ...], int] | None = None
         self._last_time = 0.0
+        self._spent = 0.0
+        self._began: float | None = None
         for number, event in enumerate(events, 1):
             try:
                 self._apply(event)
@@ -82,6 +85,13 @@ class Run:
     def last_event(self) -> float:
         """When the journal's last event was written, in seconds since 1970."""
         return self._last_time
+
+    @property
+    def elapsed(self) -> float:
+        """Time spent in all sessions until now, while this one goes on; then the same as `seconds`."""
+        if self._began is None or self.closed:
+            return self.seconds
+        return self.seconds + max(0.0, time.monotonic() - self._began - self._spent)
 
     @classmethod
     def create(cls, store: Path, name: str, manifest: Manifest, session: Session) -> Run:
@@ -159,11 +169,15 @@ class Run:
 
     def begin(self, session: Session) -> None:
         """Begin a session, durably. This and what follows raises StoreError if it cannot be written."""
+        self._began = time.monotonic()
         self._write(SessionBegun(session=session, time=_now()), sync=True)
 
-    def change(self, evaluator_hash: str, fingerprint: str) -> None:
-        """Note that the evaluator or its data are others from here on, durably."""
-        self._write(Changed(evaluator_hash=evaluator_hash, fingerprint=fingerprint, time=_now()), sync=True)
+    def change(self, evaluator_hash: str, fingerprint: str, strategy_hash: str = "") -> None:
+        """Note that the evaluator, its data or the strategy's file are others from here on, durably."""
+        event = Changed(
+            evaluator_hash=evaluator_hash, fingerprint=fingerprint, strategy_hash=strategy_hash, time=_now()
+        )
+        self._write(event, sync=True)
 
     def bear(self, candidate: Candidate) -> Candidate:
         """Write a birth; return the candidate as the journal gives it back.
@@ -201,6 +215,8 @@ class Run:
         """
         if self.closed:
             raise StoreError(f"{self.folder} is not open for writing (any more): resume it")
+        for event in events:
+            event.spent = None if self._began is None else round(time.monotonic() - self._began, 3)
         try:
             made = [checked(event) for event in events]
         except ValueError as error:
@@ -224,10 +240,21 @@ class Run:
             self.ended = None
         elif isinstance(event, Changed):
             self.evaluator_hash, self.fingerprint = event.evaluator_hash, event.fingerprint
+            self.strategy_hash = event.strategy_hash or self.strategy_hash
         else:
             self.ended = event.reason
-        # What a resume notes before its session begins follows a pause of any length.
-        if isinstance(event, Born | Recorded | Ended) and self._last_time:
+        self._count(event)
+
+    def _count(self, event: Event) -> None:
+        """Add the time that was spent since the last event."""
+        if isinstance(event, SessionBegun):
+            self._spent = 0.0
+        if event.spent is not None:
+            self.seconds += max(0.0, event.spent - self._spent)
+            self._spent = event.spent
+        # In journals of older versions by the clock of the day, which may have been set. What a resume notes before its
+        # session begins follows a pause of any length.
+        elif isinstance(event, Born | Recorded | Ended) and self._last_time:
             self.seconds += max(0.0, event.time - self._last_time)  # a clock set back counts nothing
         self._last_time = event.time
 
@@ -236,8 +263,9 @@ class Run:
             raise ValueError(f"candidate {candidate.id} is born out of order")
         if candidate.genome.keys() != self.genes.keys():
             raise ValueError(f"candidate {candidate.id} has other genes than the run")
-        for name, gene in self.genes.items():
-            gene.check(candidate.genome[name])
+        held = {name: gene.check(candidate.genome[name]) for name, gene in self.genes.items()}
+        if not is_same(candidate.genome, held):
+            raise ValueError(f"candidate {candidate.id} has {candidate.genome}, which its genes hold as {held}")
         for name in ("resumes", "inherits", "confirms"):
             other = getattr(candidate, name)
             if other is not None and other >= candidate.id:

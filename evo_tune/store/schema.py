@@ -7,13 +7,16 @@ from typing import Annotated, TypeAlias
 
 from msgspec import Meta
 
-__all__ = ["Finite", "Share", "Whole"]
+__all__ = ["Finite", "Share", "Spent", "Whole"]
 
 Whole: TypeAlias = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 """An id, a count or a seed."""
 
 Finite: TypeAlias = Annotated[float, Meta(ge=-sys.float_info.max, le=sys.float_info.max)]
 """A number; one that is not finite is in no range."""
+
+Spent: TypeAlias = Annotated[float, Meta(ge=0, le=1e12)]
+"""Seconds of work."""
 
 Share: TypeAlias = Annotated[float, Meta(ge=0, le=1)]
 """A part of a whole."""

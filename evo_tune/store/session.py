@@ -29,8 +29,8 @@ class Session(Struct, frozen=True, forbid_unknown_fields=True):
     Args:
         trials: Most births that count (see Candidate.fresh).
         generations: The same in generations.
-        budget: Most training, in full trainings; promotions count what they add.
-        hours: Most hours of work.
+        budget: Most training, in full trainings; promotions count what they add, failed ones what they had.
+        hours: Most hours of work, the calibration included.
         slots: Number of slots; None: what the machine offers.
         devices: As typed; None: what the machine offers.
         per_device: Slots on one GPU; 'auto': as many as its memory has room for.

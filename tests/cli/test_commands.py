@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import click
+import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
@@ -146,6 +147,34 @@ def test_looking_at_a_run(typed: Typed, small_run: str) -> None:
     verified = typed("verify", small_run)
     assert verified.code == 0
     assert "all 8 proposals agree" in verified.out
+
+
+def test_verify_names_a_changed_strategy_and_changed_versions(typed: Typed, folder: Path) -> None:
+    from evo_tune.strategies import random
+
+    own = folder / "own.py"
+    own.write_text(text := Path(random.__file__).read_text())
+    assert typed("run", "quick.py", "--strategy", "own.py", "--trials", "4", "--name", "mine", "--quiet").code == 0
+    manifest = folder / "populations" / "mine" / "_run.json"
+    fields = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps({**fields, "versions": {**fields["versions"], "numpy": "1.0"}}))
+    verified = typed("verify", "mine")
+    assert (verified.code, verified.err) == (0, ""), "what changed has changed nothing"
+    own.write_text(text.replace("return unborn", "rng.random()\n        return unborn"))
+    verified = typed("verify", "mine")
+    assert verified.code == 1
+    assert "the strategy's file own.py (or a module that it imports) has changed since the run began" in verified.err
+    assert f"numpy was 1.0, and is {np.__version__}" in verified.err
+    assert len(json.loads(typed("verify", "mine", "--format", "json").out)["notes"]) == 2
+    own.rename(folder / "gone.py")
+    for command in ("verify", "resume"):
+        gone = typed(command, "mine")
+        assert gone.code == 2
+        assert "cannot read the strategy" in gone.err
+        assert "or say where it is now: --strategy PATH" in gone.err
+    (folder / "found").mkdir()
+    (folder / "found" / "own.py").write_text(text)
+    assert typed("verify", "mine", "--strategy", "found/own.py").code == 0
 
 
 def test_a_pareto_front(typed: Typed) -> None:

@@ -46,6 +46,41 @@ def test_status_while_a_run_lives_and_after_it_was_killed(typed: Typed, folder: 
     assert "`evo-tune resume busy` goes on with it" in told.out
 
 
+BY_HAND = """
+import sys, time
+from evo_tune import Outcome, Search
+search = Search("quick.py", name="hand", trials=4)
+told = [search.ask() for _ in range(3)]
+search.tell(told[0], {"loss": 1.0})
+search.tell(told[1], Outcome("pruned"))
+search.tell(told[2], Outcome("failed", error="no luck"))
+search.ask()
+print("asked", flush=True)
+time.sleep(60)
+"""
+
+
+def test_status_of_a_run_that_is_driven_by_hand(typed: Typed, folder: Path) -> None:
+    process = subprocess.Popen([sys.executable, "-c", BY_HAND], cwd=folder, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "asked\n"
+        told = typed("status", "hand")
+        assert "hand: running (last sign of life" in told.out
+        assert f"process {process.pid}" in told.out
+        assert "3 of 4 births have a result, 1 failed, 1 pruned; best loss 1.0" in told.out
+        assert "driven by hand (ask and tell)" in told.out
+        row = json.loads(typed("status", "hand", "--format", "json").out)
+        assert (row["failed"], row["pruned"], row["slots"]) == (1, 1, [])
+    finally:
+        process.kill()
+        process.communicate()
+    assert "hand: killed, or its machine is away (last sign" in typed("status", "hand").out
+    sign = folder / "populations" / "hand" / "_heartbeat.json"
+    sign.write_text(json.dumps({**json.loads(sign.read_text()), "host": "far", "time": 0.0}))
+    assert "hand: killed, or its machine is away, or driven by hand and at work" in typed("status", "hand").out
+
+
 def test_devices_says_what_a_run_would_use_and_why(typed: Typed) -> None:
     result = typed("devices", "--devices", "cpu", "--slots", "3", "--threads", "2")
     assert result.out.count("slot ") >= 3

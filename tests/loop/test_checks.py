@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from evo_tune.errors import OptionError, PluginError, SpaceError, StoreError, Us
 from evo_tune.genome.notation import parse_gene
 from evo_tune.loop.search import Search
 from evo_tune.store.run import Run
+from evo_tune.strategies import random
 from tests.conftest import drive
 from tests.loop.cases import TASK, Begin
 
@@ -52,6 +54,29 @@ def test_an_evaluator_that_has_moved(begin: Begin, resume: Begin, quick: Path) -
     with pytest.raises(PluginError, match=r"quick\.py"):
         resume("run")
     assert len(drive(resume("run", evaluator=str(moved / "quick.py"), trials=6)).trials) == 6
+
+
+def test_a_strategy_that_has_moved(begin: Begin, resume: Begin, tmp_path: Path) -> None:
+    own = tmp_path / "own.py"
+    own.write_text(Path(random.__file__).read_text())
+    drive(begin("run", strategy=str(own), trials=5))
+    (tmp_path / "elsewhere").mkdir()
+    moved = own.rename(tmp_path / "elsewhere" / "own.py")
+    with pytest.raises(PluginError, match=r"own\.py.*or say where it is now: --strategy PATH"):
+        resume("run")
+    assert len(drive(resume("run", strategy=str(moved), trials=6)).trials) == 6
+    moved.write_text(moved.read_text() + "\n")
+    with pytest.raises(StoreError, match=r"the strategy's file .*own\.py \(or a module.*would not go on as it began"):
+        resume("run", strategy=str(moved))
+    drive(resume("run", strategy=str(moved), trials=7, accept_changes=True))
+    moved.rename(own)
+    assert len(drive(resume("run", trials=8)).trials) == 8, "what was accepted once is known"
+
+
+def test_a_strategy_that_is_no_file_cannot_have_moved(begin: Begin, resume: Begin) -> None:
+    drive(begin("run", trials=5))
+    with pytest.raises(OptionError, match=r"--strategy x\.py: the run's strategy ga is no file that can move"):
+        resume("run", strategy="x.py")
 
 
 @pytest.mark.parametrize(
@@ -120,6 +145,30 @@ def test_a_broken_estimate_costs_no_evaluation(search: Callable[..., Search], ta
     assert not (tmp_path / "store").exists()
 
 
+def test_what_the_user_gave_stays_whatever_the_evaluator_says_now(
+    search: Callable[..., Search], task: Path, tmp_path: Path
+) -> None:
+    search(genes={"depth": parse_gene("depth", "int(2,3)"), "noise": None}, objectives=["params:min"])
+    task.write_text(TASK.replace("Int(1, 8,", "Int(1, 9,").replace('Minimize("loss")', 'Minimize("params")'))
+    Search.resume("run", store=tmp_path / "store", accept_changes=True).saved.close()
+    task.write_text(TASK.replace("default=0.5", "default=0.6"))
+    Search.resume("run", store=tmp_path / "store", accept_changes=True).saved.close()
+    task.write_text(TASK.replace("Float(0.0, 1.0, d", "Float(0.0, 2.0, d"))
+    with pytest.raises(StoreError, match=r"noise is now Float\(low=0\.0, high=2\.0"):
+        Search.resume("run", store=tmp_path / "store", accept_changes=True)
+
+
+def test_a_run_of_an_older_version_does_not_say_which_genes_the_user_gave(
+    search: Callable[..., Search], task: Path, tmp_path: Path
+) -> None:
+    search(genes={"depth": parse_gene("depth", "int(2,3)")})
+    path = tmp_path / "store" / "run" / "_run.json"
+    manifest = json.loads(path.read_text())
+    del manifest["given_genes"], manifest["given_objectives"]
+    path.write_text(json.dumps(manifest))
+    Search.resume("run", store=tmp_path / "store").saved.close()
+
+
 def test_a_broken_strategy_does_not_stop_the_advice(
     search: Callable[..., Search], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -138,6 +187,10 @@ def test_a_broken_strategy_does_not_stop_the_advice(
         ("lr=Float(0.1, 1.0, default=0.5),", "", "its genes have changed (lr is gone)"),
         ("lr=Float", "rate=Float", "its genes have changed (lr is gone; rate is new)"),
         ("depth=Int", "width_2=Int(1, 2), depth=Int", "its genes have changed (width_2 is new)"),
+        ("depth=Int(1, 8,", "depth=Int(1, 9,", "its genes have changed (depth is now Int(low=1, high=9, "),
+        ('"two"]', '"three"]', "its genes have changed (size is now Choice(values=('1', 'three'), "),
+        ("[8, 16])", "[8.0, 16])", "its genes have changed (width is now Choice(values=(8.0, 16), "),
+        ('Minimize("loss")', 'Minimize("params")', "its objectives have changed (now params:min, and were loss:min)"),
         ("bias: int = 0", "offset: int = 0", "task has no option 'bias'"),
         ("bias: int = 0", "bias: int = 0, data: str", "task needs -o data="),
         ("bias: int = 0", "bias: bool | None = None", "bias=5"),

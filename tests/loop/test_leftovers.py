@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -13,11 +14,11 @@ from evo_tune.loop.search import Search
 
 
 @pytest.mark.parametrize(
-    ("status", "left"),
-    [("ok", ["error.txt", "log.txt"]), ("failed", ["checkpoint", "error.txt", "log.txt", "weights.pt"])],
+    "status",
+    ["ok", "failed", "pruned", "crashed"],
 )
-def test_a_checkpoint_that_was_gone_on_from_is_removed(
-    begin: Callable[..., Search], status: str, left: list[str]
+def test_a_checkpoint_that_was_gone_on_from_is_removed_whatever_came_of_it(
+    begin: Callable[..., Search], status: str
 ) -> None:
     search = begin()
     candidate = search.ask()
@@ -30,4 +31,41 @@ def test_a_checkpoint_that_was_gone_on_from_is_removed(
     leftovers.recorded(candidate, Outcome("ok", {"loss": 1.0}))
     assert len(list(folder.iterdir())) == 4, "it went on from nothing"
     leftovers.recorded(replace(candidate, id=1, resumes=0), Outcome(status))  # type: ignore[arg-type]
-    assert sorted(path.name for path in folder.iterdir()) == left
+    assert sorted(path.name for path in folder.iterdir()) == ["error.txt", "log.txt"]
+
+
+RUNGS = """
+from evo_tune import Choice, Minimize, SearchSpace
+SPACE = SearchSpace(a=Choice((0, 1, 2, 3, 4, 5, 6, 7, 8, 9)))
+OBJECTIVES = [Minimize("loss")]
+SUPPORTS = ["budget"]
+def evaluate(genome, context):
+    (context.folder / "state").write_text("half")
+    if genome["a"] == 5:
+        raise ValueError("no luck")
+    return {"loss": genome["a"] + (context.budget < 1) * (genome["a"] * 7 % 10)}
+"""
+
+
+def saved(search: Search) -> set[int]:
+    """Return the trials that have a checkpoint."""
+    folders = [path.parent for path in (search.saved.folder / "_trials").glob("*/state")]
+    return {int(folder.name) for folder in folders}
+
+
+def test_checkpoints_of_parts_are_removed_once_nothing_can_go_on(
+    begin: Callable[..., Search], resume: Callable[..., Search], tmp_path: Path
+) -> None:
+    path = tmp_path / "rungs.py"
+    path.write_text(RUNGS)
+    given = {"evaluator": str(path), "strategy": "random", "fidelity": "1/3,1", "slots": 1, "calibrate": 0}
+    search = begin("run", **given, trials=8).run()
+    parts = {one.id for one in search.saved.candidates if one.budget < 1}
+    gone_on = {one.resumes for one in search.saved.candidates}
+    failed = {id for id, outcome in search.saved.outcomes.items() if outcome.status == "failed"}
+    assert saved(search) & parts == parts - gone_on - failed != set(), "a longer run may promote them"
+    search = resume("run", trials=99).run()
+    assert search.finished == "the strategy has nothing more to propose"
+    parts = {one.id for one in search.saved.candidates if one.budget < 1}
+    assert not saved(search) & parts
+    assert saved(search), "what was trained in full stays"

@@ -8,7 +8,12 @@ from pathlib import Path
 import pytest
 
 from evo_tune.errors import RunError
+from evo_tune.genome.trial import Candidate, Outcome
+from evo_tune.loop.limits import limit_reached
+from evo_tune.loop.search import Search
+from evo_tune.report.summary import spent
 from evo_tune.store.run import Run
+from evo_tune.store.session import Session
 from tests.conftest import drive
 from tests.loop.cases import Begin
 
@@ -27,6 +32,56 @@ def test_the_smaller_of_two_limits_holds(begin: Begin, resume: Begin) -> None:
     assert len(drive(begin("run", generations=2, trials=5)).trials) == 5
     assert drive(begin("hours", generations=None, hours=1e-9)).trials == []
     assert drive(resume("hours", hours=5.0, trials=1)).finished == "all 1 births are made"
+
+
+def failing_at_once(search: Search, candidate: Candidate) -> Outcome:
+    """Train for 10 seconds; every third fails in its first, one in three of them with a curve that got half way."""
+    if candidate.id % 3:
+        return Outcome("ok", {"loss": candidate.id / 8, "cost": 1.0}, seconds=10.0)
+    return Outcome("failed", {}, ((0.5, {}),) if candidate.id % 9 == 6 else (), seconds=1.0, error="no luck")
+
+
+def test_a_budget_counts_what_a_failed_training_had(begin: Begin, resume: Begin) -> None:
+    search = drive(begin("run", generations=None, budget=5.0), evaluate=failing_at_once)
+    run = search.saved
+    failed = [len(outcome.curve) for outcome in run.outcomes.values() if outcome.status == "failed"]
+    oks = len(run.outcomes) - len(failed)
+    assert spent(run) == pytest.approx(oks + sum(0.5 if curve else 0.1 for curve in failed))
+    assert 5.0 <= spent(run) < 6.0
+    assert len(failed) >= 3
+    assert len(run.outcomes) > 6
+    assert spent(Run.open(run.folder)) == spent(run), "a pure function of the journal"
+    assert drive(resume("run")).finished == "the training of 5 full ones is spent"
+
+
+def test_failures_that_cost_nothing_end_a_budget_too(begin: Begin) -> None:
+    def evaluate(search: Search, candidate: Candidate) -> Outcome:
+        return Outcome("ok", {"loss": 1.0}, seconds=9.0) if candidate.id == 0 else Outcome("failed", error="no luck")
+
+    assert len(drive(begin(generations=None, budget=1.1), evaluate=evaluate).trials) == 11
+
+
+def test_a_failed_training_counts_whole_as_long_as_nothing_is_known(begin: Begin) -> None:
+    search = begin(generations=None, budget=2.0)
+    drive(search, evaluate=lambda *_: Outcome("failed", seconds=0.1, error="no luck"))
+    assert len(search.trials) == 2
+
+
+def test_hours_leave_room_for_the_calibration(begin: Begin) -> None:
+    search = begin(generations=None, hours=1.0, calibrate=3, calibrate_best=2)
+
+    def reached(seconds: float, slots: int, session: Session = search.session) -> str | None:
+        return limit_reached(search.saved, session, search.history, search.strategy, seconds, slots)
+
+    assert reached(3599.0, 2) is None, "nothing is known"
+    for _ in range(2):
+        search.tell(search.ask(), Outcome("ok", {"loss": 1.0, "cost": 1.0}, seconds=100.0))  # type: ignore[arg-type]
+    room = 100.0 * (1 + 5)  # one more training, and 9 in two slots
+    assert reached(3600.0 - room - 1, 2) is None
+    assert reached(3600.0 - room + 1, 2) == "1 hours are over, but for what the calibration takes"
+    assert reached(3600.0 - room + 1, 3) is None
+    assert reached(3599.0, 0) is None, "by hand nothing calibrates"
+    assert reached(3599.0, 2, search.session.but(calibrate=0)) is None
 
 
 def test_what_is_not_a_limit_is_kept_on_resume(begin: Begin, resume: Begin) -> None:

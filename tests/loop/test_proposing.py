@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from evo_tune.errors import RunError
+from evo_tune.errors import RunError, StoreError
 from evo_tune.loop.search import Search
 from evo_tune.store.run import Run
 from tests.conftest import drive, rows
@@ -53,6 +53,7 @@ AT_FIVE = "if history.born_count == 5: "
         ({"propose": AT_FIVE + "genome['x'] = 7.0"}, r"SpaceError in propose\(\): 7.0 is not allowed"),
         ({"propose": AT_FIVE + "del genome['x']"}, r"SpaceError in propose\(\): None is not allowed"),
         ({"propose": AT_FIVE + "genome['y'] = 1"}, r"ValueError in propose\(\): proposed .*, which is not snapped"),
+        ({"propose": AT_FIVE + "genome['n'] = 5.0"}, r"ValueError in propose\(\): proposed .*, which is not snapped"),
         ({"propose": AT_FIVE + "return Proposal(genome, 'x', budget=0.0)"}, r"proposed budget=0\.0, expected more"),
         ({"propose": AT_FIVE + "return Proposal(genome, 'x', resumes=9)"}, r"proposed resumes=9, which was never born"),
         (
@@ -66,7 +67,9 @@ def test_a_strategy_that_breaks_stops_the_run_and_nothing_is_lost(
     begin: Begin, resume: Begin, broken: Callable[..., Path], breaks: dict[str, str], message: str
 ) -> None:
     search = begin("run", strategy=str(broken(**breaks)), generations=2)
-    with pytest.raises(RunError, match=f"broken.py .*{message}.*; mend it, then `evo-tune resume`") as caught:
+    with pytest.raises(
+        RunError, match=f"broken.py .*{message}.*; mend it, then `evo-tune resume --accept-changes`"
+    ) as caught:
         drive(search)
     assert "\n" not in str(caught.value)
     goes_on_once_mended(search, resume, broken)
@@ -89,7 +92,10 @@ def goes_on_once_mended(search: Search, resume: Begin, broken: Callable[..., Pat
     kept = rows(Run.open(search.saved.folder))
     assert len(kept) >= 4
     broken()
-    again = drive(resume("run"))
+    with pytest.raises(StoreError, match=r"the strategy's file .*broken\.py .*has changed since run run began"):
+        resume("run")
+    drive(resume("run", accept_changes=True))
+    again = resume("run")
     assert [row[:4] for row in rows(again)[: len(kept)]] == [row[:4] for row in kept]
     assert rows(again)[-1][0].parents == (6,)
     assert len(again.trials) == 8

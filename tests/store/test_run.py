@@ -39,6 +39,8 @@ def forge(change: Callable[[list[dict[str, Any]]], Any], folder: Path) -> None:
         lambda events: events[1]["candidate"].update(evil=1),
         lambda events: events[1]["candidate"]["genome"].update(x=99),
         lambda events: events[1]["candidate"]["genome"].update(kind="zzz"),
+        lambda events: events[1]["candidate"]["genome"].update(n=float(events[1]["candidate"]["genome"]["n"])),
+        lambda events: events[1]["candidate"]["genome"].update(kind=2.0),
         lambda events: events[1]["candidate"]["genome"].pop("n"),
         lambda events: events[1]["candidate"].update(genome=[]),
         lambda events: events[1].pop("time"),
@@ -93,3 +95,30 @@ def test_times_count_work_and_not_the_pauses_between_sessions(begin: Begin, resu
     search = drive(resume("mine", trials=6))
     assert search.seconds < 100
     assert Run.open(folder).seconds < 100
+
+
+def test_a_clock_that_jumps_counts_nothing(begin: Begin, resume: Begin) -> None:
+    folder = drive(begin("mine", trials=5)).saved.folder
+    before = Run.open(folder).seconds
+
+    def jump(events: list[dict[str, Any]]) -> None:
+        for event in events[4:]:
+            event["time"] += 30 * 86400
+
+    forge(jump, folder)
+    assert Run.open(folder).seconds == before
+    assert len(drive(resume("mine", trials=6, hours=5.0)).trials) == 6
+
+
+def test_a_journal_of_an_older_version_counts_by_the_clock_of_the_day(begin: Begin, resume: Begin) -> None:
+    folder = drive(begin("mine", trials=5)).saved.folder
+
+    def older(events: list[dict[str, Any]]) -> None:
+        for number, event in enumerate(events):
+            event["time"] = 1e9 + 10 * number
+            del event["spent"]
+
+    forge(older, folder)
+    seconds = Run.open(folder).seconds
+    assert seconds == 10 * (len(Run.open(folder).candidates) * 3 + 1 - 5)
+    assert seconds <= drive(resume("mine", trials=6)).seconds < seconds + 10

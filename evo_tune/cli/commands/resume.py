@@ -18,8 +18,9 @@ PLACE = 20
 @session_options
 @shared.store_option
 @click.option("--as", "copy_as", metavar="NAME", help="Copy the run first, and go on with the copy.")
-@click.option("--accept-changes", is_flag=True, help="Go on although the evaluator's file or data changed.")
+@click.option("--accept-changes", is_flag=True, help="Go on although evaluator, data or strategy changed.")
 @click.option("--evaluator", metavar="PATH", help="Where the evaluator's file is now, if it has moved.")
+@click.option("--strategy", metavar="PATH", help="Where the strategy's file is now, if it has moved.")
 @shared.trust_option
 def command(
     run: str | None,
@@ -29,6 +30,7 @@ def command(
     copy_as: str | None,
     accept_changes: bool,
     evaluator: str | None,
+    strategy: str | None,
     trust: bool,
     **session: Any,
 ) -> int:
@@ -41,9 +43,8 @@ def command(
     from evo_tune.loop.search import Search
     from evo_tune.store.places import find_run
 
-    shared.check_own(find_run(Path(store), run), evaluator, trust)
+    shared.check_own(find_run(Path(store), run), evaluator, trust, strategy)
     changes = {name: value for name, value in session.items() if value is not None}
-    search = Search.resume(
-        run, store=store, copy_as=copy_as, accept_changes=accept_changes, evaluator=evaluator, **changes
-    )
+    moved = {"evaluator": evaluator, "strategy": strategy}
+    search = Search.resume(run, store=store, copy_as=copy_as, accept_changes=accept_changes, **moved, **changes)
     return go(search, quiet, form)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,7 +34,9 @@ def command(run: str | None, store: str, form: str) -> None:
     saved = Run.open(find_run(Path(store), run))
     beat = None if saved.ended is not None else last_beat(saved.folder)
     state, best = _state(saved, beat), saved.leader
-    failed = sum(outcome.status != "ok" for outcome in saved.outcomes.values())
+    statuses = [outcome.status for outcome in saved.outcomes.values()]
+    pruned = statuses.count("pruned")
+    failed = len(statuses) - pruned - statuses.count("ok")
     quiet = time.time() - saved.last_event
     if form == "json":
         data = {
@@ -42,6 +45,7 @@ def command(run: str | None, store: str, form: str) -> None:
             "births": len(saved.candidates),
             "results": len(saved.outcomes),
             "failed": failed,
+            "pruned": pruned,
             "best": None if best is None else {"id": best.id, **best.outcome.metrics},
             "seconds_since_last_event": quiet,
             "slots": [vars(busy) for busy in (beat.slots if beat else ())],
@@ -50,10 +54,13 @@ def command(run: str | None, store: str, form: str) -> None:
         return
     metric = saved.objectives[0].metric
     value = "no value yet" if best is None else f"best {metric} {best.outcome.metrics[metric]:.5f} (trial {best.id})"
+    counts = f"{failed} failed" + (f", {pruned} pruned" if pruned else "")
     click.echo(f"{saved.name}: {state}")
-    click.echo(f"{len(saved.outcomes)} of {len(saved.candidates)} births have a result, {failed} failed; {value}")
+    click.echo(f"{len(saved.outcomes)} of {len(saved.candidates)} births have a result, {counts}; {value}")
     click.echo(f"last event {shared.show_seconds(quiet)} ago")
-    if beat is not None and beat.alive:
+    if beat is not None and beat.alive and not beat.slots:
+        click.echo("no slot is at work: it begins, or is driven by hand (ask and tell)")
+    elif beat is not None and beat.alive:
         shared.print_table([_row(busy, beat.age) for busy in beat.slots])
 
 
@@ -79,4 +86,5 @@ def _state(saved: Run, beat: Beat | None) -> str:
     ago = f"last sign of life {shared.show_seconds(beat.age)} ago on {beat.host}, process {beat.pid}"
     if beat.alive:
         return f"running ({ago})"
-    return f"killed, or its machine is away ({ago}); if it is dead, {again}"
+    by_hand = "" if beat.slots or beat.host == platform.node() else ", or driven by hand and at work on a result"
+    return f"killed, or its machine is away{by_hand} ({ago}); if it is dead, {again}"
