@@ -32,10 +32,11 @@ from evo_tune.dispatch.keeping import Keeping
 from evo_tune.dispatch.numa import bind
 from evo_tune.dispatch.slot import Task
 from evo_tune.errors import EvoTuneError
-from evo_tune.genome.trial import STATUSES, Candidate, Objective, Outcome, Status, conclude, one_line
+from evo_tune.genome.trial import STATUSES, Candidate, Objective, Outcome, Status, conclude
 from evo_tune.plugins.context import Context, Pruned
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.find import local_sources
+from evo_tune.text import one_line
 
 __all__ = ["Worker", "initialize", "load", "log_name", "work"]
 

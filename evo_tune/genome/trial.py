@@ -7,7 +7,6 @@ journal be the only truth. This module knows nothing of strategies, stores, proc
 from __future__ import annotations
 
 import math
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, TypeAlias, get_args
@@ -16,7 +15,8 @@ import numpy as np
 
 from evo_tune.errors import SpaceError
 from evo_tune.genome.constraint import Constraint, violation
-from evo_tune.genome.space import Genome
+from evo_tune.genome.values import Genome
+from evo_tune.text import LINE, one_line
 
 __all__ = [
     "Candidate",
@@ -28,15 +28,11 @@ __all__ = [
     "Status",
     "Trial",
     "conclude",
-    "one_line",
     "trial_seed",
 ]
 
 Status: TypeAlias = Literal["ok", "failed", "diverged", "out_of_memory", "crashed", "timeout", "pruned"]
 STATUSES: tuple[str, ...] = get_args(Status)
-
-LINE = 400
-"""Longest error line, in characters."""
 
 
 @dataclass(frozen=True)
@@ -331,22 +327,6 @@ def conclude(metrics: object, objectives: Sequence[Objective]) -> tuple[Status, 
         if not math.isfinite(plain[objective.metric]):
             return "diverged", {}, one_line(f"{objective.metric} is {plain[objective.metric]}")
     return "ok", plain, None
-
-
-def one_line(text: str, longest: int = LINE) -> str:
-    """Return a text of any origin as one short line that can be saved and is safe to print on a terminal.
-
-    Args:
-        text: White space becomes single spaces; control characters and what UTF-8 cannot hold, escapes.
-        longest: Characters after which it is cut.
-    """
-    line = " ".join(text[: 10 * longest].split())
-    line = "".join(c.encode("unicode_escape").decode() if _is_unsafe(c) else c for c in line)
-    return line if len(line) <= longest else line[: longest - 1] + "…"
-
-
-def _is_unsafe(character: str) -> bool:
-    return unicodedata.category(character) in ("Cc", "Cs")
 
 
 def trial_seed(run_seed: int, replicate: int) -> int:

@@ -26,9 +26,11 @@ import filelock
 
 from evo_tune.errors import EvoTuneError, OptionError, StoreError, UsageError
 from evo_tune.genome.constraint import Constraint
-from evo_tune.genome.space import Gene, Genome, SearchSpace, gene_from, genome_key
+from evo_tune.genome.genes import Gene, gene_from
+from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.standing import averaged
 from evo_tune.genome.trial import Candidate, Objective, Outcome, Trial
+from evo_tune.genome.values import Genome, genome_key
 from evo_tune.store import table
 from evo_tune.store.heartbeat import HEARTBEAT
 from evo_tune.store.journal import Journal, sync_folder, write_atomically

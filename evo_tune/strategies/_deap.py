@@ -17,8 +17,9 @@ from contextlib import contextmanager
 import numpy as np
 from deap import base, tools
 
+from evo_tune.genome.genes import Choice
 from evo_tune.genome.history import History
-from evo_tune.genome.space import Choice, SearchSpace
+from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Trial
 
 __all__ = [

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from evo_tune.errors import OptionError
+from evo_tune.genome.genes import Choice, Gene
 from evo_tune.genome.history import History
-from evo_tune.genome.space import Choice, Gene
 from evo_tune.genome.trial import Proposal, Trial
 from evo_tune.plugins.strategy import Strategy
 from evo_tune.strategies._births import spread

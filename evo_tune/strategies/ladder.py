@@ -16,8 +16,9 @@ from typing import NamedTuple
 import numpy as np
 
 from evo_tune.errors import OptionError, SpaceError
+from evo_tune.genome.genes import Choice
 from evo_tune.genome.history import History
-from evo_tune.genome.space import Choice, SearchSpace
+from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Objective, Proposal, Trial
 from evo_tune.strategies._births import unborn
 from evo_tune.strategies.ga import GA

@@ -23,10 +23,12 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from evo_tune.errors import OptionError
+from evo_tune.genome.genes import Choice
 from evo_tune.genome.history import History
 from evo_tune.genome.importance import ranks
-from evo_tune.genome.space import Choice, SearchSpace, genome_key
+from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Proposal, Trial
+from evo_tune.genome.values import genome_key
 from evo_tune.plugins.strategy import Strategy
 from evo_tune.strategies._births import spread, unborn
 from evo_tune.strategies._deap import Individual, crossover, mutate, seeded, select, tournament

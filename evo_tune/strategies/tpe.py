@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 
 from evo_tune.errors import OptionError
+from evo_tune.genome.genes import Choice, Float, Gene, Int
 from evo_tune.genome.history import History
-from evo_tune.genome.space import Choice, Float, Gene, Genome, Int, Value
 from evo_tune.genome.trial import Proposal, Trial
+from evo_tune.genome.values import Genome, Value
 from evo_tune.plugins.strategy import Strategy
 from evo_tune.strategies._births import fresh
 

@@ -18,7 +18,7 @@ import pytest
 from evo_tune import Choice, Context, Int, Search, SearchSpace
 from evo_tune.cli import cli
 from evo_tune.errors import OptionError, RecipeError, UsageError
-from evo_tune.genome.space import parse_gene
+from evo_tune.genome.notation import parse_gene
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.find import find_evaluator
 

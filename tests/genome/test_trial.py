@@ -24,7 +24,6 @@ from evo_tune.genome.trial import (
     Proposal,
     Trial,
     conclude,
-    one_line,
     trial_seed,
 )
 
@@ -202,22 +201,6 @@ def test_what_is_wrong_is_one_short_line(returned: dict[str, Any]) -> None:
     assert len(error) <= 400
     assert error.isprintable()
     assert "expected a number" in error or "no 'loss'" in error or len(next(iter(returned))) > 400
-
-
-@pytest.mark.parametrize(
-    ("text", "line"),
-    [
-        ("one\n  two\tthree\r\n", "one two three"),
-        ("\x1b[31mred\x1b[0m \a\x00", "\\x1b[31mred\\x1b[0m \\x07\\x00"),
-        ("\udcff \x9b é 中 🙂", "\\udcff \\x9b é 中 🙂"),
-        ("x" * 401, "x" * 399 + "…"),
-        ("x" * 400, "x" * 400),
-        ("", ""),
-    ],
-)
-def test_a_text_becomes_one_line_that_is_safe_to_print(text: str, line: str) -> None:
-    assert one_line(text) == line
-    line.encode()
 
 
 def test_metric_names_can_be_written() -> None:

@@ -13,7 +13,7 @@ import pytest
 from evo_tune.genome.trial import Candidate, Outcome
 from evo_tune.loop.calibration import calibration_work, collect
 from evo_tune.loop.search import Search
-from evo_tune.report.calibration import Calibrated, calibrated
+from evo_tune.report.calibration import Calibrated, calibrated, recommended
 from evo_tune.store.run import Run
 from tests.conftest import drive, rows
 
@@ -90,6 +90,19 @@ def test_a_default_that_nothing_has_beaten_needs_none(begin: Begin) -> None:
     search = begin(trials=1, slots=1, calibrate=3).run()
     assert not (search.saved.folder / "_calibration.parquet").exists()
     assert calibrated(search.saved) == []
+
+
+def test_the_best_is_the_one_that_is_best_over_fresh_seeds(begin: Begin) -> None:
+    search = begin("run", trials=6, calibrate=2, calibrate_best=2)
+    while (candidate := search.ask()) is not None:
+        search.tell(candidate, falling(search, candidate))
+    assert search.best is not None
+    assert search.best.id == 5
+    for candidate, _ in calibration_work(search.saved, 2):
+        collect(search.saved, candidate, Outcome("ok", {"loss": 0.0 if candidate.id == 4 else 1.0}))
+    assert search.best is not None
+    assert search.best.id == 4
+    assert search.best == recommended(Run.open(search.saved.folder))
 
 
 def test_failures_are_counted(begin: Begin) -> None:

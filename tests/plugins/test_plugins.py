@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from evo_tune.cli.plugging import strategies_command
+from evo_tune.cli.commands.strategies import command as strategies_command
 from evo_tune.errors import OptionError, PluginError
 from evo_tune.plugins import find as plugins
 from evo_tune.plugins.find import (

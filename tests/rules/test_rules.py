@@ -16,7 +16,7 @@ from evo_tune.loop.replay import verify
 from evo_tune.loop.search import Search
 from evo_tune.loop.strategy import ruled
 from evo_tune.plugins.context import Context, Pruned
-from evo_tune.report.calibration import calibrated, winner
+from evo_tune.report.calibration import calibrated, recommended
 from evo_tune.report.summary import best_so_far, front, spent
 from evo_tune.store.run import Run, space_of
 from tests.conftest import cut_copy, drive, rows, survivors
@@ -192,7 +192,7 @@ def test_best_front_and_calibration_keep_to_the_constraints(descent: Begin, resu
     assert run.best.genome["size"] == 6
     assert [trial.genome["size"] for trial in front(run)] == [6]
     assert not run.ranked()[-1].feasible  # the default has size 4
-    best = winner(run)
+    best = recommended(run)
     assert best is not None
     assert best.feasible
     means = {row.id: row.mean for row in calibrated(run)}
@@ -215,7 +215,7 @@ def test_partial_results_are_no_best(descent: Begin) -> None:
     assert candidate is not None
     search.tell(candidate, {"loss": 0.0, "size": 1.0})
     assert search.best is None
-    assert winner(search.saved) is None
+    assert recommended(search.saved) is None
     assert front(search.saved) == []
 
 

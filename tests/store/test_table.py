@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from evo_tune.errors import StoreError
-from evo_tune.genome.space import Choice, Float, Gene, Int
+from evo_tune.genome.genes import Choice, Float, Gene, Int
 from evo_tune.genome.trial import Candidate, Minimize, Outcome, Trial
 from evo_tune.loop.search import Search
 from evo_tune.store import table

@@ -9,8 +9,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from evo_tune.genome.space import Choice, Float, Genome, Int, SearchSpace, genome_key
+from evo_tune.genome.genes import Choice, Float, Int
+from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import STATUSES, Candidate, Minimize, Objective, Outcome
+from evo_tune.genome.values import Genome, genome_key
 from evo_tune.options.binding import options_of
 from evo_tune.plugins.find import find_strategy, list_strategies, make_strategy
 from evo_tune.plugins.strategy import Strategy

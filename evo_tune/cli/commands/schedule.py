@@ -1,4 +1,4 @@
-"""`schedule`: look at a learning-rate schedule before anything is trained with it. Loads no torch."""
+"""`evo-tune schedule`: look at a learning-rate schedule before anything is trained with it. Loads no torch."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ import click
 from evo_tune.cli import _shared as shared
 from evo_tune.errors import RecipeError, UsageError
 from evo_tune.training.optim.schedule import Schedule
+
+PLACE = 130
 
 WIDTH, HEIGHT = 60, 10
 """Columns and rows of the chart."""
@@ -36,14 +38,14 @@ LANDMARKS = 12
 @click.option("--gamma", type=float, help="sgdr, cosine_step: factor from cycle to cycle.  [default: 0.9]")
 @click.option("--png", type=click.Path(dir_okay=False, path_type=Path), help="Draw it into this file.")
 @shared.format_option("chart", "csv", "json")
-def schedule_command(name: str, lr: float, png: Path | None, form: str, **fields: Any) -> None:
-    r"""Print a learning-rate schedule along its steps.
+def command(name: str, lr: float, png: Path | None, form: str, **fields: Any) -> None:
+    """Print a learning-rate schedule along its steps.
 
     NAME is cosine, linear, constant, wsd, multi_step, sgdr or cosine_step.
 
     \b
     evo-tune schedule sgdr --steps 1000
-    """
+    """  # noqa: D301  (click reads the character)
     schedule = Schedule(name=name, **{field: value for field, value in fields.items() if value is not None})
     if not 0.0 < lr <= 1.0:
         raise RecipeError("lr", lr, "a number in (0, 1]")
