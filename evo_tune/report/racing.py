@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Literal, TypeAlias
 
-__all__ = ["ALPHA", "Fresh", "Race", "Standing", "looks", "student_tail"]
+__all__ = ["ALPHA", "CAP", "ROUNDING", "Fresh", "Purpose", "Race", "Standing", "looks", "most_numbers", "student_tail"]
 
 ALPHA = 0.05
 """Most probability of saying 'beats' of a finalist that is no better than the default."""
@@ -40,8 +40,8 @@ SPENDING = 3
 HOPELESS = 1.5
 """Standard errors that the gain must have at the cap for going on to be worth it; in proportion before."""
 
-SAME = 1e-9
-"""Spread, relative to the losses themselves, below which it is the rounding of numbers that are the same."""
+ROUNDING = 1e-12
+"""Share of a value below which a difference is taken for rounding: some thousand times that of one operation."""
 
 LARGEST = 1e300
 """Losses from here on (and NaN) count as failed: sums of them are no numbers."""
@@ -102,12 +102,12 @@ class Race:
 
     Args:
         finalists: Trial ids, the best of the search first; ties go to the earlier one.
-        default: The default's trial id.
+        default: The default's trial id; None if it has no value: then the chosen has its value over fresh seeds alone.
         seeds: What `--calibrate` says: the comparison takes at most `CAP` times as many; a halving takes a third.
     """
 
     finalists: tuple[int, ...]
-    default: int
+    default: int | None
     seeds: int
 
     def standing(self, results: Results) -> Standing:
@@ -118,8 +118,11 @@ class Race:
         if chosen is not None:
             return self._compare(chosen, results)
         # Whoever is chosen, the default is needed: it need not wait. Nor does it depend on how the choice goes.
-        first = [Fresh(self.default, "report", number) for number in range(1, looks(self.seeds)[0] + 1)]
-        return Standing((*wanted, *(one for one in first if one not in results)))
+        return Standing((*wanted, *self._lacking(looks(self.seeds)[0], [self.default], results)))
+
+    def _lacking(self, look: int, ids: Sequence[int | None], results: Results) -> tuple[Fresh, ...]:
+        needed = (Fresh(id, "report", number) for number in range(1, look + 1) for id in ids if id is not None)
+        return tuple(one for one in needed if one not in results)
 
     def _choose(self, results: Results) -> tuple[int | None, tuple[Fresh, ...]]:
         """Halve the finalists until one is left; return it (None: all failed), or what is lacking for the next step."""
@@ -138,36 +141,37 @@ class Race:
     def _compare(self, chosen: int, results: Results) -> Standing:
         spent, found = 0.0, Standing()
         for look in looks(self.seeds):
-            needed = [Fresh(id, "report", number) for number in range(1, look + 1) for id in (self.default, chosen)]
-            lacking = tuple(one for one in needed if one not in results)
-            if lacking:
+            if lacking := self._lacking(look, [self.default, chosen], results):
                 return Standing(lacking, chosen, found.seeds, found.pairs, found.gain, found.error)
+            if self.default is None:
+                return Standing((), chosen, look)
             share = look / (CAP * self.seeds)
             level = ALPHA * share**SPENDING - spent
             spent += level
-            found = self._look(chosen, look, share, level, results)
+            found = _look(chosen, self.default, look, share, level, results)
             if found.beats is not None:
                 break
         return found
 
-    def _look(self, chosen: int, look: int, share: float, level: float, results: Results) -> Standing:
-        """Return what is known after so many seeds; `beats` is None if that is to be left open, or cannot be known."""
-        mine, other = (_losses(id, "report", look, results) for id in (chosen, self.default))
-        both = [(a, b) for a, b in zip(mine, other, strict=True) if a is not None and b is not None]
-        gains = [b - a for a, b in both]
-        gain = fmean(gains) if gains else math.nan
-        error = _error(gains, gain)
-        if any(a is None and b is not None for a, b in zip(mine, other, strict=True)):
-            beats: bool | None = False  # it fails where the default does not
-        elif len(gains) < 2:
-            beats = None
-        else:
-            scale = SAME * max(abs(loss) for pair in both for loss in pair)
-            error = error if error > scale else 0.0
-            beats = _beats(both, gain, error, scale, level, HOPELESS * share)
-            if beats is None and share == 1.0:
-                beats = False
-        return Standing((), chosen, look, len(gains), gain, error, beats)
+
+def _look(chosen: int, default: int, look: int, share: float, level: float, results: Results) -> Standing:
+    """Return what is known after so many seeds; `beats` is None if that is to be left open, or cannot be known."""
+    mine, other = (_losses(id, "report", look, results) for id in (chosen, default))
+    both = [(a, b) for a, b in zip(mine, other, strict=True) if a is not None and b is not None]
+    gains = [b - a for a, b in both]
+    gain = fmean(gains) if gains else math.nan
+    error = _error(gains, gain)
+    if any(a is None and b is not None for a, b in zip(mine, other, strict=True)):
+        beats: bool | None = False  # it fails where the default does not
+    elif len(gains) < 2:
+        beats = None
+    else:
+        scale = ROUNDING * max(abs(loss) for pair in both for loss in pair)
+        gain, error = (number if abs(number) > scale else 0.0 for number in (gain, error))
+        beats = _beats(both, gain, error, scale, level, HOPELESS * share)
+        if beats is None and share == 1.0:
+            beats = False
+    return Standing((), chosen, look, len(gains), gain, error, beats)
 
 
 def _beats(
@@ -187,7 +191,7 @@ def _beats(
         if student_tail(gain / error, len(pairs) - 1) <= level:
             return True
         return False if gain < hopeless * error else None
-    if gain <= scale:
+    if gain <= 0.0:
         return False
     if all(max(losses) - min(losses) <= scale for losses in zip(*pairs, strict=True)):
         return True  # the seed changes nothing at all: the difference is exact
@@ -198,6 +202,12 @@ def _beats(
 def looks(seeds: int) -> list[int]:
     """Return after how many reporting seeds the comparison is looked at: thirds of the cap, and never fewer than 2."""
     return sorted({max(2, math.ceil(CAP * seeds * part / LOOKS)) for part in range(1, LOOKS + 1)})
+
+
+def most_numbers(race: Race) -> dict[Purpose, int]:
+    """Return how many seeds of each purpose a race can come to."""
+    halvings = math.ceil(math.log2(max(1, len(race.finalists))))
+    return {"choose": math.ceil(race.seeds / 3) * halvings, "report": CAP * race.seeds}
 
 
 def _losses(id: int, purpose: Purpose, seeds: int, results: Results) -> list[float | None]:

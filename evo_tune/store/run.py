@@ -45,7 +45,6 @@ FORMAT = 1
 
 MANIFEST = "_run.json"
 JOURNAL = "_journal.jsonl"
-CALIBRATION = "_calibration.parquet"
 TRIALS = "_trials"
 LOCK = "_lock"
 STORE = "populations"
@@ -146,8 +145,8 @@ class Session:
         per_device: Slots on one GPU; 'auto': as many as its memory has room for.
         timeout: Seconds after which an evaluation is given up; None: never.
         retries: Further tries of an evaluation whose process died.
-        calibrate: Fresh seeds with which the best and the default are trained at the end.
-        calibrate_best: How many of the best; the winner is the best of them over these seeds.
+        calibrate: How many fresh seeds the closing race is about (see `report.racing`); 0: there is none.
+        calibrate_best: Finalists of that race; one of them is compared with the default.
         backend: Where the slots are: 'joblib' (processes of this machine), 'dask' or 'ray'.
         address: Of a cluster that runs already; None starts one on this machine.
         max_slots: On a cluster, slots there may be: those that no machine is there for wait for one.
@@ -512,38 +511,6 @@ class Run:
                     path.replace(aside)
                 except OSError as error:
                     raise StoreError(f"cannot rename {path}: {error.strerror}") from error
-
-    # Calibration: results outside ids and history (law 10).
-
-    def calibration(self) -> list[Trial]:
-        """Return the calibration's results as trials; a damaged file counts as none."""
-        import pyarrow.parquet as pq
-
-        path = self.folder / CALIBRATION
-        if not path.exists():
-            return []
-        try:
-            rows = pq.read_table(path, partitioning=None).to_pylist()
-            return [self._calibration_trial(row) for row in rows]
-        except (OSError, ValueError, LookupError, EvoTuneError):
-            warnings.warn(f"{path} is damaged: the calibration is done again", stacklevel=2)
-            return []
-
-    def _calibration_trial(self, row: Mapping[str, Any]) -> Trial:
-        genome, outcome = table.to_genome(row, self.genes), table.to_outcome(row)
-        candidate = replace(self.candidates[row["id"]], genome=genome, seed=row["seed"])
-        return Trial.of(candidate, outcome, -1, self.objectives, self.constraints)
-
-    def write_calibration(self, trials: Sequence[Trial]) -> None:
-        """Write all calibration results, replacing the file.
-
-        Raises:
-            StoreError: The disk refuses.
-        """
-        known = self.metric_names
-        others = sorted({name for trial in trials for name in trial.outcome.metrics}.difference(known))
-        columns = table.schema(self.genes, [*known, *others], self.manifest.units)
-        table.write(self.folder / CALIBRATION, table.from_trials(trials, (), columns))
 
 
 def _read_manifest(folder: Path) -> Manifest:
