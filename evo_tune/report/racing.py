@@ -20,6 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import fmean
 from typing import Literal, TypeAlias
 
@@ -193,10 +194,17 @@ def _beats(
         return False if gain < hopeless * error else None
     if gain <= 0.0:
         return False
-    if all(max(losses) - min(losses) <= scale for losses in zip(*pairs, strict=True)):
-        return True  # the seed changes nothing at all: the difference is exact
-    # A coarse metric moved by the same step on each seed. Student has no say; the sign test has: 2^-n by chance.
-    return True if 0.5 ** len(pairs) <= level else None
+    # The seed changes nothing at all, so the difference is exact; or it moves both by the same. That is chance where
+    # the metric is coarse: its spread is then taken to be its resolution, the smallest step between two seeds.
+    step = _resolution(pairs, scale)
+    return True if not step or student_tail(gain * math.sqrt(len(pairs)) / step, len(pairs) - 1) <= level else None
+
+
+def _resolution(pairs: Sequence[tuple[float, float]], scale: float) -> float:
+    """Return the smallest step of a genome's losses between seeds; 0 if the seed changes nothing."""
+    ordered = (sorted(losses) for losses in zip(*pairs, strict=True))
+    steps = [b - a for losses in ordered for a, b in pairwise(losses) if b - a > scale]
+    return min(steps, default=0.0)
 
 
 def looks(seeds: int) -> list[int]:

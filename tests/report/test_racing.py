@@ -149,13 +149,15 @@ def test_a_seed_that_changes_nothing_gives_an_exact_difference(noise: float) -> 
 
 
 def test_a_coarse_metric_needs_more_seeds_than_an_exact_one() -> None:
-    """Both losses move with the seed and their difference does not: two seeds may agree by chance, six do not."""
+    """Both losses move with the seed and their difference does not: by one step, that is chance on two seeds."""
 
     def coarse(one: Fresh) -> float:
         return (one.number % 3) / 8 + (0.0 if one.id else 0.125)
 
     assert (play(race_of(1, 3), coarse)[1].beats, play(race_of(1, 3), coarse)[1].pairs) == (True, 6)
     assert play(race_of(1, 2), coarse)[1].beats is False
+    fine = play(race_of(1, 3), lambda one: one.number / 1000 - one.id)[1]
+    assert (fine.beats, fine.pairs, fine.error) == (True, 2, 0.0)
 
 
 def test_failures_come_last_and_are_no_pairs() -> None:

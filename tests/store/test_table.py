@@ -20,6 +20,7 @@ from evo_tune.genome.genes import Choice, Float, Gene, Int
 from evo_tune.genome.trial import Candidate, Minimize, Outcome, Trial
 from evo_tune.loop.search import Search
 from evo_tune.store import table
+from evo_tune.store.calibration import read_calibration, write_calibration
 from tests.conftest import drive, evaluate, rows, survivors
 
 GENES: dict[str, Gene] = {
@@ -94,7 +95,7 @@ def test_a_run_is_one_table_for_pandas_and_duckdb(begin: Callable[..., Search]) 
     (search.saved.folder / "_trials" / "000001").mkdir(parents=True)
     (search.saved.folder / "_trials" / "000001" / "log.txt").write_text("so far")
     drive(search, evaluate=failing)
-    search.saved.write_calibration([search.saved.trial(0)])
+    write_calibration(search.saved, [search.saved.trial(0)])
     folder = search.saved.folder
     assert {"_run.json", "_journal.jsonl", "_lock", "_calibration.parquet", "_trials"} <= {
         p.name for p in folder.iterdir()
@@ -191,10 +192,10 @@ def test_a_metric_of_the_calibration_alone_changes_no_generation(
         search.tell(candidate, evaluate(search, candidate))
     one = search.saved.trial(0)
     other = replace(one, outcome=replace(one.outcome, metrics={**one.outcome.metrics, "extra": 1.0}))
-    search.saved.write_calibration([one, other])
+    write_calibration(search.saved, [one, other])
     search.close()
     assert "metric.extra" not in pd.read_parquet(search.saved.folder).columns
-    back = resume("calibrated").saved.calibration()
+    back = read_calibration(resume("calibrated").saved)
     assert [trial.outcome.metrics for trial in back] == [one.outcome.metrics, other.outcome.metrics]
 
 
