@@ -126,9 +126,7 @@ def _outcome(race: Standing, best: int, end: Closing) -> str:
         return _difference(end)
     if race.gain < 0.0:
         worse = f"{-race.gain:.5f}" + ("" if math.isnan(race.error) else f" ± {race.error:.5f}")
-        return (
-            f"nothing beat the default genome: trial {race.chosen}, the best finalist, is {worse} worse on fresh seeds"
-        )
+        return f"nothing beat the default genome: on fresh seeds trial {race.chosen}, the finalist, is {worse} worse"
     return f"trial {race.chosen}, the best finalist, failed on fresh seeds where the default did not: take the default"
 
 

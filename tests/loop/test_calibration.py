@@ -149,7 +149,7 @@ def test_a_default_that_is_better_on_fresh_seeds_is_recommended(begin: Begin, re
     end = settled(resume("run", calibrate=3).saved, lambda id, purpose, number: 1.0 + id / 9 + (id + number) % 2 / 50)
     assert (end.best and end.best.id, end.beaten) == (0, False)
     assert end.gain < 0
-    assert "nothing beat the default genome: on fresh seeds the best finalist, trial 5" in verdict(end)
+    assert "nothing beat the default genome: on fresh seeds trial 5, the finalist, is 0.55556" in verdict(end)
 
 
 def test_failures_are_counted(begin: Begin, resume: Begin) -> None:
