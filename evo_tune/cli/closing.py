@@ -15,7 +15,8 @@ from evo_tune.report.calibration import Calibrated
 from evo_tune.report.data import closing_as_data
 from evo_tune.report.racing import Standing
 from evo_tune.report.summary import Closing
-from evo_tune.store.run import Run, as_typed
+from evo_tune.store.places import as_typed
+from evo_tune.store.run import Run
 
 
 def print_closing(run: Run, form: str, status: str = "") -> None:
@@ -78,7 +79,7 @@ def spread(row: Calibrated | None) -> str:
 
 def _rules_met(run: Run, end: Closing) -> Iterator[str]:
     """Yield what rungs, inheritance and constraints made of the run, a line each."""
-    if len(run.manifest.rungs) > 1:
+    if len(run.manifest.fidelity) > 1:
         counts = f"{report.born(run)} genomes, {report.trained_in_full(run)} of them trained in full"
         yield f"{counts}: the cost of {report.spent(run):.1f} full trainings"
     if run.manifest.inherit:

@@ -61,7 +61,7 @@ def go(search: Search, quiet: bool, form: str) -> int:
     """Run, show how it goes, and print how it ended; return the exit code: 1 if nothing gave a value."""
     from evo_tune.cli.closing import print_closing
     from evo_tune.cli.live import watcher
-    from evo_tune.store.run import as_typed
+    from evo_tune.store.places import as_typed
 
     before = len(search.saved.outcomes)
     with watcher(quiet or form == "json") as watch:

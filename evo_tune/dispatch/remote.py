@@ -200,7 +200,7 @@ class RemoteSlot(Slot):
             raise SlotClosed(f"{self.name} is closed")
 
     def _attempt(self, seat: Seat, candidate: Candidate, folder: str | None) -> Outcome:
-        pending = seat.begin(candidate.to_json(), folder)
+        pending = seat.begin(vars(candidate), folder)
         heard = time.monotonic()
         while True:
             self._check_open()
@@ -214,8 +214,7 @@ class RemoteSlot(Slot):
         self._check_open()
         if reply is None:
             raise Lost(f"{seat.device} ended the training: it heard nothing from here for too long")
-        outcome = Outcome.from_json(reply)
-        return Outcome(**{**vars(outcome), "device": seat.device})
+        return Outcome(**{**reply, "device": seat.device})
 
     def kill(self) -> None:
         self._closed = True

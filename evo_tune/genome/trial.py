@@ -1,7 +1,7 @@
 """The nouns that travel: a Candidate goes out to a slot, an Outcome comes back, both make a Trial.
 
-All of them are frozen and plain: each turns into JSON and back without loss, which is what lets the
-journal be the only truth. This module knows nothing of strategies, stores, processes or torch.
+All of them are frozen and plain: `vars` of one is the message that a worker gets or sends, and the store has the
+schema of each on disk. This module knows nothing of strategies, stores, processes or torch.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, TypeAlias, get_args
+from typing import ClassVar, Literal, TypeAlias, get_args
 
 import numpy as np
 
@@ -163,18 +163,6 @@ class Candidate:
         """Whether it is trained in full, and with no weights but its own."""
         return self.budget == 1.0 and self.inherits is None
 
-    def to_json(self) -> dict[str, Any]:
-        """Return plain data."""
-        return {**vars(self), "genome": dict(self.genome)}
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Candidate:
-        """Build it from what `to_json` gave."""
-        fields = dict(data)
-        fields["parents"] = tuple(fields["parents"])
-        fields["stop_if"] = tuple((f, m, b) for f, m, b in fields["stop_if"])
-        return cls(**fields)
-
 
 def _is_fresh(birth: Proposal | Candidate) -> bool:
     return birth.resumes is None and birth.replicate == 0 and birth.confirms is None
@@ -199,37 +187,6 @@ class Outcome:
     seconds: float = 0.0
     device: str = ""
     error: str | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain data; numbers that are not finite become None, since JSON has none."""
-        return {
-            "status": self.status,
-            "metrics": _finite(self.metrics),
-            "curve": [[fraction, _finite(metrics)] for fraction, metrics in self.curve],
-            "seconds": round(self.seconds, 4),
-            "device": self.device,
-            "error": self.error,
-        }
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Outcome:
-        """Build it from what `to_json` gave."""
-        fields = dict(data)
-        fields["metrics"] = _numbers(fields["metrics"])
-        fields["curve"] = tuple((fraction, _numbers(metrics)) for fraction, metrics in fields["curve"])
-        return cls(**fields)
-
-    def settled(self) -> Outcome:
-        """Return it as the journal will give it back, so a live run and a resumed one see the same."""
-        return Outcome.from_json(self.to_json())
-
-
-def _finite(metrics: Mapping[str, float]) -> dict[str, float | None]:
-    return {name: value if math.isfinite(value) else None for name, value in metrics.items()}
-
-
-def _numbers(metrics: Mapping[str, float | None]) -> dict[str, float]:
-    return {name: math.nan if value is None else value for name, value in metrics.items()}
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,10 @@ from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.find import make_strategy, source_hash
 from evo_tune.rules.fidelity import parse_rungs
 from evo_tune.rules.inheritance import parse_share
-from evo_tune.store.run import ORDERS, Manifest, Run, copy_run, find_run
+from evo_tune.store.copying import copy_run
+from evo_tune.store.manifest import ORDERS, Manifest
+from evo_tune.store.places import find_run
+from evo_tune.store.run import Run
 from evo_tune.text import is_writable
 
 __all__ = ["given_up", "make_manifest", "new_name", "reopened"]
@@ -110,7 +113,7 @@ def make_manifest(
         lag=lag,
         threads=threads,
         warm_start=_warm_start(space, warm_start, fill_defaults),
-        rungs=list(rungs),
+        fidelity=list(rungs),
         prune=bool(prune),
         replicates=replicates,
         inherit=share,

@@ -17,6 +17,7 @@ from evo_tune.loop.driving import Job
 from evo_tune.report.calibration import calibration_seed, race_of, results_of
 from evo_tune.report.racing import Fresh, Race
 from evo_tune.store.calibration import read_calibration, write_calibration
+from evo_tune.store.events import settled
 from evo_tune.store.run import Run
 
 __all__ = ["Calibration", "calibration_work", "collect"]
@@ -40,7 +41,7 @@ def _job(run: Run, one: Fresh) -> Job:
 
 def collect(run: Run, candidate: Candidate, outcome: Outcome) -> None:
     """Add one result to the run's calibration file, durably."""
-    trial = Trial.of(candidate, outcome.settled(), -1, run.objectives, run.constraints)
+    trial = Trial.of(candidate, settled(outcome), -1, run.objectives, run.constraints)
     write_calibration(run, [*read_calibration(run), trial])
 
 

@@ -215,4 +215,4 @@ def check_unchanged(run: Run, evaluator: Evaluator, accept_changes: bool) -> Non
             "compare: --accept-changes goes on all the same"
         )
     if changed:
-        run.write({"event": "changed", **now}, sync=True)
+        run.change(**now)

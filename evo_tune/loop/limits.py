@@ -13,7 +13,9 @@ from evo_tune.errors import RunError
 from evo_tune.genome.history import History
 from evo_tune.report.summary import spent
 from evo_tune.rules.ruled import Ruled
-from evo_tune.store.run import LIMITS, Run, Session, as_typed
+from evo_tune.store.places import as_typed
+from evo_tune.store.run import Run
+from evo_tune.store.session import LIMITS, Session
 
 __all__ = ["all_born", "check_hope", "limit_reached", "limited", "next_session"]
 
@@ -29,7 +31,7 @@ def next_session(run: Run, changes: Mapping[str, Any]) -> Session:
     last = run.sessions[-1] if run.sessions else Session()
     if set(LIMITS) & changes.keys():
         last = last.unlimited()
-    return replace(last, **changes)
+    return last.but(**changes)
 
 
 def limited(session: Session) -> Session:

@@ -14,7 +14,8 @@ from typing import Any
 from evo_tune.dispatch import AUTO, CPU, Cluster, Forecast, Plan, Slot, Task, open_slots, plan
 from evo_tune.genome.space import SearchSpace
 from evo_tune.plugins.evaluator import Evaluator
-from evo_tune.store.run import TRIALS, Run, Session
+from evo_tune.store.run import TRIALS, Run
+from evo_tune.store.session import Session
 
 __all__ = ["open_for", "plan_for"]
 

@@ -36,7 +36,7 @@ def propose(strategy: Strategy, history: History, run: Run, id: int) -> Proposal
     Raises:
         RunError: The strategy has raised, or what it returned is no proposal for this space.
     """
-    warm, budget, number = run.manifest.warm_start, run.manifest.rungs[0], history.fresh_count
+    warm, budget, number = run.manifest.warm_start, run.manifest.fidelity[0], history.fresh_count
     if number == 0:
         return Proposal(history.space.default(), DEFAULT, budget=budget)
     if number <= len(warm):

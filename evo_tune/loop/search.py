@@ -34,7 +34,11 @@ from evo_tune.loop.strategy import ruled
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.find import find_again, find_evaluator
 from evo_tune.report.calibration import recommended
-from evo_tune.store.run import STORE, Run, Session, space_of
+from evo_tune.store.files import table_of
+from evo_tune.store.manifest import space_of
+from evo_tune.store.places import STORE
+from evo_tune.store.run import Run
+from evo_tune.store.session import Session
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -231,7 +235,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
     def frame(self) -> pd.DataFrame:
         """Return every recorded trial as a row, with the columns of the run's Parquet files."""
         with self._changed:
-            rows: pd.DataFrame = self.saved.table(self.saved.trials()).to_pandas()
+            rows: pd.DataFrame = table_of(self.saved, self.saved.trials()).to_pandas()
         return rows
 
     # Asking.
@@ -266,8 +270,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
                 self.finished = over or "the strategy has nothing more to propose"
             return None
         # Not synced by itself: a birth that a power cut loses is proposed again, the same.
-        run.write({"event": "born", "candidate": candidate_of(proposal, history, run).to_json()})
-        candidate = run.candidates[id]  # as the journal gives it back
+        candidate = run.bear(candidate_of(proposal, history, run))  # as the journal gives it back
         history.born(candidate)
         self._generations.born(candidate)
         return candidate
@@ -290,10 +293,8 @@ class Search(contextlib.AbstractContextManager["Search"]):
         with self._changed:
             if candidate.id in run.outcomes or candidate not in run.candidates[candidate.id : candidate.id + 1]:
                 raise UsageError(f"candidate {candidate.id} is not out: tell each result once, as ask() gave it")
-            recorded = {"event": "recorded", "id": candidate.id, "outcome": outcome.to_json()}
-            told = [{"event": "told", "id": candidate.id}] if self._arrival else []
-            run.write(recorded, *told, sync=True)
-            for _ in told:
+            run.record(candidate.id, outcome, tell=self._arrival)
+            if self._arrival:
                 self.history.tell(candidate.id, run.outcomes[candidate.id])
             self._leftovers.recorded(candidate, outcome)
             self._generations.recorded()
@@ -301,7 +302,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
 
     def _tell(self, ids: Sequence[int]) -> None:
         if ids:
-            self.saved.write(*({"event": "told", "id": id} for id in ids))
+            self.saved.tell(ids)
             for id in ids:
                 self.history.tell(id, self.saved.outcomes[id])
 
@@ -384,10 +385,10 @@ class Search(contextlib.AbstractContextManager["Search"]):
                 if self.drivers.error is None:
                     self._generations.stop()
                     reason = "interrupted" if self.stopping else (self.finished or "closed")
-                    self.saved.write({"event": "ended", "reason": reason}, sync=True)
+                    self.saved.end(reason)
                 else:
                     with contextlib.suppress(StoreError):  # it may be the disk that ended the run
-                        self.saved.write({"event": "ended", "reason": str(self.drivers.error)}, sync=True)
+                        self.saved.end(str(self.drivers.error))
             finally:
                 self.saved.close()
 

@@ -83,7 +83,7 @@ def run_as_data(run: Run, top: int) -> dict[str, Any]:
         "objectives": run.manifest.objectives,
         "strategy": run.manifest.strategy,
         "seed": run.manifest.seed,
-        "fidelity": run.manifest.rungs,
+        "fidelity": run.manifest.fidelity,
         "prune": run.manifest.prune,
         "replicates": run.manifest.replicates,
         "inherit": run.manifest.inherit,

@@ -77,9 +77,6 @@ class CMA(Strategy):
     def propose(self, history: History, rng: np.random.Generator) -> Proposal | None:
         return fresh(history, rng, self._drawn(history, rng))
 
-    def survivors(self, history: History) -> Sequence[int]:
-        return [trial.id for trial in history.ranked()[: self.population]]
-
     def _drawn(self, history: History, rng: np.random.Generator) -> Iterator[Proposal]:
         """Yield draws from the distribution that was learned from what has been told."""
         space = history.space

@@ -9,7 +9,7 @@ Several climbs may be under way, since slots do not wait: the best of those with
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -56,9 +56,6 @@ class Hill(Strategy):
             climbs.finished.add(top.id)
         start = spread(history, rng)
         return None if start is None else replace(start, operator="start")
-
-    def survivors(self, history: History) -> Sequence[int]:
-        return [trial.id for trial in history.ranked()[: self.population]]
 
     def _neighbours(self, history: History, rng: np.random.Generator, top: Trial) -> Iterator[Proposal]:
         """Yield the neighbours of a trial, large steps first, in random order among those of a size."""

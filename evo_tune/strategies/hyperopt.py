@@ -9,7 +9,7 @@ Source: Bergstra, Yamins & Cox, Making a science of model search (ICML 2013).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -55,9 +55,6 @@ class Hyperopt(Strategy):
 
     def propose(self, history: History, rng: np.random.Generator) -> Proposal | None:
         return fresh(history, rng, self._suggested(history, rng))
-
-    def survivors(self, history: History) -> Sequence[int]:
-        return [trial.id for trial in history.ranked()[: self.population]]
 
     def _suggested(self, history: History, rng: np.random.Generator) -> Iterator[Proposal]:
         from hyperopt import Domain, tpe

@@ -105,7 +105,7 @@ class SAEA(Strategy):
     def survivors(self, history: History) -> Sequence[int]:
         if len(history.objectives) > 1:
             return [one.id for one in self._front(history)]
-        return [trial.id for trial in history.ranked()[: self.population]]
+        return super().survivors(history)
 
     def _front(self, history: History) -> list[Individual]:
         """Return those that NSGA-II would keep, each trial having competed as it came."""

@@ -103,7 +103,7 @@ class Staged(Strategy):
     def survivors(self, history: History) -> Sequence[int]:
         won = self.winner(history)
         if won is None:
-            return [trial.id for trial in history.ranked()[: self.population]]
+            return super().survivors(history)
         key = genome_key(won)
         return [trial.id for trial in history.ranked() if genome_key(trial.genome) == key][: self.population]
 

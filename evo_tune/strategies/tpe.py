@@ -13,7 +13,7 @@ Sources: Bergstra et al., Algorithms for hyper-parameter optimization (NeurIPS 2
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -70,9 +70,6 @@ class TPE(Strategy):
     def propose(self, history: History, rng: np.random.Generator) -> Proposal | None:
         with _silence():
             return fresh(history, rng, self._asked(history, self._study(history, int(rng.integers(2**31)))))
-
-    def survivors(self, history: History) -> Sequence[int]:
-        return [trial.id for trial in history.ranked()[: self.population]]
 
     def _asked(self, history: History, study: Study) -> Iterator[Proposal]:
         genes = history.space.genes

@@ -70,13 +70,13 @@ def test_an_evaluator_that_has_moved(begin: Begin, resume: Begin, quick: Path) -
             {"objectives": ["loss:min", "cost:min"], "strategy": "ga"},
             PluginError,
             r"strategy ga optimises one objective, and 2 were given \(loss, cost\): give one --objective, or choose "
-            "--strategy nsga2 or nsga3 or random or saea",
+            r"--strategy (\w+ or )*nsga2 or ",
         ),
         (
             {"strategy": "cma"},
             PluginError,
             "strategy cma searches numbers and ordered choices, and kind has no order: fix it with --gene kind=VALUE, "
-            "or choose --strategy ga or hill or hyperopt or ",
+            r"or choose --strategy (\w+ or )*ga or ",
         ),
         ({"order": "size"}, OptionError, "--order size: expected arrival or birth"),
         ({"lag": -1}, OptionError, "--lag -1"),

@@ -21,6 +21,7 @@ from evo_tune.genome.trial import Candidate, Minimize, Outcome, Trial
 from evo_tune.loop.search import Search
 from evo_tune.store import table
 from evo_tune.store.calibration import read_calibration, write_calibration
+from evo_tune.store.files import generation_path
 from tests.conftest import drive, evaluate, rows, survivors
 
 GENES: dict[str, Gene] = {
@@ -225,10 +226,10 @@ def test_generation_files_are_rebuilt(begin: Callable[..., Search], resume: Call
 def test_an_unfinished_generation_is_replaced(begin: Callable[..., Search], resume: Callable[..., Search]) -> None:
     search = drive(begin("run", trials=6))
     assert len(pd.read_parquet(search.saved.folder)) == 6
-    assert len(pq.read_table(search.saved.generation_path(1), partitioning=None)) == 2
+    assert len(pq.read_table(generation_path(search.saved, 1), partitioning=None)) == 2
     drive(resume("run", trials=12))
     whole = drive(begin("whole", trials=12))
-    assert len(pq.read_table(search.saved.generation_path(1), partitioning=None)) == 4
+    assert len(pq.read_table(generation_path(search.saved, 1), partitioning=None)) == 4
     assert rows(whole) == rows(resume("run"))
     assert survivors(search.saved.folder) == survivors(whole.saved.folder)
 
@@ -252,7 +253,7 @@ def test_a_disk_that_refuses_a_generation_loses_nothing(
     begin: Callable[..., Search], resume: Callable[..., Search]
 ) -> None:
     search = begin("run")
-    blocked = search.saved.generation_path(1)
+    blocked = generation_path(search.saved, 1)
     blocked.mkdir()  # a folder there: the rename is refused
     with pytest.raises(StoreError, match=r"cannot write .*generation-0001\.parquet: Is a directory"):
         drive(search)

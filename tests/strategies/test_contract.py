@@ -18,18 +18,17 @@ from evo_tune.strategies.staged import Staged
 from tests.strategies.cases import (
     SHORT,
     SIZES,
-    SLOW,
     SPACES,
+    VARIANTS,
     failing,
+    is_slow,
     losses,
     objectives_of,
     same_state,
     suited,
-    variants,
 )
 from tests.strategies.simulate import Born, Refused, Simulation, Told, birth_rng, rebuild
 
-VARIANTS = variants()
 ENDLESS = 10**9
 """Births of a run that only the strategy ends."""
 SPACE = pytest.mark.parametrize("space", SPACES)
@@ -48,8 +47,7 @@ def simulate(strategy: Strategy, space: str, fail: float = 0.0, births: int = 40
 
 def length(strategy: Strategy, births: int) -> int:
     """Return the number of births of a run: fewer where the strategy is slow."""
-    slow = type(strategy).__module__.rpartition(".")[2] in SLOW
-    return min(births, SHORT) if slow and births != ENDLESS else births
+    return min(births, SHORT) if is_slow(strategy) and births != ENDLESS else births
 
 
 def is_complete(run: Simulation, space: str) -> bool:
@@ -190,7 +188,8 @@ def test_results_may_come_in_any_order(strategy: Strategy, space: str) -> None:
 @pytest.mark.parametrize("count", [3, 9])
 def test_warm_starts_are_births_like_others(strategy: Strategy, space: str, count: int) -> None:
     rng = np.random.default_rng(0)
-    drawn = {genome_key(g): g for g in [SPACES[space].default(), *(SPACES[space].sample(rng) for _ in range(200))]}
+    where = suited(strategy, SPACES[space])
+    drawn = {genome_key(g): g for g in [where.default(), *(where.sample(rng) for _ in range(200))]}
     warm = list(drawn.values())[1 : count + 1]
     run = simulate(strategy, space, births=25, warm=warm, slots=2)
     assert [c.genome for c in run.candidates[1 : count + 1]] == warm

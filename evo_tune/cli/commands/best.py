@@ -28,7 +28,8 @@ def command(run: str | None, store: str, form: str) -> None:
     from evo_tune.report.calibration import calibrated, recommended
     from evo_tune.report.data import best_as_data, trial_as_data
     from evo_tune.report.summary import front, seeded
-    from evo_tune.store.run import Run, as_typed, find_run
+    from evo_tune.store.places import as_typed, find_run
+    from evo_tune.store.run import Run
 
     saved = Run.open(find_run(Path(store), run))
     best = recommended(saved)

@@ -73,7 +73,7 @@ def command(
         finally:
             slot.kill()
     if form == "json":
-        shared.print_json({"genome": genome, **outcome.to_json()})
+        shared.print_json({"genome": genome, **vars(outcome)})
     else:
         click.echo(f"genome: {shared.show_genome(genome)}")
         click.echo(f"{outcome.status} in {shared.show_seconds(outcome.seconds)} on {outcome.device}")

@@ -55,7 +55,8 @@ def command(
     from evo_tune.options.binding import split_assignments
     from evo_tune.plugins.find import find_again
     from evo_tune.report.calibration import recommended
-    from evo_tune.store.run import Run, as_typed, find_run
+    from evo_tune.store.places import as_typed, find_run
+    from evo_tune.store.run import Run
 
     if tokens is not None and seconds is not None:
         raise UsageError("--tokens and --seconds are both given: give one")

@@ -18,7 +18,8 @@ def command(store: str, form: str) -> None:
     """List the saved runs, the latest last."""
     from evo_tune.errors import StoreError
     from evo_tune.report.summary import closing
-    from evo_tune.store.run import Run, list_runs
+    from evo_tune.store.places import list_runs
+    from evo_tune.store.run import Run
 
     rows = []
     for folder in list_runs(Path(store)):

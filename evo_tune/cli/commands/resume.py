@@ -39,7 +39,7 @@ def command(
     Limits are totals: a run of 5 generations goes on to 8 with `--generations 8`.
     """
     from evo_tune.loop.search import Search
-    from evo_tune.store.run import find_run
+    from evo_tune.store.places import find_run
 
     shared.check_own(find_run(Path(store), run), evaluator, trust)
     changes = {name: value for name, value in session.items() if value is not None}

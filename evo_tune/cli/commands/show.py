@@ -28,11 +28,13 @@ def command(run: str | None, top: int, store: str, form: str) -> None:
     As CSV: every evaluation, one a row, with the columns of the Parquet files.
     """
     from evo_tune.report.data import run_as_data
-    from evo_tune.store.run import Run, find_run
+    from evo_tune.store.files import table_of
+    from evo_tune.store.places import find_run
+    from evo_tune.store.run import Run
 
     saved = Run.open(find_run(Path(store), run))
     if form == "csv":
-        click.echo(saved.table(saved.trials()).to_pandas().to_csv(index=False), nl=False)
+        click.echo(table_of(saved, saved.trials()).to_pandas().to_csv(index=False), nl=False)
     elif form == "json":
         shared.print_json(run_as_data(saved, top))
     else:
@@ -101,8 +103,8 @@ def _title(run: Any, top: int, calibrated: bool) -> str:
 def _rules(manifest: Any) -> list[str]:
     """Return the rules that a run goes by beside its strategy, as they are typed."""
     found = [f"--subject-to '{text}'" for text in manifest.subject_to]
-    if len(manifest.rungs) > 1:
-        found.insert(0, f"--fidelity {','.join(f'{rung:.3g}' for rung in manifest.rungs)}")
+    if len(manifest.fidelity) > 1:
+        found.insert(0, f"--fidelity {','.join(f'{rung:.3g}' for rung in manifest.fidelity)}")
     if manifest.prune:
         found.append("--prune")
     if manifest.replicates > 1:

@@ -27,11 +27,12 @@ def command(run: str | None, store: str, form: str) -> None:
     RUN left out means the latest one.
     """
     from evo_tune.store.heartbeat import last_beat
-    from evo_tune.store.run import Run, find_run
+    from evo_tune.store.places import find_run
+    from evo_tune.store.run import Run
 
     saved = Run.open(find_run(Path(store), run))
     beat = None if saved.ended is not None else last_beat(saved.folder)
-    state, best = _state(saved, beat), saved.best
+    state, best = _state(saved, beat), saved.leader
     failed = sum(outcome.status != "ok" for outcome in saved.outcomes.values())
     quiet = time.time() - saved.last_event
     if form == "json":
@@ -68,7 +69,7 @@ def _row(busy: Busy, age: float) -> dict[str, Any]:
 
 def _state(saved: Run, beat: Beat | None) -> str:
     """Say in a few words whether a run lives."""
-    from evo_tune.store.run import as_typed
+    from evo_tune.store.places import as_typed
 
     if saved.ended is not None:
         return f"ended: {saved.ended}"

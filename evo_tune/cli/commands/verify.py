@@ -22,7 +22,9 @@ def command(run: str | None, store: str, evaluator: str | None, trust: bool, for
     from evo_tune.loop.replay import verify
     from evo_tune.loop.strategy import ruled
     from evo_tune.plugins.find import find_again
-    from evo_tune.store.run import Run, find_run, space_of
+    from evo_tune.store.manifest import space_of
+    from evo_tune.store.places import find_run
+    from evo_tune.store.run import Run
 
     saved = Run.open(find_run(Path(store), run))
     shared.check_own(saved.folder, evaluator, trust)
