@@ -259,7 +259,7 @@ def test_a_fingerprint_tells_texts_and_bases_apart(
         ({"clip": 0.0}, "clip=0"),
         ({"min_lr_ratio": 2.0}, "min_lr_ratio=2"),
         ({"beta2": 1.0}, "beta2=1"),
-        ({"context": 1}, "context=1: expected 2 to 32"),
+        ({"context": 1}, "context=1: expected a whole number, 2 or more"),
         ({"context": 33}, "context=33"),
         ({"micro_batch": 0}, "micro_batch=0"),
         ({"targets": "q_proj"}, r"targets='q_proj'.*blocks\.0\.attention\.qkv, blocks\.0\.attention\.out"),
