@@ -27,8 +27,8 @@ from evo_tune import Context
 from evo_tune.genome.history import History
 from evo_tune.genome.operators import DEFAULT
 from evo_tune.genome.trial import Candidate, Outcome, Proposal, trial_seed
-from evo_tune.loop.calibration import calibration_seed
 from evo_tune.plugins.find import find_evaluator, make_strategy
+from evo_tune.report.calibration import calibration_seed
 from evo_tune.report.summary import inheritance
 from evo_tune.rules.ruled import Ruled, Rules
 from evo_tune.training import Diverged

@@ -38,10 +38,10 @@ import numpy as np
 
 from evo_tune import Search
 from evo_tune.genome.trial import trial_seed
-from evo_tune.loop.calibration import calibration_seed
 from evo_tune.plugins.context import Context, Pruned
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.find import find_evaluator
+from evo_tune.report.calibration import calibration_seed
 
 EVALUATOR = "bundled:language_model"
 SLOTS = 2

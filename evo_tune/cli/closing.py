@@ -13,6 +13,7 @@ from evo_tune.genome.trial import Trial
 from evo_tune.report import summary as report
 from evo_tune.report.calibration import Calibrated
 from evo_tune.report.data import closing_as_data
+from evo_tune.report.racing import Standing
 from evo_tune.report.summary import Closing
 from evo_tune.store.places import as_typed
 from evo_tune.store.run import Run
@@ -57,21 +58,23 @@ def print_closing(run: Run, form: str, status: str = "") -> None:
 def _row(name: str, trial: Trial | None, end: Closing) -> dict[str, Any] | None:
     if trial is None:
         return None
-    row: dict[str, Any] = {"": name, "trial": trial.id, end.metric: trial.outcome.metrics[end.metric]}
-    calibration = end.calibrated_best if name == "best" else end.calibrated_default
+    row: dict[str, Any] = {"": name, "trial": trial.id}
     if end.calibrated_best or end.calibrated_default:
-        row["over fresh seeds"] = _spread(calibration)
-    return row
+        row[f"{end.metric} over fresh seeds"] = spread(
+            end.calibrated_best if name == "best" else end.calibrated_default
+        )
+    return {**row, f"{end.metric}, {end.seeded}": trial.outcome.metrics[end.metric]}
 
 
-def _spread(row: Calibrated | None) -> str:
+def spread(row: Calibrated | None) -> str:
+    """Return a value over fresh seeds in words: mean, standard error and number of seeds."""
     if row is None:
         return "-"
     if not row.values:
         return f"all {row.failures} failed"
     failed = f" ({row.failures} failed)" if row.failures else ""
-    spread = f" ± {row.error:.5f}" if len(row.values) > 1 else ""
-    return f"{row.mean:.5f}{spread} (n={len(row.values)}){failed}"
+    error = f" ± {row.error:.5f}" if len(row.values) > 1 else ""
+    return f"{row.mean:.5f}{error} (n={len(row.values)}){failed}"
 
 
 def _rules_met(run: Run, end: Closing) -> Iterator[str]:
@@ -102,11 +105,36 @@ def verdict(end: Closing) -> str:
         return "no evaluation gave a value: see the errors with `evo-tune show`"
     if end.default is None:
         return "the default genome gave no value, so there is nothing to compare with"
+    if end.race is not None:
+        return _outcome(end.race, end.best.id, end)
     if end.best.id == end.default.id:
         return "nothing beat the default genome"
     if end.beaten is None:
         seeds = "fresh seed" if end.calibrated else "seed"
         return f"difference: {end.gain:.5f} on one {seeds} each: it may be luck"
+    return _difference(end)
+
+
+def _outcome(race: Standing, best: int, end: Closing) -> str:
+    """Return what a race said."""
+    if not race.over:
+        return "the calibration is not at its end, so the best is known by the search alone: `evo-tune resume` goes on"
+    if race.chosen is None:
+        return "every finalist failed on its fresh seeds: the best is known by the search alone"
+    if not race.pairs:
+        return f"on {race.seeds} fresh seeds the best or the default failed each time: nothing can be compared"
+    if best == race.chosen:
+        return _difference(end)
+    if race.gain < 0.0:
+        worse = f"{-race.gain:.5f}" + ("" if math.isnan(race.error) else f" ± {race.error:.5f}")
+        return f"nothing beat the default genome: on fresh seeds trial {race.chosen}, the finalist, is {worse} worse"
+    return f"trial {race.chosen}, the best finalist, failed on fresh seeds where the default did not: take the default"
+
+
+def _difference(end: Closing) -> str:
     word = "beats" if end.beaten else "does not clearly beat"
+    if math.isnan(end.gain_error):
+        return f"difference: {end.gain:.5f} on one fresh seed: the best {word} the default"
     errors = f"{end.gain / end.gain_error:.1f} standard errors" if end.gain_error else "no spread between seeds"
-    return f"difference: {end.gain:.5f} ± {end.gain_error:.5f}: the best {word} the default ({errors})"
+    paired = f", paired over {end.race.pairs} fresh seeds" if end.race else ""
+    return f"difference: {end.gain:.5f} ± {end.gain_error:.5f}: the best {word} the default ({errors}{paired})"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 from evo_tune.cli import _shared as shared
+from evo_tune.report.racing import CAP
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -90,7 +91,8 @@ class Progress:
         if self.total is None or not outcomes:
             return until if math.isfinite(until) else math.nan
         mean = sum(outcome.seconds for outcome in outcomes) / len(outcomes)
-        extra = (1 + self.search.session.calibrate_best) * self.search.session.calibrate  # at the end, with the default
+        # At the end, with the default: a race takes about as much as if all had that many seeds.
+        extra = (1 + self.search.session.calibrate_best) * self.search.session.calibrate
         slots = max(1, len(self.search.drivers.slots))
         return min(until, mean * max(0, self.total - self.done + extra) / slots)
 
@@ -148,8 +150,9 @@ class _Lines:
         if not self._calibrating and any("calibration" in w.what for w in list(search.drivers.working.values())):
             self._calibrating = True
             count = search.session.calibrate_best
-            who = "best" if count == 1 else f"the best {count}"
-            click.echo(f"calibration: {who} and default with {search.session.calibrate} fresh seeds each")
+            who = "the best" if count == 1 else f"the best of {count} finalists"
+            most = CAP * search.session.calibrate
+            click.echo(f"calibration: {who} against the default, on up to {most} fresh seeds each")
         if len(search.saved.outcomes) == self._done:
             return
         progress = Progress(search)

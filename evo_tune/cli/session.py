@@ -39,9 +39,9 @@ def session_options(function: Command) -> Command:
             click.option(
                 "--calibrate",
                 type=click.IntRange(min=0),
-                help="Fresh seeds with which the best and the default are trained at the end.  [default: 3]",
+                help="Fresh seeds for the closing race: twice as many at the most, 0 for none.  [default: 3]",
             ),
-            click.option("--calibrate-best", type=positive, help="How many of the best.  [default: 2]"),
+            click.option("--calibrate-best", type=positive, help="Finalists of that race.  [default: 2]"),
             click.option(
                 "--backend",
                 type=click.Choice(["joblib", "dask", "ray"]),

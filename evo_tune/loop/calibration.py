@@ -1,100 +1,89 @@
-"""Final calibration: the best and the default trained again with fresh seeds, outside ids and history (law 10).
+"""Final calibration: the finalists and the default trained again with fresh seeds, outside ids and history (law 10).
 
 The best of many noisy results is partly luck; only seeds that took no part in the search can say by
-how much it really beats the default.
+how much it really beats the default. Which trainings are wanted follows from the results that are on disk
+(`report.racing`), so a calibration that was killed goes on exactly, and any number of slots trains the same.
 """
 
 from __future__ import annotations
 
-from collections import deque
+import threading
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import replace
-from typing import Any
-
-import numpy as np
 
 from evo_tune.dispatch import Slot
 from evo_tune.genome.trial import Candidate, Outcome, Trial
-from evo_tune.genome.values import genome_key
 from evo_tune.loop.driving import Job
-from evo_tune.report.calibration import contenders
+from evo_tune.report.calibration import calibration_seed, race_of, results_of
+from evo_tune.report.racing import Fresh, Race
+from evo_tune.store.calibration import read_calibration, write_calibration
 from evo_tune.store.events import settled
-from evo_tune.store.files import read_calibration, write_calibration
 from evo_tune.store.run import Run
 
 __all__ = ["Calibration", "calibration_work", "collect"]
 
 
-def calibration_seed(run_seed: int, number: int) -> int:
-    """Return a seed that no trial of the run has used; the same for every genome, so they are paired."""
-    return int(np.random.SeedSequence([run_seed, 2, number]).generate_state(1)[0])
-
-
-def calibration_work(run: Run, seeds: int) -> list[tuple[Candidate, str]]:
-    """Return what is still to be trained: candidates with fresh seeds, and the names of their folders.
+def calibration_work(run: Run, race: Race) -> dict[Fresh, Job]:
+    """Return the trainings that are wanted next, as jobs; they may run side by side.
 
     Args:
         run: A run with its trials done.
-        seeds: Fresh seeds per genome. A default that nothing has beaten needs none.
+        race: Its race.
     """
-    chosen = contenders(run)
-    if not seeds or len(chosen) < 2:
-        return []
-    done = {_key(trial.candidate) for trial in read_calibration(run)}
-    wanted = [
-        (replace(candidate, seed=calibration_seed(run.manifest.seed, number), resumes=None, stop_if=()), number)
-        for number in range(1, seeds + 1)
-        for candidate in chosen
-    ]
-    return [
-        (candidate, f"calibration-{candidate.id:06d}-{number}")
-        for candidate, number in wanted
-        if _key(candidate) not in done
-    ]
+    return {one: _job(run, one) for one in race.standing(results_of(run, race)).wanted}
 
 
-def _key(candidate: Candidate) -> tuple[str, int]:
-    return genome_key(candidate.genome), candidate.seed
+def _job(run: Run, one: Fresh) -> Job:
+    seed = calibration_seed(run.manifest.seed, one.number, one.purpose)
+    candidate = replace(run.candidates[one.id], seed=seed, resumes=None, stop_if=())
+    return Job(candidate, f"calibration of trial {one.id}", f"calibration-{one.id:06d}-{one.purpose}-{one.number}")
 
 
 def collect(run: Run, candidate: Candidate, outcome: Outcome) -> None:
     """Add one result to the run's calibration file, durably."""
-    write_calibration(
-        run, [*read_calibration(run), Trial.of(candidate, settled(outcome), -1, run.objectives, run.constraints)]
-    )
+    trial = Trial.of(candidate, settled(outcome), -1, run.objectives, run.constraints)
+    write_calibration(run, [*read_calibration(run), trial])
 
 
 class Calibration:
     """Gives the trainings out as jobs, and collects what comes of them.
 
     Args:
-        run: A run, open for writing; what is to be trained is settled when the first job is fetched.
-        seeds: Fresh seeds per genome.
-        lock: The run's.
+        run: A run, open for writing; its race is settled when the first job is fetched.
+        changed: The run's lock; notified when a result has come, and when the run is to stop.
         stopping: Says whether nothing new is to be begun.
+        waits: Told of a slot that has nothing to do until further results are in.
     """
 
-    def __init__(self, run: Run, seeds: int, lock: AbstractContextManager[Any], stopping: Callable[[], bool]) -> None:
+    def __init__(
+        self, run: Run, changed: threading.Condition, stopping: Callable[[], bool], waits: Callable[[Slot], None]
+    ) -> None:
         self._run = run
-        self._seeds = seeds
-        self._lock = lock
+        self._changed = changed
         self._stopping = stopping
-        self._left: deque[tuple[Candidate, str]] | None = None
+        self._waits = waits
+        self._race: Race | None = None
+        self._out: set[str] = set()
+        """Folders of the jobs in flight."""
 
     def fetch(self, slot: Slot) -> Job | None:
-        """Return the next job, which any slot can do; None if there is no more."""
-        with self._lock:
-            if self._stopping():
-                return None
-            if self._left is None:
-                self._left = deque(calibration_work(self._run, self._seeds))
-            if not self._left:
-                return None
-            candidate, folder = self._left.popleft()
-            return Job(candidate, f"calibration of trial {candidate.id}", folder)
+        """Return the next job, which any slot can do, waiting for what decides it; None if there is no more."""
+        with self._changed:
+            self._race = self._race or race_of(self._run)
+            while not self._stopping():
+                jobs = [job for job in calibration_work(self._run, self._race).values() if job.folder not in self._out]
+                if jobs:
+                    self._out.add(str(jobs[0].folder))
+                    return jobs[0]
+                if not self._out:
+                    return None
+                self._waits(slot)
+                self._changed.wait(timeout=1.0)
+            return None
 
     def take(self, job: Job, outcome: Outcome) -> None:
         """Collect what came of a job."""
-        with self._lock:
+        with self._changed:
             collect(self._run, job.candidate, outcome)
+            self._out.discard(str(job.folder))
+            self._changed.notify_all()

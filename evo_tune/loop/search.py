@@ -338,8 +338,9 @@ class Search(contextlib.AbstractContextManager["Search"]):
                 self._take_up()  # what was asked for by hand as well
                 drivers.slots = open_for(run, self.session, self.evaluator, self.space)
                 drivers.drive(self._next, self._evaluated, lambda: watch(self))
-                jobs = Calibration(run, self.session.calibrate, self._changed, lambda: self.stopping)
-                drivers.drive(jobs.fetch, jobs.take, lambda: watch(self), set_aside=False)
+                if self.session.calibrate:
+                    jobs = Calibration(run, self._changed, lambda: self.stopping, drivers.waits)
+                    drivers.drive(jobs.fetch, jobs.take, lambda: watch(self), set_aside=False)
             finally:
                 self.close()
         if drivers.error is not None:

@@ -1,26 +1,43 @@
-"""What a run's calibration says: the best and the default over fresh seeds, and which of the best to recommend.
+"""What a run's calibration says: how the race of the finalists stands, and which trial to recommend.
 
-Reads a run and writes nothing; the trainings are `loop.calibration`'s.
+Reads a run and writes nothing; the trainings are `loop.calibration`'s, the rules of the race `racing`'s. A calibration
+that an older version made is reported as it was: all of the best and the default over the same seeds, unpaired.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from evo_tune.genome.trial import Candidate, Trial
 from evo_tune.genome.values import genome_key
-from evo_tune.store.files import read_calibration
+from evo_tune.report.racing import ROUNDING, Fresh, Purpose, Race, Standing, most_numbers
+from evo_tune.store.calibration import is_raced, read_calibration
 from evo_tune.store.run import Run
 
-__all__ = ["Calibrated", "calibrated", "contenders", "is_default", "is_rounding", "recommended"]
+__all__ = [
+    "Calibrated",
+    "calibrated",
+    "calibration_seed",
+    "is_default",
+    "is_rounding",
+    "race_of",
+    "recommended",
+    "results_of",
+    "standing",
+]
 
 
-ROUNDING = 1e-12
-"""Share of a value below which a difference is taken for rounding: some thousand times that of one operation."""
+STREAMS: Mapping[Purpose, int] = {"report": 2, "choose": 3}
+"""The trainings of the search have 1 (`genome.trial.trial_seed`), births 0."""
+
+
+def calibration_seed(run_seed: int, number: int, purpose: Purpose = "report") -> int:
+    """Return a seed that no trial of the run has used; the same for every genome, so they are paired."""
+    return int(np.random.SeedSequence([run_seed, STREAMS[purpose], number]).generate_state(1)[0])
 
 
 def is_rounding(difference: float, *values: float) -> bool:
@@ -56,46 +73,108 @@ class Calibrated:
         return 0.0 if is_rounding(error, *self.values) else error
 
 
-def contenders(run: Run) -> list[Candidate]:
-    """Return the default, if it has a result, and the best candidates, as many as the last session wants."""
-    ranked = run.ranked()
-    chosen = [*(trial for trial in ranked if is_default(trial, run)), *_leaders(run, ranked)]
-    return list({trial.id: trial.candidate for trial in chosen}.values())
-
-
 def is_default(trial: Trial, run: Run) -> bool:
     """Say whether a trial is of the default genome, which was born first."""
     return genome_key(trial.genome) == genome_key(run.candidates[0].genome)
 
 
-def _leaders(run: Run, ranked: list[Trial]) -> list[Trial]:
-    count = run.sessions[-1].calibrate_best if run.sessions else 1
+def race_of(run: Run) -> Race:
+    """Return the race between the best and the default, as the last session wants it that wanted any.
+
+    With several objectives the first of the first one's ranking is the only finalist: the front is what is looked for.
+    """
+    wanting = [session for session in run.sessions if session.calibrate][-1:]
+    seeds, best = (wanting[0].calibrate, wanting[0].calibrate_best) if wanting else (0, 1)
+    ranked = run.ranked()
+    default = next((trial.id for trial in ranked if is_default(trial, run)), None)
+    leaders = _leaders(ranked, best if len(run.objectives) == 1 else 1)
+    return Race(tuple(trial.id for trial in leaders if trial.id != default), default, seeds)
+
+
+def _leaders(ranked: Sequence[Trial], count: int) -> list[Trial]:
     return [trial for trial in ranked[:count] if trial.feasible == ranked[0].feasible]
 
 
-def recommended(run: Run) -> Trial | None:
-    """Return the trial to recommend: the best over fresh seeds where all of the best have them, else the best.
+def results_of(run: Run, race: Race) -> dict[Fresh, float | None]:
+    """Return what came of a race's trainings so far: the first objective as a loss, None for a failure."""
+    done = {_key(trial.candidate): trial.losses[0] if trial.losses else None for trial in read_calibration(run)}
+    found: dict[Fresh, float | None] = {}
+    if not done:
+        return found
+    for purpose, most in most_numbers(race).items():
+        for number in range(1, most + 1):
+            seed = calibration_seed(run.manifest.seed, number, purpose)
+            for id in (*race.finalists, *(() if race.default is None else (race.default,))):
+                if (key := (genome_key(run.candidates[id].genome), seed)) in done:
+                    found[Fresh(id, purpose, number)] = done[key]
+    return found
 
-    Those with a seed that failed come last. Any of them would be somewhat flattered by having been chosen on its
-    one result; fresh seeds have no such favourite.
+
+def _key(candidate: Candidate) -> tuple[str, int]:
+    return genome_key(candidate.genome), candidate.seed
+
+
+def standing(run: Run) -> Standing | None:
+    """Return how the race stands; None if it was not begun."""
+    if not is_raced(run):
+        return None
+    race = race_of(run)
+    results = results_of(run, race)
+    return race.standing(results) if results else None
+
+
+def recommended(run: Run) -> Trial | None:
+    """Return the trial to recommend: once a race has ended, the finalist that was chosen, else the best of the search.
+
+    It is the default where that did better on the reporting seeds: failed on fewer, or had the lower mean.
     """
     rows = {row.id: row for row in calibrated(run)} if len(run.objectives) == 1 else {}
     if not rows:  # as long as a run goes on, this is asked for again and again
         return run.leader
-    chosen = _leaders(run, ranked := run.ranked())
-    if not all(trial.id in rows and rows[trial.id].values for trial in chosen):
-        return ranked[0]
-    sign = run.objectives[0].sign
-    return min(chosen, key=lambda trial: (trial.violation, rows[trial.id].failures, sign * rows[trial.id].mean))
+    ranked = run.ranked()
+    race = standing(run)
+    if race is None:
+        return _recommended_of_old(run, rows, ranked)
+    chosen = next(trial for trial in ranked if trial.id == race.chosen)
+    default = next((trial for trial in ranked if is_default(trial, run)), None)
+    if default is None or default.violation > chosen.violation:
+        return chosen
+    more = rows[chosen.id].failures - rows[default.id].failures
+    return default if more > 0 or (more == 0 and race.gain < 0) else chosen
 
 
 def calibrated(run: Run) -> list[Calibrated]:
-    """Return the calibrated values of the default and the best, where there are any."""
+    """Return the values of the default and of the chosen finalist over the reporting seeds, once a race has ended."""
+    if not is_raced(run):
+        return _calibrated_of_old(run)
+    race, stands = race_of(run), standing(run)
+    if stands is None or not stands.over or stands.chosen is None:
+        return []
+    results, value = results_of(run, race), run.objectives[0].value
+    found = []
+    for id in (race.default, stands.chosen):
+        if id is not None:
+            losses = [results[Fresh(id, "report", number)] for number in range(1, stands.seeds + 1)]
+            values = tuple(value(loss) for loss in losses if loss is not None)
+            found.append(Calibrated(id, values, len(losses) - len(values)))
+    return found
+
+
+# What older versions left: no race, but all of the best and the default over the same seeds.
+
+
+def _calibrated_of_old(run: Run) -> list[Calibrated]:
     done = read_calibration(run)
     if not done:
         return []
-    rows = [_values(candidate, run, done) for candidate in contenders(run)]
+    ranked = run.ranked()
+    chosen = [*(trial for trial in ranked if is_default(trial, run)), *_leaders(ranked, _wanted_of_old(run))]
+    rows = [_values(candidate, run, done) for candidate in {trial.id: trial.candidate for trial in chosen}.values()]
     return [row for row in rows if row.values or row.failures]
+
+
+def _wanted_of_old(run: Run) -> int:
+    return run.sessions[-1].calibrate_best if run.sessions else 1
 
 
 def _values(candidate: Candidate, run: Run, done: Sequence[Trial]) -> Calibrated:
@@ -103,3 +182,11 @@ def _values(candidate: Candidate, run: Run, done: Sequence[Trial]) -> Calibrated
     mine = [trial for trial in done if genome_key(trial.genome) == key]
     values = tuple(run.objectives[0].value(trial.losses[0]) for trial in mine if trial.losses is not None)
     return Calibrated(candidate.id, values, len(mine) - len(values))
+
+
+def _recommended_of_old(run: Run, rows: Mapping[int, Calibrated], ranked: Sequence[Trial]) -> Trial:
+    chosen = _leaders(ranked, _wanted_of_old(run))
+    if not all(trial.id in rows and rows[trial.id].values for trial in chosen):
+        return ranked[0]
+    sign = run.objectives[0].sign
+    return min(chosen, key=lambda trial: (trial.violation, rows[trial.id].failures, sign * rows[trial.id].mean))

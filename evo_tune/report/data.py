@@ -6,9 +6,10 @@ from typing import Any
 
 from evo_tune.genome.trial import Trial
 from evo_tune.report import summary as report
+from evo_tune.report.calibration import Calibrated, calibrated
 from evo_tune.store.run import Run
 
-__all__ = ["closing_as_data", "run_as_data", "trial_as_data"]
+__all__ = ["best_as_data", "closing_as_data", "run_as_data", "trial_as_data"]
 
 
 def trial_as_data(trial: Trial | None) -> dict[str, Any] | None:
@@ -23,6 +24,25 @@ def trial_as_data(trial: Trial | None) -> dict[str, Any] | None:
         "metrics": trial.outcome.metrics,
         "seconds": trial.outcome.seconds,
     }
+
+
+def fresh_as_data(row: Calibrated | None) -> dict[str, Any] | None:
+    """Return a genome's values over fresh seeds as plain data; None as None."""
+    if row is None:
+        return None
+    return {"mean": row.mean, "error": row.error, "values": row.values, "failures": row.failures}
+
+
+def best_as_data(run: Run, most: int = 1) -> list[dict[str, Any]]:
+    """Return the best trials, the recommended first, with their values over fresh seeds (None: one was never made).
+
+    Their `metrics` are those of the search: of one seed, or the mean of its replicates.
+    """
+    rows = {row.id: row for row in calibrated(run)}
+    return [
+        {**(trial_as_data(trial) or {}), "fresh_seeds": fresh_as_data(rows.get(trial.id))}
+        for trial in report.leaders(run, most)
+    ]
 
 
 def closing_as_data(run: Run) -> dict[str, Any]:
@@ -40,10 +60,12 @@ def closing_as_data(run: Run) -> dict[str, Any]:
         "gain_error": end.gain_error,
         "beaten": end.beaten,
         "calibration": {
-            name: {"mean": row.mean, "error": row.error, "values": row.values, "failures": row.failures}
+            name: fresh_as_data(row)
             for name, row in (("best", end.calibrated_best), ("default", end.calibrated_default))
             if row is not None
         },
+        "finalist": end.race.chosen if end.race else None,
+        "pairs": end.race.pairs if end.race else None,
         "evaluations": end.evaluations,
         "failures": end.failures,
         "pruned": end.pruned,
@@ -71,7 +93,7 @@ def run_as_data(run: Run, top: int) -> dict[str, Any]:
         "seconds": run.seconds,
         "evaluations": len(run.outcomes),
         "statuses": report.statuses(run),
-        "best": [trial_as_data(trial) for trial in run.ranked()[:top]],
+        "best": best_as_data(run, top),
         "front": [trial_as_data(trial) for trial in report.front(run)],
         "best_so_far": report.best_so_far(run),
         "importances": report.importances(run),

@@ -15,7 +15,9 @@ import numpy as np
 
 from evo_tune.genome.importance import importance, rank_correlation
 from evo_tune.genome.trial import Candidate, Trial
-from evo_tune.report.calibration import Calibrated, calibrated, is_default, is_rounding, recommended
+from evo_tune.genome.values import genome_key
+from evo_tune.report.calibration import Calibrated, calibrated, is_default, is_rounding, recommended, standing
+from evo_tune.report.racing import Standing
 from evo_tune.store.run import Run
 
 __all__ = [
@@ -32,7 +34,9 @@ __all__ = [
     "heirs",
     "importances",
     "inheritance",
+    "leaders",
     "mean_seconds",
+    "seeded",
     "spent",
     "statuses",
     "trained_in_full",
@@ -58,13 +62,15 @@ class Closing:
         direction: 'min' or 'max'.
         best: The trial to recommend (see `calibration.recommended`); None if none is ok and trained in full.
         default: The default genome's full trial; None if it has no value.
-        calibrated_best: Best over fresh seeds, if the run was calibrated.
+        calibrated_best: Best over fresh seeds that had no part in its choice, if the run was calibrated.
         calibrated_default: Default over the same seeds.
         evaluations: Recorded results.
         failures: Those that are neither ok nor pruned.
         partial: Those that are ok and not of a full training.
         pruned: Those that were stopped because their curve was hopeless.
         seconds: Wall time over all sessions.
+        race: How the race of the finalists stands; None without one, or if an older version calibrated.
+        seeded: What the best's value in the search is of: 'one seed', or 'the mean of N seeds'.
     """
 
     metric: str
@@ -78,6 +84,13 @@ class Closing:
     partial: int
     pruned: int
     seconds: float
+    race: Standing | None = None
+    seeded: str = "one seed"
+
+    @property
+    def raced(self) -> bool:
+        """Whether a race has ended in a comparison; what follows is of the chosen finalist then."""
+        return self.race is not None and self.race.over and self.race.pairs > 0
 
     @property
     def calibrated(self) -> bool:
@@ -89,8 +102,11 @@ class Closing:
     def gain(self) -> float:
         """By how much the best beats the default (above 0: better); over fresh seeds where there are any.
 
-        Means that differ by no more than rounding does are the same.
+        Means that differ by no more than rounding does are the same. After a race it is of the chosen finalist, over
+        the reporting seeds on which both trained well: below 0 where the default is recommended for its mean.
         """
+        if self.race is not None and self.raced:
+            return self.race.gain
         sign = 1.0 if self.direction == "min" else -1.0
         if self.calibrated and self.calibrated_best and self.calibrated_default:
             means = self.calibrated_default.mean, self.calibrated_best.mean
@@ -101,14 +117,24 @@ class Closing:
 
     @property
     def gain_error(self) -> float:
-        """Standard error of `gain`, as if the seeds were not the same (so rather too large); NaN without any."""
+        """Standard error of `gain`, paired by seed; NaN without any.
+
+        Of an older version's calibration as if the seeds were not the same, as it was told then: rather too large.
+        """
+        if self.race is not None and self.raced:
+            return self.race.error
         if self.calibrated and self.calibrated_best and self.calibrated_default:
             return math.hypot(self.calibrated_best.error, self.calibrated_default.error)
         return math.nan
 
     @property
     def beaten(self) -> bool | None:
-        """Whether the best beats the default by two standard errors; None if that was not measured."""
+        """Whether the best beats the default, by the test of the race (`racing`); None if that was not measured.
+
+        In an older version's calibration: by two standard errors.
+        """
+        if self.race is not None and self.race.over:
+            return self.race.beats
         return None if math.isnan(self.gain_error) else self.gain > 2 * self.gain_error
 
 
@@ -129,7 +155,22 @@ def closing(run: Run) -> Closing:
         partial=sum(outcome.status == "ok" and run.candidates[id].budget < 1 for id, outcome in run.outcomes.items()),
         pruned=sum(outcome.status == "pruned" for outcome in run.outcomes.values()),
         seconds=run.seconds,
+        race=standing(run),
+        seeded="one seed" if best is None else seeded(best, run),
     )
+
+
+def seeded(trial: Trial, run: Run) -> str:
+    """Return in words what a ranked trial's value in the search is of: 'one seed' or 'the mean of N seeds'."""
+    key = genome_key(trial.genome)
+    count = sum(one.rankable and genome_key(one.genome) == key for one in run.trials())
+    return "one seed" if count < 2 else f"the mean of {count} seeds"
+
+
+def leaders(run: Run, most: int) -> list[Trial]:
+    """Return the best trials of a run, the recommended one first, the others by their values in the search."""
+    best, ranked = recommended(run), run.ranked()
+    return sorted(ranked, key=lambda trial: best is None or trial.id != best.id)[:most]  # stable
 
 
 def dominates(a: Sequence[float], b: Sequence[float]) -> bool:

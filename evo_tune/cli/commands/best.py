@@ -18,14 +18,16 @@ PLACE = 60
 def command(run: str | None, store: str, form: str) -> None:
     """Print the best genome of RUN, or its Pareto front.
 
-    After a calibration it is the one that is best over fresh seeds.
+    After a calibration it is the finalist that was chosen, with its value over fresh seeds that had no part in the
+    choice; without one, the best of the search, with the value of the one seed that it was trained with.
 
     `evo-tune best RUN --format json` gives it to a program, and to `--warm-start` of another run.
     """
+    from evo_tune.cli.closing import spread
     from evo_tune.errors import StoreError
-    from evo_tune.report.calibration import recommended
-    from evo_tune.report.data import trial_as_data
-    from evo_tune.report.summary import front
+    from evo_tune.report.calibration import calibrated, recommended
+    from evo_tune.report.data import best_as_data, trial_as_data
+    from evo_tune.report.summary import front, seeded
     from evo_tune.store.places import as_typed, find_run
     from evo_tune.store.run import Run
 
@@ -39,7 +41,8 @@ def command(run: str | None, store: str, form: str) -> None:
         click.echo(f"Warning: no full training keeps to {', '.join(saved.manifest.subject_to)}", err=True)
     trials = front(saved) if len(saved.objectives) > 1 else [best]
     if form == "json":
-        data = [{"run": saved.name, **(trial_as_data(trial) or {})} for trial in trials]
+        found = [trial_as_data(trial) or {} for trial in trials] if len(saved.objectives) > 1 else best_as_data(saved)
+        data = [{"run": saved.name, **one} for one in found]
         shared.print_json(data if len(saved.objectives) > 1 else data[0])
         return
     metrics = [objective.metric for objective in saved.objectives]
@@ -50,6 +53,9 @@ def command(run: str | None, store: str, form: str) -> None:
     if form == "csv" or len(rows) > 1:
         shared.print_rows(rows, form, f"Pareto front of {saved.name}")
         return
-    click.echo(f"{metrics[0]} {best.outcome.metrics[metrics[0]]:.6g} (trial {best.id} of run {saved.name})")
+    fresh = next((row for row in calibrated(saved) if row.id == best.id), None)
+    known = f"{best.outcome.metrics[metrics[0]]:.6g} on {seeded(best, saved)}"
+    told = known if fresh is None else f"{spread(fresh)} over fresh seeds, {known} in the search"
+    click.echo(f"{metrics[0]} {told} (trial {best.id} of run {saved.name})")
     for name, value in best.genome.items():
         click.echo(f"  {name:<12} {value}")

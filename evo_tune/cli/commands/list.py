@@ -29,6 +29,7 @@ def command(store: str, form: str) -> None:
             click.echo(f"Warning: {error}", err=True)
             continue
         end = closing(run)
+        fresh = end.calibrated_best if end.calibrated_best and end.calibrated_best.values else None
         rows.append(
             {
                 "run": run.name,
@@ -37,7 +38,8 @@ def command(store: str, form: str) -> None:
                 "evaluations": end.evaluations,
                 "failed": end.failures,
                 "objective": end.metric,
-                "best": end.best.outcome.metrics[end.metric] if end.best else None,
+                "best": fresh.mean if fresh else end.best.outcome.metrics[end.metric] if end.best else None,
+                "of": f"{len(fresh.values)} fresh seeds" if fresh else end.seeded if end.best else None,
                 "wall time": shared.show_seconds(end.seconds),
                 "ended": run.ended or "not yet, or killed",
                 "created": run.manifest.created,

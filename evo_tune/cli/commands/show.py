@@ -42,7 +42,9 @@ def command(run: str | None, top: int, store: str, form: str) -> None:
 
 
 def _print_run(run: Any, top: int) -> None:
+    from evo_tune.cli.closing import spread
     from evo_tune.report import summary as report
+    from evo_tune.report.calibration import calibrated
 
     manifest = run.manifest
     click.echo(
@@ -54,11 +56,13 @@ def _print_run(run: Any, top: int) -> None:
         click.echo(f"{', '.join(rules)}: the cost of {report.spent(run):.1f} full trainings so far")
     metrics = [objective.metric for objective in run.objectives]
     several = len(metrics) > 1
+    fresh = {row.id: row for row in calibrated(run)}
     bounded = [one.metric for one in run.constraints if one.metric not in metrics]
     shared.print_rows(
         [
             {
                 "trial": trial.id,
+                **({"over fresh seeds": spread(fresh.get(trial.id))} if fresh else {}),
                 "generation": trial.candidate.generation,
                 **{metric: trial.outcome.metrics.get(metric) for metric in (*metrics, *bounded)},
                 **({"within": "yes" if trial.feasible else "no"} if bounded else {}),
@@ -66,10 +70,10 @@ def _print_run(run: Any, top: int) -> None:
                 "seconds": trial.outcome.seconds,
                 "operator": trial.candidate.operator,
             }
-            for trial in (report.front(run) if several else run.ranked()[:top])
+            for trial in (report.front(run) if several else report.leaders(run, top))
         ],
         "table",
-        "Pareto front" if several else f"the best {top}",
+        "Pareto front" if several else _title(run, top, bool(fresh)),
         "no full training gave a value",
         ("operator", "generation", "seconds", *reversed(run.manifest.genes())),
     )
@@ -88,6 +92,12 @@ def _print_run(run: Any, top: int) -> None:
     waiting = len(run.candidates) - len(run.outcomes)
     if waiting:
         click.echo(f"{waiting} born without a result yet: they are in flight, or run again on resume")
+
+
+def _title(run: Any, top: int, calibrated: bool) -> str:
+    several = any(candidate.replicate for candidate in run.candidates)
+    seeds = "the mean over seeds, where there are several" if several else "one seed each"
+    return f"the best {top} ({seeds}{'; first, what fresh seeds recommend' if calibrated else ''})"
 
 
 def _rules(manifest: Any) -> list[str]:

@@ -1,0 +1,126 @@
+"""What a run's closing verdict is worth: false alarms, power and trainings of the race, and of what was there before.
+
+Losses are drawn from normal distributions of standard deviation 1, those of one seed correlated over genomes. One
+finalist is better than the default by the effect, or all of them are (--better all); without an effect, whoever says
+'beats' is wrong. 'Before' trained all finalists and the default with N seeds, took the lowest mean, and said 'beats'
+from a gain of two errors on, as if seeds were not shared; it is shown with N, and with the N that costs what the race
+costs on average. The race is `evo_tune.report.racing`, played as a run plays it.
+
+    python benchmarks/calibration.py
+    python benchmarks/calibration.py --finalists 5 --correlation 0.5 --effects 0,1 --tries 2000
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from evo_tune.report.racing import Fresh, Race
+
+CHOOSE = 100
+"""Seeds 1 to this are for reporting; those after it for choosing."""
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What came of many tries: share of 'beats', trainings on average, share in which the better one was chosen."""
+
+    beats: float
+    trainings: float
+    right: float
+
+    @property
+    def error(self) -> float:
+        """Standard error of `beats`, for 1 try; divide by the root of their number."""
+        return math.sqrt(self.beats * (1 - self.beats))
+
+
+def draw(
+    finalists: int, correlation: float, effect: float, every: bool, seeds: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Return losses, [genomes, seeds]; the default is row 0, and the better finalist is in any place."""
+    losses = math.sqrt(1 - correlation) * rng.standard_normal((finalists + 1, seeds))
+    losses += math.sqrt(correlation) * rng.standard_normal(seeds)
+    losses[slice(1, None) if every else slice(1, 2)] -= effect
+    rng.shuffle(losses[1:])
+    return losses
+
+
+def race(
+    finalists: int, correlation: float, effect: float, every: bool, cap: int, tries: int, rng: np.random.Generator
+) -> Figures:
+    """Play the race, `cap` being what `--calibrate` says."""
+    game, beats, spent, right = Race(tuple(range(1, finalists + 1)), 0, cap), 0, 0, 0
+    for _ in range(tries):
+        losses = draw(finalists, correlation, effect, every, 2 * CHOOSE, rng)
+        results: dict[Fresh, float | None] = {}
+        while wanted := (standing := game.standing(results)).wanted:
+            for one in wanted:
+                column = one.number - 1 + (CHOOSE if one.purpose == "choose" else 0)
+                results[one] = float(losses[one.id, column])
+        beats += standing.beats is True
+        spent += len(results)
+        right += standing.chosen is not None and _is_best(standing.chosen, losses)
+    return Figures(beats / tries, spent / tries, right / tries)
+
+
+def before(
+    finalists: int, correlation: float, effect: float, every: bool, seeds: int, tries: int, rng: np.random.Generator
+) -> Figures:
+    """Do as it was done before: the lowest mean of all, and two errors."""
+    beats, right = 0, 0
+    for _ in range(tries):
+        losses = draw(finalists, correlation, effect, every, seeds + 2 * CHOOSE, rng)
+        mine = losses[:, :seeds]
+        mean, error = mine.mean(axis=1), mine.std(axis=1, ddof=1) / math.sqrt(seeds)
+        best = 1 + int(mean[1:].argmin())
+        beats += bool(mean[0] - mean[best] > 2 * math.hypot(error[0], error[best]))
+        right += _is_best(best, losses)
+    return Figures(beats / tries, (finalists + 1) * seeds, right / tries)
+
+
+def _is_best(id: int, losses: np.ndarray) -> bool:
+    """Whether no finalist is better over hundreds of seeds."""
+    means = losses[1:].mean(axis=1)
+    return bool(means[id - 1] <= means.min() + 0.25)
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--finalists", default="2,5", help="numbers of finalists (default 2,5)")
+    parser.add_argument("--correlation", default="0.2,0.5", help="of one seed's losses (default 0.2,0.5)")
+    parser.add_argument("--effects", default="0,0.5,1,2", help="in standard deviations (default 0,0.5,1,2)")
+    parser.add_argument("--better", choices=("one", "all"), default="one", help="which finalists have the effect")
+    parser.add_argument("--cap", type=int, default=3, help="what --calibrate says (default 3)")
+    parser.add_argument("--tries", type=int, default=20_000)
+    given = parser.parse_args()
+    effects = [float(text) for text in given.effects.split(",")]
+    every = given.better == "all"
+    print(f"{given.tries} tries a cell, --calibrate {given.cap}, better: {given.better}")
+    print("share that says 'beats' (trainings; right choice), by effect")
+    print(f"{'finalists':<10}{'corr.':<7}{'':<14}" + "".join(f"{effect:<22g}" for effect in effects) + "mean trainings")
+    for finalists in (int(text) for text in given.finalists.split(",")):
+        for correlation in (float(text) for text in given.correlation.split(",")):
+            setting = finalists, correlation
+            new = [race(*setting, effect, every, given.cap, given.tries, _rng(effect)) for effect in effects]
+            cost = sum(one.trainings for one in new) / len(new)
+            rows = [("race", new)]
+            for seeds in sorted({given.cap, max(2, round(cost / (finalists + 1)))}):
+                old = [before(*setting, effect, every, seeds, given.tries, _rng(effect)) for effect in effects]
+                rows.append((f"before, {seeds}", old))
+            for name, row in rows:
+                cells = "".join(f"{f'{one.beats:.3f} ({one.trainings:.1f}; {one.right:.2f})':<22}" for one in row)
+                mean = sum(one.trainings for one in row) / len(row)
+                print(f"{finalists:<10}{correlation:<7g}{name:<14}{cells}{mean:.1f}", flush=True)
+
+
+def _rng(effect: float) -> np.random.Generator:
+    return np.random.default_rng([1, round(100 * effect)])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,206 @@
+"""The race of a calibration: same work and verdict in any order of arrival, never more than its cap, no nonsense."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from evo_tune.report.racing import ALPHA, CAP, Fresh, Race, Standing, looks, student_tail
+
+Loss = float | None
+Draw = Callable[[Fresh], Loss]
+
+SEEDS = st.integers(1, 7)
+FINALISTS = st.integers(1, 6)
+LUCK = st.integers(0, 2**32)
+ODD = (None, 0.0, 1.0, math.nan, math.inf, -math.inf, 1e308, -1e308, 1e-308)
+
+
+def play(race: Race, draw: Draw, order: random.Random | None = None) -> tuple[dict[Fresh, Loss], Standing]:
+    """Play a race to its end, a wave at a time, or one by one out of what is wanted, in any order."""
+    results: dict[Fresh, Loss] = {}
+    while wanted := (standing := race.standing(results)).wanted:
+        assert len(set(wanted)) == len(wanted)
+        assert not set(wanted) & results.keys()
+        assert standing.beats is None
+        for one in wanted if order is None else [order.choice(wanted)]:
+            results[one] = draw(one)
+    return results, standing
+
+
+def race_of(finalists: int, seeds: int) -> Race:
+    return Race(tuple(range(1, finalists + 1)), 0, seeds)
+
+
+def table(luck: int) -> Draw:
+    """Return losses for any training: all usual, or with a few or many odd ones among them."""
+    share = random.Random(luck).choice([0.0, 0.1, 0.6])
+
+    def draw(one: Fresh) -> Loss:
+        rng = random.Random(f"{luck} {one}")
+        return rng.choice(ODD) if rng.random() < share else rng.gauss(-one.id * (luck % 3), 1)
+
+    return draw
+
+
+@given(FINALISTS, SEEDS, LUCK)
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_the_order_of_arrival_changes_neither_work_nor_verdict(finalists: int, seeds: int, luck: int) -> None:
+    race, draw, order = race_of(finalists, seeds), table(luck), random.Random(luck)
+    by_waves = play(race, draw)
+    one_by_one = play(race, draw, order)
+    assert by_waves[0].keys() == one_by_one[0].keys()
+    assert repr(by_waves[1]) == repr(one_by_one[1])
+    shuffled = list(by_waves[0].items())
+    order.shuffle(shuffled)
+    half = dict(shuffled[: len(shuffled) // 2])  # killed: what is on disk decides what is still trained
+    while wanted := race.standing(half).wanted:
+        half |= {one: by_waves[0][one] for one in wanted}
+    assert half.keys() == by_waves[0].keys()
+
+
+@given(FINALISTS, SEEDS, LUCK)
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_caps_are_kept_and_failures_never_win(finalists: int, seeds: int, luck: int) -> None:
+    race = race_of(finalists, seeds)
+    results, standing = play(race, table(luck))
+    halvings = math.ceil(math.log2(finalists))
+    for id in range(finalists + 1):
+        numbers = {kind: [one.number for one in results if (one.id, one.purpose) == (id, kind)] for kind in Purposes}
+        assert len(numbers["report"]) <= CAP * seeds
+        assert len(numbers["choose"]) <= math.ceil(seeds / 3) * halvings
+        assert sorted(numbers["report"]) == list(range(1, len(numbers["report"]) + 1))
+    assert not any(one.purpose == "choose" and one.id == 0 for one in results)
+    if standing.chosen is None:
+        assert standing.beats is None
+        return
+    mine, other = (
+        [results[Fresh(id, "report", n)] for n in range(1, standing.seeds + 1)] for id in (standing.chosen, 0)
+    )
+    good = [(a, b) for a, b in zip(mine, other, strict=True) if usable(a) and usable(b)]
+    assert standing.pairs == len(good)
+    assert standing.pairs < 2 or (math.isfinite(standing.gain) and standing.error >= 0)
+    if standing.beats:
+        assert all(usable(a) for a, b in zip(mine, other, strict=True) if usable(b))
+        assert standing.gain > 0
+        assert standing.pairs >= 2
+
+
+Purposes = ("choose", "report")
+
+
+def usable(loss: Loss) -> bool:
+    return loss is not None and abs(loss) < 1e300
+
+
+def test_a_clear_case_takes_fewer_trainings_than_a_close_one() -> None:
+    rng = random.Random(0)
+    race = race_of(2, 3)
+    worse, _ = play(race, lambda one: rng.gauss(1 if one.id else 0, 0.1))
+    better, standing = play(race, lambda one: rng.gauss(-9 if one.id else 0, 0.1))
+    assert standing.beats
+    assert len(worse) == 2 + 2 * 2
+    assert len(better) < 2 + 2 * 6
+    noise = iter([0.0, 2.0, 0.1, 1.8, 0.2, 1.5])
+    close, standing = play(race, lambda one: 0.0 if one.id or one.purpose == "choose" else next(noise))
+    assert len(close) == 2 + 2 * 6
+
+
+def test_reporting_seeds_had_no_part_in_the_choice() -> None:
+    results, standing = play(race_of(5, 3), lambda one: {1: 3.0, 2: 2.0, 3: 1.0, 4: 2.5, 5: 4.0}.get(one.id, 5.0))
+    assert standing.chosen == 3
+    assert {one.id for one in results if one.purpose == "report"} == {0, 3}
+    assert sum(one.purpose == "choose" for one in results) == 5 + 3 + 2
+
+
+def test_what_may_run_side_by_side_is_wanted_at_once() -> None:
+    wanted = race_of(3, 3).standing({}).wanted
+    assert [(one.id, one.purpose) for one in wanted] == [*((id, "choose") for id in (1, 2, 3)), *[(0, "report")] * 2]
+    assert not race_of(3, 0).standing({}).wanted
+    assert race_of(0, 3).standing({}) == Standing()
+
+
+def test_ties_go_to_the_better_of_the_search() -> None:
+    assert play(Race((7, 4), 0, 3), lambda one: 1.0)[1].chosen == 7
+
+
+@pytest.mark.parametrize("noise", [0.0, 1e-17, 1e-15])
+def test_a_seed_that_changes_nothing_gives_an_exact_difference(noise: float) -> None:
+    rng = random.Random(1)
+
+    def exact(one: Fresh) -> float:
+        return (0.1 + 0.2 if one.id else 0.4) + noise * rng.random()
+
+    standing = play(race_of(1, 3), exact)[1]
+    assert (standing.beats, standing.error, standing.pairs) == (True, 0.0, 2)
+    assert standing.gain == pytest.approx(0.1)
+    assert play(race_of(1, 3), lambda one: 0.3 + noise * rng.random())[1].beats is False
+
+
+def test_a_coarse_metric_needs_more_seeds_than_an_exact_one() -> None:
+    """Both losses move with the seed and their difference does not: by one step, that is chance on two seeds."""
+
+    def coarse(one: Fresh) -> float:
+        return (one.number % 3) / 8 + (0.0 if one.id else 0.125)
+
+    assert (play(race_of(1, 3), coarse)[1].beats, play(race_of(1, 3), coarse)[1].pairs) == (True, 6)
+    assert play(race_of(1, 2), coarse)[1].beats is False
+    fine = play(race_of(1, 3), lambda one: one.number / 1000 - one.id)[1]
+    assert (fine.beats, fine.pairs, fine.error) == (True, 2, 0.0)
+
+
+def test_failures_come_last_and_are_no_pairs() -> None:
+    good = {1: 5.0, 2: 1.0}
+    chosen = play(race_of(2, 3), lambda one: None if (one.id, one.purpose) == (2, "choose") else good.get(one.id, 9.0))
+    assert chosen[1].chosen == 1
+    lost = play(race_of(1, 3), lambda one: None if one.id and one.number == 2 else float(one.number - one.id))
+    assert (lost[1].beats, lost[1].pairs) == (False, 1)
+    default = play(race_of(1, 3), lambda one: None if not one.id and one.number == 2 else -one.id + one.number % 2 / 9)
+    assert default[1].pairs == default[1].seeds - 1
+    nothing = play(race_of(1, 3), lambda one: 1.0 if one.id else None)[1]
+    assert (nothing.chosen, nothing.beats, nothing.pairs) == (1, None, 0)
+    assert play(race_of(3, 3), lambda one: None if one.id else 1.0)[1] == Standing()
+
+
+@pytest.mark.parametrize(
+    ("seeds", "when"), [(1, [2]), (2, [2, 3, 4]), (3, [2, 4, 6]), (5, [4, 7, 10]), (9, [6, 12, 18])]
+)
+def test_the_comparison_is_looked_at_in_thirds_of_its_cap(seeds: int, when: list[int]) -> None:
+    assert looks(seeds) == when
+
+
+@given(st.floats(-1e6, 1e6), st.integers(1, 400))
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_students_tail_is_scipys(t: float, freedom: int) -> None:
+    assert student_tail(t, freedom) == pytest.approx(stats.t.sf(t, freedom), abs=1e-8)  # SciPy's 0.5 near 0
+
+
+@pytest.mark.parametrize("freedom", [1, 2, 3, 4, 9, 30, 31])
+def test_students_tail_is_exact(freedom: int) -> None:
+    for t in (-50.0, -2.0, 0.1, 0.9, 1.7, 3.0, 12.0, 900.0):
+        assert student_tail(t, freedom) == pytest.approx(stats.t.sf(t, freedom), abs=1e-14)
+    assert student_tail(1e-9, 1) == pytest.approx(0.5 - 1e-9 / math.pi, abs=1e-16)
+
+
+@pytest.mark.parametrize("freedom", [1, 2, 3, 5, 11])
+@pytest.mark.parametrize("level", [0.05, 0.01, 0.0018])
+def test_students_quantiles_are_scipys(freedom: int, level: float) -> None:
+    assert student_tail(stats.t.isf(level, freedom), freedom) == pytest.approx(level, rel=1e-10)
+    assert student_tail(math.inf, freedom) == 0.0
+    assert student_tail(-math.inf, freedom) == 1.0
+
+
+def test_one_look_is_students_test() -> None:
+    """With one look the verdict is the plain paired test at 5%."""
+    rng = random.Random(2)
+    for _ in range(300):
+        draws = {Fresh(id, "report", n): rng.gauss(-1.5 * id, 0.3) for id in (0, 1) for n in (1, 2)}
+        mine, other = ([draws[Fresh(id, "report", n)] for n in (1, 2)] for id in (1, 0))
+        p = stats.ttest_rel(other, mine, alternative="greater").pvalue
+        assert race_of(1, 1).standing(draws).beats == (p <= ALPHA)
