@@ -48,7 +48,8 @@ import psutil
 from evo_tune import Search
 from evo_tune.loop.replay import verify
 from evo_tune.plugins.find import find_evaluator, make_strategy
-from evo_tune.store.run import MANIFEST, Run, space_of
+from evo_tune.store.manifest import MANIFEST, space_of
+from evo_tune.store.run import Run
 
 MARK = "EVO_TUNE_CHAOS"
 """Environment variable by which every process of a run can be found, orphans too."""

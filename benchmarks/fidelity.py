@@ -29,6 +29,7 @@ import pandas as pd
 
 from evo_tune import Choice, Minimize, SearchSpace
 from evo_tune.genome.history import History
+from evo_tune.genome.operators import DEFAULT
 from evo_tune.genome.trial import Candidate, Outcome, Proposal
 from evo_tune.plugins.find import make_strategy
 from evo_tune.rules.ruled import Ruled, Rules
@@ -157,7 +158,7 @@ def play(table: Table, strategy: str, rules: Rules, seed: int, cost: float) -> P
     while spent < cost - 1e-9:
         id = history.born_count
         rng = np.random.default_rng([seed, 0, id])
-        default = Proposal(table.space.default(), "default", budget=rules.rungs[0])
+        default = Proposal(table.space.default(), DEFAULT, budget=rules.rungs[0])
         proposal: Any = ruled.propose(history, rng) if id else default
         if proposal is None:  # a small space, all of it known
             break

@@ -25,6 +25,7 @@ import numpy as np
 
 from evo_tune import Context
 from evo_tune.genome.history import History
+from evo_tune.genome.operators import DEFAULT
 from evo_tune.genome.trial import Candidate, Outcome, Proposal, trial_seed
 from evo_tune.loop.calibration import calibration_seed
 from evo_tune.plugins.find import find_evaluator, make_strategy
@@ -83,7 +84,7 @@ def search(strategy: str, method: str, seed: int, trainings: float, options: dic
 
         while spent < trainings - 1e-9:
             id = history.born_count
-            default = Proposal(history.space.default(), "default", budget=rules.rungs[0])
+            default = Proposal(history.space.default(), DEFAULT, budget=rules.rungs[0])
             proposal = ruled.propose(history, np.random.default_rng([seed, 0, id])) if id else default
             if proposal is None:
                 break

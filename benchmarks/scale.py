@@ -118,10 +118,10 @@ def journal_rate(folder: Path, results: int = 500) -> float:
     from evo_tune.store.journal import Journal
 
     journal = Journal(folder / "journal.jsonl")
-    event = {"event": "recorded", "id": 1, "outcome": {"status": "ok", "metrics": {"loss": 1.0}, "curve": []}}
+    line = b'{"event":"recorded","id":1,"outcome":{"status":"ok","metrics":{"loss":1.0},"curve":[]}}'
     began = time.perf_counter()
     for _ in range(results):
-        journal.append([event], sync=True)
+        journal.append([line], sync=True)
     seconds = time.perf_counter() - began
     journal.close()
     return results / seconds

@@ -51,6 +51,7 @@ from problems import FUNCTIONS, Instance, Losses, Problem, Result, tables
 
 from evo_tune import Choice, Float, Minimize
 from evo_tune.genome.history import History
+from evo_tune.genome.operators import DEFAULT
 from evo_tune.genome.trial import Candidate, Outcome, Proposal
 from evo_tune.plugins.find import make_strategy
 
@@ -96,7 +97,7 @@ class Ours:
     def ask(self) -> tuple[Any, dict[str, Any]]:
         history, id = self.history, self.history.born_count
         rng = np.random.default_rng([self.seed, 0, id])
-        proposal = self.strategy.propose(history, rng) if id else Proposal(history.space.default(), "default")
+        proposal = self.strategy.propose(history, rng) if id else Proposal(history.space.default(), DEFAULT)
         if proposal is None:
             raise StopIteration("the strategy has no more to propose")
         generation = history.fresh_count // self.strategy.population

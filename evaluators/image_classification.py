@@ -17,28 +17,36 @@ functions only.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from functools import lru_cache
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
-from zipfile import BadZipFile
 
 import numpy as np
 
-from evo_tune import Choice, Float, Int, Minimize, SearchSpace
+from evo_tune import Choice, Float, Int, Minimize, SearchSpace, option
 from evo_tune.errors import OptionError
-from evo_tune.training import CLASSIFIER_METRICS, Plan, ViTConfig, nearest_divisor, stratified
+from evo_tune.training import (
+    Classifying,
+    ViTConfig,
+    divided,
+    fit_classifier,
+    hash_of,
+    known_before,
+    read_images,
+    stratified,
+    units_of,
+    write_classifier,
+)
 
 if TYPE_CHECKING:
     from evo_tune import Context
-    from evo_tune.training import ViT
+    from evo_tune.training import Images, ViT
 
 OBJECTIVES = [Minimize("val_loss")]
 
-METRICS = CLASSIFIER_METRICS
+METRICS = units_of("classes")
 
 TOKENS = (4, 256)
 """Fewest and most patches that an image may be cut into."""
@@ -68,168 +76,52 @@ high, step, default), batch (its first value is the default); by default images 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
-    """The options of `evaluate`, checked; their defaults stand in its signature."""
+class Options(Classifying):
+    """The images."""
 
-    data: str
-    image_size: int
-    held_out: float
-    size: str
-    flops: float | None
-    epochs: float | None
-    pooling: str
-    stem: str
-    schedule: str
-    min_lr_ratio: float
-    decay_fraction: float
-    clip: float
-    save: bool
-
-    def __post_init__(self) -> None:
-        if not 2 <= self.image_size <= 1024:
-            raise OptionError(f"-o image_size={self.image_size}: expected 2 to 1024 pixels")
-        _ = self.plan  # checks the rest
+    data: str = option(
+        "", gene=None, help="Folder with one subfolder a class, or an .npz; empty: scikit-learn's digits"
+    )
+    image_size: int = option(
+        32, bounds="[2, 1024]", unit="pixels", gene=None, help="Sides to which the images of a folder are resized"
+    )
+    pooling: Literal["mean", "cls"] = option("mean", help="What the head reads: the tokens' mean, or one of its own")
+    stem: Literal["none", "conv"] = option("none", help="conv: two convolutions with BatchNorm before the patches")
 
     @property
-    def plan(self) -> Plan:
-        """Budget and schedule."""
-        names = ("flops", "epochs", "schedule", "min_lr_ratio", "decay_fraction", "clip")
-        return Plan.of(SIZES[self.size]["flops"], **{name: getattr(self, name) for name in names})
+    def images(self) -> Images:
+        """What there is to learn from."""
+        return read_images(self.data, self.image_size)
 
-
-def options_from(given: Mapping[str, Any]) -> Options:
-    """Return options, those not given at their defaults."""
-    return Options(**{**(evaluate.__kwdefaults__ or {}), **given})
+    @property
+    def default_flops(self) -> float:
+        """The size's own budget."""
+        budget: float = SIZES[self.size]["flops"]
+        return budget
 
 
 # ---------------------------------------------------------------- the images
 
 
-@dataclass(frozen=True)
-class Images:
-    """Images (n, channels, height, width) in pixel values, their class numbers (n,), and the classes' names."""
-
-    pixels: np.ndarray
-    classes: np.ndarray
-    labels: tuple[str, ...]
-
-
-def _images(options: Options) -> Images:
-    images = _read(options.data, options.image_size)
-    if len(images.labels) < 2:
-        raise OptionError(f"-o data={options.data} has only the class {images.labels[0]!r}: expected two or more")
-    rarest = int(np.bincount(images.classes).argmin())
-    if np.bincount(images.classes)[rarest] < 2:
-        raise OptionError(
-            f"-o data={options.data}: one image only of class {images.labels[rarest]!r}: expected at least 2, one of "
-            "which is held out"
-        )
-    return images
-
-
-@lru_cache(maxsize=1)  # a worker trains on the same images again and again
-def _read(data: str, image_size: int) -> Images:
-    """Return the images of a folder or of an .npz file; the digits if there is no path."""
-    if not data:
-        return _digits()
-    path = Path(data).expanduser()
-    if path.is_dir():
-        return _folder(path, data, image_size)
-    if path.is_file() and path.suffix == ".npz":
-        return _npz(path, data)
-    raise OptionError(
-        f"-o data={data} is no folder and no .npz file (from {Path.cwd()}): give a folder with one subfolder a class, "
-        "an .npz with images and labels, or leave it out for the digits"
-    )
-
-
-def _digits() -> Images:
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError:
-        raise OptionError(
-            "the default data comes with scikit-learn, which is not installed: pip install 'evo-tune[sklearn]', or "
-            "give your own with -o data=FOLDER"
-        ) from None
-    digits = load_digits()
-    return Images(digits.images[:, None].astype(np.uint8), digits.target, tuple(map(str, digits.target_names)))
-
-
-def _folder(path: Path, data: str, image_size: int) -> Images:
-    try:
-        from PIL import Image, UnidentifiedImageError
-    except ImportError:
-        raise OptionError(
-            f"-o data={data}: a folder of images is read by Pillow, which is not installed: "
-            "pip install 'evo-tune[images]', or give an .npz"
-        ) from None
-    folders = sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    files = {
-        folder.name: sorted(f for f in folder.rglob("*") if f.is_file() and f.name[0] != ".") for folder in folders
-    }
-    files = {name: found for name, found in files.items() if found}
-    if not files:
-        raise OptionError(f"-o data={data} holds no images: expected one subfolder a class, with its images inside")
-    pixels = []
-    for file in (file for found in files.values() for file in found):
-        try:
-            with Image.open(file) as image:
-                small = image.convert("RGB").resize((image_size, image_size), Image.Resampling.BILINEAR)
-        except (UnidentifiedImageError, OSError) as error:
-            raise OptionError(f"-o data={data}: cannot read {file} as an image ({error}): remove it") from None
-        pixels.append(np.asarray(small).transpose(2, 0, 1))
-    classes = np.repeat(np.arange(len(files)), [len(found) for found in files.values()])
-    return Images(np.stack(pixels), classes, tuple(files))
-
-
-def _npz(path: Path, data: str) -> Images:
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            found = {name: arrays[name] for name in ("images", "labels") if name in arrays}
-            names = ", ".join(arrays) or "none"
-    except (OSError, ValueError, BadZipFile) as error:
-        raise OptionError(f"-o data={data}: cannot read it ({error}); expected what numpy.savez writes") from None
-    if len(found) < 2:
-        raise OptionError(f"-o data={data} has the arrays {names}: expected images and labels")
-    pixels, labels = found["images"], found["labels"]
-    if pixels.ndim not in (3, 4) or pixels.dtype.kind not in "uif" or not np.isfinite(pixels).all():
-        raise OptionError(
-            f"-o data={data}: images are {pixels.dtype} of shape {pixels.shape}: expected finite numbers, (n, height, "
-            "width) or (n, height, width, channels)"
-        )
-    if labels.shape != (len(pixels),) or not len(labels):
-        raise OptionError(
-            f"-o data={data}: labels have the shape {labels.shape}: expected one for each of {len(pixels)} images"
-        )
-    pixels = pixels[:, None] if pixels.ndim == 3 else pixels.transpose(0, 3, 1, 2)
-    values, classes = np.unique(labels, return_inverse=True)
-    kept = pixels if pixels.dtype == np.uint8 else pixels.astype(np.float32)
-    return Images(np.ascontiguousarray(kept), classes, tuple(map(str, values)))
-
-
-def fingerprint(**given: Any) -> str:
+def fingerprint(options: Options) -> str:
     """Return the SHA-256 of the images, their labels and of how they are split."""
-    options = options_from(given)
-    images = _images(options)
+    images = options.images
     _, held_out = stratified(images.classes, options.held_out)
-    digest = hashlib.sha256(f"{images.pixels.shape}{images.pixels.dtype}{images.labels}".encode())
-    for array in (images.pixels, images.classes.astype(np.int64), held_out):
-        digest.update(array.tobytes())
-    return digest.hexdigest()
+    first = f"{images.pixels.shape}{images.pixels.dtype}{images.labels}".encode()
+    return hash_of(first, images.pixels, images.classes.astype(np.int64), held_out)
 
 
 # ---------------------------------------------------------------- the space
 
 
-def search_space(**given: Any) -> SearchSpace:
-    """Return the genes for these options of `evaluate` and for images of this shape.
+def search_space(options: Options) -> SearchSpace:
+    """Return the genes under these options and for images of this shape.
 
     Raises:
         OptionError: An option is out of its range, or the images cannot be used.
     """
-    options = options_from(given)
     size = SIZES[options.size]
-    height, width = _images(options).pixels.shape[2:]
+    height, width = options.images.pixels.shape[2:]
     patches = [p for p in range(1, math.gcd(height, width) + 1) if math.gcd(height, width) % p == 0]
     patches = [p for p in patches if TOKENS[0] <= height * width // p**2 <= TOKENS[1]]
     if not patches:
@@ -238,13 +130,8 @@ def search_space(**given: Any) -> SearchSpace:
             "patches: pad or resize them, to 32 by 32 for one"
         )
     lr, depth, widths, heads = size["lr"], size["depth"], size["width"], size["heads"]
-
-    def repair(genome: dict[str, Any]) -> dict[str, Any]:
-        """Move heads to the nearest divisor of width."""
-        return {**genome, "heads": nearest_divisor(genome["width"], genome["heads"], heads[1])}
-
     return SearchSpace(
-        repair,
+        lambda genome: divided(genome, heads[1]),
         lr=Float(lr[0], lr[1], log=True, default=lr[2]),
         batch=Choice(size["batch"], ordered=True, default=size["batch"][0]),
         patch=Choice(
@@ -266,7 +153,7 @@ SPACE = search_space
 
 
 def _config(genome: Mapping[str, Any], options: Options) -> ViTConfig:
-    images = _images(options)
+    images = options.images
     _, channels, height, width = images.pixels.shape
     return ViTConfig(
         classes=len(images.labels),
@@ -279,54 +166,23 @@ def _config(genome: Mapping[str, Any], options: Options) -> ViTConfig:
     )
 
 
-def estimate(genome: Mapping[str, Any], **given: Any) -> dict[str, float]:
+def estimate(genome: Mapping[str, Any], options: Options) -> dict[str, float]:
     """Return what is known before training: params, and flops and samples of the full training."""
-    options = options_from(given)
     config = _config(genome, options)
-    training, _ = stratified(_images(options).classes, options.held_out)
-    samples = options.plan.samples(len(training), config.flops_per_sample)
-    return {"params": config.parameters, "samples": samples, "flops": samples * config.flops_per_sample}
+    training, _ = stratified(options.images.classes, options.held_out)
+    return known_before(config.parameters, options, len(training), config.flops_per_sample)
 
 
 # ---------------------------------------------------------------- the training
 
 
-def evaluate(
-    genome: Mapping[str, Any],
-    run: Context,
-    *,
-    data: str = "",
-    image_size: int = 32,
-    held_out: float = 0.25,
-    size: Literal["small", "large"] = "small",
-    flops: float | None = None,
-    epochs: float | None = None,
-    pooling: Literal["mean", "cls"] = "mean",
-    stem: Literal["none", "conv"] = "none",
-    schedule: Literal["cosine", "linear", "constant", "wsd", "multi_step", "sgdr", "cosine_step"] = "cosine",
-    min_lr_ratio: float = 0.0,
-    decay_fraction: float = 0.2,
-    clip: float = 1.0,
-    save: bool = False,
-) -> dict[str, float]:
+def evaluate(genome: Mapping[str, Any], run: Context, options: Options) -> dict[str, float]:
     """Train one genome and judge it on the held-out images.
 
     Args:
         genome: Values of the genes.
         run: Device, seed, budget and folders.
-        data: Folder with one subfolder a class, or an .npz; empty: scikit-learn's digits.
-        image_size: Pixels along the sides to which the images of a folder are resized.
-        held_out: Share of each class that is held out.
-        size: Which space to search: small for a CPU, large for a GPU and tens of thousands of images.
-        flops: Budget in FLOPs (the default, as in SIZES).
-        epochs: Budget in passes over the training images.
-        pooling: What the head reads: the mean of the tokens, or a token of its own.
-        stem: 'conv' puts two convolutions with BatchNorm before the patches.
-        schedule: Shape of the learning rate after warm-up.
-        min_lr_ratio: Its end, as a share of its peak.
-        decay_fraction: Share of the steps in which the schedule wsd decays.
-        clip: Largest norm of the gradient.
-        save: Keep a checkpoint of a full training too.
+        options: What to train on, how much, along which schedule.
 
     Returns:
         The metrics in METRICS; resumed_step if it was to go on from a checkpoint.
@@ -334,35 +190,23 @@ def evaluate(
     Raises:
         Diverged: The training was lost.
     """
-    given = {**locals()}
-    del given["genome"], given["run"]
-    return _train(genome, run, Options(**given))[1]
+    return _train(genome, run, options)[1]
 
 
 def _train(genome: Mapping[str, Any], run: Context, options: Options) -> tuple[ViT, dict[str, float]]:
-    import torch
+    from evo_tune.training import ViT
 
-    from evo_tune.training import Examples, ViT, fit, reproducible, seed_for
-
-    images, config = _images(options), _config(genome, options)
-    pixels, classes = torch.from_numpy(images.pixels), torch.from_numpy(images.classes).long()
-    training, held = (torch.from_numpy(rows) for rows in stratified(images.classes, options.held_out))
-    examples = Examples(pixels[training], classes[training], pixels[held], classes[held])
-    with reproducible(run.threads, run.device):
-        model = ViT(config, seed=seed_for(run.seed, "weights"), labels=images.labels)
-        model.standardise(examples.inputs)
-        genes = ("lr", "batch", "weight_decay", "warmup", "label_smoothing", "mixup")
-        metrics = fit(
-            model.to(run.device),
-            examples,
-            run,
-            options.plan,
-            **{name: genome[name] for name in genes},
-            flops_per_sample=config.flops_per_sample,
-            task={"genome": dict(genome), "data": options.data, "images": len(pixels)},
-            keep=options.save,
-        )
-    return model, metrics
+    images, config = options.images, _config(genome, options)
+    return fit_classifier(
+        lambda seed: ViT(config, seed=seed, labels=images.labels),
+        images.pixels,
+        images.classes,
+        run,
+        options,
+        genome,
+        flops_per_sample=config.flops_per_sample,
+        task={"data": options.data, "images": len(images.pixels)},
+    )
 
 
 # ---------------------------------------------------------------- the model, to keep
@@ -372,33 +216,30 @@ USAGE = """# A Vision Transformer, found by evo-tune
     import torch
     from evo_tune.training import ViT
     model = ViT.load({folder!r})
-    images = torch.zeros(1, {channels}, {height}, {width})
+    images = torch.zeros(1, {channels}, {image_height}, {image_width})
     print(model.classify(images))
 
-Put your images in place of the zeros: (n, {channels}, {height}, {width}), in the pixel values of the training data.
-`probabilities` gives the probability of each class. model.safetensors holds the weights, config.json the shape, the
-classes, the genome, the options and the metrics: {accuracy:.1%} of the held-out images classified rightly.
+Put your images in place of the zeros: (n, {channels}, {image_height}, {image_width}), in the pixel values of
+the training data. `probabilities` gives the probability of each class. model.safetensors holds the weights,
+config.json the shape, the classes, the genome, the options and the metrics: {accuracy:.1%} of the held-out images
+classified rightly.
 """
 
 
-def export(genome: Mapping[str, Any], run: Context, folder: Path | str, **given: Any) -> dict[str, float]:
+def export(genome: Mapping[str, Any], run: Context, folder: Path | str, options: Options) -> dict[str, float]:
     """Train a genome once more and write it as something to use: weights, config.json and README.md.
 
     Args:
         genome: Values of the genes.
         run: Device, seed and threads.
         folder: Where; made if it is not there.
-        given: The options of `evaluate`.
+        options: As in `evaluate`.
 
     Returns:
         What `evaluate` returns.
     """
-    options = options_from(given)
     model, metrics = _train(genome, run, options)
-    model.save(folder, genome=dict(genome), options=asdict(options), seed=run.seed, metrics=metrics)
-    shape = {"channels": model.config.channels, "height": model.config.image_height, "width": model.config.image_width}
-    text = USAGE.format(folder=str(folder), accuracy=metrics["accuracy"], **shape)
-    (Path(folder) / "README.md").write_text(text, encoding="utf-8")
+    write_classifier(folder, model, metrics, USAGE, genome=genome, options=options, seed=run.seed)
     return metrics
 
 

@@ -21,31 +21,37 @@ is `evo_tune.training`'s. The parent process imports this file too, so torch is 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from evo_tune import Choice, Float, Int, Minimize, SearchSpace
+from evo_tune import Choice, Float, Int, Minimize, SearchSpace, option
 from evo_tune.errors import OptionError
-from evo_tune.training import CLASSIFIER_METRICS, Columns, FTConfig, Plan, nearest_divisor, stratified
+from evo_tune.training import (
+    Classifying,
+    FTConfig,
+    Table,
+    divided,
+    fit_classifier,
+    hash_of,
+    known_before,
+    measured,
+    read_table,
+    units_of,
+    write_classifier,
+)
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from evo_tune import Context
-    from evo_tune.training import FTTransformer
+    from evo_tune.training import FTTransformer, Scores
 
 OBJECTIVES = [Minimize("val_loss")]
 
-METRICS = {**CLASSIFIER_METRICS, "baseline_loss": "nats", "baseline_auc": "", "baseline_accuracy": ""}
-
-MOST_CLASSES, MOST_CATEGORIES = 100, 1000
-"""More of them look like a target to be regressed, or like an identifier."""
+METRICS = units_of("classes", "baseline")
 
 SIZES: dict[str, dict[str, Any]] = {
     "small": {
@@ -70,179 +76,63 @@ high, step, default), batch (its first value is the default)."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
-    """The options of `evaluate`, checked; their defaults stand in its signature."""
+class Options(Classifying):
+    """The table."""
 
-    data: str
-    target: str
-    categorical: str
-    ignore: str
-    held_out: float
-    baseline: bool
-    size: str
-    flops: float | None
-    epochs: float | None
-    schedule: str
-    min_lr_ratio: float
-    decay_fraction: float
-    clip: float
-    save: bool
+    data: str = option("", gene=None, help="CSV or Parquet file; empty: scikit-learn's breast cancer")
+    target: str = option("", gene=None, help="The column to be told from the others")
+    categorical: str = option("", gene=None, help="Columns of numbers that are categories, with commas between them")
+    ignore: str = option("", gene=None, help="Columns to leave out, with commas between them")
+    baseline: bool = option(True, gene=None, help="Whether gradient boosting is trained too, once per worker")
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Require a target of a file, and a file where columns are named.
+
+        Raises:
+            OptionError: One is missing.
+        """
         if self.data and not self.target:
             raise OptionError(f"-o data={self.data} needs -o target=COLUMN: the column to be told from the others")
         if not self.data and (self.target or self.categorical):
             raise OptionError("-o target and -o categorical name columns of a file: give one with -o data=FILE")
-        _ = self.plan  # checks the rest
 
     @property
-    def plan(self) -> Plan:
-        """Budget and schedule."""
-        names = ("flops", "epochs", "schedule", "min_lr_ratio", "decay_fraction", "clip")
-        return Plan.of(SIZES[self.size]["flops"], **{name: getattr(self, name) for name in names})
+    def default_flops(self) -> float:
+        """The size's own budget."""
+        budget: float = SIZES[self.size]["flops"]
+        return budget
+
+    @property
+    def where(self) -> tuple[str, str, str, str, float]:
+        """What `read_table` takes."""
+        return self.data, self.target, self.categorical, self.ignore, self.held_out
+
+    @property
+    def table(self) -> Table:
+        """What there is to learn from."""
+        return read_table(*self.where)
 
 
-def options_from(given: Mapping[str, Any]) -> Options:
-    """Return options, those not given at their defaults."""
-    return Options(**{**(evaluate.__kwdefaults__ or {}), **given})
+# ---------------------------------------------------------------- the rows
 
 
-# ---------------------------------------------------------------- the table
-
-
-@dataclass(frozen=True)
-class Table:
-    """Rows as numbers (n, columns; see `Columns`), their class numbers (n,), the split into rows, and the names."""
-
-    inputs: np.ndarray
-    classes: np.ndarray
-    training: np.ndarray
-    held_out: np.ndarray
-    columns: Columns
-    labels: tuple[str, ...]
-
-
-def _table(options: Options) -> Table:
-    return _prepare(options.data, options.target, options.categorical, options.ignore, options.held_out)
-
-
-@lru_cache(maxsize=1)  # a worker trains on the same table again and again
-def _prepare(data: str, target: str, categorical: str, ignore: str, held_out: float) -> Table:
-    frame, target = (_read(data), target) if data else (_breast_cancer(), "diagnosis")
-    known = f"-o data={data} has the columns {', '.join(map(str, frame.columns))}"
-    names = {
-        option: [name for name in text.split(",") if name]
-        for option, text in (("categorical", categorical), ("ignore", ignore))
-    }
-    for option, given in (("target", [target]), *names.items()):
-        for name in given:
-            if name not in frame.columns:
-                raise OptionError(f"-o {option}={name}: no such column; {known}")
-    labels, classes = _classes(frame[target], target)
-    frame = frame.drop(columns=[target, *names["ignore"]], errors="ignore")
-    if not len(frame.columns):
-        raise OptionError(f"{known}: expected one at least beside target and ignore")
-    training, held = stratified(classes, held_out)
-    columns = Columns.learn(frame.iloc[training], *_kinds(frame, names["categorical"]))
-    for name, categories in columns.categorical.items():
-        if len(categories) > MOST_CATEGORIES:
-            raise OptionError(
-                f"column {name!r} holds {len(categories)} different texts: expected at most {MOST_CATEGORIES}; "
-                f"leave it out with -o ignore={name}"
-            )
-    return Table(columns.encode(frame), classes, training, held, columns, labels)
-
-
-def _read(data: str) -> pd.DataFrame:
-    import pandas as pd
-
-    path = Path(data).expanduser()
-    if not path.is_file():
-        raise OptionError(f"-o data={data} is no file (from {Path.cwd()}): give a CSV or Parquet file, or leave it out")
-    try:
-        frame = pd.read_parquet(path) if path.suffix in (".parquet", ".pq") else pd.read_csv(path)
-    except Exception as error:  # pandas and pyarrow raise half a dozen kinds
-        reason = " ".join(str(error).split())
-        raise OptionError(f"-o data={data}: cannot read it as a table ({reason}): give a CSV or Parquet file") from None
-    frame.columns = frame.columns.map(str)
-    if not frame.columns.is_unique:
-        raise OptionError(f"-o data={data}: two columns have the same name: rename one")
-    return frame
-
-
-def _breast_cancer() -> pd.DataFrame:
-    try:
-        from sklearn.datasets import load_breast_cancer
-    except ImportError:
-        raise OptionError(
-            "the default data comes with scikit-learn, which is not installed: pip install 'evo-tune[sklearn]', or "
-            "give your own with -o data=FILE -o target=COLUMN"
-        ) from None
-    loaded = load_breast_cancer(as_frame=True)
-    return loaded.data.assign(diagnosis=loaded.target_names[loaded.target])
-
-
-def _classes(column: pd.Series[Any], target: str) -> tuple[tuple[str, ...], np.ndarray]:
-    """Return the names of the classes and each row's class number."""
-    if column.isna().any():
-        missing = int(column.isna().sum())
-        raise OptionError(f"-o target={target}: {missing} of {len(column)} rows have none: remove them")
-    labels, classes = np.unique(column.to_numpy(), return_inverse=True)
-    if not 2 <= len(labels) <= MOST_CLASSES:
-        raise OptionError(
-            f"-o target={target} has {len(labels)} different values: expected 2 to {MOST_CLASSES} classes"
-        )
-    rarest = int(np.bincount(classes).argmin())
-    if np.bincount(classes)[rarest] < 2:
-        raise OptionError(
-            f"-o target={target}: one row only of class {labels[rarest]!s}: expected at least 2, one to hold out"
-        )
-    return tuple(map(str, labels)), classes
-
-
-def _kinds(frame: pd.DataFrame, categorical: list[str]) -> tuple[list[str], list[str]]:
-    """Return the names of the numeric columns and of the others."""
-    from pandas.api import types
-
-    numeric, others = [], []
-    for name in frame.columns:
-        column = frame[name]
-        if (
-            types.is_datetime64_any_dtype(column)
-            or types.is_timedelta64_dtype(column)
-            or types.is_complex_dtype(column)
-        ):
-            raise OptionError(f"column {name!r} is of type {column.dtype}: expected numbers or texts; -o ignore={name}")
-        if name in categorical or not types.is_numeric_dtype(column):
-            others.append(name)
-        elif np.isinf(column.to_numpy(float, na_value=np.nan)).any():
-            raise OptionError(f"column {name!r} holds infinite numbers: expected finite ones; -o ignore={name}")
-        else:
-            numeric.append(name)
-    return numeric, others
-
-
-def fingerprint(**given: Any) -> str:
+def fingerprint(options: Options) -> str:
     """Return the SHA-256 of the table and of how it is split."""
-    table = _table(options_from(given))
-    digest = hashlib.sha256(f"{table.columns}{table.labels}".encode())
-    for array in (table.inputs, table.classes, table.held_out):
-        digest.update(array.tobytes())
-    return digest.hexdigest()
+    table = options.table
+    first = f"{table.columns}{table.labels}".encode()
+    return hash_of(first, table.inputs, table.classes, table.held_out)
 
 
 # ---------------------------------------------------------------- gradient boosting, to compare with
 
 
 def _baseline(options: Options) -> dict[str, float]:
-    if not options.baseline:
-        return {}
-    return _boosted(options.data, options.target, options.categorical, options.ignore, options.held_out)
+    return measured(_boosted(*options.where), "baseline") if options.baseline else {}
 
 
 @lru_cache(maxsize=1)  # once per worker
-def _boosted(*where: Any) -> dict[str, float]:
-    """Return what gradient boosting with its defaults makes of the same rows."""
+def _boosted(*where: Any) -> Scores:
+    """Return how well gradient boosting with its defaults tells the same rows."""
     try:
         from sklearn.ensemble import HistGradientBoostingClassifier
         from threadpoolctl import threadpool_limits  # comes with it
@@ -251,9 +141,9 @@ def _boosted(*where: Any) -> dict[str, float]:
             "the baseline is scikit-learn's, which is not installed: pip install 'evo-tune[sklearn]', or "
             "-o baseline=false"
         ) from None
-    from evo_tune.training import auc
+    from evo_tune.training import Scores, auc
 
-    table = _prepare(*where)
+    table = read_table(*where)
     first = len(table.columns.numeric)
     few = [len(categories) < 255 for categories in table.columns.categorical.values()]  # it takes no more
     model = HistGradientBoostingClassifier(random_state=0, categorical_features=[False] * first + few)
@@ -261,33 +151,25 @@ def _boosted(*where: Any) -> dict[str, float]:
         model.fit(table.inputs[table.training], table.classes[table.training])
     found, truth = model.predict_proba(table.inputs[table.held_out]), table.classes[table.held_out]
     own = np.maximum(found[np.arange(len(truth)), truth], 1e-15)
-    return {
-        "baseline_loss": float(-np.log(own).mean()),
-        "baseline_auc": auc(found, truth),
-        "baseline_accuracy": float((found.argmax(1) == truth).mean()),
-    }
+    return Scores(
+        loss=float(-np.log(own).mean()), accuracy=float((found.argmax(1) == truth).mean()), auc=auc(found, truth)
+    )
 
 
 # ---------------------------------------------------------------- the space
 
 
-def search_space(**given: Any) -> SearchSpace:
-    """Return the genes for these options of `evaluate`.
+def search_space(options: Options) -> SearchSpace:
+    """Return the genes under these options.
 
     Raises:
         OptionError: An option is out of its range, or the table cannot be used.
     """
-    options = options_from(given)
-    _table(options)
+    _ = options.table  # it can be read
     size = SIZES[options.size]
     lr, depth, widths, heads = size["lr"], size["depth"], size["width"], size["heads"]
-
-    def repair(genome: dict[str, Any]) -> dict[str, Any]:
-        """Move heads to the nearest divisor of width."""
-        return {**genome, "heads": nearest_divisor(genome["width"], genome["heads"], heads[1])}
-
     return SearchSpace(
-        repair,
+        lambda genome: divided(genome, heads[1]),
         lr=Float(lr[0], lr[1], log=True, default=lr[2]),
         batch=Choice(size["batch"], ordered=True, default=size["batch"][0]),
         depth=Int(depth[0], depth[1], default=depth[2]),
@@ -305,7 +187,7 @@ SPACE = search_space
 
 
 def _config(genome: Mapping[str, Any], options: Options) -> FTConfig:
-    table = _table(options)
+    table = options.table
     return FTConfig(
         classes=len(table.labels),
         numeric=len(table.columns.numeric),
@@ -314,55 +196,22 @@ def _config(genome: Mapping[str, Any], options: Options) -> FTConfig:
     )
 
 
-def estimate(genome: Mapping[str, Any], **given: Any) -> dict[str, float]:
+def estimate(genome: Mapping[str, Any], options: Options) -> dict[str, float]:
     """Return what is known before training: params, and flops and samples of the full training."""
-    options = options_from(given)
     config = _config(genome, options)
-    samples = options.plan.samples(len(_table(options).training), config.flops_per_sample)
-    return {"params": config.parameters, "samples": samples, "flops": samples * config.flops_per_sample}
+    return known_before(config.parameters, options, len(options.table.training), config.flops_per_sample)
 
 
 # ---------------------------------------------------------------- the training
 
 
-def evaluate(
-    genome: Mapping[str, Any],
-    run: Context,
-    *,
-    data: str = "",
-    target: str = "",
-    categorical: str = "",
-    ignore: str = "",
-    held_out: float = 0.25,
-    baseline: bool = True,
-    size: Literal["small", "large"] = "small",
-    flops: float | None = None,
-    epochs: float | None = None,
-    schedule: Literal["cosine", "linear", "constant", "wsd", "multi_step", "sgdr", "cosine_step"] = "cosine",
-    min_lr_ratio: float = 0.0,
-    decay_fraction: float = 0.2,
-    clip: float = 1.0,
-    save: bool = False,
-) -> dict[str, float]:
+def evaluate(genome: Mapping[str, Any], run: Context, options: Options) -> dict[str, float]:
     """Train one genome and judge it on the held-out rows.
 
     Args:
         genome: Values of the genes.
         run: Device, seed, budget and folders.
-        data: CSV or Parquet file; empty: scikit-learn's breast cancer, 569 rows of 30 numbers.
-        target: The column to be told from the others.
-        categorical: Columns of numbers that are categories, with commas between them.
-        ignore: Columns to leave out, with commas between them.
-        held_out: Share of each class that is held out.
-        baseline: Whether gradient boosting is trained too, once per worker.
-        size: Which space to search: small for a CPU, large for tens of thousands of rows.
-        flops: Budget in FLOPs (the default, as in SIZES).
-        epochs: Budget in passes over the training rows.
-        schedule: Shape of the learning rate after warm-up.
-        min_lr_ratio: Its end, as a share of its peak.
-        decay_fraction: Share of the steps in which the schedule wsd decays.
-        clip: Largest norm of the gradient.
-        save: Keep a checkpoint of a full training too.
+        options: What to train on, how much, along which schedule.
 
     Returns:
         The metrics in METRICS; resumed_step if it was to go on from a checkpoint.
@@ -370,37 +219,23 @@ def evaluate(
     Raises:
         Diverged: The training was lost.
     """
-    given = {**locals()}
-    del given["genome"], given["run"]
-    options = Options(**given)
     return {**_train(genome, run, options)[1], **_baseline(options)}
 
 
 def _train(genome: Mapping[str, Any], run: Context, options: Options) -> tuple[FTTransformer, dict[str, float]]:
-    import torch
+    from evo_tune.training import FTTransformer
 
-    from evo_tune.training import Examples, FTTransformer, fit, reproducible, seed_for
-
-    table, config = _table(options), _config(genome, options)
-    inputs, classes = torch.from_numpy(table.inputs), torch.from_numpy(table.classes).long()
-    training, held = torch.from_numpy(table.training), torch.from_numpy(table.held_out)
-    examples = Examples(inputs[training], classes[training], inputs[held], classes[held])
-    with reproducible(run.threads, run.device):
-        seed = seed_for(run.seed, "weights")
-        model = FTTransformer(config, seed=seed, labels=table.labels, columns=table.columns)
-        model.standardise(examples.inputs)
-        genes = ("lr", "batch", "weight_decay", "warmup", "label_smoothing")
-        metrics = fit(
-            model.to(run.device),
-            examples,
-            run,
-            options.plan,
-            **{name: genome[name] for name in genes},
-            flops_per_sample=config.flops_per_sample,
-            task={"genome": dict(genome), "data": options.data, "target": options.target, "rows": len(inputs)},
-            keep=options.save,
-        )
-    return model, metrics
+    table, config = options.table, _config(genome, options)
+    return fit_classifier(
+        lambda seed: FTTransformer(config, seed=seed, labels=table.labels, columns=table.columns),
+        table.inputs,
+        table.classes,
+        run,
+        options,
+        genome,
+        flops_per_sample=config.flops_per_sample,
+        task={"data": options.data, "target": options.target, "rows": len(table.inputs)},
+    )
 
 
 # ---------------------------------------------------------------- the model, to keep
@@ -419,23 +254,20 @@ metrics: an AUC of {auc:.4f} on held-out rows.
 """
 
 
-def export(genome: Mapping[str, Any], run: Context, folder: Path | str, **given: Any) -> dict[str, float]:
+def export(genome: Mapping[str, Any], run: Context, folder: Path | str, options: Options) -> dict[str, float]:
     """Train a genome once more and write it as something to use: weights, config.json and README.md.
 
     Args:
         genome: Values of the genes.
         run: Device, seed and threads.
         folder: Where; made if it is not there.
-        given: The options of `evaluate`.
+        options: As in `evaluate`.
 
     Returns:
         What `evaluate` returns, without the baseline.
     """
-    options = options_from(given)
     model, metrics = _train(genome, run, options)
-    model.save(folder, genome=dict(genome), options=asdict(options), seed=run.seed, metrics=metrics)
-    text = USAGE.format(folder=str(folder), auc=metrics["auc"])
-    (Path(folder) / "README.md").write_text(text, encoding="utf-8")
+    write_classifier(folder, model, metrics, USAGE, genome=genome, options=options, seed=run.seed)
     return metrics
 
 

@@ -18,21 +18,32 @@ train is `evo_tune.training`'s. The parent process imports this file too, so tor
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
 import json
-import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from evo_tune import Choice, Float, Int, Minimize, SearchSpace
+from evo_tune import Choice, Float, Int, Minimize, SearchSpace, option
 from evo_tune.errors import OptionError
-from evo_tune.training import CLASSIFIER_METRICS, Plan, TextConfig, nearest_divisor, stratified, tokens_of
+from evo_tune.training import (
+    Classifying,
+    LabelledTexts,
+    TextConfig,
+    divided,
+    encode_texts,
+    fit_classifier,
+    hash_of,
+    known_before,
+    read_labelled_texts,
+    stratified,
+    tokens_of,
+    units_of,
+    write_classifier,
+)
 
 if TYPE_CHECKING:
     from evo_tune import Context
@@ -40,21 +51,7 @@ if TYPE_CHECKING:
 
 OBJECTIVES = [Minimize("val_loss")]
 
-METRICS = CLASSIFIER_METRICS
-
-MOST_CLASSES = 1000
-
-SOURCES = {
-    "networkx": ("algorithms", "generators", "classes"),
-    "numpy": ("lib", "linalg", "polynomial", "ma", "_core", "core"),
-    "pandas": ("core", "io", "plotting", "tseries"),
-    "sympy": ("core", "functions", "geometry", "matrices", "physics", "solvers", "stats"),
-    "torch": ("nn", "optim", "distributions", "utils", "fx", "ao"),
-}
-"""Packages whose docstrings are the default data, and the folders of each that are read, where they exist."""
-
-PER_SOURCE, SHORTEST = 800, 40
-"""Most docstrings of a package, and characters of the shortest."""
+METRICS = units_of("classes")
 
 SIZES: dict[str, dict[str, Any]] = {
     "small": {
@@ -83,177 +80,69 @@ high, step, default), batch in texts (its first value is the default), length in
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
-    """The options of `evaluate`, checked; their defaults stand in its signature."""
+class Options(Classifying):
+    """The texts."""
 
-    data: str
-    text: str
-    label: str
-    unit: str
-    length: int | None
-    held_out: float
-    size: str
-    flops: float | None
-    epochs: float | None
-    schedule: str
-    min_lr_ratio: float
-    decay_fraction: float
-    clip: float
-    save: bool
+    data: str = option("", gene=None, help="CSV or JSONL file; empty: docstrings of installed packages")
+    text: str = option("text", gene=None, help="Name of the column of texts")
+    label: str = option("label", gene=None, help="Name of the column of labels")
+    unit: Literal["words", "bytes"] = option("words", help="What a text is cut into: what its tokens are")
+    length: int | None = option(
+        None,
+        bounds="[2, 4096]",
+        unit="tokens",
+        gene=None,
+        help="How much of a text is read, from its start; left out, it is a gene",
+    )
 
-    def __post_init__(self) -> None:
-        if self.length is not None and not 2 <= self.length <= 4096:
-            raise OptionError(f"-o length={self.length}: expected 2 to 4096 tokens")
+    def check(self) -> None:
+        """Require a file where columns are named.
+
+        Raises:
+            OptionError: There is none.
+        """
         if not self.data and (self.text, self.label) != ("text", "label"):
             raise OptionError("-o text and -o label name columns of a file: give one with -o data=FILE")
-        _ = self.plan  # checks the rest
 
     @property
-    def plan(self) -> Plan:
-        """Budget and schedule."""
-        names = ("flops", "epochs", "schedule", "min_lr_ratio", "decay_fraction", "clip")
-        return Plan.of(SIZES[self.size]["flops"], **{name: getattr(self, name) for name in names})
+    def default_flops(self) -> float:
+        """The size's own budget."""
+        budget: float = SIZES[self.size]["flops"]
+        return budget
 
+    @property
+    def where(self) -> tuple[str, str, str]:
+        """What `read_labelled_texts` takes."""
+        return self.data, self.text, self.label
 
-def options_from(given: Mapping[str, Any]) -> Options:
-    """Return options, those not given at their defaults."""
-    return Options(**{**(evaluate.__kwdefaults__ or {}), **given})
+    @property
+    def texts(self) -> LabelledTexts:
+        """What there is to learn from."""
+        return read_labelled_texts(*self.where)
 
 
 # ---------------------------------------------------------------- the texts
 
 
-@dataclass(frozen=True)
-class Texts:
-    """Texts, their class numbers (n,), and the classes' names."""
-
-    texts: tuple[str, ...]
-    classes: np.ndarray
-    labels: tuple[str, ...]
-
-
-@lru_cache(maxsize=1)  # a worker trains on the same texts again and again
-def _read(data: str, text: str, label: str) -> Texts:
-    """Return the texts of a file, or the docstrings.
-
-    Raises:
-        OptionError: They cannot be read, a column is missing, or the labels are not those of two classes or more.
-    """
-    rows = _rows(data, text, label) if data else _docstrings()
-    labels, classes = np.unique([name for _, name in rows], return_inverse=True)
-    counts = np.bincount(classes)
-    if not 2 <= len(labels) <= MOST_CLASSES:
-        raise OptionError(f"-o label={label} has {len(labels)} different values: expected 2 to {MOST_CLASSES} classes")
-    if counts.min() < 2:
-        raise OptionError(f"-o data={data}: one text only of class {labels[counts.argmin()]!s}: expected 2 or more")
-    return Texts(tuple(string for string, _ in rows), classes, tuple(map(str, labels)))
-
-
-def _rows(data: str, text: str, label: str) -> list[tuple[str, str]]:
-    """Return text and label of each row of a file."""
-    path = Path(data).expanduser()
-    if not path.is_file():
-        raise OptionError(f"-o data={data} is no file (from {Path.cwd()}): give a CSV or JSONL file, or leave it out")
-    try:
-        rows = _jsonl(path) if path.suffix in (".jsonl", ".ndjson", ".json") else _csv(path)
-    except (ValueError, OSError) as error:  # a wrong encoding, JSON or CSV is a ValueError too
-        reason = " ".join(str(error).split())
-        raise OptionError(f"-o data={data}: cannot read it ({reason}): give a CSV or JSONL file in UTF-8") from None
-    known = list(dict.fromkeys(name for row in rows[:1000] for name in row))
-    for option, name in (("text", text), ("label", label)):
-        if name not in known:
-            raise OptionError(f"-o {option}={name}: no such column; -o data={data} has {', '.join(known) or 'none'}")
-    found = []
-    for number, row in enumerate(rows, 1):
-        for name in (text, label):
-            if row.get(name) in (None, ""):
-                raise OptionError(f"-o data={data}: row {number} has no {name!r}: fill it in, or remove the row")
-        found.append((str(row[text]), str(row[label])))
-    return found
-
-
-def _csv(path: Path) -> list[dict[str, Any]]:
-    import pandas as pd
-
-    frame = pd.read_csv(path, dtype=str, keep_default_na=False, na_values=[""], encoding="utf-8-sig")
-    rows: list[dict[str, Any]] = frame.astype(object).where(frame.notna(), None).to_dict("records")
-    return rows or [dict.fromkeys(frame.columns)]
-
-
-def _jsonl(path: Path) -> list[dict[str, Any]]:
-    rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), 1):
-        if line.strip():
-            row = json.loads(line)
-            if not isinstance(row, dict):
-                raise ValueError(f"line {number} is no object")
-            rows.append(row)
-    return rows
-
-
-DOCSTRING = re.compile(
-    r'^[ \t]*(?:def|class)\s[^\n]*(?:\n[^\n]*){0,20}?:\n\s*[rR]?"""(.+?)(?:"""|\n\s*\n)', re.M | re.S
-)
-"""First paragraph of a function's or a class's docstring. To parse the files would take many times as long."""
-
-
-def _docstrings() -> list[tuple[str, str]]:
-    """Return the first paragraphs of docstrings, and the package of each."""
-    names = re.compile("|".join(SOURCES) + r"|\bnp\b|\bnx\b|\bpd\b", re.I)
-    rows = []
-    for package, folders in SOURCES.items():
-        spec = importlib.util.find_spec(package)  # imports nothing
-        if spec is None or spec.origin is None:
-            raise OptionError(
-                f"the default data is made of docstrings, and {package} is not installed: give -o data=FILE"
-            )
-        root, found = Path(spec.origin).parent, set()
-        files = sorted(
-            file for folder in folders for file in (root / folder).rglob("*.py") if "tests" not in file.parts
-        )
-        for file in files:
-            for paragraph in DOCSTRING.findall(file.read_text(encoding="utf-8", errors="replace")):
-                found.add(" ".join(names.sub("_", paragraph).split()))
-        usable = [paragraph for paragraph in sorted(found) if len(paragraph) >= SHORTEST]
-        # By their hash: neither the first of the alphabet nor another sample in each process.
-        usable.sort(key=lambda paragraph: hashlib.sha256(paragraph.encode("utf-8", "replace")).digest())
-        rows += [(paragraph, package) for paragraph in usable[:PER_SOURCE]]
-    return rows
-
-
-def _texts(options: Options) -> Texts:
-    return _read(options.data, options.text, options.label)
-
-
-def fingerprint(**given: Any) -> str:
+def fingerprint(options: Options) -> str:
     """Return the SHA-256 of the texts, their labels and of how they are split."""
-    options = options_from(given)
-    texts = _texts(options)
+    texts = options.texts
     _, held_out = stratified(texts.classes, options.held_out)
-    digest = hashlib.sha256(json.dumps([texts.labels, texts.texts]).encode())
-    for array in (texts.classes.astype(np.int64), held_out):
-        digest.update(array.tobytes())
-    return digest.hexdigest()
+    return hash_of(json.dumps([texts.labels, texts.texts]).encode(), texts.classes.astype(np.int64), held_out)
 
 
 # ---------------------------------------------------------------- the space
 
 
-def search_space(**given: Any) -> SearchSpace:
-    """Return the genes for these options of `evaluate`.
+def search_space(options: Options) -> SearchSpace:
+    """Return the genes under these options.
 
     Raises:
         OptionError: An option is out of its range, or the texts cannot be used.
     """
-    options = options_from(given)
-    _texts(options)
+    _ = options.texts  # they can be read
     size = SIZES[options.size]
     lr, depth, widths, heads = size["lr"], size["depth"], size["width"], size["heads"]
-
-    def repair(genome: dict[str, Any]) -> dict[str, Any]:
-        """Move heads to the nearest divisor of width."""
-        return {**genome, "heads": nearest_divisor(genome["width"], genome["heads"], heads[1])}
-
     genes = {
         "lr": Float(lr[0], lr[1], log=True, default=lr[2]),
         "batch": Choice(size["batch"], ordered=True, default=size["batch"][0]),
@@ -268,7 +157,7 @@ def search_space(**given: Any) -> SearchSpace:
     }
     if options.length is None:
         genes["length"] = Choice(size["length"], ordered=True, default=size["default_length"])
-    return SearchSpace(repair, **genes)
+    return SearchSpace(lambda genome: divided(genome, heads[1]), **genes)
 
 
 SPACE = search_space
@@ -276,7 +165,7 @@ SPACE = search_space
 
 def _config(genome: Mapping[str, Any], options: Options) -> TextConfig:
     return TextConfig(
-        classes=len(_texts(options).labels),
+        classes=len(options.texts.labels),
         unit=options.unit,
         length=genome.get("length", options.length),
         **{name: genome[name] for name in ("depth", "width", "heads", "ffn_mult", "dropout")},
@@ -284,68 +173,34 @@ def _config(genome: Mapping[str, Any], options: Options) -> TextConfig:
 
 
 @lru_cache(maxsize=64)
-def _seen(options: Options, config: TextConfig) -> tuple[int, float]:
+def _seen(where: tuple[str, str, str], held_out: float, config: TextConfig) -> tuple[int, float]:
     """Return the number of training texts, and the mean number of their tokens that are read."""
-    texts = _texts(options)
-    training, _ = stratified(texts.classes, options.held_out)
+    texts = read_labelled_texts(*where)
+    training, _ = stratified(texts.classes, held_out)
     sizes = [len(tokens_of(texts.texts[row], config)) for row in training]
     return len(sizes), sum(sizes) / len(sizes)
 
 
-def estimate(genome: Mapping[str, Any], **given: Any) -> dict[str, float]:
+def estimate(genome: Mapping[str, Any], options: Options) -> dict[str, float]:
     """Return what is known before training: params, and flops and samples of the full training.
 
     FLOPs are those of texts of mean length.
     """
-    options = options_from(given)
     config = _config(genome, options)
-    rows, tokens = _seen(options, config)
-    each = config.flops_per_sample(tokens)
-    samples = options.plan.samples(rows, each)
-    return {"params": config.parameters, "samples": samples, "flops": samples * each}
+    rows, tokens = _seen(options.where, options.held_out, config)
+    return known_before(config.parameters, options, rows, config.flops_per_sample(tokens))
 
 
 # ---------------------------------------------------------------- the training
 
 
-def evaluate(
-    genome: Mapping[str, Any],
-    run: Context,
-    *,
-    data: str = "",
-    text: str = "text",
-    label: str = "label",
-    unit: Literal["words", "bytes"] = "words",
-    length: int | None = None,
-    held_out: float = 0.25,
-    size: Literal["small", "large"] = "small",
-    flops: float | None = None,
-    epochs: float | None = None,
-    schedule: Literal["cosine", "linear", "constant", "wsd", "multi_step", "sgdr", "cosine_step"] = "cosine",
-    min_lr_ratio: float = 0.0,
-    decay_fraction: float = 0.2,
-    clip: float = 1.0,
-    save: bool = False,
-) -> dict[str, float]:
+def evaluate(genome: Mapping[str, Any], run: Context, options: Options) -> dict[str, float]:
     """Train one genome and judge it on the held-out texts.
 
     Args:
         genome: Values of the genes.
         run: Device, seed, budget and folders.
-        data: CSV or JSONL file; empty: docstrings of installed packages.
-        text: Name of the column of texts.
-        label: Name of the column of labels.
-        unit: What a text is cut into: what its tokens are.
-        length: Tokens of a text that are read, from its start; left out, it is a gene.
-        held_out: Share of each class that is held out.
-        size: Which space to search: small for a CPU, large for a GPU and tens of thousands of texts.
-        flops: Budget in FLOPs (the default, as in SIZES).
-        epochs: Budget in passes over the training texts.
-        schedule: Shape of the learning rate after warm-up.
-        min_lr_ratio: Its end, as a share of its peak.
-        decay_fraction: Share of the steps in which the schedule wsd decays.
-        clip: Largest norm of the gradient.
-        save: Keep a checkpoint of a full training too.
+        options: What to train on, how much, along which schedule.
 
     Returns:
         The metrics in METRICS; resumed_step if it was to go on from a checkpoint.
@@ -353,33 +208,23 @@ def evaluate(
     Raises:
         Diverged: The training was lost.
     """
-    given = {**locals()}
-    del given["genome"], given["run"]
-    return _train(genome, run, Options(**given))[1]
+    return _train(genome, run, options)[1]
 
 
 def _train(genome: Mapping[str, Any], run: Context, options: Options) -> tuple[TextClassifier, dict[str, float]]:
-    import torch
+    from evo_tune.training import TextClassifier
 
-    from evo_tune.training import Examples, TextClassifier, encode_texts, fit, reproducible, seed_for
-
-    texts, config = _texts(options), _config(genome, options)
-    inputs, classes = torch.from_numpy(encode_texts(texts.texts, config)), torch.from_numpy(texts.classes).long()
-    training, held = (torch.from_numpy(rows) for rows in stratified(texts.classes, options.held_out))
-    examples = Examples(inputs[training], classes[training], inputs[held], classes[held])
-    with reproducible(run.threads, run.device):
-        model = TextClassifier(config, seed=seed_for(run.seed, "weights"), labels=texts.labels)
-        metrics = fit(
-            model.to(run.device),
-            examples,
-            run,
-            options.plan,
-            **{name: genome[name] for name in ("lr", "batch", "weight_decay", "warmup", "label_smoothing")},
-            flops_per_sample=config.flops_per_sample(_seen(options, config)[1]),
-            task={"genome": dict(genome), "data": options.data, "texts": len(inputs)},
-            keep=options.save,
-        )
-    return model, metrics
+    texts, config = options.texts, _config(genome, options)
+    return fit_classifier(
+        lambda seed: TextClassifier(config, seed=seed, labels=texts.labels),
+        encode_texts(texts.texts, config),
+        texts.classes,
+        run,
+        options,
+        genome,
+        flops_per_sample=config.flops_per_sample(_seen(options.where, options.held_out, config)[1]),
+        task={"data": options.data, "texts": len(texts.texts)},
+    )
 
 
 # ---------------------------------------------------------------- the model, to keep
@@ -396,23 +241,20 @@ model.safetensors holds the weights, config.json the shape, the classes, the gen
 """
 
 
-def export(genome: Mapping[str, Any], run: Context, folder: Path | str, **given: Any) -> dict[str, float]:
+def export(genome: Mapping[str, Any], run: Context, folder: Path | str, options: Options) -> dict[str, float]:
     """Train a genome once more and write it as something to use: weights, config.json and README.md.
 
     Args:
         genome: Values of the genes.
         run: Device, seed and threads.
         folder: Where; made if it is not there.
-        given: The options of `evaluate`.
+        options: As in `evaluate`.
 
     Returns:
         What `evaluate` returns.
     """
-    options = options_from(given)
     model, metrics = _train(genome, run, options)
-    model.save(folder, genome=dict(genome), options=asdict(options), seed=run.seed, metrics=metrics)
-    text = USAGE.format(folder=str(folder), labels=", ".join(model.labels), accuracy=metrics["accuracy"])
-    (Path(folder) / "README.md").write_text(text, encoding="utf-8")
+    write_classifier(folder, model, metrics, USAGE, genome=genome, options=options, seed=run.seed)
     return metrics
 
 

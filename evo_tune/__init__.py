@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from evo_tune.errors import EvoTuneError
 
 if TYPE_CHECKING:
+    from evo_tune.genome.genes import Choice, Float, Gene, Int
     from evo_tune.genome.history import History
-    from evo_tune.genome.space import Choice, Float, Gene, Int, SearchSpace
+    from evo_tune.genome.space import SearchSpace
     from evo_tune.genome.trial import Candidate, Maximize, Minimize, Outcome, Proposal, Trial
     from evo_tune.loop.search import Search
     from evo_tune.options.declare import Options, option
@@ -22,12 +23,12 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Candidate": "genome.trial",
-    "Choice": "genome.space",
     "Context": "plugins.context",
-    "Float": "genome.space",
-    "Gene": "genome.space",
+    "Choice": "genome.genes",
+    "Float": "genome.genes",
+    "Gene": "genome.genes",
     "History": "genome.history",
-    "Int": "genome.space",
+    "Int": "genome.genes",
     "Maximize": "genome.trial",
     "Minimize": "genome.trial",
     "Options": "options.declare",

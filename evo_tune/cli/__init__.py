@@ -1,4 +1,4 @@
-"""The command line: one file per family of commands, imported only when one of them is used.
+"""The command line: one file per command in `commands`, imported when it is used, or for the help.
 
 Everything heavy is imported inside the commands, so `evo-tune --help` answers at once. Errors are one
 line on stderr: exit code 2 for what was typed, 1 for a run that failed, 130 after Ctrl-C.
@@ -11,43 +11,38 @@ import os
 import sys
 import warnings
 from importlib import import_module
+from pkgutil import iter_modules
+from types import ModuleType
 
 import click
 
 from evo_tune import __version__
+from evo_tune.cli import commands
 from evo_tune.errors import EvoTuneError
 
 __all__ = ["main"]
 
-HOMES = {
-    "run": "running",
-    "resume": "running",
-    "list": "looking",
-    "status": "watching",
-    "show": "looking",
-    "best": "looking",
-    "verify": "looking",
-    "evaluators": "plugging",
-    "strategies": "plugging",
-    "new": "plugging",
-    "evaluate": "plugging",
-    "export": "exporting",
-    "schedule": "scheduling",
-    "devices": "watching",
-}
-"""Command to the module that holds it, in the order in which the help shows them."""
+
+def names() -> list[str]:
+    """Return the names of the commands: those of the files in `commands`."""
+    return [found.name for found in iter_modules(commands.__path__)]
+
+
+def module_of(name: str) -> ModuleType:
+    """Import a command's module."""
+    return import_module(f"{commands.__name__}.{name}")
 
 
 class Commands(click.Group):
-    """A group that imports a command's module when the command is asked for."""
+    """A group of the commands that are there; one is imported when it is asked for, all of them for the help."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(HOMES)
+        return sorted(names(), key=lambda name: (module_of(name).PLACE, name))
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in HOMES:
+        if cmd_name not in names():
             return None
-        command: click.Command = getattr(import_module(f"evo_tune.cli.{HOMES[cmd_name]}"), f"{cmd_name}_command")
+        command: click.Command = module_of(cmd_name).command
         return command
 
     def resolve_command(
@@ -55,9 +50,10 @@ class Commands(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         from evo_tune.options.binding import suggest
 
-        if args and not args[0].startswith("-") and args[0] not in HOMES:
+        if args and not args[0].startswith("-") and args[0] not in names():
+            known = self.list_commands(ctx)
             raise click.UsageError(
-                f"there is no command {args[0]!r}{suggest(args[0], HOMES)}: expected one of {', '.join(HOMES)}", ctx
+                f"there is no command {args[0]!r}{suggest(args[0], known)}: expected one of {', '.join(known)}", ctx
             )
         return super().resolve_command(ctx, args)
 

@@ -19,7 +19,7 @@ from evo_tune.errors import UsageError
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 STORE = "populations"
-"""As `population.STORE`, which is not imported here: `evo-tune --help` is to answer at once."""
+"""As `store.places.STORE`, which is not imported here: `evo-tune --help` is to answer at once."""
 
 run_argument = click.argument("run", required=False)
 

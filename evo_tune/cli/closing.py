@@ -10,9 +10,12 @@ import click
 
 from evo_tune.cli import _shared as shared
 from evo_tune.genome.trial import Trial
+from evo_tune.report import summary as report
 from evo_tune.report.calibration import Calibrated
-from evo_tune.report.summary import Closing, caveats, closing, front, inheritance, spent
-from evo_tune.store.run import Run, as_typed
+from evo_tune.report.data import closing_as_data
+from evo_tune.report.summary import Closing
+from evo_tune.store.places import as_typed
+from evo_tune.store.run import Run
 
 
 def print_closing(run: Run, form: str, status: str = "") -> None:
@@ -23,10 +26,10 @@ def print_closing(run: Run, form: str, status: str = "") -> None:
         form: 'table' or 'json'.
         status: Where its strategy says that it stands.
     """
-    end = closing(run)
     if form == "json":
-        shared.print_json({**_as_data(run, end), "status": status})
+        shared.print_json({**closing_as_data(run), "status": status})
         return
+    end = report.closing(run)
     click.echo()
     rows = [row for row in (_row("best", end.best, end), _row("default", end.default, end)) if row]
     if rows:
@@ -34,20 +37,20 @@ def print_closing(run: Run, form: str, status: str = "") -> None:
     if end.best is not None:
         click.echo(f"best genome: {shared.show_genome(end.best.genome)}")
     if len(run.objectives) > 1:
-        click.echo(f"Pareto front: {len(front(run))} trials (evo-tune best {as_typed(run.folder)} shows them)")
+        click.echo(f"Pareto front: {len(report.front(run))} trials (evo-tune best {as_typed(run.folder)} shows them)")
     click.echo("".join(f"{line}\n" for line in _rules_met(run, end)), nl=False)
-    click.echo(_verdict(end))
+    click.echo(verdict(end))
     if status:
         click.echo(status)
     pruned = f", {end.pruned} pruned" if end.pruned else ""
     took = shared.show_seconds(end.seconds)
     click.echo(f"{end.evaluations} evaluations, {end.failures} of them failed{pruned}, in {took}")
-    reasons = caveats(run)
+    reasons = report.caveats(run)
     if reasons:
         click.echo(f"not repeatable to the bit: {'; '.join(reasons)}; `evo-tune verify` holds all the same")
     click.echo(f"saved in {run.folder}")
     name = as_typed(run.folder)
-    more = f"evo-tune resume {name} --generations {_next_generations(run)}"
+    more = f"evo-tune resume {name} --generations {report.further_generations(run)}"
     click.echo(f"next: evo-tune show {name}   |   {more}   |   evo-tune best {name} --format json")
 
 
@@ -73,16 +76,15 @@ def _spread(row: Calibrated | None) -> str:
 
 def _rules_met(run: Run, end: Closing) -> Iterator[str]:
     """Yield what rungs, inheritance and constraints made of the run, a line each."""
-    if len(run.manifest.rungs) > 1:
-        full = sum(candidate.budget == 1.0 for candidate in run.candidates)
-        born = sum(candidate.fresh for candidate in run.candidates)
-        yield f"{born} genomes, {full} of them trained in full: the cost of {spent(run):.1f} full trainings"
+    if len(run.manifest.fidelity) > 1:
+        counts = f"{report.born(run)} genomes, {report.trained_in_full(run)} of them trained in full"
+        yield f"{counts}: the cost of {report.spent(run):.1f} full trainings"
     if run.manifest.inherit:
-        heirs = sum(candidate.inherits is not None for candidate in run.candidates)
-        correlation, count = inheritance(run.trials())
+        heirs = report.heirs(run)
+        correlation, count = report.inheritance(run.trials())
         told = "" if math.isnan(correlation) else f", rank correlation {correlation:.2f}"
         yield f"{heirs} genomes began with weights of others, {count} of them were trained from scratch too{told}"
-        yield f"the cost of {spent(run):.1f} full trainings; best and default are from scratch"
+        yield f"the cost of {report.spent(run):.1f} full trainings; best and default are from scratch"
     limits = ", ".join(run.manifest.subject_to)
     if end.best is not None and not end.best.feasible:
         yield f"no full training keeps to {limits}: the best is the one that comes nearest"
@@ -90,7 +92,8 @@ def _rules_met(run: Run, end: Closing) -> Iterator[str]:
         yield f"the default does not keep to {limits}, so it is no fair opponent"
 
 
-def _verdict(end: Closing) -> str:
+def verdict(end: Closing) -> str:
+    """Return in one line whether the best beats the default."""
     if not end.evaluations:
         return "no evaluation was finished"
     if end.best is None and end.partial:
@@ -107,47 +110,3 @@ def _verdict(end: Closing) -> str:
     word = "beats" if end.beaten else "does not clearly beat"
     errors = f"{end.gain / end.gain_error:.1f} standard errors" if end.gain_error else "no spread between seeds"
     return f"difference: {end.gain:.5f} ± {end.gain_error:.5f}: the best {word} the default ({errors})"
-
-
-def _next_generations(run: Run) -> int:
-    born = sum(candidate.fresh for candidate in run.candidates)
-    return max(2, -(-born // run.manifest.population) + 3)
-
-
-def _as_data(run: Run, end: Closing) -> dict[str, Any]:
-    return {
-        "run": run.name,
-        "folder": str(run.folder),
-        "ended": run.ended,
-        "metric": end.metric,
-        "direction": end.direction,
-        "best": trial_as_data(end.best),
-        "default": trial_as_data(end.default),
-        "gain": end.gain,
-        "gain_error": end.gain_error,
-        "beaten": end.beaten,
-        "calibration": {
-            name: {"mean": row.mean, "error": row.error, "values": row.values, "failures": row.failures}
-            for name, row in (("best", end.calibrated_best), ("default", end.calibrated_default))
-            if row is not None
-        },
-        "evaluations": end.evaluations,
-        "failures": end.failures,
-        "pruned": end.pruned,
-        "trainings": round(spent(run), 6),
-        "seconds": round(end.seconds, 3),
-    }
-
-
-def trial_as_data(trial: Trial | None) -> dict[str, Any] | None:
-    """Return a trial as plain data for JSON."""
-    if trial is None:
-        return None
-    return {
-        "id": trial.id,
-        "generation": trial.candidate.generation,
-        "operator": trial.candidate.operator,
-        "genome": trial.genome,
-        "metrics": trial.outcome.metrics,
-        "seconds": trial.outcome.seconds,
-    }

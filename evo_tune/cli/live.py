@@ -91,7 +91,7 @@ class Progress:
             return until if math.isfinite(until) else math.nan
         mean = sum(outcome.seconds for outcome in outcomes) / len(outcomes)
         extra = (1 + self.search.session.calibrate_best) * self.search.session.calibrate  # at the end, with the default
-        slots = max(1, len(self.search.slots))
+        slots = max(1, len(self.search.drivers.slots))
         return min(until, mean * max(0, self.total - self.done + extra) / slots)
 
     @property
@@ -117,8 +117,8 @@ def _table(progress: Progress) -> RenderableType:
         f"about {shared.show_seconds(progress.left)} left",
     )
     slots = Table.grid(padding=(0, 2))
-    for slot in list(search.slots):
-        working = dict(search.working).get(slot.name)
+    for slot in list(search.drivers.slots):
+        working = dict(search.drivers.working).get(slot.name)
         what = working.what if working and working.what else "waits"
         since = shared.show_seconds(time.monotonic() - working.since) if working and working.what else ""
         slots.add_row(slot.name, slot.device, what, since)
@@ -145,7 +145,7 @@ class _Lines:
 
     def watch(self, search: Search) -> None:
         """Print a line if there is something to say."""
-        if not self._calibrating and any("calibration" in w.what for w in list(search.working.values())):
+        if not self._calibrating and any("calibration" in w.what for w in list(search.drivers.working.values())):
             self._calibrating = True
             count = search.session.calibrate_best
             who = "best" if count == 1 else f"the best {count}"

@@ -194,17 +194,17 @@ class Host:
         self._heard = time.monotonic()
 
     def run(self, candidate: dict[str, Any], folder: str | None) -> dict[str, Any] | None:
-        """Evaluate a candidate, as `Candidate.to_json` gives it.
+        """Evaluate a candidate, given by its fields.
 
         Returns:
-            The outcome, as `Outcome.to_json` gives it; None if the slot was killed meanwhile; only 'unfit', why, if
-            nothing can be trained here.
+            The fields of the outcome; None if the slot was killed meanwhile; only 'unfit', why, if nothing can be
+            trained here.
         """
         self.heard()
         done = threading.Event()
         threading.Thread(target=self._watch, args=(done,), daemon=True).start()
         try:
-            return self._slot.run(Candidate.from_json(candidate), folder).to_json()
+            return vars(self._slot.run(Candidate(**candidate), folder))
         except SlotClosed:
             return None
         except SlotUnfit as error:

@@ -17,7 +17,6 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any
 
 from evo_tune.dispatch.devices import Device
@@ -124,7 +123,7 @@ class LocalSlot(Slot):
         try:
             worker = self._ready()
             began = time.monotonic()
-            reply = worker.work({"candidate": candidate.to_json(), "folder": folder}, self._timeout)
+            reply = worker.work({"candidate": vars(candidate), "folder": folder}, self._timeout)
         except _Lost as lost:
             left = self._discard(self._task.folder(candidate.id if folder is None else folder))
             if self._closed:
@@ -149,7 +148,7 @@ class LocalSlot(Slot):
                 f"taken its place, and will again: look for what evaluate of {self._task.name} leaves behind",
                 stacklevel=2,
             )
-        return replace(Outcome.from_json(reply["outcome"]), device=self.device)
+        return Outcome(**{**reply["outcome"], "device": self.device})
 
     def _ready(self) -> _Process:
         """Return a worker that has imported the evaluator, the spare or a new one where the last one is gone."""

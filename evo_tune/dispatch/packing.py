@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from evo_tune.errors import EvoTuneError
-from evo_tune.genome.space import Genome
+from evo_tune.genome.values import Genome
 
 __all__ = ["CONTEXT", "Admitted", "Card", "Forecast"]
 

@@ -264,7 +264,7 @@ class RemoteSlot(Slot):
             raise SlotClosed(f"{self.name} is closed")
 
     def _attempt(self, seat: Seat, candidate: Candidate, folder: str | None) -> Outcome:
-        pending = seat.begin(candidate.to_json(), folder)
+        pending = seat.begin(vars(candidate), folder)
         spent, heard = 0.0, time.monotonic()
         while True:
             self._check_open()
@@ -284,8 +284,7 @@ class RemoteSlot(Slot):
             raise Lost(f"{seat.device} ended the training: it heard nothing from here for too long")
         if "unfit" in reply:
             raise _Unfit(reply["unfit"])
-        outcome = Outcome.from_json(reply)
-        return Outcome(**{**vars(outcome), "device": seat.device})
+        return Outcome(**{**reply, "device": seat.device})
 
     def kill(self) -> None:
         self._closed = True

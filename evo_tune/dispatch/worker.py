@@ -33,10 +33,11 @@ from evo_tune.dispatch.keeping import Keeping
 from evo_tune.dispatch.numa import bind
 from evo_tune.dispatch.slot import Task
 from evo_tune.errors import EvoTuneError
-from evo_tune.genome.trial import STATUSES, Candidate, Objective, Outcome, Status, conclude, one_line
+from evo_tune.genome.trial import STATUSES, Candidate, Objective, Outcome, Status, conclude
 from evo_tune.plugins.context import Context, Pruned
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.find import local_sources
+from evo_tune.text import one_line
 
 __all__ = ["Worker", "initialize", "load", "log_name", "work"]
 
@@ -177,7 +178,7 @@ class Worker:
             folder_name: Name of its folder, where it is not that of its id.
 
         Returns:
-            Plain data: 'outcome' as `Outcome.to_json` gives it, 'replace', whether this process is not fit to
+            Plain data: 'outcome', the fields of an Outcome, 'replace', whether this process is not fit to
             evaluate anything more, and 'kept', the bytes that it keeps of its evaluations if those are why; or only
             'unfit', why nothing was evaluated.
         """
@@ -191,7 +192,7 @@ class Worker:
         usable = self._tidy(seconds, verdict.status)
         outcome = Outcome(verdict.status, verdict.metrics, tuple(context.curve), seconds, self.device, verdict.error)
         kept = self._keeping.after_evaluation() if usable else 0
-        return {"outcome": outcome.to_json(), "replace": verdict.poisoned or not usable or kept > 0, "kept": kept}
+        return {"outcome": vars(outcome), "replace": verdict.poisoned or not usable or kept > 0, "kept": kept}
 
     def _context(self, candidate: Candidate, folder: str, keep: bool) -> Context:
         resume = None if candidate.resumes is None else self.task.folder(candidate.resumes)
@@ -393,7 +394,7 @@ def work(message: dict[str, Any]) -> dict[str, Any]:
     """Evaluate one candidate; see `Worker.work`.
 
     Args:
-        message: 'candidate' as `Candidate.to_json` gives it, 'folder' a name or None.
+        message: 'candidate', the fields of a Candidate, 'folder' a name or None.
     """
     assert _worker is not None
-    return _worker.work(Candidate.from_json(message["candidate"]), message["folder"])
+    return _worker.work(Candidate(**message["candidate"]), message["folder"])

@@ -14,8 +14,9 @@ from typing import Any, TypeVar
 import numpy as np
 
 from evo_tune.genome.constraint import Constraint
-from evo_tune.genome.space import Genome, SearchSpace, genome_key
+from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Candidate, Objective, Outcome, Trial
+from evo_tune.genome.values import Genome, genome_key
 
 __all__ = ["History"]
 
@@ -84,11 +85,6 @@ class History:
     def seen(self, genome: Genome, budget: float = 1.0, replicate: int = 0) -> bool:
         """Say whether this was born already, told or out: a duplicate wastes a training."""
         return (genome_key(genome), budget, replicate) in self._seen
-
-    @property
-    def seen_count(self) -> int:
-        """Number of different (genome, budget, replicate) born so far."""
-        return len(self._seen)
 
     def fold(self, key: Hashable, initial: Callable[[], State], step: Callable[[State, Trial], State]) -> State:
         """Return the left fold of `step` over the told trials in told order.

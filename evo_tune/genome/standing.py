@@ -16,8 +16,8 @@ import numpy as np
 from evo_tune.genome.constraint import Constraint
 from evo_tune.genome.history import History
 from evo_tune.genome.importance import ranks
-from evo_tune.genome.space import Genome, genome_key
 from evo_tune.genome.trial import Candidate, Objective, Outcome, Trial
+from evo_tune.genome.values import Genome, genome_key
 
 __all__ = ["Entry", "View", "as_from_scratch", "averaged", "entries", "places"]
 

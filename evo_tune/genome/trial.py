@@ -1,22 +1,22 @@
 """The nouns that travel: a Candidate goes out to a slot, an Outcome comes back, both make a Trial.
 
-All of them are frozen and plain: each turns into JSON and back without loss, which is what lets the
-journal be the only truth. This module knows nothing of strategies, stores, processes or torch.
+All of them are frozen and plain: `vars` of one is the message that a worker gets or sends, and the store has the
+schema of each on disk. This module knows nothing of strategies, stores, processes or torch.
 """
 
 from __future__ import annotations
 
 import math
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, TypeAlias, get_args
+from typing import ClassVar, Literal, TypeAlias, get_args
 
 import numpy as np
 
 from evo_tune.errors import SpaceError
 from evo_tune.genome.constraint import Constraint, violation
-from evo_tune.genome.space import Genome
+from evo_tune.genome.values import Genome
+from evo_tune.text import LINE, one_line
 
 __all__ = [
     "Candidate",
@@ -28,15 +28,11 @@ __all__ = [
     "Status",
     "Trial",
     "conclude",
-    "one_line",
     "trial_seed",
 ]
 
 Status: TypeAlias = Literal["ok", "failed", "diverged", "out_of_memory", "crashed", "timeout", "pruned"]
 STATUSES: tuple[str, ...] = get_args(Status)
-
-LINE = 400
-"""Longest error line, in characters."""
 
 
 @dataclass(frozen=True)
@@ -167,18 +163,6 @@ class Candidate:
         """Whether it is trained in full, and with no weights but its own."""
         return self.budget == 1.0 and self.inherits is None
 
-    def to_json(self) -> dict[str, Any]:
-        """Return plain data."""
-        return {**vars(self), "genome": dict(self.genome)}
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Candidate:
-        """Build it from what `to_json` gave."""
-        fields = dict(data)
-        fields["parents"] = tuple(fields["parents"])
-        fields["stop_if"] = tuple((f, m, b) for f, m, b in fields["stop_if"])
-        return cls(**fields)
-
 
 def _is_fresh(birth: Proposal | Candidate) -> bool:
     return birth.resumes is None and birth.replicate == 0 and birth.confirms is None
@@ -203,37 +187,6 @@ class Outcome:
     seconds: float = 0.0
     device: str = ""
     error: str | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain data; numbers that are not finite become None, since JSON has none."""
-        return {
-            "status": self.status,
-            "metrics": _finite(self.metrics),
-            "curve": [[fraction, _finite(metrics)] for fraction, metrics in self.curve],
-            "seconds": round(self.seconds, 4),
-            "device": self.device,
-            "error": self.error,
-        }
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Outcome:
-        """Build it from what `to_json` gave."""
-        fields = dict(data)
-        fields["metrics"] = _numbers(fields["metrics"])
-        fields["curve"] = tuple((fraction, _numbers(metrics)) for fraction, metrics in fields["curve"])
-        return cls(**fields)
-
-    def settled(self) -> Outcome:
-        """Return it as the journal will give it back, so a live run and a resumed one see the same."""
-        return Outcome.from_json(self.to_json())
-
-
-def _finite(metrics: Mapping[str, float]) -> dict[str, float | None]:
-    return {name: value if math.isfinite(value) else None for name, value in metrics.items()}
-
-
-def _numbers(metrics: Mapping[str, float | None]) -> dict[str, float]:
-    return {name: math.nan if value is None else value for name, value in metrics.items()}
 
 
 @dataclass(frozen=True)
@@ -331,22 +284,6 @@ def conclude(metrics: object, objectives: Sequence[Objective]) -> tuple[Status, 
         if not math.isfinite(plain[objective.metric]):
             return "diverged", {}, one_line(f"{objective.metric} is {plain[objective.metric]}")
     return "ok", plain, None
-
-
-def one_line(text: str, longest: int = LINE) -> str:
-    """Return a text of any origin as one short line that can be saved and is safe to print on a terminal.
-
-    Args:
-        text: White space becomes single spaces; control characters and what UTF-8 cannot hold, escapes.
-        longest: Characters after which it is cut.
-    """
-    line = " ".join(text[: 10 * longest].split())
-    line = "".join(c.encode("unicode_escape").decode() if _is_unsafe(c) else c for c in line)
-    return line if len(line) <= longest else line[: longest - 1] + "…"
-
-
-def _is_unsafe(character: str) -> bool:
-    return unicodedata.category(character) in ("Cc", "Cs")
 
 
 def trial_seed(run_seed: int, replicate: int) -> int:

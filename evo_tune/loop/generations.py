@@ -13,6 +13,7 @@ from evo_tune.errors import RunError
 from evo_tune.genome.history import History
 from evo_tune.genome.trial import Candidate
 from evo_tune.plugins.strategy import Strategy
+from evo_tune.store import files
 from evo_tune.store.run import Run
 
 __all__ = ["Generations", "broken_strategy"]
@@ -46,11 +47,11 @@ class Generations:
         for candidate in self._run.candidates:
             self.born(candidate)
         self._follow(lambda generation: None)
-        self._run.set_aside_generations(self._members)
+        files.set_aside_generations(self._run, self._members)
         for generation in self._members:
             rows = len(self._recorded_members(generation))
-            expected = generation in self._survivors or self._run.generation_path(generation).exists()
-            if expected and not self._run.generation_is_whole(generation, rows):
+            expected = generation in self._survivors or files.generation_path(self._run, generation).exists()
+            if expected and not files.generation_is_whole(self._run, generation, rows):
                 self._write(generation)
 
     def recorded(self) -> None:
@@ -59,7 +60,7 @@ class Generations:
         if self._run.metric_names != self._metrics:  # one schema for all files: the older ones are widened
             self._metrics = self._run.metric_names
             for generation in self._members:
-                if self._run.generation_path(generation).exists():
+                if files.generation_path(self._run, generation).exists():
                     self._write(generation)
 
     def stop(self) -> None:
@@ -98,7 +99,7 @@ class Generations:
             survivors = self._survivors_now()
         trials = [self._run.trial(id) for id in self._recorded_members(generation)]
         if trials:
-            self._run.write_generation(generation, trials, survivors)
+            files.write_generation(self._run, generation, trials, survivors)
 
 
 def broken_strategy(name: str, function: str, error: Exception) -> RunError:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from evo_tune.genome.history import History
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Candidate, Proposal, trial_seed
-from evo_tune.loop.search import propose
+from evo_tune.loop.proposing import propose
 from evo_tune.plugins.strategy import Strategy
 from evo_tune.store.run import Run
 

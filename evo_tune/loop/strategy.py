@@ -5,7 +5,7 @@ from __future__ import annotations
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.find import make_strategy
 from evo_tune.rules.ruled import Ruled, Rules
-from evo_tune.store.run import Manifest
+from evo_tune.store.manifest import Manifest
 
 __all__ = ["ruled"]
 
@@ -18,7 +18,7 @@ def ruled(manifest: Manifest, evaluator: Evaluator) -> Ruled:
         OptionError: An option of it is wrong.
     """
     constraints, options = manifest.constraints(), manifest.options
-    rules = Rules(tuple(manifest.rungs), manifest.prune, manifest.replicates, constraints, manifest.inherit)
+    rules = Rules(tuple(manifest.fidelity), manifest.prune, manifest.replicates, constraints, manifest.inherit)
     inner = make_strategy(manifest.strategy, manifest.strategy_options)
     return Ruled.of(
         inner,

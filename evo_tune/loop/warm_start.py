@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from evo_tune.errors import StoreError, UsageError
-from evo_tune.genome.space import read_value
-from evo_tune.genome.trial import one_line
-from evo_tune.store.run import Run, find_run
+from evo_tune.genome.values import read_value
+from evo_tune.store.places import find_run
+from evo_tune.store.run import Run
 from evo_tune.store.table import GENE
+from evo_tune.text import one_line
 
 __all__ = ["read_genomes"]
 

@@ -21,12 +21,14 @@ from types import ModuleType
 from typing import Any
 
 from evo_tune.errors import EvoTuneError, OptionError, PluginError
-from evo_tune.genome.space import Genome, SearchSpace
-from evo_tune.genome.trial import Objective, one_line
+from evo_tune.genome.space import SearchSpace
+from evo_tune.genome.trial import Objective
+from evo_tune.genome.values import Genome
 from evo_tune.options.binding import bind, call_with, options_of
 from evo_tune.options.declare import Option
 from evo_tune.plugins.context import Context
 from evo_tune.plugins.offers import offered
+from evo_tune.text import one_line
 
 __all__ = ["SUPPORTS", "Evaluator", "what_of", "where_of"]
 

@@ -10,7 +10,8 @@ from dataclasses import replace
 from typing import Any
 
 from evo_tune.errors import SpaceError
-from evo_tune.genome.space import Choice, Gene, parse_gene
+from evo_tune.genome.genes import Choice, Gene
+from evo_tune.genome.notation import parse_gene
 from evo_tune.options.declare import Option
 
 __all__ = ["offered"]

@@ -71,6 +71,9 @@ class Strategy(ABC):
             None says "tell me more first"; None with nothing out ends the run.
         """
 
-    @abstractmethod
     def survivors(self, history: History) -> Sequence[int]:
-        """Return the ids of the trials from which it would breed now; pure as well."""
+        """Return the ids of the trials from which it would breed now, at most `population`; pure as well.
+
+        By default the best: also where nothing is bred, for they are what a strategy that breeds would go on from.
+        """
+        return [trial.id for trial in history.ranked()[: self.population]]

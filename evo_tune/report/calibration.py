@@ -11,11 +11,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evo_tune.genome.space import genome_key
 from evo_tune.genome.trial import Candidate, Trial
+from evo_tune.genome.values import genome_key
+from evo_tune.store.files import read_calibration
 from evo_tune.store.run import Run
 
-__all__ = ["Calibrated", "calibrated", "contenders", "is_default", "winner"]
+__all__ = ["Calibrated", "calibrated", "contenders", "is_default", "is_rounding", "recommended"]
+
+
+ROUNDING = 1e-12
+"""Share of a value below which a difference is taken for rounding: some thousand times that of one operation."""
+
+
+def is_rounding(difference: float, *values: float) -> bool:
+    """Say whether a difference is so small beside the values from which it comes that it tells nothing."""
+    return abs(difference) <= ROUNDING * max(map(abs, values))
 
 
 @dataclass(frozen=True)
@@ -39,8 +49,11 @@ class Calibrated:
 
     @property
     def error(self) -> float:
-        """Standard error of the mean; NaN for fewer than two seeds."""
-        return float(np.std(self.values, ddof=1) / math.sqrt(len(self.values))) if len(self.values) > 1 else math.nan
+        """Standard error of the mean; NaN for fewer than two seeds, 0 if they differ by no more than rounding does."""
+        if len(self.values) < 2:
+            return math.nan
+        error = float(np.std(self.values, ddof=1) / math.sqrt(len(self.values)))
+        return 0.0 if is_rounding(error, *self.values) else error
 
 
 def contenders(run: Run) -> list[Candidate]:
@@ -60,26 +73,27 @@ def _leaders(run: Run, ranked: list[Trial]) -> list[Trial]:
     return [trial for trial in ranked[:count] if trial.feasible == ranked[0].feasible]
 
 
-def winner(run: Run) -> Trial | None:
+def recommended(run: Run) -> Trial | None:
     """Return the trial to recommend: the best over fresh seeds where all of the best have them, else the best.
 
     Those with a seed that failed come last. Any of them would be somewhat flattered by having been chosen on its
     one result; fresh seeds have no such favourite.
     """
-    ranked = run.ranked()
-    if not ranked:
-        return None
-    sign = run.objectives[0].sign
-    rows = {row.id: row for row in calibrated(run)}
-    chosen = _leaders(run, ranked)
-    if len(run.objectives) > 1 or not all(trial.id in rows and rows[trial.id].values for trial in chosen):
+    rows = {row.id: row for row in calibrated(run)} if len(run.objectives) == 1 else {}
+    if not rows:  # as long as a run goes on, this is asked for again and again
+        return run.leader
+    chosen = _leaders(run, ranked := run.ranked())
+    if not all(trial.id in rows and rows[trial.id].values for trial in chosen):
         return ranked[0]
+    sign = run.objectives[0].sign
     return min(chosen, key=lambda trial: (trial.violation, rows[trial.id].failures, sign * rows[trial.id].mean))
 
 
 def calibrated(run: Run) -> list[Calibrated]:
     """Return the calibrated values of the default and the best, where there are any."""
-    done = run.calibration()
+    done = read_calibration(run)
+    if not done:
+        return []
     rows = [_values(candidate, run, done) for candidate in contenders(run)]
     return [row for row in rows if row.values or row.failures]
 

@@ -14,20 +14,25 @@ import numpy as np
 
 from evo_tune.genome.importance import importance, rank_correlation
 from evo_tune.genome.trial import Trial
-from evo_tune.report.calibration import Calibrated, calibrated, is_default, winner
+from evo_tune.report.calibration import Calibrated, calibrated, is_default, is_rounding, recommended
 from evo_tune.store.run import Run
 
 __all__ = [
     "Closing",
     "best_so_far",
+    "born",
     "caveats",
     "closing",
     "dominates",
+    "failures",
     "front",
+    "further_generations",
+    "heirs",
     "importances",
     "inheritance",
     "spent",
     "statuses",
+    "trained_in_full",
 ]
 
 TIMES = ("s", "ms", "1/s", "tokens/s")
@@ -44,7 +49,7 @@ class Closing:
     Args:
         metric: The first objective's metric.
         direction: 'min' or 'max'.
-        best: The trial to recommend (see `calibration.winner`); None if none is ok and trained in full.
+        best: The trial to recommend (see `calibration.recommended`); None if none is ok and trained in full.
         default: The default genome's full trial; None if it has no value.
         calibrated_best: Best over fresh seeds, if the run was calibrated.
         calibrated_default: Default over the same seeds.
@@ -75,10 +80,14 @@ class Closing:
 
     @property
     def gain(self) -> float:
-        """By how much the best beats the default (above 0: better); over fresh seeds where there are any."""
+        """By how much the best beats the default (above 0: better); over fresh seeds where there are any.
+
+        Means that differ by no more than rounding does are the same.
+        """
         sign = 1.0 if self.direction == "min" else -1.0
         if self.calibrated and self.calibrated_best and self.calibrated_default:
-            return sign * (self.calibrated_default.mean - self.calibrated_best.mean)
+            means = self.calibrated_default.mean, self.calibrated_best.mean
+            return 0.0 if is_rounding(means[0] - means[1], *means) else sign * (means[0] - means[1])
         if self.best and self.default and self.best.losses and self.default.losses:
             return self.default.losses[0] - self.best.losses[0]
         return math.nan
@@ -98,7 +107,7 @@ class Closing:
 
 def closing(run: Run) -> Closing:
     """Return how a run ended up."""
-    best = winner(run)
+    best = recommended(run)
     default = next((trial for trial in run.ranked() if is_default(trial, run)), None)
     rows = {row.id: row for row in calibrated(run)}
     return Closing(
@@ -152,6 +161,26 @@ def best_so_far(run: Run) -> list[tuple[int, float, int]]:
     return steps
 
 
+def born(run: Run) -> int:
+    """Return how many genomes were born: what limits count."""
+    return sum(candidate.fresh for candidate in run.candidates)
+
+
+def trained_in_full(run: Run) -> int:
+    """Return how many trainings were, or are to be, of the whole budget."""
+    return sum(candidate.budget == 1.0 for candidate in run.candidates)
+
+
+def heirs(run: Run) -> int:
+    """Return how many genomes began with weights of others."""
+    return sum(candidate.inherits is not None for candidate in run.candidates)
+
+
+def further_generations(run: Run) -> int:
+    """Return a limit in generations that lets a run go on for three more."""
+    return max(2, -(-born(run) // run.manifest.population) + 3)
+
+
 def spent(run: Run) -> float:
     """Return the training begun in a run, in full trainings.
 
@@ -199,6 +228,15 @@ def statuses(run: Run) -> dict[str, int]:
     """Return how many results have each status, ok first, then by number."""
     counts = Counter(outcome.status for outcome in run.outcomes.values())
     return dict(sorted(counts.items(), key=lambda item: (item[0] != "ok", -item[1], item[0])))
+
+
+def failures(run: Run) -> list[tuple[str, list[int]]]:
+    """Return each error that was seen, with its status, and the trials that ended with it; the commonest first."""
+    groups: dict[str, list[int]] = {}
+    for id, outcome in run.outcomes.items():
+        if outcome.status not in ("ok", "pruned"):
+            groups.setdefault(f"{outcome.status}: {outcome.error}", []).append(id)
+    return sorted(groups.items(), key=lambda item: -len(item[1]))
 
 
 def importances(run: Run) -> dict[str, float]:

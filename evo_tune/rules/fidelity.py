@@ -17,6 +17,7 @@ import numpy as np
 
 from evo_tune.errors import OptionError
 from evo_tune.genome.importance import rank_correlation, ranks
+from evo_tune.genome.operators import PROMOTION
 from evo_tune.genome.standing import Entry
 from evo_tune.genome.trial import Proposal
 
@@ -133,7 +134,7 @@ def promotion(
 
 def _continued(entry: Entry, budget: float) -> Proposal:
     latest = entry.latest
-    return Proposal(latest.genome, "promotion", latest.candidate.parents, budget, resumes=latest.id)
+    return Proposal(latest.genome, PROMOTION, latest.candidate.parents, budget, resumes=latest.id)
 
 
 def _ranked(told: Sequence[Entry], rung: float) -> list[Entry]:

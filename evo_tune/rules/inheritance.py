@@ -15,9 +15,10 @@ import numpy as np
 
 from evo_tune.errors import OptionError
 from evo_tune.genome.history import History
-from evo_tune.genome.space import Genome
+from evo_tune.genome.operators import FROM_SCRATCH
 from evo_tune.genome.standing import Entry, as_from_scratch
 from evo_tune.genome.trial import Candidate, Proposal, Trial
+from evo_tune.genome.values import Genome
 from evo_tune.rules.fidelity import is_audit
 
 __all__ = ["confirmation", "heritable", "parse_share", "source"]
@@ -89,5 +90,5 @@ def confirmation(told: Sequence[Entry], out: Sequence[tuple[str, Candidate]]) ->
     standing.sort(key=lambda entry: (entry.latest.violation, losses[entry.key], entry.birth.id))
     for entry in [*(entry for entry in standing if entry.key in audits), *standing[:1]]:
         if entry.heir is not None and not entry.results and entry.key not in again:
-            return Proposal(entry.birth.genome, "from scratch", entry.birth.parents, confirms=entry.heir.id)
+            return Proposal(entry.birth.genome, FROM_SCRATCH, entry.birth.parents, confirms=entry.heir.id)
     return None

@@ -14,9 +14,10 @@ import numpy as np
 from evo_tune.errors import EvoTuneError
 from evo_tune.genome.constraint import Constraint, violation
 from evo_tune.genome.history import History
-from evo_tune.genome.space import Genome, genome_key
+from evo_tune.genome.operators import REPLICATE
 from evo_tune.genome.standing import Entry, View, entries
 from evo_tune.genome.trial import Candidate, Proposal
+from evo_tune.genome.values import Genome, genome_key
 from evo_tune.plugins.strategy import Strategy
 from evo_tune.rules.fidelity import bounds, is_audit, promotion
 from evo_tune.rules.inheritance import confirmation, source
@@ -126,7 +127,7 @@ class Ruled(Strategy):
         seeds = 1 + len(leader.repeats) + len(waiting)
         if seeds >= self.rules.replicates:
             return None
-        return Proposal(leader.birth.genome, "replicate", leader.birth.parents, replicate=seeds)
+        return Proposal(leader.birth.genome, REPLICATE, leader.birth.parents, replicate=seeds)
 
     def _birth(self, history: History, rng: np.random.Generator) -> Proposal | None:
         view = self._view(history)

@@ -8,16 +8,20 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
-import json
 import os
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from evo_tune.errors import StoreError
+from evo_tune.text import one_line
 
-__all__ = ["Journal", "sync_folder", "write_atomically"]
+__all__ = ["JOURNAL", "Journal", "not_understood", "sync_folder", "write_atomically"]
+
+E = TypeVar("E")
+
+JOURNAL = "_journal.jsonl"
 
 
 class Journal:
@@ -32,13 +36,17 @@ class Journal:
         self._file: int | None = None
         self._end = 0
 
-    def read(self) -> list[dict[str, Any]]:
+    def read(self, parse: Callable[[bytes], E | None]) -> list[E]:
         """Return every complete event.
 
         A torn tail (a line that a dying process did not finish) is left out; `append` cuts it off.
 
+        Args:
+            parse: Returns the event of a line, or None for a damaged one. A line that is whole and cannot be
+                understood must not be cut off: it raises ValueError.
+
         Raises:
-            StoreError: A line before the last is damaged, or the file cannot be read.
+            StoreError: A line before the last is damaged, one is not understood, or the file cannot be read.
         """
         try:
             data = self.path.read_bytes()
@@ -49,7 +57,7 @@ class Journal:
         events = []
         self._end = 0
         for number, line in enumerate(io.BytesIO(data), 1):
-            event = _parse(line)
+            event = self._parsed(line, number, parse)
             if event is None:
                 if self._end + len(line) < len(data):
                     raise StoreError(
@@ -61,17 +69,23 @@ class Journal:
             self._end += len(line)
         return events
 
-    def append(self, events: Iterable[Mapping[str, Any]], sync: bool) -> None:
+    def _parsed(self, line: bytes, number: int, parse: Callable[[bytes], E | None]) -> E | None:
+        try:
+            return parse(line) if line.endswith(b"\n") else None
+        except ValueError as error:
+            raise StoreError(not_understood(self.path, number, error)) from None
+
+    def append(self, lines: Iterable[bytes], sync: bool) -> None:
         """Write events at the end, all in one write.
 
         Args:
-            events: Plain data.
+            lines: An event each, without the line's end.
             sync: Whether to return only when they are safe on disk.
 
         Raises:
             StoreError: The disk refuses; what was written before stays readable.
         """
-        data = b"".join(json.dumps(event, separators=(",", ":")).encode() + b"\n" for event in events)
+        data = b"".join(line + b"\n" for line in lines)
         try:
             if self._file is None:
                 self._file = self._open()
@@ -114,15 +128,10 @@ def _refused(path: Path, error: OSError) -> StoreError:
     return StoreError(f"cannot write {path}: {error.strerror}; mend that, then `evo-tune resume`: nothing is lost")
 
 
-def _parse(line: bytes) -> dict[str, Any] | None:
-    """Return the event of a complete line, or None for a damaged one."""
-    if not line.endswith(b"\n"):
-        return None
-    try:
-        event = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    return event if isinstance(event, dict) and "event" in event else None
+def not_understood(path: Path, number: int, error: Exception) -> str:
+    """Return what to say of a line that is whole, and means nothing here."""
+    what = one_line(str(error))
+    return f"{path}: line {number} is not understood ({what}); restore the file from a copy, or update evo-tune"
 
 
 def write_atomically(path: Path, data: bytes) -> None:

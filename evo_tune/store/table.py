@@ -11,8 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evo_tune.genome.space import Choice, Float, Gene, Genome
+from evo_tune.genome.genes import Choice, Float, Gene
 from evo_tune.genome.trial import Outcome, Trial
+from evo_tune.genome.values import Genome
 from evo_tune.store.journal import write_atomically
 
 if TYPE_CHECKING:

@@ -9,9 +9,11 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from evo_tune.genome.genes import Choice
 from evo_tune.genome.history import History
-from evo_tune.genome.space import Choice, Genome, SearchSpace, genome_key
+from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Proposal, Trial
+from evo_tune.genome.values import Genome, genome_key
 
 __all__ = ["fresh", "spread", "unborn"]
 

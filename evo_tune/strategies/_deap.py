@@ -17,9 +17,11 @@ from contextlib import contextmanager
 import numpy as np
 from deap import base, tools
 
+from evo_tune.genome.genes import Choice
 from evo_tune.genome.history import History
-from evo_tune.genome.space import Choice, SearchSpace
+from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Trial
+from evo_tune.strategies._luck import fold_seed
 
 __all__ = [
     "Individual",
@@ -120,7 +122,7 @@ def select_by_reference(pool: Sequence[Individual], size: int) -> list[Individua
         return list(pool)
     objectives = len(pool[0].losses)
     state = np.random.get_state()
-    np.random.seed(sum(one.id for one in pool) % 2**32)
+    np.random.seed(fold_seed(one.id for one in pool))
     try:
         with np.errstate(all="ignore"):  # losses of any size: what overflows ends up in some niche
             points = tools.uniform_reference_points(objectives, _divisions(objectives, size))

@@ -19,8 +19,10 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from evo_tune.errors import OptionError
+from evo_tune.genome.genes import Choice, Float, Gene, Int
 from evo_tune.genome.history import History
-from evo_tune.genome.space import Choice, Float, Gene, Int, SearchSpace
+from evo_tune.genome.operators import DEFAULT, WARM_START
+from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Objective, Proposal, Trial
 from evo_tune.plugins.strategy import Strategy
 from evo_tune.strategies._births import fresh
@@ -36,7 +38,7 @@ ATTEMPTS = 8
 LEAST = 4
 """Smallest population: of fewer only one is selected, and one point has no shape."""
 
-BORN = ("default", "warm-start", "cma")
+BORN = (DEFAULT, WARM_START, "cma")
 """Operators of the births that it learns from: random ones would be steps of many deviations."""
 
 
@@ -74,9 +76,6 @@ class CMA(Strategy):
 
     def propose(self, history: History, rng: np.random.Generator) -> Proposal | None:
         return fresh(history, rng, self._drawn(history, rng))
-
-    def survivors(self, history: History) -> Sequence[int]:
-        return [trial.id for trial in history.ranked()[: self.population]]
 
     def _drawn(self, history: History, rng: np.random.Generator) -> Iterator[Proposal]:
         """Yield draws from the distribution that was learned from what has been told."""

@@ -9,14 +9,14 @@ Several climbs may be under way, since slots do not wait: the best of those with
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from evo_tune.errors import OptionError
+from evo_tune.genome.genes import Choice, Gene
 from evo_tune.genome.history import History
-from evo_tune.genome.space import Choice, Gene
 from evo_tune.genome.trial import Proposal, Trial
 from evo_tune.plugins.strategy import Strategy
 from evo_tune.strategies._births import spread
@@ -56,9 +56,6 @@ class Hill(Strategy):
             climbs.finished.add(top.id)
         start = spread(history, rng)
         return None if start is None else replace(start, operator="start")
-
-    def survivors(self, history: History) -> Sequence[int]:
-        return [trial.id for trial in history.ranked()[: self.population]]
 
     def _neighbours(self, history: History, rng: np.random.Generator, top: Trial) -> Iterator[Proposal]:
         """Yield the neighbours of a trial, large steps first, in random order among those of a size."""

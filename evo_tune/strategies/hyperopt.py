@@ -9,16 +9,17 @@ Source: Bergstra, Yamins & Cox, Making a science of model search (ICML 2013).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from evo_tune.errors import OptionError
+from evo_tune.genome.genes import Choice, Float, Gene, Int
 from evo_tune.genome.history import History
-from evo_tune.genome.space import Choice, Float, Gene, Genome, Int, Value
 from evo_tune.genome.trial import Proposal, Trial
+from evo_tune.genome.values import Genome, Value
 from evo_tune.plugins.strategy import Strategy
 from evo_tune.strategies._births import fresh
 
@@ -54,9 +55,6 @@ class Hyperopt(Strategy):
 
     def propose(self, history: History, rng: np.random.Generator) -> Proposal | None:
         return fresh(history, rng, self._suggested(history, rng))
-
-    def survivors(self, history: History) -> Sequence[int]:
-        return [trial.id for trial in history.ranked()[: self.population]]
 
     def _suggested(self, history: History, rng: np.random.Generator) -> Iterator[Proposal]:
         from hyperopt import Domain, tpe

@@ -16,9 +16,11 @@ from typing import NamedTuple
 import numpy as np
 
 from evo_tune.errors import OptionError, SpaceError
+from evo_tune.genome.genes import Choice
 from evo_tune.genome.history import History
-from evo_tune.genome.space import Choice, SearchSpace
+from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Objective, Proposal, Trial
+from evo_tune.plugins.strategy import Strategy
 from evo_tune.strategies._births import unborn
 from evo_tune.strategies.ga import GA
 
@@ -130,7 +132,7 @@ class Ladder(GA):
             found = [rung.ids[id] for id in super().survivors(rung.history)]
             if found:
                 return found
-        return [trial.id for trial in history.ranked()[: self.population]]
+        return Strategy.survivors(self, history)
 
     def status(self, history: History) -> str:
         climb, objective = self._climb(history), history.objectives[0]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -24,7 +23,3 @@ class Random(Strategy):
 
     def propose(self, history: History, rng: np.random.Generator) -> Proposal | None:
         return unborn(history, rng)
-
-    def survivors(self, history: History) -> Sequence[int]:
-        # Nothing is bred, but the best are what a strategy that breeds would go on from.
-        return [trial.id for trial in history.ranked()[: self.population]]

@@ -23,10 +23,12 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from evo_tune.errors import OptionError
+from evo_tune.genome.genes import Choice
 from evo_tune.genome.history import History
 from evo_tune.genome.importance import ranks
-from evo_tune.genome.space import Choice, SearchSpace, genome_key
+from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Proposal, Trial
+from evo_tune.genome.values import genome_key
 from evo_tune.plugins.strategy import Strategy
 from evo_tune.strategies._births import spread, unborn
 from evo_tune.strategies._deap import Individual, crossover, mutate, seeded, select, tournament
@@ -103,7 +105,7 @@ class SAEA(Strategy):
     def survivors(self, history: History) -> Sequence[int]:
         if len(history.objectives) > 1:
             return [one.id for one in self._front(history)]
-        return [trial.id for trial in history.ranked()[: self.population]]
+        return super().survivors(history)
 
     def _front(self, history: History) -> list[Individual]:
         """Return those that NSGA-II would keep, each trial having competed as it came."""

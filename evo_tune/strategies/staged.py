@@ -3,7 +3,7 @@
 1. *coarse*: genomes spread over the whole space.
 2. *grid*: the best fifth of them spans a box. The genes that explain most of the losses get a few levels
    each inside it, the others stay as the best coarse genome has them; all combinations are trained.
-3. *calibration*: the best few are trained again with other seeds. Of those within one standard error of the
+3. *finalists*: the best few are trained again with other seeds. Of those within one standard error of the
    best mean the cheapest wins (Breiman et al., Classification and regression trees, 1984).
 
 The operator of a trial says its stage. A stage begins when the one before it is told completely, so slots
@@ -21,16 +21,18 @@ from typing import ClassVar
 import numpy as np
 
 from evo_tune.errors import OptionError
+from evo_tune.genome.genes import Choice, Gene
 from evo_tune.genome.history import History
 from evo_tune.genome.importance import importance
-from evo_tune.genome.space import Choice, Gene, Genome, genome_key
+from evo_tune.genome.operators import DEFAULT, WARM_START
 from evo_tune.genome.trial import Proposal, Trial
+from evo_tune.genome.values import Genome, genome_key
 from evo_tune.plugins.strategy import Strategy
 from evo_tune.strategies._births import spread
 
 __all__ = ["Staged"]
 
-COARSE = ("default", "warm-start", "coarse")
+COARSE = (DEFAULT, WARM_START, "coarse")
 """Operators of the births of the first stage."""
 
 CELLS = 10_000
@@ -101,7 +103,7 @@ class Staged(Strategy):
     def survivors(self, history: History) -> Sequence[int]:
         won = self.winner(history)
         if won is None:
-            return [trial.id for trial in history.ranked()[: self.population]]
+            return super().survivors(history)
         key = genome_key(won)
         return [trial.id for trial in history.ranked() if genome_key(trial.genome) == key][: self.population]
 
@@ -134,7 +136,7 @@ class Staged(Strategy):
 
     def winner(self, history: History) -> Genome | None:
         """Return the genome that the third stage chose, once it is told completely."""
-        again = [trial for trial in history.trials if trial.candidate.operator == "calibration"]
+        again = [trial for trial in history.trials if trial.candidate.operator == "finalist"]
         if not again or len(again) < len(self._again(history)):
             return None
         values: dict[str, list[Trial]] = {}
@@ -154,7 +156,7 @@ class Staged(Strategy):
         """Return the trainings of the third stage."""
         finalists = [trial for trial in history.ranked() if trial.candidate.replicate == 0][: self.finalists]
         return [
-            Proposal(one.genome, "calibration", (one.id,), replicate=number)
+            Proposal(one.genome, "finalist", (one.id,), replicate=number)
             for number in range(1, self.replicates + 1)
             for one in finalists
         ]

@@ -13,7 +13,7 @@ Sources: Bergstra et al., Algorithms for hyper-parameter optimization (NeurIPS 2
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 
 from evo_tune.errors import OptionError
+from evo_tune.genome.genes import Choice, Float, Gene, Int
 from evo_tune.genome.history import History
-from evo_tune.genome.space import Choice, Float, Gene, Genome, Int, Value
 from evo_tune.genome.trial import Proposal, Trial
+from evo_tune.genome.values import Genome, Value
 from evo_tune.plugins.strategy import Strategy
 from evo_tune.strategies._births import fresh
 
@@ -69,9 +70,6 @@ class TPE(Strategy):
     def propose(self, history: History, rng: np.random.Generator) -> Proposal | None:
         with _silence():
             return fresh(history, rng, self._asked(history, self._study(history, int(rng.integers(2**31)))))
-
-    def survivors(self, history: History) -> Sequence[int]:
-        return [trial.id for trial in history.ranked()[: self.population]]
 
     def _asked(self, history: History, study: Study) -> Iterator[Proposal]:
         genes = history.space.genes

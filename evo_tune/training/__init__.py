@@ -15,19 +15,38 @@ if TYPE_CHECKING:
     from evo_tune.options.bounds import check_number as check_number
     from evo_tune.training.accounting import optimizer_steps as optimizer_steps
     from evo_tune.training.accounting import stop_step as stop_step
+    from evo_tune.training.building import language_course as language_course
     from evo_tune.training.checkpoint import load_checkpoint as load_checkpoint
     from evo_tune.training.checkpoint import save_checkpoint as save_checkpoint
     from evo_tune.training.classification import Scores as Scores
     from evo_tune.training.classification import auc as auc
     from evo_tune.training.classification import score as score
+    from evo_tune.training.classifying import Classifying as Classifying
+    from evo_tune.training.classifying import divided as divided
+    from evo_tune.training.classifying import fit_classifier as fit_classifier
+    from evo_tune.training.classifying import known_before as known_before
+    from evo_tune.training.classifying import write_classifier as write_classifier
     from evo_tune.training.course import Course as Course
     from evo_tune.training.course import Material as Material
     from evo_tune.training.data.batch import IGNORE as IGNORE
     from evo_tune.training.data.columns import Columns as Columns
+    from evo_tune.training.data.corpus import Corpus as Corpus
+    from evo_tune.training.data.corpus import TextMaterial as TextMaterial
+    from evo_tune.training.data.corpus import Texts as Texts
+    from evo_tune.training.data.docstrings import docstrings as docstrings
     from evo_tune.training.data.epochs import Epochs as Epochs
     from evo_tune.training.data.epochs import mix as mix
     from evo_tune.training.data.epochs import soft_targets as soft_targets
+    from evo_tune.training.data.images import Images as Images
+    from evo_tune.training.data.images import read_images as read_images
+    from evo_tune.training.data.labelled_texts import LabelledTexts as LabelledTexts
+    from evo_tune.training.data.labelled_texts import (
+        read_labelled_texts as read_labelled_texts,
+    )
+    from evo_tune.training.data.splits import hash_of as hash_of
     from evo_tune.training.data.splits import stratified as stratified
+    from evo_tune.training.data.tables import Table as Table
+    from evo_tune.training.data.tables import read_table as read_table
     from evo_tune.training.data.text import python_paragraphs as python_paragraphs
     from evo_tune.training.data.text import read_text as read_text
     from evo_tune.training.data.text import split_text as split_text
@@ -42,75 +61,116 @@ if TYPE_CHECKING:
     from evo_tune.training.data.windows import held_out_blocks as held_out_blocks
     from evo_tune.training.evaluation import Evaluation as Evaluation
     from evo_tune.training.evaluation import evaluate as evaluate
-    from evo_tune.training.evaluation import evaluate_by_position as evaluate_by_position
+    from evo_tune.training.evaluation import (
+        evaluate_by_position as evaluate_by_position,
+    )
     from evo_tune.training.evaluation import losses_by_position as losses_by_position
     from evo_tune.training.extension import extend_context as extend_context
     from evo_tune.training.extension import extend_trainer as extend_trainer
     from evo_tune.training.fitting import Examples as Examples
     from evo_tune.training.fitting import fit as fit
-    from evo_tune.training.hardware.allocator import keep_freed_memory as keep_freed_memory
+    from evo_tune.training.hardware.allocator import (
+        keep_freed_memory as keep_freed_memory,
+    )
     from evo_tune.training.hardware.capacity import calibrate_memory as calibrate_memory
     from evo_tune.training.hardware.capacity import device_memory as device_memory
     from evo_tune.training.hardware.capacity import fit_device as fit_device
     from evo_tune.training.hardware.capacity import measured_peak as measured_peak
+    from evo_tune.training.hardware.computing import Computing as Computing
+    from evo_tune.training.hardware.computing import Passes as Passes
+    from evo_tune.training.hardware.computing import Processes as Processes
     from evo_tune.training.hardware.determinism import reproducible as reproducible
     from evo_tune.training.hardware.determinism import seed_for as seed_for
     from evo_tune.training.hardware.distributed import Ranks as Ranks
     from evo_tune.training.hardware.distributed import RanksDiffer as RanksDiffer
     from evo_tune.training.hardware.distributed import process_group as process_group
     from evo_tune.training.hardware.flops import flops_per_token as flops_per_token
-    from evo_tune.training.hardware.flops import recompute_flops_per_token as recompute_flops_per_token
+    from evo_tune.training.hardware.flops import (
+        recompute_flops_per_token as recompute_flops_per_token,
+    )
     from evo_tune.training.hardware.launcher import RankFailed as RankFailed
     from evo_tune.training.hardware.launcher import launch as launch
     from evo_tune.training.hardware.memory import Fit as Fit
     from evo_tune.training.hardware.memory import Memory as Memory
     from evo_tune.training.hardware.memory import fit_memory as fit_memory
-    from evo_tune.training.hardware.memory import fitting_micro_batch as fitting_micro_batch
+    from evo_tune.training.hardware.memory import (
+        fitting_micro_batch as fitting_micro_batch,
+    )
     from evo_tune.training.hardware.memory import predict_memory as predict_memory
     from evo_tune.training.hardware.precision import Precision as Precision
     from evo_tune.training.hardware.probe import fastest_precision as fastest_precision
     from evo_tune.training.hardware.throughput import Throughput as Throughput
     from evo_tune.training.hardware.throughput import mfu as mfu
     from evo_tune.training.hardware.throughput import peak_flops as peak_flops
+    from evo_tune.training.language import LanguageOptions as LanguageOptions
+    from evo_tune.training.language import LanguageTask as LanguageTask
+    from evo_tune.training.language import Training as Training
+    from evo_tune.training.metrics import METRICS as METRICS
+    from evo_tune.training.metrics import Metric as Metric
+    from evo_tune.training.metrics import measured as measured
+    from evo_tune.training.metrics import units_of as units_of
     from evo_tune.training.models.encoder import Classifier as Classifier
     from evo_tune.training.models.encoder import DropPath as DropPath
     from evo_tune.training.models.encoder_config import EncoderConfig as EncoderConfig
     from evo_tune.training.models.encoder_config import FTConfig as FTConfig
     from evo_tune.training.models.encoder_config import TextConfig as TextConfig
     from evo_tune.training.models.encoder_config import ViTConfig as ViTConfig
-    from evo_tune.training.models.encoder_config import nearest_divisor as nearest_divisor
+    from evo_tune.training.models.encoder_config import (
+        nearest_divisor as nearest_divisor,
+    )
     from evo_tune.training.models.ft_transformer import FTTransformer as FTTransformer
     from evo_tune.training.models.gpt import GPT as GPT
+    from evo_tune.training.models.gpt_config import Architecture as Architecture
+    from evo_tune.training.models.gpt_config import Decoder as Decoder
+    from evo_tune.training.models.gpt_config import Extending as Extending
     from evo_tune.training.models.gpt_config import GPTConfig as GPTConfig
+    from evo_tune.training.models.gpt_config import Positions as Positions
+    from evo_tune.training.models.gpt_config import Windows as Windows
+    from evo_tune.training.models.gpt_config import divisor_below as divisor_below
     from evo_tune.training.models.growth import carry_state as carry_state
     from evo_tune.training.models.growth import grow as grow
     from evo_tune.training.models.growth import reshape as reshape
-    from evo_tune.training.models.text_classifier import TextClassifier as TextClassifier
+    from evo_tune.training.models.text_classifier import (
+        TextClassifier as TextClassifier,
+    )
     from evo_tune.training.models.vit import ViT as ViT
     from evo_tune.training.optim.accumulation import accumulate as accumulate
+    from evo_tune.training.optim.clipping import Clipping as Clipping
     from evo_tune.training.optim.clipping import clip as clip
     from evo_tune.training.optim.clipping import gradient_norm as gradient_norm
     from evo_tune.training.optim.divergence import Diverged as Diverged
     from evo_tune.training.optim.divergence import DivergenceWatch as DivergenceWatch
     from evo_tune.training.optim.early_stopping import EarlyStopping as EarlyStopping
+    from evo_tune.training.optim.early_stopping import Stopping as Stopping
+    from evo_tune.training.optim.ema import Averaging as Averaging
     from evo_tune.training.optim.ema import average_of as average_of
+    from evo_tune.training.optim.gap_decay import Decaying as Decaying
     from evo_tune.training.optim.gap_decay import GapDecay as GapDecay
     from evo_tune.training.optim.gap_decay import GapWatch as GapWatch
     from evo_tune.training.optim.muon import Muon as Muon
+    from evo_tune.training.optim.optimisation import Optimisation as Optimisation
     from evo_tune.training.optim.optimizer import SGD as SGD
     from evo_tune.training.optim.optimizer import AdamW as AdamW
     from evo_tune.training.optim.optimizer import decay_groups as decay_groups
     from evo_tune.training.optim.ramp import BatchRamp as BatchRamp
+    from evo_tune.training.optim.ramp import Ramping as Ramping
     from evo_tune.training.optim.scaling import scale_betas as scale_betas
     from evo_tune.training.optim.scaling import scale_lr as scale_lr
     from evo_tune.training.optim.schedule import SCHEDULES as SCHEDULES
     from evo_tune.training.optim.schedule import Schedule as Schedule
+    from evo_tune.training.optim.schedule import Scheduling as Scheduling
+    from evo_tune.training.optim.schedule import idle_fields as idle_fields
+    from evo_tune.training.optim.schedule import shape as shape
     from evo_tune.training.optim.weight_decay import WeightDecay as WeightDecay
+    from evo_tune.training.phases import Budget as Budget
     from evo_tune.training.phases import Phase as Phase
     from evo_tune.training.phases import plan_phases as plan_phases
     from evo_tune.training.phases import spent as spent
-    from evo_tune.training.plan import CLASSIFIER_METRICS as CLASSIFIER_METRICS
     from evo_tune.training.plan import Plan as Plan
+    from evo_tune.training.plan import ToZero as ToZero
+    from evo_tune.training.session import Place as Place
+    from evo_tune.training.session import train as train
+    from evo_tune.training.session import train_together as train_together
     from evo_tune.training.trainer import Recipe as Recipe
     from evo_tune.training.trainer import Step as Step
     from evo_tune.training.trainer import Trainer as Trainer
@@ -130,19 +190,40 @@ if TYPE_CHECKING:
     from evo_tune.training.tuning.pretrained import encode as encode
     from evo_tune.training.tuning.pretrained import load_pretrained as load_pretrained
     from evo_tune.training.tuning.pretrained import save_merged as save_merged
+    from evo_tune.training.tuning.small_base import built_in_text as built_in_text
+    from evo_tune.training.tuning.small_base import (
+        planned_small_base as planned_small_base,
+    )
+    from evo_tune.training.tuning.small_base import read_tuning_text as read_tuning_text
+    from evo_tune.training.tuning.small_base import small_base as small_base
+    from evo_tune.training.tuning.small_base import small_base_key as small_base_key
     from evo_tune.training.tuning.targets import matching_names as matching_names
+    from evo_tune.training.tuning.tune import Tuned as Tuned
+    from evo_tune.training.tuning.tune import TuningText as TuningText
+    from evo_tune.training.tuning.tune import tune as tune
+    from evo_tune.training.tuning.tune import tuning_text as tuning_text
+    from evo_tune.training.tuning.tuned_files import write_tuned as write_tuned
 
 _HOMES = {
     "AdamW": "optim.optimizer",
     "Adapters": "tuning.houlsby",
+    "Architecture": "models.gpt_config",
+    "Averaging": "optim.ema",
     "BPE": "data.tokenizer",
     "Base": "tuning.base",
     "BatchRamp": "optim.ramp",
+    "Budget": "phases",
     "Bytes": "data.tokenizer",
-    "CLASSIFIER_METRICS": "plan",
+    "CLASSIFIER_METRICS": "metrics",
     "Classifier": "models.encoder",
+    "Classifying": "classifying",
+    "Clipping": "optim.clipping",
     "Columns": "data.columns",
+    "Computing": "hardware.computing",
+    "Corpus": "data.corpus",
     "Course": "course",
+    "Decaying": "optim.gap_decay",
+    "Decoder": "models.gpt_config",
     "Diverged": "optim.divergence",
     "DivergenceWatch": "optim.divergence",
     "DropPath": "models.encoder",
@@ -151,6 +232,7 @@ _HOMES = {
     "Epochs": "data.epochs",
     "Evaluation": "evaluation",
     "Examples": "fitting",
+    "Extending": "models.gpt_config",
     "FTConfig": "models.encoder_config",
     "FTTransformer": "models.ft_transformer",
     "Fit": "hardware.memory",
@@ -159,13 +241,25 @@ _HOMES = {
     "GapDecay": "optim.gap_decay",
     "GapWatch": "optim.gap_decay",
     "IGNORE": "data.batch",
+    "Images": "data.images",
+    "LabelledTexts": "data.labelled_texts",
+    "LanguageOptions": "language",
+    "LanguageTask": "language",
     "LoRA": "tuning.lora",
+    "METRICS": "metrics",
     "Material": "course",
     "Memory": "hardware.memory",
+    "Metric": "metrics",
     "Muon": "optim.muon",
+    "Optimisation": "optim.optimisation",
+    "Passes": "hardware.computing",
     "Phase": "phases",
+    "Place": "session",
     "Plan": "plan",
+    "Positions": "models.gpt_config",
     "Precision": "hardware.precision",
+    "Processes": "hardware.computing",
+    "Ramping": "optim.ramp",
     "RankFailed": "hardware.launcher",
     "Ranks": "hardware.distributed",
     "RanksDiffer": "hardware.distributed",
@@ -173,24 +267,35 @@ _HOMES = {
     "SCHEDULES": "optim.schedule",
     "SGD": "optim.optimizer",
     "Schedule": "optim.schedule",
+    "Scheduling": "optim.schedule",
     "Scores": "classification",
     "Step": "trainer",
+    "Stopping": "optim.early_stopping",
     "TARGETS": "tuning.base",
+    "Table": "data.tables",
     "TextClassifier": "models.text_classifier",
     "TextConfig": "models.encoder_config",
+    "TextMaterial": "data.corpus",
+    "Texts": "data.corpus",
     "Throughput": "hardware.throughput",
+    "ToZero": "plan",
     "Tokenizer": "data.tokenizer",
     "Trainer": "trainer",
+    "Training": "language",
     "TrainingWindows": "data.windows",
+    "Tuned": "tuning.tune",
+    "TuningText": "tuning.tune",
     "ViT": "models.vit",
     "ViTConfig": "models.encoder_config",
     "WeightDecay": "optim.weight_decay",
+    "Windows": "models.gpt_config",
     "accumulate": "optim.accumulation",
     "add_adapter": "tuning.adapter",
     "add_adapters": "tuning.houlsby",
     "add_lora": "tuning.lora",
     "auc": "classification",
     "average_of": "optim.ema",
+    "built_in_text": "tuning.small_base",
     "calibrate_memory": "hardware.capacity",
     "carry_state": "models.growth",
     "check_integer": "evo_tune.options.bounds",
@@ -199,6 +304,9 @@ _HOMES = {
     "clip": "optim.clipping",
     "decay_groups": "optim.optimizer",
     "device_memory": "hardware.capacity",
+    "divided": "classifying",
+    "docstrings": "data.docstrings",
+    "divisor_below": "models.gpt_config",
     "encode": "tuning.pretrained",
     "encode_texts": "data.texts",
     "evaluate": "evaluation",
@@ -207,6 +315,7 @@ _HOMES = {
     "extend_trainer": "extension",
     "fastest_precision": "hardware.probe",
     "fit": "fitting",
+    "fit_classifier": "classifying",
     "fit_device": "hardware.capacity",
     "fit_memory": "hardware.memory",
     "fitting_micro_batch": "hardware.memory",
@@ -215,14 +324,19 @@ _HOMES = {
     "fold_lora": "tuning.lora",
     "gradient_norm": "optim.clipping",
     "grow": "models.growth",
+    "hash_of": "data.splits",
     "held_out_blocks": "data.windows",
+    "idle_fields": "optim.schedule",
     "keep_freed_memory": "hardware.allocator",
+    "known_before": "classifying",
+    "language_course": "building",
     "launch": "hardware.launcher",
     "load_adapter": "tuning.adapter",
     "load_checkpoint": "checkpoint",
     "load_pretrained": "tuning.pretrained",
     "losses_by_position": "evaluation",
     "matching_names": "tuning.targets",
+    "measured": "metrics",
     "measured_peak": "hardware.capacity",
     "merge_lora": "tuning.lora",
     "mfu": "hardware.throughput",
@@ -231,11 +345,16 @@ _HOMES = {
     "optimizer_steps": "accounting",
     "peak_flops": "hardware.throughput",
     "plan_phases": "phases",
+    "planned_small_base": "tuning.small_base",
     "predict_memory": "hardware.memory",
     "process_group": "hardware.distributed",
     "python_paragraphs": "data.text",
     "read_base": "tuning.base",
+    "read_images": "data.images",
+    "read_labelled_texts": "data.labelled_texts",
+    "read_table": "data.tables",
     "read_text": "data.text",
+    "read_tuning_text": "tuning.small_base",
     "recompute_flops_per_token": "hardware.flops",
     "reproducible": "hardware.determinism",
     "reshape": "models.growth",
@@ -246,6 +365,9 @@ _HOMES = {
     "scale_lr": "optim.scaling",
     "score": "classification",
     "seed_for": "hardware.determinism",
+    "small_base": "tuning.small_base",
+    "small_base_key": "tuning.small_base",
+    "shape": "optim.schedule",
     "soft_targets": "data.epochs",
     "spent": "phases",
     "split_text": "data.text",
@@ -253,7 +375,14 @@ _HOMES = {
     "stratified": "data.splits",
     "tokenizer_for": "data.tokenizer",
     "tokens_of": "data.texts",
+    "train": "session",
+    "train_together": "session",
     "trained_weights": "tuning.adapter",
+    "tune": "tuning.tune",
+    "tuning_text": "tuning.tune",
+    "units_of": "metrics",
+    "write_classifier": "classifying",
+    "write_tuned": "tuning.tuned_files",
 }
 
 __all__ = list(_HOMES)

@@ -22,6 +22,7 @@ from evo_tune.training.hardware.capacity import measured_peak
 from evo_tune.training.hardware.flops import flops_per_token
 from evo_tune.training.hardware.memory import predict_memory
 from evo_tune.training.hardware.throughput import Throughput, mfu, peak_flops
+from evo_tune.training.metrics import measured
 from evo_tune.training.models.gpt import GPT
 from evo_tune.training.optim.early_stopping import EarlyStopping
 from evo_tune.training.phases import Phase, spent
@@ -155,86 +156,103 @@ class Course:
     def _train_loss(self) -> float:
         return self.judge([self.material.seen(self.phase.config.context)]).loss
 
-    def metrics(self, held_out_bytes: int) -> dict[str, float]:
+    def metrics(self, held_out_bytes: int, resumed: int | None = None) -> dict[str, float]:
         """Judge the model, with its best weights if it could stop early; save its state before.
 
         Args:
             held_out_bytes: Bytes of text in the held-out blocks.
+            resumed: Step of the checkpoint that it went on from; None: it was to go on from none.
 
         Returns:
-            val_loss, val_bpb, perplexity, val_loss_first_half and _second_half (of a window), train_loss, tokens,
-            flops, steps, params, tokens_per_second (median over steps), final_lr_fraction and clipped_fraction;
-            micro_batch (tokens), peak_memory (bytes: measured on a GPU, predicted on a CPU), and mfu where the
-            device's peak is known. With a moving average of the weights its val_loss_ema. After an extension
-            context_gain: by how much the loss falls when windows are as long as the context, and not as that of the
-            first phase.
+            The language models' metrics (see `metrics.METRICS`).
         """
         if self.stopping is not None:
             self.stopping.restore_best(self.model)
-        trainer = self.trainer
-        found = {
-            **self._held_out_metrics(held_out_bytes),
-            "train_loss": self._train_loss(),
-            **spent(self.phases, trainer.step),
-            "steps": float(trainer.step),
-            "params": float(self.phase.config.parameters),
-            **self._costs(),
-            "final_lr_fraction": trainer.recipe.schedule(max(0, trainer.step - 1)),
-            "clipped_fraction": trainer.clipped / max(1, trainer.step),
-        }
-        if trainer.averaged is not None:
-            found["val_loss_ema"] = self.judge(self._held_out(), trainer.averaged.module).loss
-        if self.phase is not self.phases[0]:
-            short = self.judge(self.material.held_out(self.phases[0].config.context))
-            found["context_gain"] = short.loss - found["val_loss"]
-        return found
+        return measured(Judged(self, held_out_bytes, resumed), "language")
 
-    def _costs(self) -> dict[str, float]:
-        trainer, config = self.trainer, self.phase.config
-        optimizer = type(trainer.recipe.optimizer).__name__.lower()
-        largest = max((len(inputs) for inputs, _ in self._window()), default=1)
-        micro = -(-largest // trainer.parts)
+    @property
+    def speed(self) -> float:
+        """Tokens a second, the median over steps."""
+        return self._watch.tokens_per_second or self._tokens / max(self._seconds, 1e-9)
+
+    @property
+    def peak_memory(self) -> float:
+        """Bytes: measured on a GPU, predicted on a CPU."""
+        trainer = self.trainer
         predicted = predict_memory(
-            config,
-            micro,
+            self.phase.config,
+            self.largest_pass,
             recompute=self.model.recompute,
-            optimizer=optimizer,
+            optimizer=type(trainer.recipe.optimizer).__name__.lower(),
             ema=trainer.averaged is not None,
             precision=trainer.recipe.precision.name,
         )
-        speed = self._watch.tokens_per_second or self._tokens / max(self._seconds, 1e-9)
-        found = {
-            "tokens_per_second": speed,
-            "micro_batch": float(micro * config.context),
-            "peak_memory": self._peak or predicted.peak,
-        }
-        if trainer.device.type == "cuda":
-            peak = peak_flops(torch.cuda.get_device_name(trainer.device), trainer.recipe.precision.name)
-            devices = 1 if trainer.ranks is None else trainer.ranks.size
-            share = mfu(flops_per_token(config), speed, peak, devices=devices)
-            found.update({} if share is None else {"mfu": share})
-        return found
+        return self._peak or predicted.peak
+
+    @property
+    def largest_pass(self) -> int:
+        """Most windows in one pass."""
+        largest = max((len(inputs) for inputs, _ in self._window()), default=1)
+        return -(-largest // self.trainer.parts)
 
     def _window(self) -> Sequence[MicroBatch]:
         """Return a step's micro-batches, as this rank gets them; of a batch that grows, as it is at its end."""
         window = self.trainer.source.window(max(self.phase.first_step, self.phase.end - 2))
         return window if self.trainer.ranks is None else self.trainer.ranks.share(window)
 
-    def _held_out_metrics(self, held_out_bytes: int) -> dict[str, float]:
-        blocks = self._held_out()
+    def judge_by_position(self, blocks: Sequence[MicroBatch]) -> list[Evaluation]:
+        """Score the model as `judge` does, each position of a window by itself."""
         device, batch = self.trainer.device, _at_once(blocks)
-        ranks = self.trainer.ranks
-        places = evaluate_by_position(self.model, _joined(blocks), device=device, batch=batch, ranks=ranks)
+        return evaluate_by_position(self.model, _joined(blocks), device=device, batch=batch, ranks=self.trainer.ranks)
+
+
+class Judged:
+    """A course that is over: what the rows of `metrics.METRICS` look at.
+
+    Args:
+        course: It, its model as it is to be judged.
+        held_out_bytes: Bytes of text in the held-out blocks.
+        resumed: Step of the checkpoint that it went on from; None: it was to go on from none.
+    """
+
+    def __init__(self, course: Course, held_out_bytes: int, resumed: int | None) -> None:
+        self.course, self.trainer, self.resumed = course, course.trainer, resumed
+        self.blocks = course.material.held_out(course.phase.config.context)
+        places = course.judge_by_position(self.blocks)
         half = len(places) // 2
-        first, second = (sum(part, Evaluation(0.0, 0)) for part in (places[:half], places[half:]))
-        whole = first + second
-        return {
-            "val_loss": whole.loss,
-            "val_bpb": whole.nll / math.log(2.0) / held_out_bytes,
-            "perplexity": math.exp(min(whole.loss, 700.0)),
-            "val_loss_first_half": first.loss,
-            "val_loss_second_half": second.loss,
-        }
+        self.halves = [sum(part, Evaluation(0.0, 0)) for part in (places[:half], places[half:])]
+        self.judged = self.halves[0] + self.halves[1]
+        self.bits_per_byte = self.judged.nll / math.log(2.0) / held_out_bytes
+        self.seen = course.judge([course.material.seen(course.phase.config.context)])
+        cost = spent(course.phases, course.trainer.step)
+        self.tokens, self.flops = cost["tokens"], cost["flops"]
+        self.parameters = float(course.phase.config.parameters)
+        self.speed, self.peak_memory = course.speed, course.peak_memory
+        self.micro_batch = float(course.largest_pass * course.phase.config.context)
+
+    @property
+    def ema_loss(self) -> float | None:
+        """Loss of the moving average of the weights."""
+        averaged = self.trainer.averaged
+        return None if averaged is None else self.course.judge(self.blocks, averaged.module).loss
+
+    @property
+    def context_gain(self) -> float | None:
+        """By how much the loss falls when windows are as long as the context, and not as that of the first phase."""
+        first = self.course.phases[0]
+        if self.course.phase is first:
+            return None
+        return self.course.judge(self.course.material.held_out(first.config.context)).loss - self.judged.loss
+
+    @property
+    def mfu(self) -> float | None:
+        """Share of the device's peak that was made use of."""
+        trainer = self.trainer
+        if trainer.device.type != "cuda":
+            return None
+        peak = peak_flops(torch.cuda.get_device_name(trainer.device), trainer.recipe.precision.name)
+        devices = 1 if trainer.ranks is None else trainer.ranks.size
+        return mfu(flops_per_token(self.course.phase.config), self.speed, peak, devices=devices)
 
 
 def _joined(blocks: Sequence[MicroBatch]) -> MicroBatch:

@@ -23,9 +23,9 @@ from evo_tune.training.classification import Scores, score
 from evo_tune.training.data.batch import MicroBatch
 from evo_tune.training.data.epochs import Epochs
 from evo_tune.training.hardware.allocator import keep_freed_memory
+from evo_tune.training.metrics import measured
 from evo_tune.training.models.encoder import Classifier
 from evo_tune.training.optim.optimizer import AdamW
-from evo_tune.training.optim.schedule import Schedule
 from evo_tune.training.optim.weight_decay import WeightDecay
 from evo_tune.training.plan import Plan
 from evo_tune.training.trainer import Recipe, Trainer
@@ -45,6 +45,7 @@ class Run(Protocol):
     """Where a training stands; `evo_tune.Context` is one, and says what each is."""
 
     device: str
+    threads: int
     seed: int
     budget: float
     resume_folder: Path | None
@@ -83,6 +84,41 @@ class Examples:
         """Up to `SEEN` training samples, evenly spread: the same ones in every training."""
         rows = torch.linspace(0, len(self.inputs) - 1, min(SEEN, len(self.inputs))).long()
         return self.inputs[rows], self.classes[rows]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitted:
+    """A classifier's training that is over: what the rows of `metrics.METRICS` look at.
+
+    Args:
+        trainer: At its end.
+        judged: Scores on what is held out.
+        seen: Scores on training samples.
+        rows: Number of training samples.
+        parameters: Weights of the model.
+        flops_per_sample: FLOPs of training on one sample.
+        speed: Samples a second.
+        resumed: Step at which it went on; None: it was not to go on from anything.
+    """
+
+    trainer: Trainer
+    judged: Scores
+    seen: Scores
+    rows: int
+    parameters: int
+    flops_per_sample: float
+    speed: float
+    resumed: int | None
+
+    @property
+    def epochs(self) -> float:
+        """Passes over the training samples."""
+        return self.trainer.targets / self.rows
+
+    @property
+    def flops(self) -> float:
+        """FLOPs spent."""
+        return self.trainer.targets * self.flops_per_sample
 
 
 def fit(
@@ -142,13 +178,7 @@ def fit(
     )
     recipe = Recipe(
         optimizer=AdamW(lr=lr, beta2=0.999),
-        schedule=Schedule(
-            steps=source.steps,
-            name=plan.schedule,
-            warmup_fraction=warmup,
-            min_ratio=plan.min_lr_ratio,
-            decay_fraction=plan.decay_fraction,
-        ),
+        schedule=plan.rates(source.steps, warmup),
         weight_decay=WeightDecay(start=weight_decay),
         clip=plan.clip,
         ceiling=1.5 * math.log(model.config.classes),
@@ -161,21 +191,17 @@ def fit(
     seconds = time.perf_counter() - began - judging
     if keep or trainer.step < recipe.schedule.steps:
         save_checkpoint(run.folder / CHECKPOINT, {"task": described, "trainer": trainer.state()})
-    return {
-        "val_loss": scores.loss,
-        "accuracy": scores.accuracy,
-        "auc": scores.auc,
-        "train_loss": score(model, examples.seen, device=run.device).loss,
-        "samples": trainer.targets,
-        "epochs": trainer.targets / len(examples.inputs),
-        "steps": trainer.step,
-        "flops": trainer.targets * flops_per_sample,
-        "params": model.config.parameters,
-        "samples_per_second": (trainer.targets - first) / max(seconds, 1e-9),
-        "final_lr_fraction": recipe.schedule(max(0, trainer.step - 1)),
-        "clipped_fraction": trainer.clipped / max(1, trainer.step),
-        **({"resumed_step": start} if run.resume_folder else {}),
-    }
+    fitted = Fitted(
+        trainer=trainer,
+        judged=scores,
+        seen=score(model, examples.seen, device=run.device),
+        rows=len(examples.inputs),
+        parameters=model.config.parameters,
+        flops_per_sample=flops_per_sample,
+        speed=(trainer.targets - first) / max(seconds, 1e-9),
+        resumed=start if run.resume_folder else None,
+    )
+    return measured(fitted, "classes")
 
 
 def _go_on(trainer: Trainer, run: Run, task: dict[str, Any]) -> None:

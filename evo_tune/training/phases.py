@@ -12,12 +12,30 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from evo_tune.errors import OptionError
 from evo_tune.options.bounds import check_integer, check_number
+from evo_tune.options.declare import Options, option
 from evo_tune.training.hardware.flops import flops_per_token
 from evo_tune.training.models.gpt_config import GPTConfig
 from evo_tune.training.optim.ramp import BatchRamp, Bounds, steps_of
 
-__all__ = ["Phase", "plan_phases", "spent"]
+__all__ = ["Budget", "Phase", "plan_phases", "spent"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget(Options):
+    """What is held equal between trainings: one of three."""
+
+    flops: float | None = option(None, bounds="(0, 1e30]", gene=None, help="Arithmetic: a larger model sees less text")
+    tokens: int | None = option(None, bounds="[1, 1e18]", gene=None, help="Text: favours large models")
+    seconds: float | None = option(
+        None, bounds="(0, 1e9]", unit="s", gene=None, help="Time, by ten steps that are timed: no two runs are the same"
+    )
+
+    def check(self) -> None:
+        given = [name for name in ("flops", "tokens", "seconds") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise OptionError(f"-o {given[0]} and -o {given[1]} are both given: give one budget, or none")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,75 +2,50 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 from evo_tune.errors import RecipeError
-from evo_tune.options.bounds import check_name, check_number
-from evo_tune.training.optim.schedule import SCHEDULES
+from evo_tune.options.declare import option
+from evo_tune.training.optim.clipping import Clipping
+from evo_tune.training.optim.schedule import Schedule, Scheduling
 
-__all__ = ["CLASSIFIER_METRICS", "Plan"]
-
-CLASSIFIER_METRICS = {
-    "val_loss": "nats",
-    "accuracy": "",
-    "auc": "",
-    "train_loss": "nats",
-    "samples": "",
-    "epochs": "",
-    "steps": "",
-    "flops": "",
-    "params": "",
-    "samples_per_second": "1/s",
-    "final_lr_fraction": "",
-    "clipped_fraction": "",
-}
-"""What `fit` returns, with units."""
+__all__ = ["Plan", "ToZero"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What is held equal between trainings, and the schedule laid over it.
+class ToZero(Scheduling):
+    """The learning rate along the steps, down to zero: what short trainings of small models gain from."""
 
-    Args:
-        epochs: Budget in passes over the training samples, above 0.
-        flops: Budget in FLOPs, above 0; exactly one of the two is given.
-        schedule: A key of `SCHEDULES`.
-        min_lr_ratio: The learning rate's end, as a share of its peak, 0 to 1.
-        decay_fraction: Share of the steps in which the schedule wsd decays, above 0, up to 1.
-        clip: Largest norm of the gradient, above 0.
+    # Not 0.1, which is what long trainings of language models end at: a classifier's last steps are its best ones.
+    min_lr_ratio: float = option(0.0, bounds="[0, 1]", help="Learning rate at the end, as a share of its peak")
 
-    Raises:
-        RecipeError: A field is out of its range, or both budgets are given, or none.
-    """
+    def rates(self, steps: int, warmup: float) -> Schedule:
+        """Return the schedule over so many steps (see `Scheduling.rates`); a cycle of 0.1 is rounded down."""
+        schedule = super().rates(steps, warmup)
+        # Checkpoints go on under the schedule that they were made with, and that had no cycle of its own.
+        return replace(schedule, cycle=None) if self.cycle == 0.1 else schedule
 
-    epochs: float | None = None
-    flops: float | None = None
-    schedule: str = "cosine"
-    min_lr_ratio: float = 0.0
-    decay_fraction: float = 0.2
-    clip: float = 1.0
 
-    def __post_init__(self) -> None:
-        if (self.epochs is None) == (self.flops is None):
-            raise RecipeError("epochs", self.epochs, f"one budget, epochs or flops, and flops={self.flops} beside it")
-        name = "flops" if self.epochs is None else "epochs"
-        check_number(name, getattr(self, name), "(0, inf)")
-        check_name("schedule", self.schedule, SCHEDULES)
-        check_number("min_lr_ratio", self.min_lr_ratio, "[0, 1]")
-        check_number("decay_fraction", self.decay_fraction, "(0, 1]")
-        check_number("clip", self.clip, "(0, inf)")
+@dataclass(frozen=True, kw_only=True)
+class Plan(ToZero, Clipping):
+    """What is held equal between trainings: one budget."""
 
-    @classmethod
-    def of(cls, default_flops: float, **fields: Any) -> Plan:
-        """Return a plan, with a budget of `default_flops` if the fields give none.
+    flops: float | None = option(None, bounds="(0, inf)", gene=None, help="Budget in FLOPs; left out, the size's own")
+    epochs: float | None = option(None, bounds="(0, inf)", gene=None, help="Budget in passes over the training samples")
+
+    def check(self) -> None:
+        """Require one budget at most.
 
         Raises:
-            RecipeError: See the class.
+            RecipeError: There are two.
         """
-        if fields.get("epochs") is None and fields.get("flops") is None:
-            fields = {**fields, "flops": default_flops}
-        return cls(**fields)
+        if self.epochs is not None and self.flops is not None:
+            raise RecipeError("epochs", self.epochs, f"one budget, epochs or flops, and flops={self.flops} beside it")
+
+    @property
+    def default_flops(self) -> float:
+        """Budget in FLOPs where none is given."""
+        return 2e10
 
     def samples(self, rows: int, flops_per_sample: float) -> int:
         """Return how many samples the full training visits, repetitions counted, at least one.
@@ -79,5 +54,6 @@ class Plan:
             rows: Samples to train on.
             flops_per_sample: FLOPs of training on one.
         """
-        wanted = self.epochs * rows if self.epochs is not None else (self.flops or 0.0) / flops_per_sample
+        flops = self.default_flops if self.flops is None else self.flops
+        wanted = self.epochs * rows if self.epochs is not None else flops / flops_per_sample
         return max(1, round(wanted))

@@ -6,15 +6,18 @@ import contextlib
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import click
 import pandas as pd
 import pytest
+from click.testing import CliRunner
 
-from evo_tune.cli import HOMES
+from evo_tune.cli import cli, commands, module_of, names
 from tests.cli.conftest import Typed
 
 ROOT = Path(__file__).parents[2]
@@ -31,20 +34,57 @@ def test_help_is_light() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    for command in HOMES:
-        assert f"  {command} " in done.stdout
+    listed = [line.split()[0] for line in done.stdout.partition("Commands:\n")[2].splitlines()]
+    assert sorted(listed) == sorted(names())
+    assert listed[:2] == ["run", "resume"], "the help begins with what one types first"
 
 
-@pytest.mark.parametrize("command", HOMES)
-def test_every_command_has_help_and_stands_in_the_readme(command: str) -> None:
-    from click.testing import CliRunner
-
-    from evo_tune.cli import cli
-
-    result = CliRunner().invoke(cli, [command, "--help"])
+@pytest.mark.parametrize("name", names())
+def test_every_command_has_help_and_is_its_file(name: str) -> None:
+    assert module_of(name).command.name == name
+    result = CliRunner().invoke(cli, [name, "--help"])
     assert result.exit_code == 0
     assert len(result.output.split("Options:")[0].splitlines()) >= 3, result.output
-    assert f"evo-tune {command}" in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert "\\" not in result.output, "the mark that keeps lines apart is read by click, not shown"
+
+
+def test_a_command_is_found_by_being_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = [
+        "import click",
+        "PLACE = 45",
+        "@click.command('greet')",
+        "def command():",
+        "  'Greet.'",
+        "  print('hello')",
+    ]
+    (tmp_path / "greet.py").write_text("\n".join(lines))
+    monkeypatch.setattr(commands, "__path__", [*commands.__path__, str(tmp_path)])
+    shown = CliRunner().invoke(cli, ["--help"]).output
+    assert re.search(r"^  status .*\n  greet +Greet\.\n  show ", shown, re.MULTILINE), shown
+    assert CliRunner().invoke(cli, ["greet"]).output == "hello\n"
+
+
+def test_an_unknown_command_is_told_which_there_are() -> None:
+    with pytest.raises(
+        click.UsageError, match=r"no command 'rnu' \(did you mean run\?\): expected one of run, resume, "
+    ):
+        cli.main(["rnu"], standalone_mode=False)
+
+
+def typed_in_pages() -> set[str]:
+    """Return the word after `evo-tune` wherever README.md and docs/ show it as code."""
+    found: set[str] = set()
+    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        text = page.read_text(encoding="utf-8")
+        fenced = "\n".join(re.findall(r"^```\w*\n(.*?)^```", text, re.DOTALL | re.MULTILINE))
+        found |= set(re.findall(r"^ *evo-tune ([a-z]\S*)", fenced, re.MULTILINE))
+        found |= set(re.findall(r"^ {4}evo-tune ([a-z]\S*)", text, re.MULTILINE))
+        found |= set(re.findall(r"`evo-tune ([a-z][^\s`]*)", text))
+    return found
+
+
+def test_the_pages_show_every_command_and_no_other() -> None:
+    assert typed_in_pages() == set(names())
 
 
 def test_checkout_and_module_do_what_the_script_does() -> None:

@@ -13,7 +13,8 @@ from typing import Any
 import click
 import pytest
 
-from evo_tune.cli.running import _read_config, run_command
+from evo_tune.cli.commands.run import command as run_command
+from evo_tune.cli.config import read_config
 from evo_tune.errors import OptionError
 from tests.cli.conftest import Typed
 
@@ -23,7 +24,7 @@ def read(path: Path, text: str) -> dict[str, Any]:
     path.write_text(text, encoding="utf-8")
     ctx = click.Context(run_command)
     config = next(parameter for parameter in run_command.params if parameter.name == "config")
-    _read_config(ctx, config, str(path))
+    read_config(ctx, config, str(path))
     return dict(ctx.default_map or {})
 
 
@@ -101,7 +102,7 @@ def test_a_file_that_is_not_utf8_is_named(tmp_path: Path) -> None:
     ctx = click.Context(run_command)
     config = next(parameter for parameter in run_command.params if parameter.name == "config")
     with pytest.raises(OptionError, match=r"run\.toml: .*utf-8.*; expected a TOML file"):
-        _read_config(ctx, config, str(path))
+        read_config(ctx, config, str(path))
 
 
 def test_a_run_from_a_file_and_a_flag_that_wins(typed: Typed, folder: Path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from evo_tune.cli.watching import devices_command
+from evo_tune.cli.commands.devices import command as devices_command
 from tests.cli.conftest import Typed
 
 

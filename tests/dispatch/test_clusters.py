@@ -116,7 +116,7 @@ def test_what_a_killed_parent_left_is_killed_by_the_next_session(task_of, tmp_pa
         from evo_tune.genome.trial import Candidate
         task = Task(**{dataclasses.asdict(task)!r})
         (slot,) = open_slots(task, Plan((CPU,), 1), cluster=Cluster("dask", {dask_address()!r}, slots=1, run="r"))
-        slot.run(Candidate.from_json({candidate().to_json()!r}))
+        slot.run(Candidate(**{vars(candidate())!r}))
     """)
     parent = subprocess.Popen([sys.executable, "-c", script])
     assert until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text(), 20.0)
@@ -138,7 +138,7 @@ def test_a_training_that_nobody_waits_for_is_killed(task_of, monkeypatch, tmp_pa
     task = task_of("time.sleep(60)\n" + OK)
     host = on_host.Host(Parcel.of(task), "slot 0", CPU)
     began = time.monotonic()
-    assert host.run(candidate().to_json(), None) is None
+    assert host.run(vars(candidate()), None) is None
     assert time.monotonic() - began < 10
 
 

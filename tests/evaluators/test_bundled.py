@@ -157,7 +157,7 @@ def test_what_is_exported_works_as_its_readme_says(
 def test_no_budget_is_given_twice_and_none_is_nothing(evaluator: Evaluator, options: dict[str, Any]) -> None:
     known = evaluator.options
     budgets = [name for name in ("epochs", "tokens", "flops") if name in known and known[name].default is None]
-    two = {**options, **dict.fromkeys(budgets[:2], 5.0)}
+    two = {**options, **dict.fromkeys(budgets[:2], 5)}
     with pytest.raises((OptionError, RecipeError), match=f"(?s){budgets[0]}.*{budgets[1]}|{budgets[1]}.*{budgets[0]}"):
         evaluator.space(two)
     for name in budgets:

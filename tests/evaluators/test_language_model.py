@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,9 +19,24 @@ import pytest
 from evo_tune import Choice, Context, Int, Search, SearchSpace
 from evo_tune.cli import cli
 from evo_tune.errors import OptionError, RecipeError, UsageError
-from evo_tune.genome.space import parse_gene
+from evo_tune.genome.notation import parse_gene
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.find import find_evaluator
+from evo_tune.training import Corpus
+from evo_tune.training.data.corpus import read
+
+OFF = {
+    "schedule": ("cosine", "linear", "constant", "wsd", "multi_step", "sgdr", "cosine_step"),
+    "position": ("learned", "sinusoidal", "rope"),
+    "ffn": ("gelu", "swiglu"),
+    "ffn_mult": (2.0, 2.667, 4.0),
+    "window": (8, 16, 32, 64, 128),
+    "kv_heads": (1, 2, 4, 8),
+    "qk_norm": (False, True),
+    "beta2": (0.9, 0.95, 0.98, 0.99, 0.995, 0.999),
+    "z_loss": (0.0, 1e-5, 1e-4, 1e-3),
+}
+"""Genes that are off until they are named, and their values in the small space; `decay_fraction` too, 0.1 to 0.7."""
 
 TINY = {"size": "small", "tokens": 4096, "eval_tokens": 1024}
 
@@ -37,7 +53,7 @@ def module(evaluator: Evaluator) -> ModuleType:
 
 @pytest.fixture(scope="module")
 def default(module: ModuleType) -> dict[str, Any]:
-    return {name: gene.middle() for name, gene in module.SPACE(size="small").genes.items()}
+    return {name: gene.middle() for name, gene in module.SPACE(module.Options(size="small")).genes.items()}
 
 
 @pytest.fixture
@@ -63,16 +79,16 @@ def without_clock(metrics: dict[str, float]) -> dict[str, float]:
 
 @pytest.mark.parametrize("size", ["small", "medium", "large"])
 def test_every_genome_is_a_shape_and_repair_is_settled(module: ModuleType, size: str) -> None:
-    space, rng = module.SPACE(size=size), np.random.default_rng(1)
+    space, rng = module.SPACE(module.Options(size=size)), np.random.default_rng(1)
     for genome in [space.sample(rng) for _ in range(200)]:
         assert genome["width"] % (8 * genome["heads"]) == 0
         assert genome["batch"] % genome["context"] == 0
         assert space.check(genome) == genome
-        assert module.estimate(genome, size=size)["params"] > 0
+        assert module.estimate(genome, module.Options(size=size))["params"] > 0
 
 
 def test_heads_go_to_the_nearest_divisor_and_ties_go_down(module: ModuleType, default: dict[str, Any]) -> None:
-    space = module.SPACE(size="small")
+    space = module.SPACE(module.Options(size="small"))
     repaired = [space.check({**default, "width": 64, "heads": heads})["heads"] for heads in range(1, 9)]
     assert repaired == [1, 2, 2, 4, 4, 4, 8, 8]
     assert space.check({**default, "width": 32, "heads": 8})["heads"] == 4
@@ -81,34 +97,39 @@ def test_heads_go_to_the_nearest_divisor_and_ties_go_down(module: ModuleType, de
 
 
 def test_a_fixed_context_is_no_gene(module: ModuleType, train: Callable[..., Any]) -> None:
-    space = module.SPACE(size="small", context=1024)
+    space = module.SPACE(module.Options(size="small", context=1024))
     assert "context" not in space.genes
     assert space.genes["batch"].values == (1024, 2048, 4096, 8192)
     genome = {name: gene.middle() for name, gene in space.genes.items()}
     assert train(genome, context=1024)[0]["tokens"] == 4096
 
 
-def test_optional_genes_come_with_the_options_as_defaults(module: ModuleType) -> None:
-    space = module.SPACE(size="small", position="rope", beta2=0.99)
-    assert set(space.optional) == set(module.OPTIONAL)
+def test_optional_genes_come_with_the_options_as_defaults(evaluator: Evaluator) -> None:
+    space = evaluator.space(evaluator.bind({"size": "small", "position": "rope", "beta2": 0.99}))
+    assert {name: space.optional[name].values for name in OFF} == OFF  # type: ignore[union-attr]
+    assert (space.optional["decay_fraction"].low, space.optional["decay_fraction"].high) == (0.1, 0.7)  # type: ignore[union-attr]
     assert not set(space.genes) & set(space.optional)
-    on = space.including(module.OPTIONAL)
+    assert not set(space.optional) & {"data", "size", "vocab", "context", "flops", "ranks", "precision", "save"}
+    on = space.including(OFF)
     assert (on.default()["position"], on.default()["beta2"], on.default()["qk_norm"]) == ("rope", 0.99, False)
 
 
 @pytest.mark.parametrize("size", ["small", "medium"])
-def test_with_every_gene_on_every_genome_is_a_training_and_repair_is_settled(module: ModuleType, size: str) -> None:
-    space, rng = module.SPACE(size=size).including(module.OPTIONAL), np.random.default_rng(2)
+def test_with_every_gene_on_every_genome_is_a_training_and_repair_is_settled(evaluator: Evaluator, size: str) -> None:
+    options, rng = evaluator.bind({"size": size}), np.random.default_rng(2)
+    space = evaluator.space(options)
+    space = space.including(space.optional)
     own = {"window": Int(5, 100), "kv_heads": Choice((1, 3, 4))}
     for genes in (space.genes, {**space.genes, **own}):
         one = SearchSpace(space.repair, None, **genes)
         for genome in [one.sample(rng) for _ in range(200)]:
             assert one.check(genome) == genome
-            assert module.estimate(genome, size=size)["params"] > 0
+            assert evaluator.estimate(genome, options)["params"] > 0
 
 
-def test_genes_that_change_nothing_have_one_value(module: ModuleType) -> None:
-    space = module.SPACE(size="small").including(["window", "kv_heads", "decay_fraction", "schedule"])
+def test_genes_that_change_nothing_have_one_value(evaluator: Evaluator) -> None:
+    space = evaluator.space(evaluator.bind({"size": "small"}))
+    space = space.including(["window", "kv_heads", "decay_fraction", "schedule"])
     genome = {**space.default(), "context": 64, "heads": 4}
     assert {space.check({**genome, "window": window})["window"] for window in (64, 128)} == {128}
     assert space.check({**genome, "window": 32})["window"] == 32
@@ -150,7 +171,7 @@ def test_a_gene_of_the_users_own_is_checked_before_the_run(tmp_path: Path, gene:
 
 def test_auto_is_small_without_a_gpu(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert module.SPACE().describe() == module.SPACE(size="small").describe()
+    assert module.SPACE(module.Options()).describe() == module.SPACE(module.Options(size="small")).describe()
 
 
 def test_the_parent_never_loads_torch() -> None:
@@ -177,7 +198,7 @@ def test_it_learns_and_says_what_it_spent(
     assert 1.5 < metrics["val_loss"] < 3.5 < math.log(256)
     assert metrics["val_bpb"] == pytest.approx(metrics["val_loss"] / math.log(2))
     assert abs(metrics["train_loss"] - metrics["val_loss"]) < 0.6
-    estimate = module.estimate(default, size="small", tokens=40_000)
+    estimate = module.estimate(default, module.Options(size="small", tokens=40_000))
     assert {name: metrics[name] for name in estimate} == estimate
     assert metrics["tokens"] == 40_000
     assert set(metrics) == set(module.METRICS) - {"val_loss_ema", "context_gain", "mfu"}
@@ -212,7 +233,7 @@ def test_seconds_fix_the_steps_beforehand(
     # What is left goes by the steps that were fixed, not by another look at the clock.
     rest, _ = train(genome, seconds=0.3, RESUME_FOLDER=tmp_path / "trial", FOLDER=tmp_path / "next")
     assert rest["steps"] in (2 * metrics["steps"], 2 * metrics["steps"] - 1)
-    assert "flops" not in module.estimate(genome, size="small", seconds=0.3)
+    assert "flops" not in module.estimate(genome, module.Options(size="small", seconds=0.3))
 
 
 def test_rungs_resumed_equal_one_training(train: Callable[..., Any], default: dict[str, Any], tmp_path: Path) -> None:
@@ -339,11 +360,12 @@ def test_byte_pairs_are_learned_from_the_training_part_only(module: ModuleType, 
     prints = []
     for ending in (b"zyx" * 170, b"xyz" * 170):
         (tmp_path / "text").write_bytes(text + ending)
-        module._read.cache_clear()
-        corpus = module._corpus(module.Options(size="small", vocab=270, data=str(tmp_path / "text")))
-        prints.append(corpus.tokenizer.to_json())
+        read.cache_clear()
+        prints.append(Corpus(str(tmp_path / "text"), 270, 128).tokenizer.to_json())  # type: ignore[attr-defined]
     assert prints[0] == prints[1]
-    assert module.fingerprint(size="small", vocab=270) != module.fingerprint(size="small", vocab=271)
+    assert module.fingerprint(module.Options(size="small", vocab=270)) != module.fingerprint(
+        module.Options(size="small", vocab=271)
+    )
 
 
 def test_a_long_text_keeps_its_budget_and_tells_what_its_length_brings(
@@ -355,7 +377,7 @@ def test_a_long_text_keeps_its_budget_and_tells_what_its_length_brings(
         metrics = train(genome, **options, **budget)[0]
         ((name, amount),) = budget.items()
         assert metrics[name] == pytest.approx(amount, rel=0.05)
-        estimate = module.estimate(genome, size="small", **options, **budget)
+        estimate = module.estimate(genome, module.Options(size="small", **options, **budget))
         assert {key: metrics[key] for key in estimate} == estimate
         halves = metrics["val_loss_first_half"] + metrics["val_loss_second_half"]
         assert halves / 2 == pytest.approx(metrics["val_loss"], rel=0.01)
@@ -383,11 +405,13 @@ def test_a_lost_training_is_diverged(train: Callable[..., Any], default: dict[st
 # ---------------------------------------------------------------- text and options
 
 
-def test_every_option_is_told_at_the_top_of_the_file(module: ModuleType, evaluator: Evaluator) -> None:
-    for name in evaluator.options:
-        assert re.search(rf"\b{name}\b", module.__doc__ or ""), f"{name} is missing"
+def test_every_option_says_what_it_is_for(evaluator: Evaluator) -> None:
+    for one in evaluator.options.values():
+        assert one.help, f"{one.name} has no help"
+        assert len(one.help) <= 100
+        assert one.group
     with pytest.raises(OptionError, match="widow"):
-        module.SPACE(widow=3)
+        evaluator.bind({"widow": 3})
 
 
 def test_a_file_a_folder_and_a_glob(module: ModuleType, train: Callable[..., Any], tmp_path: Path) -> None:
@@ -395,14 +419,16 @@ def test_a_file_a_folder_and_a_glob(module: ModuleType, train: Callable[..., Any
     (tmp_path / "text" / ".hidden").write_bytes(b"no")
     (tmp_path / "text" / "b.txt").write_bytes("Zwölf Boxkämpfer jagen Viktor.\n".encode() * 100)
     (tmp_path / "text" / "deep" / "a.txt").write_bytes("いろはにほへと".encode() * 100)
-    read = module._read
     both = read(str(tmp_path / "text"))
     assert both == read(str(tmp_path / "text" / "b.txt")) + b"\n" + read(str(tmp_path / "text" / "deep"))
     assert both == read(str(tmp_path / "text" / "**" / "*.txt"))
-    genome = {name: gene.middle() for name, gene in module.SPACE(size="small").genes.items()}
+    genome = {name: gene.middle() for name, gene in module.SPACE(module.Options(size="small")).genes.items()}
     assert train(genome, data=str(tmp_path / "text"))[0]["val_loss"] < 5.5
-    prints = {module.fingerprint(data=str(path), size="small") for path in (tmp_path / "text", tmp_path / "text/b.txt")}
-    assert len(prints | {module.fingerprint(size="small")}) == 3
+    prints = {
+        module.fingerprint(module.Options(data=str(path), size="small"))
+        for path in (tmp_path / "text", tmp_path / "text/b.txt")
+    }
+    assert len(prints | {module.fingerprint(module.Options(size="small"))}) == 3
     assert all(re.fullmatch("[0-9a-f]{64}", one) for one in prints)
 
 
@@ -419,19 +445,19 @@ def test_bad_text_says_what_and_what_next(module: ModuleType, tmp_path: Path) ->
         ("short.txt", "holds 1299 bytes: expected at least 1300 .*smaller -o context"),
     ):
         with pytest.raises(UsageError, match=message) as caught:
-            module.fingerprint(data=str(tmp_path / name), size="small")
+            module.fingerprint(module.Options(data=str(tmp_path / name), size="small"))
         assert name in str(caught.value)
         assert "\n" not in str(caught.value)
-    module.fingerprint(data=str(tmp_path / "enough.txt"), size="small")
+    module.fingerprint(module.Options(data=str(tmp_path / "enough.txt"), size="small"))
     with pytest.raises(OptionError, match=r"vocab=300: the text to train on has .* expected more than 128"):
-        module.fingerprint(data=str(tmp_path / "enough.txt"), size="small", vocab=300)
+        module.fingerprint(module.Options(data=str(tmp_path / "enough.txt"), size="small", vocab=300))
 
 
 def test_muon_needs_a_torch_that_has_it(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module.metadata, "version", lambda name: "2.8.1+cpu")
+    monkeypatch.setattr(metadata, "version", lambda name: "2.8.1+cpu")
     with pytest.raises(OptionError, match=r"torch 2\.8\.1\+cpu has no Muon"):
-        module.SPACE(size="small", optimizer="muon")
-    assert module.SPACE(size="small", optimizer="sgd").genes["lr"].high > 1
+        module.SPACE(module.Options(size="small", optimizer="muon"))
+    assert module.SPACE(module.Options(size="small", optimizer="sgd")).genes["lr"].high > 1
 
 
 @pytest.mark.parametrize(
@@ -445,8 +471,8 @@ def test_muon_needs_a_torch_that_has_it(module: ModuleType, monkeypatch: pytest.
         ({"clip": 0.0}, "clip=0"),
         ({"min_lr_ratio": 2.0}, "min_lr_ratio=2"),
         ({"beta2": 1.0}, "beta2=1"),
-        ({"context": 1}, "context=1 is not allowed: expected a whole number, 2 to 8192"),
-        ({"context": 10_000}, "context=10000"),
+        ({"context": 1}, "context=1 is not allowed: expected a whole number, 2 or more"),
+        ({"context": 10_000}, "context=10000 is not allowed: expected a whole number, 2 to 8192"),
         ({"micro_batch": 0}, "micro_batch=0"),
         ({"vocab": 255}, "vocab=255"),
         ({"window": 0}, "window=0"),
@@ -466,7 +492,7 @@ def test_bad_options_are_found_before_anything_is_trained(
     module: ModuleType, given: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(UsageError, match=message):
-        module.SPACE(size="small", **given)
+        module.SPACE(module.Options(size="small", **given))
 
 
 # ---------------------------------------------------------------- the model, to keep
@@ -475,8 +501,8 @@ def test_bad_options_are_found_before_anything_is_trained(
 def test_an_exported_model_keeps_its_tokens_and_its_average(
     module: ModuleType, default: dict[str, Any], tmp_path: Path
 ) -> None:
-    options = {"size": "small", "eval_tokens": 1024, "vocab": 300, "ema": 0.9}
-    module.export(default, Context(seed=1, folder=tmp_path / "trial"), tmp_path / "model", tokens=4096, **options)
+    options = module.Options(size="small", eval_tokens=1024, vocab=300, ema=0.9, tokens=4096)
+    module.export(default, Context(seed=1, folder=tmp_path / "trial"), tmp_path / "model", options)
     assert {path.name for path in (tmp_path / "model").iterdir()} >= {"tokenizer.json", "averaged"}
     texts = {module.load(tmp_path / name).generate("The ", 5) for name in ("model", "model/averaged")}
     assert len(texts) == 2
@@ -488,8 +514,7 @@ def test_an_exported_model_writes_text_as_its_readme_says(
 ) -> None:
     folder = tmp_path / "best model"
     context = Context(seed=1, folder=tmp_path / "trial")
-    options = {"size": "small", "flops": 1e12, "eval_tokens": 1024}
-    metrics = module.export(default, context, folder, tokens=20_000, **options)
+    metrics = module.export(default, context, folder, module.Options(size="small", eval_tokens=1024, tokens=20_000))
     assert metrics["tokens"] == pytest.approx(20_000, abs=32)  # to a window
     assert sorted(path.name for path in folder.iterdir()) == ["README.md", "config.json", "model.safetensors"]
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))

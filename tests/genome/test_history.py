@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evo_tune.errors import SpaceError
+from evo_tune.genome.genes import Int
 from evo_tune.genome.history import History
-from evo_tune.genome.space import Int, SearchSpace
+from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Candidate, Minimize, Outcome, Trial
 
 settings.register_profile("patient", deadline=None)  # a busy machine pauses for longer than an example takes
@@ -74,7 +75,6 @@ def test_a_duplicate_is_the_same_genome_budget_and_replicate() -> None:
     history.born(candidate(2, 1, replicate=1))
     history.born(candidate(3, 1, resumes=1))
     assert history.seen(genome, replicate=1)
-    assert history.seen_count == 3
     assert history.fresh_count == 2
 
 

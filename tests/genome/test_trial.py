@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import pickle
 from collections import OrderedDict
 from typing import Any
 
@@ -24,63 +22,11 @@ from evo_tune.genome.trial import (
     Proposal,
     Trial,
     conclude,
-    one_line,
     trial_seed,
 )
 
 settings.register_profile("patient", deadline=None)  # a busy machine pauses for longer than an example takes
 settings.load_profile("patient")
-
-NUMBER = st.floats(allow_nan=True, allow_infinity=True)
-METRICS = st.dictionaries(st.text(max_size=8), NUMBER, max_size=4)
-VALUE = st.one_of(st.booleans(), st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.text(max_size=5))
-
-OUTCOMES = st.builds(
-    Outcome,
-    status=st.sampled_from(STATUSES),
-    metrics=METRICS,
-    curve=st.lists(st.tuples(st.floats(0, 1, exclude_min=True), METRICS), max_size=3).map(tuple),
-    seconds=st.floats(0, 1e6),
-    device=st.sampled_from(["cpu", "cuda:0", ""]),
-    error=st.none() | st.text(max_size=20),
-)
-
-CANDIDATES = st.builds(
-    Candidate,
-    id=st.integers(0),
-    generation=st.integers(0),
-    seed=st.integers(0, 2**32 - 1),
-    told_before=st.integers(0),
-    genome=st.dictionaries(st.text(min_size=1, max_size=5), VALUE, min_size=1, max_size=4),
-    operator=st.text(max_size=10),
-    parents=st.lists(st.integers(0), max_size=3).map(tuple),
-    budget=st.floats(0, 1, exclude_min=True),
-    resumes=st.none() | st.integers(0),
-    replicate=st.integers(0, 5),
-    stop_if=st.lists(st.tuples(st.floats(0, 1), st.text(max_size=5), st.floats(-9, 9)), max_size=2).map(tuple),
-    inherits=st.none() | st.integers(0),
-    confirms=st.none() | st.integers(0),
-)
-
-
-@given(CANDIDATES)
-def test_a_candidate_survives_json(candidate: Candidate) -> None:
-    again = Candidate.from_json(json.loads(json.dumps(candidate.to_json())))
-    assert again == candidate
-    assert json.dumps(again.to_json()) == json.dumps(candidate.to_json())
-    assert pickle.loads(pickle.dumps(candidate)) == candidate
-
-
-@given(OUTCOMES)
-def test_an_outcome_is_settled_by_one_trip_through_json(outcome: Outcome) -> None:
-    text = json.dumps(outcome.to_json(), allow_nan=False)  # JSON proper: other programs read it
-    settled = outcome.settled()
-    assert repr(Outcome.from_json(json.loads(text))) == repr(settled)
-    assert repr(settled.settled()) == repr(settled)
-    assert settled.status == outcome.status
-    assert list(settled.metrics) == list(outcome.metrics)
-    for name, value in outcome.metrics.items():
-        assert settled.metrics[name] == value or not math.isfinite(value)
 
 
 def test_fresh_births_count() -> None:
@@ -202,22 +148,6 @@ def test_what_is_wrong_is_one_short_line(returned: dict[str, Any]) -> None:
     assert len(error) <= 400
     assert error.isprintable()
     assert "expected a number" in error or "no 'loss'" in error or len(next(iter(returned))) > 400
-
-
-@pytest.mark.parametrize(
-    ("text", "line"),
-    [
-        ("one\n  two\tthree\r\n", "one two three"),
-        ("\x1b[31mred\x1b[0m \a\x00", "\\x1b[31mred\\x1b[0m \\x07\\x00"),
-        ("\udcff \x9b é 中 🙂", "\\udcff \\x9b é 中 🙂"),
-        ("x" * 401, "x" * 399 + "…"),
-        ("x" * 400, "x" * 400),
-        ("", ""),
-    ],
-)
-def test_a_text_becomes_one_line_that_is_safe_to_print(text: str, line: str) -> None:
-    assert one_line(text) == line
-    line.encode()
 
 
 def test_metric_names_can_be_written() -> None:

@@ -13,7 +13,8 @@ import pytest
 from evo_tune.genome.trial import Candidate, Outcome
 from evo_tune.loop.calibration import calibration_work, collect
 from evo_tune.loop.search import Search
-from evo_tune.report.calibration import Calibrated, calibrated
+from evo_tune.report.calibration import Calibrated, calibrated, recommended
+from evo_tune.store.files import read_calibration
 from evo_tune.store.run import Run
 from tests.conftest import drive, rows
 
@@ -34,7 +35,7 @@ def test_best_and_default_are_trained_again_with_paired_seeds(begin: Begin) -> N
     assert best is not None
     assert best.id != 0
     again = Run.open(folder)
-    trials = again.calibration()
+    trials = read_calibration(again)
     seeds = {id: sorted(t.candidate.seed for t in trials if t.id == id) for id in (0, best.id)}
     assert len(trials) == 6
     assert len(set(seeds[0])) == 3
@@ -56,21 +57,21 @@ def test_calibration_is_no_part_of_history(begin: Begin, resume: Begin) -> None:
     search = drive(begin("calibrated", generations=2))
     resume("calibrated", slots=2, calibrate=2).run()
     assert rows(drive(resume("calibrated", generations=4))) == rows(drive(resume("plain", generations=4)))
-    assert len(Run.open(search.saved.folder).calibration()) == 4
-    assert not Run.open(plain.saved.folder).calibration()
+    assert len(read_calibration(Run.open(search.saved.folder))) == 4
+    assert not read_calibration(Run.open(plain.saved.folder))
 
 
 def test_only_what_is_missing_is_trained_on_resume(begin: Begin, resume: Begin) -> None:
     def stop_soon(search: Search) -> None:
-        if search.saved.calibration():
+        if read_calibration(search.saved):
             search.stop()
 
     search = begin("run", slots=1, calibrate=6, options={"sleep": 0.1}, trials=5, seed=2).run(stop_soon)
     assert search.saved.ended == "interrupted"
-    before = Run.open(search.saved.folder).calibration()
+    before = read_calibration(Run.open(search.saved.folder))
     assert 1 <= len(before) < 12
     again = resume("run").run()
-    after = Run.open(again.saved.folder).calibration()
+    after = read_calibration(Run.open(again.saved.folder))
     assert after[: len(before)] == before
     assert len(after) == 12
     assert calibration_work(again.saved, 6) == []
@@ -82,7 +83,7 @@ def test_a_new_best_is_trained_and_the_default_is_kept(begin: Begin, resume: Beg
     resume("run", slots=1, calibrate=2).run()
     drive(resume("run", trials=7), evaluate=falling)
     done = Run.open(resume("run", slots=1).run().saved.folder)
-    assert sorted(trial.id for trial in done.calibration()) == [0, 0, 5, 5, 6, 6]
+    assert sorted(trial.id for trial in read_calibration(done)) == [0, 0, 5, 5, 6, 6]
     assert [row.id for row in calibrated(done)] == [0, 6]
 
 
@@ -90,6 +91,19 @@ def test_a_default_that_nothing_has_beaten_needs_none(begin: Begin) -> None:
     search = begin(trials=1, slots=1, calibrate=3).run()
     assert not (search.saved.folder / "_calibration.parquet").exists()
     assert calibrated(search.saved) == []
+
+
+def test_the_best_is_the_one_that_is_best_over_fresh_seeds(begin: Begin) -> None:
+    search = begin("run", trials=6, calibrate=2, calibrate_best=2)
+    while (candidate := search.ask()) is not None:
+        search.tell(candidate, falling(search, candidate))
+    assert search.best is not None
+    assert search.best.id == 5
+    for candidate, _ in calibration_work(search.saved, 2):
+        collect(search.saved, candidate, Outcome("ok", {"loss": 0.0 if candidate.id == 4 else 1.0}))
+    assert search.best is not None
+    assert search.best.id == 4
+    assert search.best == recommended(Run.open(search.saved.folder))
 
 
 def test_failures_are_counted(begin: Begin) -> None:
@@ -114,10 +128,10 @@ def test_a_damaged_file_is_done_again(begin: Begin, resume: Begin) -> None:
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.warns(UserWarning, match=r"_calibration\.parquet is damaged: the calibration is done again"):
-        assert Run.open(search.saved.folder).calibration() == []
+        assert read_calibration(Run.open(search.saved.folder)) == []
     with pytest.warns(UserWarning, match="is damaged"):
         again = resume("run").run()
-    assert len(Run.open(again.saved.folder).calibration()) == 2
+    assert len(read_calibration(Run.open(again.saved.folder))) == 2
 
 
 def test_what_a_calibration_fails_on_stops_nothing_else(begin: Begin, resume: Begin, quick: Path) -> None:

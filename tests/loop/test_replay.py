@@ -14,7 +14,8 @@ from evo_tune.genome.trial import Candidate, Outcome
 from evo_tune.loop.replay import Disagreement, verify
 from evo_tune.loop.search import Search
 from evo_tune.plugins.find import find_evaluator, list_strategies, make_strategy
-from evo_tune.store.run import Run, space_of
+from evo_tune.store.manifest import space_of
+from evo_tune.store.run import Run
 from tests.conftest import drive, evaluate
 from tests.strategies.cases import SMALL
 

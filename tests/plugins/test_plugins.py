@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from evo_tune.cli.plugging import strategies_command
+from evo_tune.cli.commands.strategies import command as strategies_command
 from evo_tune.errors import OptionError, PluginError
 from evo_tune.plugins import find as plugins
 from evo_tune.plugins.find import (
@@ -383,8 +383,8 @@ def test_a_broken_strategy_says_what_is_wrong(tmp_path: Path, source: str, said:
 
 
 def test_a_strategy_without_a_method_of_the_contract_is_refused(tmp_path: Path) -> None:
-    path = write(tmp_path / "climb.py", STRATEGY.replace("def survivors", "def survivor"))
-    with pytest.raises(PluginError, match=r"climb\.py cannot be made: TypeError: .*survivors"):
+    path = write(tmp_path / "climb.py", STRATEGY.replace("def propose", "def proposed"))
+    with pytest.raises(PluginError, match=r"climb\.py cannot be made: TypeError: .*propose"):
         make_strategy(str(path), {})
 
 

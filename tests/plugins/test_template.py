@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from evo_tune import Context, Search
-from evo_tune.cli.plugging import new_command
+from evo_tune.cli.commands.new import command as new_command
 from evo_tune.errors import UsageError
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.find import find_evaluator

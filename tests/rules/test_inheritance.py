@@ -18,9 +18,10 @@ from evo_tune.genome.trial import Candidate, Minimize, Outcome, Trial
 from evo_tune.loop.replay import verify
 from evo_tune.loop.search import Search
 from evo_tune.loop.strategy import ruled
-from evo_tune.report.calibration import calibrated, winner
+from evo_tune.report.calibration import calibrated, recommended
 from evo_tune.report.summary import best_so_far, closing, front, inheritance, spent
-from evo_tune.store.run import Run, space_of
+from evo_tune.store.manifest import space_of
+from evo_tune.store.run import Run
 from tests.conftest import cut_copy, drive, rows, survivors
 
 DESCENT = '''"""Gradient descent; its model is where it stands."""
@@ -102,7 +103,7 @@ def test_results_that_inherited_are_never_mixed_with_the_others(
     run = search.saved
     whole = {id for id, candidate in enumerate(run.candidates) if candidate.whole}
     assert len(whole) < len(run.candidates)
-    found = [run.best, winner(run), closing(run).best, *front(run), *run.ranked(), *search.history.ranked()]
+    found = [run.leader, recommended(run), closing(run).best, *front(run), *run.ranked(), *search.history.ranked()]
     assert {trial.id for trial in found if trial} <= whole
     assert {id for _, _, id in best_so_far(run)} <= whole
     assert {row.id for row in calibrated(run)} <= whole

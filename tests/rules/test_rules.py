@@ -16,9 +16,10 @@ from evo_tune.loop.replay import verify
 from evo_tune.loop.search import Search
 from evo_tune.loop.strategy import ruled
 from evo_tune.plugins.context import Context, Pruned
-from evo_tune.report.calibration import calibrated, winner
+from evo_tune.report.calibration import calibrated, recommended
 from evo_tune.report.summary import best_so_far, front, spent
-from evo_tune.store.run import Run, space_of
+from evo_tune.store.manifest import space_of
+from evo_tune.store.run import Run
 from tests.conftest import cut_copy, drive, rows, survivors
 
 DESCENT = '''"""Gradient descent that can stop at a part of the training and go on later."""
@@ -151,9 +152,9 @@ def test_a_limit_counts_genomes_and_leaves_no_promotion_out(descent: Begin, resu
     assert run.ended == "all 9 births are made"
     assert sum(candidate.fresh for candidate in run.candidates) == 9
     assert run.candidates[-1].budget == 1.0
-    assert run.best is not None
-    assert run.best.candidate.budget == 1.0
-    assert best_so_far(run)[-1][2] == run.best.id
+    assert run.leader is not None
+    assert run.leader.candidate.budget == 1.0
+    assert best_so_far(run)[-1][2] == run.leader.id
     more = drive(resume("run", trials=12), slots=3, evaluate=train).saved
     assert sum(candidate.fresh for candidate in more.candidates) == 12
     assert rows(more)[: len(run.candidates)] == rows(run)
@@ -188,11 +189,11 @@ def test_a_pruned_training_costs_what_it_had(descent: Begin, fast_disk: None) ->
 def test_best_front_and_calibration_keep_to_the_constraints(descent: Begin, resume: Begin) -> None:
     search = descent("run", subject_to=["square>=36"], slots=2, generations=5, calibrate=2, calibrate_best=2).run()
     run = Run.open(search.saved.folder)
-    assert run.best is not None
-    assert run.best.genome["size"] == 6
+    assert run.leader is not None
+    assert run.leader.genome["size"] == 6
     assert [trial.genome["size"] for trial in front(run)] == [6]
     assert not run.ranked()[-1].feasible  # the default has size 4
-    best = winner(run)
+    best = recommended(run)
     assert best is not None
     assert best.feasible
     means = {row.id: row.mean for row in calibrated(run)}
@@ -202,10 +203,10 @@ def test_best_front_and_calibration_keep_to_the_constraints(descent: Begin, resu
 
 def test_the_incumbent_is_told_by_its_mean(descent: Begin, fast_disk: None) -> None:
     run = drive(descent(replicates=3), evaluate=train).saved
-    assert run.best is not None
-    seeds = [t for t in run.trials() if t.genome == run.best.genome]
+    assert run.leader is not None
+    seeds = [t for t in run.trials() if t.genome == run.leader.genome]
     assert sorted(trial.candidate.replicate for trial in seeds) == [0, 1, 2]
-    assert run.best.losses == (pytest.approx(sum(t.losses[0] for t in seeds if t.losses) / 3),)
+    assert run.leader.losses == (pytest.approx(sum(t.losses[0] for t in seeds if t.losses) / 3),)
     assert len(run.ranked()) == len({json.dumps(trial.genome) for trial in run.trials()}) == 12
 
 
@@ -215,7 +216,7 @@ def test_partial_results_are_no_best(descent: Begin) -> None:
     assert candidate is not None
     search.tell(candidate, {"loss": 0.0, "size": 1.0})
     assert search.best is None
-    assert winner(search.saved) is None
+    assert recommended(search.saved) is None
     assert front(search.saved) == []
 
 

@@ -16,10 +16,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from evo_tune.errors import StoreError
-from evo_tune.genome.space import Choice, Float, Gene, Int
+from evo_tune.genome.genes import Choice, Float, Gene, Int
 from evo_tune.genome.trial import Candidate, Minimize, Outcome, Trial
 from evo_tune.loop.search import Search
 from evo_tune.store import table
+from evo_tune.store.files import generation_path, read_calibration, write_calibration
 from tests.conftest import drive, evaluate, rows, survivors
 
 GENES: dict[str, Gene] = {
@@ -94,7 +95,7 @@ def test_a_run_is_one_table_for_pandas_and_duckdb(begin: Callable[..., Search]) 
     (search.saved.folder / "_trials" / "000001").mkdir(parents=True)
     (search.saved.folder / "_trials" / "000001" / "log.txt").write_text("so far")
     drive(search, evaluate=failing)
-    search.saved.write_calibration([search.saved.trial(0)])
+    write_calibration(search.saved, [search.saved.trial(0)])
     folder = search.saved.folder
     assert {"_run.json", "_journal.jsonl", "_lock", "_calibration.parquet", "_trials"} <= {
         p.name for p in folder.iterdir()
@@ -191,10 +192,10 @@ def test_a_metric_of_the_calibration_alone_changes_no_generation(
         search.tell(candidate, evaluate(search, candidate))
     one = search.saved.trial(0)
     other = replace(one, outcome=replace(one.outcome, metrics={**one.outcome.metrics, "extra": 1.0}))
-    search.saved.write_calibration([one, other])
+    write_calibration(search.saved, [one, other])
     search.close()
     assert "metric.extra" not in pd.read_parquet(search.saved.folder).columns
-    back = resume("calibrated").saved.calibration()
+    back = read_calibration(resume("calibrated").saved)
     assert [trial.outcome.metrics for trial in back] == [one.outcome.metrics, other.outcome.metrics]
 
 
@@ -224,10 +225,10 @@ def test_generation_files_are_rebuilt(begin: Callable[..., Search], resume: Call
 def test_an_unfinished_generation_is_replaced(begin: Callable[..., Search], resume: Callable[..., Search]) -> None:
     search = drive(begin("run", trials=6))
     assert len(pd.read_parquet(search.saved.folder)) == 6
-    assert len(pq.read_table(search.saved.generation_path(1), partitioning=None)) == 2
+    assert len(pq.read_table(generation_path(search.saved, 1), partitioning=None)) == 2
     drive(resume("run", trials=12))
     whole = drive(begin("whole", trials=12))
-    assert len(pq.read_table(search.saved.generation_path(1), partitioning=None)) == 4
+    assert len(pq.read_table(generation_path(search.saved, 1), partitioning=None)) == 4
     assert rows(whole) == rows(resume("run"))
     assert survivors(search.saved.folder) == survivors(whole.saved.folder)
 
@@ -251,7 +252,7 @@ def test_a_disk_that_refuses_a_generation_loses_nothing(
     begin: Callable[..., Search], resume: Callable[..., Search]
 ) -> None:
     search = begin("run")
-    blocked = search.saved.generation_path(1)
+    blocked = generation_path(search.saved, 1)
     blocked.mkdir()  # a folder there: the rename is refused
     with pytest.raises(StoreError, match=r"cannot write .*generation-0001\.parquet: Is a directory"):
         drive(search)

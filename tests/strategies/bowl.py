@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from evo_tune.genome.space import Choice, Float, Int, SearchSpace
+from evo_tune.genome.genes import Choice, Float, Int
+from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Candidate, Outcome
 from evo_tune.plugins.strategy import Strategy
 from tests.strategies.cases import OBJECTIVES

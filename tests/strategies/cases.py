@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pytest
 
-from evo_tune.genome.space import Choice, Float, Genome, Int, SearchSpace, genome_key
+from evo_tune.genome.genes import Choice, Float, Int
+from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import STATUSES, Candidate, Minimize, Objective, Outcome
+from evo_tune.genome.values import Genome, genome_key
 from evo_tune.options.binding import options_of
 from evo_tune.plugins.find import find_strategy, list_strategies, make_strategy
 from evo_tune.plugins.strategy import Strategy
@@ -25,13 +27,8 @@ SMALL = {
     "staged": {"coarse": 8, "genes": 2, "finalists": 2, "replicates": 2},
     "tpe": {"first": 4},
 }
-"""Options with which every part of a strategy works in a run of a few births, and those that it must be given."""
-
-SLOW = ("hyperopt", "tpe")
-"""Strategies whose libraries take long for a birth: they are checked in fewer cases, and shorter runs."""
-
-ALIKE = ("cma", "hill", "ladder", "ladder-generational", "nsga3", "nsga3-generational", "staged")
-"""Strategies that are checked in fewer cases too, for what they share with the others is checked there."""
+"""Options with which every part of a strategy works in a run of a few births, and those that it must be given. Most
+need none, and no row here."""
 
 SHORT = 14
 """Births of a slow strategy's run, at most."""
@@ -46,8 +43,8 @@ FEW = {
 }
 """The cases of a slow strategy, where a test has more."""
 
-CASES = {**dict.fromkeys((*SLOW, *ALIKE), FEW), "saea": {name: FEW[name] for name in ("lag", "slots", "value")}}
-"""The cases of those strategies that are not checked in all."""
+LESS = {"saea": {name: FEW[name] for name in ("lag", "slots", "value")}}
+"""Strategies that are checked in fewer cases though no package of others makes them slow."""
 
 
 def variants() -> dict[str, Strategy]:
@@ -60,6 +57,16 @@ def variants() -> dict[str, Strategy]:
                 name, {"population": 4, "generational": True, **SMALL.get(name, {})}
             )
     return found
+
+
+def is_slow(strategy: Strategy) -> bool:
+    """Say whether it asks another package for its births: such libraries take long for one."""
+    return bool(strategy.needs)
+
+
+def cases_of(variant: str) -> Mapping[str, tuple[object, ...]]:
+    """Return the cases in which a variant is checked, by the name of a test's parameter; all where it has no entry."""
+    return FEW if is_slow(VARIANTS[variant]) else LESS.get(variant, {})
 
 
 def suited(strategy: Strategy, space: SearchSpace) -> SearchSpace:
@@ -76,6 +83,9 @@ def suited(strategy: Strategy, space: SearchSpace) -> SearchSpace:
     ordered = SearchSpace(space.repair, **genes)
     assert not strategy.unsuited(ordered, OBJECTIVES[:1])
     return ordered
+
+
+VARIANTS = variants()
 
 
 def heads_divide_width(genome: Genome) -> Genome:

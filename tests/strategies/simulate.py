@@ -14,6 +14,7 @@ import numpy as np
 
 from evo_tune.genome.constraint import Constraint
 from evo_tune.genome.history import History
+from evo_tune.genome.operators import DEFAULT, WARM_START
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Candidate, Objective, Outcome, Proposal, trial_seed
 from evo_tune.plugins.strategy import Strategy
@@ -159,9 +160,9 @@ class Simulation:
         number = self.history.fresh_count
         budget = self.rules.rungs[0] if self.rules else 1.0
         if number == 0:
-            return Proposal(self.space.default(), "default", budget=budget)
+            return Proposal(self.space.default(), DEFAULT, budget=budget)
         if number <= len(self.warm):
-            return self._due() or Proposal(self.warm[number - 1], "warm start", budget=budget)
+            return self._due() or Proposal(self.warm[number - 1], WARM_START, budget=budget)
         return self.strategy.propose(self.history, birth_rng(self.seed, id))
 
     def _tell(self, id: int) -> None:

@@ -7,9 +7,11 @@ import itertools
 import numpy as np
 import pytest
 
+from evo_tune.genome.genes import Choice, Float, Int
 from evo_tune.genome.history import History
-from evo_tune.genome.space import Choice, Float, Genome, Int, SearchSpace, genome_key
+from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Candidate, Outcome, Proposal
+from evo_tune.genome.values import Genome, genome_key
 from evo_tune.strategies import _births
 from evo_tune.strategies._births import fresh, spread, unborn
 from tests.strategies.cases import OBJECTIVES, SPACES

@@ -11,25 +11,24 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from evo_tune.genome.space import genome_key
 from evo_tune.genome.trial import STATUSES, Candidate, Minimize, Objective, Outcome
+from evo_tune.genome.values import genome_key
 from evo_tune.plugins.strategy import Strategy
 from evo_tune.strategies.staged import Staged
 from tests.strategies.cases import (
     SHORT,
     SIZES,
-    SLOW,
     SPACES,
+    VARIANTS,
     failing,
+    is_slow,
     losses,
     objectives_of,
     same_state,
     suited,
-    variants,
 )
 from tests.strategies.simulate import Born, Refused, Simulation, Told, birth_rng, rebuild
 
-VARIANTS = variants()
 ENDLESS = 10**9
 """Births of a run that only the strategy ends."""
 SPACE = pytest.mark.parametrize("space", SPACES)
@@ -48,8 +47,7 @@ def simulate(strategy: Strategy, space: str, fail: float = 0.0, births: int = 40
 
 def length(strategy: Strategy, births: int) -> int:
     """Return the number of births of a run: fewer where the strategy is slow."""
-    slow = type(strategy).__module__.rpartition(".")[2] in SLOW
-    return min(births, SHORT) if slow and births != ENDLESS else births
+    return min(births, SHORT) if is_slow(strategy) and births != ENDLESS else births
 
 
 def is_complete(run: Simulation, space: str) -> bool:
@@ -190,11 +188,33 @@ def test_results_may_come_in_any_order(strategy: Strategy, space: str) -> None:
 @pytest.mark.parametrize("count", [3, 9])
 def test_warm_starts_are_births_like_others(strategy: Strategy, space: str, count: int) -> None:
     rng = np.random.default_rng(0)
-    drawn = {genome_key(g): g for g in [SPACES[space].default(), *(SPACES[space].sample(rng) for _ in range(200))]}
+    where = suited(strategy, SPACES[space])
+    drawn = {genome_key(g): g for g in [where.default(), *(where.sample(rng) for _ in range(200))]}
     warm = list(drawn.values())[1 : count + 1]
     run = simulate(strategy, space, births=25, warm=warm, slots=2)
     assert [c.genome for c in run.candidates[1 : count + 1]] == warm
     assert is_complete(run, space)
+
+
+def test_what_warm_starts_show_is_learned_from(strategy: Strategy) -> None:
+    rng = np.random.default_rng(0)
+    space = suited(strategy, SPACES["mixed"])
+    small = {"depth": 1, "width": 32}  # on the first rung of a ladder
+    warm = [space.check({**space.sample(rng), **small, "heads": 1 + n % 2}) for n in range(5)]
+
+    def fresh_births(sign: float, ids: range) -> list[str]:
+        def evaluate(candidate: Candidate) -> Outcome:
+            good = losses(space)(candidate)
+            shown = dict.fromkeys(good.metrics, sign * (10.0 + candidate.id))
+            return replace(good, metrics=shown) if candidate.id in ids else good
+
+        run = simulate(strategy, "mixed", births=22, warm=warm, evaluate=evaluate)
+        return [genome_key(candidate.genome) for candidate in run.candidates if candidate.fresh]
+
+    everything, given = range(1, 10**6), range(1, 1 + len(warm))
+    if fresh_births(1.0, everything) == fresh_births(-1.0, everything):
+        pytest.skip("learns from nothing")
+    assert fresh_births(1.0, given) != fresh_births(-1.0, given)
 
 
 @pytest.mark.parametrize("warm", [0, 9])

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from deap import creator
 
-from evo_tune.genome.space import Choice, Float, Int, SearchSpace
+from evo_tune.genome.genes import Choice, Float, Int
+from evo_tune.genome.space import SearchSpace
 from evo_tune.strategies._deap import (
     Individual,
     crossover,

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from evo_tune.errors import OptionError
-from evo_tune.genome.space import Float, Int, SearchSpace
+from evo_tune.genome.genes import Float, Int
+from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Candidate, Outcome
 from evo_tune.strategies.hill import Hill
 from evo_tune.strategies.random import Random

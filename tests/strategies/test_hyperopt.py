@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from evo_tune.errors import OptionError
-from evo_tune.genome.space import Choice, Float, Int, SearchSpace
+from evo_tune.genome.genes import Choice, Float, Int
+from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Candidate, Outcome
 from evo_tune.strategies.hyperopt import Hyperopt
 from evo_tune.strategies.random import Random

@@ -9,7 +9,8 @@ from collections.abc import Callable
 import pytest
 
 from evo_tune.errors import OptionError
-from evo_tune.genome.space import Choice, Float, Int, SearchSpace
+from evo_tune.genome.genes import Choice, Float, Int
+from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Candidate, Minimize, Outcome
 from evo_tune.strategies.ladder import Ladder, parse_sizes
 from tests.strategies.simulate import Simulation

@@ -7,7 +7,8 @@ import itertools
 import numpy as np
 import pytest
 
-from evo_tune.genome.space import Float, SearchSpace
+from evo_tune.genome.genes import Float
+from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Candidate, Outcome, Trial
 from evo_tune.strategies.nsga2 import NSGA2
 from evo_tune.strategies.random import Random

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from evo_tune.genome.space import Float, SearchSpace
+from evo_tune.genome.genes import Float
+from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Candidate, Minimize, Outcome
 from evo_tune.strategies._deap import Individual, select_by_reference
 from evo_tune.strategies.nsga3 import NSGA3

@@ -12,9 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evo_tune.errors import OptionError
+from evo_tune.genome.genes import Choice, Float, Int
 from evo_tune.genome.history import History
-from evo_tune.genome.space import Choice, Float, Genome, Int, SearchSpace, genome_key
+from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Candidate, Minimize, Outcome
+from evo_tune.genome.values import Genome, genome_key
 from evo_tune.plugins.strategy import Strategy
 from evo_tune.strategies._deap import Individual
 from evo_tune.strategies.ga import GA

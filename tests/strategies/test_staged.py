@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from evo_tune.errors import OptionError
-from evo_tune.genome.space import Choice, Float, Int, SearchSpace, genome_key
+from evo_tune.genome.genes import Choice, Float, Int
+from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Candidate, Outcome, Trial
+from evo_tune.genome.values import genome_key
 from evo_tune.strategies.staged import Staged, one_standard_error
 from tests.strategies.bowl import BOWL, bowl
 from tests.strategies.cases import OBJECTIVES
@@ -37,22 +39,22 @@ def run_of(strategy: Staged, seed: int = 0, slots: int = 1, births: int = 500) -
 def stages(run: Simulation) -> list[list[Candidate]]:
     return [
         [c for c in run.candidates if c.operator in names]
-        for names in (("default", "coarse"), ("grid",), ("calibration",))
+        for names in (("default", "coarse"), ("grid",), ("finalist",))
     ]
 
 
 @pytest.mark.parametrize("slots", [1, 3])
 def test_the_stages_follow_each_other_and_the_run_ends(slots: int) -> None:
     run = run_of(Staged(), slots=slots)
-    coarse, grid, calibration = stages(run)
-    assert [c.id for c in (*coarse, *grid, *calibration)] == list(range(len(run.candidates)))
+    coarse, grid, finalists = stages(run)
+    assert [c.id for c in (*coarse, *grid, *finalists)] == list(range(len(run.candidates)))
     assert len(coarse) == 30
-    assert len(calibration) == 5 * 3
+    assert len(finalists) == 5 * 3
     assert isinstance(run.events[-1], Refused)
     assert grid[0].told_before == 30
-    assert calibration[0].told_before == 30 + len(grid)
-    assert {c.replicate for c in calibration} == {1, 2, 3}
-    assert len({genome_key(c.genome) for c in calibration}) == 5
+    assert finalists[0].told_before == 30 + len(grid)
+    assert {c.replicate for c in finalists} == {1, 2, 3}
+    assert len({genome_key(c.genome) for c in finalists}) == 5
     assert Staged().population * 5 > run.history.fresh_count  # so a run without limits gets to the end
 
 
@@ -101,7 +103,7 @@ def test_where_most_fail_it_looks_on_until_there_is_an_elite() -> None:
 
 
 def trials_of(*losses: float, cost: float, seconds: float = 1.0) -> list[Trial]:
-    candidate = Candidate(0, 0, 0, 0, {"cost": cost}, "calibration")
+    candidate = Candidate(0, 0, 0, 0, {"cost": cost}, "finalist")
     return [
         Trial(replace(candidate, replicate=number), Outcome("ok", {"params": cost}, seconds=seconds), 0, (loss,))
         for number, loss in enumerate(losses)

@@ -7,7 +7,8 @@ import evo_tune.training as training
 
 LIGHT = (
     "GPTConfig, GapDecay, flops_per_token, Schedule, WeightDecay, predict_memory, scale_lr, optimizer_steps, "
-    "keep_freed_memory, read_base, matching_names"
+    "keep_freed_memory, read_base, matching_names, LanguageOptions, LanguageTask, Corpus, Scheduling, Clipping, "
+    "Optimisation, Decaying, Ramping, Averaging, Stopping, Computing, Passes, Processes, Decoder, Budget, Texts"
 )
 KNOWN = ("torch", "numpy", "safetensors", "tokenizers", "transformers", "evo_tune")
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 from evo_tune.errors import RecipeError
 from evo_tune.options.bounds import check_number
 
-__all__ = ["stratified"]
+__all__ = ["hash_of", "stratified"]
 
 
 def stratified(classes: NDArray[np.int64], share: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -39,3 +42,11 @@ def stratified(classes: NDArray[np.int64], share: float) -> tuple[NDArray[np.int
         taken = min(max(1, round(share * count)), count - 1)
         held_out[rng.permutation(np.flatnonzero(classes == name))[:taken]] = True
     return np.flatnonzero(~held_out), np.flatnonzero(held_out)
+
+
+def hash_of(*parts: bytes | NDArray[Any]) -> str:
+    """Return the SHA-256 of data and of how it is split: what a run's fingerprint is."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part if isinstance(part, bytes) else part.tobytes())
+    return digest.hexdigest()

@@ -147,6 +147,9 @@ class Classifier(nn.Module):
         """Return the label of the likeliest class for each input, as `forward` takes them."""
         return [self.labels[number] for number in self.probabilities(inputs).argmax(-1).tolist()]
 
+    def standardise(self, inputs: Tensor) -> None:
+        """Take note of the scale of the training samples, (n, …); one whose inputs have none does nothing."""
+
     def save(self, folder: Path | str, **notes: Any) -> None:
         """Write model.safetensors and config.json, which `load` reads; nothing in them can run code.
 

@@ -6,13 +6,23 @@ No torch here, so that a search can know a model's size before it trains one.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from evo_tune.errors import RecipeError
 from evo_tune.options.bounds import check_integer, check_name, check_number
+from evo_tune.options.declare import Options, option
 from evo_tune.training.models._config import ModelConfig
 
-__all__ = ["LONGEST_PLAIN", "GPTConfig"]
+__all__ = [
+    "LONGEST_PLAIN",
+    "Architecture",
+    "Decoder",
+    "Extending",
+    "GPTConfig",
+    "Positions",
+    "Windows",
+    "divisor_below",
+]
 
 LONGEST_PLAIN = 256
 """Tokens up to which attention in bfloat16 on a CPU is computed by plain products (see `attention`): there they are
@@ -178,3 +188,92 @@ class GPTConfig(ModelConfig):
         biases = self.depth * self.block_outputs if self.bias else 0
         head = d * self.vocab_size
         return self.matmul_parameters - head + norms + embeddings + biases + (0 if self.tied else head)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Positions(Options):
+    """Positions."""
+
+    position: Literal["learned", "sinusoidal", "rope"] = option("learned", help="How a token knows where it stands")
+    rope_base: float = option(10000.0, bounds="(1, inf)", help="rope: base of the angles")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Windows(Options):
+    """Windows of attention."""
+
+    window: int | None = option(None, bounds="[1, inf)", unit="tokens", help="That a token sees, up to the context")
+    window_pattern: str = option("S", help="Which blocks have the window, repeated: S do, L see all: SSSL")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture(Options):
+    """Blocks."""
+
+    ffn: Literal["gelu", "swiglu"] = option("gelu", help="Kind of the feed-forward layers")
+    ffn_mult: float = option(4.0, bounds="(0, 64]", gene="2.0|2.667|4.0", help="Their width, by that of the model")
+    kv_heads: int | None = option(
+        None, bounds="[1, inf)", help="Heads of keys and values, at most: the next divisor of heads below is taken"
+    )
+    qk_norm: bool = option(False, help="Norm queries and keys before they meet")
+    bias: bool = option(False, help="Linear layers and norms have biases")
+    tied: bool = option(True, help="The head is the embedding")
+    attention_dropout: float = option(0.0, bounds="[0, 1)", help="Share of the attention's weights that is dropped")
+    init: Literal["fan_in", "normal"] = option(
+        "fan_in", help="How weights begin: fan_in suits small widths, normal is GPT-2's N(0, 0.02)"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extending(Options):
+    """Long texts."""
+
+    extend_from: int | None = option(
+        None, bounds="[2, inf)", unit="tokens", gene=None, help="Context to train at first, shorter than the whole"
+    )
+    extension: Literal["linear", "ntk", "yarn"] = option(
+        "linear", gene=None, help="How positions are then extended; ntk and yarn with rope only"
+    )
+    extend_share: float = option(0.2, bounds="(0, 1)", help="Share of the budget that is spent at the whole context")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decoder(Extending, Architecture, Windows, Positions):
+    """The shape of a GPT beside its size."""
+
+    def shape(self, *, vocab: int, context: int, depth: int, width: int, heads: int, dropout: float) -> GPTConfig:
+        """Return the shape of a model at the end of its training.
+
+        A window as long as the context is none, and heads of keys and values are a divisor of the heads.
+
+        Raises:
+            RecipeError: A number is out of its range.
+        """
+        seen = self.extend_from or context
+        return GPTConfig(
+            vocab_size=vocab,
+            context=context,
+            depth=depth,
+            width=width,
+            heads=heads,
+            ffn_mult=self.ffn_mult,
+            dropout=dropout,
+            attention_dropout=self.attention_dropout,
+            bias=self.bias,
+            tied=self.tied,
+            init=self.init,
+            position=self.position,
+            rope_base=self.rope_base,
+            extended_from=self.extend_from,
+            extension=self.extension,
+            window=self.window if self.window is None or self.window < seen else None,
+            window_pattern=self.window_pattern,
+            kv_heads=divisor_below(heads, self.kv_heads),
+            qk_norm=self.qk_norm,
+            ffn=self.ffn,
+        )
+
+
+def divisor_below(heads: int, most: int | None) -> int | None:
+    """Return the largest divisor of `heads` up to `most`; None for one each."""
+    return None if most is None or most >= heads else max(n for n in range(1, most + 1) if heads % n == 0)

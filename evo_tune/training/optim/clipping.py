@@ -1,20 +1,31 @@
 """Gradient clipping by the global norm, once a step, after accumulation.
 
 The norm is computed first and handed out, so that the caller can refuse one that is not finite: clipping
-by an infinite norm would set every gradient to zero and leave a NaN. Knows nothing of optimizers.
+by an infinite norm would set every gradient to zero and leave a NaN. Knows nothing of optimizers. torch is
+imported where it is used: what declares the option has no need of it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-
-import torch
-from torch import Tensor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from evo_tune.errors import RecipeError
 from evo_tune.options.bounds import check_number
+from evo_tune.options.declare import Options, option
 
-__all__ = ["check_clip", "clip", "gradient_norm"]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["Clipping", "check_clip", "clip", "gradient_norm"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clipping(Options):
+    """Clipping of the gradient."""
+
+    clip: float = option(1.0, bounds="(0, inf)", help="Largest norm of the gradient")
 
 
 def check_clip(limit: float | None) -> None:
@@ -31,6 +42,8 @@ def check_clip(limit: float | None) -> None:
 
 def gradient_norm(parameters: Iterable[Tensor]) -> Tensor:
     """Return the L2 norm over all gradients (a scalar); parameters without one count as zero."""
+    import torch
+
     gradients = [p.grad for p in parameters if p.grad is not None]
     if not gradients:
         return torch.zeros(())
@@ -52,6 +65,8 @@ def clip(parameters: Iterable[Tensor], norm: float, limit: float | None) -> bool
     Raises:
         RecipeError: The limit is zero or negative, or the norm is not finite.
     """
+    import torch
+
     check_clip(limit)
     if not norm < float("inf"):
         raise RecipeError("gradient norm", norm, "a finite number; check it before clipping")

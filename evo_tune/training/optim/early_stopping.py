@@ -7,14 +7,17 @@ decayed is compared at another point of it. Knows nothing of how the metric is c
 from __future__ import annotations
 
 import math
-from typing import Any
-
-from torch import nn
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from evo_tune.errors import RecipeError
 from evo_tune.options.bounds import check_integer, check_name, check_number
+from evo_tune.options.declare import Options, option
 
-__all__ = ["EarlyStopping"]
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["EarlyStopping", "Stopping"]
 
 
 class EarlyStopping:
@@ -75,3 +78,21 @@ class EarlyStopping:
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from what `state` gave."""
         self.best, self.waited, self.weights = state["best"], state["waited"], state["weights"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stopping(Options):
+    """Evaluations along the training."""
+
+    evaluations: int = option(
+        4, bounds="[1, 10000]", gene=None, help="How many, each on every fourth held-out block: the learning curve"
+    )
+    patience: int | None = option(
+        None, bounds="[1, inf)", unit="evaluations", help="Stop after so many without an improvement; take the best"
+    )
+    min_delta: float = option(0.0, bounds="[0, inf)", help="What counts as an improvement: more than so much")
+
+    @property
+    def stopping(self) -> EarlyStopping | None:
+        """What stops a training early, at its beginning; None: nothing does."""
+        return None if self.patience is None else EarlyStopping(patience=self.patience, min_delta=self.min_delta)

@@ -6,11 +6,14 @@ Knows nothing of how losses are computed; whoever evaluates tells the trainer (`
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
-from evo_tune.errors import RecipeError
+from evo_tune.errors import OptionError, RecipeError
 from evo_tune.options.bounds import check_integer, check_number
+from evo_tune.options.declare import Options, option
+from evo_tune.training.optim.weight_decay import WeightDecay
 
-__all__ = ["GapDecay", "GapWatch"]
+__all__ = ["Decaying", "GapDecay", "GapWatch"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,3 +79,33 @@ class GapWatch:
     def restore(self, state: dict[str, object]) -> None:
         """Go on from what `state` gave."""
         self.value, self.widened, self.last = state["value"], state["widened"], state["last"]  # type: ignore[assignment]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decaying(Options):
+    """The weight decay along the steps."""
+
+    weight_decay_end: float | None = option(None, bounds="[0, 1]", help="Where it ends; none: where it begins")
+    weight_decay_shape: Literal["linear", "cosine"] = option("linear", help="How it goes there")
+    gap_patience: int | None = option(
+        None,
+        bounds="[1, inf)",
+        unit="evaluations",
+        help="It rises, up to its end, only when so many had a rising held-out and a falling training loss",
+    )
+    gap_factor: float = option(1.5, bounds="(1, 100]", help="By what it rises then")
+
+    def check(self) -> None:
+        if self.gap_patience is not None and self.weight_decay_end is None:
+            raise OptionError("-o gap_patience needs -o weight_decay_end=…, up to which the weight decay rises")
+
+    def decay(self, start: float) -> WeightDecay | GapDecay:
+        """Return the weight decay that begins at `start`.
+
+        Raises:
+            RecipeError: It is out of its range.
+        """
+        if self.gap_patience is None:
+            return WeightDecay(start=start, end=self.weight_decay_end, shape=self.weight_decay_shape)
+        end = max(start, self.weight_decay_end or 0.0)
+        return GapDecay(start=start, end=end, patience=self.gap_patience, factor=self.gap_factor)

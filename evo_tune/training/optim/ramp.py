@@ -11,9 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from evo_tune.options.bounds import check_integer, check_number
+from evo_tune.options.declare import Options, option
 from evo_tune.training.accounting import optimizer_steps
 
-__all__ = ["BatchRamp", "steps_of"]
+__all__ = ["BatchRamp", "Ramping", "steps_of"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,3 +91,16 @@ class Bounds:
             return self.firsts[step], self.firsts[step + 1]
         first = min(self.total, self.firsts[-1] + (step - growing) * self.batch)
         return first, min(first + self.batch, self.total)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ramping(Options):
+    """A batch that grows."""
+
+    ramp_from: int | None = option(None, bounds="[1, inf)", unit="tokens", help="In the first step's batch")
+    ramp_share: float = option(0.03, bounds="(0, 1]", help="Share of the training after which the batch is whole")
+
+    @property
+    def ramp(self) -> BatchRamp | None:
+        """How the batch grows, its start in tokens; None: it does not."""
+        return None if self.ramp_from is None else BatchRamp(start=self.ramp_from, fraction=self.ramp_share)

@@ -13,8 +13,40 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from evo_tune.options.bounds import check_integer, check_name, check_number
+from evo_tune.options.declare import Options, option
 
-__all__ = ["SCHEDULES", "Schedule"]
+__all__ = ["SCHEDULES", "Schedule", "Scheduling", "Shape", "idle_fields", "shape"]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a schedule does after its warm-up.
+
+    Args:
+        factor: The factor at a step after warm-up.
+        uses: Fields of `Scheduling` that it reads; the others change nothing.
+    """
+
+    factor: Callable[[Schedule, int], float]
+    uses: frozenset[str]
+
+
+SCHEDULES: dict[str, Shape] = {}
+"""Name to shape; `shape` adds to it."""
+
+
+def shape(*uses: str) -> Callable[[Callable[[Schedule, int], float]], Callable[[Schedule, int], float]]:
+    """Make the decorated function a schedule of its name: an option's value, a gene's, and one that can be looked at.
+
+    Args:
+        uses: See `Shape`.
+    """
+
+    def add(factor: Callable[[Schedule, int], float]) -> Callable[[Schedule, int], float]:
+        SCHEDULES[factor.__name__] = Shape(factor, frozenset(uses))
+        return factor
+
+    return add
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +59,7 @@ class Schedule:
         steps: Steps S of the full training, 1 or more.
         name: A key of `SCHEDULES`.
         warmup_fraction: Share of S for linear warm-up, 0 to 0.5; above 0 it is at least one step.
-        min_ratio: Factor at the end, 0 to 1.
+        min_lr_ratio: Factor at the end, 0 to 1.
         decay_fraction: wsd: share of S for the final decay, above 0, up to 1.
         decay_shape: wsd: 'linear', 'sqrt' (1 − √u) or 'cosine'.
         cycle: sgdr, cosine_step: steps of the first cycle, 1 or more; None: a tenth of S.
@@ -41,7 +73,7 @@ class Schedule:
     steps: int
     name: str = "cosine"
     warmup_fraction: float = 0.05
-    min_ratio: float = 0.1
+    min_lr_ratio: float = 0.1
     decay_fraction: float = 0.2
     decay_shape: str = "linear"
     cycle: int | None = None
@@ -52,7 +84,7 @@ class Schedule:
         check_integer("steps", self.steps, 1)
         check_name("schedule", self.name, SCHEDULES)
         check_number("warmup_fraction", self.warmup_fraction, "[0, 0.5]")
-        check_number("min_ratio", self.min_ratio, "[0, 1]")
+        check_number("min_lr_ratio", self.min_lr_ratio, "[0, 1]")
         check_number("decay_fraction", self.decay_fraction, "(0, 1]")
         check_name("decay_shape", self.decay_shape, _DECAYS)
         if self.cycle is not None:
@@ -79,33 +111,50 @@ class Schedule:
         check_integer("step", step, 0)
         if step < self.warmup:
             return (step + 1) / self.warmup
-        return SCHEDULES[self.name](self, step)
+        return SCHEDULES[self.name].factor(self, step)
 
     def progress(self, step: int) -> float:
         """Return the share u of the steps after warm-up that lie behind, held at 1 past the end."""
         return min(1.0, (step - self.warmup) / max(1, self.steps - self.warmup))
 
 
+def idle_fields(name: str) -> frozenset[str]:
+    """Return the fields of `Scheduling` that change nothing under a schedule: those that only others use."""
+    known = frozenset().union(*(one.uses for one in SCHEDULES.values()))
+    return known - SCHEDULES[name].uses if name in SCHEDULES else frozenset()
+
+
 def _cosine(top: float, bottom: float, u: float) -> float:
     return bottom + 0.5 * (top - bottom) * (1.0 + math.cos(math.pi * u))
 
 
+_DECAYS: dict[str, Callable[[float], float]] = {
+    "linear": lambda u: 1.0 - u,
+    "sqrt": lambda u: 1.0 - math.sqrt(u),
+    "cosine": lambda u: _cosine(1.0, 0.0, u),
+}
+
+
+@shape("min_lr_ratio")
+def cosine(schedule: Schedule, step: int) -> float:
+    """Fall along half a cosine to `min_lr_ratio` (Loshchilov & Hutter, arXiv:1608.03983, one cycle)."""
+    return _cosine(1.0, schedule.min_lr_ratio, schedule.progress(step))
+
+
+@shape("min_lr_ratio")
+def linear(schedule: Schedule, step: int) -> float:
+    """Fall in a straight line to `min_lr_ratio`."""
+    return 1.0 - (1.0 - schedule.min_lr_ratio) * schedule.progress(step)
+
+
+@shape()
 def constant(schedule: Schedule, step: int) -> float:
     """Stay at the peak."""
     del schedule, step
     return 1.0
 
 
-def linear(schedule: Schedule, step: int) -> float:
-    """Fall in a straight line to `min_ratio`."""
-    return 1.0 - (1.0 - schedule.min_ratio) * schedule.progress(step)
-
-
-def cosine(schedule: Schedule, step: int) -> float:
-    """Fall along half a cosine to `min_ratio` (Loshchilov & Hutter, arXiv:1608.03983, one cycle)."""
-    return _cosine(1.0, schedule.min_ratio, schedule.progress(step))
-
-
+@shape("min_lr_ratio", "decay_fraction", "decay_shape")
 def wsd(schedule: Schedule, step: int) -> float:
     """Stay at the peak, then decay over the last `decay_fraction` (MiniCPM, arXiv:2404.06395)."""
     decay_steps = max(1, round(schedule.decay_fraction * schedule.steps))
@@ -113,9 +162,10 @@ def wsd(schedule: Schedule, step: int) -> float:
     if step < start:
         return 1.0
     u = min(1.0, (step - start) / max(1, schedule.steps - start))
-    return schedule.min_ratio + (1.0 - schedule.min_ratio) * _DECAYS[schedule.decay_shape](u)
+    return schedule.min_lr_ratio + (1.0 - schedule.min_lr_ratio) * _DECAYS[schedule.decay_shape](u)
 
 
+@shape()
 def multi_step(schedule: Schedule, step: int) -> float:
     """Fall to 0.316 at 80 % and to 0.1 at 90 % of the steps (DeepSeek LLM, arXiv:2401.02954)."""
     # In whole numbers: 0.8 * S may fall a bit short of the step that is meant.
@@ -124,6 +174,7 @@ def multi_step(schedule: Schedule, step: int) -> float:
     return 0.316 if 10 * step >= 8 * schedule.steps else 1.0
 
 
+@shape("min_lr_ratio", "cycle", "cycle_growth", "gamma")
 def sgdr(schedule: Schedule, step: int) -> float:
     """Restart a cosine at the end of each cycle, from a peak that falls by gamma (arXiv:1608.03983)."""
     done, length, index = step - schedule.warmup, schedule.first_cycle, 0
@@ -131,22 +182,48 @@ def sgdr(schedule: Schedule, step: int) -> float:
         done, length, index = done - length, length * schedule.cycle_growth, index + 1
         if schedule.cycle_growth == 1:
             index, done = index + done // length, done % length
-    peak = max(schedule.gamma**index, schedule.min_ratio)
-    return _cosine(peak, schedule.min_ratio, done / length)
+    peak = max(schedule.gamma**index, schedule.min_lr_ratio)
+    return _cosine(peak, schedule.min_lr_ratio, done / length)
 
 
+@shape("min_lr_ratio", "cycle", "gamma")
 def cosine_step(schedule: Schedule, step: int) -> float:
     """Multiply one long cosine by gamma for every cycle that is over."""
     return cosine(schedule, step) * schedule.gamma ** (step // schedule.first_cycle)
 
 
-SCHEDULES: dict[str, Callable[[Schedule, int], float]] = {
-    shape.__name__: shape for shape in (cosine, linear, constant, wsd, multi_step, sgdr, cosine_step)
-}
-"""Name to shape: called only with steps after warm-up."""
+@dataclass(frozen=True, kw_only=True)
+class Scheduling(Options):
+    """The learning rate along the steps."""
 
-_DECAYS: dict[str, Callable[[float], float]] = {
-    "linear": lambda u: 1.0 - u,
-    "sqrt": lambda u: 1.0 - math.sqrt(u),
-    "cosine": lambda u: _cosine(1.0, 0.0, u),
-}
+    schedule: str = option("cosine", choices=SCHEDULES, help="Shape of the learning rate after the warm-up")
+    min_lr_ratio: float = option(0.1, bounds="[0, 1]", help="Learning rate at the end, as a share of its peak")
+    decay_fraction: float = option(
+        0.2, bounds="(0, 1]", gene="float(0.1,0.7)", help="wsd: share of the steps that decay, at the end"
+    )
+    decay_shape: str = option("linear", choices=_DECAYS, help="wsd: shape of the decay")
+    cycle: float = option(0.1, bounds="(0, 1]", help="sgdr, cosine_step: the first cycle, as a share of the steps")
+    cycle_growth: int = option(1, bounds="[1, inf)", help="sgdr: each cycle is so many times as long as the last")
+    gamma: float = option(0.9, bounds="(0, 1]", help="sgdr, cosine_step: factor from cycle to cycle")
+
+    def rates(self, steps: int, warmup: float) -> Schedule:
+        """Return the schedule over so many steps.
+
+        Args:
+            steps: Of the full training.
+            warmup: Share of them for linear warm-up.
+
+        Raises:
+            RecipeError: Either is out of its range.
+        """
+        return Schedule(
+            steps=steps,
+            name=self.schedule,
+            warmup_fraction=warmup,
+            min_lr_ratio=self.min_lr_ratio,
+            decay_fraction=self.decay_fraction,
+            decay_shape=self.decay_shape,
+            cycle=max(1, round(self.cycle * steps)),
+            cycle_growth=self.cycle_growth,
+            gamma=self.gamma,
+        )

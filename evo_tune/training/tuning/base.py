@@ -11,13 +11,13 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from evo_tune.errors import RecipeError
+from evo_tune.errors import OptionError, RecipeError
 from evo_tune.training.models.gpt_config import GPTConfig
 from evo_tune.training.tuning.targets import matching_names
 
@@ -108,6 +108,34 @@ class Base:
     def has(self, choice: str) -> bool:
         """Return whether a key of `TARGETS` means any of its layers."""
         return any(re.fullmatch(TARGETS[choice], name) for name in self.linears)
+
+    def window(self, context: int | None) -> int:
+        """Return the tokens in a window: as many as asked for, or as the base takes, up to 512.
+
+        Raises:
+            OptionError: More are asked for than the base takes.
+        """
+        longest = self.context or 1 << 20
+        length = min(longest, 512) if context is None else context
+        if not 2 <= length <= longest:
+            raise OptionError(f"-o context={length}: expected 2 to {longest} tokens, what the base takes")
+        return length
+
+    def new_weights(self, layers: Iterable[str], *, rank: int = 0, dora: bool = False, bottleneck: int = 0) -> int:
+        """Return the number of weights that are trained beside some layers.
+
+        r · (d_in + d_out) a layer, d_out more for DoRA; 2md + d + m an adapter.
+
+        Args:
+            layers: Their names.
+            rank: r of LoRA.
+            dora: Whether lengths are learnt too.
+            bottleneck: m of an adapter.
+        """
+        sizes = [self.linears[name] for name in layers]
+        if bottleneck:
+            return sum(2 * bottleneck * outputs + outputs + bottleneck for _, outputs in sizes)
+        return sum(rank * (inputs + outputs) + (outputs if dora else 0) for inputs, outputs in sizes)
 
     def flops_per_token(self, length: int, trainable: int) -> float:
         """Return the FLOPs of training a part of the weights, or some beside them, on one token.

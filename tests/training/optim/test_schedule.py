@@ -36,14 +36,14 @@ def test_cosine_equals_torchs_warmup_and_cosine_in_sequence() -> None:
         second = lr.CosineAnnealingLR(optimizer, steps - warmup, eta_min=floor)
         return lr.SequentialLR(optimizer, [first, second], [warmup])
 
-    schedule = Schedule(steps=steps, warmup_fraction=0.05, min_ratio=floor)
+    schedule = Schedule(steps=steps, warmup_fraction=0.05, min_lr_ratio=floor)
     assert [schedule(t) for t in range(steps)] == pytest.approx(torch_log(build, steps), abs=1e-13)
 
 
 @pytest.mark.parametrize("growth", [1, 2])
 def test_sgdr_without_decay_of_its_peak_is_torchs_warm_restarts(growth: int) -> None:
     schedule = Schedule(
-        steps=100, name="sgdr", warmup_fraction=0, cycle=10, cycle_growth=growth, gamma=1.0, min_ratio=0.05
+        steps=100, name="sgdr", warmup_fraction=0, cycle=10, cycle_growth=growth, gamma=1.0, min_lr_ratio=0.05
     )
 
     def build(optimizer: torch.optim.Optimizer) -> object:
@@ -93,7 +93,7 @@ def test_a_schedule_serves_lambda_lr() -> None:
 def test_factors_lie_in_0_to_1_and_warmup_is_linear(
     steps: int, warmup: float, floor: float, name: str, decay: float
 ) -> None:
-    schedule = Schedule(steps=steps, name=name, warmup_fraction=warmup, min_ratio=floor, decay_fraction=decay)
+    schedule = Schedule(steps=steps, name=name, warmup_fraction=warmup, min_lr_ratio=floor, decay_fraction=decay)
     checked = {0, schedule.warmup, steps // 2, steps - 1, steps, 3 * steps}
     assert all(0.0 <= schedule(t) <= 1.0 + 1e-12 for t in checked)
     assert schedule(0) > 0
@@ -107,7 +107,7 @@ def test_after_warmup_monotone_schedules_never_rise_again(steps: int, name: str)
     schedule = Schedule(steps=steps, name=name)
     factors = [schedule(t) for t in range(max(0, schedule.warmup - 1), 2 * steps)]
     assert factors == sorted(factors, reverse=True)
-    assert factors[-1] == pytest.approx(schedule.min_ratio)
+    assert factors[-1] == pytest.approx(schedule.min_lr_ratio)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_after_warmup_monotone_schedules_never_rise_again(steps: int, name: str)
         ("name", "cosin"),
         ("warmup_fraction", 0.6),
         ("warmup_fraction", math.nan),
-        ("min_ratio", -0.1),
+        ("min_lr_ratio", -0.1),
         ("decay_fraction", 0),
         ("decay_shape", "cubic"),
         ("cycle", 0),

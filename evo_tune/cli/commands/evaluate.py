@@ -1,4 +1,4 @@
-"""`evaluators`, `strategies`, `new`, `evaluate`: see, write and try plug-ins."""
+"""`evo-tune evaluate`: train one genome by hand, in a slot as a run would."""
 
 from __future__ import annotations
 
@@ -6,70 +6,13 @@ import contextlib
 import signal
 import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import click
 
 from evo_tune.cli import _shared as shared
 from evo_tune.errors import OptionError
 
-
-@click.command("evaluators")
-@shared.format_option("table", "json", "csv")
-def evaluators_command(form: str) -> None:
-    """List the evaluators known by name, and their origin."""
-    from evo_tune.plugins.find import list_evaluators
-
-    rows = [
-        {"evaluator": name, "found": origin, "what": summary, "file": str(path)}
-        for name, origin, path, summary in list_evaluators()
-    ]
-    if form == "table":  # a path of any length would squeeze the rest
-        rows = [{key: value for key, value in row.items() if key != "file"} for row in rows]
-    shared.print_rows(rows, form)
-
-
-@click.command("strategies")
-@shared.format_option("table", "json", "csv")
-def strategies_command(form: str) -> None:
-    """List the strategies and their options."""
-    from evo_tune.options.binding import options_of
-    from evo_tune.plugins.find import list_strategies, working_strategies
-
-    rows = []
-    working = working_strategies()
-    for name, summary in list_strategies():
-        found = working.get(name)  # None: it is broken, and its summary says how
-        options = {} if found is None else options_of(found)
-        rows.append(
-            {
-                "strategy": name,
-                "objectives": "-" if found is None else "several" if found.several_objectives else "one",
-                "what": summary,
-                "options": ", ".join(
-                    option.name if option.required else f"{option.name}={option.default}" for option in options.values()
-                ),
-            }
-        )
-    shared.print_rows(rows, form)
-
-
-@click.command("new")
-@click.argument("name")
-def new_command(name: str) -> None:
-    """Write ./evaluators/NAME.py, an evaluator that runs as it is."""
-    from evo_tune.plugins.find import bundled_evaluators
-    from evo_tune.plugins.template import write
-
-    path = write(name, Path("evaluators"))
-    click.echo(f"wrote {path}")
-    if (bundled_evaluators() / path.name).is_file():
-        click.echo(
-            f"Warning: {path} hides the bundled evaluator {name} in this folder: rename it, or type bundled:{name} "
-            "for that one",
-            err=True,
-        )
-    click.echo(f"try it: evo-tune evaluate {name}   |   evo-tune run {name} --trials 30")
+PLACE = 110
 
 
 @click.command("evaluate")
@@ -91,7 +34,7 @@ def new_command(name: str) -> None:
 @click.option("--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS")
 @click.option("--folder", metavar="DIR", help="Keep the evaluation's folder (log, checkpoint) here.")
 @shared.format_option("table", "json")
-def evaluate_command(
+def command(
     evaluator: str,
     genes: tuple[str, ...],
     options: tuple[str, ...],
@@ -103,11 +46,11 @@ def evaluate_command(
     folder: str | None,
     form: str,
 ) -> int:
-    r"""Train one genome by hand; nothing is saved.
+    """Train one genome by hand; nothing is saved.
 
     \b
     evo-tune evaluate language_model -g lr=3e-3 -g depth=2
-    """
+    """  # noqa: D301  (click reads the character)
     from evo_tune.dispatch import Task, open_slots, plan
     from evo_tune.genome.trial import Candidate
     from evo_tune.options.binding import split_assignments
@@ -130,7 +73,7 @@ def evaluate_command(
         finally:
             slot.kill()
     if form == "json":
-        shared.print_json({"genome": genome, **outcome.to_json()})
+        shared.print_json({"genome": genome, **vars(outcome)})
     else:
         click.echo(f"genome: {shared.show_genome(genome)}")
         click.echo(f"{outcome.status} in {shared.show_seconds(outcome.seconds)} on {outcome.device}")

@@ -1,4 +1,4 @@
-"""`schedule`: look at a learning-rate schedule before anything is trained with it. Loads no torch."""
+"""`evo-tune schedule`: look at a learning-rate schedule before anything is trained with it. Loads no torch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ import click
 
 from evo_tune.cli import _shared as shared
 from evo_tune.errors import RecipeError, UsageError
-from evo_tune.training.optim.schedule import Schedule
+from evo_tune.training.optim.schedule import SCHEDULES, Schedule
+
+PLACE = 130
 
 WIDTH, HEIGHT = 60, 10
 """Columns and rows of the chart."""
@@ -23,12 +25,21 @@ LANDMARKS = 12
 """Steps listed below it, at most."""
 
 
-@click.command("schedule")
+HELP = f"""Print a learning-rate schedule along its steps.
+
+NAME is one of {", ".join(SCHEDULES)}.
+
+\b
+evo-tune schedule sgdr --steps 1000
+"""
+
+
+@click.command("schedule", help=HELP)
 @click.argument("name")
 @click.option("--steps", type=int, required=True, help="Steps of the full training.")
 @click.option("--lr", type=float, default=3e-4, show_default=True, help="Its peak.")
 @click.option("--warmup-fraction", type=float, help="Share of the steps for linear warm-up.  [default: 0.05]")
-@click.option("--min-ratio", type=float, help="The end, as a share of the peak.  [default: 0.1]")
+@click.option("--min-lr-ratio", "--min-ratio", type=float, help="The end, as a share of the peak.  [default: 0.1]")
 @click.option("--decay-fraction", type=float, help="wsd: share of the steps that decay.  [default: 0.2]")
 @click.option("--decay-shape", metavar="SHAPE", help="wsd: linear, sqrt or cosine.  [default: linear]")
 @click.option("--cycle", type=int, help="sgdr, cosine_step: steps of the first cycle.  [default: a tenth]")
@@ -36,14 +47,8 @@ LANDMARKS = 12
 @click.option("--gamma", type=float, help="sgdr, cosine_step: factor from cycle to cycle.  [default: 0.9]")
 @click.option("--png", type=click.Path(dir_okay=False, path_type=Path), help="Draw it into this file.")
 @shared.format_option("chart", "csv", "json")
-def schedule_command(name: str, lr: float, png: Path | None, form: str, **fields: Any) -> None:
-    r"""Print a learning-rate schedule along its steps.
-
-    NAME is cosine, linear, constant, wsd, multi_step, sgdr or cosine_step.
-
-    \b
-    evo-tune schedule sgdr --steps 1000
-    """
+def command(name: str, lr: float, png: Path | None, form: str, **fields: Any) -> None:
+    """Print a schedule; `HELP` is what people read, since it lists the schedules that are there."""
     schedule = Schedule(name=name, **{field: value for field, value in fields.items() if value is not None})
     if not 0.0 < lr <= 1.0:
         raise RecipeError("lr", lr, "a number in (0, 1]")

@@ -1,4 +1,4 @@
-"""`evo-tune status` and `evo-tune devices`: what a run is doing, and what a run would use."""
+"""`evo-tune status`: what a run is doing, seen from outside: its folder is all that is read."""
 
 from __future__ import annotations
 
@@ -14,22 +14,25 @@ if TYPE_CHECKING:
     from evo_tune.store.heartbeat import Beat, Busy
     from evo_tune.store.run import Run
 
+PLACE = 40
+
 
 @click.command("status")
 @shared.run_argument
 @shared.store_option
 @shared.format_option("table", "json")
-def status_command(run: str | None, store: str, form: str) -> None:
+def command(run: str | None, store: str, form: str) -> None:
     """Say what RUN is doing, from any terminal that sees its folder.
 
     RUN left out means the latest one.
     """
     from evo_tune.store.heartbeat import last_beat
-    from evo_tune.store.run import Run, find_run
+    from evo_tune.store.places import find_run
+    from evo_tune.store.run import Run
 
     saved = Run.open(find_run(Path(store), run))
     beat = None if saved.ended is not None else last_beat(saved.folder)
-    state, best = _state(saved, beat), saved.best
+    state, best = _state(saved, beat), saved.leader
     failed = sum(outcome.status != "ok" for outcome in saved.outcomes.values())
     quiet = time.time() - saved.last_event
     if form == "json":
@@ -66,7 +69,7 @@ def _row(busy: Busy, age: float) -> dict[str, Any]:
 
 def _state(saved: Run, beat: Beat | None) -> str:
     """Say in a few words whether a run lives."""
-    from evo_tune.store.run import as_typed
+    from evo_tune.store.places import as_typed
 
     if saved.ended is not None:
         return f"ended: {saved.ended}"
@@ -77,53 +80,3 @@ def _state(saved: Run, beat: Beat | None) -> str:
     if beat.alive:
         return f"running ({ago})"
     return f"killed, or its machine is away ({ago}); if it is dead, {again}"
-
-
-@click.command("devices")
-@click.option("--devices", metavar="LIST", help="'cpu', 'cuda', or GPUs by number: 0,2.")
-@shared.per_device_option
-@click.option("--slots", type=click.IntRange(min=1), help="Trainings at once.")
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads of one training.")
-@click.option("--probe", is_flag=True, help="Time a CPU's precisions now, as the first training would; loads torch.")
-@shared.format_option("table", "json")
-def devices_command(
-    devices: str | None,
-    per_device: int | str | None,
-    slots: int | None,
-    threads: int | None,
-    probe: bool,
-    form: str,
-) -> None:
-    """Print what a run with these flags would use, and why.
-
-    Nothing is started, and torch is not loaded but by --probe.
-    """
-    from evo_tune.dispatch import CPU, inventory, plan
-
-    planned = plan(slots, devices, per_device or 1, threads)
-    found = inventory(planned)
-    timed = _timed(planned.threads) if probe and CPU in planned.slots else None
-    rows: list[dict[str, Any]] = []
-    for number, (device, facts) in enumerate(zip(planned.slots, found.facts, strict=True)):
-        row = {"slot": f"slot {number}", "device": device.name, "what": facts.what, "threads": planned.threads}
-        rows.append({**row, "memory": facts.total, "free": facts.free, "precision": timed or facts.precision})
-    if form == "json":
-        shared.print_json({"slots": rows, "why": found.why})
-        return
-    shared.print_table([{**row, **{name: _gib(row[name]) for name in ("memory", "free")}} for row in rows])
-    for line in found.why:
-        click.echo(line)
-
-
-def _gib(bytes: int | None) -> str:
-    return "-" if bytes is None else f"{bytes / 2**30:.1f} GiB"
-
-
-def _timed(threads: int) -> str:
-    """Return the precision in which this CPU trains faster, with so many threads."""
-    import torch
-
-    from evo_tune.training.hardware.probe import fastest_precision
-
-    torch.set_num_threads(threads)
-    return fastest_precision("cpu")

@@ -1,8 +1,7 @@
-"""A saved run's folder: made, locked, copied, listed; and whatever a hostile or damaged one may hold."""
+"""Where runs are: names, stores, one writer at a time, and finding them again."""
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -10,13 +9,14 @@ import textwrap
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from evo_tune.errors import OptionError, StoreError, UsageError
+from evo_tune.errors import StoreError, UsageError
 from evo_tune.loop.search import Search
-from evo_tune.store.run import Run, Session, copy_run, find_run, list_runs
+from evo_tune.store.copying import copy_run
+from evo_tune.store.places import find_run
+from evo_tune.store.run import Run
 from tests.conftest import drive, rows
 
 Begin = Callable[..., Search]
@@ -24,9 +24,6 @@ Begin = Callable[..., Search]
 
 def one_line(error: pytest.ExceptionInfo[BaseException]) -> bool:
     return "\n" not in str(error.value)
-
-
-# Names and stores.
 
 
 def test_a_taken_name_is_refused_and_left_alone(begin: Begin) -> None:
@@ -133,8 +130,6 @@ def test_a_folder_that_holds_anything_else_is_taken(begin: Begin, tmp_path: Path
     assert [path.name for path in folder.iterdir()] == [name]
 
 
-# One writer.
-
 HOLD = """
     import sys
     from pathlib import Path
@@ -195,7 +190,7 @@ def test_a_closed_run_is_not_written(begin: Begin, resume: Begin) -> None:
     with pytest.raises(StoreError, match="mine is not open for writing"):
         search.ask()
     with pytest.raises(StoreError, match="mine is not open for writing"):
-        Run.open(search.saved.folder).write({"event": "told", "id": 0})
+        Run.open(search.saved.folder).tell([0])
     assert search.saved.journal.path.read_bytes() == before
 
 
@@ -207,52 +202,6 @@ def test_a_failed_resume_lets_the_lock_go(begin: Begin, resume: Begin, quick: Pa
         resume("mine")
     quick.write_text(text)
     assert len(resume("mine").trials) == 5
-
-
-# Copies.
-
-
-def test_a_copy_goes_on_by_itself(begin: Begin, resume: Begin) -> None:
-    original = drive(begin("mine", generations=2))
-    before = {path.name: path.read_bytes() for path in original.saved.folder.iterdir()}
-    copy = drive(resume("mine", copy_as="copy", generations=4))
-    assert {path.name: path.read_bytes() for path in original.saved.folder.iterdir()} == before
-    assert rows(copy) == rows(drive(begin("whole", generations=4)))
-    assert [path.name for path in list_runs(original.saved.folder.parent)] == ["mine", "copy", "whole"]
-
-
-def test_a_copy_of_a_run_in_use(begin: Begin, resume: Begin) -> None:
-    search = begin("mine")
-    for _ in range(6):
-        candidate = search.ask()
-        assert candidate is not None
-        search.tell(candidate, {"loss": candidate.id + 1.0})
-    (search.saved.folder / "_generation-0001.parquet.part").write_bytes(b"being written")
-    copy = resume("mine", copy_as="copy")
-    assert rows(copy) == rows(search)
-    assert not list(copy.saved.folder.glob("*.part"))
-
-
-def test_a_copy_onto_a_taken_name(begin: Begin, resume: Begin) -> None:
-    drive(begin("mine"))
-    drive(begin("other"))
-    with pytest.raises(UsageError, match=r"other exists: choose another name"):
-        resume("mine", copy_as="other")
-    with pytest.raises(UsageError, match="a run cannot be named"):
-        resume("mine", copy_as="../other")
-
-
-def test_a_copy_that_fails_leaves_no_half(begin: Begin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    search = drive(begin("mine"))
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", lambda *paths: (_ for _ in ()).throw(OSError(28, "No space left on device")))
-        with pytest.raises(StoreError, match=r"cannot copy .*No space left on device"):
-            copy_run(search.saved.folder, tmp_path / "store", "copy")
-    assert [path.name for path in list_runs(tmp_path / "store")] == ["mine"]
-    assert copy_run(search.saved.folder, tmp_path / "store", "copy").is_dir()
-
-
-# Finding.
 
 
 def test_the_latest_run_is_found_and_unknown_names_are_told(begin: Begin, tmp_path: Path) -> None:
@@ -269,147 +218,3 @@ def test_the_latest_run_is_found_and_unknown_names_are_told(begin: Begin, tmp_pa
         find_run(store, "three")
     with pytest.raises(StoreError, match=r"is no saved run: it has no _run.json"):
         Run.open(tmp_path)
-
-
-# Damage and malice.
-
-
-def test_a_run_of_another_format_is_refused(begin: Begin) -> None:
-    folder = drive(begin("mine")).saved.folder
-    manifest = json.loads((folder / "_run.json").read_text())
-    (folder / "_run.json").write_text(json.dumps({**manifest, "format": 2, "new_field": 1}))
-    with pytest.raises(StoreError, match=r"_run\.json has format 2: this version of evo-tune reads format 1"):
-        Run.open(folder)
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["", "[]", "null", '{"format": 1}', "{", "[" * 100_000, "\udc80", '{"format": 1, "evil": 1}'],
-    ids=["empty", "list", "null", "bare", "cut", "deep", "bytes", "field"],
-)
-def test_a_damaged_manifest_is_refused(begin: Begin, text: str) -> None:
-    folder = drive(begin("mine")).saved.folder
-    (folder / "_run.json").write_text(text, errors="surrogateescape")
-    with pytest.raises(StoreError, match=r"_run\.json is damaged \(.*\); restore it from a copy") as caught:
-        Run.open(folder, write=True)
-    assert one_line(caught)
-
-
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        ("seed", "1"),
-        ("seed", -1),
-        ("lag", None),
-        ("order", "sideways"),
-        ("objectives", []),
-        ("objectives", ["loss:up"]),
-        ("objectives", [7]),
-        ("space", {}),
-        ("space", {"x": {"kind": "evil"}}),
-        ("space", {"x": 7}),
-        ("space", {"x": {"kind": "float", "low": 0, "high": 1, "evil": 1}}),
-        ("space", {"x": {"kind": "float", "low": "0", "high": 1}}),
-        ("strategy_options", {}),
-        ("strategy_options", {"population": 0}),
-        ("strategy_options", {"population": "4"}),
-        ("evaluator", ["a"]),
-        ("warm_start", {}),
-        ("units", [1]),
-        ("format", True),
-    ],
-)
-def test_a_hostile_manifest_is_refused(begin: Begin, field: str, value: Any) -> None:
-    folder = drive(begin("mine")).saved.folder
-    manifest = json.loads((folder / "_run.json").read_text())
-    (folder / "_run.json").write_text(json.dumps({**manifest, field: value}))
-    with pytest.raises(StoreError, match=r"_run\.json (is damaged|has format)") as caught:
-        Run.open(folder)
-    assert one_line(caught)
-
-
-BORN = {"event": "born", "time": 1.0}
-
-
-def forge(change: Callable[[list[dict[str, Any]]], Any], folder: Path) -> None:
-    path = folder / "_journal.jsonl"
-    events = [json.loads(line) for line in path.read_bytes().splitlines()]
-    change(events)
-    path.write_text("".join(json.dumps(event) + "\n" for event in events))
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda events: events[1]["candidate"].update(id=5),
-        lambda events: events[1]["candidate"].update(id=None),
-        lambda events: events[1]["candidate"].pop("seed"),
-        lambda events: events[1]["candidate"].update(evil=1),
-        lambda events: events[1]["candidate"]["genome"].update(x=99),
-        lambda events: events[1]["candidate"]["genome"].update(kind="zzz"),
-        lambda events: events[1]["candidate"]["genome"].pop("n"),
-        lambda events: events[1]["candidate"].update(genome=[]),
-        lambda events: events[1].pop("time"),
-        lambda events: events[1].update(event="evil"),
-        lambda events: events[1].update(event="told", id=0),
-        lambda events: events[2].update(id=3),
-        lambda events: events[2].update(id=-1),
-        lambda events: events[2].update(id=[]),
-        lambda events: events[2]["outcome"].update(metrics=[]),
-        lambda events: events[2]["outcome"].update(metrics={}),
-        lambda events: events[2]["outcome"].update(metrics={"loss": None}),
-        lambda events: events[2]["outcome"].update(metrics={"loss": "small"}),
-        lambda events: events[2]["outcome"].update(curve=7),
-        lambda events: events[2].update(outcome=None),
-        lambda events: events[3].update(id=1),
-        lambda events: events.insert(3, events[2]),
-        lambda events: events.insert(4, events[3]),
-        lambda events: events[0].update(session={"evil": 1}),
-        lambda events: events[0].update(session={"trials": -1}),
-    ],
-)
-def test_a_forged_journal_is_refused_with_its_line(begin: Begin, resume: Begin, change: Callable[..., Any]) -> None:
-    folder = drive(begin("mine")).saved.folder
-    forge(change, folder)
-    with pytest.raises(StoreError, match=r"_journal\.jsonl: line \d+ is not understood") as caught:
-        Run.open(folder)
-    assert one_line(caught)
-    with pytest.raises(StoreError, match="is not understood"):
-        resume("mine")
-
-
-def test_nothing_of_a_run_is_run_when_it_is_read(begin: Begin, tmp_path: Path) -> None:
-    folder = drive(begin("mine")).saved.folder
-    evil = tmp_path / "evil.py"
-    evil.write_text(f"open({str(tmp_path / 'was_here')!r}, 'w')")
-    manifest = json.loads((folder / "_run.json").read_text())
-    (folder / "_run.json").write_text(json.dumps({**manifest, "evaluator": str(evil), "strategy": str(evil)}))
-    run = Run.open(folder)
-    assert len(run.trials()) == len(run.table(run.trials())) == 12
-    assert list_runs(folder.parent) == [folder]
-    assert not (tmp_path / "was_here").exists()
-
-
-def test_times_count_work_and_not_the_pauses_between_sessions(begin: Begin, resume: Begin) -> None:
-    folder = drive(begin("mine", trials=5)).saved.folder
-
-    def long_ago(events: list[dict[str, Any]]) -> None:
-        for event in events:
-            event["time"] -= 1e6
-
-    forge(long_ago, folder)
-    search = drive(resume("mine", trials=6))
-    assert search.seconds < 100
-    assert Run.open(folder).seconds < 100
-
-
-@pytest.mark.parametrize(
-    "field", [{"trials": 0}, {"generations": -1}, {"hours": 0.0}, {"retries": -1}, {"calibrate": -2}, {"trials": 1.5}]
-)
-def test_limits_out_of_range(begin: Begin, tmp_path: Path, field: dict[str, Any]) -> None:
-    name = next(iter(field))
-    with pytest.raises(OptionError, match=f"--{name} .*is not allowed: expected"):
-        begin(**field)
-    assert not (tmp_path / "store").exists()
-    with pytest.raises(OptionError):
-        Session(**field)

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from evo_tune.plugins.context import Context
     from evo_tune.plugins.evaluator import Evaluator
 
+PLACE = 120
+
 
 @click.command("export")
 @shared.run_argument
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
 @shared.store_option
 @click.option("--evaluator", metavar="PATH", help="Where the evaluator's file is now, if it has moved.")
 @shared.trust_option
-def export_command(
+def command(
     run: str | None,
     checkpoint: str,
     trial: int | None,
@@ -52,8 +54,9 @@ def export_command(
     """
     from evo_tune.options.binding import split_assignments
     from evo_tune.plugins.find import find_again
-    from evo_tune.report.calibration import winner
-    from evo_tune.store.run import Run, as_typed, find_run
+    from evo_tune.report.calibration import recommended
+    from evo_tune.store.places import as_typed, find_run
+    from evo_tune.store.run import Run
 
     if tokens is not None and seconds is not None:
         raise UsageError("--tokens and --seconds are both given: give one")
@@ -64,7 +67,7 @@ def export_command(
         raise PluginError(
             f"evaluator {plugin.name} has no export(genome, context, folder); `evo-tune best` prints the genome"
         )
-    best = winner(saved)
+    best = recommended(saved)
     if trial is not None and trial >= len(saved.candidates):
         raise UsageError(f"--trial {trial}: run {saved.name} has trials 0 to {len(saved.candidates) - 1}")
     if trial is None and best is None:

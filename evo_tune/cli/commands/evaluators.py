@@ -1,0 +1,126 @@
+"""`evo-tune evaluators`: which evaluators are known by name; with a name, what that one declares."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from evo_tune.cli import _shared as shared
+
+if TYPE_CHECKING:
+    from evo_tune.options.declare import Option
+    from evo_tune.plugins.evaluator import Evaluator
+
+PLACE = 80
+
+RICHER = ("unit", "bounds", "gene", "help")
+"""What an option may say of itself beside name, type and default; a plain keyword-only parameter says none of it."""
+
+
+@click.command("evaluators")
+@click.argument("name", required=False)
+@shared.format_option("table", "json", "csv")
+def command(name: str | None, form: str) -> None:
+    """List the evaluators known by name, and their origin.
+
+    With NAME: what that evaluator measures and supports, and its options.
+
+    \b
+    evo-tune evaluators language_model
+    """  # noqa: D301  (click reads the character)
+    from evo_tune.plugins.find import find_evaluator, list_evaluators
+
+    if name is not None:
+        _print_one(find_evaluator(name), form)
+        return
+    rows = [
+        {"evaluator": name, "found": origin, "what": summary, "file": str(path)}
+        for name, origin, path, summary in list_evaluators()
+    ]
+    if form == "table":  # a path of any length would squeeze the rest
+        rows = [{key: value for key, value in row.items() if key != "file"} for row in rows]
+    shared.print_rows(rows, form)
+
+
+def groups_of(options: Iterable[Option]) -> list[tuple[str, list[Option]]]:
+    """Return the options in groups: (title, options), both in the order of declaration; '' is the title of the rest."""
+    groups: dict[str, list[Option]] = {}
+    for option in options:
+        groups.setdefault(str(getattr(option, "group", "") or ""), []).append(option)
+    return list(groups.items())
+
+
+def _print_one(plugin: Evaluator, form: str) -> None:
+    groups = groups_of(plugin.options.values())
+    if form == "json":
+        options = [{"group": title, **_option_as_data(option)} for title, held in groups for option in held]
+        shared.print_json({**_as_data(plugin), "options": options})
+    elif form == "csv":
+        rows = [{"group": title, **_row(option)} for title, held in groups for option in held]
+        shared.print_rows(rows, form)
+    else:
+        _print_facts(plugin)
+        if not groups:
+            click.echo("options: none")
+        for title, held in groups:
+            shared.print_table(_without_empty([_row(option) for option in held]), title or "options (-o NAME=VALUE)")
+
+
+def _print_facts(plugin: Evaluator) -> None:
+    units = [f"{name} ({unit})" if unit else name for name, unit in plugin.metrics.items()]
+    click.echo(f"{plugin.name}: {plugin.summary}")
+    click.echo(f"found: {plugin.origin}, {plugin.path}")
+    click.echo(f"objectives: {', '.join(one.describe() for one in plugin.objectives)}")
+    click.echo(f"metrics: {', '.join(units) or 'not declared'}")
+    click.echo(f"supports: {', '.join(plugin.supports) or 'nothing beyond full trainings'}")
+
+
+def _as_data(plugin: Evaluator) -> dict[str, Any]:
+    return {
+        "evaluator": plugin.name,
+        "found": plugin.origin,
+        "file": str(plugin.path),
+        "what": plugin.summary,
+        "objectives": [{"metric": one.metric, "direction": one.direction} for one in plugin.objectives],
+        "metrics": plugin.metrics,
+        "supports": plugin.supports,
+    }
+
+
+def _type_of(option: Option) -> str:
+    """Return the type in words, as `describe` has it: NAME: TYPE = DEFAULT."""
+    return option.describe().partition(": ")[2].partition(" = ")[0]
+
+
+def _option_as_data(option: Option) -> dict[str, Any]:
+    default = None if option.required else option.default
+    known = {"option": option.name, "type": _type_of(option), "required": option.required, "default": default}
+    return {**known, **{name: _said(getattr(option, name, "")) for name in RICHER}}
+
+
+def _row(option: Option) -> dict[str, str]:
+    """Return an option as a row of text."""
+    default = "must be given" if option.required else _as_typed(option.default)
+    row = {"option": option.name, "type": _type_of(option), "default": default}
+    return {**row, **{name: _said(getattr(option, name, "")) for name in RICHER}}
+
+
+def _as_typed(default: object) -> str:
+    """Return a default as `-o` takes it; an empty text is shown as one."""
+    if default is None or isinstance(default, bool):
+        return str(default).lower()
+    return repr(default) if default == "" else str(default)
+
+
+def _said(value: object) -> str:
+    if value is None or value is False:
+        return ""
+    return "yes" if value is True else str(value)
+
+
+def _without_empty(rows: list[dict[str, str]]) -> list[Mapping[str, str]]:
+    """Return the rows without the columns in which none of them says anything."""
+    said = {name for row in rows for name, text in row.items() if text}
+    return [{name: text for name, text in row.items() if name in said} for row in rows]

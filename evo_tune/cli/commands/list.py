@@ -1,0 +1,51 @@
+"""`evo-tune list`: what runs there are. Needs the manifests only, no evaluator."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from evo_tune.cli import _shared as shared
+
+PLACE = 30
+
+
+@click.command("list")
+@shared.store_option
+@shared.format_option("table", "json", "csv")
+def command(store: str, form: str) -> None:
+    """List the saved runs, the latest last."""
+    from evo_tune.errors import StoreError
+    from evo_tune.report.summary import closing
+    from evo_tune.store.places import list_runs
+    from evo_tune.store.run import Run
+
+    rows = []
+    for folder in list_runs(Path(store)):
+        try:
+            run = Run.open(folder)
+        except StoreError as error:
+            click.echo(f"Warning: {error}", err=True)
+            continue
+        end = closing(run)
+        rows.append(
+            {
+                "run": run.name,
+                "evaluator": run.manifest.evaluator,
+                "strategy": run.manifest.strategy,
+                "evaluations": end.evaluations,
+                "failed": end.failures,
+                "objective": end.metric,
+                "best": end.best.outcome.metrics[end.metric] if end.best else None,
+                "wall time": shared.show_seconds(end.seconds),
+                "ended": run.ended or "not yet, or killed",
+                "created": run.manifest.created,
+            }
+        )
+    shared.print_rows(
+        rows,
+        form,
+        empty=f"there is no saved run in {store}: start one with `evo-tune run`",
+        spare=("created", "ended", "strategy", "failed", "wall time", "evaluator"),
+    )

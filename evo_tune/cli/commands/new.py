@@ -1,0 +1,27 @@
+"""`evo-tune new`: write an evaluator to begin with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+PLACE = 100
+
+
+@click.command("new")
+@click.argument("name")
+def command(name: str) -> None:
+    """Write ./evaluators/NAME.py, an evaluator that runs as it is."""
+    from evo_tune.plugins.find import bundled_evaluators
+    from evo_tune.plugins.template import write
+
+    path = write(name, Path("evaluators"))
+    click.echo(f"wrote {path}")
+    if (bundled_evaluators() / path.name).is_file():
+        click.echo(
+            f"Warning: {path} hides the bundled evaluator {name} in this folder: rename it, or type bundled:{name} "
+            "for that one",
+            err=True,
+        )
+    click.echo(f"try it: evo-tune evaluate {name}   |   evo-tune run {name} --trials 30")

@@ -1,0 +1,49 @@
+"""`evo-tune resume`: go on with a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from evo_tune.cli import _shared as shared
+from evo_tune.cli.session import go, session_options
+
+PLACE = 20
+
+
+@click.command("resume")
+@shared.run_argument
+@session_options
+@shared.store_option
+@click.option("--as", "copy_as", metavar="NAME", help="Copy the run first, and go on with the copy.")
+@click.option("--accept-changes", is_flag=True, help="Go on although the evaluator's file or data changed.")
+@click.option("--evaluator", metavar="PATH", help="Where the evaluator's file is now, if it has moved.")
+@shared.trust_option
+def command(
+    run: str | None,
+    store: str,
+    quiet: bool,
+    form: str,
+    copy_as: str | None,
+    accept_changes: bool,
+    evaluator: str | None,
+    trust: bool,
+    **session: Any,
+) -> int:
+    """Go on with RUN, after a stop or beyond its limit.
+
+    RUN left out means the latest one.
+
+    Limits are totals: a run of 5 generations goes on to 8 with `--generations 8`.
+    """
+    from evo_tune.loop.search import Search
+    from evo_tune.store.places import find_run
+
+    shared.check_own(find_run(Path(store), run), evaluator, trust)
+    changes = {name: value for name, value in session.items() if value is not None}
+    search = Search.resume(
+        run, store=store, copy_as=copy_as, accept_changes=accept_changes, evaluator=evaluator, **changes
+    )
+    return go(search, quiet, form)

@@ -1,0 +1,166 @@
+"""`evo-tune run`: begin a run, from the flags to the loop."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from evo_tune.cli import _shared as shared
+from evo_tune.cli.config import read_config
+from evo_tune.cli.session import SESSION, go, session_options
+from evo_tune.errors import OptionError
+
+if TYPE_CHECKING:
+    from evo_tune.genome.genes import Gene
+
+PLACE = 10
+
+
+@click.command("run")
+@click.argument("evaluator", default="language_model")
+@shared.option_option
+@click.option("--strategy", help="Strategy by name or path.  [default: saea]")
+@click.option(
+    "-s", "--strategy-option", multiple=True, metavar="NAME=VALUE", help="Option of the strategy; repeatable."
+)
+@click.option(
+    "--ladder",
+    metavar="SIZES",
+    help="Sizes (depth x width) tried in order while they pay: 2x64,4x96,6x128.",
+)
+@click.option(
+    "--gene",
+    "genes",
+    multiple=True,
+    metavar="NAME=GENE",
+    help="E.g. lr=log(1e-5,1e-2), depth=int(1,8), heads=2|4, heads=4; NAME alone switches an optional gene on.",
+)
+@click.option(
+    "--objective", "objectives", multiple=True, metavar="METRIC:min|max", help="Instead of the evaluator's own."
+)
+@click.option("--population", type=click.IntRange(min=2), help="Births in a generation.  [default: 12]")
+@click.option(
+    "--fidelity", default="1", metavar="FRACTIONS", help="Train in steps, the best go on: 1/9,1/3,1.  [default: 1]"
+)
+@click.option("--prune", is_flag=True, help="Stop a training whose learning curve is hopeless.")
+@click.option(
+    "--replicates", type=click.IntRange(min=1), default=1, help="Seeds with which the leader is trained.  [default: 1]"
+)
+@click.option(
+    "--inherit",
+    default="0",
+    metavar="FRACTION",
+    help="Begin with a relative's trained weights, for so much of a training: 1/3.  [default: 0]",
+)
+@click.option(
+    "--subject-to", multiple=True, metavar="METRIC<=N", help="Constraint, e.g. 'params<=2e6', 'accuracy>=0.9'."
+)
+@session_options
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the run.")
+@click.option("--name", help="Name of the run.  [default: evaluator and time]")
+@shared.store_option
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads of one training.  [default: 1 on CPUs]")
+@click.option(
+    "--order",
+    type=click.Choice(["arrival", "birth"]),
+    default="arrival",
+    show_default=True,
+    help="birth: the same run for any number of slots.",
+)
+@click.option(
+    "--lag",
+    type=click.IntRange(min=0),
+    default=8,
+    show_default=True,
+    help="How far births may run ahead of results told.",
+)
+@click.option(
+    "--warm-start", multiple=True, metavar="RUN|FILE", help="Seed with a run's population, or a CSV or JSON of genomes."
+)
+@click.option("--fill-defaults", is_flag=True, help="Give genes that a warm start lacks their defaults.")
+@click.option(
+    "--config",
+    metavar="FILE.toml",
+    callback=read_config,
+    is_eager=True,
+    expose_value=False,
+    help="Read flags from a file.",
+)
+def command(
+    evaluator: str,
+    options: tuple[str, ...],
+    strategy: str | None,
+    strategy_option: tuple[str, ...],
+    ladder: str | None,
+    genes: tuple[str, ...],
+    objectives: tuple[str, ...],
+    store: str,
+    quiet: bool,
+    form: str,
+    warm_start: tuple[str, ...],
+    **rest: Any,
+) -> int:
+    """Evolve EVALUATOR, by name or by file (default: language_model).
+
+    \b
+    evo-tune run                                     # a small GPT on English text
+    evo-tune run language_model -o data=corpus/      # on your own text
+    evo-tune run evaluators/mine.py --trials 100     # your own task
+    """  # noqa: D301  (click reads the character)
+    from evo_tune.loop.search import Search
+    from evo_tune.loop.warm_start import read_genomes
+    from evo_tune.options.binding import split_assignments
+
+    session = {name: rest.pop(name) for name in SESSION}
+    for name, usual in (("calibrate", 3), ("calibrate_best", 2)):
+        session[name] = usual if session[name] is None else session[name]
+    given, own, read = split_assignments(options, "-o"), split_assignments(strategy_option, "-s"), _read_genes(genes)
+    if ladder is not None:
+        if strategy not in (None, "ladder") or "sizes" in own:
+            raise OptionError("--ladder stands for --strategy ladder -s sizes=…: give one of the two")
+        strategy, own = "ladder", {**own, "sizes": ladder}
+        read = {**_genes_of_ladder(ladder, evaluator, given), **read}
+    search = Search(
+        evaluator,
+        options=given,
+        strategy=strategy,
+        strategy_options=own,
+        genes=read,
+        objectives=objectives,
+        store=store,
+        warm_start=[genome for source in warm_start for genome in read_genomes(source, Path(store))],
+        **rest,
+        **{name: value for name, value in session.items() if value is not None},
+    )
+    return go(search, quiet, form)
+
+
+def _read_genes(texts: Sequence[str]) -> dict[str, Gene | None]:
+    """Return the genes behind `--gene`; None for a name alone."""
+    from evo_tune.genome.notation import parse_gene
+    from evo_tune.options.binding import split_assignments
+
+    alone = {text for text in texts if "=" not in text}
+    given = split_assignments((text for text in texts if "=" in text), "--gene")
+    for name in alone & given.keys():
+        raise OptionError(f"--gene {name} is given twice: give it once")
+    return {**dict.fromkeys(alone), **{name: parse_gene(name, text) for name, text in given.items()}}
+
+
+def _genes_of_ladder(text: str, evaluator: str, options: dict[str, str]) -> dict[str, Gene]:
+    """Return the evaluator's depth and width as the ladder has them: its rungs may lie outside of their own range."""
+    from evo_tune.genome.genes import Choice
+    from evo_tune.plugins.find import find_evaluator
+    from evo_tune.strategies.ladder import parse_sizes
+
+    plugin = find_evaluator(evaluator)
+    known = plugin.space(plugin.bind(options)).genes
+    values = zip(*parse_sizes(text), strict=True)
+    genes = {
+        name: Choice(tuple(sorted({*held})), ordered=True)
+        for name, held in zip(("depth", "width"), values, strict=True)
+    }
+    return {name: gene for name, gene in genes.items() if name in known}

@@ -1,0 +1,104 @@
+"""`evo-tune show`: the best of a run, its course and its failures. Needs the manifest only, no evaluator."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from evo_tune.cli import _shared as shared
+
+PLACE = 50
+
+MOST_FAILURES = 5
+"""Errors printed, the commonest first."""
+
+
+@click.command("show")
+@shared.run_argument
+@click.option("--top", type=click.IntRange(min=1), default=10, show_default=True, help="How many of the best to show.")
+@shared.store_option
+@shared.format_option("table", "json", "csv")
+def command(run: str | None, top: int, store: str, form: str) -> None:
+    """Show the best of RUN, its course and its failures.
+
+    RUN left out means the latest one.
+
+    As CSV: every evaluation, one a row, with the columns of the Parquet files.
+    """
+    from evo_tune.report.data import run_as_data
+    from evo_tune.store.files import table_of
+    from evo_tune.store.places import find_run
+    from evo_tune.store.run import Run
+
+    saved = Run.open(find_run(Path(store), run))
+    if form == "csv":
+        click.echo(table_of(saved, saved.trials()).to_pandas().to_csv(index=False), nl=False)
+    elif form == "json":
+        shared.print_json(run_as_data(saved, top))
+    else:
+        _print_run(saved, top)
+
+
+def _print_run(run: Any, top: int) -> None:
+    from evo_tune.report import summary as report
+
+    manifest = run.manifest
+    click.echo(
+        f"{run.name}: {manifest.evaluator}, strategy {manifest.strategy}, seed {manifest.seed}, "
+        f"{', '.join(manifest.objectives)}, {len(run.outcomes)} evaluations in {shared.show_seconds(run.seconds)}"
+    )
+    rules = _rules(manifest)
+    if rules:
+        click.echo(f"{', '.join(rules)}: the cost of {report.spent(run):.1f} full trainings so far")
+    metrics = [objective.metric for objective in run.objectives]
+    several = len(metrics) > 1
+    bounded = [one.metric for one in run.constraints if one.metric not in metrics]
+    shared.print_rows(
+        [
+            {
+                "trial": trial.id,
+                "generation": trial.candidate.generation,
+                **{metric: trial.outcome.metrics.get(metric) for metric in (*metrics, *bounded)},
+                **({"within": "yes" if trial.feasible else "no"} if bounded else {}),
+                **trial.genome,
+                "seconds": trial.outcome.seconds,
+                "operator": trial.candidate.operator,
+            }
+            for trial in (report.front(run) if several else run.ranked()[:top])
+        ],
+        "table",
+        "Pareto front" if several else f"the best {top}",
+        "no full training gave a value",
+        ("operator", "generation", "seconds", *reversed(run.manifest.genes())),
+    )
+    steps = report.best_so_far(run)
+    if steps:
+        course = "  ".join(f"{count}: {value:.5g}" for count, value, _ in steps)
+        click.echo(f"best {metrics[0]} so far, by evaluations: {course}")
+    counts = "  ".join(f"{count} {status}" for status, count in report.statuses(run).items())
+    click.echo(f"results: {counts or 'none yet'}")
+    for text, ids in report.failures(run)[:MOST_FAILURES]:
+        click.echo(f"  {len(ids)} x {text} (trial {ids[0]}{', …' if ids[1:] else ''})")
+    shares = report.importances(run)
+    if shares:
+        told = "  ".join(f"{name} {share:.0%}" for name, share in shares.items())
+        click.echo(f"spread in {metrics[0]} that a gene explains by itself: {told}")
+    waiting = len(run.candidates) - len(run.outcomes)
+    if waiting:
+        click.echo(f"{waiting} born without a result yet: they are in flight, or run again on resume")
+
+
+def _rules(manifest: Any) -> list[str]:
+    """Return the rules that a run goes by beside its strategy, as they are typed."""
+    found = [f"--subject-to '{text}'" for text in manifest.subject_to]
+    if len(manifest.fidelity) > 1:
+        found.insert(0, f"--fidelity {','.join(f'{rung:.3g}' for rung in manifest.fidelity)}")
+    if manifest.prune:
+        found.append("--prune")
+    if manifest.replicates > 1:
+        found.append(f"--replicates {manifest.replicates}")
+    if manifest.inherit:
+        found.append(f"--inherit {manifest.inherit:.3g}")
+    return found

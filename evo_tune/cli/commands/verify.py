@@ -1,0 +1,48 @@
+"""`evo-tune verify`: whether a run's strategy would propose again what is recorded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from evo_tune.cli import _shared as shared
+
+PLACE = 70
+
+
+@click.command("verify")
+@shared.run_argument
+@shared.store_option
+@click.option("--evaluator", metavar="PATH", help="Where the evaluator's file is now, if it has moved.")
+@shared.trust_option
+@shared.format_option("table", "json")
+def command(run: str | None, store: str, evaluator: str | None, trust: bool, form: str) -> int:
+    """Replay every proposal of RUN; say whether they agree."""
+    from evo_tune.loop.replay import verify
+    from evo_tune.loop.strategy import ruled
+    from evo_tune.plugins.find import find_again
+    from evo_tune.store.manifest import space_of
+    from evo_tune.store.places import find_run
+    from evo_tune.store.run import Run
+
+    saved = Run.open(find_run(Path(store), run))
+    shared.check_own(saved.folder, evaluator, trust)
+    manifest = saved.manifest
+    plugin = find_again(manifest.evaluator, evaluator)
+    found = verify(saved, space_of(manifest, plugin.space(manifest.options)), ruled(manifest, plugin))
+    if form == "json":
+        rows = [
+            {"id": row.id, "recorded": vars(row.recorded), "replayed": row.replayed and vars(row.replayed)}
+            for row in found
+        ]
+        shared.print_json({"run": saved.name, "proposals": len(saved.candidates), "disagreements": rows})
+    elif not found:
+        click.echo(f"{saved.name}: all {len(saved.candidates)} proposals agree with the recorded ones")
+    else:
+        for row in found[:5]:
+            click.echo(f"trial {row.id}: recorded {shared.show_genome(row.recorded.genome)}", err=True)
+            told = shared.show_genome(row.replayed.genome) if row.replayed else "nothing"
+            click.echo(f"  but replayed {told}", err=True)
+        click.echo(f"{saved.name}: {len(found)} of {len(saved.candidates)} proposals do not agree", err=True)
+    return 1 if found else 0

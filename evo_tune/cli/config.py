@@ -1,0 +1,82 @@
+"""`--config FILE`: the flags of a command, read from TOML. Knows click's flags, not what they mean."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from evo_tune.cli import _shared as shared
+from evo_tune.errors import OptionError
+
+
+def read_config(ctx: click.Context, parameter: click.Parameter, path: str | None) -> None:
+    """Take the flags of `run` from a TOML file; flags typed beside it win."""
+    if path is None:
+        return
+    try:
+        import tomllib
+    except ModuleNotFoundError:  # Python 3.10
+        import tomli as tomllib
+    try:
+        given = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise OptionError(f"--config {path}: {error}; expected a TOML file") from None
+    flags = {opt.lstrip("-").replace("-", "_"): flag for flag in ctx.command.params for opt in flag.opts}
+    defaults: dict[str, Any] = {}
+    for key, value in given.items():
+        flag = flags.get(key.replace("-", "_"))
+        if flag is None or flag.name is None or flag is parameter:
+            raise OptionError(f"--config {path}: {key!r} is no flag of run; `evo-tune run --help` lists them")
+        if flag.name in defaults:
+            raise OptionError(f"--config {path}: {key} is given twice, by two names: give it once")
+        try:
+            defaults[flag.name] = _of_flag(flag, value, ctx)
+        except (ValueError, click.BadParameter) as error:
+            what = error.message.rstrip(".") if isinstance(error, click.BadParameter) else f"{value!r}: {error}"
+            raise OptionError(f"--config {path}, {key}: {what}") from None
+    ctx.default_map = {**(ctx.default_map or {}), **defaults}
+
+
+def _of_flag(flag: click.Parameter, value: object, ctx: click.Context) -> object:
+    """Return a TOML value as a flag takes it.
+
+    Raises:
+        ValueError: It is of another kind; the text says which was expected.
+        click.BadParameter: It is out of range, or none of the flag's choices.
+    """
+    if getattr(flag, "multiple", False):
+        return _repeated(value, pairs=str(flag.metavar).startswith("NAME="))
+    if value == "auto" and isinstance(flag.type, shared.CountOrAuto):
+        return value
+    kind: type = str
+    what = "text, in quotes"
+    if getattr(flag, "is_flag", False):
+        kind, what = bool, "true or false"
+    elif isinstance(flag.type, click.types.IntParamType):
+        kind, what = int, "a whole number"
+    elif isinstance(flag.type, click.types.FloatParamType):
+        kind, what = float, "a number"
+    if type(value) is not kind and not (kind is float and type(value) is int):
+        raise ValueError(f"expected {what}")
+    return flag.type.convert(value, flag, ctx)
+
+
+def _repeated(value: object, pairs: bool) -> list[str]:
+    """Return the values of a repeatable flag, given as one text, a list of texts, or a table of NAME=VALUE."""
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return value
+    if pairs and isinstance(value, dict):  # [option] tokens = 100000
+        scalar = (str, int, float)  # bool is an int
+        wrong = next((name for name, item in value.items() if not isinstance(item, scalar)), None)
+        if wrong is not None:
+            raise ValueError(f"expected one value for {wrong}: text, a number, true or false")
+        return [f"{name}={_as_text(item)}" for name, item in value.items()]
+    raise ValueError("expected text, a list of texts" + (", or a table of names and values" if pairs else ""))
+
+
+def _as_text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

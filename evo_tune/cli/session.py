@@ -1,0 +1,78 @@
+"""What `run` and `resume` share: the flags of a session, and the loop from its first look to the closing table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from evo_tune.cli import _shared as shared
+
+if TYPE_CHECKING:
+    from evo_tune.loop.search import Search
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+SESSION = (
+    *("trials", "generations", "budget", "hours", "slots", "devices", "per_device", "timeout", "retries"),
+    *("calibrate", "calibrate_best", "backend", "address", "max_slots"),
+)
+"""Flags that are fields of `population.Session`; all of them default to None here: not given."""
+
+
+def session_options(function: Command) -> Command:
+    """Add the flags that may differ from one session of a run to the next."""
+    positive = click.IntRange(min=1)
+    above = click.FloatRange(min=0, min_open=True)
+    for option in reversed(
+        [
+            click.option("--generations", type=positive, help="Stop after so many generations in all.  [default: 5]"),
+            click.option("--trials", type=positive, help="Stop after so many births in all."),
+            click.option("--budget", type=above, help="Stop after training worth so many full trainings in all."),
+            click.option("--hours", type=above, help="Stop after so many hours in all."),
+            click.option("--slots", type=positive, help="Trainings at once.  [default: one per GPU, else per core]"),
+            click.option("--devices", metavar="LIST", help="'cpu', 'cuda', or GPUs by number: 0,2."),
+            shared.per_device_option,
+            click.option("--timeout", type=above, metavar="SECONDS", help="Give up an evaluation after so long."),
+            click.option("--retries", type=click.IntRange(min=0), help="Tries more if its process dies.  [default: 0]"),
+            click.option(
+                "--calibrate",
+                type=click.IntRange(min=0),
+                help="Fresh seeds with which the best and the default are trained at the end.  [default: 3]",
+            ),
+            click.option("--calibrate-best", type=positive, help="How many of the best.  [default: 2]"),
+            click.option(
+                "--backend",
+                type=click.Choice(["joblib", "dask", "ray"]),
+                help="Where trainings run: processes here, or a cluster.  [default: joblib]",
+            ),
+            click.option("--address", metavar="URL", help="Of a cluster, tcp://HOST:8786.  [default: one is started]"),
+            click.option("--max-slots", type=positive, help="On a cluster that grows: slots there may be."),
+            click.option("--quiet", is_flag=True, help="Print nothing but errors."),
+            shared.format_option("table", "json"),
+        ]
+    ):
+        function = option(function)
+    return function
+
+
+def go(search: Search, quiet: bool, form: str) -> int:
+    """Run, show how it goes, and print how it ended; return the exit code: 1 if nothing gave a value."""
+    from evo_tune.cli.closing import print_closing
+    from evo_tune.cli.live import watcher
+    from evo_tune.store.places import as_typed
+
+    before = len(search.saved.outcomes)
+    with watcher(quiet or form == "json") as watch:
+        search.run(watch)
+    run = search.saved
+    if form == "json" or not quiet:
+        print_closing(run, form, search.status)
+    if search.stopping:
+        if not quiet:
+            click.echo(f"Interrupted. Go on with: evo-tune resume {as_typed(run.folder)}", err=True)
+        return 130
+    if len(run.outcomes) == before and not quiet:
+        click.echo(f"Nothing was left to do: {run.ended}; limits are totals over all sessions", err=True)
+    return 0 if search.best is not None else 1

@@ -1,0 +1,393 @@
+"""Genes: the dimensions of a search space, and how each moves.
+
+Strategies never see values: they work in *unit coordinates*, one number in [0, 1] per gene, so one operator serves
+learning rates and head counts alike. This module knows nothing of spaces, strategies or trials.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+
+from evo_tune.errors import SpaceError
+from evo_tune.genome.values import WHOLE, Value, genome_key, is_number, is_whole, plain, read_value, too_large
+
+__all__ = ["Choice", "Float", "Gene", "Int", "gene_from"]
+
+DIGITS = 6
+"""Decimal digits to which a Float is resolved over its range: values stay short to read and to type, and
+`decode(encode(value))` gives the very same number back."""
+
+LARGEST = 1e300
+"""Bound of a Float's bounds: their difference is finite too, and its inverse is a normal number."""
+
+CELLS = 10**12
+"""Bound of the number of values of an Int: a unit coordinate must tell each from the next."""
+
+
+class Gene(ABC):
+    """One dimension of a search space; frozen, and equal when its description is equal."""
+
+    kind: ClassVar[str]
+    default: Value | None
+
+    @property
+    @abstractmethod
+    def size(self) -> float:
+        """Number of different values; infinite for a Float."""
+
+    @abstractmethod
+    def decode(self, u: float) -> Value:
+        """Return the value at unit coordinate `u`; coordinates outside [0, 1] are clipped."""
+
+    @abstractmethod
+    def encode(self, value: Value) -> float:
+        """Return a unit coordinate in [0, 1] that decodes to `value`."""
+
+    @abstractmethod
+    def check(self, value: object) -> Value:
+        """Return `value` as this gene holds it.
+
+        Raises:
+            SpaceError: It has the wrong type or lies outside; the text says what is allowed.
+        """
+
+    def parse(self, text: str) -> Value:
+        """Return the value that a typed text stands for: 8, 3e-4, true, or a word.
+
+        Raises:
+            SpaceError: It stands for none that is allowed.
+        """
+        for value in (read_value(text), text):
+            try:
+                return self.check(value)
+            except SpaceError as wrong:
+                error = wrong
+        raise error
+
+    @abstractmethod
+    def mutate(self, u: float, rng: np.random.Generator, scale: float) -> float:
+        """Return another unit coordinate near `u`.
+
+        Args:
+            u: Unit coordinate.
+            rng: The only source of randomness.
+            scale: Standard deviation of the step, in unit coordinates; ignored where there is no order.
+
+        Returns:
+            A coordinate that decodes to another value wherever there is one.
+        """
+
+    @abstractmethod
+    def neighbours(self, u: float) -> list[float]:
+        """Return the unit coordinates one step away from `u`."""
+
+    def describe(self) -> dict[str, Any]:
+        """Return plain data from which `gene_from` builds the gene again: its kind and its fields."""
+        return {"kind": self.kind, **{name: value for name, value in vars(self).items() if name[0] != "_"}}
+
+    def middle(self) -> Value:
+        """Return the default, or where none is given the middle of the range (the first choice)."""
+        return self.decode(0.5) if self.default is None else self.default
+
+    def _check_default(self) -> None:
+        if self.default is not None:
+            try:
+                object.__setattr__(self, "default", self.check(self.default))
+            except SpaceError as error:
+                raise SpaceError(f"default {error}") from None
+
+
+def _reflect(u: float) -> float:
+    """Fold a coordinate that left [0, 1] back into it, so that mutation does not pile up on the bounds."""
+    u = math.fmod(abs(u), 2.0)
+    return 2.0 - u if u > 1.0 else u
+
+
+def _exponent(value: float) -> int:
+    return math.floor(math.log10(value))
+
+
+def _cell(u: float, size: int) -> int:
+    return min(max(int(u * size), 0), size - 1)
+
+
+def centre(index: int, size: int) -> float:
+    return (index + 0.5) / size
+
+
+def _step_cell(u: float, size: int, rng: np.random.Generator, scale: float) -> float:
+    """Move to another cell of an ordered gene: a Gaussian step of at least one cell."""
+    if size == 1:
+        return u
+    here = _cell(u, size)
+    step = max(1, round(abs(rng.normal(0.0, scale)) * size))
+    sign = 1 if rng.random() < 0.5 else -1
+    there = here + sign * step
+    if not 0 <= there < size:
+        there = here - sign * step
+    there = min(max(there, 0), size - 1)
+    if there == here:
+        there = here + 1 if here == 0 else here - 1
+    return centre(there, size)
+
+
+@dataclass(frozen=True)
+class Float(Gene):
+    """A real number in [low, high], on a logarithmic scale if `log`.
+
+    Values are rounded to about a millionth of the range (of the value, if `log`), and less finely where
+    floating point would not give the same number back.
+
+    Raises:
+        SpaceError: Bounds that are not finite, not in order or too close to tell values apart, or `log`
+            with a bound at or below zero.
+    """
+
+    kind: ClassVar[str] = "float"
+    low: float
+    high: float
+    log: bool = False
+    default: float | None = None
+    _digits: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        for name in ("low", "high"):
+            bound = getattr(self, name)
+            if not is_number(bound) or not abs(bound) <= LARGEST:
+                raise SpaceError(f"Float: {name}={bound!r} is not a number of at most {LARGEST:g}; give low and high")
+            object.__setattr__(self, name, float(bound))
+        if not self.low < self.high:
+            raise SpaceError(f"Float({self.low}, {self.high}): low must be below high")
+        if self.log and self.low < 1 / LARGEST:
+            raise SpaceError(f"Float({self.low}, {self.high}, log=True): a log gene needs low above 0")
+        object.__setattr__(self, "_digits", self._resolution())
+        self._check_default()
+
+    def _resolution(self) -> int:
+        """Return the significant digits (if log) or decimal places to which values are rounded."""
+        if self.log:
+            # Relative, finer still where the range spans little. exp(log(x)) errs by at most 2e-13 of x.
+            wanted, exact = DIGITS + max(0, -_exponent(math.log(self.high) - math.log(self.low))), 12
+        else:
+            # low + u * (high - low) errs by a few units in the last of 16 digits of the larger bound.
+            wanted = DIGITS - _exponent(self.high - self.low)
+            exact = 13 - _exponent(max(abs(self.low), abs(self.high)))
+        if exact < wanted - DIGITS + 2 or self.high - self.low < 1 / LARGEST:
+            log = ", log=True" if self.log else ""
+            raise SpaceError(f"Float({self.low}, {self.high}{log}): low and high are too close to tell values apart")
+        return min(wanted, exact)
+
+    @property
+    def size(self) -> float:
+        return math.inf
+
+    def _round(self, value: float) -> float:
+        value = float(f"{value:.{self._digits}g}") if self.log else round(value, self._digits)
+        return min(max(value, self.low), self.high) + 0.0  # no negative zero: it would be another genome
+
+    def decode(self, u: float) -> float:
+        u = min(max(float(u), 0.0), 1.0)
+        if self.log:
+            low = math.log(self.low)
+            return self._round(math.exp(low + u * (math.log(self.high) - low)))
+        return self._round(self.low + u * (self.high - self.low))
+
+    def encode(self, value: Value) -> float:
+        value = float(value)
+        if self.log:
+            low = math.log(self.low)
+            u = (math.log(value) - low) / (math.log(self.high) - low)
+        else:
+            u = (value - self.low) / (self.high - self.low)
+        return min(max(u, 0.0), 1.0)
+
+    def check(self, value: object) -> float:
+        if not is_number(value) or not self.low <= value <= self.high:  # type: ignore[operator]
+            raise SpaceError(f"{value!r} is not allowed: expected a number from {self.low:g} to {self.high:g}")
+        return self._round(float(value))  # type: ignore[arg-type]
+
+    def mutate(self, u: float, rng: np.random.Generator, scale: float) -> float:
+        here = self.decode(u)
+        while True:
+            there = _reflect(u + rng.normal(0.0, scale))
+            if self.decode(there) != here:
+                return there
+            scale = max(2.0 * scale, 10.0**-DIGITS)  # a step too short to be a step
+
+    def neighbours(self, u: float) -> list[float]:
+        return [v for v in (u - 0.1, u + 0.1) if 0.0 <= v <= 1.0]
+
+
+@dataclass(frozen=True)
+class Int(Gene):
+    """A whole number from low to high in steps of `step`, or on a logarithmic scale if `log`.
+
+    Raises:
+        SpaceError: Bounds that are not whole, beyond 64 bits or not in order, a step that does not lead from low to
+            high, too many values, or `log` together with a step or with low below 1.
+    """
+
+    kind: ClassVar[str] = "int"
+    low: int
+    high: int
+    log: bool = False
+    step: int = 1
+    default: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("low", "high", "step"):
+            number = getattr(self, name)
+            if not is_whole(number):
+                raise SpaceError(f"Int: {name}={number!r} is not a whole number")
+            if int(number) not in WHOLE:
+                raise SpaceError(f"Int: {name} is {too_large(number)}; use a Float and round it")
+            object.__setattr__(self, name, int(number))
+        if not self.low <= self.high:
+            raise SpaceError(f"Int({self.low}, {self.high}): low must not be above high")
+        if self.step < 1 or (self.high - self.low) % self.step:
+            raise SpaceError(f"Int({self.low}, {self.high}, step={self.step}): step must lead from low to high exactly")
+        if self.size > CELLS:
+            raise SpaceError(f"Int({self.low}, {self.high}): more than {CELLS:g} values; use a Float and round it")
+        if self.log and (self.step != 1 or self.low < 1):
+            raise SpaceError(
+                f"Int({self.low}, {self.high}, log=True): a log gene needs low of at least 1 and no step; "
+                "for powers of two use Choice([...], ordered=True)"
+            )
+        self._check_default()
+
+    @property
+    def size(self) -> int:
+        return (self.high - self.low) // self.step + 1
+
+    def _log_bounds(self) -> tuple[float, float]:
+        # Half a unit on either side, so that the end values get their fair share of the scale.
+        return math.log(self.low - 0.5), math.log(self.high + 0.5)
+
+    def decode(self, u: float) -> int:
+        u = min(max(float(u), 0.0), 1.0)
+        if not self.log:
+            return self.low + self.step * _cell(u, self.size)
+        low, high = self._log_bounds()
+        return min(max(round(math.exp(low + u * (high - low))), self.low), self.high)
+
+    def encode(self, value: Value) -> float:
+        if not self.log:
+            return centre((int(value) - self.low) // self.step, self.size)
+        low, high = self._log_bounds()
+        return (math.log(int(value)) - low) / (high - low)
+
+    def check(self, value: object) -> int:
+        if is_whole(value):
+            number = int(value)  # type: ignore[call-overload]
+            if self.low <= number <= self.high and (number - self.low) % self.step == 0:
+                return int(number)
+        steps = f" in steps of {self.step}" if self.step != 1 else ""
+        raise SpaceError(f"{value!r} is not allowed: expected a whole number from {self.low} to {self.high}{steps}")
+
+    def mutate(self, u: float, rng: np.random.Generator, scale: float) -> float:
+        if not self.log:
+            return _step_cell(u, self.size, rng, scale)
+        here = self.decode(u)
+        there = self.decode(_reflect(u + rng.normal(0.0, scale)))
+        if there == here and self.size > 1:
+            there += 1 if here == self.low or (here < self.high and rng.random() < 0.5) else -1
+        return self.encode(there)
+
+    def neighbours(self, u: float) -> list[float]:
+        here = self.decode(u)
+        around = (here - self.step, here + self.step)
+        return [self.encode(value) for value in around if self.low <= value <= self.high]
+
+
+@dataclass(frozen=True)
+class Choice(Gene):
+    """One of several plain values; with `ordered` (batch sizes, widths), neighbours are near each other.
+
+    Raises:
+        SpaceError: No values, one given twice, or one that is not a plain number (of 64 bits if it is
+            whole), string (that UTF-8 can write) or bool.
+    """
+
+    kind: ClassVar[str] = "choice"
+    values: tuple[Value, ...]
+    ordered: bool = False
+    default: Value | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.values, list | tuple | range) or not self.values:
+            raise SpaceError(f"Choice({self.values!r}): expected a list of one or more values")
+        values = tuple(plain(value) for value in self.values)
+        if len({genome_key({"": value}) for value in values}) != len(values):
+            raise SpaceError(f"Choice({list(values)}): a value is given twice")
+        object.__setattr__(self, "values", values)
+        self._check_default()
+
+    @property
+    def size(self) -> int:
+        return len(self.values)
+
+    def decode(self, u: float) -> Value:
+        return self.values[_cell(float(u), self.size)]
+
+    def encode(self, value: Value) -> float:
+        return centre(self._index(value), self.size)
+
+    def _index(self, value: object) -> int:
+        value = value.item() if isinstance(value, np.generic) else value
+        for index, mine in enumerate(self.values):
+            if type(mine) is type(value) and mine == value:
+                return index
+        for index, mine in enumerate(self.values):  # 8 stands for 8.0, but never for True
+            if is_number(mine) and is_number(value) and mine == value:
+                return index
+        allowed = ", ".join(str(mine) for mine in self.values)
+        raise SpaceError(f"{value!r} is not allowed: expected one of {allowed}")
+
+    def check(self, value: object) -> Value:
+        return self.values[self._index(value)]
+
+    def middle(self) -> Value:
+        if self.default is not None:
+            return self.default
+        return self.decode(0.5) if self.ordered else self.values[0]
+
+    def mutate(self, u: float, rng: np.random.Generator, scale: float) -> float:
+        if self.ordered or self.size == 1:
+            return _step_cell(u, self.size, rng, scale)
+        step = int(rng.integers(1, self.size))
+        return centre((_cell(u, self.size) + step) % self.size, self.size)
+
+    def neighbours(self, u: float) -> list[float]:
+        here = _cell(u, self.size)
+        near = (here - 1, here + 1) if self.ordered else tuple(i for i in range(self.size) if i != here)
+        return [centre(index, self.size) for index in near if 0 <= index < self.size]
+
+    def describe(self) -> dict[str, Any]:
+        return {**super().describe(), "values": list(self.values)}
+
+
+_KINDS: dict[str, type[Gene]] = {kind.kind: kind for kind in (Float, Int, Choice)}
+
+
+def gene_from(description: Mapping[str, Any]) -> Gene:
+    """Build a gene from what `Gene.describe` returned.
+
+    Raises:
+        SpaceError: The description is not of a known kind, or not one of that kind.
+    """
+    fields = dict(description)
+    kind = fields.pop("kind", None)
+    if kind not in _KINDS:
+        raise SpaceError(f"a gene of kind {kind!r} is not known: expected one of {', '.join(_KINDS)}")
+    if "values" in fields:
+        fields["values"] = tuple(fields["values"])
+    try:
+        return _KINDS[kind](**fields)
+    except TypeError as error:
+        raise SpaceError(f"a gene of kind {kind!r} cannot be read from {dict(description)}: {error}") from None

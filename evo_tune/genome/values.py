@@ -1,0 +1,73 @@
+"""What a genome is made of: plain values, told apart, checked and read from a typed text.
+
+A genome is a plain dict of gene name to value. This module knows nothing of genes: which values are allowed is theirs.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from evo_tune.errors import SpaceError
+from evo_tune.text import is_writable
+
+__all__ = ["Genome", "Value", "genome_key", "read_value"]
+
+Value: TypeAlias = bool | int | float | str
+Genome: TypeAlias = dict[str, Value]
+
+WHOLE = range(-(2**63), 2**63)
+"""Whole numbers that a Parquet column holds: signed, of 64 bits."""
+
+
+def genome_key(genome: Mapping[str, Value]) -> str:
+    """Return the identity of a genome: canonical JSON, so 1, 1.0 and true are three different values."""
+    return json.dumps(genome, sort_keys=True, separators=(",", ":"))
+
+
+def read_value(text: str) -> Value:
+    """Return a typed text as a bool, a whole number, a number, or itself."""
+    words = {"true": True, "false": False}
+    if text.lower() in words:
+        return words[text.lower()]
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def is_number(value: object) -> bool:
+    return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+
+
+def is_whole(value: Any) -> bool:
+    # An int of any size, or a float without a fraction; int() of an infinite one would raise.
+    if isinstance(value, float | np.floating):
+        return math.isfinite(value) and value == int(value)
+    return is_number(value)
+
+
+def too_large(number: Any) -> str:
+    bits = int(number).bit_length()  # the number itself may be too long to print
+    return f"a whole number of {bits} bits: expected one from -2**63 to 2**63 - 1"
+
+
+def plain(value: object) -> Value:
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and math.isfinite(value):
+        return value + 0.0  # no negative zero: it equals zero, and is written otherwise
+    if type(value) is int and value not in WHOLE:
+        raise SpaceError(f"Choice: a value is {too_large(value)}; give a float, or a name and look it up")
+    if type(value) is str and not is_writable(value):
+        raise SpaceError(f"Choice: {value!r} cannot be written as UTF-8; give another name and look it up")
+    for kind in (bool, int, str):
+        if type(value) is kind:  # an enum's member would come back from a file as another type
+            return value
+    raise SpaceError(f"Choice: {value!r} is not a plain number, string or bool; give a name and look it up")

@@ -1,0 +1,218 @@
+"""What a run is refused for: a new one before anything is made or trained, a saved one before it goes on.
+
+Each check raises, and says what to do. Nothing is fixed here: what the checked parts are put together to is `begin`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from evo_tune.errors import EvoTuneError, OptionError, PluginError, SpaceError, StoreError
+from evo_tune.genome.genes import Choice
+from evo_tune.genome.space import SearchSpace
+from evo_tune.genome.trial import Objective
+from evo_tune.genome.values import Genome, genome_key
+from evo_tune.options.binding import options_of, suggest
+from evo_tune.plugins.evaluator import Evaluator
+from evo_tune.plugins.find import find_evaluator, install_command, list_evaluators, source_hash, working_strategies
+from evo_tune.plugins.strategy import Strategy
+from evo_tune.store.run import Run
+
+__all__ = [
+    "check_ends",
+    "check_inheritance",
+    "check_metrics",
+    "check_own_trials",
+    "check_repair",
+    "check_suited",
+    "check_support",
+    "check_unchanged",
+]
+
+
+def check_repair(space: SearchSpace, samples: int = 20) -> None:
+    """Try the repair on a few genomes: a broken one would otherwise show after hours.
+
+    Raises:
+        SpaceError: It raises, leaves the space, or changes what it returned before.
+    """
+    rng = np.random.default_rng(0)
+    for genome in [space.default(), *(space.sample(rng) for _ in range(samples))]:
+        again = space.check(genome)
+        if genome_key(again) != genome_key(genome):
+            raise SpaceError(f"repair changes its own result: it returned {genome}, and of that made {again}")
+
+
+def check_ends(evaluator: Evaluator, space: SearchSpace, genes: Iterable[str], bound: Mapping[str, Any]) -> None:
+    """Show the evaluator the ends of the user's own genes: what it cannot train at all, it says before a trial.
+
+    Raises:
+        SpaceError: It refuses a value.
+    """
+    for name in genes:
+        gene = space.genes[name]
+        ends = gene.values if isinstance(gene, Choice) else (gene.decode(0.0), gene.decode(1.0))
+        for value in ends:
+            try:
+                evaluator.estimate(space.check({**space.default(), name: value}), bound)
+            except EvoTuneError as error:
+                raise SpaceError(f"--gene {name}, at {value}: {error}") from None
+
+
+def check_metrics(evaluator: Evaluator, objectives: Sequence[Objective]) -> None:
+    """Refuse an objective that the evaluator is known not to return.
+
+    Raises:
+        SpaceError: There is one.
+    """
+    known = {**evaluator.metrics, **{own.metric: "" for own in evaluator.objectives}, "seconds": "s"}
+    for objective in objectives:
+        if evaluator.metrics and objective.metric not in known:
+            raise SpaceError(
+                f"--objective {objective.describe()}: {evaluator.name} returns no metric "
+                f"{objective.metric!r}{suggest(objective.metric, known)}: expected one of {', '.join(known)}"
+            )
+
+
+def check_suited(name: str, strategy: Strategy, space: SearchSpace, objectives: Sequence[Objective]) -> None:
+    """Refuse objectives or a space that the strategy cannot search, and name the strategies that can.
+
+    Raises:
+        SpaceError: An objective is given twice.
+        PluginError: The strategy says that it cannot.
+    """
+    metrics = [objective.metric for objective in objectives]
+    if len(set(metrics)) != len(metrics):
+        raise SpaceError(f"objectives {', '.join(metrics)}: one is given twice")
+    reason = strategy.unsuited(space, objectives)
+    if reason:
+        able = [known for known, one in working_strategies().items() if _suits(one, space, objectives)]
+        raise PluginError(f"strategy {name} {reason}, or choose --strategy {' or '.join(able)}")
+
+
+def _suits(strategy: type[Strategy], space: SearchSpace, objectives: Sequence[Objective]) -> bool:
+    """Whether a strategy, as it is without options, can search a space, and is installed with all that it needs."""
+    required = any(option.required for option in options_of(strategy).values())
+    return not required and not install_command(strategy) and not strategy().unsuited(space, objectives)
+
+
+def check_support(
+    evaluator: Evaluator,
+    objectives: Sequence[Objective],
+    rungs: Sequence[float],
+    prune: bool,
+    replicates: int,
+    inherit: float,
+) -> None:
+    """Refuse rules for trials that this evaluator, or this number of objectives, does not allow.
+
+    Raises:
+        PluginError: The evaluator does not say that it supports one.
+        OptionError: One is for a single objective.
+    """
+    needed = {
+        "--fidelity": ("budget", len(rungs) > 1),
+        "--prune": ("curve", prune),
+        "--inherit": ("inherit", inherit > 0.0),
+    }
+    for flag, (what, wanted) in needed.items():
+        if wanted and what not in evaluator.supports:
+            raise PluginError(
+                f"{flag}: evaluator {evaluator.name} does not say that it supports it: if it does what "
+                f"docs/evaluators.md asks for, put SUPPORTS = [{what!r}] into {evaluator.path}; else leave {flag} out"
+                f"{_who_supports(what)}"
+            )
+    for flag, wanted in (("--prune", prune), ("--replicates", replicates > 1), ("--inherit", inherit > 0.0)):
+        if wanted and len(objectives) > 1:
+            raise OptionError(f"{flag}: expected one objective, and {len(objectives)} were given; leave {flag} out")
+
+
+def _who_supports(what: str) -> str:
+    """Return ' (NAME supports it)', naming the bundled evaluators that do; '' if none does."""
+    able = [name for name, origin, _, _ in list_evaluators() if origin == "bundled"]
+    able = [name for name in able if what in find_evaluator(name).supports]
+    return f" ({', '.join(able)} can do it)" if able else ""
+
+
+def check_inheritance(evaluator: Evaluator, default: Genome, bound: Mapping[str, Any], rungs: Sequence[float]) -> None:
+    """Refuse inheritance where it cannot happen, or beside rungs: both say what a part of a training is.
+
+    Raises:
+        OptionError: That is so.
+    """
+    if len(rungs) > 1:
+        raise OptionError("--inherit and --fidelity are both given: give one of them")
+    if not evaluator.inherits(default, default, bound):
+        raise OptionError(
+            f"--inherit: with these options a model of {evaluator.name} cannot begin with the weights of another, not "
+            "even of its like: change them, or leave --inherit out"
+        )
+
+
+def check_own_trials(name: str, strategy: Strategy, flags: Sequence[str]) -> None:
+    """Refuse rules for a strategy that decides by itself how genomes are trained.
+
+    Raises:
+        PluginError: It does, and there are some.
+    """
+    if flags and strategy.own_trials:
+        able = [known for known, one in working_strategies().items() if not one.own_trials]
+        raise PluginError(
+            f"strategy {name} decides itself on budgets and replicates, so {flags[0]} does not go with it: choose "
+            f"--strategy {' or '.join(able)}, or leave {flags[0]} out"
+        )
+
+
+def _bound_again(run: Run, evaluator: Evaluator) -> dict[str, Any]:
+    """Return a run's options as its evaluator takes them now.
+
+    Raises:
+        StoreError: The evaluator has other options or genes, so nothing that it returned or would return fits.
+    """
+    cause = ""
+    try:
+        bound = evaluator.bind(run.manifest.options)
+        now = evaluator.space(bound)
+        before, after = run.manifest.space.keys() - now.optional.keys(), now.genes.keys()
+        if before != after:
+            lost, new = sorted(before - after), sorted(after - before)
+            told = [f"{', '.join(names)} {what}" for names, what in ((lost, "is gone"), (new, "is new")) if names]
+            cause = f"its genes have changed ({'; '.join(told)})"
+    except OptionError as error:
+        cause = str(error)
+    if cause:
+        raise StoreError(
+            f"run {run.name} cannot go on with {evaluator.path} as it is now: {cause}; change that back, or start a "
+            "new run"
+        )
+    return bound
+
+
+def check_unchanged(run: Run, evaluator: Evaluator, accept_changes: bool) -> None:
+    """Refuse to go on with another evaluator or other data than the run began with.
+
+    Args:
+        run: The run, open for writing.
+        evaluator: Its evaluator as it is now.
+        accept_changes: Note the change in the journal instead of refusing.
+
+    Raises:
+        StoreError: Something has changed and is not accepted, or the run cannot go on with it at all.
+    """
+    bound = _bound_again(run, evaluator)
+    now = {"evaluator_hash": source_hash(evaluator.path), "fingerprint": evaluator.fingerprint(bound)}
+    changed = []
+    if now["evaluator_hash"] != run.evaluator_hash:
+        changed.append(f"the evaluator's file {evaluator.path} (or a module that it imports)")
+    if now["fingerprint"] != run.fingerprint:
+        changed.append("the evaluator's data")
+    if changed and not accept_changes:
+        raise StoreError(
+            f"{' and '.join(changed)} has changed since run {run.name} began, so old and new results may not "
+            "compare: --accept-changes goes on all the same"
+        )
+    if changed:
+        run.change(**now)

@@ -1,0 +1,61 @@
+"""What trials have saved and no trial to come can use: checkpoints that were gone on from, weights nobody inherits.
+
+Which they are follows from the run and its history, not from the disk; and what cannot be removed is left: it costs
+space, and no result depends on it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+
+from evo_tune.genome.history import History
+from evo_tune.genome.trial import Candidate, Outcome
+from evo_tune.rules.inheritance import heritable
+from evo_tune.store.run import TRIALS, Run
+
+__all__ = ["Leftovers"]
+
+LOGS = ("log.txt", "error.txt")
+"""Files of a trial's folder that are evo-tune's own."""
+
+
+class Leftovers:
+    """Removes them as results come in.
+
+    Args:
+        run: The run, open for writing.
+        history: What its strategy has been told.
+    """
+
+    def __init__(self, run: Run, history: History) -> None:
+        self._run = run
+        self._history = history
+        self._removed: set[int] = set()
+        """Trials whose weights are removed."""
+
+    def recorded(self, candidate: Candidate, outcome: Outcome) -> None:
+        """Remove what is of no use now that a result is recorded."""
+        if candidate.resumes is not None and outcome.status == "ok":
+            self._remove(candidate.resumes)
+        if self._run.manifest.inherit:
+            self._remove_weights()
+
+    def _remove_weights(self) -> None:
+        """Remove the weights that no trial to come, and none that is out, can inherit."""
+        run = self._run
+        wanted = {trial.id for trial in heritable(self._history, run.manifest.population)}
+        wanted |= {one.inherits for one in run.candidates if one.id not in run.outcomes and one.inherits is not None}
+        told = {one.id for one in self._history.trials if one.candidate.whole and not one.candidate.replicate}
+        for id in told - wanted - self._removed:
+            self._remove(id)
+            self._removed.add(id)
+
+    def _remove(self, id: int) -> None:
+        """Remove what a trial saved, and no other will go on from or inherit; its log stays."""
+        with contextlib.suppress(OSError):
+            for path in (self._run.folder / TRIALS / f"{id:06d}").iterdir():
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path, ignore_errors=True)
+                elif path.name not in LOGS:
+                    path.unlink()

@@ -1,0 +1,84 @@
+"""When a run is over: its limits, which are totals over all of its sessions, and when there is no hope.
+
+Why no more is to come is said in a line here, and acted on elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from evo_tune.errors import RunError
+from evo_tune.genome.history import History
+from evo_tune.report.summary import spent
+from evo_tune.rules.ruled import Ruled
+from evo_tune.store.places import as_typed
+from evo_tune.store.run import Run
+from evo_tune.store.session import LIMITS, Session
+
+__all__ = ["all_born", "check_hope", "limit_reached", "limited", "next_session"]
+
+GENERATIONS = 5
+"""Generations of a run that was given no limit at all."""
+
+SLACK = 1e-9
+"""Sums of thirds are not exact."""
+
+
+def next_session(run: Run, changes: Mapping[str, Any]) -> Session:
+    """Return the last session of a run with changes; new limits replace all of the old ones."""
+    last = run.sessions[-1] if run.sessions else Session()
+    if set(LIMITS) & changes.keys():
+        last = last.unlimited()
+    return last.but(**changes)
+
+
+def limited(session: Session) -> Session:
+    """Return a session with the limit that holds where none was given."""
+    return session if session.limited else replace(session, generations=GENERATIONS)
+
+
+def limit_reached(run: Run, session: Session, history: History, strategy: Ruled, seconds: float) -> str | None:
+    """Return which limit is reached, in words; None where none is.
+
+    Args:
+        run: It.
+        session: Has the limits.
+        history: Every birth so far.
+        strategy: Its strategy; by its rules, genomes that were born may be due for more, which no limit of births ends.
+        seconds: Wall time of the run so far.
+    """
+    if session.budget is not None and spent(run) >= session.budget - SLACK:
+        return f"the training of {session.budget:g} full ones is spent"
+    born = all_born(run, session, history)
+    if born and not strategy.rules.continues:
+        return born
+    if session.hours is not None and seconds >= session.hours * 3600:
+        return f"{session.hours:g} hours are over"
+    return None
+
+
+def all_born(run: Run, session: Session, history: History) -> str | None:
+    """Say so where no new genome is to be born, even if further trials of those that were may be due; else None."""
+    births = session.births(run.manifest.population)
+    more = history.fresh_count - births
+    if more < 0:
+        return None
+    return f"all {births:.0f} births are made" + (f", and {more:.0f} more before" if more else "")
+
+
+def check_hope(run: Run) -> None:
+    """Give up when a whole generation of results has come and none is ok: something is broken.
+
+    Raises:
+        RunError: That is so; it names the last error.
+    """
+    outcomes = run.outcomes
+    if len(outcomes) < run.manifest.population or any(one.status == "ok" for one in outcomes.values()):
+        return
+    last = outcomes[run.recorded[-1]]
+    raise RunError(
+        f"all {len(outcomes)} evaluations so far ended without a value, the last with {last.status}: "
+        f"{last.error}; mend that and start a new run, or `evo-tune resume {as_typed(run.folder)} --accept-changes`"
+    )

@@ -1,0 +1,111 @@
+"""What enters the journal, made valid: the proposal of a birth, and the outcome of a training.
+
+A strategy's and an evaluator's code is the user's: whatever it returns is fit to be recorded or an error, so that what
+the journal holds never needs mending. Nothing is written here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from evo_tune.errors import UsageError
+from evo_tune.genome.history import History
+from evo_tune.genome.operators import DEFAULT, WARM_START
+from evo_tune.genome.trial import STATUSES, Candidate, Outcome, Proposal, conclude, trial_seed
+from evo_tune.loop.generations import broken_strategy
+from evo_tune.plugins.strategy import Strategy
+from evo_tune.rules.ruled import Ruled
+from evo_tune.store.run import Run
+from evo_tune.text import one_line
+
+__all__ = ["candidate_of", "judged", "propose"]
+
+
+def propose(strategy: Strategy, history: History, run: Run, id: int) -> Proposal | None:
+    """Return birth `id` of a run: the default, a warm start, or what the strategy proposes.
+
+    Args:
+        strategy: The run's strategy.
+        history: All that it may see.
+        run: Gives the seed and the warm starts.
+        id: The next candidate's id.
+
+    Raises:
+        RunError: The strategy has raised, or what it returned is no proposal for this space.
+    """
+    warm, budget, number = run.manifest.warm_start, run.manifest.fidelity[0], history.fresh_count
+    if number == 0:
+        return Proposal(history.space.default(), DEFAULT, budget=budget)
+    if number <= len(warm):
+        due = strategy.due(history) if isinstance(strategy, Ruled) else None
+        return due or Proposal(dict(warm[number - 1]), WARM_START, budget=budget)
+    try:
+        proposal = strategy.propose(history, np.random.default_rng([run.manifest.seed, 0, id]))
+        return None if proposal is None else _valid(proposal, history, run.manifest.inherit > 0.0)
+    except Exception as error:
+        raise broken_strategy(run.manifest.strategy, "propose", error) from error
+
+
+def candidate_of(proposal: Proposal, history: History, run: Run) -> Candidate:
+    """Return a proposal as the next candidate of a run, with all that the run's rules make of it."""
+    return Candidate(
+        id=history.born_count,
+        generation=history.fresh_count // run.manifest.population,
+        seed=trial_seed(run.manifest.seed, proposal.replicate),
+        told_before=len(history.trials),
+        **{name: getattr(proposal, name) for name in Proposal.__dataclass_fields__},
+    )
+
+
+def judged(outcome: Outcome | Mapping[str, float], run: Run) -> Outcome:
+    """Return what was told as an outcome that says ok, or what is wrong with its metrics.
+
+    Args:
+        outcome: An outcome, or the metrics of a successful evaluation.
+        run: Says which metrics are needed: those of its objectives and of its constraints.
+
+    Raises:
+        UsageError: The outcome's status is none.
+    """
+    if not isinstance(outcome, Outcome):
+        outcome = Outcome("ok", outcome)  # type: ignore[arg-type]  # judged right here
+    if outcome.status not in STATUSES:
+        raise UsageError(f"status {outcome.status!r} is unknown: expected one of {', '.join(STATUSES)}")
+    if outcome.status != "ok":
+        return outcome
+    status, metrics, error = conclude(outcome.metrics, run.objectives)
+    lacking = [one.metric for one in run.constraints if status == "ok" and one.metric not in metrics]
+    if lacking:
+        what = f"evaluate returned no {lacking[0]!r}, which --subject-to needs (it returned {', '.join(metrics)})"
+        status, metrics, error = "failed", {}, one_line(what)
+    return replace(outcome, status=status, metrics=metrics, error=error)
+
+
+def _valid(proposal: object, history: History, inherit: bool) -> Proposal:
+    """Return the proposal if it can be born: what the journal holds must never need mending.
+
+    Args:
+        proposal: It.
+        history: What it was proposed for.
+        inherit: Whether the run's trials leave their weights.
+
+    Raises:
+        TypeError: It is no Proposal.
+        ValueError: Its genome is not one of the space, or goes on from a candidate that was never born.
+        SpaceError: A value is outside its gene.
+    """
+    if not isinstance(proposal, Proposal):
+        raise TypeError(f"returned a {type(proposal).__name__}, expected a Proposal or None")
+    genes = history.space.genes
+    if proposal.genome != {name: gene.check(proposal.genome.get(name)) for name, gene in genes.items()}:
+        raise ValueError(f"proposed {proposal.genome}, which is not snapped: see SearchSpace.snap")
+    if not 0.0 < proposal.budget <= 1.0:
+        raise ValueError(f"proposed budget={proposal.budget}, expected more than 0 and at most 1")
+    if proposal.resumes is not None and not 0 <= proposal.resumes < history.born_count:
+        raise ValueError(f"proposed resumes={proposal.resumes}, which was never born")
+    if proposal.inherits is not None and not inherit:
+        raise ValueError(f"proposed inherits={proposal.inherits}, and only --inherit has weights kept")
+    return proposal

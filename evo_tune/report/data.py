@@ -1,0 +1,78 @@
+"""What a run says, as plain data: what `--format json` prints of it. Reads a run; prints nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from evo_tune.genome.trial import Trial
+from evo_tune.report import summary as report
+from evo_tune.store.run import Run
+
+__all__ = ["closing_as_data", "run_as_data", "trial_as_data"]
+
+
+def trial_as_data(trial: Trial | None) -> dict[str, Any] | None:
+    """Return a trial as plain data; None as None."""
+    if trial is None:
+        return None
+    return {
+        "id": trial.id,
+        "generation": trial.candidate.generation,
+        "operator": trial.candidate.operator,
+        "genome": trial.genome,
+        "metrics": trial.outcome.metrics,
+        "seconds": trial.outcome.seconds,
+    }
+
+
+def closing_as_data(run: Run) -> dict[str, Any]:
+    """Return how a run ended up (see `summary.Closing`), and the training that went into it."""
+    end = report.closing(run)
+    return {
+        "run": run.name,
+        "folder": str(run.folder),
+        "ended": run.ended,
+        "metric": end.metric,
+        "direction": end.direction,
+        "best": trial_as_data(end.best),
+        "default": trial_as_data(end.default),
+        "gain": end.gain,
+        "gain_error": end.gain_error,
+        "beaten": end.beaten,
+        "calibration": {
+            name: {"mean": row.mean, "error": row.error, "values": row.values, "failures": row.failures}
+            for name, row in (("best", end.calibrated_best), ("default", end.calibrated_default))
+            if row is not None
+        },
+        "evaluations": end.evaluations,
+        "failures": end.failures,
+        "pruned": end.pruned,
+        "trainings": round(report.spent(run), 6),
+        "seconds": round(end.seconds, 3),
+    }
+
+
+def run_as_data(run: Run, top: int) -> dict[str, Any]:
+    """Return a run with its rules, results, course and its best trials, `top` of them."""
+    return {
+        "run": run.name,
+        "evaluator": run.manifest.evaluator,
+        "options": run.manifest.options,
+        "objectives": run.manifest.objectives,
+        "strategy": run.manifest.strategy,
+        "seed": run.manifest.seed,
+        "fidelity": run.manifest.fidelity,
+        "prune": run.manifest.prune,
+        "replicates": run.manifest.replicates,
+        "inherit": run.manifest.inherit,
+        "subject_to": run.manifest.subject_to,
+        "trainings": round(report.spent(run), 6),
+        "ended": run.ended,
+        "seconds": run.seconds,
+        "evaluations": len(run.outcomes),
+        "statuses": report.statuses(run),
+        "best": [trial_as_data(trial) for trial in run.ranked()[:top]],
+        "front": [trial_as_data(trial) for trial in report.front(run)],
+        "best_so_far": report.best_so_far(run),
+        "importances": report.importances(run),
+    }

@@ -1,0 +1,220 @@
+"""The journal's events: one class a kind, the one schema by which lines are written, read and checked.
+
+Types are strict: an unknown field, a bool where a number belongs, a number that is not finite or out of range is
+refused. What is not finite in metrics is null in the file. Knows nothing of what a run makes of its events.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, TypeAlias
+
+import msgspec
+from msgspec import Struct
+
+from evo_tune.errors import OptionError
+from evo_tune.genome.trial import Candidate, Outcome, Status
+from evo_tune.store.schema import Finite, Share, Whole
+from evo_tune.store.session import Session
+
+__all__ = [
+    "Born",
+    "Changed",
+    "Ended",
+    "Event",
+    "Recorded",
+    "SessionBegun",
+    "Told",
+    "checked",
+    "read",
+    "settled",
+    "write",
+]
+
+Metrics: TypeAlias = dict[str, Finite | None]
+"""By name; None for what is not finite, since JSON has no such number."""
+
+OLD_OPERATORS = {"calibration": "finalist"}
+"""What older versions called an operator, and what it is called now."""
+
+
+class Birth(Struct, forbid_unknown_fields=True):
+    """A Candidate as the journal holds it; the fields are its own, in its own order."""
+
+    id: Whole
+    generation: Whole
+    seed: Whole
+    told_before: Whole
+    genome: dict[str, bool | int | Finite | str]
+    operator: str
+    parents: tuple[Whole, ...]
+    budget: Share = 1.0
+    resumes: Whole | None = None
+    replicate: Whole = 0
+    stop_if: tuple[tuple[Finite, str, Finite], ...] = ()
+    inherits: Whole | None = None
+    confirms: Whole | None = None
+
+    def candidate(self) -> Candidate:
+        """Return what was born."""
+        made = Candidate(*msgspec.structs.astuple(self))
+        now = OLD_OPERATORS.get(self.operator)
+        return made if now is None else replace(made, operator=now)
+
+
+class Result(Struct, forbid_unknown_fields=True):
+    """An Outcome as the journal holds it; the fields are its own, in its own order."""
+
+    status: Status
+    metrics: Metrics
+    curve: tuple[tuple[Share, Metrics], ...]
+    seconds: Finite = 0.0
+    device: str = ""
+    error: str | None = None
+
+    def outcome(self) -> Outcome:
+        """Return what came; what is null in metrics is NaN there."""
+        curve = tuple((fraction, _numbers(metrics)) for fraction, metrics in self.curve)
+        return Outcome(self.status, _numbers(self.metrics), curve, self.seconds, self.device, self.error)
+
+
+def _finite(metrics: Mapping[str, float]) -> Metrics:
+    return {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+
+
+def _numbers(metrics: Metrics) -> dict[str, float]:
+    return {name: math.nan if value is None else value for name, value in metrics.items()}
+
+
+class _Event(Struct, tag_field="event", forbid_unknown_fields=True, kw_only=True):
+    time: Finite
+    """Seconds since 1970, when it was written."""
+
+
+class SessionBegun(_Event, tag="session"):
+    """`run` or `resume` began."""
+
+    session: Session
+
+
+class Born(_Event, tag="born"):
+    """A candidate was proposed."""
+
+    candidate: Birth
+
+    @classmethod
+    def of(cls, candidate: Candidate, time: float) -> Born:
+        """Return a candidate's birth."""
+        return cls(candidate=Birth(**vars(candidate)), time=time)
+
+
+class Recorded(_Event, tag="recorded"):
+    """A candidate's result came."""
+
+    id: Whole
+    outcome: Result
+
+    @classmethod
+    def of(cls, id: int, outcome: Outcome, time: float) -> Recorded:
+        """Return a candidate's result."""
+        curve = tuple((fraction, _finite(metrics)) for fraction, metrics in outcome.curve)
+        metrics, seconds = _finite(outcome.metrics), round(outcome.seconds, 4)
+        result = Result(outcome.status, metrics, curve, seconds, outcome.device, outcome.error)
+        return cls(id=id, outcome=result, time=time)
+
+
+class Told(_Event, tag="told"):
+    """From here on the strategy sees a result."""
+
+    id: Whole
+
+
+class Changed(_Event, tag="changed"):
+    """The evaluator or its data differ from what they were, and the user accepts it."""
+
+    evaluator_hash: str
+    fingerprint: str
+
+
+class Ended(_Event, tag="ended"):
+    """The session ended by itself or was interrupted."""
+
+    reason: str
+
+
+Event: TypeAlias = SessionBegun | Born | Recorded | Told | Changed | Ended
+
+_DECODER: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
+"""Every kind, by its tag."""
+
+
+def read(line: bytes) -> Event | None:
+    """Return the event of a journal's line; None if it is none at all: cut off, overwritten, or of another file.
+
+    Raises:
+        ValueError: It is an event, and breaks the schema; the text says how.
+    """
+    try:
+        return _DECODER.decode(line)
+    except (msgspec.DecodeError, OptionError, ValueError, RecursionError):
+        data = _as_data(line)
+    if data is None:
+        return None
+    try:
+        # Half of a surrogate pair, which the decoder refuses, is no reason to.
+        event: Event = msgspec.convert(data, Event)
+        return event
+    except (msgspec.ValidationError, OptionError, RecursionError) as error:
+        raise ValueError(str(error)) from None
+
+
+def _as_data(line: bytes) -> dict[str, Any] | None:
+    try:
+        data = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return data if isinstance(data, dict) and "event" in data else None
+
+
+def write(event: Event) -> bytes:
+    """Return an event as a journal's line, without its end; `read` gives it back.
+
+    Raises:
+        TypeError: It holds what is no plain data.
+    """
+    try:
+        return msgspec.json.encode(event, enc_hook=_plain)
+    except UnicodeEncodeError:  # half of a surrogate pair, from a file name that is not UTF-8
+        return json.dumps(msgspec.to_builtins(event, enc_hook=_plain), separators=(",", ":")).encode()
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, float):  # NumPy's
+        return float(value)
+    raise TypeError(f"a {type(value).__name__} cannot be saved")
+
+
+def checked(event: Event) -> tuple[bytes, Event]:
+    """Return an event's line, and the event as that line gives it back: a live run and a resumed one see the same.
+
+    Raises:
+        ValueError: It breaks the schema: it could not be read back.
+    """
+    try:
+        line = write(event)
+    except TypeError as error:
+        raise ValueError(str(error)) from None
+    again = read(line)
+    if again is None:
+        raise ValueError("it is no event")
+    return line, again
+
+
+def settled(outcome: Outcome) -> Outcome:
+    """Return an outcome as the journal would give it back."""
+    _, event = checked(Recorded.of(0, outcome, time=0.0))
+    assert isinstance(event, Recorded)
+    return event.outcome.outcome()

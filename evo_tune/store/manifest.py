@@ -1,0 +1,168 @@
+"""What is fixed for a run before its first birth: the one file `_run.json`, read, checked and written.
+
+Knows nothing of the journal, of strategies or of slots.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta, Struct, field
+
+from evo_tune.errors import EvoTuneError, StoreError
+from evo_tune.genome.constraint import Constraint
+from evo_tune.genome.genes import Gene, gene_from
+from evo_tune.genome.space import SearchSpace
+from evo_tune.genome.trial import Objective
+from evo_tune.genome.values import Genome
+from evo_tune.store.journal import write_atomically
+from evo_tune.store.schema import Finite, Share, Whole
+from evo_tune.text import one_line
+
+__all__ = ["FORMAT", "MANIFEST", "ORDERS", "Manifest", "read_manifest", "space_of", "write_manifest"]
+
+FORMAT = 1
+"""Version of the layout on disk; a run of another one is refused, not guessed at."""
+
+MANIFEST = "_run.json"
+
+ORDERS = ("arrival", "birth")
+"""Orders in which strategies are told results (law 3)."""
+
+RENAMED = {"rungs": "fidelity"}
+"""What older versions called a field, and what it is called now."""
+
+
+class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
+    """What is fixed for a run from its first birth on.
+
+    Args:
+        evaluator: Reference: 'bundled:NAME', 'entry:NAME' or a path as the user typed it.
+        evaluator_hash: SHA-256 over the evaluator's file and its local modules.
+        fingerprint: Identity of the data, as the evaluator tells it; '' if it does not.
+        options: Every option of the evaluator, defaults included.
+        space: Description of every gene.
+        objectives: METRIC:min or METRIC:max, in order of importance.
+        strategy: Name or path.
+        strategy_options: Every option of the strategy, population included.
+        seed: Seed of the run.
+        order: 'arrival' or 'birth' (law 3).
+        lag: Results that a birth may run ahead of, in birth order.
+        threads: CPU threads of one training; they change its arithmetic.
+        warm_start: Genomes born right after the default.
+        fidelity: Budgets of a genome's trials, increasing to 1.
+        prune: Whether candidates are born with bounds on their curves.
+        replicates: Seeds that the leading genome must have been trained with.
+        inherit: Share of a full training that a genome gets which begins with another's weights; 0: none does.
+        subject_to: METRIC<=NUMBER or METRIC>=NUMBER.
+        units: Declared metric name to unit, for the Parquet files; '' where there is none.
+        versions: Of Python and of the packages that shape results.
+        created: UTC time, ISO 8601.
+        format: Version of the layout on disk.
+    """
+
+    evaluator: str
+    evaluator_hash: str
+    fingerprint: str
+    options: dict[str, Any]
+    space: dict[str, dict[str, Any]]
+    objectives: list[str]
+    strategy: str
+    strategy_options: dict[str, Any]
+    seed: Annotated[int, Meta(ge=0)]
+    order: str
+    lag: Whole
+    threads: Whole
+    warm_start: list[Genome] = field(default_factory=list)
+    fidelity: list[Finite] = field(default_factory=lambda: [1.0])
+    prune: bool = False
+    replicates: Whole = 1
+    inherit: Share = 0.0
+    subject_to: list[str] = field(default_factory=list)
+    units: dict[str, str] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    created: str = ""
+    format: int = FORMAT
+
+    @property
+    def population(self) -> int:
+        """Births in a generation."""
+        return int(self.strategy_options["population"])
+
+    def parsed_objectives(self) -> tuple[Objective, ...]:
+        """Return the objectives."""
+        return tuple(Objective.parse(text) for text in self.objectives)
+
+    def constraints(self) -> tuple[Constraint, ...]:
+        """Return the constraints."""
+        return tuple(Constraint.parse(text) for text in self.subject_to)
+
+    def genes(self) -> dict[str, Gene]:
+        """Return the genes."""
+        return {name: gene_from(gene) for name, gene in self.space.items()}
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Return the manifest of a run's folder.
+
+    Raises:
+        StoreError: There is none, it is damaged, or it is of another format.
+    """
+    path = folder / MANIFEST
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        written = fields["format"]
+        if written == FORMAT:
+            return _checked(msgspec.convert(_renamed(fields), Manifest))
+    except FileNotFoundError:
+        raise StoreError(f"{folder} is no saved run: it has no {MANIFEST}; `evo-tune list` shows the runs") from None
+    except OSError as error:
+        raise StoreError(f"cannot read {path}: {error.strerror}") from None
+    except (msgspec.ValidationError, ValueError, TypeError, LookupError, RecursionError, EvoTuneError) as error:
+        what = one_line(f"{type(error).__name__}: {error}")
+        raise StoreError(f"{path} is damaged ({what}); restore it from a copy") from None
+    raise StoreError(f"{path} has format {written!r}: this version of evo-tune reads format {FORMAT}")
+
+
+def _renamed(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields under the names of this version."""
+    return {RENAMED.get(name, name): value for name, value in fields.items()}
+
+
+def _checked(manifest: Manifest) -> Manifest:
+    """Return the manifest if its fields hold what the rest relies on; their types are the schema's matter.
+
+    Raises:
+        ValueError: One does not.
+        EvoTuneError: A gene, an objective or a constraint is not understood.
+    """
+    if type(manifest.strategy_options.get("population")) is not int or manifest.population < 1:
+        raise ValueError(f"population is {manifest.strategy_options.get('population')!r}")
+    if not manifest.parsed_objectives() or not manifest.genes():
+        raise ValueError("no objective, or no gene")
+    budgets = manifest.fidelity
+    if not budgets or budgets != sorted(set(budgets)) or not 0 < budgets[0] <= 1.0 == budgets[-1]:
+        raise ValueError(f"fidelity is {budgets}")
+    if manifest.inherit == 1.0:
+        raise ValueError("inherit is 1.0, expected less")
+    manifest.constraints()  # raises
+    if manifest.order not in ORDERS:
+        raise ValueError(f"order is {manifest.order!r}, expected one of {', '.join(ORDERS)}")
+    return manifest
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write the manifest, whole or not at all: with it a folder is a run.
+
+    Raises:
+        StoreError: The disk refuses.
+    """
+    write_atomically(folder / MANIFEST, json.dumps(msgspec.structs.asdict(manifest), indent=2).encode() + b"\n")
+
+
+def space_of(manifest: Manifest, repair_from: SearchSpace | None = None) -> SearchSpace:
+    """Return a manifest's search space, with the repair of the evaluator's own space."""
+    return SearchSpace(None if repair_from is None else repair_from.repair, None, **manifest.genes())

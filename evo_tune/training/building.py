@@ -1,0 +1,180 @@
+"""Builds the training of a GPT on a text: model, recipe, batches that fit the device, and the course along its phases.
+
+From a `LanguageTask`, which says what it is, and a `Run`, which says where it stands.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from evo_tune.errors import RecipeError
+from evo_tune.training.course import Course
+from evo_tune.training.data.corpus import TextMaterial
+from evo_tune.training.hardware.capacity import fit_device
+from evo_tune.training.hardware.determinism import seed_for
+from evo_tune.training.hardware.memory import Fit, predict_memory
+from evo_tune.training.hardware.precision import Precision
+from evo_tune.training.language import LanguageTask
+from evo_tune.training.models.gpt import GPT
+from evo_tune.training.models.gpt_config import GPTConfig
+from evo_tune.training.models.growth import reshape
+from evo_tune.training.phases import Phase
+from evo_tune.training.session import MODEL, Run, seed_of, share_of
+from evo_tune.training.trainer import Recipe, Trainer
+
+if TYPE_CHECKING:
+    from evo_tune.training.hardware.distributed import Ranks
+
+__all__ = ["language_course"]
+
+SAFE = 1e-6
+"""Learning rate with which nothing diverges, for trainings that are thrown away."""
+
+
+def language_course(
+    task: LanguageTask, run: Run, precision: str, saved: dict[str, Any], ranks: Ranks | None = None
+) -> tuple[Course, int]:
+    """Return the training at step 0, or where a checkpoint ends, and the bytes that judge it.
+
+    Args:
+        task: What is trained.
+        run: Where; its budget does not matter, unless it inherits.
+        precision: In what it computes, by name.
+        saved: What was saved of it; empty: nothing.
+        ranks: The processes that train it together.
+
+    Raises:
+        RecipeError: A number is out of its range, or the weights to begin with are gone or do not fit.
+    """
+    return _Builder(task.in_precision(precision), run, ranks).course(saved)
+
+
+@dataclass(frozen=True)
+class _Builder:
+    task: LanguageTask
+    run: Run
+    ranks: Ranks | None
+
+    def course(self, saved: dict[str, Any]) -> tuple[Course, int]:
+        share, options, report = share_of(self.run), self.task.options, self.run.report
+        phases = self.task.phases(share)
+        if phases is None:  # a clock was asked once, and its answer stands
+            windows = saved["windows"] if saved else self._windows_in(options.seconds or 0.0)
+            phases = (self.task.phase(max(1, round(share * windows))),)
+        step = saved["trainer"]["step"] if saved else 0
+        phase = next((phase for phase in phases if step <= phase.end), phases[-1])
+        course = Course(
+            self._trainer(phase, phases[-1].end, ranks=self.ranks),
+            phases,
+            self.material,
+            evaluations=options.evaluations,
+            extension=options.extension,
+            stopping=options.stopping,
+            report=lambda fraction, loss: report(fraction * share, val_loss=loss),
+        )
+        if saved:
+            course.restore(dict(saved))
+        return course, self.material.held_out_bytes
+
+    @cached_property
+    def material(self) -> TextMaterial:
+        return self._material({})
+
+    def _material(self, fits: dict[Phase, Fit]) -> TextMaterial:
+        """Return the text in micro-batches by given fits, else by the device's memory, which is looked at once."""
+
+        def micro_batch(phase: Phase) -> int:
+            return (fits[phase] if phase in fits else self._fit(phase)).micro_batch
+
+        return TextMaterial(
+            self.task.corpus, count=self.task.options.eval_tokens, seed=seed_of(self.run), micro_batch=micro_batch
+        )
+
+    def _fit(self, phase: Phase) -> Fit:
+        if phase not in self._fits:
+            self._fits[phase] = self._look_at(phase)
+        return self._fits[phase]
+
+    @cached_property
+    def _fits(self) -> dict[Phase, Fit]:
+        return {}
+
+    def _look_at(self, phase: Phase) -> Fit:
+        options, config, size = self.task.options, phase.config, self.ranks.size if self.ranks else 1
+        each = -(-phase.per_step // size)
+        if options.micro_batch != "auto":
+            micro = min(each, max(1, (options.micro_batch or each * config.context) // config.context))
+            return Fit(micro, None, predict_memory(config, micro))
+        return fit_device(
+            config,
+            each,
+            self.run.device,
+            sharing=size,
+            probe=None if self.ranks else lambda fit: self._one_step(phase, fit),
+            optimizer=options.optimizer,
+            ema=options.ema is not None,
+            precision=options.precision,
+        )
+
+    def _one_step(self, phase: Phase, fit: Fit) -> None:
+        one = replace(phase, windows=phase.per_step, first_step=0, ramp=None)
+        self._trainer(one, 1, lr=SAFE, fit=fit).run(1)
+
+    def _windows_in(self, seconds: float) -> int:
+        """Return how many windows fit in so many seconds, by the median of ten steps after three."""
+        warm, timed = 3, 10
+        phase = self.task.phase(1)
+        phase = replace(phase, windows=phase.per_step * (warm + timed))
+        trial = self._trainer(phase, warm + timed, lr=SAFE)  # one of its own, to be thrown away
+        trial.run(warm)
+        times = []
+        for step in range(warm, warm + timed):
+            before = time.perf_counter()
+            trial.run(step + 1)
+            times.append(time.perf_counter() - before)
+        return phase.per_step * max(1, int(float(seconds) / statistics.median(times)))
+
+    def _trainer(
+        self,
+        phase: Phase,
+        steps: int,
+        *,
+        lr: float | None = None,
+        fit: Fit | None = None,
+        ranks: Ranks | None = None,
+    ) -> Trainer:
+        """Return a trainer of a phase at step 0, its schedules laid over all `steps`."""
+        task, options = self.task, self.task.options
+        recipe = Recipe(
+            optimizer=options.optimizer_for(task.lr if lr is None else lr, task.batch, task.reference),
+            schedule=options.rates(steps, task.warmup),
+            weight_decay=options.decay(task.weight_decay),
+            clip=options.clip,
+            ceiling=1.5 * math.log(options.vocab),
+            z_loss=options.z_loss,
+            ema=options.ema,
+            precision=Precision(name=options.precision),
+        )
+        material = self.material if fit is None else self._material({phase: fit})
+        model = self._model(phase.config, options.recompute or (fit or self._fit(phase)).recompute).to(self.run.device)
+        source, seed, device = material.source(phase), seed_of(self.run), self.run.device
+        return Trainer(model, source, recipe, seed=seed, device=device, ranks=ranks)
+
+    def _model(self, config: GPTConfig, recompute: int | None) -> GPT:
+        """Return the model at step 0: new, or with the weights of another training in its own shape.
+
+        Raises:
+            RecipeError: The other training's weights are gone, or do not fit.
+        """
+        seed, folder = seed_for(seed_of(self.run), "weights"), self.run.inherit_folder
+        if folder is None:
+            return GPT(config, seed=seed, recompute=recompute)
+        if not (folder / MODEL).is_dir():
+            expected = "one with a model: was _trials emptied, or is it not the same for all machines?"
+            raise RecipeError("inherit_folder", str(folder), expected)
+        return reshape(GPT.load(folder / MODEL), config, seed, recompute=recompute)

@@ -1,0 +1,186 @@
+"""A text as it is trained on and as it judges: its tokens, its training windows, its held-out blocks.
+
+What is held out are bytes at the text's end, the same for every model; tokens are learned from the rest only. Loads no
+torch until windows are cut. Knows nothing of models or budgets.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+
+from evo_tune.errors import OptionError
+from evo_tune.options.declare import Options, option
+from evo_tune.training.data.text import read_text, split_text
+from evo_tune.training.data.tokenizer import BPE, Tokenizer, tokenizer_for
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from evo_tune.training.data.batch import MicroBatch
+    from evo_tune.training.data.windows import TrainingWindows
+    from evo_tune.training.phases import Phase
+
+__all__ = ["BLOCK", "Corpus", "TextMaterial", "Texts"]
+
+BLOCK = 4
+"""Bytes in a held-out block, for each token of the longest window: more than a byte-pair token usually has."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Texts(Options):
+    """The text."""
+
+    data: str = option(
+        "", gene=None, help="File, folder (with all below it) or glob; empty: English that Python brings along"
+    )
+    vocab: int = option(
+        256, bounds="[256, 65536]", unit="tokens", gene=None, help="256: a token is a byte; more: learned byte pairs"
+    )
+    context: int | None = option(
+        None, bounds="[2, inf)", unit="tokens", gene=None, help="In a window; none: the evaluator's gene"
+    )
+    eval_tokens: int = option(
+        16384, bounds="[1, inf)", unit="bytes", gene=None, help="Of held-out text that are scored at the end"
+    )
+
+
+@lru_cache(maxsize=1)  # a worker trains on the same text again and again
+def read(data: str) -> bytes:
+    """Return the whole text; see `read_text`."""
+    return read_text(data)
+
+
+@lru_cache(maxsize=1)
+def _tokens(text: bytes, vocab: int) -> tuple[np.ndarray, Tokenizer]:
+    """Return the tokens of the text to train on, and the tokenizer that was learned from it."""
+    tokenizer = tokenizer_for(text, vocab)
+    return tokenizer.encode(text), tokenizer
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A text, split, and what judges by it.
+
+    Args:
+        data: Where it is (see `read_text`).
+        vocab: Number of tokens; 256: bytes.
+        longest: Tokens in the longest window that any genome may ask for.
+
+    Raises:
+        OptionError: The text is empty, or too short for such windows.
+        RecipeError: It is missing or unreadable.
+    """
+
+    data: str
+    vocab: int
+    longest: int
+
+    def __post_init__(self) -> None:
+        self.split()
+
+    @property
+    def size(self) -> int:
+        """Bytes of the whole text."""
+        return len(read(self.data))
+
+    @property
+    def block(self) -> int:
+        """Bytes in a held-out block."""
+        return BLOCK * self.longest
+
+    def split(self) -> tuple[bytes, bytes]:
+        """Return the text to train on and the text held out."""
+        return split_text(read(self.data), self.longest, self.data)
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """What the tokens are; it has seen the text to train on only."""
+        return _tokens(self.split()[0], self.vocab)[1]
+
+    def training(self) -> Tensor:
+        """Return the tokens that are trained on, (n,)."""
+        import torch
+
+        tokens = _tokens(self.split()[0], self.vocab)[0]
+        # TrainingWindows indexes it: torch has no indexing of uint16.
+        return torch.from_numpy(tokens.copy() if self.vocab == 256 else tokens.astype("int32"))
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of the text, of how it is split, and of the byte pairs learned from it.
+
+        Raises:
+            OptionError: The text has too few byte pairs for the longest window.
+        """
+        training, held_out = self.split()
+        digest = hashlib.sha256(f"{len(training)}+{len(held_out)}:".encode())
+        digest.update(training)
+        digest.update(held_out)
+        if self.vocab != 256:
+            tokens, tokenizer = _tokens(training, self.vocab)
+            if len(tokens) <= self.longest:
+                raise OptionError(
+                    f"-o vocab={self.vocab}: the text to train on has {len(tokens)} tokens: expected more than "
+                    f"{self.longest}, the longest window; give more text, or a smaller -o context"
+                )
+            digest.update(cast(BPE, tokenizer).to_json().encode())
+        return digest.hexdigest()
+
+
+class TextMaterial:
+    """What a GPT is trained on and judged by: a `Course`'s material.
+
+    Args:
+        corpus: The text.
+        count: Held-out bytes that are scored, about.
+        seed: Of the order in which the text is read.
+        micro_batch: Windows in one pass of a phase.
+    """
+
+    def __init__(self, corpus: Corpus, *, count: int, seed: int, micro_batch: Callable[[Phase], int]) -> None:
+        self.corpus, self.count, self.seed, self.micro_batch = corpus, count, seed, micro_batch
+        self.training, self.held_out_text, self.tokenizer = corpus.training(), corpus.split()[1], corpus.tokenizer
+
+    def source(self, phase: Phase) -> TrainingWindows:
+        """Return the batches of a phase."""
+        from evo_tune.training.data.windows import TrainingWindows
+
+        return TrainingWindows(
+            self.training,
+            context=phase.config.context,
+            batch=phase.per_step,
+            total=phase.windows,
+            seed=self.seed,
+            micro_batch=self.micro_batch(phase),
+            first_step=phase.first_step,
+            ramp=phase.ramp,
+        )
+
+    def held_out(self, context: int) -> list[MicroBatch]:
+        """Return held-out blocks in windows of `context`; the same text whatever the context."""
+        import torch
+
+        from evo_tune.training.data.windows import held_out_blocks
+
+        def encode(text: bytes) -> Tensor:
+            return torch.from_numpy(self.tokenizer.encode(text).astype("int32"))
+
+        return held_out_blocks(self.held_out_text, encode, context=context, count=self.count, block=self.corpus.block)
+
+    def seen(self, context: int) -> MicroBatch:
+        """Return fixed windows of the text that is trained on."""
+        from evo_tune.training.data.windows import fixed_windows
+
+        count = max(1, self.count // 4)
+        return fixed_windows(self.training, context=context, count=count, block=self.corpus.block)
+
+    @property
+    def held_out_bytes(self) -> int:
+        """Bytes in the held-out blocks: as many blocks for any context, each as long."""
+        block = min(self.corpus.block, len(self.held_out_text) - 1)
+        return block * len(self.held_out(block))

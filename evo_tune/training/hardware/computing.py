@@ -1,0 +1,48 @@
+"""What a machine does of a training, as options: in which precision, in how many passes and processes.
+
+Each says what the task's machine is, so none can be a gene. Loads no torch; knows nothing of how it is done (see
+`precision`, `memory`, `recompute`, `launcher`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from evo_tune.options.declare import Options, option
+
+__all__ = ["Computing", "Passes", "Processes"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Computing(Options):
+    """Precision."""
+
+    precision: Literal["auto", "fp32", "bf16"] = option(
+        "auto", gene=None, help="Of the products; auto: bf16 where the machine gains from it; judged in fp32 always"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Passes(Options):
+    """Memory."""
+
+    micro_batch: int | Literal["auto"] | None = option(
+        "auto",
+        bounds="[2, inf)",
+        unit="tokens",
+        gene=None,
+        help="Most in one pass, which changes no gradient; auto: what the device's whole memory has room for",
+    )
+    recompute: int | None = option(
+        None, bounds="[1, inf)", gene=None, help="Compute every so-manieth block again for the gradient"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Processes(Options):
+    """Processes on this machine."""
+
+    ranks: int = option(
+        1, bounds="[1, 64]", gene=None, help="That train together, each with the slot's threads or a GPU of its own"
+    )

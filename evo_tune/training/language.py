@@ -1,0 +1,164 @@
+"""A GPT to be trained on a text, as options and numbers: how long, in which phases, and what it will take.
+
+Arithmetic only, without torch, so that a search knows a training before it trains; `building` builds it. Knows
+nothing of where the numbers come from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from evo_tune.errors import OptionError
+from evo_tune.training.data.corpus import Corpus, Texts
+from evo_tune.training.hardware.computing import Computing, Passes, Processes
+from evo_tune.training.hardware.memory import predict_memory
+from evo_tune.training.models.gpt_config import Decoder, GPTConfig
+from evo_tune.training.optim.clipping import Clipping
+from evo_tune.training.optim.early_stopping import Stopping
+from evo_tune.training.optim.ema import Averaging
+from evo_tune.training.optim.gap_decay import Decaying
+from evo_tune.training.optim.optimisation import Optimisation
+from evo_tune.training.optim.ramp import Ramping
+from evo_tune.training.optim.schedule import Scheduling
+from evo_tune.training.phases import Budget, Phase, plan_phases, spent
+
+__all__ = ["LanguageOptions", "LanguageTask", "Training"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training(
+    Processes, Passes, Computing, Stopping, Averaging, Clipping, Ramping, Decaying, Scheduling, Optimisation
+):
+    """How a model is trained, whatever it is."""
+
+    def check(self) -> None:
+        if self.patience is not None and self.schedule == "sgdr" and self.patience <= self.cycle * self.evaluations:
+            raise OptionError(
+                f"-o patience={self.patience}: expected more than the {self.cycle * self.evaluations:g} evaluations of "
+                "one cycle of sgdr, whose waves it must outlast"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LanguageOptions(Training, Decoder, Budget, Texts):
+    """How a GPT is trained on a text."""
+
+    def check(self) -> None:
+        if self.extend_from is not None and (self.context is None or self.extend_from >= self.context):
+            raise OptionError(f"-o extend_from={self.extend_from}: expected less than -o context, which must be given")
+        if self.extend_from is not None and self.patience is not None:
+            raise OptionError(
+                "-o patience stops by a loss that -o extend_from changes the meaning of: give one of them"
+            )
+        if self.extend_from is not None and self.seconds is not None:
+            raise OptionError("-o extend_from shares out flops or tokens: give one of these instead of -o seconds")
+        for name, given in (("ranks", self.ranks > 1), ("ramp_from", self.ramp_from is not None)):
+            if given and self.seconds is not None:
+                raise OptionError(f"-o {name} and -o seconds are both given: give flops or tokens beside {name}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LanguageTask:
+    """A training of a GPT.
+
+    Args:
+        options: How it is trained; its default budget is `flops`.
+        genome: What told it from others, plain data: its checkpoints go on under the same only.
+        config: The model's shape at the end.
+        longest: Tokens in the longest window that any genome may ask for.
+        lr: Peak learning rate, at the reference batch.
+        batch: Tokens in a step.
+        reference: Batch, in tokens, for which learning rates are meant (see `scale_lr`).
+        weight_decay: λ at its beginning.
+        warmup: Share of the steps for warm-up.
+        flops: Budget where the options give none.
+        save: Whether a full training leaves a checkpoint too.
+    """
+
+    options: LanguageOptions
+    genome: Mapping[str, Any]
+    config: GPTConfig
+    longest: int
+    lr: float
+    batch: int
+    reference: int
+    weight_decay: float
+    warmup: float
+    flops: float
+    save: bool = False
+
+    @property
+    def corpus(self) -> Corpus:
+        """The text.
+
+        Raises:
+            UsageError: See `Corpus`.
+        """
+        return Corpus(self.options.data, self.options.vocab, self.longest)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint belongs to, plain data."""
+        return {
+            "genome": dict(self.genome),
+            "data": self.options.data,
+            "bytes": self.corpus.size,
+            "model": self.config.to_json(),
+        }
+
+    def in_precision(self, precision: Any) -> LanguageTask:
+        """Return the same training in a precision."""
+        return replace(self, options=replace(self.options, precision=precision))
+
+    def phases(self, share: float = 1.0) -> tuple[Phase, ...] | None:
+        """Return the phases of a training with a share of the budget; None if only a clock can tell how long it is."""
+        options = self.options
+        if options.seconds is not None:
+            return None
+        shares = [(1.0, self.config)]
+        if options.extend_from is not None:
+            short = replace(self.config, context=options.extend_from, extended_from=None)
+            shares = [(1.0 - options.extend_share, short), (options.extend_share, self.config)]
+        tokens = options.tokens and options.tokens * share
+        flops = (options.flops or self.flops) * share
+        return plan_phases(shares, self.batch, tokens=tokens, flops=flops, ramp=options.ramp)
+
+    def phase(self, windows: int) -> Phase:
+        """Return the only phase of a training of so many windows."""
+        return Phase(config=self.config, windows=windows, per_step=max(1, self.batch // self.config.context))
+
+    def estimate(self) -> dict[str, float]:
+        """Return what is known before training: params, gpu_memory, and flops and tokens of the full training.
+
+        gpu_memory is what a GPU of any size would hold of it, its batch in one pass (or in micro-batches of the
+        option), in bf16 unless told otherwise, bytes.
+
+        Raises:
+            RecipeError: A number is out of its range.
+        """
+        self.options.check_lr(self.lr)
+        self.options.rates(steps=10, warmup=self.warmup)
+        self.options.decay(self.weight_decay)
+        phases = self.phases()
+        known = {"params": float(self.config.parameters)}
+        known["gpu_memory"] = max(self._gpu_memory(phase) for phase in phases or (self.phase(1),))
+        return known if phases is None else {**known, **spent(phases, phases[-1].end)}
+
+    def _gpu_memory(self, phase: Phase) -> float:
+        """Return what a GPU would hold of a phase, without CUDA's own libraries, bytes; of several ranks', each."""
+        options = self.options
+        micro = -(-phase.per_step // options.ranks)
+        if isinstance(options.micro_batch, int):
+            micro = min(micro, max(1, options.micro_batch // phase.config.context))
+        predicted = predict_memory(
+            phase.config,
+            micro,
+            precision="fp32" if options.precision == "fp32" else "bf16",
+            recompute=options.recompute,
+            device="cuda",
+            optimizer=options.optimizer,
+            ema=options.ema is not None,
+        )
+        return predicted.peak - predicted.context

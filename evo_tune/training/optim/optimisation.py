@@ -1,0 +1,76 @@
+"""Which optimizer makes the steps, and what it minimises, as options; loads no torch until one is built.
+
+Knows nothing of what the optimizers do (see `optimizer`, `muon`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import metadata
+from typing import TYPE_CHECKING, Any, Literal
+
+from evo_tune.errors import OptionError
+from evo_tune.options.bounds import check_number
+from evo_tune.options.declare import Options, option
+from evo_tune.training.optim.scaling import scale_lr
+
+if TYPE_CHECKING:
+    from evo_tune.training.optim.muon import Muon
+    from evo_tune.training.optim.optimizer import SGD, AdamW
+
+__all__ = ["Optimisation"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimisation(Options):
+    """The optimizer and its loss."""
+
+    optimizer: Literal["adamw", "muon", "sgd"] = option(
+        "adamw", gene="adamw|muon", help="Which one; with sgd the learning rate is fifty times larger"
+    )
+    beta1: float = option(0.9, bounds="[0, 0.99999]", help="adamw, muon: decay of the first moment")
+    beta2: float = option(
+        0.95, bounds="[0, 0.99999]", gene="0.9|0.95|0.98|0.99|0.995|0.999", help="adamw, muon: decay of the second"
+    )
+    eps: float = option(1e-8, bounds="(0, 1)", help="adamw, muon: added to the root of the second moment")
+    momentum: float = option(0.95, bounds="[0, 0.99999]", help="muon, sgd: of the gradient")
+    lr_rule: Literal["none", "sqrt", "linear"] = option(
+        "none", help="How the learning rate, which is meant for the default batch, moves with the batch"
+    )
+    z_loss: float = option(
+        0.0, bounds="[0, 1]", gene="0.0|1e-5|1e-4|1e-3", help="Weight of the z-loss; 1e-4 keeps logits from drifting"
+    )
+
+    def check(self) -> None:
+        if self.optimizer == "muon" and tuple(map(int, metadata.version("torch").split(".")[:2])) < (2, 9):
+            raise OptionError(f"-o optimizer=muon: torch {metadata.version('torch')} has no Muon; 2.9 brought it")
+
+    def check_lr(self, lr: object) -> None:
+        """Require a learning rate that the optimizer takes.
+
+        Raises:
+            RecipeError: It is something else.
+        """
+        check_number("lr", lr, "(0, 10]" if self.optimizer == "sgd" else "(0, 1]")
+
+    def optimizer_for(self, lr: float, batch: float, reference: float) -> AdamW | Muon | SGD:
+        """Return the optimizer with its peak learning rate.
+
+        Args:
+            lr: The one that suits the reference batch.
+            batch: In any unit.
+            reference: In the same unit.
+
+        Raises:
+            RecipeError: The learning rate, as `lr_rule` moves it, is out of its range.
+        """
+        from evo_tune.training.optim.muon import Muon
+        from evo_tune.training.optim.optimizer import SGD, AdamW
+
+        scaled = scale_lr(lr, batch, reference, self.lr_rule)
+        betas: dict[str, Any] = {"beta1": self.beta1, "beta2": self.beta2, "eps": self.eps}
+        if self.optimizer == "adamw":
+            return AdamW(lr=scaled, **betas)
+        if self.optimizer == "muon":
+            return Muon(lr=scaled, momentum=self.momentum, **betas)
+        return SGD(lr=scaled, momentum=self.momentum)

@@ -1,0 +1,203 @@
+"""A training where it stands: taken up from its checkpoint, trained to its budget, judged, and left to go on from.
+
+What every training passes through, whatever its task: settings of the process, precision, checkpoints, ranks. Where
+it stands (device, seed, budget, folders) comes as a `Run`, which an evaluator's context is; what is trained comes as a
+`Task`. Knows nothing of genomes, or of what data and models are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import FunctionType
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from evo_tune.errors import OptionError
+from evo_tune.training.accounting import stop_step
+from evo_tune.training.checkpoint import load_checkpoint, save_checkpoint
+from evo_tune.training.course import Course
+from evo_tune.training.hardware import probe
+from evo_tune.training.hardware.allocator import keep_freed_memory
+from evo_tune.training.hardware.determinism import reproducible, seed_for
+from evo_tune.training.hardware.launcher import launch
+
+if TYPE_CHECKING:
+    from evo_tune.training.hardware.distributed import Ranks
+
+__all__ = ["CHECKPOINT", "MODEL", "Build", "Place", "Run", "Task", "seed_of", "share_of", "train", "train_together"]
+
+CHECKPOINT = "checkpoint.pt"
+MODEL = "model"
+"""What a training leaves in its folder: to go on from, and for others to begin with."""
+
+
+class Run(Protocol):
+    """Where a training stands; `evo_tune.Context` is one, and says what each is."""
+
+    device: str
+    threads: int
+    seed: int
+    budget: float
+    resume_folder: Path | None
+    inherit_folder: Path | None
+    keep: bool
+
+    @property
+    def folder(self) -> Path:
+        """Folder of this training."""
+
+    def report(self, fraction: float, **metrics: float) -> None:
+        """Add a point to the learning curve."""
+
+
+class Task(Protocol):
+    """What is trained."""
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint belongs to, plain data."""
+
+    @property
+    def save(self) -> bool:
+        """Whether a full training leaves a checkpoint too."""
+
+    @property
+    def options(self) -> Any:
+        """Its options, `precision` among them."""
+
+
+T = TypeVar("T", bound=Task)
+Build = Callable[[T, Run, str, dict[str, Any], "Ranks | None"], tuple[Course, int]]
+"""Makes the course of a task in a run, a precision (by name) and ranks, where a checkpoint's state ends, or with an
+empty one at step 0; and says how many bytes judge it."""
+
+
+def share_of(run: Run) -> float:
+    """Return the share of the full budget over which schedules are laid: an heir's training is whole in itself."""
+    return 1.0 if run.inherit_folder is None else run.budget
+
+
+def seed_of(run: Run) -> int:
+    """Return the training's seed: an heir reads the data in another order than the one whose weights it has."""
+    return run.seed if run.inherit_folder is None else seed_for(run.seed, "inheritance") % 2**32
+
+
+def train(task: T, run: Run, build: Build[T], ranks: Ranks | None = None) -> tuple[Course, dict[str, float]]:
+    """Train up to the run's budget, from what it goes on from or inherits.
+
+    Args:
+        task: What is trained.
+        run: Where it stands; the learning curve is reported there.
+        build: Makes its course.
+        ranks: The processes that train it together, each of which calls this.
+
+    Returns:
+        The course at its end, and `Course.metrics`.
+
+    Raises:
+        Diverged: The training was lost.
+        UsageError: The checkpoint belongs to another training.
+    """
+    keep_freed_memory()
+    first = ranks is None or ranks.rank == 0
+    with reproducible(run.threads, run.device):
+        identity = task.identity
+        saved = _saved(run, identity)
+        precision = task.options.precision
+        if precision == "auto":  # another machine may answer otherwise, but not in the middle of a training
+            precision = saved.get("precision", "fp32") if saved else probe.fastest_precision(run.device)
+        course, judging_bytes = build(task, run, precision, saved, ranks)
+        start, stop = course.trainer.step, stop_step(course.steps, run.budget / share_of(run))
+        course.run(stop)
+        if first and (task.save or stop < course.steps):
+            state = {"task": identity, "windows": course.phases[0].windows, "precision": precision}
+            state.update(course.state())
+            save_checkpoint(run.folder / CHECKPOINT, state)
+        metrics = course.metrics(judging_bytes, start if run.resume_folder else None)
+        if run.keep and first:
+            course.model.save(run.folder / MODEL)
+        return course, metrics
+
+
+def _saved(run: Run, identity: dict[str, Any]) -> dict[str, Any]:
+    """Return the checkpoint to go on from; empty if there is none."""
+    file = run.resume_folder / CHECKPOINT if run.resume_folder else None
+    if file is None or not file.is_file():
+        return {}
+    saved = load_checkpoint(file)
+    if saved["task"] != identity:
+        raise OptionError(f"{file} belongs to {saved['task']}: expected {identity}; train from scratch instead")
+    return saved
+
+
+# ---------------------------------------------------------------- several processes
+
+
+@dataclass
+class Place:
+    """Where a training stands in one of several processes: a `Run` of plain data.
+
+    Args:
+        device: The rank's own.
+        threads: See `evo_tune.Context`, as of the others.
+        seed: Of the training.
+        budget: Share of the full training.
+        folder: Of this training; it is there.
+        resume_folder: To go on from.
+        inherit_folder: To begin with the weights of.
+        keep: Whether to leave the weights.
+        tell: Sends a point of the learning curve to the process that asked.
+    """
+
+    device: str
+    threads: int
+    seed: int
+    budget: float
+    folder: Path
+    resume_folder: Path | None
+    inherit_folder: Path | None
+    keep: bool
+    tell: Callable[[dict[str, float]], None]
+
+    @classmethod
+    def of(cls, ranks: Ranks, tell: Callable[[dict[str, float]], None], run: Mapping[str, Any]) -> Place:
+        """Return a rank's place, from what `train_together` sent; the curve is the first rank's to tell."""
+        folders = {name: run[name] and Path(run[name]) for name in ("folder", "resume_folder", "inherit_folder")}
+        quiet = tell if ranks.rank == 0 else lambda point: None
+        return cls(**{**run, **folders}, device=str(ranks.device), tell=quiet)
+
+    def report(self, fraction: float, **metrics: float) -> None:
+        """Add a point to the learning curve."""
+        self.tell({"fraction": fraction, **metrics})
+
+
+def train_together(
+    function: FunctionType | Callable[..., Any], run: Run, options: Mapping[str, Any], **arguments: Any
+) -> dict[str, float]:
+    """Have several processes train a task together, and return the metrics.
+
+    Args:
+        function: Is each of them: `function(ranks, tell, *, run, options, **arguments)`, at the top of a file; it
+            trains in `Place.of(ranks, tell, run)`.
+        run: Where the training stands.
+        options: Of the task, plain data, `ranks` and `precision` among them.
+        arguments: More plain data for the function.
+
+    Raises:
+        RankFailed: See `launch`.
+    """
+    if options["precision"] == "auto" and not run.resume_folder:  # one answer for all
+        options = {**options, "precision": probe.fastest_precision(run.device)}
+    place = {name: getattr(run, name) for name in ("threads", "seed", "budget", "keep")}
+    for name in ("folder", "resume_folder", "inherit_folder"):
+        place[name] = getattr(run, name) and str(getattr(run, name))
+    metrics: dict[str, float] = launch(
+        function,
+        {"run": place, "options": dict(options), **arguments},
+        ranks=options["ranks"],
+        device=run.device,
+        threads=run.threads,
+        on_message=lambda point: run.report(**point),
+    )
+    return metrics

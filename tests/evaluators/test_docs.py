@@ -1,0 +1,32 @@
+"""docs/evaluators.md lists the bundled evaluators: each of them, and no other."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from evo_tune.plugins.find import bundled_evaluators, load_evaluator
+
+PAGE = (Path(__file__).parents[2] / "docs" / "evaluators.md").read_text(encoding="utf-8")
+FILES = sorted(path for path in bundled_evaluators().glob("*.py") if not path.name.startswith("_"))
+
+
+def rows() -> dict[str, list[str]]:
+    """Return the table of the bundled ones: evaluator to the cells of its row."""
+    chapter = PAGE.partition("\n## The bundled ones\n")[2].partition("\n## ")[0]
+    found = re.findall(r"^\| `(\w+)` \| (.*) \|$", chapter, re.MULTILINE)
+    assert len(dict(found)) == len(found), "one of them has two rows"
+    return {name: cells.split(" | ") for name, cells in found}
+
+
+def test_every_bundled_evaluator_has_its_row_and_every_row_its_evaluator() -> None:
+    assert set(rows()) == {path.stem for path in FILES}
+
+
+def test_a_row_names_the_objective_and_the_genes() -> None:
+    for path in FILES:
+        plugin = load_evaluator(path, f"bundled:{path.stem}", "bundled")
+        _, genes, objective, _ = rows()[path.stem]
+        assert [re.findall(r"`(\w+)`", objective)[0]] == [one.metric for one in plugin.objectives], path.stem
+        if "see its chapter" not in genes:
+            assert set(genes.split(", ")) == set(plugin.space(plugin.bind({})).genes), path.stem

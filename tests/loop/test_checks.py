@@ -1,0 +1,157 @@
+"""What a run is refused for: a new one before anything is made, a saved one before it goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evo_tune.errors import OptionError, PluginError, SpaceError, StoreError, UsageError
+from evo_tune.genome.notation import parse_gene
+from evo_tune.loop.search import Search
+from evo_tune.store.run import Run
+from tests.conftest import drive
+from tests.loop.cases import TASK, Begin
+
+
+def test_a_changed_evaluator_is_refused_unless_accepted(begin: Begin, resume: Begin, quick: Path) -> None:
+    drive(begin("run", trials=5))
+    (quick.parent / "helper.py").write_text("y = 1")
+    quick.write_text(quick.read_text() + "\nimport helper\n")
+    with pytest.raises(StoreError, match=r"quick\.py \(or a module that it imports\) has changed.*--accept-changes"):
+        resume("run")
+    drive(resume("run", accept_changes=True, trials=6))
+    assert len(drive(resume("run", trials=7)).trials) == 7, "what was accepted once is known"
+    (quick.parent / "helper.py").write_text("y = 2")
+    with pytest.raises(StoreError, match="has changed"):
+        resume("run")
+
+
+def test_changed_data_is_refused_unless_accepted(begin: Begin, resume: Begin, quick: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data.txt"
+    data.write_text("one")
+    quick.write_text(
+        quick.read_text() + f"\nimport pathlib\ndef fingerprint(): return pathlib.Path({str(data)!r}).read_text()\n"
+    )
+    drive(begin("run", trials=5))
+    data.write_text("two")
+    with pytest.raises(StoreError, match="the evaluator's data has changed since run run began"):
+        resume("run")
+    assert len(drive(resume("run", accept_changes=True, trials=6)).trials) == 6
+    assert Run.open(tmp_path / "store" / "run").fingerprint == "two"
+    assert resume("run").ask() is None
+
+
+def test_an_evaluator_that_has_moved(begin: Begin, resume: Begin, quick: Path) -> None:
+    drive(begin("run", trials=5))
+    moved = quick.with_name("elsewhere")
+    moved.mkdir()
+    quick.rename(moved / "quick.py")
+    with pytest.raises(PluginError, match=r"quick\.py"):
+        resume("run")
+    assert len(drive(resume("run", evaluator=str(moved / "quick.py"), trials=6)).trials) == 6
+
+
+@pytest.mark.parametrize(
+    ("fields", "error", "message"),
+    [
+        ({"evaluator": "nope"}, PluginError, "there is no evaluator 'nope'"),
+        ({"strategy": "gaa"}, PluginError, r"there is no strategy 'gaa' \(did you mean ga\?\)"),
+        ({"options": {"slep": 1}}, OptionError, r"quick has no option 'slep' \(did you mean sleep\?\)"),
+        ({"options": {"sleep": "long"}}, OptionError, "sleep=long: expected a number"),
+        ({"strategy_options": {"elite": 1}}, OptionError, "strategy ga has no option 'elite'"),
+        ({"population": 1}, OptionError, "population=1 is not allowed"),
+        ({"objectives": ["loss"]}, SpaceError, "objective 'loss' is not understood: expected METRIC:min or METRIC:max"),
+        ({"objectives": ["lost:min"]}, SpaceError, r"--objective lost:min: quick returns no metric 'lost'"),
+        ({"objectives": ["loss:min", "loss:max"]}, SpaceError, "objectives loss, loss: one is given twice"),
+        (
+            {"objectives": ["loss:min", "cost:min"], "strategy": "ga"},
+            PluginError,
+            r"strategy ga optimises one objective, and 2 were given \(loss, cost\): give one --objective, or choose "
+            r"--strategy (\w+ or )*nsga2 or ",
+        ),
+        (
+            {"strategy": "cma"},
+            PluginError,
+            "strategy cma searches numbers and ordered choices, and kind has no order: fix it with --gene kind=VALUE, "
+            r"or choose --strategy (\w+ or )*ga or ",
+        ),
+        ({"order": "size"}, OptionError, "--order size: expected arrival or birth"),
+        ({"lag": -1}, OptionError, "--lag -1"),
+        ({"slots": 0}, OptionError, "--slots 0 is not allowed"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_is_made(
+    begin: Begin, tmp_path: Path, fields: dict[str, Any], error: type[UsageError], message: str
+) -> None:
+    with pytest.raises(error, match=message) as caught:
+        begin(**fields)
+    assert "\n" not in str(caught.value)
+    assert caught.value.exit_code == 2
+    assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize(
+    ("genes", "said"),
+    [
+        ({"noise": "float(0,3)"}, "--gene noise, at 3.0: noise=3.0: expected 0 to 2"),
+        ({"noise": "1|5"}, "--gene noise, at 5: "),
+        ({"noise": "fast"}, "--gene noise: 'fast' is not allowed: expected numbers"),
+        ({"nois": "1"}, r"--gene nois: expected one of .*noise, window.*did you mean noise"),
+        ({"lr": None}, "--gene lr: it is on as it is"),
+    ],
+)
+def test_a_gene_out_of_range_is_refused_before_a_trial(
+    search: Callable[..., Search], genes: dict[str, str | None], said: str
+) -> None:
+    with pytest.raises(SpaceError, match=said):
+        search(genes={name: text and parse_gene(name, text) for name, text in genes.items()})
+
+
+def test_a_broken_estimate_costs_no_evaluation(search: Callable[..., Search], task: Path, tmp_path: Path) -> None:
+    task.write_text(TASK.replace('return {"params": bias + genome["depth"]}', "return 5"))
+    with pytest.raises(PluginError, match=r"task\.py:22: estimate gives 5: expected a dict of metric names"):
+        search()
+    task.write_text(TASK.replace('genome["depth"]}', 'genome["dept"]}'))
+    with pytest.raises(PluginError, match=r"task\.py:25: KeyError: 'dept'"):
+        search()
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_broken_strategy_does_not_stop_the_advice(
+    search: Callable[..., Search], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "broken.py").write_text("1 / 0")
+    monkeypatch.setattr(
+        "evo_tune.plugins.find._entry_points",
+        lambda group: {"broken": tmp_path / "broken.py"} if group.endswith("strategies") else {},
+    )
+    with pytest.raises(PluginError, match=r"choose --strategy nsga2 or .*random"):
+        search(objectives=["loss:min", "params:min"], strategy="ga")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "cause"),
+    [
+        ("lr=Float(0.1, 1.0, default=0.5),", "", "its genes have changed (lr is gone)"),
+        ("lr=Float", "rate=Float", "its genes have changed (lr is gone; rate is new)"),
+        ("depth=Int", "width_2=Int(1, 2), depth=Int", "its genes have changed (width_2 is new)"),
+        ("bias: int = 0", "offset: int = 0", "task has no option 'bias'"),
+        ("bias: int = 0", "bias: int = 0, data: str", "task needs -o data="),
+        ("bias: int = 0", "bias: bool | None = None", "bias=5"),
+    ],
+)
+@pytest.mark.parametrize("accept", [False, True])
+def test_what_a_run_cannot_go_on_with_is_named(
+    search: Callable[..., Search], task: Path, tmp_path: Path, old: str, new: str, cause: str, accept: bool
+) -> None:
+    search(options={"bias": 5})
+    task.write_text(TASK.replace(old, new))
+    with pytest.raises(StoreError) as caught:
+        Search.resume("run", store=tmp_path / "store", accept_changes=accept)
+    message = str(caught.value)
+    assert message.startswith(f"run run cannot go on with {task} as it is now: ")
+    assert cause in message
+    assert message.endswith("start a new run")

@@ -1,0 +1,106 @@
+"""Genomes of a warm start: read from files, checked, and born right after the default."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evo_tune.errors import SpaceError, UsageError
+from evo_tune.loop.warm_start import read_genomes
+from tests.conftest import cut_copy, drive, rows
+from tests.loop.cases import Begin, agrees
+
+
+def test_warm_starts_are_born_right_after_the_default(begin: Begin, resume: Begin) -> None:
+    warm = [
+        {"x": 0.5, "n": 9, "kind": 2},
+        {"x": 0.25, "n": 9.0, "kind": True},
+        {"x": 0.5, "n": 9, "kind": 2},  # twice
+    ]
+    default = begin("default").space.default()
+    search = begin("run", warm_start=[*warm, default], trials=6)
+    assert search.saved.manifest.warm_start == [warm[0], {"x": 0.25, "n": 9, "kind": True}]
+    drive(search)
+    operators = [trial.candidate.operator for trial in search.trials]
+    assert operators[:3] == ["default", "warm-start", "warm-start"]
+    assert "warm-start" not in operators[3:]
+    assert search.trials[1].genome == warm[0]
+    assert search.trials[1].candidate.seed == search.trials[0].candidate.seed
+    genomes = [json.dumps(trial.genome, sort_keys=True) for trial in search.trials]
+    assert len(set(genomes)) == 6
+    assert agrees(search)
+    for cut in range(1, 9):
+        cut_copy(search.saved, search.saved.folder.with_name(f"cut-{cut}"), cut)
+        assert rows(drive(resume(f"cut-{cut}", trials=6))) == rows(search)
+
+
+@pytest.mark.parametrize(
+    ("genome", "message"),
+    [
+        ({"x": 0.5, "n": 9, "kind": 2, "lr": 1}, r"--warm-start, genome 2: unknown gene lr: expected x, n, kind"),
+        ({"x": 0.5}, r"genome 2: missing gene n, kind: give it, or accept defaults \(--fill-defaults\)"),
+        ({"x": 5, "n": 9, "kind": 2}, r"genome 2: gene x: 5 is not allowed: expected a number from -1 to 1"),
+        ({"x": 0.5, "n": 9, "kind": "2"}, r"genome 2: gene kind: '2' is not allowed: expected one of a, 2, True"),
+    ],
+)
+def test_a_warm_start_that_does_not_fit(begin: Begin, tmp_path: Path, genome: dict[str, Any], message: str) -> None:
+    with pytest.raises(SpaceError, match=message):
+        begin(warm_start=[{"x": 0, "n": 9, "kind": 2}, genome])
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_warm_start_can_be_filled_up(begin: Begin) -> None:
+    search = begin(warm_start=[{"x": 0.5}], fill_defaults=True)
+    assert search.saved.manifest.warm_start == [{**search.space.default(), "x": 0.5}]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("long.csv", b"lr,depth\n0.5,2\n0.5,2,3\n", "long.csv, line 3: 3 columns: expected 2, as in line 1"),
+        ("short.csv", b"lr,depth\n0.5\n", "short.csv, line 2: 1 columns: expected 2"),
+        ("latin.csv", b"lr,size\n0.5,\xe9\n", "latin.csv: byte 12 is not UTF-8: save it as UTF-8"),
+        ("quote.csv", b'lr,depth\n"0.5"x,2\n', "quote.csv, line 2: "),
+        ("open.csv", b'lr,depth\n"0.5,2\n', "open.csv, line 2: unexpected end of data; expected CSV"),
+        ("big.csv", b"lr\n" + b"1" * 200_000, "big.csv, line 2: field larger than field limit"),
+        ("empty.csv", b"", "empty.csv: it holds no genome"),
+        ("head.csv", b"lr,depth\n", "head.csv: it holds no genome"),
+        ("number.json", b"5", "number.json, row 1: 5 is no genome: expected an object of gene names"),
+        ("texts.json", b'["abc"]', "texts.json, row 1: 'abc' is no genome"),
+        ("second.json", b'[{"lr": 0.5}, {"genome": 5}]', "second.json, row 2: 5 is no genome"),
+        ("null.json", b'{"genome": null}', "null.json, row 1: None is no genome"),
+        ("none.json", b"[]", "none.json: it holds no genome"),
+        ("cut.json", b'[{"lr": 0.5}', "cut.json: Expecting"),
+        ("latin.json", b'["\xe9"]', "latin.json: byte 2 is not UTF-8"),
+    ],
+)
+def test_a_warm_start_that_cannot_be_read_says_where(tmp_path: Path, name: str, content: bytes, said: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UsageError) as caught:
+        read_genomes(str(tmp_path / name), tmp_path)
+    assert str(caught.value).startswith(f"--warm-start {tmp_path}")
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("plain.csv", "lr,kind\n0.5,a b\n\n1e-3,\n"),
+        ("excel.csv", "\ufefflr,kind\r\n0.5,a b\r\n1e-3,\r\n"),
+        ("quoted.csv", '"lr","kind"\n0.5,"a b"\n1e-3,""'),
+        ("table.csv", "id,gene.lr,seed,gene.kind\n0,0.5,7,a b\n1,1e-3,7,\n"),
+        ("list.json", '[{"lr": 0.5, "kind": "a b"}, {"lr": 0.001, "kind": ""}]'),
+        (
+            "best.json",
+            '\ufeff[{"genome": {"lr": 0.5, "kind": "a b"}}, {"trial": 1, "genome": {"lr": 0.001, "kind": ""}}]',
+        ),
+    ],
+)
+def test_genomes_are_read_as_they_are_usually_written(tmp_path: Path, name: str, content: str) -> None:
+    (tmp_path / name).write_text(content, encoding="utf-8", newline="")
+    genomes = read_genomes(str(tmp_path / name), tmp_path)
+    assert genomes == [{"lr": 0.5, "kind": "a b"}, {"lr": 0.001, "kind": ""}]

@@ -1,0 +1,265 @@
+"""The events' one schema: what is written is read back the same, and whatever else a line may hold is refused."""
+
+from __future__ import annotations
+
+import json
+import math
+import pickle
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from evo_tune.genome.trial import STATUSES, Candidate, Outcome
+from evo_tune.store import events
+from evo_tune.store.events import Birth, Born, Changed, Ended, Event, Recorded, Result, SessionBegun, Told, read, write
+from evo_tune.store.session import BACKENDS, Session
+
+settings.register_profile("patient", deadline=None)  # a busy machine pauses for longer than an example takes
+settings.load_profile("patient")
+
+ROOT = Path(__file__).parents[2]
+NUMBER = st.floats(allow_nan=True, allow_infinity=True)
+FINITE = st.floats(allow_nan=False, allow_infinity=False)
+TEXT = st.text(st.characters(), max_size=8)
+"""Halves of surrogate pairs as well: file names that are not UTF-8 have them."""
+METRICS = st.dictionaries(TEXT, NUMBER, max_size=4)
+WHOLE = st.integers(0, 2**63 - 1)
+VALUE = st.one_of(st.booleans(), st.integers(-(2**63), 2**63 - 1), FINITE, TEXT)
+
+OUTCOMES = st.builds(
+    Outcome,
+    status=st.sampled_from(STATUSES),
+    metrics=METRICS,
+    curve=st.lists(st.tuples(st.floats(0, 1, exclude_min=True), METRICS), max_size=3).map(tuple),
+    seconds=st.floats(0, 1e6),
+    device=st.sampled_from(["cpu", "cuda:0", ""]),
+    error=st.none() | TEXT,
+)
+CANDIDATES = st.builds(
+    Candidate,
+    id=WHOLE,
+    generation=WHOLE,
+    seed=st.integers(0, 2**32 - 1),
+    told_before=WHOLE,
+    genome=st.dictionaries(TEXT, VALUE, min_size=1, max_size=4),
+    operator=TEXT.filter(lambda name: name not in events.OLD_OPERATORS),
+    parents=st.lists(WHOLE, max_size=3).map(tuple),
+    budget=st.floats(0, 1, exclude_min=True),
+    resumes=st.none() | WHOLE,
+    replicate=st.integers(0, 5),
+    stop_if=st.lists(st.tuples(st.floats(0, 1), TEXT, FINITE), max_size=2).map(tuple),
+    inherits=st.none() | WHOLE,
+    confirms=st.none() | WHOLE,
+)
+COUNT = st.none() | st.integers(1, 2**40)
+POSITIVE = st.none() | st.floats(0, 1e9, exclude_min=True)
+SESSIONS = st.builds(
+    lambda backend, **given: Session(backend=backend, **(given if backend != "joblib" else {"per_device": "auto"})),
+    backend=st.sampled_from(BACKENDS),
+    trials=COUNT,
+    generations=COUNT,
+    slots=COUNT,
+    max_slots=COUNT,
+    hours=POSITIVE,
+    budget=POSITIVE,
+    timeout=POSITIVE,
+    devices=st.none() | TEXT,
+    address=st.none() | TEXT,
+    retries=st.integers(0, 9),
+    calibrate=st.integers(0, 9),
+    calibrate_best=st.integers(1, 9),
+)
+EVENTS: st.SearchStrategy[Event] = st.one_of(
+    st.builds(Born.of, CANDIDATES, FINITE),
+    st.builds(Recorded.of, WHOLE, OUTCOMES, FINITE),
+    st.builds(Told, id=WHOLE, time=FINITE),
+    st.builds(SessionBegun, session=SESSIONS, time=FINITE),
+    st.builds(Changed, evaluator_hash=TEXT, fingerprint=TEXT, time=FINITE),
+    st.builds(Ended, reason=TEXT, time=FINITE),
+)
+
+
+@given(EVENTS)
+def test_every_event_is_read_as_it_was_written(event: Event) -> None:
+    line = write(event)
+    assert b"\n" not in line
+    assert read(line) == event
+
+    def refuse(name: str) -> None:
+        raise AssertionError(name)
+
+    json.loads(line, parse_constant=refuse)  # JSON proper: other programs read it
+
+
+@given(CANDIDATES)
+def test_a_candidate_survives_the_journal(candidate: Candidate) -> None:
+    event = read(write(Born.of(candidate, 1.0)))
+    assert isinstance(event, Born)
+    assert event.candidate.candidate() == candidate
+    assert repr(event.candidate.candidate()) == repr(candidate), "1, 1.0 and true are three values"
+    assert pickle.loads(pickle.dumps(candidate)) == candidate
+
+
+@given(OUTCOMES)
+def test_an_outcome_is_settled_by_one_trip_through_the_journal(outcome: Outcome) -> None:
+    settled = events.settled(outcome)
+    assert repr(events.settled(settled)) == repr(settled)
+    assert settled.status == outcome.status
+    assert list(settled.metrics) == list(outcome.metrics)
+    for name, value in outcome.metrics.items():
+        assert settled.metrics[name] == value or (math.isnan(settled.metrics[name]) and not math.isfinite(value))
+
+
+def test_the_schema_has_the_fields_of_what_it_stands_for() -> None:
+    assert list(Birth.__struct_fields__) == [field.name for field in fields(Candidate)]
+    assert list(Result.__struct_fields__) == [field.name for field in fields(Outcome)]
+
+
+@pytest.mark.parametrize("path", [*sorted(ROOT.glob("tests/old/*/_j*")), *ROOT.glob("populations/sample/_j*")])
+def test_journals_of_older_versions_are_read_and_would_be_written_the_same(path: Path) -> None:
+    for line in path.read_bytes().splitlines():
+        event = read(line)
+        assert event is not None
+        old, again = json.loads(line), json.loads(write(event))
+        if "candidate" in old:  # later fields have come
+            again["candidate"] = {name: again["candidate"][name] for name in old["candidate"]}
+        assert again == old
+
+
+def test_operators_of_older_versions_have_their_names_of_today() -> None:
+    for old, new in events.OLD_OPERATORS.items():
+        event = read(write(Born.of(Candidate(0, 0, 0, 0, {"n": 1}, old), 1.0)))
+        assert isinstance(event, Born)
+        assert event.candidate.candidate().operator == new
+
+
+BORN = json.loads(write(Born.of(Candidate(1, 0, 7, 0, {"n": 1}, "given", stop_if=((0.5, "loss", 1.0),)), 1.0)))
+RECORDED = json.loads(write(Recorded.of(1, Outcome("ok", {"loss": 1.0}, ((0.5, {"loss": 2.0}),)), 1.0)))
+SESSION = json.loads(write(SessionBegun(session=Session(trials=3), time=1.0)))
+DEEP: Any = "[" * 90_000 + "]" * 90_000
+WRONG = [None, True, "1", [1], {}, math.nan, math.inf, 10**30, 10**400, -1, 1.5, DEEP]
+
+
+def changed(event: dict[str, Any], path: tuple[Any, ...], value: Any) -> bytes:
+    """Return a line in which one value is another; DEEP stands for itself, unquoted."""
+    event = json.loads(json.dumps(event))
+    inner: Any = event
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] = value
+    return json.dumps(event).replace(json.dumps(DEEP), DEEP).encode()
+
+
+def refused(line: bytes) -> str:
+    """Return why a line is refused; a line that is nested beyond what JSON's reader follows is none at all."""
+    try:
+        event = read(line)
+    except ValueError as error:
+        return str(error)
+    return "damaged" if event is None and DEEP.encode() in line else ""
+
+
+@pytest.mark.parametrize("value", WRONG, ids=lambda value: repr(value)[:12])
+@pytest.mark.parametrize(
+    ("event", "path"),
+    [
+        *((BORN, ("candidate", name)) for name in ("id", "generation", "seed", "told_before", "replicate")),
+        (BORN, ("candidate", "parents", 0)),
+        (RECORDED, ("id",)),
+    ],
+    ids=str,
+)
+def test_ids_and_counts_are_whole_and_in_range(event: dict[str, Any], path: tuple[Any, ...], value: Any) -> None:
+    if path[-1] == 0:
+        event = json.loads(changed(event, path[:-1], [0]))
+    assert refused(changed(event, path, value))
+
+
+@pytest.mark.parametrize(
+    "value", [True, "1", [1], {}, math.nan, math.inf, -math.inf, 10**400, DEEP], ids=lambda v: repr(v)[:9]
+)
+@pytest.mark.parametrize(
+    ("event", "path"),
+    [
+        (BORN, ("time",)),
+        (BORN, ("candidate", "budget")),
+        (BORN, ("candidate", "stop_if", 0, 0)),
+        (BORN, ("candidate", "stop_if", 0, 2)),
+        (RECORDED, ("outcome", "metrics", "loss")),
+        (RECORDED, ("outcome", "curve", 0, 0)),
+        (RECORDED, ("outcome", "curve", 0, 1, "loss")),
+        (RECORDED, ("outcome", "seconds")),
+        (SESSION, ("session", "hours")),
+    ],
+    ids=str,
+)
+def test_numbers_are_finite_and_numbers(event: dict[str, Any], path: tuple[Any, ...], value: Any) -> None:
+    assert refused(changed(event, path, value))
+
+
+@pytest.mark.parametrize(
+    "value", [[1], {"n": None}, {"n": [1]}, {"n": {}}, {"n": math.nan}, None, DEEP], ids=lambda v: repr(v)[:9]
+)
+def test_a_genome_is_names_and_plain_values(value: Any) -> None:
+    assert refused(changed(BORN, ("candidate", "genome"), value))
+
+
+@pytest.mark.parametrize(
+    ("event", "path", "value"),
+    [
+        (BORN, ("event",), "evil"),
+        (BORN, ("event",), []),
+        (BORN, ("event",), "told"),
+        (BORN, ("evil",), 1),
+        (BORN, ("candidate", "evil"), 1),
+        (BORN, ("candidate", "operator"), 1),
+        (BORN, ("candidate", "budget"), 1.5),
+        (RECORDED, ("outcome", "evil"), DEEP),
+        (RECORDED, ("outcome", "status"), "fine"),
+        (RECORDED, ("outcome", "curve"), [[0.5]]),
+        (RECORDED, ("outcome", "curve"), [[0.5, {}, 1]]),
+        (RECORDED, ("outcome", "curve"), [[2.0, {}]]),
+        (RECORDED, ("outcome", "device"), None),
+        (SESSION, ("session", "evil"), 1),
+        (SESSION, ("session", "trials"), True),
+        (SESSION, ("session", "trials"), -1),
+        (SESSION, ("session", "backend"), "evil"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_whatever_else_breaks_the_schema_is_refused(event: dict[str, Any], path: tuple[Any, ...], value: Any) -> None:
+    assert refused(changed(event, path, value))
+
+
+def test_a_missing_field_is_refused_by_name() -> None:
+    event = {**RECORDED, "outcome": {"status": "ok", "curve": []}}
+    assert "metrics" in refused(json.dumps(event).encode())
+    del event["outcome"]
+    assert "outcome" in refused(json.dumps(event).encode())
+
+
+@pytest.mark.parametrize(
+    "line", [b"", b"[]", b"null", b"7", b'{"other":1}', b'{"event":"born"', b"\xff", b"[" * 100_000]
+)
+def test_what_is_no_event_at_all_is_damage(line: bytes) -> None:
+    assert read(line) is None
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Born.of(Candidate(0, 0, 0, 0, {"n": 1}, "given", parents=("a",)), 1.0),  # type: ignore[arg-type]
+        lambda: Born.of(Candidate(0, 0, 0, 0, {"n": 1}, "given", budget=math.nan), 1.0),
+        lambda: Born.of(Candidate(0, 0, 0, 0, {"n": object()}, "given"), 1.0),  # type: ignore[dict-item]
+        lambda: Told(id=-1, time=1.0),
+        lambda: Told(id=True, time=1.0),
+    ],
+)
+def test_what_could_not_be_read_back_is_not_written(make: Callable[[], Event]) -> None:
+    with pytest.raises(ValueError, match=r"Expected|cannot be saved"):
+        events.checked(make())

@@ -1,0 +1,131 @@
+"""The manifest: whatever a hostile or damaged one may hold."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from evo_tune.errors import StoreError
+from evo_tune.loop.search import Search
+from evo_tune.store.manifest import Manifest, read_manifest, write_manifest
+from evo_tune.store.run import Run
+from tests.conftest import drive
+
+Begin = Callable[..., Search]
+
+
+def one_line(error: pytest.ExceptionInfo[BaseException]) -> bool:
+    return "\n" not in str(error.value)
+
+
+def test_a_run_of_another_format_is_refused(begin: Begin) -> None:
+    folder = drive(begin("mine")).saved.folder
+    manifest = json.loads((folder / "_run.json").read_text())
+    (folder / "_run.json").write_text(json.dumps({**manifest, "format": 2, "new_field": 1}))
+    with pytest.raises(StoreError, match=r"_run\.json has format 2: this version of evo-tune reads format 1"):
+        Run.open(folder)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "null", '{"format": 1}', "{", "[" * 100_000, "\udc80", '{"format": 1, "evil": 1}'],
+    ids=["empty", "list", "null", "bare", "cut", "deep", "bytes", "field"],
+)
+def test_a_damaged_manifest_is_refused(begin: Begin, text: str) -> None:
+    folder = drive(begin("mine")).saved.folder
+    (folder / "_run.json").write_text(text, errors="surrogateescape")
+    with pytest.raises(StoreError, match=r"_run\.json is damaged \(.*\); restore it from a copy") as caught:
+        Run.open(folder, write=True)
+    assert one_line(caught)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("seed", "1"),
+        ("seed", -1),
+        ("lag", None),
+        ("order", "sideways"),
+        ("objectives", []),
+        ("objectives", ["loss:up"]),
+        ("objectives", [7]),
+        ("space", {}),
+        ("space", {"x": {"kind": "evil"}}),
+        ("space", {"x": 7}),
+        ("space", {"x": {"kind": "float", "low": 0, "high": 1, "evil": 1}}),
+        ("space", {"x": {"kind": "float", "low": "0", "high": 1}}),
+        ("strategy_options", {}),
+        ("strategy_options", {"population": 0}),
+        ("strategy_options", {"population": "4"}),
+        ("evaluator", ["a"]),
+        ("warm_start", {}),
+        ("units", [1]),
+        ("format", True),
+        ("seed", True),
+        ("threads", 1.5),
+        ("replicates", 10**30),
+        ("fidelity", [0.5]),
+        ("fidelity", [True]),
+        ("fidelity", [float("nan"), 1.0]),
+        ("inherit", 1.0),
+        ("prune", 1),
+    ],
+)
+def test_a_hostile_manifest_is_refused(begin: Begin, field: str, value: Any) -> None:
+    folder = drive(begin("mine")).saved.folder
+    manifest = json.loads((folder / "_run.json").read_text())
+    (folder / "_run.json").write_text(json.dumps({**manifest, field: value}))
+    with pytest.raises(StoreError, match=r"_run\.json (is damaged|has format)") as caught:
+        Run.open(folder)
+    assert one_line(caught)
+
+
+def test_a_manifest_of_an_older_version_names_its_budgets_rungs(begin: Begin) -> None:
+    folder = drive(begin("mine")).saved.folder
+    manifest = json.loads((folder / "_run.json").read_text())
+    assert manifest.pop("fidelity") == [1.0]
+    (folder / "_run.json").write_text(json.dumps({**manifest, "rungs": [0.5, 1.0]}))
+    assert read_manifest(folder).fidelity == [0.5, 1.0]
+    write_manifest(folder, read_manifest(folder))
+    assert "rungs" not in json.loads((folder / "_run.json").read_text())
+
+
+def test_an_unknown_field_is_named(begin: Begin) -> None:
+    folder = drive(begin("mine")).saved.folder
+    manifest = json.loads((folder / "_run.json").read_text())
+    (folder / "_run.json").write_text(json.dumps({**manifest, "evil": 1}))
+    with pytest.raises(StoreError, match=r"is damaged \(ValidationError: Object contains unknown field `evil`\)"):
+        read_manifest(folder)
+
+
+@given(
+    options=st.dictionaries(st.text(), st.none() | st.booleans() | st.integers() | st.text(), max_size=3),
+    seed=st.integers(0),
+    lag=st.integers(0, 2**63 - 1),
+    low=st.floats(0, 1, exclude_min=True, exclude_max=True),
+    prune=st.booleans(),
+    evaluator=st.text(st.characters()),
+)
+def test_a_manifest_is_read_as_it_was_written(
+    tmp_path_factory: pytest.TempPathFactory, low: float, **fields: Any
+) -> None:
+    made = Manifest(
+        evaluator_hash="",
+        fingerprint="",
+        space={"n": {"kind": "int", "low": 1, "high": 4}},
+        objectives=["loss:min"],
+        strategy="ga",
+        strategy_options={"population": 4},
+        order="birth",
+        threads=1,
+        fidelity=[low, 1.0],
+        **fields,
+    )
+    folder = tmp_path_factory.mktemp("run")
+    write_manifest(folder, made)
+    assert read_manifest(folder) == made

@@ -1,0 +1,27 @@
+"""Limits and slots of a session."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evo_tune.errors import OptionError
+from evo_tune.loop.search import Search
+from evo_tune.store.session import Session
+
+Begin = Callable[..., Search]
+
+
+@pytest.mark.parametrize(
+    "field", [{"trials": 0}, {"generations": -1}, {"hours": 0.0}, {"retries": -1}, {"calibrate": -2}, {"trials": 1.5}]
+)
+def test_limits_out_of_range(begin: Begin, tmp_path: Path, field: dict[str, Any]) -> None:
+    name = next(iter(field))
+    with pytest.raises(OptionError, match=f"--{name} .*is not allowed: expected"):
+        begin(**field)
+    assert not (tmp_path / "store").exists()
+    with pytest.raises(OptionError):
+        Session(**field)
