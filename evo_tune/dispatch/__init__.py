@@ -13,12 +13,13 @@ from evo_tune.dispatch.local import LocalSlot
 from evo_tune.dispatch.packing import Forecast
 from evo_tune.dispatch.remote import Cluster, Engine, RemoteSlot
 from evo_tune.dispatch.shared import SharedCard, SharedSlot
-from evo_tune.dispatch.slot import NoMachine, Slot, SlotClosed, SlotUnfit, Task
+from evo_tune.dispatch.slot import UNKNOWN, NoMachine, Slot, SlotClosed, SlotUnfit, Task
 from evo_tune.errors import OptionError
 
 __all__ = [
     "AUTO",
     "CPU",
+    "UNKNOWN",
     "Cluster",
     "Device",
     "Forecast",

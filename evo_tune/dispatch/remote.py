@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Any
 
-from evo_tune.dispatch.slot import NoMachine, Slot, SlotClosed
+from evo_tune.dispatch.slot import UNKNOWN, NoMachine, Slot, SlotClosed
 from evo_tune.errors import RunError
 from evo_tune.genome.trial import Candidate, Outcome
 
@@ -181,7 +181,7 @@ class RemoteSlot(Slot):
     def __init__(self, name: str, engine: Engine, timeout: float | None = None) -> None:
         self.name = name
         self._timeout = timeout
-        self.device = "cluster"
+        self.device = UNKNOWN
         self._engine: Engine | None = engine
         self._seat: Seat | None = None
         self._closed = False
@@ -205,7 +205,7 @@ class RemoteSlot(Slot):
 
     def move(self, why: str) -> bool:
         seat, self._seat = self._seat, None
-        self.device = "cluster"
+        self.device = UNKNOWN
         if seat is not None and self._engine is not None:
             self._engine.refuse(seat, why)
         return True
@@ -234,7 +234,7 @@ class RemoteSlot(Slot):
                 raise
 
     def _give_up(self, seat: Seat) -> None:
-        self._seat = None
+        self._seat, self.device = None, UNKNOWN
         if self._engine is not None and not self._closed:
             self._engine.give_up(seat)
 

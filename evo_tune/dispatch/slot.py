@@ -19,7 +19,11 @@ from evo_tune.genome.trial import Candidate, Objective, Outcome
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.find import load_evaluator
 
-__all__ = ["NoMachine", "Slot", "SlotClosed", "SlotUnfit", "Task"]
+__all__ = ["UNKNOWN", "NoMachine", "Slot", "SlotClosed", "SlotUnfit", "Task"]
+
+
+UNKNOWN = "cluster"
+"""As the device of a slot of a cluster that has no machine now."""
 
 
 class SlotClosed(RunError):

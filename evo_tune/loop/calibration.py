@@ -17,7 +17,7 @@ import numpy as np
 from evo_tune.dispatch import Slot
 from evo_tune.genome.trial import Candidate, Outcome, Trial
 from evo_tune.genome.values import genome_key
-from evo_tune.loop.driving import Job
+from evo_tune.loop.driving import OVER, Fetched, Job
 from evo_tune.report.calibration import contenders
 from evo_tune.store.events import settled
 from evo_tune.store.files import read_calibration, write_calibration
@@ -82,15 +82,15 @@ class Calibration:
         self._stopping = stopping
         self._left: deque[tuple[Candidate, str]] | None = None
 
-    def fetch(self, slot: Slot) -> Job | None:
-        """Return the next job, which any slot can do; None if there is no more."""
+    def fetch(self, slot: Slot) -> Fetched:
+        """Return the next job, which any slot can do."""
         with self._lock:
             if self._stopping():
-                return None
+                return OVER
             if self._left is None:
                 self._left = deque(calibration_work(self._run, self._seeds))
             if not self._left:
-                return None
+                return OVER
             candidate, folder = self._left.popleft()
             return Job(candidate, f"calibration of trial {candidate.id}", folder)
 
