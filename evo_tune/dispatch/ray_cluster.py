@@ -181,12 +181,37 @@ def _connect(ray: Any, address: str | None, plan: Plan, ranks: int) -> None:
     if address is None:
         gpus = {id for device in plan.slots for id in device.visible.split(",") if id}
         cores = len(plan.slots) * plan.threads * ranks
-        here = {"num_cpus": cores, "num_gpus": len(gpus), "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
-    with _own_signals():
+        here = {"num_cpus": cores, "num_gpus": len(gpus), "include_dashboard": False}
+    with _own_signals(), _to_itself(ray) if here else contextlib.nullcontext():
         try:
             ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **here)
         except (OSError, RuntimeError, ValueError) as error:
             raise OptionError(f"--address {address or 'local'}: no Ray answers there ({error})") from error
+
+
+@contextlib.contextmanager
+def _to_itself(ray: Any) -> Iterator[None]:
+    """Have a Ray that starts now listen to this machine only, as it does by itself on macOS and Windows.
+
+    Elsewhere it takes no address of that kind, not even one that is asked for.
+    """
+    constants, name = importlib.import_module("ray._private.ray_constants"), "ENABLE_RAY_CLUSTER"
+    before, variable = getattr(constants, name, None), "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+    given = os.environ.get(variable)
+    os.environ[variable] = "0"  # for the processes of Ray; this one may have read it long ago
+    setattr(constants, name, False)
+    try:
+        yield
+    finally:
+        setattr(constants, name, before)
+        os.environ.pop(variable)
+        if given is not None:
+            os.environ[variable] = given
+    if not ray.is_initialized():
+        return
+    address = str(ray.nodes()[0]["NodeManagerAddress"])
+    if not address.startswith("127."):
+        warnings.warn(f"this version of Ray can be reached from other machines, at {address}", stacklevel=2)
 
 
 @contextlib.contextmanager
