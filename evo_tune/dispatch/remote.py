@@ -227,6 +227,8 @@ class RemoteSlot(Slot):
             except _Unfit as error:
                 self._check_open()
                 self.move(str(error))
+                if self._engine is not None and not self._engine.has_seat():
+                    raise NoMachine(f"{self.name} has left its machine, and there is no other now") from None
             except BaseException:  # Ctrl-C in this very thread: the training must not go on behind its back
                 with contextlib.suppress(Lost):
                     seat.kill()

@@ -101,6 +101,8 @@ class Drivers:
         """Those that have one."""
         self._again: list[Job] = []
         """What another slot is to do: the outcome is in doubt, or there was none."""
+        self._over = False
+        """Whether there will be no more jobs but those."""
         self._named: set[str] = set()
         """Devices that were said to be set aside."""
         self._started = time.monotonic()
@@ -123,6 +125,7 @@ class Drivers:
         """
         self._at_work = {slot.name: slot for slot in self.slots if slot.device not in self.health.aside}
         self._again.clear()
+        self._over = False
 
         def drive(slot: Slot) -> None:
             while (job := self._next(slot, fetch)) is not None:
@@ -158,7 +161,8 @@ class Drivers:
                     self._out.add(slot.name)
                     self.working[slot.name] = Working(fetched.what, time.monotonic())
                     return fetched
-                if fetched is OVER and not (self._out or self._again):  # what is out may have to be done elsewhere
+                self._over = self._over or fetched is OVER
+                if self._over and not (self._out or self._again):  # what is out may have to be done elsewhere
                     break
                 self.working[slot.name] = Working("", time.monotonic())
                 self._changed.wait(timeout=1.0)

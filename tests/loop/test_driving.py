@@ -199,7 +199,7 @@ def test_where_all_devices_fall_ill_the_default_genome_shows_it(stubbed, resume,
     with pytest.raises(RunError, match=r"no device is left to train on: it fails the default genome too.*\d+ ok"):
         stubbed(stubs, name="ill")
     failed = [trial for trial in resume("ill").trials if not trial.ok]
-    assert len(failed) < 3 * len(devices)
+    assert len(failed) < 12, "while one slot of a device still does well, the other's failures count for little"
 
 
 class Unfit(Stub):
