@@ -186,7 +186,8 @@ def test_a_lost_scheduler_ends_the_run_with_one_line_and_it_is_saved(quick, tmp_
     process = subprocess.Popen([sys.executable, str(path)], stdout=subprocess.PIPE, text=True, start_new_session=True)
     try:
         assert process.stdout is not None
-        address = process.stdout.readline().strip()
+        with process.stdout:
+            address = process.stdout.readline().strip()
         options = {"sleep": 0.2}
         store: dict[str, Any] = {"store": tmp_path / "store", "name": "lost", "options": options}
         search = Search(str(quick), **store, trials=10**4, backend="dask", address=address)
