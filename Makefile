@@ -1,6 +1,6 @@
 # `make` lists the targets. `make run` and `make test` set up everything themselves, in .venv.
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint sample bench clean
+.PHONY: help setup run test lint sample options bench clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -33,6 +33,12 @@ sample: setup  ## make populations/sample anew
 	rm -rf populations/sample
 	$(BIN)/evo-tune run --name sample --seed 1 --population 8 --generations 4 -o flops=5e10 --order birth
 	rm -rf populations/sample/_lock populations/sample/_trials
+
+options: setup  ## make docs/options.md anew, from the evaluators' declarations
+	@printf '%s\n\n%s\n\n' '# Options of the bundled evaluators' \
+	  'Made by `make options` from the declarations; `evo-tune evaluators NAME` prints the same. `-o NAME=VALUE` sets one; one with choices or a gene may become a gene by `--gene NAME`, any that is not said to be fixed by `--gene NAME=GENE`.' > docs/options.md
+	@for name in language_model fine_tuning image_classification tabular_classification text_classification; do \
+	  $(BIN)/evo-tune evaluators $$name --format markdown >> docs/options.md; done
 
 bench: setup  ## install what the benchmarks compare with, then list them
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'

@@ -62,7 +62,7 @@ class Options(ToZero, Clipping):
     targets: str = option(
         "", gene=None, help="Which layers, instead of a gene: qv, attention, all-linear or names with * and commas"
     )
-    context: int | None = option(None, unit="tokens", gene=None, help="A window; left out, what the base takes, to 512")
+    context: int | None = option(None, bounds="[2, inf)", unit="tokens", gene=None, help="A window; none: up to 512")
     tokens: int | None = option(None, bounds="[1, inf)", gene=None, help="Budget in tokens of text; 65536 if no other")
     flops: float | None = option(None, bounds="(0, inf)", gene=None, help="Budget in FLOPs")
     micro_batch: int | None = option(

@@ -29,7 +29,6 @@ FILES = 16
 LINES, EVALUATOR_LINES = 400, 300
 """Longest file."""
 
-TO_SPLIT: set[str] = set()
 
 HEAVY = {"torch", "optuna", "hyperopt", "cmaes"}
 """What is imported where it is used: it takes long, or may not be installed."""
@@ -122,7 +121,9 @@ def named(paths: list[Path]) -> pytest.MarkDecorator:
 
 
 def test_every_room_is_in_the_table_and_is_there() -> None:
-    assert {room_of(path) for path in MODULES} == set(rooms())
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    to_come = set(re.findall(r"^\| `(\w+)` \| \*to come\*", text, re.MULTILINE))
+    assert {room_of(path) for path in MODULES} == set(rooms()) - to_come
 
 
 def test_rooms_import_one_way_only() -> None:
@@ -149,7 +150,7 @@ def test_no_files_import_each_other_in_a_circle() -> None:
 
 def test_a_newcomer_sees_the_house_at_once() -> None:
     print(plan())
-    assert len(boxes()) <= BOXES, f"{len(boxes())} boxes on the first level: {', '.join(boxes())}"
+    assert len({*boxes(), *rooms()}) <= BOXES, f"{len(boxes())} boxes on the first level: {', '.join(boxes())}"
 
 
 @pytest.mark.parametrize("folder", sorted({path.parent for path in MODULES}), ids=lambda path: path.name)
@@ -160,8 +161,6 @@ def test_folders_are_small(folder: Path) -> None:
 
 @named(MODULES + EVALUATORS)
 def test_files_are_short(path: Path) -> None:
-    if path.name in TO_SPLIT:
-        pytest.skip("about to be split")
     most = EVALUATOR_LINES if path in EVALUATORS else LINES
     assert length(path) <= most, f"{path.relative_to(ROOT)} has {length(path)} lines"
 

@@ -300,15 +300,6 @@ def test_every_link_leads_to_a_file(page: Path) -> None:
         assert link.startswith("https://arxiv.org/") or (page.parent / link).exists(), link
 
 
-def test_the_tree_in_the_architecture_is_that_of_the_package() -> None:
-    tree = (ROOT / "ARCHITECTURE.md").read_text().split("```")[1].partition("evo_tune/\n")[2]
-    named = re.findall(r"^  (\w+(?:\.py|/))", tree, re.M)
-    package = [path for path in (ROOT / "evo_tune").iterdir() if not path.name.startswith("__")]
-    there = [path.name for path in package if path.suffix == ".py"]
-    there += [f"{path.name}/" for path in package if (path / "__init__.py").exists()]
-    assert sorted(named) == sorted(there)
-
-
 def test_options_as_a_dataclass_are_checked_and_become_genes(tmp_path: Path) -> None:
     path = documented("evaluators/ridge_options.py", tmp_path)
     evaluator = load_evaluator(path, str(path), "file")

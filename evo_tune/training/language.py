@@ -14,7 +14,7 @@ from evo_tune.errors import OptionError
 from evo_tune.training.data.corpus import Corpus, Texts
 from evo_tune.training.hardware.computing import Computing, Passes, Processes
 from evo_tune.training.hardware.memory import predict_memory
-from evo_tune.training.models.gpt_config import Decoder, GPTConfig
+from evo_tune.training.models.gpt_config import Decoder, GPTConfig, Positions
 from evo_tune.training.optim.clipping import Clipping
 from evo_tune.training.optim.early_stopping import Stopping
 from evo_tune.training.optim.ema import Averaging
@@ -29,7 +29,7 @@ __all__ = ["LanguageOptions", "LanguageTask", "Training"]
 
 @dataclass(frozen=True, kw_only=True)
 class Training(
-    Processes, Passes, Computing, Stopping, Averaging, Clipping, Ramping, Decaying, Scheduling, Optimisation
+    Processes, Passes, Computing, Stopping, Averaging, Clipping, Ramping, Decaying, Optimisation, Scheduling
 ):
     """How a model is trained, whatever it is."""
 
@@ -42,8 +42,12 @@ class Training(
 
 
 @dataclass(frozen=True, kw_only=True)
-class LanguageOptions(Training, Decoder, Budget, Texts):
-    """How a GPT is trained on a text."""
+class LanguageOptions(Training, Decoder, Positions, Scheduling, Budget, Texts):
+    """How a GPT is trained on a text.
+
+    Groups are in order from the last: genes that are switched on are drawn in it, so another order gives a seed other
+    genomes.
+    """
 
     def check(self) -> None:
         if self.extend_from is not None and (self.context is None or self.extend_from >= self.context):

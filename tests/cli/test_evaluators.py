@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import io
 import json
 from pathlib import Path
@@ -78,19 +77,12 @@ def test_an_unknown_name_ends_with_one_line(called: Typed) -> None:
 
 
 def test_richer_options_show_what_they_say_in_their_groups() -> None:
-    @dataclasses.dataclass(frozen=True)
-    class Rich(Option):
-        group: str = ""
-        help: str = ""
-        bounds: str = ""
-        gene: object = False
-
-    first = Rich("lr", float, 0.1, "Optimizer", "Peak learning rate.", "0 to 1", gene=True)
+    first = Option("lr", float, 0.1, "Peak learning rate", "(0, 1]", gene="0.1|0.2", group="Optimizer")
     other = Option("data", str, "")
-    last = Rich("beta", float, 0.9, "Optimizer")
+    last = Option("beta", float, 0.9, group="Optimizer")
     groups = evaluators.groups_of([first, other, last])
     assert groups == [("Optimizer", [first, last]), ("", [other])]
     row = evaluators._row(first)
-    assert (row["bounds"], row["gene"], row["help"], row["unit"]) == ("0 to 1", "yes", "Peak learning rate.", "")
+    assert (row["bounds"], row["gene"], row["help"], row["unit"]) == ("(0, 1]", "0.1|0.2", "Peak learning rate", "")
     assert evaluators._row(other)["default"] == "''"
     assert list(evaluators._without_empty([evaluators._row(last)])[0]) == ["option", "type", "default"]

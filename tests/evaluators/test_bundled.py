@@ -18,6 +18,7 @@ from evo_tune.errors import EvoTuneError, OptionError, RecipeError
 from evo_tune.genome.trial import conclude
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.find import bundled_evaluators, find_evaluator
+from evo_tune.training import METRICS, SCHEDULES, Schedule
 
 NAMES = sorted(path.stem for path in bundled_evaluators().glob("*.py") if path.name[0] not in "_")
 
@@ -126,6 +127,28 @@ def test_it_trains_reports_and_comes_out_twice_the_same(evaluator: Evaluator, tr
     assert without_clock(other, units) != without_clock(metrics, units)
 
 
+def test_what_it_returns_is_what_it_declares(train: Train, evaluator: Evaluator) -> None:
+    metrics, _ = train()
+    sometimes = {row.name for row in METRICS if row.when}
+    assert metrics.keys() - evaluator.metrics.keys() == set()
+    assert evaluator.metrics.keys() - metrics.keys() <= sometimes
+    known = {(row.name, row.unit) for row in METRICS}
+    assert known >= set(evaluator.metrics.items())
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_every_schedule_is_taken_with_all_of_its_options(
+    evaluator: Evaluator, options: dict[str, Any], train: Train, name: str
+) -> None:
+    if "schedule" not in evaluator.options:
+        pytest.skip("it has no schedule")
+    own = {"min_lr_ratio": 0.25, "decay_fraction": 0.6, "decay_shape": "sqrt", "cycle_growth": 2, "gamma": 0.5}
+    metrics, _ = train(evaluator.bind({**options, **own, "schedule": name, "cycle": 0.3}))
+    steps, warmup = int(metrics["steps"]), evaluator.space(options).default()["warmup"]
+    expected = Schedule(steps=steps, name=name, warmup_fraction=warmup, cycle=max(1, round(0.3 * steps)), **own)
+    assert metrics["final_lr_fraction"] == expected(steps - 1)
+
+
 @pytest.mark.parametrize("schedule", ["wsd", "constant"])
 def test_a_quarter_and_the_rest_are_one_training_to_the_bit(
     evaluator: Evaluator, train: Train, tmp_path: Path, schedule: str
@@ -159,10 +182,10 @@ def test_no_budget_is_given_twice_and_none_is_nothing(evaluator: Evaluator, opti
     budgets = [name for name in ("epochs", "tokens", "flops") if name in known and known[name].default is None]
     two = {**options, **dict.fromkeys(budgets[:2], 5)}
     with pytest.raises((OptionError, RecipeError), match=f"(?s){budgets[0]}.*{budgets[1]}|{budgets[1]}.*{budgets[0]}"):
-        evaluator.space(two)
+        evaluator.space(evaluator.bind(two))
     for name in budgets:
         with pytest.raises((OptionError, RecipeError), match=name):
-            evaluator.space({**options, **dict.fromkeys(budgets), name: 0.0})
+            evaluator.space(evaluator.bind({**options, **dict.fromkeys(budgets), name: 0.0}))
 
 
 @pytest.mark.parametrize("name", ["min_lr_ratio", "decay_fraction", "clip"])

@@ -1,10 +1,12 @@
-"""docs/evaluators.md lists the bundled evaluators: each of them, and no other."""
+"""The pages list the bundled evaluators, and their options as they are declared: each of them, and no other."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
+from evo_tune.cli.commands.evaluators import markdown
+from evo_tune.options.declare import members
 from evo_tune.plugins.find import bundled_evaluators, load_evaluator
 
 PAGE = (Path(__file__).parents[2] / "docs" / "evaluators.md").read_text(encoding="utf-8")
@@ -30,3 +32,20 @@ def test_a_row_names_the_objective_and_the_genes() -> None:
         assert [re.findall(r"`(\w+)`", objective)[0]] == [one.metric for one in plugin.objectives], path.stem
         if "see its chapter" not in genes:
             assert set(genes.split(", ")) == set(plugin.space(plugin.bind({})).genes), path.stem
+
+
+def test_the_page_of_options_is_made_of_the_declarations() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "options.md").read_text(encoding="utf-8")
+    assert page.count("\n## ") == len(FILES)
+    for path in FILES:
+        assert markdown(load_evaluator(path, f"bundled:{path.stem}", "bundled")) in page, "run `make options`"
+
+
+def test_every_option_of_a_bundled_evaluator_says_what_it_is_for() -> None:
+    for path in FILES:
+        plugin = load_evaluator(path, f"bundled:{path.stem}", "bundled")
+        assert plugin.options_type is not None
+        for one in plugin.options.values():
+            assert one.help, f"{path.stem}: {one.name}"
+            assert one.group, f"{path.stem}: {one.name}"
+            assert one.bounds or one.choices or not {int, float} & set(members(one.type)), f"{path.stem}: {one.name}"

@@ -7,10 +7,8 @@ import re
 import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -18,10 +16,11 @@ import pytest
 import torch
 
 from evo_tune import Context, SearchSpace
-from evo_tune.errors import OptionError, RecipeError, StoreError, UsageError
+from evo_tune.errors import OptionError, RecipeError, UsageError
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.find import find_evaluator
-from evo_tune.training import GPT, GPTConfig, load_pretrained, read_base
+from evo_tune.training import GPT, GPTConfig, evaluate, load_pretrained, read_base, tuning_text
+from evo_tune.training.tuning import small_base
 from tests.hugging_face import make_folder
 
 METHODS = ("lora", "dora", "adapter")
@@ -39,13 +38,8 @@ def evaluator(cache: Path) -> Iterator[Evaluator]:
     found = find_evaluator("fine_tuning")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(cache))
-        patch.setattr(found.module, "SMALL", {**found.module.SMALL, "model": SMALL, "windows": 80})
+        patch.setattr(small_base, "SMALL", {**small_base.SMALL, "model": SMALL, "windows": 80})
         yield found
-
-
-@pytest.fixture(scope="module")
-def module(evaluator: Evaluator) -> ModuleType:
-    return evaluator.module
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +78,18 @@ def train(evaluator: Evaluator, tmp_path: Path) -> Callable[..., dict[str, float
     return run
 
 
+def space_of(evaluator: Evaluator, **given: Any) -> SearchSpace:
+    return evaluator.space(evaluator.bind(given))
+
+
+def estimate_of(evaluator: Evaluator, genome: dict[str, Any], **given: Any) -> dict[str, float]:
+    return evaluator.estimate(genome, evaluator.bind(given))
+
+
+def fingerprint_of(evaluator: Evaluator, **given: Any) -> str:
+    return evaluator.fingerprint(evaluator.bind(given))
+
+
 def without_clock(metrics: dict[str, float]) -> dict[str, float]:
     return {name: value for name, value in metrics.items() if name not in ("tokens_per_second", "resumed_step")}
 
@@ -92,15 +98,15 @@ def without_clock(metrics: dict[str, float]) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_every_genome_is_valid_and_repair_is_settled(module: ModuleType, method: str) -> None:
-    space, rng = module.SPACE(method=method), np.random.default_rng(1)
+def test_every_genome_is_valid_and_repair_is_settled(evaluator: Evaluator, method: str) -> None:
+    space, rng = space_of(evaluator, method=method), np.random.default_rng(1)
     for genome in [space.sample(rng) for _ in range(50)]:
-        assert module.estimate(genome, method=method)["trainable_params"] > 0
+        assert estimate_of(evaluator, genome, method=method)["trainable_params"] > 0
         assert space.snap(space.encode(genome)) == genome
 
 
-def test_genes_that_a_method_does_not_look_at_make_no_other_genome(module: ModuleType) -> None:
-    own = module.SPACE()
+def test_genes_that_a_method_does_not_look_at_make_no_other_genome(evaluator: Evaluator) -> None:
+    own = space_of(evaluator)
     assert set(own.genes) == {"lr", "batch", "warmup", "rank", "alpha_ratio", "dropout", "targets"}
     space = SearchSpace(own.repair, None, **{**own.genes, **own.optional})
     lora, adapter = ({**space.default(), "method": method} for method in ("lora", "adapter"))
@@ -108,33 +114,35 @@ def test_genes_that_a_method_does_not_look_at_make_no_other_genome(module: Modul
     assert space.check({**adapter, "rank": 2, "targets": "qv", "dropout": 0.0}) == space.check(adapter)
     assert space.check({**adapter, "bottleneck": 64}) != space.check(adapter)
     assert space.check({**lora, "rank": 2}) != space.check(lora)
-    sizes = {m: module.estimate(space.check({**lora, "method": m}))["trainable_params"] for m in METHODS}
+    sizes = {m: estimate_of(evaluator, space.check({**lora, "method": m}))["trainable_params"] for m in METHODS}
     assert len(set(sizes.values())) == 3
     assert sizes["lora"] < sizes["dora"]
 
 
-def test_the_learning_rate_and_the_rank_suit_the_base(module: ModuleType, gpt: Path, tmp_path: Path) -> None:
-    assert max(module.SPACE(base=str(gpt)).genes["rank"].values) == 16
-    assert module.SPACE(base=str(gpt)).genes["lr"].high == 2e-2
+def test_the_learning_rate_and_the_rank_suit_the_base(evaluator: Evaluator, gpt: Path, tmp_path: Path) -> None:
+    assert max(space_of(evaluator, base=str(gpt)).genes["rank"].values) == 16
+    assert space_of(evaluator, base=str(gpt)).genes["lr"].high == 2e-2
     GPT(GPTConfig(context=8, depth=1, width=256, heads=2, vocab_size=16)).save(tmp_path)
-    assert module.SPACE(base=str(tmp_path)).genes["lr"].high == 2e-3
+    assert space_of(evaluator, base=str(tmp_path)).genes["lr"].high == 2e-3
 
 
-def test_named_layers_take_the_place_of_the_gene(module: ModuleType, gpt: Path) -> None:
+def test_named_layers_take_the_place_of_the_gene(evaluator: Evaluator, gpt: Path) -> None:
     given = {"base": str(gpt), "targets": "*.0.ffn.*"}
-    space = module.SPACE(**given)
+    space = space_of(evaluator, **given)
     assert "targets" not in space.genes
-    assert module.estimate({**space.default(), "rank": 2}, **given)["trainable_params"] == 2 * (16 + 64) * 2
+    assert estimate_of(evaluator, {**space.default(), "rank": 2}, **given)["trainable_params"] == 2 * (16 + 64) * 2
 
 
 @pytest.mark.parametrize(
     "gene",
     [{"rank": 17}, {"rank": 0}, {"batch": 0}, {"lr": 2.0}, {"dropout": 1.0}, {"warmup": 0.6}, {"alpha_ratio": 0.0}],
 )
-def test_genes_of_the_users_own_are_checked_before_a_trial(module: ModuleType, gpt: Path, gene: dict[str, Any]) -> None:
-    genome = module.SPACE(base=str(gpt)).default()
+def test_genes_of_the_users_own_are_checked_before_a_trial(
+    evaluator: Evaluator, gpt: Path, gene: dict[str, Any]
+) -> None:
+    genome = space_of(evaluator, base=str(gpt)).default()
     with pytest.raises(RecipeError, match=next(iter(gene))):
-        module.estimate({**genome, **gene}, base=str(gpt))
+        estimate_of(evaluator, {**genome, **gene}, base=str(gpt))
 
 
 def test_before_a_training_torch_is_not_loaded(gpt: Path) -> None:
@@ -153,20 +161,20 @@ def test_before_a_training_torch_is_not_loaded(gpt: Path) -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_what_was_estimated_is_what_is_trained_and_base_weights_are_the_same_to_the_bit(
-    module: ModuleType, base: str, method: str, tmp_path: Path
+    evaluator: Evaluator, base: str, method: str, tmp_path: Path
 ) -> None:
-    options = module.options_from({"base": base, "method": method, "tokens": 1024, "eval_tokens": 512})
-    genome = {**module.SPACE(base=base, method=method).default(), "lr": 1e-2}
-    trainer, metrics = module._train(genome, Context(seed=1, folder=tmp_path), options)
-    known = module.estimate(genome, base=base, method=method, tokens=1024)
+    options = evaluator.module.Options(base=base, method=method, tokens=1024, eval_tokens=512)
+    genome = {**space_of(evaluator, base=base, method=method).default(), "lr": 1e-2}
+    trainer, metrics = evaluator.module._train(genome, Context(seed=1, folder=tmp_path), options)
+    known = estimate_of(evaluator, genome, base=base, method=method, tokens=1024)
     assert {name: metrics[name] for name in known} == known
     trained = {name: p for name, p in trainer.model.named_parameters() if p.requires_grad}
     assert sum(p.numel() for p in trained.values()) == metrics["trainable_params"]
     assert all(p.any() for p in trained.values())
     after = trainer.model.state_dict()
-    before = load_pretrained(module._base(options)).state_dict()
+    before = load_pretrained(options.ready).state_dict()
     assert all(torch.equal(weights, after[name]) for name, weights in before.items())
-    assert set(metrics) == set(module.METRICS)
+    assert set(metrics) == set(evaluator.metrics)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -212,80 +220,24 @@ def test_a_budget_in_flops_gives_more_weights_less_text(train: Callable[..., dic
         assert metrics["flops"] == pytest.approx(2e8, rel=0.05)
 
 
-# ---------------------------------------------------------------- the small base
-
-
-def test_whoever_comes_first_makes_the_small_base_and_the_others_wait(
-    module: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    made, make, found = [], module._train_small_base, []
-    monkeypatch.setattr(module, "_train_small_base", lambda folder: (made.append(folder), make(folder)))
-    threads = [threading.Thread(target=lambda: found.append(module._small_base())) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(made) == 1
-    assert len(set(found)) == 1
-    assert len(found) == 3
-    hashed = read_base(found[0]).sha256()
-    assert sorted(path.name for path in tmp_path.glob("evo-tune/*")) == [found[0].name, f"{found[0].name}.lock"]
-
-    def damage(number: int) -> None:
-        weights = found[0] / "model.safetensors"
-        if number == 0:
-            weights.write_bytes(weights.read_bytes()[:-1])
-        elif number == 1:
-            content = bytearray(weights.read_bytes())
-            content[-2] ^= 1
-            weights.write_bytes(content)
-        elif number == 2:
-            shutil.rmtree(found[0])
-            (found[0].with_name(f"{found[0].name}.partial")).mkdir()  # whoever made it was killed
-        else:
-            (found[0] / "sha256").unlink()
-
-    for number in range(4):
-        damage(number)
-        assert module._small_base() == found[0]
-        assert len(made) == number + 2
-        assert read_base(found[0]).sha256() == hashed  # to the bit
-
-
-def test_a_cache_that_cannot_be_written_is_told_with_a_remedy(
-    module: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    with pytest.raises(StoreError, match=r"-o base=FOLDER, or set XDG_CACHE_HOME"):
-        module._small_base()
-
-
-def test_the_small_base_never_saw_the_text_that_it_is_tuned_to(module: ModuleType) -> None:
-    tuning, other = module._built_in(tuning=True), module._built_in(tuning=False)
-    assert min(len(tuning), len(other)) > 100_000
-    training, held_out = module._text(module.options_from({}))
-    assert training + held_out == tuning
-    places = range(0, len(held_out) - 100, 100)
-    assert not any(held_out[at : at + 100] in seen for at in places for seen in (training, other))
+# ---------------------------------------------------------------- the data
 
 
 def test_a_fingerprint_tells_texts_and_bases_apart(
-    module: ModuleType, gpt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    evaluator: Evaluator, gpt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "text").write_bytes(b"some text " * 200)
     copy = shutil.copytree(gpt, tmp_path / "copy")
     given = [{}, {"base": str(gpt)}, {"data": str(tmp_path / "text")}]
-    prints = [module.fingerprint(**one) for one in given]
+    prints = [fingerprint_of(evaluator, **one) for one in given]
     assert len(set(prints)) == 3
-    assert module.fingerprint(base=str(copy)) == prints[1]  # what is in it counts, not where it is
+    assert fingerprint_of(evaluator, base=str(copy)) == prints[1]  # what is in it counts, not where it is
     content = bytearray((copy / "model.safetensors").read_bytes())
     content[-2] ^= 1
     (copy / "model.safetensors").write_bytes(content)
-    assert module.fingerprint(base=str(copy)) != prints[1]
-    monkeypatch.setattr(module, "SMALL", {**module.SMALL, "windows": 81})
-    assert module.fingerprint() != prints[0]
+    assert fingerprint_of(evaluator, base=str(copy)) != prints[1]
+    monkeypatch.setattr(small_base, "SMALL", {**small_base.SMALL, "windows": 81})
+    assert fingerprint_of(evaluator) != prints[0]
 
 
 # ---------------------------------------------------------------- what is refused
@@ -299,10 +251,15 @@ def test_a_fingerprint_tells_texts_and_bases_apart(
         ({"tokens": -5}, "tokens=-5"),
         ({"flops": math.nan}, "flops=nan"),
         ({"eval_tokens": 0}, "eval_tokens=0"),
+        (
+            {"schedule": "steep"},
+            "schedule=steep: expected one of cosine, linear, constant, wsd, multi_step, sgdr",
+        ),
+        ({"gamma": 0.0}, "gamma=0"),
         ({"clip": 0.0}, "clip=0"),
         ({"min_lr_ratio": 2.0}, "min_lr_ratio=2"),
         ({"beta2": 1.0}, "beta2=1"),
-        ({"context": 1}, "context=1: expected 2 to 32"),
+        ({"context": 1}, "context=1: expected a whole number, 2 or more"),
         ({"context": 33}, "context=33"),
         ({"micro_batch": 0}, "micro_batch=0"),
         ({"targets": "q_proj"}, r"targets='q_proj'.*blocks\.0\.attention\.qkv, blocks\.0\.attention\.out"),
@@ -311,14 +268,14 @@ def test_a_fingerprint_tells_texts_and_bases_apart(
     ],
 )
 def test_bad_options_are_found_before_anything_is_trained(
-    module: ModuleType, given: dict[str, Any], message: str
+    evaluator: Evaluator, given: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(UsageError, match=message) as caught:
-        module.SPACE(**given)
+        space_of(evaluator, **given)
     assert "\n" not in str(caught.value)
 
 
-def test_bad_folders_are_found_before_anything_is_trained(module: ModuleType, gpt: Path, tmp_path: Path) -> None:
+def test_bad_folders_are_found_before_anything_is_trained(evaluator: Evaluator, gpt: Path, tmp_path: Path) -> None:
     pickled = shutil.copytree(gpt, tmp_path / "pickled")
     (pickled / "model.safetensors").rename(pickled / "pytorch_model.bin")
     other = shutil.copytree(gpt, tmp_path / "other")
@@ -326,27 +283,26 @@ def test_bad_folders_are_found_before_anything_is_trained(module: ModuleType, gp
     (other / "config.json").write_text(config.replace('"width": 16', '"width": 32'))
     for folder, message in ((pickled, "pickles can run code"), (other, "weights, as its config"), (tmp_path, "config")):
         with pytest.raises(RecipeError, match=message):
-            module.SPACE(base=str(folder))
+            space_of(evaluator, base=str(folder))
 
 
-def test_bad_text_says_what_and_what_next(module: ModuleType, tmp_path: Path) -> None:
+def test_bad_text_says_what_and_what_next(evaluator: Evaluator, tmp_path: Path) -> None:
     (tmp_path / "short.txt").write_bytes(b"x" * 339)
     for name, message in (("missing.txt", "is no file, folder or glob"), ("short.txt", "at least 340")):
         with pytest.raises(UsageError, match=message) as caught:
-            module.fingerprint(data=str(tmp_path / name))
+            fingerprint_of(evaluator, data=str(tmp_path / name))
         assert name in str(caught.value)
     (tmp_path / "short.txt").write_bytes(b"x" * 340)
-    module.fingerprint(data=str(tmp_path / "short.txt"))
+    fingerprint_of(evaluator, data=str(tmp_path / "short.txt"))
 
 
 # ---------------------------------------------------------------- the model, to keep
 
 
-def exported(module: ModuleType, folder: Path, **given: Any) -> dict[str, float]:
-    given = {"tokens": 2048, "eval_tokens": 512, **given}
-    space = {name: given[name] for name in ("base", "method") if name in given}
-    genome = {**module.SPACE(**space).default(), "lr": 1e-2}
-    metrics: dict[str, float] = module.export(genome, Context(seed=1, folder=folder.parent / "trial"), folder, **given)
+def exported(evaluator: Evaluator, folder: Path, **given: Any) -> dict[str, float]:
+    options = evaluator.bind({"tokens": 2048, "eval_tokens": 512, **given})
+    genome = {**evaluator.space(options).default(), "lr": 1e-2}
+    metrics = evaluator.export(genome, Context(seed=1, folder=folder.parent / "trial"), folder, options)
     notes = json.loads((folder / "fine_tuning.json").read_text(encoding="utf-8"))
     assert notes["genome"] == genome
     assert notes["metrics"] == metrics
@@ -357,21 +313,19 @@ def snippet(folder: Path) -> str:
     return "\n".join(re.findall(r"^    (.+)$", (folder / "README.md").read_text(encoding="utf-8"), re.MULTILINE))
 
 
-def loss(module: ModuleType, model: torch.nn.Module, base: str) -> float:
-    options = module.options_from({"base": base, "eval_tokens": 512})
-    of = module._base(options)
-    scored = module._scored(module._tokens(options, of.sha256())[1], 512, options, of)
-    value: float = module._judge(model.eval(), scored, "cpu").loss
-    return value
+def loss(model: torch.nn.Module, base: str) -> float:
+    of = read_base(base or small_base.small_base())
+    windows = tuning_text(of, "", of.window(None), 512).to_judge()
+    return evaluate(model.eval(), windows).loss
 
 
 def test_a_merged_model_is_one_of_its_base_s_kind(
-    module: ModuleType, base: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    evaluator: Evaluator, base: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "tuned model"
-    metrics = exported(module, folder, base=base)
+    metrics = exported(evaluator, folder, base=base)
     merged = load_pretrained(read_base(folder))
-    assert loss(module, merged, base) == pytest.approx(metrics["val_loss"], abs=1e-5)
+    assert loss(merged, base) == pytest.approx(metrics["val_loss"], abs=1e-5)
     assert not list(folder.glob("adapter*"))
     exec(snippet(folder), {})
     assert capsys.readouterr().out.startswith("The ")
@@ -380,12 +334,12 @@ def test_a_merged_model_is_one_of_its_base_s_kind(
 @pytest.mark.parametrize("given", [{"keep": "adapter", "method": "dora"}, {"method": "adapter"}])
 @pytest.mark.parametrize("base", ["", "gpt2"], indirect=True)
 def test_an_adapter_alone_goes_back_into_its_base(
-    module: ModuleType, base: str, given: dict[str, Any], tmp_path: Path
+    evaluator: Evaluator, base: str, given: dict[str, Any], tmp_path: Path
 ) -> None:
     folder = tmp_path / "adapter"
-    metrics = exported(module, folder, base=base, **given)
+    metrics = exported(evaluator, folder, base=base, **given)
     assert not (folder / "model.safetensors").exists()
     assert (folder / "base").exists() == (not base)  # the cache is no place to point at
     scope: dict[str, Any] = {}
     exec(snippet(folder), scope)
-    assert loss(module, scope["model"], base) == pytest.approx(metrics["val_loss"], abs=1e-6)
+    assert loss(scope["model"], base) == pytest.approx(metrics["val_loss"], abs=1e-6)

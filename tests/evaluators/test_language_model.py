@@ -579,7 +579,9 @@ def test_who_inherits_begins_with_what_the_other_learned(
 
 def test_weights_fit_where_width_and_heads_are_the_same(evaluator: Evaluator, default: dict[str, Any]) -> None:
     def fits(options: dict[str, Any] | None = None, **genes: Any) -> bool:
-        return evaluator.inherits({**default, **genes}, default, evaluator.bind({**TINY, **(options or {})}))
+        bound = evaluator.bind({**TINY, **(options or {})})
+        own = {name: default[name] for name in evaluator.space(bound).genes}
+        return evaluator.inherits({**own, **genes}, own, bound)
 
     assert fits(depth=4, context=128, lr=1e-3, dropout=0.1, batch=4096)
     assert not fits(width=32)

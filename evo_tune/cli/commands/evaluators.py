@@ -21,7 +21,7 @@ RICHER = ("unit", "bounds", "gene", "help")
 
 @click.command("evaluators")
 @click.argument("name", required=False)
-@shared.format_option("table", "json", "csv")
+@shared.format_option("table", "json", "csv", "markdown")
 def command(name: str | None, form: str) -> None:
     """List the evaluators known by name, and their origin.
 
@@ -35,6 +35,8 @@ def command(name: str | None, form: str) -> None:
     if name is not None:
         _print_one(find_evaluator(name), form)
         return
+    if form == "markdown":
+        raise click.UsageError("--format markdown describes one evaluator: expected a NAME")
     rows = [
         {"evaluator": name, "found": origin, "what": summary, "file": str(path)}
         for name, origin, path, summary in list_evaluators()
@@ -48,7 +50,7 @@ def groups_of(options: Iterable[Option]) -> list[tuple[str, list[Option]]]:
     """Return the options in groups: (title, options), both in the order of declaration; '' is the title of the rest."""
     groups: dict[str, list[Option]] = {}
     for option in options:
-        groups.setdefault(str(getattr(option, "group", "") or ""), []).append(option)
+        groups.setdefault(option.group, []).append(option)
     return list(groups.items())
 
 
@@ -60,6 +62,8 @@ def _print_one(plugin: Evaluator, form: str) -> None:
     elif form == "csv":
         rows = [{"group": title, **_row(option)} for title, held in groups for option in held]
         shared.print_rows(rows, form)
+    elif form == "markdown":
+        click.echo(markdown(plugin), nl=False)
     else:
         _print_facts(plugin)
         if not groups:
@@ -89,22 +93,33 @@ def _as_data(plugin: Evaluator) -> dict[str, Any]:
     }
 
 
-def _type_of(option: Option) -> str:
-    """Return the type in words, as `describe` has it: NAME: TYPE = DEFAULT."""
-    return option.describe().partition(": ")[2].partition(" = ")[0]
+def markdown(plugin: Evaluator) -> str:
+    """Return what an evaluator declares as a part of a page: docs/options.md is made of these."""
+    lines = [f"## {plugin.name}", "", plugin.summary, ""]
+    for title, held in groups_of(plugin.options.values()):
+        rows = _without_empty([_row(option) for option in held])
+        lines += [f"### {title or 'Options'}", "", *_markdown_table(rows), ""]
+    return "\n".join(lines)
+
+
+def _markdown_table(rows: list[Mapping[str, str]]) -> list[str]:
+    names = list(rows[0])
+    cells = [[row[name].replace("|", "\\|") for name in names] for row in rows]
+    cells = [[f"`{row[0]}`", *row[1:]] for row in cells]
+    return [f"| {' | '.join(row)} |" for row in (names, ["---"] * len(names), *cells)]
 
 
 def _option_as_data(option: Option) -> dict[str, Any]:
     default = None if option.required else option.default
-    known = {"option": option.name, "type": _type_of(option), "required": option.required, "default": default}
-    return {**known, **{name: _said(getattr(option, name, "")) for name in RICHER}}
+    known = {"option": option.name, "type": option.kind, "required": option.required, "default": default}
+    return {**known, **{name: getattr(option, name) or "" for name in RICHER}}
 
 
 def _row(option: Option) -> dict[str, str]:
     """Return an option as a row of text."""
     default = "must be given" if option.required else _as_typed(option.default)
-    row = {"option": option.name, "type": _type_of(option), "default": default}
-    return {**row, **{name: _said(getattr(option, name, "")) for name in RICHER}}
+    row = {"option": option.name, "type": option.kind, "default": default}
+    return {**row, **{name: getattr(option, name) or "" for name in RICHER}}
 
 
 def _as_typed(default: object) -> str:
@@ -112,12 +127,6 @@ def _as_typed(default: object) -> str:
     if default is None or isinstance(default, bool):
         return str(default).lower()
     return repr(default) if default == "" else str(default)
-
-
-def _said(value: object) -> str:
-    if value is None or value is False:
-        return ""
-    return "yes" if value is True else str(value)
 
 
 def _without_empty(rows: list[dict[str, str]]) -> list[Mapping[str, str]]:

@@ -108,23 +108,33 @@ def _is_sound(folder: Path) -> bool:
 def _train(folder: Path) -> None:
     import torch
 
-    from evo_tune import training
+    from evo_tune.training import (
+        GPT,
+        AdamW,
+        GPTConfig,
+        Recipe,
+        Schedule,
+        Trainer,
+        TrainingWindows,
+        WeightDecay,
+        reproducible,
+    )
 
-    with training.reproducible(1):
-        config = training.GPTConfig.from_json(SMALL["model"])
-        source = training.TrainingWindows(
+    with reproducible(1):
+        config = GPTConfig.from_json(SMALL["model"])
+        source = TrainingWindows(
             torch.frombuffer(bytearray(built_in_text(tuning=False)), dtype=torch.uint8),
             context=config.context,
             batch=SMALL["batch"],
             total=SMALL["windows"],
             seed=SMALL["seed"],
         )
-        recipe = training.Recipe(
-            optimizer=training.AdamW(lr=SMALL["lr"]),
-            schedule=training.Schedule(steps=source.steps),
-            weight_decay=training.WeightDecay(start=SMALL["weight_decay"]),
+        recipe = Recipe(
+            optimizer=AdamW(lr=SMALL["lr"]),
+            schedule=Schedule(steps=source.steps),
+            weight_decay=WeightDecay(start=SMALL["weight_decay"]),
         )
-        model = training.GPT(config, seed=SMALL["seed"])
-        training.Trainer(model, source, recipe, seed=SMALL["seed"]).run(source.steps)
+        model = GPT(config, seed=SMALL["seed"])
+        Trainer(model, source, recipe, seed=SMALL["seed"]).run(source.steps)
         model.save(folder, made=SMALL)
     (folder / "sha256").write_text(read_base(folder).sha256())
