@@ -40,13 +40,14 @@ from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.find import make_strategy, source_hash
 from evo_tune.rules.fidelity import parse_rungs
 from evo_tune.rules.inheritance import parse_share
+from evo_tune.rules.ruled import Ruled, Rules
 from evo_tune.store.copying import copy_run
 from evo_tune.store.manifest import ORDERS, Manifest
 from evo_tune.store.places import find_run
 from evo_tune.store.run import Run
 from evo_tune.text import is_writable
 
-__all__ = ["given_up", "make_manifest", "new_name", "reopened"]
+__all__ = ["given_up", "make_manifest", "new_name", "reopened", "ruled"]
 
 SHAPING = ("evo-tune", "deap", "joblib", "numpy", "torch")
 """Packages whose versions shape results."""
@@ -239,3 +240,21 @@ def reopened(store: Path, name: str | None, copy_as: str | None) -> Iterator[Run
     run = Run.open(folder, write=True)
     with given_up(run, remove=copy_as is not None):
         yield run
+
+
+def ruled(manifest: Manifest, evaluator: Evaluator) -> Ruled:
+    """Return the strategy of a run as its manifest describes it: the one that was chosen, with the run's rules around.
+
+    Raises:
+        PluginError: There is no such strategy, or it is broken.
+        OptionError: An option of it is wrong.
+    """
+    constraints, options = manifest.constraints(), manifest.options
+    rules = Rules(tuple(manifest.fidelity), manifest.prune, manifest.replicates, constraints, manifest.inherit)
+    inner = make_strategy(manifest.strategy, manifest.strategy_options)
+    return Ruled.of(
+        inner,
+        rules,
+        lambda genome: evaluator.estimate(genome, options),
+        lambda genome, other: evaluator.inherits(genome, other, options),
+    )

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from evo_tune.errors import RunError
@@ -37,7 +36,7 @@ def next_session(run: Run, changes: Mapping[str, Any]) -> Session:
 
 def limited(session: Session) -> Session:
     """Return a session with the limit that holds where none was given."""
-    return session if session.limited else replace(session, generations=GENERATIONS)
+    return session if session.limited else session.but(generations=GENERATIONS)
 
 
 def limit_reached(run: Run, session: Session, history: History, strategy: Ruled, seconds: float) -> str | None:

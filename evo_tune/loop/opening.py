@@ -10,7 +10,6 @@ import shutil
 import uuid
 import warnings
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from evo_tune.dispatch import AUTO, CPU, Cluster, Forecast, Plan, Slot, Task, open_slots, plan
@@ -70,7 +69,7 @@ def _opened(run: Run, session: Session, evaluator: Evaluator, space: SearchSpace
     if session.per_device == AUTO and planned.slots[0] != CPU and ranks == 1:
         forecast = _forecast(run, evaluator, space, planned)
         if forecast is None:
-            planned = plan_for(replace(session, per_device=1), manifest.threads, manifest.options)
+            planned = plan_for(session.but(per_device=1), manifest.threads, manifest.options)
     slots = open_slots(_task(run, evaluator), planned, session.timeout, session.retries, cluster, forecast)
     if manifest.order == "birth" and len(slots) > manifest.lag + 1:
         text = f"in birth order with --lag {manifest.lag}, at most {manifest.lag + 1} slots are ever at work"

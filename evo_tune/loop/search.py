@@ -20,7 +20,7 @@ from evo_tune.errors import StoreError, UsageError
 from evo_tune.genome.genes import Gene
 from evo_tune.genome.history import History
 from evo_tune.genome.trial import Candidate, Objective, Outcome, Trial
-from evo_tune.loop.begin import given_up, make_manifest, new_name, reopened
+from evo_tune.loop.begin import given_up, make_manifest, new_name, reopened, ruled
 from evo_tune.loop.calibration import Calibration
 from evo_tune.loop.checks import check_unchanged
 from evo_tune.loop.driving import OVER, Drivers, Fetched, Job
@@ -30,7 +30,6 @@ from evo_tune.loop.leftovers import Leftovers
 from evo_tune.loop.limits import all_born, check_hope, limit_reached, limited, next_session
 from evo_tune.loop.opening import open_for, plan_for
 from evo_tune.loop.proposing import candidate_of, judged, propose
-from evo_tune.loop.strategy import ruled
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.find import find_again, find_evaluator
 from evo_tune.report.calibration import recommended

@@ -15,9 +15,9 @@ from evo_tune.cli.closing import print_closing
 from evo_tune.errors import OptionError, PluginError
 from evo_tune.genome.standing import Entry, as_from_scratch
 from evo_tune.genome.trial import Candidate, Minimize, Outcome, Trial
+from evo_tune.loop.begin import ruled
 from evo_tune.loop.replay import verify
 from evo_tune.loop.search import Search
-from evo_tune.loop.strategy import ruled
 from evo_tune.report.calibration import calibrated, recommended
 from evo_tune.report.summary import best_so_far, closing, front, inheritance, spent
 from evo_tune.store.manifest import space_of

@@ -12,9 +12,9 @@ import pytest
 
 from evo_tune.errors import OptionError, PluginError, RunError
 from evo_tune.genome.trial import Candidate, Outcome
+from evo_tune.loop.begin import ruled
 from evo_tune.loop.replay import verify
 from evo_tune.loop.search import Search
-from evo_tune.loop.strategy import ruled
 from evo_tune.plugins.context import Context, Pruned
 from evo_tune.report.calibration import calibrated, recommended
 from evo_tune.report.summary import best_so_far, front, spent

@@ -19,8 +19,8 @@ PLACE = 70
 @shared.format_option("table", "json")
 def command(run: str | None, store: str, evaluator: str | None, trust: bool, form: str) -> int:
     """Replay every proposal of RUN; say whether they agree."""
+    from evo_tune.loop.begin import ruled
     from evo_tune.loop.replay import verify
-    from evo_tune.loop.strategy import ruled
     from evo_tune.plugins.find import find_again
     from evo_tune.store.manifest import space_of
     from evo_tune.store.places import find_run
