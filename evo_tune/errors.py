@@ -8,6 +8,7 @@
     │   └── RecipeError         a field of the training recipe
     ├── StoreError              a saved run that cannot be read, written or gone on with (exit code 1)
     └── RunError                a run that could not go on (exit code 1)
+        └── ClusterLost         its cluster is gone; it is saved, as one that was interrupted (exit code 130)
 
 Every text says what was given, what was expected and what to do next, in one line. A trial that
 fails is none of these: it is an Outcome (see `evo_tune.genome.trial`). This module imports nothing.
@@ -16,6 +17,7 @@ fails is none of these: it is an Outcome (see `evo_tune.genome.trial`). This mod
 from __future__ import annotations
 
 __all__ = [
+    "ClusterLost",
     "EvoTuneError",
     "OptionError",
     "PluginError",
@@ -76,3 +78,9 @@ class StoreError(EvoTuneError):
 
 class RunError(EvoTuneError):
     """A run could not go on."""
+
+
+class ClusterLost(RunError):
+    """The cluster of a run does not answer any more: nothing is wrong with the run, which can be resumed."""
+
+    exit_code = 130

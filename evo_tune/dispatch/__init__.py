@@ -8,24 +8,27 @@ from __future__ import annotations
 
 from evo_tune.dispatch.devices import AUTO, CPU, Device, Plan, gpus, plan
 from evo_tune.dispatch.inventory import inventory
-from evo_tune.dispatch.limits import cpu_count
+from evo_tune.dispatch.limits import check_system, cpu_count
 from evo_tune.dispatch.local import LocalSlot
 from evo_tune.dispatch.packing import Forecast
 from evo_tune.dispatch.remote import Cluster, Engine, RemoteSlot
 from evo_tune.dispatch.shared import SharedCard, SharedSlot
-from evo_tune.dispatch.slot import Slot, SlotClosed, Task
+from evo_tune.dispatch.slot import UNKNOWN, NoMachine, Slot, SlotClosed, SlotUnfit, Task
 from evo_tune.errors import OptionError
 
 __all__ = [
     "AUTO",
     "CPU",
+    "UNKNOWN",
     "Cluster",
     "Device",
     "Forecast",
     "LocalSlot",
+    "NoMachine",
     "Plan",
     "Slot",
     "SlotClosed",
+    "SlotUnfit",
     "Task",
     "cpu_count",
     "gpus",
@@ -54,8 +57,10 @@ def open_slots(
         forecast: By which the slots of a GPU share out its memory, where the plan says that they do.
 
     Raises:
-        OptionError: A timeout that is not above 0, retries below 0, or a cluster that cannot be used.
+        OptionError: A timeout that is not above 0, retries below 0, a cluster that cannot be used, or a system on
+            which nothing can be trained.
     """
+    check_system()
     if timeout is not None and not timeout > 0:
         raise OptionError(f"--timeout {timeout:g} is not allowed: expected more than 0 seconds")
     if retries < 0:
@@ -89,4 +94,4 @@ def _open_remote(task: Task, plan: Plan, timeout: float | None, retries: int, cl
         raise OptionError(
             f"the cluster at {cluster.address} has no workers: start some, or say --slots N to wait for N"
         )
-    return [RemoteSlot(f"slot {i}", engine) for i in range(count)]
+    return [RemoteSlot(f"slot {i}", engine, timeout) for i in range(count)]

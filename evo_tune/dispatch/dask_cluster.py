@@ -2,11 +2,13 @@
 
 The workers are the user's (dask-jobqueue, dask-cuda, `dask worker`); without an address a cluster is started on
 this machine. An evaluation is a future that is bound to one worker; small messages go past the queue of tasks
-by `Client.run`.
+by `Client.run`. No call waits for ever: a worker that does not answer in time is left alone until it does, and a
+scheduler that does not for long is a lost cluster.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import importlib
 import logging
@@ -14,13 +16,15 @@ import threading
 import time
 import uuid
 import warnings
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from evo_tune.dispatch.devices import CPU, Device, Plan
 from evo_tune.dispatch.host import Host, Parcel, offer
-from evo_tune.dispatch.remote import Cluster, Engine, Lost, Seat
+from evo_tune.dispatch.remote import ANSWER, CLOSING, Cluster, Engine, Lost, Seat
 from evo_tune.dispatch.slot import Task
-from evo_tune.errors import OptionError, RunError
+from evo_tune.errors import ClusterLost, OptionError, RunError
 
 __all__ = ["DaskEngine"]
 
@@ -28,7 +32,13 @@ LOOK_EVERY = 0.5
 """Seconds between two looks at which workers there are."""
 
 CONNECT = 10.0
-"""Seconds that a scheduler has to answer."""
+"""Seconds that a scheduler has to answer, and again if its connection breaks."""
+
+SILENT = 30.0
+"""Seconds without an answer after which a scheduler is lost."""
+
+AT_ONCE = 16
+"""Workers that are asked side by side as they join."""
 
 _hosts: dict[str, Host | None] = {}
 """On a worker: its seats by key; None: closed, whatever message comes late."""
@@ -46,7 +56,10 @@ def _run(key: str, host: tuple[Any, ...], candidate: dict[str, Any], folder: str
     distributed.secede()  # type: ignore[no-untyped-call] # seats are counted by us: many GPUs may have one thread
     with _opening:
         if key not in _hosts:
-            _hosts[key] = Host(*host)
+            try:
+                _hosts[key] = Host(*host)
+            except RunError as error:
+                return {"unfit": str(error)}
         seat = _hosts[key]
     return None if seat is None else seat.run(candidate, folder)
 
@@ -56,10 +69,11 @@ def _heard(key: str) -> int | None:
     return None if host is None else host.heard()
 
 
-def _kill(key: str) -> None:
-    host, _hosts[key] = _hosts.get(key), None
-    if host is not None:
-        host.kill()
+def _kill(*keys: str) -> None:
+    for key in keys:
+        host, _hosts[key] = _hosts.get(key), None
+        if host is not None:
+            host.kill()
 
 
 def _close(key: str) -> None:
@@ -68,10 +82,10 @@ def _close(key: str) -> None:
         host.close()
 
 
-def _evict(trials_folder: str) -> None:
-    """Kill what an earlier session of the same run, whose parent died, has left on this worker."""
-    for key in [key for key, host in _hosts.items() if host is not None and host.trials_folder == trials_folder]:
-        _kill(key)
+def _join(run: str, wanted: tuple[Any, ...]) -> list[Device]:
+    """Kill what an earlier session of the same run, whose parent died, has left here; return what slots there are."""
+    _kill(*(key for key, host in list(_hosts.items()) if host is not None and key.startswith(f"{run}/")))
+    return offer(*wanted)
 
 
 # ---------------------------------------------------------------- in the parent
@@ -97,8 +111,8 @@ class DaskEngine(Engine):
             distributed: Any = importlib.import_module("distributed")
         except ImportError:
             raise OptionError("--backend dask needs Dask: pip install 'evo-tune[dask]'") from None
-        self._parcel, self._limits = Parcel.of(task), (timeout, retries)
-        self._wanted, self._ranks = (cluster.devices, cluster.per_device), cluster.ranks
+        self._parcel, self._limits = Parcel.of(task, cluster.run), (timeout, retries)
+        self._wanted = cluster
         self._cluster = None if cluster.address else _local_cluster(distributed, plan)
         try:
             self._client = distributed.Client(cluster.address or self._cluster, timeout=CONNECT, set_as_default=False)
@@ -110,99 +124,208 @@ class DaskEngine(Engine):
             raise
         self._lock = threading.Lock()
         self._known: dict[str, str] = {}
+        """Machine by address, of the workers that there are."""
         self._free: list[DaskSeat] = []
-        self._refused: dict[str, RunError] = {}
+        self._offered: dict[str, int] = {}
+        """By address: devices that are not set aside."""
+        self._refusal: str | None = None
+        """Why the last one was set aside."""
+        self._silent: dict[str, list[DaskSeat]] = {}
+        """By address, of workers that do not answer: the seats that were lost with them."""
+        self._answered = time.monotonic()
         self._closing = threading.Event()
-        self._look()
+        self._parcel.set_mark()
+        try:
+            self._look()
+        except Lost as error:
+            self.close()
+            raise OptionError(f"--address {cluster.address}: the Dask scheduler there gives {error}") from None
         threading.Thread(target=self._watch, name="dask workers", daemon=True).start()
 
     @property
     def room(self) -> int:
         return len(self._free)
 
+    @property
+    def run(self) -> str:
+        """The run's identifier, with which the keys of its seats begin."""
+        return self._parcel.run
+
     def _watch(self) -> None:
         while not self._closing.wait(LOOK_EVERY):
-            with contextlib.suppress(OSError, TimeoutError, RuntimeError, KeyError):  # no scheduler: nothing new
+            with contextlib.suppress(Lost):  # no scheduler: nothing new
                 self._look()
+                self._answered = time.monotonic()
+            for address in list(self._silent):
+                with contextlib.suppress(Lost):
+                    self._wake(address)
 
     def _look(self) -> None:
         """Take up workers that have joined, and forget those that have left."""
-        found = {address: str(one["host"]) for address, one in self._workers().items()}
-        for address in found.keys() - self._known.keys():
-            self._join(address, found[address])
+        told = self._within(ANSWER, lambda: self._client.scheduler.identity(n_workers=-1))["workers"]
+        found = {address: str(one["host"]) for address, one in told.items()}
+        if new := found.keys() - self._known.keys():
+            with ThreadPoolExecutor(AT_ONCE) as threads:
+                list(threads.map(lambda one: self._join(one, found[one], int(told[one]["nthreads"])), new))
         with self._lock:
             self._known = found
             self._free = [seat for seat in self._free if seat.address in found]
+            self._silent = {address: seats for address, seats in self._silent.items() if address in found}
+            self._offered = {address: many for address, many in self._offered.items() if address in found}
 
-    def _workers(self) -> dict[str, Any]:
-        workers: dict[str, Any] = self._client.scheduler_info(n_workers=-1)["workers"]
-        return workers
-
-    def _join(self, address: str, machine: str) -> None:
-        threads = int(self._workers()[address]["nthreads"])
+    def _join(self, address: str, machine: str, threads: int) -> None:
+        wanted = (self._wanted.devices, self._wanted.per_device, threads, self._wanted.ranks)
         try:
-            self.call(address, _evict, self._parcel.task.trials_folder)
-            devices = self.call(address, offer, *self._wanted, threads, self._ranks)
+            devices = self.call(address, ANSWER, _join, self._parcel.run, wanted)
         except Lost:
+            # It is asked again once it wakes: with its seats there is the machine's name.
+            with self._lock:
+                self._silent.setdefault(address, []).append(DaskSeat(self, address, machine, CPU, threads))
             return
         except Exception as error:  # evo-tune is not installed there, or a GPU that was asked for is missing
-            self.refuse(address, RunError(f"the Dask worker at {address} cannot be used: {error}"))
+            self._set_aside(address, 0, f"the Dask worker at {address} cannot be used: {error}")
             return
+        place = "" if self._cluster else f"{machine}/"
         with self._lock:
-            place = "" if self._cluster else f"{machine}/"
+            self._offered[address] = len(devices)
             self._free += [DaskSeat(self, address, place + device.name, device) for device in devices]
 
-    def call(self, address: str, function: Any, *args: Any) -> Any:
+    def _wake(self, address: str) -> None:
+        """Ask a silent worker once more; if it answers, end what it was given up for, and take its seats up again."""
+        seats = self._silent.get(address, [])
+        self._within(ANSWER, lambda: self._client.run(_kill, *(seat.key for seat in seats), workers=[address]))
+        with self._lock:
+            seats = self._silent.pop(address, [])
+            self._free += [seat.again() for seat in seats if not seat.threads]
+        for seat in seats:
+            if seat.threads:
+                self._join(address, seat.device, seat.threads)
+
+    def _within(self, seconds: float, ask: Callable[[], Awaitable[Any]]) -> Any:
+        """Return what the client's own thread is answered, if it comes in time.
+
+        Raises:
+            Lost: It does not, or the connection is broken.
+        """
+
+        async def asked() -> Any:
+            return await ask()
+
+        try:
+            return self._client.sync(asked, callback_timeout=seconds)
+        except (OSError, TimeoutError, asyncio.TimeoutError) as error:
+            raise Lost(f"no answer within {seconds:g} s ({type(error).__name__})") from None
+        except (RuntimeError, AttributeError) as error:  # the client is closed, or about to connect again
+            raise Lost(f"no connection ({error})") from None
+
+    def call(self, address: str, seconds: float, function: Any, *args: Any) -> Any:
         """Have a worker call a function at once, past its queue.
 
         Raises:
-            Lost: It is not there any more.
+            Lost: It is not there any more, or does not answer in time.
         """
+        if address in self._silent or not self.connected:
+            raise Lost(f"the Dask worker at {address} does not answer")
         try:
-            return self._client.run(function, *args, workers=[address])[address]
-        except (OSError, TimeoutError, KeyError) as error:
-            raise Lost(f"the Dask worker at {address} does not answer ({type(error).__name__})") from None
+            return self._within(seconds, lambda: self._client.run(function, *args, workers=[address]))[address]
+        except KeyError:
+            raise Lost(f"the Dask worker at {address} is not there") from None
+        except Lost as error:
+            if self.connected and address in self._known:
+                self._leave_alone(address, str(error))
+            raise Lost(f"the Dask worker at {address} does not answer: {error}") from None
+
+    def _leave_alone(self, address: str, why: str) -> None:
+        with self._lock:
+            first = address not in self._silent
+            waiting = [seat for seat in self._free if seat.address == address]
+            self._free = [seat for seat in self._free if seat.address != address]
+            self._silent.setdefault(address, []).extend(waiting)
+        if first and not self._closing.is_set():
+            warnings.warn(f"the Dask worker at {address} is set aside until it answers: {why}", stacklevel=2)
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection to the scheduler."""
+        return bool(self._client.status == "running")
 
     def known(self, address: str) -> bool:
         """Whether a worker is in the cluster."""
         return address in self._known
 
-    def refuse(self, address: str, error: RunError) -> None:
-        """Set a worker aside that is not fit; see `take`."""
+    def refuse(self, seat: Seat, why: str) -> None:
+        assert isinstance(seat, DaskSeat)
+        with contextlib.suppress(Lost):
+            seat.close()
+        self._set_aside(seat.address, max(0, self._offered.get(seat.address, 0) - 1), f"{seat.device}: {why}")
+
+    def _set_aside(self, address: str, left: int, why: str) -> None:
         with self._lock:
-            self._refused[address] = error
-            self._free = [seat for seat in self._free if seat.address != address]
-        warnings.warn(f"set aside: {error}", stacklevel=2)
+            self._offered[address] = left
+            self._refusal = why
+        warnings.warn(f"set aside: {why}", stacklevel=3)
+
+    @property
+    def _hopeless(self) -> bool:
+        """Whether everything that there is was set aside."""
+        return self._refusal is not None and bool(self._known) and not any(self._offered.values()) and not self._silent
+
+    @property
+    def _lost(self) -> bool:
+        silent = time.monotonic() - self._answered > SILENT
+        return not self._closing.is_set() and (silent or self._client.status in ("closing", "closed"))
 
     def has_seat(self) -> bool:
-        return bool(self._free) or bool(self._known and self._known.keys() <= self._refused.keys())
+        return self._lost or self._hopeless or (self.connected and bool(self._free))
 
     def take(self) -> Seat | None:
+        if self._lost:
+            raise ClusterLost(
+                f"the Dask scheduler at {self._wanted.address or 'this machine'} does not answer any more; everything "
+                "recorded is saved: `evo-tune resume` goes on once it is back"
+            )
         with self._lock:
-            if self._free:
+            if self._free and self.connected:
                 return self._free.pop(0)
-            if self._known and self._known.keys() <= self._refused.keys():
-                raise next(iter(self._refused.values()))
+            if self._hopeless:
+                raise RunError(f"no device of the cluster can be used; the last one was set aside: {self._refusal}")
         return None
 
     def give_up(self, seat: Seat) -> None:
         assert isinstance(seat, DaskSeat)
         with self._lock:
-            if seat.address in self._known and seat.address not in self._refused:
-                self._free.append(DaskSeat(self, seat.address, seat.device, seat.pinned))
+            if seat.address in self._silent:
+                self._silent[seat.address].append(seat)
+            elif seat.address in self._known:
+                self._free.append(seat.again())
 
     def close(self) -> None:
         self._closing.set()
-        self._client.close(timeout=CONNECT)
+        self._parcel.remove_mark()
+        with contextlib.suppress(OSError, TimeoutError, asyncio.TimeoutError, RuntimeError):  # it may be gone
+            self._client.close(timeout=CLOSING)
         if self._cluster is not None:
-            self._cluster.close(timeout=CONNECT)
+            with contextlib.suppress(OSError, TimeoutError, asyncio.TimeoutError, RuntimeError):
+                self._cluster.close(timeout=CLOSING)
 
     def submit(self, seat: DaskSeat, candidate: dict[str, Any], folder: str | None) -> Any:
-        """Send a candidate to a seat's worker, and return the future of what comes of it."""
+        """Send a candidate to a seat's worker, and return the future of what comes of it.
+
+        Raises:
+            Lost: There is no connection.
+        """
         host = (self._parcel, seat.device, seat.pinned, *self._limits)
-        return self._client.submit(
-            _run, seat.key, host, candidate, folder, workers=[seat.address], allow_other_workers=False, pure=False
-        )
+        try:
+            return self._client.submit(
+                _run, seat.key, host, candidate, folder, workers=[seat.address], allow_other_workers=False, pure=False
+            )
+        except Exception as error:  # the client is closed, or its connection
+            raise Lost(f"the Dask worker at {seat.address} cannot be reached ({type(error).__name__})") from None
+
+    def forget(self, pending: Any) -> None:
+        """Cancel a future whose worker has left."""
+        with contextlib.suppress(Lost):
+            self._within(CLOSING, lambda: self._client.cancel([pending]))
 
 
 def _local_cluster(distributed: Any, plan: Plan) -> Any:
@@ -226,14 +349,20 @@ class DaskSeat(Seat):
         address: The worker's.
         device: For people, with the machine.
         pinned: The device, as its machine knows it.
+        threads: The worker's, if it has not said yet what it offers; `device` is its machine's name then.
     """
 
-    def __init__(self, engine: DaskEngine, address: str, device: str, pinned: Device) -> None:
+    def __init__(self, engine: DaskEngine, address: str, device: str, pinned: Device, threads: int = 0) -> None:
         self._engine = engine
         self.address = address
         self.device = device
         self.pinned = pinned
-        self.key = uuid.uuid4().hex
+        self.threads = threads
+        self.key = f"{engine.run}/{uuid.uuid4().hex}"
+
+    def again(self) -> DaskSeat:
+        """Return a new seat in place of this one, which was lost."""
+        return DaskSeat(self._engine, self.address, self.device, self.pinned)
 
     def begin(self, candidate: dict[str, Any], folder: str | None) -> Any:
         return self._engine.submit(self, candidate, folder)
@@ -246,22 +375,19 @@ class DaskSeat(Seat):
                 return reply
             except TimeoutError:
                 if not self._engine.known(self.address):
-                    pending.cancel()
+                    self._engine.forget(pending)
                     raise Lost(f"the Dask worker at {self.address} has left the cluster") from None
                 if time.monotonic() >= end:
                     raise TimeoutError from None
-            except RunError as error:
-                self._engine.refuse(self.address, error)
-                raise Lost(str(error)) from None
             except Exception as error:  # KilledWorker, CancelledError, a broken connection
                 raise Lost(f"the Dask worker at {self.address} is lost ({type(error).__name__})") from None
 
-    def heard(self) -> int | None:
-        pid: int | None = self._engine.call(self.address, _heard, self.key)
+    def heard(self, within: float = ANSWER) -> int | None:
+        pid: int | None = self._engine.call(self.address, within, _heard, self.key)
         return pid
 
     def kill(self) -> None:
-        self._engine.call(self.address, _kill, self.key)
+        self._engine.call(self.address, CLOSING, _kill, self.key)
 
     def close(self) -> None:
-        self._engine.call(self.address, _close, self.key)
+        self._engine.call(self.address, CLOSING, _close, self.key)

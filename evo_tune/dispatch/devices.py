@@ -12,6 +12,7 @@ import platform
 import re
 import shutil
 import sys
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -19,7 +20,7 @@ from evo_tune.dispatch import numa, smi
 from evo_tune.dispatch.limits import cpu_count
 from evo_tune.errors import OptionError
 
-__all__ = ["AUTO", "CPU", "MPS", "ROCM", "Device", "Plan", "gpus", "none_found", "plan"]
+__all__ = ["AUTO", "CPU", "MPS", "ROCM", "Device", "Plan", "gpus", "none_found", "plan", "trouble"]
 
 AUTO = "auto"
 """As `--per-device`: as many slots on a GPU as its memory has room for."""
@@ -125,11 +126,21 @@ def _groups(devices: tuple[Device, ...], ranks: int) -> tuple[Device, ...]:
     Raises:
         OptionError: There is none.
     """
-    groups = [devices[first : first + ranks] for first in range(0, len(devices) - ranks + 1, ranks)]
-    if not groups:
+    seen = [device.visible for device in devices]
+    twice = next((device for device in devices if seen.count(device.visible) > 1), None)
+    if twice is not None:
         raise OptionError(
-            f"ranks={ranks} wants {ranks} GPUs for each training, and this run has {len(devices)}: give fewer ranks, "
-            "more GPUs or --devices cpu"
+            f"ranks={ranks} wants different GPUs for the processes of a training, and {twice.name} is given twice: "
+            "name each GPU once"
+        )
+    whole = tuple(device for device in devices if not device.visible.startswith("MIG-"))  # CUDA sees one of those only
+    groups = [whole[first : first + ranks] for first in range(0, len(whole) - ranks + 1, ranks)]
+    if not groups:
+        cut = len(devices) - len(whole)
+        besides = f", besides {cut} MIG instance(s), which no training can join" if cut else ""
+        raise OptionError(
+            f"ranks={ranks} wants {ranks} GPUs for each training, and this run has {len(whole)}{besides}: give fewer "
+            "ranks, more GPUs or --devices cpu"
         )
     return tuple(
         Device(
@@ -160,23 +171,29 @@ def _choose(devices: str | None) -> tuple[Device, ...]:
     """Return the GPUs to use; none stands for the CPU."""
     if devices == "cpu":
         return ()
-    found = gpus()
+    found, wrong = _look()
     if devices is None:
+        if wrong:
+            rest = f"the run uses the {len(found)} GPU(s) that it lists" if found else "the run uses the CPU"
+            warnings.warn(f"{wrong}; {rest}; mend that, or name what to use by --devices", stacklevel=4)
         return found
     if not found:
-        raise OptionError(f"--devices {devices}: {none_found()}; use --devices cpu")
+        raise OptionError(f"--devices {devices}: {wrong or none_found()}; use --devices cpu")
     if devices == "cuda":
+        if wrong:
+            raise OptionError(f"--devices cuda: {wrong}; mend that, or name the GPUs to use: --devices 0,1")
         return found
     wanted = [name.strip().removeprefix("cuda:") for name in devices.split(",")]
-    return tuple(_named(name, found, devices) for name in wanted)
+    return tuple(_named(name, found, devices, wrong) for name in wanted)
 
 
-def _named(name: str, found: tuple[Device, ...], given: str) -> Device:
+def _named(name: str, found: tuple[Device, ...], given: str, wrong: str) -> Device:
     for device in found:
         if name in (device.name.removeprefix("cuda:"), device.visible):
             return device
     there = ", ".join(device.name.removeprefix("cuda:") for device in found)
-    raise OptionError(f"--devices {given}: there is no GPU {name!r}; expected cpu, cuda, or some of {there}")
+    why = f" ({wrong})" if wrong else ""
+    raise OptionError(f"--devices {given}: there is no GPU {name!r}{why}; expected cpu, cuda, or some of {there}")
 
 
 def none_found() -> str:
@@ -184,20 +201,32 @@ def none_found() -> str:
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     if given is not None:
         return f"CUDA_VISIBLE_DEVICES={given!r} hides every GPU"
-    return "nvidia-smi lists no GPU" if shutil.which("nvidia-smi") else "there is no nvidia-smi, so no GPU was found"
+    if shutil.which("nvidia-smi") is None:
+        return "there is no nvidia-smi, so no GPU was found"
+    return trouble() or "nvidia-smi lists no GPU"
 
 
 def gpus() -> tuple[Device, ...]:
     """Return the GPUs that a worker may be pinned to, MIG instances each for itself."""
+    return _look()[0]
+
+
+def trouble() -> str:
+    """Return why there may be GPUs that `gpus` does not find, in a line: nvidia-smi fails; '' if nothing is wrong."""
+    return _look()[1]
+
+
+def _look() -> tuple[tuple[Device, ...], str]:
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     if given is None:
-        return tuple(Device(*pair) for pair in smi.listed()) or tuple(_others())
+        listing = smi.listed()
+        return tuple(Device(*pair) for pair in listing.gpus) or tuple(_others()), listing.trouble
     found = []
     for name in (part.strip() for part in given.split(",")):
         if not re.fullmatch(r"\d+|(GPU|MIG)-.+", name):
             break  # CUDA as well ignores what follows an id that it does not know, such as -1
         found.append(Device(f"cuda:{name}", name))
-    return tuple(found)
+    return tuple(found), ""
 
 
 def _others() -> Iterator[Device]:

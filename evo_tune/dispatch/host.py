@@ -20,9 +20,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from evo_tune.dispatch.devices import CPU, Device, gpus, plan
+from evo_tune.dispatch.devices import CPU, Device, gpus, plan, trouble
 from evo_tune.dispatch.local import LocalSlot
-from evo_tune.dispatch.slot import SlotClosed, Task
+from evo_tune.dispatch.slot import SlotClosed, SlotUnfit, Task
 from evo_tune.errors import RunError
 from evo_tune.genome.trial import Candidate
 from evo_tune.plugins.find import find_evaluator, local_sources, package_of, source_hash
@@ -53,6 +53,7 @@ class Parcel:
         sources: Content of the file and of the local modules that it imports, by their place under one folder.
         main: Which of them is the evaluator's file.
         versions: See `versions`.
+        run: Identifier of the run, which no other has; '' where its folders need none.
     """
 
     task: Task
@@ -60,28 +61,49 @@ class Parcel:
     sources: dict[str, bytes]
     main: str
     versions: dict[str, str]
+    run: str = ""
 
     @classmethod
-    def of(cls, task: Task) -> Parcel:
-        """Pack a task."""
+    def of(cls, task: Task, run: str = "") -> Parcel:
+        """Pack a task of a run."""
         main = Path(task.path).resolve()
         root = package_of(main)[1].resolve()
         placed = {_place(file, root): file.read_bytes() for file in local_sources(main)}
-        return cls(task, source_hash(main), placed, _place(main, root), versions())
+        return cls(task, source_hash(main), placed, _place(main, root), versions(), run)
+
+    @property
+    def mark(self) -> Path:
+        """A file in the trials' folder: a machine that sees it shares the folder with the parent's."""
+        return Path(self.task.trials_folder, f".run-{self.run}")
+
+    def set_mark(self) -> None:
+        """Let the machines that share the trials' folder see that they do."""
+        with contextlib.suppress(OSError):  # a full disk is for the journal to say
+            self.mark.parent.mkdir(parents=True, exist_ok=True)
+            self.mark.touch()
+
+    def remove_mark(self) -> None:
+        """Take it away, and the folder as well if no trial has one."""
+        with contextlib.suppress(OSError):
+            self.mark.unlink(missing_ok=True)
+            self.mark.parent.rmdir()
 
     def unpack(self) -> Task:
         """Return the task as this machine has it.
 
         The evaluator's file is taken from the same path if it is there and the same (a shared folder), from
-        the package if it is a bundled one, and is written to a temporary folder otherwise.
+        the package if it is a bundled one, and is written to a temporary folder otherwise. A trials' folder that
+        is not shared gets the run's name, since another run may have the same path elsewhere.
 
         Raises:
             RunError: Versions here and there differ, or the bundled evaluator does.
         """
         self._check_versions()
-        path = Path(self.task.path)
+        task, path = self.task, Path(self.task.path)
+        if self.run and not self.mark.exists():
+            task = replace(task, trials_folder=f"{task.trials_folder}-{self.run}")
         if path.is_file() and source_hash(path) == self.hash:
-            return self.task
+            return task
         bundled = self.task.reference.startswith("bundled:")
         path = find_evaluator(self.task.reference).path if bundled else self._written()
         if source_hash(path) != self.hash:
@@ -89,7 +111,7 @@ class Parcel:
                 f"{platform.node()} has another {self.task.reference} ({source_hash(path)[:12]}) than the run "
                 f"({self.hash[:12]}): install the same evo-tune on every machine"
             )
-        return replace(self.task, path=str(path))
+        return replace(task, path=str(path))
 
     def _check_versions(self) -> None:
         mine = versions()
@@ -140,7 +162,12 @@ def offer(devices: str | None, per_device: int, cores: int, ranks: int = 1) -> l
         per_device: Slots on each GPU.
         cores: What there is for trainings where there is no GPU.
         ranks: Processes of one training.
+
+    Raises:
+        RunError: nvidia-smi fails, so nobody knows whether there is a GPU.
     """
+    if devices is None and (wrong := trouble()) and not gpus():
+        raise RunError(f"{wrong}; mend that, or give --devices cpu")
     slots = plan(None, devices, per_device if devices != "cpu" and gpus() else 1, ranks=ranks).slots
     return list((CPU,) * max(1, cores // ranks) if slots[0] == CPU else slots)
 
@@ -163,16 +190,15 @@ class Host:
         self, parcel: Parcel, name: str, device: Device, timeout: float | None = None, retries: int = 0
     ) -> None:
         _may_have_children()
-        task = parcel.unpack()
-        self.trials_folder = task.trials_folder
-        self._slot = LocalSlot(name, device, task, timeout, retries)
+        self._slot = LocalSlot(name, device, parcel.unpack(), timeout, retries)
         self._heard = time.monotonic()
 
     def run(self, candidate: dict[str, Any], folder: str | None) -> dict[str, Any] | None:
         """Evaluate a candidate, given by its fields.
 
         Returns:
-            The fields of the outcome; None if the slot was killed meanwhile.
+            The fields of the outcome; None if the slot was killed meanwhile; only 'unfit', why, if nothing can be
+            trained here.
         """
         self.heard()
         done = threading.Event()
@@ -181,6 +207,8 @@ class Host:
             return vars(self._slot.run(Candidate(**candidate), folder))
         except SlotClosed:
             return None
+        except SlotUnfit as error:
+            return {"unfit": str(error)}
         finally:
             done.set()
 

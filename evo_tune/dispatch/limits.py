@@ -1,4 +1,7 @@
-"""How much of a machine's cores and memory this process may use: a container has less than it sees."""
+"""What this process may use of its machine: whether the system will do, how many cores and how much memory.
+
+A container has less than it sees.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["affinity", "cpu_count", "memory"]
+from evo_tune.errors import OptionError
+
+__all__ = ["affinity", "check_system", "cpu_count", "memory"]
 
 PROC = Path("/proc")
 CGROUP = PROC / "self" / "cgroup"
@@ -15,6 +20,19 @@ CGROUP = PROC / "self" / "cgroup"
 
 MOUNT = Path("/sys/fs/cgroup")
 """Where cgroups are mounted."""
+
+
+def check_system(system: str = os.name) -> None:
+    """Refuse a system without the process groups and signals by which workers are killed.
+
+    Raises:
+        OptionError: It is no Linux and nothing like it.
+    """
+    if system != "posix":
+        raise OptionError(
+            f"evo-tune cannot train on this system ({system}): expected Linux (macOS and WSL are not tested); on "
+            "Windows, install and run it inside WSL"
+        )
 
 
 def cpu_count(proc: Path = CGROUP, root: Path = MOUNT) -> int:

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from evo_tune.dispatch.devices import Device
-from evo_tune.dispatch.slot import Slot, SlotClosed, Task
+from evo_tune.dispatch.slot import Slot, SlotClosed, SlotUnfit, Task
 from evo_tune.dispatch.worker import initialize, load, log_name, work
 from evo_tune.genome.trial import Candidate, Outcome, Status
 
@@ -32,6 +32,9 @@ was paused costs an evaluation one tick and not its life."""
 
 LOADING = 300.0
 """Seconds that importing the evaluator's file may take where there is a timeout at all."""
+
+DYING = 10.0
+"""Seconds that a killed worker may take to be gone: one that hangs in a driver may never be."""
 
 GRACE = 3.0
 """Seconds that an idle worker has for leaving by itself, exit handlers included."""
@@ -122,13 +125,20 @@ class LocalSlot(Slot):
             began = time.monotonic()
             reply = worker.work({"candidate": vars(candidate), "folder": folder}, self._timeout)
         except _Lost as lost:
-            self._discard(self._task.folder(candidate.id if folder is None else folder))
+            left = self._discard(self._task.folder(candidate.id if folder is None else folder))
             if self._closed:
                 raise SlotClosed(f"{self.name} was closed") from None
+            if left is not None:  # it may hold the device, and write where the next attempt does
+                raise SlotUnfit(
+                    f"{self.name}: its worker {left} on {self.device} cannot be killed ({lost}): it hangs in the "
+                    "system, a driver or a file server; look there"
+                ) from None
             return Outcome(lost.status, seconds=time.monotonic() - began, device=self.device, error=str(lost))
         except BaseException:  # Ctrl-C in this very thread: the worker must not go on behind its back
             self._discard(None)
             raise
+        if "unfit" in reply:
+            raise SlotUnfit(f"{self.name}: {reply['unfit']}")
         if reply["replace"]:
             self._discard(None)
         if reply["kept"] and not self._told:
@@ -163,12 +173,13 @@ class LocalSlot(Slot):
     def _start(self) -> _Process:
         return _Process(self._pinned, self._task, self._cores)
 
-    def _discard(self, folder: str | None) -> None:
-        """Kill the worker and keep what it printed, in the folder of the trial that it was at."""
+    def _discard(self, folder: str | None) -> int | None:
+        """Kill the worker and keep what it printed, in the folder of the trial that it was at; see `_bury`."""
         worker, self._worker = self._worker, None
-        if worker is not None:
-            self._lost_one = True
-            _bury(worker, folder)
+        if worker is None:
+            return None
+        self._lost_one = True
+        return _bury(worker, folder)
 
     def rest(self) -> None:
         """End an idle worker for what it holds of its device; the next candidate gets a new one."""
@@ -199,10 +210,14 @@ class LocalSlot(Slot):
             os.rmdir(self._task.trials_folder)  # if no trial has a folder
 
 
-def _bury(worker: _Process, folder: str | None) -> None:
-    """Kill a worker; what it printed goes into `folder`, if there is one."""
+def _bury(worker: _Process, folder: str | None) -> int | None:
+    """Kill a worker; what it printed goes into `folder`, if there is one.
+
+    Returns:
+        None; the process id of a worker that cannot be killed.
+    """
     worker.kill()
-    worker.wait_gone(10.0)  # until then it may hold the GPU's memory and write into the folder
+    gone = worker.wait_gone(DYING)  # until then it may hold the GPU's memory and write into the folder
     worker.abandon()
     with contextlib.suppress(OSError):
         if folder is not None and os.path.getsize(worker.spool):
@@ -210,6 +225,7 @@ def _bury(worker: _Process, folder: str | None) -> None:
             os.replace(worker.spool, os.path.join(folder, "log.txt"))
         else:
             os.unlink(worker.spool)
+    return None if gone else worker.pid
 
 
 class _Process:

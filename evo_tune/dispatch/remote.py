@@ -9,20 +9,31 @@ from __future__ import annotations
 
 import contextlib
 import time
+import uuid
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from evo_tune.dispatch.slot import Slot, SlotClosed
+from evo_tune.dispatch.slot import UNKNOWN, NoMachine, Slot, SlotClosed
+from evo_tune.errors import RunError
 from evo_tune.genome.trial import Candidate, Outcome
 
-__all__ = ["Cluster", "Engine", "Lost", "RemoteSlot", "Seat"]
+__all__ = ["ANSWER", "CLOSING", "Cluster", "Engine", "Lost", "RemoteSlot", "Seat"]
 
 TICK = 0.5
 """Seconds between two looks at a seat that is silent."""
 
 HEARD_EVERY = 10.0
 """Seconds between two signs of life to a seat that evaluates: it kills what nobody waits for (`host.LEASE`)."""
+
+ANSWER = 10.0
+"""Seconds that a seat has for a short answer: no call to a cluster goes without a deadline."""
+
+CLOSING = 5.0
+"""The same where somebody waits for it: at the end of a run, and once a training is overdue."""
+
+PATIENCE = 30.0
+"""Seconds that a candidate waits for another machine; then a slot that has one may take it."""
 
 ELSEWHERE = 3
 """Seats on which a candidate is tried that loses them: a machine's death is no result, but a genome that takes
@@ -31,6 +42,10 @@ every machine down is."""
 
 class Lost(Exception):
     """The seat is gone: its process died, its machine left the cluster, or it does not answer."""
+
+
+class _Unfit(RunError):
+    """Nothing can be trained in this seat, whatever the candidate."""
 
 
 class Seat(ABC):
@@ -53,12 +68,14 @@ class Seat(ABC):
         Raises:
             TimeoutError: It has not returned yet.
             Lost: It never will.
-            RunError: The machine is not fit for this run.
         """
 
     @abstractmethod
-    def heard(self) -> int | None:
+    def heard(self, within: float = ANSWER) -> int | None:
         """Give a sign of life; return the process id of the training.
+
+        Args:
+            within: Seconds that the answer may take.
 
         Raises:
             Lost: Nobody answers.
@@ -66,11 +83,19 @@ class Seat(ABC):
 
     @abstractmethod
     def kill(self) -> None:
-        """Kill the training."""
+        """Kill the training; a machine that does not answer is none of the caller's concern.
+
+        Raises:
+            Lost: Nobody answers.
+        """
 
     @abstractmethod
     def close(self) -> None:
-        """Let the seat's processes go."""
+        """Let the seat's processes go.
+
+        Raises:
+            Lost: Nobody answers.
+        """
 
 
 @dataclass(frozen=True)
@@ -84,6 +109,8 @@ class Cluster:
         devices: As the user typed it.
         per_device: Slots on each GPU.
         ranks: Processes of one training, which have a GPU each, or a core.
+        run: Identifier of the run, the same in all its sessions and no other's. By it a session finds what an earlier
+            one has left at work, and folders of several runs of one path are kept apart.
     """
 
     backend: str
@@ -92,6 +119,7 @@ class Cluster:
     devices: str | None = None
     per_device: int = 1
     ranks: int = 1
+    run: str = field(default_factory=lambda: uuid.uuid4().hex)
 
 
 class Engine(ABC):
@@ -115,7 +143,12 @@ class Engine(ABC):
 
         Raises:
             RunError: No machine of the cluster is fit for the run.
+            ClusterLost: The cluster itself does not answer any more.
         """
+
+    @abstractmethod
+    def refuse(self, seat: Seat, why: str) -> None:
+        """Set the device of a seat aside for good, with a warning: nobody gets it again."""
 
     @abstractmethod
     def give_up(self, seat: Seat) -> None:
@@ -142,11 +175,13 @@ class RemoteSlot(Slot):
     Args:
         name: For people: 'slot 0'.
         engine: Gives it seats.
+        timeout: Seconds after which its host kills an evaluation; from then on a host that is silent is lost.
     """
 
-    def __init__(self, name: str, engine: Engine) -> None:
+    def __init__(self, name: str, engine: Engine, timeout: float | None = None) -> None:
         self.name = name
-        self.device = "cluster"
+        self._timeout = timeout
+        self.device = UNKNOWN
         self._engine: Engine | None = engine
         self._seat: Seat | None = None
         self._closed = False
@@ -154,7 +189,12 @@ class RemoteSlot(Slot):
 
     @property
     def available(self) -> bool:
-        return self._closed or self._seat is not None or self._engine is None or self._engine.has_seat()
+        """Whether it has a machine; if there is one, it is taken, so that its device is known from now on."""
+        if self._closed or self._engine is None:
+            return True
+        if self._seat is None and self._engine.has_seat():
+            self._take()
+        return self._seat is not None
 
     @property
     def pid(self) -> int | None:
@@ -163,36 +203,62 @@ class RemoteSlot(Slot):
             return None if seat is None else seat.heard()
         return None
 
+    def move(self, why: str) -> bool:
+        seat, self._seat = self._seat, None
+        self.device = UNKNOWN
+        if seat is not None and self._engine is not None:
+            self._engine.refuse(seat, why)
+        return True
+
     def run(self, candidate: Candidate, folder: str | None = None) -> Outcome:
-        for _ in range(ELSEWHERE):
+        lost = 0
+        while True:
             seat = self._taken()
             began = time.monotonic()
             try:
                 return self._attempt(seat, candidate, folder)
-            except Lost as lost:
+            except Lost as error:
                 self._give_up(seat)
-                outcome = Outcome("crashed", seconds=time.monotonic() - began, device=seat.device, error=f"{lost}")
                 self._check_open()
+                lost += 1
+                if lost == ELSEWHERE:
+                    seconds = time.monotonic() - began
+                    return Outcome("crashed", seconds=seconds, device=seat.device, error=f"{error}")
+            except _Unfit as error:
+                self._check_open()
+                self.move(str(error))
+                if self._engine is not None and not self._engine.has_seat():
+                    raise NoMachine(f"{self.name} has left its machine, and there is no other now") from None
             except BaseException:  # Ctrl-C in this very thread: the training must not go on behind its back
                 with contextlib.suppress(Lost):
                     seat.kill()
                 self._give_up(seat)
                 raise
-        return outcome
 
     def _give_up(self, seat: Seat) -> None:
-        self._seat = None
+        self._seat, self.device = None, UNKNOWN
         if self._engine is not None and not self._closed:
             self._engine.give_up(seat)
 
+    def _take(self) -> None:
+        self._seat = self._engine.take() if self._engine else None
+        if self._seat is not None:
+            self.device = self._seat.device
+
     def _taken(self) -> Seat:
-        """Return the slot's seat, waiting for one if need be."""
+        """Return the slot's seat, waiting for one if need be.
+
+        Raises:
+            NoMachine: None has come for too long.
+        """
+        end = time.monotonic() + PATIENCE
         while self._seat is None:
             self._check_open()
-            self._seat = self._engine.take() if self._engine else None
+            self._take()
             if self._seat is None:
+                if time.monotonic() > end:
+                    raise NoMachine(f"{self.name} has lost its machine, and there is no other")
                 time.sleep(TICK)
-        self.device = self._seat.device
         return self._seat
 
     def _check_open(self) -> None:
@@ -201,19 +267,25 @@ class RemoteSlot(Slot):
 
     def _attempt(self, seat: Seat, candidate: Candidate, folder: str | None) -> Outcome:
         pending = seat.begin(vars(candidate), folder)
-        heard = time.monotonic()
+        spent, heard = 0.0, time.monotonic()
         while True:
             self._check_open()
+            began = time.monotonic()
             try:
                 reply = seat.wait(pending, TICK)
                 break
             except TimeoutError:
-                if time.monotonic() - heard > HEARD_EVERY:
-                    seat.heard()
+                now = time.monotonic()
+                spent += min(now - began, 1.0)  # as `LocalSlot` counts: a pause of this process is one tick
+                overdue = self._timeout is not None and spent > self._timeout
+                if now - heard > (TICK if overdue else HEARD_EVERY):
+                    seat.heard(CLOSING if overdue else ANSWER)
                     heard = time.monotonic()
         self._check_open()
         if reply is None:
             raise Lost(f"{seat.device} ended the training: it heard nothing from here for too long")
+        if "unfit" in reply:
+            raise _Unfit(reply["unfit"])
         return Outcome(**{**reply, "device": seat.device})
 
     def kill(self) -> None:

@@ -19,11 +19,23 @@ from evo_tune.genome.trial import Candidate, Objective, Outcome
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.find import load_evaluator
 
-__all__ = ["Slot", "SlotClosed", "Task"]
+__all__ = ["UNKNOWN", "NoMachine", "Slot", "SlotClosed", "SlotUnfit", "Task"]
+
+
+UNKNOWN = "cluster"
+"""As the device of a slot of a cluster that has no machine now."""
 
 
 class SlotClosed(RunError):
     """The slot was closed or killed: no Outcome will come of this call, and none of any later one."""
+
+
+class SlotUnfit(RunError):
+    """The slot is no good any more, whatever the candidate, which is to be tried elsewhere."""
+
+
+class NoMachine(RunError):
+    """The slot has lost its machine and there is no other now: another slot may take the candidate."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +52,8 @@ class Task:
         trials_folder: Absolute; the folder of trial 17 is 000017 in it.
         threads: CPU threads of one evaluation.
         inherit: Whether trials may begin with the weights of earlier ones.
+        fingerprint: Identity of the data, as the evaluator tells it where the run began; each worker must find the
+            same. '' if it does not tell.
     """
 
     path: str
@@ -51,6 +65,7 @@ class Task:
     trials_folder: str
     threads: int = 1
     inherit: bool = False
+    fingerprint: str = ""
 
     @classmethod
     def of(
@@ -61,6 +76,7 @@ class Task:
         trials_folder: Path | str,
         threads: int = 1,
         inherit: bool = False,
+        fingerprint: str = "",
     ) -> Task:
         """Describe an evaluator that is loaded here to a worker that will load it there."""
         return cls(
@@ -73,6 +89,7 @@ class Task:
             trials_folder=os.path.abspath(trials_folder),
             threads=threads,
             inherit=inherit,
+            fingerprint=fingerprint,
         )
 
     def load(self) -> Evaluator:
@@ -113,7 +130,13 @@ class Slot(ABC):
 
         Raises:
             SlotClosed: The slot is closed, or was killed meanwhile.
+            SlotUnfit: It cannot train here; that says nothing of the candidate.
+            NoMachine: It cannot train now.
         """
+
+    def move(self, why: str) -> bool:
+        """Leave a device for good that is set aside; return whether the slot may get another."""
+        return False
 
     @abstractmethod
     def close(self) -> None:

@@ -1,4 +1,7 @@
-"""What nvidia-smi knows of a machine's GPUs, for a process that does not load torch. Decides nothing."""
+"""What nvidia-smi knows of a machine's GPUs, for a process that does not load torch. Decides nothing.
+
+One broken card makes nvidia-smi fail or hang: what it says of the others is kept, and what is wrong is told as well.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,10 @@ import subprocess
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-__all__ = ["Gpu", "listed", "look_up"]
+__all__ = ["Gpu", "Listing", "listed", "look_up"]
+
+NO_GPU = "No devices were found"
+"""What nvidia-smi says, failing, where its driver is and no GPU: nothing is wrong then."""
 
 SMI_SECONDS = 15.0
 """How long nvidia-smi may take: seconds on a machine of many GPUs without the persistence daemon."""
@@ -30,13 +36,30 @@ class Gpu(NamedTuple):
     capability: str | None
 
 
-def listed() -> Iterator[tuple[str, str]]:
-    """Yield name and UUID of each GPU; one that is cut into MIG instances gives those.
+class Listing(NamedTuple):
+    """The GPUs of this machine.
+
+    Args:
+        gpus: Name and UUID of each.
+        trouble: Why there may be more, in a line; '' if nothing is wrong.
+    """
+
+    gpus: tuple[tuple[str, str], ...]
+    trouble: str
+
+
+def listed() -> Listing:
+    """Return name and UUID of each GPU; one that is cut into MIG instances gives those.
 
     By UUID, since nvidia-smi counts along the PCI bus, CUDA by speed.
     """
+    text, trouble = _ask("-L")
+    return Listing(tuple(_listed(text)), trouble)
+
+
+def _listed(text: str) -> Iterator[tuple[str, str]]:
     whole: tuple[str, str] | None = None
-    for line in _ask("-L").splitlines():
+    for line in text.splitlines():
         uuid = re.search(r"\(UUID: ([^)]+)\)", line)
         number = re.match(r"GPU (\d+):", line)
         if number and uuid:
@@ -81,7 +104,7 @@ def _bytes(mebibytes: str) -> int | None:
 
 def _query(*fields: str) -> Iterator[tuple[str, ...]]:
     """Yield UUID and fields of each GPU."""
-    text = _ask("--query-gpu=" + ",".join(("uuid", *fields)), "--format=csv,noheader,nounits")
+    text, _ = _ask("--query-gpu=" + ",".join(("uuid", *fields)), "--format=csv,noheader,nounits")
     for line in text.splitlines():
         parts = tuple(part.strip() for part in line.split(","))
         if len(parts) == 1 + len(fields):
@@ -90,18 +113,28 @@ def _query(*fields: str) -> Iterator[tuple[str, ...]]:
 
 def _instances() -> Iterator[tuple[str, Gpu]]:
     """Yield UUID and what is known of each MIG instance; its profile tells its memory: 3g.20gb."""
-    for line in _ask("-L").splitlines():
+    for line in _ask("-L")[0].splitlines():
         mig = re.search(r"(MIG \S*?(\d+)gb\S*)\s+Device.*\(UUID: ([^)]+)\)", line)
         if mig:
             yield mig[3], Gpu(mig[1], int(mig[2]) * 10**9, None, "8.0")  # no GPU of less has instances
 
 
-def _ask(*flags: str) -> str:
+def _ask(*flags: str) -> tuple[str, str]:
+    """Return what nvidia-smi answers, and what is wrong, in a line: '' where it is not installed."""
     program = shutil.which("nvidia-smi")
     if program is None:
-        return ""
+        return "", ""
+    command = f"nvidia-smi {flags[0]}"
     try:
-        asked = subprocess.run([program, *flags], capture_output=True, text=True, timeout=SMI_SECONDS)
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return asked.stdout if asked.returncode == 0 else ""
+        asked = subprocess.run([program, *flags], capture_output=True, text=True, errors="replace", timeout=SMI_SECONDS)
+    except subprocess.TimeoutExpired as late:
+        told = late.stdout or b""
+        text = told.decode(errors="replace") if isinstance(told, bytes) else told
+        return text, f"{command} does not answer within {SMI_SECONDS:g} s"
+    except OSError as error:
+        return "", f"{command} cannot be started: {error.strerror}"
+    if not asked.returncode or NO_GPU in asked.stdout + asked.stderr:
+        return asked.stdout, ""
+    lines = [line.strip() for line in (asked.stderr + "\n" + asked.stdout).splitlines() if "UUID" not in line]
+    said = next((line for line in lines if line), "and says nothing")
+    return asked.stdout, f"{command} fails with exit code {asked.returncode}: {said[:200]}"

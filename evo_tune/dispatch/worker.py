@@ -14,6 +14,7 @@ import gc
 import importlib
 import math
 import os
+import platform
 import random
 import shutil
 import signal
@@ -149,6 +150,26 @@ class Worker:
                 importlib.import_module("torch")
         return evaluator
 
+    @cached_property
+    def unfit(self) -> str | None:
+        """Why nothing can be evaluated here, whatever the genome: this machine lacks the run's data, or has others."""
+        if not self.task.fingerprint:
+            return None
+        what, where = f"the data of {self.task.name}", f"on {platform.node()} ({self.device})"
+        try:
+            evaluator = self.evaluator
+        except BaseException:  # for `work` to say
+            return None
+        try:
+            found = evaluator.fingerprint(self.task.options)
+        except Exception as error:
+            return one_line(f"{what} cannot be read {where}: {_text(error)}")
+        if found == self.task.fingerprint:
+            return None
+        return one_line(
+            f"{what} are not the run's {where}: their fingerprint is {found!r}, the run's {self.task.fingerprint!r}"
+        )
+
     def work(self, candidate: Candidate, folder_name: str | None = None) -> dict[str, Any]:
         """Evaluate a candidate.
 
@@ -158,8 +179,11 @@ class Worker:
 
         Returns:
             Plain data: 'outcome', the fields of an Outcome, 'replace', whether this process is not fit to
-            evaluate anything more, and 'kept', the bytes that it keeps of its evaluations if those are why.
+            evaluate anything more, and 'kept', the bytes that it keeps of its evaluations if those are why; or only
+            'unfit', why nothing was evaluated.
         """
+        if self.unfit is not None:
+            return {"unfit": self.unfit}
         folder = self.task.folder(candidate.id if folder_name is None else folder_name)
         context = self._context(candidate, folder, keep=folder_name is None)
         began = time.perf_counter()
@@ -359,10 +383,11 @@ def _watch(parent: int, log: Log) -> None:
 
 
 def load() -> None:
-    """Import the evaluator, so that the time this takes is nobody's; what is wrong with it, `work` will say."""
+    """Import the evaluator and look at its data, in nobody's time; what is wrong with them, `work` will say."""
     assert _worker is not None
     with contextlib.suppress(BaseException):
         _worker.evaluator  # noqa: B018
+        _worker.unfit  # noqa: B018
 
 
 def work(message: dict[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from evo_tune.dispatch import Slot
 from evo_tune.genome.trial import Candidate, Outcome, Trial
-from evo_tune.loop.driving import Job
+from evo_tune.loop.driving import OVER, Fetched, Job
 from evo_tune.report.calibration import calibration_seed, race_of, results_of
 from evo_tune.report.racing import Fresh, Race
 from evo_tune.store.calibration import read_calibration, write_calibration
@@ -52,34 +52,28 @@ class Calibration:
         run: A run, open for writing; its race is settled when the first job is fetched.
         changed: The run's lock; notified when a result has come, and when the run is to stop.
         stopping: Says whether nothing new is to be begun.
-        waits: Told of a slot that has nothing to do until further results are in.
     """
 
-    def __init__(
-        self, run: Run, changed: threading.Condition, stopping: Callable[[], bool], waits: Callable[[Slot], None]
-    ) -> None:
+    def __init__(self, run: Run, changed: threading.Condition, stopping: Callable[[], bool]) -> None:
         self._run = run
         self._changed = changed
         self._stopping = stopping
-        self._waits = waits
         self._race: Race | None = None
         self._out: set[str] = set()
         """Folders of the jobs in flight."""
 
-    def fetch(self, slot: Slot) -> Job | None:
-        """Return the next job, which any slot can do, waiting for what decides it; None if there is no more."""
+    def fetch(self, slot: Slot) -> Fetched:
+        """Return the next job, which any slot can do; None while what is out decides what is to be done next."""
+        del slot
         with self._changed:
+            if self._stopping():
+                return OVER
             self._race = self._race or race_of(self._run)
-            while not self._stopping():
-                jobs = [job for job in calibration_work(self._run, self._race).values() if job.folder not in self._out]
-                if jobs:
-                    self._out.add(str(jobs[0].folder))
-                    return jobs[0]
-                if not self._out:
-                    return None
-                self._waits(slot)
-                self._changed.wait(timeout=1.0)
-            return None
+            jobs = [job for job in calibration_work(self._run, self._race).values() if job.folder not in self._out]
+            if not jobs:
+                return None if self._out else OVER
+            self._out.add(str(jobs[0].folder))
+            return jobs[0]
 
     def take(self, job: Job, outcome: Outcome) -> None:
         """Collect what came of a job."""

@@ -1,30 +1,31 @@
 """One driver per slot: it fetches a job, has the slot do it and hands the outcome over, until there is none.
 
-What slots are doing, which device is sick and what no driver can mend is known here. What the jobs are for, and what
-a strategy is told of them, is the business of whoever gives them out.
+What slots are doing, which outcomes are held back (`health` says it) and what no driver can mend is known here. What
+the jobs are for, and what a strategy is told of them, is the business of whoever gives them out.
 """
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 
 from joblib import Parallel, delayed
 
-from evo_tune.dispatch import Slot, SlotClosed
+from evo_tune.dispatch import UNKNOWN, NoMachine, Slot, SlotClosed, SlotUnfit
 from evo_tune.errors import EvoTuneError, RunError
 from evo_tune.genome.trial import Candidate, Outcome
+from evo_tune.loop.health import Health, Verdict
 from evo_tune.store.heartbeat import Busy, Heartbeat
+from evo_tune.store.run import TRIALS
 
-__all__ = ["Drivers", "Job", "Working"]
-
-SICK = 3
-"""Crashes in a row after which a device is set aside, if others do well meanwhile."""
+__all__ = ["OVER", "Drivers", "Fetched", "Job", "Working"]
 
 TICK = 0.2
 """Seconds between two looks of the main thread at signals and at the live table."""
@@ -45,6 +46,17 @@ class Job:
     folder: str | None = None
 
 
+class _End(Enum):
+    OVER = "over"
+
+
+OVER = _End.OVER
+"""No job is to come any more."""
+
+Fetched = Job | _End | None
+"""A job, None if there is none now, OVER if there will be none."""
+
+
 @dataclass(frozen=True)
 class Working:
     """What a slot is doing.
@@ -62,46 +74,75 @@ class Drivers:
     """The slots of a run, and the threads that keep them at work.
 
     Args:
-        folder: The run's, for its signs of life.
+        folder: The run's.
         stop: Begins nothing new; called where a driver cannot go on.
+        stopping: Says whether nothing new is to be begun.
+        changed: The run's lock, notified when there may be new jobs.
     """
 
-    def __init__(self, folder: Path, stop: Callable[[], None]) -> None:
+    def __init__(
+        self, folder: Path, stop: Callable[[], None], stopping: Callable[[], bool], changed: threading.Condition
+    ) -> None:
         self.slots: list[Slot] = []
         self.working: dict[str, Working] = {}
         """By slot."""
         self.error: EvoTuneError | None = None
         """The first thing that a driver could not mend."""
+        self.health = Health()
+        self._folder = folder
         self._stop = stop
+        self._stopping = stopping
         self._heart = Heartbeat(folder)
-        self._crashes: dict[str, int] = {}
-        """By device: crashes since it last did well."""
         self._lock = threading.Lock()
+        self._changed = changed
+        self._at_work: dict[str, Slot] = {}
+        """Slots that take jobs, by name."""
+        self._out: set[str] = set()
+        """Those that have one."""
+        self._again: list[Job] = []
+        """What another slot is to do: the outcome is in doubt, or there was none."""
+        self._over = False
+        """Whether there will be no more jobs but those."""
+        self._named: set[str] = set()
+        """Devices that were said to be set aside."""
         self._started = time.monotonic()
 
     def drive(
         self,
-        fetch: Callable[[Slot], Job | None],
+        fetch: Callable[[Slot], Fetched],
         take: Callable[[Job, Outcome], None],
         watch: Callable[[], None],
-        set_aside: bool = True,
+        default: Callable[[], Candidate | None] | None = None,
     ) -> None:
-        """Have the slots do all jobs, but for those whose device is sick already.
+        """Have the slots do all jobs, but for those whose device is set aside.
 
         Args:
-            fetch: Returns the next job for a slot, waiting for it; None if there is no more.
+            fetch: Returns the next job for a slot.
             take: Is given what came of a job.
             watch: Called about five times a second, by this thread.
-            set_aside: Take no more jobs for a slot whose device crashes them while others do well.
+            default: Returns the candidate of the default genome once it has done well. Without it every outcome is
+                taken as it comes; with it, one that may be the device's doing is held back (see `health`).
         """
+        self._at_work = {slot.name: slot for slot in self.slots if slot.device not in self.health.aside}
+        self._again.clear()
+        self._over = False
 
         def drive(slot: Slot) -> None:
-            sick = self._crashes.get(slot.device, 0) >= SICK
-            while not sick and (job := fetch(slot)) is not None:
-                self.working[slot.name] = Working(job.what, time.monotonic())
-                outcome = slot.run(job.candidate, job.folder)
-                take(job, outcome)
-                sick = set_aside and self._sick(slot, outcome)
+            while (job := self._next(slot, fetch)) is not None:
+                try:
+                    outcome = self._done(slot, job, default)
+                    if outcome is not None:
+                        take(job, outcome)
+                except SlotUnfit as error:
+                    self._put_back(job)
+                    if not self._leave(slot, str(error)):
+                        return
+                except NoMachine:
+                    self._put_back(job)
+                finally:
+                    with self._changed:
+                        self._out.discard(slot.name)
+                        self._changed.notify_all()
 
         self._in_background(drive, watch)
 
@@ -110,9 +151,88 @@ class Drivers:
         if not self.slots:
             self._heart.beat(list)
 
-    def waits(self, slot: Slot) -> None:
-        """Note that a slot has nothing to do now."""
-        self.working[slot.name] = Working("", time.monotonic())
+    def _next(self, slot: Slot, fetch: Callable[[Slot], Fetched]) -> Job | None:
+        """Return the next job of a slot, waiting for it; None if the slot has no more to do."""
+        while not self._stopping():  # what is held back then is no result, and is trained when the run goes on
+            ready = slot.available
+            if slot.device in self.health.aside:
+                if not self._leave(slot, self.health.aside[slot.device]):
+                    return None
+                continue
+            with self._changed:
+                # A slot that no machine is there for does not ask: its candidate would be born on less than is known.
+                fetched = self._fetched(slot, fetch) if ready else None
+                if isinstance(fetched, Job):
+                    self._out.add(slot.name)
+                    self.working[slot.name] = Working(fetched.what, time.monotonic())
+                    return fetched
+                self._over = self._over or fetched is OVER
+                if self._over and not (self._out or self._again):  # what is out may have to be done elsewhere
+                    break
+                self.working[slot.name] = Working("", time.monotonic())
+                self._changed.wait(timeout=1.0)
+        with self._changed:
+            self._changed.notify_all()
+        return None
+
+    def _fetched(self, slot: Slot, fetch: Callable[[Slot], Fetched]) -> Fetched:
+        """Return what a slot is to do: first what another is to do no more."""
+        for job in self._again:
+            if self.health.may_try(slot.device, job.candidate.id, self._devices()):
+                self._again.remove(job)
+                return job
+        return fetch(slot) if self.health.may_work(slot.device) else None
+
+    def _devices(self) -> set[str]:
+        """Return the devices at work."""
+        return {slot.device for slot in self._at_work.values()} - {UNKNOWN}
+
+    def _done(self, slot: Slot, job: Job, default: Callable[[], Candidate | None] | None) -> Outcome | None:
+        """Have a slot do a job; return what came of it, or None where that is held back."""
+        outcome = slot.run(job.candidate, job.folder)
+        if default is None:
+            return outcome
+        device, id = slot.device, job.candidate.id
+        with self._changed:
+            candidate = default()
+            others = self._devices() - {device}
+            verdict = self.health.came(device, id, outcome, others, candidate is not None)
+        if verdict is Verdict.TEST and candidate is not None:
+            self.working[slot.name] = Working(f"test of {device} by the default", time.monotonic())
+            came = slot.run(candidate, folder := f"test-{slot.name.replace(' ', '-')}")
+            shutil.rmtree(self._folder / TRIALS / folder, ignore_errors=True)
+            with self._changed:
+                verdict = self.health.tested(device, id, came)
+        if verdict is Verdict.HOLD:
+            self._put_back(job)
+        return None if verdict is Verdict.HOLD else outcome
+
+    def _put_back(self, job: Job) -> None:
+        with self._changed:
+            self._again.append(job)
+            self._changed.notify_all()
+
+    def _leave(self, slot: Slot, why: str) -> bool:
+        """Let a slot leave its device, which is set aside, and say whether it may get another.
+
+        Raises:
+            RunError: No slot is left.
+        """
+        device = slot.device
+        if slot.move(why):
+            return True
+        with self._changed:
+            self._at_work.pop(slot.name, None)
+            self._changed.notify_all()
+            if not self._at_work:
+                raise RunError(
+                    f"no device is left to train on: {why} ({self.health.counts() or 'nothing was trained'})"
+                )
+            named, self._named = device in self._named, {*self._named, device}
+        if not (named and device in self.health.aside):
+            what = device if device in self.health.aside else slot.name
+            warnings.warn(f"{what} is set aside: {why}; the run goes on without it", stacklevel=2)
+        return False
 
     def _in_background(self, drive: Callable[[Slot], None], watch: Callable[[], None]) -> None:
         """Let one driver per slot run to its end; this thread looks after signals and the live table."""
@@ -160,26 +280,11 @@ class Drivers:
                 self.error.__cause__ = error
         self._stop()
 
-    def _sick(self, slot: Slot, outcome: Outcome) -> bool:
-        """Say whether a slot is to be set aside: its device crashes what it is given, while others do well."""
-        with self._lock:
-            if outcome.status != "crashed":
-                self._crashes[slot.device] = 0
-                return False
-            self._crashes[slot.device] = crashes = self._crashes.get(slot.device, 0) + 1
-            if crashes < SICK or not any(n == 0 for device, n in self._crashes.items() if device != slot.device):
-                return False
-        warnings.warn(
-            f"{slot.name} is set aside: {slot.device} crashed {crashes} trainings in a row, the last with "
-            f"'{outcome.error}', while other devices did well; the run goes on without it",
-            stacklevel=2,
-        )
-        return True
-
     def kill(self) -> None:
-        """End what is in flight at once."""
-        for slot in self.slots:
-            slot.kill()
+        """End what is in flight at once: side by side, since a machine that does not answer takes its time."""
+        if self.slots:
+            with ThreadPoolExecutor(len(self.slots)) as threads:
+                list(threads.map(lambda slot: slot.kill(), self.slots))
 
     def close(self) -> None:
         """Let go of the slots; idempotent."""

@@ -5,6 +5,7 @@ Why no more is to come is said in a line here, and acted on elsewhere.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -90,7 +91,9 @@ def check_hope(run: Run) -> None:
     if len(outcomes) < run.manifest.population or any(one.status == "ok" for one in outcomes.values()):
         return
     last = outcomes[run.recorded[-1]]
+    devices = Counter(one.device or "?" for one in outcomes.values())
+    where = ", ".join(f"{many} on {device}" for device, many in devices.items())
     raise RunError(
-        f"all {len(outcomes)} evaluations so far ended without a value, the last with {last.status}: "
+        f"all {len(outcomes)} evaluations so far ended without a value ({where}), the last with {last.status}: "
         f"{last.error}; mend that and start a new run, or `evo-tune resume {as_typed(run.folder)} --accept-changes`"
     )

@@ -5,10 +5,11 @@ Knows what was asked for and what was measured before, and nothing of the loop t
 
 from __future__ import annotations
 
+import platform
 import shutil
+import uuid
 import warnings
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from evo_tune.dispatch import AUTO, CPU, Cluster, Forecast, Plan, Slot, Task, open_slots, plan
@@ -63,17 +64,23 @@ def _opened(run: Run, session: Session, evaluator: Evaluator, space: SearchSpace
     if session.backend != "joblib":
         many = session.max_slots or session.slots
         where = (session.backend, session.address, many, session.devices)
-        cluster = Cluster(*where, int(session.per_device), ranks)
+        cluster = Cluster(*where, int(session.per_device), ranks, _identity(run))
     planned, forecast = plan_for(session, manifest.threads, manifest.options), None
     if session.per_device == AUTO and planned.slots[0] != CPU and ranks == 1:
         forecast = _forecast(run, evaluator, space, planned)
         if forecast is None:
-            planned = plan_for(replace(session, per_device=1), manifest.threads, manifest.options)
+            planned = plan_for(session.but(per_device=1), manifest.threads, manifest.options)
     slots = open_slots(_task(run, evaluator), planned, session.timeout, session.retries, cluster, forecast)
     if manifest.order == "birth" and len(slots) > manifest.lag + 1:
         text = f"in birth order with --lag {manifest.lag}, at most {manifest.lag + 1} slots are ever at work"
         warnings.warn(f"{text}: {len(slots)} slots will wait for each other", stacklevel=3)
     return slots
+
+
+def _identity(run: Run) -> str:
+    """Return what names a run on a cluster: the same in every session, and no other run's, of the same path either."""
+    own = getattr(run.manifest, "id", None) or f"{platform.node()} {run.folder.resolve()} {run.manifest.created}"
+    return uuid.uuid5(uuid.NAMESPACE_OID, own).hex
 
 
 def _ranks(options: Mapping[str, Any]) -> int:
@@ -103,4 +110,6 @@ def _forecast(run: Run, evaluator: Evaluator, space: SearchSpace, planned: Plan)
 def _task(run: Run, evaluator: Evaluator) -> Task:
     manifest, folder = run.manifest, run.folder / TRIALS
     inherit = manifest.inherit > 0.0
-    return Task.of(evaluator, manifest.options, run.objectives, folder, manifest.threads, inherit)
+    return Task.of(
+        evaluator, manifest.options, run.objectives, folder, manifest.threads, inherit, fingerprint=run.fingerprint
+    )

@@ -22,7 +22,7 @@ from evo_tune.genome.trial import Candidate, Objective, Outcome, Trial
 from evo_tune.loop.begin import given_up, make_manifest, new_name, reopened
 from evo_tune.loop.calibration import Calibration
 from evo_tune.loop.checks import check_unchanged
-from evo_tune.loop.driving import Drivers, Job
+from evo_tune.loop.driving import OVER, Drivers, Fetched, Job
 from evo_tune.loop.generations import Generations
 from evo_tune.loop.interrupts import Interrupts
 from evo_tune.loop.leftovers import Leftovers
@@ -174,12 +174,12 @@ class Search(contextlib.AbstractContextManager["Search"]):
         self._arrival = manifest.order == "arrival"
         self.space = space_of(manifest, plugin.space(manifest.options))
         self.strategy = ruled(manifest, plugin, moved_strategy)
-        self.drivers = Drivers(run.folder, self.stop)
         self.finished: str | None = None
         """Why no more candidates will come; None while they may."""
         self.stopping = False
         self._status = ((-1, -1), "")
         self._changed = threading.Condition(threading.RLock())
+        self.drivers = Drivers(run.folder, self.stop, lambda: self.stopping, self._changed)
         self._read_back()
 
     def _read_back(self) -> None:
@@ -337,10 +337,10 @@ class Search(contextlib.AbstractContextManager["Search"]):
             try:
                 self._take_up()  # what was asked for by hand as well
                 drivers.slots = open_for(run, self.session, self.evaluator, self.space)
-                drivers.drive(self._next, self._evaluated, lambda: watch(self))
+                drivers.drive(self._next, self._evaluated, lambda: watch(self), self._default)
                 if self.session.calibrate:
-                    jobs = Calibration(run, self._changed, lambda: self.stopping, drivers.waits)
-                    drivers.drive(jobs.fetch, jobs.take, lambda: watch(self), set_aside=False)
+                    jobs = Calibration(run, self._changed, lambda: self.stopping)
+                    drivers.drive(jobs.fetch, jobs.take, lambda: watch(self))
             finally:
                 self.close()
         if drivers.error is not None:
@@ -352,19 +352,18 @@ class Search(contextlib.AbstractContextManager["Search"]):
         with self._changed:
             check_hope(self.saved)
 
-    def _next(self, slot: Slot) -> Job | None:
-        """Return the next candidate, waiting for results where the strategy needs them first."""
+    def _next(self, slot: Slot) -> Fetched:
+        """Return the next candidate as a job, for any slot."""
         with self._changed:
-            # A slot that no machine is there for does not ask: its candidate would be born on less than is known.
-            while (candidate := self.ask() if slot.available else None) is None and not (
-                self.finished or self.stopping
-            ):
-                self.drivers.waits(slot)
-                self._changed.wait(timeout=1.0)
-            if candidate is None:
-                self._changed.notify_all()
-                return None
-            return Job(candidate, f"trial {candidate.id}")
+            candidate = self.ask()
+            if candidate is not None:
+                return Job(candidate, f"trial {candidate.id}")
+            return OVER if self.finished or self.stopping else None
+
+    def _default(self) -> Candidate | None:
+        """Return the birth of the default genome, if it has done well."""
+        first = self.saved.outcomes.get(0)
+        return self.saved.candidates[0] if first is not None and first.status == "ok" else None
 
     def stop(self) -> None:
         """Begin nothing new; what is in flight is finished and recorded."""

@@ -115,7 +115,7 @@ def test_what_a_killed_parent_left_is_killed_by_the_next_session(task_of, tmp_pa
         from evo_tune.dispatch import CPU, Cluster, Plan, Task, open_slots
         from evo_tune.genome.trial import Candidate
         task = Task(**{dataclasses.asdict(task)!r})
-        (slot,) = open_slots(task, Plan((CPU,), 1), cluster=Cluster("dask", {dask_address()!r}, slots=1))
+        (slot,) = open_slots(task, Plan((CPU,), 1), cluster=Cluster("dask", {dask_address()!r}, slots=1, run="r"))
         slot.run(Candidate(**{vars(candidate())!r}))
     """)
     parent = subprocess.Popen([sys.executable, "-c", script])
@@ -124,7 +124,11 @@ def test_what_a_killed_parent_left_is_killed_by_the_next_session(task_of, tmp_pa
     parent.kill()
     parent.wait()
     assert alive(pid)
-    (slot,) = open_slots(task, Plan((CPU,), 1), cluster=Cluster("dask", dask_address(), slots=1))
+    (other,) = open_slots(task, Plan((CPU,), 1), cluster=Cluster("dask", dask_address(), slots=1))
+    other.close()
+    time.sleep(0.5)
+    assert alive(pid), "another run of the same path leaves it alone"
+    (slot,) = open_slots(task, Plan((CPU,), 1), cluster=Cluster("dask", dask_address(), slots=1, run="r"))
     slot.close()
     assert until(lambda: not alive(pid))
 

@@ -10,7 +10,7 @@ from slot_helpers import SMI, answering, listing
 
 from evo_tune.dispatch import CPU, Device, Plan, cpu_count, gpus, inventory, limits, plan, smi
 from evo_tune.dispatch.host import offer
-from evo_tune.errors import OptionError
+from evo_tune.errors import OptionError, RunError
 from evo_tune.loop.search import Search
 
 
@@ -45,11 +45,50 @@ def test_nvidia_smi_is_asked_otherwise_and_mig_instances_stand_for_themselves(ma
     ]
 
 
-@pytest.mark.parametrize("answer", [None, "exit 9", "echo 'No devices were found'", "exec sleep 60"])
-def test_an_nvidia_smi_that_does_not_answer_means_no_gpu(machine, monkeypatch, answer):
-    monkeypatch.setattr(smi, "SMI_SECONDS", 0.2)
+@pytest.mark.parametrize("answer", [None, "exit 0", "echo 'No devices were found'; exit 6"])
+def test_a_machine_without_a_gpu_is_no_trouble(machine, answer):
     machine(smi=answer)
     assert gpus() == ()
+    assert plan(slots=1).slots == (CPU,)
+
+
+LOST = "Unable to determine the device handle for GPU1: 0000:3D:00.0: GPU is lost"
+
+
+@pytest.mark.parametrize(
+    ("answer", "cause"),
+    [
+        (f"echo '{LOST}'; exit 15", f"nvidia-smi -L fails with exit code 15: {LOST}"),
+        (f"echo '{LOST}' >&2; exit 15", f"nvidia-smi -L fails with exit code 15: {LOST}"),
+        ("exit 9", "nvidia-smi -L fails with exit code 9: and says nothing"),
+        ("exec sleep 60", "nvidia-smi -L does not answer within 0.2 s"),
+    ],
+)
+def test_an_nvidia_smi_that_fails_makes_no_run_a_cpus_in_silence(machine, monkeypatch, answer, cause):
+    monkeypatch.setattr(smi, "SMI_SECONDS", 0.2)
+    machine(smi=answer)
+    with pytest.warns(UserWarning, match=re.escape(f"{cause}; the run uses the CPU")):
+        assert plan(slots=1).slots == (CPU,)
+    with pytest.raises(OptionError, match=re.escape(f"--devices cuda: {cause}")):
+        plan(devices="cuda")
+    with pytest.raises(RunError, match=re.escape(cause)):
+        offer(None, 1, 2)
+    assert plan(devices="cpu", slots=1).slots == (CPU,)
+    assert offer("cpu", 1, 1) == [CPU]
+
+
+@pytest.mark.parametrize("end", [f"echo '{LOST}'; exit 15", "exec sleep 60"])
+def test_one_broken_card_leaves_the_others_to_the_run_and_is_named(machine, monkeypatch, end):
+    monkeypatch.setattr(smi, "SMI_SECONDS", 0.5)
+    machine(smi=f"echo 'GPU 0: A GPU (UUID: GPU-aaaa)'\n{end}")
+    with pytest.warns(UserWarning, match=r"nvidia-smi -L .*; the run uses the 1 GPU\(s\) that it lists"):
+        assert ids(plan().slots) == [("cuda:0", "GPU-aaaa")]
+    assert ids(plan(devices="0").slots) == [("cuda:0", "GPU-aaaa")]
+    assert ids(offer("0", 1, 4)) == [("cuda:0", "GPU-aaaa")]
+    with pytest.raises(OptionError, match="--devices cuda: nvidia-smi -L"):
+        plan(devices="cuda")
+    with pytest.raises(OptionError, match=r"there is no GPU '1' \(nvidia-smi -L"):
+        plan(devices="0,1")
 
 
 def test_a_machine_without_gpus_has_a_slot_of_one_thread_on_each_core(machine):
@@ -250,3 +289,15 @@ def test_the_worker_of_several_ranks_sees_all_its_gpus(machine, tmp_path):
     with pytest.raises(OptionError, match="ranks=4 wants 4 GPUs"):
         Search(str(path), options={"ranks": 4}, name="none", store=tmp_path / "store")
     assert not (tmp_path / "store" / "none").exists()
+
+
+def test_no_training_joins_mig_instances_or_one_gpu_twice(machine):
+    machine("MIG-c,4,MIG-d,5")
+    assert ids(plan(ranks=2).slots) == [("cuda:4+5", "4,5")]
+    machine("MIG-c,MIG-d,4")
+    with pytest.raises(OptionError, match=r"this run has 1, besides 2 MIG instance\(s\), which no training can join"):
+        plan(ranks=2)
+    machine("0,1")
+    assert ids(plan(devices="1,1").slots) == [("cuda:1", "1")] * 2
+    with pytest.raises(OptionError, match=r"ranks=2 wants different GPUs .* and cuda:1 is given twice"):
+        plan(devices="1,1", ranks=2)

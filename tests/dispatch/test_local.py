@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import concurrent.futures
 import threading
+from dataclasses import replace
 
 import pytest
 from slot_helpers import candidate, until, workers
 
-from evo_tune.dispatch import CPU, Plan, local, open_slots
+from evo_tune import dispatch
+from evo_tune.dispatch import CPU, Plan, SlotUnfit, limits, local, open_slots
 from evo_tune.errors import OptionError
 
 
@@ -87,3 +89,45 @@ def test_a_result_cut_in_half_holds_nothing_up(task_of):
 def test_settings_are_checked(task_of, settings, error):
     with pytest.raises(OptionError, match=error):
         open_slots(task_of("return {'loss': 0.0}"), Plan((CPU,), 1), **settings)
+
+
+def test_a_worker_that_cannot_be_killed_is_named_and_its_slot_is_unfit(task_of, monkeypatch):
+    monkeypatch.setattr(local, "DYING", 0.2)
+    real = local._Process.kill
+    (slot,) = open_slots(task_of("time.sleep(60)"), Plan((CPU,), 1), timeout=0.5)
+    until(lambda: slot.pid)
+    with monkeypatch.context() as patch:
+        patch.setattr(local._Process, "kill", lambda process: None)
+        patch.setattr(local._Process, "abandon", lambda process: None)
+        with pytest.raises(SlotUnfit, match=r"slot 0: its worker \d+ on cpu cannot be killed \(no result within"):
+            slot.run(candidate())
+    for process in workers():
+        process.kill()
+    slot.close()
+    assert real is local._Process.kill
+
+
+def test_a_worker_that_finds_other_data_evaluates_nothing(task_of):
+    top = "\ndef fingerprint(*, note: str = ''):\n    return 'mine'\n"
+    task = task_of("return {'loss': 0.5}", top=top)
+    for fingerprint in ("", "mine"):
+        (slot,) = open_slots(replace(task, fingerprint=fingerprint), Plan((CPU,), 1))
+        assert slot.run(candidate()).status == "ok"
+        slot.close()
+    (slot,) = open_slots(replace(task, fingerprint="theirs"), Plan((CPU,), 1))
+    with pytest.raises(SlotUnfit, match=r"slot 0: the data of evaluator are not the run's .* 'mine', the run's 'th"):
+        slot.run(candidate())
+    slot.close()
+
+
+def test_a_system_without_process_groups_is_refused_as_a_run_begins(task_of, monkeypatch):
+    limits.check_system("posix")
+    with pytest.raises(OptionError, match=r"cannot train on this system \(nt\): expected Linux"):
+        limits.check_system("nt")
+
+    def refuse() -> None:
+        raise OptionError("not here")
+
+    monkeypatch.setattr(dispatch, "check_system", refuse)
+    with pytest.raises(OptionError, match="not here"):
+        open_slots(task_of("return {'loss': 0.5}"), Plan((CPU,), 1))

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from evo_tune.dispatch import Slot
+from evo_tune.dispatch import NoMachine, Slot, SlotUnfit
 from evo_tune.errors import RunError, StoreError
 from evo_tune.genome.trial import Candidate, Outcome
-from evo_tune.loop import driving, opening
+from evo_tune.loop import opening
 from evo_tune.loop.search import Search
 from evo_tune.store.run import Run
 from tests.conftest import drive, evaluate, rows, survivors
@@ -104,47 +104,146 @@ def test_a_watcher_that_breaks_ends_the_run_and_its_workers(begin: Begin, resume
 
 
 class Stub(Slot):
-    """A slot that answers by itself."""
-
-    def __init__(self, number: int, device: str, status: str) -> None:
-        self.name, self.device, self.status = f"slot {number}", device, status
-        self.done = 0
-
-    def run(self, candidate, folder=None):
-        time.sleep(0.005)
-        self.done += 1
-        if self.status == "ok":
-            return Outcome("ok", {"loss": candidate.genome["x"]}, device=self.device)
-        return Outcome(self.status, error="worker died: killed by signal 9", device=self.device)
-
-    def close(self): ...
-
-    def kill(self): ...
+    """A slot that answers by itself; `status` says what it gives from its training number `began` on."""
 
     pid = None
 
+    def __init__(self, number: int, device: str, status: str, began: int = 0, seconds: float = 1.0) -> None:
+        self.name, self.device, self.status = f"slot {number}", device, status
+        self.began, self.seconds = began, seconds
+        self.done = 0
 
-@pytest.mark.parametrize(("status", "aside"), [("crashed", True), ("failed", False)])
-def test_a_device_that_crashes_while_others_do_well_is_set_aside_and_named(begin, monkeypatch, status, aside):
-    stubs = [Stub(0, "cuda:0", "ok"), Stub(1, "cuda:1", status), Stub(2, "cuda:1", status)]
-    monkeypatch.setattr(opening, "open_slots", lambda *given: stubs)
-    search = begin(trials=60, generations=None)
-    with warnings.catch_warnings(record=True) as told:
-        warnings.simplefilter("always")
-        search.run()
+    def run(self, candidate: Candidate, folder: str | None = None) -> Outcome:
+        time.sleep(0.005)
+        self.done += 1
+        if self.status == "ok" or self.done <= self.began:
+            return Outcome("ok", {"loss": candidate.genome["x"]}, seconds=60.0, device=self.device)
+        return Outcome(self.status, seconds=self.seconds, error="No CUDA GPUs are available", device=self.device)
+
+    def close(self) -> None: ...
+
+    def kill(self) -> None: ...
+
+
+@pytest.fixture
+def stubbed(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Begin a run on slots that answer by themselves; return it, and what was warned of while it ran."""
+
+    def make(stubs: list[Slot], **fields: Any) -> tuple[Search, list[str]]:
+        monkeypatch.setattr(opening, "open_slots", lambda *given: stubs)
+        search = begin(**{"trials": 60, "generations": None, **fields})
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            search.run()
+        return search, [str(warning.message) for warning in told]
+
+    return make
+
+
+@pytest.mark.parametrize("status", ["failed", "crashed", "timeout"])
+@pytest.mark.parametrize("seconds", [0.1, 9999.0])
+def test_a_device_that_fails_what_others_do_well_gives_no_result_and_is_named(stubbed, status, seconds):
+    stubs = [Stub(0, "cuda:0", "ok"), Stub(1, "cuda:1", status, seconds=seconds), Stub(2, "cuda:1", status)]
+    search, told = stubbed(stubs)
     assert len(search.trials) == 60
-    if aside:
-        assert sum(trial.outcome.status == "crashed" for trial in search.trials) <= 2 * (driving.SICK + 1)
-        assert any("cuda:1 crashed 3 trainings in a row" in str(warning.message) for warning in told)
-    else:
-        assert not told
-        assert min(stub.done for stub in stubs) > 10
+    assert {(trial.outcome.status, trial.outcome.device) for trial in search.trials} == {("ok", "cuda:0")}
+    assert len(told) == 1
+    assert "cuda:1 is set aside: it failed 3 trainings in a row that did well elsewhere" in told[0]
+    assert "No CUDA GPUs are available" in told[0]
+    assert agrees(search)
 
 
-def test_the_only_device_is_never_set_aside(begin, monkeypatch):
-    stubs = [Stub(0, "cpu", "crashed"), Stub(1, "cpu", "crashed")]
-    monkeypatch.setattr(opening, "open_slots", lambda *given: stubs)
-    with pytest.raises(
-        RunError, match=r"all \d+ evaluations so far ended without a value, the last with crashed: worker"
+def test_a_device_that_falls_ill_gives_no_false_result(stubbed):
+    search, told = stubbed([Stub(0, "cuda:0", "ok"), Stub(1, "cuda:1", "failed", began=5)])
+    assert all(trial.ok for trial in search.trials)
+    assert sum(trial.outcome.device == "cuda:1" for trial in search.trials) == 5
+    assert len(told) == 1
+
+
+@pytest.mark.parametrize("order", ["arrival", "birth"])
+@pytest.mark.parametrize("lag", [0, 8])
+def test_the_last_candidate_is_tried_elsewhere_as_well(stubbed, order, lag):
+    search, _ = stubbed([Stub(0, "cuda:0", "failed"), Stub(1, "cuda:1", "ok")], trials=2, order=order, lag=lag)
+    assert [trial.ok for trial in search.trials] == [True, True]
+    assert search.saved.ended == "all 2 births are made"
+
+
+@pytest.mark.parametrize("way", [WAYS[0], WAYS[1]], ids=NAMES[:2])
+def test_in_birth_order_devices_that_are_well_change_nothing(stubbed, way):
+    class Failing(Stub):
+        def run(self, candidate: Candidate, folder: str | None = None) -> Outcome:
+            outcome = super().run(candidate, folder)
+            bad = candidate.genome["n"] % 3 == 0
+            return Outcome("failed", seconds=0.1, device=self.device, error="no luck") if bad else outcome
+
+    found = [stubbed([Failing(i, f"cuda:{i}", "ok") for i in range(many)], order="birth", **way) for many in (1, 3)]
+    assert [told for _, told in found] == [[], []]
+    assert rows(found[0][0]) == rows(found[1][0])
+    assert {row[1] for row in rows(found[0][0])} == {"ok", "failed"}
+
+
+def test_where_all_devices_fail_from_the_start_the_run_stops_with_counts(stubbed):
+    for stubs in (
+        [Stub(0, "cpu", "crashed"), Stub(1, "cpu", "crashed")],
+        [Stub(0, "a", "failed"), Stub(1, "b", "failed")],
     ):
-        begin(trials=60, generations=None).run()
+        with pytest.raises(
+            RunError, match=r"all \d+ evaluations .* without a value \(\d+ on .*\), the last with \w+: No"
+        ):
+            stubbed(stubs)
+
+
+@pytest.mark.parametrize("devices", [("cpu", "cpu"), ("cuda:0", "cuda:1")])
+def test_where_all_devices_fall_ill_the_default_genome_shows_it(stubbed, resume, devices):
+    stubs = [Stub(i, device, "failed", began=10) for i, device in enumerate(devices)]
+    with pytest.raises(RunError, match=r"no device is left to train on: it fails the default genome too.*\d+ ok"):
+        stubbed(stubs, name="ill")
+    failed = [trial for trial in resume("ill").trials if not trial.ok]
+    assert len(failed) < 12, "while one slot of a device still does well, the other's failures count for little"
+
+
+class Unfit(Stub):
+    def run(self, candidate: Candidate, folder: str | None = None) -> Outcome:
+        self.done += 1
+        raise SlotUnfit(f"{self.name}: its worker 7 cannot be killed")
+
+
+def test_a_slot_that_is_unfit_is_named_and_its_candidate_trained_elsewhere(stubbed):
+    unfit = Unfit(1, "cuda:1", "ok")
+    search, told = stubbed([Stub(0, "cuda:0", "ok"), unfit])
+    assert len(search.trials) == 60
+    assert unfit.done == 1
+    assert told == ["slot 1 is set aside: slot 1: its worker 7 cannot be killed; the run goes on without it"]
+    with pytest.raises(RunError, match="no device is left to train on: slot 0: its worker 7 cannot be killed"):
+        stubbed([Unfit(0, "cpu", "ok")])
+
+
+def test_a_slot_without_a_machine_gives_its_candidate_to_another(stubbed):
+    class Homeless(Stub):
+        def run(self, candidate: Candidate, folder: str | None = None) -> Outcome:
+            self.done += 1
+            if self.done == 1:
+                raise NoMachine("slot 1 has lost its machine")
+            return super().run(candidate, folder)
+
+    search, told = stubbed([Stub(0, "cuda:0", "ok"), Homeless(1, "cuda:1", "ok")], order="birth", lag=1)
+    assert all(trial.ok for trial in search.trials)
+    assert not told
+
+
+def test_slots_are_killed_side_by_side(begin, monkeypatch):
+    class Slow(Stub):
+        def kill(self) -> None:
+            time.sleep(0.5)
+
+    monkeypatch.setattr(opening, "open_slots", lambda *given: [Slow(i, "cpu", "ok") for i in range(8)])
+    search = begin(trials=10**6, generations=None)
+
+    def watch(search: Search) -> None:
+        if search.trials:
+            raise LookupError("enough")
+
+    began = time.monotonic()
+    with pytest.raises(LookupError):
+        search.run(watch)
+    assert time.monotonic() - began < 3.0
