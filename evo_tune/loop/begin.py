@@ -14,6 +14,7 @@ import platform
 import re
 import shutil
 import unicodedata
+import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -41,10 +42,11 @@ from evo_tune.plugins.find import make_strategy, source_hash
 from evo_tune.rules.fidelity import parse_rungs
 from evo_tune.rules.inheritance import parse_share
 from evo_tune.store.copying import copy_run
-from evo_tune.store.manifest import ORDERS, Manifest
+from evo_tune.store.manifest import ORDERS, Manifest, read_manifest
 from evo_tune.store.places import find_run
 from evo_tune.store.run import Run
 from evo_tune.text import is_writable
+from evo_tune.trust import began, remember_run
 
 __all__ = ["given_up", "make_manifest", "new_name", "reopened"]
 
@@ -121,6 +123,7 @@ def make_manifest(
         units=evaluator.metrics,
         versions=_versions((*SHAPING, *made.needs)),
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        identity=uuid.uuid4().hex,
     )
 
 
@@ -235,7 +238,10 @@ def reopened(store: Path, name: str | None, copy_as: str | None) -> Iterator[Run
     """
     folder = find_run(store, name)
     if copy_as is not None:
+        mine = began(folder, read_manifest(folder).identity)
         folder = copy_run(folder, store, copy_as)
     run = Run.open(folder, write=True)
     with given_up(run, remove=copy_as is not None):
+        if copy_as is not None and mine:  # a copy of a stranger's run stays a stranger's
+            remember_run(folder, run.manifest.identity)
         yield run

@@ -61,6 +61,7 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
         units: Declared metric name to unit, for the Parquet files; '' where there is none.
         versions: Of Python and of the packages that shape results.
         created: UTC time, ISO 8601.
+        identity: Made up for this run alone, by which its user's memory knows it; '' in old ones.
         format: Version of the layout on disk.
     """
 
@@ -85,6 +86,7 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
     units: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     created: str = ""
+    identity: str = ""
     format: int = FORMAT
 
     @property

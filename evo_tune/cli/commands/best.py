@@ -36,7 +36,7 @@ def command(run: str | None, store: str, form: str) -> None:
             f"run {saved.name} has no full training with a value: `evo-tune show {as_typed(saved.folder)}` tells why"
         )
     if not best.feasible:
-        click.echo(f"Warning: no full training keeps to {', '.join(saved.manifest.subject_to)}", err=True)
+        shared.echo(f"Warning: no full training keeps to {', '.join(saved.manifest.subject_to)}", err=True)
     trials = front(saved) if len(saved.objectives) > 1 else [best]
     if form == "json":
         data = [{"run": saved.name, **(trial_as_data(trial) or {})} for trial in trials]
@@ -50,6 +50,6 @@ def command(run: str | None, store: str, form: str) -> None:
     if form == "csv" or len(rows) > 1:
         shared.print_rows(rows, form, f"Pareto front of {saved.name}")
         return
-    click.echo(f"{metrics[0]} {best.outcome.metrics[metrics[0]]:.6g} (trial {best.id} of run {saved.name})")
+    shared.echo(f"{metrics[0]} {best.outcome.metrics[metrics[0]]:.6g} (trial {best.id} of run {saved.name})")
     for name, value in best.genome.items():
-        click.echo(f"  {name:<12} {value}")
+        shared.echo(f"  {name:<12} {value}")

@@ -19,18 +19,16 @@ PLACE = 70
 @shared.format_option("table", "json")
 def command(run: str | None, store: str, evaluator: str | None, trust: bool, form: str) -> int:
     """Replay every proposal of RUN; say whether they agree."""
+    from evo_tune.loop.code import code_of
     from evo_tune.loop.replay import verify
-    from evo_tune.loop.strategy import ruled
-    from evo_tune.plugins.find import find_again
     from evo_tune.store.manifest import space_of
     from evo_tune.store.places import find_run
     from evo_tune.store.run import Run
 
     saved = Run.open(find_run(Path(store), run))
-    shared.check_own(saved.folder, evaluator, trust)
     manifest = saved.manifest
-    plugin = find_again(manifest.evaluator, evaluator)
-    found = verify(saved, space_of(manifest, plugin.space(manifest.options)), ruled(manifest, plugin))
+    plugin, strategy = code_of(saved, evaluator, trust, shared.asking())
+    found = verify(saved, space_of(manifest, plugin.space(manifest.options)), strategy)
     if form == "json":
         rows = [
             {"id": row.id, "recorded": vars(row.recorded), "replayed": row.replayed and vars(row.replayed)}
@@ -38,11 +36,11 @@ def command(run: str | None, store: str, evaluator: str | None, trust: bool, for
         ]
         shared.print_json({"run": saved.name, "proposals": len(saved.candidates), "disagreements": rows})
     elif not found:
-        click.echo(f"{saved.name}: all {len(saved.candidates)} proposals agree with the recorded ones")
+        shared.echo(f"{saved.name}: all {len(saved.candidates)} proposals agree with the recorded ones")
     else:
         for row in found[:5]:
-            click.echo(f"trial {row.id}: recorded {shared.show_genome(row.recorded.genome)}", err=True)
+            shared.echo(f"trial {row.id}: recorded {shared.show_genome(row.recorded.genome)}", err=True)
             told = shared.show_genome(row.replayed.genome) if row.replayed else "nothing"
-            click.echo(f"  but replayed {told}", err=True)
-        click.echo(f"{saved.name}: {len(found)} of {len(saved.candidates)} proposals do not agree", err=True)
+            shared.echo(f"  but replayed {told}", err=True)
+        shared.echo(f"{saved.name}: {len(found)} of {len(saved.candidates)} proposals do not agree", err=True)
     return 1 if found else 0
