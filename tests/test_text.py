@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-import pytest
+import unicodedata
 
-from evo_tune.text import is_writable, one_line
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from evo_tune.text import cell, is_writable, of_cell, one_line, printable
 
 
 @pytest.mark.parametrize(
@@ -26,3 +30,74 @@ def test_a_text_becomes_one_line_that_is_safe_to_print(text: str, line: str) -> 
 def test_half_of_a_surrogate_pair_cannot_be_written() -> None:
     assert is_writable("é 中 🙂")
     assert not is_writable("a\udcff")
+
+
+STEERING = (
+    "\x1b]52;c;ZXZpbA==\x07",  # write the clipboard
+    "\x1b]0;title\x07",
+    "\x1b[2J\x1b[H",  # clear the screen
+    "\x9b2J",  # the same in one byte of C1
+    "\u202egpj.exe\u202c",  # turned around
+    "\u2066\u2069\u200f\u061c",
+    "".join(chr(0xE0000 + ord(letter)) for letter in "hidden"),  # tags
+    "\u2028\u2029\r\n\t\x7f",
+    "\ue000\uffff\ufeff\udcff\u00ad",
+)
+
+UNSAFE = {"Cc", "Cs", "Cf", "Zl", "Zp", "Co", "Cn"}
+
+
+@pytest.mark.parametrize("text", STEERING)
+def test_nothing_of_what_steers_a_terminal_is_printed(text: str) -> None:
+    assert printable(text).isprintable()
+    assert printable(text).isascii() or text.isascii() or "\\u" in printable(text)
+    assert one_line(f"a{text}b").isprintable()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "plain text, \\ and \\n as typed",
+        "é e\u0301 中文 العربية हिन्दी 🙂",
+        "\u0645\u06cc\u200c\u062e\u0648",
+        "👩\u200d🔬 ❤\ufe0f",
+        "a\u00a0b",
+        "",
+    ],
+)
+def test_ordinary_text_of_every_script_stays(text: str) -> None:
+    assert printable(text) == text
+
+
+@given(st.text(st.characters()))
+def test_printed_text_holds_nothing_that_a_terminal_would_obey(text: str) -> None:
+    made = printable(text)
+    assert not {unicodedata.category(c) for c in made if c not in "\u200c\u200d"} & UNSAFE
+    assert printable(made) == made
+    made.encode()
+
+
+@given(st.text(st.characters(exclude_categories=["C", "Zl", "Zp"])))
+def test_plain_text_is_printed_as_it_is(text: str) -> None:
+    assert printable(text) == text
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+cmd|' /C calc'!A0", "@SUM(A1)", "-2+3", "\t=1", "\r=1", "\uff1d1", "'=1"])
+def test_a_cell_that_a_spreadsheet_would_compute_is_quoted(text: str) -> None:
+    made = cell(text)
+    assert isinstance(made, str)
+    assert made.startswith("'")
+    assert not text.isprintable() or of_cell(made) == text
+
+
+@pytest.mark.parametrize("value", [-1, -1.5, None, True, "-1", "+1.5e-3", "a=b", "'quoted'", "", "-", [1]])
+def test_other_cells_stay(value: object) -> None:
+    assert cell(value) == ("'-" if value == "-" else value)
+
+
+@given(st.text(st.characters(exclude_categories=["C", "Zl", "Zp"])))
+def test_a_cell_is_read_back_as_it_was(text: str) -> None:
+    made = cell(text)
+    assert isinstance(made, str)
+    assert made[:1] not in list("=+-@") or float(made) is not None
+    assert of_cell(made) == text

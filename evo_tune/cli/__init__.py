@@ -17,6 +17,7 @@ from types import ModuleType
 import click
 
 from evo_tune import __version__
+from evo_tune.cli import _shared as shared
 from evo_tune.cli import commands
 from evo_tune.errors import EvoTuneError
 
@@ -112,10 +113,10 @@ def _give_up_output() -> None:
 
 
 def _fail(message: str, code: int) -> None:
-    click.echo(f"Error: {message}", err=True)
+    shared.echo(f"Error: {' '.join(message.splitlines())}", err=True)
     sys.exit(code)
 
 
 def _warn(message: Warning | str, category: type[Warning], *where: object) -> None:
     """Print a warning as one line: where in our code it was raised tells a user nothing."""
-    click.echo(f"Warning: {message}", err=True)
+    shared.echo(f"Warning: {' '.join(str(message).splitlines())}", err=True)

@@ -6,15 +6,16 @@ import csv
 import io
 import json
 import math
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from evo_tune.errors import UsageError
+from evo_tune.text import cell, printable
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -45,43 +46,20 @@ per_device_option = click.option(
 )
 
 trust_option = click.option(
-    "--trust", is_flag=True, help="Run the files of code that RUN names, although they lie outside this folder."
+    "--trust", is_flag=True, help="Execute the files of code that RUN names, although you never named them yourself."
 )
 
 
-def check_own(folder: Path, evaluator: str | None, trust: bool, strategy: str | None = None) -> None:
-    """Before code that a saved run names is run: it must be the user's own, or the user must say so.
-
-    A path is the user's own if it lies below the working directory and not in a saved run; a run may come from a
-    stranger, and bring code along or name some other file of this machine.
-
-    Args:
-        folder: The run's.
-        evaluator: Given by the user in place of the run's.
-        trust: Whether the user has said so.
-        strategy: Given by the user in place of the run's.
-
-    Raises:
-        UsageError: There is such a file, and nobody to ask, or the answer is no.
-    """
-    from evo_tune.store.run import Run
-
-    manifest = Run.open(folder).manifest
-    named = [("strategy", manifest.strategy, strategy), ("evaluator", manifest.evaluator, evaluator)]
-    for kind, reference in [(kind, reference) for kind, reference, given in named if given is None]:
-        path = Path(reference)
-        if trust or (path.suffix != ".py" and os.sep not in reference) or not path.is_file() or _is_own(path.resolve()):
-            continue
-        text = f"the run names the {kind} {path}, which is not below this folder or lies in a saved run"
-        if sys.stdin.isatty() and click.confirm(f"{text}. Run its code?", err=True):
-            continue
-        raise UsageError(f"{text}: running it runs its code; if it is yours, say --trust, or --{kind} PATH")
+def asking() -> Callable[[str], bool] | None:
+    """Return what asks the user a question; None where standard input is no terminal, and nobody would answer."""
+    if not sys.stdin.isatty():
+        return None
+    return lambda question: click.confirm(printable(question), err=True)
 
 
-def _is_own(path: Path) -> bool:
-    here = Path.cwd().resolve()
-    between = [parent for parent in path.parents if here in parent.parents]
-    return here in path.parents and not any((parent / "_run.json").exists() for parent in between)
+def echo(text: str = "", err: bool = False) -> None:
+    """Print one line; whatever comes from a run, a file or an error in it, the terminal obeys none of it."""
+    click.echo(printable(text), err=err)
 
 
 def format_option(*formats: str) -> Callable[[Command], Command]:
@@ -99,8 +77,8 @@ def option_option(function: Command) -> Command:
 
 
 def print_json(data: object) -> None:
-    """Print data as JSON; numbers that are not finite become null."""
-    click.echo(json.dumps(plain(data), indent=2))
+    """Print data as JSON in ASCII, so that any text is kept and steers nothing; what is not finite becomes null."""
+    click.echo(json.dumps(plain(data), indent=2, ensure_ascii=True).replace("\x7f", "\\u007f"))
 
 
 def plain(data: object) -> object:
@@ -135,14 +113,23 @@ def print_rows(
     elif form == "csv":
         text = io.StringIO()
         if rows:
-            writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+            writer = csv.writer(text, lineterminator="\n")
+            writer.writerow([cell(name) for name in rows[0]])
+            writer.writerows([cell(row.get(name)) for name in rows[0]] for row in rows)
         click.echo(text.getvalue(), nl=False)
     elif not rows:
-        click.echo(empty)
+        echo(empty)
     else:
         print_table(rows, title, spare)
+
+
+def print_frame(frame: pd.DataFrame) -> None:
+    """Print a table of pandas as CSV in which a spreadsheet computes nothing."""
+    safe = frame.copy()
+    for name in frame.select_dtypes(exclude=["number", "bool"]):
+        safe[name] = [cell(value) for value in frame[name]]
+    safe.columns = [cell(name) for name in frame]
+    click.echo(safe.to_csv(index=False), nl=False)
 
 
 def print_table(rows: Sequence[Mapping[str, Any]], title: str = "", spare: Sequence[str] = ()) -> None:
@@ -158,10 +145,12 @@ def print_table(rows: Sequence[Mapping[str, Any]], title: str = "", spare: Seque
 
     out = console()
     rows = _fitting(rows, spare, out.width)
-    table = Table(title=title or None, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(
+        title=printable(title) or None, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False
+    )
     for name in rows[0]:
         numeric = all(isinstance(row[name], int | float) or row[name] is None for row in rows)
-        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
+        table.add_column(printable(name), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         table.add_row(*(show_value(value) for value in row.values()))
     out.print(table)
@@ -171,7 +160,7 @@ def _fitting(rows: Sequence[Mapping[str, Any]], spare: Sequence[str], width: int
     """Leave out spare columns, the first first, until the rows fit; columns squeezed to letters tell nothing."""
     for left_out in (None, *spare):
         rows = [{name: value for name, value in row.items() if name != left_out} for row in rows]
-        widths = [max(len(name), *(len(show_value(row[name])) for row in rows)) for name in rows[0]]
+        widths = [max(len(printable(name)), *(len(show_value(row[name])) for row in rows)) for name in rows[0]]
         if sum(widths) + 3 * len(widths) <= width:
             break
     return rows
@@ -191,7 +180,7 @@ def show_value(value: object) -> str:
         return "-"
     if isinstance(value, float):
         return f"{value:.5g}"
-    return str(value)
+    return printable(str(value))
 
 
 def show_genome(genome: Mapping[str, Any]) -> str:

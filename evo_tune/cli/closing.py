@@ -6,8 +6,6 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-import click
-
 from evo_tune.cli import _shared as shared
 from evo_tune.genome.trial import Trial
 from evo_tune.report import summary as report
@@ -31,28 +29,29 @@ def print_closing(run: Run, form: str, status: str = "") -> None:
         shared.print_json({**closing_as_data(run), "status": status})
         return
     end = report.closing(run)
-    click.echo()
+    shared.echo()
     rows = [row for row in (_row("best", end.best, end), _row("default", end.default, end)) if row]
     if rows:
         shared.print_table(rows)
     if end.best is not None:
-        click.echo(f"best genome: {shared.show_genome(end.best.genome)}")
+        shared.echo(f"best genome: {shared.show_genome(end.best.genome)}")
     if len(run.objectives) > 1:
-        click.echo(f"Pareto front: {len(report.front(run))} trials (evo-tune best {as_typed(run.folder)} shows them)")
-    click.echo("".join(f"{line}\n" for line in _rules_met(run, end)), nl=False)
-    click.echo(verdict(end))
+        shared.echo(f"Pareto front: {len(report.front(run))} trials (evo-tune best {as_typed(run.folder)} shows them)")
+    for line in _rules_met(run, end):
+        shared.echo(line)
+    shared.echo(verdict(end))
     if status:
-        click.echo(status)
+        shared.echo(status)
     pruned = f", {end.pruned} pruned" if end.pruned else ""
     took = shared.show_seconds(end.seconds)
-    click.echo(f"{end.evaluations} evaluations, {end.failures} of them failed{pruned}, in {took}")
+    shared.echo(f"{end.evaluations} evaluations, {end.failures} of them failed{pruned}, in {took}")
     reasons = report.caveats(run)
     if reasons:
-        click.echo(f"not repeatable to the bit: {'; '.join(reasons)}; `evo-tune verify` holds all the same")
-    click.echo(f"saved in {run.folder}")
+        shared.echo(f"not repeatable to the bit: {'; '.join(reasons)}; `evo-tune verify` holds all the same")
+    shared.echo(f"saved in {run.folder}")
     name = as_typed(run.folder)
     more = f"evo-tune resume {name} --generations {report.further_generations(run)}"
-    click.echo(f"next: evo-tune show {name}   |   {more}   |   evo-tune best {name} --format json")
+    shared.echo(f"next: evo-tune show {name}   |   {more}   |   evo-tune best {name} --format json")
 
 
 def _row(name: str, trial: Trial | None, end: Closing) -> dict[str, Any] | None:

@@ -11,10 +11,9 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-import click
-
 from evo_tune.cli import _shared as shared
 from evo_tune.report.racing import CAP
+from evo_tune.text import printable
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -53,7 +52,7 @@ def _patient(watch: Callable[[Search], None]) -> Callable[[Search], None]:
         except Exception as error:
             broken = True
             with contextlib.suppress(Exception):
-                click.echo(f"Warning: cannot show how the run goes ({error}); it goes on", err=True)
+                shared.echo(f"Warning: cannot show how the run goes ({error}); it goes on", err=True)
 
     return look
 
@@ -111,7 +110,7 @@ def _table(progress: Progress) -> RenderableType:
     search = progress.search
     head = Table.grid(padding=(0, 2))
     head.add_row(
-        Text(search.name, style="bold"),
+        Text(printable(search.name), style="bold"),
         ProgressBar(total=progress.total or 1, completed=progress.done if progress.total else 0, width=30),
         f"{progress.count} evaluations",
         f"{progress.failed} failed" + (f", {progress.pruned} pruned" if progress.pruned else ""),
@@ -123,12 +122,12 @@ def _table(progress: Progress) -> RenderableType:
         working = dict(search.drivers.working).get(slot.name)
         what = working.what if working and working.what else "waits"
         since = shared.show_seconds(time.monotonic() - working.since) if working and working.what else ""
-        slots.add_row(slot.name, slot.device, what, since)
-    lines: list[RenderableType] = [head, progress.best_text]
+        slots.add_row(printable(slot.name), printable(slot.device), printable(what), since)
+    lines: list[RenderableType] = [head, printable(progress.best_text)]
     if progress.best is not None:
-        lines.append(f"  {shared.show_genome(progress.best.genome)}")
+        lines.append(printable(f"  {shared.show_genome(progress.best.genome)}"))
     if search.status:
-        lines.append(search.status)
+        lines.append(printable(search.status))
     lines.append(slots)
     if search.stopping:
         lines.append("stopping: what is in flight is finished; Ctrl-C again stops at once")
@@ -152,19 +151,19 @@ class _Lines:
             count = search.session.calibrate_best
             who = "the best" if count == 1 else f"the best of {count} finalists"
             most = CAP * search.session.calibrate
-            click.echo(f"calibration: {who} against the default, on up to {most} fresh seeds each")
+            shared.echo(f"calibration: {who} against the default, on up to {most} fresh seeds each")
         if len(search.saved.outcomes) == self._done:
             return
         progress = Progress(search)
         if search.status != self._status:
             self._status = search.status
-            click.echo(self._status)
+            shared.echo(self._status)
         best = None if progress.best is None else progress.best.id
         if best == self._best and time.monotonic() - self._printed < LINE_EVERY and progress.done != progress.total:
             return
         self._best, self._done, self._printed = best, progress.done, time.monotonic()
         left = f", about {shared.show_seconds(progress.left)} left" if progress.left > 0 else ""
-        click.echo(
+        shared.echo(
             f"[{progress.count}] {progress.best_text}, {progress.failed} failed, "
             f"{shared.show_seconds(search.seconds)} gone{left}"
         )

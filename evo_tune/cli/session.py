@@ -71,8 +71,8 @@ def go(search: Search, quiet: bool, form: str) -> int:
         print_closing(run, form, search.status)
     if search.stopping:
         if not quiet:
-            click.echo(f"Interrupted. Go on with: evo-tune resume {as_typed(run.folder)}", err=True)
+            shared.echo(f"Interrupted. Go on with: evo-tune resume {as_typed(run.folder)}", err=True)
         return 130
     if len(run.outcomes) == before and not quiet:
-        click.echo(f"Nothing was left to do: {run.ended}; limits are totals over all sessions", err=True)
+        shared.echo(f"Nothing was left to do: {run.ended}; limits are totals over all sessions", err=True)
     return 0 if search.best is not None else 1

@@ -21,7 +21,7 @@ from typing import Any
 
 from evo_tune.dispatch.devices import Device
 from evo_tune.dispatch.slot import Slot, SlotClosed, SlotUnfit, Task
-from evo_tune.dispatch.worker import initialize, load, log_name, work
+from evo_tune.dispatch.worker import SAFE_PATH, initialize, load, log_name, work
 from evo_tune.genome.trial import Candidate, Outcome, Status
 
 __all__ = ["LocalSlot"]
@@ -237,6 +237,7 @@ class _Process:
         from joblib.externals.loky.process_executor import ProcessPoolExecutor
 
         env = {"CUDA_VISIBLE_DEVICES": device.visible, **dict.fromkeys(THREAD_VARIABLES, str(task.threads))}
+        env = {**env, **_safe_path()}
         env["PYTHONHASHSEED"] = os.environ.get("PYTHONHASHSEED", "0")  # same order of sets in every worker
         with self._starting, _semaphores_made() as semaphores:
             _start_trackers()
@@ -344,6 +345,14 @@ class _Process:
         self._executor.shutdown(wait=False, kill_workers=True)
 
 
+def _safe_path() -> dict[str, str]:
+    """Return what keeps a Python that is started with `-m` or `-c` from importing out of the working directory.
+
+    From Python 3.11 on; a worker takes it back once it has started (see `worker.initialize`).
+    """
+    return {} if "PYTHONSAFEPATH" in os.environ else {"PYTHONSAFEPATH": SAFE_PATH}
+
+
 def _start_trackers() -> None:
     """Start the resource trackers that loky needs, before it does: silent, and with Ctrl-C not yet blocked.
 
@@ -357,6 +366,8 @@ def _start_trackers() -> None:
 
     quiet = "ignore:resource_tracker"
     sys.warnoptions.append(quiet)  # they are started with these
+    safe = _safe_path()
+    os.environ.update(safe)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "resource_tracker")
@@ -364,6 +375,8 @@ def _start_trackers() -> None:
             standard.ensure_running()
     finally:
         sys.warnoptions.remove(quiet)
+        for name in safe:
+            del os.environ[name]
 
 
 @contextlib.contextmanager

@@ -39,7 +39,10 @@ from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.find import local_sources
 from evo_tune.text import one_line
 
-__all__ = ["Worker", "initialize", "load", "log_name", "work"]
+__all__ = ["SAFE_PATH", "Worker", "initialize", "load", "log_name", "work"]
+
+SAFE_PATH = "evo-tune"
+"""Value of PYTHONSAFEPATH with which a worker was started, unless it was set already; any text switches it on."""
 
 TICK = 0.5
 """Seconds between two looks of the watchdog."""
@@ -344,6 +347,8 @@ def initialize(task: Task, device: str, parent: int, cores: tuple[int, ...] = ()
         cores: Cores to stay on; any if empty.
     """
     global _worker
+    if os.environ.get("PYTHONSAFEPATH") == SAFE_PATH:  # what an evaluator starts may import what lies beside it
+        del os.environ["PYTHONSAFEPATH"]
     bind(cores)
     os.setpgid(0, 0)  # so that a kill reaches its subprocesses, and the terminal's Ctrl-C does not reach it
     signal.signal(signal.SIGINT, signal.SIG_IGN)

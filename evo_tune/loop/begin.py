@@ -14,6 +14,7 @@ import platform
 import re
 import shutil
 import unicodedata
+import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -34,18 +35,19 @@ from evo_tune.loop.checks import (
     check_suited,
     check_support,
 )
+from evo_tune.loop.code import hash_of
 from evo_tune.loop.own_genes import with_defaults
-from evo_tune.loop.strategy import hash_of
 from evo_tune.options.binding import suggest
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.find import make_strategy, source_hash
 from evo_tune.rules.fidelity import parse_rungs
 from evo_tune.rules.inheritance import parse_share
 from evo_tune.store.copying import copy_run
-from evo_tune.store.manifest import ORDERS, Manifest
+from evo_tune.store.manifest import ORDERS, Manifest, read_manifest
 from evo_tune.store.places import find_run
 from evo_tune.store.run import Run
 from evo_tune.text import is_writable
+from evo_tune.trust import began, remember_run
 
 __all__ = ["given_up", "make_manifest", "new_name", "reopened", "versions_of"]
 
@@ -127,6 +129,7 @@ def make_manifest(
         units=evaluator.metrics,
         versions=versions_of((*SHAPING, *made.needs)),
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        identity=uuid.uuid4().hex,
     )
 
 
@@ -242,7 +245,10 @@ def reopened(store: Path, name: str | None, copy_as: str | None) -> Iterator[Run
     """
     folder = find_run(store, name)
     if copy_as is not None:
+        mine = began(folder, read_manifest(folder).identity)
         folder = copy_run(folder, store, copy_as)
     run = Run.open(folder, write=True)
     with given_up(run, remove=copy_as is not None):
+        if copy_as is not None and mine:  # a copy of a stranger's run stays a stranger's
+            remember_run(folder, run.manifest.identity)
         yield run

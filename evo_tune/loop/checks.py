@@ -16,7 +16,7 @@ from evo_tune.genome.genes import Choice
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Objective
 from evo_tune.genome.values import Genome, genome_key
-from evo_tune.loop.strategy import hash_of, place_of
+from evo_tune.loop.code import hash_of, place_of
 from evo_tune.options.binding import options_of, suggest
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.find import find_evaluator, install_command, list_evaluators, source_hash, working_strategies

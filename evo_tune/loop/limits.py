@@ -26,9 +26,8 @@ SLACK = 1e-9
 """Sums of thirds are not exact."""
 
 
-def next_session(run: Run, changes: Mapping[str, Any]) -> Session:
+def next_session(last: Session, changes: Mapping[str, Any]) -> Session:
     """Return the last session of a run with changes; new limits replace all of the old ones."""
-    last = run.sessions[-1] if run.sessions else Session()
     if set(LIMITS) & changes.keys():
         last = last.unlimited()
     return last.but(**changes)

@@ -12,8 +12,8 @@ from evo_tune.genome.history import History
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Candidate, Proposal, trial_seed
 from evo_tune.loop.begin import versions_of
+from evo_tune.loop.code import hash_of
 from evo_tune.loop.proposing import propose
-from evo_tune.loop.strategy import hash_of
 from evo_tune.plugins.strategy import Strategy
 from evo_tune.store.manifest import Manifest
 from evo_tune.store.run import Run

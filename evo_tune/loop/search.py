@@ -22,6 +22,7 @@ from evo_tune.genome.trial import Candidate, Objective, Outcome, Trial
 from evo_tune.loop.begin import given_up, make_manifest, new_name, reopened
 from evo_tune.loop.calibration import Calibration
 from evo_tune.loop.checks import check_unchanged
+from evo_tune.loop.code import Ask, believed, code_of, named_evaluator, remember, ruled
 from evo_tune.loop.driving import OVER, Drivers, Fetched, Job
 from evo_tune.loop.generations import Generations
 from evo_tune.loop.interrupts import Interrupts
@@ -29,10 +30,9 @@ from evo_tune.loop.leftovers import Leftovers
 from evo_tune.loop.limits import all_born, check_hope, limit_reached, limited, next_session
 from evo_tune.loop.opening import open_for, plan_for
 from evo_tune.loop.proposing import candidate_of, judged, propose
-from evo_tune.loop.strategy import ruled
 from evo_tune.plugins.evaluator import Evaluator
-from evo_tune.plugins.find import find_again, find_evaluator
 from evo_tune.report.calibration import recommended
+from evo_tune.rules.ruled import Ruled
 from evo_tune.store.files import table_of
 from evo_tune.store.manifest import space_of
 from evo_tune.store.places import STORE
@@ -104,7 +104,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
         name: str | None = None,
         **session: Any,
     ) -> None:
-        plugin = find_evaluator(evaluator)
+        plugin = named_evaluator(evaluator)
         settings = Session(**session)
         size = {} if population is None else {"population": population}
         manifest = make_manifest(
@@ -128,7 +128,8 @@ class Search(contextlib.AbstractContextManager["Search"]):
         )
         run = Run.create(Path(store), name or new_name(plugin.name, Path(store)), manifest, settings)
         with given_up(run):
-            self._begin(run, plugin, settings)
+            remember(run)
+            self._begin(run, plugin, ruled(manifest, plugin, manifest.strategy), settings)
 
     @classmethod
     def resume(
@@ -140,6 +141,8 @@ class Search(contextlib.AbstractContextManager["Search"]):
         accept_changes: bool = False,
         evaluator: str | None = None,
         strategy: str | None = None,
+        trust: bool = False,
+        ask: Ask | None = None,
         **changes: Any,
     ) -> Search:
         """Go on with a saved run.
@@ -149,23 +152,24 @@ class Search(contextlib.AbstractContextManager["Search"]):
             store: Folder of the saved runs.
             copy_as: Copy it to this name first, and go on with the copy.
             accept_changes: Go on although the evaluator's file, its data or the strategy's file have changed.
-            evaluator: Where the evaluator's file is now, if it has moved.
-            strategy: Where the strategy's file is now, if it has moved.
+            evaluator: Where the evaluator's file is now, if it has moved; so too `strategy`.
+            trust: Execute files that the run names as its evaluator and strategy, although you never named them.
+            ask: Is asked about each such file instead.
             changes: Fields of `Session` that differ from the last session's.
 
         Raises:
-            UsageError: The copy's name is taken, or a change is not allowed.
+            UsageError: The copy's name is taken, a change is not allowed, or a file of code is not trusted.
             StoreError: There is no such run, or it cannot be gone on with.
         """
         with reopened(Path(store), name, copy_as) as run:
-            plugin = find_again(run.manifest.evaluator, evaluator)
-            check_unchanged(run, plugin, accept_changes, strategy)
+            code = code_of(run, evaluator, trust, ask, strategy)
+            check_unchanged(run, code[0], accept_changes, strategy)
             self = cls.__new__(cls)
-            self._begin(run, plugin, next_session(run, changes), strategy)
+            self._begin(run, *code, next_session(believed(run, changes), changes))
             run.begin(self.session)
         return self
 
-    def _begin(self, run: Run, plugin: Evaluator, session: Session, moved_strategy: str | None = None) -> None:
+    def _begin(self, run: Run, plugin: Evaluator, strategy: Ruled, session: Session) -> None:
         manifest = run.manifest
         self.saved = run
         self.name = run.name
@@ -173,9 +177,8 @@ class Search(contextlib.AbstractContextManager["Search"]):
         self.session = session
         self._arrival = manifest.order == "arrival"
         self.space = space_of(manifest, plugin.space(manifest.options))
-        self.strategy = ruled(manifest, plugin, moved_strategy)
-        self.finished: str | None = None
-        """Why no more candidates will come; None while they may."""
+        self.strategy = strategy
+        self.finished: str | None = None  # why no more candidates will come
         self.stopping = False
         self._status = ((-1, -1), "")
         self._changed = threading.Condition(threading.RLock())

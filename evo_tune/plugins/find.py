@@ -26,9 +26,9 @@ from evo_tune.errors import EvoTuneError, PluginError
 from evo_tune.options.binding import bind, options_of, suggest
 from evo_tune.plugins.evaluator import Evaluator, what_of, where_of
 from evo_tune.plugins.strategy import Strategy
+from evo_tune.trust import is_identifier
 
 __all__ = [
-    "find_again",
     "find_evaluator",
     "find_strategy",
     "install_command",
@@ -37,6 +37,7 @@ __all__ = [
     "load_evaluator",
     "local_sources",
     "make_strategy",
+    "names_file",
     "package_of",
     "source_hash",
     "working_strategies",
@@ -59,6 +60,11 @@ def bundled_evaluators() -> Path:
     return inside if inside.is_dir() else package.parent / "evaluators"
 
 
+def names_file(name: str) -> bool:
+    """Whether a name that has no prefix ('bundled:', 'entry:') means a file of code."""
+    return name.endswith(".py") or os.sep in name
+
+
 def find_evaluator(name: str) -> Evaluator:
     """Load the evaluator that the user means by a name, a path or a manifest's reference.
 
@@ -69,6 +75,8 @@ def find_evaluator(name: str) -> Evaluator:
     """
     kind, _, rest = name.partition(":")
     if kind == "bundled":
+        if not is_identifier(rest):
+            raise PluginError(f"there is no bundled evaluator {rest!r}: expected a plain name, or a path to a .py file")
         return load_evaluator(bundled_evaluators() / f"{rest}.py", f"bundled:{rest}", "bundled")
     if kind == "entry":
         installed = _entry_points(EVALUATORS)
@@ -78,7 +86,7 @@ def find_evaluator(name: str) -> Evaluator:
                 "its file with --evaluator PATH"
             )
         return load_evaluator(installed[rest], name, "entry point")
-    if name.endswith(".py") or os.sep in name:
+    if names_file(name):
         return load_evaluator(Path(name).absolute(), name, "file")
     for found, path, origin in _evaluator_files():
         if found == name:
@@ -89,24 +97,6 @@ def find_evaluator(name: str) -> Evaluator:
         f"there is no evaluator {name!r}{suggest(name, known)}: expected a path to a .py file or one of "
         f"{', '.join(known)}; `evo-tune new {name}` writes a template"
     )
-
-
-def find_again(reference: str, moved_to: str | None) -> Evaluator:
-    """Load the evaluator of a saved run.
-
-    Args:
-        reference: What its manifest says.
-        moved_to: Where the user says it is now, if it has moved.
-
-    Raises:
-        PluginError: There is none, or it is broken.
-    """
-    try:
-        return find_evaluator(moved_to or reference)
-    except PluginError as error:
-        if moved_to is None and not Path(reference).exists() and ":" not in reference:
-            raise PluginError(f"{error}, or say where it is now: --evaluator PATH") from None
-        raise
 
 
 def list_evaluators() -> list[tuple[str, str, Path, str]]:
@@ -176,25 +166,32 @@ def load_evaluator(path: Path, reference: str, origin: str) -> Evaluator:
         PluginError: It is missing, raises on import, or lacks a part.
     """
     name = reference.partition(":")[2] if origin == "entry point" else path.stem
-    return Evaluator(_load(path, "evaluator"), name, reference, path.absolute(), origin)
+    return Evaluator(_load(path, "evaluator", named=origin == "file"), name, reference, path.absolute(), origin)
 
 
 _loaded: dict[tuple[str, str], ModuleType] = {}
 """A memo by path and content: importing a plug-in twice would make two classes of each of its own."""
 
 
-def _load(path: Path, kind: str) -> ModuleType:
+def _load(path: Path, kind: str, named: bool) -> ModuleType:
+    """Import a file once.
+
+    Args:
+        path: The file.
+        kind: What it is, for messages.
+        named: Whether the user named the file: then it may import from the working directory, whatever lies there.
+    """
     path = path.absolute()
     try:
         content = hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
         raise PluginError(f"cannot read the {kind} {path}: {error.strerror}; check the path") from None
     key = (str(path), content)
+    package, root = package_of(path)
+    for folder in (str(path.parent), str(root), *([os.getcwd()] if named else [])):  # console scripts lack the last
+        if folder not in sys.path:
+            sys.path.append(folder)
     if key not in _loaded:
-        package, root = package_of(path)
-        for folder in (str(path.parent), str(root), os.getcwd()):  # console scripts lack the working directory
-            if folder not in sys.path:
-                sys.path.append(folder)
         name = f"evo_tune_plugin_{path.stem}_{hashlib.sha256(repr(key).encode()).hexdigest()[:12]}"
         _loaded[key] = _execute(path, f"{package}.{name}" if package else name, kind)
     return _loaded[key]
@@ -294,14 +291,14 @@ def find_strategy(name: str) -> type[Strategy]:
     Raises:
         PluginError: There is none, or it is broken.
     """
-    if name.endswith(".py") or os.sep in name:
-        return _strategy_class(_load(Path(name), "strategy"), name)
+    if names_file(name):
+        return _strategy_class(_load(Path(name), "strategy", named=True), name)
     builtin = _builtin_strategies()
     if name in builtin:
         return _strategy_class(importlib.import_module(f"evo_tune.strategies.{name}"), name)
     installed = _entry_points(STRATEGIES)
     if name in installed:
-        return _strategy_class(_load(installed[name], "strategy"), name)
+        return _strategy_class(_load(installed[name], "strategy", named=False), name)
     known = sorted({*builtin, *installed})
     raise PluginError(
         f"there is no strategy {name!r}{suggest(name, known)}: expected a path to a .py file or one of "

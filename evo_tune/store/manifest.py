@@ -66,6 +66,7 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
         units: Declared metric name to unit, for the Parquet files; '' where there is none.
         versions: Of Python and of the packages that shape results.
         created: UTC time, ISO 8601.
+        identity: Made up for this run alone, by which its user's memory knows it; '' in old ones.
         format: Version of the layout on disk.
     """
 
@@ -93,6 +94,7 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
     strategy_hash: str = ""
     given_genes: list[str] | None = None
     given_objectives: bool | None = None
+    identity: str = ""
     format: int = FORMAT
 
     @property

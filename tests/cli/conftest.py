@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from evo_tune import trust
 from evo_tune.cli import main
+from evo_tune.store.manifest import read_manifest
 
 QUICK = '''"""A quadratic with a forbidden corner, for tests."""
 import time
@@ -102,6 +104,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def small_run(folder: Path, finished: Path) -> str:
-    """A finished run of 8 trials named `one`."""
+    """A finished run of 8 trials named `one`, as if it had been begun here."""
     shutil.copytree(finished / "populations", folder / "populations")
+    trust.remember_run(folder / "populations" / "one", read_manifest(folder / "populations" / "one").identity)
+    trust.remember_file(folder / "quick.py")
     return "one"

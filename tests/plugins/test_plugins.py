@@ -258,6 +258,29 @@ def test_its_folder_and_the_working_directory_can_be_imported_from(tmp_path: Pat
     find_evaluator(str(write(tmp_path / "tasks" / "task.py", source)))
 
 
+def test_what_is_known_by_name_does_not_import_from_the_working_directory(
+    bundled: Path, install: Callable[..., Path]
+) -> None:
+    write(bundled / "task.py", TASK.format(doc="Bundled."))
+    install("far", "far_away", TASK.format(doc="Far."))
+    install("climb", "far_climb", STRATEGY, plugins.STRATEGIES)
+    for name in ("task", "far", "bundled:task", "entry:far"):
+        find_evaluator(name)
+    find_strategy("climb")
+    assert not {"", ".", str(Path.cwd())} & set(sys.path)
+    find_evaluator(str(bundled / "task.py"))
+    assert str(Path.cwd()) in sys.path, "the user named the file"
+
+
+@pytest.mark.parametrize("rest", ["../elsewhere/task", "sub/task", "", "..", "task.py", "./task"])
+def test_what_is_bundled_has_a_plain_name(bundled: Path, tmp_path: Path, rest: str) -> None:
+    for path in (tmp_path / "elsewhere" / "task.py", bundled / "sub" / "task.py", bundled / "task.py"):
+        write(path, TASK.format(doc="Found."))
+    for name in (f"bundled:{rest}", f"bundled:{tmp_path}/elsewhere/task"):
+        with pytest.raises(PluginError, match="no bundled evaluator"):
+            find_evaluator(name)
+
+
 def test_a_module_of_a_package_may_import_its_neighbours(install: Callable[..., Path]) -> None:
     source = TASK.format(doc="Packed.").replace("Int(1, 9)", "Int(1, LARGEST)")
     path = install("packed", "packed_tasks.deep.task", "from .data import LARGEST\nfrom .. import deep\n" + source)

@@ -15,9 +15,9 @@ from evo_tune.cli.closing import print_closing
 from evo_tune.errors import OptionError, PluginError
 from evo_tune.genome.standing import Entry, as_from_scratch
 from evo_tune.genome.trial import Candidate, Minimize, Outcome, Trial
+from evo_tune.loop.code import ruled
 from evo_tune.loop.replay import verify
 from evo_tune.loop.search import Search
-from evo_tune.loop.strategy import ruled
 from evo_tune.report.calibration import calibrated, recommended
 from evo_tune.report.summary import best_so_far, closing, front, inheritance, spent
 from evo_tune.store.manifest import space_of
@@ -72,7 +72,7 @@ def flattered(search: Search, candidate: Candidate) -> Any:
 
 def agree(run: Run, search: Search) -> bool:
     space = space_of(run.manifest, search.evaluator.space(run.manifest.options))
-    return verify(run, space, ruled(run.manifest, search.evaluator)) == []
+    return verify(run, space, ruled(run.manifest, search.evaluator, run.manifest.strategy)) == []
 
 
 def test_a_child_begins_with_what_a_relative_left(descent: Begin) -> None:

@@ -12,9 +12,9 @@ import pytest
 
 from evo_tune.errors import OptionError, PluginError, RunError
 from evo_tune.genome.trial import Candidate, Outcome
+from evo_tune.loop.code import ruled
 from evo_tune.loop.replay import verify
 from evo_tune.loop.search import Search
-from evo_tune.loop.strategy import ruled
 from evo_tune.plugins.context import Context, Pruned
 from evo_tune.report.calibration import calibrated, recommended
 from evo_tune.report.summary import best_so_far, front, spent
@@ -92,7 +92,7 @@ def train(search: Search, candidate: Candidate) -> Outcome:
 
 def agree(run: Run, search: Search) -> bool:
     space = space_of(run.manifest, search.evaluator.space(run.manifest.options))
-    return verify(run, space, ruled(run.manifest, search.evaluator)) == []
+    return verify(run, space, ruled(run.manifest, search.evaluator, run.manifest.strategy)) == []
 
 
 def test_what_goes_on_from_a_checkpoint_is_what_was_trained_at_once(descent: Begin) -> None:

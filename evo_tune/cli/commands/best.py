@@ -38,7 +38,7 @@ def command(run: str | None, store: str, form: str) -> None:
             f"run {saved.name} has no full training with a value: `evo-tune show {as_typed(saved.folder)}` tells why"
         )
     if not best.feasible:
-        click.echo(f"Warning: no full training keeps to {', '.join(saved.manifest.subject_to)}", err=True)
+        shared.echo(f"Warning: no full training keeps to {', '.join(saved.manifest.subject_to)}", err=True)
     trials = front(saved) if len(saved.objectives) > 1 else [best]
     if form == "json":
         found = [trial_as_data(trial) or {} for trial in trials] if len(saved.objectives) > 1 else best_as_data(saved)
@@ -56,6 +56,6 @@ def command(run: str | None, store: str, form: str) -> None:
     fresh = next((row for row in calibrated(saved) if row.id == best.id), None)
     known = f"{best.outcome.metrics[metrics[0]]:.6g} on {seeded(best, saved)}"
     told = known if fresh is None else f"{spread(fresh)} over fresh seeds, {known} in the search"
-    click.echo(f"{metrics[0]} {told} (trial {best.id} of run {saved.name})")
+    shared.echo(f"{metrics[0]} {told} (trial {best.id} of run {saved.name})")
     for name, value in best.genome.items():
-        click.echo(f"  {name:<12} {value}")
+        shared.echo(f"  {name:<12} {value}")

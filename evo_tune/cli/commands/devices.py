@@ -44,7 +44,7 @@ def command(
         return
     shared.print_table([{**row, **{name: _gib(row[name]) for name in ("memory", "free")}} for row in rows])
     for line in found.why:
-        click.echo(line)
+        shared.echo(line)
 
 
 def _gib(bytes: int | None) -> str:

@@ -53,12 +53,12 @@ def command(
     """  # noqa: D301  (click reads the character)
     from evo_tune.dispatch import Task, open_slots, plan
     from evo_tune.genome.trial import Candidate
+    from evo_tune.loop.code import named_evaluator
     from evo_tune.options.binding import split_assignments
-    from evo_tune.plugins.find import find_evaluator
 
     if not 0 < budget <= 1:  # click lets nan pass
         raise OptionError(f"--budget {budget}: expected more than 0 and at most 1")
-    plugin = find_evaluator(evaluator)
+    plugin = named_evaluator(evaluator)
     bound = plugin.bind(split_assignments(options, "-o"))
     values = split_assignments(genes, "-g")
     space = plugin.space(bound).including(values)
@@ -75,14 +75,14 @@ def command(
     if form == "json":
         shared.print_json({"genome": genome, **vars(outcome)})
     else:
-        click.echo(f"genome: {shared.show_genome(genome)}")
-        click.echo(f"{outcome.status} in {shared.show_seconds(outcome.seconds)} on {outcome.device}")
+        shared.echo(f"genome: {shared.show_genome(genome)}")
+        shared.echo(f"{outcome.status} in {shared.show_seconds(outcome.seconds)} on {outcome.device}")
         if outcome.error:
-            click.echo(outcome.error)
+            shared.echo(outcome.error)
         for name, value in outcome.metrics.items():
-            click.echo(f"  {name:<21} {shared.show_value(value)}")
+            shared.echo(f"  {name:<21} {shared.show_value(value)}")
         for fraction, metrics in outcome.curve:
-            click.echo(
+            shared.echo(
                 f"  at {fraction:>4.0%}: " + "  ".join(f"{k} {shared.show_value(v)}" for k, v in metrics.items())
             )
     return 0 if outcome.status == "ok" else 1

@@ -67,18 +67,18 @@ def _print_one(plugin: Evaluator, form: str) -> None:
     else:
         _print_facts(plugin)
         if not groups:
-            click.echo("options: none")
+            shared.echo("options: none")
         for title, held in groups:
             shared.print_table(_without_empty([_row(option) for option in held]), title or "options (-o NAME=VALUE)")
 
 
 def _print_facts(plugin: Evaluator) -> None:
     units = [f"{name} ({unit})" if unit else name for name, unit in plugin.metrics.items()]
-    click.echo(f"{plugin.name}: {plugin.summary}")
-    click.echo(f"found: {plugin.origin}, {plugin.path}")
-    click.echo(f"objectives: {', '.join(one.describe() for one in plugin.objectives)}")
-    click.echo(f"metrics: {', '.join(units) or 'not declared'}")
-    click.echo(f"supports: {', '.join(plugin.supports) or 'nothing beyond full trainings'}")
+    shared.echo(f"{plugin.name}: {plugin.summary}")
+    shared.echo(f"found: {plugin.origin}, {plugin.path}")
+    shared.echo(f"objectives: {', '.join(one.describe() for one in plugin.objectives)}")
+    shared.echo(f"metrics: {', '.join(units) or 'not declared'}")
+    shared.echo(f"supports: {', '.join(plugin.supports) or 'nothing beyond full trainings'}")
 
 
 def _as_data(plugin: Evaluator) -> dict[str, Any]:

@@ -52,8 +52,8 @@ def command(
     DIR gets the weights, a config, and a README.md with a snippet that loads and uses them. Options are those of
     the run, but for those given here.
     """
+    from evo_tune.loop.code import evaluator_of
     from evo_tune.options.binding import split_assignments
-    from evo_tune.plugins.find import find_again
     from evo_tune.report.calibration import recommended
     from evo_tune.store.places import as_typed, find_run
     from evo_tune.store.run import Run
@@ -61,8 +61,7 @@ def command(
     if tokens is not None and seconds is not None:
         raise UsageError("--tokens and --seconds are both given: give one")
     saved = Run.open(find_run(Path(store), run))
-    shared.check_own(saved.folder, evaluator, trust)
-    plugin = find_again(saved.manifest.evaluator, evaluator)
+    plugin = evaluator_of(saved, evaluator, trust, shared.asking())
     if not hasattr(plugin.module, "export"):
         raise PluginError(
             f"evaluator {plugin.name} has no export(genome, context, folder); `evo-tune best` prints the genome"
@@ -84,16 +83,16 @@ def command(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StoreError(f"cannot make {folder}: {error.strerror}; choose another --checkpoint") from None
-    click.echo(f"training trial {candidate.id} of {saved.name}: {shared.show_genome(candidate.genome)}")
+    shared.echo(f"training trial {candidate.id} of {saved.name}: {shared.show_genome(candidate.genome)}")
     with tempfile.TemporaryDirectory() as scratch:
         context = _context(seed, devices, threads, Path(scratch))
         metrics = plugin.export(candidate.genome, context, folder, bound)
     for name, value in metrics.items():
-        click.echo(f"  {name:<21} {shared.show_value(value)}")
+        shared.echo(f"  {name:<21} {shared.show_value(value)}")
     written = sorted(path.name for path in folder.iterdir())
-    click.echo(f"written to {folder}: {', '.join(written) or 'nothing'}")
+    shared.echo(f"written to {folder}: {', '.join(written) or 'nothing'}")
     if "README.md" in written:
-        click.echo(f"how to use it: {folder / 'README.md'}")
+        shared.echo(f"how to use it: {folder / 'README.md'}")
 
 
 def _with_budget(

@@ -26,7 +26,7 @@ def command(store: str, form: str) -> None:
         try:
             run = Run.open(folder)
         except StoreError as error:
-            click.echo(f"Warning: {error}", err=True)
+            shared.echo(f"Warning: {error}", err=True)
             continue
         end = closing(run)
         fresh = end.calibrated_best if end.calibrated_best and end.calibrated_best.values else None

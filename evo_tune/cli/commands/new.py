@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from evo_tune.cli import _shared as shared
+
 PLACE = 100
 
 
@@ -17,11 +19,11 @@ def command(name: str) -> None:
     from evo_tune.plugins.template import write
 
     path = write(name, Path("evaluators"))
-    click.echo(f"wrote {path}")
+    shared.echo(f"wrote {path}")
     if (bundled_evaluators() / path.name).is_file():
-        click.echo(
+        shared.echo(
             f"Warning: {path} hides the bundled evaluator {name} in this folder: rename it, or type bundled:{name} "
             "for that one",
             err=True,
         )
-    click.echo(f"try it: evo-tune evaluate {name}   |   evo-tune run {name} --trials 30")
+    shared.echo(f"try it: evo-tune evaluate {name}   |   evo-tune run {name} --trials 30")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
@@ -41,10 +40,17 @@ def command(
     Limits are totals: a run of 5 generations goes on to 8 with `--generations 8`.
     """
     from evo_tune.loop.search import Search
-    from evo_tune.store.places import find_run
 
-    shared.check_own(find_run(Path(store), run), evaluator, trust, strategy)
     changes = {name: value for name, value in session.items() if value is not None}
-    moved = {"evaluator": evaluator, "strategy": strategy}
-    search = Search.resume(run, store=store, copy_as=copy_as, accept_changes=accept_changes, **moved, **changes)
+    search = Search.resume(
+        run,
+        store=store,
+        copy_as=copy_as,
+        accept_changes=accept_changes,
+        evaluator=evaluator,
+        strategy=strategy,
+        trust=trust,
+        ask=shared.asking(),
+        **changes,
+    )
     return go(search, quiet, form)

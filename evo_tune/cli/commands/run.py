@@ -110,8 +110,8 @@ def command(
     evo-tune run language_model -o data=corpus/      # on your own text
     evo-tune run evaluators/mine.py --trials 100     # your own task
     """  # noqa: D301  (click reads the character)
+    from evo_tune.cli.warm_start import read_genomes
     from evo_tune.loop.search import Search
-    from evo_tune.loop.warm_start import read_genomes
     from evo_tune.options.binding import split_assignments
 
     session = {name: rest.pop(name) for name in SESSION}

@@ -67,7 +67,7 @@ def command(name: str, lr: float, png: Path | None, form: str, **fields: Any) ->
         shared.print_rows([{"step": t, "lr": rate} for t, rate in enumerate(rates)], form)
     if png is not None:
         _draw(figure, rates, f"{name}, {schedule.steps} steps", png)
-        click.echo(f"wrote {png}", err=True)
+        shared.echo(f"wrote {png}", err=True)
 
 
 def landmarks(factors: Sequence[float], warmup: int) -> dict[int, str]:
@@ -98,9 +98,9 @@ def _print_chart(rates: Sequence[float], peak: float) -> None:
     for row in range(HEIGHT, 0, -1):
         line = "".join(bar if rate >= peak * (row - 0.5) / HEIGHT else " " for rate in columns)
         label = f"{peak * row / HEIGHT:.3g}" if row % (HEIGHT // 2) == 0 else ""
-        click.echo(f"{label:>9} |{line}".rstrip())
-    click.echo(f"{'0':>9} +{'-' * width}")
-    click.echo(f"{'':>9}  {'0':<{max(1, width - 12)}}{f'step {len(rates) - 1}':>12}")
+        shared.echo(f"{label:>9} |{line}".rstrip())
+    shared.echo(f"{'0':>9} +{'-' * width}")
+    shared.echo(f"{'':>9}  {'0':<{max(1, width - 12)}}{f'step {len(rates) - 1}':>12}")
 
 
 def _prints(text: str) -> bool:

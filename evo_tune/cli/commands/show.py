@@ -34,7 +34,7 @@ def command(run: str | None, top: int, store: str, form: str) -> None:
 
     saved = Run.open(find_run(Path(store), run))
     if form == "csv":
-        click.echo(table_of(saved, saved.trials()).to_pandas().to_csv(index=False), nl=False)
+        shared.print_frame(table_of(saved, saved.trials()).to_pandas())
     elif form == "json":
         shared.print_json(run_as_data(saved, top))
     else:
@@ -47,13 +47,13 @@ def _print_run(run: Any, top: int) -> None:
     from evo_tune.report.calibration import calibrated
 
     manifest = run.manifest
-    click.echo(
+    shared.echo(
         f"{run.name}: {manifest.evaluator}, strategy {manifest.strategy}, seed {manifest.seed}, "
         f"{', '.join(manifest.objectives)}, {len(run.outcomes)} evaluations in {shared.show_seconds(run.seconds)}"
     )
     rules = _rules(manifest)
     if rules:
-        click.echo(f"{', '.join(rules)}: the cost of {report.spent(run):.1f} full trainings so far")
+        shared.echo(f"{', '.join(rules)}: the cost of {report.spent(run):.1f} full trainings so far")
     metrics = [objective.metric for objective in run.objectives]
     several = len(metrics) > 1
     fresh = {row.id: row for row in calibrated(run)}
@@ -80,18 +80,18 @@ def _print_run(run: Any, top: int) -> None:
     steps = report.best_so_far(run)
     if steps:
         course = "  ".join(f"{count}: {value:.5g}" for count, value, _ in steps)
-        click.echo(f"best {metrics[0]} so far, by evaluations: {course}")
+        shared.echo(f"best {metrics[0]} so far, by evaluations: {course}")
     counts = "  ".join(f"{count} {status}" for status, count in report.statuses(run).items())
-    click.echo(f"results: {counts or 'none yet'}")
+    shared.echo(f"results: {counts or 'none yet'}")
     for text, ids in report.failures(run)[:MOST_FAILURES]:
-        click.echo(f"  {len(ids)} x {text} (trial {ids[0]}{', …' if ids[1:] else ''})")
+        shared.echo(f"  {len(ids)} x {text} (trial {ids[0]}{', …' if ids[1:] else ''})")
     shares = report.importances(run)
     if shares:
         told = "  ".join(f"{name} {share:.0%}" for name, share in shares.items())
-        click.echo(f"spread in {metrics[0]} that a gene explains by itself: {told}")
+        shared.echo(f"spread in {metrics[0]} that a gene explains by itself: {told}")
     waiting = len(run.candidates) - len(run.outcomes)
     if waiting:
-        click.echo(f"{waiting} born without a result yet: they are in flight, or run again on resume")
+        shared.echo(f"{waiting} born without a result yet: they are in flight, or run again on resume")
 
 
 def _title(run: Any, top: int, calibrated: bool) -> str:

@@ -55,11 +55,11 @@ def command(run: str | None, store: str, form: str) -> None:
     metric = saved.objectives[0].metric
     value = "no value yet" if best is None else f"best {metric} {best.outcome.metrics[metric]:.5f} (trial {best.id})"
     counts = f"{failed} failed" + (f", {pruned} pruned" if pruned else "")
-    click.echo(f"{saved.name}: {state}")
-    click.echo(f"{len(saved.outcomes)} of {len(saved.candidates)} births have a result, {counts}; {value}")
-    click.echo(f"last event {shared.show_seconds(quiet)} ago")
+    shared.echo(f"{saved.name}: {state}")
+    shared.echo(f"{len(saved.outcomes)} of {len(saved.candidates)} births have a result, {counts}; {value}")
+    shared.echo(f"last event {shared.show_seconds(quiet)} ago")
     if beat is not None and beat.alive and not beat.slots:
-        click.echo("no slot is at work: it begins, or is driven by hand (ask and tell)")
+        shared.echo("no slot is at work: it begins, or is driven by hand (ask and tell)")
     elif beat is not None and beat.alive:
         shared.print_table([_row(busy, beat.age) for busy in beat.slots])
 

@@ -20,18 +20,16 @@ PLACE = 70
 @shared.format_option("table", "json")
 def command(run: str | None, store: str, evaluator: str | None, strategy: str | None, trust: bool, form: str) -> int:
     """Replay every proposal of RUN; say whether they agree."""
+    from evo_tune.loop.code import code_of, place_of
     from evo_tune.loop.replay import other_strategy, other_versions, verify
-    from evo_tune.loop.strategy import place_of, ruled
-    from evo_tune.plugins.find import find_again
     from evo_tune.store.manifest import space_of
     from evo_tune.store.places import find_run
     from evo_tune.store.run import Run
 
     saved = Run.open(find_run(Path(store), run))
-    shared.check_own(saved.folder, evaluator, trust, strategy)
     manifest = saved.manifest
-    plugin = find_again(manifest.evaluator, evaluator)
-    found = verify(saved, space_of(manifest, plugin.space(manifest.options)), ruled(manifest, plugin, strategy))
+    plugin, rules = code_of(saved, evaluator, trust, shared.asking(), strategy)
+    found = verify(saved, space_of(manifest, plugin.space(manifest.options)), rules)
     changed = other_strategy(manifest, place_of(manifest, strategy))
     notes = ([changed] if changed else []) + (other_versions(manifest) if found else [])
     if form == "json":
@@ -43,13 +41,13 @@ def command(run: str | None, store: str, evaluator: str | None, strategy: str | 
         shared.print_json(data)
         return 1 if found else 0
     if not found:
-        click.echo(f"{saved.name}: all {len(saved.candidates)} proposals agree with the recorded ones")
+        shared.echo(f"{saved.name}: all {len(saved.candidates)} proposals agree with the recorded ones")
     else:
         for row in found[:5]:
-            click.echo(f"trial {row.id}: recorded {shared.show_genome(row.recorded.genome)}", err=True)
+            shared.echo(f"trial {row.id}: recorded {shared.show_genome(row.recorded.genome)}", err=True)
             told = shared.show_genome(row.replayed.genome) if row.replayed else "nothing"
-            click.echo(f"  but replayed {told}", err=True)
-        click.echo(f"{saved.name}: {len(found)} of {len(saved.candidates)} proposals do not agree", err=True)
+            shared.echo(f"  but replayed {told}", err=True)
+        shared.echo(f"{saved.name}: {len(found)} of {len(saved.candidates)} proposals do not agree", err=True)
     for note in notes:
-        click.echo(note, err=True)
+        shared.echo(note, err=True)
     return 1 if found else 0

@@ -133,6 +133,7 @@ def _start(
     places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size}
     env = {**os.environ, **{name: str(value) for name, value in places.items()}}
     env["OMP_NUM_THREADS"] = str(threads)
+    env["PYTHONSAFEPATH"] = "1"  # nothing but what this process itself would import, and that is the next line's
     env["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
     if sys.platform == "linux":  # one machine: nothing has to be open to others
         env.setdefault("GLOO_SOCKET_IFNAME", "lo")

@@ -13,7 +13,7 @@ from evo_tune.genome.values import read_value
 from evo_tune.store.places import find_run
 from evo_tune.store.run import Run
 from evo_tune.store.table import GENE
-from evo_tune.text import one_line
+from evo_tune.text import of_cell, one_line
 
 __all__ = ["read_genomes"]
 
@@ -59,7 +59,7 @@ def _from_csv(path: Path) -> list[dict[str, Any]]:
     reader = csv.reader(io.StringIO(_read(path), newline=""), strict=True)
     genomes = []
     try:
-        header = next(reader, [])
+        header = [of_cell(name) for name in next(reader, [])]
         prefixed = any(name.startswith(GENE) for name in header)
         for cells in reader:
             if cells and len(cells) != len(header):  # an empty line has none
@@ -70,7 +70,7 @@ def _from_csv(path: Path) -> list[dict[str, Any]]:
             named = [(name, cell) for name, cell in zip(header, cells, strict=False) if name]
             genes = [(name, cell) for name, cell in named if name.startswith(GENE) or not prefixed]
             if genes:
-                genomes.append({name.removeprefix(GENE): read_value(cell) for name, cell in genes})
+                genomes.append({name.removeprefix(GENE): read_value(of_cell(cell)) for name, cell in genes})
     except csv.Error as error:
         raise UsageError(f"--warm-start {path}, line {reader.line_num}: {error}; expected CSV") from None
     return genomes

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from evo_tune.cli.warm_start import read_genomes
 from evo_tune.errors import SpaceError, UsageError
-from evo_tune.loop.warm_start import read_genomes
 from tests.conftest import cut_copy, drive, rows
 from tests.loop.cases import Begin, agrees
 

@@ -1,0 +1,213 @@
+"""Which code of a run may be executed, and which of its wishes followed: the one place where a run is not believed.
+
+A run's folder may come from a stranger, and its manifest and journal may name any file and any address. Whatever goes
+on with a run, replays it or trains its genomes anew gets evaluator and strategy here; `trust` remembers what the user
+named and began, and decides. Nothing is trained here.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from evo_tune.errors import OptionError, PluginError
+from evo_tune.plugins.evaluator import Evaluator
+from evo_tune.plugins.find import find_evaluator, find_strategy, load_evaluator, make_strategy, names_file, source_hash
+from evo_tune.rules.ruled import Ruled, Rules
+from evo_tune.store.manifest import Manifest
+from evo_tune.store.run import Run
+from evo_tune.store.session import Session
+from evo_tune.trust import allow, began, remember_file, remember_run
+
+__all__ = [
+    "PLACES",
+    "Ask",
+    "believed",
+    "code_of",
+    "evaluator_of",
+    "hash_of",
+    "named_evaluator",
+    "place_of",
+    "remember",
+    "ruled",
+]
+
+OWN = "evo_tune.strategies."
+"""Package of evo-tune's own strategies: their version is evo-tune's."""
+
+Ask = Callable[[str], bool]
+"""Asks the user a question."""
+
+PLACES = ("backend", "address", "max_slots", "slots", "devices", "per_device")
+"""Fields of a session that say where trainings run: whom to connect to, and how much of this machine to take."""
+
+PREFIXES = ("bundled", "entry")
+"""What a reference to code that is installed begins with."""
+
+
+def named_evaluator(name: str) -> Evaluator:
+    """Load the evaluator that the user names, now and here; if it is a file, it is trusted from now on.
+
+    Raises:
+        PluginError: There is none, or it is broken.
+    """
+    evaluator = find_evaluator(name)
+    if evaluator.origin == "file":
+        remember_file(evaluator.path)
+    return evaluator
+
+
+def remember(run: Run) -> None:
+    """Remember that this user began a run, and named the strategy with which it was begun."""
+    if names_file(run.manifest.strategy):
+        remember_file(Path(run.manifest.strategy))
+    remember_run(run.folder, run.manifest.identity)
+
+
+def code_of(
+    run: Run,
+    evaluator: str | None = None,
+    trust: bool = False,
+    ask: Ask | None = None,
+    strategy: str | None = None,
+) -> tuple[Evaluator, Ruled]:
+    """Load the evaluator and the strategy of a saved run, if they may be executed.
+
+    Args:
+        run: It.
+        evaluator: Where the user says that the evaluator's file is now; None where the manifest says.
+        trust: Whether the user says that the files which the run names are to be trusted.
+        ask: Asks the user about one that they have not named themselves; None where nobody is there.
+        strategy: Where the user says that the strategy's file is now; None where the manifest says.
+
+    Raises:
+        UsageError: One is not trusted.
+        PluginError: One is not there, or is broken.
+    """
+    chosen = _allowed_strategy(run.manifest, trust, ask, strategy)
+    plugin = _evaluator(run.manifest, evaluator, trust, ask)
+    return plugin, ruled(run.manifest, plugin, chosen)
+
+
+def evaluator_of(run: Run, evaluator: str | None = None, trust: bool = False, ask: Ask | None = None) -> Evaluator:
+    """Load the evaluator of a saved run alone, if it may be executed; see `code_of`."""
+    return _evaluator(run.manifest, evaluator, trust, ask)
+
+
+def ruled(manifest: Manifest, evaluator: Evaluator, strategy: str) -> Ruled:
+    """Return a run's strategy with its rules around it.
+
+    Args:
+        manifest: The run's.
+        evaluator: Its evaluator.
+        strategy: Name or path of its strategy, known to be trusted.
+
+    Raises:
+        PluginError: There is no such strategy, or it is broken.
+        OptionError: An option of it is wrong.
+    """
+    constraints, options = manifest.constraints(), manifest.options
+    rules = Rules(tuple(manifest.fidelity), manifest.prune, manifest.replicates, constraints, manifest.inherit)
+    return Ruled.of(
+        make_strategy(strategy, manifest.strategy_options),
+        rules,
+        lambda genome: evaluator.estimate(genome, options),
+        lambda genome, other: evaluator.inherits(genome, other, options),
+    )
+
+
+def hash_of(strategy: str) -> str:
+    """Return the hash of a strategy's file and its local modules; '' for one of evo-tune's own.
+
+    Raises:
+        PluginError: There is no such strategy, or it is broken.
+    """
+    found = find_strategy(strategy)
+    return "" if found.__module__.startswith(OWN) else source_hash(Path(inspect.getfile(found)))
+
+
+def place_of(manifest: Manifest, moved_to: str | None) -> str:
+    """Return the name or path of a saved run's strategy, which is there.
+
+    Args:
+        manifest: The run's.
+        moved_to: Where the user says that its file is now, if it has moved.
+
+    Raises:
+        OptionError: It is no file, so it cannot have moved.
+        PluginError: It is gone, or broken.
+    """
+    name = manifest.strategy
+    is_file = names_file(name)
+    if moved_to is not None and not is_file:
+        raise OptionError(f"--strategy {moved_to}: the run's strategy {name} is no file that can move; leave it out")
+    try:
+        find_strategy(moved_to or name)
+    except PluginError as error:
+        if moved_to is None and is_file and not Path(name).is_file():
+            raise PluginError(f"{error}, or say where it is now: --strategy PATH") from None
+        raise
+    return moved_to or name
+
+
+def _evaluator(manifest: Manifest, moved_to: str | None, trust: bool, ask: Ask | None) -> Evaluator:
+    if moved_to is not None:
+        return named_evaluator(moved_to)
+    reference = manifest.evaluator
+    if reference.partition(":")[0] in PREFIXES:
+        return find_evaluator(reference)
+    if not names_file(reference):  # it would be looked for in ./evaluators, in which anything may lie
+        raise PluginError(
+            f"the run names the evaluator {reference!r}: expected bundled:NAME, entry:NAME or a path to a .py file; "
+            "say which it is: --evaluator NAME or PATH"
+        )
+    remedy = "say --trust, or --evaluator PATH (from Python: trust=True)"
+    path = _allowed(Path(reference), "evaluator", trust, remedy, "or say where it is now: --evaluator PATH", ask)
+    return load_evaluator(path, reference, "file")
+
+
+def _allowed_strategy(manifest: Manifest, trust: bool, ask: Ask | None, moved_to: str | None) -> str:
+    """Return the name of a run's strategy, or its path: what is found by that is what was allowed."""
+    if moved_to is not None:
+        place = place_of(manifest, moved_to)
+        remember_file(Path(place))
+        return place
+    if not names_file(manifest.strategy):
+        return manifest.strategy
+    path, remedy = Path(manifest.strategy), "say --trust, or --strategy PATH (from Python: trust=True)"
+    return str(_allowed(path, "strategy", trust, remedy, "or say where it is now: --strategy PATH", ask))
+
+
+def _allowed(path: Path, what: str, trust: bool, remedy: str, if_gone: str, ask: Ask | None) -> Path:
+    """Return where a file that a run names really is: a link could be turned elsewhere once it has been allowed."""
+    if not os.path.isfile(path):
+        raise PluginError(f"the run names the {what} {str(path)!r}, which is no file here: check the path, {if_gone}")
+    real = Path(os.path.realpath(path))
+    allow(real, what, trust, remedy, ask)
+    return real
+
+
+def believed(run: Run, changes: Mapping[str, Any]) -> Session:
+    """Return the last session of a run, without what a stranger's journal says of where to train.
+
+    Args:
+        run: It. One that this user began is believed.
+        changes: What the user says now: none of that needs to be told as left out.
+    """
+    last = run.sessions[-1] if run.sessions else Session()
+    if began(run.folder, run.manifest.identity):
+        return last
+    usual = Session()
+    strange = {name: value for name in PLACES if (value := getattr(last, name)) != getattr(usual, name)}
+    told = [f"--{name.replace('_', '-')} {value}" for name, value in strange.items() if name not in changes]
+    if told:
+        warnings.warn(
+            f"run {run.name} was not begun by you here, so what it says of where to train is not used "
+            f"({', '.join(told)}): give the flags that you want",
+            stacklevel=4,
+        )
+    return last.but(**{name: getattr(usual, name) for name in PLACES})

@@ -1,0 +1,214 @@
+"""Which code of a run is executed, and which of its wishes are followed: what the user named and began."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evo_tune import trust
+from evo_tune.errors import EvoTuneError, PluginError, UsageError
+from evo_tune.loop.code import code_of, evaluator_of
+from evo_tune.loop.search import Search
+from evo_tune.plugins import find
+from evo_tune.store.manifest import read_manifest
+from evo_tune.store.run import Run
+from tests.conftest import QUICK
+
+EVIL_STRATEGY = """
+from dataclasses import dataclass
+from evo_tune import Strategy
+
+open({mark!r}, "w").close()
+
+@dataclass(frozen=True)
+class Evil(Strategy):
+    def propose(self, history, rng):
+        return None
+
+    def survivors(self, history):
+        return []
+"""
+
+
+@pytest.fixture
+def mark(tmp_path: Path) -> Path:
+    """What hostile code makes when it is executed."""
+    return tmp_path / "ran"
+
+
+@pytest.fixture
+def stranger(begin: Callable[..., Search], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run that another user began; this user works in the folder above it."""
+    search = begin("run", trials=4)
+    search.close()
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "of-this-user"))
+    monkeypatch.chdir(tmp_path)
+    return search.saved.folder
+
+
+@pytest.fixture
+def evil(tmp_path: Path, mark: Path) -> Path:
+    """A file of hostile code below the working directory."""
+    path = tmp_path / "evil.py"
+    path.write_text(f"open({str(mark)!r}, 'w').close()\n" + QUICK)
+    return path
+
+
+def named(run: Path, **fields: Any) -> Run:
+    """Write other fields into a run's manifest."""
+    manifest = json.loads((run / "_run.json").read_text())
+    (run / "_run.json").write_text(json.dumps({**manifest, **fields}))
+    return Run.open(run)
+
+
+def wishes(run: Path, **fields: Any) -> None:
+    """Write other fields into the session of a run's journal."""
+    lines = [json.loads(line) for line in (run / "_journal.jsonl").read_text().splitlines()]
+    for line in lines:
+        if line["event"] == "session":
+            line["session"].update(fields)
+    (run / "_journal.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def test_a_prefix_hides_no_path(stranger: Path, evil: Path, mark: Path) -> None:
+    here = Path(os.path.relpath(evil.with_suffix(""), find.bundled_evaluators()))
+    for reference in (f"bundled:{here}", f"bundled:{evil.with_suffix('')}", "bundled:..", f"entry:{evil}", "bundled:"):
+        with pytest.raises(PluginError) as caught:
+            code_of(named(stranger, evaluator=reference))
+        assert "\n" not in str(caught.value)
+        with pytest.raises(PluginError):
+            find.find_evaluator(reference)
+    assert not mark.exists()
+
+
+def test_a_file_below_the_working_directory_is_no_more_trusted_than_another(
+    stranger: Path, evil: Path, mark: Path
+) -> None:
+    for reference in (str(evil), "evil.py", "./evil.py"):
+        run = named(stranger, evaluator=reference)
+        for load in (code_of, evaluator_of):
+            with pytest.raises(UsageError, match=r"evaluator .*evil\.py.*have not named yourself.*--trust"):
+                load(run)
+    assert not mark.exists()
+    evaluator_of(run, trust=True)
+    assert mark.exists(), "the user has said so"
+
+
+def test_a_strategy_is_asked_about_as_an_evaluator_is(stranger: Path, tmp_path: Path, mark: Path) -> None:
+    (tmp_path / "own.py").write_text(EVIL_STRATEGY.format(mark=str(mark)))
+    run = named(stranger, strategy="./own.py", strategy_options={"population": 4})
+    asked: list[str] = []
+    with pytest.raises(UsageError, match=r"strategy .*own\.py"):
+        code_of(run, evaluator=str(tmp_path / "quick.py"), ask=lambda text: bool(asked.append(text)))
+    assert len(asked) == 1
+    assert not mark.exists()
+    code_of(run, evaluator=str(tmp_path / "quick.py"), ask=lambda text: True)
+    assert mark.exists()
+    code_of(run)  # both have been named by now
+
+
+def test_resume_from_python_asks_as_well(stranger: Path, tmp_path: Path, evil: Path, mark: Path) -> None:
+    named(stranger, evaluator=str(evil))
+    with pytest.raises(UsageError, match="trust=True"):
+        Search.resume("run", store=tmp_path / "store", accept_changes=True)
+    assert not mark.exists()
+    Search.resume("run", store=tmp_path / "store", accept_changes=True, trust=True).close()
+    assert mark.exists()
+    Search.resume("run", store=tmp_path / "store").close()
+
+
+def test_a_plain_name_is_not_looked_for_in_a_folder_of_evaluators(stranger: Path, evil: Path, mark: Path) -> None:
+    (evil.parent / "evaluators").mkdir()
+    shutil.copy(evil, evil.parent / "evaluators" / "foo.py")
+    with pytest.raises(PluginError, match="expected bundled:NAME, entry:NAME or a path"):
+        code_of(named(stranger, evaluator="foo"))
+    assert not mark.exists()
+
+
+def test_what_was_allowed_is_what_is_loaded(stranger: Path, tmp_path: Path) -> None:
+    """A link could be turned elsewhere between the question and the last of the workers."""
+    trust.remember_file(tmp_path / "quick.py")
+    (tmp_path / "link.py").symlink_to(tmp_path / "quick.py")
+    assert evaluator_of(named(stranger, evaluator="link.py")).path == (tmp_path / "quick.py").resolve()
+
+
+@pytest.mark.parametrize("path", ["gone.py", "store", "/dev/zero/x.py", "x" * 5000 + ".py"])
+def test_what_is_no_file_is_said_at_once(stranger: Path, path: str) -> None:
+    with pytest.raises(EvoTuneError) as caught:
+        code_of(named(stranger, evaluator=path if path.endswith(".py") else f"./{path}"))
+    assert "is no file here: check the path" in str(caught.value)
+
+
+STRANGE = {"backend": "dask", "address": "tcp://evil:8786", "slots": 3, "devices": "cpu", "max_slots": 5}
+
+
+def test_a_stranger_does_not_say_where_trainings_run(stranger: Path, tmp_path: Path) -> None:
+    wishes(stranger, **STRANGE)
+    with pytest.warns(UserWarning, match=r"not begun by you here.*--backend dask, --address tcp://evil:8786") as told:
+        search = Search.resume("run", store=tmp_path / "store", evaluator=str(tmp_path / "quick.py"))
+    search.close()
+    assert len(told) == 1
+    assert "\n" not in str(told[0].message)
+    one = search.session
+    assert (one.backend, one.address, one.max_slots, one.slots, one.devices) == ("joblib", None, None, None, None)
+    assert one.trials == 4, "limits are the run's"
+
+
+def test_what_the_user_gives_needs_not_be_told(stranger: Path, tmp_path: Path) -> None:
+    wishes(stranger, slots=3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        search = Search.resume("run", store=tmp_path / "store", evaluator=str(tmp_path / "quick.py"), slots=2)
+    search.close()
+    assert search.session.slots == 2
+
+
+def test_a_run_of_the_users_own_goes_on_where_it_was(begin: Callable[..., Search], tmp_path: Path) -> None:
+    begin("mine", trials=4, slots=3, devices="cpu").close()
+    search = Search.resume("mine", store=tmp_path / "store")
+    search.close()
+    assert (search.session.slots, search.session.devices) == (3, "cpu")
+
+
+def test_another_run_in_the_place_of_an_own_one_is_a_strangers(begin: Callable[..., Search], tmp_path: Path) -> None:
+    begin("mine", trials=4, slots=3).close()
+    named(tmp_path / "store" / "mine", identity="0" * 32)
+    with pytest.warns(UserWarning, match="not begun by you here"):
+        search = Search.resume("mine", store=tmp_path / "store")
+    search.close()
+    assert search.session.slots is None
+
+
+def test_every_run_has_an_identity_and_a_copy_has_its_own(begin: Callable[..., Search], tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    begin("one", trials=4, slots=3).close()
+    begin("two", trials=4).close()
+    copy = Search.resume("one", store=store, copy_as="three")
+    copy.close()
+    assert copy.session.slots == 3, "the copy of an own run is one's own"
+    identities = {read_manifest(store / name).identity for name in ("one", "two", "three")}
+    assert len(identities) == 3
+    assert all(len(identity) == 32 and int(identity, 16) for identity in identities)
+    assert trust.began(store / "three", read_manifest(store / "three").identity)
+
+
+def test_a_copy_of_a_strangers_run_stays_a_strangers(stranger: Path, tmp_path: Path) -> None:
+    wishes(stranger, slots=3)
+    for name in ("copy", "copy-of-copy"):
+        with pytest.warns(UserWarning, match="not begun by you here"):
+            Search.resume(
+                "run" if name == "copy" else "copy",
+                store=tmp_path / "store",
+                copy_as=name,
+                evaluator=str(tmp_path / "quick.py"),
+                accept_changes=True,
+            ).close()
+        wishes(tmp_path / "store" / name, slots=3)
+        assert not trust.began(tmp_path / "store" / name, read_manifest(tmp_path / "store" / name).identity)
