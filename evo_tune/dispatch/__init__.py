@@ -6,12 +6,12 @@ loads neither joblib nor torch.
 
 from __future__ import annotations
 
+from evo_tune.dispatch.clusters.remote import Cluster, Engine, RemoteSlot
 from evo_tune.dispatch.devices import AUTO, CPU, Device, Plan, gpus, plan
 from evo_tune.dispatch.inventory import inventory
 from evo_tune.dispatch.limits import check_system, cpu_count
 from evo_tune.dispatch.local import LocalSlot
 from evo_tune.dispatch.packing import Forecast
-from evo_tune.dispatch.remote import Cluster, Engine, RemoteSlot
 from evo_tune.dispatch.shared import SharedCard, SharedSlot
 from evo_tune.dispatch.slot import UNKNOWN, NoMachine, Slot, SlotClosed, SlotUnfit, Task
 from evo_tune.errors import OptionError
@@ -81,11 +81,11 @@ def open_slots(
 def _open_remote(task: Task, plan: Plan, timeout: float | None, retries: int, cluster: Cluster) -> list[Slot]:
     engine: Engine
     if cluster.backend == "dask":
-        from evo_tune.dispatch.dask_cluster import DaskEngine
+        from evo_tune.dispatch.clusters.dask_cluster import DaskEngine
 
         engine = DaskEngine(task, cluster, plan, timeout, retries)
     else:
-        from evo_tune.dispatch.ray_cluster import RayEngine
+        from evo_tune.dispatch.clusters.ray_cluster import RayEngine
 
         engine = RayEngine(task, cluster, plan, timeout, retries)
     count = engine.room if cluster.slots is None else cluster.slots

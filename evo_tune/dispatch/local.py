@@ -1,34 +1,24 @@
 """A slot on this machine: one long-lived worker process, pinned to its device, replaced when it breaks.
 
-The process is a one-worker executor of loky, joblib's own engine, so that a worker that dies takes no
-other with it. A slot that has lost one keeps a spare, warmed while the other trains: where trainings die again and
-again, nobody waits for imports. This module owns what loky leaves open: timeouts, retries, whole process groups, death
-unnoticed. What happens inside the worker is `worker.py`'s.
+A slot that has lost one keeps a spare, warmed while the other trains: where trainings die again and again, nobody
+waits for imports. This module owns retries and what becomes of a worker; how one process is driven is `process`'s,
+what happens inside it `worker`'s.
 """
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
 import os
-import signal
-import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from typing import Any
 
 from evo_tune.dispatch.devices import Device
+from evo_tune.dispatch.process import Lost, Process
 from evo_tune.dispatch.slot import Slot, SlotClosed, SlotUnfit, Task
-from evo_tune.dispatch.worker import SAFE_PATH, initialize, load, log_name, work
-from evo_tune.genome.trial import Candidate, Outcome, Status
+from evo_tune.genome.trial import Candidate, Outcome
 
 __all__ = ["LocalSlot"]
-
-TICK = 0.5
-"""Seconds between two looks at a worker that is silent. A timeout counts ticks, so that a machine that
-was paused costs an evaluation one tick and not its life."""
 
 LOADING = 300.0
 """Seconds that importing the evaluator's file may take where there is a timeout at all."""
@@ -38,23 +28,6 @@ DYING = 10.0
 
 GRACE = 3.0
 """Seconds that an idle worker has for leaving by itself, exit handlers included."""
-
-THREAD_VARIABLES = (
-    "OMP_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "BLIS_NUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS",
-)
-
-
-class _Lost(Exception):
-    """No result will come from this worker."""
-
-    def __init__(self, status: Status, text: str) -> None:
-        super().__init__(text)
-        self.status = status
 
 
 class LocalSlot(Slot):
@@ -87,8 +60,8 @@ class LocalSlot(Slot):
         self._cores = cores
         self._lock = threading.Lock()
         self._closed = False
-        self._worker: _Process | None = None
-        self._spare: _Process | None = None
+        self._worker: Process | None = None
+        self._spare: Process | None = None
         self._lost_one = False
         self._told = False
         """Whether it was said that workers are replaced for what they keep."""
@@ -124,7 +97,7 @@ class LocalSlot(Slot):
             worker = self._ready()
             began = time.monotonic()
             reply = worker.work({"candidate": vars(candidate), "folder": folder}, self._timeout)
-        except _Lost as lost:
+        except Lost as lost:
             left = self._discard(self._task.folder(candidate.id if folder is None else folder))
             if self._closed:
                 raise SlotClosed(f"{self.name} was closed") from None
@@ -150,7 +123,7 @@ class LocalSlot(Slot):
             )
         return Outcome(**{**reply["outcome"], "device": self.device})
 
-    def _ready(self) -> _Process:
+    def _ready(self) -> Process:
         """Return a worker that has imported the evaluator, the spare or a new one where the last one is gone."""
         worker = self._worker
         if worker is not None and not worker.gone() and not self._closed:
@@ -165,13 +138,13 @@ class LocalSlot(Slot):
                 spare = None
             worker = self._worker = spare or self._start()
         worker.wait_loaded(None if self._timeout is None else max(self._timeout, LOADING))
-        with self._lock, contextlib.suppress(_Lost):
+        with self._lock, contextlib.suppress(Lost):
             if self._lost_one and not self._closed:
                 self._spare = self._start()
         return worker
 
-    def _start(self) -> _Process:
-        return _Process(self._pinned, self._task, self._cores)
+    def _start(self) -> Process:
+        return Process(self._pinned, self._task, self._cores)
 
     def _discard(self, folder: str | None) -> int | None:
         """Kill the worker and keep what it printed, in the folder of the trial that it was at; see `_bury`."""
@@ -210,7 +183,7 @@ class LocalSlot(Slot):
             os.rmdir(self._task.trials_folder)  # if no trial has a folder
 
 
-def _bury(worker: _Process, folder: str | None) -> int | None:
+def _bury(worker: Process, folder: str | None) -> int | None:
     """Kill a worker; what it printed goes into `folder`, if there is one.
 
     Returns:
@@ -226,182 +199,3 @@ def _bury(worker: _Process, folder: str | None) -> int | None:
         else:
             os.unlink(worker.spool)
     return None if gone else worker.pid
-
-
-class _Process:
-    """A worker process: a loky executor of one."""
-
-    _starting = threading.Lock()
-
-    def __init__(self, device: Device, task: Task, cores: tuple[int, ...]) -> None:
-        from joblib.externals.loky.process_executor import ProcessPoolExecutor
-
-        env = {"CUDA_VISIBLE_DEVICES": device.visible, **dict.fromkeys(THREAD_VARIABLES, str(task.threads))}
-        env = {**env, **_safe_path()}
-        env["PYTHONHASHSEED"] = os.environ.get("PYTHONHASHSEED", "0")  # same order of sets in every worker
-        with self._starting, _semaphores_made() as semaphores:
-            _start_trackers()
-            told = (task, device.inside, os.getpid(), cores)
-            self._executor = ProcessPoolExecutor(max_workers=1, env=env, initializer=initialize, initargs=told)
-            with _no_interrupt():
-                self._loading = self._executor.submit(load)
-        # Once it is loaded the worker has opened them: from then on, whoever is killed, no name is left over.
-        self._loading.add_done_callback(lambda _: [unlink() for unlink in semaphores])
-        started = list(self._executor._processes.values())
-        if not started:
-            raise _Lost("crashed", "worker died as it started")
-        self._process = started[0]
-        self.pid = int(self._process.pid)
-        self.spool = task.folder(log_name(self.pid))  # where its output is until it is in a trial's folder
-        # Only the worker is to hold the writing end of its results: if it is killed halfway through one,
-        # loky's thread reads the end of the file instead of waiting for the other half.
-        with contextlib.suppress(OSError):
-            self._executor._result_queue._writer.close()
-
-    def wait_loaded(self, limit: float | None) -> None:
-        """Wait until the evaluator is imported; see `work`."""
-        self._result(self._loading, limit)
-
-    def work(self, message: dict[str, Any], limit: float | None) -> dict[str, Any]:
-        """Have a candidate evaluated.
-
-        Args:
-            message: See `worker.work`.
-            limit: Seconds that it may take; None waits for ever.
-
-        Returns:
-            See `Worker.work`.
-
-        Raises:
-            _Lost: The process died, or the limit has passed.
-        """
-        try:
-            future = self._executor.submit(work, message)
-        except RuntimeError:  # it died since the last call, or the slot was closed just now
-            raise _Lost("crashed", f"worker died: {self._death()}") from None
-        reply: dict[str, Any] = self._result(future, limit)
-        return reply
-
-    def _result(self, future: concurrent.futures.Future[Any], limit: float | None) -> Any:
-        spent = 0.0
-        while limit is None or spent < limit:
-            began = time.monotonic()
-            try:
-                return future.result(timeout=TICK if limit is None else min(TICK, limit - spent))
-            except concurrent.futures.TimeoutError:
-                spent += min(time.monotonic() - began, 1.0)
-            except Exception:  # loky's: whatever the evaluation raises, `work` returns
-                raise _Lost("crashed", f"worker died: {self._death()}") from None
-            if self.gone():
-                break  # its end is told by pipes, which the processes that it started may hold open
-        else:
-            raise _Lost("timeout", f"no result within {limit:g} s: killed")
-        self.kill()
-        with contextlib.suppress(Exception):
-            return future.result(timeout=TICK)  # it may have come before the end
-        raise _Lost("crashed", f"worker died: {self._death()}")
-
-    def gone(self) -> bool:
-        """Whether the process is dead."""
-        if self._process.exitcode is not None:
-            return True
-        try:
-            os.kill(self.pid, 0)
-        except ProcessLookupError:
-            return True
-        return False
-
-    def wait_gone(self, seconds: float) -> bool:
-        """Wait until the process is dead, for so many seconds at most."""
-        end = time.monotonic() + seconds
-        while not self.gone() and time.monotonic() < end:
-            time.sleep(0.002)
-        return self.gone()
-
-    def _death(self) -> str:
-        end = time.monotonic() + 1.0
-        while (code := self._process.exitcode) is None and time.monotonic() < end:
-            time.sleep(0.002)
-        if code is None:
-            return "nobody knows how"
-        return f"killed by signal {-code}" if code < 0 else f"exit code {code}"
-
-    def kill(self) -> None:
-        """Kill the process and its group, which outlives it if it started others."""
-        try:
-            os.killpg(self.pid, signal.SIGKILL)
-        except OSError:  # no such group: it is all gone, or the worker has not made its own yet
-            if self._process.exitcode is None:
-                with contextlib.suppress(OSError):
-                    os.kill(self.pid, signal.SIGKILL)
-
-    def leave(self, seconds: float) -> None:
-        """Ask an idle worker to leave, and wait for it."""
-        self._executor.shutdown(wait=False)
-        self.wait_gone(seconds)
-
-    def abandon(self) -> None:
-        """Let loky's thread and queues of a dead worker go."""
-        self._executor.shutdown(wait=False, kill_workers=True)
-
-
-def _safe_path() -> dict[str, str]:
-    """Return what keeps a Python that is started with `-m` or `-c` from importing out of the working directory.
-
-    From Python 3.11 on; a worker takes it back once it has started (see `worker.initialize`).
-    """
-    return {} if "PYTHONSAFEPATH" in os.environ else {"PYTHONSAFEPATH": SAFE_PATH}
-
-
-def _start_trackers() -> None:
-    """Start the resource trackers that loky needs, before it does: silent, and with Ctrl-C not yet blocked.
-
-    After a kill -9 of the parent its tracker unlinks what semaphores there are, as it should, but would
-    print a warning about it into the user's shell; the parent would print one about a tracker that was
-    killed. And the standard library's, as it starts, lets Ctrl-C through.
-    """
-    from multiprocessing import resource_tracker as standard
-
-    from joblib.externals.loky.backend import resource_tracker
-
-    quiet = "ignore:resource_tracker"
-    sys.warnoptions.append(quiet)  # they are started with these
-    safe = _safe_path()
-    os.environ.update(safe)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "resource_tracker")
-            resource_tracker.ensure_running()
-            standard.ensure_running()
-    finally:
-        sys.warnoptions.remove(quiet)
-        for name in safe:
-            del os.environ[name]
-
-
-@contextlib.contextmanager
-def _semaphores_made() -> Iterator[list[Callable[[], object]]]:
-    """Collect what unlinks the semaphores that loky makes meanwhile.
-
-    Each has a name in the system until its finalizer is called, which by itself is at the parent's end.
-    """
-    from multiprocessing import util
-
-    from joblib.externals.loky.backend.synchronize import SemLock
-
-    registry: dict[Any, Any] = getattr(util, "_finalizer_registry", {})
-    made: list[Callable[[], object]] = []
-    before = set(registry)
-    yield made
-    new = [finalizer for key, finalizer in list(registry.items()) if key not in before]
-    made += [finalizer for finalizer in new if getattr(finalizer, "_callback", None) is SemLock._cleanup]
-
-
-@contextlib.contextmanager
-def _no_interrupt() -> Iterator[None]:
-    """Block Ctrl-C in this thread: a process that it starts has it blocked from its first moment on."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

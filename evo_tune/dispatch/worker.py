@@ -30,6 +30,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 
 from evo_tune.dispatch.keeping import Keeping
+from evo_tune.dispatch.log import Log, log_name
 from evo_tune.dispatch.numa import bind
 from evo_tune.dispatch.slot import Task
 from evo_tune.errors import EvoTuneError
@@ -39,7 +40,7 @@ from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.find import local_sources
 from evo_tune.text import one_line
 
-__all__ = ["SAFE_PATH", "Worker", "initialize", "load", "log_name", "work"]
+__all__ = ["SAFE_PATH", "Worker", "initialize", "load", "work"]
 
 SAFE_PATH = "evo-tune"
 """Value of PYTHONSAFEPATH with which a worker was started, unless it was set already; any text switches it on."""
@@ -61,65 +62,6 @@ class Verdict(NamedTuple):
     metrics: dict[str, float]
     error: str | None
     poisoned: bool = False
-
-
-class Log:
-    """Where the output of the process goes, at the level of file descriptors: C code and subprocesses too.
-
-    A spool file beside the trials' folders takes it. Once something is in it, it becomes log.txt of the
-    trial in flight, by a rename: it can be read while it grows, and a silent trial costs nothing.
-    """
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-        self._target: str | None = None
-        self._lock = threading.Lock()
-        self._open()
-        # By lines, because a process that is killed flushes nothing.
-        sys.stdout, sys.stderr = (
-            open(fd, "w", buffering=1, encoding="utf-8", errors="replace", closefd=False)  # noqa: SIM115 # for life
-            for fd in (1, 2)
-        )
-
-    def _open(self) -> None:
-        try:
-            os.makedirs(os.path.dirname(self._path), exist_ok=True)
-            self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o644)
-        except OSError:  # disk full or read-only: that is for the journal to say
-            self._fd = os.open(os.devnull, os.O_WRONLY)
-        for standard in (1, 2):
-            os.dup2(self._fd, standard)
-
-    def begin(self, folder: str) -> None:
-        """From now on output belongs to the trial of this folder."""
-        self._target = folder
-
-    def publish(self) -> None:
-        """Move the spool into the trial's folder if there is something in it."""
-        with self._lock:
-            if self._target is None or os.fstat(self._fd).st_size == 0:
-                return
-            with contextlib.suppress(OSError):
-                os.makedirs(self._target, exist_ok=True)
-                os.replace(self._path, os.path.join(self._target, "log.txt"))
-            self._target = None
-
-    def end(self) -> None:
-        """Output no longer belongs to a trial."""
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(Exception):
-                stream.flush()
-        self.publish()
-        with self._lock:
-            self._target = None
-            if os.fstat(self._fd).st_size:
-                os.close(self._fd)
-                self._open()
-
-    def remove(self) -> None:
-        """Leave no spool behind."""
-        with contextlib.suppress(OSError):
-            os.unlink(self._path)
 
 
 class Worker:
@@ -330,11 +272,6 @@ def _write_traceback(error: BaseException, folder: str) -> None:
 
 _worker: Worker | None = None
 """The one of this process: loky passes an initializer no other way to leave something for the calls."""
-
-
-def log_name(pid: int) -> str:
-    """Return the name of a worker's spool among the trials' folders."""
-    return f".worker-{pid}.log"
 
 
 def initialize(task: Task, device: str, parent: int, cores: tuple[int, ...] = ()) -> None:

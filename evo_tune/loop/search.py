@@ -152,8 +152,9 @@ class Search(contextlib.AbstractContextManager["Search"]):
             store: Folder of the saved runs.
             copy_as: Copy it to this name first, and go on with the copy.
             accept_changes: Go on although the evaluator's file, its data or the strategy's file have changed.
-            evaluator: Where the evaluator's file is now, if it has moved; so too `strategy`.
-            trust: Execute files that the run names as its evaluator and strategy, although you never named them.
+            evaluator: Where the evaluator's file is now, if it has moved.
+            strategy: Where the strategy's file is now, if it has moved.
+            trust: Execute what the run names as its evaluator and strategy, although you never named these files.
             ask: Is asked about each such file instead.
             changes: Fields of `Session` that differ from the last session's.
 
@@ -203,8 +204,6 @@ class Search(contextlib.AbstractContextManager["Search"]):
     def _take_up(self) -> None:
         """Have every candidate without a result handed out (again), before any new one is born."""
         self._unfinished = deque(c for c in self.saved.candidates if c.id not in self.saved.outcomes)
-
-    # What can be read at any time.
 
     @property
     def trials(self) -> list[Trial]:

@@ -21,8 +21,8 @@ import pytest
 from slot_helpers import alive, candidate, dask_address, dask_cluster, open_dask, open_ray, start_ray, until
 
 from evo_tune.dispatch import CPU, Cluster, Plan, Slot, open_slots
-from evo_tune.dispatch import host as on_host
-from evo_tune.dispatch.host import Parcel
+from evo_tune.dispatch.clusters import host as on_host
+from evo_tune.dispatch.clusters.host import Parcel
 from evo_tune.errors import OptionError, RunError
 from evo_tune.loop.search import Search
 
@@ -217,7 +217,7 @@ def test_a_machine_that_is_not_fit_is_set_aside_and_told(task_of, monkeypatch):
     ],
 )
 def test_an_address_where_nobody_is(task_of, cluster, message, monkeypatch):
-    monkeypatch.setattr("evo_tune.dispatch.dask_cluster.CONNECT", 1.0)
+    monkeypatch.setattr("evo_tune.dispatch.clusters.dask_cluster.CONNECT", 1.0)
     with pytest.raises(OptionError, match=message):
         open_slots(task_of(OK), Plan((CPU,), 1), cluster=cluster)
 

@@ -21,7 +21,7 @@ import pytest
 from slot_helpers import alive, candidate, dask_cluster, until
 
 from evo_tune.dispatch import CPU, Cluster, Plan, open_slots
-from evo_tune.dispatch import dask_cluster as module
+from evo_tune.dispatch.clusters import dask_cluster as module
 from evo_tune.errors import ClusterLost, OptionError, RunError
 from evo_tune.loop.search import Search
 from evo_tune.store.run import Run
@@ -112,7 +112,7 @@ def test_a_gpu_of_a_cluster_that_fails_at_once_gives_no_result_and_is_named(tmp_
 
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("evo_tune.dispatch.remote.CLOSING", 1.0)
+    monkeypatch.setattr("evo_tune.dispatch.clusters.remote.CLOSING", 1.0)
     monkeypatch.setattr(module, "CLOSING", 1.0)
     monkeypatch.setattr(module, "ANSWER", 2.0)
 

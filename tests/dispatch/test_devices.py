@@ -9,7 +9,7 @@ import pytest
 from slot_helpers import SMI, answering, listing
 
 from evo_tune.dispatch import CPU, Device, Plan, cpu_count, gpus, inventory, limits, plan, smi
-from evo_tune.dispatch.host import offer
+from evo_tune.dispatch.clusters.host import offer
 from evo_tune.errors import OptionError, RunError
 from evo_tune.loop.search import Search
 

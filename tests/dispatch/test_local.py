@@ -11,6 +11,8 @@ from slot_helpers import candidate, until, workers
 
 from evo_tune import dispatch
 from evo_tune.dispatch import CPU, Plan, SlotUnfit, limits, local, open_slots
+from evo_tune.dispatch import process as processes
+from evo_tune.dispatch.process import Lost, Process
 from evo_tune.errors import OptionError
 
 
@@ -55,11 +57,11 @@ def test_a_slot_that_lost_a_worker_keeps_a_spare(task_of, tmp_path, trials):
 
 
 def test_a_pause_costs_one_tick_of_the_timeout(monkeypatch):
-    monkeypatch.setattr(local, "time", Clock())
-    process = object.__new__(local._Process)
+    monkeypatch.setattr(processes, "time", Clock())
+    process = object.__new__(Process)
     monkeypatch.setattr(process, "gone", lambda: False, raising=False)
     future = Silent()
-    with pytest.raises(local._Lost, match="no result within 5 s: killed"):
+    with pytest.raises(Lost, match="no result within 5 s: killed"):
         process._result(future, 5.0)
     assert future.waits == 5
 
@@ -93,18 +95,18 @@ def test_settings_are_checked(task_of, settings, error):
 
 def test_a_worker_that_cannot_be_killed_is_named_and_its_slot_is_unfit(task_of, monkeypatch):
     monkeypatch.setattr(local, "DYING", 0.2)
-    real = local._Process.kill
+    real = Process.kill
     (slot,) = open_slots(task_of("time.sleep(60)"), Plan((CPU,), 1), timeout=0.5)
     until(lambda: slot.pid)
     with monkeypatch.context() as patch:
-        patch.setattr(local._Process, "kill", lambda process: None)
-        patch.setattr(local._Process, "abandon", lambda process: None)
+        patch.setattr(Process, "kill", lambda process: None)
+        patch.setattr(Process, "abandon", lambda process: None)
         with pytest.raises(SlotUnfit, match=r"slot 0: its worker \d+ on cpu cannot be killed \(no result within"):
             slot.run(candidate())
     for process in workers():
         process.kill()
     slot.close()
-    assert real is local._Process.kill
+    assert real is Process.kill
 
 
 def test_a_worker_that_finds_other_data_evaluates_nothing(task_of):

@@ -20,9 +20,9 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from evo_tune.dispatch.clusters.host import Host, Parcel, offer
+from evo_tune.dispatch.clusters.remote import ANSWER, CLOSING, Cluster, Engine, Lost, Seat
 from evo_tune.dispatch.devices import CPU, Device, Plan
-from evo_tune.dispatch.host import Host, Parcel, offer
-from evo_tune.dispatch.remote import ANSWER, CLOSING, Cluster, Engine, Lost, Seat
 from evo_tune.dispatch.slot import Task
 from evo_tune.errors import ClusterLost, OptionError, RunError
 

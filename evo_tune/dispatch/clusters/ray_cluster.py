@@ -18,9 +18,9 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
+from evo_tune.dispatch.clusters.host import Host, Parcel
+from evo_tune.dispatch.clusters.remote import ANSWER, CLOSING, Cluster, Engine, Lost, Seat
 from evo_tune.dispatch.devices import CPU, Device, Plan
-from evo_tune.dispatch.host import Host, Parcel
-from evo_tune.dispatch.remote import ANSWER, CLOSING, Cluster, Engine, Lost, Seat
 from evo_tune.dispatch.slot import Task
 from evo_tune.errors import EvoTuneError, OptionError, RunError
 
