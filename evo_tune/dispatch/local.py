@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from evo_tune.dispatch.devices import Device
-from evo_tune.dispatch.slot import Slot, SlotClosed, Task
+from evo_tune.dispatch.slot import Slot, SlotClosed, Task, keep_log
 from evo_tune.dispatch.worker import initialize, load, log_name, work
 from evo_tune.genome.trial import Candidate, Outcome, Status
 
@@ -206,8 +206,7 @@ def _bury(worker: _Process, folder: str | None) -> None:
     worker.abandon()
     with contextlib.suppress(OSError):
         if folder is not None and os.path.getsize(worker.spool):
-            os.makedirs(folder, exist_ok=True)
-            os.replace(worker.spool, os.path.join(folder, "log.txt"))
+            keep_log(worker.spool, folder)
         else:
             os.unlink(worker.spool)
 

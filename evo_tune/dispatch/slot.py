@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from evo_tune import inside
 from evo_tune.errors import RunError
 from evo_tune.genome.trial import Candidate, Objective, Outcome
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.find import load_evaluator
 
-__all__ = ["Slot", "SlotClosed", "Task"]
+__all__ = ["Slot", "SlotClosed", "Task", "keep_log", "names_inside"]
 
 
 class SlotClosed(RunError):
@@ -142,3 +143,19 @@ class Slot(ABC):
     @abstractmethod
     def pid(self) -> int | None:
         """Process id of the worker, on its machine; None if there is none."""
+
+
+def names_inside(path: str) -> tuple[str, str, str]:
+    """Return the run's folder, and the two names that lead from it to a trial's folder, or a spool."""
+    trials, name = os.path.split(path)
+    return *os.path.split(trials), name
+
+
+def keep_log(spool: str, folder: str) -> None:
+    """Move a worker's spool into the folder of a trial, as its log.txt.
+
+    Raises:
+        OSError: The disk refuses, or one of the folders is a link.
+    """
+    run, trials, name = names_inside(spool)
+    inside.move(run, (trials, name), (trials, os.path.basename(folder), "log.txt"))

@@ -15,7 +15,6 @@ import importlib
 import math
 import os
 import random
-import shutil
 import signal
 import sys
 import threading
@@ -28,10 +27,11 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 
+from evo_tune import inside
 from evo_tune.dispatch.keeping import Keeping
 from evo_tune.dispatch.numa import bind
-from evo_tune.dispatch.slot import Task
-from evo_tune.errors import EvoTuneError
+from evo_tune.dispatch.slot import Task, keep_log, names_inside
+from evo_tune.errors import EvoTuneError, StoreError
 from evo_tune.genome.trial import STATUSES, Candidate, Objective, Outcome, Status, conclude
 from evo_tune.plugins.context import Context, Pruned
 from evo_tune.plugins.evaluator import Evaluator
@@ -79,8 +79,11 @@ class Log:
 
     def _open(self) -> None:
         try:
-            os.makedirs(os.path.dirname(self._path), exist_ok=True)
-            self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o644)
+            run, *names = names_inside(self._path)
+            os.makedirs(run, exist_ok=True)
+            with inside.folder(run, names[0], make=True):
+                inside.remove(run, *names)
+                self._fd, _ = inside.open_to_write(run, *names, append=True)
         except OSError:  # disk full or read-only: that is for the journal to say
             self._fd = os.open(os.devnull, os.O_WRONLY)
         for standard in (1, 2):
@@ -96,8 +99,7 @@ class Log:
             if self._target is None or os.fstat(self._fd).st_size == 0:
                 return
             with contextlib.suppress(OSError):
-                os.makedirs(self._target, exist_ok=True)
-                os.replace(self._path, os.path.join(self._target, "log.txt"))
+                keep_log(self._path, self._target)
             self._target = None
 
     def end(self) -> None:
@@ -187,8 +189,11 @@ class Worker:
 
     def _evaluate(self, candidate: Candidate, context: Context, folder: str) -> Verdict:
         try:
-            if os.path.lexists(folder):
-                shutil.rmtree(folder)  # of an earlier attempt
+            run, *names = names_inside(folder)
+            if os.path.isdir(run):
+                inside.remove(run, *names)  # of an earlier attempt
+            for other in (context.resume_folder, context.inherit_folder):
+                _refuse_link(other)
             if self._log:
                 self._log.begin(folder)
             evaluator = self.evaluator
@@ -293,9 +298,21 @@ def _where(error: BaseException, path: str) -> str:
 
 def _write_traceback(error: BaseException, folder: str) -> None:
     with contextlib.suppress(Exception):
-        os.makedirs(folder, exist_ok=True)
+        run, *names = names_inside(folder)
+        os.makedirs(run, exist_ok=True)
         text = "".join(traceback.format_exception(error))
-        Path(folder, "error.txt").write_text(text, encoding="utf-8", errors="backslashreplace")
+        with inside.folder(run, *names, make=True) as at:
+            inside.replace(at, "error.txt", text.encode("utf-8", "backslashreplace"), part=".error.part", sync=False)
+
+
+def _refuse_link(folder: Path | None) -> None:
+    """Refuse to begin with what another trial saved if that lies elsewhere: a run may come from a stranger.
+
+    Raises:
+        StoreError: It does.
+    """
+    if folder is not None and folder.is_symlink():
+        raise StoreError(f"{folder} is a link, and inside a run none is followed: put the folder itself there")
 
 
 # ---------------------------------------------------------------------------------------------------------
