@@ -6,10 +6,13 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import platform
 import resource
 import shutil
 import signal
+import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
@@ -101,10 +104,12 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         (trial / "log.txt").write_text("x")
         (home / "store" / "base").rename(top / "base")
         (top / "base" / "evil.py").write_text(evil)
-        (top / "base" / "_heartbeat.json").write_text(
-            '{"pid": 1, "host": "x", "time": 1, "slots": [{"slot": "a", "device": "cpu", "what": "", "seconds": 1, '
-            '"memory": null}]}'
-        )
+        slot = {"slot": "a", "device": "cpu", "what": "", "seconds": 1, "memory": None}
+        sign = {"pid": 1, "host": platform.node(), "time": time.time(), "slots": [slot]}
+        (top / "base" / "_heartbeat.json").write_text(json.dumps(sign))
+        journal = top / "base" / "_journal.jsonl"
+        lines = journal.read_text().splitlines(keepends=True)
+        journal.write_text("".join(line for line in lines if '"ended"' not in line))  # as if it went on
         (outside / "folder" / "000003").mkdir(parents=True)
         for file in ("precious", "folder/precious", "folder/000003/precious", "folder/_run.json", "folder/log.txt"):
             (outside / file).write_text("precious")

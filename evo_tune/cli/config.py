@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,10 @@ from evo_tune.errors import OptionError
 
 LARGEST = 1 << 18
 """Characters of a file of flags at most."""
+
+PART = r"""(?:[\w-]+|"[^"\n]*"|'[^'\n]*')"""
+LONG_KEY = re.compile(rf"(?:^|[{{,\[])\s*{PART}(?:[ \t]*\.[ \t]*{PART}){{10}}", re.MULTILINE)
+"""A key of more parts than any flag: 'a.a.a.…'."""
 
 
 def read_config(ctx: click.Context, parameter: click.Parameter, path: str | None) -> None:
@@ -57,6 +62,8 @@ def _read(path: str) -> str:
         text = file.read(LARGEST + 1)
     if len(text) > LARGEST:
         raise ValueError(f"it has more than {LARGEST} characters")
+    if LONG_KEY.search(text):  # reading it takes time that grows with the square of its parts
+        raise ValueError("a key in it has more than ten parts")
     return text
 
 

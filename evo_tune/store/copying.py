@@ -19,6 +19,9 @@ from evo_tune.text import one_line
 
 __all__ = ["copy_run"]
 
+DEEPEST = inside.DEEPEST - 10
+"""Folders within folders that are copied: what was copied can be removed again."""
+
 
 def copy_run(folder: Path, store: Path, name: str) -> Path:
     """Copy a run, whole or not at all, so that the copy can go on by itself; return the copy's folder.
@@ -64,8 +67,8 @@ def _copy(source: int, target: int, place: str, others: list[str]) -> None:
         place: Where the one is in the run: '' or 'FOLDER/'.
         others: Takes what is left out although it might be missed.
     """
-    if place.count("/") > inside.DEEPEST:
-        raise OSError(0, f"more than {inside.DEEPEST} folders lie within each other", place)
+    if place.count("/") > DEEPEST:
+        raise OSError(0, f"more than {DEEPEST} folders lie within each other", place)
     for name in sorted(os.listdir(source)):
         found = os.stat(name, dir_fd=source, follow_symlinks=False)
         if _is_left_out(name, top=not place):

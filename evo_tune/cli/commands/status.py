@@ -53,7 +53,7 @@ def command(run: str | None, store: str, form: str) -> None:
     click.echo(f"{saved.name}: {state}")
     click.echo(f"{len(saved.outcomes)} of {len(saved.candidates)} births have a result, {failed} failed; {value}")
     click.echo(f"last event {shared.show_seconds(quiet)} ago")
-    if beat is not None and beat.alive:
+    if beat is not None and beat.alive and beat.slots:
         shared.print_table([_row(busy, beat.age) for busy in beat.slots])
 
 
