@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -62,8 +63,6 @@ def test_what_a_worker_prints_goes_into_the_run_or_nowhere(trials, outside, name
         trials.mkdir()
     (trials / name).symlink_to(outside / "log.txt" if name == ".worker-1.log" else outside)
     standard = os.dup(1), os.dup(2)
-    import sys
-
     streams = sys.stdout, sys.stderr
     try:
         log = Log(str(trials / ".worker-1.log"))

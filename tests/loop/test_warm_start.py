@@ -110,7 +110,7 @@ def test_genomes_are_read_as_they_are_usually_written(tmp_path: Path, name: str,
 @pytest.mark.parametrize("text", ["[" * 200_000, '{"a":' * 100_000, "[" + "9" * 5000 + "]"])
 def test_a_file_of_strange_json_is_one_line_of_error(tmp_path: Path, text: str) -> None:
     (tmp_path / "old.json").write_text(text)
-    with pytest.raises(UsageError, match="--warm-start .*expected JSON") as caught:
+    with pytest.raises(UsageError, match=r"--warm-start .*expected JSON") as caught:
         read_genomes(str(tmp_path / "old.json"), tmp_path)
     assert "\n" not in str(caught.value)
 
