@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,13 @@ import click
 
 from evo_tune.cli import _shared as shared
 from evo_tune.errors import OptionError
+
+LARGEST = 1 << 18
+"""Characters of a file of flags at most."""
+
+PART = r"""(?:[\w-]+|"[^"\n]*"|'[^'\n]*')"""
+LONG_KEY = re.compile(rf"(?:^|[{{,\[])\s*{PART}(?:[ \t]*\.[ \t]*{PART}){{10}}", re.MULTILINE)
+"""A key of more parts than any flag: 'a.a.a.…'."""
 
 
 def read_config(ctx: click.Context, parameter: click.Parameter, path: str | None) -> None:
@@ -20,7 +28,9 @@ def read_config(ctx: click.Context, parameter: click.Parameter, path: str | None
     except ModuleNotFoundError:  # Python 3.10
         import tomli as tomllib
     try:
-        given = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        given = tomllib.loads(_read(path))
+    except RecursionError:
+        raise OptionError(f"--config {path}: it is nested too deeply; expected a TOML file") from None
     except (OSError, ValueError) as error:
         raise OptionError(f"--config {path}: {error}; expected a TOML file") from None
     flags = {opt.lstrip("-").replace("-", "_"): flag for flag in ctx.command.params for opt in flag.opts}
@@ -37,6 +47,24 @@ def read_config(ctx: click.Context, parameter: click.Parameter, path: str | None
             what = error.message.rstrip(".") if isinstance(error, click.BadParameter) else f"{value!r}: {error}"
             raise OptionError(f"--config {path}, {key}: {what}") from None
     ctx.default_map = {**(ctx.default_map or {}), **defaults}
+
+
+def _read(path: str) -> str:
+    """Return a file's text, with the line ends of this machine's Python.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It is no file of text, or larger than any list of flags.
+    """
+    if not Path(path).is_file() and Path(path).exists() and not Path(path).is_dir():
+        raise ValueError("it is no regular file")
+    with open(path, encoding="utf-8") as file:
+        text = file.read(LARGEST + 1)
+    if len(text) > LARGEST:
+        raise ValueError(f"it has more than {LARGEST} characters")
+    if LONG_KEY.search(text):  # reading it takes time that grows with the square of its parts
+        raise ValueError("a key in it has more than ten parts")
+    return text
 
 
 def _of_flag(flag: click.Parameter, value: object, ctx: click.Context) -> object:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,15 @@ from evo_tune.errors import StoreError, UsageError
 from evo_tune.genome.values import read_value
 from evo_tune.store.places import find_run
 from evo_tune.store.run import Run
+from evo_tune.store.schema import read_json
 from evo_tune.store.table import GENE
 from evo_tune.text import of_cell, one_line
+from evo_tune.trust import inside
 
 __all__ = ["read_genomes"]
+
+LARGEST = 1 << 26
+"""Bytes of a file of genomes at most."""
 
 
 def read_genomes(source: str, store: Path) -> list[dict[str, Any]]:
@@ -48,7 +52,8 @@ def read_genomes(source: str, store: Path) -> list[dict[str, Any]]:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_bytes().decode("utf-8-sig")  # Excel begins a file with a byte order mark
+        data = inside.read(path.resolve().parent, path.resolve().name, limit=LARGEST)  # the user's own link
+        return data.decode("utf-8-sig")  # Excel begins a file with a byte order mark
     except UnicodeDecodeError as error:
         raise UsageError(f"--warm-start {path}: byte {error.start} is not UTF-8: save it as UTF-8") from None
     except OSError as error:
@@ -78,7 +83,7 @@ def _from_csv(path: Path) -> list[dict[str, Any]]:
 
 def _from_json(path: Path) -> list[dict[str, Any]]:
     try:
-        data = json.loads(_read(path))
+        data = read_json(_read(path).encode())
     except ValueError as error:
         raise UsageError(f"--warm-start {path}: {error}; expected JSON") from None
     genomes = []

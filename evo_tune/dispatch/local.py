@@ -15,7 +15,7 @@ import warnings
 
 from evo_tune.dispatch.devices import Device
 from evo_tune.dispatch.process import Lost, Process
-from evo_tune.dispatch.slot import Slot, SlotClosed, SlotUnfit, Task
+from evo_tune.dispatch.slot import Slot, SlotClosed, SlotUnfit, Task, keep_log
 from evo_tune.genome.trial import Candidate, Outcome
 
 __all__ = ["LocalSlot"]
@@ -194,8 +194,7 @@ def _bury(worker: Process, folder: str | None) -> int | None:
     worker.abandon()
     with contextlib.suppress(OSError):
         if folder is not None and os.path.getsize(worker.spool):
-            os.makedirs(folder, exist_ok=True)
-            os.replace(worker.spool, os.path.join(folder, "log.txt"))
+            keep_log(worker.spool, folder)
         else:
             os.unlink(worker.spool)
     return None if gone else worker.pid

@@ -7,6 +7,9 @@ import os
 import sys
 import threading
 
+from evo_tune.dispatch.slot import keep_log, names_inside
+from evo_tune.trust import inside
+
 __all__ = ["Log", "log_name"]
 
 
@@ -30,8 +33,11 @@ class Log:
 
     def _open(self) -> None:
         try:
-            os.makedirs(os.path.dirname(self._path), exist_ok=True)
-            self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o644)
+            run, *names = names_inside(self._path)
+            os.makedirs(run, exist_ok=True)
+            with inside.folder(run, names[0], make=True):
+                inside.remove(run, *names)
+                self._fd, _ = inside.open_to_write(run, *names, append=True)
         except OSError:  # disk full or read-only: that is for the journal to say
             self._fd = os.open(os.devnull, os.O_WRONLY)
         for standard in (1, 2):
@@ -47,8 +53,7 @@ class Log:
             if self._target is None or os.fstat(self._fd).st_size == 0:
                 return
             with contextlib.suppress(OSError):
-                os.makedirs(self._target, exist_ok=True)
-                os.replace(self._path, os.path.join(self._target, "log.txt"))
+                keep_log(self._path, self._target)
             self._target = None
 
     def end(self) -> None:

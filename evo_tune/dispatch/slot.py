@@ -18,8 +18,9 @@ from evo_tune.errors import RunError
 from evo_tune.genome.trial import Candidate, Objective, Outcome
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.find import load_evaluator
+from evo_tune.trust import inside
 
-__all__ = ["UNKNOWN", "NoMachine", "Slot", "SlotClosed", "SlotUnfit", "Task"]
+__all__ = ["UNKNOWN", "NoMachine", "Slot", "SlotClosed", "SlotUnfit", "Task", "keep_log", "names_inside"]
 
 
 UNKNOWN = "cluster"
@@ -165,3 +166,19 @@ class Slot(ABC):
     @abstractmethod
     def pid(self) -> int | None:
         """Process id of the worker, on its machine; None if there is none."""
+
+
+def names_inside(path: str) -> tuple[str, str, str]:
+    """Return the run's folder, and the two names that lead from it to a trial's folder, or a spool."""
+    trials, name = os.path.split(path)
+    return *os.path.split(trials), name
+
+
+def keep_log(spool: str, folder: str) -> None:
+    """Move a worker's spool into the folder of a trial, as its log.txt.
+
+    Raises:
+        OSError: The disk refuses, or one of the folders is a link.
+    """
+    run, trials, name = names_inside(spool)
+    inside.move(run, (trials, name), (trials, os.path.basename(folder), "log.txt"))

@@ -16,7 +16,6 @@ import math
 import os
 import platform
 import random
-import shutil
 import signal
 import sys
 import threading
@@ -32,13 +31,14 @@ import numpy as np
 from evo_tune.dispatch.keeping import Keeping
 from evo_tune.dispatch.log import Log, log_name
 from evo_tune.dispatch.numa import bind
-from evo_tune.dispatch.slot import Task
-from evo_tune.errors import EvoTuneError
+from evo_tune.dispatch.slot import Task, names_inside
+from evo_tune.errors import EvoTuneError, StoreError
 from evo_tune.genome.trial import STATUSES, Candidate, Objective, Outcome, Status, conclude
 from evo_tune.plugins.context import Context, Pruned
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.find import local_sources
 from evo_tune.text import one_line
+from evo_tune.trust import inside
 
 __all__ = ["SAFE_PATH", "Worker", "initialize", "load", "work"]
 
@@ -156,8 +156,11 @@ class Worker:
 
     def _evaluate(self, candidate: Candidate, context: Context, folder: str) -> Verdict:
         try:
-            if os.path.lexists(folder):
-                shutil.rmtree(folder)  # of an earlier attempt
+            run, *names = names_inside(folder)
+            if os.path.isdir(run):
+                inside.remove(run, *names)  # of an earlier attempt
+            for other in (context.resume_folder, context.inherit_folder):
+                _refuse_link(other)
             if self._log:
                 self._log.begin(folder)
             evaluator = self.evaluator
@@ -262,9 +265,21 @@ def _where(error: BaseException, path: str) -> str:
 
 def _write_traceback(error: BaseException, folder: str) -> None:
     with contextlib.suppress(Exception):
-        os.makedirs(folder, exist_ok=True)
+        run, *names = names_inside(folder)
+        os.makedirs(run, exist_ok=True)
         text = "".join(traceback.format_exception(error))
-        Path(folder, "error.txt").write_text(text, encoding="utf-8", errors="backslashreplace")
+        with inside.folder(run, *names, make=True) as at:
+            inside.replace(at, "error.txt", text.encode("utf-8", "backslashreplace"), part=".error.part", sync=False)
+
+
+def _refuse_link(folder: Path | None) -> None:
+    """Refuse to begin with what another trial saved if that lies elsewhere: a run may come from a stranger.
+
+    Raises:
+        StoreError: It does.
+    """
+    if folder is not None and folder.is_symlink():
+        raise StoreError(f"{folder} is a link, and inside a run none is followed: put the folder itself there")
 
 
 # ---------------------------------------------------------------------------------------------------------

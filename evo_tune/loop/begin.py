@@ -47,7 +47,7 @@ from evo_tune.store.manifest import ORDERS, Manifest, read_manifest
 from evo_tune.store.places import find_run
 from evo_tune.store.run import Run
 from evo_tune.text import is_writable
-from evo_tune.trust import began, remember_run
+from evo_tune.trust.decide import began, remember_run
 
 __all__ = ["given_up", "make_manifest", "new_name", "reopened", "versions_of"]
 

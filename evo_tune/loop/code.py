@@ -21,7 +21,7 @@ from evo_tune.rules.ruled import Ruled, Rules
 from evo_tune.store.manifest import Manifest
 from evo_tune.store.run import Run
 from evo_tune.store.session import Session
-from evo_tune.trust import allow, began, remember_file, remember_run
+from evo_tune.trust.decide import allow, began, remember_file, remember_run
 
 __all__ = [
     "PLACES",

@@ -7,12 +7,12 @@ space, and no result depends on it.
 from __future__ import annotations
 
 import contextlib
-import shutil
 
 from evo_tune.genome.history import History
 from evo_tune.genome.trial import Candidate, Outcome
 from evo_tune.rules.inheritance import heritable
 from evo_tune.store.run import TRIALS, Run
+from evo_tune.trust import inside
 
 __all__ = ["Leftovers"]
 
@@ -68,8 +68,4 @@ class Leftovers:
     def _remove(self, id: int) -> None:
         """Remove what a trial saved, and no other will go on from or inherit; its log stays."""
         with contextlib.suppress(OSError):
-            for path in (self._run.folder / TRIALS / f"{id:06d}").iterdir():
-                if path.is_dir() and not path.is_symlink():
-                    shutil.rmtree(path, ignore_errors=True)
-                elif path.name not in LOGS:
-                    path.unlink()
+            inside.remove_all_but(self._run.folder, TRIALS, f"{id:06d}", files=LOGS)

@@ -26,7 +26,7 @@ from evo_tune.errors import EvoTuneError, PluginError
 from evo_tune.options.binding import bind, options_of, suggest
 from evo_tune.plugins.evaluator import Evaluator, what_of, where_of
 from evo_tune.plugins.strategy import Strategy
-from evo_tune.trust import is_identifier
+from evo_tune.trust.decide import is_identifier
 
 __all__ = [
     "find_evaluator",

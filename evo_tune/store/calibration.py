@@ -12,10 +12,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from evo_tune.errors import EvoTuneError
 from evo_tune.genome.trial import Trial
 from evo_tune.store import table
+from evo_tune.store.files import opened
 from evo_tune.store.run import Run
+from evo_tune.store.schema import Whole
+from evo_tune.trust import inside
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -23,6 +28,15 @@ if TYPE_CHECKING:
 __all__ = ["is_raced", "read_calibration", "write_calibration"]
 
 CALIBRATION = "_calibration.parquet"
+
+LARGEST = 1 << 24
+"""Bytes of it at most: it is read as a whole."""
+
+MOST_ROWS = 100_000
+
+LONGEST_TEXT = 10_000
+"""Bytes of an error, a device or a value."""
+
 HASH, DATA = "evaluator_hash", "fingerprint"
 """Columns that an older version's files lack."""
 
@@ -60,18 +74,71 @@ def write_calibration(run: Run, trials: Sequence[Trial]) -> None:
 
 
 def _read(run: Run) -> tuple[list[Trial], pa.Table | None]:
-    """Return the run's own results and the whole table; None if there is none that can be read."""
-    path = run.folder / CALIBRATION
-    if not path.exists():  # asked for again and again while a run goes on
+    """Return the run's own results and the table of all; None if there is none that can be read."""
+    if not inside.exists(run.folder, CALIBRATION):  # asked for again and again while a run goes on
         return [], None
-    import pyarrow.parquet as pq
-
     try:
-        rows = pq.read_table(path, partitioning=None)
+        rows = _rows(run)
         return [_trial(row, run) for row in rows.to_pylist() if _is_own(row, run)], rows
-    except (OSError, ValueError, LookupError, TypeError, EvoTuneError):
-        warnings.warn(f"{path} is damaged: the calibration is done again", stacklevel=3)
+    except (OSError, ValueError, TypeError, AttributeError, LookupError, EvoTuneError):  # msgspec's are ValueErrors
+        warnings.warn(f"{run.folder / CALIBRATION} is damaged: the calibration is done again", stacklevel=3)
         return [], None
+
+
+def _rows(run: Run) -> pa.Table:
+    """Return the file's rows, with the columns that are read and no others.
+
+    A few kilobytes of Parquet can stand for any number of rows, and for any length of each: a column that says a
+    million times the same costs nothing on disk. So rows are counted before, the codec must be one that cannot make
+    much of little, and a text is looked at once for all rows that have it.
+
+    Raises:
+        OSError: It cannot be read, or is larger than any of ours.
+        ValueError: It is no Parquet, or not such as we write.
+    """
+    import pyarrow as pa
+
+    columns = {"id": pa.int64(), "seed": pa.int64(), "status": pa.string(), "seconds": pa.float64()}
+    columns |= {"device": pa.string(), "error": pa.string()}
+    with opened(run, CALIBRATION, LARGEST) as plain:
+        meta, found = plain.metadata, plain.schema_arrow
+        metrics = [name.removeprefix(table.METRIC) for name in found.names if name.startswith(table.METRIC)]
+        columns |= {field.name: field.type for field in table.schema(run.genes, metrics, {}) if "." in field.name}
+        columns |= {name: pa.string() for name in (HASH, DATA) if name in found.names}
+        if any(found.field(name).type != kind for name, kind in columns.items()):
+            raise ValueError("its columns have other types")
+        if meta.num_rows > MOST_ROWS:
+            raise ValueError(f"it has {meta.num_rows} rows")
+        parts = [meta.row_group(part) for part in range(meta.num_row_groups)]
+        codecs = {part.column(i).compression for part in parts for i in range(part.num_columns)}
+        if not codecs <= {"SNAPPY", "UNCOMPRESSED"}:
+            raise ValueError("its codec is not ours")
+    texts = [name for name, kind in columns.items() if kind == pa.string()]
+    with opened(run, CALIBRATION, LARGEST, texts) as file:
+        batches = file.iter_batches(batch_size=1000, columns=list(columns), use_threads=False)
+        rows = [_plain(batch, texts) for batch in batches]
+    return pa.Table.from_batches(rows, schema=pa.schema(list(columns.items())))
+
+
+def _plain(batch: pa.RecordBatch, texts: Sequence[str]) -> pa.RecordBatch:
+    """Return a batch with its texts written out, each looked at first.
+
+    Raises:
+        ValueError: One is longer than any of ours.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    arrays = []
+    for name in batch.schema.names:
+        column = batch.column(name)
+        if name in texts:
+            longest = pc.max(pc.binary_length(column.dictionary)).as_py()
+            if (longest or 0) > LONGEST_TEXT:
+                raise ValueError(f"a text in its column {name} has {longest} bytes")
+            column = column.cast(pa.string())
+        arrays.append(column)
+    return pa.RecordBatch.from_arrays(arrays, names=batch.schema.names)
 
 
 def _is_own(row: Mapping[str, Any], run: Run) -> bool:
@@ -83,5 +150,9 @@ def _is_own(row: Mapping[str, Any], run: Run) -> bool:
 
 def _trial(row: Mapping[str, Any], run: Run) -> Trial:
     genome, outcome = table.to_genome(row, run.genes), table.to_outcome(row)
-    candidate = replace(run.candidates[row["id"]], genome=genome, seed=row["seed"])
-    return Trial.of(candidate, outcome, -1, run.objectives, run.constraints)
+    id, seed = msgspec.convert((row["id"], row["seed"]), tuple[Whole, Whole])
+    candidate = replace(run.candidates[id], genome=genome, seed=seed)
+    trial = Trial.of(candidate, outcome, -1, run.objectives, run.constraints)
+    if outcome.status == "ok" and trial.losses is None:
+        raise ValueError("an objective is missing or not finite")
+    return trial

@@ -17,6 +17,7 @@ from msgspec import Struct
 
 from evo_tune.errors import OptionError
 from evo_tune.genome.trial import Candidate, Outcome, Status
+from evo_tune.store.journal import LONGEST
 from evo_tune.store.schema import Finite, Share, Spent, Whole
 from evo_tune.store.session import Session
 
@@ -29,6 +30,7 @@ __all__ = [
     "SessionBegun",
     "Told",
     "checked",
+    "outcome_from",
     "read",
     "settled",
     "write",
@@ -36,6 +38,9 @@ __all__ = [
 
 Metrics: TypeAlias = dict[str, Finite | None]
 """By name; None for what is not finite, since JSON has no such number."""
+
+LONG = 1 << 20
+"""Bytes of a line whose text is not taken apart only to say better what is wrong with it."""
 
 OLD_OPERATORS = {"calibration": "finalist"}
 """What older versions called an operator, and what it is called now."""
@@ -79,6 +84,16 @@ class Result(Struct, forbid_unknown_fields=True):
         """Return what came; what is null in metrics is NaN there."""
         curve = tuple((fraction, _numbers(metrics)) for fraction, metrics in self.curve)
         return Outcome(self.status, _numbers(self.metrics), curve, self.seconds, self.device, self.error)
+
+
+def outcome_from(status: str, metrics: Mapping[str, float], seconds: float, device: str, error: str | None) -> Outcome:
+    """Return the outcome of these fields, wherever they were read, as the journal would hold it.
+
+    Raises:
+        msgspec.ValidationError: One breaks the schema.
+    """
+    fields = {"status": status, "metrics": _finite(metrics), "curve": (), "seconds": seconds, "device": device}
+    return msgspec.convert({**fields, "error": error}, Result).outcome()
 
 
 def _finite(metrics: Mapping[str, float]) -> Metrics:
@@ -163,8 +178,10 @@ def read(line: bytes) -> Event | None:
     """
     try:
         return _DECODER.decode(line)
-    except (msgspec.DecodeError, OptionError, ValueError, RecursionError):
-        data = _as_data(line)
+    except (msgspec.DecodeError, OptionError, ValueError, RecursionError) as error:
+        if len(line) > LONG and _is_event(line):
+            raise ValueError(str(error)) from None
+        data = _as_data(line) if len(line) <= LONG else None
     if data is None:
         return None
     try:
@@ -173,6 +190,21 @@ def read(line: bytes) -> Event | None:
         return event
     except (msgspec.ValidationError, OptionError, RecursionError) as error:
         raise ValueError(str(error)) from None
+
+
+def _is_event(line: bytes) -> bool:
+    """Whether a line is an event at all, without building what it holds: that may be very much."""
+    try:
+        msgspec.json.decode(line, type=_Tagged)
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        return False
+    return True
+
+
+class _Tagged(Struct):
+    """What is an event of some kind; the other fields are skipped."""
+
+    event: str
 
 
 def _as_data(line: bytes) -> dict[str, Any] | None:
@@ -211,6 +243,8 @@ def checked(event: Event) -> tuple[bytes, Event]:
         line = write(event)
     except TypeError as error:
         raise ValueError(str(error)) from None
+    if len(line) >= LONGEST:
+        raise ValueError(f"it has {len(line)} bytes, expected less than {LONGEST}: report fewer points of a curve")
     again = read(line)
     if again is None:
         raise ValueError("it is no event")

@@ -8,24 +8,37 @@ slots nor strategies.
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import os
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta, Struct
+
+from evo_tune.store.schema import Finite, Whole
+from evo_tune.trust import inside
 
 __all__ = ["HEARTBEAT", "Beat", "Busy", "Heartbeat", "last_beat"]
 
 HEARTBEAT = "_heartbeat.json"
+PART = "_heartbeat.part"
 
 EVERY = 2.0
 """Seconds between two signs."""
 
 LONG = 15.0
 """Seconds after which a run on another machine that gave none is thought dead, or its machine away."""
+
+
+LARGEST = 1 << 22
+"""Bytes of a sign at most."""
+
+Name = Annotated[str, Meta(max_length=1000)]
 
 
 @dataclass(frozen=True)
@@ -40,11 +53,20 @@ class Busy:
         memory: Resident memory of its worker, bytes; None if unknown.
     """
 
-    slot: str
-    device: str
-    what: str
-    seconds: float
-    memory: int | None
+    slot: Name
+    device: Name
+    what: Name
+    seconds: Finite
+    memory: Whole | None
+
+
+class _Sign(Struct):
+    """The file; other versions may have more in it."""
+
+    pid: Annotated[int, Meta(ge=1, le=2**31 - 1)]
+    host: Name
+    time: Finite
+    slots: tuple[Busy, ...]
 
 
 class Heartbeat:
@@ -55,7 +77,7 @@ class Heartbeat:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._path = folder / HEARTBEAT
+        self._folder = folder
         self._next = 0.0
 
     def beat(self, look: Callable[[], list[Busy]]) -> None:
@@ -68,17 +90,16 @@ class Heartbeat:
         if now < self._next:
             return
         self._next = now + EVERY
-        sign = {"pid": os.getpid(), "host": platform.node(), "time": time.time(), "slots": [asdict(b) for b in look()]}
-        part = self._path.with_suffix(".part")
-        with contextlib.suppress(OSError):
-            part.write_text(json.dumps(sign), encoding="utf-8")
-            part.replace(self._path)
+        sign = _Sign(os.getpid(), platform.node(), time.time(), tuple(look()))
+        with contextlib.suppress(OSError, ValueError):  # a name that UTF-8 cannot hold
+            data = msgspec.json.encode(sign)
+            inside.replace(self._folder, HEARTBEAT, data, part=PART, sync=False)
 
     def stop(self) -> None:
         """Take the last sign away, and give no more: the run has ended, and says so itself."""
         self._next = math.inf
         with contextlib.suppress(OSError):
-            self._path.unlink()
+            inside.remove(self._folder, HEARTBEAT)
 
 
 @dataclass(frozen=True)
@@ -104,17 +125,17 @@ class Beat:
             return self.age < LONG
         try:
             os.kill(self.pid, 0)
-        except OSError:
+        except ProcessLookupError:
             return False
+        except OSError:  # another user's
+            return True
         return True
 
 
 def last_beat(folder: Path) -> Beat | None:
     """Return a run's last sign of life; None if there is none."""
     try:
-        sign = json.loads((folder / HEARTBEAT).read_text(encoding="utf-8"))
-        slots = tuple(Busy(**{name: row[name] for name in Busy.__dataclass_fields__}) for row in sign["slots"])
-        age = max(0.0, time.time() - float(sign["time"]))
-        return Beat(int(sign["pid"]), str(sign["host"]), age, slots)
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        sign = msgspec.json.decode(inside.read(folder, HEARTBEAT, limit=LARGEST), type=_Sign)
+    except (OSError, ValueError, msgspec.MsgspecError, RecursionError):
         return None
+    return Beat(sign.pid, sign.host, max(0.0, time.time() - sign.time), sign.slots)

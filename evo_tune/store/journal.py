@@ -7,21 +7,27 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import io
 import os
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
 from evo_tune.errors import StoreError
 from evo_tune.text import one_line
+from evo_tune.trust import inside
 
-__all__ = ["JOURNAL", "Journal", "not_understood", "sync_folder", "write_atomically"]
+__all__ = ["JOURNAL", "LONGEST", "Journal", "not_understood", "write_atomically"]
 
 E = TypeVar("E")
 
 JOURNAL = "_journal.jsonl"
+
+LARGEST = 1 << 33
+"""Bytes of a journal at most: ten million trials, or what a stranger can make us read."""
+
+LONGEST = 1 << 24
+"""Bytes of a line at most: a curve of a quarter of a million points, or what a stranger can make us hold at once."""
 
 
 class Journal:
@@ -35,9 +41,11 @@ class Journal:
         self.path = path
         self._file: int | None = None
         self._end = 0
+        self._torn = False
+        """Whether the last line that was read is no event."""
 
-    def read(self, parse: Callable[[bytes], E | None]) -> list[E]:
-        """Return every complete event.
+    def read(self, parse: Callable[[bytes], E | None]) -> Iterator[E]:
+        """Yield every complete event.
 
         A torn tail (a line that a dying process did not finish) is left out; `append` cuts it off.
 
@@ -48,26 +56,44 @@ class Journal:
         Raises:
             StoreError: A line before the last is damaged, one is not understood, or the file cannot be read.
         """
-        try:
-            data = self.path.read_bytes()
-        except FileNotFoundError:
-            data = b""
-        except OSError as error:
-            raise StoreError(f"cannot read {self.path}: {error.strerror}") from None
-        events = []
         self._end = 0
-        for number, line in enumerate(io.BytesIO(data), 1):
+        for number, line in enumerate(self._lines(), 1):
+            if self._torn:
+                before = number - 2
+                raise StoreError(
+                    f"{self.path}: line {number - 1} is damaged, and it is not the last: restore the file from a "
+                    f"copy, or keep the {before} lines before it (head -n {before}) and resume"
+                )
             event = self._parsed(line, number, parse)
             if event is None:
-                if self._end + len(line) < len(data):
-                    raise StoreError(
-                        f"{self.path}: line {number} is damaged, and it is not the last: restore the file from a "
-                        f"copy, or keep the {number - 1} lines before it (head -n {number - 1}) and resume"
-                    )
-                break
-            events.append(event)
-            self._end += len(line)
-        return events
+                self._torn = True
+            else:
+                self._end += len(line)
+                yield event
+
+    def _lines(self) -> Iterator[bytes]:
+        """Yield the file's lines as they are, the end of each included."""
+        self._torn = False
+        number = 1
+        try:
+            with inside.open_to_read(self.path.parent, self.path.name, limit=LARGEST) as file:
+                while line := file.readline(LONGEST + 1):
+                    if len(line) > LONGEST:
+                        raise StoreError(
+                            f"{self.path}: line {number} is longer than {LONGEST >> 20} MiB: restore the file from a "
+                            f"copy, or keep the {number - 1} lines before it (head -n {number - 1}) and resume"
+                        )
+                    yield line
+                    number += 1
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise StoreError(f"cannot read {self.path}: {error.strerror}") from None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no whole event was read, and none written."""
+        return self._end == 0
 
     def _parsed(self, line: bytes, number: int, parse: Callable[[bytes], E | None]) -> E | None:
         try:
@@ -89,6 +115,8 @@ class Journal:
         try:
             if self._file is None:
                 self._file = self._open()
+            if self._end + len(data) > LARGEST:
+                raise OSError(errno.EFBIG, f"it would be larger than {LARGEST >> 30} GiB")
             written = os.write(self._file, data)
             if written != len(data):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -100,14 +128,13 @@ class Journal:
         self._end += len(data)
 
     def _open(self) -> int:
-        is_new = not self.path.exists()
-        file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        file, is_new = inside.open_to_write(self.path.parent, self.path.name, append=True)
         torn = os.fstat(file).st_size - self._end
         if torn > 0:
             os.ftruncate(file, self._end)
             warnings.warn(f"{self.path}: cut off a torn tail of {torn} bytes; it held no whole result", stacklevel=4)
         if is_new:
-            sync_folder(self.path.parent)
+            inside.sync_folder(self.path.parent)
         return file
 
     def _retreat(self) -> None:
@@ -141,28 +168,7 @@ def write_atomically(path: Path, data: bytes) -> None:
         StoreError: The disk refuses; the file is as it was before.
     """
     # Readers of a run's folder skip names with an underscore.
-    temporary = path.with_name(f"_{path.name.lstrip('_')}.part")
     try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        sync_folder(path.parent)
+        inside.replace(path.parent, path.name, data, part=f"_{path.name.lstrip('_')}.part")
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
         raise _refused(path, error) from error
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder safe on disk: a file's own fsync does not.
-
-    Raises:
-        OSError: The disk refuses.
-    """
-    file = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)

@@ -19,8 +19,9 @@ from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Objective
 from evo_tune.genome.values import Genome
 from evo_tune.store.journal import write_atomically
-from evo_tune.store.schema import Finite, Share, Whole
+from evo_tune.store.schema import Count, Finite, Share, Whole, read_json
 from evo_tune.text import one_line
+from evo_tune.trust import inside
 
 __all__ = ["FORMAT", "MANIFEST", "ORDERS", "Manifest", "read_manifest", "space_of", "write_manifest"]
 
@@ -28,6 +29,12 @@ FORMAT = 1
 """Version of the layout on disk; a run of another one is refused, not guessed at."""
 
 MANIFEST = "_run.json"
+
+LARGEST = 1 << 24
+"""Bytes of a manifest at most."""
+
+CROWD = 10**6
+"""Births in a generation at most."""
 
 ORDERS = ("arrival", "birth")
 """Orders in which strategies are told results (law 3)."""
@@ -81,11 +88,11 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
     seed: Annotated[int, Meta(ge=0)]
     order: str
     lag: Whole
-    threads: Whole
+    threads: Count
     warm_start: list[Genome] = field(default_factory=list)
     fidelity: list[Finite] = field(default_factory=lambda: [1.0])
     prune: bool = False
-    replicates: Whole = 1
+    replicates: Count = 1
     inherit: Share = 0.0
     subject_to: list[str] = field(default_factory=list)
     units: dict[str, str] = field(default_factory=dict)
@@ -123,10 +130,10 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
+        fields = read_json(inside.read(folder, MANIFEST, limit=LARGEST))
         written = fields["format"]
         if written == FORMAT:
-            return _checked(msgspec.convert(_renamed(fields), Manifest))
+            return _manifest(fields)
     except FileNotFoundError:
         raise StoreError(f"{folder} is no saved run: it has no {MANIFEST}; `evo-tune list` shows the runs") from None
     except OSError as error:
@@ -134,12 +141,13 @@ def read_manifest(folder: Path) -> Manifest:
     except (msgspec.ValidationError, ValueError, TypeError, LookupError, RecursionError, EvoTuneError) as error:
         what = one_line(f"{type(error).__name__}: {error}")
         raise StoreError(f"{path} is damaged ({what}); restore it from a copy") from None
-    raise StoreError(f"{path} has format {written!r}: this version of evo-tune reads format {FORMAT}")
+    what = one_line(repr(written), 60)
+    raise StoreError(f"{path} has format {what}: this version of evo-tune reads format {FORMAT}")
 
 
-def _renamed(fields: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields under the names of this version."""
-    return {RENAMED.get(name, name): value for name, value in fields.items()}
+def _manifest(fields: dict[str, Any]) -> Manifest:
+    """Return the manifest of these fields, which may have the names of an older version."""
+    return _checked(msgspec.convert({RENAMED.get(name, name): value for name, value in fields.items()}, Manifest))
 
 
 def _checked(manifest: Manifest) -> Manifest:
@@ -149,7 +157,7 @@ def _checked(manifest: Manifest) -> Manifest:
         ValueError: One does not.
         EvoTuneError: A gene, an objective or a constraint is not understood.
     """
-    if type(manifest.strategy_options.get("population")) is not int or manifest.population < 1:
+    if type(manifest.strategy_options.get("population")) is not int or not 1 <= manifest.population <= CROWD:
         raise ValueError(f"population is {manifest.strategy_options.get('population')!r}")
     if not manifest.parsed_objectives() or not manifest.genes():
         raise ValueError("no objective, or no gene")
@@ -168,9 +176,16 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write the manifest, whole or not at all: with it a folder is a run.
 
     Raises:
-        StoreError: The disk refuses.
+        StoreError: The disk refuses, or it could not be read back.
     """
-    write_atomically(folder / MANIFEST, json.dumps(msgspec.structs.asdict(manifest), indent=2).encode() + b"\n")
+    path, data = folder / MANIFEST, json.dumps(msgspec.structs.asdict(manifest), indent=2).encode() + b"\n"
+    try:
+        if len(data) > LARGEST:
+            raise ValueError(f"it has {len(data)} bytes, expected at most {LARGEST}: warm-start fewer genomes")
+        _manifest(read_json(data))
+    except (msgspec.ValidationError, ValueError, EvoTuneError) as error:
+        raise StoreError(f"{path} cannot be saved ({one_line(str(error))}): change what it is about") from None
+    write_atomically(path, data)
 
 
 def space_of(manifest: Manifest, repair_from: SearchSpace | None = None) -> SearchSpace:

@@ -16,6 +16,7 @@ import filelock
 from evo_tune.errors import StoreError, UsageError
 from evo_tune.store.journal import JOURNAL
 from evo_tune.store.manifest import MANIFEST
+from evo_tune.trust import inside
 
 __all__ = ["LOCK", "STORE", "as_typed", "clear_stillborn", "find_run", "free_folder", "list_runs", "lock_run"]
 
@@ -32,8 +33,10 @@ def list_runs(store: Path) -> list[Path]:
 
 
 def _last_write(folder: Path) -> float:
-    journal = folder / JOURNAL
-    return (journal if journal.exists() else folder / MANIFEST).stat().st_mtime
+    for name in (JOURNAL, MANIFEST):
+        with contextlib.suppress(OSError):  # another user's, or gone meanwhile
+            return (folder / name).lstat().st_mtime
+    return 0.0
 
 
 def find_run(store: Path, name: str | None) -> Path:
@@ -49,7 +52,7 @@ def find_run(store: Path, name: str | None) -> Path:
         return runs[-1]
     for folder in (store / name, Path(os.path.abspath(name))):
         with contextlib.suppress(OSError):  # a name too long to be one
-            if (folder / MANIFEST).is_file():
+            if os.path.lexists(folder / MANIFEST):
                 return folder
     known = ", ".join(folder.name for folder in runs) or "none"
     raise StoreError(f"there is no run {name!r} in {store}: it holds {known}")
@@ -73,8 +76,8 @@ def free_folder(store: Path, name: str) -> Path:
             f"a run cannot be named {name!r}: expected up to 100 letters, digits, '.', '_', '-', the first no sign"
         )
     folder = store / name
-    if folder.exists() and not _is_stillborn(folder):
-        is_run = (folder / MANIFEST).exists()
+    if os.path.lexists(folder) and not _is_stillborn(folder):
+        is_run = os.path.lexists(folder / MANIFEST)
         go_on = f", or go on with it: evo-tune resume {as_typed(folder)}" if is_run else ""
         raise UsageError(f"{folder} exists: choose another name{go_on}")
     return folder
@@ -83,26 +86,30 @@ def free_folder(store: Path, name: str) -> Path:
 STILLBORN = {LOCK, JOURNAL, f"{MANIFEST}.part"}
 """What a folder holds before it is a run."""
 
+BEGUN = 1 << 16
+"""Bytes of a journal that may hold nothing but the beginning of a session."""
+
 
 def clear_stillborn(folder: Path) -> None:
     """Remove what is left of a run that was never begun, unless somebody is beginning it at this moment."""
     if folder.exists():
         with lock_run(folder):
             for name in STILLBORN:
-                (folder / name).unlink(missing_ok=True)
+                inside.remove(folder, name)
             folder.rmdir()  # refuses if there is anything else
 
 
 def _is_stillborn(folder: Path) -> bool:
     """Whether a folder is what a death left that came before the manifest: there is nothing in it to lose."""
     try:
-        return {path.name for path in folder.iterdir()} <= STILLBORN and b'"born"' not in _bytes_of(folder / JOURNAL)
+        if folder.is_symlink():
+            return False
+        names = set(os.listdir(folder))
+        if not names <= STILLBORN:
+            return False
+        return JOURNAL not in names or b'"born"' not in inside.read(folder, JOURNAL, limit=BEGUN)
     except OSError:
         return False
-
-
-def _bytes_of(path: Path) -> bytes:
-    return path.read_bytes() if path.exists() else b""
 
 
 def lock_run(folder: Path) -> filelock.BaseFileLock:
@@ -113,6 +120,8 @@ def lock_run(folder: Path) -> filelock.BaseFileLock:
     """
     lock = filelock.FileLock(folder / LOCK, thread_local=False)  # any thread may close a run
     try:
+        # Older versions of filelock open, and empty, whatever a link leads to.
+        os.close(inside.open_to_write(folder, LOCK)[0])
         lock.acquire(timeout=0)
     except filelock.Timeout:
         raise StoreError(
@@ -120,5 +129,5 @@ def lock_run(folder: Path) -> filelock.BaseFileLock:
             f"(evo-tune resume {as_typed(folder)} --as NAME)"
         ) from None
     except OSError as error:
-        raise StoreError(f"cannot write {folder}: {error.strerror}; choose another --store") from None
+        raise StoreError(f"cannot write {folder}: {error.strerror} ({LOCK}); choose another --store") from None
     return lock

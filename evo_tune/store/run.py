@@ -7,9 +7,10 @@ or Parquet.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import filelock
@@ -19,11 +20,12 @@ from evo_tune.genome.standing import averaged
 from evo_tune.genome.trial import Candidate, Outcome, Trial
 from evo_tune.genome.values import genome_key, is_same
 from evo_tune.store.events import Born, Changed, Ended, Event, Recorded, SessionBegun, Told, checked, read
-from evo_tune.store.journal import JOURNAL, Journal, not_understood, sync_folder
+from evo_tune.store.journal import JOURNAL, Journal, not_understood
 from evo_tune.store.manifest import Manifest, read_manifest, write_manifest
 from evo_tune.store.places import free_folder, lock_run
 from evo_tune.store.session import Session
 from evo_tune.text import one_line
+from evo_tune.trust import inside
 
 __all__ = ["TRIALS", "Run"]
 
@@ -40,7 +42,7 @@ class Run:
         events: The journal's events so far.
     """
 
-    def __init__(self, folder: Path, manifest: Manifest, journal: Journal, events: list[Event]) -> None:
+    def __init__(self, folder: Path, manifest: Manifest, journal: Journal, events: Iterable[Event]) -> None:
         self.folder = folder
         self.manifest = manifest
         self.objectives = manifest.parsed_objectives()
@@ -112,12 +114,12 @@ class Run:
         lock = lock_run(folder)
         try:
             free_folder(store, name)  # another process may have been faster
-            (folder / JOURNAL).unlink(missing_ok=True)
+            inside.remove(folder, JOURNAL)
             run = cls(folder, manifest, Journal(folder / JOURNAL), [])
             run._lock = lock
             run.begin(session)
             write_manifest(folder, manifest)
-            sync_folder(store)
+            inside.sync_folder(store)
         except BaseException as error:
             if not isinstance(error, UsageError):
                 shutil.rmtree(folder, ignore_errors=True)
@@ -142,10 +144,11 @@ class Run:
         lock = lock_run(folder) if write else None
         journal = Journal(folder / JOURNAL)
         try:
-            events: list[Event] = journal.read(read)
-            if not events:  # its first line was written before the manifest
+            run = cls(folder, manifest, journal, journal.read(read))
+            if journal.is_empty:  # its first line was written before the manifest
                 raise StoreError(f"{journal.path} is missing or empty, and the run had begun: restore it from a copy")
-            run = cls(folder, manifest, journal, events)
+            if write:
+                _check_trials(folder)
         except BaseException:
             if lock is not None:
                 lock.release()
@@ -340,6 +343,15 @@ class Run:
         """Every metric declared or seen so far: objectives first, then as declared, then by name."""
         first = dict.fromkeys([objective.metric for objective in self.objectives] + list(self.manifest.units))
         return list(first) + sorted(self._metrics.difference(first))
+
+
+def _check_trials(folder: Path) -> None:
+    """Refuse a folder of trials' folders that is none: they are made, emptied and removed there."""
+    try:
+        with contextlib.suppress(FileNotFoundError), inside.folder(folder, TRIALS):
+            pass
+    except OSError as error:
+        raise StoreError(f"cannot write {folder / TRIALS}: {error.strerror}; put a folder in its place") from None
 
 
 def _now() -> float:

@@ -12,7 +12,8 @@ import msgspec
 from msgspec import Struct
 
 from evo_tune.errors import OptionError
-from evo_tune.store.schema import Finite
+from evo_tune.store.schema import Finite, Whole
+from evo_tune.text import one_line
 
 __all__ = ["BACKENDS", "LIMITS", "Session"]
 
@@ -21,6 +22,10 @@ BACKENDS = ("joblib", "dask", "ray")
 
 LIMITS = ("trials", "generations", "budget", "hours")
 """Fields of a session that end it; new ones replace all of the old."""
+
+
+MOST = {"slots": 10_000, "per_device": 1000, "retries": 10_000, "calibrate": 1000, "calibrate_best": 1000}
+"""Of what is made one by one: no stranger's journal can have us make more."""
 
 
 class Session(Struct, frozen=True, forbid_unknown_fields=True):
@@ -43,8 +48,8 @@ class Session(Struct, frozen=True, forbid_unknown_fields=True):
         max_slots: On a cluster, slots there may be: those that no machine is there for wait for one.
     """
 
-    trials: int | None = None
-    generations: int | None = None
+    trials: Whole | None = None
+    generations: Whole | None = None
     hours: Finite | None = None
     slots: int | None = None
     devices: str | None = None
@@ -64,6 +69,10 @@ class Session(Struct, frozen=True, forbid_unknown_fields=True):
             number = getattr(self, name)
             if number is not None and (not isinstance(number, int) or number < low):
                 raise OptionError(f"{_flag(name)} {number} is not allowed: expected a whole number of at least {low}")
+        for name, most in {**MOST, "max_slots": MOST["slots"]}.items():
+            number = getattr(self, name)
+            if isinstance(number, int) and number > most:
+                raise OptionError(f"{_flag(name)} {one_line(str(number), 30)} is not allowed: expected at most {most}")
         for name in ("hours", "budget"):
             if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise OptionError(f"--{name} {getattr(self, name)} is not allowed: expected more than 0")

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 from evo_tune.genome.genes import Choice, Float, Gene
 from evo_tune.genome.trial import Outcome, Trial
 from evo_tune.genome.values import Genome
+from evo_tune.store.events import outcome_from
 from evo_tune.store.journal import write_atomically
+from evo_tune.store.schema import read_json
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -122,7 +124,8 @@ def to_genome(row: Mapping[str, Any], genes: Mapping[str, Gene]) -> Genome:
     """Return the genome of a row that `from_trials` made."""
     values = {name: row[GENE + name] for name in genes}
     return {
-        name: gene.check(json.loads(values[name]) if _is_mixed(gene) else values[name]) for name, gene in genes.items()
+        name: gene.check(read_json(values[name].encode()) if _is_mixed(gene) else values[name])
+        for name, gene in genes.items()
     }
 
 
@@ -131,7 +134,7 @@ def to_outcome(row: Mapping[str, Any]) -> Outcome:
     metrics = {
         name.removeprefix(METRIC): value for name, value in row.items() if name.startswith(METRIC) and value is not None
     }
-    return Outcome(row["status"], metrics, (), row["seconds"], row["device"], row["error"])
+    return outcome_from(row["status"], metrics, row["seconds"], row["device"], row["error"])
 
 
 def write(path: Path, rows: pa.Table) -> None:

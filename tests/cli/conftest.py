@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from evo_tune import trust
 from evo_tune.cli import main
 from evo_tune.store.manifest import read_manifest
+from evo_tune.trust import decide as trust
 
 QUICK = '''"""A quadratic with a forbidden corner, for tests."""
 import time

@@ -142,3 +142,30 @@ def test_an_evaluation_that_is_terminated_leaves_no_folder(folder: Path) -> None
     assert process.returncode == 130
     assert err.strip() == "Error: interrupted"
     assert not list(scratch.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("trials = " + "[" * 50_000, "nested too deeply"),
+        ("a" + ".a" * 100_000 + " = 1", "more than ten parts"),
+        ("[a" + ".a" * 100_000 + "]", "more than ten parts"),
+        ("gene = {a" + ' . "a.b"' * 20_000 + " = 1}", "more than ten parts"),
+        ("#" * 1_000_000, "more than 262144 characters"),
+    ],
+)
+def test_a_bomb_of_toml_is_refused_at_once(tmp_path: Path, text: str, said: str) -> None:
+    began = time.monotonic()
+    with pytest.raises(OptionError, match=f"--config .*{said}") as caught:
+        read(tmp_path / "run.toml", text)
+    assert "\n" not in str(caught.value)
+    assert time.monotonic() - began < 20
+
+
+def test_flags_are_not_read_from_what_never_ends(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "run.toml")
+    ctx = click.Context(run_command)
+    config = next(parameter for parameter in run_command.params if parameter.name == "config")
+    for path in (tmp_path / "run.toml", Path("/dev/zero")):
+        with pytest.raises(OptionError, match="no regular file"):
+            read_config(ctx, config, str(path))

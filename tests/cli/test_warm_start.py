@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -104,3 +105,21 @@ def test_genomes_are_read_as_they_are_usually_written(tmp_path: Path, name: str,
     (tmp_path / name).write_text(content, encoding="utf-8", newline="")
     genomes = read_genomes(str(tmp_path / name), tmp_path)
     assert genomes == [{"lr": 0.5, "kind": "a b"}, {"lr": 0.001, "kind": ""}]
+
+
+@pytest.mark.parametrize("text", ["[" * 200_000, '{"a":' * 100_000, "[" + "9" * 5000 + "]"])
+def test_a_file_of_strange_json_is_one_line_of_error(tmp_path: Path, text: str) -> None:
+    (tmp_path / "old.json").write_text(text)
+    with pytest.raises(UsageError, match=r"--warm-start .*expected JSON") as caught:
+        read_genomes(str(tmp_path / "old.json"), tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_huge_file_is_refused_and_a_link_of_the_user_is_followed(tmp_path: Path) -> None:
+    (tmp_path / "old.json").touch()
+    os.truncate(tmp_path / "old.json", 1 << 40)
+    with pytest.raises(UsageError, match="expected at most"):
+        read_genomes(str(tmp_path / "old.json"), tmp_path)
+    (tmp_path / "good.json").write_text('{"x": 0.5}')
+    (tmp_path / "link.json").symlink_to(tmp_path / "good.json")
+    assert read_genomes(str(tmp_path / "link.json"), tmp_path) == [{"x": 0.5}]

@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from evo_tune import trust
 from evo_tune.errors import EvoTuneError, PluginError, UsageError
 from evo_tune.loop.code import code_of, evaluator_of
 from evo_tune.loop.search import Search
 from evo_tune.plugins import find
 from evo_tune.store.manifest import read_manifest
 from evo_tune.store.run import Run
+from evo_tune.trust import decide as trust
 from tests.conftest import QUICK
 
 EVIL_STRATEGY = """

@@ -69,3 +69,21 @@ def test_checkpoints_of_parts_are_removed_once_nothing_can_go_on(
     parts = {one.id for one in search.saved.candidates if one.budget < 1}
     assert not saved(search) & parts
     assert saved(search), "what was trained in full stays"
+
+
+@pytest.mark.parametrize("name", ["_trials", "_trials/000000", "_trials/000000/checkpoint"])
+def test_nothing_is_removed_behind_a_link(begin: Callable[..., Search], tmp_path: Path, name: str) -> None:
+    search = begin()
+    candidate = search.ask()
+    assert candidate is not None
+    outside = tmp_path / "outside"
+    (outside / "000000").mkdir(parents=True)
+    precious = [outside / "precious", outside / "000000" / "precious"]
+    for path in precious:
+        path.write_text("text")
+    link = search.saved.folder / name
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(outside)
+    Leftovers(search.saved, search.history).recorded(replace(candidate, id=1, resumes=0), Outcome("ok", {"loss": 1.0}))
+    assert all(path.exists() for path in precious)
+    assert link.is_symlink() is (name != "_trials/000000/checkpoint"), "the link itself may go"

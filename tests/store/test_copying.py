@@ -50,7 +50,9 @@ def test_a_copy_onto_a_taken_name(begin: Begin, resume: Begin) -> None:
 def test_a_copy_that_fails_leaves_no_half(begin: Begin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     search = drive(begin("mine"))
     with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", lambda *paths: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        patch.setattr(
+            os, "replace", lambda *paths, **folders: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+        )
         with pytest.raises(StoreError, match=r"cannot copy .*No space left on device"):
             copy_run(search.saved.folder, tmp_path / "store", "copy")
     assert [path.name for path in list_runs(tmp_path / "store")] == ["mine"]

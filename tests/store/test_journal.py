@@ -53,17 +53,17 @@ def written(path: Path) -> bytes:
 
 
 def test_a_missing_journal_is_empty(path: Path) -> None:
-    assert Journal(path).read(parse) == []
+    assert list(Journal(path).read(parse)) == []
     assert not path.exists()
 
 
 def test_events_come_back_in_order_over_several_openings(path: Path, written: bytes) -> None:
     again = Journal(path)
-    assert again.read(parse) == EVENTS
+    assert list(again.read(parse)) == EVENTS
     again.append(lines({"event": "born", "id": 1}), sync=False)
     again.close()
     again.close()
-    assert Journal(path).read(parse) == [*EVENTS, {"event": "born", "id": 1}]
+    assert list(Journal(path).read(parse)) == [*EVENTS, {"event": "born", "id": 1}]
     assert path.read_bytes().startswith(written)
 
 
@@ -72,7 +72,7 @@ def test_torn_at_every_byte_of_the_last_line(path: Path, written: bytes) -> None
     for length in range(last, len(written)):
         path.write_bytes(written[:length])
         journal = Journal(path)
-        assert journal.read(parse) == EVENTS[:2]
+        assert list(journal.read(parse)) == EVENTS[:2]
         assert path.read_bytes() == written[:length], "reading changes nothing"
         if length > last:
             with pytest.warns(UserWarning, match=f"torn tail of {length - last} bytes"):
@@ -87,11 +87,11 @@ def test_torn_at_every_byte_of_the_last_line(path: Path, written: bytes) -> None
 def test_any_garbage_at_the_end_is_a_torn_tail(path: Path, written: bytes, tail: bytes) -> None:
     path.write_bytes(written + tail)
     journal = Journal(path)
-    assert journal.read(parse) == EVENTS
+    assert list(journal.read(parse)) == EVENTS
     with pytest.warns(UserWarning, match=r"_journal\.jsonl: cut off a torn tail"):
         journal.append(lines({"event": "told", "id": 9}), sync=True)
     journal.close()
-    assert Journal(path).read(parse) == [*EVENTS, {"event": "told", "id": 9}]
+    assert list(Journal(path).read(parse)) == [*EVENTS, {"event": "told", "id": 9}]
 
 
 @pytest.mark.parametrize("damage", [b'{"event":"rec', b"\0\0", b"[1]", b"", b"7", b'{"other":1}', b'{"event":"\rx'])
@@ -99,7 +99,7 @@ def test_damage_before_the_last_line_is_an_error_that_names_the_line(path: Path,
     lines = written.splitlines(keepends=True)
     path.write_bytes(lines[0] + damage + b"\n" + lines[2])
     with pytest.raises(StoreError, match=r"_journal\.jsonl: line 2 is damaged.*head -n 1\)") as caught:
-        Journal(path).read(parse)
+        list(Journal(path).read(parse))
     assert "\n" not in str(caught.value)
 
 
@@ -107,19 +107,19 @@ def test_damage_before_the_last_line_is_an_error_that_names_the_line(path: Path,
 def test_a_whole_line_that_means_nothing_is_never_cut_off(path: Path, written: bytes, after: int) -> None:
     path.write_bytes(b"".join(line + b"\n" for line in lines(EVENTS[0], {"event": "strange"}, *EVENTS[:after])))
     with pytest.raises(StoreError, match=r"_journal\.jsonl: line 2 is not understood \(strange\); restore") as caught:
-        Journal(path).read(parse)
+        list(Journal(path).read(parse))
     assert "\n" not in str(caught.value)
 
 
 def test_an_unreadable_journal_is_an_error(path: Path) -> None:
     path.mkdir()
     with pytest.raises(StoreError, match=r"cannot read .*_journal"):
-        Journal(path).read(parse)
+        list(Journal(path).read(parse))
 
 
 def test_a_short_write_leaves_what_was_there(path: Path, written: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     journal = Journal(path)
-    journal.read(parse)
+    list(journal.read(parse))
     write = os.write
     monkeypatch.setattr(os, "write", lambda file, data: write(file, data[:5]))
     with pytest.raises(StoreError, match="No space left on device; mend that, then `evo-tune resume`"):
@@ -128,7 +128,7 @@ def test_a_short_write_leaves_what_was_there(path: Path, written: bytes, monkeyp
     monkeypatch.undo()
     journal.append(lines({"event": "told", "id": 1}), sync=True)
     journal.close()
-    assert Journal(path).read(parse) == [*EVENTS, {"event": "told", "id": 1}]
+    assert list(Journal(path).read(parse)) == [*EVENTS, {"event": "told", "id": 1}]
 
 
 def test_a_failing_disk_never_leaves_damage_in_the_middle(
@@ -138,7 +138,7 @@ def test_a_failing_disk_never_leaves_damage_in_the_middle(
         raise OSError(5, "Input/output error")
 
     journal = Journal(path)
-    journal.read(parse)
+    list(journal.read(parse))
     journal.append(lines({"event": "told", "id": 1}), sync=True)
     write = os.write
     monkeypatch.setattr(os, "write", lambda file, data: write(file, data[:5]))
@@ -149,7 +149,7 @@ def test_a_failing_disk_never_leaves_damage_in_the_middle(
     with pytest.warns(UserWarning, match="torn tail of 5 bytes"):
         journal.append(lines({"event": "told", "id": 3}), sync=True)
     journal.close()
-    assert [event["id"] for event in Journal(path).read(parse)] == [0, 0, 0, 1, 3]
+    assert [event["id"] for event in list(Journal(path).read(parse))] == [0, 0, 0, 1, 3]
 
 
 def test_what_cannot_be_synced_is_not_kept(path: Path, written: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,11 +157,11 @@ def test_what_cannot_be_synced_is_not_kept(path: Path, written: bytes, monkeypat
         raise OSError(5, "Input/output error")
 
     journal = Journal(path)
-    journal.read(parse)
+    list(journal.read(parse))
     monkeypatch.setattr(os, "fsync", refuse)
     with pytest.raises(StoreError, match="Input/output error"):
         journal.append(lines({"event": "told", "id": 1}), sync=True)
-    assert Journal(path).read(parse) == EVENTS
+    assert list(Journal(path).read(parse)) == EVENTS
 
 
 def test_a_new_journal_is_safe_with_its_name(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,7 +187,7 @@ FULL = """
             written += 1
     except StoreError as error:
         print(written, error)
-    assert [event["id"] for event in Journal(Path(sys.argv[1])).read(json.loads)] == list(range(written))
+    assert [event["id"] for event in list(Journal(Path(sys.argv[1])).read(json.loads))] == list(range(written))
     try:
         write_atomically(Path(sys.argv[2]), bytes(2000))
     except StoreError as error:
@@ -226,7 +226,7 @@ def test_a_full_disk_keeps_every_whole_event(small_disk: Path) -> None:
     written = itertools.count()
     with pytest.raises(StoreError, match="No space left on device"):
         all(None is journal.append(lines({"event": "told", "id": id, "text": "x" * 50}), sync=True) for id in written)
-    assert [event["id"] for event in Journal(journal.path).read(parse)] == list(range(next(written) - 1))
+    assert [event["id"] for event in list(Journal(journal.path).read(parse))] == list(range(next(written) - 1))
     with pytest.raises(StoreError, match="No space left on device; mend that, then `evo-tune resume`"):
         write_atomically(small_disk / "x.parquet", bytes(50_000))
     assert [entry.name for entry in small_disk.iterdir()] == ["_journal.jsonl"]

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from evo_tune import trust
 from evo_tune.errors import UsageError
+from evo_tune.trust import decide as trust
 
 
 @pytest.fixture(autouse=True)

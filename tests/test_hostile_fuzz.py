@@ -1,0 +1,195 @@
+"""Whatever a stranger did to a run's folder, every command ends, with one line of error, and touches nothing else.
+
+`HOSTILE_EXAMPLES=1000 pytest tests/test_hostile_fuzz.py` tries so many folders, other ones each time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import resource
+import shutil
+import signal
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from hypothesis import HealthCheck, given, note, settings
+from hypothesis import strategies as st
+
+from evo_tune.cli import cli
+from evo_tune.dispatch.slot import Slot, Task
+from evo_tune.dispatch.worker import Worker
+from evo_tune.errors import EvoTuneError
+from evo_tune.genome.trial import Candidate, Outcome
+from evo_tune.loop.search import Search
+from tests.conftest import QUICK
+from tests.hostile_folder import MUTATIONS, outside_of, snapshot
+
+EXAMPLES = int(os.environ.get("HOSTILE_EXAMPLES", "40"))
+
+SECONDS = 30.0
+"""That a command may take on a busy machine; alone it takes a tenth of one."""
+
+MEMORY = 2 << 30
+"""Bytes that a command may take."""
+
+EXPORT = """
+
+def export(genome, context, folder):
+    (folder / "model.txt").write_text(str(genome))
+    return {"loss": 1.0}
+"""
+
+COMMANDS = (
+    ("list",),
+    ("list", "--format", "json"),
+    ("show", "run"),
+    ("show", "run", "--format", "csv"),
+    ("best", "run", "--format", "json"),
+    ("status", "run"),
+    ("verify", "run"),
+    ("export", "run", "--checkpoint", "out"),
+    ("resume", "run", "--as", "copy", "--trials", "6", "--calibrate", "0", "--accept-changes", "--slots", "1"),
+    ("resume", "run", "--trials", "6", "--calibrate", "0", "--accept-changes", "--slots", "1"),
+    ("resume", "run", "--trials", "8", "--accept-changes", "--slots", "2"),
+    ("show", "run"),
+)
+
+
+class Here(Slot):
+    """A slot that has a worker do what it does, in this very process."""
+
+    name, device, pid = "here", "cpu", None
+
+    def __init__(self, task: Task) -> None:
+        self.worker = Worker(task, "cpu")
+
+    def run(self, candidate: Candidate, folder: str | None = None) -> Outcome:
+        return Outcome(**self.worker.work(candidate, folder)["outcome"])
+
+    def close(self) -> None:
+        pass
+
+    kill = close
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder to work in, with two runs in its store; beside it what nobody may touch, and code that leaves a mark."""
+    top = tmp_path_factory.mktemp("hostile")
+    home, outside = top / "home", top / "outside"
+    home.mkdir()
+    (home / "quick.py").write_text(QUICK + EXPORT)
+    evil = f"open({str(top / 'ran')!r}, 'w').close()\n" + QUICK
+    before = os.getcwd()
+    os.chdir(home)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("XDG_STATE_HOME", str(top / "state"))
+        patched.setattr("evo_tune.loop.opening.open_slots", lambda task, *_: [Here(task)])
+        for name in ("base", "other"):
+            search = Search(
+                str(home / "quick.py"), strategy="ga", population=3, trials=6, calibrate=1, store="store", name=name
+            )
+            search.run()
+        trial = home / "store" / "base" / "_trials" / "000003"
+        trial.mkdir(parents=True)
+        (trial / "log.txt").write_text("x")
+        (home / "store" / "base").rename(top / "base")
+        (top / "base" / "evil.py").write_text(evil)
+        slot = {"slot": "a", "device": "cpu", "what": "", "seconds": 1, "memory": None}
+        sign = {"pid": 1, "host": platform.node(), "time": time.time(), "slots": [slot]}
+        (top / "base" / "_heartbeat.json").write_text(json.dumps(sign))
+        journal = top / "base" / "_journal.jsonl"
+        lines = journal.read_text().splitlines(keepends=True)
+        journal.write_text("".join(line for line in lines if '"ended"' not in line))  # as if it went on
+        (outside / "folder" / "000003").mkdir(parents=True)
+        for file in ("precious", "folder/precious", "folder/000003/precious", "folder/_run.json", "folder/log.txt"):
+            (outside / file).write_text("precious")
+        (outside / "evil.py").write_text(evil)
+        os.mkfifo(outside / "fifo")
+        yield home
+    os.chdir(before)
+
+
+class Hangs(BaseException):
+    """A command takes too long."""
+
+
+@contextlib.contextmanager
+def bounded() -> Iterator[None]:
+    """Let what is done here neither hang nor take all memory."""
+
+    def ring(number: int, frame: Any) -> None:
+        raise Hangs("".join(traceback.format_stack(frame)[-8:]))
+
+    pages = int(Path("/proc/self/statm").read_text().split()[0]) if Path("/proc/self/statm").exists() else 0
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    before = signal.signal(signal.SIGALRM, ring)
+    try:
+        if pages:
+            most = pages * resource.getpagesize() + MEMORY
+            resource.setrlimit(resource.RLIMIT_AS, (most, limits[1]))
+        signal.setitimer(signal.ITIMER_REAL, SECONDS)
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        resource.setrlimit(resource.RLIMIT_AS, limits)
+
+
+def ended(words: tuple[str, ...]) -> tuple[int, list[str], str]:
+    """Type a command; return its exit code, each of its messages, and what it printed."""
+    with warnings.catch_warnings(record=True) as told, bounded():
+        warnings.simplefilter("always")
+        done = CliRunner().invoke(cli, [*words, "--store", "store"])
+    messages = [str(one.message) for one in told]
+    if isinstance(done.exception, EvoTuneError):
+        return done.exception.exit_code, [*messages, str(done.exception)], done.output
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    return done.exit_code, messages, done.output
+
+
+@settings(
+    max_examples=EXAMPLES,
+    deadline=None,
+    database=None,
+    derandomize=EXAMPLES <= 40,
+    suppress_health_check=list(HealthCheck),
+)
+@given(st.lists(MUTATIONS, min_size=1, max_size=3))
+@pytest.mark.slow
+@pytest.mark.timeout(240 + 10 * EXAMPLES)
+def test_every_command_ends_and_touches_nothing_outside(
+    home: Path, mutations: list[tuple[Callable[..., None], Any]]
+) -> None:
+    top, store = home.parent, home / "store"
+    run, copy = store / "run", store / "copy"
+    own = (run, copy, home / "out")
+    for folder in own:
+        shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(top / "base", run)
+    evil = (run / "evil.py").read_bytes()
+    for change, *values in mutations:
+        change(run, *values)
+    before = snapshot(top, (*own, top / "state"))
+    for words in COMMANDS:
+        code, messages, printed = ended(words)
+        note(f"{' '.join(words)}: {code} {messages}")
+        assert code in (0, 1, 2), (words, messages, printed)
+        assert all(len(message.splitlines()) == 1 for message in messages), (words, messages)
+        assert all(len(message) < 2000 for message in messages), (words, messages)
+        if words[0] == "list":
+            assert code == 0, messages
+            assert "other" in printed, "the other runs are shown all the same"
+        assert snapshot(top, (*own, top / "state")) == before, words
+    assert outside_of(run).joinpath("precious").read_text() == "precious"
+    assert evil.startswith(b"open(")
