@@ -153,6 +153,8 @@ def ended(words: tuple[str, ...]) -> tuple[int, list[str], str]:
     messages = [str(one.message) for one in told]
     if isinstance(done.exception, EvoTuneError):
         return done.exception.exit_code, [*messages, str(done.exception)], done.output
+    if isinstance(done.exception, OSError):  # as `main` says it
+        return 1, [*messages, f"{done.exception.strerror}: cannot go on"], done.output
     if done.exception is not None and not isinstance(done.exception, SystemExit):
         raise done.exception
     return done.exit_code, messages, done.output

@@ -188,7 +188,9 @@ def _load(path: Path, kind: str, named: bool) -> ModuleType:
         raise PluginError(f"cannot read the {kind} {path}: {error.strerror}; check the path") from None
     key = (str(path), content)
     package, root = package_of(path)
-    for folder in (str(path.parent), str(root), *([os.getcwd()] if named else [])):  # console scripts lack the last
+    # Console scripts lack the working directory. evo-tune's own folder comes before it, so that nothing that lies there
+    # is taken for evo-tune where it is installed in a way that import hooks serve last.
+    for folder in (str(path.parent), str(root), *([str(PACKAGE.parent), os.getcwd()] if named else [])):
         if folder not in sys.path:
             sys.path.append(folder)
     if key not in _loaded:

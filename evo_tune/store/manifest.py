@@ -33,6 +33,9 @@ MANIFEST = "_run.json"
 LARGEST = 1 << 24
 """Bytes of a manifest at most."""
 
+LONGEST = 4096
+"""Characters of a path at most."""
+
 CROWD = 10**6
 """Births in a generation at most."""
 
@@ -166,6 +169,9 @@ def _checked(manifest: Manifest) -> Manifest:
         raise ValueError(f"fidelity is {budgets}")
     if manifest.inherit == 1.0:
         raise ValueError("inherit is 1.0, expected less")
+    for name in (manifest.evaluator, manifest.strategy):
+        if len(name) > LONGEST:
+            raise ValueError(f"the name of the evaluator, or of the strategy, has {len(name)} characters")
     manifest.constraints()  # raises
     if manifest.order not in ORDERS:
         raise ValueError(f"order is {manifest.order!r}, expected one of {', '.join(ORDERS)}")

@@ -57,14 +57,15 @@ CANDIDATES = st.builds(
     confirms=st.none() | WHOLE,
 )
 COUNT = st.none() | st.integers(1, 2**40)
+SLOTS = st.none() | st.integers(1, 10_000)
 POSITIVE = st.none() | st.floats(0, 1e9, exclude_min=True)
 SESSIONS = st.builds(
     lambda backend, **given: Session(backend=backend, **(given if backend != "joblib" else {"per_device": "auto"})),
     backend=st.sampled_from(BACKENDS),
     trials=COUNT,
     generations=COUNT,
-    slots=COUNT,
-    max_slots=COUNT,
+    slots=SLOTS,
+    max_slots=SLOTS,
     hours=POSITIVE,
     budget=POSITIVE,
     timeout=POSITIVE,

@@ -63,7 +63,8 @@ def _print_one(plugin: Evaluator, form: str) -> None:
         rows = [{"group": title, **_row(option)} for title, held in groups for option in held]
         shared.print_rows(rows, form)
     elif form == "markdown":
-        click.echo(markdown(plugin), nl=False)
+        for line in markdown(plugin).splitlines():
+            shared.echo(line)
     else:
         _print_facts(plugin)
         if not groups:
