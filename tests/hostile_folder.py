@@ -55,6 +55,7 @@ STRANGE = (
 
 VALUES: tuple[Any, ...] = (
     *(None, True, "", "x" * 20_000, "\x1b[2J", "\x00", "../../outside/evil.py", "/dev/zero", "nan"),
+    *("\r\n", "\ud800", "\u202eevil", "\U000e0041"),
     *(0, -1, 1, 1.5, 2**31, 2**63 - 1, 2**63, 10**30, 10**299, -(10**30), 5e-324, 1e308, -1e308, 1e400, float("nan")),
     *([], {}, [[]], [None], ["x"], [1e308, -1e308], {"a": {"b": 1}}, {"": None}, list(range(1000))),
     *("METRIC", "bundled:../../x", "entry:x", "EVIL", "OUTSIDE", "loss:min", "loss<=1e999", "dask", "127.0.0.1:1"),
