@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import heapq
+import importlib.util
 import itertools
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -105,6 +108,18 @@ def resume(tmp_path: Path) -> Iterator[Callable[..., Search]]:
 def fast_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let fsync do nothing: for tests that write much and lose no power."""
     monkeypatch.setattr(os, "fsync", lambda file: None)
+
+
+def benchmark(name: str) -> ModuleType:
+    """Return the module of a script in benchmarks/."""
+    path = Path(__file__).parents[1] / "benchmarks" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
 
 
 def evaluate(search: Search, candidate: Candidate) -> dict[str, float]:

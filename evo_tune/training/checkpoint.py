@@ -8,9 +8,12 @@ from typing import Any
 
 import torch
 
-from evo_tune.errors import RecipeError
+from evo_tune.errors import OptionError, RecipeError
 
-__all__ = ["load_checkpoint", "save_checkpoint"]
+__all__ = ["CHECKPOINT", "load_checkpoint", "save_checkpoint", "saved_in"]
+
+CHECKPOINT = "checkpoint.pt"
+"""What a training leaves in its folder, to go on from."""
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -49,3 +52,23 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict):
         raise RecipeError("checkpoint", str(path), "a file that save_checkpoint wrote")
     return state
+
+
+def saved_in(folder: Path | None, task: dict[str, Any]) -> dict[str, Any]:
+    """Return the checkpoint that a training is to go on from; empty if there is none.
+
+    Args:
+        folder: Of the training that it goes on from, if it does.
+        task: Plain data that says what is trained; a checkpoint goes on under the same only.
+
+    Raises:
+        OptionError: It belongs to another training.
+        RecipeError: It is damaged.
+    """
+    file = folder / CHECKPOINT if folder else None
+    if file is None or not file.is_file():
+        return {}
+    saved = load_checkpoint(file)
+    if saved["task"] != task:
+        raise OptionError(f"{file} belongs to {saved['task']}: expected {task}; train from scratch instead")
+    return saved

@@ -20,8 +20,8 @@ from evo_tune.training.models.encoder_config import nearest_divisor
 from evo_tune.training.plan import Plan
 
 if TYPE_CHECKING:
-    from evo_tune.training.fitting import Run
     from evo_tune.training.models.encoder import Classifier
+    from evo_tune.training.session import Run
 
 __all__ = ["Classifying", "divided", "fit_classifier", "known_before", "write_classifier"]
 

@@ -10,15 +10,13 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from evo_tune.errors import RecipeError
 from evo_tune.training.accounting import stop_step
-from evo_tune.training.checkpoint import load_checkpoint, save_checkpoint
+from evo_tune.training.checkpoint import CHECKPOINT, save_checkpoint, saved_in
 from evo_tune.training.classification import Scores, score
 from evo_tune.training.data.batch import MicroBatch
 from evo_tune.training.data.epochs import Epochs
@@ -28,34 +26,16 @@ from evo_tune.training.models.encoder import Classifier
 from evo_tune.training.optim.optimizer import AdamW
 from evo_tune.training.optim.weight_decay import WeightDecay
 from evo_tune.training.plan import Plan
+from evo_tune.training.session import Run
 from evo_tune.training.trainer import Recipe, Trainer
 
-__all__ = ["CHECKPOINT", "Examples", "Run", "fit"]
-
-CHECKPOINT = "checkpoint.pt"
+__all__ = ["Examples", "fit"]
 
 CURVE_POINTS = 4
 """Points of the learning curve over the full training."""
 
 SEEN = 1000
 """Most training samples that the training loss is measured on."""
-
-
-class Run(Protocol):
-    """Where a training stands; `evo_tune.Context` is one, and says what each is."""
-
-    device: str
-    threads: int
-    seed: int
-    budget: float
-    resume_folder: Path | None
-
-    @property
-    def folder(self) -> Path:
-        """Folder of this training."""
-
-    def report(self, fraction: float, **metrics: float) -> None:
-        """Add a point to the learning curve."""
 
 
 @dataclass(frozen=True)
@@ -163,7 +143,8 @@ def fit(
 
     Raises:
         Diverged: The training was lost.
-        RecipeError: A number is out of its range, or the checkpoint belongs to another training.
+        RecipeError: A number is out of its range.
+        OptionError: The checkpoint belongs to another training.
     """
     keep_freed_memory()
     source = Epochs(
@@ -185,7 +166,8 @@ def fit(
     )
     trainer = Trainer(model, source, recipe, seed=run.seed, device=run.device)
     described = dict(task or {})
-    _go_on(trainer, run, described)
+    if saved := saved_in(run.resume_folder, described):
+        trainer.restore(saved["trainer"])
     start, first, began = trainer.step, trainer.targets, time.perf_counter()
     scores, judging = _train(trainer, examples, run)
     seconds = time.perf_counter() - began - judging
@@ -202,17 +184,6 @@ def fit(
         resumed=start if run.resume_folder else None,
     )
     return measured(fitted, "classes")
-
-
-def _go_on(trainer: Trainer, run: Run, task: dict[str, Any]) -> None:
-    """Take up the checkpoint that the run goes on from, if there is one."""
-    file = run.resume_folder / CHECKPOINT if run.resume_folder else None
-    if file is None or not file.is_file():
-        return
-    saved = load_checkpoint(file)
-    if saved["task"] != task:
-        raise RecipeError("checkpoint", str(file), f"one of {task}, not of {saved['task']}; or train from scratch")
-    trainer.restore(saved["trainer"])
 
 
 def _train(trainer: Trainer, examples: Examples, run: Run) -> tuple[Scores, float]:

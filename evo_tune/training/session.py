@@ -13,9 +13,8 @@ from pathlib import Path
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from evo_tune.errors import OptionError
 from evo_tune.training.accounting import stop_step
-from evo_tune.training.checkpoint import load_checkpoint, save_checkpoint
+from evo_tune.training.checkpoint import CHECKPOINT, save_checkpoint, saved_in
 from evo_tune.training.course import Course
 from evo_tune.training.hardware import probe
 from evo_tune.training.hardware.allocator import keep_freed_memory
@@ -25,11 +24,10 @@ from evo_tune.training.hardware.launcher import launch
 if TYPE_CHECKING:
     from evo_tune.training.hardware.distributed import Ranks
 
-__all__ = ["CHECKPOINT", "MODEL", "Build", "Place", "Run", "Task", "seed_of", "share_of", "train", "train_together"]
+__all__ = ["MODEL", "Build", "Place", "Run", "Task", "seed_of", "share_of", "train", "train_together"]
 
-CHECKPOINT = "checkpoint.pt"
 MODEL = "model"
-"""What a training leaves in its folder: to go on from, and for others to begin with."""
+"""What a training leaves in its folder for others to begin with."""
 
 
 class Run(Protocol):
@@ -103,7 +101,7 @@ def train(task: T, run: Run, build: Build[T], ranks: Ranks | None = None) -> tup
     first = ranks is None or ranks.rank == 0
     with reproducible(run.threads, run.device):
         identity = task.identity
-        saved = _saved(run, identity)
+        saved = saved_in(run.resume_folder, identity)
         precision = task.options.precision
         if precision == "auto":  # another machine may answer otherwise, but not in the middle of a training
             precision = saved.get("precision", "fp32") if saved else probe.fastest_precision(run.device)
@@ -118,17 +116,6 @@ def train(task: T, run: Run, build: Build[T], ranks: Ranks | None = None) -> tup
         if run.keep and first:
             course.model.save(run.folder / MODEL)
         return course, metrics
-
-
-def _saved(run: Run, identity: dict[str, Any]) -> dict[str, Any]:
-    """Return the checkpoint to go on from; empty if there is none."""
-    file = run.resume_folder / CHECKPOINT if run.resume_folder else None
-    if file is None or not file.is_file():
-        return {}
-    saved = load_checkpoint(file)
-    if saved["task"] != identity:
-        raise OptionError(f"{file} belongs to {saved['task']}: expected {identity}; train from scratch instead")
-    return saved
 
 
 # ---------------------------------------------------------------- several processes

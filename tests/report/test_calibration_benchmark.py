@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
 
-from tests.strategies.test_search_benchmark import loaded
+from tests import conftest
 
 TRIES = 3000
 
 
 @pytest.fixture(scope="module")
 def benchmark() -> ModuleType:
-    return loaded(Path(__file__).parents[2] / "benchmarks" / "calibration.py")
+    return conftest.benchmark("calibration")
 
 
 @pytest.mark.parametrize("finalists", [1, 2, 5])

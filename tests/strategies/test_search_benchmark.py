@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -13,23 +12,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from tests.conftest import benchmark
+
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "search.py"
 PEERS = SCRIPT.with_name("peers.py")
 
 
-def loaded(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"benchmark_{path.stem}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module")
 def search() -> ModuleType:
-    return loaded(SCRIPT)
+    return benchmark("search")
 
 
 @pytest.fixture(scope="module")

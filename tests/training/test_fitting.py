@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from evo_tune import Context
-from evo_tune.errors import RecipeError
+from evo_tune.errors import OptionError, RecipeError
 from evo_tune.training import (
     CLASSIFIER_METRICS,
     Diverged,
@@ -91,7 +91,7 @@ def test_a_training_in_pieces_is_one_training_to_the_bit(schedule: str, config: 
 
 def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
     train(tmp_path / "1", Plan(epochs=3), budget=0.5, task={"data": "here"})
-    with pytest.raises(RecipeError, match="there"):
+    with pytest.raises(OptionError, match="there"):
         train(tmp_path / "2", Plan(epochs=3), resume_folder=tmp_path / "1", task={"data": "there"})
     with pytest.raises(RecipeError, match="recipe"):
         train(tmp_path / "2", Plan(epochs=4), resume_folder=tmp_path / "1", task={"data": "here"})

@@ -16,14 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from evo_tune.errors import OptionError
 from evo_tune.training.accounting import stop_step
-from evo_tune.training.checkpoint import load_checkpoint, save_checkpoint
+from evo_tune.training.checkpoint import CHECKPOINT, save_checkpoint, saved_in
 from evo_tune.training.data.batch import MicroBatch
 from evo_tune.training.data.windows import fixed_windows
 from evo_tune.training.evaluation import Evaluation, evaluate
-from evo_tune.training.fitting import CHECKPOINT, CURVE_POINTS, Run
+from evo_tune.training.fitting import CURVE_POINTS
 from evo_tune.training.metrics import measured
+from evo_tune.training.session import Run
 from evo_tune.training.trainer import Trainer
 from evo_tune.training.tuning.adapter import trained_weights
 from evo_tune.training.tuning.base import Base, read_base
@@ -156,7 +156,8 @@ def tune(
         Diverged: The training was lost.
         OptionError: The checkpoint belongs to another training.
     """
-    _go_on(trainer, run, dict(task))
+    if saved := saved_in(run.resume_folder, dict(task)):  # the base's weights are not in it
+        trainer.restore({**saved["trainer"], "model": {**trainer.model.state_dict(), **saved["trainer"]["model"]}})
     start, first = trainer.step, trainer.targets
     judged, seconds = _run(trainer, run, text)
     where = (base.folder, base.sha256(), data, text.context, text.scored)
@@ -175,18 +176,6 @@ def tune(
         state = {**trainer.state(), "model": trained_weights(trainer.model)}
         save_checkpoint(run.folder / CHECKPOINT, {"task": dict(task), "trainer": state})
     return measured(tuned, "tuning")
-
-
-def _go_on(trainer: Trainer, run: Run, task: dict[str, Any]) -> None:
-    """Take up the checkpoint that the run goes on from, if there is one."""
-    file = run.resume_folder / CHECKPOINT if run.resume_folder else None
-    if file is None or not file.is_file():
-        return
-    saved = load_checkpoint(file)
-    if saved["task"] != task:
-        raise OptionError(f"{file} belongs to {saved['task']}: expected {task}; train from scratch instead")
-    frozen = trainer.model.state_dict()
-    trainer.restore({**saved["trainer"], "model": {**frozen, **saved["trainer"]["model"]}})
 
 
 def _run(trainer: Trainer, run: Run, text: TuningText) -> tuple[Evaluation, float]:
