@@ -38,7 +38,6 @@ Prints a line for each run, and exits 1 on any violation.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import sys
 import tempfile
 import time
@@ -46,8 +45,8 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-import psutil
 from chaos_checks import Violation
+from chaos_cluster import ClusterChaos
 from chaos_faults import FAULTS, Chaos
 from chaos_session import MUTANTS, RULES
 
@@ -66,16 +65,15 @@ def storm(chaos: Chaos, rounds: int) -> tuple[str, Run | None]:
     except Violation as violation:
         return str(violation), None
     finally:
-        for process in chaos.processes():
-            with contextlib.suppress(psutil.Error):
-                process.kill()
+        chaos.close()
 
 
-def disturb(rounds: int, seed: int, faults: Sequence[str], rules: str) -> bool:
+def disturb(rounds: int, seed: int, faults: Sequence[str], rules: str, backend: str = "joblib") -> bool:
     """Make a run under faults, print what came of it, and say whether all was well."""
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
-        chaos = Chaos(Path(folder), seed, faults, rules)
+        cluster = backend != "joblib"
+        chaos = ClusterChaos(Path(folder), seed, backend) if cluster else Chaos(Path(folder), seed, faults, rules)
         violation, run = storm(chaos, rounds)
     thrown = ", ".join(f"{number} {what}" for what, number in sorted(chaos.thrown.items()))
     if run is None:
@@ -95,10 +93,10 @@ def disturb(rounds: int, seed: int, faults: Sequence[str], rules: str) -> bool:
     return True
 
 
-def break_on_purpose(rounds: int, seed: int) -> bool:
-    """Make a run with each of MUTANTS, print which check has noticed it, and say whether all were."""
+def break_on_purpose(mutants: Sequence[str], rounds: int, seed: int) -> bool:
+    """Make a run with each of these MUTANTS, print which check has noticed it, and say whether all were."""
     missed = 0
-    for number, (mutant, what) in enumerate(MUTANTS.items()):
+    for number, mutant in enumerate(mutants):
         with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
             chaos = Chaos(Path(folder), seed + number, AIMED[mutant], mutant=mutant)
             violation, _ = storm(chaos, rounds)
@@ -106,7 +104,7 @@ def break_on_purpose(rounds: int, seed: int) -> bool:
         noticed = (
             " / ".join([violation.splitlines()[0], *violation.splitlines()[1:][-1:]]) if violation else "NOT NOTICED"
         )
-        print(f"{mutant} ({what}), {chaos.thrown.total()} faults: {noticed[:300]}", flush=True)
+        print(f"{mutant} ({MUTANTS[mutant]}), {chaos.thrown.total()} faults: {noticed[:300]}", flush=True)
     return not missed
 
 
@@ -118,10 +116,15 @@ def main() -> None:
     )
     parser.add_argument("--rules", nargs="+", choices=RULES, default=list(RULES), help="which runs, if not all")
     parser.add_argument("--seed", type=int, default=0, help="of the moments and the victims")
-    parser.add_argument("--mutants", action="store_true", help="break evo-tune on purpose: is it noticed?")
+    parser.add_argument("--backend", choices=("joblib", "dask", "ray"), default="joblib", help="where the slots are")
+    parser.add_argument(
+        "--mutants", nargs="*", choices=MUTANTS, metavar="MUTANT", help="break evo-tune on purpose: is it noticed?"
+    )
     given = parser.parse_args()
-    if given.mutants:
-        sys.exit(not break_on_purpose(given.rounds, given.seed))
+    if given.mutants is not None:
+        sys.exit(not break_on_purpose(given.mutants or list(MUTANTS), given.rounds, given.seed))
+    if given.backend != "joblib":
+        sys.exit(not disturb(given.rounds, given.seed, (), given.backend, given.backend))
     shares = [len(range(number, given.rounds, len(given.rules))) for number in range(len(given.rules))]
     played = zip(given.rules, shares, strict=True)
     well = [disturb(share, given.seed + i, given.faults, rules) for i, (rules, share) in enumerate(played) if share]

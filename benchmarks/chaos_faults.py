@@ -350,15 +350,24 @@ class Chaos:
         self.extend()
         if litter := left_over(self.store, [] if self.tracker_killed else self.parents):
             raise Violation(f"left over: {litter}")
-        disturbed, limits = Run.open(self.store / "chaos"), self.limits if self.in_birth_order else []
-        for self.generations in limits:
-            self.parent = self.start("undisturbed", mutant="")
+        self.compare_undisturbed()
+        return Run.open(self.store / "chaos")
+
+    def compare_undisturbed(self) -> None:
+        """Make the same run undisturbed, extended where it was, and compare the run and its copies with it."""
+        for limit in self.limits if self.in_birth_order else []:
+            self.parent = self.start("undisturbed", generations=limit)
             self.ended()
-            for name in [name for name, end in self.copies if end == self.generations]:
+            for name in [name for name, end in self.copies if end == limit]:
                 compare(Run.open(self.store / name), Run.open(self.store / "undisturbed"))
-        undisturbed = Run.open(self.store / "undisturbed") if limits else None
-        compare(disturbed, undisturbed)
-        return disturbed
+        undisturbed = Run.open(self.store / "undisturbed") if self.in_birth_order else None
+        compare(Run.open(self.store / "chaos"), undisturbed)
+
+    def close(self) -> None:
+        """Leave no process behind."""
+        for process in self.processes():
+            with contextlib.suppress(psutil.Error):
+                process.kill()
 
     @property
     def in_birth_order(self) -> bool:
