@@ -24,6 +24,9 @@ from chaos_faults import Chaos
 
 FAULTS = ("stop", "host", "scheduler", "parent")
 
+LONG = 12
+"""Generations at first: a cluster is slow to begin."""
+
 STARTING = 60.0
 """Seconds that a cluster may take until it answers."""
 
@@ -45,7 +48,7 @@ class ClusterChaos(Chaos):
 
     def __init__(self, folder: Path, seed: int, backend: str) -> None:
         super().__init__(folder, seed, FAULTS)
-        self.backend = backend
+        self.backend, self.generations = backend, LONG
         self.members: list[subprocess.Popen[bytes]] = []
         self.cluster = (backend, self.open_cluster())
 
@@ -103,6 +106,7 @@ class ClusterChaos(Chaos):
 
     def throw(self, fault: str) -> None:
         assert self.parent is not None
+        self.wait_at_work()
         if fault == "parent":
             return super().throw(fault)
         self.thrown[fault] += 1
@@ -118,6 +122,15 @@ class ClusterChaos(Chaos):
                 victim.suspend()
                 time.sleep(self.random.uniform(1.0, 8.0))
                 victim.resume()
+
+    def wait_at_work(self) -> None:
+        """Wait until a result has come through the cluster, which takes seconds, and a moment more."""
+        assert self.parent is not None
+        told = self.folder / "told-chaos"
+        before = told.stat().st_size if told.exists() else 0
+        while self.parent.poll() is None and (not told.exists() or told.stat().st_size <= before):
+            time.sleep(0.02)
+        time.sleep(self.random.uniform(0.0, 0.5))
 
     def lose_scheduler(self) -> None:
         """Kill what holds the cluster together, and let the run go on with a new one.
