@@ -12,6 +12,8 @@ machine. It knows how such a cluster is started and which of its processes is wh
 from __future__ import annotations
 
 import contextlib
+import os
+import secrets
 import socket
 import subprocess
 import sys
@@ -33,6 +35,9 @@ STARTING = 60.0
 NOTICED = 180.0
 """Seconds in which a run must have noticed that its cluster is gone."""
 
+SAID = ("ClusterLost", "no Dask scheduler answers", "no Ray answers", "Failed to connect to GCS")
+"""One of these a run must say of it. The last is Ray's own, which ends its driver's process after a minute."""
+
 HOSTS = {"dask": "spawn_main", "ray": "ray::"}
 """What the command lines of those processes have in common that trainings run below."""
 
@@ -50,6 +55,8 @@ class ClusterChaos(Chaos):
         super().__init__(folder, seed, FAULTS)
         self.backend, self.generations = backend, LONG
         self.members: list[subprocess.Popen[bytes]] = []
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # a Ray that no other machine can reach
+        os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))  # nor another user of this one
         self.cluster = (backend, self.open_cluster())
 
     def open_cluster(self) -> str:
@@ -149,7 +156,7 @@ class ClusterChaos(Chaos):
         except subprocess.TimeoutExpired:
             raise Violation(f"{NOTICED:g} s after its scheduler the run has not ended") from None
         text = self.parent.stderr.read()
-        if code and not any(name in text for name in ("ClusterLost", "no Dask scheduler answers", "no Ray answers")):
+        if code and not any(words in text for words in SAID):
             raise Violation(f"without its scheduler the run ended with {code}:\n{text}")
         self.bury()
         self.close_cluster()
