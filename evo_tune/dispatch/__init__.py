@@ -11,6 +11,7 @@ from evo_tune.dispatch.devices import AUTO, CPU, Device, Plan, gpus, plan
 from evo_tune.dispatch.inventory import inventory
 from evo_tune.dispatch.limits import check_system, cpu_count
 from evo_tune.dispatch.local import LocalSlot
+from evo_tune.dispatch.log import sweep
 from evo_tune.dispatch.packing import Forecast
 from evo_tune.dispatch.shared import SharedCard, SharedSlot
 from evo_tune.dispatch.slot import UNKNOWN, NoMachine, Slot, SlotClosed, SlotUnfit, Task
@@ -35,6 +36,7 @@ __all__ = [
     "inventory",
     "open_slots",
     "plan",
+    "sweep",
 ]
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
 import threading
 
 from evo_tune.dispatch.slot import keep_log, names_inside
 from evo_tune.trust import inside
 
-__all__ = ["Log", "log_name"]
+__all__ = ["Log", "log_name", "sweep"]
 
 
 class Log:
@@ -77,3 +78,16 @@ class Log:
 def log_name(pid: int) -> str:
     """Return the name of a worker's spool among the trials' folders."""
     return f".worker-{pid}.log"
+
+
+def sweep(trials_folder: str) -> None:
+    """Remove the spools of workers that died with their parent, so that nobody has taken them away.
+
+    For whoever has the run to himself: an orphan that still lives loses no more than what it would print.
+    """
+    run, trials = os.path.split(trials_folder)
+    with contextlib.suppress(OSError), inside.folder(run, trials) as at:
+        for name in os.listdir(at):
+            if re.fullmatch(r"\.worker-[0-9]+\.log", name):
+                with contextlib.suppress(OSError):
+                    inside.remove(at, name)

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
-from evo_tune.dispatch import AUTO, CPU, Cluster, Forecast, Plan, Slot, Task, open_slots, plan
+from evo_tune.dispatch import AUTO, CPU, Cluster, Forecast, Plan, Slot, Task, open_slots, plan, sweep
 from evo_tune.genome.space import SearchSpace
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.store.run import TRIALS, Run
@@ -70,7 +70,9 @@ def _opened(run: Run, session: Session, evaluator: Evaluator, space: SearchSpace
         forecast = _forecast(run, evaluator, space, planned)
         if forecast is None:
             planned = plan_for(session.but(per_device=1), manifest.threads, manifest.options)
-    slots = open_slots(_task(run, evaluator), planned, session.timeout, session.retries, cluster, forecast)
+    task = _task(run, evaluator)
+    sweep(task.trials_folder)  # the run's lock is ours: what lies there is of the dead
+    slots = open_slots(task, planned, session.timeout, session.retries, cluster, forecast)
     if manifest.order == "birth" and len(slots) > manifest.lag + 1:
         text = f"in birth order with --lag {manifest.lag}, at most {manifest.lag + 1} slots are ever at work"
         warnings.warn(f"{text}: {len(slots)} slots will wait for each other", stacklevel=3)

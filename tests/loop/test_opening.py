@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,3 +25,17 @@ def test_a_session_that_cannot_be_opened_leaves_the_run_free(
     with pytest.raises(OptionError, match=f"--{next(iter(field))}"):
         resume("run", trials=6, **field).run()
     assert len(resume("run", trials=6, timeout=None, slots=1, devices=None).run().trials) == 6
+
+
+def test_what_a_worker_that_died_with_its_parent_had_printed_is_swept(
+    begin: Begin, resume: Begin, tmp_path: Path
+) -> None:
+    trials = drive(begin("run", trials=2)).saved.folder / "_trials"
+    trials.mkdir(exist_ok=True)
+    (tmp_path / "far").write_text("another's")
+    for name in (".worker-17.log", ".worker-notes", "notes.log"):
+        (trials / name).write_text("half a line")
+    (trials / ".worker-18.log").symlink_to(tmp_path / "far")
+    resume("run", trials=3).run()
+    assert sorted(path.name for path in trials.iterdir()) == [".worker-notes", "notes.log"]
+    assert (tmp_path / "far").read_text() == "another's"

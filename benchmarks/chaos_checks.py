@@ -1,0 +1,88 @@
+"""What must hold of a run that benchmarks/chaos.py has disturbed, by what is on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from evo_tune.errors import StoreError
+from evo_tune.loop.code import ruled
+from evo_tune.loop.replay import verify
+from evo_tune.plugins.find import find_evaluator
+from evo_tune.store.manifest import MANIFEST, space_of
+from evo_tune.store.run import Run
+
+
+class Violation(Exception):
+    """Something that must never happen."""
+
+
+def told_and_lost(folder: Path, told: Path) -> list[int]:
+    """Return the trials that were told, as a session has noted by itself, and that a run does not hold any more.
+
+    Raises:
+        Violation: The run cannot be read.
+    """
+    ids = {int(line) for line in told.read_text().splitlines()} if told.exists() else set()
+    if not (folder / MANIFEST).exists():
+        return sorted(ids)
+    try:
+        return sorted(ids - Run.open(folder).outcomes.keys())
+    except StoreError as error:
+        raise Violation(f"the run cannot be read: {error}") from None
+
+
+def check_whole(journal: Path) -> None:
+    """Check that a session which the disk has refused has taken back what it wrote half.
+
+    Raises:
+        Violation: It has not.
+    """
+    if journal.exists() and not journal.read_bytes().endswith(b"\n"):
+        raise Violation("the journal ends with half an event, which a living session has left")
+
+
+def left_over(store: Path, parents: Sequence[int]) -> list[str]:
+    """Return what was only meant for a while: temporary files, workers' output, semaphores of these parents."""
+    litter = [str(file) for file in store.rglob("*") if file.name.endswith(".part") or ".worker-" in file.name]
+    return litter + [str(file) for pid in parents for file in Path("/dev/shm").glob(f"sem.*-{pid}-*")]
+
+
+def compare(disturbed: Run, undisturbed: Run | None) -> None:
+    """Compare two runs in all that does not depend on time; and have a run's proposals made again.
+
+    Raises:
+        Violation: They differ, a proposal does not come out again, or the Parquet files do not hold the trials.
+    """
+    trials, table = disturbed.trials(), _timeless(disturbed)
+    if not len(trials) == len(disturbed.candidates) == len(table):
+        numbers = f"{len(disturbed.candidates)} births and {len(table)} rows"
+        raise Violation(f"{disturbed.name} has {len(trials)} results, and {numbers}")
+    manifest = disturbed.manifest
+    evaluator = find_evaluator(manifest.evaluator)
+    space = space_of(manifest, evaluator.space(manifest.options))
+    if undisturbed is not None:
+        _compare(disturbed, undisturbed, table)
+    if found := verify(disturbed, space, ruled(manifest, evaluator, manifest.strategy)):
+        raise Violation(f"proposals that do not come out again: {found}")
+
+
+def _compare(disturbed: Run, undisturbed: Run, table: pd.DataFrame) -> None:
+    if len(disturbed.candidates) != len(undisturbed.candidates):
+        numbers = len(disturbed.candidates), len(undisturbed.candidates)
+        raise Violation(f"{disturbed.name} has {numbers[0]} trials, the undisturbed run {numbers[1]}")
+    for one, other in zip(disturbed.trials(), undisturbed.trials(), strict=True):
+        mine, theirs = one.outcome, other.outcome
+        same = one.candidate == other.candidate and one.told_order == other.told_order
+        if not same or (mine.status, mine.metrics, mine.curve) != (theirs.status, theirs.metrics, theirs.curve):
+            raise Violation(f"trials differ:\n{one}\n{other}")
+    theirs = _timeless(undisturbed)
+    if not table.equals(theirs):
+        raise Violation(f"the Parquet files differ:\n{table.compare(theirs)}")
+
+
+def _timeless(run: Run) -> pd.DataFrame:
+    frame = pd.read_parquet(run.folder).drop(columns=["seconds", "device"]).sort_values("id", ignore_index=True)
+    return frame.assign(parents=frame["parents"].map(list))

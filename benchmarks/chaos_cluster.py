@@ -1,0 +1,172 @@
+"""The storm of benchmarks/chaos.py on a cluster of this machine, which is not the run's own: Dask or Ray.
+
+    stop       one of the cluster's workers is stopped for a while
+    host       one of them is killed
+    scheduler  the scheduler is killed, and with it the cluster: the run must stop and say so; then there is a new one
+    parent     the run's own process is killed
+
+Here the run goes on after each; in the end it is compared as any other is, with the same run made on two slots of this
+machine. It knows how such a cluster is started and which of its processes is what.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+from chaos_checks import Violation
+from chaos_faults import Chaos
+
+FAULTS = ("stop", "host", "scheduler", "parent")
+
+LONG = 12
+"""Generations at first: a cluster is slow to begin."""
+
+STARTING = 60.0
+"""Seconds that a cluster may take until it answers."""
+
+NOTICED = 180.0
+"""Seconds in which a run must have noticed that its cluster is gone."""
+
+SAID = ("ClusterLost", "no Dask scheduler answers", "no Ray answers", "Failed to connect to GCS")
+"""One of these a run must say of it. The last is Ray's own, which ends its driver's process after a minute."""
+
+HOSTS = {"dask": "spawn_main", "ray": "ray::"}
+"""What the command lines of those processes have in common that trainings run below."""
+
+
+class ClusterChaos(Chaos):
+    """One run on a cluster, and what is done to both.
+
+    Args:
+        folder: An empty folder for it all.
+        seed: Of the moments and the victims.
+        backend: 'dask' or 'ray'.
+    """
+
+    def __init__(self, folder: Path, seed: int, backend: str) -> None:
+        super().__init__(folder, seed, FAULTS)
+        self.backend, self.generations = backend, LONG
+        self.members: list[subprocess.Popen[bytes]] = []
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # a Ray that no other machine can reach
+        os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))  # nor another user of this one
+        self.cluster = (backend, self.open_cluster())
+
+    def open_cluster(self) -> str:
+        """Start a cluster; return its address."""
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = str(free.getsockname()[1])
+        if self.backend == "ray":
+            head = ("ray.scripts.scripts", "start", "--head", "--port", port, "--num-cpus", "2", "--block")
+            self.member(*head, "--include-dashboard", "false", "--node-ip-address", "127.0.0.1")
+        else:
+            self.member("distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", port, "--no-dashboard")
+            workers = ("--nworkers", "2", "--nthreads", "1", "--no-dashboard", "--local-directory", str(self.folder))
+            self.member("distributed.cli.dask_worker", f"tcp://127.0.0.1:{port}", *workers)
+        end = time.monotonic() + STARTING
+        while time.monotonic() < end:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", int(port)), 1.0):
+                time.sleep(5.0)  # the workers come after it
+                return f"127.0.0.1:{port}"
+            time.sleep(0.2)
+        raise SystemExit(f"no {self.backend} cluster has started within {STARTING:g} s")
+
+    def member(self, *command: str) -> None:
+        nothing = subprocess.DEVNULL
+        arguments = [sys.executable, "-m", *command]
+        self.members.append(subprocess.Popen(arguments, stdout=nothing, stderr=nothing, start_new_session=True))
+
+    def close_cluster(self) -> None:
+        """Kill every process of the cluster."""
+        for process in self.family():
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        for member in self.members:
+            member.wait()
+        self.members = []
+
+    def family(self) -> list[psutil.Process]:
+        """Return the processes of the cluster."""
+        found = []
+        for member in self.members:
+            with contextlib.suppress(psutil.Error):
+                process = psutil.Process(member.pid)
+                found += [process, *process.children(recursive=True)]
+        return found
+
+    def hosts(self) -> list[psutil.Process]:
+        """Return those below which trainings run, or will."""
+        found = []
+        for process in self.family():
+            with contextlib.suppress(psutil.Error):
+                if HOSTS[self.backend] in " ".join(process.cmdline()):
+                    found.append(process)
+        return found
+
+    def throw(self, fault: str) -> None:
+        assert self.parent is not None
+        self.wait_at_work()
+        if fault == "parent":
+            return super().throw(fault)
+        self.thrown[fault] += 1
+        hosts = self.hosts()
+        if fault == "scheduler":
+            self.lose_scheduler()
+        elif hosts:
+            victim = self.random.choice(hosts)
+            with contextlib.suppress(psutil.Error):
+                if fault == "host":
+                    victim.kill()
+                    return
+                victim.suspend()
+                time.sleep(self.random.uniform(1.0, 8.0))
+                victim.resume()
+
+    def wait_at_work(self) -> None:
+        """Wait until a result has come through the cluster, which takes seconds, and a moment more."""
+        assert self.parent is not None
+        told = self.folder / "told-chaos"
+        before = told.stat().st_size if told.exists() else 0
+        while self.parent.poll() is None and (not told.exists() or told.stat().st_size <= before):
+            time.sleep(0.02)
+        time.sleep(self.random.uniform(0.0, 0.5))
+
+    def lose_scheduler(self) -> None:
+        """Kill what holds the cluster together, and let the run go on with a new one.
+
+        Raises:
+            Violation: The run does not notice.
+        """
+        assert self.parent is not None
+        assert self.parent.stderr is not None
+        for process in self.family():
+            with contextlib.suppress(psutil.Error):
+                if process.pid == self.members[0].pid or "gcs_server" in process.name():
+                    process.kill()
+        try:
+            code = self.parent.wait(NOTICED)
+        except subprocess.TimeoutExpired:
+            raise Violation(f"{NOTICED:g} s after its scheduler the run has not ended") from None
+        text = self.parent.stderr.read()
+        if code and not any(words in text for words in SAID):
+            raise Violation(f"without its scheduler the run ended with {code}:\n{text}")
+        self.bury()
+        self.close_cluster()
+        self.cluster = (self.backend, self.open_cluster())
+
+    def compare_undisturbed(self) -> None:
+        self.close_cluster()
+        self.cluster = ("joblib", "")
+        super().compare_undisturbed()
+
+    def close(self) -> None:
+        super().close()
+        self.close_cluster()

@@ -1,0 +1,385 @@
+"""One run and what is done to it: the faults of benchmarks/chaos.py, and what is checked after each.
+
+It knows which process is killed when, and what must hold then; what happens inside a session is chaos_session's, what
+is read from the disk chaos_checks'.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import chaos_session
+import psutil
+from chaos_checks import Violation, check_whole, compare, left_over, told_and_lost
+from chaos_session import RULES, Plan, lose, protect
+
+from evo_tune.store.journal import JOURNAL
+from evo_tune.store.manifest import MANIFEST
+from evo_tune.store.run import Run
+
+MARK = "EVO_TUNE_CHAOS"
+"""Environment variable by which every process of a run can be found, orphans too."""
+
+FAULTS = (
+    *("worker", "parent", "all", "term", "int", "exit", "segfault", "pause"),
+    *("disk", "readonly", "power", "clock", "newborn", "second", "copy"),
+)
+
+ENDING = ("disk", "readonly", "power")
+"""Those that must end a session."""
+
+GRACE = 30.0
+"""Seconds that a run has after SIGTERM; SLURM and Kubernetes give as many by default."""
+
+GENERATIONS = 4
+"""Generations at first, and what a run that has ended before all rounds are over is extended by."""
+
+PATIENCE = 10.0
+"""Seconds in which a dead parent's processes must be gone."""
+
+CUT = 60
+"""Steps on the disk within which a power cut comes."""
+
+BIRTH = 8
+"""Those within which a run is made."""
+
+
+class Chaos:
+    """One run and what is done to it.
+
+    Args:
+        folder: An empty folder for it all.
+        seed: Of the moments and the victims.
+        faults: Which are thrown, of FAULTS.
+        rules: Under which the run is made, of RULES.
+        mutant: Of MUTANTS, or ''.
+    """
+
+    def __init__(
+        self, folder: Path, seed: int, faults: Sequence[str] = FAULTS, rules: str = "birth", mutant: str = ""
+    ) -> None:
+        self.folder, self.store = folder, folder / "store"
+        self.faults, self.rules, self.mutant = tuple(faults), rules, mutant
+        self.deck: list[str] = []
+        self.tracker_killed = False
+        self.parents: list[int] = []
+        self.seed, self.random = seed, random.Random(seed)
+        self.mark = uuid.uuid4().hex
+        self.generations = GENERATIONS
+        self.limits: list[int] = []
+        """Generations at which the run has ended by itself: the undisturbed one is extended from the same."""
+        self.copies: list[tuple[str, int]] = []
+        """Name, and generations at which it has ended."""
+        self.thrown: Counter[str] = Counter()
+        self.journal = b""
+        self.cluster: tuple[str, str] = ("joblib", "")
+        self.parent: subprocess.Popen[str] | None = None
+        self.store.mkdir()
+        shutil.copy(Path(__file__).with_name("chaos_evaluator.py"), folder / "quick.py")
+
+    def start(self, name: str = "chaos", **plan: str | int) -> subprocess.Popen[str]:
+        """Start a parent, in a session of its own, as a terminal does; see `Plan` for what it is to do."""
+        given = {"generations": self.generations, "mutant": self.mutant, **plan}
+        told = Plan(str(self.folder), name, self.rules, **given, backend=self.cluster[0], address=self.cluster[1])
+        arguments = [sys.executable, chaos_session.__file__, told.text()]
+        environment = {**os.environ, MARK: self.mark}
+        pipe = subprocess.PIPE
+        parent = subprocess.Popen(arguments, env=environment, text=True, stderr=pipe, start_new_session=True)
+        self.parents.append(parent.pid)
+        return parent
+
+    def round(self) -> None:
+        """Wait, and throw a fault, each kind as often; a run that ends by itself before that is extended first."""
+        if not self.deck:
+            self.deck = self.random.sample(self.faults, len(self.faults))
+        fault = self.deck.pop()
+        while True:
+            if self.parent is None:
+                self.parent = self.start()
+            try:
+                self.parent.wait(self.random.uniform(0.0, 1.5))
+            except subprocess.TimeoutExpired:
+                return self.throw(fault)
+            self.extend()
+
+    def throw(self, fault: str) -> None:
+        """Do something to the run, which is at work."""
+        assert self.parent is not None
+        self.thrown[fault] += 1
+        if fault in ("exit", "segfault"):
+            (self.folder / fault).touch()
+        elif fault in ("worker", "pause", "second", "all"):
+            {"worker": self.kill_other, "pause": self.pause, "second": self.intrude, "all": self.kill_all}[fault]()
+        elif fault in ("term", "int"):
+            self.interrupt(fault)
+        else:
+            self.parent.kill()
+            self.parent.wait()
+            if fault in ENDING:
+                self.bury()
+                self.suffer(fault)
+            elif fault in ("copy", "newborn"):
+                self.bury()
+                self.copy() if fault == "copy" else self.bear()
+            else:
+                clock = fault == "clock"
+                self.bury(resume_at_once=clock or self.random.random() < 0.5, trouble="clock" if clock else "")
+
+    def kill_other(self) -> None:
+        """Kill a process of the run that is not the parent, if there is one."""
+        assert self.parent is not None
+        others = [process for process in self.processes() if process.pid != self.parent.pid]
+        if others:
+            victim = self.random.choice(others)
+            with contextlib.suppress(psutil.Error):
+                self.tracker_killed |= is_tracker(victim)
+                victim.kill()
+
+    def kill_all(self) -> None:
+        """Kill the parent and all its workers, in any order, and what watches over semaphores not."""
+        assert self.parent is not None
+        victims = self.processes()
+        for victim in self.random.sample(victims, len(victims)):
+            with contextlib.suppress(psutil.Error):
+                if not is_tracker(victim):
+                    victim.kill()
+        self.parent.wait()
+        self.bury()
+
+    def pause(self) -> None:
+        """Stop every process, as a machine that is suspended does, and let them go on."""
+        stopped = self.processes()
+        for process in stopped:
+            with contextlib.suppress(psutil.Error):
+                process.suspend()
+        time.sleep(self.random.uniform(0.1, 2.0))
+        for process in stopped:
+            with contextlib.suppress(psutil.Error):
+                process.resume()
+
+    def interrupt(self, fault: str) -> None:
+        """Send SIGTERM to the parent, or Ctrl-C to all that a terminal would send it to.
+
+        Raises:
+            Violation: The run does not stop in time, or not cleanly.
+        """
+        assert self.parent is not None
+        assert self.parent.stderr is not None
+        number = signal.SIGTERM if fault == "term" else signal.SIGINT
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.parent.pid, number) if fault == "int" else self.parent.terminate()
+        try:
+            code = self.parent.wait(GRACE)
+        except subprocess.TimeoutExpired:
+            raise Violation(f"{number.name} has not stopped the run within {GRACE:g} s") from None
+        # Before it has installed its handler, or after its end, the signal has its plain effect.
+        if code not in (0, -number):
+            raise Violation(f"{number.name} ended the run with {code}:\n{self.parent.stderr.read()}")
+        self.bury()
+
+    def intrude(self) -> None:
+        """Start a second parent beside the first, which has the run for itself by then.
+
+        Raises:
+            Violation: It is let in, or is refused without a reason.
+        """
+        assert self.parent is not None
+        if not self.wait_ready(self.parent):
+            return  # it has ended meanwhile
+        second = self.start()
+        assert second.stderr is not None
+        entered = self.wait_ready(second, self.parent)
+        if entered and self.parent.poll() is None:
+            raise Violation("a second parent was let into a run that is in use")
+        text = second.stderr.read()
+        second.wait()
+        second.stderr.close()
+        if second.returncode and "is in use by another process" not in text:
+            raise Violation(f"a second parent ended with {second.returncode}:\n{text}")
+
+    def wait_ready(self, parent: subprocess.Popen[str], first: subprocess.Popen[str] | None = None) -> bool:
+        """Wait until a parent has the run, and say so; False if it has ended, or the one before it has."""
+        while parent.poll() is None and (first is None or first.poll() is None):
+            if (self.folder / f"ready-{parent.pid}").exists():
+                return True
+            time.sleep(0.01)
+        return False
+
+    def copy(self) -> None:
+        """Have a copy of the run, whose parent is dead, go on to the end.
+
+        Raises:
+            Violation: It does not, or the run is not what it was.
+        """
+        if not (self.store / "chaos" / MANIFEST).exists():
+            return
+        before = read_all(self.store / "chaos")
+        name = f"copy-{len(self.copies)}"
+        self.parent = self.start(copy_as=name)
+        self.ended()
+        if read_all(self.store / "chaos") != before:
+            raise Violation("the run was changed by a copy of it")
+        self.copies.append((name, self.generations))
+
+    def bear(self) -> None:
+        """Begin another run, have the power go, and begin it again, or go on with it.
+
+        Raises:
+            Violation: It cannot be begun, and not gone on with.
+        """
+        number = self.thrown["newborn"]
+        name = f"newborn-{number}"
+        self.parent = self.start(name, trouble="power", cut=1 + (self.seed + number) % BIRTH, generations=1)
+        self.parent.wait()
+        self.kill_all()
+        self.parent = self.start(name, generations=1)
+        self.ended()
+
+    def suffer(self, trouble: str) -> None:
+        """Let a session end under its trouble: a store that takes nothing more must end it, with a message.
+
+        Raises:
+            Violation: It ends otherwise.
+        """
+        self.leave_work()
+        self.parent = self.start(trouble=trouble, cut=self.random.randint(1, CUT))
+        assert self.parent.stderr is not None
+        code = self.parent.wait()
+        if trouble == "power" and code == -signal.SIGKILL:
+            self.kill_all()
+            return
+        text = self.parent.stderr.read()
+        protect(self.store, False)
+        if (trouble == "power" and code) or (trouble != "power" and "StoreError" not in text):
+            raise Violation(f"{trouble}: the session ended with {code}:\n{text}")
+        self.bury()
+        if trouble == "disk":
+            check_whole(self.store / "chaos" / JOURNAL)
+
+    def leave_work(self) -> None:
+        """See to it that a session has something left to write: let a run near its end come to it, and extend it."""
+        if (self.store / "chaos" / MANIFEST).exists():
+            run = Run.open(self.store / "chaos")
+            if run.candidates and run.candidates[-1].generation > self.generations - 3:
+                self.parent = self.start()
+                self.extend()
+
+    def extend(self) -> None:
+        """Let the run come to its end, and give it more to do."""
+        self.ended()
+        self.limits.append(self.generations)
+        self.generations += GENERATIONS
+
+    def ended(self) -> None:
+        """Check a parent that ends by itself.
+
+        Raises:
+            Violation: It has failed, or left something behind.
+        """
+        assert self.parent is not None
+        assert self.parent.stderr is not None
+        text = self.parent.stderr.read()
+        if self.parent.wait():
+            raise Violation(f"the run ended with {self.parent.returncode}:\n{text}")
+        self.bury()
+
+    def bury(self, resume_at_once: bool = False, trouble: str = "") -> None:
+        """Check what a dead parent has left.
+
+        Raises:
+            Violation: A process, or less than was told.
+        """
+        assert self.parent is not None
+        assert self.parent.stderr is not None
+        self.parent.stderr.close()
+        self.parent = None
+        left = self.processes()
+        for notes in self.folder.glob("synced-*"):
+            lose(self.store, notes.name.removeprefix("synced-"), notes, self.random)
+            notes.unlink()
+        self.check_kept()
+        if resume_at_once:
+            self.parent = self.start(trouble=trouble)
+        _, alive = psutil.wait_procs(left, PATIENCE)
+        if alive:
+            raise Violation(f"{len(alive)} processes are left behind: {[process.cmdline() for process in alive]}")
+
+    def check_kept(self) -> None:
+        """Check that a journal only ever grows, and holds every result that was told.
+
+        Raises:
+            Violation: It has lost or changed what was in it.
+        """
+        path = self.store / "chaos" / JOURNAL
+        journal = path.read_bytes() if path.exists() else b""
+        if not journal.startswith(self.journal):
+            raise Violation("the journal has lost or changed what was in it")
+        self.journal = journal[: journal.rfind(b"\n") + 1]  # a torn tail will go
+        for told in self.folder.glob("told-*"):
+            if lost := told_and_lost(self.store / told.name.removeprefix("told-"), told):
+                raise Violation(f"{len(lost)} results are lost that were told: {lost}")
+
+    def processes(self) -> list[psutil.Process]:
+        """Return the processes of the run that are alive."""
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if process.environ().get(MARK) == self.mark and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+        return found
+
+    def finish(self) -> Run:
+        """Let the run come to its end and compare it and its copies with the same run made undisturbed; return it.
+
+        Raises:
+            Violation: They differ, or something is left over.
+        """
+        if self.parent is None:
+            self.parent = self.start()
+        self.extend()
+        if litter := left_over(self.store, [] if self.tracker_killed else self.parents):
+            raise Violation(f"left over: {litter}")
+        self.compare_undisturbed()
+        return Run.open(self.store / "chaos")
+
+    def compare_undisturbed(self) -> None:
+        """Make the same run undisturbed, extended where it was, and compare the run and its copies with it."""
+        for limit in self.limits if self.in_birth_order else []:
+            self.parent = self.start("undisturbed", generations=limit)
+            self.ended()
+            for name in [name for name, end in self.copies if end == limit]:
+                compare(Run.open(self.store / name), Run.open(self.store / "undisturbed"))
+        undisturbed = Run.open(self.store / "undisturbed") if self.in_birth_order else None
+        compare(Run.open(self.store / "chaos"), undisturbed)
+
+    def close(self) -> None:
+        """Leave no process behind."""
+        for process in self.processes():
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+
+    @property
+    def in_birth_order(self) -> bool:
+        """Whether the same run can be made twice."""
+        return str(RULES[self.rules]["order"]) == "birth"
+
+
+def is_tracker(process: psutil.Process) -> bool:
+    """Whether a process is one that takes semaphores away."""
+    return "resource_tracker" in " ".join(process.cmdline())
+
+
+def read_all(folder: Path) -> dict[Path, bytes]:
+    """Return what a folder's files hold."""
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
