@@ -20,10 +20,10 @@ def chaos(*arguments: str) -> str:
 
 
 def test_a_run_in_a_storm_ends_as_if_nothing_had_happened() -> None:
-    faults = ["all", "disk", "power", "second"]
+    faults = ["all", "power", "second"]
     kinds = ", ".join(f"1 {fault}" for fault in faults)
-    printed = chaos("--rounds", "4", "--seed", "2", "--rules", "rungs", "--faults", *faults)
-    assert printed.startswith(f"rungs: 4 faults ({kinds})")
+    printed = chaos("--rounds", "3", "--seed", "2", "--rules", "rungs", "--faults", *faults)
+    assert printed.startswith(f"rungs: 3 faults ({kinds})")
 
 
 def test_what_is_broken_on_purpose_is_noticed() -> None:
