@@ -81,7 +81,7 @@ def _opened(run: Run, session: Session, evaluator: Evaluator, space: SearchSpace
 
 def _identity(run: Run) -> str:
     """Return what names a run on a cluster: the same in every session, and no other run's, of the same path either."""
-    own = getattr(run.manifest, "id", None) or f"{platform.node()} {run.folder.resolve()} {run.manifest.created}"
+    own = run.manifest.identity or f"{platform.node()} {run.folder.resolve()} {run.manifest.created}"
     return uuid.uuid5(uuid.NAMESPACE_OID, own).hex
 
 
