@@ -58,6 +58,6 @@ def average_of(model: nn.Module, decay: float) -> AveragedModel:
         get_ema_multi_avg_fn(warmed_up(decay, int(updates)))(averages, weights, updates)  # type: ignore[no-untyped-call]
 
     check_number("ema", decay, "[0, 1)")
-    averaged = AveragedModel(model, multi_avg_fn=update)  # type: ignore[no-untyped-call]
+    averaged = AveragedModel(model, multi_avg_fn=update)
     averaged.update_parameters(model)  # the first update only copies
     return averaged
