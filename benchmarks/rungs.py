@@ -10,10 +10,10 @@ end of its own schedule.
 from __future__ import annotations
 
 import argparse
-import itertools
 import math
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,21 +35,26 @@ WAYS: dict[str, dict[str, Any]] = {
     "wsd, forked": {"schedule": "wsd", "fork": True},
 }
 
+SAME = "wsd, cut off"
+"""The way whose end is that of the forked one."""
+
 RESAMPLED = 2000
 """Draws of genomes, with replacement, by which an interval is found."""
 
 
-def trained(evaluator: Evaluator, genome: Genome, options: dict[str, Any], seed: int) -> list[float]:
+def trained(
+    evaluator: Evaluator, genome: Genome, options: dict[str, Any], seed: int, rungs: Sequence[float] = RUNGS
+) -> list[float]:
     """Return the loss at each rung, each from the checkpoint of the one before; NaN from where it diverged."""
     losses, before = [], None
     with tempfile.TemporaryDirectory() as scratch:
-        for number, rung in enumerate(RUNGS):
+        for number, rung in enumerate(rungs):
             folder = Path(scratch) / str(number)
             context = Context(seed=seed, budget=rung, folder=folder, resume_folder=before)
             try:
                 losses.append(evaluator.evaluate(genome, context, options)["val_loss"])
             except Diverged:
-                return losses + [math.nan] * (len(RUNGS) - number)
+                return losses + [math.nan] * (len(rungs) - number)
             before = folder
     return losses
 
@@ -75,7 +80,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1, help="of genomes and trainings")
     given = parser.parse_args()
     evaluator = find_evaluator("bundled:language_model")
-    fixed = {"size": "small", "precision": "fp32", "flops": given.flops}
+    fixed = {"size": "small", "flops": given.flops}
     space = evaluator.space(evaluator.bind(fixed))
     rng = np.random.default_rng(given.seed)
     genomes = [space.default(), *(space.sample(rng) for _ in range(given.genomes))]
@@ -83,7 +88,9 @@ def main() -> None:
     for number, genome in enumerate(genomes):
         began = time.perf_counter()
         for way, options in WAYS.items():
-            found[way].append(trained(evaluator, genome, evaluator.bind({**fixed, **options}), given.seed))
+            rungs = RUNGS[:-1] if way == SAME else RUNGS
+            found[way].append(trained(evaluator, genome, evaluator.bind({**fixed, **options}), given.seed, rungs))
+        found[SAME][-1].append(found["wsd, forked"][-1][-1])  # to the bit: its rungs left no trace
         ends = "  ".join(f"{way} " + " ".join(f"{loss:.3f}" for loss in rows[-1]) for way, rows in found.items())
         print(f"{number:>3}  {time.perf_counter() - began:4.0f} s  {ends}", flush=True)
     report({way: np.array(rows) for way, rows in found.items()})
@@ -101,10 +108,10 @@ def report(found: dict[str, NDArray[np.float64]]) -> None:
             place = 1 + int((early < early[ends.argmin()]).sum())
             told = f"{rank_correlation(early, ends):.2f} ({low:.2f} to {high:.2f}) | {kendall(early, ends):.2f}"
             print(f"| {way} | 1/{1 / rung:.0f} | {told} | {place} |")
-    print("\nmean loss at the end: " + ", ".join(f"{way} {rows[there, -1].mean():.4f}" for way, rows in found.items()))
-    for one, other in itertools.combinations(found, 2):
-        better = (found[one][there, -1] < found[other][there, -1]).sum()
-        print(f"{one} ends below {other}: {better} of {there.sum()}")
+    cosine, wsd = (found[way][there, -1] for way in ("cosine, cut off", "wsd, forked"))
+    print(
+        f"\nat the end: cosine {cosine.mean():.3f}, wsd {wsd.mean():.3f}, lower in {(wsd < cosine).sum()} of {len(wsd)}"
+    )
 
 
 if __name__ == "__main__":

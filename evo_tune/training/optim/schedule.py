@@ -241,7 +241,7 @@ class Scheduling(Options):
     fork: bool | None = option(
         None,
         gene=None,
-        help="wsd: a rung is judged after a decay of its own, which is thrown away; none: yes where a run has rungs",
+        help="wsd: judge a rung after a decay of its own, which is thrown away; none: where a run has rungs",
     )
     min_lr_ratio: float = option(0.1, bounds="[0, 1]", help="Learning rate at the end, as a share of its peak")
     decay_fraction: float = option(
