@@ -22,17 +22,18 @@ def attend(
 
     Args:
         q: (batch, heads, length, head_dim).
-        k: (batch, kv_heads, length, head_dim); each is shared by heads / kv_heads queries' heads.
+        k: (batch, kv_heads, keys, head_dim); each is shared by heads / kv_heads queries' heads.
         v: As `k`.
-        mask: Bool, (length, length), or if not causal anything that broadcasts to (batch, heads, length, length):
-            which keys each query may look at; None: all, or if causal itself and all earlier ones.
+        mask: Bool, (length, keys), or if not causal anything that broadcasts to (batch, heads, length, keys):
+            which keys each query may look at; None: all, or if causal itself and all earlier ones, of as many keys
+            as queries.
         dropout: Share of the weights that is dropped.
         causal: What no mask means.
 
     Returns:
         As `q`.
     """
-    if causal and q.dtype is torch.bfloat16 and q.device.type == "cpu" and q.shape[2] <= LONGEST_PLAIN:
+    if causal and q.dtype is torch.bfloat16 and q.device.type == "cpu" and k.shape[2] <= LONGEST_PLAIN:
         return _attend_plainly(q, k, v, mask, dropout)
     return F.scaled_dot_product_attention(
         q,
@@ -47,14 +48,14 @@ def attend(
 
 def _attend_plainly(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
     batch, heads, length, head_dim = q.shape
-    kv_heads = k.shape[1]
-    bias = q.new_full((length, length), -torch.inf)
+    kv_heads, keys = k.shape[1:3]
+    bias = q.new_full((length, keys), -torch.inf)
     bias = bias.triu_(1) if mask is None else bias.masked_fill_(mask, 0.0)
     # Heads that share a key stand below each other, as more queries of one product.
     shared = heads // kv_heads
     bias = bias.repeat(shared, 1) if shared > 1 else bias
     q = q.reshape(batch * kv_heads, shared * length, head_dim).contiguous()
-    k, v = (x.reshape(batch * kv_heads, length, head_dim).contiguous() for x in (k, v))
+    k, v = (x.reshape(batch * kv_heads, keys, head_dim).contiguous() for x in (k, v))
     scores = torch.baddbmm(bias, q, k.transpose(1, 2), alpha=head_dim**-0.5)
     weights = F.dropout(scores.softmax(-1), dropout, training=dropout > 0.0)
     return torch.bmm(weights, v).view(batch, heads, length, head_dim)

@@ -4,8 +4,8 @@ import torch.nn.functional as F
 
 from evo_tune.training import GPT, GPTConfig
 from evo_tune.training.models.attention import attend
-from evo_tune.training.models.block import window_mask
 from evo_tune.training.models.gpt_config import LONGEST_PLAIN
+from tests.training.models.test_window import window_mask
 
 
 def heads(length: int, kv_heads: int, seed: int = 0) -> list[torch.Tensor]:
