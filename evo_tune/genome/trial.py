@@ -137,6 +137,7 @@ class Candidate:
         stop_if: See Proposal; fixed at birth.
         inherits: See Proposal.
         confirms: See Proposal.
+        test: Whether its training may look at the test set. Only a calibration's may, so the journal does not know it.
     """
 
     id: int
@@ -152,6 +153,7 @@ class Candidate:
     stop_if: tuple[tuple[float, str, float], ...] = ()
     inherits: int | None = None
     confirms: int | None = None
+    test: bool = False
 
     @property
     def fresh(self) -> bool:
