@@ -275,6 +275,15 @@ class Evaluator:
         function = getattr(self.module, "fingerprint", None)
         return "" if function is None else str(self._call(function, [options]))
 
+    def remarks(self, options: Mapping[str, Any]) -> list[str]:
+        """Return what the file has to say of these options before anything is trained, a line each; mostly nothing.
+
+        Raises:
+            PluginError: It raises; the text names file and line.
+        """
+        function = getattr(self.module, "remarks", None)
+        return [] if function is None else [one_line(str(text)) for text in self._call(function, [options])]
+
     def estimate(self, genome: Genome, options: Mapping[str, Any]) -> dict[str, float]:
         """Return the metrics known before training, such as params; empty if the file declares none.
 
