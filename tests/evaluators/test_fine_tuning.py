@@ -292,7 +292,7 @@ def test_bad_text_says_what_and_what_next(evaluator: Evaluator, tmp_path: Path) 
         with pytest.raises(UsageError, match=message) as caught:
             fingerprint_of(evaluator, data=str(tmp_path / name))
         assert name in str(caught.value)
-    (tmp_path / "short.txt").write_bytes(b"x" * 340)
+    (tmp_path / "short.txt").write_bytes(b"x" * 680)
     fingerprint_of(evaluator, data=str(tmp_path / "short.txt"))
 
 
