@@ -141,6 +141,7 @@ class Candidate:
         stop_if: See Proposal; fixed at birth.
         inherits: See Proposal.
         confirms: See Proposal.
+        test: Whether its training may look at the test set. Only a calibration's may, so the journal does not know it.
     """
 
     id: int
@@ -156,6 +157,7 @@ class Candidate:
     stop_if: tuple[tuple[float, str, float], ...] = ()
     inherits: int | None = None
     confirms: int | None = None
+    test: bool = False
 
     @property
     def fresh(self) -> bool:

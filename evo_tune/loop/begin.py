@@ -128,6 +128,7 @@ def make_manifest(
         given_genes=sorted(given),
         given_objectives=bool(given_goals),
         units=evaluator.metrics,
+        tests=evaluator.tests,
         versions=versions_of((*SHAPING, *made.needs)),
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         identity=uuid.uuid4().hex,
@@ -164,11 +165,13 @@ def _constraints(
     """Return constraints as they are written in the manifest.
 
     Raises:
-        OptionError: One is not understood, or about a metric that the evaluator is known not to return.
+        OptionError: One is not understood, or about a metric that the evaluator is known not to return, or that is of
+            the test set.
     """
     known = {**evaluator.metrics, **estimated, **{goal.metric: "" for goal in (*objectives, *evaluator.objectives)}}
     found = [Constraint.parse(text) for text in ([given] if isinstance(given, str) else given)]
     for constraint in found:
+        evaluator.check_shown(f"--subject-to {constraint.describe()}", constraint.metric)
         if evaluator.metrics and constraint.metric not in known:
             raise OptionError(
                 f"--subject-to {constraint.describe()}: {evaluator.name} returns no metric "

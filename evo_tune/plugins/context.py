@@ -34,6 +34,8 @@ class Context:
         inherit_folder: Folder of the trial, of another genome, with whose weights this one begins, or None.
             The training is then whole in itself: `budget` of the full one's length, with its own schedule.
         keep: Whether later trials may begin with this one's weights: leave them in `folder`.
+        test: Whether the test set may be looked at: what comes is told to people, and to no strategy. It is so in the
+            trainings by which a calibration compares the best with the default, and in `export`.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class Context:
         objectives: Sequence[Objective] = (),
         inherit_folder: Path | str | None = None,
         keep: bool = False,
+        test: bool = False,
     ) -> None:
         self.device = device
         self.threads = threads
@@ -56,6 +59,7 @@ class Context:
         self.resume_folder = None if resume_folder is None else Path(resume_folder)
         self.inherit_folder = None if inherit_folder is None else Path(inherit_folder)
         self.keep = keep
+        self.test = test
         self._folder = Path(folder)
         self._stop_if = tuple(stop_if)
         self._signs = {objective.metric: objective.sign for objective in objectives}

@@ -16,7 +16,7 @@ import numpy as np
 from evo_tune.genome.importance import importance, rank_correlation
 from evo_tune.genome.trial import Candidate, Trial
 from evo_tune.genome.values import genome_key
-from evo_tune.report.calibration import Calibrated, calibrated, is_default, is_rounding, recommended, standing
+from evo_tune.report.calibration import Calibrated, calibrated, is_default, is_rounding, recommended, reported, standing
 from evo_tune.report.racing import Standing
 from evo_tune.store.run import Run
 
@@ -71,6 +71,7 @@ class Closing:
         seconds: Wall time over all sessions.
         race: How the race of the finalists stands; None without one, or if an older version calibrated.
         seeded: What the best's value in the search is of: 'one seed', or 'the mean of N seeds'.
+        reported: The metric over fresh seeds: that of the test set where the evaluator has one; else `metric`.
     """
 
     metric: str
@@ -86,6 +87,12 @@ class Closing:
     seconds: float
     race: Standing | None = None
     seeded: str = "one seed"
+    reported: str = ""
+
+    @property
+    def tested(self) -> bool:
+        """Whether what is said of fresh seeds is of the test set."""
+        return self.reported not in ("", self.metric)
 
     @property
     def raced(self) -> bool:
@@ -157,6 +164,7 @@ def closing(run: Run) -> Closing:
         seconds=run.seconds,
         race=standing(run),
         seeded="one seed" if best is None else seeded(best, run),
+        reported=reported(run).metric,
     )
 
 

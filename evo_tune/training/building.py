@@ -91,9 +91,7 @@ class _Builder:
         def micro_batch(phase: Phase) -> int:
             return (fits[phase] if phase in fits else self._fit(phase)).micro_batch
 
-        return TextMaterial(
-            self.task.corpus, count=self.task.options.eval_tokens, seed=seed_of(self.run), micro_batch=micro_batch
-        )
+        return TextMaterial(self.task.corpus, count=self.task.scored, seed=seed_of(self.run), micro_batch=micro_batch)
 
     def _fit(self, phase: Phase) -> Fit:
         if phase not in self._fits:

@@ -64,6 +64,7 @@ def command(
     space = plugin.space(bound).including(values)
     genome = space.check(space.parse(values), fill_defaults=True)
     planned = plan(1, devices, 1, threads)
+    shared.print_remarks(plugin, bound)
     with _interruptible(), tempfile.TemporaryDirectory() as scratch:
         task = Task.of(plugin, bound, plugin.objectives, folder or scratch, planned.threads)
         slot = open_slots(task, planned, timeout, 0)[0]
