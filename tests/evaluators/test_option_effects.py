@@ -38,6 +38,7 @@ class Effect:
         sees: What of `Observed` must differ.
         same: What of it must not, beyond rounding.
         genome: Genes of both trainings, where the evaluator has them.
+        budget: Of both trainings.
     """
 
     value: Any = None
@@ -45,6 +46,7 @@ class Effect:
     sees: str = "val_loss"
     same: str = ""
     genome: dict[str, Any] = field(default_factory=dict)
+    budget: float = 1.0
 
 
 WSD, SGDR, ROPE = {"schedule": "wsd"}, {"schedule": "sgdr", "cycle": 0.4}, {"position": "rope"}
@@ -53,6 +55,8 @@ RISING = {"weight_decay_end": 1.0, "evaluations": 8}
 EVALUATED = {"evaluations": 8}
 
 EFFECTS: dict[str, Effect] = {
+    "schedule": Effect("constant"),
+    "fork": Effect(True, given={**WSD, "decay_fraction": 0.5}, budget=0.75),
     "decay_fraction": Effect(given=WSD),
     "decay_shape": Effect(given=WSD),
     "cycle": Effect(0.4, given={"schedule": "sgdr"}),
@@ -173,8 +177,8 @@ OTHER = {"text": "other", "texts": "other_texts", "images": "other_images", "tab
 class Bench:
     """Trains tiny genomes of an evaluator and observes them."""
 
-    def __init__(self, evaluator: Evaluator, places: dict[str, str], folder: Path) -> None:
-        self.evaluator, self.places, self.folder = evaluator, places, folder
+    def __init__(self, evaluator: Evaluator, places: dict[str, str], folder: Path, budget: float = 1.0) -> None:
+        self.evaluator, self.places, self.folder, self.budget = evaluator, places, folder, budget
 
     def options(self, given: dict[str, Any]) -> dict[str, Any]:
         """Return TINY with what is given of it, as far as the evaluator knows it."""
@@ -203,7 +207,7 @@ class Bench:
         return self._train(whole, options)
 
     def _train(self, genome: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
-        made = Context(seed=1, folder=self.folder)
+        made = Context(seed=1, folder=self.folder, budget=self.budget)
         calls, processes = [0], [1]
 
         def launch(*_: Any, ranks: int, **__: Any) -> dict[str, float]:
@@ -258,11 +262,17 @@ def test_every_row_is_an_option_of_some_evaluator() -> None:
     assert EFFECTS.keys() - {option for _, option in CASES} == set()
 
 
-@pytest.mark.parametrize(("name", "option"), CASES)
+CUT_OFF = pytest.mark.xfail(strict=True, reason="its rungs are cut off until it trains by Course")
+
+
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [pytest.param(*case, marks=CUT_OFF if case[1] == "fork" and case[0] != "language_model" else ()) for case in CASES],
+)
 def test_another_value_changes_what_it_should(name: str, option: str, places: dict[str, str], tmp_path: Path) -> None:
     evaluator, effect = _found(name), EFFECTS.get(option, Effect())
     given = {key: value for key, value in effect.given.items() if key in evaluator.options}
-    before = Bench(evaluator, places, tmp_path / "before")
+    before = Bench(evaluator, places, tmp_path / "before", effect.budget)
     options = before.options(given)
     value = effect.value
     if value is min:
@@ -270,7 +280,7 @@ def test_another_value_changes_what_it_should(name: str, option: str, places: di
     elif value is None:
         value = another(evaluator.options[option], options[option], evaluator.space(options))
     first = before.observe(effect.sees, options, effect.genome)
-    after = Bench(evaluator, places, tmp_path / "after")
+    after = Bench(evaluator, places, tmp_path / "after", effect.budget)
     second = after.observe(effect.sees, after.options({**given, option: value}), effect.genome)
     assert first.get(effect.sees) != second.get(effect.sees)
     if effect.same:
