@@ -44,6 +44,7 @@ class History:
         self._out: dict[int, Candidate] = {}
         self._seen: dict[tuple[str, float, int], int] = {}
         self._units: list[np.ndarray] = []
+        self._failed: list[Trial] = []
         self._ranked: list[tuple[float, tuple[float, ...], int, Trial]] = []
         self._fresh = 0
         self._folds: dict[Hashable, tuple[int, Any]] = {}
@@ -76,6 +77,11 @@ class History:
     def ranked(self) -> list[Trial]:
         """Return the trials that are ok and fully trained, best losses first (feasible ones before), ties by age."""
         return [row[-1] for row in self._ranked]
+
+    @property
+    def failed(self) -> Sequence[Trial]:
+        """The told trials that have no losses, in told order."""
+        return self._failed
 
     @property
     def best(self) -> Trial | None:
@@ -122,6 +128,8 @@ class History:
         """Note the result of a candidate that is out, and return it as a trial."""
         trial = Trial.of(self._out.pop(id), outcome, len(self._trials), self.objectives, self.constraints)
         self._trials.append(trial)
+        if not trial.ok:
+            self._failed.append(trial)
         if trial.rankable and trial.losses is not None:
             insort(self._ranked, (trial.violation, trial.losses, trial.id, trial), key=lambda row: row[:3])
         return trial
