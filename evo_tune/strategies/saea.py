@@ -94,10 +94,10 @@ class SAEA(Strategy):
             raise OptionError(f"kappa={self.kappa} is not allowed: expected a number of deviations, 0 or more")
 
     def propose(self, history: History, rng: np.random.Generator) -> Proposal | None:
-        told = history.ranked()
+        told = history.ranking
         if history.fresh_count < self.first or len(told) < self.first // 2:
             return spread(history, rng)
-        places = _places(told, len(history.failed), rng)
+        places = _places(history.ranked_losses(), len(history.failed), rng)
         pool = self._parents(history, told, places)
         bred = list(self._bred(history, rng, pool))
         if self.screen == "none":
@@ -221,14 +221,18 @@ def _neighbours(space: SearchSpace, leaders: Sequence[Individual]) -> Iterator[B
                 yield Bred(units, "neighbour", (leader.id,))
 
 
-def _places(told: Sequence[Trial], failures: int, rng: np.random.Generator) -> np.ndarray:
+def _places(losses: np.ndarray, failures: int, rng: np.random.Generator) -> np.ndarray:
     """Return the places of what was told, then of each failure, shape (told + failures,), from 1, the best.
 
     Failures share the places behind all others, whatever their number: they say where not to go without a number of
     their own. Several objectives are ranked one by one and become one by an augmented Tchebycheff norm with
     random weights: any point of the front, also in a dent of it, is the best for some of them.
+
+    Args:
+        losses: Of what was told, shape (told, objectives).
+        failures: Number of them.
+        rng: The only source of randomness.
     """
-    losses = np.array([trial.losses for trial in told])
     if losses.shape[1] > 1:
         share = rng.dirichlet(np.ones(losses.shape[1]))
         weighted = share * np.stack([ranks(column) for column in losses.T], axis=1)

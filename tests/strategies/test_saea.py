@@ -80,7 +80,7 @@ def test_failures_inform_where_not_to_go() -> None:
 
 def test_failures_behind_the_best_are_not_a_number() -> None:
     history = told(SPACES["mixed"], 20)
-    places = _places(history.ranked(), 40, birth_rng(0, 0))
+    places = _places(history.ranked_losses(), 40, birth_rng(0, 0))
     scores = _normal_scores(places, len(places))
     assert scores.shape == (60,)
     assert np.all(np.diff(scores[:20]) < 0)
@@ -90,7 +90,9 @@ def test_failures_behind_the_best_are_not_a_number() -> None:
 
 def learned(history: History, **options: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     ranked = history.ranked()
-    return SAEA(**options)._learned(history, ranked, _places(ranked, 0, birth_rng(0, 0)), birth_rng(0, 0))
+    return SAEA(**options)._learned(
+        history, ranked, _places(history.ranked_losses(), 0, birth_rng(0, 0)), birth_rng(0, 0)
+    )
 
 
 def with_some_out(count: int, out: int) -> History:
@@ -154,7 +156,7 @@ def test_whatever_the_weights_dominance_decides(losses: list[tuple[int, ...]], f
         history.born(Candidate(id, 0, 0, id, {"n": 1 + id}, "given"))
         history.tell(id, Outcome("ok", dict(zip("abc", map(float, row), strict=True))))
     ranked = history.ranked()
-    scores = -_places(ranked, failures, birth_rng(seed, 0))
+    scores = -_places(history.ranked_losses(), failures, birth_rng(seed, 0))
     for one, score in zip(ranked, scores, strict=False):
         for other, other_score in zip(ranked, scores, strict=False):
             a, b = np.array(one.losses), np.array(other.losses)
