@@ -38,7 +38,7 @@ class Effect:
         sees: What of `Observed` must differ.
         same: What of it must not, beyond rounding.
         genome: Genes of both trainings, where the evaluator has them.
-        budget: Of both trainings.
+        budget: Share of the full training that both are.
     """
 
     value: Any = None
@@ -55,8 +55,8 @@ RISING = {"weight_decay_end": 1.0, "evaluations": 8}
 EVALUATED = {"evaluations": 8}
 
 EFFECTS: dict[str, Effect] = {
-    "schedule": Effect("constant"),
-    "fork": Effect(True, given={**WSD, "decay_fraction": 0.5}, budget=0.75),
+    "schedule": Effect("linear"),
+    "fork": Effect(True, given={"schedule": "wsd", "fork": False}, budget=0.5),
     "decay_fraction": Effect(given=WSD),
     "decay_shape": Effect(given=WSD),
     "cycle": Effect(0.4, given={"schedule": "sgdr"}),
@@ -75,7 +75,7 @@ EFFECTS: dict[str, Effect] = {
     "gap_factor": Effect(50.0, given={**RISING, "gap_patience": 1, "schedule": "constant"}, genome={"lr": max}),
     "ramp_from": Effect(1, sees="steps", genome={"batch": max}),
     "ramp_share": Effect(1.0, given={"ramp_from": 1}, sees="steps", genome={"batch": max}),
-    "ema": Effect(0.5, given={"ema": 0.9}, sees="val_loss_ema", same="val_loss"),
+    "ema": Effect(0.1, given={"ema": 0.9}, sees="val_loss_ema", same="val_loss"),
     "evaluations": Effect(8, sees="points", same="val_loss"),
     "patience": Effect(1, given={"min_delta": 100.0, **EVALUATED}, sees="steps"),
     "min_delta": Effect(100.0, given={"patience": 1, **EVALUATED}, sees="steps"),
@@ -100,7 +100,7 @@ EFFECTS: dict[str, Effect] = {
     "epochs": Effect(2.0, sees="steps"),
     "seconds": Effect(0.05, given={"seconds": 1e-3, "tokens": None, "epochs": None}, sees="steps"),
     "size": Effect(sees="space"),
-    "eval_tokens": Effect(512),
+    "eval_tokens": Effect(256, given={"eval_tokens": 512}),
     "data": Effect("{other}"),
     "vocab": Effect(300),
     "context": Effect(16),
@@ -177,8 +177,8 @@ OTHER = {"text": "other", "texts": "other_texts", "images": "other_images", "tab
 class Bench:
     """Trains tiny genomes of an evaluator and observes them."""
 
-    def __init__(self, evaluator: Evaluator, places: dict[str, str], folder: Path, budget: float = 1.0) -> None:
-        self.evaluator, self.places, self.folder, self.budget = evaluator, places, folder, budget
+    def __init__(self, evaluator: Evaluator, places: dict[str, str], folder: Path) -> None:
+        self.evaluator, self.places, self.folder = evaluator, places, folder
 
     def options(self, given: dict[str, Any]) -> dict[str, Any]:
         """Return TINY with what is given of it, as far as the evaluator knows it."""
@@ -193,21 +193,21 @@ class Bench:
             value = "{" + OTHER[tiny["data"].strip("{}")] + "}"
         return self.places[value.strip("{}")] if isinstance(value, str) and value.startswith("{") else value
 
-    def observe(self, sees: str, options: dict[str, Any], genome: dict[str, Any]) -> dict[str, Any]:
+    def observe(self, effect: Effect, options: dict[str, Any]) -> dict[str, Any]:
         """Return what can be seen under these options: of the space, of what is exported, or of a training."""
         space = self.evaluator.space(options)
-        if sees == "space":
+        if effect.sees == "space":
             return {"space": repr(space.genes)}
-        own = {**GENOMES.get(self.evaluator.name, {}), **genome}
+        own = {**GENOMES.get(self.evaluator.name, {}), **effect.genome}
         asked = {name: _value(space.genes[name], value) for name, value in own.items() if name in space.genes}
         whole = {**space.default(), **asked}
-        if sees == "exported":
+        if effect.sees == "exported":
             self.evaluator.export(whole, Context(seed=1, folder=self.folder / "t"), self.folder / "model", options)
             return {"exported": sorted(path.name for path in (self.folder / "model").iterdir())}
-        return self._train(whole, options)
+        return self._train(whole, options, effect.budget)
 
-    def _train(self, genome: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
-        made = Context(seed=1, folder=self.folder, budget=self.budget)
+    def _train(self, genome: dict[str, Any], options: dict[str, Any], budget: float) -> dict[str, Any]:
+        made = Context(seed=1, folder=self.folder, budget=budget)
         calls, processes = [0], [1]
 
         def launch(*_: Any, ranks: int, **__: Any) -> dict[str, float]:
@@ -262,26 +262,20 @@ def test_every_row_is_an_option_of_some_evaluator() -> None:
     assert EFFECTS.keys() - {option for _, option in CASES} == set()
 
 
-CUT_OFF = pytest.mark.xfail(strict=True, reason="its rungs are cut off until it trains by Course")
-
-
-@pytest.mark.parametrize(
-    ("name", "option"),
-    [pytest.param(*case, marks=CUT_OFF if case[1] == "fork" and case[0] != "language_model" else ()) for case in CASES],
-)
+@pytest.mark.parametrize(("name", "option"), CASES)
 def test_another_value_changes_what_it_should(name: str, option: str, places: dict[str, str], tmp_path: Path) -> None:
     evaluator, effect = _found(name), EFFECTS.get(option, Effect())
     given = {key: value for key, value in effect.given.items() if key in evaluator.options}
-    before = Bench(evaluator, places, tmp_path / "before", effect.budget)
+    before = Bench(evaluator, places, tmp_path / "before")
     options = before.options(given)
     value = effect.value
     if value is min:
         value = int(evaluator.options[option].bounds.strip("([").partition(",")[0])
     elif value is None:
         value = another(evaluator.options[option], options[option], evaluator.space(options))
-    first = before.observe(effect.sees, options, effect.genome)
-    after = Bench(evaluator, places, tmp_path / "after", effect.budget)
-    second = after.observe(effect.sees, after.options({**given, option: value}), effect.genome)
+    first = before.observe(effect, options)
+    after = Bench(evaluator, places, tmp_path / "after")
+    second = after.observe(effect, after.options({**given, option: value}))
     assert first.get(effect.sees) != second.get(effect.sees)
     if effect.same:
         assert second[effect.same] == pytest.approx(first[effect.same], rel=1e-5)
