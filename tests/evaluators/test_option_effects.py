@@ -51,7 +51,7 @@ class Effect:
 
 WSD, SGDR, ROPE = {"schedule": "wsd"}, {"schedule": "sgdr", "cycle": 0.4}, {"position": "rope"}
 LONG = {"context": 64, "extend_from": 16}
-RISING = {"weight_decay_end": 1.0, "evaluations": 8}
+RISING = {"weight_decay_end": 1.0, "evaluations": 16, "tokens": 8192, "epochs": 8.0}
 EVALUATED = {"evaluations": 8}
 
 EFFECTS: dict[str, Effect] = {
@@ -100,7 +100,7 @@ EFFECTS: dict[str, Effect] = {
     "epochs": Effect(2.0, sees="steps"),
     "seconds": Effect(0.05, given={"seconds": 1e-3, "tokens": None, "epochs": None}, sees="steps"),
     "size": Effect(sees="space"),
-    "eval_tokens": Effect(256, given={"eval_tokens": 512}),
+    "eval_tokens": Effect(512),
     "data": Effect("{other}"),
     "vocab": Effect(300),
     "context": Effect(16),
@@ -139,7 +139,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     from evo_tune.training import GPT, GPTConfig
 
     for name in ("text", "other"):
-        letters = rng.choice(list(b"abcdefgh \n"), 12000).astype(np.uint8)
+        letters = rng.choice(list(b"abcdefgh \n"), 30000).astype(np.uint8)
         (folder / f"{name}.txt").write_bytes(letters.tobytes())
     for seed, name in enumerate(("base", "other base")):
         GPT(GPTConfig(context=64, depth=1, width=16, heads=2), seed=seed).save(folder / name)
