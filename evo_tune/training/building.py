@@ -22,7 +22,7 @@ from evo_tune.training.hardware.precision import Precision
 from evo_tune.training.language import LanguageTask
 from evo_tune.training.models.gpt import GPT
 from evo_tune.training.models.gpt_config import GPTConfig
-from evo_tune.training.models.growth import reshape
+from evo_tune.training.models.growth.reshaping import reshape
 from evo_tune.training.phases import Phase
 from evo_tune.training.session import MODEL, Run, seed_of, share_of
 from evo_tune.training.trainer import Recipe, Trainer

@@ -19,7 +19,7 @@ from evo_tune.options.bounds import check_integer
 
 __all__ = ["reproducible", "seed_everything", "seed_for"]
 
-_PURPOSES = {"weights": 0, "order": 1, "noise": 2, "mixing": 3, "inheritance": 4}
+_PURPOSES = {"weights": 0, "order": 1, "noise": 2, "mixing": 3, "inheritance": 4, "growth": 8}
 
 
 def seed_for(seed: int, purpose: str, *index: int) -> int:
@@ -27,8 +27,8 @@ def seed_for(seed: int, purpose: str, *index: int) -> int:
 
     Args:
         seed: The training's seed, 0 to 2³² − 1.
-        purpose: 'weights', 'order' (of the data), 'noise' (dropout), 'mixing' (of samples) or 'inheritance' (a
-            training that begins with the weights of another one of the same seed).
+        purpose: 'weights', 'order' (of the data), 'noise' (dropout), 'mixing' (of samples), 'inheritance' (a
+            training that begins with the weights of another one of the same seed) or 'growth' (of a model, midway).
         index: Which one: a step, an epoch, a rank.
 
     Raises:
