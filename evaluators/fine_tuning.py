@@ -97,9 +97,9 @@ class Options(ToZero, Clipping):
 
 def fingerprint(options: Options) -> str:
     """Return the SHA-256 of the text, how it is split, and the base: its files, or how the small one is made."""
-    training, held_out = read_tuning_text(options.data, options.planned.window(options.context))
+    parts = read_tuning_text(options.data, options.planned.window(options.context))
     base = options.planned.sha256() if options.base else small_base_key()
-    return hash_of(f"{len(training)}+{len(held_out)}:{base}:".encode(), training, held_out)
+    return hash_of(f"{'+'.join(str(len(part)) for part in parts)}:{base}:".encode(), *parts)
 
 
 # ---------------------------------------------------------------- the space

@@ -1,8 +1,8 @@
 """A GPT on text: any file, folder or language, as bytes or byte pairs; minimises val_loss (nats per token).
 
-The text is read as bytes, so there is nothing to download. Its last tenth is held out; the same held-out bytes judge
-every genome, and val_bpb compares vocabularies. What is held equal between genomes is one of three budgets: arithmetic
-(the default: a larger model sees less text, in about equal time), text or time.
+The text is read as bytes, so there is nothing to download. Its last tenth is held out: one half of that judges every
+genome by the same bytes, the other is the test set; val_bpb compares vocabularies. What is held equal between genomes
+is one of three budgets: arithmetic (the default: a larger model sees less text, in about equal time), text or time.
 
 `evo-tune evaluators language_model` prints the options. `--inherit 1/3`: a genome may begin with the weights of one of
 the same width and heads, whose blocks, hidden units and positions are made more or fewer.
@@ -45,6 +45,12 @@ class Size(NamedTuple):
     default_batch: int
     flops: float  # default budget
 
+    @property
+    def usual(self) -> dict[str, Any]:
+        """Shape and budget of its default training."""
+        shape = {"depth": self.depth[2], "width": self.width[3], "heads": self.heads[2]}
+        return {**shape, "context": self.context[(len(self.context) - 1) // 2], "flops": self.flops}
+
 
 SIZES = {
     "small": Size(
@@ -68,14 +74,17 @@ SIZES = {
 }
 
 
-def _size(size: str, device: str | None = None) -> str:
-    """Return the size that 'auto' means: large where there is an NVIDIA GPU, else small.
+USUAL = {name: size.usual for name, size in SIZES.items()}
+
+
+def _wanted(options: Options, device: str | None = None) -> str:
+    """Return the size that 'auto' means where there is text enough: large with an NVIDIA GPU, else small.
 
     The parent must not load torch, so it looks for the driver's device files and at
     CUDA_VISIBLE_DEVICES; a training knows its device.
     """
-    if size != "auto":
-        return size
+    if options.size != "auto":
+        return options.size
     if device is None:
         hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "all").strip() in ("", "-1")
         present = Path("/proc/driver/nvidia/gpus").is_dir() or Path("/dev/nvidia0").exists()
@@ -83,17 +92,27 @@ def _size(size: str, device: str | None = None) -> str:
     return "large" if device.startswith("cuda") else "small"
 
 
+def _size(options: Options, device: str | None = None) -> str:
+    wanted = _wanted(options, device)
+    return options.fitting(USUAL, wanted) if options.size == "auto" else wanted
+
+
+def remarks(options: Options) -> list[str]:
+    """Say where the text is too short for the size."""
+    return options.too_short(USUAL, _size(options), _wanted(options))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Options(LanguageOptions):
     """The search, and what it leaves."""
 
     size: Literal["auto", "small", "medium", "large"] = option(
-        "auto", gene=None, help="Which space to search; auto: large on a GPU, else small"
+        "auto", gene=None, help="Which space to search; auto: small, on a GPU the largest with text enough"
     )
     save: bool = option(False, gene=None, help="Keep a checkpoint of a full training too")
 
     def check(self) -> None:
-        largest = max(SIZES[_size(self.size)].batch)
+        largest = max(SIZES[_size(self)].batch)
         for name in ("context", "micro_batch"):
             if isinstance(getattr(self, name), int):
                 check_integer(name, getattr(self, name), 2, largest)
@@ -101,12 +120,12 @@ class Options(LanguageOptions):
     @property
     def longest(self) -> int:
         """Tokens in the longest window that any genome may ask for."""
-        return max(*SIZES[_size(self.size)].context, self.context or 0)
+        return max(*SIZES[_size(self)].context, self.context or 0)
 
 
 def SPACE(options: Options) -> SearchSpace:  # noqa: N802
     """Return the genes under these options."""
-    size = SIZES[_size(options.size)]
+    size = SIZES[_size(options)]
 
     def repair(genome: dict[str, Any], genes: Mapping[str, Gene]) -> dict[str, Any]:
         return _canonical({**genome, "heads": _sound_heads(genome, size)}, genes, options)
@@ -125,7 +144,7 @@ def SPACE(options: Options) -> SearchSpace:  # noqa: N802
         "warmup": Float(0.0, 0.1, default=0.05),
     }
     if options.context is None:
-        genes["context"] = Choice(size.context, ordered=True, default=size.context[(len(size.context) - 1) // 2])
+        genes["context"] = Choice(size.context, ordered=True, default=size.usual["context"])
     return SearchSpace(repair, _optional_genes(options, size), **genes)
 
 
@@ -172,7 +191,7 @@ def _values(gene: Gene) -> Sequence[Any]:
 
 def _task(genome: Mapping[str, Any], options: Options, device: str | None = None) -> LanguageTask:
     """Return a genome as a training."""
-    size = SIZES[_size(options.size, device)]
+    size = SIZES[_size(options, device)]
     return LanguageTask(
         options=options,
         genome=genome,
@@ -184,6 +203,7 @@ def _task(genome: Mapping[str, Any], options: Options, device: str | None = None
         weight_decay=genome["weight_decay"],
         warmup=genome["warmup"],
         flops=size.flops,
+        scored=options.judging_bytes(**size.usual),
         save=options.save,
     )
 

@@ -59,7 +59,7 @@ def _row(name: str, trial: Trial | None, end: Closing) -> dict[str, Any] | None:
         return None
     row: dict[str, Any] = {"": name, "trial": trial.id}
     if end.calibrated_best or end.calibrated_default:
-        row[f"{end.metric} over fresh seeds"] = spread(
+        row[f"{end.reported} over fresh seeds"] = spread(
             end.calibrated_best if name == "best" else end.calibrated_default
         )
     return {**row, f"{end.metric}, {end.seeded}": trial.outcome.metrics[end.metric]}
@@ -126,7 +126,8 @@ def _outcome(race: Standing, best: int, end: Closing) -> str:
         return _difference(end)
     if race.gain < 0.0:
         worse = f"{-race.gain:.5f}" + ("" if math.isnan(race.error) else f" ± {race.error:.5f}")
-        return f"nothing beat the default genome: on fresh seeds trial {race.chosen}, the finalist, is {worse} worse"
+        where = "on fresh seeds and the test set" if end.tested else "on fresh seeds"
+        return f"nothing beat the default genome: {where} trial {race.chosen}, the finalist, is {worse} worse"
     return f"trial {race.chosen}, the best finalist, failed on fresh seeds where the default did not: take the default"
 
 
@@ -136,4 +137,5 @@ def _difference(end: Closing) -> str:
         return f"difference: {end.gain:.5f} on one fresh seed: the best {word} the default"
     errors = f"{end.gain / end.gain_error:.1f} standard errors" if end.gain_error else "no spread between seeds"
     paired = f", paired over {end.race.pairs} fresh seeds" if end.race else ""
+    paired += ", on the test set" if end.race and end.tested else ""
     return f"difference: {end.gain:.5f} ± {end.gain_error:.5f}: the best {word} the default ({errors}{paired})"

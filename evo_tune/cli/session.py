@@ -63,6 +63,8 @@ def go(search: Search, quiet: bool, form: str) -> int:
     from evo_tune.cli.live import watcher
     from evo_tune.store.places import as_typed
 
+    if not quiet:
+        shared.print_remarks(search.evaluator, search.saved.manifest.options)
     before = len(search.saved.outcomes)
     with watcher(quiet or form == "json") as watch:
         search.run(watch)

@@ -75,7 +75,7 @@ class _Builder:
             evaluations=options.evaluations,
             extension=options.extension,
             stopping=options.stopping,
-            report=lambda fraction, loss: report(fraction * share, val_loss=loss),
+            report=lambda fraction, loss, decayed: report(fraction * share, val_loss=loss, decayed=decayed),
         )
         if saved:
             course.restore(dict(saved))
@@ -91,9 +91,7 @@ class _Builder:
         def micro_batch(phase: Phase) -> int:
             return (fits[phase] if phase in fits else self._fit(phase)).micro_batch
 
-        return TextMaterial(
-            self.task.corpus, count=self.task.options.eval_tokens, seed=seed_of(self.run), micro_batch=micro_batch
-        )
+        return TextMaterial(self.task.corpus, count=self.task.scored, seed=seed_of(self.run), micro_batch=micro_batch)
 
     def _fit(self, phase: Phase) -> Fit:
         if phase not in self._fits:

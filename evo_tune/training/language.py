@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from evo_tune.errors import OptionError
-from evo_tune.training.data.corpus import Corpus, Texts
+from evo_tune.training.data.corpus import Corpus, Texts, bytes_to_train_on, judging_bytes
 from evo_tune.training.hardware.computing import Computing, Passes, Processes
+from evo_tune.training.hardware.flops import flops_per_token
 from evo_tune.training.hardware.memory import predict_memory
 from evo_tune.training.models.gpt_config import Decoder, GPTConfig, Positions
 from evo_tune.training.optim.clipping import Clipping
@@ -25,6 +26,9 @@ from evo_tune.training.optim.schedule import Scheduling
 from evo_tune.training.phases import Budget, Phase, plan_phases, spent
 
 __all__ = ["LanguageOptions", "LanguageTask", "Training"]
+
+MOST_EPOCHS = 4.0
+"""Times that a text is read about as usefully as new text would be (arXiv:2305.16264)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +66,57 @@ class LanguageOptions(Training, Decoder, Positions, Scheduling, Budget, Texts):
             if given and self.seconds is not None:
                 raise OptionError(f"-o {name} and -o seconds are both given: give flops or tokens beside {name}")
 
+    def tokens_in(self, *, flops: float, context: int, **shape: Any) -> float:
+        """Return the tokens in a training of a model of this shape, with the budget of the options, or else this one.
+
+        What is asked of a text follows from a size's default model, not from a genome: it is the same for all of them.
+        """
+        if self.tokens is not None:
+            return float(self.tokens)
+        config = GPTConfig(vocab_size=self.vocab, context=self.context or context, **shape)
+        return (self.flops or flops) / flops_per_token(config)
+
+    def judging_bytes(self, **usual: Any) -> int:
+        """Return how many held-out bytes judge a training at its end, given a size's default one (see `tokens_in`)."""
+        return self.eval_tokens or judging_bytes(self.tokens_in(**usual))
+
+    def epochs(self, **usual: Any) -> float:
+        """Return how often a size's default training reads the text, a token taken for a byte."""
+        return self.tokens_in(**usual) / bytes_to_train_on(self.data)
+
+    def fitting(self, sizes: Mapping[str, Mapping[str, Any]], wanted: str) -> str:
+        """Return the largest size that the text is long enough for, up to the one wanted.
+
+        A budget of the user's own stands: at the same one a smaller model would read the text more often still.
+
+        Args:
+            sizes: The default training of each, the smallest first, which is taken if none fits.
+            wanted: One of them.
+        """
+        if any(budget is not None for budget in (self.flops, self.tokens, self.seconds)):
+            return wanted
+        smallest, *others = list(sizes)[: list(sizes).index(wanted) + 1]
+        return next((name for name in reversed(others) if self.epochs(**sizes[name]) <= MOST_EPOCHS), smallest)
+
+    def too_short(self, sizes: Mapping[str, Mapping[str, Any]], size: str, wanted: str) -> list[str]:
+        """Return what to say where the text is too short for the size that was wanted.
+
+        Args:
+            sizes: See `fitting`.
+            size: The one that is taken.
+            wanted: The one that it would be with text enough.
+        """
+        epochs = 0.0 if self.seconds is not None else self.epochs(**sizes[wanted])
+        if epochs <= MOST_EPOCHS:
+            return []
+        text = f"the {bytes_to_train_on(self.data):,} bytes of text {epochs:.0f} times"
+        if size != wanted:
+            return [f"size={size}, since a training of size={wanted} would read {text}: give more text with -o data="]
+        return [
+            f"a training of size={size} reads {text}, and more than {MOST_EPOCHS:.0f} times teaches little: give more "
+            "text with -o data=, a smaller size or a smaller budget"
+        ]
+
 
 @dataclass(frozen=True, kw_only=True)
 class LanguageTask:
@@ -78,6 +133,7 @@ class LanguageTask:
         weight_decay: λ at its beginning.
         warmup: Share of the steps for warm-up.
         flops: Budget where the options give none.
+        scored: Held-out bytes that are scored at the end, about.
         save: Whether a full training leaves a checkpoint too.
     """
 
@@ -91,6 +147,7 @@ class LanguageTask:
     weight_decay: float
     warmup: float
     flops: float
+    scored: int
     save: bool = False
 
     @property

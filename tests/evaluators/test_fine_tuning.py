@@ -253,7 +253,7 @@ def test_a_fingerprint_tells_texts_and_bases_apart(
         ({"eval_tokens": 0}, "eval_tokens=0"),
         (
             {"schedule": "steep"},
-            "schedule=steep: expected one of cosine, linear, constant, wsd, multi_step, sgdr",
+            "schedule=steep: expected one of auto, cosine, linear, constant, wsd, multi_step, sgdr",
         ),
         ({"gamma": 0.0}, "gamma=0"),
         ({"clip": 0.0}, "clip=0"),
@@ -287,12 +287,12 @@ def test_bad_folders_are_found_before_anything_is_trained(evaluator: Evaluator, 
 
 
 def test_bad_text_says_what_and_what_next(evaluator: Evaluator, tmp_path: Path) -> None:
-    (tmp_path / "short.txt").write_bytes(b"x" * 339)
-    for name, message in (("missing.txt", "is no file, folder or glob"), ("short.txt", "at least 340")):
+    (tmp_path / "short.txt").write_bytes(b"x" * 679)
+    for name, message in (("missing.txt", "is no file, folder or glob"), ("short.txt", "at least 680")):
         with pytest.raises(UsageError, match=message) as caught:
             fingerprint_of(evaluator, data=str(tmp_path / name))
         assert name in str(caught.value)
-    (tmp_path / "short.txt").write_bytes(b"x" * 340)
+    (tmp_path / "short.txt").write_bytes(b"x" * 680)
     fingerprint_of(evaluator, data=str(tmp_path / "short.txt"))
 
 

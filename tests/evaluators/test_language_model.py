@@ -434,15 +434,15 @@ def test_a_file_a_folder_and_a_glob(module: ModuleType, train: Callable[..., Any
 
 def test_bad_text_says_what_and_what_next(module: ModuleType, tmp_path: Path) -> None:
     (tmp_path / "empty.txt").touch()
-    (tmp_path / "short.txt").write_bytes(b"x" * 1299)
-    (tmp_path / "enough.txt").write_bytes(b"x" * 1300)
+    (tmp_path / "short.txt").write_bytes(b"x" * 2599)
+    (tmp_path / "enough.txt").write_bytes(b"x" * 2600)
     (tmp_path / "folder").mkdir()
     for name, message in (
         ("missing.txt", "is no file, folder or glob"),
         ("*.md", "is no file, folder or glob"),
         ("folder", "holds no files"),
-        ("empty.txt", "is empty: expected at least 1300"),
-        ("short.txt", "holds 1299 bytes: expected at least 1300 .*smaller -o context"),
+        ("empty.txt", "is empty: expected at least 2600"),
+        ("short.txt", "holds 2599 bytes: expected at least 2600 .*smaller -o context"),
     ):
         with pytest.raises(UsageError, match=message) as caught:
             module.fingerprint(module.Options(data=str(tmp_path / name), size="small"))

@@ -78,7 +78,8 @@ def command(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"--checkpoint {checkpoint}: exists and is not an empty folder; choose another")
     given = split_assignments(options, "-o")
-    bound = _with_budget(plugin, plugin.bind({**saved.manifest.options, **given}), tokens, seconds)
+    bound = plugin.settled(plugin.bind({**saved.manifest.options, **given}), rungs=False)
+    bound = _with_budget(plugin, bound, tokens, seconds)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -114,4 +115,4 @@ def _context(seed: int, devices: str | None, threads: int | None, folder: Path) 
     planned = plan(1, devices, 1, threads)
     device = planned.slots[0]
     os.environ["CUDA_VISIBLE_DEVICES"] = device.visible  # before torch is imported
-    return Context(device.inside, threads or cpu_count(), seed, folder=folder)
+    return Context(device.inside, threads or cpu_count(), seed, folder=folder, test=True)

@@ -29,7 +29,7 @@ class Attention(nn.Module):
         super().__init__()
         self.windowed = windowed
         self.heads, self.kv_heads = config.heads, config.key_value_heads
-        self.dropout = config.attention_dropout
+        self.dropout = Dropout(config.attention_dropout)  # of the weights between tokens
         self.causal = config.causal
         width, head_dim = config.width, config.width // config.heads
         self.qkv = nn.Linear(width, width + 2 * self.kv_heads * head_dim, bias=config.bias)
@@ -56,9 +56,8 @@ class Attention(nn.Module):
             q, k = self.q_norm(q.to(dtype)).to(q.dtype), self.k_norm(k.to(dtype)).to(k.dtype)
         if rotation is not None:
             q, k = rotate(q, rotation[:, :, None]), rotate(k, rotation[:, :, None])
-        # The functional form does not look at eval(): it drops whatever it is told to.
-        dropout = self.dropout if self.training else 0.0
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+        dropout = self.dropout if self.dropout.active else None
         if self.windowed and mask is not None:
             y = attend_in_window(q, k, v, mask, dropout)
         else:
@@ -96,9 +95,11 @@ class Block(nn.Module):
         self.attention = Attention(config, windowed=windowed)
         self.ffn_norm = nn.LayerNorm(config.width, eps=config.norm_eps, bias=config.bias)
         self.ffn = FeedForward(config)
+        # Each a layer of its own, since each has its own noise.
         self.dropout: nn.Module = Dropout(config.dropout)
+        self.ffn_dropout: nn.Module = Dropout(config.dropout)
 
     def forward(self, x: Tensor, rotation: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         x = x + self.dropout(self.attention(self.attention_norm(x), rotation, mask))
-        y: Tensor = x + self.dropout(self.ffn(self.ffn_norm(x)))
+        y: Tensor = x + self.ffn_dropout(self.ffn(self.ffn_norm(x)))
         return y

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from evo_tune.training.models.attention import attend
+from evo_tune.training.models.dropout import Dropout
 from evo_tune.training.models.gpt_config import window_chunks
 
 __all__ = ["attend_in_window", "chunk_mask"]
@@ -24,7 +25,7 @@ def chunk_mask(chunk: int, window: int) -> Tensor:
     return (ahead >= 0) & (ahead < window)
 
 
-def attend_in_window(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, dropout: float = 0.0) -> Tensor:
+def attend_in_window(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, dropout: Dropout | None = None) -> Tensor:
     """Return what `attend` returns for `window_mask`, but for rounding.
 
     Args:
@@ -32,7 +33,7 @@ def attend_in_window(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, dropout: flo
         k: (batch, kv_heads, length, head_dim); each is shared by heads / kv_heads queries' heads.
         v: As `k`.
         mask: As `chunk_mask` gives; its shape says how long chunk and window are.
-        dropout: Share of the weights that is dropped.
+        dropout: Drops weights, other ones in each chunk; None: none are.
 
     Returns:
         As `q`.
@@ -40,7 +41,9 @@ def attend_in_window(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, dropout: flo
     length, (chunk, reach) = q.shape[2], mask.shape
     window = reach - chunk + 1
     outputs = []
-    for first, start, end in window_chunks(window, length, chunk):
+    for number, (first, start, end) in enumerate(window_chunks(window, length, chunk)):
+        if dropout is not None:
+            dropout.part = number
         missing = first - (start - window + 1)  # keys before the first token, which the mask has room for
         seen = mask[: end - start, missing : end - start + window - 1]
         plain = first == start and end - start <= window  # all earlier tokens, of which kernels know more than of masks

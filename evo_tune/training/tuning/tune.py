@@ -40,6 +40,7 @@ class TuningText:
     Args:
         training: (n,), to train on.
         held_out: (m,), to judge by.
+        test: (k,), to test with.
         tokens_per_byte: Of the held-out part.
         context: Tokens in a window.
         scored: Held-out tokens that are scored at the end.
@@ -47,6 +48,7 @@ class TuningText:
 
     training: Tensor
     held_out: Tensor
+    test: Tensor
     tokens_per_byte: float
     context: int
     scored: int
@@ -78,13 +80,13 @@ def tuning_text(base: Base, data: str, context: int, scored: int) -> TuningText:
 
 
 @lru_cache(maxsize=1)  # a worker trains on the same text again and again
-def _tokens(folder: Path, sha256: str, data: str, context: int) -> tuple[Tensor, Tensor, float]:
-    """Return the tokens of both parts, and the tokens in a byte of the held-out one."""
+def _tokens(folder: Path, sha256: str, data: str, context: int) -> tuple[Tensor, Tensor, Tensor, float]:
+    """Return the tokens of all three parts, and the tokens in a byte of the second."""
     del sha256  # of the base, so that another one at the same place is not taken for it
-    training, held_out = read_tuning_text(data, context)
+    training, held_out, test = read_tuning_text(data, context)
     base = read_base(folder)
     tokens = encode(base, held_out)
-    return encode(base, training), tokens, len(tokens) / len(held_out)
+    return encode(base, training), tokens, encode(base, test), len(tokens) / len(held_out)
 
 
 @lru_cache(maxsize=1)  # the same for every genome

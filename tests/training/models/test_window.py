@@ -7,6 +7,7 @@ from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 from evo_tune.training import GPT, GPTConfig, extend_context
 from evo_tune.training.models.attention import attend
+from evo_tune.training.models.dropout import Dropout, attach_noise
 from evo_tune.training.models.windowed import attend_in_window, chunk_mask
 
 
@@ -132,3 +133,16 @@ def test_flex_attention_sees_the_same() -> None:
         warnings.simplefilter("ignore")  # that it is not compiled, which would take long
         given = flex_attention(q, k, v, block_mask=create_block_mask(seen, None, None, 128, 128, device="cpu"))
     assert float((given - expected).abs().max()) < 1e-6
+
+
+def test_each_chunk_drops_other_weights() -> None:
+    layer = Dropout(0.5).train()
+    noise = attach_noise(layer, 3)
+    assert noise is not None
+    noise.begin(0, range(2), torch.device("cpu"))
+    same = torch.zeros(2, 1, 64, 4)  # every query weighs all keys alike
+    marks = torch.rand(8, 4).repeat(8, 1).expand(2, 1, 64, 4)  # and a chunk's keys are those of the one before
+    y = attend_in_window(same, same, marks, chunk_mask(8, 8), layer)
+    assert not torch.equal(y[:, :, 16:24], y[:, :, 24:32])
+    again = attend_in_window(same, same, marks, chunk_mask(8, 8), layer)
+    assert torch.equal(y, again)
