@@ -74,6 +74,7 @@ class _Builder:
             self.material,
             evaluations=options.evaluations,
             extension=options.extension,
+            recompute=self._recompute,
             stopping=options.stopping,
             report=lambda fraction, loss, decayed: report(fraction * share, val_loss=loss, decayed=decayed),
         )
@@ -119,6 +120,9 @@ class _Builder:
             precision=options.precision,
         )
 
+    def _recompute(self, phase: Phase) -> int | None:
+        return self.task.options.recompute or self._fit(phase).recompute
+
     def _one_step(self, phase: Phase, fit: Fit) -> None:
         one = replace(phase, windows=phase.per_step, first_step=0, ramp=None)
         self._trainer(one, 1, lr=SAFE, fit=fit).run(1)
@@ -159,7 +163,8 @@ class _Builder:
             precision=Precision(name=options.precision),
         )
         material = self.material if fit is None else self._material({phase: fit})
-        model = self._model(phase.config, options.recompute or (fit or self._fit(phase)).recompute).to(self.run.device)
+        recompute = self._recompute(phase) if fit is None else options.recompute or fit.recompute
+        model = self._model(phase.config, recompute).to(self.run.device)
         source, seed, device = material.source(phase), seed_of(self.run), self.run.device
         return Trainer(model, source, recipe, seed=seed, device=device, ranks=ranks)
 

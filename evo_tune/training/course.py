@@ -18,7 +18,7 @@ from torch import nn
 from evo_tune.options.bounds import check_integer
 from evo_tune.training.data.batch import MicroBatch
 from evo_tune.training.evaluation import Evaluation, evaluate, evaluate_by_position
-from evo_tune.training.extension import extend_trainer
+from evo_tune.training.extension import next_trainer
 from evo_tune.training.hardware.capacity import measured_peak
 from evo_tune.training.hardware.flops import flops_per_token
 from evo_tune.training.hardware.memory import predict_memory
@@ -27,7 +27,7 @@ from evo_tune.training.metrics import measured
 from evo_tune.training.models.gpt import GPT
 from evo_tune.training.optim.early_stopping import EarlyStopping
 from evo_tune.training.optim.fork import Tail
-from evo_tune.training.phases import Phase, spent
+from evo_tune.training.phases import Phase, phase_of, spent
 from evo_tune.training.trainer import Source, Trainer
 
 __all__ = ["Course", "Material"]
@@ -58,6 +58,7 @@ class Course:
         material: What it trains on and is judged by.
         evaluations: Evaluations along the full training, each on every fourth held-out block.
         extension: How positions are extended between phases (see `extend_context`).
+        recompute: Which blocks of a later phase's model are computed again (see `GPT`).
         stopping: Ends it early, and then keeps the best weights; None: nothing does.
         report: Called after each evaluation with the share of the full training, the loss, and whether the learning
             rate's final fall has begun.
@@ -74,11 +75,13 @@ class Course:
         *,
         evaluations: int = 4,
         extension: str = "linear",
+        recompute: Callable[[Phase], int | None] = lambda phase: None,
         stopping: EarlyStopping | None = None,
         report: Callable[[float, float, bool], None] = lambda fraction, loss, decayed: None,
     ) -> None:
         check_integer("evaluations", evaluations, 1)
         self.trainer, self.phases, self.material = trainer, phases, material
+        self.recompute = recompute
         self.extension, self.stopping, self.report = extension, stopping, report
         self.steps = phases[-1].end
         self.marks = {-(-self.steps * point // evaluations) for point in range(1, evaluations + 1)}
@@ -93,7 +96,7 @@ class Course:
     @property
     def phase(self) -> Phase:
         """The phase that the model is in."""
-        return next(phase for phase in self.phases if phase.config.context == self.model.config.context)
+        return phase_of(self.phases, self.model.config)
 
     def run(self, stop: int) -> None:
         """Train up to step `stop`, not included, or less far where it stops early.
@@ -145,7 +148,9 @@ class Course:
             self.trainer.run(self.phase.end, lambda step: self._watch(step.targets))
             longer = self.phases[self.phases.index(self.phase) + 1]
             source = self.material.source(longer)
-            self.trainer = extend_trainer(self.trainer, source, longer.config.context, self.extension)
+            self.trainer = next_trainer(
+                self.trainer, source, longer.config, extension=self.extension, recompute=self.recompute(longer)
+            )
         self.trainer.run(step, lambda step: self._watch(step.targets))
         self._seconds += time.perf_counter() - before
         self._tokens += self.trainer.targets - first
@@ -266,7 +271,7 @@ class Judged:
     def context_gain(self) -> float | None:
         """By how much the loss falls when windows are as long as the context, and not as that of the first phase."""
         first = self.course.phases[0]
-        if self.course.phase is first:
+        if self.course.phase.config.context == first.config.context:
             return None
         return self.course.judge(self.course.material.held_out(first.config.context)).loss - self.judged.loss
 

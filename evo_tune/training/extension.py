@@ -19,7 +19,7 @@ from evo_tune.training.models.growth.widening import carry_state, enlarge
 from evo_tune.training.models.positions import interpolate_positions
 from evo_tune.training.trainer import Source, Trainer
 
-__all__ = ["extend_context", "extend_trainer", "grow_trainer"]
+__all__ = ["extend_context", "extend_trainer", "grow_trainer", "next_trainer"]
 
 
 def extend_context(model: GPT, context: int, method: str = "linear") -> GPT:
@@ -98,3 +98,24 @@ def grow_trainer(trainer: Trainer, source: Source, config: GPTConfig) -> Trainer
     grown = larger.state()
     larger.restore({**trainer.state(), **{part: grown[part] for part in ("model", "optimizer", "averaged")}})
     return larger
+
+
+def next_trainer(
+    trainer: Trainer, source: Source, config: GPTConfig, *, extension: str = "linear", recompute: int | None = None
+) -> Trainer:
+    """Return a trainer that goes on with the model of the next phase: with a longer context, or a larger one.
+
+    Args:
+        trainer: Of a `GPT`; it is used up.
+        source: Gives the batches from the trainer's step on.
+        config: The next phase's shape.
+        extension: How positions are extended (see `extend_context`).
+        recompute: See `GPT`.
+    """
+    old = cast(GPT, trainer.model).config
+    if (old.depth, old.width) == (config.depth, config.width):
+        further = extend_trainer(trainer, source, config.context, extension)
+    else:
+        further = grow_trainer(trainer, source, config)
+    cast(GPT, further.model).recompute = recompute
+    return further

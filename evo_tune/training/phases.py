@@ -19,7 +19,7 @@ from evo_tune.training.hardware.flops import flops_per_token
 from evo_tune.training.models.gpt_config import GPTConfig
 from evo_tune.training.optim.ramp import BatchRamp, Bounds, steps_of
 
-__all__ = ["Budget", "Phase", "plan_phases", "spent"]
+__all__ = ["Budget", "Phase", "phase_of", "plan_phases", "spent"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +129,15 @@ def plan_phases(
             )
         )
     return tuple(phases)
+
+
+def phase_of(phases: Sequence[Phase], config: GPTConfig) -> Phase:
+    """Return the phase whose models are as long, deep and wide as one of this shape."""
+    return next(phase for phase in phases if _size(phase.config) == _size(config))
+
+
+def _size(config: GPTConfig) -> tuple[int, int, int]:
+    return config.context, config.depth, config.width
 
 
 def spent(phases: Sequence[Phase], step: int) -> dict[str, float]:

@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from evo_tune.errors import OptionError, RecipeError
 from evo_tune.options.declare import Options, option
 from evo_tune.training.models.gpt_config import GPTConfig, divisor_below
 
 __all__ = ["Growing", "copies", "grown_eps", "small_of"]
+
+G = TypeVar("G", bound="Growing")
+Bounds3 = tuple[int, int, int]
+Bounds4 = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,9 +47,63 @@ class Growing(Options):
             raise OptionError(f"-o grow_from={self.grow_from}: expected DEPTHxWIDTH, such as 2x64")
         return int(found[1]), int(found[2])
 
+    def settled(self: G, rungs: bool) -> G:
+        if rungs and self.grow_from is not None:  # a part of it is the training of another model
+            raise OptionError(
+                "-o grow_from and trainings in part (--fidelity, --budget) are both given: give one of them"
+            )
+        return super().settled(rungs)
+
+    def check_inheritable(self) -> None:
+        """Refuse to begin with another training's weights.
+
+        Raises:
+            OptionError: The training begins with a smaller model's.
+        """
+        if self.grow_from is not None:
+            raise OptionError("-o grow_from and --inherit are both given: give one of them")
+
     def grown(self, config: GPTConfig) -> GPTConfig:
-        """Return the shape of a model, as it is where it is grown; as it is where nothing is."""
-        return config if self.small is None else replace(config, norm_eps=grown_eps(self.small[1], config.width))
+        """Return the shape of a model with the norms that it has where it is grown; as it is where nothing is."""
+        small = self.small
+        if small is None or small[1] >= config.width:
+            return config
+        return replace(config, norm_eps=grown_eps(small[1], config.width))
+
+    def shares(self, config: GPTConfig) -> list[tuple[float, GPTConfig]]:
+        """Return share of the budget and shape of the phases; of a model of the small one's size there is one phase.
+
+        Raises:
+            RecipeError: See `small_of`.
+        """
+        if self.small is None or self.small == (config.depth, config.width):
+            return [(1.0, config)]
+        return [(self.grow_share, small_of(config, *self.small)), (1.0 - self.grow_share, config)]
+
+    def larger(self, depth: Bounds3, width: Bounds4) -> tuple[Bounds3, Bounds4]:
+        """Return a space's bounds without what is smaller than the smaller model.
+
+        Args:
+            depth: Low, high, default.
+            width: Low, high, step, default.
+
+        Raises:
+            OptionError: Nothing is left.
+        """
+        if self.small is None:
+            return depth, width
+        (fewest, most, usual), (least, widest, step, middle) = depth, width
+        blocks, channels = self.small
+        if blocks > most or channels > widest:
+            raise OptionError(
+                f"-o grow_from={self.grow_from}: expected up to {most}x{widest}, the largest of the space"
+            )
+        least += step * max(0, -(-(channels - least) // step))
+        return (max(fewest, blocks), most, max(usual, blocks)), (least, widest, step, max(middle, least))
+
+    def fits(self, head_dim: int) -> bool:
+        """Whether the smaller model, if there is one, can have heads of so many channels."""
+        return self.small is None or self.small[1] % head_dim == 0
 
 
 def copies(small: int, width: int) -> int:
@@ -54,7 +113,7 @@ def copies(small: int, width: int) -> int:
 
 def grown_eps(small: int, width: int) -> float:
     """Return what norms of a grown model add to a variance, which is smaller than it was: LEMON's η² · ε."""
-    return 1e-5 * copies(small, width) * small / width
+    return 1e-5 * (copies(small, width) * small / width)
 
 
 def small_of(config: GPTConfig, depth: int, width: int) -> GPTConfig:
