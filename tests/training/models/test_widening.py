@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -63,6 +64,15 @@ def test_a_model_that_is_only_deeper_is_the_same_to_the_bit(
     grown = enlarge(model, large, seed=1)
     assert torch.equal(grown(TOKENS), model(TOKENS))
     assert len(grown.blocks) == 5
+
+
+def test_a_grown_model_is_saved_with_its_norms(tmp_path: Path) -> None:
+    large = GPT(shapes(2, 40)[1], seed=1)
+    large.save(tmp_path)
+    assert GPT.load(tmp_path).config == large.config
+    assert large.norm.eps == pytest.approx(0.8e-5)
+    assert "norm_eps" in large.config.to_json()
+    assert "norm_eps" not in GPTConfig().to_json()  # as checkpoints from before have it
 
 
 def gradients(model: GPT) -> dict[str, torch.Tensor]:

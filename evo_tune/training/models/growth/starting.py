@@ -88,7 +88,7 @@ class Growing(Options):
             width: Low, high, step, default.
 
         Raises:
-            OptionError: Nothing is left.
+            OptionError: Nothing is left, or widths of another step, which would leave models without heads to share.
         """
         if self.small is None:
             return depth, width
@@ -97,6 +97,10 @@ class Growing(Options):
         if blocks > most or channels > widest:
             raise OptionError(
                 f"-o grow_from={self.grow_from}: expected up to {most}x{widest}, the largest of the space"
+            )
+        if channels % step:
+            raise OptionError(
+                f"-o grow_from={self.grow_from}: expected a width that is a multiple of the space's {step}"
             )
         least += step * max(0, -(-(channels - least) // step))
         return (max(fewest, blocks), most, max(usual, blocks)), (least, widest, step, max(middle, least))
