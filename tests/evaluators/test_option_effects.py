@@ -38,6 +38,7 @@ class Effect:
         sees: What of `Observed` must differ.
         same: What of it must not, beyond rounding.
         genome: Genes of both trainings, where the evaluator has them.
+        budget: Share of the full training that both are.
     """
 
     value: Any = None
@@ -45,14 +46,17 @@ class Effect:
     sees: str = "val_loss"
     same: str = ""
     genome: dict[str, Any] = field(default_factory=dict)
+    budget: float = 1.0
 
 
 WSD, SGDR, ROPE = {"schedule": "wsd"}, {"schedule": "sgdr", "cycle": 0.4}, {"position": "rope"}
 LONG = {"context": 64, "extend_from": 16}
-RISING = {"weight_decay_end": 1.0, "evaluations": 8}
+RISING = {"weight_decay_end": 1.0, "evaluations": 16, "tokens": 8192, "epochs": 8.0}
 EVALUATED = {"evaluations": 8}
 
 EFFECTS: dict[str, Effect] = {
+    "schedule": Effect("linear"),
+    "fork": Effect(True, given={"schedule": "wsd", "fork": False}, budget=0.5),
     "decay_fraction": Effect(given=WSD),
     "decay_shape": Effect(given=WSD),
     "cycle": Effect(0.4, given={"schedule": "sgdr"}),
@@ -71,7 +75,7 @@ EFFECTS: dict[str, Effect] = {
     "gap_factor": Effect(50.0, given={**RISING, "gap_patience": 1, "schedule": "constant"}, genome={"lr": max}),
     "ramp_from": Effect(1, sees="steps", genome={"batch": max}),
     "ramp_share": Effect(1.0, given={"ramp_from": 1}, sees="steps", genome={"batch": max}),
-    "ema": Effect(0.5, given={"ema": 0.9}, sees="val_loss_ema", same="val_loss"),
+    "ema": Effect(0.1, given={"ema": 0.9}, sees="val_loss_ema", same="val_loss"),
     "evaluations": Effect(8, sees="points", same="val_loss"),
     "patience": Effect(1, given={"min_delta": 100.0, **EVALUATED}, sees="steps"),
     "min_delta": Effect(100.0, given={"patience": 1, **EVALUATED}, sees="steps"),
@@ -137,7 +141,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     from evo_tune.training import GPT, GPTConfig
 
     for name in ("text", "other"):
-        letters = rng.choice(list(b"abcdefgh \n"), 12000).astype(np.uint8)
+        letters = rng.choice(list(b"abcdefgh \n"), 30000).astype(np.uint8)
         (folder / f"{name}.txt").write_bytes(letters.tobytes())
     for seed, name in enumerate(("base", "other base")):
         GPT(GPTConfig(context=64, depth=1, width=16, heads=2), seed=seed).save(folder / name)
@@ -191,21 +195,21 @@ class Bench:
             value = "{" + OTHER[tiny["data"].strip("{}")] + "}"
         return self.places[value.strip("{}")] if isinstance(value, str) and value.startswith("{") else value
 
-    def observe(self, sees: str, options: dict[str, Any], genome: dict[str, Any]) -> dict[str, Any]:
+    def observe(self, effect: Effect, options: dict[str, Any]) -> dict[str, Any]:
         """Return what can be seen under these options: of the space, of what is exported, or of a training."""
         space = self.evaluator.space(options)
-        if sees == "space":
+        if effect.sees == "space":
             return {"space": repr(space.genes)}
-        own = {**GENOMES.get(self.evaluator.name, {}), **genome}
+        own = {**GENOMES.get(self.evaluator.name, {}), **effect.genome}
         asked = {name: _value(space.genes[name], value) for name, value in own.items() if name in space.genes}
         whole = {**space.default(), **asked}
-        if sees == "exported":
+        if effect.sees == "exported":
             self.evaluator.export(whole, Context(seed=1, folder=self.folder / "t"), self.folder / "model", options)
             return {"exported": sorted(path.name for path in (self.folder / "model").iterdir())}
-        return self._train(whole, options)
+        return self._train(whole, options, effect.budget)
 
-    def _train(self, genome: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
-        made = Context(seed=1, folder=self.folder)
+    def _train(self, genome: dict[str, Any], options: dict[str, Any], budget: float) -> dict[str, Any]:
+        made = Context(seed=1, folder=self.folder, budget=budget)
         calls, processes = [0], [1]
 
         def launch(*_: Any, ranks: int, **__: Any) -> dict[str, float]:
@@ -271,9 +275,9 @@ def test_another_value_changes_what_it_should(name: str, option: str, places: di
         value = int(evaluator.options[option].bounds.strip("([").partition(",")[0])
     elif value is None:
         value = another(evaluator.options[option], options[option], evaluator.space(options))
-    first = before.observe(effect.sees, options, effect.genome)
+    first = before.observe(effect, options)
     after = Bench(evaluator, places, tmp_path / "after")
-    second = after.observe(effect.sees, after.options({**given, option: value}), effect.genome)
+    second = after.observe(effect, after.options({**given, option: value}))
     assert first.get(effect.sees) != second.get(effect.sees)
     if effect.same:
         assert second[effect.same] == pytest.approx(first[effect.same], rel=1e-5)
