@@ -128,10 +128,10 @@ def SPACE(options: Options) -> SearchSpace:  # noqa: N802
     size = SIZES[_size(options)]
 
     def repair(genome: dict[str, Any], genes: Mapping[str, Gene]) -> dict[str, Any]:
-        return _canonical({**genome, "heads": _sound_heads(genome, size)}, genes, options)
+        return _canonical({**genome, "heads": _sound_heads(genome, size, options)}, genes, options)
 
     batches = tuple(batch for batch in size.batch if batch >= (options.context or 0))
-    depth, width, heads = size.depth, size.width, size.heads
+    (depth, width), heads = options.larger(size.depth, size.width), size.heads
     low, high, lr = (value * (50 if options.optimizer == "sgd" else 1) for value in size.lr)
     genes = {
         "lr": Float(low, high, log=True, default=lr),
@@ -160,10 +160,10 @@ def _optional_genes(options: Options, size: Size) -> dict[str, Gene]:
     return genes
 
 
-def _sound_heads(genome: Mapping[str, Any], size: Size) -> int:
+def _sound_heads(genome: Mapping[str, Any], size: Size, options: Options) -> int:
     """Return the nearest number of heads (ties down) that leaves a multiple of 8 as head_dim."""
     width, (low, high) = genome["width"], size.head_dim
-    counts = range(1, size.heads[1] + 1)
+    counts = [n for n in range(1, size.heads[1] + 1) if options.fits(width // n)] or range(1, size.heads[1] + 1)
     sound = [n for n in counts if width % (8 * n) == 0 and low <= width // n <= high]
     # A width that the user's own gene brought in may leave nothing sound.
     sound = sound or [n for n in counts if width % (2 * n) == 0] or [n for n in counts if width % n == 0]
@@ -211,7 +211,7 @@ def _task(genome: Mapping[str, Any], options: Options, device: str | None = None
 def _config(genome: Mapping[str, Any], options: Options) -> GPTConfig:
     context = genome.get("context", options.context)
     sizes = {name: genome[name] for name in ("depth", "width", "heads", "dropout")}
-    return options.shape(vocab=options.vocab, context=context, **sizes)
+    return options.grown(options.shape(vocab=options.vocab, context=context, **sizes))
 
 
 def fingerprint(options: Options) -> str:
@@ -226,6 +226,7 @@ def estimate(genome: Mapping[str, Any], options: Options) -> dict[str, float]:
 
 def inherits(genome: Mapping[str, Any], other: Mapping[str, Any], options: Options, others: Options) -> bool:
     """Say whether a model of a genome can begin with the weights of one of another."""
+    options.check_inheritable()
     mine, theirs = _config(genome, options), _config(other, others)
     return options.extend_from is None and not mine.unlike(theirs)  # an extended model has no short beginning
 

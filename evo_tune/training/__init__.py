@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from evo_tune.training.evaluation import losses_by_position as losses_by_position
     from evo_tune.training.extension import extend_context as extend_context
     from evo_tune.training.extension import extend_trainer as extend_trainer
+    from evo_tune.training.extension import grow_trainer as grow_trainer
     from evo_tune.training.hardware.allocator import keep_freed_memory as keep_freed_memory
     from evo_tune.training.hardware.capacity import calibrate_memory as calibrate_memory
     from evo_tune.training.hardware.capacity import device_memory as device_memory
@@ -116,10 +117,12 @@ if TYPE_CHECKING:
     from evo_tune.training.models.gpt_config import Positions as Positions
     from evo_tune.training.models.gpt_config import Windows as Windows
     from evo_tune.training.models.gpt_config import divisor_below as divisor_below
-    from evo_tune.training.models.growth import carry_state as carry_state
-    from evo_tune.training.models.growth import grow as grow
-    from evo_tune.training.models.growth import reshape as reshape
-    from evo_tune.training.models.text_classifier import TextClassifier as TextClassifier
+    from evo_tune.training.models.growth.reshaping import grow as grow
+    from evo_tune.training.models.growth.reshaping import reshape as reshape
+    from evo_tune.training.models.growth.widening import carry_state as carry_state
+    from evo_tune.training.models.text_classifier import (
+        TextClassifier as TextClassifier,
+    )
     from evo_tune.training.models.vit import ViT as ViT
     from evo_tune.training.optim.accumulation import accumulate as accumulate
     from evo_tune.training.optim.clipping import Clipping as Clipping
@@ -290,7 +293,7 @@ _HOMES = {
     "average_of": "optim.ema",
     "built_in_text": "tuning.small_base",
     "calibrate_memory": "hardware.capacity",
-    "carry_state": "models.growth",
+    "carry_state": "models.growth.widening",
     "check_integer": "evo_tune.options.bounds",
     "check_name": "evo_tune.options.bounds",
     "check_number": "evo_tune.options.bounds",
@@ -316,7 +319,8 @@ _HOMES = {
     "flops_per_token": "hardware.flops",
     "fold_lora": "tuning.lora",
     "gradient_norm": "optim.clipping",
-    "grow": "models.growth",
+    "grow": "models.growth.reshaping",
+    "grow_trainer": "extension",
     "hash_of": "data.splits",
     "held_out_blocks": "data.windows",
     "idle_fields": "optim.schedule",
@@ -350,7 +354,7 @@ _HOMES = {
     "read_tuning_text": "tuning.small_base",
     "recompute_flops_per_token": "hardware.flops",
     "reproducible": "hardware.determinism",
-    "reshape": "models.growth",
+    "reshape": "models.growth.reshaping",
     "save_adapter": "tuning.adapter",
     "save_checkpoint": "checkpoint",
     "save_merged": "tuning.pretrained",

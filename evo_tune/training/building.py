@@ -20,7 +20,7 @@ from evo_tune.training.hardware.timing import SAFE, TIMED, steps_in
 from evo_tune.training.language import LanguageTask
 from evo_tune.training.models.gpt import GPT
 from evo_tune.training.models.gpt_config import GPTConfig
-from evo_tune.training.models.growth import reshape
+from evo_tune.training.models.growth.reshaping import reshape
 from evo_tune.training.phases import Phase
 from evo_tune.training.session import MODEL, Run, seed_of, share_of
 from evo_tune.training.subjects.reading import Reading
@@ -66,7 +66,7 @@ class _Builder:
         phase = next((phase for phase in phases if step <= phase.end), phases[-1])
         course = Course(
             self._trainer(phase, phases[-1].end, ranks=self.ranks),
-            Reading(phases, self.material, extension=options.extension),
+            Reading(phases, self.material, extension=options.extension, recompute=self._recompute),
             evaluations=options.evaluations,
             stopping=options.stopping,
             report=lambda fraction, point, decayed: report(fraction * share, decayed=decayed, **point),
@@ -113,6 +113,9 @@ class _Builder:
             precision=options.precision,
         )
 
+    def _recompute(self, phase: Phase) -> int | None:
+        return self.task.options.recompute or self._fit(phase).recompute
+
     def _one_step(self, phase: Phase, fit: Fit) -> None:
         one = replace(phase, windows=phase.per_step, first_step=0, ramp=None)
         self._trainer(one, 1, lr=SAFE, fit=fit).run(1)
@@ -145,7 +148,8 @@ class _Builder:
             ceiling=1.5 * math.log(options.vocab),
         )
         material = self.material if fit is None else self._material({phase: fit})
-        model = self._model(phase.config, options.recompute or (fit or self._fit(phase)).recompute).to(self.run.device)
+        recompute = self._recompute(phase) if fit is None else options.recompute or fit.recompute
+        model = self._model(phase.config, recompute).to(self.run.device)
         source, seed, device = material.source(phase), seed_of(self.run), self.run.device
         return Trainer(model, source, recipe, seed=seed, device=device, ranks=ranks)
 

@@ -91,9 +91,9 @@ class Block(nn.Module):
 
     def __init__(self, config: GPTConfig | EncoderConfig, *, windowed: bool = False) -> None:
         super().__init__()
-        self.attention_norm = nn.LayerNorm(config.width, bias=config.bias)
+        self.attention_norm = nn.LayerNorm(config.width, eps=config.norm_eps, bias=config.bias)
         self.attention = Attention(config, windowed=windowed)
-        self.ffn_norm = nn.LayerNorm(config.width, bias=config.bias)
+        self.ffn_norm = nn.LayerNorm(config.width, eps=config.norm_eps, bias=config.bias)
         self.ffn = FeedForward(config)
         # Each a layer of its own, since each has its own noise.
         self.dropout: nn.Module = Dropout(config.dropout)

@@ -62,7 +62,7 @@ class GPT(nn.Module):
             self.positions = nn.Embedding(config.context, config.width) if config.position == "learned" else None
             self.dropout = Dropout(config.dropout)
             self.blocks = nn.ModuleList(Block(config, windowed=window < config.context) for window in config.windows)
-            self.norm = nn.LayerNorm(config.width, bias=config.bias)
+            self.norm = nn.LayerNorm(config.width, eps=config.norm_eps, bias=config.bias)
             self.head = None if config.tied else nn.Linear(config.width, config.vocab_size, bias=False)
         self.to_empty(device="cpu")
         self._initialise(torch.Generator().manual_seed(seed))

@@ -6,7 +6,7 @@ No torch here, so that a search can know a model's size before it trains one.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from evo_tune.errors import RecipeError
 from evo_tune.options.bounds import check_integer, check_name, check_number
@@ -70,6 +70,7 @@ class GPTConfig(ModelConfig):
         kv_heads: Heads of keys and values, a divisor of heads (grouped-query attention); None: heads.
         qk_norm: Whether queries and keys are normed before they meet.
         ffn: 'gelu' or 'swiglu'.
+        norm_eps: What LayerNorms add to the variance, above 0; another than 1e-5 in models that were grown.
 
     Raises:
         RecipeError: A field is out of its range, or does not fit another.
@@ -97,6 +98,7 @@ class GPTConfig(ModelConfig):
     kv_heads: int | None = None
     qk_norm: bool = False
     ffn: str = "gelu"
+    norm_eps: float = 1e-5
 
     def __post_init__(self) -> None:
         check_integer("vocab_size", self.vocab_size, 2)
@@ -136,6 +138,14 @@ class GPTConfig(ModelConfig):
             if self.heads % self.kv_heads:
                 raise RecipeError("kv_heads", self.kv_heads, f"a divisor of heads={self.heads}")
         check_name("ffn", self.ffn, ("gelu", "swiglu"))
+        check_number("norm_eps", self.norm_eps, "(0, 1)")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data, as checkpoints from before `norm_eps` have it where that is the usual."""
+        data = super().to_json()
+        if self.norm_eps == 1e-5:
+            del data["norm_eps"]
+        return data
 
     def unlike(self, other: GPTConfig) -> list[str]:
         """Return the fields because of which a model of this shape cannot begin with one of another's weights."""
