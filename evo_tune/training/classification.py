@@ -11,7 +11,7 @@ from torch import nn
 
 from evo_tune.training.data.batch import MicroBatch
 from evo_tune.training.evaluation import over_batches
-from evo_tune.training.optim.accumulation import cross_entropy_sum
+from evo_tune.training.optim.cross_entropy import cross_entropy_sum
 
 __all__ = ["Scores", "auc", "score"]
 

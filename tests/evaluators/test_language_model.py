@@ -342,7 +342,11 @@ def test_a_checkpoint_of_another_training_is_refused(
         train(default, RESUME_FOLDER=folder, schedule="linear")
 
 
-def test_micro_batches_change_no_more_than_rounding(train: Callable[..., Any], default: dict[str, Any]) -> None:
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+def test_micro_batches_change_no_more_than_rounding(
+    dropout: float, train: Callable[..., Any], default: dict[str, Any]
+) -> None:
+    default = {**default, "dropout": dropout}
     whole, parts = train(default)[0], train(default, micro_batch=192)[0]
     assert parts["val_loss"] == pytest.approx(whole["val_loss"], rel=1e-4)
     assert parts["steps"] == whole["steps"]

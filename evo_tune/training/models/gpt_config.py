@@ -22,11 +22,27 @@ __all__ = [
     "Positions",
     "Windows",
     "divisor_below",
+    "tokens_in_piece",
 ]
 
 LONGEST_PLAIN = 256
 """Tokens up to which attention in bfloat16 on a CPU is computed by plain products (see `attention`): there they are
 the faster; at twice as many they are about even, beyond they lose."""
+
+LONGEST_DROPPED = 512
+"""Tokens up to which dropped weights of attention are computed as one product on a GPU, and not by the fused kernel,
+which leaves no weights behind but has to be called for each sample, since its noise depends on those beside it."""
+
+LARGE_VOCABULARY = 1024
+"""Tokens from which on logits are never there whole (see `optim.cross_entropy`)."""
+
+_LOGITS_IN_PIECE = {"cpu": 2**21}
+_LOGITS_ON_GPU = 2**26
+
+
+def tokens_in_piece(vocab_size: int, device: str) -> int:
+    """Return for how many tokens at a time logits are made: what fits a CPU's cache; a GPU is to be filled."""
+    return max(1, _LOGITS_IN_PIECE.get(device, _LOGITS_ON_GPU) // vocab_size)
 
 
 RESHAPABLE = ("depth", "context", "ffn_mult", "window", "window_pattern", "dropout", "attention_dropout")
