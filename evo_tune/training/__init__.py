@@ -117,6 +117,7 @@ if TYPE_CHECKING:
     from evo_tune.training.models.gpt_config import Positions as Positions
     from evo_tune.training.models.gpt_config import Windows as Windows
     from evo_tune.training.models.gpt_config import divisor_below as divisor_below
+    from evo_tune.training.models.gpt_config import hidden_width as hidden_width
     from evo_tune.training.models.growth.reshaping import grow as grow
     from evo_tune.training.models.growth.reshaping import reshape as reshape
     from evo_tune.training.models.growth.widening import carry_state as carry_state
@@ -323,6 +324,7 @@ _HOMES = {
     "grow_trainer": "extension",
     "hash_of": "data.splits",
     "held_out_blocks": "data.windows",
+    "hidden_width": "models.gpt_config",
     "idle_fields": "optim.schedule",
     "keep_freed_memory": "hardware.allocator",
     "known_before": "classifying",

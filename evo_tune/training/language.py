@@ -205,5 +205,7 @@ class LanguageTask:
             device="cuda",
             optimizer=options.optimizer,
             ema=options.ema is not None,
+            z_loss=options.z_loss > 0.0,
+            ranks=options.ranks,
         )
         return predicted.peak - predicted.context
