@@ -22,9 +22,11 @@ if TYPE_CHECKING:
     from evo_tune.training.classification import auc as auc
     from evo_tune.training.classification import score as score
     from evo_tune.training.classifier_building import classifier_course as classifier_course
+    from evo_tune.training.classifier_building import classify_together as classify_together
+    from evo_tune.training.classifier_building import evaluate_classifier as evaluate_classifier
+    from evo_tune.training.classifier_building import export_classifier as export_classifier
     from evo_tune.training.classifying import ClassifierTask as ClassifierTask
     from evo_tune.training.classifying import Classifying as Classifying
-    from evo_tune.training.classifying import check_whole as check_whole
     from evo_tune.training.classifying import divided as divided
     from evo_tune.training.classifying import known_before as known_before
     from evo_tune.training.classifying import write_classifier as write_classifier
@@ -292,8 +294,8 @@ _HOMES = {
     "check_integer": "evo_tune.options.bounds",
     "check_name": "evo_tune.options.bounds",
     "check_number": "evo_tune.options.bounds",
-    "check_whole": "classifying",
     "classifier_course": "classifier_building",
+    "classify_together": "classifier_building",
     "clip": "optim.clipping",
     "decay_groups": "optim.optimizer",
     "device_memory": "hardware.capacity",
@@ -303,7 +305,9 @@ _HOMES = {
     "encode": "tuning.pretrained",
     "encode_texts": "data.texts",
     "evaluate": "evaluation",
+    "evaluate_classifier": "classifier_building",
     "evaluate_by_position": "evaluation",
+    "export_classifier": "classifier_building",
     "extend_context": "extension",
     "extend_trainer": "extension",
     "fastest_precision": "hardware.probe",

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -81,6 +81,8 @@ class TuningTask:
     weight_decay: float
     warmup: float
     save: bool = False
+
+    narrow: ClassVar[bool] = False
 
     @property
     def identity(self) -> dict[str, Any]:
