@@ -191,6 +191,7 @@ if TYPE_CHECKING:
     from evo_tune.training.tuning.tune import TuningTask as TuningTask
     from evo_tune.training.tuning.tune import tuning_course as tuning_course
     from evo_tune.training.tuning.tuned_files import write_tuned as write_tuned
+    from evo_tune.training.tuning.tuning_options import Tuning as Tuning
     from evo_tune.training.tuning.tuning_text import TuningText as TuningText
     from evo_tune.training.tuning.tuning_text import tuning_text as tuning_text
 
@@ -276,6 +277,7 @@ _HOMES = {
     "Trainer": "trainer",
     "Training": "plan",
     "TrainingWindows": "data.windows",
+    "Tuning": "tuning.tuning_options",
     "TuningTask": "tuning.tune",
     "TuningText": "tuning.tuning_text",
     "ViT": "models.vit",
