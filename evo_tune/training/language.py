@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from evo_tune.errors import OptionError
 from evo_tune.training.data.corpus import Corpus, Texts, bytes_to_train_on, judging_bytes
@@ -134,6 +134,8 @@ class LanguageTask:
     flops: float
     scored: int
     save: bool = False
+
+    narrow: ClassVar[bool] = False
 
     @property
     def corpus(self) -> Corpus:
