@@ -2,9 +2,9 @@
 
 A number x of column j becomes the token b_j + x · w_j, a category b_j + its embedding; one more token, [CLS],
 reads them all. As in the paper the first block has no norm before its attention, and the head is
-Linear(ReLU(LayerNorm(x))). The feed-forward layers have a GELU where the paper's have a ReGLU. A missing number
-counts as the column's mean, plus an embedding of its own that begins at zero. Knows nothing of files or
-training.
+Linear(ReLU(LayerNorm(x))). The feed-forward layers have a GELU where the paper's have a ReGLU. Numbers are made normal
+by their quantiles, as in the paper, or standardised. A missing one counts as the column's middle, plus an embedding of
+its own that begins at zero. Knows nothing of files or training.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from evo_tune.errors import RecipeError
 from evo_tune.training.data.columns import Columns
 from evo_tune.training.models.encoder import Classifier
 from evo_tune.training.models.encoder_config import FTConfig
+from evo_tune.training.models.quantiles import Quantiles
 
 __all__ = ["FTTransformer"]
 
@@ -51,6 +52,7 @@ class FTTransformer(Classifier):
         self.columns = columns
         self.register_buffer("mean", torch.zeros(config.numeric))
         self.register_buffer("deviation", torch.ones(config.numeric))
+        self.quantiles = Quantiles(config.numeric, config.quantiles) if config.quantiles and config.numeric else None
         # Embeddings of all categories lie in one table, one column's after another's: where each begins.
         sizes = torch.tensor([0, *(number + 1 for number in config.categories)])
         self.register_buffer("first", sizes.cumsum(0)[:-1], persistent=False)
@@ -76,7 +78,9 @@ class FTTransformer(Classifier):
                 self.missing.weight.zero_()
 
     def standardise(self, rows: Tensor) -> None:
-        """Take mean and deviation of each numeric column from training rows, (n, columns), missing ones left out."""
+        """Take each numeric column's quantiles, mean and deviation from training rows, (n, columns); missing ones aside."""
+        if self.quantiles is not None:
+            self.quantiles.learn(rows[:, : self.config.numeric])
         values = rows[:, : self.config.numeric].double()
         present = ~values.isnan()
         count = present.sum(0).clamp(min=1)
@@ -90,9 +94,10 @@ class FTTransformer(Classifier):
         numeric = self.config.numeric
         tokens = [self.offsets.weight.new_zeros(len(rows), 1, self.config.width)]
         if self.weights is not None and self.missing is not None:
-            x = (rows[:, :numeric] - self.mean) / self.deviation
-            missing = x.isnan()
-            x = torch.where(missing, 0.0, x)
+            missing = rows[:, :numeric].isnan()
+            x = torch.where(missing, self.mean, rows[:, :numeric])
+            scaled = (x - self.mean) / self.deviation if self.quantiles is None else self.quantiles(x)
+            x = torch.where(missing, 0.0, scaled)
             tokens.append(x[..., None] * self.weights.weight + missing[..., None] * self.missing.weight)
         if self.categories is not None:
             tokens.append(self.categories(rows[:, numeric:].long() + self.first))
