@@ -25,7 +25,7 @@ from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Objective
 from evo_tune.genome.values import Genome
 from evo_tune.options.binding import bind, call_with, options_of
-from evo_tune.options.declare import Option
+from evo_tune.options.declare import Option, Options
 from evo_tune.plugins.context import Context
 from evo_tune.plugins.offers import offered
 from evo_tune.text import one_line
@@ -223,6 +223,21 @@ class Evaluator:
         if self.options_type is not None:
             self.options_type(**bound)
         return bound
+
+    def settled(self, options: Mapping[str, Any], rungs: bool) -> dict[str, Any]:
+        """Return bound options with what they leave open fixed (see `Options.settled`): what a manifest holds.
+
+        Args:
+            options: Bound ones.
+            rungs: Whether trainings in part are judged.
+
+        Raises:
+            PluginError: The file's own `settled` raises; the text names file and line.
+        """
+        if self.options_type is None or not issubclass(self.options_type, Options):
+            return dict(options)
+        made = self._call(lambda given: given.settled(rungs), [options])
+        return {name: getattr(made, name) for name in options}
 
     def space(self, options: Mapping[str, Any]) -> SearchSpace:
         """Return the search space under these options; what options offer as genes is optional in it.

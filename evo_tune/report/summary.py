@@ -240,9 +240,10 @@ def further_generations(run: Run) -> int:
 def spent(run: Run) -> float:
     """Return the training begun in a run, in full trainings.
 
-    A promotion counts what it adds, a pruned or failed trial what it had: up to the last point of its curve, or, where
-    it reported none, by its seconds and the median pace of the trainings that are ok; at least a hundredth. As long as
-    none is ok, one without a curve counts whole. It follows from the journal alone.
+    A promotion counts from where the rung was left: a decay that was thrown away has been trained all the same. What
+    was pruned or failed counts what it had: up to the last point of its curve, or, where it reported none, by its
+    seconds and the median pace of the trainings that are ok; at least a hundredth. As long as none is ok, one without a
+    curve counts whole. It follows from the journal alone.
     """
     total, unseen = 0.0, []
     for candidate in run.candidates:
@@ -259,7 +260,10 @@ def spent(run: Run) -> float:
 
 def _added(run: Run, candidate: Candidate) -> float:
     """Return the part of a full training that a candidate is born for."""
-    return candidate.budget - (0.0 if candidate.resumes is None else run.candidates[candidate.resumes].budget)
+    if candidate.resumes is None:
+        return candidate.budget
+    budget, outcome = run.candidates[candidate.resumes].budget, run.outcomes.get(candidate.resumes)
+    return candidate.budget - (budget if outcome is None else outcome.left_at(budget))
 
 
 def full_seconds(run: Run) -> float:

@@ -40,9 +40,7 @@ if TYPE_CHECKING:
     from evo_tune.training.data.images import Images as Images
     from evo_tune.training.data.images import read_images as read_images
     from evo_tune.training.data.labelled_texts import LabelledTexts as LabelledTexts
-    from evo_tune.training.data.labelled_texts import (
-        read_labelled_texts as read_labelled_texts,
-    )
+    from evo_tune.training.data.labelled_texts import read_labelled_texts as read_labelled_texts
     from evo_tune.training.data.splits import hash_of as hash_of
     from evo_tune.training.data.splits import stratified as stratified
     from evo_tune.training.data.tables import Table as Table
@@ -61,17 +59,13 @@ if TYPE_CHECKING:
     from evo_tune.training.data.windows import held_out_blocks as held_out_blocks
     from evo_tune.training.evaluation import Evaluation as Evaluation
     from evo_tune.training.evaluation import evaluate as evaluate
-    from evo_tune.training.evaluation import (
-        evaluate_by_position as evaluate_by_position,
-    )
+    from evo_tune.training.evaluation import evaluate_by_position as evaluate_by_position
     from evo_tune.training.evaluation import losses_by_position as losses_by_position
     from evo_tune.training.extension import extend_context as extend_context
     from evo_tune.training.extension import extend_trainer as extend_trainer
     from evo_tune.training.fitting import Examples as Examples
     from evo_tune.training.fitting import fit as fit
-    from evo_tune.training.hardware.allocator import (
-        keep_freed_memory as keep_freed_memory,
-    )
+    from evo_tune.training.hardware.allocator import keep_freed_memory as keep_freed_memory
     from evo_tune.training.hardware.capacity import calibrate_memory as calibrate_memory
     from evo_tune.training.hardware.capacity import device_memory as device_memory
     from evo_tune.training.hardware.capacity import fit_device as fit_device
@@ -85,17 +79,13 @@ if TYPE_CHECKING:
     from evo_tune.training.hardware.distributed import RanksDiffer as RanksDiffer
     from evo_tune.training.hardware.distributed import process_group as process_group
     from evo_tune.training.hardware.flops import flops_per_token as flops_per_token
-    from evo_tune.training.hardware.flops import (
-        recompute_flops_per_token as recompute_flops_per_token,
-    )
+    from evo_tune.training.hardware.flops import recompute_flops_per_token as recompute_flops_per_token
     from evo_tune.training.hardware.launcher import RankFailed as RankFailed
     from evo_tune.training.hardware.launcher import launch as launch
     from evo_tune.training.hardware.memory import Fit as Fit
     from evo_tune.training.hardware.memory import Memory as Memory
     from evo_tune.training.hardware.memory import fit_memory as fit_memory
-    from evo_tune.training.hardware.memory import (
-        fitting_micro_batch as fitting_micro_batch,
-    )
+    from evo_tune.training.hardware.memory import fitting_micro_batch as fitting_micro_batch
     from evo_tune.training.hardware.memory import predict_memory as predict_memory
     from evo_tune.training.hardware.precision import Precision as Precision
     from evo_tune.training.hardware.probe import fastest_precision as fastest_precision
@@ -109,15 +99,14 @@ if TYPE_CHECKING:
     from evo_tune.training.metrics import Metric as Metric
     from evo_tune.training.metrics import measured as measured
     from evo_tune.training.metrics import units_of as units_of
+    from evo_tune.training.models.dropout import Dropout as Dropout
+    from evo_tune.training.models.dropout import DropPath as DropPath
     from evo_tune.training.models.encoder import Classifier as Classifier
-    from evo_tune.training.models.encoder import DropPath as DropPath
     from evo_tune.training.models.encoder_config import EncoderConfig as EncoderConfig
     from evo_tune.training.models.encoder_config import FTConfig as FTConfig
     from evo_tune.training.models.encoder_config import TextConfig as TextConfig
     from evo_tune.training.models.encoder_config import ViTConfig as ViTConfig
-    from evo_tune.training.models.encoder_config import (
-        nearest_divisor as nearest_divisor,
-    )
+    from evo_tune.training.models.encoder_config import nearest_divisor as nearest_divisor
     from evo_tune.training.models.ft_transformer import FTTransformer as FTTransformer
     from evo_tune.training.models.gpt import GPT as GPT
     from evo_tune.training.models.gpt_config import Architecture as Architecture
@@ -130,9 +119,7 @@ if TYPE_CHECKING:
     from evo_tune.training.models.growth import carry_state as carry_state
     from evo_tune.training.models.growth import grow as grow
     from evo_tune.training.models.growth import reshape as reshape
-    from evo_tune.training.models.text_classifier import (
-        TextClassifier as TextClassifier,
-    )
+    from evo_tune.training.models.text_classifier import TextClassifier as TextClassifier
     from evo_tune.training.models.vit import ViT as ViT
     from evo_tune.training.optim.accumulation import accumulate as accumulate
     from evo_tune.training.optim.clipping import Clipping as Clipping
@@ -191,9 +178,7 @@ if TYPE_CHECKING:
     from evo_tune.training.tuning.pretrained import load_pretrained as load_pretrained
     from evo_tune.training.tuning.pretrained import save_merged as save_merged
     from evo_tune.training.tuning.small_base import built_in_text as built_in_text
-    from evo_tune.training.tuning.small_base import (
-        planned_small_base as planned_small_base,
-    )
+    from evo_tune.training.tuning.small_base import planned_small_base as planned_small_base
     from evo_tune.training.tuning.small_base import read_tuning_text as read_tuning_text
     from evo_tune.training.tuning.small_base import small_base as small_base
     from evo_tune.training.tuning.small_base import small_base_key as small_base_key
@@ -226,7 +211,8 @@ _HOMES = {
     "Decoder": "models.gpt_config",
     "Diverged": "optim.divergence",
     "DivergenceWatch": "optim.divergence",
-    "DropPath": "models.encoder",
+    "DropPath": "models.dropout",
+    "Dropout": "models.dropout",
     "EarlyStopping": "optim.early_stopping",
     "EncoderConfig": "models.encoder_config",
     "Epochs": "data.epochs",

@@ -75,7 +75,7 @@ class _Builder:
             evaluations=options.evaluations,
             extension=options.extension,
             stopping=options.stopping,
-            report=lambda fraction, loss: report(fraction * share, val_loss=loss),
+            report=lambda fraction, loss, decayed: report(fraction * share, val_loss=loss, decayed=decayed),
         )
         if saved:
             course.restore(dict(saved))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Protocol, cast
 
 import torch
@@ -25,6 +26,7 @@ from evo_tune.training.hardware.throughput import Throughput, mfu, peak_flops
 from evo_tune.training.metrics import measured
 from evo_tune.training.models.gpt import GPT
 from evo_tune.training.optim.early_stopping import EarlyStopping
+from evo_tune.training.optim.fork import Tail
 from evo_tune.training.phases import Phase, spent
 from evo_tune.training.trainer import Source, Trainer
 
@@ -57,7 +59,8 @@ class Course:
         evaluations: Evaluations along the full training, each on every fourth held-out block.
         extension: How positions are extended between phases (see `extend_context`).
         stopping: Ends it early, and then keeps the best weights; None: nothing does.
-        report: Called after each evaluation with the share of the full training and the loss.
+        report: Called after each evaluation with the share of the full training, the loss, and whether the learning
+            rate's final fall has begun.
 
     Raises:
         RecipeError: evaluations is not a whole number from 1.
@@ -72,7 +75,7 @@ class Course:
         evaluations: int = 4,
         extension: str = "linear",
         stopping: EarlyStopping | None = None,
-        report: Callable[[float, float], None] = lambda fraction, loss: None,
+        report: Callable[[float, float, bool], None] = lambda fraction, loss, decayed: None,
     ) -> None:
         check_integer("evaluations", evaluations, 1)
         self.trainer, self.phases, self.material = trainer, phases, material
@@ -98,19 +101,42 @@ class Course:
         Raises:
             Diverged: See `Trainer.run`.
         """
-        self._peak = measured_peak(self.trainer.device, lambda: self._run(stop)) or 0.0
+        self._peak = max(self._peak, measured_peak(self.trainer.device, lambda: self._run(stop)) or 0.0)
 
     def _run(self, stop: int) -> None:
         start = self.trainer.step
         for mark in sorted({mark for mark in self.marks if start < mark < stop} | {max(start, stop)}):
-            if self.stopping is not None and self.stopping.waited >= self.stopping.patience:
+            if self.stopped:
                 return
             self._train(mark)
             loss = self.judge(self._held_out()[::4]).loss
             # A stop between two marks is the end of a part: what the whole would not see there, this must not.
             if mark in self.marks and mark > start:
                 self._take_note(loss)
-            self.report(self.trainer.step / self.steps, loss)
+            self._tell(loss)
+
+    def _tell(self, loss: float) -> None:
+        step = self.trainer.step
+        self.report(step / self.steps, loss, self.trainer.recipe.schedule.decayed(step))
+
+    @property
+    def stopped(self) -> bool:
+        """Whether it has stopped early."""
+        return self.stopping is not None and self.stopping.waited >= self.stopping.patience
+
+    def decay(self, stop: int) -> None:
+        """Come down to step `stop`, to be judged there: what follows from here on is not the training's any more.
+
+        Raises:
+            Diverged: See `Trainer.run`.
+        """
+        schedule = Tail.of(self.trainer.recipe.schedule, self.trainer.step, stop)
+        self.trainer.recipe = replace(self.trainer.recipe, schedule=schedule)
+        self._peak = max(self._peak, measured_peak(self.trainer.device, lambda: self._train(stop)) or 0.0)
+        loss = self.judge(self._held_out()[::4]).loss
+        if self.stopping is not None:
+            self.stopping.update(loss, self.model)
+        self._tell(loss)
 
     def _train(self, step: int) -> None:
         before, first = time.perf_counter(), self.trainer.targets

@@ -20,6 +20,7 @@ from evo_tune.training.hardware import probe
 from evo_tune.training.hardware.allocator import keep_freed_memory
 from evo_tune.training.hardware.determinism import reproducible, seed_for
 from evo_tune.training.hardware.launcher import launch
+from evo_tune.training.optim.fork import fork_step
 
 if TYPE_CHECKING:
     from evo_tune.training.hardware.distributed import Ranks
@@ -62,7 +63,7 @@ class Task(Protocol):
 
     @property
     def options(self) -> Any:
-        """Its options, `precision` among them."""
+        """Its options, `precision` and `fork` among them."""
 
 
 T = TypeVar("T", bound=Task)
@@ -107,11 +108,14 @@ def train(task: T, run: Run, build: Build[T], ranks: Ranks | None = None) -> tup
             precision = saved.get("precision", "fp32") if saved else probe.fastest_precision(run.device)
         course, judging_bytes = build(task, run, precision, saved, ranks)
         start, stop = course.trainer.step, stop_step(course.steps, run.budget / share_of(run))
-        course.run(stop)
+        fork = max(start, fork_step(course.trainer.recipe.schedule, stop)) if task.options.fork else stop
+        course.run(fork)
         if first and (task.save or stop < course.steps):
             state = {"task": identity, "windows": course.phases[0].windows, "precision": precision}
             state.update(course.state())
             save_checkpoint(run.folder / CHECKPOINT, state)
+        if fork < stop and not course.stopped:  # judged, and thrown away: what goes on, goes on from the checkpoint
+            course.decay(stop)
         metrics = course.metrics(judging_bytes, start if run.resume_folder else None)
         if run.keep and first:
             course.model.save(run.folder / MODEL)

@@ -253,7 +253,7 @@ def test_a_fingerprint_tells_texts_and_bases_apart(
         ({"eval_tokens": 0}, "eval_tokens=0"),
         (
             {"schedule": "steep"},
-            "schedule=steep: expected one of cosine, linear, constant, wsd, multi_step, sgdr",
+            "schedule=steep: expected one of auto, cosine, linear, constant, wsd, multi_step, sgdr",
         ),
         ({"gamma": 0.0}, "gamma=0"),
         ({"clip": 0.0}, "clip=0"),

@@ -187,6 +187,24 @@ def test_a_curve_is_made_of_reports() -> None:
     assert math.isnan(context.curve[1][1]["loss"])
 
 
+def test_a_point_says_whether_it_is_decayed_or_nothing() -> None:
+    context = Context()
+    context.report(0.5, loss=1.0)
+    context.report(0.6, loss=1.0, decayed=False)
+    context.report(0.7, decayed=True, loss=1.0)
+    assert [point.get("decayed") for _, point in context.curve] == [None, 0.0, 1.0]
+    assert [point["loss"] for _, point in context.curve] == [1.0] * 3
+
+
+def test_a_bound_is_for_points_before_the_decay() -> None:
+    context = Context(stop_if=[(0.5, "loss", 2.0)], objectives=[Minimize("loss")])
+    context.report(0.6, loss=3.0, decayed=True)  # another kind
+    with pytest.raises(Pruned):
+        context.report(0.6, loss=3.0, decayed=False)
+    with pytest.raises(Pruned):
+        context.report(0.6, loss=3.0)
+
+
 @pytest.mark.parametrize("fraction", [0.0, -0.1, 1.1, math.nan, math.inf])
 def test_a_report_outside_the_training_is_refused(fraction: float) -> None:
     with pytest.raises(ValueError, match="expected more than 0 and at most 1"):

@@ -131,6 +131,19 @@ def with_curves(finals: list[float], early: list[float]) -> list[Entry]:
     return told
 
 
+def test_pruning_compares_points_of_one_kind_at_like_fractions() -> None:
+    values = [float(value) for value in range(20)]
+    told = with_curves(values, values)
+    plain = bounds(told, "loss", 1.0, 0.0, 1.0)
+    for one in told:  # each was judged at a rung as well, after a decay that brought it far down
+        one.curve.insert(1, (0.5, {"loss": -100.0, "decayed": 1.0}))
+    assert bounds(told, "loss", 1.0, 0.0, 1.0) == plain == ((0.5, "loss", 9.0),)
+    for one in told:
+        one.curve[0] = (0.4, {**one.curve[0][1], "decayed": 0.0})  # the last before the decay: it did not get to .5
+        one.curve[-1][1]["decayed"] = 1.0
+    assert bounds(told, "loss", 1.0, 0.0, 1.0) == ()
+
+
 def test_bounds_need_curves_and_lie_at_the_median_or_behind() -> None:
     values = [float(value) for value in range(20)]
     assert bounds(with_curves(values[:4], values[:4]), "loss", 1.0, 0.0, 1.0) == ()

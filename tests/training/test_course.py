@@ -80,7 +80,7 @@ def test_evaluations_leave_no_trace(make_course: Callable[..., Course]) -> None:
 def test_reports_come_at_fixed_steps_of_the_whole(make_course: Callable[..., Course]) -> None:
     seen: list[float] = []
     course = make_course()
-    course.report = lambda fraction, loss: seen.append(fraction)
+    course.report = lambda fraction, loss, decayed: seen.append(fraction)
     for stop in (3, 12, 20):
         course.run(stop)
     assert seen == [0.15, 0.25, 0.5, 0.6, 0.75, 1.0]

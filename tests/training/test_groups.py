@@ -50,6 +50,15 @@ def test_a_schedule_is_one_function(halves: str) -> None:
     assert {"decay_fraction", "cycle"} <= idle_fields(halves)
 
 
+def test_auto_is_a_cosine_until_a_run_with_rungs_settles_it() -> None:
+    assert idle_fields("auto") == idle_fields("cosine")
+    assert Scheduling().rates(50, 0.1) == Scheduling(schedule="cosine").rates(50, 0.1)
+    settled = {rungs: Scheduling().settled(rungs) for rungs in (False, True)}
+    assert settled == {False: Scheduling(schedule="cosine", fork=False), True: Scheduling(schedule="wsd", fork=True)}
+    given = Scheduling(schedule="linear", fork=True)
+    assert given.settled(False) == given.settled(True) == given
+
+
 def test_fields_that_a_schedule_does_not_use_change_nothing() -> None:
     others = {"min_lr_ratio": 0.3, "decay_fraction": 0.6, "decay_shape": "sqrt", "cycle": 0.3, "gamma": 0.7}
     others |= {"cycle_growth": 2}

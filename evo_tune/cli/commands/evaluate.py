@@ -59,7 +59,7 @@ def command(
     if not 0 < budget <= 1:  # click lets nan pass
         raise OptionError(f"--budget {budget}: expected more than 0 and at most 1")
     plugin = named_evaluator(evaluator)
-    bound = plugin.bind(split_assignments(options, "-o"))
+    bound = plugin.settled(plugin.bind(split_assignments(options, "-o")), budget < 1.0)
     values = split_assignments(genes, "-g")
     space = plugin.space(bound).including(values)
     genome = space.check(space.parse(values), fill_defaults=True)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from evo_tune.errors import RecipeError
 from evo_tune.options.bounds import check_integer, check_name, check_number
-from evo_tune.training.models.gpt_config import LONGEST_PLAIN, GPTConfig
+from evo_tune.training.models.gpt_config import LONGEST_PLAIN, GPTConfig, window_chunks
 
 __all__ = ["Fit", "Memory", "activation_bytes", "fit_memory", "fitting_micro_batch", "predict_memory", "state_bytes"]
 
@@ -96,12 +96,8 @@ def activation_bytes(
     if recompute is not None:
         check_integer("recompute", recompute, 1)
     tokens, d = batch * length, config.width
-    e, mask = (4, 4) if precision == "fp32" else (2, 2)
-    mask = 1 if device == "cuda" else mask
-    plain = precision == "bf16" and device == "cpu" and length <= LONGEST_PLAIN
-    per_token = _block_bytes_per_token(config, e, mask, plain=plain)
-    per_token += _unfused_bytes_per_token(config, length, device, plain=plain)
-    blocks = [tokens * per_token + (0.0 if plain else _window_bytes(w, length, e, device)) for w in config.windows]
+    e = 4 if precision == "fp32" else 2
+    blocks = [_block_bytes(config, batch, window, length, precision, device) for window in config.windows]
     if precision != "fp32":
         copies = e * (config.matmul_parameters - d * config.vocab_size) / config.depth
         blocks = [block + copies for block in blocks]
@@ -114,37 +110,44 @@ def activation_bytes(
     return ends + sum(blocks) - sum(again) + 4.0 * tokens * d * len(again) + max(again)
 
 
-def _block_bytes_per_token(config: GPTConfig, e: int, mask: int, *, plain: bool) -> float:
+def _block_bytes(config: GPTConfig, batch: int, window: int, length: int, precision: str, device: str) -> float:
+    """Return the bytes that a block with a window keeps, copies of its weights not counted."""
     d, f, heads = config.width, config.ffn_width, config.heads
+    e = 4 if precision == "fp32" else 2
+    chunks = [(0, 0, length)] if window >= length else window_chunks(window, length, config.chunk)
+    plain = [precision == "bf16" and device == "cpu" and end - first <= LONGEST_PLAIN for first, _, end in chunks]
     shared = d * config.key_value_heads // heads
     norms = 2 * (4 + e) * d + 2 * 8  # inputs from the residual stream, outputs, two statistics each
     attention = e * (d + 2 * shared) + e * d
     if config.qk_norm:
         # Inputs (a copy where they were in less than float32), scaled inputs, and their root mean squares.
         attention += (4 if e == 4 else 8) * (d + shared) + 4 * (heads + config.key_value_heads)
-    if not plain:
-        attention += 4 * heads  # one statistic of the softmax
+    if not all(plain):
         # What was rotated or normed is new, and the values still hold the memory of what was not.
         attention += e * (d + shared) if config.position == "rope" or config.qk_norm else 0
     feed_forward = e * f * (4 if config.ffn == "swiglu" else 2)
+    mask = 1 if device == "cuda" else e
     dropped = 2 * mask * d if config.dropout else 0
-    return float(norms + attention + feed_forward + dropped)
+    kept = float(batch * length * (norms + attention + feed_forward + dropped))
+    for (first, start, end), by_products in zip(chunks, plain, strict=True):
+        queries, keys = end - start, end - first
+        kept += batch * _unfused_bytes(config, queries, keys, device, plain=by_products)
+        if by_products:
+            kept += batch * e * 2 * shared * (keys - queries)  # keys that two chunks see are copied for each
+        elif window < length:
+            kept += batch * e * d * queries  # the chunk, beside what it is joined to
+            kept += queries * keys * mask if first < start or queries > window else 0  # on a CPU as numbers
+    return kept
 
 
-def _unfused_bytes_per_token(config: GPTConfig, length: int, device: str, *, plain: bool) -> float:
+def _unfused_bytes(config: GPTConfig, queries: int, keys: int, device: str, *, plain: bool) -> float:
     """Return the bytes of weights between tokens, which the fused kernel never writes down (see `attention`)."""
     if plain:
         kept = 6 if config.attention_dropout else 2
     else:
         kept = 12 if config.attention_dropout and device == "cpu" else 0
-    return float(kept * config.heads * length)
-
-
-def _window_bytes(window: int, length: int, e: int, device: str) -> float:
-    """Return the bytes of the mask that attention adds, on a CPU as numbers."""
-    if window >= length:
-        return 0.0
-    return float(length * length * (e if device == "cpu" else 1))
+    statistic = 0 if plain else 4 * config.heads * queries  # one of the softmax
+    return float(kept * config.heads * queries * keys + statistic)
 
 
 def predict_memory(

@@ -18,12 +18,13 @@ from evo_tune.errors import RecipeError
 from evo_tune.options.bounds import check_integer
 from evo_tune.training.data.tokenizer import BPE, Bytes, Tokenizer
 from evo_tune.training.hardware.recompute import run_block
-from evo_tune.training.models.block import Block, window_mask
+from evo_tune.training.models.block import Block
 from evo_tune.training.models.dropout import Dropout
 from evo_tune.training.models.generation import continue_tokens
 from evo_tune.training.models.gpt_config import GPTConfig
 from evo_tune.training.models.model_files import read_model, write_model
 from evo_tune.training.models.positions import rotary_frequencies, rotary_table, sinusoids
+from evo_tune.training.models.windowed import chunk_mask
 
 __all__ = ["GPT"]
 
@@ -60,7 +61,7 @@ class GPT(nn.Module):
             self.embedding = nn.Embedding(config.vocab_size, config.width)
             self.positions = nn.Embedding(config.context, config.width) if config.position == "learned" else None
             self.dropout = Dropout(config.dropout)
-            self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+            self.blocks = nn.ModuleList(Block(config, windowed=window < config.context) for window in config.windows)
             self.norm = nn.LayerNorm(config.width, bias=config.bias)
             self.head = None if config.tied else nn.Linear(config.width, config.vocab_size, bias=False)
         self.to_empty(device="cpu")
@@ -86,7 +87,7 @@ class GPT(nn.Module):
             gain = 0.1 * math.log(stretch) + 1.0 if config.extension == "yarn" else 1.0
             rotation = rotary_table(config.context, frequencies, gain).float()
         if min(config.windows) < config.context:
-            mask = window_mask(config.context, min(config.windows))
+            mask = chunk_mask(config.chunk, min(config.windows))
         for name, table in (("fixed", fixed), ("rotation", rotation), ("mask", mask)):
             self.register_buffer(name, table, persistent=False)
 
@@ -127,7 +128,7 @@ class GPT(nn.Module):
         x = self.dropout(x if table is None else x + table[:length])
         rotation = None if self.rotation is None else self.rotation[:, :length]
         for number, (block, window) in enumerate(zip(self.blocks, self.config.windows, strict=True)):
-            mask = self.mask[:length, :length] if self.mask is not None and window < length else None
+            mask = self.mask if window < length else None
             x = run_block(block, number, self.recompute, x, rotation, mask)
         x = self.norm(x)
         logits: Tensor = F.linear(x, self.embedding.weight) if self.head is None else self.head(x)

@@ -22,6 +22,7 @@ __all__ = [
     "Positions",
     "Windows",
     "divisor_below",
+    "window_chunks",
 ]
 
 LONGEST_PLAIN = 256
@@ -32,6 +33,10 @@ the faster; at twice as many they are about even, beyond they lose."""
 RESHAPABLE = ("depth", "context", "ffn_mult", "window", "window_pattern", "dropout", "attention_dropout")
 """Fields in which a model may differ from the one whose weights it begins with (see `growth.reshape`). Not the width of
 the residual stream: its norms would see other means; and not its heads: they would see other parts of it."""
+
+
+SHORTEST_CHUNK, MOST_CHUNKS = 32, 16
+"""Of windowed attention's queries: shorter chunks save less arithmetic than their kernels' calls take."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,6 +157,19 @@ class GPTConfig(ModelConfig):
         """Tokens that a token sees, in each block."""
         letters = (self.window_pattern[layer % len(self.window_pattern)] for layer in range(self.depth))
         return tuple(self.context if self.window is None or letter == "L" else self.window for letter in letters)
+
+    @property
+    def chunk(self) -> int:
+        """Queries that go through windowed attention together, 32 or more: about half a window, and few chunks."""
+        return max(SHORTEST_CHUNK, -(-min(self.windows) // 2), -(-self.context // MOST_CHUNKS))
+
+    def keys(self, window: int, length: int) -> int:
+        """Return by how many keys a block multiplies each query, in a sequence of `length`.
+
+        Without a window all, though causal masking could skip half: the convention under which sizes are compared.
+        With one a chunk's, and likewise as if what lies before the first token were not skipped.
+        """
+        return length if window >= length else min(length, self.chunk + window - 1)
 
     @property
     def ffn_width(self) -> int:
@@ -277,3 +295,9 @@ class Decoder(Extending, Architecture, Windows, Positions):
 def divisor_below(heads: int, most: int | None) -> int | None:
     """Return the largest divisor of `heads` up to `most`; None for one each."""
     return None if most is None or most >= heads else max(n for n in range(1, most + 1) if heads % n == 0)
+
+
+def window_chunks(window: int, length: int, chunk: int) -> list[tuple[int, int, int]]:
+    """Return the chunks of queries in a sequence: first key, first query, and the end of both."""
+    starts = range(0, length, chunk)
+    return [(max(0, start - window + 1), start, min(start + chunk, length)) for start in starts]

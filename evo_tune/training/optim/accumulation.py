@@ -65,6 +65,7 @@ def accumulate(
     autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
     scale: Callable[[Tensor], Tensor] | None = None,
     ranks: Ranks | None = None,
+    before: Callable[[int], None] = lambda number: None,
 ) -> tuple[Tensor, int]:
     """Add the gradient of the window's mean loss to the parameters' `.grad`.
 
@@ -77,6 +78,7 @@ def accumulate(
         scale: Multiplies what is minimised, and with it the gradient (see `Precision`).
         ranks: The processes of which each has a part of the window, at least one micro-batch; the model is
             then what `Ranks.wrap` returned.
+        before: Called with the number of each micro-batch before it is passed through the model.
 
     Returns:
         The mean cross-entropy over all valid targets of the window (a scalar on `device`, without graph),
@@ -92,6 +94,7 @@ def accumulate(
     for number, (inputs, targets) in enumerate(window):
         # Gradients travel once a window. The forward pass too must be under no_sync: it is what prepares them.
         silent = ranks is not None and number < len(window) - 1
+        before(number)
         with model.no_sync() if silent else nullcontext():  # type: ignore[operator]
             with autocast():
                 logits = model(inputs.to(device, non_blocking=True))

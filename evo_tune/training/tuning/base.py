@@ -149,8 +149,9 @@ class Base:
         """
         blocks = {found.group() for name in self.linears if (found := re.search(r".*?\.\d+(?=\.)", name))}
         multiply = sum(inputs * outputs for inputs, outputs in self.linears.values()) + self.width * self.vocab_size
-        seen = sum(min(window, length) for window in self.gpt.windows) if self.gpt else len(blocks) * length
-        return 4.0 * multiply + 6.0 * trainable + 12.0 * self.width * seen
+        gpt = self.gpt
+        keys = sum(gpt.keys(window, length) for window in gpt.windows) if gpt else len(blocks) * length
+        return 4.0 * multiply + 6.0 * trainable + 12.0 * self.width * keys
 
     def sha256(self) -> str:
         """Return the hash of all that makes the model and its tokens what they are."""

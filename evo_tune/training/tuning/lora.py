@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from evo_tune.errors import RecipeError
 from evo_tune.options.bounds import check_integer, check_number
+from evo_tune.training.models.dropout import Dropout
 from evo_tune.training.tuning.targets import check_targets, matching_names
 
 __all__ = ["LoRA", "LoRALinear", "add_lora", "fold_lora", "matching_linears", "merge_lora"]
@@ -78,7 +79,7 @@ class LowRank(nn.Module):
         a = torch.empty(options.rank, layer.in_features).uniform_(-bound, bound, generator=generator)
         self.a = nn.Parameter(a.to(layer.weight))
         self.b = nn.Parameter(layer.weight.new_zeros(layer.out_features, options.rank))
-        self.dropout = nn.Dropout(options.dropout)
+        self.dropout = Dropout(options.dropout)
         self.scale = options.scale
         self.lengths = nn.Parameter(_lengths(layer.weight.detach())) if options.dora else None
 

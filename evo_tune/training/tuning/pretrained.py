@@ -26,7 +26,8 @@ _LOCAL = {"local_files_only": True, "trust_remote_code": False}
 class CausalLM(nn.Module):
     """A Hugging Face model of language that maps tokens to logits, as a `GPT` does.
 
-    GPT-2's layers of transposed weights become linear ones, over the same memory.
+    GPT-2's layers of transposed weights become linear ones, over the same memory. Its own dropout is switched off: its
+    noise would be another one for each way in which a step is cut into passes.
     """
 
     def __init__(self, model: Any) -> None:
@@ -37,6 +38,10 @@ class CausalLM(nn.Module):
             plain = nn.Linear(layer.nx, layer.nf, device="meta")
             plain.weight, plain.bias = nn.Parameter(layer.weight.detach().t()), layer.bias
             model.set_submodule(name, plain)
+        for module in model.modules():
+            for name, value in list(vars(module).items()):
+                if isinstance(value, float) and (isinstance(module, nn.Dropout) or "drop" in name):
+                    setattr(module, name, 0.0)
 
     def forward(self, tokens: Tensor) -> Tensor:
         logits: Tensor = self.model(input_ids=tokens, use_cache=False).logits
