@@ -19,7 +19,16 @@ from evo_tune.options.bounds import check_integer
 
 __all__ = ["reproducible", "seed_everything", "seed_for", "seeds_for"]
 
-_PURPOSES = {"weights": 0, "order": 1, "noise": 2, "mixing": 3, "inheritance": 4, "dropout": 5, "samples": 6}
+_PURPOSES = {
+    "weights": 0,
+    "order": 1,
+    "noise": 2,
+    "mixing": 3,
+    "inheritance": 4,
+    "dropout": 5,
+    "samples": 6,
+    "augmenting": 7,
+}
 
 
 def seed_for(seed: int, purpose: str, *index: int) -> int:
@@ -28,8 +37,8 @@ def seed_for(seed: int, purpose: str, *index: int) -> int:
     Args:
         seed: The training's seed, 0 to 2³² − 1.
         purpose: 'weights', 'order' (of the data), 'noise' (of torch's own layers), 'dropout' (of ours, by layer),
-            'samples' (and by sample), 'mixing' (of samples) or 'inheritance' (a training that begins with the weights
-            of another one of the same seed).
+            'samples' (and by sample), 'mixing' (of samples), 'augmenting' (them) or 'inheritance' (a
+            training that begins with the weights of another one of the same seed).
         index: Which one: a step, an epoch, a rank.
 
     Raises:

@@ -78,7 +78,7 @@ class FTTransformer(Classifier):
                 self.missing.weight.zero_()
 
     def standardise(self, rows: Tensor) -> None:
-        """Take each numeric column's quantiles, mean and deviation from training rows, (n, columns); missing ones aside."""
+        """Take quantiles, mean and deviation of each numeric column from training rows, (n, columns), ignoring NaN."""
         if self.quantiles is not None:
             self.quantiles.learn(rows[:, : self.config.numeric])
         values = rows[:, : self.config.numeric].double()
