@@ -18,8 +18,8 @@ functions only.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -28,25 +28,27 @@ import numpy as np
 from evo_tune import Choice, Float, Int, Minimize, SearchSpace, option
 from evo_tune.errors import OptionError
 from evo_tune.training import (
+    ClassifierTask,
     Classifying,
     ViTConfig,
+    check_whole,
     divided,
-    fit_classifier,
     hash_of,
     known_before,
     read_images,
     stratified,
     units_of,
-    write_classifier,
 )
 
 if TYPE_CHECKING:
     from evo_tune import Context
-    from evo_tune.training import Images, ViT
+    from evo_tune.training import Images, Ranks, ViT
 
 OBJECTIVES = [Minimize("val_loss")]
 
 METRICS = units_of("classes")
+
+SUPPORTS = ["budget", "curve"]
 
 TOKENS = (4, 256)
 """Fewest and most patches that an image may be cut into."""
@@ -129,10 +131,11 @@ def search_space(options: Options) -> SearchSpace:
             f"images of {height} by {width} pixels cannot be cut into {TOKENS[0]} to {TOKENS[1]} square "
             "patches: pad or resize them, to 32 by 32 for one"
         )
-    lr, depth, widths, heads = size["lr"], size["depth"], size["width"], size["heads"]
+    depth, widths, heads = size["depth"], size["width"], size["heads"]
+    low, high, lr = (value * options.lr_factor for value in size["lr"])
     return SearchSpace(
         lambda genome: divided(genome, heads[1]),
-        lr=Float(lr[0], lr[1], log=True, default=lr[2]),
+        lr=Float(low, high, log=True, default=lr),
         batch=Choice(size["batch"], ordered=True, default=size["batch"][0]),
         patch=Choice(
             patches, ordered=True, default=min(patches, key=lambda p: abs(height * width // p**2 - size["tokens"]))
@@ -170,43 +173,68 @@ def estimate(genome: Mapping[str, Any], options: Options) -> dict[str, float]:
     """Return what is known before training: params, and flops and samples of the full training."""
     config = _config(genome, options)
     training, _ = stratified(options.images.classes, options.held_out)
-    return known_before(config.parameters, options, len(training), config.flops_per_sample)
+    return known_before(
+        genome,
+        options,
+        parameters=config.parameters,
+        rows=len(training),
+        flops_per_sample=config.flops_per_sample,
+        whole=config.stem == "conv",
+    )
 
 
 # ---------------------------------------------------------------- the training
 
 
-def evaluate(genome: Mapping[str, Any], run: Context, options: Options) -> dict[str, float]:
+def _task(genome: Mapping[str, Any], options: Options) -> ClassifierTask:
+    """Return a genome as a training."""
+
+    def build(seed: int) -> ViT:
+        from evo_tune.training import ViT
+
+        return ViT(config, seed=seed, labels=images.labels)
+
+    images, config = options.images, _config(genome, options)
+    return ClassifierTask(
+        options=options,
+        genome=genome,
+        build=build,
+        inputs=images.pixels,
+        classes=images.classes,
+        flops_per_sample=config.flops_per_sample,
+        reference=SIZES[options.size]["batch"][0],
+        data=fingerprint(options),
+        whole=config.stem == "conv",
+    )
+
+
+def evaluate(genome: Mapping[str, Any], context: Context, options: Options) -> dict[str, float]:
     """Train one genome and judge it on the held-out images.
 
-    Args:
-        genome: Values of the genes.
-        run: Device, seed, budget and folders.
-        options: What to train on, how much, along which schedule.
-
     Returns:
-        The metrics in METRICS; resumed_step if it was to go on from a checkpoint.
+        The metrics in METRICS that it has; resumed_step if it was to go on from a checkpoint.
 
     Raises:
         Diverged: The training was lost.
     """
-    return _train(genome, run, options)[1]
+    from evo_tune.training import classifier_course, train, train_together
+
+    if options.ranks > 1:
+        if options.stem == "conv":
+            check_whole(options, genome["batch"], ranks_on_cpu=context.device == "cpu")
+        metrics = train_together(train_rank, context, options.to_json(), genome=dict(genome))
+    else:
+        metrics = train(_task(genome, options), context, classifier_course)[1]
+    return metrics
 
 
-def _train(genome: Mapping[str, Any], run: Context, options: Options) -> tuple[ViT, dict[str, float]]:
-    from evo_tune.training import ViT
+def train_rank(
+    ranks: Ranks, tell: Callable[[dict[str, float]], None], *, genome: Any, run: Any, options: Any
+) -> dict[str, float]:
+    """Be one of the processes that train together."""
+    from evo_tune.training import Place, classifier_course, train
 
-    images, config = options.images, _config(genome, options)
-    return fit_classifier(
-        lambda seed: ViT(config, seed=seed, labels=images.labels),
-        images.pixels,
-        images.classes,
-        run,
-        options,
-        genome,
-        flops_per_sample=config.flops_per_sample,
-        task={"data": options.data, "images": len(images.pixels)},
-    )
+    return train(_task(genome, Options(**options)), Place.of(ranks, tell, run), classifier_course, ranks)[1]
 
 
 # ---------------------------------------------------------------- the model, to keep
@@ -226,20 +254,15 @@ classified rightly.
 """
 
 
-def export(genome: Mapping[str, Any], run: Context, folder: Path | str, options: Options) -> dict[str, float]:
+def export(genome: Mapping[str, Any], context: Context, folder: Path | str, options: Options) -> dict[str, float]:
     """Train a genome once more and write it as something to use: weights, config.json and README.md.
 
-    Args:
-        genome: Values of the genes.
-        run: Device, seed and threads.
-        folder: Where; made if it is not there.
-        options: As in `evaluate`.
-
-    Returns:
-        What `evaluate` returns.
+    One process trains, whatever ranks says. Returns what `evaluate` returns.
     """
-    model, metrics = _train(genome, run, options)
-    write_classifier(folder, model, metrics, USAGE, genome=genome, options=options, seed=run.seed)
+    from evo_tune.training import classifier_course, train, write_classifier
+
+    course, metrics = train(_task(genome, replace(options, ranks=1)), context, classifier_course)
+    write_classifier(folder, course, metrics, USAGE, genome=genome, options=options, seed=context.seed)
     return metrics
 
 

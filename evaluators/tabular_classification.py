@@ -21,8 +21,8 @@ is `evo_tune.training`'s. The parent process imports this file too, so torch is 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,26 +32,27 @@ import numpy as np
 from evo_tune import Choice, Float, Int, Minimize, SearchSpace, option
 from evo_tune.errors import OptionError
 from evo_tune.training import (
+    ClassifierTask,
     Classifying,
     FTConfig,
     Table,
     divided,
-    fit_classifier,
     hash_of,
     known_before,
     measured,
     read_table,
     units_of,
-    write_classifier,
 )
 
 if TYPE_CHECKING:
     from evo_tune import Context
-    from evo_tune.training import FTTransformer, Scores
+    from evo_tune.training import FTTransformer, Ranks, Scores
 
 OBJECTIVES = [Minimize("val_loss")]
 
 METRICS = units_of("classes", "baseline")
+
+SUPPORTS = ["budget", "curve"]
 
 SIZES: dict[str, dict[str, Any]] = {
     "small": {
@@ -167,10 +168,11 @@ def search_space(options: Options) -> SearchSpace:
     """
     _ = options.table  # it can be read
     size = SIZES[options.size]
-    lr, depth, widths, heads = size["lr"], size["depth"], size["width"], size["heads"]
+    depth, widths, heads = size["depth"], size["width"], size["heads"]
+    low, high, lr = (value * options.lr_factor for value in size["lr"])
     return SearchSpace(
         lambda genome: divided(genome, heads[1]),
-        lr=Float(lr[0], lr[1], log=True, default=lr[2]),
+        lr=Float(low, high, log=True, default=lr),
         batch=Choice(size["batch"], ordered=True, default=size["batch"][0]),
         depth=Int(depth[0], depth[1], default=depth[2]),
         width=Int(widths[0], widths[1], step=widths[2], default=widths[3]),
@@ -199,43 +201,59 @@ def _config(genome: Mapping[str, Any], options: Options) -> FTConfig:
 def estimate(genome: Mapping[str, Any], options: Options) -> dict[str, float]:
     """Return what is known before training: params, and flops and samples of the full training."""
     config = _config(genome, options)
-    return known_before(config.parameters, options, len(options.table.training), config.flops_per_sample)
+    rows, each = len(options.table.training), config.flops_per_sample
+    return known_before(genome, options, parameters=config.parameters, rows=rows, flops_per_sample=each)
 
 
 # ---------------------------------------------------------------- the training
 
 
-def evaluate(genome: Mapping[str, Any], run: Context, options: Options) -> dict[str, float]:
+def _task(genome: Mapping[str, Any], options: Options) -> ClassifierTask:
+    """Return a genome as a training."""
+
+    def build(seed: int) -> FTTransformer:
+        from evo_tune.training import FTTransformer
+
+        return FTTransformer(config, seed=seed, labels=table.labels, columns=table.columns)
+
+    table, config = options.table, _config(genome, options)
+    return ClassifierTask(
+        options=options,
+        genome=genome,
+        build=build,
+        inputs=table.inputs,
+        classes=table.classes,
+        flops_per_sample=config.flops_per_sample,
+        reference=SIZES[options.size]["batch"][0],
+        data=fingerprint(options),
+    )
+
+
+def evaluate(genome: Mapping[str, Any], context: Context, options: Options) -> dict[str, float]:
     """Train one genome and judge it on the held-out rows.
 
-    Args:
-        genome: Values of the genes.
-        run: Device, seed, budget and folders.
-        options: What to train on, how much, along which schedule.
-
     Returns:
-        The metrics in METRICS; resumed_step if it was to go on from a checkpoint.
+        The metrics in METRICS that it has; resumed_step if it was to go on from a checkpoint.
 
     Raises:
         Diverged: The training was lost.
     """
-    return {**_train(genome, run, options)[1], **_baseline(options)}
+    from evo_tune.training import classifier_course, train, train_together
+
+    if options.ranks > 1:
+        metrics = train_together(train_rank, context, options.to_json(), genome=dict(genome))
+    else:
+        metrics = train(_task(genome, options), context, classifier_course)[1]
+    return {**metrics, **_baseline(options)}
 
 
-def _train(genome: Mapping[str, Any], run: Context, options: Options) -> tuple[FTTransformer, dict[str, float]]:
-    from evo_tune.training import FTTransformer
+def train_rank(
+    ranks: Ranks, tell: Callable[[dict[str, float]], None], *, genome: Any, run: Any, options: Any
+) -> dict[str, float]:
+    """Be one of the processes that train together."""
+    from evo_tune.training import Place, classifier_course, train
 
-    table, config = options.table, _config(genome, options)
-    return fit_classifier(
-        lambda seed: FTTransformer(config, seed=seed, labels=table.labels, columns=table.columns),
-        table.inputs,
-        table.classes,
-        run,
-        options,
-        genome,
-        flops_per_sample=config.flops_per_sample,
-        task={"data": options.data, "target": options.target, "rows": len(table.inputs)},
-    )
+    return train(_task(genome, Options(**options)), Place.of(ranks, tell, run), classifier_course, ranks)[1]
 
 
 # ---------------------------------------------------------------- the model, to keep
@@ -254,20 +272,15 @@ metrics: an AUC of {auc:.4f} on held-out rows.
 """
 
 
-def export(genome: Mapping[str, Any], run: Context, folder: Path | str, options: Options) -> dict[str, float]:
+def export(genome: Mapping[str, Any], context: Context, folder: Path | str, options: Options) -> dict[str, float]:
     """Train a genome once more and write it as something to use: weights, config.json and README.md.
 
-    Args:
-        genome: Values of the genes.
-        run: Device, seed and threads.
-        folder: Where; made if it is not there.
-        options: As in `evaluate`.
-
-    Returns:
-        What `evaluate` returns, without the baseline.
+    One process trains, whatever ranks says. Returns what `evaluate` returns, the baseline aside.
     """
-    model, metrics = _train(genome, run, options)
-    write_classifier(folder, model, metrics, USAGE, genome=genome, options=options, seed=run.seed)
+    from evo_tune.training import classifier_course, train, write_classifier
+
+    course, metrics = train(_task(genome, replace(options, ranks=1)), context, classifier_course)
+    write_classifier(folder, course, metrics, USAGE, genome=genome, options=options, seed=context.seed)
     return metrics
 
 

@@ -19,8 +19,8 @@ train is `evo_tune.training`'s. The parent process imports this file too, so tor
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -30,28 +30,29 @@ import numpy as np
 from evo_tune import Choice, Float, Int, Minimize, SearchSpace, option
 from evo_tune.errors import OptionError
 from evo_tune.training import (
+    ClassifierTask,
     Classifying,
     LabelledTexts,
     TextConfig,
     divided,
     encode_texts,
-    fit_classifier,
     hash_of,
     known_before,
     read_labelled_texts,
     stratified,
     tokens_of,
     units_of,
-    write_classifier,
 )
 
 if TYPE_CHECKING:
     from evo_tune import Context
-    from evo_tune.training import TextClassifier
+    from evo_tune.training import Ranks, TextClassifier
 
 OBJECTIVES = [Minimize("val_loss")]
 
 METRICS = units_of("classes")
+
+SUPPORTS = ["budget", "curve"]
 
 SIZES: dict[str, dict[str, Any]] = {
     "small": {
@@ -142,9 +143,10 @@ def search_space(options: Options) -> SearchSpace:
     """
     _ = options.texts  # they can be read
     size = SIZES[options.size]
-    lr, depth, widths, heads = size["lr"], size["depth"], size["width"], size["heads"]
+    depth, widths, heads = size["depth"], size["width"], size["heads"]
+    low, high, lr = (value * options.lr_factor for value in size["lr"])
     genes = {
-        "lr": Float(lr[0], lr[1], log=True, default=lr[2]),
+        "lr": Float(low, high, log=True, default=lr),
         "batch": Choice(size["batch"], ordered=True, default=size["batch"][0]),
         "depth": Int(depth[0], depth[1], default=depth[2]),
         "width": Int(widths[0], widths[1], step=widths[2], default=widths[3]),
@@ -188,43 +190,59 @@ def estimate(genome: Mapping[str, Any], options: Options) -> dict[str, float]:
     """
     config = _config(genome, options)
     rows, tokens = _seen(options.where, options.held_out, config)
-    return known_before(config.parameters, options, rows, config.flops_per_sample(tokens))
+    each = config.flops_per_sample(tokens)
+    return known_before(genome, options, parameters=config.parameters, rows=rows, flops_per_sample=each)
 
 
 # ---------------------------------------------------------------- the training
 
 
-def evaluate(genome: Mapping[str, Any], run: Context, options: Options) -> dict[str, float]:
+def _task(genome: Mapping[str, Any], options: Options) -> ClassifierTask:
+    """Return a genome as a training."""
+
+    def build(seed: int) -> TextClassifier:
+        from evo_tune.training import TextClassifier
+
+        return TextClassifier(config, seed=seed, labels=texts.labels)
+
+    texts, config = options.texts, _config(genome, options)
+    return ClassifierTask(
+        options=options,
+        genome=genome,
+        build=build,
+        inputs=encode_texts(texts.texts, config),
+        classes=texts.classes,
+        flops_per_sample=config.flops_per_sample(_seen(options.where, options.held_out, config)[1]),
+        reference=SIZES[options.size]["batch"][0],
+        data=fingerprint(options),
+    )
+
+
+def evaluate(genome: Mapping[str, Any], context: Context, options: Options) -> dict[str, float]:
     """Train one genome and judge it on the held-out texts.
 
-    Args:
-        genome: Values of the genes.
-        run: Device, seed, budget and folders.
-        options: What to train on, how much, along which schedule.
-
     Returns:
-        The metrics in METRICS; resumed_step if it was to go on from a checkpoint.
+        The metrics in METRICS that it has; resumed_step if it was to go on from a checkpoint.
 
     Raises:
         Diverged: The training was lost.
     """
-    return _train(genome, run, options)[1]
+    from evo_tune.training import classifier_course, train, train_together
+
+    if options.ranks > 1:
+        metrics = train_together(train_rank, context, options.to_json(), genome=dict(genome))
+    else:
+        metrics = train(_task(genome, options), context, classifier_course)[1]
+    return metrics
 
 
-def _train(genome: Mapping[str, Any], run: Context, options: Options) -> tuple[TextClassifier, dict[str, float]]:
-    from evo_tune.training import TextClassifier
+def train_rank(
+    ranks: Ranks, tell: Callable[[dict[str, float]], None], *, genome: Any, run: Any, options: Any
+) -> dict[str, float]:
+    """Be one of the processes that train together."""
+    from evo_tune.training import Place, classifier_course, train
 
-    texts, config = options.texts, _config(genome, options)
-    return fit_classifier(
-        lambda seed: TextClassifier(config, seed=seed, labels=texts.labels),
-        encode_texts(texts.texts, config),
-        texts.classes,
-        run,
-        options,
-        genome,
-        flops_per_sample=config.flops_per_sample(_seen(options.where, options.held_out, config)[1]),
-        task={"data": options.data, "texts": len(texts.texts)},
-    )
+    return train(_task(genome, Options(**options)), Place.of(ranks, tell, run), classifier_course, ranks)[1]
 
 
 # ---------------------------------------------------------------- the model, to keep
@@ -241,20 +259,15 @@ model.safetensors holds the weights, config.json the shape, the classes, the gen
 """
 
 
-def export(genome: Mapping[str, Any], run: Context, folder: Path | str, options: Options) -> dict[str, float]:
+def export(genome: Mapping[str, Any], context: Context, folder: Path | str, options: Options) -> dict[str, float]:
     """Train a genome once more and write it as something to use: weights, config.json and README.md.
 
-    Args:
-        genome: Values of the genes.
-        run: Device, seed and threads.
-        folder: Where; made if it is not there.
-        options: As in `evaluate`.
-
-    Returns:
-        What `evaluate` returns.
+    One process trains, whatever ranks says. Returns what `evaluate` returns.
     """
-    model, metrics = _train(genome, run, options)
-    write_classifier(folder, model, metrics, USAGE, genome=genome, options=options, seed=run.seed)
+    from evo_tune.training import classifier_course, train, write_classifier
+
+    course, metrics = train(_task(genome, replace(options, ranks=1)), context, classifier_course)
+    write_classifier(folder, course, metrics, USAGE, genome=genome, options=options, seed=context.seed)
     return metrics
 
 

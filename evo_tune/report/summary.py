@@ -13,6 +13,7 @@ from statistics import median
 
 import numpy as np
 
+from evo_tune.genome.genes import Choice
 from evo_tune.genome.importance import importance, rank_correlation
 from evo_tune.genome.trial import Candidate, Trial
 from evo_tune.genome.values import genome_key
@@ -340,7 +341,11 @@ def importances(run: Run) -> dict[str, float]:
         return {}
     losses = np.array([trial.losses[0] for trial in trials if trial.losses])
     found = {
-        name: importance(np.array([gene.encode(trial.genome[name]) for trial in trials]), losses)
+        name: importance(
+            np.array([gene.encode(trial.genome[name]) for trial in trials]),
+            losses,
+            unordered=isinstance(gene, Choice) and not gene.ordered,
+        )
         for name, gene in run.manifest.genes().items()
     }
     return dict(sorted(found.items(), key=lambda item: -item[1]))

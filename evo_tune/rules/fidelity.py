@@ -21,7 +21,7 @@ from evo_tune.genome.operators import PROMOTION
 from evo_tune.genome.standing import Entry
 from evo_tune.genome.trial import DECAYED, Proposal
 
-__all__ = ["bounds", "is_audit", "keep", "parse_rungs", "promotion", "trust"]
+__all__ = ["audits_among", "bounds", "is_audit", "keep", "parse_rungs", "promotion", "trust"]
 
 BELIEF = 0.6
 """Rank correlation that is taken for granted before anything was measured."""
@@ -71,6 +71,11 @@ def is_audit(number: int) -> bool:
     genomes that were not chosen by their early results can show that those mislead.
     """
     return number & (number - 1) == 0
+
+
+def audits_among(count: int) -> list[int]:
+    """Return which of so many births are audits; see `is_audit`."""
+    return [number for number in (0, *(2**power for power in range(count.bit_length()))) if number < count]
 
 
 def trust(early: Sequence[float], late: Sequence[float]) -> float:

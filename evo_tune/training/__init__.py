@@ -21,13 +21,15 @@ if TYPE_CHECKING:
     from evo_tune.training.classification import Scores as Scores
     from evo_tune.training.classification import auc as auc
     from evo_tune.training.classification import score as score
+    from evo_tune.training.classifier_building import classifier_course as classifier_course
+    from evo_tune.training.classifying import ClassifierTask as ClassifierTask
     from evo_tune.training.classifying import Classifying as Classifying
+    from evo_tune.training.classifying import check_whole as check_whole
     from evo_tune.training.classifying import divided as divided
-    from evo_tune.training.classifying import fit_classifier as fit_classifier
     from evo_tune.training.classifying import known_before as known_before
     from evo_tune.training.classifying import write_classifier as write_classifier
     from evo_tune.training.course import Course as Course
-    from evo_tune.training.course import Material as Material
+    from evo_tune.training.course import Subject as Subject
     from evo_tune.training.data.batch import IGNORE as IGNORE
     from evo_tune.training.data.columns import Columns as Columns
     from evo_tune.training.data.corpus import Corpus as Corpus
@@ -63,8 +65,6 @@ if TYPE_CHECKING:
     from evo_tune.training.evaluation import losses_by_position as losses_by_position
     from evo_tune.training.extension import extend_context as extend_context
     from evo_tune.training.extension import extend_trainer as extend_trainer
-    from evo_tune.training.fitting import Examples as Examples
-    from evo_tune.training.fitting import fit as fit
     from evo_tune.training.hardware.allocator import keep_freed_memory as keep_freed_memory
     from evo_tune.training.hardware.capacity import calibrate_memory as calibrate_memory
     from evo_tune.training.hardware.capacity import device_memory as device_memory
@@ -94,7 +94,7 @@ if TYPE_CHECKING:
     from evo_tune.training.hardware.throughput import peak_flops as peak_flops
     from evo_tune.training.language import LanguageOptions as LanguageOptions
     from evo_tune.training.language import LanguageTask as LanguageTask
-    from evo_tune.training.language import Training as Training
+    from evo_tune.training.metrics import CLASSIFIER_METRICS as CLASSIFIER_METRICS
     from evo_tune.training.metrics import METRICS as METRICS
     from evo_tune.training.metrics import Metric as Metric
     from evo_tune.training.metrics import measured as measured
@@ -155,9 +155,13 @@ if TYPE_CHECKING:
     from evo_tune.training.phases import spent as spent
     from evo_tune.training.plan import Plan as Plan
     from evo_tune.training.plan import ToZero as ToZero
+    from evo_tune.training.plan import Training as Training
     from evo_tune.training.session import Place as Place
     from evo_tune.training.session import train as train
     from evo_tune.training.session import train_together as train_together
+    from evo_tune.training.subjects.examples import Examples as Examples
+    from evo_tune.training.subjects.reading import Material as Material
+    from evo_tune.training.subjects.reading import Reading as Reading
     from evo_tune.training.trainer import Recipe as Recipe
     from evo_tune.training.trainer import Step as Step
     from evo_tune.training.trainer import Trainer as Trainer
@@ -183,11 +187,11 @@ if TYPE_CHECKING:
     from evo_tune.training.tuning.small_base import small_base as small_base
     from evo_tune.training.tuning.small_base import small_base_key as small_base_key
     from evo_tune.training.tuning.targets import matching_names as matching_names
-    from evo_tune.training.tuning.tune import Tuned as Tuned
-    from evo_tune.training.tuning.tune import TuningText as TuningText
-    from evo_tune.training.tuning.tune import tune as tune
-    from evo_tune.training.tuning.tune import tuning_text as tuning_text
+    from evo_tune.training.tuning.tune import TuningTask as TuningTask
+    from evo_tune.training.tuning.tune import tuning_course as tuning_course
     from evo_tune.training.tuning.tuned_files import write_tuned as write_tuned
+    from evo_tune.training.tuning.tuning_text import TuningText as TuningText
+    from evo_tune.training.tuning.tuning_text import tuning_text as tuning_text
 
 _HOMES = {
     "AdamW": "optim.optimizer",
@@ -201,6 +205,7 @@ _HOMES = {
     "Bytes": "data.tokenizer",
     "CLASSIFIER_METRICS": "metrics",
     "Classifier": "models.encoder",
+    "ClassifierTask": "classifying",
     "Classifying": "classifying",
     "Clipping": "optim.clipping",
     "Columns": "data.columns",
@@ -217,7 +222,7 @@ _HOMES = {
     "EncoderConfig": "models.encoder_config",
     "Epochs": "data.epochs",
     "Evaluation": "evaluation",
-    "Examples": "fitting",
+    "Examples": "subjects.examples",
     "Extending": "models.gpt_config",
     "FTConfig": "models.encoder_config",
     "FTTransformer": "models.ft_transformer",
@@ -233,7 +238,7 @@ _HOMES = {
     "LanguageTask": "language",
     "LoRA": "tuning.lora",
     "METRICS": "metrics",
-    "Material": "course",
+    "Material": "subjects.reading",
     "Memory": "hardware.memory",
     "Metric": "metrics",
     "Muon": "optim.muon",
@@ -249,6 +254,7 @@ _HOMES = {
     "RankFailed": "hardware.launcher",
     "Ranks": "hardware.distributed",
     "RanksDiffer": "hardware.distributed",
+    "Reading": "subjects.reading",
     "Recipe": "trainer",
     "SCHEDULES": "optim.schedule",
     "SGD": "optim.optimizer",
@@ -257,6 +263,7 @@ _HOMES = {
     "Scores": "classification",
     "Step": "trainer",
     "Stopping": "optim.early_stopping",
+    "Subject": "course",
     "TARGETS": "tuning.base",
     "Table": "data.tables",
     "TextClassifier": "models.text_classifier",
@@ -267,10 +274,10 @@ _HOMES = {
     "ToZero": "plan",
     "Tokenizer": "data.tokenizer",
     "Trainer": "trainer",
-    "Training": "language",
+    "Training": "plan",
     "TrainingWindows": "data.windows",
-    "Tuned": "tuning.tune",
-    "TuningText": "tuning.tune",
+    "TuningTask": "tuning.tune",
+    "TuningText": "tuning.tuning_text",
     "ViT": "models.vit",
     "ViTConfig": "models.encoder_config",
     "WeightDecay": "optim.weight_decay",
@@ -287,12 +294,14 @@ _HOMES = {
     "check_integer": "evo_tune.options.bounds",
     "check_name": "evo_tune.options.bounds",
     "check_number": "evo_tune.options.bounds",
+    "check_whole": "classifying",
+    "classifier_course": "classifier_building",
     "clip": "optim.clipping",
     "decay_groups": "optim.optimizer",
     "device_memory": "hardware.capacity",
     "divided": "classifying",
-    "docstrings": "data.docstrings",
     "divisor_below": "models.gpt_config",
+    "docstrings": "data.docstrings",
     "encode": "tuning.pretrained",
     "encode_texts": "data.texts",
     "evaluate": "evaluation",
@@ -300,8 +309,6 @@ _HOMES = {
     "extend_context": "extension",
     "extend_trainer": "extension",
     "fastest_precision": "hardware.probe",
-    "fit": "fitting",
-    "fit_classifier": "classifying",
     "fit_device": "hardware.capacity",
     "fit_memory": "hardware.memory",
     "fitting_micro_batch": "hardware.memory",
@@ -351,9 +358,9 @@ _HOMES = {
     "scale_lr": "optim.scaling",
     "score": "classification",
     "seed_for": "hardware.determinism",
+    "shape": "optim.schedule",
     "small_base": "tuning.small_base",
     "small_base_key": "tuning.small_base",
-    "shape": "optim.schedule",
     "soft_targets": "data.epochs",
     "spent": "phases",
     "split_text": "data.text",
@@ -364,8 +371,8 @@ _HOMES = {
     "train": "session",
     "train_together": "session",
     "trained_weights": "tuning.adapter",
-    "tune": "tuning.tune",
-    "tuning_text": "tuning.tune",
+    "tuning_course": "tuning.tune",
+    "tuning_text": "tuning.tuning_text",
     "units_of": "metrics",
     "write_classifier": "classifying",
     "write_tuned": "tuning.tuned_files",

@@ -12,41 +12,22 @@ from typing import Any
 
 from evo_tune.errors import OptionError
 from evo_tune.training.data.corpus import Corpus, Texts, bytes_to_train_on, judging_bytes
-from evo_tune.training.hardware.computing import Computing, Passes, Processes
 from evo_tune.training.hardware.flops import flops_per_token
 from evo_tune.training.hardware.memory import predict_memory
 from evo_tune.training.models.gpt_config import Decoder, GPTConfig, Positions
-from evo_tune.training.optim.clipping import Clipping
-from evo_tune.training.optim.early_stopping import Stopping
-from evo_tune.training.optim.ema import Averaging
-from evo_tune.training.optim.gap_decay import Decaying
-from evo_tune.training.optim.optimisation import Optimisation
 from evo_tune.training.optim.ramp import Ramping
 from evo_tune.training.optim.schedule import Scheduling
 from evo_tune.training.phases import Budget, Phase, plan_phases, spent
+from evo_tune.training.plan import Training
 
-__all__ = ["LanguageOptions", "LanguageTask", "Training"]
+__all__ = ["LanguageOptions", "LanguageTask"]
 
 MOST_EPOCHS = 4.0
 """Times that a text is read about as usefully as new text would be (arXiv:2305.16264)."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Training(
-    Processes, Passes, Computing, Stopping, Averaging, Clipping, Ramping, Decaying, Optimisation, Scheduling
-):
-    """How a model is trained, whatever it is."""
-
-    def check(self) -> None:
-        if self.patience is not None and self.schedule == "sgdr" and self.patience <= self.cycle * self.evaluations:
-            raise OptionError(
-                f"-o patience={self.patience}: expected more than the {self.cycle * self.evaluations:g} evaluations of "
-                "one cycle of sgdr, whose waves it must outlast"
-            )
-
-
-@dataclass(frozen=True, kw_only=True)
-class LanguageOptions(Training, Decoder, Positions, Scheduling, Budget, Texts):
+class LanguageOptions(Training, Ramping, Decoder, Positions, Scheduling, Budget, Texts):
     """How a GPT is trained on a text.
 
     Groups are in order from the last: genes that are switched on are drawn in it, so another order gives a seed other
@@ -161,13 +142,14 @@ class LanguageTask:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What a checkpoint belongs to, plain data."""
-        return {
-            "genome": dict(self.genome),
-            "data": self.options.data,
-            "bytes": self.corpus.size,
-            "model": self.config.to_json(),
-        }
+        """What a checkpoint belongs to, plain data: the text by its hash."""
+        return {"genome": dict(self.genome), "data": self.corpus.fingerprint(), "model": self.config.to_json()}
+
+    @property
+    def former_identity(self) -> dict[str, Any]:
+        """What checkpoints of evo-tune before 1.0 belong to: the text by its place and size."""
+        text = {"data": self.options.data, "bytes": self.corpus.size}
+        return {"genome": dict(self.genome), **text, "model": self.config.to_json()}
 
     def in_precision(self, precision: Any) -> LanguageTask:
         """Return the same training in a precision."""
@@ -199,9 +181,7 @@ class LanguageTask:
         Raises:
             RecipeError: A number is out of its range.
         """
-        self.options.check_lr(self.lr)
-        self.options.rates(steps=10, warmup=self.warmup)
-        self.options.decay(self.weight_decay)
+        self.options.check_genes(lr=self.lr, weight_decay=self.weight_decay, warmup=self.warmup)
         phases = self.phases()
         known = {"params": float(self.config.parameters)}
         known["gpu_memory"] = max(self._gpu_memory(phase) for phase in phases or (self.phase(1),))

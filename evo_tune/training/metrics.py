@@ -1,8 +1,8 @@
 """The one table of what is told of a training: names, units, meanings, and how each metric is had.
 
 A row is a metric; to add one is to add a row. The evaluators' METRICS are made of the rows of their groups, and what
-`evaluate` returns is what the rows read from a training that is over: `Fitted` for classifiers, `Judged` for language
-models, `Tuned` for tuned ones. Knows nothing of how trainings are done. No torch here.
+`evaluate` returns is what the rows read from a training that is over, a `Judged` of their kind. Knows nothing of how
+trainings are done. No torch here.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ class Metric:
 
 
 NATS, WORDS = "nats", LANGUAGE + TUNING
+ALL = CLASSES + WORDS
 PER_TOKEN = "nats per token"
 
 METRICS: tuple[Metric, ...] = (
@@ -61,39 +62,41 @@ METRICS: tuple[Metric, ...] = (
     Metric("samples", "", CLASSES, "samples trained on, repetitions counted", lambda t: t.trainer.targets),
     Metric("epochs", "", CLASSES, "passes over the training samples", lambda t: t.epochs),
     Metric("tokens", "", WORDS, "tokens trained on, repetitions counted", lambda t: t.tokens),
-    Metric("steps", "", CLASSES + WORDS, "updates of the weights", lambda t: t.trainer.step),
-    Metric("flops", "", CLASSES + WORDS, "arithmetic of the training, by count", lambda t: t.flops),
+    Metric("steps", "", ALL, "updates of the weights", lambda t: t.trainer.step),
+    Metric("flops", "", ALL, "arithmetic of the training, by count", lambda t: t.flops),
     Metric("params", "", CLASSES + LANGUAGE, "weights of the model", lambda t: t.parameters),
     Metric("samples_per_second", "1/s", CLASSES, "evaluations left out", lambda t: t.speed),
     Metric("tokens_per_second", "1/s", WORDS, "evaluations left out", lambda t: t.speed),
-    Metric("peak_memory", "bytes", LANGUAGE, "measured on a GPU, predicted on a CPU", lambda t: t.peak_memory),
+    Metric("peak_memory", "bytes", ALL, "measured on a GPU, predicted on a CPU", lambda t: t.peak_memory),
     Metric("gpu_memory", "bytes", LANGUAGE, "what a GPU of any size would hold of it"),
-    Metric("micro_batch", "tokens", LANGUAGE, "most tokens in one pass", lambda t: t.micro_batch),
+    Metric("micro_batch", "samples", CLASSES, "most samples in one pass", lambda t: t.micro_batch),
+    Metric("micro_batch", "tokens", WORDS, "most tokens in one pass", lambda t: t.micro_batch),
     Metric(
         "final_lr_fraction",
         "",
-        CLASSES + WORDS,
+        ALL,
         "the learning rate's last value, as a share of its peak",
         lambda t: t.trainer.recipe.schedule(max(0, t.trainer.step - 1)),
     ),
     Metric(
         "clipped_fraction",
         "",
-        CLASSES + WORDS,
+        ALL,
         "share of the steps whose gradient was scaled down",
         lambda t: t.trainer.clipped / max(1, t.trainer.step),
     ),
-    Metric("bf16", "", LANGUAGE, "1: products in bfloat16", lambda t: float(t.trainer.recipe.precision.name == "bf16")),
-    Metric("val_loss_ema", PER_TOKEN, LANGUAGE, "val_loss of the average", lambda t: t.ema_loss, "with ema"),
+    Metric("bf16", "", ALL, "1: products in bfloat16", lambda t: float(t.trainer.recipe.precision.name == "bf16")),
+    Metric("val_loss_ema", NATS, CLASSES, "val_loss of the average", lambda t: t.ema_loss, "with ema"),
+    Metric("val_loss_ema", PER_TOKEN, WORDS, "val_loss of the average", lambda t: t.ema_loss, "with ema"),
     Metric("context_gain", PER_TOKEN, LANGUAGE, "gain of long windows", lambda t: t.context_gain, "with extend_from"),
-    Metric("mfu", "", LANGUAGE, "share of the device's peak", lambda t: t.mfu, "on a GPU whose peak is known"),
+    Metric("mfu", "", ALL, "share of the device's peak", lambda t: t.mfu, "on a GPU whose peak is known"),
     Metric("baseline_loss", NATS, BASELINE, "val_loss of gradient boosting", lambda t: t.loss, "with baseline"),
     Metric("baseline_auc", "", BASELINE, "auc of gradient boosting", lambda t: t.auc, "with baseline"),
     Metric("baseline_accuracy", "", BASELINE, "accuracy of gradient boosting", lambda t: t.accuracy, "with baseline"),
     Metric(
         "resumed_step",
         "",
-        CLASSES + WORDS,
+        ALL,
         "step of the checkpoint that it went on from; 0: there was none",
         lambda t: t.resumed,
         "going on from a checkpoint",
@@ -120,4 +123,4 @@ def measured(training: Any, group: str) -> dict[str, float]:
 
 
 CLASSIFIER_METRICS = units_of("classes")
-"""What `fit` returns, with units."""
+"""What a classifier's training is told by, with units."""

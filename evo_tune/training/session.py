@@ -55,7 +55,7 @@ class Task(Protocol):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What a checkpoint belongs to, plain data."""
+        """What a checkpoint belongs to, plain data: its data by a hash of what is in it."""
 
     @property
     def save(self) -> bool:
@@ -67,9 +67,9 @@ class Task(Protocol):
 
 
 T = TypeVar("T", bound=Task)
-Build = Callable[[T, Run, str, dict[str, Any], "Ranks | None"], tuple[Course, int]]
+Build = Callable[[T, Run, str, dict[str, Any], "Ranks | None"], Course]
 """Makes the course of a task in a run, a precision (by name) and ranks, where a checkpoint's state ends, or with an
-empty one at step 0; and says how many bytes judge it."""
+empty one at step 0."""
 
 
 def share_of(run: Run) -> float:
@@ -101,24 +101,22 @@ def train(task: T, run: Run, build: Build[T], ranks: Ranks | None = None) -> tup
     keep_freed_memory()
     first = ranks is None or ranks.rank == 0
     with reproducible(run.threads, run.device):
-        identity = task.identity
-        saved = saved_in(run.resume_folder, identity)
+        saved = saved_in(run.resume_folder, task.identity, getattr(task, "former_identity", None))
         precision = task.options.precision
         if precision == "auto":  # another machine may answer otherwise, but not in the middle of a training
             precision = saved.get("precision", "fp32") if saved else probe.fastest_precision(run.device)
-        course, judging_bytes = build(task, run, precision, saved, ranks)
+        course = build(task, run, precision, saved, ranks)
         start, stop = course.trainer.step, stop_step(course.steps, run.budget / share_of(run))
         fork = max(start, fork_step(course.trainer.recipe.schedule, stop)) if task.options.fork else stop
         course.run(fork)
         if first and (task.save or stop < course.steps):
-            state = {"task": identity, "windows": course.phases[0].windows, "precision": precision}
-            state.update(course.state())
-            save_checkpoint(run.folder / CHECKPOINT, state)
+            about = {"task": task.identity, "precision": precision}
+            save_checkpoint(run.folder / CHECKPOINT, {**about, **course.state()})
         if fork < stop and not course.stopped:  # judged, and thrown away: what goes on, goes on from the checkpoint
             course.decay(stop)
-        metrics = course.metrics(judging_bytes, start if run.resume_folder else None)
+        metrics = course.metrics(start if run.resume_folder else None)
         if run.keep and first:
-            course.model.save(run.folder / MODEL)
+            course.model.save(run.folder / MODEL)  # type: ignore[operator]
         return course, metrics
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from evo_tune.errors import RecipeError
 from evo_tune.options.bounds import check_integer, check_number
@@ -28,6 +29,7 @@ from evo_tune.training.optim.accumulation import accumulate, split
 from evo_tune.training.optim.clipping import check_clip, clip, gradient_norm
 from evo_tune.training.optim.divergence import DivergenceWatch
 from evo_tune.training.optim.ema import average_of
+from evo_tune.training.optim.frozen import load_moving, moving, share_frozen
 from evo_tune.training.optim.gap_decay import GapDecay, GapWatch
 from evo_tune.training.optim.muon import Muon
 from evo_tune.training.optim.optimizer import SGD, AdamW
@@ -152,6 +154,10 @@ class Trainer:
         self.watch = DivergenceWatch(recipe.schedule.warmup, recipe.ceiling)
         self.gap = GapWatch(recipe.weight_decay) if isinstance(recipe.weight_decay, GapDecay) else None
         self.averaged = None if recipe.ema is None else average_of(model, recipe.ema)
+        if self.averaged is not None:
+            share_frozen(model, self.averaged.module)
+        # Batch norms see one pass: in smaller ones the step would be another.
+        self.divisible = not any(isinstance(module, _BatchNorm) for module in model.modules())
         self.step = 0
         self.targets = 0
         self.clipped = 0
@@ -259,7 +265,7 @@ class Trainer:
             except RuntimeError as error:
                 if self.ranks is not None and is_out_of_memory(error):
                     raise self.ranks.out_of_memory(error) from error
-                if self.parts >= largest or not is_out_of_memory(error):
+                if self.parts >= largest or not self.divisible or not is_out_of_memory(error):
                     raise
             # Here, outside of the handler, the failed attempt's tensors are no longer held.
             self.parts *= 2
@@ -302,7 +308,7 @@ class Trainer:
         return values[0], values[1], targets
 
     def state(self) -> dict[str, Any]:
-        """Return everything that the next step depends on, and the counts so far."""
+        """Return everything that the next step depends on, frozen weights aside, and the counts so far."""
         return {
             "recipe": self.recipe.identity,
             "seed": self.seed,
@@ -313,8 +319,8 @@ class Trainer:
             "watch": self.watch.state(),
             "gap": None if self.gap is None else self.gap.state(),
             "scaler": None if self.scaler is None else self.scaler.state_dict(),
-            "averaged": None if self.averaged is None else self.averaged.state_dict(),
-            "model": self.model.state_dict(),
+            "averaged": None if self.averaged is None else moving(self.averaged),
+            "model": moving(self.model),
             "optimizer": self.optimizer.state_dict(),
         }
 
@@ -328,7 +334,7 @@ class Trainer:
             if state.get(name) != mine:
                 raise RecipeError(f"checkpoint {name}", state.get(name), f"{mine!r}, as in this training")
         try:
-            self.model.load_state_dict(state["model"])
+            load_moving(self.model, state["model"])
         except RuntimeError as error:
             raise RecipeError("checkpoint model", "its weights", f"those of this model ({error})") from error
         self.optimizer.load_state_dict(state["optimizer"])
@@ -338,7 +344,7 @@ class Trainer:
         if self.scaler is not None:
             self.scaler.load_state_dict(state["scaler"])
         if self.averaged is not None:
-            self.averaged.load_state_dict(state["averaged"])
+            load_moving(self.averaged, state["averaged"])
         self.overflows = state["overflows"]
         self.step, self.targets, self.clipped = state["step"], state["targets"], state["clipped"]
 

@@ -14,7 +14,7 @@ from evo_tune.genome.constraint import Constraint, violation
 from evo_tune.genome.importance import ranks
 from evo_tune.genome.standing import Entry, places
 from evo_tune.genome.trial import Candidate, Minimize, Outcome, Trial
-from evo_tune.rules.fidelity import bounds, is_audit, keep, parse_rungs, trust
+from evo_tune.rules.fidelity import audits_among, bounds, is_audit, keep, parse_rungs, trust
 
 RUNGS = (0.25, 1.0)
 
@@ -176,3 +176,8 @@ def test_a_violation_is_measured_in_bounds() -> None:
     assert violation(both, {"params": 1.0}) == math.inf
     assert violation(both, {"params": 1.0, "accuracy": math.nan}) == math.inf
     assert Constraint.parse("x<=0").violation({"x": 3.0}) == 3.0
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 4, 5, 17])
+def test_audits_are_listed_as_they_are_told(count: int) -> None:
+    assert audits_among(count) == [number for number in range(count) if is_audit(number)]

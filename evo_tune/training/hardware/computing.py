@@ -18,8 +18,10 @@ __all__ = ["Computing", "Passes", "Processes"]
 class Computing(Options):
     """Precision."""
 
-    precision: Literal["auto", "fp32", "bf16"] = option(
-        "auto", gene=None, help="Of the products; auto: bf16 where the machine gains from it; judged in fp32 always"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = option(
+        "auto",
+        gene=None,
+        help="Of the products; auto: bf16 where the machine gains from it, fp16 on a GPU that has no bf16",
     )
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from evo_tune.errors import RecipeError
+from evo_tune.training.hardware.recompute import run_block
 from evo_tune.training.models.block import Block
 from evo_tune.training.models.dropout import Dropout, DropPath
 from evo_tune.training.models.encoder_config import EncoderConfig
@@ -48,6 +49,8 @@ class Classifier(nn.Module):
     """
 
     config_class: ClassVar[type[EncoderConfig]]
+    recompute: int | None = None
+    """Compute every so-manieth block again for the gradient: 1 for all of them; None: none."""
 
     def __init__(self, config: Any, seed: int = 0, *, labels: Sequence[str] | None = None) -> None:
         super().__init__()
@@ -101,8 +104,8 @@ class Classifier(nn.Module):
             (batch, tokens, width), normed.
         """
         x = self.dropout(x)
-        for block in self.blocks:
-            x = block(x, None, mask)
+        for number, block in enumerate(self.blocks):
+            x = run_block(block, number, self.recompute, x, None, mask)
         normed: Tensor = self.norm(x)
         return normed
 

@@ -229,6 +229,11 @@ class TextConfig(EncoderConfig):
         check_integer("buckets", self.buckets, 1, 2**24)
 
     @property
+    def tokens(self) -> int:
+        """Most tokens of a text."""
+        return self.length
+
+    @property
     def vocabulary(self) -> int:
         """Different tokens, padding not counted."""
         return 256 if self.unit == "bytes" else self.buckets

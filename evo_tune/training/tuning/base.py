@@ -63,6 +63,11 @@ class Base:
         return self.gpt.width if self.gpt else int(self._field("hidden_size", "n_embd", "d_model"))
 
     @property
+    def depth(self) -> int:
+        """Number of blocks."""
+        return self.gpt.depth if self.gpt else int(self._field("num_hidden_layers", "n_layer", "num_layers"))
+
+    @property
     def vocab_size(self) -> int:
         """Number V of tokens."""
         return self.gpt.vocab_size if self.gpt else int(self._field("vocab_size"))

@@ -71,7 +71,10 @@ class LoRA:
 
 
 class LowRank(nn.Module):
-    """A and B, and DoRA's lengths. A module of its own and no linear layer: the weight decay is not theirs."""
+    """A and B, and DoRA's lengths."""
+
+    matrices = ("a", "b")
+    """What decays, and what Muon orthogonalises."""
 
     def __init__(self, layer: nn.Linear, options: LoRA, generator: torch.Generator) -> None:
         super().__init__()
@@ -94,8 +97,9 @@ class LowRank(nn.Module):
         """Return m / ‖V‖, (d_out,), the norm taken as a constant (section 4.3 of the paper); None without DoRA."""
         if self.lengths is None:
             return None
-        with torch.no_grad():
-            norm = _lengths(self.direction(weight))
+        # In full, whatever the frozen weights are stored in: this is a division by what is nearly the same.
+        with torch.no_grad(), torch.autocast(weight.device.type, enabled=False):
+            norm = _lengths(self.direction(weight.to(self.lengths.dtype)))
         stretch: Tensor = self.lengths / norm
         return stretch
 

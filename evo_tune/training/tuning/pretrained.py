@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from evo_tune.errors import RecipeError
+from evo_tune.errors import OptionError, RecipeError
 from evo_tune.training.data.tokenizer import BPE, Bytes, Tokenizer
 from evo_tune.training.models.gpt import GPT, TOKENIZER
 from evo_tune.training.tuning.base import Base
@@ -46,6 +46,21 @@ class CausalLM(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         logits: Tensor = self.model(input_ids=tokens, use_cache=False).logits
         return logits
+
+    def recompute_blocks(self) -> None:
+        """Have every block computed again for the gradient.
+
+        Raises:
+            OptionError: The model has no way to.
+        """
+        new, old = (
+            "activation_checkpointing_enable",
+            "gradient_checkpointing_enable",
+        )  # since transformers 5, and before
+        try:
+            getattr(self.model, new if hasattr(self.model, new) else old)({"use_reentrant": False})
+        except ValueError as error:
+            raise OptionError(f"-o recompute=1: {error}: leave it out") from error
 
     def original(self) -> Any:
         """Return the model with its own layers back in their places; this one is of no use after."""

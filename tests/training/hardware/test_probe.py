@@ -48,7 +48,7 @@ def test_a_folder_that_cannot_be_written_is_done_without(tmp_path: Path, timed: 
     assert fastest_precision("cpu", tmp_path / "file") == "fp32"  # timed again
 
 
-@pytest.mark.parametrize(("able", "expected"), [(True, "bf16"), (False, "fp32")])
+@pytest.mark.parametrize(("able", "expected"), [(True, "bf16"), (False, "fp16")])
 def test_a_gpu_is_asked(able: bool, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: able)
     assert fastest_precision("cuda") == expected
