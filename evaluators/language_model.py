@@ -19,7 +19,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 from evo_tune import Choice, Float, Gene, Int, Minimize, SearchSpace, option
-from evo_tune.training import Corpus, LanguageOptions, LanguageTask, check_integer, divisor_below, idle_fields, units_of
+from evo_tune.training import (
+    Corpus,
+    LanguageOptions,
+    LanguageTask,
+    check_integer,
+    divisor_below,
+    idle_fields,
+    tests_of,
+    units_of,
+)
 
 if TYPE_CHECKING:
     from evo_tune import Context
@@ -28,7 +37,7 @@ if TYPE_CHECKING:
 OBJECTIVES = [Minimize("val_loss")]
 
 METRICS = units_of("language")
-
+TEST = tests_of("language")
 SUPPORTS = ["budget", "curve", "inherit"]
 
 
@@ -72,16 +81,13 @@ SIZES = {
         flops=1e15,
     ),
 }
-
-
 USUAL = {name: size.usual for name, size in SIZES.items()}
 
 
 def _wanted(options: Options, device: str | None = None) -> str:
     """Return the size that 'auto' means where there is text enough: large with an NVIDIA GPU, else small.
 
-    The parent must not load torch, so it looks for the driver's device files and at
-    CUDA_VISIBLE_DEVICES; a training knows its device.
+    The parent must not load torch, so it looks for the driver's files; a training knows its device.
     """
     if options.size != "auto":
         return options.size
@@ -231,10 +237,7 @@ def inherits(genome: Mapping[str, Any], other: Mapping[str, Any], options: Optio
 
 
 def evaluate(genome: Mapping[str, Any], context: Context, options: Options) -> dict[str, float]:
-    """Train one genome and judge it on the held-out text.
-
-    Returns:
-        METRICS (see `Course.metrics`), and resumed_step if it was to go on from a checkpoint.
+    """Train one genome and judge it on the held-out text; return METRICS, and resumed_step if it was to go on.
 
     Raises:
         Diverged: The training was lost.
@@ -263,7 +266,7 @@ USAGE = """# A GPT, found by evo-tune
     print(model.generate("The ", 200))
 
 `generate` takes `temperature`, `top_k` and `seed` as well. model.safetensors holds the weights, config.json
-the shape, the genome, the options and the metrics: {val_bpb:.3f} bits per byte on held-out text.{more}
+the shape, the genome, the options and the metrics: {test_bpb:.3f} bits per byte on the test text.{more}
 """
 TOKENS = " tokenizer.json has\nits tokens; `pip install tokenizers` reads it."
 AVERAGED = "\n\nThe folder averaged has the moving average of the weights, as a model of its own."
@@ -285,7 +288,7 @@ def export(genome: Mapping[str, Any], context: Context, folder: Path | str, opti
             model.tokenizer = task.corpus.tokenizer
             cast("GPT", model).save(into, **notes)
     more = (TOKENS if options.vocab != 256 else "") + (AVERAGED if average is not None else "")
-    text = USAGE.format(folder=str(folder), val_bpb=metrics["val_bpb"], more=more)
+    text = USAGE.format(folder=str(folder), test_bpb=metrics["test_bpb"], more=more)
     (folder / "README.md").write_text(text, encoding="utf-8")
     return metrics
 

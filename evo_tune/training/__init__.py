@@ -98,6 +98,7 @@ if TYPE_CHECKING:
     from evo_tune.training.metrics import METRICS as METRICS
     from evo_tune.training.metrics import Metric as Metric
     from evo_tune.training.metrics import measured as measured
+    from evo_tune.training.metrics import tests_of as tests_of
     from evo_tune.training.metrics import units_of as units_of
     from evo_tune.training.models.dropout import Dropout as Dropout
     from evo_tune.training.models.dropout import DropPath as DropPath
@@ -373,6 +374,7 @@ _HOMES = {
     "trained_weights": "tuning.adapter",
     "tuning_course": "tuning.tune",
     "tuning_text": "tuning.tuning_text",
+    "tests_of": "metrics",
     "units_of": "metrics",
     "write_classifier": "classifying",
     "write_tuned": "tuning.tuned_files",

@@ -12,7 +12,7 @@ from sklearn.preprocessing import QuantileTransformer
 
 from evo_tune.errors import RecipeError
 from evo_tune.training import FTConfig, FTTransformer
-from evo_tune.training.models.quantiles import Quantiles
+from evo_tune.training.models.ft_transformer import Quantiles
 from tests.training.models.test_encoder import shaken
 
 SHAPE = {"classes": 2, "depth": 1, "width": 8, "heads": 2}
