@@ -7,12 +7,11 @@ is one of three budgets: arithmetic (the default: a larger model sees less text,
 `evo-tune evaluators language_model` prints the options. `--inherit 1/3`: a genome may begin with the weights of one of
 the same width and heads, whose blocks, hidden units and positions are made more or fewer.
 
-This file says what a genome is as a training; how to train is `evo_tune.training`'s, which loads torch when it trains.
+This file says what a genome is as a training; how to train is `evo_tune.training`'s, where torch is loaded.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,8 @@ from evo_tune.training import (
     LanguageTask,
     check_integer,
     divisor_below,
+    has_gpu,
+    hidden_width,
     idle_fields,
     tests_of,
     units_of,
@@ -85,22 +86,12 @@ USUAL = {name: size.usual for name, size in SIZES.items()}
 
 
 def _wanted(options: Options, device: str | None = None) -> str:
-    """Return the size that 'auto' means where there is text enough: large with an NVIDIA GPU, else small.
-
-    The parent must not load torch, so it looks for the driver's files; a training knows its device.
-    """
-    if options.size != "auto":
-        return options.size
-    if device is None:
-        hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "all").strip() in ("", "-1")
-        present = Path("/proc/driver/nvidia/gpus").is_dir() or Path("/dev/nvidia0").exists()
-        return "large" if present and not hidden else "small"
-    return "large" if device.startswith("cuda") else "small"
+    """Return the size that 'auto' means where there is text enough: large with an NVIDIA GPU, else small."""
+    return options.size if options.size != "auto" else "large" if has_gpu(device) else "small"
 
 
 def _size(options: Options, device: str | None = None) -> str:
-    wanted = _wanted(options, device)
-    return options.fitting(USUAL, wanted) if options.size == "auto" else wanted
+    return options.fitting(USUAL, _wanted(options, device)) if options.size == "auto" else options.size
 
 
 def remarks(options: Options) -> list[str]:
@@ -134,10 +125,10 @@ def SPACE(options: Options) -> SearchSpace:  # noqa: N802
     size = SIZES[_size(options)]
 
     def repair(genome: dict[str, Any], genes: Mapping[str, Gene]) -> dict[str, Any]:
-        return _canonical({**genome, "heads": _sound_heads(genome, size)}, genes, options)
+        return _canonical({**genome, "heads": _sound_heads(genome, size, options)}, genes, options)
 
     batches = tuple(batch for batch in size.batch if batch >= (options.context or 0))
-    depth, width, heads = size.depth, size.width, size.heads
+    (depth, width), heads = options.larger(size.depth, size.width), size.heads
     low, high, lr = (value * (50 if options.optimizer == "sgd" else 1) for value in size.lr)
     genes = {
         "lr": Float(low, high, log=True, default=lr),
@@ -166,10 +157,10 @@ def _optional_genes(options: Options, size: Size) -> dict[str, Gene]:
     return genes
 
 
-def _sound_heads(genome: Mapping[str, Any], size: Size) -> int:
+def _sound_heads(genome: Mapping[str, Any], size: Size, options: Options) -> int:
     """Return the nearest number of heads (ties down) that leaves a multiple of 8 as head_dim."""
     width, (low, high) = genome["width"], size.head_dim
-    counts = range(1, size.heads[1] + 1)
+    counts = [n for n in range(1, size.heads[1] + 1) if options.fits(width // n)] or range(1, size.heads[1] + 1)
     sound = [n for n in counts if width % (8 * n) == 0 and low <= width // n <= high]
     # A width that the user's own gene brought in may leave nothing sound.
     sound = sound or [n for n in counts if width % (2 * n) == 0] or [n for n in counts if width % n == 0]
@@ -185,9 +176,20 @@ def _canonical(genome: dict[str, Any], genes: Mapping[str, Gene], options: Optio
         heads, given = genome["heads"], genome["kv_heads"]
         same = [n for n in _values(genes["kv_heads"]) if divisor_below(heads, n) == divisor_below(heads, given)]
         genome["kv_heads"] = min(same, default=given)
+    if "ffn_mult" in genome:
+        genome["ffn_mult"] = _least_alike(genome, genes["ffn_mult"], genome.get("ffn", options.ffn))
     for name in genome.keys() & idle_fields(genome.get("schedule", options.schedule)):
         genome[name] = genes[name].middle()
     return genome
+
+
+def _least_alike(genome: Mapping[str, Any], gene: Gene, ffn: str) -> Any:
+    """Return one value of ffn_mult for all that make feed-forward layers of the same width."""
+    width, given = genome["width"], genome["ffn_mult"]
+    hidden = hidden_width(width, given, ffn)
+    exact = hidden / width * (1.5 if ffn == "swiglu" else 1.0)
+    values = gene.values if isinstance(gene, Choice) else [gene.decode(min(1.0, max(0.0, gene.encode(exact))))]
+    return min((value for value in values if hidden_width(width, value, ffn) == hidden), default=given)
 
 
 def _values(gene: Gene) -> Sequence[Any]:
@@ -217,7 +219,7 @@ def _task(genome: Mapping[str, Any], options: Options, device: str | None = None
 def _config(genome: Mapping[str, Any], options: Options) -> GPTConfig:
     context = genome.get("context", options.context)
     sizes = {name: genome[name] for name in ("depth", "width", "heads", "dropout")}
-    return options.shape(vocab=options.vocab, context=context, **sizes)
+    return options.grown(options.shape(vocab=options.vocab, context=context, **sizes))
 
 
 def fingerprint(options: Options) -> str:
@@ -232,6 +234,7 @@ def estimate(genome: Mapping[str, Any], options: Options) -> dict[str, float]:
 
 def inherits(genome: Mapping[str, Any], other: Mapping[str, Any], options: Options, others: Options) -> bool:
     """Say whether a model of a genome can begin with the weights of one of another."""
+    options.check_inheritable()
     mine, theirs = _config(genome, options), _config(other, others)
     return options.extend_from is None and not mine.unlike(theirs)  # an extended model has no short beginning
 
@@ -273,23 +276,20 @@ AVERAGED = "\n\nThe folder averaged has the moving average of the weights, as a 
 
 
 def export(genome: Mapping[str, Any], context: Context, folder: Path | str, options: Options) -> dict[str, float]:
-    """Train a genome once more and write it as something to use: weights, config.json and README.md.
-
-    One process trains, whatever ranks says. Returns what `evaluate` returns.
-    """
+    """Train a genome once more, in one process; write weights, config.json and README.md; return the metrics."""
     from evo_tune.training import language_course, train
 
-    folder, task = Path(folder), _task(genome, options, context.device)
+    task = _task(genome, options, context.device)
     course, metrics = train(task, context, language_course)
     average = course.trainer.averaged
     notes = {"genome": dict(genome), "options": options.to_json(), "seed": context.seed, "metrics": metrics}
-    for model, into in ((course.model, folder), (average and average.module, folder / "averaged")):
+    for model, into in ((course.model, Path(folder)), (average and average.module, Path(folder) / "averaged")):
         if model is not None:
             model.tokenizer = task.corpus.tokenizer
             cast("GPT", model).save(into, **notes)
     more = (TOKENS if options.vocab != 256 else "") + (AVERAGED if average is not None else "")
     text = USAGE.format(folder=str(folder), test_bpb=metrics["test_bpb"], more=more)
-    (folder / "README.md").write_text(text, encoding="utf-8")
+    (Path(folder) / "README.md").write_text(text, encoding="utf-8")
     return metrics
 
 

@@ -1,8 +1,7 @@
 """The training recipe: how one Transformer is trained, step by step and reproducibly.
 
-An island: it knows torch, `evo_tune.errors` and `evo_tune.options`, and nothing of genomes, trials or runs. One topic a
-file; what each name is for stands in its own module. Names are imported on first use, so the parts
-that are plain arithmetic (`GPTConfig`, `flops_per_token`, `Schedule`) can be had without loading torch.
+An island: it knows torch, `evo_tune.errors` and `evo_tune.options`, and nothing of genomes, trials or runs. Names are
+imported on first use, so that plain arithmetic (`GPTConfig`, `flops_per_token`, `Schedule`) can be had without torch.
 """
 
 from __future__ import annotations
@@ -22,14 +21,15 @@ if TYPE_CHECKING:
     from evo_tune.training.classification import auc as auc
     from evo_tune.training.classification import score as score
     from evo_tune.training.classifier_building import classifier_course as classifier_course
+    from evo_tune.training.classifier_building import classify_together as classify_together
+    from evo_tune.training.classifier_building import evaluate_classifier as evaluate_classifier
+    from evo_tune.training.classifier_building import export_classifier as export_classifier
     from evo_tune.training.classifying import ClassifierTask as ClassifierTask
     from evo_tune.training.classifying import Classifying as Classifying
-    from evo_tune.training.classifying import check_whole as check_whole
     from evo_tune.training.classifying import divided as divided
     from evo_tune.training.classifying import known_before as known_before
     from evo_tune.training.classifying import write_classifier as write_classifier
     from evo_tune.training.course import Course as Course
-    from evo_tune.training.course import Subject as Subject
     from evo_tune.training.data.batch import IGNORE as IGNORE
     from evo_tune.training.data.columns import Columns as Columns
     from evo_tune.training.data.corpus import Corpus as Corpus
@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from evo_tune.training.evaluation import losses_by_position as losses_by_position
     from evo_tune.training.extension import extend_context as extend_context
     from evo_tune.training.extension import extend_trainer as extend_trainer
+    from evo_tune.training.extension import grow_trainer as grow_trainer
     from evo_tune.training.hardware.allocator import keep_freed_memory as keep_freed_memory
     from evo_tune.training.hardware.capacity import calibrate_memory as calibrate_memory
     from evo_tune.training.hardware.capacity import device_memory as device_memory
@@ -73,6 +74,7 @@ if TYPE_CHECKING:
     from evo_tune.training.hardware.computing import Computing as Computing
     from evo_tune.training.hardware.computing import Passes as Passes
     from evo_tune.training.hardware.computing import Processes as Processes
+    from evo_tune.training.hardware.computing import has_gpu as has_gpu
     from evo_tune.training.hardware.determinism import reproducible as reproducible
     from evo_tune.training.hardware.determinism import seed_for as seed_for
     from evo_tune.training.hardware.distributed import Ranks as Ranks
@@ -117,9 +119,10 @@ if TYPE_CHECKING:
     from evo_tune.training.models.gpt_config import Positions as Positions
     from evo_tune.training.models.gpt_config import Windows as Windows
     from evo_tune.training.models.gpt_config import divisor_below as divisor_below
-    from evo_tune.training.models.growth import carry_state as carry_state
-    from evo_tune.training.models.growth import grow as grow
-    from evo_tune.training.models.growth import reshape as reshape
+    from evo_tune.training.models.gpt_config import hidden_width as hidden_width
+    from evo_tune.training.models.growth.reshaping import grow as grow
+    from evo_tune.training.models.growth.reshaping import reshape as reshape
+    from evo_tune.training.models.growth.widening import carry_state as carry_state
     from evo_tune.training.models.text_classifier import TextClassifier as TextClassifier
     from evo_tune.training.models.vit import ViT as ViT
     from evo_tune.training.optim.accumulation import accumulate as accumulate
@@ -191,6 +194,7 @@ if TYPE_CHECKING:
     from evo_tune.training.tuning.tune import TuningTask as TuningTask
     from evo_tune.training.tuning.tune import tuning_course as tuning_course
     from evo_tune.training.tuning.tuned_files import write_tuned as write_tuned
+    from evo_tune.training.tuning.tuning_options import Tuning as Tuning
     from evo_tune.training.tuning.tuning_text import TuningText as TuningText
     from evo_tune.training.tuning.tuning_text import tuning_text as tuning_text
 
@@ -264,7 +268,6 @@ _HOMES = {
     "Scores": "classification",
     "Step": "trainer",
     "Stopping": "optim.early_stopping",
-    "Subject": "course",
     "TARGETS": "tuning.base",
     "Table": "data.tables",
     "TextClassifier": "models.text_classifier",
@@ -277,6 +280,7 @@ _HOMES = {
     "Trainer": "trainer",
     "Training": "plan",
     "TrainingWindows": "data.windows",
+    "Tuning": "tuning.tuning_options",
     "TuningTask": "tuning.tune",
     "TuningText": "tuning.tuning_text",
     "ViT": "models.vit",
@@ -291,12 +295,12 @@ _HOMES = {
     "average_of": "optim.ema",
     "built_in_text": "tuning.small_base",
     "calibrate_memory": "hardware.capacity",
-    "carry_state": "models.growth",
+    "carry_state": "models.growth.widening",
     "check_integer": "evo_tune.options.bounds",
     "check_name": "evo_tune.options.bounds",
     "check_number": "evo_tune.options.bounds",
-    "check_whole": "classifying",
     "classifier_course": "classifier_building",
+    "classify_together": "classifier_building",
     "clip": "optim.clipping",
     "decay_groups": "optim.optimizer",
     "device_memory": "hardware.capacity",
@@ -306,7 +310,9 @@ _HOMES = {
     "encode": "tuning.pretrained",
     "encode_texts": "data.texts",
     "evaluate": "evaluation",
+    "evaluate_classifier": "classifier_building",
     "evaluate_by_position": "evaluation",
+    "export_classifier": "classifier_building",
     "extend_context": "extension",
     "extend_trainer": "extension",
     "fastest_precision": "hardware.probe",
@@ -317,9 +323,12 @@ _HOMES = {
     "flops_per_token": "hardware.flops",
     "fold_lora": "tuning.lora",
     "gradient_norm": "optim.clipping",
-    "grow": "models.growth",
+    "grow": "models.growth.reshaping",
+    "grow_trainer": "extension",
+    "has_gpu": "hardware.computing",
     "hash_of": "data.splits",
     "held_out_blocks": "data.windows",
+    "hidden_width": "models.gpt_config",
     "idle_fields": "optim.schedule",
     "keep_freed_memory": "hardware.allocator",
     "known_before": "classifying",
@@ -351,7 +360,7 @@ _HOMES = {
     "read_tuning_text": "tuning.small_base",
     "recompute_flops_per_token": "hardware.flops",
     "reproducible": "hardware.determinism",
-    "reshape": "models.growth",
+    "reshape": "models.growth.reshaping",
     "save_adapter": "tuning.adapter",
     "save_checkpoint": "checkpoint",
     "save_merged": "tuning.pretrained",
@@ -379,7 +388,6 @@ _HOMES = {
     "write_classifier": "classifying",
     "write_tuned": "tuning.tuned_files",
 }
-
 __all__ = list(_HOMES)
 
 

@@ -20,7 +20,7 @@ from evo_tune.training.hardware.timing import SAFE, TIMED, steps_in
 from evo_tune.training.language import LanguageTask
 from evo_tune.training.models.gpt import GPT
 from evo_tune.training.models.gpt_config import GPTConfig
-from evo_tune.training.models.growth import reshape
+from evo_tune.training.models.growth.reshaping import reshape
 from evo_tune.training.phases import Phase
 from evo_tune.training.session import MODEL, Run, seed_of, share_of
 from evo_tune.training.subjects.reading import Reading
@@ -66,7 +66,7 @@ class _Builder:
         phase = next((phase for phase in phases if step <= phase.end), phases[-1])
         course = Course(
             self._trainer(phase, phases[-1].end, ranks=self.ranks),
-            Reading(phases, self.material, extension=options.extension),
+            Reading(phases, self.material, extension=options.extension, recompute=self._recompute),
             evaluations=options.evaluations,
             stopping=options.stopping,
             report=lambda fraction, point, decayed: report(fraction * share, decayed=decayed, **point),
@@ -102,19 +102,29 @@ class _Builder:
         if options.micro_batch != "auto":
             micro = min(each, max(1, (options.micro_batch or each * config.context) // config.context))
             return Fit(micro, None, predict_memory(config, micro))
-        return fit_device(
+        fit = fit_device(
             config,
             each,
             self.run.device,
             sharing=size,
-            probe=None if self.ranks else lambda fit: self._one_step(phase, fit),
+            probe=lambda fit: self._one_step(phase, each, fit),
             optimizer=options.optimizer,
             ema=options.ema is not None,
             precision=options.precision,
+            z_loss=options.z_loss > 0.0,
+            ranks=size,
         )
+        if self.ranks is None:
+            return fit
+        # What one rank has no memory for none does: in the middle of a training the others would wait for it.
+        micro, plain = self.ranks.least(fit.micro_batch, fit.recompute is None)
+        return fit._replace(micro_batch=micro, recompute=None if plain else 1)
 
-    def _one_step(self, phase: Phase, fit: Fit) -> None:
-        one = replace(phase, windows=phase.per_step, first_step=0, ramp=None)
+    def _recompute(self, phase: Phase) -> int | None:
+        return self.task.options.recompute or self._fit(phase).recompute
+
+    def _one_step(self, phase: Phase, windows: int, fit: Fit) -> None:
+        one = replace(phase, windows=windows, per_step=windows, first_step=0, ramp=None)
         self._trainer(one, 1, lr=SAFE, fit=fit).run(1)
 
     def _windows_in(self, seconds: float) -> int:
@@ -145,7 +155,8 @@ class _Builder:
             ceiling=1.5 * math.log(options.vocab),
         )
         material = self.material if fit is None else self._material({phase: fit})
-        model = self._model(phase.config, options.recompute or (fit or self._fit(phase)).recompute).to(self.run.device)
+        recompute = self._recompute(phase) if fit is None else options.recompute or fit.recompute
+        model = self._model(phase.config, recompute).to(self.run.device)
         source, seed, device = material.source(phase), seed_of(self.run), self.run.device
         return Trainer(model, source, recipe, seed=seed, device=device, ranks=ranks)
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from evo_tune.errors import OptionError
 from evo_tune.training.data.corpus import Corpus, Texts, bytes_to_train_on, judging_bytes
 from evo_tune.training.hardware.flops import flops_per_token
 from evo_tune.training.hardware.memory import predict_memory
 from evo_tune.training.models.gpt_config import Decoder, GPTConfig, Positions
+from evo_tune.training.models.growth.starting import Growing
 from evo_tune.training.optim.ramp import Ramping
 from evo_tune.training.optim.schedule import Scheduling
 from evo_tune.training.phases import Budget, Phase, plan_phases, spent
@@ -27,7 +28,7 @@ MOST_EPOCHS = 4.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class LanguageOptions(Training, Ramping, Decoder, Positions, Scheduling, Budget, Texts):
+class LanguageOptions(Growing, Training, Ramping, Decoder, Positions, Scheduling, Budget, Texts):
     """How a GPT is trained on a text.
 
     Groups are in order from the last: genes that are switched on are drawn in it, so another order gives a seed other
@@ -46,6 +47,9 @@ class LanguageOptions(Training, Ramping, Decoder, Positions, Scheduling, Budget,
         for name, given in (("ranks", self.ranks > 1), ("ramp_from", self.ramp_from is not None)):
             if given and self.seconds is not None:
                 raise OptionError(f"-o {name} and -o seconds are both given: give flops or tokens beside {name}")
+        for name in ("extend_from", "patience", "seconds"):
+            if self.grow_from is not None and getattr(self, name) is not None:
+                raise OptionError(f"-o grow_from and -o {name} are both given: give one of them")
 
     def tokens_in(self, *, flops: float, context: int, **shape: Any) -> float:
         """Return the tokens in a training of a model of this shape, with the budget of the options, or else this one.
@@ -131,6 +135,8 @@ class LanguageTask:
     scored: int
     save: bool = False
 
+    narrow: ClassVar[bool] = False
+
     @property
     def corpus(self) -> Corpus:
         """The text.
@@ -160,7 +166,7 @@ class LanguageTask:
         options = self.options
         if options.seconds is not None:
             return None
-        shares = [(1.0, self.config)]
+        shares = options.shares(self.config)
         if options.extend_from is not None:
             short = replace(self.config, context=options.extend_from, extended_from=None)
             shares = [(1.0 - options.extend_share, short), (options.extend_share, self.config)]
@@ -201,5 +207,7 @@ class LanguageTask:
             device="cuda",
             optimizer=options.optimizer,
             ema=options.ema is not None,
+            z_loss=options.z_loss > 0.0,
+            ranks=options.ranks,
         )
         return predicted.peak - predicted.context

@@ -94,6 +94,8 @@ EFFECTS: dict[str, Effect] = {
     "extend_from": Effect(16, given={"context": 64}),
     "extension": Effect("ntk", given={**LONG, **ROPE}),
     "extend_share": Effect(0.6, given=LONG),
+    "grow_from": Effect("1x16"),
+    "grow_share": Effect(0.25, given={"grow_from": "1x16"}),
     # Budgets and data.
     "tokens": Effect(8192, sees="steps"),
     "flops": Effect(2e8, given={"flops": 5e7, "tokens": None, "epochs": None}, sees="steps"),

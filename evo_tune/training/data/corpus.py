@@ -185,6 +185,7 @@ class TextMaterial:
             micro_batch=self.micro_batch(phase),
             first_step=phase.first_step,
             ramp=phase.ramp,
+            first_window=phase.first_window,
         )
 
     def held_out(self, context: int) -> list[MicroBatch]:

@@ -46,6 +46,7 @@ class EncoderConfig(ModelConfig):
 
     causal: ClassVar[bool] = False
     bias: ClassVar[bool] = True
+    norm_eps: ClassVar[float] = 1e-5
     qk_norm: ClassVar[bool] = False
     ffn: ClassVar[str] = "gelu"
 

@@ -1,9 +1,9 @@
-"""A text as a course's subject: phases of rising context, and a `GPT` judged on held-out blocks."""
+"""A text as a course's subject: phases of rising context or size, and a `GPT` judged on held-out blocks."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, cast
 
 import torch
@@ -12,11 +12,11 @@ from torch import nn
 from evo_tune.training.course import Course, Judged
 from evo_tune.training.data.batch import MicroBatch
 from evo_tune.training.evaluation import Evaluation, evaluate, evaluate_by_position
-from evo_tune.training.extension import extend_trainer
+from evo_tune.training.extension import next_trainer
 from evo_tune.training.hardware.flops import flops_per_token
 from evo_tune.training.hardware.memory import predict_memory
 from evo_tune.training.models.gpt import GPT
-from evo_tune.training.phases import Phase, spent
+from evo_tune.training.phases import Phase, phase_of, spent
 from evo_tune.training.trainer import Source, Trainer
 
 __all__ = ["JudgedText", "Material", "Reading"]
@@ -49,15 +49,24 @@ class Reading:
     """A text that a `GPT` is trained on; a point of the curve is from every fourth held-out block.
 
     Args:
-        phases: One, or more with longer and longer contexts.
+        phases: One, or more with longer and longer contexts, or larger and larger models.
         material: The text.
         extension: How positions are extended between phases (see `extend_context`).
+        recompute: What blocks of a later phase's model are computed again (see `GPT`).
     """
 
     group = "language"
 
-    def __init__(self, phases: Sequence[Phase], material: Material, *, extension: str = "linear") -> None:
-        self.phases, self.material, self.extension = phases, material, extension
+    def __init__(
+        self,
+        phases: Sequence[Phase],
+        material: Material,
+        *,
+        extension: str = "linear",
+        recompute: Callable[[Phase], int | None] = lambda phase: None,
+    ) -> None:
+        self.phases, self.material = phases, material
+        self.extension, self.recompute = extension, recompute
 
     @property
     def ends(self) -> Sequence[int]:
@@ -65,12 +74,12 @@ class Reading:
 
     def phase_of(self, trainer: Trainer) -> Phase:
         """Return the phase that a model is in."""
-        context = cast(GPT, trainer.model).config.context
-        return next(phase for phase in self.phases if phase.config.context == context)
+        return phase_of(self.phases, cast(GPT, trainer.model).config)
 
     def further(self, trainer: Trainer) -> Trainer:
-        longer = self.phases[self.phases.index(self.phase_of(trainer)) + 1]
-        return extend_trainer(trainer, self.material.source(longer), longer.config.context, self.extension)
+        phase = self.phases[self.phases.index(self.phase_of(trainer)) + 1]
+        source, recompute = self.material.source(phase), self.recompute(phase)
+        return next_trainer(trainer, source, phase.config, extension=self.extension, recompute=recompute)
 
     def on_the_way(self, trainer: Trainer) -> dict[str, float]:
         return {"val_loss": self.judge(trainer, self.held_out(trainer)[::4]).loss}
@@ -110,6 +119,8 @@ class Reading:
             optimizer=type(trainer.recipe.optimizer).__name__.lower(),
             ema=trainer.averaged is not None,
             precision=trainer.recipe.precision.name,
+            z_loss=trainer.recipe.z_loss > 0.0,
+            ranks=1 if trainer.ranks is None else trainer.ranks.size,
         ).peak
 
     def kept(self) -> dict[str, Any]:
@@ -147,7 +158,7 @@ class JudgedText(Judged):
     def context_gain(self) -> float | None:
         """By how much the loss falls when windows are as long as the context, and not as that of the first phase."""
         first = self.reading.phases[0]
-        if self.reading.phase_of(self.trainer) is first:
+        if self.reading.phase_of(self.trainer).config.context == first.config.context:
             return None
         short = self.reading.material.held_out(first.config.context)
         return self.reading.judge(self.trainer, short).loss - self.judged.loss
