@@ -4,7 +4,8 @@ Random genomes are trained along the rungs to the end in three ways: under a cos
 that a rung cuts off at its peak, and under wsd with a fork, which is what `--fidelity` does. Each is compared with the
 end of its own schedule.
 
-    python benchmarks/rungs.py --genomes 30
+    python benchmarks/rungs.py --genomes 23 --flops 7.5e10
+    python benchmarks/rungs.py --genomes 23 --flops 7.5e10 --fix batch=512 --fix context=64 --fix width=64 --fix heads=4
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 from evo_tune import Context
 from evo_tune.genome.importance import rank_correlation
 from evo_tune.genome.values import Genome
+from evo_tune.options.binding import split_assignments
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.find import find_evaluator
 from evo_tune.training import Diverged
@@ -78,12 +80,15 @@ def main() -> None:
     parser.add_argument("--genomes", type=int, default=30, help="random ones, beside the default")
     parser.add_argument("--flops", type=float, default=None, help="of a full training; left out, the evaluator's own")
     parser.add_argument("--seed", type=int, default=1, help="of genomes and trainings")
+    parser.add_argument("--fix", action="append", default=[], metavar="GENE=VALUE", help="in all genomes")
     given = parser.parse_args()
     evaluator = find_evaluator("bundled:language_model")
     fixed = {"size": "small", "flops": given.flops}
     space = evaluator.space(evaluator.bind(fixed))
+    same = space.parse(split_assignments(given.fix, "--fix"))
     rng = np.random.default_rng(given.seed)
-    genomes = [space.default(), *(space.sample(rng) for _ in range(given.genomes))]
+    drawn = [space.default(), *(space.sample(rng) for _ in range(given.genomes))]
+    genomes = [space.check({**genome, **same}) for genome in drawn]
     found: dict[str, list[list[float]]] = {way: [] for way in WAYS}
     for number, genome in enumerate(genomes):
         began = time.perf_counter()

@@ -22,19 +22,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from evo_tune import Choice, Float, Minimize, SearchSpace, option
-from evo_tune.errors import OptionError
 from evo_tune.training import (
     Base,
-    ToZero,
-    Training,
+    Tuning,
     check_integer,
     check_number,
-    hash_of,
-    planned_small_base,
-    read_base,
-    read_tuning_text,
-    small_base,
-    small_base_key,
     units_of,
 )
 
@@ -48,64 +40,19 @@ METRICS = units_of("tuning")
 
 SUPPORTS = ["budget", "curve"]
 
-TOKENS = 65536
-"""Default budget."""
-
 
 @dataclass(frozen=True, kw_only=True)
-class Options(ToZero, Training):
+class Options(Tuning):
     """The base, the text, and what is trained."""
 
-    data: str = option("", gene=None, help="File, folder or glob; empty: a part of Python's own documentation")
-    base: str = option("", gene=None, help="Folder of the model to begin from; empty: a small one, trained once")
-    method: Literal["lora", "dora", "adapter"] = option(
-        "lora", gene=None, help="What is trained beside the base"
-    )  # a gene of SPACE
-    targets: str = option(
-        "", gene=None, help="Which layers, instead of a gene: qv, attention, all-linear or names with * and commas"
-    )
-    context: int | None = option(None, bounds="[2, inf)", unit="tokens", gene=None, help="A window; none: up to 512")
-    tokens: int | None = option(None, bounds="[1, inf)", gene=None, help="Budget in tokens of text; 65536 if no other")
-    flops: float | None = option(None, bounds="(0, inf)", gene=None, help="Budget in FLOPs")
-    seconds: float | None = option(None, bounds="(0, 1e9]", unit="s", gene=None, help="Budget in time, by timed steps")
-    weight_decay: float = option(0.0, bounds="[0, 1]", gene="log(1e-4,0.3)", help="Of the new weights")
-    # Not 0.95, as for language models from scratch: tuning keeps Adam's own default.
-    beta2: float = option(
-        0.999, bounds="[0, 0.99999]", gene="0.95|0.98|0.99|0.999", help="Decay of Adam's second moment"
-    )
-    eval_tokens: int = option(16384, bounds="[1, inf)", gene=None, help="Held-out tokens that are scored at the end")
     keep: Literal["merged", "adapter"] = option(
         "merged", gene=None, help="What export writes: the base with what was learnt merged into it, or only that"
     )
 
-    def check(self) -> None:
-        """Require one budget at most.
-
-        Raises:
-            OptionError: There are two.
-        """
-        given = [name for name in ("tokens", "flops", "seconds") if getattr(self, name) is not None]
-        if len(given) > 1:
-            raise OptionError(f"-o {given[0]} and -o {given[1]} are both given: give one budget, or none")
-        if self.seconds is not None and self.ranks > 1:
-            raise OptionError("-o ranks and -o seconds are both given: give flops or tokens beside ranks")
-
-    @property
-    def planned(self) -> Base:
-        """The base, read without torch; the small one need not have been trained yet."""
-        return read_base(self.base) if self.base else planned_small_base()
-
-    @property
-    def ready(self) -> Base:
-        """The base, trained if it has to be."""
-        return read_base(self.base or small_base())
-
 
 def fingerprint(options: Options) -> str:
     """Return the SHA-256 of the text, how it is split, and the base: its files, or how the small one is made."""
-    parts = read_tuning_text(options.data, options.planned.window(options.context))
-    base = options.planned.sha256() if options.base else small_base_key()
-    return hash_of(f"{'+'.join(str(len(part)) for part in parts)}:{base}:".encode(), *parts)
+    return options.fingerprint()
 
 
 # ---------------------------------------------------------------- the space
@@ -188,19 +135,6 @@ def _new_weights(genome: Mapping[str, Any], options: Options, base: Base) -> LoR
     return LoRA(rank=genome["rank"], alpha=alpha, dropout=genome["dropout"], targets=layers, dora=dora)
 
 
-# ---------------------------------------------------------------- the budget
-
-
-def _windows(genome: Mapping[str, Any], options: Options, base: Base) -> int | None:
-    """Return the number of windows in the full training; None: only a clock can tell."""
-    context = base.window(options.context)
-    if options.seconds is not None:
-        return None
-    if options.flops is None:
-        return max(1, round((options.tokens or TOKENS) / context))
-    return max(1, round(options.flops / base.flops_per_token(context, _trainable(genome, options, base)) / context))
-
-
 def estimate(genome: Mapping[str, Any], options: Options) -> dict[str, float]:
     """Return what is known before training: trained weights, and tokens and flops of the full training.
 
@@ -216,12 +150,8 @@ def estimate(genome: Mapping[str, Any], options: Options) -> dict[str, float]:
         if name in genome:
             check_number(name, genome[name], interval)
     options.check_genes(lr=genome["lr"], weight_decay=options.weight_decay, warmup=genome["warmup"])
-    context, trainable = base.window(options.context), _trainable(genome, options, base)
-    known, windows = {"trainable_params": float(trainable)}, _windows(genome, options, base)
-    if windows is None:
-        return known
-    each = base.flops_per_token(context, trainable)
-    return {**known, "tokens": float(windows * context), "flops": windows * context * each}
+    trainable = _trainable(genome, options, base)
+    return {"trainable_params": float(trainable), **options.spent(trainable)}
 
 
 # ---------------------------------------------------------------- the training
@@ -232,21 +162,16 @@ def _task(genome: Mapping[str, Any], options: Options) -> TuningTask:
     from evo_tune.training import TuningTask
 
     base = options.ready
+    trainable = _trainable(genome, options, base)
     return TuningTask(
         options=options,
         genome=genome,
         base=base,
-        text=options.data,
-        data=fingerprint(options),
-        context=base.window(options.context),
-        scored=options.eval_tokens,
         new=_new_weights(genome, options, base),
-        trainable=_trainable(genome, options, base),
-        windows=_windows(genome, options, base),
+        trainable=trainable,
         lr=genome["lr"],
         batch=genome["batch"],
         reference=BATCHES[0],
-        weight_decay=options.weight_decay,
         warmup=genome["warmup"],
     )
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -31,7 +31,6 @@ from evo_tune.training import (
     ClassifierTask,
     Classifying,
     ViTConfig,
-    check_whole,
     divided,
     hash_of,
     known_before,
@@ -217,24 +216,16 @@ def evaluate(genome: Mapping[str, Any], context: Context, options: Options) -> d
     Raises:
         Diverged: The training was lost.
     """
-    from evo_tune.training import classifier_course, train, train_together
+    from evo_tune.training import evaluate_classifier
 
-    if options.ranks > 1:
-        if options.stem == "conv":
-            check_whole(options, genome["batch"], ranks_on_cpu=context.device == "cpu")
-        metrics = train_together(train_rank, context, options.to_json(), genome=dict(genome))
-    else:
-        metrics = train(_task(genome, options), context, classifier_course)[1]
-    return metrics
+    return evaluate_classifier(_task, train_rank, genome, context, options)
 
 
-def train_rank(
-    ranks: Ranks, tell: Callable[[dict[str, float]], None], *, genome: Any, run: Any, options: Any
-) -> dict[str, float]:
+def train_rank(ranks: Ranks, tell: Callable[[dict[str, float]], None], **given: Any) -> dict[str, float]:
     """Be one of the processes that train together."""
-    from evo_tune.training import Place, classifier_course, train
+    from evo_tune.training import classify_together
 
-    return train(_task(genome, Options(**options)), Place.of(ranks, tell, run), classifier_course, ranks)[1]
+    return classify_together(_task, Options, ranks, tell, **given)
 
 
 # ---------------------------------------------------------------- the model, to keep
@@ -259,11 +250,9 @@ def export(genome: Mapping[str, Any], context: Context, folder: Path | str, opti
 
     One process trains, whatever ranks says. Returns what `evaluate` returns.
     """
-    from evo_tune.training import classifier_course, train, write_classifier
+    from evo_tune.training import export_classifier
 
-    course, metrics = train(_task(genome, replace(options, ranks=1)), context, classifier_course)
-    write_classifier(folder, course, metrics, USAGE, genome=genome, options=options, seed=context.seed)
-    return metrics
+    return export_classifier(_task, genome, context, folder, options, USAGE)
 
 
 def load(folder: Path | str) -> ViT:

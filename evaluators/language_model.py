@@ -19,7 +19,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 from evo_tune import Choice, Float, Gene, Int, Minimize, SearchSpace, option
-from evo_tune.training import Corpus, LanguageOptions, LanguageTask, check_integer, divisor_below, idle_fields, units_of
+from evo_tune.training import (
+    Corpus,
+    LanguageOptions,
+    LanguageTask,
+    check_integer,
+    divisor_below,
+    hidden_width,
+    idle_fields,
+    units_of,
+)
 
 if TYPE_CHECKING:
     from evo_tune import Context
@@ -179,9 +188,20 @@ def _canonical(genome: dict[str, Any], genes: Mapping[str, Gene], options: Optio
         heads, given = genome["heads"], genome["kv_heads"]
         same = [n for n in _values(genes["kv_heads"]) if divisor_below(heads, n) == divisor_below(heads, given)]
         genome["kv_heads"] = min(same, default=given)
+    if "ffn_mult" in genome:
+        genome["ffn_mult"] = _least_alike(genome, genes["ffn_mult"], genome.get("ffn", options.ffn))
     for name in genome.keys() & idle_fields(genome.get("schedule", options.schedule)):
         genome[name] = genes[name].middle()
     return genome
+
+
+def _least_alike(genome: Mapping[str, Any], gene: Gene, ffn: str) -> Any:
+    """Return one value of ffn_mult for all that make feed-forward layers of the same width."""
+    width, given = genome["width"], genome["ffn_mult"]
+    hidden = hidden_width(width, given, ffn)
+    exact = hidden / width * (1.5 if ffn == "swiglu" else 1.0)
+    values = gene.values if isinstance(gene, Choice) else [gene.decode(min(1.0, max(0.0, gene.encode(exact))))]
+    return min((value for value in values if hidden_width(width, value, ffn) == hidden), default=given)
 
 
 def _values(gene: Gene) -> Sequence[Any]:

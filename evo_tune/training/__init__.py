@@ -22,9 +22,11 @@ if TYPE_CHECKING:
     from evo_tune.training.classification import auc as auc
     from evo_tune.training.classification import score as score
     from evo_tune.training.classifier_building import classifier_course as classifier_course
+    from evo_tune.training.classifier_building import classify_together as classify_together
+    from evo_tune.training.classifier_building import evaluate_classifier as evaluate_classifier
+    from evo_tune.training.classifier_building import export_classifier as export_classifier
     from evo_tune.training.classifying import ClassifierTask as ClassifierTask
     from evo_tune.training.classifying import Classifying as Classifying
-    from evo_tune.training.classifying import check_whole as check_whole
     from evo_tune.training.classifying import divided as divided
     from evo_tune.training.classifying import known_before as known_before
     from evo_tune.training.classifying import write_classifier as write_classifier
@@ -117,6 +119,7 @@ if TYPE_CHECKING:
     from evo_tune.training.models.gpt_config import Positions as Positions
     from evo_tune.training.models.gpt_config import Windows as Windows
     from evo_tune.training.models.gpt_config import divisor_below as divisor_below
+    from evo_tune.training.models.gpt_config import hidden_width as hidden_width
     from evo_tune.training.models.growth.reshaping import grow as grow
     from evo_tune.training.models.growth.reshaping import reshape as reshape
     from evo_tune.training.models.growth.widening import carry_state as carry_state
@@ -193,6 +196,7 @@ if TYPE_CHECKING:
     from evo_tune.training.tuning.tune import TuningTask as TuningTask
     from evo_tune.training.tuning.tune import tuning_course as tuning_course
     from evo_tune.training.tuning.tuned_files import write_tuned as write_tuned
+    from evo_tune.training.tuning.tuning_options import Tuning as Tuning
     from evo_tune.training.tuning.tuning_text import TuningText as TuningText
     from evo_tune.training.tuning.tuning_text import tuning_text as tuning_text
 
@@ -279,6 +283,7 @@ _HOMES = {
     "Trainer": "trainer",
     "Training": "plan",
     "TrainingWindows": "data.windows",
+    "Tuning": "tuning.tuning_options",
     "TuningTask": "tuning.tune",
     "TuningText": "tuning.tuning_text",
     "ViT": "models.vit",
@@ -297,8 +302,8 @@ _HOMES = {
     "check_integer": "evo_tune.options.bounds",
     "check_name": "evo_tune.options.bounds",
     "check_number": "evo_tune.options.bounds",
-    "check_whole": "classifying",
     "classifier_course": "classifier_building",
+    "classify_together": "classifier_building",
     "clip": "optim.clipping",
     "decay_groups": "optim.optimizer",
     "device_memory": "hardware.capacity",
@@ -308,7 +313,9 @@ _HOMES = {
     "encode": "tuning.pretrained",
     "encode_texts": "data.texts",
     "evaluate": "evaluation",
+    "evaluate_classifier": "classifier_building",
     "evaluate_by_position": "evaluation",
+    "export_classifier": "classifier_building",
     "extend_context": "extension",
     "extend_trainer": "extension",
     "fastest_precision": "hardware.probe",
@@ -323,6 +330,7 @@ _HOMES = {
     "grow_trainer": "extension",
     "hash_of": "data.splits",
     "held_out_blocks": "data.windows",
+    "hidden_width": "models.gpt_config",
     "idle_fields": "optim.schedule",
     "keep_freed_memory": "hardware.allocator",
     "known_before": "classifying",

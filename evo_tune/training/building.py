@@ -102,22 +102,29 @@ class _Builder:
         if options.micro_batch != "auto":
             micro = min(each, max(1, (options.micro_batch or each * config.context) // config.context))
             return Fit(micro, None, predict_memory(config, micro))
-        return fit_device(
+        fit = fit_device(
             config,
             each,
             self.run.device,
             sharing=size,
-            probe=None if self.ranks else lambda fit: self._one_step(phase, fit),
+            probe=lambda fit: self._one_step(phase, each, fit),
             optimizer=options.optimizer,
             ema=options.ema is not None,
             precision=options.precision,
+            z_loss=options.z_loss > 0.0,
+            ranks=size,
         )
+        if self.ranks is None:
+            return fit
+        # What one rank has no memory for none does: in the middle of a training the others would wait for it.
+        micro, plain = self.ranks.least(fit.micro_batch, fit.recompute is None)
+        return fit._replace(micro_batch=micro, recompute=None if plain else 1)
 
     def _recompute(self, phase: Phase) -> int | None:
         return self.task.options.recompute or self._fit(phase).recompute
 
-    def _one_step(self, phase: Phase, fit: Fit) -> None:
-        one = replace(phase, windows=phase.per_step, first_step=0, ramp=None)
+    def _one_step(self, phase: Phase, windows: int, fit: Fit) -> None:
+        one = replace(phase, windows=windows, per_step=windows, first_step=0, ramp=None)
         self._trainer(one, 1, lr=SAFE, fit=fit).run(1)
 
     def _windows_in(self, seconds: float) -> int:

@@ -12,7 +12,7 @@ from torch import nn
 
 from evo_tune.training.data.batch import MicroBatch
 from evo_tune.training.evaluation import over_batches
-from evo_tune.training.optim.accumulation import cross_entropy_sum
+from evo_tune.training.optim.cross_entropy import cross_entropy_sum
 
 if TYPE_CHECKING:
     from evo_tune.training.hardware.distributed import Ranks

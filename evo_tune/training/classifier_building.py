@@ -6,13 +6,15 @@ From a `ClassifierTask`, which says what it is, and a `Run`, which says where it
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from evo_tune.training.classifying import ClassifierTask, check_whole
+from evo_tune.training.classifying import ClassifierTask, Classifying, check_whole, write_classifier
 from evo_tune.training.course import Course
 from evo_tune.training.data.epochs import Epochs
 from evo_tune.training.data.splits import stratified
@@ -21,14 +23,72 @@ from evo_tune.training.hardware.passes import PassMemory, fit_pass
 from evo_tune.training.hardware.precision import Precision
 from evo_tune.training.hardware.timing import SAFE, TIMED, steps_in
 from evo_tune.training.models.encoder import Classifier
-from evo_tune.training.session import Run, seed_of, share_of
+from evo_tune.training.session import Place, Run, seed_of, share_of, train, train_together
 from evo_tune.training.subjects.examples import Classified, Examples
 from evo_tune.training.trainer import Trainer
 
 if TYPE_CHECKING:
     from evo_tune.training.hardware.distributed import Ranks
 
-__all__ = ["classifier_course"]
+__all__ = ["classifier_course", "classify_together", "evaluate_classifier", "export_classifier"]
+
+TaskOf = Callable[[Mapping[str, Any], Any], ClassifierTask]
+"""Makes the task of a genome under an evaluator's options."""
+
+
+def evaluate_classifier(
+    task_of: TaskOf,
+    train_rank: Callable[..., dict[str, float]],
+    genome: Mapping[str, Any],
+    run: Run,
+    options: Classifying,
+) -> dict[str, float]:
+    """Train a genome here, or by several processes, and return its metrics.
+
+    Args:
+        task_of: Makes its task.
+        train_rank: Is each of the processes, at the top of the evaluator's file (see `classify_together`).
+        genome: Values of the genes.
+        run: Where it stands.
+        options: The evaluator's.
+
+    Raises:
+        Diverged: The training was lost.
+        OptionError: See `classifier_course`.
+    """
+    task = task_of(genome, options)
+    if options.ranks == 1:
+        return train(task, run, classifier_course)[1]
+    _check_whole(task, run)
+    return train_together(train_rank, run, options.to_json(), narrow=task.narrow, genome=dict(genome))
+
+
+def classify_together(
+    task_of: TaskOf,
+    group: type[Classifying],
+    ranks: Ranks,
+    tell: Callable[[dict[str, float]], None],
+    *,
+    genome: Mapping[str, Any],
+    run: Mapping[str, Any],
+    options: Mapping[str, Any],
+) -> dict[str, float]:
+    """Be one of the processes that train a genome together; `group` is the class of the evaluator's options."""
+    return train(task_of(genome, group(**options)), Place.of(ranks, tell, run), classifier_course, ranks)[1]
+
+
+def export_classifier(
+    task_of: TaskOf, genome: Mapping[str, Any], run: Run, folder: Path | str, options: Classifying, usage: str
+) -> dict[str, float]:
+    """Train a genome once more, in one process, and write it as something to use (see `write_classifier`)."""
+    course, metrics = train(task_of(genome, replace(options, ranks=1)), run, classifier_course)
+    write_classifier(folder, course, metrics, usage, genome=genome, options=options, seed=run.seed)
+    return metrics
+
+
+def _check_whole(task: ClassifierTask, run: Run) -> None:
+    if task.whole:
+        check_whole(task.options, task.batch, ranks_on_cpu=torch.device(run.device).type == "cpu")
 
 
 def classifier_course(
@@ -47,8 +107,7 @@ def classifier_course(
         OptionError: The model cannot be trained by these ranks, or in these passes.
         RecipeError: A number is out of its range.
     """
-    if task.whole:
-        check_whole(task.options, task.batch, ranks_on_cpu=torch.device(run.device).type == "cpu")
+    _check_whole(task, run)
     return _Builder(task.in_precision(precision), run, ranks).course(saved)
 
 

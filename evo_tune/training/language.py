@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from evo_tune.errors import OptionError
 from evo_tune.training.data.corpus import Corpus, Texts, bytes_to_train_on, judging_bytes
@@ -135,6 +135,8 @@ class LanguageTask:
     scored: int
     save: bool = False
 
+    narrow: ClassVar[bool] = False
+
     @property
     def corpus(self) -> Corpus:
         """The text.
@@ -205,5 +207,7 @@ class LanguageTask:
             device="cuda",
             optimizer=options.optimizer,
             ema=options.ema is not None,
+            z_loss=options.z_loss > 0.0,
+            ranks=options.ranks,
         )
         return predicted.peak - predicted.context

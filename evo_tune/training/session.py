@@ -65,6 +65,10 @@ class Task(Protocol):
     def options(self) -> Any:
         """Its options, `precision` and `fork` among them."""
 
+    @property
+    def narrow(self) -> bool:
+        """Whether its products are too small for a CPU to gain from computing them in less than float32."""
+
 
 T = TypeVar("T", bound=Task)
 Build = Callable[[T, Run, str, dict[str, Any], "Ranks | None"], Course]
@@ -104,7 +108,8 @@ def train(task: T, run: Run, build: Build[T], ranks: Ranks | None = None) -> tup
         saved = saved_in(run.resume_folder, task.identity, getattr(task, "former_identity", None))
         precision = task.options.precision
         if precision == "auto":  # another machine may answer otherwise, but not in the middle of a training
-            precision = saved.get("precision", "fp32") if saved else probe.fastest_precision(run.device)
+            fastest = probe.fastest_precision(run.device, narrow=task.narrow)
+            precision = saved.get("precision", "fp32") if saved else fastest
         course = build(task, run, precision, saved, ranks)
         start, stop = course.trainer.step, stop_step(course.steps, run.budget / share_of(run))
         fork = max(start, fork_step(course.trainer.recipe.schedule, stop)) if task.options.fork else stop
@@ -162,7 +167,12 @@ class Place:
 
 
 def train_together(
-    function: FunctionType | Callable[..., Any], run: Run, options: Mapping[str, Any], **arguments: Any
+    function: FunctionType | Callable[..., Any],
+    run: Run,
+    options: Mapping[str, Any],
+    *,
+    narrow: bool = False,
+    **arguments: Any,
 ) -> dict[str, float]:
     """Have several processes train a task together, and return the metrics.
 
@@ -171,13 +181,14 @@ def train_together(
             trains in `Place.of(ranks, tell, run)`.
         run: Where the training stands.
         options: Of the task, plain data, `ranks` and `precision` among them.
+        narrow: See `Task`.
         arguments: More plain data for the function.
 
     Raises:
         RankFailed: See `launch`.
     """
     if options["precision"] == "auto" and not run.resume_folder:  # one answer for all
-        options = {**options, "precision": probe.fastest_precision(run.device)}
+        options = {**options, "precision": probe.fastest_precision(run.device, narrow=narrow)}
     place = {name: getattr(run, name) for name in ("threads", "seed", "budget", "keep")}
     for name in ("folder", "resume_folder", "inherit_folder"):
         place[name] = getattr(run, name) and str(getattr(run, name))

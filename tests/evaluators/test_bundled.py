@@ -216,6 +216,32 @@ def test_a_checkpoint_knows_its_data_by_what_is_in_it(train: Train, tmp_path: Pa
         train(folder=tmp_path / "2", resume_folder=tmp_path / "1")
 
 
+def test_what_goes_on_from_a_forked_rung_is_the_training_without_it(
+    evaluator: Evaluator, train: Train, tmp_path: Path
+) -> None:
+    given = {"schedule": "wsd", "decay_fraction": 0.5}
+    whole, _ = train(given, folder=tmp_path / "whole")
+    cut, _ = train(given, folder=tmp_path / "cut", budget=0.75)
+    rung, context = train({**given, "fork": True}, folder=tmp_path / "1", budget=0.75)
+    assert (rung["steps"], rung["flops"]) == (cut["steps"], cut["flops"]), "its decay lies within its budget"
+    assert rung["val_loss"] != cut["val_loss"]
+    assert [point["decayed"] for _, point in context.curve][-2:] == [0.0, 1.0]
+    rest, _ = train({**given, "fork": True}, folder=tmp_path / "2", resume_folder=tmp_path / "1")
+    assert 0 < rest["resumed_step"] < rung["steps"]
+    assert without_clock(rest, evaluator.metrics) == without_clock(whole, evaluator.metrics)
+
+
+def test_with_rungs_it_is_trained_under_wsd_and_forks_unless_told_otherwise(
+    evaluator: Evaluator, options: dict[str, Any]
+) -> None:
+    def settled(rungs: bool, **given: Any) -> tuple[str, bool]:
+        made = evaluator.settled(evaluator.bind({**options, **given}), rungs)
+        return made["schedule"], made["fork"]
+
+    assert (settled(True), settled(False)) == (("wsd", True), ("cosine", False))
+    assert settled(True, schedule="sgdr", fork=False) == ("sgdr", False)
+
+
 def test_what_is_exported_works_as_its_readme_says(
     evaluator: Evaluator, options: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

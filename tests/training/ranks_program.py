@@ -227,6 +227,11 @@ def statistics(ranks: Ranks) -> dict[str, Any]:
     return {"differing": _differing(ranks, trainer.model), "kinds": kinds}
 
 
+def least(ranks: Ranks) -> list[int]:
+    """What the rank with the least memory has room for."""
+    return ranks.least(8 - 3 * ranks.rank, ranks.rank)
+
+
 QUESTIONS: dict[str, Callable[[Ranks], Any]] = {
     "training": small_training,
     "score": score,
@@ -236,6 +241,7 @@ QUESTIONS: dict[str, Callable[[Ranks], Any]] = {
     "one_bit": one_bit,
     "noise": noise,
     "statistics": statistics,
+    "least": least,
 }
 
 

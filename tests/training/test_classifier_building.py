@@ -28,6 +28,7 @@ from evo_tune.training import (
     train,
     units_of,
 )
+from evo_tune.training.hardware import probe
 
 RNG = torch.Generator().manual_seed(5)
 IMAGES = torch.randint(0, 256, (60, 1, 4, 4), generator=RNG).to(torch.uint8)
@@ -42,7 +43,7 @@ SHAPE = {
     "image_width": 4,
     "patch": 2,
 }
-GENES: dict[str, Any] = {"lr": 3e-3, "batch": 16, "weight_decay": 0.05, "warmup": 0.1}
+GENES: dict[str, Any] = {"lr": 3e-3, "batch": 16, "weight_decay": 0.05, "warmup": 0.1, "width": 16}
 NOISE = {"label_smoothing": 0.1, "mixup": 0.3}
 FP32 = {"precision": "fp32", "held_out": 1 / 3}
 SOMETIMES = {"val_loss_ema", "mfu"}
@@ -193,6 +194,15 @@ def test_a_step_with_a_batch_norm_is_not_halved_when_memory_runs_out(tmp_path: P
         else:
             course.run(course.steps)
             assert course.trainer.parts == 2
+
+
+@pytest.mark.parametrize(("width", "bf16"), [(16, 0), (256, 1)])
+def test_narrow_classifiers_gain_nothing_from_bf16(
+    width: int, bf16: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(probe, "_remembered", lambda path, key: 2.0)
+    options = {"epochs": 0.5, "precision": "auto"}
+    assert fit(tmp_path, options, {"width": width}, width=width)[0]["bf16"] == bf16
 
 
 def test_a_budget_in_seconds_is_kept_by_who_goes_on(tmp_path: Path) -> None:

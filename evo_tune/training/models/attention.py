@@ -11,13 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from evo_tune.training.models.dropout import Dropout
-from evo_tune.training.models.gpt_config import LONGEST_PLAIN
+from evo_tune.training.models.gpt_config import LONGEST_DROPPED, LONGEST_PLAIN
 
 __all__ = ["attend"]
-
-LONGEST_WHOLE = 512
-"""Tokens up to which dropped weights are computed as one product on a GPU, and not by the fused kernel, which leaves no
-weights behind but has to be called for each sample, since its noise depends on the samples beside it."""
 
 
 def attend(
@@ -75,7 +71,7 @@ def _attend_dropped(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropou
     On a CPU torch's own function computes the same products.
     """
     length = q.shape[2]
-    if q.device.type == "cuda" and length > LONGEST_WHOLE and dropout.noise:
+    if q.device.type == "cuda" and length > LONGEST_DROPPED and dropout.noise:
         return _attend_one_by_one(q, k, v, mask, dropout, causal)
     if causal:
         return _attend_plainly(q, k, v, mask, dropout)

@@ -12,7 +12,21 @@ from evo_tune.training.models.gpt_config import GPTConfig
 from evo_tune.training.models.positions import rotate
 from evo_tune.training.models.windowed import attend_in_window
 
-__all__ = ["Attention", "Block", "FeedForward"]
+__all__ = ["Attention", "Block", "FeedForward", "FusedLinear"]
+
+
+class FusedLinear(nn.Linear):
+    """Several linear maps of the same inputs as one product; its weight has one below another.
+
+    Args:
+        inputs: Channels of the inputs.
+        maps: Outputs of each map; an optimizer that looks at whole matrices takes them apart.
+        bias: Whether they have biases.
+    """
+
+    def __init__(self, inputs: int, maps: tuple[int, ...], *, bias: bool) -> None:
+        super().__init__(inputs, sum(maps), bias=bias)
+        self.maps: tuple[int, ...] = maps
 
 
 class Attention(nn.Module):
@@ -32,7 +46,7 @@ class Attention(nn.Module):
         self.dropout = Dropout(config.attention_dropout)  # of the weights between tokens
         self.causal = config.causal
         width, head_dim = config.width, config.width // config.heads
-        self.qkv = nn.Linear(width, width + 2 * self.kv_heads * head_dim, bias=config.bias)
+        self.qkv = FusedLinear(width, (width, *2 * (self.kv_heads * head_dim,)), bias=config.bias)
         self.out = nn.Linear(width, width, bias=config.bias)
         # Large queries and keys make attention collapse at high learning rates (arXiv:2302.05442).
         self.q_norm = nn.RMSNorm(head_dim) if config.qk_norm else None
@@ -72,7 +86,7 @@ class FeedForward(nn.Module):
     def __init__(self, config: GPTConfig | EncoderConfig) -> None:
         super().__init__()
         self.gated = config.ffn == "swiglu"
-        self.up = nn.Linear(config.width, config.ffn_width * (2 if self.gated else 1), bias=config.bias)
+        self.up = FusedLinear(config.width, (config.ffn_width,) * (2 if self.gated else 1), bias=config.bias)
         self.out = nn.Linear(config.ffn_width, config.width, bias=config.bias)
 
     def forward(self, x: Tensor) -> Tensor:

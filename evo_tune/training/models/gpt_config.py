@@ -5,6 +5,7 @@ No torch here, so that a search can know a model's size before it trains one.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal
 
@@ -22,6 +23,8 @@ __all__ = [
     "Positions",
     "Windows",
     "divisor_below",
+    "hidden_width",
+    "tokens_in_piece",
     "window_chunks",
 ]
 
@@ -29,8 +32,32 @@ LONGEST_PLAIN = 256
 """Tokens up to which attention in bfloat16 on a CPU is computed by plain products (see `attention`): there they are
 the faster; at twice as many they are about even, beyond they lose."""
 
+LONGEST_DROPPED = 512
+"""Tokens up to which dropped weights of attention are computed as one product on a GPU, and not by the fused kernel,
+which leaves no weights behind but has to be called for each sample, since its noise depends on those beside it."""
 
-RESHAPABLE = ("depth", "context", "ffn_mult", "window", "window_pattern", "dropout", "attention_dropout")
+LARGE_VOCABULARY = 1024
+"""Tokens from which on logits are never there whole (see `optim.cross_entropy`)."""
+
+_LOGITS_IN_PIECE = {"cpu": 2**21}
+_LOGITS_ON_GPU = 2**26
+
+
+def tokens_in_piece(vocab_size: int, device: str) -> int:
+    """Return for how many tokens at a time logits are made: what fits a CPU's cache; a GPU is to be filled."""
+    return max(1, _LOGITS_IN_PIECE.get(device, _LOGITS_ON_GPU) // vocab_size)
+
+
+RESHAPABLE = (
+    "depth",
+    "context",
+    "ffn_mult",
+    "ffn_multiple",
+    "window",
+    "window_pattern",
+    "dropout",
+    "attention_dropout",
+)
 """Fields in which a model may differ from the one whose weights it begins with (see `growth.reshape`). Not the width of
 the residual stream: its norms would see other means; and not its heads: they would see other parts of it."""
 
@@ -50,7 +77,7 @@ class GPTConfig(ModelConfig):
         width: Width d of the residual stream, a multiple of heads.
         heads: Attention heads.
         ffn_mult: Width of the hidden layer of each block, as a multiple of d. A SwiGLU, which has three
-            matrices for two, gets two thirds of it, to the nearest multiple of 64.
+            matrices for two, gets two thirds of it, to the nearest multiple of ffn_multiple.
         dropout: Share of the embeddings' and residual branches' outputs that is dropped, below 1.
         attention_dropout: Share of the attention weights that is dropped, below 1. Apart from `dropout`
             because torch's fused CPU attention has none: it makes attention five times slower there.
@@ -71,6 +98,7 @@ class GPTConfig(ModelConfig):
         qk_norm: Whether queries and keys are normed before they meet.
         ffn: 'gelu' or 'swiglu'.
         norm_eps: What LayerNorms add to the variance, above 0; another than 1e-5 in models that were grown.
+        ffn_multiple: Of what the width of a SwiGLU is a multiple; files of models that do not say it had 64.
 
     Raises:
         RecipeError: A field is out of its range, or does not fit another.
@@ -99,6 +127,7 @@ class GPTConfig(ModelConfig):
     qk_norm: bool = False
     ffn: str = "gelu"
     norm_eps: float = 1e-5
+    ffn_multiple: int = 8
 
     def __post_init__(self) -> None:
         check_integer("vocab_size", self.vocab_size, 2)
@@ -139,13 +168,25 @@ class GPTConfig(ModelConfig):
                 raise RecipeError("kv_heads", self.kv_heads, f"a divisor of heads={self.heads}")
         check_name("ffn", self.ffn, ("gelu", "swiglu"))
         check_number("norm_eps", self.norm_eps, "(0, 1)")
+        check_integer("ffn_multiple", self.ffn_multiple, 1)
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain data, as checkpoints from before `norm_eps` have it where that is the usual."""
+        """Return plain data; what a model without gates has no use for is left out, as it was in older files."""
         data = super().to_json()
         if self.norm_eps == 1e-5:
             del data["norm_eps"]
+        if self.ffn != "swiglu":
+            del data["ffn_multiple"]
         return data
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> GPTConfig:
+        """Build it from what `to_json` gave, in this version or in one that knew multiples of 64 only.
+
+        Raises:
+            RecipeError: An unknown field, or one out of its range.
+        """
+        return super().from_json({"ffn_multiple": 64, **data} if data.get("ffn") == "swiglu" else data)
 
     def unlike(self, other: GPTConfig) -> list[str]:
         """Return the fields because of which a model of this shape cannot begin with one of another's weights."""
@@ -184,9 +225,7 @@ class GPTConfig(ModelConfig):
     @property
     def ffn_width(self) -> int:
         """Width f of the hidden layer of each block."""
-        if self.ffn == "swiglu":
-            return 64 * max(1, round(self.ffn_mult * self.width * 2 / 3 / 64))
-        return max(1, round(self.ffn_mult * self.width))
+        return hidden_width(self.width, self.ffn_mult, self.ffn, self.ffn_multiple)
 
     @property
     def block_outputs(self) -> int:
@@ -216,6 +255,13 @@ class GPTConfig(ModelConfig):
         biases = self.depth * self.block_outputs if self.bias else 0
         head = d * self.vocab_size
         return self.matmul_parameters - head + norms + embeddings + biases + (0 if self.tied else head)
+
+
+def hidden_width(width: int, ffn_mult: float, ffn: str = "gelu", multiple: int = 8) -> int:
+    """Return the width f of the hidden layer of a block (see `GPTConfig`)."""
+    if ffn == "swiglu":
+        return multiple * max(1, round(ffn_mult * width * 2 / 3 / multiple))
+    return max(1, round(ffn_mult * width))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,10 +6,8 @@ Knows nothing of what the optimizers do (see `optimizer`, `muon`).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib import metadata
 from typing import TYPE_CHECKING, Any, Literal
 
-from evo_tune.errors import OptionError
 from evo_tune.options.bounds import check_number
 from evo_tune.options.declare import Options, option
 from evo_tune.training.optim.scaling import scale_lr, scaled_betas
@@ -41,10 +39,6 @@ class Optimisation(Options):
     z_loss: float = option(
         0.0, bounds="[0, 1]", gene="0.0|1e-5|1e-4|1e-3", help="Weight of the z-loss; 1e-4 keeps logits from drifting"
     )
-
-    def check(self) -> None:
-        if self.optimizer == "muon" and tuple(map(int, metadata.version("torch").split(".")[:2])) < (2, 9):
-            raise OptionError(f"-o optimizer=muon: torch {metadata.version('torch')} has no Muon; 2.9 brought it")
 
     @property
     def lr_factor(self) -> float:

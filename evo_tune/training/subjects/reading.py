@@ -113,6 +113,8 @@ class Reading:
             optimizer=type(trainer.recipe.optimizer).__name__.lower(),
             ema=trainer.averaged is not None,
             precision=trainer.recipe.precision.name,
+            z_loss=trainer.recipe.z_loss > 0.0,
+            ranks=1 if trainer.ranks is None else trainer.ranks.size,
         ).peak
 
     def kept(self) -> dict[str, Any]:

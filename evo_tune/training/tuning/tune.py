@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,6 @@ from evo_tune.training.hardware.passes import PassMemory, fit_pass
 from evo_tune.training.hardware.precision import Precision
 from evo_tune.training.hardware.timing import SAFE, TIMED, steps_in
 from evo_tune.training.models.gpt import GPT
-from evo_tune.training.plan import Training
 from evo_tune.training.session import Run, seed_of, share_of
 from evo_tune.training.subjects.tuned import Tuned
 from evo_tune.training.trainer import Trainer
@@ -34,6 +33,7 @@ from evo_tune.training.tuning.houlsby import Adapters
 from evo_tune.training.tuning.lora import LoRA
 from evo_tune.training.tuning.low_precision import halve_frozen
 from evo_tune.training.tuning.pretrained import CausalLM, load_pretrained
+from evo_tune.training.tuning.tuning_options import Tuning
 from evo_tune.training.tuning.tuning_text import TuningText, tuning_text
 
 if TYPE_CHECKING:
@@ -47,45 +47,33 @@ class TuningTask:
     """A tuning of a base.
 
     Args:
-        options: How it is trained.
+        options: How it is trained, and to what text.
         genome: What told it from others, plain data: its checkpoints go on under the same only.
         base: What is tuned.
-        text: Where the text is (see `tuning_text`).
-        data: Hash of the text, of how it is split, and of the base.
-        context: Tokens in a window.
-        scored: Held-out tokens that are scored at the end.
         new: What is trained beside the base.
         trainable: Number of trained weights.
-        windows: In the full training; None: as many as a budget in seconds has time for.
         lr: Peak learning rate, at the reference batch.
         batch: Windows in a step.
         reference: Batch for which learning rates are meant (see `scale_lr`).
-        weight_decay: λ at its beginning.
         warmup: Share of the steps for warm-up.
-        save: Whether a full training leaves a checkpoint too.
     """
 
-    options: Training
+    options: Tuning
     genome: Mapping[str, Any]
     base: Base
-    text: str
-    data: str
-    context: int
-    scored: int
     new: LoRA | Adapters
     trainable: int
-    windows: int | None
     lr: float
     batch: int
     reference: int
-    weight_decay: float
     warmup: float
-    save: bool = False
+    save: ClassVar[bool] = False
+    narrow: ClassVar[bool] = False
 
     @property
     def identity(self) -> dict[str, Any]:
         """What a checkpoint belongs to, plain data."""
-        return {"genome": dict(self.genome), "data": self.data}
+        return {"genome": dict(self.genome), "data": self.options.fingerprint()}
 
     def in_precision(self, precision: Any) -> TuningTask:
         """Return the same tuning in a precision."""
@@ -135,14 +123,14 @@ class _Builder:
         share, options, task, report = share_of(self.run), self.task.options, self.task, self.run.report
         windows = saved.get("windows") or max(1, round(share * self._windows()))
         trainer = self._trainer(windows, ranks=self.ranks)
-        where = (task.base.folder, task.base.sha256(), task.text, task.context, task.scored)
+        where = (task.base.folder, task.base.sha256(), options.data, options.window, options.eval_tokens)
         how = (self.run.device, self.run.threads, options.precision)
         subject = Tuned(
             self.text,
             steps=trainer.recipe.schedule.steps,
             windows=windows,
             trainable=task.trainable,
-            flops_per_token=task.base.flops_per_token(task.context, task.trainable),
+            flops_per_token=task.base.flops_per_token(task.options.window, task.trainable),
             base_loss=lambda: _loss_of_base(*where, *how),
             memory=lambda largest: self._memory(trainer.model)(largest),
         )
@@ -159,15 +147,16 @@ class _Builder:
 
     @cached_property
     def text(self) -> TuningText:
-        return tuning_text(self.task.base, self.task.text, self.task.context, self.task.scored)
+        options = self.task.options
+        return tuning_text(self.task.base, options.data, options.window, options.eval_tokens)
 
     def _windows(self) -> int:
         """Return the windows of the full training; of a budget in seconds, by the clock."""
-        task = self.task
-        if task.windows is not None:
-            return task.windows
+        task, options = self.task, self.task.options
+        if (windows := options.windows(task.trainable)) is not None:
+            return windows
         trial = self._trainer(task.batch * TIMED, lr=SAFE)  # one of its own, to be thrown away
-        return task.batch * steps_in(task.options.seconds, trial)  # type: ignore[attr-defined]
+        return task.batch * steps_in(options.seconds or 0.0, trial)
 
     def _trainer(self, windows: int, *, lr: float | None = None, ranks: Ranks | None = None) -> Trainer:
         """Return a trainer at step 0, its schedules laid over so many windows."""
@@ -175,7 +164,7 @@ class _Builder:
         model = self._model()
         source = TrainingWindows(
             self.text.training,
-            context=task.context,
+            context=task.options.window,
             batch=task.batch,
             total=windows,
             seed=seed,
@@ -186,7 +175,7 @@ class _Builder:
             lr=task.lr if lr is None else lr,
             batch=task.batch,
             reference=task.reference,
-            weight_decay=task.weight_decay,
+            weight_decay=task.options.weight_decay,
             warmup=task.warmup,
             ceiling=1.5 * math.log(task.base.vocab_size),
         )
@@ -211,20 +200,20 @@ class _Builder:
         each = -(-task.batch // size)
         if options.micro_batch == "auto":
             return fit_pass(self._memory(model), each, self.run.device, sharing=size)
-        return min(each, max(1, (options.micro_batch or each * task.context) // task.context))
+        return min(each, max(1, (options.micro_batch or each * task.options.window) // task.options.window))
 
     def _memory(self, model: nn.Module) -> PassMemory:
         task, options, base, device = self.task, self.task.options, self.task.base, torch.device(self.run.device)
         return PassMemory(
             model,
-            torch.zeros(2, task.context, dtype=torch.long, device=device),
+            torch.zeros(2, task.options.window, dtype=torch.long, device=device),
             autocast=lambda: Precision(name=options.precision).autocast(device),
             optimizer=options.optimizer,
             ema=options.ema is not None,
-            outputs=task.context * base.vocab_size,
+            outputs=task.options.window * base.vocab_size,
             blocks=base.depth,
             recompute=options.recompute,
-            block_input=task.context * base.width,
+            block_input=task.options.window * base.width,
         )
 
 

@@ -54,5 +54,13 @@ def test_a_gpu_is_asked(able: bool, expected: str, monkeypatch: pytest.MonkeyPat
     assert fastest_precision("cuda") == expected
 
 
+def test_narrow_models_are_no_faster_on_a_cpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(probe, "_measured", lambda: 2.0)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
+    assert fastest_precision("cpu", tmp_path) == "bf16"
+    assert fastest_precision("cpu", tmp_path, narrow=True) == "fp32"
+    assert fastest_precision("cuda", tmp_path, narrow=True) == "bf16"
+
+
 def test_other_devices_compute_in_full(tmp_path: Path) -> None:
     assert fastest_precision("mps", tmp_path) == fastest_precision("meta", tmp_path) == "fp32"

@@ -76,4 +76,5 @@ def test_a_models_gradient_in_bf16_is_that_of_float32_but_for_rounding(options: 
     for name, exact in gradients[0].items():
         assert exact is not None
         assert gradients[1][name].dtype == torch.float32
-        assert 0 < float((gradients[1][name] - exact).norm() / exact.norm()) < 0.03, name
+        most = 0.05 if exact.ndim == 1 else 0.03  # a norm's few numbers are sums that nearly cancel
+        assert 0 < float((gradients[1][name] - exact).norm() / exact.norm()) < most, name
