@@ -1,10 +1,10 @@
 """LoRA, DoRA or adapters on a pre-trained language model and your text; minimises val_loss (nats per token).
 
 The base (`-o base=FOLDER`) is a model that `evo-tune export` or `GPT.save` wrote, or a Hugging Face folder of a
-causal language model (with the extra hf: local files, safetensors, none of the folder's code). Its weights
-stay as they are; a few new ones are trained. Without a base, a small one is trained once on a part of the
-built-in text and kept in the user's cache; it is then tuned to another part. The last tenth of the text is
-held out; the same tokens judge every genome. What is held equal is chosen by one of three budgets:
+causal language model (with the extra hf: local files, safetensors, none of the folder's code). Its weights stay as
+they are; a few new ones are trained. Without a base, a small one is trained once on a part of the built-in text and
+kept in the user's cache; it is then tuned to another part. The last tenth of the text is held out: one half judges
+every genome by the same tokens, the other is the test set. What is held equal is chosen by one of three budgets:
 
     -o tokens=65536  text (the default)
     -o flops=1e11    arithmetic: more trained weights see less text
@@ -27,6 +27,7 @@ from evo_tune.training import (
     Tuning,
     check_integer,
     check_number,
+    tests_of,
     units_of,
 )
 
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 OBJECTIVES = [Minimize("val_loss")]
 
 METRICS = units_of("tuning")
-
+TEST = tests_of("tuning")
 SUPPORTS = ["budget", "curve"]
 
 

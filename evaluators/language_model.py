@@ -7,12 +7,11 @@ is one of three budgets: arithmetic (the default: a larger model sees less text,
 `evo-tune evaluators language_model` prints the options. `--inherit 1/3`: a genome may begin with the weights of one of
 the same width and heads, whose blocks, hidden units and positions are made more or fewer.
 
-This file says what a genome is as a training; how to train is `evo_tune.training`'s, which loads torch when it trains.
+This file says what a genome is as a training; how to train is `evo_tune.training`'s, where torch is loaded.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +24,10 @@ from evo_tune.training import (
     LanguageTask,
     check_integer,
     divisor_below,
+    has_gpu,
     hidden_width,
     idle_fields,
+    tests_of,
     units_of,
 )
 
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 OBJECTIVES = [Minimize("val_loss")]
 
 METRICS = units_of("language")
-
+TEST = tests_of("language")
 SUPPORTS = ["budget", "curve", "inherit"]
 
 
@@ -81,29 +82,16 @@ SIZES = {
         flops=1e15,
     ),
 }
-
-
 USUAL = {name: size.usual for name, size in SIZES.items()}
 
 
 def _wanted(options: Options, device: str | None = None) -> str:
-    """Return the size that 'auto' means where there is text enough: large with an NVIDIA GPU, else small.
-
-    The parent must not load torch, so it looks for the driver's device files and at
-    CUDA_VISIBLE_DEVICES; a training knows its device.
-    """
-    if options.size != "auto":
-        return options.size
-    if device is None:
-        hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "all").strip() in ("", "-1")
-        present = Path("/proc/driver/nvidia/gpus").is_dir() or Path("/dev/nvidia0").exists()
-        return "large" if present and not hidden else "small"
-    return "large" if device.startswith("cuda") else "small"
+    """Return the size that 'auto' means where there is text enough: large with an NVIDIA GPU, else small."""
+    return options.size if options.size != "auto" else "large" if has_gpu(device) else "small"
 
 
 def _size(options: Options, device: str | None = None) -> str:
-    wanted = _wanted(options, device)
-    return options.fitting(USUAL, wanted) if options.size == "auto" else wanted
+    return options.fitting(USUAL, _wanted(options, device)) if options.size == "auto" else options.size
 
 
 def remarks(options: Options) -> list[str]:
@@ -252,10 +240,7 @@ def inherits(genome: Mapping[str, Any], other: Mapping[str, Any], options: Optio
 
 
 def evaluate(genome: Mapping[str, Any], context: Context, options: Options) -> dict[str, float]:
-    """Train one genome and judge it on the held-out text.
-
-    Returns:
-        METRICS (see `Course.metrics`), and resumed_step if it was to go on from a checkpoint.
+    """Train one genome and judge it on the held-out text; return METRICS, and resumed_step if it was to go on.
 
     Raises:
         Diverged: The training was lost.
@@ -284,30 +269,27 @@ USAGE = """# A GPT, found by evo-tune
     print(model.generate("The ", 200))
 
 `generate` takes `temperature`, `top_k` and `seed` as well. model.safetensors holds the weights, config.json
-the shape, the genome, the options and the metrics: {val_bpb:.3f} bits per byte on held-out text.{more}
+the shape, the genome, the options and the metrics: {test_bpb:.3f} bits per byte on the test text.{more}
 """
 TOKENS = " tokenizer.json has\nits tokens; `pip install tokenizers` reads it."
 AVERAGED = "\n\nThe folder averaged has the moving average of the weights, as a model of its own."
 
 
 def export(genome: Mapping[str, Any], context: Context, folder: Path | str, options: Options) -> dict[str, float]:
-    """Train a genome once more and write it as something to use: weights, config.json and README.md.
-
-    One process trains, whatever ranks says. Returns what `evaluate` returns.
-    """
+    """Train a genome once more, in one process; write weights, config.json and README.md; return the metrics."""
     from evo_tune.training import language_course, train
 
-    folder, task = Path(folder), _task(genome, options, context.device)
+    task = _task(genome, options, context.device)
     course, metrics = train(task, context, language_course)
     average = course.trainer.averaged
     notes = {"genome": dict(genome), "options": options.to_json(), "seed": context.seed, "metrics": metrics}
-    for model, into in ((course.model, folder), (average and average.module, folder / "averaged")):
+    for model, into in ((course.model, Path(folder)), (average and average.module, Path(folder) / "averaged")):
         if model is not None:
             model.tokenizer = task.corpus.tokenizer
             cast("GPT", model).save(into, **notes)
     more = (TOKENS if options.vocab != 256 else "") + (AVERAGED if average is not None else "")
-    text = USAGE.format(folder=str(folder), val_bpb=metrics["val_bpb"], more=more)
-    (folder / "README.md").write_text(text, encoding="utf-8")
+    text = USAGE.format(folder=str(folder), test_bpb=metrics["test_bpb"], more=more)
+    (Path(folder) / "README.md").write_text(text, encoding="utf-8")
     return metrics
 
 

@@ -1,12 +1,12 @@
 """An FT-Transformer on a table: CSV or Parquet, or scikit-learn's breast cancer; minimises val_loss (nats).
 
-`-o data=FILE -o target=COLUMN` names the table and what is to be told from its other columns. Columns of numbers
-are standardised by the training rows' mean and deviation, columns of texts are embedded; `-o categorical=a,b` takes
+`-o data=FILE -o target=COLUMN` names the table and what is to be told from its other columns. Columns of numbers are
+standardised by the training rows' mean and deviation, columns of texts are embedded; `-o categorical=a,b` takes
 columns of numbers as categories too, and `-o ignore=id,date` leaves columns out. Missing values need no care: a
 missing number counts as the mean plus something learnt, a missing category, or one that no training row has, as a
-category of its own. Rows without a target are an error. A quarter of each class is held out, the same rows for every
-genome and seed. What is held equal between genomes is arithmetic (`-o flops=3e10`, the default) or passes over the
-rows (`-o epochs=30`).
+category of its own. Rows without a target are an error. A fifth of each class judges trials and a fifth is the test
+set, the same rows for every genome and seed. What is held equal between genomes is arithmetic (`-o flops=3e10`, the
+default) or passes over the rows (`-o epochs=30`).
 
 Gradient boosting is what a Transformer on a table has to be measured against. scikit-learn's
 HistGradientBoostingClassifier, with its defaults, is trained on the same rows once per worker, and its scores on the
@@ -41,6 +41,7 @@ from evo_tune.training import (
     known_before,
     measured,
     read_table,
+    tests_of,
     units_of,
 )
 
@@ -51,7 +52,7 @@ if TYPE_CHECKING:
 OBJECTIVES = [Minimize("val_loss")]
 
 METRICS = units_of("classes", "baseline")
-
+TEST = tests_of("classes")
 SUPPORTS = ["budget", "curve"]
 
 SIZES: dict[str, dict[str, Any]] = {
@@ -104,9 +105,9 @@ class Options(Classifying):
         return budget
 
     @property
-    def where(self) -> tuple[str, str, str, str, float]:
+    def where(self) -> tuple[str, str, str, str, float, float]:
         """What `read_table` takes."""
-        return self.data, self.target, self.categorical, self.ignore, self.held_out
+        return self.data, self.target, self.categorical, self.ignore, self.held_out, self.test
 
     @property
     def table(self) -> Table:
@@ -121,7 +122,7 @@ def fingerprint(options: Options) -> str:
     """Return the SHA-256 of the table and of how it is split."""
     table = options.table
     first = f"{table.columns}{table.labels}".encode()
-    return hash_of(first, table.inputs, table.classes, table.held_out)
+    return hash_of(first, table.inputs, table.classes, table.training, table.held_out, table.test)
 
 
 # ---------------------------------------------------------------- gradient boosting, to compare with
@@ -262,7 +263,7 @@ USAGE = """# An FT-Transformer, found by evo-tune
 Put your table in place of that one, whose one row is missing: a pandas DataFrame for one, with the same columns.
 `model.columns.encode(table)` makes numbers of it, of which `probabilities` gives the probability of each class.
 model.safetensors holds the weights, config.json the shape, columns and categories, the genome, the options and the
-metrics: an AUC of {auc:.4f} on held-out rows.
+metrics: an AUC of {test_auc:.4f} on test rows.
 """
 
 

@@ -334,11 +334,12 @@ class Evaluator:
         return {**self.estimate(genome, options), **returned} if isinstance(returned, Mapping) else returned
 
     def export(self, genome: Genome, context: Context, folder: Path, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Have the file's `export` train once more and write something usable; return its metrics.
+        """Have the file's `export` train once more and write something usable; return its metrics, the test set's too.
 
         Raises:
             PluginError: It raises; the text names file and line.
         """
+        context.test = True
         metrics = self._call(self.module.export, [self._with_genes(options, genome)], dict(genome), context, folder)
         return dict(metrics) if isinstance(metrics, Mapping) else {}
 

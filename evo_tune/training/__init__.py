@@ -1,8 +1,7 @@
 """The training recipe: how one Transformer is trained, step by step and reproducibly.
 
-An island: it knows torch, `evo_tune.errors` and `evo_tune.options`, and nothing of genomes, trials or runs. One topic a
-file; what each name is for stands in its own module. Names are imported on first use, so the parts
-that are plain arithmetic (`GPTConfig`, `flops_per_token`, `Schedule`) can be had without loading torch.
+An island: it knows torch, `evo_tune.errors` and `evo_tune.options`, and nothing of genomes, trials or runs. Names are
+imported on first use, so that plain arithmetic (`GPTConfig`, `flops_per_token`, `Schedule`) can be had without torch.
 """
 
 from __future__ import annotations
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
     from evo_tune.training.classifying import known_before as known_before
     from evo_tune.training.classifying import write_classifier as write_classifier
     from evo_tune.training.course import Course as Course
-    from evo_tune.training.course import Subject as Subject
     from evo_tune.training.data.batch import IGNORE as IGNORE
     from evo_tune.training.data.columns import Columns as Columns
     from evo_tune.training.data.corpus import Corpus as Corpus
@@ -76,6 +74,7 @@ if TYPE_CHECKING:
     from evo_tune.training.hardware.computing import Computing as Computing
     from evo_tune.training.hardware.computing import Passes as Passes
     from evo_tune.training.hardware.computing import Processes as Processes
+    from evo_tune.training.hardware.computing import has_gpu as has_gpu
     from evo_tune.training.hardware.determinism import reproducible as reproducible
     from evo_tune.training.hardware.determinism import seed_for as seed_for
     from evo_tune.training.hardware.distributed import Ranks as Ranks
@@ -101,6 +100,7 @@ if TYPE_CHECKING:
     from evo_tune.training.metrics import METRICS as METRICS
     from evo_tune.training.metrics import Metric as Metric
     from evo_tune.training.metrics import measured as measured
+    from evo_tune.training.metrics import tests_of as tests_of
     from evo_tune.training.metrics import units_of as units_of
     from evo_tune.training.models.dropout import Dropout as Dropout
     from evo_tune.training.models.dropout import DropPath as DropPath
@@ -123,9 +123,7 @@ if TYPE_CHECKING:
     from evo_tune.training.models.growth.reshaping import grow as grow
     from evo_tune.training.models.growth.reshaping import reshape as reshape
     from evo_tune.training.models.growth.widening import carry_state as carry_state
-    from evo_tune.training.models.text_classifier import (
-        TextClassifier as TextClassifier,
-    )
+    from evo_tune.training.models.text_classifier import TextClassifier as TextClassifier
     from evo_tune.training.models.vit import ViT as ViT
     from evo_tune.training.optim.accumulation import accumulate as accumulate
     from evo_tune.training.optim.clipping import Clipping as Clipping
@@ -270,7 +268,6 @@ _HOMES = {
     "Scores": "classification",
     "Step": "trainer",
     "Stopping": "optim.early_stopping",
-    "Subject": "course",
     "TARGETS": "tuning.base",
     "Table": "data.tables",
     "TextClassifier": "models.text_classifier",
@@ -328,6 +325,7 @@ _HOMES = {
     "gradient_norm": "optim.clipping",
     "grow": "models.growth.reshaping",
     "grow_trainer": "extension",
+    "has_gpu": "hardware.computing",
     "hash_of": "data.splits",
     "held_out_blocks": "data.windows",
     "hidden_width": "models.gpt_config",
@@ -385,11 +383,11 @@ _HOMES = {
     "trained_weights": "tuning.adapter",
     "tuning_course": "tuning.tune",
     "tuning_text": "tuning.tuning_text",
+    "tests_of": "metrics",
     "units_of": "metrics",
     "write_classifier": "classifying",
     "write_tuned": "tuning.tuned_files",
 }
-
 __all__ = list(_HOMES)
 
 

@@ -142,8 +142,9 @@ class _Builder:
     @cached_property
     def examples(self) -> Examples:
         inputs, classes = torch.from_numpy(self.task.inputs), torch.from_numpy(self.task.classes).long()
-        training, held = (torch.from_numpy(rows) for rows in stratified(self.task.classes, self.task.options.held_out))
-        return Examples(inputs[training], classes[training], inputs[held], classes[held])
+        parts = stratified(self.task.classes, self.task.options.held_out, self.task.options.test)
+        training, held, test = (torch.from_numpy(rows) for rows in parts)
+        return Examples(inputs[training], classes[training], inputs[held], classes[held], inputs[test], classes[test])
 
     def _total(self) -> int:
         """Return the samples of the full training; of a budget in seconds, by the clock."""

@@ -30,7 +30,8 @@ __all__ = ["ClassifierTask", "Classifying", "check_whole", "divided", "known_bef
 class Classifying(Plan):
     """What is held out, which space is searched, what is kept."""
 
-    held_out: float = option(0.25, bounds="(0, 1)", gene=None, help="Share of each class that is held out")
+    held_out: float = option(0.2, bounds="(0, 1)", gene=None, help="Share of each class by which trials are judged")
+    test: float = option(0.2, bounds="(0, 1)", gene=None, help="Share of each class that no search sees: the test set")
     size: Literal["small", "large"] = option(
         "small",
         gene=None,

@@ -18,7 +18,7 @@ from torch import nn
 from evo_tune.options.bounds import check_integer
 from evo_tune.training.hardware.capacity import measured_peak
 from evo_tune.training.hardware.throughput import Throughput, mfu, peak_flops
-from evo_tune.training.metrics import measured
+from evo_tune.training.metrics import measured, tests_of
 from evo_tune.training.optim.early_stopping import EarlyStopping
 from evo_tune.training.optim.fork import Tail
 from evo_tune.training.trainer import Trainer
@@ -47,6 +47,9 @@ class Subject(Protocol):
 
     def judged(self, course: Course, resumed: int | None) -> Judged:
         """Judge the model as it is: what the rows of the group look at."""
+
+    def tested(self) -> Subject:
+        """Return the same one, judged by its test set in place of what is held out for validation."""
 
     def largest_step(self, trainer: Trainer) -> int:
         """Return the number of a step with as many samples as any in the phase."""
@@ -170,18 +173,23 @@ class Course:
         if self.stopping is not None:
             self.stopping.restore(state["stopping"])
 
-    def metrics(self, resumed: int | None = None) -> dict[str, float]:
+    def metrics(self, resumed: int | None = None, test: bool = False) -> dict[str, float]:
         """Judge the model, with its best weights if it could stop early; save its state before.
 
         Args:
             resumed: Step of the checkpoint that it went on from; None: it was to go on from none.
+            test: Whether it is judged by its test set as well.
 
         Returns:
             The metrics of its subject's group (see `metrics.METRICS`).
         """
         if self.stopping is not None:
             self.stopping.restore_best(self.model)
-        return measured(self.subject.judged(self, resumed), self.subject.group)
+        found, group = measured(self.subject.judged(self, resumed), self.subject.group), self.subject.group
+        if test:
+            other = measured(self.subject.tested().judged(self, resumed), group)
+            found |= {name: other[shown] for shown, name in tests_of(group).items()}
+        return found
 
     @property
     def speed(self) -> float:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["CLASSIFIER_METRICS", "METRICS", "Metric", "measured", "units_of"]
+__all__ = ["CLASSIFIER_METRICS", "METRICS", "Metric", "measured", "tests_of", "units_of"]
 
 CLASSES, LANGUAGE, TUNING, BASELINE = ("classes",), ("language",), ("tuning",), ("baseline",)
 """Groups: classifiers, language models, tuned ones, and what a classifier is compared with."""
@@ -31,6 +31,7 @@ class Metric:
             and the evaluator's `estimate` gives it.
         when: On what it depends whether it is there; '': always.
         declared: Whether METRICS lists it: each of them is a column of every run's files, empty or not.
+        test: What it is called where it is measured on the test set; '': it is not.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Metric:
     of: Callable[[Any], float | None] | None = None
     when: str = ""
     declared: bool = True
+    test: str = ""
 
 
 NATS, WORDS = "nats", LANGUAGE + TUNING
@@ -47,11 +49,13 @@ ALL = CLASSES + WORDS
 PER_TOKEN = "nats per token"
 
 METRICS: tuple[Metric, ...] = (
-    Metric("val_loss", NATS, CLASSES, "cross-entropy of held-out samples", lambda t: t.judged.loss),
-    Metric("val_loss", PER_TOKEN, WORDS, "cross-entropy of held-out text", lambda t: t.judged.loss),
-    Metric("accuracy", "", CLASSES, "share of held-out samples classified rightly", lambda t: t.judged.accuracy),
-    Metric("auc", "", CLASSES, "area under the ROC curve of held-out samples", lambda t: t.judged.auc),
-    Metric("val_bpb", "bits per byte", WORDS, "the same loss, comparable between tokens", lambda t: t.bits_per_byte),
+    Metric("val_loss", NATS, CLASSES, "cross-entropy of held-out samples", lambda t: t.judged.loss, test="test_loss"),
+    Metric("val_loss", PER_TOKEN, WORDS, "cross-entropy of held-out text", lambda t: t.judged.loss, test="test_loss"),
+    Metric(
+        "accuracy", "", CLASSES, "share of those classified rightly", lambda t: t.judged.accuracy, test="test_accuracy"
+    ),
+    Metric("auc", "", CLASSES, "area under the ROC curve of held-out samples", lambda t: t.judged.auc, test="test_auc"),
+    Metric("val_bpb", "bits per byte", WORDS, "val_loss for any tokens", lambda t: t.bits_per_byte, test="test_bpb"),
     Metric("perplexity", "", LANGUAGE, "exp(val_loss)", lambda t: math.exp(min(t.judged.loss, 700.0))),
     Metric("val_loss_first_half", PER_TOKEN, LANGUAGE, "of each window's first half", lambda t: t.halves[0].loss),
     Metric("val_loss_second_half", PER_TOKEN, LANGUAGE, "of each window's second half", lambda t: t.halves[1].loss),
@@ -108,6 +112,11 @@ METRICS: tuple[Metric, ...] = (
 def units_of(*groups: str) -> dict[str, str]:
     """Return names and units of the metrics of some groups, as an evaluator declares them in METRICS."""
     return {row.name: row.unit for row in METRICS if row.declared and set(row.groups) & set(groups)}
+
+
+def tests_of(*groups: str) -> dict[str, str]:
+    """Return what the metrics of some groups are called on the test set, as an evaluator declares it in TEST."""
+    return {row.name: row.test for row in METRICS if row.test and set(row.groups) & set(groups)}
 
 
 def measured(training: Any, group: str) -> dict[str, float]:

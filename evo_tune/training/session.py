@@ -41,6 +41,7 @@ class Run(Protocol):
     resume_folder: Path | None
     inherit_folder: Path | None
     keep: bool
+    test: bool
 
     @property
     def folder(self) -> Path:
@@ -119,7 +120,7 @@ def train(task: T, run: Run, build: Build[T], ranks: Ranks | None = None) -> tup
             save_checkpoint(run.folder / CHECKPOINT, {**about, **course.state()})
         if fork < stop and not course.stopped:  # judged, and thrown away: what goes on, goes on from the checkpoint
             course.decay(stop)
-        metrics = course.metrics(start if run.resume_folder else None)
+        metrics = course.metrics(start if run.resume_folder else None, run.test)
         if run.keep and first:
             course.model.save(run.folder / MODEL)  # type: ignore[operator]
         return course, metrics
@@ -141,6 +142,7 @@ class Place:
         resume_folder: To go on from.
         inherit_folder: To begin with the weights of.
         keep: Whether to leave the weights.
+        test: Whether to look at the test set.
         tell: Sends a point of the learning curve to the process that asked.
     """
 
@@ -152,6 +154,7 @@ class Place:
     resume_folder: Path | None
     inherit_folder: Path | None
     keep: bool
+    test: bool
     tell: Callable[[dict[str, float]], None]
 
     @classmethod
@@ -189,7 +192,7 @@ def train_together(
     """
     if options["precision"] == "auto" and not run.resume_folder:  # one answer for all
         options = {**options, "precision": probe.fastest_precision(run.device, narrow=narrow)}
-    place = {name: getattr(run, name) for name in ("threads", "seed", "budget", "keep")}
+    place = {name: getattr(run, name) for name in ("threads", "seed", "budget", "keep", "test")}
     for name in ("folder", "resume_folder", "inherit_folder"):
         place[name] = getattr(run, name) and str(getattr(run, name))
     metrics: dict[str, float] = launch(

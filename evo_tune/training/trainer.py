@@ -29,12 +29,12 @@ from evo_tune.training.optim.accumulation import accumulate, split
 from evo_tune.training.optim.clipping import check_clip, clip, gradient_norm
 from evo_tune.training.optim.divergence import DivergenceWatch
 from evo_tune.training.optim.ema import average_of
-from evo_tune.training.optim.frozen import load_moving, moving, share_frozen
 from evo_tune.training.optim.gap_decay import GapDecay, GapWatch
 from evo_tune.training.optim.muon import Muon
 from evo_tune.training.optim.optimizer import SGD, AdamW
 from evo_tune.training.optim.schedule import Schedule
 from evo_tune.training.optim.weight_decay import WeightDecay
+from evo_tune.training.tuning.frozen import load_moving, moving, share_frozen
 
 if TYPE_CHECKING:
     from evo_tune.training.hardware.distributed import Ranks

@@ -128,6 +128,18 @@ def test_it_trains_reports_and_comes_out_twice_the_same(evaluator: Evaluator, tr
     assert without_clock(other, units) != without_clock(metrics, units)
 
 
+def test_its_test_set_is_told_where_it_is_asked_for_and_changes_nothing(train: Train, evaluator: Evaluator) -> None:
+    plain, told = train()[0], train(test=True)[0]
+    assert evaluator.tests
+    assert told.keys() - plain.keys() == set(evaluator.tests.values())
+    assert without_clock({name: told[name] for name in plain}, evaluator.metrics) == without_clock(
+        plain, evaluator.metrics
+    )
+    objective = evaluator.objectives[0].metric
+    assert told[evaluator.tests[objective]] != told[objective]
+    assert all(evaluator.is_test(name) for name in evaluator.tests.values())
+
+
 def test_what_it_returns_is_what_it_declares(train: Train, evaluator: Evaluator) -> None:
     metrics, _ = train()
     sometimes = {row.name for row in METRICS if row.when}

@@ -513,7 +513,7 @@ def test_an_exported_model_keeps_its_tokens_and_its_average(
     module: ModuleType, default: dict[str, Any], tmp_path: Path
 ) -> None:
     options = module.Options(size="small", eval_tokens=1024, vocab=300, ema=0.9, tokens=4096)
-    module.export(default, Context(seed=1, folder=tmp_path / "trial"), tmp_path / "model", options)
+    module.export(default, Context(seed=1, test=True, folder=tmp_path / "trial"), tmp_path / "model", options)
     assert {path.name for path in (tmp_path / "model").iterdir()} >= {"tokenizer.json", "averaged"}
     models = [module.load(tmp_path / name) for name in ("model", "model/averaged")]
     assert all(model.generate("The ", 5).startswith("The ") for model in models)
@@ -525,7 +525,7 @@ def test_an_exported_model_writes_text_as_its_readme_says(
     module: ModuleType, default: dict[str, Any], tmp_path: Path
 ) -> None:
     folder = tmp_path / "best model"
-    context = Context(seed=1, folder=tmp_path / "trial")
+    context = Context(seed=1, test=True, folder=tmp_path / "trial")
     metrics = module.export(default, context, folder, module.Options(size="small", eval_tokens=1024, tokens=20_000))
     assert metrics["tokens"] == pytest.approx(20_000, abs=32)  # to a window
     assert sorted(path.name for path in folder.iterdir()) == ["README.md", "config.json", "model.safetensors"]

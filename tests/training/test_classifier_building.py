@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from evo_tune import Context
+from evo_tune import Context, training
 from evo_tune.errors import OptionError, RecipeError
 from evo_tune.training import (
     ClassifierTask,
@@ -25,6 +25,8 @@ from evo_tune.training import (
     ViT,
     ViTConfig,
     classifier_course,
+    score,
+    stratified,
     train,
     units_of,
 )
@@ -45,7 +47,7 @@ SHAPE = {
 }
 GENES: dict[str, Any] = {"lr": 3e-3, "batch": 16, "weight_decay": 0.05, "warmup": 0.1, "width": 16}
 NOISE = {"label_smoothing": 0.1, "mixup": 0.3}
-FP32 = {"precision": "fp32", "held_out": 1 / 3}
+FP32 = {"precision": "fp32", "held_out": 1 / 6, "test": 1 / 6}
 SOMETIMES = {"val_loss_ema", "mfu"}
 
 
@@ -53,7 +55,7 @@ def fit(
     folder: Path, options: dict[str, Any], config: dict[str, Any] | None = None, **given: Any
 ) -> tuple[dict[str, float], Context, Course]:
     """Train a small ViT; keywords go to the context, the task, or the genome."""
-    own = {name: given.pop(name) for name in ("budget", "resume_folder") if name in given}
+    own = {name: given.pop(name) for name in ("budget", "resume_folder", "test") if name in given}
     run = Context(**{"seed": 3, "folder": folder, **own})
     shape = ViTConfig(**{**SHAPE, **(config or {})})  # type: ignore[arg-type]
     task = ClassifierTask(
@@ -86,10 +88,22 @@ def test_it_learns_and_says_what_it_spent(tmp_path: Path) -> None:
     assert metrics["flops"] == 12000
     assert metrics["micro_batch"] == 16
     assert [fraction for fraction, _ in run.curve] == pytest.approx([0.25, 0.5, 0.75, 1.0], abs=0.02)
-    assert run.curve[-1][1] == {"val_loss": metrics["val_loss"], "accuracy": metrics["accuracy"]}
+    assert run.curve[-1][1] == {"val_loss": metrics["val_loss"], "accuracy": metrics["accuracy"], "decayed": 1.0}
     assert not (tmp_path / "a").exists()
     same, _, _ = fit(tmp_path / "b", {"flops": 12000.0})
     assert without_clock(same) == without_clock(metrics)
+
+
+def test_the_test_set_is_judged_where_it_is_asked_for_and_changes_nothing_else(tmp_path: Path) -> None:
+    metrics, _, _ = fit(tmp_path / "a", {"epochs": 6.0, "patience": 2, "evaluations": 6})
+    more, _, course = fit(tmp_path / "b", {"epochs": 6.0, "patience": 2, "evaluations": 6}, test=True)
+    told = {name: more.pop(name) for name in training.tests_of("classes").values()}
+    assert without_clock(more) == without_clock(metrics)
+    parts = stratified(BRIGHT.numpy(), 1 / 6, 1 / 6)
+    held, test = (score(course.model, (IMAGES[part], BRIGHT[part])) for part in parts[1:])
+    assert (metrics["val_loss"], metrics["accuracy"], metrics["auc"]) == (held.loss, held.accuracy, held.auc)
+    assert told == {"test_loss": test.loss, "test_accuracy": test.accuracy, "test_auc": test.auc}
+    assert told["test_loss"] != metrics["val_loss"]
 
 
 WHOLE = [

@@ -115,4 +115,4 @@ def _context(seed: int, devices: str | None, threads: int | None, folder: Path) 
     planned = plan(1, devices, 1, threads)
     device = planned.slots[0]
     os.environ["CUDA_VISIBLE_DEVICES"] = device.visible  # before torch is imported
-    return Context(device.inside, threads or cpu_count(), seed, folder=folder, test=True)
+    return Context(device.inside, threads or cpu_count(), seed, folder=folder)

@@ -7,6 +7,7 @@ of models or budgets.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
 from collections.abc import Callable
@@ -189,13 +190,6 @@ class TextMaterial:
 
     def held_out(self, context: int) -> list[MicroBatch]:
         """Return blocks of the validation text in windows of `context`; the same text whatever the context."""
-        return self._blocks(self.held_out_text, context)
-
-    def test(self, context: int) -> list[MicroBatch]:
-        """Return blocks of the test text, as `held_out` does of the validation text."""
-        return self._blocks(self.test_text, context)
-
-    def _blocks(self, text: bytes, context: int) -> list[MicroBatch]:
         import torch
 
         from evo_tune.training.data.windows import held_out_blocks
@@ -203,7 +197,13 @@ class TextMaterial:
         def encode(text: bytes) -> Tensor:
             return torch.from_numpy(self.tokenizer.encode(text).astype("int32"))
 
-        return held_out_blocks(text, encode, context=context, count=self.count, block=self.corpus.block)
+        return held_out_blocks(self.held_out_text, encode, context=context, count=self.count, block=self.corpus.block)
+
+    def tested(self) -> TextMaterial:
+        """Return the same, with the test text in the place of the validation text."""
+        made = copy.copy(self)
+        made.held_out_text = self.test_text
+        return made
 
     def seen(self, context: int) -> MicroBatch:
         """Return fixed windows of the text that is trained on."""
@@ -215,13 +215,5 @@ class TextMaterial:
     @property
     def held_out_bytes(self) -> int:
         """Bytes in the held-out blocks: as many blocks for any context, each as long."""
-        return self._bytes_in(self.held_out_text)
-
-    @property
-    def test_bytes(self) -> int:
-        """Bytes in the blocks of the test text."""
-        return self._bytes_in(self.test_text)
-
-    def _bytes_in(self, text: bytes) -> int:
-        block = min(self.corpus.block, len(text) - 1)
-        return block * len(self._blocks(text, block))
+        block = min(self.corpus.block, len(self.held_out_text) - 1)
+        return block * len(self.held_out(block))

@@ -168,15 +168,20 @@ class FTConfig(EncoderConfig):
     Args:
         numeric: Number of numeric columns.
         categories: Number of categories of each categorical column, 1 or more each.
+        quantiles: By how many quantiles numbers get a normal distribution (see `Quantiles`); 0: they are standardised.
     """
 
     numeric: int = 1
     categories: tuple[int, ...] = ()
+    quantiles: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "categories", tuple(self.categories))  # JSON knows lists only
         check_integer("numeric", self.numeric, 0)
+        check_integer("quantiles", self.quantiles, 0)
+        if self.quantiles == 1:
+            raise RecipeError("quantiles", 1, "two or more, or 0 for none")
         for number in self.categories:
             check_integer("categories", number, 1)
         if self.tokens < 2:

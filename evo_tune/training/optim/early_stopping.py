@@ -62,7 +62,7 @@ class EarlyStopping:
         loss = self.sign * value
         if loss < self.best - self.min_delta:
             self.best, self.waited = loss, 0
-            from evo_tune.training.optim.frozen import moving
+            from evo_tune.training.tuning.frozen import moving
 
             self.weights = {name: tensor.detach().clone() for name, tensor in moving(model).items()}
         else:
@@ -72,7 +72,7 @@ class EarlyStopping:
     def restore_best(self, model: nn.Module) -> None:
         """Put the best weights back; without any evaluation that counted, leave the model alone."""
         if self.weights:
-            from evo_tune.training.optim.frozen import load_moving
+            from evo_tune.training.tuning.frozen import load_moving
 
             load_moving(model, self.weights)
 

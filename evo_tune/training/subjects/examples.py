@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -29,19 +30,27 @@ class Examples:
     Args:
         inputs: (n, …), to train on.
         classes: (n,), int64, their class numbers.
-        held_inputs: (m, …), held out.
+        held_inputs: (m, …), held out for validation.
         held_classes: (m,), int64.
+        test_inputs: (k, …), to test with.
+        test_classes: (k,), int64.
     """
 
     inputs: Tensor
     classes: Tensor
     held_inputs: Tensor
     held_classes: Tensor
+    test_inputs: Tensor
+    test_classes: Tensor
 
     @property
     def held_out(self) -> MicroBatch:
         """Inputs and classes held out."""
         return self.held_inputs, self.held_classes
+
+    def tested(self) -> Examples:
+        """Return the same ones, with those to test with as those held out."""
+        return replace(self, held_inputs=self.test_inputs, held_classes=self.test_classes)
 
     @property
     def seen(self) -> MicroBatch:
@@ -95,6 +104,11 @@ class Classified:
 
     def judged(self, course: Course, resumed: int | None) -> JudgedClassifier:
         return JudgedClassifier(self, course, resumed)
+
+    def tested(self) -> Classified:
+        made = copy.copy(self)
+        made.examples = self.examples.tested()
+        return made
 
     def largest_step(self, trainer: Trainer) -> int:
         return 0

@@ -37,6 +37,9 @@ class Material(Protocol):
     def seen(self, context: int) -> MicroBatch:
         """Return fixed windows of the text that is trained on."""
 
+    def tested(self) -> Material:
+        """Return the same, with the text to test with as the held-out one."""
+
     @property
     def held_out_bytes(self) -> int:
         """Bytes of text in the held-out blocks."""
@@ -100,6 +103,9 @@ class Reading:
 
     def judged(self, course: Course, resumed: int | None) -> JudgedText:
         return JudgedText(self, course, resumed)
+
+    def tested(self) -> Reading:
+        return Reading(self.phases, self.material.tested(), extension=self.extension)
 
     def largest_step(self, trainer: Trainer) -> int:
         phase = self.phase_of(trainer)

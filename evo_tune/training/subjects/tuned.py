@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
@@ -77,6 +78,12 @@ class Tuned:
 
     def judged(self, course: Course, resumed: int | None) -> JudgedTuning:
         return JudgedTuning(self, course, resumed)
+
+    def tested(self) -> Tuned:
+        made = copy.copy(self)
+        made.text = self.text.tested()
+        made.__dict__.pop("parts", None)  # of what is held out
+        return made
 
     def largest_step(self, trainer: Trainer) -> int:
         return 0

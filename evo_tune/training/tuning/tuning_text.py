@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -26,6 +26,7 @@ class TuningText:
         held_out: (m,), to judge by.
         test: (k,), to test with.
         tokens_per_byte: Of the held-out part.
+        test_tokens_per_byte: Of the part to test with.
         context: Tokens in a window.
         scored: Held-out tokens that are scored at the end.
     """
@@ -34,12 +35,17 @@ class TuningText:
     held_out: Tensor
     test: Tensor
     tokens_per_byte: float
+    test_tokens_per_byte: float
     context: int
     scored: int
 
     def to_judge(self) -> MicroBatch:
         """Return the windows that judge every training."""
         return fixed_windows(self.held_out, context=self.context, count=self.scored, block=self.context)
+
+    def tested(self) -> TuningText:
+        """Return the same text, with the part to test with as the held-out one."""
+        return replace(self, held_out=self.test, tokens_per_byte=self.test_tokens_per_byte)
 
     def seen(self) -> MicroBatch:
         """Return fixed windows of the text that is trained on."""
@@ -64,10 +70,10 @@ def tuning_text(base: Base, data: str, context: int, scored: int) -> TuningText:
 
 
 @lru_cache(maxsize=1)  # a worker trains on the same text again and again
-def _tokens(folder: Path, sha256: str, data: str, context: int) -> tuple[Tensor, Tensor, Tensor, float]:
-    """Return the tokens of all three parts, and the tokens in a byte of the second."""
+def _tokens(folder: Path, sha256: str, data: str, context: int) -> tuple[Tensor, Tensor, Tensor, float, float]:
+    """Return the tokens of all three parts, and the tokens in a byte of the second and the third."""
     del sha256  # of the base, so that another one at the same place is not taken for it
     training, held_out, test = read_tuning_text(data, context)
     base = read_base(folder)
-    tokens = encode(base, held_out)
-    return encode(base, training), tokens, encode(base, test), len(tokens) / len(held_out)
+    tokens = [encode(base, part) for part in (training, held_out, test)]
+    return tokens[0], tokens[1], tokens[2], len(tokens[1]) / len(held_out), len(tokens[2]) / len(test)
