@@ -35,8 +35,11 @@ from tests.hostile_folder import MUTATIONS, outside_of, snapshot
 
 EXAMPLES = int(os.environ.get("HOSTILE_EXAMPLES", "40"))
 
-SECONDS = 30.0
-"""That a command may take on a busy machine; alone it takes a tenth of one."""
+SECONDS = 10.0
+"""Of computing that a command may take; it takes a tenth of one."""
+
+WAITING = 120.0
+"""Seconds until a command that computes nothing has hung, on a machine however busy."""
 
 MEMORY = 2 << 30
 """Bytes that a command may take."""
@@ -120,7 +123,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 class Hangs(BaseException):
-    """A command takes too long."""
+    """A command takes too long; nothing that it catches."""
 
 
 @contextlib.contextmanager
@@ -132,16 +135,19 @@ def bounded() -> Iterator[None]:
 
     pages = int(Path("/proc/self/statm").read_text().split()[0]) if Path("/proc/self/statm").exists() else 0
     limits = resource.getrlimit(resource.RLIMIT_AS)
-    before = signal.signal(signal.SIGALRM, ring)
+    before = [signal.signal(number, ring) for number in (signal.SIGALRM, signal.SIGPROF)]
     try:
         if pages:
             most = pages * resource.getpagesize() + MEMORY
             resource.setrlimit(resource.RLIMIT_AS, (most, limits[1]))
-        signal.setitimer(signal.ITIMER_REAL, SECONDS)
+        signal.setitimer(signal.ITIMER_REAL, WAITING)
+        signal.setitimer(signal.ITIMER_PROF, SECONDS)
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGALRM, before[0])
+        signal.signal(signal.SIGPROF, before[1])
         resource.setrlimit(resource.RLIMIT_AS, limits)
 
 
@@ -149,7 +155,10 @@ def ended(words: tuple[str, ...]) -> tuple[int, list[str], str]:
     """Type a command; return its exit code, each of its messages, and what it printed."""
     with warnings.catch_warnings(record=True) as told, bounded():
         warnings.simplefilter("always")
-        done = CliRunner().invoke(cli, [*words, "--store", "store"])
+        try:
+            done = CliRunner().invoke(cli, [*words, "--store", "store"])
+        except Hangs as hangs:
+            raise AssertionError(f"{' '.join(words)} takes too long:\n{hangs}") from None
     messages = [str(one.message) for one in told]
     if isinstance(done.exception, EvoTuneError):
         return done.exception.exit_code, [*messages, str(done.exception)], done.output
