@@ -25,15 +25,13 @@ from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 
 from evo_tune.cli import cli
-from evo_tune.dispatch.slot import Slot, Task
-from evo_tune.dispatch.worker import Worker
 from evo_tune.errors import EvoTuneError
-from evo_tune.genome.trial import Candidate, Outcome
 from evo_tune.loop.search import Search
 from tests.conftest import QUICK
+from tests.here import Here
 from tests.hostile_folder import MUTATIONS, outside_of, snapshot
 
-EXAMPLES = int(os.environ.get("HOSTILE_EXAMPLES", "40"))
+EXAMPLES = int(os.environ.get("HOSTILE_EXAMPLES", "12"))
 
 SECONDS = 10.0
 """Of computing that a command may take; it takes a tenth of one."""
@@ -65,23 +63,6 @@ COMMANDS = (
     ("resume", "run", "--trials", "8", "--accept-changes", "--slots", "2"),
     ("show", "run"),
 )
-
-
-class Here(Slot):
-    """A slot that has a worker do what it does, in this very process."""
-
-    name, device, pid = "here", "cpu", None
-
-    def __init__(self, task: Task) -> None:
-        self.worker = Worker(task, "cpu")
-
-    def run(self, candidate: Candidate, folder: str | None = None) -> Outcome:
-        return Outcome(**self.worker.work(candidate, folder)["outcome"])
-
-    def close(self) -> None:
-        pass
-
-    kill = close
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +154,7 @@ def ended(words: tuple[str, ...]) -> tuple[int, list[str], str]:
     max_examples=EXAMPLES,
     deadline=None,
     database=None,
-    derandomize=EXAMPLES <= 40,
+    derandomize=EXAMPLES <= 12,
     suppress_health_check=list(HealthCheck),
 )
 @given(st.lists(MUTATIONS, min_size=1, max_size=3))
