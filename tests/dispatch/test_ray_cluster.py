@@ -174,7 +174,7 @@ def test_a_run_whose_head_dies_ends_as_one_that_was_interrupted(quick, tmp_path)
             words = ["run", str(quick), "--backend", "ray", "--address", f"127.0.0.1:{port}", "--store", str(store)]
             words += ["--trials", "10000", "--name", "lost", "-o", "sleep=0.2", "--quiet"]
             told = store / "lost" / "_journal.jsonl"
-            until(lambda: socket.socket().connect_ex(("127.0.0.1", port)) == 0, 60.0)
+            assert until(lambda: listens(port), 60.0)
             time.sleep(5.0)
             run = subprocess.Popen([sys.executable, "-m", "evo_tune", *words], env=environment, stderr=pipe, text=True)
             assert until(lambda: told.exists() and b'"recorded"' in told.read_bytes(), 120.0)
@@ -198,6 +198,12 @@ def test_a_run_whose_head_dies_ends_as_one_that_was_interrupted(quick, tmp_path)
     assert saved.ended is not None
     assert "the Ray head at" in saved.ended
     assert all(trial.ok for trial in saved.trials())
+
+
+def listens(port):
+    """Say whether somebody listens there."""
+    with socket.socket() as asking:
+        return asking.connect_ex(("127.0.0.1", port)) == 0
 
 
 def heads(folder):
