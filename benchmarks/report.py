@@ -23,10 +23,11 @@ import numpy as np
 
 from evo_tune import Choice, Float, Int, Outcome, SearchSpace
 from evo_tune.genome.trial import Candidate, trial_seed
-from evo_tune.report.writing import REPORT, write_beside
+from evo_tune.report.writing import write_beside
 from evo_tune.store.events import Born, Ended, Recorded, SessionBegun, Told, write
 from evo_tune.store.journal import JOURNAL
 from evo_tune.store.manifest import Manifest, write_manifest
+from evo_tune.store.places import REPORT
 from evo_tune.store.run import Run
 from evo_tune.store.session import Session
 
@@ -167,7 +168,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, nargs="+", default=[60, 1000, 10_000])
     counts = parser.parse_args().trials
-    print(f"{'trials':>8} {'read s':>8} {'write s':>8} {'page MB':>8} {'library MB':>11} {'drawn s':>8}")
+    print(f"{'trials':>8} {'read s':>8} {'write s':>8} {'CPU s':>6} {'page MB':>8} {'library MB':>11} {'drawn s':>8}")
     with tempfile.TemporaryDirectory() as home, mock.patch.object(os, "fsync"):
         for count in counts:
             folder = make_run(Path(home) / "store", f"of-{count}", count)
@@ -175,13 +176,13 @@ def main() -> None:
             run = Run.open(folder)
             read = time.perf_counter() - began
             write_beside(run)
-            began = time.perf_counter()
+            began, cpu = time.perf_counter(), time.process_time()
             write_beside(run)
-            wrote = time.perf_counter() - began
+            wrote, cpu = time.perf_counter() - began, time.process_time() - cpu
             page = (folder / REPORT).stat().st_size / 1e6
             library = sum(path.stat().st_size for path in folder.parent.glob("_plotly-*")) / 1e6
             drawn = drawn_in(folder / REPORT)
-            print(f"{count:>8} {read:>8.2f} {wrote:>8.2f} {page:>8.2f} {library:>11.2f} {drawn:>8.2f}")
+            print(f"{count:>8} {read:>8.2f} {wrote:>8.2f} {cpu:>6.2f} {page:>8.2f} {library:>11.2f} {drawn:>8.2f}")
 
 
 if __name__ == "__main__":

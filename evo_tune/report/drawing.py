@@ -46,7 +46,7 @@ SERIES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
 """Colours that people with any of the usual kinds of colour blindness tell apart (Okabe & Ito, Color universal design,
 2008), and that can be seen on white and on near-black."""
 
-MOST_MARKS = 2000
+MOST_MARKS = 1000
 """Marks of a kind in one chart: more are drawn slowly and tell no more."""
 
 LONGEST = 60
@@ -121,7 +121,7 @@ def _axis(given: Mapping[str, Any] | str) -> dict[str, Any]:
 
 def log_axis(low: float, high: float) -> dict[str, Any]:
     """Return a logarithmic axis whose ticks are plain numbers: powers of ten, and more where it is short."""
-    decades = math.log10(high / low)
+    decades = math.log10(high) - math.log10(low)
     steps = (1.0, 2.0, 5.0) if decades < 1.5 else (1.0, 3.0) if decades < 2.5 else (1.0,)
     powers = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 2)
     every = max(1, math.ceil(decades / 6))

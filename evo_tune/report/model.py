@@ -35,6 +35,12 @@ POINTS = 400
 TOP = 0.1
 """Share of the trials that PED-ANOVA calls the best, but eight of them at the least."""
 
+LEAST = 1e-3
+"""Density that is taken to be anywhere, beside a kernel's 1 at its point."""
+
+ROUNDING = 1e-9
+"""Sum of divergences up to which none is any."""
+
 
 @dataclass(frozen=True)
 class Model:
@@ -206,15 +212,15 @@ def ped_anova(units: np.ndarray, losses: np.ndarray, sizes: np.ndarray, grids: S
         best = _density(units[top, gene], grid, int(sizes[gene]))
         found.append(float((every * (best / every - 1.0) ** 2).sum()))
     total = sum(found)
-    return np.array(found) / total if total > 0 else np.zeros(len(grids))
+    return np.array(found) / total if total > ROUNDING else np.zeros(len(grids))
 
 
 def _density(units: np.ndarray, grid: np.ndarray, size: int) -> np.ndarray:
     """Return the density of points along a gene's grid, above 0, summing to 1. Shape (grid,)."""
     if size or len(grid) < 8:  # values that are told apart, and a little of all others
         nearest = np.abs(units[:, None] - grid[None, :]).argmin(axis=1)
-        counts = np.bincount(nearest, minlength=len(grid)) + 1.0 / len(grid)
+        counts = np.bincount(nearest, minlength=len(grid)) / len(units) + 0.05 / len(grid)
         return np.asarray(counts / counts.sum())
     width = max(float(units.std()) * len(units) ** -0.2, 0.5 / len(grid))  # Scott's rule
-    kernels = np.exp(-0.5 * ((units[:, None] - grid[None, :]) / width) ** 2).sum(axis=0) + 1e-3
+    kernels = np.exp(-0.5 * ((units[:, None] - grid[None, :]) / width) ** 2).mean(axis=0) + LEAST
     return np.asarray(kernels / kernels.sum())

@@ -12,12 +12,10 @@ from evo_tune.report.page import Library, Section, page
 from evo_tune.report.part import Part
 from evo_tune.report.words import show_seconds
 from evo_tune.store.journal import write_atomically
+from evo_tune.store.places import REPORT
 from evo_tune.store.run import Run
 
-__all__ = ["REPORT", "about", "report", "write_beside", "write_report"]
-
-REPORT = "_report.html"
-"""The report in a run's folder. Who reads the folder as one Parquet table skips names with an underscore."""
+__all__ = ["about", "report", "write_beside", "write_report"]
 
 
 def report(runs: Sequence[Run], script: Library) -> str:

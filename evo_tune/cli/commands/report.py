@@ -22,8 +22,8 @@ def command(runs: tuple[str, ...], output: str | None, store: str) -> None:
 
     Opening a report runs nothing of the run's, whoever made it.
     """
-    from evo_tune.report.writing import REPORT, write_beside, write_report
-    from evo_tune.store.places import find_run
+    from evo_tune.report.writing import write_beside, write_report
+    from evo_tune.store.places import REPORT, find_run
     from evo_tune.store.run import Run
 
     saved = [Run.open(find_run(Path(store), run)) for run in runs or (None,)]

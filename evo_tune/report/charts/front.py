@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
@@ -56,7 +57,7 @@ def draw(material: Material, x: int = 0, y: int = 1) -> Figure | None:
 
 def _axis(title: str, values: np.ndarray) -> dict[str, Any]:
     """Return an axis, logarithmic where values span more than two powers of ten."""
-    wide = values.min() > 0 and values.max() / values.min() > 100
+    wide = values.min() > 0 and math.log10(values.max()) - math.log10(values.min()) > 2
     return {"title": {"text": title}, **(log_axis(values.min(), values.max()) if wide else {})}
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 PLACE = 100
 
-MOST = 1500
+MOST = 800
 """Trainings drawn at most."""
 
 KINDS = (("trained", OTHERS, ("ok",)), ("stopped as hopeless", PRUNED, ("pruned",)), ("failed", SERIES[5], ()))
