@@ -43,9 +43,10 @@ class Optuna:
     Args:
         run: The message that began the run; `first`, if given, is the first point.
         sampler: 'TPESampler' or another; None for the default.
+        options: The sampler's.
     """
 
-    def __init__(self, run: dict[str, Any], sampler: str | None) -> None:
+    def __init__(self, run: dict[str, Any], sampler: str | None, **options: Any) -> None:
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -53,7 +54,7 @@ class Optuna:
         self.genes: list[tuple[str, int]] = run["genes"]
         self.study = optuna.create_study(
             directions=["minimize"] * run["objectives"],
-            sampler=getattr(optuna.samplers, sampler)(seed=run["seed"]) if sampler else None,
+            sampler=getattr(optuna.samplers, sampler)(seed=run["seed"], **options) if sampler else None,
         )
         if sampler is None:
             self.study.sampler = type(self.study.sampler)(seed=run["seed"])
@@ -208,6 +209,7 @@ class SMAC3:
 
 MAKERS = {
     "optuna tpe": lambda run: Optuna(run, "TPESampler"),
+    "optuna tpe, constant liar": lambda run: Optuna(run, "TPESampler", constant_liar=True),
     "optuna gp": lambda run: Optuna(run, "GPSampler"),
     "optuna random": lambda run: Optuna(run, "RandomSampler"),
     "optuna nsga2": lambda run: Optuna(run, "NSGAIISampler"),

@@ -12,9 +12,11 @@ Normalised regret is (best found - the table's best) / (the table's median - its
 is, 1 the median. A figure is the mean over problems of the mean over seeds, with the standard error over
 seeds. The median of evaluations to a regret of 5% is that of all runs; a run that never came there counts
 as infinite. Rank is the mean over problems and over 20, 40 and 60 evaluations of a method's place by regret.
+With several slots trainings pass in simulated time, which differ by 1:10, and regret is counted by results.
 With two objectives (--fronts) regret is the share of the table's hypervolume that is not dominated.
 
     python benchmarks/search.py --tables ../shared/tables --seeds 20
+    python benchmarks/search.py --tables ../shared/tables --seeds 20 --slots 1,2,4,8,32,96    several at a time
     python benchmarks/search.py --tables ../shared/tables --seeds 20 --fronts      two objectives
     python benchmarks/search.py --tables ../shared/tables --seeds 20 --ablation    the parts of saea instead
     python benchmarks/search.py --tables ../shared/tables --seeds 3 --quick        ours only, in a few minutes
@@ -31,13 +33,14 @@ from __future__ import annotations
 
 import argparse
 import csv
+import hashlib
+import heapq
 import json
 import os
 import subprocess
 import sys
 import time
 import venv
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,9 +56,10 @@ from evo_tune import Choice, Float, Minimize
 from evo_tune.genome.history import History
 from evo_tune.genome.operators import DEFAULT
 from evo_tune.genome.trial import Candidate, Outcome, Proposal
+from evo_tune.genome.values import genome_key
 from evo_tune.plugins.find import make_strategy
 
-BUDGETS = (10, 20, 40, 60, 100)
+BUDGETS = (10, 20, 40, 60, 100, 192, 384)
 """Numbers of evaluations after which the regret is told."""
 
 RANKED = (20, 40, 60)
@@ -211,6 +215,7 @@ def peer(method: str, default: bool = False) -> Maker:
 # `cma` is not among them: every table and function has a choice, which it refuses.
 METHODS: dict[str, Maker] = {
     "saea": ours("saea"),
+    "saea as it was": ours("saea", believe="average", rounds=0),
     "ga": ours("ga"),
     "random": ours("random"),
     "hill": ours("hill"),
@@ -219,6 +224,7 @@ METHODS: dict[str, Maker] = {
     "hyperopt": ours("hyperopt"),
     "optuna tpe": peer("optuna tpe"),
     "optuna tpe, default first": peer("optuna tpe", default=True),
+    "optuna tpe, constant liar": peer("optuna tpe, constant liar", default=True),
     "hyperopt tpe": peer("hyperopt tpe"),
     "nevergrad ngopt": peer("nevergrad ngopt"),
     "smac3": peer("smac3"),
@@ -236,8 +242,14 @@ FRONTS: dict[str, Maker] = {
 }
 """Those that can do two objectives."""
 
+SLOTS = ("saea", "saea as it was", "ga", "random", "optuna tpe, constant liar")
+"""Those that play with several slots, if no --methods are given; Optuna's TPE begins with the default, as ours do."""
+
 ABLATION: dict[str, Maker] = {
     "saea": ours("saea"),
+    "saea as it was": METHODS["saea as it was"],
+    "no rounds of mutation": ours("saea", rounds=0),
+    "what is out is average": ours("saea", believe="average"),
     "without the screen": ours("saea", screen="none"),
     "the forest alone": ours("saea", models="forest"),
     "the process alone": ours("saea", models="process"),
@@ -268,25 +280,40 @@ class Played:
         return float(close[0]) + 1 if len(close) else np.inf
 
 
+SLOWEST = 10.0
+"""How many times as long as the shortest training the longest one takes, in simulated time."""
+
+
+def duration(genome: dict[str, Any]) -> float:
+    """Return how long a genome trains in simulated time, 1 to SLOWEST: the same for every method."""
+    luck = int.from_bytes(hashlib.sha256(genome_key(genome).encode()).digest()[:8], "big") / 2**64
+    return 1.0 + (SLOWEST - 1.0) * luck
+
+
 def play(maker: Maker, problem: Problem, seed: int, evaluations: int, slots: int, line: Line) -> Played:
-    """Play one run with so many candidates out at a time, told in the order of their birth."""
+    """Play one run with so many trainings at a time, each of its `duration`; a result is told when it is there.
+
+    The regret after n evaluations is that of the first n that came back.
+    """
     instance = problem.instance(seed)
     player = maker(instance, seed, evaluations, line)
-    out: deque[tuple[Any, Losses | None]] = deque()
+    out: list[tuple[float, int, Any, Result]] = []
     results: list[Result] = []
-    seconds = 0.0
-    for _ in range(evaluations):
+    seconds = now = 0.0
+    for number in range(evaluations):
         began = time.perf_counter()
         if len(out) == slots:
-            player.tell(*out.popleft())
+            now, _, handle, result = heapq.heappop(out)
+            player.tell(handle, result[0])
+            results.append(result)
         try:
             handle, genome = player.ask()
         except StopIteration:  # a small space, all of it known
-            results += [(None, None)] * (evaluations - len(results))
             break
         seconds += time.perf_counter() - began
-        results.append(instance.evaluate(genome))
-        out.append((handle, results[-1][0]))
+        heapq.heappush(out, (now + duration(genome), number, handle, instance.evaluate(genome)))
+    results += [result for *_, result in sorted(out, key=lambda row: row[:2])]
+    results += [(None, None)] * (evaluations - len(results))
     return Played(instance.regrets(results), 1000 * seconds / evaluations)
 
 
@@ -424,7 +451,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--tables", type=Path, default=Path("../shared/tables"), help="folder of the tables")
     parser.add_argument("--seeds", type=int, default=20, help="runs of each method on each problem, 2 or more")
     parser.add_argument("--evaluations", type=int, default=100, help="trainings of a run, 20 or more")
-    parser.add_argument("--slots", type=int, default=1, help="candidates out at a time")
+    parser.add_argument("--slots", default="1", help="trainings at a time: a number, or several as 1,8,96")
     parser.add_argument("--ablation", action="store_true", help="the parts of saea instead of its opponents")
     parser.add_argument("--fronts", action="store_true", help="two objectives instead of one")
     parser.add_argument("--quick", action="store_true", help="ours only, 40 evaluations")
@@ -435,11 +462,20 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--csv", type=Path, help="append every run here, and play none that is here already")
     parser.add_argument("--plot", type=Path, help="draw the regrets over evaluations (needs the extra `plots`)")
     given = parser.parse_args()
-    if given.seeds < 2 or given.evaluations < 20 or given.slots < 1:
+    try:
+        given.slots = [int(slots) for slots in given.slots.split(",")]
+    except ValueError:
+        parser.error(f"--slots {given.slots}: expected whole numbers, such as 1,8,96")
+    if given.seeds < 2 or given.evaluations < 20 or min(given.slots) < 1:
         parser.error("expected --seeds of 2 or more, --evaluations of 20 or more and --slots of 1 or more")
     given.methods = given.methods.split(";") if given.methods else None
     given.problems = given.problems.split(";") if given.problems else None
     return given
+
+
+def at_once(name: str, slots: int) -> str:
+    """Return what a method is called that plays with so many slots."""
+    return name if slots == 1 else f"{name}, {slots} slots"
 
 
 def main() -> None:
@@ -450,7 +486,8 @@ def main() -> None:
     methods = ABLATION if given.ablation else FRONTS if given.fronts else METHODS
     if given.quick:
         given.evaluations, methods = 40, {name: methods[name] for name in QUICK if name in methods}
-    methods = {name: maker for name, maker in methods.items() if not given.methods or name in given.methods}
+    wanted = given.methods or (SLOTS if given.slots != [1] and methods is METHODS else methods)
+    methods = {name: maker for name, maker in methods.items() if name in wanted}
     problems = [*tables(given.tables), *FUNCTIONS]
     if len(problems) == len(FUNCTIONS):
         print(f"nothing to measure in {given.tables}: it holds none of the tables; they are no part of this project")
@@ -464,18 +501,19 @@ def main() -> None:
         print("no method or no problem of these names")
         return
     record, line = Record(given.csv), Line(given.peers_env)
+    rows = {at_once(name, slots): (maker, slots) for slots in given.slots for name, maker in methods.items()}
     for seed in range(given.seeds):  # outermost: whenever it is stopped, all have had about as many seeds
         for problem in problems:
-            for name, maker in methods.items():
+            for name, (maker, slots) in rows.items():
                 if (name, problem.name, seed) not in record.runs:
                     print(f"\r{seed}: {name} on {problem.name}".ljust(60), end="", file=sys.stderr, flush=True)
-                    played = play(maker, problem, seed, given.evaluations, given.slots, line)
+                    played = play(maker, problem, seed, given.evaluations, slots, line)
                     record.add(name, problem.name, seed, played)
     print(file=sys.stderr)
     groups: dict[str, dict[str, Runs]] = {}
     for group in dict.fromkeys(problem.group for problem in problems):
         names = [problem.name for problem in problems if problem.group == group]
-        groups[group] = {method: {name: record.of(method, name, given.seeds) for name in names} for method in methods}
+        groups[group] = {method: {name: record.of(method, name, given.seeds) for name in names} for method in rows}
         report(group, groups[group], [budget for budget in BUDGETS if budget <= given.evaluations])
     for problem in problems:
         if problem.group == "noisy":

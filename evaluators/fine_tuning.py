@@ -1,13 +1,14 @@
 """LoRA, DoRA or adapters on a pre-trained language model and your text; minimises val_loss (nats per token).
 
 The base (`-o base=FOLDER`) is a model that `evo-tune export` or `GPT.save` wrote, or a Hugging Face folder of a
-causal language model (with the extra hf: local files, safetensors, none of the folder's code). Its weights
-stay as they are; a few new ones are trained. Without a base, a small one is trained once on a part of the
-built-in text and kept in the user's cache; it is then tuned to another part. The last tenth of the text is
-held out; the same tokens judge every genome. What is held equal is chosen by one of two budgets:
+causal language model (with the extra hf: local files, safetensors, none of the folder's code). Its weights stay as
+they are; a few new ones are trained. Without a base, a small one is trained once on a part of the built-in text and
+kept in the user's cache; it is then tuned to another part. The last tenth of the text is held out: one half judges
+every genome by the same tokens, the other is the test set. What is held equal is chosen by one of three budgets:
 
     -o tokens=65536  text (the default)
     -o flops=1e11    arithmetic: more trained weights see less text
+    -o seconds=60    time, by ten steps that are timed
 
 This file knows how genomes become trainings; how to train is `evo_tune.training`'s. It is imported by the
 parent process too, so torch is imported inside functions only.
@@ -15,102 +16,55 @@ parent process too, so torch is imported inside functions only.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from evo_tune import Choice, Float, Minimize, SearchSpace, option
-from evo_tune.errors import OptionError
 from evo_tune.training import (
     Base,
-    Clipping,
-    ToZero,
+    Tuning,
     check_integer,
     check_number,
-    hash_of,
-    planned_small_base,
-    read_base,
-    read_tuning_text,
-    small_base,
-    small_base_key,
+    tests_of,
     units_of,
 )
 
 if TYPE_CHECKING:
     from evo_tune import Context
-    from evo_tune.training import Adapters, LoRA, Trainer, TuningText
+    from evo_tune.training import Adapters, LoRA, Ranks, TuningTask
 
 OBJECTIVES = [Minimize("val_loss")]
 
 METRICS = units_of("tuning")
-
-TOKENS = 65536
-"""Default budget."""
+TEST = tests_of("tuning")
+SUPPORTS = ["budget", "curve"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(ToZero, Clipping):
+class Options(Tuning):
     """The base, the text, and what is trained."""
 
-    data: str = option("", gene=None, help="File, folder or glob; empty: a part of Python's own documentation")
-    base: str = option("", gene=None, help="Folder of the model to begin from; empty: a small one, trained once")
-    method: Literal["lora", "dora", "adapter"] = option(
-        "lora", gene=None, help="What is trained beside the base"
-    )  # a gene of SPACE
-    targets: str = option(
-        "", gene=None, help="Which layers, instead of a gene: qv, attention, all-linear or names with * and commas"
-    )
-    context: int | None = option(None, bounds="[2, inf)", unit="tokens", gene=None, help="A window; none: up to 512")
-    tokens: int | None = option(None, bounds="[1, inf)", gene=None, help="Budget in tokens of text; 65536 if no other")
-    flops: float | None = option(None, bounds="(0, inf)", gene=None, help="Budget in FLOPs")
-    micro_batch: int | None = option(
-        None, bounds="[1, inf)", unit="windows", gene=None, help="Most in one pass; the gradient is the whole batch's"
-    )
-    # Not 0.95, as for language models from scratch: tuning keeps Adam's own default.
-    beta2: float = option(0.999, bounds="[0, 1)", gene="0.95|0.98|0.99|0.999", help="Decay of Adam's second moment")
-    eval_tokens: int = option(16384, bounds="[1, inf)", gene=None, help="Held-out tokens that are scored at the end")
     keep: Literal["merged", "adapter"] = option(
         "merged", gene=None, help="What export writes: the base with what was learnt merged into it, or only that"
     )
 
-    def check(self) -> None:
-        """Require one budget at most.
-
-        Raises:
-            OptionError: There are two.
-        """
-        if self.tokens is not None and self.flops is not None:
-            raise OptionError("-o tokens and -o flops are both given: give one budget, or none")
-
-    @property
-    def planned(self) -> Base:
-        """The base, read without torch; the small one need not have been trained yet."""
-        return read_base(self.base) if self.base else planned_small_base()
-
-    @property
-    def ready(self) -> Base:
-        """The base, trained if it has to be."""
-        return read_base(self.base or small_base())
-
 
 def fingerprint(options: Options) -> str:
     """Return the SHA-256 of the text, how it is split, and the base: its files, or how the small one is made."""
-    training, held_out = read_tuning_text(options.data, options.planned.window(options.context))
-    base = options.planned.sha256() if options.base else small_base_key()
-    return hash_of(f"{len(training)}+{len(held_out)}:{base}:".encode(), training, held_out)
+    return options.fingerprint()
 
 
 # ---------------------------------------------------------------- the space
 
-RANKS, BOTTLENECKS = (2, 4, 8, 16, 32, 64), (4, 8, 16, 32, 64)
+RANKS, BOTTLENECKS, BATCHES = (2, 4, 8, 16, 32, 64), (4, 8, 16, 32, 64), (4, 8, 16, 32, 64)
 
 LR = {"small": (2e-4, 2e-2, 1e-2), "large": (2e-5, 2e-3, 2e-4)}
 """Bounds and default of lr, for bases narrower than 256 and others: small models take ten times as much."""
 
 
-NUMBERS = {"lr": "(0, 1]", "warmup": "[0, 0.5]", "dropout": "[0, 1)", "alpha_ratio": "(0, inf)"}
+NUMBERS = {"dropout": "[0, 1)", "alpha_ratio": "(0, inf)"}
 """What genes of the user's own may be."""
 
 
@@ -123,10 +77,10 @@ def search_space(options: Options) -> SearchSpace:
     """
     base = options.planned
     base.window(options.context)
-    low, high, lr = LR["small" if base.width < 256 else "large"]
+    low, high, lr = (value * options.lr_factor for value in LR["small" if base.width < 256 else "large"])
     common: dict[str, Any] = {
         "lr": Float(low, high, log=True, default=lr),
-        "batch": Choice((4, 8, 16, 32, 64), ordered=True, default=4),
+        "batch": Choice(BATCHES, ordered=True, default=BATCHES[0]),
         "warmup": Float(0.0, 0.1, default=0.05),
     }
     adapter: dict[str, Any] = {"bottleneck": Choice(BOTTLENECKS, ordered=True, default=16)}
@@ -182,17 +136,6 @@ def _new_weights(genome: Mapping[str, Any], options: Options, base: Base) -> LoR
     return LoRA(rank=genome["rank"], alpha=alpha, dropout=genome["dropout"], targets=layers, dora=dora)
 
 
-# ---------------------------------------------------------------- the budget
-
-
-def _windows(genome: Mapping[str, Any], options: Options, base: Base) -> int:
-    """Return the number of windows in the full training."""
-    context = base.window(options.context)
-    if options.flops is None:
-        return max(1, round((options.tokens or TOKENS) / context))
-    return max(1, round(options.flops / base.flops_per_token(context, _trainable(genome, options, base)) / context))
-
-
 def estimate(genome: Mapping[str, Any], options: Options) -> dict[str, float]:
     """Return what is known before training: trained weights, and tokens and flops of the full training.
 
@@ -207,94 +150,75 @@ def estimate(genome: Mapping[str, Any], options: Options) -> dict[str, float]:
     for name, interval in NUMBERS.items():
         if name in genome:
             check_number(name, genome[name], interval)
-    context, trainable = base.window(options.context), _trainable(genome, options, base)
-    tokens = _windows(genome, options, base) * context
-    flops = tokens * base.flops_per_token(context, trainable)
-    return {"trainable_params": float(trainable), "tokens": float(tokens), "flops": flops}
+    options.check_genes(lr=genome["lr"], weight_decay=options.weight_decay, warmup=genome["warmup"])
+    trainable = _trainable(genome, options, base)
+    return {"trainable_params": float(trainable), **options.spent(trainable)}
 
 
 # ---------------------------------------------------------------- the training
 
 
-def evaluate(genome: Mapping[str, Any], run: Context, options: Options) -> dict[str, float]:
+def _task(genome: Mapping[str, Any], options: Options) -> TuningTask:
+    """Return a genome as a training."""
+    from evo_tune.training import TuningTask
+
+    base = options.ready
+    trainable = _trainable(genome, options, base)
+    return TuningTask(
+        options=options,
+        genome=genome,
+        base=base,
+        new=_new_weights(genome, options, base),
+        trainable=trainable,
+        lr=genome["lr"],
+        batch=genome["batch"],
+        reference=BATCHES[0],
+        warmup=genome["warmup"],
+    )
+
+
+def evaluate(genome: Mapping[str, Any], context: Context, options: Options) -> dict[str, float]:
     """Tune the base with one genome and judge it on the held-out text.
 
-    The default genome is the usual recipe: all linear layers, rank 8, α/r 2, dropout 0.05, no weight decay, and
+    The default genome is the usual recipe: all linear layers, rank 16, α/r 2, dropout 0.05, no weight decay, and
     a learning rate about ten times that of full fine-tuning (LoRA, arXiv:2106.09685; QLoRA, arXiv:2305.14314).
 
-    Args:
-        genome: Values of the genes.
-        run: Device, seed, budget and folders.
-        options: What to tune to what, how much, along which schedule.
-
     Returns:
-        The metrics in METRICS; resumed_step if it was to go on from a checkpoint.
+        The metrics in METRICS that it has; resumed_step if it was to go on from a checkpoint.
 
     Raises:
         Diverged: The training was lost.
     """
-    return _train(genome, run, options)[1]
+    from evo_tune.training import train, train_together, tuning_course
+
+    if options.ranks > 1:
+        _ = options.ready  # the small base is made once, and not by each of them
+        return train_together(train_rank, context, options.to_json(), genome=dict(genome))
+    return train(_task(genome, options), context, tuning_course)[1]
 
 
-def _train(genome: Mapping[str, Any], run: Context, options: Options) -> tuple[Trainer, dict[str, float]]:
-    """Train up to the run's budget, from its checkpoint if there is one; return the trainer and metrics."""
-    from evo_tune.training import keep_freed_memory, reproducible, tune, tuning_text
+def train_rank(
+    ranks: Ranks, tell: Callable[[dict[str, float]], None], *, genome: Any, run: Any, options: Any
+) -> dict[str, float]:
+    """Be one of the processes that train together."""
+    from evo_tune.training import Place, train, tuning_course
 
-    keep_freed_memory()
-    base = options.ready
-    with reproducible(run.threads, run.device):
-        text = tuning_text(base, options.data, base.window(options.context), options.eval_tokens)
-        trainable = _trainable(genome, options, base)
-        trainer = _trainer(genome, run, options, base, text)
-        task = {"genome": dict(genome), "fingerprint": fingerprint(options)}
-        return trainer, tune(trainer, base, options.data, text, run, trainable=trainable, task=task)
-
-
-def _trainer(genome: Mapping[str, Any], run: Context, options: Options, base: Base, text: TuningText) -> Trainer:
-    """Return a trainer at step 0, its schedules laid over the full training."""
-    from evo_tune import training
-
-    source = training.TrainingWindows(
-        text.training,
-        context=text.context,
-        batch=genome["batch"],
-        total=_windows(genome, options, base),
-        seed=run.seed,
-        micro_batch=options.micro_batch,
-    )
-    recipe = training.Recipe(
-        optimizer=training.AdamW(lr=genome["lr"], beta2=options.beta2),
-        schedule=options.rates(source.steps, genome["warmup"]),
-        weight_decay=training.WeightDecay(start=0.0),
-        clip=options.clip,
-        ceiling=1.5 * math.log(base.vocab_size),
-    )
-    model = training.load_pretrained(base, run.device)
-    training.add_adapter(model, _new_weights(genome, options, base), training.seed_for(run.seed, "weights"))
-    return training.Trainer(model, source, recipe, seed=run.seed, device=run.device)
+    return train(_task(genome, Options(**options)), Place.of(ranks, tell, run), tuning_course, ranks)[1]
 
 
 # ---------------------------------------------------------------- the model, to keep
 
 
-def export(genome: Mapping[str, Any], run: Context, folder: Path | str, options: Options) -> dict[str, float]:
+def export(genome: Mapping[str, Any], context: Context, folder: Path | str, options: Options) -> dict[str, float]:
     """Train a genome once more and write the tuned model, in the format of its base, or the adapter alone.
 
-    Args:
-        genome: Values of the genes.
-        run: Device, seed and threads.
-        folder: Where; made if it is not there.
-        options: As in `evaluate`. An adapter (method=adapter) cannot be merged, and is always written alone; the
-            small base is written beside an adapter for it, in base/.
-
-    Returns:
-        What `evaluate` returns.
+    One process trains, whatever ranks says. An adapter (method=adapter) cannot be merged, and is always written alone;
+    the small base is written beside an adapter for it, in base/. Returns what `evaluate` returns.
     """
-    from evo_tune.training import write_tuned
+    from evo_tune.training import train, tuning_course, write_tuned
 
-    trainer, metrics = _train(genome, run, options)
-    base = options.ready
-    notes = {"genome": dict(genome), "options": options.to_json(), "seed": run.seed, "metrics": metrics}
-    new, merged = _new_weights(genome, options, base), options.keep == "merged"
-    write_tuned(folder, trainer.model, base, new, merged=merged, with_base=not options.base, notes=notes)
+    task = _task(genome, options)
+    course, metrics = train(task, context, tuning_course)
+    notes = {"genome": dict(genome), "options": options.to_json(), "seed": context.seed, "metrics": metrics}
+    write_tuned(folder, task, course, merged=options.keep == "merged", with_base=not options.base, notes=notes)
     return metrics

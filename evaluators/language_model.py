@@ -1,25 +1,35 @@
 """A GPT on text: any file, folder or language, as bytes or byte pairs; minimises val_loss (nats per token).
 
-The text is read as bytes, so there is nothing to download. Its last tenth is held out; the same held-out bytes judge
-every genome, and val_bpb compares vocabularies. What is held equal between genomes is one of three budgets: arithmetic
-(the default: a larger model sees less text, in about equal time), text or time.
+The text is read as bytes, so there is nothing to download. Its last tenth is held out: one half of that judges every
+genome by the same bytes, the other is the test set; val_bpb compares vocabularies. What is held equal between genomes
+is one of three budgets: arithmetic (the default: a larger model sees less text, in about equal time), text or time.
 
 `evo-tune evaluators language_model` prints the options. `--inherit 1/3`: a genome may begin with the weights of one of
 the same width and heads, whose blocks, hidden units and positions are made more or fewer.
 
-This file says what a genome is as a training; how to train is `evo_tune.training`'s, which loads torch when it trains.
+This file says what a genome is as a training; how to train is `evo_tune.training`'s, where torch is loaded.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 from evo_tune import Choice, Float, Gene, Int, Minimize, SearchSpace, option
-from evo_tune.training import Corpus, LanguageOptions, LanguageTask, check_integer, divisor_below, idle_fields, units_of
+from evo_tune.training import (
+    Corpus,
+    LanguageOptions,
+    LanguageTask,
+    check_integer,
+    divisor_below,
+    has_gpu,
+    hidden_width,
+    idle_fields,
+    tests_of,
+    units_of,
+)
 
 if TYPE_CHECKING:
     from evo_tune import Context
@@ -28,7 +38,7 @@ if TYPE_CHECKING:
 OBJECTIVES = [Minimize("val_loss")]
 
 METRICS = units_of("language")
-
+TEST = tests_of("language")
 SUPPORTS = ["budget", "curve", "inherit"]
 
 
@@ -44,6 +54,12 @@ class Size(NamedTuple):
     batch: tuple[int, ...]  # tokens
     default_batch: int
     flops: float  # default budget
+
+    @property
+    def usual(self) -> dict[str, Any]:
+        """Shape and budget of its default training."""
+        shape = {"depth": self.depth[2], "width": self.width[3], "heads": self.heads[2]}
+        return {**shape, "context": self.context[(len(self.context) - 1) // 2], "flops": self.flops}
 
 
 SIZES = {
@@ -66,21 +82,21 @@ SIZES = {
         flops=1e15,
     ),
 }
+USUAL = {name: size.usual for name, size in SIZES.items()}
 
 
-def _size(size: str, device: str | None = None) -> str:
-    """Return the size that 'auto' means: large where there is an NVIDIA GPU, else small.
+def _wanted(options: Options, device: str | None = None) -> str:
+    """Return the size that 'auto' means where there is text enough: large with an NVIDIA GPU, else small."""
+    return options.size if options.size != "auto" else "large" if has_gpu(device) else "small"
 
-    The parent must not load torch, so it looks for the driver's device files and at
-    CUDA_VISIBLE_DEVICES; a training knows its device.
-    """
-    if size != "auto":
-        return size
-    if device is None:
-        hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "all").strip() in ("", "-1")
-        present = Path("/proc/driver/nvidia/gpus").is_dir() or Path("/dev/nvidia0").exists()
-        return "large" if present and not hidden else "small"
-    return "large" if device.startswith("cuda") else "small"
+
+def _size(options: Options, device: str | None = None) -> str:
+    return options.fitting(USUAL, _wanted(options, device)) if options.size == "auto" else options.size
+
+
+def remarks(options: Options) -> list[str]:
+    """Say where the text is too short for the size."""
+    return options.too_short(USUAL, _size(options), _wanted(options))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,12 +104,12 @@ class Options(LanguageOptions):
     """The search, and what it leaves."""
 
     size: Literal["auto", "small", "medium", "large"] = option(
-        "auto", gene=None, help="Which space to search; auto: large on a GPU, else small"
+        "auto", gene=None, help="Which space to search; auto: small, on a GPU the largest with text enough"
     )
     save: bool = option(False, gene=None, help="Keep a checkpoint of a full training too")
 
     def check(self) -> None:
-        largest = max(SIZES[_size(self.size)].batch)
+        largest = max(SIZES[_size(self)].batch)
         for name in ("context", "micro_batch"):
             if isinstance(getattr(self, name), int):
                 check_integer(name, getattr(self, name), 2, largest)
@@ -101,18 +117,18 @@ class Options(LanguageOptions):
     @property
     def longest(self) -> int:
         """Tokens in the longest window that any genome may ask for."""
-        return max(*SIZES[_size(self.size)].context, self.context or 0)
+        return max(*SIZES[_size(self)].context, self.context or 0)
 
 
 def SPACE(options: Options) -> SearchSpace:  # noqa: N802
     """Return the genes under these options."""
-    size = SIZES[_size(options.size)]
+    size = SIZES[_size(options)]
 
     def repair(genome: dict[str, Any], genes: Mapping[str, Gene]) -> dict[str, Any]:
-        return _canonical({**genome, "heads": _sound_heads(genome, size)}, genes, options)
+        return _canonical({**genome, "heads": _sound_heads(genome, size, options)}, genes, options)
 
     batches = tuple(batch for batch in size.batch if batch >= (options.context or 0))
-    depth, width, heads = size.depth, size.width, size.heads
+    (depth, width), heads = options.larger(size.depth, size.width), size.heads
     low, high, lr = (value * (50 if options.optimizer == "sgd" else 1) for value in size.lr)
     genes = {
         "lr": Float(low, high, log=True, default=lr),
@@ -125,7 +141,7 @@ def SPACE(options: Options) -> SearchSpace:  # noqa: N802
         "warmup": Float(0.0, 0.1, default=0.05),
     }
     if options.context is None:
-        genes["context"] = Choice(size.context, ordered=True, default=size.context[(len(size.context) - 1) // 2])
+        genes["context"] = Choice(size.context, ordered=True, default=size.usual["context"])
     return SearchSpace(repair, _optional_genes(options, size), **genes)
 
 
@@ -141,10 +157,10 @@ def _optional_genes(options: Options, size: Size) -> dict[str, Gene]:
     return genes
 
 
-def _sound_heads(genome: Mapping[str, Any], size: Size) -> int:
+def _sound_heads(genome: Mapping[str, Any], size: Size, options: Options) -> int:
     """Return the nearest number of heads (ties down) that leaves a multiple of 8 as head_dim."""
     width, (low, high) = genome["width"], size.head_dim
-    counts = range(1, size.heads[1] + 1)
+    counts = [n for n in range(1, size.heads[1] + 1) if options.fits(width // n)] or range(1, size.heads[1] + 1)
     sound = [n for n in counts if width % (8 * n) == 0 and low <= width // n <= high]
     # A width that the user's own gene brought in may leave nothing sound.
     sound = sound or [n for n in counts if width % (2 * n) == 0] or [n for n in counts if width % n == 0]
@@ -160,9 +176,20 @@ def _canonical(genome: dict[str, Any], genes: Mapping[str, Gene], options: Optio
         heads, given = genome["heads"], genome["kv_heads"]
         same = [n for n in _values(genes["kv_heads"]) if divisor_below(heads, n) == divisor_below(heads, given)]
         genome["kv_heads"] = min(same, default=given)
+    if "ffn_mult" in genome:
+        genome["ffn_mult"] = _least_alike(genome, genes["ffn_mult"], genome.get("ffn", options.ffn))
     for name in genome.keys() & idle_fields(genome.get("schedule", options.schedule)):
         genome[name] = genes[name].middle()
     return genome
+
+
+def _least_alike(genome: Mapping[str, Any], gene: Gene, ffn: str) -> Any:
+    """Return one value of ffn_mult for all that make feed-forward layers of the same width."""
+    width, given = genome["width"], genome["ffn_mult"]
+    hidden = hidden_width(width, given, ffn)
+    exact = hidden / width * (1.5 if ffn == "swiglu" else 1.0)
+    values = gene.values if isinstance(gene, Choice) else [gene.decode(min(1.0, max(0.0, gene.encode(exact))))]
+    return min((value for value in values if hidden_width(width, value, ffn) == hidden), default=given)
 
 
 def _values(gene: Gene) -> Sequence[Any]:
@@ -172,7 +199,7 @@ def _values(gene: Gene) -> Sequence[Any]:
 
 def _task(genome: Mapping[str, Any], options: Options, device: str | None = None) -> LanguageTask:
     """Return a genome as a training."""
-    size = SIZES[_size(options.size, device)]
+    size = SIZES[_size(options, device)]
     return LanguageTask(
         options=options,
         genome=genome,
@@ -184,6 +211,7 @@ def _task(genome: Mapping[str, Any], options: Options, device: str | None = None
         weight_decay=genome["weight_decay"],
         warmup=genome["warmup"],
         flops=size.flops,
+        scored=options.judging_bytes(**size.usual),
         save=options.save,
     )
 
@@ -191,7 +219,7 @@ def _task(genome: Mapping[str, Any], options: Options, device: str | None = None
 def _config(genome: Mapping[str, Any], options: Options) -> GPTConfig:
     context = genome.get("context", options.context)
     sizes = {name: genome[name] for name in ("depth", "width", "heads", "dropout")}
-    return options.shape(vocab=options.vocab, context=context, **sizes)
+    return options.grown(options.shape(vocab=options.vocab, context=context, **sizes))
 
 
 def fingerprint(options: Options) -> str:
@@ -206,15 +234,13 @@ def estimate(genome: Mapping[str, Any], options: Options) -> dict[str, float]:
 
 def inherits(genome: Mapping[str, Any], other: Mapping[str, Any], options: Options, others: Options) -> bool:
     """Say whether a model of a genome can begin with the weights of one of another."""
+    options.check_inheritable()
     mine, theirs = _config(genome, options), _config(other, others)
     return options.extend_from is None and not mine.unlike(theirs)  # an extended model has no short beginning
 
 
 def evaluate(genome: Mapping[str, Any], context: Context, options: Options) -> dict[str, float]:
-    """Train one genome and judge it on the held-out text.
-
-    Returns:
-        METRICS (see `Course.metrics`), and resumed_step if it was to go on from a checkpoint.
+    """Train one genome and judge it on the held-out text; return METRICS, and resumed_step if it was to go on.
 
     Raises:
         Diverged: The training was lost.
@@ -243,30 +269,27 @@ USAGE = """# A GPT, found by evo-tune
     print(model.generate("The ", 200))
 
 `generate` takes `temperature`, `top_k` and `seed` as well. model.safetensors holds the weights, config.json
-the shape, the genome, the options and the metrics: {val_bpb:.3f} bits per byte on held-out text.{more}
+the shape, the genome, the options and the metrics: {test_bpb:.3f} bits per byte on the test text.{more}
 """
 TOKENS = " tokenizer.json has\nits tokens; `pip install tokenizers` reads it."
 AVERAGED = "\n\nThe folder averaged has the moving average of the weights, as a model of its own."
 
 
 def export(genome: Mapping[str, Any], context: Context, folder: Path | str, options: Options) -> dict[str, float]:
-    """Train a genome once more and write it as something to use: weights, config.json and README.md.
-
-    One process trains, whatever ranks says. Returns what `evaluate` returns.
-    """
+    """Train a genome once more, in one process; write weights, config.json and README.md; return the metrics."""
     from evo_tune.training import language_course, train
 
-    folder, task = Path(folder), _task(genome, options, context.device)
+    task = _task(genome, options, context.device)
     course, metrics = train(task, context, language_course)
     average = course.trainer.averaged
     notes = {"genome": dict(genome), "options": options.to_json(), "seed": context.seed, "metrics": metrics}
-    for model, into in ((course.model, folder), (average and average.module, folder / "averaged")):
+    for model, into in ((course.model, Path(folder)), (average and average.module, Path(folder) / "averaged")):
         if model is not None:
             model.tokenizer = task.corpus.tokenizer
             cast("GPT", model).save(into, **notes)
     more = (TOKENS if options.vocab != 256 else "") + (AVERAGED if average is not None else "")
-    text = USAGE.format(folder=str(folder), val_bpb=metrics["val_bpb"], more=more)
-    (folder / "README.md").write_text(text, encoding="utf-8")
+    text = USAGE.format(folder=str(folder), test_bpb=metrics["test_bpb"], more=more)
+    (Path(folder) / "README.md").write_text(text, encoding="utf-8")
     return metrics
 
 

@@ -1,12 +1,12 @@
 """An FT-Transformer on a table: CSV or Parquet, or scikit-learn's breast cancer; minimises val_loss (nats).
 
-`-o data=FILE -o target=COLUMN` names the table and what is to be told from its other columns. Columns of numbers
-are standardised by the training rows' mean and deviation, columns of texts are embedded; `-o categorical=a,b` takes
+`-o data=FILE -o target=COLUMN` names the table and what is to be told from its other columns. Columns of numbers are
+standardised by the training rows' mean and deviation, columns of texts are embedded; `-o categorical=a,b` takes
 columns of numbers as categories too, and `-o ignore=id,date` leaves columns out. Missing values need no care: a
 missing number counts as the mean plus something learnt, a missing category, or one that no training row has, as a
-category of its own. Rows without a target are an error. A quarter of each class is held out, the same rows for every
-genome and seed. What is held equal between genomes is arithmetic (`-o flops=3e10`, the default) or passes over the
-rows (`-o epochs=30`).
+category of its own. Rows without a target are an error. A fifth of each class judges trials and a fifth is the test
+set, the same rows for every genome and seed. What is held equal between genomes is arithmetic (`-o flops=3e10`, the
+default) or passes over the rows (`-o epochs=30`).
 
 Gradient boosting is what a Transformer on a table has to be measured against. scikit-learn's
 HistGradientBoostingClassifier, with its defaults, is trained on the same rows once per worker, and its scores on the
@@ -21,7 +21,7 @@ is `evo_tune.training`'s. The parent process imports this file too, so torch is 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -32,26 +32,28 @@ import numpy as np
 from evo_tune import Choice, Float, Int, Minimize, SearchSpace, option
 from evo_tune.errors import OptionError
 from evo_tune.training import (
+    ClassifierTask,
     Classifying,
     FTConfig,
     Table,
     divided,
-    fit_classifier,
     hash_of,
     known_before,
     measured,
     read_table,
+    tests_of,
     units_of,
-    write_classifier,
 )
 
 if TYPE_CHECKING:
     from evo_tune import Context
-    from evo_tune.training import FTTransformer, Scores
+    from evo_tune.training import FTTransformer, Ranks, Scores
 
 OBJECTIVES = [Minimize("val_loss")]
 
 METRICS = units_of("classes", "baseline")
+TEST = tests_of("classes")
+SUPPORTS = ["budget", "curve"]
 
 SIZES: dict[str, dict[str, Any]] = {
     "small": {
@@ -103,9 +105,9 @@ class Options(Classifying):
         return budget
 
     @property
-    def where(self) -> tuple[str, str, str, str, float]:
+    def where(self) -> tuple[str, str, str, str, float, float]:
         """What `read_table` takes."""
-        return self.data, self.target, self.categorical, self.ignore, self.held_out
+        return self.data, self.target, self.categorical, self.ignore, self.held_out, self.test
 
     @property
     def table(self) -> Table:
@@ -120,7 +122,7 @@ def fingerprint(options: Options) -> str:
     """Return the SHA-256 of the table and of how it is split."""
     table = options.table
     first = f"{table.columns}{table.labels}".encode()
-    return hash_of(first, table.inputs, table.classes, table.held_out)
+    return hash_of(first, table.inputs, table.classes, table.training, table.held_out, table.test)
 
 
 # ---------------------------------------------------------------- gradient boosting, to compare with
@@ -167,10 +169,11 @@ def search_space(options: Options) -> SearchSpace:
     """
     _ = options.table  # it can be read
     size = SIZES[options.size]
-    lr, depth, widths, heads = size["lr"], size["depth"], size["width"], size["heads"]
+    depth, widths, heads = size["depth"], size["width"], size["heads"]
+    low, high, lr = (value * options.lr_factor for value in size["lr"])
     return SearchSpace(
         lambda genome: divided(genome, heads[1]),
-        lr=Float(lr[0], lr[1], log=True, default=lr[2]),
+        lr=Float(low, high, log=True, default=lr),
         batch=Choice(size["batch"], ordered=True, default=size["batch"][0]),
         depth=Int(depth[0], depth[1], default=depth[2]),
         width=Int(widths[0], widths[1], step=widths[2], default=widths[3]),
@@ -199,43 +202,53 @@ def _config(genome: Mapping[str, Any], options: Options) -> FTConfig:
 def estimate(genome: Mapping[str, Any], options: Options) -> dict[str, float]:
     """Return what is known before training: params, and flops and samples of the full training."""
     config = _config(genome, options)
-    return known_before(config.parameters, options, len(options.table.training), config.flops_per_sample)
+    rows, each = len(options.table.training), config.flops_per_sample
+    return known_before(genome, options, parameters=config.parameters, rows=rows, flops_per_sample=each)
 
 
 # ---------------------------------------------------------------- the training
 
 
-def evaluate(genome: Mapping[str, Any], run: Context, options: Options) -> dict[str, float]:
+def _task(genome: Mapping[str, Any], options: Options) -> ClassifierTask:
+    """Return a genome as a training."""
+
+    def build(seed: int) -> FTTransformer:
+        from evo_tune.training import FTTransformer
+
+        return FTTransformer(config, seed=seed, labels=table.labels, columns=table.columns)
+
+    table, config = options.table, _config(genome, options)
+    return ClassifierTask(
+        options=options,
+        genome=genome,
+        build=build,
+        inputs=table.inputs,
+        classes=table.classes,
+        flops_per_sample=config.flops_per_sample,
+        reference=SIZES[options.size]["batch"][0],
+        data=fingerprint(options),
+    )
+
+
+def evaluate(genome: Mapping[str, Any], context: Context, options: Options) -> dict[str, float]:
     """Train one genome and judge it on the held-out rows.
 
-    Args:
-        genome: Values of the genes.
-        run: Device, seed, budget and folders.
-        options: What to train on, how much, along which schedule.
-
     Returns:
-        The metrics in METRICS; resumed_step if it was to go on from a checkpoint.
+        The metrics in METRICS that it has; resumed_step if it was to go on from a checkpoint.
 
     Raises:
         Diverged: The training was lost.
     """
-    return {**_train(genome, run, options)[1], **_baseline(options)}
+    from evo_tune.training import evaluate_classifier
+
+    return {**evaluate_classifier(_task, train_rank, genome, context, options), **_baseline(options)}
 
 
-def _train(genome: Mapping[str, Any], run: Context, options: Options) -> tuple[FTTransformer, dict[str, float]]:
-    from evo_tune.training import FTTransformer
+def train_rank(ranks: Ranks, tell: Callable[[dict[str, float]], None], **given: Any) -> dict[str, float]:
+    """Be one of the processes that train together."""
+    from evo_tune.training import classify_together
 
-    table, config = options.table, _config(genome, options)
-    return fit_classifier(
-        lambda seed: FTTransformer(config, seed=seed, labels=table.labels, columns=table.columns),
-        table.inputs,
-        table.classes,
-        run,
-        options,
-        genome,
-        flops_per_sample=config.flops_per_sample,
-        task={"data": options.data, "target": options.target, "rows": len(table.inputs)},
-    )
+    return classify_together(_task, Options, ranks, tell, **given)
 
 
 # ---------------------------------------------------------------- the model, to keep
@@ -250,25 +263,18 @@ USAGE = """# An FT-Transformer, found by evo-tune
 Put your table in place of that one, whose one row is missing: a pandas DataFrame for one, with the same columns.
 `model.columns.encode(table)` makes numbers of it, of which `probabilities` gives the probability of each class.
 model.safetensors holds the weights, config.json the shape, columns and categories, the genome, the options and the
-metrics: an AUC of {auc:.4f} on held-out rows.
+metrics: an AUC of {test_auc:.4f} on test rows.
 """
 
 
-def export(genome: Mapping[str, Any], run: Context, folder: Path | str, options: Options) -> dict[str, float]:
+def export(genome: Mapping[str, Any], context: Context, folder: Path | str, options: Options) -> dict[str, float]:
     """Train a genome once more and write it as something to use: weights, config.json and README.md.
 
-    Args:
-        genome: Values of the genes.
-        run: Device, seed and threads.
-        folder: Where; made if it is not there.
-        options: As in `evaluate`.
-
-    Returns:
-        What `evaluate` returns, without the baseline.
+    One process trains, whatever ranks says. Returns what `evaluate` returns, the baseline aside.
     """
-    model, metrics = _train(genome, run, options)
-    write_classifier(folder, model, metrics, USAGE, genome=genome, options=options, seed=run.seed)
-    return metrics
+    from evo_tune.training import export_classifier
+
+    return export_classifier(_task, genome, context, folder, options, USAGE)
 
 
 def load(folder: Path | str) -> FTTransformer:

@@ -6,10 +6,10 @@ docstrings, and which package each comes from, of five that evo-tune needs or th
 sympy, networkx), 800 of each at most, their names blotted out. It differs a little between versions of these; nothing
 is imported to read it.
 
-A text is read as words and punctuation marks, each by its hash, or as bytes (`-o unit=bytes`, for languages that
-put no spaces between words): the first `length` of them (a gene; `-o length=256` fixes it). There is no tokenizer to
-fit. A quarter of each class is held out, the same texts for every genome and seed. What is held equal between
-genomes is arithmetic (`-o flops=2e10`, the default) or passes over the texts (`-o epochs=10`).
+A text is read as words and punctuation marks, each by its hash, or as bytes (`-o unit=bytes`, for languages that put
+no spaces between words): the first `length` of them (a gene; `-o length=256` fixes it). There is no tokenizer to fit.
+A fifth of each class judges trials and a fifth is the test set, the same texts for every genome and seed. What is
+held equal between genomes is arithmetic (`-o flops=2e10`, the default) or passes over the texts (`-o epochs=10`).
 
 The default genome is a pre-norm encoder that reads the mean of its tokens (after fast baselines: Joulin et al.,
 arXiv:1607.01759), with the dropout of 0.1 and feed-forward layers of 4 of Vaswani et al. (arXiv:1706.03762). How to
@@ -19,7 +19,7 @@ train is `evo_tune.training`'s. The parent process imports this file too, so tor
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -30,28 +30,30 @@ import numpy as np
 from evo_tune import Choice, Float, Int, Minimize, SearchSpace, option
 from evo_tune.errors import OptionError
 from evo_tune.training import (
+    ClassifierTask,
     Classifying,
     LabelledTexts,
     TextConfig,
     divided,
     encode_texts,
-    fit_classifier,
     hash_of,
     known_before,
     read_labelled_texts,
     stratified,
+    tests_of,
     tokens_of,
     units_of,
-    write_classifier,
 )
 
 if TYPE_CHECKING:
     from evo_tune import Context
-    from evo_tune.training import TextClassifier
+    from evo_tune.training import Ranks, TextClassifier
 
 OBJECTIVES = [Minimize("val_loss")]
 
 METRICS = units_of("classes")
+TEST = tests_of("classes")
+SUPPORTS = ["budget", "curve"]
 
 SIZES: dict[str, dict[str, Any]] = {
     "small": {
@@ -127,8 +129,8 @@ class Options(Classifying):
 def fingerprint(options: Options) -> str:
     """Return the SHA-256 of the texts, their labels and of how they are split."""
     texts = options.texts
-    _, held_out = stratified(texts.classes, options.held_out)
-    return hash_of(json.dumps([texts.labels, texts.texts]).encode(), texts.classes.astype(np.int64), held_out)
+    parts = stratified(texts.classes, options.held_out, options.test)
+    return hash_of(json.dumps([texts.labels, texts.texts]).encode(), texts.classes.astype(np.int64), *parts)
 
 
 # ---------------------------------------------------------------- the space
@@ -142,9 +144,10 @@ def search_space(options: Options) -> SearchSpace:
     """
     _ = options.texts  # they can be read
     size = SIZES[options.size]
-    lr, depth, widths, heads = size["lr"], size["depth"], size["width"], size["heads"]
+    depth, widths, heads = size["depth"], size["width"], size["heads"]
+    low, high, lr = (value * options.lr_factor for value in size["lr"])
     genes = {
-        "lr": Float(lr[0], lr[1], log=True, default=lr[2]),
+        "lr": Float(low, high, log=True, default=lr),
         "batch": Choice(size["batch"], ordered=True, default=size["batch"][0]),
         "depth": Int(depth[0], depth[1], default=depth[2]),
         "width": Int(widths[0], widths[1], step=widths[2], default=widths[3]),
@@ -173,10 +176,10 @@ def _config(genome: Mapping[str, Any], options: Options) -> TextConfig:
 
 
 @lru_cache(maxsize=64)
-def _seen(where: tuple[str, str, str], held_out: float, config: TextConfig) -> tuple[int, float]:
+def _seen(where: tuple[str, str, str], shares: tuple[float, float], config: TextConfig) -> tuple[int, float]:
     """Return the number of training texts, and the mean number of their tokens that are read."""
     texts = read_labelled_texts(*where)
-    training, _ = stratified(texts.classes, held_out)
+    training, *_ = stratified(texts.classes, *shares)
     sizes = [len(tokens_of(texts.texts[row], config)) for row in training]
     return len(sizes), sum(sizes) / len(sizes)
 
@@ -187,44 +190,54 @@ def estimate(genome: Mapping[str, Any], options: Options) -> dict[str, float]:
     FLOPs are those of texts of mean length.
     """
     config = _config(genome, options)
-    rows, tokens = _seen(options.where, options.held_out, config)
-    return known_before(config.parameters, options, rows, config.flops_per_sample(tokens))
+    rows, tokens = _seen(options.where, (options.held_out, options.test), config)
+    each = config.flops_per_sample(tokens)
+    return known_before(genome, options, parameters=config.parameters, rows=rows, flops_per_sample=each)
 
 
 # ---------------------------------------------------------------- the training
 
 
-def evaluate(genome: Mapping[str, Any], run: Context, options: Options) -> dict[str, float]:
+def _task(genome: Mapping[str, Any], options: Options) -> ClassifierTask:
+    """Return a genome as a training."""
+
+    def build(seed: int) -> TextClassifier:
+        from evo_tune.training import TextClassifier
+
+        return TextClassifier(config, seed=seed, labels=texts.labels)
+
+    texts, config = options.texts, _config(genome, options)
+    return ClassifierTask(
+        options=options,
+        genome=genome,
+        build=build,
+        inputs=encode_texts(texts.texts, config),
+        classes=texts.classes,
+        flops_per_sample=config.flops_per_sample(_seen(options.where, (options.held_out, options.test), config)[1]),
+        reference=SIZES[options.size]["batch"][0],
+        data=fingerprint(options),
+    )
+
+
+def evaluate(genome: Mapping[str, Any], context: Context, options: Options) -> dict[str, float]:
     """Train one genome and judge it on the held-out texts.
 
-    Args:
-        genome: Values of the genes.
-        run: Device, seed, budget and folders.
-        options: What to train on, how much, along which schedule.
-
     Returns:
-        The metrics in METRICS; resumed_step if it was to go on from a checkpoint.
+        The metrics in METRICS that it has; resumed_step if it was to go on from a checkpoint.
 
     Raises:
         Diverged: The training was lost.
     """
-    return _train(genome, run, options)[1]
+    from evo_tune.training import evaluate_classifier
+
+    return evaluate_classifier(_task, train_rank, genome, context, options)
 
 
-def _train(genome: Mapping[str, Any], run: Context, options: Options) -> tuple[TextClassifier, dict[str, float]]:
-    from evo_tune.training import TextClassifier
+def train_rank(ranks: Ranks, tell: Callable[[dict[str, float]], None], **given: Any) -> dict[str, float]:
+    """Be one of the processes that train together."""
+    from evo_tune.training import classify_together
 
-    texts, config = options.texts, _config(genome, options)
-    return fit_classifier(
-        lambda seed: TextClassifier(config, seed=seed, labels=texts.labels),
-        encode_texts(texts.texts, config),
-        texts.classes,
-        run,
-        options,
-        genome,
-        flops_per_sample=config.flops_per_sample(_seen(options.where, options.held_out, config)[1]),
-        task={"data": options.data, "texts": len(texts.texts)},
-    )
+    return classify_together(_task, Options, ranks, tell, **given)
 
 
 # ---------------------------------------------------------------- the model, to keep
@@ -237,25 +250,18 @@ USAGE = """# A text classifier, found by evo-tune
 
 It tells the classes {labels}. `probabilities`, of what `encode_texts` makes of texts, gives the probability of each.
 model.safetensors holds the weights, config.json the shape, the classes, the genome, the options and the metrics:
-{accuracy:.1%} of the held-out texts classified rightly.
+{test_accuracy:.1%} of the test texts classified rightly.
 """
 
 
-def export(genome: Mapping[str, Any], run: Context, folder: Path | str, options: Options) -> dict[str, float]:
+def export(genome: Mapping[str, Any], context: Context, folder: Path | str, options: Options) -> dict[str, float]:
     """Train a genome once more and write it as something to use: weights, config.json and README.md.
 
-    Args:
-        genome: Values of the genes.
-        run: Device, seed and threads.
-        folder: Where; made if it is not there.
-        options: As in `evaluate`.
-
-    Returns:
-        What `evaluate` returns.
+    One process trains, whatever ranks says. Returns what `evaluate` returns.
     """
-    model, metrics = _train(genome, run, options)
-    write_classifier(folder, model, metrics, USAGE, genome=genome, options=options, seed=run.seed)
-    return metrics
+    from evo_tune.training import export_classifier
+
+    return export_classifier(_task, genome, context, folder, options, USAGE)
 
 
 def load(folder: Path | str) -> TextClassifier:

@@ -182,6 +182,13 @@ def test_the_documented_training_goes_on_from_a_part(tmp_path: Path) -> None:
     assert evaluator.evaluate(genome, lost, options) == metrics
 
 
+def test_the_documented_test_set_is_told_where_it_is_asked_for(tmp_path: Path) -> None:
+    evaluator = load_evaluator(documented("evaluators/tested.py", tmp_path), "tested", "file")
+    asked = evaluator.evaluate({"k": 5}, Context(test=True), evaluator.bind({}))
+    assert evaluator.evaluate({"k": 5}, Context(), evaluator.bind({})).keys() == {"val_error"}
+    assert asked.keys() == {"val_error", *evaluator.tests.values()}
+
+
 def test_the_documented_exception_carries_its_status(tmp_path: Path) -> None:
     evaluator = load_evaluator(documented("evaluators/careful.py", tmp_path), "careful", "file")
     with pytest.raises(RuntimeError, match="at step") as raised:

@@ -20,6 +20,8 @@ from evo_tune.text import cell, printable
 if TYPE_CHECKING:
     import pandas as pd
 
+    from evo_tune.plugins.evaluator import Evaluator
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 STORE = "populations"
@@ -63,6 +65,12 @@ def asking() -> Callable[[str], bool] | None:
 def echo(text: str = "", err: bool = False) -> None:
     """Print one line; whatever comes from a run, a file or an error in it, the terminal obeys none of it."""
     click.echo(printable(text), err=err)
+
+
+def print_remarks(plugin: Evaluator, options: Mapping[str, Any]) -> None:
+    """Print what an evaluator has to say of its options before anything is trained, beside the results."""
+    for line in plugin.remarks(options):
+        echo(f"{plugin.name}: {line}", err=True)
 
 
 def format_option(*formats: str) -> Callable[[Command], Command]:

@@ -63,7 +63,7 @@ def _row(name: str, trial: Trial | None, end: Closing) -> dict[str, Any] | None:
         return None
     row: dict[str, Any] = {"": name, "trial": trial.id}
     if end.calibrated_best or end.calibrated_default:
-        row[f"{end.metric} over fresh seeds"] = spread(
+        row[f"{end.reported} over fresh seeds"] = spread(
             end.calibrated_best if name == "best" else end.calibrated_default
         )
     return {**row, f"{end.metric}, {end.seeded}": trial.outcome.metrics[end.metric]}

@@ -69,6 +69,8 @@ def go(search: Search, quiet: bool, form: str, no_report: bool) -> int:
     from evo_tune.cli.live import watcher
     from evo_tune.store.places import as_typed
 
+    if not quiet:
+        shared.print_remarks(search.evaluator, search.saved.manifest.options)
     before = len(search.saved.outcomes)
     with watcher(quiet or form == "json") as watch:
         search.run(watch)

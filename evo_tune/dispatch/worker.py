@@ -135,7 +135,8 @@ class Worker:
         verdict = self._evaluate(candidate, context, folder)
         seconds = time.perf_counter() - began
         usable = self._tidy(seconds, verdict.status)
-        outcome = Outcome(verdict.status, verdict.metrics, tuple(context.curve), seconds, self.device, verdict.error)
+        curve = tuple((at, self._shown(metrics, candidate)) for at, metrics in context.curve)
+        outcome = Outcome(verdict.status, verdict.metrics, curve, seconds, self.device, verdict.error)
         kept = self._keeping.after_evaluation() if usable else 0
         return {"outcome": vars(outcome), "replace": verdict.poisoned or not usable or kept > 0, "kept": kept}
 
@@ -152,7 +153,14 @@ class Worker:
             objectives=self.objectives,
             inherit_folder=None if candidate.inherits is None else self.task.folder(candidate.inherits),
             keep=keep and self.task.inherit and candidate.whole and not candidate.replicate,
+            test=candidate.test,
         )
+
+    def _shown(self, metrics: dict[str, float], candidate: Candidate) -> dict[str, float]:
+        """Return metrics without those of the test set, whatever was returned, unless a candidate may have them."""
+        if candidate.test:
+            return metrics
+        return {name: value for name, value in metrics.items() if not self.evaluator.is_test(name)}
 
     def _evaluate(self, candidate: Candidate, context: Context, folder: str) -> Verdict:
         try:
@@ -170,7 +178,10 @@ class Worker:
             returned = evaluator.evaluate(candidate.genome, context, self.task.options)
             if any(objective.metric == "seconds" for objective in self.objectives) and isinstance(returned, Mapping):
                 returned = {"seconds": time.perf_counter() - began, **returned}
-            return Verdict(*conclude(returned, self.objectives))
+            tests = evaluator.tests if candidate.test else {}
+            tested = [type(one)(tests[one.metric]) for one in self.objectives if one.metric in tests]
+            status, metrics, error = conclude(returned, (*self.objectives, *tested))
+            return Verdict(status, self._shown(metrics, candidate), error)
         except BaseException as error:
             return _judge(error, self.task.path, folder)
         finally:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import insort
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 import numpy as np
 
@@ -18,9 +18,42 @@ from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Candidate, Objective, Outcome, Trial
 from evo_tune.genome.values import Genome, genome_key
 
-__all__ = ["History"]
+__all__ = ["History", "Made"]
 
 State = TypeVar("State")
+
+
+Item = TypeVar("Item")
+
+
+class Made(Sequence[Item]):
+    """A sequence whose items are made when they are read, each once.
+
+    Args:
+        count: How many there are.
+        make: Makes the item of a place, from 0.
+    """
+
+    def __init__(self, count: int, make: Callable[[int], Item]) -> None:
+        self._items: list[Item | None] = [None] * count
+        self._make = make
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    @overload
+    def __getitem__(self, place: int) -> Item: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> list[Item]: ...
+
+    def __getitem__(self, place: int | slice) -> Item | list[Item]:
+        if isinstance(place, slice):
+            return [self[one] for one in range(*place.indices(len(self)))]
+        item = self._items[place]
+        if item is None:
+            item = self._items[place] = self._make(place % len(self))
+        return item
 
 
 class History:
@@ -40,10 +73,14 @@ class History:
         self.space = space
         self.objectives = tuple(objectives)
         self.constraints = tuple(constraints)
-        self._trials: list[Trial] = []
+        self._told: list[Trial] = []
+        self._trials: Sequence[Trial] = self._told
         self._out: dict[int, Candidate] = {}
         self._seen: dict[tuple[str, float, int], int] = {}
         self._units: list[np.ndarray] = []
+        self._born: list[Candidate] = []
+        self._lost: list[Trial] = []
+        self._failed: Sequence[Trial] = self._lost
         self._ranked: list[tuple[float, tuple[float, ...], int, Trial]] = []
         self._fresh = 0
         self._folds: dict[Hashable, tuple[int, Any]] = {}
@@ -69,6 +106,11 @@ class History:
         return self._fresh
 
     @property
+    def fresh_births(self) -> Sequence[Candidate]:
+        """The births that count, in their order."""
+        return self._born
+
+    @property
     def born_units(self) -> Sequence[np.ndarray]:
         """Unit coordinates of every candidate born, told or out, by id; each of shape (genes,)."""
         return self._units
@@ -76,6 +118,21 @@ class History:
     def ranked(self) -> list[Trial]:
         """Return the trials that are ok and fully trained, best losses first (feasible ones before), ties by age."""
         return [row[-1] for row in self._ranked]
+
+    @property
+    def ranking(self) -> Sequence[Trial]:
+        """The same as a sequence whose items are looked up when they are read: in a long run few of them are."""
+        return Made(len(self._ranked), lambda place: self._ranked[place][-1])
+
+    def ranked_losses(self) -> np.ndarray:
+        """Return the losses of `ranked`, shape (trials, objectives)."""
+        losses = [row[1] for row in self._ranked]
+        return np.array(losses, dtype=np.float64).reshape(len(losses), len(self.objectives))
+
+    @property
+    def failed(self) -> Sequence[Trial]:
+        """The told trials that have no losses, in told order."""
+        return self._failed
 
     @property
     def best(self) -> Trial | None:
@@ -103,6 +160,16 @@ class History:
         self._folds[key] = (len(self._trials), state)
         return state
 
+    def fold_births(
+        self, key: Hashable, initial: Callable[[], State], step: Callable[[State, Candidate], State]
+    ) -> State:
+        """Return the left fold of `step` over the births that count, in their order; see `fold`."""
+        count, state = self._folds[key] if key in self._folds else (0, initial())
+        for candidate in self._born[count:]:
+            state = step(state, candidate)
+        self._folds[key] = (len(self._born), state)
+        return state
+
     def born(self, candidate: Candidate, units: np.ndarray | None = None) -> None:
         """Note a birth; ids come in order.
 
@@ -116,12 +183,16 @@ class History:
         self._units.append(self.space.encode(candidate.genome) if units is None else units)
         self._out[candidate.id] = candidate
         self._fresh += candidate.fresh
+        if candidate.fresh:
+            self._born.append(candidate)
         self._seen.setdefault((genome_key(candidate.genome), candidate.budget, candidate.replicate), candidate.id)
 
     def tell(self, id: int, outcome: Outcome) -> Trial:
         """Note the result of a candidate that is out, and return it as a trial."""
         trial = Trial.of(self._out.pop(id), outcome, len(self._trials), self.objectives, self.constraints)
-        self._trials.append(trial)
+        self._told.append(trial)
+        if not trial.ok:
+            self._lost.append(trial)
         if trial.rankable and trial.losses is not None:
             insort(self._ranked, (trial.violation, trial.losses, trial.id, trial), key=lambda row: row[:3])
         return trial

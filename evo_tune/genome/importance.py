@@ -12,20 +12,21 @@ import numpy as np
 __all__ = ["importance", "rank_correlation", "ranks"]
 
 
-def importance(units: np.ndarray, losses: np.ndarray) -> float:
+def importance(units: np.ndarray, losses: np.ndarray, unordered: bool = False) -> float:
     """Return the adjusted coefficient of determination of a one-way analysis of variance.
 
-    The points are put into up to four groups by coordinate, and the variance of the losses' ranks between
-    groups is set against the whole. Ranks, because losses have long tails.
+    The points are put into up to four groups by coordinate, or one for each value where values have no order, and the
+    variance of the losses' ranks between groups is set against the whole. Ranks, because losses have long tails.
 
     Args:
         units: One coordinate of each point, shape (points,).
         losses: Shape (points,).
+        unordered: Whether the coordinate is a value's without order: quartiles of it would mean nothing.
 
     Returns:
         0: explains nothing, 1: all.
     """
-    places, groups = ranks(losses), _groups(units)
+    places, groups = ranks(losses), _groups(units, unordered)
     names, counts = np.unique(groups, return_counts=True)
     if len(names) < 2 or len(names) == len(places) or np.ptp(places) == 0:
         return 0.0
@@ -49,8 +50,8 @@ def rank_correlation(one: Sequence[float], other: Sequence[float]) -> float:
     return float(np.mean((x - x.mean()) * (y - y.mean()))) / spread if spread else 0.0
 
 
-def _groups(units: np.ndarray) -> np.ndarray:
+def _groups(units: np.ndarray, unordered: bool) -> np.ndarray:
     values = np.unique(units)
-    if len(values) <= 4:
+    if unordered or len(values) <= 4:
         return np.searchsorted(values, units)
     return np.searchsorted(np.quantile(units, [0.25, 0.5, 0.75]), units)

@@ -1,14 +1,13 @@
 """How the genomes of a run stand, where one may have several trials: rungs, replicates, constraints, inheritance.
 
-`entries` gathers the trials of each genome, `places` puts the genomes in one order, and `View` is the history
-that a strategy is shown then: one in which every genome was trained once. All of it is derived from a History;
-nothing here promotes, prunes or proposes.
+`entries` gathers the trials of each genome, and `places` puts the genomes in one order, in which a strategy is shown
+them (`view`). All of it is derived from a History; nothing here promotes, prunes or proposes.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -16,10 +15,10 @@ import numpy as np
 from evo_tune.genome.constraint import Constraint
 from evo_tune.genome.history import History
 from evo_tune.genome.importance import ranks
-from evo_tune.genome.trial import Candidate, Objective, Outcome, Trial
-from evo_tune.genome.values import Genome, genome_key
+from evo_tune.genome.trial import Candidate, Objective, Trial
+from evo_tune.genome.values import genome_key
 
-__all__ = ["Entry", "View", "as_from_scratch", "averaged", "entries", "places"]
+__all__ = ["Entry", "as_from_scratch", "averaged", "entries", "placed", "places"]
 
 
 @dataclass
@@ -146,75 +145,48 @@ def places(told: Sequence[Entry], rungs: Sequence[float], objectives: int) -> di
     found = {entry.key: (float(place),) * objectives for entry, place in zip(bad, behind, strict=True)}
     if good:
         full = as_from_scratch(good)
-        columns = [_placed(good, full, rungs, objective) for objective in range(objectives)]
+        columns = [placed(_known(good, full, rungs, objective)) for objective in range(objectives)]
         found |= {entry.key: tuple(row) for entry, row in zip(good, np.stack(columns, axis=1).tolist(), strict=True)}
     return found
 
 
-def _placed(
+def _known(
     good: Sequence[Entry], full: Mapping[str, tuple[float, ...]], rungs: Sequence[float], objective: int
-) -> np.ndarray:
-    found = np.ones(len(good))
-    for number, rung in enumerate(rungs):
+) -> list[np.ndarray]:
+    """Return the losses of genomes at each rung, NaN where there is none; infinite where they were pruned."""
+    found = []
+    for rung in rungs:
         known = [full.get(entry.key) if rung == 1.0 else entry.losses(rung) for entry in good]
-        there = [(index, losses) for index, losses in enumerate(known) if losses is not None]
-        if there:
-            group = [index for index, _ in there]
-            order = ranks([losses[objective] if len(losses) > objective else math.inf for _, losses in there])
+        rows = [math.nan if row is None else row[objective] if len(row) > objective else math.inf for row in known]
+        found.append(np.array(rows))
+    return found
+
+
+def placed(known: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the places of genomes in the order of one objective, shape (genomes,); see `places`.
+
+    Args:
+        known: For each rung their losses there, shape (genomes,); NaN where there is none.
+    """
+    found = np.ones(len(known[0]))
+    for number, losses in enumerate(known):
+        group = np.flatnonzero(~np.isnan(losses))
+        if len(group):
+            order = ranks(losses[group])
             seats = _seats(found, group) if number else np.arange(1.0, len(group) + 1)
             found[group] = np.interp(order, np.arange(1.0, len(group) + 1), seats)
     return found
 
 
-def _seats(found: np.ndarray, group: Sequence[int]) -> np.ndarray:
+def _seats(found: np.ndarray, group: np.ndarray) -> np.ndarray:
     """Return the places of a group, ascending, shape (group,); equal ones spread over the ranks that they share."""
     seats = np.sort(found[group])
-    for place in np.unique(seats):
-        mine = seats == place
-        if (count := int(mine.sum())) > 1:
+    values, counts = np.unique(seats, return_counts=True)
+    shared = set(values[counts > 1].tolist())
+    for place in values.tolist() if shared else ():
+        mine = seats == place if place in shared else None
+        if mine is not None and (count := int(mine.sum())) > 1:
             reach = (int((found == place).sum()) - 1) / 2
             seats[mine] = np.linspace(place - reach, place + reach, count)
+            shared.update(seats[mine].tolist())  # a seat that another one has by itself may be among them
     return np.asarray(np.sort(seats))
-
-
-class View(History):
-    """The history as a strategy is shown it: each genome born once, trained in full, its losses its places.
-
-    Ranks say all that is known: losses at different budgets, or of pruned trials, have no common scale.
-
-    Args:
-        history: The run's.
-        rungs: Its budgets.
-        barred: Says of a genome that it is known to break a constraint; it counts as seen.
-    """
-
-    def __init__(
-        self,
-        history: History,
-        rungs: Sequence[float],
-        barred: Callable[[Genome], bool],
-    ) -> None:
-        super().__init__(history.space, history.objectives)
-        self._barred = barred
-        told = entries(history)
-        born = [entry.birth for entry in told.values()] + [one for one in history.out if one.fresh]
-        self.ids = [one.id for one in sorted(born, key=lambda one: one.id)]
-        """By the view's id, the run's id of the birth."""
-        number = {id: place for place, id in enumerate(self.ids)}
-        for one in sorted(born, key=lambda one: one.id):
-            parents = tuple(number[parent] for parent in one.parents if parent in number)
-            shown = replace(one, id=number[one.id], parents=parents, budget=1.0, stop_if=(), inherits=None)
-            self.born(shown, history.born_units[one.id])
-        placed = places(list(told.values()), rungs, len(history.objectives))
-        for entry in told.values():
-            self.tell(number[entry.birth.id], self._shown(entry, placed.get(entry.key)))
-
-    def _shown(self, entry: Entry, place: tuple[float, ...] | None) -> Outcome:
-        outcome = entry.latest.outcome
-        if place is None:
-            return outcome
-        shown = {goal.metric: goal.value(loss) for goal, loss in zip(self.objectives, place, strict=True)}
-        return replace(outcome, status="ok", metrics={**outcome.metrics, **shown}, curve=(), error=None)
-
-    def seen(self, genome: Genome, budget: float = 1.0, replicate: int = 0) -> bool:
-        return super().seen(genome, budget, replicate) or self._barred(genome)

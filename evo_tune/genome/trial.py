@@ -19,6 +19,7 @@ from evo_tune.genome.values import Genome
 from evo_tune.text import LINE, one_line
 
 __all__ = [
+    "DECAYED",
     "Candidate",
     "Maximize",
     "Minimize",
@@ -33,6 +34,9 @@ __all__ = [
 
 Status: TypeAlias = Literal["ok", "failed", "diverged", "out_of_memory", "crashed", "timeout", "pruned"]
 STATUSES: tuple[str, ...] = get_args(Status)
+
+DECAYED = "decayed"
+"""What a point of a curve has beside its metrics if it says so: 1 where the learning rate's final fall has begun."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +141,7 @@ class Candidate:
         stop_if: See Proposal; fixed at birth.
         inherits: See Proposal.
         confirms: See Proposal.
+        test: Whether its training may look at the test set. Only a calibration's may, so the journal does not know it.
     """
 
     id: int
@@ -152,6 +157,7 @@ class Candidate:
     stop_if: tuple[tuple[float, str, float], ...] = ()
     inherits: int | None = None
     confirms: int | None = None
+    test: bool = False
 
     @property
     def fresh(self) -> bool:
@@ -175,7 +181,7 @@ class Outcome:
     Args:
         status: ok | failed | diverged | out_of_memory | crashed | timeout | pruned.
         metrics: What the evaluator returned; empty unless ok.
-        curve: What `context.report` was given: (fraction of the full training, metrics).
+        curve: What `context.report` was given: (fraction of the full training, metrics, `DECAYED` among them).
         seconds: Wall time of the evaluation.
         device: Where it ran ('cpu', 'cuda:0').
         error: One line saying what went wrong; None if ok.
@@ -187,6 +193,20 @@ class Outcome:
     seconds: float = 0.0
     device: str = ""
     error: str | None = None
+
+    def left_at(self, budget: float) -> float:
+        """Return the share of the full training at which it was left to go on: before a decay that is thrown away.
+
+        That is the last point before the decay; where the curve does not end with one below the full training, the
+        budget itself.
+
+        Args:
+            budget: The candidate's.
+        """
+        if budget == 1.0 or not self.curve or not self.curve[-1][1].get(DECAYED):
+            return budget
+        before = [fraction for fraction, point in self.curve if not point.get(DECAYED)]
+        return min(budget, before[-1]) if before else budget
 
 
 @dataclass(frozen=True)

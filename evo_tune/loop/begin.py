@@ -83,7 +83,8 @@ def make_manifest(
     if order not in ORDERS:
         raise OptionError(f"--order {order}: expected arrival or birth")
     seed, lag, threads = _whole("seed", seed, 0), _whole("lag", lag, 0), _whole("threads", threads, 1)
-    bound = evaluator.bind(options)
+    rungs = parse_rungs(fidelity)
+    bound = evaluator.settled(evaluator.bind(options), len(rungs) > 1)
     own = evaluator.space(bound)
     given = with_defaults(genes, own, evaluator.gene_options(bound), bound)
     space = SearchSpace(own.repair, None, **{**own.including(genes).genes, **given})
@@ -96,7 +97,7 @@ def make_manifest(
     name = strategy or "saea"
     made = make_strategy(name, dict(strategy_options))
     check_suited(name, made, space, goals)
-    rungs, replicates = parse_rungs(fidelity), _whole("replicates", replicates, 1)
+    replicates = _whole("replicates", replicates, 1)
     constraints, share = _constraints(evaluator, goals, known, subject_to), parse_share(inherit)
     check_support(evaluator, goals, rungs, bool(prune), replicates, share)
     if share:
@@ -127,6 +128,7 @@ def make_manifest(
         given_genes=sorted(given),
         given_objectives=bool(given_goals),
         units=evaluator.metrics,
+        tests=evaluator.tests,
         versions=versions_of((*SHAPING, *made.needs)),
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         identity=uuid.uuid4().hex,
@@ -163,11 +165,13 @@ def _constraints(
     """Return constraints as they are written in the manifest.
 
     Raises:
-        OptionError: One is not understood, or about a metric that the evaluator is known not to return.
+        OptionError: One is not understood, or about a metric that the evaluator is known not to return, or that is of
+            the test set.
     """
     known = {**evaluator.metrics, **estimated, **{goal.metric: "" for goal in (*objectives, *evaluator.objectives)}}
     found = [Constraint.parse(text) for text in ([given] if isinstance(given, str) else given)]
     for constraint in found:
+        evaluator.check_shown(f"--subject-to {constraint.describe()}", constraint.metric)
         if evaluator.metrics and constraint.metric not in known:
             raise OptionError(
                 f"--subject-to {constraint.describe()}: {evaluator.name} returns no metric "

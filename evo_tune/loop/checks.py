@@ -68,13 +68,15 @@ def check_ends(evaluator: Evaluator, space: SearchSpace, genes: Iterable[str], b
 
 
 def check_metrics(evaluator: Evaluator, objectives: Sequence[Objective]) -> None:
-    """Refuse an objective that the evaluator is known not to return.
+    """Refuse an objective that the evaluator is known not to return, or returns of the test set.
 
     Raises:
-        SpaceError: There is one.
+        SpaceError: There is one that it does not return.
+        OptionError: There is one of the test set.
     """
     known = {**evaluator.metrics, **{own.metric: "" for own in evaluator.objectives}, "seconds": "s"}
     for objective in objectives:
+        evaluator.check_shown(f"--objective {objective.describe()}", objective.metric)
         if evaluator.metrics and objective.metric not in known:
             raise SpaceError(
                 f"--objective {objective.describe()}: {evaluator.name} returns no metric "

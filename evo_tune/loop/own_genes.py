@@ -15,7 +15,7 @@ from evo_tune.genome.genes import Choice, Gene, Int
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.values import Value
 from evo_tune.options.binding import suggest
-from evo_tune.options.declare import Option, members
+from evo_tune.options.declare import AUTO, Option, members
 
 __all__ = ["with_defaults"]
 
@@ -55,6 +55,10 @@ def with_defaults(
             raise SpaceError(f"--gene {name}: it is on as it is; expected --gene {name}=GENE")
         if name not in known:
             _check_field(fields[name], gene)
+        if name in fields and AUTO in fields[name].choices and isinstance(gene, Choice) and AUTO in gene.values:
+            raise SpaceError(
+                f"--gene {name}: auto is settled once, when the run begins: expected the values themselves"
+            )
         if gene is None:
             continue
         if not isinstance(gene, Gene):

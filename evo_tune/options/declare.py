@@ -24,17 +24,22 @@ from collections.abc import Collection, Hashable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from evo_tune.errors import OptionError, RecipeError
 from evo_tune.options.bounds import check_integer, check_name, check_number
 
-__all__ = ["Option", "Options", "declared_in", "name_of", "option"]
+__all__ = ["AUTO", "Option", "Options", "declared_in", "name_of", "option"]
 
 TYPES = (bool, int, float, str, Path, type(None))
 """What an option may be, with Literal and unions of these: each is typed as text and saved as plain data."""
 
 MISSING: Any = dataclasses.MISSING
+
+AUTO = "auto"
+"""The choice that leaves the answer to the program. It stands for another one, so it is no value of a gene."""
+
+Self = TypeVar("Self", bound="Options")
 
 
 def option(
@@ -154,6 +159,17 @@ class Options:
         for group in reversed(type(self).__mro__):
             if "check" in vars(group):
                 vars(group)["check"](self)
+
+    def settled(self: Self, rungs: bool) -> Self:
+        """Return the options as a run has them from its beginning to its end: nothing that depends on it is left open.
+
+        A group that leaves something open overrides this, and begins with what `super().settled(rungs)` returns.
+
+        Args:
+            rungs: Whether genomes are trained in part first, and judged there.
+        """
+        del rungs
+        return self
 
     def to_json(self) -> dict[str, Any]:
         """Return every option by name, as plain data."""

@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from evo_tune.genome.trial import Objective
+from evo_tune.genome.trial import DECAYED, Objective
 
 __all__ = ["Context", "Pruned"]
 
@@ -34,6 +34,8 @@ class Context:
         inherit_folder: Folder of the trial, of another genome, with whose weights this one begins, or None.
             The training is then whole in itself: `budget` of the full one's length, with its own schedule.
         keep: Whether later trials may begin with this one's weights: leave them in `folder`.
+        test: Whether the test set may be looked at: what comes is told to people, and to no strategy. It is so in the
+            trainings by which a calibration compares the best with the default, and in `export`.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class Context:
         objectives: Sequence[Objective] = (),
         inherit_folder: Path | str | None = None,
         keep: bool = False,
+        test: bool = False,
     ) -> None:
         self.device = device
         self.threads = threads
@@ -56,6 +59,7 @@ class Context:
         self.resume_folder = None if resume_folder is None else Path(resume_folder)
         self.inherit_folder = None if inherit_folder is None else Path(inherit_folder)
         self.keep = keep
+        self.test = test
         self._folder = Path(folder)
         self._stop_if = tuple(stop_if)
         self._signs = {objective.metric: objective.sign for objective in objectives}
@@ -67,16 +71,18 @@ class Context:
         self._folder.mkdir(parents=True, exist_ok=True)
         return self._folder
 
-    def report(self, fraction: float, **metrics: float) -> None:
+    def report(self, fraction: float, *, decayed: bool | None = None, **metrics: float) -> None:
         """Add a point to the learning curve.
 
         Args:
             fraction: Share of the full training done, 0 < fraction ≤ 1.
+            decayed: Whether the learning rate's final fall has begun: losses before and after it do not compare. The
+                point has it beside its metrics, as 1 or 0. None: it does not say, and counts as one before.
             metrics: Values at this point.
 
         Raises:
             ValueError: The fraction is out of range, or a metric is not a number.
-            Pruned: A bound fixed at birth is passed.
+            Pruned: A bound fixed at birth is passed. Bounds are for points before the fall.
         """
         if not 0.0 < fraction <= 1.0:
             raise ValueError(f"report(fraction={fraction!r}): expected more than 0 and at most 1")
@@ -84,8 +90,10 @@ class Context:
             point = {name: float(value) for name, value in metrics.items()}
         except (TypeError, RuntimeError) as error:  # a tensor of several numbers raises RuntimeError
             raise ValueError(f"report({fraction}, {metrics}): expected numbers") from error
+        if decayed is not None:
+            point[DECAYED] = float(bool(decayed))
         self.curve.append((float(fraction), point))
         for at, metric, bound in self._stop_if:
             loss = self._signs.get(metric, 1.0) * point.get(metric, -math.inf)
-            if fraction >= at and metric in point and not loss <= bound:
+            if fraction >= at and metric in point and not decayed and not loss <= bound:
                 raise Pruned(f"{metric}={point[metric]:.6g} at {fraction:.0%} is beyond its bound")

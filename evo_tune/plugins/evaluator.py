@@ -1,6 +1,6 @@
 """What an evaluator's file holds.
 
-An evaluator is one Python file with SPACE, OBJECTIVES and `evaluate`, optionally METRICS, SUPPORTS, `estimate`,
+An evaluator is one Python file with SPACE, OBJECTIVES and `evaluate`, optionally METRICS, TEST, SUPPORTS, `estimate`,
 `fingerprint`, `inherits` and `export`. Its options are keyword parameters of `evaluate(genome, context, *, steps=300)`,
 or a dataclass (of groups, see `options.declare`): `evaluate(genome, context, options: Options)`, and then the others
 take the same `options` last. This module checks that shape before anything is trained. It does not find files (see
@@ -25,7 +25,7 @@ from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Objective
 from evo_tune.genome.values import Genome
 from evo_tune.options.binding import bind, call_with, options_of
-from evo_tune.options.declare import Option
+from evo_tune.options.declare import Option, Options
 from evo_tune.plugins.context import Context
 from evo_tune.plugins.offers import offered
 from evo_tune.text import one_line
@@ -80,6 +80,7 @@ class Evaluator:
             where = self._where("METRICS")
             raise PluginError(f"{where}: METRICS is {metrics!r}: expected a dict of metric name to unit ('' for none)")
 
+        self._check_test(metrics)
         supports = getattr(self.module, "SUPPORTS", [])
         if isinstance(supports, str) or not isinstance(supports, Sequence) or not set(supports) <= set(SUPPORTS):
             where = self._where("SUPPORTS")
@@ -89,6 +90,24 @@ class Evaluator:
             self.options  # noqa: B018
         except OptionError as error:
             raise PluginError(f"{self._where('evaluate')}: {error}") from None
+
+    def _check_test(self, metrics: Mapping[str, str]) -> None:
+        tests = getattr(self.module, "TEST", {})
+        if not isinstance(tests, Mapping) or not all(isinstance(x, str) and x for pair in tests.items() for x in pair):
+            raise PluginError(
+                f"{self._where('TEST')}: TEST is {tests!r}: expected a dict of metric names to those of the same on "
+                "the test set, such as {'val_loss': 'test_loss'}"
+            )
+        shown = [*tests, *(objective.metric for objective in self.objectives)]
+        for name in shown:
+            if self.is_test(name):
+                raise PluginError(
+                    f"{self._where('TEST')}: {name} is of the test set, which no search may see: expected an objective "
+                    "of the validation set, and in TEST what it is called on the test set"
+                )
+        lost = [name for name in tests if metrics and name not in metrics]
+        if lost:
+            raise PluginError(f"{self._where('TEST')}: TEST names {', '.join(lost)}, of which METRICS says nothing")
 
     def _check_signature(self) -> None:
         count = len(_positional(self.module.evaluate))
@@ -137,8 +156,32 @@ class Evaluator:
 
     @property
     def metrics(self) -> dict[str, str]:
-        """Names and units of what `evaluate` returns, if the file declares them (METRICS)."""
-        return dict(getattr(self.module, "METRICS", {}))
+        """Names and units of what `evaluate` returns to a search, if the file declares them (METRICS)."""
+        declared: dict[str, str] = dict(getattr(self.module, "METRICS", {}))
+        return {name: unit for name, unit in declared.items() if not self.is_test(name)}
+
+    @property
+    def tests(self) -> dict[str, str]:
+        """What metrics are called that are measured on the test set, by the metric that searches see (TEST)."""
+        return dict(getattr(self.module, "TEST", {}))
+
+    def is_test(self, name: str) -> bool:
+        """Say whether a metric is of the test set: named in TEST, or, where there is a TEST, beginning with test_."""
+        return name in self.tests.values() or (bool(self.tests) and name.startswith("test_"))
+
+    def check_shown(self, what: str, name: str) -> None:
+        """Refuse a metric of the test set where a search would see it.
+
+        Args:
+            what: Where it is given: '--objective test_loss:min'.
+            name: The metric.
+
+        Raises:
+            OptionError: It is one.
+        """
+        if self.is_test(name):
+            instead = next((shown for shown, test in self.tests.items() if test == name), "one of the validation set")
+            raise OptionError(f"{what}: {name} is of the test set, which no search may see: expected {instead}")
 
     @property
     def supports(self) -> tuple[str, ...]:
@@ -180,6 +223,21 @@ class Evaluator:
         if self.options_type is not None:
             self.options_type(**bound)
         return bound
+
+    def settled(self, options: Mapping[str, Any], rungs: bool) -> dict[str, Any]:
+        """Return bound options with what they leave open fixed (see `Options.settled`): what a manifest holds.
+
+        Args:
+            options: Bound ones.
+            rungs: Whether trainings in part are judged.
+
+        Raises:
+            PluginError: The file's own `settled` raises; the text names file and line.
+        """
+        if self.options_type is None or not issubclass(self.options_type, Options):
+            return dict(options)
+        made = self._call(lambda given: given.settled(rungs), [options])
+        return {name: getattr(made, name) for name in options}
 
     def space(self, options: Mapping[str, Any]) -> SearchSpace:
         """Return the search space under these options; what options offer as genes is optional in it.
@@ -232,6 +290,15 @@ class Evaluator:
         function = getattr(self.module, "fingerprint", None)
         return "" if function is None else str(self._call(function, [options]))
 
+    def remarks(self, options: Mapping[str, Any]) -> list[str]:
+        """Return what the file has to say of these options before anything is trained, a line each; mostly nothing.
+
+        Raises:
+            PluginError: It raises; the text names file and line.
+        """
+        function = getattr(self.module, "remarks", None)
+        return [] if function is None else [one_line(str(text)) for text in self._call(function, [options])]
+
     def estimate(self, genome: Genome, options: Mapping[str, Any]) -> dict[str, float]:
         """Return the metrics known before training, such as params; empty if the file declares none.
 
@@ -267,11 +334,12 @@ class Evaluator:
         return {**self.estimate(genome, options), **returned} if isinstance(returned, Mapping) else returned
 
     def export(self, genome: Genome, context: Context, folder: Path, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Have the file's `export` train once more and write something usable; return its metrics.
+        """Have the file's `export` train once more and write something usable; return its metrics, the test set's too.
 
         Raises:
             PluginError: It raises; the text names file and line.
         """
+        context.test = True
         metrics = self._call(self.module.export, [self._with_genes(options, genome)], dict(genome), context, folder)
         return dict(metrics) if isinstance(metrics, Mapping) else {}
 

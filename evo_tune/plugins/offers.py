@@ -12,7 +12,7 @@ from typing import Any
 from evo_tune.errors import SpaceError
 from evo_tune.genome.genes import Choice, Gene
 from evo_tune.genome.notation import parse_gene
-from evo_tune.options.declare import Option
+from evo_tune.options.declare import AUTO, Option
 
 __all__ = ["offered"]
 
@@ -36,8 +36,8 @@ def _gene_of(one: Option) -> Gene | None:
         return None
     if one.gene:
         return parse_gene(one.name, one.gene)
-    if one.choices:
-        return Choice(tuple(one.choices))
+    if values := tuple(choice for choice in one.choices if choice != AUTO):
+        return Choice(values)
     return Choice((False, True)) if one.type is bool else None
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -34,6 +34,9 @@ class Strategy(ABC):
 
     several_objectives: ClassVar[bool] = False
     """Whether it can optimise more than one objective."""
+
+    before: ClassVar[Mapping[str, Any]] = {}
+    """What options that came later are where a saved run does not say them: its proposals come out as they did."""
 
     needs: ClassVar[Mapping[str, str]] = {}
     """Packages that it imports, inside its functions, and that evo-tune does not bring; for each, what pip installs."""

@@ -49,6 +49,10 @@ OBJECTIVES = [Minimize("val_loss")]  # beside it perhaps Minimize("params"), Max
 # Optional: all that evaluate returns, with units. Another --objective is then refused before training.
 METRICS = {"val_loss": "mean squared error", "params": ""}
 
+# Optional: a test set that no trial of the search sees. What val_loss is called there; evaluate returns it only where
+# context.test asks for it, and the closing table compares the best with the default by it.
+TEST = {"val_loss": "test_loss"}
+
 # Optional: what evaluate takes care of. "budget": it trains the fraction context.budget of the full training and goes
 # on from context.resume_folder, as --fidelity needs it; "curve": it reports the first objective, for --prune; "inherit"
 # (not here): it begins with the weights that another trial left, for --inherit.
@@ -60,7 +64,7 @@ def evaluate(genome: dict, context: Context, *, steps: int = 300, points: int = 
 
     Args:
         genome: One value per gene, already repaired.
-        context: Has device, threads, seed, budget, folder, resume_folder and report.
+        context: Has device, threads, seed, budget, folder, resume_folder, test and report.
         steps: An option: `-o steps=1000`; its type is checked.
         points: Another one. Many options, or some with bounds and help, are better declared as a dataclass:
 
@@ -73,7 +77,7 @@ def evaluate(genome: dict, context: Context, *, steps: int = 300, points: int = 
             SPACE, estimate and fingerprint then take the same options (docs/evaluators.md).
     """
     rng = np.random.default_rng(context.seed)  # the only source of chance
-    (x, y), (held_x, held_y) = data(points)
+    (x, y), held_out, test = data(points)
     first = rng.normal(0.0, 2.0, (2, genome["width"]))  # slope and offset of each unit
     second = rng.normal(0.0, genome["width"] ** -0.5, genome["width"])
     weights = [first, second]
@@ -92,11 +96,12 @@ def evaluate(genome: dict, context: Context, *, steps: int = 300, points: int = 
             weight += speed
         if step % 50 == 0 or step == last:
             # A point of the learning curve. Its place is the share of the full training.
-            context.report(step / steps, val_loss=loss(first, second, held_x, held_y))
+            context.report(step / steps, val_loss=loss(first, second, *held_out))
     if context.budget < 1.0:  # context.folder is this trial's own folder, made on first use
         np.save(context.folder / "state.npy", np.concatenate([[last], *map(np.ravel, weights + speeds)]))
     # Raise if the training failed: the trial is saved as failed, with your message, and the run goes on.
-    return {"val_loss": loss(first, second, held_x, held_y), **estimate(genome)}
+    tested = {"test_loss": loss(first, second, *test)} if context.test else {}
+    return {"val_loss": loss(first, second, *held_out), **tested, **estimate(genome)}
 
 
 def estimate(genome: dict) -> dict[str, float]:
@@ -116,10 +121,9 @@ def unpack(state: np.ndarray, width: int) -> tuple:
 
 
 def data(points: int) -> tuple:
-    """Return training and held-out points; their own seed, so that they are the same for every trial."""
+    """Return points to train on, to choose by and to test with, the same ones for every trial and every seed."""
     rng = np.random.default_rng(0)
-    x = rng.uniform(-1.0, 1.0, 2 * points)
-    return (x[:points], np.sin(5.0 * x[:points])), (x[points:], np.sin(5.0 * x[points:]))
+    return tuple((x, np.sin(5.0 * x)) for x in np.split(rng.uniform(-1.0, 1.0, 3 * points), 3))
 
 
 def schedule(done: float, warmup: float, decay: float) -> float:

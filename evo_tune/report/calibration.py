@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evo_tune.genome.trial import Candidate, Trial
+from evo_tune.genome.trial import Candidate, Objective, Trial
 from evo_tune.genome.values import genome_key
 from evo_tune.report.racing import ROUNDING, Fresh, Purpose, Race, Standing, most_numbers
 from evo_tune.store.calibration import is_raced, read_calibration
@@ -26,6 +26,7 @@ __all__ = [
     "is_rounding",
     "race_of",
     "recommended",
+    "reported",
     "results_of",
     "standing",
 ]
@@ -47,7 +48,7 @@ def is_rounding(difference: float, *values: float) -> bool:
 
 @dataclass(frozen=True)
 class Calibrated:
-    """The first objective of one genome over fresh seeds.
+    """The first objective of one genome over fresh seeds, on the test set where there is one (see `reported`).
 
     Args:
         id: The trial whose genome it is.
@@ -73,6 +74,15 @@ class Calibrated:
         return 0.0 if is_rounding(error, *self.values) else error
 
 
+def reported(run: Run) -> Objective:
+    """Return what the reporting seeds are compared by: the first objective, on the test set if the evaluator has one.
+
+    Finalists are chosen by the objective itself, so the test set has no part in what was found.
+    """
+    first = run.objectives[0]
+    return type(first)(run.manifest.tests.get(first.metric, first.metric))
+
+
 def is_default(trial: Trial, run: Run) -> bool:
     """Say whether a trial is of the default genome, which was born first."""
     return genome_key(trial.genome) == genome_key(run.candidates[0].genome)
@@ -96,18 +106,25 @@ def _leaders(ranked: Sequence[Trial], count: int) -> list[Trial]:
 
 
 def results_of(run: Run, race: Race) -> dict[Fresh, float | None]:
-    """Return what came of a race's trainings so far: the first objective as a loss, None for a failure."""
-    done = {_key(trial.candidate): trial.losses[0] if trial.losses else None for trial in read_calibration(run)}
+    """Return the losses of a race's trainings so far, by the first objective or `reported`; None for a failure."""
+    done = {_key(trial.candidate): trial for trial in read_calibration(run)}
     found: dict[Fresh, float | None] = {}
     if not done:
         return found
+    by: dict[Purpose, Objective] = {"choose": run.objectives[0], "report": reported(run)}
     for purpose, most in most_numbers(race).items():
         for number in range(1, most + 1):
             seed = calibration_seed(run.manifest.seed, number, purpose)
             for id in (*race.finalists, *(() if race.default is None else (race.default,))):
                 if (key := (genome_key(run.candidates[id].genome), seed)) in done:
-                    found[Fresh(id, purpose, number)] = done[key]
+                    found[Fresh(id, purpose, number)] = _loss(done[key], by[purpose])
     return found
+
+
+def _loss(trial: Trial, by: Objective) -> float | None:
+    """Return a training's loss; None if it failed, or has no finite one."""
+    loss = by.loss(trial.outcome.metrics) if trial.losses and by.metric in trial.outcome.metrics else math.nan
+    return loss if math.isfinite(loss) else None
 
 
 def _key(candidate: Candidate) -> tuple[str, int]:
@@ -150,7 +167,7 @@ def calibrated(run: Run) -> list[Calibrated]:
     race, stands = race_of(run), standing(run)
     if stands is None or not stands.over or stands.chosen is None:
         return []
-    results, value = results_of(run, race), run.objectives[0].value
+    results, value = results_of(run, race), reported(run).value
     found = []
     for id in (race.default, stands.chosen):
         if id is not None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from evo_tune.genome.trial import Trial
 from evo_tune.report import summary as report
-from evo_tune.report.calibration import Calibrated, calibrated
+from evo_tune.report.calibration import Calibrated, calibrated, reported
 from evo_tune.store.run import Run
 
 __all__ = ["best_as_data", "closing_as_data", "run_as_data", "trial_as_data"]
@@ -26,11 +26,11 @@ def trial_as_data(trial: Trial | None) -> dict[str, Any] | None:
     }
 
 
-def fresh_as_data(row: Calibrated | None) -> dict[str, Any] | None:
-    """Return a genome's values over fresh seeds as plain data; None as None."""
+def fresh_as_data(row: Calibrated | None, metric: str) -> dict[str, Any] | None:
+    """Return a genome's values of a metric over fresh seeds as plain data; None as None."""
     if row is None:
         return None
-    return {"mean": row.mean, "error": row.error, "values": row.values, "failures": row.failures}
+    return {"metric": metric, "mean": row.mean, "error": row.error, "values": row.values, "failures": row.failures}
 
 
 def best_as_data(run: Run, most: int = 1) -> list[dict[str, Any]]:
@@ -38,9 +38,9 @@ def best_as_data(run: Run, most: int = 1) -> list[dict[str, Any]]:
 
     Their `metrics` are those of the search: of one seed, or the mean of its replicates.
     """
-    rows = {row.id: row for row in calibrated(run)}
+    rows, metric = {row.id: row for row in calibrated(run)}, reported(run).metric
     return [
-        {**(trial_as_data(trial) or {}), "fresh_seeds": fresh_as_data(rows.get(trial.id))}
+        {**(trial_as_data(trial) or {}), "fresh_seeds": fresh_as_data(rows.get(trial.id), metric)}
         for trial in report.leaders(run, most)
     ]
 
@@ -54,13 +54,14 @@ def closing_as_data(run: Run) -> dict[str, Any]:
         "ended": run.ended,
         "metric": end.metric,
         "direction": end.direction,
+        "reported": end.reported,
         "best": trial_as_data(end.best),
         "default": trial_as_data(end.default),
         "gain": end.gain,
         "gain_error": end.gain_error,
         "beaten": end.beaten,
         "calibration": {
-            name: fresh_as_data(row)
+            name: fresh_as_data(row, end.reported)
             for name, row in (("best", end.calibrated_best), ("default", end.calibrated_default))
             if row is not None
         },

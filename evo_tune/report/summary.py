@@ -13,10 +13,11 @@ from statistics import median
 
 import numpy as np
 
+from evo_tune.genome.genes import Choice
 from evo_tune.genome.importance import importance, rank_correlation
 from evo_tune.genome.trial import Candidate, Trial
 from evo_tune.genome.values import genome_key
-from evo_tune.report.calibration import Calibrated, calibrated, is_default, is_rounding, recommended, standing
+from evo_tune.report.calibration import Calibrated, calibrated, is_default, is_rounding, recommended, reported, standing
 from evo_tune.report.racing import Standing
 from evo_tune.store.run import Run
 
@@ -72,6 +73,7 @@ class Closing:
         seconds: Wall time over all sessions.
         race: How the race of the finalists stands; None without one, or if an older version calibrated.
         seeded: What the best's value in the search is of: 'one seed', or 'the mean of N seeds'.
+        reported: The metric over fresh seeds: that of the test set where the evaluator has one; else `metric`.
     """
 
     metric: str
@@ -87,6 +89,12 @@ class Closing:
     seconds: float
     race: Standing | None = None
     seeded: str = "one seed"
+    reported: str = ""
+
+    @property
+    def tested(self) -> bool:
+        """Whether what is said of fresh seeds is of the test set."""
+        return self.reported not in ("", self.metric)
 
     @property
     def raced(self) -> bool:
@@ -158,6 +166,7 @@ def closing(run: Run) -> Closing:
         seconds=run.seconds,
         race=standing(run),
         seeded="one seed" if best is None else seeded(best, run),
+        reported=reported(run).metric,
     )
 
 
@@ -238,9 +247,10 @@ def spent(run: Run) -> float:
 def costs(run: Run) -> dict[int, float]:
     """Return what each candidate cost, in full trainings.
 
-    A promotion counts what it adds, a pruned or failed trial what it had: up to the last point of its curve, or, where
-    it reported none, by its seconds and the median pace of the trainings that are ok; at least a hundredth. As long as
-    none is ok, one without a curve counts whole. It follows from the journal alone.
+    A promotion counts from where the rung was left: a decay that was thrown away has been trained all the same. What
+    was pruned or failed counts what it had: up to the last point of its curve, or, where it reported none, by its
+    seconds and the median pace of the trainings that are ok; at least a hundredth. As long as none is ok, one without a
+    curve counts whole. It follows from the journal alone.
     """
     found: dict[int, float] = {}
     pace: float | None = None
@@ -258,7 +268,10 @@ def costs(run: Run) -> dict[int, float]:
 
 def _added(run: Run, candidate: Candidate) -> float:
     """Return the part of a full training that a candidate is born for."""
-    return candidate.budget - (0.0 if candidate.resumes is None else run.candidates[candidate.resumes].budget)
+    if candidate.resumes is None:
+        return candidate.budget
+    budget, outcome = run.candidates[candidate.resumes].budget, run.outcomes.get(candidate.resumes)
+    return candidate.budget - (budget if outcome is None else outcome.left_at(budget))
 
 
 def full_seconds(run: Run) -> float:
@@ -335,7 +348,11 @@ def importances(run: Run) -> dict[str, float]:
         return {}
     losses = np.array([trial.losses[0] for trial in trials if trial.losses])
     found = {
-        name: importance(np.array([gene.encode(trial.genome[name]) for trial in trials]), losses)
+        name: importance(
+            np.array([gene.encode(trial.genome[name]) for trial in trials]),
+            losses,
+            unordered=isinstance(gene, Choice) and not gene.ordered,
+        )
         for name, gene in run.manifest.genes().items()
     }
     return dict(sorted(found.items(), key=lambda item: -item[1]))

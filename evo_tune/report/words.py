@@ -88,7 +88,8 @@ def _outcome(race: Standing, best: int, end: Closing) -> str:
         return _difference(end)
     if race.gain < 0.0:
         worse = f"{-race.gain:.5f}" + ("" if math.isnan(race.error) else f" ± {race.error:.5f}")
-        return f"nothing beat the default genome: on fresh seeds trial {race.chosen}, the finalist, is {worse} worse"
+        where = "on fresh seeds and the test set" if end.tested else "on fresh seeds"
+        return f"nothing beat the default genome: {where} trial {race.chosen}, the finalist, is {worse} worse"
     return f"trial {race.chosen}, the best finalist, failed on fresh seeds where the default did not: take the default"
 
 
@@ -98,4 +99,5 @@ def _difference(end: Closing) -> str:
         return f"difference: {end.gain:.5f} on one fresh seed: the best {word} the default"
     errors = f"{end.gain / end.gain_error:.1f} standard errors" if end.gain_error else "no spread between seeds"
     paired = f", paired over {end.race.pairs} fresh seeds" if end.race else ""
+    paired += ", on the test set" if end.race and end.tested else ""
     return f"difference: {end.gain:.5f} ± {end.gain_error:.5f}: the best {word} the default ({errors}{paired})"

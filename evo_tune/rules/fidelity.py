@@ -19,9 +19,9 @@ from evo_tune.errors import OptionError
 from evo_tune.genome.importance import rank_correlation, ranks
 from evo_tune.genome.operators import PROMOTION
 from evo_tune.genome.standing import Entry
-from evo_tune.genome.trial import Proposal
+from evo_tune.genome.trial import DECAYED, Proposal
 
-__all__ = ["bounds", "is_audit", "keep", "parse_rungs", "promotion", "trust"]
+__all__ = ["audits_among", "bounds", "is_audit", "keep", "parse_rungs", "promotion", "trust"]
 
 BELIEF = 0.6
 """Rank correlation that is taken for granted before anything was measured."""
@@ -71,6 +71,11 @@ def is_audit(number: int) -> bool:
     genomes that were not chosen by their early results can show that those mislead.
     """
     return number & (number - 1) == 0
+
+
+def audits_among(count: int) -> list[int]:
+    """Return which of so many births are audits; see `is_audit`."""
+    return [number for number in (0, *(2**power for power in range(count.bit_length()))) if number < count]
 
 
 def trust(early: Sequence[float], late: Sequence[float]) -> float:
@@ -199,8 +204,13 @@ def bounds(
 
 
 def _value_at(entry: Entry, metric: str, sign: float, look: float) -> float | None:
-    """Return a curve's last loss at or before a fraction; None if it did not get there or does not say."""
-    if not entry.curve or entry.curve[-1][0] < look:
+    """Return a curve's last loss at or before a fraction; None if it did not get there or does not say.
+
+    A loss after the decay of a rung is no match for one at the peak of the learning rate, which it would put to shame:
+    only points before it count, and bounds are for such alone (`Context.report`).
+    """
+    before = [(fraction, point) for fraction, point in entry.curve if not point.get(DECAYED)]
+    if not before or before[-1][0] < look:
         return None
-    values = [sign * point[metric] for fraction, point in entry.curve if fraction <= look and metric in point]
+    values = [sign * point[metric] for fraction, point in before if fraction <= look and metric in point]
     return values[-1] if values and math.isfinite(values[-1]) else None

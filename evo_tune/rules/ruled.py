@@ -15,11 +15,12 @@ from evo_tune.errors import EvoTuneError
 from evo_tune.genome.constraint import Constraint, violation
 from evo_tune.genome.history import History
 from evo_tune.genome.operators import REPLICATE
-from evo_tune.genome.standing import Entry, View, entries
+from evo_tune.genome.standing import Entry, entries
 from evo_tune.genome.trial import Candidate, Proposal
 from evo_tune.genome.values import Genome, genome_key
+from evo_tune.genome.view import View
 from evo_tune.plugins.strategy import Strategy
-from evo_tune.rules.fidelity import bounds, is_audit, promotion
+from evo_tune.rules.fidelity import audits_among, bounds, is_audit, promotion
 from evo_tune.rules.inheritance import confirmation, source
 
 __all__ = ["Ruled", "Rules"]
@@ -105,8 +106,8 @@ class Ruled(Strategy):
         told = list(entries(history).values())
         out = [(genome_key(one.genome), one) for one in history.out]
         promoted = {(key, one.budget) for key, one in out if not one.replicate}
-        births = sorted([entry.birth for entry in told] + [one for _, one in out if one.fresh], key=lambda one: one.id)
-        audits = {genome_key(one.genome) for number, one in enumerate(births) if is_audit(number)}
+        births = history.fresh_births
+        audits = {genome_key(births[number].genome) for number in audits_among(len(births))}
         due = promotion(told, promoted, audits, self.rules.rungs)
         if due is not None:
             return self._bounded(due, history) if genome_key(due.genome) not in audits else due

@@ -63,7 +63,9 @@ def write_calibration(run: Run, trials: Sequence[Trial]) -> None:
     before = _read(run)[1]
     known = run.metric_names
     others = sorted({name for trial in trials for name in trial.outcome.metrics}.difference(known))
-    rows = table.from_trials(trials, (), table.schema(run.genes, [*known, *others], run.manifest.units))
+    units = run.manifest.units
+    units = {**units, **{test: units.get(name, "") for name, test in run.manifest.tests.items()}}
+    rows = table.from_trials(trials, (), table.schema(run.genes, [*known, *others], units))
     for name, value in ((HASH, run.evaluator_hash), (DATA, run.fingerprint)):
         rows = rows.append_column(name, pa.array([value] * len(trials), pa.string()))
     if before is not None:

@@ -47,7 +47,7 @@ OLD_OPERATORS = {"calibration": "finalist"}
 
 
 class Birth(Struct, forbid_unknown_fields=True):
-    """A Candidate as the journal holds it; the fields are its own, in its own order."""
+    """A Candidate as the journal holds it: its own fields in its own order, but for `test`, which no trial has."""
 
     id: Whole
     generation: Whole
@@ -125,7 +125,7 @@ class Born(_Event, tag="born"):
     @classmethod
     def of(cls, candidate: Candidate, time: float) -> Born:
         """Return a candidate's birth."""
-        return cls(candidate=Birth(**vars(candidate)), time=time)
+        return cls(candidate=Birth(*(getattr(candidate, name) for name in Birth.__struct_fields__)), time=time)
 
 
 class Recorded(_Event, tag="recorded"):

@@ -74,6 +74,7 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
             not say.
         given_objectives: Whether the user gave the objectives in place of the evaluator's own; None likewise.
         units: Declared metric name to unit, for the Parquet files; '' where there is none.
+        tests: What metrics are called on the test set, by what they are called in the search (see `Evaluator.tests`).
         versions: Of Python and of the packages that shape results.
         created: UTC time, ISO 8601.
         identity: Made up for this run alone, by which its user's memory knows it; '' in old ones.
@@ -99,6 +100,7 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
     inherit: Share = 0.0
     subject_to: list[str] = field(default_factory=list)
     units: dict[str, str] = field(default_factory=dict)
+    tests: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     created: str = ""
     strategy_hash: str = ""

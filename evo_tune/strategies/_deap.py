@@ -1,8 +1,8 @@
 """The operators of evolution in unit coordinates: the only file that imports DEAP.
 
-Trials come in as `Individual`s, children leave as lists of unit coordinates. DEAP draws from Python's
-global `random`: `seeded` lends it a seed from the caller's generator and puts the old state back, so
-a proposal stays a pure function of history. Its NSGA-III draws from numpy's, which is treated likewise.
+Trials come in as `Individual`s, children leave as lists of unit coordinates. DEAP draws from the global generators
+of Python and numpy, which any other thread may use as well: its modules get generators of their own instead, which
+`seeded` gives a seed from the caller's, so a proposal stays a pure function of history.
 DEAP sees finite losses only; failed trials never get here. This file knows nothing of births, duplicates
 or generations.
 """
@@ -11,11 +11,16 @@ from __future__ import annotations
 
 import math
 import random
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 from deap import base, tools
+from deap.tools import crossover as deap_crossover
+from deap.tools import emo as deap_emo
+from deap.tools import selection as deap_selection
 
 from evo_tune.genome.genes import Choice
 from evo_tune.genome.history import History
@@ -40,6 +45,31 @@ ETA = 10.0
 SHRINK = 2.0**-10
 """Losses are scaled by this power of two, which is exact: the difference of two of the largest floats would
 overflow to infinity, and infinity by infinity is a crowding distance that is no number."""
+
+
+class _Numpy:
+    """numpy, as DEAP is to see it: with a generator of its own for what it draws.
+
+    Args:
+        random: It.
+    """
+
+    def __init__(self, random: np.random.RandomState) -> None:
+        self.random = random
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(np, name)
+
+
+OWN, OWN_NUMPY = random.Random(), np.random.RandomState()
+"""The generators from which DEAP draws: those that it knows as modules, drawn from by the same names."""
+
+for _module in (deap_crossover, deap_emo, deap_selection):
+    _module.random = OWN
+deap_emo.numpy = _Numpy(OWN_NUMPY)
+
+LOCK = threading.RLock()
+"""Held while DEAP draws: runs in several threads of a program share these generators."""
 
 
 class Losses(base.Fitness):  # type: ignore[misc]  # DEAP has no types
@@ -75,13 +105,10 @@ class Individual:
 
 @contextmanager
 def seeded(rng: np.random.Generator) -> Iterator[None]:
-    """Seed Python's global `random` from `rng` while DEAP works, then restore it."""
-    state = random.getstate()
-    random.seed(int(rng.integers(2**63)))
-    try:
+    """Seed DEAP's generator from `rng`; while it works, no other thread draws from it."""
+    with LOCK:
+        OWN.seed(int(rng.integers(2**63)))
         yield
-    finally:
-        random.setstate(state)
 
 
 def tournament(pool: Sequence[Individual], size: int) -> Individual:
@@ -114,21 +141,16 @@ def select(pool: Sequence[Individual], size: int) -> list[Individual]:
 def select_by_reference(pool: Sequence[Individual], size: int) -> list[Individual]:
     """Return the `size` individuals that NSGA-III keeps (Deb & Jain, 2014).
 
-    Its reference points lie evenly on the unit simplex, as many as the population holds. It breaks ties by
-    numpy's global generator, which is lent a seed made of the ids, so the same pool always gives the same
-    individuals, and gets its state back.
+    Its reference points lie evenly on the unit simplex, as many as the population holds. It breaks ties by a
+    generator that is given a seed made of the ids, so the same pool always gives the same individuals.
     """
     if len(pool) <= size:
         return list(pool)
     objectives = len(pool[0].losses)
-    state = np.random.get_state()
-    np.random.seed(fold_seed(one.id for one in pool))
-    try:
-        with np.errstate(all="ignore"):  # losses of any size: what overflows ends up in some niche
-            points = tools.uniform_reference_points(objectives, _divisions(objectives, size))
-            kept: list[Individual] = tools.selNSGA3(list(pool), size, points, nd="standard")
-    finally:
-        np.random.set_state(state)
+    with LOCK, np.errstate(all="ignore"):  # losses of any size: what overflows ends up in some niche
+        OWN_NUMPY.seed(fold_seed(one.id for one in pool))
+        points = tools.uniform_reference_points(objectives, _divisions(objectives, size))
+        kept: list[Individual] = tools.selNSGA3(list(pool), size, points, nd="standard")
     return kept
 
 

@@ -11,7 +11,7 @@ length scales that grow with the number of genes; Riedmiller & Braun, Rprop (ICN
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -25,6 +25,9 @@ LENGTH, LENGTHS = 0.5, 1.0
 
 NOISE, NOISES = 0.02, 1.5
 """Prior of the variance of noise, where scores have variance 1: its median and the deviation of its logarithm."""
+
+ALONE = 200_000
+"""Multiplications of a product of matrices that BLAS does in the thread that asks."""
 
 ROOT = math.sqrt(5.0)
 
@@ -41,6 +44,9 @@ class Process:
         relevance: Inverse squared length scale of each feature, shape (features,).
         inverse: Inverse of the covariance of the points, noise included, shape (points, points).
         weights: Inverse times scores, shape (points,).
+        noise: Variance of noise.
+        out: Features of points that it believes to be as it expects them, shape (out, features).
+        surer: Inverse of the covariance of these points, noise included, given the others. Shape (out, out).
     """
 
     points: np.ndarray
@@ -48,6 +54,9 @@ class Process:
     relevance: np.ndarray
     inverse: np.ndarray
     weights: np.ndarray
+    noise: float
+    out: np.ndarray | None = None
+    surer: np.ndarray | None = None
 
     @classmethod
     def fit(cls, points: np.ndarray, scores: np.ndarray, unordered: np.ndarray) -> Process:
@@ -71,14 +80,39 @@ class Process:
             last = np.where(turned < 0, 0.0, uphill)
             logs = np.clip(logs + np.sign(last) * size, middle - 3.0 * spread, middle + 3.0 * spread)
         kernel, _ = _matern(_sum(np.exp(logs[:-1]), steps))
-        inverse = np.linalg.inv(kernel + math.exp(logs[-1]) * np.eye(len(kernel)))
-        return cls(points, unordered, np.exp(logs[:-1]), inverse, inverse @ scores)
+        noise = math.exp(logs[-1])
+        inverse = np.linalg.inv(kernel + noise * np.eye(len(kernel)))
+        return cls(points, unordered, np.exp(logs[:-1]), inverse, inverse @ scores, noise)
+
+    def believing(self, out: np.ndarray) -> Process:
+        """Return the process that has seen, at these points, just what it expects there.
+
+        Its mean stays what it was; its variance is that of a process fitted to the points as well.
+
+        Args:
+            out: Features of the points, shape (out, features).
+        """
+        covariance = self._covariance(out, out) + self.noise * np.eye(len(out))
+        return replace(self, out=out, surer=np.linalg.inv(covariance))
 
     def predict(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return mean and variance of the score of each point, noise excluded, each of shape (points,)."""
-        shared, _ = _matern(_sum(self.relevance, _squares(self.points, points, self.unordered)))
-        explained = (shared * np.einsum("ab,bc->ac", self.inverse, shared)).sum(axis=0)
+        shared = self._kernel(self.points, points)
+        explained = (shared * _times(self.inverse, shared)).sum(axis=0)
+        if self.out is not None and self.surer is not None:
+            further = self._covariance(self.out, points)
+            explained += (further * _times(self.surer, further)).sum(axis=0)
         return self.weights @ shared, np.maximum(1.0 - explained, 1e-9)
+
+    def _kernel(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+        """Return the prior's covariance of points, shape (left, right)."""
+        kernel, _ = _matern(_sum(self.relevance, _squares(left, right, self.unordered)))
+        return kernel
+
+    def _covariance(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+        """Return the covariance of points given those that it was fitted to, noise excluded, shape (left, right)."""
+        one, other = self._kernel(self.points, left), self._kernel(self.points, right)
+        return np.asarray(self._kernel(left, right) - _times(one.T, _times(self.inverse, other)))
 
 
 def _squares(left: np.ndarray, right: np.ndarray, unordered: np.ndarray) -> np.ndarray:
@@ -91,6 +125,12 @@ def _squares(left: np.ndarray, right: np.ndarray, unordered: np.ndarray) -> np.n
 def _sum(weights: np.ndarray, squares: np.ndarray) -> np.ndarray:
     """Return the weighted sum over features. By einsum: BLAS would wake threads for it, which slots need more."""
     return np.asarray(np.einsum("f,fab->ab", weights, squares))
+
+
+def _times(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Return a product of matrices, by as many columns at a time as BLAS takes without waking threads."""
+    width = max(1, ALONE // (left.shape[0] * left.shape[1]))
+    return np.concatenate([left @ right[:, at : at + width] for at in range(0, right.shape[1], width)], axis=1)
 
 
 def _matern(squares: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

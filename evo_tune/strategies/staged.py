@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -29,6 +29,7 @@ from evo_tune.genome.trial import Proposal, Trial
 from evo_tune.genome.values import Genome, genome_key
 from evo_tune.plugins.strategy import Strategy
 from evo_tune.strategies._births import spread
+from evo_tune.strategies._rounds import sizes_of
 
 __all__ = ["Staged"]
 
@@ -58,9 +59,12 @@ class Staged(Strategy):
         replicates: Trainings of each, with other seeds.
         cheap: What makes a genome the cheaper one of two that are as good: a metric of the evaluator
             ('params', 'flops', …) or 'seconds', the time that its training took; 'none' takes the best mean.
+        categories: How a choice without order is grouped to say how much it explains: by 'values', or by 'quartiles'
+            of their numbers, as older versions had it.
     """
 
     own_trials: ClassVar[bool] = True
+    before: ClassVar[Mapping[str, Any]] = {"categories": "quartiles"}
 
     population: int = 30
     coarse: int | None = None
@@ -70,6 +74,7 @@ class Staged(Strategy):
     finalists: int = 5
     replicates: int = 3
     cheap: str = "params"
+    categories: Literal["values", "quartiles"] = "values"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -122,8 +127,10 @@ class Staged(Strategy):
         losses = np.array([trial.losses[0] for trial in ranked if trial.losses])
         elite = units[: self._elite(history)]
         levels = [_levels(gene, elite[:, place], self.levels) for place, gene in enumerate(space.genes.values())]
+        free = (sizes_of(space) > 0) & (self.categories == "values")
         weights = [
-            importance(units[:, place], losses) if len(found) > 1 else -1.0 for place, found in enumerate(levels)
+            importance(units[:, place], losses, bool(free[place])) if len(found) > 1 else -1.0
+            for place, found in enumerate(levels)
         ]
         chosen = [place for place in np.argsort(-np.array(weights), kind="stable")[: self.genes] if weights[place] >= 0]
         cells = []

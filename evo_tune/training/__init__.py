@@ -1,8 +1,7 @@
 """The training recipe: how one Transformer is trained, step by step and reproducibly.
 
-An island: it knows torch, `evo_tune.errors` and `evo_tune.options`, and nothing of genomes, trials or runs. One topic a
-file; what each name is for stands in its own module. Names are imported on first use, so the parts
-that are plain arithmetic (`GPTConfig`, `flops_per_token`, `Schedule`) can be had without loading torch.
+An island: it knows torch, `evo_tune.errors` and `evo_tune.options`, and nothing of genomes, trials or runs. Names are
+imported on first use, so that plain arithmetic (`GPTConfig`, `flops_per_token`, `Schedule`) can be had without torch.
 """
 
 from __future__ import annotations
@@ -21,13 +20,16 @@ if TYPE_CHECKING:
     from evo_tune.training.classification import Scores as Scores
     from evo_tune.training.classification import auc as auc
     from evo_tune.training.classification import score as score
+    from evo_tune.training.classifier_building import classifier_course as classifier_course
+    from evo_tune.training.classifier_building import classify_together as classify_together
+    from evo_tune.training.classifier_building import evaluate_classifier as evaluate_classifier
+    from evo_tune.training.classifier_building import export_classifier as export_classifier
+    from evo_tune.training.classifying import ClassifierTask as ClassifierTask
     from evo_tune.training.classifying import Classifying as Classifying
     from evo_tune.training.classifying import divided as divided
-    from evo_tune.training.classifying import fit_classifier as fit_classifier
     from evo_tune.training.classifying import known_before as known_before
     from evo_tune.training.classifying import write_classifier as write_classifier
     from evo_tune.training.course import Course as Course
-    from evo_tune.training.course import Material as Material
     from evo_tune.training.data.batch import IGNORE as IGNORE
     from evo_tune.training.data.columns import Columns as Columns
     from evo_tune.training.data.corpus import Corpus as Corpus
@@ -40,9 +42,7 @@ if TYPE_CHECKING:
     from evo_tune.training.data.images import Images as Images
     from evo_tune.training.data.images import read_images as read_images
     from evo_tune.training.data.labelled_texts import LabelledTexts as LabelledTexts
-    from evo_tune.training.data.labelled_texts import (
-        read_labelled_texts as read_labelled_texts,
-    )
+    from evo_tune.training.data.labelled_texts import read_labelled_texts as read_labelled_texts
     from evo_tune.training.data.splits import hash_of as hash_of
     from evo_tune.training.data.splits import stratified as stratified
     from evo_tune.training.data.tables import Table as Table
@@ -61,17 +61,12 @@ if TYPE_CHECKING:
     from evo_tune.training.data.windows import held_out_blocks as held_out_blocks
     from evo_tune.training.evaluation import Evaluation as Evaluation
     from evo_tune.training.evaluation import evaluate as evaluate
-    from evo_tune.training.evaluation import (
-        evaluate_by_position as evaluate_by_position,
-    )
+    from evo_tune.training.evaluation import evaluate_by_position as evaluate_by_position
     from evo_tune.training.evaluation import losses_by_position as losses_by_position
     from evo_tune.training.extension import extend_context as extend_context
     from evo_tune.training.extension import extend_trainer as extend_trainer
-    from evo_tune.training.fitting import Examples as Examples
-    from evo_tune.training.fitting import fit as fit
-    from evo_tune.training.hardware.allocator import (
-        keep_freed_memory as keep_freed_memory,
-    )
+    from evo_tune.training.extension import grow_trainer as grow_trainer
+    from evo_tune.training.hardware.allocator import keep_freed_memory as keep_freed_memory
     from evo_tune.training.hardware.capacity import calibrate_memory as calibrate_memory
     from evo_tune.training.hardware.capacity import device_memory as device_memory
     from evo_tune.training.hardware.capacity import fit_device as fit_device
@@ -79,23 +74,20 @@ if TYPE_CHECKING:
     from evo_tune.training.hardware.computing import Computing as Computing
     from evo_tune.training.hardware.computing import Passes as Passes
     from evo_tune.training.hardware.computing import Processes as Processes
+    from evo_tune.training.hardware.computing import has_gpu as has_gpu
     from evo_tune.training.hardware.determinism import reproducible as reproducible
     from evo_tune.training.hardware.determinism import seed_for as seed_for
     from evo_tune.training.hardware.distributed import Ranks as Ranks
     from evo_tune.training.hardware.distributed import RanksDiffer as RanksDiffer
     from evo_tune.training.hardware.distributed import process_group as process_group
     from evo_tune.training.hardware.flops import flops_per_token as flops_per_token
-    from evo_tune.training.hardware.flops import (
-        recompute_flops_per_token as recompute_flops_per_token,
-    )
+    from evo_tune.training.hardware.flops import recompute_flops_per_token as recompute_flops_per_token
     from evo_tune.training.hardware.launcher import RankFailed as RankFailed
     from evo_tune.training.hardware.launcher import launch as launch
     from evo_tune.training.hardware.memory import Fit as Fit
     from evo_tune.training.hardware.memory import Memory as Memory
     from evo_tune.training.hardware.memory import fit_memory as fit_memory
-    from evo_tune.training.hardware.memory import (
-        fitting_micro_batch as fitting_micro_batch,
-    )
+    from evo_tune.training.hardware.memory import fitting_micro_batch as fitting_micro_batch
     from evo_tune.training.hardware.memory import predict_memory as predict_memory
     from evo_tune.training.hardware.precision import Precision as Precision
     from evo_tune.training.hardware.probe import fastest_precision as fastest_precision
@@ -104,20 +96,20 @@ if TYPE_CHECKING:
     from evo_tune.training.hardware.throughput import peak_flops as peak_flops
     from evo_tune.training.language import LanguageOptions as LanguageOptions
     from evo_tune.training.language import LanguageTask as LanguageTask
-    from evo_tune.training.language import Training as Training
+    from evo_tune.training.metrics import CLASSIFIER_METRICS as CLASSIFIER_METRICS
     from evo_tune.training.metrics import METRICS as METRICS
     from evo_tune.training.metrics import Metric as Metric
     from evo_tune.training.metrics import measured as measured
+    from evo_tune.training.metrics import tests_of as tests_of
     from evo_tune.training.metrics import units_of as units_of
+    from evo_tune.training.models.dropout import Dropout as Dropout
+    from evo_tune.training.models.dropout import DropPath as DropPath
     from evo_tune.training.models.encoder import Classifier as Classifier
-    from evo_tune.training.models.encoder import DropPath as DropPath
     from evo_tune.training.models.encoder_config import EncoderConfig as EncoderConfig
     from evo_tune.training.models.encoder_config import FTConfig as FTConfig
     from evo_tune.training.models.encoder_config import TextConfig as TextConfig
     from evo_tune.training.models.encoder_config import ViTConfig as ViTConfig
-    from evo_tune.training.models.encoder_config import (
-        nearest_divisor as nearest_divisor,
-    )
+    from evo_tune.training.models.encoder_config import nearest_divisor as nearest_divisor
     from evo_tune.training.models.ft_transformer import FTTransformer as FTTransformer
     from evo_tune.training.models.gpt import GPT as GPT
     from evo_tune.training.models.gpt_config import Architecture as Architecture
@@ -127,12 +119,11 @@ if TYPE_CHECKING:
     from evo_tune.training.models.gpt_config import Positions as Positions
     from evo_tune.training.models.gpt_config import Windows as Windows
     from evo_tune.training.models.gpt_config import divisor_below as divisor_below
-    from evo_tune.training.models.growth import carry_state as carry_state
-    from evo_tune.training.models.growth import grow as grow
-    from evo_tune.training.models.growth import reshape as reshape
-    from evo_tune.training.models.text_classifier import (
-        TextClassifier as TextClassifier,
-    )
+    from evo_tune.training.models.gpt_config import hidden_width as hidden_width
+    from evo_tune.training.models.growth.reshaping import grow as grow
+    from evo_tune.training.models.growth.reshaping import reshape as reshape
+    from evo_tune.training.models.growth.widening import carry_state as carry_state
+    from evo_tune.training.models.text_classifier import TextClassifier as TextClassifier
     from evo_tune.training.models.vit import ViT as ViT
     from evo_tune.training.optim.accumulation import accumulate as accumulate
     from evo_tune.training.optim.clipping import Clipping as Clipping
@@ -168,9 +159,13 @@ if TYPE_CHECKING:
     from evo_tune.training.phases import spent as spent
     from evo_tune.training.plan import Plan as Plan
     from evo_tune.training.plan import ToZero as ToZero
+    from evo_tune.training.plan import Training as Training
     from evo_tune.training.session import Place as Place
     from evo_tune.training.session import train as train
     from evo_tune.training.session import train_together as train_together
+    from evo_tune.training.subjects.examples import Examples as Examples
+    from evo_tune.training.subjects.reading import Material as Material
+    from evo_tune.training.subjects.reading import Reading as Reading
     from evo_tune.training.trainer import Recipe as Recipe
     from evo_tune.training.trainer import Step as Step
     from evo_tune.training.trainer import Trainer as Trainer
@@ -191,18 +186,17 @@ if TYPE_CHECKING:
     from evo_tune.training.tuning.pretrained import load_pretrained as load_pretrained
     from evo_tune.training.tuning.pretrained import save_merged as save_merged
     from evo_tune.training.tuning.small_base import built_in_text as built_in_text
-    from evo_tune.training.tuning.small_base import (
-        planned_small_base as planned_small_base,
-    )
+    from evo_tune.training.tuning.small_base import planned_small_base as planned_small_base
     from evo_tune.training.tuning.small_base import read_tuning_text as read_tuning_text
     from evo_tune.training.tuning.small_base import small_base as small_base
     from evo_tune.training.tuning.small_base import small_base_key as small_base_key
     from evo_tune.training.tuning.targets import matching_names as matching_names
-    from evo_tune.training.tuning.tune import Tuned as Tuned
-    from evo_tune.training.tuning.tune import TuningText as TuningText
-    from evo_tune.training.tuning.tune import tune as tune
-    from evo_tune.training.tuning.tune import tuning_text as tuning_text
+    from evo_tune.training.tuning.tune import TuningTask as TuningTask
+    from evo_tune.training.tuning.tune import tuning_course as tuning_course
     from evo_tune.training.tuning.tuned_files import write_tuned as write_tuned
+    from evo_tune.training.tuning.tuning_options import Tuning as Tuning
+    from evo_tune.training.tuning.tuning_text import TuningText as TuningText
+    from evo_tune.training.tuning.tuning_text import tuning_text as tuning_text
 
 _HOMES = {
     "AdamW": "optim.optimizer",
@@ -216,6 +210,7 @@ _HOMES = {
     "Bytes": "data.tokenizer",
     "CLASSIFIER_METRICS": "metrics",
     "Classifier": "models.encoder",
+    "ClassifierTask": "classifying",
     "Classifying": "classifying",
     "Clipping": "optim.clipping",
     "Columns": "data.columns",
@@ -226,12 +221,13 @@ _HOMES = {
     "Decoder": "models.gpt_config",
     "Diverged": "optim.divergence",
     "DivergenceWatch": "optim.divergence",
-    "DropPath": "models.encoder",
+    "DropPath": "models.dropout",
+    "Dropout": "models.dropout",
     "EarlyStopping": "optim.early_stopping",
     "EncoderConfig": "models.encoder_config",
     "Epochs": "data.epochs",
     "Evaluation": "evaluation",
-    "Examples": "fitting",
+    "Examples": "subjects.examples",
     "Extending": "models.gpt_config",
     "FTConfig": "models.encoder_config",
     "FTTransformer": "models.ft_transformer",
@@ -247,7 +243,7 @@ _HOMES = {
     "LanguageTask": "language",
     "LoRA": "tuning.lora",
     "METRICS": "metrics",
-    "Material": "course",
+    "Material": "subjects.reading",
     "Memory": "hardware.memory",
     "Metric": "metrics",
     "Muon": "optim.muon",
@@ -263,6 +259,7 @@ _HOMES = {
     "RankFailed": "hardware.launcher",
     "Ranks": "hardware.distributed",
     "RanksDiffer": "hardware.distributed",
+    "Reading": "subjects.reading",
     "Recipe": "trainer",
     "SCHEDULES": "optim.schedule",
     "SGD": "optim.optimizer",
@@ -281,10 +278,11 @@ _HOMES = {
     "ToZero": "plan",
     "Tokenizer": "data.tokenizer",
     "Trainer": "trainer",
-    "Training": "language",
+    "Training": "plan",
     "TrainingWindows": "data.windows",
-    "Tuned": "tuning.tune",
-    "TuningText": "tuning.tune",
+    "Tuning": "tuning.tuning_options",
+    "TuningTask": "tuning.tune",
+    "TuningText": "tuning.tuning_text",
     "ViT": "models.vit",
     "ViTConfig": "models.encoder_config",
     "WeightDecay": "optim.weight_decay",
@@ -297,25 +295,27 @@ _HOMES = {
     "average_of": "optim.ema",
     "built_in_text": "tuning.small_base",
     "calibrate_memory": "hardware.capacity",
-    "carry_state": "models.growth",
+    "carry_state": "models.growth.widening",
     "check_integer": "evo_tune.options.bounds",
     "check_name": "evo_tune.options.bounds",
     "check_number": "evo_tune.options.bounds",
+    "classifier_course": "classifier_building",
+    "classify_together": "classifier_building",
     "clip": "optim.clipping",
     "decay_groups": "optim.optimizer",
     "device_memory": "hardware.capacity",
     "divided": "classifying",
-    "docstrings": "data.docstrings",
     "divisor_below": "models.gpt_config",
+    "docstrings": "data.docstrings",
     "encode": "tuning.pretrained",
     "encode_texts": "data.texts",
     "evaluate": "evaluation",
+    "evaluate_classifier": "classifier_building",
     "evaluate_by_position": "evaluation",
+    "export_classifier": "classifier_building",
     "extend_context": "extension",
     "extend_trainer": "extension",
     "fastest_precision": "hardware.probe",
-    "fit": "fitting",
-    "fit_classifier": "classifying",
     "fit_device": "hardware.capacity",
     "fit_memory": "hardware.memory",
     "fitting_micro_batch": "hardware.memory",
@@ -323,9 +323,12 @@ _HOMES = {
     "flops_per_token": "hardware.flops",
     "fold_lora": "tuning.lora",
     "gradient_norm": "optim.clipping",
-    "grow": "models.growth",
+    "grow": "models.growth.reshaping",
+    "grow_trainer": "extension",
+    "has_gpu": "hardware.computing",
     "hash_of": "data.splits",
     "held_out_blocks": "data.windows",
+    "hidden_width": "models.gpt_config",
     "idle_fields": "optim.schedule",
     "keep_freed_memory": "hardware.allocator",
     "known_before": "classifying",
@@ -357,7 +360,7 @@ _HOMES = {
     "read_tuning_text": "tuning.small_base",
     "recompute_flops_per_token": "hardware.flops",
     "reproducible": "hardware.determinism",
-    "reshape": "models.growth",
+    "reshape": "models.growth.reshaping",
     "save_adapter": "tuning.adapter",
     "save_checkpoint": "checkpoint",
     "save_merged": "tuning.pretrained",
@@ -365,9 +368,9 @@ _HOMES = {
     "scale_lr": "optim.scaling",
     "score": "classification",
     "seed_for": "hardware.determinism",
+    "shape": "optim.schedule",
     "small_base": "tuning.small_base",
     "small_base_key": "tuning.small_base",
-    "shape": "optim.schedule",
     "soft_targets": "data.epochs",
     "spent": "phases",
     "split_text": "data.text",
@@ -378,13 +381,13 @@ _HOMES = {
     "train": "session",
     "train_together": "session",
     "trained_weights": "tuning.adapter",
-    "tune": "tuning.tune",
-    "tuning_text": "tuning.tune",
+    "tuning_course": "tuning.tune",
+    "tuning_text": "tuning.tuning_text",
+    "tests_of": "metrics",
     "units_of": "metrics",
     "write_classifier": "classifying",
     "write_tuned": "tuning.tuned_files",
 }
-
 __all__ = list(_HOMES)
 
 

@@ -6,8 +6,6 @@ From a `LanguageTask`, which says what it is, and a `Run`, which says where it s
 from __future__ import annotations
 
 import math
-import statistics
-import time
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -18,28 +16,26 @@ from evo_tune.training.data.corpus import TextMaterial
 from evo_tune.training.hardware.capacity import fit_device
 from evo_tune.training.hardware.determinism import seed_for
 from evo_tune.training.hardware.memory import Fit, predict_memory
-from evo_tune.training.hardware.precision import Precision
+from evo_tune.training.hardware.timing import SAFE, TIMED, steps_in
 from evo_tune.training.language import LanguageTask
 from evo_tune.training.models.gpt import GPT
 from evo_tune.training.models.gpt_config import GPTConfig
-from evo_tune.training.models.growth import reshape
+from evo_tune.training.models.growth.reshaping import reshape
 from evo_tune.training.phases import Phase
 from evo_tune.training.session import MODEL, Run, seed_of, share_of
-from evo_tune.training.trainer import Recipe, Trainer
+from evo_tune.training.subjects.reading import Reading
+from evo_tune.training.trainer import Trainer
 
 if TYPE_CHECKING:
     from evo_tune.training.hardware.distributed import Ranks
 
 __all__ = ["language_course"]
 
-SAFE = 1e-6
-"""Learning rate with which nothing diverges, for trainings that are thrown away."""
-
 
 def language_course(
     task: LanguageTask, run: Run, precision: str, saved: dict[str, Any], ranks: Ranks | None = None
-) -> tuple[Course, int]:
-    """Return the training at step 0, or where a checkpoint ends, and the bytes that judge it.
+) -> Course:
+    """Return the training at step 0, or where a checkpoint ends.
 
     Args:
         task: What is trained.
@@ -60,7 +56,7 @@ class _Builder:
     run: Run
     ranks: Ranks | None
 
-    def course(self, saved: dict[str, Any]) -> tuple[Course, int]:
+    def course(self, saved: dict[str, Any]) -> Course:
         share, options, report = share_of(self.run), self.task.options, self.run.report
         phases = self.task.phases(share)
         if phases is None:  # a clock was asked once, and its answer stands
@@ -70,16 +66,14 @@ class _Builder:
         phase = next((phase for phase in phases if step <= phase.end), phases[-1])
         course = Course(
             self._trainer(phase, phases[-1].end, ranks=self.ranks),
-            phases,
-            self.material,
+            Reading(phases, self.material, extension=options.extension, recompute=self._recompute),
             evaluations=options.evaluations,
-            extension=options.extension,
             stopping=options.stopping,
-            report=lambda fraction, loss: report(fraction * share, val_loss=loss),
+            report=lambda fraction, point, decayed: report(fraction * share, decayed=decayed, **point),
         )
         if saved:
-            course.restore(dict(saved))
-        return course, self.material.held_out_bytes
+            course.restore(saved)
+        return course
 
     @cached_property
     def material(self) -> TextMaterial:
@@ -91,9 +85,7 @@ class _Builder:
         def micro_batch(phase: Phase) -> int:
             return (fits[phase] if phase in fits else self._fit(phase)).micro_batch
 
-        return TextMaterial(
-            self.task.corpus, count=self.task.options.eval_tokens, seed=seed_of(self.run), micro_batch=micro_batch
-        )
+        return TextMaterial(self.task.corpus, count=self.task.scored, seed=seed_of(self.run), micro_batch=micro_batch)
 
     def _fit(self, phase: Phase) -> Fit:
         if phase not in self._fits:
@@ -110,34 +102,37 @@ class _Builder:
         if options.micro_batch != "auto":
             micro = min(each, max(1, (options.micro_batch or each * config.context) // config.context))
             return Fit(micro, None, predict_memory(config, micro))
-        return fit_device(
+        fit = fit_device(
             config,
             each,
             self.run.device,
             sharing=size,
-            probe=None if self.ranks else lambda fit: self._one_step(phase, fit),
+            probe=lambda fit: self._one_step(phase, each, fit),
             optimizer=options.optimizer,
             ema=options.ema is not None,
             precision=options.precision,
+            z_loss=options.z_loss > 0.0,
+            ranks=size,
         )
+        if self.ranks is None:
+            return fit
+        # What one rank has no memory for none does: in the middle of a training the others would wait for it.
+        micro, plain = self.ranks.least(fit.micro_batch, fit.recompute is None)
+        return fit._replace(micro_batch=micro, recompute=None if plain else 1)
 
-    def _one_step(self, phase: Phase, fit: Fit) -> None:
-        one = replace(phase, windows=phase.per_step, first_step=0, ramp=None)
+    def _recompute(self, phase: Phase) -> int | None:
+        return self.task.options.recompute or self._fit(phase).recompute
+
+    def _one_step(self, phase: Phase, windows: int, fit: Fit) -> None:
+        one = replace(phase, windows=windows, per_step=windows, first_step=0, ramp=None)
         self._trainer(one, 1, lr=SAFE, fit=fit).run(1)
 
     def _windows_in(self, seconds: float) -> int:
         """Return how many windows fit in so many seconds, by the median of ten steps after three."""
-        warm, timed = 3, 10
         phase = self.task.phase(1)
-        phase = replace(phase, windows=phase.per_step * (warm + timed))
-        trial = self._trainer(phase, warm + timed, lr=SAFE)  # one of its own, to be thrown away
-        trial.run(warm)
-        times = []
-        for step in range(warm, warm + timed):
-            before = time.perf_counter()
-            trial.run(step + 1)
-            times.append(time.perf_counter() - before)
-        return phase.per_step * max(1, int(float(seconds) / statistics.median(times)))
+        phase = replace(phase, windows=phase.per_step * TIMED)
+        trial = self._trainer(phase, TIMED, lr=SAFE)  # one of its own, to be thrown away
+        return phase.per_step * steps_in(seconds, trial)
 
     def _trainer(
         self,
@@ -150,18 +145,18 @@ class _Builder:
     ) -> Trainer:
         """Return a trainer of a phase at step 0, its schedules laid over all `steps`."""
         task, options = self.task, self.task.options
-        recipe = Recipe(
-            optimizer=options.optimizer_for(task.lr if lr is None else lr, task.batch, task.reference),
-            schedule=options.rates(steps, task.warmup),
-            weight_decay=options.decay(task.weight_decay),
-            clip=options.clip,
+        recipe = options.recipe(
+            steps,
+            lr=task.lr if lr is None else lr,
+            batch=task.batch,
+            reference=task.reference,
+            weight_decay=task.weight_decay,
+            warmup=task.warmup,
             ceiling=1.5 * math.log(options.vocab),
-            z_loss=options.z_loss,
-            ema=options.ema,
-            precision=Precision(name=options.precision),
         )
         material = self.material if fit is None else self._material({phase: fit})
-        model = self._model(phase.config, options.recompute or (fit or self._fit(phase)).recompute).to(self.run.device)
+        recompute = self._recompute(phase) if fit is None else options.recompute or fit.recompute
+        model = self._model(phase.config, recompute).to(self.run.device)
         source, seed, device = material.source(phase), seed_of(self.run), self.run.device
         return Trainer(model, source, recipe, seed=seed, device=device, ranks=ranks)
 

@@ -54,12 +54,13 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return state
 
 
-def saved_in(folder: Path | None, task: dict[str, Any]) -> dict[str, Any]:
+def saved_in(folder: Path | None, task: dict[str, Any], former: dict[str, Any] | None = None) -> dict[str, Any]:
     """Return the checkpoint that a training is to go on from; empty if there is none.
 
     Args:
         folder: Of the training that it goes on from, if it does.
         task: Plain data that says what is trained; a checkpoint goes on under the same only.
+        former: The same as an older version said it.
 
     Raises:
         OptionError: It belongs to another training.
@@ -69,6 +70,6 @@ def saved_in(folder: Path | None, task: dict[str, Any]) -> dict[str, Any]:
     if file is None or not file.is_file():
         return {}
     saved = load_checkpoint(file)
-    if saved["task"] != task:
+    if saved["task"] not in (task, former):
         raise OptionError(f"{file} belongs to {saved['task']}: expected {task}; train from scratch instead")
     return saved

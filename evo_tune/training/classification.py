@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -11,7 +12,10 @@ from torch import nn
 
 from evo_tune.training.data.batch import MicroBatch
 from evo_tune.training.evaluation import over_batches
-from evo_tune.training.optim.accumulation import cross_entropy_sum
+from evo_tune.training.optim.cross_entropy import cross_entropy_sum
+
+if TYPE_CHECKING:
+    from evo_tune.training.hardware.distributed import Ranks
 
 __all__ = ["Scores", "auc", "score"]
 
@@ -32,7 +36,14 @@ class Scores:
     auc: float
 
 
-def score(model: nn.Module, samples: MicroBatch, *, device: torch.device | str = "cpu", batch: int = 256) -> Scores:
+def score(
+    model: nn.Module,
+    samples: MicroBatch,
+    *,
+    device: torch.device | str = "cpu",
+    batch: int = 256,
+    ranks: Ranks | None = None,
+) -> Scores:
     """Judge a model: dropout off, no gradients, no randomness drawn.
 
     Args:
@@ -40,17 +51,29 @@ def score(model: nn.Module, samples: MicroBatch, *, device: torch.device | str =
         samples: Inputs and class numbers.
         device: Where the model is.
         batch: Samples at a time, 1 or more; it changes the speed, and nothing else but rounding.
+        ranks: Processes that share the samples, each with the same model and the same samples; all get one answer.
 
     Raises:
         RecipeError: batch is not a whole number from 1.
     """
-    logits = torch.cat(over_batches(model, samples, device, batch, lambda found, _: found.cpu())).double()
+    mine = samples if ranks is None else (samples[0][ranks.rank :: ranks.size], samples[1][ranks.rank :: ranks.size])
+    parts = over_batches(model, mine, device, batch, lambda found, _: found.cpu())
+    logits = (torch.cat(parts) if ranks is None else _gathered(parts, len(samples[1]), ranks)).double()
     targets = samples[1].long()
     return Scores(
         loss=float(cross_entropy_sum(logits, targets)) / len(targets),
         accuracy=float((logits.argmax(-1) == targets).double().mean()),
         auc=auc(logits.softmax(-1).numpy(), targets.numpy()),
     )
+
+
+def _gathered(parts: list[torch.Tensor], count: int, ranks: Ranks) -> torch.Tensor:
+    """Return the logits of all samples from those of each rank's own."""
+    classes = int(ranks.sum(torch.tensor(parts[0].shape[1] if parts and ranks.rank == 0 else 0)))
+    everyone = torch.zeros(count, classes)
+    if parts:
+        everyone[ranks.rank :: ranks.size] = torch.cat(parts)
+    return ranks.sum(everyone)  # each row is one rank's, the others add zeros
 
 
 def auc(probabilities: ArrayLike, classes: ArrayLike) -> float:

@@ -7,35 +7,31 @@ functions only, since the parent process asks for options, estimates and fingerp
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from evo_tune.errors import OptionError
 from evo_tune.options.declare import option
-from evo_tune.training.data.splits import stratified
 from evo_tune.training.models.encoder_config import nearest_divisor
 from evo_tune.training.plan import Plan
 
 if TYPE_CHECKING:
+    from evo_tune.training.course import Course
     from evo_tune.training.models.encoder import Classifier
-    from evo_tune.training.session import Run
 
-__all__ = ["Classifying", "divided", "fit_classifier", "known_before", "write_classifier"]
-
-C = TypeVar("C", bound="Classifier")
-
-RATES = ("lr", "batch", "weight_decay", "warmup", "label_smoothing", "mixup")
-"""Values of a genome that `fit` takes."""
+__all__ = ["ClassifierTask", "Classifying", "check_whole", "divided", "known_before", "write_classifier"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Classifying(Plan):
     """What is held out, which space is searched, what is kept."""
 
-    held_out: float = option(0.25, bounds="(0, 1)", gene=None, help="Share of each class that is held out")
+    held_out: float = option(0.2, bounds="(0, 1)", gene=None, help="Share of each class by which trials are judged")
+    test: float = option(0.2, bounds="(0, 1)", gene=None, help="Share of each class that no search sees: the test set")
     size: Literal["small", "large"] = option(
         "small",
         gene=None,
@@ -49,73 +45,152 @@ def divided(genome: Mapping[str, Any], most: int) -> dict[str, Any]:
     return {**genome, "heads": nearest_divisor(genome["width"], genome["heads"], most)}
 
 
-def known_before(parameters: int, options: Plan, rows: int, flops_per_sample: float) -> dict[str, float]:
-    """Return what is known before training: params, and samples and flops of the full training.
+NARROW = 256
+"""Width below which an encoder's products on a CPU are outweighed by their casts to bfloat16: there they take up to
+three times as long."""
+
+
+def check_whole(options: Classifying, batch: int, ranks_on_cpu: bool = False) -> None:
+    """Require that a batch norm can see a whole step in one pass, by which alone its result is that of the step.
 
     Args:
-        parameters: Weights of the model.
-        options: The budget.
-        rows: Samples to train on.
-        flops_per_sample: FLOPs of training on one.
-    """
-    samples = options.samples(rows, flops_per_sample)
-    return {"params": parameters, "samples": samples, "flops": samples * flops_per_sample}
-
-
-def fit_classifier(
-    build: Callable[[int], C],
-    inputs: NDArray[Any],
-    classes: NDArray[np.int64],
-    run: Run,
-    options: Classifying,
-    genome: Mapping[str, Any],
-    *,
-    flops_per_sample: float,
-    task: Mapping[str, Any],
-) -> tuple[C, dict[str, float]]:
-    """Train a classifier as `fit` does, and return it with its metrics.
-
-    Args:
-        build: Makes it from a seed.
-        inputs: All samples, (n, …).
-        classes: (n,), their class numbers.
-        run: Where it stands.
-        options: How much, and how it is split.
-        genome: Its `RATES` are taken.
-        flops_per_sample: FLOPs of training on one sample.
-        task: Plain data, beside the genome, that says what is trained.
+        options: Passes and ranks.
+        batch: Samples in a step.
+        ranks_on_cpu: Whether ranks are known to be processes on a CPU.
 
     Raises:
-        Diverged: The training was lost.
-        RecipeError: See `fit`.
+        OptionError: It cannot.
     """
-    import torch
-
-    from evo_tune.training.fitting import Examples, fit
-    from evo_tune.training.hardware.determinism import reproducible, seed_for
-
-    all_inputs, all_classes = torch.from_numpy(inputs), torch.from_numpy(classes).long()
-    training, held = (torch.from_numpy(rows) for rows in stratified(classes, options.held_out))
-    examples = Examples(all_inputs[training], all_classes[training], all_inputs[held], all_classes[held])
-    with reproducible(run.threads, run.device):
-        model = build(seed_for(run.seed, "weights"))
-        model.standardise(examples.inputs)
-        metrics = fit(
-            model.to(run.device),
-            examples,
-            run,
-            options,
-            **{name: genome[name] for name in RATES if name in genome},
-            flops_per_sample=flops_per_sample,
-            task={"genome": dict(genome), **task},
-            keep=options.save,
+    if isinstance(options.micro_batch, int) and options.micro_batch < batch:
+        raise OptionError(
+            f"-o micro_batch={options.micro_batch}: a batch norm (stem=conv) sees one pass, which must be the whole "
+            f"batch of {batch}: leave micro_batch out, or the stem"
         )
-    return model, metrics
+    if ranks_on_cpu and options.ranks > 1:
+        raise OptionError(
+            f"-o ranks={options.ranks}: torch has no batch norm (stem=conv) over several processes on a CPU: give "
+            "ranks=1, or leave the stem out"
+        )
+
+
+def known_before(
+    genome: Mapping[str, Any],
+    options: Classifying,
+    *,
+    parameters: int,
+    rows: int,
+    flops_per_sample: float,
+    whole: bool = False,
+) -> dict[str, float]:
+    """Return what is known before training: params, and samples and flops of the full training.
+
+    Of a budget in seconds only a clock can tell how many samples it is worth.
+
+    Args:
+        genome: Its rates are checked.
+        options: The budget.
+        parameters: Weights of the model.
+        rows: Samples to train on.
+        flops_per_sample: FLOPs of training on one.
+        whole: Whether a step must be one pass, as batch norms need it.
+
+    Raises:
+        OptionError: It cannot be.
+        RecipeError: A number is out of its range.
+    """
+    if whole:
+        check_whole(options, genome["batch"])
+    options.check_genes(lr=genome["lr"], weight_decay=genome["weight_decay"], warmup=genome["warmup"])
+    known = {"params": float(parameters)}
+    if options.seconds is not None:
+        return known
+    samples = options.samples(rows, flops_per_sample)
+    return {**known, "samples": float(samples), "flops": samples * flops_per_sample}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierTask:
+    """A training of a classifier: what it learns from, how, and for how long.
+
+    Args:
+        options: How it is trained.
+        genome: What told it from others, plain data; lr, batch, weight_decay and warmup are taken from it, and
+            label_smoothing and mixup where it has them. Its checkpoints go on under the same only.
+        build: Makes the model from a seed.
+        inputs: All samples, (n, …).
+        classes: (n,), their class numbers.
+        flops_per_sample: FLOPs of training on one sample.
+        reference: Batch for which learning rates are meant (see `scale_lr`).
+        data: Hash of the samples and of how they are split.
+        whole: Whether a step must be one pass, as batch norms need it.
+    """
+
+    options: Classifying
+    genome: Mapping[str, Any]
+    build: Callable[[int], Classifier]
+    inputs: NDArray[Any]
+    classes: NDArray[np.int64]
+    flops_per_sample: float
+    reference: int
+    data: str
+    whole: bool = False
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint belongs to, plain data."""
+        return {"genome": dict(self.genome), "data": self.data}
+
+    @property
+    def save(self) -> bool:
+        """Whether a full training leaves a checkpoint too."""
+        return self.options.save
+
+    @property
+    def narrow(self) -> bool:
+        """Whether it is so narrow that a CPU gains nothing from bfloat16."""
+        return bool(self.genome["width"] < NARROW)
+
+    @property
+    def lr(self) -> float:
+        """Peak learning rate, at the reference batch."""
+        return float(self.genome["lr"])
+
+    @property
+    def batch(self) -> int:
+        """Samples in a step."""
+        return int(self.genome["batch"])
+
+    @property
+    def weight_decay(self) -> float:
+        """λ at its beginning."""
+        return float(self.genome["weight_decay"])
+
+    @property
+    def warmup(self) -> float:
+        """Share of the steps for warm-up."""
+        return float(self.genome["warmup"])
+
+    @property
+    def label_smoothing(self) -> float:
+        """Share of the probability that is spread over all classes."""
+        return float(self.genome.get("label_smoothing", 0.0))
+
+    @property
+    def mixup(self) -> float:
+        """α of mixup; 0: none."""
+        return float(self.genome.get("mixup", 0.0))
+
+    def in_precision(self, precision: Any) -> ClassifierTask:
+        """Return the same training in a precision."""
+        return replace(self, options=replace(self.options, precision=precision))
+
+
+AVERAGED = "\nThe folder averaged has the moving average of the weights, as a model of its own.\n"
 
 
 def write_classifier(
     folder: Path | str,
-    model: Classifier,
+    course: Course,
     metrics: Mapping[str, float],
     usage: str,
     *,
@@ -123,18 +198,23 @@ def write_classifier(
     options: Classifying,
     seed: int,
 ) -> None:
-    """Write a trained classifier as something to use: weights, config.json and README.md.
+    """Write a trained classifier as something to use: weights, config.json and README.md; its average beside it.
 
     Args:
         folder: Where; made if it is not there.
-        model: It.
+        course: Of its training.
         metrics: Of its training; config.json and README.md name them.
         usage: Text of README.md: {folder!r}, {labels}, the names of metrics and of the model's shape stand in it.
         genome: What it was made of.
         options: And with which options.
         seed: And with which seed.
     """
-    model.save(folder, genome=dict(genome), options=options.to_json(), seed=seed, metrics=metrics)
+    folder, average = Path(folder), course.trainer.averaged
+    notes = {"genome": dict(genome), "options": options.to_json(), "seed": seed, "metrics": dict(metrics)}
+    model = cast("Classifier", course.model)
+    model.save(folder, **notes)
+    if average is not None:
+        cast("Classifier", average.module).save(folder / "averaged", **notes)
     shape = model.config.to_json()
     text = usage.format(**{**shape, **metrics, "folder": str(folder), "labels": ", ".join(model.labels)})
-    (Path(folder) / "README.md").write_text(text, encoding="utf-8")
+    (folder / "README.md").write_text(text + (AVERAGED if average is not None else ""), encoding="utf-8")

@@ -13,7 +13,7 @@ from torch import nn
 
 from evo_tune.options.bounds import check_integer
 from evo_tune.training.data.batch import IGNORE, MicroBatch
-from evo_tune.training.optim.accumulation import cross_entropy_sum
+from evo_tune.training.optim.cross_entropy import cross_entropy_sum
 
 if TYPE_CHECKING:
     from evo_tune.training.hardware.distributed import Ranks

@@ -1,7 +1,7 @@
-"""A longer context for a model that was trained at a shorter one. Train it on at the new length afterwards.
+"""A longer context for a model that was trained at a shorter one, and a training that goes on, longer or larger.
 
-`extend_context` makes the model, `extend_trainer` goes on with a training in place: same recipe, same step, same
-moments. Knows nothing of budgets.
+`extend_context` makes the longer model, `growth.widening` the larger one; `extend_trainer` and `grow_trainer` go on
+with a training in place: same recipe, same step, same moments. Knows nothing of budgets.
 """
 
 from __future__ import annotations
@@ -12,11 +12,14 @@ from typing import cast
 import torch
 
 from evo_tune.options.bounds import check_integer
+from evo_tune.training.hardware.determinism import seed_for
 from evo_tune.training.models.gpt import GPT
+from evo_tune.training.models.gpt_config import GPTConfig
+from evo_tune.training.models.growth.widening import carry_state, enlarge
 from evo_tune.training.models.positions import interpolate_positions
 from evo_tune.training.trainer import Source, Trainer
 
-__all__ = ["extend_context", "extend_trainer"]
+__all__ = ["extend_context", "extend_trainer", "grow_trainer", "next_trainer"]
 
 
 def extend_context(model: GPT, context: int, method: str = "linear") -> GPT:
@@ -72,3 +75,47 @@ def extend_trainer(trainer: Trainer, source: Source, context: int, method: str =
                 if isinstance(value, torch.Tensor) and value.shape == old.positions.weight.shape:
                     moments[name] = interpolate_positions(value, context)
     return longer
+
+
+def grow_trainer(trainer: Trainer, source: Source, config: GPTConfig) -> Trainer:
+    """Return a trainer that goes on from the same step with a larger model: the same function at first.
+
+    Moments and the moving average grow as the weights do.
+
+    Args:
+        trainer: Of a `GPT`; it is used up.
+        source: Gives the batches from the trainer's step on.
+        config: The larger model's shape, of which the trainer's is a `small_of`.
+    """
+    old, seed = cast(GPT, trainer.model), seed_for(trainer.seed, "growth")
+    model = enlarge(old, config, seed, recompute=old.recompute)
+    larger = Trainer(model, source, trainer.recipe, seed=trainer.seed, device=str(trainer.device), ranks=trainer.ranks)
+    carry_state(trainer.optimizer, old, larger.optimizer, model)
+    if trainer.averaged is not None and larger.averaged is not None:
+        average = enlarge(cast(GPT, trainer.averaged.module), config, seed)
+        larger.averaged.module.load_state_dict(average.state_dict())
+        larger.averaged.n_averaged.copy_(trainer.averaged.n_averaged)
+    grown = larger.state()
+    larger.restore({**trainer.state(), **{part: grown[part] for part in ("model", "optimizer", "averaged")}})
+    return larger
+
+
+def next_trainer(
+    trainer: Trainer, source: Source, config: GPTConfig, *, extension: str = "linear", recompute: int | None = None
+) -> Trainer:
+    """Return a trainer that goes on with the model of the next phase: with a longer context, or a larger one.
+
+    Args:
+        trainer: Of a `GPT`; it is used up.
+        source: Gives the batches from the trainer's step on.
+        config: The next phase's shape.
+        extension: How positions are extended (see `extend_context`).
+        recompute: See `GPT`.
+    """
+    old = cast(GPT, trainer.model).config
+    if (old.depth, old.width) == (config.depth, config.width):
+        further = extend_trainer(trainer, source, config.context, extension)
+    else:
+        further = grow_trainer(trainer, source, config)
+    cast(GPT, further.model).recompute = recompute
+    return further

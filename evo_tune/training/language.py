@@ -8,41 +8,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from evo_tune.errors import OptionError
-from evo_tune.training.data.corpus import Corpus, Texts
-from evo_tune.training.hardware.computing import Computing, Passes, Processes
+from evo_tune.training.data.corpus import Corpus, Texts, bytes_to_train_on, judging_bytes
+from evo_tune.training.hardware.flops import flops_per_token
 from evo_tune.training.hardware.memory import predict_memory
 from evo_tune.training.models.gpt_config import Decoder, GPTConfig, Positions
-from evo_tune.training.optim.clipping import Clipping
-from evo_tune.training.optim.early_stopping import Stopping
-from evo_tune.training.optim.ema import Averaging
-from evo_tune.training.optim.gap_decay import Decaying
-from evo_tune.training.optim.optimisation import Optimisation
+from evo_tune.training.models.growth.starting import Growing
 from evo_tune.training.optim.ramp import Ramping
 from evo_tune.training.optim.schedule import Scheduling
 from evo_tune.training.phases import Budget, Phase, plan_phases, spent
+from evo_tune.training.plan import Training
 
-__all__ = ["LanguageOptions", "LanguageTask", "Training"]
+__all__ = ["LanguageOptions", "LanguageTask"]
 
-
-@dataclass(frozen=True, kw_only=True)
-class Training(
-    Processes, Passes, Computing, Stopping, Averaging, Clipping, Ramping, Decaying, Optimisation, Scheduling
-):
-    """How a model is trained, whatever it is."""
-
-    def check(self) -> None:
-        if self.patience is not None and self.schedule == "sgdr" and self.patience <= self.cycle * self.evaluations:
-            raise OptionError(
-                f"-o patience={self.patience}: expected more than the {self.cycle * self.evaluations:g} evaluations of "
-                "one cycle of sgdr, whose waves it must outlast"
-            )
+MOST_EPOCHS = 4.0
+"""Times that a text is read about as usefully as new text would be (arXiv:2305.16264)."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class LanguageOptions(Training, Decoder, Positions, Scheduling, Budget, Texts):
+class LanguageOptions(Growing, Training, Ramping, Decoder, Positions, Scheduling, Budget, Texts):
     """How a GPT is trained on a text.
 
     Groups are in order from the last: genes that are switched on are drawn in it, so another order gives a seed other
@@ -61,6 +47,60 @@ class LanguageOptions(Training, Decoder, Positions, Scheduling, Budget, Texts):
         for name, given in (("ranks", self.ranks > 1), ("ramp_from", self.ramp_from is not None)):
             if given and self.seconds is not None:
                 raise OptionError(f"-o {name} and -o seconds are both given: give flops or tokens beside {name}")
+        for name in ("extend_from", "patience", "seconds"):
+            if self.grow_from is not None and getattr(self, name) is not None:
+                raise OptionError(f"-o grow_from and -o {name} are both given: give one of them")
+
+    def tokens_in(self, *, flops: float, context: int, **shape: Any) -> float:
+        """Return the tokens in a training of a model of this shape, with the budget of the options, or else this one.
+
+        What is asked of a text follows from a size's default model, not from a genome: it is the same for all of them.
+        """
+        if self.tokens is not None:
+            return float(self.tokens)
+        config = GPTConfig(vocab_size=self.vocab, context=self.context or context, **shape)
+        return (self.flops or flops) / flops_per_token(config)
+
+    def judging_bytes(self, **usual: Any) -> int:
+        """Return how many held-out bytes judge a training at its end, given a size's default one (see `tokens_in`)."""
+        return self.eval_tokens or judging_bytes(self.tokens_in(**usual))
+
+    def epochs(self, **usual: Any) -> float:
+        """Return how often a size's default training reads the text, a token taken for a byte."""
+        return self.tokens_in(**usual) / bytes_to_train_on(self.data)
+
+    def fitting(self, sizes: Mapping[str, Mapping[str, Any]], wanted: str) -> str:
+        """Return the largest size that the text is long enough for, up to the one wanted.
+
+        A budget of the user's own stands: at the same one a smaller model would read the text more often still.
+
+        Args:
+            sizes: The default training of each, the smallest first, which is taken if none fits.
+            wanted: One of them.
+        """
+        if any(budget is not None for budget in (self.flops, self.tokens, self.seconds)):
+            return wanted
+        smallest, *others = list(sizes)[: list(sizes).index(wanted) + 1]
+        return next((name for name in reversed(others) if self.epochs(**sizes[name]) <= MOST_EPOCHS), smallest)
+
+    def too_short(self, sizes: Mapping[str, Mapping[str, Any]], size: str, wanted: str) -> list[str]:
+        """Return what to say where the text is too short for the size that was wanted.
+
+        Args:
+            sizes: See `fitting`.
+            size: The one that is taken.
+            wanted: The one that it would be with text enough.
+        """
+        epochs = 0.0 if self.seconds is not None else self.epochs(**sizes[wanted])
+        if epochs <= MOST_EPOCHS:
+            return []
+        text = f"the {bytes_to_train_on(self.data):,} bytes of text {epochs:.0f} times"
+        if size != wanted:
+            return [f"size={size}, since a training of size={wanted} would read {text}: give more text with -o data="]
+        return [
+            f"a training of size={size} reads {text}, and more than {MOST_EPOCHS:.0f} times teaches little: give more "
+            "text with -o data=, a smaller size or a smaller budget"
+        ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +118,7 @@ class LanguageTask:
         weight_decay: λ at its beginning.
         warmup: Share of the steps for warm-up.
         flops: Budget where the options give none.
+        scored: Held-out bytes that are scored at the end, about.
         save: Whether a full training leaves a checkpoint too.
     """
 
@@ -91,7 +132,10 @@ class LanguageTask:
     weight_decay: float
     warmup: float
     flops: float
+    scored: int
     save: bool = False
+
+    narrow: ClassVar[bool] = False
 
     @property
     def corpus(self) -> Corpus:
@@ -104,13 +148,14 @@ class LanguageTask:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What a checkpoint belongs to, plain data."""
-        return {
-            "genome": dict(self.genome),
-            "data": self.options.data,
-            "bytes": self.corpus.size,
-            "model": self.config.to_json(),
-        }
+        """What a checkpoint belongs to, plain data: the text by its hash."""
+        return {"genome": dict(self.genome), "data": self.corpus.fingerprint(), "model": self.config.to_json()}
+
+    @property
+    def former_identity(self) -> dict[str, Any]:
+        """What checkpoints of evo-tune before 1.0 belong to: the text by its place and size."""
+        text = {"data": self.options.data, "bytes": self.corpus.size}
+        return {"genome": dict(self.genome), **text, "model": self.config.to_json()}
 
     def in_precision(self, precision: Any) -> LanguageTask:
         """Return the same training in a precision."""
@@ -121,7 +166,7 @@ class LanguageTask:
         options = self.options
         if options.seconds is not None:
             return None
-        shares = [(1.0, self.config)]
+        shares = options.shares(self.config)
         if options.extend_from is not None:
             short = replace(self.config, context=options.extend_from, extended_from=None)
             shares = [(1.0 - options.extend_share, short), (options.extend_share, self.config)]
@@ -142,9 +187,7 @@ class LanguageTask:
         Raises:
             RecipeError: A number is out of its range.
         """
-        self.options.check_lr(self.lr)
-        self.options.rates(steps=10, warmup=self.warmup)
-        self.options.decay(self.weight_decay)
+        self.options.check_genes(lr=self.lr, weight_decay=self.weight_decay, warmup=self.warmup)
         phases = self.phases()
         known = {"params": float(self.config.parameters)}
         known["gpu_memory"] = max(self._gpu_memory(phase) for phase in phases or (self.phase(1),))
@@ -164,5 +207,7 @@ class LanguageTask:
             device="cuda",
             optimizer=options.optimizer,
             ema=options.ema is not None,
+            z_loss=options.z_loss > 0.0,
+            ranks=options.ranks,
         )
         return predicted.peak - predicted.context

@@ -1,8 +1,8 @@
 """The one table of what is told of a training: names, units, meanings, and how each metric is had.
 
 A row is a metric; to add one is to add a row. The evaluators' METRICS are made of the rows of their groups, and what
-`evaluate` returns is what the rows read from a training that is over: `Fitted` for classifiers, `Judged` for language
-models, `Tuned` for tuned ones. Knows nothing of how trainings are done. No torch here.
+`evaluate` returns is what the rows read from a training that is over, a `Judged` of their kind. Knows nothing of how
+trainings are done. No torch here.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["CLASSIFIER_METRICS", "METRICS", "Metric", "measured", "units_of"]
+__all__ = ["CLASSIFIER_METRICS", "METRICS", "Metric", "measured", "tests_of", "units_of"]
 
 CLASSES, LANGUAGE, TUNING, BASELINE = ("classes",), ("language",), ("tuning",), ("baseline",)
 """Groups: classifiers, language models, tuned ones, and what a classifier is compared with."""
@@ -31,6 +31,7 @@ class Metric:
             and the evaluator's `estimate` gives it.
         when: On what it depends whether it is there; '': always.
         declared: Whether METRICS lists it: each of them is a column of every run's files, empty or not.
+        test: What it is called where it is measured on the test set; '': it is not.
     """
 
     name: str
@@ -40,17 +41,21 @@ class Metric:
     of: Callable[[Any], float | None] | None = None
     when: str = ""
     declared: bool = True
+    test: str = ""
 
 
 NATS, WORDS = "nats", LANGUAGE + TUNING
+ALL = CLASSES + WORDS
 PER_TOKEN = "nats per token"
 
 METRICS: tuple[Metric, ...] = (
-    Metric("val_loss", NATS, CLASSES, "cross-entropy of held-out samples", lambda t: t.judged.loss),
-    Metric("val_loss", PER_TOKEN, WORDS, "cross-entropy of held-out text", lambda t: t.judged.loss),
-    Metric("accuracy", "", CLASSES, "share of held-out samples classified rightly", lambda t: t.judged.accuracy),
-    Metric("auc", "", CLASSES, "area under the ROC curve of held-out samples", lambda t: t.judged.auc),
-    Metric("val_bpb", "bits per byte", WORDS, "the same loss, comparable between tokens", lambda t: t.bits_per_byte),
+    Metric("val_loss", NATS, CLASSES, "cross-entropy of held-out samples", lambda t: t.judged.loss, test="test_loss"),
+    Metric("val_loss", PER_TOKEN, WORDS, "cross-entropy of held-out text", lambda t: t.judged.loss, test="test_loss"),
+    Metric(
+        "accuracy", "", CLASSES, "share of those classified rightly", lambda t: t.judged.accuracy, test="test_accuracy"
+    ),
+    Metric("auc", "", CLASSES, "area under the ROC curve of held-out samples", lambda t: t.judged.auc, test="test_auc"),
+    Metric("val_bpb", "bits per byte", WORDS, "val_loss for any tokens", lambda t: t.bits_per_byte, test="test_bpb"),
     Metric("perplexity", "", LANGUAGE, "exp(val_loss)", lambda t: math.exp(min(t.judged.loss, 700.0))),
     Metric("val_loss_first_half", PER_TOKEN, LANGUAGE, "of each window's first half", lambda t: t.halves[0].loss),
     Metric("val_loss_second_half", PER_TOKEN, LANGUAGE, "of each window's second half", lambda t: t.halves[1].loss),
@@ -61,39 +66,41 @@ METRICS: tuple[Metric, ...] = (
     Metric("samples", "", CLASSES, "samples trained on, repetitions counted", lambda t: t.trainer.targets),
     Metric("epochs", "", CLASSES, "passes over the training samples", lambda t: t.epochs),
     Metric("tokens", "", WORDS, "tokens trained on, repetitions counted", lambda t: t.tokens),
-    Metric("steps", "", CLASSES + WORDS, "updates of the weights", lambda t: t.trainer.step),
-    Metric("flops", "", CLASSES + WORDS, "arithmetic of the training, by count", lambda t: t.flops),
+    Metric("steps", "", ALL, "updates of the weights", lambda t: t.trainer.step),
+    Metric("flops", "", ALL, "arithmetic of the training, by count", lambda t: t.flops),
     Metric("params", "", CLASSES + LANGUAGE, "weights of the model", lambda t: t.parameters),
     Metric("samples_per_second", "1/s", CLASSES, "evaluations left out", lambda t: t.speed),
     Metric("tokens_per_second", "1/s", WORDS, "evaluations left out", lambda t: t.speed),
-    Metric("peak_memory", "bytes", LANGUAGE, "measured on a GPU, predicted on a CPU", lambda t: t.peak_memory),
+    Metric("peak_memory", "bytes", ALL, "measured on a GPU, predicted on a CPU", lambda t: t.peak_memory),
     Metric("gpu_memory", "bytes", LANGUAGE, "what a GPU of any size would hold of it"),
-    Metric("micro_batch", "tokens", LANGUAGE, "most tokens in one pass", lambda t: t.micro_batch),
+    Metric("micro_batch", "samples", CLASSES, "most samples in one pass", lambda t: t.micro_batch),
+    Metric("micro_batch", "tokens", WORDS, "most tokens in one pass", lambda t: t.micro_batch),
     Metric(
         "final_lr_fraction",
         "",
-        CLASSES + WORDS,
+        ALL,
         "the learning rate's last value, as a share of its peak",
         lambda t: t.trainer.recipe.schedule(max(0, t.trainer.step - 1)),
     ),
     Metric(
         "clipped_fraction",
         "",
-        CLASSES + WORDS,
+        ALL,
         "share of the steps whose gradient was scaled down",
         lambda t: t.trainer.clipped / max(1, t.trainer.step),
     ),
-    Metric("bf16", "", LANGUAGE, "1: products in bfloat16", lambda t: float(t.trainer.recipe.precision.name == "bf16")),
-    Metric("val_loss_ema", PER_TOKEN, LANGUAGE, "val_loss of the average", lambda t: t.ema_loss, "with ema"),
+    Metric("bf16", "", ALL, "1: products in bfloat16", lambda t: float(t.trainer.recipe.precision.name == "bf16")),
+    Metric("val_loss_ema", NATS, CLASSES, "val_loss of the average", lambda t: t.ema_loss, "with ema"),
+    Metric("val_loss_ema", PER_TOKEN, WORDS, "val_loss of the average", lambda t: t.ema_loss, "with ema"),
     Metric("context_gain", PER_TOKEN, LANGUAGE, "gain of long windows", lambda t: t.context_gain, "with extend_from"),
-    Metric("mfu", "", LANGUAGE, "share of the device's peak", lambda t: t.mfu, "on a GPU whose peak is known"),
+    Metric("mfu", "", ALL, "share of the device's peak", lambda t: t.mfu, "on a GPU whose peak is known"),
     Metric("baseline_loss", NATS, BASELINE, "val_loss of gradient boosting", lambda t: t.loss, "with baseline"),
     Metric("baseline_auc", "", BASELINE, "auc of gradient boosting", lambda t: t.auc, "with baseline"),
     Metric("baseline_accuracy", "", BASELINE, "accuracy of gradient boosting", lambda t: t.accuracy, "with baseline"),
     Metric(
         "resumed_step",
         "",
-        CLASSES + WORDS,
+        ALL,
         "step of the checkpoint that it went on from; 0: there was none",
         lambda t: t.resumed,
         "going on from a checkpoint",
@@ -105,6 +112,11 @@ METRICS: tuple[Metric, ...] = (
 def units_of(*groups: str) -> dict[str, str]:
     """Return names and units of the metrics of some groups, as an evaluator declares them in METRICS."""
     return {row.name: row.unit for row in METRICS if row.declared and set(row.groups) & set(groups)}
+
+
+def tests_of(*groups: str) -> dict[str, str]:
+    """Return what the metrics of some groups are called on the test set, as an evaluator declares it in TEST."""
+    return {row.name: row.test for row in METRICS if row.test and set(row.groups) & set(groups)}
 
 
 def measured(training: Any, group: str) -> dict[str, float]:
@@ -120,4 +132,4 @@ def measured(training: Any, group: str) -> dict[str, float]:
 
 
 CLASSIFIER_METRICS = units_of("classes")
-"""What `fit` returns, with units."""
+"""What a classifier's training is told by, with units."""

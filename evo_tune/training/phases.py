@@ -1,8 +1,8 @@
-"""A training in phases of rising context within one budget: short windows first, then as long as they shall be.
+"""A training in phases within one budget: short windows first, or a small model, then as long or large as it shall be.
 
 A phase is a shape and a number of windows; a budget of tokens or of arithmetic is shared out between phases. Plain
-arithmetic, no torch: a search knows what a training will take before it trains. See `extend_trainer` for the step
-from one phase to the next.
+arithmetic, no torch: a search knows what a training will take before it trains. See `extend_trainer` and `grow_trainer`
+for the step from one phase to the next.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from evo_tune.training.hardware.flops import flops_per_token
 from evo_tune.training.models.gpt_config import GPTConfig
 from evo_tune.training.optim.ramp import BatchRamp, Bounds, steps_of
 
-__all__ = ["Budget", "Phase", "plan_phases", "spent"]
+__all__ = ["Budget", "Phase", "phase_of", "plan_phases", "spent"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,7 @@ class Budget(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class Phase:
-    """A part of a training in which the context stays the same.
+    """A part of a training in which the model's shape stays the same.
 
     Args:
         config: The model's shape.
@@ -48,6 +48,7 @@ class Phase:
         per_step: Of these, in one step, 1 or more.
         first_step: Number of its first step.
         ramp: How the windows of a step grow to `per_step`; None: they are so many from the start.
+        first_window: Windows as long that were trained on in phases before, so that the text goes on after them.
 
     Raises:
         RecipeError: A number is out of its range.
@@ -58,11 +59,13 @@ class Phase:
     per_step: int
     first_step: int = 0
     ramp: BatchRamp | None = None
+    first_window: int = 0
 
     def __post_init__(self) -> None:
         check_integer("windows", self.windows, 1)
         check_integer("per_step", self.per_step, 1)
         check_integer("first_step", self.first_step, 0)
+        check_integer("first_window", self.first_window, 0)
 
     @property
     def end(self) -> int:
@@ -89,20 +92,23 @@ def plan_phases(
     """Share a budget out between phases, each to a window.
 
     Args:
-        shares: Share of the budget and shape of each phase, by rising context; the shares add up to 1.
+        shares: Share of the budget and shape of each phase, by rising context, depth or width; they add up to 1.
         batch: Tokens in a step; a window, if that is longer.
         tokens: The budget in tokens.
         flops: Or the budget in floating-point operations (see `flops_per_token`).
         ramp: How the batch grows in the first phase; its start in tokens, from `batch` on without effect.
 
     Raises:
-        RecipeError: A number is out of its range, or a context no longer than the one before.
+        RecipeError: A number is out of its range, or a context, depth or width less than the one before, or none more.
     """
     check_integer("batch", batch, 1)
     budget, name = (tokens, "tokens") if tokens is not None else (flops, "flops")
     check_number(name, budget, "(0, inf)")
-    for (_, short), (_, longer) in itertools.pairwise(shares):
-        check_integer("context", longer.context, short.context + 1)
+    for (_, before), (_, after) in itertools.pairwise(shares):
+        grows = (after.depth, after.width) != (before.depth, before.width)
+        for side in ("depth", "width"):
+            check_integer(side, getattr(after, side), getattr(before, side))
+        check_integer("context", after.context, before.context + (not grows))
     phases: list[Phase] = []
     for share, config in shares:
         each = config.context * (1.0 if tokens is not None else flops_per_token(config))
@@ -111,8 +117,27 @@ def plan_phases(
         growing = None
         if ramp is not None and not phases:
             growing = replace(ramp, start=min(per_step, max(1, ramp.start // config.context)))
-        phases.append(Phase(config=config, windows=windows, per_step=per_step, first_step=first, ramp=growing))
+        read = sum(phase.windows for phase in phases if phase.config.context == config.context)
+        phases.append(
+            Phase(
+                config=config,
+                windows=windows,
+                per_step=per_step,
+                first_step=first,
+                ramp=growing,
+                first_window=read,
+            )
+        )
     return tuple(phases)
+
+
+def phase_of(phases: Sequence[Phase], config: GPTConfig) -> Phase:
+    """Return the phase whose models are as long, deep and wide as one of this shape."""
+    return next(phase for phase in phases if _size(phase.config) == _size(config))
+
+
+def _size(config: GPTConfig) -> tuple[int, int, int]:
+    return config.context, config.depth, config.width
 
 
 def spent(phases: Sequence[Phase], step: int) -> dict[str, float]:

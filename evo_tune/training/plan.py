@@ -1,15 +1,81 @@
-"""For how long a classifier is trained, and along which schedule: plain arithmetic, without torch."""
+"""The recipe as options, whatever is trained; and how long a classifier is trained: plain arithmetic, without torch.
+
+A recipe is built in one place, from the options and what a genome gives. Knows nothing of models or data.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
 
 from evo_tune.errors import RecipeError
 from evo_tune.options.declare import option
+from evo_tune.training.hardware.computing import Computing, Passes, Processes
 from evo_tune.training.optim.clipping import Clipping
+from evo_tune.training.optim.early_stopping import StoppingInTime
+from evo_tune.training.optim.ema import Averaging
+from evo_tune.training.optim.gap_decay import Decaying
+from evo_tune.training.optim.optimisation import Optimisation
 from evo_tune.training.optim.schedule import Schedule, Scheduling
 
-__all__ = ["Plan", "ToZero"]
+if TYPE_CHECKING:
+    from evo_tune.training.trainer import Recipe
+
+__all__ = ["Plan", "ToZero", "Training"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training(Processes, Passes, Computing, StoppingInTime, Averaging, Clipping, Decaying, Optimisation, Scheduling):
+    """How a model is trained, whatever it is."""
+
+    def recipe(
+        self,
+        steps: int,
+        *,
+        lr: float,
+        batch: float,
+        reference: float,
+        weight_decay: float,
+        warmup: float,
+        ceiling: float | None = None,
+    ) -> Recipe:
+        """Return the recipe of a training.
+
+        Args:
+            steps: Of the full training.
+            lr: Peak learning rate at the reference batch.
+            batch: Of a step, in any unit.
+            reference: Batch for which learning rates are meant, in the same unit.
+            weight_decay: λ at its beginning.
+            warmup: Share of the steps for warm-up.
+            ceiling: See `Recipe`.
+
+        Raises:
+            RecipeError: A number is out of its range.
+        """
+        from evo_tune.training.hardware.precision import Precision
+        from evo_tune.training.trainer import Recipe
+
+        return Recipe(
+            optimizer=self.optimizer_for(lr, batch, reference),
+            schedule=self.rates(steps, warmup),
+            weight_decay=self.decay(weight_decay),
+            clip=self.clip,
+            ceiling=ceiling,
+            precision=Precision(name=self.precision),
+            z_loss=self.z_loss,
+            ema=self.ema,
+        )
+
+    def check_genes(self, *, lr: float, weight_decay: float, warmup: float) -> None:
+        """Require numbers that the recipe takes, before anything is built.
+
+        Raises:
+            RecipeError: One is out of its range.
+        """
+        self.check_lr(lr)
+        self.rates(steps=10, warmup=warmup)
+        self.decay(weight_decay)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,11 +93,32 @@ class ToZero(Scheduling):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan(ToZero, Clipping):
+class Plan(ToZero, Training):
     """What is held equal between trainings: one budget."""
 
     flops: float | None = option(None, bounds="(0, inf)", gene=None, help="Budget in FLOPs; left out, the size's own")
     epochs: float | None = option(None, bounds="(0, inf)", gene=None, help="Budget in passes over the training samples")
+    seconds: float | None = option(
+        None,
+        bounds="(0, 1e9]",
+        unit="s",
+        gene=None,
+        help="Budget in time, by timed steps: no two runs are the same",
+    )
+    # Not 0.95, which suits language models: classifiers keep Adam's own default.
+    beta2: float = option(
+        0.999, bounds="[0, 0.99999]", gene="0.9|0.95|0.98|0.99|0.995|0.999", help="adamw, muon: decay of the second"
+    )
+    micro_batch: int | Literal["auto"] | None = option(
+        "auto",
+        bounds="[1, inf)",
+        unit="samples",
+        gene=None,
+        help="Most in one pass, which changes no gradient; auto: what the device's whole memory has room for",
+    )
+    evaluations: int = option(
+        4, bounds="[1, 10000]", gene=None, help="How many, each on all held-out samples: the learning curve"
+    )
 
     def check(self) -> None:
         """Require one budget at most.
@@ -39,8 +126,13 @@ class Plan(ToZero, Clipping):
         Raises:
             RecipeError: There are two.
         """
-        if self.epochs is not None and self.flops is not None:
-            raise RecipeError("epochs", self.epochs, f"one budget, epochs or flops, and flops={self.flops} beside it")
+        given = [name for name in ("epochs", "flops", "seconds") if getattr(self, name) is not None]
+        if len(given) > 1:
+            first, second = given[:2]
+            text = f"one budget, {first} or {second}, and {second}={getattr(self, second)} beside it"
+            raise RecipeError(first, getattr(self, first), text)
+        if self.seconds is not None and self.ranks > 1:
+            raise RecipeError("seconds", self.seconds, f"flops or epochs in its place beside ranks={self.ranks}")
 
     @property
     def default_flops(self) -> float:

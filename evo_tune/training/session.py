@@ -20,6 +20,7 @@ from evo_tune.training.hardware import probe
 from evo_tune.training.hardware.allocator import keep_freed_memory
 from evo_tune.training.hardware.determinism import reproducible, seed_for
 from evo_tune.training.hardware.launcher import launch
+from evo_tune.training.optim.fork import fork_step
 
 if TYPE_CHECKING:
     from evo_tune.training.hardware.distributed import Ranks
@@ -40,6 +41,7 @@ class Run(Protocol):
     resume_folder: Path | None
     inherit_folder: Path | None
     keep: bool
+    test: bool
 
     @property
     def folder(self) -> Path:
@@ -54,7 +56,7 @@ class Task(Protocol):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What a checkpoint belongs to, plain data."""
+        """What a checkpoint belongs to, plain data: its data by a hash of what is in it."""
 
     @property
     def save(self) -> bool:
@@ -62,13 +64,17 @@ class Task(Protocol):
 
     @property
     def options(self) -> Any:
-        """Its options, `precision` among them."""
+        """Its options, `precision` and `fork` among them."""
+
+    @property
+    def narrow(self) -> bool:
+        """Whether its products are too small for a CPU to gain from computing them in less than float32."""
 
 
 T = TypeVar("T", bound=Task)
-Build = Callable[[T, Run, str, dict[str, Any], "Ranks | None"], tuple[Course, int]]
+Build = Callable[[T, Run, str, dict[str, Any], "Ranks | None"], Course]
 """Makes the course of a task in a run, a precision (by name) and ranks, where a checkpoint's state ends, or with an
-empty one at step 0; and says how many bytes judge it."""
+empty one at step 0."""
 
 
 def share_of(run: Run) -> float:
@@ -100,21 +106,23 @@ def train(task: T, run: Run, build: Build[T], ranks: Ranks | None = None) -> tup
     keep_freed_memory()
     first = ranks is None or ranks.rank == 0
     with reproducible(run.threads, run.device):
-        identity = task.identity
-        saved = saved_in(run.resume_folder, identity)
+        saved = saved_in(run.resume_folder, task.identity, getattr(task, "former_identity", None))
         precision = task.options.precision
         if precision == "auto":  # another machine may answer otherwise, but not in the middle of a training
-            precision = saved.get("precision", "fp32") if saved else probe.fastest_precision(run.device)
-        course, judging_bytes = build(task, run, precision, saved, ranks)
+            fastest = probe.fastest_precision(run.device, narrow=task.narrow)
+            precision = saved.get("precision", "fp32") if saved else fastest
+        course = build(task, run, precision, saved, ranks)
         start, stop = course.trainer.step, stop_step(course.steps, run.budget / share_of(run))
-        course.run(stop)
+        fork = max(start, fork_step(course.trainer.recipe.schedule, stop)) if task.options.fork else stop
+        course.run(fork)
         if first and (task.save or stop < course.steps):
-            state = {"task": identity, "windows": course.phases[0].windows, "precision": precision}
-            state.update(course.state())
-            save_checkpoint(run.folder / CHECKPOINT, state)
-        metrics = course.metrics(judging_bytes, start if run.resume_folder else None)
+            about = {"task": task.identity, "precision": precision}
+            save_checkpoint(run.folder / CHECKPOINT, {**about, **course.state()})
+        if fork < stop and not course.stopped:  # judged, and thrown away: what goes on, goes on from the checkpoint
+            course.decay(stop)
+        metrics = course.metrics(start if run.resume_folder else None, run.test)
         if run.keep and first:
-            course.model.save(run.folder / MODEL)
+            course.model.save(run.folder / MODEL)  # type: ignore[operator]
         return course, metrics
 
 
@@ -134,6 +142,7 @@ class Place:
         resume_folder: To go on from.
         inherit_folder: To begin with the weights of.
         keep: Whether to leave the weights.
+        test: Whether to look at the test set.
         tell: Sends a point of the learning curve to the process that asked.
     """
 
@@ -145,6 +154,7 @@ class Place:
     resume_folder: Path | None
     inherit_folder: Path | None
     keep: bool
+    test: bool
     tell: Callable[[dict[str, float]], None]
 
     @classmethod
@@ -160,7 +170,12 @@ class Place:
 
 
 def train_together(
-    function: FunctionType | Callable[..., Any], run: Run, options: Mapping[str, Any], **arguments: Any
+    function: FunctionType | Callable[..., Any],
+    run: Run,
+    options: Mapping[str, Any],
+    *,
+    narrow: bool = False,
+    **arguments: Any,
 ) -> dict[str, float]:
     """Have several processes train a task together, and return the metrics.
 
@@ -169,14 +184,15 @@ def train_together(
             trains in `Place.of(ranks, tell, run)`.
         run: Where the training stands.
         options: Of the task, plain data, `ranks` and `precision` among them.
+        narrow: See `Task`.
         arguments: More plain data for the function.
 
     Raises:
         RankFailed: See `launch`.
     """
     if options["precision"] == "auto" and not run.resume_folder:  # one answer for all
-        options = {**options, "precision": probe.fastest_precision(run.device)}
-    place = {name: getattr(run, name) for name in ("threads", "seed", "budget", "keep")}
+        options = {**options, "precision": probe.fastest_precision(run.device, narrow=narrow)}
+    place = {name: getattr(run, name) for name in ("threads", "seed", "budget", "keep", "test")}
     for name in ("folder", "resume_folder", "inherit_folder"):
         place[name] = getattr(run, name) and str(getattr(run, name))
     metrics: dict[str, float] = launch(

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from evo_tune.errors import RecipeError
 from evo_tune.options.bounds import check_integer, check_number
@@ -23,6 +24,7 @@ from evo_tune.training.data.batch import MicroBatch
 from evo_tune.training.hardware.capacity import is_out_of_memory
 from evo_tune.training.hardware.determinism import seed_everything, seed_for
 from evo_tune.training.hardware.precision import Precision
+from evo_tune.training.models.dropout import attach_noise
 from evo_tune.training.optim.accumulation import accumulate, split
 from evo_tune.training.optim.clipping import check_clip, clip, gradient_norm
 from evo_tune.training.optim.divergence import DivergenceWatch
@@ -32,6 +34,7 @@ from evo_tune.training.optim.muon import Muon
 from evo_tune.training.optim.optimizer import SGD, AdamW
 from evo_tune.training.optim.schedule import Schedule
 from evo_tune.training.optim.weight_decay import WeightDecay
+from evo_tune.training.tuning.frozen import load_moving, moving, share_frozen
 
 if TYPE_CHECKING:
     from evo_tune.training.hardware.distributed import Ranks
@@ -117,7 +120,7 @@ class Trainer:
         model: Maps inputs to logits (…, classes), already on `device`.
         source: Gives each step's micro-batches.
         recipe: How to train.
-        seed: Seed of dropout's noise.
+        seed: Seed of dropout's noise (see `Noise`).
         device: Where the model is.
         ranks: The processes that train it together, each a `Trainer` with the same arguments. The source
             gives whole steps on each, and each takes its share.
@@ -145,11 +148,16 @@ class Trainer:
         self.device = torch.device(device)
         recipe.precision.check_device(self.device)
         self.scaler = recipe.precision.scaler(self.device)
+        self.noise = attach_noise(self.model, seed)
         self.optimizer = recipe.optimizer.build(model)
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.watch = DivergenceWatch(recipe.schedule.warmup, recipe.ceiling)
         self.gap = GapWatch(recipe.weight_decay) if isinstance(recipe.weight_decay, GapDecay) else None
         self.averaged = None if recipe.ema is None else average_of(model, recipe.ema)
+        if self.averaged is not None:
+            share_frozen(model, self.averaged.module)
+        # Batch norms see one pass: in smaller ones the step would be another.
+        self.divisible = not any(isinstance(module, _BatchNorm) for module in model.modules())
         self.step = 0
         self.targets = 0
         self.clipped = 0
@@ -246,16 +254,18 @@ class Trainer:
         when they cannot be made smaller, or when other ranks wait for this one in the middle of a reduction.
         """
         window = self.source.window(self.step)
+        samples: Sequence[MicroBatch] = [] if self.noise is None else _numbered(window)
         if self.ranks is not None:
-            window = self.ranks.share(window)
+            window, samples = self.ranks.share(window), self.ranks.share(samples)
         largest = max((len(inputs) for inputs, _ in window), default=0)
         while True:
             try:
-                return self._attempt(split(window, self.parts) if self.parts > 1 else window)
+                parts = (window, samples)
+                return self._attempt(*(parts if self.parts == 1 else (split(part, self.parts) for part in parts)))
             except RuntimeError as error:
                 if self.ranks is not None and is_out_of_memory(error):
                     raise self.ranks.out_of_memory(error) from error
-                if self.parts >= largest or not is_out_of_memory(error):
+                if self.parts >= largest or not self.divisible or not is_out_of_memory(error):
                     raise
             # Here, outside of the handler, the failed attempt's tensors are no longer held.
             self.parts *= 2
@@ -263,18 +273,30 @@ class Trainer:
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
 
-    def _attempt(self, window: Sequence[MicroBatch]) -> tuple[float, float, int]:
+    def _attempt(self, window: Sequence[MicroBatch], samples: Sequence[MicroBatch]) -> tuple[float, float, int]:
+        """Do as `_gradient`, with a window as it is and the numbers of its samples."""
+
+        def begin(number: int) -> None:
+            if self.noise is not None:
+                first = int(samples[number][0][0])
+                self.noise.begin(self.step, range(first, first + len(samples[number][0])), self.device)
+
         rank = () if self.ranks is None else (self.ranks.rank,)
         seed_everything(seed_for(self.seed, "noise", self.step, *rank), self.device)
-        loss, targets = accumulate(
-            self.replica,
-            window,
-            self.device,
-            z_loss=self.recipe.z_loss,
-            autocast=lambda: self.recipe.precision.autocast(self.device),
-            scale=None if self.scaler is None else self.scaler.scale,
-            ranks=self.ranks,
-        )
+        try:
+            loss, targets = accumulate(
+                self.replica,
+                window,
+                self.device,
+                z_loss=self.recipe.z_loss,
+                autocast=lambda: self.recipe.precision.autocast(self.device),
+                scale=None if self.scaler is None else self.scaler.scale,
+                ranks=self.ranks,
+                before=begin,
+            )
+        finally:
+            if self.noise is not None:
+                self.noise.end()
         if self.scaler is not None and targets:
             self.scaler.unscale_(self.optimizer)  # before anything looks at the gradient
         norm = gradient_norm(self.parameters).to(loss.device)
@@ -286,7 +308,7 @@ class Trainer:
         return values[0], values[1], targets
 
     def state(self) -> dict[str, Any]:
-        """Return everything that the next step depends on, and the counts so far."""
+        """Return everything that the next step depends on, frozen weights aside, and the counts so far."""
         return {
             "recipe": self.recipe.identity,
             "seed": self.seed,
@@ -297,8 +319,8 @@ class Trainer:
             "watch": self.watch.state(),
             "gap": None if self.gap is None else self.gap.state(),
             "scaler": None if self.scaler is None else self.scaler.state_dict(),
-            "averaged": None if self.averaged is None else self.averaged.state_dict(),
-            "model": self.model.state_dict(),
+            "averaged": None if self.averaged is None else moving(self.averaged),
+            "model": moving(self.model),
             "optimizer": self.optimizer.state_dict(),
         }
 
@@ -312,7 +334,7 @@ class Trainer:
             if state.get(name) != mine:
                 raise RecipeError(f"checkpoint {name}", state.get(name), f"{mine!r}, as in this training")
         try:
-            self.model.load_state_dict(state["model"])
+            load_moving(self.model, state["model"])
         except RuntimeError as error:
             raise RecipeError("checkpoint model", "its weights", f"those of this model ({error})") from error
         self.optimizer.load_state_dict(state["optimizer"])
@@ -322,6 +344,12 @@ class Trainer:
         if self.scaler is not None:
             self.scaler.load_state_dict(state["scaler"])
         if self.averaged is not None:
-            self.averaged.load_state_dict(state["averaged"])
+            load_moving(self.averaged, state["averaged"])
         self.overflows = state["overflows"]
         self.step, self.targets, self.clipped = state["step"], state["targets"], state["clipped"]
+
+
+def _numbered(window: Sequence[MicroBatch]) -> list[MicroBatch]:
+    """Return the numbers of a window's samples within their step, cut as the samples are."""
+    numbers = torch.arange(sum(len(inputs) for inputs, _ in window))
+    return [(part, part) for part in numbers.split([len(inputs) for inputs, _ in window])]  # type: ignore[no-untyped-call]

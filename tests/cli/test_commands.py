@@ -212,6 +212,18 @@ def test_new_evaluate_and_run_by_name(typed: Typed, folder: Path) -> None:
     assert "exists" in again.err
 
 
+def test_what_an_evaluator_remarks_is_said_beside_the_results(typed: Typed, folder: Path) -> None:
+    with (folder / "quick.py").open("a") as file:
+        file.write("\ndef remarks(*, bias):\n    return [f'a bias of {bias} is large'] if bias else []\n")
+    run = ("run", "quick.py", "--trials", "1", "--calibrate", "0", "-o", "bias=5")
+    told = typed(*run, "--format", "json")
+    assert told.err.startswith("quick: a bias of 5 is large\n")
+    assert json.loads(told.out)["evaluations"] == 1
+    assert typed(*run, "--quiet").err == ""
+    assert typed("evaluate", "quick.py", "-o", "bias=5").err.startswith("quick: a bias of 5 is large\n")
+    assert "bias" not in typed("evaluate", "quick.py").err
+
+
 def test_evaluate_one_genome_by_hand(typed: Typed) -> None:
     result = typed("evaluate", "quick.py", "-g", "x=0.5", "-g", "depth=2", "-o", "bias=1", "--format", "json")
     data = json.loads(result.out)

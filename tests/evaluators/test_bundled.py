@@ -16,9 +16,10 @@ import pytest
 from evo_tune import Context
 from evo_tune.errors import EvoTuneError, OptionError, RecipeError
 from evo_tune.genome.trial import conclude
+from evo_tune.options.declare import declared_in
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.find import bundled_evaluators, find_evaluator
-from evo_tune.training import METRICS, SCHEDULES, Schedule
+from evo_tune.training import METRICS, SCHEDULES, Schedule, Training
 
 NAMES = sorted(path.stem for path in bundled_evaluators().glob("*.py") if path.name[0] not in "_")
 
@@ -127,6 +128,18 @@ def test_it_trains_reports_and_comes_out_twice_the_same(evaluator: Evaluator, tr
     assert without_clock(other, units) != without_clock(metrics, units)
 
 
+def test_its_test_set_is_told_where_it_is_asked_for_and_changes_nothing(train: Train, evaluator: Evaluator) -> None:
+    plain, told = train()[0], train(test=True)[0]
+    assert evaluator.tests
+    assert told.keys() - plain.keys() == set(evaluator.tests.values())
+    assert without_clock({name: told[name] for name in plain}, evaluator.metrics) == without_clock(
+        plain, evaluator.metrics
+    )
+    objective = evaluator.objectives[0].metric
+    assert told[evaluator.tests[objective]] != told[objective]
+    assert all(evaluator.is_test(name) for name in evaluator.tests.values())
+
+
 def test_what_it_returns_is_what_it_declares(train: Train, evaluator: Evaluator) -> None:
     metrics, _ = train()
     sometimes = {row.name for row in METRICS if row.when}
@@ -161,6 +174,84 @@ def test_a_quarter_and_the_rest_are_one_training_to_the_bit(
     rest, _ = train(given, folder=tmp_path / "2", resume_folder=tmp_path / "1")
     assert rest["resumed_step"] == part["steps"]
     assert without_clock(rest, evaluator.metrics) == without_clock(whole, evaluator.metrics)
+
+
+def test_the_whole_recipe_is_every_evaluators(evaluator: Evaluator) -> None:
+    assert set(declared_in(Training)) <= set(evaluator.options)
+    assert {"budget", "curve"} <= set(evaluator.supports)
+    assert {"flops", "seconds"} <= set(evaluator.options)
+
+
+RECIPE = {"optimizer": "muon", "precision": "bf16", "ema": 0.5, "patience": 9, "recompute": 1, "clip": None}
+
+
+def test_it_trains_by_the_whole_recipe(evaluator: Evaluator, train: Train, tmp_path: Path) -> None:
+    plain, _ = train({"precision": "fp32"})
+    given = {**RECIPE, "micro_batch": int(plain["micro_batch"] / 2)}
+    other, _ = train(given, folder=tmp_path / "whole")
+    assert (plain["bf16"], other["bf16"]) == (0, 1)
+    assert (other["micro_batch"], other["clipped_fraction"]) == (plain["micro_batch"] / 2, 0)
+    assert len({plain["val_loss"], other["val_loss"], other["val_loss_ema"]}) == 3
+    part, _ = train(given, folder=tmp_path / "1", budget=0.5)
+    rest, _ = train(given, folder=tmp_path / "2", resume_folder=tmp_path / "1")
+    assert rest["resumed_step"] == part["steps"]
+    assert without_clock(rest, evaluator.metrics) == without_clock(other, evaluator.metrics)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("evaluator", ["image_classification", "fine_tuning"], indirect=True)
+def test_two_ranks_are_one_training(evaluator: Evaluator, options: dict[str, Any], tmp_path: Path) -> None:
+    bound = {**options, "precision": "fp32", "optimizer": "sgd"}  # Adam makes much of rounding
+    genome = {**evaluator.space(bound).default(), "dropout": 0.0, "lr": 0.1}  # each rank has dropout's noise of its own
+    genome = {name: value for name, value in genome.items() if name in evaluator.space(bound).genes}
+    found = []
+    for ranks in (1, 2):
+        context = Context(seed=1, folder=tmp_path)
+        found.append((evaluator.evaluate(genome, context, {**bound, "ranks": ranks}), context.curve))
+    (alone, curve), (together, told) = found
+    assert together["micro_batch"] == alone["micro_batch"] / 2
+    assert together["steps"] == alone["steps"]
+    for name in ("val_loss", "train_loss"):
+        assert together[name] == pytest.approx(alone[name], rel=1e-5)
+    assert [at for at, _ in told] == [at for at, _ in curve]
+
+
+def test_a_checkpoint_knows_its_data_by_what_is_in_it(train: Train, tmp_path: Path) -> None:
+    import torch
+
+    train(folder=tmp_path / "1", budget=0.5)
+    saved = torch.load(tmp_path / "1" / "checkpoint.pt", weights_only=True)
+    assert re.fullmatch("[0-9a-f]{64}", saved["task"]["data"])
+    saved["task"]["data"] = "0" * 64
+    torch.save(saved, tmp_path / "1" / "checkpoint.pt")
+    with pytest.raises(OptionError, match="train from scratch instead"):
+        train(folder=tmp_path / "2", resume_folder=tmp_path / "1")
+
+
+def test_what_goes_on_from_a_forked_rung_is_the_training_without_it(
+    evaluator: Evaluator, train: Train, tmp_path: Path
+) -> None:
+    given = {"schedule": "wsd", "decay_fraction": 0.5}
+    whole, _ = train(given, folder=tmp_path / "whole")
+    cut, _ = train(given, folder=tmp_path / "cut", budget=0.75)
+    rung, context = train({**given, "fork": True}, folder=tmp_path / "1", budget=0.75)
+    assert (rung["steps"], rung["flops"]) == (cut["steps"], cut["flops"]), "its decay lies within its budget"
+    assert rung["val_loss"] != cut["val_loss"]
+    assert [point["decayed"] for _, point in context.curve][-2:] == [0.0, 1.0]
+    rest, _ = train({**given, "fork": True}, folder=tmp_path / "2", resume_folder=tmp_path / "1")
+    assert 0 < rest["resumed_step"] < rung["steps"]
+    assert without_clock(rest, evaluator.metrics) == without_clock(whole, evaluator.metrics)
+
+
+def test_with_rungs_it_is_trained_under_wsd_and_forks_unless_told_otherwise(
+    evaluator: Evaluator, options: dict[str, Any]
+) -> None:
+    def settled(rungs: bool, **given: Any) -> tuple[str, bool]:
+        made = evaluator.settled(evaluator.bind({**options, **given}), rungs)
+        return made["schedule"], made["fork"]
+
+    assert (settled(True), settled(False)) == (("wsd", True), ("cosine", False))
+    assert settled(True, schedule="sgdr", fork=False) == ("sgdr", False)
 
 
 def test_what_is_exported_works_as_its_readme_says(

@@ -61,12 +61,12 @@ def pixels(tmp_path: Path) -> str:
 def test_images_are_learnt(images: Evaluator, pixels: str) -> None:
     assert train(images, data=pixels, epochs=15.0)["accuracy"] == 1.0
     assert images.space(images.bind({"data": pixels})).genes["patch"].values == (1, 2)  # type: ignore[attr-defined]
-    given: list[dict[str, Any]] = [{}, {"data": pixels}, {"held_out": 0.5}]
-    assert len({images.fingerprint(images.bind(one)) for one in given}) == 3
+    given: list[dict[str, Any]] = [{}, {"data": pixels}, {"held_out": 0.5}, {"test": 0.3}]
+    assert len({images.fingerprint(images.bind(one)) for one in given}) == 4
 
 
 def test_images_that_cannot_be_cut_are_refused(images: Evaluator, tmp_path: Path) -> None:
-    np.savez(tmp_path / "prime.npz", images=np.zeros((4, 31, 9)), labels=[0, 1, 0, 1])
+    np.savez(tmp_path / "prime.npz", images=np.zeros((6, 31, 9)), labels=[0, 1] * 3)
     with pytest.raises(OptionError, match="31 by 9 pixels"):
         images.space(images.bind({"data": str(tmp_path / "prime.npz")}))
     refused(images, "image_size=1:", image_size=1)

@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 import torch
 
-from evo_tune import Context, SearchSpace
+from evo_tune import Context, SearchSpace, training
 from evo_tune.errors import OptionError, RecipeError, UsageError
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.find import find_evaluator
-from evo_tune.training import GPT, GPTConfig, evaluate, load_pretrained, read_base, tuning_text
+from evo_tune.training import GPT, GPTConfig, evaluate, load_pretrained, read_base, tuning_course, tuning_text
 from evo_tune.training.tuning import small_base
 from tests.hugging_face import make_folder
 
@@ -68,7 +68,9 @@ def train(evaluator: Evaluator, tmp_path: Path) -> Callable[..., dict[str, float
 
     def run(genes: dict[str, Any] | None = None, **given: Any) -> dict[str, float]:
         context = {name.lower(): given.pop(name) for name in list(given) if name.isupper()}
-        options = evaluator.bind({"eval_tokens": 512, **({} if "flops" in given else {"tokens": 1024}), **given})
+        options = evaluator.bind(
+            {"eval_tokens": 512, "precision": "fp32", **({} if "flops" in given else {"tokens": 1024}), **given}
+        )
         genome = {**evaluator.space(options).default(), "lr": 1e-2, **(genes or {})}
         made = Context(**{"seed": 1, "folder": tmp_path / "trial", **context})
         metrics: dict[str, float] = evaluator.evaluate(genome, made, options)
@@ -163,9 +165,12 @@ def test_before_a_training_torch_is_not_loaded(gpt: Path) -> None:
 def test_what_was_estimated_is_what_is_trained_and_base_weights_are_the_same_to_the_bit(
     evaluator: Evaluator, base: str, method: str, tmp_path: Path
 ) -> None:
-    options = evaluator.module.Options(base=base, method=method, tokens=1024, eval_tokens=512)
+    options = evaluator.module.Options(base=base, method=method, tokens=1024, eval_tokens=512, precision="fp32")
     genome = {**space_of(evaluator, base=base, method=method).default(), "lr": 1e-2}
-    trainer, metrics = evaluator.module._train(genome, Context(seed=1, folder=tmp_path), options)
+    course, metrics = training.train(
+        evaluator.module._task(genome, options), Context(seed=1, folder=tmp_path), tuning_course
+    )
+    trainer = course.trainer
     known = estimate_of(evaluator, genome, base=base, method=method, tokens=1024)
     assert {name: metrics[name] for name in known} == known
     trained = {name: p for name, p in trainer.model.named_parameters() if p.requires_grad}
@@ -174,7 +179,7 @@ def test_what_was_estimated_is_what_is_trained_and_base_weights_are_the_same_to_
     after = trainer.model.state_dict()
     before = load_pretrained(options.ready).state_dict()
     assert all(torch.equal(weights, after[name]) for name, weights in before.items())
-    assert set(metrics) == set(evaluator.metrics)
+    assert set(metrics) == set(evaluator.metrics) - {"val_loss_ema", "mfu"}
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -211,6 +216,71 @@ def test_same_seed_same_result_and_a_resumed_training_is_a_straight_one(
     with pytest.raises(OptionError, match="train from scratch"):
         train({"lr": 2e-2}, RESUME_FOLDER=tmp_path / "part", **given)
     assert without_clock(train(RESUME_FOLDER=tmp_path / "nowhere", **given)) == straight
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_in_bf16_the_base_is_stored_in_half_and_what_is_trained_in_full(
+    evaluator: Evaluator, base: str, method: str, tmp_path: Path
+) -> None:
+    options = {"base": base, "method": method, "tokens": 1024, "eval_tokens": 512}
+    found = {}
+    for precision in ("fp32", "bf16"):
+        bound = evaluator.module.Options(**options, precision=precision)
+        genome = {**space_of(evaluator, base=base, method=method).default(), "lr": 1e-2}
+        run = Context(seed=1, folder=tmp_path)
+        found[precision] = training.train(evaluator.module._task(genome, bound), run, tuning_course)
+    for precision, stored in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        model = found[precision][0].model
+        frozen = [
+            module.weight
+            for module in model.modules()
+            if isinstance(module, torch.nn.Linear | torch.nn.Embedding) and not module.weight.requires_grad
+        ]
+        assert {weight.dtype for weight in frozen} == {stored}
+        assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
+    (_, full), (_, half) = found["fp32"], found["bf16"]
+    for name in ("val_loss", "base_val_loss", "train_loss"):
+        assert half[name] != full[name]
+        assert half[name] == pytest.approx(full[name], rel=2e-3)
+    assert (full["bf16"], half["bf16"]) == (0, 1)
+    assert half["peak_memory"] < full["peak_memory"]
+
+
+def test_what_was_tuned_in_bf16_is_exported_in_full_and_its_average_beside_it(
+    evaluator: Evaluator, gpt: Path, tmp_path: Path
+) -> None:
+    metrics = exported(evaluator, tmp_path / "half", base=str(gpt), precision="bf16", ema=0.5)
+    for folder, name in ((tmp_path / "half", "val_loss"), (tmp_path / "half" / "averaged", "val_loss_ema")):
+        merged = load_pretrained(read_base(folder))
+        assert {p.dtype for p in merged.parameters()} == {torch.float32}
+        assert loss(merged, str(gpt)) == pytest.approx(metrics[name], rel=2e-3)
+    assert metrics["val_loss_ema"] != metrics["val_loss"]
+
+
+def test_passes_change_no_gradient_and_recomputation_no_bit(
+    train: Callable[..., dict[str, float]], base: str, hugging_face: dict[str, Path]
+) -> None:
+    if not base or "llama" in base:  # those without dropout of their own
+        genes, given = {"dropout": 0.0, "lr": 0.1}, {"base": base, "optimizer": "sgd"}
+        whole, split = train(genes, **given), train(genes, **given, micro_batch=65)
+        assert split["micro_batch"] < whole["micro_batch"]
+        assert split["val_loss"] == pytest.approx(whole["val_loss"], rel=1e-6)
+    whole, again = train(base=base), train(base=base, recompute=1)  # with dropout
+    assert again["val_loss"] == whole["val_loss"]
+    assert again["peak_memory"] <= whole["peak_memory"]
+    if "llama" in base:
+        with pytest.raises(OptionError, match="all or none"):
+            train(base=base, recompute=2)
+
+
+def test_an_average_and_a_checkpoint_hold_no_frozen_weights(
+    train: Callable[..., dict[str, float]], gpt: Path, tmp_path: Path
+) -> None:
+    part = train(base=str(gpt), ema=0.5, patience=9, BUDGET=0.5, FOLDER=tmp_path / "part")
+    saved = torch.load(tmp_path / "part" / "checkpoint.pt", weights_only=True)
+    for state in (saved["trainer"]["model"], saved["trainer"]["averaged"], saved["stopping"]["weights"]):
+        count = sum(value.numel() for name, value in state.items() if name != "n_averaged")
+        assert count == part["trainable_params"]
 
 
 def test_a_budget_in_flops_gives_more_weights_less_text(train: Callable[..., dict[str, float]], gpt: Path) -> None:
@@ -253,9 +323,10 @@ def test_a_fingerprint_tells_texts_and_bases_apart(
         ({"eval_tokens": 0}, "eval_tokens=0"),
         (
             {"schedule": "steep"},
-            "schedule=steep: expected one of cosine, linear, constant, wsd, multi_step, sgdr",
+            "schedule=steep: expected one of auto, cosine, linear, constant, wsd, multi_step, sgdr",
         ),
         ({"gamma": 0.0}, "gamma=0"),
+        ({"seconds": 1.0, "ranks": 2}, "ranks and -o seconds"),
         ({"clip": 0.0}, "clip=0"),
         ({"min_lr_ratio": 2.0}, "min_lr_ratio=2"),
         ({"beta2": 1.0}, "beta2=1"),
@@ -287,12 +358,12 @@ def test_bad_folders_are_found_before_anything_is_trained(evaluator: Evaluator, 
 
 
 def test_bad_text_says_what_and_what_next(evaluator: Evaluator, tmp_path: Path) -> None:
-    (tmp_path / "short.txt").write_bytes(b"x" * 339)
-    for name, message in (("missing.txt", "is no file, folder or glob"), ("short.txt", "at least 340")):
+    (tmp_path / "short.txt").write_bytes(b"x" * 679)
+    for name, message in (("missing.txt", "is no file, folder or glob"), ("short.txt", "at least 680")):
         with pytest.raises(UsageError, match=message) as caught:
             fingerprint_of(evaluator, data=str(tmp_path / name))
         assert name in str(caught.value)
-    (tmp_path / "short.txt").write_bytes(b"x" * 340)
+    (tmp_path / "short.txt").write_bytes(b"x" * 680)
     fingerprint_of(evaluator, data=str(tmp_path / "short.txt"))
 
 
@@ -300,7 +371,7 @@ def test_bad_text_says_what_and_what_next(evaluator: Evaluator, tmp_path: Path) 
 
 
 def exported(evaluator: Evaluator, folder: Path, **given: Any) -> dict[str, float]:
-    options = evaluator.bind({"tokens": 2048, "eval_tokens": 512, **given})
+    options = evaluator.bind({"tokens": 2048, "eval_tokens": 512, "precision": "fp32", **given})
     genome = {**evaluator.space(options).default(), "lr": 1e-2}
     metrics = evaluator.export(genome, Context(seed=1, folder=folder.parent / "trial"), folder, options)
     notes = json.loads((folder / "fine_tuning.json").read_text(encoding="utf-8"))

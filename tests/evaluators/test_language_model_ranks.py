@@ -102,7 +102,7 @@ def test_a_gpus_memory_is_predicted_for_the_pass_of_one_rank(evaluator: Evaluato
 
     assert predicted() == predicted(tokens=None, seconds=1.0)
     for micro, options in ((16, {}), (8, {"ranks": 2}), (2, {"micro_batch": 128}), (1, {"micro_batch": 8})):
-        memory = predict_memory(config, micro, device="cuda")
+        memory = predict_memory(config, micro, device="cuda", ranks=options.get("ranks", 1))
         assert predicted(**options) == pytest.approx(memory.peak - memory.context)
     assert predicted(precision="auto") == predicted(precision="bf16") < predicted()
 

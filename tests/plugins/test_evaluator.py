@@ -187,6 +187,24 @@ def test_a_curve_is_made_of_reports() -> None:
     assert math.isnan(context.curve[1][1]["loss"])
 
 
+def test_a_point_says_whether_it_is_decayed_or_nothing() -> None:
+    context = Context()
+    context.report(0.5, loss=1.0)
+    context.report(0.6, loss=1.0, decayed=False)
+    context.report(0.7, decayed=True, loss=1.0)
+    assert [point.get("decayed") for _, point in context.curve] == [None, 0.0, 1.0]
+    assert [point["loss"] for _, point in context.curve] == [1.0] * 3
+
+
+def test_a_bound_is_for_points_before_the_decay() -> None:
+    context = Context(stop_if=[(0.5, "loss", 2.0)], objectives=[Minimize("loss")])
+    context.report(0.6, loss=3.0, decayed=True)  # another kind
+    with pytest.raises(Pruned):
+        context.report(0.6, loss=3.0, decayed=False)
+    with pytest.raises(Pruned):
+        context.report(0.6, loss=3.0)
+
+
 @pytest.mark.parametrize("fraction", [0.0, -0.1, 1.1, math.nan, math.inf])
 def test_a_report_outside_the_training_is_refused(fraction: float) -> None:
     with pytest.raises(ValueError, match="expected more than 0 and at most 1"):
@@ -214,3 +232,32 @@ def test_a_bound_fixed_at_birth_stops_a_training() -> None:
         context.report(0.8, loss=math.nan)
     assert len(context.curve) == 6, "the point that stopped it is part of its curve"
     assert not issubclass(Pruned, Exception), "an evaluator's own `except Exception` must not catch it"
+
+
+@pytest.mark.parametrize(
+    ("more", "error"),
+    [
+        (
+            "TEST = ['loss']",
+            r"TEST is \['loss'\]: expected a dict of metric names to those of the same on the test set",
+        ),
+        ("TEST = {'loss': 1}", "expected a dict of metric names"),
+        ("TEST = {'loss': 'loss'}", "loss is of the test set, which no search may see"),
+        ("TEST = {'cost': 'loss'}", "loss is of the test set, which no search may see"),
+        ("TEST = {'test_loss': 'test_lost'}", "test_loss is of the test set"),
+        ("TEST = {'cost': 'test_cost'}\nMETRICS = {'loss': ''}", "TEST names cost, of which METRICS says nothing"),
+    ],
+)
+def test_a_test_set_is_declared_by_pairs_of_metrics(load: Callable[..., Evaluator], more: str, error: str) -> None:
+    with pytest.raises(PluginError, match=error) as caught:
+        load(more="\n" + more)
+    assert re.search(r"task\.py:\d+: ", str(caught.value))
+
+
+def test_without_a_test_set_any_name_is_a_metrics(load: Callable[..., Evaluator]) -> None:
+    evaluator = load(('Minimize("loss")', 'Minimize("test_loss")'), more="\nMETRICS = {'test_loss': ''}")
+    assert not evaluator.is_test("test_loss")
+    assert evaluator.metrics == {"test_loss": ""}
+    other = load(more="\nTEST = {'loss': 'final'}\nMETRICS = {'loss': '', 'final': '', 'test_more': ''}")
+    assert [name for name in ("loss", "final", "test_more") if other.is_test(name)] == ["final", "test_more"]
+    assert other.metrics == {"loss": ""}

@@ -5,11 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
-from evo_tune import Context
+from evo_tune import Context, Search
+from evo_tune.cli import cli
 from evo_tune.errors import PluginError, RecipeError, UsageError
+from evo_tune.genome.trial import Outcome
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.find import load_evaluator
+from evo_tune.store.manifest import read_manifest
 
 FILE = """
 from __future__ import annotations
@@ -111,3 +115,73 @@ def test_the_third_parameter_is_a_dataclass(tmp_path: Path, annotation: str) -> 
     path.write_text(FILE.replace(f"{signature}Own", f"{signature}{annotation}"))
     with pytest.raises(PluginError, match="annotated with no dataclass of this file: expected evaluate"):
         load_evaluator(path, str(path), "file")
+
+
+SETTLING = """
+from dataclasses import dataclass, replace
+
+from evo_tune import Float, Minimize, Options, SearchSpace, option
+
+SPACE = SearchSpace(x=Float(0.0, 1.0))
+OBJECTIVES = [Minimize("loss")]
+SUPPORTS = ["budget"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Own(Options):
+    kind: str = option("auto", choices=("auto", "parts", "whole"))
+    other: int = 3
+
+    def settled(self, rungs):
+        if self.other == 0:
+            raise ValueError("no such thing")
+        return replace(self, kind="parts" if rungs else "whole") if self.kind == "auto" else self
+
+
+def evaluate(genome, context, options: Own):
+    return {"loss": genome["x"]}
+
+
+def export(genome, context, folder, options: Own):
+    (folder / "kind").write_text(options.kind)
+"""
+
+
+@pytest.fixture
+def settling(tmp_path: Path) -> Evaluator:
+    path = tmp_path / "settling.py"
+    path.write_text(SETTLING)
+    return load_evaluator(path, str(path), "file")
+
+
+@pytest.mark.parametrize(("fidelity", "kind"), [("1", "whole"), ("1/3,1", "parts")])
+def test_what_options_leave_open_is_settled_once_when_a_run_begins(
+    settling: Evaluator, tmp_path: Path, fidelity: str, kind: str
+) -> None:
+    assert settling.settled(settling.bind({}), rungs=fidelity != "1") == {"kind": kind, "other": 3}
+    assert settling.settled(settling.bind({"kind": "whole"}), rungs=True)["kind"] == "whole"
+    Search(str(settling.path), fidelity=fidelity, store=tmp_path, name="run", trials=1).close()
+    assert read_manifest(tmp_path / "run").options == {"kind": kind, "other": 3}
+    assert "auto" not in settling.space(settling.bind({})).optional["kind"].values  # type: ignore[attr-defined]
+
+
+def test_what_is_wrong_with_settling_names_file_and_line(settling: Evaluator) -> None:
+    with pytest.raises(PluginError, match=r"settling\.py:\d+: ValueError: no such thing"):
+        settling.settled(settling.bind({"other": 0}), rungs=True)
+
+
+def test_without_a_say_in_it_nothing_is_settled(mine: Evaluator) -> None:
+    assert mine.settled(mine.bind({}), rungs=True) == mine.bind({})
+
+
+def test_an_export_settles_what_is_given_anew(
+    settling: Evaluator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Search(str(settling.path), store=tmp_path, name="run", trials=1, calibrate=0) as search:
+        candidate = search.ask()
+        assert candidate is not None
+        search.tell(candidate, Outcome("ok", {"loss": 0.5}))
+    words = ["export", "run", "--store", str(tmp_path), "--checkpoint", str(tmp_path / "out"), "-o", "kind=auto"]
+    result = CliRunner().invoke(cli, [*words, "--trust"], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "out" / "kind").read_text() == "whole"

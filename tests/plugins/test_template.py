@@ -57,6 +57,17 @@ def test_every_genome_is_valid_and_trains_to_a_number(evaluator: Evaluator, tmp_
     assert min(losses) < 0.8 * losses[0]  # and there is something to find
 
 
+def test_its_test_set_is_its_own_and_shown_only_where_it_is_asked_for(evaluator: Evaluator, tmp_path: Path) -> None:
+    options = evaluator.bind({})
+    genome = evaluator.space(options).default()
+    shown, asked = (evaluator.evaluate(genome, Context(folder=tmp_path, test=test), options) for test in (False, True))
+    assert evaluator.tests == {"val_loss": "test_loss"}
+    assert asked.keys() - shown.keys() == {"test_loss"}
+    assert asked["test_loss"] != asked["val_loss"] == shown["val_loss"]
+    points = [tuple(x) for x, _ in evaluator.module.data(50)]
+    assert len(set(sum(points, ()))) == 150
+
+
 def test_it_stops_at_its_budget(evaluator: Evaluator, tmp_path: Path) -> None:
     context = Context(budget=0.4, folder=tmp_path)
     options = evaluator.bind({})

@@ -14,7 +14,7 @@ from evo_tune.genome.constraint import Constraint, violation
 from evo_tune.genome.importance import ranks
 from evo_tune.genome.standing import Entry, places
 from evo_tune.genome.trial import Candidate, Minimize, Outcome, Trial
-from evo_tune.rules.fidelity import bounds, is_audit, keep, parse_rungs, trust
+from evo_tune.rules.fidelity import audits_among, bounds, is_audit, keep, parse_rungs, trust
 
 RUNGS = (0.25, 1.0)
 
@@ -131,6 +131,19 @@ def with_curves(finals: list[float], early: list[float]) -> list[Entry]:
     return told
 
 
+def test_pruning_compares_points_of_one_kind_at_like_fractions() -> None:
+    values = [float(value) for value in range(20)]
+    told = with_curves(values, values)
+    plain = bounds(told, "loss", 1.0, 0.0, 1.0)
+    for one in told:  # each was judged at a rung as well, after a decay that brought it far down
+        one.curve.insert(1, (0.5, {"loss": -100.0, "decayed": 1.0}))
+    assert bounds(told, "loss", 1.0, 0.0, 1.0) == plain == ((0.5, "loss", 9.0),)
+    for one in told:
+        one.curve[0] = (0.4, {**one.curve[0][1], "decayed": 0.0})  # the last before the decay: it did not get to .5
+        one.curve[-1][1]["decayed"] = 1.0
+    assert bounds(told, "loss", 1.0, 0.0, 1.0) == ()
+
+
 def test_bounds_need_curves_and_lie_at_the_median_or_behind() -> None:
     values = [float(value) for value in range(20)]
     assert bounds(with_curves(values[:4], values[:4]), "loss", 1.0, 0.0, 1.0) == ()
@@ -163,3 +176,8 @@ def test_a_violation_is_measured_in_bounds() -> None:
     assert violation(both, {"params": 1.0}) == math.inf
     assert violation(both, {"params": 1.0, "accuracy": math.nan}) == math.inf
     assert Constraint.parse("x<=0").violation({"x": 3.0}) == 3.0
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 4, 5, 17])
+def test_audits_are_listed_as_they_are_told(count: int) -> None:
+    assert audits_among(count) == [number for number in range(count) if is_audit(number)]

@@ -117,7 +117,7 @@ def test_an_outcome_is_settled_by_one_trip_through_the_journal(outcome: Outcome)
 
 
 def test_the_schema_has_the_fields_of_what_it_stands_for() -> None:
-    assert list(Birth.__struct_fields__) == [field.name for field in fields(Candidate)]
+    assert list(Birth.__struct_fields__) == [field.name for field in fields(Candidate) if field.name != "test"]
     assert list(Result.__struct_fields__) == [field.name for field in fields(Outcome)]
 
 

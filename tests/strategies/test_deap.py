@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import random
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -31,17 +32,38 @@ def pool_of(*losses: tuple[float, ...]) -> list[Individual]:
     return [Individual(id, loss, [0.5]) for id, loss in enumerate(losses)]
 
 
-def test_the_state_of_random_is_lent_and_restored() -> None:
+def test_the_global_generators_are_neither_asked_nor_changed() -> None:
+    pool = pool_of(*((float(i), float(-i)) for i in range(9)))
+
+    def drawn() -> tuple[list[int], list[int]]:
+        with seeded(RNG(3)):
+            random.seed(next(noise))  # as another thread of the program may, at any moment
+            np.random.seed(next(noise))
+            won = [tournament(pool, 2).id for _ in range(20)]
+        return won, [one.id for one in select_by_reference(pool, 4)]
+
+    noise = iter(range(9))
+    assert drawn() == drawn()
     random.seed(1)
-    expected = [random.random() for _ in range(2)]
-    random.seed(1)
-    first = random.random()
-    with seeded(RNG(3)):
-        inside = random.random()
+    np.random.seed(1)
+    before = random.getstate(), np.random.get_state()
     with contextlib.suppress(ZeroDivisionError), seeded(RNG(3)):
-        assert random.random() == inside
+        tournament(pool, 2)
         raise ZeroDivisionError
-    assert [first, random.random()] == expected
+    select_by_reference(pool, 4)
+    assert random.getstate() == before[0]
+    assert same_state(np.random.get_state(), before[1])  # type: ignore[arg-type]
+
+
+def test_two_threads_do_not_share_their_luck() -> None:
+    pool = pool_of(*((float(i),) for i in range(9)))
+
+    def drawn(seed: int) -> list[int]:
+        with seeded(RNG(seed)):
+            return [tournament(pool, 2).id for _ in range(200)]
+
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(drawn, [1, 2] * 20)) == [drawn(1), drawn(2)] * 20
 
 
 def test_the_better_wins_a_tournament() -> None:

@@ -90,3 +90,17 @@ def test_many_equal_points_do_no_harm() -> None:
     mean, variance = process.predict(np.full((1, 3), 0.5))
     assert abs(mean[0]) < 0.2
     assert np.isfinite(variance).all()
+
+
+def test_believing_changes_no_mean_and_is_as_sure_as_if_it_had_seen() -> None:
+    process, out, asked = fitted(25), points(6, 7), points(40, 8)
+    believing = process.believing(out)
+    mean, variance = process.predict(asked)
+    same, surer = believing.predict(asked)
+    assert np.array_equal(mean, same)
+    assert np.all(surer <= variance + 1e-12)
+    seen = np.concatenate([process.points, out])
+    kernel, _ = _matern(np.tensordot(process.relevance, _squares(seen, seen, FREE), 1))
+    shared, _ = _matern(np.tensordot(process.relevance, _squares(seen, asked, FREE), 1))
+    inverse = np.linalg.inv(kernel + process.noise * np.eye(len(seen)))
+    assert np.allclose(surer, np.maximum(1.0 - np.einsum("ac,ab,bc->c", shared, inverse, shared), 1e-9), atol=1e-8)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,10 +20,11 @@ from evo_tune.genome.trial import Candidate, Minimize, Outcome
 from evo_tune.genome.values import Genome, genome_key
 from evo_tune.plugins.strategy import Strategy
 from evo_tune.strategies._deap import Individual
+from evo_tune.strategies._screen import Screen
 from evo_tune.strategies.ga import GA
 from evo_tune.strategies.nsga2 import NSGA2
 from evo_tune.strategies.random import Random
-from evo_tune.strategies.saea import POINTS, SAEA, _learned, _scores
+from evo_tune.strategies.saea import POINTS, SAEA, _normal_scores, _places
 from tests.strategies.bowl import BOWL, best_of
 from tests.strategies.cases import OBJECTIVES, SPACES, losses
 from tests.strategies.simulate import Simulation, birth_rng
@@ -78,30 +80,63 @@ def test_failures_inform_where_not_to_go() -> None:
 
 def test_failures_behind_the_best_are_not_a_number() -> None:
     history = told(SPACES["mixed"], 20)
-    scores = _scores(history.ranked(), 40, birth_rng(0, 0))
+    places = _places(history.ranked_losses(), 40, birth_rng(0, 0))
+    scores = _normal_scores(places, len(places))
     assert scores.shape == (60,)
     assert np.all(np.diff(scores[:20]) < 0)
     assert np.all(scores[20:] == scores[20])
     assert -1.0 < scores[20] < scores[19]
 
 
-def test_what_is_out_is_believed_to_be_average() -> None:
-    history = told(SPACES["mixed"], 20)
-    history.born(Candidate(20, 0, 0, 20, SPACES["mixed"].sample(birth_rng(9, 20)), "random"))
-    points, scores = learned(history)
+def learned(history: History, **options: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    ranked = history.ranked()
+    return SAEA(**options)._learned(
+        history, ranked, _places(history.ranked_losses(), 0, birth_rng(0, 0)), birth_rng(0, 0)
+    )
+
+
+def with_some_out(count: int, out: int) -> History:
+    history = told(SPACES["mixed"], count)
+    for id in range(count, count + out):
+        history.born(Candidate(id, 0, 0, count, SPACES["mixed"].sample(birth_rng(9, id)), "random"))
+    return history
+
+
+def test_what_is_out_takes_no_place_of_results() -> None:
+    points, scores, out = learned(with_some_out(200, 90))
+    assert len(points) == len(scores) == POINTS
+    assert scores.max() == _normal_scores(np.array([1.0]), 200)[0]
+    assert out.shape == (90, len(SPACES["mixed"].genes))
+
+
+def test_an_older_version_believed_what_is_out_to_be_average() -> None:
+    points, scores, out = learned(with_some_out(20, 1), believe="average")
     assert points.shape == (21, len(SPACES["mixed"].genes))
+    assert not len(out)
     assert scores[0] == 0.0
     assert np.isclose(scores.mean(), 0.0)
 
 
-def learned(history: History) -> tuple[np.ndarray, np.ndarray]:
-    ranked = history.ranked()
-    return _learned(history, ranked, _scores(ranked, 0, birth_rng(0, 0)), birth_rng(0, 0))
+@pytest.mark.parametrize("models", ["both", "forest", "process"])
+def test_a_promising_place_does_not_seem_worse_for_being_tried(models: str) -> None:
+    rng = np.random.default_rng(0)
+    points, out = rng.random((30, 2)), np.full((4, 2), 0.5) + 0.02 * rng.random((4, 2))
+    scores = -((points - 0.5) ** 2).sum(axis=1)
+    scores = (scores - scores.mean()) / scores.std()
+    free = np.zeros(2)
+    fitted = [
+        Screen.fit(points, scores, waiting, free, 40, models, birth_rng(0, 0))  # type: ignore[arg-type]
+        for waiting in (points[:0], out)
+    ]
+    (mean, deviation), (believed, surer) = (screen.predict(out) for screen in fitted)
+    assert np.all(believed > mean - 0.35)
+    assert np.mean(surer) < np.mean(deviation)
+    assert np.all(believed > scores.mean() + 0.5)
 
 
 def test_in_a_long_run_models_learn_from_the_best_and_some_others() -> None:
     history = told(SPACES["one-float"], 1_000)
-    points, scores = learned(history)
+    points, scores, _ = learned(history)
     best = [history.born_units[trial.id][0] for trial in history.ranked()]
     assert points.shape == (POINTS, 1)
     assert points[: POINTS // 2, 0].tolist() == best[: POINTS // 2]
@@ -121,7 +156,7 @@ def test_whatever_the_weights_dominance_decides(losses: list[tuple[int, ...]], f
         history.born(Candidate(id, 0, 0, id, {"n": 1 + id}, "given"))
         history.tell(id, Outcome("ok", dict(zip("abc", map(float, row), strict=True))))
     ranked = history.ranked()
-    scores = _scores(ranked, failures, birth_rng(seed, 0))
+    scores = -_places(history.ranked_losses(), failures, birth_rng(seed, 0))
     for one, score in zip(ranked, scores, strict=False):
         for other, other_score in zip(ranked, scores, strict=False):
             a, b = np.array(one.losses), np.array(other.losses)
@@ -170,7 +205,8 @@ def test_slots_that_ask_together_do_not_crowd() -> None:
 def test_one_step_neighbours_of_the_best_are_candidates() -> None:
     space = SearchSpace(n=Int(1, 40), kind=Choice(tuple("abcd")))
     history = told(space, 12)
-    asked = {genome_key(one.genome) for one in SAEA()._candidates(history, birth_rng(0, 0), [_best(history)])}
+    bred = SAEA()._bred(history, birth_rng(0, 0), [_best(history)])
+    asked = {genome_key(one.proposal(space).genome) for one in bred}
     best = history.ranked()[0].genome
     steps = [{**best, "n": int(best["n"]) + step} for step in (-1, 1)] + [{**best, "kind": kind} for kind in "abcd"]
     assert {genome_key(g) for g in steps if 1 <= int(g["n"]) <= 40 and not history.seen(g)} <= asked
@@ -189,7 +225,16 @@ def test_every_screen_works(screen: str, models: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"first": 1}, {"brood": 0}, {"immigrants": -1}, {"trees": 1}, {"kappa": -0.5}, {"kappa": math.nan}]
+    "options",
+    [
+        {"first": 1},
+        {"brood": 0},
+        {"immigrants": -1},
+        {"trees": 1},
+        {"rounds": -1},
+        {"kappa": -0.5},
+        {"kappa": math.nan},
+    ],
 )
 def test_options_out_of_range_say_what_was_expected(options: dict[str, float]) -> None:
     name, value = next(iter(options.items()))

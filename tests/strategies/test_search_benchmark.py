@@ -102,6 +102,30 @@ def test_a_small_table_is_known_in_the_end(search: ModuleType, table: object, me
     assert played.needed <= 8
 
 
+def test_with_several_slots_a_result_is_told_when_its_training_ends(search: ModuleType, table: object) -> None:
+    told: list[dict[str, object]] = []
+    asked: list[dict[str, object]] = []
+
+    class Player(search.Ours):  # type: ignore[name-defined, misc]
+        def ask(self) -> tuple[object, dict[str, object]]:
+            assert len(asked) - len(told) < 3
+            handle, genome = super().ask()
+            asked.append(genome)
+            return handle, genome
+
+        def tell(self, handle: int, losses: object) -> None:
+            told.append(asked[handle])
+            super().tell(handle, losses)
+
+    played = search.play(lambda instance, seed, evaluations, line: Player(instance, 0, "random"), table, 0, 7, 3, None)
+    assert len(told) == 4  # the last ones of the run are not waited for before a birth
+    first = min(asked[:3], key=search.duration)
+    assert told[0] == first
+    assert all(1.0 <= search.duration(genome) <= search.SLOWEST for genome in asked)
+    assert len(played.regrets) == 7
+    assert played.regrets[-1] == 0.0
+
+
 def test_a_run_that_was_played_is_not_played_again(search: ModuleType, table: object, tmp_path: Path) -> None:
     record = search.Record(tmp_path / "runs.csv")
     played = search.play(search.METHODS["random"], table, 0, 8, 1, None)

@@ -186,7 +186,7 @@ def one_bit(ranks: Ranks) -> dict[str, Any]:
 
 
 def noise(ranks: Ranks) -> dict[str, Any]:
-    """Dropout differs between ranks, while weights do not; a resumed training goes on to the bit."""
+    """Dropout differs between ranks' samples, while weights do not; a resumed training goes on to the bit."""
     masks: list[torch.Tensor] = []
     straight = trainer_of(ranks, dropout=0.3)
     straight.model.dropout.register_forward_hook(  # type: ignore[union-attr,operator]
@@ -199,7 +199,15 @@ def noise(ranks: Ranks) -> dict[str, Any]:
     resumed.restore(saved)
     resumed.run(STEPS)
     pairs = zip(straight.parameters, resumed.parameters, strict=True)
-    return {"mask": masks[0], "resumed": all(torch.equal(a, b) for a, b in pairs)}
+    same = all(torch.equal(a, b) for a, b in pairs)
+    return {"mask": masks[0], "resumed": same, "weights": dropping_training(ranks)}
+
+
+def dropping_training(ranks: Ranks | None) -> torch.Tensor:
+    """The weights after a training with dropout, in float64."""
+    trainer = trainer_of(ranks, double=True, dropout=0.3)
+    trainer.run(STEPS)
+    return torch.cat([p.detach().flatten() for p in trainer.parameters])
 
 
 def statistics(ranks: Ranks) -> dict[str, Any]:
@@ -219,6 +227,11 @@ def statistics(ranks: Ranks) -> dict[str, Any]:
     return {"differing": _differing(ranks, trainer.model), "kinds": kinds}
 
 
+def least(ranks: Ranks) -> list[int]:
+    """What the rank with the least memory has room for."""
+    return ranks.least(8 - 3 * ranks.rank, ranks.rank)
+
+
 QUESTIONS: dict[str, Callable[[Ranks], Any]] = {
     "training": small_training,
     "score": score,
@@ -228,6 +241,7 @@ QUESTIONS: dict[str, Callable[[Ranks], Any]] = {
     "one_bit": one_bit,
     "noise": noise,
     "statistics": statistics,
+    "least": least,
 }
 
 

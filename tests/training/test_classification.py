@@ -59,9 +59,33 @@ def test_a_split_takes_the_same_share_of_every_class(counts: list[int], share: f
     assert np.array_equal(held, stratified(classes, share)[1])
 
 
-@pytest.mark.parametrize(
-    ("classes", "share"), [([0, 0], 0.5), ([0, 0, 1], 0.5), ([0, 0, 1, 1], 0.0), ([0, 1] * 3, 1.0)]
+@given(
+    counts=st.lists(st.integers(3, 30), min_size=2, max_size=5), one=st.floats(0.01, 0.49), two=st.floats(0.01, 0.49)
 )
-def test_what_cannot_be_split_is_refused(classes: list[int], share: float) -> None:
+def test_a_split_in_three_takes_the_same_shares_of_every_class(counts: list[int], one: float, two: float) -> None:
+    classes = np.random.default_rng(1).permutation(np.repeat(np.arange(len(counts)), counts))
+    parts = stratified(classes, one, two)
+    assert sorted(row for part in parts for row in part) == list(range(len(classes)))
+    for number, count in enumerate(counts):
+        taken = [int((classes[part] == number).sum()) for part in parts]
+        assert min(taken) >= 1
+        assert all(abs(got - share * count) <= 1.0 for got, share in zip(taken[1:], (one, two), strict=True))
+    again = stratified(classes, one, two)
+    assert all(np.array_equal(mine, other) for mine, other in zip(parts, again, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("classes", "shares"),
+    [
+        ([0, 0], [0.5]),
+        ([0, 0, 1], [0.5]),
+        ([0, 0, 1, 1], [0.0]),
+        ([0, 1] * 3, [1.0]),
+        ([0, 0, 1, 1, 1], [0.2, 0.2]),
+        ([0, 1] * 9, [0.5, 0.5]),
+        ([0, 1] * 9, [0.5, 0.0]),
+    ],
+)
+def test_what_cannot_be_split_is_refused(classes: list[int], shares: list[float]) -> None:
     with pytest.raises(RecipeError):
-        stratified(np.array(classes), share)
+        stratified(np.array(classes), *shares)

@@ -14,6 +14,7 @@ from evo_tune.training import (
     EarlyStopping,
     GapDecay,
     Phase,
+    Reading,
     Trainer,
     TrainingWindows,
     fixed_windows,
@@ -38,19 +39,21 @@ class Text:
     def seen(self, context: int) -> tuple[torch.Tensor, torch.Tensor]:
         return fixed_windows(self.text, context=context, count=64, block=32)
 
+    held_out_bytes = 256
+
 
 @pytest.fixture
 def make_course(make_trainer: Callable[..., Trainer], text: torch.Tensor) -> Callable[..., Course]:
     def make(stopping: EarlyStopping | None = None, evaluations: int = 4, **options: object) -> Course:
         trainer = make_trainer(**options)
         phases = [Phase(config=trainer.model.config, windows=80, per_step=4)]  # type: ignore[arg-type]
-        return Course(trainer, phases, Text(text), evaluations=evaluations, stopping=stopping)
+        return Course(trainer, Reading(phases, Text(text)), evaluations=evaluations, stopping=stopping)
 
     return make
 
 
 def told(course: Course) -> dict[str, float]:
-    return {name: value for name, value in course.metrics(256).items() if name != "tokens_per_second"}
+    return {name: value for name, value in course.metrics().items() if name != "tokens_per_second"}
 
 
 @pytest.mark.parametrize("stops", [[5, 20], [1, 7, 13, 20], [10, 10, 20]])
@@ -80,7 +83,7 @@ def test_evaluations_leave_no_trace(make_course: Callable[..., Course]) -> None:
 def test_reports_come_at_fixed_steps_of_the_whole(make_course: Callable[..., Course]) -> None:
     seen: list[float] = []
     course = make_course()
-    course.report = lambda fraction, loss: seen.append(fraction)
+    course.report = lambda fraction, point, decayed: seen.append(fraction)
     for stop in (3, 12, 20):
         course.run(stop)
     assert seen == [0.15, 0.25, 0.5, 0.6, 0.75, 1.0]

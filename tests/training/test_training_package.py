@@ -9,8 +9,8 @@ LIGHT = (
     "GPTConfig, GapDecay, flops_per_token, Schedule, WeightDecay, predict_memory, scale_lr, optimizer_steps, "
     "keep_freed_memory, read_base, matching_names, LanguageOptions, LanguageTask, Corpus, Scheduling, Clipping, "
     "Optimisation, Decaying, Ramping, Averaging, Stopping, Computing, Passes, Processes, Decoder, Budget, Texts, "
-    "Classifying, known_before, units_of, read_images, read_labelled_texts, read_table, small_base_key, "
-    "read_tuning_text"
+    "Classifying, ClassifierTask, Training, Tuning, known_before, units_of, has_gpu, "
+    "read_images, read_labelled_texts, read_table, small_base_key, read_tuning_text"
 )
 KNOWN = ("torch", "numpy", "safetensors", "tokenizers", "transformers", "evo_tune", "filelock")
 READERS = ("pandas", "sklearn", "PIL")

@@ -19,12 +19,13 @@ def command(run: str | None, store: str, form: str) -> None:
     """Print the best genome of RUN, or its Pareto front.
 
     After a calibration it is the finalist that was chosen, with its value over fresh seeds that had no part in the
-    choice; without one, the best of the search, with the value of the one seed that it was trained with.
+    choice, on the test set where the evaluator has one; without a calibration, the best of the search, with the value
+    of the one seed that it was trained with.
 
     `evo-tune best RUN --format json` gives it to a program, and to `--warm-start` of another run.
     """
     from evo_tune.errors import StoreError
-    from evo_tune.report.calibration import calibrated, recommended
+    from evo_tune.report.calibration import calibrated, recommended, reported
     from evo_tune.report.data import best_as_data, trial_as_data
     from evo_tune.report.summary import front, seeded
     from evo_tune.report.words import spread
@@ -55,7 +56,10 @@ def command(run: str | None, store: str, form: str) -> None:
         return
     fresh = next((row for row in calibrated(saved) if row.id == best.id), None)
     known = f"{best.outcome.metrics[metrics[0]]:.6g} on {seeded(best, saved)}"
-    told = known if fresh is None else f"{spread(fresh)} over fresh seeds, {known} in the search"
-    shared.echo(f"{metrics[0]} {told} (trial {best.id} of run {saved.name})")
+    searched = f"{metrics[0]} {known}"
+    if fresh is not None:
+        shown = known if reported(saved).metric == metrics[0] else searched
+        searched = f"{reported(saved).metric} {spread(fresh)} over fresh seeds, {shown} in the search"
+    shared.echo(f"{searched} (trial {best.id} of run {saved.name})")
     for name, value in best.genome.items():
         shared.echo(f"  {name:<12} {value}")

@@ -59,11 +59,12 @@ def command(
     if not 0 < budget <= 1:  # click lets nan pass
         raise OptionError(f"--budget {budget}: expected more than 0 and at most 1")
     plugin = named_evaluator(evaluator)
-    bound = plugin.bind(split_assignments(options, "-o"))
+    bound = plugin.settled(plugin.bind(split_assignments(options, "-o")), budget < 1.0)
     values = split_assignments(genes, "-g")
     space = plugin.space(bound).including(values)
     genome = space.check(space.parse(values), fill_defaults=True)
     planned = plan(1, devices, 1, threads)
+    shared.print_remarks(plugin, bound)
     with _interruptible(), tempfile.TemporaryDirectory() as scratch:
         task = Task.of(plugin, bound, plugin.objectives, folder or scratch, planned.threads)
         slot = open_slots(task, planned, timeout, 0)[0]

@@ -79,6 +79,9 @@ def _print_facts(plugin: Evaluator) -> None:
     shared.echo(f"found: {plugin.origin}, {plugin.path}")
     shared.echo(f"objectives: {', '.join(one.describe() for one in plugin.objectives)}")
     shared.echo(f"metrics: {', '.join(units) or 'not declared'}")
+    if plugin.tests:
+        pairs = [f"{test} ({name})" for name, test in plugin.tests.items()]
+        shared.echo(f"on the test set, in the last comparison only: {', '.join(pairs)}")
     shared.echo(f"supports: {', '.join(plugin.supports) or 'nothing beyond full trainings'}")
 
 
@@ -90,6 +93,7 @@ def _as_data(plugin: Evaluator) -> dict[str, Any]:
         "what": plugin.summary,
         "objectives": [{"metric": one.metric, "direction": one.direction} for one in plugin.objectives],
         "metrics": plugin.metrics,
+        "tests": plugin.tests,
         "supports": plugin.supports,
     }
 

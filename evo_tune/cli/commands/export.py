@@ -78,7 +78,8 @@ def command(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"--checkpoint {checkpoint}: exists and is not an empty folder; choose another")
     given = split_assignments(options, "-o")
-    bound = _with_budget(plugin, plugin.bind({**saved.manifest.options, **given}), tokens, seconds)
+    bound = plugin.settled(plugin.bind({**saved.manifest.options, **given}), rungs=False)
+    bound = _with_budget(plugin, bound, tokens, seconds)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from evo_tune.cli import _shared as shared
+
+if TYPE_CHECKING:
+    from evo_tune.report.summary import Closing
 
 PLACE = 30
 
@@ -39,7 +43,7 @@ def command(store: str, form: str) -> None:
                 "failed": end.failures,
                 "objective": end.metric,
                 "best": fresh.mean if fresh else end.best.outcome.metrics[end.metric] if end.best else None,
-                "of": f"{len(fresh.values)} fresh seeds" if fresh else end.seeded if end.best else None,
+                "of": _fresh(len(fresh.values), end) if fresh else end.seeded if end.best else None,
                 "wall time": shared.show_seconds(end.seconds),
                 "ended": run.ended or "not yet, or killed",
                 "created": run.manifest.created,
@@ -51,3 +55,7 @@ def command(store: str, form: str) -> None:
         empty=f"there is no saved run in {store}: start one with `evo-tune run`",
         spare=("created", "ended", "strategy", "failed", "wall time", "evaluator"),
     )
+
+
+def _fresh(seeds: int, end: Closing) -> str:
+    return f"{seeds} fresh seeds" + (f", {end.reported}" if end.tested else "")

@@ -43,7 +43,7 @@ def command(run: str | None, top: int, store: str, form: str) -> None:
 
 def _print_run(run: Any, top: int) -> None:
     from evo_tune.report import summary as report
-    from evo_tune.report.calibration import calibrated
+    from evo_tune.report.calibration import calibrated, reported
     from evo_tune.report.words import spread
 
     manifest = run.manifest
@@ -57,12 +57,13 @@ def _print_run(run: Any, top: int) -> None:
     metrics = [objective.metric for objective in run.objectives]
     several = len(metrics) > 1
     fresh = {row.id: row for row in calibrated(run)}
+    over = "over fresh seeds" if reported(run).metric == metrics[0] else f"{reported(run).metric} over fresh seeds"
     bounded = [one.metric for one in run.constraints if one.metric not in metrics]
     shared.print_rows(
         [
             {
                 "trial": trial.id,
-                **({"over fresh seeds": spread(fresh.get(trial.id))} if fresh else {}),
+                **({over: spread(fresh.get(trial.id))} if fresh else {}),
                 "generation": trial.candidate.generation,
                 **{metric: trial.outcome.metrics.get(metric) for metric in (*metrics, *bounded)},
                 **({"within": "yes" if trial.feasible else "no"} if bounded else {}),

@@ -90,9 +90,13 @@
       return;
     }
     const began = performance.now();
+    let last = began;
     for (const [id, spec] of Object.entries(figures)) {
       await draw(id, spec);
-      await new Promise((next) => setTimeout(next)); // the page answers in between
+      if (performance.now() - last > 60) {
+        await new Promise((next) => setTimeout(next)); // the page answers in between
+        last = performance.now();
+      }
     }
     document.documentElement.dataset.drawn = Math.round(performance.now() - began);
   }

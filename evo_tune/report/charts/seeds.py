@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from evo_tune.genome.values import genome_key
+from evo_tune.report.calibration import reported
 from evo_tune.report.drawing import BEST, DEFAULT, FAINT, SERIES, figure, points, safe
 from evo_tune.report.material import LARGEST, Material
 from evo_tune.report.part import Drawn, Part
@@ -20,19 +21,23 @@ MOST_SEEDS = 60
 
 
 def by_seed(material: Material) -> dict[int, dict[int, float | None]]:
-    """Return for each seed of the calibration, in order, the first objective of each genome by its trial id.
+    """Return for each seed of the calibration, in order, what each genome came to, by its trial id; None: it failed.
 
-    None stands for a training that failed.
+    That is the metric that is reported: of the test set, where there is one, and then without the seeds that served to
+    choose among the finalists, which saw nothing of it.
     """
-    run = material.run
+    run, goal = material.run, reported(material.run)
+    tested = goal.metric != material.metric
     first: dict[str, int] = {}
     for candidate in run.candidates:
         first.setdefault(genome_key(candidate.genome), candidate.id)
     found: dict[int, dict[int, float | None]] = {}
     for trial in read_calibration(run):
-        loss = trial.losses[0] if trial.losses and abs(trial.losses[0]) < LARGEST else None
+        value = trial.outcome.metrics.get(goal.metric, math.nan) if trial.losses else math.nan
+        if tested and trial.losses and goal.metric not in trial.outcome.metrics:
+            continue
         id = first.get(genome_key(trial.genome), trial.id)
-        found.setdefault(trial.candidate.seed, {})[id] = None if loss is None else material.objective.value(loss)
+        found.setdefault(trial.candidate.seed, {})[id] = value if abs(value) < LARGEST else None
     return found
 
 
@@ -61,7 +66,7 @@ def draw(material: Material) -> Figure | None:
             more = {"marker": {"size": 10}, "hovertemplate": "%{y:.5g}<extra></extra>", "meta": {"kind": "seed"}}
             traces.append(points(x, y, names[id], colors[id], **more))
     axis = {"title": {"text": "fresh seed"}, "dtick": 1 if len(seeds) < 20 else 5, "range": [0.4, len(seeds) + 0.6]}
-    return figure(traces, axis, safe(material.metric), height=280)
+    return figure(traces, axis, safe(reported(material.run).metric), height=280)
 
 
 def _names(material: Material, ids: list[int]) -> tuple[dict[int, str], dict[int, str]]:

@@ -23,7 +23,7 @@ def part(material: Material) -> Part | None:
     for name, trial, row in (("best", end.best, end.calibrated_best), ("default", end.default, end.calibrated_default)):
         if trial is not None:
             value = spread(row) if row is not None else f"{trial.outcome.metrics[end.metric]:.5g}"
-            facts[f"{name}: {end.metric} (trial {trial.id})"] = value
+            facts[f"{name}: {end.metric if row is None else end.reported} (trial {trial.id})"] = value
     if not math.isnan(end.gain) and end.best is not None and end.default is not None and end.best.id != end.default.id:
         error = "" if math.isnan(end.gain_error) else f" ± {end.gain_error:.2g}"
         facts["gain over the default"] = f"{end.gain:.4g}{error}"
@@ -33,6 +33,8 @@ def part(material: Material) -> Part | None:
     facts["time"] = show_seconds(end.seconds)
     first = "the objective" if len(run.objectives) == 1 else "the first objective"
     measured = "" if math.isnan(end.gain_error) else " What follows ± is one standard error over fresh seeds."
+    if end.tested:
+        measured += f" {end.reported} is {end.metric} on the test set, which had no part in the search."
     on = "" if len(run.objectives) == 1 else f" on {material.metric}"
     return Part(
         title,

@@ -1,12 +1,15 @@
-"""A text as it is trained on and as it judges: its tokens, its training windows, its held-out blocks.
+"""A text as it is trained on and as it judges and tests: its tokens, its training windows, its held-out blocks.
 
-What is held out are bytes at the text's end, the same for every model; tokens are learned from the rest only. Loads no
-torch until windows are cut. Knows nothing of models or budgets.
+What is held out are bytes at the text's end, the same for every model: the validation text, by which trials are judged,
+and the test text behind it. Tokens are learned from the rest only. Loads no torch until windows are cut. Knows nothing
+of models or budgets.
 """
 
 from __future__ import annotations
 
+import copy
 import hashlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,7 +19,7 @@ import numpy as np
 
 from evo_tune.errors import OptionError
 from evo_tune.options.declare import Options, option
-from evo_tune.training.data.text import read_text, split_text
+from evo_tune.training.data.text import HELD_OUT, read_text, split_text
 from evo_tune.training.data.tokenizer import BPE, Tokenizer, tokenizer_for
 
 if TYPE_CHECKING:
@@ -26,10 +29,14 @@ if TYPE_CHECKING:
     from evo_tune.training.data.windows import TrainingWindows
     from evo_tune.training.phases import Phase
 
-__all__ = ["BLOCK", "Corpus", "TextMaterial", "Texts"]
+__all__ = ["BLOCK", "Corpus", "TextMaterial", "Texts", "bytes_to_train_on", "judging_bytes"]
 
 BLOCK = 4
 """Bytes in a held-out block, for each token of the longest window: more than a byte-pair token usually has."""
+
+
+LEAST = 8192
+"""Fewest bytes that judge: with fewer, differences of 0.01 nats between genomes are lost in the choice of the bytes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +52,12 @@ class Texts(Options):
     context: int | None = option(
         None, bounds="[2, inf)", unit="tokens", gene=None, help="In a window; none: the evaluator's gene"
     )
-    eval_tokens: int = option(
-        16384, bounds="[1, inf)", unit="bytes", gene=None, help="Of held-out text that are scored at the end"
+    eval_tokens: int | None = option(
+        None,
+        bounds="[1, inf)",
+        unit="bytes",
+        gene=None,
+        help="Of held-out text that are scored at the end; left out: for about 1% of a training's arithmetic",
     )
 
 
@@ -54,6 +65,20 @@ class Texts(Options):
 def read(data: str) -> bytes:
     """Return the whole text; see `read_text`."""
     return read_text(data)
+
+
+def bytes_to_train_on(data: str) -> int:
+    """Return how many bytes of a text are trained on, whatever the windows; see `read_text`."""
+    return round(len(read(data)) * (1 - HELD_OUT))
+
+
+def judging_bytes(tokens: float) -> int:
+    """Return how many bytes should judge a training of so many tokens: for about 1% of its arithmetic.
+
+    To score a token takes a third of what training on it takes. It is the next power of two, so that budgets that are
+    nearly the same are judged by the same bytes, and `LEAST` at least.
+    """
+    return max(LEAST, 1 << math.ceil(math.log2(max(1.0, 0.03 * tokens))))
 
 
 @lru_cache(maxsize=1)
@@ -94,8 +119,8 @@ class Corpus:
         """Bytes in a held-out block."""
         return BLOCK * self.longest
 
-    def split(self) -> tuple[bytes, bytes]:
-        """Return the text to train on and the text held out."""
+    def split(self) -> tuple[bytes, bytes, bytes]:
+        """Return the text to train on, the validation text and the test text."""
         return split_text(read(self.data), self.longest, self.data)
 
     @property
@@ -117,10 +142,10 @@ class Corpus:
         Raises:
             OptionError: The text has too few byte pairs for the longest window.
         """
-        training, held_out = self.split()
-        digest = hashlib.sha256(f"{len(training)}+{len(held_out)}:".encode())
-        digest.update(training)
-        digest.update(held_out)
+        training, validation, test = self.split()
+        digest = hashlib.sha256(f"{len(training)}+{len(validation)}+{len(test)}:".encode())
+        for part in (training, validation, test):
+            digest.update(part)
         if self.vocab != 256:
             tokens, tokenizer = _tokens(training, self.vocab)
             if len(tokens) <= self.longest:
@@ -144,7 +169,8 @@ class TextMaterial:
 
     def __init__(self, corpus: Corpus, *, count: int, seed: int, micro_batch: Callable[[Phase], int]) -> None:
         self.corpus, self.count, self.seed, self.micro_batch = corpus, count, seed, micro_batch
-        self.training, self.held_out_text, self.tokenizer = corpus.training(), corpus.split()[1], corpus.tokenizer
+        self.training, self.tokenizer = corpus.training(), corpus.tokenizer
+        _, self.held_out_text, self.test_text = corpus.split()
 
     def source(self, phase: Phase) -> TrainingWindows:
         """Return the batches of a phase."""
@@ -159,10 +185,11 @@ class TextMaterial:
             micro_batch=self.micro_batch(phase),
             first_step=phase.first_step,
             ramp=phase.ramp,
+            first_window=phase.first_window,
         )
 
     def held_out(self, context: int) -> list[MicroBatch]:
-        """Return held-out blocks in windows of `context`; the same text whatever the context."""
+        """Return blocks of the validation text in windows of `context`; the same text whatever the context."""
         import torch
 
         from evo_tune.training.data.windows import held_out_blocks
@@ -171,6 +198,12 @@ class TextMaterial:
             return torch.from_numpy(self.tokenizer.encode(text).astype("int32"))
 
         return held_out_blocks(self.held_out_text, encode, context=context, count=self.count, block=self.corpus.block)
+
+    def tested(self) -> TextMaterial:
+        """Return the same, with the test text in the place of the validation text."""
+        made = copy.copy(self)
+        made.held_out_text = self.test_text
+        return made
 
     def seen(self, context: int) -> MicroBatch:
         """Return fixed windows of the text that is trained on."""

@@ -1,10 +1,12 @@
-"""Batches of a set of samples, epoch by epoch, with label smoothing and mixup.
+"""Batches of a set of samples, epoch by epoch, augmented, with label smoothing and mixup.
 
-The order is a pure function of (seed, epoch) and what is mixed one of (seed, step), so there is no position to
-save. Knows nothing of models.
+The order is a pure function of (seed, epoch), what is augmented and mixed one of (seed, step), so there is no position
+to save. Knows nothing of models.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -35,6 +37,7 @@ class Epochs:
         seed: Seed of the order and of mixup.
         label_smoothing: Share of the probability that is spread over all classes, below 1.
         mixup: α of mixup, 0 or more; 0: none. Inputs must then be numbers that can be averaged.
+        augment: Makes other inputs of a step's, given a seed, before they are mixed; None: nothing does.
         micro_batch: Samples in a micro-batch; None: a step in one piece.
 
     Raises:
@@ -52,6 +55,7 @@ class Epochs:
         seed: int,
         label_smoothing: float = 0.0,
         mixup: float = 0.0,
+        augment: Callable[[Tensor, int], Tensor] | None = None,
         micro_batch: int | None = None,
     ) -> None:
         for name, number in (("batch", batch), ("total", total)):
@@ -70,6 +74,7 @@ class Epochs:
         self.seed = seed
         self.label_smoothing = label_smoothing
         self.mixup = mixup
+        self.augment = augment
         self.micro_batch = micro_batch or batch
         self.epoch_steps = optimizer_steps(len(inputs), batch)
         self._epoch: tuple[int, Tensor] = (-1, targets)
@@ -95,6 +100,8 @@ class Epochs:
         last = min((place + 1) * self.batch, self.total - epoch * len(self.inputs))
         rows = self._order(epoch)[place * self.batch : last]
         inputs, targets = self.inputs[rows], self.targets[rows]
+        if self.augment is not None:
+            inputs = self.augment(inputs, seed_for(self.seed, "augmenting", step))
         if self.label_smoothing or self.mixup:
             targets = soft_targets(targets, self.classes, self.label_smoothing)
         if self.mixup:

@@ -34,16 +34,16 @@ def read_images(data: str, image_size: int) -> Images:
         image_size: Pixels along the sides to which the images of a folder are resized.
 
     Raises:
-        OptionError: They cannot be read, or are not at least two of each of at least two classes.
+        OptionError: They cannot be read, or are not at least three of each of at least two classes.
     """
     images = _read(data, image_size)
     if len(images.labels) < 2:
         raise OptionError(f"-o data={data} has only the class {images.labels[0]!r}: expected two or more")
     rarest = int(np.bincount(images.classes).argmin())
-    if np.bincount(images.classes)[rarest] < 2:
+    if (count := np.bincount(images.classes)[rarest]) < 3:
         raise OptionError(
-            f"-o data={data}: one image only of class {images.labels[rarest]!r}: expected at least 2, one of "
-            "which is held out"
+            f"-o data={data}: {count} of class {images.labels[rarest]!r}: expected at least 3 images of each, "
+            "to train on, to judge trials by and to test with"
         )
     return images
 

@@ -46,8 +46,11 @@ def read_labelled_texts(data: str, text: str, label: str) -> LabelledTexts:
     counts = np.bincount(classes)
     if not 2 <= len(labels) <= MOST_CLASSES:
         raise OptionError(f"-o label={label} has {len(labels)} different values: expected 2 to {MOST_CLASSES} classes")
-    if counts.min() < 2:
-        raise OptionError(f"-o data={data}: one text only of class {labels[counts.argmin()]!s}: expected 2 or more")
+    if counts.min() < 3:
+        raise OptionError(
+            f"-o data={data}: {counts.min()} of class {labels[counts.argmin()]!s}: expected at least 3 texts of each, "
+            "to train on, to judge trials by and to test with"
+        )
     return LabelledTexts(tuple(string for string, _ in rows), classes, tuple(map(str, labels)))
 
 

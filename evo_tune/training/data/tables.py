@@ -34,12 +34,13 @@ class Table:
     classes: NDArray[Any]
     training: NDArray[Any]
     held_out: NDArray[Any]
+    test: NDArray[Any]
     columns: Columns
     labels: tuple[str, ...]
 
 
 @lru_cache(maxsize=1)  # a worker trains on the same table again and again
-def read_table(data: str, target: str, categorical: str, ignore: str, held_out: float) -> Table:
+def read_table(data: str, target: str, categorical: str, ignore: str, held_out: float, test: float) -> Table:
     """Return a file's table, or the breast cancer data, as numbers, and how its rows are split.
 
     Args:
@@ -47,7 +48,8 @@ def read_table(data: str, target: str, categorical: str, ignore: str, held_out: 
         target: The column to be told from the others.
         categorical: Columns of numbers that are categories, with commas between them.
         ignore: Columns to leave out, with commas between them.
-        held_out: Share of each class that is held out.
+        held_out: Share of each class by which trials are judged.
+        test: Share of each class that is tested with.
 
     Raises:
         OptionError: It cannot be read, or there is no such column or one that cannot be used.
@@ -66,7 +68,7 @@ def read_table(data: str, target: str, categorical: str, ignore: str, held_out: 
     frame = frame.drop(columns=[target, *names["ignore"]], errors="ignore")
     if not len(frame.columns):
         raise OptionError(f"{known}: expected one at least beside target and ignore")
-    training, held = stratified(classes, held_out)
+    training, held, tested = stratified(classes, held_out, test)
     columns = Columns.learn(frame.iloc[training], *_kinds(frame, names["categorical"]))
     for name, categories in columns.categorical.items():
         if len(categories) > MOST_CATEGORIES:
@@ -74,7 +76,7 @@ def read_table(data: str, target: str, categorical: str, ignore: str, held_out: 
                 f"column {name!r} holds {len(categories)} different texts: expected at most {MOST_CATEGORIES}; "
                 f"leave it out with -o ignore={name}"
             )
-    return Table(columns.encode(frame), classes, training, held, columns, labels)
+    return Table(columns.encode(frame), classes, training, held, tested, columns, labels)
 
 
 def _read(data: str) -> pd.DataFrame:
@@ -118,9 +120,10 @@ def _classes(column: pd.Series[Any], target: str) -> tuple[tuple[str, ...], NDAr
             f"-o target={target} has {len(labels)} different values: expected 2 to {MOST_CLASSES} classes"
         )
     rarest = int(np.bincount(classes).argmin())
-    if np.bincount(classes)[rarest] < 2:
+    if (count := np.bincount(classes)[rarest]) < 3:
         raise OptionError(
-            f"-o target={target}: one row only of class {labels[rarest]!s}: expected at least 2, one to hold out"
+            f"-o target={target}: {count} of class {labels[rarest]!s}: expected at least 3 rows of each, "
+            "to train on, to judge trials by and to test with"
         )
     return tuple(map(str, labels)), classes
 

@@ -1,4 +1,4 @@
-"""Text as it lies on disk: a file, a folder or a glob, in any language, read as bytes; its end is held out.
+"""Text as it lies on disk: a file, a folder or a glob, in any language, read as bytes; its end judges and tests.
 
 Knows nothing of tokens.
 """
@@ -14,7 +14,7 @@ from evo_tune.errors import OptionError, RecipeError
 __all__ = ["HELD_OUT", "python_paragraphs", "read_text", "split_text"]
 
 HELD_OUT = 0.1
-"""Share of a text, at its end, that is never trained on."""
+"""Share of a text, at its end, that is never trained on: one half to choose by, the other to test with."""
 
 
 def read_text(data: str) -> bytes:
@@ -61,8 +61,8 @@ def python_paragraphs(first: tuple[str, ...] = ()) -> dict[str, str]:
     return paragraphs
 
 
-def split_text(text: bytes, longest: int, data: str) -> tuple[bytes, bytes]:
-    """Return the text to train on and the text held out.
+def split_text(text: bytes, longest: int, data: str) -> tuple[bytes, bytes, bytes]:
+    """Return the text to train on, the text to choose by, and the text to test with, in this order.
 
     Args:
         text: The whole.
@@ -72,7 +72,7 @@ def split_text(text: bytes, longest: int, data: str) -> tuple[bytes, bytes]:
     Raises:
         OptionError: It is empty, or too short for such windows.
     """
-    needed = math.ceil((longest + 2) / HELD_OUT)
+    needed = math.ceil(2 * (longest + 2) / HELD_OUT)
     if len(text) < needed:
         amount = "is empty" if not text else f"holds {len(text)} bytes"
         raise OptionError(
@@ -80,4 +80,5 @@ def split_text(text: bytes, longest: int, data: str) -> tuple[bytes, bytes]:
             f"{longest}; give more text, or a smaller -o context"
         )
     cut = round(len(text) * (1 - HELD_OUT))
-    return text[:cut], text[cut:]
+    half = (cut + len(text)) // 2
+    return text[:cut], text[cut:half], text[half:]

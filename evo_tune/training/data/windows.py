@@ -36,6 +36,7 @@ class TrainingWindows:
         micro_batch: Windows in a micro-batch; None: a step in one piece.
         first_step: Number of its first step, where others come before (see `extend_trainer`).
         ramp: How the batch grows to its size; None: it has it from the start.
+        first_window: Windows of the same length that were trained on before, after which these go on.
 
     Raises:
         RecipeError: A number is out of its range, or the text holds not even one window.
@@ -52,6 +53,7 @@ class TrainingWindows:
         micro_batch: int | None = None,
         first_step: int = 0,
         ramp: BatchRamp | None = None,
+        first_window: int = 0,
     ) -> None:
         check_integer("context", context, 1)
         check_integer("batch", batch, 1)
@@ -59,6 +61,7 @@ class TrainingWindows:
         if micro_batch is not None:
             check_integer("micro_batch", micro_batch, 1)
         check_integer("first_step", first_step, 0)
+        check_integer("first_window", first_window, 0)
         if len(tokens) < context + 1:
             raise RecipeError("context", context, f"less than the {len(tokens)} tokens of the text")
         self.tokens = tokens
@@ -67,6 +70,7 @@ class TrainingWindows:
         self.total = total
         self.seed = seed
         self.first_step = first_step
+        self.first_window = first_window
         self.micro_batch = micro_batch or batch
         self._bounds = steps_of(total, batch, ramp)
         self.epoch_windows = (len(tokens) - 1) // context
@@ -87,7 +91,8 @@ class TrainingWindows:
             RecipeError: The step lies outside the full training.
         """
         check_integer("step", step, self.first_step, self.first_step + self.steps - 1)
-        starts = self._starts(*self._bounds[step - self.first_step])
+        first, last = self._bounds[step - self.first_step]
+        starts = self._starts(self.first_window + first, self.first_window + last)
         rows = self.tokens[starts[:, None] + self._columns].long()
         return [(rows[:, :-1], rows[:, 1:]) for rows in torch.split(rows, self.micro_batch)]
 

@@ -6,20 +6,24 @@ Each says what the task's machine is, so none can be a gene. Loads no torch; kno
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from evo_tune.options.declare import Options, option
 
-__all__ = ["Computing", "Passes", "Processes"]
+__all__ = ["Computing", "Passes", "Processes", "has_gpu"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Computing(Options):
     """Precision."""
 
-    precision: Literal["auto", "fp32", "bf16"] = option(
-        "auto", gene=None, help="Of the products; auto: bf16 where the machine gains from it; judged in fp32 always"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = option(
+        "auto",
+        gene=None,
+        help="Of the products; auto: bf16 where the machine gains from it, fp16 on a GPU that has no bf16",
     )
 
 
@@ -46,3 +50,16 @@ class Processes(Options):
     ranks: int = option(
         1, bounds="[1, 64]", gene=None, help="That train together, each with the slot's threads or a GPU of its own"
     )
+
+
+def has_gpu(device: str | None = None) -> bool:
+    """Whether a training has, or would have, an NVIDIA GPU.
+
+    Args:
+        device: What it has; None: it is not known yet, and since torch must not be loaded to ask, the driver's files
+            are looked for, and CUDA_VISIBLE_DEVICES.
+    """
+    if device is not None:
+        return device.startswith("cuda")
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "all").strip() in ("", "-1")
+    return not hidden and (Path("/proc/driver/nvidia/gpus").is_dir() or Path("/dev/nvidia0").exists())

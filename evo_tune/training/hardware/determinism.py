@@ -17,9 +17,19 @@ import torch
 
 from evo_tune.options.bounds import check_integer
 
-__all__ = ["reproducible", "seed_everything", "seed_for"]
+__all__ = ["reproducible", "seed_everything", "seed_for", "seeds_for"]
 
-_PURPOSES = {"weights": 0, "order": 1, "noise": 2, "mixing": 3, "inheritance": 4}
+_PURPOSES = {
+    "weights": 0,
+    "order": 1,
+    "noise": 2,
+    "mixing": 3,
+    "inheritance": 4,
+    "dropout": 5,
+    "samples": 6,
+    "augmenting": 7,
+    "growth": 8,
+}
 
 
 def seed_for(seed: int, purpose: str, *index: int) -> int:
@@ -27,20 +37,30 @@ def seed_for(seed: int, purpose: str, *index: int) -> int:
 
     Args:
         seed: The training's seed, 0 to 2³² − 1.
-        purpose: 'weights', 'order' (of the data), 'noise' (dropout), 'mixing' (of samples) or 'inheritance' (a
-            training that begins with the weights of another one of the same seed).
+        purpose: 'weights', 'order' (of the data), 'noise' (of torch's own layers), 'dropout' (of ours, by layer),
+            'samples' (and by sample), 'mixing' (of samples), 'augmenting' (them), 'inheritance' (a training that begins
+            with the weights of another one of the same seed) or 'growth' (of a model, midway).
         index: Which one: a step, an epoch, a rank.
 
     Raises:
         RecipeError: The seed is out of its range.
     """
+    return seeds_for(seed, purpose, 1, *index)[0]
+
+
+def seeds_for(seed: int, purpose: str, count: int, *index: int) -> list[int]:
+    """Return several seeds of one purpose, the first of them what `seed_for` returns.
+
+    Raises:
+        RecipeError: The seed is out of its range.
+    """
     check_integer("seed", seed, 0, 2**32 - 1)
-    words = np.random.SeedSequence([seed, _PURPOSES[purpose], *index]).generate_state(1, np.uint64)
-    return int(words[0]) >> 1  # torch takes 64 bits, numpy's legacy and files are happier with 63
+    words = np.random.SeedSequence([seed, _PURPOSES[purpose], *index]).generate_state(count, np.uint64)
+    return [int(word) >> 1 for word in words]  # torch takes 64 bits, numpy's legacy and files are happier with 63
 
 
 def seed_everything(seed: int, device: torch.device) -> None:
-    """Seed torch's global generators, from which dropout draws."""
+    """Seed torch's global generators, from which torch's own layers draw."""
     if device.type == "cpu":
         torch.default_generator.manual_seed(seed)  # a tenth of the time of torch.manual_seed, which asks CUDA
     else:

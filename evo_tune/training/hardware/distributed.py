@@ -93,6 +93,12 @@ class Ranks:
         dist.all_reduce(total)
         return total
 
+    def least(self, *numbers: int) -> list[int]:
+        """Return the least that any rank gives, number by number."""
+        values = torch.tensor(numbers)
+        dist.all_reduce(values, dist.ReduceOp.MIN)
+        return [int(value) for value in values]
+
     def wrap(self, model: nn.Module) -> DistributedDataParallel:
         """Return the model as one whose backward pass averages gradients over ranks; all begin as rank 0's.
 

@@ -11,12 +11,13 @@ __all__ = ["flops_per_token", "recompute_flops_per_token"]
 def flops_per_token(config: GPTConfig, length: int | None = None) -> float:
     """Return the FLOPs that training on one token takes: forward and backward, 2 a multiply-add.
 
-    6 · N + 12 · d · Σ min(W, T) over the blocks, where W is a block's window, N counts the weights that
-    multiply (the head included, embedding look-ups not) and the second term is attention (PaLM,
-    arXiv:2204.02311, appendix B). Attention counts the full square though causal masking could skip half:
-    the convention under which sizes are compared.
-    `torch.utils.flop_counter` agrees exactly where attention is computed by its plain formula
-    and without a window (by a mask, that formula computes what it then hides).
+    6 · N + 12 · d · Σ K over the blocks, where N counts the weights that multiply (the head included, embedding
+    look-ups not) and the second term is attention (PaLM, arXiv:2204.02311, appendix B): K keys a query. Without a
+    window these are all T, though causal masking could skip half: the convention under which sizes are compared.
+    With one they are those that are computed, which are more than those that are seen (`GPTConfig.keys`): a window
+    is credited with the arithmetic that it saves, and no more.
+    `torch.utils.flop_counter` agrees exactly where attention is computed by its plain formula, and with a window
+    but for what lies before the first token: a few hundredths where the window is small against the length.
 
     Args:
         config: The model.
@@ -27,8 +28,8 @@ def flops_per_token(config: GPTConfig, length: int | None = None) -> float:
     """
     length = config.context if length is None else length
     check_integer("length", length, 1, config.context)
-    seen = sum(min(window, length) for window in config.windows)
-    return 6.0 * config.matmul_parameters + 12.0 * config.width * seen
+    keys = sum(config.keys(window, length) for window in config.windows)
+    return 6.0 * config.matmul_parameters + 12.0 * config.width * keys
 
 
 def recompute_flops_per_token(config: GPTConfig, every: int = 1, length: int | None = None) -> float:
@@ -49,4 +50,5 @@ def recompute_flops_per_token(config: GPTConfig, every: int = 1, length: int | N
     check_integer("recompute", every, 1)
     check_integer("length", length, 1, config.context)
     weights = config.width * (config.block_outputs - config.width)
-    return float(sum(2 * weights + 4 * config.width * min(window, length) for window in config.windows[::every]))
+    windows = config.windows[::every]
+    return float(sum(2 * weights + 4 * config.width * config.keys(window, length) for window in windows))

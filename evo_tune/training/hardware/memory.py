@@ -11,9 +11,25 @@ from typing import Any, NamedTuple
 
 from evo_tune.errors import RecipeError
 from evo_tune.options.bounds import check_integer, check_name, check_number
-from evo_tune.training.models.gpt_config import LONGEST_PLAIN, GPTConfig
+from evo_tune.training.models.gpt_config import (
+    LARGE_VOCABULARY,
+    LONGEST_DROPPED,
+    LONGEST_PLAIN,
+    GPTConfig,
+    tokens_in_piece,
+    window_chunks,
+)
 
-__all__ = ["Fit", "Memory", "activation_bytes", "fit_memory", "fitting_micro_batch", "predict_memory", "state_bytes"]
+__all__ = [
+    "Fit",
+    "Memory",
+    "activation_bytes",
+    "fit_memory",
+    "fitting_micro_batch",
+    "logit_bytes",
+    "predict_memory",
+    "state_bytes",
+]
 
 _MOMENTS = {"adamw": 8, "muon": 8, "sgd": 4}
 _MARGIN = 1.1
@@ -25,9 +41,10 @@ class Memory(NamedTuple):
     """A prediction, in bytes.
 
     Args:
-        states: Weights, gradients, moments and the average, if one is kept.
+        states: Weights, gradients, moments and the average, if one is kept; of several ranks, what gradients are sent
+            from too.
         activations: What the forward pass keeps for the backward pass.
-        logits: Logits, their log-softmax and their gradient, which live at the same time.
+        logits: What of logits, their log-softmax and their gradients lives at the same time.
         context: The device's libraries.
     """
 
@@ -42,7 +59,9 @@ class Memory(NamedTuple):
         return _MARGIN * (self.states + self.activations + self.logits) + self.context
 
 
-def state_bytes(trainable: int, *, frozen: int = 0, optimizer: str = "adamw", ema: bool = False) -> float:
+def state_bytes(
+    trainable: int, *, frozen: int = 0, optimizer: str = "adamw", ema: bool = False, ranks: int = 1
+) -> float:
     """Return the bytes of weights, gradients and moments, in float32: with AdamW 16 a trainable weight.
 
     Args:
@@ -50,15 +69,18 @@ def state_bytes(trainable: int, *, frozen: int = 0, optimizer: str = "adamw", em
         frozen: Weights without.
         optimizer: 'adamw', 'muon' (counted as AdamW: an upper bound) or 'sgd'.
         ema: Whether an average of all weights is kept.
+        ranks: Processes that train together; with several, gradients have a second place, from which they are sent.
 
     Raises:
         RecipeError: A number is out of its range, or an unknown optimizer.
     """
     check_integer("trainable", trainable, 0)
+    check_integer("ranks", ranks, 1)
     check_integer("frozen", frozen, 0)
     check_name("optimizer", optimizer, _MOMENTS)
     average = 4.0 * (trainable + frozen) if ema else 0.0
-    return (8.0 + _MOMENTS[optimizer]) * trainable + 4.0 * frozen + average
+    gradients = 4.0 if ranks == 1 else 8.0
+    return (4.0 + gradients + _MOMENTS[optimizer]) * trainable + 4.0 * frozen + average
 
 
 def activation_bytes(
@@ -83,7 +105,7 @@ def activation_bytes(
         length: Tokens in a sequence, if shorter than the model's context.
         precision: 'fp32', 'bf16' or 'fp16'.
         recompute: As in `GPT`.
-        device: 'cpu' or 'cuda': masks of dropout are larger on a CPU, and dropped attention is not fused.
+        device: 'cpu' or 'cuda': masks of dropout are larger on a CPU, and dropped attention is not fused there.
 
     Raises:
         RecipeError: A number is out of its range, or an unknown precision or device.
@@ -96,12 +118,8 @@ def activation_bytes(
     if recompute is not None:
         check_integer("recompute", recompute, 1)
     tokens, d = batch * length, config.width
-    e, mask = (4, 4) if precision == "fp32" else (2, 2)
-    mask = 1 if device == "cuda" else mask
-    plain = precision == "bf16" and device == "cpu" and length <= LONGEST_PLAIN
-    per_token = _block_bytes_per_token(config, e, mask, plain=plain)
-    per_token += _unfused_bytes_per_token(config, length, device, plain=plain)
-    blocks = [tokens * per_token + (0.0 if plain else _window_bytes(w, length, e, device)) for w in config.windows]
+    e = 4 if precision == "fp32" else 2
+    blocks = [_block_bytes(config, batch, window, length, precision, device) for window in config.windows]
     if precision != "fp32":
         copies = e * (config.matmul_parameters - d * config.vocab_size) / config.depth
         blocks = [block + copies for block in blocks]
@@ -114,37 +132,80 @@ def activation_bytes(
     return ends + sum(blocks) - sum(again) + 4.0 * tokens * d * len(again) + max(again)
 
 
-def _block_bytes_per_token(config: GPTConfig, e: int, mask: int, *, plain: bool) -> float:
+def _block_bytes(config: GPTConfig, batch: int, window: int, length: int, precision: str, device: str) -> float:
+    """Return the bytes that a block with a window keeps, copies of its weights not counted."""
     d, f, heads = config.width, config.ffn_width, config.heads
+    e = 4 if precision == "fp32" else 2
+    chunks = [(0, 0, length)] if window >= length else window_chunks(window, length, config.chunk)
+    plain = [precision == "bf16" and device == "cpu" and end - first <= LONGEST_PLAIN for first, _, end in chunks]
     shared = d * config.key_value_heads // heads
     norms = 2 * (4 + e) * d + 2 * 8  # inputs from the residual stream, outputs, two statistics each
     attention = e * (d + 2 * shared) + e * d
     if config.qk_norm:
         # Inputs (a copy where they were in less than float32), scaled inputs, and their root mean squares.
         attention += (4 if e == 4 else 8) * (d + shared) + 4 * (heads + config.key_value_heads)
-    if not plain:
-        attention += 4 * heads  # one statistic of the softmax
+    if not all(plain):
         # What was rotated or normed is new, and the values still hold the memory of what was not.
         attention += e * (d + shared) if config.position == "rope" or config.qk_norm else 0
     feed_forward = e * f * (4 if config.ffn == "swiglu" else 2)
+    mask = 1 if device == "cuda" else e
     dropped = 2 * mask * d if config.dropout else 0
-    return float(norms + attention + feed_forward + dropped)
+    kept = float(batch * length * (norms + attention + feed_forward + dropped))
+    for (first, start, end), by_products in zip(chunks, plain, strict=True):
+        queries, keys = end - start, end - first
+        kept += batch * _unfused_bytes(config, queries, keys, device, plain=by_products)
+        if by_products:
+            kept += batch * e * 2 * shared * (keys - queries)  # keys that two chunks see are copied for each
+        elif window < length:
+            kept += batch * e * d * queries  # the chunk, beside what it is joined to
+            kept += queries * keys * mask if first < start or queries > window else 0  # on a CPU as numbers
+    return kept
 
 
-def _unfused_bytes_per_token(config: GPTConfig, length: int, device: str, *, plain: bool) -> float:
+def _unfused_bytes(config: GPTConfig, queries: int, keys: int, device: str, *, plain: bool) -> float:
     """Return the bytes of weights between tokens, which the fused kernel never writes down (see `attention`)."""
     if plain:
         kept = 6 if config.attention_dropout else 2
     else:
-        kept = 12 if config.attention_dropout and device == "cpu" else 0
-    return float(kept * config.heads * length)
+        dropped = 12 if device == "cpu" else 9 if queries <= LONGEST_DROPPED else 0  # weights, which, what is left
+        kept = dropped if config.attention_dropout else 0
+    statistic = 0 if plain else 4 * config.heads * queries  # one of the softmax
+    return float(kept * config.heads * queries * keys + statistic)
 
 
-def _window_bytes(window: int, length: int, e: int, device: str) -> float:
-    """Return the bytes of the mask that attention adds, on a CPU as numbers."""
-    if window >= length:
-        return 0.0
-    return float(length * length * (e if device == "cpu" else 1))
+def logit_bytes(
+    config: GPTConfig,
+    tokens: int,
+    *,
+    precision: str = "fp32",
+    device: str = "cpu",
+    z_loss: bool = False,
+    frozen: bool = False,
+) -> float:
+    """Return the bytes of what is there of logits and of what is made of them, where that is most.
+
+    A small vocabulary's are there whole, in float32: log-softmax, its gradient and the logits', 12 bytes each; the
+    z-loss keeps the logits too and has a gradient of its own. Of a large one there is a piece (see
+    `optim.cross_entropy`), in float32 and in what products are done in, and the head's and its inputs' gradients.
+
+    Args:
+        config: The model.
+        tokens: In a micro-batch.
+        precision: 'fp32', 'bf16' or 'fp16'.
+        device: 'cpu' or 'cuda'.
+        z_loss: Whether there is one.
+        frozen: Whether the head is not trained.
+    """
+    d, vocabulary = config.width, config.vocab_size
+    if vocabulary < LARGE_VOCABULARY:
+        return (20.0 if z_loss else 12.0) * tokens * vocabulary
+    words = min(tokens, tokens_in_piece(vocabulary, device)) * vocabulary
+    gradients = 4.0 * d * (tokens + (0 if frozen else vocabulary))
+    if precision == "fp32":
+        return 4.0 * words + gradients
+    # The head's gradient of one piece, on a CPU once more in float32 before it is added to the others'.
+    added = 0.0 if frozen else (6.0 if device == "cpu" else 2.0) * d * vocabulary
+    return max(6.0 * words, 2.0 * words + added) + gradients
 
 
 def predict_memory(
@@ -158,6 +219,8 @@ def predict_memory(
     optimizer: str = "adamw",
     ema: bool = False,
     trainable: int | None = None,
+    z_loss: bool = False,
+    ranks: int = 1,
 ) -> Memory:
     """Return what a training of the model will take.
 
@@ -170,17 +233,21 @@ def predict_memory(
         device: 'cpu' or 'cuda'.
         optimizer: 'adamw', 'muon' or 'sgd'.
         ema: Whether an average of the weights is kept.
-        trainable: Weights that are trained, if not all are (LoRA).
+        trainable: Weights that are trained, if not all are (LoRA); the head is then taken for frozen.
+        z_loss: Whether there is one.
+        ranks: Processes that train together.
 
     Raises:
         RecipeError: See `activation_bytes` and `state_bytes`.
     """
     trained = config.parameters if trainable is None else trainable
-    states = state_bytes(trained, frozen=max(0, config.parameters - trained), optimizer=optimizer, ema=ema)
+    frozen = max(0, config.parameters - trained)
+    states = state_bytes(trained, frozen=frozen, optimizer=optimizer, ema=ema, ranks=ranks)
     activations = activation_bytes(
         config, batch, length=length, precision=precision, recompute=recompute, device=device
     )
-    logits = 12.0 * batch * (length or config.context) * config.vocab_size
+    tokens = batch * (length or config.context)
+    logits = logit_bytes(config, tokens, precision=precision, device=device, z_loss=z_loss, frozen=frozen > 0)
     return Memory(states, activations, logits, _CONTEXT[device])
 
 
@@ -196,6 +263,8 @@ def fitting_micro_batch(
     optimizer: str = "adamw",
     ema: bool = False,
     trainable: int | None = None,
+    z_loss: bool = False,
+    ranks: int = 1,
     factor: float = 1.0,
 ) -> int:
     """Return the largest micro-batch, by halving the batch, that takes at most 90% of a device's memory.
@@ -211,6 +280,8 @@ def fitting_micro_batch(
         optimizer: See `predict_memory`.
         ema: See `predict_memory`.
         trainable: See `predict_memory`.
+        z_loss: See `predict_memory`.
+        ranks: See `predict_memory`.
         factor: Measured over predicted memory, the device's libraries aside, where a step was measured.
 
     Raises:
@@ -231,6 +302,8 @@ def fitting_micro_batch(
             optimizer=optimizer,
             ema=ema,
             trainable=trainable,
+            z_loss=z_loss,
+            ranks=ranks,
         )
         needed = (factor * (predicted.peak - predicted.context) + predicted.context) / 0.9
         if needed <= capacity:

@@ -24,19 +24,20 @@ GAIN = 1.3
 """How many times faster products must be in bfloat16: far from what those have that gain (2) and do not (1, less)."""
 
 
-def fastest_precision(device: str | torch.device = "cpu", folder: Path | None = None) -> str:
-    """Return the name of the `Precision` in which a device trains fastest: 'bf16' or 'fp32'.
+def fastest_precision(device: str | torch.device = "cpu", folder: Path | None = None, *, narrow: bool = False) -> str:
+    """Return the name of the `Precision` in which a device trains fastest: 'bf16', 'fp16' or 'fp32'.
 
     Args:
-        device: A GPU is asked, a CPU is timed (a tenth of a second) with as many threads as torch has now;
-            any other computes in fp32.
+        device: A GPU is asked, and one without bfloat16 has fp16; a CPU is timed (a tenth of a second) with as
+            many threads as torch has now; any other computes in fp32.
         folder: Where the answer is kept; None: the user's cache folder. A file that cannot be read is
             written anew, and one that cannot be written is done without.
+        narrow: Whether products are so small that casts outweigh them on any CPU.
     """
     kind = torch.device(device).type
     if kind == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    if kind != "cpu":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    if kind != "cpu" or narrow:
         return "fp32"
     key = f"{_processor()}, torch {torch.__version__}, {torch.get_num_threads()} threads"
     name = f"precision-{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"

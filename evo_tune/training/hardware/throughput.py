@@ -11,59 +11,25 @@ import time
 from collections.abc import Callable
 
 from evo_tune.options.bounds import check_integer, check_name, check_number
+from evo_tune.training.hardware.chips import chip
 
 __all__ = ["Throughput", "mfu", "peak_flops"]
 
-_LOW: tuple[tuple[tuple[str, ...], float], ...] = (
-    (("b200",), 2250e12),
-    (("h200", "nvl"), 835e12),
-    (("h200",), 989e12),
-    (("h100", "pcie"), 756e12),
-    (("h100", "nvl"), 835e12),
-    (("h100",), 989e12),
-    (("a100",), 312e12),
-    (("l40s",), 362e12),
-    (("l4",), 121e12),
-    (("rtx", "4090"), 165.2e12),
-    (("rtx", "3090"), 71e12),
-)
-"""FLOP/s of bf16 matrix products, dense, sums in float32: NVIDIA's data sheets (half of what they print 'with
-sparsity') and, for the two RTX, the Ada and Ampere GA102 white papers. First entry of which a device's name
-has all words; a name without 'pcie' or 'nvl' is the SXM module."""
-
-_FULL: tuple[tuple[tuple[str, ...], float], ...] = (
-    (("h200", "nvl"), 60e12),
-    (("h200",), 67e12),
-    (("h100", "pcie"), 51e12),
-    (("h100", "nvl"), 60e12),
-    (("h100",), 67e12),
-    (("a100",), 19.5e12),
-    (("l40s",), 91.6e12),
-    (("l4",), 30.3e12),
-    (("rtx", "4090"), 82.6e12),
-    (("rtx", "3090"), 35.6e12),
-)
-"""FLOP/s in float32 without TF32, which torch leaves off; same sources."""
-
 
 def peak_flops(device_name: str, precision: str = "bf16") -> float | None:
-    """Return the peak of one device in FLOP/s; None if it is not known, as for every CPU.
+    """Return the peak of one device in FLOP/s; None if it is not in the table of `chips`, as no CPU is.
 
     Args:
         device_name: As `torch.cuda.get_device_name` gives it.
-        precision: 'fp32', 'bf16' or 'fp16' (as fast as bf16 on these devices).
+        precision: 'fp32' (without TF32), 'tf32', 'bf16' or 'fp16'; what a chip lacks has no peak.
 
     Raises:
         RecipeError: An unknown precision.
     """
-    check_name("precision", precision, ("fp32", "bf16", "fp16"))
-    if "mig" in device_name.lower().split():  # a slice of a GPU has a slice of its peak
-        return None
-    words = set(device_name.lower().replace("-", " ").split())
-    for names, peak in _FULL if precision == "fp32" else _LOW:
-        if set(names) <= words:
-            return peak
-    return None
+    check_name("precision", precision, ("fp32", "tf32", "bf16", "fp16"))
+    known = chip(device_name)
+    peak = None if known is None else getattr(known, precision)
+    return None if peak is None else 1e12 * float(peak)
 
 
 def mfu(flops_per_token: float, tokens_per_second: float, peak: float | None, *, devices: int = 1) -> float | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -11,29 +10,43 @@ from evo_tune.training.models.dropout import Dropout
 from evo_tune.training.models.encoder_config import EncoderConfig
 from evo_tune.training.models.gpt_config import GPTConfig
 from evo_tune.training.models.positions import rotate
+from evo_tune.training.models.windowed import attend_in_window
 
-__all__ = ["Attention", "Block", "FeedForward", "window_mask"]
+__all__ = ["Attention", "Block", "FeedForward", "FusedLinear"]
 
 
-def window_mask(length: int, window: int) -> Tensor:
-    """Return which keys j each query i may look at, (length, length), bool: 0 ≤ i − j < window."""
-    distance = torch.arange(length)[:, None] - torch.arange(length)
-    return (distance >= 0) & (distance < window)
+class FusedLinear(nn.Linear):
+    """Several linear maps of the same inputs as one product; its weight has one below another.
+
+    Args:
+        inputs: Channels of the inputs.
+        maps: Outputs of each map; an optimizer that looks at whole matrices takes them apart.
+        bias: Whether they have biases.
+    """
+
+    def __init__(self, inputs: int, maps: tuple[int, ...], *, bias: bool) -> None:
+        super().__init__(inputs, sum(maps), bias=bias)
+        self.maps: tuple[int, ...] = maps
 
 
 class Attention(nn.Module):
     """Multi-head self-attention, causal if the config says so.
 
     With fewer key-value heads than heads, these are shared (GQA).
+
+    Args:
+        config: The model's shape.
+        windowed: Whether a mask is that of a window (see `chunk_mask`).
     """
 
-    def __init__(self, config: GPTConfig | EncoderConfig) -> None:
+    def __init__(self, config: GPTConfig | EncoderConfig, *, windowed: bool = False) -> None:
         super().__init__()
+        self.windowed = windowed
         self.heads, self.kv_heads = config.heads, config.key_value_heads
-        self.dropout = config.attention_dropout
+        self.dropout = Dropout(config.attention_dropout)  # of the weights between tokens
         self.causal = config.causal
         width, head_dim = config.width, config.width // config.heads
-        self.qkv = nn.Linear(width, width + 2 * self.kv_heads * head_dim, bias=config.bias)
+        self.qkv = FusedLinear(width, (width, *2 * (self.kv_heads * head_dim,)), bias=config.bias)
         self.out = nn.Linear(width, width, bias=config.bias)
         # Large queries and keys make attention collapse at high learning rates (arXiv:2302.05442).
         self.q_norm = nn.RMSNorm(head_dim) if config.qk_norm else None
@@ -45,8 +58,8 @@ class Attention(nn.Module):
         Args:
             x: (batch, length, width).
             rotation: (2, length, head_dim / 2), as `rotary_table` gives; None: queries and keys as they are.
-            mask: (length, length), as `window_mask` gives, or another that broadcasts to (batch, heads, length,
-                length); None: to all tokens, or if causal to all earlier ones.
+            mask: What broadcasts to (batch, heads, length, length), or of a window what `chunk_mask` gives; None: to
+                all tokens, or if causal to all earlier ones.
         """
         batch, length, width = x.shape
         qkv = self.qkv(x).view(batch, length, self.heads + 2 * self.kv_heads, width // self.heads)
@@ -57,10 +70,12 @@ class Attention(nn.Module):
             q, k = self.q_norm(q.to(dtype)).to(q.dtype), self.k_norm(k.to(dtype)).to(k.dtype)
         if rotation is not None:
             q, k = rotate(q, rotation[:, :, None]), rotate(k, rotation[:, :, None])
-        # The functional form does not look at eval(): it drops whatever it is told to.
-        dropout = self.dropout if self.training else 0.0
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
-        y = attend(q, k, v, mask, dropout, causal=self.causal)
+        dropout = self.dropout if self.dropout.active else None
+        if self.windowed and mask is not None:
+            y = attend_in_window(q, k, v, mask, dropout)
+        else:
+            y = attend(q, k, v, mask, dropout, causal=self.causal)
         attended: Tensor = self.out(y.transpose(1, 2).reshape(batch, length, width))
         return attended
 
@@ -71,7 +86,7 @@ class FeedForward(nn.Module):
     def __init__(self, config: GPTConfig | EncoderConfig) -> None:
         super().__init__()
         self.gated = config.ffn == "swiglu"
-        self.up = nn.Linear(config.width, config.ffn_width * (2 if self.gated else 1), bias=config.bias)
+        self.up = FusedLinear(config.width, (config.ffn_width,) * (2 if self.gated else 1), bias=config.bias)
         self.out = nn.Linear(config.ffn_width, config.width, bias=config.bias)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -86,17 +101,19 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and feed-forward, each normed on the way in and added on the way out."""
+    """Attention and feed-forward, each normed on the way in and added on the way out; `windowed` as in `Attention`."""
 
-    def __init__(self, config: GPTConfig | EncoderConfig) -> None:
+    def __init__(self, config: GPTConfig | EncoderConfig, *, windowed: bool = False) -> None:
         super().__init__()
-        self.attention_norm = nn.LayerNorm(config.width, bias=config.bias)
-        self.attention = Attention(config)
-        self.ffn_norm = nn.LayerNorm(config.width, bias=config.bias)
+        self.attention_norm = nn.LayerNorm(config.width, eps=config.norm_eps, bias=config.bias)
+        self.attention = Attention(config, windowed=windowed)
+        self.ffn_norm = nn.LayerNorm(config.width, eps=config.norm_eps, bias=config.bias)
         self.ffn = FeedForward(config)
+        # Each a layer of its own, since each has its own noise.
         self.dropout: nn.Module = Dropout(config.dropout)
+        self.ffn_dropout: nn.Module = Dropout(config.dropout)
 
     def forward(self, x: Tensor, rotation: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         x = x + self.dropout(self.attention(self.attention_norm(x), rotation, mask))
-        y: Tensor = x + self.dropout(self.ffn(self.ffn_norm(x)))
+        y: Tensor = x + self.ffn_dropout(self.ffn(self.ffn_norm(x)))
         return y

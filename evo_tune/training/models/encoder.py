@@ -15,34 +15,15 @@ import torch
 from torch import Tensor, nn
 
 from evo_tune.errors import RecipeError
+from evo_tune.training.hardware.recompute import run_block
 from evo_tune.training.models.block import Block
+from evo_tune.training.models.dropout import Dropout, DropPath
 from evo_tune.training.models.encoder_config import EncoderConfig
 from evo_tune.training.models.model_files import read_model, write_model
 
-__all__ = ["Classifier", "DropPath"]
+__all__ = ["Classifier"]
 
 C = TypeVar("C", bound="Classifier")
-
-
-class DropPath(nn.Module):
-    """Leaves out a residual branch for a random share of the samples (stochastic depth, arXiv:1603.09382).
-
-    What is kept is scaled by 1 / (1 − share), so that the mean stays; in evaluation all is kept.
-
-    Args:
-        share: 0 up to below 1.
-    """
-
-    def __init__(self, share: float) -> None:
-        super().__init__()
-        self.share = share
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Drop samples of x, (batch, …)."""
-        if not self.training or not self.share:
-            return x
-        kept = torch.rand(len(x), *(1 for _ in x.shape[1:]), device=x.device) >= self.share
-        return x * (kept / (1.0 - self.share)).to(x.dtype)
 
 
 class EncoderBlock(Block):
@@ -52,6 +33,7 @@ class EncoderBlock(Block):
         super().__init__(config)
         if drop_path:
             self.dropout = nn.Sequential(self.dropout, DropPath(drop_path))
+            self.ffn_dropout = nn.Sequential(self.ffn_dropout, DropPath(drop_path))
 
 
 class Classifier(nn.Module):
@@ -67,6 +49,8 @@ class Classifier(nn.Module):
     """
 
     config_class: ClassVar[type[EncoderConfig]]
+    recompute: int | None = None
+    """Compute every so-manieth block again for the gradient: 1 for all of them; None: none."""
 
     def __init__(self, config: Any, seed: int = 0, *, labels: Sequence[str] | None = None) -> None:
         super().__init__()
@@ -75,7 +59,7 @@ class Classifier(nn.Module):
         if len(self.labels) != config.classes:
             raise RecipeError("labels", len(self.labels), f"as many as there are classes, {config.classes}")
         with torch.device("meta"):  # without memory: the modules' own initialisation would be thrown away
-            self.dropout = nn.Dropout(config.dropout)
+            self.dropout = Dropout(config.dropout)
             self.blocks = nn.ModuleList(EncoderBlock(config, share) for share in config.drop_paths)
             self.norm = nn.LayerNorm(config.width)
             self.head = nn.Linear(config.width, config.classes)
@@ -120,8 +104,8 @@ class Classifier(nn.Module):
             (batch, tokens, width), normed.
         """
         x = self.dropout(x)
-        for block in self.blocks:
-            x = block(x, None, mask)
+        for number, block in enumerate(self.blocks):
+            x = run_block(block, number, self.recompute, x, None, mask)
         normed: Tensor = self.norm(x)
         return normed
 

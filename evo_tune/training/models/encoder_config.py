@@ -46,6 +46,7 @@ class EncoderConfig(ModelConfig):
 
     causal: ClassVar[bool] = False
     bias: ClassVar[bool] = True
+    norm_eps: ClassVar[float] = 1e-5
     qk_norm: ClassVar[bool] = False
     ffn: ClassVar[str] = "gelu"
 
@@ -167,15 +168,20 @@ class FTConfig(EncoderConfig):
     Args:
         numeric: Number of numeric columns.
         categories: Number of categories of each categorical column, 1 or more each.
+        quantiles: By how many quantiles numbers get a normal distribution (see `Quantiles`); 0: they are standardised.
     """
 
     numeric: int = 1
     categories: tuple[int, ...] = ()
+    quantiles: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "categories", tuple(self.categories))  # JSON knows lists only
         check_integer("numeric", self.numeric, 0)
+        check_integer("quantiles", self.quantiles, 0)
+        if self.quantiles == 1:
+            raise RecipeError("quantiles", 1, "two or more, or 0 for none")
         for number in self.categories:
             check_integer("categories", number, 1)
         if self.tokens < 2:
@@ -222,6 +228,11 @@ class TextConfig(EncoderConfig):
         check_name("unit", self.unit, ("words", "bytes"))
         check_integer("length", self.length, 1)
         check_integer("buckets", self.buckets, 1, 2**24)
+
+    @property
+    def tokens(self) -> int:
+        """Most tokens of a text."""
+        return self.length
 
     @property
     def vocabulary(self) -> int:

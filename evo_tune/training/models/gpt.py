@@ -7,6 +7,7 @@ rotary, head tied to the embedding if asked. Knows nothing of training.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,13 @@ from evo_tune.errors import RecipeError
 from evo_tune.options.bounds import check_integer
 from evo_tune.training.data.tokenizer import BPE, Bytes, Tokenizer
 from evo_tune.training.hardware.recompute import run_block
-from evo_tune.training.models.block import Block, window_mask
+from evo_tune.training.models.block import Block
 from evo_tune.training.models.dropout import Dropout
 from evo_tune.training.models.generation import continue_tokens
-from evo_tune.training.models.gpt_config import GPTConfig
+from evo_tune.training.models.gpt_config import LARGE_VOCABULARY, GPTConfig
 from evo_tune.training.models.model_files import read_model, write_model
 from evo_tune.training.models.positions import rotary_frequencies, rotary_table, sinusoids
+from evo_tune.training.models.windowed import chunk_mask
 
 __all__ = ["GPT"]
 
@@ -60,8 +62,8 @@ class GPT(nn.Module):
             self.embedding = nn.Embedding(config.vocab_size, config.width)
             self.positions = nn.Embedding(config.context, config.width) if config.position == "learned" else None
             self.dropout = Dropout(config.dropout)
-            self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
-            self.norm = nn.LayerNorm(config.width, bias=config.bias)
+            self.blocks = nn.ModuleList(Block(config, windowed=window < config.context) for window in config.windows)
+            self.norm = nn.LayerNorm(config.width, eps=config.norm_eps, bias=config.bias)
             self.head = None if config.tied else nn.Linear(config.width, config.vocab_size, bias=False)
         self.to_empty(device="cpu")
         self._initialise(torch.Generator().manual_seed(seed))
@@ -86,7 +88,7 @@ class GPT(nn.Module):
             gain = 0.1 * math.log(stretch) + 1.0 if config.extension == "yarn" else 1.0
             rotation = rotary_table(config.context, frequencies, gain).float()
         if min(config.windows) < config.context:
-            mask = window_mask(config.context, min(config.windows))
+            mask = chunk_mask(config.chunk, min(config.windows))
         for name, table in (("fixed", fixed), ("rotation", rotation), ("mask", mask)):
             self.register_buffer(name, table, persistent=False)
 
@@ -107,14 +109,22 @@ class GPT(nn.Module):
             return 0.0 if residual else 1.0 / math.sqrt(weight.shape[1])
         return 0.02 / math.sqrt(2 * self.config.depth) if residual else 0.02
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    @property
+    def in_pieces(self) -> bool:
+        """Whether logits are so many that a training is not to have them whole."""
+        plain = self.head is None or type(self.head) is nn.Linear
+        return plain and self.config.vocab_size >= LARGE_VOCABULARY
+
+    def forward(self, tokens: Tensor, read: Callable[[Tensor, Tensor], Any] | None = None) -> Any:
         """Return logits for the token after each.
 
         Args:
             tokens: (batch, length), whole numbers below vocab_size; length up to the context.
+            read: What is to be done in place of making logits, with what they are made of, (batch, length, width), and
+                the head's weight, (vocab_size, width), where `in_pieces` says that this is all that a head is.
 
         Returns:
-            (batch, length, vocab_size).
+            (batch, length, vocab_size); or what `read` returns.
 
         Raises:
             RecipeError: The sequence is longer than the context.
@@ -127,9 +137,11 @@ class GPT(nn.Module):
         x = self.dropout(x if table is None else x + table[:length])
         rotation = None if self.rotation is None else self.rotation[:, :length]
         for number, (block, window) in enumerate(zip(self.blocks, self.config.windows, strict=True)):
-            mask = self.mask[:length, :length] if self.mask is not None and window < length else None
+            mask = self.mask if window < length else None
             x = run_block(block, number, self.recompute, x, rotation, mask)
         x = self.norm(x)
+        if read is not None:
+            return read(x, self.embedding.weight if self.head is None else self.head.weight)
         logits: Tensor = F.linear(x, self.embedding.weight) if self.head is None else self.head(x)
         return logits
 

@@ -5,8 +5,9 @@ No torch here, so that a search can know a model's size before it trains one.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from evo_tune.errors import RecipeError
 from evo_tune.options.bounds import check_integer, check_name, check_number
@@ -22,16 +23,47 @@ __all__ = [
     "Positions",
     "Windows",
     "divisor_below",
+    "hidden_width",
+    "tokens_in_piece",
+    "window_chunks",
 ]
 
 LONGEST_PLAIN = 256
 """Tokens up to which attention in bfloat16 on a CPU is computed by plain products (see `attention`): there they are
 the faster; at twice as many they are about even, beyond they lose."""
 
+LONGEST_DROPPED = 512
+"""Tokens up to which dropped weights of attention are computed as one product on a GPU, and not by the fused kernel,
+which leaves no weights behind but has to be called for each sample, since its noise depends on those beside it."""
 
-RESHAPABLE = ("depth", "context", "ffn_mult", "window", "window_pattern", "dropout", "attention_dropout")
+LARGE_VOCABULARY = 1024
+"""Tokens from which on logits are never there whole (see `optim.cross_entropy`)."""
+
+_LOGITS_IN_PIECE = {"cpu": 2**21}
+_LOGITS_ON_GPU = 2**26
+
+
+def tokens_in_piece(vocab_size: int, device: str) -> int:
+    """Return for how many tokens at a time logits are made: what fits a CPU's cache; a GPU is to be filled."""
+    return max(1, _LOGITS_IN_PIECE.get(device, _LOGITS_ON_GPU) // vocab_size)
+
+
+RESHAPABLE = (
+    "depth",
+    "context",
+    "ffn_mult",
+    "ffn_multiple",
+    "window",
+    "window_pattern",
+    "dropout",
+    "attention_dropout",
+)
 """Fields in which a model may differ from the one whose weights it begins with (see `growth.reshape`). Not the width of
 the residual stream: its norms would see other means; and not its heads: they would see other parts of it."""
+
+
+SHORTEST_CHUNK, MOST_CHUNKS = 32, 16
+"""Of windowed attention's queries: shorter chunks save less arithmetic than their kernels' calls take."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +77,7 @@ class GPTConfig(ModelConfig):
         width: Width d of the residual stream, a multiple of heads.
         heads: Attention heads.
         ffn_mult: Width of the hidden layer of each block, as a multiple of d. A SwiGLU, which has three
-            matrices for two, gets two thirds of it, to the nearest multiple of 64.
+            matrices for two, gets two thirds of it, to the nearest multiple of ffn_multiple.
         dropout: Share of the embeddings' and residual branches' outputs that is dropped, below 1.
         attention_dropout: Share of the attention weights that is dropped, below 1. Apart from `dropout`
             because torch's fused CPU attention has none: it makes attention five times slower there.
@@ -65,6 +97,8 @@ class GPTConfig(ModelConfig):
         kv_heads: Heads of keys and values, a divisor of heads (grouped-query attention); None: heads.
         qk_norm: Whether queries and keys are normed before they meet.
         ffn: 'gelu' or 'swiglu'.
+        norm_eps: What LayerNorms add to the variance, above 0; another than 1e-5 in models that were grown.
+        ffn_multiple: Of what the width of a SwiGLU is a multiple; files of models that do not say it had 64.
 
     Raises:
         RecipeError: A field is out of its range, or does not fit another.
@@ -92,6 +126,8 @@ class GPTConfig(ModelConfig):
     kv_heads: int | None = None
     qk_norm: bool = False
     ffn: str = "gelu"
+    norm_eps: float = 1e-5
+    ffn_multiple: int = 8
 
     def __post_init__(self) -> None:
         check_integer("vocab_size", self.vocab_size, 2)
@@ -131,6 +167,26 @@ class GPTConfig(ModelConfig):
             if self.heads % self.kv_heads:
                 raise RecipeError("kv_heads", self.kv_heads, f"a divisor of heads={self.heads}")
         check_name("ffn", self.ffn, ("gelu", "swiglu"))
+        check_number("norm_eps", self.norm_eps, "(0, 1)")
+        check_integer("ffn_multiple", self.ffn_multiple, 1)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data; what a model without gates has no use for is left out, as it was in older files."""
+        data = super().to_json()
+        if self.norm_eps == 1e-5:
+            del data["norm_eps"]
+        if self.ffn != "swiglu":
+            del data["ffn_multiple"]
+        return data
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> GPTConfig:
+        """Build it from what `to_json` gave, in this version or in one that knew multiples of 64 only.
+
+        Raises:
+            RecipeError: An unknown field, or one out of its range.
+        """
+        return super().from_json({"ffn_multiple": 64, **data} if data.get("ffn") == "swiglu" else data)
 
     def unlike(self, other: GPTConfig) -> list[str]:
         """Return the fields because of which a model of this shape cannot begin with one of another's weights."""
@@ -154,11 +210,22 @@ class GPTConfig(ModelConfig):
         return tuple(self.context if self.window is None or letter == "L" else self.window for letter in letters)
 
     @property
+    def chunk(self) -> int:
+        """Queries that go through windowed attention together, 32 or more: about half a window, and few chunks."""
+        return max(SHORTEST_CHUNK, -(-min(self.windows) // 2), -(-self.context // MOST_CHUNKS))
+
+    def keys(self, window: int, length: int) -> int:
+        """Return by how many keys a block multiplies each query, in a sequence of `length`.
+
+        Without a window all, though causal masking could skip half: the convention under which sizes are compared.
+        With one a chunk's, and likewise as if what lies before the first token were not skipped.
+        """
+        return length if window >= length else min(length, self.chunk + window - 1)
+
+    @property
     def ffn_width(self) -> int:
         """Width f of the hidden layer of each block."""
-        if self.ffn == "swiglu":
-            return 64 * max(1, round(self.ffn_mult * self.width * 2 / 3 / 64))
-        return max(1, round(self.ffn_mult * self.width))
+        return hidden_width(self.width, self.ffn_mult, self.ffn, self.ffn_multiple)
 
     @property
     def block_outputs(self) -> int:
@@ -188,6 +255,13 @@ class GPTConfig(ModelConfig):
         biases = self.depth * self.block_outputs if self.bias else 0
         head = d * self.vocab_size
         return self.matmul_parameters - head + norms + embeddings + biases + (0 if self.tied else head)
+
+
+def hidden_width(width: int, ffn_mult: float, ffn: str = "gelu", multiple: int = 8) -> int:
+    """Return the width f of the hidden layer of a block (see `GPTConfig`)."""
+    if ffn == "swiglu":
+        return multiple * max(1, round(ffn_mult * width * 2 / 3 / multiple))
+    return max(1, round(ffn_mult * width))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -277,3 +351,9 @@ class Decoder(Extending, Architecture, Windows, Positions):
 def divisor_below(heads: int, most: int | None) -> int | None:
     """Return the largest divisor of `heads` up to `most`; None for one each."""
     return None if most is None or most >= heads else max(n for n in range(1, most + 1) if heads % n == 0)
+
+
+def window_chunks(window: int, length: int, chunk: int) -> list[tuple[int, int, int]]:
+    """Return the chunks of queries in a sequence: first key, first query, and the end of both."""
+    starts = range(0, length, chunk)
+    return [(max(0, start - window + 1), start, min(start + chunk, length)) for start in starts]

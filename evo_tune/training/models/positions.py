@@ -66,12 +66,14 @@ def rotate(x: Tensor, table: Tensor) -> Tensor:
     """Turn queries or keys by their positions.
 
     Args:
-        x: (…, length, head_dim); channel i is paired with channel i + head_dim / 2.
+        x: (…, length, head_dim); channel i is paired with channel i + head_dim / 2. Turned in float32 at least: in
+            bfloat16 an angle's cosine is off by up to 1/256, and distances with it.
         table: (2, length, head_dim / 2), as `rotary_table` gives.
     """
-    cos, sin = table.to(x.dtype)
-    first, second = x.chunk(2, -1)
-    return torch.cat((first * cos - second * sin, first * sin + second * cos), -1)
+    wide = torch.promote_types(x.dtype, torch.float32)
+    cos, sin = table.to(wide)
+    first, second = x.to(wide).chunk(2, -1)
+    return torch.cat((first * cos - second * sin, first * sin + second * cos), -1).to(x.dtype)
 
 
 def sinusoids(length: int, width: int, stretch: float = 1.0) -> Tensor:

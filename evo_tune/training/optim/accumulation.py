@@ -9,51 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from evo_tune.training.data.batch import IGNORE, MicroBatch
+from evo_tune.training.data.batch import MicroBatch
+from evo_tune.training.optim.cross_entropy import cross_entropy_sum, summed_in_pieces, valid_targets, z_sum
 
 if TYPE_CHECKING:
     from evo_tune.training.hardware.distributed import Ranks
 
-__all__ = ["accumulate", "count_targets", "cross_entropy_sum", "split", "z_sum"]
+__all__ = ["accumulate", "count_targets", "split"]
 
 
 def count_targets(window: Sequence[MicroBatch]) -> int:
     """Return the number of valid targets in a window of micro-batches."""
-    return sum(int(_valid(targets).sum()) for _, targets in window)
-
-
-def _valid(targets: Tensor) -> Tensor:
-    """Return which targets count, (…), bool."""
-    return targets[..., 0] >= 0 if targets.is_floating_point() else targets != IGNORE
-
-
-def cross_entropy_sum(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return the summed cross-entropy in nats.
-
-    Args:
-        logits: (…, classes), computed in at least float32.
-        targets: (…), class numbers or IGNORE; or (…, classes), probabilities.
-    """
-    logits = logits.flatten(0, -2)
-    if targets.is_floating_point():
-        return F.cross_entropy(logits, targets.flatten(0, -2), reduction="sum")
-    return F.cross_entropy(logits, targets.flatten(), ignore_index=IGNORE, reduction="sum")
-
-
-def z_sum(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return the summed square of log Σ exp(logits) over valid targets (z-loss: PaLM, arXiv:2204.02311).
-
-    Args:
-        logits: (…, classes).
-        targets: (…), class numbers or IGNORE; or (…, classes), probabilities.
-    """
-    return logits.logsumexp(-1)[_valid(targets)].square().sum()
+    return sum(int(valid_targets(targets).sum()) for _, targets in window)
 
 
 def accumulate(
@@ -65,11 +38,13 @@ def accumulate(
     autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
     scale: Callable[[Tensor], Tensor] | None = None,
     ranks: Ranks | None = None,
+    before: Callable[[int], None] = lambda number: None,
 ) -> tuple[Tensor, int]:
     """Add the gradient of the window's mean loss to the parameters' `.grad`.
 
     Args:
-        model: Maps inputs to logits (…, classes).
+        model: Maps inputs to logits (…, classes). One that says `in_pieces` is called with a function beside its
+            inputs, to which it gives what it makes logits of, and whose result it returns (see `GPT`).
         window: The micro-batches of one step.
         device: Where the model is.
         z_loss: Weight of `z_sum` in what is minimised, beside the cross-entropy.
@@ -77,6 +52,7 @@ def accumulate(
         scale: Multiplies what is minimised, and with it the gradient (see `Precision`).
         ranks: The processes of which each has a part of the window, at least one micro-batch; the model is
             then what `Ranks.wrap` returned.
+        before: Called with the number of each micro-batch before it is passed through the model.
 
     Returns:
         The mean cross-entropy over all valid targets of the window (a scalar on `device`, without graph),
@@ -92,20 +68,47 @@ def accumulate(
     for number, (inputs, targets) in enumerate(window):
         # Gradients travel once a window. The forward pass too must be under no_sync: it is what prepares them.
         silent = ranks is not None and number < len(window) - 1
+        before(number)
         with model.no_sync() if silent else nullcontext():  # type: ignore[operator]
-            with autocast():
-                logits = model(inputs.to(device, non_blocking=True))
-            if logits.dtype in (torch.bfloat16, torch.float16):
-                logits = logits.float()
-            targets = targets.to(device, non_blocking=True)
-            loss = cross_entropy_sum(logits, targets) / n
-            total = total + loss.detach()
-            if z_loss:
-                loss = loss + (z_loss / n) * z_sum(logits, targets)
-            if ranks is not None:
-                loss = loss * ranks.size  # their gradients are averaged, and a sum is wanted
-            (loss if scale is None else scale(loss)).backward()  # type: ignore[no-untyped-call]
+            loss, minimised = _losses(model, inputs, targets, n, device, z_loss, autocast, scale, ranks)
+            total = total + loss
+            minimised.backward()  # type: ignore[no-untyped-call]
     return total, n
+
+
+def _losses(
+    model: nn.Module,
+    inputs: Tensor,
+    targets: Tensor,
+    n: int,
+    device: torch.device | str,
+    z_loss: float,
+    autocast: Callable[[], AbstractContextManager[object]],
+    scale: Callable[[Tensor], Tensor] | None,
+    ranks: Ranks | None,
+) -> tuple[Tensor, Tensor]:
+    """Return a micro-batch's summand of the mean cross-entropy, without graph, and what is to be minimised for it.
+
+    Logits are held by nothing but the graph, and those of a large vocabulary are never there whole.
+    """
+    inputs, targets = (part.to(device, non_blocking=True) for part in (inputs, targets))
+    # Gradients of ranks are averaged, and a sum is wanted.
+    times = 1.0 if ranks is None else float(ranks.size)
+    if getattr(getattr(model, "module", model), "in_pieces", False) and not targets.is_floating_point():
+        factor = torch.tensor(times / n, device=device)
+        factor = factor if scale is None else scale(factor)
+        with autocast():
+            minimised, loss = model(inputs, partial(summed_in_pieces, targets=targets, z_loss=z_loss, factor=factor))
+        return loss / n, minimised
+    with autocast():
+        logits = model(inputs)
+    if logits.dtype in (torch.bfloat16, torch.float16):
+        logits = logits.float()
+    entropy = cross_entropy_sum(logits, targets) / n
+    minimised = entropy + (z_loss / n) * z_sum(logits, targets) if z_loss else entropy
+    if ranks is not None:
+        minimised = minimised * times
+    return entropy.detach(), minimised if scale is None else scale(minimised)
 
 
 def split(window: Sequence[MicroBatch], parts: int) -> list[MicroBatch]:

@@ -25,7 +25,7 @@ __all__ = ["Clipping", "check_clip", "clip", "gradient_norm"]
 class Clipping(Options):
     """Clipping of the gradient."""
 
-    clip: float = option(1.0, bounds="(0, inf)", help="Largest norm of the gradient")
+    clip: float | None = option(1.0, bounds="(0, inf)", help="Largest norm of the gradient; none: no limit")
 
 
 def check_clip(limit: float | None) -> None:

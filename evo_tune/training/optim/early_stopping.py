@@ -10,14 +10,15 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from evo_tune.errors import RecipeError
+from evo_tune.errors import OptionError, RecipeError
 from evo_tune.options.bounds import check_integer, check_name, check_number
 from evo_tune.options.declare import Options, option
+from evo_tune.training.optim.schedule import Scheduling
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["EarlyStopping", "Stopping"]
+__all__ = ["EarlyStopping", "Stopping", "StoppingInTime"]
 
 
 class EarlyStopping:
@@ -61,7 +62,9 @@ class EarlyStopping:
         loss = self.sign * value
         if loss < self.best - self.min_delta:
             self.best, self.waited = loss, 0
-            self.weights = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+            from evo_tune.training.tuning.frozen import moving
+
+            self.weights = {name: tensor.detach().clone() for name, tensor in moving(model).items()}
         else:
             self.waited += 1
         return self.waited >= self.patience
@@ -69,7 +72,9 @@ class EarlyStopping:
     def restore_best(self, model: nn.Module) -> None:
         """Put the best weights back; without any evaluation that counted, leave the model alone."""
         if self.weights:
-            model.load_state_dict(self.weights)
+            from evo_tune.training.tuning.frozen import load_moving
+
+            load_moving(model, self.weights)
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint must keep."""
@@ -96,3 +101,20 @@ class Stopping(Options):
     def stopping(self) -> EarlyStopping | None:
         """What stops a training early, at its beginning; None: nothing does."""
         return None if self.patience is None else EarlyStopping(patience=self.patience, min_delta=self.min_delta)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoppingInTime(Stopping, Scheduling):
+    """Early stopping beside a schedule."""
+
+    def check(self) -> None:
+        """Require patience that outlasts a schedule's own waves.
+
+        Raises:
+            OptionError: It does not.
+        """
+        if self.patience is not None and self.schedule == "sgdr" and self.patience <= self.cycle * self.evaluations:
+            raise OptionError(
+                f"-o patience={self.patience}: expected more than the {self.cycle * self.evaluations:g} evaluations of "
+                "one cycle of sgdr, whose waves it must outlast"
+            )

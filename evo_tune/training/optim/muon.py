@@ -1,30 +1,114 @@
 """Muon for the hidden matrices, AdamW for everything else (Jordan et al. 2024; arXiv:2502.16982).
 
-Muon replaces a matrix's momentum by the nearest orthogonal matrix, so that an update moves all directions
-alike. Embeddings, the head, norms and biases are no such maps and stay with AdamW. Updates are scaled to
-the size that AdamW's have, so both share one learning rate and one weight decay. Knows nothing of schedules.
+Muon replaces a matrix's momentum by the nearest orthogonal matrix, so that an update moves all directions alike. Where
+one weight holds several maps, as of queries, keys and values, each is made orthogonal by itself. Embeddings, the head,
+norms and biases are no such maps and stay with AdamW. Updates are scaled to the size that AdamW's have, so both share
+one learning rate and one weight decay. Knows nothing of schedules.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from evo_tune.errors import RecipeError
 from evo_tune.options.bounds import check_number
 from evo_tune.training.optim.optimizer import decay_groups
 
-__all__ = ["Muon", "OptimizerPair", "hidden_matrices"]
+__all__ = ["HiddenMatrices", "Muon", "OptimizerPair", "fused_maps", "hidden_matrices", "orthogonalised"]
+
+_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+"""Of the quintic Newton-Schulz iteration (Jordan et al.): steepest at zero, and after five near 1, if not at it."""
 
 
 def hidden_matrices(model: nn.Module) -> list[nn.Parameter]:
     """Return the trainable matrices that decay, without those of a module called `head`."""
     heads = {p for name, module in model.named_modules() if name.split(".")[-1] == "head" for p in module.parameters()}
     return [p for p in decay_groups(model)[0] if p.ndim == 2 and p not in heads]
+
+
+def fused_maps(model: nn.Module) -> dict[Tensor, tuple[int, ...]]:
+    """Return the outputs of each map that a weight holds, one below another, where that is more than one.
+
+    A linear layer says so by an attribute `maps` (see `FusedLinear`).
+    """
+    layers = (module for module in model.modules() if isinstance(module, nn.Linear))
+    maps = ((layer.weight, getattr(layer, "maps", ())) for layer in layers)
+    return {weight: sizes for weight, sizes in maps if len(sizes) > 1}
+
+
+def orthogonalised(matrices: Tensor) -> Tensor:
+    """Return about the nearest orthogonal matrix of each, in bfloat16: singular values between about 0.5 and 1.5.
+
+    Args:
+        matrices: (n, rows, columns), no more rows than columns.
+    """
+    a, b, c = _COEFFICIENTS
+    x = matrices.bfloat16()
+    x = x / torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True).clamp_min(1e-7)
+    for _ in range(5):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x
+
+
+class HiddenMatrices(torch.optim.Optimizer):
+    """Muon alone, over matrices; those of one shape are made orthogonal together, which is much the faster.
+
+    Args:
+        groups: As every optimizer takes them.
+        lr: Learning rate; an update has the size of AdamW's, 0.2 in root mean square, at a rate of 1.
+        momentum: Decay of the moving average of gradients.
+        nesterov: Whether to look ahead along it.
+        maps: Outputs of each map of a weight that holds several (see `fused_maps`).
+    """
+
+    def __init__(
+        self,
+        groups: Iterable[dict[str, Any]],
+        *,
+        lr: float,
+        momentum: float,
+        nesterov: bool,
+        maps: Mapping[Tensor, tuple[int, ...]],
+    ) -> None:
+        super().__init__(groups, {"lr": lr, "weight_decay": 0.0, "momentum": momentum, "nesterov": nesterov})
+        self.maps = maps
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        if closure is not None:
+            raise NotImplementedError("Muon takes no closure")
+        for group in self.param_groups:
+            same: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = {}
+            for weight in group["params"]:
+                if weight.grad is None:
+                    continue
+                update = self._average(weight, weight.grad, group["momentum"], group["nesterov"])
+                weight.mul_(1.0 - group["lr"] * group["weight_decay"])
+                sizes = self.maps.get(weight, (len(weight),))
+                for part, change in zip(
+                    torch.split(weight, list(sizes)), torch.split(update, list(sizes)), strict=True
+                ):
+                    lying = len(part) <= part.shape[1]
+                    part, change = (part, change) if lying else (part.mT, change.mT)
+                    same.setdefault((part.shape[0], part.shape[1]), []).append((part, change))
+            for (_, longer), pairs in same.items():
+                changes = orthogonalised(torch.stack([change for _, change in pairs]))
+                for (part, _), change in zip(pairs, changes, strict=True):
+                    part.add_(change, alpha=-group["lr"] * 0.2 * math.sqrt(longer))
+
+    def _average(self, weight: Tensor, gradient: Tensor, momentum: float, nesterov: bool) -> Tensor:
+        state = self.state[weight]
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(gradient)
+        average: Tensor = state["momentum_buffer"].lerp_(gradient, 1.0 - momentum)
+        return gradient.lerp(average, momentum) if nesterov else average
 
 
 class OptimizerPair(torch.optim.Optimizer):
@@ -69,7 +153,7 @@ class Muon:
         eps: Added to the root of the second moment, above 0.
 
     Raises:
-        RecipeError: A field is out of its range, or this torch has no Muon (2.9 brought it).
+        RecipeError: A field is out of its range.
     """
 
     lr: float
@@ -86,8 +170,6 @@ class Muon:
         check_number("eps", self.eps, "(0, 1)")
         if not isinstance(self.nesterov, bool):
             raise RecipeError("nesterov", self.nesterov, "true or false")
-        if not hasattr(torch.optim, "Muon"):
-            raise RecipeError("optimizer", "muon", f"'adamw' or 'sgd' with torch {torch.__version__}; 2.9 has Muon")
 
     def build(self, model: nn.Module) -> torch.optim.Optimizer:
         """Return the optimizers over a model's trainable parameters, as one.
@@ -103,12 +185,8 @@ class Muon:
         ]
         optimizers: list[torch.optim.Optimizer] = []
         if hidden:
-            muon: dict[str, Any] = {
-                "momentum": self.momentum,
-                "nesterov": self.nesterov,
-                "adjust_lr_fn": "match_rms_adamw",
-            }
-            optimizers.append(torch.optim.Muon(groups[:1], lr=self.lr, **muon))
+            of_muon: dict[str, Any] = {"momentum": self.momentum, "nesterov": self.nesterov}
+            optimizers.append(HiddenMatrices(groups[:1], lr=self.lr, maps=fused_maps(model), **of_muon))
         if rest or others:
             plain = [group for group in groups[1:] if group["params"]]
             fused = all(p.device.type in ("cpu", "cuda") for p in (*rest, *others))

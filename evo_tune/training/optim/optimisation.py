@@ -6,13 +6,11 @@ Knows nothing of what the optimizers do (see `optimizer`, `muon`).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib import metadata
 from typing import TYPE_CHECKING, Any, Literal
 
-from evo_tune.errors import OptionError
 from evo_tune.options.bounds import check_number
 from evo_tune.options.declare import Options, option
-from evo_tune.training.optim.scaling import scale_lr
+from evo_tune.training.optim.scaling import scale_lr, scaled_betas
 
 if TYPE_CHECKING:
     from evo_tune.training.optim.muon import Muon
@@ -35,15 +33,17 @@ class Optimisation(Options):
     eps: float = option(1e-8, bounds="(0, 1)", help="adamw, muon: added to the root of the second moment")
     momentum: float = option(0.95, bounds="[0, 0.99999]", help="muon, sgd: of the gradient")
     lr_rule: Literal["none", "sqrt", "linear"] = option(
-        "none", help="How the learning rate, which is meant for the default batch, moves with the batch"
+        "none",
+        help="How the learning rate, meant for the default batch, moves with the batch; sqrt: Adam's betas too",
     )
     z_loss: float = option(
         0.0, bounds="[0, 1]", gene="0.0|1e-5|1e-4|1e-3", help="Weight of the z-loss; 1e-4 keeps logits from drifting"
     )
 
-    def check(self) -> None:
-        if self.optimizer == "muon" and tuple(map(int, metadata.version("torch").split(".")[:2])) < (2, 9):
-            raise OptionError(f"-o optimizer=muon: torch {metadata.version('torch')} has no Muon; 2.9 brought it")
+    @property
+    def lr_factor(self) -> float:
+        """By what the bounds and the default of a learning rate that suits AdamW are multiplied for this optimizer."""
+        return 50.0 if self.optimizer == "sgd" else 1.0
 
     def check_lr(self, lr: object) -> None:
         """Require a learning rate that the optimizer takes.
@@ -61,6 +61,8 @@ class Optimisation(Options):
             batch: In any unit.
             reference: In the same unit.
 
+        By the rule 'sqrt' Adam's β are moved too (arXiv:2205.10287).
+
         Raises:
             RecipeError: The learning rate, as `lr_rule` moves it, is out of its range.
         """
@@ -68,7 +70,8 @@ class Optimisation(Options):
         from evo_tune.training.optim.optimizer import SGD, AdamW
 
         scaled = scale_lr(lr, batch, reference, self.lr_rule)
-        betas: dict[str, Any] = {"beta1": self.beta1, "beta2": self.beta2, "eps": self.eps}
+        beta1, beta2 = scaled_betas((self.beta1, self.beta2), batch, reference, self.lr_rule)
+        betas: dict[str, Any] = {"beta1": beta1, "beta2": beta2, "eps": self.eps}
         if self.optimizer == "adamw":
             return AdamW(lr=scaled, **betas)
         if self.optimizer == "muon":

@@ -26,7 +26,7 @@ def decay_groups(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Paramete
 
     Args:
         model: Any module. A parameter decays if it is a weight of a linear, attention or convolution
-            layer and is not an embedding elsewhere in the model.
+            layer and is not an embedding elsewhere in the model; or if its module names it in `matrices`.
 
     Returns:
         (decayed, not decayed), each in the model's own order.
@@ -37,7 +37,7 @@ def decay_groups(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Paramete
         for name, parameter in module.named_parameters(recurse=False):
             if isinstance(module, nn.Embedding | nn.EmbeddingBag):
                 embedding.add(parameter)
-            elif isinstance(module, _MATMULS) and "bias" not in name:
+            elif (isinstance(module, _MATMULS) and "bias" not in name) or name in getattr(module, "matrices", ()):
                 matmul.add(parameter)
     # `parameters()` yields a shared parameter once.
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]

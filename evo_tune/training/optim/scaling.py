@@ -11,7 +11,7 @@ import math
 from evo_tune.errors import RecipeError
 from evo_tune.options.bounds import check_name, check_number
 
-__all__ = ["RULES", "scale_betas", "scale_lr"]
+__all__ = ["RULES", "scale_betas", "scale_lr", "scaled_betas"]
 
 RULES = ("none", "sqrt", "linear")
 
@@ -47,3 +47,20 @@ def scale_betas(betas: tuple[float, float], ratio: float) -> tuple[float, float]
     if min(first, second) <= 0.0:
         raise RecipeError("batch ratio", ratio, f"less than 1/(1 - β) for β = {betas}")
     return first, second
+
+
+def scaled_betas(betas: tuple[float, float], batch: float, reference: float, rule: str) -> tuple[float, float]:
+    """Return Adam's β for `batch` by a rule, given those that suit `reference`: 'sqrt' moves them, others do not.
+
+    Where a batch is so large that a β would have to be negative it is 0: that moment then remembers nothing.
+
+    Raises:
+        RecipeError: A size that is not above zero, or an unknown rule.
+    """
+    check_number("batch", batch, "(0, inf)")
+    check_number("reference batch", reference, "(0, inf)")
+    check_name("batch rule", rule, RULES)
+    if rule != "sqrt":
+        return betas
+    first, second = (max(0.0, 1.0 - (batch / reference) * (1.0 - beta)) for beta in betas)
+    return (first, second) if batch != reference else betas

@@ -9,13 +9,14 @@ callable and serves as `torch.optim.lr_scheduler.LambdaLR`'s function as it is.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from evo_tune.options.bounds import check_integer, check_name, check_number
-from evo_tune.options.declare import Options, option
+from evo_tune.options.declare import AUTO, Options, option
 
-__all__ = ["SCHEDULES", "Schedule", "Scheduling", "Shape", "idle_fields", "shape"]
+__all__ = ["DECAYS", "SCHEDULES", "Schedule", "Scheduling", "Shape", "idle_fields", "shape"]
 
 
 @dataclass(frozen=True)
@@ -25,25 +26,30 @@ class Shape:
     Args:
         factor: The factor at a step after warm-up.
         uses: Fields of `Scheduling` that it reads; the others change nothing.
+        flat: Whether it stays at its peak until it falls at the end, if it does.
     """
 
     factor: Callable[[Schedule, int], float]
     uses: frozenset[str]
+    flat: bool = False
 
 
 SCHEDULES: dict[str, Shape] = {}
 """Name to shape; `shape` adds to it."""
 
 
-def shape(*uses: str) -> Callable[[Callable[[Schedule, int], float]], Callable[[Schedule, int], float]]:
+def shape(
+    *uses: str, flat: bool = False
+) -> Callable[[Callable[[Schedule, int], float]], Callable[[Schedule, int], float]]:
     """Make the decorated function a schedule of its name: an option's value, a gene's, and one that can be looked at.
 
     Args:
         uses: See `Shape`.
+        flat: See `Shape`.
     """
 
     def add(factor: Callable[[Schedule, int], float]) -> Callable[[Schedule, int], float]:
-        SCHEDULES[factor.__name__] = Shape(factor, frozenset(uses))
+        SCHEDULES[factor.__name__] = Shape(factor, frozenset(uses), flat)
         return factor
 
     return add
@@ -86,7 +92,7 @@ class Schedule:
         check_number("warmup_fraction", self.warmup_fraction, "[0, 0.5]")
         check_number("min_lr_ratio", self.min_lr_ratio, "[0, 1]")
         check_number("decay_fraction", self.decay_fraction, "(0, 1]")
-        check_name("decay_shape", self.decay_shape, _DECAYS)
+        check_name("decay_shape", self.decay_shape, DECAYS)
         if self.cycle is not None:
             check_integer("cycle", self.cycle, 1)
         check_integer("cycle_growth", self.cycle_growth, 1)
@@ -113,6 +119,15 @@ class Schedule:
             return (step + 1) / self.warmup
         return SCHEDULES[self.name].factor(self, step)
 
+    def decayed(self, step: int) -> bool:
+        """Say whether the final fall has begun before `step`: a loss there is not one of a training at its peak.
+
+        Of a schedule that falls all along, only its end is.
+        """
+        if not SCHEDULES[self.name].flat:
+            return step >= self.steps
+        return step > self.warmup and self(step - 1) < 1.0
+
     def progress(self, step: int) -> float:
         """Return the share u of the steps after warm-up that lie behind, held at 1 past the end."""
         return min(1.0, (step - self.warmup) / max(1, self.steps - self.warmup))
@@ -120,7 +135,7 @@ class Schedule:
 
 def idle_fields(name: str) -> frozenset[str]:
     """Return the fields of `Scheduling` that change nothing under a schedule: those that only others use."""
-    known = frozenset().union(*(one.uses for one in SCHEDULES.values()))
+    known, name = frozenset().union(*(one.uses for one in SCHEDULES.values())), _meant(name)
     return known - SCHEDULES[name].uses if name in SCHEDULES else frozenset()
 
 
@@ -128,7 +143,7 @@ def _cosine(top: float, bottom: float, u: float) -> float:
     return bottom + 0.5 * (top - bottom) * (1.0 + math.cos(math.pi * u))
 
 
-_DECAYS: dict[str, Callable[[float], float]] = {
+DECAYS: dict[str, Callable[[float], float]] = {
     "linear": lambda u: 1.0 - u,
     "sqrt": lambda u: 1.0 - math.sqrt(u),
     "cosine": lambda u: _cosine(1.0, 0.0, u),
@@ -147,14 +162,14 @@ def linear(schedule: Schedule, step: int) -> float:
     return 1.0 - (1.0 - schedule.min_lr_ratio) * schedule.progress(step)
 
 
-@shape()
+@shape(flat=True)
 def constant(schedule: Schedule, step: int) -> float:
     """Stay at the peak."""
     del schedule, step
     return 1.0
 
 
-@shape("min_lr_ratio", "decay_fraction", "decay_shape")
+@shape("min_lr_ratio", "decay_fraction", "decay_shape", flat=True)
 def wsd(schedule: Schedule, step: int) -> float:
     """Stay at the peak, then decay over the last `decay_fraction` (MiniCPM, arXiv:2404.06395)."""
     decay_steps = max(1, round(schedule.decay_fraction * schedule.steps))
@@ -162,10 +177,10 @@ def wsd(schedule: Schedule, step: int) -> float:
     if step < start:
         return 1.0
     u = min(1.0, (step - start) / max(1, schedule.steps - start))
-    return schedule.min_lr_ratio + (1.0 - schedule.min_lr_ratio) * _DECAYS[schedule.decay_shape](u)
+    return schedule.min_lr_ratio + (1.0 - schedule.min_lr_ratio) * DECAYS[schedule.decay_shape](u)
 
 
-@shape()
+@shape(flat=True)
 def multi_step(schedule: Schedule, step: int) -> float:
     """Fall to 0.316 at 80 % and to 0.1 at 90 % of the steps (DeepSeek LLM, arXiv:2401.02954)."""
     # In whole numbers: 0.8 * S may fall a bit short of the step that is meant.
@@ -192,19 +207,55 @@ def cosine_step(schedule: Schedule, step: int) -> float:
     return cosine(schedule, step) * schedule.gamma ** (step // schedule.first_cycle)
 
 
+class _Choices(Collection[str]):
+    """What the option may be: `auto` and whatever is in `SCHEDULES` by then."""
+
+    def __iter__(self) -> Iterator[str]:
+        yield AUTO
+        yield from SCHEDULES
+
+    def __len__(self) -> int:
+        return 1 + len(SCHEDULES)
+
+    def __contains__(self, name: object) -> bool:
+        return name == AUTO or name in SCHEDULES
+
+
+def _meant(name: str) -> str:
+    """Return the schedule that a name stands for where there are no rungs."""
+    return "cosine" if name == AUTO else name
+
+
+S = TypeVar("S", bound="Scheduling")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Scheduling(Options):
     """The learning rate along the steps."""
 
-    schedule: str = option("cosine", choices=SCHEDULES, help="Shape of the learning rate after the warm-up")
+    schedule: str = option(
+        AUTO,
+        choices=_Choices(),
+        help="Shape of the learning rate after the warm-up; auto: wsd where a run has rungs, else cosine",
+    )
+    fork: bool | None = option(
+        None,
+        gene=None,
+        help="wsd: judge a rung after a decay of its own, which is thrown away; none: where a run has rungs",
+    )
     min_lr_ratio: float = option(0.1, bounds="[0, 1]", help="Learning rate at the end, as a share of its peak")
     decay_fraction: float = option(
         0.2, bounds="(0, 1]", gene="float(0.1,0.7)", help="wsd: share of the steps that decay, at the end"
     )
-    decay_shape: str = option("linear", choices=_DECAYS, help="wsd: shape of the decay")
+    decay_shape: str = option("linear", choices=DECAYS, help="wsd: shape of the decay")
     cycle: float = option(0.1, bounds="(0, 1]", help="sgdr, cosine_step: the first cycle, as a share of the steps")
     cycle_growth: int = option(1, bounds="[1, inf)", help="sgdr: each cycle is so many times as long as the last")
     gamma: float = option(0.9, bounds="(0, 1]", help="sgdr, cosine_step: factor from cycle to cycle")
+
+    def settled(self: S, rungs: bool) -> S:
+        made = super().settled(rungs)
+        schedule = ("wsd" if rungs else "cosine") if made.schedule == AUTO else made.schedule
+        return replace(made, schedule=schedule, fork=rungs if made.fork is None else made.fork)
 
     def rates(self, steps: int, warmup: float) -> Schedule:
         """Return the schedule over so many steps.
@@ -218,7 +269,7 @@ class Scheduling(Options):
         """
         return Schedule(
             steps=steps,
-            name=self.schedule,
+            name=_meant(self.schedule),
             warmup_fraction=warmup,
             min_lr_ratio=self.min_lr_ratio,
             decay_fraction=self.decay_fraction,

@@ -63,6 +63,11 @@ class Base:
         return self.gpt.width if self.gpt else int(self._field("hidden_size", "n_embd", "d_model"))
 
     @property
+    def depth(self) -> int:
+        """Number of blocks."""
+        return self.gpt.depth if self.gpt else int(self._field("num_hidden_layers", "n_layer", "num_layers"))
+
+    @property
     def vocab_size(self) -> int:
         """Number V of tokens."""
         return self.gpt.vocab_size if self.gpt else int(self._field("vocab_size"))
@@ -149,8 +154,9 @@ class Base:
         """
         blocks = {found.group() for name in self.linears if (found := re.search(r".*?\.\d+(?=\.)", name))}
         multiply = sum(inputs * outputs for inputs, outputs in self.linears.values()) + self.width * self.vocab_size
-        seen = sum(min(window, length) for window in self.gpt.windows) if self.gpt else len(blocks) * length
-        return 4.0 * multiply + 6.0 * trainable + 12.0 * self.width * seen
+        gpt = self.gpt
+        keys = sum(gpt.keys(window, length) for window in gpt.windows) if gpt else len(blocks) * length
+        return 4.0 * multiply + 6.0 * trainable + 12.0 * self.width * keys
 
     def sha256(self) -> str:
         """Return the hash of all that makes the model and its tokens what they are."""

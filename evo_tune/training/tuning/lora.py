@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from evo_tune.errors import RecipeError
 from evo_tune.options.bounds import check_integer, check_number
+from evo_tune.training.models.dropout import Dropout
 from evo_tune.training.tuning.targets import check_targets, matching_names
 
 __all__ = ["LoRA", "LoRALinear", "add_lora", "fold_lora", "matching_linears", "merge_lora"]
@@ -70,7 +71,10 @@ class LoRA:
 
 
 class LowRank(nn.Module):
-    """A and B, and DoRA's lengths. A module of its own and no linear layer: the weight decay is not theirs."""
+    """A and B, and DoRA's lengths."""
+
+    matrices = ("a", "b")
+    """What decays, and what Muon orthogonalises."""
 
     def __init__(self, layer: nn.Linear, options: LoRA, generator: torch.Generator) -> None:
         super().__init__()
@@ -78,7 +82,7 @@ class LowRank(nn.Module):
         a = torch.empty(options.rank, layer.in_features).uniform_(-bound, bound, generator=generator)
         self.a = nn.Parameter(a.to(layer.weight))
         self.b = nn.Parameter(layer.weight.new_zeros(layer.out_features, options.rank))
-        self.dropout = nn.Dropout(options.dropout)
+        self.dropout = Dropout(options.dropout)
         self.scale = options.scale
         self.lengths = nn.Parameter(_lengths(layer.weight.detach())) if options.dora else None
 
@@ -93,8 +97,9 @@ class LowRank(nn.Module):
         """Return m / ‖V‖, (d_out,), the norm taken as a constant (section 4.3 of the paper); None without DoRA."""
         if self.lengths is None:
             return None
-        with torch.no_grad():
-            norm = _lengths(self.direction(weight))
+        # In full, whatever the frozen weights are stored in: this is a division by what is nearly the same.
+        with torch.no_grad(), torch.autocast(weight.device.type, enabled=False):
+            norm = _lengths(self.direction(weight.to(self.lengths.dtype)))
         stretch: Tensor = self.lengths / norm
         return stretch
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from evo_tune.errors import RecipeError
+from evo_tune.errors import OptionError, RecipeError
 from evo_tune.training.data.tokenizer import BPE, Bytes, Tokenizer
 from evo_tune.training.models.gpt import GPT, TOKENIZER
 from evo_tune.training.tuning.base import Base
@@ -26,7 +26,8 @@ _LOCAL = {"local_files_only": True, "trust_remote_code": False}
 class CausalLM(nn.Module):
     """A Hugging Face model of language that maps tokens to logits, as a `GPT` does.
 
-    GPT-2's layers of transposed weights become linear ones, over the same memory.
+    GPT-2's layers of transposed weights become linear ones, over the same memory. Its own dropout is switched off: its
+    noise would be another one for each way in which a step is cut into passes.
     """
 
     def __init__(self, model: Any) -> None:
@@ -37,10 +38,29 @@ class CausalLM(nn.Module):
             plain = nn.Linear(layer.nx, layer.nf, device="meta")
             plain.weight, plain.bias = nn.Parameter(layer.weight.detach().t()), layer.bias
             model.set_submodule(name, plain)
+        for module in model.modules():
+            for name, value in list(vars(module).items()):
+                if isinstance(value, float) and (isinstance(module, nn.Dropout) or "drop" in name):
+                    setattr(module, name, 0.0)
 
     def forward(self, tokens: Tensor) -> Tensor:
         logits: Tensor = self.model(input_ids=tokens, use_cache=False).logits
         return logits
+
+    def recompute_blocks(self) -> None:
+        """Have every block computed again for the gradient.
+
+        Raises:
+            OptionError: The model has no way to.
+        """
+        new, old = (
+            "activation_checkpointing_enable",
+            "gradient_checkpointing_enable",
+        )  # since transformers 5, and before
+        try:
+            getattr(self.model, new if hasattr(self.model, new) else old)({"use_reentrant": False})
+        except ValueError as error:
+            raise OptionError(f"-o recompute=1: {error}: leave it out") from error
 
     def original(self) -> Any:
         """Return the model with its own layers back in their places; this one is of no use after."""

@@ -42,8 +42,8 @@ def built_in_text(*, tuning: bool) -> bytes:
     return "\n\n".join(text for text, topic in paragraphs.items() if topic.startswith(SUBJECTS) == tuning).encode()
 
 
-def read_tuning_text(data: str, context: int) -> tuple[bytes, bytes]:
-    """Return the text to train on and the text held out.
+def read_tuning_text(data: str, context: int) -> tuple[bytes, bytes, bytes]:
+    """Return the text to train on, the validation text and the test text.
 
     Args:
         data: File, folder or glob; empty: the part of Python's own documentation that the small base never saw.

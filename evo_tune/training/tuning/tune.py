@@ -1,201 +1,231 @@
-"""The tuning of a base from where it is to where it stops: its text, steps, curve, checkpoint, and how it is judged.
+"""Builds the tuning of a base to a text: model, recipe, batches that fit the device, and the course.
 
-Checkpoints hold the trained weights alone; the frozen ones are the base's. Knows nothing of genomes, and nothing of
-which weights are trained.
+From a `TuningTask`, which says what it is, and a `Run`, which says where it stands. Knows nothing of genomes.
 """
 
 from __future__ import annotations
 
-import time
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from evo_tune.training.accounting import stop_step
-from evo_tune.training.checkpoint import CHECKPOINT, save_checkpoint, saved_in
-from evo_tune.training.data.batch import MicroBatch
-from evo_tune.training.data.windows import fixed_windows
-from evo_tune.training.evaluation import Evaluation, evaluate
-from evo_tune.training.fitting import CURVE_POINTS
-from evo_tune.training.metrics import measured
-from evo_tune.training.session import Run
+from evo_tune.errors import OptionError
+from evo_tune.training.course import Course
+from evo_tune.training.data.windows import TrainingWindows
+from evo_tune.training.evaluation import evaluate
+from evo_tune.training.hardware.determinism import seed_for
+from evo_tune.training.hardware.passes import PassMemory, fit_pass
+from evo_tune.training.hardware.precision import Precision
+from evo_tune.training.hardware.timing import SAFE, TIMED, steps_in
+from evo_tune.training.models.gpt import GPT
+from evo_tune.training.session import Run, seed_of, share_of
+from evo_tune.training.subjects.tuned import Tuned
 from evo_tune.training.trainer import Trainer
-from evo_tune.training.tuning.adapter import trained_weights
+from evo_tune.training.tuning.adapter import add_adapter
 from evo_tune.training.tuning.base import Base, read_base
-from evo_tune.training.tuning.pretrained import encode, load_pretrained
-from evo_tune.training.tuning.small_base import read_tuning_text
+from evo_tune.training.tuning.houlsby import Adapters
+from evo_tune.training.tuning.lora import LoRA
+from evo_tune.training.tuning.low_precision import halve_frozen
+from evo_tune.training.tuning.pretrained import CausalLM, load_pretrained
+from evo_tune.training.tuning.tuning_options import Tuning
+from evo_tune.training.tuning.tuning_text import TuningText, tuning_text
 
-__all__ = ["Tuned", "TuningText", "tune", "tuning_text"]
+if TYPE_CHECKING:
+    from evo_tune.training.hardware.distributed import Ranks
 
-
-@dataclass(frozen=True)
-class TuningText:
-    """A text in a base's tokens.
-
-    Args:
-        training: (n,), to train on.
-        held_out: (m,), to judge by.
-        tokens_per_byte: Of the held-out part.
-        context: Tokens in a window.
-        scored: Held-out tokens that are scored at the end.
-    """
-
-    training: Tensor
-    held_out: Tensor
-    tokens_per_byte: float
-    context: int
-    scored: int
-
-    def to_judge(self) -> MicroBatch:
-        """Return the windows that judge every training."""
-        return fixed_windows(self.held_out, context=self.context, count=self.scored, block=self.context)
-
-    def seen(self) -> MicroBatch:
-        """Return fixed windows of the text that is trained on."""
-        count = max(1, self.scored // 4)
-        return fixed_windows(self.training, context=self.context, count=count, block=self.context)
-
-
-def tuning_text(base: Base, data: str, context: int, scored: int) -> TuningText:
-    """Return a text as it is tuned to.
-
-    Args:
-        base: Gives the tokens.
-        data: File, folder or glob; empty: a part of Python's own documentation.
-        context: Tokens in a window.
-        scored: Held-out tokens that are scored at the end.
-
-    Raises:
-        OptionError: It is too short.
-        RecipeError: It is missing or unreadable.
-    """
-    return TuningText(*_tokens(base.folder, base.sha256(), data, context), context, scored)
-
-
-@lru_cache(maxsize=1)  # a worker trains on the same text again and again
-def _tokens(folder: Path, sha256: str, data: str, context: int) -> tuple[Tensor, Tensor, float]:
-    """Return the tokens of both parts, and the tokens in a byte of the held-out one."""
-    del sha256  # of the base, so that another one at the same place is not taken for it
-    training, held_out = read_tuning_text(data, context)
-    base = read_base(folder)
-    tokens = encode(base, held_out)
-    return encode(base, training), tokens, len(tokens) / len(held_out)
-
-
-@lru_cache(maxsize=1)  # the same for every genome
-def _loss_of_base(folder: Path, sha256: str, data: str, context: int, scored: int, device: str, threads: int) -> float:
-    """Return the loss of the base on the held-out text, nats per token."""
-    del sha256, threads  # sums depend on threads, in the last bits
-    base = read_base(folder)
-    text = tuning_text(base, data, context, scored)
-    return _judge(load_pretrained(base, device), text.to_judge(), device).loss
+__all__ = ["TuningTask", "tuned_model", "tuning_course"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tuned:
-    """A tuning that is over: what the rows of `metrics.METRICS` look at.
+class TuningTask:
+    """A tuning of a base.
 
     Args:
-        trainer: At its end.
-        judged: Score on the held-out text.
-        seen: Score on training text.
-        bits_per_byte: On the held-out text.
-        base_loss: Loss of the base on the held-out text.
+        options: How it is trained, and to what text.
+        genome: What told it from others, plain data: its checkpoints go on under the same only.
+        base: What is tuned.
+        new: What is trained beside the base.
         trainable: Number of trained weights.
-        flops: FLOPs spent.
-        speed: Tokens a second.
-        resumed: Step at which it went on; None: it was not to go on from anything.
+        lr: Peak learning rate, at the reference batch.
+        batch: Windows in a step.
+        reference: Batch for which learning rates are meant (see `scale_lr`).
+        warmup: Share of the steps for warm-up.
     """
 
-    trainer: Trainer
-    judged: Evaluation
-    seen: Evaluation
-    bits_per_byte: float
-    base_loss: float
+    options: Tuning
+    genome: Mapping[str, Any]
+    base: Base
+    new: LoRA | Adapters
     trainable: int
-    flops: float
-    speed: float
-    resumed: int | None
+    lr: float
+    batch: int
+    reference: int
+    warmup: float
+    save: ClassVar[bool] = False
+    narrow: ClassVar[bool] = False
 
     @property
-    def tokens(self) -> int:
-        """Tokens trained on."""
-        return self.trainer.targets
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint belongs to, plain data."""
+        return {"genome": dict(self.genome), "data": self.options.fingerprint()}
+
+    def in_precision(self, precision: Any) -> TuningTask:
+        """Return the same tuning in a precision."""
+        return replace(self, options=replace(self.options, precision=precision))
 
 
-def tune(
-    trainer: Trainer,
-    base: Base,
-    data: str,
-    text: TuningText,
-    run: Run,
-    *,
-    trainable: int,
-    task: Mapping[str, Any],
-) -> dict[str, float]:
-    """Tune up to the run's share of the full training, from its checkpoint if there is one.
+def tuning_course(
+    task: TuningTask, run: Run, precision: str, saved: dict[str, Any], ranks: Ranks | None = None
+) -> Course:
+    """Return the tuning at step 0, or where a checkpoint ends.
 
     Args:
-        trainer: At step 0, its schedule laid over the full training.
-        base: What is tuned.
-        data: Where the text is.
-        text: Its tokens.
-        run: Where it stands; the learning curve is reported there.
-        trainable: Number of trained weights.
-        task: Plain data that says what is trained; a checkpoint goes on under the same only.
-
-    Returns:
-        The metrics of tuned models (see `metrics.METRICS`).
+        task: What is tuned.
+        run: Where.
+        precision: In what it computes, by name; the frozen weights are stored in it too.
+        saved: What was saved of it; empty: nothing.
+        ranks: The processes that train it together.
 
     Raises:
-        Diverged: The training was lost.
-        OptionError: The checkpoint belongs to another training.
+        OptionError: The text is too short, or the base cannot do what an option asks for.
+        RecipeError: A number is out of its range, or base or text cannot be read.
     """
-    if saved := saved_in(run.resume_folder, dict(task)):  # the base's weights are not in it
-        trainer.restore({**saved["trainer"], "model": {**trainer.model.state_dict(), **saved["trainer"]["model"]}})
-    start, first = trainer.step, trainer.targets
-    judged, seconds = _run(trainer, run, text)
-    where = (base.folder, base.sha256(), data, text.context, text.scored)
-    tuned = Tuned(
-        trainer=trainer,
-        judged=judged,
-        seen=_judge(trainer.model, text.seen(), run.device),
-        bits_per_byte=judged.bits * text.tokens_per_byte,
-        base_loss=_loss_of_base(*where, run.device, run.threads),
-        trainable=trainable,
-        flops=trainer.targets * base.flops_per_token(text.context, trainable),
-        speed=(trainer.targets - first) / max(seconds, 1e-9),
-        resumed=start if run.resume_folder else None,
-    )
-    if trainer.step < trainer.recipe.schedule.steps:
-        state = {**trainer.state(), "model": trained_weights(trainer.model)}
-        save_checkpoint(run.folder / CHECKPOINT, {"task": dict(task), "trainer": state})
-    return measured(tuned, "tuning")
+    return _Builder(task.in_precision(precision), run, ranks).course(saved)
 
 
-def _run(trainer: Trainer, run: Run, text: TuningText) -> tuple[Evaluation, float]:
-    """Train up to the budget, reporting along the way; return the last score and the seconds spent on steps.
+def tuned_model(task: TuningTask, trained: Mapping[str, Tensor], device: str = "cpu") -> GPT | CausalLM:
+    """Return the base in float32 with what was trained beside it.
 
-    A point of the curve is from every fourth held-out window.
+    Args:
+        task: What was tuned.
+        trained: The trained weights, by name (see `trained_weights`).
+        device: Where.
     """
-    steps, seconds = trainer.recipe.schedule.steps, 0.0
-    stop = stop_step(steps, run.budget)
-    inputs, targets = text.to_judge()
-    curve = torch.arange(len(inputs)) % 4 == 0
-    marks = {-(-steps * point // CURVE_POINTS) for point in range(1, CURVE_POINTS)}
-    for mark in sorted({mark for mark in marks if trainer.step < mark < stop} | {stop}):
-        before = time.perf_counter()
-        trainer.run(max(mark, trainer.step))
-        seconds += time.perf_counter() - before
-        judged = _judge(trainer.model, (inputs[curve], targets[curve]), run.device)
-        run.report(trainer.step / steps, val_loss=judged.loss)
-    return judged + _judge(trainer.model, (inputs[~curve], targets[~curve]), run.device), seconds
+    model = load_pretrained(task.base, device)
+    add_adapter(model, task.new)
+    model.load_state_dict({**model.state_dict(), **trained})
+    return model
 
 
-def _judge(model: nn.Module, windows: MicroBatch, device: str) -> Evaluation:
-    return evaluate(model, windows, device=device, batch=max(1, 4096 // windows[0].shape[1]))
+@dataclass(frozen=True)
+class _Builder:
+    task: TuningTask
+    run: Run
+    ranks: Ranks | None
+
+    def course(self, saved: dict[str, Any]) -> Course:
+        share, options, task, report = share_of(self.run), self.task.options, self.task, self.run.report
+        windows = saved.get("windows") or max(1, round(share * self._windows()))
+        trainer = self._trainer(windows, ranks=self.ranks)
+        where = (task.base.folder, task.base.sha256(), options.data, options.window, options.eval_tokens)
+        how = (self.run.device, self.run.threads, options.precision)
+        subject = Tuned(
+            self.text,
+            steps=trainer.recipe.schedule.steps,
+            windows=windows,
+            trainable=task.trainable,
+            flops_per_token=task.base.flops_per_token(task.options.window, task.trainable),
+            base_loss=lambda: _loss_of_base(*where, *how),
+            memory=lambda largest: self._memory(trainer.model)(largest),
+        )
+        course = Course(
+            trainer,
+            subject,
+            evaluations=options.evaluations,
+            stopping=options.stopping,
+            report=lambda fraction, point, decayed: report(fraction * share, decayed=decayed, **point),
+        )
+        if saved:
+            course.restore(saved)
+        return course
+
+    @cached_property
+    def text(self) -> TuningText:
+        options = self.task.options
+        return tuning_text(self.task.base, options.data, options.window, options.eval_tokens)
+
+    def _windows(self) -> int:
+        """Return the windows of the full training; of a budget in seconds, by the clock."""
+        task, options = self.task, self.task.options
+        if (windows := options.windows(task.trainable)) is not None:
+            return windows
+        trial = self._trainer(task.batch * TIMED, lr=SAFE)  # one of its own, to be thrown away
+        return task.batch * steps_in(options.seconds or 0.0, trial)
+
+    def _trainer(self, windows: int, *, lr: float | None = None, ranks: Ranks | None = None) -> Trainer:
+        """Return a trainer at step 0, its schedules laid over so many windows."""
+        task, seed = self.task, seed_of(self.run)
+        model = self._model()
+        source = TrainingWindows(
+            self.text.training,
+            context=task.options.window,
+            batch=task.batch,
+            total=windows,
+            seed=seed,
+            micro_batch=self._micro_batch(model),
+        )
+        recipe = task.options.recipe(
+            source.steps,
+            lr=task.lr if lr is None else lr,
+            batch=task.batch,
+            reference=task.reference,
+            weight_decay=task.options.weight_decay,
+            warmup=task.warmup,
+            ceiling=1.5 * math.log(task.base.vocab_size),
+        )
+        return Trainer(model, source, recipe, seed=seed, device=self.run.device, ranks=ranks)
+
+    def _model(self) -> nn.Module:
+        task, recompute = self.task, self.task.options.recompute
+        model = load_pretrained(task.base, self.run.device)
+        add_adapter(model, task.new, seed_for(seed_of(self.run), "weights"))
+        halve_frozen(model, task.options.precision)
+        if isinstance(model, GPT):
+            model.recompute = recompute
+        elif recompute is not None:
+            if recompute > 1:
+                raise OptionError(f"-o recompute={recompute}: a Hugging Face model computes all or none again: give 1")
+            model.recompute_blocks()
+        return model
+
+    def _micro_batch(self, model: nn.Module) -> int:
+        """Return the windows in one pass."""
+        task, options, size = self.task, self.task.options, self.ranks.size if self.ranks else 1
+        each = -(-task.batch // size)
+        if options.micro_batch == "auto":
+            return fit_pass(self._memory(model), each, self.run.device, sharing=size)
+        return min(each, max(1, (options.micro_batch or each * task.options.window) // task.options.window))
+
+    def _memory(self, model: nn.Module) -> PassMemory:
+        task, options, base, device = self.task, self.task.options, self.task.base, torch.device(self.run.device)
+        return PassMemory(
+            model,
+            torch.zeros(2, task.options.window, dtype=torch.long, device=device),
+            autocast=lambda: Precision(name=options.precision).autocast(device),
+            optimizer=options.optimizer,
+            ema=options.ema is not None,
+            outputs=task.options.window * base.vocab_size,
+            blocks=base.depth,
+            recompute=options.recompute,
+            block_input=task.options.window * base.width,
+        )
+
+
+@lru_cache(maxsize=1)  # the same for every genome
+def _loss_of_base(
+    folder: Path, sha256: str, data: str, context: int, scored: int, device: str, threads: int, precision: str
+) -> float:
+    """Return the loss of the base on the held-out text, nats per token, in the precision that it is tuned in."""
+    del sha256, threads  # sums depend on threads, in the last bits
+    base = read_base(folder)
+    windows, model = tuning_text(base, data, context, scored).to_judge(), load_pretrained(base, device)
+    model.requires_grad_(False)
+    halve_frozen(model, precision)
+    with Precision(name=precision).autocast(torch.device(device)):
+        return evaluate(model, windows, device=device, batch=max(1, 4096 // windows[0].shape[1])).loss

@@ -10,11 +10,13 @@ from typing import Any
 
 from torch import nn
 
-from evo_tune.training.tuning.adapter import save_adapter
+from evo_tune.training.course import Course
+from evo_tune.training.tuning.adapter import save_adapter, trained_weights
 from evo_tune.training.tuning.base import Base
 from evo_tune.training.tuning.houlsby import Adapters
 from evo_tune.training.tuning.lora import LoRA
 from evo_tune.training.tuning.pretrained import save_merged
+from evo_tune.training.tuning.tune import TuningTask, tuned_model
 
 __all__ = ["write_tuned"]
 
@@ -44,7 +46,32 @@ The model maps tokens to logits. The adapter belongs to this base and to no othe
 
 
 def write_tuned(
-    folder: Path | str,
+    folder: Path | str, task: TuningTask, course: Course, *, merged: bool, with_base: bool, notes: Mapping[str, Any]
+) -> None:
+    """Write a tuned model, in float32 whatever it was trained in; where an average was kept, in averaged/ that too.
+
+    Args:
+        folder: Where; made if it is not there.
+        task: What was tuned; adapters cannot be merged, and are always written alone.
+        course: Its training, which is over.
+        merged: Whether what was learnt is merged into the base, in whose format it is then written.
+        with_base: Whether an adapter has its base beside it, in base/.
+        notes: Plain data for fine_tuning.json, metrics among it.
+    """
+    folder, average = Path(folder), course.trainer.averaged
+    model = tuned_model(task, trained_weights(course.model))
+    _write(folder, model, task.base, task.new, merged=merged, with_base=with_base, notes=notes)
+    if average is not None:
+        loss = notes["metrics"]["val_loss_ema"]
+        told = {**notes["metrics"], "val_loss": loss}
+        told["val_bpb"] *= loss / notes["metrics"]["val_loss"]
+        model = tuned_model(task, trained_weights(average.module))
+        about = {**notes, "metrics": told}
+        _write(folder / "averaged", model, task.base, task.new, merged=merged, with_base=with_base, notes=about)
+
+
+def _write(
+    folder: Path,
     model: nn.Module,
     base: Base,
     new: LoRA | Adapters,
@@ -53,18 +80,7 @@ def write_tuned(
     with_base: bool,
     notes: Mapping[str, Any],
 ) -> None:
-    """Write a tuned model; it is of no use after.
-
-    Args:
-        folder: Where; made if it is not there.
-        model: The base with what was learnt.
-        base: What it came from.
-        new: What was trained; adapters cannot be merged, and are always written alone.
-        merged: Whether what was learnt is merged into the base, in whose format it is then written.
-        with_base: Whether an adapter has its base beside it, in base/.
-        notes: Plain data for fine_tuning.json, metrics among it.
-    """
-    folder, origin = Path(folder), str(base.folder)
+    origin = str(base.folder)
     if merged and isinstance(new, LoRA):
         save_merged(model, base, folder)
         snippet = MERGED_GPT if base.gpt else MERGED_HUGGING_FACE

@@ -8,7 +8,7 @@ from torch import nn
 
 from evo_tune.errors import RecipeError
 from evo_tune.training import Epochs, accumulate, mix, soft_targets
-from evo_tune.training.optim.accumulation import z_sum
+from evo_tune.training.optim.cross_entropy import z_sum
 
 
 def epochs(n: int = 10, batch: int = 4, total: int = 25, seed: int = 1, **options: object) -> Epochs:

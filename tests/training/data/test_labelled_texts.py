@@ -35,7 +35,7 @@ def test_the_docstrings_are_many_of_each_package_and_do_not_name_it() -> None:
 def test_texts_that_cannot_be_used(tmp_path: Path) -> None:
     cases = {
         "a.csv": ("text,label\na,1\nb,1\n", "label", "1 different values"),
-        "b.csv": ("text,label\na,1\nb,1\nc,2\n", "label", "one text only of class 2"),
+        "b.csv": ("text,label\na,1\nb,1\nc,2\n", "label", "1 of class 2: expected at least 3 texts of each"),
         "c.csv": ("text,label\na,1\nb,\n", "label", "row 2 has no 'label'"),
         "d.csv": ("text,label\na,1\nb\n", "label", "row 2 has no 'label'"),
         "e.csv": ("words,what\na,1\n", "label", "text=text: no such column; .* has words, what"),

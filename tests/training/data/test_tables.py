@@ -13,7 +13,7 @@ from tests.training.data.refusals import refused, without
 
 
 def read(path: Path, target: str = "bought", categorical: str = "", ignore: str = "") -> Table:
-    return read_table(str(path), target, categorical, ignore, 0.25)
+    return read_table(str(path), target, categorical, ignore, 0.25, 0.25)
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def test_tables_that_cannot_be_used(frame: pd.DataFrame, tmp_path: Path) -> None
         (frame, {"target": "colour"}, "target=colour: 5 of 120 rows have none"),
         (frame, {"target": "id"}, "120 different values: expected 2 to 100"),
         (frame.assign(bought="yes"), {}, "1 different values"),
-        (frame.assign(bought=["once"] + ["no"] * 119), {}, "one row only of class once"),
+        (frame.assign(bought=["once"] + ["no"] * 119), {}, "1 of class once: expected at least 3 rows of each"),
         (frame[["bought"]], {}, "expected one at least beside target"),
         (frame.assign(number=np.inf), {}, "'number' holds infinite numbers"),
         (dates, {}, "'day' is of type datetime"),
@@ -77,4 +77,4 @@ def test_tables_that_cannot_be_used(frame: pd.DataFrame, tmp_path: Path) -> None
 def test_a_missing_extra_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     read_table.cache_clear()
     without(monkeypatch, "sklearn")
-    refused(read_table, r"pip install 'evo-tune\[sklearn\]'", "", "", "", "", 0.25)
+    refused(read_table, r"pip install 'evo-tune\[sklearn\]'", "", "", "", "", 0.25, 0.25)

@@ -99,3 +99,10 @@ def test_the_tokens_scored_do_not_depend_on_the_context(n: int, count: int, bloc
 def test_too_short_a_text_is_refused() -> None:
     with pytest.raises(RecipeError, match="two tokens"):
         fixed_windows(numbered(1), context=4, count=4)
+
+
+def test_a_second_part_goes_on_in_the_text_where_the_first_one_stopped() -> None:
+    text = numbered(200)
+    whole = TrainingWindows(text, context=8, batch=3, total=60, seed=1)
+    rest = TrainingWindows(text, context=8, batch=3, total=30, seed=1, first_step=10, first_window=30)
+    assert starts(rest, range(10, 20)) == starts(whole, range(10, 20))

@@ -87,6 +87,17 @@ def test_noise_is_each_ranks_own_and_resuming_is_exact(answers: list[dict[str, A
     assert second["resumed"]
 
 
+def test_two_ranks_drop_what_one_process_drops(answers: list[dict[str, Any]]) -> None:
+    alone = program.dropping_training(None)
+    for answer in answers:
+        given = answer["noise"]["weights"]
+        assert float((given - alone).norm() / alone.norm()) < 1e-13
+
+
+def test_ranks_agree_on_the_least(answers: list[dict[str, Any]]) -> None:
+    assert [answer["least"] for answer in answers] == [[5, 0], [5, 0]]
+
+
 def test_statistics_of_batch_norms_are_shared(answers: list[dict[str, Any]]) -> None:
     for answer in answers:
         assert answer["statistics"] == {"differing": [], "kinds": ["Linear", "BatchNorm1d"]}

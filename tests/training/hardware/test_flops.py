@@ -41,11 +41,30 @@ def test_options_keep_the_formula_exact(options: dict[str, object]) -> None:
     assert counted(GPT(config), tokens) == flops_per_token(config) * 3 * 32
 
 
-def test_a_window_costs_what_it_sees() -> None:
-    whole = GPTConfig(context=32, depth=4, width=48)
-    some = GPTConfig(context=32, depth=4, width=48, window=8, window_pattern="SSSL")
-    assert flops_per_token(whole) - flops_per_token(some) == 12 * 48 * 3 * 24
+@pytest.mark.parametrize("window", [1, 8, 16, 32])
+@pytest.mark.parametrize("options", [{}, {"window_pattern": "SL"}, {"kv_heads": 1, "position": "rope"}])
+def test_a_window_is_credited_with_what_it_saves(window: int, options: dict[str, object]) -> None:
+    """Within 3%, and never with more; a mask over the whole square would compute a fifth more."""
+    config = GPTConfig(vocab_size=50, context=256, depth=2, width=48, heads=4, window=window, **options)  # type: ignore[arg-type]
+    tokens = torch.randint(0, 50, (1, 257))
+    needed = flops_per_token(config) * 256
+    assert 0.97 * needed < counted(GPT(config), tokens) <= needed
+    assert needed < 0.9 * flops_per_token(GPTConfig(vocab_size=50, context=256, depth=2, width=48, heads=4)) * 256
+
+
+def test_a_window_costs_the_keys_that_its_chunks_see() -> None:
+    whole = GPTConfig(context=128, depth=4, width=48)
+    some = GPTConfig(context=128, depth=4, width=48, window=8, window_pattern="SSSL")
+    assert some.chunk == 32
+    assert flops_per_token(whole) - flops_per_token(some) == 12 * 48 * 3 * (128 - 39)
     assert flops_per_token(whole, 8) == flops_per_token(some, 8)
+    # As the window grows the difference goes to nothing: none is cheaper by being one token shorter than the context.
+    costs = [flops_per_token(GPTConfig(context=128, width=48, window=window)) for window in range(1, 129)]
+    assert costs == sorted(costs)
+    assert costs[-1] == costs[-2] == flops_per_token(GPTConfig(context=128, width=48))
+    # Chunks are few, and about half of a window.
+    assert GPTConfig(context=4096, window=8).chunk == 256
+    assert GPTConfig(context=4096, window=1024).chunk == 512
 
 
 @pytest.mark.parametrize("every", [1, 2, 3])

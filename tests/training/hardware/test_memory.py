@@ -49,6 +49,7 @@ def saved_bytes(model: GPT, tokens: torch.Tensor, precision: str) -> int:
         {"qk_norm": True},
         {"position": "rope", "qk_norm": True, "kv_heads": 2, "ffn": "swiglu"},
         {"window": 32, "window_pattern": "SL"},
+        {"window": 8, "position": "rope", "kv_heads": 2},
         {"position": "sinusoidal", "ffn_mult": 2.0},
     ],
     ids=lambda options: "-".join(options) or "plain",

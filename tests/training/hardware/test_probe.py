@@ -48,10 +48,18 @@ def test_a_folder_that_cannot_be_written_is_done_without(tmp_path: Path, timed: 
     assert fastest_precision("cpu", tmp_path / "file") == "fp32"  # timed again
 
 
-@pytest.mark.parametrize(("able", "expected"), [(True, "bf16"), (False, "fp32")])
+@pytest.mark.parametrize(("able", "expected"), [(True, "bf16"), (False, "fp16")])
 def test_a_gpu_is_asked(able: bool, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: able)
     assert fastest_precision("cuda") == expected
+
+
+def test_narrow_models_are_no_faster_on_a_cpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(probe, "_measured", lambda: 2.0)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
+    assert fastest_precision("cpu", tmp_path) == "bf16"
+    assert fastest_precision("cpu", tmp_path, narrow=True) == "fp32"
+    assert fastest_precision("cuda", tmp_path, narrow=True) == "bf16"
 
 
 def test_other_devices_compute_in_full(tmp_path: Path) -> None:

@@ -2,10 +2,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from evo_tune.training import GPT, GPTConfig
+from evo_tune.training import GPT, Dropout, GPTConfig
 from evo_tune.training.models.attention import attend
-from evo_tune.training.models.block import window_mask
 from evo_tune.training.models.gpt_config import LONGEST_PLAIN
+from tests.training.models.test_window import window_mask
 
 
 def heads(length: int, kv_heads: int, seed: int = 0) -> list[torch.Tensor]:
@@ -47,7 +47,7 @@ def test_dropout_keeps_the_mean(length: int) -> None:
     q, k = (torch.zeros(1, 2, length, 4, dtype=torch.bfloat16) for _ in range(2))
     v = torch.ones(1, 2, length, 4, dtype=torch.bfloat16)
     torch.manual_seed(0)
-    dropped = attend(q, k, v, dropout=0.25).float()
+    dropped = attend(q, k, v, dropout=Dropout(0.25)).float()
     assert float(dropped[:, :, length // 2 :].mean()) == pytest.approx(1.0, abs=0.02)
     assert float(dropped[:, :, length // 2 :].std()) > 0.01
     assert torch.allclose(attend(q, k, v).float(), torch.ones(1), atol=0.01)  # weights are rounded one by one
@@ -76,4 +76,5 @@ def test_a_models_gradient_in_bf16_is_that_of_float32_but_for_rounding(options: 
     for name, exact in gradients[0].items():
         assert exact is not None
         assert gradients[1][name].dtype == torch.float32
-        assert 0 < float((gradients[1][name] - exact).norm() / exact.norm()) < 0.03, name
+        most = 0.05 if exact.ndim == 1 else 0.03  # a norm's few numbers are sums that nearly cancel
+        assert 0 < float((gradients[1][name] - exact).norm() / exact.norm()) < most, name

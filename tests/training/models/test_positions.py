@@ -114,3 +114,13 @@ def test_methods_that_the_positions_lack_are_refused() -> None:
     for arguments in ({"method": "dynamic"}, {"stretch": 0.5}, {"head_dim": 7}, {"head_dim": 2, "method": "ntk"}):
         with pytest.raises(RecipeError):
             rotary_frequencies(**{"head_dim": 16, **arguments})  # type: ignore[arg-type]
+
+
+def test_a_rotation_in_bf16_is_the_exact_one_rounded_once() -> None:
+    """With cosines in bfloat16 most channels would be another number."""
+    table = rotary_table(512, rotary_frequencies(32)).float()
+    x = torch.randn(4, 512, 32, generator=torch.Generator().manual_seed(0)).bfloat16()
+    exact = rotate(x.double(), table).bfloat16()
+    turned = rotate(x, table)
+    assert turned.dtype == torch.bfloat16
+    assert float((turned != exact).float().mean()) < 0.001

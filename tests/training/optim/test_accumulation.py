@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from evo_tune.training import GPT, IGNORE, GPTConfig, Trainer, TrainingWindows, accumulate
 from evo_tune.training.data.batch import MicroBatch
-from evo_tune.training.optim.accumulation import split, z_sum
+from evo_tune.training.optim.accumulation import split
+from evo_tune.training.optim.cross_entropy import z_sum
 
 CONFIG = GPTConfig(vocab_size=16, context=12, depth=2, width=16, heads=2)
 

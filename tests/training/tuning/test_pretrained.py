@@ -311,3 +311,12 @@ def test_the_loss_of_a_fresh_model_is_that_of_knowing_nothing(hugging_face: dict
     logits = load_pretrained(base)(tokens[None, :-1])[0]
     loss = torch.nn.functional.cross_entropy(logits.detach(), tokens[1:])
     assert float(loss) == pytest.approx(math.log(VOCABULARY), abs=0.3)
+
+
+def test_a_base_drops_nothing_by_itself_and_keeps_its_config(hugging_face: dict[str, Path], tmp_path: Path) -> None:
+    base = read_base(hugging_face["gpt2"])
+    model = load_pretrained(base).train()
+    tokens = torch.arange(12)[None]
+    assert torch.equal(model(tokens), model(tokens))
+    save_merged(model, base, tmp_path / "saved")
+    assert json.loads((tmp_path / "saved" / "config.json").read_text())["resid_pdrop"] == 0.1

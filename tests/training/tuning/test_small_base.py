@@ -67,7 +67,7 @@ def test_a_cache_that_cannot_be_written_is_told_with_a_remedy(tmp_path: Path, mo
 def test_the_small_base_never_saw_the_text_that_it_is_tuned_to() -> None:
     tuning, other = small_base.built_in_text(tuning=True), small_base.built_in_text(tuning=False)
     assert min(len(tuning), len(other)) > 100_000
-    training, held_out = small_base.read_tuning_text("", 128)
-    assert training + held_out == tuning
+    training, held_out, test = small_base.read_tuning_text("", 128)
+    assert training + held_out + test == tuning
     places = range(0, len(held_out) - 100, 100)
     assert not any(held_out[at : at + 100] in seen for at in places for seen in (training, other))

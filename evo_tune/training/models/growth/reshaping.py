@@ -1,9 +1,8 @@
 """A larger model that begins as the same function: more blocks, or wider feed-forward layers; and a smaller one.
 
 New blocks begin with outputs of zero, new hidden units with output weights of zero, and learn from there
-(Net2Net's idea, arXiv:1511.05641). The residual stream cannot be widened so: its LayerNorms would see other
-means. Optimizer state goes along, so training goes on where it stood. `reshape` cuts as well, which keeps no function
-but much of what was learned.
+(Net2Net's idea, arXiv:1511.05641). The residual stream is another matter (see `widening`). `reshape` cuts as well,
+which keeps no function but much of what was learned.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from evo_tune.options.bounds import check_integer
 from evo_tune.training.models.gpt import GPT
 from evo_tune.training.models.gpt_config import GPTConfig
 
-__all__ = ["carry_state", "grow", "reshape"]
+__all__ = ["grow", "reshape", "sources"]
 
 
 def grow(model: GPT, *, depth: int | None = None, ffn_mult: float | None = None, seed: int = 0) -> GPT:
@@ -66,7 +65,7 @@ def reshape(model: GPT, config: GPTConfig, seed: int = 0, *, recompute: int | No
     shaped = GPT(config, seed, recompute=recompute)
     ours, theirs = dict(shaped.named_parameters()), dict(model.named_parameters())
     with torch.no_grad():
-        for name, source in _sources(model, shaped).items():
+        for name, source in sources(model, shaped).items():
             if source is not None:
                 _copy(ours[name], theirs[source], gated=_is_gated(name, config), clear=name.endswith("ffn.out.weight"))
             elif name.endswith((".out.weight", ".out.bias")):
@@ -74,46 +73,20 @@ def reshape(model: GPT, config: GPTConfig, seed: int = 0, *, recompute: int | No
     return shaped.to(model.embedding.weight).train(model.training)
 
 
-def carry_state(old: torch.optim.Optimizer, model: GPT, new: torch.optim.Optimizer, grown: GPT) -> None:
-    """Give a grown model's optimizer the old one's moments; new weights begin with none, as in a new training.
-
-    Args:
-        old: The optimizer of `model`.
-        model: What was grown.
-        new: A fresh optimizer of `grown`, of the same kind.
-        grown: What `grow` returned.
-    """
-    states = {p: state for part in getattr(old, "optimizers", [old]) for p, state in part.state.items()}
-    ours, theirs = dict(grown.named_parameters()), dict(model.named_parameters())
-    homes = {p: part for part in getattr(new, "optimizers", [new]) for g in part.param_groups for p in g["params"]}
-    for name, source in _sources(model, grown).items():
-        state = states.get(theirs[source]) if source is not None else None
-        if state is None:
-            continue
-        target, carried = ours[name], {}
-        for key, value in state.items():
-            if isinstance(value, Tensor) and value.shape == theirs[source].shape:  # type: ignore[index]
-                carried[key] = torch.zeros_like(target)
-                _copy(carried[key], value, gated=_is_gated(name, model.config), clear=True)
-            else:
-                carried[key] = value.clone() if isinstance(value, Tensor) else value
-        homes[target].state[target] = carried
-
-
-def _sources(model: GPT, shaped: GPT) -> dict[str, str | None]:
+def sources(model: GPT, shaped: GPT) -> dict[str, str | None]:
     """Return, for each parameter of the reshaped model, the old one's that it continues; None if it is new."""
     old, new = model.config.depth, shaped.config.depth
     fewer = min(old, new)  # blocks of both, evenly spread
     places = {(n + 1) * new // fewer - 1: (n + 1) * old // fewer - 1 for n in range(fewer)}
-    sources: dict[str, str | None] = {}
+    found: dict[str, str | None] = {}
     for name, _ in shaped.named_parameters():
         parts = name.split(".")
         if parts[0] == "blocks":
             block = places.get(int(parts[1]))
-            sources[name] = None if block is None else ".".join(("blocks", str(block), *parts[2:]))
+            found[name] = None if block is None else ".".join(("blocks", str(block), *parts[2:]))
         else:
-            sources[name] = name
-    return sources
+            found[name] = name
+    return found
 
 
 def _is_gated(name: str, config: GPTConfig) -> bool:

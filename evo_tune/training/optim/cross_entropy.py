@@ -1,0 +1,130 @@
+"""The loss of logits: summed cross-entropy and z-loss, from logits, or from what a head makes logits of, in pieces.
+
+A large vocabulary's logits are the largest thing in a training: with their log-softmax and its gradients 12 bytes for
+each token and word. `summed_in_pieces` never has them whole: it makes the logits of some tokens, takes from them the
+loss and the gradients of what they were made of, and drops them. The products are those of the plain way, none is done
+twice. Knows nothing of models or steps.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from evo_tune.training.data.batch import IGNORE
+from evo_tune.training.models.gpt_config import tokens_in_piece
+
+__all__ = ["cross_entropy_sum", "summed_in_pieces", "valid_targets", "z_sum"]
+
+
+def valid_targets(targets: Tensor) -> Tensor:
+    """Return which targets count, (…), bool."""
+    return targets[..., 0] >= 0 if targets.is_floating_point() else targets != IGNORE
+
+
+def cross_entropy_sum(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return the summed cross-entropy in nats.
+
+    Args:
+        logits: (…, classes), computed in at least float32.
+        targets: (…), class numbers or IGNORE; or (…, classes), probabilities.
+    """
+    logits = logits.flatten(0, -2)
+    if targets.is_floating_point():
+        return F.cross_entropy(logits, targets.flatten(0, -2), reduction="sum")
+    return F.cross_entropy(logits, targets.flatten(), ignore_index=IGNORE, reduction="sum")
+
+
+def z_sum(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return the summed square of log Σ exp(logits) over valid targets (z-loss: PaLM, arXiv:2204.02311).
+
+    Args:
+        logits: (…, classes).
+        targets: (…), class numbers or IGNORE; or (…, classes), probabilities.
+    """
+    return torch.where(valid_targets(targets), logits.logsumexp(-1), 0.0).square().sum()
+
+
+def summed_in_pieces(
+    x: Tensor, weight: Tensor, *, targets: Tensor, z_loss: float = 0.0, factor: Tensor | float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """Return the loss of the logits x · weightᵀ, which are never there whole.
+
+    Args:
+        x: (…, width); under autocast the products are done in its precision, as those of a linear layer are, and all
+            else in float32.
+        weight: (vocabulary, width).
+        targets: (…), class numbers or IGNORE.
+        z_loss: Weight of `z_sum` beside the cross-entropy.
+        factor: Multiplies what is minimised: a scalar. Here rather than afterwards, so that gradients that are computed
+            in float16 are as large as a scaled loss makes them.
+
+    Returns:
+        factor · (cross-entropy + z_loss · `z_sum`), summed, which has a gradient and can be gone back from once; and
+        the summed cross-entropy, nats, without.
+    """
+    x, targets = x.flatten(0, -2), targets.flatten()
+    kind = x.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+    minimised, loss = _Pieces.apply(x, weight, targets, z_loss, factor, dtype)  # type: ignore[no-untyped-call]
+    return minimised, loss
+
+
+class _Pieces(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, targets: Tensor, z_loss: float, factor: Tensor | float, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor]:
+        size = tokens_in_piece(len(weight), x.device.type)
+        with torch.autocast(x.device.type, enabled=False):
+            low = weight.to(dtype)
+            wide = torch.promote_types(dtype, torch.float32)
+            of_x = torch.empty_like(x) if ctx.needs_input_grad[0] else None
+            of_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
+            minimised = loss = torch.zeros((), dtype=wide, device=x.device)
+            for first in range(0, len(x), size):
+                rows, aims = x[first : first + size].to(dtype), targets[first : first + size]
+                entropy, z, slope = _piece(F.linear(rows, low).to(wide), aims, z_loss)
+                loss, minimised = loss + entropy, minimised + (entropy + z_loss * z) * factor
+                slope = slope.mul_(factor).to(dtype)
+                if of_x is not None:
+                    of_x[first : first + size] = slope @ low
+                if of_weight is not None and dtype is of_weight.dtype:
+                    of_weight.addmm_(slope.t(), rows)
+                elif of_weight is not None:
+                    of_weight += slope.t() @ rows
+                del slope  # before the next piece's logits are made
+        ctx.slopes = of_x, of_weight
+        ctx.mark_non_differentiable(loss)
+        return minimised, loss
+
+    @staticmethod
+    def backward(ctx: Any, by: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        slopes = tuple(None if slope is None else slope.mul_(by) for slope in ctx.slopes)
+        ctx.slopes = None  # in place, to need no second copy: so it can be done once only
+        return *slopes, None, None, None, None
+
+
+def _piece(logits: Tensor, targets: Tensor, z_loss: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Return summed cross-entropy and squares of log Σ exp, and their weighted sum's gradient in the logits' place.
+
+    Args:
+        logits: (tokens, vocabulary); used up.
+        targets: (tokens).
+        z_loss: Weight of the squares.
+    """
+    valid, aims = targets != IGNORE, targets.clamp(min=0)[:, None]
+    largest = logits.amax(1, keepdim=True)
+    picked = logits.gather(1, aims) - largest
+    slope = logits.sub_(largest).exp_()
+    total = slope.sum(1, keepdim=True)
+    log_total = total.log()
+    entropy = torch.where(valid[:, None], log_total - picked, 0.0).sum()
+    z = torch.where(valid[:, None], log_total + largest, 0.0)
+    weight = valid[:, None].to(slope.dtype)
+    slope.mul_((1.0 + 2.0 * z_loss * z) * weight / total)
+    slope.scatter_add_(1, aims, -weight)
+    return entropy, z.square().sum(), slope

@@ -1,0 +1,87 @@
+"""How much text a size of the language model asks for, and how much of it judges: told by options, never by genomes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from evo_tune.plugins.find import find_evaluator
+
+SIZES = ("small", "medium", "large")
+
+
+@pytest.fixture(scope="module")
+def module() -> ModuleType:
+    return find_evaluator("language_model").module
+
+
+@pytest.fixture
+def long(tmp_path: Path) -> str:
+    """A file of as much text as the large size asks for."""
+    (tmp_path / "long.txt").write_bytes(b"abcdefg\n" * 300_000)
+    return str(tmp_path / "long.txt")
+
+
+@pytest.fixture
+def short(tmp_path: Path) -> str:
+    (tmp_path / "short.txt").write_bytes(b"abcdefg\n" * 3000)
+    return str(tmp_path / "short.txt")
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_what_judges_takes_about_a_hundredth_of_the_trainings_arithmetic(module: ModuleType, size: str) -> None:
+    options = module.Options(size=size)
+    default = {name: gene.middle() for name, gene in module.SPACE(options).genes.items()}
+    task = module._task(default, options)
+    assert 0.01 <= task.scored / 3 / task.estimate()["tokens"] <= 0.02
+    assert task.scored & (task.scored - 1) == 0, "a power of two: stable under small changes"
+
+
+@pytest.mark.parametrize("given", [{}, {"flops": 1e13}, {"tokens": 2_000_000}, {"ffn": "swiglu"}])
+def test_the_same_bytes_judge_every_genome(module: ModuleType, given: dict[str, object]) -> None:
+    options = module.Options(size="medium", **given)
+    space = module.SPACE(options)
+    small = space.check({name: gene.decode(0.0) for name, gene in space.genes.items()})
+    large = space.check({name: gene.decode(1.0) for name, gene in space.genes.items()})
+    assert module._task(small, options).scored == module._task(large, options).scored
+
+
+def test_a_budget_of_ones_own_is_judged_by_its_share(module: ModuleType) -> None:
+    def scored(**given: object) -> int:
+        options = module.Options(size="small", **given)
+        return int(options.judging_bytes(**module.SIZES["small"].usual))
+
+    assert scored(tokens=5000) == scored(flops=1e8) == 8192, "the least"
+    assert scored(tokens=2_000_000) == 65536
+    assert scored(flops=1.5e12) == 65536
+    assert scored(tokens=2_000_000, eval_tokens=1000) == 1000
+
+
+def test_auto_is_the_largest_size_with_text_enough(module: ModuleType, long: str, short: str) -> None:
+    def size(data: str, device: str, **given: object) -> str:
+        return str(module._size(module.Options(data=data, **given), device))
+
+    assert size(long, "cuda:0") == "large"
+    assert size("", "cuda:0") == "medium"
+    assert size(short, "cuda:0") == "small"
+    assert size(long, "cpu") == "small"
+    assert size("", "cuda:0", flops=1e12) == "large", "a budget of one's own: a smaller model would read more"
+    assert size("", "cuda:0", size="large") == "large"
+
+
+def test_a_line_says_which_size_is_taken_and_that_text_is_short(
+    module: ModuleType, long: str, short: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert module.remarks(module.Options(size="large", data=long)) == []
+    assert module.remarks(module.Options(size="large", seconds=60)) == []
+    (told,) = module.remarks(module.Options(size="large"))
+    assert "a training of size=large reads the 336" in told
+    assert "bytes of text 17 times, and more than 4 times teaches little: give more text" in told
+    (told,) = module.remarks(module.Options(size="small", data=short, tokens=864_000))
+    assert "a training of size=small reads the 21,600 bytes of text 40 times" in told
+    monkeypatch.setattr(module, "_wanted", lambda options, _=None: options.size.replace("auto", "large"))
+    (told,) = module.remarks(module.Options())
+    assert told.startswith("size=medium, since a training of size=large would read the 336")
+    assert module.SPACE(module.Options()).describe() == module.SPACE(module.Options(size="medium")).describe()

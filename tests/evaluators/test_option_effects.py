@@ -1,0 +1,283 @@
+"""Each option of each bundled evaluator does something: another value changes a number that it should change.
+
+Made from the declarations: an option that has no row below is given another of its values and must change the loss, so
+that one which is only written fails by being there. A row says what an option needs in order to matter, or that it
+changes another number, and whether the loss must stay.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.modules import module as modules
+
+from evo_tune import Choice, Context
+from evo_tune.options.declare import Option
+from evo_tune.plugins.evaluator import Evaluator
+from evo_tune.plugins.find import bundled_evaluators, find_evaluator
+from evo_tune.training import session
+
+NAMES = sorted(path.stem for path in bundled_evaluators().glob("*.py") if path.name[0] not in "_")
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What an option does.
+
+    Args:
+        value: Another value; None: one that the declaration gives.
+        given: Options of both trainings, where the evaluator has them: what it needs in order to matter.
+        sees: What of `Observed` must differ.
+        same: What of it must not, beyond rounding.
+        genome: Genes of both trainings, where the evaluator has them.
+        budget: Share of the full training that both are.
+    """
+
+    value: Any = None
+    given: dict[str, Any] = field(default_factory=dict)
+    sees: str = "val_loss"
+    same: str = ""
+    genome: dict[str, Any] = field(default_factory=dict)
+    budget: float = 1.0
+
+
+WSD, SGDR, ROPE = {"schedule": "wsd"}, {"schedule": "sgdr", "cycle": 0.4}, {"position": "rope"}
+LONG = {"context": 64, "extend_from": 16}
+RISING = {"weight_decay_end": 1.0, "evaluations": 16, "tokens": 8192, "epochs": 8.0}
+EVALUATED = {"evaluations": 8}
+
+EFFECTS: dict[str, Effect] = {
+    "schedule": Effect("linear"),
+    "fork": Effect(True, given={"schedule": "wsd", "fork": False}, budget=0.5),
+    "decay_fraction": Effect(given=WSD),
+    "decay_shape": Effect(given=WSD),
+    "cycle": Effect(0.4, given={"schedule": "sgdr"}),
+    "cycle_growth": Effect(2, given=SGDR),
+    "gamma": Effect(given=SGDR),
+    "min_lr_ratio": Effect(0.5),
+    "beta1": Effect(0.5),
+    "eps": Effect(1e-3),
+    "momentum": Effect(0.5, given={"optimizer": "sgd"}),
+    "lr_rule": Effect("sqrt", genome={"batch": max}),
+    "z_loss": Effect(0.1),
+    "clip": Effect(0.01),
+    "weight_decay_end": Effect(1.0),
+    "weight_decay_shape": Effect(given={"weight_decay_end": 1.0}),
+    "gap_patience": Effect(1, given=RISING),
+    "gap_factor": Effect(50.0, given={**RISING, "gap_patience": 1, "schedule": "constant"}, genome={"lr": max}),
+    "ramp_from": Effect(1, sees="steps", genome={"batch": max}),
+    "ramp_share": Effect(1.0, given={"ramp_from": 1}, sees="steps", genome={"batch": max}),
+    "ema": Effect(0.1, given={"ema": 0.9}, sees="val_loss_ema", same="val_loss"),
+    "evaluations": Effect(8, sees="points", same="val_loss"),
+    "patience": Effect(1, given={"min_delta": 100.0, **EVALUATED}, sees="steps"),
+    "min_delta": Effect(100.0, given={"patience": 1, **EVALUATED}, sees="steps"),
+    "precision": Effect("bf16"),
+    "micro_batch": Effect(min, sees="forwards", same="val_loss"),
+    "recompute": Effect(1, sees="forwards", same="val_loss"),
+    "ranks": Effect(2, sees="processes"),
+    "save": Effect(True, sees="checkpoint", same="val_loss"),
+    # Shapes.
+    "rope_base": Effect(100.0, given=ROPE),
+    "window": Effect(4),
+    "window_pattern": Effect("SL", given={"window": 4}, genome={"depth": 2}),
+    "kv_heads": Effect(1, genome={"heads": 2}),
+    "attention_dropout": Effect(0.5),
+    "ffn_mult": Effect(2.0),
+    "extend_from": Effect(16, given={"context": 64}),
+    "extension": Effect("ntk", given={**LONG, **ROPE}),
+    "extend_share": Effect(0.6, given=LONG),
+    "grow_from": Effect("1x16"),
+    "grow_share": Effect(0.25, given={"grow_from": "1x16"}),
+    # Budgets and data.
+    "tokens": Effect(8192, sees="steps"),
+    "flops": Effect(2e8, given={"flops": 5e7, "tokens": None, "epochs": None}, sees="steps"),
+    "epochs": Effect(2.0, sees="steps"),
+    "seconds": Effect(0.05, given={"seconds": 1e-3, "tokens": None, "epochs": None}, sees="steps"),
+    "size": Effect(sees="space"),
+    "eval_tokens": Effect(512),
+    "data": Effect("{other}"),
+    "vocab": Effect(300),
+    "context": Effect(16),
+    "held_out": Effect(0.5),
+    "image_size": Effect(16),
+    "base": Effect("{other base}"),
+    "targets": Effect("qv", sees="trainable_params"),
+    "keep": Effect("adapter", sees="exported"),
+    "target": Effect("y2"),
+    "categorical": Effect("b"),
+    "ignore": Effect("a"),
+    "baseline": Effect(False, sees="baseline_auc", same="val_loss"),
+    "text": Effect("other_text"),
+    "label": Effect("other_label"),
+    "length": Effect(4),
+}
+
+TINY: dict[str, dict[str, Any]] = {
+    "fine_tuning": {"base": "{base}", "data": "{text}", "tokens": 2048, "eval_tokens": 1024, "context": 32},
+    "language_model": {"data": "{text}", "tokens": 4096, "eval_tokens": 1024, "context": 64},
+    "text_classification": {"data": "{texts}", "epochs": 4.0, "length": 16},
+    "image_classification": {"data": "{images}", "epochs": 4.0},
+    "tabular_classification": {"data": "{table}", "target": "y1", "epochs": 4.0},
+}
+"""Trainings of a fraction of a second, on data that nothing can be learnt of but by heart."""
+
+GENOMES: dict[str, dict[str, Any]] = {
+    "language_model": {"width": 32, "depth": 1, "heads": 2, "batch": 512},
+}
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Files and folders of random data, by the names that stand in TINY and EFFECTS."""
+    folder, rng = tmp_path_factory.mktemp("data"), np.random.default_rng(1)
+    from evo_tune.training import GPT, GPTConfig
+
+    for name in ("text", "other"):
+        letters = rng.choice(list(b"abcdefgh \n"), 30000).astype(np.uint8)
+        (folder / f"{name}.txt").write_bytes(letters.tobytes())
+    for seed, name in enumerate(("base", "other base")):
+        GPT(GPTConfig(context=64, depth=1, width=16, heads=2), seed=seed).save(folder / name)
+    for name in ("texts", "other_texts"):
+        words = [" ".join(rng.choice(["a", "b", "c", "d", "e", "f"], 12)) for _ in range(240)]
+        rows = [
+            {"text": one, "other_text": two, "label": int(rng.integers(2)), "other_label": int(rng.integers(3))}
+            for one, two in zip(words[::2], words[1::2], strict=True)
+        ]
+        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    for name in ("table", "other_table"):
+        columns = {"a": rng.normal(size=120), "b": rng.integers(0, 4, 120), "c": rng.normal(size=120)}
+        columns |= {"y1": rng.integers(0, 2, 120), "y2": rng.integers(0, 3, 120)}
+        lines = [",".join(columns), *(",".join(map(str, row)) for row in zip(*columns.values(), strict=True))]
+        (folder / f"{name}.csv").write_text("\n".join(lines), encoding="utf-8")
+    _write_images(folder, rng)
+    found = {path.name.partition(".")[0]: str(path) for path in folder.iterdir()}
+    return found
+
+
+def _write_images(folder: Path, rng: np.random.Generator) -> None:
+    from PIL import Image
+
+    for name in ("images", "other_images"):
+        for label in ("one", "two"):
+            (folder / name / label).mkdir(parents=True)
+            for n in range(40):
+                pixels = rng.integers(0, 255, (8, 8, 3)).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / name / label / f"{n}.png")
+
+
+OTHER = {"text": "other", "texts": "other_texts", "images": "other_images", "table": "other_table"}
+
+
+class Bench:
+    """Trains tiny genomes of an evaluator and observes them."""
+
+    def __init__(self, evaluator: Evaluator, places: dict[str, str], folder: Path) -> None:
+        self.evaluator, self.places, self.folder = evaluator, places, folder
+
+    def options(self, given: dict[str, Any]) -> dict[str, Any]:
+        """Return TINY with what is given of it, as far as the evaluator knows it."""
+        tiny = TINY[self.evaluator.name]
+        known = self.evaluator.options
+        bound = {"precision": "fp32", "size": "small", "micro_batch": None, **tiny, **given}
+        bound = {name: value for name, value in bound.items() if name in known}
+        return self.evaluator.bind({name: self._place(value, tiny) for name, value in bound.items()})
+
+    def _place(self, value: Any, tiny: dict[str, Any]) -> Any:
+        if value == "{other}":
+            value = "{" + OTHER[tiny["data"].strip("{}")] + "}"
+        return self.places[value.strip("{}")] if isinstance(value, str) and value.startswith("{") else value
+
+    def observe(self, effect: Effect, options: dict[str, Any]) -> dict[str, Any]:
+        """Return what can be seen under these options: of the space, of what is exported, or of a training."""
+        space = self.evaluator.space(options)
+        if effect.sees == "space":
+            return {"space": repr(space.genes)}
+        own = {**GENOMES.get(self.evaluator.name, {}), **effect.genome}
+        asked = {name: _value(space.genes[name], value) for name, value in own.items() if name in space.genes}
+        whole = {**space.default(), **asked}
+        if effect.sees == "exported":
+            self.evaluator.export(whole, Context(seed=1, folder=self.folder / "t"), self.folder / "model", options)
+            return {"exported": sorted(path.name for path in (self.folder / "model").iterdir())}
+        return self._train(whole, options, effect.budget)
+
+    def _train(self, genome: dict[str, Any], options: dict[str, Any], budget: float) -> dict[str, Any]:
+        made = Context(seed=1, folder=self.folder, budget=budget)
+        calls, processes = [0], [1]
+
+        def launch(*_: Any, ranks: int, **__: Any) -> dict[str, float]:
+            processes[0] = ranks
+            return {}
+
+        hook = modules.register_module_forward_pre_hook(lambda *_: calls.__setitem__(0, calls[0] + 1))
+        try:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(session, "launch", launch)  # another test has real ones
+                metrics = self.evaluator.evaluate(genome, made, options)
+        finally:
+            hook.remove()
+        seen = {"points": len(made.curve), "forwards": calls[0], "processes": processes[0]}
+        return {**metrics, **seen, "checkpoint": self.folder.exists()}
+
+
+def _value(gene: Any, value: Any) -> Any:
+    return gene.decode(1.0) if value is max else value
+
+
+def another(one: Option, now: Any, space: Any) -> Any:
+    """Return another value of an option, from its declaration."""
+    if one.name in space.optional and isinstance(space.optional[one.name], Choice):
+        return next(value for value in space.optional[one.name].values if value != now)
+    if one.choices:
+        return next(value for value in one.choices if value not in (now, "auto"))
+    if isinstance(now, bool):
+        return not now
+    if isinstance(now, float) and now:
+        return now / 2
+    raise AssertionError(f"say in EFFECTS what another value of {one.name} is")
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+CASES = [(name, option) for name in NAMES for option in find_evaluator(f"bundled:{name}").options]
+
+
+@cache
+def _found(name: str) -> Evaluator:
+    return find_evaluator(f"bundled:{name}")
+
+
+def test_every_row_is_an_option_of_some_evaluator() -> None:
+    assert EFFECTS.keys() - {option for _, option in CASES} == set()
+
+
+@pytest.mark.parametrize(("name", "option"), CASES)
+def test_another_value_changes_what_it_should(name: str, option: str, places: dict[str, str], tmp_path: Path) -> None:
+    evaluator, effect = _found(name), EFFECTS.get(option, Effect())
+    given = {key: value for key, value in effect.given.items() if key in evaluator.options}
+    before = Bench(evaluator, places, tmp_path / "before")
+    options = before.options(given)
+    value = effect.value
+    if value is min:
+        value = int(evaluator.options[option].bounds.strip("([").partition(",")[0])
+    elif value is None:
+        value = another(evaluator.options[option], options[option], evaluator.space(options))
+    first = before.observe(effect, options)
+    after = Bench(evaluator, places, tmp_path / "after")
+    second = after.observe(effect, after.options({**given, option: value}))
+    assert first.get(effect.sees) != second.get(effect.sees)
+    if effect.same:
+        assert second[effect.same] == pytest.approx(first[effect.same], rel=1e-5)

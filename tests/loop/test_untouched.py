@@ -1,0 +1,167 @@
+"""The test set: no search sees it, finalists are chosen without it, and the best is compared with the default on it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner
+
+from evo_tune.cli import cli
+from evo_tune.cli.closing import verdict
+from evo_tune.errors import OptionError
+from evo_tune.genome.trial import Candidate, Maximize, Outcome
+from evo_tune.loop.calibration import calibration_work, collect
+from evo_tune.loop.search import Search
+from evo_tune.report.calibration import calibrated, race_of, recommended, reported
+from evo_tune.report.summary import closing
+from evo_tune.store.calibration import read_calibration
+from evo_tune.store.run import Run
+from tests.conftest import drive
+
+Begin = Callable[..., Search]
+
+TASK = '''"""A landscape whose test set is the other way round, measured and told whether asked for or not."""
+
+from evo_tune import Float, Minimize, SearchSpace
+
+SPACE = SearchSpace(x=Float(0.0, 1.0, default=0.0))
+OBJECTIVES = [Minimize("loss")]
+METRICS = {"loss": "nats", "accuracy": "", "test_loss": "nats"}
+TEST = {"loss": "test_loss", "accuracy": "test_accuracy"}
+
+
+def evaluate(genome, context, *, returns: str = "test_loss"):
+    loss, noise = 1.0 - genome["x"], context.seed % 1000 / 1e6
+    test = {returns: 5.0 + genome["x"] + noise, "test_accuracy": float(context.test), "test_extra": 1.0}
+    context.report(0.5, loss=loss, **test)
+    return {"loss": loss + noise, "accuracy": genome["x"], **test}
+
+
+def export(genome, context, folder):
+    (folder / "model.txt").write_text("x")
+    return evaluate(genome, context)
+'''
+
+SETTINGS = {"calibrate": 2, "slots": 1, "trials": 6, "strategy": "random", "order": "birth"}
+
+
+@pytest.fixture
+def quick(tmp_path: Path) -> Path:
+    path = tmp_path / "quick.py"
+    path.write_text(TASK)
+    return path
+
+
+def falling(search: Search, candidate: Candidate) -> dict[str, float]:
+    return {"loss": 10.0 - candidate.id}
+
+
+def test_no_trial_has_a_metric_of_the_test_set_and_the_last_comparison_has_nothing_else(begin: Begin) -> None:
+    search = begin("run", **SETTINGS, calibrate_best=2).run()
+    run = Run.open(search.saved.folder)
+    for trial in search.trials:
+        assert trial.ok
+        assert trial.outcome.metrics.keys() == {"loss", "accuracy"}
+        assert [(at, point.keys()) for at, point in trial.outcome.curve] == [(0.5, {"loss"})]
+    assert "test_" not in (run.folder / "_journal.jsonl").read_text()
+    assert not [name for name in pq.read_table(run.folder).column_names if "test_" in name]
+    fresh = read_calibration(run)
+    choosing = [trial for trial in fresh if "test_loss" not in trial.outcome.metrics]
+    told = [trial for trial in fresh if "test_loss" in trial.outcome.metrics]
+    assert {trial.id for trial in choosing} == set(race_of(run).finalists)
+    assert {trial.id for trial in told} == {row.id for row in calibrated(run)}
+    assert all(trial.outcome.metrics["test_accuracy"] == 1.0 for trial in told)
+    assert {trial.candidate.seed for trial in told}.isdisjoint(trial.candidate.seed for trial in choosing)
+    default, best = calibrated(run)
+    assert all(5.0 <= value < 5.1 for value in default.values), "of the test set, and not 1 as in the search"
+    assert all(5.1 < value < 6.1 for value in best.values)
+    assert pq.read_schema(run.folder / "_calibration.parquet").field("metric.test_loss").metadata == {b"unit": b"nats"}
+
+
+def test_finalists_are_chosen_by_validation_and_compared_by_the_test_set(begin: Begin, resume: Begin) -> None:
+    drive(begin("run", trials=6), evaluate=falling)
+    run = resume("run", calibrate=3, calibrate_best=2).saved
+    validation = {0: 9.0, 4: 1.0, 5: 2.0}
+    test = {0: 3.0, 4: 2.5, 5: 0.1}
+    seen = set()
+    while work := calibration_work(run, race_of(run)):
+        for one, job in work.items():
+            seen.add((one.purpose, job.candidate.test))
+            metrics = {"loss": validation[one.id] + one.number / 100}
+            more = {"test_loss": test[one.id] + one.number / 100 * (1 + one.id)} if job.candidate.test else {}
+            collect(run, job.candidate, Outcome("ok", {**metrics, **more}))
+    assert seen == {("choose", False), ("report", True)}
+    end, best = closing(run), recommended(run)
+    assert best is not None
+    assert best.id == 4, "5 is better on the test set, which nothing was chosen by"
+    assert (end.metric, end.reported, end.tested) == ("loss", "test_loss", True)
+    assert end.gain == pytest.approx(0.5 - 0.04 * 2.5)
+    assert verdict(end).endswith("paired over 4 fresh seeds, on the test set)")
+
+
+def test_what_is_better_in_the_search_and_worse_on_the_test_set_is_not_recommended(begin: Begin) -> None:
+    end = closing(begin("run", **SETTINGS).run().saved)
+    assert (end.best and end.best.id, end.beaten) == (0, False)
+    assert "nothing beat the default genome: on fresh seeds and the test set trial" in verdict(end)
+
+
+def test_everything_that_tells_of_fresh_seeds_says_test(begin: Begin, quick: Path, tmp_path: Path) -> None:
+    quick.write_text(TASK.replace("5.0 + genome", "5.0 - genome"))
+    run = begin("run", **SETTINGS).run().saved
+    run.close()
+
+    def typed(*words: str) -> str:
+        result = CliRunner().invoke(cli, [*words, "--store", str(tmp_path / "store")], catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    best, end = calibrated(run)[1], closing(run)
+    assert end.beaten
+    data = json.loads(typed("best", "run", "--format", "json"))
+    assert (data["fresh_seeds"]["metric"], data["fresh_seeds"]["mean"]) == ("test_loss", best.mean)
+    assert data["metrics"].keys() == {"loss", "accuracy"}
+    assert typed("best", "run").startswith(f"test_loss {best.mean:.5f} ± ")
+    assert "over fresh seeds, loss " in typed("best", "run")
+    assert "test_loss over fresh seeds" in typed("show", "run").replace("\n", " ")
+    shown = json.loads(typed("show", "run", "--format", "json"))
+    assert shown["best"][0]["fresh_seeds"]["metric"] == "test_loss"
+    assert json.loads(typed("list", "--format", "json"))[0]["of"].endswith("fresh seeds, test_loss")
+    exported = typed("export", "run", "--checkpoint", str(tmp_path / "out"), "--evaluator", str(quick), "--trust")
+    assert "test_loss" in exported
+
+
+def test_the_closing_table_names_the_test_metric(begin: Begin, capsys: pytest.CaptureFixture[str]) -> None:
+    from evo_tune.cli.closing import print_closing
+
+    run = begin("run", **SETTINGS).run().saved
+    print_closing(run, "table")
+    assert "test_loss over fresh seeds" in " ".join(capsys.readouterr().out.split())
+    print_closing(run, "json")
+    data = json.loads(capsys.readouterr().out)
+    assert data["reported"] == data["calibration"]["best"]["metric"] == "test_loss"
+
+
+def test_a_training_that_is_to_tell_of_the_test_set_and_does_not_has_failed(begin: Begin) -> None:
+    run = begin("run", **SETTINGS, options={"returns": "test_loose"}).run().saved
+    errors = {trial.outcome.error for trial in read_calibration(run)}
+    assert len(errors) == 1
+    assert str(errors.pop()).startswith("evaluate returned no 'test_loss' (it returned loss, accuracy, test_loose")
+    assert "nothing can be compared" in verdict(closing(run))
+
+
+@pytest.mark.parametrize("given", [{"objectives": ["test_loss:min"]}, {"subject_to": ["test_loss<=1"]}])
+def test_the_test_set_is_no_objective_and_no_limit(begin: Begin, given: dict[str, list[str]]) -> None:
+    with pytest.raises(OptionError, match="test_loss is of the test set, which no search may see: expected loss"):
+        begin("run", **given)
+
+
+def test_an_objective_without_a_counterpart_is_compared_as_it_is(begin: Begin, quick: Path) -> None:
+    run = begin("run", objectives=["accuracy:max"]).saved
+    assert reported(run) == Maximize("test_accuracy")
+    quick.write_text(TASK.replace('"accuracy": "test_accuracy"', ""))
+    run = begin("other", objectives=["accuracy:max"]).saved
+    assert reported(run) == Maximize("accuracy")

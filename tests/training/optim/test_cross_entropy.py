@@ -1,0 +1,153 @@
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.profiler import ProfilerActivity, profile
+
+from evo_tune.training import GPT, IGNORE, GPTConfig, LoRA, Precision, accumulate, add_lora, predict_memory
+from evo_tune.training.hardware.memory import activation_bytes, logit_bytes
+from evo_tune.training.models.gpt_config import LARGE_VOCABULARY, tokens_in_piece
+from evo_tune.training.optim import accumulation, cross_entropy
+from evo_tune.training.optim.cross_entropy import cross_entropy_sum, summed_in_pieces, z_sum
+
+
+@pytest.fixture
+def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cross_entropy, "tokens_in_piece", lambda vocab_size, device: 5)
+
+
+def case(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    rng = torch.Generator().manual_seed(0)
+    x = torch.randn(3, 7, 6, generator=rng, dtype=dtype, requires_grad=True)
+    weight = torch.randn(11, 6, generator=rng, dtype=dtype, requires_grad=True)
+    targets = torch.randint(0, 11, (3, 7), generator=rng)
+    targets[0, 3:] = IGNORE
+    targets[1] = IGNORE
+    return x, weight, targets
+
+
+@pytest.mark.usefixtures("small_pieces")
+@pytest.mark.parametrize("z_loss", [0.0, 0.1])
+def test_loss_and_gradients_are_those_of_whole_logits(z_loss: float) -> None:
+    x, weight, targets = case(torch.float64)
+    logits = F.linear(x, weight)
+    expected = cross_entropy_sum(logits, targets)
+    (0.25 * (expected + z_loss * z_sum(logits, targets))).backward()
+    whole = x.grad, weight.grad
+    x.grad = weight.grad = None
+    minimised, loss = summed_in_pieces(x, weight, targets=targets, z_loss=z_loss, factor=0.25)
+    assert not loss.requires_grad
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-14)
+    (3.0 * minimised).backward()  # type: ignore[no-untyped-call]
+    for given, plain in zip((x.grad, weight.grad), whole, strict=True):
+        assert torch.allclose(given, 3.0 * plain, rtol=0, atol=1e-13)  # type: ignore[operator,arg-type]
+
+
+@pytest.mark.usefixtures("small_pieces")
+def test_large_logits_do_not_overflow_and_frozen_parts_get_no_gradient() -> None:
+    x, weight, targets = case(torch.float32)
+    weight.requires_grad_(False)
+    minimised, loss = summed_in_pieces(x * 1e4, weight, targets=targets)
+    minimised.backward()  # type: ignore[no-untyped-call]
+    assert loss.isfinite()
+    assert x.grad is not None
+    assert x.grad.isfinite().all()
+    assert weight.grad is None
+
+
+def gradient(
+    model: GPT, precision: str, window: Any, *, z_loss: float = 1e-3, scale: Any = None
+) -> tuple[torch.Tensor, float]:
+    autocast = Precision(name=precision).autocast
+    loss, _ = accumulate(model, window, z_loss=z_loss, scale=scale, autocast=lambda: autocast(torch.device("cpu")))
+    trained = [p for p in model.parameters() if p.requires_grad]
+    return torch.cat([p.grad.flatten() for p in trained if p.grad is not None]), float(loss)
+
+
+def model_of(vocab_size: int, *, lora: bool = False, **options: Any) -> GPT:
+    model = GPT(GPTConfig(vocab_size=vocab_size, context=16, width=32, depth=1, init="fan_in", **options), seed=1)
+    if lora:
+        add_lora(model, LoRA(rank=2, dropout=0.0, targets=("ffn.out",)))
+        with torch.no_grad():
+            for weight in (p for p in model.parameters() if p.requires_grad):
+                weight.normal_(generator=torch.Generator().manual_seed(3))
+    return model
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-5), ("bf16", 0.02), ("fp16", 0.02)])
+@pytest.mark.parametrize("options", [{}, {"tied": False}, {"tied": False, "lora": True}], ids=str)
+def test_a_model_of_many_words_learns_the_same_in_pieces(
+    options: dict[str, Any], precision: str, tolerance: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = torch.Generator().manual_seed(2)
+    tokens = torch.randint(0, LARGE_VOCABULARY, (5, 17), generator=rng)
+    inputs, targets = tokens[:, :-1], tokens[:, 1:].clone()
+    targets[0, 4:] = IGNORE
+    window = [(inputs[:2], targets[:2]), (inputs[2:], targets[2:])]
+    scale = (lambda loss: loss * 1024.0) if precision == "fp16" else None
+    calls: list[float] = []
+
+    def counted(*args: Any, **options: Any) -> Any:
+        calls.append(options["z_loss"])
+        return summed_in_pieces(*args, **options)
+
+    monkeypatch.setattr(accumulation, "summed_in_pieces", counted)
+    pieces, loss = gradient(model_of(LARGE_VOCABULARY, **options), precision, window, scale=scale)
+    monkeypatch.setattr(GPT, "in_pieces", False)
+    whole, plain_loss = gradient(model_of(LARGE_VOCABULARY, **options), precision, window, scale=scale)
+    assert loss == pytest.approx(plain_loss, rel=1e-6)
+    assert float((pieces - whole).norm() / whole.norm()) < tolerance
+    assert calls == [1e-3, 1e-3]
+
+
+def test_small_vocabularies_and_heads_of_another_kind_are_left_alone() -> None:
+    assert not model_of(LARGE_VOCABULARY - 1).in_pieces
+    model = model_of(LARGE_VOCABULARY, tied=False)
+    assert model.in_pieces
+    model.head = nn.Sequential(nn.Linear(32, LARGE_VOCABULARY))  # type: ignore[assignment]
+    assert not model.in_pieces
+
+
+def peak_bytes(model: GPT, tokens: torch.Tensor, precision: str, z_loss: float) -> int:
+    """Most memory that was allocated at once for the gradient of a batch, as torch's profiler saw it."""
+    from torch._C._profiler import _EventType
+
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        gradient(model, precision, [(tokens, tokens)], z_loss=z_loss)
+    events: list[tuple[int, int]] = []
+    rest = list(profiled.profiler.kineto_results.experimental_event_tree())  # type: ignore[union-attr]
+    while rest:
+        event = rest.pop()
+        rest.extend(event.children)
+        if event.tag == _EventType.Allocation:
+            events.append((event.start_time_ns, event.extra_fields.alloc_size))
+    live = most = 0
+    for _, size in sorted(events, key=lambda event: event[0]):
+        live += size
+        most = max(most, live)
+    return most
+
+
+@pytest.mark.parametrize("z_loss", [0.0, 1e-4])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("vocab_size", [256, 1000, 4096, 16384])
+def test_predicted_memory_is_what_a_profiler_sees(vocab_size: int, precision: str, z_loss: float) -> None:
+    config = GPTConfig(vocab_size=vocab_size, context=128, depth=2, width=64, heads=4)
+    tokens = torch.randint(0, vocab_size, (8, 128), generator=torch.Generator().manual_seed(0))
+    measured = peak_bytes(GPT(config), tokens, precision, z_loss)
+    memory = predict_memory(config, 8, precision=precision, z_loss=z_loss > 0)
+    assert memory.activations + memory.logits == pytest.approx(measured, rel=0.05)
+
+
+def test_a_large_vocabularys_logits_are_a_small_part() -> None:
+    """16 windows of 2048 tokens: 80.5 GB whole, of which the logits alone are 32."""
+    config = GPTConfig(vocab_size=65536, context=2048, depth=8, width=512, heads=8, tied=False)
+    tokens = 16 * 2048
+    logits = predict_memory(config, 16, precision="bf16", device="cuda", z_loss=True).logits
+    assert logits == 6 * tokens_in_piece(65536, "cuda") * 65536 + 4 * 512 * (65536 + tokens)
+    assert logits < 1e9 < 0.05 * 20 * tokens * 65536
+    assert logits < 0.2 * activation_bytes(config, 16, precision="bf16", device="cuda")
+    assert logit_bytes(config, tokens, frozen=True) == logit_bytes(config, tokens) - 4 * 512 * 65536
+    assert tokens_in_piece(2**30, "cpu") == 1

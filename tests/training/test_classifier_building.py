@@ -1,0 +1,287 @@
+"""A classifier's training from beginning to end: it learns, goes on to the bit, and honours the whole recipe."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+
+from evo_tune import Context, training
+from evo_tune.errors import OptionError, RecipeError
+from evo_tune.training import (
+    ClassifierTask,
+    Classifying,
+    Course,
+    Diverged,
+    DivergenceWatch,
+    FTConfig,
+    FTTransformer,
+    Plan,
+    Schedule,
+    ViT,
+    ViTConfig,
+    classifier_course,
+    score,
+    stratified,
+    train,
+    units_of,
+)
+from evo_tune.training.hardware import probe
+
+RNG = torch.Generator().manual_seed(5)
+IMAGES = torch.randint(0, 256, (60, 1, 4, 4), generator=RNG).to(torch.uint8)
+BRIGHT = (IMAGES.float().mean((1, 2, 3)) > 127).long()
+SHAPE = {
+    "classes": 2,
+    "depth": 2,
+    "width": 16,
+    "heads": 2,
+    "channels": 1,
+    "image_height": 4,
+    "image_width": 4,
+    "patch": 2,
+}
+GENES: dict[str, Any] = {"lr": 3e-3, "batch": 16, "weight_decay": 0.05, "warmup": 0.1, "width": 16}
+NOISE = {"label_smoothing": 0.1, "mixup": 0.3}
+FP32 = {"precision": "fp32", "held_out": 1 / 6, "test": 1 / 6}
+SOMETIMES = {"val_loss_ema", "mfu"}
+
+
+def fit(
+    folder: Path, options: dict[str, Any], config: dict[str, Any] | None = None, **given: Any
+) -> tuple[dict[str, float], Context, Course]:
+    """Train a small ViT; keywords go to the context, the task, or the genome."""
+    own = {name: given.pop(name) for name in ("budget", "resume_folder", "test") if name in given}
+    run = Context(**{"seed": 3, "folder": folder, **own})
+    shape = ViTConfig(**{**SHAPE, **(config or {})})  # type: ignore[arg-type]
+    task = ClassifierTask(
+        options=Classifying(**{**FP32, **options}),
+        build=lambda seed: ViT(shape, seed=seed),
+        inputs=IMAGES.numpy(),
+        classes=BRIGHT.numpy(),
+        flops_per_sample=10.0,
+        reference=16,
+        data=given.pop("data", "here"),
+        whole=shape.stem == "conv",
+        genome={**GENES, **given},
+    )
+    course, metrics = train(task, run, classifier_course)
+    return metrics, run, course
+
+
+def without_clock(metrics: dict[str, float]) -> dict[str, float]:
+    return {name: value for name, value in metrics.items() if name not in ("samples_per_second", "resumed_step")}
+
+
+def test_it_learns_and_says_what_it_spent(tmp_path: Path) -> None:
+    metrics, run, _ = fit(tmp_path / "a", {"epochs": 30.0})
+    assert set(metrics) == set(units_of("classes")) - SOMETIMES
+    assert metrics["train_loss"] < 0.5 < math.log(2)
+    assert metrics["accuracy"] > 0.7
+    assert metrics["samples"] == 1200
+    assert metrics["epochs"] == 30
+    assert metrics["steps"] == 90  # 40 samples are batches of 16, 16 and 8
+    assert metrics["flops"] == 12000
+    assert metrics["micro_batch"] == 16
+    assert [fraction for fraction, _ in run.curve] == pytest.approx([0.25, 0.5, 0.75, 1.0], abs=0.02)
+    assert run.curve[-1][1] == {"val_loss": metrics["val_loss"], "accuracy": metrics["accuracy"], "decayed": 1.0}
+    assert not (tmp_path / "a").exists()
+    same, _, _ = fit(tmp_path / "b", {"flops": 12000.0})
+    assert without_clock(same) == without_clock(metrics)
+
+
+def test_the_test_set_is_judged_where_it_is_asked_for_and_changes_nothing_else(tmp_path: Path) -> None:
+    metrics, _, _ = fit(tmp_path / "a", {"epochs": 6.0, "patience": 2, "evaluations": 6})
+    more, _, course = fit(tmp_path / "b", {"epochs": 6.0, "patience": 2, "evaluations": 6}, test=True)
+    told = {name: more.pop(name) for name in training.tests_of("classes").values()}
+    assert without_clock(more) == without_clock(metrics)
+    parts = stratified(BRIGHT.numpy(), 1 / 6, 1 / 6)
+    held, test = (score(course.model, (IMAGES[part], BRIGHT[part])) for part in parts[1:])
+    assert (metrics["val_loss"], metrics["accuracy"], metrics["auc"]) == (held.loss, held.accuracy, held.auc)
+    assert told == {"test_loss": test.loss, "test_accuracy": test.accuracy, "test_auc": test.auc}
+    assert told["test_loss"] != metrics["val_loss"]
+
+
+WHOLE = [
+    ({"schedule": "wsd"}, {"drop_path": 0.3, "dropout": 0.1}),
+    ({"schedule": "constant"}, {"stem": "conv", "pooling": "cls", "patch": 1}),
+    ({"schedule": "cosine", "optimizer": "muon", "ema": 0.9, "precision": "bf16"}, {}),
+    ({"precision": "fp16", "patience": 9, "evaluations": 9, "weight_decay_end": 0.5, "gap_patience": 1}, {}),
+    ({"optimizer": "sgd", "recompute": 1, "clip": None, "micro_batch": 5}, {"dropout": 0.1}),
+]
+
+
+@pytest.mark.parametrize(("options", "config"), WHOLE)
+def test_a_training_in_pieces_is_one_training_to_the_bit(
+    options: dict[str, Any], config: dict[str, Any], tmp_path: Path
+) -> None:
+    options = {"epochs": 3.0, **options}
+    whole, _, _ = fit(tmp_path / "whole", options, config, **NOISE)
+    part, _, _ = fit(tmp_path / "1", options, config, budget=0.25, **NOISE)
+    assert part["steps"] == 3
+    rest, _, _ = fit(tmp_path / "2", options, config, resume_folder=tmp_path / "1", **NOISE)
+    assert rest["resumed_step"] == 3
+    assert without_clock(rest) == without_clock(whole)
+    lost, _, _ = fit(tmp_path / "3", options, config, resume_folder=tmp_path / "nowhere", **NOISE)
+    assert lost["resumed_step"] == 0
+    assert without_clock(lost) == without_clock(whole)
+
+
+def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
+    fit(tmp_path / "1", {"epochs": 3.0}, budget=0.5)
+    with pytest.raises(OptionError, match="there"):
+        fit(tmp_path / "2", {"epochs": 3.0}, resume_folder=tmp_path / "1", data="there")
+    with pytest.raises(RecipeError, match="recipe"):
+        fit(tmp_path / "2", {"epochs": 3.0, "clip": 0.5}, resume_folder=tmp_path / "1")
+
+
+@pytest.mark.parametrize("micro_batch", [1, 5, 16, None])
+def test_passes_change_no_gradient(micro_batch: int | None, tmp_path: Path) -> None:
+    options = {"epochs": 3.0, "optimizer": "sgd"}  # Adam makes much of rounding where gradients are nearly zero
+    split, _, _ = fit(tmp_path, {**options, "micro_batch": micro_batch}, **NOISE, lr=0.1)
+    whole, _, _ = fit(tmp_path, options, **NOISE, lr=0.1)
+    assert split["micro_batch"] == (micro_batch or 16)
+    assert split["val_loss"] == pytest.approx(whole["val_loss"], rel=1e-5)
+
+
+def test_what_does_not_fit_is_halved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from evo_tune.training.hardware import passes
+
+    whole, _, course = fit(tmp_path, {"epochs": 3.0})
+    memory = course.subject.memory  # type: ignore[attr-defined]
+    monkeypatch.setattr(passes, "device_memory", lambda device: memory(5).peak / 0.9)
+    split, _, _ = fit(tmp_path, {"epochs": 3.0})
+    assert split["micro_batch"] == 4  # by halving 16
+    assert split["peak_memory"] < whole["peak_memory"]
+    assert split["val_loss"] == pytest.approx(whole["val_loss"], rel=1e-5)
+    monkeypatch.setattr(passes, "device_memory", lambda device: 1000.0)
+    with pytest.raises(RecipeError, match="for one sample"):
+        fit(tmp_path, {"epochs": 3.0})
+
+
+def test_the_average_is_judged_and_early_stopping_keeps_the_best(tmp_path: Path) -> None:
+    plain, _, _ = fit(tmp_path, {"epochs": 6.0})
+    raw, _, course = fit(tmp_path, {"epochs": 6.0, "ema": 0.0})
+    assert raw["val_loss"] == plain["val_loss"] == pytest.approx(raw["val_loss_ema"], rel=1e-6)
+    averaged, _, course = fit(tmp_path, {"epochs": 6.0, "ema": 0.9})
+    average = cast(ViT, course.trainer.averaged.module)  # type: ignore[union-attr]
+    held_out = course.subject.examples.held_out  # type: ignore[attr-defined]
+    own = course.subject.judge(course.trainer, held_out, average).loss  # type: ignore[attr-defined]
+    assert averaged["val_loss"] == plain["val_loss"]
+    assert averaged["val_loss_ema"] == own != averaged["val_loss"]
+    stopped, run, _ = fit(tmp_path, {"epochs": 6.0, "patience": 1, "min_delta": 9.0, "evaluations": 9})
+    assert stopped["steps"] == 4  # the first evaluation is an improvement on nothing, the second is none
+    assert stopped["val_loss"] == run.curve[0][1]["val_loss"]
+
+
+def test_a_batch_norm_sees_whole_steps_only(tmp_path: Path) -> None:
+    conv = {"stem": "conv"}
+    whole, _, _ = fit(tmp_path, {"epochs": 1.0}, conv)
+    assert fit(tmp_path, {"epochs": 1.0, "micro_batch": 16}, conv)[0]["val_loss"] == whole["val_loss"]
+    with pytest.raises(OptionError, match="micro_batch=8: a batch norm"):
+        fit(tmp_path, {"epochs": 1.0, "micro_batch": 8}, conv)
+    with pytest.raises(OptionError, match="ranks=2: torch has no batch norm"):
+        fit(tmp_path, {"epochs": 1.0, "ranks": 2}, conv)
+
+
+def test_a_step_with_a_batch_norm_is_not_halved_when_memory_runs_out(tmp_path: Path) -> None:
+    @dataclass
+    class Scarce:
+        of: Callable[..., Any]
+
+        def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
+            if len(inputs) > 8:
+                raise RuntimeError("not enough memory")
+            found: torch.Tensor = self.of(inputs)
+            return found
+
+    for stem in ("none", "conv"):
+        _, _, course = fit(tmp_path, {"epochs": 1.0}, {"stem": stem}, budget=0.3)
+        course.trainer.replica = cast(torch.nn.Module, Scarce(course.trainer.model))
+        if stem == "conv":
+            with pytest.raises(RuntimeError, match="not enough memory"):
+                course.run(course.steps)
+        else:
+            course.run(course.steps)
+            assert course.trainer.parts == 2
+
+
+@pytest.mark.parametrize(("width", "bf16"), [(16, 0), (256, 1)])
+def test_narrow_classifiers_gain_nothing_from_bf16(
+    width: int, bf16: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(probe, "_remembered", lambda path, key: 2.0)
+    options = {"epochs": 0.5, "precision": "auto"}
+    assert fit(tmp_path, options, {"width": width}, width=width)[0]["bf16"] == bf16
+
+
+def test_a_budget_in_seconds_is_kept_by_who_goes_on(tmp_path: Path) -> None:
+    part, _, _ = fit(tmp_path / "1", {"seconds": 0.3}, budget=0.5)
+    rest, _, _ = fit(tmp_path / "2", {"seconds": 99.0}, resume_folder=tmp_path / "1")
+    assert part["steps"] < rest["steps"] <= 2 * part["steps"]
+
+
+def test_a_lost_training_is_diverged_and_a_loss_near_zero_may_triple(tmp_path: Path) -> None:
+    class Lost(FTTransformer):
+        def forward(self, rows: torch.Tensor) -> torch.Tensor:
+            return super().forward(rows) * math.inf
+
+    config = FTConfig(classes=2, depth=1, width=8, heads=1, numeric=1)
+    task = ClassifierTask(
+        options=Classifying(epochs=2.0, **FP32),  # type: ignore[arg-type]
+        build=lambda seed: Lost(config),
+        inputs=np.arange(8, dtype=np.float32)[:, None],
+        classes=np.arange(8) % 2,
+        flops_per_sample=10.0,
+        reference=16,
+        data="",
+        genome=GENES,
+    )
+    with pytest.raises(Diverged):
+        train(task, Context(folder=tmp_path), classifier_course)
+    watch = DivergenceWatch()
+    for step, loss in enumerate([1e-3] * 20 + [0.2] * 200):
+        watch.check(step, loss, 1.0)
+    watch.average = 0.9
+    watch.high_steps = DivergenceWatch.PATIENCE - 1
+    with pytest.raises(Diverged, match="times its best"):
+        watch.check(220, 0.9, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"epochs": 1.0, "flops": 1.0}, "epochs"),
+        ({"flops": 1.0, "seconds": 1.0}, "flops"),
+        ({"seconds": 1.0, "ranks": 2}, "seconds"),
+        ({"epochs": 1.0, "micro_batch": 0}, "micro_batch"),
+        ({"epochs": 0.0}, "epochs"),
+        ({"flops": math.inf}, "flops"),
+        ({"epochs": 1.0, "schedule": "steep"}, "schedule"),
+        ({"epochs": 1.0, "min_lr_ratio": 1.5}, "min_lr_ratio"),
+        ({"epochs": 1.0, "decay_fraction": 0.0}, "decay_fraction"),
+        ({"epochs": 1.0, "clip": 0.0}, "clip"),
+        ({"epochs": 1.0, "cycle": 0.0}, "cycle"),
+    ],
+)
+def test_plans_out_of_bounds_are_refused(fields: dict[str, Any], field: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        Plan(**fields)
+    assert caught.value.field == field
+
+
+def test_a_plan_counts_samples() -> None:
+    assert Plan(epochs=2.5).samples(10, 7.0) == 25
+    assert Plan(flops=100.0).samples(10, 7.0) == 14
+    assert Plan().samples(10, 1e9) == Plan(flops=Plan().default_flops).samples(10, 1e9) == 20
+    assert Plan(epochs=1e-9).samples(10, 7.0) == 1
+
+
+def test_schedules_end_at_zero_and_those_of_old_checkpoints_are_known() -> None:
+    plan = Plan()
+    assert plan.rates(20, 0.1) == Schedule(steps=20, warmup_fraction=0.1, min_lr_ratio=0.0)
+    assert Plan(cycle=0.25, schedule="sgdr").rates(20, 0.0).first_cycle == 5
