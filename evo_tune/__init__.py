@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from evo_tune.options.declare import Options, option
     from evo_tune.plugins.context import Context
     from evo_tune.plugins.strategy import Strategy
+    from evo_tune.report.loading import load
 
 __version__ = "0.1.0"
 
@@ -38,6 +39,7 @@ _HOMES = {
     "SearchSpace": "genome.space",
     "Strategy": "plugins.strategy",
     "Trial": "genome.trial",
+    "load": "report.loading",
     "option": "options.declare",
 }
 
@@ -59,6 +61,7 @@ __all__ = [
     "SearchSpace",
     "Strategy",
     "Trial",
+    "load",
     "option",
 ]
 

@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from evo_tune.report.words import show_genome as show_genome
+from evo_tune.report.words import show_seconds as show_seconds
+from evo_tune.report.words import show_value as show_value
 from evo_tune.text import cell, printable
 
 if TYPE_CHECKING:
@@ -180,29 +183,3 @@ def console() -> Any:
 
     out = Console(highlight=False, markup=False, emoji=False)
     return out if out.is_terminal else Console(highlight=False, markup=False, emoji=False, width=200)
-
-
-def show_value(value: object) -> str:
-    """Return a value as people read it: numbers with five significant digits."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return "-"
-    if isinstance(value, float):
-        return f"{value:.5g}"
-    return printable(str(value))
-
-
-def show_genome(genome: Mapping[str, Any]) -> str:
-    """Return a genome in one line."""
-    return " ".join(f"{name}={show_value(value)}" for name, value in genome.items())
-
-
-def show_seconds(seconds: float) -> str:
-    """Return a duration: 8 s, 2 min 05 s, 3 h 10 min."""
-    if not math.isfinite(seconds):
-        return "-"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

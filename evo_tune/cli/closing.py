@@ -4,29 +4,31 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from evo_tune.cli import _shared as shared
 from evo_tune.genome.trial import Trial
 from evo_tune.report import summary as report
-from evo_tune.report.calibration import Calibrated
 from evo_tune.report.data import closing_as_data
-from evo_tune.report.racing import Standing
 from evo_tune.report.summary import Closing
+from evo_tune.report.words import spread, verdict
 from evo_tune.store.places import as_typed
 from evo_tune.store.run import Run
 
 
-def print_closing(run: Run, form: str, status: str = "") -> None:
+def print_closing(run: Run, form: str, status: str = "", report_file: Path | None = None) -> None:
     """Print best against default, evaluations, wall time, where it is saved and what to type next.
 
     Args:
         run: The run.
         form: 'table' or 'json'.
         status: Where its strategy says that it stands.
+        report_file: Where its report is; None if there is none.
     """
     if form == "json":
-        shared.print_json({**closing_as_data(run), "status": status})
+        told = None if report_file is None else str(report_file)
+        shared.print_json({**closing_as_data(run), "status": status, "report": told})
         return
     end = report.closing(run)
     shared.echo()
@@ -52,6 +54,8 @@ def print_closing(run: Run, form: str, status: str = "") -> None:
     name = as_typed(run.folder)
     more = f"evo-tune resume {name} --generations {report.further_generations(run)}"
     shared.echo(f"next: evo-tune show {name}   |   {more}   |   evo-tune best {name} --format json")
+    if report_file is not None:
+        shared.echo(f"report: {report_file}")
 
 
 def _row(name: str, trial: Trial | None, end: Closing) -> dict[str, Any] | None:
@@ -63,17 +67,6 @@ def _row(name: str, trial: Trial | None, end: Closing) -> dict[str, Any] | None:
             end.calibrated_best if name == "best" else end.calibrated_default
         )
     return {**row, f"{end.metric}, {end.seeded}": trial.outcome.metrics[end.metric]}
-
-
-def spread(row: Calibrated | None) -> str:
-    """Return a value over fresh seeds in words: mean, standard error and number of seeds."""
-    if row is None:
-        return "-"
-    if not row.values:
-        return f"all {row.failures} failed"
-    failed = f" ({row.failures} failed)" if row.failures else ""
-    error = f" ± {row.error:.5f}" if len(row.values) > 1 else ""
-    return f"{row.mean:.5f}{error} (n={len(row.values)}){failed}"
 
 
 def _rules_met(run: Run, end: Closing) -> Iterator[str]:
@@ -92,50 +85,3 @@ def _rules_met(run: Run, end: Closing) -> Iterator[str]:
         yield f"no full training keeps to {limits}: the best is the one that comes nearest"
     elif end.default is not None and not end.default.feasible:
         yield f"the default does not keep to {limits}, so it is no fair opponent"
-
-
-def verdict(end: Closing) -> str:
-    """Return in one line whether the best beats the default."""
-    if not end.evaluations:
-        return "no evaluation was finished"
-    if end.best is None and end.partial:
-        return f"{end.partial} evaluations gave a value, and none is trained in full yet: go on with `evo-tune resume`"
-    if end.best is None:
-        return "no evaluation gave a value: see the errors with `evo-tune show`"
-    if end.default is None:
-        return "the default genome gave no value, so there is nothing to compare with"
-    if end.race is not None:
-        return _outcome(end.race, end.best.id, end)
-    if end.best.id == end.default.id:
-        return "nothing beat the default genome"
-    if end.beaten is None:
-        seeds = "fresh seed" if end.calibrated else "seed"
-        return f"difference: {end.gain:.5f} on one {seeds} each: it may be luck"
-    return _difference(end)
-
-
-def _outcome(race: Standing, best: int, end: Closing) -> str:
-    """Return what a race said."""
-    if not race.over:
-        return "the calibration is not at its end, so the best is known by the search alone: `evo-tune resume` goes on"
-    if race.chosen is None:
-        return "every finalist failed on its fresh seeds: the best is known by the search alone"
-    if not race.pairs:
-        return f"on {race.seeds} fresh seeds the best or the default failed each time: nothing can be compared"
-    if best == race.chosen:
-        return _difference(end)
-    if race.gain < 0.0:
-        worse = f"{-race.gain:.5f}" + ("" if math.isnan(race.error) else f" ± {race.error:.5f}")
-        where = "on fresh seeds and the test set" if end.tested else "on fresh seeds"
-        return f"nothing beat the default genome: {where} trial {race.chosen}, the finalist, is {worse} worse"
-    return f"trial {race.chosen}, the best finalist, failed on fresh seeds where the default did not: take the default"
-
-
-def _difference(end: Closing) -> str:
-    word = "beats" if end.beaten else "does not clearly beat"
-    if math.isnan(end.gain_error):
-        return f"difference: {end.gain:.5f} on one fresh seed: the best {word} the default"
-    errors = f"{end.gain / end.gain_error:.1f} standard errors" if end.gain_error else "no spread between seeds"
-    paired = f", paired over {end.race.pairs} fresh seeds" if end.race else ""
-    paired += ", on the test set" if end.race and end.tested else ""
-    return f"difference: {end.gain:.5f} ± {end.gain_error:.5f}: the best {word} the default ({errors}{paired})"

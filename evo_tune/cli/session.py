@@ -10,7 +10,10 @@ import click
 from evo_tune.cli import _shared as shared
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from evo_tune.loop.search import Search
+    from evo_tune.store.run import Run
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -49,6 +52,9 @@ def session_options(function: Command) -> Command:
             ),
             click.option("--address", metavar="URL", help="Of a cluster, tcp://HOST:8786.  [default: one is started]"),
             click.option("--max-slots", type=positive, help="On a cluster that grows: slots there may be."),
+            click.option(
+                "--no-report", is_flag=True, help="Write no report (_report.html in the run's folder) at the end."
+            ),
             click.option("--quiet", is_flag=True, help="Print nothing but errors."),
             shared.format_option("table", "json"),
         ]
@@ -57,8 +63,8 @@ def session_options(function: Command) -> Command:
     return function
 
 
-def go(search: Search, quiet: bool, form: str) -> int:
-    """Run, show how it goes, and print how it ended; return the exit code: 1 if nothing gave a value."""
+def go(search: Search, quiet: bool, form: str, no_report: bool) -> int:
+    """Run, show how it goes, write a report and print how it ended; return the exit code: 1 if nothing has a value."""
     from evo_tune.cli.closing import print_closing
     from evo_tune.cli.live import watcher
     from evo_tune.store.places import as_typed
@@ -69,8 +75,9 @@ def go(search: Search, quiet: bool, form: str) -> int:
     with watcher(quiet or form == "json") as watch:
         search.run(watch)
     run = search.saved
+    report = None if no_report else _report(run)
     if form == "json" or not quiet:
-        print_closing(run, form, search.status)
+        print_closing(run, form, search.status, report)
     if search.stopping:
         if not quiet:
             shared.echo(f"Interrupted. Go on with: evo-tune resume {as_typed(run.folder)}", err=True)
@@ -78,3 +85,16 @@ def go(search: Search, quiet: bool, form: str) -> int:
     if len(run.outcomes) == before and not quiet:
         shared.echo(f"Nothing was left to do: {run.ended}; limits are totals over all sessions", err=True)
     return 0 if search.best is not None else 1
+
+
+def _report(run: Run) -> Path | None:
+    """Write a run's report; whatever keeps it from being written costs a warning, and never the run."""
+    from evo_tune.report.writing import write_beside
+    from evo_tune.store.places import as_typed
+
+    try:
+        return write_beside(run)
+    except Exception as error:
+        again = f"the run is saved all the same, and `evo-tune report {as_typed(run.folder)}` tries again"
+        shared.echo(f"Warning: no report was written ({type(error).__name__}: {error}); {again}", err=True)
+        return None

@@ -27,6 +27,7 @@ __all__ = [
     "born",
     "caveats",
     "closing",
+    "costs",
     "dominates",
     "failures",
     "front",
@@ -239,24 +240,30 @@ def further_generations(run: Run) -> int:
 
 
 def spent(run: Run) -> float:
-    """Return the training begun in a run, in full trainings.
+    """Return the training begun in a run, in full trainings: the sum of `costs`."""
+    return sum(costs(run).values())
+
+
+def costs(run: Run) -> dict[int, float]:
+    """Return what each candidate cost, in full trainings.
 
     A promotion counts from where the rung was left: a decay that was thrown away has been trained all the same. What
     was pruned or failed counts what it had: up to the last point of its curve, or, where it reported none, by its
     seconds and the median pace of the trainings that are ok; at least a hundredth. As long as none is ok, one without a
     curve counts whole. It follows from the journal alone.
     """
-    total, unseen = 0.0, []
+    found: dict[int, float] = {}
+    pace: float | None = None
     for candidate in run.candidates:
         outcome, added = run.outcomes.get(candidate.id), _added(run, candidate)
         if outcome is None or outcome.status == "ok":
-            total += added
+            found[candidate.id] = added
         elif outcome.curve:
-            total += min(max(outcome.curve[-1][0] - candidate.budget + added, LEAST), added)
+            found[candidate.id] = min(max(outcome.curve[-1][0] - candidate.budget + added, LEAST), added)
         else:
-            unseen.append((outcome.seconds, added))
-    pace = full_seconds(run) if unseen else 0.0
-    return total + sum(min(max(seconds / pace, LEAST), added) if pace > 0 else added for seconds, added in unseen)
+            pace = full_seconds(run) if pace is None else pace
+            found[candidate.id] = min(max(outcome.seconds / pace, LEAST), added) if pace > 0 else added
+    return found
 
 
 def _added(run: Run, candidate: Candidate) -> float:

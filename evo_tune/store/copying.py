@@ -17,7 +17,7 @@ import msgspec
 from evo_tune.errors import StoreError, UsageError
 from evo_tune.store.heartbeat import HEARTBEAT
 from evo_tune.store.manifest import read_manifest, write_manifest
-from evo_tune.store.places import LOCK, clear_stillborn, free_folder
+from evo_tune.store.places import LOCK, REPORT, clear_stillborn, free_folder
 from evo_tune.text import one_line
 from evo_tune.trust import inside
 
@@ -94,5 +94,5 @@ def _copy(source: int, target: int, place: str, others: list[str]) -> None:
 
 def _is_left_out(name: str, top: bool) -> bool:
     if top:
-        return name in (LOCK, HEARTBEAT) or name.endswith(".part")
+        return name in (LOCK, HEARTBEAT, REPORT) or name.endswith(".part")
     return name.startswith(".worker-")  # what a killed worker was printing

@@ -18,12 +18,15 @@ from evo_tune.store.journal import JOURNAL
 from evo_tune.store.manifest import MANIFEST
 from evo_tune.trust import inside
 
-__all__ = ["LOCK", "STORE", "as_typed", "clear_stillborn", "find_run", "free_folder", "list_runs", "lock_run"]
+__all__ = ["LOCK", "REPORT", "STORE", "as_typed", "clear_stillborn", "find_run", "free_folder", "list_runs", "lock_run"]
 
 STORE = "populations"
 """Where runs are saved unless something else is said."""
 
 LOCK = "_lock"
+
+REPORT = "_report.html"
+"""The report in a run's folder. Who reads the folder as one Parquet table skips names with an underscore."""
 
 
 def list_runs(store: Path) -> list[Path]:

@@ -64,6 +64,10 @@ class Run:
         """Why the last session ended; None while it goes on, or if it was killed."""
         self.seconds = 0.0
         """Time spent in all sessions; a killed one counts to its last event."""
+        self.finished: dict[int, float] = {}
+        """By candidate with a result: `seconds` when it came."""
+        self.resumed: list[float] = []
+        """`seconds` when each session began."""
         self._lock: filelock.BaseFileLock | None = None
         self._metrics: set[str] = set()
         self._told_orders: dict[int, int] = {}
@@ -260,6 +264,10 @@ class Run:
         elif isinstance(event, Born | Recorded | Ended) and self._last_time:
             self.seconds += max(0.0, event.time - self._last_time)  # a clock set back counts nothing
         self._last_time = event.time
+        if isinstance(event, Recorded):
+            self.finished[event.id] = self.seconds
+        elif isinstance(event, SessionBegun):
+            self.resumed.append(self.seconds)
 
     def _apply_born(self, candidate: Candidate) -> None:
         if candidate.id != len(self.candidates):

@@ -11,13 +11,13 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from evo_tune.cli.closing import verdict
 from evo_tune.genome.trial import Candidate, Outcome
 from evo_tune.loop.calibration import calibration_work, collect
 from evo_tune.loop.search import Search
 from evo_tune.report.calibration import Calibrated, calibrated, race_of, recommended, standing
 from evo_tune.report.racing import Fresh
 from evo_tune.report.summary import Closing, closing, leaders
+from evo_tune.report.words import verdict
 from evo_tune.store.calibration import read_calibration, write_calibration
 from evo_tune.store.run import Run
 from tests.conftest import drive, rows

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from evo_tune.cli.closing import verdict
 from evo_tune.genome.trial import Candidate, Outcome, Trial
 from evo_tune.report.calibration import Calibrated
 from evo_tune.report.summary import Closing, born, failures, further_generations, trained_in_full
+from evo_tune.report.words import verdict
 from evo_tune.store.run import Run
 
 

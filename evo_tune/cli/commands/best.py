@@ -24,11 +24,11 @@ def command(run: str | None, store: str, form: str) -> None:
 
     `evo-tune best RUN --format json` gives it to a program, and to `--warm-start` of another run.
     """
-    from evo_tune.cli.closing import spread
     from evo_tune.errors import StoreError
     from evo_tune.report.calibration import calibrated, recommended, reported
     from evo_tune.report.data import best_as_data, trial_as_data
     from evo_tune.report.summary import front, seeded
+    from evo_tune.report.words import spread
     from evo_tune.store.places import as_typed, find_run
     from evo_tune.store.run import Run
 

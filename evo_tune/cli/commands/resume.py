@@ -25,6 +25,7 @@ def command(
     run: str | None,
     store: str,
     quiet: bool,
+    no_report: bool,
     form: str,
     copy_as: str | None,
     accept_changes: bool,
@@ -53,4 +54,4 @@ def command(
         ask=shared.asking(),
         **changes,
     )
-    return go(search, quiet, form)
+    return go(search, quiet, form, no_report)

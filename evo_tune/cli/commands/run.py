@@ -99,6 +99,7 @@ def command(
     objectives: tuple[str, ...],
     store: str,
     quiet: bool,
+    no_report: bool,
     form: str,
     warm_start: tuple[str, ...],
     **rest: Any,
@@ -135,7 +136,7 @@ def command(
         **rest,
         **{name: value for name, value in session.items() if value is not None},
     )
-    return go(search, quiet, form)
+    return go(search, quiet, form, no_report)
 
 
 def _read_genes(texts: Sequence[str]) -> dict[str, Gene | None]:

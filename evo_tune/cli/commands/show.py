@@ -42,9 +42,9 @@ def command(run: str | None, top: int, store: str, form: str) -> None:
 
 
 def _print_run(run: Any, top: int) -> None:
-    from evo_tune.cli.closing import spread
     from evo_tune.report import summary as report
     from evo_tune.report.calibration import calibrated, reported
+    from evo_tune.report.words import spread
 
     manifest = run.manifest
     shared.echo(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.ensemble import ExtraTreesRegressor
 
-from evo_tune.strategies._forest import Forest
+from evo_tune.genome.forest import Forest
 
 
 def grown(points: np.ndarray, scores: np.ndarray, sizes: list[int], trees: int = 50, seed: int = 0) -> Forest:

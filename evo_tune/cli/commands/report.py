@@ -1,0 +1,36 @@
+"""`evo-tune report`: a run, or several side by side, as a page that opens without a network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from evo_tune.cli import _shared as shared
+
+PLACE = 65
+
+
+@click.command("report")
+@click.argument("runs", metavar="[RUN]…", nargs=-1)
+@click.option("-o", "--output", metavar="FILE", help="Write a page that stands alone.  [default: in the run's folder]")
+@shared.store_option
+def command(runs: tuple[str, ...], output: str | None, store: str) -> None:
+    """Write what RUN found as a page of charts, which opens without a network or a server.
+
+    RUN left out means the latest one; several runs are shown side by side.
+
+    Opening a report runs nothing of the run's, whoever made it.
+    """
+    from evo_tune.report.writing import write_beside, write_report
+    from evo_tune.store.places import REPORT, find_run
+    from evo_tune.store.run import Run
+
+    saved = [Run.open(find_run(Path(store), run)) for run in runs or (None,)]
+    if output is not None:
+        path = write_report(saved, Path(output))
+    elif len(saved) == 1:
+        path = write_beside(saved[0])
+    else:
+        path = write_report(saved, Path(store) / REPORT)
+    shared.echo(str(path))

@@ -1,0 +1,236 @@
+"""What to do next, from what a run shows: ranges to widen, failures by cause, and whether going on pays.
+
+Each piece of advice is drawn from counts that it tells, and none from a run too small to have any. Pure functions of a
+run; nothing here draws.
+"""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from evo_tune.genome.genes import Choice, Float, Gene, Int
+from evo_tune.genome.trial import Trial
+from evo_tune.genome.values import Value, is_number
+from evo_tune.report import summary
+from evo_tune.report.material import Material, is_unordered
+from evo_tune.report.part import Command
+from evo_tune.report.words import show_seconds, show_value
+from evo_tune.store.places import as_typed
+from evo_tune.text import one_line
+
+__all__ = ["advice", "typed_evaluator", "widened"]
+
+ENOUGH = 12
+"""Fewest genomes with a value, or evaluations, from which there is advice."""
+
+NEAR = 0.03
+"""Distance from the end of a range, in unit coordinates, that counts as being there."""
+
+CLEAR = 0.6
+"""Share of the failed beyond a bound, less that of the others, from which the bound is told."""
+
+FIXES = {
+    "diverged": "a smaller learning rate, a longer warmup, or clipping",
+    "out_of_memory": "smaller models or batches, or fewer trainings on a GPU at once (--per-device 1)",
+    "timeout": "a longer --timeout, or a space without what is slow",
+    "crashed": "its log.txt under _trials says why the process died; --retries 1 tries again",
+    "failed": "`evo-tune evaluate -g NAME=VALUE …` runs one genome alone, and shows what was raised",
+}
+
+
+def advice(material: Material) -> list[Command]:
+    """Return what to do next, the most useful first."""
+    return [*_unended(material), *_ends(material), *_failures(material), *_going_on(material)]
+
+
+def typed_evaluator(material: Material) -> str:
+    """Return how the run's evaluator is typed."""
+    name = material.run.manifest.evaluator
+    for prefix in ("bundled:", "entry:"):
+        name = name.removeprefix(prefix)
+    return shlex.quote(one_line(name))
+
+
+def _unended(material: Material) -> Iterator[Command]:
+    if material.run.ended is None:
+        yield Command(
+            "When this was written the run had not ended: it was going on, or it was killed. It goes on with",
+            f"evo-tune resume {as_typed(material.run.folder)}",
+        )
+
+
+def _ends(material: Material) -> Iterator[Command]:
+    """Yield the genes whose best values are at an end of their range, and how to widen them."""
+    if len(material.ranked) < ENOUGH:
+        return
+    told, wider = [], []
+    count = max(5, math.ceil(0.1 * len(material.ranked)))
+    for place, (name, gene) in enumerate(material.genes.items()):
+        if gene.size == 1 or is_unordered(gene):
+            continue
+        units = material.units[:, place]
+        margin = NEAR if gene.size == math.inf else 0.51 / min(gene.size, 1e6)
+        for end, there in (("low", units <= margin), ("high", units >= 1.0 - margin)):
+            elsewhere = int((~there).sum())
+            text = widened(gene, end)
+            if there[0] and there[:count].mean() > 0.5 and elsewhere >= 3 and text is not None:
+                value = show_value(material.ranked[0].genome[name])
+                told.append(f"{name} = {value} ({int(there[:count].sum())} of the best {count} are at that end)")
+                wider.append(f"--gene {shlex.quote(f'{name}={text}')}")
+    if told:
+        genes, ends = (
+            ("The best genome lies", "the end of a range")
+            if len(told) == 1
+            else ("Values of the best genome lie", "the ends of their ranges")
+        )
+        start = f"--warm-start {as_typed(material.run.folder)}"
+        yield Command(
+            f"{genes} at {ends}, and better ones may lie beyond: {', '.join(told)}. Widen, and begin with what was "
+            "found (with this run's -o options as well):",
+            f"evo-tune run {typed_evaluator(material)} {' '.join(wider)} {start}",
+        )
+
+
+def widened(gene: Gene, end: str) -> str | None:
+    """Return a gene with more room at one end, as `--gene` has it; None where the end is a natural one.
+
+    Args:
+        gene: A gene with an order.
+        end: 'low' or 'high'.
+    """
+    if isinstance(gene, Float):
+        return _wider_float(gene, end)
+    if isinstance(gene, Int):
+        return _wider_int(gene, end)
+    assert isinstance(gene, Choice)
+    values = list(gene.values)
+    if len(values) < 2 or not all(map(is_number, values)):
+        return None
+    numbers = [float(value) for value in values]
+    last, before = (numbers[-1], numbers[-2]) if end == "high" else (numbers[0], numbers[1])
+    beyond = last * last / before if before and last / before > 0 else 2 * last - before
+    if end == "low" and (beyond <= 0 or (last == 1 and all(type(value) is int for value in values))):
+        return None
+    added: Value = beyond
+    if all(type(value) is int for value in values):
+        added = round(beyond)
+        if added in values:
+            return None
+    return "|".join(show_value(value) for value in ([added, *values] if end == "low" else [*values, added]))
+
+
+def _wider_float(gene: Float, end: str) -> str | None:
+    low, high = gene.low, gene.high
+    if gene.log:
+        low, high = (low / 4, high) if end == "low" else (low, high * 4)
+        return f"log({low:.3g},{high:.3g})" if low > 0 and high < 1e300 else None
+    if (end == "low" and low == 0.0) or (end == "high" and low >= 0.0 and high == 1.0):
+        return None  # a share, or what cannot be negative
+    room = (high - low) / 2
+    low, high = (max(0.0, low - room) if low > 0 else low - room, high) if end == "low" else (low, high + room)
+    return f"float({low:.3g},{high:.3g})"
+
+
+def _wider_int(gene: Int, end: str) -> str | None:
+    if end == "low" and gene.low in (0, 1):
+        return None
+    steps = max(1, (gene.size - 1) // 2)
+    low = gene.low - gene.step * steps if end == "low" else gene.low
+    high = gene.high + gene.step * steps if end == "high" else gene.high
+    if gene.low > 0:
+        while low < 1:
+            low += gene.step
+    return None if low >= gene.low and end == "low" else f"int({low},{high}{f',{gene.step}' if gene.step > 1 else ''})"
+
+
+def _failures(material: Material) -> Iterator[Command]:
+    """Yield each kind of failure with its number, where it happens, and what mends it."""
+    by_status: dict[str, list[Trial]] = {}
+    for trial in material.trials:
+        if trial.outcome.status not in ("ok", "pruned"):
+            by_status.setdefault(trial.outcome.status, []).append(trial)
+    for status, failed in sorted(by_status.items(), key=lambda item: -len(item[1])):
+        errors: dict[str, int] = {}
+        for trial in failed:
+            errors[trial.outcome.error or ""] = errors.get(trial.outcome.error or "", 0) + 1
+        commonest = max(errors, key=lambda error: errors[error])
+        first = failed[0].id
+        what = status.replace("_", " ")
+        said = f"{len(failed)} of {len(material.trials)} evaluations ended as {what}, such as trial {first}"
+        said += f": {one_line(commonest, 200).rstrip('.')}." if commonest else "."
+        if where := _where(material, failed):
+            said += f" {where}"
+        yield Command(f"{said} What may help: {FIXES.get(status, 'see the error')}.", "")
+
+
+def _where(material: Material, failed: Sequence[Trial]) -> str:
+    """Return the bound on one gene beyond which trials fail, in a sentence; '' where there is no such bound."""
+    ids = {trial.id for trial in failed}
+    good = [trial for trial in material.trials if trial.outcome.status == "ok" and trial.id not in ids]
+    if len(failed) < 3 or len(good) < 3:
+        return ""
+    bad_units, good_units = material.encoded(failed), material.encoded(good)
+    clearest, told = CLEAR, ""
+    for place, (name, gene) in enumerate(material.genes.items()):
+        if gene.size == 1 or is_unordered(gene):
+            continue
+        for bound in np.unique(np.quantile(bad_units[:, place], [0.0, 0.1, 0.9, 1.0])):
+            for word, sign in (("at least", 1.0), ("at most", -1.0)):
+                bad = int((sign * bad_units[:, place] >= sign * bound).sum())
+                fine = int((sign * good_units[:, place] >= sign * bound).sum())
+                difference = bad / len(failed) - fine / len(good)
+                if difference > clearest:
+                    clearest = difference
+                    value = show_value(gene.decode(float(bound)))
+                    told = (
+                        f"{bad} of these {len(failed)} have {name} of {word} {value}, and {fine} of the {len(good)} "
+                        "that ended well."
+                    )
+    return told
+
+
+def _going_on(material: Material) -> Iterator[Command]:
+    """Yield whether more of the same pays: what the last third gained, beside what seeds differ by."""
+    run, steps = material.run, summary.best_so_far(material.run)
+    count = len(run.outcomes)
+    if not steps or count < ENOUGH or len(run.objectives) > 1:
+        return
+    more = f"evo-tune resume {as_typed(run.folder)} --generations {summary.further_generations(run)}"
+    sign = material.objective.sign
+    late = [value for evaluations, value, _ in steps if evaluations <= 2 * count // 3]
+    if not late:
+        return
+    gain = sign * (late[-1] - steps[-1][1])
+    noise = _noise(material)
+    pace = f"The last third of the evaluations ({count - 2 * count // 3})"
+    took = show_seconds(run.seconds / 3)
+    if gain <= 0:
+        yield Command(
+            f"{pace} found nothing better: more of the same is likely to gain little. Widen the space, or begin anew "
+            "with another --seed; should you want to go on all the same:",
+            more,
+        )
+    elif not math.isnan(noise) and gain < noise:
+        yield Command(
+            f"{pace} gained {show_value(gain)} in {material.metric}, less than the same genome differs by from seed to "
+            f"seed ({show_value(noise)}): going on is likely to gain little, and --replicates 2 would tell more.",
+            more,
+        )
+    else:
+        yield Command(
+            f"{pace} still gained {show_value(gain)} in {material.metric}: going on pays. As many again take about "
+            f"{took}:",
+            more,
+        )
+
+
+def _noise(material: Material) -> float:
+    """Return the standard deviation of one genome's values between seeds; NaN where it is not known."""
+    end = material.closing
+    rows = [row.values for row in (end.calibrated_best, end.calibrated_default) if row is not None]
+    spreads = [float(np.var(values, ddof=1)) for values in rows if len(values) > 1 and max(map(abs, values)) < 1e150]
+    return math.sqrt(sum(spreads) / len(spreads)) if spreads else math.nan

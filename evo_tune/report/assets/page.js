@@ -1,0 +1,151 @@
+// Draws the figures that stand in the page as data, filters the parallel coordinates, fits charts to paper, and, in a
+// page that `evo-tune watch` serves, takes over what has changed. Asks nobody but that page's own server.
+(() => {
+  "use strict";
+  const coarse = window.matchMedia("(pointer: coarse)").matches;
+  const config = { displayModeBar: false, responsive: true, showTips: false };
+
+  function draw(id, spec) {
+    const place = document.getElementById(id);
+    if (!place) return Promise.resolve();
+    const layout = Object.assign({}, spec.layout);
+    if (coarse) layout.dragmode = false; // a finger scrolls the page
+    return Plotly.react(place, spec.data, layout, config).then(() => {
+      if (place.dataset.axes) filterable(place, Number(place.dataset.axes));
+    });
+  }
+
+  // Parallel coordinates: a line stays if it passes each axis within one of the ranges that are set there.
+  function filterable(place, count) {
+    const lines = place._fullData.filter((trace) => trace.meta && trace.meta.kind === "lines");
+    const drawn = lines.map((trace) => ({ at: trace.index, y: Array.from(trace.y) }));
+    const total = drawn.reduce((sum, one) => sum + one.y.length / (count + 1), 0);
+    const said = document.getElementById(place.id + "-said");
+    const sliders = Array.from(document.querySelectorAll(`input[data-chart="${place.id}"]`));
+    let dragged = [];
+
+    function ranges() {
+      const found = Array.from({ length: count }, () => []);
+      for (const box of dragged) {
+        const [left, right] = [box.x0, box.x1].map(Number).sort((a, b) => a - b);
+        const [low, high] = [box.y0, box.y1].map(Number).sort((a, b) => a - b);
+        const within = found.map((_, axis) => axis).filter((axis) => left <= axis && axis <= right);
+        const near = Math.min(count - 1, Math.max(0, Math.round((left + right) / 2)));
+        for (const axis of within.length ? within : [near]) found[axis].push([low, high]);
+      }
+      for (let axis = 0; axis < count; axis++) {
+        const ends = sliders.filter((one) => Number(one.dataset.axis) === axis).map((one) => Number(one.value) / 100);
+        if (ends.length && (Math.min(...ends) > 0 || Math.max(...ends) < 1))
+          found[axis].push([Math.min(...ends), Math.max(...ends)]);
+      }
+      return found;
+    }
+
+    function apply() {
+      const set = ranges();
+      let kept = 0;
+      const ys = drawn.map((one) => {
+        const y = one.y.slice();
+        for (let start = 0; start < y.length; start += count + 1) {
+          const passes = set.every(
+            (allowed, axis) =>
+              !allowed.length ||
+              allowed.some(([low, high]) => low - 1e-3 <= y[start + axis] && y[start + axis] <= high + 1e-3),
+          );
+          if (passes) kept++;
+          else y.fill(NaN, start, start + count + 1);
+        }
+        return y;
+      });
+      if (said) said.textContent = kept === total ? `${total} genomes are drawn.` : `${kept} of ${total} genomes pass.`;
+      return Plotly.restyle(place, { y: ys }, drawn.map((one) => one.at));
+    }
+
+    if (!place.dataset.ready) {
+      place.dataset.ready = "yes";
+      const take = () => {
+        dragged = (place.layout.selections || []).slice();
+        apply();
+      };
+      place.on("plotly_selected", take);
+      place.on("plotly_deselect", () => {
+        dragged = [];
+        apply();
+      });
+      for (const one of sliders) one.addEventListener("input", apply);
+      const free = document.getElementById(place.id + "-free");
+      if (free)
+        free.addEventListener("click", () => {
+          for (const one of sliders) one.value = one.defaultValue;
+          dragged = [];
+          Plotly.relayout(place, { selections: [] }).then(apply);
+        });
+    }
+    if (sliders.some((one) => one.value !== one.defaultValue)) apply();
+  }
+
+  async function drawAll(figures) {
+    if (!window.Plotly) {
+      document.getElementById("missing").hidden = false;
+      return;
+    }
+    const began = performance.now();
+    let last = began;
+    for (const [id, spec] of Object.entries(figures)) {
+      await draw(id, spec);
+      if (performance.now() - last > 60) {
+        await new Promise((next) => setTimeout(next)); // the page answers in between
+        last = performance.now();
+      }
+    }
+    document.documentElement.dataset.drawn = Math.round(performance.now() - began);
+  }
+
+  // Paper has a width of its own.
+  function fit(width) {
+    if (!window.Plotly) return;
+    for (const place of document.querySelectorAll(".chart.js-plotly-plot")) {
+      const several = place.closest(".several") && !place.closest(".wide");
+      if (width) Plotly.relayout(place, { width: several ? width / 2 - 10 : width, autosize: false });
+      else Plotly.relayout(place, { width: null, autosize: true });
+    }
+  }
+  window.addEventListener("beforeprint", () => fit(660));
+  window.addEventListener("afterprint", () => fit(null));
+
+  const data = JSON.parse(document.getElementById("figures").textContent);
+  drawAll(data.figures).then(() => {
+    if (data.follow) follow(data);
+  });
+
+  // A page that follows a run: asks its own server what has changed, and takes it over.
+  function follow(last) {
+    const state = document.getElementById("state");
+    let version = last.version;
+    const ask = async () => {
+      try {
+        const answer = await fetch(`changes?since=${version}`, { cache: "no-store" });
+        if (!answer.ok) throw new Error(String(answer.status));
+        const news = await answer.json();
+        state.textContent = news.state;
+        if (news.live !== undefined) document.getElementById("live").innerHTML = news.live;
+        for (const [id, spec] of Object.entries(news.live_figures || {})) await draw(id, spec);
+        if (news.version !== version) {
+          version = news.version;
+          const open = Array.from(document.querySelectorAll("details[open]")).map((one) => one.id);
+          for (const [name, html] of Object.entries(news.parts)) {
+            const old = document.getElementById(name);
+            if (old) old.outerHTML = html;
+            else document.querySelector("main").insertAdjacentHTML("beforeend", html);
+          }
+          for (const id of open) if (id && document.getElementById(id)) document.getElementById(id).open = true;
+          await drawAll(news.figures);
+        }
+      } catch (error) {
+        state.textContent = `The page's server does not answer (${error.message}): this is the last that is known.`;
+      }
+      setTimeout(ask, 2000);
+    };
+    setTimeout(ask, 2000);
+  }
+})();

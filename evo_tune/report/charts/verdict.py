@@ -1,0 +1,92 @@
+"""The verdict: the best against the default with errors, the genome, and the command that takes it further."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from evo_tune.report.material import Material
+from evo_tune.report.part import Command, Part
+from evo_tune.report.summary import front
+from evo_tune.report.words import show_seconds, show_value, spread, verdict
+from evo_tune.store.places import as_typed
+
+PLACE = 0
+
+
+def part(material: Material) -> Part | None:
+    """Return the part."""
+    end, run = material.closing, material.run
+    said = verdict(end)
+    title = _title(material)
+    facts = {}
+    for name, trial, row in (("best", end.best, end.calibrated_best), ("default", end.default, end.calibrated_default)):
+        if trial is not None:
+            value = spread(row) if row is not None else f"{trial.outcome.metrics[end.metric]:.5g}"
+            facts[f"{name}: {end.metric if row is None else end.reported} (trial {trial.id})"] = value
+    if not math.isnan(end.gain) and end.best is not None and end.default is not None and end.best.id != end.default.id:
+        error = "" if math.isnan(end.gain_error) else f" ± {end.gain_error:.2g}"
+        facts["gain over the default"] = f"{end.gain:.4g}{error}"
+    facts["evaluations"] = f"{end.evaluations}"
+    if end.failures or end.pruned:
+        facts["of them failed, pruned"] = f"{end.failures}, {end.pruned}"
+    facts["time"] = show_seconds(end.seconds)
+    first = "the objective" if len(run.objectives) == 1 else "the first objective"
+    measured = "" if math.isnan(end.gain_error) else " What follows ± is one standard error over fresh seeds."
+    if end.tested:
+        measured += f" {end.reported} is {end.metric} on the test set, which had no part in the search."
+    on = "" if len(run.objectives) == 1 else f" on {material.metric}"
+    return Part(
+        title,
+        f"{said[:1].upper()}{said[1:]}. {material.metric} is {first}: {material.better} is better.{measured}",
+        facts=facts,
+        commands=_commands(material),
+        rows=_rows(material),
+        rows_title=f"The best genome{on} beside the default",
+        rows_open=True,
+    )
+
+
+def _title(material: Material) -> str:
+    """Return the verdict in a few words."""
+    end, run = material.closing, material.run
+    if end.best is None:
+        return "No full training has a value yet"
+    if len(run.objectives) > 1:
+        return f"{len(front(run))} trials on the Pareto front"
+    if end.default is not None and end.best.id == end.default.id:
+        return "Nothing beat the default"
+    if end.beaten is None:
+        return f"Trial {end.best.id} leads, perhaps by luck"
+    return f"Trial {end.best.id} beats the default" if end.beaten else "Nothing clearly beats the default"
+
+
+def _commands(material: Material) -> list[Command]:
+    if material.best is None:
+        return []
+    name = as_typed(material.run.folder)
+    found = [
+        Command(
+            "Print the genome, for a program or for --warm-start of another run:", f"evo-tune best {name} --format json"
+        )
+    ]
+    if material.run.manifest.evaluator.startswith("bundled:"):
+        found.append(Command("Train it once more and keep the model:", f"evo-tune export {name} --checkpoint model"))
+    return found
+
+
+def _rows(material: Material) -> list[dict[str, Any]]:
+    """Return the genes of the best and the default, those that differ first."""
+    best, candidates = material.best, material.run.candidates
+    if best is None or not candidates:
+        return []
+    default = candidates[0].genome
+    names = sorted(material.genes, key=lambda name: best.genome[name] == default[name])
+    return [
+        {
+            "gene": name,
+            "best": show_value(best.genome[name]),
+            "default": "the same" if best.genome[name] == default[name] else show_value(default[name]),
+        }
+        for name in names
+    ]

@@ -1,0 +1,50 @@
+"""The chart library's script: in a page that stands alone, or once beside the runs of a store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from evo_tune.report.page import Library
+from evo_tune.store.journal import write_atomically
+from evo_tune.trust import inside
+
+__all__ = ["inline", "shared"]
+
+LARGEST = 1 << 25
+"""Bytes of the script at most."""
+
+
+def _script() -> bytes:
+    from importlib.resources import files
+
+    return (files("plotly") / "package_data" / "plotly.min.js").read_bytes()
+
+
+def _name() -> str:
+    """Return the file's name in a store: each version has its own, and old reports go on finding theirs."""
+    from importlib.metadata import version
+
+    return f"_plotly-{version('plotly')}.min.js"
+
+
+def inline() -> Library:
+    """Return the script for a page that stands alone."""
+    return Library(text=_script().decode("utf-8").replace("</script", "<\\/script"))
+
+
+def shared(store: Path) -> Library:
+    """Return where the script lies for pages in the folders of a store; it is written there if it is not.
+
+    What has its name and is something else is replaced.
+
+    Raises:
+        StoreError: The store cannot be written.
+    """
+    name, script = _name(), _script()
+    try:
+        there = inside.read(store, name, limit=LARGEST)
+    except OSError:
+        there = b""
+    if there != script:
+        write_atomically(store / name, script)
+    return Library(path=f"../{name}")

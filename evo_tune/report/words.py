@@ -1,0 +1,103 @@
+"""What a run says, in words: values, durations and genomes as people read them, and the verdict in a line.
+
+Imported by the command line's help, so it imports nothing that is heavy.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from evo_tune.text import printable
+
+if TYPE_CHECKING:
+    from evo_tune.report.calibration import Calibrated
+    from evo_tune.report.racing import Standing
+    from evo_tune.report.summary import Closing
+
+__all__ = ["show_genome", "show_seconds", "show_value", "spread", "verdict"]
+
+
+def show_value(value: object) -> str:
+    """Return a value as people read it: numbers with five significant digits."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.5g}"
+    return printable(str(value))
+
+
+def show_genome(genome: Mapping[str, Any]) -> str:
+    """Return a genome in one line."""
+    return " ".join(f"{name}={show_value(value)}" for name, value in genome.items())
+
+
+def show_seconds(seconds: float) -> str:
+    """Return a duration: 8 s, 2 min 05 s, 3 h 10 min."""
+    if not math.isfinite(seconds):
+        return "-"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def spread(row: Calibrated | None) -> str:
+    """Return a value over fresh seeds in words: mean, standard error and number of seeds."""
+    if row is None:
+        return "-"
+    if not row.values:
+        return f"all {row.failures} failed"
+    failed = f" ({row.failures} failed)" if row.failures else ""
+    error = f" ± {row.error:.5f}" if len(row.values) > 1 else ""
+    return f"{row.mean:.5f}{error} (n={len(row.values)}){failed}"
+
+
+def verdict(end: Closing) -> str:
+    """Return in one line whether the best beats the default."""
+    if not end.evaluations:
+        return "no evaluation was finished"
+    if end.best is None and end.partial:
+        return f"{end.partial} evaluations gave a value, and none is trained in full yet: go on with `evo-tune resume`"
+    if end.best is None:
+        return "no evaluation gave a value: see the errors with `evo-tune show`"
+    if end.default is None:
+        return "the default genome gave no value, so there is nothing to compare with"
+    if end.race is not None:
+        return _outcome(end.race, end.best.id, end)
+    if end.best.id == end.default.id:
+        return "nothing beat the default genome"
+    if end.beaten is None:
+        seeds = "fresh seed" if end.calibrated else "seed"
+        return f"difference: {end.gain:.5f} on one {seeds} each: it may be luck"
+    return _difference(end)
+
+
+def _outcome(race: Standing, best: int, end: Closing) -> str:
+    """Return what a race said."""
+    if not race.over:
+        return "the calibration is not at its end, so the best is known by the search alone: `evo-tune resume` goes on"
+    if race.chosen is None:
+        return "every finalist failed on its fresh seeds: the best is known by the search alone"
+    if not race.pairs:
+        return f"on {race.seeds} fresh seeds the best or the default failed each time: nothing can be compared"
+    if best == race.chosen:
+        return _difference(end)
+    if race.gain < 0.0:
+        worse = f"{-race.gain:.5f}" + ("" if math.isnan(race.error) else f" ± {race.error:.5f}")
+        where = "on fresh seeds and the test set" if end.tested else "on fresh seeds"
+        return f"nothing beat the default genome: {where} trial {race.chosen}, the finalist, is {worse} worse"
+    return f"trial {race.chosen}, the best finalist, failed on fresh seeds where the default did not: take the default"
+
+
+def _difference(end: Closing) -> str:
+    word = "beats" if end.beaten else "does not clearly beat"
+    if math.isnan(end.gain_error):
+        return f"difference: {end.gain:.5f} on one fresh seed: the best {word} the default"
+    errors = f"{end.gain / end.gain_error:.1f} standard errors" if end.gain_error else "no spread between seeds"
+    paired = f", paired over {end.race.pairs} fresh seeds" if end.race else ""
+    paired += ", on the test set" if end.race and end.tested else ""
+    return f"difference: {end.gain:.5f} ± {end.gain_error:.5f}: the best {word} the default ({errors}{paired})"

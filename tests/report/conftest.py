@@ -1,0 +1,129 @@
+"""Runs that are made up without training, and a real browser to open their reports in."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evo_tune import Choice, Float, Int, SearchSpace
+from evo_tune.report.material import Material
+from evo_tune.store.run import Run
+from tests.conftest import benchmark
+
+Made = Callable[..., Run]
+
+SAMPLE = Path(__file__).parents[2] / "populations" / "sample"
+OLD = Path(__file__).parents[1] / "old"
+
+HOSTILE = '</script><script>window.hacked=1</script><img src=x onerror="window.hacked=1"><a href="javascript:1">%{x}'
+
+
+def hostile_space() -> SearchSpace:
+    """Return a space in which every name and every text wants to be executed."""
+    genes = {
+        HOSTILE: Float(1e-5, 1e-1, log=True),
+        "<b onmouseover=window.hacked=1>": Choice((HOSTILE, "${x}", "'\"><svg onload=window.hacked=1>")),
+        "__proto__": Int(1, 12),
+        "%{customdata}": Choice((1, 2, 4, 8), ordered=True),
+    }
+    return SearchSpace(**genes)
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """Return a function that makes up a run, once for the same arguments."""
+    store, known = tmp_path_factory.mktemp("made"), dict[str, Path]()
+    make_run = benchmark("report").make_run
+
+    def make(trials: int = 80, **more: Any) -> Run:
+        key = f"run-{len(known)}" if (found := known.get(repr((trials, more)))) is None else found.name
+        if found is None:
+            known[repr((trials, more))] = found = make_run(store, key, trials, **more)
+        return Run.open(found)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def material(made: Made) -> Material:
+    """What a run of 80 trials, with failures, pruned ones and parents, is made of."""
+    return Material(made())
+
+
+@dataclass
+class Opened:
+    """A page in a browser.
+
+    Args:
+        page: Playwright's.
+        said: What its console said, errors included.
+        asked: Whom it asked, itself included.
+        refused: What the page's policy did not let it ask for.
+    """
+
+    page: Any
+    said: list[str] = field(default_factory=list)
+    asked: list[str] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
+
+    def count(self, selector: str) -> int:
+        """Return how many elements there are."""
+        return int(self.page.locator(selector).count())
+
+    def marks(self, chart: str) -> int:
+        """Return how many points are drawn in a chart."""
+        return self.count(f"#{chart} .trace.scatter .point")
+
+    def lines(self, chart: str, number: int) -> int:
+        """Return how many separate lines one trace of a chart has drawn: gaps part them."""
+        path = self.page.locator(f"#{chart} .trace.scatter").nth(number).locator("path.js-line")
+        return sum(str(d).count("M") for d in path.evaluate_all("all => all.map(one => one.getAttribute('d'))"))
+
+    def value(self, script: str) -> Any:
+        """Return what a script gives: the browser's own door, which no policy of a page shuts."""
+        return self.page.evaluate(script)
+
+
+Open = Callable[..., Opened]
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Any]:
+    """A browser; tests that need one are skipped where there is none."""
+    path = next((found for name in ("chromium", "google-chrome") if (found := shutil.which(name))), None)
+    if path is None:
+        pytest.skip("there is no chromium here: apt-get install chromium")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def browse(chromium: Any) -> Iterator[Open]:
+    """Return a function that opens a page and waits until all of its charts are drawn."""
+    contexts = []
+
+    def open_page(where: Path | str, wait: bool = True, **options: Any) -> Opened:
+        context = chromium.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
+        contexts.append(context)
+        opened = Opened(context.new_page())
+        opened.page.on("console", lambda message: opened.said.append(f"{message.type}: {message.text}"))
+        opened.page.on("pageerror", lambda error: opened.said.append(str(error)))
+        opened.page.on("request", lambda request: opened.asked.append(request.url))
+        opened.page.on("requestfailed", lambda request: request.failure == "csp" and opened.refused.append(request.url))
+        opened.page.goto(where.resolve().as_uri() if isinstance(where, Path) else where)
+        if wait:
+            opened.page.wait_for_selector("html[data-drawn]", state="attached", timeout=60_000)
+        return opened
+
+    yield open_page
+    for context in contexts:
+        context.close()

@@ -1,0 +1,104 @@
+"""What to do next: drawn from counts, and silent where a run is too small to say anything."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evo_tune import Choice, Float, Int, Outcome, SearchSpace
+from evo_tune.genome.genes import Gene
+from evo_tune.genome.notation import parse_gene
+from evo_tune.report.advice import advice, widened
+from evo_tune.report.material import Material
+from evo_tune.store.run import Run
+from tests.conftest import cut_copy
+from tests.report.conftest import Made
+
+
+@pytest.mark.parametrize(
+    ("gene", "end", "text"),
+    [
+        (Float(1e-3, 1e-2, log=True), "low", "log(0.00025,0.01)"),
+        (Float(1e-3, 1e-2, log=True), "high", "log(0.001,0.04)"),
+        (Float(1.0, 3.0), "high", "float(1,4)"),
+        (Float(1.0, 3.0), "low", "float(0,3)"),
+        (Float(-1.0, 1.0), "low", "float(-2,1)"),
+        (Float(0.0, 0.5), "low", None),
+        (Float(0.0, 1.0), "high", None),
+        (Int(2, 8), "high", "int(2,11)"),
+        (Int(2, 8), "low", "int(1,8)"),
+        (Int(32, 128, step=32), "high", "int(32,160,32)"),
+        (Int(32, 128, step=32), "low", None),
+        (Int(1, 8), "low", None),
+        (Choice((512, 1024, 2048), ordered=True), "high", "512|1024|2048|4096"),
+        (Choice((512, 1024, 2048), ordered=True), "low", "256|512|1024|2048"),
+        (Choice((1, 2), ordered=True), "low", None),
+        (Choice(("small", "large"), ordered=True), "high", None),
+    ],
+)
+def test_a_range_is_widened_where_its_end_is_no_natural_one(gene: Gene, end: str, text: str | None) -> None:
+    assert widened(gene, end) == text
+    if text is not None:
+        parse_gene("x", text)  # it can be typed
+
+
+def told(run: Run) -> list[str]:
+    return [f"{command.why} {command.typed}" for command in advice(Material(run))]
+
+
+def with_losses(run: Run, loss: Any) -> Run:
+    """Return a run with a loss of its trials' genomes in place of their own; None fails one."""
+    for id, outcome in run.outcomes.items():
+        value = loss(run.candidates[id].genome)
+        ok = {"loss": value, "params": 1.0, "flops": 1.0, "peak_memory": 1.0}
+        run.outcomes[id] = (
+            Outcome("diverged", {}, (), 1.0, "cpu", "loss is nan") if value is None else replace(
+                outcome, status="ok", metrics=ok, error=None)
+        )  # fmt: skip
+    return run
+
+
+def test_bests_at_the_end_of_a_range_are_told_with_the_gene_that_widens_it(made: Made) -> None:
+    space = SearchSpace(lr=Float(1e-4, 1e-2, log=True), depth=Int(1, 8), kind=Choice(("a", "b")))
+    run = made(60, space=space)
+    run.candidates = [replace(c, genome={**c.genome, "lr": 1e-2}) if c.id % 5 == 1 else c for c in run.candidates]
+    run = with_losses(run, lambda genome: -genome["lr"] + 1e-6 * abs(genome["depth"] - 4))
+    text = next(line for line in told(run) if "--gene " in line)
+    assert "'lr=log(0.0001,0.04)'" in text
+    assert "evo-tune run language_model" in text
+    assert f"--warm-start {run.name}" in text
+    assert "depth" not in text.split("--gene")[1]
+    middle = with_losses(made(60, space=space), lambda genome: abs(genome["lr"] - 1e-3) + abs(genome["depth"] - 4))
+    assert not [line for line in told(middle) if "--gene " in line]
+
+
+def test_failures_are_told_with_where_they_happen_and_what_may_help(made: Made) -> None:
+    space = SearchSpace(lr=Float(1e-4, 1e-2, log=True), depth=Int(1, 8))
+    run = with_losses(made(60, space=space), lambda genome: None if genome["lr"] > 1e-3 else genome["lr"])
+    count = sum(outcome.status == "diverged" for outcome in run.outcomes.values())
+    assert count > 3
+    text = next(line for line in told(run) if "diverged" in line)
+    assert text.startswith(f"{count} of 60 evaluations ended as diverged")
+    assert f"{count} of these {count} have lr of at least 0.00" in text
+    assert f"and 0 of the {60 - count}" in text
+    assert "a smaller learning rate" in text
+
+
+def test_going_on_pays_only_as_long_as_it_did(made: Made) -> None:
+    order = iter(range(1000))
+    falling = with_losses(made(60), lambda genome: 100.0 - next(order))
+    assert "going on pays" in told(falling)[-1]
+    assert f"evo-tune resume {falling.name}" in told(falling)[-1]
+    order = iter(range(1000))
+    still = with_losses(made(60), lambda genome: float(next(order)))
+    assert "found nothing better" in told(still)[-1]
+
+
+def test_a_run_that_has_not_ended_is_told_how_it_goes_on(made: Made, tmp_path: Path) -> None:
+    run = Run.open(cut_copy(made(), tmp_path / "cut", 30))
+    first, *others = told(run)
+    assert first.endswith(f"evo-tune resume cut --store {tmp_path}")
+    assert not [line for line in others if "--gene " in line or "going on" in line], "too few results for advice"

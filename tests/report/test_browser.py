@@ -1,0 +1,300 @@
+"""The report in a real browser: what is drawn is counted, the console is silent, and no request leaves the page."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from evo_tune import Outcome
+from evo_tune.report import library
+from evo_tune.report.charts import parallel
+from evo_tune.report.drawing import MOST_MARKS
+from evo_tune.report.material import Material
+from evo_tune.report.writing import report, write_beside, write_report
+from evo_tune.store.run import Run
+from tests.conftest import cut_copy
+from tests.report.conftest import HOSTILE, OLD, SAMPLE, Made, Open, Opened, hostile_space
+
+pytestmark = pytest.mark.xdist_group("browser")
+
+
+@pytest.fixture
+def alone(tmp_path: Path) -> Any:
+    """Return a function that writes runs' report as a page that stands alone."""
+    return lambda *runs: write_report(runs, tmp_path / "alone.html")
+
+
+def drag(opened: Opened, chart: str, axis: float, low: float, high: float, shift: bool = False) -> None:
+    """Drag over a part of an axis of the parallel coordinates, by its place from 0 and two heights in [0, 1]."""
+    x, y, end = opened.value(
+        f"""(() => {{
+          const chart = document.getElementById("{chart}"), box = chart.getBoundingClientRect();
+          const {{ xaxis, yaxis }} = chart._fullLayout;
+          const [x, low, high] = [xaxis.d2p({axis}), yaxis.d2p({low}), yaxis.d2p({high})];
+          return [box.left + xaxis._offset + x, box.top + yaxis._offset + low, box.top + yaxis._offset + high];
+        }})()"""
+    )
+    mouse = opened.page.mouse
+    if shift:
+        opened.page.keyboard.down("Shift")
+    mouse.move(x - 8, y)
+    mouse.down()
+    mouse.move(x + 8, (y + end) / 2, steps=4)
+    mouse.move(x + 8, end, steps=4)
+    mouse.up()
+    if shift:
+        opened.page.keyboard.up("Shift")
+    opened.page.wait_for_timeout(400)  # plotly waits for a second click
+
+
+def test_the_samples_report_is_drawn_whole_and_in_silence(browse: Open, alone: Any) -> None:
+    path = alone(Run.open(SAMPLE))
+    opened = browse(path)
+    assert opened.said == []
+    assert opened.asked == [path.resolve().as_uri()]
+    material = Material(Run.open(SAMPLE))
+    count = len(material.ranked)
+    for chart in ("course-0", "course-1", "course-2"):
+        assert opened.marks(chart) == count
+    assert opened.marks("slices-0") >= count + 1  # and the best once more
+    assert opened.count("#slots-0 .bars .point") == len(material.trials)
+    assert opened.lines("parallel-0", 0) + opened.lines("parallel-0", 1) == count
+    assert opened.marks("importances-0") == 2 * len(material.genes)
+    titles = opened.page.locator("h2").all_inner_texts()
+    assert titles[:4] == ["Trial 24 beats the default", "What to do next", "Course", "Lineage"]
+    assert "2.36753" in opened.page.locator("#verdict").inner_text()
+
+
+@pytest.mark.parametrize("name", ["rungs", "calibrated"])
+def test_reports_of_old_runs_are_silent_as_well(browse: Open, alone: Any, name: str) -> None:
+    opened = browse(alone(Run.open(OLD / name)))
+    assert opened.said == []
+    assert opened.count("section") >= 6
+
+
+def test_failures_rungs_and_pruned_trainings_are_drawn(browse: Open, alone: Any, made: Made) -> None:
+    run = made(90, seed=4, fidelity=(1 / 9, 1 / 3, 1.0))
+    opened = browse(alone(run))
+    failed = [id for id, outcome in run.outcomes.items() if outcome.status not in ("ok", "pruned")]
+    assert failed
+    assert opened.count("#course-0 .trace.scatter:nth-of-type(2) .point") == len(failed)
+    assert opened.count("#curves-0 .shapelayer path") == 2  # the rungs below the full training
+    pruned = [outcome for outcome in run.outcomes.values() if outcome.status == "pruned"]
+    assert pruned
+    assert "stopped as hopeless" in opened.page.locator("#curves-0").inner_text()
+
+
+def test_two_objectives_have_their_front(browse: Open, alone: Any, made: Made) -> None:
+    run = made(90, seed=4, objectives=("loss:min", "params:min"))
+    opened = browse(alone(run))
+    from evo_tune.report.summary import front
+
+    drawn = opened.count("#front-0 .trace.scatter:nth-of-type(2) .point")
+    assert drawn == len(front(run)) > 1
+    assert opened.page.locator("h2").first.inner_text() == f"{drawn} trials on the Pareto front"
+    assert opened.count("#front-1 .scatterlayer .js-line") == 1  # the hypervolume
+
+
+def test_several_runs_are_drawn_side_by_side(browse: Open, alone: Any, made: Made) -> None:
+    opened = browse(alone(made(80), made(80, seed=3)))
+    assert opened.said == []
+    for chart in ("course-0", "course-1", "course-2"):
+        assert opened.count(f"#{chart} .scatterlayer .js-line") == 2
+    assert opened.count("#verdict tbody tr") == 2
+
+
+def test_a_run_without_any_value_has_a_report(browse: Open, alone: Any, made: Made, tmp_path: Path) -> None:
+    opened = browse(alone(Run.open(cut_copy(made(), tmp_path / "begun", 3))))
+    assert opened.said == []
+    assert opened.page.locator("h2").first.inner_text() == "No full training has a value yet"
+    assert "evo-tune resume begun" in opened.page.locator("#next_steps").inner_text()
+
+
+# Brushing.
+
+
+def test_dragging_along_an_axis_filters_the_lines(browse: Open, alone: Any, made: Made) -> None:
+    run = made()
+    opened = browse(alone(run))
+    kept, places = parallel.lines(Material(run))
+    opened.page.locator("#parallel-0").scroll_into_view_if_needed()
+
+    def drawn() -> int:
+        return opened.lines("parallel-0", 0) + opened.lines("parallel-0", 1)
+
+    assert drawn() == len(kept)
+    low, high = 0.42, 0.78  # between the values of a choice, or free
+    drag(opened, "parallel-0", 1, low, high)
+    expected = int(((places[:, 1] >= low) & (places[:, 1] <= high)).sum())
+    assert 0 < expected < len(kept)
+    assert abs(drawn() - expected) <= 1  # a pixel is a pixel
+    first = drawn()
+    assert opened.page.locator("#parallel-0-said").inner_text() == f"{first} of {len(kept)} genomes pass."
+    drag(opened, "parallel-0", places.shape[1] - 1, 0.8, 1.0, shift=True)
+    assert drawn() < first
+    opened.page.locator("#parallel-0-tools summary").click()
+    opened.page.locator("#parallel-0-free").click()
+    assert drawn() == len(kept)
+    assert opened.said == []
+
+
+def test_sliders_filter_by_keyboard(browse: Open, alone: Any, made: Made) -> None:
+    run = made()
+    opened = browse(alone(run))
+    kept, places = parallel.lines(Material(run))
+    opened.page.locator("#parallel-0-tools summary").focus()
+    opened.page.keyboard.press("Enter")
+    slider = opened.page.locator('input[data-chart="parallel-0"][data-axis="1"]').first
+    slider.focus()
+    opened.page.keyboard.press("End")  # both ends at the top: the highest alone
+    for _ in range(40):
+        opened.page.keyboard.press("ArrowLeft")
+    opened.page.wait_for_timeout(100)
+    expected = int((places[:, 1] >= 0.6 - 1e-3).sum())
+    assert opened.lines("parallel-0", 0) + opened.lines("parallel-0", 1) == expected < len(kept)
+
+
+# Strangers.
+
+
+def test_hostile_text_is_text(browse: Open, alone: Any, made: Made) -> None:
+    run = made(60, space=hostile_space())
+    for id, outcome in run.outcomes.items():
+        if outcome.error:
+            run.outcomes[id] = Outcome(outcome.status, {}, outcome.curve, 1.0, HOSTILE, HOSTILE)
+    run.manifest = msgspec.structs.replace(run.manifest, evaluator=HOSTILE, strategy=HOSTILE)
+    run.ended = HOSTILE
+    opened = browse(alone(run))
+    opened.page.mouse.move(600, 400)
+    for chart in ("course-0", "slots-0", "lineage-0", "slices-0"):
+        for mark in opened.page.locator(f"#{chart} .point").all()[:6]:
+            mark.hover(force=True)
+    assert opened.value("window.hacked") is None
+    assert opened.said == []
+    assert len(opened.asked) == 1
+    assert opened.count("main img, header img, iframe, object, embed") == 0
+    links = opened.page.locator("a").evaluate_all("all => all.map(one => one.getAttribute('href') || '')")
+    assert all(link.startswith("#") for link in links), links
+    assert opened.value("({}).polluted") is None
+    assert "<script>window.hacked=1</script>" in opened.page.locator("header").inner_text()
+
+
+def test_the_policy_stops_what_would_get_past_the_escapes(browse: Open, tmp_path: Path, made: Made) -> None:
+    page = report([made(20)], library.inline())
+    evil = (
+        '<script>window.hacked=1</script><img src="x" onerror="window.hacked=1">'
+        '<img src="https://example.org/a.png"><iframe src="https://example.org"></iframe>'
+        '<style>@import "https://example.org/a.css";</style><a id="j" href="javascript:window.hacked=1">a</a>'
+    )
+    path = tmp_path / "evil.html"
+    path.write_text(page.replace('<main id="main">', f'<main id="main">{evil}'))
+    opened = browse(path)
+    opened.page.locator("#j").evaluate("one => one.click()")
+    opened.page.wait_for_timeout(200)
+    assert opened.value("window.hacked") is None
+    refused = [(path.parent / "x").resolve().as_uri(), "https://example.org/a.css", "https://example.org/a.png"]
+    assert sorted(opened.refused) == refused
+    assert opened.said  # the browser tells what it has stopped
+
+
+def test_the_library_lies_once_beside_the_runs(browse: Open, tmp_path: Path, made: Made) -> None:
+    folders = []
+    for seed in (0, 3):
+        run = made(80, **({"seed": seed} if seed else {}))
+        shutil.copytree(run.folder, tmp_path / "store" / run.name)
+        folders.append(tmp_path / "store" / run.name)
+    paths = [write_beside(Run.open(folder)) for folder in folders]
+    scripts = list((tmp_path / "store").glob("_plotly-*.js"))
+    assert len(scripts) == 1
+    for path in paths:
+        assert path.stat().st_size < 600_000
+        opened = browse(path)
+        assert opened.said == []
+        assert opened.asked == [path.resolve().as_uri(), scripts[0].resolve().as_uri()]
+    scripts[0].unlink()
+    opened = browse(paths[0], wait=False)
+    assert opened.page.locator("#missing").is_visible()
+    assert opened.page.locator("#verdict table").is_visible()
+
+
+# Whoever reads it.
+
+
+def contrast(one: str, other: str) -> float:
+    """Return the contrast of two colours as a browser writes them (WCAG 2.2)."""
+
+    def luminance(color: str) -> float:
+        parts = [float(part) / 255 for part in color.strip("rgba()").split(",")[:3]]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+    light, dark = sorted((luminance(one), luminance(other)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_can_be_read_in_light_and_in_dark(browse: Open, alone: Any, made: Made, scheme: str) -> None:
+    opened = browse(alone(made()), color_scheme=scheme)
+    paper = opened.value("getComputedStyle(document.body).backgroundColor")
+    assert contrast(paper, "rgb(255, 255, 255)" if scheme == "light" else "rgb(0, 0, 0)") < 1.3
+    for selector in ("h1", ".reads", ".note", "summary", "nav a", "td", "pre code"):
+        color = opened.page.locator(selector).first.evaluate("one => getComputedStyle(one).color")
+        assert contrast(paper, color) >= 4.5, selector
+    for selector in (".xtick text", ".ytick text", ".g-xtitle text", ".legendtext"):
+        color = opened.page.locator(selector).first.evaluate("one => getComputedStyle(one).fill")
+        assert contrast(paper, color) >= 4.5, selector
+
+
+def test_a_phone_shows_it_without_scrolling_sideways(browse: Open, alone: Any, made: Made) -> None:
+    opened = browse(alone(made()), viewport={"width": 390, "height": 800}, has_touch=True)
+    assert opened.value("document.scrollingElement.scrollWidth") <= 390
+    widths = opened.page.locator(".chart:not([data-axes])").evaluate_all("all => all.map(one => one.clientWidth)")
+    assert all(250 <= width <= 390 for width in widths), widths
+
+
+def test_the_keyboard_reaches_everything(browse: Open, alone: Any, made: Made) -> None:
+    opened = browse(alone(made()))
+    seen = []
+    for _ in range(40):
+        opened.page.keyboard.press("Tab")
+        seen.append(
+            opened.value(
+                "document.activeElement.tagName + ' ' + (document.activeElement.textContent || '').slice(0, 30)"
+            )
+        )
+    assert seen[0] == "A To the report"
+    assert "A What to do next" in seen
+    assert [one for one in seen if one.startswith("SUMMARY Filter by sliders")]
+    charts = opened.count(".chart")
+    assert opened.count('.chart[role="img"][aria-label^="Chart: "]') == charts
+
+
+def test_paper_gets_charts_of_its_own_width(browse: Open, alone: Any, made: Made) -> None:
+    opened = browse(alone(made()))
+    opened.value("window.dispatchEvent(new Event('beforeprint'))")
+    opened.page.wait_for_timeout(500)
+    assert opened.value("document.getElementById('lineage-0')._fullLayout.width") == 660
+    assert opened.value("document.getElementById('slices-0')._fullLayout.width") < 330
+    opened.page.emulate_media(media="print", color_scheme="dark")
+    assert opened.value("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert not opened.page.locator("nav").is_visible()
+
+
+@pytest.mark.slow
+def test_ten_thousand_trials_stay_usable(browse: Open, alone: Any, made: Made) -> None:
+    run = made(10_000)
+    opened = browse(alone(run))
+    assert opened.said == []
+    marks = opened.count(".point")
+    assert marks < 25_000
+    assert opened.marks("course-0") <= 2 * MOST_MARKS
+    assert (
+        f"{MOST_MARKS} of {len(Material(run).ranked)} results are drawn" in opened.page.locator("#course").inner_text()
+    )
+    opened.page.locator("#parallel-0").scroll_into_view_if_needed()
+    drag(opened, "parallel-0", 1, 0.5, 1.0)
+    assert "genomes pass" in opened.page.locator("#parallel-0-said").inner_text()

@@ -1,0 +1,235 @@
+"""The data behind each chart, and that a chart is left out where it has nothing to say."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from evo_tune.genome.trial import Outcome
+from evo_tune.report import charts
+from evo_tune.report.calibration import calibrated
+from evo_tune.report.charts import course, curves, front, lineage, parallel, resources, seeds, slots
+from evo_tune.report.drawing import log_axis, safe, thinned
+from evo_tune.report.material import Material
+from evo_tune.report.summary import best_so_far, spent
+from evo_tune.store.run import Run
+from tests.conftest import cut_copy
+from tests.report.conftest import OLD, SAMPLE, Made
+
+
+def test_parts_come_in_the_order_of_what_matters() -> None:
+    order = ["verdict", "next_steps", "course", "lineage", "parallel", "slices", "importances", "curves"]
+    assert charts.names() == [*order, "front", "resources", "slots", "seeds"]
+    found = charts.parts(Material(Run.open(SAMPLE)))
+    assert list(found) == [*order, "resources", "slots", "seeds"]  # one objective has no front
+    assert all(part.title and part.reads.endswith(".") for part in found.values())
+
+
+def test_a_run_that_has_only_begun_says_so_and_nothing_else(made: Made, tmp_path: Path) -> None:
+    found = charts.parts(Material(Run.open(cut_copy(made(), tmp_path / "begun", 3))))
+    assert list(found) == ["verdict", "next_steps"]
+
+
+@pytest.mark.parametrize("name", [name for name in charts.names() if hasattr(charts.chart_of(name), "draw")])
+def test_every_chart_has_figures_of_its_own(name: str, made: Made) -> None:
+    material = Material(made(80, objectives=("loss:min", "params:min")))
+    figure = charts.chart_of(name).draw(Material(Run.open(SAMPLE)) if name == "seeds" else material)
+    assert type(figure).__name__ == "Figure"
+    assert figure.to_json()
+
+
+# Course.
+
+
+def test_the_course_is_that_of_the_summary(material: Material) -> None:
+    went = course.course(material)
+    turns = [i for i in range(len(went.best)) if i == 0 or went.best[i] != went.best[i - 1]]
+    turns = [i for i in turns if not math.isnan(went.best[i])]
+    assert [(i + 1, went.best[i], went.id[i]) for i in turns] == best_so_far(material.run)
+    assert went.failed.sum() == material.closing.failures
+
+
+def test_cost_and_time_end_where_the_run_does(material: Material) -> None:
+    assert course.course(material, "cost").x[-1] == pytest.approx(spent(material.run))
+    assert course.course(material, "time").x[-1] == pytest.approx(material.run.seconds, abs=1e-3)
+    assert (np.diff(course.course(material, "time").x) >= 0).all()
+
+
+def test_a_pause_between_sessions_is_no_time(tmp_path: Path) -> None:
+    run = Run.open(SAMPLE)
+    assert list(run.finished) == run.recorded
+    assert max(run.finished.values()) <= run.seconds
+    assert run.resumed[0] == 0.0
+
+
+# Lineage.
+
+
+def test_ancestors_are_all_from_whom_the_best_descends(material: Material) -> None:
+    rows, more = lineage.ancestors(material)
+    known, queue = set(), [material.best.id] if material.best else []
+    while queue:
+        known.add(id := queue.pop())
+        queue += [parent for parent in material.run.candidates[id].parents if parent not in known]
+    assert len(known) > 3
+    assert {row.candidate.id for row in rows} == known
+    assert more == 0
+
+
+def test_what_a_step_gained_is_told_against_the_better_parent(material: Material) -> None:
+    for row in lineage.ancestors(material)[0]:
+        values = [material.by_id[parent].losses for parent in row.candidate.parents]
+        own = material.by_id[row.candidate.id].losses
+        if row.gain is not None:
+            assert own is not None
+            assert row.gain == pytest.approx(min(losses[0] for losses in values if losses) - own[0])
+
+
+def test_a_long_lineage_is_cut_to_the_nearest(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    material = Material(made())
+    whole, _ = lineage.ancestors(material)
+    monkeypatch.setattr(lineage, "MOST", 3)
+    rows, more = lineage.ancestors(material)
+    assert len(rows) == 3
+    assert more == len(whole) - 3
+    part = lineage.part(material)
+    assert part is not None
+    assert part.note == f"The 3 nearest of {len(whole)} are drawn."
+
+
+def test_strange_parents_are_left_out(made: Made) -> None:
+    run = made()
+    best = Material(run).best
+    assert best is not None
+    run.candidates[best.id] = replace(run.candidates[best.id], parents=(best.id, 10**6, 2**60))
+    assert [row.candidate.id for row in lineage.ancestors(Material(run))[0]] == [best.id]
+
+
+def test_changes_name_the_genes_that_differ_from_the_nearest_parent(made: Made) -> None:
+    run = made()
+    child = run.candidates[60]
+    near = {**child.genome, "lr": 1e-3, "depth": 3}
+    run.candidates[1] = replace(run.candidates[1], genome=near)
+    run.candidates[60] = replace(child, genome={**near, "depth": 4}, parents=(0, 1))
+    assert lineage.changes(Material(run), 60) == "depth 3 → 4"
+
+
+# Parallel coordinates, slices, curves.
+
+
+def test_all_of_the_best_are_among_the_lines(made: Made) -> None:
+    material = Material(made(900))
+    kept, places = parallel.lines(material)
+    assert len(kept) <= parallel.MOST < len(material.ranked)
+    assert set(range(round(0.1 * len(material.ranked)))) <= set(kept.tolist())
+    assert places.shape == (len(kept), len(parallel.axes(material)) + 1)
+    assert ((places >= 0) & (places <= 1)).all()
+    assert places[0, -1] == 1.0  # the best is on top
+
+
+def test_a_resumed_best_has_the_whole_of_its_curve() -> None:
+    material = Material(Run.open(OLD / "rungs"))
+    best = material.best
+    assert best is not None
+    assert best.candidate.resumes is not None
+    chain = curves._chain(curves.curves(material), best.id)
+    assert [one.trial.id for one in chain][-1] == best.id
+    assert len(chain) > 1
+    assert chain[0].x[0] < chain[-1].x[0]
+
+
+# Front and resources.
+
+
+def test_the_hypervolume_is_exact() -> None:
+    one = np.ones(2)
+    assert front.hypervolume(np.array([[0.0, 0.0]]), one) == 1.0
+    assert front.hypervolume(np.array([[0.0, 0.5], [0.5, 0.0], [0.6, 0.6], [2.0, -1.0]]), one) == pytest.approx(0.75)
+    rng = np.random.default_rng(0)
+    points, samples = rng.random((12, 3)), rng.random((200_000, 3))
+    covered = (samples[:, None, :] >= points[None]).all(axis=2).any(axis=1).mean()
+    assert front.hypervolume(points, np.ones(3)) == pytest.approx(covered, abs=0.005)
+
+
+def test_the_front_only_grows(made: Made) -> None:
+    at, volumes = front.growth(Material(made(80, objectives=("loss:min", "params:min"))))
+    assert len(at) > 10
+    assert (np.diff(volumes) >= 0).all()
+    assert 0 < volumes[-1] <= 1
+
+
+def test_no_cheaper_training_is_as_good_as_one_on_the_front() -> None:
+    values, losses = np.array([3.0, 1.0, 2.0, np.nan, 4.0]), np.array([1.0, 3.0, 3.0, 0.0, 2.0])
+    assert resources.cheapest(values, losses).tolist() == [1, 0]
+
+
+def test_resources_that_do_not_differ_are_left_out(made: Made) -> None:
+    material = Material(made())
+    assert resources.known(material) == ["params", "flops", "seconds", "peak_memory"]
+    for trial in material.ranked:
+        trial.outcome.metrics["flops"] = 5.0
+    assert resources.known(material) == ["params", "seconds", "peak_memory"]
+
+
+# Slots and seeds.
+
+
+def test_trainings_of_a_slot_do_not_overlap(material: Material) -> None:
+    work, names = slots.timeline(material)
+    assert names == ["cuda:0 #1", "cuda:0 #2", "cuda:0 #3", "cuda:0 #4"]
+    assert len(work) == len(material.trials)
+    for lane in range(4):
+        mine = [one for one in work if one.lane == lane]
+        assert all(b.start >= a.end - slots.SLACK for a, b in pairwise(mine))
+
+
+def test_idle_time_is_what_is_left_of_a_slot() -> None:
+    work = [slots.Work(0, 0, 0.0, 4.0, "ok"), slots.Work(1, 1, 0.0, 1.0, "ok"), slots.Work(2, 1, 3.0, 4.0, "ok")]
+    assert slots.idle(work, 2) == pytest.approx([0.0, 0.5])
+
+
+def test_the_calibration_is_shown_seed_by_seed() -> None:
+    run = Run.open(SAMPLE)
+    material = Material(run)
+    rows = {row.id: row for row in calibrated(run)}
+    assert material.best is not None
+    for id in (0, material.best.id):
+        values = [row[id] for row in seeds.by_seed(material).values() if id in row]
+        assert sorted(v for v in values if v is not None) == pytest.approx(sorted(rows[id].values))
+
+
+# Numbers that no chart can hold.
+
+
+def test_absurd_numbers_of_a_strangers_run_are_left_out(made: Made) -> None:
+    run = made(80, objectives=("loss:min", "params:min"))
+    for id, value in enumerate((1.7e308, -1.7e308, 1e301, -1e301, 5e-324)):
+        if run.outcomes[id + 20].status == "ok":
+            metrics = {"loss": value, "params": value, "flops": value, "peak_memory": value}
+            run.outcomes[id + 20] = Outcome("ok", metrics, ((0.5, metrics), (1.0, metrics)), 1e300, "cpu")
+        run.finished[id + 20] = math.inf
+    run.seconds = math.inf
+    assert len(charts.parts(Material(run))) > 8
+
+
+def test_ticks_of_a_long_scale_are_few_and_plain() -> None:
+    assert log_axis(1e-5, 0.1)["ticktext"] == ["1e-5", "1e-4", "0.001", "0.01", "0.1"]
+    assert log_axis(1e4, 1e6)["ticktext"] == ["10k", "30k", "100k", "300k", "1M"]
+    assert len(log_axis(1e-300, 1e300)["tickvals"]) < 12
+
+
+def test_thinning_is_even_and_keeps_what_is_to_be_kept() -> None:
+    assert thinned(5, 10).tolist() == [0, 1, 2, 3, 4]
+    kept = thinned(1000, 11, [7, 999])
+    assert set(kept.tolist()) == {0, 7, *range(100, 1000, 100), 999} or {7, 999} <= set(kept.tolist())
+    assert len(kept) <= 13
+
+
+def test_text_in_a_figure_means_itself() -> None:
+    assert safe("<b>&\u202e\n") == "&lt;b&gt;&amp;\\u202e"
+    assert len(safe("x" * 500)) == 60

@@ -1,0 +1,91 @@
+"""The model behind slices and importances: its analysis of variance is exact, and it finds what was put in."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from evo_tune.genome.forest import Forest
+from evo_tune.report.model import BOOTSTRAPS, POINTS, Model, anova, ped_anova
+
+GRID = (np.arange(12) + 0.5) / 12
+
+
+def fitted(count: int = 200, seed: int = 0) -> Model:
+    """Return a model of a loss in which the first gene does most, the second something, the last nothing."""
+    rng = np.random.default_rng(seed)
+    units = np.column_stack([rng.random((count, 2)), (rng.integers(3, size=count) + 0.5) / 3, rng.random(count)])
+    losses = 4 * (units[:, 0] - 0.5) ** 2 + 0.5 * units[:, 1] + 0.3 * (units[:, 2] < 0.3)
+    losses += 0.01 * rng.normal(size=count)
+    grids = [GRID, GRID, (np.arange(3) + 0.5) / 3, GRID]
+    return Model.fit(units, losses, np.array([0, 0, 3, 0]), grids, np.random.default_rng(1))
+
+
+def test_the_analysis_of_variance_is_that_of_the_whole_grid() -> None:
+    rng = np.random.default_rng(0)
+    points = np.column_stack([rng.random((40, 2)), rng.integers(4, size=40)])
+    scores = np.sin(6 * points[:, 0]) * points[:, 1] + (points[:, 2] == 2)
+    sizes, grids = np.array([0, 0, 4]), [GRID, GRID[:7], np.arange(4.0)]
+    forest = Forest.fit(points, scores, sizes, np.tile(np.arange(40), (3, 1)), rng)
+    every = np.array(list(itertools.product(*grids)))
+    found = forest.mean[forest.leaves(every)].reshape(3, *map(len, grids))
+    total = found.reshape(3, -1).var(axis=1)
+    for gene, others in enumerate([(2, 3), (1, 3), (1, 2)]):
+        alone = found.mean(axis=others).var(axis=1)
+        assert anova(forest, sizes, grids)[:, gene] == pytest.approx(alone / total, rel=1e-9)
+
+
+def test_what_was_put_in_is_found() -> None:
+    model = fitted()
+    assert model.anova.shape == model.ped.shape == (BOOTSTRAPS, 4)
+    shares = model.anova.mean(axis=0)
+    assert list(np.argsort(-shares)) == [0, 1, 2, 3]
+    assert shares[0] > 0.4
+    assert shares[3] < 0.05
+    assert (model.anova >= 0).all()
+    assert (model.anova.sum(axis=1) <= 1 + 1e-9).all()
+    best = model.ped.mean(axis=0)
+    assert best[:2].min() > 0.2
+    assert best[3] < 0.05
+    assert model.ped.sum(axis=1) == pytest.approx(np.ones(BOOTSTRAPS))
+
+
+def test_a_prediction_lies_within_its_bounds_and_among_the_losses() -> None:
+    model = fitted()
+    mean, low, high = model.along(np.full(4, 0.5), 0)
+    assert (low <= high).all()
+    assert model.losses[0] <= low.min()
+    assert high.max() <= model.losses[-1]
+    assert abs(int(np.argmin(mean)) - 6) <= 2  # the middle of the first gene is its best
+    assert mean[0] > mean[6] + 0.3
+
+
+def test_the_same_trials_give_the_same_model() -> None:
+    one, other = fitted(), fitted()
+    assert np.array_equal(one.anova, other.anova)
+    assert np.array_equal(one.ped, other.ped)
+
+
+def test_a_long_run_is_learned_from_a_part_with_its_best() -> None:
+    model = fitted(3000)
+    assert POINTS - 40 < len(model.losses) <= POINTS
+    assert model.losses[0] < 0.1
+
+
+def test_best_trials_that_are_as_all_others_are_set_apart_by_nothing() -> None:
+    rng = np.random.default_rng(0)
+    units = np.column_stack([rng.random(400), rng.random(400)])
+    losses = (units[:, 0] - 0.3) ** 2
+    shares = ped_anova(units, losses, np.zeros(2, dtype=int), [GRID, GRID])
+    assert shares[0] > 0.9
+    assert not ped_anova(np.full((20, 2), 0.5), rng.random(20), np.zeros(2, dtype=int), [GRID, GRID]).any()
+
+
+def test_a_gene_of_one_value_explains_nothing() -> None:
+    rng = np.random.default_rng(0)
+    units = np.column_stack([rng.random(60), np.full(60, 0.5)])
+    model = Model.fit(units, units[:, 0], np.zeros(2, dtype=int), [GRID, np.array([0.5])], rng)
+    assert model.anova[:, 1].max() == 0.0
+    assert model.ped[:, 1].max() == 0.0

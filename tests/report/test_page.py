@@ -1,0 +1,117 @@
+"""The page: everything is escaped, its policy names what may run, and it says what it cannot draw."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from evo_tune.errors import StoreError
+from evo_tune.report import library
+from evo_tune.report.page import Library, Section, page
+from evo_tune.report.part import Command, Drawn, Part
+from evo_tune.report.writing import report, write_beside, write_report
+from evo_tune.store.run import Run
+from tests.conftest import cut_copy
+from tests.report.conftest import HOSTILE, SAMPLE, Made
+
+EVIL = HOSTILE + "\u202e\x1b[31m"
+
+
+def figure() -> Drawn:
+    from evo_tune.report import drawing
+
+    trace = drawing.points([1, 2], [1, 2], drawing.safe(EVIL), "red", text=[drawing.safe(EVIL)] * 2)
+    return Drawn(drawing.figure([trace], x=drawing.safe(EVIL)), EVIL, axes=(EVIL, EVIL))
+
+
+def everything() -> str:
+    part = Part(EVIL, EVIL, [figure()], {EVIL: EVIL}, [Command(EVIL, EVIL)], [{EVIL: EVIL, "n": 1.5}], EVIL, True, EVIL)
+    return page(EVIL, {EVIL: EVIL}, [Section("verdict", part)], Library(path="../x.js"))
+
+
+def scripts(text: str) -> list[tuple[str, str]]:
+    return re.findall(r"<script([^>]*)>(.*?)</script>", text, re.DOTALL)
+
+
+def test_no_text_of_a_run_is_html() -> None:
+    made = everything()
+    assert len(scripts(made)) == 3  # the figures, the library, the page's own
+    for word in ("<img", '<a href="javascript', "window.hacked=1</script><img", "\u202e", "\x1b"):
+        assert word not in made
+    data = next(body for attributes, body in scripts(made) if "json" in attributes)
+    assert not re.search("[<>&]", data)
+    assert json.loads(data)["figures"]["verdict-0"]["data"][0]["name"].startswith("&lt;/script&gt;")
+
+
+def test_the_policy_names_each_script_by_its_hash() -> None:
+    made = report([Run.open(SAMPLE)], library.inline())
+    policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', made)
+    assert policy is not None
+    assert "default-src 'none'" in policy[1]
+    allowed = re.search(r"script-src ([^;]*);", policy[1])
+    assert allowed is not None
+    run = [body for attributes, body in scripts(made) if "json" not in attributes]
+    hashes = [f"'sha256-{base64.b64encode(hashlib.sha256(body.encode()).digest()).decode()}'" for body in run]
+    assert allowed[1].split() == hashes
+    assert "unsafe-eval" not in policy[1]
+    assert not re.search(r"script-src[^;]*unsafe-inline", policy[1])
+
+
+def test_the_library_beside_the_runs_is_named_by_a_number_of_the_page() -> None:
+    one = re.findall(r"nonce-?=?\"?([0-9a-f]{32})", everything())
+    other = page("x", {}, [], Library(path="../x.js"))
+    assert len(one) == 2
+    assert one[0] == one[1]
+    assert one[0] not in other
+
+
+def test_the_same_run_has_the_same_report() -> None:
+    assert report([Run.open(SAMPLE)], Library(path="x")) == report([Run.open(SAMPLE)], Library(path="x"))
+
+
+def test_nothing_is_fetched() -> None:
+    made = report([Run.open(SAMPLE)], Library(path="x"))
+    assert not re.findall(r"(?:src|href)=\"(?!#|x\"|data:)[^\"]*\"|url\(|@import", made)
+
+
+def test_a_report_lies_in_the_runs_folder_and_the_library_once_in_the_store(made: Made, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    folders = [cut_copy(made(), store / name, 100) for name in ("one", "two")]
+    for folder in folders:
+        assert write_beside(Run.open(folder)) == folder / "_report.html"
+    script = next(store.glob("_plotly-*.min.js"))
+    assert sorted(path.name for path in store.iterdir()) == [script.name, "one", "two"]
+    script.write_text("evil()")
+    write_beside(Run.open(folders[0]))
+    assert script.stat().st_size > 1_000_000, "what has its name and is something else is replaced"
+
+
+def test_a_link_in_a_strangers_run_is_not_written_through(made: Made, tmp_path: Path) -> None:
+    mine = tmp_path / "mine.txt"
+    mine.write_text("mine")
+    folder = cut_copy(made(), tmp_path / "store" / "evil", 100)
+    (folder / "_report.html").symlink_to(mine)
+    (tmp_path / "store" / library._name()).symlink_to(mine)
+    write_beside(Run.open(folder))
+    assert mine.read_text() == "mine"
+    assert not (folder / "_report.html").is_symlink()
+
+
+def test_a_run_is_read_as_one_table_with_its_report_in_it(made: Made, tmp_path: Path) -> None:
+    import shutil
+
+    import pandas as pd
+
+    shutil.copytree(SAMPLE, tmp_path / "store" / "sample")
+    write_beside(Run.open(tmp_path / "store" / "sample"))
+    assert len(pd.read_parquet(tmp_path / "store" / "sample")) == 32
+
+
+def test_what_cannot_be_written_is_told_in_a_line(made: Made, tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="choose another -o FILE"):
+        write_report([made()], tmp_path / "none" / "report.html")
