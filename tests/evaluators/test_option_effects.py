@@ -51,7 +51,7 @@ class Effect:
 
 WSD, SGDR, ROPE = {"schedule": "wsd"}, {"schedule": "sgdr", "cycle": 0.4}, {"position": "rope"}
 LONG = {"context": 64, "extend_from": 16}
-RISING = {"weight_decay_end": 1.0, "evaluations": 16, "tokens": 8192, "epochs": 8.0}
+RISING = {"weight_decay": 0.01, "weight_decay_end": 1.0, "evaluations": 64, "tokens": 8192, "epochs": 12.0}
 EVALUATED = {"evaluations": 8}
 
 EFFECTS: dict[str, Effect] = {
@@ -69,6 +69,7 @@ EFFECTS: dict[str, Effect] = {
     "lr_rule": Effect("sqrt", genome={"batch": max}),
     "z_loss": Effect(0.1),
     "clip": Effect(0.01),
+    "weight_decay": Effect(0.5),
     "weight_decay_end": Effect(1.0),
     "weight_decay_shape": Effect(given={"weight_decay_end": 1.0}),
     "gap_patience": Effect(1, given=RISING),
@@ -78,7 +79,7 @@ EFFECTS: dict[str, Effect] = {
     "ema": Effect(0.1, given={"ema": 0.9}, sees="val_loss_ema", same="val_loss"),
     "evaluations": Effect(8, sees="points", same="val_loss"),
     "patience": Effect(1, given={"min_delta": 100.0, **EVALUATED}, sees="steps"),
-    "min_delta": Effect(100.0, given={"patience": 1, **EVALUATED}, sees="steps"),
+    "min_delta": Effect(100.0, given={"patience": 2, **EVALUATED}, sees="steps", genome={"lr": min}),
     "precision": Effect("bf16"),
     "micro_batch": Effect(min, sees="forwards", same="val_loss"),
     "recompute": Effect(1, sees="forwards", same="val_loss"),
@@ -127,10 +128,13 @@ TINY: dict[str, dict[str, Any]] = {
     "image_classification": {"data": "{images}", "epochs": 4.0},
     "tabular_classification": {"data": "{table}", "target": "y1", "epochs": 4.0},
 }
-"""Trainings of a fraction of a second, on data that nothing can be learnt of but by heart."""
+"""Trainings of a fraction of a second, on data of which little can be learnt but by heart."""
 
 GENOMES: dict[str, dict[str, Any]] = {
     "language_model": {"width": 32, "depth": 1, "heads": 2, "batch": 512},
+    "image_classification": {"batch": min, "depth": min},
+    "text_classification": {"batch": min, "depth": 1},
+    "tabular_classification": {"batch": min, "depth": 1},
 }
 
 
@@ -148,13 +152,18 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     for name in ("texts", "other_texts"):
         words = [" ".join(rng.choice(["a", "b", "c", "d", "e", "f"], 12)) for _ in range(240)]
         rows = [
-            {"text": one, "other_text": two, "label": int(rng.integers(2)), "other_label": int(rng.integers(3))}
+            {
+                "text": one,
+                "other_text": two,
+                "label": int((one[0] in "abc") ^ (rng.random() < 0.2)),
+                "other_label": int(rng.integers(3)),
+            }
             for one, two in zip(words[::2], words[1::2], strict=True)
         ]
         (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     for name in ("table", "other_table"):
         columns = {"a": rng.normal(size=120), "b": rng.integers(0, 4, 120), "c": rng.normal(size=120)}
-        columns |= {"y1": rng.integers(0, 2, 120), "y2": rng.integers(0, 3, 120)}
+        columns |= {"y1": ((columns["a"] > 0) ^ (rng.random(120) < 0.2)).astype(int), "y2": rng.integers(0, 3, 120)}
         lines = [",".join(columns), *(",".join(map(str, row)) for row in zip(*columns.values(), strict=True))]
         (folder / f"{name}.csv").write_text("\n".join(lines), encoding="utf-8")
     _write_images(folder, rng)
@@ -228,7 +237,7 @@ class Bench:
 
 
 def _value(gene: Any, value: Any) -> Any:
-    return gene.decode(1.0) if value is max else value
+    return gene.decode(1.0) if value is max else gene.decode(0.0) if value is min else value
 
 
 def another(one: Option, now: Any, space: Any) -> Any:
