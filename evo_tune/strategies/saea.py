@@ -29,7 +29,7 @@ from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Proposal, Trial
 from evo_tune.plugins.strategy import Strategy
 from evo_tune.strategies._births import spread, unborn
-from evo_tune.strategies._deap import Individual, crossover, mutate, seeded, select, tournament
+from evo_tune.strategies._deap import Individual, crossover, first_fronts, mutate, seeded, select, tournament
 from evo_tune.strategies._rounds import Bred, Merits, searched, sizes_of, unseen
 from evo_tune.strategies._screen import Screen, expected_improvement
 
@@ -70,6 +70,8 @@ class SAEA(Strategy):
             algorithm configuration, LION 6, 2012): most births follow the models, some look where they are unsure.
         believe: What is out on other slots is believed to give: what is 'expected' of it, or the 'average' of all.
         rounds: Rounds of mutation around the candidates that the models like best; 0: what was bred is all there is.
+        front: With several objectives parents are selected from 'all' trials at once, or in a 'steady' state, each
+            trial having competed as it came.
     """
 
     first: int = 6
@@ -81,9 +83,10 @@ class SAEA(Strategy):
     kappa: float = 1.0
     believe: Literal["expected", "average"] = "expected"
     rounds: int = 6
+    front: Literal["all", "steady"] = "all"
 
     several_objectives: ClassVar[bool] = True
-    before: ClassVar[Mapping[str, Any]] = {"believe": "average", "rounds": 0}
+    before: ClassVar[Mapping[str, Any]] = {"believe": "average", "rounds": 0, "front": "steady"}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -116,7 +119,12 @@ class SAEA(Strategy):
         return super().survivors(history)
 
     def _front(self, history: History) -> list[Individual]:
-        """Return those that NSGA-II would keep, each trial having competed as it came."""
+        """Return those that NSGA-II would keep: of all at once, or, as older versions had it, each as it came."""
+        if self.front == "all":
+            told, losses = history.ranking, history.ranked_losses()
+            return select(
+                [Individual.of(told[row], history) for row in first_fronts(losses, self.population)], self.population
+            )
 
         def step(pool: list[Individual], trial: Trial) -> list[Individual]:
             return select([*pool, Individual.of(trial, history)], self.population) if trial.rankable else pool
