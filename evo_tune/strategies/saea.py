@@ -9,7 +9,7 @@ Sources: Jin, Surrogate-assisted evolutionary computation (Swarm and Evolutionar
 Hutter, Hoos & Leyton-Brown, SMAC (LION 5, 2011) for the forest and the mix of local and random
 candidates; Salinas, Shen & Perrone, A quantile-based approach for hyperparameter transfer learning (ICML
 2020) for normal scores in place of losses; Knowles, ParEGO (IEEE Transactions on Evolutionary Computation
-10, 2006) for several objectives.
+10, 2006) for several objectives; Hvarfner et al., πBO (ICLR 2022) for priors whose weight decays.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from evo_tune.errors import OptionError
+from evo_tune.genome.hints import beliefs
 from evo_tune.genome.history import History
 from evo_tune.genome.importance import ranks
 from evo_tune.genome.space import SearchSpace
@@ -44,6 +45,9 @@ threads to invert a matrix; they cost more than they bring, and the slots need t
 
 AUGMENT = 0.05
 """Share of the sum in an augmented Tchebycheff scalarisation, as in ParEGO."""
+
+TRUST = 10.0
+"""Births after which expected improvement and a prior weigh as in their product; before, the prior weighs more."""
 
 RECENT = 256
 """Births that are out and looked at, at most: the last ones."""
@@ -70,6 +74,8 @@ class SAEA(Strategy):
             algorithm configuration, LION 6, 2012): most births follow the models, some look where they are unsure.
         believe: What is out on other slots is believed to give: what is 'expected' of it, or the 'average' of all.
         rounds: Rounds of mutation around the candidates that the models like best; 0: what was bred is all there is.
+        searching: Probability that a birth is found by such rounds; the others are the best of what was bred, so that
+            an error of the models does not decide alone.
         front: With several objectives parents are selected from 'all' trials at once, or in a 'steady' state, each
             trial having competed as it came.
     """
@@ -83,6 +89,7 @@ class SAEA(Strategy):
     kappa: float = 1.0
     believe: Literal["expected", "average"] = "expected"
     rounds: int = 6
+    searching: float = 0.5
     front: Literal["all", "steady"] = "all"
 
     several_objectives: ClassVar[bool] = True
@@ -93,6 +100,8 @@ class SAEA(Strategy):
         for name, least in (("first", 2), ("brood", 1), ("immigrants", 0), ("trees", 2), ("rounds", 0)):
             if getattr(self, name) < least:
                 raise OptionError(f"{name}={getattr(self, name)} is not allowed: expected {least} or more")
+        if not 0.0 <= self.searching <= 1.0:
+            raise OptionError(f"searching={self.searching} is not allowed: expected a probability from 0 to 1")
         if not 0.0 <= self.kappa < math.inf:
             raise OptionError(f"kappa={self.kappa} is not allowed: expected a number of deviations, 0 or more")
 
@@ -106,7 +115,7 @@ class SAEA(Strategy):
         if self.screen == "none":
             return next(unseen(history, bred), None) or unborn(history, rng)
         merits = self._merits(history, told, places, rng)
-        if self.rounds:
+        if self.rounds and rng.random() < self.searching:
             return searched(history, bred, merits, self.rounds, rng) or unborn(history, rng)
         found = list(unseen(history, bred))
         if not found:
@@ -151,7 +160,8 @@ class SAEA(Strategy):
 
     def _merits(self, history: History, told: Sequence[Trial], places: np.ndarray, rng: np.random.Generator) -> Merits:
         """Return what says how promising a genome is, from models made for this birth."""
-        sizes = sizes_of(history.space)
+        space, sizes = history.space, sizes_of(history.space)
+        trust = TRUST / history.fresh_count
         points, scores, out = self._learned(history, told, places, rng)
         screen = Screen.fit(points, scores, out, sizes, self.trees, self.models, rng)
         best = float(scores.max())
@@ -160,7 +170,7 @@ class SAEA(Strategy):
         def merits(units: np.ndarray) -> np.ndarray:
             mean, deviation = screen.predict(_features(sizes, units))
             if self.screen == "ei":
-                return expected_improvement(mean, deviation, best)
+                return expected_improvement(mean, deviation, best) + trust * beliefs(space.genes, units)
             return np.asarray(mean + appetite * deviation)
 
         return merits
