@@ -31,8 +31,9 @@ from evo_tune.genome.trial import Proposal, Trial
 from evo_tune.plugins.strategy import Strategy
 from evo_tune.strategies._births import spread, unborn
 from evo_tune.strategies._deap import Individual, crossover, first_fronts, mutate, seeded, select, tournament
-from evo_tune.strategies._rounds import Bred, Merits, searched, sizes_of, unseen
+from evo_tune.strategies._rounds import Bred, Merits, features_of, searched, sizes_of, unseen
 from evo_tune.strategies._screen import Screen, expected_improvement
+from evo_tune.strategies._taught import Expectation
 
 __all__ = ["SAEA"]
 
@@ -48,6 +49,12 @@ AUGMENT = 0.05
 
 TRUST = 10.0
 """Births after which expected improvement and a prior weigh as in their product; before, the prior weighs more."""
+
+TAUGHT = (1, 3)
+"""Births, of the first ones, that are the best genomes of earlier runs."""
+
+LEAST = 0.3
+"""Least deviation of what earlier runs leave to be explained."""
 
 RECENT = 256
 """Births that are out and looked at, at most: the last ones."""
@@ -93,6 +100,7 @@ class SAEA(Strategy):
     front: Literal["all", "steady"] = "all"
 
     several_objectives: ClassVar[bool] = True
+    learns: ClassVar[bool] = True
     before: ClassVar[Mapping[str, Any]] = {"believe": "average", "rounds": 0, "front": "steady"}
 
     def __post_init__(self) -> None:
@@ -108,7 +116,7 @@ class SAEA(Strategy):
     def propose(self, history: History, rng: np.random.Generator) -> Proposal | None:
         told = history.ranking
         if history.fresh_count < self.first or len(told) < self.first // 2:
-            return spread(history, rng)
+            return (self._lesson(history) if history.fresh_count in TAUGHT else None) or spread(history, rng)
         places = _places(history.ranked_losses(), len(history.failed), rng)
         pool = self._parents(history, told, places)
         bred = list(self._bred(history, rng, pool))
@@ -163,17 +171,31 @@ class SAEA(Strategy):
         space, sizes = history.space, sizes_of(history.space)
         trust = TRUST / history.fresh_count
         points, scores, out = self._learned(history, told, places, rng)
-        screen = Screen.fit(points, scores, out, sizes, self.trees, self.models, rng)
+        expected = Expectation.of(history.lessons, points, scores, sizes)
+        left = scores - expected(points) if expected.lessons else scores
+        scale = max(LEAST, float(left.std())) if expected.lessons else 1.0
+        screen = Screen.fit(points, left / scale, out, sizes, self.trees, self.models, rng)
         best = float(scores.max())
         appetite = rng.exponential(self.kappa) if self.screen == "ucb" else 0.0  # its own for each birth
 
         def merits(units: np.ndarray) -> np.ndarray:
-            mean, deviation = screen.predict(_features(sizes, units))
+            features = features_of(units, sizes)
+            mean, deviation = screen.predict(features)
+            if expected.lessons:
+                mean, deviation = mean * scale + expected(features), deviation * scale
             if self.screen == "ei":
                 return expected_improvement(mean, deviation, best) + trust * beliefs(space.genes, units)
             return np.asarray(mean + appetite * deviation)
 
         return merits
+
+    def _lesson(self, history: History) -> Proposal | None:
+        """Return the best genome of an earlier run that was not born, of each run by turns."""
+        if not history.lessons:
+            return None
+        lesson = history.lessons[TAUGHT.index(history.fresh_count) % len(history.lessons)]
+        bred = (Bred(lesson.units[row], "learned") for row in np.argsort(lesson.losses, kind="stable"))
+        return next(unseen(history, bred), None)
 
     def _learned(
         self, history: History, told: Sequence[Trial], places: np.ndarray, rng: np.random.Generator
@@ -205,7 +227,7 @@ class SAEA(Strategy):
         scores = np.append(np.zeros(lied), places)[kept]
         scores[kept >= lied] = _normal_scores(scores[kept >= lied], len(places))
         out = [one.id for one in ([] if lied else waiting[-RECENT:])]
-        features = _features(sizes_of(history.space), np.stack([history.born_units[id] for id in (*ids, *out)]))
+        features = features_of(np.stack([history.born_units[id] for id in (*ids, *out)]), sizes_of(history.space))
         return features[: len(ids)], scores, features[len(ids) :]
 
 
@@ -265,8 +287,3 @@ def _normal_scores(places: np.ndarray, count: int) -> np.ndarray:
     """
     normal = NormalDist()
     return np.array([-normal.inv_cdf((place - 0.375) / (count + 0.25)) for place in places])
-
-
-def _features(sizes: np.ndarray, units: np.ndarray) -> np.ndarray:
-    """Return unit coordinates, shape (points, genes), with genes without order as indices of their values."""
-    return np.where(sizes > 0, np.minimum(np.floor(units * sizes), sizes - 1), units)
