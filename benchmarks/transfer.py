@@ -113,10 +113,16 @@ def main() -> None:
     print(file=sys.stderr)
     print(f"{'':14}" + "".join(f"{f'regret at {budget}':>34}" for budget in BUDGETS))
     plain = np.stack(results["without"])
+    names = [problem.name for family in families for problem in family]
     for kind, runs in results.items():
         rows = np.stack(runs)
         cells = [shown(rows[:, place], None if kind == "without" else plain[:, place]) for place in range(len(BUDGETS))]
         print(f"{kind:14}" + "".join(f"{cell:>34}" for cell in cells))
+    print("each at " + "/".join(map(str, BUDGETS)))
+    for place, name in enumerate(names):
+        means = {kind: np.stack(runs)[place :: len(names)].mean(axis=0) for kind, runs in results.items()}
+        told = ", ".join(f"{kind} " + "/".join(f"{mean:.3f}" for mean in row) for kind, row in means.items())
+        print(f"  {name}: {told}")
 
 
 def played(problem: Problem, family: list[Problem], seed: int, kind: str) -> np.ndarray:

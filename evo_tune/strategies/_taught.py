@@ -26,6 +26,9 @@ __all__ = ["Expectation", "scores_of"]
 POINTS = 96
 """Trials of an earlier run that are learned from, at most: half the best, the others spread over the ranks."""
 
+FADE = 10.0
+"""Results of this run from which on what earlier ones lead one to expect fades: these say it better."""
+
 DOUBT = 5.0
 """Results of this run that count against any earlier one: what few results show may be luck."""
 
@@ -86,7 +89,7 @@ class Expectation:
         together = shares @ np.stack([means[place] for place in kept])
         away = together - together.mean()
         slope = float(away @ (scores - scores.mean()) / (away @ away + DOUBT * max(1e-9, float(together.var()))))
-        slope = min(1.0, max(0.0, slope))
+        slope = min(1.0, max(0.0, slope)) * min(1.0, FADE / count)
         return cls(tuple(lessons[place] for place in kept), slope * shares, sizes, slope * float(together.mean()))
 
     def __call__(self, points: np.ndarray) -> np.ndarray:

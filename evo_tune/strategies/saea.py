@@ -53,9 +53,6 @@ TRUST = 10.0
 TAUGHT = (1, 3)
 """Births, of the first ones, that are the best genomes of earlier runs."""
 
-LEAST = 0.3
-"""Least deviation of what earlier runs leave to be explained."""
-
 RECENT = 256
 """Births that are out and looked at, at most: the last ones."""
 
@@ -173,8 +170,7 @@ class SAEA(Strategy):
         points, scores, out = self._learned(history, told, places, rng)
         expected = Expectation.of(history.lessons, points, scores, sizes)
         left = scores - expected(points) if expected.lessons else scores
-        scale = max(LEAST, float(left.std())) if expected.lessons else 1.0
-        screen = Screen.fit(points, left / scale, out, sizes, self.trees, self.models, rng)
+        screen = Screen.fit(points, left, out, sizes, self.trees, self.models, rng)
         best = float(scores.max())
         appetite = rng.exponential(self.kappa) if self.screen == "ucb" else 0.0  # its own for each birth
 
@@ -182,7 +178,7 @@ class SAEA(Strategy):
             features = features_of(units, sizes)
             mean, deviation = screen.predict(features)
             if expected.lessons:
-                mean, deviation = mean * scale + expected(features), deviation * scale
+                mean = mean + expected(features)
             if self.screen == "ei":
                 return expected_improvement(mean, deviation, best) + trust * beliefs(space.genes, units)
             return np.asarray(mean + appetite * deviation)
