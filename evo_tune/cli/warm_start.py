@@ -9,6 +9,7 @@ from typing import Any
 
 from evo_tune.errors import StoreError, UsageError
 from evo_tune.genome.values import read_value
+from evo_tune.report.summary import front
 from evo_tune.store.places import find_run
 from evo_tune.store.run import Run
 from evo_tune.store.schema import read_json
@@ -28,7 +29,7 @@ def read_genomes(source: str, store: Path) -> list[dict[str, Any]]:
     Args:
         source: A CSV (columns NAME or gene.NAME), a JSON file (a list of genomes, or what
             `evo-tune best --format json` prints), or the name or path of a saved run, whose best
-            trials, one population of them, are taken.
+            trials, one population of them, are taken; of one with several objectives the whole front.
         store: Folder of the saved runs.
 
     Raises:
@@ -44,7 +45,8 @@ def read_genomes(source: str, store: Path) -> list[dict[str, Any]]:
             run = Run.open(find_run(store, source))
         except StoreError as error:
             raise UsageError(f"--warm-start {source}: expected a .csv or .json file, or a run; {error}") from None
-        genomes = [trial.genome for trial in run.ranked()[: run.manifest.population]]
+        best = front(run) if len(run.objectives) > 1 else run.ranked()[: run.manifest.population]
+        genomes = [trial.genome for trial in best]
     if not genomes:
         raise UsageError(f"--warm-start {source}: it holds no genome")
     return genomes

@@ -15,6 +15,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from evo_tune.errors import SpaceError
+from evo_tune.genome.cells import cell, centre, exponent, reflect, step_cell
+from evo_tune.genome.hints import When, check_hints, described, when_from
 from evo_tune.genome.values import WHOLE, Value, genome_key, is_number, is_whole, plain, read_value, too_large
 
 __all__ = ["Choice", "Float", "Gene", "Int", "gene_from"]
@@ -31,10 +33,17 @@ CELLS = 10**12
 
 
 class Gene(ABC):
-    """One dimension of a search space; frozen, and equal when its description is equal."""
+    """One dimension of a search space; frozen, and equal when its description is equal.
+
+    Every kind takes, beside its range and `default`, what is known of it (`hints`): `prior` and `spread`, where a good
+    value is believed to lie and how surely, and `when`, the values of other genes with which it counts at all.
+    """
 
     kind: ClassVar[str]
     default: Value | None
+    prior: Value | None
+    spread: float | None
+    when: When | None
 
     @property
     @abstractmethod
@@ -89,52 +98,19 @@ class Gene(ABC):
 
     def describe(self) -> dict[str, Any]:
         """Return plain data from which `gene_from` builds the gene again: its kind and its fields."""
-        return {"kind": self.kind, **{name: value for name, value in vars(self).items() if name[0] != "_"}}
+        return {"kind": self.kind, **described({name: value for name, value in vars(self).items() if name[0] != "_"})}
 
     def middle(self) -> Value:
         """Return the default, or where none is given the middle of the range (the first choice)."""
         return self.decode(0.5) if self.default is None else self.default
 
     def _check_default(self) -> None:
+        check_hints(self)
         if self.default is not None:
             try:
                 object.__setattr__(self, "default", self.check(self.default))
             except SpaceError as error:
                 raise SpaceError(f"default {error}") from None
-
-
-def _reflect(u: float) -> float:
-    """Fold a coordinate that left [0, 1] back into it, so that mutation does not pile up on the bounds."""
-    u = math.fmod(abs(u), 2.0)
-    return 2.0 - u if u > 1.0 else u
-
-
-def _exponent(value: float) -> int:
-    return math.floor(math.log10(value))
-
-
-def _cell(u: float, size: int) -> int:
-    return min(max(int(u * size), 0), size - 1)
-
-
-def centre(index: int, size: int) -> float:
-    return (index + 0.5) / size
-
-
-def _step_cell(u: float, size: int, rng: np.random.Generator, scale: float) -> float:
-    """Move to another cell of an ordered gene: a Gaussian step of at least one cell."""
-    if size == 1:
-        return u
-    here = _cell(u, size)
-    step = max(1, round(abs(rng.normal(0.0, scale)) * size))
-    sign = 1 if rng.random() < 0.5 else -1
-    there = here + sign * step
-    if not 0 <= there < size:
-        there = here - sign * step
-    there = min(max(there, 0), size - 1)
-    if there == here:
-        there = here + 1 if here == 0 else here - 1
-    return centre(there, size)
 
 
 @dataclass(frozen=True)
@@ -154,6 +130,9 @@ class Float(Gene):
     high: float
     log: bool = False
     default: float | None = None
+    prior: float | None = None
+    spread: float | None = None
+    when: When | None = None
     _digits: int = field(init=False, repr=False, compare=False)
     _ends: tuple[float, float] = field(init=False, repr=False, compare=False)  # the bounds, rounded
 
@@ -175,11 +154,11 @@ class Float(Gene):
         """Return the significant digits (if log) or decimal places to which values are rounded."""
         if self.log:
             # Relative, finer still where the range spans little. exp(log(x)) errs by at most 2e-13 of x.
-            wanted, exact = DIGITS + max(0, -_exponent(math.log(self.high) - math.log(self.low))), 12
+            wanted, exact = DIGITS + max(0, -exponent(math.log(self.high) - math.log(self.low))), 12
         else:
             # low + u * (high - low) errs by a few units in the last of 16 digits of the larger bound.
-            wanted = DIGITS - _exponent(self.high - self.low)
-            exact = 13 - _exponent(max(abs(self.low), abs(self.high)))
+            wanted = DIGITS - exponent(self.high - self.low)
+            exact = 13 - exponent(max(abs(self.low), abs(self.high)))
         if exact < wanted - DIGITS + 2 or self.high - self.low < 1 / LARGEST:
             log = ", log=True" if self.log else ""
             raise SpaceError(f"Float({self.low}, {self.high}{log}): low and high are too close to tell values apart")
@@ -222,7 +201,7 @@ class Float(Gene):
     def mutate(self, u: float, rng: np.random.Generator, scale: float) -> float:
         here = self.decode(u)
         while True:
-            there = _reflect(u + rng.normal(0.0, scale))
+            there = reflect(u + rng.normal(0.0, scale))
             if self.decode(there) != here:
                 return there
             scale = max(2.0 * scale, 10.0**-DIGITS)  # a step too short to be a step
@@ -246,6 +225,9 @@ class Int(Gene):
     log: bool = False
     step: int = 1
     default: int | None = None
+    prior: int | None = None
+    spread: float | None = None
+    when: When | None = None
 
     def __post_init__(self) -> None:
         for name in ("low", "high", "step"):
@@ -279,7 +261,7 @@ class Int(Gene):
     def decode(self, u: float) -> int:
         u = min(max(float(u), 0.0), 1.0)
         if not self.log:
-            return self.low + self.step * _cell(u, self.size)
+            return self.low + self.step * cell(u, self.size)
         low, high = self._log_bounds()
         return min(max(round(math.exp(low + u * (high - low))), self.low), self.high)
 
@@ -299,9 +281,9 @@ class Int(Gene):
 
     def mutate(self, u: float, rng: np.random.Generator, scale: float) -> float:
         if not self.log:
-            return _step_cell(u, self.size, rng, scale)
+            return step_cell(u, self.size, rng, scale)
         here = self.decode(u)
-        there = self.decode(_reflect(u + rng.normal(0.0, scale)))
+        there = self.decode(reflect(u + rng.normal(0.0, scale)))
         if there == here and self.size > 1:
             there += 1 if here == self.low or (here < self.high and rng.random() < 0.5) else -1
         return self.encode(there)
@@ -325,6 +307,9 @@ class Choice(Gene):
     values: tuple[Value, ...]
     ordered: bool = False
     default: Value | None = None
+    prior: Value | None = None
+    spread: float | None = None
+    when: When | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.values, list | tuple | range) or not self.values:
@@ -340,7 +325,7 @@ class Choice(Gene):
         return len(self.values)
 
     def decode(self, u: float) -> Value:
-        return self.values[_cell(float(u), self.size)]
+        return self.values[cell(float(u), self.size)]
 
     def encode(self, value: Value) -> float:
         return centre(self._index(value), self.size)
@@ -366,12 +351,12 @@ class Choice(Gene):
 
     def mutate(self, u: float, rng: np.random.Generator, scale: float) -> float:
         if self.ordered or self.size == 1:
-            return _step_cell(u, self.size, rng, scale)
+            return step_cell(u, self.size, rng, scale)
         step = int(rng.integers(1, self.size))
-        return centre((_cell(u, self.size) + step) % self.size, self.size)
+        return centre((cell(u, self.size) + step) % self.size, self.size)
 
     def neighbours(self, u: float) -> list[float]:
-        here = _cell(u, self.size)
+        here = cell(u, self.size)
         near = (here - 1, here + 1) if self.ordered else tuple(i for i in range(self.size) if i != here)
         return [centre(index, self.size) for index in near if 0 <= index < self.size]
 
@@ -394,6 +379,8 @@ def gene_from(description: Mapping[str, Any]) -> Gene:
         raise SpaceError(f"a gene of kind {kind!r} is not known: expected one of {', '.join(_KINDS)}")
     if "values" in fields:
         fields["values"] = tuple(fields["values"])
+    if "when" in fields:
+        fields["when"] = when_from(fields["when"])
     try:
         return _KINDS[kind](**fields)
     except TypeError as error:

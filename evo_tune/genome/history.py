@@ -14,6 +14,7 @@ from typing import Any, TypeVar, overload
 import numpy as np
 
 from evo_tune.genome.constraint import Constraint
+from evo_tune.genome.lessons import Lesson
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Candidate, Objective, Outcome, Trial
 from evo_tune.genome.values import Genome, genome_key
@@ -65,11 +66,17 @@ class History:
         space: The search space, repair included.
         objectives: What is optimised, in order of importance.
         constraints: What a trial must keep to; those that do not rank behind those that do.
+        lessons: What earlier runs found, of which nothing counts as born or told.
     """
 
     def __init__(
-        self, space: SearchSpace, objectives: Sequence[Objective], constraints: Sequence[Constraint] = ()
+        self,
+        space: SearchSpace,
+        objectives: Sequence[Objective],
+        constraints: Sequence[Constraint] = (),
+        lessons: Sequence[Lesson] = (),
     ) -> None:
+        self.lessons = tuple(lessons)
         self.space = space
         self.objectives = tuple(objectives)
         self.constraints = tuple(constraints)

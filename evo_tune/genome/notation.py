@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Callable
+from typing import Any
 
 from evo_tune.errors import SpaceError
 from evo_tune.genome.genes import Choice, Float, Gene, Int
@@ -18,7 +20,9 @@ def parse_gene(name: str, text: str) -> Gene:
     Args:
         name: The gene's name, for messages.
         text: float(0,0.5), log(1e-5,1e-2), int(1,8) or int(32,256,32), choice(a,b), ordered(64,128),
-            a|b (ordered, if all are numbers), or a plain value, which fixes the gene.
+            a|b (ordered, if all are numbers), or a plain value, which fixes the gene. Behind it, if need be,
+            '~ VALUE±SPREAD', where a good value is believed to lie (±2x: a factor, for log; +- can be typed for ±), and
+            'when NAME=A|B', the values of another gene with which this one counts.
 
     Raises:
         SpaceError: It is none of these.
@@ -27,6 +31,11 @@ def parse_gene(name: str, text: str) -> Gene:
     def _int(low: int, high: int, step: int = 1) -> Int:
         return Int(low, high, step=step)
 
+    whole = text
+    try:
+        text, hints = _hints(text)
+    except SpaceError as error:
+        raise SpaceError(f"--gene {name}={whole}: {error}") from None
     match = re.fullmatch(r"\s*(\w+)\s*\((.*)\)\s*", text)
     kind, inside = (match[1], match[2].split(",")) if match else ("fixed", text.split("|"))
     values = [read_value(part.strip()) for part in inside]
@@ -41,11 +50,35 @@ def parse_gene(name: str, text: str) -> Gene:
     try:
         if kind in makers and "" in values:
             raise SpaceError("a value is empty; expected one, and one between any two commas or bars")
-        return makers[kind]()
+        made = makers[kind]()
+        return dataclasses.replace(made, **hints) if hints else made  # type: ignore[type-var]
     except SpaceError as error:
-        raise SpaceError(f"--gene {name}={text}: {error}") from None
+        raise SpaceError(f"--gene {name}={whole}: {error}") from None
     except (KeyError, TypeError):
         raise SpaceError(
-            f"--gene {name}={text} is not understood: expected float(LOW,HIGH), log(LOW,HIGH), int(LOW,HIGH[,STEP]), "
-            "choice(A,B,…), ordered(A,B,…), A|B|… or a fixed value"
+            f"--gene {name}={whole} is not understood: expected float(LOW,HIGH), log(LOW,HIGH), int(LOW,HIGH[,STEP]), "
+            "choice(A,B,…), ordered(A,B,…), A|B|… or a fixed value; then '~ VALUE±SPREAD' or 'when NAME=A|B', if wanted"
         ) from None
+
+
+def _hints(text: str) -> tuple[str, dict[str, Any]]:
+    """Return a typed gene without what is known of it, and that as the gene's fields."""
+    hints: dict[str, Any] = {}
+    match = re.fullmatch(r"(.*?)\swhen\s+([^=]+?)\s*=(.*)", text)
+    if match:
+        text, hints["when"] = match[1], {match[2]: [read_value(part.strip()) for part in match[3].split("|")]}
+    elif re.search(r"\swhen\s", text):
+        raise SpaceError("expected when NAME=A|B, such as when optimizer=adamw|lion")
+    match = re.fullmatch(r"(.*?)\s*~(.*)", text)
+    if match:
+        text = match[1]
+        value = re.fullmatch(r"\s*(.+?)\s*(?:±|\+-|\+/-)\s*([^\sx]+)(x?)\s*", match[2])
+        prior, spread = (read_value(value[1]), read_value(value[2])) if value else (None, None)
+        if value is None or not is_number(spread):
+            raise SpaceError(f"~{match[2]} is not understood: expected ~ VALUE±SPREAD, such as ~ 3e-3±2x or ~ 0.1±0.05")
+        if bool(value[3]) != text.strip().startswith("log"):
+            raise SpaceError(
+                f"±{value[2]}{value[3]}: expected a factor, such as ±2x, for log(…), else a distance, such as ±0.05"
+            )
+        hints |= {"prior": prior, "spread": spread}
+    return text, hints

@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 
 from evo_tune.errors import SpaceError
-from evo_tune.genome.genes import Gene, Int, centre
+from evo_tune.genome.cells import centre
+from evo_tune.genome.genes import Gene, Int
+from evo_tune.genome.hints import check_conditions, drawn, inactive
 from evo_tune.genome.values import Genome, Value
 from evo_tune.text import is_writable
 
@@ -63,6 +65,7 @@ class SearchSpace:
                 raise SpaceError(f"gene {name!r}: {gene!r} is not a Gene; expected Float, Int or Choice")
             if not is_writable(name):
                 raise SpaceError(f"gene {name!r}: its name cannot be written as UTF-8; give it another one")
+        check_conditions({**genes, **optional})
         object.__setattr__(self, "genes", dict(genes))
         object.__setattr__(self, "repair", repair)
         object.__setattr__(self, "optional", dict(optional))
@@ -88,6 +91,10 @@ class SearchSpace:
     def sample(self, rng: np.random.Generator) -> Genome:
         """Return a random valid genome, uniform in unit coordinates before repair."""
         return self.snap(rng.random(len(self.genes)))
+
+    def sample_prior(self, rng: np.random.Generator) -> Genome:
+        """Return a random valid genome from where good values are believed to lie; as `sample` without such beliefs."""
+        return self.snap(drawn(self.genes, rng))
 
     def snap(self, units: Sequence[float] | np.ndarray) -> Genome:
         """Decode and repair unit coordinates: the genome that would be trained.
@@ -167,7 +174,8 @@ class SearchSpace:
 
     def _repaired(self, genome: Genome) -> Genome:
         if self.repair is None:
-            return genome
+            return self._active(genome)
+        genome = self._active(genome)
         try:
             repaired = self.repair(dict(genome), self.genes) if self._is_given_genes() else self.repair(dict(genome))
         except Exception as error:
@@ -175,9 +183,13 @@ class SearchSpace:
         if not isinstance(repaired, dict) or set(repaired) != set(genome):
             raise SpaceError(f"repair must return a genome with the genes {', '.join(genome)}; got {repaired!r}")
         try:
-            return {name: gene.check(repaired[name]) for name, gene in self.genes.items()}
+            return self._active({name: gene.check(repaired[name]) for name, gene in self.genes.items()})
         except SpaceError as error:
             raise SpaceError(f"repair({genome}) left the space: {error}") from None
+
+    def _active(self, genome: Genome) -> Genome:
+        """Return the genome with the defaults of the genes that do not count with these values of others."""
+        return {**genome, **{name: self.genes[name].middle() for name in inactive(self.genes, genome)}}
 
     def _is_given_genes(self) -> bool:
         assert self.repair is not None

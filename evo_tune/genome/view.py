@@ -141,7 +141,7 @@ class View(History):
     """
 
     def __init__(self, history: History, rungs: Sequence[float], barred: Callable[[Genome], bool]) -> None:
-        super().__init__(history.space, history.objectives)
+        super().__init__(history.space, history.objectives, lessons=history.lessons)
         self._barred = barred
         told = entries(history)
         ledger = history.fold((__name__, "ledger"), lambda: _Ledger(len(history.objectives)), _step_of(told))

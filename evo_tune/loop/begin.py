@@ -20,7 +20,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from evo_tune.errors import OptionError, SpaceError
+from evo_tune.errors import OptionError, SpaceError, StoreError, UsageError
 from evo_tune.genome.constraint import Constraint
 from evo_tune.genome.genes import Gene
 from evo_tune.genome.space import SearchSpace
@@ -29,6 +29,7 @@ from evo_tune.genome.values import Genome, genome_key
 from evo_tune.loop.checks import (
     check_ends,
     check_inheritance,
+    check_learning,
     check_metrics,
     check_own_trials,
     check_repair,
@@ -43,13 +44,14 @@ from evo_tune.plugins.find import make_strategy, source_hash
 from evo_tune.rules.fidelity import parse_rungs
 from evo_tune.rules.inheritance import parse_share
 from evo_tune.store.copying import copy_run
+from evo_tune.store.learned import learned_from
 from evo_tune.store.manifest import ORDERS, Manifest, read_manifest
 from evo_tune.store.places import find_run
 from evo_tune.store.run import Run
 from evo_tune.text import is_writable
 from evo_tune.trust.decide import began, remember_run
 
-__all__ = ["given_up", "make_manifest", "new_name", "reopened", "versions_of"]
+__all__ = ["earlier", "given_up", "make_manifest", "new_name", "reopened", "versions_of"]
 
 SHAPING = ("evo-tune", "deap", "joblib", "numpy", "torch")
 """Packages whose versions shape results."""
@@ -69,6 +71,7 @@ def make_manifest(
     warm_start: Iterable[Mapping[str, Any]],
     threads: int,
     fill_defaults: bool = False,
+    learn_from: Sequence[Run] = (),
     fidelity: str = "1",
     prune: bool = False,
     replicates: int = 1,
@@ -97,6 +100,7 @@ def make_manifest(
     name = strategy or "saea"
     made = make_strategy(name, dict(strategy_options))
     check_suited(name, made, space, goals)
+    check_learning(name, made, space, goals, learn_from)
     replicates = _whole("replicates", replicates, 1)
     constraints, share = _constraints(evaluator, goals, known, subject_to), parse_share(inherit)
     check_support(evaluator, goals, rungs, bool(prune), replicates, share)
@@ -131,8 +135,24 @@ def make_manifest(
         tests=evaluator.tests,
         versions=versions_of((*SHAPING, *made.needs)),
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        learned=[learned_from(run, goals[0]) for run in learn_from],
         identity=uuid.uuid4().hex,
     )
+
+
+def earlier(sources: Iterable[str | Path], store: Path) -> list[Run]:
+    """Return earlier runs by name or path: they are read as plain data, and nothing that they name is executed.
+
+    Raises:
+        UsageError: One is no run.
+    """
+    found = []
+    for source in [sources] if isinstance(sources, str | Path) else sources:
+        try:
+            found.append(Run.open(find_run(store, str(source))))
+        except StoreError as error:
+            raise UsageError(f"--learn-from {source}: expected the name or path of a run; {error}") from None
+    return found
 
 
 def _whole(name: str, value: object, least: int) -> int:

@@ -26,6 +26,7 @@ from evo_tune.store.run import Run
 __all__ = [
     "check_ends",
     "check_inheritance",
+    "check_learning",
     "check_metrics",
     "check_own_trials",
     "check_repair",
@@ -65,6 +66,24 @@ def check_ends(evaluator: Evaluator, space: SearchSpace, genes: Iterable[str], b
                 evaluator.estimate(space.check({**space.default(), name: value}), bound)
             except EvoTuneError as error:
                 raise SpaceError(f"--gene {name}, at {value}: {error}") from None
+
+
+def check_learning(
+    name: str, strategy: Strategy, space: SearchSpace, objectives: Sequence[Objective], runs: Sequence[Run]
+) -> None:
+    """Refuse earlier runs where nothing can be learned from them.
+
+    Raises:
+        OptionError: The strategy does not learn from others, there are several objectives, or no gene is shared.
+    """
+    for run in runs:
+        if not strategy.learns:
+            raise OptionError(f"--learn-from {run.name}: strategy {name} does not learn from earlier runs; use saea")
+        if len(objectives) > 1:
+            raise OptionError(f"--learn-from {run.name}: expected one objective, and {len(objectives)} were given")
+        if not set(run.manifest.space) & set(space.genes):
+            had = ", ".join(run.manifest.space)
+            raise OptionError(f"--learn-from {run.name}: it has none of the genes {', '.join(space.genes)} (but {had})")
 
 
 def check_metrics(evaluator: Evaluator, objectives: Sequence[Objective]) -> None:

@@ -71,6 +71,13 @@ def with_defaults(
             default = known[name].middle() if name in known else values.get(name)
             with contextlib.suppress(SpaceError):
                 found[name] = dataclasses.replace(found[name], default=found[name].check(default))  # type: ignore[type-var]
+    for name, gene in found.items():
+        for other, _ in gene.when or ():
+            if other not in {*own.genes, *genes}:
+                near = suggest(other, [*own.genes, *genes])
+                raise SpaceError(
+                    f"--gene {name}: when {other}: expected one of {', '.join({**own.genes, **genes})}{near}"
+                )
     return found
 
 

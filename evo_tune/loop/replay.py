@@ -15,6 +15,7 @@ from evo_tune.loop.begin import versions_of
 from evo_tune.loop.code import hash_of
 from evo_tune.loop.proposing import propose
 from evo_tune.plugins.strategy import Strategy
+from evo_tune.store.learned import history_of
 from evo_tune.store.manifest import Manifest
 from evo_tune.store.run import Run
 
@@ -48,7 +49,7 @@ def verify(run: Run, space: SearchSpace, strategy: Strategy) -> list[Disagreemen
     Raises:
         RunError: The strategy raises, so nothing can be said.
     """
-    history = History(space, run.objectives, run.constraints)
+    history = history_of(run, space)
     order = run.sequence()
     found = []
     for candidate, told in zip(run.candidates, run.told_at_birth, strict=True):

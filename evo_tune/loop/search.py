@@ -17,9 +17,8 @@ from typing import TYPE_CHECKING, Any
 from evo_tune.dispatch import Slot
 from evo_tune.errors import StoreError, UsageError
 from evo_tune.genome.genes import Gene
-from evo_tune.genome.history import History
 from evo_tune.genome.trial import Candidate, Objective, Outcome, Trial
-from evo_tune.loop.begin import given_up, make_manifest, new_name, reopened
+from evo_tune.loop.begin import earlier, given_up, make_manifest, new_name, reopened
 from evo_tune.loop.calibration import Calibration
 from evo_tune.loop.checks import check_unchanged
 from evo_tune.loop.code import Ask, believed, code_of, named_evaluator, remember, ruled
@@ -34,6 +33,7 @@ from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.report.calibration import recommended
 from evo_tune.rules.ruled import Ruled
 from evo_tune.store.files import table_of
+from evo_tune.store.learned import history_of
 from evo_tune.store.manifest import space_of
 from evo_tune.store.places import STORE
 from evo_tune.store.run import Run
@@ -61,18 +61,17 @@ class Search(contextlib.AbstractContextManager["Search"]):
         lag: In birth order, how many results a birth may run ahead of.
         warm_start: Genomes to be born right after the default, trained anew.
         fill_defaults: Give genes that a warm-start genome lacks their defaults.
+        learn_from: Earlier runs, by name or path, whose results shift what is believed.
         threads: CPU threads of one training (default 1 on CPUs).
         fidelity: Budgets of a genome's trials, increasing to 1: '1/9,1/3,1' (see `fidelity`).
         prune: Stop a training whose curve is hopeless.
         replicates: Seeds that the leading genome must have been trained with before the run ends.
-        inherit: Share of a full training that a genome gets which begins with a relative's weights: '1/3' (see
-            `inheritance`). Such results guide the strategy and are never the best.
+        inherit: Share of a full training for a genome that begins with a relative's weights: '1/3' (see `inheritance`).
         subject_to: Constraints: METRIC<=NUMBER, METRIC>=NUMBER.
         store: Folder of the saved runs.
         name: Name of this one; by default made from evaluator and time.
-        session: Further fields of `Session`: trials, generations, budget, hours, slots, devices, per_device,
-            timeout, retries, calibrate, calibrate_best, backend, address, max_slots. Without any limit, `run` stops
-            after 5 generations.
+        session: Fields of `Session`: trials, generations, budget, hours, slots, devices, per_device, timeout, retries,
+            calibrate, calibrate_best, backend, address, max_slots. Without any limit, `run` stops after 5 generations.
 
     Raises:
         UsageError: Something given is wrong; nothing is made then.
@@ -94,6 +93,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
         lag: int = 8,
         warm_start: Iterable[Mapping[str, Any]] = (),
         fill_defaults: bool = False,
+        learn_from: Iterable[str | Path] = (),
         threads: int | None = None,
         fidelity: str = "1",
         prune: bool = False,
@@ -119,6 +119,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
             lag=lag,
             warm_start=warm_start,
             fill_defaults=fill_defaults,
+            learn_from=earlier(learn_from, Path(store)),
             threads=plan_for(settings, threads, plugin.bind(options or {})).threads,
             fidelity=fidelity,
             prune=prune,
@@ -189,9 +190,9 @@ class Search(contextlib.AbstractContextManager["Search"]):
     def _read_back(self) -> None:
         """Rebuild everything that is derived from the journal (law 2: resume is reading)."""
         run = self.saved
-        self.history = History(self.space, run.objectives, run.constraints)
+        self.history = history_of(run, self.space)
         self._leftovers = Leftovers(run, self.history)
-        self._generations = Generations(run, self.strategy, History(self.space, run.objectives, run.constraints))
+        self._generations = Generations(run, self.strategy, history_of(run, self.space))
         for candidate in run.candidates:
             self.history.born(candidate)
         for id in run.told:

@@ -35,6 +35,9 @@ class Strategy(ABC):
     several_objectives: ClassVar[bool] = False
     """Whether it can optimise more than one objective."""
 
+    learns: ClassVar[bool] = False
+    """Whether it reads `history.lessons`, what earlier runs found; others are refused --learn-from."""
+
     before: ClassVar[Mapping[str, Any]] = {}
     """What options that came later are where a saved run does not say them: its proposals come out as they did."""
 

@@ -19,6 +19,7 @@ from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Objective
 from evo_tune.genome.values import Genome
 from evo_tune.store.journal import write_atomically
+from evo_tune.store.lessons import Learned, check_learned
 from evo_tune.store.schema import Count, Finite, Share, Whole, read_json
 from evo_tune.text import one_line
 from evo_tune.trust import inside
@@ -77,6 +78,7 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
         tests: What metrics are called on the test set, by what they are called in the search (see `Evaluator.tests`).
         versions: Of Python and of the packages that shape results.
         created: UTC time, ISO 8601.
+        learned: What earlier runs found, copied here so that replay and resume need nothing else.
         identity: Made up for this run alone, by which its user's memory knows it; '' in old ones.
         format: Version of the layout on disk.
     """
@@ -107,6 +109,7 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
     given_genes: list[str] | None = None
     given_objectives: bool | None = None
     identity: str = ""
+    learned: list[Learned] = field(default_factory=list)
     format: int = FORMAT
 
     @property
@@ -175,6 +178,7 @@ def _checked(manifest: Manifest) -> Manifest:
         if len(name) > LONGEST:
             raise ValueError(f"the name of the evaluator, or of the strategy, has {len(name)} characters")
     manifest.constraints()  # raises
+    check_learned(manifest.learned)
     if manifest.order not in ORDERS:
         raise ValueError(f"order is {manifest.order!r}, expected one of {', '.join(ORDERS)}")
     return manifest

@@ -34,10 +34,10 @@ def spread(history: History, rng: np.random.Generator) -> Proposal | None:
     """Return that one of some random genomes which is farthest from everything born.
 
     Best-candidate sampling (Mitchell, 1991): it fills a space evenly whatever was born before, so the
-    default and warm starts count.
+    default and warm starts count. Genes with a prior are drawn from it.
     """
     space = history.space
-    drawn = [space.sample(rng) for _ in range(SAMPLES)]
+    drawn = [space.sample_prior(rng) for _ in range(SAMPLES)]
     new = [genome for genome in drawn if not history.seen(genome)]
     if not new or not history.born_count:
         return unborn(history, rng)

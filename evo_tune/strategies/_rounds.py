@@ -16,7 +16,7 @@ from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Proposal
 from evo_tune.genome.values import genome_key
 
-__all__ = ["Bred", "Merits", "searched", "sizes_of", "unseen"]
+__all__ = ["Bred", "Merits", "features_of", "searched", "sizes_of", "unseen"]
 
 LIKED, VARIANTS = 8, 6
 """Candidates around which a round searches, and how many variants it makes of each."""
@@ -146,3 +146,13 @@ def sizes_of(space: SearchSpace) -> np.ndarray:
     """Return the number of values of each gene without order, 0 for one with an order, shape (genes,)."""
     genes = space.genes.values()
     return np.array([gene.size if isinstance(gene, Choice) and not gene.ordered else 0 for gene in genes])
+
+
+def features_of(units: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Return unit coordinates, shape (points, genes), with genes without order as indices of their values.
+
+    Args:
+        units: Unit coordinates, of the same shape.
+        sizes: See `sizes_of`.
+    """
+    return np.where(sizes > 0, np.minimum(np.floor(units * sizes), sizes - 1), units)

@@ -9,7 +9,7 @@ Sources: Jin, Surrogate-assisted evolutionary computation (Swarm and Evolutionar
 Hutter, Hoos & Leyton-Brown, SMAC (LION 5, 2011) for the forest and the mix of local and random
 candidates; Salinas, Shen & Perrone, A quantile-based approach for hyperparameter transfer learning (ICML
 2020) for normal scores in place of losses; Knowles, ParEGO (IEEE Transactions on Evolutionary Computation
-10, 2006) for several objectives.
+10, 2006) for several objectives; Hvarfner et al., πBO (ICLR 2022) for priors whose weight decays.
 """
 
 from __future__ import annotations
@@ -23,15 +23,17 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from evo_tune.errors import OptionError
+from evo_tune.genome.hints import beliefs
 from evo_tune.genome.history import History
 from evo_tune.genome.importance import ranks
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Proposal, Trial
 from evo_tune.plugins.strategy import Strategy
 from evo_tune.strategies._births import spread, unborn
-from evo_tune.strategies._deap import Individual, crossover, mutate, seeded, select, tournament
-from evo_tune.strategies._rounds import Bred, Merits, searched, sizes_of, unseen
+from evo_tune.strategies._deap import Individual, crossover, first_fronts, mutate, seeded, select, tournament
+from evo_tune.strategies._rounds import Bred, Merits, features_of, searched, sizes_of, unseen
 from evo_tune.strategies._screen import Screen, expected_improvement
+from evo_tune.strategies._taught import Expectation
 
 __all__ = ["SAEA"]
 
@@ -44,6 +46,12 @@ threads to invert a matrix; they cost more than they bring, and the slots need t
 
 AUGMENT = 0.05
 """Share of the sum in an augmented Tchebycheff scalarisation, as in ParEGO."""
+
+TRUST = 10.0
+"""Births after which expected improvement and a prior weigh as in their product; before, the prior weighs more."""
+
+TAUGHT = (1, 3)
+"""Births, of the first ones, that are the best genomes of earlier runs."""
 
 RECENT = 256
 """Births that are out and looked at, at most: the last ones."""
@@ -70,6 +78,10 @@ class SAEA(Strategy):
             algorithm configuration, LION 6, 2012): most births follow the models, some look where they are unsure.
         believe: What is out on other slots is believed to give: what is 'expected' of it, or the 'average' of all.
         rounds: Rounds of mutation around the candidates that the models like best; 0: what was bred is all there is.
+        searching: Probability that a birth is found by such rounds; the others are the best of what was bred, so that
+            an error of the models does not decide alone.
+        front: With several objectives parents are selected from 'all' trials at once, or in a 'steady' state, each
+            trial having competed as it came.
     """
 
     first: int = 6
@@ -81,29 +93,34 @@ class SAEA(Strategy):
     kappa: float = 1.0
     believe: Literal["expected", "average"] = "expected"
     rounds: int = 6
+    searching: float = 0.5
+    front: Literal["all", "steady"] = "all"
 
     several_objectives: ClassVar[bool] = True
-    before: ClassVar[Mapping[str, Any]] = {"believe": "average", "rounds": 0}
+    learns: ClassVar[bool] = True
+    before: ClassVar[Mapping[str, Any]] = {"believe": "average", "rounds": 0, "front": "steady"}
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for name, least in (("first", 2), ("brood", 1), ("immigrants", 0), ("trees", 2), ("rounds", 0)):
             if getattr(self, name) < least:
                 raise OptionError(f"{name}={getattr(self, name)} is not allowed: expected {least} or more")
+        if not 0.0 <= self.searching <= 1.0:
+            raise OptionError(f"searching={self.searching} is not allowed: expected a probability from 0 to 1")
         if not 0.0 <= self.kappa < math.inf:
             raise OptionError(f"kappa={self.kappa} is not allowed: expected a number of deviations, 0 or more")
 
     def propose(self, history: History, rng: np.random.Generator) -> Proposal | None:
         told = history.ranking
         if history.fresh_count < self.first or len(told) < self.first // 2:
-            return spread(history, rng)
+            return (self._lesson(history) if history.fresh_count in TAUGHT else None) or spread(history, rng)
         places = _places(history.ranked_losses(), len(history.failed), rng)
         pool = self._parents(history, told, places)
         bred = list(self._bred(history, rng, pool))
         if self.screen == "none":
             return next(unseen(history, bred), None) or unborn(history, rng)
         merits = self._merits(history, told, places, rng)
-        if self.rounds:
+        if self.rounds and rng.random() < self.searching:
             return searched(history, bred, merits, self.rounds, rng) or unborn(history, rng)
         found = list(unseen(history, bred))
         if not found:
@@ -116,7 +133,12 @@ class SAEA(Strategy):
         return super().survivors(history)
 
     def _front(self, history: History) -> list[Individual]:
-        """Return those that NSGA-II would keep, each trial having competed as it came."""
+        """Return those that NSGA-II would keep: of all at once, or, as older versions had it, each as it came."""
+        if self.front == "all":
+            told, losses = history.ranking, history.ranked_losses()
+            return select(
+                [Individual.of(told[row], history) for row in first_fronts(losses, self.population)], self.population
+            )
 
         def step(pool: list[Individual], trial: Trial) -> list[Individual]:
             return select([*pool, Individual.of(trial, history)], self.population) if trial.rankable else pool
@@ -143,19 +165,33 @@ class SAEA(Strategy):
 
     def _merits(self, history: History, told: Sequence[Trial], places: np.ndarray, rng: np.random.Generator) -> Merits:
         """Return what says how promising a genome is, from models made for this birth."""
-        sizes = sizes_of(history.space)
+        space, sizes = history.space, sizes_of(history.space)
+        trust = TRUST / history.fresh_count
         points, scores, out = self._learned(history, told, places, rng)
-        screen = Screen.fit(points, scores, out, sizes, self.trees, self.models, rng)
+        expected = Expectation.of(history.lessons, points, scores, sizes)
+        left = scores - expected(points) if expected.lessons else scores
+        screen = Screen.fit(points, left, out, sizes, self.trees, self.models, rng)
         best = float(scores.max())
         appetite = rng.exponential(self.kappa) if self.screen == "ucb" else 0.0  # its own for each birth
 
         def merits(units: np.ndarray) -> np.ndarray:
-            mean, deviation = screen.predict(_features(sizes, units))
+            features = features_of(units, sizes)
+            mean, deviation = screen.predict(features)
+            if expected.lessons:
+                mean = mean + expected(features)
             if self.screen == "ei":
-                return expected_improvement(mean, deviation, best)
+                return expected_improvement(mean, deviation, best) + trust * beliefs(space.genes, units)
             return np.asarray(mean + appetite * deviation)
 
         return merits
+
+    def _lesson(self, history: History) -> Proposal | None:
+        """Return the best genome of an earlier run that was not born, of each run by turns."""
+        if not history.lessons:
+            return None
+        lesson = history.lessons[TAUGHT.index(history.fresh_count) % len(history.lessons)]
+        bred = (Bred(lesson.units[row], "learned") for row in np.argsort(lesson.losses, kind="stable"))
+        return next(unseen(history, bred), None)
 
     def _learned(
         self, history: History, told: Sequence[Trial], places: np.ndarray, rng: np.random.Generator
@@ -187,7 +223,7 @@ class SAEA(Strategy):
         scores = np.append(np.zeros(lied), places)[kept]
         scores[kept >= lied] = _normal_scores(scores[kept >= lied], len(places))
         out = [one.id for one in ([] if lied else waiting[-RECENT:])]
-        features = _features(sizes_of(history.space), np.stack([history.born_units[id] for id in (*ids, *out)]))
+        features = features_of(np.stack([history.born_units[id] for id in (*ids, *out)]), sizes_of(history.space))
         return features[: len(ids)], scores, features[len(ids) :]
 
 
@@ -247,8 +283,3 @@ def _normal_scores(places: np.ndarray, count: int) -> np.ndarray:
     """
     normal = NormalDist()
     return np.array([-normal.inv_cdf((place - 0.375) / (count + 0.25)) for place in places])
-
-
-def _features(sizes: np.ndarray, units: np.ndarray) -> np.ndarray:
-    """Return unit coordinates, shape (points, genes), with genes without order as indices of their values."""
-    return np.where(sizes > 0, np.minimum(np.floor(units * sizes), sizes - 1), units)

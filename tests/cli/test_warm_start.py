@@ -11,6 +11,7 @@ import pytest
 
 from evo_tune.cli.warm_start import read_genomes
 from evo_tune.errors import SpaceError, UsageError
+from evo_tune.report.summary import front
 from tests.conftest import cut_copy, drive, rows
 from tests.loop.cases import Begin, agrees
 
@@ -123,3 +124,11 @@ def test_a_huge_file_is_refused_and_a_link_of_the_user_is_followed(tmp_path: Pat
     (tmp_path / "good.json").write_text('{"x": 0.5}')
     (tmp_path / "link.json").symlink_to(tmp_path / "good.json")
     assert read_genomes(str(tmp_path / "link.json"), tmp_path) == [{"x": 0.5}]
+
+
+def test_of_a_run_with_several_objectives_the_whole_front_is_taken(begin: Begin) -> None:
+    search = drive(begin("two", strategy="random", objectives=["loss:min", "cost:max"], population=2, trials=30))
+    run = search.saved
+    genomes = read_genomes(str(run.folder), run.folder.parent)
+    assert genomes == [trial.genome for trial in front(run)]
+    assert len(genomes) > 2

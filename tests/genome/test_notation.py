@@ -54,3 +54,39 @@ def test_a_gene_that_cannot_be_read_says_what_was_typed(text: str) -> None:
     with pytest.raises(SpaceError) as caught:
         parse_gene("lr", text)
     assert f"--gene lr={text}" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "gene"),
+    [
+        ("log(1e-4,1e-1) ~ 3e-3±2x", Float(1e-4, 1e-1, log=True, prior=3e-3, spread=2)),
+        ("float(0,0.5)~0.1+-0.05", Float(0, 0.5, prior=0.1, spread=0.05)),
+        ("int(1,12) ~ 4±2", Int(1, 12, prior=4, spread=2)),
+        ("ordered(8,16,32) ~ 16 ± 1", Choice((8, 16, 32), ordered=True, prior=16, spread=1)),
+        ("float(0.9,0.999) when optimizer=adamw|lion", Float(0.9, 0.999, when={"optimizer": ["adamw", "lion"]})),
+        ("a|b when depth=2", Choice(("a", "b"), when={"depth": 2})),
+        ("int(1,4) ~ 2±1 when on=true", Int(1, 4, prior=2, spread=1, when={"on": True})),
+    ],
+)
+def test_what_is_known_of_a_gene_is_read_behind_it(text: str, gene: Gene) -> None:
+    assert parse_gene("g", text) == gene
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "log(1e-4,1e-1) ~ 3e-3",
+        "log(1e-4,1e-1) ~ 3e-3±2",
+        "float(0,1) ~ 0.5±2x",
+        "float(0,1) ~ 2±0.1",
+        "float(0,1) ~ 0.5±0",
+        "log(1e-4,1e-1) ~ 3e-3±0.5x",
+        "choice(a,b) ~ a±1",
+        "float(0,1) when x",
+        "float(0,1) when =3",
+    ],
+)
+def test_what_cannot_be_known_of_a_gene_says_what_was_typed(text: str) -> None:
+    with pytest.raises(SpaceError) as caught:
+        parse_gene("lr", text)
+    assert f"--gene lr={text}" in str(caught.value)

@@ -115,6 +115,11 @@ SPACES = {
     "repaired": SearchSpace(repair=coarse, n=Int(0, 99), kind=Choice(("a", "b"))),
     "one-float": SearchSpace(x=Float(-1.0, 1.0)),
     "one-int": SearchSpace(n=Int(1, 60, log=True)),
+    "hints": SearchSpace(
+        lr=Float(1e-5, 1e-2, log=True, prior=1e-3, spread=2.0),
+        kind=Choice(("sgd", "adam", "muon")),
+        beta=Float(0.5, 0.99, when={"kind": "adam"}),
+    ),
     "choices": SearchSpace(**{f"c{i}": Choice(("a", "b", 3, 4.5)) for i in range(5)}),
 }
 

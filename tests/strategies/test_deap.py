@@ -17,6 +17,7 @@ from evo_tune.strategies._deap import (
     Individual,
     crossover,
     crowded_tournament,
+    first_fronts,
     mutate,
     seeded,
     select,
@@ -191,3 +192,13 @@ def test_numpys_global_state_is_never_touched() -> None:
         crowded_tournament(pool)
         crossover([0.1] * 8, [0.9] * 8, SPACES["mixed"])
     assert same_state(np.random.get_state(), before)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("objectives", [2, 3])
+def test_the_first_fronts_are_all_that_a_selection_looks_at(objectives: int) -> None:
+    for seed in range(10):
+        losses = RNG(seed).integers(12, size=(80, objectives)).astype(float)
+        pool = pool_of(*map(tuple, losses.tolist()))
+        few = first_fronts(losses, 12)
+        assert len(few) < len(pool)
+        assert [one.id for one in select([pool[row] for row in few], 12)] == [one.id for one in select(pool, 12)]

@@ -251,3 +251,21 @@ def test_a_proposal_costs_little_in_a_long_run(count: int, seconds: float) -> No
         SAEA().propose(history, birth_rng(0, id))
         times.append(time.process_time() - start)
     assert min(times) < seconds
+
+
+def best_with(centre: float | None, seed: int, births: int = 25) -> float:
+    """Return the best loss of a run whose optimum lies at 0.8 of every gene, with a prior around `centre`."""
+    hint = {} if centre is None else {"prior": centre, "spread": 0.05}
+    space = SearchSpace(**{f"x{place}": Float(0, 1, default=0.5, **hint) for place in range(6)})
+
+    def evaluate(candidate: Candidate) -> Outcome:
+        return Outcome("ok", {"loss": float(((space.encode(candidate.genome) - 0.8) ** 2).sum())})
+
+    run = Simulation(SAEA(), space, OBJECTIVES[:1], evaluate, births=births, seed=seed).run()
+    return float((run.history.best.losses or (1.0,))[0])  # type: ignore[union-attr]
+
+
+def test_a_good_prior_helps_and_an_adversarial_one_is_overcome() -> None:
+    good, none, adversarial = ([best_with(centre, seed) for seed in range(4)] for centre in (0.75, None, 0.2))
+    assert np.median(good) < 0.5 * np.median(none)
+    assert np.median([best_with(0.2, seed, births=60) for seed in range(2)]) < 0.2 * np.median(adversarial)

@@ -80,6 +80,12 @@ PLACE = 10
 @click.option(
     "--warm-start", multiple=True, metavar="RUN|FILE", help="Seed with a run's population, or a CSV or JSON of genomes."
 )
+@click.option(
+    "--learn-from",
+    multiple=True,
+    metavar="RUN",
+    help="Believe what an earlier run found, as far as it proves true.",
+)
 @click.option("--fill-defaults", is_flag=True, help="Give genes that a warm start lacks their defaults.")
 @click.option(
     "--config",
