@@ -30,6 +30,7 @@ from evo_tune.dispatch.worker import Worker
 from evo_tune.errors import EvoTuneError
 from evo_tune.genome.trial import Candidate, Outcome
 from evo_tune.loop.search import Search
+from evo_tune.report.pages import library
 from tests.conftest import QUICK
 from tests.hostile_folder import MUTATIONS, outside_of, snapshot
 
@@ -55,6 +56,7 @@ COMMANDS = (
     ("show", "run", "--format", "csv"),
     ("best", "run", "--format", "json"),
     ("status", "run"),
+    ("report", "run"),
     ("verify", "run"),
     ("export", "run", "--checkpoint", "out"),
     ("resume", "run", "--as", "copy", "--trials", "6", "--calibrate", "0", "--accept-changes", "--slots", "1"),
@@ -99,6 +101,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
                 str(home / "quick.py"), strategy="ga", population=3, trials=6, calibrate=1, store="store", name=name
             )
             search.run()
+        library.shared(home / "store")  # so that no report has to
         trial = home / "store" / "base" / "_trials" / "000003"
         trial.mkdir(parents=True)
         (trial / "log.txt").write_text("x")
