@@ -1,6 +1,6 @@
 # `make` lists the targets. `make run` and `make test` set up everything themselves, in .venv.
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint sample options bench clean
+.PHONY: help setup run test proofs lint sample options bench clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -21,8 +21,19 @@ setup: .venv/stamp  ## make .venv and install evo-tune into it
 run: setup  ## evolve a small language model with the default settings (under 4 minutes on 2 cores)
 	$(BIN)/evo-tune run
 
+# Else hundreds of processes would compile the same files again.
+test: export PYTHONDONTWRITEBYTECODE :=
 test: setup lint  ## lint, then the whole test suite
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+proofs: setup  ## what takes too long for the suite: the README to the letter, hostile folders, the storm (an hour)
+	$(BIN)/python -m pytest --proofs
+	HOSTILE_EXAMPLES=1000 $(BIN)/python -m pytest --timeout 6000 tests/test_hostile_fuzz.py
+	$(BIN)/python -m pytest --all-slots tests/dispatch
+	$(BIN)/python benchmarks/chaos.py --rounds 200
+	$(BIN)/python benchmarks/chaos.py --mutants --rounds 12
+	$(BIN)/python benchmarks/chaos.py --backend dask --rounds 8
+	$(BIN)/python benchmarks/chaos.py --backend ray --rounds 8
 
 lint: setup  ## check style and types
 	$(BIN)/ruff check .

@@ -35,8 +35,8 @@ STARTING = 60.0
 NOTICED = 180.0
 """Seconds in which a run must have noticed that its cluster is gone."""
 
-SAID = ("ClusterLost", "no Dask scheduler answers", "no Ray answers", "Failed to connect to GCS")
-"""One of these a run must say of it. The last is Ray's own, which ends its driver's process after a minute."""
+SAID = ("ClusterLost", "no Dask scheduler answers", "no Ray answers")
+"""One of these a run must say of it."""
 
 HOSTS = {"dask": "spawn_main", "ray": "ray::"}
 """What the command lines of those processes have in common that trainings run below."""

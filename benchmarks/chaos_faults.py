@@ -74,6 +74,8 @@ class Chaos:
         self.deck: list[str] = []
         self.tracker_killed = False
         self.parents: list[int] = []
+        self.ready: dict[int, Path] = {}
+        """By parent: the file that is there as long as it has its run for itself."""
         self.seed, self.random = seed, random.Random(seed)
         self.mark = uuid.uuid4().hex
         self.generations = GENERATIONS
@@ -88,15 +90,17 @@ class Chaos:
         self.store.mkdir()
         shutil.copy(Path(__file__).with_name("chaos_evaluator.py"), folder / "quick.py")
 
-    def start(self, name: str = "chaos", **plan: str | int) -> subprocess.Popen[str]:
+    def start(self, name: str = "chaos", **plan: str | float) -> subprocess.Popen[str]:
         """Start a parent, in a session of its own, as a terminal does; see `Plan` for what it is to do."""
-        given = {"generations": self.generations, "mutant": self.mutant, **plan}
+        ready = f"ready-{len(self.parents)}"
+        given = {"generations": self.generations, "mutant": self.mutant, "ready": ready, **plan}
         told = Plan(str(self.folder), name, self.rules, **given, backend=self.cluster[0], address=self.cluster[1])
         arguments = [sys.executable, chaos_session.__file__, told.text()]
         environment = {**os.environ, MARK: self.mark}
         pipe = subprocess.PIPE
         parent = subprocess.Popen(arguments, env=environment, text=True, stderr=pipe, start_new_session=True)
         self.parents.append(parent.pid)
+        self.ready[parent.pid] = self.folder / ready
         return parent
 
     def round(self) -> None:
@@ -200,7 +204,8 @@ class Chaos:
         second = self.start()
         assert second.stderr is not None
         entered = self.wait_ready(second, self.parent)
-        if entered and self.parent.poll() is None:
+        # Not whether the first is alive: it lets go of the run before it ends, and then the second may have it.
+        if entered and self.ready[self.parent.pid].exists() and self.parent.poll() is None:
             raise Violation("a second parent was let into a run that is in use")
         text = second.stderr.read()
         second.wait()
@@ -211,7 +216,7 @@ class Chaos:
     def wait_ready(self, parent: subprocess.Popen[str], first: subprocess.Popen[str] | None = None) -> bool:
         """Wait until a parent has the run, and say so; False if it has ended, or the one before it has."""
         while parent.poll() is None and (first is None or first.poll() is None):
-            if (self.folder / f"ready-{parent.pid}").exists():
+            if self.ready[parent.pid].exists():
                 return True
             time.sleep(0.01)
         return False

@@ -61,6 +61,8 @@ class Plan:
         cut: With 'power': before how many steps on the disk it comes.
         mutant: Of MUTANTS, or ''.
         copy_as: Name of a copy that goes on in place of the run, or ''.
+        linger: Seconds for which its process stays once the run has ended.
+        ready: Name of the file that says, as long as it is there, that this session has the run for itself.
         backend: Where the slots are.
         address: Of the cluster, or ''.
     """
@@ -73,6 +75,8 @@ class Plan:
     cut: int = 0
     mutant: str = ""
     copy_as: str = ""
+    linger: float = 0.0
+    ready: str = "ready"
     backend: str = "joblib"
     address: str = ""
 
@@ -101,8 +105,22 @@ def drive(plan: Plan) -> None:
         mutate(plan.mutant)
     tell_tales(folder / f"told-{plan.copy_as or plan.name}")
     search = opened(plan, store)
-    (folder / f"ready-{os.getpid()}").touch()
+    say_ready(folder / plan.ready)
     search.run()
+    time.sleep(plan.linger)
+
+
+def say_ready(path: Path) -> None:
+    """Say that the run is this session's, and take it back just before the run is let go: another may follow then."""
+    close = run.Run.close
+
+    def closed(self: run.Run) -> None:
+        if not self.closed:
+            path.unlink(missing_ok=True)
+        close(self)
+
+    path.touch()
+    run.Run.close = closed  # type: ignore[method-assign]
 
 
 def opened(plan: Plan, store: Path) -> Search:

@@ -50,11 +50,16 @@ def evaluate(genome, context, *, sleep: float = 0.0, failing: float = 0.0):
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--all-slots", action="store_true", help="run all of the slots' contract over clusters too")
+    parser.addoption("--proofs", action="store_true", help="run the long proofs, and nothing else")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the long tests: at the end one of them would leave the other process with nothing to do."""
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep the proofs apart; begin with the long tests, lest one of them runs alone at the end."""
+    proofs = [item for item in items if item.get_closest_marker("proof") is not None]
+    others = [item for item in items if item.get_closest_marker("proof") is None]
+    kept, left_out = (proofs, others) if config.getoption("--proofs") else (others, proofs)
+    items[:] = sorted(kept, key=lambda item: item.get_closest_marker("slow") is None)
+    config.hook.pytest_deselected(items=left_out)
 
 
 @pytest.fixture(scope="session", autouse=True)

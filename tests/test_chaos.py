@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,6 +27,35 @@ def test_a_run_in_a_storm_ends_as_if_nothing_had_happened() -> None:
     kinds = ", ".join(f"1 {fault}" for fault in faults)
     printed = chaos("--rounds", "3", "--seed", "2", "--rules", "rungs", "--faults", *faults)
     assert printed.startswith(f"rungs: 3 faults ({kinds})")
+
+
+def test_who_comes_once_a_parent_has_let_go_of_the_run_is_no_intruder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(CHAOS.parent)
+    faults: Any = importlib.import_module("chaos_faults")
+    chaos = faults.Chaos(tmp_path, seed=0)
+    wait, entered = chaos.wait_ready, []
+
+    def wait_long(parent: Any, first: Any = None) -> bool:
+        """As the storm does, but for the first parent until it has let go of the run."""
+        ready: bool = wait(parent, first)
+        if first is not None:
+            entered.append(ready)
+        while first is None and chaos.ready[parent.pid].exists():
+            time.sleep(0.01)
+        return ready
+
+    monkeypatch.setattr(chaos, "wait_ready", wait_long)
+    chaos.parent = chaos.start(generations=1, linger=60.0)
+    try:
+        chaos.intrude()
+        assert entered == [True]
+        assert chaos.parent.poll() is None
+    finally:
+        chaos.close()
+        chaos.parent.wait()
+        chaos.parent.stderr.close()
 
 
 def test_what_is_broken_on_purpose_is_noticed() -> None:

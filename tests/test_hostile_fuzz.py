@@ -25,19 +25,20 @@ from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 
 from evo_tune.cli import cli
-from evo_tune.dispatch.slot import Slot, Task
-from evo_tune.dispatch.worker import Worker
 from evo_tune.errors import EvoTuneError
-from evo_tune.genome.trial import Candidate, Outcome
 from evo_tune.loop.search import Search
 from evo_tune.report.pages import library
 from tests.conftest import QUICK
+from tests.here import Here
 from tests.hostile_folder import MUTATIONS, outside_of, snapshot
 
-EXAMPLES = int(os.environ.get("HOSTILE_EXAMPLES", "40"))
+EXAMPLES = int(os.environ.get("HOSTILE_EXAMPLES", "12"))
 
-SECONDS = 30.0
-"""That a command may take on a busy machine; alone it takes a tenth of one."""
+SECONDS = 10.0
+"""Of computing that a command may take; it takes a tenth of one."""
+
+WAITING = 120.0
+"""Seconds until a command that computes nothing has hung, on a machine however busy."""
 
 MEMORY = 2 << 30
 """Bytes that a command may take."""
@@ -64,23 +65,6 @@ COMMANDS = (
     ("resume", "run", "--trials", "8", "--accept-changes", "--slots", "2"),
     ("show", "run"),
 )
-
-
-class Here(Slot):
-    """A slot that has a worker do what it does, in this very process."""
-
-    name, device, pid = "here", "cpu", None
-
-    def __init__(self, task: Task) -> None:
-        self.worker = Worker(task, "cpu")
-
-    def run(self, candidate: Candidate, folder: str | None = None) -> Outcome:
-        return Outcome(**self.worker.work(candidate, folder)["outcome"])
-
-    def close(self) -> None:
-        pass
-
-    kill = close
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +107,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 class Hangs(BaseException):
-    """A command takes too long."""
+    """A command takes too long; nothing that it catches."""
 
 
 @contextlib.contextmanager
@@ -135,16 +119,19 @@ def bounded() -> Iterator[None]:
 
     pages = int(Path("/proc/self/statm").read_text().split()[0]) if Path("/proc/self/statm").exists() else 0
     limits = resource.getrlimit(resource.RLIMIT_AS)
-    before = signal.signal(signal.SIGALRM, ring)
+    before = [signal.signal(number, ring) for number in (signal.SIGALRM, signal.SIGPROF)]
     try:
         if pages:
             most = pages * resource.getpagesize() + MEMORY
             resource.setrlimit(resource.RLIMIT_AS, (most, limits[1]))
-        signal.setitimer(signal.ITIMER_REAL, SECONDS)
+        signal.setitimer(signal.ITIMER_REAL, WAITING)
+        signal.setitimer(signal.ITIMER_PROF, SECONDS)
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGALRM, before[0])
+        signal.signal(signal.SIGPROF, before[1])
         resource.setrlimit(resource.RLIMIT_AS, limits)
 
 
@@ -152,7 +139,10 @@ def ended(words: tuple[str, ...]) -> tuple[int, list[str], str]:
     """Type a command; return its exit code, each of its messages, and what it printed."""
     with warnings.catch_warnings(record=True) as told, bounded():
         warnings.simplefilter("always")
-        done = CliRunner().invoke(cli, [*words, "--store", "store"])
+        try:
+            done = CliRunner().invoke(cli, [*words, "--store", "store"])
+        except Hangs as hangs:
+            raise AssertionError(f"{' '.join(words)} takes too long:\n{hangs}") from None
     messages = [str(one.message) for one in told]
     if isinstance(done.exception, EvoTuneError):
         return done.exception.exit_code, [*messages, str(done.exception)], done.output
@@ -167,7 +157,7 @@ def ended(words: tuple[str, ...]) -> tuple[int, list[str], str]:
     max_examples=EXAMPLES,
     deadline=None,
     database=None,
-    derandomize=EXAMPLES <= 40,
+    derandomize=EXAMPLES <= 12,
     suppress_health_check=list(HealthCheck),
 )
 @given(st.lists(MUTATIONS, min_size=1, max_size=3))

@@ -46,13 +46,14 @@ def test_the_main_job_with_nothing_but_the_wheel(installed: Path, tmp_path: Path
     assert found.stdout.split() == [str(installed / "evo_tune/__init__.py"), str(installed / "evo_tune/evaluators")]
 
     (tmp_path / "text.txt").write_bytes((ROOT / "README.md").read_bytes() * 8)
-    words = ["-o", "data=text.txt", "-o", "tokens=5000", "--population", "3", "--calibrate", "1", "--slots", "1"]
+    words = ["-o", "data=text.txt", "-o", "tokens=1500", "-o", "eval_tokens=1000", "--calibrate", "0", "--slots", "1"]
+    words += ["--population", "2"]
     typed("run", "language_model", *words, "--generations", "1", "--name", "r1", "--store", "pops", "--quiet")
     typed("resume", "r1", "--store", "pops", "--generations", "2", "--quiet")
-    assert "6 evaluations" in typed("show", "r1", "--store", "pops")
+    assert "4 evaluations" in typed("show", "r1", "--store", "pops")
     assert "val_loss" in typed("best", "r1", "--store", "pops")
-    assert "all 6 proposals agree" in typed("verify", "r1", "--store", "pops")
-    typed("export", "r1", "--store", "pops", "--checkpoint", "model", "--tokens", "5000")
+    assert "all 4 proposals agree" in typed("verify", "r1", "--store", "pops")
+    typed("export", "r1", "--store", "pops", "--checkpoint", "model", "--tokens", "1500")
     use = "from evo_tune.training import GPT; print(len(GPT.load('model').generate('The ', 40)))"
     used = subprocess.run([sys.executable, "-c", use], cwd=tmp_path, env=env, capture_output=True, text=True)
     assert used.returncode == 0, used.stderr

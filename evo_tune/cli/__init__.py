@@ -19,7 +19,7 @@ import click
 from evo_tune import __version__
 from evo_tune.cli import _shared as shared
 from evo_tune.cli import commands
-from evo_tune.errors import EvoTuneError
+from evo_tune.errors import ClusterLost, EvoTuneError
 
 __all__ = ["main"]
 
@@ -75,6 +75,8 @@ def main() -> None:
     warnings.showwarning = _warn  # type: ignore[assignment]
     try:
         code = cli.main(prog_name="evo-tune", standalone_mode=False)
+    except ClusterLost as error:
+        _end_at_once(str(error), error.exit_code)
     except EvoTuneError as error:
         _fail(str(error), error.exit_code)
     except click.exceptions.Abort:
@@ -115,6 +117,15 @@ def _give_up_output() -> None:
 def _fail(message: str, code: int) -> None:
     shared.echo(f"Error: {' '.join(message.splitlines())}", err=True)
     sys.exit(code)
+
+
+def _end_at_once(message: str, code: int) -> None:
+    """As `_fail`, past what is done at the exit: Ray without its head crashes there, waits, or gives another code."""
+    shared.echo(f"Error: {' '.join(message.splitlines())}", err=True)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
 
 
 def _warn(message: Warning | str, category: type[Warning], *where: object) -> None:

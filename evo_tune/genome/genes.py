@@ -142,7 +142,7 @@ class Float(Gene):
     """A real number in [low, high], on a logarithmic scale if `log`.
 
     Values are rounded to about a millionth of the range (of the value, if `log`), and less finely where
-    floating point would not give the same number back.
+    floating point would not give the same number back; what would be rounded as a bound is that bound itself.
 
     Raises:
         SpaceError: Bounds that are not finite, not in order or too close to tell values apart, or `log`
@@ -155,6 +155,7 @@ class Float(Gene):
     log: bool = False
     default: float | None = None
     _digits: int = field(init=False, repr=False, compare=False)
+    _ends: tuple[float, float] = field(init=False, repr=False, compare=False)  # the bounds, rounded
 
     def __post_init__(self) -> None:
         for name in ("low", "high"):
@@ -167,6 +168,7 @@ class Float(Gene):
         if self.log and self.low < 1 / LARGEST:
             raise SpaceError(f"Float({self.low}, {self.high}, log=True): a log gene needs low above 0")
         object.__setattr__(self, "_digits", self._resolution())
+        object.__setattr__(self, "_ends", (self._shorten(self.low), self._shorten(self.high)))
         self._check_default()
 
     def _resolution(self) -> int:
@@ -187,16 +189,21 @@ class Float(Gene):
     def size(self) -> float:
         return math.inf
 
+    def _shorten(self, value: float) -> float:
+        return float(f"{value:.{self._digits}g}") if self.log else round(value, self._digits)
+
     def _round(self, value: float) -> float:
-        value = float(f"{value:.{self._digits}g}") if self.log else round(value, self._digits)
-        return min(max(value, self.low), self.high) + 0.0  # no negative zero: it would be another genome
+        value = self._shorten(value)
+        value = self.low if value <= self._ends[0] else self.high if value >= self._ends[1] else value
+        return value + 0.0  # no negative zero: it would be another genome
 
     def decode(self, u: float) -> float:
-        u = min(max(float(u), 0.0), 1.0)
+        if u <= 0.0 or u >= 1.0:  # exactly: computed, a bound half way between two rounded numbers may be another
+            return (self.low if u <= 0.0 else self.high) + 0.0
         if self.log:
             low = math.log(self.low)
-            return self._round(math.exp(low + u * (math.log(self.high) - low)))
-        return self._round(self.low + u * (self.high - self.low))
+            return self._round(math.exp(low + float(u) * (math.log(self.high) - low)))
+        return self._round(self.low + float(u) * (self.high - self.low))
 
     def encode(self, value: Value) -> float:
         value = float(value)

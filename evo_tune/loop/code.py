@@ -2,7 +2,7 @@
 
 A run's folder may come from a stranger, and its manifest and journal may name any file and any address. Whatever goes
 on with a run, replays it or trains its genomes anew gets evaluator and strategy here; `trust` remembers what the user
-named and began, and decides. Nothing is trained here.
+named and doubt, and decides. Nothing is trained here.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from evo_tune.rules.ruled import Ruled, Rules
 from evo_tune.store.manifest import Manifest
 from evo_tune.store.run import Run
 from evo_tune.store.session import Session
-from evo_tune.trust.decide import allow, began, remember_file, remember_run
+from evo_tune.trust.decide import allow, doubt, remember_file, remember_run
 
 __all__ = [
     "PLACES",
@@ -195,18 +195,19 @@ def believed(run: Run, changes: Mapping[str, Any]) -> Session:
     """Return the last session of a run, without what a stranger's journal says of where to train.
 
     Args:
-        run: It. One that this user began is believed.
+        run: It. One that this user doubt, and that nobody else may write, is believed.
         changes: What the user says now: none of that needs to be told as left out.
     """
     last = run.sessions[-1] if run.sessions else Session()
-    if began(run.folder, run.manifest.identity):
+    why = doubt(run.folder, run.manifest.identity)
+    if not why:
         return last
     usual = Session()
     strange = {name: value for name in PLACES if (value := getattr(last, name)) != getattr(usual, name)}
     told = [f"--{name.replace('_', '-')} {value}" for name, value in strange.items() if name not in changes]
     if told:
         warnings.warn(
-            f"run {run.name} was not begun by you here, so what it says of where to train is not used "
+            f"run {run.name} {why}, so what it says of where to train is not used "
             f"({', '.join(told)}): give the flags that you want",
             stacklevel=4,
         )

@@ -134,10 +134,14 @@ def _python_files(folder: Path) -> list[Path]:
 def _entry_points(group: str) -> dict[str, Path]:
     """Return the file of each installed entry point of a group, without importing it.
 
-    One that cannot be found is passed over with a warning: a broken package must not stop other runs.
+    One that cannot be found, or whose name could be taken for a path, is passed over with a warning: a broken package
+    must not stop other runs.
     """
     found = {}
     for entry in importlib.metadata.entry_points(group=group):
+        if not is_identifier(entry.name):
+            warnings.warn(f"entry point {entry.name!r} of {group}: its name is not a plain one", stacklevel=2)
+            continue
         try:
             with _quiet():
                 spec = importlib.util.find_spec(entry.module)

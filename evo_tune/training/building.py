@@ -16,7 +16,7 @@ from evo_tune.training.data.corpus import TextMaterial
 from evo_tune.training.hardware.capacity import fit_device
 from evo_tune.training.hardware.determinism import seed_for
 from evo_tune.training.hardware.memory import Fit, predict_memory
-from evo_tune.training.hardware.timing import SAFE, TIMED, steps_in
+from evo_tune.training.hardware.throughput import SAFE, TIMED, steps_in
 from evo_tune.training.language import LanguageTask
 from evo_tune.training.models.gpt import GPT
 from evo_tune.training.models.gpt_config import GPTConfig

@@ -21,7 +21,7 @@ from evo_tune.training.data.splits import stratified
 from evo_tune.training.hardware.determinism import seed_for
 from evo_tune.training.hardware.passes import PassMemory, fit_pass
 from evo_tune.training.hardware.precision import Precision
-from evo_tune.training.hardware.timing import SAFE, TIMED, steps_in
+from evo_tune.training.hardware.throughput import SAFE, TIMED, steps_in
 from evo_tune.training.models.encoder import Classifier
 from evo_tune.training.session import Place, Run, seed_of, share_of, train, train_together
 from evo_tune.training.subjects.examples import Classified, Examples

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,7 +14,7 @@ from torch import nn
 
 from evo_tune.options.bounds import check_integer
 from evo_tune.training.data.batch import IGNORE, MicroBatch
-from evo_tune.training.optim.cross_entropy import cross_entropy_sum
+from evo_tune.training.optim.cross_entropy import cross_entropy_sum, losses_in_pieces
 
 if TYPE_CHECKING:
     from evo_tune.training.hardware.distributed import Ranks
@@ -69,7 +70,7 @@ def evaluate(
         RecipeError: batch is not a whole number from 1.
     """
     _, targets = windows = _share(windows, ranks)
-    sums = over_batches(model, windows, device, batch, cross_entropy_sum)
+    sums = over_batches(model, windows, device, batch, cross_entropy_sum, torch.sum)
     # Summed in float64, which some devices lack: on the CPU.
     nll = torch.stack(sums).cpu().double().sum() if sums else torch.zeros((), dtype=torch.float64)
     total = torch.stack((nll, (targets != IGNORE).sum().double()))
@@ -91,8 +92,19 @@ def over_batches(
     device: torch.device | str,
     batch: int,
     score: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    of_losses: Callable[[torch.Tensor], torch.Tensor] | None = None,
 ) -> list[torch.Tensor]:
-    """Return `score(logits, targets)` of each batch of windows: dropout off, no gradients, logits in float32."""
+    """Return `score(logits, targets)` of each batch of windows: dropout off, no gradients, logits in float32.
+
+    Where `of_losses` gives the same from the loss of each target, logits of a large vocabulary are never there whole.
+    """
+    in_pieces = of_losses is not None and getattr(model, "in_pieces", False)
+
+    def judged(inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        if in_pieces and of_losses is not None:
+            return of_losses(model(inputs, partial(losses_in_pieces, targets=targets)))
+        return score(model(inputs).float(), targets)
+
     check_integer("batch", batch, 1)
     inputs, targets = windows
     was_training = model.training
@@ -100,9 +112,7 @@ def over_batches(
     try:
         with torch.inference_mode():
             return [
-                score(
-                    model(inputs[first : first + batch].to(device)).float(), targets[first : first + batch].to(device)
-                )
+                judged(inputs[first : first + batch].to(device), targets[first : first + batch].to(device))
                 for first in range(0, len(inputs), batch)
             ]
     finally:
@@ -128,11 +138,13 @@ def evaluate_by_position(
 
     def by_position(logits: torch.Tensor, aims: torch.Tensor) -> torch.Tensor:
         losses = F.cross_entropy(logits.flatten(0, 1), aims.flatten(), ignore_index=IGNORE, reduction="none")
-        return losses.view_as(aims).sum(0).cpu().double()
+        return places(losses.view_as(aims))
 
-    sums = sum(
-        over_batches(model, windows, device, batch, by_position), torch.zeros(targets.shape[1], dtype=torch.float64)
-    )
+    def places(losses: torch.Tensor) -> torch.Tensor:
+        return losses.sum(0).cpu().double()
+
+    parts = over_batches(model, windows, device, batch, by_position, places)
+    sums = sum(parts, torch.zeros(targets.shape[1], dtype=torch.float64))
     total = torch.stack((sums, (targets != IGNORE).sum(0).double()))
     if ranks is not None:
         total = ranks.sum(total)

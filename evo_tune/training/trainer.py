@@ -23,6 +23,7 @@ from evo_tune.options.bounds import check_integer, check_number
 from evo_tune.training.data.batch import MicroBatch
 from evo_tune.training.hardware.capacity import is_out_of_memory
 from evo_tune.training.hardware.determinism import seed_everything, seed_for
+from evo_tune.training.hardware.eager import spare_compiler, step
 from evo_tune.training.hardware.precision import Precision
 from evo_tune.training.models.dropout import attach_noise
 from evo_tune.training.optim.accumulation import accumulate, split
@@ -149,6 +150,7 @@ class Trainer:
         recipe.precision.check_device(self.device)
         self.scaler = recipe.precision.scaler(self.device)
         self.noise = attach_noise(self.model, seed)
+        spare_compiler()
         self.optimizer = recipe.optimizer.build(model)
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.watch = DivergenceWatch(recipe.schedule.warmup, recipe.ceiling)
@@ -194,7 +196,7 @@ class Trainer:
         if targets:
             self.watch.check(self.step, loss, norm)
             clipped = clip(self.parameters, norm, self.recipe.clip)
-            self.optimizer.step()
+            step(self.optimizer)
             if self.scaler is not None:
                 self.scaler.update()
             if self.averaged is not None:

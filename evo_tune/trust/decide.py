@@ -20,7 +20,7 @@ import filelock
 
 from evo_tune.errors import UsageError
 
-__all__ = ["allow", "began", "is_identifier", "remember_file", "remember_run"]
+__all__ = ["allow", "began", "doubt", "is_identifier", "remember_file", "remember_run"]
 
 LARGEST = 1 << 20
 """Bytes of the memory that are read at most; the oldest entries go first."""
@@ -111,8 +111,26 @@ def remember_run(folder: Path, identity: str) -> None:
 
 
 def began(folder: Path, identity: str) -> bool:
-    """Whether this user began the run that lies in a folder: another one may have taken its place."""
-    return bool(identity) and _remembered()["runs"].get(str(_real(folder))) == identity
+    """Whether this user began the run that lies in a folder, and nobody else may write it."""
+    return not doubt(folder, identity)
+
+
+def doubt(folder: Path, identity: str) -> str:
+    """Return why what a run says is not to be believed, in words that follow its name; '' if it may be.
+
+    Args:
+        folder: Where it is saved: another run may have taken its place.
+        identity: What is only in this run's manifest.
+    """
+    real = _real(folder)
+    if not identity or _remembered()["runs"].get(str(real)) != identity:
+        return "was not begun by you here"
+    try:
+        files = [real / entry.name for entry in os.scandir(real) if not entry.is_dir()]
+    except OSError as error:
+        return f"was begun by you, and cannot be looked at ({error.strerror})"
+    others = next(filter(None, map(_writable_by_others, [real, *files])), "")
+    return f"was begun by you, {others}" if others else ""
 
 
 def _real(path: Path) -> Path:

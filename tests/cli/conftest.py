@@ -14,8 +14,10 @@ from pathlib import Path
 import pytest
 
 from evo_tune.cli import main
+from evo_tune.dispatch import Slot, Task
 from evo_tune.store.manifest import read_manifest
 from evo_tune.trust import decide as trust
+from tests.here import Here
 
 QUICK = '''"""A quadratic with a forbidden corner, for tests."""
 import time
@@ -71,20 +73,30 @@ def type_in(folder: Path, *words: str, env: dict[str, str] | None = None) -> Res
 
 
 @pytest.fixture
-def typed(folder: Path) -> Typed:
-    """Type `evo-tune …` in a process of its own."""
+def process(folder: Path) -> Typed:
+    """Type `evo-tune …` in a process of its own, with workers of its own."""
     return partial(type_in, folder)
 
 
 @pytest.fixture
-def called(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Typed:
-    """Do what `evo-tune …` does in this process: for what ends before a worker would start."""
-    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # `main` sets it
+def typed(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Typed:
+    """Do what `evo-tune …` does in this process, evaluations too; it takes a tenth of what processes take."""
 
-    def run(*words: str) -> Result:
-        monkeypatch.setattr(sys, "argv", ["evo-tune", *words])
-        with pytest.raises(SystemExit) as end:
-            main()
+    def slots_here(task: Task, *_: object) -> list[Slot]:
+        return [Here(task)]
+
+    def run(*words: str, env: dict[str, str] | None = None) -> Result:
+        with monkeypatch.context() as patched, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for shown in (UserWarning, RuntimeWarning):  # as a process of its own shows them
+                warnings.simplefilter("default", shown)
+            for name, value in (env or {}).items():
+                patched.setenv(name, value)
+            for module in ("evo_tune.dispatch", "evo_tune.loop.opening"):
+                patched.setattr(f"{module}.open_slots", slots_here)
+            patched.setattr(sys, "argv", ["evo-tune", *words])
+            with pytest.raises(SystemExit) as end:
+                main()
         printed = capsys.readouterr()
         return Result(int(end.value.code or 0), printed.out, printed.err)
 

@@ -57,14 +57,14 @@ def says(result: Result, code: int, *words: str) -> None:
         (["frobnicate"], ["frobnicate", "expected one of run"]),
     ],
 )
-def test_usage(called: Typed, folder: Path, given: list[str], words: list[str]) -> None:
-    says(called(*given), 2, *words)
+def test_usage(typed: Typed, folder: Path, given: list[str], words: list[str]) -> None:
+    says(typed(*given), 2, *words)
     assert not list(folder.glob("populations/*/_journal.jsonl")), "nothing may be born of bad input"
 
 
 @pytest.mark.parametrize("given", [["run", "quick.py", "--trials", "0"], ["run", "quick.py", "--order", "random"]])
-def test_usage_that_click_finds(called: Typed, given: list[str]) -> None:
-    result = called(*given)
+def test_usage_that_click_finds(typed: Typed, given: list[str]) -> None:
+    result = typed(*given)
     assert result.code == 2
     assert "Error: Invalid value for" in result.err
 
@@ -78,23 +78,23 @@ def test_usage_that_click_finds(called: Typed, given: list[str]) -> None:
         ("hollow", ["hollow"]),
     ],
 )
-def test_data_of_the_language_model(called: Typed, folder: Path, data: str, words: list[str]) -> None:
+def test_data_of_the_language_model(typed: Typed, folder: Path, data: str, words: list[str]) -> None:
     (folder / "empty.txt").touch()
     (folder / "short.txt").write_text("too short")
     (folder / "hollow").mkdir()
-    says(called("run", "language_model", "-o", f"data={data}"), 2, *words)
+    says(typed("run", "language_model", "-o", f"data={data}"), 2, *words)
 
 
 @pytest.mark.parametrize(
     "given",
     [["-o", "flops=-1"], ["-o", "tokens=1000", "-o", "seconds=1"], ["-o", "size=huge"], ["-o", "tokens=1.5"]],
 )
-def test_options_of_the_language_model(called: Typed, given: list[str]) -> None:
-    says(called("run", "language_model", *given), 2, given[-1].partition("=")[0])
+def test_options_of_the_language_model(typed: Typed, given: list[str]) -> None:
+    says(typed("run", "language_model", *given), 2, given[-1].partition("=")[0])
 
 
-def test_two_objectives_of_which_one_is_given_twice(called: Typed) -> None:
-    says(called("run", "quick.py", "--objective", "loss:min", "--objective", "loss:max"), 2, "given twice")
+def test_two_objectives_of_which_one_is_given_twice(typed: Typed) -> None:
+    says(typed("run", "quick.py", "--objective", "loss:min", "--objective", "loss:max"), 2, "given twice")
 
 
 def test_warm_start_names_the_genes(typed: Typed, folder: Path) -> None:
@@ -117,9 +117,9 @@ def test_warm_start_names_the_genes(typed: Typed, folder: Path) -> None:
         (QUICK.replace("Float(-1, 1)", "Float(1, -1)"), ["broken.py:6", "low must be below high"]),
     ],
 )
-def test_a_broken_evaluator(called: Typed, folder: Path, broken: str, words: list[str]) -> None:
+def test_a_broken_evaluator(typed: Typed, folder: Path, broken: str, words: list[str]) -> None:
     (folder / "broken.py").write_text(broken)
-    says(called("run", "broken.py"), 2, *words)
+    says(typed("run", "broken.py"), 2, *words)
     assert not (folder / "populations").exists()
 
 

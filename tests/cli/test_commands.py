@@ -95,8 +95,8 @@ def test_checkout_and_module_do_what_the_script_does() -> None:
         assert done.stdout.startswith("evo-tune, version "), done
 
 
-def test_a_run_prints_best_default_difference_place_and_next(typed: Typed, folder: Path) -> None:
-    result = typed("run", "quick.py", "--name", "one", "--population", "4", "--generations", "3", "--seed", "1")
+def test_a_run_prints_best_default_difference_place_and_next(process: Typed, folder: Path) -> None:
+    result = process("run", "quick.py", "--name", "one", "--population", "4", "--generations", "3", "--seed", "1")
     assert result.code == 0, result
     assert [line.split()[0] for line in result.out.splitlines() if line.startswith((" best ", " default "))] == [
         "best",
@@ -273,10 +273,10 @@ def test_the_parent_of_the_main_job_never_loads_torch(folder: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_help_answers_at_once(typed: Typed) -> None:
+def test_help_answers_at_once(process: Typed) -> None:
     def seconds() -> float:
         start = time.monotonic()
-        assert typed("--help").code == 0
+        assert process("--help").code == 0
         return time.monotonic() - start
 
     assert min(seconds() for _ in range(3)) < 0.5 * 4, "measured at 0.06 s; far beyond that, something heavy came in"

@@ -119,8 +119,8 @@ def test_a_run_from_a_file_and_a_flag_that_wins(typed: Typed, folder: Path) -> N
 
 
 @pytest.mark.parametrize("given", [["--budget", "nan"], ["--timeout", "nan"]])
-def test_a_number_that_is_none_is_refused(typed: Typed, folder: Path, given: list[str]) -> None:
-    result = typed("evaluate", "quick.py", *given)
+def test_a_number_that_is_none_is_refused(process: Typed, folder: Path, given: list[str]) -> None:
+    result = process("evaluate", "quick.py", *given)
     assert (result.code, result.out) == (2, ""), result
     assert f"{given[0]} nan" in result.err
     assert "expected more than 0" in result.err

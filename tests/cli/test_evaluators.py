@@ -15,8 +15,8 @@ from evo_tune.plugins.find import find_evaluator, list_evaluators
 from tests.cli.conftest import Typed
 
 
-def test_with_a_name_it_says_all_that_the_evaluator_declares(called: Typed) -> None:
-    shown = called("evaluators", "language_model")
+def test_with_a_name_it_says_all_that_the_evaluator_declares(typed: Typed) -> None:
+    shown = typed("evaluators", "language_model")
     assert shown.code == 0, shown
     plugin = find_evaluator("language_model")
     assert plugin.summary in shown.out
@@ -33,8 +33,8 @@ def test_with_a_name_it_says_all_that_the_evaluator_declares(called: Typed) -> N
     assert set(plugin.options) <= set(rows)
 
 
-def test_its_data_is_the_same_in_json_and_csv(called: Typed) -> None:
-    data = json.loads(called("evaluators", "quick.py", "--format", "json").out)
+def test_its_data_is_the_same_in_json_and_csv(typed: Typed) -> None:
+    data = json.loads(typed("evaluators", "quick.py", "--format", "json").out)
     assert data["what"] == "A quadratic with a forbidden corner, for tests."
     assert data["objectives"] == [{"metric": "loss", "direction": "min"}]
     assert data["metrics"] == {"loss": "", "cost": "s"}
@@ -43,7 +43,7 @@ def test_its_data_is_the_same_in_json_and_csv(called: Typed) -> None:
         ("sleep", "a number", 0.0, False),
         ("bias", "a whole number", 0, False),
     ]
-    rows = list(csv.DictReader(io.StringIO(called("evaluators", "quick.py", "--format", "csv").out)))
+    rows = list(csv.DictReader(io.StringIO(typed("evaluators", "quick.py", "--format", "csv").out)))
     assert [(row["option"], row["type"], row["default"]) for row in rows] == [
         ("sleep", "a number", "0.0"),
         ("bias", "a whole number", "0"),
@@ -52,25 +52,25 @@ def test_its_data_is_the_same_in_json_and_csv(called: Typed) -> None:
 
 @pytest.mark.parametrize("name", [name for name, origin, _, _ in list_evaluators() if origin == "bundled"])
 @pytest.mark.parametrize("form", ["table", "json", "csv"])
-def test_every_bundled_one_can_be_shown(called: Typed, name: str, form: str) -> None:
-    shown = called("evaluators", name, "--format", form)
+def test_every_bundled_one_can_be_shown(typed: Typed, name: str, form: str) -> None:
+    shown = typed("evaluators", name, "--format", form)
     assert shown.code == 0, shown
     assert all(option in shown.out for option in find_evaluator(name).options)
 
 
-def test_one_without_options_and_one_that_must_be_told(called: Typed, folder: Path) -> None:
+def test_one_without_options_and_one_that_must_be_told(typed: Typed, folder: Path) -> None:
     plain = (folder / "quick.py").read_text().replace("*, sleep: float = 0.0, bias: int = 0", "")
     (folder / "plain.py").write_text(plain)
-    assert "options: none" in called("evaluators", "plain.py").out
-    assert called("evaluators", "plain.py", "--format", "csv").out == ""
+    assert "options: none" in typed("evaluators", "plain.py").out
+    assert typed("evaluators", "plain.py", "--format", "csv").out == ""
     (folder / "asks.py").write_text(plain.replace("(genome, context, )", "(genome, context, *, data: str)"))
-    assert "must be given" in called("evaluators", "asks.py").out
-    (option,) = json.loads(called("evaluators", "asks.py", "--format", "json").out)["options"]
+    assert "must be given" in typed("evaluators", "asks.py").out
+    (option,) = json.loads(typed("evaluators", "asks.py", "--format", "json").out)["options"]
     assert (option["required"], option["default"]) == (True, None)
 
 
-def test_an_unknown_name_ends_with_one_line(called: Typed) -> None:
-    refused = called("evaluators", "langage_model")
+def test_an_unknown_name_ends_with_one_line(typed: Typed) -> None:
+    refused = typed("evaluators", "langage_model")
     assert refused.code == 2
     assert refused.out == ""
     assert "there is no evaluator 'langage_model' (did you mean language_model?)" in refused.err

@@ -71,25 +71,25 @@ LOOKS = [
 
 
 @pytest.mark.parametrize("words", LOOKS, ids=lambda words: "-".join(words)[:20].encode("ascii", "replace").decode())
-def test_nothing_of_a_run_steers_the_terminal(called: Typed, hostile: str, words: list[str]) -> None:
+def test_nothing_of_a_run_steers_the_terminal(typed: Typed, hostile: str, words: list[str]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("always")
-        result = called(*words)
+        result = typed(*words)
     assert result.out + result.err
     assert "Traceback" not in result.err
     assert not steering(result.out + result.err)
     assert not any(line.startswith("fake line") for line in (result.out + result.err).splitlines())
 
 
-def test_json_keeps_the_text_as_it_is(called: Typed, hostile: str) -> None:
-    result = called("show", hostile, "--format", "json")
+def test_json_keeps_the_text_as_it_is(typed: Typed, hostile: str) -> None:
+    result = typed("show", hostile, "--format", "json")
     assert result.out.isascii()
     assert json.loads(result.out)["strategy"] == f"{STEER}.py"
 
 
-def test_a_spreadsheet_computes_nothing_of_a_run(called: Typed, hostile: str) -> None:
+def test_a_spreadsheet_computes_nothing_of_a_run(typed: Typed, hostile: str) -> None:
     for words in (["show", hostile], ["list"], ["best", hostile]):
-        rows = list(csv.reader(io.StringIO(called(*words, "--format", "csv").out)))
+        rows = list(csv.reader(io.StringIO(typed(*words, "--format", "csv").out)))
         cells = [cell for row in rows for cell in row]
         assert len({len(row) for row in rows}) == 1
         computed = [cell for cell in cells if cell[:1] and cell[0] in "=+-@\t\r"]
@@ -103,11 +103,9 @@ def test_a_quoted_gene_is_read_back(folder: Path) -> None:
     assert read_genomes("genomes.csv", folder) == [{"x": -0.5, "kind": "=a"}, {"x": 0.5, "kind": -2}]
 
 
-def test_errors_and_warnings_are_one_line_that_steers_nothing(
-    called: Typed, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_errors_and_warnings_are_one_line_that_steers_nothing(typed: Typed, capsys: pytest.CaptureFixture[str]) -> None:
     for words in (["run", f"{STEER}.py"], ["show", STEER], [STEER], ["run", "--seed", STEER]):
-        result = called(*words)
+        result = typed(*words)
         assert result.code == 2 or words[0] == "show"
         assert len(result.err.splitlines()) == 1
         assert not steering(result.err)

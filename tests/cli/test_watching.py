@@ -31,7 +31,7 @@ def test_status_while_a_run_lives_and_after_it_was_killed(typed: Typed, folder: 
     process = subprocess.Popen([sys.executable, "-m", "evo_tune", *words], cwd=folder)
     try:
         end = time.monotonic() + 60
-        while (told := typed("status", "busy")).out.count("trial") < 2 and time.monotonic() < end:
+        while (told := typed("status", "busy")).out.count("MiB") < 2 and time.monotonic() < end:
             time.sleep(0.2)
         assert "busy: running (last sign of life" in told.out
         assert f"process {process.pid}" in told.out

@@ -65,7 +65,7 @@ def start_ray() -> None:
     import ray
 
     os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=50)
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=50)
     atexit.register(ray.shutdown)
 
 

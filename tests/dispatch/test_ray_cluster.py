@@ -1,24 +1,43 @@
-"""A Ray cluster whose machines are not all fit."""
+"""A Ray cluster whose machines are not all fit, and one whose head dies."""
 
 from __future__ import annotations
 
+import contextlib
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from slot_helpers import candidate, until
 
 from evo_tune.dispatch import CPU, Cluster, Plan, RemoteSlot, open_slots
-from evo_tune.errors import RunError
+from evo_tune.dispatch.clusters import ray_cluster as module
+from evo_tune.errors import ClusterLost, OptionError, RunError
+from evo_tune.store.run import Run
 
 
 class Ray:
     """As much of Ray as the engine needs: each actor answers `open` with the next of some answers."""
 
     def __init__(self, *answers: tuple[str, str]) -> None:
-        self.answers, self.killed = list(answers), 0
+        self.answers, self.killed, self.asked = list(answers), 0, 0
+        self.head: socket.socket | None = None
         self.exceptions = SimpleNamespace(RayError=RuntimeError, GetTimeoutError=TimeoutError)
 
     def is_initialized(self) -> bool:
         return True
+
+    def get_runtime_context(self) -> SimpleNamespace:
+        if self.head is None:
+            return SimpleNamespace()
+        return SimpleNamespace(gcs_address=f"127.0.0.1:{self.head.getsockname()[1]}")
 
     def cluster_resources(self) -> dict[str, float]:
         return {"CPU": 2.0}
@@ -31,12 +50,18 @@ class Ray:
 
     def actor(self) -> SimpleNamespace:
         answer = self.answers.pop(0) if self.answers else None
-        return SimpleNamespace(open=SimpleNamespace(remote=lambda *given: answer), close=SimpleNamespace(remote=dict))
+        self.asked += 1
+        never, nothing = SimpleNamespace(remote=lambda *_: TimeoutError), SimpleNamespace(remote=lambda *_: None)
+        methods = {"run": never, "heard": nothing, "kill": nothing, "close": nothing}
+        return SimpleNamespace(open=SimpleNamespace(remote=lambda *given: answer), **methods)
 
     def wait(self, pending: list[object], timeout: float) -> tuple[list[object], list[object]]:
         return [one for one in pending if one is not None], []
 
     def get(self, answer: object, timeout: float) -> object:
+        if answer is TimeoutError:
+            time.sleep(0.01)
+            raise TimeoutError
         return answer
 
     def kill(self, actor: object) -> None:
@@ -45,8 +70,9 @@ class Ray:
 
 @pytest.fixture
 def opened(task_of, monkeypatch):
-    def make(*answers: tuple[str, str]) -> tuple[Ray, RemoteSlot]:
+    def make(*answers: tuple[str, str], head: socket.socket | None = None) -> tuple[Ray, RemoteSlot]:
         ray = Ray(*answers)
+        ray.head = head
         monkeypatch.setitem(__import__("sys").modules, "ray", ray)
         (slot,) = open_slots(task_of("return {}"), Plan((CPU,), 1), cluster=Cluster("ray", slots=1))
         assert isinstance(slot, RemoteSlot)
@@ -72,3 +98,116 @@ def test_only_where_no_machine_fits_the_run_stops(opened):
     with pytest.warns(UserWarning, match="set aside"), pytest.raises(RunError, match="no device of the cluster can be"):
         assert slot.available
     slot.close()
+
+
+@pytest.fixture
+def head(monkeypatch):
+    """What listens where a head does; silent for half a second, it is lost."""
+    monkeypatch.setattr(module, "LOOK_EVERY", 0.02)
+    monkeypatch.setattr(module, "SILENT", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        yield listening
+
+
+def test_a_head_that_is_silent_for_long_is_a_lost_cluster(opened, head):
+    ray, slot = opened(("node1/cpu", ""), head=head)
+    assert slot.available
+    head.close()
+    began = time.monotonic()
+    with pytest.raises(ClusterLost, match="the Ray head at this machine does not answer any more") as lost:
+        slot.run(candidate())
+    assert 0.4 < time.monotonic() - began < 10.0
+    assert lost.value.exit_code == 130
+    slot.close()
+    assert (ray.asked, ray.killed) == (1, 0), "nothing is asked of a head that is gone"
+
+
+def test_a_head_that_comes_back_in_time_is_asked_for_what_is_owed(opened, head, monkeypatch):
+    monkeypatch.setattr(module, "SILENT", 60.0)
+    ray, slot = opened(("node1/cpu", ""), ("node2/cpu", ""), head=head)
+    assert slot.available
+    address = head.getsockname()
+    head.close()
+    engine, seat = slot._engine, slot._seat
+    slot._give_up(seat)
+    assert until(lambda: not engine.connected, 5.0)
+    assert ray.asked == 1
+    assert not slot.available
+    with socket.create_server(address):
+        assert until(lambda: slot.available, 5.0)
+        assert slot.device == "node2/cpu"
+        slot.close()
+
+
+def test_a_ray_of_ones_own_is_asked_for_by_name(monkeypatch):
+    """Without one, what a killed `ray start` has left in a file is taken for a cluster that is alive."""
+    given = []
+    ray = SimpleNamespace(init=lambda **settings: given.append(settings), is_initialized=lambda: False)
+    module._connect(ray, None, Plan((CPU,), 1), 1)
+    assert given[0]["address"] == "local"
+
+
+def test_an_address_where_nobody_listens_is_said_at_once():
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    with pytest.raises(OptionError, match=f"--address {address}: no Ray answers there"):
+        module._connect(None, address, Plan((CPU,), 1), 1)
+
+
+@pytest.mark.proof
+@pytest.mark.cluster
+@pytest.mark.timeout(600)
+def test_a_run_whose_head_dies_ends_as_one_that_was_interrupted(quick, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
+        start = (sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--num-cpus", "2")
+        where = ("--port", str(port), "--node-ip-address", "127.0.0.1", "--temp-dir", folder)
+        environment = {**os.environ, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # it stays at 127.0.0.1
+        environment.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
+        pipe = subprocess.PIPE
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        begun = subprocess.Popen((*start, *where, "--include-dashboard", "false"), env=environment, **quiet)
+        try:
+            store = tmp_path / "store"
+            words = ["run", str(quick), "--backend", "ray", "--address", f"127.0.0.1:{port}", "--store", str(store)]
+            words += ["--trials", "10000", "--name", "lost", "-o", "sleep=0.2", "--quiet"]
+            told = store / "lost" / "_journal.jsonl"
+            assert until(lambda: listens(port), 60.0)
+            time.sleep(5.0)
+            run = subprocess.Popen([sys.executable, "-m", "evo_tune", *words], env=environment, stderr=pipe, text=True)
+            assert until(lambda: told.exists() and b'"recorded"' in told.read_bytes(), 120.0)
+            os.kill(begun.pid, signal.SIGKILL)
+            for process in heads(folder):
+                process.kill()
+            began = time.monotonic()
+            _, printed = run.communicate(timeout=120.0)
+            assert time.monotonic() - began < 60.0
+        finally:
+            for process in heads(folder):
+                with contextlib.suppress(ProcessLookupError):
+                    process.kill()
+            begun.wait()
+    last = printed.splitlines()[-1]
+    assert last.startswith(f"Error: the Ray head at 127.0.0.1:{port} does not answer any more; everything recorded"), (
+        printed
+    )
+    assert run.returncode == 130
+    saved = Run.open(Path(store / "lost"))
+    assert saved.ended is not None
+    assert "the Ray head at" in saved.ended
+    assert all(trial.ok for trial in saved.trials())
+
+
+def listens(port):
+    """Say whether somebody listens there."""
+    with socket.socket() as asking:
+        return asking.connect_ex(("127.0.0.1", port)) == 0
+
+
+def heads(folder):
+    """Return the processes of the Ray whose files lie in a folder."""
+    import psutil
+
+    return [one for one in psutil.process_iter(["cmdline"]) if folder in " ".join(one.info["cmdline"] or ())]

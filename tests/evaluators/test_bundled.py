@@ -259,7 +259,8 @@ def test_what_is_exported_works_as_its_readme_says(
 ) -> None:
     folder = tmp_path / "a model"
     metrics = evaluator.export(evaluator.space(options).default(), Context(folder=tmp_path / "t"), folder, options)
-    assert set(metrics) <= set(evaluator.metrics)
+    assert set(metrics) <= set(evaluator.metrics) | set(evaluator.tests.values())
+    assert set(evaluator.tests.values()) <= set(metrics)
     assert {"README.md", "config.json", "model.safetensors"} <= {path.name for path in folder.iterdir()}
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     assert config.get("metrics", metrics)["val_loss"] == metrics["val_loss"]

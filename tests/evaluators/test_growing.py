@@ -15,7 +15,8 @@ from evo_tune.cli import cli
 from evo_tune.errors import OptionError, RecipeError
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.find import find_evaluator
-from evo_tune.training import GPT, GPTConfig, flops_per_token
+from evo_tune.training import GPT, GPTConfig, Trainer, TrainingWindows, flops_per_token
+from evo_tune.training.extension import next_trainer
 
 TINY = {"size": "small", "tokens": 16384, "eval_tokens": 512, "grow_from": "1x32", "context": 64}
 SHAPE = {"depth": 2, "width": 48, "heads": 3, "dropout": 0.1, "lr": 1e-2, "batch": 512}
@@ -79,6 +80,24 @@ def test_the_phases_share_one_budget(evaluator: Evaluator, train: Train, share: 
     bound = evaluator.bind({**TINY, "tokens": None, "flops": 4e9, "grow_share": share})
     known = evaluator.estimate({**evaluator.space(bound).default(), **SHAPE}, bound)
     assert {name: metrics[name] for name in known} == known
+
+
+def test_the_larger_model_reads_on_and_computes_again_what_the_options_say(
+    train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Any] = []
+
+    def spy(trainer: Trainer, source: TrainingWindows, config: GPTConfig, **rest: Any) -> Trainer:
+        further = next_trainer(trainer, source, config, **rest)
+        made.append((trainer, source, further))
+        return further
+
+    monkeypatch.setattr("evo_tune.training.subjects.reading.next_trainer", spy)
+    train(recompute=1)
+    ((trainer, source, further),) = made
+    assert source.first_window == trainer.source.total > 0
+    assert further.model.recompute == 1
+    assert source.first_step == trainer.step
 
 
 def test_the_loss_goes_on_where_it_was(train: Train) -> None:

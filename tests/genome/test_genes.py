@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from evo_tune.errors import SpaceError
@@ -29,7 +29,13 @@ def test_a_decoded_value_comes_back_from_its_coordinate(gene: Gene, u: float) ->
     assert same(gene.check(value), value)
 
 
+NEAR = Float(4.7434301505650025e-07, 4.743430155308433e-07, log=True)
+"""Its low end lies half way between two rounded numbers."""
+
+
 @given(genes(), UNIT)
+@example(NEAR, 0.0)
+@example(Float(0.1 + 5e-8, 0.2), 0.0)
 def test_a_value_survives_json(gene: Gene, u: float) -> None:
     value = gene.decode(u)
     assert same(gene.check(json.loads(json.dumps(value))), value)
@@ -112,6 +118,14 @@ def test_the_scale_of_a_log_gene_is_even() -> None:
     assert Float(1e-4, 1e-2, log=True).decode(0.5) == pytest.approx(1e-3)
     draws = [Int(1, 1000, log=True).decode(u) for u in np.linspace(0, 1, 1001)]
     assert 400 < sum(value < 30 for value in draws) < 600
+
+
+@given(floats())
+@example(NEAR)
+@example(Float(1 / 3, 2 / 3))
+def test_the_ends_of_a_range_are_its_bounds(gene: Float) -> None:
+    assert (gene.decode(0.0), gene.decode(1.0)) == (gene.low, gene.high)
+    assert (gene.check(gene.low), gene.check(gene.high)) == (gene.low, gene.high)
 
 
 def test_zero_is_one_value() -> None:

@@ -177,6 +177,13 @@ def test_a_run_of_the_users_own_goes_on_where_it_was(begin: Callable[..., Search
     assert (search.session.slots, search.session.devices) == (3, "cpu")
 
 
+def test_an_own_run_that_others_may_write_is_not_believed(begin: Callable[..., Search], tmp_path: Path) -> None:
+    begin("own", trials=4, slots=2).close()
+    (tmp_path / "store" / "own" / "_journal.jsonl").chmod(0o666)
+    with pytest.warns(UserWarning, match=r"run own was begun by you, and others may write .*, so .* \(--slots 2\)"):
+        Search.resume("own", store=tmp_path / "store", trials=5).saved.close()
+
+
 def test_another_run_in_the_place_of_an_own_one_is_a_strangers(begin: Callable[..., Search], tmp_path: Path) -> None:
     begin("mine", trials=4, slots=3).close()
     named(tmp_path / "store" / "mine", identity="0" * 32)

@@ -300,6 +300,21 @@ def test_a_broken_entry_point_is_passed_over_with_a_warning(
         assert [row[0] for row in list_evaluators()] == ["task"]
 
 
+@pytest.mark.parametrize("name", ["../task", "/etc/task", "task.py", "a b", "a\x1b[2Jb", ""])
+def test_an_entry_point_whose_name_is_not_plain_is_passed_over(
+    bundled: Path, install: Callable[..., Path], name: str
+) -> None:
+    write(bundled / "task.py", TASK.format(doc="Bundled."))
+    install(name, "some_package.evaluators", TASK.format(doc="Installed."))
+    install(name, "some_package.strategies", STRATEGY, plugins.STRATEGIES)
+    with pytest.warns(UserWarning, match="of evo_tune.evaluators: its name is not a plain one"):
+        assert [row[0] for row in list_evaluators()] == ["task"]
+    with pytest.warns(UserWarning, match="its name is not a plain one"), pytest.raises(PluginError):
+        find_evaluator(f"entry:{name}")
+    with pytest.warns(UserWarning, match="of evo_tune.strategies: its name is not a plain one"):
+        assert name not in [row[0] for row in plugins.list_strategies()]
+
+
 # Hashes.
 
 

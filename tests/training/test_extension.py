@@ -8,6 +8,7 @@ import torch
 
 from evo_tune.errors import RecipeError
 from evo_tune.training import GPT, GPTConfig, Trainer, TrainingWindows, extend_trainer, grow_trainer
+from evo_tune.training.extension import next_trainer
 from evo_tune.training.models.growth.starting import grown_eps
 
 
@@ -110,3 +111,18 @@ def test_a_training_with_a_larger_model_is_resumed_to_the_bit(make_trainer: Call
     for mine, theirs in ((again.model, whole.model), (again.averaged, whole.averaged)):
         left, right = mine.state_dict(), theirs.state_dict()  # type: ignore[union-attr]
         assert all(torch.equal(left[name], right[name]) for name in right)
+
+
+def test_the_next_phase_is_a_longer_context_or_a_larger_model(
+    make_trainer: Callable[..., Trainer], text: torch.Tensor
+) -> None:
+    trainers = [make_trainer(), make_trainer()]
+    for trainer in trainers:
+        trainer.run(7)
+    shape: GPTConfig = trainers[0].model.config  # type: ignore[assignment]
+    longer = next_trainer(trainers[0], longer_source(text, 7), replace(shape, context=16), recompute=1)
+    larger = next_trainer(trainers[1], trainers[1].source, grown_shape(trainers[1]), recompute=2)
+    for trainer, size, every in ((longer, (16, 2, 16), 1), (larger, (8, 3, 40), 2)):
+        model: GPT = trainer.model  # type: ignore[assignment]
+        assert (model.config.context, model.config.depth, model.config.width) == size
+        assert (trainer.step, model.recompute) == (7, every)

@@ -13,7 +13,7 @@ LIGHT = (
     "read_images, read_labelled_texts, read_table, small_base_key, read_tuning_text"
 )
 KNOWN = ("torch", "numpy", "safetensors", "tokenizers", "transformers", "evo_tune", "filelock")
-READERS = ("pandas", "sklearn", "PIL")
+READERS = ("pandas", "sklearn", "PIL", "torchvision")
 """What reads files and sample data: for the readers in data/ only."""
 
 

@@ -97,6 +97,8 @@ def test_a_link_is_what_it_points_to(code: Path, tmp_path: Path) -> None:
 
 
 def test_a_run_is_known_by_its_place_and_its_identity(tmp_path: Path) -> None:
+    for name in ("run", "other", "old"):
+        (tmp_path / name).mkdir()
     trust.remember_run(tmp_path / "run", "abc")
     assert trust.began(tmp_path / "run", "abc")
     assert not trust.began(tmp_path / "run", "abd")
@@ -104,6 +106,32 @@ def test_a_run_is_known_by_its_place_and_its_identity(tmp_path: Path) -> None:
     assert not trust.began(tmp_path / "run", "")
     trust.remember_run(tmp_path / "old", "")
     assert not trust.began(tmp_path / "old", "")
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    folder = tmp_path / "store" / "run"
+    folder.mkdir(parents=True, mode=0o755)
+    for name in ("_run.json", "_journal.jsonl"):
+        (folder / name).write_text("{}")
+        (folder / name).chmod(0o644)
+    trust.remember_run(folder, "abc")
+    return folder
+
+
+@pytest.mark.parametrize("place", ["_journal.jsonl", "_run.json", ".", ".."])
+def test_a_run_that_others_may_write_is_not_believed(run: Path, place: str) -> None:
+    assert trust.began(run, "abc")
+    (run / place).chmod(0o666 if (run / place).is_file() else 0o777)
+    assert trust.doubt(run, "abc") == f"was begun by you, and others may write {(run / place).resolve()}"
+    assert not trust.began(run, "abc")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+@pytest.mark.parametrize("place", ["_journal.jsonl", "."])
+def test_a_run_that_belongs_to_another_user_is_not_believed(run: Path, place: str) -> None:
+    os.chown(run / place, 12345, 12345)
+    assert trust.doubt(run, "abc") == f"was begun by you, and {(run / place).resolve()} belongs to another user"
 
 
 @pytest.mark.parametrize(

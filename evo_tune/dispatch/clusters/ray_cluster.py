@@ -2,18 +2,23 @@
 
 Ray places the actors, sets CUDA_VISIBLE_DEVICES for them, and ends them with the run's own process. An actor for
 which there is no room yet waits in Ray's queue: its slot is not available until then. An actor whose place is set
-aside stays there, idle: what it has reserved nobody gets again, so that Ray looks elsewhere for the next.
+aside stays there, idle: what it has reserved nobody gets again, so that Ray looks elsewhere for the next. Ray waits
+without end for a head that is gone, and then ends the process that asked: so the head is watched from here, nothing is
+asked of it while it is silent, and a head that is silent for long is a lost cluster.
 """
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import importlib
 import logging
 import os
 import platform
 import signal
+import socket
 import threading
+import time
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -22,9 +27,18 @@ from evo_tune.dispatch.clusters.host import Host, Parcel
 from evo_tune.dispatch.clusters.remote import ANSWER, CLOSING, Cluster, Engine, Lost, Seat
 from evo_tune.dispatch.devices import CPU, Device, Plan
 from evo_tune.dispatch.slot import Task
-from evo_tune.errors import EvoTuneError, OptionError, RunError
+from evo_tune.errors import ClusterLost, EvoTuneError, OptionError, RunError
 
 __all__ = ["RayEngine"]
+
+CONNECT = 10.0
+"""Seconds that a head has to answer at first."""
+
+LOOK_EVERY = 1.0
+"""Seconds between two looks at the head."""
+
+SILENT = 20.0
+"""Seconds without an answer after which a head is lost; after 60 Ray ends this process (its own default)."""
 
 
 class _Actor:
@@ -77,6 +91,9 @@ class RayEngine(Engine):
             raise OptionError("--backend ray needs Ray: pip install 'evo-tune[ray]'") from None
         self._ray = ray
         self._here = cluster.address is None
+        self._address = cluster.address or "this machine"
+        self.connected = True
+        """Whether the head has answered when it was last asked."""
         self._parcel = Parcel.of(task, cluster.run)
         self._host = (self._parcel, timeout, retries)
         self._mine = not ray.is_initialized()
@@ -95,7 +112,14 @@ class RayEngine(Engine):
         """Seats that are set aside."""
         self._refusal = ""
         """Why the last one was."""
+        self._owed = 0
+        """Actors that are to be made once the head answers again."""
+        self._head = _head(ray)
+        self._answered = time.monotonic()
+        self._closing = threading.Event()
         self._parcel.set_mark()
+        if self._head is not None:
+            threading.Thread(target=self._watch, name="ray head", daemon=True).start()
 
     @property
     def room(self) -> int:
@@ -103,16 +127,54 @@ class RayEngine(Engine):
 
     def join(self) -> None:
         super().join()
-        self._coming.append(self._actor())
+        self._ask_for_another()
 
-    def _actor(self) -> RaySeat:
+    def _watch(self) -> None:
+        """Look whether the head answers, all the time."""
+        while not self._closing.wait(LOOK_EVERY):
+            if self._look():
+                with self._lock:
+                    owed, self._owed = self._owed, 0
+                    for _ in range(owed):
+                        self._ask_for_another()
+
+    def _look(self) -> bool:
+        """Return whether the head answers now."""
+        if self._head is not None:
+            try:
+                socket.create_connection(self._head, timeout=LOOK_EVERY).close()
+            except OSError:
+                self.connected = False
+                return False
+        self._answered, self.connected = time.monotonic(), True
+        return True
+
+    @property
+    def lost(self) -> bool:
+        """Whether the head has been silent for too long."""
+        silent = self._head is not None and time.monotonic() - self._answered > SILENT
+        return silent and not self._closing.is_set()
+
+    def _ask_for_another(self) -> None:
+        """Have Ray look for a place for an actor; later, where the head does not answer now."""
+        if not self._look():
+            self._owed += 1
+            return
         actor = self._ray.remote(_Actor).options(max_concurrency=4, max_restarts=0, **self._share).remote()
-        return RaySeat(self._ray, actor, actor.open.remote(self._host, self.on_gpu, self._here))
+        opened = actor.open.remote(self._host, self.on_gpu, self._here)
+        self._coming.append(RaySeat(self, self._ray, actor, opened))
 
     def has_seat(self) -> bool:
-        return self._hopeless or any(seat.ready for seat in self._coming)
+        return self.lost or (self.connected and (self._hopeless or any(seat.ready for seat in self._coming)))
 
     def take(self) -> Seat | None:
+        if self.lost:
+            raise ClusterLost(
+                f"the Ray head at {self._address} does not answer any more; everything recorded is saved: "
+                "`evo-tune resume` goes on once it is back"
+            )
+        if not self.connected:
+            return None
         with self._lock:
             for seat in [seat for seat in self._coming if seat.ready]:
                 self._coming.remove(seat)
@@ -137,7 +199,7 @@ class RayEngine(Engine):
         seat.stop()
         with self._lock:
             self._park(seat, f"{seat.device}: {why}")
-            self._coming.append(self._actor())
+            self._ask_for_another()
 
     def _park(self, seat: RaySeat, why: str) -> None:
         self._parked.append(seat)
@@ -149,24 +211,31 @@ class RayEngine(Engine):
         try:
             seat.device, refusal = self._ray.get(seat.opened, timeout=ANSWER)
         except self._ray.exceptions.RayError:
-            self._coming.append(self._actor())
+            self._ask_for_another()
             return None
         if not refusal:
             return seat
         self._park(seat, refusal)
-        self._coming.append(self._actor())
+        self._ask_for_another()
         return None
 
     def give_up(self, seat: Seat) -> None:
         with self._lock:
-            self._coming.append(self._actor())
+            self._ask_for_another()
 
     def close(self) -> None:
         self._parcel.remove_mark()
+        self._closing.set()
+        self._look()
         for seat in (*self._parked, *self._coming):
             seat.end()
-        if self._mine:
+        if self._mine and self.connected:
             self._ray.shutdown()
+        elif self._mine:  # it may wait for the head; its processes end by themselves without one
+            atexit.unregister(self._ray.shutdown)
+            ending = threading.Thread(target=self._ray.shutdown, name="ray shutdown", daemon=True)
+            ending.start()
+            ending.join(CLOSING)
 
 
 def _connect(ray: Any, address: str | None, plan: Plan, ranks: int) -> None:
@@ -175,6 +244,11 @@ def _connect(ray: Any, address: str | None, plan: Plan, ranks: int) -> None:
     Raises:
         OptionError: There is none at the address.
     """
+    if address is not None and (place := _place(address)) is not None:
+        try:
+            socket.create_connection(place, timeout=CONNECT).close()
+        except OSError as error:  # Ray would try for a minute and more
+            raise OptionError(f"--address {address}: no Ray answers there ({error})") from None
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     here: dict[str, Any] = {}
@@ -187,6 +261,20 @@ def _connect(ray: Any, address: str | None, plan: Plan, ranks: int) -> None:
             ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **here)
         except (OSError, RuntimeError, ValueError) as error:
             raise OptionError(f"--address {address or 'local'}: no Ray answers there ({error})") from error
+
+
+def _head(ray: Any) -> tuple[str, int] | None:
+    """Return where the head's service listens, or None where this version of Ray does not say."""
+    try:
+        return _place(str(ray.get_runtime_context().gcs_address))
+    except AttributeError:
+        return None
+
+
+def _place(address: str) -> tuple[str, int] | None:
+    """Return host and port of an address that is made of these; None of another, such as 'auto'."""
+    host, _, port = address.rpartition(":")
+    return (host.strip("[]"), int(port)) if host and "/" not in host and port.isdecimal() else None
 
 
 @contextlib.contextmanager
@@ -231,13 +319,14 @@ class RaySeat(Seat):
     """An actor.
 
     Args:
+        engine: The cluster; nothing is asked of one that is lost.
         ray: The module.
         actor: Its handle.
         opened: What its `open` will give.
     """
 
-    def __init__(self, ray: Any, actor: Any, opened: Any) -> None:
-        self._ray, self._actor = ray, actor
+    def __init__(self, engine: RayEngine, ray: Any, actor: Any, opened: Any) -> None:
+        self._engine, self._ray, self._actor = engine, ray, actor
         self.opened = opened
         self.device = "ray"
 
@@ -247,6 +336,8 @@ class RaySeat(Seat):
         return bool(self._ray.wait([self.opened], timeout=0)[0])
 
     def begin(self, candidate: dict[str, Any], folder: str | None) -> Any:
+        if self._engine.lost:  # an actor that lives on answers all the same, until Ray ends this process
+            raise Lost("the Ray head is gone")
         return self._actor.run.remote(candidate, folder)
 
     def wait(self, pending: Any, seconds: float) -> dict[str, Any] | None:
@@ -254,6 +345,8 @@ class RaySeat(Seat):
             reply: dict[str, Any] | None = self._ray.get(pending, timeout=seconds)
             return reply
         except self._ray.exceptions.GetTimeoutError:
+            if self._engine.lost:
+                raise Lost("the Ray head is gone") from None
             raise TimeoutError from None
         except self._ray.exceptions.RayError as error:
             raise Lost(f"the Ray actor on {self.device} is lost ({type(error).__name__})") from None
@@ -278,10 +371,14 @@ class RaySeat(Seat):
 
     def end(self) -> None:
         """Let the place go."""
+        if not self._engine.connected:
+            return
         with contextlib.suppress(Exception):  # Ray may be gone already
             self._ray.kill(self._actor)
 
     def _ask(self, method: Any, within: float) -> Any:
+        if self._engine.lost:
+            raise Lost("the Ray head is gone")
         try:
             return self._ray.get(method.remote(), timeout=within)
         except self._ray.exceptions.RayError as error:

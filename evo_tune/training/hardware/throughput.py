@@ -1,4 +1,4 @@
-"""Tokens per second, and which share of a device's arithmetic they are (MFU). No torch here.
+"""Tokens per second, what share of a device's arithmetic they are (MFU), steps that fit in a time. No torch here.
 
 MFU is what the model needs over what the device could do in the time (PaLM, arXiv:2204.02311, appendix B):
 work done twice to save memory is not counted. Where the peak is not known there is no MFU.
@@ -9,11 +9,21 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from evo_tune.options.bounds import check_integer, check_name, check_number
 from evo_tune.training.hardware.chips import chip
 
-__all__ = ["Throughput", "mfu", "peak_flops"]
+if TYPE_CHECKING:
+    from evo_tune.training.trainer import Trainer
+
+__all__ = ["SAFE", "TIMED", "Throughput", "mfu", "peak_flops", "steps_in"]
+
+SAFE = 1e-6
+"""Learning rate with which nothing diverges, for trainings that are thrown away."""
+
+WARM, TIMED = 3, 13
+"""Steps that are not timed, and after how many the timing ends."""
 
 
 def peak_flops(device_name: str, precision: str = "bf16") -> float | None:
@@ -110,3 +120,19 @@ class Throughput:
         if self._synchronise is not None:
             self._synchronise()
         return self._clock()
+
+
+def steps_in(seconds: float, trial: Trainer) -> int:
+    """Return how many steps fit in so many seconds, 1 or more, by the median of ten after three.
+
+    Args:
+        seconds: Above 0.
+        trial: At step 0, of `TIMED` steps at least; it is of no use after.
+    """
+    trial.run(WARM)
+    times = []
+    for step in range(WARM, TIMED):
+        before = time.perf_counter()
+        trial.run(step + 1)
+        times.append(time.perf_counter() - before)
+    return max(1, int(float(seconds) / statistics.median(times)))

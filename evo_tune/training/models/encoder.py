@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from evo_tune.errors import RecipeError
+from evo_tune.training.hardware.eager import unfilled
 from evo_tune.training.hardware.recompute import run_block
 from evo_tune.training.models.block import Block
 from evo_tune.training.models.dropout import Dropout, DropPath
@@ -58,17 +59,16 @@ class Classifier(nn.Module):
         self.labels = [str(label) for label in (range(config.classes) if labels is None else labels)]
         if len(self.labels) != config.classes:
             raise RecipeError("labels", len(self.labels), f"as many as there are classes, {config.classes}")
-        with torch.device("meta"):  # without memory: the modules' own initialisation would be thrown away
+        with unfilled():  # the modules' own initialisation would be thrown away
             self.dropout = Dropout(config.dropout)
             self.blocks = nn.ModuleList(EncoderBlock(config, share) for share in config.drop_paths)
             self.norm = nn.LayerNorm(config.width)
             self.head = nn.Linear(config.width, config.classes)
             self.build(config)
-        self.to_empty(device="cpu")
         self.initialise(torch.Generator().manual_seed(seed))
 
     def build(self, config: Any) -> None:
-        """Make the parts that turn inputs into tokens; called without memory for weights."""
+        """Make the parts that turn inputs into tokens; called where weights are not filled yet."""
         raise NotImplementedError
 
     @torch.no_grad()

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from evo_tune.errors import RecipeError
 from evo_tune.options.bounds import check_integer
 from evo_tune.training.data.tokenizer import BPE, Bytes, Tokenizer
+from evo_tune.training.hardware.eager import unfilled
 from evo_tune.training.hardware.recompute import run_block
 from evo_tune.training.models.block import Block
 from evo_tune.training.models.dropout import Dropout
@@ -57,15 +58,13 @@ class GPT(nn.Module):
         self.config = config
         self.recompute = recompute
         self.tokenizer: Tokenizer | None = Bytes() if config.vocab_size == 256 else None
-        # Built without memory, then filled once: the modules' own initialisation would be thrown away.
-        with torch.device("meta"):
+        with unfilled():  # the modules' own initialisation would be thrown away
             self.embedding = nn.Embedding(config.vocab_size, config.width)
             self.positions = nn.Embedding(config.context, config.width) if config.position == "learned" else None
             self.dropout = Dropout(config.dropout)
             self.blocks = nn.ModuleList(Block(config, windowed=window < config.context) for window in config.windows)
             self.norm = nn.LayerNorm(config.width, eps=config.norm_eps, bias=config.bias)
             self.head = None if config.tied else nn.Linear(config.width, config.vocab_size, bias=False)
-        self.to_empty(device="cpu")
         self._initialise(torch.Generator().manual_seed(seed))
         self._register_tables()
 

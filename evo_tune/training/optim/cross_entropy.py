@@ -17,7 +17,7 @@ from torch import Tensor
 from evo_tune.training.data.batch import IGNORE
 from evo_tune.training.models.gpt_config import tokens_in_piece
 
-__all__ = ["cross_entropy_sum", "summed_in_pieces", "valid_targets", "z_sum"]
+__all__ = ["cross_entropy_sum", "losses_in_pieces", "summed_in_pieces", "valid_targets", "z_sum"]
 
 
 def valid_targets(targets: Tensor) -> Tensor:
@@ -71,6 +71,24 @@ def summed_in_pieces(
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
     minimised, loss = _Pieces.apply(x, weight, targets, z_loss, factor, dtype)  # type: ignore[no-untyped-call]
     return minimised, loss
+
+
+def losses_in_pieces(x: Tensor, weight: Tensor, *, targets: Tensor) -> Tensor:
+    """Return the cross-entropy of each target by the logits x · weightᵀ, (…), nats, 0 for IGNORE; it has no gradient.
+
+    Args:
+        x: (…, width).
+        weight: (vocabulary, width).
+        targets: (…), class numbers or IGNORE.
+    """
+    size = tokens_in_piece(len(weight), x.device.type)
+    with torch.no_grad():
+        pairs = zip(x.flatten(0, -2).split(size), targets.flatten().split(size), strict=True)  # type: ignore[no-untyped-call]
+        losses = [
+            F.cross_entropy(F.linear(rows, weight).float(), aims, ignore_index=IGNORE, reduction="none")
+            for rows, aims in pairs
+        ]
+    return torch.cat(losses).view_as(targets)
 
 
 class _Pieces(torch.autograd.Function):

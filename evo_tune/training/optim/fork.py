@@ -1,9 +1,9 @@
 """A rung's fork: where a training at its peak is left to be judged, and how the learning rate comes down there.
 
-A loss at the peak of the learning rate says little of what the training would reach: most of the gain comes as the rate
-falls (Hägele et al., arXiv:2405.18392). So a rung of a wsd training is a whole one in small: up to the fork it is the
-full training itself, whose state is kept, and from there a decay of its own share of the rung is trained, judged and
-thrown away. Both together take as many steps as the rung has. Arithmetic only: no torch, and nothing of searches.
+At the peak of the learning rate a loss is not yet what a long training has reached: that shows as the rate falls
+(Hägele et al., arXiv:2405.18392). So a rung of a wsd training is a whole one in small: up to the fork it is the full
+training itself, whose state is kept, and from there a decay of its own share of the rung is trained, judged and thrown
+away. Both together take as many steps as the rung has. Arithmetic only: no torch, and nothing of searches.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from evo_tune.errors import RecipeError
 from evo_tune.options.bounds import check_number
+from evo_tune.training.hardware.eager import step
 from evo_tune.training.optim.optimizer import decay_groups
 
 __all__ = ["HiddenMatrices", "Muon", "OptimizerPair", "fused_maps", "hidden_matrices", "orthogonalised"]
@@ -128,7 +129,7 @@ class OptimizerPair(torch.optim.Optimizer):
         if closure is not None:
             raise NotImplementedError("a pair of optimizers takes no closure")
         for optimizer in self.optimizers:
-            optimizer.step()
+            step(optimizer)
 
     def state_dict(self) -> dict[str, Any]:
         return {"optimizers": [optimizer.state_dict() for optimizer in self.optimizers]}

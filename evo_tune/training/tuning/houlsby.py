@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from evo_tune.errors import RecipeError
 from evo_tune.options.bounds import check_integer
+from evo_tune.training.hardware.eager import unfilled
 from evo_tune.training.tuning.lora import matching_linears
 from evo_tune.training.tuning.targets import check_targets
 
@@ -45,10 +46,9 @@ class Adapter(nn.Module):
 
     def __init__(self, width: int, bottleneck: int) -> None:
         super().__init__()
-        with torch.device("meta"):  # filled by add_adapters, without using up any other randomness
+        with unfilled():  # filled by add_adapters, without using up any other randomness
             self.down = nn.Linear(width, bottleneck)
             self.up = nn.Linear(bottleneck, width)
-        self.to_empty(device="cpu")
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator) -> None:

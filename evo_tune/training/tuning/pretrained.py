@@ -6,15 +6,18 @@ folder's own code. Knows nothing of how a model is trained on.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from evo_tune.errors import OptionError, RecipeError
 from evo_tune.training.data.tokenizer import BPE, Bytes, Tokenizer
 from evo_tune.training.models.gpt import GPT, TOKENIZER
+from evo_tune.training.models.gpt_config import LARGE_VOCABULARY
 from evo_tune.training.tuning.base import Base
 from evo_tune.training.tuning.lora import fold_lora
 
@@ -42,10 +45,39 @@ class CausalLM(nn.Module):
             for name, value in list(vars(module).items()):
                 if isinstance(value, float) and (isinstance(module, nn.Dropout) or "drop" in name):
                     setattr(module, name, 0.0)
+        self._head_is_all = self._check_head()
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        logits: Tensor = self.model(input_ids=tokens, use_cache=False).logits
-        return logits
+    @torch.no_grad()
+    def _check_head(self) -> bool:
+        """Whether logits are what the head makes of the last layer, and nothing is done to them after."""
+        head = self.model.get_output_embeddings()
+        if not self._has_plain_head() or len(head.weight) < LARGE_VOCABULARY:
+            return False
+        was_training, tokens = self.training, torch.arange(2, device=head.weight.device)[None]
+        self.eval()
+        made = F.linear(self._last_layer(tokens), head.weight)
+        alike = torch.allclose(self(tokens), made, rtol=1e-4, atol=1e-5)
+        self.train(was_training)
+        return alike
+
+    def _last_layer(self, tokens: Tensor) -> Tensor:
+        hidden: Tensor = self.model.base_model(input_ids=tokens, use_cache=False)[0]
+        return hidden
+
+    @property
+    def in_pieces(self) -> bool:
+        """Whether logits are so many that a training is not to have them whole (see `GPT`)."""
+        return self._head_is_all and self._has_plain_head()
+
+    def _has_plain_head(self) -> bool:
+        head = self.model.get_output_embeddings()
+        return type(head) is nn.Linear and not isinstance(head.bias, Tensor)
+
+    def forward(self, tokens: Tensor, read: Callable[[Tensor, Tensor], Any] | None = None) -> Any:
+        """Return logits for the token after each, or what `read` makes of the last layer and the head (see `GPT`)."""
+        if read is not None:
+            return read(self._last_layer(tokens), self.model.get_output_embeddings().weight)
+        return self.model(input_ids=tokens, use_cache=False).logits
 
     def recompute_blocks(self) -> None:
         """Have every block computed again for the gradient.

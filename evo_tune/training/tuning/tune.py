@@ -22,7 +22,7 @@ from evo_tune.training.evaluation import evaluate
 from evo_tune.training.hardware.determinism import seed_for
 from evo_tune.training.hardware.passes import PassMemory, fit_pass
 from evo_tune.training.hardware.precision import Precision
-from evo_tune.training.hardware.timing import SAFE, TIMED, steps_in
+from evo_tune.training.hardware.throughput import SAFE, TIMED, steps_in
 from evo_tune.training.models.gpt import GPT
 from evo_tune.training.session import Run, seed_of, share_of
 from evo_tune.training.subjects.tuned import Tuned

@@ -6,7 +6,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from evo_tune.training import GPT, IGNORE, GPTConfig, LoRA, Precision, accumulate, add_lora, predict_memory
+from evo_tune.training import GPT, IGNORE, GPTConfig, LoRA, Precision, accumulate, add_lora, evaluate, predict_memory
+from evo_tune.training.evaluation import evaluate_by_position
 from evo_tune.training.hardware.memory import activation_bytes, logit_bytes
 from evo_tune.training.models.gpt_config import LARGE_VOCABULARY, tokens_in_piece
 from evo_tune.training.optim import accumulation, cross_entropy
@@ -100,6 +101,19 @@ def test_a_model_of_many_words_learns_the_same_in_pieces(
     assert loss == pytest.approx(plain_loss, rel=1e-6)
     assert float((pieces - whole).norm() / whole.norm()) < tolerance
     assert calls == [1e-3, 1e-3]
+
+
+def test_a_model_of_many_words_is_judged_the_same_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokens = torch.randint(0, LARGE_VOCABULARY, (5, 17), generator=torch.Generator().manual_seed(2))
+    window = tokens[:, :-1], tokens[:, 1:].clone()
+    window[1][0, 4:] = IGNORE
+    monkeypatch.setattr(cross_entropy, "tokens_in_piece", lambda vocab_size, device: 7)
+    model, found = model_of(LARGE_VOCABULARY), []
+    for in_pieces in (True, False):
+        monkeypatch.setattr(GPT, "in_pieces", in_pieces)
+        places = evaluate_by_position(model, window, batch=2)
+        found.append([evaluate(model, window, batch=2).loss, *(place.loss for place in places)])
+    assert found[0] == pytest.approx(found[1], rel=1e-6)
 
 
 def test_small_vocabularies_and_heads_of_another_kind_are_left_alone() -> None:

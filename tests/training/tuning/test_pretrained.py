@@ -20,8 +20,10 @@ from evo_tune.training import (
     Adapters,
     GPTConfig,
     LoRA,
+    accumulate,
     add_adapter,
     encode,
+    evaluate,
     flops_per_token,
     load_adapter,
     load_pretrained,
@@ -30,6 +32,8 @@ from evo_tune.training import (
     save_merged,
     trained_weights,
 )
+from evo_tune.training.evaluation import evaluate_by_position
+from evo_tune.training.tuning import pretrained
 from tests.hugging_face import CONTEXT, VOCABULARY, make_folder
 
 TEXT = "the quick brown fox: größer 大".encode()
@@ -320,3 +324,37 @@ def test_a_base_drops_nothing_by_itself_and_keeps_its_config(hugging_face: dict[
     assert torch.equal(model(tokens), model(tokens))
     save_merged(model, base, tmp_path / "saved")
     assert json.loads((tmp_path / "saved" / "config.json").read_text())["resid_pdrop"] == 0.1
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_a_base_of_many_words_is_tuned_and_judged_in_pieces(
+    kind: str, hugging_face: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, rng = read_base(hugging_face[kind]), torch.Generator().manual_seed(0)
+    tokens = torch.randint(0, VOCABULARY, (3, 17), generator=rng)
+    window = (tokens[:, :-1], tokens[:, 1:])
+    found = []
+    for least in (1024, 100):
+        monkeypatch.setattr(pretrained, "LARGE_VOCABULARY", least)
+        model = load_pretrained(base)
+        assert model.in_pieces == (least < VOCABULARY)
+        add_adapter(model, LoRA(rank=2, dropout=0.0, targets=base.targets("all-linear")), seed=1)
+        stirred(model)
+        places = [place.nll for place in evaluate_by_position(model, window)]
+        loss, _ = accumulate(model.train(), [window], z_loss=1e-3)
+        gradient = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+        found.append((gradient, torch.tensor([float(loss), evaluate(model, window).loss, *places])))
+    for whole, pieces in zip(*found, strict=True):
+        assert float((pieces - whole).norm() / whole.norm()) < 1e-5
+
+
+def test_logits_that_are_changed_after_the_head_stay_whole(
+    hugging_face: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pretrained, "LARGE_VOCABULARY", 100)
+    model = load_pretrained(read_base(hugging_face["llama"]))
+    head = model.model.get_output_embeddings()
+    handle = head.register_forward_hook(lambda module, args, logits: 30.0 * torch.tanh(logits / 30.0) + 1.0)
+    assert not pretrained.CausalLM(model.model).in_pieces
+    handle.remove()
+    assert pretrained.CausalLM(model.model).in_pieces
