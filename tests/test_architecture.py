@@ -205,6 +205,13 @@ def test_evaluators_see_the_public_names_and_the_recipe(path: Path) -> None:
     assert not {name.partition(".")[0] for name in names} & ({"evaluators"} | others)
 
 
+def test_the_wheel_has_every_room() -> None:
+    listed = re.search(r"^packages = \[(.*?)^\]", (ROOT / "pyproject.toml").read_text(), re.MULTILINE | re.DOTALL)
+    assert listed is not None
+    folders = {path.parent.relative_to(ROOT).as_posix().replace("/", ".") for path in PACKAGE.rglob("__init__.py")}
+    assert set(re.findall(r'"([\w.]+)"', listed[1])) == folders | {"evo_tune.evaluators"}
+
+
 def test_the_front_door_imports_lazily() -> None:
     tree = ast.parse((PACKAGE / "__init__.py").read_bytes())
     eager = {str(node.module) for node in tree.body if isinstance(node, ast.ImportFrom)}
