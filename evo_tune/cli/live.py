@@ -13,12 +13,16 @@ from typing import TYPE_CHECKING
 
 from evo_tune.cli import _shared as shared
 from evo_tune.report.racing import CAP
+from evo_tune.report.words import sparkline
 from evo_tune.text import printable
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from evo_tune.loop.search import Search
+
+LAST = 6
+"""Results that the live table tells."""
 
 LINE_EVERY = 10.0
 """Seconds between two plain lines at least, unless the best improves."""
@@ -35,8 +39,9 @@ def watcher(silent: bool) -> Iterator[Callable[[Search], None]]:
     else:
         from rich.live import Live
 
+        seen = _Seen()
         with Live(console=console, auto_refresh=False, transient=True) as live:
-            yield _patient(lambda search: live.update(_table(Progress(search)), refresh=True))
+            yield _patient(lambda search: live.update(_table(Progress(search), seen), refresh=True))
 
 
 def _patient(watch: Callable[[Search], None]) -> Callable[[Search], None]:
@@ -101,7 +106,48 @@ class Progress:
         return f"{self.done}/{self.total}" if self.total else str(self.done)
 
 
-def _table(progress: Progress) -> RenderableType:
+class _Seen:
+    """What the live table shows beside one look: the best as it fell, the last results, and curves in flight."""
+
+    def __init__(self) -> None:
+        self._best: list[float] = []
+        self._last: list[str] = []
+        self._curves: dict[str, str] = {}
+        self._next = 0.0
+
+    def results(self, search: Search) -> tuple[str, str]:
+        """Return the best so far as a row of bars, and the last results in words, the newest first."""
+        run = search.saved
+        objective = run.objectives[0]
+        for id in list(run.recorded[len(self._last) :]):
+            trial = run.trial(id)
+            loss = trial.losses[0] if trial.losses else math.inf
+            counts = trial.rankable and trial.feasible and not trial.candidate.replicate
+            before = self._best[-1] if self._best else math.inf
+            self._best.append(min(before, loss) if counts else before)
+            value = shared.show_value(objective.value(loss)) if trial.losses else trial.outcome.status
+            self._last.append(f"{id}: {value}")
+        bars = sparkline([objective.value(loss) for loss in self._best])
+        return bars, "   ".join(self._last[: -LAST - 1 : -1])
+
+    def curve(self, search: Search, what: str) -> str:
+        """Return the curve so far of what a slot is at, as a row of bars and its last value; '' if it tells none."""
+        from evo_tune.store.inflight import in_flight
+
+        if time.monotonic() >= self._next:
+            self._next = time.monotonic() + 1.0
+            metric = search.saved.objectives[0].metric
+            self._curves = {}
+            for id, curve in in_flight(search.saved.folder).items():
+                name = metric if curve and metric in curve[-1][1] else next(iter(curve[-1][1]), "") if curve else ""
+                values = [value for _, point in curve if (value := point.get(name)) is not None]
+                if values:
+                    told = f"{curve[-1][0]:.0%} {sparkline(values, 16)} {name} {shared.show_value(values[-1])}"
+                    self._curves[f"trial {id}"] = told
+        return self._curves.get(what, "")
+
+
+def _table(progress: Progress, seen: _Seen) -> RenderableType:
     from rich.console import Group
     from rich.progress_bar import ProgressBar
     from rich.table import Table
@@ -122,12 +168,16 @@ def _table(progress: Progress) -> RenderableType:
         working = dict(search.drivers.working).get(slot.name)
         what = working.what if working and working.what else "waits"
         since = shared.show_seconds(time.monotonic() - working.since) if working and working.what else ""
-        slots.add_row(printable(slot.name), printable(slot.device), printable(what), since)
-    lines: list[RenderableType] = [head, printable(progress.best_text)]
+        curve = seen.curve(search, what)
+        slots.add_row(printable(slot.name), printable(slot.device), printable(what), since, printable(curve))
+    bars, last = seen.results(search)
+    lines: list[RenderableType] = [head, printable(f"{progress.best_text}   {bars}".rstrip())]
     if progress.best is not None:
         lines.append(printable(f"  {shared.show_genome(progress.best.genome)}"))
     if search.status:
         lines.append(printable(search.status))
+    if last:
+        lines.append(printable(f"last results   {last}"))
     lines.append(slots)
     if search.stopping:
         lines.append("stopping: what is in flight is finished; Ctrl-C again stops at once")

@@ -89,7 +89,7 @@ def go(search: Search, quiet: bool, form: str, no_report: bool) -> int:
 
 def _report(run: Run) -> Path | None:
     """Write a run's report; whatever keeps it from being written costs a warning, and never the run."""
-    from evo_tune.report.writing import write_beside
+    from evo_tune.report.pages.writing import write_beside
     from evo_tune.store.places import as_typed
 
     try:

@@ -168,6 +168,8 @@ class LocalSlot(Slot):
             worker.kill()
             with contextlib.suppress(OSError):
                 os.unlink(worker.spool)
+            with contextlib.suppress(OSError):
+                os.unlink(worker.telling)
 
     def close(self) -> None:
         self._closed = True
@@ -197,4 +199,6 @@ def _bury(worker: Process, folder: str | None) -> int | None:
             keep_log(worker.spool, folder)
         else:
             os.unlink(worker.spool)
+    with contextlib.suppress(OSError):
+        os.unlink(worker.telling)
     return None if gone else worker.pid

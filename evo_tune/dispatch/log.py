@@ -81,13 +81,13 @@ def log_name(pid: int) -> str:
 
 
 def sweep(trials_folder: str) -> None:
-    """Remove the spools of workers that died with their parent, so that nobody has taken them away.
+    """Remove the spools, and last words, of workers that died with their parent, so that nobody has taken them away.
 
     For whoever has the run to himself: an orphan that still lives loses no more than what it would print.
     """
     run, trials = os.path.split(trials_folder)
     with contextlib.suppress(OSError), inside.folder(run, trials) as at:
         for name in os.listdir(at):
-            if re.fullmatch(r"\.worker-[0-9]+\.log", name):
+            if re.fullmatch(r"\.worker-[0-9]+\.(log|json|json\.part)", name):
                 with contextlib.suppress(OSError):
                     inside.remove(at, name)

@@ -20,6 +20,7 @@ from typing import Any
 from evo_tune.dispatch.devices import Device
 from evo_tune.dispatch.log import log_name
 from evo_tune.dispatch.slot import Task
+from evo_tune.dispatch.telling import telling_name
 from evo_tune.dispatch.worker import SAFE_PATH, initialize, load, work
 from evo_tune.genome.trial import Status
 
@@ -72,6 +73,7 @@ class Process:
         self._process = started[0]
         self.pid = int(self._process.pid)
         self.spool = task.folder(log_name(self.pid))  # where its output is until it is in a trial's folder
+        self.telling = task.folder(telling_name(self.pid))  # what it tells of the training in flight
         # Only the worker is to hold the writing end of its results: if it is killed halfway through one,
         # loky's thread reads the end of the file instead of waiting for the other half.
         with contextlib.suppress(OSError):

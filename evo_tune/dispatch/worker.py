@@ -32,6 +32,7 @@ from evo_tune.dispatch.keeping import Keeping
 from evo_tune.dispatch.log import Log, log_name
 from evo_tune.dispatch.numa import bind
 from evo_tune.dispatch.slot import Task, names_inside
+from evo_tune.dispatch.telling import Telling, telling_name
 from evo_tune.errors import EvoTuneError, StoreError
 from evo_tune.genome.trial import STATUSES, Candidate, Objective, Outcome, Status, conclude
 from evo_tune.plugins.context import Context, Pruned
@@ -71,13 +72,15 @@ class Worker:
         task: What they have in common.
         device: What torch calls the device here: 'cpu' or 'cuda:0'.
         log: Takes the output; None leaves it alone.
+        telling: Tells of the training in flight; None tells nobody.
     """
 
-    def __init__(self, task: Task, device: str, log: Log | None = None) -> None:
+    def __init__(self, task: Task, device: str, log: Log | None = None, telling: Telling | None = None) -> None:
         self.task = task
         self.device = device
         self.objectives = tuple(Objective.parse(text) for text in task.objectives)
         self._log = log
+        self._telling = telling
         self._home = os.getcwd()
         self._uncollected = 0.0
         self._keeping = Keeping()
@@ -132,7 +135,11 @@ class Worker:
         folder = self.task.folder(candidate.id if folder_name is None else folder_name)
         context = self._context(candidate, folder, keep=folder_name is None)
         began = time.perf_counter()
+        if self._telling and folder_name is None:
+            self._telling.begin(candidate.id, context.curve)
         verdict = self._evaluate(candidate, context, folder)
+        if self._telling:
+            self._telling.end()
         seconds = time.perf_counter() - began
         usable = self._tidy(seconds, verdict.status)
         curve = tuple((at, self._shown(metrics, candidate)) for at, metrics in context.curve)
@@ -318,10 +325,11 @@ def initialize(task: Task, device: str, parent: int, cores: tuple[int, ...] = ()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # blocked while it started
     _no_terminal()
     log = Log(task.folder(log_name(os.getpid())))
+    telling = Telling(task.folder(telling_name(os.getpid())))
     faulthandler.enable(2)
     _never_recycle()
-    threading.Thread(target=_watch, args=(parent, log), name="watchdog", daemon=True).start()
-    _worker = Worker(task, device, log)
+    threading.Thread(target=_watch, args=(parent, log, telling), name="watchdog", daemon=True).start()
+    _worker = Worker(task, device, log, telling)
 
 
 def _no_terminal() -> None:
@@ -341,12 +349,14 @@ def _never_recycle() -> None:
     process_executor._MEMORY_LEAK_CHECK_DELAY = math.inf
 
 
-def _watch(parent: int, log: Log) -> None:
-    """Publish output as it comes; kill this process and all that it started once the parent is gone."""
+def _watch(parent: int, log: Log, telling: Telling) -> None:
+    """Publish output and curves as they come; kill this process and all that it started once the parent is gone."""
     while os.getppid() == parent:
         log.publish()
+        telling.publish()
         time.sleep(TICK)
     log.remove()
+    telling.remove()
     os.killpg(os.getpgrp(), signal.SIGKILL)
 
 

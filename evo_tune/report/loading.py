@@ -14,8 +14,8 @@ from evo_tune.errors import UsageError
 from evo_tune.genome.trial import Trial
 from evo_tune.report import charts, summary
 from evo_tune.report.material import Material
-from evo_tune.report.page import section_html, text
-from evo_tune.report.writing import about, sections_of, write_report
+from evo_tune.report.pages.page import section_html, text
+from evo_tune.report.pages.writing import about, sections_of, write_report
 from evo_tune.store.places import STORE, find_run
 from evo_tune.store.run import Run
 

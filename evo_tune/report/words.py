@@ -6,7 +6,7 @@ Imported by the command line's help, so it imports nothing that is heavy.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from evo_tune.text import printable
@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from evo_tune.report.racing import Standing
     from evo_tune.report.summary import Closing
 
-__all__ = ["show_genome", "show_seconds", "show_value", "spread", "verdict"]
+__all__ = ["show_genome", "show_seconds", "show_value", "sparkline", "spread", "verdict"]
+
+BARS = "▁▂▃▄▅▆▇█"
 
 
 def show_value(value: object) -> str:
@@ -26,6 +28,23 @@ def show_value(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.5g}"
     return printable(str(value))
+
+
+def sparkline(values: Sequence[float], width: int = 30) -> str:
+    """Return numbers as a row of bars, the lowest and the highest of them at its ends; '' for none that are finite.
+
+    Args:
+        values: In order; those that are not finite are left out.
+        width: Most bars; of more values each bar shows the last of its share.
+    """
+    kept = [value for value in values if math.isfinite(value)]
+    if len(kept) > width:
+        kept = [kept[round((place + 1) * len(kept) / width) - 1] for place in range(width)]
+    low, high = min(kept, default=0.0), max(kept, default=0.0)
+    if not high - low < math.inf:
+        return ""
+    scale = (len(BARS) - 1) / (high - low) if high > low else 0.0
+    return "".join(BARS[round((value - low) * scale)] for value in kept)
 
 
 def show_genome(genome: Mapping[str, Any]) -> str:

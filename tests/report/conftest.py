@@ -92,7 +92,7 @@ class Opened:
 Open = Callable[..., Opened]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # and no longer: tests of slots look for processes that are left over
 def chromium() -> Iterator[Any]:
     """A browser; tests that need one are skipped where there is none."""
     path = next((found for name in ("chromium", "google-chrome") if (found := shutil.which(name))), None)

@@ -10,11 +10,11 @@ import msgspec
 import pytest
 
 from evo_tune import Outcome
-from evo_tune.report import library
 from evo_tune.report.charts import parallel
 from evo_tune.report.drawing import MOST_MARKS
 from evo_tune.report.material import Material
-from evo_tune.report.writing import report, write_beside, write_report
+from evo_tune.report.pages import library
+from evo_tune.report.pages.writing import report, write_beside, write_report
 from evo_tune.store.run import Run
 from tests.conftest import cut_copy
 from tests.report.conftest import HOSTILE, OLD, SAMPLE, Made, Open, Opened, hostile_space

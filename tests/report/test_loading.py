@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -84,3 +85,18 @@ def test_in_a_notebook_it_is_a_table_without_scripts(loaded: Results) -> None:
 def test_the_report_can_be_written_from_there(loaded: Results, tmp_path: Path) -> None:
     path = loaded.report(tmp_path / "report.html")
     assert path.stat().st_size > 1_000_000
+
+
+def test_what_the_page_on_reports_shows_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "report.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    shutil.copytree(SAMPLE, tmp_path / "populations" / "mine")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "docs/report.md", "exec"), {})
+    assert (tmp_path / "report.html").exists()
+
+
+def test_the_page_on_reports_has_a_row_for_each_part() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "report.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (?!part|---)([^|]+) \|", page, re.MULTILINE)
+    assert len(rows) == len(charts.names())

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from evo_tune.errors import StoreError
-from evo_tune.report import library
-from evo_tune.report.page import Library, Section, page
+from evo_tune.report.pages import library
+from evo_tune.report.pages.page import Library, Section, page
+from evo_tune.report.pages.writing import report, write_beside, write_report
 from evo_tune.report.part import Command, Drawn, Part
-from evo_tune.report.writing import report, write_beside, write_report
 from evo_tune.store.run import Run
 from tests.conftest import cut_copy
 from tests.report.conftest import HOSTILE, SAMPLE, Made

@@ -16,13 +16,14 @@ PLACE = 65
 @click.option("-o", "--output", metavar="FILE", help="Write a page that stands alone.  [default: in the run's folder]")
 @shared.store_option
 def command(runs: tuple[str, ...], output: str | None, store: str) -> None:
-    """Write what RUN found as a page of charts, which opens without a network or a server.
+    """Write what RUN found as a page of charts.
 
-    RUN left out means the latest one; several runs are shown side by side.
+    RUN left out means the latest one; several runs are shown side by side. The page opens without a network or a
+    server.
 
     Opening a report runs nothing of the run's, whoever made it.
     """
-    from evo_tune.report.writing import write_beside, write_report
+    from evo_tune.report.pages.writing import write_beside, write_report
     from evo_tune.store.places import REPORT, find_run
     from evo_tune.store.run import Run
 

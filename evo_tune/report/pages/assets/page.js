@@ -121,31 +121,39 @@
   // A page that follows a run: asks its own server what has changed, and takes it over.
   function follow(last) {
     const state = document.getElementById("state");
+    const main = document.getElementById("main");
     let version = last.version;
-    const ask = async () => {
-      try {
-        const answer = await fetch(`changes?since=${version}`, { cache: "no-store" });
-        if (!answer.ok) throw new Error(String(answer.status));
-        const news = await answer.json();
-        state.textContent = news.state;
-        if (news.live !== undefined) document.getElementById("live").innerHTML = news.live;
-        for (const [id, spec] of Object.entries(news.live_figures || {})) await draw(id, spec);
-        if (news.version !== version) {
+    state.textContent = last.state;
+
+    function place(name, html, order) {
+      const old = document.getElementById(name);
+      const open = old ? Array.from(old.querySelectorAll("details"), (one) => [one.id, one.open]) : [];
+      if (old) old.outerHTML = html;
+      else {
+        const after = order.slice(0, order.indexOf(name)).reverse().map((id) => document.getElementById(id)).find(Boolean);
+        if (after) after.insertAdjacentHTML("afterend", html);
+        else main.insertAdjacentHTML("afterbegin", html);
+      }
+      for (const [id, was] of open) if (document.getElementById(id)) document.getElementById(id).open = was;
+    }
+
+    async function ask() {
+      if (document.getElementById("following").checked) {
+        try {
+          const answer = await fetch(`changes?since=${encodeURIComponent(version)}`, { cache: "no-store" });
+          if (!answer.ok) throw new Error(String(answer.status));
+          const news = await answer.json();
           version = news.version;
-          const open = Array.from(document.querySelectorAll("details[open]")).map((one) => one.id);
-          for (const [name, html] of Object.entries(news.parts)) {
-            const old = document.getElementById(name);
-            if (old) old.outerHTML = html;
-            else document.querySelector("main").insertAdjacentHTML("beforeend", html);
-          }
-          for (const id of open) if (id && document.getElementById(id)) document.getElementById(id).open = true;
+          state.textContent = news.state;
+          for (const [name, html] of Object.entries(news.parts)) place(name, html, news.order);
           await drawAll(news.figures);
+        } catch (error) {
+          state.textContent = `The page's server does not answer (${error.message}): this is the last that is known.`;
         }
-      } catch (error) {
-        state.textContent = `The page's server does not answer (${error.message}): this is the last that is known.`;
       }
       setTimeout(ask, 2000);
-    };
+    }
+    document.getElementById("follow").hidden = false;
     setTimeout(ask, 2000);
   }
 })();

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from evo_tune.report.page import Library
+from evo_tune.report.pages.page import Library
 from evo_tune.store.journal import write_atomically
 from evo_tune.trust import inside
 
-__all__ = ["inline", "shared"]
+__all__ = ["inline", "script", "shared"]
 
 LARGEST = 1 << 25
 """Bytes of the script at most."""
 
 
-def _script() -> bytes:
+def script() -> bytes:
+    """Return the script, as it comes with the library."""
     from importlib.resources import files
 
     return (files("plotly") / "package_data" / "plotly.min.js").read_bytes()
@@ -29,7 +30,7 @@ def _name() -> str:
 
 def inline() -> Library:
     """Return the script for a page that stands alone."""
-    return Library(text=_script().decode("utf-8").replace("</script", "<\\/script"))
+    return Library(text=script().decode("utf-8").replace("</script", "<\\/script"))
 
 
 def shared(store: Path) -> Library:
@@ -40,11 +41,11 @@ def shared(store: Path) -> Library:
     Raises:
         StoreError: The store cannot be written.
     """
-    name, script = _name(), _script()
+    name, text = _name(), script()
     try:
         there = inside.read(store, name, limit=LARGEST)
     except OSError:
         there = b""
-    if there != script:
-        write_atomically(store / name, script)
+    if there != text:
+        write_atomically(store / name, text)
     return Library(path=f"../{name}")

@@ -51,7 +51,7 @@ class Section:
 @cache
 def asset(name: str) -> str:
     """Return one of the page's own files."""
-    return (files("evo_tune.report") / "assets" / name).read_text(encoding="utf-8")
+    return (files("evo_tune.report.pages") / "assets" / name).read_text(encoding="utf-8")
 
 
 def text(value: object) -> str:
@@ -71,6 +71,7 @@ def page(title: str, about: Mapping[str, str], sections: Sequence[Section], libr
     """
     figures = {id: spec for section in sections for id, spec in figures_of(section).items()}
     held = _as_data({"figures": figures, **data})
+    connect = "'self'" if data.get("follow") else "'none'"
     body = _body(title, about, sections)
     # A number that nothing in the page can know beforehand: it names the script that lies beside the page.
     nonce = hashlib.sha256(f"{body}{held}".encode()).hexdigest()[:32]
@@ -86,7 +87,7 @@ def page(title: str, about: Mapping[str, str], sections: Sequence[Section], libr
             '<html lang="en">',
             "<head>",
             '<meta charset="utf-8">',
-            f'<meta http-equiv="Content-Security-Policy" content="{policy(allowed)}">',
+            f'<meta http-equiv="Content-Security-Policy" content="{policy(allowed, connect)}">',
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
             '<meta name="referrer" content="no-referrer">',
             '<link rel="icon" href="data:,">',
@@ -149,6 +150,7 @@ def _body(title: str, about: Mapping[str, str], sections: Sequence[Section]) -> 
 <div class="frame">
 <header><p class="kind">evo-tune report</p><h1>{text(title)}</h1><dl class="about">{facts}</dl>
 <p class="note" id="state" aria-live="polite"></p>
+<label class="note" id="follow" hidden><input type="checkbox" id="following" checked> Follow the run</label>
 <p class="missing" id="missing" hidden>The charts are drawn by a script that lies beside the runs, and it is not there.
 <code>evo-tune report RUN -o FILE</code> writes a page that stands alone. The numbers are all here.</p>
 <noscript><p class="missing">The charts need a script; the numbers are all here without.</p></noscript></header>

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from evo_tune.errors import StoreError
-from evo_tune.report import charts, comparison, library
+from evo_tune.report import charts
 from evo_tune.report.material import Material
-from evo_tune.report.page import Library, Section, page
+from evo_tune.report.pages import comparison, library
+from evo_tune.report.pages.page import Library, Section, page
 from evo_tune.report.part import Part
 from evo_tune.report.words import show_seconds
 from evo_tune.store.journal import write_atomically

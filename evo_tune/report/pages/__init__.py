@@ -1,0 +1,1 @@
+"""A report as a page: what a browser is given, written to a file or served."""

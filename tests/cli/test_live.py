@@ -1,0 +1,61 @@
+"""The live table of a terminal: the best as it fell, the last results, and each slot's curve so far."""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import pytest
+from rich.console import Console
+
+from evo_tune import Outcome
+from evo_tune.cli.live import Progress, _Seen, _table
+from evo_tune.loop.driving import Working
+from evo_tune.loop.search import Search
+from evo_tune.report.words import sparkline
+
+
+def shown(search: Search, seen: _Seen) -> str:
+    console = Console(file=io.StringIO(), width=160, record=True)
+    console.print(_table(Progress(search), seen))
+    return console.export_text()
+
+
+def test_the_table_shows_what_came_and_what_is_in_flight(begin: Callable[..., Search]) -> None:
+    search = begin(trials=12, strategy="random")
+    for value in (5.0, 3.0, 4.0, None, 1.0):
+        candidate = search.ask()
+        assert candidate is not None
+        result = Outcome("failed", error="no luck") if value is None else {"loss": value, "cost": 1.0}
+        search.tell(candidate, result)
+    search.drivers.slots = [SimpleNamespace(name="slot 0", device="cpu")]  # type: ignore[list-item]
+    search.drivers.working = {"slot 0": Working("trial 5", time.monotonic())}
+    trials = search.saved.folder / "_trials"
+    trials.mkdir()
+    curve = [[0.25, {"loss": 4.0}], [0.5, {"loss": 2.0}]]
+    (trials / ".worker-1.json").write_text(json.dumps({"trial": 5, "curve": curve}))
+    seen = _Seen()
+    text = shown(search, seen)
+    assert "best loss 1.00000 (trial 4)   █▅▅▅▁" in text
+    assert "last results   4: 1   3: failed   2: 4   1: 3   0: 5" in text
+    assert "trial 5  0 s  50% █▁ loss 2" in text
+    candidate = search.ask()
+    assert candidate is not None
+    search.tell(candidate, {"loss": 0.5, "cost": 1.0})
+    assert "last results   5: 0.5   4: 1" in shown(search, seen), "what came since the last look is added"
+    search.drivers.slots = []
+
+
+@pytest.mark.parametrize(
+    ("values", "bars"),
+    [([], ""), ([float("inf")], ""), ([2.0], "▁"), ([1.0, 1.0], "▁▁"), ([0.0, 1.0], "▁█"), ([1e308, -1e308], "")],
+)
+def test_bars_show_what_can_be_shown(values: list[float], bars: str) -> None:
+    assert sparkline(values) == bars
+
+
+def test_many_numbers_are_shown_by_few_bars_the_last_among_them() -> None:
+    assert sparkline([*map(float, range(1000)), 0.0], 10) == "▂▃▃▄▅▆▆▇█▁"
