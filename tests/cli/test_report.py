@@ -42,17 +42,17 @@ def test_a_report_that_cannot_be_written_costs_a_warning(folder: Path, small_run
     assert "`evo-tune report one` tries again" in done.err
 
 
-def test_report_writes_beside_the_run_or_where_it_is_told(folder: Path, small_run: str, called: Typed) -> None:
-    assert called("report").out == "populations/one/_report.html\n"
-    assert called("report", small_run, "-o", "alone.html").out == "alone.html\n"
+def test_report_writes_beside_the_run_or_where_it_is_told(folder: Path, small_run: str, typed: Typed) -> None:
+    assert typed("report").out == "populations/one/_report.html\n"
+    assert typed("report", small_run, "-o", "alone.html").out == "alone.html\n"
     assert (folder / "alone.html").stat().st_size > 1_000_000
-    failed = called("report", "nobody")
+    failed = typed("report", "nobody")
     assert failed.code == 1
     assert "there is no run 'nobody'" in failed.err
 
 
-def test_several_runs_have_one_report(folder: Path, small_run: str, called: Typed) -> None:
-    called("report", small_run, small_run, "-o", "both.html")
+def test_several_runs_have_one_report(folder: Path, small_run: str, typed: Typed) -> None:
+    typed("report", small_run, small_run, "-o", "both.html")
     assert "<h1>2 runs side by side</h1>" in (folder / "both.html").read_text()
 
 
