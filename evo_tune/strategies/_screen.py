@@ -15,7 +15,7 @@ from typing import Literal
 
 import numpy as np
 
-from evo_tune.strategies._forest import Forest
+from evo_tune.genome.forest import Forest
 from evo_tune.strategies._process import Process
 
 __all__ = ["Screen", "expected_improvement"]
