@@ -10,6 +10,7 @@ from typing import Any
 from evo_tune.cli import _shared as shared
 from evo_tune.genome.trial import Trial
 from evo_tune.report import summary as report
+from evo_tune.report.advice import ends_of
 from evo_tune.report.data import closing_as_data
 from evo_tune.report.summary import Closing
 from evo_tune.report.words import spread, verdict
@@ -42,6 +43,8 @@ def print_closing(run: Run, form: str, status: str = "", report_file: Path | Non
     for line in _rules_met(run, end):
         shared.echo(line)
     shared.echo(verdict(end))
+    for line in ends_of(run):
+        shared.echo(line)
     if status:
         shared.echo(status)
     pruned = f", {end.pruned} pruned" if end.pruned else ""

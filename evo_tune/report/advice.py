@@ -20,9 +20,10 @@ from evo_tune.report.material import Material, is_unordered
 from evo_tune.report.part import Command
 from evo_tune.report.words import show_seconds, show_value
 from evo_tune.store.places import as_typed
+from evo_tune.store.run import Run
 from evo_tune.text import one_line
 
-__all__ = ["advice", "typed_evaluator", "widened"]
+__all__ = ["advice", "at_ends", "ends_of", "typed_evaluator", "widened"]
 
 ENOUGH = 12
 """Fewest genomes with a value, or evaluations, from which there is advice."""
@@ -63,11 +64,11 @@ def _unended(material: Material) -> Iterator[Command]:
         )
 
 
-def _ends(material: Material) -> Iterator[Command]:
-    """Yield the genes whose best values are at an end of their range, and how to widen them."""
+def at_ends(material: Material) -> dict[str, tuple[str, str]]:
+    """Return the genes whose best values are at an end of their range: what to say of each, and a wider range."""
+    found: dict[str, tuple[str, str]] = {}
     if len(material.ranked) < ENOUGH:
-        return
-    told, wider = [], []
+        return found
     count = max(5, math.ceil(0.1 * len(material.ranked)))
     for place, (name, gene) in enumerate(material.genes.items()):
         if gene.size == 1 or is_unordered(gene):
@@ -75,23 +76,34 @@ def _ends(material: Material) -> Iterator[Command]:
         units = material.units[:, place]
         margin = NEAR if gene.size == math.inf else 0.51 / min(gene.size, 1e6)
         for end, there in (("low", units <= margin), ("high", units >= 1.0 - margin)):
-            elsewhere = int((~there).sum())
             text = widened(gene, end)
-            if there[0] and there[:count].mean() > 0.5 and elsewhere >= 3 and text is not None:
+            if there[0] and there[:count].mean() > 0.5 and int((~there).sum()) >= 3 and text is not None:
                 value = show_value(material.ranked[0].genome[name])
-                told.append(f"{name} = {value} ({int(there[:count].sum())} of the best {count} are at that end)")
-                wider.append(f"--gene {shlex.quote(f'{name}={text}')}")
-    if told:
+                told = f"{name} = {value} ({int(there[:count].sum())} of the best {count} are at that end)"
+                found[name] = told, f"{name}={text}"
+    return found
+
+
+def ends_of(run: Run) -> list[str]:
+    """Return a line for each gene whose best values are at an end of its range, with the flag that widens it."""
+    found = at_ends(Material(run)).values()
+    return [f"at an end of its range: {told}; --gene {shlex.quote(wider)} widens it" for told, wider in found]
+
+
+def _ends(material: Material) -> Iterator[Command]:
+    """Yield how to widen the ranges at whose ends the best values are."""
+    found = at_ends(material)
+    if found:
         genes, ends = (
             ("The best genome lies", "the end of a range")
-            if len(told) == 1
+            if len(found) == 1
             else ("Values of the best genome lie", "the ends of their ranges")
         )
-        start = f"--warm-start {as_typed(material.run.folder)}"
+        wider = " ".join(f"--gene {shlex.quote(text)}" for _, text in found.values())
         yield Command(
-            f"{genes} at {ends}, and better ones may lie beyond: {', '.join(told)}. Widen, and begin with what was "
-            "found (with this run's -o options as well):",
-            f"evo-tune run {typed_evaluator(material)} {' '.join(wider)} {start}",
+            f"{genes} at {ends}, and better ones may lie beyond: {', '.join(told for told, _ in found.values())}. "
+            "Widen, and begin with what was found (with this run's -o options as well):",
+            f"evo-tune run {typed_evaluator(material)} {wider} --warm-start {as_typed(material.run.folder)}",
         )
 
 

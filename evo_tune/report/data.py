@@ -6,7 +6,9 @@ from typing import Any
 
 from evo_tune.genome.trial import Trial
 from evo_tune.report import summary as report
+from evo_tune.report.advice import at_ends
 from evo_tune.report.calibration import Calibrated, calibrated, reported
+from evo_tune.report.material import Material
 from evo_tune.store.run import Run
 
 __all__ = ["best_as_data", "closing_as_data", "run_as_data", "trial_as_data"]
@@ -65,6 +67,7 @@ def closing_as_data(run: Run) -> dict[str, Any]:
             for name, row in (("best", end.calibrated_best), ("default", end.calibrated_default))
             if row is not None
         },
+        "at_ends": _wider(run),
         "finalist": end.race.chosen if end.race else None,
         "pairs": end.race.pairs if end.race else None,
         "evaluations": end.evaluations,
@@ -98,4 +101,10 @@ def run_as_data(run: Run, top: int) -> dict[str, Any]:
         "front": [trial_as_data(trial) for trial in report.front(run)],
         "best_so_far": report.best_so_far(run),
         "importances": report.importances(run),
+        "at_ends": _wider(run),
     }
+
+
+def _wider(run: Run) -> dict[str, str]:
+    """Return the genes whose best values are at an end of their range, each as `--gene` would widen it."""
+    return {name: wider for name, (_, wider) in at_ends(Material(run)).items()}

@@ -11,7 +11,8 @@ import pytest
 from evo_tune import Choice, Float, Int, Outcome, SearchSpace
 from evo_tune.genome.genes import Gene
 from evo_tune.genome.notation import parse_gene
-from evo_tune.report.advice import advice, widened
+from evo_tune.report.advice import advice, ends_of, widened
+from evo_tune.report.data import closing_as_data, run_as_data
 from evo_tune.report.material import Material
 from evo_tune.store.run import Run
 from tests.conftest import cut_copy
@@ -68,6 +69,9 @@ def test_bests_at_the_end_of_a_range_are_told_with_the_gene_that_widens_it(made:
     run = with_losses(run, lambda genome: -genome["lr"] + 1e-6 * abs(genome["depth"] - 4))
     text = next(line for line in told(run) if "--gene " in line)
     assert "'lr=log(0.0001,0.04)'" in text
+    (line,) = ends_of(run)
+    assert line.endswith("--gene 'lr=log(0.0001,0.04)' widens it")
+    assert run_as_data(run, 1)["at_ends"] == closing_as_data(run)["at_ends"] == {"lr": "lr=log(0.0001,0.04)"}
     assert "evo-tune run language_model" in text
     assert f"--warm-start {run.name}" in text
     assert "depth" not in text.split("--gene")[1]

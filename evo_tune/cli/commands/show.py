@@ -43,6 +43,7 @@ def command(run: str | None, top: int, store: str, form: str) -> None:
 
 def _print_run(run: Any, top: int) -> None:
     from evo_tune.report import summary as report
+    from evo_tune.report.advice import ends_of
     from evo_tune.report.calibration import calibrated, reported
     from evo_tune.report.words import spread
 
@@ -90,6 +91,8 @@ def _print_run(run: Any, top: int) -> None:
     if shares:
         told = "  ".join(f"{name} {share:.0%}" for name, share in shares.items())
         shared.echo(f"spread in {metrics[0]} that a gene explains by itself: {told}")
+    for line in ends_of(run):
+        shared.echo(line)
     waiting = len(run.candidates) - len(run.outcomes)
     if waiting:
         shared.echo(f"{waiting} born without a result yet: they are in flight, or run again on resume")
