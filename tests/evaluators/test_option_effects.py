@@ -66,7 +66,7 @@ EFFECTS: dict[str, Effect] = {
     "beta1": Effect(0.5),
     "eps": Effect(1e-3),
     "momentum": Effect(0.5, given={"optimizer": "sgd"}),
-    "lr_rule": Effect("sqrt", genome={"batch": max}),
+    "lr_rule": Effect("linear", genome={"batch": max}),
     "z_loss": Effect(0.1),
     "clip": Effect(0.01),
     "weight_decay": Effect(0.5),
