@@ -78,7 +78,7 @@ EFFECTS: dict[str, Effect] = {
     "ema": Effect(0.1, given={"ema": 0.9}, sees="val_loss_ema", same="val_loss"),
     "evaluations": Effect(8, sees="points", same="val_loss"),
     "patience": Effect(1, given={"min_delta": 100.0, **EVALUATED}, sees="steps"),
-    "min_delta": Effect(100.0, given={"patience": 1, **EVALUATED}, sees="steps"),
+    "min_delta": Effect(100.0, given={"patience": 3, **EVALUATED}, sees="steps", genome={"lr": max}),
     "precision": Effect("bf16"),
     "micro_batch": Effect(min, sees="forwards", same="val_loss"),
     "recompute": Effect(1, sees="forwards", same="val_loss"),
@@ -108,6 +108,10 @@ EFFECTS: dict[str, Effect] = {
     "context": Effect(16),
     "held_out": Effect(0.5),
     "image_size": Effect(16),
+    "flip": Effect("no"),  # images in colour are mirrored
+    "crop": Effect(0.25),
+    "randaugment": Effect(9),
+    "quantiles": Effect(5),
     "base": Effect("{other base}"),
     "targets": Effect("qv", sees="trainable_params"),
     "keep": Effect("adapter", sees="exported"),
@@ -186,7 +190,7 @@ class Bench:
         """Return TINY with what is given of it, as far as the evaluator knows it."""
         tiny = TINY[self.evaluator.name]
         known = self.evaluator.options
-        bound = {"precision": "fp32", "size": "small", "micro_batch": None, **tiny, **given}
+        bound = {"precision": "fp32", "size": "small", "micro_batch": None, "patience": None, **tiny, **given}
         bound = {name: value for name, value in bound.items() if name in known}
         return self.evaluator.bind({name: self._place(value, tiny) for name, value in bound.items()})
 
@@ -267,6 +271,8 @@ def test_every_row_is_an_option_of_some_evaluator() -> None:
 @pytest.mark.parametrize(("name", "option"), CASES)
 def test_another_value_changes_what_it_should(name: str, option: str, places: dict[str, str], tmp_path: Path) -> None:
     evaluator, effect = _found(name), EFFECTS.get(option, Effect())
+    if option == "randaugment":
+        pytest.importorskip("torchvision")
     given = {key: value for key, value in effect.given.items() if key in evaluator.options}
     before = Bench(evaluator, places, tmp_path / "before")
     options = before.options(given)
