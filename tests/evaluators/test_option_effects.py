@@ -72,7 +72,11 @@ EFFECTS: dict[str, Effect] = {
     "weight_decay_end": Effect(1.0),
     "weight_decay_shape": Effect(given={"weight_decay_end": 1.0}),
     "gap_patience": Effect(1, given=RISING),
-    "gap_factor": Effect(50.0, given={**RISING, "gap_patience": 1, "schedule": "constant"}, genome={"lr": max}),
+    "gap_factor": Effect(
+        50.0,
+        given={**RISING, "gap_patience": 1, "schedule": "constant"},
+        genome={"lr": max, "weight_decay": 0.01, "label_smoothing": 0.0, "ffn_mult": 4},
+    ),
     "ramp_from": Effect(1, sees="steps", genome={"batch": max}),
     "ramp_share": Effect(1.0, given={"ramp_from": 1}, sees="steps", genome={"batch": max}),
     "ema": Effect(0.1, given={"ema": 0.9}, sees="val_loss_ema", same="val_loss"),
@@ -122,6 +126,7 @@ EFFECTS: dict[str, Effect] = {
     "text": Effect("other_text"),
     "label": Effect("other_label"),
     "length": Effect(4),
+    "buckets": Effect(3),
 }
 
 TINY: dict[str, dict[str, Any]] = {
@@ -190,7 +195,8 @@ class Bench:
         """Return TINY with what is given of it, as far as the evaluator knows it."""
         tiny = TINY[self.evaluator.name]
         known = self.evaluator.options
-        bound = {"precision": "fp32", "size": "small", "micro_batch": None, "patience": None, **tiny, **given}
+        plain = {"precision": "fp32", "size": "small", "micro_batch": None, "patience": None, "optimizer": "adamw"}
+        bound = {**plain, **tiny, **given}
         bound = {name: value for name, value in bound.items() if name in known}
         return self.evaluator.bind({name: self._place(value, tiny) for name, value in bound.items()})
 
