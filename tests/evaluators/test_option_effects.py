@@ -51,7 +51,7 @@ class Effect:
 
 WSD, SGDR, ROPE = {"schedule": "wsd"}, {"schedule": "sgdr", "cycle": 0.4}, {"position": "rope"}
 LONG = {"context": 64, "extend_from": 16}
-RISING = {"weight_decay_end": 1.0, "evaluations": 16, "tokens": 8192, "epochs": 8.0}
+RISING = {"weight_decay": 0.001, "weight_decay_end": 1.0, "evaluations": 16, "tokens": 8192, "epochs": 8.0}
 EVALUATED = {"evaluations": 8}
 
 EFFECTS: dict[str, Effect] = {
