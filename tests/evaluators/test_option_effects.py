@@ -69,6 +69,7 @@ EFFECTS: dict[str, Effect] = {
     "lr_rule": Effect("sqrt", genome={"batch": max}),
     "z_loss": Effect(0.1),
     "clip": Effect(0.01),
+    "weight_decay": Effect(0.3),
     "weight_decay_end": Effect(1.0),
     "weight_decay_shape": Effect(given={"weight_decay_end": 1.0}),
     "gap_patience": Effect(1, given=RISING),
