@@ -4,7 +4,9 @@ Data is a folder with one subfolder a class (`-o data=photos`; Pillow reads it),
 `images`, (n, height, width) or (n, height, width, channels), and `labels`, (n,), or by default the 1797 digits of 8 ×
 8 pixels that come with scikit-learn. A fifth of each class judges trials and a fifth is the test set, the same images
 for every genome and seed. What is held equal between genomes is arithmetic (`-o flops=2e10`, the default: a larger
-model sees fewer images) or passes over the images (`-o epochs=20`).
+model sees fewer images) or passes over the images (`-o epochs=20`). Images in colour
+are moved a little and mirrored in training (`-o crop=0 -o flip=no` does without); others are not unless `-o crop=0.125`
+or `-o flip=yes` says so, for the digits become harder by it. `-o randaugment=9` changes images by RandAugment.
 
 The objective is the loss on the held-out images and not their accuracy: of 360 digits some 350 are classified
 rightly, so that accuracy has few distinct values and many ties. `--objective accuracy:max` takes it all the same.
@@ -28,6 +30,7 @@ import numpy as np
 from evo_tune import Choice, Float, Int, Minimize, SearchSpace, option
 from evo_tune.errors import OptionError
 from evo_tune.training import (
+    Augmenting,
     ClassifierTask,
     Classifying,
     ViTConfig,
@@ -41,6 +44,8 @@ from evo_tune.training import (
 )
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from evo_tune import Context
     from evo_tune.training import Images, Ranks, ViT
 
@@ -78,7 +83,7 @@ high, step, default), batch (its first value is the default); by default images 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(Classifying):
+class Options(Classifying, Augmenting):
     """The images."""
 
     data: str = option(
@@ -101,6 +106,12 @@ class Options(Classifying):
         budget: float = SIZES[self.size]["flops"]
         return budget
 
+    @property
+    def augmented(self) -> Callable[[Tensor, int], Tensor] | None:
+        """What is done to the images that are trained on, given a seed; None: nothing."""
+        pixels = self.images.pixels
+        return self.augment(*pixels.shape[1:], whole=pixels.dtype == np.uint8)
+
 
 # ---------------------------------------------------------------- the images
 
@@ -122,6 +133,7 @@ def search_space(options: Options) -> SearchSpace:
     Raises:
         OptionError: An option is out of its range, or the images cannot be used.
     """
+    _ = options.augmented  # it can be done to them
     size = SIZES[options.size]
     height, width = options.images.pixels.shape[2:]
     patches = [p for p in range(1, math.gcd(height, width) + 1) if math.gcd(height, width) % p == 0]
@@ -205,6 +217,7 @@ def _task(genome: Mapping[str, Any], options: Options) -> ClassifierTask:
         reference=SIZES[options.size]["batch"][0],
         data=fingerprint(options),
         whole=config.stem == "conv",
+        augment=options.augmented,
     )
 
 

@@ -35,6 +35,7 @@ from evo_tune.training import (
     ClassifierTask,
     Classifying,
     FTConfig,
+    Quantiling,
     Table,
     divided,
     hash_of,
@@ -78,7 +79,7 @@ high, step, default), batch (its first value is the default)."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(Classifying):
+class Options(Classifying, Quantiling):
     """The table."""
 
     data: str = option("", gene=None, help="CSV or Parquet file; empty: scikit-learn's breast cancer")
@@ -86,6 +87,13 @@ class Options(Classifying):
     categorical: str = option("", gene=None, help="Columns of numbers that are categories, with commas between them")
     ignore: str = option("", gene=None, help="Columns to leave out, with commas between them")
     baseline: bool = option(True, gene=None, help="Whether gradient boosting is trained too, once per worker")
+    # Small tables are learnt by heart soon after they are learnt. The patience is that of the paper.
+    evaluations: int = option(
+        32, bounds="[1, 10000]", gene=None, help="How many, each on all held-out samples: the learning curve"
+    )
+    patience: int | None = option(
+        16, bounds="[1, inf)", unit="evaluations", help="Stop after so many without an improvement; take the best"
+    )
 
     def check(self) -> None:
         """Require a target of a file, and a file where columns are named.
@@ -195,6 +203,7 @@ def _config(genome: Mapping[str, Any], options: Options) -> FTConfig:
         classes=len(table.labels),
         numeric=len(table.columns.numeric),
         categories=tuple(len(categories) for categories in table.columns.categorical.values()),
+        quantiles=options.quantiles_of(len(table.training)),
         **{name: genome[name] for name in ("depth", "width", "heads", "ffn_mult", "dropout")},
     )
 

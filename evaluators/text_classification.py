@@ -12,8 +12,9 @@ A fifth of each class judges trials and a fifth is the test set, the same texts 
 held equal between genomes is arithmetic (`-o flops=2e10`, the default) or passes over the texts (`-o epochs=10`).
 
 The default genome is a pre-norm encoder that reads the mean of its tokens (after fast baselines: Joulin et al.,
-arXiv:1607.01759), with the dropout of 0.1 and feed-forward layers of 4 of Vaswani et al. (arXiv:1706.03762). How to
-train is `evo_tune.training`'s. The parent process imports this file too, so torch is imported inside functions only.
+arXiv:1607.01759), with the dropout and label smoothing of 0.1 of Vaswani et al. (arXiv:1706.03762), whose feed-forward
+layers of 4 `size=large` has too; it is trained by Muon (`-o optimizer=adamw` is the other). How to train is
+`evo_tune.training`'s. The parent process imports this file too, so torch is imported inside functions only.
 """
 
 from __future__ import annotations
@@ -63,8 +64,9 @@ SIZES: dict[str, dict[str, Any]] = {
         "depth": (1, 4, 1),
         "width": (32, 96, 16, 48),
         "heads": (1, 8, 4),
+        "ffn_mult": 1,
         "length": (8, 16, 32, 64),
-        "default_length": 32,
+        "default_length": 64,
     },
     "large": {
         "flops": 1e15,
@@ -73,12 +75,13 @@ SIZES: dict[str, dict[str, Any]] = {
         "depth": (1, 6, 4),
         "width": (64, 384, 64, 256),
         "heads": (1, 12, 8),
+        "ffn_mult": 4,
         "length": (64, 128, 256, 512),
         "default_length": 256,
     },
 }
 """Default budget, and bounds and default of each gene: lr, depth and heads (low, high, default), width (low,
-high, step, default), batch in texts (its first value is the default), length in tokens."""
+high, step, default), batch in texts (its first value is the default), length in tokens; of ffn_mult the default."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,12 +92,22 @@ class Options(Classifying):
     text: str = option("text", gene=None, help="Name of the column of texts")
     label: str = option("label", gene=None, help="Name of the column of labels")
     unit: Literal["words", "bytes"] = option("words", help="What a text is cut into: what its tokens are")
+    buckets: int = option(
+        65536,
+        bounds="[1, 16777216]",
+        gene="4096|16384|65536",
+        help="Number of hashes that words fall on; words that share one are the same to the model",
+    )
     length: int | None = option(
         None,
         bounds="[2, 4096]",
         unit="tokens",
         gene=None,
         help="How much of a text is read, from its start; left out, it is a gene",
+    )
+    # At these sizes far ahead of AdamW: see docs/evaluators.md.
+    optimizer: Literal["adamw", "muon", "sgd"] = option(
+        "muon", gene="adamw|muon", help="Which one; with sgd the learning rate is fifty times larger"
     )
 
     def check(self) -> None:
@@ -152,10 +165,10 @@ def search_space(options: Options) -> SearchSpace:
         "depth": Int(depth[0], depth[1], default=depth[2]),
         "width": Int(widths[0], widths[1], step=widths[2], default=widths[3]),
         "heads": Int(heads[0], heads[1], default=heads[2]),
-        "ffn_mult": Choice((1, 2, 4), ordered=True, default=4),
+        "ffn_mult": Choice((1, 2, 4), ordered=True, default=size["ffn_mult"]),
         "dropout": Float(0.0, 0.5, default=0.1),
-        "weight_decay": Float(1e-4, 0.3, log=True, default=0.01),
-        "label_smoothing": Float(0.0, 0.2, default=0.0),
+        "weight_decay": Float(1e-4, 0.3, log=True, default=0.1),
+        "label_smoothing": Float(0.0, 0.2, default=0.1),
         "warmup": Float(0.0, 0.1, default=0.05),
     }
     if options.length is None:
@@ -170,6 +183,7 @@ def _config(genome: Mapping[str, Any], options: Options) -> TextConfig:
     return TextConfig(
         classes=len(options.texts.labels),
         unit=options.unit,
+        buckets=options.buckets,
         length=genome.get("length", options.length),
         **{name: genome[name] for name in ("depth", "width", "heads", "ffn_mult", "dropout")},
     )

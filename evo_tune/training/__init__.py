@@ -1,11 +1,8 @@
-"""The training recipe: how one Transformer is trained, step by step and reproducibly.
-
-An island: it knows torch, `evo_tune.errors` and `evo_tune.options`, and nothing of genomes, trials or runs. Names are
-imported on first use, so that plain arithmetic (`GPTConfig`, `flops_per_token`, `Schedule`) can be had without torch.
-"""
+"""The training recipe, which knows nothing of runs. Names are imported on first use: arithmetic needs no torch."""
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -30,6 +27,7 @@ if TYPE_CHECKING:
     from evo_tune.training.classifying import known_before as known_before
     from evo_tune.training.classifying import write_classifier as write_classifier
     from evo_tune.training.course import Course as Course
+    from evo_tune.training.data.augment import Augmenting as Augmenting
     from evo_tune.training.data.batch import IGNORE as IGNORE
     from evo_tune.training.data.columns import Columns as Columns
     from evo_tune.training.data.corpus import Corpus as Corpus
@@ -107,6 +105,7 @@ if TYPE_CHECKING:
     from evo_tune.training.models.encoder import Classifier as Classifier
     from evo_tune.training.models.encoder_config import EncoderConfig as EncoderConfig
     from evo_tune.training.models.encoder_config import FTConfig as FTConfig
+    from evo_tune.training.models.encoder_config import Quantiling as Quantiling
     from evo_tune.training.models.encoder_config import TextConfig as TextConfig
     from evo_tune.training.models.encoder_config import ViTConfig as ViTConfig
     from evo_tune.training.models.encoder_config import nearest_divisor as nearest_divisor
@@ -202,6 +201,7 @@ _HOMES = {
     "AdamW": "optim.optimizer",
     "Adapters": "tuning.houlsby",
     "Architecture": "models.gpt_config",
+    "Augmenting": "data.augment",
     "Averaging": "optim.ema",
     "BPE": "data.tokenizer",
     "Base": "tuning.base",
@@ -255,6 +255,7 @@ _HOMES = {
     "Positions": "models.gpt_config",
     "Precision": "hardware.precision",
     "Processes": "hardware.computing",
+    "Quantiling": "models.encoder_config",
     "Ramping": "optim.ramp",
     "RankFailed": "hardware.launcher",
     "Ranks": "hardware.distributed",
@@ -296,9 +297,9 @@ _HOMES = {
     "built_in_text": "tuning.small_base",
     "calibrate_memory": "hardware.capacity",
     "carry_state": "models.growth.widening",
-    "check_integer": "evo_tune.options.bounds",
-    "check_name": "evo_tune.options.bounds",
-    "check_number": "evo_tune.options.bounds",
+    "check_integer": ".options.bounds",
+    "check_name": ".options.bounds",
+    "check_number": ".options.bounds",
     "classifier_course": "classifier_building",
     "classify_together": "classifier_building",
     "clip": "optim.clipping",
@@ -392,9 +393,6 @@ __all__ = list(_HOMES)
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        from importlib import import_module
-
-        home = _HOMES[name]
-        return getattr(import_module(home if home.startswith("evo_tune.") else f"{__name__}.{home}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_HOMES[name]}", __name__), name)

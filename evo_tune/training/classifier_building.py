@@ -167,6 +167,7 @@ class _Builder:
             seed=seed,
             label_smoothing=task.label_smoothing,
             mixup=task.mixup,
+            augment=task.augment,
             micro_batch=self._micro_batch(model),
         )
         recipe = options.recipe(

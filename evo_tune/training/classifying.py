@@ -20,6 +20,8 @@ from evo_tune.training.models.encoder_config import nearest_divisor
 from evo_tune.training.plan import Plan
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from evo_tune.training.course import Course
     from evo_tune.training.models.encoder import Classifier
 
@@ -123,6 +125,7 @@ class ClassifierTask:
         reference: Batch for which learning rates are meant (see `scale_lr`).
         data: Hash of the samples and of how they are split.
         whole: Whether a step must be one pass, as batch norms need it.
+        augment: Makes other inputs of a step's, given a seed; None: nothing does.
     """
 
     options: Classifying
@@ -134,6 +137,7 @@ class ClassifierTask:
     reference: int
     data: str
     whole: bool = False
+    augment: Callable[[Tensor, int], Tensor] | None = None
 
     @property
     def identity(self) -> dict[str, Any]:

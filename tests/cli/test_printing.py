@@ -119,7 +119,7 @@ def test_a_live_table_steers_nothing(folder: Path, monkeypatch: pytest.MonkeyPat
     search.name = STEER
     console = shared.console()
     with console.capture() as captured:
-        console.print(live._table(live.Progress(search)))
+        console.print(live._table(live.Progress(search), live._Seen()))
     search.close()
     assert "status" in captured.get()
     assert not steering(captured.get())

@@ -65,6 +65,27 @@ def test_images_are_learnt(images: Evaluator, pixels: str) -> None:
     assert len({images.fingerprint(images.bind(one)) for one in given}) == 4
 
 
+def test_what_is_trained_on_is_augmented_and_what_is_judged_is_not(images: Evaluator, pixels: str) -> None:
+    """The images are one row and its mirror image: that they are mirrored in training takes all that tells them."""
+    with np.load(pixels) as file:
+        bright = file["labels"]
+    half = np.zeros((24, 8, 6, 3), np.uint8)
+    half[bright == 0, :, :3], half[bright == 1, :, 3:] = 200, 200
+    np.savez(pixels, images=half, labels=bright)
+    assert train(images, data=pixels, epochs=15.0, flip="no")["accuracy"] == 1.0
+    assert train(images, data=pixels, epochs=15.0)["val_loss"] > 0.6
+
+
+def test_randaugment_without_torchvision_is_refused(
+    images: Evaluator, pixels: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with np.load(pixels) as file:
+        np.savez(pixels, images=file["images"].astype(np.uint8), labels=file["labels"])
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(OptionError, match="pip install torchvision"):
+        images.space(images.bind({"data": pixels, "randaugment": 9}))
+
+
 def test_images_that_cannot_be_cut_are_refused(images: Evaluator, tmp_path: Path) -> None:
     np.savez(tmp_path / "prime.npz", images=np.zeros((6, 31, 9)), labels=[0, 1] * 3)
     with pytest.raises(OptionError, match="31 by 9 pixels"):
@@ -107,6 +128,46 @@ def test_the_baseline_is_scikit_learns_on_the_same_rows(tables: Evaluator) -> No
     assert baseline["baseline_auc"] == pytest.approx(roc_auc_score(truth, found[:, 1]))
     assert baseline["baseline_loss"] == pytest.approx(log_loss(truth, found))
     assert baseline["baseline_accuracy"] == model.score(table.inputs[table.held_out], truth)
+
+
+def test_what_is_learnt_by_heart_is_stopped_by_default_and_the_best_is_taken(tables: Evaluator, tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)  # of noise nothing can be learnt but by heart
+    frame = pd.DataFrame(rng.normal(size=(60, 3)), columns=["a", "b", "c"]).assign(y=rng.integers(0, 2, 60))
+    frame.to_csv(tmp_path / "noise.csv", index=False)
+    options = tables.bind({"data": str(tmp_path / "noise.csv"), "target": "y", "epochs": 90.0, "baseline": False})
+    genome, context = {**tables.space(options).default(), "lr": 0.02}, Context(seed=1)
+    metrics = tables.evaluate(genome, context, options)
+    losses = [point["val_loss"] for _, point in context.curve]
+    best = losses.index(min(losses))
+    assert (options["patience"], options["evaluations"]) == (16, 32)
+    assert len(losses) == best + 1 + 16 < 32
+    assert metrics["val_loss"] == pytest.approx(losses[best])
+    assert metrics["val_loss"] < losses[-1]
+
+
+def test_numbers_are_ranked_among_the_training_rows_and_what_is_exported_carries_that(
+    tables: Evaluator, tmp_path: Path
+) -> None:
+    def exported(name: str, frame: pd.DataFrame, **given: Any) -> Any:
+        frame.to_csv(tmp_path / f"{name}.csv", index=False)
+        given |= {"data": str(tmp_path / f"{name}.csv"), "target": "y", "epochs": 1.0, "baseline": False}
+        options = tables.bind(given)
+        space = tables.space(options)
+        tables.export(space.default(), Context(seed=1, folder=tmp_path / "t"), tmp_path / name, options)
+        return tables.module.load(tmp_path / name), tables.module.Options(**options).table
+
+    rng = np.random.default_rng(1)
+    frame = pd.DataFrame({"a": rng.lognormal(size=90), "y": rng.integers(0, 2, 90)})
+    model, table = exported("plain", frame)
+    numbers = np.sort(table.inputs[table.training, 0])
+    count = len(numbers) // 3
+    ranks = np.quantile(numbers, np.linspace(0.0, 1.0, count))
+    assert np.allclose(model.quantiles.values[0], ranks, rtol=1e-5)
+    outside = np.r_[table.held_out, table.test]
+    frame.loc[outside, "a"] *= 1000.0
+    assert np.array_equal(exported("other", frame)[0].quantiles.values, model.quantiles.values)
+    assert exported("five", frame, quantiles=5)[0].quantiles.values.shape == (1, 5)
+    assert exported("none", frame, quantiles=None)[0].quantiles is None
 
 
 def test_columns_are_those_of_a_file_and_need_a_target(tables: Evaluator, table: str) -> None:

@@ -73,7 +73,11 @@ EFFECTS: dict[str, Effect] = {
     "weight_decay_end": Effect(1.0),
     "weight_decay_shape": Effect(given={"weight_decay_end": 1.0}),
     "gap_patience": Effect(1, given=RISING),
-    "gap_factor": Effect(50.0, given={**RISING, "gap_patience": 1, "schedule": "constant"}, genome={"lr": max}),
+    "gap_factor": Effect(
+        50.0,
+        given={**RISING, "gap_patience": 1, "schedule": "constant"},
+        genome={"lr": max, "weight_decay": 0.01, "label_smoothing": 0.0, "ffn_mult": 4},
+    ),
     "ramp_from": Effect(1, sees="steps", genome={"batch": max}),
     "ramp_share": Effect(1.0, given={"ramp_from": 1}, sees="steps", genome={"batch": max}),
     "ema": Effect(0.1, given={"ema": 0.9}, sees="val_loss_ema", same="val_loss"),
@@ -109,6 +113,10 @@ EFFECTS: dict[str, Effect] = {
     "context": Effect(16),
     "held_out": Effect(0.5),
     "image_size": Effect(16),
+    "flip": Effect("no"),  # images in colour are mirrored
+    "crop": Effect(0.25),
+    "randaugment": Effect(9),
+    "quantiles": Effect(5),
     "base": Effect("{other base}"),
     "targets": Effect("qv", sees="trainable_params"),
     "keep": Effect("adapter", sees="exported"),
@@ -119,6 +127,7 @@ EFFECTS: dict[str, Effect] = {
     "text": Effect("other_text"),
     "label": Effect("other_label"),
     "length": Effect(4),
+    "buckets": Effect(3),
 }
 
 TINY: dict[str, dict[str, Any]] = {
@@ -195,7 +204,8 @@ class Bench:
         """Return TINY with what is given of it, as far as the evaluator knows it."""
         tiny = TINY[self.evaluator.name]
         known = self.evaluator.options
-        bound = {"precision": "fp32", "size": "small", "micro_batch": None, **tiny, **given}
+        plain = {"precision": "fp32", "size": "small", "micro_batch": None, "patience": None, "optimizer": "adamw"}
+        bound = {**plain, **tiny, **given}
         bound = {name: value for name, value in bound.items() if name in known}
         return self.evaluator.bind({name: self._place(value, tiny) for name, value in bound.items()})
 
@@ -276,6 +286,8 @@ def test_every_row_is_an_option_of_some_evaluator() -> None:
 @pytest.mark.parametrize(("name", "option"), CASES)
 def test_another_value_changes_what_it_should(name: str, option: str, places: dict[str, str], tmp_path: Path) -> None:
     evaluator, effect = _found(name), EFFECTS.get(option, Effect())
+    if option == "randaugment":
+        pytest.importorskip("torchvision")
     given = {key: value for key, value in effect.given.items() if key in evaluator.options}
     before = Bench(evaluator, places, tmp_path / "before")
     options = before.options(given)

@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import assume, example, given
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, assume, example, given, settings
 
 from evo_tune.errors import SpaceError
 from evo_tune.genome.genes import Choice, Float, Gene, Int, gene_from
@@ -68,6 +67,7 @@ def test_a_float_has_many_values_over_its_whole_range(gene: Float) -> None:
     assert len(values) == 51
 
 
+@settings(suppress_health_check=[HealthCheck.filter_too_much])  # few ranges are as wide
 @given(floats(), UNIT)
 def test_a_float_is_short_to_write_where_its_range_is_wide(gene: Float, u: float) -> None:
     value = gene.decode(u)

@@ -1,20 +1,22 @@
 """Images as they might have been: moved a little, mirrored, or changed by RandAugment. On tensors, on the CPU.
 
 What happens to a sample is a pure function of the seed that is given (of a run and a step) and of the sample's place in
-its batch: there is nothing to save. Knows nothing of models or files.
+its batch: there is nothing to save. Knows nothing of models or files. torch is imported inside functions only, since
+the parent process asks for the options.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from evo_tune.errors import OptionError
 from evo_tune.options.declare import Options, option
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["Augment", "Augmenting"]
 
@@ -40,6 +42,8 @@ class Augment:
             images: (n, channels, height, width), pixel values; whole numbers of 8 bits for RandAugment.
             seed: Of what happens to them.
         """
+        import torch
+
         rng = np.random.default_rng(seed)
         count = len(images)
         moved = torch.from_numpy(rng.integers(-self.crop, self.crop + 1, (2, count)))
@@ -54,6 +58,8 @@ class Augment:
 
 def _moved(images: Tensor, moved: Tensor, mirrored: Tensor) -> Tensor:
     """Move images by (rows, columns) and mirror some, their edges repeated."""
+    import torch
+
     count, channels, height, width = images.shape
     rows = (torch.arange(height) + moved[0][:, None]).clamp(0, height - 1)
     columns = (torch.arange(width) + moved[1][:, None]).clamp(0, width - 1)
@@ -63,6 +69,7 @@ def _moved(images: Tensor, moved: Tensor, mirrored: Tensor) -> Tensor:
 
 
 def _randomly_changed(images: Tensor, magnitude: int, seeds: list[int]) -> Tensor:
+    import torch
     from torchvision.transforms.v2 import RandAugment
 
     change = RandAugment(num_ops=2, magnitude=magnitude)
@@ -78,11 +85,11 @@ def _randomly_changed(images: Tensor, magnitude: int, seeds: list[int]) -> Tenso
 class Augmenting(Options):
     """What is done to images before they are trained on."""
 
-    crop: float = option(
-        0.125,
+    crop: float | Literal["auto"] = option(
+        "auto",
         bounds="[0, 0.5]",
         gene="0|0.0625|0.125|0.25",
-        help="Most by which an image is moved, as a share of a side",
+        help="Most by which an image is moved, as a share of a side; auto: an eighth of those in colour, 0 of others",
     )
     flip: Literal["auto", "yes", "no"] = option(
         "auto", help="Whether every second image is mirrored; auto: those in colour, since digits and letters are not"
@@ -108,8 +115,10 @@ class Augmenting(Options):
         """
         if self.randaugment:
             self._check_randaugment(channels, whole)
-        flip = channels == 3 if self.flip == "auto" else self.flip == "yes"
-        made = Augment(round(self.crop * min(height, width)), flip, self.randaugment)
+        coloured = channels == 3
+        crop = (0.125 if coloured else 0.0) if self.crop == "auto" else self.crop
+        flip = coloured if self.flip == "auto" else self.flip == "yes"
+        made = Augment(round(crop * min(height, width)), flip, self.randaugment)
         return None if made == Augment() else made
 
     def _check_randaugment(self, channels: int, whole: bool) -> None:

@@ -8,13 +8,14 @@ is computed by its plain formula. Element-wise work is not counted.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from evo_tune.errors import RecipeError
 from evo_tune.options.bounds import check_integer, check_name, check_number
+from evo_tune.options.declare import Options, option
 from evo_tune.training.models._config import ModelConfig
 
-__all__ = ["EncoderConfig", "FTConfig", "TextConfig", "ViTConfig", "nearest_divisor"]
+__all__ = ["EncoderConfig", "FTConfig", "Quantiling", "TextConfig", "ViTConfig", "nearest_divisor"]
 
 STEM = 16
 """Channels of the convolution stem."""
@@ -206,6 +207,22 @@ class FTConfig(EncoderConfig):
     def flops_per_sample(self) -> float:
         """FLOPs of training on one row."""
         return self.encoder_flops(self.tokens)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantiling(Options):
+    """How a table's numbers are brought to one scale."""
+
+    quantiles: int | Literal["auto"] | None = option(
+        "auto",
+        bounds="[2, 10000]",
+        help="Numbers by rank, made normal, which outliers cannot stretch: by how many quantiles of the training rows; "
+        "auto: a third of these rows, up to 1000; none: they are standardised",
+    )
+
+    def quantiles_of(self, rows: int) -> int:
+        """Return by how many quantiles of so many training rows; 0: none."""
+        return min(1000, max(2, rows // 3)) if self.quantiles == "auto" else self.quantiles or 0
 
 
 @dataclass(frozen=True, kw_only=True)

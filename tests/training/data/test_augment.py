@@ -79,8 +79,9 @@ def test_batches_are_augmented_anew_in_each_step_before_they_are_mixed() -> None
     assert blended.max() <= steps[0].max()
 
 
-def test_digits_are_moved_and_photographs_are_mirrored_too() -> None:
-    assert Augmenting().augment(1, 8, 8, True) == Augment(crop=1)
+def test_digits_are_left_alone_and_photographs_moved_and_mirrored_unless_told_otherwise() -> None:
+    assert Augmenting().augment(1, 8, 8, True) is None
+    assert Augmenting(crop=0.125).augment(1, 8, 8, True) == Augment(crop=1)
     assert Augmenting().augment(3, 32, 48, True) == Augment(crop=4, flip=True)
     assert Augmenting(flip="yes", crop=0.0).augment(1, 8, 8, True) == Augment(flip=True)
     assert Augmenting(flip="no", crop=0.0).augment(3, 8, 8, True) is None
