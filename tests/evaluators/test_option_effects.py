@@ -187,7 +187,9 @@ def _write_images(folder: Path, rng: np.random.Generator) -> None:
         for label in ("one", "two"):
             (folder / name / label).mkdir(parents=True)
             for n in range(40):
-                pixels = (rng.integers(0, 200, (8, 8, 3)) + 50 * (label == "two")).astype(np.uint8)
+                pixels = (rng.integers(0, 200, (8, 8, 3)) + 50 * ((label == "two") ^ (rng.random() < 0.25))).astype(
+                    np.uint8
+                )
                 Image.fromarray(pixels).save(folder / name / label / f"{n}.png")
 
 
