@@ -8,6 +8,7 @@ Who starts the processes is torchrun's business, or `launcher`'s. Knows nothing 
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import inspect
 import os
@@ -223,6 +224,8 @@ def process_group(
         else:
             dist.destroy_process_group()
         raise
+    # Replicas lie in cycles and hold on to the group: left to the end of the process, its threads would abort it.
+    gc.collect()
     dist.destroy_process_group()
 
 
