@@ -25,6 +25,7 @@ from typing import Any
 from evo_tune.errors import EvoTuneError, PluginError
 from evo_tune.options.binding import bind, options_of, suggest
 from evo_tune.plugins.evaluator import Evaluator, what_of, where_of
+from evo_tune.plugins.source import FromSource
 from evo_tune.plugins.strategy import Strategy
 from evo_tune.trust.decide import is_identifier
 
@@ -219,8 +220,8 @@ def _quiet() -> contextlib.AbstractContextManager[object]:
 
 
 def _execute(path: Path, name: str, kind: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
+    spec = importlib.util.spec_from_file_location(name, path, loader=FromSource(name, str(path)))
+    if path.suffix != ".py" or spec is None or spec.loader is None:
         raise PluginError(f"cannot load the {kind} {path}: expected a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses and typing look their module up

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
+import py_compile
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -244,6 +246,19 @@ def test_a_file_is_imported_once_and_anew_when_it_changes(tmp_path: Path) -> Non
     second = find_evaluator(str(path))
     assert second.module is not first
     assert second.summary == "Two."
+
+
+def test_no_compiled_copy_is_read_or_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    path = write(tmp_path / "task.py", TASK.format(doc="One."))
+    py_compile.compile(str(path))
+    before = path.stat()
+    write(path, TASK.format(doc="Two."))  # as long as before
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert find_evaluator(str(path)).summary == "Two."
+    write(tmp_path / "other.py", TASK.format(doc="One."))
+    find_evaluator(str(tmp_path / "other.py"))
+    assert [file.name.partition(".")[0] for file in (tmp_path / "__pycache__").iterdir()] == ["task"]
 
 
 def test_files_of_one_name_in_two_folders_do_not_meet(tmp_path: Path) -> None:
