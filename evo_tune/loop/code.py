@@ -2,7 +2,7 @@
 
 A run's folder may come from a stranger, and its manifest and journal may name any file and any address. Whatever goes
 on with a run, replays it or trains its genomes anew gets evaluator and strategy here; `trust` remembers what the user
-named and doubt, and decides. Nothing is trained here.
+named and began, and decides. Nothing is trained here.
 """
 
 from __future__ import annotations
@@ -195,7 +195,7 @@ def believed(run: Run, changes: Mapping[str, Any]) -> Session:
     """Return the last session of a run, without what a stranger's journal says of where to train.
 
     Args:
-        run: It. One that this user doubt, and that nobody else may write, is believed.
+        run: It. One that this user began, and that nobody else may write, is believed.
         changes: What the user says now: none of that needs to be told as left out.
     """
     last = run.sessions[-1] if run.sessions else Session()

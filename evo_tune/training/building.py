@@ -22,7 +22,7 @@ from evo_tune.training.models.gpt import GPT
 from evo_tune.training.models.gpt_config import GPTConfig
 from evo_tune.training.models.growth.reshaping import reshape
 from evo_tune.training.phases import Phase
-from evo_tune.training.session import MODEL, Run, seed_of, share_of
+from evo_tune.training.session import MODEL, Run, seed_of, share_of, told_to
 from evo_tune.training.subjects.reading import Reading
 from evo_tune.training.trainer import Trainer
 
@@ -57,7 +57,7 @@ class _Builder:
     ranks: Ranks | None
 
     def course(self, saved: dict[str, Any]) -> Course:
-        share, options, report = share_of(self.run), self.task.options, self.run.report
+        share, options = share_of(self.run), self.task.options
         phases = self.task.phases(share)
         if phases is None:  # a clock was asked once, and its answer stands
             windows = saved["windows"] if saved else self._windows_in(options.seconds or 0.0)
@@ -69,7 +69,7 @@ class _Builder:
             Reading(phases, self.material, extension=options.extension, recompute=self._recompute),
             evaluations=options.evaluations,
             stopping=options.stopping,
-            report=lambda fraction, point, decayed: report(fraction * share, decayed=decayed, **point),
+            report=told_to(self.run),
         )
         if saved:
             course.restore(saved)

@@ -23,7 +23,7 @@ from evo_tune.training.hardware.passes import PassMemory, fit_pass
 from evo_tune.training.hardware.precision import Precision
 from evo_tune.training.hardware.throughput import SAFE, TIMED, steps_in
 from evo_tune.training.models.encoder import Classifier
-from evo_tune.training.session import Place, Run, seed_of, share_of, train, train_together
+from evo_tune.training.session import Place, Run, seed_of, share_of, told_to, train, train_together
 from evo_tune.training.subjects.examples import Classified, Examples
 from evo_tune.training.trainer import Trainer
 
@@ -118,7 +118,7 @@ class _Builder:
     ranks: Ranks | None
 
     def course(self, saved: dict[str, Any]) -> Course:
-        share, options, report = share_of(self.run), self.task.options, self.run.report
+        share, options = share_of(self.run), self.task.options
         total = saved.get("samples") or max(1, round(share * self._total()))
         trainer = self._trainer(total, ranks=self.ranks)
         subject = Classified(
@@ -133,7 +133,7 @@ class _Builder:
             subject,
             evaluations=options.evaluations,
             stopping=options.stopping,
-            report=lambda fraction, point, decayed: report(fraction * share, decayed=decayed, **point),
+            report=told_to(self.run),
         )
         if saved:
             course.restore(saved)

@@ -25,7 +25,7 @@ from evo_tune.training.optim.fork import fork_step
 if TYPE_CHECKING:
     from evo_tune.training.hardware.distributed import Ranks
 
-__all__ = ["MODEL", "Build", "Place", "Run", "Task", "seed_of", "share_of", "train", "train_together"]
+__all__ = ["MODEL", "Build", "Place", "Run", "Task", "seed_of", "share_of", "told_to", "train", "train_together"]
 
 MODEL = "model"
 """What a training leaves in its folder for others to begin with."""
@@ -80,6 +80,16 @@ empty one at step 0."""
 def share_of(run: Run) -> float:
     """Return the share of the full budget over which schedules are laid: an heir's training is whole in itself."""
     return 1.0 if run.inherit_folder is None else run.budget
+
+
+def told_to(run: Run) -> Callable[[float, Mapping[str, float], bool], None]:
+    """Return what a course reports to: the run's curve, along the full training where it is trained in part."""
+    share = share_of(run)
+
+    def tell(fraction: float, point: Mapping[str, float], decayed: bool) -> None:
+        run.report(fraction * share, decayed=decayed, **point)
+
+    return tell
 
 
 def seed_of(run: Run) -> int:

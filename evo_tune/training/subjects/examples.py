@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -15,6 +15,7 @@ from evo_tune.training.classification import Scores, score
 from evo_tune.training.course import Course, Judged
 from evo_tune.training.data.batch import MicroBatch
 from evo_tune.training.hardware.memory import Memory
+from evo_tune.training.subjects.one_phase import OnePhase
 from evo_tune.training.trainer import Trainer
 
 __all__ = ["Classified", "Examples", "JudgedClassifier"]
@@ -59,7 +60,7 @@ class Examples:
         return self.inputs[rows], self.classes[rows]
 
 
-class Classified:
+class Classified(OnePhase):
     """Samples that a classifier is trained on.
 
     Args:
@@ -81,15 +82,8 @@ class Classified:
         flops_per_sample: float,
         memory: Callable[[int], Memory],
     ) -> None:
-        self.examples, self.steps, self.total = examples, steps, total
-        self.flops_per_sample, self.memory = flops_per_sample, memory
-
-    @property
-    def ends(self) -> Sequence[int]:
-        return [self.steps]
-
-    def further(self, trainer: Trainer) -> Trainer:
-        raise AssertionError("a classifier is trained in one phase")
+        super().__init__(steps, memory)
+        self.examples, self.total, self.flops_per_sample = examples, total, flops_per_sample
 
     def on_the_way(self, trainer: Trainer) -> dict[str, float]:
         scores = self.judge(trainer, self.examples.held_out)
@@ -109,12 +103,6 @@ class Classified:
         made = copy.copy(self)
         made.examples = self.examples.tested()
         return made
-
-    def largest_step(self, trainer: Trainer) -> int:
-        return 0
-
-    def predicted_peak(self, trainer: Trainer, largest: int) -> float:
-        return self.memory(largest).peak
 
     def kept(self) -> dict[str, Any]:
         return {"samples": self.total}

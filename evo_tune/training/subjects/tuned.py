@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
@@ -14,13 +14,14 @@ from evo_tune.training.course import Course, Judged
 from evo_tune.training.data.batch import MicroBatch
 from evo_tune.training.evaluation import Evaluation, evaluate
 from evo_tune.training.hardware.memory import Memory
+from evo_tune.training.subjects.one_phase import OnePhase
 from evo_tune.training.trainer import Trainer
 from evo_tune.training.tuning.tuning_text import TuningText
 
 __all__ = ["JudgedTuning", "Tuned"]
 
 
-class Tuned:
+class Tuned(OnePhase):
     """A text that a base is tuned to; a point of the curve is from every fourth held-out window.
 
     Args:
@@ -46,15 +47,9 @@ class Tuned:
         base_loss: Callable[[], float],
         memory: Callable[[int], Memory],
     ) -> None:
-        self.text, self.steps, self.windows, self.trainable = text, steps, windows, trainable
-        self.flops_per_token, self.base_loss, self.memory = flops_per_token, base_loss, memory
-
-    @property
-    def ends(self) -> Sequence[int]:
-        return [self.steps]
-
-    def further(self, trainer: Trainer) -> Trainer:
-        raise AssertionError("a base is tuned in one phase")
+        super().__init__(steps, memory)
+        self.text, self.windows, self.trainable = text, windows, trainable
+        self.flops_per_token, self.base_loss = flops_per_token, base_loss
 
     def on_the_way(self, trainer: Trainer) -> dict[str, float]:
         return {"val_loss": self.judge(trainer, self.parts[0]).loss}
@@ -84,12 +79,6 @@ class Tuned:
         made.text = self.text.tested()
         made.__dict__.pop("parts", None)  # of what is held out
         return made
-
-    def largest_step(self, trainer: Trainer) -> int:
-        return 0
-
-    def predicted_peak(self, trainer: Trainer, largest: int) -> float:
-        return self.memory(largest).peak
 
     def kept(self) -> dict[str, Any]:
         return {"windows": self.windows}

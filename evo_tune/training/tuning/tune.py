@@ -24,7 +24,7 @@ from evo_tune.training.hardware.passes import PassMemory, fit_pass
 from evo_tune.training.hardware.precision import Precision
 from evo_tune.training.hardware.throughput import SAFE, TIMED, steps_in
 from evo_tune.training.models.gpt import GPT
-from evo_tune.training.session import Run, seed_of, share_of
+from evo_tune.training.session import Run, seed_of, share_of, told_to
 from evo_tune.training.subjects.tuned import Tuned
 from evo_tune.training.trainer import Trainer
 from evo_tune.training.tuning.adapter import add_adapter
@@ -120,7 +120,7 @@ class _Builder:
     ranks: Ranks | None
 
     def course(self, saved: dict[str, Any]) -> Course:
-        share, options, task, report = share_of(self.run), self.task.options, self.task, self.run.report
+        share, options, task = share_of(self.run), self.task.options, self.task
         windows = saved.get("windows") or max(1, round(share * self._windows()))
         trainer = self._trainer(windows, ranks=self.ranks)
         where = (task.base.folder, task.base.sha256(), options.data, options.window, options.eval_tokens)
@@ -139,7 +139,7 @@ class _Builder:
             subject,
             evaluations=options.evaluations,
             stopping=options.stopping,
-            report=lambda fraction, point, decayed: report(fraction * share, decayed=decayed, **point),
+            report=told_to(self.run),
         )
         if saved:
             course.restore(saved)
