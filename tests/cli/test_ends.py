@@ -1,0 +1,22 @@
+"""A best at the end of a range is told by people's output too: at a run's end, and by `show`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from evo_tune.cli import cli
+from evo_tune.cli.closing import print_closing
+from evo_tune.store.run import Run
+
+STORE = Path(__file__).parents[2] / "populations"
+
+
+def test_the_closing_table_and_show_tell_which_ranges_to_widen(capsys: pytest.CaptureFixture[str]) -> None:
+    print_closing(Run.open(STORE / "sample"), "table")
+    shown = CliRunner().invoke(cli, ["show", "sample", "--store", str(STORE)], catch_exceptions=False).output
+    for text in (capsys.readouterr().out, shown):
+        assert "at an end of its range: batch = 512" in text
+        assert "--gene 'batch=256|512|1024|2048|4096|8192' widens it" in text
