@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import runpy
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -183,3 +185,23 @@ def test_the_command_is_data_in_the_manifest(typed: Typed, folder: Path) -> None
     manifest = read_manifest(folder / "populations" / "one")
     assert manifest.evaluator == f"command:{COMMAND}"
     assert manifest.options == {"metric": "", "progress": "", "shell": True}
+
+
+DOCS = Path(__file__).parents[2] / "docs" / "scripts.md"
+
+
+def test_what_the_page_says_works(typed: Typed, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "bin").mkdir()
+    (folder / "bin" / "python").symlink_to(sys.executable)
+    monkeypatch.setenv("PATH", f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    (folder / "train.py").write_text("print('val_loss', 2.0)\nprint('{\"val_loss\": 1.5}')\n")
+    command = re.findall(r"^```sh\n(evo-tune run .+)$", DOCS.read_text(), re.M)
+    blocks = re.findall(r"^```python\n(.*?)^```", DOCS.read_text(), re.M | re.S)
+    assert (len(command), len(blocks)) == (1, 2)
+    assert typed(*shlex.split(command[0])[1:], *BRIEF, "--trials", "1").code == 0
+    for number, block in enumerate(blocks):
+        (folder / f"block{number}.py").write_text(block)
+    assert typed("evaluate", "block1.py").code == 0
+    search = runpy.run_path("block0.py")["search"]
+    with search:
+        assert search.ask().genome == {"lr": pytest.approx(1e-3), "depth": 4}
