@@ -106,6 +106,7 @@ def command(
     store: str,
     quiet: bool,
     no_report: bool,
+    tracks: tuple[str, ...],
     form: str,
     warm_start: tuple[str, ...],
     **rest: Any,
@@ -142,7 +143,7 @@ def command(
         **rest,
         **{name: value for name, value in session.items() if value is not None},
     )
-    return go(search, quiet, form, no_report)
+    return go(search, quiet, form, no_report, tracks)
 
 
 def _read_genes(texts: Sequence[str]) -> dict[str, Gene | None]:
