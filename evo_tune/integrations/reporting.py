@@ -13,7 +13,7 @@ from typing import Any
 
 from evo_tune.plugins.context import Context, Pruned
 
-__all__ = ["last_step", "numbers", "report"]
+__all__ = ["last_step", "numbers", "place", "report"]
 
 
 def report(context: Context, fraction: float, metrics: Mapping[str, Any]) -> None:
@@ -30,11 +30,11 @@ def report(context: Context, fraction: float, metrics: Mapping[str, Any]) -> Non
     point = numbers(metrics)
     if not 0 < fraction <= 1 or not point:
         return
-    rank, size = _place()
+    rank, size = place()
     pruned = ""
     if rank == 0:
         try:
-            context.report(fraction, **point)
+            context.report(fraction, decayed=None, **point)
         except Pruned as error:
             if size == 1:
                 raise
@@ -66,7 +66,7 @@ def last_step(context: Context, steps: int) -> int:
     return min(steps, max(1, math.ceil(round(context.budget * steps, 6))))
 
 
-def _place() -> tuple[int, int]:
+def place() -> tuple[int, int]:
     """Return this rank, and how many there are."""
     torch = sys.modules.get("torch")
     dist = getattr(torch, "distributed", None)

@@ -68,7 +68,7 @@ def training_arguments(context: Context, genome: Mapping[str, Value], **fixed: A
     return TrainingArguments(**given)
 
 
-class Report(TrainerCallback):  # type: ignore[misc]  (transformers is not read by mypy)
+class Report(TrainerCallback):  # type: ignore[misc] # mypy does not read transformers
     """Reports what is logged and evaluated, and stops where the budget ends; `train` adds it.
 
     Args:

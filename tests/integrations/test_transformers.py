@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +20,7 @@ pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
 pytestmark = [pytest.mark.xdist_group("transformers"), pytest.mark.slow]
 
-EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "hf_trainer.py"
+EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "integrations" / "hf_trainer.py"
 STEPS = 25
 GENOME = {"learning_rate": 3e-3, "per_device_train_batch_size": 8, "warmup_ratio": 0.2, "weight_decay": 0.1}
 
@@ -81,7 +82,7 @@ def test_rungs_are_the_training_that_had_none(tmp_path: Path) -> None:
 def test_a_hopeless_training_is_stopped(tmp_path: Path) -> None:
     bound = ((0.4, "eval_loss", 0.5),)
     context = Context(seed=3, folder=tmp_path, stop_if=bound, objectives=[Minimize("eval_loss")])
-    with pytest.raises(Pruned, match="eval_loss=.* at 40% is beyond its bound"):
+    with pytest.raises(Pruned, match=r"eval_loss=.* at 40% is beyond its bound"):
         evaluated(context)
     assert [at for at, point in context.curve if "eval_loss" in point] == [0.2, 0.4]
 
@@ -96,3 +97,32 @@ def test_the_example_runs_in_rungs(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert all(trial.outcome.curve[0][0] > 0.5 for trial in resumed)
     assert search.best is not None
     assert len(EXAMPLE.read_text().splitlines()) < 40
+
+
+MYDATA = """
+from transformers import LlamaConfig, LlamaForCausalLM
+
+training = test = [{"input_ids": [1, 2, 3, 4], "labels": [1, 2, 3, 4]}] * 32
+SHAPE = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+
+
+def make_model(genome):
+    return LlamaForCausalLM(LlamaConfig(vocab_size=8, pad_token_id=0, **SHAPE))
+"""
+
+
+def test_the_documented_evaluators_are_evaluators(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "integrations.md").read_text()
+    found = re.findall(r"^```python\n# evaluators/(mytrainer\w*\.py)\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    (tmp_path / "mydata.py").write_text(MYDATA)
+    assert len(found) == 2
+    for name, text in found:
+        (tmp_path / name).write_text(text)
+        plugin = find_evaluator(str(tmp_path / name))
+        assert plugin.supports == ("budget", "curve")
+    assert plugin.options["ranks"].default == 2
+    plugin = find_evaluator(str(tmp_path / "mytrainer.py"))
+    options, context = plugin.bind({"steps": 2}), Context(folder=tmp_path / "trial")
+    metrics = plugin.evaluate(plugin.space(options).default(), context, options)
+    assert metrics == context.curve[-1][1]
+    assert "eval_loss" in metrics
