@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from evo_tune.cli import _shared as shared
+from evo_tune.cli import complete
+from evo_tune.cli.help import command as made
 
 if TYPE_CHECKING:
     from evo_tune.options.declare import Option
@@ -19,17 +21,14 @@ RICHER = ("unit", "bounds", "gene", "help")
 """What an option may say of itself beside name, type and default; a plain keyword-only parameter says none of it."""
 
 
-@click.command("evaluators")
-@click.argument("name", required=False)
+@made("evaluators", "evo-tune evaluators language_model")
+@click.argument("name", required=False, shell_complete=complete.evaluators)
 @shared.format_option("table", "json", "csv", "markdown")
 def command(name: str | None, form: str) -> None:
     """List the evaluators known by name, and their origin.
 
     With NAME: what that evaluator measures and supports, and its options.
-
-    \b
-    evo-tune evaluators language_model
-    """  # noqa: D301  (click reads the character)
+    """
     from evo_tune.plugins.find import find_evaluator, list_evaluators
 
     if name is not None:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
-
 from evo_tune.cli import _shared as shared
+from evo_tune.cli.help import command as made
 
 if TYPE_CHECKING:
     from evo_tune.report.summary import Closing
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
 PLACE = 30
 
 
-@click.command("list")
+@made("list")
 @shared.store_option
 @shared.format_option("table", "json", "csv")
 def command(store: str, form: str) -> None:

@@ -7,11 +7,12 @@ from pathlib import Path
 import click
 
 from evo_tune.cli import _shared as shared
+from evo_tune.cli.help import command as made
 
 PLACE = 100
 
 
-@click.command("new")
+@made("new")
 @click.argument("name")
 def command(name: str) -> None:
     """Write ./evaluators/NAME.py, an evaluator that runs as it is."""

@@ -7,12 +7,14 @@ from pathlib import Path
 import click
 
 from evo_tune.cli import _shared as shared
+from evo_tune.cli import complete
+from evo_tune.cli.help import command as made
 
 PLACE = 65
 
 
-@click.command("report")
-@click.argument("runs", metavar="[RUN]…", nargs=-1)
+@made("report")
+@click.argument("runs", metavar="[RUN]…", nargs=-1, shell_complete=complete.runs)
 @click.option("-o", "--output", metavar="FILE", help="Write a page that stands alone.  [default: in the run's folder]")
 @shared.store_option
 def command(runs: tuple[str, ...], output: str | None, store: str) -> None:

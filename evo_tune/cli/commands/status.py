@@ -7,9 +7,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from evo_tune.cli import _shared as shared
+from evo_tune.cli.help import command as made
 
 if TYPE_CHECKING:
     from evo_tune.store.heartbeat import Beat, Busy
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 PLACE = 40
 
 
-@click.command("status")
+@made("status")
 @shared.run_argument
 @shared.store_option
 @shared.format_option("table", "json")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import click
-
 from evo_tune.cli import _shared as shared
+from evo_tune.cli.help import command as made
 
 PLACE = 90
 
 
-@click.command("strategies")
+@made("strategies")
 @shared.format_option("table", "json", "csv")
 def command(form: str) -> None:
     """List the strategies and their options."""

@@ -7,11 +7,12 @@ from pathlib import Path
 import click
 
 from evo_tune.cli import _shared as shared
+from evo_tune.cli.help import command as made
 
 PLACE = 55
 
 
-@click.command("watch")
+@made("watch")
 @shared.run_argument
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="Where the page is.  [default: a free one]")
 @shared.store_option
