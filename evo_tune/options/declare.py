@@ -124,7 +124,12 @@ class Option:
         elif self.choices and not any(type(one) is type(value) and one == value for one in self.choices):
             raise RecipeError(self.name, value, self.kind)
         elif isinstance(value, int | float) and not isinstance(value, bool):
-            self._check_number(value)
+            try:
+                self._check_number(value)
+            except RecipeError as error:
+                words = [name_of(one) for one in members(self.type) if one not in (bool, int, float)]
+                also = f", or {' or '.join(words)}" if words else ""
+                raise RecipeError(self.name, value, error.allowed + also) from None
         elif not _takes(self.type, type(value)) and not _is_literal(self.type, value):
             raise RecipeError(self.name, value, self.kind)
 
