@@ -93,9 +93,14 @@ def option_option(function: Command) -> Command:
     )(function)
 
 
-def print_json(data: object) -> None:
-    """Print data as JSON in ASCII, so that any text is kept and steers nothing; what is not finite becomes null."""
-    click.echo(json.dumps(plain(data), indent=2, ensure_ascii=True).replace("\x7f", "\\u007f"))
+def print_json(data: object, line: bool = False) -> None:
+    """Print data as JSON in ASCII, so that any text is kept and steers nothing; what is not finite becomes null.
+
+    Args:
+        data: What is to be printed.
+        line: Whether as one line, and at once.
+    """
+    click.echo(json.dumps(plain(data), indent=None if line else 2, ensure_ascii=True).replace("\x7f", "\\u007f"))
 
 
 def plain(data: object) -> object:

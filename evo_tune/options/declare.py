@@ -111,6 +111,12 @@ class Option:
         text = f"{self.name}: {self.kind}"
         return text if self.required else f"{text} = {self.default!r}"
 
+    def as_data(self) -> dict[str, Any]:
+        """Return it as plain data; what it says nothing of is ''."""
+        known = {"group": self.group, "option": self.name, "type": self.kind, "required": self.required}
+        said = {name: getattr(self, name) or "" for name in ("unit", "bounds", "gene", "help")}
+        return {**known, "default": None if self.required else self.default, **said}
+
     def check(self, value: Any) -> None:
         """Require a value of the declared type, within bounds and choices.
 

@@ -34,4 +34,5 @@ def command(ctx: click.Context, shell: str, form: str) -> None:
     if form == "json":
         shared.print_json({"shell": shell, "script": script})
     else:
-        click.echo(script)
+        for line in script.splitlines():
+            shared.echo(line)

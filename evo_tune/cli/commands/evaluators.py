@@ -56,7 +56,7 @@ def groups_of(options: Iterable[Option]) -> list[tuple[str, list[Option]]]:
 def _print_one(plugin: Evaluator, form: str) -> None:
     groups = groups_of(plugin.options.values())
     if form == "json":
-        options = [{"group": title, **_option_as_data(option)} for title, held in groups for option in held]
+        options = [option.as_data() for _, held in groups for option in held]
         shared.print_json({**_as_data(plugin), "options": options})
     elif form == "csv":
         rows = [{"group": title, **_row(option)} for title, held in groups for option in held]
@@ -111,12 +111,6 @@ def _markdown_table(rows: list[Mapping[str, str]]) -> list[str]:
     cells = [[row[name].replace("|", "\\|") for name in names] for row in rows]
     cells = [[f"`{row[0]}`", *row[1:]] for row in cells]
     return [f"| {' | '.join(row)} |" for row in (names, ["---"] * len(names), *cells)]
-
-
-def _option_as_data(option: Option) -> dict[str, Any]:
-    default = None if option.required else option.default
-    known = {"option": option.name, "type": option.kind, "required": option.required, "default": default}
-    return {**known, **{name: getattr(option, name) or "" for name in RICHER}}
 
 
 def _row(option: Option) -> dict[str, str]:

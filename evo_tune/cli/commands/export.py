@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -40,6 +42,7 @@ PLACE = 120
 @shared.store_option
 @click.option("--evaluator", metavar="PATH", help="Where the evaluator's file is now, if it has moved.")
 @shared.trust_option
+@shared.format_option("table", "json")
 def command(
     run: str | None,
     folder: str | None,
@@ -54,6 +57,7 @@ def command(
     store: str,
     evaluator: str | None,
     trust: bool,
+    form: str,
 ) -> None:
     """Train the best genome of RUN once more and save the model.
 
@@ -92,13 +96,20 @@ def command(
         target.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StoreError(f"cannot make {target}: {error.strerror}; choose another DIR") from None
-    shared.echo(f"training trial {candidate.id} of {saved.name}: {shared.show_genome(candidate.genome)}")
-    with tempfile.TemporaryDirectory() as scratch:
+    told = f"training trial {candidate.id} of {saved.name}: {shared.show_genome(candidate.genome)}"
+    shared.echo(told, err=form == "json")
+    # Whatever an evaluator prints, JSON alone stands on standard output.
+    beside = contextlib.redirect_stdout(sys.stderr) if form == "json" else contextlib.nullcontext()
+    with tempfile.TemporaryDirectory() as scratch, beside:
         context = _context(seed, devices, threads, Path(scratch))
         metrics = plugin.export(candidate.genome, context, target, bound)
+    written = sorted(path.name for path in target.iterdir())
+    if form == "json":
+        known = {"run": saved.name, "trial": candidate.id, "genome": candidate.genome}
+        shared.print_json({**known, "folder": str(target), "files": written, "metrics": metrics})
+        return
     for name, value in metrics.items():
         shared.echo(f"  {name:<21} {shared.show_value(value)}")
-    written = sorted(path.name for path in target.iterdir())
     shared.echo(f"written to {target}: {', '.join(written) or 'nothing'}")
     if "README.md" in written:
         shared.echo(f"how to use it: {target / 'README.md'}")

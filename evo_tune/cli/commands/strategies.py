@@ -25,7 +25,9 @@ def command(form: str) -> None:
                 "strategy": name,
                 "objectives": "-" if found is None else "several" if found.several_objectives else "one",
                 "what": summary,
-                "options": ", ".join(
+                "options": [option.as_data() for option in options.values()]
+                if form == "json"
+                else ", ".join(
                     option.name if option.required else f"{option.name}={option.default}" for option in options.values()
                 ),
             }
