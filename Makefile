@@ -1,6 +1,6 @@
 # `make` lists the targets. `make run` and `make test` set up everything themselves, in .venv.
 .DEFAULT_GOAL := help
-.PHONY: help setup run test proofs lint sample options docs json bench clean
+.PHONY: help setup run test proofs lint sample options docs picture json bench clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -54,6 +54,9 @@ options: setup  ## make docs/options.md anew, from the evaluators' declarations
 docs: setup  ## make the documentation site in docs/_build, without a network
 	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build
 	@echo "docs/_build/index.html"
+
+picture: setup  ## make the README's picture of a report anew (needs chromium)
+	$(BIN)/python docs/make_picture.py
 
 json: setup  ## make the tables of docs/json.md anew, from evo_tune/cli/formats
 	$(BIN)/python docs/make_json.py
