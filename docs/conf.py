@@ -33,6 +33,7 @@ myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3
 
 autodoc_typehints = "signature"
+maximum_signature_line_length = 100
 autodoc_member_order = "bysource"
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
@@ -58,10 +59,7 @@ SHOWN = {
 
 def _pages() -> dict[str, str]:
     """Return the page of each file that is one, both as paths from the root."""
-    own = {
-        f"docs/{path.relative_to(DOCS)}": path.relative_to(DOCS).with_suffix("").as_posix()
-        for path in DOCS.glob("*.md")
-    }
+    own = {f"docs/{path.name}": path.stem for path in DOCS.glob("*.md")}
     return {**own, **{file: page for page, file in SHOWN.items()}}
 
 
@@ -77,12 +75,14 @@ def _with_links(text: str, page: str, folder: Path) -> str:
     pages = _pages()
 
     def linked(match: re.Match[str]) -> str:
+        if not match[2] or match[2].startswith("http"):  # within the page, or elsewhere
+            return match[0]
         file = (folder / match[2]).resolve()
         known = pages.get(file.relative_to(ROOT).as_posix()) if file.is_relative_to(ROOT) else None
         if known is not None:
             return f"[{match[1]}]({up}{known}.md{match[3] or ''})"
         elsewhere = file.is_dir() or page in SHOWN  # it is in the repository, and not on the site
-        return match[1] if elsewhere and not match[2].startswith(("http", "#")) else match[0]
+        return match[1] if elsewhere else match[0]
 
     def mentioned(match: re.Match[str]) -> str:
         known = pages.get(match[0])
