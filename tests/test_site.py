@@ -33,8 +33,6 @@ def test_every_page_is_there_and_in_the_index(site: Path) -> None:
     for page in [*(name.removesuffix(".md") for name in PAGES if name != "README.md"), "project/changelog"]:
         assert (site / f"{page}.html").is_file()
         assert page == "index" or f'href="{page}.html"' in index, f"{page} is in no list of docs/index.md"
-    listed = set(re.findall(r"^([\w-]+)$", (DOCS / "index.md").read_text(encoding="utf-8"), re.MULTILINE))
-    assert {path.stem for path in DOCS.glob("*.md")} <= {*listed, "index"}, "some stand under 'More': give them a place"
 
 
 @pytest.mark.slow

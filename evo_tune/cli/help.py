@@ -17,19 +17,19 @@ __all__ = ["FLAGS", "Command", "command"]
 
 FLAGS: Mapping[str, str] = {
     "The schedule": "steps lr warmup-fraction min-lr-ratio decay-fraction decay-shape cycle cycle-growth gamma",
-    "What to train": "trial gene option ladder evaluator",
+    "What to train": "trial gene option ladder evaluator metric progress shell",
     "How to search": """strategy strategy-option accept-changes trust population fidelity prune inherit seed order lag
         warm-start learn-from fill-defaults""",
-    "How long": "generations trials budget hours tokens seconds timeout retries",
+    "How long": "generations trials budget hours stop-when-done tokens seconds timeout retries dry-run",
     "Where": "slots devices per-device threads backend address max-slots",
     "How to judge": "objective subject-to replicates calibrate calibrate-best",
-    "What is saved and printed": "name as store folder config output png no-report quiet format help",
+    "What is saved and printed": "name as store folder config output png track no-report price-per-hour quiet format help",
 }
 """Titles of the groups in their order, and the flags of each by name: in every command the same, and in this order.
 
 A flag that is not here stands under 'Other flags'."""
 
-FEW = 8
+FEW = 9
 """Flags of a command that needs no groups, at most."""
 
 METAVARS: Mapping[type[click.ParamType[Any]], str] = {
