@@ -23,7 +23,8 @@ FLAGS: Mapping[str, str] = {
     "How long": "generations trials budget hours stop-when-done tokens seconds timeout retries dry-run",
     "Where": "slots devices per-device threads backend address max-slots",
     "How to judge": "objective subject-to replicates calibrate calibrate-best",
-    "What is saved and printed": "name as store folder config output png track no-report price-per-hour quiet format help",
+    "What is saved and printed": """name as store folder config output png track no-report price-per-hour quiet
+        format help""",
 }
 """Titles of the groups in their order, and the flags of each by name: in every command the same, and in this order.
 
