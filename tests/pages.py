@@ -94,8 +94,22 @@ def shortened(what: list[str] | str) -> list[str] | str:
 TOY = {"tokens": "1500", "epochs": "1"}
 
 
+TRAIN = '''"""A training script of the reader's own: flags in, a line of JSON out."""
+
+import argparse
+import json
+
+flags = argparse.ArgumentParser()
+flags.add_argument("--lr", type=float, default=1e-3)
+flags.add_argument("--depth", type=int, default=4)
+given = flags.parse_args()
+for step in range(1, 21):
+    print(json.dumps({"step": step, "val_loss": abs(given.lr - 3e-3) + given.depth / 100 + 1 / step}))
+'''
+
+
 def furnish(folder: Path, page: str) -> None:
-    """Put into a folder what a page's reader has: a text, a table, a model, flags, genomes, the sample run."""
+    """Put into a folder what a page's reader has: a text, a table, a script, flags, genomes, the sample."""
     (folder / "corpus").mkdir()
     (folder / "corpus" / "text.txt").write_bytes((text_of("README.md") * 4 + text_of("evaluators.md")).encode())
     rows = [f"{number % 7},{number * number % 11},{'ab'[number % 7 > 3]}" for number in range(80)]
@@ -103,6 +117,7 @@ def furnish(folder: Path, page: str) -> None:
     (folder / "run.toml").write_text(
         'trials = 2\ncalibrate = 0\nname = "fromtoml"\n[option]\ntokens = 1500\neval_tokens = 1000\n'
     )
+    (folder / "train.py").write_text(TRAIN)
     (folder / "genomes.csv").write_text("lr,depth\n0.003,2\n0.01,1\n")
     shutil.copytree(DOCS / "examples", folder / "examples", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("sample", *([RUNS[page]] if page in RUNS else [])):
