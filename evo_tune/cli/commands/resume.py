@@ -26,6 +26,7 @@ def command(
     store: str,
     quiet: bool,
     no_report: bool,
+    tracks: tuple[str, ...],
     form: str,
     copy_as: str | None,
     accept_changes: bool,
@@ -54,4 +55,4 @@ def command(
         ask=shared.asking(),
         **changes,
     )
-    return go(search, quiet, form, no_report)
+    return go(search, quiet, form, no_report, tracks)

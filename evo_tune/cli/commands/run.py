@@ -119,6 +119,7 @@ def command(
     store: str,
     quiet: bool,
     no_report: bool,
+    tracks: tuple[str, ...],
     form: str,
     warm_start: tuple[str, ...],
     metrics: tuple[str, ...],
@@ -160,7 +161,7 @@ def command(
         **rest,
         **{name: value for name, value in session.items() if value is not None},
     )
-    return go(search, quiet, form, no_report)
+    return go(search, quiet, form, no_report, tracks)
 
 
 def _of_command(evaluator: str, metrics: Sequence[str], progress: str | None, shell: bool) -> dict[str, str]:
