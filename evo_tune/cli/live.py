@@ -19,29 +19,39 @@ from evo_tune.text import printable
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from evo_tune.forecast.ahead import Ahead
     from evo_tune.loop.search import Search
 
 LAST = 6
 """Results that the live table tells."""
+
+FORECAST_EVERY = 2.0
+"""Seconds between two forecasts at least."""
 
 LINE_EVERY = 10.0
 """Seconds between two plain lines at least, unless the best improves."""
 
 
 @contextlib.contextmanager
-def watcher(silent: bool) -> Iterator[Callable[[Search], None]]:
-    """Return a callback for `Search.run` that shows how it goes."""
+def watcher(silent: bool, price: float | None = None) -> Iterator[Callable[[Search], None]]:
+    """Return a callback for `Search.run` that shows how it goes.
+
+    Args:
+        silent: Show nothing.
+        price: Of an hour, for the cost; None tells none.
+    """
+    foreseen = _Foreseen(price)
     console = shared.console()
     if silent:
         yield lambda search: None
     elif not console.is_terminal:
-        yield _patient(_Lines().watch)
+        yield _patient(_Lines(foreseen).watch)
     else:
         from rich.live import Live
 
         seen = _Seen()
         with Live(console=console, auto_refresh=False, transient=True) as live:
-            yield _patient(lambda search: live.update(_table(Progress(search), seen), refresh=True))
+            yield _patient(lambda search: live.update(_table(Progress(search, foreseen), seen), refresh=True))
 
 
 def _patient(watch: Callable[[Search], None]) -> Callable[[Search], None]:
@@ -65,7 +75,7 @@ def _patient(watch: Callable[[Search], None]) -> Callable[[Search], None]:
 class Progress:
     """One look at a run in progress."""
 
-    def __init__(self, search: Search) -> None:
+    def __init__(self, search: Search, foreseen: _Foreseen) -> None:
         run = search.saved
         self.search = search
         self.done = len(run.outcomes)
@@ -77,6 +87,8 @@ class Progress:
         self.failed = sum(status not in ("ok", "pruned") for status in statuses)
         self.pruned = statuses.count("pruned")
         self.best = search.best
+        self.ahead = foreseen.ahead(search)
+        self.forecast = foreseen.line(self.ahead)
         self.metric = run.objectives[0].metric
 
     @property
@@ -88,22 +100,41 @@ class Progress:
 
     @property
     def left(self) -> float:
-        """Seconds left, from the mean duration of an evaluation; NaN if it cannot be told yet."""
-        outcomes = list(self.search.saved.outcomes.values())
+        """Seconds left, as forecast; else those that the hours leave; NaN if neither tells."""
+        if self.ahead is not None:
+            return self.ahead.seconds[1]
         hours = self.search.session.hours
-        until = math.inf if hours is None else hours * 3600 - self.search.seconds
-        if self.total is None or not outcomes:
-            return until if math.isfinite(until) else math.nan
-        mean = sum(outcome.seconds for outcome in outcomes) / len(outcomes)
-        # At the end, with the default: a race takes about as much as if all had that many seeds.
-        extra = (1 + self.search.session.calibrate_best) * self.search.session.calibrate
-        slots = max(1, len(self.search.drivers.slots))
-        return min(until, mean * max(0, self.total - self.done + extra) / slots)
+        return math.nan if hours is None else hours * 3600 - self.search.seconds
 
     @property
     def count(self) -> str:
         """Evaluations done, of how many."""
         return f"{self.done}/{self.total}" if self.total else str(self.done)
+
+
+class _Foreseen:
+    """The forecast of a run, made anew every few seconds: it looks at all results."""
+
+    def __init__(self, price: float | None) -> None:
+        self._price = price
+        self._next = 0.0
+        self._ahead: Ahead | None = None
+
+    def ahead(self, search: Search) -> Ahead | None:
+        """Return what is ahead; None as long as nothing is known."""
+        from evo_tune.loop.opening import forecast
+
+        if time.monotonic() >= self._next:
+            slots = len(search.drivers.slots)
+            self._ahead = forecast(search.saved.manifest, search.session, slots, search.pace, search.saved)
+            self._next = time.monotonic() + FORECAST_EVERY
+        return self._ahead
+
+    def line(self, ahead: Ahead | None) -> str:
+        """Return it in words."""
+        from evo_tune.forecast.words import as_line
+
+        return "forecast: after three trainings" if ahead is None else as_line(ahead, self._price)
 
 
 class _Seen:
@@ -171,7 +202,11 @@ def _table(progress: Progress, seen: _Seen) -> RenderableType:
         curve = seen.curve(search, what)
         slots.add_row(printable(slot.name), printable(slot.device), printable(what), since, printable(curve))
     bars, last = seen.results(search)
-    lines: list[RenderableType] = [head, printable(f"{progress.best_text}   {bars}".rstrip())]
+    lines: list[RenderableType] = [
+        head,
+        printable(progress.forecast),
+        printable(f"{progress.best_text}   {bars}".rstrip()),
+    ]
     if progress.best is not None:
         lines.append(printable(f"  {shared.show_genome(progress.best.genome)}"))
     if search.status:
@@ -187,7 +222,9 @@ def _table(progress: Progress, seen: _Seen) -> RenderableType:
 class _Lines:
     """Prints a line when the best improves, and now and then."""
 
-    def __init__(self) -> None:
+    def __init__(self, foreseen: _Foreseen) -> None:
+        self._foreseen = foreseen
+        self._told: float | None = None
         self._best: int | None = None
         self._done = -1
         self._printed = time.monotonic()
@@ -202,9 +239,13 @@ class _Lines:
             who = "the best" if count == 1 else f"the best of {count} finalists"
             most = CAP * search.session.calibrate
             shared.echo(f"calibration: {who} against the default, on up to {most} fresh seeds each")
+        ahead = self._foreseen.ahead(search)
+        if ahead is not None and self._is_news(ahead):
+            self._told = time.monotonic() + ahead.seconds[1]
+            shared.echo(self._foreseen.line(ahead))
         if len(search.saved.outcomes) == self._done:
             return
-        progress = Progress(search)
+        progress = Progress(search, self._foreseen)
         if search.status != self._status:
             self._status = search.status
             shared.echo(self._status)
@@ -217,3 +258,8 @@ class _Lines:
             f"[{progress.count}] {progress.best_text}, {progress.failed} failed, "
             f"{shared.show_seconds(search.seconds)} gone{left}"
         )
+
+    def _is_news(self, ahead: Ahead) -> bool:
+        """Whether a forecast is the first one, or the end has moved out of the bounds of the last one told."""
+        end = time.monotonic() + ahead.seconds[1]
+        return self._told is None or abs(end - self._told) > max(5.0, 0.25 * ahead.seconds[1])

@@ -55,6 +55,7 @@ def session_options(function: Command) -> Command:
             click.option(
                 "--no-report", is_flag=True, help="Write no report (_report.html in the run's folder) at the end."
             ),
+            shared.price_option,
             click.option("--quiet", is_flag=True, help="Print nothing but errors."),
             shared.format_option("table", "json"),
         ]
@@ -63,16 +64,19 @@ def session_options(function: Command) -> Command:
     return function
 
 
-def go(search: Search, quiet: bool, form: str, no_report: bool) -> int:
+def go(search: Search, quiet: bool, form: str, no_report: bool, price: float | None = None) -> int:
     """Run, show how it goes, write a report and print how it ended; return the exit code: 1 if nothing has a value."""
     from evo_tune.cli.closing import print_closing
     from evo_tune.cli.live import watcher
+    from evo_tune.forecast.timing import TIMING
     from evo_tune.store.places import as_typed
 
     if not quiet:
         shared.print_remarks(search.evaluator, search.saved.manifest.options)
     before = len(search.saved.outcomes)
-    with watcher(quiet or form == "json") as watch:
+    silent = quiet or form == "json"
+    search.forecasting = not silent and search.pace is None and TIMING in search.evaluator.supports
+    with watcher(silent, price) as watch:
         search.run(watch)
     run = search.saved
     report = None if no_report else _report(run)

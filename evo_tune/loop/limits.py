@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from statistics import fmean
 from typing import Any
 
 from evo_tune.errors import RunError
+from evo_tune.forecast.ahead import CLOSING, calibration_seconds
 from evo_tune.genome.history import History
 from evo_tune.report.summary import mean_seconds, spent
 from evo_tune.rules.ruled import Ruled
@@ -64,11 +66,17 @@ def limit_reached(
 
 
 def _reserve(run: Run, session: Session, slots: int) -> float:
-    """Return the seconds that one more training and then the calibration will take, by the mean of those so far."""
-    if not session.calibrate or not slots:
+    """Return the seconds that one more training, the calibration and the report will take.
+
+    The calibration trains the default and the best, whose own trainings tell how long that takes. A race may end early
+    or late: what is kept free lies in the middle, so that a run ends as often a little before its time as after it.
+    """
+    if not session.calibrate or not slots or not (mean := mean_seconds(run)):
         return 0.0
-    rounds = -(-session.calibrate * (session.calibrate_best + 1) // slots)  # of the best and the default
-    return mean_seconds(run) * (1 + rounds)
+    default, best = run.sound_default, run.leader
+    own = [run.outcomes[one.id].seconds for one in (default, best) if one is not None]
+    least, most = calibration_seconds(session, fmean(own) if own else mean, slots)
+    return mean + (least + most) / 2 + CLOSING
 
 
 def all_born(run: Run, session: Session, history: History) -> str | None:

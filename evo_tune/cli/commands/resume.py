@@ -27,6 +27,7 @@ def command(
     quiet: bool,
     no_report: bool,
     form: str,
+    price_per_hour: float | None,
     copy_as: str | None,
     accept_changes: bool,
     evaluator: str | None,
@@ -54,4 +55,4 @@ def command(
         ask=shared.asking(),
         **changes,
     )
-    return go(search, quiet, form, no_report)
+    return go(search, quiet, form, no_report, price_per_hour)
