@@ -39,7 +39,7 @@ RANDOM = 6
 """Genomes that are timed beside the default, the middle and two corners of the space."""
 
 LONGEST = 20.0
-"""Seconds after which the timing of no further genome is begun."""
+"""Seconds after which the timing of no further genome is begun, the first one excepted."""
 
 QUICK = 1.0
 """Seconds of a training that is too short for more to be timed than the default: a few of them will soon tell."""
@@ -118,7 +118,7 @@ def time_trainings(
     Returns:
         What trainings take; None if no timing came to an end.
     """
-    jobs, lock, began = deque(enumerate(points(space))), threading.Lock(), time.monotonic()
+    jobs, lock = deque(enumerate(points(space))), threading.Lock()
     done: dict[int, Outcome] = {}
     memory = [0]
 
@@ -133,9 +133,10 @@ def time_trainings(
             if not slot.available or stopping():
                 return
             measure(slot, 0, space.default(), 1)  # a worker's first steps are slower than all others
-            while not stopping() and time.monotonic() - began < LONGEST:
+            began = time.monotonic()
+            while not stopping():
                 with lock:
-                    if not jobs:
+                    if not jobs or (jobs[0][0] and time.monotonic() - began > LONGEST):
                         return
                     number, genome = jobs.popleft()
                 outcome = done[number] = measure(slot, number, genome, STEPS)
