@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from evo_tune.cli import _shared as shared
+from evo_tune.report.further import further_of, in_words
 from evo_tune.report.racing import CAP
 from evo_tune.report.words import sparkline
 from evo_tune.text import printable
@@ -88,7 +89,7 @@ class Progress:
         self.pruned = statuses.count("pruned")
         self.best = search.best
         self.ahead = foreseen.ahead(search)
-        self.forecast = foreseen.line(self.ahead)
+        self.forecast, self.further = foreseen.line(self.ahead), foreseen.further
         self.metric = run.objectives[0].metric
 
     @property
@@ -119,6 +120,7 @@ class _Foreseen:
         self._price = price
         self._next = 0.0
         self._ahead: Ahead | None = None
+        self._further = ""
 
     def ahead(self, search: Search) -> Ahead | None:
         """Return what is ahead; None as long as nothing is known."""
@@ -127,8 +129,15 @@ class _Foreseen:
         if time.monotonic() >= self._next:
             slots = len(search.drivers.slots)
             self._ahead = forecast(search.saved.manifest, search.session, slots, search.pace, search.saved)
+            found = further_of(search.saved)
+            self._further = "" if found is None else in_words(found)
             self._next = time.monotonic() + FORECAST_EVERY
         return self._ahead
+
+    @property
+    def further(self) -> str:
+        """What going on promises, in words; '' where that is not known."""
+        return self._further
 
     def line(self, ahead: Ahead | None) -> str:
         """Return it in words."""
@@ -211,6 +220,8 @@ def _table(progress: Progress, seen: _Seen) -> RenderableType:
         lines.append(printable(f"  {shared.show_genome(progress.best.genome)}"))
     if search.status:
         lines.append(printable(search.status))
+    if progress.further:
+        lines.append(printable(progress.further))
     if last:
         lines.append(printable(f"last results   {last}"))
     lines.append(slots)

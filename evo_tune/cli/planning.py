@@ -36,6 +36,9 @@ LEAST, LARGEST = 1 / 8, 4.0
 """By what an evaluator's own budget may be multiplied: far below it a training tells little of what it stands for, far
 above it most small models only learn their text by heart."""
 
+TIME_SHARE = 0.02
+"""Share of its hours that a run is timed for at most, beside the start of workers."""
+
 BUDGETS = ("flops", "tokens", "epochs", "seconds")
 """Options that say how long a training is."""
 
@@ -106,7 +109,7 @@ def plan(evaluator: str, store: Path, session: Mapping[str, Any], given: Mapping
 
 
 def _timed(plugin: Evaluator, manifest: Manifest, session: Session) -> tuple[int, str, Pace | None]:
-    from evo_tune.forecast.timing import time_trainings
+    from evo_tune.forecast.timing import LONGEST, time_trainings
     from evo_tune.loop.interrupts import Interrupts
     from evo_tune.loop.opening import slots_for
     from evo_tune.store.manifest import space_of
@@ -124,7 +127,8 @@ def _timed(plugin: Evaluator, manifest: Manifest, session: Session) -> tuple[int
         with Interrupts(stop, stop):
             slots += slots_for(manifest, session, plugin, folder / "trials")
             space = space_of(manifest, plugin.space(manifest.options))
-            pace = time_trainings(slots, space, folder / "trials", stopping=stopped.is_set)
+            longest = LONGEST if session.hours is None else min(LONGEST, TIME_SHARE * session.hours * 3600)
+            pace = time_trainings(slots, space, folder / "trials", stopping=stopped.is_set, longest=longest)
             device = slots[0].device
     finally:
         for slot in slots:

@@ -19,7 +19,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 SESSION = (
     *("trials", "generations", "budget", "hours", "slots", "devices", "per_device", "timeout", "retries"),
-    *("calibrate", "calibrate_best", "backend", "address", "max_slots"),
+    *("calibrate", "calibrate_best", "backend", "address", "max_slots", "stop_when_done"),
 )
 """Flags that are fields of `population.Session`; all of them default to None here: not given."""
 
@@ -34,6 +34,12 @@ def session_options(function: Command) -> Command:
             click.option("--trials", type=positive, help="Stop after so many births in all."),
             click.option("--budget", type=above, help="Stop after training worth so many full trainings in all."),
             click.option("--hours", type=above, help="Stop after so many hours in all, calibrated."),
+            click.option(
+                "--stop-when-done",
+                is_flag=True,
+                default=None,
+                help="Stop once more is unlikely to improve by more than seeds do.",
+            ),
             click.option("--slots", type=positive, help="Trainings at once.  [default: one per GPU, else per core]"),
             click.option("--devices", metavar="LIST", help="'cpu', 'cuda', or GPUs by number: 0,2."),
             shared.per_device_option,

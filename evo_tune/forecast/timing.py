@@ -39,7 +39,7 @@ RANDOM = 6
 """Genomes that are timed beside the default, the middle and two corners of the space."""
 
 LONGEST = 20.0
-"""Seconds after which the timing of no further genome is begun, the first one excepted."""
+"""Seconds that timings may take, about, beside the start of the workers."""
 
 QUICK = 1.0
 """Seconds of a training that is too short for more to be timed than the default: a few of them will soon tell."""
@@ -105,6 +105,7 @@ def time_trainings(
     folder: Path,
     watch: Callable[[], None] = lambda: None,
     stopping: Callable[[], bool] = lambda: False,
+    longest: float = LONGEST,
 ) -> Pace | None:
     """Time a few steps of a few genomes, all slots at work at once, as they will be.
 
@@ -114,6 +115,7 @@ def time_trainings(
         folder: Of the trials' folders; what the timings leave there is removed.
         watch: Called about five times a second.
         stopping: Says whether no further genome is to be timed.
+        longest: Seconds after which the timing of no further genome is begun, the first one excepted.
 
     Returns:
         What trainings take; None if no timing came to an end.
@@ -136,7 +138,7 @@ def time_trainings(
             began = time.monotonic()
             while not stopping():
                 with lock:
-                    if not jobs or (jobs[0][0] and time.monotonic() - began > LONGEST):
+                    if not jobs or (jobs[0][0] and time.monotonic() - began > longest):
                         return
                     number, genome = jobs.popleft()
                 outcome = done[number] = measure(slot, number, genome, STEPS)

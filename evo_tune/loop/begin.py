@@ -37,6 +37,7 @@ from evo_tune.loop.checks import (
     check_support,
 )
 from evo_tune.loop.code import hash_of
+from evo_tune.loop.limits import check_noise
 from evo_tune.loop.opening import plan_for
 from evo_tune.loop.own_genes import with_defaults
 from evo_tune.options.binding import suggest
@@ -87,6 +88,7 @@ def prepared(
     Raises:
         UsageError: Something given is wrong.
     """
+    check_noise(session, given.get("replicates", 1))
     size = {} if population is None else {"population": population}
     return make_manifest(
         evaluator,

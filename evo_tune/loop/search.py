@@ -169,14 +169,13 @@ class Search(contextlib.AbstractContextManager["Search"]):
             code = code_of(run, evaluator, trust, ask, strategy)
             check_unchanged(run, code[0], accept_changes, strategy)
             self = cls.__new__(cls)
-            self._begin(run, *code, next_session(believed(run, changes), changes))
+            self._begin(run, *code, next_session(believed(run, changes), changes, run.manifest.replicates))
             run.begin(self.session)
         return self
 
     def _begin(self, run: Run, plugin: Evaluator, strategy: Ruled, session: Session) -> None:
         manifest = run.manifest
-        self.saved = run
-        self.name = run.name
+        self.saved, self.name = run, run.name
         self.evaluator = plugin
         self.session = session
         self._arrival = manifest.order == "arrival"
