@@ -144,9 +144,7 @@ def report(runs: list[tuple[np.ndarray, np.ndarray, float]]) -> None:
                 chances.append(found)
                 came.append(best[at - 1] - best[at + NEXT - 1] > noise)
     found, true = np.array(chances), np.array(came)
-    print(
-        f"{len(runs)} runs of {TRAININGS} trainings; in {true.mean():.0%} the next {NEXT} improved by more than the noise"
-    )
+    print(f"{len(runs)} runs of {TRAININGS} trainings; the next {NEXT} improved in {true.mean():.0%} of all moments")
     print("\n| chance told | moments | mean chance | improved |\n|---|---|---|---|")
     for low, high in pairwise(BOUNDS):
         within = (low <= found) & (found < high)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from evo_tune.forecast.ahead import Ahead
+    from evo_tune.forecast.timing import Pace
     from evo_tune.loop.search import Search
 
 LAST = 6
@@ -76,7 +77,8 @@ def _patient(watch: Callable[[Search], None]) -> Callable[[Search], None]:
 class Progress:
     """One look at a run in progress."""
 
-    def __init__(self, search: Search, foreseen: _Foreseen) -> None:
+    def __init__(self, search: Search, foreseen: _Foreseen | None = None) -> None:
+        foreseen = foreseen or _Foreseen(None)
         run = search.saved
         self.search = search
         self.done = len(run.outcomes)
@@ -121,12 +123,14 @@ class _Foreseen:
         self._next = 0.0
         self._ahead: Ahead | None = None
         self._further = ""
+        self._pace: Pace | None = None
 
     def ahead(self, search: Search) -> Ahead | None:
         """Return what is ahead; None as long as nothing is known."""
         from evo_tune.loop.opening import forecast
 
-        if time.monotonic() >= self._next:
+        if time.monotonic() >= self._next or search.pace is not self._pace:
+            self._pace = search.pace
             slots = len(search.drivers.slots)
             self._ahead = forecast(search.saved.manifest, search.session, slots, search.pace, search.saved)
             found = further_of(search.saved)

@@ -4,9 +4,9 @@ A model of losses, not of their ranks: the lower tail of what the search has fou
 lies around its best, so its latest losses say what its next ones will be; above a threshold near the lowest of them
 they are taken to be exponential, as the excesses over a high threshold of most distributions nearly are (Pickands,
 Statistical inference using extreme order statistics, Annals of Statistics 3, 1975, with shape 0). What it says of one
-training is a belief worth a dozen trainings (the mean of a beta distribution), which those that have come since the last
-improvement correct: all of them failed to. Pure functions of trials in the order in which they were told, so a run that
-stops by it stops there again when it is replayed. benchmarks/stopping.py says how often it is right.
+training is a belief worth two dozen trainings (the mean of a beta distribution), which those since the last improvement
+correct: all of them failed to. Pure functions of trials in the order in which they were told, so a run that stops by it
+stops there again when it is replayed. benchmarks/stopping.py says how often it is right.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SHARE, WINDOW = 0.5, 16
 TAIL = 1 / 3
 """Share of them that makes the tail."""
 
-BELIEF = 12
+BELIEF = 24
 """Trainings for which the tail's word counts."""
 
 DONE = 0.05
