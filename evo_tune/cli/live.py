@@ -130,12 +130,13 @@ class _Foreseen:
         from evo_tune.loop.opening import forecast
 
         if time.monotonic() >= self._next or search.pace is not self._pace:
-            self._pace = search.pace
+            began, self._pace = time.monotonic(), search.pace
             slots = len(search.drivers.slots)
             self._ahead = forecast(search.saved.manifest, search.session, slots, search.pace, search.saved)
             found = further_of(search.saved)
             self._further = "" if found is None else in_words(found)
-            self._next = time.monotonic() + FORECAST_EVERY
+            # Of a long run it takes a while: the main thread must not hold the drivers up.
+            self._next = time.monotonic() + max(FORECAST_EVERY, 50 * (time.monotonic() - began))
         return self._ahead
 
     @property

@@ -17,6 +17,7 @@ from statistics import fmean, stdev
 from evo_tune.forecast.timing import Pace
 from evo_tune.report.racing import looks
 from evo_tune.report.summary import costs
+from evo_tune.store.calibration import read_calibration
 from evo_tune.store.manifest import Manifest
 from evo_tune.store.run import Run
 from evo_tune.store.session import Session
@@ -160,7 +161,9 @@ def ahead(
     cost = genome_cost(manifest, max(1, int(births) if math.isfinite(births) else 100), promoted)
     # One genome's cost is corrected by what the run's had, once there are enough to tell.
     cost = (cost * manifest.population + used) / (manifest.population + fresh)
-    race = calibration_seconds(session, each, slots)
+    least, most = calibration_seconds(session, each, slots)
+    raced = 0 if run is None else len(read_calibration(run)) * each / slots
+    race = max(0.0, least - raced), max(0.0, most - raced)
     until = math.inf
     if session.hours is not None:
         until = max(0.0, session.hours * 3600 - (0.0 if run is None else run.elapsed))

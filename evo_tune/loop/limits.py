@@ -13,7 +13,7 @@ from typing import Any
 from evo_tune.errors import OptionError, RunError
 from evo_tune.forecast.ahead import CLOSING, calibration_seconds
 from evo_tune.genome.history import History
-from evo_tune.report.further import DONE, further, in_words
+from evo_tune.report.further import DONE, DONE_BY_ITSELF, further, in_words
 from evo_tune.report.summary import mean_seconds, spent
 from evo_tune.rules.ruled import Ruled
 from evo_tune.store.places import as_typed
@@ -87,7 +87,7 @@ def done_enough(session: Session, history: History, population: int) -> str | No
     if not session.stop_when_done:
         return None
     found = further(history.trials, population)
-    return None if found is None or found.chance >= DONE else f"done: {in_words(found)}"
+    return None if found is None or found.chance >= DONE else DONE_BY_ITSELF + in_words(found)
 
 
 def check_noise(session: Session, replicates: int) -> None:

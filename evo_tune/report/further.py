@@ -22,7 +22,7 @@ from evo_tune.genome.values import genome_key
 from evo_tune.store.calibration import read_calibration
 from evo_tune.store.run import Run
 
-__all__ = ["DONE", "Further", "chance", "further", "further_of", "in_words", "noise_of"]
+__all__ = ["DONE", "DONE_BY_ITSELF", "Further", "chance", "further", "further_of", "in_words", "noise_of"]
 
 ENOUGH = 16
 """Fewest genomes with a loss from which anything is said."""
@@ -38,6 +38,9 @@ BELIEF = 24
 
 DONE = 0.05
 """Chance below which a run that is to stop by itself is done."""
+
+DONE_BY_ITSELF = "it is done: "
+"""How the reason begins for which such a run has ended."""
 
 
 @dataclass(frozen=True)

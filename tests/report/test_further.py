@@ -63,7 +63,7 @@ def test_a_run_stops_where_it_is_done_and_stops_there_again(begin: Begin, resume
     born = sum(candidate.fresh for candidate in run.candidates)
     assert 16 <= born < 200
     assert run.ended is not None
-    assert run.ended.startswith("done: the next 8 trainings improve by more than seeds differ")
+    assert run.ended.startswith("it is done: the next 8 trainings improve by more than seeds differ")
     assert noise_of(run.trials()) == pytest.approx(0.02, rel=1.0)
     assert not verify(run, search.space, search.strategy)
     assert len(drive(resume("run"), evaluate=bowl).trials) == len(run.outcomes), "nothing was left to do"
