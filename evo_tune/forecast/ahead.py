@@ -168,7 +168,8 @@ def ahead(
     if session.hours is not None:
         until = max(0.0, session.hours * 3600 - (0.0 if run is None else run.elapsed))
     room = max(0.0, until - sum(race) / 2) * slots / each if each > 0 else math.inf
-    wanted = max(0.0, (births - fresh) * cost - flying / 2)  # what is in flight is half done, on the average
+    by_births = max(0.0, (births - fresh) * cost - flying / 2)  # what is in flight is half done, on the average
+    wanted = by_births
     if session.budget is not None:
         wanted = min(wanted, max(0.0, session.budget - used - flying / 2))
     trainings = min(wanted, room)
@@ -183,9 +184,9 @@ def ahead(
     if wanted > room:  # the clock ends it
         low, expected, high = until - (race[1] - race[0]) / 2 - tail, until, until + (race[1] - race[0]) / 2 + CLOSING
     genomes = fresh + round(trainings / cost)
-    made = genomes if not math.isfinite(births) else min(int(births), genomes)
+    made = int(births) if trainings == by_births else min(genomes, births)
     return Ahead(
-        genomes=max(made, fresh),
+        genomes=max(int(made), fresh),
         trainings=trainings,
         calibration=calibration_trainings(session),
         seconds=(max(0.0, low), max(0.0, expected), max(0.0, high)),
@@ -193,7 +194,7 @@ def ahead(
         slots=slots,
         memory=0.0 if pace is None else pace.memory or pace.worker,
         on_gpu=pace is not None and pace.memory > 0,
-        disk=_disk(manifest, made, pace, run),
+        disk=_disk(manifest, int(made), pace, run),
     )
 
 
