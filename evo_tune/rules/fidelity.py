@@ -21,7 +21,7 @@ from evo_tune.genome.operators import PROMOTION
 from evo_tune.genome.standing import Entry
 from evo_tune.genome.trial import DECAYED, Proposal
 
-__all__ = ["audits_among", "bounds", "is_audit", "keep", "parse_rungs", "promotion", "trust"]
+__all__ = ["audits_among", "bounds", "expected_cost", "is_audit", "keep", "parse_rungs", "promotion", "trust"]
 
 BELIEF = 0.6
 """Rank correlation that is taken for granted before anything was measured."""
@@ -103,6 +103,21 @@ def keep(trust: float, count: int, deviations: float) -> float:
     normal = NormalDist()
     best = normal.inv_cdf(count / (count + 1))
     return 1.0 - normal.cdf(trust * best - deviations * math.sqrt(max(0.0, 1.0 - trust**2)))
+
+
+def expected_cost(rungs: Sequence[float], births: int) -> float:
+    """Return what a genome takes with its promotions, in full trainings, as far as that can be told beforehand.
+
+    Args:
+        rungs: Budgets, increasing to 1.
+        births: Genomes in all, 1 or more.
+    """
+    audits = len(audits_among(births)) / births
+    reaching, cost = 1.0, rungs[0]
+    for low, high in pairwise(rungs):
+        reaching *= max(low / high, keep(BELIEF, max(2, births), CAUTION))
+        cost += reaching * (high - low)
+    return audits + (1.0 - audits) * cost
 
 
 def promotion(
