@@ -223,8 +223,9 @@ class EvoSearchCV(BaseSearchCV):  # type: ignore[misc] # mypy does not read scik
 
     def _say(self, search: Search) -> None:
         if self.verbose > 0:
-            best = search.best
-            print(f"{len(search.saved.outcomes)}/{self.n_iter} {'' if best is None else best.outcome.metrics}")
+            best, metric = search.best, search.saved.objectives[0].metric
+            told = "no value yet" if best is None else f"best {metric} {best.outcome.metrics[metric]:.5g}"
+            print(f"{len(search.saved.outcomes)} of {self.n_iter} evaluated, {told}")
 
     def _take(self, held: Held, trials: Sequence[Trial], refit_metric: Any) -> None:
         """Set what scikit-learn's searches have from a search's trials."""

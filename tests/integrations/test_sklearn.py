@@ -24,6 +24,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.tree import DecisionTreeClassifier
 from sklearn.utils.estimator_checks import check_estimator
+from threadpoolctl import threadpool_limits
 
 from evo_tune import Float, Int, Search, load
 from evo_tune.errors import RunError, UsageError
@@ -35,12 +36,13 @@ EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "integrations" / "se
 
 
 @pytest.fixture(autouse=True)
-def private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Return where temporary folders are made; at the end none is left."""
+def private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fast_disk: None) -> Iterator[Path]:
+    """Return where temporary folders are made; at the end none is left. All on one thread: the data is small."""
     folder = tmp_path / "private"
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    yield folder
+    with threadpool_limits(1):
+        yield folder
     assert not [path for path in folder.iterdir() if path.name.startswith("evo-tune-")]
     assert not [name for name in os.environ if name.startswith("EVO_TUNE_HELD_")]
 
@@ -72,7 +74,7 @@ LEFT_OPEN = {"check_supervised_y_2d"}
 
 @pytest.mark.slow
 def test_it_passes_the_checks_of_scikit_learn() -> None:
-    given = {"n_iter": 2, "cv": 2, "error_score": "raise", "random_state": 0}
+    given = {"n_iter": 1, "cv": 2, "error_score": "raise", "random_state": 0}
     assert failed_checks(EvoSearchCV(Ridge(), {"alpha": Float(0.1, 1.0)}, **given)) <= LEFT_OPEN
 
 
@@ -213,8 +215,11 @@ def test_slots_find_the_data_in_a_private_folder_only(
     assert str(private).encode() not in saved
 
 
-def test_a_run_goes_on_from_the_same_object_only(data: tuple[np.ndarray, np.ndarray], tmp_path: Path) -> None:
-    search = searching(store=tmp_path, name="mine", n_iter=3, warm_start=True).fit(*data)
+def test_a_run_goes_on_from_the_same_object_only(
+    data: tuple[np.ndarray, np.ndarray], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    search = searching(store=tmp_path, name="mine", n_iter=3, warm_start=True, verbose=1).fit(*data)
+    assert re.search(r"^3 of 3 evaluated, best mean_test_score 0\.\d+$", capsys.readouterr().out, re.MULTILINE)
     first = search.cv_results_["params"]
     search.set_params(n_iter=7).fit(*data)
     assert search.cv_results_["params"][:3] == first
