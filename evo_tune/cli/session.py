@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -55,6 +55,14 @@ def session_options(function: Command) -> Command:
             click.option(
                 "--no-report", is_flag=True, help="Write no report (_report.html in the run's folder) at the end."
             ),
+            click.option(
+                "--track",
+                "tracks",
+                multiple=True,
+                metavar="TOOL:PATH",
+                callback=_read_tracks,
+                help="Write for another tool meanwhile: tensorboard:DIR or optuna:FILE; repeatable.",
+            ),
             click.option("--quiet", is_flag=True, help="Print nothing but errors."),
             shared.format_option("table", "json", "jsonl"),
         ]
@@ -63,8 +71,20 @@ def session_options(function: Command) -> Command:
     return function
 
 
-def go(search: Search, quiet: bool, form: str, no_report: bool) -> int:
+def _read_tracks(context: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...]:
+    """Refuse what cannot be tracked before a run is made."""
+    if given:
+        from evo_tune.integrations.tracking import check_track
+
+        for text in given:
+            check_track(text)
+    return given
+
+
+def go(search: Search, quiet: bool, form: str, no_report: bool, tracks: Sequence[str] = ()) -> int:
     """Run, show how it goes, write a report and print how it ended; return the exit code: 1 if nothing has a value."""
+    from contextlib import ExitStack
+
     from evo_tune.cli.closing import as_data, print_closing
     from evo_tune.cli.live import patient, watcher
     from evo_tune.cli.stream import Stream
@@ -74,7 +94,12 @@ def go(search: Search, quiet: bool, form: str, no_report: bool) -> int:
         shared.print_remarks(search.evaluator, search.saved.manifest.options)
     before = len(search.saved.outcomes)
     stream = Stream(search) if form == "jsonl" else None
-    with watcher(quiet or form != "table") as watch:
+    with ExitStack() as beside:
+        if tracks:
+            from evo_tune.integrations.tracking import tracking
+
+            beside.enter_context(tracking(search.saved.folder, tracks))
+        watch = beside.enter_context(watcher(quiet or form != "table"))
         look = watch if stream is None else patient(stream.look)
         try:
             search.run(look)

@@ -38,6 +38,7 @@ LOOKS = [
     "best one",
     "best several",
     "report one -o one.html",
+    "convert one --to optuna",
     "verify one",
     "watch one",
     "evaluators",

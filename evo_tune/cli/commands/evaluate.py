@@ -52,15 +52,18 @@ def command(
 ) -> int:
     """Train one genome by hand; nothing is saved."""
     from evo_tune.dispatch import Task, open_slots, plan
+    from evo_tune.genome.notation import parse_gene
     from evo_tune.genome.trial import Candidate
     from evo_tune.loop.code import named_evaluator
     from evo_tune.options.binding import split_assignments
+    from evo_tune.plugins.find import is_command
 
     if not 0 < budget <= 1:  # click lets nan pass
         raise OptionError(f"--budget {budget}: expected more than 0 and at most 1")
-    plugin = named_evaluator(evaluator)
-    bound = plugin.settled(plugin.bind(split_assignments(options, "-o")), budget < 1.0)
-    values = split_assignments(genes, "-g")
+    given, values = split_assignments(options, "-o"), split_assignments(genes, "-g")
+    fixed = {name: parse_gene(name, value) for name, value in values.items()} if is_command(evaluator) else None
+    plugin = named_evaluator(evaluator, fixed, given)
+    bound = plugin.settled(plugin.bind(given), budget < 1.0)
     space = plugin.space(bound).including(values)
     genome = space.check(space.parse(values), fill_defaults=True)
     planned = plan(1, devices, 1, threads)

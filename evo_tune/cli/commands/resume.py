@@ -27,6 +27,7 @@ def command(
     store: str,
     quiet: bool,
     no_report: bool,
+    tracks: tuple[str, ...],
     form: str,
     copy_as: str | None,
     accept_changes: bool,
@@ -55,4 +56,4 @@ def command(
         ask=shared.asking(),
         **changes,
     )
-    return go(search, quiet, form, no_report)
+    return go(search, quiet, form, no_report, tracks)

@@ -21,6 +21,7 @@ OUTPUTS: dict[str, Any] = {
     "watch": runs.Watched,
     "best": runs.Best | list[runs.Best],
     "report": runs.Reported,
+    "convert": runs.Converted,
     "verify": runs.Verified,
     "evaluators": list[things.Evaluator] | things.Declared,
     "strategies": list[things.Strategy],

@@ -240,6 +240,21 @@ class Watched(Struct, forbid_unknown_fields=True, kw_only=True):
     """Of the page, on this machine; it holds a token."""
 
 
+class Converted(Struct, forbid_unknown_fields=True, kw_only=True):
+    """A run that was written for another tool."""
+
+    run: str
+    """Its name."""
+    tool: str
+    """optuna, tensorboard or mlflow."""
+    file: str
+    """The file or folder."""
+    results: int
+    """How many were written."""
+    open: str
+    """The command that opens it."""
+
+
 class Reported(Struct, forbid_unknown_fields=True, kw_only=True):
     """A report that was written."""
 
