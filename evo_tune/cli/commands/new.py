@@ -7,24 +7,40 @@ from pathlib import Path
 import click
 
 from evo_tune.cli import _shared as shared
+from evo_tune.cli import complete
 from evo_tune.cli.help import command as made
 
 PLACE = 100
 
 
-@made("new")
+@made("new", "evo-tune new mytask", "evo-tune new mytask --from train.py")
 @click.argument("name")
+@click.option(
+    "--from",
+    "script",
+    metavar="SCRIPT.py",
+    shell_complete=complete.files,
+    help="Guess it from a training script's flags and constants, unexecuted.",
+)
 @shared.format_option("table", "json")
-def command(name: str, form: str) -> None:
-    """Write ./evaluators/NAME.py, an evaluator that runs as it is."""
+def command(name: str, script: str | None, form: str) -> None:
+    """Write ./evaluators/NAME.py, an evaluator that runs as it is, or that calls a script of yours."""
     from evo_tune.plugins.find import bundled_evaluators
-    from evo_tune.plugins.template import write
+    from evo_tune.plugins.scripts.writing import guessed
+    from evo_tune.plugins.template import check_name, write
 
-    path = write(name, Path("evaluators"))
+    check_name(name)
+    guess = None if script is None else guessed(name, Path(script), Path("evaluators"))
+    path = write(name, Path("evaluators"), None if guess is None else guess.text)
     if form == "json":
-        shared.print_json({"evaluator": name, "file": str(path)})
+        shared.print_json({"evaluator": name, "file": str(path), "genes": list(guess.genes) if guess else []})
     else:
         shared.echo(f"wrote {path}")
+    if guess is not None and form == "table":
+        genes, others = ", ".join(guess.genes), len(guess.others)
+        shared.echo(f"genes, guessed: {genes}; look at them, and at what stands beside as comments ({others})")
+    if guess is not None and guess.needed:
+        shared.echo(f"Warning: {script} needs {', '.join(guess.needed)}: put it into ALWAYS in {path}", err=True)
     if (bundled_evaluators() / path.name).is_file():
         shared.echo(
             f"Warning: {path} hides the bundled evaluator {name} in this folder: rename it, or type bundled:{name} "

@@ -29,6 +29,7 @@ OUTPUTS: dict[str, Any] = {
     "evaluate": runs.Evaluated,
     "export": runs.Exported,
     "schedule": list[things.Step],
+    "coordinates": things.Coordinates,
     "devices": things.Devices,
     "completion": things.Script,
 }
