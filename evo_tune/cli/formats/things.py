@@ -88,37 +88,37 @@ class Written(Struct, forbid_unknown_fields=True, kw_only=True):
     file: str
     """Its file."""
     genes: list[str]
-    """Names of those that were guessed from a script; empty without one."""
+    """Those that were guessed from a script; none without `--from`."""
 
 
-class Slope(Struct, forbid_unknown_fields=True, kw_only=True):
-    """How a size of activations moves with the size of the model."""
+class Slopes(Struct, forbid_unknown_fields=True, kw_only=True):
+    """How activations grow with a model: d log(size of an activation) / d log(size of the model)."""
 
     against: str
     """width or depth."""
     sizes: list[int]
-    """Those that were trained."""
+    """Widths or depths that were trained."""
     least: float
-    """The lowest d log|x| / d log size of all blocks and steps."""
+    """The lowest slope of any activation."""
     most: float
     """The highest."""
-    asked: list[float] | None
-    """Between which it has to lie; null where nothing is asked."""
+    asked: tuple[float, float] | None
+    """Between which they must lie; null: nothing is asked."""
     holds: bool
-    """Whether it does."""
+    """Whether they do."""
 
 
 class Coordinates(Struct, forbid_unknown_fields=True, kw_only=True):
-    """A coordinate check."""
+    """A coordinate check; exit code 1 where it fails."""
 
     param: str
-    """standard, mup or completep."""
+    """The parametrisation."""
     optimizer: str
-    """adamw, muon or sgd."""
+    """The optimizer."""
     init: str
-    """normal or fan_in."""
-    slopes: list[Slope]
-    """What was seen."""
+    """The initialisation."""
+    slopes: list[Slopes]
+    """Against width, and against depth."""
 
 
 class Step(Struct, forbid_unknown_fields=True, kw_only=True):
