@@ -1,10 +1,10 @@
 """What an evaluator's file holds.
 
 An evaluator is one Python file with SPACE, OBJECTIVES and `evaluate`, optionally METRICS, TEST, SUPPORTS, `estimate`,
-`fingerprint`, `inherits` and `export`. Its options are keyword parameters of `evaluate(genome, context, *, steps=300)`,
-or a dataclass (of groups, see `options.declare`): `evaluate(genome, context, options: Options)`, and then the others
-take the same `options` last. This module checks that shape before anything is trained. It does not find files (see
-`find`) and knows nothing of strategies or stores.
+`fingerprint`, `inherits`, `carry` and `export`. Its options are keyword parameters of
+`evaluate(genome, context, *, steps=300)`, or a dataclass (of groups, see `options.declare`):
+`evaluate(genome, context, options: Options)`, and then the others take the same `options` last. This module checks that
+shape before anything is trained. It does not find files (see `find`) and knows nothing of strategies or stores.
 """
 
 from __future__ import annotations
@@ -37,6 +37,10 @@ SUPPORTS = ("budget", "curve", "inherit")
 """What an evaluator may say that it supports: trains `context.budget` of a full training and goes on from
 `context.resume_folder`; reports its first objective by `context.report`; begins with the weights that another trial
 left in `context.inherit_folder`, and leaves its own where `context.keep` says so."""
+
+
+CARRIED = ("genome", "options", "rows", "remarks", "found", "target", "fits")
+"""What `carry` returns, by name: see `training.carry_language`, which language_model's is."""
 
 
 @dataclass(frozen=True)
@@ -323,6 +327,28 @@ class Evaluator:
         function = getattr(self.module, "inherits", None)
         both = [self._with_genes(options, one) for one in (genome, other)]
         return function is None or bool(self._call(function, both, dict(genome), dict(other)))
+
+    def carry(self, genome: Genome, target: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a genome at another size, as the file's `carry` gives it.
+
+        Args:
+            genome: Where it was found.
+            target: width, depth, tokens, batch, memory: what the command was told.
+            options: With which it was found.
+
+        Raises:
+            PluginError: The file has no `carry`, it raises, or returns something else than CARRIED by name.
+        """
+        function = getattr(self.module, "carry", None)
+        if function is None:
+            raise PluginError(
+                f"evaluator {self.name} has no carry(genome, target, options), so nothing is known of it at another "
+                "size; language_model has one"
+            )
+        found = self._call(function, [self._with_genes(options, genome)], dict(genome), dict(target))
+        if not isinstance(found, Mapping) or not set(CARRIED) <= set(found):
+            raise PluginError(f"{self._where('carry')}: carry gives {one_line(repr(found), 60)}: expected {CARRIED}")
+        return dict(found)
 
     def evaluate(self, genome: Genome, context: Context, options: Mapping[str, Any]) -> Any:
         """Train once and return what the file's `evaluate` returned, and its estimates, unjudged."""
