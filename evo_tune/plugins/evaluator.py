@@ -12,7 +12,6 @@ from __future__ import annotations
 import ast
 import dataclasses
 import inspect
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,7 +25,9 @@ from evo_tune.genome.trial import Objective
 from evo_tune.genome.values import Genome
 from evo_tune.options.binding import bind, call_with, options_of
 from evo_tune.options.declare import Option, Options
+from evo_tune.plugins.code import source_hash
 from evo_tune.plugins.context import Context
+from evo_tune.plugins.messages import is_number, what_of, where_of
 from evo_tune.plugins.offers import offered
 from evo_tune.text import one_line
 
@@ -42,6 +43,9 @@ left in `context.inherit_folder`, and leaves its own where `context.keep` says s
 CARRIED = ("genome", "options", "rows", "remarks", "found", "target", "fits")
 """What `carry` returns, by name: see `training.carry_language`, which language_model's is."""
 
+CALLED = ("command", "function")
+"""Origins of evaluators that have no file in which everything stands: who calls says what varies and what counts."""
+
 
 @dataclass(frozen=True)
 class Evaluator:
@@ -52,7 +56,9 @@ class Evaluator:
         name: Short name, for people.
         reference: How the manifest names it: 'bundled:NAME', 'entry:NAME' or a path as the user gave it.
         path: The file, absolute: what a worker imports.
-        origin: Where it was found, for lists: 'bundled', 'file' or 'entry point'.
+        origin: Where it was found, for lists: 'bundled', 'file' or 'entry point'; 'command' or 'function' for what is
+            no file of an evaluator, and has no objectives of its own.
+        code: The files whose change would change results, where that is not `path` alone.
     """
 
     module: ModuleType
@@ -60,6 +66,7 @@ class Evaluator:
     reference: str
     path: Path
     origin: str
+    code: tuple[Path, ...] | None = None
 
     def __post_init__(self) -> None:
         for attribute, what in (
@@ -72,7 +79,7 @@ class Evaluator:
             raise PluginError(f"{self.path}: expected a function evaluate(genome, context), found none")
         self._check_signature()
         objectives = self.module.OBJECTIVES
-        well_formed = isinstance(objectives, Sequence) and objectives
+        well_formed = isinstance(objectives, Sequence) and (objectives or self.origin in CALLED)
         if not well_formed or not all(isinstance(objective, Objective) for objective in objectives):
             where = self._where("OBJECTIVES")
             raise PluginError(f"{where}: OBJECTIVES is {objectives!r}: expected a list of Minimize(…), Maximize(…)")
@@ -148,6 +155,18 @@ class Evaluator:
         except Exception as error:
             raise PluginError(f"{where_of(error, self.path)}: {what_of(error)}") from error
 
+    @cached_property
+    def hash(self) -> str:
+        """SHA-256 over its code: by it a run knows whether that has changed."""
+        return source_hash(*((self.path,) if self.code is None else self.code))
+
+    @property
+    def place(self) -> str:
+        """Where its code stands, for messages."""
+        if self.code is None:
+            return str(self.path)
+        return ", ".join(map(str, self.code)) or f"{self.name}, a {self.origin} without a file"
+
     @property
     def summary(self) -> str:
         """First line of the file's docstring."""
@@ -191,6 +210,11 @@ class Evaluator:
     def supports(self) -> tuple[str, ...]:
         """What of SUPPORTS the file says that it supports."""
         return tuple(getattr(self.module, "SUPPORTS", ()))
+
+    @property
+    def unsupported(self) -> dict[str, str]:
+        """What to do for what of SUPPORTS is not supported, where the file says so."""
+        return dict(getattr(self.module, "UNSUPPORTED", {}))
 
     @cached_property
     def options_type(self) -> type[Any] | None:
@@ -313,7 +337,7 @@ class Evaluator:
         if function is None:
             return {}
         known = self._call(function, [self._with_genes(options, genome)], dict(genome))
-        if isinstance(known, Mapping) and all(_is_number(value) for value in known.values()):
+        if isinstance(known, Mapping) and all(is_number(value) for value in known.values()):
             return dict(known)
         what = one_line(f"estimate gives {known!r}")
         raise PluginError(f"{self._where('estimate')}: {what}: expected a dict of metric names to numbers")
@@ -331,13 +355,8 @@ class Evaluator:
     def carry(self, genome: Genome, target: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
         """Return a genome at another size, as the file's `carry` gives it.
 
-        Args:
-            genome: Where it was found.
-            target: width, depth, tokens, batch, memory: what the command was told.
-            options: With which it was found.
-
         Raises:
-            PluginError: The file has no `carry`, it raises, or returns something else than CARRIED by name.
+            PluginError: The file has none, it raises, or returns something else than CARRIED by name.
         """
         function = getattr(self.module, "carry", None)
         if function is None:
@@ -374,27 +393,3 @@ def _positional(function: Callable[..., Any]) -> list[inspect.Parameter]:
     """Return the parameters of a function that can be given by position."""
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     return [one for one in inspect.signature(function).parameters.values() if one.kind in kinds]
-
-
-def _is_number(value: Any) -> bool:
-    try:
-        float(value)
-    except Exception:  # anything may come out of a user's own __float__
-        return False
-    return True
-
-
-def where_of(error: BaseException, path: Path) -> str:
-    """Return FILE:LINE of the last frame of an error in a plug-in's own file; FILE if it has none there."""
-    if isinstance(error, SyntaxError) and error.filename and Path(error.filename).is_file():
-        return f"{error.filename}:{error.lineno}"
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
-    return f"{path}:{lines[-1]}" if lines else str(path)
-
-
-def what_of(error: BaseException) -> str:
-    """Return what an error says, in one line; those of evo-tune need no name of their class."""
-    if isinstance(error, EvoTuneError):
-        return str(error)
-    text = error.msg if isinstance(error, SyntaxError) else str(error)
-    return " ".join(f"{type(error).__name__}: {text}".split())

@@ -180,9 +180,10 @@ class _Carrying:
 
     def _rates(self) -> list[Row]:
         genome, wider = self.genome, self.wider
-        growth = 1.0 if self.options.lr_rule != "none" else wider if self.options.optimizer == "sgd" else wider**0.5
-        how = "in proportion to the batch" if self.options.optimizer == "sgd" else "with the batch's root"
-        source = "arXiv:1706.02677" if self.options.optimizer == "sgd" else "arXiv:2205.10287"
+        sgd = self.options.optimizer_name == "sgd"
+        growth = 1.0 if self.options.lr_rule != "none" else wider if sgd else wider**0.5
+        how = "in proportion to the batch" if sgd else "with the batch's root"
+        source = "arXiv:1706.02677" if sgd else "arXiv:2205.10287"
         name = self.parametrisation["param"]
         lr = Row(
             *("lr", "carried" if growth == 1.0 else "scaled", genome["lr"], genome["lr"] * growth),
@@ -321,7 +322,7 @@ def carry_language(
         raise OptionError(f"-o seconds={options.seconds}: expected a run with a budget in tokens or flops, to scale it")
     tokens = found.estimate()["tokens"]
     epochs = wanted.tokens / bytes_to_train_on(options.data)
-    moved = carried(genome, options, found.config, tokens, epochs, wanted)
+    moved = carried(genome, found.options, found.config, tokens, epochs, wanted)
     larger = task_of(moved.genome, replace(options, **moved.options))
     capacities = (target["memory"],) if target.get("memory") else MEMORY
     return {
@@ -341,7 +342,7 @@ def _sized(task: LanguageTask) -> dict[str, Any]:
     embeddings = config.vocab_size + (config.context if config.position == "learned" else 0)
     hidden = 1.0
     if config.scaling is not None:
-        hidden = config.scaling.factors(task.options.optimizer, "hidden", config.width, config.depth).lr
+        hidden = config.scaling.factors(task.options.optimizer_name, "hidden", config.width, config.depth).lr
     return {
         "width": config.width,
         "depth": config.depth,
@@ -370,7 +371,7 @@ def _fit(task: LanguageTask, capacity: float, ranks: int) -> dict[str, Any]:
             capacity * 2**30,
             precision="bf16",
             device="cuda",
-            optimizer=options.optimizer,
+            optimizer=options.optimizer_name,
             ema=options.ema is not None,
             z_loss=options.z_loss > 0.0,
             ranks=ranks,
