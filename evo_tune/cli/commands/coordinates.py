@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from evo_tune.cli import _shared as shared
+from evo_tune.cli.help import command as made
 from evo_tune.errors import UsageError
 
 if TYPE_CHECKING:
@@ -17,15 +18,23 @@ if TYPE_CHECKING:
 PLACE = 135
 
 
-@click.command("coordinates")
+@made(
+    "coordinates",
+    "evo-tune coordinates completep",
+    "evo-tune coordinates mup --optimizer muon",
+)
 @click.argument("param", type=click.Choice(["standard", "mup", "completep"]), default="completep")
-@click.option("--optimizer", type=click.Choice(["adamw", "muon", "sgd"]), default="adamw", show_default=True)
-@click.option("--init", type=click.Choice(["normal", "fan_in"]), default="normal", show_default=True)
+@click.option(
+    "--optimizer", type=click.Choice(["adamw", "muon", "sgd"]), default="adamw", show_default=True, help="Which."
+)
+@click.option(
+    "--init", type=click.Choice(["normal", "fan_in"]), default="normal", show_default=True, help="How weights begin."
+)
 @click.option("--widths", default="32,64,128,256,512", show_default=True, help="Multiples of 16.")
 @click.option("--depths", default="2,4,8,16", show_default=True, help="Empty: depth is not looked at.")
-@click.option("--steps", type=click.IntRange(1, 1000), default=10, show_default=True)
+@click.option("--steps", type=click.IntRange(1, 1000), default=10, show_default=True, help="Of training.")
 @click.option("--lr", type=float, help="Peak learning rate at the least size.  [default: a large one]")
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of weights and tokens.")
 @shared.format_option("table", "json")
 def command(
     param: str,
@@ -38,15 +47,11 @@ def command(
     seed: int,
     form: str,
 ) -> None:
-    r"""Check that what is found small holds when large: the coordinate check of -o param=PARAM.
+    """Check that what is found small holds when large: the coordinate check of -o param=PARAM.
 
     Small GPTs are trained for a few steps at a large learning rate (seconds). Their activations, and what these have
     learnt, must neither grow nor vanish with the width, and with completep with the depth. `standard` is the control:
     it fails.
-
-    \b
-    evo-tune coordinates completep
-    evo-tune coordinates mup --optimizer muon
     """
     from evo_tune.training.models.transfer.coordinates import check_coordinates
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from evo_tune.cli import _shared as shared
+from evo_tune.cli.help import command as made
 from evo_tune.errors import OptionError, UsageError
 
 if TYPE_CHECKING:
@@ -38,7 +39,11 @@ class Count(click.ParamType):  # type: ignore[type-arg]  # a class of its own in
         return int(number)
 
 
-@click.command("scale")
+@made(
+    "scale",
+    "evo-tune scale mine --width 1024 --depth 24 --tokens 1e9",
+    "evo-tune scale mine --width 256 --depth 4 --tokens 1e7 --probe 3 --emit target.toml",
+)
 @shared.run_argument
 @click.option("--width", type=click.IntRange(min=1), required=True, help="Of the model.")
 @click.option("--depth", type=click.IntRange(min=1), required=True, help="Blocks.")
@@ -73,14 +78,10 @@ def command(
     trust: bool,
     form: str,
 ) -> int:
-    r"""Carry the best recipe of RUN to another size, and say what the training there takes and reaches.
+    """Carry the best recipe of RUN to another size, and say what the training there takes and reaches.
 
     Every gene is carried, scaled by a rule, or said not to be transferable; published laws of the learning rate stand
     beside, with the range in which they were fitted.
-
-    \b
-    evo-tune scale mine --width 1024 --depth 24 --tokens 1e9
-    evo-tune scale mine --width 256 --depth 4 --tokens 1e7 --probe 3 --emit target.toml
     """
     from evo_tune.forecast.scale import Wanted, found_in, scaled
     from evo_tune.loop.code import evaluator_of
