@@ -30,6 +30,15 @@ def export(genome, context, folder):
     print("an evaluator may print what it likes")
     (folder / "weights").write_text("")
     return {"loss": float("nan")}
+
+
+def carry(genome, target):
+    names = "width depth heads context parameters without_embeddings tokens flops batch steps lr lr_hidden"
+    size = dict.fromkeys(names.split(), 2)
+    row = dict(gene="x", kind="carried", found=1, target=1, rule="", source="", factor=1.0)
+    fit = dict(memory=24.0, ranks=1, micro_batch=None, passes=None, recompute=None, predicted=None)
+    told = dict(genome=genome, options={}, rows=[row], remarks=["one"], found=size, fits=[fit])
+    return {**told, "target": {**size, "epochs": 0.5}}
 """
 
 LOOKS = [
@@ -50,6 +59,8 @@ LOOKS = [
     "evaluate quick.py",
     "evaluate quick.py -g depth=7",
     "export one model",
+    "scale one --width 64 --depth 2 --tokens 1e6 --speed 1e3",
+    "coordinates mup --widths 32,64 --depths 1,2 --steps 1",
     "schedule cosine --steps 5",
     "devices",
     "completion zsh",

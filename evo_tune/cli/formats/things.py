@@ -91,36 +91,6 @@ class Written(Struct, forbid_unknown_fields=True, kw_only=True):
     """Those that were guessed from a script; none without `--from`."""
 
 
-class Slopes(Struct, forbid_unknown_fields=True, kw_only=True):
-    """How activations grow with a model: d log(size of an activation) / d log(size of the model)."""
-
-    against: str
-    """width or depth."""
-    sizes: list[int]
-    """Widths or depths that were trained."""
-    least: float
-    """The lowest slope of any activation."""
-    most: float
-    """The highest."""
-    asked: tuple[float, float] | None
-    """Between which they must lie; null: nothing is asked."""
-    holds: bool
-    """Whether they do."""
-
-
-class Coordinates(Struct, forbid_unknown_fields=True, kw_only=True):
-    """A coordinate check; exit code 1 where it fails."""
-
-    param: str
-    """The parametrisation."""
-    optimizer: str
-    """The optimizer."""
-    init: str
-    """The initialisation."""
-    slopes: list[Slopes]
-    """Against width, and against depth."""
-
-
 class Step(Struct, forbid_unknown_fields=True, kw_only=True):
     """A step of a schedule."""
 
