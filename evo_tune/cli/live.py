@@ -47,16 +47,16 @@ def watcher(silent: bool, price: float | None = None) -> Iterator[Callable[[Sear
     if silent:
         yield lambda search: None
     elif not console.is_terminal:
-        yield _patient(_Lines(foreseen).watch)
+        yield patient(_Lines(foreseen).watch)
     else:
         from rich.live import Live
 
         seen = _Seen()
         with Live(console=console, auto_refresh=False, transient=True) as live:
-            yield _patient(lambda search: live.update(_table(Progress(search, foreseen), seen), refresh=True))
+            yield patient(lambda search: live.update(_table(Progress(search, foreseen), seen), refresh=True))
 
 
-def _patient(watch: Callable[[Search], None]) -> Callable[[Search], None]:
+def patient(watch: Callable[[Search], None]) -> Callable[[Search], None]:
     """Return a callback that falls silent once it fails: a closed pipe or a bad terminal must not end a run."""
     broken = False
 

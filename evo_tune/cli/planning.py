@@ -95,7 +95,7 @@ def plan(evaluator: str, store: Path, session: Mapping[str, Any], given: Mapping
 
     began = time.monotonic()
     settings = Session(**session)
-    plugin = find_evaluator(evaluator)
+    plugin = find_evaluator(evaluator, given.get("genes"), given.get("options"))
     manifest = prepared(plugin, settings, store, **given)
     if TIMING in plugin.supports:
         slots, device, pace = _timed(plugin, manifest, settings)
@@ -199,14 +199,14 @@ def print_plan(found: Planned, price: float | None, form: str) -> None:
     Args:
         found: It.
         price: Of an hour; None tells no cost.
-        form: 'table' or 'json'.
+        form: 'table', or JSON of either form.
     """
     from evo_tune.forecast.words import as_data, as_rows
     from evo_tune.loop.opening import forecast
 
     ahead = forecast(found.manifest, found.session, found.slots, found.pace)
     name = found.evaluator.name
-    if form == "json":
+    if form != "table":
         told = {"evaluator": name, "slots": found.slots, "device": found.device, "options": found.manifest.options}
         timed = None if found.pace is None else found.pace.seconds
         shared.print_json(

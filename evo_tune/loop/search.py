@@ -105,7 +105,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
         name: str | None = None,
         **session: Any,
     ) -> None:
-        plugin, settings = named_evaluator(evaluator), Session(**session)
+        plugin, settings = named_evaluator(evaluator, genes, options), Session(**session)
         manifest = prepared(
             plugin,
             settings,

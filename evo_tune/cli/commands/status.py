@@ -7,9 +7,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from evo_tune.cli import _shared as shared
+from evo_tune.cli.help import command as made
 
 if TYPE_CHECKING:
     from evo_tune.store.heartbeat import Beat, Busy
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 PLACE = 40
 
 
-@click.command("status")
+@made("status")
 @shared.run_argument
 @shared.store_option
 @shared.price_option
@@ -30,6 +29,7 @@ def command(run: str | None, store: str, price_per_hour: float | None, form: str
     """
     from evo_tune.forecast.words import as_data, as_line
     from evo_tune.loop.opening import forecast
+    from evo_tune.report.data import trial_as_data
     from evo_tune.store.heartbeat import last_beat
     from evo_tune.store.places import find_run
     from evo_tune.store.run import Run
@@ -47,11 +47,12 @@ def command(run: str | None, store: str, price_per_hour: float | None, form: str
         data = {
             "run": saved.name,
             "state": state,
+            "running": beat is not None and beat.alive,
             "births": len(saved.candidates),
             "results": len(saved.outcomes),
             "failed": failed,
             "pruned": pruned,
-            "best": None if best is None else {"id": best.id, **best.outcome.metrics},
+            "best": trial_as_data(best),
             "seconds_since_last_event": quiet,
             "forecast": None if ahead is None else as_data(ahead, price_per_hour),
             "slots": [vars(busy) for busy in (beat.slots if beat else ())],
