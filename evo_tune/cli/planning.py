@@ -89,13 +89,13 @@ def plan(evaluator: str, store: Path, session: Mapping[str, Any], given: Mapping
     """
     from evo_tune.forecast.timing import TIMING
     from evo_tune.loop.begin import prepared
+    from evo_tune.loop.code import named_evaluator
     from evo_tune.loop.opening import plan_for
-    from evo_tune.plugins.find import find_evaluator
     from evo_tune.store.session import Session
 
     began = time.monotonic()
     settings = Session(**session)
-    plugin = find_evaluator(evaluator, given.get("genes"), given.get("options"))
+    plugin = named_evaluator(evaluator, given.get("genes"), given.get("options"))
     manifest = prepared(plugin, settings, store, **given)
     if TIMING in plugin.supports:
         slots, device, pace = _timed(plugin, manifest, settings)
@@ -199,7 +199,7 @@ def print_plan(found: Planned, price: float | None, form: str) -> None:
     Args:
         found: It.
         price: Of an hour; None tells no cost.
-        form: 'table', or JSON of either form.
+        form: 'table', 'json' or 'jsonl'.
     """
     from evo_tune.forecast.words import as_data, as_rows
     from evo_tune.loop.opening import forecast

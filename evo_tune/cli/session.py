@@ -61,7 +61,6 @@ def session_options(function: Command) -> Command:
             click.option(
                 "--no-report", is_flag=True, help="Write no report (_report.html in the run's folder) at the end."
             ),
-            shared.price_option,
             click.option(
                 "--track",
                 "tracks",
@@ -70,6 +69,7 @@ def session_options(function: Command) -> Command:
                 callback=_read_tracks,
                 help="Write for another tool meanwhile: tensorboard:DIR or optuna:FILE; repeatable.",
             ),
+            shared.price_option,
             click.option("--quiet", is_flag=True, help="Print nothing but errors."),
             shared.format_option("table", "json", "jsonl"),
         ]

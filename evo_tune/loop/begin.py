@@ -115,7 +115,7 @@ def make_manifest(
     warm_start: Iterable[Mapping[str, Any]] = (),
     fill_defaults: bool = False,
     learn_from: Sequence[Run] = (),
-    fidelity: str = "1",
+    fidelity: str | float | Sequence[str | float] = "1",
     prune: bool = False,
     replicates: int = 1,
     inherit: str | float = 0,
@@ -143,7 +143,7 @@ def make_manifest(
     if not goals:
         raise OptionError(
             f"{evaluator.name} says not what counts: give it as --objective METRIC:min or METRIC:max, of a metric that "
-            "it prints or returns"
+            "it prints or returns (from Python: objectives=['METRIC:min'])"
         )
     check_metrics(evaluator, goals)
     name = strategy or "saea"

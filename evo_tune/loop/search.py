@@ -18,6 +18,7 @@ from evo_tune.dispatch import Slot
 from evo_tune.errors import StoreError, UsageError
 from evo_tune.forecast.timing import Pace
 from evo_tune.genome.genes import Gene
+from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Candidate, Objective, Outcome, Trial
 from evo_tune.loop.begin import given_up, new_name, prepared, reopened
 from evo_tune.loop.calibration import Calibration
@@ -50,7 +51,8 @@ class Search(contextlib.AbstractContextManager["Search"]):
     """A run being made: by `run()`, or by hand with `ask()` and `tell()` over the same journal.
 
     Args:
-        evaluator: Name, path or reference of an evaluator's file.
+        evaluator: Name, path or reference of an evaluator's file, a command, or (docs/scripts.md) a function.
+        space: Of a function or a command.
         options: Its options.
         strategy: Name or path of a strategy; by default `saea`.
         strategy_options: Its options.
@@ -64,15 +66,14 @@ class Search(contextlib.AbstractContextManager["Search"]):
         fill_defaults: Give genes that a warm-start genome lacks their defaults.
         learn_from: Earlier runs, by name or path, whose results shift what is believed.
         threads: CPU threads of one training (default 1 on CPUs).
-        fidelity: Budgets of a genome's trials, increasing to 1: '1/9,1/3,1' (see `fidelity`).
+        fidelity: Budgets of a genome's trials, increasing to 1: '1/9,1/3,1' or (1/9, 1/3, 1) (see `fidelity`).
         prune: Stop a training whose curve is hopeless.
         replicates: Seeds that the leading genome must have been trained with before the run ends.
         inherit: Share of a full training for a genome that begins with a relative's weights: '1/3' (see `inheritance`).
         subject_to: Constraints: METRIC<=NUMBER, METRIC>=NUMBER.
         store: Folder of the saved runs.
         name: Name of this one; by default made from evaluator and time.
-        session: Fields of `Session`: trials, generations, budget, hours, slots, devices, per_device, timeout, retries,
-            calibrate, calibrate_best, backend, address, max_slots. Without any limit, `run` stops after 5 generations.
+        session: Fields of `Session`: trials, generations, slots, devices, …. Without limits, 5 generations are run.
 
     Raises:
         UsageError: Something given is wrong; nothing is made then.
@@ -81,8 +82,9 @@ class Search(contextlib.AbstractContextManager["Search"]):
 
     def __init__(
         self,
-        evaluator: str = "language_model",
+        evaluator: str | Callable[..., Any] = "language_model",
         *,
+        space: SearchSpace | None = None,
         options: Mapping[str, Any] | None = None,
         strategy: str | None = None,
         strategy_options: Mapping[str, Any] | None = None,
@@ -96,7 +98,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
         fill_defaults: bool = False,
         learn_from: Iterable[str | Path] = (),
         threads: int | None = None,
-        fidelity: str = "1",
+        fidelity: str | float | Sequence[str | float] = "1",
         prune: bool = False,
         replicates: int = 1,
         inherit: str | float = 0,
@@ -105,7 +107,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
         name: str | None = None,
         **session: Any,
     ) -> None:
-        plugin, settings = named_evaluator(evaluator, genes, options), Session(**session)
+        plugin, settings = named_evaluator(evaluator, genes, options, space), Session(**session)
         manifest = prepared(
             plugin,
             settings,
@@ -131,7 +133,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
         )
         run = Run.create(Path(store), name or new_name(plugin.name, Path(store)), manifest, settings)
         with given_up(run):
-            remember(run)
+            plugin = remember(run, plugin)
             self._begin(run, plugin, ruled(manifest, plugin, manifest.strategy), settings)
 
     @classmethod
@@ -142,7 +144,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
         store: str | Path = STORE,
         copy_as: str | None = None,
         accept_changes: bool = False,
-        evaluator: str | None = None,
+        evaluator: str | Callable[..., Any] | None = None,
         strategy: str | None = None,
         trust: bool = False,
         ask: Ask | None = None,
@@ -155,7 +157,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
             store: Folder of the saved runs.
             copy_as: Copy it to this name first, and go on with the copy.
             accept_changes: Go on although the evaluator's file, its data or the strategy's file have changed.
-            evaluator: Where the evaluator's file is now, if it has moved.
+            evaluator: Where the evaluator's file is now, if it has moved; or the function itself.
             strategy: Where the strategy's file is now, if it has moved.
             trust: Execute what the run names as its evaluator and strategy, although you never named these files.
             ask: Is asked about each such file instead.
@@ -245,8 +247,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
         """Return the next candidate, or None: results must be told first, or (see `finished`) it is over.
 
         Raises:
-            RunError: The strategy has raised, or its proposal is none.
-            StoreError: The birth cannot be written.
+            RunError, StoreError: The strategy has raised, or its proposal is none; the birth cannot be written.
         """
         with self._changed:
             self.drivers.beat()
@@ -334,8 +335,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
             watch: Called about five times a second, for a live table.
 
         Raises:
-            StoreError: A result could not be written.
-            RunError: The strategy or a driver failed.
+            StoreError, RunError: A result could not be written; the strategy or a driver failed.
         """
         self.session = limited(self.session)
         run, drivers = self.saved, self.drivers

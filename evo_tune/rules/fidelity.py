@@ -45,17 +45,18 @@ MEDIAN = 0.5
 """Least share of the curves that are never found hopeless (the median rule of Golovin et al., Vizier, KDD 2017)."""
 
 
-def parse_rungs(text: str) -> tuple[float, ...]:
-    """Read '1/9,1/3,1'.
+def parse_rungs(text: str | float | Sequence[str | float]) -> tuple[float, ...]:
+    """Read '1/9,1/3,1', or the numbers themselves: (1/9, 1/3, 1).
 
     Raises:
         OptionError: They are no increasing fractions that end in 1.
     """
+    parts = text.split(",") if isinstance(text, str) else list(text) if isinstance(text, Sequence) else [text]
     try:
-        rungs = tuple(float(Fraction(part.strip())) for part in text.split(","))
-    except (ValueError, ZeroDivisionError):
+        rungs = tuple(float(Fraction(part.strip()) if isinstance(part, str) else part) for part in parts)
+    except (ValueError, TypeError, OverflowError, ZeroDivisionError):
         raise OptionError(f"--fidelity {text}: expected fractions of a full training, such as 1/9,1/3,1") from None
-    if not all(0.0 < rung <= 1.0 for rung in rungs):
+    if not rungs or not all(0.0 < rung <= 1.0 for rung in rungs):
         raise OptionError(f"--fidelity {text}: expected fractions above 0 and at most 1, such as 1/9,1/3,1")
     if any(low >= high for low, high in pairwise(rungs)):
         raise OptionError(f"--fidelity {text}: expected increasing fractions, such as 1/9,1/3,1")

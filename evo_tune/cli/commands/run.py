@@ -143,11 +143,11 @@ def command(
     tracks: tuple[str, ...],
     form: str,
     warm_start: tuple[str, ...],
-    price_per_hour: float | None,
-    dry_run: bool,
     metrics: tuple[str, ...],
     progress: str | None,
     shell: bool,
+    price_per_hour: float | None,
+    dry_run: bool,
     **rest: Any,
 ) -> int:
     """Evolve EVALUATOR, by name or by file, or any script by its command.
