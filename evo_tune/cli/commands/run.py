@@ -170,7 +170,7 @@ def command(
         strategy, own = "ladder", {**own, "sizes": ladder}
         read = {**_genes_of_ladder(ladder, evaluator, given), **read}
     name = rest.pop("name")
-    wanted: dict[str, Any] = {
+    made: dict[str, Any] = {
         "options": given,
         "strategy": strategy,
         "strategy_options": own,
@@ -184,12 +184,12 @@ def command(
     if name is not None:
         free_folder(Path(store), name)
     if dry_run or hours_alone(limits):
-        planned = plan(evaluator, Path(store), limits, wanted)
-        wanted["options"] = {**given, **planned.options}
+        planned = plan(evaluator, Path(store), limits, made)
+        made["options"] = {**given, **planned.options}
     if dry_run and planned is not None:
         print_plan(planned, price_per_hour, form)
         return 0
-    search = Search(evaluator, store=store, name=name, **wanted, **limits)
+    search = Search(evaluator, store=store, name=name, **made, **limits)
     if planned is not None:
         search.pace, search.before = planned.pace, planned.seconds
         if planned.told and not quiet:

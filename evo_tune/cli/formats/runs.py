@@ -28,60 +28,6 @@ class Trial(Struct, forbid_unknown_fields=True, kw_only=True):
     """How long its training took. Unit: s."""
 
 
-class Further(Struct, forbid_unknown_fields=True, kw_only=True):
-    """What going on promises."""
-
-    chance: float
-    """That the best of the next trainings improves on the best by more than the noise."""
-    trainings: int
-    """How many: a generation."""
-    noise: float
-    """Standard deviation of one genome's first objective between seeds."""
-
-
-class Span(Struct, forbid_unknown_fields=True, kw_only=True):
-    """A number with bounds between which four of five lie."""
-
-    low: float
-    """The lower bound."""
-    expected: float
-    """The expected one."""
-    high: float
-    """The upper bound."""
-
-
-class Race(Struct, forbid_unknown_fields=True, kw_only=True):
-    """How many trainings the closing race may take."""
-
-    fewest: int
-    """Where it is decided at once; 0 without a race."""
-    most: int
-    """Where it never is."""
-
-
-class Foretold(Struct, forbid_unknown_fields=True, kw_only=True):
-    """What is ahead of a run."""
-
-    genomes: int
-    """Births in all."""
-    full_trainings: float
-    """What is still to be trained for them. Unit: full trainings."""
-    seconds_of_each: float
-    """Mean time of a full training. Unit: s."""
-    calibration: Race
-    """The closing race."""
-    slots: int
-    """Trainings at once."""
-    seconds: Span
-    """Until the end. Unit: s."""
-    memory_of_each: float | None
-    """Memory of a slot's worker, or of its share of a GPU; null where it was not measured. Unit: bytes."""
-    disk: float
-    """Of the run's folder at its end. Unit: bytes."""
-    cost: Span | None
-    """In the currency of `--price-per-hour`; null without it."""
-
-
 class FreshSeeds(Struct, forbid_unknown_fields=True, kw_only=True):
     """A genome trained with seeds that had no part in its being chosen."""
 
@@ -270,23 +216,6 @@ class Slot(Struct, forbid_unknown_fields=True, kw_only=True):
     """Resident memory of its worker; null if unknown. Unit: bytes."""
 
 
-class Plan(Struct, forbid_unknown_fields=True, kw_only=True):
-    """What a run would take (`--dry-run`)."""
-
-    evaluator: str
-    """Its name."""
-    slots: int
-    """Trainings at once."""
-    device: str
-    """Of its slots."""
-    options: dict[str, Any]
-    """The evaluator's options, those that were planned among them."""
-    seconds_timed: list[float] | None
-    """Time of a full training of each genome that was timed, the default first; null if none can be. Unit: s."""
-    forecast: Foretold | None
-    """What would be ahead of it; null where nothing can be timed."""
-
-
 class Status(Struct, forbid_unknown_fields=True, kw_only=True):
     """What a run is doing."""
 
@@ -308,8 +237,6 @@ class Status(Struct, forbid_unknown_fields=True, kw_only=True):
     """What leads so far."""
     seconds_since_last_event: float
     """Since the journal was written last. Unit: s."""
-    forecast: Foretold | None
-    """What is ahead of it; null if it does not run, or before its third result."""
     slots: list[Slot]
     """What its slots are at; empty if it does not run."""
     forecast: Forecast | None
