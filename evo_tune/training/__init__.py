@@ -133,7 +133,6 @@ if TYPE_CHECKING:
     from evo_tune.training.optim.early_stopping import EarlyStopping as EarlyStopping
     from evo_tune.training.optim.early_stopping import Stopping as Stopping
     from evo_tune.training.optim.ema import Averaging as Averaging
-    from evo_tune.training.optim.ema import average_of as average_of
     from evo_tune.training.optim.gap_decay import Decaying as Decaying
     from evo_tune.training.optim.gap_decay import GapDecay as GapDecay
     from evo_tune.training.optim.gap_decay import GapWatch as GapWatch
@@ -162,10 +161,11 @@ if TYPE_CHECKING:
     from evo_tune.training.session import Place as Place
     from evo_tune.training.session import train as train
     from evo_tune.training.session import train_together as train_together
+    from evo_tune.training.stepping.averaging import average_of as average_of
+    from evo_tune.training.stepping.recipe import Recipe as Recipe
     from evo_tune.training.subjects.examples import Examples as Examples
     from evo_tune.training.subjects.reading import Material as Material
     from evo_tune.training.subjects.reading import Reading as Reading
-    from evo_tune.training.trainer import Recipe as Recipe
     from evo_tune.training.trainer import Step as Step
     from evo_tune.training.trainer import Trainer as Trainer
     from evo_tune.training.tuning.adapter import add_adapter as add_adapter
@@ -261,7 +261,7 @@ _HOMES = {
     "Ranks": "hardware.distributed",
     "RanksDiffer": "hardware.distributed",
     "Reading": "subjects.reading",
-    "Recipe": "trainer",
+    "Recipe": "stepping.recipe",
     "SCHEDULES": "optim.schedule",
     "SGD": "optim.optimizer",
     "Schedule": "optim.schedule",
@@ -293,7 +293,7 @@ _HOMES = {
     "add_adapters": "tuning.houlsby",
     "add_lora": "tuning.lora",
     "auc": "classification",
-    "average_of": "optim.ema",
+    "average_of": "stepping.averaging",
     "built_in_text": "tuning.small_base",
     "calibrate_memory": "hardware.capacity",
     "carry_state": "models.growth.widening",

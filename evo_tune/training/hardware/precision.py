@@ -3,7 +3,8 @@
 'bf16' casts matrix products (torch's autocast); it has float32's range, so nothing overflows. 'fp16' has
 not: the loss is multiplied by a scale before the backward pass, and the gradients are divided by it before
 anything looks at them. A scale that was too large shows as a gradient that is not finite; the trainer then
-halves it and does the step again. Knows nothing of steps or optimizers' rates.
+halves it and does the step again, or on a GPU, where it does not wait to see, leaves the step out. Knows
+nothing of steps or optimizers' rates.
 """
 
 from __future__ import annotations

@@ -51,12 +51,11 @@ class Noise:
         if step != self._step:
             self._step, self._layers = step, seeds_for(self.seed, "dropout", self.places, step)
         self._samples = samples
-        keys = torch.arange(samples.start, samples.stop, dtype=torch.int64)[:, None]
+        keys = torch.arange(samples.start, samples.stop, dtype=torch.int64, device=device)[:, None]
         # Far apart for numbers that are close, and others in each step.
-        keys = _mixed(_mixed(keys * _STRIDE + seed_for(self.seed, "samples", step)))
-        self._keys = keys.to(device, non_blocking=True)
+        self._keys = _mixed(_mixed(keys * _STRIDE + seed_for(self.seed, "samples", step)))
         if self._generator is None or self._generator.device != self._keys.device:
-            self._generator = torch.Generator(device)
+            self._generator = torch.Generator("cpu" if device.type == "meta" else device)
 
     def end(self) -> None:
         """Forget the pass: what is computed from here on is none of the training."""
