@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 from evo_tune.errors import OptionError
 from evo_tune.training.data.corpus import Corpus, Texts, bytes_to_train_on, judging_bytes
+from evo_tune.training.hardware.computing import in_memory
 from evo_tune.training.hardware.flops import flops_per_token
 from evo_tune.training.hardware.memory import predict_memory
 from evo_tune.training.models.gpt_config import Decoder, GPTConfig, Positions
@@ -202,7 +203,7 @@ class LanguageTask:
         predicted = predict_memory(
             phase.config,
             micro,
-            precision="fp32" if options.precision == "fp32" else "bf16",
+            precision="fp32" if in_memory(options.precision) == "fp32" else "bf16",
             recompute=options.recompute,
             device="cuda",
             optimizer=options.optimizer,

@@ -30,6 +30,7 @@ from evo_tune.training.optim.divergence import Diverged, DivergenceWatch
 from evo_tune.training.optim.gap_decay import GapDecay, GapWatch
 from evo_tune.training.optim.weight_decay import WeightDecay
 from evo_tune.training.stepping.averaging import average_of
+from evo_tune.training.stepping.compiling import compile_blocks
 from evo_tune.training.stepping.feeding import Fed, Feed, Source
 from evo_tune.training.stepping.recipe import Recipe
 from evo_tune.training.stepping.verdict import LATE, DeviceWatch, can_refuse, clip_unseen, noted, refusing
@@ -83,6 +84,7 @@ class Trainer:
             gives whole steps on each, and each takes its share.
         late: Steps that the device is given before the host reads what became of the first of them; 0: it looks at each
             before it is taken. None: 0, and 8 on a GPU.
+        compiled: Whether its blocks are compiled.
 
     Raises:
         RecipeError: The device does not compute in the recipe's precision.
@@ -98,6 +100,7 @@ class Trainer:
         device: str = "cpu",
         ranks: Ranks | None = None,
         late: int | None = None,
+        compiled: bool = False,
     ) -> None:
         self.ranks = ranks
         self.model = model if ranks is None else ranks.synchronised(model)
@@ -122,6 +125,9 @@ class Trainer:
         self.feed = Feed(self.device, ranks, getattr(self.model, "shortened", None))
         self._sent: deque[_Sent] = deque()
         self._unseen: DeviceWatch | None = None
+        self.compiled = compiled
+        if compiled:  # the model, and not its average, which was copied before
+            compile_blocks(self.model)
         # Batch norms see one pass: in smaller ones the step would be another.
         self.divisible = not any(isinstance(module, _BatchNorm) for module in model.modules())
         self.step = 0
@@ -168,10 +174,7 @@ class Trainer:
             Diverged: See `run`; of a step before, if `late` is not 0.
         """
         lr = self._set_rates()
-        if self.late:
-            values, targets = self._step_unseen()
-        else:
-            values, targets = self._step_seen()
+        values, targets = self._step_unseen() if self.late else self._step_seen()
         self._sent.append(_Sent(self.step, lr, targets, values))
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
@@ -187,10 +190,7 @@ class Trainer:
         Raises:
             Diverged: See `run`.
         """
-        known = []
-        while len(self._sent) > late:
-            known.append(self._read(self._sent.popleft()))
-        return known
+        return [self._read(self._sent.popleft()) for _ in range(len(self._sent) - late)]
 
     def _read(self, sent: _Sent) -> Step:
         loss, norm, *overflow = sent.values()
@@ -322,18 +322,20 @@ class Trainer:
 
         rank = () if self.ranks is None else (self.ranks.rank,)
         seed_everything(seed_for(self.seed, "noise", self.step, *rank), self.device)
+        precision, scale = self.recipe.precision, None if self.scaler is None else self.scaler.scale
         try:
-            loss, targets = accumulate(
-                self.replica,
-                fed.window,
-                self.device,
-                z_loss=self.recipe.z_loss,
-                autocast=lambda: self.recipe.precision.autocast(self.device),
-                scale=None if self.scaler is None else self.scaler.scale,
-                ranks=self.ranks,
-                before=begin,
-                targets=fed.targets,
-            )
+            with precision.products():
+                loss, targets = accumulate(
+                    self.replica,
+                    fed.window,
+                    self.device,
+                    z_loss=self.recipe.z_loss,
+                    autocast=lambda: precision.autocast(self.device),
+                    scale=scale,
+                    ranks=self.ranks,
+                    before=begin,
+                    targets=fed.targets,
+                )
         finally:
             if self.noise is not None:
                 self.noise.end()

@@ -85,6 +85,8 @@ EFFECTS: dict[str, Effect] = {
     "patience": Effect(1, given={"min_delta": 100.0, **EVALUATED}, sees="steps"),
     "min_delta": Effect(100.0, given={"patience": 2, **EVALUATED}, sees="steps", genome={"lr": min}),
     "precision": Effect("bf16"),
+    "compile": Effect(True, sees="compiled", same="val_loss"),
+    "deterministic": Effect(False, sees="strict", same="val_loss"),
     "micro_batch": Effect(min, sees="forwards", same="val_loss"),
     "recompute": Effect(1, sees="forwards", same="val_loss"),
     "ranks": Effect(2, sees="processes"),
@@ -231,20 +233,26 @@ class Bench:
 
     def _train(self, genome: dict[str, Any], options: dict[str, Any], budget: float) -> dict[str, Any]:
         made = Context(seed=1, folder=self.folder, budget=budget)
-        calls, processes = [0], [1]
+        calls, processes, strict, compiled = [0], [1], set(), []
 
         def launch(*_: Any, ranks: int, **__: Any) -> dict[str, float]:
             processes[0] = ranks
             return {}
 
-        hook = modules.register_module_forward_pre_hook(lambda *_: calls.__setitem__(0, calls[0] + 1))
+        def look(*_: Any) -> None:
+            calls[0] += 1
+            strict.add(torch.are_deterministic_algorithms_enabled())
+
+        hook = modules.register_module_forward_pre_hook(look)
         try:
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(session, "launch", launch)  # another test has real ones
+                patch.setattr(torch.nn.Module, "compile", lambda block: compiled.append(block))  # and compiles
                 metrics = self.evaluator.evaluate(genome, made, options)
         finally:
             hook.remove()
         seen = {"points": len(made.curve), "forwards": calls[0], "processes": processes[0]}
+        seen |= {"strict": strict, "compiled": len(compiled)}
         return {**metrics, **seen, "checkpoint": self.folder.exists()}
 
 

@@ -10,6 +10,7 @@ half the time that torch's dropout takes on a CPU. Knows no model.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from evo_tune.training.hardware.determinism import seed_for, seeds_for
 
-__all__ = ["DropPath", "Dropout", "Noise", "attach_noise"]
+__all__ = ["DropPath", "Dropout", "Noise", "attach_noise", "noise_stays_eager"]
 
 # Odd numbers with their bits well spread (the first two are splitmix64's, Steele et al. 2014), as int64.
 _FIRST, _SECOND = 0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64
@@ -149,6 +150,12 @@ class _Noisy(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.share}"
+
+
+@functools.cache
+def noise_stays_eager() -> None:
+    """Have torch's compiler leave the drawing of noise alone: generators are seeded there, which no graph holds."""
+    _Noisy._dropped = torch.compiler.disable(_Noisy._dropped)  # type: ignore[method-assign,no-untyped-call]
 
 
 class Dropout(_Noisy):
