@@ -34,12 +34,12 @@ class _Caught(Exception):
 
 @pytest.fixture(params=NAMES)
 def trainer(
-    request: pytest.FixtureRequest, _places: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    request: pytest.FixtureRequest, places: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Trainer:
     """The trainer of an evaluator's own training, with much switched on, on the CPU."""
     evaluator = _found(request.param)
     given = {name: value for name, value in {**BUSY, **SIZES}.items() if name in evaluator.options}
-    bench = Bench(evaluator, _places, tmp_path)
+    bench = Bench(evaluator, places, tmp_path)
     options = bench.options(given)
     space = evaluator.space(options)
     asked = {**GENOMES.get(request.param, {}), "dropout": 0.1, "mixup": 0.2, "label_smoothing": 0.1}
