@@ -3,9 +3,7 @@
 The text is read as bytes, so there is nothing to download. Its last tenth is held out: one half of that judges every
 genome by the same bytes, the other is the test set; val_bpb compares vocabularies. What is held equal between genomes
 is one of three budgets: arithmetic (the default: a larger model sees less text, in about equal time), text or time.
-
-`evo-tune evaluators language_model` prints the options. `--inherit 1/3`: a genome may begin with the weights of one of
-the same width and heads, whose blocks, hidden units and positions are made more or fewer.
+`evo-tune evaluators language_model` prints the options.
 
 This file says what a genome is as a training; how to train is `evo_tune.training`'s, where torch is loaded.
 """
@@ -13,7 +11,7 @@ This file says what a genome is as a training; how to train is `evo_tune.trainin
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
@@ -63,35 +61,34 @@ class Size(NamedTuple):
 
 
 SIZES = {
+    "tiny": Size(
+        *((1e-3, 6e-2, 1e-2), (1, 4, 2), (1, 8, 4), (16, 96, 8, 48), (8, 96), (16, 32, 64, 128)),
+        *((128, 256, 512, 1024, 2048, 4096), 512, 1e11),
+    ),
     "small": Size(
         *((3e-4, 3e-2, 4e-3), (1, 4, 2), (1, 8, 4), (32, 128, 16, 64), (8, 128), (64, 128)),
-        batch=(512, 1024, 2048, 4096, 8192),
-        default_batch=512,
-        flops=1.5e11,
+        *((512, 1024, 2048, 4096, 8192), 512, 1.5e11),
     ),
     "medium": Size(
         *((3e-4, 1e-2, 2e-3), (2, 8, 4), (1, 12, 4), (64, 384, 32, 256), (16, 128), (64, 128, 256)),
-        batch=(2048, 4096, 8192, 16384, 32768),
-        default_batch=4096,
-        flops=2.5e13,
+        *((2048, 4096, 8192, 16384, 32768), 4096, 2.5e13),
     ),
     "large": Size(
         *((1e-4, 3e-3, 6e-4), (4, 24, 8), (2, 32, 8), (256, 1024, 64, 512), (16, 128), (256, 512, 1024)),
-        batch=(8192, 16384, 32768, 65536, 131072, 262144),
-        default_batch=32768,
-        flops=1e15,
+        *((8192, 16384, 32768, 65536, 131072, 262144), 32768, 1e15),
     ),
 }
 USUAL = {name: size.usual for name, size in SIZES.items()}
 
 
 def _wanted(options: Options, device: str | None = None) -> str:
-    """Return the size that 'auto' means where there is text enough: large with an NVIDIA GPU, else small."""
+    """Return the size that an 'auto' means that was not settled: large with a GPU and text enough, else small."""
     return options.size if options.size != "auto" else "large" if has_gpu(device) else "small"
 
 
 def _size(options: Options, device: str | None = None) -> str:
-    return options.fitting(USUAL, _wanted(options, device)) if options.size == "auto" else options.size
+    sizes = {name: usual for name, usual in USUAL.items() if name != "tiny"}
+    return options.fitting(sizes, _wanted(options, device)) if options.size == "auto" else options.size
 
 
 def remarks(options: Options) -> list[str]:
@@ -103,10 +100,14 @@ def remarks(options: Options) -> list[str]:
 class Options(LanguageOptions):
     """The search, and what it leaves."""
 
-    size: Literal["auto", "small", "medium", "large"] = option(
-        "auto", gene=None, help="Which space to search; auto: small, on a GPU the largest with text enough"
+    size: Literal["auto", "tiny", "small", "medium", "large"] = option(
+        "auto", gene=None, help="Which space to search; auto: tiny, on a GPU the largest with text enough"
     )
     save: bool = option(False, gene=None, help="Keep a checkpoint of a full training too")
+
+    def settled(self, rungs: bool) -> Options:  # the optimizer is a gene of the tiny space, unless one is given
+        size = "tiny" if self.size == "auto" and not has_gpu() else self.size
+        return replace(super().settled(rungs), size=size, optimizer=self.optimizer)
 
     def check(self) -> None:
         largest = max(SIZES[_size(self)].batch)
@@ -140,6 +141,8 @@ def SPACE(options: Options) -> SearchSpace:  # noqa: N802
         "weight_decay": Float(0.01, 0.3, log=True, default=0.1),
         "warmup": Float(0.0, 0.1, default=0.05),
     }
+    if options.size == "tiny" and options.optimizer == "auto":
+        genes["optimizer"] = Choice(("adamw", "muon"), default="muon")
     if options.context is None:
         genes["context"] = Choice(size.context, ordered=True, default=size.usual["context"])
     return SearchSpace(repair, _optional_genes(options, size), **genes)
@@ -162,8 +165,7 @@ def _sound_heads(genome: Mapping[str, Any], size: Size, options: Options) -> int
     width, (low, high) = genome["width"], size.head_dim
     counts = [n for n in range(1, size.heads[1] + 1) if options.fits(width // n)] or range(1, size.heads[1] + 1)
     sound = [n for n in counts if width % (8 * n) == 0 and low <= width // n <= high]
-    # A width that the user's own gene brought in may leave nothing sound.
-    sound = sound or [n for n in counts if width % (2 * n) == 0] or [n for n in counts if width % n == 0]
+    sound = sound or [n for n in counts if width % (2 * n) == 0] or [n for n in counts if width % n == 0]  # own widths
     return min(sound, key=lambda n: (abs(n - genome["heads"]), n))
 
 
@@ -217,9 +219,8 @@ def _task(genome: Mapping[str, Any], options: Options, device: str | None = None
 
 
 def _config(genome: Mapping[str, Any], options: Options) -> GPTConfig:
-    context = genome.get("context", options.context)
     sizes = {name: genome[name] for name in ("depth", "width", "heads", "dropout")}
-    return options.grown(options.shape(vocab=options.vocab, context=context, **sizes))
+    return options.grown(options.shape(vocab=options.vocab, context=genome.get("context", options.context), **sizes))
 
 
 def fingerprint(options: Options) -> str:
@@ -242,8 +243,7 @@ def inherits(genome: Mapping[str, Any], other: Mapping[str, Any], options: Optio
 def evaluate(genome: Mapping[str, Any], context: Context, options: Options) -> dict[str, float]:
     """Train one genome and judge it on the held-out text; return METRICS, and resumed_step if it was to go on.
 
-    Raises:
-        Diverged: The training was lost.
+    Raises `Diverged` where the training was lost.
     """
     from evo_tune.training import language_course, train, train_together
 

@@ -109,7 +109,7 @@ class _Builder:
             self.run.device,
             sharing=size,
             probe=lambda fit: self._one_step(phase, each, fit),
-            optimizer=options.optimizer,
+            optimizer=options.optimizer_name,
             ema=options.ema is not None,
             precision=in_memory(options.precision),
             z_loss=options.z_loss > 0.0,

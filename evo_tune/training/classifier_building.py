@@ -204,7 +204,7 @@ class _Builder:
             model,
             torch.ones(2, *inputs.shape[1:], dtype=inputs.dtype, device=device),
             autocast=lambda: Precision(name=options.precision).autocast(device),
-            optimizer=options.optimizer,
+            optimizer=options.optimizer_name,
             ema=options.ema is not None,
             outputs=config.classes,
             blocks=config.depth,

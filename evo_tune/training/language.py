@@ -206,7 +206,7 @@ class LanguageTask:
             precision="fp32" if in_memory(options.precision) == "fp32" else "bf16",
             recompute=options.recompute,
             device="cuda",
-            optimizer=options.optimizer,
+            optimizer=options.optimizer_name,
             ema=options.ema is not None,
             z_loss=options.z_loss > 0.0,
             ranks=options.ranks,

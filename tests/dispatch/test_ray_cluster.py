@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +20,7 @@ from slot_helpers import candidate, until
 
 from evo_tune.dispatch import CPU, Cluster, Plan, RemoteSlot, open_slots
 from evo_tune.dispatch.clusters import ray_cluster as module
+from evo_tune.dispatch.clusters.ray_head import connect
 from evo_tune.errors import ClusterLost, OptionError, RunError
 from evo_tune.store.run import Run
 
@@ -84,19 +86,16 @@ def opened(task_of, monkeypatch):
 def test_a_machine_that_does_not_fit_is_set_aside_and_the_next_one_is_taken(opened):
     ray, slot = opened(("node1/cpu", "node1 has torch 0.0.7"), ("node2/cpu", ""))
     with pytest.warns(UserWarning, match=r"set aside: node1 has torch 0\.0\.7"):
-        assert not slot.available
+        assert until(lambda: slot.available, 5.0)
     assert ray.killed == 0, "what it has reserved nobody gets again"
-    assert slot.available
     assert slot.device == "node2/cpu"
     slot.close()
 
 
 def test_only_where_no_machine_fits_the_run_stops(opened):
     _, slot = opened(("node1/cpu", "node1 has torch 0.0.7"), ("node1/cpu", "node1 has torch 0.0.7"))
-    with pytest.warns(UserWarning, match="set aside"):
-        assert not slot.available
     with pytest.warns(UserWarning, match="set aside"), pytest.raises(RunError, match="no device of the cluster can be"):
-        assert slot.available
+        until(lambda: slot.available, 5.0)
     slot.close()
 
 
@@ -111,7 +110,7 @@ def head(monkeypatch):
 
 def test_a_head_that_is_silent_for_long_is_a_lost_cluster(opened, head):
     ray, slot = opened(("node1/cpu", ""), head=head)
-    assert slot.available
+    assert until(lambda: slot.available, 5.0)
     head.close()
     began = time.monotonic()
     with pytest.raises(ClusterLost, match="the Ray head at this machine does not answer any more") as lost:
@@ -122,15 +121,42 @@ def test_a_head_that_is_silent_for_long_is_a_lost_cluster(opened, head):
     assert (ray.asked, ray.killed) == (1, 0), "nothing is asked of a head that is gone"
 
 
+@pytest.mark.parametrize("question", ["cluster_resources", "options"])
+def test_a_head_that_listens_and_does_not_answer_holds_up_nobody(opened, monkeypatch, question):
+    """A call to a service that died under it blocks, with the lock of whoever asks, until Ray ends the process."""
+    forever = threading.Event()
+    ray, slot = opened(
+        ("node1/cpu", "no"), ("node1/cpu", "no") if question == "cluster_resources" else ("node2/cpu", "")
+    )
+    assert until(lambda: ray.asked == 1, 5.0)
+    monkeypatch.setattr(ray, question, lambda **_: forever.wait(60.0))
+    monkeypatch.setattr(module, "SILENT", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        slot._engine._head = listening.getsockname()
+        with pytest.warns(UserWarning, match="set aside"), pytest.raises(ClusterLost, match="does not answer"):
+            until(lambda: slot.available, 10.0)
+        slot.close()
+    forever.set()
+
+
+def test_what_ray_cannot_do_is_said_to_who_waits(opened, monkeypatch):
+    ray, slot = opened(("node1/cpu", "no"))
+    assert until(lambda: ray.asked == 1, 5.0)
+    monkeypatch.setattr(ray, "options", lambda **_: {}["no such thing"])
+    with pytest.warns(UserWarning, match="set aside"), pytest.raises(RunError, match="Ray gives no place: 'no such"):
+        until(lambda: slot.available, 5.0)
+    slot.close()
+
+
 def test_a_head_that_comes_back_in_time_is_asked_for_what_is_owed(opened, head, monkeypatch):
     monkeypatch.setattr(module, "SILENT", 60.0)
     ray, slot = opened(("node1/cpu", ""), ("node2/cpu", ""), head=head)
-    assert slot.available
+    assert until(lambda: slot.available, 5.0)
     address = head.getsockname()
     head.close()
     engine, seat = slot._engine, slot._seat
-    slot._give_up(seat)
     assert until(lambda: not engine.connected, 5.0)
+    slot._give_up(seat)
     assert ray.asked == 1
     assert not slot.available
     with socket.create_server(address):
@@ -143,15 +169,23 @@ def test_a_ray_of_ones_own_is_asked_for_by_name(monkeypatch):
     """Without one, what a killed `ray start` has left in a file is taken for a cluster that is alive."""
     given = []
     ray = SimpleNamespace(init=lambda **settings: given.append(settings), is_initialized=lambda: False)
-    module._connect(ray, None, Plan((CPU,), 1), 1)
+    connect(ray, None, Plan((CPU,), 1), 1)
     assert given[0]["address"] == "local"
+
+
+def test_what_ends_a_process_is_told_to_nobody_but_its_user(monkeypatch):
+    """Ray's hook asks a head that is gone, waits a minute, and has Ray end the process."""
+    monkeypatch.setattr(sys, "excepthook", print)
+    ray = SimpleNamespace(init=lambda **_: setattr(sys, "excepthook", repr), is_initialized=lambda: False)
+    connect(ray, None, Plan((CPU,), 1), 1)
+    assert sys.excepthook is print
 
 
 def test_an_address_where_nobody_listens_is_said_at_once():
     with socket.create_server(("127.0.0.1", 0)) as free:
         address = f"127.0.0.1:{free.getsockname()[1]}"
     with pytest.raises(OptionError, match=f"--address {address}: no Ray answers there"):
-        module._connect(None, address, Plan((CPU,), 1), 1)
+        connect(None, address, Plan((CPU,), 1), 1)
 
 
 @pytest.mark.proof

@@ -76,7 +76,7 @@ def without_clock(metrics: dict[str, float]) -> dict[str, float]:
 # ---------------------------------------------------------------- the space
 
 
-@pytest.mark.parametrize("size", ["small", "medium", "large"])
+@pytest.mark.parametrize("size", ["tiny", "small", "medium", "large"])
 def test_every_genome_is_a_shape_and_repair_is_settled(module: ModuleType, size: str) -> None:
     space, rng = module.SPACE(module.Options(size=size)), np.random.default_rng(1)
     for genome in [space.sample(rng) for _ in range(200)]:
@@ -113,7 +113,7 @@ def test_optional_genes_come_with_the_options_as_defaults(evaluator: Evaluator) 
     assert (on.default()["position"], on.default()["beta2"], on.default()["qk_norm"]) == ("rope", 0.99, False)
 
 
-@pytest.mark.parametrize("size", ["small", "medium"])
+@pytest.mark.parametrize("size", ["tiny", "small", "medium"])
 def test_with_every_gene_on_every_genome_is_a_training_and_repair_is_settled(evaluator: Evaluator, size: str) -> None:
     options, rng = evaluator.bind({"size": size}), np.random.default_rng(2)
     space = evaluator.space(options)
@@ -186,6 +186,19 @@ def test_a_gene_of_the_users_own_is_checked_before_the_run(tmp_path: Path, gene:
 def test_auto_is_small_without_a_gpu(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert module.SPACE(module.Options()).describe() == module.SPACE(module.Options(size="small")).describe()
+
+
+def test_a_run_without_a_gpu_searches_the_tiny_space_and_the_optimizer(
+    evaluator: Evaluator, module: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    begun = evaluator.settled(evaluator.bind({}), False)
+    assert (begun["size"], begun["optimizer"]) == ("tiny", "auto")
+    space = evaluator.space(begun)
+    assert space.genes["optimizer"] == Choice(("adamw", "muon"), default="muon")
+    assert space.describe() == evaluator.space(evaluator.bind({"size": "tiny"})).describe()
+    for given, genes in ({"optimizer": "sgd"}, False), ({"size": "small"}, False), ({"size": "tiny"}, True):
+        assert ("optimizer" in evaluator.space(evaluator.settled(evaluator.bind(given), False)).genes) == genes
 
 
 def test_the_parent_never_loads_torch() -> None:

@@ -3,8 +3,9 @@
 Ray places the actors, sets CUDA_VISIBLE_DEVICES for them, and ends them with the run's own process. An actor for
 which there is no room yet waits in Ray's queue: its slot is not available until then. An actor whose place is set
 aside stays there, idle: what it has reserved nobody gets again, so that Ray looks elsewhere for the next. Ray waits
-without end for a head that is gone, and then ends the process that asked: so the head is watched from here, nothing is
-asked of it while it is silent, and a head that is silent for long is a lost cluster.
+a minute for a head that is gone, and then ends the process that asked: so the head is watched from here, nothing is
+asked of it while it is silent, and a head that is silent for long is a lost cluster. What a head may leave unanswered
+is asked by the thread that watches it, which nobody waits for.
 """
 
 from __future__ import annotations
@@ -12,27 +13,22 @@ from __future__ import annotations
 import atexit
 import contextlib
 import importlib
-import logging
 import os
 import platform
-import signal
 import socket
 import threading
 import time
 import warnings
-from collections.abc import Iterator
 from typing import Any
 
 from evo_tune.dispatch.clusters.host import Host, Parcel
+from evo_tune.dispatch.clusters.ray_head import connect, head_of
 from evo_tune.dispatch.clusters.remote import ANSWER, CLOSING, Cluster, Engine, Lost, Seat
 from evo_tune.dispatch.devices import CPU, Device, Plan
 from evo_tune.dispatch.slot import Task
 from evo_tune.errors import ClusterLost, EvoTuneError, OptionError, RunError
 
 __all__ = ["RayEngine"]
-
-CONNECT = 10.0
-"""Seconds that a head has to answer at first."""
 
 LOOK_EVERY = 1.0
 """Seconds between two looks at the head."""
@@ -98,7 +94,7 @@ class RayEngine(Engine):
         self._host = (self._parcel, timeout, retries)
         self._mine = not ray.is_initialized()
         if self._mine:
-            _connect(ray, cluster.address, plan, cluster.ranks)
+            connect(ray, cluster.address, plan, cluster.ranks)
         resources = ray.cluster_resources()
         self.on_gpu = cluster.devices != "cpu" and resources.get("GPU", 0) > 0
         ranks, cores = cluster.ranks, cluster.ranks * task.threads
@@ -112,14 +108,17 @@ class RayEngine(Engine):
         """Seats that are set aside."""
         self._refusal = ""
         """Why the last one was."""
+        self._failure: Exception | None = None
+        """What the thread that watches has ended by."""
         self._owed = 0
-        """Actors that are to be made once the head answers again."""
-        self._head = _head(ray)
+        """Actors that are to be made as soon as the head answers."""
+        self._counted: int | None = None
+        """How many actors there is room for, where that was asked since the last one was set aside."""
+        self._head = head_of(ray)
         self._answered = time.monotonic()
-        self._closing = threading.Event()
+        self._closing, self._woken = threading.Event(), threading.Event()
         self._parcel.set_mark()
-        if self._head is not None:
-            threading.Thread(target=self._watch, name="ray head", daemon=True).start()
+        threading.Thread(target=self._watch, name="ray head", daemon=True).start()
 
     @property
     def room(self) -> int:
@@ -127,16 +126,46 @@ class RayEngine(Engine):
 
     def join(self) -> None:
         super().join()
-        self._ask_for_another()
+        self._owe()
+
+    def _owe(self) -> None:
+        """Have one more actor made."""
+        with self._lock:
+            self._owed += 1
+        self._woken.set()
 
     def _watch(self) -> None:
-        """Look whether the head answers, all the time."""
-        while not self._closing.wait(LOOK_EVERY):
-            if self._look():
-                with self._lock:
-                    owed, self._owed = self._owed, 0
-                    for _ in range(owed):
-                        self._ask_for_another()
+        """Look whether the head answers, all the time; while it does, ask it for what is owed."""
+        while not self._closing.is_set():
+            try:
+                if self._look():
+                    while self._owed and not self._closing.is_set():
+                        self._ask_for_one()
+                    self._count()
+            except self._ray.exceptions.RayError:  # once more, a second later, unless the head is gone
+                pass
+            except Exception as error:  # for those who wait for a place
+                self._failure = error
+                return
+            self._woken.wait(LOOK_EVERY)
+            self._woken.clear()
+
+    def _ask_for_one(self) -> None:
+        """Have Ray look for a place for an actor."""
+        actor = self._ray.remote(_Actor).options(max_concurrency=4, max_restarts=0, **self._share).remote()
+        opened = actor.open.remote(self._host, self.on_gpu, self._here)
+        with self._lock:
+            self._owed -= 1
+            self._coming.append(RaySeat(self, self._ray, actor, opened))
+
+    def _count(self) -> None:
+        """Ask how many places there are, where nearly all that were known are set aside."""
+        parked = len(self._parked)
+        if self._counted is None and parked >= self._room:
+            places = self._places()
+            with self._lock:
+                if parked == len(self._parked):
+                    self._counted = places
 
     def _look(self) -> bool:
         """Return whether the head answers now."""
@@ -155,17 +184,10 @@ class RayEngine(Engine):
         silent = self._head is not None and time.monotonic() - self._answered > SILENT
         return silent and not self._closing.is_set()
 
-    def _ask_for_another(self) -> None:
-        """Have Ray look for a place for an actor; later, where the head does not answer now."""
-        if not self._look():
-            self._owed += 1
-            return
-        actor = self._ray.remote(_Actor).options(max_concurrency=4, max_restarts=0, **self._share).remote()
-        opened = actor.open.remote(self._host, self.on_gpu, self._here)
-        self._coming.append(RaySeat(self, self._ray, actor, opened))
-
     def has_seat(self) -> bool:
-        return self.lost or (self.connected and (self._hopeless or any(seat.ready for seat in self._coming)))
+        if self.lost or self._failure is not None:
+            return True
+        return self.connected and (self._hopeless or any(seat.ready for seat in self._coming))
 
     def take(self) -> Seat | None:
         if self.lost:
@@ -173,21 +195,29 @@ class RayEngine(Engine):
                 f"the Ray head at {self._address} does not answer any more; everything recorded is saved: "
                 "`evo-tune resume` goes on once it is back"
             )
+        if self._failure is not None:
+            raise RunError(f"Ray gives no place: {self._failure}") from self._failure
         if not self.connected:
             return None
-        with self._lock:
-            for seat in [seat for seat in self._coming if seat.ready]:
-                self._coming.remove(seat)
-                if (fit := self._checked(seat)) is not None:
-                    return fit
-            if self._hopeless:
-                raise RunError(f"no device of the cluster can be used; the last one was set aside: {self._refusal}")
+        while (seat := self._next_ready()) is not None:
+            if self._is_fit(seat):
+                return seat
+            self._owe()
+        if self._hopeless:
+            raise RunError(f"no device of the cluster can be used; the last one was set aside: {self._refusal}")
         return None
+
+    def _next_ready(self) -> RaySeat | None:
+        with self._lock:
+            seat = next((seat for seat in self._coming if seat.ready), None)
+            if seat is not None:
+                self._coming.remove(seat)
+            return seat
 
     @property
     def _hopeless(self) -> bool:
         """Whether everything that there is was set aside."""
-        return len(self._parked) >= self._room and len(self._parked) >= self._places()
+        return self._counted is not None and len(self._parked) >= max(self._room, self._counted)
 
     def _places(self) -> int:
         """Return how many actors the cluster has room for now."""
@@ -199,33 +229,31 @@ class RayEngine(Engine):
         seat.stop()
         with self._lock:
             self._park(seat, f"{seat.device}: {why}")
-            self._ask_for_another()
+        self._owe()
 
     def _park(self, seat: RaySeat, why: str) -> None:
         self._parked.append(seat)
-        self._refusal = why
+        self._refusal, self._counted = why, None
         warnings.warn(f"set aside: {why}", stacklevel=3)
 
-    def _checked(self, seat: RaySeat) -> Seat | None:
-        """Return the seat if its machine is fit; otherwise set it aside and ask for another."""
+    def _is_fit(self, seat: RaySeat) -> bool:
+        """Return whether the seat's machine is fit; otherwise set it aside."""
         try:
             seat.device, refusal = self._ray.get(seat.opened, timeout=ANSWER)
         except self._ray.exceptions.RayError:
-            self._ask_for_another()
-            return None
-        if not refusal:
-            return seat
-        self._park(seat, refusal)
-        self._ask_for_another()
-        return None
+            return False
+        if refusal:
+            with self._lock:
+                self._park(seat, refusal)
+        return not refusal
 
     def give_up(self, seat: Seat) -> None:
-        with self._lock:
-            self._ask_for_another()
+        self._owe()
 
     def close(self) -> None:
         self._parcel.remove_mark()
         self._closing.set()
+        self._woken.set()
         self._look()
         for seat in (*self._parked, *self._coming):
             seat.end()
@@ -236,83 +264,6 @@ class RayEngine(Engine):
             ending = threading.Thread(target=self._ray.shutdown, name="ray shutdown", daemon=True)
             ending.start()
             ending.join(CLOSING)
-
-
-def _connect(ray: Any, address: str | None, plan: Plan, ranks: int) -> None:
-    """Connect to a cluster, or start one here, which ends with this thread and which no other machine can reach.
-
-    Raises:
-        OptionError: There is none at the address.
-    """
-    if address is not None and (place := _place(address)) is not None:
-        try:
-            socket.create_connection(place, timeout=CONNECT).close()
-        except OSError as error:  # Ray would try for a minute and more
-            raise OptionError(f"--address {address}: no Ray answers there ({error})") from None
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    here: dict[str, Any] = {}
-    if address is None:
-        gpus = {id for device in plan.slots for id in device.visible.split(",") if id}
-        cores = len(plan.slots) * plan.threads * ranks
-        here = {"num_cpus": cores, "num_gpus": len(gpus), "include_dashboard": False}
-    with _own_signals(), _to_itself(ray) if here else contextlib.nullcontext():
-        try:
-            ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **here)
-        except (OSError, RuntimeError, ValueError) as error:
-            raise OptionError(f"--address {address or 'local'}: no Ray answers there ({error})") from error
-
-
-def _head(ray: Any) -> tuple[str, int] | None:
-    """Return where the head's service listens, or None where this version of Ray does not say."""
-    try:
-        return _place(str(ray.get_runtime_context().gcs_address))
-    except AttributeError:
-        return None
-
-
-def _place(address: str) -> tuple[str, int] | None:
-    """Return host and port of an address that is made of these; None of another, such as 'auto'."""
-    host, _, port = address.rpartition(":")
-    return (host.strip("[]"), int(port)) if host and "/" not in host and port.isdecimal() else None
-
-
-@contextlib.contextmanager
-def _to_itself(ray: Any) -> Iterator[None]:
-    """Have a Ray that starts now listen to this machine only, as it does by itself on macOS and Windows.
-
-    Elsewhere it takes no address of that kind, not even one that is asked for.
-    """
-    constants, name = importlib.import_module("ray._private.ray_constants"), "ENABLE_RAY_CLUSTER"
-    before, variable = getattr(constants, name, None), "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
-    given = os.environ.get(variable)
-    os.environ[variable] = "0"  # for the processes of Ray; this one may have read it long ago
-    setattr(constants, name, False)
-    try:
-        yield
-    finally:
-        setattr(constants, name, before)
-        os.environ.pop(variable)
-        if given is not None:
-            os.environ[variable] = given
-    if not ray.is_initialized():
-        return
-    address = str(ray.nodes()[0]["NodeManagerAddress"])
-    if not address.startswith("127."):
-        warnings.warn(f"this version of Ray can be reached from other machines, at {address}", stacklevel=2)
-
-
-@contextlib.contextmanager
-def _own_signals() -> Iterator[None]:
-    """Keep the handler of SIGTERM, which Ray would replace by an exit that saves nothing."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 class RaySeat(Seat):

@@ -5,8 +5,8 @@ Knows nothing of what the optimizers do (see `optimizer`, `muon`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from evo_tune.options.bounds import check_number
 from evo_tune.options.declare import Options, option
@@ -18,13 +18,17 @@ if TYPE_CHECKING:
 
 __all__ = ["Optimisation"]
 
+Self = TypeVar("Self", bound="Optimisation")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Optimisation(Options):
     """The optimizer and its loss."""
 
-    optimizer: Literal["adamw", "muon", "sgd"] = option(
-        "adamw", gene="adamw|muon", help="Which one; with sgd the learning rate is fifty times larger"
+    optimizer: Literal["auto", "adamw", "muon", "sgd"] = option(
+        "auto",
+        gene="adamw|muon",
+        help="Which one; auto: adamw, unless it is a gene; with sgd the learning rate is fifty times larger",
     )
     beta1: float = option(0.9, bounds="[0, 0.99999]", help="adamw, muon: decay of the first moment")
     beta2: float = option(
@@ -39,6 +43,15 @@ class Optimisation(Options):
     z_loss: float = option(
         0.0, bounds="[0, 1]", gene="0.0|1e-5|1e-4|1e-3", help="Weight of the z-loss; 1e-4 keeps logits from drifting"
     )
+
+    def settled(self: Self, rungs: bool) -> Self:
+        made = super().settled(rungs)
+        return replace(made, optimizer=made.optimizer_name)
+
+    @property
+    def optimizer_name(self) -> Literal["adamw", "muon", "sgd"]:
+        """The optimizer, where none was chosen AdamW."""
+        return "adamw" if self.optimizer == "auto" else self.optimizer
 
     @property
     def lr_factor(self) -> float:
@@ -72,7 +85,7 @@ class Optimisation(Options):
         scaled = scale_lr(lr, batch, reference, self.lr_rule)
         beta1, beta2 = scaled_betas((self.beta1, self.beta2), batch, reference, self.lr_rule)
         betas: dict[str, Any] = {"beta1": beta1, "beta2": beta2, "eps": self.eps}
-        if self.optimizer == "adamw":
+        if self.optimizer_name == "adamw":
             return AdamW(lr=scaled, **betas)
         if self.optimizer == "muon":
             return Muon(lr=scaled, momentum=self.momentum, **betas)

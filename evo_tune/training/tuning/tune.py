@@ -209,7 +209,7 @@ class _Builder:
             model,
             torch.zeros(2, task.options.window, dtype=torch.long, device=device),
             autocast=lambda: Precision(name=options.precision).autocast(device),
-            optimizer=options.optimizer,
+            optimizer=options.optimizer_name,
             ema=options.ema is not None,
             outputs=task.options.window * base.vocab_size,
             blocks=base.depth,
