@@ -119,7 +119,9 @@ class HiddenMatrices(torch.optim.Optimizer):
         kept, share = self._kept, 1.0 - momentum
         if kept is not None:  # a refused gradient may hold anything
             gradient = gradient.masked_fill(kept == 0.0, 0.0)
-        average: Tensor = state["momentum_buffer"].lerp_(gradient, share if kept is None else kept * share)
+        average: Tensor = state["momentum_buffer"].lerp_(
+            gradient, share if kept is None else (kept * share).to(gradient.dtype)
+        )
         return gradient.lerp(average, momentum) if nesterov else average
 
 
