@@ -21,6 +21,7 @@ from evo_tune.training.optim.ramp import Ramping
 from evo_tune.training.optim.schedule import Scheduling
 from evo_tune.training.phases import Budget, Phase, plan_phases, spent
 from evo_tune.training.plan import Training
+from evo_tune.training.probing.profile import Profiling
 
 __all__ = ["LanguageOptions", "LanguageTask"]
 
@@ -29,7 +30,7 @@ MOST_EPOCHS = 4.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class LanguageOptions(Growing, Training, Ramping, Decoder, Positions, Scheduling, Budget, Texts):
+class LanguageOptions(Profiling, Growing, Training, Ramping, Decoder, Positions, Scheduling, Budget, Texts):
     """How a GPT is trained on a text.
 
     Groups are in order from the last: genes that are switched on are drawn in it, so another order gives a seed other

@@ -107,6 +107,7 @@ EFFECTS: dict[str, Effect] = {
     "epochs": Effect(2.0, sees="steps"),
     "seconds": Effect(0.05, given={"seconds": 1e-3, "tokens": None, "epochs": None}, sees="steps"),
     "size": Effect(sees="space"),
+    "profile": Effect("width 32, heads 16", sees="space"),
     "eval_tokens": Effect(512),
     "data": Effect("{other}"),
     "vocab": Effect(300),
