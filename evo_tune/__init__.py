@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from evo_tune.loop.search import Search
     from evo_tune.options.declare import Options, option
     from evo_tune.plugins.context import Context
+    from evo_tune.plugins.scripts.script import Script
     from evo_tune.plugins.strategy import Strategy
     from evo_tune.report.loading import load
 
@@ -35,6 +36,7 @@ _HOMES = {
     "Options": "options.declare",
     "Outcome": "genome.trial",
     "Proposal": "genome.trial",
+    "Script": "plugins.scripts.script",
     "Search": "loop.search",
     "SearchSpace": "genome.space",
     "Strategy": "plugins.strategy",
@@ -57,6 +59,7 @@ __all__ = [
     "Options",
     "Outcome",
     "Proposal",
+    "Script",
     "Search",
     "SearchSpace",
     "Strategy",

@@ -33,8 +33,14 @@ LINES, EVALUATOR_LINES = 400, 300
 
 HEAVY = {"torch", "optuna", "hyperopt", "cmaes"}
 """What is imported where it is used: it takes long, or may not be installed."""
-LIGHT = {"evo_tune.training.optim.schedule", "evo_tune.training.hardware.probe"}
-"""What the command line may import of `training`: arithmetic that loads no torch, and what times a machine."""
+LIGHT = {
+    "evo_tune.training.hardware.launcher",
+    "evo_tune.training.hardware.probe",
+    "evo_tune.training.models.transfer.coordinates",
+    "evo_tune.training.optim.schedule",
+}
+"""What others may import of `training`: arithmetic that loads no torch, what times a machine, what starts ranks, and
+what checks models that are nobody's."""
 
 
 @cache

@@ -13,6 +13,7 @@ import signal
 import sys
 import threading
 import time
+import uuid
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -21,23 +22,16 @@ from evo_tune.dispatch.devices import Device
 from evo_tune.dispatch.log import log_name
 from evo_tune.dispatch.slot import Task
 from evo_tune.dispatch.telling import telling_name
-from evo_tune.dispatch.worker import SAFE_PATH, initialize, load, work
+from evo_tune.dispatch.worker import SAFE_PATH, WORKER, initialize, load, work
 from evo_tune.genome.trial import Status
+from evo_tune.plugins.context import THREAD_VARIABLES
+from evo_tune.plugins.scripts.processes import kill_marked
 
 __all__ = ["Lost", "Process"]
 
 TICK = 0.5
 """Seconds between two looks at a worker that is silent. A timeout counts ticks, so that a machine that
 was paused costs an evaluation one tick and not its life."""
-
-THREAD_VARIABLES = (
-    "OMP_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "BLIS_NUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS",
-)
 
 
 class Lost(Exception):
@@ -58,6 +52,8 @@ class Process:
 
         env = {"CUDA_VISIBLE_DEVICES": device.visible, **dict.fromkeys(THREAD_VARIABLES, str(task.threads))}
         env = {**env, **_safe_path()}
+        self._mark = f"{WORKER}={uuid.uuid4().hex}"
+        env[WORKER] = self._mark.partition("=")[2]
         env["PYTHONHASHSEED"] = os.environ.get("PYTHONHASHSEED", "0")  # same order of sets in every worker
         with self._starting, _semaphores_made() as semaphores:
             _start_trackers()
@@ -148,13 +144,14 @@ class Process:
         return f"killed by signal {-code}" if code < 0 else f"exit code {code}"
 
     def kill(self) -> None:
-        """Kill the process and its group, which outlives it if it started others."""
+        """Kill the process, its group, which outlives it if it started others, and what left that group."""
         try:
             os.killpg(self.pid, signal.SIGKILL)
         except OSError:  # no such group: it is all gone, or the worker has not made its own yet
             if self._process.exitcode is None:
                 with contextlib.suppress(OSError):
                     os.kill(self.pid, signal.SIGKILL)
+        kill_marked(self._mark)
 
     def leave(self, seconds: float) -> None:
         """Ask an idle worker to leave, and wait for it."""

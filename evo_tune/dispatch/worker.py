@@ -38,13 +38,17 @@ from evo_tune.genome.trial import STATUSES, Candidate, Objective, Outcome, Statu
 from evo_tune.plugins.context import Context, Pruned
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.find import local_sources
+from evo_tune.plugins.scripts.processes import kill_marked
 from evo_tune.text import one_line
 from evo_tune.trust import inside
 
-__all__ = ["SAFE_PATH", "Worker", "initialize", "load", "work"]
+__all__ = ["SAFE_PATH", "WORKER", "Worker", "initialize", "load", "work"]
 
 SAFE_PATH = "evo-tune"
 """Value of PYTHONSAFEPATH with which a worker was started, unless it was set already; any text switches it on."""
+
+WORKER = "EVO_TUNE_WORKER"
+"""What marks a worker, and all that it starts, in the environment."""
 
 TICK = 0.5
 """Seconds between two looks of the watchdog."""
@@ -357,6 +361,8 @@ def _watch(parent: int, log: Log, telling: Telling) -> None:
         time.sleep(TICK)
     log.remove()
     telling.remove()
+    if mark := os.environ.get(WORKER):
+        kill_marked(f"{WORKER}={mark}")
     os.killpg(os.getpgrp(), signal.SIGKILL)
 
 

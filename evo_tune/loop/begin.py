@@ -40,7 +40,7 @@ from evo_tune.loop.code import hash_of
 from evo_tune.loop.own_genes import with_defaults
 from evo_tune.options.binding import suggest
 from evo_tune.plugins.evaluator import Evaluator
-from evo_tune.plugins.find import make_strategy, source_hash
+from evo_tune.plugins.find import make_strategy
 from evo_tune.rules.fidelity import parse_rungs
 from evo_tune.rules.inheritance import parse_share
 from evo_tune.store.copying import copy_run
@@ -96,6 +96,11 @@ def make_manifest(
     known = evaluator.estimate(space.default(), bound)  # what is wrong with it would fail every trial
     given_goals = _goals(objectives)
     goals = given_goals or evaluator.objectives
+    if not goals:
+        raise OptionError(
+            f"{evaluator.name} says not what counts: give it as --objective METRIC:min or METRIC:max, of a metric that "
+            "it prints or returns"
+        )
     check_metrics(evaluator, goals)
     name = strategy or "saea"
     made = make_strategy(name, dict(strategy_options))
@@ -111,7 +116,7 @@ def make_manifest(
     check_own_trials(name, made, [flag for flag, given in used.items() if given])
     return Manifest(
         evaluator=evaluator.reference,
-        evaluator_hash=source_hash(evaluator.path),
+        evaluator_hash=evaluator.hash,
         fingerprint=evaluator.fingerprint(bound),
         options=bound,
         space=space.describe(),

@@ -19,7 +19,7 @@ from evo_tune.genome.values import Genome, genome_key
 from evo_tune.loop.code import hash_of, place_of
 from evo_tune.options.binding import options_of, suggest
 from evo_tune.plugins.evaluator import Evaluator
-from evo_tune.plugins.find import find_evaluator, install_command, list_evaluators, source_hash, working_strategies
+from evo_tune.plugins.find import find_evaluator, install_command, list_evaluators, working_strategies
 from evo_tune.plugins.strategy import Strategy
 from evo_tune.store.run import Run
 
@@ -137,7 +137,7 @@ def check_support(
 
     Raises:
         PluginError: The evaluator does not say that it supports one.
-        OptionError: One is for a single objective.
+        OptionError: One is for a single objective, or the evaluator says what it lacks for it.
     """
     needed = {
         "--fidelity": ("budget", len(rungs) > 1),
@@ -146,6 +146,8 @@ def check_support(
     }
     for flag, (what, wanted) in needed.items():
         if wanted and what not in evaluator.supports:
+            if what in evaluator.unsupported:
+                raise OptionError(f"{flag}: {evaluator.unsupported[what]}")
             raise PluginError(
                 f"{flag}: evaluator {evaluator.name} does not say that it supports it: if it does what "
                 f"docs/evaluators.md asks for, put SUPPORTS = [{what!r}] into {evaluator.path}; else leave {flag} out"
@@ -208,13 +210,13 @@ def _bound_again(run: Run, evaluator: Evaluator) -> dict[str, Any]:
             lost, new = sorted(before - after), sorted(after - before)
             told = [f"{', '.join(names)} {what}" for names, what in ((lost, "is gone"), (new, "is new")) if names]
             cause = f"its genes have changed ({'; '.join(told)})"
-        elif source_hash(evaluator.path) != run.evaluator_hash:  # else they follow the machine: -o size=auto
+        elif evaluator.hash != run.evaluator_hash:  # else they follow the machine: -o size=auto
             cause = _other_ranges(run, now) or _other_objectives(run, evaluator)
     except OptionError as error:
         cause = str(error)
     if cause:
         raise StoreError(
-            f"run {run.name} cannot go on with {evaluator.path} as it is now: {cause}; change that back, or start a "
+            f"run {run.name} cannot go on with {evaluator.place} as it is now: {cause}; change that back, or start a "
             "new run"
         )
     return bound
@@ -257,11 +259,11 @@ def check_unchanged(run: Run, evaluator: Evaluator, accept_changes: bool, strate
     """
     bound = _bound_again(run, evaluator)
     place = place_of(run.manifest, strategy)
-    now = {"evaluator_hash": source_hash(evaluator.path), "fingerprint": evaluator.fingerprint(bound)}
+    now = {"evaluator_hash": evaluator.hash, "fingerprint": evaluator.fingerprint(bound)}
     now["strategy_hash"] = hash_of(place)
     changed = []
     if now["evaluator_hash"] != run.evaluator_hash:
-        changed.append(f"the evaluator's file {evaluator.path} (or a module that it imports)")
+        changed.append(f"the evaluator's file {evaluator.place} (or a module that it imports)")
     if now["fingerprint"] != run.fingerprint:
         changed.append("the evaluator's data")
     why = "old and new results may not compare" if changed else "it would not go on as it began"

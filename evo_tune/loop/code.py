@@ -15,13 +15,22 @@ from pathlib import Path
 from typing import Any
 
 from evo_tune.errors import OptionError, PluginError
+from evo_tune.genome.genes import Gene
 from evo_tune.plugins.evaluator import Evaluator
-from evo_tune.plugins.find import find_evaluator, find_strategy, load_evaluator, make_strategy, names_file, source_hash
+from evo_tune.plugins.find import (
+    COMMAND,
+    find_evaluator,
+    find_strategy,
+    load_evaluator,
+    make_strategy,
+    names_file,
+    source_hash,
+)
 from evo_tune.rules.ruled import Ruled, Rules
 from evo_tune.store.manifest import Manifest
 from evo_tune.store.run import Run
 from evo_tune.store.session import Session
-from evo_tune.trust.decide import allow, doubt, remember_file, remember_run
+from evo_tune.trust.decide import allow, allow_command, doubt, remember_file, remember_run
 
 __all__ = [
     "PLACES",
@@ -49,13 +58,21 @@ PREFIXES = ("bundled", "entry")
 """What a reference to code that is installed begins with."""
 
 
-def named_evaluator(name: str) -> Evaluator:
+def named_evaluator(
+    name: str, genes: Mapping[str, Gene | None] | None = None, options: Mapping[str, Any] | None = None
+) -> Evaluator:
     """Load the evaluator that the user names, now and here; if it is a file, it is trusted from now on.
+
+    Args:
+        name: Name, path or command.
+        genes: What the user gave of genes, and
+        options: of options: a command has no others.
 
     Raises:
         PluginError: There is none, or it is broken.
+        OptionError: It is a command that does not go with genes or options.
     """
-    evaluator = find_evaluator(name)
+    evaluator = find_evaluator(name, genes, options)
     if evaluator.origin == "file":
         remember_file(evaluator.path)
     return evaluator
@@ -89,13 +106,13 @@ def code_of(
         PluginError: One is not there, or is broken.
     """
     chosen = _allowed_strategy(run.manifest, trust, ask, strategy)
-    plugin = _evaluator(run.manifest, evaluator, trust, ask)
+    plugin = _evaluator(run, evaluator, trust, ask)
     return plugin, ruled(run.manifest, plugin, chosen)
 
 
 def evaluator_of(run: Run, evaluator: str | None = None, trust: bool = False, ask: Ask | None = None) -> Evaluator:
     """Load the evaluator of a saved run alone, if it may be executed; see `code_of`."""
-    return _evaluator(run.manifest, evaluator, trust, ask)
+    return _evaluator(run, evaluator, trust, ask)
 
 
 def ruled(manifest: Manifest, evaluator: Evaluator, strategy: str) -> Ruled:
@@ -154,10 +171,13 @@ def place_of(manifest: Manifest, moved_to: str | None) -> str:
     return moved_to or name
 
 
-def _evaluator(manifest: Manifest, moved_to: str | None, trust: bool, ask: Ask | None) -> Evaluator:
+def _evaluator(run: Run, moved_to: str | None, trust: bool, ask: Ask | None) -> Evaluator:
+    manifest = run.manifest
     if moved_to is not None:
-        return named_evaluator(moved_to)
+        return named_evaluator(moved_to, manifest.genes(), manifest.options)
     reference = manifest.evaluator
+    if reference.startswith(f"{COMMAND}:"):
+        return _command(run, trust, ask)
     if reference.partition(":")[0] in PREFIXES:
         return find_evaluator(reference)
     if not names_file(reference):  # it would be looked for in ./evaluators, in which anything may lie
@@ -168,6 +188,15 @@ def _evaluator(manifest: Manifest, moved_to: str | None, trust: bool, ask: Ask |
     remedy = "say --trust, or --evaluator PATH (from Python: trust=True)"
     path = _allowed(Path(reference), "evaluator", trust, remedy, "or say where it is now: --evaluator PATH", ask)
     return load_evaluator(path, reference, "file")
+
+
+def _command(run: Run, trust: bool, ask: Ask | None) -> Evaluator:
+    """Return the command of a run that this user began, or says that it is to be trusted; nothing is executed yet."""
+    manifest = run.manifest
+    identity = f"{manifest.identity} {manifest.evaluator} {sorted(manifest.options.items())}"
+    evaluator = find_evaluator(manifest.evaluator, manifest.genes(), manifest.options)
+    allow_command(run.folder, manifest.identity, identity, evaluator.summary, evaluator.code or (), trust, ask)
+    return evaluator
 
 
 def _allowed_strategy(manifest: Manifest, trust: bool, ask: Ask | None, moved_to: str | None) -> str:

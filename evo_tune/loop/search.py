@@ -104,7 +104,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
         name: str | None = None,
         **session: Any,
     ) -> None:
-        plugin = named_evaluator(evaluator)
+        plugin = named_evaluator(evaluator, genes, options)
         settings = Session(**session)
         size = {} if population is None else {"population": population}
         manifest = make_manifest(

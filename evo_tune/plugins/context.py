@@ -6,12 +6,22 @@ It knows nothing of evaluators' files, strategies or stores.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from evo_tune.genome.trial import DECAYED, Objective
 
-__all__ = ["Context", "Pruned"]
+__all__ = ["THREAD_VARIABLES", "Context", "Pruned"]
+
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "BLIS_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+)
+"""Variables of the environment by which libraries take the number of their threads."""
 
 
 class Pruned(BaseException):
@@ -30,7 +40,7 @@ class Context:
         folder: Where `folder` will be; it is made on first use.
         resume_folder: Folder of the trial that this one goes on from, or None.
         stop_if: (fraction, metric, loss bound): stops as pruned once the metric, as a loss, is above.
-        objectives: Give the signs of the metrics in `stop_if`.
+        objectives: What counts of what is returned; they give the signs of the metrics in `stop_if`.
         inherit_folder: Folder of the trial, of another genome, with whose weights this one begins, or None.
             The training is then whole in itself: `budget` of the full one's length, with its own schedule.
         keep: Whether later trials may begin with this one's weights: leave them in `folder`.
@@ -62,6 +72,7 @@ class Context:
         self.test = test
         self._folder = Path(folder)
         self._stop_if = tuple(stop_if)
+        self.objectives = tuple(objectives)
         self._signs = {objective.metric: objective.sign for objective in objectives}
         self.curve: list[tuple[float, dict[str, float]]] = []
 
@@ -84,12 +95,16 @@ class Context:
             ValueError: The fraction is out of range, or a metric is not a number.
             Pruned: A bound fixed at birth is passed. Bounds are for points before the fall.
         """
+        self.report_all(fraction, metrics, decayed)
+
+    def report_all(self, fraction: float, metrics: Mapping[str, float], decayed: bool | None = None) -> None:
+        """As `report`, for metrics of any names: those of another program."""
         if not 0.0 < fraction <= 1.0:
             raise ValueError(f"report(fraction={fraction!r}): expected more than 0 and at most 1")
         try:
             point = {name: float(value) for name, value in metrics.items()}
         except (TypeError, RuntimeError) as error:  # a tensor of several numbers raises RuntimeError
-            raise ValueError(f"report({fraction}, {metrics}): expected numbers") from error
+            raise ValueError(f"report({fraction}, {dict(metrics)}): expected numbers") from error
         if decayed is not None:
             point[DECAYED] = float(bool(decayed))
         self.curve.append((float(fraction), point))

@@ -26,6 +26,7 @@ from evo_tune.genome.trial import Objective
 from evo_tune.genome.values import Genome
 from evo_tune.options.binding import bind, call_with, options_of
 from evo_tune.options.declare import Option, Options
+from evo_tune.plugins.code import source_hash
 from evo_tune.plugins.context import Context
 from evo_tune.plugins.offers import offered
 from evo_tune.text import one_line
@@ -39,6 +40,10 @@ SUPPORTS = ("budget", "curve", "inherit")
 left in `context.inherit_folder`, and leaves its own where `context.keep` says so."""
 
 
+CALLED = ("command", "function")
+"""Origins of evaluators that have no file in which everything stands: who calls says what varies and what counts."""
+
+
 @dataclass(frozen=True)
 class Evaluator:
     """An evaluator's file, loaded and checked.
@@ -48,7 +53,9 @@ class Evaluator:
         name: Short name, for people.
         reference: How the manifest names it: 'bundled:NAME', 'entry:NAME' or a path as the user gave it.
         path: The file, absolute: what a worker imports.
-        origin: Where it was found, for lists: 'bundled', 'file' or 'entry point'.
+        origin: Where it was found, for lists: 'bundled', 'file' or 'entry point'; 'command' or 'function' for what is
+            no file of an evaluator, and has no objectives of its own.
+        code: The files whose change would change results, where that is not `path` alone.
     """
 
     module: ModuleType
@@ -56,6 +63,7 @@ class Evaluator:
     reference: str
     path: Path
     origin: str
+    code: tuple[Path, ...] | None = None
 
     def __post_init__(self) -> None:
         for attribute, what in (
@@ -68,7 +76,7 @@ class Evaluator:
             raise PluginError(f"{self.path}: expected a function evaluate(genome, context), found none")
         self._check_signature()
         objectives = self.module.OBJECTIVES
-        well_formed = isinstance(objectives, Sequence) and objectives
+        well_formed = isinstance(objectives, Sequence) and (objectives or self.origin in CALLED)
         if not well_formed or not all(isinstance(objective, Objective) for objective in objectives):
             where = self._where("OBJECTIVES")
             raise PluginError(f"{where}: OBJECTIVES is {objectives!r}: expected a list of Minimize(…), Maximize(…)")
@@ -144,6 +152,18 @@ class Evaluator:
         except Exception as error:
             raise PluginError(f"{where_of(error, self.path)}: {what_of(error)}") from error
 
+    @cached_property
+    def hash(self) -> str:
+        """SHA-256 over its code: by it a run knows whether that has changed."""
+        return source_hash(*((self.path,) if self.code is None else self.code))
+
+    @property
+    def place(self) -> str:
+        """Where its code stands, for messages."""
+        if self.code is None:
+            return str(self.path)
+        return ", ".join(map(str, self.code)) or f"{self.name}, a {self.origin} without a file"
+
     @property
     def summary(self) -> str:
         """First line of the file's docstring."""
@@ -187,6 +207,11 @@ class Evaluator:
     def supports(self) -> tuple[str, ...]:
         """What of SUPPORTS the file says that it supports."""
         return tuple(getattr(self.module, "SUPPORTS", ()))
+
+    @property
+    def unsupported(self) -> dict[str, str]:
+        """What to do for what of SUPPORTS is not supported, where the file says so."""
+        return dict(getattr(self.module, "UNSUPPORTED", {}))
 
     @cached_property
     def options_type(self) -> type[Any] | None:

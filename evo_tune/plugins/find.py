@@ -17,22 +17,27 @@ import os
 import shlex
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from evo_tune.errors import EvoTuneError, PluginError
+from evo_tune.genome.genes import Gene
 from evo_tune.options.binding import bind, options_of, suggest
+from evo_tune.plugins.code import local_sources, package_of, source_hash
+from evo_tune.plugins.command import COMMAND, command_evaluator, is_command
 from evo_tune.plugins.evaluator import Evaluator, what_of, where_of
 from evo_tune.plugins.source import FromSource
 from evo_tune.plugins.strategy import Strategy
 from evo_tune.trust.decide import is_identifier
 
 __all__ = [
+    "COMMAND",
     "find_evaluator",
     "find_strategy",
     "install_command",
+    "is_command",
     "list_evaluators",
     "list_strategies",
     "load_evaluator",
@@ -50,9 +55,6 @@ EVALUATORS = "evo_tune.evaluators"
 STRATEGIES = "evo_tune.strategies"
 """Names of the entry point groups; an entry point's value is a module."""
 
-INSTALLED = ("site-packages", "dist-packages")
-"""Folders of installed packages, which are not local to an evaluator that was installed there."""
-
 
 def bundled_evaluators() -> Path:
     """Return the folder of the bundled evaluators: inside the wheel, or beside the package in a checkout."""
@@ -66,14 +68,24 @@ def names_file(name: str) -> bool:
     return name.endswith(".py") or os.sep in name
 
 
-def find_evaluator(name: str) -> Evaluator:
-    """Load the evaluator that the user means by a name, a path or a manifest's reference.
+def find_evaluator(
+    name: str, genes: Mapping[str, Gene | None] | None = None, options: Mapping[str, Any] | None = None
+) -> Evaluator:
+    """Load the evaluator that the user means by a name, a path, a command or a manifest's reference.
 
     A file in ./evaluators beats an entry point, which beats a bundled one.
 
+    Args:
+        name: It.
+        genes: What the placeholders of a command are; for other evaluators, which have their own, of no account.
+        options: What is given of a command's options; likewise.
+
     Raises:
         PluginError: There is none, or it is broken.
+        OptionError: It is a command that does not go with genes and options.
     """
+    if is_command(name):
+        return command_evaluator(name, genes, options)
     kind, _, rest = name.partition(":")
     if kind == "bundled":
         if not is_identifier(rest):
@@ -165,11 +177,13 @@ def _docstring_line(path: Path) -> str:
 
 
 def load_evaluator(path: Path, reference: str, origin: str) -> Evaluator:
-    """Import an evaluator's file and check its shape.
+    """Import an evaluator's file and check its shape; a command has none, and is read.
 
     Raises:
         PluginError: It is missing, raises on import, or lacks a part.
     """
+    if origin == COMMAND:
+        return command_evaluator(reference)
     name = reference.partition(":")[2] if origin == "entry point" else path.stem
     return Evaluator(_load(path, "evaluator", named=origin == "file"), name, reference, path.absolute(), origin)
 
@@ -204,16 +218,6 @@ def _load(path: Path, kind: str, named: bool) -> ModuleType:
     return _loaded[key]
 
 
-def package_of(path: Path) -> tuple[str, Path]:
-    """Return the package that a file lies in ('' for none), for its relative imports, and the folder above it."""
-    names: list[str] = []
-    folder = path.parent
-    while (folder / "__init__.py").is_file() and folder.name.isidentifier():
-        names.insert(0, folder.name)
-        folder = folder.parent
-    return ".".join(names), folder
-
-
 def _quiet() -> contextlib.AbstractContextManager[object]:
     """Keep what a plug-in prints as it is imported out of standard output: that is for results, JSON perhaps."""
     return contextlib.redirect_stdout(sys.stderr)
@@ -234,62 +238,6 @@ def _execute(path: Path, name: str, kind: str) -> ModuleType:
             raise
         raise PluginError(f"{where_of(error, path)}: {what_of(error)}; the {kind} cannot be imported") from error
     return module
-
-
-def source_hash(path: Path) -> str:
-    """Return the SHA-256 over an evaluator's file and the local modules that it imports.
-
-    Names and contents count, folders do not: a project that is moved keeps its hash.
-    """
-    digest = hashlib.sha256()
-    for name, content in sorted((source.name, source.read_bytes()) for source in local_sources(path)):
-        digest.update(name.encode() + b"\0" + hashlib.sha256(content).digest())
-    return digest.hexdigest()
-
-
-def local_sources(path: Path) -> list[Path]:
-    """Return an evaluator's file and the local modules that it imports, directly or not, sorted.
-
-    Found by parsing, in the evaluator's folder, its package and the working directory; other installed
-    packages are not local. A file that cannot be parsed counts as it is.
-    """
-    path = path.resolve()
-    package = PACKAGE.resolve()
-    folders = [folder for folder in (path.parent, Path.cwd().resolve()) if folder.name not in INSTALLED]
-    found: set[Path] = set()
-    waiting = [path]
-    while waiting:
-        here = waiting.pop()
-        if here not in found and (here == path or package not in here.parents):
-            found.add(here)
-            for base in _imported_bases(here, folders):
-                files = (base.with_name(f"{base.name}.py"), base / "__init__.py")
-                waiting += [file for file in files if file.is_file()]
-    return sorted(found)
-
-
-def _imported_bases(path: Path, folders: list[Path]) -> set[Path]:
-    """Return where the modules that a file imports would lie, without suffix, the packages above them included."""
-    own, above = package_of(path)
-    try:
-        tree = ast.parse(path.read_bytes())
-    except (OSError, SyntaxError, ValueError):
-        return set()
-    bases: set[Path] = set()
-    for node in ast.walk(tree):
-        starts: list[Path] = []  # where a relative import begins
-        names: list[str] = []
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            module = [node.module] if node.module else []
-            names = [".".join([*module, alias.name]) for alias in node.names]
-            starts = list(path.parents[node.level - 1 : node.level]) if node.level else []
-        for parts in (name.split(".") for name in names):
-            inside = [above] if parts[0] == own.partition(".")[0] else []
-            places = starts or folders + inside
-            bases |= {start.joinpath(*parts[:depth]) for start in places for depth in range(1, len(parts) + 1)}
-    return bases
 
 
 def find_strategy(name: str) -> type[Strategy]:

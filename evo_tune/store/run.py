@@ -66,6 +66,10 @@ class Run:
         """Time spent in all sessions; a killed one counts to its last event."""
         self.finished: dict[int, float] = {}
         """By candidate with a result: `seconds` when it came."""
+        self.born_at: dict[int, float] = {}
+        """By candidate: when it was born, in seconds since 1970."""
+        self.came_at: dict[int, float] = {}
+        """By candidate with a result: when it came, in seconds since 1970."""
         self.resumed: list[float] = []
         """`seconds` when each session began."""
         self._lock: filelock.BaseFileLock | None = None
@@ -266,6 +270,9 @@ class Run:
         self._last_time = event.time
         if isinstance(event, Recorded):
             self.finished[event.id] = self.seconds
+            self.came_at[event.id] = event.time
+        elif isinstance(event, Born):
+            self.born_at[event.candidate.id] = event.time
         elif isinstance(event, SessionBegun):
             self.resumed.append(self.seconds)
 

@@ -8,11 +8,12 @@ runs, in the user's own folder. This module decides; it loads nothing, and knows
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import stat
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import filelock
 
 from evo_tune.errors import UsageError
 
-__all__ = ["allow", "began", "doubt", "is_identifier", "remember_file", "remember_run"]
+__all__ = ["allow", "allow_command", "began", "doubt", "is_identifier", "remember_file", "remember_run"]
 
 LARGEST = 1 << 20
 """Bytes of the memory that are read at most; the oldest entries go first."""
@@ -54,6 +55,42 @@ def allow(path: Path, what: str, trust: bool, remedy: str, ask: Callable[[str], 
     if not trust and not (ask is not None and ask(f"{text}. Run its code?")):
         raise UsageError(f"{text}: going on would run its code; look at it, then {remedy}")
     remember_file(path)
+
+
+def allow_command(
+    folder: Path,
+    identity: str,
+    what: str,
+    command: str,
+    files: Sequence[Path],
+    trust: bool,
+    ask: Callable[[str], bool] | None = None,
+) -> None:
+    """Let the command of a saved run be executed, or refuse it; a yes counts for this run alone.
+
+    Args:
+        folder: Where the run is saved.
+        identity: What is only in this run's manifest.
+        what: The identity, the command and what else says what is executed: another one is asked about again.
+        command: It, for the message.
+        files: Those of its files that are code.
+        trust: Whether the user has said that it is to be trusted.
+        ask: Asks the user a question; None where there is nobody to ask.
+
+    Raises:
+        UsageError: It is not trusted.
+    """
+    others = next(filter(None, map(_writable_by_others, files)), "")
+    known = hashlib.sha256(what.encode("utf-8", "backslashreplace")).hexdigest()
+    reason = doubt(folder, identity)
+    if reason and _remembered()["commands"].get(str(_real(folder))) == known:
+        reason = ""
+    if not reason and not others:
+        return
+    text = f"the run executes the command {command!r}, {others or f'and it {reason}'}"
+    if not trust and not (ask is not None and ask(f"{text}. Execute it?")):
+        raise UsageError(f"{text}: look at it, then say --trust (from Python: trust=True)")
+    _remember("commands", str(_real(folder)), known)
 
 
 def _distrust(path: Path) -> str:
@@ -144,7 +181,7 @@ def _memory() -> Path:
 
 def _remembered() -> dict[str, dict[str, Any]]:
     """Return what is remembered; nothing if the file is not this user's alone, or not what was written."""
-    nothing: dict[str, dict[str, Any]] = {"files": {}, "runs": {}}
+    nothing: dict[str, dict[str, Any]] = {"files": {}, "runs": {}, "commands": {}}
     try:
         file = os.open(_memory(), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except (OSError, RuntimeError):  # no home folder at all
@@ -160,9 +197,9 @@ def _remembered() -> dict[str, dict[str, Any]]:
         return nothing
     finally:
         os.close(file)
-    if not isinstance(data, dict) or not all(isinstance(data.get(kind), dict) for kind in nothing):
+    if not isinstance(data, dict) or not all(isinstance(data.get(kind, {}), dict) for kind in nothing):
         return nothing
-    return {kind: data[kind] for kind in nothing}
+    return {kind: data.get(kind, {}) for kind in nothing}  # an older version knew no commands
 
 
 def _remember(kind: str, key: str, value: Any) -> None:

@@ -173,12 +173,11 @@ def test_a_ray_of_ones_own_is_asked_for_by_name(monkeypatch):
     assert given[0]["address"] == "local"
 
 
-def test_what_ends_a_process_is_told_to_nobody_but_its_user(monkeypatch):
-    """Ray's hook asks a head that is gone, waits a minute, and has Ray end the process."""
-    monkeypatch.setattr(sys, "excepthook", print)
-    ray = SimpleNamespace(init=lambda **_: setattr(sys, "excepthook", repr), is_initialized=lambda: False)
-    connect(ray, None, Plan((CPU,), 1), 1)
-    assert sys.excepthook is print
+def test_what_ends_a_process_is_told_to_nobody_but_its_user():
+    """Ray's own hook, set when it is imported, asks a head that is gone, and after a minute Ray ends the process."""
+    code = "import sys; from evo_tune.dispatch.clusters.ray_head import imported as i; h = sys.excepthook; i(); "
+    code += "print(sys.excepthook is h, 'ray' in sys.modules)"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).split() == ["True", "True"]
 
 
 def test_an_address_where_nobody_listens_is_said_at_once():

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import click
-
 from evo_tune.cli import _shared as shared
+from evo_tune.cli.help import command as made
 
 PLACE = 60
 
 
-@click.command("best")
+@made("best")
 @shared.run_argument
 @shared.store_option
 @shared.format_option("table", "json", "csv")
@@ -25,6 +24,7 @@ def command(run: str | None, store: str, form: str) -> None:
     `evo-tune best RUN --format json` gives it to a program, and to `--warm-start` of another run.
     """
     from evo_tune.errors import StoreError
+    from evo_tune.plugins.command import command_of
     from evo_tune.report.calibration import calibrated, recommended, reported
     from evo_tune.report.data import best_as_data, trial_as_data
     from evo_tune.report.summary import front, seeded
@@ -63,3 +63,6 @@ def command(run: str | None, store: str, form: str) -> None:
     shared.echo(f"{searched} (trial {best.id} of run {saved.name})")
     for name, value in best.genome.items():
         shared.echo(f"  {name:<12} {value}")
+    command = command_of(saved.manifest.evaluator, best.genome, saved.manifest.options)
+    if command:
+        shared.echo(f"train it: {command}")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from evo_tune.cli import _shared as shared
+from evo_tune.cli.help import command as made
 from evo_tune.errors import RunError
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 PLACE = 140
 
 
-@click.command("devices")
+@made("devices")
 @click.option("--devices", metavar="LIST", help="'cpu', 'cuda', or GPUs by number: 0,2.")
 @shared.per_device_option
 @click.option("--slots", type=click.IntRange(min=1), help="Trainings at once.")

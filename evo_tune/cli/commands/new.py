@@ -7,23 +7,29 @@ from pathlib import Path
 import click
 
 from evo_tune.cli import _shared as shared
+from evo_tune.cli.help import command as made
 
 PLACE = 100
 
 
-@click.command("new")
+@made("new")
 @click.argument("name")
-def command(name: str) -> None:
+@shared.format_option("table", "json")
+def command(name: str, form: str) -> None:
     """Write ./evaluators/NAME.py, an evaluator that runs as it is."""
     from evo_tune.plugins.find import bundled_evaluators
     from evo_tune.plugins.template import write
 
     path = write(name, Path("evaluators"))
-    shared.echo(f"wrote {path}")
+    if form == "json":
+        shared.print_json({"evaluator": name, "file": str(path)})
+    else:
+        shared.echo(f"wrote {path}")
     if (bundled_evaluators() / path.name).is_file():
         shared.echo(
             f"Warning: {path} hides the bundled evaluator {name} in this folder: rename it, or type bundled:{name} "
             "for that one",
             err=True,
         )
-    shared.echo(f"try it: evo-tune evaluate {name}   |   evo-tune run {name} --trials 30")
+    if form == "table":
+        shared.echo(f"try it: evo-tune evaluate {name}   |   evo-tune run {name} --trials 30")

@@ -7,12 +7,13 @@ from typing import Any
 import click
 
 from evo_tune.cli import _shared as shared
+from evo_tune.cli.help import command as made
 from evo_tune.cli.session import go, session_options
 
 PLACE = 20
 
 
-@click.command("resume")
+@made("resume")
 @shared.run_argument
 @session_options
 @shared.store_option
@@ -26,6 +27,7 @@ def command(
     store: str,
     quiet: bool,
     no_report: bool,
+    tracks: tuple[str, ...],
     form: str,
     copy_as: str | None,
     accept_changes: bool,
@@ -54,4 +56,4 @@ def command(
         ask=shared.asking(),
         **changes,
     )
-    return go(search, quiet, form, no_report)
+    return go(search, quiet, form, no_report, tracks)

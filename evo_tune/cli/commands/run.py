@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from evo_tune.cli import _shared as shared
+from evo_tune.cli import complete
 from evo_tune.cli.config import read_config
+from evo_tune.cli.help import command as made
 from evo_tune.cli.session import SESSION, go, session_options
 from evo_tune.errors import OptionError
 
@@ -19,10 +21,21 @@ if TYPE_CHECKING:
 PLACE = 10
 
 
-@click.command("run")
-@click.argument("evaluator", default="language_model")
+@made(
+    "run",
+    "evo-tune run                                     # a small GPT on English text",
+    "evo-tune run language_model -o data=corpus/      # on your own text",
+    "evo-tune run evaluators/mine.py --trials 100     # your own task",
+    "evo-tune run 'python train.py --lr {lr}' --gene 'lr=log(1e-4,1e-1)' --objective val_loss:min",
+)
+@click.argument("evaluator", default="language_model", shell_complete=complete.evaluators)
 @shared.option_option
-@click.option("--strategy", help="Strategy by name or path.  [default: saea]")
+@click.option(
+    "--strategy",
+    metavar="NAME|FILE",
+    shell_complete=complete.strategies,
+    help="Strategy by name or path.  [default: saea]",
+)
 @click.option(
     "-s", "--strategy-option", multiple=True, metavar="NAME=VALUE", help="Option of the strategy; repeatable."
 )
@@ -41,6 +54,19 @@ PLACE = 10
 @click.option(
     "--objective", "objectives", multiple=True, metavar="METRIC:min|max", help="Instead of the evaluator's own."
 )
+@click.option(
+    "--metric",
+    "metrics",
+    multiple=True,
+    metavar="NAME=PATTERN",
+    help="Of a command: where its output has a metric, e.g. 'val_loss=val loss ([0-9.]+)'.  [default: JSON]",
+)
+@click.option(
+    "--progress",
+    metavar="N|STEP/N",
+    help="Of a command: how far a printed line is, by count (20) or a metric (step/2000), for --prune.",
+)
+@click.option("--shell", is_flag=True, help="Of a command: have /bin/sh run it; values are quoted.")
 @click.option("--population", type=click.IntRange(min=2), help="Births in a generation.  [default: 12]")
 @click.option(
     "--fidelity", default="1", metavar="FRACTIONS", help="Train in steps, the best go on: 1/9,1/3,1.  [default: 1]"
@@ -60,7 +86,7 @@ PLACE = 10
 )
 @session_options
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the run.")
-@click.option("--name", help="Name of the run.  [default: evaluator and time]")
+@click.option("--name", metavar="NAME", help="Name of the run.  [default: evaluator and time]")
 @shared.store_option
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads of one training.  [default: 1 on CPUs]")
 @click.option(
@@ -78,18 +104,24 @@ PLACE = 10
     help="How far births may run ahead of results told.",
 )
 @click.option(
-    "--warm-start", multiple=True, metavar="RUN|FILE", help="Seed with a run's population, or a CSV or JSON of genomes."
+    "--warm-start",
+    multiple=True,
+    metavar="RUN|FILE",
+    shell_complete=complete.runs_or_files,
+    help="Seed with a run's population, or a CSV or JSON of genomes.",
 )
 @click.option(
     "--learn-from",
     multiple=True,
     metavar="RUN",
+    shell_complete=complete.runs,
     help="Believe what an earlier run found, as far as it proves true.",
 )
 @click.option("--fill-defaults", is_flag=True, help="Give genes that a warm start lacks their defaults.")
 @click.option(
     "--config",
     metavar="FILE.toml",
+    shell_complete=complete.files,
     callback=read_config,
     is_eager=True,
     expose_value=False,
@@ -106,17 +138,18 @@ def command(
     store: str,
     quiet: bool,
     no_report: bool,
+    tracks: tuple[str, ...],
     form: str,
     warm_start: tuple[str, ...],
+    metrics: tuple[str, ...],
+    progress: str | None,
+    shell: bool,
     **rest: Any,
 ) -> int:
-    """Evolve EVALUATOR, by name or by file (default: language_model).
+    """Evolve EVALUATOR, by name or by file, or any script by its command.
 
-    \b
-    evo-tune run                                     # a small GPT on English text
-    evo-tune run language_model -o data=corpus/      # on your own text
-    evo-tune run evaluators/mine.py --trials 100     # your own task
-    """  # noqa: D301  (click reads the character)
+    EVALUATOR left out means language_model, a small GPT.
+    """
     from evo_tune.cli.warm_start import read_genomes
     from evo_tune.loop.search import Search
     from evo_tune.options.binding import split_assignments
@@ -124,7 +157,8 @@ def command(
     session = {name: rest.pop(name) for name in SESSION}
     for name, usual in (("calibrate", 3), ("calibrate_best", 2)):
         session[name] = usual if session[name] is None else session[name]
-    given, own, read = split_assignments(options, "-o"), split_assignments(strategy_option, "-s"), _read_genes(genes)
+    given = {**split_assignments(options, "-o"), **_of_command(evaluator, metrics, progress, shell)}
+    own, read = split_assignments(strategy_option, "-s"), _read_genes(genes)
     if ladder is not None:
         if strategy not in (None, "ladder") or "sizes" in own:
             raise OptionError("--ladder stands for --strategy ladder -s sizes=…: give one of the two")
@@ -142,7 +176,24 @@ def command(
         **rest,
         **{name: value for name, value in session.items() if value is not None},
     )
-    return go(search, quiet, form, no_report)
+    return go(search, quiet, form, no_report, tracks)
+
+
+def _of_command(evaluator: str, metrics: Sequence[str], progress: str | None, shell: bool) -> dict[str, str]:
+    """Return the flags that are about a command as its options.
+
+    Raises:
+        OptionError: There are some, and the evaluator is no command.
+    """
+    from evo_tune.plugins.find import is_command
+
+    given = {"metric": "\n".join(metrics), "progress": progress or "", "shell": "true" if shell else ""}
+    given = {name: value for name, value in given.items() if value}
+    if given and not is_command(evaluator):
+        raise OptionError(
+            f"--{next(iter(given))} is for a command, such as 'python train.py --lr {{lr}}', and {evaluator} is none"
+        )
+    return given
 
 
 def _read_genes(texts: Sequence[str]) -> dict[str, Gene | None]:
@@ -160,11 +211,14 @@ def _read_genes(texts: Sequence[str]) -> dict[str, Gene | None]:
 def _genes_of_ladder(text: str, evaluator: str, options: dict[str, str]) -> dict[str, Gene]:
     """Return the evaluator's depth and width as the ladder has them: its rungs may lie outside of their own range."""
     from evo_tune.genome.genes import Choice
-    from evo_tune.plugins.find import find_evaluator
+    from evo_tune.plugins.find import find_evaluator, is_command
     from evo_tune.strategies.ladder import parse_sizes
 
-    plugin = find_evaluator(evaluator)
-    known = plugin.space(plugin.bind(options)).genes
+    if is_command(evaluator):
+        known: Collection[str] = ("depth", "width")
+    else:
+        plugin = find_evaluator(evaluator)
+        known = plugin.space(plugin.bind(options)).genes
     values = zip(*parse_sizes(text), strict=True)
     genes = {
         name: Choice(tuple(sorted({*held})), ordered=True)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import importlib
 import os
 import platform
 import socket
@@ -22,11 +21,11 @@ import warnings
 from typing import Any
 
 from evo_tune.dispatch.clusters.host import Host, Parcel
-from evo_tune.dispatch.clusters.ray_head import connect, head_of
+from evo_tune.dispatch.clusters.ray_head import connect, head_of, imported
 from evo_tune.dispatch.clusters.remote import ANSWER, CLOSING, Cluster, Engine, Lost, Seat
 from evo_tune.dispatch.devices import CPU, Device, Plan
 from evo_tune.dispatch.slot import Task
-from evo_tune.errors import ClusterLost, EvoTuneError, OptionError, RunError
+from evo_tune.errors import ClusterLost, EvoTuneError, RunError
 
 __all__ = ["RayEngine"]
 
@@ -81,11 +80,7 @@ class RayEngine(Engine):
 
     def __init__(self, task: Task, cluster: Cluster, plan: Plan, timeout: float | None, retries: int) -> None:
         super().__init__()
-        try:
-            ray: Any = importlib.import_module("ray")
-        except ImportError:
-            raise OptionError("--backend ray needs Ray: pip install 'evo-tune[ray]'") from None
-        self._ray = ray
+        self._ray = ray = imported()
         self._here = cluster.address is None
         self._address = cluster.address or "this machine"
         self.connected = True

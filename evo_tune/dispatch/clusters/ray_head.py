@@ -21,10 +21,28 @@ from typing import Any
 from evo_tune.dispatch.devices import Plan
 from evo_tune.errors import OptionError
 
-__all__ = ["connect", "head_of"]
+__all__ = ["connect", "head_of", "imported"]
 
 CONNECT = 10.0
 """Seconds that a head has to answer at first."""
+
+
+def imported() -> Any:
+    """Return the module, with what is raised in this process left to who had it before.
+
+    Ray's own hook tells the head of an exception that ends the process: of a head that is gone it waits for an answer
+    until Ray does away with the process.
+
+    Raises:
+        OptionError: Ray is not installed.
+    """
+    hook = sys.excepthook
+    try:
+        return importlib.import_module("ray")
+    except ImportError:
+        raise OptionError("--backend ray needs Ray: pip install 'evo-tune[ray]'") from None
+    finally:
+        sys.excepthook = hook
 
 
 def connect(ray: Any, address: str | None, plan: Plan, ranks: int) -> None:
@@ -45,7 +63,7 @@ def connect(ray: Any, address: str | None, plan: Plan, ranks: int) -> None:
         gpus = {id for device in plan.slots for id in device.visible.split(",") if id}
         cores = len(plan.slots) * plan.threads * ranks
         here = {"num_cpus": cores, "num_gpus": len(gpus), "include_dashboard": False}
-    with _own_hooks(), _to_itself(ray) if here else contextlib.nullcontext():
+    with _own_signals(), _to_itself(ray) if here else contextlib.nullcontext():
         try:
             ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **here)
         except (OSError, RuntimeError, ValueError) as error:
@@ -92,21 +110,8 @@ def _to_itself(ray: Any) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _own_hooks() -> Iterator[None]:
-    """Keep the handler of SIGTERM, which Ray would replace by an exit that saves nothing, and that of what is raised.
-
-    Ray's own tells the head of an exception that ends the process: of a head that is gone it waits until Ray does.
-    """
-    hook = sys.excepthook
-    try:
-        with _own_signals():
-            yield
-    finally:
-        sys.excepthook = hook
-
-
-@contextlib.contextmanager
 def _own_signals() -> Iterator[None]:
+    """Keep the handler of SIGTERM, which Ray would replace by an exit that saves nothing."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

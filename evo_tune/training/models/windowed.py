@@ -28,7 +28,9 @@ def chunk_mask(chunk: int, window: int) -> Tensor:
     return (ahead >= 0) & (ahead < window)
 
 
-def attend_in_window(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, dropout: Dropout | None = None) -> Tensor:
+def attend_in_window(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor, dropout: Dropout | None = None, scale: float | None = None
+) -> Tensor:
     """Return what `attend` returns for `window_mask`, but for rounding.
 
     Args:
@@ -37,6 +39,7 @@ def attend_in_window(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, dropout: Dro
         v: As `k`.
         mask: As `chunk_mask` gives; its shape says how long chunk and window are.
         dropout: Drops weights, other ones in each chunk; None: none are.
+        scale: See `attend`.
 
     Returns:
         As `q`.
@@ -51,7 +54,7 @@ def attend_in_window(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, dropout: Dro
         seen = mask[: end - start, missing : end - start + window - 1]
         plain = first == start and end - start <= window  # all earlier tokens, of which kernels know more than of masks
         keys, values = k[:, :, first:end], v[:, :, first:end]
-        y = attend(q[:, :, start:end], keys, values, None if plain else seen, dropout)
+        y = attend(q[:, :, start:end], keys, values, None if plain else seen, dropout, scale=scale)
         outputs.append(y.transpose(1, 2))
     # Joined as layers hold them, (batch, length, heads, head_dim), so that no other copy is made.
     return torch.cat(outputs, 1).transpose(1, 2)
@@ -86,7 +89,7 @@ def flex_mask(length: int, window: int, device: torch.device) -> FlexMask:
     return FlexMask(length, create_block_mask(seen, None, None, length, length, device=str(device)))
 
 
-def attend_by_flex(q: Tensor, k: Tensor, v: Tensor, mask: FlexMask) -> Tensor:
+def attend_by_flex(q: Tensor, k: Tensor, v: Tensor, mask: FlexMask, scale: float | None = None) -> Tensor:
     """Return what `attend_in_window` returns, but for rounding, by torch's flex_attention; to be compiled.
 
     Args:
@@ -94,8 +97,9 @@ def attend_by_flex(q: Tensor, k: Tensor, v: Tensor, mask: FlexMask) -> Tensor:
         k: (batch, kv_heads, length, head_dim).
         v: As `k`.
         mask: As `flex_mask` gives.
+        scale: See `attend`.
     """
     from torch.nn.attention.flex_attention import flex_attention
 
-    y: Tensor = flex_attention(q, k, v, block_mask=mask.mask, enable_gqa=q.shape[1] != k.shape[1])
+    y: Tensor = flex_attention(q, k, v, block_mask=mask.mask, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
     return y

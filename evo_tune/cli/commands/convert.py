@@ -1,0 +1,50 @@
+"""`evo-tune convert`: a run for other people's tools."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from evo_tune.cli import _shared as shared
+from evo_tune.cli import complete
+from evo_tune.cli.help import command as made
+
+PLACE = 125
+
+
+@made("convert", "evo-tune convert mine --to optuna", "evo-tune convert mine --to tensorboard -o logs")
+@shared.run_argument
+@click.option(
+    "--to",
+    "tool",
+    type=click.Choice(["optuna", "tensorboard", "mlflow"]),
+    required=True,
+    help="optuna: a journal file; tensorboard: a folder of event files; mlflow: an SQLite database.",
+)
+@click.option(
+    "-o",
+    "--output",
+    metavar="PATH",
+    shell_complete=complete.files,
+    help="File or folder to make.  [default: RUN-optuna.log, RUN-tensorboard, …]",
+)
+@shared.store_option
+@shared.format_option("table", "json")
+def command(run: str | None, tool: str, output: str | None, store: str, form: str) -> None:
+    """Write RUN for another tool: Optuna's dashboard, TensorBoard or MLflow.
+
+    RUN left out means the latest one. Nothing that exists is overwritten.
+    """
+    from evo_tune.integrations.converting import convert, opened_by, usual_path
+    from evo_tune.store.places import find_run
+    from evo_tune.store.run import Run
+
+    saved = Run.open(find_run(Path(store), run))
+    path = usual_path(saved, tool) if output is None else Path(output)
+    convert(saved, tool, path)
+    if form == "json":
+        told = {"run": saved.name, "tool": tool, "file": str(path), "results": len(saved.outcomes)}
+        shared.print_json({**told, "open": opened_by(tool, path)})
+    else:
+        shared.echo(f"{len(saved.outcomes)} results written to {path}; open it with: {opened_by(tool, path)}")

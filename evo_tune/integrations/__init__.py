@@ -1,0 +1,1 @@
+"""Other people's trainers and tools, each a file with its extra."""

@@ -1,0 +1,197 @@
+"""A run as other people's tools are told of it: a row for every candidate, whatever the tool.
+
+Names and texts may be a stranger's: they are one printable line each here, numbers are finite, and times lie between
+1970 and 2100. This module knows no tool.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+from evo_tune.genome.trial import DECAYED, Candidate, Outcome
+from evo_tune.genome.values import Value
+from evo_tune.store.run import Run
+from evo_tune.text import one_line
+
+__all__ = ["WHOLE", "Row", "Rows", "State", "distinct", "step_of"]
+
+WHOLE = 1000
+"""Steps of a full training: tools count a curve in whole steps, and one of these is a thousandth."""
+
+LATEST = 4102444800.0
+"""The end of 2099, in seconds since 1970: what a stranger's clock says beyond it is cut."""
+
+NAME = 100
+"""Longest name of a gene or a metric, in characters."""
+
+State: TypeAlias = Literal["open", "whole", "part", "pruned", "failed"]
+"""No result yet; trained in full and from scratch; in part, or with another's weights; stopped by its curve; failed."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One candidate, and what came of it.
+
+    Args:
+        id: Its id, from 0.
+        state: See State.
+        genome: By gene, as `Rows.genes` names them.
+        values: The objectives, in their order; None unless it has all of them.
+        metrics: What it returned, as `Rows.metrics` names it.
+        curve: (step, of `WHOLE` in a full training; metrics), in the order of training.
+        began: When its training began, or when it was born if that is not known; seconds since 1970.
+        ended: When its result came; None for none.
+        facts: The rest, as plain data: operator, parents, budget, seed, status, …
+    """
+
+    id: int
+    state: State
+    genome: dict[str, Value]
+    values: tuple[float, ...] | None
+    metrics: dict[str, float]
+    curve: tuple[tuple[int, dict[str, float]], ...]
+    began: float
+    ended: float | None
+    facts: dict[str, Any]
+
+
+class Rows:
+    """The rows of a run.
+
+    Args:
+        run: It.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.name = one_line(run.folder.resolve().name, NAME)
+        self.genes = distinct(run.genes)
+        """The run's genes, by the names that the rows have for them."""
+        self.metrics = distinct([*run.metric_names, *_reported(run)])
+        """The run's metrics, likewise."""
+        self.objectives = [self.metrics[objective.metric] for objective in run.objectives]
+        self.directions = ["MINIMIZE" if objective.sign > 0 else "MAXIMIZE" for objective in run.objectives]
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What is true of the whole run, as plain data."""
+        manifest = self.run.manifest
+        options = {f"option {name}": value for name, value in manifest.options.items()}
+        facts = {
+            "run": self.name,
+            "evaluator": manifest.evaluator,
+            "strategy": manifest.strategy,
+            "objectives": ", ".join(manifest.objectives),
+            "fidelity": ", ".join(f"{budget:g}" for budget in manifest.fidelity),
+            "seed": manifest.seed,
+            "created": manifest.created,
+            "identity": manifest.identity or f"{manifest.created} {manifest.seed}",
+            "steps": f"{WHOLE} are a full training",
+        }
+        return {one_line(name, NAME): _plain(value) for name, value in {**facts, **options}.items()}
+
+    def __len__(self) -> int:
+        return len(self.run.candidates)
+
+    def row(self, id: int) -> Row:
+        """Return the row of a candidate."""
+        run = self.run
+        candidate, outcome = run.candidates[id], run.outcomes.get(id)
+        born = _time(run.born_at.get(id, 0.0))
+        facts = _facts(candidate)
+        genome = {self.genes[name]: _plain(value) for name, value in candidate.genome.items()}
+        if outcome is None:
+            return Row(id, "open", genome, None, {}, (), born, None, facts)
+        trial = run.trial(id)
+        objectives = [objective.metric for objective in run.objectives]
+        ended = _time(run.came_at.get(id, 0.0))
+        facts |= {"status": outcome.status, "seconds": outcome.seconds, "device": one_line(outcome.device, NAME)}
+        if outcome.error:
+            facts["error"] = one_line(outcome.error)
+        if run.constraints and trial.losses is not None:
+            facts["violation"] = trial.violation
+        return Row(
+            id=id,
+            state=_state(candidate, outcome, trial.ok),
+            genome=genome,
+            values=tuple(outcome.metrics[name] for name in objectives) if trial.ok else None,
+            metrics=self._finite(outcome.metrics),
+            curve=tuple((step_of(share), self._finite(point)) for share, point in outcome.curve),
+            began=_time(ended - max(0.0, outcome.seconds)) or born,
+            ended=ended,
+            facts=facts,
+        )
+
+    def told(self, row: Row) -> dict[int, float]:
+        """Return a row's curve of the first objective, by step."""
+        metric = self.objectives[0]
+        return {step: point[metric] for step, point in row.curve if metric in point}
+
+    def _finite(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        return {
+            self.metrics[name]: float(value)
+            for name, value in metrics.items()
+            if name != DECAYED and math.isfinite(value)
+        }
+
+
+def step_of(share: float) -> int:
+    """Return the step of a share of the full training: never 0, where nothing was trained yet."""
+    return max(1, round(share * WHOLE))
+
+
+def distinct(names: Iterable[str]) -> dict[str, str]:
+    """Return each name as one printable line, no two of them the same."""
+    made: dict[str, str] = {}
+    taken: set[str] = set()
+    for name in names:
+        if name in made:
+            continue
+        line = short = one_line(name, NAME) or "_"
+        number = 2
+        while line in taken:
+            line, number = f"{short} ({number})", number + 1
+        made[name] = line
+        taken.add(line)
+    return made
+
+
+def _reported(run: Run) -> list[str]:
+    """Return every metric that is in a curve, sorted."""
+    points = (point for outcome in run.outcomes.values() for _, point in outcome.curve)
+    return sorted({name for point in points for name in point} - {DECAYED})
+
+
+def _state(candidate: Candidate, outcome: Outcome, ok: bool) -> State:
+    if outcome.status == "pruned":
+        return "pruned"
+    if not ok:
+        return "failed"
+    return "whole" if candidate.whole else "part"
+
+
+def _facts(candidate: Candidate) -> dict[str, Any]:
+    facts: dict[str, Any] = {
+        "operator": one_line(candidate.operator, NAME),
+        "parents": list(candidate.parents),
+        "generation": candidate.generation,
+        "budget": candidate.budget,
+        "seed": candidate.seed,
+        "replicate": candidate.replicate,
+    }
+    more = {name: getattr(candidate, name) for name in ("resumes", "inherits", "confirms")}
+    return facts | {name: value for name, value in more.items() if value is not None}
+
+
+def _plain(value: Any) -> Any:
+    """Return a value that every tool can hold: a number that is finite, a bool, or one printable line."""
+    if isinstance(value, bool) or (isinstance(value, int | float) and math.isfinite(value)):
+        return value
+    return one_line(str(value))
+
+
+def _time(seconds: float) -> float:
+    return min(max(0.0, seconds), LATEST)

@@ -1,0 +1,168 @@
+"""A run as TensorBoard's event files: a folder for each trial, with its curve as scalars and its genome as HParams."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evo_tune.errors import UsageError
+from evo_tune.genome.genes import Choice, Float, Gene, Int
+from evo_tune.genome.values import Value
+from evo_tune.integrations.needed import needing
+from evo_tune.integrations.rows import Row, Rows, step_of
+from evo_tune.store.run import Run
+from evo_tune.text import one_line
+
+if TYPE_CHECKING:
+    from tensorboard.compat.proto.summary_pb2 import Summary
+
+__all__ = ["TensorBoardFolder"]
+
+EVENTS = "events.out.tfevents.evo-tune"
+"""Name of every file: TensorBoard looks for its middle."""
+
+MARK = "evo-tune-run.txt"
+"""File that says whose run a folder is of."""
+
+LONGEST = 1000
+"""Bytes of the mark that are read."""
+
+
+class TensorBoardFolder:
+    """The folder that runs are written into, each below its name, brought up to a run again and again.
+
+    Args:
+        path: The folder, as `tensorboard --logdir` is given it.
+        what: As the user wrote it, for errors.
+
+    Raises:
+        UsageError: The extra `tensorboard` is not installed, or the path is no folder.
+    """
+
+    def __init__(self, path: Path, what: str) -> None:
+        self.path = path
+        self._what = what
+        self._written: set[int] = set()
+        with needing(what, "tensorboard"):
+            import tensorboard.plugins.hparams.summary_v2
+            import tensorboard.summary.writer.record_writer  # noqa: F401
+        if os.path.lexists(path) and not path.is_dir():
+            raise UsageError(f"{what}: {path} is no folder; choose another")
+
+    def update(self, run: Run) -> None:
+        """Write the trials with a result that are not there yet, each as one whole file.
+
+        Raises:
+            UsageError: Another run's folder of that name is there.
+            OSError: It cannot be written.
+        """
+        rows = Rows(run)
+        folder = self.path / rows.name  # the name of a folder: no slash is in it
+        self._claim(folder, rows)
+        for id in sorted(run.outcomes.keys() - self._written):
+            path = folder / f"trial-{id:05}" / EVENTS
+            if not path.exists():
+                row = rows.row(id)
+                with _new(path) as write:
+                    for time, step, summary in _summaries(rows, row):
+                        write(time, step, summary)
+            self._written.add(id)
+
+    def _claim(self, folder: Path, rows: Rows) -> None:
+        """Make the run's folder and what holds for all of its trials, or make sure that it is this run's."""
+        import tensorboard.plugins.hparams.summary_v2 as hparams
+
+        mark = f"{rows.facts['identity']}\n"
+        if os.path.lexists(folder):
+            with contextlib.suppress(OSError), open(folder / MARK, encoding="utf-8") as file:
+                if file.read(LONGEST) == mark:
+                    return
+            raise UsageError(f"{self._what}: {folder} exists and is not of this run; choose another folder")
+        folder.mkdir(parents=True)
+        genes = [hparams.HParam(rows.genes[name], _domain(gene)) for name, gene in rows.run.genes.items()]
+        metrics = [hparams.Metric(name) for name in rows.objectives]
+        with _new(folder / EVENTS) as write:
+            write(0.0, 0, hparams.hparams_config_pb(genes, metrics, time_created_secs=0.0))
+        (folder / MARK).write_text(mark, encoding="utf-8")
+
+
+def _domain(gene: Gene) -> Any:
+    """Return a gene's values as HParams has them: it filters by them."""
+    import tensorboard.plugins.hparams.summary_v2 as hparams
+
+    if isinstance(gene, Float):
+        return hparams.RealInterval(gene.low, gene.high)
+    if isinstance(gene, Int):
+        return hparams.IntInterval(gene.low, gene.high)
+    assert isinstance(gene, Choice)
+    return hparams.Discrete(list(dict.fromkeys(_held(gene, value) for value in gene.values)))
+
+
+def _held(gene: Gene, value: Value) -> Value:
+    """Return a value as HParams holds it: choices of several kinds as text, numbers with a fraction."""
+    kinds = {type(one) for one in gene.values} if isinstance(gene, Choice) else {type(value)}
+    if kinds <= {int, float}:
+        return float(value)
+    return value if kinds == {bool} else one_line(str(value))
+
+
+def _summaries(rows: Rows, row: Row) -> Iterator[tuple[float, int, Summary]]:
+    """Yield (time in seconds since 1970, step, summary) of one trial, in order."""
+    import tensorboard.plugins.hparams.summary_v2 as hparams
+    from tensorboard.plugins.hparams import metadata
+    from tensorboard.plugins.hparams.api_pb2 import Status
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo
+
+    raw = rows.run.candidates[row.id].genome
+    genome = {rows.genes[name]: _held(gene, raw[name]) for name, gene in rows.run.genes.items()}
+    end = row.began if row.ended is None else row.ended
+    last = step_of(row.facts["budget"])
+    yield row.began, 0, hparams.hparams_pb(genome, trial_id=f"trial {row.id}", start_time_secs=row.began)
+    for step, point in row.curve:
+        yield row.began + min(1.0, step / last) * (end - row.began), step, _scalars(point)
+    yield end, last, _scalars(row.metrics)
+    status = Status.STATUS_FAILURE if row.state == "failed" else Status.STATUS_SUCCESS
+    data = HParamsPluginData(session_end_info=SessionEndInfo(status=status, end_time_secs=end))
+    yield end, last, _plugin(metadata.SESSION_END_INFO_TAG, data)
+
+
+def _plugin(tag: str, data: Any) -> Summary:
+    """Return what HParams reads: TensorBoard's own function for the end of a session wants TensorFlow."""
+    from tensorboard.compat.proto.summary_pb2 import Summary
+    from tensorboard.plugins.hparams import metadata
+
+    value = Summary.Value(tag=tag, metadata=metadata.create_summary_metadata(data), tensor=metadata.NULL_TENSOR)
+    return Summary(value=[value])
+
+
+def _scalars(metrics: dict[str, float]) -> Summary:
+    from tensorboard.compat.proto.summary_pb2 import Summary
+
+    return Summary(value=[Summary.Value(tag=name, simple_value=_float32(value)) for name, value in metrics.items()])
+
+
+def _float32(value: float) -> float:
+    """Return a number that fits into 32 bits: TensorBoard has no others."""
+    return min(max(value, -3.4e38), 3.4e38)
+
+
+@contextlib.contextmanager
+def _new(path: Path) -> Iterator[Any]:
+    """A function that writes events into a new file, which gets its name when it is whole."""
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    path.parent.mkdir(exist_ok=True)
+    part = path.with_name("part")
+    with open(part, "wb") as file:
+        records = RecordWriter(file)
+        records.write(Event(wall_time=0.0, file_version="brain.Event:2").SerializeToString())
+
+        def write(time: float, step: int, summary: Summary) -> None:
+            records.write(Event(wall_time=time, step=step, summary=summary).SerializeToString())
+
+        yield write
+    os.rename(part, path)

@@ -1,0 +1,84 @@
+"""What the code of an evaluator or a strategy is: its file and the local modules that it imports, found by parsing.
+
+Nothing is imported or executed here; `find` does that.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+from pathlib import Path
+
+__all__ = ["local_sources", "package_of", "source_hash"]
+
+PACKAGE = Path(__file__).parents[1]
+
+INSTALLED = ("site-packages", "dist-packages")
+"""Folders of installed packages, which are not local to an evaluator that was installed there."""
+
+
+def package_of(path: Path) -> tuple[str, Path]:
+    """Return the package that a file lies in ('' for none), for its relative imports, and the folder above it."""
+    names: list[str] = []
+    folder = path.parent
+    while (folder / "__init__.py").is_file() and folder.name.isidentifier():
+        names.insert(0, folder.name)
+        folder = folder.parent
+    return ".".join(names), folder
+
+
+def source_hash(*paths: Path) -> str:
+    """Return the SHA-256 over an evaluator's file, or several files of code, and the local modules that they import.
+
+    Names and contents count, folders do not: a project that is moved keeps its hash.
+    """
+    digest = hashlib.sha256()
+    sources = {source for path in paths for source in local_sources(path)}
+    for name, content in sorted((source.name, source.read_bytes()) for source in sources):
+        digest.update(name.encode() + b"\0" + hashlib.sha256(content).digest())
+    return digest.hexdigest()
+
+
+def local_sources(path: Path) -> list[Path]:
+    """Return an evaluator's file and the local modules that it imports, directly or not, sorted.
+
+    Found by parsing, in the evaluator's folder, its package and the working directory; other installed
+    packages are not local. A file that cannot be parsed counts as it is.
+    """
+    path = path.resolve()
+    package = PACKAGE.resolve()
+    folders = [folder for folder in (path.parent, Path.cwd().resolve()) if folder.name not in INSTALLED]
+    found: set[Path] = set()
+    waiting = [path]
+    while waiting:
+        here = waiting.pop()
+        if here not in found and (here == path or package not in here.parents):
+            found.add(here)
+            for base in _imported_bases(here, folders):
+                files = (base.with_name(f"{base.name}.py"), base / "__init__.py")
+                waiting += [file for file in files if file.is_file()]
+    return sorted(found)
+
+
+def _imported_bases(path: Path, folders: list[Path]) -> set[Path]:
+    """Return where the modules that a file imports would lie, without suffix, the packages above them included."""
+    own, above = package_of(path)
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (OSError, SyntaxError, ValueError):
+        return set()
+    bases: set[Path] = set()
+    for node in ast.walk(tree):
+        starts: list[Path] = []  # where a relative import begins
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            module = [node.module] if node.module else []
+            names = [".".join([*module, alias.name]) for alias in node.names]
+            starts = list(path.parents[node.level - 1 : node.level]) if node.level else []
+        for parts in (name.split(".") for name in names):
+            inside = [above] if parts[0] == own.partition(".")[0] else []
+            places = starts or folders + inside
+            bases |= {start.joinpath(*parts[:depth]) for start in places for depth in range(1, len(parts) + 1)}
+    return bases

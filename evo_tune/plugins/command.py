@@ -1,0 +1,178 @@
+"""An evaluator that is a command line, with no file of its own: `command:python train.py --lr {lr}`.
+
+The reference is the command itself, as data in the manifest; loading it executes nothing. What else is to be known of
+it are options. Whether the command of a saved run may be executed is asked where all code is asked for (`loop.code`).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import stat
+from collections.abc import Callable, Mapping
+from itertools import pairwise
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from evo_tune.errors import OptionError, PluginError
+from evo_tune.genome.genes import Gene
+from evo_tune.genome.space import SearchSpace
+from evo_tune.genome.values import Genome
+from evo_tune.options.binding import bind, options_of
+from evo_tune.plugins.context import Context
+from evo_tune.plugins.evaluator import Evaluator
+from evo_tune.plugins.scripts.output import parse_patterns, parse_progress
+from evo_tune.plugins.scripts.script import Script
+from evo_tune.plugins.scripts.words import Words, filled
+from evo_tune.text import one_line
+
+__all__ = ["COMMAND", "command_evaluator", "command_of", "is_command"]
+
+COMMAND = "command"
+"""Origin of such an evaluator, and what its reference begins with."""
+
+LARGEST = 1 << 20
+"""Bytes of a file that the command names and that counts as code; larger ones are data."""
+
+LONGEST = 4000
+"""Characters of a command."""
+
+
+def is_command(name: str) -> bool:
+    """Whether what was typed as an evaluator is a command: it has a placeholder, or words, and names no file."""
+    if name.startswith(f"{COMMAND}:"):
+        return True
+    words = name.split()
+    called = "{" in name or (len(words) > 1 and shutil.which(words[0]) is not None)
+    return called and not os.path.exists(name)
+
+
+def command_evaluator(
+    reference: str, genes: Mapping[str, Gene | None] | None = None, options: Mapping[str, Any] | None = None
+) -> Evaluator:
+    """Return the evaluator that a command is.
+
+    Args:
+        reference: The command, perhaps behind 'command:'.
+        genes: What its placeholders are, where that is known; None in a worker, which has genomes to put in.
+        options: What is given of the options of `evaluate`.
+
+    Raises:
+        OptionError: Command, genes and options do not go together, or an option is wrong.
+        PluginError: There is no such program, or the command is too long.
+    """
+    text = reference.removeprefix(f"{COMMAND}:")
+    if len(text) > LONGEST:
+        raise PluginError(f"the command has {len(text)} characters: expected at most {LONGEST}; put it into a script")
+    evaluate = _evaluate_of(text)
+    known = bind(options or {}, options_of(evaluate), "a command", "-o")
+    words = Words(text, known["shell"])
+    if not words.genes:
+        raise PluginError(
+            f"the command {one_line(text, 100)!r} has no placeholder: expected one for each gene, such as --lr {{lr}}"
+        )
+    place, patterns = parse_progress(known["progress"]), parse_patterns(known["metric"].splitlines())
+    space: dict[str, Gene] = {}
+    if genes is not None:
+        words.check(genes)
+        space = {name: gene for name, gene in genes.items() if isinstance(gene, Gene)}
+        for name in genes.keys() - space.keys():
+            raise OptionError(
+                f"--gene {name}: expected its values, such as --gene '{name}=log(1e-4,1e-2)' or {name}=2|4"
+            )
+        _check_program(words)
+    module = ModuleType(COMMAND)
+    module.__doc__ = one_line(text)
+    supports = [what for what, yes in (("budget", "budget" in words.names), ("curve", place is not None)) if yes]
+    unsupported = {
+        "budget": "the command has no {budget}: put it where the length of a training belongs, such as "
+        "--steps {budget*2000} where a full one has 2000",
+        "curve": "where a printed line lies on the curve is not known: say --progress 20 (points of a full training), "
+        "--progress step/2000 or --progress fraction (metrics)",
+    }
+    vars(module).update(
+        SPACE=SearchSpace(None, None, **space) if space else _no_space,
+        OBJECTIVES=[],
+        METRICS=dict.fromkeys(patterns, ""),
+        SUPPORTS=supports,
+        UNSUPPORTED=unsupported,
+        evaluate=evaluate,
+        remarks=lambda **_: _remarks(words),
+    )
+    return Evaluator(module, _name(words), f"{COMMAND}:{text}", Path(__file__), COMMAND, tuple(_files(words)))
+
+
+def command_of(reference: str, genome: Genome, options: Mapping[str, Any]) -> str:
+    """Return a run's command with a genome in it, to be typed; '' if its evaluator is none."""
+    kind, _, text = reference.partition(":")
+    return filled(text, genome, options.get("shell") is True) if kind == COMMAND else ""
+
+
+def _evaluate_of(command: str) -> Callable[..., dict[str, float]]:
+    def evaluate(
+        genome: Genome, context: Context, *, metric: str = "", progress: str = "", shell: bool = False
+    ) -> dict[str, float]:
+        return Script(command, metric.splitlines(), progress, shell).run(genome, context)
+
+    return evaluate
+
+
+def _no_space() -> SearchSpace:
+    raise PluginError(
+        "a command has no genes of its own: give each, such as --gene 'lr=log(1e-4,1e-2)' for {lr} in the command"
+    )
+
+
+def _check_program(words: Words) -> None:
+    """Refuse a program that is not there, before anything is made.
+
+    Raises:
+        PluginError: It is not.
+    """
+    first = words.words[0]
+    if not words.shell and "{" not in first and shutil.which(first) is None:
+        raise PluginError(
+            f"{one_line(first, 100)!r} is neither an evaluator nor a program that can be started: expected a command "
+            "such as 'python train.py --lr {lr}', a .py file that is there, or a name that `evo-tune evaluators` lists"
+        )
+
+
+def _remarks(words: Words) -> list[str]:
+    if "seed" in words.names:
+        return []
+    return [
+        "the command has no {seed}: if the script does not read EVO_TUNE_SEED, its replicates differ by chance, or not "
+        "at all, and --calibrate 0 saves them"
+    ]
+
+
+def _name(words: Words) -> str:
+    """Return a short name: that of the first file with a suffix, else of the program."""
+    try:
+        names = [Path(word).name for word in shlex.split(words.text)]
+    except ValueError:  # a shell's own text
+        names = words.text.split()[:1]
+    script = next((name for name in names if re.fullmatch(r"[\w.-]+\.[A-Za-z]{1,3}", name)), names[0])
+    return Path(script).stem or COMMAND
+
+
+def _files(words: Words) -> list[Path]:
+    """Return the files that the command names, as far as they can be code: where one changes, results do."""
+    try:
+        parts = shlex.split(words.text)
+    except ValueError:
+        parts = words.text.split()
+    modules = [f"{after.replace('.', '/')}.py" for one, after in pairwise(parts) if one == "-m"]
+    named = [Path(part) for word in [*parts, *modules] for part in {word, word.partition("=")[2]} if part]
+    return sorted({path.resolve() for path in named if _is_code(path)})
+
+
+def _is_code(path: Path) -> bool:
+    try:
+        found = path.stat()
+    except (OSError, ValueError):
+        return False
+    return stat.S_ISREG(found.st_mode) and found.st_size <= LARGEST

@@ -1,0 +1,207 @@
+"""`evo-tune run "python train.py --lr {lr}"`: any script, from the first trial to a stranger's run of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import runpy
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from evo_tune import load
+from evo_tune.store.manifest import read_manifest
+from tests.cli.conftest import Typed
+
+TRAIN = """
+import json, os, sys
+lr, depth = float(sys.argv[1]), int(sys.argv[2])
+if depth == 8:
+    raise ValueError("too deep")
+for step in range(1, 9):
+    print(json.dumps({"step": step, "val_loss": (lr - 0.003) ** 2 * 1e5 + depth / 9 + 1 / step}))
+    open("steps", "a").write("x")
+"""
+
+COMMAND = f"{sys.executable} train.py {{lr}} {{depth}}"
+GENES = ("--gene", "lr=log(1e-4,1e-2)", "--gene", "depth=2|4|8", "--objective", "val_loss:min")
+BRIEF = ("--quiet", "--no-report", "--calibrate", "0")
+
+
+@pytest.fixture(autouse=True)
+def script(folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+    (folder / "train.py").write_text(TRAIN)
+    return folder / "train.py"
+
+
+def test_a_run_of_a_script_prunes_fails_resumes_and_verifies(typed: Typed, folder: Path, script: Path) -> None:
+    flags = ("--strategy", "random", "--prune", "--progress", "step/8", "--name", "one", *BRIEF)
+    begun = typed("run", COMMAND, *GENES, *flags, "--trials", "14")
+    assert begun.code == 0, begun
+    run = load(folder / "populations" / "one")
+    statuses = [trial.outcome.status for trial in run.trials]
+    assert set(statuses) == {"ok", "failed", "pruned"}
+    assert {trial.outcome.error for trial in run.trials if trial.outcome.status == "failed"} == {
+        "ValueError: too deep (exit code 1)"
+    }
+    assert [place for place, _ in run.trials[0].outcome.curve] == [step / 8 for step in range(1, 9)]
+    assert all(len(trial.outcome.curve) < 8 for trial in run.trials if trial.outcome.status == "pruned")
+    assert typed("resume", "one", *BRIEF, "--trials", "16").code == 0
+    assert typed("verify", "one").code == 0
+    best = run.best.genome
+    assert f"train it: {sys.executable} train.py {best['lr']} {best['depth']}" in typed("best", "one").out
+
+    script.write_text(TRAIN + "# other")
+    changed = typed("resume", "one", *BRIEF, "--trials", "18")
+    assert (changed.code, "has changed since run one began" in changed.err, str(script) in changed.err) == (
+        1,
+        True,
+        True,
+    )
+    assert typed("resume", "one", *BRIEF, "--trials", "18", "--accept-changes").code == 0
+
+
+def test_a_strangers_command_is_executed_when_the_user_says_so(typed: Typed, folder: Path) -> None:
+    assert typed("run", COMMAND, *GENES, *BRIEF, "--trials", "1", "--name", "one").code == 0
+    store = folder / "populations"
+    shutil.copytree(store / "one", store / "strange")
+    (folder / "steps").unlink()
+
+    def resume(trials: int, *flags: str) -> tuple[int, bool]:
+        done = typed("resume", "strange", *BRIEF, "--trials", str(trials), *flags)
+        refused = f"the run executes the command '{COMMAND}', and it was not begun by you here: look at it" in done.err
+        return done.code, refused
+
+    assert resume(2) == (2, True)
+    assert "look at it, then say --trust" in typed("verify", "strange").err
+    assert not (folder / "steps").exists()
+    assert resume(2, "--trust") == (0, False)
+    assert resume(3) == (0, False)  # said once
+    shutil.copytree(store / "one", store / "other")
+    assert typed("resume", "other", *BRIEF, "--trials", "2").code == 2  # of that run alone
+    manifest = json.loads((store / "strange" / "_run.json").read_text())
+    manifest["evaluator"] += " ; touch pwned"
+    (store / "strange" / "_run.json").write_text(json.dumps(manifest))
+    assert resume(4)[0] == 2  # and of that command alone
+
+
+def test_a_command_that_others_may_write_is_asked_about(typed: Typed, script: Path) -> None:
+    assert typed("run", COMMAND, *GENES, *BRIEF, "--trials", "1", "--name", "one").code == 0
+    script.chmod(0o666)
+    done = typed("resume", "one", *BRIEF, "--trials", "2")
+    assert (done.code, f"others may write {script}" in done.err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--objective", "v:min"], "{lr} in the command is no gene: give it as --gene 'lr=…'"),
+        (["--gene", "lr=1|2"], "train says not what counts: give it as --objective METRIC:min"),
+        (["--gene", "lr", "--objective", "v:min"], "--gene lr: expected its values"),
+        (["--gene", "x=1", "--gene", "lr=1|2", "--objective", "v:min"], "--gene x: the command has no {x}"),
+        (["--gene", "lr=1|2", "--objective", "v:min", "--prune"], "--prune: where a printed line lies"),
+        (
+            ["--gene", "lr=1|2", "--objective", "v:min", "--fidelity", "1/3,1"],
+            "--fidelity: the command has no {budget}",
+        ),
+        (["--gene", "lr=1|2", "--objective", "v:min", "--metric", "w"], "returns no metric 'v': expected one of w"),
+        (["--gene", "lr=1|2", "--objective", "v:min", "-o", "steps=1"], "a command has no option 'steps'"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_is_made(typed: Typed, folder: Path, words: list[str], said: str) -> None:
+    done = typed("run", f"{sys.executable} train.py {{lr}}", *words)
+    assert (done.code, said in done.err, len(done.err.strip().splitlines())) == (2, True, 1), done
+    assert not (folder / "populations").exists()
+    assert not (folder / "steps").exists()
+
+
+def test_a_program_that_is_not_there_and_flags_without_a_command(typed: Typed) -> None:
+    assert "'pyton3' is neither an evaluator nor a program" in typed("run", "pyton3 x {lr}", "--gene", "lr=1").err
+    assert "--metric is for a command" in typed("run", "quick.py", "--metric", "loss").err
+
+
+def test_rungs_go_on_from_the_folder_of_the_trial_before(typed: Typed, folder: Path) -> None:
+    (folder / "rungs.py").write_text(
+        "import os, sys\n"
+        "x, last, here, before = float(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4:]\n"
+        "done = int(open(before[0] + '/step').read()) if before else 0\n"
+        "open(here + '/step', 'w').write(str(last))\n"
+        "for step in range(done + 1, last + 1): print(f'step {step} loss {x + 1 / step}')\n"
+    )
+    command = f"{sys.executable} rungs.py {{x}} {{budget*9}} {{folder}} {{resume}}"
+    metrics = ("--metric", "step", "--metric", "loss", "--progress", "step/9")
+    words = ("--gene", "x=float(0,1)", "--objective", "loss:min", "--fidelity", "1/3,1", "--trials", "6", "--name", "r")
+    assert typed("run", command, *words, *metrics, *BRIEF).code == 0
+    curves = {
+        trial.candidate.budget: [round(9 * place) for place, _ in trial.outcome.curve]
+        for trial in load(folder / "populations" / "r").trials
+    }
+    assert curves == {1 / 3: [1, 2, 3], 1.0: [4, 5, 6, 7, 8, 9]}
+    assert typed("verify", "r").code == 0
+
+
+def test_a_command_is_evaluated_by_hand(typed: Typed) -> None:
+    done = typed("evaluate", COMMAND, "-g", "lr=0.003", "-g", "depth=2")
+    assert re.search(r"val_loss +0.3472", done.out), done
+
+
+def test_a_timeout_kills_all_that_the_script_started(process: Typed, folder: Path) -> None:
+    (folder / "hangs.py").write_text(
+        "import os, subprocess, sys, time\n"
+        "wait = [sys.executable, '-c', 'import time; time.sleep(100)']\n"
+        "pids = [subprocess.Popen(wait, start_new_session=alone).pid for alone in (False, True)]\n"
+        "open('pids', 'w').write(' '.join(map(str, [*pids, os.getpid()])))\n"
+        "time.sleep(100)\n"
+    )
+    words = (
+        "--gene",
+        "x=1|2",
+        "--objective",
+        "v:min",
+        "--trials",
+        "1",
+        "--slots",
+        "1",
+        "--timeout",
+        "1",
+        "--name",
+        "t",
+    )
+    assert process("run", f"{sys.executable} hangs.py {{x}}", *words, *BRIEF).code == 1
+    assert load(folder / "populations" / "t").trials[0].outcome.status == "timeout"
+    pids = [int(text) for text in (folder / "pids").read_text().split()]
+    left = [pid for pid in pids if psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE]
+    assert left == ([] if os.path.isdir("/proc") else left[:1])
+
+
+def test_the_command_is_data_in_the_manifest(typed: Typed, folder: Path) -> None:
+    assert typed("run", COMMAND, *GENES, *BRIEF, "--trials", "1", "--name", "one", "--shell").code == 0
+    manifest = read_manifest(folder / "populations" / "one")
+    assert manifest.evaluator == f"command:{COMMAND}"
+    assert manifest.options == {"metric": "", "progress": "", "shell": True}
+
+
+DOCS = Path(__file__).parents[2] / "docs" / "scripts.md"
+
+
+def test_what_the_page_says_works(typed: Typed, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "bin").mkdir()
+    (folder / "bin" / "python").symlink_to(sys.executable)
+    monkeypatch.setenv("PATH", f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    (folder / "train.py").write_text("print('val_loss', 2.0)\nprint('{\"val_loss\": 1.5}')\n")
+    command = re.findall(r"^```sh\n(evo-tune run .+)$", DOCS.read_text(), re.M)
+    blocks = re.findall(r"^```python\n(.*?)^```", DOCS.read_text(), re.M | re.S)
+    assert (len(command), len(blocks)) == (1, 2)
+    assert typed(*shlex.split(command[0])[1:], *BRIEF, "--trials", "1").code == 0
+    for number, block in enumerate(blocks):
+        (folder / f"block{number}.py").write_text(block)
+    assert typed("evaluate", "block1.py").code == 0
+    search = runpy.run_path("block0.py")["search"]
+    with search:
+        assert search.ask().genome == {"lr": pytest.approx(1e-3), "depth": 4}

@@ -1,0 +1,141 @@
+"""`--track`: what other tools are told while a run goes on, and that none of it can hold the run up."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from evo_tune.cli import cli
+from evo_tune.errors import OptionError, UsageError
+from evo_tune.integrations.converting import convert
+from evo_tune.integrations.tracking import follow, tracking
+from evo_tune.store.run import Run
+from tests.conftest import drive, rows
+from tests.integrations.conftest import Begin, evaluated, studies
+
+pytestmark = pytest.mark.xdist_group("tools")
+
+Resume = Callable[..., Any]
+
+
+def followed(run: Run, track: str) -> None:
+    """Write what there is of a run, as its tracker does at its end."""
+    ended = threading.Event()
+    ended.set()
+    follow(run.folder, track, ended)
+
+
+def told(path: Path) -> list[tuple[Any, ...]]:
+    """Return what a journal of Optuna's has of every trial, but for its times."""
+    trials = studies(path).get_all_trials(0)
+    names = ("number", "state", "values", "params", "intermediate_values", "user_attrs", "system_attrs")
+    return [tuple(getattr(trial, name) for name in names) for trial in trials]
+
+
+def wait_for(what: Callable[[], bool]) -> None:
+    until = time.monotonic() + 60
+    while not what():
+        assert time.monotonic() < until
+        time.sleep(0.1)
+
+
+@pytest.mark.slow
+def test_a_run_can_be_seen_while_it_goes_on_and_whole_at_its_end(begin: Begin, tmp_path: Path) -> None:
+    search = begin("mine", trials=9)
+    journal, folder = tmp_path / "study.log", tmp_path / "boards"
+    with tracking(search.saved.folder, [f"optuna:{journal}", f"tensorboard:{folder}"], patience=60):
+        for _ in range(4):
+            candidate = search.ask()
+            assert candidate is not None
+            search.tell(candidate, evaluated(search, candidate))
+        search.ask()
+        wait_for(lambda: journal.is_file() and len(told(journal)) == 5)
+        assert [state.name for _, state, *_ in told(journal)] == ["COMPLETE"] * 4 + ["RUNNING"]
+        wait_for(lambda: (folder / "mine" / "trial-00003").is_dir())
+        search._take_up()
+        drive(search, evaluate=evaluated)
+    convert(search.saved, "optuna", tmp_path / "after.log")
+    assert told(journal) == told(tmp_path / "after.log")
+    assert len(list(folder.glob("mine/trial-*/*tfevents*"))) == 9
+
+
+def test_a_resumed_run_goes_on_in_the_same_files(begin: Begin, resume: Resume, tmp_path: Path) -> None:
+    run = drive(begin("mine", trials=4), evaluate=evaluated).saved
+    journal, folder = tmp_path / "study.log", tmp_path / "boards"
+    for track in (f"optuna:{journal}", f"tensorboard:{folder}"):
+        followed(run, track)
+    assert len(told(journal)) == 4
+    run = drive(resume("mine", trials=7), evaluate=evaluated).saved
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*tfevents*")}
+    for track in (f"optuna:{journal}", f"tensorboard:{folder}"):
+        followed(run, track)
+    assert [number for number, *_ in told(journal)] == list(range(7))
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert len(list(folder.glob("mine/trial-*"))) == 7
+
+
+def test_several_runs_share_a_file_and_never_a_study(begin: Begin, tmp_path: Path) -> None:
+    one = drive(begin("one", trials=3), evaluate=evaluated).saved
+    two = drive(begin("two", trials=2, seed=5), evaluate=evaluated).saved
+    journal, folder = tmp_path / "study.log", tmp_path / "boards"
+    for run in (one, two):
+        followed(run, f"optuna:{journal}")
+        followed(run, f"tensorboard:{folder}")
+    assert [len(studies(journal).get_all_trials(study)) for study in (0, 1)] == [3, 2]
+    two.folder.rename(two.folder.parent / "older")
+    (two.folder.parent / "one").rename(two.folder)  # another run of the same name
+    for track in (f"optuna:{journal}", f"tensorboard:{folder}"):
+        with pytest.raises(UsageError, match="choose another"):
+            followed(two, track)
+    assert [len(studies(journal).get_all_trials(study)) for study in (0, 1)] == [3, 2]
+
+
+@pytest.mark.slow
+def test_a_tracker_that_hangs_or_fails_costs_the_run_a_warning(begin: Begin, tmp_path: Path) -> None:
+    plain = drive(begin("plain", trials=5), evaluate=evaluated)
+    (tmp_path / "hung.log").touch()
+    os.symlink("nobody", tmp_path / "hung.log.lock")  # another process died with Optuna's lock
+    (tmp_path / "taken.log").write_text("these are my notes\n")
+    search = begin("mine", trials=5)
+    tracks = [f"optuna:{tmp_path / name}.log" for name in ("hung", "taken")]
+    began = time.monotonic()
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        with tracking(search.saved.folder, tracks, patience=3.0):
+            drive(search, evaluate=evaluated)
+            assert time.monotonic() - began < 5  # while one hangs
+            wait_for(lambda: len(said) == 1)  # the one that failed is told of at once
+    assert rows(search) == rows(plain)
+    texts = sorted(str(one.message) for one in said)
+    assert len(texts) == 2
+    assert "hung.log is given up (it does not answer); the run goes on" in texts[0]
+    assert "taken.log is no journal of Optuna's" in texts[1]
+    assert "evo-tune convert" in texts[0]
+    assert (tmp_path / "taken.log").read_text() == "these are my notes\n"
+
+
+@pytest.mark.slow
+def test_the_command_tracks_in_slots(quick: Path, tmp_path: Path) -> None:
+    journal = tmp_path / "study.log"
+    given = ["run", str(quick), "--trials", "3", "--slots", "1", "--calibrate", "0", "--no-report", "--quiet"]
+    given += ["--store", str(tmp_path / "store"), "--name", "mine", "--track", f"optuna:{journal}"]
+    done = CliRunner().invoke(cli, given, standalone_mode=False)
+    assert done.exception is None
+    assert [state.name for _, state, *_ in told(journal)] == ["COMPLETE"] * 3
+
+
+@pytest.mark.parametrize("track", ["optuna", "optuna:", "mlflow:x", ":x"])
+def test_what_cannot_be_tracked_is_refused_before_anything_is_made(track: str, quick: Path, tmp_path: Path) -> None:
+    given = ["run", str(quick), "--store", str(tmp_path / "store"), "--track", track]
+    done = CliRunner().invoke(cli, given)
+    assert isinstance(done.exception, OptionError)
+    assert "expected tensorboard:DIR or optuna:FILE" in str(done.exception)
+    assert not (tmp_path / "store").exists()

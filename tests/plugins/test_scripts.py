@@ -1,0 +1,283 @@
+"""Other people's scripts: what of a genome reaches them, what is read of their output, and that nothing is left."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from evo_tune import Context, Minimize, Script
+from evo_tune.errors import OptionError
+from evo_tune.plugins.code import local_sources
+from evo_tune.plugins.command import command_evaluator, command_of, is_command
+from evo_tune.plugins.context import Pruned
+from evo_tune.plugins.scripts.output import Reading, parse_patterns, parse_progress
+from evo_tune.plugins.scripts.processes import Ended
+from evo_tune.plugins.scripts.words import Words
+
+NASTY = ["a b", "$(touch pwned)", "`id`", "; rm -rf x", "'", '"', "-x", "{lr}", "\\", "é\u202e", "a\nb", "*", "&&", ""]
+
+TELLS = "import json,os,sys; print(json.dumps(sys.argv[1:])); print(json.dumps(dict(os.environ))); print('{\"v\": 1}')"
+
+
+def context(folder: Path, **fields: Any) -> Context:
+    return Context(folder=folder / "trial", objectives=[Minimize("v")], **fields)
+
+
+def python(text: str, *words: str) -> str:
+    """Return a command that has Python execute a text; braces in it are its own."""
+    return shlex.join([sys.executable, "-c", text.replace("{", "{{").replace("}", "}}"), *words])
+
+
+def told(capsys: pytest.CaptureFixture[str]) -> tuple[list[str], dict[str, str]]:
+    """Return the arguments and the environment that a script of TELLS had."""
+    lines = capsys.readouterr().out.splitlines()
+    return json.loads(lines[0]), json.loads(lines[1])
+
+
+@pytest.mark.parametrize("shell", [False, True])
+def test_no_value_can_inject(tmp_path: Path, capsys: pytest.CaptureFixture[str], shell: bool, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = [f"g{number}" for number in range(len(NASTY))]
+    words = " ".join(f"--{name}={{{name}}}" for name in names)
+    genome = dict(zip(names, NASTY, strict=True))
+    Script(f"{python(TELLS)} {words}", shell=shell).run(genome, context(tmp_path))
+    assert told(capsys)[0] == [f"--{name}={value}" for name, value in genome.items()]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_script_is_given_seed_threads_budget_folder_and_sees_its_gpu_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    text = (
+        python(TELLS) + " {seed} {device} {threads} {budget} {budget*100} {folder} {resume} {resume?go:begin} {x?--x}"
+    )
+    here = context(tmp_path, seed=7, threads=2, budget=1 / 3, device="cuda:0")
+    Script(text).run({"x": False}, here)
+    words, environment = told(capsys)
+    # An argument that is left empty is no argument.
+    assert words == ["7", "cuda:0", "2", str(1 / 3), "34", str(tmp_path / "trial"), "begin"]
+    assert (tmp_path / "trial").is_dir()
+    wanted = {"SEED": "7", "DEVICE": "cuda:0", "THREADS": "2", "BUDGET": str(1 / 3), "RESUME": ""}
+    assert {name: environment[f"EVO_TUNE_{name}"] for name in wanted} == wanted
+    assert (environment["OMP_NUM_THREADS"], environment["CUDA_VISIBLE_DEVICES"]) == ("2", "3")
+
+
+def test_a_command_in_a_shell_has_pipes_and_variables(tmp_path: Path) -> None:
+    text = 'A=2; echo "v = ${{A}}{x}" | sed s/2/4/'
+    assert Script(text, ["v"], shell=True).run({"x": 1}, context(tmp_path)) == {"v": 41.0}
+
+
+def test_a_command_is_shown_as_it_would_be_typed() -> None:
+    assert command_of("command:p --lr {lr} --s {seed} '{n}'", {"lr": 1e-5, "n": "a b"}, {}) == (
+        "p --lr 1e-05 --s '{seed}' 'a b'"
+    )
+    assert command_of("bundled:language_model", {}, {}) == ""
+
+
+# What does not go together is said in a line, before anything runs.
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("p --lr {lr}", r"--gene depth: the command has no \{depth\}: put it where .* --depth \{depth\}"),
+        ("p {lr} {dept}", r"has no \{depth\} \(did you mean dept\?\)"),
+        ("p {lr} {depth} {sed}", r"\{sed\} in the command is no gene \(did you mean seed\?\): .*\{resume\}, or write"),
+        ("p '{lr} {depth}", r"cannot be split into words: No closing quotation"),
+        ("  ", "expected a program and its arguments"),
+    ],
+)
+def test_placeholders_and_genes_match(command: str, said: str) -> None:
+    with pytest.raises(OptionError, match=said):
+        Words(command).check(["lr", "depth"])
+
+
+def test_a_gene_is_not_named_as_what_a_trial_is_given() -> None:
+    with pytest.raises(OptionError, match=r"--gene seed: \{seed\} is what each trial is given; expected another name"):
+        Words("p {seed}").check(["seed"])
+
+
+@pytest.mark.parametrize(
+    ("pattern", "said"),
+    [("v=(", "missing \\)"), ("v=(a)(b)", "2 groups"), ("=x", "expected NAME"), ("v=", "expected NAME")],
+)
+def test_a_pattern_that_is_none_is_refused(pattern: str, said: str) -> None:
+    with pytest.raises(OptionError, match=said):
+        parse_patterns([pattern])
+
+
+@pytest.mark.parametrize("text", ["0", "-3", "x/", "/3", "x/0", "nan", "x/inf"])
+def test_progress_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(OptionError, match=r"--progress .*: expected how many points"):
+        parse_progress(text)
+
+
+def test_a_name_a_path_and_a_command_are_told_apart(tmp_path: Path) -> None:
+    file = tmp_path / "my task.py"
+    file.touch()
+    assert not any(map(is_command, ["language_model", "bundled:x", "./a.py", "no-such-program x", str(file)]))
+    assert all(map(is_command, ["p {x}", "./p{x}", "sh x.sh", "command:p"]))
+
+
+# What is read.
+
+
+def read(lines: list[str], patterns: list[str], progress: str = "", **fields: Any) -> Reading:
+    reading = Reading(parse_patterns(patterns), parse_progress(progress), context(Path(), **fields))
+    for line in lines:
+        reading.take(line)
+    reading.end()
+    return reading
+
+
+def test_of_each_metric_the_last_value_counts() -> None:
+    lines = [
+        "hello",
+        '{"v": 3, "name": "x", "ok": true}',
+        "{broken}",
+        '{"v": 2, "fraction": 0.5}',
+        '{"w": NaN}',
+        "{}",
+        "bye",
+    ]
+    reading = read(lines, [])
+    assert (reading.metrics["v"], reading.metrics["fraction"]) == (2.0, 0.5)
+    assert math.isnan(reading.metrics["w"])
+    assert set(reading.metrics) == {"v", "w", "fraction"}
+
+
+@pytest.mark.parametrize(
+    ("line", "pattern"),
+    [
+        ("step 3: train loss 2.5, val loss 1.25e-1", "v=val loss ([0-9.e-]+)"),
+        ("step 3: train loss 2.5, val loss 1.25e-1", "v=val loss"),
+        ("{'v': 0.125, 'w': 3}", "v"),
+        ("v=.125", "v"),
+        ("v: +1.25E-01 (best)", "v"),
+        ("| v | 0.125 |", "v"),
+        ("prev=7 v=1 v 0.125", "v"),
+    ],
+)
+def test_patterns_find_numbers_as_people_print_them(line: str, pattern: str) -> None:
+    assert read([line, "nothing here, nor 7"], [pattern]).metrics == {"v": 0.125}
+
+
+def test_a_training_that_diverged_does_not_count_as_it_was_before() -> None:
+    assert math.isnan(read(["v=1.0", "v=nan"], ["v"]).metrics["v"])
+    assert read(["v=1.0", "v=-inf"], ["v"]).metrics["v"] == -math.inf
+
+
+@pytest.mark.parametrize(
+    ("progress", "extra", "places"),
+    [
+        ("4", "", [0.25, 0.5, 0.75]),
+        ("step/8", '"step": {}', [0.125, 0.25, 0.375]),
+        ("step/most", '"most": 6, "step": {}', [1 / 6, 2 / 6, 3 / 6]),
+        ("fraction", '"fraction": 0.{}', [0.1, 0.2, 0.3]),
+        ("", "", [1 / 3, 2 / 3, 1.0]),  # not known before the end
+    ],
+)
+def test_repeated_lines_are_the_curve(progress: str, extra: str, places: list[float]) -> None:
+    lines = [f'{{"v": {3 - i}{", " + extra.format(i) if extra else ""}}}' for i in (1, 2, 3)]
+    reading = read(lines, [], progress)
+    assert [place for place, _ in reading._context.curve] == pytest.approx(places)
+    assert [point["v"] for _, point in reading._context.curve] == [2.0, 1.0, 0.0]
+
+
+def test_other_metrics_stand_with_the_next_point_and_none_before_the_first_step() -> None:
+    lines = ["step 0 loss 9 v 9", "step 1 loss 3", "step 2 loss 2 v 5"]
+    reading = read(lines, ["step", "loss", "v"], "step/4")
+    assert reading._context.curve == [(0.5, {"step": 2.0, "loss": 2.0, "v": 5.0})]
+
+
+@pytest.mark.parametrize("progress", ["", "50000"])
+def test_a_talkative_script_leaves_a_bounded_curve(progress: str) -> None:
+    curve = read([f"v={i}" for i in range(1, 50001)], ["v"], progress)._context.curve
+    assert 400 < len(curve) <= 1001
+    assert [place for place, _ in curve] == sorted({place for place, _ in curve})
+    assert curve[-1][0] == pytest.approx(1.0, abs=0.01)
+    assert curve[-1][1]["v"] == pytest.approx(50000, rel=0.01)
+
+
+# How it ends.
+
+
+def alive(folder: Path) -> list[int]:
+    """Return the processes that wrote their numbers into a file and are still there."""
+    pids = [int(text) for text in (folder / "pids").read_text().split()]
+    return [pid for pid in pids if psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE]
+
+
+LEAVES = """
+import os, subprocess, sys, time
+waits = [sys.executable, "-c", "import time; time.sleep(100)"]
+pids = [subprocess.Popen(waits).pid, subprocess.Popen(waits, start_new_session=True).pid, os.getpid()]
+open("pids", "w").write(" ".join(map(str, pids)))
+print("v=5")
+"""
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc"), reason="what left its process group is found in /proc")
+@pytest.mark.parametrize("waits", [True, False])
+def test_nothing_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, waits: bool) -> None:
+    monkeypatch.chdir(tmp_path)
+    script, began = Script(python(LEAVES + "time.sleep(100)" * waits), ["v"], "2"), time.monotonic()
+    if waits:
+        with pytest.raises(Pruned):
+            script.run({}, context(tmp_path, stop_if=[(0.25, "v", 4.0)]))
+    else:
+        assert script.run({}, context(tmp_path)) == {"v": 5.0}
+    assert time.monotonic() - began < 20
+    assert alive(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "status", "said"),
+    [
+        ("raise ValueError('too deep')", "failed", "ValueError: too deep (exit code 1)"),
+        ("import sys; print('no luck'); sys.exit(3)", "failed", "no luck (exit code 3)"),
+        ("import sys; sys.exit(3)", "failed", "it printed nothing (exit code 3)"),
+        ("raise MemoryError", "out_of_memory", "MemoryError (exit code 1)"),
+        (
+            "raise RuntimeError('CUDA out of memory.')",
+            "out_of_memory",
+            "RuntimeError: CUDA out of memory. (exit code 1)",
+        ),
+        (
+            "import os; print('hm', flush=True); os.kill(os.getpid(), 9)",
+            "crashed",
+            "killed by SIGKILL; its last line: hm",
+        ),
+        ("print('done')", "failed", "the script printed no v: expected a line that is a JSON object"),
+        ("print('x\\x1b[2J')\nraise SystemExit('\\x1b[31m')", "failed", "\\x1b[31m (exit code 1)"),
+    ],
+)
+def test_a_bad_end_is_a_status_and_a_line(tmp_path: Path, text: str, status: str, said: str) -> None:
+    with pytest.raises(Ended) as caught:
+        Script(python(text)).run({}, context(tmp_path))
+    assert (caught.value.status, said in str(caught.value)) == (status, True), str(caught.value)
+    assert str(caught.value).isprintable()
+
+
+def test_what_cannot_be_started_is_a_failed_trial(tmp_path: Path) -> None:
+    with pytest.raises(Ended, match=r"cannot start '.*nowhere': No such file or directory; check the command"):
+        Script(f"{tmp_path}/{{x}}").run({"x": "nowhere"}, context(tmp_path))
+
+
+def test_output_of_any_kind_is_read(tmp_path: Path) -> None:
+    text = r"import sys; sys.stdout.buffer.write(b'\xff\xfe' * 70000 + b'\n' + b'v=3\rv=2\r'); sys.stderr.write('w=1')"
+    assert Script(python(text), ["v", "w"]).run({}, context(tmp_path)) == {"v": 2.0, "w": 1.0}
+
+
+def test_a_worker_for_commands_loads_no_torch() -> None:
+    assert not any(b"torch" in source.read_bytes() for source in local_sources(command_evaluator("true {x}").path))
