@@ -17,7 +17,7 @@ __all__ = ["FLAGS", "Command", "command"]
 
 FLAGS: Mapping[str, str] = {
     "The schedule": "steps lr warmup-fraction min-lr-ratio decay-fraction decay-shape cycle cycle-growth gamma",
-    "What to train": "trial gene option ladder evaluator metric progress shell",
+    "What to train": "trial from gene option ladder evaluator metric progress shell",
     "How to search": """strategy strategy-option accept-changes trust population fidelity prune inherit seed order lag
         warm-start learn-from fill-defaults""",
     "How long": "generations trials budget hours stop-when-done tokens seconds timeout retries dry-run",

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from evo_tune.errors import UsageError
 
-__all__ = ["render", "write"]
+__all__ = ["check_name", "render", "write"]
 
 TEMPLATE = '''\
 """NAME: one line that says what is tuned; `evo-tune evaluators` prints it."""
@@ -157,26 +157,36 @@ def render(name: str) -> str:
     return TEMPLATE.replace("NAME", name)
 
 
-def write(name: str, folder: Path) -> Path:
-    """Write a new evaluator and return its file, FOLDER/NAME.py; the folder is made if need be.
-
-    Args:
-        name: A Python identifier that does not begin with an underscore.
-        folder: Where evaluators are looked for by name: ./evaluators.
+def check_name(name: str) -> None:
+    """Refuse a name that no evaluator can have.
 
     Raises:
-        UsageError: The name is no such identifier, the file exists already, or it cannot be written.
+        UsageError: It is none.
     """
     if not name.isidentifier() or keyword.iskeyword(name) or name.startswith("_"):
         raise UsageError(
             f"an evaluator cannot be named {name!r}: expected letters, digits and '_', beginning with a letter, "
             "such as my_task"
         )
+
+
+def write(name: str, folder: Path, text: str | None = None) -> Path:
+    """Write a new evaluator and return its file, FOLDER/NAME.py; the folder is made if need be.
+
+    Args:
+        name: A Python identifier that does not begin with an underscore.
+        folder: Where evaluators are looked for by name: ./evaluators.
+        text: Its text; by default the template's.
+
+    Raises:
+        UsageError: The name is no such identifier, the file exists already, or it cannot be written.
+    """
+    check_name(name)
     path = folder / f"{name}.py"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with open(path, "x", encoding="utf-8") as file:
-            file.write(render(name))
+            file.write(render(name) if text is None else text)
     except FileExistsError as error:
         if error.filename == str(folder):
             raise UsageError(f"{folder} is not a folder: move it out of the way to write {path}") from None

@@ -195,10 +195,15 @@ def test_what_the_page_says_works(typed: Typed, folder: Path, monkeypatch: pytes
     (folder / "bin" / "python").symlink_to(sys.executable)
     monkeypatch.setenv("PATH", f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}")
     (folder / "train.py").write_text("print('val_loss', 2.0)\nprint('{\"val_loss\": 1.5}')\n")
-    command = re.findall(r"^```sh\n(evo-tune run .+)$", DOCS.read_text(), re.M)
+    command = re.findall(r"^```sh\n(evo-tune .+)$", DOCS.read_text(), re.M)
     blocks = re.findall(r"^```python\n(.*?)^```", DOCS.read_text(), re.M | re.S)
-    assert (len(command), len(blocks)) == (1, 2)
+    assert (len(command), len(blocks)) == (2, 2)
     assert typed(*shlex.split(command[0])[1:], *BRIEF, "--trials", "1").code == 0
+    (folder / "train.py").write_text("LR = 0.1\nDATA = 'x'\nprint('{\"val_loss\": %f}' % LR)\n")
+    written = typed(*shlex.split(command[1])[1:])
+    assert "genes, guessed: LR; look at them, and at what stands beside as comments (1)" in written.out, written
+    assert typed("evaluate", "mine").code == 0
+    assert typed("run", "mine", *BRIEF, "--trials", "2").code == 0
     for number, block in enumerate(blocks):
         (folder / f"block{number}.py").write_text(block)
     assert typed("evaluate", "block1.py").code == 0

@@ -87,6 +87,8 @@ class Written(Struct, forbid_unknown_fields=True, kw_only=True):
     """Its name."""
     file: str
     """Its file."""
+    genes: list[str]
+    """Names of those that were guessed from a script; empty without one."""
 
 
 class Step(Struct, forbid_unknown_fields=True, kw_only=True):
