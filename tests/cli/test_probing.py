@@ -7,8 +7,10 @@ import json
 import subprocess
 from typing import Any
 
+import msgspec
 import pytest
 
+from evo_tune.cli.formats import OUTPUTS
 from evo_tune.training.probing.wants import wants_of
 from tests.cli.conftest import Typed
 from tests.training.probing.test_probing import CARD
@@ -37,9 +39,10 @@ def test_each_device_is_timed_once_and_what_it_wants_is_told(typed: Typed, timed
     assert "products are fastest in bf16 (its data sheet: 989,000 GFLOP/s, 3,350 GB/s)" in told.out
     assert "multiples of 8; vocabularies: multiples of 64; channels of a head: 64, 128" in told.out
     assert "below 16384 tokens a step" in told.out
-    as_json = json.loads(typed("devices", "--devices", "cpu", "--slots", "2", "--probe", "--format", "json").out)
-    assert as_json["probed"][0]["wants"]["batch"] == 16384
-    assert "probed" not in json.loads(typed("devices", "--devices", "cpu", "--format", "json").out)
+    printed = typed("devices", "--devices", "cpu", "--slots", "2", "--probe", "--format", "json").out
+    as_json = msgspec.json.decode(printed.encode(), type=OUTPUTS["devices"])  # as docs/json.md promises it
+    assert as_json.probed[0].wants.batch == 16384
+    assert json.loads(typed("devices", "--devices", "cpu", "--format", "json").out)["probed"] == []
 
 
 def test_a_device_that_cannot_be_timed_is_named(typed: Typed, monkeypatch: pytest.MonkeyPatch) -> None:

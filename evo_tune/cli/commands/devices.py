@@ -50,8 +50,7 @@ def command(
         row = {"slot": f"slot {number}", "device": device.name, "what": facts.what, "threads": planned.threads}
         rows.append({**row, "memory": facts.total, "free": facts.free, "precision": timed or facts.precision})
     if form == "json":
-        whole = {"slots": rows, "cards": found.cards, "why": found.why}
-        shared.print_json({**whole, "probed": probed} if probe else whole)
+        shared.print_json({"slots": rows, "cards": found.cards, "probed": probed, "why": found.why})
         return
     shared.print_table([{**row, **{name: _gib(row[name]) for name in ("memory", "free")}} for row in rows])
     for line in (*found.cards, *found.why):
