@@ -23,14 +23,12 @@ class Computing(Options):
     precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = option(
         "auto",
         gene=None,
-        help="Of the products; auto: bf16 where the machine gains from it, fp16 on a GPU that has no bf16; tf32: fp32 "
-        "with products of 10 bits on a GPU that has them",
+        help="Of products; auto: bf16 where that gains, fp16 on a GPU without it; tf32: fp32 by a GPU's TF32",
     )
     compile: bool = option(
         False,
         gene=None,
-        help="Compile each block by torch.compile, which takes up to a minute a shape; on a GPU windows go by "
-        "flex_attention then",
+        help="Compile the blocks, a minute a shape; windows of attention go by flex_attention then, on a GPU",
     )
     deterministic: bool = option(
         True, gene=None, help="Only algorithms that give the same bits twice; false: a GPU may take faster ones"

@@ -36,8 +36,7 @@ class Profiling(Options):
     profile: str = option(
         "false",
         gene=None,
-        help="true: times this machine as a run begins, as evo-tune devices --probe does, and snaps widths and heads "
-        "to what is fast; stands in the manifest as 'width 16, heads 32 64'",
+        help="true: time this machine as a run begins, and snap widths and heads to what is fast on it",
     )
 
     def settled(self: P, rungs: bool) -> P:
