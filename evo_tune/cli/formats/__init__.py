@@ -14,6 +14,7 @@ __all__ = ["EVENTS", "OUTPUTS"]
 
 OUTPUTS: dict[str, Any] = {
     "run": runs.Closing,
+    "run --dry-run": runs.Planned,
     "resume": runs.Closing,
     "list": list[runs.Listed],
     "status": runs.Status,
@@ -30,6 +31,7 @@ OUTPUTS: dict[str, Any] = {
     "export": runs.Exported,
     "schedule": list[things.Step],
     "devices": things.Devices,
+    "coordinates": things.Coordinates,
     "completion": things.Script,
 }
 """What each command prints with `--format json`."""
