@@ -1,6 +1,6 @@
 # `make` lists the targets. `make run` and `make test` set up everything themselves, in .venv.
 .DEFAULT_GOAL := help
-.PHONY: help setup run test proofs lint sample options bench clean
+.PHONY: help setup run test proofs lint sample options docs picture json bench clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -50,6 +50,16 @@ options: setup  ## make docs/options.md anew, from the evaluators' declarations
 	  'Made by `make options` from the declarations; `evo-tune evaluators NAME` prints the same. `-o NAME=VALUE` sets one; one with choices or a gene may become a gene by `--gene NAME`, any that is not said to be fixed by `--gene NAME=GENE`.' > docs/options.md
 	@for name in language_model fine_tuning image_classification tabular_classification text_classification; do \
 	  $(BIN)/evo-tune evaluators $$name --format markdown >> docs/options.md; done
+
+docs: setup  ## make the documentation site in docs/_build, without a network
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build
+	@echo "docs/_build/index.html"
+
+picture: setup  ## make the README's picture of a report anew (needs chromium)
+	$(BIN)/python docs/make_picture.py
+
+json: setup  ## make the tables of docs/json.md anew, from evo_tune/cli/formats
+	$(BIN)/python docs/make_json.py
 
 bench: setup  ## install what the benchmarks compare with, then list them
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'

@@ -101,6 +101,11 @@ class Options(Classifying, Augmenting):
         return read_images(self.data, self.image_size)
 
     @property
+    def usual(self) -> dict[str, int]:
+        """Width, depth and heads of the default genome."""
+        return {name: SIZES[self.size][name][-1] for name in ("width", "depth", "heads")}
+
+    @property
     def default_flops(self) -> float:
         """The size's own budget."""
         budget: float = SIZES[self.size]["flops"]
@@ -177,6 +182,7 @@ def _config(genome: Mapping[str, Any], options: Options) -> ViTConfig:
         image_width=width,
         pooling=options.pooling,
         stem=options.stem,
+        scaling=options.scaling,
         **{name: genome[name] for name in ("patch", "depth", "width", "heads", "ffn_mult", "drop_path")},
     )
 

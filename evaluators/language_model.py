@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from evo_tune import Choice, Float, Gene, Int, Minimize, SearchSpace, option
 from evo_tune.training import (
@@ -114,6 +114,11 @@ class Options(LanguageOptions):
         for name in ("context", "micro_batch"):
             if isinstance(getattr(self, name), int):
                 check_integer(name, getattr(self, name), 2, largest)
+
+    @property
+    def usual(self) -> dict[str, Any]:
+        """Shape and budget of the size's default training."""
+        return SIZES[_size(self)].usual
 
     @property
     def longest(self) -> int:
@@ -220,7 +225,8 @@ def _task(genome: Mapping[str, Any], options: Options, device: str | None = None
 
 def _config(genome: Mapping[str, Any], options: Options) -> GPTConfig:
     sizes = {name: genome[name] for name in ("depth", "width", "heads", "dropout")}
-    return options.grown(options.shape(vocab=options.vocab, context=genome.get("context", options.context), **sizes))
+    context = genome.get("context", options.context)
+    return options.grown(options.shape(vocab=options.vocab, context=context, scaling=options.scaling, **sizes))
 
 
 def fingerprint(options: Options) -> str:
@@ -271,26 +277,13 @@ USAGE = """# A GPT, found by evo-tune
 `generate` takes `temperature`, `top_k` and `seed` as well. model.safetensors holds the weights, config.json
 the shape, the genome, the options and the metrics: {test_bpb:.3f} bits per byte on the test text.{more}
 """
-TOKENS = " tokenizer.json has\nits tokens; `pip install tokenizers` reads it."
-AVERAGED = "\n\nThe folder averaged has the moving average of the weights, as a model of its own."
 
 
 def export(genome: Mapping[str, Any], context: Context, folder: Path | str, options: Options) -> dict[str, float]:
     """Train a genome once more, in one process; write weights, config.json and README.md; return the metrics."""
-    from evo_tune.training import language_course, train
+    from evo_tune.training import export_language
 
-    task = _task(genome, options, context.device)
-    course, metrics = train(task, context, language_course)
-    average = course.trainer.averaged
-    notes = {"genome": dict(genome), "options": options.to_json(), "seed": context.seed, "metrics": metrics}
-    for model, into in ((course.model, Path(folder)), (average and average.module, Path(folder) / "averaged")):
-        if model is not None:
-            model.tokenizer = task.corpus.tokenizer
-            cast("GPT", model).save(into, **notes)
-    more = (TOKENS if options.vocab != 256 else "") + (AVERAGED if average is not None else "")
-    text = USAGE.format(folder=str(folder), test_bpb=metrics["test_bpb"], more=more)
-    (Path(folder) / "README.md").write_text(text, encoding="utf-8")
-    return metrics
+    return export_language(_task(genome, options, context.device), context, folder, USAGE)
 
 
 def load(folder: Path | str) -> GPT:

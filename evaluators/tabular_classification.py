@@ -107,6 +107,11 @@ class Options(Classifying, Quantiling):
             raise OptionError("-o target and -o categorical name columns of a file: give one with -o data=FILE")
 
     @property
+    def usual(self) -> dict[str, int]:
+        """Width, depth and heads of the default genome."""
+        return {name: SIZES[self.size][name][-1] for name in ("width", "depth", "heads")}
+
+    @property
     def default_flops(self) -> float:
         """The size's own budget."""
         budget: float = SIZES[self.size]["flops"]
@@ -204,6 +209,7 @@ def _config(genome: Mapping[str, Any], options: Options) -> FTConfig:
         numeric=len(table.columns.numeric),
         categories=tuple(len(categories) for categories in table.columns.categorical.values()),
         quantiles=options.quantiles_of(len(table.training)),
+        scaling=options.scaling,
         **{name: genome[name] for name in ("depth", "width", "heads", "ffn_mult", "dropout")},
     )
 

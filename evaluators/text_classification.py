@@ -120,6 +120,11 @@ class Options(Classifying):
             raise OptionError("-o text and -o label name columns of a file: give one with -o data=FILE")
 
     @property
+    def usual(self) -> dict[str, int]:
+        """Width, depth and heads of the default genome."""
+        return {name: SIZES[self.size][name][-1] for name in ("width", "depth", "heads")}
+
+    @property
     def default_flops(self) -> float:
         """The size's own budget."""
         budget: float = SIZES[self.size]["flops"]
@@ -185,6 +190,7 @@ def _config(genome: Mapping[str, Any], options: Options) -> TextConfig:
         unit=options.unit,
         buckets=options.buckets,
         length=genome.get("length", options.length),
+        scaling=options.scaling,
         **{name: genome[name] for name in ("depth", "width", "heads", "ffn_mult", "dropout")},
     )
 

@@ -36,9 +36,11 @@ HEAVY = {"torch", "optuna", "hyperopt", "cmaes"}
 LIGHT = {
     "evo_tune.training.hardware.launcher",
     "evo_tune.training.hardware.probe",
+    "evo_tune.training.models.transfer.coordinates",
     "evo_tune.training.optim.schedule",
 }
-"""What others may import of `training`: arithmetic that loads no torch, what times a machine and what starts ranks."""
+"""What others may import of `training`: arithmetic that loads no torch, what times a machine, what starts ranks, and
+what checks models that are nobody's."""
 
 
 @cache

@@ -53,7 +53,7 @@ def test_the_main_job_with_nothing_but_the_wheel(installed: Path, tmp_path: Path
     assert "4 evaluations" in typed("show", "r1", "--store", "pops")
     assert "val_loss" in typed("best", "r1", "--store", "pops")
     assert "all 4 proposals agree" in typed("verify", "r1", "--store", "pops")
-    typed("export", "r1", "--store", "pops", "--checkpoint", "model", "--tokens", "1500")
+    typed("export", "r1", "model", "--store", "pops", "--tokens", "1500")
     use = "from evo_tune.training import GPT; print(len(GPT.load('model').generate('The ', 40)))"
     used = subprocess.run([sys.executable, "-c", use], cwd=tmp_path, env=env, capture_output=True, text=True)
     assert used.returncode == 0, used.stderr

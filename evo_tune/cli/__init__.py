@@ -18,10 +18,16 @@ import click
 
 from evo_tune import __version__
 from evo_tune.cli import _shared as shared
-from evo_tune.cli import commands
+from evo_tune.cli import commands, complete
+from evo_tune.cli.help import Context
 from evo_tune.errors import ClusterLost, EvoTuneError
 
 __all__ = ["main"]
+
+PROG = "evo-tune"
+
+COMPLETE = "_EVO_TUNE_COMPLETE"
+"""Set by a shell that asks what could stand where one types."""
 
 
 def names() -> list[str]:
@@ -37,6 +43,8 @@ def module_of(name: str) -> ModuleType:
 class Commands(click.Group):
     """A group of the commands that are there; one is imported when it is asked for, all of them for the help."""
 
+    context_class = Context
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted(names(), key=lambda name: (module_of(name).PLACE, name))
 
@@ -51,7 +59,7 @@ class Commands(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         from evo_tune.options.binding import suggest
 
-        if args and not args[0].startswith("-") and args[0] not in names():
+        if args and not args[0].startswith("-") and args[0] not in names() and not ctx.resilient_parsing:
             known = self.list_commands(ctx)
             raise click.UsageError(
                 f"there is no command {args[0]!r}{suggest(args[0], known)}: expected one of {', '.join(known)}", ctx
@@ -72,9 +80,11 @@ def cli() -> None:
 def main() -> None:
     """Run the command line; this is the console script."""
     _mend_streams()
+    if COMPLETE in os.environ:
+        sys.exit(complete.answer(cli, PROG, COMPLETE))
     warnings.showwarning = _warn  # type: ignore[assignment]
     try:
-        code = cli.main(prog_name="evo-tune", standalone_mode=False)
+        code = cli.main(prog_name=PROG, standalone_mode=False)
     except ClusterLost as error:
         _end_at_once(str(error), error.exit_code)
     except EvoTuneError as error:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from evo_tune.cli import complete
 from evo_tune.report.words import show_genome as show_genome
 from evo_tune.report.words import show_seconds as show_seconds
 from evo_tune.report.words import show_value as show_value
@@ -27,10 +28,15 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 STORE = "populations"
 """As `store.places.STORE`, which is not imported here: `evo-tune --help` is to answer at once."""
 
-run_argument = click.argument("run", required=False)
+run_argument = click.argument("run", required=False, shell_complete=complete.runs)
 
 store_option = click.option(
-    "--store", default=STORE, show_default=True, metavar="DIR", help="Folder in which runs are saved."
+    "--store",
+    default=STORE,
+    show_default=True,
+    metavar="DIR",
+    shell_complete=complete.folders,
+    help="Folder in which runs are saved.",
 )
 
 
@@ -87,9 +93,14 @@ def option_option(function: Command) -> Command:
     )(function)
 
 
-def print_json(data: object) -> None:
-    """Print data as JSON in ASCII, so that any text is kept and steers nothing; what is not finite becomes null."""
-    click.echo(json.dumps(plain(data), indent=2, ensure_ascii=True).replace("\x7f", "\\u007f"))
+def print_json(data: object, line: bool = False) -> None:
+    """Print data as JSON in ASCII, so that any text is kept and steers nothing; what is not finite becomes null.
+
+    Args:
+        data: What is to be printed.
+        line: Whether as one line, and at once.
+    """
+    click.echo(json.dumps(plain(data), indent=None if line else 2, ensure_ascii=True).replace("\x7f", "\\u007f"))
 
 
 def plain(data: object) -> object:

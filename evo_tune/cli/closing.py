@@ -28,8 +28,7 @@ def print_closing(run: Run, form: str, status: str = "", report_file: Path | Non
         report_file: Where its report is; None if there is none.
     """
     if form == "json":
-        told = None if report_file is None else str(report_file)
-        shared.print_json({**closing_as_data(run), "status": status, "report": told})
+        shared.print_json(as_data(run, status, report_file))
         return
     end = report.closing(run)
     shared.echo()
@@ -59,6 +58,11 @@ def print_closing(run: Run, form: str, status: str = "", report_file: Path | Non
     shared.echo(f"next: evo-tune show {name}   |   {more}   |   evo-tune best {name} --format json")
     if report_file is not None:
         shared.echo(f"report: {report_file}")
+
+
+def as_data(run: Run, status: str, report_file: Path | None) -> dict[str, Any]:
+    """Return the same as plain data."""
+    return {**closing_as_data(run), "status": status, "report": None if report_file is None else str(report_file)}
 
 
 def _row(name: str, trial: Trial | None, end: Closing) -> dict[str, Any] | None:

@@ -21,7 +21,7 @@ LONG_KEY = re.compile(rf"(?:^|[{{,\[])\s*{PART}(?:[ \t]*\.[ \t]*{PART}){{10}}", 
 
 def read_config(ctx: click.Context, parameter: click.Parameter, path: str | None) -> None:
     """Take the flags of `run` from a TOML file; flags typed beside it win."""
-    if path is None:
+    if path is None or ctx.resilient_parsing:  # a shell completes
         return
     try:
         import tomllib

@@ -35,16 +35,16 @@ def watcher(silent: bool) -> Iterator[Callable[[Search], None]]:
     if silent:
         yield lambda search: None
     elif not console.is_terminal:
-        yield _patient(_Lines().watch)
+        yield patient(_Lines().watch)
     else:
         from rich.live import Live
 
         seen = _Seen()
         with Live(console=console, auto_refresh=False, transient=True) as live:
-            yield _patient(lambda search: live.update(_table(Progress(search), seen), refresh=True))
+            yield patient(lambda search: live.update(_table(Progress(search), seen), refresh=True))
 
 
-def _patient(watch: Callable[[Search], None]) -> Callable[[Search], None]:
+def patient(watch: Callable[[Search], None]) -> Callable[[Search], None]:
     """Return a callback that falls silent once it fails: a closed pipe or a bad terminal must not end a run."""
     broken = False
 

@@ -64,7 +64,7 @@ def session_options(function: Command) -> Command:
                 help="Write for another tool meanwhile: tensorboard:DIR or optuna:FILE; repeatable.",
             ),
             click.option("--quiet", is_flag=True, help="Print nothing but errors."),
-            shared.format_option("table", "json"),
+            shared.format_option("table", "json", "jsonl"),
         ]
     ):
         function = option(function)
@@ -85,30 +85,40 @@ def go(search: Search, quiet: bool, form: str, no_report: bool, tracks: Sequence
     """Run, show how it goes, write a report and print how it ended; return the exit code: 1 if nothing has a value."""
     from contextlib import ExitStack
 
-    from evo_tune.cli.closing import print_closing
-    from evo_tune.cli.live import watcher
+    from evo_tune.cli.closing import as_data, print_closing
+    from evo_tune.cli.live import patient, watcher
+    from evo_tune.cli.stream import Stream
     from evo_tune.store.places import as_typed
 
     if not quiet:
         shared.print_remarks(search.evaluator, search.saved.manifest.options)
     before = len(search.saved.outcomes)
+    stream = Stream(search) if form == "jsonl" else None
     with ExitStack() as beside:
         if tracks:
             from evo_tune.integrations.tracking import tracking
 
             beside.enter_context(tracking(search.saved.folder, tracks))
-        search.run(beside.enter_context(watcher(quiet or form == "json")))
+        watch = beside.enter_context(watcher(quiet or form != "table"))
+        look = watch if stream is None else patient(stream.look)
+        try:
+            search.run(look)
+        finally:
+            if stream is not None:
+                look(search)
     run = search.saved
     report = None if no_report else _report(run)
-    if form == "json" or not quiet:
+    code = 130 if search.stopping else 0 if search.best is not None else 1
+    if stream is not None:
+        stream.end(as_data(run, search.status, report), code)
+    elif form == "json" or not quiet:
         print_closing(run, form, search.status, report)
     if search.stopping:
         if not quiet:
             shared.echo(f"Interrupted. Go on with: evo-tune resume {as_typed(run.folder)}", err=True)
-        return 130
-    if len(run.outcomes) == before and not quiet:
+    elif len(run.outcomes) == before and not quiet:
         shared.echo(f"Nothing was left to do: {run.ended}; limits are totals over all sessions", err=True)
-    return 0 if search.best is not None else 1
+    return code
 
 
 def _report(run: Run) -> Path | None:

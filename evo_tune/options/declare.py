@@ -111,6 +111,12 @@ class Option:
         text = f"{self.name}: {self.kind}"
         return text if self.required else f"{text} = {self.default!r}"
 
+    def as_data(self) -> dict[str, Any]:
+        """Return it as plain data; what it says nothing of is ''."""
+        known = {"group": self.group, "option": self.name, "type": self.kind, "required": self.required}
+        said = {name: getattr(self, name) or "" for name in ("unit", "bounds", "gene", "help")}
+        return {**known, "default": None if self.required else self.default, **said}
+
     def check(self, value: Any) -> None:
         """Require a value of the declared type, within bounds and choices.
 
@@ -124,7 +130,12 @@ class Option:
         elif self.choices and not any(type(one) is type(value) and one == value for one in self.choices):
             raise RecipeError(self.name, value, self.kind)
         elif isinstance(value, int | float) and not isinstance(value, bool):
-            self._check_number(value)
+            try:
+                self._check_number(value)
+            except RecipeError as error:
+                words = [name_of(one) for one in members(self.type) if one not in (bool, int, float)]
+                also = f", or {' or '.join(words)}" if words else ""
+                raise RecipeError(self.name, value, error.allowed + also) from None
         elif not _takes(self.type, type(value)) and not _is_literal(self.type, value):
             raise RecipeError(self.name, value, self.kind)
 

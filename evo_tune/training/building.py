@@ -8,7 +8,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 from evo_tune.errors import RecipeError
 from evo_tune.training.course import Course
@@ -22,14 +23,14 @@ from evo_tune.training.models.gpt import GPT
 from evo_tune.training.models.gpt_config import GPTConfig
 from evo_tune.training.models.growth.reshaping import reshape
 from evo_tune.training.phases import Phase
-from evo_tune.training.session import MODEL, Run, seed_of, share_of, told_to
+from evo_tune.training.session import MODEL, Run, seed_of, share_of, told_to, train
 from evo_tune.training.subjects.reading import Reading
 from evo_tune.training.trainer import Trainer
 
 if TYPE_CHECKING:
     from evo_tune.training.hardware.distributed import Ranks
 
-__all__ = ["language_course"]
+__all__ = ["export_language", "language_course"]
 
 
 def language_course(
@@ -48,6 +49,32 @@ def language_course(
         RecipeError: A number is out of its range, or the weights to begin with are gone or do not fit.
     """
     return _Builder(task.in_precision(precision), run, ranks).course(saved)
+
+
+TOKENS = " tokenizer.json has\nits tokens; `pip install tokenizers` reads it."
+AVERAGED = "\n\nThe folder averaged has the moving average of the weights, as a model of its own."
+
+
+def export_language(task: LanguageTask, run: Run, folder: Path | str, usage: str) -> dict[str, float]:
+    """Train once more, in one process; write weights, config.json and README.md; return the metrics.
+
+    Args:
+        task: What is trained.
+        run: Where.
+        folder: Where to write; made if it is not there. Its `averaged` has the average of the weights, if there is one.
+        usage: Text of README.md: {folder!r}, {test_bpb} and {more} stand in it.
+    """
+    course, metrics = train(task, run, language_course)
+    average, folder, options = course.trainer.averaged, Path(folder), task.options
+    notes = {"genome": dict(task.genome), "options": options.to_json(), "seed": run.seed, "metrics": metrics}
+    for model, into in ((course.model, folder), (average and average.module, folder / "averaged")):
+        if model is not None:
+            cast(GPT, model).tokenizer = task.corpus.tokenizer
+            cast(GPT, model).save(into, **notes)
+    more = (TOKENS if options.vocab != 256 else "") + (AVERAGED if average is not None else "")
+    text = usage.format(folder=str(folder), test_bpb=metrics["test_bpb"], more=more)
+    (folder / "README.md").write_text(text, encoding="utf-8")
+    return metrics
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from evo_tune.errors import OptionError
 from evo_tune.options.declare import option
 from evo_tune.training.models.encoder_config import nearest_divisor
+from evo_tune.training.models.transfer.rules import Parametrising
 from evo_tune.training.plan import Plan
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ __all__ = ["ClassifierTask", "Classifying", "check_whole", "divided", "known_bef
 
 
 @dataclass(frozen=True, kw_only=True)
-class Classifying(Plan):
+class Classifying(Parametrising, Plan):
     """What is held out, which space is searched, what is kept."""
 
     held_out: float = option(0.2, bounds="(0, 1)", gene=None, help="Share of each class by which trials are judged")

@@ -16,6 +16,7 @@ from evo_tune.training.hardware.flops import flops_per_token
 from evo_tune.training.hardware.memory import predict_memory
 from evo_tune.training.models.gpt_config import Decoder, GPTConfig, Positions
 from evo_tune.training.models.growth.starting import Growing
+from evo_tune.training.models.transfer.rules import Parametrising
 from evo_tune.training.optim.ramp import Ramping
 from evo_tune.training.optim.schedule import Scheduling
 from evo_tune.training.phases import Budget, Phase, plan_phases, spent
@@ -28,7 +29,7 @@ MOST_EPOCHS = 4.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class LanguageOptions(Growing, Training, Ramping, Decoder, Positions, Scheduling, Budget, Texts):
+class LanguageOptions(Parametrising, Growing, Training, Ramping, Decoder, Positions, Scheduling, Budget, Texts):
     """How a GPT is trained on a text.
 
     Groups are in order from the last: genes that are switched on are drawn in it, so another order gives a seed other

@@ -226,7 +226,7 @@ class Trainer:
         decay = self._weight_decay()
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
-            group["weight_decay"] = decay if group["decay"] else 0.0
+            group["weight_decay"] = decay * group["decay"]
         return float(self.optimizer.param_groups[0]["lr"])
 
     def _weight_decay(self) -> float:

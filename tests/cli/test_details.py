@@ -128,11 +128,21 @@ def test_an_export_takes_the_options_of_the_run_but_for_those_given(typed: Typed
     (folder / "quick.py").write_text((folder / "quick.py").read_text() + keeps)
     words = ["--trials", "1", "--slots", "1", "--calibrate", "0", "--name", "r", "--quiet", "-o", "bias=2"]
     assert typed("run", "quick.py", *words).code == 0
-    done = typed("export", "r", "--checkpoint", "out", "-o", "sleep=0.5")
+    done = typed("export", "r", "out", "-o", "sleep=0.5")
     assert done.code == 0, done
     assert (folder / "out" / "kept").read_text() == "0.5 2"
     for word, message in (("bia=3", "no option 'bia' (did you mean bias?)"), ("bias=x", "expected a whole number")):
-        refused = typed("export", "r", "--checkpoint", "other", "-o", word)
+        refused = typed("export", "r", "other", "-o", word)
         assert refused.code == 2
         assert message in refused.err
         assert not (folder / "other").exists()
+    assert typed("export", "r", "--checkpoint", "as_before").code == 0
+    assert (folder / "as_before" / "kept").exists(), "the folder was a flag once"
+    for words, message in (
+        (["r"], "expected RUN and DIR, the folder to write: evo-tune export r DIR"),
+        (["r", "new", "--checkpoint", "old"], "DIR new and --checkpoint old are both given: give one"),
+        (["r", "out"], "DIR out: exists and is not an empty folder; choose another"),
+    ):
+        refused = typed("export", *words)
+        assert refused.code == 2
+        assert message in refused.err

@@ -53,6 +53,7 @@ WSD, SGDR, ROPE = {"schedule": "wsd"}, {"schedule": "sgdr", "cycle": 0.4}, {"pos
 LONG = {"context": 64, "extend_from": 16}
 RISING = {"weight_decay": 0.01, "weight_decay_end": 1.0, "evaluations": 64, "tokens": 8192, "epochs": 12.0}
 EVALUATED = {"evaluations": 8}
+SMALLER = {"base_width": 16, "base_depth": 2, "base_head": 8}
 
 EFFECTS: dict[str, Effect] = {
     "schedule": Effect("linear"),
@@ -101,6 +102,10 @@ EFFECTS: dict[str, Effect] = {
     "extend_share": Effect(0.6, given=LONG),
     "grow_from": Effect("1x16"),
     "grow_share": Effect(0.25, given={"grow_from": "1x16"}),
+    "param": Effect("completep", given=SMALLER),
+    "base_width": Effect(24, given={"param": "mup", **SMALLER}),
+    "base_depth": Effect(3, given={"param": "completep", **SMALLER}),
+    "base_head": Effect(64, given={"param": "mup", "base_width": 8}),
     # Budgets and data.
     "tokens": Effect(8192, sees="steps"),
     "flops": Effect(2e8, given={"flops": 5e7, "tokens": None, "epochs": None}, sees="steps"),

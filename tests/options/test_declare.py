@@ -116,6 +116,7 @@ def test_a_registry_is_read_when_it_is_needed(monkeypatch: pytest.MonkeyPatch) -
         ({"floor": "2"}, r"-o floor=2: expected a number in [0, 1] (an option of mine)"),
         ({"steps": "1.5"}, "-o steps=1.5: expected a whole number (an option of mine)"),
         ({"steps": "0"}, "-o steps=0: expected a whole number, 1 to 100 (an option of mine)"),
+        ({"micro": "0"}, "-o micro=0: expected a whole number, 1 or more, or auto or none (an option of mine)"),
         ({"floor": "nan"}, "-o floor=nan: expected a number in [0, 1] (an option of mine)"),
         ({"flor": "0"}, "mine has no option 'flor' (did you mean floor?)"),
     ],

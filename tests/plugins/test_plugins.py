@@ -465,8 +465,11 @@ def test_a_broken_strategy_has_a_row_that_says_so(install: Callable[..., Path]) 
     result = CliRunner().invoke(strategies_command, ["--format", "json"], catch_exceptions=False)
     rows = {row["strategy"]: row for row in json.loads(result.stdout)}
     assert rows["broken"]["what"].startswith("broken: ")
-    assert (rows["broken"]["objectives"], rows["broken"]["options"]) == ("-", "")
-    assert rows["needing"]["options"] == "population=12, step"
+    assert (rows["broken"]["objectives"], rows["broken"]["options"]) == ("-", [])
+    told = [(option["option"], option["required"], option["default"]) for option in rows["needing"]["options"]]
+    assert told == [("population", False, 12), ("step", True, None)]
+    table = CliRunner().invoke(strategies_command, ["--format", "csv"], catch_exceptions=False)
+    assert '"population=12, step"' in table.stdout
     assert rows["nsga2"]["objectives"] == "several"
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import click
-
 from evo_tune.cli import _shared as shared
+from evo_tune.cli.help import command as made
 
 PLACE = 60
 
 
-@click.command("best")
+@made("best")
 @shared.run_argument
 @shared.store_option
 @shared.format_option("table", "json", "csv")

@@ -7,11 +7,13 @@ from pathlib import Path
 import click
 
 from evo_tune.cli import _shared as shared
+from evo_tune.cli import complete
+from evo_tune.cli.help import command as made
 
 PLACE = 125
 
 
-@click.command("convert")
+@made("convert", "evo-tune convert mine --to optuna", "evo-tune convert mine --to tensorboard -o logs")
 @shared.run_argument
 @click.option(
     "--to",
@@ -21,10 +23,15 @@ PLACE = 125
     help="optuna: a journal file; tensorboard: a folder of event files; mlflow: an SQLite database.",
 )
 @click.option(
-    "-o", "--output", metavar="PATH", help="File or folder to make.  [default: RUN-optuna.log, RUN-tensorboard, …]"
+    "-o",
+    "--output",
+    metavar="PATH",
+    shell_complete=complete.files,
+    help="File or folder to make.  [default: RUN-optuna.log, RUN-tensorboard, …]",
 )
 @shared.store_option
-def command(run: str | None, tool: str, output: str | None, store: str) -> None:
+@shared.format_option("table", "json")
+def command(run: str | None, tool: str, output: str | None, store: str, form: str) -> None:
     """Write RUN for another tool: Optuna's dashboard, TensorBoard or MLflow.
 
     RUN left out means the latest one. Nothing that exists is overwritten.
@@ -36,4 +43,8 @@ def command(run: str | None, tool: str, output: str | None, store: str) -> None:
     saved = Run.open(find_run(Path(store), run))
     path = usual_path(saved, tool) if output is None else Path(output)
     convert(saved, tool, path)
-    shared.echo(f"{len(saved.outcomes)} results written to {path}; open it with: {opened_by(tool, path)}")
+    if form == "json":
+        told = {"run": saved.name, "tool": tool, "file": str(path), "results": len(saved.outcomes)}
+        shared.print_json({**told, "open": opened_by(tool, path)})
+    else:
+        shared.echo(f"{len(saved.outcomes)} results written to {path}; open it with: {opened_by(tool, path)}")

@@ -7,11 +7,12 @@ from typing import Any
 import click
 
 from evo_tune.cli import _shared as shared
+from evo_tune.cli.help import command as made
 
 PLACE = 140
 
 
-@click.command("devices")
+@made("devices")
 @click.option("--devices", metavar="LIST", help="'cpu', 'cuda', or GPUs by number: 0,2.")
 @shared.per_device_option
 @click.option("--slots", type=click.IntRange(min=1), help="Trainings at once.")

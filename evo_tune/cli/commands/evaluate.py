@@ -10,18 +10,20 @@ from collections.abc import Iterator
 import click
 
 from evo_tune.cli import _shared as shared
+from evo_tune.cli import complete
+from evo_tune.cli.help import command as made
 from evo_tune.errors import OptionError
 
 PLACE = 110
 
 
-@click.command("evaluate")
-@click.argument("evaluator", default="language_model")
+@made("evaluate", "evo-tune evaluate language_model -g lr=3e-3 -g depth=2")
+@click.argument("evaluator", default="language_model", shell_complete=complete.evaluators)
 @click.option(
     "-g", "--gene", "genes", multiple=True, metavar="NAME=VALUE", help="Value of a gene; others take their defaults."
 )
 @shared.option_option
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the training.")
 @click.option(
     "--budget",
     type=click.FloatRange(min=0, max=1, min_open=True),
@@ -31,7 +33,9 @@ PLACE = 110
 )
 @click.option("--devices", metavar="LIST", help="'cpu', or a GPU by number.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: 1]")
-@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS")
+@click.option(
+    "--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="Give up after so long."
+)
 @click.option("--folder", metavar="DIR", help="Keep the evaluation's folder (log, checkpoint) here.")
 @shared.format_option("table", "json")
 def command(
@@ -46,12 +50,7 @@ def command(
     folder: str | None,
     form: str,
 ) -> int:
-    """Train one genome by hand; nothing is saved.
-
-    \b
-    evo-tune evaluate language_model -g lr=3e-3 -g depth=2
-    evo-tune evaluate 'python train.py --lr {lr}' -g lr=3e-3
-    """  # noqa: D301  (click reads the character)
+    """Train one genome by hand; nothing is saved."""
     from evo_tune.dispatch import Task, open_slots, plan
     from evo_tune.genome.notation import parse_gene
     from evo_tune.genome.trial import Candidate

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from evo_tune.cli import _shared as shared
+from evo_tune.cli import complete
+from evo_tune.cli.help import command as made
 
 if TYPE_CHECKING:
     from evo_tune.options.declare import Option
@@ -19,17 +21,14 @@ RICHER = ("unit", "bounds", "gene", "help")
 """What an option may say of itself beside name, type and default; a plain keyword-only parameter says none of it."""
 
 
-@click.command("evaluators")
-@click.argument("name", required=False)
+@made("evaluators", "evo-tune evaluators language_model")
+@click.argument("name", required=False, shell_complete=complete.evaluators)
 @shared.format_option("table", "json", "csv", "markdown")
 def command(name: str | None, form: str) -> None:
     """List the evaluators known by name, and their origin.
 
     With NAME: what that evaluator measures and supports, and its options.
-
-    \b
-    evo-tune evaluators language_model
-    """  # noqa: D301  (click reads the character)
+    """
     from evo_tune.plugins.find import find_evaluator, list_evaluators
 
     if name is not None:
@@ -57,7 +56,7 @@ def groups_of(options: Iterable[Option]) -> list[tuple[str, list[Option]]]:
 def _print_one(plugin: Evaluator, form: str) -> None:
     groups = groups_of(plugin.options.values())
     if form == "json":
-        options = [{"group": title, **_option_as_data(option)} for title, held in groups for option in held]
+        options = [option.as_data() for _, held in groups for option in held]
         shared.print_json({**_as_data(plugin), "options": options})
     elif form == "csv":
         rows = [{"group": title, **_row(option)} for title, held in groups for option in held]
@@ -112,12 +111,6 @@ def _markdown_table(rows: list[Mapping[str, str]]) -> list[str]:
     cells = [[row[name].replace("|", "\\|") for name in names] for row in rows]
     cells = [[f"`{row[0]}`", *row[1:]] for row in cells]
     return [f"| {' | '.join(row)} |" for row in (names, ["---"] * len(names), *cells)]
-
-
-def _option_as_data(option: Option) -> dict[str, Any]:
-    default = None if option.required else option.default
-    known = {"option": option.name, "type": option.kind, "required": option.required, "default": default}
-    return {**known, **{name: getattr(option, name) or "" for name in RICHER}}
 
 
 def _row(option: Option) -> dict[str, str]:

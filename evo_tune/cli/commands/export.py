@@ -1,8 +1,10 @@
-"""`export`: train a run's best genome once more and leave it as something usable."""
+"""`evo-tune export`: train a run's best genome once more and leave it as something usable."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from evo_tune.cli import _shared as shared
+from evo_tune.cli import complete
+from evo_tune.cli.help import command as made
 from evo_tune.errors import OptionError, PluginError, StoreError, UsageError
 
 if TYPE_CHECKING:
@@ -20,22 +24,29 @@ if TYPE_CHECKING:
 PLACE = 120
 
 
-@click.command("export")
+@made(
+    "export",
+    "evo-tune export mine model                   # the best of run mine, into ./model",
+    "evo-tune export mine model --tokens 1000000  # trained for longer",
+)
 @shared.run_argument
-@click.option("--checkpoint", required=True, metavar="DIR", help="Folder to write: weights, config, how to use them.")
+@click.argument("folder", metavar="DIR", required=False, shell_complete=complete.folders)
+@click.option("--checkpoint", metavar="DIR", hidden=True, help="DIR, as older versions called it.")
 @click.option("--trial", type=click.IntRange(min=0), help="Export this trial instead of the best.")
 @click.option("--tokens", type=click.IntRange(min=1), help="Train on so many tokens instead of the run's budget.")
 @click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="Train for so long instead.")
 @shared.option_option
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the training.")
 @click.option("--devices", metavar="LIST", help="'cpu', or a GPU by number.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: all cores]")
 @shared.store_option
 @click.option("--evaluator", metavar="PATH", help="Where the evaluator's file is now, if it has moved.")
 @shared.trust_option
+@shared.format_option("table", "json")
 def command(
     run: str | None,
-    checkpoint: str,
+    folder: str | None,
+    checkpoint: str | None,
     trial: int | None,
     tokens: int | None,
     seconds: float | None,
@@ -46,11 +57,12 @@ def command(
     store: str,
     evaluator: str | None,
     trust: bool,
+    form: str,
 ) -> None:
     """Train the best genome of RUN once more and save the model.
 
-    DIR gets the weights, a config, and a README.md with a snippet that loads and uses them. Options are those of
-    the run, but for those given here.
+    DIR gets the weights, a config, and a README.md with a snippet that loads and uses them; it must be new or empty.
+    Options are those of the run, but for those given here.
     """
     from evo_tune.loop.code import evaluator_of
     from evo_tune.options.binding import split_assignments
@@ -60,6 +72,7 @@ def command(
 
     if tokens is not None and seconds is not None:
         raise UsageError("--tokens and --seconds are both given: give one")
+    target = _target(run, folder, checkpoint)
     saved = Run.open(find_run(Path(store), run))
     plugin = evaluator_of(saved, evaluator, trust, shared.asking())
     if not hasattr(plugin.module, "export"):
@@ -74,26 +87,41 @@ def command(
             f"run {saved.name} has no full training with a value: `evo-tune show {as_typed(saved.folder)}` tells why"
         )
     candidate = best.candidate if trial is None and best else saved.candidates[trial or 0]
-    folder = Path(checkpoint)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(f"--checkpoint {checkpoint}: exists and is not an empty folder; choose another")
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise UsageError(f"DIR {target}: exists and is not an empty folder; choose another")
     given = split_assignments(options, "-o")
     bound = plugin.settled(plugin.bind({**saved.manifest.options, **given}), rungs=False)
     bound = _with_budget(plugin, bound, tokens, seconds)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        target.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise StoreError(f"cannot make {folder}: {error.strerror}; choose another --checkpoint") from None
-    shared.echo(f"training trial {candidate.id} of {saved.name}: {shared.show_genome(candidate.genome)}")
-    with tempfile.TemporaryDirectory() as scratch:
+        raise StoreError(f"cannot make {target}: {error.strerror}; choose another DIR") from None
+    told = f"training trial {candidate.id} of {saved.name}: {shared.show_genome(candidate.genome)}"
+    shared.echo(told, err=form == "json")
+    # Whatever an evaluator prints, JSON alone stands on standard output.
+    beside = contextlib.redirect_stdout(sys.stderr) if form == "json" else contextlib.nullcontext()
+    with tempfile.TemporaryDirectory() as scratch, beside:
         context = _context(seed, devices, threads, Path(scratch))
-        metrics = plugin.export(candidate.genome, context, folder, bound)
+        metrics = plugin.export(candidate.genome, context, target, bound)
+    written = sorted(path.name for path in target.iterdir())
+    if form == "json":
+        known = {"run": saved.name, "trial": candidate.id, "genome": candidate.genome}
+        shared.print_json({**known, "folder": str(target), "files": written, "metrics": metrics})
+        return
     for name, value in metrics.items():
         shared.echo(f"  {name:<21} {shared.show_value(value)}")
-    written = sorted(path.name for path in folder.iterdir())
-    shared.echo(f"written to {folder}: {', '.join(written) or 'nothing'}")
+    shared.echo(f"written to {target}: {', '.join(written) or 'nothing'}")
     if "README.md" in written:
-        shared.echo(f"how to use it: {folder / 'README.md'}")
+        shared.echo(f"how to use it: {target / 'README.md'}")
+
+
+def _target(run: str | None, folder: str | None, checkpoint: str | None) -> Path:
+    """Return the folder to write, by the place where it is typed or by the flag of older versions."""
+    if folder is None and checkpoint is None:
+        raise UsageError(f"expected RUN and DIR, the folder to write: evo-tune export {run or 'RUN'} DIR")
+    if folder is not None and checkpoint is not None:
+        raise UsageError(f"DIR {folder} and --checkpoint {checkpoint} are both given: give one")
+    return Path(folder or checkpoint or "")
 
 
 def _with_budget(

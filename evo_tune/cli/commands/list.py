@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import click
+from typing import TYPE_CHECKING, Any
 
 from evo_tune.cli import _shared as shared
+from evo_tune.cli.help import command as made
 
 if TYPE_CHECKING:
     from evo_tune.report.summary import Closing
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
 PLACE = 30
 
 
-@click.command("list")
+@made("list")
 @shared.store_option
 @shared.format_option("table", "json", "csv")
 def command(store: str, form: str) -> None:
@@ -25,7 +24,7 @@ def command(store: str, form: str) -> None:
     from evo_tune.store.places import list_runs
     from evo_tune.store.run import Run
 
-    rows = []
+    rows: list[dict[str, Any]] = []
     for folder in list_runs(Path(store)):
         try:
             run = Run.open(folder)
@@ -44,17 +43,25 @@ def command(store: str, form: str) -> None:
                 "objective": end.metric,
                 "best": fresh.mean if fresh else end.best.outcome.metrics[end.metric] if end.best else None,
                 "of": _fresh(len(fresh.values), end) if fresh else end.seeded if end.best else None,
-                "wall time": shared.show_seconds(end.seconds),
-                "ended": run.ended or "not yet, or killed",
+                "seconds": round(end.seconds, 3),
+                "ended": run.ended,
                 "created": run.manifest.created,
             }
         )
+    if form == "table":
+        rows = [_for_people(row) for row in rows]
     shared.print_rows(
         rows,
         form,
         empty=f"there is no saved run in {store}: start one with `evo-tune run`",
         spare=("created", "ended", "strategy", "failed", "wall time", "evaluator"),
     )
+
+
+def _for_people(row: dict[str, Any]) -> dict[str, Any]:
+    shown = {name: row[name] for name in row if name not in ("seconds", "ended", "created")}
+    ended = row["ended"] or "not yet, or killed"
+    return {**shown, "wall time": shared.show_seconds(row["seconds"]), "ended": ended, "created": row["created"]}
 
 
 def _fresh(seeds: int, end: Closing) -> str:

@@ -7,15 +7,18 @@ from pathlib import Path
 import click
 
 from evo_tune.cli import _shared as shared
+from evo_tune.cli import complete
+from evo_tune.cli.help import command as made
 
 PLACE = 65
 
 
-@click.command("report")
-@click.argument("runs", metavar="[RUN]…", nargs=-1)
+@made("report")
+@click.argument("runs", metavar="[RUN]…", nargs=-1, shell_complete=complete.runs)
 @click.option("-o", "--output", metavar="FILE", help="Write a page that stands alone.  [default: in the run's folder]")
 @shared.store_option
-def command(runs: tuple[str, ...], output: str | None, store: str) -> None:
+@shared.format_option("table", "json")
+def command(runs: tuple[str, ...], output: str | None, store: str, form: str) -> None:
     """Write what RUN found as a page of charts.
 
     RUN left out means the latest one; several runs are shown side by side. The page opens without a network or a
@@ -34,4 +37,7 @@ def command(runs: tuple[str, ...], output: str | None, store: str) -> None:
         path = write_beside(saved[0])
     else:
         path = write_report(saved, Path(store) / REPORT)
-    shared.echo(str(path))
+    if form == "json":
+        shared.print_json({"runs": [run.name for run in saved], "report": str(path)})
+    else:
+        shared.echo(str(path))

@@ -7,12 +7,13 @@ from typing import Any
 import click
 
 from evo_tune.cli import _shared as shared
+from evo_tune.cli.help import command as made
 from evo_tune.cli.session import go, session_options
 
 PLACE = 20
 
 
-@click.command("resume")
+@made("resume")
 @shared.run_argument
 @session_options
 @shared.store_option

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from evo_tune.cli import _shared as shared
+from evo_tune.cli import complete
 from evo_tune.cli.config import read_config
+from evo_tune.cli.help import command as made
 from evo_tune.cli.session import SESSION, go, session_options
 from evo_tune.errors import OptionError
 
@@ -19,10 +21,21 @@ if TYPE_CHECKING:
 PLACE = 10
 
 
-@click.command("run")
-@click.argument("evaluator", default="language_model")
+@made(
+    "run",
+    "evo-tune run                                     # a small GPT on English text",
+    "evo-tune run language_model -o data=corpus/      # on your own text",
+    "evo-tune run evaluators/mine.py --trials 100     # your own task",
+    "evo-tune run 'python train.py --lr {lr}' --gene 'lr=log(1e-4,1e-1)' --objective val_loss:min",
+)
+@click.argument("evaluator", default="language_model", shell_complete=complete.evaluators)
 @shared.option_option
-@click.option("--strategy", help="Strategy by name or path.  [default: saea]")
+@click.option(
+    "--strategy",
+    metavar="NAME|FILE",
+    shell_complete=complete.strategies,
+    help="Strategy by name or path.  [default: saea]",
+)
 @click.option(
     "-s", "--strategy-option", multiple=True, metavar="NAME=VALUE", help="Option of the strategy; repeatable."
 )
@@ -73,7 +86,7 @@ PLACE = 10
 )
 @session_options
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the run.")
-@click.option("--name", help="Name of the run.  [default: evaluator and time]")
+@click.option("--name", metavar="NAME", help="Name of the run.  [default: evaluator and time]")
 @shared.store_option
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads of one training.  [default: 1 on CPUs]")
 @click.option(
@@ -91,18 +104,24 @@ PLACE = 10
     help="How far births may run ahead of results told.",
 )
 @click.option(
-    "--warm-start", multiple=True, metavar="RUN|FILE", help="Seed with a run's population, or a CSV or JSON of genomes."
+    "--warm-start",
+    multiple=True,
+    metavar="RUN|FILE",
+    shell_complete=complete.runs_or_files,
+    help="Seed with a run's population, or a CSV or JSON of genomes.",
 )
 @click.option(
     "--learn-from",
     multiple=True,
     metavar="RUN",
+    shell_complete=complete.runs,
     help="Believe what an earlier run found, as far as it proves true.",
 )
 @click.option("--fill-defaults", is_flag=True, help="Give genes that a warm start lacks their defaults.")
 @click.option(
     "--config",
     metavar="FILE.toml",
+    shell_complete=complete.files,
     callback=read_config,
     is_eager=True,
     expose_value=False,
@@ -127,14 +146,10 @@ def command(
     shell: bool,
     **rest: Any,
 ) -> int:
-    """Evolve EVALUATOR, by name or by file (default: language_model), or any script by its command.
+    """Evolve EVALUATOR, by name or by file, or any script by its command.
 
-    \b
-    evo-tune run                                     # a small GPT on English text
-    evo-tune run language_model -o data=corpus/      # on your own text
-    evo-tune run evaluators/mine.py --trials 100     # your own task
-    evo-tune run 'python train.py --lr {lr}' --gene 'lr=log(1e-4,1e-1)' --objective val_loss:min
-    """  # noqa: D301  (click reads the character)
+    EVALUATOR left out means language_model, a small GPT.
+    """
     from evo_tune.cli.warm_start import read_genomes
     from evo_tune.loop.search import Search
     from evo_tune.options.binding import split_assignments

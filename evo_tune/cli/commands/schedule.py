@@ -10,6 +10,8 @@ from typing import Any
 import click
 
 from evo_tune.cli import _shared as shared
+from evo_tune.cli import complete
+from evo_tune.cli.help import command as made
 from evo_tune.errors import RecipeError, UsageError
 from evo_tune.training.optim.schedule import SCHEDULES, Schedule
 
@@ -28,14 +30,11 @@ LANDMARKS = 12
 HELP = f"""Print a learning-rate schedule along its steps.
 
 NAME is one of {", ".join(SCHEDULES)}.
-
-\b
-evo-tune schedule sgdr --steps 1000
 """
 
 
-@click.command("schedule", help=HELP)
-@click.argument("name")
+@made("schedule", "evo-tune schedule sgdr --steps 1000", help=HELP)
+@click.argument("name", shell_complete=complete.schedules)
 @click.option("--steps", type=int, required=True, help="Steps of the full training.")
 @click.option("--lr", type=float, default=3e-4, show_default=True, help="Its peak.")
 @click.option("--warmup-fraction", type=float, help="Share of the steps for linear warm-up.  [default: 0.05]")

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from evo_tune.cli import _shared as shared
+from evo_tune.cli.help import command as made
 
 PLACE = 50
 
@@ -15,7 +16,7 @@ MOST_FAILURES = 5
 """Errors printed, the commonest first."""
 
 
-@click.command("show")
+@made("show")
 @shared.run_argument
 @click.option("--top", type=click.IntRange(min=1), default=10, show_default=True, help="How many of the best to show.")
 @shared.store_option

@@ -7,9 +7,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from evo_tune.cli import _shared as shared
+from evo_tune.cli.help import command as made
 
 if TYPE_CHECKING:
     from evo_tune.store.heartbeat import Beat, Busy
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 PLACE = 40
 
 
-@click.command("status")
+@made("status")
 @shared.run_argument
 @shared.store_option
 @shared.format_option("table", "json")
@@ -27,6 +26,7 @@ def command(run: str | None, store: str, form: str) -> None:
 
     RUN left out means the latest one.
     """
+    from evo_tune.report.data import trial_as_data
     from evo_tune.store.heartbeat import last_beat
     from evo_tune.store.places import find_run
     from evo_tune.store.run import Run
@@ -42,11 +42,12 @@ def command(run: str | None, store: str, form: str) -> None:
         data = {
             "run": saved.name,
             "state": state,
+            "running": beat is not None and beat.alive,
             "births": len(saved.candidates),
             "results": len(saved.outcomes),
             "failed": failed,
             "pruned": pruned,
-            "best": None if best is None else {"id": best.id, **best.outcome.metrics},
+            "best": trial_as_data(best),
             "seconds_since_last_event": quiet,
             "slots": [vars(busy) for busy in (beat.slots if beat else ())],
         }

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import click
-
 from evo_tune.cli import _shared as shared
+from evo_tune.cli.help import command as made
 
 PLACE = 90
 
 
-@click.command("strategies")
+@made("strategies")
 @shared.format_option("table", "json", "csv")
 def command(form: str) -> None:
     """List the strategies and their options."""
@@ -26,7 +25,9 @@ def command(form: str) -> None:
                 "strategy": name,
                 "objectives": "-" if found is None else "several" if found.several_objectives else "one",
                 "what": summary,
-                "options": ", ".join(
+                "options": [option.as_data() for option in options.values()]
+                if form == "json"
+                else ", ".join(
                     option.name if option.required else f"{option.name}={option.default}" for option in options.values()
                 ),
             }

@@ -7,15 +7,17 @@ from pathlib import Path
 import click
 
 from evo_tune.cli import _shared as shared
+from evo_tune.cli.help import command as made
 
 PLACE = 55
 
 
-@click.command("watch")
+@made("watch")
 @shared.run_argument
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="Where the page is.  [default: a free one]")
 @shared.store_option
-def command(run: str | None, port: int, store: str) -> None:
+@shared.format_option("table", "json")
+def command(run: str | None, port: int, store: str, form: str) -> None:
     """Serve RUN's report as a page that follows it.
 
     RUN left out means the latest one. It may be the run of another process, or of another machine over a shared folder:
@@ -25,7 +27,12 @@ def command(run: str | None, port: int, store: str) -> None:
     from evo_tune.report.pages.serving import serve
     from evo_tune.store.places import find_run
 
-    def tell(address: str) -> None:
-        shared.echo(f"open {address}   (Ctrl-C ends it)")
+    folder = find_run(Path(store), run)
 
-    serve(find_run(Path(store), run), port, tell)
+    def tell(address: str) -> None:
+        if form == "json":
+            shared.print_json({"run": folder.name, "address": address})
+        else:
+            shared.echo(f"open {address}   (Ctrl-C ends it)")
+
+    serve(folder, port, tell)

@@ -71,7 +71,7 @@ def _commands(material: Material) -> list[Command]:
         )
     ]
     if material.run.manifest.evaluator.startswith("bundled:"):
-        found.append(Command("Train it once more and keep the model:", f"evo-tune export {name} --checkpoint model"))
+        found.append(Command("Train it once more and keep the model:", f"evo-tune export {name} model"))
     return found
 
 

@@ -6,6 +6,8 @@ lengths where a row of scores fits in the cache anyway. Knows nothing of layers.
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -17,7 +19,14 @@ __all__ = ["attend"]
 
 
 def attend(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dropout: Dropout | None = None, *, causal: bool = True
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None = None,
+    dropout: Dropout | None = None,
+    *,
+    causal: bool = True,
+    scale: float | None = None,
 ) -> Tensor:
     """Return each query's mean of the values, weighted by softmax(q · k / √head_dim).
 
@@ -30,10 +39,13 @@ def attend(
             as queries.
         dropout: Drops weights; None: none are.
         causal: What no mask means.
+        scale: By what q · k is multiplied; None: by 1/√head_dim.
 
     Returns:
         As `q`.
     """
+    if scale is not None:  # the plain product's own is 1/√head_dim
+        q = q * (scale * math.sqrt(q.shape[-1]))
     if dropout is not None:
         return _attend_dropped(q, k, v, mask, dropout, causal)
     if causal and q.dtype is torch.bfloat16 and q.device.type == "cpu" and k.shape[2] <= LONGEST_PLAIN:

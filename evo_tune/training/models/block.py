@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -44,7 +45,7 @@ class Attention(nn.Module):
         self.windowed = windowed
         self.heads, self.kv_heads = config.heads, config.key_value_heads
         self.dropout = Dropout(config.attention_dropout)  # of the weights between tokens
-        self.causal = config.causal
+        self.causal, self.scale = config.causal, config.attention_scale
         width, head_dim = config.width, config.width // config.heads
         self.qkv = FusedLinear(width, (width, *2 * (self.kv_heads * head_dim,)), bias=config.bias)
         self.out = nn.Linear(width, width, bias=config.bias)
@@ -73,9 +74,9 @@ class Attention(nn.Module):
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
         dropout = self.dropout if self.dropout.active else None
         if self.windowed and mask is not None:
-            y = attend_in_window(q, k, v, mask, dropout)
+            y = attend_in_window(q, k, v, mask, dropout, self.scale)
         else:
-            y = attend(q, k, v, mask, dropout, causal=self.causal)
+            y = attend(q, k, v, mask, dropout, causal=self.causal, scale=self.scale)
         attended: Tensor = self.out(y.transpose(1, 2).reshape(batch, length, width))
         return attended
 
@@ -101,10 +102,14 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and feed-forward, each normed on the way in and added on the way out; `windowed` as in `Attention`."""
+    """Attention and feed-forward, each normed on the way in and added on the way out, times `config.branch`.
+
+    `windowed` is as in `Attention`.
+    """
 
     def __init__(self, config: GPTConfig | EncoderConfig, *, windowed: bool = False) -> None:
         super().__init__()
+        self.branch = config.branch
         self.attention_norm = nn.LayerNorm(config.width, eps=config.norm_eps, bias=config.bias)
         self.attention = Attention(config, windowed=windowed)
         self.ffn_norm = nn.LayerNorm(config.width, eps=config.norm_eps, bias=config.bias)
@@ -114,6 +119,6 @@ class Block(nn.Module):
         self.ffn_dropout: nn.Module = Dropout(config.dropout)
 
     def forward(self, x: Tensor, rotation: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        x = x + self.dropout(self.attention(self.attention_norm(x), rotation, mask))
-        y: Tensor = x + self.ffn_dropout(self.ffn(self.ffn_norm(x)))
-        return y
+        # One kernel, whatever the factor.
+        x = torch.add(x, self.dropout(self.attention(self.attention_norm(x), rotation, mask)), alpha=self.branch)
+        return torch.add(x, self.ffn_dropout(self.ffn(self.ffn_norm(x))), alpha=self.branch)

@@ -14,6 +14,7 @@ from evo_tune.errors import RecipeError
 from evo_tune.options.bounds import check_integer, check_name, check_number
 from evo_tune.options.declare import Options, option
 from evo_tune.training.models._config import ModelConfig
+from evo_tune.training.models.transfer.rules import Parametrisation
 
 __all__ = ["EncoderConfig", "FTConfig", "Quantiling", "TextConfig", "ViTConfig", "nearest_divisor"]
 
@@ -40,6 +41,7 @@ class EncoderConfig(ModelConfig):
         attention_dropout: Share of the attention weights that is dropped, below 1.
         drop_path: Share of the samples for which the last block is left out in training, below 1; for
             earlier blocks it is less, in proportion, and 0 for the first (arXiv:1603.09382).
+        scaling: How it depends on its size; None: as ever.
 
     Raises:
         RecipeError: A field is out of its range, or does not fit another.
@@ -59,8 +61,10 @@ class EncoderConfig(ModelConfig):
     dropout: float = 0.0
     attention_dropout: float = 0.0
     drop_path: float = 0.0
+    scaling: Parametrisation | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_integer("classes", self.classes, 2)
         for name in ("depth", "width", "heads"):
             check_integer(name, getattr(self, name), 1)

@@ -115,9 +115,13 @@ class FTTransformer(Classifier):
         self.blocks[0].attention_norm = nn.Identity()
 
     def initialise(self, generator: torch.Generator) -> None:
-        """Draw the tokens' weights from ±1/√width, as in the paper, and the others as every classifier does."""
+        """Draw the tokens' weights from ±1/√width, as in the paper, and the others as every classifier does.
+
+        The width is that of the base where there is one: tokens do not become smaller in a wider model.
+        """
         super().initialise(generator)
-        bound = self.config.width**-0.5
+        scaling = self.config.scaling
+        bound = (self.config.width if scaling is None else scaling.width) ** -0.5
         with torch.no_grad():
             for part in (self.weights, self.categories, self.offsets):
                 if part is not None:
@@ -150,7 +154,7 @@ class FTTransformer(Classifier):
         if self.categories is not None:
             tokens.append(self.categories(rows[:, numeric:].long() + self.first))
         x = self.encode(torch.cat(tokens, 1) + self.offsets.weight)
-        logits: Tensor = self.head(torch.relu(x[:, 0]))
+        logits: Tensor = self.head(torch.relu(x[:, 0]) * self.config.readout)
         return logits
 
     def classify(self, table: Mapping[str, Any]) -> list[str]:

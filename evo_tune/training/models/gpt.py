@@ -106,7 +106,11 @@ class GPT(nn.Module):
         hidden, residual = name.startswith("blocks."), name.endswith(".out.weight")
         if self.config.init == "fan_in" and hidden:
             return 0.0 if residual else 1.0 / math.sqrt(weight.shape[1])
-        return 0.02 / math.sqrt(2 * self.config.depth) if residual else 0.02
+        scaling = self.config.scaling
+        narrower = math.sqrt(scaling.wider(self.config.width)) if scaling is not None and hidden else 1.0
+        # With branches that are multiplied by 1 / m_L depth is accounted for.
+        depth = self.config.depth * self.config.branch
+        return 0.02 / math.sqrt(2 * depth) / narrower if residual else 0.02 / narrower
 
     @property
     def in_pieces(self) -> bool:
@@ -139,6 +143,8 @@ class GPT(nn.Module):
             mask = self.mask if window < length else None
             x = run_block(block, number, self.recompute, x, rotation, mask)
         x = self.norm(x)
+        if self.config.readout != 1.0:
+            x = x * self.config.readout
         if read is not None:
             return read(x, self.embedding.weight if self.head is None else self.head.weight)
         logits: Tensor = F.linear(x, self.embedding.weight) if self.head is None else self.head(x)

@@ -13,6 +13,7 @@ from evo_tune.errors import RecipeError
 from evo_tune.options.bounds import check_integer, check_name, check_number
 from evo_tune.options.declare import Options, option
 from evo_tune.training.models._config import ModelConfig
+from evo_tune.training.models.transfer.rules import Parametrisation
 
 __all__ = [
     "LONGEST_PLAIN",
@@ -99,6 +100,7 @@ class GPTConfig(ModelConfig):
         ffn: 'gelu' or 'swiglu'.
         norm_eps: What LayerNorms add to the variance, above 0; another than 1e-5 in models that were grown.
         ffn_multiple: Of what the width of a SwiGLU is a multiple; files of models that do not say it had 64.
+        scaling: How it depends on its size; None: as ever.
 
     Raises:
         RecipeError: A field is out of its range, or does not fit another.
@@ -128,8 +130,10 @@ class GPTConfig(ModelConfig):
     ffn: str = "gelu"
     norm_eps: float = 1e-5
     ffn_multiple: int = 8
+    scaling: Parametrisation | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_integer("vocab_size", self.vocab_size, 2)
         for name in ("context", "depth", "width", "heads"):
             check_integer(name, getattr(self, name), 1)
@@ -315,7 +319,17 @@ class Extending(Options):
 class Decoder(Extending, Architecture, Windows, Positions):
     """The shape of a GPT beside its size."""
 
-    def shape(self, *, vocab: int, context: int, depth: int, width: int, heads: int, dropout: float) -> GPTConfig:
+    def shape(
+        self,
+        *,
+        vocab: int,
+        context: int,
+        depth: int,
+        width: int,
+        heads: int,
+        dropout: float,
+        scaling: Parametrisation | None = None,
+    ) -> GPTConfig:
         """Return the shape of a model at the end of its training.
 
         A window as long as the context is none, and heads of keys and values are a divisor of the heads.
@@ -345,6 +359,7 @@ class Decoder(Extending, Architecture, Windows, Positions):
             kv_heads=divisor_below(heads, self.kv_heads),
             qk_norm=self.qk_norm,
             ffn=self.ffn,
+            scaling=scaling,
         )
 
 

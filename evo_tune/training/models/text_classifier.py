@@ -42,7 +42,7 @@ class TextClassifier(Classifier):
         embedded = self.embedding(tokens.long()) + self.positions.weight[: tokens.shape[1]]
         x = self.encode(embedded, mask)
         weight = present[..., None].to(x.dtype)
-        logits: Tensor = self.head((x * weight).sum(1) / weight.sum(1))
+        logits: Tensor = self.head((x * weight).sum(1) / weight.sum(1) * self.config.readout)
         return logits
 
     def classify(self, texts: Sequence[str]) -> list[str]:

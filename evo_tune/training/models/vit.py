@@ -69,7 +69,7 @@ class ViT(Classifier):
         if self.cls is not None:
             x = torch.cat((self.cls.weight.expand(batch, 1, -1), x), 1)
         x = self.encode(x + self.positions.weight)
-        logits: Tensor = self.head(x.mean(1) if self.cls is None else x[:, 0])
+        logits: Tensor = self.head((x.mean(1) if self.cls is None else x[:, 0]) * self.config.readout)
         return logits
 
     def classify(self, images: Tensor) -> list[str]:

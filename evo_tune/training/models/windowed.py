@@ -25,7 +25,9 @@ def chunk_mask(chunk: int, window: int) -> Tensor:
     return (ahead >= 0) & (ahead < window)
 
 
-def attend_in_window(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, dropout: Dropout | None = None) -> Tensor:
+def attend_in_window(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor, dropout: Dropout | None = None, scale: float | None = None
+) -> Tensor:
     """Return what `attend` returns for `window_mask`, but for rounding.
 
     Args:
@@ -34,6 +36,7 @@ def attend_in_window(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, dropout: Dro
         v: As `k`.
         mask: As `chunk_mask` gives; its shape says how long chunk and window are.
         dropout: Drops weights, other ones in each chunk; None: none are.
+        scale: See `attend`.
 
     Returns:
         As `q`.
@@ -48,7 +51,7 @@ def attend_in_window(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, dropout: Dro
         seen = mask[: end - start, missing : end - start + window - 1]
         plain = first == start and end - start <= window  # all earlier tokens, of which kernels know more than of masks
         keys, values = k[:, :, first:end], v[:, :, first:end]
-        y = attend(q[:, :, start:end], keys, values, None if plain else seen, dropout)
+        y = attend(q[:, :, start:end], keys, values, None if plain else seen, dropout, scale=scale)
         outputs.append(y.transpose(1, 2))
     # Joined as layers hold them, (batch, length, heads, head_dim), so that no other copy is made.
     return torch.cat(outputs, 1).transpose(1, 2)

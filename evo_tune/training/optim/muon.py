@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from evo_tune.errors import RecipeError
 from evo_tune.options.bounds import check_number
 from evo_tune.training.hardware.eager import step
-from evo_tune.training.optim.optimizer import decay_groups
+from evo_tune.training.optim.optimizer import decay_groups, factors_of, split_by_factors
 
 __all__ = ["HiddenMatrices", "Muon", "OptimizerPair", "fused_maps", "hidden_matrices", "orthogonalised"]
 
@@ -180,16 +180,18 @@ class Muon:
         decayed, others = decay_groups(model)
         hidden = hidden_matrices(model)
         rest = [p for p in decayed if p not in set(hidden)]
-        groups: list[dict[str, Any]] = [
-            {"params": parameters, "decay": decay, "initial_lr": self.lr, "weight_decay": 0.0}
-            for parameters, decay in ((hidden, True), (rest, True), (others, False))
-        ]
         optimizers: list[torch.optim.Optimizer] = []
         if hidden:
             of_muon: dict[str, Any] = {"momentum": self.momentum, "nesterov": self.nesterov}
-            optimizers.append(HiddenMatrices(groups[:1], lr=self.lr, maps=fused_maps(model), **of_muon))
+            groups = split_by_factors(hidden, factors_of(model, "muon"), decay=True, lr=self.lr, eps=0.0)
+            optimizers.append(HiddenMatrices(groups, lr=self.lr, maps=fused_maps(model), **of_muon))
         if rest or others:
-            plain = [group for group in groups[1:] if group["params"]]
+            factors = factors_of(model, "adamw")
+            plain = [
+                group
+                for parameters, decay in ((rest, True), (others, False))
+                for group in split_by_factors(parameters, factors, decay=decay, lr=self.lr, eps=self.eps)
+            ]
             fused = all(p.device.type in ("cpu", "cuda") for p in (*rest, *others))
             betas = (self.beta1, self.beta2)
             optimizers.append(torch.optim.AdamW(plain, lr=self.lr, betas=betas, eps=self.eps, fused=fused))

@@ -7,6 +7,7 @@ is an embedding. Knows nothing of schedules or steps. (Muon is in `muon`.)
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +16,9 @@ from torch import nn
 
 from evo_tune.errors import RecipeError
 from evo_tune.options.bounds import check_number
+from evo_tune.training.models.transfer.rules import Factors
 
-__all__ = ["SGD", "AdamW", "decay_groups", "parameter_groups"]
+__all__ = ["SGD", "AdamW", "decay_groups", "factors_of", "parameter_groups", "split_by_factors"]
 
 _MATMULS = (nn.Linear, nn.Bilinear, nn.MultiheadAttention, nn.modules.conv._ConvNd)
 
@@ -45,16 +47,69 @@ def decay_groups(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Paramete
     return decayed, [p for p in trainable if p not in matmul or p in embedding]
 
 
-def parameter_groups(model: nn.Module, lr: float) -> list[dict[str, Any]]:
-    """Return the groups of `decay_groups` that are not empty, as an optimizer takes them.
+def factors_of(model: nn.Module, optimizer: str) -> dict[nn.Parameter, Factors]:
+    """Return by what the rates of each parameter are multiplied, as its `config.scaling` says; without one, nothing.
 
-    They carry `initial_lr` (the peak that schedules multiply) and `decay` (whether the trainer writes the
-    weight decay to them).
+    A model of which a part is frozen is not trained anew: its rates are one.
+
+    Args:
+        model: Any module.
+        optimizer: See `Parametrisation.factors`.
     """
+    config = getattr(model, "config", None)
+    scaling = getattr(config, "scaling", None)
+    if config is None or scaling is None or not all(p.requires_grad for p in model.parameters()):
+        return {}
+    matrices = set(decay_groups(model)[0])
+    return {
+        weight: scaling.factors(optimizer, _kind(name, weight in matrices), config.width, config.depth)
+        for name, weight in model.named_parameters()
+    }
+
+
+def _kind(name: str, matrix: bool) -> str:
+    return "other" if not name.startswith("blocks.") else "hidden" if matrix else "block"
+
+
+def split_by_factors(
+    parameters: Sequence[nn.Parameter], factors: Mapping[nn.Parameter, Factors], *, decay: bool, lr: float, eps: float
+) -> list[dict[str, Any]]:
+    """Return groups of parameters that share their factors, in the order of the first of each; none of no parameters.
+
+    Args:
+        parameters: All of which decay, or none.
+        factors: See `factors_of`; those that are not in it have ones.
+        decay: Whether they do.
+        lr: Peak learning rate.
+        eps: Adam's; 0: the optimizer has none.
+    """
+    same: dict[Factors, list[nn.Parameter]] = {}
+    for parameter in parameters:
+        same.setdefault(factors.get(parameter, Factors()), []).append(parameter)
     return [
-        {"params": parameters, "decay": decay, "initial_lr": lr, "weight_decay": 0.0}
-        for parameters, decay in zip(decay_groups(model), (True, False), strict=True)
-        if parameters
+        {
+            "params": alike,
+            "decay": decay and factor.decay,
+            "initial_lr": lr * factor.lr,
+            "weight_decay": 0.0,
+            **({"eps": eps * factor.eps} if eps else {}),
+        }
+        for factor, alike in same.items()
+    ]
+
+
+def parameter_groups(model: nn.Module, lr: float, optimizer: str, eps: float = 0.0) -> list[dict[str, Any]]:
+    """Return the groups of `decay_groups`, each in parts that share their factors, as an optimizer takes them.
+
+    They carry `initial_lr` (the peak that schedules multiply) and `decay` (by what the trainer multiplies the weight
+    decay that it writes to them).
+    """
+    factors = factors_of(model, optimizer)
+    parts = zip(decay_groups(model), (True, False), strict=True)
+    return [
+        group
+        for parameters, decay in parts
+        for group in split_by_factors(parameters, factors, decay=decay, lr=lr, eps=eps)
     ]
 
 
@@ -85,7 +140,7 @@ class AdamW:
 
     def build(self, model: nn.Module) -> torch.optim.Optimizer:
         """Return the optimizer over a model's trainable parameters, in `parameter_groups`."""
-        groups = parameter_groups(model, self.lr)
+        groups = parameter_groups(model, self.lr, "adamw", self.eps)
         fused = all(p.device.type in ("cpu", "cuda") for group in groups for p in group["params"])
         betas = (self.beta1, self.beta2)
         return torch.optim.AdamW(groups, lr=self.lr, betas=betas, eps=self.eps, fused=fused)
@@ -119,5 +174,5 @@ class SGD:
 
     def build(self, model: nn.Module) -> torch.optim.Optimizer:
         """Return the optimizer over a model's trainable parameters, in `parameter_groups`."""
-        groups = parameter_groups(model, self.lr)
+        groups = parameter_groups(model, self.lr, "sgd")
         return torch.optim.SGD(groups, lr=self.lr, momentum=self.momentum, nesterov=self.nesterov)

@@ -66,7 +66,7 @@ def test_a_model_with_a_window_is_one_with_a_mask(
         if masked:
             monkeypatch.setattr(
                 "evo_tune.training.models.block.attend_in_window",
-                lambda q, k, v, mask, dropout: attend(q, k, v, everywhere, dropout),
+                lambda q, k, v, mask, dropout, scale: attend(q, k, v, everywhere, dropout, scale=scale),
             )
         model = GPT(config, seed=1, recompute=recompute).double()
         for block in model.blocks:  # whose branches begin at zero

@@ -17,7 +17,7 @@ from evo_tune.options.bounds import check_integer
 from evo_tune.training.models.gpt import GPT
 from evo_tune.training.models.gpt_config import GPTConfig
 
-__all__ = ["grow", "reshape", "sources"]
+__all__ = ["grow", "made_up", "reshape", "sources"]
 
 
 def grow(model: GPT, *, depth: int | None = None, ffn_mult: float | None = None, seed: int = 0) -> GPT:
@@ -68,9 +68,25 @@ def reshape(model: GPT, config: GPTConfig, seed: int = 0, *, recompute: int | No
         for name, source in sources(model, shaped).items():
             if source is not None:
                 _copy(ours[name], theirs[source], gated=_is_gated(name, config), clear=name.endswith("ffn.out.weight"))
+                ours[name].mul_(made_up(name, model.config, config))
             elif name.endswith((".out.weight", ".out.bias")):
                 ours[name].zero_()
     return shaped.to(model.embedding.weight).train(model.training)
+
+
+def made_up(name: str, old: GPTConfig, new: GPTConfig) -> float:
+    """Return by what a parameter is multiplied so that the function stays, where the shape multiplies otherwise.
+
+    A deeper model has smaller branches, a wider one smaller logits (see `Parametrisation`).
+
+    Args:
+        name: Of a parameter.
+        old: The model's shape.
+        new: The shape of the one that continues it.
+    """
+    if name.endswith((".out.weight", ".out.bias")):
+        return old.branch / new.branch
+    return old.readout / new.readout if name.startswith("norm.") else 1.0
 
 
 def sources(model: GPT, shaped: GPT) -> dict[str, str | None]:

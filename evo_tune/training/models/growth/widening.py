@@ -20,7 +20,7 @@ from torch import Tensor
 
 from evo_tune.training.models.gpt import GPT
 from evo_tune.training.models.gpt_config import GPTConfig
-from evo_tune.training.models.growth.reshaping import sources
+from evo_tune.training.models.growth.reshaping import made_up, sources
 from evo_tune.training.models.growth.starting import copies
 
 __all__ = ["carry_state", "enlarge"]
@@ -42,6 +42,7 @@ def enlarge(model: GPT, config: GPTConfig, seed: int = 0, *, recompute: int | No
             parameter = grown.get_parameter(name)
             if source is not None:
                 parameter.copy_(maps.weight(name, theirs[source].detach(), parameter.detach()))
+                parameter.mul_(made_up(name, model.config, config))
             elif name.endswith((".out.weight", ".out.bias")):
                 parameter.zero_()
     grown.tokenizer = model.tokenizer
@@ -67,7 +68,8 @@ def carry_state(old: torch.optim.Optimizer, model: GPT, new: torch.optim.Optimiz
         target, carried = grown.get_parameter(name), {}
         for key, value in state.items():
             if isinstance(value, Tensor) and value.shape == theirs[source].shape and value.ndim:
-                carried[key] = maps.moment(name, value, 2 if key.endswith("_sq") else 1)
+                power = 2 if key.endswith("_sq") else 1
+                carried[key] = maps.moment(name, value, power) / made_up(name, model.config, grown.config) ** power
             else:
                 carried[key] = value.clone() if isinstance(value, Tensor) else value
         homes[target].state[target] = carried

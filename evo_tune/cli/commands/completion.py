@@ -1,0 +1,38 @@
+"""`evo-tune completion`: the script with which a shell completes commands, flags, runs, evaluators and strategies."""
+
+from __future__ import annotations
+
+import click
+
+from evo_tune.cli import _shared as shared
+from evo_tune.cli.help import command as made
+
+PLACE = 150
+
+
+@made(
+    "completion",
+    'eval "$(evo-tune completion bash)"                                  # in ~/.bashrc',
+    'eval "$(evo-tune completion zsh)"                                   # in ~/.zshrc, after compinit',
+    "evo-tune completion fish > ~/.config/fish/completions/evo-tune.fish  # once",
+)
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@shared.format_option("script", "json")
+@click.pass_context
+def command(ctx: click.Context, shell: str, form: str) -> None:
+    """Print the script with which SHELL completes what is typed.
+
+    Commands, flags and choices are completed, and the names of runs, evaluators and strategies.
+    """
+    from click.shell_completion import get_completion_class
+
+    from evo_tune.cli import COMPLETE, PROG
+
+    kind = get_completion_class(shell)
+    assert kind is not None, "the argument's choices are click's"
+    script = kind(ctx.find_root().command, {}, PROG, COMPLETE).source()
+    if form == "json":
+        shared.print_json({"shell": shell, "script": script})
+    else:
+        for line in script.splitlines():
+            shared.echo(line)

@@ -1,0 +1,97 @@
+"""`evo-tune coordinates`: check on this machine that a parametrisation keeps activations of one size."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import click
+
+from evo_tune.cli import _shared as shared
+from evo_tune.errors import UsageError
+
+if TYPE_CHECKING:
+    from evo_tune.training.models.transfer.coordinates import Slopes
+
+
+PLACE = 135
+
+
+@click.command("coordinates")
+@click.argument("param", type=click.Choice(["standard", "mup", "completep"]), default="completep")
+@click.option("--optimizer", type=click.Choice(["adamw", "muon", "sgd"]), default="adamw", show_default=True)
+@click.option("--init", type=click.Choice(["normal", "fan_in"]), default="normal", show_default=True)
+@click.option("--widths", default="32,64,128,256,512", show_default=True, help="Multiples of 16.")
+@click.option("--depths", default="2,4,8,16", show_default=True, help="Empty: depth is not looked at.")
+@click.option("--steps", type=click.IntRange(1, 1000), default=10, show_default=True)
+@click.option("--lr", type=float, help="Peak learning rate at the least size.  [default: a large one]")
+@click.option("--seed", type=int, default=0, show_default=True)
+@shared.format_option("table", "json")
+def command(
+    param: str,
+    optimizer: str,
+    init: str,
+    widths: str,
+    depths: str,
+    steps: int,
+    lr: float | None,
+    seed: int,
+    form: str,
+) -> None:
+    r"""Check that what is found small holds when large: the coordinate check of -o param=PARAM.
+
+    Small GPTs are trained for a few steps at a large learning rate (seconds). Their activations, and what these have
+    learnt, must neither grow nor vanish with the width, and with completep with the depth. `standard` is the control:
+    it fails.
+
+    \b
+    evo-tune coordinates completep
+    evo-tune coordinates mup --optimizer muon
+    """
+    from evo_tune.training.models.transfer.coordinates import check_coordinates
+
+    found = check_coordinates(
+        param,
+        optimizer=optimizer,
+        init=init,
+        widths=_numbers("--widths", widths),
+        depths=_numbers("--depths", depths),
+        steps=steps,
+        lr=lr,
+        seed=seed,
+    )
+    rows = [_row(one) for one in found]
+    if form == "json":
+        click.echo(json.dumps({"param": param, "optimizer": optimizer, "init": init, "slopes": rows}))
+    else:
+        for one, row in zip(found, rows, strict=True):
+            asked = "nothing is asked" if one.bounds is None else f"asked: {one.bounds[0]:+.1f} to {one.bounds[1]:+.1f}"
+            verdict = "" if one.bounds is None else "  holds" if one.holds else "  fails"
+            sizes = ", ".join(map(str, one.sizes))
+            click.echo(
+                f"against {one.against} ({sizes}): {row['least']:+.2f} to {row['most']:+.2f}  ({asked}){verdict}"
+            )
+    if not all(one.holds for one in found):
+        raise UsageError(
+            f"{param} with {optimizer} does not keep activations of one size: what is found at one size does not hold "
+            "at another; try -o param=completep"
+        )
+
+
+def _row(one: Slopes) -> dict[str, object]:
+    """Return the lowest and the highest slope of d log|x| / d log size, and whether they hold."""
+    return {
+        "against": one.against,
+        "sizes": list(one.sizes),
+        "least": round(one.least, 4),
+        "most": round(one.most, 4),
+        "asked": one.bounds,
+        "holds": one.holds,
+    }
+
+
+def _numbers(name: str, text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        raise UsageError(f"{name} {text}: expected whole numbers with commas between them, such as 32,64,128") from None

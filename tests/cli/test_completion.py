@@ -1,0 +1,135 @@
+"""What a shell completes, and that completing neither takes long, shows an error, nor obeys a stranger's names."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+from click.shell_completion import ShellComplete
+
+from evo_tune.cli import COMPLETE, PROG, cli, complete
+from evo_tune.plugins.find import list_evaluators, list_strategies
+from evo_tune.store.manifest import MANIFEST
+from evo_tune.store.places import STORE
+from evo_tune.training.optim.schedule import SCHEDULES
+from tests.cli.conftest import Typed
+
+NASTY = ["$(touch owned)", "a b", "-rf", "x\ny", "x\033[31m", "`id`", "mine;ls", "a,b", "c'd", ".hidden", "ünder"]
+
+
+def completed(*words: str) -> list[str]:
+    """Return what is offered for the last of the words behind `evo-tune`."""
+    shell = ShellComplete(cli, {}, PROG, COMPLETE)
+    return [one.value for one in shell.get_completions(list(words[:-1]), words[-1]) if one.type == "plain"]
+
+
+@pytest.fixture
+def store(folder: Path) -> Path:
+    """A store with two runs, and folders of names that a shell would obey."""
+    for name in ("mine", "mine-2", *NASTY):
+        (folder / STORE / name).mkdir(parents=True)
+        (folder / STORE / name / complete.MANIFEST).write_text("not even JSON")
+    (folder / STORE / "no-run").mkdir()
+    return folder / STORE
+
+
+def test_commands_flags_and_choices_are_completed(folder: Path) -> None:
+    assert {"run", "report", "resume"} <= set(completed("r"))
+    assert completed("run", "--calibrate-b") == ["--calibrate-best"]
+    assert completed("run", "--order", "") == ["arrival", "birth"]
+    assert completed("rnu", "x") == [], "what is misspelt is no error yet"
+    assert completed("export", "--check") == [], "what is not shown is not offered"
+
+
+@pytest.mark.parametrize("words", ["show", "resume", "export", "report mine", "run --learn-from", "run --warm-start"])
+def test_runs_are_completed_and_only_names_that_are_words(store: Path, words: str) -> None:
+    assert completed(*words.split(), "") == ["mine", "mine-2"]
+    assert completed(*words.split(), "mine-") == ["mine-2"]
+
+
+def test_the_store_that_is_typed_is_looked_into(folder: Path) -> None:
+    (folder / "else" / "other").mkdir(parents=True)
+    (folder / "else" / "other" / MANIFEST).touch()
+    assert completed("show", "--store", "else", "") == ["other"]
+    assert completed("show", "--store", "nowhere", "") == []
+    assert completed("show", "") == []
+
+
+def test_plugins_and_schedules_are_those_that_the_commands_know(folder: Path) -> None:
+    (folder / "evaluators").mkdir()
+    (folder / "evaluators" / "mine.py").write_text("raise SystemExit('it was run')")
+    for words in ("run", "evaluate", "evaluators"):
+        assert completed(words, "") == [name for name, *_ in list_evaluators()]
+        assert "mine" in completed(words, "m")
+    assert completed("run", "--strategy", "") == [name for name, _ in list_strategies()]
+    assert completed("schedule", "") == sorted(SCHEDULES)
+    assert complete.MANIFEST == MANIFEST
+
+
+@pytest.mark.parametrize("words", ["run ./qu", "run --strategy my/", "run --config r", "run --warm-start genomes.c"])
+def test_files_are_left_to_the_shell(folder: Path, words: str) -> None:
+    *before, last = words.split()
+    found = ShellComplete(cli, {}, PROG, COMPLETE).get_completions(before, last)
+    assert [(one.type, one.value) for one in found] == [("file", last)]
+
+
+def test_bash_completes_with_the_printed_script(typed: Typed, store: Path) -> None:
+    bash = shutil.which("bash")
+    if bash is None:
+        pytest.skip("there is no bash here")
+    script = typed("completion", "bash").out
+    assert json.loads(typed("completion", "bash", "--format", "json").out) == {"shell": "bash", "script": script}
+    caller = store.parent / "evo-tune"
+    caller.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m evo_tune "$@"\n')
+    caller.chmod(0o755)
+    lines = [script]
+    for typed_words in (["show", "m"], ["show", ""], ["rnu", "x"], ["run", "'"]):
+        words = ["evo-tune", *typed_words]
+        lines.append(f"COMP_WORDS=({shlex.join(words)}) COMP_CWORD={len(words) - 1} COMPREPLY=()")
+        lines.append(f'_evo_tune_completion {shlex.quote(str(caller))}; echo "[${{COMPREPLY[*]}}]"')
+    done = subprocess.run([bash, "-c", "\n".join(lines)], capture_output=True, text=True, cwd=store.parent)
+    assert done.stdout.splitlines()[:3] == ["[mine mine-2]", "[mine mine-2]", "[]"], done
+    assert done.stderr == ""
+    assert not (store.parent / "owned").exists()
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+def test_the_other_shells_get_scripts_that_ask_as_theirs(typed: Typed, shell: str) -> None:
+    assert f"{COMPLETE}={shell}_complete" in typed("completion", shell).out
+    assert typed("completion", "csh").code == 2
+
+
+def test_completing_loads_nothing_heavy_and_shows_no_error(store: Path) -> None:
+    code = (
+        "import sys; sys.argv = ['evo-tune']\n"
+        "from evo_tune.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "print({'torch', 'pandas', 'deap', 'numpy', 'msgspec', 'pyarrow', 'rich'} & set(sys.modules))"
+    )
+    env = {**os.environ, COMPLETE: "zsh_complete", "COMP_WORDS": "evo-tune resume mine-", "COMP_CWORD": "2"}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, cwd=store.parent)
+    assert (done.stdout, done.stderr) == ("plain\nmine-2\n_\nset()\n", "")
+
+
+def test_an_error_is_not_shown_where_one_types(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise click.UsageError("this would stand in the middle of what is typed")
+
+    kept = os.dup(2)
+    try:
+        monkeypatch.setattr(type(cli), "main", broken)
+        assert complete.answer(cli, PROG, COMPLETE) == 1
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+    assert capfd.readouterr() == ("", "")

@@ -1,0 +1,28 @@
+"""`evo-tune coordinates`: its verdict, its exit code, its JSON."""
+
+from __future__ import annotations
+
+import json
+
+from click.testing import CliRunner
+
+from evo_tune.cli import cli
+
+SMALL = ["--widths", "32,64,128", "--depths", "", "--steps", "2"]
+
+
+def test_the_verdict_is_the_exit_code() -> None:
+    good = CliRunner().invoke(cli, ["coordinates", "mup", *SMALL, "--format", "json"])
+    assert good.exit_code == 0
+    (row,) = json.loads(good.output)["slopes"]
+    assert row["holds"]
+    assert row["against"] == "width"
+    bad = CliRunner().invoke(cli, ["coordinates", "standard", *SMALL])
+    assert bad.exit_code
+    assert "fails" in bad.output
+
+
+def test_widths_that_are_none_are_said() -> None:
+    wrong = CliRunner().invoke(cli, ["coordinates", "mup", "--widths", "32,x"])
+    assert wrong.exit_code
+    assert "--widths 32,x" in str(wrong.output) + str(wrong.exception)

@@ -1,0 +1,194 @@
+"""What is printed for programs is what docs/json.md promises, key by key, and commands end with the codes it names."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+import pytest
+
+from evo_tune.cli import module_of, names
+from evo_tune.cli.formats import EVENTS, OUTPUTS
+from tests.cli.conftest import QUICK, Result, Typed
+
+Act = Callable[[Typed, Path], Result]
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+EXPORT = """
+
+def export(genome, context, folder):
+    print("an evaluator may print what it likes")
+    (folder / "weights").write_text("")
+    return {"loss": float("nan")}
+"""
+
+LOOKS = [
+    "list",
+    "status",
+    "show one",
+    "best one",
+    "best several",
+    "report one -o one.html",
+    "convert one --to optuna",
+    "verify one",
+    "watch one",
+    "evaluators",
+    "evaluators ./quick.py",
+    "strategies",
+    "new mine",
+    "evaluate quick.py",
+    "evaluate quick.py -g depth=7",
+    "export one model",
+    "schedule cosine --steps 5",
+    "devices",
+    "completion zsh",
+]
+
+
+def read(name: str, printed: str) -> Any:
+    """Return what a command has printed, which must be what is promised of it."""
+    return msgspec.json.decode(printed.encode(), type=OUTPUTS[name])
+
+
+def kind_of(event: Any) -> str:
+    return str(event.__struct_config__.tag)
+
+
+def about(event: Any, id: int) -> bool:
+    return kind_of(event) in ("born", "result") and event.id == id
+
+
+def events(printed: str) -> list[Any]:
+    return [msgspec.json.decode(line.encode(), type=EVENTS) for line in printed.splitlines()]
+
+
+@pytest.fixture
+def desk(folder: Path, small_run: str, typed: Typed, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a finished run, and one of two objectives."""
+    two = "run quick.py --name several --trials 4 --objective loss:min --objective cost:max --quiet --no-report"
+    assert typed(*two.split()).code == 0
+    (folder / "quick.py").write_text(QUICK + EXPORT)
+    os.utime(folder / "populations" / small_run / "_journal.jsonl")  # the latest
+    serve = "evo_tune.report.pages.serving.serve"
+    monkeypatch.setattr(serve, lambda folder, port, tell: tell("http://127.0.0.1:1/?token=x"))
+    return folder
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_command_prints_json_and_its_keys_are_written_down(name: str) -> None:
+    formats = next(one for one in module_of(name).command.params if "--format" in one.opts)
+    assert isinstance(formats.type, click.Choice)
+    assert "json" in formats.type.choices
+    assert ("jsonl" in formats.type.choices) == (name in ("run", "resume"))
+    assert name in OUTPUTS, "what it prints has no type in cli/formats"
+    assert set(OUTPUTS) <= set(names())
+
+
+def test_what_is_printed_has_the_keys_that_are_promised(desk: Path, typed: Typed) -> None:
+    assert {line.split()[0] for line in LOOKS} | {"run", "resume"} == set(OUTPUTS)
+    for line in LOOKS:
+        name, *words = line.split()
+        done = (
+            typed(name, *words, "--format", "json", "--trust")
+            if name == "export"
+            else typed(name, *words, "--format", "json")
+        )
+        assert read(name, done.out), (line, done)
+        assert done.out.isascii()
+        assert done.code == (1 if "depth=7" in line else 0), (line, done)
+
+
+def test_a_run_and_its_continuation_print_how_they_ended(typed: Typed) -> None:
+    words = ("--calibrate", "0", "--format", "json", "--quiet", "--trials")
+    assert read("run", typed("run", "quick.py", "--name", "mine", *words, "2").out).evaluations == 2
+    assert read("resume", typed("resume", "mine", *words, "3").out).evaluations == 3
+
+
+def test_events_come_as_they_happen_and_none_is_missing(typed: Typed, folder: Path) -> None:
+    words = ("--calibrate", "1", "--calibrate-best", "1", "--format", "jsonl", "--trials")
+    done = typed("run", "quick.py", "--name", "mine", "--order", "birth", *words, "8")
+    told = events(done.out)
+    kinds = [kind_of(one) for one in told]
+    assert (kinds[0], kinds[-1], done.code, told[-1].exit_code) == ("begin", "end", 0, 0)
+    for id in range(8):
+        assert [kind for kind, one in zip(kinds, told, strict=True) if about(one, id)] == ["born", "result"]
+    good = [one.metrics["loss"] for one in told if kind_of(one) == "result" and one.status == "ok"]
+    assert [one.value for one in told if kind_of(one) == "best"][-1] == min(good)
+    assert kinds.count("fresh") >= 2, "the closing race is told, too"
+    assert [one.time for one in told] == sorted(one.time for one in told)
+    again = events(typed("resume", "mine", *words, "9").out)
+    assert (again[0].births, again[0].results) == (8, 8)
+    assert [one.id for one in again if kind_of(one) == "born"] == [8], "nothing is told twice"
+
+
+def test_events_are_told_while_the_run_goes_on(folder: Path) -> None:
+    words = [sys.executable, "-m", "evo_tune", "run", "quick.py", "--trials", "3", "--slots", "1", "-o", "sleep=0.5"]
+    words += ["--calibrate", "0", "--format", "jsonl"]
+    with subprocess.Popen(words, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None
+        seen = [(json.loads(line)["event"], running.poll()) for line in running.stdout]
+    assert seen[0] == ("begin", None)
+    assert ("result", None) in seen
+    assert running.returncode == 0
+
+
+def cut(typed: Typed, folder: Path) -> Result:
+    """Interrupt a run, by a training that sends what Ctrl-C does."""
+    sends = "    import os, signal\n    os.kill(os.getpid(), signal.SIGINT)\n    time.sleep(0.3)\n"
+    (folder / "cut.py").write_text(QUICK.replace("    time.sleep(sleep)\n", sends))
+    return typed("run", "cut.py", "--trials", "9", "--name", "cut", "--format", "jsonl")
+
+
+def unfit(typed: Typed, folder: Path) -> Result:
+    (folder / "unfit.py").write_text(QUICK.replace('return {"loss"', 'return {"lost"'))
+    return typed("run", "unfit.py", "--trials", "2", "--name", "unfit", "--format", "jsonl")
+
+
+CODES: list[tuple[int, Act]] = [
+    (0, lambda typed, folder: typed("list", "--format", "json")),
+    (1, lambda typed, folder: typed("show", "nowhere", "--format", "json")),
+    (1, unfit),
+    (2, lambda typed, folder: typed("run", "quick.py", "--trials", "none", "--format", "jsonl")),
+    (2, lambda typed, folder: typed("run", "quick.py", "-o", "bia=1", "--format", "jsonl")),
+    (2, lambda typed, folder: typed("run", "nowhere", "--format", "json")),
+    (130, cut),
+]
+
+
+@pytest.mark.parametrize(("code", "act"), CODES)
+def test_exit_codes_are_those_of_the_page(
+    code: int, act: Callable[[Typed, Path], Result], typed: Typed, folder: Path
+) -> None:
+    done = act(typed, folder)
+    assert done.code == code, done
+    assert f"\n| {code} | " in (DOCS / "json.md").read_text(encoding="utf-8")
+    if act in (cut, unfit):
+        told = events(done.out)
+        assert told[-1].exit_code == code
+        assert ("stopping" in [kind_of(one) for one in told]) == (code == 130)
+    elif code:
+        assert done.out == ""
+        assert done.err.startswith("Error: ")
+        assert done.err.count("\n") == 1
+
+
+def test_the_page_is_made_of_the_types() -> None:
+    spec = importlib.util.spec_from_file_location("make_json", DOCS / "make_json.py")
+    assert spec is not None
+    assert spec.loader is not None
+    make = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(make)
+    page = (DOCS / "json.md").read_text(encoding="utf-8")
+    assert page.partition(make.MARK + "\n")[2] == make.made(), "run `make json`"
+    for name, node in make.declared().items():
+        given = [one for one in node.body if hasattr(one, "annotation")]
+        assert len(list(make.fields(node))) == len(given), f"{name}: a key says nothing of itself"

@@ -1,0 +1,71 @@
+"""The help as people read it: flags in groups, examples as they are typed, colours where a terminal shows them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pty
+import re
+import subprocess
+import sys
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from evo_tune.cli import cli, module_of, names
+from evo_tune.cli.help import FLAGS, Command
+
+
+def shown(name: str) -> str:
+    return CliRunner().invoke(cli, [name, "--help"], env={"COLUMNS": "100"}).output
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_flag_stands_once_and_in_a_group_of_its_own(name: str) -> None:
+    command = module_of(name).command
+    assert isinstance(command, Command), "made with cli.help.command"
+    context = click.Context(command, info_name=name)
+    flags = [one for one in command.get_params(context) if isinstance(one, click.Option) and not one.hidden]
+    groups = command.groups(context)
+    assert sorted(one.opts for held in groups.values() for one in held) == sorted(one.opts for one in flags)
+    assert "Other flags" not in groups, "its flags have no row in cli.help.FLAGS"
+    for one in flags:
+        assert one.help, f"{one.opts} says nothing"
+        assert one.opts[-1] in shown(name)
+
+
+def test_many_flags_come_in_the_order_in_which_one_asks() -> None:
+    titles = [title for title in FLAGS if title != "The schedule"]
+    assert re.findall(r"^(\w[\w ]+):$", shown("run"), re.MULTILINE) == [*titles, "Examples"]
+    assert re.findall(r"^(\w[\w ]+):$", shown("list"), re.MULTILINE) == ["Options"], "few need no groups"
+
+
+@pytest.mark.parametrize("name", [name for name in names() if getattr(module_of(name).command, "examples", ())])
+def test_examples_are_printed_as_they_are_typed(name: str) -> None:
+    printed = shown(name)
+    for line in module_of(name).command.examples:
+        assert f"\n  {line}\n" in printed
+    assert "\b" not in printed
+
+
+def in_terminal(**env: str) -> str:
+    """Return what `evo-tune run --help` prints in a terminal."""
+    master, slave = pty.openpty()
+    words = [sys.executable, "-m", "evo_tune", "run", "--help"]
+    plain = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
+    process = subprocess.Popen(words, stdout=slave, stderr=slave, env={**plain, "TERM": "xterm", **env})
+    os.close(slave)
+    text = b""
+    with contextlib.suppress(OSError):  # the terminal's end reads as an error on Linux
+        while piece := os.read(master, 65536):
+            text += piece
+    os.close(master)
+    assert process.wait(timeout=30) == 0
+    return text.decode()
+
+
+def test_a_terminal_gets_colours_unless_it_says_no() -> None:
+    assert "\033[36m--trials" in in_terminal()
+    assert "\033" not in in_terminal(NO_COLOR="1")
+    assert "\033" not in shown("run"), "a file or a pipe gets none"

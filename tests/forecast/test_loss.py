@@ -1,0 +1,59 @@
+"""The loss at another size: a law is found, its interval holds, and what cannot be told is said."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from evo_tune.errors import UsageError
+from evo_tune.forecast.loss import Observation, ScalingLaw, fit, missing, predict
+
+TRUE = ScalingLaw(1.2, 40.0, 0.4, 150.0, 0.45, 0.0)
+SIZES, TEXTS = (3e4, 1e5, 3e5, 1e6), (1e5, 4e5, 1.6e6)
+
+
+def observed(noise: float = 0.0, seed: int = 0) -> list[Observation]:
+    rng = np.random.default_rng(seed)
+    return [
+        Observation(n, d, TRUE(n, d) * float(np.exp(rng.normal(0, noise)))) for n, d in itertools.product(SIZES, TEXTS)
+    ]
+
+
+def test_a_law_without_noise_is_found() -> None:
+    found = fit(observed())
+    for n, d in ((3e6, 1e7), (1e6, 1.6e6)):
+        assert found(n, d) == pytest.approx(TRUE(n, d), rel=0.01)
+    assert found.scatter < 0.002
+
+
+def test_one_bad_training_does_not_bend_it() -> None:
+    rows = observed()
+    rows[3] = Observation(rows[3].parameters, rows[3].tokens, rows[3].loss * 1.5)
+    assert fit(rows)(3e6, 6e6) == pytest.approx(TRUE(3e6, 6e6), rel=0.02)
+
+
+def test_the_interval_holds_as_often_as_it_says() -> None:
+    inside = 0
+    for seed in range(15):
+        found = predict(observed(0.01, seed), 4e6, 6e6, bootstraps=25, seed=seed)
+        reached = TRUE(4e6, 6e6) * float(np.exp(np.random.default_rng([seed, 1]).normal(0, 0.01)))
+        inside += found.low <= reached <= found.high
+        assert found.high - found.low < 0.2 * found.loss
+    assert inside >= 9  # 80% of 15 are 12; fewer than 9 in one of 60 cases
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        (observed()[:3], "3 trainings"),
+        ([row for row in observed() * 3 if row.parameters == SIZES[0]], "one size"),
+        ([row for row in observed() * 3 if row.tokens == TEXTS[0]], "one length of text"),
+        ([Observation(n, 20 * n, 3.0) for n in np.geomspace(1e4, 1e6, 8)], "one size at two budgets"),
+    ],
+)
+def test_what_a_sample_cannot_tell_is_said(rows: list[Observation], said: str) -> None:
+    assert said in missing(rows)
+    with pytest.raises(UsageError, match=said):
+        fit(rows)
