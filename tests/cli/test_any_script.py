@@ -198,7 +198,7 @@ def test_what_the_page_says_works(typed: Typed, folder: Path, monkeypatch: pytes
     command = re.findall(r"^```sh\n(evo-tune .+)$", DOCS.read_text(), re.M)
     blocks = re.findall(r"^```python\n(.*?)^```", DOCS.read_text(), re.M | re.S)
     assert (len(command), len(blocks)) == (2, 2)
-    assert typed(*shlex.split(command[0])[1:], *BRIEF, "--trials", "1").code == 0
+    assert typed(*shlex.split(command[0])[1:-1], "1", *BRIEF).code == 0
     (folder / "train.py").write_text("LR = 0.1\nDATA = 'x'\nprint('{\"val_loss\": %f}' % LR)\n")
     written = typed(*shlex.split(command[1])[1:])
     assert "genes, guessed: LR; look at them, and at what stands beside as comments (1)" in written.out, written

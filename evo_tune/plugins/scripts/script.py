@@ -48,7 +48,7 @@ class Script:
         that it sees (CUDA_VISIBLE_DEVICES), its threads are the trial's (OMP_NUM_THREADS …).
 
         Raises:
-            Ended: It ends with another code than 0, or without a metric that is an objective.
+            RunError: It ends with another code than 0, or without a metric that is an objective.
             Pruned: Its curve is beyond a bound; it is killed.
         """
         given = _given(context, self.words.names)
