@@ -11,7 +11,9 @@ import click
 from evo_tune.cli import _shared as shared
 from evo_tune.cli import complete
 from evo_tune.cli.config import read_config
+from evo_tune.cli.for_scale import BUDGETS, Aim, parse_aim
 from evo_tune.cli.help import command as made
+from evo_tune.cli.planning import hours_alone, plan, print_plan
 from evo_tune.cli.session import SESSION, go, session_options
 from evo_tune.errors import OptionError
 
@@ -43,6 +45,11 @@ PLACE = 10
     "--ladder",
     metavar="SIZES",
     help="Sizes (depth x width) tried in order while they pay: 2x64,4x96,6x128.",
+)
+@click.option(
+    "--for-scale",
+    metavar="WIDTHxDEPTH",
+    help="Search small for a larger model: 1024x24, or 1024x24x1e9 with its tokens (see `evo-tune scale`).",
 )
 @click.option(
     "--gene",
@@ -118,6 +125,7 @@ PLACE = 10
     help="Believe what an earlier run found, as far as it proves true.",
 )
 @click.option("--fill-defaults", is_flag=True, help="Give genes that a warm start lacks their defaults.")
+@click.option("--dry-run", is_flag=True, help="Begin nothing: say what the run would take.")
 @click.option(
     "--config",
     metavar="FILE.toml",
@@ -133,6 +141,7 @@ def command(
     strategy: str | None,
     strategy_option: tuple[str, ...],
     ladder: str | None,
+    for_scale: str | None,
     genes: tuple[str, ...],
     objectives: tuple[str, ...],
     store: str,
@@ -144,6 +153,8 @@ def command(
     metrics: tuple[str, ...],
     progress: str | None,
     shell: bool,
+    price_per_hour: float | None,
+    dry_run: bool,
     **rest: Any,
 ) -> int:
     """Evolve EVALUATOR, by name or by file, or any script by its command.
@@ -153,6 +164,7 @@ def command(
     from evo_tune.cli.warm_start import read_genomes
     from evo_tune.loop.search import Search
     from evo_tune.options.binding import split_assignments
+    from evo_tune.store.places import free_folder
 
     session = {name: rest.pop(name) for name in SESSION}
     for name, usual in (("calibrate", 3), ("calibrate_best", 2)):
@@ -164,19 +176,59 @@ def command(
             raise OptionError("--ladder stands for --strategy ladder -s sizes=…: give one of the two")
         strategy, own = "ladder", {**own, "sizes": ladder}
         read = {**_genes_of_ladder(ladder, evaluator, given), **read}
-    search = Search(
-        evaluator,
-        options=given,
-        strategy=strategy,
-        strategy_options=own,
-        genes=read,
-        objectives=objectives,
-        store=store,
-        warm_start=[genome for source in warm_start for genome in read_genomes(source, Path(store))],
+    aim = None
+    if for_scale is not None:
+        aim, given, read = _aimed(for_scale, ladder, evaluator, given, read)
+        rest["fidelity"] = BUDGETS if rest["fidelity"] == "1" else rest["fidelity"]
+    name = rest.pop("name")
+    made: dict[str, Any] = {
+        "options": given,
+        "strategy": strategy,
+        "strategy_options": own,
+        "genes": read,
+        "objectives": objectives,
+        "warm_start": [genome for source in warm_start for genome in read_genomes(source, Path(store))],
         **rest,
-        **{name: value for name, value in session.items() if value is not None},
-    )
-    return go(search, quiet, form, no_report, tracks)
+    }
+    limits = {name: value for name, value in session.items() if value is not None}
+    planned = None
+    if name is not None:
+        free_folder(Path(store), name)
+    if dry_run or hours_alone(limits):
+        planned = plan(evaluator, Path(store), limits, made)
+        made["options"] = {**given, **planned.options}
+    if dry_run and planned is not None:
+        print_plan(planned, price_per_hour, form)
+        return 0
+    search = Search(evaluator, store=store, name=name, **made, **limits)
+    if planned is not None:
+        search.pace, search.before = planned.pace, planned.seconds
+        if planned.told and not quiet:
+            shared.echo(planned.told, err=form != "table")
+    code = go(search, quiet, form, no_report, tracks, price_per_hour)
+    if aim is not None and not quiet and form == "table":
+        for line in aim.said(search.saved, search.evaluator).splitlines():
+            shared.echo(line)
+    return code
+
+
+def _aimed(
+    text: str, ladder: str | None, evaluator: str, given: dict[str, str], read: dict[str, Gene | None]
+) -> tuple[Aim, dict[str, Any], dict[str, Any]]:
+    """Return a search's aim, its options and its genes.
+
+    Raises:
+        OptionError: It is none, or does not go with something else.
+    """
+    from evo_tune.plugins.find import find_evaluator, is_command
+
+    if ladder is not None:
+        raise OptionError("--for-scale and --ladder are both given: give one of them")
+    if is_command(evaluator):
+        raise OptionError("--for-scale: a command carries no recipe to another size; language_model does")
+    aim = parse_aim(text)
+    options = aim.options(given)
+    return aim, options, aim.genes(find_evaluator(evaluator), options, read)
 
 
 def _of_command(evaluator: str, metrics: Sequence[str], progress: str | None, shell: bool) -> dict[str, str]:

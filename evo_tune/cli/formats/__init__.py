@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from evo_tune.cli.formats import events, runs, things
+from evo_tune.cli.formats import events, runs, scaling, things
 
 __all__ = ["EVENTS", "OUTPUTS"]
 
 OUTPUTS: dict[str, Any] = {
     "run": runs.Closing,
+    "run --dry-run": runs.Planned,
     "resume": runs.Closing,
     "list": list[runs.Listed],
     "status": runs.Status,
@@ -28,6 +29,8 @@ OUTPUTS: dict[str, Any] = {
     "new": things.Written,
     "evaluate": runs.Evaluated,
     "export": runs.Exported,
+    "scale": scaling.Scaled,
+    "coordinates": scaling.Coordinates,
     "schedule": list[things.Step],
     "devices": things.Devices,
     "completion": things.Script,
