@@ -35,7 +35,8 @@ def followed(run: Run, track: str) -> None:
 
 def told(path: Path) -> list[tuple[Any, ...]]:
     """Return what a journal of Optuna's has of every trial, but for its times."""
-    trials = studies(path).get_all_trials(0)
+    storage = studies(path)
+    trials = storage.get_all_trials(0) if storage.get_all_studies() else []  # it may be made and not yet written
     names = ("number", "state", "values", "params", "intermediate_values", "user_attrs", "system_attrs")
     return [tuple(getattr(trial, name) for name in names) for trial in trials]
 
