@@ -18,7 +18,6 @@ import pytest
 from evo_tune.cli import module_of, names
 from evo_tune.cli.formats import EVENTS, OUTPUTS
 from tests.cli.conftest import QUICK, Result, Typed
-from tests.pages import TRAIN
 
 Act = Callable[[Typed, Path], Result]
 
@@ -46,12 +45,12 @@ LOOKS = [
     "evaluators ./quick.py",
     "strategies",
     "new mine",
-    "new guessed --from train.py",
     "evaluate quick.py",
     "evaluate quick.py -g depth=7",
     "export one model",
     "schedule cosine --steps 5",
     "devices",
+    "coordinates mup --widths 16,32 --depths= --steps 1",
     "completion zsh",
 ]
 
@@ -79,7 +78,6 @@ def desk(folder: Path, small_run: str, typed: Typed, monkeypatch: pytest.MonkeyP
     two = "run quick.py --name several --trials 4 --objective loss:min --objective cost:max --quiet --no-report"
     assert typed(*two.split()).code == 0
     (folder / "quick.py").write_text(QUICK + EXPORT)
-    (folder / "train.py").write_text(TRAIN)
     os.utime(folder / "populations" / small_run / "_journal.jsonl")  # the latest
     serve = "evo_tune.report.pages.serving.serve"
     monkeypatch.setattr(serve, lambda folder, port, tell: tell("http://127.0.0.1:1/?token=x"))
@@ -93,13 +91,11 @@ def test_every_command_prints_json_and_its_keys_are_written_down(name: str) -> N
     assert "json" in formats.type.choices
     assert ("jsonl" in formats.type.choices) == (name in ("run", "resume"))
     assert name in OUTPUTS, "what it prints has no type in cli/formats"
-    assert set(OUTPUTS) <= set(names())
+    assert set(OUTPUTS) <= {*names(), "run --dry-run"}
 
 
 def test_what_is_printed_has_the_keys_that_are_promised(desk: Path, typed: Typed) -> None:
-    assert {line.split()[0] for line in LOOKS} | {"run", "resume", "coordinates"} == set(OUTPUTS), (
-        "it has a test of its own"
-    )
+    assert {line.split()[0] for line in LOOKS} | {"run", "run --dry-run", "resume"} == set(OUTPUTS)
     for line in LOOKS:
         name, *words = line.split()
         done = (
@@ -110,6 +106,11 @@ def test_what_is_printed_has_the_keys_that_are_promised(desk: Path, typed: Typed
         assert read(name, done.out), (line, done)
         assert done.out.isascii()
         assert done.code == (1 if "depth=7" in line else 0), (line, done)
+
+
+def test_a_run_that_is_not_begun_prints_what_it_would_take(typed: Typed) -> None:
+    planned = read("run --dry-run", typed("run", "quick.py", "--dry-run", "--format", "json").out)
+    assert (planned.forecast, planned.seconds_timed) == (None, None)  # quick.py cannot be timed
 
 
 def test_a_run_and_its_continuation_print_how_they_ended(typed: Typed) -> None:

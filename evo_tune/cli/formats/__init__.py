@@ -14,6 +14,7 @@ __all__ = ["EVENTS", "OUTPUTS"]
 
 OUTPUTS: dict[str, Any] = {
     "run": runs.Closing,
+    "run --dry-run": runs.Planned,
     "resume": runs.Closing,
     "list": list[runs.Listed],
     "status": runs.Status,
@@ -29,8 +30,8 @@ OUTPUTS: dict[str, Any] = {
     "evaluate": runs.Evaluated,
     "export": runs.Exported,
     "schedule": list[things.Step],
-    "coordinates": things.Coordinates,
     "devices": things.Devices,
+    "coordinates": things.Coordinates,
     "completion": things.Script,
 }
 """What each command prints with `--format json`."""

@@ -88,37 +88,37 @@ class Written(Struct, forbid_unknown_fields=True, kw_only=True):
     file: str
     """Its file."""
     genes: list[str]
-    """Those that were guessed from a script; none without `--from`."""
+    """Names of those that were guessed from a script; empty without one."""
 
 
-class Slopes(Struct, forbid_unknown_fields=True, kw_only=True):
-    """How activations grow with a model: d log(size of an activation) / d log(size of the model)."""
+class Slope(Struct, forbid_unknown_fields=True, kw_only=True):
+    """How a size of activations moves with the size of the model."""
 
     against: str
     """width or depth."""
     sizes: list[int]
-    """Widths or depths that were trained."""
+    """Those that were trained."""
     least: float
-    """The lowest slope of any activation."""
+    """The lowest d log|x| / d log size of all blocks and steps."""
     most: float
     """The highest."""
-    asked: tuple[float, float] | None
-    """Between which they must lie; null: nothing is asked."""
+    asked: list[float] | None
+    """Between which it has to lie; null where nothing is asked."""
     holds: bool
-    """Whether they do."""
+    """Whether it does."""
 
 
 class Coordinates(Struct, forbid_unknown_fields=True, kw_only=True):
-    """A coordinate check; exit code 1 where it fails."""
+    """A coordinate check."""
 
     param: str
-    """The parametrisation."""
+    """standard, mup or completep."""
     optimizer: str
-    """The optimizer."""
+    """adamw, muon or sgd."""
     init: str
-    """The initialisation."""
-    slopes: list[Slopes]
-    """Against width, and against depth."""
+    """normal or fan_in."""
+    slopes: list[Slope]
+    """What was seen."""
 
 
 class Step(Struct, forbid_unknown_fields=True, kw_only=True):
