@@ -124,6 +124,7 @@ if TYPE_CHECKING:
     from evo_tune.training.models.growth.reshaping import reshape as reshape
     from evo_tune.training.models.growth.widening import carry_state as carry_state
     from evo_tune.training.models.text_classifier import TextClassifier as TextClassifier
+    from evo_tune.training.models.transfer.carrying import carry_language as carry_language
     from evo_tune.training.models.vit import ViT as ViT
     from evo_tune.training.optim.accumulation import accumulate as accumulate
     from evo_tune.training.optim.clipping import Clipping as Clipping
@@ -134,7 +135,6 @@ if TYPE_CHECKING:
     from evo_tune.training.optim.early_stopping import EarlyStopping as EarlyStopping
     from evo_tune.training.optim.early_stopping import Stopping as Stopping
     from evo_tune.training.optim.ema import Averaging as Averaging
-    from evo_tune.training.optim.ema import average_of as average_of
     from evo_tune.training.optim.gap_decay import Decaying as Decaying
     from evo_tune.training.optim.gap_decay import GapDecay as GapDecay
     from evo_tune.training.optim.gap_decay import GapWatch as GapWatch
@@ -163,10 +163,11 @@ if TYPE_CHECKING:
     from evo_tune.training.session import Place as Place
     from evo_tune.training.session import train as train
     from evo_tune.training.session import train_together as train_together
+    from evo_tune.training.stepping.averaging import average_of as average_of
+    from evo_tune.training.stepping.recipe import Recipe as Recipe
     from evo_tune.training.subjects.examples import Examples as Examples
     from evo_tune.training.subjects.reading import Material as Material
     from evo_tune.training.subjects.reading import Reading as Reading
-    from evo_tune.training.trainer import Recipe as Recipe
     from evo_tune.training.trainer import Step as Step
     from evo_tune.training.trainer import Trainer as Trainer
     from evo_tune.training.tuning.adapter import add_adapter as add_adapter
@@ -245,12 +246,13 @@ _NAMES = {
     "models.growth.reshaping": "grow reshape",
     "models.growth.widening": "carry_state",
     "models.text_classifier": "TextClassifier",
+    "models.transfer.carrying": "carry_language",
     "models.vit": "ViT",
     "optim.accumulation": "accumulate",
     "optim.clipping": "clip Clipping gradient_norm",
     "optim.divergence": "Diverged DivergenceWatch",
     "optim.early_stopping": "EarlyStopping Stopping",
-    "optim.ema": "average_of Averaging",
+    "optim.ema": "Averaging",
     "optim.gap_decay": "Decaying GapDecay GapWatch",
     "optim.muon": "Muon",
     "optim.optimisation": "Optimisation",
@@ -262,9 +264,11 @@ _NAMES = {
     "phases": "Budget Phase plan_phases spent",
     "plan": "Plan ToZero Training",
     "session": "Place train train_together",
+    "stepping.averaging": "average_of",
+    "stepping.recipe": "Recipe",
     "subjects.examples": "Examples",
     "subjects.reading": "Material Reading",
-    "trainer": "Recipe Step Trainer",
+    "trainer": "Step Trainer",
     "tuning.adapter": "add_adapter load_adapter save_adapter trained_weights",
     "tuning.base": "Base read_base TARGETS",
     "tuning.houlsby": "Adapters add_adapters",
