@@ -99,6 +99,7 @@ def test_devices_times_a_cpu_if_asked_to(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(
         "evo_tune.training.hardware.probe.fastest_precision", lambda device: f"{torch.get_num_threads()} fp8"
     )
+    monkeypatch.setattr("evo_tune.cli.commands.devices._probed", lambda planned: [])  # see test_probing
     words = ["--devices", "cpu", "--slots", "1", "--threads", "3", "--format", "json"]
     for flag, answer in (([], "by a timing"), (["--probe"], "3 fp8")):
         told = json.loads(CliRunner().invoke(devices_command, [*words, *flag]).output)
@@ -120,8 +121,9 @@ def test_devices_tells_a_gpu_by_its_model(typed: Typed, folder: Path) -> None:
     if "CUDA_VISIBLE_DEVICES" in os.environ:
         env["CUDA_VISIBLE_DEVICES"] = "0"
     result = typed("devices", "--per-device", "2", env=env)
-    assert result.out.count("cuda:0") == 2
+    assert result.out.count("cuda:0") == 3  # two slots, and how the card is used
+    assert "cuda:0 (NVIDIA H100, 79.6 GiB): 2 trainings at once, whatever each takes" in result.out
     assert "NVIDIA H100" in result.out
     assert "79.6 GiB" in result.out
     assert result.out.count("bf16") == 3, "of each slot, and why"
-    assert typed("devices", "--per-device", "auto", "--slots", "2", env=env).out.count("cuda:0") == 2
+    assert typed("devices", "--per-device", "auto", "--slots", "2", env=env).out.count("cuda:0") == 3
