@@ -20,6 +20,7 @@ from evo_tune.training import (
     Corpus,
     LanguageOptions,
     LanguageTask,
+    carry_language,
     check_integer,
     divisor_below,
     has_gpu,
@@ -107,7 +108,7 @@ class Options(LanguageOptions):
 
     def settled(self, rungs: bool) -> Options:  # the optimizer is a gene of the tiny space, unless one is given
         size = "tiny" if self.size == "auto" and not has_gpu() else self.size
-        return replace(super().settled(rungs), size=size, optimizer=self.optimizer)
+        return replace(super(Options, replace(self, size=size)).settled(rungs), optimizer=self.optimizer)
 
     def check(self) -> None:
         largest = max(SIZES[_size(self)].batch)
@@ -131,7 +132,7 @@ def SPACE(options: Options) -> SearchSpace:  # noqa: N802
     size = SIZES[_size(options)]
 
     def repair(genome: dict[str, Any], genes: Mapping[str, Gene]) -> dict[str, Any]:
-        return _canonical({**genome, "heads": _sound_heads(genome, size, options)}, genes, options)
+        return _canonical({**genome, "heads": _sound_heads(genome, genes, size, options)}, genes, options)
 
     batches = tuple(batch for batch in size.batch if batch >= (options.context or 0))
     (depth, width), heads = options.larger(size.depth, size.width), size.heads
@@ -165,13 +166,14 @@ def _optional_genes(options: Options, size: Size) -> dict[str, Gene]:
     return genes
 
 
-def _sound_heads(genome: Mapping[str, Any], size: Size, options: Options) -> int:
-    """Return the nearest number of heads (ties down) that leaves a multiple of 8 as head_dim."""
-    width, (low, high) = genome["width"], size.head_dim
-    counts = [n for n in range(1, size.heads[1] + 1) if options.fits(width // n)] or range(1, size.heads[1] + 1)
+def _sound_heads(genome: Mapping[str, Any], genes: Mapping[str, Gene], size: Size, options: Options) -> int:
+    """Return the number of heads nearest to the gene's or the base head's, ties down, that leaves a multiple of 8."""
+    width, (low, high), most = genome["width"], size.head_dim, max(_values(genes["heads"]))
+    asked = genome["heads"] if options.scaling is None else width / options.scaling.head
+    counts = [n for n in range(1, most + 1) if options.fits(width // n)] or range(1, most + 1)
     sound = [n for n in counts if width % (8 * n) == 0 and low <= width // n <= high]
     sound = sound or [n for n in counts if width % (2 * n) == 0] or [n for n in counts if width % n == 0]  # own widths
-    return min(sound, key=lambda n: (abs(n - genome["heads"]), n))
+    return min(sound, key=lambda n: (abs(n - asked), n))
 
 
 def _canonical(genome: dict[str, Any], genes: Mapping[str, Gene], options: Options) -> dict[str, Any]:
@@ -266,6 +268,11 @@ def train_rank(
 
     place = Place.of(ranks, tell, run)
     return train(_task(genome, Options(**options), place.device), place, language_course, ranks)[1]
+
+
+def carry(genome: Mapping[str, Any], target: Mapping[str, Any], options: Options) -> dict[str, Any]:
+    """Return a genome at another size, and what its training takes there (see `training.carry_language`)."""
+    return carry_language(_task, genome, target, replace(options, size=_size(options)))
 
 
 USAGE = """# A GPT, found by evo-tune

@@ -17,13 +17,14 @@ __all__ = ["FLAGS", "Command", "command"]
 
 FLAGS: Mapping[str, str] = {
     "The schedule": "steps lr warmup-fraction min-lr-ratio decay-fraction decay-shape cycle cycle-growth gamma",
-    "What to train": "trial from gene option ladder evaluator metric progress shell",
+    "What to train": """trial from gene option ladder for-scale evaluator metric progress shell width depth batch
+        optimizer init widths depths""",
     "How to search": """strategy strategy-option accept-changes trust population fidelity prune inherit seed order lag
         warm-start learn-from fill-defaults""",
     "How long": "generations trials budget hours stop-when-done tokens seconds timeout retries dry-run",
-    "Where": "slots devices per-device threads backend address max-slots",
-    "How to judge": "objective subject-to replicates calibrate calibrate-best",
-    "What is saved and printed": """name as store folder config output png track no-report price-per-hour quiet
+    "Where": "slots devices per-device threads backend address max-slots memory speed",
+    "How to judge": "objective subject-to replicates calibrate calibrate-best with probe",
+    "What is saved and printed": """name as store folder config emit output png track no-report price-per-hour quiet
         format help""",
 }
 """Titles of the groups in their order, and the flags of each by name: in every command the same, and in this order.

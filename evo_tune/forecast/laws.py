@@ -27,6 +27,7 @@ class Scale:
         parameters: Weights, without embeddings.
         tokens: Of text.
         flops: Arithmetic of the whole training.
+        batch: Tokens in a step.
 
     Raises:
         RecipeError: A number is not above zero.
@@ -38,9 +39,10 @@ class Scale:
     parameters: float
     tokens: float
     flops: float
+    batch: float = 2.0**19
 
     def __post_init__(self) -> None:
-        for name in ("width", "depth", "context", "parameters", "tokens", "flops"):
+        for name in ("width", "depth", "context", "parameters", "tokens", "flops", "batch"):
             check_number(name, getattr(self, name), "(0, inf)")
 
 
@@ -51,16 +53,18 @@ class Suggestion:
     Args:
         law: Its name.
         source: Where it stands.
-        lr: Peak learning rate.
+        lr: Peak learning rate; None: it says by what factor it moves, and no number.
         batch: Tokens in a step; None: it says nothing of it.
+        moved: The rate that was found, moved as the law moves from there; None: nothing was found.
         outside: What of the training lies outside of what the law was fitted on; empty: nothing.
     """
 
     law: str
     source: str
-    lr: float
+    lr: float | None
     batch: float | None
     outside: str
+    moved: float | None = None
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,7 @@ class Law:
         ranges: What it was fitted on: for names of `Scale`'s fields the least and the largest.
         lr: The peak learning rate at a scale.
         batch: Tokens in a step; None: it says nothing of it.
+        relative: Whether the rate is only a factor, of rates of another kind.
     """
 
     name: str
@@ -80,6 +85,7 @@ class Law:
     ranges: dict[str, tuple[float, float]]
     lr: Callable[[Scale], float]
     batch: Callable[[Scale], float] | None = None
+    relative: bool = False
 
     def outside(self, scale: Scale) -> str:
         """Return what of a scale lies outside of the law's ranges, in words; empty if nothing does."""
@@ -90,11 +96,21 @@ class Law:
                 said.append(f"{name} {value:.2g} is {'below' if value < low else 'above'} {low:.2g} to {high:.2g}")
         return "; ".join(said)
 
-    def at(self, scale: Scale) -> Suggestion:
-        """Return what the law says of a scale."""
-        batch = None if self.batch is None else self.batch(scale)
+    def at(self, scale: Scale, found: tuple[Scale, float] | None = None) -> Suggestion:
+        """Return what the law says of a scale.
+
+        Args:
+            scale: Of the training.
+            found: Another scale and the rate that suits it there, from which the law's ratio is taken.
+        """
+        lr = self.lr(scale)
         return Suggestion(
-            law=self.name, source=self.source, lr=self.lr(scale), batch=batch, outside=self.outside(scale)
+            law=self.name,
+            source=self.source,
+            lr=None if self.relative else lr,
+            batch=None if self.batch is None else self.batch(scale),
+            outside=self.outside(scale),
+            moved=None if found is None else found[1] * lr / self.lr(found[0]),
         )
 
 
@@ -125,13 +141,21 @@ LAWS = (
         {"parameters": (1e6, 1e10)},
         lambda scale: max(1e-5, 0.003239 - 0.0001395 * math.log(scale.parameters)),
     ),
+    # Its embeddings and its head have rates of their own, all of which move so; its matrices' only with the batch.
+    Law(
+        "nanochat",
+        "karpathy/nanochat: rates of AdamW by 1/√width and √batch",
+        {"width": (640.0, 1664.0), "batch": (2.0**17, 2.0**21)},
+        lambda scale: (scale.width / 768.0) ** -0.5 * (scale.batch / 2.0**19) ** 0.5,
+        relative=True,
+    ),
 )
 """Every law that is known, in the order in which it is printed."""
 
 
-def suggestions(scale: Scale) -> list[Suggestion]:
-    """Return what every law says of a scale."""
-    return [law.at(scale) for law in LAWS]
+def suggestions(scale: Scale, found: tuple[Scale, float] | None = None) -> list[Suggestion]:
+    """Return what every law says of a scale (see `Law.at`)."""
+    return [law.at(scale, found) for law in LAWS]
 
 
 def compute_optimal_tokens(parameters: float) -> float:

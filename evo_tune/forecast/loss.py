@@ -24,7 +24,7 @@ LEAST = 6
 SPREAD = 1.3
 """Two sizes, or two lengths of text, are told from each other if one is so many times the other."""
 
-EXPONENTS = np.linspace(0.05, 1.2, 24)
+EXPONENTS = np.linspace(0.05, 1.2, 12)
 """Where both exponents are looked for: published ones lie between 0.07 and 0.6, those of tiny models higher."""
 
 

@@ -1,10 +1,10 @@
 """What an evaluator's file holds.
 
 An evaluator is one Python file with SPACE, OBJECTIVES and `evaluate`, optionally METRICS, TEST, SUPPORTS, `estimate`,
-`fingerprint`, `inherits` and `export`. Its options are keyword parameters of `evaluate(genome, context, *, steps=300)`,
-or a dataclass (of groups, see `options.declare`): `evaluate(genome, context, options: Options)`, and then the others
-take the same `options` last. This module checks that shape before anything is trained. It does not find files (see
-`find`) and knows nothing of strategies or stores.
+`fingerprint`, `inherits`, `carry` and `export`. Its options are keyword parameters of
+`evaluate(genome, context, *, steps=300)`, or a dataclass (of groups, see `options.declare`):
+`evaluate(genome, context, options: Options)`, and then the others take the same `options` last. This module checks that
+shape before anything is trained. It does not find files (see `find`) and knows nothing of strategies or stores.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import ast
 import dataclasses
 import inspect
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,6 +27,7 @@ from evo_tune.options.binding import bind, call_with, options_of
 from evo_tune.options.declare import Option, Options
 from evo_tune.plugins.code import source_hash
 from evo_tune.plugins.context import Context
+from evo_tune.plugins.messages import is_number, what_of, where_of
 from evo_tune.plugins.offers import offered
 from evo_tune.text import one_line
 
@@ -40,6 +40,9 @@ SUPPORTS = ("budget", "curve", "inherit", "timing")
 left in `context.inherit_folder`, and leaves its own where `context.keep` says so; times `context.timing` steps and
 returns what a full training will take."""
 
+
+CARRIED = ("genome", "options", "rows", "remarks", "found", "target", "fits")
+"""What `carry` returns, by name: see `training.carry_language`, which language_model's is."""
 
 CALLED = ("command", "function")
 """Origins of evaluators that have no file in which everything stands: who calls says what varies and what counts."""
@@ -335,7 +338,7 @@ class Evaluator:
         if function is None:
             return {}
         known = self._call(function, [self._with_genes(options, genome)], dict(genome))
-        if isinstance(known, Mapping) and all(_is_number(value) for value in known.values()):
+        if isinstance(known, Mapping) and all(is_number(value) for value in known.values()):
             return dict(known)
         what = one_line(f"estimate gives {known!r}")
         raise PluginError(f"{self._where('estimate')}: {what}: expected a dict of metric names to numbers")
@@ -349,6 +352,23 @@ class Evaluator:
         function = getattr(self.module, "inherits", None)
         both = [self._with_genes(options, one) for one in (genome, other)]
         return function is None or bool(self._call(function, both, dict(genome), dict(other)))
+
+    def carry(self, genome: Genome, target: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a genome at another size, as the file's `carry` gives it.
+
+        Raises:
+            PluginError: The file has none, it raises, or returns something else than CARRIED by name.
+        """
+        function = getattr(self.module, "carry", None)
+        if function is None:
+            raise PluginError(
+                f"evaluator {self.name} has no carry(genome, target, options), so nothing is known of it at another "
+                "size; language_model has one"
+            )
+        found = self._call(function, [self._with_genes(options, genome)], dict(genome), dict(target))
+        if not isinstance(found, Mapping) or not set(CARRIED) <= set(found):
+            raise PluginError(f"{self._where('carry')}: carry gives {one_line(repr(found), 60)}: expected {CARRIED}")
+        return dict(found)
 
     def evaluate(self, genome: Genome, context: Context, options: Mapping[str, Any]) -> Any:
         """Train once and return what the file's `evaluate` returned, and its estimates, unjudged."""
@@ -374,27 +394,3 @@ def _positional(function: Callable[..., Any]) -> list[inspect.Parameter]:
     """Return the parameters of a function that can be given by position."""
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     return [one for one in inspect.signature(function).parameters.values() if one.kind in kinds]
-
-
-def _is_number(value: Any) -> bool:
-    try:
-        float(value)
-    except Exception:  # anything may come out of a user's own __float__
-        return False
-    return True
-
-
-def where_of(error: BaseException, path: Path) -> str:
-    """Return FILE:LINE of the last frame of an error in a plug-in's own file; FILE if it has none there."""
-    if isinstance(error, SyntaxError) and error.filename and Path(error.filename).is_file():
-        return f"{error.filename}:{error.lineno}"
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
-    return f"{path}:{lines[-1]}" if lines else str(path)
-
-
-def what_of(error: BaseException) -> str:
-    """Return what an error says, in one line; those of evo-tune need no name of their class."""
-    if isinstance(error, EvoTuneError):
-        return str(error)
-    text = error.msg if isinstance(error, SyntaxError) else str(error)
-    return " ".join(f"{type(error).__name__}: {text}".split())

@@ -124,6 +124,7 @@ if TYPE_CHECKING:
     from evo_tune.training.models.growth.reshaping import reshape as reshape
     from evo_tune.training.models.growth.widening import carry_state as carry_state
     from evo_tune.training.models.text_classifier import TextClassifier as TextClassifier
+    from evo_tune.training.models.transfer.carrying import carry_language as carry_language
     from evo_tune.training.models.vit import ViT as ViT
     from evo_tune.training.optim.accumulation import accumulate as accumulate
     from evo_tune.training.optim.clipping import Clipping as Clipping
@@ -245,6 +246,7 @@ _NAMES = {
     "models.growth.reshaping": "grow reshape",
     "models.growth.widening": "carry_state",
     "models.text_classifier": "TextClassifier",
+    "models.transfer.carrying": "carry_language",
     "models.vit": "ViT",
     "optim.accumulation": "accumulate",
     "optim.clipping": "clip Clipping gradient_norm",

@@ -11,6 +11,7 @@ import click
 from evo_tune.cli import _shared as shared
 from evo_tune.cli import complete
 from evo_tune.cli.config import read_config
+from evo_tune.cli.for_scale import BUDGETS, Aim, parse_aim
 from evo_tune.cli.help import command as made
 from evo_tune.cli.planning import hours_alone, plan, print_plan
 from evo_tune.cli.session import SESSION, go, session_options
@@ -44,6 +45,11 @@ PLACE = 10
     "--ladder",
     metavar="SIZES",
     help="Sizes (depth x width) tried in order while they pay: 2x64,4x96,6x128.",
+)
+@click.option(
+    "--for-scale",
+    metavar="WIDTHxDEPTH",
+    help="Search small for a larger model: 1024x24, or 1024x24x1e9 with its tokens (see `evo-tune scale`).",
 )
 @click.option(
     "--gene",
@@ -135,6 +141,7 @@ def command(
     strategy: str | None,
     strategy_option: tuple[str, ...],
     ladder: str | None,
+    for_scale: str | None,
     genes: tuple[str, ...],
     objectives: tuple[str, ...],
     store: str,
@@ -169,6 +176,10 @@ def command(
             raise OptionError("--ladder stands for --strategy ladder -s sizes=…: give one of the two")
         strategy, own = "ladder", {**own, "sizes": ladder}
         read = {**_genes_of_ladder(ladder, evaluator, given), **read}
+    aim = None
+    if for_scale is not None:
+        aim, given, read = _aimed(for_scale, ladder, evaluator, given, read)
+        rest["fidelity"] = BUDGETS if rest["fidelity"] == "1" else rest["fidelity"]
     name = rest.pop("name")
     made: dict[str, Any] = {
         "options": given,
@@ -194,7 +205,30 @@ def command(
         search.pace, search.before = planned.pace, planned.seconds
         if planned.told and not quiet:
             shared.echo(planned.told, err=form != "table")
-    return go(search, quiet, form, no_report, tracks, price_per_hour)
+    code = go(search, quiet, form, no_report, tracks, price_per_hour)
+    if aim is not None and not quiet and form == "table":
+        for line in aim.said(search.saved, search.evaluator).splitlines():
+            shared.echo(line)
+    return code
+
+
+def _aimed(
+    text: str, ladder: str | None, evaluator: str, given: dict[str, str], read: dict[str, Gene | None]
+) -> tuple[Aim, dict[str, Any], dict[str, Any]]:
+    """Return a search's aim, its options and its genes.
+
+    Raises:
+        OptionError: It is none, or does not go with something else.
+    """
+    from evo_tune.plugins.find import find_evaluator, is_command
+
+    if ladder is not None:
+        raise OptionError("--for-scale and --ladder are both given: give one of them")
+    if is_command(evaluator):
+        raise OptionError("--for-scale: a command carries no recipe to another size; language_model does")
+    aim = parse_aim(text)
+    options = aim.options(given)
+    return aim, options, aim.genes(find_evaluator(evaluator), options, read)
 
 
 def _of_command(evaluator: str, metrics: Sequence[str], progress: str | None, shell: bool) -> dict[str, str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from evo_tune.cli.formats import events, runs, things
+from evo_tune.cli.formats import events, runs, scaling, things
 
 __all__ = ["EVENTS", "OUTPUTS"]
 
@@ -29,9 +29,10 @@ OUTPUTS: dict[str, Any] = {
     "new": things.Written,
     "evaluate": runs.Evaluated,
     "export": runs.Exported,
+    "scale": scaling.Scaled,
+    "coordinates": scaling.Coordinates,
     "schedule": list[things.Step],
     "devices": things.Devices,
-    "coordinates": things.Coordinates,
     "completion": things.Script,
 }
 """What each command prints with `--format json`."""

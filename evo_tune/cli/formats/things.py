@@ -88,37 +88,7 @@ class Written(Struct, forbid_unknown_fields=True, kw_only=True):
     file: str
     """Its file."""
     genes: list[str]
-    """Names of those that were guessed from a script; empty without one."""
-
-
-class Slope(Struct, forbid_unknown_fields=True, kw_only=True):
-    """How a size of activations moves with the size of the model."""
-
-    against: str
-    """width or depth."""
-    sizes: list[int]
-    """Those that were trained."""
-    least: float
-    """The lowest d log|x| / d log size of all blocks and steps."""
-    most: float
-    """The highest."""
-    asked: list[float] | None
-    """Between which it has to lie; null where nothing is asked."""
-    holds: bool
-    """Whether it does."""
-
-
-class Coordinates(Struct, forbid_unknown_fields=True, kw_only=True):
-    """A coordinate check."""
-
-    param: str
-    """standard, mup or completep."""
-    optimizer: str
-    """adamw, muon or sgd."""
-    init: str
-    """normal or fan_in."""
-    slopes: list[Slope]
-    """What was seen."""
+    """Those that were guessed from a script; none without `--from`."""
 
 
 class Step(Struct, forbid_unknown_fields=True, kw_only=True):

@@ -1,0 +1,87 @@
+"""`evo-tune scale`, from a run to probes and a file of flags."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from evo_tune import Choice, Search
+from evo_tune.cli import cli
+from evo_tune.forecast.scale import observations
+from evo_tune.store.run import Run
+
+SAMPLE = Path(__file__).parents[2] / "populations" / "sample"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    shutil.copytree(SAMPLE, tmp_path / "sample")
+    return tmp_path
+
+
+def scale(store: Path, *flags: str) -> Result:
+    return CliRunner().invoke(cli, ["scale", "sample", "--store", str(store), *flags])
+
+
+WANTED = ("--width", "256", "--depth", "8", "--tokens", "1e8")
+
+
+def test_everything_is_told_as_json(store: Path) -> None:
+    done = scale(store, *WANTED, "--speed", "1e5", "--price-per-hour", "2", "--format", "json")
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.output)
+    assert told["hours"] == pytest.approx(1e8 / 1e5 / 3600)
+    assert told["price"] == pytest.approx(2 * told["hours"])
+    assert {row["law"] for row in told["laws"]} >= {"this run", "Step Law", "DeepSeek LLM", "nanochat"}
+    assert all(row["outside"] and row["outside_run"] for row in told["laws"][1:3])
+    assert told["target"]["parameters"] > told["found"]["parameters"]
+    assert {row["gene"] for row in told["rows"]} == set(told["genome"])
+    assert told["loss"]["identifiable"] or told["loss"]["why"]
+
+
+def test_a_page_for_people_names_rules_laws_memory_and_hours(store: Path) -> None:
+    done = scale(store, *WANTED)
+    assert done.exit_code == 0, done.output
+    for text in ("not transferable", "arXiv:2405.13698", "Step Law", "compute-optimal", "GPU", "hours:", "predicted"):
+        assert text in done.output
+
+
+def test_wrong_input_is_one_line(store: Path) -> None:
+    for flags, said in (
+        (("--width", "250", "--depth", "8", "--tokens", "1e8"), "multiple"),
+        ((*WANTED[:4], "--tokens", "much"), "whole number"),
+        ((*WANTED, "--trial", "999"), "--trial 999"),
+        ((*WANTED, "--emit", str(store / "sample" / "_run.json")), "exists"),
+    ):
+        done = scale(store, *flags)
+        assert done.exit_code
+        assert said in str(done.output) + str(done.exception)
+
+
+def test_probes_are_a_run_and_a_file_that_trains_the_target_is_written(tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("the cat sat on the mat and the dog sat on the log. " * 400, encoding="utf-8")
+    store, runner = tmp_path / "runs", CliRunner()
+    given = {"data": str(text), "tokens": 2048, "eval_tokens": 512, "size": "small"}
+    genes = {"width": Choice((32,)), "depth": Choice((1,))}
+    with Search("language_model", options=given, genes=genes, trials=1, store=store, name="mine") as search:
+        told = search.ask()
+        assert told is not None
+        search.tell(told, {"val_loss": 2.5, "params": 3e4, "tokens": 2048.0, "flops": 4e8, "tokens_per_second": 1e4})
+    wanted = ["scale", "mine", "--store", str(store), "--width", "64", "--depth", "4", "--tokens", "2048"]
+    probed = [*wanted, "--probe", "2", "--emit", str(tmp_path / "target.toml"), "--format", "json"]
+    done = runner.invoke(cli, probed)
+    assert done.exit_code == 0, done.output
+    (row,) = json.loads(done.output)["probe"]
+    assert row["trainings"] == 2
+    assert row["holds"] is not None
+    assert 32 < row["width"] < 64 or row["depth"] == 2
+    probe = Run.open(store / "mine-probe-4x64")
+    assert len(observations([probe, Run.open(store / "mine")], "val_loss")) == 3
+    emitted = (tmp_path / "target.toml").read_text(encoding="utf-8")
+    for line in ('name = "mine-4x64"', "base_width = 32", 'heads = "8"', 'width = "64"', "tokens = 2048"):
+        assert line in emitted

@@ -1,0 +1,131 @@
+"""A recipe at another size: each gene by its rule, the file that trains it, and what probes say."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import pytest
+
+from evo_tune.cli.config import _repeated
+from evo_tune.errors import OptionError, PluginError
+from evo_tune.forecast.carry import as_flags, basin, between, probe_rates
+from evo_tune.forecast.scale import Wanted
+from evo_tune.genome.trial import Candidate, Outcome, Trial
+from evo_tune.plugins.evaluator import Evaluator
+from evo_tune.plugins.find import find_evaluator
+
+GENOME = {
+    "lr": 0.004,
+    "batch": 512,
+    "depth": 2,
+    "width": 64,
+    "heads": 4,
+    "dropout": 0.1,
+    "weight_decay": 0.1,
+    "warmup": 0.05,
+    "context": 64,
+}
+
+
+@cache
+def evaluator() -> Evaluator:
+    return find_evaluator("bundled:language_model")
+
+
+def options(**given: Any) -> dict[str, Any]:
+    return evaluator().bind({"size": "small", "tokens": 400_000, **given})
+
+
+def carry(given: dict[str, Any] | None = None, genome: dict[str, Any] | None = None, **target: Any) -> dict[str, Any]:
+    wanted = {"width": 256, "depth": 8, "tokens": 6_400_000, "batch": 2048, "memory": None, **target}
+    told = evaluator().carry({**GENOME, **(genome or {})}, wanted, options(**(given or {})))
+    return {**told, "by": {row["gene"]: row for row in told["rows"]}}
+
+
+def test_at_its_own_size_a_recipe_is_itself() -> None:
+    told = carry(width=64, depth=2, tokens=400_000, batch=512)
+    assert told["genome"] == pytest.approx(GENOME)
+    assert told["target"]["lr_hidden"] == pytest.approx(told["found"]["lr_hidden"])
+
+
+def test_each_gene_has_its_rule() -> None:
+    told = carry()
+    assert told["genome"]["heads"] == 16
+    assert told["genome"]["lr"] == pytest.approx(0.004 * 2)  # four times the batch
+    assert told["genome"]["weight_decay"] == pytest.approx(0.1 * 2 / 16)  # B / (ηλD) stays
+    assert told["by"]["dropout"]["kind"] == "not transferable"
+    assert all(row["source"] for row in told["rows"] if row["kind"] == "scaled" and row["rule"] != "as asked")
+    assert told["options"]["param"] == "completep"
+    assert (told["options"]["base_width"], told["options"]["base_depth"], told["options"]["base_head"]) == (64, 2, 16)
+    assert told["target"]["lr_hidden"] == pytest.approx(0.004 * 2 / 4)
+    assert "standard" in " ".join(told["remarks"])
+
+
+def test_more_than_four_epochs_are_said_and_fewer_than_one_drop_nothing() -> None:
+    assert any("more than 4 times" in remark for remark in carry(tokens=10**7)["remarks"])
+    assert carry(tokens=10**5)["genome"]["dropout"] == 0.0
+
+
+def test_the_batch_grows_with_the_text_to_whole_windows() -> None:
+    told = carry(batch=None, tokens=400_000 * 64)
+    assert told["genome"]["batch"] == 512 * 4  # 64 ** 0.383 = 4.9
+    assert carry(batch=1000)["genome"]["batch"] % 64 == 0
+
+
+def test_the_runs_own_parametrisation_is_kept_and_mup_says_nothing_of_depth() -> None:
+    told = carry({"param": "mup", "base_width": 32, "base_depth": 1, "base_head": 16})
+    assert (told["options"]["param"], told["options"]["base_width"]) == ("mup", 32)
+    assert any("depth" in remark for remark in told["remarks"])
+
+
+def test_a_rule_of_the_batch_that_is_an_option_is_not_applied_twice() -> None:
+    assert carry({"lr_rule": "sqrt"})["genome"]["lr"] == 0.004
+
+
+def test_what_does_not_fit_is_said() -> None:
+    with pytest.raises(OptionError, match="--width 100"):
+        carry(width=100)
+    with pytest.raises(OptionError, match="seconds"):
+        evaluator().carry(GENOME, {"width": 64, "depth": 2, "tokens": 100}, options(tokens=None, seconds=1.0))
+    with pytest.raises(PluginError, match="no carry"):
+        find_evaluator("bundled:image_classification").carry({}, {}, {})
+    large = carry(width=16384, depth=64, memory=24.0)
+    assert large["fits"][0]["micro_batch"] is None
+
+
+def test_the_file_of_flags_names_what_differs_from_the_defaults() -> None:
+    tomllib = pytest.importorskip("tomllib")
+    told = carry()
+    text = as_flags("language_model", "mine-8x256", {**told, "run": "mine"}, options(), evaluator().options)
+    read = tomllib.loads(text)
+    bound = evaluator().bind({name: str(value).lower() for name, value in read["option"].items()})
+    assert {name: bound[name] for name in told["options"]} == told["options"]
+    assert "z_loss" not in read["option"]
+    assert "lr=0.008" in _repeated(read["gene"], pairs=True)
+    assert evaluator().space(bound).repair(dict(told["genome"]), evaluator().space(bound).genes)["heads"] <= 16
+
+
+def test_probes_lie_between_around_the_carried_rate() -> None:
+    told, wanted = carry(), Wanted(width=256, depth=8, tokens=1)
+    (one,) = between(told["found"], told["target"], wanted, 3)
+    assert (one.width, one.depth, one.tokens) == (128, 4, 400_000)
+    assert len(between(told["found"], told["target"], wanted, 6)) == 2
+    assert probe_rates(1.0, 3) == [1.0, 0.5, 2.0]
+
+
+@pytest.mark.parametrize(("losses", "holds"), [((2.2, 2.0, 2.1), True), ((1.8, 2.0, 2.3), False)])
+def test_the_basin_holds_where_the_carried_rate_is_about_the_best(losses: tuple[float, ...], holds: bool) -> None:
+    trials = [
+        Trial(
+            Candidate(n, 0, 0, 0, {**GENOME, "lr": 0.004 * 2.0 ** (n - 1)}, ""),
+            Outcome("ok", {"val_loss": loss}),
+            n,
+            (loss,),
+        )
+        for n, loss in enumerate(losses)
+    ]
+    (row,) = basin(trials, "val_loss", {64: 0.004})
+    assert row["holds"] is holds
+    assert row["loss"] == 2.0
+    assert basin(trials[:1], "val_loss", {64: 0.004})[0]["holds"] is None
