@@ -89,13 +89,14 @@ def plan(evaluator: str, store: Path, session: Mapping[str, Any], given: Mapping
     """
     from evo_tune.forecast.timing import TIMING
     from evo_tune.loop.begin import prepared
-    from evo_tune.loop.code import named_evaluator
     from evo_tune.loop.opening import plan_for
+    from evo_tune.plugins.find import find_evaluator
     from evo_tune.store.session import Session
 
     began = time.monotonic()
     settings = Session(**session)
-    plugin = named_evaluator(evaluator, given.get("genes"), given.get("options"))
+    # Not `named_evaluator`, which would note that the file is trusted: nothing is written here.
+    plugin = find_evaluator(evaluator, given.get("genes"), given.get("options"))
     manifest = prepared(plugin, settings, store, **given)
     if TIMING in plugin.supports:
         slots, device, pace = _timed(plugin, manifest, settings)
@@ -218,10 +219,9 @@ def print_plan(found: Planned, price: float | None, form: str) -> None:
     if found.told:
         shared.echo(found.told)
     if found.pace is None:
-        shared.echo(
-            f"how long its trainings take is not known: put 'timing' into SUPPORTS of {found.evaluator.path} "
-            "(docs/evaluators.md), or begin; there is a forecast after three trainings"
-        )
+        own = found.evaluator.origin == "file"
+        mend = f"put 'timing' into SUPPORTS of {found.evaluator.path} (docs/evaluators.md), or begin; " if own else ""
+        shared.echo(f"how long its trainings take is not known: {mend}there is a forecast after three trainings")
     else:
         times = found.pace.seconds
         shared.echo(f"a full training, by ten timed steps: {times[0]:.3g} s with the default genome")
