@@ -39,7 +39,7 @@ OBJECTIVES = [Minimize("val_loss")]
 
 METRICS = units_of("tuning")
 TEST = tests_of("tuning")
-SUPPORTS = ["budget", "curve"]
+SUPPORTS = ["budget", "curve", "timing"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -53,7 +53,7 @@ OBJECTIVES = [Minimize("val_loss")]
 
 METRICS = units_of("classes")
 TEST = tests_of("classes")
-SUPPORTS = ["budget", "curve"]
+SUPPORTS = ["budget", "curve", "timing"]
 
 TOKENS = (4, 256)
 """Fewest and most patches that an image may be cut into."""

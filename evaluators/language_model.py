@@ -38,7 +38,7 @@ OBJECTIVES = [Minimize("val_loss")]
 
 METRICS = units_of("language")
 TEST = tests_of("language")
-SUPPORTS = ["budget", "curve", "inherit"]
+SUPPORTS = ["budget", "curve", "inherit", "timing"]
 
 
 class Size(NamedTuple):

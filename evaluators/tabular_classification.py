@@ -54,7 +54,7 @@ OBJECTIVES = [Minimize("val_loss")]
 
 METRICS = units_of("classes", "baseline")
 TEST = tests_of("classes")
-SUPPORTS = ["budget", "curve"]
+SUPPORTS = ["budget", "curve", "timing"]
 
 SIZES: dict[str, dict[str, Any]] = {
     "small": {

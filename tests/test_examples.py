@@ -62,7 +62,7 @@ def test_an_example_is_shorter_than_30_lines_and_imports_nothing_heavy(name: str
 
 
 def test_every_example_is_tested() -> None:
-    assert sorted(path.stem for path in EXAMPLES.glob("*.py") if "SPACE" in path.read_text()) == NAMES
+    assert sorted(path.stem for path in EXAMPLES.glob("*.py") if "OBJECTIVES" in path.read_text()) == NAMES
 
 
 @pytest.mark.parametrize(

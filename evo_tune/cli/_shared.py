@@ -86,6 +86,14 @@ def format_option(*formats: str) -> Callable[[Command], Command]:
     )
 
 
+def price_option(function: Command) -> Command:
+    """Add `--price-per-hour`."""
+    price = click.FloatRange(min=0)
+    return click.option("--price-per-hour", type=price, metavar="N", help="Of the machine: tells the cost as well.")(
+        function
+    )
+
+
 def option_option(function: Command) -> Command:
     """Add `-o NAME=VALUE`."""
     return click.option(

@@ -12,6 +12,7 @@ from evo_tune.genome.trial import Trial
 from evo_tune.report import summary as report
 from evo_tune.report.advice import ends_of
 from evo_tune.report.data import closing_as_data
+from evo_tune.report.further import DONE_BY_ITSELF, further_of, in_words
 from evo_tune.report.summary import Closing
 from evo_tune.report.words import spread, verdict
 from evo_tune.store.places import as_typed
@@ -44,6 +45,10 @@ def print_closing(run: Run, form: str, status: str = "", report_file: Path | Non
     shared.echo(verdict(end))
     for line in ends_of(run):
         shared.echo(line)
+    if run.ended is not None and run.ended.startswith(DONE_BY_ITSELF):
+        shared.echo(f"stopped, since {run.ended}")
+    elif (promised := further_of(run)) is not None:
+        shared.echo(f"going on: {in_words(promised)}")
     if status:
         shared.echo(status)
     pruned = f", {end.pruned} pruned" if end.pruned else ""

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from evo_tune.cli import _shared as shared
+from evo_tune.report.further import further_of, in_words
 from evo_tune.report.racing import CAP
 from evo_tune.report.words import sparkline
 from evo_tune.text import printable
@@ -19,29 +20,40 @@ from evo_tune.text import printable
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from evo_tune.forecast.ahead import Ahead
+    from evo_tune.forecast.timing import Pace
     from evo_tune.loop.search import Search
 
 LAST = 6
 """Results that the live table tells."""
+
+FORECAST_EVERY = 2.0
+"""Seconds between two forecasts at least."""
 
 LINE_EVERY = 10.0
 """Seconds between two plain lines at least, unless the best improves."""
 
 
 @contextlib.contextmanager
-def watcher(silent: bool) -> Iterator[Callable[[Search], None]]:
-    """Return a callback for `Search.run` that shows how it goes."""
+def watcher(silent: bool, price: float | None = None) -> Iterator[Callable[[Search], None]]:
+    """Return a callback for `Search.run` that shows how it goes.
+
+    Args:
+        silent: Show nothing.
+        price: Of an hour, for the cost; None tells none.
+    """
+    foreseen = _Foreseen(price)
     console = shared.console()
     if silent:
         yield lambda search: None
     elif not console.is_terminal:
-        yield patient(_Lines().watch)
+        yield patient(_Lines(foreseen).watch)
     else:
         from rich.live import Live
 
         seen = _Seen()
         with Live(console=console, auto_refresh=False, transient=True) as live:
-            yield patient(lambda search: live.update(_table(Progress(search), seen), refresh=True))
+            yield patient(lambda search: live.update(_table(Progress(search, foreseen), seen), refresh=True))
 
 
 def patient(watch: Callable[[Search], None]) -> Callable[[Search], None]:
@@ -65,7 +77,8 @@ def patient(watch: Callable[[Search], None]) -> Callable[[Search], None]:
 class Progress:
     """One look at a run in progress."""
 
-    def __init__(self, search: Search) -> None:
+    def __init__(self, search: Search, foreseen: _Foreseen | None = None) -> None:
+        foreseen = foreseen or _Foreseen(None)
         run = search.saved
         self.search = search
         self.done = len(run.outcomes)
@@ -77,6 +90,8 @@ class Progress:
         self.failed = sum(status not in ("ok", "pruned") for status in statuses)
         self.pruned = statuses.count("pruned")
         self.best = search.best
+        self.ahead = foreseen.ahead(search)
+        self.forecast, self.further = foreseen.line(self.ahead), foreseen.further
         self.metric = run.objectives[0].metric
 
     @property
@@ -88,22 +103,52 @@ class Progress:
 
     @property
     def left(self) -> float:
-        """Seconds left, from the mean duration of an evaluation; NaN if it cannot be told yet."""
-        outcomes = list(self.search.saved.outcomes.values())
+        """Seconds left, as forecast; else those that the hours leave; NaN if neither tells."""
+        if self.ahead is not None:
+            return self.ahead.seconds[1]
         hours = self.search.session.hours
-        until = math.inf if hours is None else hours * 3600 - self.search.seconds
-        if self.total is None or not outcomes:
-            return until if math.isfinite(until) else math.nan
-        mean = sum(outcome.seconds for outcome in outcomes) / len(outcomes)
-        # At the end, with the default: a race takes about as much as if all had that many seeds.
-        extra = (1 + self.search.session.calibrate_best) * self.search.session.calibrate
-        slots = max(1, len(self.search.drivers.slots))
-        return min(until, mean * max(0, self.total - self.done + extra) / slots)
+        return math.nan if hours is None else hours * 3600 - self.search.seconds
 
     @property
     def count(self) -> str:
         """Evaluations done, of how many."""
         return f"{self.done}/{self.total}" if self.total else str(self.done)
+
+
+class _Foreseen:
+    """The forecast of a run, made anew every few seconds: it looks at all results."""
+
+    def __init__(self, price: float | None) -> None:
+        self._price = price
+        self._next = 0.0
+        self._ahead: Ahead | None = None
+        self._further = ""
+        self._pace: Pace | None = None
+
+    def ahead(self, search: Search) -> Ahead | None:
+        """Return what is ahead; None as long as nothing is known."""
+        from evo_tune.loop.opening import forecast
+
+        if time.monotonic() >= self._next or search.pace is not self._pace:
+            began, self._pace = time.monotonic(), search.pace
+            slots = len(search.drivers.slots)
+            self._ahead = forecast(search.saved.manifest, search.session, slots, search.pace, search.saved)
+            found = further_of(search.saved)
+            self._further = "" if found is None else in_words(found)
+            # Of a long run it takes a while: the main thread must not hold the drivers up.
+            self._next = time.monotonic() + max(FORECAST_EVERY, 50 * (time.monotonic() - began))
+        return self._ahead
+
+    @property
+    def further(self) -> str:
+        """What going on promises, in words; '' where that is not known."""
+        return self._further
+
+    def line(self, ahead: Ahead | None) -> str:
+        """Return it in words."""
+        from evo_tune.forecast.words import as_line
+
+        return "forecast: after three trainings" if ahead is None else as_line(ahead, self._price)
 
 
 class _Seen:
@@ -171,11 +216,17 @@ def _table(progress: Progress, seen: _Seen) -> RenderableType:
         curve = seen.curve(search, what)
         slots.add_row(printable(slot.name), printable(slot.device), printable(what), since, printable(curve))
     bars, last = seen.results(search)
-    lines: list[RenderableType] = [head, printable(f"{progress.best_text}   {bars}".rstrip())]
+    lines: list[RenderableType] = [
+        head,
+        printable(progress.forecast),
+        printable(f"{progress.best_text}   {bars}".rstrip()),
+    ]
     if progress.best is not None:
         lines.append(printable(f"  {shared.show_genome(progress.best.genome)}"))
     if search.status:
         lines.append(printable(search.status))
+    if progress.further:
+        lines.append(printable(progress.further))
     if last:
         lines.append(printable(f"last results   {last}"))
     lines.append(slots)
@@ -187,7 +238,9 @@ def _table(progress: Progress, seen: _Seen) -> RenderableType:
 class _Lines:
     """Prints a line when the best improves, and now and then."""
 
-    def __init__(self) -> None:
+    def __init__(self, foreseen: _Foreseen) -> None:
+        self._foreseen = foreseen
+        self._told: float | None = None
         self._best: int | None = None
         self._done = -1
         self._printed = time.monotonic()
@@ -202,9 +255,13 @@ class _Lines:
             who = "the best" if count == 1 else f"the best of {count} finalists"
             most = CAP * search.session.calibrate
             shared.echo(f"calibration: {who} against the default, on up to {most} fresh seeds each")
+        ahead = self._foreseen.ahead(search)
+        if ahead is not None and self._is_news(ahead):
+            self._told = time.monotonic() + ahead.seconds[1]
+            shared.echo(self._foreseen.line(ahead))
         if len(search.saved.outcomes) == self._done:
             return
-        progress = Progress(search)
+        progress = Progress(search, self._foreseen)
         if search.status != self._status:
             self._status = search.status
             shared.echo(self._status)
@@ -217,3 +274,8 @@ class _Lines:
             f"[{progress.count}] {progress.best_text}, {progress.failed} failed, "
             f"{shared.show_seconds(search.seconds)} gone{left}"
         )
+
+    def _is_news(self, ahead: Ahead) -> bool:
+        """Whether a forecast is the first one, or the end has moved out of the bounds of the last one told."""
+        end = time.monotonic() + ahead.seconds[1]
+        return self._told is None or abs(end - self._told) > max(5.0, 0.25 * ahead.seconds[1])

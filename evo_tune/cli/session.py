@@ -19,7 +19,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 SESSION = (
     *("trials", "generations", "budget", "hours", "slots", "devices", "per_device", "timeout", "retries"),
-    *("calibrate", "calibrate_best", "backend", "address", "max_slots"),
+    *("calibrate", "calibrate_best", "backend", "address", "max_slots", "stop_when_done"),
 )
 """Flags that are fields of `population.Session`; all of them default to None here: not given."""
 
@@ -34,6 +34,12 @@ def session_options(function: Command) -> Command:
             click.option("--trials", type=positive, help="Stop after so many births in all."),
             click.option("--budget", type=above, help="Stop after training worth so many full trainings in all."),
             click.option("--hours", type=above, help="Stop after so many hours in all, calibrated."),
+            click.option(
+                "--stop-when-done",
+                is_flag=True,
+                default=None,
+                help="Stop once more is unlikely to improve by more than seeds do.",
+            ),
             click.option("--slots", type=positive, help="Trainings at once.  [default: one per GPU, else per core]"),
             click.option("--devices", metavar="LIST", help="'cpu', 'cuda', or GPUs by number: 0,2."),
             shared.per_device_option,
@@ -63,6 +69,7 @@ def session_options(function: Command) -> Command:
                 callback=_read_tracks,
                 help="Write for another tool meanwhile: tensorboard:DIR or optuna:FILE; repeatable.",
             ),
+            shared.price_option,
             click.option("--quiet", is_flag=True, help="Print nothing but errors."),
             shared.format_option("table", "json", "jsonl"),
         ]
@@ -81,25 +88,30 @@ def _read_tracks(context: click.Context, parameter: click.Parameter, given: tupl
     return given
 
 
-def go(search: Search, quiet: bool, form: str, no_report: bool, tracks: Sequence[str] = ()) -> int:
+def go(
+    search: Search, quiet: bool, form: str, no_report: bool, tracks: Sequence[str] = (), price: float | None = None
+) -> int:
     """Run, show how it goes, write a report and print how it ended; return the exit code: 1 if nothing has a value."""
     from contextlib import ExitStack
 
     from evo_tune.cli.closing import as_data, print_closing
     from evo_tune.cli.live import patient, watcher
     from evo_tune.cli.stream import Stream
+    from evo_tune.forecast.timing import TIMING
     from evo_tune.store.places import as_typed
 
     if not quiet:
         shared.print_remarks(search.evaluator, search.saved.manifest.options)
     before = len(search.saved.outcomes)
+    silent = quiet or form != "table"
+    search.forecasting = not silent and search.pace is None and TIMING in search.evaluator.supports
     stream = Stream(search) if form == "jsonl" else None
     with ExitStack() as beside:
         if tracks:
             from evo_tune.integrations.tracking import tracking
 
             beside.enter_context(tracking(search.saved.folder, tracks))
-        watch = beside.enter_context(watcher(quiet or form != "table"))
+        watch = beside.enter_context(watcher(silent, price))
         look = watch if stream is None else patient(stream.look)
         try:
             search.run(look)

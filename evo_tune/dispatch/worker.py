@@ -34,7 +34,7 @@ from evo_tune.dispatch.numa import bind
 from evo_tune.dispatch.slot import Task, names_inside
 from evo_tune.dispatch.telling import Telling, telling_name
 from evo_tune.errors import EvoTuneError, StoreError
-from evo_tune.genome.trial import STATUSES, Candidate, Objective, Outcome, Status, conclude
+from evo_tune.genome.trial import STATUSES, Candidate, Minimize, Objective, Outcome, Status, conclude
 from evo_tune.plugins.context import Context, Pruned
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.find import local_sources
@@ -55,6 +55,9 @@ TICK = 0.5
 
 COLLECT_EVERY = 5.0
 """Seconds of evaluation after which cyclic garbage is collected; with torch loaded that takes 0.06 s."""
+
+TIMED = Minimize("seconds")
+"""What the timing of a few steps must tell."""
 
 OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "alloc_failed")
 POISONED = ("cuda error", "cudnn error", "hip error")
@@ -165,6 +168,7 @@ class Worker:
             inherit_folder=None if candidate.inherits is None else self.task.folder(candidate.inherits),
             keep=keep and self.task.inherit and candidate.whole and not candidate.replicate,
             test=candidate.test,
+            timing=candidate.timing,
         )
 
     def _shown(self, metrics: dict[str, float], candidate: Candidate) -> dict[str, float]:
@@ -187,6 +191,8 @@ class Worker:
             _seed(candidate.seed, self.device)
             began = time.perf_counter()
             returned = evaluator.evaluate(candidate.genome, context, self.task.options)
+            if candidate.timing:
+                return Verdict(*conclude(returned, (TIMED,)))
             if any(objective.metric == "seconds" for objective in self.objectives) and isinstance(returned, Mapping):
                 returned = {"seconds": time.perf_counter() - began, **returned}
             tests = evaluator.tests if candidate.test else {}

@@ -142,6 +142,7 @@ class Candidate:
         inherits: See Proposal.
         confirms: See Proposal.
         test: Whether its training may look at the test set. Only a calibration's may, so the journal does not know it.
+        timing: Steps to be timed in place of a training. Only a forecast does that, so the journal does not know it.
     """
 
     id: int
@@ -158,6 +159,7 @@ class Candidate:
     inherits: int | None = None
     confirms: int | None = None
     test: bool = False
+    timing: int = 0
 
     @property
     def fresh(self) -> bool:

@@ -185,5 +185,7 @@ def main(folder: str, text: str) -> None:
     threading.Thread(target=listen, daemon=True).start()
     try:
         follow(Path(folder), text, ended)
+    except OSError as error:
+        sys.exit(one_line(f"cannot write {error.filename or text.partition(':')[2]}: {error.strerror or error}"))
     except Exception as error:
         sys.exit(one_line(str(error)) or type(error).__name__)

@@ -37,6 +37,8 @@ from evo_tune.loop.checks import (
     check_support,
 )
 from evo_tune.loop.code import hash_of
+from evo_tune.loop.limits import check_noise
+from evo_tune.loop.opening import plan_for
 from evo_tune.loop.own_genes import with_defaults
 from evo_tune.options.binding import suggest
 from evo_tune.plugins.evaluator import Evaluator
@@ -48,31 +50,72 @@ from evo_tune.store.learned import learned_from
 from evo_tune.store.manifest import ORDERS, Manifest, read_manifest
 from evo_tune.store.places import find_run
 from evo_tune.store.run import Run
+from evo_tune.store.session import Session
 from evo_tune.text import is_writable
 from evo_tune.trust.decide import began, remember_run
 
-__all__ = ["earlier", "given_up", "make_manifest", "new_name", "reopened", "versions_of"]
+__all__ = ["earlier", "given_up", "make_manifest", "new_name", "prepared", "reopened", "versions_of"]
 
 SHAPING = ("evo-tune", "deap", "joblib", "numpy", "torch")
 """Packages whose versions shape results."""
+
+
+def prepared(
+    evaluator: Evaluator,
+    session: Session,
+    store: Path,
+    *,
+    options: Mapping[str, Any] | None = None,
+    strategy_options: Mapping[str, Any] | None = None,
+    population: int | None = None,
+    learn_from: Iterable[str | Path] = (),
+    threads: int | None = None,
+    **given: Any,
+) -> Manifest:
+    """Return the manifest that a run would begin with, from what the user gave; nothing is made.
+
+    Args:
+        evaluator: Its evaluator.
+        session: How it would begin.
+        store: Where the runs are that it learns from.
+        options: See `Search`, and so for the others.
+        strategy_options: Without the population.
+        population: Part of the strategy's options.
+        learn_from: Names or paths of runs.
+        threads: None for the default.
+        given: What else `make_manifest` takes.
+
+    Raises:
+        UsageError: Something given is wrong.
+    """
+    check_noise(session, given.get("replicates", 1))
+    size = {} if population is None else {"population": population}
+    return make_manifest(
+        evaluator,
+        options=options or {},
+        strategy_options={**(strategy_options or {}), **size},
+        learn_from=earlier(learn_from, store),
+        threads=plan_for(session, threads, evaluator.bind(options or {})).threads,
+        **given,
+    )
 
 
 def make_manifest(
     evaluator: Evaluator,
     *,
     options: Mapping[str, Any],
-    strategy: str | None,
-    strategy_options: Mapping[str, Any],
-    objectives: Sequence[str | Objective] | str | Objective,
-    genes: Mapping[str, Gene | None],
-    seed: int,
-    order: str,
-    lag: int,
-    warm_start: Iterable[Mapping[str, Any]],
     threads: int,
+    strategy: str | None = None,
+    strategy_options: Mapping[str, Any] | None = None,
+    objectives: Sequence[str | Objective] | str | Objective = (),
+    genes: Mapping[str, Gene | None] | None = None,
+    seed: int = 0,
+    order: str = "arrival",
+    lag: int = 8,
+    warm_start: Iterable[Mapping[str, Any]] = (),
     fill_defaults: bool = False,
     learn_from: Sequence[Run] = (),
-    fidelity: str = "1",
+    fidelity: str | float | Sequence[str | float] = "1",
     prune: bool = False,
     replicates: int = 1,
     inherit: str | float = 0,
@@ -89,6 +132,7 @@ def make_manifest(
     rungs = parse_rungs(fidelity)
     bound = evaluator.settled(evaluator.bind(options), len(rungs) > 1)
     own = evaluator.space(bound)
+    genes = genes or {}
     given = with_defaults(genes, own, evaluator.gene_options(bound), bound)
     space = SearchSpace(own.repair, None, **{**own.including(genes).genes, **given})
     check_repair(space)
@@ -99,11 +143,11 @@ def make_manifest(
     if not goals:
         raise OptionError(
             f"{evaluator.name} says not what counts: give it as --objective METRIC:min or METRIC:max, of a metric that "
-            "it prints or returns"
+            "it prints or returns (from Python: objectives=['METRIC:min'])"
         )
     check_metrics(evaluator, goals)
     name = strategy or "saea"
-    made = make_strategy(name, dict(strategy_options))
+    made = make_strategy(name, dict(strategy_options or {}))
     check_suited(name, made, space, goals)
     check_learning(name, made, space, goals, learn_from)
     replicates = _whole("replicates", replicates, 1)

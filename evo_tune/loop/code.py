@@ -11,22 +11,29 @@ import inspect
 import os
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from evo_tune.errors import OptionError, PluginError
+from evo_tune.errors import OptionError, PluginError, UsageError
 from evo_tune.genome.genes import Gene
+from evo_tune.genome.space import SearchSpace
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.find import (
     COMMAND,
     find_evaluator,
     find_strategy,
+    importing,
+    is_command,
     load_evaluator,
+    load_function,
     make_strategy,
     names_file,
     source_hash,
 )
+from evo_tune.plugins.function import FUNCTION, OWN_FILE, Reference, again, function_evaluator, sent
 from evo_tune.rules.ruled import Ruled, Rules
+from evo_tune.store.journal import write_atomically
 from evo_tune.store.manifest import Manifest
 from evo_tune.store.run import Run
 from evo_tune.store.session import Session
@@ -59,35 +66,70 @@ PREFIXES = ("bundled", "entry")
 
 
 def named_evaluator(
-    name: str, genes: Mapping[str, Gene | None] | None = None, options: Mapping[str, Any] | None = None
+    name: str | Callable[..., Any],
+    genes: Mapping[str, Gene | None] | None = None,
+    options: Mapping[str, Any] | None = None,
+    space: SearchSpace | None = None,
 ) -> Evaluator:
     """Load the evaluator that the user names, now and here; if it is a file, it is trusted from now on.
 
     Args:
-        name: Name, path or command.
+        name: Name, path or command; or a function.
         genes: What the user gave of genes, and
         options: of options: a command has no others.
+        space: That of a function, or of a command.
 
     Raises:
         PluginError: There is none, or it is broken.
         OptionError: It is a command that does not go with genes or options.
+        UsageError: A file that begins a search is being imported.
     """
-    evaluator = find_evaluator(name, genes, options)
+    if importing() is not None:
+        raise UsageError(
+            f"{importing()} begins a search while it is imported as an evaluator, as every worker does: put that under "
+            'if __name__ == "__main__":'
+        )
+    if not isinstance(name, str):
+        evaluator = function_evaluator(*sent(name, space), space, None)
+    elif space is None:
+        evaluator = find_evaluator(name, genes, options)
+    elif is_command(name) and space.repair is None:
+        evaluator = find_evaluator(name, {**space.genes, **(genes or {})}, options)
+    else:
+        raise OptionError("space= is for functions, and for commands if it has no repair: files have SPACE")
+    if evaluator.origin == FUNCTION and Reference.read(evaluator.reference).path:
+        remember_file(evaluator.path)
     if evaluator.origin == "file":
         remember_file(evaluator.path)
     return evaluator
 
 
-def remember(run: Run) -> None:
-    """Remember that this user began a run, and named the strategy with which it was begun."""
+def remember(run: Run, evaluator: Evaluator) -> Evaluator:
+    """Remember that this user began a run, and named the strategy with which it was begun.
+
+    Returns:
+        Its evaluator; a function of a notebook now has its file in the run's folder.
+
+    Raises:
+        StoreError: That file cannot be written.
+    """
+    if evaluator.origin == FUNCTION and not Reference.read(evaluator.reference).path:
+        write_atomically(run.folder / OWN_FILE, evaluator.path.read_bytes())
+        evaluator = replace(evaluator, path=(run.folder / OWN_FILE).absolute())
+        _made_here.add(run.manifest.identity)
     if names_file(run.manifest.strategy):
         remember_file(Path(run.manifest.strategy))
     remember_run(run.folder, run.manifest.identity)
+    return evaluator
+
+
+_made_here: set[str] = set()
+"""Identities of the runs of functions of notebooks that this process began: their files are its own."""
 
 
 def code_of(
     run: Run,
-    evaluator: str | None = None,
+    evaluator: str | Callable[..., Any] | None = None,
     trust: bool = False,
     ask: Ask | None = None,
     strategy: str | None = None,
@@ -171,11 +213,17 @@ def place_of(manifest: Manifest, moved_to: str | None) -> str:
     return moved_to or name
 
 
-def _evaluator(run: Run, moved_to: str | None, trust: bool, ask: Ask | None) -> Evaluator:
+def _evaluator(run: Run, moved_to: str | Callable[..., Any] | None, trust: bool, ask: Ask | None) -> Evaluator:
     manifest = run.manifest
-    if moved_to is not None:
-        return named_evaluator(moved_to, manifest.genes(), manifest.options)
     reference = manifest.evaluator
+    if reference.startswith(f"{FUNCTION}:") and (moved_to is None or isinstance(moved_to, str)):
+        return _function(run, moved_to, trust, ask)
+    if moved_to is not None:
+        space = None
+        if not isinstance(moved_to, str):
+            name = reference if reference.startswith(f"{FUNCTION}:") else f"{FUNCTION}:{moved_to.__name__}:"
+            space = again(moved_to, Reference.read(name), manifest.genes())
+        return named_evaluator(moved_to, manifest.genes(), manifest.options, space)
     if reference.startswith(f"{COMMAND}:"):
         return _command(run, trust, ask)
     if reference.partition(":")[0] in PREFIXES:
@@ -190,12 +238,31 @@ def _evaluator(run: Run, moved_to: str | None, trust: bool, ask: Ask | None) -> 
     return load_evaluator(path, reference, "file")
 
 
+def _function(run: Run, moved_to: str | None, trust: bool, ask: Ask | None) -> Evaluator:
+    """Return the function of a run, its file imported if that may be executed."""
+    reference = Reference.read(run.manifest.evaluator)
+    if moved_to is not None:
+        path = Path(moved_to)
+        remember_file(path)
+    else:
+        path = Path(reference.path) if reference.path else run.folder / OWN_FILE
+        if doubt(run.folder, run.manifest.identity):  # a file of the user's own may hold other functions as well
+            what, shown = f"{run.manifest.identity} {reference}", f"the function {reference.name} of {str(path)!r}"
+            allow_command(run.folder, run.manifest.identity, what, shown, (), trust, ask)
+            trust = True
+        if reference.path or run.manifest.identity not in _made_here:
+            remedy, if_gone = "say --trust (from Python: trust=True)", "or say where it is now: --evaluator PATH"
+            path = _allowed(path, "evaluator", trust, remedy, if_gone, ask)
+    return load_function(path, reference, run.manifest.genes())
+
+
 def _command(run: Run, trust: bool, ask: Ask | None) -> Evaluator:
     """Return the command of a run that this user began, or says that it is to be trusted; nothing is executed yet."""
     manifest = run.manifest
     identity = f"{manifest.identity} {manifest.evaluator} {sorted(manifest.options.items())}"
     evaluator = find_evaluator(manifest.evaluator, manifest.genes(), manifest.options)
-    allow_command(run.folder, manifest.identity, identity, evaluator.summary, evaluator.code or (), trust, ask)
+    shown = f"the command {evaluator.summary!r}"
+    allow_command(run.folder, manifest.identity, identity, shown, evaluator.code or (), trust, ask)
     return evaluator
 
 

@@ -7,17 +7,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from statistics import fmean
 from typing import Any
 
-from evo_tune.errors import RunError
+from evo_tune.errors import OptionError, RunError
+from evo_tune.forecast.ahead import CLOSING, calibration_seconds
 from evo_tune.genome.history import History
+from evo_tune.report.further import DONE, DONE_BY_ITSELF, further, in_words
 from evo_tune.report.summary import mean_seconds, spent
 from evo_tune.rules.ruled import Ruled
 from evo_tune.store.places import as_typed
 from evo_tune.store.run import Run
 from evo_tune.store.session import LIMITS, Session
 
-__all__ = ["all_born", "check_hope", "limit_reached", "limited", "next_session"]
+__all__ = ["all_born", "check_hope", "check_noise", "limit_reached", "limited", "next_session"]
 
 GENERATIONS = 5
 """Generations of a run that was given no limit at all."""
@@ -26,11 +29,22 @@ SLACK = 1e-9
 """Sums of thirds are not exact."""
 
 
-def next_session(last: Session, changes: Mapping[str, Any]) -> Session:
-    """Return the last session of a run with changes; new limits replace all of the old ones."""
+def next_session(last: Session, changes: Mapping[str, Any], replicates: int) -> Session:
+    """Return the last session of a run with changes; new limits replace all of the old ones.
+
+    Args:
+        last: It.
+        changes: Fields.
+        replicates: Of the run's leaders.
+
+    Raises:
+        OptionError: See `check_noise`.
+    """
     if set(LIMITS) & changes.keys():
         last = last.unlimited()
-    return last.but(**changes)
+    session = last.but(**changes)
+    check_noise(session, replicates)
+    return session
 
 
 def limited(session: Session) -> Session:
@@ -54,6 +68,8 @@ def limit_reached(
     if session.budget is not None and spent(run) >= session.budget - SLACK:
         return f"the training of {session.budget:g} full ones is spent"
     born = all_born(run, session, history)
+    if done := done_enough(session, history, run.manifest.population):
+        return done
     if born and not strategy.rules.continues:
         return born
     if session.hours is not None and seconds >= session.hours * 3600:
@@ -63,12 +79,44 @@ def limit_reached(
     return None
 
 
+def done_enough(session: Session, history: History, population: int) -> str | None:
+    """Say so where another generation is unlikely to improve by more than seeds differ, and the run is to stop then.
+
+    It follows from what was told, so a run that is read back, or goes on unchanged, stops there again.
+    """
+    if not session.stop_when_done:
+        return None
+    found = further(history.trials, population)
+    return None if found is None or found.chance >= DONE else DONE_BY_ITSELF + in_words(found)
+
+
+def check_noise(session: Session, replicates: int) -> None:
+    """Refuse to stop by the seeds' noise where no genome is trained with further seeds.
+
+    Raises:
+        OptionError: That is so.
+    """
+    if session.stop_when_done and replicates < 2:
+        raise OptionError(
+            "--stop-when-done: it must be known what seeds differ by: give --replicates 2 (or more) when the run begins"
+        )
+
+
 def _reserve(run: Run, session: Session, slots: int) -> float:
-    """Return the seconds that one more training and then the calibration will take, by the mean of those so far."""
-    if not session.calibrate or not slots:
+    """Return the seconds that one more training, the calibration and the report will take.
+
+    The calibration trains the default and the best, whose own trainings tell how long that takes. A race may end early
+    or late: what is kept free lies in the middle, so that a run ends as often a little before its time as after it.
+    """
+    if not session.calibrate or not slots or not (mean := mean_seconds(run)):
         return 0.0
-    rounds = -(-session.calibrate * (session.calibrate_best + 1) // slots)  # of the best and the default
-    return mean_seconds(run) * (1 + rounds)
+    default, best = run.sound_default, run.leader
+    own = [run.outcomes[one.id].seconds for one in (default, best) if one is not None]
+    # Theirs may be of an hour in which the machine had more, or less, to do beside: the latest ones tell.
+    full = [run.outcomes[id].seconds for id in run.recorded if run.candidates[id].whole and run.outcomes[id].metrics]
+    each = fmean([fmean(own), fmean(full[-2 * slots - 2 :])]) if own and full else mean
+    least, most = calibration_seconds(session, each, slots)
+    return mean + (least + most) / 2 + CLOSING
 
 
 def all_born(run: Run, session: Session, history: History) -> str | None:

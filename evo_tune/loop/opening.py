@@ -5,20 +5,27 @@ Knows what was asked for and what was measured before, and nothing of the loop t
 
 from __future__ import annotations
 
+import math
 import platform
 import shutil
 import uuid
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from evo_tune.dispatch import AUTO, CPU, Cluster, Forecast, Plan, Slot, Task, open_slots, plan, sweep
+from evo_tune.forecast.ahead import ENOUGH, Ahead, ahead
+from evo_tune.forecast.timing import Pace, time_trainings
 from evo_tune.genome.space import SearchSpace
+from evo_tune.loop.limits import limited
 from evo_tune.plugins.evaluator import Evaluator
+from evo_tune.rules.fidelity import expected_cost
+from evo_tune.store.manifest import Manifest
 from evo_tune.store.run import TRIALS, Run
 from evo_tune.store.session import Session
 
-__all__ = ["open_for", "plan_for"]
+__all__ = ["forecast", "open_for", "plan_for", "slots_for", "timed"]
 
 
 def plan_for(session: Session, threads: int | None, options: Mapping[str, Any]) -> Plan:
@@ -58,13 +65,44 @@ def open_for(run: Run, session: Session, evaluator: Evaluator, space: SearchSpac
         raise
 
 
+def timed(
+    run: Run, space: SearchSpace, slots: Sequence[Slot], watch: Callable[[], None], stopping: Callable[[], bool]
+) -> Pace | None:
+    """Return what a run's trainings take, by a few timed steps; None where enough have ended, or none can be timed.
+
+    Args:
+        run: It; whoever asks has made sure that its evaluator says SUPPORTS 'timing'.
+        space: The run's.
+        slots: Opened.
+        watch: Called about five times a second.
+        stopping: Says whether to stop.
+    """
+    if len(run.outcomes) >= ENOUGH:
+        return None
+    return time_trainings(slots, space, run.folder / TRIALS, watch, stopping)
+
+
+def forecast(
+    manifest: Manifest, session: Session, slots: int, pace: Pace | None = None, run: Run | None = None
+) -> Ahead | None:
+    """Return what is ahead of a run, or would be of one with this manifest; None as long as nothing is known.
+
+    Args:
+        manifest: What is fixed.
+        session: Its limits; without any, those that hold then.
+        slots: That train.
+        pace: What was timed.
+        run: What has come so far.
+    """
+    session = limited(session)
+    births = session.births(manifest.population)
+    promoted = expected_cost(manifest.fidelity, int(births) if math.isfinite(births) else 100)
+    return ahead(manifest, session, slots, promoted, pace, run)
+
+
 def _opened(run: Run, session: Session, evaluator: Evaluator, space: SearchSpace) -> list[Slot]:
     manifest = run.manifest
-    cluster, ranks = None, _ranks(manifest.options)
-    if session.backend != "joblib":
-        many = session.max_slots or session.slots
-        where = (session.backend, session.address, many, session.devices)
-        cluster = Cluster(*where, int(session.per_device), ranks, _identity(run))
+    ranks, cluster = _ranks(manifest.options), _cluster(session, manifest, _identity(run))
     planned, forecast = plan_for(session, manifest.threads, manifest.options), None
     if session.per_device == AUTO and planned.slots[0] != CPU and ranks == 1:
         forecast = _forecast(run, evaluator, space, planned)
@@ -77,6 +115,32 @@ def _opened(run: Run, session: Session, evaluator: Evaluator, space: SearchSpace
         text = f"in birth order with --lag {manifest.lag}, at most {manifest.lag + 1} slots are ever at work"
         warnings.warn(f"{text}: {len(slots)} slots will wait for each other", stacklevel=3)
     return slots
+
+
+def slots_for(manifest: Manifest, session: Session, evaluator: Evaluator, folder: Path) -> list[Slot]:
+    """Return the slots of a run that is not begun, opened, each with a GPU's share or core as its own.
+
+    Args:
+        manifest: What the run would begin with.
+        session: How it would begin.
+        evaluator: What the slots are to evaluate.
+        folder: Where trials' folders would be.
+
+    Raises:
+        OptionError: There are no such slots.
+    """
+    if session.per_device == AUTO:
+        session = session.but(per_device=1)
+    planned = plan_for(session, manifest.threads, manifest.options)
+    task = Task.of(evaluator, manifest.options, manifest.parsed_objectives(), folder, manifest.threads)
+    return open_slots(task, planned, session.timeout, 0, _cluster(session, manifest, uuid.uuid4().hex))
+
+
+def _cluster(session: Session, manifest: Manifest, identity: str) -> Cluster | None:
+    if session.backend == "joblib":
+        return None
+    where = (session.backend, session.address, session.max_slots or session.slots, session.devices)
+    return Cluster(*where, int(session.per_device), _ranks(manifest.options), identity)
 
 
 def _identity(run: Run) -> str:

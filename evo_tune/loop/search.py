@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 from evo_tune.dispatch import Slot
 from evo_tune.errors import StoreError, UsageError
+from evo_tune.forecast.timing import Pace
 from evo_tune.genome.genes import Gene
+from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Candidate, Objective, Outcome, Trial
-from evo_tune.loop.begin import earlier, given_up, make_manifest, new_name, reopened
+from evo_tune.loop.begin import given_up, new_name, prepared, reopened
 from evo_tune.loop.calibration import Calibration
 from evo_tune.loop.checks import check_unchanged
 from evo_tune.loop.code import Ask, believed, code_of, named_evaluator, remember, ruled
@@ -27,7 +29,7 @@ from evo_tune.loop.generations import Generations
 from evo_tune.loop.interrupts import Interrupts
 from evo_tune.loop.leftovers import Leftovers
 from evo_tune.loop.limits import all_born, check_hope, limit_reached, limited, next_session
-from evo_tune.loop.opening import open_for, plan_for
+from evo_tune.loop.opening import open_for, timed
 from evo_tune.loop.proposing import candidate_of, judged, propose
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.report.calibration import recommended
@@ -49,7 +51,8 @@ class Search(contextlib.AbstractContextManager["Search"]):
     """A run being made: by `run()`, or by hand with `ask()` and `tell()` over the same journal.
 
     Args:
-        evaluator: Name, path or reference of an evaluator's file.
+        evaluator: Name, path or reference of an evaluator's file, a command, or (docs/scripts.md) a function.
+        space: Of a function or a command.
         options: Its options.
         strategy: Name or path of a strategy; by default `saea`.
         strategy_options: Its options.
@@ -63,15 +66,14 @@ class Search(contextlib.AbstractContextManager["Search"]):
         fill_defaults: Give genes that a warm-start genome lacks their defaults.
         learn_from: Earlier runs, by name or path, whose results shift what is believed.
         threads: CPU threads of one training (default 1 on CPUs).
-        fidelity: Budgets of a genome's trials, increasing to 1: '1/9,1/3,1' (see `fidelity`).
+        fidelity: Budgets of a genome's trials, increasing to 1: '1/9,1/3,1' or (1/9, 1/3, 1) (see `fidelity`).
         prune: Stop a training whose curve is hopeless.
         replicates: Seeds that the leading genome must have been trained with before the run ends.
         inherit: Share of a full training for a genome that begins with a relative's weights: '1/3' (see `inheritance`).
         subject_to: Constraints: METRIC<=NUMBER, METRIC>=NUMBER.
         store: Folder of the saved runs.
         name: Name of this one; by default made from evaluator and time.
-        session: Fields of `Session`: trials, generations, budget, hours, slots, devices, per_device, timeout, retries,
-            calibrate, calibrate_best, backend, address, max_slots. Without any limit, `run` stops after 5 generations.
+        session: Fields of `Session`: trials, generations, slots, devices, …. Without limits, 5 generations are run.
 
     Raises:
         UsageError: Something given is wrong; nothing is made then.
@@ -80,8 +82,9 @@ class Search(contextlib.AbstractContextManager["Search"]):
 
     def __init__(
         self,
-        evaluator: str = "language_model",
+        evaluator: str | Callable[..., Any] = "language_model",
         *,
+        space: SearchSpace | None = None,
         options: Mapping[str, Any] | None = None,
         strategy: str | None = None,
         strategy_options: Mapping[str, Any] | None = None,
@@ -95,7 +98,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
         fill_defaults: bool = False,
         learn_from: Iterable[str | Path] = (),
         threads: int | None = None,
-        fidelity: str = "1",
+        fidelity: str | float | Sequence[str | float] = "1",
         prune: bool = False,
         replicates: int = 1,
         inherit: str | float = 0,
@@ -104,14 +107,15 @@ class Search(contextlib.AbstractContextManager["Search"]):
         name: str | None = None,
         **session: Any,
     ) -> None:
-        plugin = named_evaluator(evaluator, genes, options)
-        settings = Session(**session)
-        size = {} if population is None else {"population": population}
-        manifest = make_manifest(
+        plugin, settings = named_evaluator(evaluator, genes, options, space), Session(**session)
+        manifest = prepared(
             plugin,
-            options=options or {},
+            settings,
+            Path(store),
+            options=options,
             strategy=strategy,
-            strategy_options={**(strategy_options or {}), **size},
+            strategy_options=strategy_options,
+            population=population,
             objectives=objectives,
             genes=genes or {},
             seed=seed,
@@ -119,8 +123,8 @@ class Search(contextlib.AbstractContextManager["Search"]):
             lag=lag,
             warm_start=warm_start,
             fill_defaults=fill_defaults,
-            learn_from=earlier(learn_from, Path(store)),
-            threads=plan_for(settings, threads, plugin.bind(options or {})).threads,
+            learn_from=learn_from,
+            threads=threads,
             fidelity=fidelity,
             prune=prune,
             replicates=replicates,
@@ -129,7 +133,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
         )
         run = Run.create(Path(store), name or new_name(plugin.name, Path(store)), manifest, settings)
         with given_up(run):
-            remember(run)
+            plugin = remember(run, plugin)
             self._begin(run, plugin, ruled(manifest, plugin, manifest.strategy), settings)
 
     @classmethod
@@ -140,7 +144,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
         store: str | Path = STORE,
         copy_as: str | None = None,
         accept_changes: bool = False,
-        evaluator: str | None = None,
+        evaluator: str | Callable[..., Any] | None = None,
         strategy: str | None = None,
         trust: bool = False,
         ask: Ask | None = None,
@@ -153,7 +157,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
             store: Folder of the saved runs.
             copy_as: Copy it to this name first, and go on with the copy.
             accept_changes: Go on although the evaluator's file, its data or the strategy's file have changed.
-            evaluator: Where the evaluator's file is now, if it has moved.
+            evaluator: Where the evaluator's file is now, if it has moved; or the function itself.
             strategy: Where the strategy's file is now, if it has moved.
             trust: Execute what the run names as its evaluator and strategy, although you never named these files.
             ask: Is asked about each such file instead.
@@ -167,14 +171,13 @@ class Search(contextlib.AbstractContextManager["Search"]):
             code = code_of(run, evaluator, trust, ask, strategy)
             check_unchanged(run, code[0], accept_changes, strategy)
             self = cls.__new__(cls)
-            self._begin(run, *code, next_session(believed(run, changes), changes))
+            self._begin(run, *code, next_session(believed(run, changes), changes, run.manifest.replicates))
             run.begin(self.session)
         return self
 
     def _begin(self, run: Run, plugin: Evaluator, strategy: Ruled, session: Session) -> None:
         manifest = run.manifest
-        self.saved = run
-        self.name = run.name
+        self.saved, self.name = run, run.name
         self.evaluator = plugin
         self.session = session
         self._arrival = manifest.order == "arrival"
@@ -182,6 +185,9 @@ class Search(contextlib.AbstractContextManager["Search"]):
         self.strategy = strategy
         self.finished: str | None = None  # why no more candidates will come
         self.stopping = False
+        self.forecasting = False  # whether `run` times a few steps before it trains
+        self.pace: Pace | None = None  # what was timed
+        self.before = 0.0  # seconds that a plan took before the run began, which its hours count
         self._status = ((-1, -1), "")
         self._changed = threading.Condition(threading.RLock())
         self.drivers = Drivers(run.folder, self.stop, lambda: self.stopping, self._changed)
@@ -193,10 +199,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
         self.history = history_of(run, self.space)
         self._leftovers = Leftovers(run, self.history)
         self._generations = Generations(run, self.strategy, history_of(run, self.space))
-        for candidate in run.candidates:
-            self.history.born(candidate)
-        for id in run.told:
-            self.history.tell(id, run.outcomes[id])
+        run.replay(self.history)
         if self._arrival:  # told with the record; a torn tail can have parted them
             self._tell(run.sequence(start=len(run.told)))
         self._generations.read_back()
@@ -244,8 +247,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
         """Return the next candidate, or None: results must be told first, or (see `finished`) it is over.
 
         Raises:
-            RunError: The strategy has raised, or its proposal is none.
-            StoreError: The birth cannot be written.
+            RunError, StoreError: The strategy has raised, or its proposal is none; the birth cannot be written.
         """
         with self._changed:
             self.drivers.beat()
@@ -256,7 +258,9 @@ class Search(contextlib.AbstractContextManager["Search"]):
                 if candidate.id not in self.saved.outcomes:
                     return candidate
             run, slots = self.saved, len(self.drivers.slots)
-            self.finished = limit_reached(run, self.session, self.history, self.strategy, self.seconds, slots)
+            self.finished = limit_reached(
+                run, self.session, self.history, self.strategy, self.seconds + self.before, slots
+            )
             return None if self.finished else self._birth()
 
     def _birth(self) -> Candidate | None:
@@ -331,8 +335,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
             watch: Called about five times a second, for a live table.
 
         Raises:
-            StoreError: A result could not be written.
-            RunError: The strategy or a driver failed.
+            StoreError, RunError: A result could not be written; the strategy or a driver failed.
         """
         self.session = limited(self.session)
         run, drivers = self.saved, self.drivers
@@ -340,7 +343,9 @@ class Search(contextlib.AbstractContextManager["Search"]):
             try:
                 self._take_up()  # what was asked for by hand as well
                 drivers.slots = open_for(run, self.session, self.evaluator, self.space)
-                drivers.drive(self._next, self._evaluated, lambda: watch(self), self._default)
+                if self.forecasting:
+                    self.pace = timed(run, self.space, drivers.slots, lambda: watch(self), lambda: self.stopping)
+                drivers.drive(self._next, self._evaluated, lambda: watch(self), lambda: run.sound_default)
                 if self.session.calibrate:
                     jobs = Calibration(run, self._changed, lambda: self.stopping)
                     drivers.drive(jobs.fetch, jobs.take, lambda: watch(self))
@@ -362,11 +367,6 @@ class Search(contextlib.AbstractContextManager["Search"]):
             if candidate is not None:
                 return Job(candidate, f"trial {candidate.id}")
             return OVER if self.finished or self.stopping else None
-
-    def _default(self) -> Candidate | None:
-        """Return the birth of the default genome, if it has done well."""
-        first = self.saved.outcomes.get(0)
-        return self.saved.candidates[0] if first is not None and first.status == "ok" else None
 
     def stop(self) -> None:
         """Begin nothing new; what is in flight is finished and recorded."""

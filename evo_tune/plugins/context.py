@@ -46,6 +46,9 @@ class Context:
         keep: Whether later trials may begin with this one's weights: leave them in `folder`.
         test: Whether the test set may be looked at: what comes is told to people, and to no strategy. It is so in the
             trainings by which a calibration compares the best with the default, and in `export`.
+        timing: Steps to be timed; 0 in every training. Above 0 only where the file says SUPPORTS 'timing': then train
+            so many steps and return {'seconds': those of the full training, as a search would have it judged}, and
+            what else `forecast.timing` reads. Nothing of it is told or kept.
     """
 
     def __init__(
@@ -61,6 +64,7 @@ class Context:
         inherit_folder: Path | str | None = None,
         keep: bool = False,
         test: bool = False,
+        timing: int = 0,
     ) -> None:
         self.device = device
         self.threads = threads
@@ -70,6 +74,7 @@ class Context:
         self.inherit_folder = None if inherit_folder is None else Path(inherit_folder)
         self.keep = keep
         self.test = test
+        self.timing = timing
         self._folder = Path(folder)
         self._stop_if = tuple(stop_if)
         self.objectives = tuple(objectives)

@@ -34,10 +34,11 @@ from evo_tune.text import one_line
 __all__ = ["SUPPORTS", "Evaluator", "what_of", "where_of"]
 
 
-SUPPORTS = ("budget", "curve", "inherit")
+SUPPORTS = ("budget", "curve", "inherit", "timing")
 """What an evaluator may say that it supports: trains `context.budget` of a full training and goes on from
 `context.resume_folder`; reports its first objective by `context.report`; begins with the weights that another trial
-left in `context.inherit_folder`, and leaves its own where `context.keep` says so."""
+left in `context.inherit_folder`, and leaves its own where `context.keep` says so; times `context.timing` steps and
+returns what a full training will take."""
 
 
 CARRIED = ("genome", "options", "rows", "remarks", "found", "target", "fits")

@@ -28,6 +28,7 @@ from evo_tune.options.binding import bind, options_of, suggest
 from evo_tune.plugins.code import local_sources, package_of, source_hash
 from evo_tune.plugins.command import COMMAND, command_evaluator, is_command
 from evo_tune.plugins.evaluator import Evaluator, what_of, where_of
+from evo_tune.plugins.function import FUNCTION, Reference, function_evaluator
 from evo_tune.plugins.source import FromSource
 from evo_tune.plugins.strategy import Strategy
 from evo_tune.trust.decide import is_identifier
@@ -36,11 +37,13 @@ __all__ = [
     "COMMAND",
     "find_evaluator",
     "find_strategy",
+    "importing",
     "install_command",
     "is_command",
     "list_evaluators",
     "list_strategies",
     "load_evaluator",
+    "load_function",
     "local_sources",
     "make_strategy",
     "names_file",
@@ -184,9 +187,33 @@ def load_evaluator(path: Path, reference: str, origin: str) -> Evaluator:
     """
     if origin == COMMAND:
         return command_evaluator(reference)
+    if origin == FUNCTION:
+        return load_function(path, Reference.read(reference))
     name = reference.partition(":")[2] if origin == "entry point" else path.stem
     return Evaluator(_load(path, "evaluator", named=origin == "file"), name, reference, path.absolute(), origin)
 
+
+def load_function(path: Path, reference: Reference, genes: Mapping[str, Gene] | None = None) -> Evaluator:
+    """Import the file of a function that is an evaluator.
+
+    Args:
+        path: The file.
+        reference: How the manifest names it.
+        genes: Those of the run, where they are known.
+
+    Raises:
+        PluginError: It is missing, raises on import, or has no such function.
+    """
+    module = _load(path, "function's file", named=True)
+    return function_evaluator(reference, path.absolute(), vars(module), None, genes)
+
+
+def importing() -> Path | None:
+    """Return the file of a plug-in that is being imported; None if there is none."""
+    return _importing[-1] if _importing else None
+
+
+_importing: list[Path] = []
 
 _loaded: dict[tuple[str, str], ModuleType] = {}
 """A memo by path and content: importing a plug-in twice would make two classes of each of its own."""
@@ -229,6 +256,7 @@ def _execute(path: Path, name: str, kind: str) -> ModuleType:
         raise PluginError(f"cannot load the {kind} {path}: expected a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses and typing look their module up
+    _importing.append(path)
     try:
         with _quiet():
             spec.loader.exec_module(module)
@@ -237,6 +265,8 @@ def _execute(path: Path, name: str, kind: str) -> ModuleType:
         if isinstance(error, KeyboardInterrupt):
             raise
         raise PluginError(f"{where_of(error, path)}: {what_of(error)}; the {kind} cannot be imported") from error
+    finally:
+        _importing.pop()
     return module
 
 

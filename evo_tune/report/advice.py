@@ -16,6 +16,7 @@ from evo_tune.genome.genes import Choice, Float, Gene, Int
 from evo_tune.genome.trial import Trial
 from evo_tune.genome.values import Value, is_number
 from evo_tune.report import summary
+from evo_tune.report.further import DONE, Further, further_of, in_words
 from evo_tune.report.material import Material, is_unordered
 from evo_tune.report.part import Command
 from evo_tune.report.words import show_seconds, show_value
@@ -216,6 +217,9 @@ def _going_on(material: Material) -> Iterator[Command]:
     late = [value for evaluations, value, _ in steps if evaluations <= 2 * count // 3]
     if not late:
         return
+    if (found := further_of(run)) is not None:
+        yield Command(f"By its losses so far, {in_words(found)}: {_judged(found)}", more)
+        return
     gain = sign * (late[-1] - steps[-1][1])
     noise = _noise(material)
     pace = f"The last third of the evaluations ({count - 2 * count // 3})"
@@ -238,6 +242,12 @@ def _going_on(material: Material) -> Iterator[Command]:
             f"{took}:",
             more,
         )
+
+
+def _judged(found: Further) -> str:
+    if found.chance < DONE:
+        return "going on is likely to gain little. Widen the space, or begin anew; should you go on all the same:"
+    return "going on pays." if found.chance > 0.5 else "whether going on pays depends on what a training costs you."
 
 
 def _noise(material: Material) -> float:

@@ -8,6 +8,7 @@ from evo_tune.genome.trial import Trial
 from evo_tune.report import summary as report
 from evo_tune.report.advice import at_ends
 from evo_tune.report.calibration import Calibrated, calibrated, reported
+from evo_tune.report.further import further_of
 from evo_tune.report.material import Material
 from evo_tune.store.run import Run
 
@@ -68,6 +69,7 @@ def closing_as_data(run: Run) -> dict[str, Any]:
             if row is not None
         },
         "at_ends": _wider(run),
+        "further": _further(run),
         "finalist": end.race.chosen if end.race else None,
         "pairs": end.race.pairs if end.race else None,
         "evaluations": end.evaluations,
@@ -76,6 +78,11 @@ def closing_as_data(run: Run) -> dict[str, Any]:
         "trainings": round(report.spent(run), 6),
         "seconds": round(end.seconds, 3),
     }
+
+
+def _further(run: Run) -> dict[str, Any] | None:
+    found = further_of(run)
+    return None if found is None else {"chance": found.chance, "trainings": found.trainings, "noise": found.noise}
 
 
 def run_as_data(run: Run, top: int) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from evo_tune.genome.operators import PROMOTION
 from evo_tune.genome.standing import Entry
 from evo_tune.genome.trial import DECAYED, Proposal
 
-__all__ = ["audits_among", "bounds", "is_audit", "keep", "parse_rungs", "promotion", "trust"]
+__all__ = ["audits_among", "bounds", "expected_cost", "is_audit", "keep", "parse_rungs", "promotion", "trust"]
 
 BELIEF = 0.6
 """Rank correlation that is taken for granted before anything was measured."""
@@ -45,17 +45,18 @@ MEDIAN = 0.5
 """Least share of the curves that are never found hopeless (the median rule of Golovin et al., Vizier, KDD 2017)."""
 
 
-def parse_rungs(text: str) -> tuple[float, ...]:
-    """Read '1/9,1/3,1'.
+def parse_rungs(text: str | float | Sequence[str | float]) -> tuple[float, ...]:
+    """Read '1/9,1/3,1', or the numbers themselves: (1/9, 1/3, 1).
 
     Raises:
         OptionError: They are no increasing fractions that end in 1.
     """
+    parts = text.split(",") if isinstance(text, str) else list(text) if isinstance(text, Sequence) else [text]
     try:
-        rungs = tuple(float(Fraction(part.strip())) for part in text.split(","))
-    except (ValueError, ZeroDivisionError):
+        rungs = tuple(float(Fraction(part.strip()) if isinstance(part, str) else part) for part in parts)
+    except (ValueError, TypeError, OverflowError, ZeroDivisionError):
         raise OptionError(f"--fidelity {text}: expected fractions of a full training, such as 1/9,1/3,1") from None
-    if not all(0.0 < rung <= 1.0 for rung in rungs):
+    if not rungs or not all(0.0 < rung <= 1.0 for rung in rungs):
         raise OptionError(f"--fidelity {text}: expected fractions above 0 and at most 1, such as 1/9,1/3,1")
     if any(low >= high for low, high in pairwise(rungs)):
         raise OptionError(f"--fidelity {text}: expected increasing fractions, such as 1/9,1/3,1")
@@ -103,6 +104,21 @@ def keep(trust: float, count: int, deviations: float) -> float:
     normal = NormalDist()
     best = normal.inv_cdf(count / (count + 1))
     return 1.0 - normal.cdf(trust * best - deviations * math.sqrt(max(0.0, 1.0 - trust**2)))
+
+
+def expected_cost(rungs: Sequence[float], births: int) -> float:
+    """Return what a genome takes with its promotions, in full trainings, as far as that can be told beforehand.
+
+    Args:
+        rungs: Budgets, increasing to 1.
+        births: Genomes in all, 1 or more.
+    """
+    audits = len(audits_among(births)) / births
+    reaching, cost = 1.0, rungs[0]
+    for low, high in pairwise(rungs):
+        reaching *= max(low / high, keep(BELIEF, max(2, births), CAUTION))
+        cost += reaching * (high - low)
+    return audits + (1.0 - audits) * cost
 
 
 def promotion(

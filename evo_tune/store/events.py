@@ -47,7 +47,7 @@ OLD_OPERATORS = {"calibration": "finalist"}
 
 
 class Birth(Struct, forbid_unknown_fields=True):
-    """A Candidate as the journal holds it: its own fields in its own order, but for `test`, which no trial has."""
+    """A Candidate as the journal holds it, fields in its order, but for `test` and `timing`, which no trial has."""
 
     id: Whole
     generation: Whole

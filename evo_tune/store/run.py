@@ -16,6 +16,7 @@ from pathlib import Path
 import filelock
 
 from evo_tune.errors import EvoTuneError, StoreError, UsageError
+from evo_tune.genome.history import History
 from evo_tune.genome.standing import averaged
 from evo_tune.genome.trial import Candidate, Outcome, Trial
 from evo_tune.genome.values import genome_key, is_same
@@ -334,6 +335,13 @@ class Run:
         """Return every recorded result as a trial, by id."""
         return [self.trial(id) for id in sorted(self.outcomes)]
 
+    def replay(self, history: History) -> None:
+        """Tell an empty history every birth, and every result that was told."""
+        for candidate in self.candidates:
+            history.born(candidate)
+        for id in self.told:
+            history.tell(id, self.outcomes[id])
+
     def ranked(self) -> list[Trial]:
         """Return the genomes with a full training that is ok, best first, those within the constraints before.
 
@@ -345,6 +353,12 @@ class Run:
                 seeds.setdefault(genome_key(trial.genome), []).append(trial)
         found = [averaged(trials, self.objectives, self.constraints) for trials in seeds.values()]
         return sorted(found, key=lambda trial: (trial.violation, trial.losses, trial.id))
+
+    @property
+    def sound_default(self) -> Candidate | None:
+        """The birth of the default genome, if it has done well."""
+        first = self.outcomes.get(0)
+        return self.candidates[0] if first is not None and first.status == "ok" else None
 
     @property
     def leader(self) -> Trial | None:

@@ -46,6 +46,8 @@ class Session(Struct, frozen=True, forbid_unknown_fields=True):
         backend: Where the slots are: 'joblib' (processes of this machine), 'dask' or 'ray'.
         address: Of a cluster that runs already; None starts one on this machine.
         max_slots: On a cluster, slots there may be: those that no machine is there for wait for one.
+        stop_when_done: Stop once another generation is unlikely to improve by more than seeds differ (see
+            `report.further`).
     """
 
     trials: Whole | None = None
@@ -62,6 +64,7 @@ class Session(Struct, frozen=True, forbid_unknown_fields=True):
     backend: str = "joblib"
     address: str | None = None
     max_slots: int | None = None
+    stop_when_done: bool = False
 
     def __post_init__(self) -> None:
         least = {"trials": 1, "generations": 1, "retries": 0, "calibrate": 0, "calibrate_best": 1, "max_slots": 1}

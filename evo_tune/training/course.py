@@ -10,6 +10,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
+from statistics import median
 from typing import Any, Protocol
 
 import torch
@@ -25,6 +27,9 @@ from evo_tune.training.trainer import Trainer
 
 __all__ = ["Course", "Judged", "Subject"]
 
+ENOUGH = 1.5
+"""Seconds after which no more steps are timed, once there are three."""
+
 
 class Subject(Protocol):
     """What a course trains and is judged by: a text, samples with classes, a base to be tuned."""
@@ -35,6 +40,9 @@ class Subject(Protocol):
     @property
     def ends(self) -> Sequence[int]:
         """The step after the last one of each phase; the last is the end of the full training."""
+
+    def share(self, step: int) -> float:
+        """Return the share of the full training's arithmetic that lies before a step."""
 
     def further(self, trainer: Trainer) -> Trainer:
         """Return the trainer of the next phase, from one that has ended its own."""
@@ -151,6 +159,39 @@ class Course:
         self.trainer.run(step, lambda step: self._watch(step.targets))
         self._seconds += time.perf_counter() - before
         self._targets += self.trainer.targets - first
+
+    def timed(self, steps: int, warm: int = 2) -> dict[str, float]:
+        """Time a few steps from where it stands, and each kind of judging once; what the full training will take.
+
+        Args:
+            steps: To be timed; fewer where the phase is shorter, or they are slow.
+            warm: Steps before them, which are slower than all others.
+
+        Returns:
+            'seconds' from here to the end, and 'judging', the part of them that no budget makes longer.
+
+        Raises:
+            Diverged: See `Trainer.run`.
+        """
+        last = self.subject.ends[0]
+        first = self.trainer.step + max(0, min(warm, last - self.trainer.step - 1))
+        stop = min(first + steps, last)
+        self.trainer.run(first)
+        done = [time.perf_counter()]
+        while self.trainer.step < stop and (done[-1] - done[0] < ENOUGH or len(done) < 4):
+            self.trainer.run(self.trainer.step + 1)
+            done.append(time.perf_counter())
+        stop = self.trainer.step
+        # The median, since on a machine that has other work to do as well the mean is of a few steps that were kept.
+        share = self.subject.share(stop) - self.subject.share(first)
+        stepping = median(b - a for a, b in pairwise(done)) * (stop - first) / share
+        done = [time.perf_counter()]
+        self.subject.on_the_way(self.trainer)
+        done.append(time.perf_counter())
+        measured(self.subject.judged(self, None), self.subject.group)
+        done.append(time.perf_counter())
+        judging = len(self.marks) * (done[1] - done[0]) + done[2] - done[1]
+        return {"seconds": stepping + judging, "judging": judging}
 
     def _take_note(self, loss: float) -> None:
         if self.trainer.gap is not None:

@@ -7,6 +7,7 @@ it stands (device, seed, budget, folders) comes as a `Run`, which an evaluator's
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,7 @@ class Run(Protocol):
     inherit_folder: Path | None
     keep: bool
     test: bool
+    timing: int
 
     @property
     def folder(self) -> Path:
@@ -113,6 +115,7 @@ def train(task: T, run: Run, build: Build[T], ranks: Ranks | None = None) -> tup
         Diverged: The training was lost.
         UsageError: The checkpoint belongs to another training.
     """
+    began = time.perf_counter()
     keep_freed_memory()
     first = ranks is None or ranks.rank == 0
     with reproducible(run.threads, run.device):
@@ -122,6 +125,8 @@ def train(task: T, run: Run, build: Build[T], ranks: Ranks | None = None) -> tup
             fastest = probe.fastest_precision(run.device, narrow=task.narrow)
             precision = saved.get("precision", "fp32") if saved else fastest
         course = build(task, run, precision, saved, ranks)
+        if run.timing:
+            return course, _timed(course, run.timing, time.perf_counter() - began, task.save)
         start, stop = course.trainer.step, stop_step(course.steps, run.budget / share_of(run))
         fork = max(start, fork_step(course.trainer.recipe.schedule, stop)) if task.options.fork else stop
         course.run(fork)
@@ -134,6 +139,22 @@ def train(task: T, run: Run, build: Build[T], ranks: Ranks | None = None) -> tup
         if run.keep and first:
             course.model.save(run.folder / MODEL)  # type: ignore[operator]
         return course, metrics
+
+
+def _timed(course: Course, steps: int, built: float, saves: bool) -> dict[str, float]:
+    """Return what a full training will take, from a few of its steps.
+
+    Returns:
+        'seconds' and 'judging' (see `Course.timed`) with those that it took to build; 'memory', the bytes of a GPU;
+        'checkpoint', about the bytes that a part of a training leaves to go on from; 'kept', those that a whole one
+        leaves.
+    """
+    found = course.timed(steps)
+    # Weights, and the optimizer's moments of those that are trained: at most two more of each.
+    held = sum(one.numel() * one.element_size() * (3 if one.requires_grad else 1) for one in course.model.parameters())
+    memory = {"memory": course.peak_memory} if course.trainer.device.type == "cuda" else {}
+    took = {name: seconds + built for name, seconds in found.items()}
+    return {**took, **memory, "checkpoint": float(held), "kept": float(held) * saves}
 
 
 # ---------------------------------------------------------------- several processes
@@ -153,6 +174,7 @@ class Place:
         inherit_folder: To begin with the weights of.
         keep: Whether to leave the weights.
         test: Whether to look at the test set.
+        timing: Steps to be timed; 0 in a training.
         tell: Sends a point of the learning curve to the process that asked.
     """
 
@@ -165,6 +187,7 @@ class Place:
     inherit_folder: Path | None
     keep: bool
     test: bool
+    timing: int
     tell: Callable[[dict[str, float]], None]
 
     @classmethod
@@ -202,7 +225,7 @@ def train_together(
     """
     if options["precision"] == "auto" and not run.resume_folder:  # one answer for all
         options = {**options, "precision": probe.fastest_precision(run.device, narrow=narrow)}
-    place = {name: getattr(run, name) for name in ("threads", "seed", "budget", "keep", "test")}
+    place = {name: getattr(run, name) for name in ("threads", "seed", "budget", "keep", "test", "timing")}
     for name in ("folder", "resume_folder", "inherit_folder"):
         place[name] = getattr(run, name) and str(getattr(run, name))
     metrics: dict[str, float] = launch(

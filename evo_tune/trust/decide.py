@@ -66,13 +66,15 @@ def allow_command(
     trust: bool,
     ask: Callable[[str], bool] | None = None,
 ) -> None:
-    """Let the command of a saved run be executed, or refuse it; a yes counts for this run alone.
+    """Let what a saved run names be executed, a command or a function of a file, or refuse it.
+
+    A yes counts for this run alone: the same command elsewhere may find other files.
 
     Args:
         folder: Where the run is saved.
         identity: What is only in this run's manifest.
         what: The identity, the command and what else says what is executed: another one is asked about again.
-        command: It, for the message.
+        command: It, in words: "the command 'python train.py'".
         files: Those of its files that are code.
         trust: Whether the user has said that it is to be trusted.
         ask: Asks the user a question; None where there is nobody to ask.
@@ -87,7 +89,7 @@ def allow_command(
         reason = ""
     if not reason and not others:
         return
-    text = f"the run executes the command {command!r}, {others or f'and it {reason}'}"
+    text = f"the run executes {command}, {others or f'and it {reason}'}"
     if not trust and not (ask is not None and ask(f"{text}. Execute it?")):
         raise UsageError(f"{text}: look at it, then say --trust (from Python: trust=True)")
     _remember("commands", str(_real(folder)), known)

@@ -101,11 +101,11 @@ def test_every_command_prints_json_and_its_keys_are_written_down(name: str) -> N
     assert "json" in formats.type.choices
     assert ("jsonl" in formats.type.choices) == (name in ("run", "resume"))
     assert name in OUTPUTS, "what it prints has no type in cli/formats"
-    assert set(OUTPUTS) <= set(names())
+    assert set(OUTPUTS) <= {*names(), "run --dry-run"}
 
 
 def test_what_is_printed_has_the_keys_that_are_promised(desk: Path, typed: Typed) -> None:
-    assert {line.split()[0] for line in LOOKS} | {"run", "resume"} == set(OUTPUTS)
+    assert {line.split()[0] for line in LOOKS} | {"run", "run --dry-run", "resume"} == set(OUTPUTS)
     for line in LOOKS:
         name, *words = line.split()
         done = (
@@ -116,6 +116,11 @@ def test_what_is_printed_has_the_keys_that_are_promised(desk: Path, typed: Typed
         assert read(name, done.out), (line, done)
         assert done.out.isascii()
         assert done.code == (1 if "depth=7" in line else 0), (line, done)
+
+
+def test_a_run_that_is_not_begun_prints_what_it_would_take(typed: Typed) -> None:
+    planned = read("run --dry-run", typed("run", "quick.py", "--dry-run", "--format", "json").out)
+    assert (planned.forecast, planned.seconds_timed) == (None, None)  # quick.py cannot be timed
 
 
 def test_a_run_and_its_continuation_print_how_they_ended(typed: Typed) -> None:

@@ -182,6 +182,15 @@ def test_the_whole_recipe_is_every_evaluators(evaluator: Evaluator) -> None:
     assert {"flops", "seconds"} <= set(evaluator.options)
 
 
+def test_a_few_timed_steps_tell_what_a_training_takes(evaluator: Evaluator, train: Train, tmp_path: Path) -> None:
+    assert "timing" in evaluator.supports
+    told, context = train(timing=3, folder=tmp_path / "timed")
+    assert 0.0 < told["judging"] < told["seconds"]
+    assert told["checkpoint"] > 0.0
+    assert not context.curve
+    assert not (tmp_path / "timed").exists(), "nothing is trained, so nothing is left"
+
+
 RECIPE = {"optimizer": "muon", "precision": "bf16", "ema": 0.5, "patience": 9, "recompute": 1, "clip": None}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 import click
@@ -67,13 +66,13 @@ def command(
     )
     rows = [_row(one) for one in found]
     if form == "json":
-        click.echo(json.dumps({"param": param, "optimizer": optimizer, "init": init, "slopes": rows}))
+        shared.print_json({"param": param, "optimizer": optimizer, "init": init, "slopes": rows})
     else:
         for one, row in zip(found, rows, strict=True):
             asked = "nothing is asked" if one.bounds is None else f"asked: {one.bounds[0]:+.1f} to {one.bounds[1]:+.1f}"
             verdict = "" if one.bounds is None else "  holds" if one.holds else "  fails"
             sizes = ", ".join(map(str, one.sizes))
-            click.echo(
+            shared.echo(
                 f"against {one.against} ({sizes}): {row['least']:+.2f} to {row['most']:+.2f}  ({asked}){verdict}"
             )
     if not all(one.holds for one in found):

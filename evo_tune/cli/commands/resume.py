@@ -29,6 +29,7 @@ def command(
     no_report: bool,
     tracks: tuple[str, ...],
     form: str,
+    price_per_hour: float | None,
     copy_as: str | None,
     accept_changes: bool,
     evaluator: str | None,
@@ -56,4 +57,4 @@ def command(
         ask=shared.asking(),
         **changes,
     )
-    return go(search, quiet, form, no_report, tracks)
+    return go(search, quiet, form, no_report, tracks, price_per_hour)

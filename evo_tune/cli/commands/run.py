@@ -13,6 +13,7 @@ from evo_tune.cli import complete
 from evo_tune.cli.config import read_config
 from evo_tune.cli.for_scale import BUDGETS, Aim, parse_aim
 from evo_tune.cli.help import command as made
+from evo_tune.cli.planning import hours_alone, plan, print_plan
 from evo_tune.cli.session import SESSION, go, session_options
 from evo_tune.errors import OptionError
 
@@ -124,6 +125,7 @@ PLACE = 10
     help="Believe what an earlier run found, as far as it proves true.",
 )
 @click.option("--fill-defaults", is_flag=True, help="Give genes that a warm start lacks their defaults.")
+@click.option("--dry-run", is_flag=True, help="Begin nothing: say what the run would take.")
 @click.option(
     "--config",
     metavar="FILE.toml",
@@ -151,6 +153,8 @@ def command(
     metrics: tuple[str, ...],
     progress: str | None,
     shell: bool,
+    price_per_hour: float | None,
+    dry_run: bool,
     **rest: Any,
 ) -> int:
     """Evolve EVALUATOR, by name or by file, or any script by its command.
@@ -160,6 +164,7 @@ def command(
     from evo_tune.cli.warm_start import read_genomes
     from evo_tune.loop.search import Search
     from evo_tune.options.binding import split_assignments
+    from evo_tune.store.places import free_folder
 
     session = {name: rest.pop(name) for name in SESSION}
     for name, usual in (("calibrate", 3), ("calibrate_best", 2)):
@@ -175,19 +180,32 @@ def command(
     if for_scale is not None:
         aim, given, read = _aimed(for_scale, ladder, evaluator, given, read)
         rest["fidelity"] = BUDGETS if rest["fidelity"] == "1" else rest["fidelity"]
-    search = Search(
-        evaluator,
-        options=given,
-        strategy=strategy,
-        strategy_options=own,
-        genes=read,
-        objectives=objectives,
-        store=store,
-        warm_start=[genome for source in warm_start for genome in read_genomes(source, Path(store))],
+    name = rest.pop("name")
+    made: dict[str, Any] = {
+        "options": given,
+        "strategy": strategy,
+        "strategy_options": own,
+        "genes": read,
+        "objectives": objectives,
+        "warm_start": [genome for source in warm_start for genome in read_genomes(source, Path(store))],
         **rest,
-        **{name: value for name, value in session.items() if value is not None},
-    )
-    code = go(search, quiet, form, no_report, tracks)
+    }
+    limits = {name: value for name, value in session.items() if value is not None}
+    planned = None
+    if name is not None:
+        free_folder(Path(store), name)
+    if dry_run or hours_alone(limits):
+        planned = plan(evaluator, Path(store), limits, made)
+        made["options"] = {**given, **planned.options}
+    if dry_run and planned is not None:
+        print_plan(planned, price_per_hour, form)
+        return 0
+    search = Search(evaluator, store=store, name=name, **made, **limits)
+    if planned is not None:
+        search.pace, search.before = planned.pace, planned.seconds
+        if planned.told and not quiet:
+            shared.echo(planned.told, err=form != "table")
+    code = go(search, quiet, form, no_report, tracks, price_per_hour)
     if aim is not None and not quiet and form == "table":
         for line in aim.said(search.saved, search.evaluator).splitlines():
             shared.echo(line)

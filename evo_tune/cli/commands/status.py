@@ -20,12 +20,15 @@ PLACE = 40
 @made("status")
 @shared.run_argument
 @shared.store_option
+@shared.price_option
 @shared.format_option("table", "json")
-def command(run: str | None, store: str, form: str) -> None:
+def command(run: str | None, store: str, price_per_hour: float | None, form: str) -> None:
     """Say what RUN is doing, from any terminal that sees its folder.
 
     RUN left out means the latest one.
     """
+    from evo_tune.forecast.words import as_data, as_line
+    from evo_tune.loop.opening import forecast
     from evo_tune.report.data import trial_as_data
     from evo_tune.store.heartbeat import last_beat
     from evo_tune.store.places import find_run
@@ -38,6 +41,8 @@ def command(run: str | None, store: str, form: str) -> None:
     pruned = statuses.count("pruned")
     failed = len(statuses) - pruned - statuses.count("ok")
     quiet = time.time() - saved.last_event
+    slots = beat.slots if beat is not None and beat.alive else ()
+    ahead = forecast(saved.manifest, saved.sessions[-1], len(slots), run=saved) if slots else None
     if form == "json":
         data = {
             "run": saved.name,
@@ -49,6 +54,7 @@ def command(run: str | None, store: str, form: str) -> None:
             "pruned": pruned,
             "best": trial_as_data(best),
             "seconds_since_last_event": quiet,
+            "forecast": None if ahead is None else as_data(ahead, price_per_hour),
             "slots": [vars(busy) for busy in (beat.slots if beat else ())],
         }
         shared.print_json(data)
@@ -62,6 +68,7 @@ def command(run: str | None, store: str, form: str) -> None:
     if beat is not None and beat.alive and not beat.slots:
         shared.echo("no slot is at work: it begins, or is driven by hand (ask and tell)")
     elif beat is not None and beat.alive:
+        shared.echo("forecast: after three trainings" if ahead is None else as_line(ahead, price_per_hour))
         shared.print_table([_row(busy, beat.age) for busy in beat.slots])
 
 

@@ -14,6 +14,7 @@ __all__ = ["EVENTS", "OUTPUTS"]
 
 OUTPUTS: dict[str, Any] = {
     "run": runs.Closing,
+    "run --dry-run": runs.Planned,
     "resume": runs.Closing,
     "list": list[runs.Listed],
     "status": runs.Status,

@@ -52,6 +52,77 @@ class Calibration(Struct, forbid_unknown_fields=True, kw_only=True):
     """The default genome."""
 
 
+class Further(Struct, forbid_unknown_fields=True, kw_only=True):
+    """What going on promises."""
+
+    chance: float
+    """That the best of the next trainings improves on the best by more than the noise."""
+    trainings: int
+    """How many these are."""
+    noise: float
+    """Standard deviation of one genome's loss between seeds. Unit: the metric's."""
+
+
+class Bounds(Struct, forbid_unknown_fields=True, kw_only=True):
+    """An expectation between two bounds."""
+
+    low: float
+    """Hardly less."""
+    expected: float
+    """About so much."""
+    high: float
+    """Hardly more."""
+
+
+class Race(Struct, forbid_unknown_fields=True, kw_only=True):
+    """Trainings of the calibration."""
+
+    fewest: int
+    """Where it is decided soon."""
+    most: int
+    """Where it is not."""
+
+
+class Forecast(Struct, forbid_unknown_fields=True, kw_only=True):
+    """What a run will take."""
+
+    genomes: int
+    """How many will be born."""
+    full_trainings: float
+    """What they cost. Unit: full trainings."""
+    seconds_of_each: float
+    """Of a full training. Unit: s."""
+    calibration: Race
+    """Trainings on fresh seeds at the end."""
+    slots: int
+    """Trainings at once."""
+    seconds: Bounds
+    """Of the whole. Unit: s."""
+    memory_of_each: float | None
+    """Of a training; null where the evaluator does not estimate it. Unit: B."""
+    disk: float
+    """What the run's folder will hold. Unit: B."""
+    cost: Bounds | None
+    """By the price of an hour that was given; null without one. Unit: the price's."""
+
+
+class Planned(Struct, forbid_unknown_fields=True, kw_only=True):
+    """A run that is not begun (`--dry-run`)."""
+
+    evaluator: str
+    """Its name."""
+    slots: int
+    """Trainings at once."""
+    device: str
+    """Of its slots."""
+    options: dict[str, Value | None]
+    """The evaluator's options, by name. Unit: the option's."""
+    seconds_timed: list[float] | None
+    """Of full trainings, as timed steps show; null if that cannot be done. Unit: s."""
+    forecast: Forecast | None
+    """What it would take; null where that is not known before trainings have ended."""
+
+
 class Closing(Struct, forbid_unknown_fields=True, kw_only=True):
     """How a run stands."""
 
@@ -81,6 +152,8 @@ class Closing(Struct, forbid_unknown_fields=True, kw_only=True):
     """Values over fresh seeds."""
     at_ends: dict[str, str]
     """Genes whose best values lie at an end of their range, each as `--gene` would widen it."""
+    further: Further | None
+    """What going on promises; null where too little is known."""
     finalist: int | None
     """Trial that was chosen among the finalists; null without a race."""
     pairs: int | None
@@ -166,6 +239,8 @@ class Status(Struct, forbid_unknown_fields=True, kw_only=True):
     """Since the journal was written last. Unit: s."""
     slots: list[Slot]
     """What its slots are at; empty if it does not run."""
+    forecast: Forecast | None
+    """What the whole will take; null if it does not run, or too little is known."""
 
 
 class Best(Trial, kw_only=True):

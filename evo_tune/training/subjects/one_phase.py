@@ -25,6 +25,9 @@ class OnePhase:
     def ends(self) -> Sequence[int]:
         return [self.steps]
 
+    def share(self, step: int) -> float:
+        return step / self.steps
+
     def further(self, trainer: Trainer) -> Trainer:
         raise AssertionError(f"{type(self).__name__} is trained in one phase")
 

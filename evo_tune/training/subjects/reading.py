@@ -72,6 +72,9 @@ class Reading:
     def ends(self) -> Sequence[int]:
         return [phase.end for phase in self.phases]
 
+    def share(self, step: int) -> float:
+        return spent(self.phases, step)["flops"] / spent(self.phases, self.ends[-1])["flops"]
+
     def phase_of(self, trainer: Trainer) -> Phase:
         """Return the phase that a model is in."""
         return phase_of(self.phases, cast(GPT, trainer.model).config)

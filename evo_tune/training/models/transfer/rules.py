@@ -112,8 +112,7 @@ class Parametrising(Options):
     param: Literal["standard", "mup", "completep"] = option(
         "standard",
         gene=None,
-        help="How initial weights, rates and branches move with the size, so that a recipe found small holds when "
-        "large: mup with the width, completep with width and depth",
+        help="How weights, rates and branches move with the size; mup: its width, completep: depth too",
     )
     base_width: int | None = option(
         None, bounds="[1, inf)", gene=None, help="mup, completep: where the model is the standard one; none: the size's"

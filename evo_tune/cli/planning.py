@@ -1,0 +1,233 @@
+"""What a run would take, and how long its trainings may be, before it begins: `--dry-run`, and `--hours` alone.
+
+A few steps are timed in slots that are opened for that and closed again; nothing is begun, and nothing is left.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evo_tune.cli import _shared as shared
+from evo_tune.errors import UsageError
+
+if TYPE_CHECKING:
+    from evo_tune.dispatch import Slot
+    from evo_tune.forecast.timing import Pace
+    from evo_tune.plugins.evaluator import Evaluator
+    from evo_tune.store.manifest import Manifest
+    from evo_tune.store.session import Session
+
+__all__ = ["Planned", "hours_alone", "plan", "print_plan"]
+
+FEWEST, MOST = 120, 600
+"""Trainings, the calibration's among them, between which an evaluator's own budget suits the time that there is."""
+
+SHORTER, LONGER = 144, 300
+"""Trainings that are aimed at where there would be fewer, or more."""
+
+LEAST, LARGEST = 1 / 8, 4.0
+"""By what an evaluator's own budget may be multiplied: far below it a training tells little of what it stands for, far
+above it most small models only learn their text by heart."""
+
+TIME_SHARE = 0.02
+"""Share of its hours that a run is timed for at most, beside the start of workers."""
+
+BUDGETS = ("flops", "tokens", "epochs", "seconds")
+"""Options that say how long a training is."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A run that is not begun.
+
+    Args:
+        evaluator: Its evaluator.
+        manifest: What it would begin with.
+        session: Its limits.
+        slots: How many.
+        device: Of its slots.
+        pace: What its trainings take; None where that cannot be timed.
+        options: Of the evaluator, that the plan adds to those that were given.
+        told: What was planned, in words; '' for nothing.
+        seconds: That planning took.
+    """
+
+    evaluator: Evaluator
+    manifest: Manifest
+    session: Session
+    slots: int
+    device: str
+    pace: Pace | None
+    options: dict[str, Any] = field(default_factory=dict)
+    told: str = ""
+    seconds: float = 0.0
+
+
+def hours_alone(session: Mapping[str, Any]) -> bool:
+    """Say whether hours are the only limit among the fields of a session that were given."""
+    return session.keys() & {"trials", "generations", "budget", "hours"} == {"hours"}
+
+
+def plan(evaluator: str, store: Path, session: Mapping[str, Any], given: Mapping[str, Any]) -> Planned:
+    """Plan a run.
+
+    Args:
+        evaluator: Name, path or reference.
+        store: Folder of the saved runs, which is not written.
+        session: Fields of `Session`. Where hours are the only limit, the budget of a training is planned as well.
+        given: What else `Search` takes.
+
+    Raises:
+        UsageError: Something given is wrong, or Ctrl-C came.
+    """
+    from evo_tune.forecast.timing import TIMING
+    from evo_tune.loop.begin import prepared
+    from evo_tune.loop.code import named_evaluator
+    from evo_tune.loop.opening import plan_for
+    from evo_tune.store.session import Session
+
+    began = time.monotonic()
+    settings = Session(**session)
+    plugin = named_evaluator(evaluator, given.get("genes"), given.get("options"))
+    manifest = prepared(plugin, settings, store, **given)
+    if TIMING in plugin.supports:
+        slots, device, pace = _timed(plugin, manifest, settings)
+    else:
+        planned, pace = plan_for(settings, manifest.threads, manifest.options).slots, None
+        slots, device = len(planned), planned[0].name
+    found = Planned(plugin, manifest, settings, slots, device, pace, seconds=time.monotonic() - began)
+    if pace is not None and hours_alone(session):
+        found = _suited(found, pace, store, given)
+    return found
+
+
+def _timed(plugin: Evaluator, manifest: Manifest, session: Session) -> tuple[int, str, Pace | None]:
+    from evo_tune.forecast.timing import LONGEST, time_trainings
+    from evo_tune.loop.interrupts import Interrupts
+    from evo_tune.loop.opening import slots_for
+    from evo_tune.store.manifest import space_of
+
+    slots: list[Slot] = []
+    stopped = threading.Event()
+    folder = Path(tempfile.mkdtemp(prefix="evo-tune-"))
+
+    def stop() -> None:
+        stopped.set()
+        for slot in slots:
+            slot.kill()
+
+    try:
+        with Interrupts(stop, stop):
+            slots += slots_for(manifest, session, plugin, folder / "trials")
+            space = space_of(manifest, plugin.space(manifest.options))
+            longest = LONGEST if session.hours is None else min(LONGEST, TIME_SHARE * session.hours * 3600)
+            pace = time_trainings(slots, space, folder / "trials", stopping=stopped.is_set, longest=longest)
+            device = slots[0].device
+    finally:
+        for slot in slots:
+            slot.close()
+        shutil.rmtree(folder, ignore_errors=True)
+    if stopped.is_set():
+        raise UsageError("interrupted while a few steps were timed: nothing was begun")
+    return len(slots), device, pace
+
+
+def _suited(found: Planned, pace: Pace, store: Path, given: Mapping[str, Any]) -> Planned:
+    """Return a plan whose trainings are so long that enough of them fit into its hours."""
+    from evo_tune.loop.begin import prepared
+
+    hours = found.session.hours or 0.0
+    room = max(0.0, hours * 3600 - found.seconds) * found.slots
+    count = room / pace.mean
+    factor = 1.0
+    if count < FEWEST:
+        factor = max(LEAST, _factor(pace, room / SHORTER))
+    elif count > MOST:
+        factor = min(LARGEST, _factor(pace, room / LONGER))
+    options = _longer(found, factor) if abs(factor - 1.0) > 0.1 else {}
+    if options:
+        flops = options["flops"]
+        told = f"planned for {hours:g} h: -o flops={flops:g}, {factor:.2g} times the evaluator's own budget"
+        changed = {**given, "options": {**given.get("options", {}), **options}}
+        manifest = prepared(found.evaluator, found.session, store, **changed)
+        return Planned(
+            *(found.evaluator, manifest, found.session, found.slots, found.device, pace.longer(factor)),
+            options={name: str(value) for name, value in options.items()},
+            told=told,
+            seconds=found.seconds,
+        )
+    return found
+
+
+def _factor(pace: Pace, each: float) -> float:
+    """Return by what a training's length is to be multiplied so that it takes so many seconds."""
+    return (each - pace.judging) / max(1e-9, pace.mean - pace.judging)
+
+
+def _longer(found: Planned, factor: float) -> dict[str, Any]:
+    """Return options for a budget so many times the evaluator's own; none where the user gave one, or it has none.
+
+    A size that follows from the budget's absence is fixed as it was, so that the space stays the same; and no training
+    becomes longer than the evaluator finds sensible for the data (its `remarks`).
+    """
+    plugin, options = found.evaluator, found.manifest.options
+    if "flops" not in options or any(options.get(name) is not None for name in BUDGETS):
+        return {}
+    space = plugin.space(options)
+    own = plugin.estimate(space.default(), options).get("flops", 0.0)
+    budget = float(f"{own * factor:.2g}")
+    sizes = plugin.options["size"].choices if "size" in options else ()
+    for fixed in ({}, *({"size": size} for size in sizes)):
+        changed: dict[str, Any] = {**fixed, "flops": budget}
+        bound = {**options, **changed}
+        if own and plugin.space(bound).describe() == space.describe():
+            worse = factor > 1.0 and plugin.remarks(bound) != plugin.remarks(options)
+            return {} if worse else changed
+    return {}
+
+
+def print_plan(found: Planned, price: float | None, form: str) -> None:
+    """Print what a run would take.
+
+    Args:
+        found: It.
+        price: Of an hour; None tells no cost.
+        form: 'table', 'json' or 'jsonl'.
+    """
+    from evo_tune.forecast.words import as_data, as_rows
+    from evo_tune.loop.opening import forecast
+
+    ahead = forecast(found.manifest, found.session, found.slots, found.pace)
+    name = found.evaluator.name
+    if form != "table":
+        told = {"evaluator": name, "slots": found.slots, "device": found.device, "options": found.manifest.options}
+        timed = None if found.pace is None else found.pace.seconds
+        shared.print_json(
+            {**told, "seconds_timed": timed, "forecast": None if ahead is None else as_data(ahead, price)}
+        )
+        return
+    shared.print_remarks(found.evaluator, found.manifest.options)
+    shared.echo(f"plan: {name} on {found.slots} x {found.device}; nothing is begun, and nothing written")
+    if found.told:
+        shared.echo(found.told)
+    if found.pace is None:
+        shared.echo(
+            f"how long its trainings take is not known: put 'timing' into SUPPORTS of {found.evaluator.path} "
+            "(docs/evaluators.md), or begin; there is a forecast after three trainings"
+        )
+    else:
+        times = found.pace.seconds
+        shared.echo(f"a full training, by ten timed steps: {times[0]:.3g} s with the default genome")
+        if len(times := (*times, *found.pace.corners)) > 1:
+            bounds = f"{min(times):.3g} to {max(times):.3g} s"
+            shared.echo(f"of {len(times)} genomes {bounds}, and {found.pace.mean:.3g} s on the average")
+    if ahead is not None:
+        for row, text in as_rows(ahead, price).items():
+            shared.echo(f"  {row:<12} {text}")

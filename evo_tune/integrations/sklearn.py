@@ -1,0 +1,318 @@
+"""`EvoSearchCV`: a search by scikit-learn's contract, whose every evaluation is a cross-validation.
+
+Estimator and data stay with the object: in this process, or for several slots in a private folder outside of the run,
+which is removed at the end. The run knows them by a random name only, so nobody can have it load anything else, and it
+goes on from the same object only. Importing this imports scikit-learn.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import joblib
+import numpy as np
+
+from evo_tune.errors import OptionError, RunError, SpaceError, UsageError
+from evo_tune.genome.genes import Choice, Gene
+from evo_tune.genome.trial import Trial
+from evo_tune.genome.values import Value
+from evo_tune.integrations.held import HELD, VARIABLE, Held
+from evo_tune.integrations.needed import needing
+from evo_tune.loop.search import Search
+
+with needing("evo_tune.sklearn", "sklearn"):
+    from sklearn.base import clone, is_classifier
+    from sklearn.model_selection import check_cv
+    from sklearn.model_selection._search import BaseSearchCV
+    from sklearn.utils import check_random_state, indexable
+
+__all__ = ["EvoSearchCV"]
+
+EVALUATOR = Path(__file__).with_name("_cross_validation.py")
+
+
+class EvoSearchCV(BaseSearchCV):  # type: ignore[misc] # mypy does not read scikit-learn
+    """Search an estimator's parameters by evolution and models, each genome judged by cross-validation.
+
+    Used as scikit-learn's `GridSearchCV` and `RandomizedSearchCV`: `fit`, then `best_params_`, `best_score_`,
+    `best_estimator_`, `cv_results_`, `predict`, …. The first genome is the estimator's own parameters, where they lie
+    within the space.
+
+    Args:
+        estimator: What is fitted; unfitted, with `set_params`.
+        param_space: By parameter ('C', or 'svc__C' in a pipeline): `Float(…)`, `Int(…)`, `Choice([…])`, or a list of
+            any values.
+        n_iter: Genomes at most.
+        strategy: evo-tune's; by default `saea`.
+        scoring: As in GridSearchCV; with several and a `refit` that names one, that one is the objective, else all are.
+        n_jobs: Slots: cross-validations at once. None or 1: in this process, without another.
+        refit: As in GridSearchCV.
+        cv: As in GridSearchCV.
+        verbose: Above 0, a line an evaluation.
+        error_score: As in GridSearchCV.
+        return_train_score: As in GridSearchCV.
+        random_state: Seed of the search, or a RandomState; None: another one each time.
+        store: Folder in which the run is saved; None: it is removed at the end.
+        name: Of the run in it.
+        warm_start: Go on with the run of this object's last `fit`, which needs `store`; `n_iter` counts in all.
+
+    Raises:
+        UsageError: `fit` was given something that a search cannot be made of.
+    """
+
+    def __init__(
+        self,
+        estimator: Any,
+        param_space: Mapping[str, Any],
+        *,
+        n_iter: int = 50,
+        strategy: str | None = None,
+        scoring: Any = None,
+        n_jobs: int | None = None,
+        refit: Any = True,
+        cv: Any = None,
+        verbose: int = 0,
+        error_score: Any = np.nan,
+        return_train_score: bool = False,
+        random_state: Any = None,
+        store: str | Path | None = None,
+        name: str | None = None,
+        warm_start: bool = False,
+    ) -> None:
+        super().__init__(
+            estimator, scoring=scoring, n_jobs=n_jobs, refit=refit, cv=cv, verbose=verbose, error_score=error_score,
+            return_train_score=return_train_score,
+        )  # fmt: skip
+        self.param_space = param_space
+        self.n_iter = n_iter
+        self.strategy = strategy
+        self.random_state = random_state
+        self.store = store
+        self.name = name
+        self.warm_start = warm_start
+
+    def fit(self, X: Any, y: Any = None, **params: Any) -> EvoSearchCV:  # noqa: N803  (scikit-learn's name)
+        """Search, and with `refit` fit the best on everything.
+
+        Args:
+            X: The samples.
+            y: The targets.
+            params: For the estimator's `fit`; `groups` for the splitter.
+
+        Raises:
+            RunError: An evaluation in a slot failed and error_score is 'raise'; without slots its own error is raised.
+            ValueError: Every fit of every genome failed.
+        """
+        scorers, refit_metric = self._get_scorers()
+        x, y = indexable(X, y)
+        routed = self._get_routed_params_for_fit(params)
+        cv = check_cv(self.cv, y, classifier=is_classifier(self.estimator))
+        splits = list(cv.split(x, y, **routed.splitter.split))
+        self.n_splits_ = cv.get_n_splits(x, y, **routed.splitter.split)
+        if len(splits) != self.n_splits_:
+            raise ValueError(
+                "cv.split and cv.get_n_splits return inconsistent results. "
+                f"Expected {len(splits)} splits, got {self.n_splits_}"
+            )
+        genes, values = _space(self.param_space, self.estimator)
+        scoring = getattr(scorers, "_scorers", scorers)
+        kept = {name: value for name, value in params.items() if name != "groups" and value is not None}
+        held = Held(
+            clone(self.estimator), x, y, kept, splits, scoring, self.error_score, self.return_train_score, values
+        )
+        trials = self._searched(held, genes, self._objectives(scoring, refit_metric))
+        self._take(held, trials, refit_metric)
+        self.scorer_ = scoring
+        if self.refit:
+            best = clone(held.estimator).set_params(**clone(self.best_params_, safe=False))
+            self.best_estimator_ = best.fit(x, **({} if y is None else {"y": y}), **routed.estimator.fit)
+            if hasattr(best, "feature_names_in_"):
+                self.feature_names_in_ = best.feature_names_in_
+        return self
+
+    def _objectives(self, scoring: Any, refit_metric: Any) -> list[str]:
+        names = [refit_metric] if isinstance(refit_metric, str) else list(scoring)
+        return [f"mean_test_{name}:max" for name in names]
+
+    def _searched(self, held: Held, genes: Mapping[str, Gene], objectives: list[str]) -> list[Trial]:
+        """Search, and return every trial."""
+        slots = joblib.effective_n_jobs(self.n_jobs) if self.n_jobs is not None else 1
+        private = Path(tempfile.mkdtemp(prefix="evo-tune-"))  # for its user only
+        before: tuple[str, str, str] | None = getattr(self, "_run", None) if self.warm_start and self.store else None
+        if before is not None and before[2] != held.identity:
+            shutil.rmtree(private, ignore_errors=True)
+            raise UsageError(
+                "warm_start: data, splits, fit parameters or estimator are others than those that the run began with: "
+                "give the same, or warm_start=False and another name"
+            )
+        token = secrets.token_hex(16) if before is None else before[0]
+        HELD[token] = held
+        try:
+            if before is not None and self.store is not None:
+                search = Search.resume(
+                    before[1], store=self.store, evaluator=str(EVALUATOR), trials=self.n_iter, slots=slots
+                )
+            else:
+                search = Search(
+                    str(EVALUATOR),
+                    options={"held": token, "space": json.dumps({name: one.describe() for name, one in genes.items()})},
+                    strategy=self.strategy,
+                    objectives=objectives,
+                    seed=int(check_random_state(self.random_state).randint(2**31 - 1)),
+                    store=self.store or private / "runs",
+                    name=self.name,
+                    trials=self.n_iter,
+                    slots=slots,
+                    devices="cpu",
+                )
+            with search:
+                self._run = token, search.name, held.identity
+                if slots > 1:
+                    self._in_slots(search, held, private, token)
+                else:
+                    self._here(search, held)
+                return list(search.trials)
+        finally:
+            del HELD[token]
+            os.environ.pop(VARIABLE + token, None)
+            shutil.rmtree(private, ignore_errors=True)
+
+    def _here(self, search: Search, held: Held) -> None:
+        """Do every evaluation in this process."""
+        while (candidate := search.ask()) is not None:
+            search.tell(candidate, held.scores(candidate.genome))
+            self._say(search)
+
+    def _in_slots(self, search: Search, held: Held, private: Path, token: str) -> None:
+        """Have the evaluations done in slots, which find estimator and data in a private folder."""
+        try:
+            import cloudpickle  # type: ignore[import-untyped]
+        except ImportError:  # joblib up to 1.5 has one of its own
+            from joblib.externals import cloudpickle
+
+        rest = {field.name: getattr(held, field.name) for field in dataclasses.fields(held)}
+        data = {name: rest.pop(name) for name in ("x", "y", "splits")}
+        joblib.dump(data, private / "data.joblib")
+        (private / "rest.pickle").write_bytes(cloudpickle.dumps(rest))  # a notebook's classes as well
+        os.environ[VARIABLE + token] = str(private)
+        said = 0
+
+        def watch(search: Search) -> None:
+            nonlocal said
+            if len(search.saved.outcomes) > said:
+                said = len(search.saved.outcomes)
+                self._say(search)
+                if self.error_score == "raise" and _failure(search.trials):
+                    search.stop()
+
+        search.run(watch)
+        failure = _failure(search.trials)
+        if self.error_score == "raise" and failure:
+            raise RunError(failure)
+        if search.stopping and len(search.trials) < self.n_iter:
+            raise KeyboardInterrupt
+
+    def _say(self, search: Search) -> None:
+        if self.verbose > 0:
+            best, metric = search.best, search.saved.objectives[0].metric
+            told = "no value yet" if best is None else f"best {metric} {best.outcome.metrics[metric]:.5g}"
+            print(f"{len(search.saved.outcomes)} of {self.n_iter} evaluated, {told}")
+
+    def _take(self, held: Held, trials: Sequence[Trial], refit_metric: Any) -> None:
+        """Set what scikit-learn's searches have from a search's trials."""
+        rows = [_fits(trial, held, self.n_splits_) for trial in trials]
+        out = [fit for row in rows for fit in row]
+        if not out:
+            raise ValueError("No fits were performed: n_iter is the number of genomes, expected 1 or more")
+        if all(np.isnan(value) for fit in out for value in _values(fit["test_scores"])):
+            why = _failure(trials) or "error_score='raise' shows the first"
+            raise ValueError(f"All the {len(out)} fits failed: {why}")
+        params = [held.decoded(trial.genome) for trial in trials]
+        more = {"trial": [trial.id for trial in trials], "operator": [trial.candidate.operator for trial in trials]}
+        results = self._format_results(params, self.n_splits_, out, more)
+        self.multimetric_ = isinstance(out[0]["test_scores"], dict)
+        if self.refit or not self.multimetric_:
+            self.best_index_ = self._select_best_index(self.refit, refit_metric, results)
+            if not callable(self.refit):
+                self.best_score_ = results[f"mean_test_{refit_metric}"][self.best_index_]
+            self.best_params_ = results["params"][self.best_index_]
+        self.cv_results_ = results
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "cv_results_")
+
+
+def _space(given: Mapping[str, Any], estimator: Any) -> tuple[dict[str, Gene], dict[str, dict[Value, Any]]]:
+    """Return genes, their defaults the estimator's own parameters where they can be, and what labels stand for.
+
+    Raises:
+        UsageError: A parameter's values are neither a gene nor a list.
+    """
+    if not isinstance(given, Mapping) or not given:
+        raise UsageError(
+            f"param_space is {given!r}: expected a dict of parameter names to Float, Int, Choice or a list"
+        )
+    own = estimator.get_params() if hasattr(estimator, "get_params") else {}
+    genes: dict[str, Gene] = {}
+    values: dict[str, dict[Value, Any]] = {}
+    for name, one in given.items():
+        gene = one
+        if not isinstance(one, Gene):
+            if isinstance(one, str | bytes | Mapping) or not hasattr(one, "__iter__"):
+                raise UsageError(f"param_space[{name!r}] is {one!r}: expected Float, Int, Choice or a list of values")
+            gene, values[name] = _choice(list(one))
+        labels = values.get(name, {})
+        default = own.get(name)
+        for label, value in labels.items():
+            default = label if value is own.get(name) else default
+        if gene.default is None:
+            with contextlib.suppress(SpaceError, OptionError, TypeError):  # what lies outside is no default
+                gene = dataclasses.replace(gene, default=default)
+        genes[name] = gene
+    return genes, values
+
+
+def _choice(values: list[Any]) -> tuple[Choice, dict[Value, Any]]:
+    """Return a gene of any values; those that are no plain data have labels."""
+    values = [value.item() if isinstance(value, np.generic) else value for value in values]
+    try:
+        return Choice(tuple(values)), {}
+    except SpaceError:
+        labels = [f"{place}: {str(value)[:60]}" for place, value in enumerate(values)]
+        return Choice(tuple(labels)), dict(zip(labels, values, strict=True))
+
+
+def _fits(trial: Trial, held: Held, count: int) -> list[dict[str, Any]]:
+    """Return what scikit-learn's own searches know of each fit of a trial."""
+    metrics = trial.outcome.metrics
+    several = isinstance(held.scoring, dict)
+    names = list(held.scoring) if several else ["score"]
+    found = []
+    for split in range(count):
+        one: dict[str, Any] = {
+            "fit_time": metrics.get(f"split{split}_fit_time", trial.outcome.seconds / count),
+            "score_time": metrics.get(f"split{split}_score_time", 0.0),
+        }
+        for part in ("test", "train") if held.return_train_score else ("test",):
+            scores = {name: metrics.get(f"split{split}_{part}_{name}", np.nan) for name in names}
+            one[f"{part}_scores"] = scores if several else scores["score"]
+        found.append(one)
+    return found
+
+
+def _values(scores: Any) -> list[float]:
+    return list(scores.values()) if isinstance(scores, dict) else [scores]
+
+
+def _failure(trials: Sequence[Trial]) -> str | None:
+    """Return what the first trial that failed said."""
+    return next((trial.outcome.error for trial in trials if trial.outcome.error and not trial.ok), None)

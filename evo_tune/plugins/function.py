@@ -1,0 +1,367 @@
+"""An evaluator that is a function: `Search(train, space=…, objectives=…)`. What travels is a file and a name.
+
+A function of a file is imported by the file's path, as an evaluator's file is, so that what stands under
+`if __name__ == "__main__":` is not executed again. One of a notebook has no file: its source, with what it uses of the
+notebook, becomes one. What can be sent neither way is refused, before anything is made.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import dis
+import importlib
+import inspect
+import linecache
+import os
+import re
+import sys
+import tempfile
+import textwrap
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import CodeType, FunctionType, ModuleType
+from typing import Any
+
+from evo_tune.errors import PluginError
+from evo_tune.genome.genes import Gene
+from evo_tune.genome.space import SearchSpace
+from evo_tune.plugins.evaluator import Evaluator
+from evo_tune.text import one_line
+
+__all__ = ["FUNCTION", "OWN_FILE", "Reference", "again", "function_evaluator", "sent"]
+
+FUNCTION = "function"
+"""Origin of such an evaluator, and what its reference begins with."""
+
+OWN_FILE = "_function.py"
+"""The file in a run's folder that holds a function of a notebook."""
+
+LONGEST = 20_000
+"""Characters of a plain value of a notebook that a function uses."""
+
+_kept: list[tempfile.TemporaryDirectory[str]] = []
+"""Folders of functions of notebooks, until this process ends."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """How a manifest names a function: 'function:NAME:PATH', or 'function:NAME+REPAIR:PATH'.
+
+    Args:
+        name: Its name at the top of its file.
+        repair: That of the space's repair there; '' for none.
+        path: The file; '' for OWN_FILE of the run.
+    """
+
+    name: str
+    repair: str
+    path: str
+
+    def __str__(self) -> str:
+        return f"{FUNCTION}:{self.name}{'+' if self.repair else ''}{self.repair}:{self.path}"
+
+    @classmethod
+    def read(cls, text: str) -> Reference:
+        """Return what `str` made.
+
+        Raises:
+            PluginError: It is none.
+        """
+        match = re.fullmatch(rf"{FUNCTION}:([^\W\d]\w*)(?:\+([^\W\d]\w*))?:(.*)", text, re.DOTALL)
+        if match is None:
+            raise PluginError(f"{one_line(text, 100)!r} names no function: expected {FUNCTION}:NAME:PATH")
+        return cls(match[1], match[2] or "", match[3])
+
+
+def function_evaluator(
+    reference: Reference,
+    path: Path,
+    names: Mapping[str, Any],
+    space: SearchSpace | None,
+    genes: Mapping[str, Gene] | None,
+) -> Evaluator:
+    """Return the evaluator that a function is.
+
+    Args:
+        reference: How the manifest names it.
+        path: Its file, absolute.
+        names: What the file holds, by name.
+        space: Its space; None where only
+        genes: its genes are known, from a manifest, or not even these, in a worker.
+
+    Raises:
+        PluginError: The file has no such function.
+    """
+    for name in filter(None, (reference.name, reference.repair)):
+        if not callable(names.get(name)):
+            raise PluginError(f"{path}: expected the function {name} at its top, with which the run began; found none")
+    function = names[reference.name]
+    module = ModuleType(reference.name)
+    module.__doc__ = inspect.getdoc(function)
+    if space is None and genes:
+        space = SearchSpace(names[reference.repair] if reference.repair else None, None, **genes)
+    used = _attributes(function)
+    unsupported = {
+        "budget": f"{reference.name} does not look at context.budget: let it train that share of a full training",
+        "curve": f"{reference.name} does not call context.report: let it report its first objective as it goes",
+        "inherit": f"{reference.name} does not look at context.inherit_folder: leave --inherit out",
+    }
+    seen = {"budget": "budget", "curve": "report", "inherit": "inherit_folder"}
+    vars(module).update(
+        evaluate=function,
+        SPACE=_no_space if space is None else space,
+        OBJECTIVES=[],
+        SUPPORTS=[what for what, attribute in seen.items() if attribute in used],
+        UNSUPPORTED=unsupported,
+    )
+    return Evaluator(module, reference.name, str(reference), path, FUNCTION)
+
+
+def _no_space() -> SearchSpace:
+    raise PluginError("a function has no genes of its own: give Search(function, space=SearchSpace(…), objectives=[…])")
+
+
+def _attributes(function: Callable[..., Any]) -> set[str]:
+    """Return the names of what a function looks up, and the functions that it calls of its own file."""
+    found: set[str] = set()
+    waiting, seen = [function], set()
+    while waiting:
+        code = getattr(waiting.pop(), "__code__", None)
+        if code is None or code in seen:
+            continue
+        seen.add(code)
+        for one in _codes(code):
+            found |= {*one.co_names}
+            known = getattr(function, "__globals__", {})
+            waiting += [known[name] for name in one.co_names if isinstance(known.get(name), FunctionType)]
+    return found
+
+
+def _codes(code: CodeType) -> Iterator[CodeType]:
+    yield code
+    for inner in code.co_consts:
+        if isinstance(inner, CodeType):
+            yield from _codes(inner)
+
+
+def sent(function: Callable[..., Any], space: SearchSpace | None) -> tuple[Reference, Path, Mapping[str, Any]]:
+    """Return how a function travels: its reference, its file, and what the file holds.
+
+    Args:
+        function: It.
+        space: The space, whose repair travels with it.
+
+    Raises:
+        PluginError: It cannot travel; the text says why, and what to do.
+    """
+    repair = None if space is None else space.repair
+    for one in filter(None, (function, repair)):
+        _check_travels(one)
+    name, other = function.__name__, getattr(repair, "__name__", "")
+    path = _file_of(function)
+    if repair is not None and _file_of(repair) != path:
+        raise PluginError(f"the space's repair {other} is not in the file of {name}: put both into one")
+    if path is not None:
+        _check_file(path, function, repair)
+        shown = os.path.relpath(path)
+        return Reference(name, other, str(path) if shown.startswith("..") else shown), path, _names_of(function)
+    text = _Source(_names_of(function)).of(function, repair)
+    folder = tempfile.TemporaryDirectory(prefix="evo-tune-")
+    _kept.append(folder)
+    path = Path(folder.name, OWN_FILE)
+    path.write_text(text, encoding="utf-8")
+    return Reference(name, other, ""), path, _names_of(function)
+
+
+def again(function: Callable[..., Any], reference: Reference, genes: Mapping[str, Gene]) -> SearchSpace:
+    """Return the space of a run that goes on with a function which the user hands over once more.
+
+    Args:
+        function: It.
+        reference: How the run's manifest names it.
+        genes: The run's.
+
+    Raises:
+        PluginError: The repair of the run's space is not beside it.
+    """
+    repair = _names_of(function).get(reference.repair) if reference.repair else None
+    if reference.repair and not callable(repair):
+        raise PluginError(
+            f"expected the function {reference.repair} beside {function.__name__}: it repairs the run's genomes"
+        )
+    return SearchSpace(repair, None, **genes)
+
+
+def _check_travels(function: Any) -> None:
+    """Refuse what has no name at the top of a file.
+
+    Raises:
+        PluginError: It has none.
+    """
+    what = one_line(getattr(function, "__qualname__", "") or repr(function), 80)
+    reason = ""
+    if not isinstance(function, FunctionType):
+        reason = "it is no function that is written in Python"
+    elif function.__name__ == "<lambda>":
+        reason = "it is a lambda, which has no name"
+    elif _names_of(function).get(function.__name__) is not function and (
+        "<locals>" in function.__qualname__ or function.__closure__
+    ):
+        reason = "it is made inside another function, and what it uses of that is nowhere else"
+    elif "." in function.__qualname__:
+        reason = "it is a method"
+    if reason:
+        raise PluginError(
+            f"{what} cannot travel to a worker: {reason}; write it as a function at the top of its file or notebook "
+            "(def …), with what it needs as options"
+        )
+
+
+def _names_of(function: Any) -> Mapping[str, Any]:
+    """Return what the module of a function, or the notebook, holds by name."""
+    return vars(sys.modules[function.__module__]) if function.__module__ in sys.modules else function.__globals__
+
+
+def _file_of(function: Any) -> Path | None:
+    """Return the file in which a function stands; None for one of a notebook."""
+    module = sys.modules.get(function.__module__)
+    file = getattr(module, "__file__", None)
+    return Path(file).absolute() if file and os.path.isfile(file) else None
+
+
+def _check_file(path: Path, *functions: Any) -> None:
+    """Refuse a file of which a worker could not take the functions.
+
+    Raises:
+        PluginError: It has no such function at its top, or begins a search as it is imported.
+    """
+    tree = ast.parse(path.read_bytes())
+    above = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    for function in filter(None, functions):
+        if function.__name__ not in {node.name for node in above}:
+            raise PluginError(
+                f"{function.__name__} cannot travel to a worker: {path} has no def {function.__name__}; write it there"
+            )
+    for node in tree.body:
+        passed = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+        if isinstance(node, passed) or (isinstance(node, ast.If) and "__name__" in ast.unparse(node.test)):
+            continue
+        for call in (one for one in ast.walk(node) if isinstance(one, ast.Call)):
+            if ast.unparse(call.func).rpartition(".")[2] == "Search":
+                raise PluginError(
+                    f"{path}:{call.lineno}: every worker imports this file, and would begin a search of its own: put "
+                    'that under if __name__ == "__main__":'
+                )
+
+
+class _Source:
+    """The text of a file that holds a notebook's function, with what that uses of the notebook.
+
+    Args:
+        names: What the notebook holds.
+    """
+
+    def __init__(self, names: Mapping[str, Any]) -> None:
+        self._names = names
+        self._parts: dict[str, str] = {}
+
+    def of(self, *things: Any) -> str:
+        for thing in filter(None, things):
+            self._take(thing.__name__, thing, thing.__name__)
+        return '"""A function of a notebook, as a run began with it."""\n\n' + "\n".join(self._parts.values())
+
+    def _take(self, name: str, value: Any, user: str) -> None:
+        if name in self._parts:
+            return
+        if isinstance(value, ModuleType):
+            self._parts[name] = f"import {value.__name__}" + (f" as {name}" if name != value.__name__ else "")
+        elif _is_own(value):
+            self._parts[name] = ""  # it may use itself
+            text = _text_of(value)
+            for used in sorted(_used(text, value)):
+                if used in self._names and used != name:
+                    self._take(used, self._names[used], name)
+            del self._parts[name]
+            self._parts[name] = f"\n\n{text}" + ("" if value.__name__ == name else f"\n{name} = {value.__name__}")
+        elif (line := _imported(name, value)) or (line := _plain(name, value)):
+            self._parts[name] = line
+        else:
+            raise PluginError(
+                f"{user} cannot travel to a worker: it uses {name}, {_kind(value)} of the notebook; make it inside the "
+                "function, or read it from a file whose path is an option"
+            )
+
+
+def _is_own(value: Any) -> bool:
+    """Whether something is a function or a class that was made in the notebook, under a name."""
+    named = isinstance(value, FunctionType | type) and value.__name__.isidentifier()
+    return named and value.__module__ == "__main__"
+
+
+def _text_of(thing: Any) -> str:
+    try:
+        return _class_text(thing) if isinstance(thing, type) else textwrap.dedent(inspect.getsource(thing)).rstrip()
+    except (OSError, TypeError, SyntaxError):
+        raise PluginError(
+            f"{thing.__name__} cannot travel to a worker: its source is nowhere; write it into a file, or a notebook"
+        ) from None
+
+
+def _class_text(thing: type) -> str:
+    """Return the text of a notebook's class: inspect finds that of a file's only."""
+    methods = [one for one in vars(thing).values() if isinstance(one, FunctionType)]
+    for file in {one.__code__.co_filename for one in methods}:
+        text = "".join(linecache.getlines(file))
+        for node in ast.parse(text).body:
+            if isinstance(node, ast.ClassDef) and node.name == thing.__name__:
+                first = min([node.lineno, *(one.lineno for one in node.decorator_list)])
+                return "\n".join(text.split("\n")[first - 1 : node.end_lineno])
+    raise OSError(f"the source of {thing.__name__} is nowhere")
+
+
+def _used(text: str, thing: Any) -> set[str]:
+    """Return the global names that a function, or a class, uses."""
+    tree = ast.parse(text)
+    if isinstance(thing, type):
+        return {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    loads = {"LOAD_GLOBAL", "LOAD_NAME"}
+    found = {
+        str(step.argval)
+        for code in _codes(thing.__code__)
+        for step in dis.get_instructions(code)
+        if step.opname in loads
+    }
+    head = tree.body[0]
+    if isinstance(head, ast.FunctionDef):
+        outside = [*head.decorator_list, head.args, *filter(None, [head.returns])]
+        found |= {node.id for part in outside for node in ast.walk(part) if isinstance(node, ast.Name)}
+    return found - set(dir(builtins))
+
+
+def _imported(name: str, value: Any) -> str:
+    """Return the import of something that another module holds under its own name; '' if none does."""
+    module, own = getattr(value, "__module__", None), getattr(value, "__qualname__", None)
+    if not isinstance(module, str) or not isinstance(own, str) or not own.isidentifier() or module == "__main__":
+        return ""
+    try:
+        found = getattr(importlib.import_module(module), own, None)
+    except Exception:
+        return ""
+    return f"from {module} import {own}" + (f" as {name}" if name != own else "") if found is value else ""
+
+
+def _plain(name: str, value: Any) -> str:
+    """Return the assignment of a plain value: numbers, texts, and lists, tuples, sets and dicts of these."""
+    text = repr(value)
+    try:
+        same = len(text) <= LONGEST and ast.literal_eval(text) == value
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        return ""
+    return f"{name} = {text}" if same is True else ""
+
+
+def _kind(value: Any) -> str:
+    kind = "lambda" if getattr(value, "__name__", "") == "<lambda>" else type(value).__name__
+    return f"{'an' if kind[0].lower() in 'aeiou' else 'a'} {kind}"

@@ -1,0 +1,145 @@
+"""Forecasts against reality: on runs whose durations are known, in simulated time; what is promised fits."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from evo_tune.forecast.ahead import calibration_seconds, calibration_trainings
+from evo_tune.forecast.timing import Pace, pace_of, points
+from evo_tune.forecast.words import as_data, as_line
+from evo_tune.genome.trial import Candidate, Outcome
+from evo_tune.loop.opening import forecast
+from evo_tune.loop.search import Search
+from evo_tune.report.racing import Race
+from evo_tune.rules.fidelity import expected_cost
+from evo_tune.store.session import Session
+from tests.loop.cases import Begin
+
+SETTINGS = [(seed, slots) for seed in range(5) for slots in (1, 4)]
+
+
+def seconds_of(genome: dict[str, object], seed: int) -> float:
+    """Return how long a training takes: 1 to 10 times as long, by its genome."""
+    return 60.0 * (1.0 + 9.0 * (float(genome["n"]) - 1.0) / 63.0) * (1.0 + seed / 4)  # type: ignore[arg-type]
+
+
+@dataclass
+class Simulated:
+    """A run in simulated time, a forecast being made after some of its results."""
+
+    search: Search
+    seed: int
+    slots: int
+    looks: tuple[int, ...] = ()
+
+    def play(self) -> tuple[float, list[tuple[float, float, float]]]:
+        """Return when it ended, and after each look when it was foretold to end: low, expected, high."""
+        now, running, told = 0.0, list[tuple[float, int, Candidate]](), []
+        saved = self.search.saved
+        while True:
+            while len(running) < self.slots and (candidate := self.search.ask()) is not None:
+                took = seconds_of(candidate.genome, self.seed) * candidate.budget
+                heapq.heappush(running, (now + took, candidate.id, candidate))
+            if not running:
+                return now, told
+            now, _, candidate = heapq.heappop(running)
+            took = seconds_of(candidate.genome, self.seed) * candidate.budget
+            self.search.tell(
+                candidate, Outcome("ok", {"loss": float(candidate.genome["x"]), "cost": 1.0}, seconds=took)
+            )  # type: ignore[arg-type]
+            if len(saved.outcomes) in self.looks:
+                ahead = forecast(saved.manifest, self.search.session, self.slots, None, saved)
+                assert ahead is not None
+                told.append(tuple(now + left for left in ahead.seconds))
+
+
+def pace(search: Search, seed: int) -> Pace:
+    found = pace_of({at: {"seconds": seconds_of(genome, seed)} for at, genome in enumerate(points(search.space))})
+    assert found is not None
+    return found
+
+
+def test_a_forecast_holds_before_a_run_and_during_it(begin: Begin, fast_disk: None) -> None:
+    inside, near, late = [], [], []
+    for seed, slots in SETTINGS:
+        search = begin(generations=None, trials=40, population=8, seed=seed)
+        first = forecast(search.saved.manifest, search.session, slots, pace(search, seed))
+        assert first is not None
+        end, told = Simulated(search, seed, slots, (10, 30)).play()
+        for low, expected, high in (first.seconds, *told):
+            assert low <= expected <= high
+            inside.append(low <= end <= high)
+            near.append(abs(expected / end - 1.0))
+        late.append(near[-1])
+        assert first.genomes == 40
+    assert np.mean(inside) >= 0.7, "four fifths"
+    assert np.median(near) < 0.3, "trainings take 1 to 10 times as long, and what does not matter drifts"
+    assert np.median(late) < 0.1, "results correct it"
+
+
+@pytest.mark.parametrize("slots", [1, 2, 7])
+@pytest.mark.parametrize(("seeds", "finalists"), [(3, 2), (1, 1), (4, 5)])
+def test_a_race_takes_between_the_least_and_the_most_that_is_told(slots: int, seeds: int, finalists: int) -> None:
+    session = Session(trials=1, calibrate=seeds, calibrate_best=finalists)
+    fewest, most = calibration_trainings(session)
+    least, longest = calibration_seconds(session, 1.0, slots)
+    counts = set()
+    for draw in range(30):
+        rng = np.random.default_rng(draw)
+        race = Race(tuple(range(1, finalists + 1)), 0, seeds)
+        gain, results, rounds = rng.normal(), {}, 0
+        while wanted := race.standing(results).wanted:
+            rounds += 1
+            for one in wanted[:slots]:
+                results[one] = float(rng.normal() - (gain if one.id else 0.0))
+        counts.add(len(results))
+        assert fewest <= len(results) <= most
+        assert least <= rounds <= longest + finalists.bit_length(), "an unlucky halving leaves slots idle"
+    assert min(counts) < max(counts) or seeds == 1
+
+
+def test_hours_are_never_promised_twice() -> None:
+    from evo_tune.forecast.ahead import ahead
+    from evo_tune.store.manifest import Manifest
+
+    for draw in range(200):
+        rng = np.random.default_rng(draw)
+        rungs = ([1.0], [1 / 3, 1.0], [1 / 9, 1 / 3, 1.0])[draw % 3]
+        manifest = _manifest(Manifest, fidelity=rungs, replicates=int(rng.integers(1, 4)))
+        hours, slots, each = rng.uniform(0.01, 5.0), int(rng.integers(1, 20)), rng.uniform(0.1, 300.0)
+        session = Session(hours=hours, calibrate=draw % 4, calibrate_best=2)
+        found = ahead(manifest, session, slots, expected_cost(rungs, 50), Pace((each, each)))
+        assert found is not None
+        race = sum(calibration_seconds(session, each, slots)) / 2
+        assert found.trainings * each / slots <= max(0.0, hours * 3600 - race) + 1e-6
+        assert found.seconds[1] <= hours * 3600 + 1e-6
+        assert found.genomes <= found.trainings / min(rungs) + 1
+
+
+def _manifest(kind: Callable[..., object], **given: object) -> object:
+    fields: dict[str, object] = {"population": 12, "fidelity": [1.0], "replicates": 1, "inherit": 0.0}
+    return type("Manifest", (), {**fields, **given})
+
+
+def test_rungs_cost_less_than_full_trainings_and_more_than_their_first() -> None:
+    assert expected_cost((1.0,), 10) == 1.0
+    few, many = expected_cost((1 / 9, 1 / 3, 1.0), 8), expected_cost((1 / 9, 1 / 3, 1.0), 500)
+    assert 1 / 9 < many < few < 1.0, "most audits are early"
+
+
+def test_a_forecast_in_words_and_as_data(begin: Begin) -> None:
+    search = begin(trials=10, generations=None)
+    manifest = search.saved.manifest
+    assert forecast(manifest, search.session, 2) is None, "nothing is known"
+    ahead = forecast(manifest, Session(trials=10, calibrate=3, calibrate_best=2), 2, Pace((10.0,), worker=5 * 10**8))
+    assert ahead is not None
+    line = as_line(ahead, 2.0)
+    assert "10 genomes, 6 to 14 trainings of the calibration; 2 x 500 MB of memory" in line
+    assert f"; {as_data(ahead, 2.0)['cost']['expected']:.2f} at 2 an hour" in line
+    assert as_data(ahead)["cost"] is None
+    assert as_data(ahead)["seconds"]["expected"] == pytest.approx(10 * 10 / 2 + (30 + 70) / 2, abs=5)

@@ -1,0 +1,280 @@
+"""A function as an evaluator: how it travels from a script and from a notebook, and why it does not."""
+
+from __future__ import annotations
+
+import json
+import linecache
+import os
+import runpy
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from evo_tune import Float, Search, SearchSpace, load
+from evo_tune.errors import EvoTuneError, PluginError, StoreError, UsageError
+from evo_tune.loop import code
+from evo_tune.loop.code import code_of
+from evo_tune.loop.replay import verify
+from evo_tune.plugins.find import find_evaluator
+from evo_tune.store.run import Run
+from evo_tune.trust import decide as trust
+from tests.here import Here
+
+EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "function.py"
+
+SPACE = SearchSpace(x=Float(0.0, 1.0, default=0.5))
+
+LIMITS: dict[str, Any] = {"objectives": ["loss:min"], "trials": 3}
+
+SCRIPT = """
+import functools
+from evo_tune import Float, Search, SearchSpace
+
+def repair(genome):
+    return {"x": min(genome["x"], 0.75)}
+
+def train(genome, context, *, bias: int = 0):
+    context.report(1.0, loss=genome["x"])
+    return {"loss": genome["x"] + bias}
+
+def parted(genome, context):
+    return {"loss": genome["x"] * context.budget}
+
+def decorated(function):
+    @functools.wraps(function)
+    def inner(*args, **kwargs):
+        return function(*args, **kwargs)
+    return inner
+
+@decorated
+def wrapped(genome, context):
+    return {"loss": genome["x"]}
+
+class Model:
+    def train(self, genome, context):
+        return {"loss": 1.0}
+
+def maker():
+    def inside(genome, context):
+        return {"loss": 1.0}
+    return inside
+
+short = lambda genome, context: {"loss": 1.0}
+"""
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setattr("evo_tune.loop.opening.open_slots", lambda task, *_: [Here(task)])
+    return tmp_path
+
+
+@pytest.fixture
+def script(here: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """A script, as the module that a user's process has of it."""
+    (here / "mine.py").write_text(SCRIPT)
+    module = ModuleType("__main__")
+    module.__file__ = str(here / "mine.py")
+    monkeypatch.setitem(sys.modules, "__main__", module)
+    exec(compile(SCRIPT, module.__file__, "exec"), vars(module))
+    return module
+
+
+Cell = Callable[[str], ModuleType]
+
+
+@pytest.fixture
+def cell(monkeypatch: pytest.MonkeyPatch) -> Cell:
+    """Execute text as a notebook does: in a main module without a file, its source known line by line."""
+    module = ModuleType("__main__")
+    monkeypatch.setitem(sys.modules, "__main__", module)
+
+    def execute(text: str) -> ModuleType:
+        name = f"<cell {len(linecache.cache)}>"
+        linecache.cache[name] = (len(text), None, text.splitlines(True), name)
+        exec(compile(text, name, "exec"), vars(module))
+        return module
+
+    return execute
+
+
+def losses(search: Search) -> list[float]:
+    return [trial.outcome.metrics.get("loss", -1.0) for trial in search.trials]
+
+
+def test_a_function_of_a_script_is_trained_and_the_run_resumes_and_verifies(script: ModuleType) -> None:
+    space = SearchSpace(script.repair, x=Float(0.0, 1.0, default=1.0))
+    search = Search(script.train, space=space, options={"bias": 2}, prune=True, name="one", **LIMITS).run()
+    assert [trial.outcome.status for trial in search.trials] == ["ok"] * 3
+    assert losses(search) == [trial.genome["x"] + 2 for trial in search.trials]
+    assert search.trials[0].genome == {"x": 0.75}
+    assert search.saved.manifest.evaluator == "function:train+repair:mine.py"
+    again = Search.resume("one", trials=5).run()
+    assert max(trial.genome["x"] for trial in again.trials) <= 0.75  # repaired as before
+    assert len(Search.resume("one", evaluator=script.train, trials=6).run().trials) == 6
+    run = Run.open(Path("populations/one"))
+    assert verify(run, space, code_of(run)[1]) == []
+    text = Path("mine.py").read_text()
+    Path("mine.py").write_text(text + "# other")
+    with pytest.raises(StoreError, match=r"mine\.py .* has changed since run one began"):
+        Search.resume("one", trials=7)
+    Path("mine.py").write_text(text.replace("def train", "def other"))
+    with pytest.raises(PluginError, match="expected the function train at its top"):
+        Search.resume("one", trials=7)
+    Path("other.py").write_text(text)
+    Path("mine.py").unlink()
+    assert len(Search.resume("one", evaluator="other.py", trials=7, accept_changes=True).run().trials) == 7
+
+
+def test_a_strangers_function_is_executed_when_the_user_says_so(script: ModuleType, monkeypatch: Any) -> None:
+    Search(script.train, space=SPACE, name="one", **LIMITS).run()
+    monkeypatch.setenv("XDG_STATE_HOME", "elsewhere")
+    for _ in range(2):
+        with pytest.raises(UsageError, match=r"executes the function train of 'mine\.py', and it was not begun by you"):
+            Search.resume("one", trials=4)
+        trust.remember_file(Path("mine.py"))  # that allows what the user calls of it, not what a stranger does
+    assert len(Search.resume("one", trials=4, trust=True).run().trials) == 4
+
+
+def test_a_decorated_function_travels_by_its_name(script: ModuleType) -> None:
+    assert losses(Search(script.wrapped, space=SPACE, name="one", **LIMITS).run())[0] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("short", "<lambda> cannot travel to a worker: it is a lambda, which has no name; write it as a function"),
+        ("inside", "maker.<locals>.inside cannot travel .* made inside another function"),
+        ("method", "Model.train cannot travel .* it is no function|Model.train cannot travel .* it is a method"),
+        ("len", "len cannot travel .* it is no function that is written in Python"),
+        ("partial", "cannot travel .* it is no function that is written in Python"),
+    ],
+)
+def test_what_cannot_travel_is_refused_in_a_line(script: ModuleType, here: Path, name: str, said: str) -> None:
+    things = {
+        "short": script.short,
+        "inside": script.maker(),
+        "method": script.Model.train,
+        "len": len,
+        "partial": script.functools.partial(script.train),
+    }
+    with pytest.raises(PluginError, match=said) as caught:
+        Search(things[name], space=SPACE, name="one", **LIMITS)
+    assert "\n" not in str(caught.value)
+    assert not (here / "populations").exists()
+
+
+def test_what_a_function_needs_beside_itself_is_said(script: ModuleType) -> None:
+    with pytest.raises(EvoTuneError, match="a function has no genes of its own: give Search"):
+        Search(script.train, name="one", **LIMITS)
+    with pytest.raises(EvoTuneError, match=r"says not what counts: .*objectives=\['METRIC:min'\]"):
+        Search(script.train, space=SPACE, name="one")
+    with pytest.raises(EvoTuneError, match=r"--fidelity: wrapped does not look at context\.budget"):
+        Search(script.wrapped, space=SPACE, fidelity=(0.5, 1), name="one", **LIMITS)
+    with pytest.raises(EvoTuneError, match="space= is for functions"):
+        Search("language_model", space=SPACE, name="one")
+
+
+def test_a_search_outside_of_the_guard_is_refused_here_and_in_workers(script: ModuleType, here: Path) -> None:
+    text = SCRIPT + "\nevo_tune.Search(train)\n"
+    (here / "mine.py").write_text(text)
+    with pytest.raises(
+        PluginError, match=rf'mine\.py:{text.count(chr(10))}: every worker .* if __name__ == "__main__":'
+    ):
+        Search(script.train, space=SPACE, name="one", **LIMITS)
+    (here / "hidden.py").write_text("import evo_tune\nSPACE = None\n[evo_tune.Search()]\n")
+    with pytest.raises(PluginError, match=r"hidden\.py begins a search while it is imported"):
+        find_evaluator("hidden.py")
+
+
+def test_fidelity_takes_numbers(script: ModuleType) -> None:
+    for given in ((1 / 3, 1), [1 / 3, 1.0], "1/3,1", ("1/3", 1)):
+        name = f"run{len(list(Path().glob('populations/*')))}"
+        with Search(script.parted, space=SPACE, fidelity=given, name=name, **LIMITS) as search:
+            assert search.saved.manifest.fidelity == [1 / 3, 1.0]
+    for wrong in ((1, 1 / 3), (), (0.5,), (None, 1), 0.5, (float("nan"), 1)):
+        with pytest.raises(EvoTuneError, match=r"--fidelity .*expected"):
+            Search(script.parted, space=SPACE, fidelity=wrong, name="wrong", **LIMITS)  # type: ignore[arg-type]
+
+
+NOTEBOOK = """
+import math as m
+from pathlib import Path
+from evo_tune import Float
+STEPS = {"a": [1, 2], "b": (3.5, None, "x")}
+unused = open
+class Model:
+    scale = 2
+    def loss(self, x):
+        return m.fabs(helper(x)) * self.scale
+
+def helper(x):
+    return x if x > 0 else helper(x + 1)
+
+def train(genome, context, *, more: int = len(STEPS)):
+    local = [STEPS["a"][0] for _ in range(more)]
+    return {"loss": Model().loss(genome["x"]) + sum(local), "here": float(Path(".").is_dir())}
+"""
+
+
+def test_a_function_of_a_notebook_travels_with_what_it_uses(cell: Cell, here: Path) -> None:
+    search = Search(cell(NOTEBOOK).train, space=SPACE, name="one", **LIMITS).run()
+    assert losses(search) == [2 * trial.genome["x"] + 2 for trial in search.trials]
+    saved = (here / "populations" / "one" / "_function.py").read_text()
+    assert "unused" not in saved
+    assert len(Search.resume("one", trials=4).run().trials) == 4  # its own process
+    assert len(Search.resume("one", copy_as="copy", trials=5, trust=True).run().trials) == 5
+    code._made_here.clear()  # another process
+    with pytest.raises(UsageError, match=r"_function\.py', which you have not named yourself"):
+        Search.resume("one", trials=5)
+    changed = cell(NOTEBOOK.replace("sum(local)", "7"))
+    with pytest.raises(StoreError, match="has changed since run one began"):
+        Search.resume("one", evaluator=changed.train, trials=5)
+    assert len(Search.resume("one", trials=5, trust=True).run().trials) == 5
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "data = iter([])\ndef train(genome, context):\n    return data",
+            "train .*uses data, a list_iterator of the",
+        ),
+        (
+            "n = float('nan')\ndef other():\n    return n\ndef train(g, c):\n    return other()",
+            "other .*uses n, a float of",
+        ),
+        ("f = lambda x: x\ndef train(genome, context):\n    return f(1)", "train .*uses f, a lambda of"),
+    ],
+)
+def test_what_of_a_notebook_cannot_travel_is_named(cell: Cell, here: Path, text: str, said: str) -> None:
+    with pytest.raises(PluginError, match=said):
+        Search(cell(text).train, space=SPACE, name="one", **LIMITS)
+    assert not (here / "populations").exists()
+
+
+def test_a_function_without_a_source_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType("__main__")
+    monkeypatch.setitem(sys.modules, "__main__", module)
+    exec("def train(genome, context):\n    return {}", vars(module))
+    with pytest.raises(PluginError, match="train cannot travel to a worker: its source is nowhere"):
+        Search(module.train, space=SPACE, name="one", **LIMITS)
+
+
+def test_the_example_runs_and_goes_on(here: Path) -> None:
+    """As a script, with workers of its own; then here, without them."""
+    done = subprocess.run([sys.executable, EXAMPLE], capture_output=True, text=True, env={**os.environ})
+    assert done.returncode == 0, done.stderr
+    for count in (12, 16):
+        if count == 16:
+            runpy.run_path(str(EXAMPLE), run_name="__main__")
+        run = load(here / "populations" / "bowl")
+        assert sum(trial.candidate.fresh for trial in run.trials) == count
+    assert json.loads((here / "populations" / "bowl" / "_run.json").read_text())["fidelity"] == [1 / 3, 1.0]

@@ -1,0 +1,86 @@
+"""Whether going on pays: a chance that is right as often as it says, known noise first, and a run that stops by it."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from evo_tune.errors import OptionError
+from evo_tune.genome.trial import Candidate, Outcome
+from evo_tune.loop.replay import verify
+from evo_tune.loop.search import Search
+from evo_tune.report.further import chance, further_of, noise_of
+from evo_tune.store.run import Run
+from tests.conftest import cut_copy, drive
+from tests.loop.cases import Begin
+
+
+def test_a_chance_is_right_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(0)
+    told, came = [], []
+    for _ in range(1500):
+        noise, count = rng.choice([0.0, 0.2, 0.5]), int(rng.integers(20, 60))
+        losses = rng.normal(size=count + 12)
+        told.append(chance(losses[:count].tolist(), noise, 12))
+        came.append(losses[count:].min() < losses[:count].min() - noise)
+    found, true = np.array(told), np.array(came)
+    for low, high in ((0.0, 0.1), (0.1, 0.3), (0.3, 0.6)):
+        within = (low <= found) & (found < high)
+        assert within.sum() > 50
+        assert low - 0.1 < true[within].mean() < high + 0.1, "of draws that nothing guides"
+    assert true[found < 0.05].mean() < 0.13 < true[found > 0.1].mean()
+
+
+def test_it_grows_with_the_trainings_and_falls_with_the_noise() -> None:
+    losses = np.random.default_rng(1).normal(size=40).tolist()
+    by_trainings = [chance(losses, 0.1, many) for many in (1, 5, 20)]
+    by_noise = [chance(losses, noise, 12) for noise in (0.0, 0.3, 1.0)]
+    assert by_trainings == sorted(by_trainings)
+    assert by_noise == sorted(by_noise, reverse=True)
+    assert chance([7.0 * loss + 3.0 for loss in losses], 7.0 * 0.3, 12) == pytest.approx(by_noise[1]), (
+        "of losses' scale"
+    )
+    assert math.isnan(chance(losses[:10], 0.1, 12))
+    assert chance([1.0] * 30, 0.1, 12) == 0.0, "nothing changes anything"
+
+
+def bowl(search: Search, candidate: Candidate) -> Outcome:
+    """Fall to a floor that no genome gets below, but for a little noise."""
+    noise = 0.02 * np.random.default_rng([candidate.id, candidate.replicate]).normal()
+    x = float(candidate.genome["x"])  # type: ignore[arg-type]
+    return Outcome("ok", {"loss": max(0.0, abs(x - 0.4) - 0.3) + noise, "cost": 1.0}, seconds=1.0)
+
+
+STOPS = {"generations": None, "trials": 400, "replicates": 3, "stop_when_done": True, "population": 8, "seed": 3}
+
+
+def test_a_run_stops_where_it_is_done_and_stops_there_again(begin: Begin, resume: Begin, fast_disk: None) -> None:
+    search = drive(begin("run", **STOPS), evaluate=bowl)
+    run = Run.open(search.saved.folder)
+    born = sum(candidate.fresh for candidate in run.candidates)
+    assert 16 <= born < 200
+    assert run.ended is not None
+    assert run.ended.startswith("it is done: the next 8 trainings improve by more than seeds differ")
+    assert noise_of(run.trials()) == pytest.approx(0.02, rel=1.0)
+    assert not verify(run, search.space, search.strategy)
+    assert len(drive(resume("run"), evaluate=bowl).trials) == len(run.outcomes), "nothing was left to do"
+
+
+def test_a_run_that_was_cut_stops_where_the_whole_one_did(begin: Begin, tmp_path: Path, fast_disk: None) -> None:
+    whole = drive(begin("run", order="birth", lag=4, **STOPS), slots=3, evaluate=bowl).saved
+    lines = len((whole.folder / "_journal.jsonl").read_bytes().splitlines())
+    cut_copy(whole, tmp_path / "store" / "cut", lines // 2)
+    again = drive(Search.resume("cut", store=tmp_path / "store", trust=True), evaluate=bowl).saved
+    assert [one.genome for one in again.candidates] == [one.genome for one in whole.candidates]
+
+
+def test_without_noise_nothing_is_said(begin: Begin, fast_disk: None) -> None:
+    search = drive(begin("run", generations=None, trials=30), evaluate=bowl)
+    assert further_of(search.saved) is None
+    with pytest.raises(OptionError, match=r"--stop-when-done: .* give --replicates 2"):
+        begin("other", stop_when_done=True)
+    with pytest.raises(OptionError, match="--replicates 2"):
+        Search.resume("run", store=search.saved.folder.parent, stop_when_done=True)
