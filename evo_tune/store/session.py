@@ -94,7 +94,7 @@ class Session(Struct, frozen=True, forbid_unknown_fields=True):
 
     def unlimited(self) -> Session:
         """Return it without its limits."""
-        return self.but(trials=None, generations=None, budget=None, hours=None)
+        return self.but(trials=None, generations=None, budget=None, hours=None, stop_when_done=False)
 
     def but(self, **changes: Any) -> Session:
         """Return it with some fields changed.

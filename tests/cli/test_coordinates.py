@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 
+import msgspec
 from click.testing import CliRunner
 
 from evo_tune.cli import cli
+from evo_tune.cli.formats import OUTPUTS
 
 SMALL = ["--widths", "32,64,128", "--depths", "", "--steps", "2"]
 
@@ -14,11 +16,13 @@ SMALL = ["--widths", "32,64,128", "--depths", "", "--steps", "2"]
 def test_the_verdict_is_the_exit_code() -> None:
     good = CliRunner().invoke(cli, ["coordinates", "mup", *SMALL, "--format", "json"])
     assert good.exit_code == 0
+    msgspec.json.decode(good.output, type=OUTPUTS["coordinates"])
     (row,) = json.loads(good.output)["slopes"]
     assert row["holds"]
     assert row["against"] == "width"
-    bad = CliRunner().invoke(cli, ["coordinates", "standard", *SMALL])
-    assert bad.exit_code
+    bad = CliRunner().invoke(cli, ["coordinates", "standard", *SMALL], standalone_mode=False)
+    assert bad.return_value == 1
+    assert "does not keep activations of one size" in bad.output
     assert "fails" in bad.output
 
 

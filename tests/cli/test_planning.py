@@ -7,8 +7,10 @@ import os
 import tempfile
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from evo_tune.cli.formats import OUTPUTS
 from evo_tune.cli.planning import SHORTER, plan
 from evo_tune.loop.search import Search
 from evo_tune.store.run import Run
@@ -64,7 +66,9 @@ def test_a_dry_run_tells_a_plan_and_leaves_no_file(timed: Path, typed: Typed, mo
     assert "2 s with the default genome" in done.out
     assert "genomes      20" in done.out
     assert "at 3 an hour" in done.out
-    data = json.loads(typed(*what, "--format", "json").out)["forecast"]
+    printed = typed(*what, "--format", "json").out
+    data = json.loads(printed)["forecast"]
+    msgspec.json.decode(printed.encode(), type=OUTPUTS["run --dry-run"])
     search, race = 20 * 2, (6 + 14) / 2 * 2
     assert data["seconds"]["expected"] == pytest.approx(search + race, rel=0.25)
     assert data["seconds"]["low"] < search + race < data["seconds"]["high"]

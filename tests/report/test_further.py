@@ -67,6 +67,8 @@ def test_a_run_stops_where_it_is_done_and_stops_there_again(begin: Begin, resume
     assert noise_of(run.trials()) == pytest.approx(0.02, rel=1.0)
     assert not verify(run, search.space, search.strategy)
     assert len(drive(resume("run"), evaluate=bowl).trials) == len(run.outcomes), "nothing was left to do"
+    further = drive(resume("run", trials=born + 3), evaluate=bowl).saved
+    assert sum(candidate.fresh for candidate in further.candidates) == born + 3, "a new limit replaces it"
 
 
 def test_a_run_that_was_cut_stops_where_the_whole_one_did(begin: Begin, tmp_path: Path, fast_disk: None) -> None:

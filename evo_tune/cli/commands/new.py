@@ -7,15 +7,20 @@ from pathlib import Path
 import click
 
 from evo_tune.cli import _shared as shared
+from evo_tune.cli import complete
 from evo_tune.cli.help import command as made
 
 PLACE = 100
 
 
-@made("new")
+@made("new", "evo-tune new mytask", "evo-tune new mytask --from train.py")
 @click.argument("name")
 @click.option(
-    "--from", "script", metavar="SCRIPT.py", help="Guess it from a training script's flags and constants, unexecuted."
+    "--from",
+    "script",
+    metavar="SCRIPT.py",
+    shell_complete=complete.files,
+    help="Guess it from a training script's flags and constants, unexecuted.",
 )
 @shared.format_option("table", "json")
 def command(name: str, script: str | None, form: str) -> None:
@@ -25,18 +30,17 @@ def command(name: str, script: str | None, form: str) -> None:
     from evo_tune.plugins.template import check_name, write
 
     check_name(name)
-    made = None if script is None else guessed(name, Path(script), Path("evaluators"))
-    path = write(name, Path("evaluators"), None if made is None else made.text)
-    genes, others = ([], 0) if made is None else (list(made.genes), len(made.others))
+    guess = None if script is None else guessed(name, Path(script), Path("evaluators"))
+    path = write(name, Path("evaluators"), None if guess is None else guess.text)
     if form == "json":
-        shared.print_json({"evaluator": name, "file": str(path), "genes": genes})
+        shared.print_json({"evaluator": name, "file": str(path), "genes": list(guess.genes) if guess else []})
     else:
         shared.echo(f"wrote {path}")
-        if made is not None:
-            beside = f"look at them, and at what stands beside as comments ({others})"
-            shared.echo(f"genes, guessed: {', '.join(genes)}; {beside}")
-    if made is not None and made.needed:
-        shared.echo(f"Warning: {script} needs {', '.join(made.needed)}: put it into ALWAYS in {path}", err=True)
+    if guess is not None and form == "table":
+        genes, others = ", ".join(guess.genes), len(guess.others)
+        shared.echo(f"genes, guessed: {genes}; look at them, and at what stands beside as comments ({others})")
+    if guess is not None and guess.needed:
+        shared.echo(f"Warning: {script} needs {', '.join(guess.needed)}: put it into ALWAYS in {path}", err=True)
     if (bundled_evaluators() / path.name).is_file():
         shared.echo(
             f"Warning: {path} hides the bundled evaluator {name} in this folder: rename it, or type bundled:{name} "

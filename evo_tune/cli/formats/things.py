@@ -88,7 +88,7 @@ class Written(Struct, forbid_unknown_fields=True, kw_only=True):
     file: str
     """Its file."""
     genes: list[str]
-    """Names of those that were guessed from a script; empty without one."""
+    """Those that were guessed from a script; none without `--from`."""
 
 
 class Step(Struct, forbid_unknown_fields=True, kw_only=True):
