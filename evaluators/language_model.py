@@ -135,7 +135,7 @@ def SPACE(options: Options) -> SearchSpace:  # noqa: N802
         return _canonical({**genome, "heads": _sound_heads(genome, genes, size, options)}, genes, options)
 
     batches = tuple(batch for batch in size.batch if batch >= (options.context or 0))
-    (depth, width), heads = options.larger(size.depth, size.width), size.heads
+    (depth, width), heads = options.larger(size.depth, options.snapped(size.width)), size.heads
     low, high, lr = (value * (50 if options.optimizer == "sgd" else 1) for value in size.lr)
     genes = {
         "lr": Float(low, high, log=True, default=lr),
@@ -173,7 +173,7 @@ def _sound_heads(genome: Mapping[str, Any], genes: Mapping[str, Gene], size: Siz
     counts = [n for n in range(1, most + 1) if options.fits(width // n)] or range(1, most + 1)
     sound = [n for n in counts if width % (8 * n) == 0 and low <= width // n <= high]
     sound = sound or [n for n in counts if width % (2 * n) == 0] or [n for n in counts if width % n == 0]  # own widths
-    return min(sound, key=lambda n: (abs(n - asked), n))
+    return min(options.fast_heads(width, sound), key=lambda n: (abs(n - asked), n))
 
 
 def _canonical(genome: dict[str, Any], genes: Mapping[str, Gene], options: Options) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from evo_tune.dispatch.limits import check_system, cpu_count
 from evo_tune.dispatch.local import LocalSlot
 from evo_tune.dispatch.log import sweep
 from evo_tune.dispatch.packing import Forecast
-from evo_tune.dispatch.shared import SharedCard, SharedSlot
+from evo_tune.dispatch.shared import SharedCards, SharedSlot
 from evo_tune.dispatch.slot import UNKNOWN, NoMachine, Slot, SlotClosed, SlotUnfit, Task
 from evo_tune.errors import OptionError
 
@@ -76,8 +76,8 @@ def open_slots(
     ]
     if forecast is None or not plan.memory:
         return list(slots)
-    cards = {visible: SharedCard(memory, forecast) for visible, memory in plan.memory.items()}
-    return [SharedSlot(slot, cards[device.visible]) for slot, device in zip(slots, plan.slots, strict=True)]
+    cards = SharedCards({device.name: plan.memory[device.visible] for device in plan.slots}, forecast)
+    return [SharedSlot(slot, cards) for slot in slots]
 
 
 def _open_remote(task: Task, plan: Plan, timeout: float | None, retries: int, cluster: Cluster) -> list[Slot]:

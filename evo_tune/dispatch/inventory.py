@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from evo_tune.dispatch import smi
-from evo_tune.dispatch.devices import CPU, MPS, Device, Plan, gpus, none_found
+from evo_tune.dispatch.devices import CPU, MPS, USABLE, Device, Plan, gpus, none_found
 from evo_tune.dispatch.limits import affinity, cpu_count, memory
 
 __all__ = ["Facts", "Inventory", "inventory"]
@@ -41,10 +41,12 @@ class Inventory(NamedTuple):
     Args:
         facts: Of each slot's device.
         why: How the plan came about, in lines.
+        cards: How each GPU would be used and why, a line for each; empty where there is none.
     """
 
     facts: tuple[Facts, ...]
     why: tuple[str, ...]
+    cards: tuple[str, ...]
 
 
 def inventory(plan: Plan) -> Inventory:
@@ -52,7 +54,32 @@ def inventory(plan: Plan) -> Inventory:
     ids = {id for device in plan.slots for id in device.visible.split(",") if device.name.startswith("cuda")}
     known = smi.look_up(ids)
     facts = {device: _facts(device, known) for device in set(plan.slots)}
-    return Inventory(tuple(facts[device] for device in plan.slots), tuple(_why(plan)))
+    gpus = dict.fromkeys(device for device in plan.slots if device != CPU)
+    cards = tuple(_use(device, facts[device], plan) for device in gpus)
+    return Inventory(tuple(facts[device] for device in plan.slots), tuple(_why(plan)), cards)
+
+
+def _use(device: Device, facts: Facts, plan: Plan) -> str:
+    """Say how a GPU, or several that are one slot's, would be used and why."""
+    count, given = plan.slots.count(device), plan.memory.get(device.visible)
+    known = [] if facts.what == "-" else [facts.what]
+    known += [] if facts.total is None else [f"{_gib(facts.total)} GiB"]
+    name = f"{device.name} ({', '.join(known)})" if known else device.name
+    if "," in device.visible:
+        return f"{name}: one training at a time, on all {device.visible.count(',') + 1} GPUs"
+    if given is None:
+        held = facts.total is not None and facts.free is not None and facts.free < USABLE * facts.total
+        beside = f"; others hold {_gib(facts.total - facts.free)} GiB of it now" if held else ""  # type: ignore[operator]
+        often = "one training at a time" if count == 1 else f"{count} trainings at once, whatever each takes"
+        return f"{name}: {often}{beside}"
+    ours = facts.total is None or given >= int(USABLE * facts.total)
+    rest = f"{USABLE:.0%} of it" if ours else f"what others, who hold {_gib(facts.total - given)} GiB now, leave of it"  # type: ignore[operator]
+    slots = "one slot has" if count == 1 else f"{count} slots share out"
+    return f"{name}: {slots} {_gib(given)} GiB, {rest}; who waits for room here may go to another card that has it"
+
+
+def _gib(amount: float) -> str:
+    return f"{amount / 2**30:.1f}"
 
 
 def _facts(device: Device, known: dict[str, smi.Gpu]) -> Facts:
@@ -73,7 +100,7 @@ def _precision(capability: str | None) -> str:
     parts = (capability or "").split(".")
     if not all(part.isdigit() for part in parts):
         return "-"
-    return "bf16" if tuple(map(int, parts)) >= BF16_FROM else "fp32"
+    return "bf16" if tuple(map(int, parts)) >= BF16_FROM else "fp16"
 
 
 def _why(plan: Plan) -> Iterator[str]:
@@ -92,7 +119,7 @@ def _why(plan: Plan) -> Iterator[str]:
         if plan.memory:
             least = min(plan.memory.values()) / 2**30
             yield f"slots of a GPU share out its memory ({least:.1f} GiB or more): a training begins when it fits"
-        yield "precision: bf16 from compute capability 8.0 on, which multiplies in it; fp32 below"
+        yield "precision: bf16 from compute capability 8.0 on, which multiplies in it; fp16 below"
     yield "--devices, --slots, --per-device and --threads change this"
 
 

@@ -6,6 +6,7 @@ when a candidate begins and never which one is born. Knows no threads, no proces
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -25,6 +26,16 @@ CONTEXT = 768 * 2**20
 
 UNMEASURED = 2.0
 """By how much a prediction is multiplied until a training was measured: formulas of memory are off by 1.8 at worst."""
+
+
+REACH = 4.0
+"""Up to how many times the largest size that was measured a fit is believed."""
+
+QUANTILE = 0.9
+"""Share of the trainings that are to take no more than was set aside for them."""
+
+KEPT = 64
+"""Measurements that a fit is made of, the last ones."""
 
 
 class Admitted(NamedTuple):
@@ -64,6 +75,10 @@ class Card:
         """Bytes given out, idle workers' among them."""
         return sum(self.running.values()) + sum(self.idle.values())
 
+    def fits(self, needed: int) -> bool:
+        """Return whether so many bytes could be given out now, to somebody who has waited for nobody here."""
+        return not self.waiting and sum(self.running.values()) + needed <= self.memory
+
     def enter(self, slot: str, needed: int) -> None:
         """Let a slot wait for so many bytes, its own worker's context included."""
         self.waiting[slot] = min(needed, self.memory)
@@ -98,7 +113,12 @@ class Card:
 
 
 class Forecast:
-    """How much of a GPU a genome's training will take.
+    """How much of a GPU a genome's training will take: a fixed part and a factor, by what trainings were measured.
+
+    The fixed part is what a formula leaves out whatever the size (workspaces, rounding to blocks), so a small training
+    that takes ten times what was predicted says nothing of the factor of a large one. Both are fitted by the quantile
+    regression that lies above nine tenths (Koenker & Bassett 1978), since too little room costs a training that is
+    done again, and too much only a wait. One odd measurement among ten moves neither.
 
     Args:
         estimate: Returns the metrics of a genome that are known before training.
@@ -106,22 +126,36 @@ class Forecast:
 
     def __init__(self, estimate: Callable[[Genome], Mapping[str, float]]) -> None:
         self._estimate = estimate
-        self._factor: float | None = None
+        self._measured: deque[tuple[float, float]] = deque(maxlen=KEPT)
+        """Predicted and measured bytes."""
+        self._line: tuple[float, float] | None = None
 
     def needed(self, genome: Genome) -> int | None:
-        """Return the bytes that a training will take, its process's context included; None if nothing is known."""
+        """Return the bytes that a training will take, its process's context included; None if nothing is known.
+
+        What was measured is believed up to `REACH` times the largest size that it was measured at; what lies beyond is
+        set aside as if nothing had been.
+        """
         predicted = self._predicted(genome)
-        factor = UNMEASURED if self._factor is None else self._factor
-        return None if predicted is None else int(factor * predicted) + CONTEXT
+        if predicted is None:
+            return None
+        fixed, factor, known = *self._fitted(), 0.0
+        if self._measured:
+            known = min(predicted, REACH * max(size for size, _ in self._measured))
+        return int(fixed + factor * known + max(factor, UNMEASURED) * (predicted - known)) + CONTEXT
 
     def learn(self, genome: Genome, metrics: Mapping[str, float]) -> None:
-        """Note what a training was measured to take.
-
-        Of all ratios of measured to predicted the largest counts: too little room costs more than too much.
-        """
+        """Note what a training was measured to take."""
         predicted, measured = self._predicted(genome), metrics.get(MEASURED, 0.0)
         if predicted is not None and measured > 0:
-            self._factor = max(self._factor or 0.0, measured / predicted)
+            self._measured.append((predicted, measured))
+            self._line = None
+
+    def _fitted(self) -> tuple[float, float]:
+        line = self._line
+        if line is None:
+            line = self._line = _above_most(list(self._measured)) if self._measured else (0.0, UNMEASURED)
+        return line
 
     def _predicted(self, genome: Genome) -> float | None:
         try:
@@ -129,3 +163,31 @@ class Forecast:
         except EvoTuneError:  # the training will say so
             return None
         return predicted if predicted > 0 else None
+
+
+def _above_most(points: list[tuple[float, float]]) -> tuple[float, float]:
+    """Return the fixed part and the factor, both 0 or more, of the line with the least loss of its quantile.
+
+    An optimum passes through two of the points, or through one and what a line is taken for where only one size is
+    known: predicted exactly but for a fixed part, or a share of what was predicted.
+
+    Args:
+        points: Predicted and measured, at least one.
+    """
+    import numpy as np
+
+    x, y = np.array(points).T
+    first, second = np.triu_indices(len(x), 1)
+    apart = x[first] != x[second]
+    first, second = first[apart], second[apart]
+    slopes = (y[second] - y[first]) / (x[second] - x[first])
+    fixed = [y[first] - slopes * x[first], y - x, np.zeros_like(x)]
+    factors = [slopes, np.ones_like(x), y / x]
+    a, b = np.concatenate(fixed), np.concatenate(factors)
+    sound = (a >= 0.0) & (b >= 0.0)
+    a, b = a[sound], b[sound]
+    short = y - (a[:, None] + b[:, None] * x)
+    losses = np.maximum(QUANTILE * short, (QUANTILE - 1.0) * short).sum(1)
+    # Of lines that are as good, the one that trusts the formula most: ties are of few points.
+    best = np.lexsort((np.abs(b - 1.0), losses.round(3)))[0]
+    return float(a[best]), float(b[best])

@@ -135,6 +135,10 @@ class Slot(ABC):
             NoMachine: It cannot train now.
         """
 
+    def run_here(self, candidate: Candidate, folder: str | None = None) -> Outcome:
+        """Evaluate as `run` does, on the slot's device as it is now: a slot that waits for room may change it."""
+        return self.run(candidate, folder)
+
     def move(self, why: str) -> bool:
         """Leave a device for good that is set aside; return whether the slot may get another."""
         return False

@@ -101,6 +101,8 @@ class Drivers:
         """Those that have one."""
         self._again: list[Job] = []
         """What another slot is to do: the outcome is in doubt, or there was none."""
+        self._doubtful: set[int] = set()
+        """Candidates that were put back."""
         self._over = False
         """Whether there will be no more jobs but those."""
         self._named: set[str] = set()
@@ -189,7 +191,9 @@ class Drivers:
 
     def _done(self, slot: Slot, job: Job, default: Callable[[], Candidate | None] | None) -> Outcome | None:
         """Have a slot do a job; return what came of it, or None where that is held back."""
-        outcome = slot.run(job.candidate, job.folder)
+        # What is tried again is tried on a device that was chosen for it.
+        again = job.candidate.id in self._doubtful
+        outcome = (slot.run_here if again else slot.run)(job.candidate, job.folder)
         if default is None:
             return outcome
         device, id = slot.device, job.candidate.id
@@ -199,7 +203,7 @@ class Drivers:
             verdict = self.health.came(device, id, outcome, others, candidate is not None)
         if verdict is Verdict.TEST and candidate is not None:
             self.working[slot.name] = Working(f"test of {device} by the default", time.monotonic())
-            came = slot.run(candidate, folder := f"test-{slot.name.replace(' ', '-')}")
+            came = slot.run_here(candidate, folder := f"test-{slot.name.replace(' ', '-')}")
             shutil.rmtree(self._folder / TRIALS / folder, ignore_errors=True)
             with self._changed:
                 verdict = self.health.tested(device, id, came)
@@ -210,6 +214,7 @@ class Drivers:
     def _put_back(self, job: Job) -> None:
         with self._changed:
             self._again.append(job)
+            self._doubtful.add(job.candidate.id)
             self._changed.notify_all()
 
     def _leave(self, slot: Slot, why: str) -> bool:

@@ -135,7 +135,6 @@ if TYPE_CHECKING:
     from evo_tune.training.optim.early_stopping import EarlyStopping as EarlyStopping
     from evo_tune.training.optim.early_stopping import Stopping as Stopping
     from evo_tune.training.optim.ema import Averaging as Averaging
-    from evo_tune.training.optim.ema import average_of as average_of
     from evo_tune.training.optim.gap_decay import Decaying as Decaying
     from evo_tune.training.optim.gap_decay import GapDecay as GapDecay
     from evo_tune.training.optim.gap_decay import GapWatch as GapWatch
@@ -164,10 +163,11 @@ if TYPE_CHECKING:
     from evo_tune.training.session import Place as Place
     from evo_tune.training.session import train as train
     from evo_tune.training.session import train_together as train_together
+    from evo_tune.training.stepping.averaging import average_of as average_of
+    from evo_tune.training.stepping.recipe import Recipe as Recipe
     from evo_tune.training.subjects.examples import Examples as Examples
     from evo_tune.training.subjects.reading import Material as Material
     from evo_tune.training.subjects.reading import Reading as Reading
-    from evo_tune.training.trainer import Recipe as Recipe
     from evo_tune.training.trainer import Step as Step
     from evo_tune.training.trainer import Trainer as Trainer
     from evo_tune.training.tuning.adapter import add_adapter as add_adapter
@@ -252,7 +252,7 @@ _NAMES = {
     "optim.clipping": "clip Clipping gradient_norm",
     "optim.divergence": "Diverged DivergenceWatch",
     "optim.early_stopping": "EarlyStopping Stopping",
-    "optim.ema": "average_of Averaging",
+    "optim.ema": "Averaging",
     "optim.gap_decay": "Decaying GapDecay GapWatch",
     "optim.muon": "Muon",
     "optim.optimisation": "Optimisation",
@@ -264,9 +264,11 @@ _NAMES = {
     "phases": "Budget Phase plan_phases spent",
     "plan": "Plan ToZero Training",
     "session": "Place train train_together",
+    "stepping.averaging": "average_of",
+    "stepping.recipe": "Recipe",
     "subjects.examples": "Examples",
     "subjects.reading": "Material Reading",
-    "trainer": "Recipe Step Trainer",
+    "trainer": "Step Trainer",
     "tuning.adapter": "add_adapter load_adapter save_adapter trained_weights",
     "tuning.base": "Base read_base TARGETS",
     "tuning.houlsby": "Adapters add_adapters",

@@ -15,6 +15,7 @@ from evo_tune.errors import RecipeError
 from evo_tune.training.course import Course
 from evo_tune.training.data.corpus import TextMaterial
 from evo_tune.training.hardware.capacity import fit_device
+from evo_tune.training.hardware.computing import in_memory
 from evo_tune.training.hardware.determinism import seed_for
 from evo_tune.training.hardware.memory import Fit, predict_memory
 from evo_tune.training.hardware.throughput import SAFE, TIMED, steps_in
@@ -137,7 +138,7 @@ class _Builder:
             probe=lambda fit: self._one_step(phase, each, fit),
             optimizer=options.optimizer_name,
             ema=options.ema is not None,
-            precision=options.precision,
+            precision=in_memory(options.precision),
             z_loss=options.z_loss > 0.0,
             ranks=size,
         )
@@ -185,7 +186,7 @@ class _Builder:
         recompute = self._recompute(phase) if fit is None else options.recompute or fit.recompute
         model = self._model(phase.config, recompute).to(self.run.device)
         source, seed, device = material.source(phase), seed_of(self.run), self.run.device
-        return Trainer(model, source, recipe, seed=seed, device=device, ranks=ranks)
+        return Trainer(model, source, recipe, seed=seed, device=device, ranks=ranks, compiled=options.compile)
 
     def _model(self, config: GPTConfig, recompute: int | None) -> GPT:
         """Return the model at step 0: new, or with the weights of another training in its own shape.

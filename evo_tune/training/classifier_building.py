@@ -179,7 +179,8 @@ class _Builder:
             warmup=task.warmup,
             ceiling=1.5 * math.log(model.config.classes),
         )
-        return Trainer(model, source, recipe, seed=seed, device=self.run.device, ranks=ranks)
+        compiled = options.compile
+        return Trainer(model, source, recipe, seed=seed, device=self.run.device, ranks=ranks, compiled=compiled)
 
     def _model(self) -> Classifier:
         model = self.task.build(seed_for(seed_of(self.run), "weights"))

@@ -98,6 +98,7 @@ def over_batches(
 
     Where `of_losses` gives the same from the loss of each target, logits of a large vocabulary are never there whole.
     """
+    shorten = getattr(model, "shortened", lambda inputs: inputs)
     in_pieces = of_losses is not None and getattr(model, "in_pieces", False)
 
     def judged(inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -112,7 +113,7 @@ def over_batches(
     try:
         with torch.inference_mode():
             return [
-                judged(inputs[first : first + batch].to(device), targets[first : first + batch].to(device))
+                judged(shorten(inputs[first : first + batch]).to(device), targets[first : first + batch].to(device))
                 for first in range(0, len(inputs), batch)
             ]
     finally:

@@ -61,7 +61,7 @@ def extend_trainer(trainer: Trainer, source: Source, context: int, method: str =
     """
     old = cast(GPT, trainer.model)
     model = extend_context(old, context, method)
-    longer = Trainer(model, source, trainer.recipe, seed=trainer.seed, device=str(trainer.device), ranks=trainer.ranks)
+    longer = _as_before(trainer, model, source)
     state = trainer.state()
     state["model"] = model.state_dict()
     if state["averaged"] is not None and old.positions is not None:
@@ -89,7 +89,7 @@ def grow_trainer(trainer: Trainer, source: Source, config: GPTConfig) -> Trainer
     """
     old, seed = cast(GPT, trainer.model), seed_for(trainer.seed, "growth")
     model = enlarge(old, config, seed, recompute=old.recompute)
-    larger = Trainer(model, source, trainer.recipe, seed=trainer.seed, device=str(trainer.device), ranks=trainer.ranks)
+    larger = _as_before(trainer, model, source)
     carry_state(trainer.optimizer, old, larger.optimizer, model)
     if trainer.averaged is not None and larger.averaged is not None:
         average = enlarge(cast(GPT, trainer.averaged.module), config, seed)
@@ -98,6 +98,12 @@ def grow_trainer(trainer: Trainer, source: Source, config: GPTConfig) -> Trainer
     grown = larger.state()
     larger.restore({**trainer.state(), **{part: grown[part] for part in ("model", "optimizer", "averaged")}})
     return larger
+
+
+def _as_before(trainer: Trainer, model: GPT, source: Source) -> Trainer:
+    """Return a trainer of another model that does all else as one does."""
+    device, ranks, compiled = str(trainer.device), trainer.ranks, trainer.compiled
+    return Trainer(model, source, trainer.recipe, seed=trainer.seed, device=device, ranks=ranks, compiled=compiled)
 
 
 def next_trainer(

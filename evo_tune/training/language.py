@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 from evo_tune.errors import OptionError
 from evo_tune.training.data.corpus import Corpus, Texts, bytes_to_train_on, judging_bytes
+from evo_tune.training.hardware.computing import in_memory
 from evo_tune.training.hardware.flops import flops_per_token
 from evo_tune.training.hardware.memory import predict_memory
 from evo_tune.training.models.gpt_config import Decoder, GPTConfig, Positions
@@ -21,6 +22,7 @@ from evo_tune.training.optim.ramp import Ramping
 from evo_tune.training.optim.schedule import Scheduling
 from evo_tune.training.phases import Budget, Phase, plan_phases, spent
 from evo_tune.training.plan import Training
+from evo_tune.training.probing.profile import Profiling
 
 __all__ = ["LanguageOptions", "LanguageTask"]
 
@@ -29,7 +31,9 @@ MOST_EPOCHS = 4.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class LanguageOptions(Parametrising, Growing, Training, Ramping, Decoder, Positions, Scheduling, Budget, Texts):
+class LanguageOptions(
+    Profiling, Parametrising, Growing, Training, Ramping, Decoder, Positions, Scheduling, Budget, Texts
+):
     """How a GPT is trained on a text.
 
     Groups are in order from the last: genes that are switched on are drawn in it, so another order gives a seed other
@@ -203,7 +207,7 @@ class LanguageTask:
         predicted = predict_memory(
             phase.config,
             micro,
-            precision="fp32" if options.precision == "fp32" else "bf16",
+            precision="fp32" if in_memory(options.precision) == "fp32" else "bf16",
             recompute=options.recompute,
             device="cuda",
             optimizer=options.optimizer_name,

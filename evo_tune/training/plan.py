@@ -19,7 +19,7 @@ from evo_tune.training.optim.optimisation import Optimisation
 from evo_tune.training.optim.schedule import Schedule, Scheduling
 
 if TYPE_CHECKING:
-    from evo_tune.training.trainer import Recipe
+    from evo_tune.training.stepping.recipe import Recipe
 
 __all__ = ["Plan", "ToZero", "Training"]
 
@@ -54,7 +54,7 @@ class Training(Processes, Passes, Computing, StoppingInTime, Averaging, Clipping
             RecipeError: A number is out of its range.
         """
         from evo_tune.training.hardware.precision import Precision
-        from evo_tune.training.trainer import Recipe
+        from evo_tune.training.stepping.recipe import Recipe
 
         return Recipe(
             optimizer=self.optimizer_for(lr, batch, reference),

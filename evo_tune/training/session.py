@@ -118,7 +118,7 @@ def train(task: T, run: Run, build: Build[T], ranks: Ranks | None = None) -> tup
     began = time.perf_counter()
     keep_freed_memory()
     first = ranks is None or ranks.rank == 0
-    with reproducible(run.threads, run.device):
+    with reproducible(run.threads, run.device, strict=getattr(task.options, "deterministic", True)):
         saved = saved_in(run.resume_folder, task.identity, getattr(task, "former_identity", None))
         precision = task.options.precision
         if precision == "auto":  # another machine may answer otherwise, but not in the middle of a training

@@ -2,96 +2,44 @@
 
 A step is a pure function of the weights, the optimizer's moments, the step's number and what few options
 remember (the loss's scale, the average of the weights); `Trainer` holds these and nothing else that matters.
+On a GPU nothing in it asks the device for a number: what a step decides is decided there (`stepping.verdict`), and
+the host reads some steps late what became of it. On a CPU, where asking costs nothing, it looks at once.
 Knows nothing of files' places, tasks or searches.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from evo_tune.errors import RecipeError
-from evo_tune.options.bounds import check_integer, check_number
-from evo_tune.training.data.batch import MicroBatch
+from evo_tune.options.bounds import check_integer
 from evo_tune.training.hardware.capacity import is_out_of_memory
 from evo_tune.training.hardware.determinism import seed_everything, seed_for
 from evo_tune.training.hardware.eager import spare_compiler, step
-from evo_tune.training.hardware.precision import Precision
 from evo_tune.training.models.dropout import attach_noise
-from evo_tune.training.optim.accumulation import accumulate, split
-from evo_tune.training.optim.clipping import check_clip, clip, gradient_norm
-from evo_tune.training.optim.divergence import DivergenceWatch
-from evo_tune.training.optim.ema import average_of
+from evo_tune.training.optim.accumulation import accumulate
+from evo_tune.training.optim.clipping import clip, gradient_norm
+from evo_tune.training.optim.divergence import Diverged, DivergenceWatch
 from evo_tune.training.optim.gap_decay import GapDecay, GapWatch
-from evo_tune.training.optim.muon import Muon
-from evo_tune.training.optim.optimizer import SGD, AdamW
-from evo_tune.training.optim.schedule import Schedule
 from evo_tune.training.optim.weight_decay import WeightDecay
+from evo_tune.training.stepping.averaging import average_of
+from evo_tune.training.stepping.compiling import compile_blocks
+from evo_tune.training.stepping.feeding import Fed, Feed, Source
+from evo_tune.training.stepping.recipe import Recipe
+from evo_tune.training.stepping.verdict import LATE, DeviceWatch, can_refuse, clip_unseen, noted, refusing
 from evo_tune.training.tuning.frozen import load_moving, moving, share_frozen
 
 if TYPE_CHECKING:
     from evo_tune.training.hardware.distributed import Ranks
 
-__all__ = ["Recipe", "Source", "Step", "Trainer"]
-
-
-class Source(Protocol):
-    """Where batches come from."""
-
-    def window(self, step: int) -> Sequence[MicroBatch]:
-        """Return all micro-batches of a step: a pure function of its number (from 0)."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """How to train, whatever is trained.
-
-    Args:
-        optimizer: Which one, its peak learning rate and moments.
-        schedule: The learning rate along the steps; it also says how many steps the full training has.
-        weight_decay: λ along the steps, or by the gap between held-out and training loss.
-        clip: Largest gradient norm, above 0; None: no limit.
-        ceiling: Loss above which a training counts as diverged after warm-up; None: no ceiling.
-        precision: In what the model computes.
-        z_loss: Weight of the mean square of log Σ exp(logits) beside the loss, 0 to 1; 1e-4 keeps logits
-            from drifting (arXiv:2309.14322).
-        ema: Decay of a moving average of the weights, kept beside them, below 1; None: none is kept.
-
-    Raises:
-        RecipeError: A field is out of its range.
-    """
-
-    optimizer: AdamW | SGD | Muon
-    schedule: Schedule
-    weight_decay: WeightDecay | GapDecay
-    clip: float | None = 1.0
-    ceiling: float | None = None
-    precision: Precision = field(default_factory=Precision)
-    z_loss: float = 0.0
-    ema: float | None = None
-
-    def __post_init__(self) -> None:
-        check_clip(self.clip)
-        check_number("z_loss", self.z_loss, "[0, 1]")
-        if self.ema is not None:
-            check_number("ema", self.ema, "[0, 1)")
-
-    @property
-    def identity(self) -> str:
-        """Hash of all fields: a checkpoint goes on under the recipe that it was made with."""
-        fields = asdict(self)
-        # By the names that the first checkpoints knew them by.
-        fields["schedule"]["min_ratio"] = fields["schedule"].pop("min_lr_ratio")
-        text = json.dumps(fields, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+__all__ = ["Source", "Step", "Trainer"]
 
 
 class Step(NamedTuple):
@@ -114,6 +62,15 @@ class Step(NamedTuple):
     clipped: bool
 
 
+class _Sent(NamedTuple):
+    """A step that the device was given: what the host knows of it, and what gives loss, norm and overflow."""
+
+    number: int
+    lr: float
+    targets: int
+    values: Callable[[], list[float]]
+
+
 class Trainer:
     """Trains a model, step by step.
 
@@ -125,6 +82,9 @@ class Trainer:
         device: Where the model is.
         ranks: The processes that train it together, each a `Trainer` with the same arguments. The source
             gives whole steps on each, and each takes its share.
+        late: Steps that the device is given before the host reads what became of the first of them; 0: it looks at each
+            before it is taken. None: 0, and 8 on a GPU.
+        compiled: Whether its blocks are compiled.
 
     Raises:
         RecipeError: The device does not compute in the recipe's precision.
@@ -139,6 +99,8 @@ class Trainer:
         seed: int = 0,
         device: str = "cpu",
         ranks: Ranks | None = None,
+        late: int | None = None,
+        compiled: bool = False,
     ) -> None:
         self.ranks = ranks
         self.model = model if ranks is None else ranks.synchronised(model)
@@ -158,6 +120,14 @@ class Trainer:
         self.averaged = None if recipe.ema is None else average_of(model, recipe.ema)
         if self.averaged is not None:
             share_frozen(model, self.averaged.module)
+        gpu = self.device.type == "cuda" and can_refuse(self.optimizer)
+        self.late = (LATE if gpu else 0) if late is None else late
+        self.feed = Feed(self.device, ranks, getattr(self.model, "shortened", None))
+        self._sent: deque[_Sent] = deque()
+        self._unseen: DeviceWatch | None = None
+        self.compiled = compiled
+        if compiled:  # the model, and not its average, which was copied before
+            compile_blocks(self.model)
         # Batch norms see one pass: in smaller ones the step would be another.
         self.divisible = not any(isinstance(module, _BatchNorm) for module in model.modules())
         self.step = 0
@@ -179,36 +149,102 @@ class Trainer:
         """
         check_integer("until", until, 0, self.recipe.schedule.steps)
         self.model.train()
+        tell = on_step or (lambda step: None)
         while self.step < until:
-            done = self.train_step()
-            if on_step is not None:
-                on_step(done)
+            for done in self.advance(self.step + 1 < until):
+                tell(done)
+        for done in self.catch_up():
+            tell(done)
 
     def train_step(self) -> Step:
-        """Do one step.
+        """Do one step, and wait for it.
 
         Raises:
             Diverged: See `run`.
         """
+        return [*self.advance(), *self.catch_up()][-1]
+
+    def advance(self, another: bool = False) -> list[Step]:
+        """Give the device one step, without waiting for it, and return those that have become known meanwhile.
+
+        Args:
+            another: Whether there will be one after it: its samples are sent for.
+
+        Raises:
+            Diverged: See `run`; of a step before, if `late` is not 0.
+        """
         lr = self._set_rates()
+        values, targets = self._step_unseen() if self.late else self._step_seen()
+        self._sent.append(_Sent(self.step, lr, targets, values))
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        if self.ranks is not None:
+            self.ranks.settle(self.model, self.step)
+        if another:
+            self.feed.prepare(self.source, self.step)
+        return self.catch_up(self.late)
+
+    def catch_up(self, late: int = 0) -> list[Step]:
+        """Wait for what the device was given, but for the last so many steps, and return what became known.
+
+        Raises:
+            Diverged: See `run`.
+        """
+        return [self._read(self._sent.popleft()) for _ in range(len(self._sent) - late)]
+
+    def _read(self, sent: _Sent) -> Step:
+        loss, norm, *overflow = sent.values()
+        left_out = any(overflow)
+        self.overflows += left_out
+        if self.late and sent.targets and not left_out:
+            try:
+                self.watch.check(sent.number, loss, norm)
+            except Diverged:  # the device has refused it too, and all that were sent after it
+                self.step, self._unseen = sent.number, None
+                self._sent.clear()
+                raise
+        limit = self.recipe.clip
+        clipped = bool(sent.targets) and not left_out and limit is not None and limit / (norm + 1e-6) < 1.0
+        self.targets += sent.targets
+        self.clipped += clipped
+        return Step(sent.number, loss, norm, sent.lr, sent.targets, clipped)
+
+    def _step_seen(self) -> tuple[Callable[[], list[float]], int]:
+        """Do a step of which the host knows loss and norm before it is taken."""
         loss, norm, targets = self._gradient() if self.scaler is None else self._scaled_gradient(self.scaler)
-        clipped = False
         if targets:
             self.watch.check(self.step, loss, norm)
-            clipped = clip(self.parameters, norm, self.recipe.clip)
+            clip(self.parameters, norm, self.recipe.clip)
             step(self.optimizer)
             if self.scaler is not None:
                 self.scaler.update()
             if self.averaged is not None:
                 self.averaged.update_parameters(self.model)
-        done = Step(self.step, loss, norm, lr, targets, clipped)
-        self.optimizer.zero_grad(set_to_none=True)
-        self.step += 1
-        self.targets += targets
-        self.clipped += clipped
-        if self.ranks is not None:
-            self.ranks.settle(self.model, self.step)
-        return done
+        return lambda: [loss, norm], targets
+
+    def _step_unseen(self) -> tuple[Callable[[], list[float]], int]:
+        """Do a step that is judged where it is computed. One that overflows is left out, and not done again."""
+        judged, targets = self._judged_gradient()
+        if not targets:
+            return noted(judged), targets
+        if self._unseen is None:
+            self._unseen = DeviceWatch(self.watch, self.device)
+        loss, norm = judged.unbind()
+        overflow = None
+        if self.scaler is not None:
+            scale = self.scaler._scale  # get_scale would wait
+            assert scale is not None
+            overflow = torch.isfinite(loss) & ~torch.isfinite(norm) & (scale > 1.0)
+            judged = torch.cat((judged, overflow.float()[None]))
+        refused = self._unseen.judge(self.step, loss, norm, overflow)
+        clip_unseen(self.parameters, norm, self.recipe.clip)
+        with refusing(self.optimizer, refused):
+            step(self.optimizer)
+        if self.scaler is not None:
+            self.scaler.update()
+        if self.averaged is not None:
+            self.averaged.update_parameters(self.model, refused)
+        return noted(judged), targets
 
     def evaluated(self, training: float, held_out: float) -> None:
         """Take note of an evaluation, by which a `GapDecay` may raise the weight decay.
@@ -250,20 +286,22 @@ class Trainer:
             self.optimizer.zero_grad(set_to_none=True)
 
     def _gradient(self) -> tuple[float, float, int]:
-        """Leave this step's gradient in the parameters; return its loss, its norm and its targets.
+        """Leave this step's gradient in the parameters; return its loss, its norm and its targets, having waited."""
+        judged, targets = self._judged_gradient()
+        loss, norm = judged.tolist()
+        return loss, norm, targets
+
+    def _judged_gradient(self) -> tuple[Tensor, int]:
+        """Leave this step's gradient in the parameters; return loss and norm, (2,), on the device, and the targets.
 
         Out of memory is met with smaller micro-batches, which give the same gradient; it is an error only
         when they cannot be made smaller, or when other ranks wait for this one in the middle of a reduction.
         """
-        window = self.source.window(self.step)
-        samples: Sequence[MicroBatch] = [] if self.noise is None else _numbered(window)
-        if self.ranks is not None:
-            window, samples = self.ranks.share(window), self.ranks.share(samples)
-        largest = max((len(inputs) for inputs, _ in window), default=0)
+        fed = self.feed(self.source, self.step)
+        largest = max((len(inputs) for inputs, _ in fed.window), default=0)
         while True:
             try:
-                parts = (window, samples)
-                return self._attempt(*(parts if self.parts == 1 else (split(part, self.parts) for part in parts)))
+                return self._attempt(fed.split(self.parts))
             except RuntimeError as error:
                 if self.ranks is not None and is_out_of_memory(error):
                     raise self.ranks.out_of_memory(error) from error
@@ -275,42 +313,48 @@ class Trainer:
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
 
-    def _attempt(self, window: Sequence[MicroBatch], samples: Sequence[MicroBatch]) -> tuple[float, float, int]:
-        """Do as `_gradient`, with a window as it is and the numbers of its samples."""
+    def _attempt(self, fed: Fed) -> tuple[Tensor, int]:
+        """Do as `_judged_gradient`, with a window as it is."""
 
         def begin(number: int) -> None:
             if self.noise is not None:
-                first = int(samples[number][0][0])
-                self.noise.begin(self.step, range(first, first + len(samples[number][0])), self.device)
+                self.noise.begin(self.step, fed.samples[number], self.device)
 
         rank = () if self.ranks is None else (self.ranks.rank,)
         seed_everything(seed_for(self.seed, "noise", self.step, *rank), self.device)
+        precision, scale = self.recipe.precision, None if self.scaler is None else self.scaler.scale
         try:
-            loss, targets = accumulate(
-                self.replica,
-                window,
-                self.device,
-                z_loss=self.recipe.z_loss,
-                autocast=lambda: self.recipe.precision.autocast(self.device),
-                scale=None if self.scaler is None else self.scaler.scale,
-                ranks=self.ranks,
-                before=begin,
-            )
+            with precision.products():
+                loss, targets = accumulate(
+                    self.replica,
+                    fed.window,
+                    self.device,
+                    z_loss=self.recipe.z_loss,
+                    autocast=lambda: precision.autocast(self.device),
+                    scale=scale,
+                    ranks=self.ranks,
+                    before=begin,
+                    targets=fed.targets,
+                )
         finally:
             if self.noise is not None:
                 self.noise.end()
         if self.scaler is not None and targets:
             self.scaler.unscale_(self.optimizer)  # before anything looks at the gradient
-        norm = gradient_norm(self.parameters).to(loss.device)
-        judged = torch.stack((loss.float(), norm.float()))
+        norm = gradient_norm(self.parameters).to(loss.device).float()
+        judged = torch.stack((loss.float(), norm))
         if self.ranks is not None:  # one word for all: whoever has a number that is not finite, all have it
-            judged = self.ranks.sum(judged) / torch.tensor([1, self.ranks.size], device=loss.device)
-        # The only point of a step that waits for the device.
-        values: list[float] = judged.tolist()
-        return values[0], values[1], targets
+            total, norms = self.ranks.sum(judged).unbind()
+            judged = torch.stack((total, norms / self.ranks.size))
+        return judged, targets
 
     def state(self) -> dict[str, Any]:
-        """Return everything that the next step depends on, frozen weights aside, and the counts so far."""
+        """Return everything that the next step depends on, frozen weights aside, and the counts so far.
+
+        Raises:
+            Diverged: See `run`; of a step that was yet to be read.
+        """
+        self.catch_up()
         return {
             "recipe": self.recipe.identity,
             "seed": self.seed,
@@ -341,6 +385,8 @@ class Trainer:
             raise RecipeError("checkpoint model", "its weights", f"those of this model ({error})") from error
         self.optimizer.load_state_dict(state["optimizer"])
         self.watch.restore(state["watch"])
+        self._unseen = None
+        self._sent.clear()
         if self.gap is not None:
             self.gap.restore(state["gap"])
         if self.scaler is not None:
@@ -349,9 +395,3 @@ class Trainer:
             load_moving(self.averaged, state["averaged"])
         self.overflows = state["overflows"]
         self.step, self.targets, self.clipped = state["step"], state["targets"], state["clipped"]
-
-
-def _numbered(window: Sequence[MicroBatch]) -> list[MicroBatch]:
-    """Return the numbers of a window's samples within their step, cut as the samples are."""
-    numbers = torch.arange(sum(len(inputs) for inputs, _ in window))
-    return [(part, part) for part in numbers.split([len(inputs) for inputs, _ in window])]  # type: ignore[no-untyped-call]

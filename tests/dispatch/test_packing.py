@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -13,13 +14,13 @@ from slot_helpers import answering, candidate, until
 
 from evo_tune.dispatch import SlotClosed
 from evo_tune.dispatch.packing import CONTEXT, Card, Forecast
-from evo_tune.dispatch.shared import SharedCard, SharedSlot
+from evo_tune.dispatch.shared import SharedCards, SharedSlot
 from evo_tune.errors import OptionError
 from evo_tune.genome.trial import Outcome
 from evo_tune.loop.search import Search
 from tests.conftest import drive, rows
 
-GIB = 2**30
+MIB, GIB = 2**20, 2**30
 
 
 @given(
@@ -69,17 +70,65 @@ def test_idle_workers_end_only_where_their_memory_is_needed():
     assert card.admit() == ("a", ("b",)), "the one that has been idle for longest"
 
 
-def test_a_forecast_is_corrected_by_the_worst_that_was_measured():
-    forecast = Forecast(lambda genome: {"gpu_memory": genome["x"] * GIB})
-    unmeasured = forecast.needed({"x": 4.0})
-    assert unmeasured > 4 * GIB + CONTEXT
-    forecast.learn({"x": 4.0}, {"peak_memory": 2.0 * GIB})
-    assert forecast.needed({"x": 8.0}) == 4 * GIB + CONTEXT
-    forecast.learn({"x": 1.0}, {"peak_memory": 1.5 * GIB})
-    forecast.learn({"x": 1.0}, {"peak_memory": 0.1 * GIB})
+def forecast_of(*measured: tuple[float, float]) -> Forecast:
+    """A forecast that has seen trainings: predicted and measured bytes."""
+    forecast = Forecast(lambda genome: {"gpu_memory": genome["x"]})
+    for predicted, took in measured:
+        forecast.learn({"x": predicted}, {"peak_memory": took})
+    return forecast
+
+
+def set_aside(forecast: Forecast, predicted: float) -> float:
+    needed = forecast.needed({"x": predicted})
+    assert needed is not None
+    return needed - CONTEXT
+
+
+def test_until_a_training_was_measured_twice_its_prediction_is_set_aside():
+    assert set_aside(forecast_of(), 4 * GIB) == 8 * GIB
+    forecast = forecast_of()
     forecast.learn({"x": 1.0}, {})
-    assert forecast.needed({"x": 8.0}) == 12 * GIB + CONTEXT
+    assert set_aside(forecast, 4 * GIB) == 8 * GIB
     assert Forecast(lambda genome: {"params": 7.0}).needed({"x": 1.0}) is None
+
+
+def test_a_small_training_that_took_far_more_says_little_of_a_large_one():
+    """One genome of 4 MiB that took 44 used to move one of 8 GiB to 89."""
+    small = (4 * MIB, 44 * MIB)
+    assert set_aside(forecast_of(small), 4 * MIB) == pytest.approx(44 * MIB)
+    assert set_aside(forecast_of(small), 8 * GIB) < 16.1 * GIB, "as if nothing had been measured, and a fixed part"
+    large = [(size * GIB, 1.25 * size * GIB + 40 * MIB) for size in (1.0, 2.0, 4.0)]
+    forecast = forecast_of(small, *large)
+    assert set_aside(forecast, 8 * GIB) == pytest.approx(10 * GIB + 40 * MIB, rel=0.01)
+    assert set_aside(forecast, 4 * MIB) == pytest.approx(45 * MIB, rel=0.05)
+
+
+def test_one_odd_measurement_among_many_moves_nothing():
+    sound = [(size * GIB / 4, 0.8 * size * GIB / 4 + 100 * MIB) for size in range(1, 21)]
+    expected = set_aside(forecast_of(*sound), 3 * GIB)
+    assert expected == pytest.approx(0.8 * 3 * GIB + 100 * MIB, rel=1e-3)
+    for odd in ((GIB, 20 * GIB), (3 * GIB, 0.1 * GIB)):
+        assert set_aside(forecast_of(*sound, odd), 3 * GIB) == pytest.approx(expected, rel=0.01)
+
+
+def test_what_was_measured_is_believed_up_to_four_times_its_size():
+    forecast = forecast_of((1.0 * GIB, 0.5 * GIB), (2.0 * GIB, 1.0 * GIB))
+    assert set_aside(forecast, 8 * GIB) == pytest.approx(4 * GIB, rel=1e-6)
+    assert set_aside(forecast, 9 * GIB) == pytest.approx(6 * GIB, rel=1e-6)
+
+
+@given(st.lists(st.tuples(st.floats(1e6, 1e11), st.floats(1e6, 1e11)), min_size=1, max_size=30), st.floats(1e6, 1e11))
+def test_a_larger_genome_is_never_given_less(measured, size):
+    forecast = forecast_of(*measured)
+    assert 0 <= set_aside(forecast, size) <= set_aside(forecast, 1.5 * size) + 1
+
+
+def test_nine_tenths_take_no_more_than_was_set_aside():
+    rng = random.Random(4)
+    drawn = [(size, size * rng.uniform(0.7, 1.6) + 50 * MIB) for size in (rng.uniform(0.1, 8) * GIB for _ in range(60))]
+    forecast = forecast_of(*drawn)
+    kept = sum(set_aside(forecast, predicted) >= took - 1 for predicted, took in drawn)
+    assert kept >= 0.88 * len(drawn)
 
 
 def test_what_cannot_be_predicted_gets_the_card_to_itself():
@@ -94,10 +143,10 @@ def test_what_cannot_be_predicted_gets_the_card_to_itself():
 class Inner:
     """A slot without a process: what it is told to do takes until it is let go."""
 
-    device, memory, closed = "cuda:0", None, False
+    memory, closed = None, False
 
-    def __init__(self, name: str, *outcomes: str) -> None:
-        self.name = name
+    def __init__(self, name: str, *outcomes: str, device: str = "cuda:0") -> None:
+        self.name, self.device = name, device
         self.pid: int | None = None
         self.begun = self.rested = 0
         self.going = threading.Semaphore(0)
@@ -127,9 +176,9 @@ def pair():
 
     def make(*outcomes: str) -> tuple[tuple[Inner, SharedSlot], ...]:
         forecast = Forecast(lambda genome: {"gpu_memory": (genome["x"] * 10 - 1) * CONTEXT / 2})
-        card = SharedCard(10 * CONTEXT, forecast)
+        cards = SharedCards({"cuda:0": 10 * CONTEXT}, forecast)
         inner = Inner("a"), Inner("b", *outcomes)
-        return tuple((slot, SharedSlot(slot, card)) for slot in inner)
+        return tuple((slot, SharedSlot(slot, cards)) for slot in inner)
 
     with ThreadPoolExecutor(2) as threads:
         yield make, lambda slot, x: threads.submit(slot.run, candidate(genome={"x": x}))
@@ -185,6 +234,90 @@ def test_who_waits_can_be_killed(pair):
         idle.result(5)
     busy.going.release()
     assert late.result(5).status == "ok"
+
+
+@pytest.fixture
+def two_cards():
+    """Two slots on each of two cards, of ten and of six contexts; x is what a genome needs of ten."""
+    inner = [Inner(name, device=f"cuda:{card}") for name, card in (("a", 0), ("b", 0), ("c", 1), ("d", 1))]
+    forecast = Forecast(lambda genome: {"gpu_memory": (genome["x"] * 10 - 1) * CONTEXT / 2})
+    cards = SharedCards({"cuda:0": 10 * CONTEXT, "cuda:1": 6 * CONTEXT}, forecast)
+    slots = [SharedSlot(one, cards) for one in inner]
+    with ThreadPoolExecutor(4) as threads:
+        yield inner, slots, lambda slot, x, **how: threads.submit(slot.run, candidate(genome={"x": x}), **how)
+        for one in inner:
+            one.going.release(4)
+
+
+def test_who_waits_for_a_full_card_goes_to_one_with_room(two_cards):
+    (a, b, c, d), (first, second, third, fourth), start = two_cards
+    start(first, 0.9)
+    assert until(lambda: a.begun)
+    start(second, 0.5)
+    assert until(lambda: c.begun), "the other card has room, and an idle slot"
+    assert (second.device, third.device, second.waits, b.begun) == ("cuda:1", "cuda:0", False, 0)
+    start(fourth, 0.5)
+    assert until(lambda: fourth.waits), "both are full now"
+    assert not d.begun
+    c.going.release()
+    assert until(lambda: d.begun), "it waits for the first room on any card"
+    assert fourth.device == "cuda:1"
+
+
+def test_a_large_one_does_not_go_to_a_card_that_is_too_small(two_cards):
+    (a, b, c, d), (first, second, *_), start = two_cards
+    start(first, 0.5)
+    assert until(lambda: a.begun)
+    start(second, 0.8)
+    assert until(lambda: second.waits)
+    a.going.release()
+    assert until(lambda: b.begun)
+    assert (c.begun, d.begun, second.device) == (0, 0, "cuda:0")
+
+
+def test_a_device_that_was_left_takes_nobody_in(two_cards):
+    (a, b, c, d), (first, second, third, fourth), start = two_cards
+    start(first, 0.9)
+    assert until(lambda: a.begun)
+    for slot in (third, fourth):
+        assert not slot.move("it fails"), "a slot of this machine gets no other device"
+    start(second, 0.5)
+    assert until(lambda: second.waits)
+    assert (c.begun, d.begun) == (0, 0), "a device that is set aside takes nobody in"
+    a.going.release()
+    assert until(lambda: b.begun)
+
+
+def test_run_here_waits_for_its_own_card(two_cards):
+    (a, b, c, d), (first, second, *_), start = two_cards
+    start(first, 0.9)
+    assert until(lambda: a.begun)
+    with ThreadPoolExecutor(1) as threads:
+        threads.submit(second.run_here, candidate(genome={"x": 0.5}))
+        assert until(lambda: second.waits)
+        assert (c.begun, d.begun) == (0, 0)
+        a.going.release()
+        assert until(lambda: b.begun)
+        b.going.release()
+
+
+def test_a_slot_keeps_its_place_until_what_came_of_it_is_seen(two_cards):
+    """Whose doing a failure is depends on the device that it was on."""
+    (a, _, c, d), (first, second, third, fourth), start = two_cards
+    ended = start(third, 0.2)
+    assert until(lambda: c.begun)
+    start(fourth, 0.2)
+    assert until(lambda: d.begun)
+    c.going.release()
+    ended.result(5)
+    start(first, 0.9)
+    assert until(lambda: a.begun)
+    start(second, 0.4)
+    assert until(lambda: second.waits)
+    assert third.device == "cuda:1"
+    assert third.available, "its driver asks for more"
+    assert until(lambda: c.begun == 2)
+    assert (second.device, third.device) == ("cuda:1", "cuda:0")
 
 
 SIZED = '''"""Takes as much of a GPU as its gene says, and notes when."""

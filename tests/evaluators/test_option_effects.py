@@ -7,14 +7,12 @@ changes another number, and whether the loss must stay.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch.nn.modules import module as modules
@@ -86,6 +84,8 @@ EFFECTS: dict[str, Effect] = {
     "patience": Effect(1, given={"min_delta": 100.0, **EVALUATED}, sees="steps"),
     "min_delta": Effect(100.0, given={"patience": 2, **EVALUATED}, sees="steps", genome={"lr": min}),
     "precision": Effect("bf16"),
+    "compile": Effect(True, sees="compiled", same="val_loss"),
+    "deterministic": Effect(False, sees="strict", same="val_loss"),
     "micro_batch": Effect(min, sees="forwards", same="val_loss"),
     "recompute": Effect(1, sees="forwards", same="val_loss"),
     "ranks": Effect(2, sees="processes"),
@@ -112,6 +112,7 @@ EFFECTS: dict[str, Effect] = {
     "epochs": Effect(2.0, sees="steps"),
     "seconds": Effect(0.05, given={"seconds": 1e-3, "tokens": None, "epochs": None}, sees="steps"),
     "size": Effect(sees="space"),
+    "profile": Effect("width 32, heads 16", sees="space"),
     "eval_tokens": Effect(512),
     "data": Effect("{other}"),
     "vocab": Effect(300),
@@ -152,52 +153,6 @@ GENOMES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Files and folders of random data, by the names that stand in TINY and EFFECTS."""
-    folder, rng = tmp_path_factory.mktemp("data"), np.random.default_rng(1)
-    from evo_tune.training import GPT, GPTConfig
-
-    for name in ("text", "other"):
-        letters = rng.choice(list(b"abcdefgh \n"), 30000).astype(np.uint8)
-        (folder / f"{name}.txt").write_bytes(letters.tobytes())
-    for seed, name in enumerate(("base", "other base")):
-        GPT(GPTConfig(context=64, depth=1, width=16, heads=2), seed=seed).save(folder / name)
-    for name in ("texts", "other_texts"):
-        words = [" ".join(rng.choice(["a", "b", "c", "d", "e", "f"], 12)) for _ in range(240)]
-        rows = [
-            {
-                "text": one,
-                "other_text": two,
-                "label": int((one[0] in "abc") ^ (rng.random() < 0.2)),
-                "other_label": int(rng.integers(3)),
-            }
-            for one, two in zip(words[::2], words[1::2], strict=True)
-        ]
-        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    for name in ("table", "other_table"):
-        columns = {"a": rng.normal(size=120), "b": rng.integers(0, 4, 120), "c": rng.normal(size=120)}
-        columns |= {"y1": ((columns["a"] > 0) ^ (rng.random(120) < 0.2)).astype(int), "y2": rng.integers(0, 3, 120)}
-        lines = [",".join(columns), *(",".join(map(str, row)) for row in zip(*columns.values(), strict=True))]
-        (folder / f"{name}.csv").write_text("\n".join(lines), encoding="utf-8")
-    _write_images(folder, rng)
-    found = {path.name.partition(".")[0]: str(path) for path in folder.iterdir()}
-    return found
-
-
-def _write_images(folder: Path, rng: np.random.Generator) -> None:
-    from PIL import Image
-
-    for name in ("images", "other_images"):
-        for label in ("one", "two"):
-            (folder / name / label).mkdir(parents=True)
-            for n in range(40):
-                pixels = (rng.integers(0, 200, (8, 8, 3)) + 50 * ((label == "two") ^ (rng.random() < 0.25))).astype(
-                    np.uint8
-                )
-                Image.fromarray(pixels).save(folder / name / label / f"{n}.png")
-
-
 OTHER = {"text": "other", "texts": "other_texts", "images": "other_images", "table": "other_table"}
 
 
@@ -236,20 +191,26 @@ class Bench:
 
     def _train(self, genome: dict[str, Any], options: dict[str, Any], budget: float) -> dict[str, Any]:
         made = Context(seed=1, folder=self.folder, budget=budget)
-        calls, processes = [0], [1]
+        calls, processes, strict, compiled = [0], [1], set(), []
 
         def launch(*_: Any, ranks: int, **__: Any) -> dict[str, float]:
             processes[0] = ranks
             return {}
 
-        hook = modules.register_module_forward_pre_hook(lambda *_: calls.__setitem__(0, calls[0] + 1))
+        def look(*_: Any) -> None:
+            calls[0] += 1
+            strict.add(torch.are_deterministic_algorithms_enabled())
+
+        hook = modules.register_module_forward_pre_hook(look)
         try:
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(session, "launch", launch)  # another test has real ones
+                patch.setattr(torch.nn.Module, "compile", lambda block: compiled.append(block))  # and compiles
                 metrics = self.evaluator.evaluate(genome, made, options)
         finally:
             hook.remove()
         seen = {"points": len(made.curve), "forwards": calls[0], "processes": processes[0]}
+        seen |= {"strict": strict, "compiled": len(compiled)}
         return {**metrics, **seen, "checkpoint": self.folder.exists()}
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from msgspec import Struct
 
 from evo_tune.cli.formats.runs import Value
@@ -119,11 +121,64 @@ class Device(Struct, forbid_unknown_fields=True, kw_only=True):
     """In which precision a training would be, or how that is found out."""
 
 
+class Timings(Struct, forbid_unknown_fields=True, kw_only=True):
+    """How fast a device was timed to be."""
+
+    device: str
+    """Its make."""
+    products: dict[str, dict[str, float]]
+    """Of square matrices, by precision and by side. Unit: FLOP/s."""
+    widths: dict[str, float]
+    """Of a layer, by its width. Unit: FLOP/s."""
+    vocabularies: dict[str, float]
+    """Of a head, by its outputs. Unit: FLOP/s."""
+    head_sizes: dict[str, float]
+    """Of attention, by channels of a head. Unit: FLOP/s."""
+    batches: dict[str, float]
+    """Of a layer, by tokens in a step. Unit: FLOP/s."""
+    bandwidth: float
+    """What a copy reads and writes. Unit: bytes/s."""
+    launch: float
+    """The smallest operation. Unit: s."""
+
+
+class Wants(Struct, forbid_unknown_fields=True, kw_only=True):
+    """What a device wants of a training."""
+
+    precision: str
+    """In which products are fastest."""
+    width: int
+    """Of what a width should be a multiple."""
+    vocabulary: int
+    """Of what a vocabulary should be a multiple."""
+    head_sizes: list[int]
+    """Channels of a head that are as good as the best."""
+    batch: int
+    """Below which the chip idles. Unit: tokens."""
+
+
+class Probed(Struct, forbid_unknown_fields=True, kw_only=True):
+    """A device that was timed."""
+
+    name: str
+    """It, as slots name it."""
+    timings: Timings
+    """How fast it is."""
+    wants: Wants
+    """What follows."""
+    known: dict[str, Any] | None
+    """What its maker says of it; null if it is not in the table."""
+
+
 class Devices(Struct, forbid_unknown_fields=True, kw_only=True):
     """What a run would use."""
 
     slots: list[Device]
     """Its slots."""
+    cards: list[str]
+    """How each GPU would be used and why, a sentence each."""
+    probed: list[Probed]
+    """What was timed on each device, with --probe."""
     why: list[str]
     """Why these, a sentence each."""
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from evo_tune.errors import OptionError
 from evo_tune.options.declare import Options, option
+from evo_tune.training.data.batch import onto
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,6 +35,11 @@ class Augment:
     crop: int = 0
     flip: bool = False
     magnitude: int = 0
+
+    @property
+    def anywhere(self) -> bool:
+        """Whether it is done where the images are; RandAugment draws and works image by image, on the CPU."""
+        return not self.magnitude
 
     def __call__(self, images: Tensor, seed: int) -> Tensor:
         """Return other images in their place.
@@ -64,7 +70,9 @@ def _moved(images: Tensor, moved: Tensor, mirrored: Tensor) -> Tensor:
     rows = (torch.arange(height) + moved[0][:, None]).clamp(0, height - 1)
     columns = (torch.arange(width) + moved[1][:, None]).clamp(0, width - 1)
     columns = torch.where(mirrored[:, None], columns.flip(1), columns)
-    which, channel = torch.arange(count)[:, None, None, None], torch.arange(channels)[:, None, None]
+    rows, columns = onto(rows, images.device), onto(columns, images.device)
+    which = torch.arange(count, device=images.device)[:, None, None, None]
+    channel = torch.arange(channels, device=images.device)[:, None, None]
     return images[which, channel, rows[:, None, :, None], columns[:, None, None, :]]
 
 

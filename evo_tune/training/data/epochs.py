@@ -10,13 +10,12 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from evo_tune.errors import RecipeError
 from evo_tune.options.bounds import check_integer, check_number
 from evo_tune.training.accounting import optimizer_steps
-from evo_tune.training.data.batch import MicroBatch
+from evo_tune.training.data.batch import MicroBatch, onto
 from evo_tune.training.hardware.determinism import seed_for
 
 __all__ = ["Epochs", "mix", "soft_targets"]
@@ -98,7 +97,7 @@ class Epochs:
         check_integer("step", step, 0, self.steps - 1)
         epoch, place = divmod(step, self.epoch_steps)
         last = min((place + 1) * self.batch, self.total - epoch * len(self.inputs))
-        rows = self._order(epoch)[place * self.batch : last]
+        rows = onto(self._order(epoch)[place * self.batch : last], self.inputs.device)
         inputs, targets = self.inputs[rows], self.targets[rows]
         if self.augment is not None:
             inputs = self.augment(inputs, seed_for(self.seed, "augmenting", step))
@@ -107,6 +106,22 @@ class Epochs:
         if self.mixup:
             inputs, targets = mix(inputs, targets, self.mixup, seed_for(self.seed, "mixing", step))
         return list(zip(*(torch.split(part, self.micro_batch) for part in (inputs, targets)), strict=True))
+
+    def target_count(self, step: int) -> int:
+        """Return how many targets a step has: all that there are count."""
+        epoch, place = divmod(step, self.epoch_steps)
+        left = min(len(self.inputs), self.total - epoch * len(self.inputs)) - place * self.batch
+        return min(self.batch, left)
+
+    @property
+    def nbytes(self) -> int | None:
+        """Bytes of the samples; None where what is done to them is done on the CPU."""
+        movable = self.augment is None or getattr(self.augment, "anywhere", False)
+        return self.inputs.nbytes + self.targets.nbytes if movable else None
+
+    def move_to(self, device: torch.device) -> None:
+        """Have the samples live on a device, and batches be made there."""
+        self.inputs, self.targets = self.inputs.to(device), self.targets.to(device)
 
     def _order(self, epoch: int) -> Tensor:
         if self._epoch[0] != epoch:  # only a memo: drawn anew, it would be the same
@@ -128,7 +143,9 @@ def soft_targets(targets: Tensor, classes: int, smoothing: float = 0.0) -> Tenso
     Returns:
         (n, classes), float32.
     """
-    return F.one_hot(targets.long(), classes).float() * (1.0 - smoothing) + smoothing / classes
+    # Not F.one_hot, which looks at the numbers first.
+    hot = targets.long()[:, None] == torch.arange(classes, device=targets.device)
+    return hot.float() * (1.0 - smoothing) + smoothing / classes
 
 
 def mix(inputs: Tensor, targets: Tensor, alpha: float, seed: int) -> MicroBatch:
@@ -147,6 +164,6 @@ def mix(inputs: Tensor, targets: Tensor, alpha: float, seed: int) -> MicroBatch:
     """
     rng = np.random.default_rng(seed)
     share = float(rng.beta(alpha, alpha))
-    partner = torch.from_numpy(rng.permutation(len(inputs)))
+    partner = onto(torch.from_numpy(rng.permutation(len(inputs))), inputs.device)
     inputs = inputs.float()
     return inputs.lerp(inputs[partner], 1.0 - share), targets.lerp(targets[partner], 1.0 - share)

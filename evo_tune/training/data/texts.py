@@ -5,13 +5,17 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from evo_tune.training.models.encoder_config import TextConfig
 
-__all__ = ["PADDING", "encode_texts", "tokens_of"]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["PADDING", "encode_texts", "tokens_of", "without_padding"]
 
 PADDING = 0
 """The token that fills up a short text."""
@@ -37,3 +41,9 @@ def encode_texts(texts: Sequence[str], config: TextConfig) -> NDArray[np.int32]:
         found = tokens_of(text, config)
         row[: len(found)] = found
     return tokens
+
+
+def without_padding(tokens: Tensor) -> Tensor:
+    """Return texts on the CPU, (texts, length), without the padding that all of them have at their end."""
+    longest = int((tokens != PADDING).sum(1).max()) if len(tokens) else 0
+    return tokens[:, : max(1, longest)]

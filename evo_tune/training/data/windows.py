@@ -14,7 +14,7 @@ from torch import Tensor
 
 from evo_tune.errors import RecipeError
 from evo_tune.options.bounds import check_integer
-from evo_tune.training.data.batch import IGNORE, MicroBatch
+from evo_tune.training.data.batch import IGNORE, MicroBatch, onto
 from evo_tune.training.hardware.determinism import seed_for
 from evo_tune.training.optim.ramp import BatchRamp, steps_of
 
@@ -93,8 +93,23 @@ class TrainingWindows:
         check_integer("step", step, self.first_step, self.first_step + self.steps - 1)
         first, last = self._bounds[step - self.first_step]
         starts = self._starts(self.first_window + first, self.first_window + last)
+        starts = onto(starts, self.tokens.device)
         rows = self.tokens[starts[:, None] + self._columns].long()
         return [(rows[:, :-1], rows[:, 1:]) for rows in torch.split(rows, self.micro_batch)]
+
+    def target_count(self, step: int) -> int:
+        """Return how many targets a step has: all that there are count."""
+        first, last = self._bounds[step - self.first_step]
+        return (last - first) * self.context
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the text."""
+        return self.tokens.nbytes
+
+    def move_to(self, device: torch.device) -> None:
+        """Have the text live on a device, and batches be cut there."""
+        self.tokens, self._columns = self.tokens.to(device), self._columns.to(device)
 
     def _starts(self, first: int, last: int) -> Tensor:
         """Return where windows number first..last−1 of the training begin in the text."""

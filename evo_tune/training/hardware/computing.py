@@ -13,17 +13,25 @@ from typing import Literal
 
 from evo_tune.options.declare import Options, option
 
-__all__ = ["Computing", "Passes", "Processes", "has_gpu"]
+__all__ = ["Computing", "Passes", "Processes", "has_gpu", "in_memory"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Computing(Options):
-    """Precision."""
+    """Precision, and how it is computed."""
 
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = option(
+    precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = option(
         "auto",
         gene=None,
-        help="Of the products; auto: bf16 where the machine gains from it, fp16 on a GPU that has no bf16",
+        help="Of products; auto: bf16 where that gains, fp16 on a GPU without it; tf32: fp32 by a GPU's TF32",
+    )
+    compile: bool = option(
+        False,
+        gene=None,
+        help="Compile the blocks, a minute a shape; windows of attention go by flex_attention then, on a GPU",
+    )
+    deterministic: bool = option(
+        True, gene=None, help="Only algorithms that give the same bits twice; false: a GPU may take faster ones"
     )
 
 
@@ -50,6 +58,11 @@ class Processes(Options):
     ranks: int = option(
         1, bounds="[1, 64]", gene=None, help="That train together, each with the slot's threads or a GPU of its own"
     )
+
+
+def in_memory(precision: str) -> str:
+    """Return the precision in whose bytes a training is held: TF32 is a way to multiply float32."""
+    return "fp32" if precision == "tf32" else precision
 
 
 def has_gpu(device: str | None = None) -> bool:

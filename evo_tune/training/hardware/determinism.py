@@ -80,12 +80,14 @@ def _be_deterministic(yes: bool) -> None:
 
 
 @contextmanager
-def reproducible(threads: int, device: str = "cpu") -> Iterator[None]:
+def reproducible(threads: int, device: str = "cpu", *, strict: bool = True) -> Iterator[None]:
     """Hold torch to deterministic algorithms and a number of threads; both are put back after.
 
     Args:
         threads: CPU threads, 1 or more. Results differ between numbers of threads, in the last bits.
         device: Where the training will be; for CUDA it must be entered before CUDA is first used.
+        strict: Whether to: deterministic algorithms rule out some of the faster ones of a GPU, cuDNN's attention for
+            one.
 
     Raises:
         RecipeError: threads is not a whole number from 1.
@@ -99,7 +101,7 @@ def reproducible(threads: int, device: str = "cpu") -> Iterator[None]:
     try:
         if before[0] != threads:
             torch.set_num_threads(threads)
-        _be_deterministic(True)
+        _be_deterministic(strict)
         # It would write NaN into every fresh buffer: a debugging aid that costs time in each step.
         debugging.fill_uninitialized_memory = False
         yield

@@ -11,7 +11,7 @@ from evo_tune.training.models.dropout import Dropout
 from evo_tune.training.models.encoder_config import EncoderConfig
 from evo_tune.training.models.gpt_config import GPTConfig
 from evo_tune.training.models.positions import rotate
-from evo_tune.training.models.windowed import attend_in_window
+from evo_tune.training.models.windowed import FlexMask, attend_by_flex, attend_in_window
 
 __all__ = ["Attention", "Block", "FeedForward", "FusedLinear"]
 
@@ -43,6 +43,7 @@ class Attention(nn.Module):
     def __init__(self, config: GPTConfig | EncoderConfig, *, windowed: bool = False) -> None:
         super().__init__()
         self.windowed = windowed
+        self.flex: FlexMask | None = None  # see `stepping.compiling`
         self.heads, self.kv_heads = config.heads, config.key_value_heads
         self.dropout = Dropout(config.attention_dropout)  # of the weights between tokens
         self.causal, self.scale = config.causal, config.attention_scale
@@ -73,7 +74,9 @@ class Attention(nn.Module):
             q, k = rotate(q, rotation[:, :, None]), rotate(k, rotation[:, :, None])
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
         dropout = self.dropout if self.dropout.active else None
-        if self.windowed and mask is not None:
+        if self.flex is not None and mask is not None and dropout is None and length == self.flex.length:
+            y = attend_by_flex(q, k, v, self.flex, self.scale)
+        elif self.windowed and mask is not None:
             y = attend_in_window(q, k, v, mask, dropout, self.scale)
         else:
             y = attend(q, k, v, mask, dropout, causal=self.causal, scale=self.scale)

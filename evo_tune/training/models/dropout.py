@@ -10,6 +10,7 @@ half the time that torch's dropout takes on a CPU. Knows no model.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from evo_tune.training.hardware.determinism import seed_for, seeds_for
 
-__all__ = ["DropPath", "Dropout", "Noise", "attach_noise"]
+__all__ = ["DropPath", "Dropout", "Noise", "attach_noise", "noise_stays_eager"]
 
 # Odd numbers with their bits well spread (the first two are splitmix64's, Steele et al. 2014), as int64.
 _FIRST, _SECOND = 0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64
@@ -51,12 +52,11 @@ class Noise:
         if step != self._step:
             self._step, self._layers = step, seeds_for(self.seed, "dropout", self.places, step)
         self._samples = samples
-        keys = torch.arange(samples.start, samples.stop, dtype=torch.int64)[:, None]
+        keys = torch.arange(samples.start, samples.stop, dtype=torch.int64, device=device)[:, None]
         # Far apart for numbers that are close, and others in each step.
-        keys = _mixed(_mixed(keys * _STRIDE + seed_for(self.seed, "samples", step)))
-        self._keys = keys.to(device, non_blocking=True)
+        self._keys = _mixed(_mixed(keys * _STRIDE + seed_for(self.seed, "samples", step)))
         if self._generator is None or self._generator.device != self._keys.device:
-            self._generator = torch.Generator(device)
+            self._generator = torch.Generator("cpu" if device.type == "meta" else device)
 
     def end(self) -> None:
         """Forget the pass: what is computed from here on is none of the training."""
@@ -150,6 +150,12 @@ class _Noisy(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.share}"
+
+
+@functools.cache
+def noise_stays_eager() -> None:
+    """Have torch's compiler leave the drawing of noise alone: generators are seeded there, which no graph holds."""
+    _Noisy._dropped = torch.compiler.disable(_Noisy._dropped)  # type: ignore[method-assign,no-untyped-call]
 
 
 class Dropout(_Noisy):

@@ -109,6 +109,13 @@ class Classifier(nn.Module):
         normed: Tensor = self.norm(x)
         return normed
 
+    def shortened(self, inputs: Tensor) -> Tensor:
+        """Return inputs on the CPU without what would be computed for nothing; where there is none, as they are.
+
+        It is asked of the host, before the inputs travel: a model that looks for it has its device waited for.
+        """
+        return inputs
+
     @torch.inference_mode()
     def probabilities(self, inputs: Tensor, batch: int = 256) -> Tensor:
         """Return the probability of each class, (samples, classes), on the CPU; dropout is off.
@@ -122,7 +129,8 @@ class Classifier(nn.Module):
         was_training, device = self.training, self.head.weight.device
         self.eval()
         try:
-            parts = [self(part.to(device)).float().softmax(-1).cpu() for part in torch.split(inputs, batch)]
+            pieces = (self.shortened(part).to(device) for part in torch.split(inputs, batch))
+            parts = [self(piece).float().softmax(-1).cpu() for piece in pieces]
         finally:
             self.train(was_training)
         return torch.cat(parts)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from evo_tune.training.data.texts import PADDING, encode_texts
+from evo_tune.training.data.texts import PADDING, encode_texts, without_padding
 from evo_tune.training.models.encoder import Classifier
 from evo_tune.training.models.encoder_config import TextConfig
 
@@ -29,18 +29,15 @@ class TextClassifier(Classifier):
         self.embedding = nn.Embedding(config.vocabulary + 1, config.width)
         self.positions = nn.Embedding(config.length, config.width)
 
+    def shortened(self, inputs: Tensor) -> Tensor:
+        """Leave out the padding that all have, where that does not move what is dropped between which tokens."""
+        return inputs if self.training and self.config.attention_dropout else without_padding(inputs)
+
     def forward(self, tokens: Tensor) -> Tensor:
         """Return logits, (batch, classes), of texts as `encode_texts` gives them, (batch, length)."""
         present = tokens != PADDING
-        mask: Tensor | None = present[:, None, None]
-        # Padding that all have is not even computed, where asking for it costs no waiting, and where it does not move
-        # what is dropped between which tokens.
-        if tokens.device.type == "cpu" and not (self.training and self.config.attention_dropout):
-            longest = int(present.sum(1).max())
-            tokens, present = tokens[:, :longest], present[:, :longest]
-            mask = None if bool(present.all()) else present[:, None, None]
         embedded = self.embedding(tokens.long()) + self.positions.weight[: tokens.shape[1]]
-        x = self.encode(embedded, mask)
+        x = self.encode(embedded, present[:, None, None])
         weight = present[..., None].to(x.dtype)
         logits: Tensor = self.head((x * weight).sum(1) / weight.sum(1) * self.config.readout)
         return logits

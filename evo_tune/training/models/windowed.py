@@ -6,6 +6,9 @@ A mask over the whole square would hide most of what it had computed. Which chun
 
 from __future__ import annotations
 
+from functools import lru_cache
+from typing import Any, NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -13,7 +16,7 @@ from evo_tune.training.models.attention import attend
 from evo_tune.training.models.dropout import Dropout
 from evo_tune.training.models.gpt_config import window_chunks
 
-__all__ = ["attend_in_window", "chunk_mask"]
+__all__ = ["FlexMask", "attend_by_flex", "attend_in_window", "chunk_mask", "flex_mask"]
 
 
 def chunk_mask(chunk: int, window: int) -> Tensor:
@@ -55,3 +58,48 @@ def attend_in_window(
         outputs.append(y.transpose(1, 2))
     # Joined as layers hold them, (batch, length, heads, head_dim), so that no other copy is made.
     return torch.cat(outputs, 1).transpose(1, 2)
+
+
+class FlexMask(NamedTuple):
+    """Which tiles of the square of queries and keys are computed.
+
+    Args:
+        length: Tokens in the sequences that it is for.
+        mask: A BlockMask of torch's.
+    """
+
+    length: int
+    mask: Any
+
+
+@lru_cache(maxsize=8)
+def flex_mask(length: int, window: int, device: torch.device) -> FlexMask:
+    """Return the mask of a window for `attend_by_flex`; torch's compiler is imported for it.
+
+    Args:
+        length: Tokens in a sequence.
+        window: Keys that a query sees, its own among them.
+        device: Where.
+    """
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    def seen(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return (key <= query) & (query - key < window)
+
+    return FlexMask(length, create_block_mask(seen, None, None, length, length, device=str(device)))
+
+
+def attend_by_flex(q: Tensor, k: Tensor, v: Tensor, mask: FlexMask, scale: float | None = None) -> Tensor:
+    """Return what `attend_in_window` returns, but for rounding, by torch's flex_attention; to be compiled.
+
+    Args:
+        q: (batch, heads, length, head_dim).
+        k: (batch, kv_heads, length, head_dim).
+        v: As `k`.
+        mask: As `flex_mask` gives.
+        scale: See `attend`.
+    """
+    from torch.nn.attention.flex_attention import flex_attention
+
+    y: Tensor = flex_attention(q, k, v, block_mask=mask.mask, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
+    return y

@@ -39,6 +39,7 @@ def accumulate(
     scale: Callable[[Tensor], Tensor] | None = None,
     ranks: Ranks | None = None,
     before: Callable[[int], None] = lambda number: None,
+    targets: int | None = None,
 ) -> tuple[Tensor, int]:
     """Add the gradient of the window's mean loss to the parameters' `.grad`.
 
@@ -53,24 +54,25 @@ def accumulate(
         ranks: The processes of which each has a part of the window, at least one micro-batch; the model is
             then what `Ranks.wrap` returned.
         before: Called with the number of each micro-batch before it is passed through the model.
+        targets: Valid targets of the window, with ranks of all of them; None: they are counted.
 
     Returns:
         The mean cross-entropy over all valid targets of the window (a scalar on `device`, without graph),
         and their number n. With n = 0 there is no gradient, and the loss is 0. With ranks n is that of all,
         and the loss is this one's summand of the mean.
     """
-    n = count_targets(window)
-    if ranks is not None:
+    n = count_targets(window) if targets is None else targets
+    if ranks is not None and targets is None:
         n = int(ranks.sum(torch.tensor(n)))
     total = torch.zeros((), device=device)
     if n == 0:
         return total, 0
-    for number, (inputs, targets) in enumerate(window):
+    for number, (inputs, aims) in enumerate(window):
         # Gradients travel once a window. The forward pass too must be under no_sync: it is what prepares them.
         silent = ranks is not None and number < len(window) - 1
         before(number)
         with model.no_sync() if silent else nullcontext():  # type: ignore[operator]
-            loss, minimised = _losses(model, inputs, targets, n, device, z_loss, autocast, scale, ranks)
+            loss, minimised = _losses(model, inputs, aims, n, device, z_loss, autocast, scale, ranks)
             total = total + loss
             minimised.backward()  # type: ignore[no-untyped-call]
     return total, n
@@ -95,7 +97,7 @@ def _losses(
     # Gradients of ranks are averaged, and a sum is wanted.
     times = 1.0 if ranks is None else float(ranks.size)
     if getattr(getattr(model, "module", model), "in_pieces", False) and not targets.is_floating_point():
-        factor = torch.tensor(times / n, device=device)
+        factor = torch.full((), times / n, device=device)  # a kernel: a number that is copied there is waited for
         factor = factor if scale is None else scale(factor)
         with autocast():
             minimised, loss = model(inputs, partial(summed_in_pieces, targets=targets, z_loss=z_loss, factor=factor))

@@ -91,7 +91,8 @@ class HiddenMatrices(torch.optim.Optimizer):
                 if weight.grad is None:
                     continue
                 update = self._average(weight, weight.grad, group["momentum"], group["nesterov"])
-                weight.mul_(1.0 - group["lr"] * group["weight_decay"])
+                shrink = group["lr"] * group["weight_decay"]
+                weight.mul_(1.0 - (shrink if self._kept is None else self._kept * shrink))
                 sizes = self.maps.get(weight, (len(weight),))
                 for part, change in zip(
                     torch.split(weight, list(sizes)), torch.split(update, list(sizes)), strict=True
@@ -101,14 +102,26 @@ class HiddenMatrices(torch.optim.Optimizer):
                     same.setdefault((part.shape[0], part.shape[1]), []).append((part, change))
             for (_, longer), pairs in same.items():
                 changes = orthogonalised(torch.stack([change for _, change in pairs]))
+                changes = changes if self._kept is None else changes.masked_fill_(self._kept == 0.0, 0.0)
                 for (part, _), change in zip(pairs, changes, strict=True):
                     part.add_(change, alpha=-group["lr"] * 0.2 * math.sqrt(longer))
+
+    @property
+    def _kept(self) -> Tensor | None:
+        """1 if the step is taken, 0 if it is refused; None where nobody decides that on the device."""
+        refused: Tensor | None = getattr(self, "found_inf", None)
+        return None if refused is None else 1.0 - refused
 
     def _average(self, weight: Tensor, gradient: Tensor, momentum: float, nesterov: bool) -> Tensor:
         state = self.state[weight]
         if "momentum_buffer" not in state:
             state["momentum_buffer"] = torch.zeros_like(gradient)
-        average: Tensor = state["momentum_buffer"].lerp_(gradient, 1.0 - momentum)
+        kept, share = self._kept, 1.0 - momentum
+        if kept is not None:  # a refused gradient may hold anything
+            gradient = gradient.masked_fill(kept == 0.0, 0.0)
+        average: Tensor = state["momentum_buffer"].lerp_(
+            gradient, share if kept is None else (kept * share).to(gradient.dtype)
+        )
         return gradient.lerp(average, momentum) if nesterov else average
 
 

@@ -175,4 +175,11 @@ class SGD:
     def build(self, model: nn.Module) -> torch.optim.Optimizer:
         """Return the optimizer over a model's trainable parameters, in `parameter_groups`."""
         groups = parameter_groups(model, self.lr, "sgd")
-        return torch.optim.SGD(groups, lr=self.lr, momentum=self.momentum, nesterov=self.nesterov)
+        fused = all(p.device.type == "cuda" for group in groups for p in group["params"])
+        options = {"momentum": self.momentum, "nesterov": self.nesterov, "fused": fused or None}
+        optimizer = torch.optim.SGD(groups, lr=self.lr, **options)  # type: ignore[arg-type]
+        if fused and self.momentum:
+            # As the first step makes them; left to it, a first step that is refused leaves them as they lay in memory.
+            for parameter in (p for group in groups for p in group["params"]):
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        return optimizer

@@ -13,6 +13,7 @@ from evo_tune.training.course import Course, Judged
 from evo_tune.training.data.batch import MicroBatch
 from evo_tune.training.evaluation import Evaluation, evaluate, evaluate_by_position
 from evo_tune.training.extension import next_trainer
+from evo_tune.training.hardware.computing import in_memory
 from evo_tune.training.hardware.flops import flops_per_token
 from evo_tune.training.hardware.memory import predict_memory
 from evo_tune.training.models.gpt import GPT
@@ -121,7 +122,7 @@ class Reading:
             recompute=cast(GPT, trainer.model).recompute,
             optimizer=type(trainer.recipe.optimizer).__name__.lower(),
             ema=trainer.averaged is not None,
-            precision=trainer.recipe.precision.name,
+            precision=in_memory(trainer.recipe.precision.name),
             z_loss=trainer.recipe.z_loss > 0.0,
             ranks=1 if trainer.ranks is None else trainer.ranks.size,
         ).peak

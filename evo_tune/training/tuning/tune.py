@@ -179,7 +179,8 @@ class _Builder:
             warmup=task.warmup,
             ceiling=1.5 * math.log(task.base.vocab_size),
         )
-        return Trainer(model, source, recipe, seed=seed, device=self.run.device, ranks=ranks)
+        compiled = task.options.compile
+        return Trainer(model, source, recipe, seed=seed, device=self.run.device, ranks=ranks, compiled=compiled)
 
     def _model(self) -> nn.Module:
         task, recompute = self.task, self.task.options.recompute

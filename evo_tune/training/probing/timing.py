@@ -1,0 +1,210 @@
+"""Times what decides how fast a training is on a device: products, attention, memory, the cost of a launch.
+
+A figure is the best of several rounds: what else runs on a machine only makes it slower. Concludes nothing, see
+`wants`; knows nothing of models.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from evo_tune.errors import RecipeError
+from evo_tune.training.hardware.chips import chip
+from evo_tune.training.hardware.precision import Precision
+from evo_tune.training.probing.wants import Timings, wants_of
+
+__all__ = ["Sizes", "probe_device"]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What is timed.
+
+    Args:
+        products: Sides of square products.
+        widths: Widths of a layer of four times as many outputs: one beside the other, multiples of less and more.
+        tokens: In a step, for all but `batches`.
+        vocabularies: Numbers of outputs of a head, alike in size.
+        width: Of the head, of attention and of `batches`.
+        head_sizes: Divisors of the width of attention, about.
+        length: Tokens in a sequence.
+        batches: Tokens in a step.
+        memory: Bytes that are copied.
+        seconds: About how long each round of one figure may take.
+    """
+
+    products: tuple[int, ...]
+    widths: tuple[int, ...]
+    tokens: int
+    vocabularies: tuple[int, ...]
+    width: int
+    head_sizes: tuple[int, ...]
+    length: int
+    batches: tuple[int, ...]
+    memory: int
+    seconds: float = 0.02
+
+
+CPU = Sizes(
+    products=(64, 128, 256, 512),
+    widths=(188, 192, 196, 200, 208, 224, 256),
+    tokens=1024,
+    vocabularies=(1000, 1004, 1008, 1024),
+    width=128,
+    head_sizes=(8, 16, 32, 64, 128),
+    length=128,
+    batches=(16, 64, 256, 1024, 4096),
+    memory=2**27,
+)
+GPU = Sizes(
+    products=(256, 512, 1024, 2048, 4096, 8192),
+    widths=(1020, 1022, 1024, 1032, 1040, 1056, 1088, 1152),
+    tokens=16384,
+    vocabularies=(50257, 50264, 50272, 50304, 50432),
+    width=1024,
+    head_sizes=(16, 32, 64, 128, 256),
+    length=1024,
+    batches=(64, 256, 1024, 4096, 16384, 65536),
+    memory=2**30,
+)
+
+
+def probe_device(device: str = "cpu", sizes: Sizes | None = None) -> Timings:
+    """Time a device: some seconds.
+
+    Args:
+        device: As torch names it.
+        sizes: What is timed; None: what suits the kind of device.
+
+    Returns:
+        FLOP/s by precision and size, and so on (see `Timings`). Precisions that the device does not compute in are
+        left out.
+    """
+    where, sizes = torch.device(device), sizes or (GPU if device.startswith("cuda") else CPU)
+    clock = _Clock(where, sizes.seconds)
+    with torch.no_grad():
+        products = {}
+        for name in _precisions(where):
+            with _set(name):
+                works = {n: _layer(clock, _DTYPES[name], n, n, n) for n in sizes.products}
+                products[name] = clock.speeds(works)
+        best = max(products, key=lambda name: max(products[name].values()))
+        dtype, tokens, width = _DTYPES[best], sizes.tokens, sizes.width
+        with _set(best):
+            return Timings(
+                device=torch.cuda.get_device_name(where) if where.type == "cuda" else device,
+                products=products,
+                widths=clock.speeds({n: _layer(clock, dtype, tokens, n, 4 * n) for n in sizes.widths}),
+                vocabularies=clock.speeds({n: _layer(clock, dtype, tokens, width, n) for n in sizes.vocabularies}),
+                head_sizes=clock.speeds({n: _attention(clock, dtype, sizes, n) for n in sizes.head_sizes}),
+                batches=clock.speeds({n: _layer(clock, dtype, n, width, 4 * width) for n in sizes.batches}),
+                bandwidth=clock.speeds({0: _copy(clock, sizes.memory)})[0],
+                launch=1.0 / clock.speeds({0: _smallest(clock)})[0],
+            )
+
+
+_DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def _precisions(device: torch.device) -> Iterator[str]:
+    """Yield the precisions in which a training on a device may compute; a CPU's fp16 is for tests only."""
+    for name in _DTYPES:
+        if device.type == "cpu" and name == "fp16":
+            continue
+        try:
+            Precision(name=name).check_device(device)
+        except RecipeError:
+            continue
+        yield name
+
+
+@contextmanager
+def _set(precision: str) -> Iterator[None]:
+    with Precision(name=precision).products():
+        yield
+
+
+Work = tuple[float, Callable[[], object]]
+"""So much work, and what does it."""
+
+
+class _Clock:
+    """Times what a device does."""
+
+    def __init__(self, device: torch.device, seconds: float) -> None:
+        self.device, self._seconds = device, seconds
+        alone = device.type == "cpu" and torch.get_num_threads() == 1
+        self._now = time.thread_time if alone else time.perf_counter  # what others run on the core is not counted
+
+    def speeds(self, works: Mapping[int, Work]) -> dict[int, float]:
+        """Return the work a second of each: the best of five rounds, by turns, since machines have good minutes."""
+        calls = {}
+        for n, (_, run) in works.items():
+            self._round(run, 1)
+            calls[n] = max(1, min(1000, int(self._seconds / max(1e-7, self._round(run, 1)))))
+        rounds = [{n: self._round(run, calls[n]) for n, (_, run) in works.items()} for _ in range(5)]
+        return {n: work * calls[n] / min(times[n] for times in rounds) for n, (work, _) in works.items()}
+
+    def _round(self, run: Callable[[], object], calls: int) -> float:
+        self._wait()
+        before = self._now()
+        for _ in range(calls):
+            run()
+        self._wait()
+        return max(1e-9, self._now() - before)
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+def _ones(clock: _Clock, dtype: torch.dtype, *shape: int) -> Tensor:
+    return torch.ones(shape, dtype=dtype, device=clock.device)
+
+
+def _layer(clock: _Clock, dtype: torch.dtype, rows: int, inputs: int, outputs: int) -> Work:
+    """Return the FLOPs of a linear layer, and it."""
+    x, weight = _ones(clock, dtype, rows, inputs), _ones(clock, dtype, outputs, inputs)
+    return 2.0 * rows * inputs * outputs, lambda: F.linear(x, weight)
+
+
+def _attention(clock: _Clock, dtype: torch.dtype, sizes: Sizes, head_size: int) -> Work:
+    """Return the FLOPs of causal attention, half of the square counted, and it."""
+    heads, batch = max(1, sizes.width // head_size), max(1, sizes.tokens // sizes.length)
+    q = _ones(clock, dtype, batch, heads, sizes.length, head_size)
+    flops = 2.0 * batch * heads * head_size * sizes.length**2
+    return flops, lambda: F.scaled_dot_product_attention(q, q, q, is_causal=True)
+
+
+def _copy(clock: _Clock, size: int) -> Work:
+    """Return the bytes that a copy reads and writes, and it."""
+    source, target = (_ones(clock, torch.uint8, size) for _ in range(2))
+    return 2.0 * size, lambda: target.copy_(source)
+
+
+def _smallest(clock: _Clock) -> Work:
+    """Return the smallest of operations."""
+    one = _ones(clock, torch.float32, 1)
+    return 1.0, lambda: one.add_(0.0)
+
+
+def _main(device: str, threads: str) -> None:
+    """Print timings of a device, and what it wants, as JSON."""
+    torch.set_num_threads(int(threads))
+    timings = probe_device(device)
+    known = chip(timings.device)
+    answer = {"timings": asdict(timings), "wants": asdict(wants_of(timings)), "known": known and known._asdict()}
+    print(json.dumps(answer))
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])

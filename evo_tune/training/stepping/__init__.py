@@ -1,0 +1,1 @@
+"""What surrounds a step so that it never waits for its device: how data arrive, and what is decided there."""

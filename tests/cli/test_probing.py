@@ -1,0 +1,56 @@
+"""`evo-tune devices --probe`: each device is timed once, by a process of its own, and what follows is said."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+from typing import Any
+
+import msgspec
+import pytest
+
+from evo_tune.cli.formats import OUTPUTS
+from evo_tune.training.probing.wants import wants_of
+from tests.cli.conftest import Typed
+from tests.training.probing.test_probing import CARD
+
+
+@pytest.fixture
+def timed(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """Have a process for each device that says what an H100 might; the commands that were run."""
+    known = {"bf16": 989.0, "bandwidth": 3350.0}
+    answer = {"timings": dataclasses.asdict(CARD), "wants": dataclasses.asdict(wants_of(CARD)), "known": known}
+    asked: list[list[str]] = []
+
+    def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        asked.append(command)
+        return subprocess.CompletedProcess(command, 0, json.dumps(answer), "")
+
+    monkeypatch.setattr("evo_tune.cli.commands.devices._timed", lambda threads: "fp32")
+    monkeypatch.setattr("evo_tune.cli.commands.devices.subprocess.run", run)
+    return asked
+
+
+def test_each_device_is_timed_once_and_what_it_wants_is_told(typed: Typed, timed: list[list[str]]) -> None:
+    told = typed("devices", "--devices", "cpu", "--slots", "2", "--probe")
+    assert told.code == 0, told
+    assert len(timed) == 1
+    assert "products are fastest in bf16 (its data sheet: 989,000 GFLOP/s, 3,350 GB/s)" in told.out
+    assert "multiples of 8; vocabularies: multiples of 64; channels of a head: 64, 128" in told.out
+    assert "below 16384 tokens a step" in told.out
+    printed = typed("devices", "--devices", "cpu", "--slots", "2", "--probe", "--format", "json").out
+    as_json = msgspec.json.decode(printed.encode(), type=OUTPUTS["devices"])  # as docs/json.md promises it
+    assert as_json.probed[0].wants.batch == 16384
+    assert json.loads(typed("devices", "--devices", "cpu", "--format", "json").out)["probed"] == []
+
+
+def test_a_device_that_cannot_be_timed_is_named(typed: Typed, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        return subprocess.CompletedProcess(command, 1, "", "Traceback\nRuntimeError: no kernel image\n")
+
+    monkeypatch.setattr("evo_tune.cli.commands.devices._timed", lambda threads: "fp32")
+    monkeypatch.setattr("evo_tune.cli.commands.devices.subprocess.run", run)
+    told = typed("devices", "--devices", "cpu", "--slots", "1", "--probe")
+    assert told.code == 1
+    assert "cpu could not be timed (RuntimeError: no kernel image)" in told.err
