@@ -210,7 +210,7 @@ def _task(genome: Mapping[str, Any], options: Options, device: str | None = None
     """Return a genome as a training."""
     size = SIZES[_size(options, device)]
     return LanguageTask(
-        options=options,
+        options=replace(options, optimizer=genome.get("optimizer", options.optimizer)),  # a gene of the tiny space
         genome=genome,
         config=_config(genome, options),
         longest=options.longest,

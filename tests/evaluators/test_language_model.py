@@ -619,3 +619,14 @@ def test_weights_that_are_gone_fail_the_training(
 ) -> None:
     with pytest.raises(RecipeError, match="expected one with a model: was _trials emptied"):
         train(default, BUDGET=0.25, INHERIT_FOLDER=tmp_path / "trial")
+
+
+def test_the_optimizer_of_a_tiny_genome_is_the_one_that_trains(tmp_path: Path) -> None:
+    evaluator = find_evaluator("bundled:language_model")
+    options = evaluator.settled(evaluator.bind({"size": "tiny", "tokens": 2048, "eval_tokens": 512}), rungs=False)
+    genome = evaluator.space(options).default()
+    losses = {
+        evaluator.evaluate({**genome, "optimizer": name}, Context(seed=1, folder=tmp_path / name), options)["val_loss"]
+        for name in ("adamw", "muon")
+    }
+    assert len(losses) == 2

@@ -37,7 +37,7 @@ PLACE = 135
 @click.option("--depths", default="2,4,8,16", show_default=True, help="Empty: depth is not looked at.")
 @click.option("--steps", type=click.IntRange(1, 1000), default=10, show_default=True, help="Steps of each training.")
 @click.option("--lr", type=float, help="Peak learning rate at the least size.  [default: a large one]")
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the trainings.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of weights and tokens.")
 @shared.format_option("table", "json")
 def command(
     param: str,
