@@ -242,15 +242,16 @@ def test_options_out_of_range_say_what_was_expected(options: dict[str, float]) -
         SAEA(**options)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("count", "seconds"), [(100, 0.05), (1_000, 0.06), (3_000, 0.09)])
-def test_a_proposal_costs_little_in_a_long_run(count: int, seconds: float) -> None:
-    history = told(SPACES["mixed"], count)
-    times = []
-    for id in range(8):
-        start = time.process_time()
-        SAEA().propose(history, birth_rng(0, id))
-        times.append(time.process_time() - start)
-    assert min(times) < seconds
+def test_a_proposal_costs_little_more_in_a_long_run() -> None:
+    costs = []
+    for count in (100, 3_000):
+        history, times = told(SPACES["mixed"], count), []
+        for id in range(8):
+            start = time.process_time()
+            SAEA().propose(history, birth_rng(0, id))
+            times.append(time.process_time() - start)
+        costs.append(min(times))
+    assert costs[1] < 3 * costs[0]  # 30 times the results; what it costs in all, benchmarks/scale.py says
 
 
 def best_with(centre: float | None, seed: int, births: int = 25) -> float:

@@ -31,7 +31,7 @@ def test_each_rank_is_probed_by_a_step_of_its_share_and_all_do_what_the_least_ca
 
     monkeypatch.setattr(building, "fit_device", fit_device)
     monkeypatch.setattr(building._Builder, "_trainer", trainer)
-    options = SimpleNamespace(micro_batch="auto", optimizer="adamw", ema=None, precision="bf16", z_loss=1e-4)
+    options = SimpleNamespace(micro_batch="auto", optimizer_name="adamw", ema=None, precision="bf16", z_loss=1e-4)
     task, run = (SimpleNamespace(options=options), SimpleNamespace(device="cuda:0"))
     phase = Phase(config=GPTConfig(), windows=100, per_step=9)
     for ranks, micro, recompute, each in ((None, 4, None, 9), (Other(0, 2, torch.device("cuda", 0)), 3, 1, 5)):
