@@ -285,8 +285,9 @@ def test_paper_gets_charts_of_its_own_width(browse: Open, alone: Any, made: Made
 
 
 @pytest.mark.slow
-def test_ten_thousand_trials_stay_usable(browse: Open, alone: Any, made: Made) -> None:
-    run = made(10_000)
+@pytest.mark.parametrize("trials", [3_000, pytest.param(10_000, marks=pytest.mark.proof)])
+def test_thousands_of_trials_stay_usable(browse: Open, alone: Any, made: Made, trials: int) -> None:
+    run = made(trials)
     opened = browse(alone(run))
     assert opened.said == []
     marks = opened.count(".point")
