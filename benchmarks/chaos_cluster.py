@@ -35,6 +35,9 @@ STARTING = 60.0
 NOTICED = 180.0
 """Seconds in which a run must have noticed that its cluster is gone."""
 
+STARVED = 300.0
+"""Seconds without a result after which the cluster is taken to have lost what trains."""
+
 SAID = ("ClusterLost", "no Dask scheduler answers", "no Ray answers")
 """One of these a run must say of it."""
 
@@ -131,11 +134,18 @@ class ClusterChaos(Chaos):
                 victim.resume()
 
     def wait_at_work(self) -> None:
-        """Wait until a result has come through the cluster, which takes seconds, and a moment more."""
+        """Wait until a result has come through the cluster, which takes seconds, and a moment more.
+
+        Raises:
+            Violation: None comes: the cluster may have lost its only machine on a busy computer.
+        """
         assert self.parent is not None
         told = self.folder / "told-chaos"
         before = told.stat().st_size if told.exists() else 0
+        end = time.monotonic() + STARVED
         while self.parent.poll() is None and (not told.exists() or told.stat().st_size <= before):
+            if time.monotonic() > end:
+                raise Violation(f"no result has come through the cluster for {STARVED:g} s")
             time.sleep(0.02)
         time.sleep(self.random.uniform(0.0, 0.5))
 
