@@ -208,7 +208,9 @@ def test_it_trains_by_the_whole_recipe(evaluator: Evaluator, train: Train, tmp_p
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("evaluator", ["image_classification", "fine_tuning"], indirect=True)
+@pytest.mark.parametrize(
+    "evaluator", ["image_classification", pytest.param("fine_tuning", marks=pytest.mark.proof)], indirect=True
+)
 def test_two_ranks_are_one_training(evaluator: Evaluator, options: dict[str, Any], tmp_path: Path) -> None:
     bound = {**options, "precision": "fp32", "optimizer": "sgd"}  # Adam makes much of rounding
     genome = {**evaluator.space(bound).default(), "dropout": 0.0, "lr": 0.1}  # each rank has dropout's noise of its own
