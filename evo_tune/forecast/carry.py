@@ -17,6 +17,7 @@ from evo_tune.errors import UsageError
 from evo_tune.forecast.scale import Wanted
 from evo_tune.genome.trial import Trial
 from evo_tune.options.declare import Option
+from evo_tune.text import one_line
 
 __all__ = ["as_flags", "basin", "between", "probe_rates"]
 
@@ -28,6 +29,8 @@ def as_flags(
     evaluator: str, name: str, told: Mapping[str, Any], options: Mapping[str, Any], declared: Mapping[str, Option]
 ) -> str:
     """Return a TOML file for `evo-tune run --config`, which trains the carried recipe once.
+
+    Names may be a stranger's, and what is written is executed: no line of it can be theirs.
 
     Args:
         evaluator: As `run` takes it.
@@ -45,7 +48,7 @@ def as_flags(
     }
     size = f"depth {told['target']['depth']}, width {told['target']['width']}"
     lines = [
-        f"# A recipe of run {told['run']}, carried to {size}:",
+        f"# A recipe of run {one_line(str(told['run']))}, carried to {size}:",
         "# evo-tune run --config FILE",
         f"evaluator = {_toml(evaluator)}",
         f"name = {_toml(name)}",
@@ -53,10 +56,10 @@ def as_flags(
         "calibrate = 0",
         "",
         "[option]",
-        *(f"{key} = {_toml(value)}" for key, value in kept.items()),
+        *(f"{_toml(key)} = {_toml(value)}" for key, value in kept.items()),
         "",
         "[gene]",
-        *(f"{key} = {_toml(_plain(value))}" for key, value in told["genome"].items()),
+        *(f"{_toml(key)} = {_toml(_plain(value))}" for key, value in told["genome"].items()),
     ]
     return "\n".join(lines) + "\n"
 

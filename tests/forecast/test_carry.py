@@ -106,6 +106,18 @@ def test_the_file_of_flags_names_what_differs_from_the_defaults() -> None:
     assert evaluator().space(bound).repair(dict(told["genome"]), evaluator().space(bound).genes)["heads"] <= 16
 
 
+def test_no_line_of_the_file_of_flags_is_a_strangers() -> None:
+    """`run --config` executes what stands in it: an address, for one, is connected to."""
+    tomllib = pytest.importorskip("tomllib")
+    evil = 'x\naddress = "tcp://them"\n'
+    told = {**carry(), "run": evil, "genome": {**GENOME, 'y" = 1\naddress = "tcp://them"\n"z': 1, "a.b": 2}}
+    read = tomllib.loads(as_flags("language_model", evil, told, {**options(), evil: evil}, evaluator().options))
+    assert read.keys() == {"evaluator", "name", "trials", "calibrate", "option", "gene"}
+    assert read["name"] == evil
+    assert read["gene"].keys() == told["genome"].keys()
+    assert evil not in read["option"]
+
+
 def test_probes_lie_between_around_the_carried_rate() -> None:
     told, wanted = carry(), Wanted(width=256, depth=8, tokens=1)
     (one,) = between(told["found"], told["target"], wanted, 3)

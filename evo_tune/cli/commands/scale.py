@@ -114,7 +114,7 @@ def command(
         shared.echo()
         shared.echo(f"written: {emit}")
         shared.echo(f"  evo-tune run --config {emit}")
-        shared.echo(f"  evo-tune export {saved.name}-{depth}x{width} --checkpoint model")
+        shared.echo(f"  evo-tune export {saved.name}-{depth}x{width} model")
     return 0
 
 
