@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING
 from typing import Any
@@ -56,10 +57,10 @@ def as_flags(
         "calibrate = 0",
         "",
         "[option]",
-        *(f"{_toml(key)} = {_toml(value)}" for key, value in kept.items()),
+        *(f"{_key(key)} = {_toml(value)}" for key, value in kept.items()),
         "",
         "[gene]",
-        *(f"{_toml(key)} = {_toml(_plain(value))}" for key, value in told["genome"].items()),
+        *(f"{_key(key)} = {_toml(_plain(value))}" for key, value in told["genome"].items()),
     ]
     return "\n".join(lines) + "\n"
 
@@ -67,6 +68,11 @@ def as_flags(
 def _plain(value: Any) -> str:
     """Return a gene's value as `--gene` takes it: fixed."""
     return repr(value) if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _key(name: str) -> str:
+    """Return a key, in quotes where it could be read as more than a name."""
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name, re.ASCII) else _toml(name)
 
 
 def _toml(value: Any) -> str:
