@@ -33,7 +33,7 @@ from evo_tune.dispatch.log import Log, log_name
 from evo_tune.dispatch.numa import bind
 from evo_tune.dispatch.slot import Task, names_inside
 from evo_tune.dispatch.telling import Telling, telling_name
-from evo_tune.errors import EvoTuneError, StoreError
+from evo_tune.errors import EvoTuneError, StoreError, tells_of_memory
 from evo_tune.genome.trial import STATUSES, Candidate, Minimize, Objective, Outcome, Status, conclude
 from evo_tune.plugins.context import Context, Pruned
 from evo_tune.plugins.evaluator import Evaluator
@@ -59,7 +59,6 @@ COLLECT_EVERY = 5.0
 TIMED = Minimize("seconds")
 """What the timing of a few steps must tell."""
 
-OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "alloc_failed")
 POISONED = ("cuda error", "cudnn error", "hip error")
 
 
@@ -281,7 +280,7 @@ def _is_out_of_memory(error: BaseException, text: str) -> bool:
         return True
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
-    return isinstance(error, RuntimeError) and any(sign in text.lower() for sign in OUT_OF_MEMORY)
+    return isinstance(error, RuntimeError) and tells_of_memory(text)
 
 
 def _where(error: BaseException, path: str) -> str:
