@@ -275,22 +275,11 @@ def carry(genome: Mapping[str, Any], target: Mapping[str, Any], options: Options
     return carry_language(_task, genome, target, replace(options, size=_size(options)))
 
 
-USAGE = """# A GPT, found by evo-tune
-
-    from evo_tune.training import GPT
-    model = GPT.load({folder!r})
-    print(model.generate("The ", 200))
-
-`generate` takes `temperature`, `top_k` and `seed` as well. model.safetensors holds the weights, config.json
-the shape, the genome, the options and the metrics: {test_bpb:.3f} bits per byte on the test text.{more}
-"""
-
-
 def export(genome: Mapping[str, Any], context: Context, folder: Path | str, options: Options) -> dict[str, float]:
     """Train a genome once more, in one process; write weights, config.json and README.md; return the metrics."""
     from evo_tune.training import export_language
 
-    return export_language(_task(genome, options, context.device), context, folder, USAGE)
+    return export_language(_task(genome, options, context.device), context, folder)
 
 
 def load(folder: Path | str) -> GPT:
