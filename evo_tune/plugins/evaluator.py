@@ -3,15 +3,13 @@
 An evaluator is one Python file with SPACE, OBJECTIVES and `evaluate`, optionally METRICS, TEST, SUPPORTS, `estimate`,
 `fingerprint`, `inherits`, `carry` and `export`. Its options are keyword parameters of
 `evaluate(genome, context, *, steps=300)`, or a dataclass (of groups, see `options.declare`):
-`evaluate(genome, context, options: Options)`, and then the others take the same `options` last. This module checks that
-shape before anything is trained. It does not find files (see `find`) and knows nothing of strategies or stores.
+`evaluate(genome, context, options: Options)`, and then the others take the same `options` last. `contract` checks that
+shape before anything is trained. This does not find files (see `find`) and knows nothing of strategies or stores.
 """
 
 from __future__ import annotations
 
-import ast
 import dataclasses
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,6 +25,7 @@ from evo_tune.options.binding import bind, call_with, options_of
 from evo_tune.options.declare import Option, Options
 from evo_tune.plugins.code import source_hash
 from evo_tune.plugins.context import Context
+from evo_tune.plugins.contract import SUPPORTS, check_shape, is_test, positional, where_given
 from evo_tune.plugins.messages import is_number, what_of, where_of
 from evo_tune.plugins.offers import offered
 from evo_tune.text import one_line
@@ -34,18 +33,8 @@ from evo_tune.text import one_line
 __all__ = ["SUPPORTS", "Evaluator", "what_of", "where_of"]
 
 
-SUPPORTS = ("budget", "curve", "inherit", "timing")
-"""What an evaluator may say that it supports: trains `context.budget` of a full training and goes on from
-`context.resume_folder`; reports its first objective by `context.report`; begins with the weights that another trial
-left in `context.inherit_folder`, and leaves its own where `context.keep` says so; times `context.timing` steps and
-returns what a full training will take."""
-
-
 CARRIED = ("genome", "options", "rows", "remarks", "found", "target", "fits")
 """What `carry` returns, by name: see `training.carry_language`, which language_model's is."""
-
-CALLED = ("command", "function")
-"""Origins of evaluators that have no file in which everything stands: who calls says what varies and what counts."""
 
 
 @dataclass(frozen=True)
@@ -70,73 +59,14 @@ class Evaluator:
     code: tuple[Path, ...] | None = None
 
     def __post_init__(self) -> None:
-        for attribute, what in (
-            ("SPACE", "SPACE = SearchSpace(…)"),
-            ("OBJECTIVES", "OBJECTIVES = [Minimize(…)]"),
-        ):
-            if not hasattr(self.module, attribute):
-                raise PluginError(f"{self.path}: expected {what}, found no {attribute}; `evo-tune new` shows one")
-        if not callable(getattr(self.module, "evaluate", None)):
-            raise PluginError(f"{self.path}: expected a function evaluate(genome, context), found none")
-        self._check_signature()
-        objectives = self.module.OBJECTIVES
-        well_formed = isinstance(objectives, Sequence) and (objectives or self.origin in CALLED)
-        if not well_formed or not all(isinstance(objective, Objective) for objective in objectives):
-            where = self._where("OBJECTIVES")
-            raise PluginError(f"{where}: OBJECTIVES is {objectives!r}: expected a list of Minimize(…), Maximize(…)")
-        if not isinstance(self.module.SPACE, SearchSpace) and not callable(self.module.SPACE):
-            raise PluginError(f"{self._where('SPACE')}: SPACE is {self.module.SPACE!r}: expected a SearchSpace(…)")
-
-        metrics = getattr(self.module, "METRICS", {})
-        if not isinstance(metrics, Mapping) or not all(isinstance(x, str) for pair in metrics.items() for x in pair):
-            where = self._where("METRICS")
-            raise PluginError(f"{where}: METRICS is {metrics!r}: expected a dict of metric name to unit ('' for none)")
-
-        self._check_test(metrics)
-        supports = getattr(self.module, "SUPPORTS", [])
-        if isinstance(supports, str) or not isinstance(supports, Sequence) or not set(supports) <= set(SUPPORTS):
-            where = self._where("SUPPORTS")
-            raise PluginError(f"{where}: SUPPORTS is {supports!r}: expected a list of {', '.join(map(repr, SUPPORTS))}")
-
+        check_shape(self.module, self.path, self.origin)
         try:
             self.options  # noqa: B018
         except OptionError as error:
             raise PluginError(f"{self._where('evaluate')}: {error}") from None
 
-    def _check_test(self, metrics: Mapping[str, str]) -> None:
-        tests = getattr(self.module, "TEST", {})
-        if not isinstance(tests, Mapping) or not all(isinstance(x, str) and x for pair in tests.items() for x in pair):
-            raise PluginError(
-                f"{self._where('TEST')}: TEST is {tests!r}: expected a dict of metric names to those of the same on "
-                "the test set, such as {'val_loss': 'test_loss'}"
-            )
-        shown = [*tests, *(objective.metric for objective in self.objectives)]
-        for name in shown:
-            if self.is_test(name):
-                raise PluginError(
-                    f"{self._where('TEST')}: {name} is of the test set, which no search may see: expected an objective "
-                    "of the validation set, and in TEST what it is called on the test set"
-                )
-        lost = [name for name in tests if metrics and name not in metrics]
-        if lost:
-            raise PluginError(f"{self._where('TEST')}: TEST names {', '.join(lost)}, of which METRICS says nothing")
-
-    def _check_signature(self) -> None:
-        count = len(_positional(self.module.evaluate))
-        if count not in (2, 3):
-            raise PluginError(
-                f"{self._where('evaluate')}: evaluate takes {count} positional arguments: expected "
-                "evaluate(genome, context, *, options) or evaluate(genome, context, options: Options)"
-            )
-
     def _where(self, name: str) -> str:
-        """Return FILE:LINE of the statement that gives a module-level name its value; FILE if there is none."""
-        line = 0
-        for node in ast.parse(self.path.read_bytes()).body:
-            targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", node)]
-            names = {getattr(target, "id", getattr(target, "name", None)) for target in targets}
-            line = node.lineno if name in names else line
-        return f"{self.path}:{line}" if line else str(self.path)
+        return where_given(self.path, name)
 
     def _call(self, function: Callable[..., Any], options: Sequence[Mapping[str, Any]], *args: Any) -> Any:
         """Call one of the file's own functions, its errors made messages that name file and line.
@@ -149,7 +79,7 @@ class Evaluator:
         try:
             if self.options_type is None:
                 return call_with(function, options[0], *args)
-            taken = max(0, len(_positional(function)) - len(args))
+            taken = max(0, len(positional(function)) - len(args))
             return function(*args, *(self.options_type(**one) for one in options[:taken]))
         except EvoTuneError:
             raise
@@ -191,7 +121,7 @@ class Evaluator:
 
     def is_test(self, name: str) -> bool:
         """Say whether a metric is of the test set: named in TEST, or, where there is a TEST, beginning with test_."""
-        return name in self.tests.values() or (bool(self.tests) and name.startswith("test_"))
+        return is_test(name, self.tests)
 
     def check_shown(self, what: str, name: str) -> None:
         """Refuse a metric of the test set where a search would see it.
@@ -224,15 +154,15 @@ class Evaluator:
         Raises:
             OptionError: The third parameter is annotated with something else.
         """
-        positional = _positional(self.module.evaluate)
-        if len(positional) < 3:
+        given = positional(self.module.evaluate)
+        if len(given) < 3:
             return None
-        wanted = positional[2].annotation
+        wanted = given[2].annotation
         if isinstance(wanted, str):
             wanted = vars(self.module).get(wanted)
         if not isinstance(wanted, type) or not dataclasses.is_dataclass(wanted):
             raise OptionError(
-                f"evaluate takes 3 positional arguments, and the third, {positional[2].name}, is annotated with no "
+                f"evaluate takes 3 positional arguments, and the third, {given[2].name}, is annotated with no "
                 "dataclass of this file: expected evaluate(genome, context, options: Options), or a * before options"
             )
         return wanted
@@ -388,9 +318,3 @@ class Evaluator:
         context.test = True
         metrics = self._call(self.module.export, [self._with_genes(options, genome)], dict(genome), context, folder)
         return dict(metrics) if isinstance(metrics, Mapping) else {}
-
-
-def _positional(function: Callable[..., Any]) -> list[inspect.Parameter]:
-    """Return the parameters of a function that can be given by position."""
-    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return [one for one in inspect.signature(function).parameters.values() if one.kind in kinds]
