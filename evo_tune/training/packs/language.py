@@ -80,5 +80,13 @@ def _key(task: LanguageTask) -> str | None:
     return json.dumps(alike, sort_keys=True)
 
 
+MOST_TOKENS, MOST_WIDTH, AT_ONCE = 512, 64, 8
+"""Of a step and a model from which on a CPU is as busy with one as with several; and how many are one below."""
+
+
 def _pays(task: LanguageTask, device: str) -> int:
-    return 8 if _key(task) is not None else 1
+    """Return how many to train as one: by what benchmarks/pack.py measured on a CPU; on others nothing is known yet."""
+    if _key(task) is None or device.split(":")[0] != "cpu":
+        return 1
+    small = task.batch <= MOST_TOKENS and task.config.width <= MOST_WIDTH
+    return AT_ONCE if small else 1
