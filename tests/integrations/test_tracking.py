@@ -64,8 +64,8 @@ def test_a_run_can_be_seen_while_it_goes_on_and_whole_at_its_end(begin: Begin, t
         wait_for(lambda: journal.is_file() and len(told(journal)) == 5)
         assert [state.name for _, state, *_ in told(journal)] == ["COMPLETE"] * 4 + ["RUNNING"]
         wait_for(lambda: (folder / "mine" / "trial-00003").is_dir())
-        in_flight(search.saved, 4, [(0.5, {"loss": 3.0})])
-        wait_for(lambda: told(journal)[4][4] == {500: 3.0})  # and no result came meanwhile
+        in_flight(search.saved, 4, [(0.25, {"loss": 0.8})])
+        wait_for(lambda: told(journal)[4][4] == {250: 0.8})  # and no result came meanwhile
         in_flight(search.saved, 4, [])
         search._take_up()
         drive(search, evaluate=evaluated)
