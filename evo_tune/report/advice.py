@@ -78,9 +78,9 @@ def at_ends(material: Material) -> dict[str, tuple[str, str]]:
         margin = NEAR if gene.size == math.inf else 0.51 / min(gene.size, 1e6)
         for end, there in (("low", units <= margin), ("high", units >= 1.0 - margin)):
             text = widened(gene, end)
-            if there[0] and there[:count].mean() > 0.5 and int((~there).sum()) >= 3 and text is not None:
-                value = show_value(material.ranked[0].genome[name])
-                told = f"{name} = {value} ({int(there[:count].sum())} of the best {count} are at that end)"
+            if there[0] and text is not None:
+                value, alike = show_value(material.ranked[0].genome[name]), int(there[:count].sum())
+                told = f"{name} = {value} ({alike} of the best {count} {'is' if alike == 1 else 'are'} at that end)"
                 found[name] = told, f"{name}={text}"
     return found
 
