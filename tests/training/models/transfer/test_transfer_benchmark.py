@@ -112,22 +112,25 @@ def test_the_table_tells_carried_from_best(benchmark: ModuleType, capsys: pytest
 
 def test_losses_ahead_are_scored(benchmark: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     benchmark.losses_ahead(Fake(benchmark.Rows(None)), argparse.Namespace(tokens=50_000, seeds=2))
-    *tries, told = capsys.readouterr().out.replace("\r", "").splitlines()
-    assert len(tries) == 2 * (4 + 3)  # at 100,000 tokens no text is left for 8 times as much
+    lines = capsys.readouterr().out.replace("\r", "").splitlines()
+    tries, told = [line for line in lines if "tokens seen" in line], lines[-1]
+    assert len(tries) == 2 * (4 + 4 + 3)  # at 100,000 tokens no text is left for 8 times as much
     assert all(abs(float(line.split("text, ")[1].split()[0]) - 8) < 2 for line in tries)
-    inside = int(told.split("inside in ")[1].split()[0])
+    inside = int(told.split("all: inside in ")[1].split()[0])
     assert inside == sum("outside" not in line for line in tries)
-    assert inside >= 9
+    assert inside >= 16
 
 
 def test_pairs_take_turns(benchmark: ModuleType) -> None:
-    clock = [0.0]
+    clock, turns = [0.0], []
 
-    def taking(seconds: float) -> Any:
+    def taking(name: str, seconds: float) -> Any:
         def step() -> None:
             clock[0] += seconds
+            turns.append(name)
 
         return step
 
-    ratios = benchmark.paired(taking(1.0), taking(1.5), 6, lambda: clock[0])
+    ratios = benchmark.paired(taking("a", 1.0), taking("b", 1.5), 6, lambda: clock[0])
     assert ratios == pytest.approx([1.5] * 6)
+    assert "".join(turns[4::4])[:6] == "aabbaa"
