@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from evo_tune.errors import RecipeError
 from evo_tune.options.bounds import check_integer, check_name, check_number
+from evo_tune.training.models.encoder_config import EncoderConfig
 from evo_tune.training.models.gpt_config import (
     LARGE_VOCABULARY,
     LONGEST_DROPPED,
@@ -24,6 +25,7 @@ __all__ = [
     "Fit",
     "Memory",
     "activation_bytes",
+    "encoder_memory",
     "fit_memory",
     "fitting_micro_batch",
     "logit_bytes",
@@ -68,7 +70,7 @@ def state_bytes(
         trainable: Weights with a gradient.
         frozen: Weights without.
         optimizer: 'adamw', 'muon' (counted as AdamW: an upper bound) or 'sgd'.
-        ema: Whether an average of all weights is kept.
+        ema: Whether an average of the trainable weights is kept; it shares the others.
         ranks: Processes that train together; with several, gradients have a second place, from which they are sent.
 
     Raises:
@@ -78,7 +80,7 @@ def state_bytes(
     check_integer("ranks", ranks, 1)
     check_integer("frozen", frozen, 0)
     check_name("optimizer", optimizer, _MOMENTS)
-    average = 4.0 * (trainable + frozen) if ema else 0.0
+    average = 4.0 * trainable if ema else 0.0
     gradients = 4.0 if ranks == 1 else 8.0
     return (4.0 + gradients + _MOMENTS[optimizer]) * trainable + 4.0 * frozen + average
 
@@ -249,6 +251,42 @@ def predict_memory(
     tokens = batch * (length or config.context)
     logits = logit_bytes(config, tokens, precision=precision, device=device, z_loss=z_loss, frozen=frozen > 0)
     return Memory(states, activations, logits, _CONTEXT[device])
+
+
+def encoder_memory(
+    config: EncoderConfig,
+    batch: int,
+    *,
+    precision: str = "fp32",
+    recompute: int | None = None,
+    device: str = "cpu",
+    optimizer: str = "adamw",
+    ema: bool = False,
+    ranks: int = 1,
+) -> Memory:
+    """Return what a training of a classifier will take, its samples as long as any may be.
+
+    Args:
+        config: The model.
+        batch: Samples in a pass.
+        precision: 'fp32', 'bf16' or 'fp16'.
+        recompute: As in `Classifier`.
+        device: 'cpu' or 'cuda'.
+        optimizer: 'adamw', 'muon' or 'sgd'.
+        ema: Whether an average of the weights is kept.
+        ranks: Processes that train together.
+
+    Raises:
+        RecipeError: See `activation_bytes` and `state_bytes`.
+    """
+    check_integer("batch", batch, 1)
+    check_name("precision", precision, ("fp32", "bf16", "fp16"))
+    check_name("device", device, _CONTEXT)
+    e = 4 if precision == "fp32" else 2
+    copies = e * config.copied_parameters() if precision != "fp32" else 0
+    kept = copies + batch * config.kept_bytes(e, 1 if device == "cuda" else e, recompute)
+    states = state_bytes(config.parameters, optimizer=optimizer, ema=ema, ranks=ranks)
+    return Memory(states, kept, 20.0 * batch * config.classes, _CONTEXT[device])
 
 
 def fitting_micro_batch(
