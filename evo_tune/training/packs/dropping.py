@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from evo_tune.training.models.dropout import Dropout, Noise, lanes_of
+from evo_tune.training.packs.numbers import of_each
 
 __all__ = ["PackedDropout"]
 
@@ -33,29 +34,18 @@ class PackedDropout(Dropout):
         if not self.active:
             return input
         rows = input.reshape(len(self.layers), -1)
-        dropping = [number for number, layer in enumerate(self.layers) if layer.active]
-        drawn = self._kept([self.layers[number] for number in dropping], rows)
-        if len(dropping) == len(rows):
-            return (rows * drawn).view(input.shape)
-        kept = torch.ones_like(rows)
-        kept[dropping] = drawn
-        return (rows * kept).view(input.shape)
-
-    def _kept(self, layers: Sequence[Dropout], rows: Tensor) -> Tensor:
-        """Return by what the rows of some members are multiplied."""
-        noises = [layer.noise for layer in layers]
-        each = rows.shape[1] // next(noise.samples for noise in noises if noise is not None)
-        places = zip(layers, noises, strict=True)
-        words = [noise.unmixed(layer.place, each, self.part) for layer, noise in places if noise is not None]
-        limits, scales = (
-            torch.tensor(values, dtype=kind, device=rows.device)[:, None, None]
-            for values, kind in (
-                ([layer.threshold for layer in layers], torch.int16),
-                ([1.0 / (1.0 - layer.share) for layer in layers], rows.dtype),
-            )
-        )
-        kept = (lanes_of(torch.stack(words), each) >= limits).to(rows.dtype).mul_(scales)
-        return kept.view(len(layers), -1)
+        samples = next(layer.noise.samples for layer in self.layers if layer.noise is not None)
+        each = rows.shape[1] // samples
+        words = [
+            layer.noise.unmixed(layer.place, each, self.part)
+            if layer.noise is not None
+            else rows.new_zeros((samples, -(-each // 4)), dtype=torch.int64)  # it drops nothing, whatever is drawn
+            for layer in self.layers
+        ]
+        limits = of_each([layer.threshold for layer in self.layers], torch.int16, rows.device)[:, None, None]
+        scales = of_each([1.0 / (1.0 - layer.share) for layer in self.layers], rows.dtype, rows.device)
+        kept = (lanes_of(torch.stack(words), each) >= limits).to(rows.dtype).mul_(scales[:, None, None])
+        return (rows * kept.view(rows.shape)).view(input.shape)
 
 
 class _Seeds(Noise):

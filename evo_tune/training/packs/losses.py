@@ -6,7 +6,6 @@ Knows nothing of models or steps.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from evo_tune.training.data.batch import IGNORE
 from evo_tune.training.optim.cross_entropy import summed_in_pieces, valid_targets
+from evo_tune.training.packs.numbers import of_each
 
 __all__ = ["packed_losses"]
 
@@ -44,11 +44,11 @@ def packed_losses(
     logits = torch.bmm(x, heads.mT)
     if logits.dtype in (torch.bfloat16, torch.float16):
         logits = logits.float()
-    per_member = partial(torch.tensor, dtype=logits.dtype, device=logits.device)
     entropy = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE, reduction="none")
-    losses = entropy.view(targets.shape).sum(1) / per_member(counts)
+    losses = entropy.view(targets.shape).sum(1) / of_each(counts, logits.dtype, logits.device)
     minimised = losses
     if any(z_losses):
         squares = torch.where(valid_targets(targets), logits.logsumexp(-1), 0.0).square().sum(1)
-        minimised = losses + squares * per_member([z / count for z, count in zip(z_losses, counts, strict=True)])
+        weights = [z / count for z, count in zip(z_losses, counts, strict=True)]
+        minimised = losses + squares * of_each(weights, logits.dtype, logits.device)
     return losses.detach(), minimised.sum()

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cache
 from typing import Any, cast
 
 import torch
@@ -24,9 +25,11 @@ from evo_tune.training.optim.optimizer import AdamW
 from evo_tune.training.packs.losses import packed_losses
 from evo_tune.training.packs.packed_gpt import PackedGPT
 from evo_tune.training.packs.table import Table, release
-from evo_tune.training.packs.updating import average, clip, update
+from evo_tune.training.packs.updating import average, clip, clip_unseen, update
+from evo_tune.training.packs.watch import PackWatch
 from evo_tune.training.stepping.feeding import Fed
 from evo_tune.training.stepping.taken import Step
+from evo_tune.training.stepping.verdict import noted
 from evo_tune.training.trainer import Trainer
 
 __all__ = ["Pack"]
@@ -59,6 +62,7 @@ class Pack:
         if len(self.trainers) > 1:
             self._table = Table(self.trainers)
             self._model = PackedGPT([cast(GPT, trainer.model) for trainer in self.trainers])
+            self._watch = PackWatch(self.trainers)
 
     def run(
         self, steps: int, on_step: Callable[[Trainer, Step], None] = lambda trainer, step: None
@@ -75,8 +79,8 @@ class Pack:
         for trainer in self.trainers:
             trainer.model.train()
         lost = {}
-        for _ in range(steps):
-            for trainer, what in self.step():
+        for number in range(steps):
+            for trainer, what in self.advance() if number < steps - 1 else self.step():
                 if isinstance(what, Diverged):
                     lost[trainer] = what
                 else:
@@ -84,19 +88,27 @@ class Pack:
         return lost
 
     def step(self) -> list[Taken]:
-        """Do one step of each member, and return what it did; one that has diverged is no member any more."""
+        """Do one step of each member, and wait for it and all before it; return what has become known."""
+        return [*self.advance(), *self._catch_up(0)]
+
+    def advance(self) -> list[Taken]:
+        """Give the device one step of each member, without waiting for it; return what has become known meanwhile.
+
+        A member that turns out to have diverged is none any more.
+        """
         fed = [trainer.feed(trainer.source, trainer.step) for trainer in self.trainers]
         if len(fed) > 1 and self.together and _alike(fed):
             try:
-                return self._step(fed)
+                return self._step_unseen(fed) if self.trainers[0].late else self._step_seen(fed)
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
             self.together = False  # from here on one after the other, each in passes as small as it needs
-        return [self._alone(trainer) for trainer in list(self.trainers)]
+        found = self._catch_up(0)
+        return found + [self._alone(trainer) for trainer in list(self.trainers)]
 
     def leave(self, *trainers: Trainer) -> None:
-        """Have members go on by themselves, with all that they are."""
+        """Have members go on by themselves, with all that they are; not in the middle of steps that nobody has read."""
         left = [trainer for trainer in self.trainers if trainer not in trainers]
         for trainer in trainers if len(left) > 1 else list(self.trainers):
             release(trainer)
@@ -110,7 +122,8 @@ class Pack:
             self.leave(trainer)
             return trainer, error
 
-    def _step(self, fed: Sequence[Fed]) -> list[Taken]:
+    def _step_seen(self, fed: Sequence[Fed]) -> list[Taken]:
+        """Do a step of which the host knows losses and norms before it is taken."""
         losses, norms = self._gradients(fed).tolist()
         trainers, lost = list(self.trainers), {}
         for trainer, loss, norm in zip(trainers, losses, norms, strict=True):
@@ -134,10 +147,42 @@ class Pack:
             self.leave(*lost)
         return found
 
+    def _step_unseen(self, fed: Sequence[Fed]) -> list[Taken]:
+        """Do a step that is judged where it is computed."""
+        trainers, judged = list(self.trainers), self._gradients(fed)
+        losses, norms = judged.unbind()
+        refused = self._watch.judge(losses, norms)
+        rates = [trainer.set_rates() for trainer in trainers]
+        clip_unseen(self._table, trainers, norms)
+        update(self._table, trainers, refused)
+        average(self._table, [trainer.averaged for trainer in trainers], refused)
+        read = cache(noted(judged.flatten()))
+        for number, (trainer, one, lr) in enumerate(zip(trainers, fed, rates, strict=True)):
+            trainer.send(lr, one.targets, lambda number=number: read()[number :: len(trainers)])  # type: ignore[misc]
+        return self._catch_up(trainers[0].late)
+
+    def _catch_up(self, late: int) -> list[Taken]:
+        """Wait for what the device was given, but for each member's last so many steps, and return what is known.
+
+        Whoever has diverged leaves; then all is waited for.
+        """
+        found: list[Taken] = []
+        lost: dict[Trainer, Diverged] = {}
+        for waiting in (late, 0):
+            for trainer in [one for one in self.trainers if one not in lost]:
+                try:
+                    found += [(trainer, step) for step in trainer.catch_up(waiting)]
+                except Diverged as error:
+                    lost[trainer] = error
+            if not lost:
+                return found
+        self.leave(*lost)
+        return [*found, *lost.items()]
+
     def _gradients(self, fed: Sequence[Fed]) -> Tensor:
         """Leave the members' gradients in the table; return losses and norms, (2, members)."""
         leaves, gradient = self._table.leaves, self._table.gradient
-        totals = []
+        totals: list[Tensor] = []
         for number in range(len(fed[0].window)):
             with self._passing(fed, number):
                 loss, minimised = self._losses(fed, number)
@@ -195,7 +240,8 @@ def _kind(trainer: Trainer) -> dict[str, Any]:
     model, recipe = trainer.model, trainer.recipe
     optimizer = recipe.optimizer
     for name, value, fits, expected in (
-        ("model", type(model).__name__, isinstance(model, GPT), "a GPT"),
+        ("model", type(model).__name__, type(model) is GPT, "a GPT"),
+        ("weights", "frozen", all(p.requires_grad for p in model.parameters()), "all trained"),
         ("optimizer", type(optimizer).__name__, isinstance(optimizer, AdamW | Muon), "AdamW or Muon"),
         ("device", str(trainer.device), trainer.device.type in ("cpu", "cuda"), "cpu or cuda"),
         ("precision", recipe.precision.name, trainer.scaler is None, "another than fp16"),
@@ -213,4 +259,5 @@ def _kind(trainer: Trainer) -> dict[str, Any]:
         "ema": "none" if recipe.ema is None else "kept",
         "precision": recipe.precision,
         "device": trainer.device,
+        "late": trainer.late,
     }

@@ -64,10 +64,13 @@ class PackedGPT:
         for number, window in enumerate(config.windows):
             mask = self.one.mask if window < length else None
             x = self._block(weights, number, x, (members * batch, length), rotation, mask)
-        x = self._normed(weights, "norm", x)
-        if config.readout != 1.0:
-            x = x * config.readout
-        return x, weights["embedding.weight" if self.one.head is None else "head.weight"]
+        head = weights["embedding.weight" if self.one.head is None else "head.weight"]
+        if config.bias:  # logits have none
+            x = F.layer_norm(x, x.shape[-1:], eps=config.norm_eps)
+            x = torch.addcmul(weights["norm.bias"][:, None], x, weights["norm.weight"][:, None])
+        else:
+            x, head, _ = self._normed(weights, "norm", x, head, None)
+        return x if config.readout == 1.0 else x * config.readout, head
 
     def _embedded(self, weights: Mapping[str, Tensor], tokens: Tensor) -> Tensor:
         members, _, length = tokens.shape
@@ -78,8 +81,8 @@ class PackedGPT:
             x = x + weights["positions.weight"][:, None, :length]
         elif self.one.fixed is not None:
             x = x + self.one.fixed[:length]
-        x = self.dropout(x)
-        return x.view(members, -1, table.shape[2])
+        dropped: Tensor = self.dropout(x)
+        return dropped.view(members, -1, table.shape[2])
 
     def _block(
         self,
@@ -93,12 +96,11 @@ class PackedGPT:
         name = f"blocks.{number}"
         block = cast(Block, self.one.blocks[number])
         weights_dropout, dropout, ffn_dropout = self.dropouts[number]
-        y = self._normed(weights, f"{name}.attention_norm", x)
-        qkv = self._linear(weights, f"{name}.attention.qkv", y)
+        qkv = self._linear(weights, f"{name}.attention.qkv", x, f"{name}.attention_norm")
         y = self._attended(weights, name, qkv, sequences, rotation, mask, weights_dropout)
         y = self._linear(weights, f"{name}.attention.out", y)
         x = torch.add(x, dropout(y), alpha=block.branch)
-        y = self._linear(weights, f"{name}.ffn.up", self._normed(weights, f"{name}.ffn_norm", x))
+        y = self._linear(weights, f"{name}.ffn.up", x, f"{name}.ffn_norm")
         if block.ffn.gated:
             gate, value = y.chunk(2, -1)
             y = F.silu(gate) * value
@@ -119,7 +121,8 @@ class PackedGPT:
         """Attend within sequences; see `models.block.Attention`."""
         config = self.config
         heads, kv_heads, head_dim = config.heads, config.key_value_heads, config.width // config.heads
-        q, k, v = qkv.view(*sequences, heads + 2 * kv_heads, head_dim).split((heads, kv_heads, kv_heads), 2)
+        qkv = qkv.view(*sequences, heads + 2 * kv_heads, head_dim)
+        q, k, v = torch.split(qkv, [heads, kv_heads, kv_heads], 2)
         if config.qk_norm:
             q, k = (self._rms_normed(weights[f"{block}.attention.{n}_norm.weight"], x) for n, x in (("q", q), ("k", k)))
         if rotation is not None:
@@ -136,12 +139,23 @@ class PackedGPT:
         normed = F.rms_norm(x.to(weight.dtype), x.shape[-1:])
         return (normed.view(self.members, -1, x.shape[-1]) * weight[:, None]).view(x.shape).to(x.dtype)
 
-    def _normed(self, weights: Mapping[str, Tensor], name: str, x: Tensor) -> Tensor:
-        normed = F.layer_norm(x, x.shape[-1:], eps=self.config.norm_eps)
-        weight, bias = weights[f"{name}.weight"][:, None], weights.get(f"{name}.bias")
-        return normed * weight if bias is None else torch.addcmul(bias[:, None], normed, weight)
+    def _linear(self, weights: Mapping[str, Tensor], name: str, x: Tensor, norm: str | None = None) -> Tensor:
+        """Return a linear layer's outputs, of normed inputs if a norm is named."""
+        weight, bias = weights[f"{name}.weight"], weights.get(f"{name}.bias")
+        if norm is not None:
+            x, weight, bias = self._normed(weights, norm, x, weight, bias)
+        return torch.bmm(x, weight.mT) if bias is None else torch.baddbmm(bias[:, None], x, weight.mT)
 
-    @staticmethod
-    def _linear(weights: Mapping[str, Tensor], name: str, x: Tensor) -> Tensor:
-        weight, bias = weights[f"{name}.weight"].mT, weights.get(f"{name}.bias")
-        return torch.bmm(x, weight) if bias is None else torch.baddbmm(bias[:, None], x, weight)
+    def _normed(
+        self, weights: Mapping[str, Tensor], norm: str, x: Tensor, weight: Tensor, bias: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return a norm's outputs before its gains, and a linear layer behind it that holds them.
+
+        A gain is a number of each channel, and the layer's weights are fewer than what goes through them.
+        """
+        x = F.layer_norm(x, x.shape[-1:], eps=self.config.norm_eps)
+        gains, shifts = weights[f"{norm}.weight"], weights.get(f"{norm}.bias")
+        if shifts is not None:
+            shift = torch.bmm(weight, shifts[:, :, None]).squeeze(2)
+            bias = shift if bias is None else bias + shift
+        return x, weight * gains[:, None], bias

@@ -59,6 +59,7 @@ class _Member:
         self.begun: Begun | None = None
         self.wanted: Stretch | None = None
         self.pack: Pack | None = None
+        self.packed: Trainer | None = None
         try:
             self.begun = Begun.of(task, run, build)
         except Exception as error:
@@ -81,16 +82,22 @@ class _Member:
         self.leave()
         self.end = begun.metrics()
 
+    def join(self, pack: Pack) -> None:
+        """Be of a pack."""
+        self.pack, self.packed = pack, self.trainer
+
     def leave(self) -> None:
         """Leave the pack, if it is in one."""
-        if self.pack is not None and self.trainer in self.pack.trainers:
-            self.pack.leave(self.trainer)
+        if self.pack is not None and self.packed in self.pack.trainers:
+            self.pack.leave(self.packed)
 
     def go_on(self) -> None:
         """Have it do what it does between steps, until it wants more of them, or has ended."""
         try:
             while self.wanted is None or self.trainer.step >= self.wanted.until:
                 self.wanted = next(self._stretches)
+            if self.trainer is not self.packed:  # another phase, of another shape
+                self.leave()
         except StopIteration:
             self.wanted = None
         except (KeyboardInterrupt, SystemExit):
@@ -109,15 +116,15 @@ def _train(members: Sequence[_Member]) -> None:
     pack = Pack([member.trainer for member in members])
     _check_memory(members)
     for member in members:
-        member.pack = pack
+        member.join(pack)
         member.go_on()
     while going := [member for member in members if member.wanted is not None]:
         _go_on_together(pack, [member for member in going if member.trainer in pack.trainers])
         for member in going:
-            if member.wanted is not None and member.trainer not in pack.trainers:  # in a phase of its own
+            if member.wanted is not None and member.trainer not in pack.trainers:
                 try:
                     member.trainer.run(*member.wanted)
-                except Diverged as error:
+                except Exception as error:
                     member.fail(error)
             if member.wanted is not None:
                 member.go_on()

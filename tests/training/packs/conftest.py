@@ -41,7 +41,7 @@ def make_members(make_trainer: Callable[..., Trainer]) -> Callable[..., list[Tra
 def numbers(trainer: Trainer) -> torch.Tensor:
     """Return all that a training has come to, as one vector: weights, moments and average."""
     parts = getattr(trainer.optimizer, "optimizers", [trainer.optimizer])
-    moments = [value for part in parts for state in part.state.values() for value in state.values()]
+    moments = [value for part in parts for state in part.state.values() for _, value in sorted(state.items())]
     average = [] if trainer.averaged is None else list(trainer.averaged.parameters())
     every = [*trainer.model.parameters(), *moments, *average]
     return torch.cat([one.detach().flatten().double() for one in every])
