@@ -9,13 +9,18 @@ import math
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from statistics import fmean
+from dataclasses import dataclass
+from statistics import fmean, median
 from typing import Any
+
+import numpy as np
 
 from evo_tune.errors import OptionError, RunError
 from evo_tune.forecast.ahead import CLOSING, calibration_trainings
 from evo_tune.forecast.race import race_ends
 from evo_tune.genome.history import History
+from evo_tune.genome.space import SearchSpace
+from evo_tune.genome.values import Genome
 from evo_tune.report.calibration import race_of
 from evo_tune.report.further import DONE, DONE_BY_ITSELF, further, in_words
 from evo_tune.report.summary import mean_seconds, spent
@@ -33,8 +38,10 @@ SLACK = 1e-9
 """Sums of thirds are not exact."""
 
 LATEST = 24
-"""Full trainings, the latest ones, that tell how long the next will take: a search drifts to what it prefers, and a
-machine has now more to do beside, now less."""
+"""Full trainings, the latest ones, that tell how long the next will take."""
+
+LIKE = 5
+"""Of them, those that are most like a genome tell how long it takes."""
 
 
 def next_session(last: Session, changes: Mapping[str, Any], replicates: int) -> Session:
@@ -83,7 +90,7 @@ def limit_reached(
     if session.hours is not None and seconds >= session.hours * 3600:
         return f"{session.hours:g} hours are over"
     left = math.inf if session.hours is None else session.hours * 3600 - seconds
-    if left < math.inf and _reserve(run, session, slots, left) > left:
+    if left < math.inf and _reserve(run, session, history, slots, left) > left:
         return f"{session.hours:g} hours are over, but for what the calibration takes"
     return None
 
@@ -111,7 +118,7 @@ def check_noise(session: Session, replicates: int) -> None:
         )
 
 
-def _reserve(run: Run, session: Session, slots: int, room: float) -> float:
+def _reserve(run: Run, session: Session, history: History, slots: int, room: float) -> float:
     """Return the seconds from now in which a run would end, halfway between no further training and one.
 
     So it ends as often a little before its time as after it. Counted are what is in flight, the calibration, which may
@@ -122,11 +129,45 @@ def _reserve(run: Run, session: Session, slots: int, room: float) -> float:
     whole = [run.outcomes[id].seconds for id in run.recorded if run.candidates[id].whole and run.outcomes[id].metrics]
     if room > max(whole, default=mean) * (calibration_trainings(session)[1] + slots):
         return 0.0
-    latest, now = whole[-LATEST:] or [mean], time.time()
+    lately, now = Lately.of(run, history.space, mean), time.time()
     out = [one for one in run.candidates if one.id not in run.outcomes]
-    left = [_left([each * one.budget for each in latest], now - run.born_at.get(one.id, now)) for one in out]
+    left = [_left([each * one.budget for each in lately.of_like(one.genome)], now - run.born_at[one.id]) for one in out]
     ends = max(left, default=0.0)
-    return (ends + max(ends, fmean(latest))) / 2 + _race(run, session, latest, slots) + CLOSING
+    return (ends + max(ends, lately.usual)) / 2 + _race(run, session, lately, slots) + CLOSING
+
+
+@dataclass(frozen=True)
+class Lately:
+    """The latest full trainings of a run: a machine has now more to do beside, now less, and they tell of now.
+
+    Args:
+        space: The run's.
+        seconds: Of each.
+        units: Coordinates of their genomes, a row each.
+    """
+
+    space: SearchSpace
+    seconds: tuple[float, ...]
+    units: np.ndarray
+
+    @classmethod
+    def of(cls, run: Run, space: SearchSpace, mean: float) -> Lately:
+        """Return those of a run; a training takes `mean` seconds where none was whole."""
+        ids = [id for id in run.recorded if run.candidates[id].whole and run.outcomes[id].metrics][-LATEST:]
+        units = [space.encode(run.candidates[id].genome) for id in ids]
+        return cls(space, tuple(run.outcomes[id].seconds for id in ids) or (mean,), np.array(units))
+
+    @property
+    def usual(self) -> float:
+        """Mean seconds."""
+        return fmean(self.seconds)
+
+    def of_like(self, genome: Genome) -> list[float]:
+        """Return the seconds of the genomes that are most like one."""
+        if not len(self.units):
+            return list(self.seconds)
+        far = np.abs(self.units - self.space.encode(genome)).sum(axis=1)
+        return [self.seconds[at] for at in np.argsort(far, kind="stable")[:LIKE]]
 
 
 def _left(seconds: Sequence[float], age: float) -> float:
@@ -135,15 +176,16 @@ def _left(seconds: Sequence[float], age: float) -> float:
     return fmean(longer) if longer else fmean(seconds) / 2
 
 
-def _race(run: Run, session: Session, latest: Sequence[float], slots: int) -> float:
+def _race(run: Run, session: Session, lately: Lately, slots: int) -> float:
     """Return the seconds of the closing race, halfway between its first look and its last one.
 
-    The default takes what its own training took. A finalist's own may be of an hour in which the machine had more, or
-    less, to do beside; those that were trained last are its like, and tell as much.
+    A finalist takes what its like took lately: its own training may have been of an hour in which the machine had more
+    to do beside. So may the default's, which was trained first of all, while workers started; what its like takes is
+    not known any more, and it counts as no longer than the others.
     """
-    race, usual = race_of(run), fmean(latest)
-    default = None if race.default is None else run.outcomes[race.default].seconds
-    finalists = [(run.outcomes[id].seconds + usual) / 2 for id in race.finalists] or [usual]
+    race = race_of(run)
+    finalists = [median(lately.of_like(run.candidates[id].genome)) for id in race.finalists] or [lately.usual]
+    default = None if race.default is None else min(run.outcomes[race.default].seconds, lately.usual)
     ends = race_ends(session.calibrate, finalists, default, slots)
     return (ends[0] + ends[-1]) / 2
 

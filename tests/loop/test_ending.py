@@ -32,6 +32,8 @@ class World:
         seed: Of what differs from one training of a genome to the next.
         each: Seconds of a training, about.
         drift: How much longer a training takes at the end of the hours than at their beginning.
+        busy: From when to when, as shares of the hours, the machine has so much else to do that it takes so many times
+            as long: three numbers.
         now: The time.
     """
 
@@ -39,6 +41,7 @@ class World:
     seed: int
     each: float
     drift: float = 1.0
+    busy: tuple[float, float, float] = (0.0, 0.0, 1.0)
     now: float = 0.0
     rng: np.random.Generator = field(init=False)
 
@@ -48,7 +51,8 @@ class World:
     def seconds(self, genome: dict[str, object]) -> float:
         """Return how long a training takes that begins now: a third to three times as long, by its genome."""
         by_genome = 3.0 ** (2.0 * np.log(float(genome["n"])) / np.log(64.0) - 1.0)  # type: ignore[arg-type]
-        slower = self.drift ** (self.now / (3600 * HOURS))
+        gone, (begin, end, times) = self.now / (3600 * HOURS), self.busy
+        slower = self.drift**gone * (times if begin <= gone < end else 1.0)
         return float(self.each * by_genome * slower * self.rng.lognormal(0.0, 0.1))
 
     def loss(self, genome: dict[str, object]) -> float:
@@ -114,3 +118,11 @@ def test_hours_end_in_time_with_the_calibration(slots: int, ended: Callable[[Wor
 def test_hours_end_in_time_where_trainings_come_to_take_twice_as_long(ended: Callable[[World], float]) -> None:
     ends = np.array([ended(World(2, seed, 3600 * HOURS / 120, drift=2.0)) for seed in range(8)])
     assert (abs(ends - 1.0) < NEAR).mean() >= 0.75, ends
+
+
+@pytest.mark.parametrize("busy", [(0.0, 0.02, 12.0), (0.5, 0.7, 8.0)], ids=["as workers start", "as the best is found"])
+def test_hours_end_in_time_though_the_machine_was_busy_for_a_while(
+    busy: tuple[float, float, float], ended: Callable[[World], float]
+) -> None:
+    ends = np.array([ended(World(2, seed, 3600 * HOURS / 120, busy=busy)) for seed in range(8)])
+    assert (abs(ends - 1.0) < NEAR).mean() >= 0.85, ends

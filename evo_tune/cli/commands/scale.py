@@ -24,7 +24,7 @@ MOST = 30
 """Probes at most."""
 
 PART = 1 / 4
-"""Of the probes' text, on which the carried recipe is trained once more at each of their sizes."""
+"""Of the probes' text, on which each of them is trained once more: what text brings is to be seen too."""
 
 SHORT = "-short"
 """How the name of the run of those ends."""
@@ -151,23 +151,23 @@ def _probe(
     from evo_tune.forecast.carry import basin, between, probe_rates
 
     sizes = between(told["found"], told["target"], wanted, count)
-    shorter = [replace(size, tokens=max(1, round(size.tokens * PART))) for size in sizes]
     shares = [count // len(sizes) + (place < count % len(sizes)) for place in range(len(sizes))]
-    there, less = (
-        [plugin.carry(found.genome, size.target, run.manifest.options) for size in these] for these in (sizes, shorter)
-    )
-    genomes = [
-        {**one["genome"], "lr": lr}
-        for one, share in zip(there, shares, strict=True)
-        for lr in probe_rates(one["genome"]["lr"], share)
-    ]
     if form != "json":
+        whole, part = sizes[0].tokens, round(PART * sizes[0].tokens)
         shared.echo(
-            f"probing: {count} trainings of {sizes[0].tokens:,} tokens, as run {name}, and {len(less)} of "
-            f"{shorter[0].tokens:,}, as run {name + SHORT}, so that what text brings can be seen"
+            f"probing: {count} trainings of {whole:,} tokens, as run {name}, and {count} of {part:,}, as run "
+            f"{name + SHORT}, so that what text brings can be seen"
         )
-    _trained(run, plugin, [one["genome"] for one in less], less[0]["options"], name + SHORT, store)
-    trials = _trained(run, plugin, genomes, there[0]["options"], name, store)
+    trials: list[Trial] = []
+    for ending, share in ((SHORT, PART), ("", 1.0)):
+        targets = [replace(size, tokens=max(1, round(share * size.tokens))).target for size in sizes]
+        there = [plugin.carry(found.genome, target, run.manifest.options) for target in targets]
+        genomes = [
+            {**one["genome"], "lr": lr}
+            for one, many in zip(there, shares, strict=True)
+            for lr in probe_rates(one["genome"]["lr"], many)
+        ]
+        trials = _trained(run, plugin, genomes, there[0]["options"], name + ending, store)
     rates = {size.width: float(one["genome"]["lr"]) for size, one in zip(sizes, there, strict=True)}
     return basin(trials, run.objectives[0].metric, rates)
 
