@@ -34,7 +34,10 @@ PLURALS = {"text": "texts", "number": "numbers", "whole number": "whole numbers"
 def declared() -> dict[str, ast.ClassDef]:
     """Return the classes of the package by name, the base of all events left out."""
     folder = Path(formats.__file__).parent
-    trees = [ast.parse((folder / name).read_bytes()) for name in ("runs.py", "things.py", "scaling.py", "events.py")]
+    trees = [
+        ast.parse((folder / name).read_bytes())
+        for name in ("runs.py", "ahead.py", "things.py", "scaling.py", "events.py")
+    ]
     return {node.name: node for tree in trees for node in tree.body if isinstance(node, ast.ClassDef)}
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from evo_tune.errors import OptionError, SpaceError, StoreError, UsageError
+from evo_tune.forecast.aim import parse_aim
 from evo_tune.genome.constraint import Constraint
 from evo_tune.genome.genes import Gene
 from evo_tune.genome.space import SearchSpace
@@ -120,6 +121,7 @@ def make_manifest(
     replicates: int = 1,
     inherit: str | float = 0,
     subject_to: Iterable[str] = (),
+    for_scale: str = "",
 ) -> Manifest:
     """Return the manifest of a new run; see `Search` for the arguments.
 
@@ -130,6 +132,8 @@ def make_manifest(
         raise OptionError(f"--order {order}: expected arrival or birth")
     seed, lag, threads = _whole("seed", seed, 0), _whole("lag", lag, 0), _whole("threads", threads, 1)
     rungs = parse_rungs(fidelity)
+    if for_scale:
+        parse_aim(for_scale)
     bound = evaluator.settled(evaluator.bind(options), len(rungs) > 1)
     own = evaluator.space(bound)
     genes = genes or {}
@@ -185,6 +189,7 @@ def make_manifest(
         versions=versions_of((*SHAPING, *made.needs)),
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         learned=[learned_from(run, goals[0]) for run in learn_from],
+        for_scale=for_scale,
         identity=uuid.uuid4().hex,
     )
 

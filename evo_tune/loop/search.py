@@ -71,6 +71,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
         replicates: Seeds that the leading genome must have been trained with before the run ends.
         inherit: Share of a full training for a genome that begins with a relative's weights: '1/3' (see `inheritance`).
         subject_to: Constraints: METRIC<=NUMBER, METRIC>=NUMBER.
+        for_scale: Size of the larger model that its recipe is for, for the report: WIDTHxDEPTH, WIDTHxDEPTHxTOKENS.
         store: Folder of the saved runs.
         name: Name of this one; by default made from evaluator and time.
         session: Fields of `Session`: trials, generations, slots, devices, …. Without limits, 5 generations are run.
@@ -103,6 +104,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
         replicates: int = 1,
         inherit: str | float = 0,
         subject_to: Iterable[str] = (),
+        for_scale: str = "",
         store: str | Path = STORE,
         name: str | None = None,
         **session: Any,
@@ -130,6 +132,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
             replicates=replicates,
             inherit=inherit,
             subject_to=subject_to,
+            for_scale=for_scale,
         )
         run = Run.create(Path(store), name or new_name(plugin.name, Path(store)), manifest, settings)
         with given_up(run):
@@ -241,8 +244,6 @@ class Search(contextlib.AbstractContextManager["Search"]):
             rows: pd.DataFrame = table_of(self.saved, self.saved.trials()).to_pandas()
         return rows
 
-    # Asking.
-
     def ask(self) -> Candidate | None:
         """Return the next candidate, or None: results must be told first, or (see `finished`) it is over.
 
@@ -283,8 +284,6 @@ class Search(contextlib.AbstractContextManager["Search"]):
         self._generations.born(candidate)
         return candidate
 
-    # Telling.
-
     def tell(self, candidate: Candidate, outcome: Outcome | Mapping[str, float]) -> None:
         """Record a result, safe on disk before anything hears of it, and tell it in its turn.
 
@@ -322,8 +321,6 @@ class Search(contextlib.AbstractContextManager["Search"]):
         if ready:
             self._tell(list(wanted))
         return ready
-
-    # Running.
 
     def run(self, watch: Callable[[Search], None] = lambda search: None) -> Search:
         """Evaluate until a limit is reached, in slots of this machine, and save.

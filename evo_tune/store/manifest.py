@@ -79,6 +79,7 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
         versions: Of Python and of the packages that shape results.
         created: UTC time, ISO 8601.
         learned: What earlier runs found, copied here so that replay and resume need nothing else.
+        for_scale: Size of the larger model for which the search is made, as typed; '' for none.
         identity: Made up for this run alone, by which its user's memory knows it; '' in old ones.
         format: Version of the layout on disk.
     """
@@ -108,6 +109,7 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
     strategy_hash: str = ""
     given_genes: list[str] | None = None
     given_objectives: bool | None = None
+    for_scale: str = ""
     identity: str = ""
     learned: list[Learned] = field(default_factory=list)
     format: int = FORMAT
