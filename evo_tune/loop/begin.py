@@ -288,7 +288,7 @@ def new_name(evaluator: str, store: Path) -> str:
     return next(name for name in names if not (store / name).exists())
 
 
-def widened(run: Run, evaluator: Evaluator, strategy: Strategy, genes: Mapping[str, Gene]) -> None:
+def widened(run: Run, evaluator: Evaluator, strategy: Strategy, genes: Mapping[str, Gene | None]) -> None:
     """Widen the ranges of a run's genes, from its next birth on, and note it in the journal.
 
     Args:

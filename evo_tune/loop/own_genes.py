@@ -81,7 +81,7 @@ def with_defaults(
     return found
 
 
-def as_before(genes: Mapping[str, Gene], present: Mapping[str, Gene]) -> dict[str, Gene]:
+def as_before(genes: Mapping[str, Gene | None], present: Mapping[str, Gene]) -> dict[str, Gene]:
     """Return genes that replace some of a run's, with all that those say beside their ranges.
 
     Args:
@@ -122,7 +122,7 @@ def _said(new: Gene, old: Gene) -> Gene:
     if new.prior is None:
         fields |= {"prior": old.prior, "spread": old.spread}
     with contextlib.suppress(SpaceError):
-        return dataclasses.replace(new, **fields, default=new.check(old.middle()))  # type: ignore[type-var, no-any-return]
+        return dataclasses.replace(new, **fields, default=new.check(old.middle()))  # type: ignore[type-var]
     return new
 
 

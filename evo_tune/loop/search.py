@@ -146,7 +146,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
         accept_changes: bool = False,
         evaluator: str | Callable[..., Any] | None = None,
         strategy: str | None = None,
-        genes: Mapping[str, Gene] | None = None,
+        genes: Mapping[str, Gene | None] | None = None,
         trust: bool = False,
         ask: Ask | None = None,
         **changes: Any,

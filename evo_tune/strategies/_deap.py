@@ -179,7 +179,8 @@ def _fronts(losses: np.ndarray, size: int) -> list[list[int]]:
             groups.setdefault(tuple((SHRINK * losses[row]).tolist()), []).append(row)
         points, order = np.array(list(groups)), np.arange(len(groups))
         if before is not None:
-            over = (before[:, None] <= points).all(axis=2) & (before[:, None] < points).any(axis=2)
+            over = np.all(before[:, None] <= points, axis=2) & np.any(before[:, None] < points, axis=2)
+            over = np.asarray(over)
             order = np.lexsort((order, len(before) - np.argmax(over[::-1], axis=0)))
         rows = list(groups.values())
         found.append([row for one in order.tolist() for row in rows[one]])

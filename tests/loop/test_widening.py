@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from evo_tune.cli import cli
 from evo_tune.errors import EvoTuneError, SpaceError, StoreError
 from evo_tune.genome.genes import Choice, Float, Int
 from evo_tune.genome.notation import parse_gene
@@ -17,6 +20,7 @@ from evo_tune.genome.values import genome_key
 from evo_tune.loop.code import code_of
 from evo_tune.loop.replay import Disagreement, verify
 from evo_tune.loop.search import Search
+from evo_tune.report.advice import ends_of
 from evo_tune.store.manifest import space_of
 from evo_tune.store.run import WIDENINGS, Run
 from tests.conftest import cut_copy, drive, rows, survivors
@@ -116,19 +120,20 @@ def test_a_run_killed_anywhere_after_it_goes_on_the_same(
 
 
 def test_old_genomes_keep_their_values_to_the_last_digit_and_may_be_trained_further(wide: Begin, resume: Begin) -> None:
-    def some(search: Search, candidate: Candidate) -> Any:
-        genome = candidate.genome
-        return {"loss": float(genome["x"]) - candidate.budget + (candidate.id > 20)}
-
-    first = drive(wide(name="r", strategy="random", fidelity="1/3,1", replicates=2, generations=4), evaluate=some)
-    fine = [one.genome for one in first.saved.candidates]
+    first = wide(name="r", strategy="random", fidelity="1/3,1", replicates=2, generations=4)
+    born = [first.ask() for _ in range(10)]
+    for one in born:
+        first.tell(one, {"loss": float(one.genome["x"]) - one.budget})
+    first.close()
+    fine = [one.genome for one in born]
     second = resume("r", genes={"x": Float(-4000.0, 4.0)}, generations=9)
     coarse = second.saved.genes["x"]
     assert any(coarse.check(genome["x"]) != genome["x"] for genome in fine), "a case in which rounding differs"
-    drive(second, evaluate=lambda search, one: {"loss": float(one.genome["x"]) % 1 + one.id / 1e3 - one.budget})
+    drive(second, evaluate=lambda search, one: {"loss": float(one.genome["x"]) % 1 + one.id / 1e3 - 2 * one.budget})
     further = [one for one in second.saved.candidates[len(fine) :] if not one.fresh]
     old = {genome_key(genome) for genome in fine}
-    assert any(genome_key(one.genome) in old for one in further)
+    for kind in ("promotion", "replicate"):
+        assert any(genome_key(one.genome) in old and one.operator == kind for one in further)
     assert disagreements(second.saved.folder) == []
 
 
@@ -256,3 +261,17 @@ def test_a_failed_birth_after_it_is_a_value_too(wide: Begin, resume: Begin) -> N
     search = resume("r", genes=WIDER, generations=4)
     drive(search, evaluate=lambda search, one: Outcome("failed", error="no luck"))
     assert disagreements(search.saved.folder) == []
+
+
+def test_what_is_advised_where_the_best_lie_at_an_end_can_be_typed(wide: Begin) -> None:
+    search = wide(name="r", strategy="ga", population=8, generations=6)
+    run = drive(search, evaluate=lambda search, one: {"loss": -float(one.genome["width"])}).saved
+    line = next(line for line in ends_of(Run.open(run.folder)) if " width = " in line)
+    words = shlex.split(line.split("`")[1])
+    assert words[:3] == ["evo-tune", "resume", "r"]
+    more = ["--calibrate", "0", "--no-report", "--quiet"]
+    done = CliRunner().invoke(cli, [*words[1:-1], "7", *more], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    again = Run.open(run.folder)
+    assert again.genes["width"].high > 128
+    assert any(one.genome["width"] > 128 for one in again.candidates)
