@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +86,16 @@ class World:
         self.history = History(SPACE, self.objectives, self.rules.constraints)
         self.rng = np.random.default_rng(self.seed)
 
+    def grow(self, strategy: Ruled) -> None:
+        """Have one candidate born without a view of the run: what is due, or a random genome; and one told."""
+        history, rules = self.history, strategy.rules
+        proposal = strategy.due(history) if history.born_count else self._default()
+        if proposal is None:
+            proposal = Proposal(SPACE.sample(self.rng), "random", budget=rules.rungs[0])
+            if rules.inherit and len(history.ranking) > 24 and self.rng.random() < 0.8:
+                proposal = replace(proposal, budget=rules.inherit, inherits=history.ranking[0].id)
+        self._born(proposal, strategy)
+
     def step(self, strategy: Ruled) -> tuple[Proposal, float]:
         """Have one candidate born, and one told once the slots are full; return it and its milliseconds."""
         history = self.history
@@ -94,6 +104,11 @@ class World:
         proposal = strategy.propose(history, generator) if history.born_count else self._default()
         cost = 1e3 * (time.process_time() - began)
         assert proposal is not None
+        self._born(proposal, strategy)
+        return proposal, cost
+
+    def _born(self, proposal: Proposal, strategy: Ruled) -> None:
+        history = self.history
         history.born(
             Candidate(
                 id=history.born_count,
@@ -106,7 +121,6 @@ class World:
         if len(history.out) >= self.slots:
             one = history.out[0]
             history.tell(one.id, self.trained(one))
-        return proposal, cost
 
     def trained(self, one: Candidate) -> Outcome:
         """Return what came of a candidate: a curve that falls to a quadratic of its genome, and one in twenty fails."""
@@ -114,6 +128,10 @@ class World:
             return Outcome("failed", error="no luck")
         units = SPACE.encode(one.genome)
         last = float(((units - 0.3) ** 2).sum()) + 0.05 * self.rng.normal()
+        if self.rules.prune and not one.stop_if and self.rng.random() < 0.3:
+            return Outcome(
+                "pruned", {}, ((1 / 8, {"loss": last + 2.0}), (1 / 4, {"loss": last + 1.5})), error="hopeless"
+            )
         context = Context(stop_if=one.stop_if, objectives=[OBJECTIVES[0]])
         try:
             for eighths in range(1, int(8 * one.budget) + 1):
@@ -136,7 +154,7 @@ def grown(rules: Rules, objectives: Sequence[Objective], trials: int) -> World:
     """Return a run of so many told trials, of random genomes."""
     world, strategy = World(rules, objectives), ruled("random", rules)
     while len(world.history.trials) < trials:
-        world.step(strategy)
+        world.grow(strategy)
     return world
 
 
