@@ -8,7 +8,6 @@ nothing of the parent's side, and of torch only what an evaluator that imported 
 from __future__ import annotations
 
 import contextlib
-import errno
 import faulthandler
 import gc
 import importlib
@@ -20,22 +19,22 @@ import signal
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any
 
 import numpy as np
 
+from evo_tune.dispatch.judging import Verdict, judge, text_of
 from evo_tune.dispatch.keeping import Keeping
 from evo_tune.dispatch.log import Log, log_name
 from evo_tune.dispatch.numa import bind
 from evo_tune.dispatch.slot import Task, names_inside
 from evo_tune.dispatch.telling import Telling, telling_name
-from evo_tune.errors import EvoTuneError, StoreError
-from evo_tune.genome.trial import STATUSES, Candidate, Minimize, Objective, Outcome, Status, conclude
-from evo_tune.plugins.context import Context, Pruned
+from evo_tune.errors import StoreError
+from evo_tune.genome.trial import Candidate, Minimize, Objective, Outcome, Status, conclude
+from evo_tune.plugins.context import Context
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.find import local_sources
 from evo_tune.plugins.scripts.processes import kill_marked
@@ -58,18 +57,6 @@ COLLECT_EVERY = 5.0
 
 TIMED = Minimize("seconds")
 """What the timing of a few steps must tell."""
-
-OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "alloc_failed")
-POISONED = ("cuda error", "cudnn error", "hip error")
-
-
-class Verdict(NamedTuple):
-    """How an evaluation ended."""
-
-    status: Status
-    metrics: dict[str, float]
-    error: str | None
-    poisoned: bool = False
 
 
 class Worker:
@@ -118,7 +105,7 @@ class Worker:
         try:
             found = evaluator.fingerprint(self.task.options)
         except Exception as error:
-            return one_line(f"{what} cannot be read {where}: {_text(error)}")
+            return one_line(f"{what} cannot be read {where}: {text_of(error)}")
         if found == self.task.fingerprint:
             return None
         return one_line(
@@ -200,7 +187,7 @@ class Worker:
             status, metrics, error = conclude(returned, (*self.objectives, *tested))
             return Verdict(status, self._shown(metrics, candidate), error)
         except BaseException as error:
-            return _judge(error, self.task.path, folder)
+            return judge(error, self.task.path, folder)
         finally:
             if self._log:
                 self._log.end()
@@ -244,60 +231,6 @@ def _seed(seed: int, device: str) -> None:
             torch.default_generator.manual_seed(seed)  # type: ignore[union-attr] # 80 times faster than the next
         else:
             torch.manual_seed(seed)  # type: ignore[union-attr]
-
-
-def _judge(error: BaseException, path: str, folder: str) -> Verdict:
-    """Turn what an evaluation raised into a verdict; what is not to be expected leaves an error.txt."""
-    text = _text(error)
-    if isinstance(error, Pruned):
-        return Verdict("pruned", {}, text)
-    poisoned = isinstance(error, RuntimeError) and (
-        type(error).__name__ == "AcceleratorError" or any(sign in text.lower() for sign in POISONED)
-    )
-    own = getattr(error, "status", None)
-    if _is_out_of_memory(error, text):
-        status: Status = "out_of_memory"
-    elif isinstance(own, str) and own in STATUSES and own != "ok":
-        status = cast(Status, own)
-    else:
-        status = "crashed" if poisoned else "failed"
-    if status in ("failed", "crashed", "out_of_memory"):
-        _write_traceback(error, folder)
-    expected = isinstance(error, EvoTuneError) or status == own
-    line = text if expected and text else f"{type(error).__name__}: {text}" if text else type(error).__name__
-    where = "" if isinstance(error, EvoTuneError) else _where(error, path)
-    return Verdict(status, {}, line + where, poisoned)
-
-
-def _text(error: BaseException) -> str:
-    try:
-        return one_line(str(error))  # the whole text is in error.txt
-    except Exception as broken:  # an exception whose __str__ raises
-        return f"(its text cannot be read: {type(broken).__name__})"
-
-
-def _is_out_of_memory(error: BaseException, text: str) -> bool:
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return True
-    if isinstance(error, OSError):
-        return error.errno == errno.ENOMEM
-    return isinstance(error, RuntimeError) and any(sign in text.lower() for sign in OUT_OF_MEMORY)
-
-
-def _where(error: BaseException, path: str) -> str:
-    """Return ' (FILE:LINE)' of the last frame in the evaluator's file, else of the last frame at all."""
-    frames = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)]
-    mine = [frame for frame in frames if frame[0] == path] or frames
-    return f" ({os.path.basename(mine[-1][0])}:{mine[-1][1]})" if mine else ""
-
-
-def _write_traceback(error: BaseException, folder: str) -> None:
-    with contextlib.suppress(Exception):
-        run, *names = names_inside(folder)
-        os.makedirs(run, exist_ok=True)
-        text = "".join(traceback.format_exception(error))
-        with inside.folder(run, *names, make=True) as at:
-            inside.replace(at, "error.txt", text.encode("utf-8", "backslashreplace"), part=".error.part", sync=False)
 
 
 def _refuse_link(folder: Path | None) -> None:

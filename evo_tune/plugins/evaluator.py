@@ -1,17 +1,15 @@
 """What an evaluator's file holds.
 
 An evaluator is one Python file with SPACE, OBJECTIVES and `evaluate`, optionally METRICS, TEST, SUPPORTS, `estimate`,
-`fingerprint`, `inherits`, `carry` and `export`. Its options are keyword parameters of
-`evaluate(genome, context, *, steps=300)`, or a dataclass (of groups, see `options.declare`):
-`evaluate(genome, context, options: Options)`, and then the others take the same `options` last. This module checks that
-shape before anything is trained. It does not find files (see `find`) and knows nothing of strategies or stores.
+`fingerprint`, `inherits`, `carry`, `export`, `evaluate_pack`, `pack_key` and `pack_pays`. Its options are keyword
+parameters of `evaluate(genome, context, *, steps=300)`, or a dataclass (of groups, see `options.declare`):
+`evaluate(genome, context, options: Options)`, and then the others take the same `options` last. `contract` checks that
+shape before anything is trained. This does not find files (see `find`) and knows nothing of strategies or stores.
 """
 
 from __future__ import annotations
 
-import ast
 import dataclasses
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,6 +25,7 @@ from evo_tune.options.binding import bind, call_with, options_of
 from evo_tune.options.declare import Option, Options
 from evo_tune.plugins.code import source_hash
 from evo_tune.plugins.context import Context
+from evo_tune.plugins.contract import SUPPORTS, check_shape, is_test, positional, where_given
 from evo_tune.plugins.messages import is_number, what_of, where_of
 from evo_tune.plugins.offers import offered
 from evo_tune.text import one_line
@@ -34,18 +33,8 @@ from evo_tune.text import one_line
 __all__ = ["SUPPORTS", "Evaluator", "what_of", "where_of"]
 
 
-SUPPORTS = ("budget", "curve", "inherit", "timing")
-"""What an evaluator may say that it supports: trains `context.budget` of a full training and goes on from
-`context.resume_folder`; reports its first objective by `context.report`; begins with the weights that another trial
-left in `context.inherit_folder`, and leaves its own where `context.keep` says so; times `context.timing` steps and
-returns what a full training will take."""
-
-
 CARRIED = ("genome", "options", "rows", "remarks", "found", "target", "fits")
 """What `carry` returns, by name: see `training.carry_language`, which language_model's is."""
-
-CALLED = ("command", "function")
-"""Origins of evaluators that have no file in which everything stands: who calls says what varies and what counts."""
 
 
 @dataclass(frozen=True)
@@ -70,73 +59,14 @@ class Evaluator:
     code: tuple[Path, ...] | None = None
 
     def __post_init__(self) -> None:
-        for attribute, what in (
-            ("SPACE", "SPACE = SearchSpace(…)"),
-            ("OBJECTIVES", "OBJECTIVES = [Minimize(…)]"),
-        ):
-            if not hasattr(self.module, attribute):
-                raise PluginError(f"{self.path}: expected {what}, found no {attribute}; `evo-tune new` shows one")
-        if not callable(getattr(self.module, "evaluate", None)):
-            raise PluginError(f"{self.path}: expected a function evaluate(genome, context), found none")
-        self._check_signature()
-        objectives = self.module.OBJECTIVES
-        well_formed = isinstance(objectives, Sequence) and (objectives or self.origin in CALLED)
-        if not well_formed or not all(isinstance(objective, Objective) for objective in objectives):
-            where = self._where("OBJECTIVES")
-            raise PluginError(f"{where}: OBJECTIVES is {objectives!r}: expected a list of Minimize(…), Maximize(…)")
-        if not isinstance(self.module.SPACE, SearchSpace) and not callable(self.module.SPACE):
-            raise PluginError(f"{self._where('SPACE')}: SPACE is {self.module.SPACE!r}: expected a SearchSpace(…)")
-
-        metrics = getattr(self.module, "METRICS", {})
-        if not isinstance(metrics, Mapping) or not all(isinstance(x, str) for pair in metrics.items() for x in pair):
-            where = self._where("METRICS")
-            raise PluginError(f"{where}: METRICS is {metrics!r}: expected a dict of metric name to unit ('' for none)")
-
-        self._check_test(metrics)
-        supports = getattr(self.module, "SUPPORTS", [])
-        if isinstance(supports, str) or not isinstance(supports, Sequence) or not set(supports) <= set(SUPPORTS):
-            where = self._where("SUPPORTS")
-            raise PluginError(f"{where}: SUPPORTS is {supports!r}: expected a list of {', '.join(map(repr, SUPPORTS))}")
-
+        check_shape(self.module, self.path, self.origin)
         try:
             self.options  # noqa: B018
         except OptionError as error:
             raise PluginError(f"{self._where('evaluate')}: {error}") from None
 
-    def _check_test(self, metrics: Mapping[str, str]) -> None:
-        tests = getattr(self.module, "TEST", {})
-        if not isinstance(tests, Mapping) or not all(isinstance(x, str) and x for pair in tests.items() for x in pair):
-            raise PluginError(
-                f"{self._where('TEST')}: TEST is {tests!r}: expected a dict of metric names to those of the same on "
-                "the test set, such as {'val_loss': 'test_loss'}"
-            )
-        shown = [*tests, *(objective.metric for objective in self.objectives)]
-        for name in shown:
-            if self.is_test(name):
-                raise PluginError(
-                    f"{self._where('TEST')}: {name} is of the test set, which no search may see: expected an objective "
-                    "of the validation set, and in TEST what it is called on the test set"
-                )
-        lost = [name for name in tests if metrics and name not in metrics]
-        if lost:
-            raise PluginError(f"{self._where('TEST')}: TEST names {', '.join(lost)}, of which METRICS says nothing")
-
-    def _check_signature(self) -> None:
-        count = len(_positional(self.module.evaluate))
-        if count not in (2, 3):
-            raise PluginError(
-                f"{self._where('evaluate')}: evaluate takes {count} positional arguments: expected "
-                "evaluate(genome, context, *, options) or evaluate(genome, context, options: Options)"
-            )
-
     def _where(self, name: str) -> str:
-        """Return FILE:LINE of the statement that gives a module-level name its value; FILE if there is none."""
-        line = 0
-        for node in ast.parse(self.path.read_bytes()).body:
-            targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", node)]
-            names = {getattr(target, "id", getattr(target, "name", None)) for target in targets}
-            line = node.lineno if name in names else line
-        return f"{self.path}:{line}" if line else str(self.path)
+        return where_given(self.path, name)
 
     def _call(self, function: Callable[..., Any], options: Sequence[Mapping[str, Any]], *args: Any) -> Any:
         """Call one of the file's own functions, its errors made messages that name file and line.
@@ -146,11 +76,15 @@ class Evaluator:
             options: What is bound; for a dataclass, what each further parameter is made of, as many as it takes.
             args: What comes before.
         """
+        made = self.options_type
+        if made is None:
+            return self._called(lambda: call_with(function, options[0], *args))
+        taken = max(0, len(positional(function)) - len(args))
+        return self._called(lambda: function(*args, *(made(**one) for one in options[:taken])))
+
+    def _called(self, call: Callable[[], Any]) -> Any:
         try:
-            if self.options_type is None:
-                return call_with(function, options[0], *args)
-            taken = max(0, len(_positional(function)) - len(args))
-            return function(*args, *(self.options_type(**one) for one in options[:taken]))
+            return call()
         except EvoTuneError:
             raise
         except Exception as error:
@@ -191,7 +125,7 @@ class Evaluator:
 
     def is_test(self, name: str) -> bool:
         """Say whether a metric is of the test set: named in TEST, or, where there is a TEST, beginning with test_."""
-        return name in self.tests.values() or (bool(self.tests) and name.startswith("test_"))
+        return is_test(name, self.tests)
 
     def check_shown(self, what: str, name: str) -> None:
         """Refuse a metric of the test set where a search would see it.
@@ -224,15 +158,15 @@ class Evaluator:
         Raises:
             OptionError: The third parameter is annotated with something else.
         """
-        positional = _positional(self.module.evaluate)
-        if len(positional) < 3:
+        given = positional(self.module.evaluate)
+        if len(given) < 3:
             return None
-        wanted = positional[2].annotation
+        wanted = given[2].annotation
         if isinstance(wanted, str):
             wanted = vars(self.module).get(wanted)
         if not isinstance(wanted, type) or not dataclasses.is_dataclass(wanted):
             raise OptionError(
-                f"evaluate takes 3 positional arguments, and the third, {positional[2].name}, is annotated with no "
+                f"evaluate takes 3 positional arguments, and the third, {given[2].name}, is annotated with no "
                 "dataclass of this file: expected evaluate(genome, context, options: Options), or a * before options"
             )
         return wanted
@@ -375,9 +309,61 @@ class Evaluator:
         if self.options_type is None:
             returned = self.module.evaluate(dict(genome), context, **options)
         else:
-            made = self.options_type(**self._with_genes(options, genome))
-            returned = self.module.evaluate(dict(genome), context, made)
+            returned = self.module.evaluate(dict(genome), context, self._made(genome, options))
+        return self._with_estimate(returned, genome, options)
+
+    def _with_estimate(self, returned: Any, genome: Genome, options: Mapping[str, Any]) -> Any:
         return {**self.estimate(genome, options), **returned} if isinstance(returned, Mapping) else returned
+
+    def _made(self, genome: Genome, options: Mapping[str, Any]) -> Any:
+        """Return the options of a genome as the file's dataclass; as a dict where they are keyword parameters."""
+        return dict(options) if self.options_type is None else self.options_type(**self._with_genes(options, genome))
+
+    def evaluate_pack(
+        self, genomes: Sequence[Genome], contexts: Sequence[Context], options: Mapping[str, Any]
+    ) -> list[Any]:
+        """Train several as one; return what `evaluate` would have returned or raised for each, unjudged.
+
+        Raises:
+            PluginError: What came is no list of as many. What else is raised is the file's own: they cannot be
+                trained as one.
+        """
+        made = [self._made(genome, options) for genome in genomes]
+        returned = self.module.evaluate_pack([dict(genome) for genome in genomes], list(contexts), made)
+        if not isinstance(returned, list | tuple) or len(returned) != len(genomes):
+            what = f"{len(returned)} items" if isinstance(returned, list | tuple) else f"a {type(returned).__name__}"
+            where = self._where("evaluate_pack")
+            raise PluginError(f"{where}: evaluate_pack returned {what}: expected a list of {len(genomes)}")
+        return [self._with_estimate(one, genome, options) for one, genome in zip(returned, genomes, strict=True)]
+
+    def pack_key(self, genome: Genome, options: Mapping[str, Any]) -> str | None:
+        """Return what is the same for genomes that can be trained as one; None for one that is trained alone.
+
+        Raises:
+            PluginError: `pack_key` raises, or returns something else.
+        """
+        if "pack" not in self.supports:
+            return None
+        key = self._called(lambda: self.module.pack_key(dict(genome), self._made(genome, options)))
+        if key is None or isinstance(key, str):
+            return key
+        what = one_line(f"pack_key gives {key!r}")
+        raise PluginError(f"{self._where('pack_key')}: {what}: expected a text, or None")
+
+    def pack_pays(self, genome: Genome, options: Mapping[str, Any], device: str) -> int:
+        """Return how many such trainings are worth being done as one on a device; 1 if the file does not say.
+
+        Raises:
+            PluginError: `pack_pays` raises, or returns something else.
+        """
+        function = getattr(self.module, "pack_pays", None)
+        if function is None or self.pack_key(genome, options) is None:
+            return 1
+        many = self._called(lambda: function(dict(genome), self._made(genome, options), device))
+        if isinstance(many, int) and not isinstance(many, bool) and many > 0:
+            return many
+        what = one_line(f"pack_pays gives {many!r}")
+        raise PluginError(f"{self._where('pack_pays')}: {what}: expected a whole number of at least 1")
 
     def export(self, genome: Genome, context: Context, folder: Path, options: Mapping[str, Any]) -> dict[str, Any]:
         """Have the file's `export` train once more and write something usable; return its metrics, the test set's too.
@@ -388,9 +374,3 @@ class Evaluator:
         context.test = True
         metrics = self._call(self.module.export, [self._with_genes(options, genome)], dict(genome), context, folder)
         return dict(metrics) if isinstance(metrics, Mapping) else {}
-
-
-def _positional(function: Callable[..., Any]) -> list[inspect.Parameter]:
-    """Return the parameters of a function that can be given by position."""
-    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return [one for one in inspect.signature(function).parameters.values() if one.kind in kinds]

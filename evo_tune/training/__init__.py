@@ -85,6 +85,7 @@ if TYPE_CHECKING:
     from evo_tune.training.hardware.launcher import launch as launch
     from evo_tune.training.hardware.memory import Fit as Fit
     from evo_tune.training.hardware.memory import Memory as Memory
+    from evo_tune.training.hardware.memory import encoder_memory as encoder_memory
     from evo_tune.training.hardware.memory import fit_memory as fit_memory
     from evo_tune.training.hardware.memory import fitting_micro_batch as fitting_micro_batch
     from evo_tune.training.hardware.memory import predict_memory as predict_memory
@@ -153,6 +154,9 @@ if TYPE_CHECKING:
     from evo_tune.training.optim.schedule import idle_fields as idle_fields
     from evo_tune.training.optim.schedule import shape as shape
     from evo_tune.training.optim.weight_decay import WeightDecay as WeightDecay
+    from evo_tune.training.packs.language import language_pack as language_pack
+    from evo_tune.training.packs.pack import Pack as Pack
+    from evo_tune.training.packs.session import train_pack as train_pack
     from evo_tune.training.phases import Budget as Budget
     from evo_tune.training.phases import Phase as Phase
     from evo_tune.training.phases import plan_phases as plan_phases
@@ -165,10 +169,10 @@ if TYPE_CHECKING:
     from evo_tune.training.session import train_together as train_together
     from evo_tune.training.stepping.averaging import average_of as average_of
     from evo_tune.training.stepping.recipe import Recipe as Recipe
+    from evo_tune.training.stepping.taken import Step as Step
     from evo_tune.training.subjects.examples import Examples as Examples
     from evo_tune.training.subjects.reading import Material as Material
     from evo_tune.training.subjects.reading import Reading as Reading
-    from evo_tune.training.trainer import Step as Step
     from evo_tune.training.trainer import Trainer as Trainer
     from evo_tune.training.tuning.adapter import add_adapter as add_adapter
     from evo_tune.training.tuning.adapter import load_adapter as load_adapter
@@ -195,6 +199,8 @@ if TYPE_CHECKING:
     from evo_tune.training.tuning.tune import TuningTask as TuningTask
     from evo_tune.training.tuning.tune import tuning_course as tuning_course
     from evo_tune.training.tuning.tuned_files import write_tuned as write_tuned
+    from evo_tune.training.tuning.tuning_memory import NewWeights as NewWeights
+    from evo_tune.training.tuning.tuning_memory import tuning_memory as tuning_memory
     from evo_tune.training.tuning.tuning_options import Tuning as Tuning
     from evo_tune.training.tuning.tuning_text import TuningText as TuningText
     from evo_tune.training.tuning.tuning_text import tuning_text as tuning_text
@@ -231,7 +237,7 @@ _NAMES = {
     "hardware.distributed": "process_group Ranks RanksDiffer",
     "hardware.flops": "flops_per_token recompute_flops_per_token",
     "hardware.launcher": "launch RankFailed",
-    "hardware.memory": "Fit fit_memory fitting_micro_batch Memory predict_memory",
+    "hardware.memory": "encoder_memory Fit fit_memory fitting_micro_batch Memory predict_memory",
     "hardware.precision": "Precision",
     "hardware.probe": "fastest_precision",
     "hardware.throughput": "mfu peak_flops Throughput",
@@ -261,14 +267,18 @@ _NAMES = {
     "optim.scaling": "scale_betas scale_lr",
     "optim.schedule": "idle_fields Schedule SCHEDULES Scheduling shape",
     "optim.weight_decay": "WeightDecay",
+    "packs.language": "language_pack",
+    "packs.pack": "Pack",
+    "packs.session": "train_pack",
     "phases": "Budget Phase plan_phases spent",
     "plan": "Plan ToZero Training",
     "session": "Place train train_together",
     "stepping.averaging": "average_of",
     "stepping.recipe": "Recipe",
+    "stepping.taken": "Step",
     "subjects.examples": "Examples",
     "subjects.reading": "Material Reading",
-    "trainer": "Step Trainer",
+    "trainer": "Trainer",
     "tuning.adapter": "add_adapter load_adapter save_adapter trained_weights",
     "tuning.base": "Base read_base TARGETS",
     "tuning.houlsby": "Adapters add_adapters",
@@ -278,6 +288,7 @@ _NAMES = {
     "tuning.targets": "matching_names",
     "tuning.tune": "tuning_course TuningTask",
     "tuning.tuned_files": "write_tuned",
+    "tuning.tuning_memory": "NewWeights tuning_memory",
     "tuning.tuning_options": "Tuning",
     "tuning.tuning_text": "tuning_text TuningText",
 }
