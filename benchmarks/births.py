@@ -180,6 +180,7 @@ EVALUATOR = """
 from benchmarks.births import OBJECTIVES, SPACE
 
 OBJECTIVES = list(OBJECTIVES[:1])
+SUPPORTS = ["budget", "curve"]
 
 
 def evaluate(genome, context):

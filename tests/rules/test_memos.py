@@ -10,7 +10,7 @@ import pytest
 
 from evo_tune.genome.constraint import Constraint
 from evo_tune.genome.history import History
-from evo_tune.genome.standing import as_from_scratch, entries
+from evo_tune.genome.standing import Entry, as_from_scratch, entries
 from evo_tune.genome.trial import Candidate, Outcome
 from evo_tune.genome.values import genome_key
 from evo_tune.genome.view import View
@@ -18,6 +18,7 @@ from evo_tune.plugins.find import make_strategy
 from evo_tune.rules.curves import Curves
 from evo_tune.rules.inheritance import source
 from evo_tune.rules.ruled import Ruled, Rules
+from tests.conftest import benchmark
 from tests.rules import reference
 from tests.strategies.cases import OBJECTIVES, SPACES
 
@@ -117,3 +118,32 @@ def test_the_genetic_algorithm_sees_in_a_view_what_it_would_keep_one_by_one(name
             pool = sorted([*pool, (trial.losses, trial.id)])[:6]
     assert list(strategy.survivors(view)) == [id for _, id in pool]
     assert len({genome_key(trial.genome) for trial in view.trials}) == len(view.trials)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_birth_in_a_long_run_asks_few_genomes_what_they_reached(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    rules, rng = VARIANTS[name], np.random.default_rng(2)
+    history = History(SPACE, OBJECTIVES[:1], rules.constraints)
+    strategy = Ruled.of(make_strategy("ga", {"population": 8}), rules, lambda genome: {})
+    for one in births(rules, rng, history, 400):
+        history.born(one)
+        history.tell(one.id, outcome(rng, one, False))
+    strategy.propose(history, np.random.default_rng(0))
+    asked = []
+    losses = Entry.losses
+    monkeypatch.setattr(Entry, "losses", lambda entry, budget: asked.append(entry.key) or losses(entry, budget))
+    for id in range(400, 410):
+        one = Candidate(id, 0, 0, id, SPACE.sample(rng), "random", budget=rules.rungs[0])
+        history.born(one)
+        history.tell(id, outcome(rng, one, False))
+        strategy.propose(history, np.random.default_rng(id))
+    assert len(asked) < 10 * 10, "each told result is looked at, and none of the 400 before"
+
+
+@pytest.mark.parametrize("strategy", ["ga", "saea", "nsga2"])
+def test_the_benchmark_of_births_grows_a_run_and_times_births(strategy: str) -> None:
+    births = benchmark("births")
+    name = "rungs" if strategy == "nsga2" else "everything"
+    words = births.row(name, births.RULES[name], strategy, 60, 3).split()
+    assert words[:2] == [name, strategy]
+    assert all(float(word) >= 0.0 for word in words[2:])
