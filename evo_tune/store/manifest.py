@@ -203,5 +203,5 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 
 def space_of(manifest: Manifest, repair_from: SearchSpace | None = None) -> SearchSpace:
-    """Return a manifest's search space, with the repair of the evaluator's own space."""
+    """Return the search space that a run began with, with the repair of the evaluator's own space."""
     return SearchSpace(None if repair_from is None else repair_from.repair, None, **manifest.genes())
