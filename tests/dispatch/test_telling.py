@@ -22,7 +22,7 @@ def test_a_curve_is_told_as_it_grows_and_taken_away_at_its_end(trials: Path) -> 
     path = trials / telling_name(7)
     telling = Telling(str(path))
     curve: list[tuple[float, dict[str, float]]] = []
-    telling.begin(17, curve)
+    telling.begin({17: curve})
     telling.publish()
     assert not path.exists(), "a training that reports nothing costs nothing"
     curve.append((0.25, {"loss": 2.0, "bad": math.nan}))
@@ -41,7 +41,7 @@ def test_a_curve_is_told_as_it_grows_and_taken_away_at_its_end(trials: Path) -> 
 
 def test_a_long_curve_is_thinned_and_keeps_its_end(trials: Path) -> None:
     telling = Telling(str(trials / telling_name(7)))
-    telling.begin(0, [(i / 5000, {"loss": float(i)}) for i in range(1, 5001)])
+    telling.begin({0: [(i / 5000, {"loss": float(i)}) for i in range(1, 5001)]})
     telling.publish()
     told = json.loads((trials / telling_name(7)).read_text())["curve"]
     assert len(told) <= MOST
@@ -53,11 +53,11 @@ def test_no_link_is_written_through_and_no_disk_ends_a_training(trials: Path, tm
     mine.write_text("mine")
     (trials / telling_name(7)).symlink_to(mine)
     telling = Telling(str(trials / telling_name(7)))
-    telling.begin(0, [(0.5, {"loss": 1.0})])
+    telling.begin({0: [(0.5, {"loss": 1.0})]})
     telling.publish()
     assert mine.read_text() == "mine"
     away = Telling(str(tmp_path / "none" / "_trials" / telling_name(7)))
-    away.begin(0, [(0.5, {"loss": 1.0})])
+    away.begin({0: [(0.5, {"loss": 1.0})]})
     away.publish()
     away.end()
     assert not (tmp_path / "none").exists()
