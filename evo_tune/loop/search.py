@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +29,7 @@ from evo_tune.loop.interrupts import Interrupts
 from evo_tune.loop.leftovers import Leftovers
 from evo_tune.loop.limits import all_born, check_hope, limit_reached, limited, next_session
 from evo_tune.loop.opening import open_for, timed
-from evo_tune.loop.proposing import candidate_of, judged, propose
+from evo_tune.loop.proposing import Births, judged
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.report.calibration import recommended
 from evo_tune.rules.ruled import Ruled
@@ -200,14 +199,11 @@ class Search(contextlib.AbstractContextManager["Search"]):
         self._leftovers = Leftovers(run, self.history)
         self._generations = Generations(run, self.strategy, history_of(run, self.space))
         run.replay(self.history)
+        self._births = Births(run, self.history, self.strategy, self._generations)
         if self._arrival:  # told with the record; a torn tail can have parted them
-            self._tell(run.sequence(start=len(run.told)))
+            self._births.tell(run.sequence(start=len(run.told)))
         self._generations.read_back()
-        self._take_up()
-
-    def _take_up(self) -> None:
-        """Have every candidate without a result handed out (again), before any new one is born."""
-        self._unfinished = deque(c for c in self.saved.candidates if c.id not in self.saved.outcomes)
+        self._births.take_up()
 
     @property
     def trials(self) -> list[Trial]:
@@ -253,34 +249,23 @@ class Search(contextlib.AbstractContextManager["Search"]):
             self.drivers.beat()
             if self.stopping or self.finished:
                 return None
-            while self._unfinished:
-                candidate = self._unfinished.popleft()
-                if candidate.id not in self.saved.outcomes:
-                    return candidate
-            run, slots = self.saved, len(self.drivers.slots)
-            self.finished = limit_reached(
-                run, self.session, self.history, self.strategy, self.seconds + self.before, slots
-            )
+            if (waiting := self._births.waiting()) is not None:
+                return waiting
+            self.finished = self._limit()
             return None if self.finished else self._birth()
 
+    def _limit(self) -> str | None:
+        """Return which limit is reached, in words; None where none is."""
+        run, slots = self.saved, len(self.drivers.slots)
+        return limit_reached(run, self.session, self.history, self.strategy, self.seconds + self.before, slots)
+
     def _birth(self) -> Candidate | None:
-        run, history = self.saved, self.history
-        id, over, proposal = history.born_count, all_born(run, self.session, history), None
-        ready = self._arrival or self._tell_up_to(id - run.manifest.lag)
-        while ready:
-            proposal = self.strategy.due(history) if over else propose(self.strategy, history, run, id)
-            # Never skipping: the first number of told results that answers is the answer.
-            ready = proposal is None and not self._arrival and self._tell_up_to(len(run.told) + 1)
-        if proposal is None:
-            if not history.out:
-                self.finished = over or "the strategy has nothing more to propose"
-                if not over:
-                    self._leftovers.exhausted()
-            return None
-        # Not synced by itself: a birth that a power cut loses is proposed again, the same.
-        candidate = run.bear(candidate_of(proposal, history, run))  # as the journal gives it back
-        history.born(candidate)
-        self._generations.born(candidate)
+        over = all_born(self.saved, self.session, self.history)
+        candidate = self._births.next(over is not None)
+        if candidate is None and not self.history.out:
+            self.finished = over or "the strategy has nothing more to propose"
+            if not over:
+                self._leftovers.exhausted()
         return candidate
 
     # Telling.
@@ -309,20 +294,6 @@ class Search(contextlib.AbstractContextManager["Search"]):
             self.drivers.beat()
             self._changed.notify_all()
 
-    def _tell(self, ids: Sequence[int]) -> None:
-        if ids:
-            self.saved.tell(ids)
-            for id in ids:
-                self.history.tell(id, self.saved.outcomes[id])
-
-    def _tell_up_to(self, count: int) -> bool:
-        """In birth order: tell the first `count` results if all are recorded, and say whether they are told."""
-        wanted = range(len(self.saved.told), count)
-        ready = all(id in self.saved.outcomes for id in wanted)
-        if ready:
-            self._tell(list(wanted))
-        return ready
-
     # Running.
 
     def run(self, watch: Callable[[Search], None] = lambda search: None) -> Search:
@@ -341,7 +312,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
         run, drivers = self.saved, self.drivers
         with Interrupts(self.stop, self.kill):
             try:
-                self._take_up()  # what was asked for by hand as well
+                self._births.take_up()  # what was asked for by hand as well
                 drivers.slots = open_for(run, self.session, self.evaluator, self.space)
                 if self.forecasting:
                     self.pace = timed(run, self.space, drivers.slots, lambda: watch(self), lambda: self.stopping)

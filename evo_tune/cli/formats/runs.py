@@ -25,7 +25,9 @@ class Trial(Struct, forbid_unknown_fields=True, kw_only=True):
     metrics: Metrics
     """Values by name, means where it was trained with several seeds; null where not finite. Unit: the metric's."""
     seconds: float
-    """How long its training took. Unit: s."""
+    """How long its training took; of one that was done as one with others, its share. Unit: s."""
+    packed: int
+    """How many were trained as one, itself among them; 1: it was trained alone."""
 
 
 class FreshSeeds(Struct, forbid_unknown_fields=True, kw_only=True):
@@ -280,6 +282,8 @@ class Shown(Struct, forbid_unknown_fields=True, kw_only=True):
     """Whether hopeless trainings are stopped."""
     replicates: int
     """Seeds with which the leader is trained."""
+    pack: int
+    """Trainings of one shape that are done as one, at most; 1: each is done alone."""
     inherit: float
     """Share of a training for a genome that begins with another's weights; 0: none does. Unit: full trainings."""
     subject_to: list[str]
