@@ -161,7 +161,7 @@ class Births:
             ready = proposal is None and not self._arrival and self._tell_up_to(len(run.told) + 1)
         return None if proposal is None else self._bear(proposal)
 
-    def mate(self, fits: Callable[[Candidate | Proposal], bool]) -> Candidate | None:
+    def mate(self, fits: Callable[[Candidate | Proposal], bool], bear: bool) -> Candidate | None:
         """Return a candidate that may be handed out with another; None if none waits and none is due now.
 
         What waits was born already. Of what is not, only the very next birth is looked at, and only if it is a further
@@ -170,12 +170,13 @@ class Births:
 
         Args:
             fits: Says whether one may.
+            bear: Whether anything may be born.
         """
         for candidate in self._waiting:
             if candidate.id not in self._run.outcomes and fits(candidate):
                 self._waiting.remove(candidate)
                 return candidate
-        if self._waiting or self._arrival:
+        if not bear or self._waiting or self._arrival:
             return None
         if not self._tell_up_to(self._history.born_count - self._run.manifest.lag):
             return None

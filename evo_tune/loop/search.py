@@ -31,6 +31,7 @@ from evo_tune.loop.limits import all_born, check_hope, limit_reached, limited, n
 from evo_tune.loop.opening import open_for, timed
 from evo_tune.loop.proposing import Births, judged
 from evo_tune.plugins.evaluator import Evaluator
+from evo_tune.plugins.packs import Packs
 from evo_tune.report.calibration import recommended
 from evo_tune.rules.ruled import Ruled
 from evo_tune.store.files import table_of
@@ -68,6 +69,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
         fidelity: Budgets of a genome's trials, increasing to 1: '1/9,1/3,1' or (1/9, 1/3, 1) (see `fidelity`).
         prune: Stop a training whose curve is hopeless.
         replicates: Seeds that the leading genome must have been trained with before the run ends.
+        pack: Trainings of one shape that are done as one, at most, or 'auto': as many as pay (see `plugins.packs`).
         inherit: Share of a full training for a genome that begins with a relative's weights: '1/3' (see `inheritance`).
         subject_to: Constraints: METRIC<=NUMBER, METRIC>=NUMBER.
         store: Folder of the saved runs.
@@ -100,6 +102,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
         fidelity: str | float | Sequence[str | float] = "1",
         prune: bool = False,
         replicates: int = 1,
+        pack: int | str = 1,
         inherit: str | float = 0,
         subject_to: Iterable[str] = (),
         store: str | Path = STORE,
@@ -127,6 +130,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
             fidelity=fidelity,
             prune=prune,
             replicates=replicates,
+            pack=pack,
             inherit=inherit,
             subject_to=subject_to,
         )
@@ -181,6 +185,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
         self.session = session
         self._arrival = manifest.order == "arrival"
         self.space = space_of(manifest, plugin.space(manifest.options))
+        self._packs = Packs(plugin, manifest.options, manifest.pack)
         self.strategy = strategy
         self.finished: str | None = None  # why no more candidates will come
         self.stopping = False
@@ -318,7 +323,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
                     self.pace = timed(run, self.space, drivers.slots, lambda: watch(self), lambda: self.stopping)
                 drivers.drive(self._next, self._evaluated, lambda: watch(self), lambda: run.sound_default)
                 if self.session.calibrate:
-                    jobs = Calibration(run, self._changed, lambda: self.stopping)
+                    jobs = Calibration(run, self._changed, lambda: self.stopping, self._packs, drivers.idle)
                     drivers.drive(jobs.fetch, jobs.take, lambda: watch(self))
             finally:
                 self.close()
@@ -332,12 +337,30 @@ class Search(contextlib.AbstractContextManager["Search"]):
             check_hope(self.saved)
 
     def _next(self, slot: Slot) -> Fetched:
-        """Return the next candidate as a job, for any slot."""
+        """Return the next candidate as a job, with those at hand that the slot may train as one with it."""
         with self._changed:
             candidate = self.ask()
-            if candidate is not None:
-                return Job(candidate, f"trial {candidate.id}")
-            return OVER if self.finished or self.stopping else None
+            if candidate is None:
+                return OVER if self.finished or self.stopping else None
+            mates = self._mates(candidate) if slot.packs else []
+            return tuple(Job(one, f"trial {one.id}") for one in (candidate, *mates))
+
+    def _mates(self, candidate: Candidate) -> list[Candidate]:
+        """Return what waits, or is due now, and may be trained as one with a candidate; see `Births.mate`.
+
+        Nothing is born for it where the end of the run depends on what comes; and at the end an idle slot has its part.
+        """
+        like, ends = self._packs.like(candidate), self.session.budget is not None or self.session.stop_when_done
+        over = all_born(self.saved, self.session, self.history) is not None
+        if like is None or (over and self.drivers.idle() > 1):
+            return []
+        found: list[Candidate] = []
+        while len(found) + 1 < self._packs.most:
+            mate = self._births.mate(like, bear=not ends and self._limit() is None)
+            if mate is None:
+                break
+            found.append(mate)
+        return found
 
     def stop(self) -> None:
         """Begin nothing new; what is in flight is finished and recorded."""
