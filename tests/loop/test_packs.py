@@ -19,6 +19,7 @@ import pytest
 from evo_tune.dispatch import Slot, Task
 from evo_tune.dispatch.slot import Member
 from evo_tune.errors import OptionError, PluginError, StoreError
+from evo_tune.genome.genes import Int
 from evo_tune.genome.trial import Candidate, Outcome
 from evo_tune.loop import opening
 from evo_tune.loop.replay import verify
@@ -30,15 +31,8 @@ from evo_tune.store.run import Run
 from tests.here import Here
 from tests.packs import calls, packs
 
-RULED = {
-    "calibrate_best": 3,
-    "order": "birth",
-    "fidelity": "1/3,1",
-    "replicates": 3,
-    "trials": 16,
-    "strategy": "random",
-    "population": 4,
-}
+RULED: dict[str, Any] = {"order": "birth", "fidelity": "1/3,1", "replicates": 3, "trials": 16}
+RULED |= {"strategy": "random", "population": 4, "calibrate_best": 3}
 Table = list[tuple[Any, ...]]
 Make = Callable[..., Search]
 
@@ -130,8 +124,6 @@ def test_in_arrival_order_births_see_what_they_would_have_seen(run: Make, tmp_pa
 def test_the_seeds_of_the_best_and_of_the_default_are_one_pack_where_their_shapes_agree(
     run: Make, tmp_path: Path
 ) -> None:
-    from evo_tune.genome.genes import Int
-
     run("same", calibrate=3, pack=64, genes={"width": Int(2, 2)}, fidelity="1", replicates=1, trials=4)
     first = next(call for call in calls(tmp_path / "same") if call["how"] == "pack")
     names = {folder.rpartition("-")[0] for folder in first["folders"]}
@@ -146,10 +138,11 @@ def test_no_slot_is_left_without_for_the_sake_of_a_pack(run: Make, tmp_path: Pat
             time.sleep(0.2)
             return super().run_pack(members)
 
-    run("two", slots=2, kind=Slow, calibrate=3, pack=64, fidelity="1", replicates=1, trials=4)
-    alone = run("one", calibrate=3, pack=64, fidelity="1", replicates=1, trials=4)
-    assert raced(alone.saved) == raced(Run.open(tmp_path / "store" / "two"))
-    assert max(as_one(tmp_path / "two")) <= -(-max(as_one(tmp_path / "one")) // 2)
+    given = {"calibrate": 3, "pack": 64, "fidelity": "1", "replicates": 1, "trials": 4, "genes": {"width": Int(2, 2)}}
+    two, one = run("two", slots=2, kind=Slow, **given), run("one", **given)
+    assert raced(one.saved) == raced(two.saved)
+    assert max(as_one(tmp_path / "one")) == as_one(tmp_path / "one")[0] > 3
+    assert max(as_one(tmp_path / "two")) <= -(-as_one(tmp_path / "one")[0] // 2)
 
 
 def test_a_slot_that_trains_one_at_a_time_is_given_one_at_a_time(run: Make, tmp_path: Path) -> None:
@@ -240,22 +233,26 @@ def test_a_member_that_is_in_doubt_is_tried_again_elsewhere_by_itself(
     assert {trial.outcome.packed for trial in found.trials()} == {1}
 
 
-def test_all_that_a_slot_is_at_is_shown(run: Make) -> None:
-    from evo_tune.store.heartbeat import apart, together
+def test_all_that_a_slot_is_at_is_shown(run: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    from evo_tune.store import heartbeat
 
-    seen: set[str] = set()
+    monkeypatch.setattr(heartbeat, "EVERY", 0.0)
+    seen: set[tuple[str, ...]] = set()
 
     class Slow(Here):
         def run_pack(self, members: Sequence[Member]) -> list[Outcome]:
-            seen.update(working.what for working in made[0].drivers.working.values())
+            time.sleep(0.5)
             return super().run_pack(members)
 
-    made: list[Search] = []
-    run("shown", kind=Slow, pack=4, calibrate=3, watch=made.append) if False else None
-    assert together(["trial 3", "trial 7"]) == "trial 3 + trial 7"
-    assert together(["calibration of trial 3"] * 3) == "calibration of trial 3 x3"
-    assert apart("trial 3 + trial 7") == ["trial 3", "trial 7"]
-    assert apart("") == [""]
+    def watch(search: Search) -> None:
+        whats = [working.what for working in search.drivers.working.values()]
+        beat = heartbeat.last_beat(search.saved.folder)
+        assert beat is not None
+        seen.update(tuple(heartbeat.apart(busy.what)) for busy in beat.slots if busy.what in whats)
+
+    given = {"fidelity": "1", "replicates": 1, "trials": 2, "genes": {"width": Int(2, 2)}}
+    run("shown", kind=Slow, pack=4, calibrate=3, watch=watch, **given)
+    assert ("calibration of trial 0 x2", "calibration of trial 1 x2") in {tuple(sorted(one)) for one in seen}
 
 
 @pytest.mark.parametrize(
@@ -350,7 +347,7 @@ def test_a_strangers_manifest_and_journal_are_read_within_bounds(run: Make, tmp_
 
 
 def test_a_run_of_an_older_version_goes_on_without(run: Make, tmp_path: Path) -> None:
-    plain = run("plain", calibrate=2)
+    run("plain", calibrate=2, trials=12)
     saved = run("old", calibrate=2, trials=12).saved
     manifest, journal = saved.folder / "_run.json", saved.folder / "_journal.jsonl"
     manifest.write_text(manifest.read_text().replace('  "pack": 1,\n', ""))
@@ -360,7 +357,7 @@ def test_a_run_of_an_older_version_goes_on_without(run: Make, tmp_path: Path) ->
     _without_column(saved.folder / "_calibration.parquet")
     before = raced(Run.open(saved.folder))
     assert before
-    again = Search.resume("old", store=tmp_path / "store", trials=16).run()
+    plain, again = (Search.resume(name, store=tmp_path / "store", trials=16).run() for name in ("plain", "old"))
     assert table(again.saved) == table(plain.saved)
     assert {trial.outcome.packed for trial in again.saved.trials()} == {1}
     assert set(before) <= set(raced(again.saved))
