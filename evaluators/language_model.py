@@ -26,6 +26,7 @@ from evo_tune.training import (
     has_gpu,
     hidden_width,
     idle_fields,
+    language_pack,
     tests_of,
     units_of,
 )
@@ -38,7 +39,7 @@ OBJECTIVES = [Minimize("val_loss")]
 
 METRICS = units_of("language")
 TEST = tests_of("language")
-SUPPORTS = ["budget", "curve", "inherit", "timing"]
+SUPPORTS = ["budget", "curve", "inherit", "timing", "pack"]
 
 
 class Size(NamedTuple):
@@ -260,6 +261,10 @@ def evaluate(genome: Mapping[str, Any], context: Context, options: Options) -> d
     return train(_task(genome, options, context.device), context, language_course)[1]
 
 
+pack_key, pack_pays, evaluate_pack = language_pack(_task)
+"""Which genomes may be trained as one, of how many of them that pays, and their training."""
+
+
 def train_rank(
     ranks: Ranks, tell: Callable[[dict[str, float]], None], *, genome: Any, run: Any, options: Any
 ) -> dict[str, float]:
@@ -275,22 +280,11 @@ def carry(genome: Mapping[str, Any], target: Mapping[str, Any], options: Options
     return carry_language(_task, genome, target, replace(options, size=_size(options)))
 
 
-USAGE = """# A GPT, found by evo-tune
-
-    from evo_tune.training import GPT
-    model = GPT.load({folder!r})
-    print(model.generate("The ", 200))
-
-`generate` takes `temperature`, `top_k` and `seed` as well. model.safetensors holds the weights, config.json
-the shape, the genome, the options and the metrics: {test_bpb:.3f} bits per byte on the test text.{more}
-"""
-
-
 def export(genome: Mapping[str, Any], context: Context, folder: Path | str, options: Options) -> dict[str, float]:
     """Train a genome once more, in one process; write weights, config.json and README.md; return the metrics."""
     from evo_tune.training import export_language
 
-    return export_language(_task(genome, options, context.device), context, folder, USAGE)
+    return export_language(_task(genome, options, context.device), context, folder)
 
 
 def load(folder: Path | str) -> GPT:

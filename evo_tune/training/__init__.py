@@ -153,6 +153,9 @@ if TYPE_CHECKING:
     from evo_tune.training.optim.schedule import idle_fields as idle_fields
     from evo_tune.training.optim.schedule import shape as shape
     from evo_tune.training.optim.weight_decay import WeightDecay as WeightDecay
+    from evo_tune.training.packs.language import language_pack as language_pack
+    from evo_tune.training.packs.pack import Pack as Pack
+    from evo_tune.training.packs.session import train_pack as train_pack
     from evo_tune.training.phases import Budget as Budget
     from evo_tune.training.phases import Phase as Phase
     from evo_tune.training.phases import plan_phases as plan_phases
@@ -165,10 +168,10 @@ if TYPE_CHECKING:
     from evo_tune.training.session import train_together as train_together
     from evo_tune.training.stepping.averaging import average_of as average_of
     from evo_tune.training.stepping.recipe import Recipe as Recipe
+    from evo_tune.training.stepping.taken import Step as Step
     from evo_tune.training.subjects.examples import Examples as Examples
     from evo_tune.training.subjects.reading import Material as Material
     from evo_tune.training.subjects.reading import Reading as Reading
-    from evo_tune.training.trainer import Step as Step
     from evo_tune.training.trainer import Trainer as Trainer
     from evo_tune.training.tuning.adapter import add_adapter as add_adapter
     from evo_tune.training.tuning.adapter import load_adapter as load_adapter
@@ -261,14 +264,18 @@ _NAMES = {
     "optim.scaling": "scale_betas scale_lr",
     "optim.schedule": "idle_fields Schedule SCHEDULES Scheduling shape",
     "optim.weight_decay": "WeightDecay",
+    "packs.language": "language_pack",
+    "packs.pack": "Pack",
+    "packs.session": "train_pack",
     "phases": "Budget Phase plan_phases spent",
     "plan": "Plan ToZero Training",
     "session": "Place train train_together",
     "stepping.averaging": "average_of",
     "stepping.recipe": "Recipe",
+    "stepping.taken": "Step",
     "subjects.examples": "Examples",
     "subjects.reading": "Material Reading",
-    "trainer": "Step Trainer",
+    "trainer": "Trainer",
     "tuning.adapter": "add_adapter load_adapter save_adapter trained_weights",
     "tuning.base": "Base read_base TARGETS",
     "tuning.houlsby": "Adapters add_adapters",

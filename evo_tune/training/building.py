@@ -52,18 +52,27 @@ def language_course(
     return _Builder(task.in_precision(precision), run, ranks).course(saved)
 
 
+USAGE = """# A GPT, found by evo-tune
+
+    from evo_tune.training import GPT
+    model = GPT.load({folder!r})
+    print(model.generate("The ", 200))
+
+`generate` takes `temperature`, `top_k` and `seed` as well. model.safetensors holds the weights, config.json
+the shape, the genome, the options and the metrics: {test_bpb:.3f} bits per byte on the test text.{more}
+"""
+
 TOKENS = " tokenizer.json has\nits tokens; `pip install tokenizers` reads it."
 AVERAGED = "\n\nThe folder averaged has the moving average of the weights, as a model of its own."
 
 
-def export_language(task: LanguageTask, run: Run, folder: Path | str, usage: str) -> dict[str, float]:
+def export_language(task: LanguageTask, run: Run, folder: Path | str) -> dict[str, float]:
     """Train once more, in one process; write weights, config.json and README.md; return the metrics.
 
     Args:
         task: What is trained.
         run: Where.
         folder: Where to write; made if it is not there. Its `averaged` has the average of the weights, if there is one.
-        usage: Text of README.md: {folder!r}, {test_bpb} and {more} stand in it.
     """
     course, metrics = train(task, run, language_course)
     average, folder, options = course.trainer.averaged, Path(folder), task.options
@@ -73,7 +82,7 @@ def export_language(task: LanguageTask, run: Run, folder: Path | str, usage: str
             cast(GPT, model).tokenizer = task.corpus.tokenizer
             cast(GPT, model).save(into, **notes)
     more = (TOKENS if options.vocab != 256 else "") + (AVERAGED if average is not None else "")
-    text = usage.format(folder=str(folder), test_bpb=metrics["test_bpb"], more=more)
+    text = USAGE.format(folder=str(folder), test_bpb=metrics["test_bpb"], more=more)
     (folder / "README.md").write_text(text, encoding="utf-8")
     return metrics
 

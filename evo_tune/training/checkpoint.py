@@ -25,7 +25,7 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """
     partial = path.with_name(path.name + ".partial")
     with partial.open("wb") as file:
-        torch.save(state, file)
+        torch.save(_alone(state), file)
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
@@ -35,6 +35,17 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def _alone(state: Any) -> Any:
+    """Return a state whose tensors have storage of their own: torch would write the whole that one is a view of."""
+    if isinstance(state, dict):
+        return {name: _alone(value) for name, value in state.items()}
+    if isinstance(state, list):
+        return [_alone(value) for value in state]
+    if isinstance(state, torch.Tensor) and state.untyped_storage().nbytes() > state.numel() * state.element_size():
+        return state.clone(memory_format=torch.contiguous_format)
+    return state
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

@@ -8,11 +8,11 @@ fixed steps of the full training. What is trained, and what its losses and score
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from statistics import median
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import nn
@@ -23,9 +23,10 @@ from evo_tune.training.hardware.throughput import Throughput, mfu, peak_flops
 from evo_tune.training.metrics import measured, tests_of
 from evo_tune.training.optim.early_stopping import EarlyStopping
 from evo_tune.training.optim.fork import Tail
+from evo_tune.training.stepping.taken import Step
 from evo_tune.training.trainer import Trainer
 
-__all__ = ["Course", "Judged", "Subject"]
+__all__ = ["Course", "Judged", "Stretch", "Subject"]
 
 ENOUGH = 1.5
 """Seconds after which no more steps are timed, once there are three."""
@@ -69,6 +70,18 @@ class Subject(Protocol):
         """Return plain data that a checkpoint must keep so that the same course can be made again."""
 
 
+class Stretch(NamedTuple):
+    """What a course wants next: its trainer, as it is then, is to be trained.
+
+    Args:
+        until: The step, not included.
+        on_step: To be called after each step.
+    """
+
+    until: int
+    on_step: Callable[[Step], None]
+
+
 class Course:
     """A training of a model along its phases.
 
@@ -98,6 +111,8 @@ class Course:
         self.stopping, self.report = stopping, report
         self.steps = subject.ends[-1]
         self.marks = {-(-self.steps * point // evaluations) for point in range(1, evaluations + 1)}
+        self.abreast = 1
+        """Trainings that take their steps with this one, whose time they share."""
         self._targets, self._seconds = 0, 0.0
         self._watch, self._peak = Throughput(), 0.0
 
@@ -112,14 +127,26 @@ class Course:
         Raises:
             Diverged: See `Trainer.run`.
         """
-        self._peak = max(self._peak, measured_peak(self.trainer.device, lambda: self._run(stop)) or 0.0)
+        self._do(self.running(stop))
 
-    def _run(self, stop: int) -> None:
+    def _do(self, stretches: Iterator[Stretch]) -> None:
+        def do() -> None:
+            for stretch in stretches:
+                self.trainer.run(*stretch)
+
+        self.saw(measured_peak(self.trainer.device, do))
+
+    def saw(self, peak: float | None) -> None:
+        """Take note of the most memory that was held meanwhile, bytes; None: it cannot be measured."""
+        self._peak = max(self._peak, peak or 0.0)
+
+    def running(self, stop: int) -> Iterator[Stretch]:
+        """Do as `run`, for whoever trains the stretches himself."""
         start = self.trainer.step
         for mark in sorted({mark for mark in self.marks if start < mark < stop} | {max(start, stop)}):
             if self.stopped:
                 return
-            self._train(mark)
+            yield from self._trained(mark)
             point = self.subject.on_the_way(self.trainer)
             # A stop between two marks is the end of a part: what the whole would not see there, this must not.
             if mark in self.marks and mark > start:
@@ -141,24 +168,31 @@ class Course:
         Raises:
             Diverged: See `Trainer.run`.
         """
+        self._do(self.decaying(stop))
+
+    def decaying(self, stop: int) -> Iterator[Stretch]:
+        """Do as `decay`, for whoever trains the stretches himself."""
         schedule = Tail.of(self.trainer.recipe.schedule, self.trainer.step, stop)
         self.trainer.recipe = replace(self.trainer.recipe, schedule=schedule)
-        self._peak = max(self._peak, measured_peak(self.trainer.device, lambda: self._train(stop)) or 0.0)
+        yield from self._trained(stop)
         point = self.subject.on_the_way(self.trainer)
         if self.stopping is not None:
             self.stopping.update(point["val_loss"], self.model)
         self._tell(point)
 
-    def _train(self, step: int) -> None:
+    def _trained(self, step: int) -> Iterator[Stretch]:
         before, first = time.perf_counter(), self.trainer.targets
         self._watch.start()
         for end in self.subject.ends[:-1]:
             if self.trainer.step <= end < step:
-                self.trainer.run(end, lambda step: self._watch(step.targets))
+                yield Stretch(end, self._on_step)
                 self.trainer = self.subject.further(self.trainer)
-        self.trainer.run(step, lambda step: self._watch(step.targets))
-        self._seconds += time.perf_counter() - before
+        yield Stretch(step, self._on_step)
+        self._seconds += (time.perf_counter() - before) / self.abreast
         self._targets += self.trainer.targets - first
+
+    def _on_step(self, step: Step) -> None:
+        self._watch(step.targets * self.abreast)
 
     def timed(self, steps: int, warm: int = 2) -> dict[str, float]:
         """Time a few steps from where it stands, and each kind of judging once; what the full training will take.

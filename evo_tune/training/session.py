@@ -26,7 +26,19 @@ from evo_tune.training.optim.fork import fork_step
 if TYPE_CHECKING:
     from evo_tune.training.hardware.distributed import Ranks
 
-__all__ = ["MODEL", "Build", "Place", "Run", "Task", "seed_of", "share_of", "told_to", "train", "train_together"]
+__all__ = [
+    "MODEL",
+    "Begun",
+    "Build",
+    "Place",
+    "Run",
+    "Task",
+    "seed_of",
+    "share_of",
+    "told_to",
+    "train",
+    "train_together",
+]
 
 MODEL = "model"
 """What a training leaves in its folder for others to begin with."""
@@ -117,28 +129,70 @@ def train(task: T, run: Run, build: Build[T], ranks: Ranks | None = None) -> tup
     """
     began = time.perf_counter()
     keep_freed_memory()
-    first = ranks is None or ranks.rank == 0
     with reproducible(run.threads, run.device, strict=getattr(task.options, "deterministic", True)):
+        begun = Begun.of(task, run, build, ranks)
+        course = begun.course
+        if run.timing:
+            return course, _timed(course, run.timing, time.perf_counter() - began, task.save)
+        course.run(begun.fork)
+        begun.leave_checkpoint()
+        if begun.forks:
+            course.decay(begun.stop)
+        return course, begun.metrics()
+
+
+@dataclass
+class Begun:
+    """A training that was begun, or taken up, and what is done with it besides training it.
+
+    Args:
+        task: What is trained.
+        run: Where it stands.
+        course: The training.
+        precision: Its, by name.
+        first: Whether this process is the one that writes.
+    """
+
+    task: Task
+    run: Run
+    course: Course
+    precision: str
+    first: bool
+
+    def __post_init__(self) -> None:
+        self.start, steps = self.course.trainer.step, self.course.steps
+        self.stop = stop_step(steps, self.run.budget / share_of(self.run))
+        forks = self.task.options.fork
+        self.fork = max(self.start, fork_step(self.course.trainer.recipe.schedule, self.stop)) if forks else self.stop
+
+    @classmethod
+    def of(cls, task: T, run: Run, build: Build[T], ranks: Ranks | None = None) -> Begun:
+        """Return a training where its checkpoint ends, or at step 0; see `train`."""
         saved = saved_in(run.resume_folder, task.identity, getattr(task, "former_identity", None))
         precision = task.options.precision
         if precision == "auto":  # another machine may answer otherwise, but not in the middle of a training
             fastest = probe.fastest_precision(run.device, narrow=task.narrow)
             precision = saved.get("precision", "fp32") if saved else fastest
         course = build(task, run, precision, saved, ranks)
-        if run.timing:
-            return course, _timed(course, run.timing, time.perf_counter() - began, task.save)
-        start, stop = course.trainer.step, stop_step(course.steps, run.budget / share_of(run))
-        fork = max(start, fork_step(course.trainer.recipe.schedule, stop)) if task.options.fork else stop
-        course.run(fork)
-        if first and (task.save or stop < course.steps):
-            about = {"task": task.identity, "precision": precision}
-            save_checkpoint(run.folder / CHECKPOINT, {**about, **course.state()})
-        if fork < stop and not course.stopped:  # judged, and thrown away: what goes on, goes on from the checkpoint
-            course.decay(stop)
-        metrics = course.metrics(start if run.resume_folder else None, run.test)
-        if run.keep and first:
-            course.model.save(run.folder / MODEL)  # type: ignore[operator]
-        return course, metrics
+        return cls(task, run, course, precision, ranks is None or ranks.rank == 0)
+
+    def leave_checkpoint(self) -> None:
+        """Leave what a longer training goes on from, at the fork."""
+        if self.first and (self.task.save or self.stop < self.course.steps):
+            about = {"task": self.task.identity, "precision": self.precision}
+            save_checkpoint(self.run.folder / CHECKPOINT, {**about, **self.course.state()})
+
+    @property
+    def forks(self) -> bool:
+        """Whether it is to come down now, to be judged and thrown away: what goes on, goes on from the checkpoint."""
+        return self.fork < self.stop and not self.course.stopped
+
+    def metrics(self) -> dict[str, float]:
+        """Judge the training at its end, and leave its weights where others are to begin with them."""
+        found = self.course.metrics(self.start if self.run.resume_folder else None, self.run.test)
+        if self.run.keep and self.first:
+            self.course.model.save(self.run.folder / MODEL)  # type: ignore[operator]
+        return found
 
 
 def _timed(course: Course, steps: int, built: float, saves: bool) -> dict[str, float]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -33,42 +33,14 @@ from evo_tune.training.stepping.averaging import average_of
 from evo_tune.training.stepping.compiling import compile_blocks
 from evo_tune.training.stepping.feeding import Fed, Feed, Source
 from evo_tune.training.stepping.recipe import Recipe
+from evo_tune.training.stepping.taken import Sent, Step
 from evo_tune.training.stepping.verdict import LATE, DeviceWatch, can_refuse, clip_unseen, noted, refusing
 from evo_tune.training.tuning.frozen import load_moving, moving, share_frozen
 
 if TYPE_CHECKING:
     from evo_tune.training.hardware.distributed import Ranks
 
-__all__ = ["Source", "Step", "Trainer"]
-
-
-class Step(NamedTuple):
-    """What one step did.
-
-    Args:
-        number: From 0.
-        loss: Mean loss over all its targets, before the update.
-        norm: Norm of its gradient, before clipping.
-        lr: Learning rate of the first group.
-        targets: Valid targets; with 0 the weights were left alone.
-        clipped: Whether the gradient was scaled down.
-    """
-
-    number: int
-    loss: float
-    norm: float
-    lr: float
-    targets: int
-    clipped: bool
-
-
-class _Sent(NamedTuple):
-    """A step that the device was given: what the host knows of it, and what gives loss, norm and overflow."""
-
-    number: int
-    lr: float
-    targets: int
-    values: Callable[[], list[float]]
+__all__ = ["Source", "Trainer"]
 
 
 class Trainer:
@@ -123,7 +95,7 @@ class Trainer:
         gpu = self.device.type == "cuda" and can_refuse(self.optimizer)
         self.late = (LATE if gpu else 0) if late is None else late
         self.feed = Feed(self.device, ranks, getattr(self.model, "shortened", None))
-        self._sent: deque[_Sent] = deque()
+        self._sent: deque[Sent] = deque()
         self._unseen: DeviceWatch | None = None
         self.compiled = compiled
         if compiled:  # the model, and not its average, which was copied before
@@ -173,16 +145,20 @@ class Trainer:
         Raises:
             Diverged: See `run`; of a step before, if `late` is not 0.
         """
-        lr = self._set_rates()
+        lr = self.set_rates()
         values, targets = self._step_unseen() if self.late else self._step_seen()
-        self._sent.append(_Sent(self.step, lr, targets, values))
         self.optimizer.zero_grad(set_to_none=True)
-        self.step += 1
+        self.send(lr, targets, values)
         if self.ranks is not None:
             self.ranks.settle(self.model, self.step)
         if another:
             self.feed.prepare(self.source, self.step)
         return self.catch_up(self.late)
+
+    def send(self, lr: float, targets: int, values: Callable[[], list[float]]) -> None:
+        """Take note that the device was given a step: what the host knows of it, and what gives loss and norm."""
+        self._sent.append(Sent(self.step, lr, targets, values))
+        self.step += 1
 
     def catch_up(self, late: int = 0) -> list[Step]:
         """Wait for what the device was given, but for the last so many steps, and return what became known.
@@ -192,7 +168,7 @@ class Trainer:
         """
         return [self._read(self._sent.popleft()) for _ in range(len(self._sent) - late)]
 
-    def _read(self, sent: _Sent) -> Step:
+    def _read(self, sent: Sent) -> Step:
         loss, norm, *overflow = sent.values()
         left_out = any(overflow)
         self.overflows += left_out
@@ -256,7 +232,7 @@ class Trainer:
         if self.gap is not None:
             self.gap.update(training, held_out)
 
-    def _set_rates(self) -> float:
+    def set_rates(self) -> float:
         """Write this step's rates to the groups, each from its own peak, and return the first's."""
         factor = self.recipe.schedule(self.step)
         decay = self._weight_decay()

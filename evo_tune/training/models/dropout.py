@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from evo_tune.training.hardware.determinism import seed_for, seeds_for
 
-__all__ = ["DropPath", "Dropout", "Noise", "attach_noise", "noise_stays_eager"]
+__all__ = ["DropPath", "Dropout", "Noise", "attach_noise", "lanes_of", "noise_stays_eager"]
 
 # Odd numbers with their bits well spread (the first two are splitmix64's, Steele et al. 2014), as int64.
 _FIRST, _SECOND = 0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64
@@ -66,6 +66,11 @@ class Noise:
         """Whether it is in the middle of a pass."""
         return self._keys is not None
 
+    @property
+    def samples(self) -> int:
+        """Samples in the pass."""
+        return len(self._samples)
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Noise:
         return Noise(self.seed, self.places)  # a copy of a model, its average for one, has no part in the pass
 
@@ -80,20 +85,38 @@ class Noise:
             part: Number of the part, of a layer that draws in several.
         """
         assert self._keys is not None
-        assert self._generator is not None
         samples = len(self._samples)
         each = shape.numel() // samples
         if each * samples != shape.numel():  # a layer that does not see samples one by one
             samples, each = 1, shape.numel()
+        return lanes_of(self._words(place, each, part) + self._keys[:samples], each).reshape(shape)
+
+    def unmixed(self, place: int, each: int, part: int = 0) -> Tensor:
+        """Return what `lanes_of` makes the noise of, (samples, each / 4), of layers that see samples one by one."""
+        assert self._keys is not None
+        return self._words(place, each, part) + self._keys
+
+    def _words(self, place: int, each: int, part: int) -> Tensor:
+        assert self._keys is not None
+        assert self._generator is not None
         self._generator.manual_seed(self._layers[place] + part)
         words = torch.empty(-(-each // 4), dtype=torch.int64, device=self._keys.device)
-        words.random_(-(2**63), None, generator=self._generator)  # four channels' noise in each
-        lanes = _mixed(words + self._keys[:samples]).view(torch.int16)
-        return (lanes if each % 4 == 0 else lanes[:, :each]).reshape(shape)
+        return words.random_(-(2**63), None, generator=self._generator)  # four channels' noise in each
 
     def seeds(self, place: int, part: int = 0) -> list[int]:
         """Return a seed of each sample, for a layer (or a part of one) whose noise torch draws itself."""
         return [seed_for(self.seed, "samples", self._step, place + 1, sample, part) for sample in self._samples]
+
+
+def lanes_of(words: Tensor, each: int) -> Tensor:
+    """Return the noise that lies in words, (…, each), int16; the words are used up.
+
+    Args:
+        words: (…, each / 4), rounded up, int64.
+        each: Channels of a sample.
+    """
+    lanes = _mixed(words).view(torch.int16)
+    return lanes if each % 4 == 0 else lanes[..., :each]
 
 
 def _mixed(words: Tensor) -> Tensor:
@@ -146,7 +169,12 @@ class _Noisy(nn.Module):
             n = shape.numel()
             words = torch.empty(-(-n // 4), dtype=torch.int64, device=device).random_(-(2**63), None)
             lanes = words.view(torch.int16)[:n].view(shape)
-        return lanes < round(self.share * 65536) - 32768
+        return lanes < self.threshold
+
+    @property
+    def threshold(self) -> int:
+        """Below which noise drops."""
+        return round(self.share * 65536) - 32768
 
     def extra_repr(self) -> str:
         return f"{self.share}"

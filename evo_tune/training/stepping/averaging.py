@@ -36,9 +36,7 @@ class Average(AveragedModel):
             model: Has them.
             refused: Whether the step was refused after all, on the device: then nothing moves.
         """
-        if self._updates is None:
-            self._updates = int(self.n_averaged)
-        share = 1.0 - warmed_up(self.decay, self._updates)
+        share = self.share_of_update()
         pairs = zip(self.module.parameters(), model.parameters(), strict=True)
         # Frozen weights are the same in both.
         averages, weights = zip(*(pair for pair in pairs if pair[1].requires_grad), strict=True)
@@ -48,8 +46,15 @@ class Average(AveragedModel):
             torch._foreach_lerp_(averages, weights, [(~refused).to(w.dtype) * share for w in weights])
         for mine, theirs in zip(self.module.buffers(), model.buffers(), strict=True):
             mine.copy_(theirs)
+
+    def share_of_update(self) -> float:
+        """Count an update, and return how far it goes from the average to the weights, as a share of the way."""
+        if self._updates is None:
+            self._updates = int(self.n_averaged)
+        share = 1.0 - warmed_up(self.decay, self._updates)
         self._updates += 1
         self.n_averaged += 1  # kept on the CPU and with the weights, so that a training goes on where it stood
+        return share
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
         self._updates = None

@@ -83,7 +83,7 @@ def test_with_zero_gradients_weights_shrink_by_the_product(
     product = 1.0
     for step in range(10):
         trainer.step = step
-        trainer._set_rates()
+        trainer.set_rates()
         for parameter in trainer.parameters:
             parameter.grad = torch.zeros_like(parameter)
         trainer.optimizer.step()
