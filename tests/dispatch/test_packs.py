@@ -7,12 +7,14 @@ import os
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from slot_helpers import until
 
 from evo_tune.dispatch import CPU, Forecast, LocalSlot, SharedCards, SharedSlot, Slot, Task
+from evo_tune.dispatch.clusters.remote import RemoteSlot
 from evo_tune.dispatch.packing import CONTEXT
 from evo_tune.dispatch.telling import telling_name
 from evo_tune.dispatch.worker import Worker
@@ -222,3 +224,17 @@ def test_one_that_lacks_memory_is_trained_with_the_whole_card_and_what_several_h
     assert place.asked == [[0, 1, 2], [1]]
     assert cards.forecast.needed({"x": 0.5}) != before, "that of one alone is"
     assert (cards.forecast.needed({"x": 0.5}) or 0) < 3e9
+
+
+def test_a_slot_of_a_cluster_trains_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def run(self: RemoteSlot, candidate: Candidate, folder: str | None = None) -> Outcome:
+        asked.append(candidate.id)
+        return Outcome("ok")
+
+    monkeypatch.setattr(RemoteSlot, "run", run)
+    slot = RemoteSlot("slot 0", SimpleNamespace(join=lambda: None))  # type: ignore[arg-type]
+    assert not slot.packs
+    assert [one.packed for one in slot.run_pack([member(3), member(4)])] == [1, 1]
+    assert asked == [3, 4]
