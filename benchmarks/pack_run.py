@@ -45,11 +45,9 @@ def main() -> None:
         ratios.append(alone["seconds"] / packed["seconds"])
         same = alone["values"].keys() & packed["values"].keys()
         apart = max((abs(alone["values"][key] - packed["values"][key]) for key in same), default=0.0)
-        print(
-            f"  round {number}: alone {alone['seconds']:.1f} s ({len(alone['values'])} trainings), as one "
-            f"{packed['seconds']:.1f} s ({len(packed['values'])} in packs of {packed['packs']}), {ratios[-1]:.2f} times; "
-            f"values are {apart:.2g} apart at most"
-        )
+        one, several = (f"{way['seconds']:.1f} s ({len(way['values'])} trainings)" for way in (alone, packed))
+        print(f"  round {number}: alone {one}, in packs of {packed['packs']} {several}: {ratios[-1]:.2f} times as fast")
+        print(f"           the values are {apart:.2g} apart at most")
     print(f"median of the ratios: {statistics.median(ratios):.2f}")
 
 

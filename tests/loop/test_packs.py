@@ -16,12 +16,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from evo_tune.dispatch import Slot, Task
+from evo_tune.dispatch import Slot, SlotUnfit, Task
 from evo_tune.dispatch.slot import Member
 from evo_tune.errors import OptionError, PluginError, StoreError
 from evo_tune.genome.genes import Int
 from evo_tune.genome.trial import Candidate, Outcome
 from evo_tune.loop import opening
+from evo_tune.loop.driving import Drivers
 from evo_tune.loop.replay import verify
 from evo_tune.loop.search import Search
 from evo_tune.store.calibration import read_calibration
@@ -231,6 +232,30 @@ def test_a_member_that_is_in_doubt_is_tried_again_elsewhere_by_itself(
     plain = run("plain", slots=1, pack=1).saved
     assert table(found) == table(plain), "what another device did well is what is recorded"
     assert {trial.outcome.packed for trial in found.trials()} == {1}
+
+
+def test_a_slot_that_cannot_train_leaves_each_of_them_to_another(run: Make, tmp_path: Path) -> None:
+    class Unfit(Here):
+        def __init__(self, task: Task) -> None:
+            super().__init__(task)
+            self.task = task
+
+        def run_pack(self, members: Sequence[Member]) -> list[Outcome]:
+            if self.name == "slot 0":
+                raise SlotUnfit("slot 0: its worker 7 cannot be killed")
+            return super().run_pack(members)
+
+    found = run("unfit", slots=2, kind=Unfit, pack=4).saved
+    assert table(found) == table(run("plain").saved)
+
+
+def test_at_the_end_an_idle_slot_has_its_part(run: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {"fidelity": "1", "trials": 4, "pack": 4, "genes": {"width": Int(2, 2)}}
+    run("one", **given)
+    assert as_one(tmp_path / "one") == [2], "two replicates"
+    monkeypatch.setattr(Drivers, "idle", lambda self: 2)
+    run("two", **given)
+    assert as_one(tmp_path / "two") == []
 
 
 def test_all_that_a_slot_is_at_is_shown(run: Make, monkeypatch: pytest.MonkeyPatch) -> None:
