@@ -1,141 +1,282 @@
-"""What is known already: whether earlier runs and priors help, and whether misleading ones cost anything.
+"""From small to large: whether what was found on a small model holds on a larger one, and what is said of it before.
 
-Tables that share their genes stand for related tasks (three corpora of translation, two data sets of one perceptron):
-an earlier run is what `ga` found on another one in 60 trainings. It is given as it was, with its losses negated, and
-with them shuffled. A prior is a normal one of a tenth of each ordered gene's range: around the best cell ('good'),
-around a random one ('useless') and around the worst one ('adversarial'). Regret is that of search.py, paired by seed.
+All trainings are language_model's, on its own text, under one batch, one context and no dropout; a recipe is carried by
+`param=completep`, and `standard`, which carries nothing, stands beside it.
 
-    python benchmarks/transfer.py --tables ../shared/tables --seeds 40
-    python benchmarks/transfer.py --tables ../shared/tables --seeds 20 --priors
+    --part lr      the learning rate from width 32 and 64 to 256, and from 2 blocks to 8: the optimum by a parabola in
+                   log lr for each seed, and the loss at the carried rate against the best of a fine grid at the target
+                   (in factors of √2; for standard, which is only there to compare, of 2)
+    --part genome  a recipe: a search of 40 trainings at width 64, carried to 256, against one there of equal FLOPs
+    --part loss    the loss of a training of about 8 times the compute of the largest that was seen: how often it lies
+                   within the interval of 80%, and how wide that is
+    --part speed   how much longer a step under completep takes than one under standard, in pairs
 
-The tables are no part of this project, and nothing is measured where they are absent.
+    python benchmarks/transfer.py --part lr --tokens 200000 --seeds 3 --rows rows.jsonl
+
+A training that stands in the file of rows is not made again: a part may be killed, go on, and be printed once more for
+nothing. One thread; --clock cpu counts the process's own seconds where others use the machine.
 """
 
 from __future__ import annotations
 
 import argparse
-import functools
+import math
+import statistics
 import sys
+import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from problems import Instance, Problem, tables
-from search import Ours, play
+from transfer_trainings import BATCH, CONTEXT, HEAD, Rows, Trainer, excess, plain, scaling, valley
 
 from evo_tune import Choice, SearchSpace
-from evo_tune.genome.lessons import Lesson
-from evo_tune.genome.trial import Trial
+from evo_tune.forecast.loss import Observation, predict
 
-RELATIVES = (("sw-en", "ru-en", "ja-en"), ("australian", "phoneme"))
+CASES: dict[str, tuple[tuple[int, int], tuple[int, int], float]] = {
+    "width 32 to 256": ((32, 2), (256, 2), 0.02),
+    "width 64 to 256": ((64, 2), (256, 2), 0.01),
+    "depth 2 to 8": ((64, 2), (64, 8), 0.01),
+}
+"""Width and depth where the rate is found and where it is carried, and how much worse it may be there."""
 
-BEFORE = 60
-"""Trainings of an earlier run."""
-
-BUDGETS = (10, 20)
-
-CELLS = 2_000
-"""Random cells among which the best and the worst are looked for, for priors."""
+# ---------------------------------------------------------------- the learning rate
 
 
-class Taught(Ours):
-    """`saea` that has learned from other runs."""
-
-    def __init__(self, instance: Instance, seed: int, lessons: list[Lesson]) -> None:
-        super().__init__(instance, seed, "saea")
-        self.history.lessons = tuple(lessons)
-
-
-@functools.cache
-def earlier(problem: Problem, seed: int) -> list[Trial]:
-    """Return the trials of a run on a table that gave a loss."""
-    player = Ours(problem.instance(seed), 1000 + seed, "ga")
-    play(lambda *given: player, problem, seed, BEFORE, 1, None)  # type: ignore[arg-type]
-    return [trial for trial in player.history.trials if trial.losses is not None]
-
-
-def lesson(problem: Problem, seed: int, space: SearchSpace, how: str) -> Lesson:
-    """Return what a run on another table found: 'as it was', 'negated' or 'shuffled'."""
-    told, rng = earlier(problem, seed), np.random.default_rng([7, seed])
-    losses = np.array([trial.losses[0] for trial in told if trial.losses])
-    losses = -losses if how == "negated" else rng.permutation(losses) if how == "shuffled" else losses
-    return Lesson.of(problem.name, [trial.genome for trial in told], losses.tolist(), space)
+def learning_rates(trainer: Trainer, given: argparse.Namespace) -> None:
+    names = {
+        "": 29,
+        "best lr, small": 20,
+        "best lr, large": 20,
+        "at carried": 11,
+        "best": 8,
+        "worse by": 18,
+        "asked": 7,
+    }
+    print("".join(f"{name:>{width}}" for name, width in names.items()))
+    for case in CASES:
+        for param in ("completep", "standard"):
+            print(f"\r{learning_rate(trainer, given, case, param)}", flush=True)
 
 
-def believing(instance: Instance, how: str, seed: int) -> Instance:
-    """Return an instance whose ordered genes have a prior."""
-    rng, space = np.random.default_rng([8, seed]), instance.space
-    cells = [space.sample(rng) for _ in range(CELLS)]
-    known = [(loss[0], number) for number, cell in enumerate(cells) if (loss := instance.evaluate(cell)[0]) is not None]
-    chosen = {"good": min(known)[1], "adversarial": max(known)[1], "useless": 0}[how]
-    genes: dict[str, Any] = {}
-    for name, gene in space.genes.items():
-        ordered = isinstance(gene, Choice) and gene.ordered and gene.size > 1
-        hints = {"prior": cells[chosen][name], "spread": gene.size / 10, "default": gene.middle()} if ordered else {}
-        genes[name] = replace(gene, **hints)  # type: ignore[type-var]
-    return replace(instance, space=SearchSpace(None, **genes))
+def learning_rate(trainer: Trainer, given: argparse.Namespace, case: str, param: str) -> str:
+    """Return a row of the table."""
+    base, size, asked = CASES[case]
+
+    def loss(lr: float, seed: int, at: tuple[int, int]) -> float:
+        return trainer.metrics(plain(at, lr), given.tokens, seed, **scaling(param, base, at))["loss"]
+
+    at, error = valley(lambda lr, seed: loss(lr, seed, base), 0.004, given.seeds).optimum
+    step = 1 if param == "completep" else 2
+    large = valley(lambda lr, seed: loss(lr, seed, size), math.exp(at), given.seeds, step)
+    carried = [loss(math.exp(at), seed, size) for seed in range(given.seeds)]
+    best = large.losses[large.best]
+    more, unsure = excess(carried, best)
+    small, there = (f"{math.exp(x):.4f} ± {100 * wide:.0f}%" for x, wide in ((at, error), large.optimum))
+    return (
+        f"{case:18}{param:11}{small:>20}{there:>20}{statistics.fmean(carried):>11.4f}{statistics.fmean(best):>8.4f}"
+        f"{f'{more:+.2%} ± {unsure:.2%}':>18}{f'{asked:.0%}' if param == 'completep' else '':>7}"
+    )
 
 
-def shown(regrets: np.ndarray, plain: np.ndarray | None) -> str:
-    """Return mean and error of regrets, shape (runs,), and of their paired differences from those without."""
-    text = f"{regrets.mean():.3f} ± {regrets.std(ddof=1) / np.sqrt(len(regrets)):.3f}"
-    if plain is None:
-        return text + " " * 18
-    away = regrets - plain
-    return f"{text} ({away.mean():+.3f} ± {away.std(ddof=1) / np.sqrt(len(away)):.3f})"
+# ---------------------------------------------------------------- whole recipes
+
+
+TRAININGS = 40
+"""Of a search at the small size."""
+
+SMALL, LARGE = (64, 2), (256, 2)
+"""Width and depth where recipes are looked for, and where they are wanted."""
+
+
+def searched(trainer: Trainer, size: tuple[int, int], tokens: int, seed: int, count: int) -> dict[str, Any]:
+    """Return the genome of the lowest loss that `saea` found in so many trainings of a size.
+
+    Each has a seed of its own, and the first is the default, as in any run.
+    """
+    from search import Ours
+
+    options = trainer.options(tokens)
+    space, (width, depth) = trainer.evaluator.space(options), size
+    fixed = {"width": Choice((width,)), "depth": Choice((depth,)), "heads": Choice((width // HEAD,))}
+    genes = {**space.genes, **fixed}
+    player = Ours(SimpleNamespace(space=SearchSpace(None, **genes), objectives=1), seed, "saea")  # type: ignore[arg-type]
+    found: list[tuple[float, dict[str, Any]]] = []
+    for number in range(count):
+        handle, genome = player.ask()
+        loss = trainer.metrics(genome, tokens, 1000 * seed + number)["loss"]
+        found.append((loss, genome))
+        player.tell(handle, (loss,))
+    return min(found, key=lambda one: one[0])[1]
+
+
+def genomes(trainer: Trainer, given: argparse.Namespace) -> None:
+    tokens, differences = given.tokens, []
+    for seed in range(given.seeds):
+        small = searched(trainer, SMALL, tokens, seed, TRAININGS)
+        target = {"width": LARGE[0], "depth": LARGE[1], "tokens": tokens, "batch": None, "memory": None}
+        carried = trainer.evaluator.carry(small, target, trainer.options(tokens))
+        own = {name: carried["options"][name] for name in ("param", "base_width", "base_depth", "base_head")}
+        # As much arithmetic: that of the search, and of the training that it is carried to.
+        each, one = carried["found"]["flops"], carried["target"]["flops"]
+        count = math.ceil((TRAININGS * each + one) / one)
+        large = searched(trainer, LARGE, tokens, seed, count)
+        fresh = [9000 + 2 * seed, 9001 + 2 * seed]
+        ours = [trainer.metrics(carried["genome"], tokens, one, **own)["loss"] for one in fresh]
+        theirs = [trainer.metrics(large, tokens, one)["loss"] for one in fresh]
+        differences.append(statistics.fmean(ours) / statistics.fmean(theirs) - 1.0)
+        print(
+            f"\rsearch {seed}: {TRAININGS} trainings at width {SMALL[0]}, carried to {LARGE[0]}: "
+            f"{statistics.fmean(ours):.4f}; {count} trainings there: {statistics.fmean(theirs):.4f}; "
+            f"{differences[-1]:+.1%} (asked: below 0)",
+            flush=True,
+        )
+    print(f"mean {statistics.fmean(differences):+.1%}, lower in {sum(one < 0 for one in differences)} of {given.seeds}")
+
+
+# ---------------------------------------------------------------- the loss at another size
+
+
+SEEN = (32, 64)
+"""Widths of the trainings from which a loss is told, each at a quarter, a half and the whole of the text."""
+
+AHEAD = ((64, 8), (96, 4), (128, 2), (192, 1))
+"""Widths of targets, and by how much more text they see: about 8 times the compute of the largest training seen."""
+
+TEXT = 410_000
+"""Most tokens of a training: 1.2 times the text's bytes, which is about as good as new (arXiv:2305.16264)."""
+
+CARRIED = 0.0055
+"""Learning rate of all of them: the best at width 32, which completep carries."""
+
+
+def losses_ahead(trainer: Trainer, given: argparse.Namespace) -> None:
+    base = (SEEN[0], 2)
+
+    def trained(width: int, tokens: int, seed: int) -> dict[str, float]:
+        own = scaling("completep", base, (width, 2))
+        return trainer.metrics(plain((width, 2), CARRIED), tokens, seed, **own)
+
+    tries: dict[int, list[tuple[bool, float, float]]] = {}
+    for tokens in (given.tokens // 2, given.tokens, 2 * given.tokens):
+        for seed in range(given.seeds):
+            of_seeds = [2 * seed, 2 * seed + 1]
+            found = [trained(w, tokens // part, one) for w in SEEN for part in (4, 2, 1) for one in of_seeds]
+            seen = [Observation(one["params"], one["tokens"], one["loss"]) for one in found]
+            for width, longer in [one for one in AHEAD if one[1] * tokens <= TEXT]:
+                target = trained(width, longer * tokens, 100 + seed)
+                told, reached = predict(seen, target["params"], target["tokens"]), target["loss"]
+                half, miss = (told.high - told.low) / 2 / told.loss, reached / told.loss - 1.0
+                tries.setdefault(longer, []).append((told.low <= reached <= told.high, half, abs(miss)))
+                larger = target["flops"] / max(one["flops"] for one in found)
+                print(
+                    f"\r{tokens:>7} tokens seen, {width:>3} wide and {longer} times the text, "
+                    f"{larger:.1f} times the compute: told {told.loss:.3f}, {told.low:.3f} to {told.high:.3f}; "
+                    f"reached {reached:.3f}, {miss:+.1%}{'' if tries[longer][-1][0] else ', outside'}",
+                    flush=True,
+                )
+    both = [one for tried in tries.values() for one in tried]
+    for name, rows in [*((f"{longer} times the text", rows) for longer, rows in sorted(tries.items())), ("all", both)]:
+        holds, halves, misses = zip(*rows, strict=True)
+        print(
+            f"{name}: inside in {sum(holds)} of {len(holds)} (asked: 9 of 12); half the interval: median "
+            f"{statistics.median(halves):.1%}, at most {max(halves):.1%} (asked: 3%); off by "
+            f"{statistics.fmean(misses):.1%} in the mean"
+        )
+
+
+# ---------------------------------------------------------------- speed
+
+
+def stepper(param: str, width: int) -> Callable[[], None]:
+    """Return a function that trains a step of a model twice as wide and deep as its base, in float32 and plainly."""
+    import torch
+    import torch.nn.functional as F
+
+    from evo_tune.training import GPT, AdamW, GPTConfig
+    from evo_tune.training.models.transfer.rules import Parametrisation
+
+    torch.set_num_threads(1)
+    base = Parametrisation(name="completep", width=width // 2, depth=1, head=HEAD)
+    config = GPTConfig(
+        context=CONTEXT,
+        depth=2,
+        width=width,
+        heads=width // HEAD,
+        init="fan_in",
+        scaling=None if param == "standard" else base,
+    )
+    model = GPT(config, seed=0)
+    optimizer = AdamW(lr=1e-3).build(model)
+    tokens = torch.randint(0, 256, (BATCH // CONTEXT, CONTEXT + 1), generator=torch.Generator().manual_seed(0))
+
+    def step() -> None:
+        F.cross_entropy(model(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten()).backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
+def paired(first: Callable[[], None], second: Callable[[], None], pairs: int, now: Callable[[], float]) -> list[float]:
+    """Return how many times as long the second takes as the first, for each of so many pairs, in turning order."""
+
+    def seconds(step: Callable[[], None]) -> float:
+        start = now()
+        for _ in range(4):
+            step()
+        return now() - start
+
+    ratios = []
+    for number in range(pairs + 1):
+        if number % 2:
+            one, other = seconds(first), seconds(second)
+        else:
+            other, one = seconds(second), seconds(first)
+        ratios.append(other / one)
+    return ratios[1:]  # the first pair warms up
+
+
+def speeds(trainer: Trainer, given: argparse.Namespace) -> None:
+    now = time.process_time if given.clock == "cpu" else time.perf_counter
+    for width in (64, 256):
+        ratios = trainer.rows.get(
+            {"speed": width, "pairs": given.pairs},
+            lambda width=width: paired(stepper("standard", width), stepper("completep", width), given.pairs, now),
+        )
+        low, middle, high = np.quantile(ratios, [0.25, 0.5, 0.75])
+        error = 1.25 * np.std(ratios, ddof=1) / math.sqrt(len(ratios))  # of a median
+        print(
+            f"\rwidth {width}: a step under completep takes {middle:.3f} ± {error:.3f} times what it takes under "
+            f"standard (median of {len(ratios)} pairs, half of them between {low:.3f} and {high:.3f})"
+        )
+
+
+PARTS: dict[str, Callable[[Trainer, argparse.Namespace], None]] = {
+    "lr": learning_rates,
+    "genome": genomes,
+    "loss": losses_ahead,
+    "speed": speeds,
+}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Whether earlier runs and priors help, and what misleading ones cost.")
-    parser.add_argument("--tables", type=Path, default=Path("../shared/tables"), help="folder of the tables")
-    parser.add_argument("--seeds", type=int, default=40, help="runs of each method on each table, 2 or more")
-    parser.add_argument("--priors", action="store_true", help="priors instead of earlier runs")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--part", choices=sorted(PARTS), nargs="+", default=list(PARTS))
+    parser.add_argument("--tokens", type=int, default=200_000, help="of text in a training")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--rows", type=Path, help="file of results, to which each training is added")
+    parser.add_argument("--pairs", type=int, default=30, help="of four steps each, for --part speed")
+    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
     given = parser.parse_args()
-    found = {problem.name: problem for problem in tables(given.tables)}
-    families = [[found[name] for name in family if name in found] for family in RELATIVES]
-    families = [family for family in families if len(family) > 1]
-    if not families:
-        print(f"nothing to measure: {given.tables} holds none of the tables; they are no part of this project")
-        return
-    kinds = ("good", "useless", "adversarial") if given.priors else ("as it was", "negated", "shuffled")
-    results: dict[str, list[np.ndarray]] = {kind: [] for kind in ("without", *kinds)}
-    for seed in range(given.seeds):
-        for family in families:
-            for problem in family:
-                print(f"\r{seed}: {problem.name}".ljust(40), end="", file=sys.stderr, flush=True)
-                for kind in results:
-                    results[kind].append(played(problem, family, seed, kind))
-    print(file=sys.stderr)
-    print(f"{'':14}" + "".join(f"{f'regret at {budget}':>34}" for budget in BUDGETS))
-    plain = np.stack(results["without"])
-    names = [problem.name for family in families for problem in family]
-    for kind, runs in results.items():
-        rows = np.stack(runs)
-        cells = [shown(rows[:, place], None if kind == "without" else plain[:, place]) for place in range(len(BUDGETS))]
-        print(f"{kind:14}" + "".join(f"{cell:>34}" for cell in cells))
-    print("each at " + "/".join(map(str, BUDGETS)))
-    for place, name in enumerate(names):
-        means = {kind: np.stack(runs)[place :: len(names)].mean(axis=0) for kind, runs in results.items()}
-        told = ", ".join(f"{kind} " + "/".join(f"{mean:.3f}" for mean in row) for kind, row in means.items())
-        print(f"  {name}: {told}")
-
-
-def played(problem: Problem, family: list[Problem], seed: int, kind: str) -> np.ndarray:
-    """Return the regrets of a run after each of BUDGETS."""
-    instance = problem.instance(seed)
-    make: Callable[..., Ours] = lambda *_: Ours(instance, seed, "saea")  # noqa: E731
-    if kind in ("good", "useless", "adversarial"):
-        instance = believing(instance, kind, seed)
-    elif kind != "without":
-        lessons = [lesson(one, seed, instance.space, kind) for one in family if one is not problem]
-        make = lambda *_: Taught(instance, seed, lessons)  # noqa: E731
-    regrets = play(make, problem, seed, max(BUDGETS), 1, None).regrets  # type: ignore[arg-type]
-    return np.where(np.isinf(regrets), 1.0, regrets)[[budget - 1 for budget in BUDGETS]]
+    trainer = Trainer(Rows(given.rows))
+    for part in given.part:
+        PARTS[part](trainer, given)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from evo_tune import Choice, Float, Minimize, SearchSpace, option
 from evo_tune.training import (
     Base,
+    NewWeights,
     Tuning,
     check_integer,
     check_number,
@@ -119,11 +120,12 @@ def _layers(genome: Mapping[str, Any], options: Options, base: Base) -> tuple[st
     return base.targets(options.targets or preset)
 
 
-def _trainable(genome: Mapping[str, Any], options: Options, base: Base) -> int:
-    layers = _layers(genome, options, base)
+def _planned(genome: Mapping[str, Any], options: Options, base: Base) -> NewWeights:
+    """Return what is trained beside the base, as numbers."""
+    layers, dora = _layers(genome, options, base), options.method == "dora"
     if options.method == "adapter":
-        return base.new_weights(layers, bottleneck=genome.get("bottleneck", 16))
-    return base.new_weights(layers, rank=genome["rank"], dora=options.method == "dora")
+        return NewWeights(layers=layers, bottleneck=genome.get("bottleneck", 16))
+    return NewWeights(layers=layers, rank=genome["rank"], dora=dora, dropout=genome["dropout"])
 
 
 def _new_weights(genome: Mapping[str, Any], options: Options, base: Base) -> LoRA | Adapters:
@@ -137,7 +139,7 @@ def _new_weights(genome: Mapping[str, Any], options: Options, base: Base) -> LoR
 
 
 def estimate(genome: Mapping[str, Any], options: Options) -> dict[str, float]:
-    """Return what is known before training: trained weights, and tokens and flops of the full training.
+    """Return what is known before training: trained weights, gpu_memory, and tokens and flops of the full training.
 
     Raises:
         RecipeError: A gene of the user's own is out of what can be trained.
@@ -151,8 +153,7 @@ def estimate(genome: Mapping[str, Any], options: Options) -> dict[str, float]:
         if name in genome:
             check_number(name, genome[name], interval)
     options.check_genes(lr=genome["lr"], weight_decay=options.weight_decay, warmup=genome["warmup"])
-    trainable = _trainable(genome, options, base)
-    return {"trainable_params": float(trainable), **options.spent(trainable)}
+    return options.known(_planned(genome, options, base), genome["batch"])
 
 
 # ---------------------------------------------------------------- the training
@@ -163,13 +164,12 @@ def _task(genome: Mapping[str, Any], options: Options) -> TuningTask:
     from evo_tune.training import TuningTask
 
     base = options.ready
-    trainable = _trainable(genome, options, base)
     return TuningTask(
         options=options,
         genome=genome,
         base=base,
         new=_new_weights(genome, options, base),
-        trainable=trainable,
+        trainable=_planned(genome, options, base).count(base),
         lr=genome["lr"],
         batch=genome["batch"],
         reference=BATCHES[0],

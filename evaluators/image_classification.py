@@ -188,13 +188,13 @@ def _config(genome: Mapping[str, Any], options: Options) -> ViTConfig:
 
 
 def estimate(genome: Mapping[str, Any], options: Options) -> dict[str, float]:
-    """Return what is known before training: params, and flops and samples of the full training."""
+    """Return what is known before training: params, gpu_memory, and flops and samples of the full training."""
     config = _config(genome, options)
     training, *_ = stratified(options.images.classes, options.held_out, options.test)
     return known_before(
         genome,
         options,
-        parameters=config.parameters,
+        config=config,
         rows=len(training),
         flops_per_sample=config.flops_per_sample,
         whole=config.stem == "conv",

@@ -215,10 +215,10 @@ def _config(genome: Mapping[str, Any], options: Options) -> FTConfig:
 
 
 def estimate(genome: Mapping[str, Any], options: Options) -> dict[str, float]:
-    """Return what is known before training: params, and flops and samples of the full training."""
+    """Return what is known before training: params, gpu_memory, and flops and samples of the full training."""
     config = _config(genome, options)
     rows, each = len(options.table.training), config.flops_per_sample
-    return known_before(genome, options, parameters=config.parameters, rows=rows, flops_per_sample=each)
+    return known_before(genome, options, config=config, rows=rows, flops_per_sample=each)
 
 
 # ---------------------------------------------------------------- the training

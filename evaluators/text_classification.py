@@ -205,14 +205,14 @@ def _seen(where: tuple[str, str, str], shares: tuple[float, float], config: Text
 
 
 def estimate(genome: Mapping[str, Any], options: Options) -> dict[str, float]:
-    """Return what is known before training: params, and flops and samples of the full training.
+    """Return what is known before training: params, gpu_memory, and flops and samples of the full training.
 
     FLOPs are those of texts of mean length.
     """
     config = _config(genome, options)
     rows, tokens = _seen(options.where, (options.held_out, options.test), config)
     each = config.flops_per_sample(tokens)
-    return known_before(genome, options, parameters=config.parameters, rows=rows, flops_per_sample=each)
+    return known_before(genome, options, config=config, rows=rows, flops_per_sample=each)
 
 
 # ---------------------------------------------------------------- the training

@@ -11,7 +11,8 @@
         └── ClusterLost         its cluster is gone; it is saved, as one that was interrupted (exit code 130)
 
 Every text says what was given, what was expected and what to do next, in one line. A trial that
-fails is none of these: it is an Outcome (see `evo_tune.genome.trial`). This module imports nothing.
+fails is none of these: it is an Outcome (see `evo_tune.genome.trial`). By which words others say that memory ran out
+stands here too. This module imports nothing.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ __all__ = [
     "SpaceError",
     "StoreError",
     "UsageError",
+    "tells_of_memory",
 ]
 
 
@@ -84,3 +86,19 @@ class ClusterLost(RunError):
     """The cluster of a run does not answer any more: nothing is wrong with the run, which can be resumed."""
 
     exit_code = 130
+
+
+_OUT_OF_MEMORY = (
+    "out of memory",
+    "outofmemoryerror",
+    "memoryerror",
+    "not enough memory",
+    "t allocate memory",
+    "alloc_failed",
+)
+
+
+def tells_of_memory(text: str) -> bool:
+    """Return whether a text of somebody's (torch, CUDA, Python, the system) says that memory ran out."""
+    lower = text.lower()
+    return any(sign in lower for sign in _OUT_OF_MEMORY)

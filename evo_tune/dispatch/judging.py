@@ -12,7 +12,7 @@ import traceback
 from typing import NamedTuple, cast
 
 from evo_tune.dispatch.slot import names_inside
-from evo_tune.errors import EvoTuneError
+from evo_tune.errors import EvoTuneError, tells_of_memory
 from evo_tune.genome.trial import STATUSES, Status
 from evo_tune.plugins.context import Pruned
 from evo_tune.text import one_line
@@ -20,7 +20,6 @@ from evo_tune.trust import inside
 
 __all__ = ["Verdict", "judge", "text_of"]
 
-OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "alloc_failed")
 POISONED = ("cuda error", "cudnn error", "hip error")
 
 
@@ -69,7 +68,7 @@ def _is_out_of_memory(error: BaseException, text: str) -> bool:
         return True
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
-    return isinstance(error, RuntimeError) and any(sign in text.lower() for sign in OUT_OF_MEMORY)
+    return isinstance(error, RuntimeError) and tells_of_memory(text)
 
 
 def _where(error: BaseException, path: str) -> str:

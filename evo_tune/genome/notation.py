@@ -10,8 +10,9 @@ from typing import Any
 from evo_tune.errors import SpaceError
 from evo_tune.genome.genes import Choice, Float, Gene, Int
 from evo_tune.genome.values import is_number, read_value
+from evo_tune.text import printable
 
-__all__ = ["parse_gene"]
+__all__ = ["parse_gene", "typed_gene", "typed_hints"]
 
 
 def parse_gene(name: str, text: str) -> Gene:
@@ -21,8 +22,8 @@ def parse_gene(name: str, text: str) -> Gene:
         name: The gene's name, for messages.
         text: float(0,0.5), log(1e-5,1e-2), int(1,8) or int(32,256,32), choice(a,b), ordered(64,128),
             a|b (ordered, if all are numbers), or a plain value, which fixes the gene. Behind it, if need be,
-            '~ VALUE±SPREAD', where a good value is believed to lie (±2x: a factor, for log; +- can be typed for ±), and
-            'when NAME=A|B', the values of another gene with which this one counts.
+            '@ VALUE', the default, '~ VALUE±SPREAD', where a good value is believed to lie (±2x: a factor, for log; +-
+            can be typed for ±), and 'when NAME=A|B', the values of another gene with which this one counts.
 
     Raises:
         SpaceError: It is none of these.
@@ -57,7 +58,8 @@ def parse_gene(name: str, text: str) -> Gene:
     except (KeyError, TypeError):
         raise SpaceError(
             f"--gene {name}={whole} is not understood: expected float(LOW,HIGH), log(LOW,HIGH), int(LOW,HIGH[,STEP]), "
-            "choice(A,B,…), ordered(A,B,…), A|B|… or a fixed value; then '~ VALUE±SPREAD' or 'when NAME=A|B', if wanted"
+            "choice(A,B,…), ordered(A,B,…), A|B|… or a fixed value; then '@ DEFAULT', '~ VALUE±SPREAD' or 'when "
+            "NAME=A|B', if wanted"
         ) from None
 
 
@@ -81,4 +83,42 @@ def _hints(text: str) -> tuple[str, dict[str, Any]]:
                 f"±{value[2]}{value[3]}: expected a factor, such as ±2x, for log(…), else a distance, such as ±0.05"
             )
         hints |= {"prior": prior, "spread": spread}
+    match = re.fullmatch(r"(.*?(?:\s|\)))@(.*)", text)
+    if match:
+        text, hints["default"] = match[1], read_value(match[2].strip())
+        if hints["default"] == "":
+            raise SpaceError("the default is empty: expected @ VALUE, such as @ 3e-3")
     return text, hints
+
+
+def typed_gene(gene: Gene) -> str:
+    """Return a gene as it is typed behind `--gene NAME=`.
+
+    `parse_gene` makes the same of it, if it can be typed at all: a logarithmic Int, several conditions and texts with
+    commas or bars in them cannot.
+    """
+    if isinstance(gene, Float):
+        text = f"{'log' if gene.log else 'float'}({_typed(gene.low)},{_typed(gene.high)})"
+    elif isinstance(gene, Int):
+        text = f"int({gene.low},{gene.high}{f',{gene.step}' if gene.step > 1 else ''})"
+    else:
+        assert isinstance(gene, Choice)
+        values = ",".join(map(_typed, gene.values))
+        alone = len(gene.values) == 1
+        text = values if alone else f"{'ordered' if gene.ordered else 'choice'}({values})"
+    return text + typed_hints(gene)
+
+
+def typed_hints(gene: Gene) -> str:
+    """Return what is known of a gene beside its values, as it is typed behind them; '' for nothing."""
+    text = "" if gene.default is None else f" @ {_typed(gene.default)}"
+    if gene.prior is not None:
+        spread = "" if gene.spread is None else f"±{_typed(gene.spread)}{'x' if getattr(gene, 'log', False) else ''}"
+        text += f" ~ {_typed(gene.prior)}{spread}"
+    for name, values in gene.when or ():
+        text += f" when {name}={'|'.join(map(_typed, values))}"
+    return text
+
+
+def _typed(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else printable(str(value))

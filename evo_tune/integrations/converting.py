@@ -6,12 +6,13 @@ import contextlib
 import os
 import shlex
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from evo_tune.errors import EvoTuneError, OptionError, StoreError, UsageError
+from evo_tune.store.inflight import Curve
 from evo_tune.store.run import Run
 from evo_tune.text import one_line
 
@@ -21,8 +22,13 @@ __all__ = ["TOOLS", "TRACKERS", "Sink", "convert", "opened_by", "parse_track", "
 class Sink(Protocol):
     """What a run is written into."""
 
-    def update(self, run: Run) -> None:
-        """Write what is not there yet."""
+    def update(self, run: Run, flying: Mapping[int, Curve] | None = None) -> None:
+        """Write what is not there yet.
+
+        Args:
+            run: It.
+            flying: Curves so far of what has no result yet (see `in_flight`).
+        """
 
 
 class _Tool(NamedTuple):

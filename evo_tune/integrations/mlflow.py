@@ -10,12 +10,13 @@ import contextlib
 import logging
 import re
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evo_tune.integrations.needed import needing
 from evo_tune.integrations.rows import Row, Rows, step_of
+from evo_tune.store.inflight import Curve
 from evo_tune.store.run import Run
 
 if TYPE_CHECKING:
@@ -45,15 +46,19 @@ class MLflowDatabase:
             import mlflow  # noqa: F401
             import sqlalchemy  # noqa: F401
 
-    def update(self, run: Run) -> None:
+    def update(self, run: Run, flying: Mapping[int, Curve] | None = None) -> None:
         """Write a run into the database, which is made.
+
+        Args:
+            run: It.
+            flying: Curves so far of what has no result yet.
 
         Raises:
             OSError: It cannot be written.
         """
         from mlflow import MlflowClient
 
-        rows, path = Rows(run), self.path.resolve()
+        rows, path = Rows(run, flying), self.path.resolve()
         path.touch(exist_ok=False)  # for an error of the system's own words
         artifacts = path.with_name(f"{path.name}-artifacts").as_uri()
         with _quiet():

@@ -12,7 +12,7 @@ import json
 import logging
 import os
 import warnings
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ from evo_tune.genome.genes import Choice, Float, Gene, Int
 from evo_tune.genome.values import Value
 from evo_tune.integrations.needed import needing
 from evo_tune.integrations.rows import Row, Rows
+from evo_tune.store.inflight import Curve
 from evo_tune.store.run import Run
 from evo_tune.text import one_line
 
@@ -52,14 +53,18 @@ class OptunaJournal:
         if os.path.lexists(path) and not path.is_file():
             raise UsageError(f"{what}: {path} is no file; choose another")
 
-    def update(self, run: Run) -> None:
+    def update(self, run: Run, flying: Mapping[int, Curve] | None = None) -> None:
         """Write what the study lacks of a run, in one piece and under the journal's own lock.
+
+        Args:
+            run: It.
+            flying: Curves so far of what has no result yet (see `in_flight`).
 
         Raises:
             UsageError: The file holds something else, or another run's study of that name.
             OSError: It cannot be written.
         """
-        rows = Rows(run)
+        rows = Rows(run, flying)
         with _quiet(), _batch(self.path, self._what) as storage:
             study = self._study(storage, rows)
             known = storage.get_all_trials(study, deepcopy=False)
@@ -68,6 +73,8 @@ class OptunaJournal:
                     storage.create_new_trial(study, _trial(rows, rows.row(id)))
                 elif id in run.outcomes and not known[id].state.is_finished():
                     _finish(storage, known[id]._trial_id, _fields(rows, rows.row(id)))
+                elif id in rows.flying:
+                    _go_on(storage, known[id], rows.told(rows.row(id)))
 
     def _study(self, storage: JournalStorage, rows: Rows) -> int:
         """Return the id of the run's study, made if it is not there."""
@@ -126,6 +133,12 @@ def _finish(storage: JournalStorage, trial: int, fields: dict[str, Any]) -> None
     for name, value in fields["system_attrs"].items():
         storage.set_trial_system_attr(trial, name, value)
     storage.set_trial_state_values(trial, fields["state"], fields["values"])
+
+
+def _go_on(storage: JournalStorage, trial: FrozenTrial, told: dict[int, float]) -> None:
+    """Add to a training's curve what it has reported meanwhile."""
+    for step in told.keys() - trial.intermediate_values.keys():
+        storage.set_trial_intermediate_value(trial._trial_id, step, told[step])
 
 
 def _distribution(gene: Gene) -> BaseDistribution:

@@ -7,12 +7,13 @@ Names and texts may be a stranger's: they are one printable line each here, numb
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from evo_tune.genome.trial import DECAYED, Candidate, Outcome
 from evo_tune.genome.values import Value
+from evo_tune.store.inflight import Curve
 from evo_tune.store.run import Run
 from evo_tune.text import one_line
 
@@ -31,6 +32,10 @@ State: TypeAlias = Literal["open", "whole", "part", "pruned", "failed"]
 """No result yet; trained in full and from scratch; in part, or with another's weights; stopped by its curve; failed."""
 
 
+Points: TypeAlias = Sequence[tuple[float, Mapping[str, float | None]]]
+"""A curve: shares of a full training, and the metrics at each."""
+
+
 @dataclass(frozen=True)
 class Row:
     """One candidate, and what came of it.
@@ -41,7 +46,7 @@ class Row:
         genome: By gene, as `Rows.genes` names them.
         values: The objectives, in their order; None unless it has all of them.
         metrics: What it returned, as `Rows.metrics` names it.
-        curve: (step, of `WHOLE` in a full training; metrics), in the order of training.
+        curve: (step, of `WHOLE` in a full training; metrics), in the order of training; so far, if there is no result.
         began: When its training began, or when it was born if that is not known; seconds since 1970.
         ended: When its result came; None for none.
         facts: The rest, as plain data: operator, parents, budget, seed, status, …
@@ -63,14 +68,16 @@ class Rows:
 
     Args:
         run: It.
+        flying: Curves so far of trainings that have no result yet, by id (see `in_flight`).
     """
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, flying: Mapping[int, Curve] | None = None) -> None:
         self.run = run
+        self.flying = {id: curve for id, curve in (flying or {}).items() if id not in run.outcomes}
         self.name = one_line(run.folder.resolve().name, NAME)
         self.genes = distinct(run.genes)
         """The run's genes, by the names that the rows have for them."""
-        self.metrics = distinct([*run.metric_names, *_reported(run)])
+        self.metrics = distinct([*run.metric_names, *_reported(run, self.flying)])
         """The run's metrics, likewise."""
         self.objectives = [self.metrics[objective.metric] for objective in run.objectives]
         self.directions = ["MINIMIZE" if objective.sign > 0 else "MAXIMIZE" for objective in run.objectives]
@@ -104,7 +111,7 @@ class Rows:
         facts = _facts(candidate)
         genome = {self.genes[name]: _plain(value) for name, value in candidate.genome.items()}
         if outcome is None:
-            return Row(id, "open", genome, None, {}, (), born, None, facts)
+            return Row(id, "open", genome, None, {}, self._curve(self.flying.get(id, ())), born, None, facts)
         trial = run.trial(id)
         objectives = [objective.metric for objective in run.objectives]
         ended = _time(run.came_at.get(id, 0.0))
@@ -121,7 +128,7 @@ class Rows:
             genome=genome,
             values=tuple(outcome.metrics[name] for name in objectives) if trial.ok else None,
             metrics=self._finite(outcome.metrics),
-            curve=tuple((step_of(share), self._finite(point)) for share, point in outcome.curve),
+            curve=self._curve(outcome.curve),
             began=_time(ended - max(0.0, outcome.seconds)) or born,
             ended=ended,
             facts=facts,
@@ -132,11 +139,14 @@ class Rows:
         metric = self.objectives[0]
         return {step: point[metric] for step, point in row.curve if metric in point}
 
-    def _finite(self, metrics: Mapping[str, float]) -> dict[str, float]:
+    def _curve(self, curve: Points) -> tuple[tuple[int, dict[str, float]], ...]:
+        return tuple((step_of(share), self._finite(point)) for share, point in curve)
+
+    def _finite(self, metrics: Mapping[str, float | None]) -> dict[str, float]:
         return {
             self.metrics[name]: float(value)
             for name, value in metrics.items()
-            if name != DECAYED and math.isfinite(value)
+            if name != DECAYED and value is not None and math.isfinite(value)
         }
 
 
@@ -161,9 +171,10 @@ def distinct(names: Iterable[str]) -> dict[str, str]:
     return made
 
 
-def _reported(run: Run) -> list[str]:
+def _reported(run: Run, flying: Mapping[int, Curve]) -> list[str]:
     """Return every metric that is in a curve, sorted."""
-    points = (point for outcome in run.outcomes.values() for _, point in outcome.curve)
+    curves: list[Points] = [*(outcome.curve for outcome in run.outcomes.values()), *flying.values()]
+    points = (point for curve in curves for _, point in curve)
     return sorted({name for point in points for name in point} - {DECAYED})
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,8 @@ from evo_tune.errors import UsageError
 from evo_tune.genome.genes import Choice, Float, Gene, Int
 from evo_tune.genome.values import Value
 from evo_tune.integrations.needed import needing
-from evo_tune.integrations.rows import Row, Rows, step_of
+from evo_tune.integrations.rows import WHOLE, Row, Rows, step_of
+from evo_tune.store.inflight import Curve
 from evo_tune.store.run import Run
 from evo_tune.text import one_line
 
@@ -27,8 +29,11 @@ EVENTS = "events.out.tfevents.evo-tune"
 MARK = "evo-tune-run.txt"
 """File that says whose run a folder is of."""
 
+GROWING = "growing"
+"""File beside that of a training in flight: the last step that was written."""
+
 LONGEST = 1000
-"""Bytes of the mark that are read."""
+"""Bytes of such files that are read."""
 
 
 class TensorBoardFolder:
@@ -52,24 +57,42 @@ class TensorBoardFolder:
         if os.path.lexists(path) and not path.is_dir():
             raise UsageError(f"{what}: {path} is no folder; choose another")
 
-    def update(self, run: Run) -> None:
-        """Write the trials with a result that are not there yet, each as one whole file.
+    def update(self, run: Run, flying: Mapping[int, Curve] | None = None) -> None:
+        """Write what is not there yet of a run: trials with a result, and of the others their curves so far.
+
+        A file only ever grows, since TensorBoard may be reading it: of a long curve some points may be left out, which
+        nobody told while it was short (see `Telling`).
+
+        Args:
+            run: It.
+            flying: Curves so far of what has no result yet (see `in_flight`).
 
         Raises:
             UsageError: Another run's folder of that name is there.
             OSError: It cannot be written.
         """
-        rows = Rows(run)
+        rows = Rows(run, flying)
         folder = self.path / rows.name  # the name of a folder: no slash is in it
         self._claim(folder, rows)
-        for id in sorted(run.outcomes.keys() - self._written):
-            path = folder / f"trial-{id:05}" / EVENTS
-            if not path.exists():
-                row = rows.row(id)
-                with _new(path) as write:
-                    for time, step, summary in _summaries(rows, row):
-                        write(time, step, summary)
-            self._written.add(id)
+        for id in sorted((run.outcomes.keys() | rows.flying.keys()) - self._written):
+            if id < len(rows):
+                self._write(folder / f"trial-{id:05}", rows, rows.row(id))
+            if id in run.outcomes:
+                self._written.add(id)
+
+    def _write(self, folder: Path, rows: Rows, row: Row) -> None:
+        path, growing = folder / EVENTS, folder / GROWING
+        last = _last_step(growing) if path.exists() else 0
+        if path.exists() and not last:
+            return  # it is whole
+        if row.state == "open":
+            folder.mkdir(exist_ok=True)
+            growing.write_text(f"{max([last, 1, *(step for step, _ in row.curve)])}\n", encoding="ascii")
+        with _more(path) if last else _new(path) as write:
+            for time, step, summary in _summaries(rows, row, last):
+                write(time, step, summary)
+        if row.state != "open":
+            growing.unlink(missing_ok=True)
 
     def _claim(self, folder: Path, rows: Rows) -> None:
         """Make the run's folder and what holds for all of its trials, or make sure that it is this run's."""
@@ -109,8 +132,25 @@ def _held(gene: Gene, value: Value) -> Value:
     return value if kinds == {bool} else one_line(str(value))
 
 
-def _summaries(rows: Rows, row: Row) -> Iterator[tuple[float, int, Summary]]:
-    """Yield (time in seconds since 1970, step, summary) of one trial, in order."""
+def _last_step(path: Path) -> int:
+    """Return the last step that was written of a training in flight; 0: there is none."""
+    try:
+        with open(path, encoding="ascii") as file:
+            return max(1, int(file.read(LONGEST)))
+    except OSError:
+        return 0
+    except ValueError:  # it was being written when something ended
+        return WHOLE
+
+
+def _summaries(rows: Rows, row: Row, done: int = 0) -> Iterator[tuple[float, int, Summary]]:
+    """Yield (time in seconds since 1970, step, summary) of one trial, in order.
+
+    Args:
+        rows: The run's.
+        row: The trial's.
+        done: The last step that was written already; 0: nothing was.
+    """
     import tensorboard.plugins.hparams.summary_v2 as hparams
     from tensorboard.plugins.hparams import metadata
     from tensorboard.plugins.hparams.api_pb2 import Status
@@ -120,9 +160,14 @@ def _summaries(rows: Rows, row: Row) -> Iterator[tuple[float, int, Summary]]:
     genome = {rows.genes[name]: _held(gene, raw[name]) for name, gene in rows.run.genes.items()}
     end = row.began if row.ended is None else row.ended
     last = step_of(row.facts["budget"])
-    yield row.began, 0, hparams.hparams_pb(genome, trial_id=f"trial {row.id}", start_time_secs=row.began)
+    if not done:
+        yield row.began, 0, hparams.hparams_pb(genome, trial_id=f"trial {row.id}", start_time_secs=row.began)
     for step, point in row.curve:
-        yield row.began + min(1.0, step / last) * (end - row.began), step, _scalars(point)
+        if step > done:
+            seen = row.began + min(1.0, step / last) * (end - row.began) if row.state != "open" else time.time()
+            yield seen, step, _scalars(point)
+    if row.state == "open":
+        return
     yield end, last, _scalars(row.metrics)
     status = Status.STATUS_FAILURE if row.state == "failed" else Status.STATUS_SUCCESS
     data = HParamsPluginData(session_end_info=SessionEndInfo(status=status, end_time_secs=end))
@@ -158,11 +203,25 @@ def _new(path: Path) -> Iterator[Any]:
     path.parent.mkdir(exist_ok=True)
     part = path.with_name("part")
     with open(part, "wb") as file:
-        records = RecordWriter(file)
-        records.write(Event(wall_time=0.0, file_version="brain.Event:2").SerializeToString())
-
-        def write(time: float, step: int, summary: Summary) -> None:
-            records.write(Event(wall_time=time, step=step, summary=summary).SerializeToString())
-
-        yield write
+        RecordWriter(file).write(Event(wall_time=0.0, file_version="brain.Event:2").SerializeToString())
+        yield _writer(file)
     os.rename(part, path)
+
+
+@contextlib.contextmanager
+def _more(path: Path) -> Iterator[Any]:
+    """A function that writes more events into a file."""
+    with open(path, "ab") as file:
+        yield _writer(file)
+
+
+def _writer(file: Any) -> Callable[[float, int, Summary], None]:
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    records = RecordWriter(file)
+
+    def write(time: float, step: int, summary: Summary) -> None:
+        records.write(Event(wall_time=time, step=step, summary=summary).SerializeToString())
+
+    return write

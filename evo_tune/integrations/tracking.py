@@ -19,6 +19,7 @@ from pathlib import Path
 
 from evo_tune.errors import StoreError
 from evo_tune.integrations.converting import parse_track, sink
+from evo_tune.store.inflight import Curve, in_flight
 from evo_tune.store.journal import JOURNAL
 from evo_tune.store.run import Run
 from evo_tune.text import one_line
@@ -144,19 +145,21 @@ def follow(folder: Path, text: str, ended: threading.Event) -> None:
     tool, path = parse_track(text)
     into = sink(tool, path, f"--track {text}")
     seen, rest, last = (-1, -1), 0.0, False
+    run: Run | None = None
+    told: dict[int, Curve] = {}
     while not last:
         last = ended.wait(max(EVERY if seen != (-1, -1) else 0.0, rest))
-        now = _version(folder)
+        now, flying, began = _version(folder), in_flight(folder), time.monotonic()
         if now != seen:
-            began = time.monotonic()
             try:
                 run = Run.open(folder)
             except StoreError:  # half a line, or a shared folder that is away
                 if last:
                     raise
                 continue
-            into.update(run)
-            seen, rest = now, REST * (time.monotonic() - began)
+        if run is not None and (now != seen or flying != told):
+            into.update(run, flying)
+            seen, told, rest = now, flying, REST * (time.monotonic() - began)
 
 
 def _version(folder: Path) -> tuple[int, int]:

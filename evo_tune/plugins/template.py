@@ -55,7 +55,8 @@ TEST = {"val_loss": "test_loss"}
 
 # Optional: what evaluate takes care of. "budget": it trains the fraction context.budget of the full training and goes
 # on from context.resume_folder, as --fidelity needs it; "curve": it reports the first objective, for --prune; "inherit"
-# (not here): it begins with the weights that another trial left, for --inherit.
+# (not here): it begins with the weights that another trial left, for --inherit. A part is a whole training in small: it
+# has a final fall of the learning rate of its own, is judged, and what goes on goes on from the state before the fall.
 SUPPORTS = ["budget", "curve"]
 
 
@@ -88,17 +89,18 @@ def evaluate(genome: dict, context: Context, *, steps: int = 300, points: int = 
         done, weights, speeds = unpack(np.load(saved), genome["width"])
         first, second = weights
     last = math.ceil(context.budget * steps)  # a part of the training may be asked for first
+    fork = last - math.ceil(genome["decay"] * last)  # up to here it is the full training; then its own fall begins
     for step in range(done + 1, last + 1):
-        lr = genome["lr"] * schedule(step / steps, genome["warmup"], genome["decay"])
+        lr = genome["lr"] * schedule(step / steps, (last - step) / last, genome["warmup"], genome["decay"])
         for weight, speed, slope in zip(weights, speeds, slopes(first, second, x, y), strict=True):
             speed *= genome["momentum"]
             speed -= lr * slope
             weight += speed
-        if step % 50 == 0 or step == last:
-            # A point of the learning curve. Its place is the share of the full training.
-            context.report(step / steps, val_loss=loss(first, second, *held_out))
-    if context.budget < 1.0:  # context.folder is this trial's own folder, made on first use
-        np.save(context.folder / "state.npy", np.concatenate([[last], *map(np.ravel, weights + speeds)]))
+        if step == fork and context.budget < 1.0:  # context.folder is this trial's own folder, made on first use
+            np.save(context.folder / "state.npy", np.concatenate([[step], *map(np.ravel, weights + speeds)]))
+        if step % 50 == 0 or step in (fork, last):
+            # A point of the learning curve: its place is the share of the full training; decayed: its fall has begun.
+            context.report(step / steps, decayed=step > fork, val_loss=loss(first, second, *held_out))
     # Raise if the training failed: the trial is saved as failed, with your message, and the run goes on.
     tested = {"test_loss": loss(first, second, *test)} if context.test else {}
     return {"val_loss": loss(first, second, *held_out), **tested, **estimate(genome)}
@@ -126,10 +128,17 @@ def data(points: int) -> tuple:
     return tuple((x, np.sin(5.0 * x)) for x in np.split(rng.uniform(-1.0, 1.0, 3 * points), 3))
 
 
-def schedule(done: float, warmup: float, decay: float) -> float:
-    """Return the factor of the learning rate: up from 0, flat, down to 0; a function of the full training."""
+def schedule(done: float, left: float, warmup: float, decay: float) -> float:
+    """Return the factor of the learning rate: up from 0, flat, down to 0.
+
+    Args:
+        done: Share of the full training that is done: all parts of it warm up alike.
+        left: Share of this part that is left: each part falls at its end.
+        warmup: Share of the full training.
+        decay: Share of this part.
+    """
     up = done / warmup if warmup else 1.0
-    down = (1.0 - done) / decay if decay else 1.0
+    down = left / decay if decay else 1.0
     return min(1.0, up, down)
 
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
 from evo_tune.genome.genes import Choice, Float, Gene, Int
+from evo_tune.genome.notation import typed_gene, typed_hints
 from evo_tune.genome.trial import Trial
 from evo_tune.genome.values import Value, is_number
 from evo_tune.report import summary
@@ -22,9 +23,9 @@ from evo_tune.report.part import Command
 from evo_tune.report.words import show_seconds, show_value
 from evo_tune.store.places import as_typed
 from evo_tune.store.run import Run
-from evo_tune.text import one_line
+from evo_tune.text import one_line, printable
 
-__all__ = ["advice", "at_ends", "ends_of", "typed_evaluator", "widened"]
+__all__ = ["advice", "at_ends", "ends_of", "typed_evaluator", "typed_run", "widened"]
 
 ENOUGH = 12
 """Fewest genomes with a value, or evaluations, from which there is advice."""
@@ -57,6 +58,37 @@ def typed_evaluator(material: Material) -> str:
     return shlex.quote(one_line(name))
 
 
+def _is_command(material: Material) -> bool:
+    """Whether the run's evaluator is a command, which has no genes, objectives and metrics but those that are typed."""
+    return material.run.manifest.evaluator.startswith("command:")
+
+
+def typed_run(material: Material, wider: Mapping[str, str]) -> str:
+    """Return the command that begins a run with some genes in place of this one's.
+
+    Args:
+        material: This run's.
+        wider: Genes as they are typed, by name.
+    """
+    manifest, options = material.run.manifest, material.run.manifest.options
+    if not _is_command(material):
+        genes = wider.values()
+        return " ".join(
+            [f"evo-tune run {typed_evaluator(material)}", *(f"--gene {shlex.quote(gene)}" for gene in genes)]
+        )
+    text = manifest.evaluator.removeprefix("command:")
+    words = ["evo-tune", "run", printable(manifest.evaluator if text.startswith("-") else text)]
+    for name, gene in material.run.genes.items():
+        words += ["--gene", wider.get(name, f"{printable(name)}={typed_gene(gene)}")]
+    for objective in manifest.objectives:
+        words += ["--objective", printable(objective)]
+    for pattern in str(options.get("metric") or "").splitlines():
+        words += ["--metric", printable(pattern)]
+    if options.get("progress"):
+        words += ["--progress", printable(str(options["progress"]))]
+    return shlex.join(words) + (" --shell" if options.get("shell") is True else "")
+
+
 def _unended(material: Material) -> Iterator[Command]:
     if material.run.ended is None:
         yield Command(
@@ -78,10 +110,11 @@ def at_ends(material: Material) -> dict[str, tuple[str, str]]:
         margin = NEAR if gene.size == math.inf else 0.51 / min(gene.size, 1e6)
         for end, there in (("low", units <= margin), ("high", units >= 1.0 - margin)):
             text = widened(gene, end)
-            if there[0] and there[:count].mean() > 0.5 and int((~there).sum()) >= 3 and text is not None:
-                value = show_value(material.ranked[0].genome[name])
-                told = f"{name} = {value} ({int(there[:count].sum())} of the best {count} are at that end)"
-                found[name] = told, f"{name}={text}"
+            if there[0] and text is not None:
+                value, alike = show_value(material.ranked[0].genome[name]), int(there[:count].sum())
+                told = f"{name} = {value} ({alike} of the best {count} {'is' if alike == 1 else 'are'} at that end)"
+                # A file's genes keep their defaults where they are widened; a command's have none but what is typed.
+                found[name] = told, f"{name}={text}{typed_hints(gene) if _is_command(material) else ''}"
     return found
 
 
@@ -100,11 +133,12 @@ def _ends(material: Material) -> Iterator[Command]:
             if len(found) == 1
             else ("Values of the best genome lie", "the ends of their ranges")
         )
-        wider = " ".join(f"--gene {shlex.quote(text)}" for _, text in found.values())
+        typed = typed_run(material, {name: text for name, (_, text) in found.items()})
+        rest = "" if _is_command(material) else " (with this run's -o options as well)"
         yield Command(
             f"{genes} at {ends}, and better ones may lie beyond: {', '.join(told for told, _ in found.values())}. "
-            "Widen, and begin with what was found (with this run's -o options as well):",
-            f"evo-tune run {typed_evaluator(material)} {wider} --warm-start {as_typed(material.run.folder)}",
+            f"Widen, and begin with what was found{rest}:",
+            f"{typed} --warm-start {as_typed(material.run.folder)}",
         )
 
 

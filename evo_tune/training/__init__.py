@@ -85,6 +85,7 @@ if TYPE_CHECKING:
     from evo_tune.training.hardware.launcher import launch as launch
     from evo_tune.training.hardware.memory import Fit as Fit
     from evo_tune.training.hardware.memory import Memory as Memory
+    from evo_tune.training.hardware.memory import encoder_memory as encoder_memory
     from evo_tune.training.hardware.memory import fit_memory as fit_memory
     from evo_tune.training.hardware.memory import fitting_micro_batch as fitting_micro_batch
     from evo_tune.training.hardware.memory import predict_memory as predict_memory
@@ -198,6 +199,8 @@ if TYPE_CHECKING:
     from evo_tune.training.tuning.tune import TuningTask as TuningTask
     from evo_tune.training.tuning.tune import tuning_course as tuning_course
     from evo_tune.training.tuning.tuned_files import write_tuned as write_tuned
+    from evo_tune.training.tuning.tuning_memory import NewWeights as NewWeights
+    from evo_tune.training.tuning.tuning_memory import tuning_memory as tuning_memory
     from evo_tune.training.tuning.tuning_options import Tuning as Tuning
     from evo_tune.training.tuning.tuning_text import TuningText as TuningText
     from evo_tune.training.tuning.tuning_text import tuning_text as tuning_text
@@ -234,7 +237,7 @@ _NAMES = {
     "hardware.distributed": "process_group Ranks RanksDiffer",
     "hardware.flops": "flops_per_token recompute_flops_per_token",
     "hardware.launcher": "launch RankFailed",
-    "hardware.memory": "Fit fit_memory fitting_micro_batch Memory predict_memory",
+    "hardware.memory": "encoder_memory Fit fit_memory fitting_micro_batch Memory predict_memory",
     "hardware.precision": "Precision",
     "hardware.probe": "fastest_precision",
     "hardware.throughput": "mfu peak_flops Throughput",
@@ -285,6 +288,7 @@ _NAMES = {
     "tuning.targets": "matching_names",
     "tuning.tune": "tuning_course TuningTask",
     "tuning.tuned_files": "write_tuned",
+    "tuning.tuning_memory": "NewWeights tuning_memory",
     "tuning.tuning_options": "Tuning",
     "tuning.tuning_text": "tuning_text TuningText",
 }

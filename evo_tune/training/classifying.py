@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 
 from evo_tune.errors import OptionError
 from evo_tune.options.declare import option
-from evo_tune.training.models.encoder_config import nearest_divisor
+from evo_tune.training.hardware.computing import in_memory
+from evo_tune.training.hardware.memory import encoder_memory
+from evo_tune.training.models.encoder_config import EncoderConfig, nearest_divisor
 from evo_tune.training.models.transfer.rules import Parametrising
 from evo_tune.training.plan import Plan
 
@@ -80,19 +82,20 @@ def known_before(
     genome: Mapping[str, Any],
     options: Classifying,
     *,
-    parameters: int,
+    config: EncoderConfig,
     rows: int,
     flops_per_sample: float,
     whole: bool = False,
 ) -> dict[str, float]:
-    """Return what is known before training: params, and samples and flops of the full training.
+    """Return what is known before training: params, gpu_memory, and samples and flops of the full training.
 
-    Of a budget in seconds only a clock can tell how many samples it is worth.
+    Of a budget in seconds only a clock can tell how many samples it is worth. gpu_memory is what a GPU of any size
+    would hold of it, its batch in one pass (or in passes of the option), in bf16 unless told otherwise, bytes.
 
     Args:
         genome: Its rates are checked.
-        options: The budget.
-        parameters: Weights of the model.
+        options: The budget, and how it is computed.
+        config: The model.
         rows: Samples to train on.
         flops_per_sample: FLOPs of training on one.
         whole: Whether a step must be one pass, as batch norms need it.
@@ -104,11 +107,29 @@ def known_before(
     if whole:
         check_whole(options, genome["batch"])
     options.check_genes(lr=genome["lr"], weight_decay=genome["weight_decay"], warmup=genome["warmup"])
-    known = {"params": float(parameters)}
+    known = {"params": float(config.parameters), "gpu_memory": _gpu_memory(config, genome["batch"], options, whole)}
     if options.seconds is not None:
         return known
     samples = options.samples(rows, flops_per_sample)
     return {**known, "samples": float(samples), "flops": samples * flops_per_sample}
+
+
+def _gpu_memory(config: EncoderConfig, batch: int, options: Classifying, whole: bool) -> float:
+    """Return what a GPU would hold of a training, without CUDA's own libraries, bytes; of several ranks', each."""
+    each = -(-batch // options.ranks)
+    if isinstance(options.micro_batch, int) and not whole:
+        each = min(each, options.micro_batch)
+    predicted = encoder_memory(
+        config,
+        each,
+        precision="fp32" if in_memory(options.precision) == "fp32" else "bf16",
+        recompute=options.recompute,
+        device="cuda",
+        optimizer=options.optimizer_name,
+        ema=options.ema is not None,
+        ranks=options.ranks,
+    )
+    return predicted.peak - predicted.context
 
 
 @dataclass(frozen=True, kw_only=True)

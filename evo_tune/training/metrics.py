@@ -72,7 +72,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("samples_per_second", "1/s", CLASSES, "evaluations left out", lambda t: t.speed),
     Metric("tokens_per_second", "1/s", WORDS, "evaluations left out", lambda t: t.speed),
     Metric("peak_memory", "bytes", ALL, "measured on a GPU, predicted on a CPU", lambda t: t.peak_memory),
-    Metric("gpu_memory", "bytes", LANGUAGE, "what a GPU of any size would hold of it"),
+    Metric("gpu_memory", "bytes", ALL, "what a GPU of any size would hold of it"),
     Metric("micro_batch", "samples", CLASSES, "most samples in one pass", lambda t: t.micro_batch),
     Metric("micro_batch", "tokens", WORDS, "most tokens in one pass", lambda t: t.micro_batch),
     Metric(

@@ -7,6 +7,7 @@ it stands (device, seed, budget, folders) comes as a `Run`, which an evaluator's
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,7 +21,8 @@ from evo_tune.training.course import Course
 from evo_tune.training.hardware import probe
 from evo_tune.training.hardware.allocator import keep_freed_memory
 from evo_tune.training.hardware.determinism import reproducible, seed_for
-from evo_tune.training.hardware.launcher import launch
+from evo_tune.training.hardware.distributed import PassTooLarge
+from evo_tune.training.hardware.launcher import RankFailed, launch
 from evo_tune.training.optim.fork import fork_step
 
 if TYPE_CHECKING:
@@ -266,6 +268,9 @@ def train_together(
 ) -> dict[str, float]:
     """Have several processes train a task together, and return the metrics.
 
+    Where one has no memory for a pass, all begin again from the same checkpoint, with passes of half the size: the
+    training is the same but for rounding, and what was told of its curve is not told twice.
+
     Args:
         function: Is each of them: `function(ranks, tell, *, run, options, **arguments)`, at the top of a file; it
             trains in `Place.of(ranks, tell, run)`.
@@ -282,12 +287,38 @@ def train_together(
     place = {name: getattr(run, name) for name in ("threads", "seed", "budget", "keep", "test", "timing")}
     for name in ("folder", "resume_folder", "inherit_folder"):
         place[name] = getattr(run, name) and str(getattr(run, name))
-    metrics: dict[str, float] = launch(
-        function,
-        {"run": place, "options": dict(options), **arguments},
-        ranks=options["ranks"],
-        device=run.device,
-        threads=run.threads,
-        on_message=lambda point: run.report(**point),
-    )
-    return metrics
+    curve, parts = _Curve(run), 1
+    while True:
+        try:
+            metrics: dict[str, float] = launch(
+                function,
+                {"run": place, "options": dict(options), **arguments},
+                ranks=options["ranks"],
+                device=run.device,
+                threads=run.threads,
+                on_message=curve.tell,
+                parts=parts,
+            )
+            return metrics
+        except RankFailed as failure:
+            if failure.status != PassTooLarge.status:
+                raise
+            parts *= 2
+            print(f"{failure}: all ranks begin again, with {parts} parts of each", file=sys.stderr, flush=True)
+            curve.begin_again()
+
+
+class _Curve:
+    """A learning curve on its way to a run, each point once, however often the training has to begin again."""
+
+    def __init__(self, run: Run) -> None:
+        self.run, self.told, self.heard = run, 0, 0
+
+    def tell(self, point: dict[str, Any]) -> None:
+        self.heard += 1
+        if self.heard > self.told:
+            self.told = self.heard
+            self.run.report(**point)
+
+    def begin_again(self) -> None:
+        self.heard = 0

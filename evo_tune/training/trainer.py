@@ -106,7 +106,7 @@ class Trainer:
         self.targets = 0
         self.clipped = 0
         self.overflows = 0
-        self.parts = 1
+        self.parts = 1 if ranks is None else ranks.parts
 
     def run(self, until: int, on_step: Callable[[Step], None] | None = None) -> None:
         """Train up to step number `until`, not included; steps already done are not done again.
@@ -270,8 +270,9 @@ class Trainer:
     def _judged_gradient(self) -> tuple[Tensor, int]:
         """Leave this step's gradient in the parameters; return loss and norm, (2,), on the device, and the targets.
 
-        Out of memory is met with smaller micro-batches, which give the same gradient; it is an error only
-        when they cannot be made smaller, or when other ranks wait for this one in the middle of a reduction.
+        Out of memory is met with smaller micro-batches, which give the same gradient; it is an error only when they
+        cannot be made smaller, or when other ranks wait for this one in the middle of a reduction: then all have to
+        begin again (see `PassTooLarge`).
         """
         fed = self.feed(self.source, self.step)
         largest = max((len(inputs) for inputs, _ in fed.window), default=0)
@@ -279,9 +280,10 @@ class Trainer:
             try:
                 return self._attempt(fed.split(self.parts))
             except RuntimeError as error:
+                smaller = self.parts < largest and self.divisible
                 if self.ranks is not None and is_out_of_memory(error):
-                    raise self.ranks.out_of_memory(error) from error
-                if self.parts >= largest or not self.divisible or not is_out_of_memory(error):
+                    raise self.ranks.out_of_memory(error, smaller=smaller) from error
+                if not smaller or not is_out_of_memory(error):
                     raise
             # Here, outside of the handler, the failed attempt's tensors are no longer held.
             self.parts *= 2

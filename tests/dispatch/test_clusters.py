@@ -20,11 +20,17 @@ import psutil
 import pytest
 from slot_helpers import alive, candidate, dask_address, dask_cluster, open_dask, open_ray, start_ray, until
 
-from evo_tune.dispatch import CPU, Cluster, Plan, Slot, open_slots
+from evo_tune import Minimize
+from evo_tune.dispatch import CPU, Cluster, Plan, Slot, Task, open_slots
 from evo_tune.dispatch.clusters import host as on_host
+from evo_tune.dispatch.clusters.dask_cluster import DaskSeat
 from evo_tune.dispatch.clusters.host import Parcel
+from evo_tune.dispatch.clusters.remote import Lost
 from evo_tune.errors import OptionError, RunError
 from evo_tune.loop.search import Search
+from evo_tune.plugins.command import command_evaluator
+from evo_tune.plugins.find import load_function
+from evo_tune.plugins.function import Reference
 
 OK = "return {'loss': genome['x'], 'pid': os.getpid(), 'above': os.getppid()}"
 
@@ -66,6 +72,49 @@ def test_a_machine_that_is_lost_costs_nothing_but_time(open_one, task_of, closin
     assert outcome.metrics["above"] != above
     assert count.read_text() == "xx"
     assert until(lambda: not alive(pid)), "the training does not outlive the engine's process"
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize(
+    "open_one",
+    [
+        pytest.param(open_dask, marks=pytest.mark.xdist_group("dask"), id="dask"),
+        pytest.param(open_ray, marks=pytest.mark.xdist_group("ray"), id="ray"),
+    ],
+)
+def test_commands_and_functions_are_evaluators_there_too(open_one, closing, tmp_path):
+    (tmp_path / "script.py").write_text("import sys\nprint('loss=' + sys.argv[1])\n")
+    (tmp_path / "mine.py").write_text("def train(genome, context):\n    return {'loss': 2 * genome['x']}\n")
+    command = command_evaluator(f"{sys.executable} {tmp_path}/script.py {{x}}")
+    function = load_function(tmp_path / "mine.py", Reference("train", "", str(tmp_path / "mine.py")))
+    for evaluator, options, loss in ((command, {"metric": "loss"}, 0.5), (function, {}, 1.0)):
+        task = Task.of(evaluator, evaluator.bind(options), [Minimize("loss")], tmp_path / evaluator.name)
+        (slot,) = open_one(task, (CPU,))
+        closing.append(slot)
+        outcome = slot.run(candidate())
+        assert (outcome.error, outcome.metrics) == (None, {"loss": loss})
+        slot.close()
+
+
+def test_an_answer_that_dasks_client_lost_is_asked_for_again():
+    told = iter([UnboundLocalError("result"), TimeoutError(), {"status": "ok"}])
+
+    class Pending:
+        status = "pending"
+
+        def result(self, timeout: float) -> object:
+            answer = next(told)
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+    engine = SimpleNamespace(known=lambda address: True, run="r")
+    seat = DaskSeat(engine, "tcp://here", "cpu", CPU)  # type: ignore[arg-type]
+    pending = Pending()
+    assert seat.wait(pending, 60.0) == {"status": "ok"}
+    pending.status, told = "error", iter([UnboundLocalError("of the evaluation itself")])
+    with pytest.raises(Lost, match=r"is lost \(UnboundLocalError\)"):
+        seat.wait(pending, 60.0)
 
 
 @pytest.mark.cluster

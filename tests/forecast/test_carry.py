@@ -62,6 +62,19 @@ def test_each_gene_has_its_rule() -> None:
     assert "standard" in " ".join(told["remarks"])
 
 
+def test_the_target_is_judged_by_the_bytes_that_judged_the_run() -> None:
+    """A longer training would be judged by more of them: its loss is told for the run's."""
+    assert carry()["options"]["eval_tokens"] == 16_384  # of 400,000 tokens; 6,400,000 would have 262,144
+    assert carry({"eval_tokens": 10_000})["options"]["eval_tokens"] == 10_000
+
+
+def test_the_time_scale_of_decay_by_tokens_a_weight_stands_beside() -> None:
+    row = carry(tokens=3_200_000, batch=512)["by"]["weight_decay"]
+    # 8 times the text, 64 times the weights: λ / 8 by a constant time scale, and an eighth of the tokens a weight.
+    assert row["target"] == pytest.approx(0.1 / 8)
+    assert f"{0.1 / 8 * 8**-0.52:.3g}" in row["rule"]
+
+
 def test_more_than_four_epochs_are_said_and_fewer_than_one_drop_nothing() -> None:
     assert any("more than 4 times" in remark for remark in carry(tokens=10**7)["remarks"])
     assert carry(tokens=10**5)["genome"]["dropout"] == 0.0

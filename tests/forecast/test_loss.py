@@ -25,7 +25,7 @@ def test_a_law_without_noise_is_found() -> None:
     found = fit(observed())
     for n, d in ((3e6, 1e7), (1e6, 1.6e6)):
         assert found(n, d) == pytest.approx(TRUE(n, d), rel=0.01)
-    assert found.scatter < 0.002
+    assert found.scatter < 0.004  # of the grid
 
 
 def test_one_bad_training_does_not_bend_it() -> None:
@@ -37,11 +37,43 @@ def test_one_bad_training_does_not_bend_it() -> None:
 def test_the_interval_holds_as_often_as_it_says() -> None:
     inside = 0
     for seed in range(8):
-        found = predict(observed(0.01, seed), 4e6, 6e6, bootstraps=25, seed=seed)
+        found = predict(observed(0.01, seed), 4e6, 6e6, seed=seed)
         reached = TRUE(4e6, 6e6) * float(np.exp(np.random.default_rng([seed, 1]).normal(0, 0.01)))
         inside += found.low <= reached <= found.high
         assert found.high - found.low < 0.2 * found.loss
     assert inside >= 4  # 80% of 8 are 6; fewer than 4 in one of 100 cases
+
+
+def few(noise: float, seed: int) -> list[Observation]:
+    """Two sizes at two lengths, three trainings each: what a search that is to be carried has."""
+    rng = np.random.default_rng(seed)
+    cells = itertools.product((1e5, 2.2e5), (1e5, 4e5), range(3))
+    return [Observation(n, d, TRUE(n, d) * float(np.exp(rng.normal(0, noise)))) for n, d, _ in cells]
+
+
+def test_four_cells_tell_a_loss_of_eight_times_the_compute_within_a_few_percent() -> None:
+    """Where the exponents are free, any of them fits four cells, and the interval is ten times as wide."""
+    inside, halves = 0, []
+    for seed in range(8):
+        found = predict(few(0.01, seed), 1.8e6, 4e5, seed=seed)
+        reached = TRUE(1.8e6, 4e5) * float(np.exp(np.random.default_rng([seed, 1]).normal(0, 0.01)))
+        inside += found.low <= reached <= found.high
+        halves.append((found.high - found.low) / 2 / found.loss)
+    assert inside >= 4
+    assert np.median(halves) < 0.04
+    assert min(halves) > 0.01  # one more training scatters by as much
+
+
+def test_text_beyond_what_was_seen_is_told_with_doubt() -> None:
+    wider, longer = (predict(few(0.01, 0), n, d) for n, d in ((1.8e6, 4e5), (2.2e5, 3.2e6)))  # eight times either
+    assert (wider.high - wider.low) / 2 < 0.06 * wider.loss
+    assert (longer.high - longer.low) / 2 > 0.1 * longer.loss  # 3% a doubling, 1.28 deviations
+
+
+def test_what_trainings_tell_outweighs_what_is_usual() -> None:
+    steep = ScalingLaw(1.0, 3e3, 0.8, 4e3, 0.8, 0.0)
+    rows = [Observation(n, d, steep(n, d)) for n in np.geomspace(1e4, 1e6, 5) for d in np.geomspace(1e4, 1e6, 5)]
+    assert fit(rows).alpha == pytest.approx(0.8, abs=0.1)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 
 from evo_tune.errors import SpaceError
 from evo_tune.genome.genes import Choice, Float, Gene, Int
-from evo_tune.genome.notation import parse_gene
+from evo_tune.genome.notation import parse_gene, typed_gene
 
 
 @pytest.mark.parametrize(
@@ -26,6 +26,7 @@ from evo_tune.genome.notation import parse_gene
 )
 def test_a_gene_is_read_from_the_command_line(text: str, gene: Gene) -> None:
     assert parse_gene("g", text) == gene
+    assert parse_gene("g", typed_gene(gene)) == gene
 
 
 @pytest.mark.parametrize(
@@ -66,15 +67,25 @@ def test_a_gene_that_cannot_be_read_says_what_was_typed(text: str) -> None:
         ("float(0.9,0.999) when optimizer=adamw|lion", Float(0.9, 0.999, when={"optimizer": ["adamw", "lion"]})),
         ("a|b when depth=2", Choice(("a", "b"), when={"depth": 2})),
         ("int(1,4) ~ 2±1 when on=true", Int(1, 4, prior=2, spread=1, when={"on": True})),
+        ("log(1e-4,1e-1) @ 3e-3", Float(1e-4, 1e-1, log=True, default=3e-3)),
+        ("int(1,8)@2", Int(1, 8, default=2)),
+        ("16|32|64 @ 32", Choice((16, 32, 64), ordered=True, default=32)),
+        ("choice(a,b) @ b when depth=2", Choice(("a", "b"), default="b", when={"depth": 2})),
+        ("float(0,0.5) @ 0.2 ~ 0.1±0.05", Float(0, 0.5, default=0.2, prior=0.1, spread=0.05)),
+        ("a@b|c", Choice(("a@b", "c"))),
     ],
 )
 def test_what_is_known_of_a_gene_is_read_behind_it(text: str, gene: Gene) -> None:
     assert parse_gene("g", text) == gene
+    assert parse_gene("g", typed_gene(gene)) == gene
 
 
 @pytest.mark.parametrize(
     "text",
     [
+        "float(0,1) @ 2",
+        "float(0,1) @",
+        "a|b @ c",
         "log(1e-4,1e-1) ~ 3e-3",
         "log(1e-4,1e-1) ~ 3e-3±2",
         "float(0,1) ~ 0.5±2x",

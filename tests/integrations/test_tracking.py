@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 import time
@@ -15,8 +16,10 @@ from click.testing import CliRunner
 
 from evo_tune.cli import cli
 from evo_tune.errors import OptionError, UsageError
-from evo_tune.integrations.converting import convert
+from evo_tune.integrations.converting import convert, sink
+from evo_tune.integrations.tensorboard import EVENTS
 from evo_tune.integrations.tracking import follow, tracking
+from evo_tune.store.inflight import in_flight as read_in_flight
 from evo_tune.store.run import Run
 from tests.conftest import drive, rows
 from tests.integrations.conftest import Begin, evaluated, studies
@@ -61,11 +64,65 @@ def test_a_run_can_be_seen_while_it_goes_on_and_whole_at_its_end(begin: Begin, t
         wait_for(lambda: journal.is_file() and len(told(journal)) == 5)
         assert [state.name for _, state, *_ in told(journal)] == ["COMPLETE"] * 4 + ["RUNNING"]
         wait_for(lambda: (folder / "mine" / "trial-00003").is_dir())
+        in_flight(search.saved, 4, [(0.25, {"loss": 0.8})])
+        wait_for(lambda: told(journal)[4][4] == {250: 0.8})  # and no result came meanwhile
+        in_flight(search.saved, 4, [])
         search._take_up()
         drive(search, evaluate=evaluated)
     convert(search.saved, "optuna", tmp_path / "after.log")
     assert told(journal) == told(tmp_path / "after.log")
     assert len(list(folder.glob("mine/trial-*/*tfevents*"))) == 9
+
+
+def in_flight(run: Run, id: int, points: list[tuple[float, dict[str, float | None]]]) -> None:
+    """Tell of a training in flight, as its worker does."""
+    (run.folder / "_trials").mkdir(exist_ok=True)
+    (run.folder / "_trials" / ".worker-7.json").write_text(json.dumps({"trial": id, "curve": points}))
+
+
+def scalars(folder: Path, id: int) -> dict[str, list[tuple[int, float]]]:
+    """Return what TensorBoard reads of a trial: (step, value) by metric."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder / "mine" / f"trial-{id:05}"))
+    events.Reload()
+    tags = events.Tags()["scalars"]
+    return {tag: [(event.step, round(event.value, 6)) for event in events.Scalars(tag)] for tag in tags}
+
+
+def test_points_of_a_training_in_flight_are_written_as_they_come(begin: Begin, resume: Resume, tmp_path: Path) -> None:
+    search = begin("mine", trials=4)
+    run, journal, folder = search.saved, tmp_path / "study.log", tmp_path / "boards"
+    candidate = search.ask()
+    assert candidate is not None
+    whole = evaluated(search, candidate)
+    sinks = [sink("optuna", journal, "--track"), sink("tensorboard", folder, "--track")]
+
+    def write() -> tuple[dict[int, float], dict[str, list[tuple[int, float]]]]:
+        for one in sinks:
+            one.update(Run.open(run.folder), read_in_flight(run.folder))
+        [(_, state, *_, told_so_far, _, _)] = [row for row in told(journal) if row[0] == candidate.id]
+        assert state.name == ("RUNNING" if candidate.id not in Run.open(run.folder).outcomes else "COMPLETE")
+        return told_so_far, scalars(folder, candidate.id)
+
+    in_flight(run, candidate.id, [(0.25, {"loss": 4.0, "grad": 0.25, "bad": None})])
+    assert write() == ({250: 4.0}, {"loss": [(250, 4.0)], "grad": [(250, 0.25)]})
+    in_flight(run, candidate.id, [*whole.curve[:2]])
+    sinks[1] = sink("tensorboard", folder, "--track")  # a run that is taken up again has another tracker
+    assert write() == ({250: 4.0, 500: 2.0}, {"loss": [(250, 4.0), (500, 2.0)], "grad": [(250, 0.25), (500, 0.5)]})
+    assert write()[1]["loss"] == [(250, 4.0), (500, 2.0)], "nothing is written twice"
+    search.tell(candidate, whole)
+    (run.folder / "_trials" / ".worker-7.json").unlink()
+    values, read = write()
+    assert (values, read["loss"]) == (
+        {250: 4.0, 500: 2.0, 1000: 1.0},
+        [(250, 4.0), (500, 2.0), (1000, 1.0), (1000, 1.0)],
+    )
+    convert(Run.open(run.folder), "tensorboard", tmp_path / "after")
+    convert(Run.open(run.folder), "optuna", tmp_path / "after.log")
+    assert read == scalars(tmp_path / "after", candidate.id)
+    assert told(journal) == told(tmp_path / "after.log")
+    assert [path.name for path in (folder / "mine" / f"trial-{candidate.id:05}").iterdir()] == [EVENTS]
 
 
 def test_a_resumed_run_goes_on_in_the_same_files(begin: Begin, resume: Resume, tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def test_it_evaluates_quickly_and_repeats(evaluator: Evaluator, tmp_path: Path) 
     first, again, other = (evaluator.evaluate(genome, context, options) for context in contexts)
     assert (time.process_time() - began) / 3 < 0.2
     assert first == again != other
-    assert contexts[0].curve[-1] == (1.0, {"val_loss": first["val_loss"]})
+    assert contexts[0].curve[-1] == (1.0, {"val_loss": first["val_loss"], "decayed": 1.0})
     assert not (tmp_path / "trial").exists()
 
 
@@ -72,7 +72,20 @@ def test_it_stops_at_its_budget(evaluator: Evaluator, tmp_path: Path) -> None:
     context = Context(budget=0.4, folder=tmp_path)
     options = evaluator.bind({})
     evaluator.evaluate(evaluator.space(options).default(), context, options)
-    assert [round(fraction * 300) for fraction, _ in context.curve] == [50, 100, 120]
+    assert [round(fraction * 300) for fraction, _ in context.curve] == [50, 60, 100, 120]
+
+
+def test_a_part_is_a_whole_training_in_small_and_its_fall_is_thrown_away(evaluator: Evaluator, tmp_path: Path) -> None:
+    options = evaluator.bind({})
+    genome = {**evaluator.space(options).default(), "warmup": 0.0}  # warm-up is of the full training's length
+    part, small = Context(budget=0.4, folder=tmp_path / "part"), Context(folder=tmp_path / "small")
+    found = evaluator.evaluate(genome, part, options)
+    assert found == evaluator.evaluate(genome, small, {**options, "steps": 120})
+    assert [point["decayed"] for _, point in part.curve] == [0.0, 0.0, 1.0, 1.0]
+    assert np.load(tmp_path / "part" / "state.npy")[0] == 60, "what goes on, goes on from before the fall"
+    whole = evaluator.evaluate({**genome, "decay": 1.0}, Context(budget=0.4, folder=tmp_path / "all fall"), options)
+    assert not (tmp_path / "all fall").exists(), "there is nothing to go on from"
+    assert whole["val_loss"] != found["val_loss"]
 
 
 def test_it_goes_on_from_where_it_stopped(evaluator: Evaluator, tmp_path: Path) -> None:
@@ -83,7 +96,7 @@ def test_it_goes_on_from_where_it_stopped(evaluator: Evaluator, tmp_path: Path) 
     rest = Context(folder=tmp_path / "rest", resume_folder=tmp_path / "part")
     whole = Context(folder=tmp_path / "whole")
     assert evaluator.evaluate(genome, rest, options) == evaluator.evaluate(genome, whole, options)
-    assert [round(fraction * 300) for fraction, _ in rest.curve] == [150, 200, 250, 300]
+    assert [round(fraction * 300) for fraction, _ in rest.curve] == [100, 150, 200, 250, 300]
 
 
 def test_it_runs(evaluator: Evaluator) -> None:

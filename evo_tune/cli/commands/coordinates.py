@@ -82,7 +82,8 @@ def command(
     if all(one.holds for one in found):
         return 0
     told = f"{param} with {optimizer} does not keep activations of one size: what is found at one size does not hold"
-    shared.echo(f"{told} at another; try -o param=completep", err=True)
+    more = "; try -o param=completep" if param != "completep" else ""
+    shared.echo(f"{told} at another{more}", err=True)
     return 1
 
 

@@ -341,6 +341,11 @@ def _local_cluster(distributed: Any, plan: Plan) -> Any:
     )
 
 
+def _unanswered(error: Exception, pending: Any) -> bool:
+    """Whether distributed's `sync` was cancelled, on a busy machine: it returns a result that it does not have."""
+    return isinstance(error, UnboundLocalError) and pending.status in ("pending", "finished")
+
+
 class DaskSeat(Seat):
     """A seat on a Dask worker.
 
@@ -373,14 +378,15 @@ class DaskSeat(Seat):
             try:
                 reply: dict[str, Any] | None = pending.result(timeout=max(0.0, min(0.1, end - time.monotonic())))
                 return reply
-            except TimeoutError:
+            except Exception as error:
+                if not isinstance(error, TimeoutError) and not _unanswered(error, pending):
+                    # KilledWorker, CancelledError, a broken connection
+                    raise Lost(f"the Dask worker at {self.address} is lost ({type(error).__name__})") from None
                 if not self._engine.known(self.address):
                     self._engine.forget(pending)
                     raise Lost(f"the Dask worker at {self.address} has left the cluster") from None
                 if time.monotonic() >= end:
                     raise TimeoutError from None
-            except Exception as error:  # KilledWorker, CancelledError, a broken connection
-                raise Lost(f"the Dask worker at {self.address} is lost ({type(error).__name__})") from None
 
     def heard(self, within: float = ANSWER) -> int | None:
         pid: int | None = self._engine.call(self.address, within, _heard, self.key)

@@ -17,7 +17,7 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from evo_tune.errors import RunError
+from evo_tune.errors import RunError, tells_of_memory
 from evo_tune.genome.trial import Status
 from evo_tune.text import one_line
 
@@ -34,8 +34,6 @@ ROUNDS = 50
 
 TAIL = 50
 """Last lines of each stream in which the reason for a bad end is looked for."""
-
-OUT_OF_MEMORY = ("out of memory", "outofmemoryerror", "not enough memory", "memoryerror", "t allocate memory")
 
 MARK = "EVO_TUNE_CALL"
 """What marks a script, and all that it starts."""
@@ -99,7 +97,7 @@ def call(words: Sequence[str], environment: Mapping[str, str], shell: bool, take
 def _bad_end(code: int, tails: Mapping[str, Sequence[str]]) -> Ended:
     lines = tails["err"] or tails["out"]
     said = one_line(lines[-1], 300) if lines else "it printed nothing"
-    if any(sign in line.lower() for sign in OUT_OF_MEMORY for line in lines):
+    if any(map(tells_of_memory, lines)):
         return Ended(f"{said} (exit code {code})", "out_of_memory")
     if code > 0:
         return Ended(f"{said} (exit code {code})")

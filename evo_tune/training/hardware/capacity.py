@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from evo_tune.errors import RecipeError
+from evo_tune.errors import RecipeError, tells_of_memory
 from evo_tune.options.bounds import check_integer, check_name, check_number
 from evo_tune.training.hardware.memory import Fit, fit_memory, predict_memory
 from evo_tune.training.models.gpt_config import GPTConfig
@@ -27,14 +27,12 @@ _PROBE_ABOVE = 0.5
 """Share of a GPU from which on a prediction is checked by a step: below it the formula may be off by a factor
 of 1.8 and nothing happens."""
 
-_SIGNS = ("not enough memory", "can't allocate memory", "out of memory")
-
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an error says that memory ran out; on a CPU torch says so by a plain RuntimeError."""
     if isinstance(error, torch.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in _SIGNS)
+    return isinstance(error, RuntimeError) and tells_of_memory(str(error))
 
 
 def device_memory(device: torch.device | str = "cpu") -> float:

@@ -28,7 +28,7 @@ from evo_tune.errors import RecipeError, RunError
 from evo_tune.options.bounds import check_integer, check_name, check_number
 from evo_tune.training.data.batch import IGNORE, MicroBatch
 
-__all__ = ["Ranks", "RanksDiffer", "check_ranks", "process_group"]
+__all__ = ["PassTooLarge", "Ranks", "RanksDiffer", "check_ranks", "process_group"]
 
 
 _NEWER, _OLDER = "forward_sync_buffers", "broadcast_buffers"
@@ -57,6 +57,15 @@ class RanksDiffer(RunError):
         return type(self), (self.ranks, self.step)
 
 
+class PassTooLarge(torch.OutOfMemoryError):
+    """A rank has no memory for a pass that could be smaller. It cannot try again: the others wait for it.
+
+    So it ends, and with it all; whoever launched them may begin again with more parts (see `Ranks`).
+    """
+
+    status = "pass_too_large"
+
+
 @dataclass(frozen=True)
 class Ranks:
     """The group of processes, as one of them sees it. `process_group` makes it.
@@ -66,12 +75,15 @@ class Ranks:
         size: How many there are.
         device: Where this one's model is to be.
         check_every: Steps between two looks at whether all hold the same weights; None: never.
+        parts: Into how many each micro-batch is cut from the first step on, since larger ones did not fit; it changes
+            no gradient.
     """
 
     rank: int
     size: int
     device: torch.device
     check_every: int | None = 100
+    parts: int = 1
 
     def share(self, window: Sequence[MicroBatch]) -> Sequence[MicroBatch]:
         """Return this rank's part of a step: the parts of all ranks are the whole, each sample once.
@@ -122,10 +134,17 @@ class Ranks:
         converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
         return converted
 
-    def out_of_memory(self, error: RuntimeError) -> torch.OutOfMemoryError:
-        """Return what a rank without memory raises: it cannot try again, since the others wait for it."""
-        advice = "with several ranks no micro-batch is halved on the way: give a smaller one"
-        return torch.OutOfMemoryError(f"rank {self.rank} is out of memory ({error}); {advice}")
+    def out_of_memory(self, error: RuntimeError, *, smaller: bool) -> torch.OutOfMemoryError:
+        """Return what a rank without memory raises.
+
+        Args:
+            error: What torch said.
+            smaller: Whether its passes could be smaller.
+        """
+        text = f"rank {self.rank} is out of memory ({error})"
+        if smaller:
+            return PassTooLarge(f"{text} in passes of which each is a part of {self.parts}")
+        return torch.OutOfMemoryError(f"{text}, and no pass of it can be smaller")
 
     def settle(self, model: nn.Module, step: int) -> None:
         """End a step: take over rank 0's batch-norm statistics, and compare weights now and then.
@@ -187,7 +206,12 @@ def check_ranks(ranks: int, device: str) -> None:
 
 @contextmanager
 def process_group(
-    device: str = "cpu", *, timeout: float = 600.0, check_every: int | None = 100, init_method: str = "env://"
+    device: str = "cpu",
+    *,
+    timeout: float = 600.0,
+    check_every: int | None = 100,
+    init_method: str = "env://",
+    parts: int = 1,
 ) -> Iterator[Ranks]:
     """Join the other ranks, as torchrun's environment variables say, and leave them at the end.
 
@@ -198,11 +222,13 @@ def process_group(
         timeout: Seconds that a rank waits for the others before it gives up.
         check_every: See `Ranks`.
         init_method: Where ranks find each other, as torch writes it.
+        parts: See `Ranks`.
 
     Raises:
         RecipeError: Not started by torchrun; more ranks than GPUs; a field is out of its range.
     """
     check_number("timeout", timeout, "(0, inf)")
+    check_integer("parts", parts, 1)
     if check_every is not None:
         check_integer("check_every", check_every, 1)
     rank, size, local, local_size = _places()
@@ -217,7 +243,7 @@ def process_group(
         backend, init_method=init_method, rank=rank, world_size=size, timeout=timedelta(seconds=timeout)
     )
     try:
-        yield Ranks(rank, size, where, check_every)
+        yield Ranks(rank, size, where, check_every, parts)
     except BaseException:
         if where.type == "cuda":
             dist.distributed_c10d._abort_process_group()  # destroying it would wait for what cannot end

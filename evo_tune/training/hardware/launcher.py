@@ -52,7 +52,8 @@ class RankFailed(RunError):
     Args:
         rank: Which one, as far as can be told the first.
         text: What it said.
-        status: 'diverged', 'out_of_memory' and the like, where the rank's error had one; else 'failed'.
+        status: 'diverged', 'out_of_memory', 'pass_too_large' (see `PassTooLarge`) and the like, where the rank's
+            error had one; else 'failed'.
     """
 
     def __init__(self, rank: int, text: str, status: str = "failed") -> None:
@@ -81,6 +82,7 @@ def launch(
     threads: int = 1,
     timeout: float = 600.0,
     on_message: Callable[[dict[str, Any]], None] | None = None,
+    parts: int = 1,
 ) -> Any:
     """Run `function(ranks, tell, **arguments)` in several processes and return what it returns in rank 0.
 
@@ -93,6 +95,7 @@ def launch(
         threads: CPU threads of each.
         timeout: Seconds that a rank waits for the others.
         on_message: Called here with what rank 0 sends; what it raises ends the ranks and is raised here.
+        parts: See `Ranks`.
 
     Raises:
         RecipeError: More ranks than GPUs, or a function that cannot be found again by its file and name.
@@ -110,6 +113,7 @@ def launch(
             "arguments": dict(arguments),
             "device": device,
             "timeout": timeout,
+            "parts": parts,
             "store": Path(folder, "store").as_uri(),
         }
         words: queue.SimpleQueue[_Word] = queue.SimpleQueue()
@@ -233,7 +237,9 @@ def main() -> int:
 
         torch.set_num_threads(order["threads"])
         function = _load(Path(order["file"]), order["function"])
-        with process_group(order["device"], timeout=order["timeout"], init_method=order["store"]) as ranks:
+        with process_group(
+            order["device"], timeout=order["timeout"], init_method=order["store"], parts=order["parts"]
+        ) as ranks:
             try:
                 result = function(ranks, lambda message: say({"message": message}), **order["arguments"])
                 say({"result": result if ranks.rank == 0 else None})
@@ -252,7 +258,7 @@ def main() -> int:
 def _told(error: BaseException) -> dict[str, str]:
     text = " ".join(str(error).split())
     expected = isinstance(error, EvoTuneError) or hasattr(error, "status")
-    status = "out_of_memory" if is_out_of_memory(error) else getattr(error, "status", "failed")
+    status = getattr(error, "status", "out_of_memory" if is_out_of_memory(error) else "failed")
     return {"error": text if expected and text else f"{type(error).__name__}: {text}", "status": status}
 
 

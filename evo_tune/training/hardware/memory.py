@@ -11,11 +11,12 @@ from typing import Any, NamedTuple
 
 from evo_tune.errors import RecipeError
 from evo_tune.options.bounds import check_integer, check_name, check_number
+from evo_tune.training.models.encoder_config import EncoderConfig
 from evo_tune.training.models.gpt_config import (
     LARGE_VOCABULARY,
     LONGEST_DROPPED,
-    LONGEST_PLAIN,
     GPTConfig,
+    by_products,
     tokens_in_piece,
     window_chunks,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "Fit",
     "Memory",
     "activation_bytes",
+    "encoder_memory",
     "fit_memory",
     "fitting_micro_batch",
     "logit_bytes",
@@ -68,7 +70,7 @@ def state_bytes(
         trainable: Weights with a gradient.
         frozen: Weights without.
         optimizer: 'adamw', 'muon' (counted as AdamW: an upper bound) or 'sgd'.
-        ema: Whether an average of all weights is kept.
+        ema: Whether an average of the trainable weights is kept; it shares the others.
         ranks: Processes that train together; with several, gradients have a second place, from which they are sent.
 
     Raises:
@@ -78,7 +80,7 @@ def state_bytes(
     check_integer("ranks", ranks, 1)
     check_integer("frozen", frozen, 0)
     check_name("optimizer", optimizer, _MOMENTS)
-    average = 4.0 * (trainable + frozen) if ema else 0.0
+    average = 4.0 * trainable if ema else 0.0
     gradients = 4.0 if ranks == 1 else 8.0
     return (4.0 + gradients + _MOMENTS[optimizer]) * trainable + 4.0 * frozen + average
 
@@ -137,7 +139,7 @@ def _block_bytes(config: GPTConfig, batch: int, window: int, length: int, precis
     d, f, heads = config.width, config.ffn_width, config.heads
     e = 4 if precision == "fp32" else 2
     chunks = [(0, 0, length)] if window >= length else window_chunks(window, length, config.chunk)
-    plain = [precision == "bf16" and device == "cpu" and end - first <= LONGEST_PLAIN for first, _, end in chunks]
+    plain = [device == "cpu" and by_products(precision, end - first) for first, _, end in chunks]
     shared = d * config.key_value_heads // heads
     norms = 2 * (4 + e) * d + 2 * 8  # inputs from the residual stream, outputs, two statistics each
     attention = e * (d + 2 * shared) + e * d
@@ -151,21 +153,23 @@ def _block_bytes(config: GPTConfig, batch: int, window: int, length: int, precis
     mask = 1 if device == "cuda" else e
     dropped = 2 * mask * d if config.dropout else 0
     kept = float(batch * length * (norms + attention + feed_forward + dropped))
-    for (first, start, end), by_products in zip(chunks, plain, strict=True):
+    for (first, start, end), products in zip(chunks, plain, strict=True):
         queries, keys = end - start, end - first
-        kept += batch * _unfused_bytes(config, queries, keys, device, plain=by_products)
-        if by_products:
-            kept += batch * e * 2 * shared * (keys - queries)  # keys that two chunks see are copied for each
+        kept += batch * _unfused_bytes(config, queries, keys, device, plain=e if products else 0)
+        if products:
+            # Keys that two chunks see are copied for each; where the fused kernel holds what all are cut from, all is.
+            kept += batch * e * 2 * shared * (keys - queries)
+            kept += 0 if all(plain) else batch * e * (d + 2 * shared) * queries
         elif window < length:
             kept += batch * e * d * queries  # the chunk, beside what it is joined to
             kept += queries * keys * mask if first < start or queries > window else 0  # on a CPU as numbers
     return kept
 
 
-def _unfused_bytes(config: GPTConfig, queries: int, keys: int, device: str, *, plain: bool) -> float:
+def _unfused_bytes(config: GPTConfig, queries: int, keys: int, device: str, *, plain: int) -> float:
     """Return the bytes of weights between tokens, which the fused kernel never writes down (see `attention`)."""
     if plain:
-        kept = 6 if config.attention_dropout else 2
+        kept = plain * (3 if config.attention_dropout else 1)
     else:
         dropped = 12 if device == "cpu" else 9 if queries <= LONGEST_DROPPED else 0  # weights, which, what is left
         kept = dropped if config.attention_dropout else 0
@@ -249,6 +253,42 @@ def predict_memory(
     tokens = batch * (length or config.context)
     logits = logit_bytes(config, tokens, precision=precision, device=device, z_loss=z_loss, frozen=frozen > 0)
     return Memory(states, activations, logits, _CONTEXT[device])
+
+
+def encoder_memory(
+    config: EncoderConfig,
+    batch: int,
+    *,
+    precision: str = "fp32",
+    recompute: int | None = None,
+    device: str = "cpu",
+    optimizer: str = "adamw",
+    ema: bool = False,
+    ranks: int = 1,
+) -> Memory:
+    """Return what a training of a classifier will take, its samples as long as any may be.
+
+    Args:
+        config: The model.
+        batch: Samples in a pass.
+        precision: 'fp32', 'bf16' or 'fp16'.
+        recompute: As in `Classifier`.
+        device: 'cpu' or 'cuda'.
+        optimizer: 'adamw', 'muon' or 'sgd'.
+        ema: Whether an average of the weights is kept.
+        ranks: Processes that train together.
+
+    Raises:
+        RecipeError: See `activation_bytes` and `state_bytes`.
+    """
+    check_integer("batch", batch, 1)
+    check_name("precision", precision, ("fp32", "bf16", "fp16"))
+    check_name("device", device, _CONTEXT)
+    e = 4 if precision == "fp32" else 2
+    copies = e * config.copied_parameters() if precision != "fp32" else 0
+    kept = copies + batch * config.kept_bytes(e, 1 if device == "cuda" else e, recompute)
+    states = state_bytes(config.parameters, optimizer=optimizer, ema=ema, ranks=ranks)
+    return Memory(states, kept, 20.0 * batch * config.classes, _CONTEXT[device])
 
 
 def fitting_micro_batch(

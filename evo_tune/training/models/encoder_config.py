@@ -1,8 +1,8 @@
-"""The shapes of the classifiers' encoders, and what follows from them by arithmetic: parameters and FLOPs.
+"""The shapes of the classifiers' encoders, and what follows from them by arithmetic: parameters, FLOPs, memory.
 
 No torch here, so that a search can know a model's size before it trains one. FLOPs are those of training on
 one sample, forward and backward, 2 a multiply-add, and agree with `torch.utils.flop_counter` where attention
-is computed by its plain formula. Element-wise work is not counted.
+is computed by its plain formula. Element-wise work is not counted. Memory is what autograd keeps of one sample.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from evo_tune.errors import RecipeError
 from evo_tune.options.bounds import check_integer, check_name, check_number
 from evo_tune.options.declare import Options, option
 from evo_tune.training.models._config import ModelConfig
+from evo_tune.training.models.gpt_config import by_products
 from evo_tune.training.models.transfer.rules import Parametrisation
 
 __all__ = ["EncoderConfig", "FTConfig", "Quantiling", "TextConfig", "ViTConfig", "nearest_divisor"]
@@ -90,6 +91,16 @@ class EncoderConfig(ModelConfig):
         return tuple(self.drop_path * block / max(1, self.depth - 1) for block in range(self.depth))
 
     @property
+    def tokens(self) -> int:
+        """Most tokens of a sample."""
+        raise NotImplementedError
+
+    @property
+    def parameters(self) -> int:
+        """Trainable parameters."""
+        raise NotImplementedError
+
+    @property
     def encoder_parameters(self) -> int:
         """Parameters of blocks, final norm and head: (4d² + 2df + 9d + f) L + 2d + dC + C."""
         d, f = self.width, self.ffn_width
@@ -100,6 +111,50 @@ class EncoderConfig(ModelConfig):
         d, f = self.width, self.ffn_width
         per_token = 6.0 * (4 * d * d + 2 * d * f) + 12.0 * d * tokens
         return self.depth * tokens * per_token + 6.0 * d * self.classes
+
+    def first_bytes(self, e: int) -> float:
+        """Return the bytes kept of one sample of what makes tokens of it, in products of `e` bytes a number."""
+        raise NotImplementedError
+
+    def copied_parameters(self) -> int:
+        """Return the weights of products, of which there is a copy where these are in less than float32."""
+        d, f = self.width, self.ffn_width
+        return self.depth * (4 * d * d + 2 * d * f) + d * self.classes
+
+    def block_bytes(self, e: int, mask: int) -> float:
+        """Return the bytes that one block keeps of one sample for the backward pass.
+
+        In float32 16 numbers a channel, as in a GPT's (see `memory.activation_bytes`).
+
+        Args:
+            e: Bytes of a number in products.
+            mask: Bytes of a number that says whether a channel is dropped.
+        """
+        tokens, d = self.tokens, self.width
+        norms = 2 * (4 + e) * d + 2 * 8  # inputs from the residual stream, outputs, two statistics each
+        products = mask != 1 and not self.attention_dropout and by_products("fp32" if e == 4 else "bf16", tokens)
+        # Queries, keys, values, result; the weights between tokens, or one statistic of the softmax.
+        attention = 4 * e * d + self.heads * (e * tokens if products else 4)
+        dropped = 2 * mask * d if self.dropout else 0
+        between = (2 * e + mask) * self.heads * tokens if self.attention_dropout else 0
+        return float(tokens * (norms + attention + 2 * e * self.ffn_width + dropped + between))
+
+    def kept_bytes(self, e: int, mask: int, recompute: int | None = None) -> float:
+        """Return the bytes that a pass of one sample keeps for the backward pass, logits not counted.
+
+        Args:
+            e: See `block_bytes`.
+            mask: See `block_bytes`.
+            recompute: Every so-manieth block is computed again, so that of it there is its input only, and of one
+                such block at a time everything; None: none is.
+        """
+        tokens, d, block = self.tokens, self.width, self.block_bytes(e, mask)
+        ends = self.first_bytes(e) + tokens * (4 * d + 8)  # the last norm's inputs and statistics
+        ends += tokens * d * (1 if mask == 1 else 4) if self.dropout else 0  # what is dropped there is in float32
+        if recompute is None:
+            return ends + self.depth * block
+        again = -(-self.depth // recompute)
+        return ends + (self.depth - again + 1) * block + again * 4.0 * tokens * d
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,6 +220,16 @@ class ViTConfig(EncoderConfig):
             own += 9.0 * STEM * self.image_height * self.image_width * (4.0 * self.channels + 6.0 * STEM)
         return own + self.encoder_flops(self.tokens)
 
+    def copied_parameters(self) -> int:
+        # The first product's weights are not needed for the gradient: pixels have none.
+        own = self.patch_values * self.width + 9 * STEM * STEM if self.stem == "conv" else 0
+        return own + super().copied_parameters()
+
+    def first_bytes(self, e: int) -> float:
+        """See `EncoderConfig`: patches; of a stem each convolution's inputs, and what norms and GELUs saw."""
+        pixels = self.image_height * self.image_width * (self.channels + 5 * STEM) if self.stem == "conv" else 0
+        return float(e * (pixels + self.patches * self.patch_values))
+
 
 @dataclass(frozen=True, kw_only=True)
 class FTConfig(EncoderConfig):
@@ -211,6 +276,11 @@ class FTConfig(EncoderConfig):
     def flops_per_sample(self) -> float:
         """FLOPs of training on one row."""
         return self.encoder_flops(self.tokens)
+
+    def first_bytes(self, e: int) -> float:
+        """See `EncoderConfig`: numbers, which are missing, which categories; but the first block has no norm."""
+        read = 4 * self.width  # by the head, of one token
+        return 5.0 * self.numeric + 8.0 * len(self.categories) + read - self.tokens * (4 * self.width + 8)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -268,3 +338,7 @@ class TextConfig(EncoderConfig):
     def flops_per_sample(self, tokens: float) -> float:
         """Return the FLOPs of training on one text of so many tokens."""
         return self.encoder_flops(min(tokens, self.length))
+
+    def first_bytes(self, e: int) -> float:
+        """See `EncoderConfig`: which tokens, and which of them count."""
+        return 12.0 * self.length

@@ -182,7 +182,7 @@ class Pack:
     def _gradients(self, fed: Sequence[Fed]) -> Tensor:
         """Leave the members' gradients in the table; return losses and norms, (2, members)."""
         leaves, gradient = self._table.leaves, self._table.gradient
-        totals = []
+        totals: list[Tensor] = []
         for number in range(len(fed[0].window)):
             with self._passing(fed, number):
                 loss, minimised = self._losses(fed, number)

@@ -81,8 +81,8 @@ class PackedGPT:
             x = x + weights["positions.weight"][:, None, :length]
         elif self.one.fixed is not None:
             x = x + self.one.fixed[:length]
-        x = self.dropout(x)
-        return x.view(members, -1, table.shape[2])
+        dropped: Tensor = self.dropout(x)
+        return dropped.view(members, -1, table.shape[2])
 
     def _block(
         self,
@@ -121,7 +121,8 @@ class PackedGPT:
         """Attend within sequences; see `models.block.Attention`."""
         config = self.config
         heads, kv_heads, head_dim = config.heads, config.key_value_heads, config.width // config.heads
-        q, k, v = qkv.view(*sequences, heads + 2 * kv_heads, head_dim).split((heads, kv_heads, kv_heads), 2)
+        qkv = qkv.view(*sequences, heads + 2 * kv_heads, head_dim)
+        q, k, v = torch.split(qkv, [heads, kv_heads, kv_heads], 2)
         if config.qk_norm:
             q, k = (self._rms_normed(weights[f"{block}.attention.{n}_norm.weight"], x) for n, x in (("q", q), ("k", k)))
         if rotation is not None:

@@ -65,7 +65,7 @@ def update(table: Table, trainers: Sequence[Trainer], refused: Tensor | None = N
             _adamw(table, group, moments, own, refused)
     for (_, longer), alike in matrices.items():  # of all members and layers, which is much the faster
         changes = orthogonalised(torch.cat([change for _, change, _ in alike]))
-        parts = zip(alike, changes.split([len(change) for _, change, _ in alike]), strict=True)
+        parts = zip(alike, torch.split(changes, [len(change) for _, change, _ in alike]), strict=True)
         for (weight, _, lr), change in parts:
             weight.add_(change * (lr * (-0.2 * math.sqrt(longer))))
 
@@ -124,7 +124,7 @@ def _averaged(
     for columns in group.columns:
         weight, change = table.stacked(weights, columns, origin), table.stacked(wanted, columns, origin)
         sizes = list(columns.maps or columns.shape[:1])
-        for part, aim in zip(weight.split(sizes, 1), change.split(sizes, 1), strict=True):
+        for part, aim in zip(torch.split(weight, sizes, 1), torch.split(change, sizes, 1), strict=True):
             lying = part.shape[1] <= part.shape[2]
             part, aim = (part, aim) if lying else (part.mT, aim.mT)
             found.append(((part.shape[1], part.shape[2]), (part, aim, lr[:, :, None])))

@@ -68,6 +68,11 @@ class Base:
         return self.gpt.depth if self.gpt else int(self._field("num_hidden_layers", "n_layer", "num_layers"))
 
     @property
+    def heads(self) -> int:
+        """Heads of attention."""
+        return self.gpt.heads if self.gpt else int(self._field("num_attention_heads", "n_head", "num_heads"))
+
+    @property
     def vocab_size(self) -> int:
         """Number V of tokens."""
         return self.gpt.vocab_size if self.gpt else int(self._field("vocab_size"))

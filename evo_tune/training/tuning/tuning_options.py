@@ -11,9 +11,11 @@ from typing import Literal
 from evo_tune.errors import OptionError
 from evo_tune.options.declare import option
 from evo_tune.training.data.splits import hash_of
+from evo_tune.training.hardware.computing import in_memory
 from evo_tune.training.plan import ToZero, Training
 from evo_tune.training.tuning.base import Base, read_base
 from evo_tune.training.tuning.small_base import planned_small_base, read_tuning_text, small_base, small_base_key
+from evo_tune.training.tuning.tuning_memory import NewWeights, tuning_memory
 
 __all__ = ["Tuning"]
 
@@ -90,6 +92,35 @@ class Tuning(ToZero, Training):
             return {}
         tokens = windows * self.window
         return {"tokens": float(tokens), "flops": tokens * self.planned.flops_per_token(self.window, trainable)}
+
+    def known(self, new: NewWeights, batch: int) -> dict[str, float]:
+        """Return what is known before a tuning: trainable_params, gpu_memory, tokens and flops.
+
+        gpu_memory is what a GPU of any size would hold of it, its batch in one pass (or in passes of the option), in
+        bf16 unless told otherwise, bytes; of several ranks', each.
+
+        Args:
+            new: What is trained.
+            batch: Windows in a step.
+        """
+        base, windows = self.planned, -(-batch // self.ranks)
+        if isinstance(self.micro_batch, int):
+            windows = min(windows, max(1, self.micro_batch // self.window))
+        predicted = tuning_memory(
+            base,
+            new,
+            self.window,
+            windows,
+            precision="fp32" if in_memory(self.precision) == "fp32" else "bf16",
+            recompute=self.recompute,
+            device="cuda",
+            optimizer=self.optimizer_name,
+            ema=self.ema is not None,
+            z_loss=self.z_loss > 0.0,
+            ranks=self.ranks,
+        )
+        memory, trainable = predicted.peak - predicted.context, new.count(base)
+        return {"trainable_params": float(trainable), "gpu_memory": memory, **self.spent(trainable)}
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of the text, how it is split, and the base: its files, or how the small one is made."""

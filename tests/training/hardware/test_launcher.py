@@ -110,7 +110,7 @@ def test_results_messages_and_failures_come_back() -> None:
     assert (no_room.rank, no_room.status) == (1, "out_of_memory")
     assert "rank 1 is out of memory" in str(no_room)
     assert "Tried to allocate" in str(no_room)
-    assert "give a smaller one" in str(no_room)
+    assert "no pass of it can be smaller" in str(no_room)
     assert isinstance(dead, RankFailed)
     assert (dead.rank, dead.status, str(dead)) == (0, "crashed", "rank 0: killed by signal 9")
 

@@ -72,7 +72,7 @@ def test_each_member_is_its_own_training(name: str, make_members: Make) -> None:
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_in_float32_it_is_no_further_off_than_one_thread_is_from_two(optimizer: str, make_members: Make) -> None:
-    shape = {"width": 64, "heads": 4, "batch": 64, "dtype": torch.float32, "optimizer": optimizer}
+    shape = {"width": 64, "heads": 4, "batch": 32, "dtype": torch.float32, "optimizer": optimizer}
     (one, two), members = (make_members(**shape) for _ in range(2)), make_members(**shape)
     for threads, trainers in ((1, one), (2, two)):
         with reproducible(threads):
@@ -143,6 +143,8 @@ def test_read_late_it_is_the_same_to_the_step(optimizer: str, make_members: Make
     for mine, theirs, until in zip(members, alone, (20, 7, 20), strict=True):
         with pytest.raises(Diverged) if until == 7 else nullcontext():
             theirs.run(20)
+        if until == 7:  # late it has counted more averages, none of which was taken
+            mine.averaged.n_averaged = theirs.averaged.n_averaged  # type: ignore[union-attr]
         assert apart(mine, theirs) < 1e-10
         assert told[mine] == list(range(until))
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from evo_tune.errors import RecipeError
 from evo_tune.plugins.context import Context, Pruned
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.find import find_evaluator
-from evo_tune.training import GPT, Diverged
+from evo_tune.training import GPT, Diverged, Throughput, course
 from evo_tune.training.packs import session
 
 GENOME = {
@@ -40,12 +42,14 @@ class Trainings:
         self.contexts: dict[str, list[Context]] = {}
 
     def _begin(self, name: str, resume: str | None, given: dict[str, Any], own: dict[int, dict[str, Any]]) -> None:
+        def resumed(number: int) -> dict[str, Any]:
+            return {} if resume is None else {"resume_folder": self.folder / resume / str(number)}
+
         self.contexts[name] = [
             Context(
                 seed=5 + number,
                 folder=self.folder / name / str(number),
-                resume_folder=None if resume is None else self.folder / resume / str(number),
-                **{**given, **own.get(number, {})},
+                **{**resumed(number), **given, **own.get(number, {})},
             )
             for number in range(len(GENOMES))
         ]
@@ -93,7 +97,7 @@ def test_each_is_told_as_if_it_were_alone(evaluator: Evaluator, tmp_path: Path, 
 
 def test_a_part_is_gone_on_from_alone_and_as_one(evaluator: Evaluator, tmp_path: Path) -> None:
     """With a fork: what is judged is decayed and thrown away, and what goes on is the training that had no rung."""
-    trainings = Trainings(evaluator, tmp_path, fork=True)
+    trainings = Trainings(evaluator, tmp_path, fork=True, schedule="wsd")
     whole = trainings.alone("whole")
     for mine, theirs in zip(
         trainings.packed("part", budget=0.5), trainings.alone("part alone", budget=0.5), strict=True
@@ -119,16 +123,31 @@ def test_who_ends_early_leaves_the_others_to_go_on(evaluator: Evaluator, tmp_pat
     (tmp_path / "damaged before").mkdir()
     (tmp_path / "damaged before" / "checkpoint.pt").write_bytes(b"torn")
     ends = {name: trainings.packed(name, own=given) for name, given in own.items()}
-    wild = [GENOMES[0], {**GENOMES[1], "lr": 1.0}, GENOMES[2]]
-    ends["diverged"] = trainings.packed("diverged", genomes=wild)
     for name, found in ends.items():
         for number in (0, 2):
             same(found[number], expected[number])
         if name == "part":
             assert found[1]["steps"] == 6
         else:
-            assert isinstance(found[1], {"pruned": Pruned, "damaged": RecipeError, "diverged": Diverged}[name])
+            assert isinstance(found[1], Pruned if name == "pruned" else RecipeError)
     assert len(trainings.curves("pruned")[1]) == 1
+
+
+def test_heirs_begin_with_weights_and_who_diverges_by_them_is_told_so(evaluator: Evaluator, tmp_path: Path) -> None:
+    trainings = Trainings(evaluator, tmp_path)
+    expected = trainings.alone("alone", keep=True)
+    sick = GPT.load(tmp_path / "alone" / "1" / "model")
+    with torch.no_grad():
+        sick.norm.weight.fill_(torch.nan)
+    sick.save(tmp_path / "sick" / "model")
+    own = {0: {"inherit_folder": tmp_path / "alone" / "0"}, 1: {"inherit_folder": tmp_path / "sick"}}
+    found = trainings.packed("packed", own=own)
+    assert isinstance(found[1], Diverged)
+    assert found[1].step == 0
+    same(found[2], expected[2])
+    heir = Context(seed=5, folder=tmp_path / "heir", **own[0])
+    same(found[0], evaluator.evaluate(GENOMES[0], heir, trainings.options))
+    assert found[0]["val_loss"] < expected[0]["val_loss"]
 
 
 def test_there_must_be_memory_for_all(evaluator: Evaluator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,11 +162,15 @@ def test_there_must_be_memory_for_all(evaluator: Evaluator, tmp_path: Path, monk
                 trainings.packed("packed")
 
 
-def test_speed_is_of_all_that_share_the_time(evaluator: Evaluator, tmp_path: Path) -> None:
+def test_speed_is_of_all_that_share_the_time(
+    evaluator: Evaluator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock that is one second further whenever it is looked at, once a step of each."""
+    ticks = itertools.count()
+    monkeypatch.setattr(course, "Throughput", partial(Throughput, clock=lambda: float(next(ticks))))
     trainings = Trainings(evaluator, tmp_path)
-    alone, packed = trainings.alone("alone"), trainings.packed("packed")
-    # Of a third of the time each: told by the whole of it, it would be a third of what it is alone.
-    assert max(one["tokens_per_second"] for one in packed) > 0.5 * min(one["tokens_per_second"] for one in alone)
+    for one in (*trainings.alone("alone"), *trainings.packed("packed")):
+        assert one["tokens_per_second"] == 128.0
 
 
 def test_genomes_of_one_key_have_one_shape(evaluator: Evaluator) -> None:

@@ -7,7 +7,7 @@
 | learning rate | stays with the size (see `rules`) | arXiv:2203.03466, 2505.01618 |
 | ... with the batch | by its root, SGD's in proportion | arXiv:2205.10287, 1706.02677 |
 | weight decay | constant time scale B / (ηλD) | Wang & Aitchison, arXiv:2405.13698 |
-| ... beside it | time scale by tokens per parameter to the power of -0.527 | arXiv:2505.13738 |
+| ... beside it | time scale by tokens per parameter to the power of -0.52 | arXiv:2505.13738 |
 | warm-up | as many tokens, and no fewer than 2 / (1 - β2) steps | Ma & Yarats, arXiv:1910.04209 |
 
 A recipe that was found without a parametrisation is carried all the same: at the base size all are one, so its own size
@@ -35,8 +35,12 @@ __all__ = ["BATCH_POWER", "TIME_POWER", "Carried", "Row", "Target", "carried", "
 BATCH_POWER = 0.383
 """By what power of the text the best batch grows (arXiv:2505.13738)."""
 
-TIME_POWER = 0.527
-"""By what power of the tokens per parameter the best time scale of decay shrinks (arXiv:2505.13738)."""
+TIME_POWER = 0.52
+"""By what power of the tokens per parameter the best time scale of decay shrinks (arXiv:2505.13738).
+
+Fitted between 20 and 1280 tokens a parameter, with an R² of 0.975; bootstraps lie between 0.507 and 0.529 (10 and 90%),
+and 0.527 is quoted too. Text read once, one kind of model, AdamW under µP.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -323,6 +327,8 @@ def carry_language(
     tokens = found.estimate()["tokens"]
     epochs = wanted.tokens / bytes_to_train_on(options.data)
     moved = carried(genome, found.options, found.config, tokens, epochs, wanted)
+    # By the bytes that judged the run: a longer one would be judged by more of them, which is not what is told.
+    moved = moved._replace(options={**moved.options, "eval_tokens": found.scored})
     larger = task_of(moved.genome, replace(options, **moved.options))
     capacities = (target["memory"],) if target.get("memory") else MEMORY
     return {

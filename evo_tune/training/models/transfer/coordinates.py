@@ -4,6 +4,12 @@ A few steps at a deliberately large learning rate, on one batch, at several widt
 transfer, the mean |x| of the residual stream after each block, and of its change since the beginning, neither grows nor
 vanishes with the size (Yang et al., arXiv:2203.03466, appendix D.1; against depth Dey et al., arXiv:2505.01618). The
 slopes are those of log |x| against log width and log depth, by least squares.
+
+The rules are those of the limit, and a width is far from it while it has fewer channels than there are tokens to tell
+apart: updates for one disturb another. Muon, which moves every direction alike, shows that most. From outputs of zero
+its last block grows by a slope of .24, .17, .12 and .07 between widths 32, 64, 128, 256 and 512 where there are 64
+tokens, and by none from 32 to 256 where there are 8. Muon's rule is not to be bent to it; arXiv:2512.05620 finds
+likewise.
 """
 
 from __future__ import annotations
@@ -87,6 +93,7 @@ def check_coordinates(
     steps: int = 10,
     lr: float | None = None,
     seed: int = 0,
+    vocabulary: int = VOCABULARY,
 ) -> list[Slopes]:
     """Return the slopes against width and depth.
 
@@ -102,11 +109,13 @@ def check_coordinates(
         steps: Of training, 1 or more.
         lr: Peak learning rate of the base model; None: a large one.
         seed: Of weights and tokens.
+        vocabulary: Number of tokens, 2 or more.
 
     Raises:
         RecipeError: An argument is out of its range.
     """
     check_name("param", param, ("standard", "mup", "completep"))
+    check_integer("vocabulary", vocabulary, 2)
     check_name("optimizer", optimizer, tuple(LARGE))
     check_integer("steps", steps, 1)
     lr = LARGE[optimizer] if lr is None else lr
@@ -119,7 +128,7 @@ def check_coordinates(
 
     def trained(width: int, depth: int) -> NDArray[np.float64]:
         config = GPTConfig(
-            vocab_size=VOCABULARY,
+            vocab_size=vocabulary,
             context=CONTEXT,
             depth=depth,
             width=width,
@@ -169,7 +178,7 @@ def _train(model: GPT, optimizer: str, lr: float, steps: int, seed: int) -> NDAr
     built = kinds[optimizer](lr=lr).build(model)
     for group in built.param_groups:
         group["lr"] = group["initial_lr"]
-    inputs, targets = _batch(seed)
+    inputs, targets = _batch(seed, model.config.vocab_size)
     found: list[list[list[float]]] = [[], []]
     first: list[Tensor] = []
     with _streams(model) as streams:
@@ -189,11 +198,11 @@ def _train(model: GPT, optimizer: str, lr: float, steps: int, seed: int) -> NDAr
     return np.where(np.isfinite(values), values, math.inf)
 
 
-def _batch(seed: int) -> tuple[Tensor, Tensor]:
+def _batch(seed: int, vocabulary: int) -> tuple[Tensor, Tensor]:
     """Return tokens of which each follows from the one before, so that there is something to learn."""
     generator = torch.Generator().manual_seed(seed)
-    next_one = torch.randperm(VOCABULARY, generator=generator)
-    tokens = [torch.randint(0, VOCABULARY, (WINDOWS,), generator=generator)]
+    next_one = torch.randperm(vocabulary, generator=generator)
+    tokens = [torch.randint(0, vocabulary, (WINDOWS,), generator=generator)]
     for _ in range(CONTEXT):
         tokens.append(next_one[tokens[-1]])
     windows = torch.stack(tokens, 1)

@@ -23,6 +23,12 @@ def test_from_outputs_of_zero_width_holds_too() -> None:
     assert check_coordinates("mup", init="fan_in", **{**SHORT, "depths": ()})[0].holds
 
 
+def test_with_muon_from_outputs_of_zero_a_width_of_fewer_channels_than_tokens_is_far_from_the_limit() -> None:
+    given = {"optimizer": "muon", "init": "fan_in", "widths": (32, 64, 128), "depths": ()}
+    few, many = (check_coordinates("completep", vocabulary=number, **given)[0] for number in (8, 64))
+    assert few.activations[-1, -1] < 0.1 < many.activations[-1, -1]
+
+
 def test_the_control_fails_and_mup_against_depth_does() -> None:
     width, depth = check_coordinates("standard", **SHORT)
     assert width.most > 0.5

@@ -1,0 +1,195 @@
+"""The pieces of transfer.py: trainings that are made once, and the best learning rate of them."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+import sys
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from evo_tune import Context
+from evo_tune.plugins.find import find_evaluator
+
+HEAD, BATCH, CONTEXT = 16, 512, 64
+
+JUDGED = 16_384
+"""Held-out bytes that judge each training: the same, however long it is."""
+
+LOST = 99.0
+"""Loss of a training that diverged."""
+
+
+class Rows:
+    """A file of results, a JSON object a line; what stands in it is not computed again.
+
+    Args:
+        file: Made if it is not there; None: nothing is kept.
+    """
+
+    def __init__(self, file: Path | None) -> None:
+        self.file = file
+        lines = file.read_text().splitlines() if file is not None and file.exists() else []
+        self.known: dict[str, Any] = {}
+        for line in lines:
+            try:
+                row = json.loads(line)
+            except ValueError:  # killed in the middle of a line
+                continue
+            self.known[self._key(row["of"])] = row["result"]
+
+    @staticmethod
+    def _key(of: Any) -> str:
+        return json.dumps(of, sort_keys=True)
+
+    def get(self, of: dict[str, Any], compute: Callable[[], Any]) -> Any:
+        """Return the result of what `of` names, computed and kept if it is not known."""
+        key = self._key(of)
+        if key not in self.known:
+            self.known[key] = compute()
+            if self.file is not None:
+                with self.file.open("a") as out:
+                    out.write("\n" * self._torn() + json.dumps({"of": of, "result": self.known[key]}) + "\n")
+        return self.known[key]
+
+    def _torn(self) -> bool:
+        """Whether the file ends within a line."""
+        assert self.file is not None
+        text = self.file.read_bytes() if self.file.exists() else b""
+        return bool(text) and not text.endswith(b"\n")
+
+
+# ---------------------------------------------------------------- trainings
+
+
+class Trainer:
+    """Trains genomes of language_model in this process, on one thread.
+
+    Args:
+        rows: What is known already.
+    """
+
+    def __init__(self, rows: Rows) -> None:
+        self.rows = rows
+
+    @cached_property
+    def evaluator(self) -> Any:
+        import torch
+
+        torch.set_num_threads(1)
+        return find_evaluator("language_model")
+
+    def options(self, tokens: int, **own: Any) -> dict[str, Any]:
+        given = {"size": "small", "tokens": tokens, "eval_tokens": JUDGED, **own}
+        settled: dict[str, Any] = self.evaluator.settled(self.evaluator.bind(given), rungs=False)
+        return settled
+
+    def metrics(self, genome: dict[str, Any], tokens: int, seed: int, **own: Any) -> dict[str, float]:
+        """Return loss, params, tokens and flops of a training; its loss is LOST where it diverged."""
+        from evo_tune.training import Diverged
+
+        def compute() -> dict[str, float]:
+            options = self.options(tokens, **own)
+            try:
+                found = self.evaluator.evaluate(genome, Context(seed=seed), options)
+            except Diverged:
+                return {"loss": LOST}
+            names = {"val_loss": "loss", "params": "params", "tokens": "tokens", "flops": "flops"}
+            return {short: round(found[name], 6) for name, short in names.items()}
+
+        told: dict[str, float] = self.rows.get({"genome": genome, "tokens": tokens, "seed": seed, **own}, compute)
+        print(
+            f"\r{genome['depth']}x{genome['width']} lr {genome['lr']:.4g} seed {seed}: {told['loss']:.4f}".ljust(60),
+            end="",
+            file=sys.stderr,
+            flush=True,
+        )
+        return told
+
+
+def plain(size: tuple[int, int], lr: float) -> dict[str, Any]:
+    """Return the genome of a size (width, depth) with nothing but a learning rate of its own."""
+    width, depth = size
+    shape = {"width": width, "depth": depth, "heads": width // HEAD, "context": CONTEXT}
+    return {"lr": lr, "batch": BATCH, **shape, "dropout": 0.0, "weight_decay": 0.1, "warmup": 0.05}
+
+
+def scaling(param: str, base: tuple[int, int], size: tuple[int, int]) -> dict[str, Any]:
+    """Return the options of a parametrisation; at its base all are the standard one, to the bit, and named so."""
+    if param == "standard" or base == size:
+        return {}
+    return {"param": param, "base_width": base[0], "base_depth": base[1], "base_head": HEAD}
+
+
+# ---------------------------------------------------------------- a learning rate
+
+
+def rate(place: int) -> float:
+    """Return a learning rate of the grid, in steps of √2."""
+    return float(0.004 * 2.0 ** (place / 2))
+
+
+class Valley(NamedTuple):
+    """Losses around the best learning rate.
+
+    Args:
+        losses: By place on the grid: one for each seed.
+    """
+
+    losses: dict[int, list[float]]
+
+    @property
+    def best(self) -> int:
+        """Where the mean is lowest."""
+        return min(self.losses, key=lambda place: statistics.fmean(self.losses[place]))
+
+    @property
+    def optimum(self) -> tuple[float, float]:
+        """Where it lies, log lr, by a parabola through each seed's losses: mean, and standard error of it."""
+        places = sorted(self.losses)
+        x = np.log([rate(place) for place in places])
+        found = [lowest(x, np.array(one)) for one in zip(*(self.losses[place] for place in places), strict=True)]
+        error = statistics.stdev(found) / math.sqrt(len(found)) if len(found) > 1 else math.nan
+        return statistics.fmean(found), error
+
+
+def lowest(x: np.ndarray, y: np.ndarray) -> float:
+    """Return where a parabola through points is lowest; where it has no bottom among them, the lowest point."""
+    middle = x.mean()  # so that the squares do not cancel
+    curve, slope, _ = np.polyfit(x - middle, y, 2)
+    at = middle - slope / (2 * curve) if curve > 0 else math.inf
+    return float(at if x.min() <= at <= x.max() else x[np.argmin(y)])
+
+
+def valley(loss: Callable[[float, int], float], start: float, seeds: int, step: int = 1) -> Valley:
+    """Look for the best learning rate: by factors of 2 with one seed, then closely around it with all.
+
+    Args:
+        loss: Of a rate and a seed.
+        start: Rate to begin at.
+        seeds: How many, 1 or more.
+        step: Of the grid around, up to a factor of 2 on either side: 1 is √2, 2 is 2.
+    """
+    at = round(2 * math.log2(start / 0.004))
+    for move in (2, -2):
+        while loss(rate(at + move), 0) < loss(rate(at), 0):
+            at += move
+    losses: dict[int, list[float]] = {}
+    while True:
+        near = range(at - 2, at + 3, step)
+        for place in near:
+            losses[place] = [loss(rate(place), seed) for seed in range(seeds)]
+        at = Valley(losses).best
+        if min(losses) < at < max(losses):
+            return Valley({place: one for place, one in losses.items() if abs(place - at) <= 2})
+
+
+def excess(carried: Sequence[float], best: Sequence[float]) -> tuple[float, float]:
+    """Return by what share losses of a carried rate lie above the best rate's, paired by seed: mean, standard error."""
+    shares = [one / other - 1.0 for one, other in zip(carried, best, strict=True)]
+    return statistics.fmean(shares), statistics.stdev(shares) / math.sqrt(len(shares)) if len(shares) > 1 else math.nan
