@@ -51,7 +51,8 @@ def note(how, genomes, contexts):
     budgets = [context.budget for context in contexts]
     names = [context._folder.name for context in contexts]
     with open(HERE / "calls.jsonl", "a") as file:
-        told = {"how": how, "folders": names, "budgets": budgets, "widths": [genome["width"] for genome in genomes]}
+        told = {"pid": os.getpid(), "how": how, "folders": names}
+        told |= {"budgets": budgets, "widths": [genome["width"] for genome in genomes]}
         file.write(json.dumps({**told, "seeds": [context.seed for context in contexts]}) + "\\n")
 
 
@@ -87,7 +88,8 @@ def evaluate_pack(genomes, contexts, options):
         if what != "ok":
             found[place] = {"fails": ValueError("no luck"), "diverges": Diverged("loss is nan"),
                             "nan": {"loss": float("nan")}, "prunes": Pruned("loss=2 at 50% is beyond its bound"),
-                            "memory": MemoryError(), "none": None, "class": ValueError, "lacks": {"other": 1.0}}[what]
+                            "memory": MemoryError(), "none": None, "class": ValueError, "lacks": {"other": 1.0},
+                            "poison": RuntimeError("CUDA error: device-side assert triggered")}[what]
     return found
 '''
 

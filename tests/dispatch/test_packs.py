@@ -125,6 +125,17 @@ def test_where_they_cannot_be_trained_as_one_each_is_trained_alone(
     assert (tmp_path / "run" / "_trials" / "000000" / "state").exists()
 
 
+def test_one_whose_device_broke_down_is_trained_alone_by_a_new_process(
+    slot: Callable[..., LocalSlot], tmp_path: Path
+) -> None:
+    one = slot("ok poison")
+    found = one.run_pack([member(0), member(1)])
+    assert [(each.status, each.packed) for each in found] == [("ok", 2), ("ok", 1)]
+    pack, alone = calls(tmp_path)
+    assert (pack["how"], alone["how"], alone["folders"]) == ("pack", "alone", ["000001"])
+    assert pack["pid"] != alone["pid"]
+
+
 def test_what_fails_again_and_again_is_tried_no_more(slot: Callable[..., LocalSlot], tmp_path: Path) -> None:
     one = slot("raises")
     assert one.packs

@@ -193,7 +193,7 @@ def test_what_waits_since_a_run_was_killed_is_done_as_one_in_either_order(run: M
         folder.mkdir()
         given |= {"name": order, "order": order, "pack": 3, "genes": {"width": Int(2, 2)}}
         search = Search(str(packs(folder)), store=tmp_path / "store", **given)
-        assert all([search.ask() for _ in range(4)])
+        assert all(search.ask() for _ in range(4))
         search.close()
         again = Search.resume(order, store=tmp_path / "store").run()
         assert as_one(folder) == [3], "and one alone"
