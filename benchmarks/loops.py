@@ -38,7 +38,7 @@ def caught(name: str, options: dict[str, Any]) -> Any:
         raise Caught(self)
 
     evaluator = find_evaluator(name)
-    bound = evaluator.bind(options)
+    bound = evaluator.settled(evaluator.bind(options), rungs=False)  # as a run's are
     genome = evaluator.space(bound).default()
     if "optimizer" in options:
         genome.pop("optimizer", None)

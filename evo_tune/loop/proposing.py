@@ -102,7 +102,8 @@ def _valid(proposal: object, history: History, inherit: bool) -> Proposal:
     if not isinstance(proposal, Proposal):
         raise TypeError(f"returned a {type(proposal).__name__}, expected a Proposal or None")
     genes = history.space.genes
-    if not is_same(proposal.genome, {name: gene.check(proposal.genome.get(name)) for name, gene in genes.items()}):
+    held = {name: gene.check(proposal.genome.get(name)) for name, gene in genes.items()}
+    if not is_same(proposal.genome, held) and (proposal.fresh or not history.kept(proposal.genome)):
         raise ValueError(f"proposed {proposal.genome}, which is not snapped: see SearchSpace.snap")
     if not 0.0 < proposal.budget <= 1.0:
         raise ValueError(f"proposed budget={proposal.budget}, expected more than 0 and at most 1")

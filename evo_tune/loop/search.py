@@ -19,7 +19,7 @@ from evo_tune.forecast.timing import Pace
 from evo_tune.genome.genes import Gene
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Candidate, Objective, Outcome, Trial
-from evo_tune.loop.begin import given_up, new_name, prepared, reopened
+from evo_tune.loop.begin import given_up, new_name, prepared, reopened, widened
 from evo_tune.loop.calibration import Calibration
 from evo_tune.loop.checks import check_unchanged
 from evo_tune.loop.code import Ask, believed, code_of, named_evaluator, remember, ruled
@@ -35,7 +35,7 @@ from evo_tune.plugins.packs import Packs
 from evo_tune.report.calibration import recommended
 from evo_tune.rules.ruled import Ruled
 from evo_tune.store.files import table_of
-from evo_tune.store.learned import history_of
+from evo_tune.store.learned import history_of, replay
 from evo_tune.store.manifest import space_of
 from evo_tune.store.places import STORE
 from evo_tune.store.run import Run
@@ -72,6 +72,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
         pack: Trainings of one shape that are done as one, at most, or 'auto': as many as pay (see `plugins.packs`).
         inherit: Share of a full training for a genome that begins with a relative's weights: '1/3' (see `inheritance`).
         subject_to: Constraints: METRIC<=NUMBER, METRIC>=NUMBER.
+        for_scale: Size of the larger model that its recipe is for, for the report: WIDTHxDEPTH, WIDTHxDEPTHxTOKENS.
         store: Folder of the saved runs.
         name: Name of this one; by default made from evaluator and time.
         session: Fields of `Session`: trials, generations, slots, devices, …. Without limits, 5 generations are run.
@@ -105,6 +106,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
         pack: int | str = 1,
         inherit: str | float = 0,
         subject_to: Iterable[str] = (),
+        for_scale: str = "",
         store: str | Path = STORE,
         name: str | None = None,
         **session: Any,
@@ -133,6 +135,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
             pack=pack,
             inherit=inherit,
             subject_to=subject_to,
+            for_scale=for_scale,
         )
         run = Run.create(Path(store), name or new_name(plugin.name, Path(store)), manifest, settings)
         with given_up(run):
@@ -149,6 +152,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
         accept_changes: bool = False,
         evaluator: str | Callable[..., Any] | None = None,
         strategy: str | None = None,
+        genes: Mapping[str, Gene | None] | None = None,
         trust: bool = False,
         ask: Ask | None = None,
         **changes: Any,
@@ -162,6 +166,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
             accept_changes: Go on although the evaluator's file, its data or the strategy's file have changed.
             evaluator: Where the evaluator's file is now, if it has moved; or the function itself.
             strategy: Where the strategy's file is now, if it has moved.
+            genes: Genes of the run with wider ranges: what was trained keeps its place, births from now on use them.
             trust: Execute what the run names as its evaluator and strategy, although you never named these files.
             ask: Is asked about each such file instead.
             changes: Fields of `Session` that differ from the last session's.
@@ -173,23 +178,21 @@ class Search(contextlib.AbstractContextManager["Search"]):
         with reopened(Path(store), name, copy_as) as run:
             code = code_of(run, evaluator, trust, ask, strategy)
             check_unchanged(run, code[0], accept_changes, strategy)
+            session = next_session(believed(run, changes), changes, run.manifest.replicates)
+            widened(run, *code, genes or {})
             self = cls.__new__(cls)
-            self._begin(run, *code, next_session(believed(run, changes), changes, run.manifest.replicates))
-            run.begin(self.session)
+            self._begin(run, *code, session)
+            run.begin(session)
         return self
 
     def _begin(self, run: Run, plugin: Evaluator, strategy: Ruled, session: Session) -> None:
-        manifest = run.manifest
         self.saved, self.name = run, run.name
-        self.evaluator = plugin
-        self.session = session
-        self._arrival = manifest.order == "arrival"
-        self.space = space_of(manifest, plugin.space(manifest.options))
-        self._packs = Packs(plugin, manifest.options, manifest.pack)
-        self.strategy = strategy
+        self.evaluator, self.strategy, self.session = plugin, strategy, session
+        self._arrival = run.manifest.order == "arrival"
+        self.space = space_of(run.manifest, plugin.space(run.manifest.options))
+        self._packs = Packs(plugin, run.manifest.options, run.manifest.pack)
         self.finished: str | None = None  # why no more candidates will come
-        self.stopping = False
-        self.forecasting = False  # whether `run` times a few steps before it trains
+        self.stopping = self.forecasting = False  # the second: whether `run` times a few steps before it trains
         self.pace: Pace | None = None  # what was timed
         self.before = 0.0  # seconds that a plan took before the run began, which its hours count
         self._status = ((-1, -1), "")
@@ -203,7 +206,8 @@ class Search(contextlib.AbstractContextManager["Search"]):
         self.history = history_of(run, self.space)
         self._leftovers = Leftovers(run, self.history)
         self._generations = Generations(run, self.strategy, history_of(run, self.space))
-        run.replay(self.history)
+        replay(self.history, run)
+        self.space = self.history.space  # as wide as it is now
         self._births = Births(run, self.history, self.strategy, self._generations)
         if self._arrival:  # told with the record; a torn tail can have parted them
             self._births.tell(run.sequence(start=len(run.told)))
@@ -239,10 +243,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
     def frame(self) -> pd.DataFrame:
         """Return every recorded trial as a row, with the columns of the run's Parquet files."""
         with self._changed:
-            rows: pd.DataFrame = table_of(self.saved, self.saved.trials()).to_pandas()
-        return rows
-
-    # Asking.
+            return table_of(self.saved, self.saved.trials()).to_pandas()  # type: ignore[no-any-return]
 
     def ask(self) -> Candidate | None:
         """Return the next candidate, or None: results must be told first, or (see `finished`) it is over.
@@ -272,8 +273,6 @@ class Search(contextlib.AbstractContextManager["Search"]):
             if not over:
                 self._leftovers.exhausted()
         return candidate
-
-    # Telling.
 
     def tell(self, candidate: Candidate, outcome: Outcome | Mapping[str, float]) -> None:
         """Record a result, safe on disk before anything hears of it, and tell it in its turn.

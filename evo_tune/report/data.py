@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
 from evo_tune.genome.trial import Trial
 from evo_tune.report import summary as report
 from evo_tune.report.advice import at_ends
 from evo_tune.report.calibration import Calibrated, calibrated, reported
+from evo_tune.report.carried import read_carried
 from evo_tune.report.further import further_of
 from evo_tune.report.material import Material
 from evo_tune.store.run import Run
@@ -71,6 +74,7 @@ def closing_as_data(run: Run) -> dict[str, Any]:
         },
         "at_ends": _wider(run),
         "further": _further(run),
+        "scale": _scale(run),
         "finalist": end.race.chosen if end.race else None,
         "pairs": end.race.pairs if end.race else None,
         "evaluations": end.evaluations,
@@ -84,6 +88,11 @@ def closing_as_data(run: Run) -> dict[str, Any]:
 def _further(run: Run) -> dict[str, Any] | None:
     found = further_of(run)
     return None if found is None else {"chance": found.chance, "trainings": found.trainings, "noise": found.noise}
+
+
+def _scale(run: Run) -> dict[str, Any] | None:
+    found = read_carried(run)
+    return None if found is None else {**msgspec.structs.asdict(found), "share": found.share}
 
 
 def run_as_data(run: Run, top: int) -> dict[str, Any]:

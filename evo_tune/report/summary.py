@@ -355,6 +355,6 @@ def importances(run: Run) -> dict[str, float]:
             losses,
             unordered=isinstance(gene, Choice) and not gene.ordered,
         )
-        for name, gene in run.manifest.genes().items()
+        for name, gene in run.genes.items()
     }
     return dict(sorted(found.items(), key=lambda item: -item[1]))

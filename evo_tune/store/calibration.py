@@ -152,8 +152,8 @@ def _is_own(row: Mapping[str, Any], run: Run) -> bool:
 
 
 def _trial(row: Mapping[str, Any], run: Run) -> Trial:
-    genome, outcome = table.to_genome(row, run.genes), table.to_outcome(row)
     id, seed = msgspec.convert((row["id"], row["seed"]), tuple[Whole, Whole])
+    genome, outcome = table.to_genome(row, run.genes_at(id)), table.to_outcome(row)
     candidate = replace(run.candidates[id], genome=genome, seed=seed)
     trial = Trial.of(candidate, outcome, -1, run.objectives, run.constraints)
     if outcome.status == "ok" and trial.losses is None:

@@ -80,6 +80,7 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
         versions: Of Python and of the packages that shape results.
         created: UTC time, ISO 8601.
         learned: What earlier runs found, copied here so that replay and resume need nothing else.
+        for_scale: Size of the larger model for which the search is made, as typed; '' for none.
         identity: Made up for this run alone, by which its user's memory knows it; '' in old ones.
         format: Version of the layout on disk.
     """
@@ -110,6 +111,7 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
     strategy_hash: str = ""
     given_genes: list[str] | None = None
     given_objectives: bool | None = None
+    for_scale: str = ""
     identity: str = ""
     learned: list[Learned] = field(default_factory=list)
     format: int = FORMAT
@@ -203,5 +205,5 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 
 def space_of(manifest: Manifest, repair_from: SearchSpace | None = None) -> SearchSpace:
-    """Return a manifest's search space, with the repair of the evaluator's own space."""
+    """Return the search space that a run began with, with the repair of the evaluator's own space."""
     return SearchSpace(None if repair_from is None else repair_from.repair, None, **manifest.genes())

@@ -78,7 +78,7 @@ def _print_run(run: Any, top: int) -> None:
         "table",
         "Pareto front" if several else _title(run, top, bool(fresh)),
         "no full training gave a value",
-        ("operator", "generation", "seconds", *reversed(run.manifest.genes())),
+        ("operator", "generation", "seconds", *reversed(run.genes)),
     )
     steps = report.best_so_far(run)
     if steps:

@@ -6,6 +6,8 @@ from typing import Any, TypeAlias
 
 from msgspec import UNSET, Struct, UnsetType
 
+from evo_tune.cli.formats.ahead import Forecast, ForScale, Further
+
 Value: TypeAlias = bool | int | float | str
 Genome: TypeAlias = dict[str, Value]
 Metrics: TypeAlias = dict[str, float | None]
@@ -52,60 +54,6 @@ class Calibration(Struct, forbid_unknown_fields=True, kw_only=True):
     """The finalist that was chosen."""
     default: FreshSeeds | UnsetType = UNSET
     """The default genome."""
-
-
-class Further(Struct, forbid_unknown_fields=True, kw_only=True):
-    """What going on promises."""
-
-    chance: float
-    """That the best of the next trainings improves on the best by more than the noise."""
-    trainings: int
-    """How many these are."""
-    noise: float
-    """Standard deviation of one genome's loss between seeds. Unit: the metric's."""
-
-
-class Bounds(Struct, forbid_unknown_fields=True, kw_only=True):
-    """An expectation between two bounds."""
-
-    low: float
-    """Hardly less."""
-    expected: float
-    """About so much."""
-    high: float
-    """Hardly more."""
-
-
-class Race(Struct, forbid_unknown_fields=True, kw_only=True):
-    """Trainings of the calibration."""
-
-    fewest: int
-    """Where it is decided soon."""
-    most: int
-    """Where it is not."""
-
-
-class Forecast(Struct, forbid_unknown_fields=True, kw_only=True):
-    """What a run will take."""
-
-    genomes: int
-    """How many will be born."""
-    full_trainings: float
-    """What they cost. Unit: full trainings."""
-    seconds_of_each: float
-    """Of a full training. Unit: s."""
-    calibration: Race
-    """Trainings on fresh seeds at the end."""
-    slots: int
-    """Trainings at once."""
-    seconds: Bounds
-    """Of the whole. Unit: s."""
-    memory_of_each: float | None
-    """Of a training; null where the evaluator does not estimate it. Unit: B."""
-    disk: float
-    """What the run's folder will hold. Unit: B."""
-    cost: Bounds | None
-    """By the price of an hour that was given; null without one. Unit: the price's."""
 
 
 class Planned(Struct, forbid_unknown_fields=True, kw_only=True):
@@ -156,6 +104,8 @@ class Closing(Struct, forbid_unknown_fields=True, kw_only=True):
     """Genes whose best values lie at an end of their range, each as `--gene` would widen it."""
     further: Further | None
     """What going on promises; null where too little is known."""
+    scale: ForScale | None
+    """The recipe at the size of `--for-scale`; null where the run is for none, or has no recipe yet."""
     finalist: int | None
     """Trial that was chosen among the finalists; null without a race."""
     pairs: int | None

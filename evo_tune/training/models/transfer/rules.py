@@ -12,8 +12,12 @@ At the base size a model is the standard one, to the bit. With m_N = width / bas
 | residual branches | | / m_L |
 | Adam's ε | / m_N | / m_N, in blocks / (m_N m_L) |
 
+Adam's ε goes as its gradients do, or it would come to outweigh them (Everett et al., arXiv:2407.05872); in and out of
+blocks as in EleutherAI's nanoGPT-mup, branch completep, which had one for both until arXiv:2512.22382 saw it.
+
 Muon's updates, which here have AdamW's size, 0.2 in root mean square, have a spectral norm of 0.2 √n in a square
-matrix; it is to stay as it is (Yang et al., arXiv:2310.17813), so its rate goes with 1 / √m_N. A gradient goes with
+matrix; it is to stay as it is (Yang et al., arXiv:2310.17813), so its rate goes with 1 / √m_N; at small widths that is
+not quite the limit yet (see `coordinates`). A gradient goes with
 1 / m_N, and in blocks with 1 / (m_N m_L); Adam and Muon divide by its size, and SGD's rates make up for it: times m_L
 in hidden matrices, times m_N m_L in vectors of blocks, times m_N in all else.
 
