@@ -83,6 +83,12 @@ PLACE = 10
     "--replicates", type=click.IntRange(min=1), default=1, help="Seeds with which the leader is trained.  [default: 1]"
 )
 @click.option(
+    "--pack",
+    default="1",
+    metavar="auto|K",
+    help="Train up to K of one shape as one, where they are at hand; auto: as many as pay.  [default: 1]",
+)
+@click.option(
     "--inherit",
     default="0",
     metavar="FRACTION",
@@ -170,7 +176,7 @@ def command(
     for name, usual in (("calibrate", 3), ("calibrate_best", 2)):
         session[name] = usual if session[name] is None else session[name]
     given = {**split_assignments(options, "-o"), **_of_command(evaluator, metrics, progress, shell)}
-    own, read = split_assignments(strategy_option, "-s"), _read_genes(genes)
+    own, read = split_assignments(strategy_option, "-s"), shared.read_genes(genes)
     if ladder is not None:
         if strategy not in (None, "ladder") or "sizes" in own:
             raise OptionError("--ladder stands for --strategy ladder -s sizes=…: give one of the two")
@@ -245,18 +251,6 @@ def _of_command(evaluator: str, metrics: Sequence[str], progress: str | None, sh
             f"--{next(iter(given))} is for a command, such as 'python train.py --lr {{lr}}', and {evaluator} is none"
         )
     return given
-
-
-def _read_genes(texts: Sequence[str]) -> dict[str, Gene | None]:
-    """Return the genes behind `--gene`; None for a name alone."""
-    from evo_tune.genome.notation import parse_gene
-    from evo_tune.options.binding import split_assignments
-
-    alone = {text for text in texts if "=" not in text}
-    given = split_assignments((text for text in texts if "=" in text), "--gene")
-    for name in alone & given.keys():
-        raise OptionError(f"--gene {name} is given twice: give it once")
-    return {**dict.fromkeys(alone), **{name: parse_gene(name, text) for name, text in given.items()}}
 
 
 def _genes_of_ladder(text: str, evaluator: str, options: dict[str, str]) -> dict[str, Gene]:
