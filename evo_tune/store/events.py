@@ -84,12 +84,14 @@ class Result(Struct, forbid_unknown_fields=True):
     seconds: Finite = 0.0
     device: str = ""
     error: str | None = None
-    packed: Packed = 1
+    packed: Packed | UnsetType = UNSET
+    """Not written of one that was trained alone, as older versions did not."""
 
     def outcome(self) -> Outcome:
         """Return what came; what is null in metrics is NaN there."""
         curve = tuple((fraction, _numbers(metrics)) for fraction, metrics in self.curve)
-        return Outcome(self.status, _numbers(self.metrics), curve, self.seconds, self.device, self.error, self.packed)
+        packed = 1 if self.packed is UNSET else self.packed
+        return Outcome(self.status, _numbers(self.metrics), curve, self.seconds, self.device, self.error, packed)
 
 
 def outcome_from(
@@ -147,7 +149,8 @@ class Recorded(_Event, tag="recorded"):
         """Return a candidate's result."""
         curve = tuple((fraction, _finite(metrics)) for fraction, metrics in outcome.curve)
         metrics, seconds = _finite(outcome.metrics), round(outcome.seconds, 4)
-        result = Result(outcome.status, metrics, curve, seconds, outcome.device, outcome.error, outcome.packed)
+        packed = UNSET if outcome.packed == 1 else outcome.packed
+        result = Result(outcome.status, metrics, curve, seconds, outcome.device, outcome.error, packed)
         return cls(id=id, outcome=result, time=time)
 
 
