@@ -44,6 +44,7 @@ from evo_tune.loop.own_genes import as_before, with_defaults
 from evo_tune.options.binding import suggest
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.find import make_strategy
+from evo_tune.plugins.packs import settled_pack
 from evo_tune.plugins.strategy import Strategy
 from evo_tune.rules.fidelity import parse_rungs
 from evo_tune.rules.inheritance import parse_share
@@ -53,6 +54,7 @@ from evo_tune.store.learned import learned_from
 from evo_tune.store.manifest import ORDERS, Manifest, read_manifest
 from evo_tune.store.places import find_run
 from evo_tune.store.run import WIDENINGS, Run
+from evo_tune.store.schema import MOST_PACKED
 from evo_tune.store.session import Session
 from evo_tune.text import is_writable
 from evo_tune.trust.decide import began, remember_run
@@ -93,12 +95,14 @@ def prepared(
     """
     check_noise(session, given.get("replicates", 1))
     size = {} if population is None else {"population": population}
+    planned = plan_for(session, threads, evaluator.bind(options or {}))
     return make_manifest(
         evaluator,
         options=options or {},
         strategy_options={**(strategy_options or {}), **size},
         learn_from=earlier(learn_from, store),
-        threads=plan_for(session, threads, evaluator.bind(options or {})).threads,
+        threads=planned.threads,
+        device=planned.slots[0].inside,
         **given,
     )
 
@@ -121,11 +125,13 @@ def make_manifest(
     fidelity: str | float | Sequence[str | float] = "1",
     prune: bool = False,
     replicates: int = 1,
+    pack: int | str = 1,
+    device: str = "cpu",
     inherit: str | float = 0,
     subject_to: Iterable[str] = (),
     for_scale: str = "",
 ) -> Manifest:
-    """Return the manifest of a new run; see `Search` for the arguments.
+    """Return the manifest of a new run; see `Search` for the arguments, and `settled_pack` for `device`.
 
     Raises:
         UsageError: Something given is unknown, of the wrong type or out of range.
@@ -161,6 +167,8 @@ def make_manifest(
     check_support(evaluator, goals, rungs, bool(prune), replicates, share)
     if share:
         check_inheritance(evaluator, space.default(), bound, rungs)
+    judged_by = [*(goal.metric for goal in goals), *(Constraint.parse(text).metric for text in constraints)]
+    packed = settled_pack(evaluator, space.default(), bound, judged_by, pack, device, MOST_PACKED)
     used: dict[str, object] = {"--fidelity": len(rungs) > 1, "--prune": prune, "--replicates": replicates > 1}
     used |= {"--inherit": share, "--subject-to": constraints}
     check_own_trials(name, made, [flag for flag, given in used.items() if given])
@@ -182,6 +190,7 @@ def make_manifest(
         fidelity=list(rungs),
         prune=bool(prune),
         replicates=replicates,
+        pack=packed,
         inherit=share,
         subject_to=constraints,
         given_genes=sorted(given),

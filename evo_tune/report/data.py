@@ -29,6 +29,7 @@ def trial_as_data(trial: Trial | None) -> dict[str, Any] | None:
         "genome": trial.genome,
         "metrics": trial.outcome.metrics,
         "seconds": trial.outcome.seconds,
+        "packed": trial.outcome.packed,
     }
 
 
@@ -106,6 +107,7 @@ def run_as_data(run: Run, top: int) -> dict[str, Any]:
         "fidelity": run.manifest.fidelity,
         "prune": run.manifest.prune,
         "replicates": run.manifest.replicates,
+        "pack": run.manifest.pack,
         "inherit": run.manifest.inherit,
         "subject_to": run.manifest.subject_to,
         "trainings": round(report.spent(run), 6),

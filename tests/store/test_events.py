@@ -163,7 +163,7 @@ def test_journals_of_older_versions_are_read_and_would_be_written_the_same(path:
         assert event is not None
         old, again = json.loads(line), json.loads(write(event))
         again = {name: again[name] for name in old}  # later fields have come
-        for part in {"candidate", "session"} & old.keys():
+        for part in {"candidate", "outcome", "session"} & old.keys():
             again[part] = {name: again[part][name] for name in old[part]}
         assert again == old
 

@@ -83,6 +83,12 @@ PLACE = 10
     "--replicates", type=click.IntRange(min=1), default=1, help="Seeds with which the leader is trained.  [default: 1]"
 )
 @click.option(
+    "--pack",
+    default="1",
+    metavar="auto|K",
+    help="Train up to K of one shape as one, where they are at hand; auto: as many as pay.  [default: 1]",
+)
+@click.option(
     "--inherit",
     default="0",
     metavar="FRACTION",

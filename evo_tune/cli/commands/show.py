@@ -114,6 +114,8 @@ def _rules(manifest: Any) -> list[str]:
         found.append("--prune")
     if manifest.replicates > 1:
         found.append(f"--replicates {manifest.replicates}")
+    if manifest.pack > 1:
+        found.append(f"--pack {manifest.pack}")
     if manifest.inherit:
         found.append(f"--inherit {manifest.inherit:.3g}")
     return found

@@ -1,4 +1,4 @@
-"""What commands print of runs and trainings."""
+"""What commands print of runs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ class Trial(Struct, forbid_unknown_fields=True, kw_only=True):
     metrics: Metrics
     """Values by name, means where it was trained with several seeds; null where not finite. Unit: the metric's."""
     seconds: float
-    """How long its training took. Unit: s."""
+    """How long its training took; of one that was done as one with others, its share. Unit: s."""
+    packed: int
+    """How many were trained as one, itself among them; 1: it was trained alone."""
 
 
 class FreshSeeds(Struct, forbid_unknown_fields=True, kw_only=True):
@@ -230,6 +232,8 @@ class Shown(Struct, forbid_unknown_fields=True, kw_only=True):
     """Whether hopeless trainings are stopped."""
     replicates: int
     """Seeds with which the leader is trained."""
+    pack: int
+    """Trainings of one shape that are done as one, at most; 1: each is done alone."""
     inherit: float
     """Share of a training for a genome that begins with another's weights; 0: none does. Unit: full trainings."""
     subject_to: list[str]
@@ -311,39 +315,3 @@ class Verified(Struct, forbid_unknown_fields=True, kw_only=True):
     """Those that do not agree; exit code 1 if there are any."""
     notes: list[str]
     """What has changed since the run began."""
-
-
-class Evaluated(Struct, forbid_unknown_fields=True, kw_only=True):
-    """One training by hand; exit code 1 unless its status is ok."""
-
-    genome: Genome
-    """Values of its genes, by name."""
-    status: str
-    """ok, or what went wrong."""
-    metrics: Metrics
-    """By name; null where not finite. Unit: the metric's."""
-    curve: list[tuple[float, Metrics]]
-    """What was reported on the way: share of the training, and metrics there. Unit: the metric's."""
-    seconds: float
-    """How long it took. Unit: s."""
-    device: str
-    """Where it was trained."""
-    error: str | None
-    """What went wrong, in one line."""
-
-
-class Exported(Struct, forbid_unknown_fields=True, kw_only=True):
-    """A model that was trained once more and saved."""
-
-    run: str
-    """Name of the run."""
-    trial: int
-    """The trial whose genome it has."""
-    genome: Genome
-    """Values of its genes, by name."""
-    folder: str
-    """What was written."""
-    files: list[str]
-    """Names of the files in it."""
-    metrics: dict[str, Any]
-    """Of this training, by name. Unit: the metric's."""
