@@ -104,6 +104,13 @@ def test_everything_in_the_readme_works(desk: Path) -> None:
     read("README.md", desk)
 
 
+@pytest.mark.slow
+def test_a_search_is_carried_to_a_large_model_as_the_tutorial_tells(desk: Path) -> None:
+    """From `run --for-scale` over probes to the target, trained from the file that was emitted, and exported."""
+    read("scale.md", desk)
+    assert (desk / "model" / "model.safetensors").is_file()
+
+
 @pytest.mark.proof
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize(("page", "desk"), [(page, page) for page in READ], indirect=["desk"])

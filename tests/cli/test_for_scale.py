@@ -156,6 +156,10 @@ def test_two_widths_and_two_budgets_are_trained_and_told_as_json_also_after_resu
     run = Run.open(tmp_path / "populations" / "mine")
     seen = observations([run], "val_loss")
     assert [t.outcome.error for t in run.trials()] == [None] * 4
+    apart = [
+        {name for name, value in t.genome.items() if value != run.candidates[0].genome[name]} for t in run.trials()
+    ]
+    assert sorted(map(sorted, apart)) == [[], [], ["heads", "width"], ["heads", "width"]], "the default, at both widths"
     assert len(seen) == 4, "each width in part and in full"
     assert len({one.parameters for one in seen}) == 2
     assert max(one.tokens for one in seen) > 2 * min(one.tokens for one in seen)

@@ -84,8 +84,8 @@ def _key(task: LanguageTask) -> str | None:
 MOST, LARGEST = 8, 100_000
 """Trainings in a pack on a CPU, and tokens of a step times width up to which it pays.
 
-By benchmarks/pack.py eight as one are 2.3 times as fast at 25,000, 1.9 at 33,000, 1.4 at 50,000, 1.3 at 100,000,
-and 0.9 times at 400,000: products of that size keep a core busy by themselves, out of its caches.
+By benchmarks/pack.py eight as one are 2.3 times as fast at 25,000, 1.9 at 33,000, 1.4 at 50,000, 1.3 at 100,000, and
+0.9 times at 400,000: products of that size keep a core busy by themselves, out of its caches.
 """
 
 LAUNCH, SLOWEST = 5e-6, 0.3 * 65e12
