@@ -5,13 +5,15 @@
     python benchmarks/pack_run.py -o tokens=20000     of shorter trainings
 
 A run is made once, without a calibration. Then it is copied for each round and way, and its race is run to the end on
-one slot: with each training alone, and in packs of up to `--pack`. What is given is the ratio of the wall times, and
-how far the values are apart, which rounding alone moves.
+one slot: with each training alone, and in packs of up to `--pack`. What is given is the ratio of the wall times, that
+of the processor's seconds (of the worker, its start among them: what a machine that others use still tells), and how
+far the values are apart, which rounding alone moves.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import statistics
 import tempfile
 import time
@@ -19,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import psutil
 
 from evo_tune.loop.search import Search
 from evo_tune.store.calibration import read_calibration
@@ -47,6 +50,10 @@ def main() -> None:
         apart = max((abs(alone["values"][key] - packed["values"][key]) for key in same), default=0.0)
         one, several = (f"{way['seconds']:.1f} s ({len(way['values'])} trainings)" for way in (alone, packed))
         print(f"  round {number}: alone {one}, in packs of {packed['packs']} {several}: {ratios[-1]:.2f} times as fast")
+        cpu = alone["cpu"], packed["cpu"]
+        print(
+            f"           by the processor's seconds {cpu[0]:.1f} and {cpu[1]:.1f}: {cpu[0] / cpu[1]:.2f} times as fast"
+        )
         print(f"           the values are {apart:.2g} apart at most")
     print(f"median of the ratios: {statistics.median(ratios):.2f}")
 
@@ -58,16 +65,23 @@ def _calibrated(store: Path, name: str, pack: int, seeds: int) -> dict[str, Any]
     write_manifest(folder, msgspec.structs.replace(read_manifest(folder), pack=pack))
     search = Search.resume(name, store=store, calibrate=seeds, calibrate_best=2)
     began: list[float] = []
+    spent = [0.0]
 
     def watch(search: Search) -> None:
         if not began and any("calibration" in one.what for one in list(search.drivers.working.values())):
             began.append(time.monotonic())
+        pids = [slot.pid for slot in search.drivers.slots if slot.pid is not None]
+        with contextlib.suppress(psutil.Error):
+            spent[0] = max(spent[0], sum(sum(psutil.Process(pid).cpu_times()[:2]) for pid in pids))
 
     search.run(watch)
+    if search.stopping:
+        raise SystemExit("interrupted: nothing can be said")
     ended = time.monotonic()
     trials = read_calibration(search.saved)
     return {
         "seconds": ended - began[0],
+        "cpu": spent[0],
         "values": {(trial.id, trial.candidate.seed): trial.losses[0] for trial in trials if trial.losses},
         "packs": sorted({trial.outcome.packed for trial in trials}),
     }
