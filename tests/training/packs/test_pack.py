@@ -71,7 +71,7 @@ def test_each_member_is_its_own_training(name: str, make_members: Make) -> None:
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_in_float32_it_is_no_further_off_than_one_thread_is_from_two(optimizer: str, make_members: Make) -> None:
+def test_in_float32_it_is_about_as_far_off_as_one_thread_is_from_two(optimizer: str, make_members: Make) -> None:
     shape = {"width": 64, "heads": 4, "batch": 32, "dtype": torch.float32, "optimizer": optimizer}
     (one, two), members = (make_members(**shape) for _ in range(2)), make_members(**shape)
     for threads, trainers in ((1, one), (2, two)):
@@ -84,7 +84,7 @@ def test_in_float32_it_is_no_further_off_than_one_thread_is_from_two(optimizer: 
     assert max(packed) <= 2.0 * max(by_threads)
 
 
-def test_products_in_bfloat16_are_no_further_off_than_its_rounding(make_members: Make) -> None:
+def test_products_in_bfloat16_are_about_as_far_off_as_its_rounding(make_members: Make) -> None:
     low = {"dtype": torch.float32, "recipes": [{"precision": Precision(name="bf16")}] * 3}
     losses: list[list[float]] = [[], [], []]
     for log, given in ((losses[0], {"dtype": torch.float32}), (losses[1], low)):
