@@ -1,9 +1,9 @@
 """How fast each bundled evaluator's training goes at its default genome, beside the loop that one would write by hand.
 
 The plain loop is the same model and the same batches, each passed whole: eager float32, torch.optim.AdamW with
-fused=True, F.cross_entropy, clip_grad_norm_, no accumulation, no averages. Ours is the trainer that the evaluator
-itself makes (caught before its first step), in the precision that it chooses, with `adamw` and with the optimizer of
-its default genome where that is another. Each in a process of its own, by turns, as in trainer.py.
+fused=True, F.cross_entropy, torch's attention, clip_grad_norm_, no accumulation, no averages. Ours is the trainer that
+the evaluator itself makes (caught before its first step), in the precision that it chooses, with `adamw` and with the
+optimizer of its default genome where that is another. Each in a process of its own, by turns, as in trainer.py.
 
     python benchmarks/loops.py                   samples per second and times, five evaluators
     python benchmarks/loops.py --profile NAME    where the time of ours goes, by torch's profiler
@@ -38,7 +38,7 @@ def caught(name: str, options: dict[str, Any]) -> Any:
         raise Caught(self)
 
     evaluator = find_evaluator(name)
-    bound = evaluator.bind(options)
+    bound = evaluator.settled(evaluator.bind(options), rungs=False)  # as a run's are
     genome = evaluator.space(bound).default()
     if "optimizer" in options:
         genome.pop("optimizer", None)
@@ -64,7 +64,7 @@ def plain_step(trainer: Any) -> Callable[[], float]:
 
     def once() -> float:
         nonlocal number
-        window = source.window(number)
+        window = source.window(number % trainer.recipe.schedule.steps)
         x, y = (torch.cat(parts) for parts in zip(*window, strict=True))
         logits = model(x)
         aims = y if y.is_floating_point() else y.reshape(-1)
@@ -82,16 +82,24 @@ def plain_step(trainer: Any) -> Callable[[], float]:
 def prepared(name: str, kind: str) -> tuple[Callable[[], Any], int]:
     """Return one row's step, and the samples that are in it."""
     from evo_tune.training import keep_freed_memory
+    from evo_tune.training.models import attention
 
     options = {"plain": {"precision": "fp32", "optimizer": "adamw"}, "adamw": {"optimizer": "adamw"}}.get(kind, {})
-    if kind != "plain":  # a training sets this itself
+    if kind == "plain":
+        attention.by_products = lambda precision, keys: False
+    else:  # a training sets this itself
         keep_freed_memory()
     trainer = caught(name, options)
     samples = sum(len(inputs) for inputs, _ in trainer.source.window(0))
     if kind == "plain":
         return plain_step(trainer), samples
     trainer.model.train()
-    return lambda: trainer.train_step().loss, samples
+
+    def once() -> float:
+        trainer.step %= trainer.recipe.schedule.steps  # a timing may be longer than the training
+        return float(trainer.train_step().loss)
+
+    return once, samples
 
 
 def serve(name: str, kind: str) -> None:

@@ -25,6 +25,8 @@ SHAPES: dict[str, dict[str, Any]] = {
     "width 32, 512 tokens": {"width": 32, "heads": 4, "context": 32, "tokens": 512, "optimizer": "adamw"},
     "width 64, 512 tokens": {"width": 64, "heads": 4, "context": 32, "tokens": 512, "optimizer": "adamw"},
     "width 32, 128 tokens": {"width": 32, "heads": 4, "context": 32, "tokens": 128, "optimizer": "adamw"},
+    "width 96, 512 tokens": {"width": 96, "heads": 4, "context": 128, "tokens": 512, "optimizer": "adamw"},
+    "width 64, 1024 tokens": {"width": 64, "heads": 4, "context": 64, "tokens": 1024, "optimizer": "adamw"},
     "width 48, 2048 tokens": {"width": 48, "heads": 3, "context": 32, "tokens": 2048, "optimizer": "adamw"},
     "width 96, 4096 tokens": {"width": 96, "heads": 4, "context": 128, "tokens": 4096, "optimizer": "adamw"},
 }
@@ -157,26 +159,29 @@ def profiled(run: Callable[[int], object], members: int, steps: int = 20) -> dic
 
 
 def serve(shape: dict[str, Any], given: argparse.Namespace) -> None:
-    """Train when the process at the other end of standard input says how far."""
+    """Train when the process at the other end of standard input says how far, and say how long that took."""
     prepare(given.threads)
-    (trainer,) = trainers(shape, 1, given.device, given.dropout)
+    (trainer,), now = trainers(shape, 1, given.device, given.dropout), clock_of(given)
     trainer.run(3)
     print("ready", flush=True)
     for line in sys.stdin:
+        before = now()
         trainer.run(trainer.step + int(line))
-        print("done", flush=True)
+        print(now() - before, flush=True)
 
 
 def processes(given: argparse.Namespace) -> None:
-    """Print how many steps a second as many processes on one core do, beside one after the other and packed."""
+    """Print how many steps a second as many processes on one core do, beside one after the other and packed.
+
+    By --clock cpu it is steps a second of their processors' time, all together.
+    """
     prepare(given.threads)
-    core = {min(os.sched_getaffinity(0))}
-    os.sched_setaffinity(0, core)
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     print(f"{'':<24}{'trainings':>10}{'one by one':>12}{'processes':>12}{'packed':>12}   steps/s", flush=True)
     for name, shape in chosen(given):
         for count in [n for n in given.members if n > 1]:
             packed, ratio = by_turns(shape, count, given)
-            command = [sys.executable, __file__, "--serve", name, "--device", given.device]
+            command = [sys.executable, __file__, "--serve", name, "--device", given.device, "--clock", given.clock]
             own = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
             runners = [subprocess.Popen(command, **own) for _ in range(count)]
             for one in runners:
@@ -187,9 +192,9 @@ def processes(given: argparse.Namespace) -> None:
                 for one in runners:
                     one.stdin.write(f"{steps}\n")
                     one.stdin.flush()
-                for one in runners:
-                    one.stdout.readline()
-                rounds.append(count * steps / (time.perf_counter() - before))
+                took = sum(float(one.stdout.readline()) for one in runners)
+                took = took if given.clock == "cpu" else time.perf_counter() - before
+                rounds.append(count * steps / took)
             for one in runners:
                 one.communicate()
             row = f"{count:>10}{packed / ratio:>12.1f}{statistics.median(rounds):>12.1f}{packed:>12.1f}"

@@ -34,7 +34,8 @@ PLURALS = {"text": "texts", "number": "numbers", "whole number": "whole numbers"
 def declared() -> dict[str, ast.ClassDef]:
     """Return the classes of the package by name, the base of all events left out."""
     folder = Path(formats.__file__).parent
-    trees = [ast.parse((folder / name).read_bytes()) for name in ("runs.py", "things.py", "scaling.py", "events.py")]
+    names = ("runs", "ahead", "trainings", "things", "scaling", "events")
+    trees = [ast.parse((folder / f"{name}.py").read_bytes()) for name in names]
     return {node.name: node for tree in trees for node in tree.body if isinstance(node, ast.ClassDef)}
 
 

@@ -179,7 +179,10 @@ def _sound_heads(genome: Mapping[str, Any], genes: Mapping[str, Gene], size: Siz
 
 def _canonical(genome: dict[str, Any], genes: Mapping[str, Gene], options: Options) -> dict[str, Any]:
     """Return the genome with what changes nothing at one value, so that the same training is one genome."""
-    longest = options.extend_from or genome.get("context", options.context)
+    context = genome.get("context", options.context)
+    if genome["batch"] < context:  # a step has one window at least
+        genome["batch"] = min((n for n in _values(genes["batch"]) if n >= context), default=genome["batch"])
+    longest = options.extend_from or context
     if "window" in genome and genome["window"] >= longest:
         genome["window"] = max(_values(genes["window"]))
     if "kv_heads" in genome:

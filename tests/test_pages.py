@@ -48,7 +48,8 @@ def understood(words: list[str]) -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_every_command_line_is_understood(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "run.toml").write_text("trials = 2\n")
+    for name in ("run.toml", "target.toml"):  # which a reader has, or a command of the page writes
+        (tmp_path / name).write_text("trials = 2\n")
     monkeypatch.chdir(tmp_path)
     for words in command_lines(page):
         try:
@@ -101,6 +102,13 @@ def environment() -> dict[str, Any]:
 @pytest.mark.slow
 def test_everything_in_the_readme_works(desk: Path) -> None:
     read("README.md", desk)
+
+
+@pytest.mark.slow
+def test_a_search_is_carried_to_a_large_model_as_the_tutorial_tells(desk: Path) -> None:
+    """From `run --for-scale` over probes to the target, trained from the file that was emitted, and exported."""
+    read("scale.md", desk)
+    assert (desk / "model" / "model.safetensors").is_file()
 
 
 @pytest.mark.proof

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from evo_tune.cli import complete
+from evo_tune.errors import OptionError
 from evo_tune.report.words import show_genome as show_genome
 from evo_tune.report.words import show_seconds as show_seconds
 from evo_tune.report.words import show_value as show_value
@@ -21,6 +22,7 @@ from evo_tune.text import cell, printable
 if TYPE_CHECKING:
     import pandas as pd
 
+    from evo_tune.genome.genes import Gene
     from evo_tune.plugins.evaluator import Evaluator
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -202,3 +204,15 @@ def console() -> Any:
 
     out = Console(highlight=False, markup=False, emoji=False)
     return out if out.is_terminal else Console(highlight=False, markup=False, emoji=False, width=200)
+
+
+def read_genes(texts: Sequence[str]) -> dict[str, Gene | None]:
+    """Return the genes behind `--gene`; None for a name alone."""
+    from evo_tune.genome.notation import parse_gene
+    from evo_tune.options.binding import split_assignments
+
+    alone = {text for text in texts if "=" not in text}
+    given = split_assignments((text for text in texts if "=" in text), "--gene")
+    for name in alone & given.keys():
+        raise OptionError(f"--gene {name} is given twice: give it once")
+    return {**dict.fromkeys(alone), **{name: parse_gene(name, text) for name, text in given.items()}}

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from evo_tune.cli import _shared as shared
+from evo_tune.cli.for_scale import in_lines
 from evo_tune.genome.trial import Trial
 from evo_tune.report import summary as report
 from evo_tune.report.advice import ends_of
+from evo_tune.report.carried import read_carried
 from evo_tune.report.data import closing_as_data
 from evo_tune.report.further import DONE_BY_ITSELF, further_of, in_words
 from evo_tune.report.summary import Closing
@@ -49,6 +51,9 @@ def print_closing(run: Run, form: str, status: str = "", report_file: Path | Non
         shared.echo(f"stopped, since {run.ended}")
     elif (promised := further_of(run)) is not None:
         shared.echo(f"going on: {in_words(promised)}")
+    if (told := read_carried(run)) is not None:
+        for line in in_lines(run, told):
+            shared.echo(line)
     if status:
         shared.echo(status)
     pruned = f", {end.pruned} pruned" if end.pruned else ""

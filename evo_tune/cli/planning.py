@@ -146,7 +146,7 @@ def _suited(found: Planned, pace: Pace, store: Path, given: Mapping[str, Any]) -
 
     hours = found.session.hours or 0.0
     room = max(0.0, hours * 3600 - found.seconds) * found.slots
-    count = room / pace.mean
+    count = room / pace.usual
     factor = 1.0
     if count < FEWEST:
         factor = max(LEAST, _factor(pace, room / SHORTER))
@@ -169,7 +169,7 @@ def _suited(found: Planned, pace: Pace, store: Path, given: Mapping[str, Any]) -
 
 def _factor(pace: Pace, each: float) -> float:
     """Return by what a training's length is to be multiplied so that it takes so many seconds."""
-    return (each - pace.judging) / max(1e-9, pace.mean - pace.judging)
+    return (each - pace.judging) / max(1e-9, pace.usual - pace.judging)
 
 
 def _longer(found: Planned, factor: float) -> dict[str, Any]:
@@ -227,7 +227,9 @@ def print_plan(found: Planned, price: float | None, form: str) -> None:
         shared.echo(f"a full training, by ten timed steps: {times[0]:.3g} s with the default genome")
         if len(times := (*times, *found.pace.corners)) > 1:
             bounds = f"{min(times):.3g} to {max(times):.3g} s"
-            shared.echo(f"of {len(times)} genomes {bounds}, and {found.pace.mean:.3g} s on the average")
+            shared.echo(
+                f"of {len(times)} genomes {bounds}; what a search comes to train, about {found.pace.usual:.3g} s"
+            )
     if ahead is not None:
         for row, text in as_rows(ahead, price).items():
             shared.echo(f"  {row:<12} {text}")

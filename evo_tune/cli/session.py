@@ -95,6 +95,7 @@ def go(
     from contextlib import ExitStack
 
     from evo_tune.cli.closing import as_data, print_closing
+    from evo_tune.cli.for_scale import note
     from evo_tune.cli.live import patient, watcher
     from evo_tune.cli.stream import Stream
     from evo_tune.forecast.timing import TIMING
@@ -119,6 +120,7 @@ def go(
             if stream is not None:
                 look(search)
     run = search.saved
+    note(run, search.evaluator)
     report = None if no_report else _report(run)
     code = 130 if search.stopping else 0 if search.best is not None else 1
     if stream is not None:

@@ -10,12 +10,11 @@ from __future__ import annotations
 import math
 import os
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from statistics import fmean, stdev
 
+from evo_tune.forecast.race import race_ends, race_trainings
 from evo_tune.forecast.timing import Pace
-from evo_tune.report.racing import looks
 from evo_tune.report.summary import costs
 from evo_tune.store.calibration import read_calibration
 from evo_tune.store.manifest import Manifest
@@ -76,14 +75,7 @@ class Ahead:
 
 def calibration_trainings(session: Session) -> tuple[int, int]:
     """Return the fewest and the most trainings of a session's closing race (see `report.racing`); 0 and 0: none."""
-    if not session.calibrate:
-        return 0, 0
-    alive, choosing = session.calibrate_best, 0
-    while alive > 1:
-        choosing += math.ceil(session.calibrate / 3) * alive
-        alive = math.ceil(alive / 2)
-    stops = looks(session.calibrate)
-    return choosing + 2 * stops[0], choosing + 2 * stops[-1]
+    return race_trainings(session.calibrate, session.calibrate_best) if session.calibrate else (0, 0)
 
 
 def calibration_seconds(session: Session, each: float, slots: int) -> tuple[float, float]:
@@ -92,17 +84,12 @@ def calibration_seconds(session: Session, each: float, slots: int) -> tuple[floa
     Args:
         session: Says how many seeds and finalists.
         each: Seconds of a full training.
-        slots: That train; between two looks of the race, slots wait for the last training before the next one.
+        slots: That train.
     """
-    fewest, _ = calibration_trainings(session)
-    if not fewest:
+    if not session.calibrate:
         return 0.0, 0.0
-    stops = looks(session.calibrate)
-    choosing = fewest - 2 * stops[0]
-    # The default's seeds of the first look fill the slots while the finalist is chosen.
-    first = max(math.ceil((choosing + 2 * stops[0]) / slots), (2 if choosing else 1))
-    later = sum(math.ceil(2 * (b - a) / slots) for a, b in pairwise(stops))
-    return first * each, (first + later) * each
+    ends = race_ends(session.calibrate, [each] * session.calibrate_best, each, slots)
+    return ends[0], ends[-1]
 
 
 def genome_cost(manifest: Manifest, genomes: int, promoted: float) -> float:
@@ -155,7 +142,7 @@ def ahead(
     took, worth = sum(outcome.seconds for _, outcome in late), sum(by_id[id] for id, _ in late)
     # What timings say counts as much as ENOUGH genomes.
     known = ENOUGH if pace is not None else 0
-    prior = pace.mean if pace is not None else 0.0
+    prior = pace.usual if pace is not None else 0.0
     each = (known * prior + took) / (known + worth) if known + worth > 0 else 0.0
     births = session.births(manifest.population)
     cost = genome_cost(manifest, max(1, int(births) if math.isfinite(births) else 100), promoted)

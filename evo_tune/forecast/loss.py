@@ -124,7 +124,9 @@ def missing(observations: Sequence[Observation]) -> str:
         return "models of one size: expected two at least, so that what size brings can be seen"
     if max(texts) < SPREAD * min(texts):
         return "one length of text: expected two at least, so that what text brings can be seen"
-    corners = {(one.parameters > np.median(sizes), one.tokens > np.median(texts)) for one in observations}
+    # Halfway between the ends, and not the median: a few probes beside a search are seen too.
+    size, text = (math.sqrt(min(values) * max(values)) for values in (sizes, texts))
+    corners = {(one.parameters > size, one.tokens > text) for one in observations}
     if len(corners) < 3:
         return "larger models that all saw more text, or all less: expected one size at two budgets at least"
     return ""

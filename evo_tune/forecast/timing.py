@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean, geometric_mean, stdev
 
 import numpy as np
 
@@ -71,18 +71,22 @@ class Pace:
     kept: float = 0.0
 
     @property
-    def mean(self) -> float:
-        """Mean seconds of a full training over the space."""
-        return fmean(self.seconds)
+    def usual(self) -> float:
+        """Seconds of a full training that a search comes to train: the geometric mean over the space.
+
+        Genomes differ by factors, and the few that take longest would be most of a plain mean; a search trains one of
+        these now and then, and mostly what lies around the genomes that do well.
+        """
+        return geometric_mean(self.seconds)
 
     @property
     def spread(self) -> float:
-        """Standard deviation of the seconds between genomes, as a share of their mean."""
-        return stdev(self.seconds) / self.mean if len(self.seconds) > 1 and self.mean > 0 else 0.0
+        """How far genomes differ: the standard deviation of the seconds' logarithms."""
+        return stdev(map(math.log, self.seconds)) if len(self.seconds) > 1 else 0.0
 
     def longer(self, factor: float) -> Pace:
         """Return the pace of trainings with so many times the steps."""
-        share = 1.0 - self.judging / self.mean if self.mean > 0 else 1.0
+        share = max(0.0, 1.0 - self.judging / self.usual)
         scale = 1.0 + (factor - 1.0) * share
         return Pace(
             tuple(seconds * scale for seconds in self.seconds),

@@ -7,7 +7,7 @@ but not told. It knows nothing of stores, slots or torch.
 
 from __future__ import annotations
 
-from bisect import insort
+from bisect import bisect
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, TypeVar, overload
 
@@ -19,7 +19,7 @@ from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Candidate, Objective, Outcome, Trial
 from evo_tune.genome.values import Genome, genome_key
 
-__all__ = ["History", "Made"]
+__all__ = ["Grown", "History", "Made"]
 
 State = TypeVar("State")
 
@@ -57,6 +57,36 @@ class Made(Sequence[Item]):
         return item
 
 
+class Grown:
+    """An array of rows that grows: a row is set without copying the others.
+
+    Args:
+        fill: What a row holds that was never set; an item of it, or as many as the array has columns.
+    """
+
+    def __init__(self, *fill: float) -> None:
+        self._fill = np.array(fill)
+        self._rows = np.tile(self._fill, (64, 1))
+
+    def set(self, row: int, values: Sequence[float] | np.ndarray | float) -> None:
+        """Set a row."""
+        if row >= len(self._rows):
+            self._rows = np.concatenate([self._rows, np.tile(self._fill, (len(self._rows), 1))])
+        self._rows[row] = values
+
+    def insert(self, row: int, values: Sequence[float], count: int) -> None:
+        """Set a row of so many, those from it on having moved by one."""
+        self.set(count, self._fill)
+        self._rows[row + 1 : count + 1] = self._rows[row:count]
+        self._rows[row] = values
+
+    def get(self, count: int) -> np.ndarray:
+        """Return the first rows, shape (count, columns)."""
+        while count > len(self._rows):
+            self.set(len(self._rows), self._fill)
+        return self._rows[:count]
+
+
 class History:
     """Told trials and candidates out, with indexes that are memos of them.
 
@@ -89,8 +119,10 @@ class History:
         self._lost: list[Trial] = []
         self._failed: Sequence[Trial] = self._lost
         self._ranked: list[tuple[float, tuple[float, ...], int, Trial]] = []
+        self._losses = Grown(*[0.0] * len(self.objectives))
         self._fresh = 0
         self._folds: dict[Hashable, tuple[int, Any]] = {}
+        self._early: frozenset[str] = frozenset()
 
     @property
     def trials(self) -> Sequence[Trial]:
@@ -133,8 +165,7 @@ class History:
 
     def ranked_losses(self) -> np.ndarray:
         """Return the losses of `ranked`, shape (trials, objectives)."""
-        losses = [row[1] for row in self._ranked]
-        return np.array(losses, dtype=np.float64).reshape(len(losses), len(self.objectives))
+        return np.array(self._losses.get(len(self._ranked)))
 
     @property
     def failed(self) -> Sequence[Trial]:
@@ -149,6 +180,10 @@ class History:
     def seen(self, genome: Genome, budget: float = 1.0, replicate: int = 0) -> bool:
         """Say whether this was born already, told or out: a duplicate wastes a training."""
         return (genome_key(genome), budget, replicate) in self._seen
+
+    def kept(self, genome: Genome) -> bool:
+        """Say whether this was born before the space was widened: its values are rounded as that space had them."""
+        return genome_key(genome) in self._early
 
     def fold(self, key: Hashable, initial: Callable[[], State], step: Callable[[State, Trial], State]) -> State:
         """Return the left fold of `step` over the told trials in told order.
@@ -194,6 +229,19 @@ class History:
             self._born.append(candidate)
         self._seen.setdefault((genome_key(candidate.genome), candidate.budget, candidate.replicate), candidate.id)
 
+    def widen(self, space: SearchSpace, lessons: Sequence[Lesson] = ()) -> None:
+        """Go on in a wider space: whatever was born keeps its genome, and has its unit coordinates there.
+
+        Args:
+            space: Has every value that the one before had.
+            lessons: What earlier runs found, in the coordinates of this space.
+        """
+        genomes = {one.id: one.genome for one in (*self._out.values(), *(trial.candidate for trial in self._told))}
+        self.space, self.lessons = space, tuple(lessons)
+        self._units = [space.encode(genomes[id]) for id in range(len(genomes))]
+        self._early = frozenset(map(genome_key, genomes.values()))
+        self._folds.clear()  # they are functions of the coordinates too
+
     def tell(self, id: int, outcome: Outcome) -> Trial:
         """Note the result of a candidate that is out, and return it as a trial."""
         trial = Trial.of(self._out.pop(id), outcome, len(self._trials), self.objectives, self.constraints)
@@ -201,5 +249,8 @@ class History:
         if not trial.ok:
             self._lost.append(trial)
         if trial.rankable and trial.losses is not None:
-            insort(self._ranked, (trial.violation, trial.losses, trial.id, trial), key=lambda row: row[:3])
+            mine = (trial.violation, trial.losses, trial.id, trial)
+            place = bisect(self._ranked, mine[:3], key=lambda row: row[:3])
+            self._losses.insert(place, trial.losses, len(self._ranked))
+            self._ranked.insert(place, mine)
         return trial

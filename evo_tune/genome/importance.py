@@ -39,11 +39,17 @@ def importance(units: np.ndarray, losses: np.ndarray, unordered: bool = False) -
 
 def ranks(values: Sequence[float] | np.ndarray) -> np.ndarray:
     """Return the ranks of values from 1, equal ones sharing the mean of theirs, shape (values,)."""
-    _, which, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return np.asarray((np.cumsum(counts) - (counts - 1) / 2)[which], dtype=np.float64)
+    given = np.asarray(values)
+    order = np.argsort(given)  # not stable, and faster by that: equal ones are put together below
+    ordered, found = given[order], np.empty(len(given))
+    other = ordered[1:] != ordered[:-1]
+    ends = np.append(np.flatnonzero(other), len(given) - 1) if len(given) else np.empty(0, dtype=int)
+    counts = np.diff(ends, prepend=-1)
+    found[order] = np.repeat(ends + 1 - (counts - 1) / 2, counts)
+    return found
 
 
-def rank_correlation(one: Sequence[float], other: Sequence[float]) -> float:
+def rank_correlation(one: Sequence[float] | np.ndarray, other: Sequence[float] | np.ndarray) -> float:
     """Return Spearman's rank correlation of two series of equal length; 0 if either has no spread."""
     x, y = ranks(one), ranks(other)
     spread = float(np.std(x) * np.std(y))

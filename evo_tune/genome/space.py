@@ -16,12 +16,12 @@ import numpy as np
 
 from evo_tune.errors import SpaceError
 from evo_tune.genome.cells import centre
-from evo_tune.genome.genes import Gene, Int
+from evo_tune.genome.genes import Choice, Float, Gene, Int
 from evo_tune.genome.hints import check_conditions, drawn, inactive
 from evo_tune.genome.values import Genome, Value
 from evo_tune.text import is_writable
 
-__all__ = ["SearchSpace"]
+__all__ = ["SearchSpace", "wider"]
 
 
 @dataclass(frozen=True, init=False)
@@ -202,3 +202,72 @@ class SearchSpace:
     def describe(self) -> dict[str, Any]:
         """Return plain data for the manifest; the repair is code and stays with the evaluator."""
         return {name: gene.describe() for name, gene in self.genes.items()}
+
+
+def wider(genes: Mapping[str, Gene], given: Mapping[str, Gene]) -> dict[str, Gene]:
+    """Return the genes of a space with some of them widened, in their order.
+
+    Every value that a gene has had it keeps, so that whatever was trained keeps its place; what else a gene says (kind,
+    scale, order, condition) stays as it was.
+
+    Args:
+        genes: Name to gene, as they are.
+        given: Those that are to be wider.
+
+    Raises:
+        SpaceError: A gene is unknown, is another kind of thing, is not wider, or a value would be lost.
+    """
+    for name, gene in given.items():
+        if name not in genes:
+            raise SpaceError(f"--gene {name}: expected a gene of the run: {', '.join(genes)}")
+        try:
+            _check_wider(genes[name], gene)
+        except SpaceError as error:
+            raise SpaceError(f"--gene {name}: {error}") from None
+    found = {**genes, **given}
+    check_conditions(found)
+    return found
+
+
+def _check_wider(old: Gene, new: Gene) -> None:
+    log = (getattr(old, "log", None), getattr(new, "log", None))
+    order = (getattr(old, "ordered", None), getattr(new, "ordered", None))
+    if type(old) is not type(new) or log[0] is not log[1] or order[0] is not order[1]:
+        raise SpaceError(f"{_typed(new)} is of another kind than {_typed(old)}: a run keeps kind, scale and order")
+    if new.when != old.when:
+        raise SpaceError("'when' cannot change in a run: leave it out")
+    lost, same = _lost(old, new)
+    if lost:
+        raise SpaceError(f"{_typed(new)} has no {lost[0]!r}, which {_typed(old)} has: a range can only be widened")
+    if same:
+        raise SpaceError(f"it is {_typed(old)} as it is: expected a wider range")
+
+
+def _lost(old: Gene, new: Gene) -> tuple[list[Value], bool]:
+    """Return values that a gene has and another of its kind has not, and whether they have the same."""
+    if isinstance(old, Choice) and isinstance(new, Choice):
+        had, has = ([(type(value), value) for value in gene.values] for gene in (old, new))
+        if odd := [value for kind, value in has if kind not in {kind for kind, _ in had}]:
+            raise SpaceError(f"{odd[0]!r} is of another type than {', '.join(map(repr, old.values))}")
+        kept = [one for one in has if one in had]
+        if old.ordered and len(kept) == len(had) and kept != had:
+            raise SpaceError(f"{_typed(new)} has another order than {_typed(old)}")
+        return [value for kind, value in had if (kind, value) not in kept], new.size == old.size
+    if isinstance(old, Int) and isinstance(new, Int):
+        some = [old.low, min(old.low + old.step, old.high), old.high]
+        lost = [one for one in some if not new.low <= one <= new.high or (one - new.low) % new.step]
+        return list(lost), (old.low, old.high, old.step) == (new.low, new.high, new.step)
+    assert isinstance(old, Float)
+    assert isinstance(new, Float)
+    ends = [old.low, old.high]
+    return [end for end in ends if not new.low <= end <= new.high], ends == [new.low, new.high]
+
+
+def _typed(gene: Gene) -> str:
+    """Return a gene's range as `--gene` has it."""
+    if isinstance(gene, Choice):
+        return f"{'ordered' if gene.ordered else 'choice'}({','.join(map(str, gene.values))})"
+    assert isinstance(gene, Float | Int)
+    if isinstance(gene, Int):
+        return f"int({gene.low},{gene.high}{f',{gene.step}' if gene.step > 1 else ''}{',log' if gene.log else ''})"
+    return f"{'log' if gene.log else 'float'}({gene.low:g},{gene.high:g})"

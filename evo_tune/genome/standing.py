@@ -18,7 +18,7 @@ from evo_tune.genome.importance import ranks
 from evo_tune.genome.trial import Candidate, Objective, Trial
 from evo_tune.genome.values import genome_key
 
-__all__ = ["Entry", "as_from_scratch", "averaged", "entries", "placed", "places"]
+__all__ = ["Entry", "as_from_scratch", "averaged", "entries", "filled", "placed", "places"]
 
 
 @dataclass
@@ -107,25 +107,41 @@ def as_from_scratch(told: Sequence[Entry]) -> dict[str, tuple[float, ...]]:
     """
     found = {entry.key: losses for entry in told if (losses := entry.losses(1.0)) is not None}
     heirs = [(entry.key, entry.heir.losses) for entry in told if entry.heir is not None and entry.heir.losses]
-    both = [(losses, found[key]) for key, losses in heirs if key in found and math.inf not in found[key]]
-    for key, losses in heirs:
-        if key not in found:
-            found[key] = tuple(
-                _read_off(loss, [inherited[i] for inherited, _ in both], [own[i] for _, own in both])
-                for i, loss in enumerate(losses)
-            )
+    if heirs:
+        nothing = [math.nan] * len(heirs[0][1])
+        own = [row if (row := found.get(key)) is None or len(row) > 1 else row * len(nothing) for key, _ in heirs]
+        full = np.array([nothing if row is None else row for row in own])
+        rows = filled(full, np.array([losses for _, losses in heirs])).tolist()
+        found.update({key: tuple(row) for (key, _), row in zip(heirs, rows, strict=True) if key not in found})
     return found
 
 
-def _read_off(value: float, xs: Sequence[float], ys: Sequence[float]) -> float:
-    """Return what stands against a value where xs, sorted, stand against ys, sorted; the value if nothing does."""
-    if not xs:
-        return value
+def filled(full: np.ndarray, heirs: np.ndarray) -> np.ndarray:
+    """Return losses from scratch, with what they would be where there are inherited ones only; see `as_from_scratch`.
+
+    Args:
+        full: Losses at a full training from scratch, shape (genomes, objectives); NaN where there are none, infinite
+            where it was pruned.
+        heirs: Inherited losses, of the same shape; NaN where there are none.
+    """
+    found = np.array(full)
+    has, inherited = ~np.isnan(full).any(axis=1), ~np.isnan(heirs).any(axis=1)
+    both, wanted = inherited & has & ~np.isinf(full).any(axis=1), inherited & ~has
+    for objective in range(full.shape[1]):
+        values = heirs[wanted, objective]
+        found[wanted, objective] = _read_off(values, heirs[both, objective], full[both, objective])
+    return found
+
+
+def _read_off(values: np.ndarray, xs: np.ndarray, ys: np.ndarray) -> np.ndarray:
+    """Return what stands against values where xs, sorted, stand against ys, sorted; the values if nothing does."""
+    if not len(xs):
+        return values
     x, y = np.sort(xs), np.sort(ys)
-    if value <= x[0] or value >= x[-1]:
-        end = 0 if value <= x[0] else -1
-        return float(value + y[end] - x[end])
-    return float(np.interp(value, x, y))
+    inside = np.interp(values, x, y)
+    return np.asarray(
+        np.where(values <= x[0], values + y[0] - x[0], np.where(values >= x[-1], values + y[-1] - x[-1], inside))
+    )
 
 
 def places(told: Sequence[Entry], rungs: Sequence[float], objectives: int) -> dict[str, tuple[float, ...]]:
@@ -181,12 +197,15 @@ def placed(known: Sequence[np.ndarray]) -> np.ndarray:
 def _seats(found: np.ndarray, group: np.ndarray) -> np.ndarray:
     """Return the places of a group, ascending, shape (group,); equal ones spread over the ranks that they share."""
     seats = np.sort(found[group])
+    if (seats[1:] != seats[:-1]).all():
+        return np.asarray(seats)
     values, counts = np.unique(seats, return_counts=True)
     shared = set(values[counts > 1].tolist())
-    for place in values.tolist() if shared else ():
+    among = np.sort(found)
+    for place in values.tolist():
         mine = seats == place if place in shared else None
         if mine is not None and (count := int(mine.sum())) > 1:
-            reach = (int((found == place).sum()) - 1) / 2
+            reach = (int(np.searchsorted(among, place, "right") - np.searchsorted(among, place)) - 1) / 2
             seats[mine] = np.linspace(place - reach, place + reach, count)
             shared.update(seats[mine].tolist())  # a seat that another one has by itself may be among them
     return np.asarray(np.sort(seats))

@@ -1,7 +1,7 @@
 """The history as a strategy is shown it where genomes may have several trials: each born once, trained in full.
 
 A view is made for one birth, and most of it is never looked at: what a run of thousands of trials has of it is kept
-between births (`_Ledger`), and a trial is made when somebody reads it. Ranks say all that is known: losses at different
+between births (`Ledger`), and a trial is made when somebody reads it. Ranks say all that is known: losses at different
 budgets, or of pruned trials, have no common scale. Nothing here promotes, prunes or proposes.
 """
 
@@ -13,42 +13,18 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from evo_tune.genome.history import History, Made
+from evo_tune.genome.history import Grown, History, Made
 from evo_tune.genome.importance import ranks
-from evo_tune.genome.standing import Entry, as_from_scratch, entries, placed
+from evo_tune.genome.standing import Entry, entries, filled, placed
 from evo_tune.genome.trial import Candidate, Outcome, Trial
 from evo_tune.genome.values import Genome, genome_key
 
-__all__ = ["View"]
-
-
-class _Grown:
-    """An array of rows that grows: a row is set without copying the others.
-
-    Args:
-        fill: What a row holds that was never set; an item of it, or as many as the array has columns.
-    """
-
-    def __init__(self, *fill: float) -> None:
-        self._fill = np.array(fill)
-        self._rows = np.tile(self._fill, (64, 1))
-
-    def set(self, row: int, values: Sequence[float] | np.ndarray | float) -> None:
-        """Set a row."""
-        if row >= len(self._rows):
-            self._rows = np.concatenate([self._rows, np.tile(self._fill, (len(self._rows), 1))])
-        self._rows[row] = values
-
-    def get(self, count: int) -> np.ndarray:
-        """Return the first rows, shape (count, columns)."""
-        while count > len(self._rows):
-            self.set(len(self._rows), self._fill)
-        return self._rows[:count]
+__all__ = ["Ledger", "View", "ledger_of"]
 
 
 @dataclass
-class _Ledger:
-    """What every view of a run is made of, kept while the run goes on: the state of a fold.
+class Ledger:
+    """What every view of a run is made of, and what rules look up, kept while the run goes on: the state of a fold.
 
     Args:
         objectives: Number of them.
@@ -56,24 +32,34 @@ class _Ledger:
         alive: Whether a genome's latest trial gave a value or was pruned.
         violation: By how much it breaks constraints.
         losses: By budget, the losses of each genome there; NaN where it has none.
-        heirs: Number of genomes that inherited.
+        heirs: Losses that were inherited; NaN where there are none.
+        births: Id of the birth of each genome.
+        began: Row of each genome that inherited to the id of the trial in which it did.
     """
 
     objectives: int
     rows: dict[str, int] = field(default_factory=dict)
-    alive: _Grown = field(default_factory=lambda: _Grown(0.0))
-    violation: _Grown = field(default_factory=lambda: _Grown(0.0))
-    losses: dict[float, _Grown] = field(default_factory=dict)
-    heirs: int = 0
+    alive: Grown = field(default_factory=lambda: Grown(0.0))
+    violation: Grown = field(default_factory=lambda: Grown(0.0))
+    losses: dict[float, Grown] = field(default_factory=dict)
+    heirs: Grown = field(init=False)
+    births: Grown = field(default_factory=lambda: Grown(0.0))
+    began: dict[int, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.heirs = Grown(*[math.nan] * self.objectives)
 
     def take(self, entry: Entry) -> None:
         """Note what was told of a genome, all of it."""
         row = self.rows.setdefault(entry.key, len(self.rows))
-        self.heirs += entry.heir is not None
+        if entry.heir is not None:
+            self.began[row] = entry.heir.id
+            self.heirs.set(row, self._row(entry.heir.losses))
+        self.births.set(row, entry.birth.id)
         self.alive.set(row, not entry.failed)
         self.violation.set(row, entry.latest.violation)
         for budget in entry.results:
-            rows = self.losses.setdefault(budget, _Grown(*[math.nan] * self.objectives))
+            rows = self.losses.setdefault(budget, Grown(*[math.nan] * self.objectives))
             rows.set(row, self._row(entry.losses(budget)))
 
     def _row(self, losses: Sequence[float] | None) -> np.ndarray:
@@ -82,20 +68,22 @@ class _Ledger:
             return np.full(self.objectives, math.nan)
         return np.array(losses) if len(losses) == self.objectives else np.full(self.objectives, math.inf)
 
-    def places(self, told: Sequence[Entry], rungs: Sequence[float]) -> np.ndarray:
+    def as_from_scratch(self, count: int) -> np.ndarray:
+        """Return what `standing.as_from_scratch` says, shape (genomes, objectives); NaN where there is nothing."""
+        full = self.losses[1.0].get(count) if 1.0 in self.losses else np.full((count, self.objectives), math.nan)
+        return filled(full, self.heirs.get(count)) if self.began else full
+
+    def places(self, count: int, rungs: Sequence[float]) -> np.ndarray:
         """Return what `standing.places` says, shape (genomes, objectives); NaN for failed genomes."""
-        count = len(told)
         alive, violation = self.alive.get(count)[:, 0] > 0.0, self.violation.get(count)[:, 0]
         good, bad = np.flatnonzero(alive & (violation == 0.0)), np.flatnonzero(alive & (violation > 0.0))
         found = np.full((count, self.objectives), math.nan)
         found[bad] = (len(good) + ranks(violation[bad]))[:, None]
         if len(good):
-            nothing = _Grown(*[math.nan] * self.objectives)
+            nothing = Grown(*[math.nan] * self.objectives)
             at = [self.losses.get(rung, nothing).get(count)[good] for rung in rungs]
-            if self.heirs:
-                standing = [told[row] for row in good.tolist()]
-                full = as_from_scratch(standing)
-                at[-1] = np.stack([self._row(full.get(one.key)) for one in standing])
+            if self.began:
+                at[-1] = filled(at[-1], self.heirs.get(count)[good])
             for objective in range(self.objectives):
                 found[good, objective] = placed([losses[:, objective] for losses in at])
         return found
@@ -144,7 +132,7 @@ class View(History):
         super().__init__(history.space, history.objectives, lessons=history.lessons)
         self._barred = barred
         told = entries(history)
-        ledger = history.fold((__name__, "ledger"), lambda: _Ledger(len(history.objectives)), _step_of(told))
+        ledger = ledger_of(history)
         births = history.fold_births(
             (__name__, "births"), _Births, lambda births, one: births.take(one, history.born_units[one.id])
         )
@@ -155,11 +143,11 @@ class View(History):
         self._out = {births.number[one.id]: births.shown[births.number[one.id]] for one in history.out if one.fresh}
         self._entries = list(told.values())
         self._births = births
-        self._places = ledger.places(self._entries, rungs)
+        self._places = ledger.places(len(self._entries), rungs)
         self._trials = Made(len(self._entries), self._made)
         known = np.isfinite(self._places).all(axis=1)
         rows = np.flatnonzero(known)
-        ids = np.array([births.number[self._entries[row].birth.id] for row in rows.tolist()], dtype=int)
+        ids = ledger.births.get(len(self._entries))[rows, 0]  # in the order of the view's own
         order = np.lexsort((ids, *reversed(self._places[rows].T)))
         self._order = rows[order].tolist()
         self._failed = Made(int((~known).sum()), lambda place: self._trials[int(np.flatnonzero(~known)[place])])
@@ -194,9 +182,12 @@ class View(History):
         return super().seen(genome, budget, replicate) or self._barred(genome)
 
 
-def _step_of(told: dict[str, Entry]) -> Callable[[_Ledger, Trial], _Ledger]:
-    def step(ledger: _Ledger, trial: Trial) -> _Ledger:
+def ledger_of(history: History) -> Ledger:
+    """Return the ledger of a history; its rows are those of `standing.entries`."""
+    told = entries(history)
+
+    def step(ledger: Ledger, trial: Trial) -> Ledger:
         ledger.take(told[genome_key(trial.genome)])
         return ledger
 
-    return step
+    return history.fold((__name__, "ledger"), lambda: Ledger(len(history.objectives)), step)

@@ -116,6 +116,8 @@ class Rows:
         objectives = [objective.metric for objective in run.objectives]
         ended = _time(run.came_at.get(id, 0.0))
         facts |= {"status": outcome.status, "seconds": outcome.seconds, "device": one_line(outcome.device, NAME)}
+        if outcome.packed > 1:
+            facts["packed"] = outcome.packed
         if outcome.error:
             facts["error"] = one_line(outcome.error)
         if run.constraints and trial.losses is not None:

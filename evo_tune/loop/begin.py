@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from evo_tune.errors import OptionError, SpaceError, StoreError, UsageError
+from evo_tune.forecast.aim import parse_aim
 from evo_tune.genome.constraint import Constraint
 from evo_tune.genome.genes import Gene
-from evo_tune.genome.space import SearchSpace
+from evo_tune.genome.space import SearchSpace, wider
 from evo_tune.genome.trial import Objective
 from evo_tune.genome.values import Genome, genome_key
 from evo_tune.loop.checks import (
@@ -39,22 +40,26 @@ from evo_tune.loop.checks import (
 from evo_tune.loop.code import hash_of
 from evo_tune.loop.limits import check_noise
 from evo_tune.loop.opening import plan_for
-from evo_tune.loop.own_genes import with_defaults
+from evo_tune.loop.own_genes import as_before, with_defaults
 from evo_tune.options.binding import suggest
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.find import make_strategy
+from evo_tune.plugins.packs import settled_pack
+from evo_tune.plugins.strategy import Strategy
 from evo_tune.rules.fidelity import parse_rungs
 from evo_tune.rules.inheritance import parse_share
+from evo_tune.rules.ruled import Ruled
 from evo_tune.store.copying import copy_run
 from evo_tune.store.learned import learned_from
 from evo_tune.store.manifest import ORDERS, Manifest, read_manifest
 from evo_tune.store.places import find_run
-from evo_tune.store.run import Run
+from evo_tune.store.run import WIDENINGS, Run
+from evo_tune.store.schema import MOST_PACKED
 from evo_tune.store.session import Session
 from evo_tune.text import is_writable
 from evo_tune.trust.decide import began, remember_run
 
-__all__ = ["earlier", "given_up", "make_manifest", "new_name", "prepared", "reopened", "versions_of"]
+__all__ = ["earlier", "given_up", "make_manifest", "new_name", "prepared", "reopened", "versions_of", "widened"]
 
 SHAPING = ("evo-tune", "deap", "joblib", "numpy", "torch")
 """Packages whose versions shape results."""
@@ -90,12 +95,14 @@ def prepared(
     """
     check_noise(session, given.get("replicates", 1))
     size = {} if population is None else {"population": population}
+    planned = plan_for(session, threads, evaluator.bind(options or {}))
     return make_manifest(
         evaluator,
         options=options or {},
         strategy_options={**(strategy_options or {}), **size},
         learn_from=earlier(learn_from, store),
-        threads=plan_for(session, threads, evaluator.bind(options or {})).threads,
+        threads=planned.threads,
+        device=planned.slots[0].inside,
         **given,
     )
 
@@ -118,10 +125,13 @@ def make_manifest(
     fidelity: str | float | Sequence[str | float] = "1",
     prune: bool = False,
     replicates: int = 1,
+    pack: int | str = 1,
+    device: str = "cpu",
     inherit: str | float = 0,
     subject_to: Iterable[str] = (),
+    for_scale: str = "",
 ) -> Manifest:
-    """Return the manifest of a new run; see `Search` for the arguments.
+    """Return the manifest of a new run; see `Search` for the arguments, and `settled_pack` for `device`.
 
     Raises:
         UsageError: Something given is unknown, of the wrong type or out of range.
@@ -130,6 +140,8 @@ def make_manifest(
         raise OptionError(f"--order {order}: expected arrival or birth")
     seed, lag, threads = _whole("seed", seed, 0), _whole("lag", lag, 0), _whole("threads", threads, 1)
     rungs = parse_rungs(fidelity)
+    if for_scale:
+        parse_aim(for_scale)
     bound = evaluator.settled(evaluator.bind(options), len(rungs) > 1)
     own = evaluator.space(bound)
     genes = genes or {}
@@ -155,6 +167,8 @@ def make_manifest(
     check_support(evaluator, goals, rungs, bool(prune), replicates, share)
     if share:
         check_inheritance(evaluator, space.default(), bound, rungs)
+    judged_by = [*(goal.metric for goal in goals), *(Constraint.parse(text).metric for text in constraints)]
+    packed = settled_pack(evaluator, space.default(), bound, judged_by, pack, device, MOST_PACKED)
     used: dict[str, object] = {"--fidelity": len(rungs) > 1, "--prune": prune, "--replicates": replicates > 1}
     used |= {"--inherit": share, "--subject-to": constraints}
     check_own_trials(name, made, [flag for flag, given in used.items() if given])
@@ -176,6 +190,7 @@ def make_manifest(
         fidelity=list(rungs),
         prune=bool(prune),
         replicates=replicates,
+        pack=packed,
         inherit=share,
         subject_to=constraints,
         given_genes=sorted(given),
@@ -185,6 +200,7 @@ def make_manifest(
         versions=versions_of((*SHAPING, *made.needs)),
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         learned=[learned_from(run, goals[0]) for run in learn_from],
+        for_scale=for_scale,
         identity=uuid.uuid4().hex,
     )
 
@@ -284,6 +300,32 @@ def new_name(evaluator: str, store: Path) -> str:
     stem = f"{slug}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
     names = [stem, *(f"{stem}-{number}" for number in range(2, 100))]
     return next(name for name in names if not (store / name).exists())
+
+
+def widened(run: Run, evaluator: Evaluator, strategy: Strategy, genes: Mapping[str, Gene | None]) -> None:
+    """Widen the ranges of a run's genes, from its next birth on, and note it in the journal.
+
+    Args:
+        run: Open for writing.
+        evaluator: Its evaluator, which is shown the ends of the new ranges.
+        strategy: Its strategy.
+        genes: Name to gene; none: nothing is done.
+
+    Raises:
+        SpaceError: One is unknown, or not wider; or the evaluator refuses a value.
+        PluginError: The strategy cannot search such a space.
+    """
+    if not genes:
+        return
+    given = as_before(genes, run.genes)
+    space = SearchSpace(evaluator.space(run.manifest.options).repair, None, **wider(run.genes, given))
+    check_repair(space)
+    check_ends(evaluator, space, given, evaluator.bind(run.manifest.options))
+    inner = strategy.inner if isinstance(strategy, Ruled) else strategy
+    check_suited(run.manifest.strategy, inner, space, run.objectives)
+    if len(run.widened) >= WIDENINGS:
+        raise SpaceError(f"--gene: the genes of this run were widened {WIDENINGS} times: begin another, --warm-start")
+    run.widen(given)
 
 
 @contextlib.contextmanager

@@ -231,7 +231,11 @@ def _other_ranges(run: Run, now: SearchSpace) -> str:
     if run.manifest.given_genes is None:
         return ""
     known = {**now.optional, **now.genes}
-    names = [name for name in run.genes if name in known and name not in run.manifest.given_genes]
+    given = {
+        *run.manifest.given_genes,
+        *(name for name, gene in run.manifest.genes().items() if run.genes[name] != gene),
+    }
+    names = [name for name in run.genes if name in known and name not in given]
     both = {name: [replace(gene, default=None) for gene in (run.genes[name], known[name])] for name in names}  # type: ignore[type-var]
     told = [f"{name} is now {new}, and was {old}" for name, (old, new) in both.items() if repr(old) != repr(new)]
     return f"its genes have changed ({'; '.join(told)})" if told else ""

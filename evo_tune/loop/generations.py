@@ -14,6 +14,7 @@ from evo_tune.genome.history import History
 from evo_tune.genome.trial import Candidate
 from evo_tune.plugins.strategy import Strategy
 from evo_tune.store import files
+from evo_tune.store.learned import widen
 from evo_tune.store.run import Run
 
 __all__ = ["Generations", "broken_strategy"]
@@ -73,6 +74,7 @@ class Generations:
         for id in self._run.sequence(start=len(self._history.trials)):
             # Births are shown as late as can be: when others were born depends on the number of slots.
             while self._history.born_count <= id:
+                widen(self._history, self._run)
                 self._history.born(self._run.candidates[self._history.born_count])
             trial = self._history.tell(id, self._run.outcomes[id])
             generation = trial.candidate.generation

@@ -5,14 +5,23 @@ Why no more is to come is said in a line here, and acted on elsewhere.
 
 from __future__ import annotations
 
+import math
+import time
 from collections import Counter
-from collections.abc import Mapping
-from statistics import fmean
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean, median
 from typing import Any
 
+import numpy as np
+
 from evo_tune.errors import OptionError, RunError
-from evo_tune.forecast.ahead import CLOSING, calibration_seconds
+from evo_tune.forecast.ahead import CLOSING, calibration_trainings
+from evo_tune.forecast.race import race_ends
 from evo_tune.genome.history import History
+from evo_tune.genome.space import SearchSpace
+from evo_tune.genome.values import Genome
+from evo_tune.report.calibration import race_of
 from evo_tune.report.further import DONE, DONE_BY_ITSELF, further, in_words
 from evo_tune.report.summary import mean_seconds, spent
 from evo_tune.rules.ruled import Ruled
@@ -27,6 +36,12 @@ GENERATIONS = 5
 
 SLACK = 1e-9
 """Sums of thirds are not exact."""
+
+LATEST = 24
+"""Full trainings, the latest ones, that tell how long the next will take."""
+
+LIKE = 5
+"""Of them, those that are most like a genome tell how long it takes."""
 
 
 def next_session(last: Session, changes: Mapping[str, Any], replicates: int) -> Session:
@@ -74,7 +89,8 @@ def limit_reached(
         return born
     if session.hours is not None and seconds >= session.hours * 3600:
         return f"{session.hours:g} hours are over"
-    if session.hours is not None and seconds + _reserve(run, session, slots) > session.hours * 3600:
+    left = math.inf if session.hours is None else session.hours * 3600 - seconds
+    if left < math.inf and _reserve(run, session, history, slots, left) > left:
         return f"{session.hours:g} hours are over, but for what the calibration takes"
     return None
 
@@ -102,21 +118,76 @@ def check_noise(session: Session, replicates: int) -> None:
         )
 
 
-def _reserve(run: Run, session: Session, slots: int) -> float:
-    """Return the seconds that one more training, the calibration and the report will take.
+def _reserve(run: Run, session: Session, history: History, slots: int, room: float) -> float:
+    """Return the seconds from now in which a run would end, halfway between no further training and one.
 
-    The calibration trains the default and the best, whose own trainings tell how long that takes. A race may end early
-    or late: what is kept free lies in the middle, so that a run ends as often a little before its time as after it.
+    So it ends as often a little before its time as after it. Counted are what is in flight, the calibration, which may
+    end early or late, by its middle, and the report. 0 where there is room for far more.
     """
     if not session.calibrate or not slots or not (mean := mean_seconds(run)):
         return 0.0
-    default, best = run.sound_default, run.leader
-    own = [run.outcomes[one.id].seconds for one in (default, best) if one is not None]
-    # Theirs may be of an hour in which the machine had more, or less, to do beside: the latest ones tell.
-    full = [run.outcomes[id].seconds for id in run.recorded if run.candidates[id].whole and run.outcomes[id].metrics]
-    each = fmean([fmean(own), fmean(full[-2 * slots - 2 :])]) if own and full else mean
-    least, most = calibration_seconds(session, each, slots)
-    return mean + (least + most) / 2 + CLOSING
+    whole = [run.outcomes[id].seconds for id in run.recorded if run.candidates[id].whole and run.outcomes[id].metrics]
+    if room > max(whole, default=mean) * (calibration_trainings(session)[1] + slots):
+        return 0.0
+    lately, now = Lately.of(run, history.space, mean), time.time()
+    out = [one for one in run.candidates if one.id not in run.outcomes]
+    left = [_left([each * one.budget for each in lately.of_like(one.genome)], now - run.born_at[one.id]) for one in out]
+    ends = max(left, default=0.0)
+    return (ends + max(ends, lately.usual)) / 2 + _race(run, session, lately, slots) + CLOSING
+
+
+@dataclass(frozen=True)
+class Lately:
+    """The latest full trainings of a run: a machine has now more to do beside, now less, and they tell of now.
+
+    Args:
+        space: The run's.
+        seconds: Of each.
+        units: Coordinates of their genomes, a row each.
+    """
+
+    space: SearchSpace
+    seconds: tuple[float, ...]
+    units: np.ndarray
+
+    @classmethod
+    def of(cls, run: Run, space: SearchSpace, mean: float) -> Lately:
+        """Return those of a run; a training takes `mean` seconds where none was whole."""
+        ids = [id for id in run.recorded if run.candidates[id].whole and run.outcomes[id].metrics][-LATEST:]
+        units = [space.encode(run.candidates[id].genome) for id in ids]
+        return cls(space, tuple(run.outcomes[id].seconds for id in ids) or (mean,), np.array(units))
+
+    @property
+    def usual(self) -> float:
+        """Mean seconds."""
+        return fmean(self.seconds)
+
+    def of_like(self, genome: Genome) -> list[float]:
+        """Return the seconds of the genomes that are most like one."""
+        if not len(self.units):
+            return list(self.seconds)
+        far = np.abs(self.units - self.space.encode(genome)).sum(axis=1)
+        return [self.seconds[at] for at in np.argsort(far, kind="stable")[:LIKE]]
+
+
+def _left(seconds: Sequence[float], age: float) -> float:
+    """Return how much longer a training may be expected to take that has gone on for so long, by what others took."""
+    longer = [each - age for each in seconds if each > age]
+    return fmean(longer) if longer else fmean(seconds) / 2
+
+
+def _race(run: Run, session: Session, lately: Lately, slots: int) -> float:
+    """Return the seconds of the closing race, halfway between its first look and its last one.
+
+    A finalist takes what its like took lately: its own training may have been of an hour in which the machine had more
+    to do beside. So may the default's, which was trained first of all, while workers started; what its like takes is
+    not known any more, and it counts as no longer than the others.
+    """
+    race = race_of(run)
+    finalists = [median(lately.of_like(run.candidates[id].genome)) for id in race.finalists] or [lately.usual]
+    default = None if race.default is None else min(run.outcomes[race.default].seconds, lately.usual)
+    ends = race_ends(session.calibrate, finalists, default, slots)
+    return (ends[0] + ends[-1]) / 2
 
 
 def all_born(run: Run, session: Session, history: History) -> str | None:

@@ -17,7 +17,7 @@ from evo_tune.genome.values import Value
 from evo_tune.options.binding import suggest
 from evo_tune.options.declare import AUTO, Option, members
 
-__all__ = ["with_defaults"]
+__all__ = ["as_before", "with_defaults"]
 
 KINDS: dict[str, type | tuple[type, ...]] = {
     "true or false": bool,
@@ -79,6 +79,51 @@ def with_defaults(
                     f"--gene {name}: when {other}: expected one of {', '.join({**own.genes, **genes})}{near}"
                 )
     return found
+
+
+def as_before(genes: Mapping[str, Gene | None], present: Mapping[str, Gene]) -> dict[str, Gene]:
+    """Return genes that replace some of a run's, with all that those say beside their ranges.
+
+    Args:
+        genes: As the user gave them.
+        present: The run's.
+
+    Raises:
+        SpaceError: One is no gene of the run, or has values of another type.
+    """
+    if not isinstance(genes, Mapping):
+        raise SpaceError(f"genes {genes!r}: expected a dict of names to Float(…), Int(…) or Choice(…)")
+    found: dict[str, Gene] = {}
+    for name, gene in genes.items():
+        if name not in present:
+            raise SpaceError(f"--gene {name}: expected a gene of the run: {', '.join(present)}{suggest(name, present)}")
+        old = present[name]
+        if not isinstance(gene, Gene):
+            raise SpaceError(f"--gene {name}: expected its wider range, such as --gene '{name}=log(1e-5,1e-1)'")
+        try:
+            found[name] = _said(_like(old, gene), old)
+        except SpaceError as error:
+            raise SpaceError(f"--gene {name}: {error}") from None
+    return found
+
+
+def _said(new: Gene, old: Gene) -> Gene:
+    """Return a gene with what another of its kind says and what was typed does not: scale, order, hints, default.
+
+    Where that does not fit it is no wider range, and stays as it is.
+    """
+    fields: dict[str, Any] = {"when": new.when or old.when}
+    if isinstance(new, Int) and isinstance(old, Int) and new.step == 1:
+        fields["log"] = old.log
+    elif isinstance(new, Choice) and isinstance(old, Choice):
+        fields["ordered"] = old.ordered  # 2|4 is ordered where nothing is known, a|b is not
+        if all(type(value) is float for value in old.values):  # 8 was typed for 8.0
+            fields["values"] = tuple(float(value) if type(value) is int else value for value in new.values)
+    if new.prior is None:
+        fields |= {"prior": old.prior, "spread": old.spread}
+    with contextlib.suppress(SpaceError):
+        return dataclasses.replace(new, **fields, default=new.check(old.middle()))  # type: ignore[type-var]
+    return new
 
 
 def _check_field(field: Option, gene: Gene | None) -> None:

@@ -1,12 +1,13 @@
-"""What enters the journal, made valid: the proposal of a birth, and the outcome of a training.
+"""What enters the journal, made valid, and when: the proposal of a birth, and the outcome of a training.
 
 A strategy's and an evaluator's code is the user's: whatever it returns is fit to be recorded or an error, so that what
-the journal holds never needs mending. Nothing is written here.
+the journal holds never needs mending. Limits and slots are others' business.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -16,13 +17,13 @@ from evo_tune.genome.history import History
 from evo_tune.genome.operators import DEFAULT, WARM_START
 from evo_tune.genome.trial import STATUSES, Candidate, Outcome, Proposal, conclude, trial_seed
 from evo_tune.genome.values import is_same
-from evo_tune.loop.generations import broken_strategy
+from evo_tune.loop.generations import Generations, broken_strategy
 from evo_tune.plugins.strategy import Strategy
 from evo_tune.rules.ruled import Ruled
 from evo_tune.store.run import Run
 from evo_tune.text import one_line
 
-__all__ = ["candidate_of", "judged", "propose"]
+__all__ = ["Births", "candidate_of", "judged", "propose"]
 
 
 def propose(strategy: Strategy, history: History, run: Run, id: int) -> Proposal | None:
@@ -101,7 +102,8 @@ def _valid(proposal: object, history: History, inherit: bool) -> Proposal:
     if not isinstance(proposal, Proposal):
         raise TypeError(f"returned a {type(proposal).__name__}, expected a Proposal or None")
     genes = history.space.genes
-    if not is_same(proposal.genome, {name: gene.check(proposal.genome.get(name)) for name, gene in genes.items()}):
+    held = {name: gene.check(proposal.genome.get(name)) for name, gene in genes.items()}
+    if not is_same(proposal.genome, held) and (proposal.fresh or not history.kept(proposal.genome)):
         raise ValueError(f"proposed {proposal.genome}, which is not snapped: see SearchSpace.snap")
     if not 0.0 < proposal.budget <= 1.0:
         raise ValueError(f"proposed budget={proposal.budget}, expected more than 0 and at most 1")
@@ -110,3 +112,96 @@ def _valid(proposal: object, history: History, inherit: bool) -> Proposal:
     if proposal.inherits is not None and not inherit:
         raise ValueError(f"proposed inherits={proposal.inherits}, and only --inherit has weights kept")
     return proposal
+
+
+class Births:
+    """Bears a run's candidates in law 3's order; whoever calls holds the run's lock.
+
+    What waits because an earlier session did not end it comes first.
+
+    Args:
+        run: Open for writing.
+        history: What its strategy sees.
+        strategy: Its strategy.
+        generations: Hear of each birth.
+    """
+
+    def __init__(self, run: Run, history: History, strategy: Ruled, generations: Generations) -> None:
+        self._run = run
+        self._history = history
+        self._strategy = strategy
+        self._generations = generations
+        self._arrival = run.manifest.order == "arrival"
+        self._waiting: deque[Candidate] = deque()
+
+    def take_up(self) -> None:
+        """Have every candidate without a result handed out (again), before any new one is born."""
+        self._waiting = deque(one for one in self._run.candidates if one.id not in self._run.outcomes)
+
+    def waiting(self) -> Candidate | None:
+        """Return the first candidate that was born and waits; None if none does."""
+        while self._waiting:
+            candidate = self._waiting.popleft()
+            if candidate.id not in self._run.outcomes:  # it may have been told by hand
+                return candidate
+        return None
+
+    def next(self, over: bool) -> Candidate | None:
+        """Return the next candidate, born now; None if the strategy has nothing to propose until more is told.
+
+        Args:
+            over: Whether no new genome is to be born: only what is due for those that were.
+        """
+        run, history, proposal = self._run, self._history, None
+        ready = self._arrival or self._tell_up_to(history.born_count - run.manifest.lag)
+        while ready:
+            proposal = (
+                self._strategy.due(history) if over else propose(self._strategy, history, run, len(run.candidates))
+            )
+            # Never skipping: the first number of told results that answers is the answer.
+            ready = proposal is None and not self._arrival and self._tell_up_to(len(run.told) + 1)
+        return None if proposal is None else self._bear(proposal)
+
+    def mate(self, fits: Callable[[Candidate | Proposal], bool], bear: bool) -> Candidate | None:
+        """Return a candidate that may be handed out with another; None if none waits and none is due now.
+
+        What waits was born already. Of what is not, only the very next birth is looked at, and only if it is a further
+        trial of a genome: it is born as it would have been in any case. In arrival order it would have seen what comes
+        of the other, so there it is left to be born in its turn.
+
+        Args:
+            fits: Says whether one may.
+            bear: Whether anything may be born.
+        """
+        for candidate in self._waiting:
+            if candidate.id not in self._run.outcomes and fits(candidate):
+                self._waiting.remove(candidate)
+                return candidate
+        if not bear or self._waiting or self._arrival:
+            return None
+        if not self._tell_up_to(self._history.born_count - self._run.manifest.lag):
+            return None
+        due = self._strategy.due(self._history)
+        return None if due is None or not fits(due) else self._bear(due)
+
+    def tell(self, ids: Sequence[int]) -> None:
+        """Tell recorded results, in this order."""
+        if ids:
+            self._run.tell(ids)
+            for id in ids:
+                self._history.tell(id, self._run.outcomes[id])
+
+    def _tell_up_to(self, count: int) -> bool:
+        """In birth order: tell the first `count` results if all are recorded, and say whether they are told."""
+        wanted = range(len(self._run.told), count)
+        ready = all(id in self._run.outcomes for id in wanted)
+        if ready:
+            self.tell(list(wanted))
+        return ready
+
+    def _bear(self, proposal: Proposal) -> Candidate:
+        # Not synced by itself: a birth that a power cut loses is proposed again, the same.
+        candidate = self._run.bear(candidate_of(proposal, self._history, self._run))  # as the journal gives it back
+        self._history.born(candidate)
+        self._generations.born(candidate)
+        return candidate

@@ -15,7 +15,7 @@ from evo_tune.loop.begin import versions_of
 from evo_tune.loop.code import hash_of
 from evo_tune.loop.proposing import propose
 from evo_tune.plugins.strategy import Strategy
-from evo_tune.store.learned import history_of
+from evo_tune.store.learned import history_of, widen
 from evo_tune.store.manifest import Manifest
 from evo_tune.store.run import Run
 
@@ -55,6 +55,7 @@ def verify(run: Run, space: SearchSpace, strategy: Strategy) -> list[Disagreemen
     for candidate, told in zip(run.candidates, run.told_at_birth, strict=True):
         for id in order[len(history.trials) : told]:
             history.tell(id, run.outcomes[id])
+        widen(history, run)
         replayed = propose(strategy, history, run, candidate.id)
         recorded = Proposal(**{name: getattr(candidate, name) for name in Proposal.__dataclass_fields__})
         if replayed != recorded or not _consistent(candidate, history, run):

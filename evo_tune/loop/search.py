@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +19,7 @@ from evo_tune.forecast.timing import Pace
 from evo_tune.genome.genes import Gene
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Candidate, Objective, Outcome, Trial
-from evo_tune.loop.begin import given_up, new_name, prepared, reopened
+from evo_tune.loop.begin import given_up, new_name, prepared, reopened, widened
 from evo_tune.loop.calibration import Calibration
 from evo_tune.loop.checks import check_unchanged
 from evo_tune.loop.code import Ask, believed, code_of, named_evaluator, remember, ruled
@@ -30,12 +29,13 @@ from evo_tune.loop.interrupts import Interrupts
 from evo_tune.loop.leftovers import Leftovers
 from evo_tune.loop.limits import all_born, check_hope, limit_reached, limited, next_session
 from evo_tune.loop.opening import open_for, timed
-from evo_tune.loop.proposing import candidate_of, judged, propose
+from evo_tune.loop.proposing import Births, judged
 from evo_tune.plugins.evaluator import Evaluator
+from evo_tune.plugins.packs import Packs
 from evo_tune.report.calibration import recommended
 from evo_tune.rules.ruled import Ruled
 from evo_tune.store.files import table_of
-from evo_tune.store.learned import history_of
+from evo_tune.store.learned import history_of, replay
 from evo_tune.store.manifest import space_of
 from evo_tune.store.places import STORE
 from evo_tune.store.run import Run
@@ -69,8 +69,10 @@ class Search(contextlib.AbstractContextManager["Search"]):
         fidelity: Budgets of a genome's trials, increasing to 1: '1/9,1/3,1' or (1/9, 1/3, 1) (see `fidelity`).
         prune: Stop a training whose curve is hopeless.
         replicates: Seeds that the leading genome must have been trained with before the run ends.
+        pack: Trainings of one shape that are done as one, at most, or 'auto': as many as pay (see `plugins.packs`).
         inherit: Share of a full training for a genome that begins with a relative's weights: '1/3' (see `inheritance`).
         subject_to: Constraints: METRIC<=NUMBER, METRIC>=NUMBER.
+        for_scale: Size of the larger model that its recipe is for, for the report: WIDTHxDEPTH, WIDTHxDEPTHxTOKENS.
         store: Folder of the saved runs.
         name: Name of this one; by default made from evaluator and time.
         session: Fields of `Session`: trials, generations, slots, devices, …. Without limits, 5 generations are run.
@@ -101,8 +103,10 @@ class Search(contextlib.AbstractContextManager["Search"]):
         fidelity: str | float | Sequence[str | float] = "1",
         prune: bool = False,
         replicates: int = 1,
+        pack: int | str = 1,
         inherit: str | float = 0,
         subject_to: Iterable[str] = (),
+        for_scale: str = "",
         store: str | Path = STORE,
         name: str | None = None,
         **session: Any,
@@ -128,8 +132,10 @@ class Search(contextlib.AbstractContextManager["Search"]):
             fidelity=fidelity,
             prune=prune,
             replicates=replicates,
+            pack=pack,
             inherit=inherit,
             subject_to=subject_to,
+            for_scale=for_scale,
         )
         run = Run.create(Path(store), name or new_name(plugin.name, Path(store)), manifest, settings)
         with given_up(run):
@@ -146,6 +152,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
         accept_changes: bool = False,
         evaluator: str | Callable[..., Any] | None = None,
         strategy: str | None = None,
+        genes: Mapping[str, Gene | None] | None = None,
         trust: bool = False,
         ask: Ask | None = None,
         **changes: Any,
@@ -159,6 +166,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
             accept_changes: Go on although the evaluator's file, its data or the strategy's file have changed.
             evaluator: Where the evaluator's file is now, if it has moved; or the function itself.
             strategy: Where the strategy's file is now, if it has moved.
+            genes: Genes of the run with wider ranges: what was trained keeps its place, births from now on use them.
             trust: Execute what the run names as its evaluator and strategy, although you never named these files.
             ask: Is asked about each such file instead.
             changes: Fields of `Session` that differ from the last session's.
@@ -170,22 +178,21 @@ class Search(contextlib.AbstractContextManager["Search"]):
         with reopened(Path(store), name, copy_as) as run:
             code = code_of(run, evaluator, trust, ask, strategy)
             check_unchanged(run, code[0], accept_changes, strategy)
+            session = next_session(believed(run, changes), changes, run.manifest.replicates)
+            widened(run, *code, genes or {})
             self = cls.__new__(cls)
-            self._begin(run, *code, next_session(believed(run, changes), changes, run.manifest.replicates))
-            run.begin(self.session)
+            self._begin(run, *code, session)
+            run.begin(session)
         return self
 
     def _begin(self, run: Run, plugin: Evaluator, strategy: Ruled, session: Session) -> None:
-        manifest = run.manifest
         self.saved, self.name = run, run.name
-        self.evaluator = plugin
-        self.session = session
-        self._arrival = manifest.order == "arrival"
-        self.space = space_of(manifest, plugin.space(manifest.options))
-        self.strategy = strategy
+        self.evaluator, self.strategy, self.session = plugin, strategy, session
+        self._arrival = run.manifest.order == "arrival"
+        self.space = space_of(run.manifest, plugin.space(run.manifest.options))
+        self._packs = Packs(plugin, run.manifest.options, run.manifest.pack)
         self.finished: str | None = None  # why no more candidates will come
-        self.stopping = False
-        self.forecasting = False  # whether `run` times a few steps before it trains
+        self.stopping = self.forecasting = False  # the second: whether `run` times a few steps before it trains
         self.pace: Pace | None = None  # what was timed
         self.before = 0.0  # seconds that a plan took before the run began, which its hours count
         self._status = ((-1, -1), "")
@@ -199,15 +206,13 @@ class Search(contextlib.AbstractContextManager["Search"]):
         self.history = history_of(run, self.space)
         self._leftovers = Leftovers(run, self.history)
         self._generations = Generations(run, self.strategy, history_of(run, self.space))
-        run.replay(self.history)
+        replay(self.history, run)
+        self.space = self.history.space  # as wide as it is now
+        self._births = Births(run, self.history, self.strategy, self._generations)
         if self._arrival:  # told with the record; a torn tail can have parted them
-            self._tell(run.sequence(start=len(run.told)))
+            self._births.tell(run.sequence(start=len(run.told)))
         self._generations.read_back()
-        self._take_up()
-
-    def _take_up(self) -> None:
-        """Have every candidate without a result handed out (again), before any new one is born."""
-        self._unfinished = deque(c for c in self.saved.candidates if c.id not in self.saved.outcomes)
+        self._births.take_up()
 
     @property
     def trials(self) -> list[Trial]:
@@ -238,10 +243,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
     def frame(self) -> pd.DataFrame:
         """Return every recorded trial as a row, with the columns of the run's Parquet files."""
         with self._changed:
-            rows: pd.DataFrame = table_of(self.saved, self.saved.trials()).to_pandas()
-        return rows
-
-    # Asking.
+            return table_of(self.saved, self.saved.trials()).to_pandas()  # type: ignore[no-any-return]
 
     def ask(self) -> Candidate | None:
         """Return the next candidate, or None: results must be told first, or (see `finished`) it is over.
@@ -253,37 +255,24 @@ class Search(contextlib.AbstractContextManager["Search"]):
             self.drivers.beat()
             if self.stopping or self.finished:
                 return None
-            while self._unfinished:
-                candidate = self._unfinished.popleft()
-                if candidate.id not in self.saved.outcomes:
-                    return candidate
-            run, slots = self.saved, len(self.drivers.slots)
-            self.finished = limit_reached(
-                run, self.session, self.history, self.strategy, self.seconds + self.before, slots
-            )
+            if (waiting := self._births.waiting()) is not None:
+                return waiting
+            self.finished = self._limit()
             return None if self.finished else self._birth()
 
-    def _birth(self) -> Candidate | None:
-        run, history = self.saved, self.history
-        id, over, proposal = history.born_count, all_born(run, self.session, history), None
-        ready = self._arrival or self._tell_up_to(id - run.manifest.lag)
-        while ready:
-            proposal = self.strategy.due(history) if over else propose(self.strategy, history, run, id)
-            # Never skipping: the first number of told results that answers is the answer.
-            ready = proposal is None and not self._arrival and self._tell_up_to(len(run.told) + 1)
-        if proposal is None:
-            if not history.out:
-                self.finished = over or "the strategy has nothing more to propose"
-                if not over:
-                    self._leftovers.exhausted()
-            return None
-        # Not synced by itself: a birth that a power cut loses is proposed again, the same.
-        candidate = run.bear(candidate_of(proposal, history, run))  # as the journal gives it back
-        history.born(candidate)
-        self._generations.born(candidate)
-        return candidate
+    def _limit(self) -> str | None:
+        """Return which limit is reached, in words; None where none is."""
+        run, slots = self.saved, len(self.drivers.slots)
+        return limit_reached(run, self.session, self.history, self.strategy, self.seconds + self.before, slots)
 
-    # Telling.
+    def _birth(self) -> Candidate | None:
+        over = all_born(self.saved, self.session, self.history)
+        candidate = self._births.next(over is not None)
+        if candidate is None and not self.history.out:
+            self.finished = over or "the strategy has nothing more to propose"
+            if not over:
+                self._leftovers.exhausted()
+        return candidate
 
     def tell(self, candidate: Candidate, outcome: Outcome | Mapping[str, float]) -> None:
         """Record a result, safe on disk before anything hears of it, and tell it in its turn.
@@ -309,20 +298,6 @@ class Search(contextlib.AbstractContextManager["Search"]):
             self.drivers.beat()
             self._changed.notify_all()
 
-    def _tell(self, ids: Sequence[int]) -> None:
-        if ids:
-            self.saved.tell(ids)
-            for id in ids:
-                self.history.tell(id, self.saved.outcomes[id])
-
-    def _tell_up_to(self, count: int) -> bool:
-        """In birth order: tell the first `count` results if all are recorded, and say whether they are told."""
-        wanted = range(len(self.saved.told), count)
-        ready = all(id in self.saved.outcomes for id in wanted)
-        if ready:
-            self._tell(list(wanted))
-        return ready
-
     # Running.
 
     def run(self, watch: Callable[[Search], None] = lambda search: None) -> Search:
@@ -341,13 +316,13 @@ class Search(contextlib.AbstractContextManager["Search"]):
         run, drivers = self.saved, self.drivers
         with Interrupts(self.stop, self.kill):
             try:
-                self._take_up()  # what was asked for by hand as well
+                self._births.take_up()  # what was asked for by hand as well
                 drivers.slots = open_for(run, self.session, self.evaluator, self.space)
                 if self.forecasting:
                     self.pace = timed(run, self.space, drivers.slots, lambda: watch(self), lambda: self.stopping)
                 drivers.drive(self._next, self._evaluated, lambda: watch(self), lambda: run.sound_default)
                 if self.session.calibrate:
-                    jobs = Calibration(run, self._changed, lambda: self.stopping)
+                    jobs = Calibration(run, self._changed, lambda: self.stopping, self._packs, drivers.idle)
                     drivers.drive(jobs.fetch, jobs.take, lambda: watch(self))
             finally:
                 self.close()
@@ -361,12 +336,30 @@ class Search(contextlib.AbstractContextManager["Search"]):
             check_hope(self.saved)
 
     def _next(self, slot: Slot) -> Fetched:
-        """Return the next candidate as a job, for any slot."""
+        """Return the next candidate as a job, with those at hand that the slot may train as one with it."""
         with self._changed:
             candidate = self.ask()
-            if candidate is not None:
-                return Job(candidate, f"trial {candidate.id}")
-            return OVER if self.finished or self.stopping else None
+            if candidate is None:
+                return OVER if self.finished or self.stopping else None
+            mates = self._mates(candidate) if slot.packs else []
+            return tuple(Job(one, f"trial {one.id}") for one in (candidate, *mates))
+
+    def _mates(self, candidate: Candidate) -> list[Candidate]:
+        """Return what waits, or is due now, and may be trained as one with a candidate; see `Births.mate`.
+
+        Nothing is born for it where the end of the run depends on what comes; and at the end an idle slot has its part.
+        """
+        like, ends = self._packs.like(candidate), self.session.budget is not None or self.session.stop_when_done
+        over = all_born(self.saved, self.session, self.history) is not None
+        if like is None or (over and self.drivers.idle() > 1):
+            return []
+        found: list[Candidate] = []
+        while len(found) + 1 < self._packs.most:
+            mate = self._births.mate(like, bear=not ends and self._limit() is None)
+            if mate is None:
+                break
+            found.append(mate)
+        return found
 
     def stop(self) -> None:
         """Begin nothing new; what is in flight is finished and recorded."""

@@ -121,7 +121,13 @@ def at_ends(material: Material) -> dict[str, tuple[str, str]]:
 def ends_of(run: Run) -> list[str]:
     """Return a line for each gene whose best values are at an end of its range, with the flag that widens it."""
     found = at_ends(Material(run)).values()
-    return [f"at an end of its range: {told}; --gene {shlex.quote(wider)} widens it" for told, wider in found]
+    return [f"at an end of its range: {told}; `{_widening(run, [wider])}` widens it" for told, wider in found]
+
+
+def _widening(run: Run, wider: Sequence[str]) -> str:
+    """Return the command that goes on in wider ranges."""
+    genes = " ".join(f"--gene {shlex.quote(text)}" for text in wider)
+    return f"evo-tune resume {as_typed(run.folder)} {genes} --generations {summary.further_generations(run)}"
 
 
 def _ends(material: Material) -> Iterator[Command]:
@@ -133,11 +139,15 @@ def _ends(material: Material) -> Iterator[Command]:
             if len(found) == 1
             else ("Values of the best genome lie", "the ends of their ranges")
         )
-        typed = typed_run(material, {name: text for name, (_, text) in found.items()})
-        rest = "" if _is_command(material) else " (with this run's -o options as well)"
         yield Command(
             f"{genes} at {ends}, and better ones may lie beyond: {', '.join(told for told, _ in found.values())}. "
-            f"Widen, and begin with what was found{rest}:",
+            "Widen, and go on; what was trained keeps its place:",
+            _widening(material.run, [text for _, text in found.values()]),
+        )
+        typed = typed_run(material, {name: text for name, (_, text) in found.items()})
+        rest = "" if _is_command(material) else ", with this run's -o options as well"
+        yield Command(
+            f"Or widen in a run of its own, which begins with what was found{rest}:",
             f"{typed} --warm-start {as_typed(material.run.folder)}",
         )
 
@@ -167,19 +177,29 @@ def widened(gene: Gene, end: str) -> str | None:
         added = round(beyond)
         if added in values:
             return None
-    return "|".join(show_value(value) for value in ([added, *values] if end == "low" else [*values, added]))
+    return "|".join(
+        repr(value) if isinstance(value, float) else show_value(value)
+        for value in ([added, *values] if end == "low" else [*values, added])
+    )
 
 
 def _wider_float(gene: Float, end: str) -> str | None:
     low, high = gene.low, gene.high
     if gene.log:
         low, high = (low / 4, high) if end == "low" else (low, high * 4)
-        return f"log({low:.3g},{high:.3g})" if low > 0 and high < 1e300 else None
+        if low <= 0 or high >= 1e300:
+            return None
+        return f"log({low:.3g},{_exact(high)})" if end == "low" else f"log({_exact(low)},{high:.3g})"
     if (end == "low" and low == 0.0) or (end == "high" and low >= 0.0 and high == 1.0):
         return None  # a share, or what cannot be negative
     room = (high - low) / 2
     low, high = (max(0.0, low - room) if low > 0 else low - room, high) if end == "low" else (low, high + room)
-    return f"float({low:.3g},{high:.3g})"
+    return f"float({low:.3g},{_exact(high)})" if end == "low" else f"float({_exact(low)},{high:.3g})"
+
+
+def _exact(bound: float) -> str:
+    """Return a bound that stays, to the last digit: rounded, the range might lose a value."""
+    return repr(bound).removesuffix(".0")
 
 
 def _wider_int(gene: Int, end: str) -> str | None:

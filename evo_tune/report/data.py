@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
 from evo_tune.genome.trial import Trial
 from evo_tune.report import summary as report
 from evo_tune.report.advice import at_ends
 from evo_tune.report.calibration import Calibrated, calibrated, reported
+from evo_tune.report.carried import read_carried
 from evo_tune.report.further import further_of
 from evo_tune.report.material import Material
 from evo_tune.store.run import Run
@@ -26,6 +29,7 @@ def trial_as_data(trial: Trial | None) -> dict[str, Any] | None:
         "genome": trial.genome,
         "metrics": trial.outcome.metrics,
         "seconds": trial.outcome.seconds,
+        "packed": trial.outcome.packed,
     }
 
 
@@ -70,6 +74,7 @@ def closing_as_data(run: Run) -> dict[str, Any]:
         },
         "at_ends": _wider(run),
         "further": _further(run),
+        "scale": _scale(run),
         "finalist": end.race.chosen if end.race else None,
         "pairs": end.race.pairs if end.race else None,
         "evaluations": end.evaluations,
@@ -85,6 +90,11 @@ def _further(run: Run) -> dict[str, Any] | None:
     return None if found is None else {"chance": found.chance, "trainings": found.trainings, "noise": found.noise}
 
 
+def _scale(run: Run) -> dict[str, Any] | None:
+    found = read_carried(run)
+    return None if found is None else {**msgspec.structs.asdict(found), "share": found.share}
+
+
 def run_as_data(run: Run, top: int) -> dict[str, Any]:
     """Return a run with its rules, results, course and its best trials, `top` of them."""
     return {
@@ -97,6 +107,7 @@ def run_as_data(run: Run, top: int) -> dict[str, Any]:
         "fidelity": run.manifest.fidelity,
         "prune": run.manifest.prune,
         "replicates": run.manifest.replicates,
+        "pack": run.manifest.pack,
         "inherit": run.manifest.inherit,
         "subject_to": run.manifest.subject_to,
         "trainings": round(report.spent(run), 6),

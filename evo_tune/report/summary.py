@@ -319,6 +319,8 @@ def caveats(run: Run) -> list[str]:
         found.append(f"{', '.join(times)} depends on the machine")
     if any(outcome.status == "timeout" for outcome in run.outcomes.values()):
         found.append("a timeout fired")
+    if any(outcome.packed > 1 for outcome in run.outcomes.values()):
+        found.append("trainings that were done as one round otherwise than alone")
     return found
 
 
@@ -353,6 +355,6 @@ def importances(run: Run) -> dict[str, float]:
             losses,
             unordered=isinstance(gene, Choice) and not gene.ordered,
         )
-        for name, gene in run.manifest.genes().items()
+        for name, gene in run.genes.items()
     }
     return dict(sorted(found.items(), key=lambda item: -item[1]))

@@ -10,16 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from fractions import Fraction
+from itertools import islice
 
 import numpy as np
 
 from evo_tune.errors import OptionError
 from evo_tune.genome.history import History
 from evo_tune.genome.operators import FROM_SCRATCH
-from evo_tune.genome.standing import Entry, as_from_scratch
+from evo_tune.genome.standing import Entry
 from evo_tune.genome.trial import Candidate, Proposal, Trial
 from evo_tune.genome.values import Genome
-from evo_tune.rules.fidelity import is_audit
+from evo_tune.genome.view import Ledger
+from evo_tune.rules.fidelity import audits_among
 
 __all__ = ["confirmation", "heritable", "parse_share", "source"]
 
@@ -45,8 +47,8 @@ def heritable(history: History, population: int) -> list[Trial]:
     Only a quarter, since the heirs of a poor model are poor whatever their genes. Who falls out of it never comes back,
     so what that trial saved can be removed.
     """
-    trained = [trial for trial in history.ranked() if not trial.candidate.replicate]
-    return trained[: max(1, population // 4)]
+    trained = (trial for trial in history.ranking if not trial.candidate.replicate)
+    return list(islice(trained, max(1, population // 4)))
 
 
 def source(genome: Genome, history: History, population: int, fits: Callable[[Genome, Genome], bool]) -> int | None:
@@ -61,7 +63,7 @@ def source(genome: Genome, history: History, population: int, fits: Callable[[Ge
         population: Genomes in a population.
         fits: Says of the genome and another one whether a model of the first can begin with the second's weights.
     """
-    if len(history.ranked()) < population:
+    if len(history.ranking) < population:
         return None
     kept = heritable(history, population)
     units = history.space.encode(genome)
@@ -70,7 +72,7 @@ def source(genome: Genome, history: History, population: int, fits: Callable[[Ge
     return next((trial.id for trial in nearest if fits(genome, trial.genome)), None)
 
 
-def confirmation(told: Sequence[Entry], out: Sequence[tuple[str, Candidate]]) -> Proposal | None:
+def confirmation(ledger: Ledger, told: Sequence[Entry], out: Sequence[tuple[str, Candidate]]) -> Proposal | None:
     """Return the training from scratch of a genome that inherited which is due, or None.
 
     Due is whoever stands first, so that in the end nothing that only inherited stands before the best; and the first
@@ -78,17 +80,25 @@ def confirmation(told: Sequence[Entry], out: Sequence[tuple[str, Candidate]]) ->
     kinds of losses compare.
 
     Args:
-        told: What was told of each genome.
+        ledger: Of the run.
+        told: What was told of each genome, by the ledger's rows.
         out: Candidates whose results are not told, with the keys of their genomes.
     """
     again = {key for key, one in out if one.confirms is not None}
-    heirs = [(entry.heir.id, entry.key) for entry in told if entry.heir is not None]
+    heirs = [(id, told[row].key) for row, id in ledger.began.items()]
     heirs += [(one.id, key) for key, one in out if one.inherits is not None]
-    audits = {key for number, (_, key) in enumerate(sorted(heirs), 1) if is_audit(number)}
-    losses = as_from_scratch(told)
-    standing = [entry for entry in told if not entry.failed and entry.key in losses]
-    standing.sort(key=lambda entry: (entry.latest.violation, losses[entry.key], entry.birth.id))
-    for entry in [*(entry for entry in standing if entry.key in audits), *standing[:1]]:
+    heirs.sort()
+    audits = {heirs[number - 1][1] for number in audits_among(len(heirs) + 1)[1:]}
+    losses, violation = ledger.as_from_scratch(len(told)), ledger.violation.get(len(told))[:, 0]
+    births, alive = ledger.births.get(len(told))[:, 0], ledger.alive.get(len(told))[:, 0] > 0.0
+    stands = alive & ~np.isnan(losses).any(axis=1)
+    rows = [row for key in audits if (row := ledger.rows.get(key)) is not None and stands[row]]
+    rows.sort(key=lambda row: (violation[row], tuple(losses[row]), births[row]))
+    first = np.flatnonzero(stands)
+    for column in (violation, *losses.T, births):
+        first = first[column[first] == column[first].min(initial=np.inf)]
+    for row in [*rows, *first.tolist()]:
+        entry = told[row]
         if entry.heir is not None and not entry.results and entry.key not in again:
             return Proposal(entry.birth.genome, FROM_SCRATCH, entry.birth.parents, confirms=entry.heir.id)
     return None

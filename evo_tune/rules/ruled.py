@@ -16,12 +16,15 @@ from evo_tune.genome.constraint import Constraint, violation
 from evo_tune.genome.history import History
 from evo_tune.genome.operators import REPLICATE
 from evo_tune.genome.standing import Entry, entries
-from evo_tune.genome.trial import Candidate, Proposal
+from evo_tune.genome.trial import Candidate, Proposal, Trial
 from evo_tune.genome.values import Genome, genome_key
-from evo_tune.genome.view import View
+from evo_tune.genome.view import View, ledger_of
 from evo_tune.plugins.strategy import Strategy
-from evo_tune.rules.fidelity import audits_among, bounds, is_audit, promotion
+from evo_tune.rules.curves import Curves
+from evo_tune.rules.fidelity import audits_among, is_audit
 from evo_tune.rules.inheritance import confirmation, source
+from evo_tune.rules.promotions import Rungs
+from evo_tune.rules.replicates import Leader
 
 __all__ = ["Ruled", "Rules"]
 
@@ -54,6 +57,15 @@ class Rules:
     def continues(self) -> bool:
         """Whether a genome can have further trials."""
         return len(self.rungs) > 1 or self.replicates > 1 or self.inherit > 0.0
+
+
+@dataclass(frozen=True)
+class Known:
+    """What the rules look up for a birth: the state of a fold, of which a run keeps what its rules use."""
+
+    rungs: Rungs
+    curves: Curves
+    leader: Leader
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,28 +115,25 @@ class Ruled(Strategy):
         """Return the further trial of a genome that is due, whatever new genomes there may be; or None."""
         if not self.rules.continues:
             return None
-        told = list(entries(history).values())
         out = [(genome_key(one.genome), one) for one in history.out]
         promoted = {(key, one.budget) for key, one in out if not one.replicate}
         births = history.fresh_births
         audits = {genome_key(births[number].genome) for number in audits_among(len(births))}
-        due = promotion(told, promoted, audits, self.rules.rungs)
+        known = self._known(history)
+        due = known.rungs.due(promoted, audits)
         if due is not None:
             return self._bounded(due, history) if genome_key(due.genome) not in audits else due
-        if self.rules.inherit and (due := confirmation(told, out)) is not None:
-            return due
-        return self._replicate(told, [one for _, one in out])
+        if self.rules.inherit:
+            told = list(entries(history).values())
+            if (due := confirmation(ledger_of(history), told, out)) is not None:
+                return due
+        return self._replicate(known.leader.first(), [one for _, one in out])
 
-    def _replicate(self, told: Sequence[Entry], out: Sequence[Candidate]) -> Proposal | None:
-        """Return the next seed of the genome that leads by the mean over its seeds, until it has had enough.
-
-        Only the leader: one lucky draw brings a genome to the top, where it must prove itself before it stays.
-        """
-        full = [entry for entry in told if (trial := entry.results.get(1.0)) and trial.ok]
-        if self.rules.replicates == 1 or not full:
+    def _replicate(self, leader: Entry | None, out: Sequence[Candidate]) -> Proposal | None:
+        """Return the next seed of the genome that leads by the mean over its seeds, until it has had enough."""
+        if leader is None or self.rules.replicates == 1:
             return None
-        leader = min(full, key=lambda entry: (entry.results[1.0].violation, entry.losses(1.0), entry.birth.id))
-        waiting = [one.replicate for one in out if one.replicate and genome_key(one.genome) == leader.key]
+        waiting = [one for one in out if one.replicate and genome_key(one.genome) == leader.key]
         seeds = 1 + len(leader.repeats) + len(waiting)
         if seeds >= self.rules.replicates:
             return None
@@ -150,12 +159,28 @@ class Ruled(Strategy):
         if not self.rules.prune:
             return proposal
         done = 0.0
-        told = entries(history)
         if proposal.resumes is not None:
-            done = told[genome_key(proposal.genome)].latest.candidate.budget
-        goal = history.objectives[0]
-        found = bounds(list(told.values()), goal.metric, goal.sign, done, proposal.budget)
-        return replace(proposal, stop_if=found)
+            done = entries(history)[genome_key(proposal.genome)].latest.candidate.budget
+        return replace(proposal, stop_if=self._known(history).curves.bounds(done, proposal.budget))
+
+    def _known(self, history: History) -> Known:
+        """Return what the rules look up, kept while the run goes on."""
+        told, goal, budgets = entries(history), history.objectives[0], self.rules.rungs
+
+        def begin() -> Known:
+            return Known(Rungs(budgets, len(history.objectives)), Curves(goal.metric, goal.sign), Leader())
+
+        def step(known: Known, trial: Trial) -> Known:
+            entry = told[genome_key(trial.genome)]
+            if len(budgets) > 1:
+                known.rungs.take(entry)
+            if self.rules.prune:
+                known.curves.take(entry)
+            if self.rules.replicates > 1:
+                known.leader.take(entry)
+            return known
+
+        return history.fold((__name__, self.rules), begin, step)
 
     def _view(self, history: History) -> View:
         return View(history, self.rules.rungs, lambda genome: self._excess(genome) > 0.0)

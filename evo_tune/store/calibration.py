@@ -107,6 +107,7 @@ def _rows(run: Run) -> pa.Table:
         metrics = [name.removeprefix(table.METRIC) for name in found.names if name.startswith(table.METRIC)]
         columns |= {field.name: field.type for field in table.schema(run.genes, metrics, {}) if "." in field.name}
         columns |= {name: pa.string() for name in (HASH, DATA) if name in found.names}
+        columns |= {name: pa.int64() for name in ("packed",) if name in found.names}  # older versions had none
         if any(found.field(name).type != kind for name, kind in columns.items()):
             raise ValueError("its columns have other types")
         if meta.num_rows > MOST_ROWS:
@@ -151,8 +152,8 @@ def _is_own(row: Mapping[str, Any], run: Run) -> bool:
 
 
 def _trial(row: Mapping[str, Any], run: Run) -> Trial:
-    genome, outcome = table.to_genome(row, run.genes), table.to_outcome(row)
     id, seed = msgspec.convert((row["id"], row["seed"]), tuple[Whole, Whole])
+    genome, outcome = table.to_genome(row, run.genes_at(id)), table.to_outcome(row)
     candidate = replace(run.candidates[id], genome=genome, seed=seed)
     trial = Trial.of(candidate, outcome, -1, run.objectives, run.constraints)
     if outcome.status == "ok" and trial.losses is None:

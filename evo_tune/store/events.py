@@ -10,15 +10,16 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import msgspec
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 from evo_tune.errors import OptionError
+from evo_tune.genome.genes import Gene, gene_from
 from evo_tune.genome.trial import Candidate, Outcome, Status
 from evo_tune.store.journal import LONGEST
-from evo_tune.store.schema import Finite, Share, Spent, Whole
+from evo_tune.store.schema import Finite, Packed, Share, Spent, Whole
 from evo_tune.store.session import Session
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "Recorded",
     "SessionBegun",
     "Told",
+    "Widened",
     "checked",
     "outcome_from",
     "read",
@@ -38,6 +40,9 @@ __all__ = [
 
 Metrics: TypeAlias = dict[str, Finite | None]
 """By name; None for what is not finite, since JSON has no such number."""
+
+Plain: TypeAlias = bool | int | Finite | str
+"""A value of a gene."""
 
 LONG = 1 << 20
 """Bytes of a line whose text is not taken apart only to say better what is wrong with it."""
@@ -53,7 +58,7 @@ class Birth(Struct, forbid_unknown_fields=True):
     generation: Whole
     seed: Whole
     told_before: Whole
-    genome: dict[str, bool | int | Finite | str]
+    genome: dict[str, Plain]
     operator: str
     parents: tuple[Whole, ...]
     budget: Share = 1.0
@@ -79,21 +84,26 @@ class Result(Struct, forbid_unknown_fields=True):
     seconds: Finite = 0.0
     device: str = ""
     error: str | None = None
+    packed: Packed | UnsetType = UNSET
+    """Not written of one that was trained alone, as older versions did not."""
 
     def outcome(self) -> Outcome:
         """Return what came; what is null in metrics is NaN there."""
         curve = tuple((fraction, _numbers(metrics)) for fraction, metrics in self.curve)
-        return Outcome(self.status, _numbers(self.metrics), curve, self.seconds, self.device, self.error)
+        packed = 1 if self.packed is UNSET else self.packed
+        return Outcome(self.status, _numbers(self.metrics), curve, self.seconds, self.device, self.error, packed)
 
 
-def outcome_from(status: str, metrics: Mapping[str, float], seconds: float, device: str, error: str | None) -> Outcome:
+def outcome_from(
+    status: str, metrics: Mapping[str, float], seconds: float, device: str, error: str | None, packed: int = 1
+) -> Outcome:
     """Return the outcome of these fields, wherever they were read, as the journal would hold it.
 
     Raises:
         msgspec.ValidationError: One breaks the schema.
     """
     fields = {"status": status, "metrics": _finite(metrics), "curve": (), "seconds": seconds, "device": device}
-    return msgspec.convert({**fields, "error": error}, Result).outcome()
+    return msgspec.convert({**fields, "error": error, "packed": packed}, Result).outcome()
 
 
 def _finite(metrics: Mapping[str, float]) -> Metrics:
@@ -139,7 +149,8 @@ class Recorded(_Event, tag="recorded"):
         """Return a candidate's result."""
         curve = tuple((fraction, _finite(metrics)) for fraction, metrics in outcome.curve)
         metrics, seconds = _finite(outcome.metrics), round(outcome.seconds, 4)
-        result = Result(outcome.status, metrics, curve, seconds, outcome.device, outcome.error)
+        packed = UNSET if outcome.packed == 1 else outcome.packed
+        result = Result(outcome.status, metrics, curve, seconds, outcome.device, outcome.error, packed)
         return cls(id=id, outcome=result, time=time)
 
 
@@ -158,13 +169,51 @@ class Changed(_Event, tag="changed"):
     """'' in journals of older versions: not said."""
 
 
+class Range(Struct, forbid_unknown_fields=True):
+    """A gene as `Gene.describe` has it; what a kind has no use for is left out."""
+
+    kind: Literal["float", "int", "choice"]
+    low: int | Finite | UnsetType = UNSET
+    high: int | Finite | UnsetType = UNSET
+    log: bool | UnsetType = UNSET
+    step: int | UnsetType = UNSET
+    values: list[Plain] | UnsetType = UNSET
+    ordered: bool | UnsetType = UNSET
+    default: Plain | None = None
+    prior: Plain | UnsetType = UNSET
+    spread: Finite | UnsetType = UNSET
+    when: dict[str, list[Plain]] | UnsetType = UNSET
+
+    def gene(self) -> Gene:
+        """Return the gene.
+
+        Raises:
+            SpaceError: There is none such.
+        """
+        fields = {name: getattr(self, name) for name in self.__struct_fields__}
+        return gene_from({name: value for name, value in fields.items() if value is not UNSET})
+
+
+class Widened(_Event, tag="widened"):
+    """From here on these genes have wider ranges, and births are proposed in that space."""
+
+    genes: dict[str, Range]
+
+    @classmethod
+    def of(cls, genes: Mapping[str, Gene], time: float) -> Widened:
+        """Return that genes are wider."""
+        return cls(
+            genes=msgspec.convert({name: gene.describe() for name, gene in genes.items()}, dict[str, Range]), time=time
+        )
+
+
 class Ended(_Event, tag="ended"):
     """The session ended by itself or was interrupted."""
 
     reason: str
 
 
-Event: TypeAlias = SessionBegun | Born | Recorded | Told | Changed | Ended
+Event: TypeAlias = SessionBegun | Born | Recorded | Told | Changed | Widened | Ended
 
 _DECODER: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
 """Every kind, by its tag."""

@@ -26,9 +26,14 @@ Curve: TypeAlias = tuple[tuple[Share, dict[str, Finite | None]], ...]
 """Fractions of a full training, and the metrics at each."""
 
 
-class _Told(Struct):
+class _Curve(Struct):
     trial: Whole
     curve: Curve
+
+
+class _Told(_Curve):
+    others: tuple[_Curve, ...] = ()
+    """Of trials that are trained as one with it."""
 
 
 def in_flight(folder: Path) -> dict[int, Curve]:
@@ -42,7 +47,7 @@ def in_flight(folder: Path) -> dict[int, Curve]:
                     told = msgspec.json.decode(inside.read(at, name, limit=LARGEST), type=_Told)
                 except (OSError, ValueError, msgspec.MsgspecError, RecursionError):
                     continue
-                found[told.trial] = told.curve
+                found |= {one.trial: one.curve for one in (told, *told.others)}
     except OSError:
         return {}
     return found

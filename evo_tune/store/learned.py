@@ -1,4 +1,4 @@
-"""What a run learns from: earlier runs, copied into its manifest as plain data, so that it needs nothing else.
+"""A run's history as strategies see it, and what it learns from: earlier runs, copied into its manifest as plain data.
 
 Knows nothing of strategies: what they make of it is theirs.
 """
@@ -13,7 +13,7 @@ from evo_tune.genome.trial import Objective
 from evo_tune.store.lessons import TRIALS, Learned
 from evo_tune.store.run import Run
 
-__all__ = ["history_of", "learned_from"]
+__all__ = ["history_of", "learned_from", "replay", "widen"]
 
 
 def learned_from(run: Run, objective: Objective) -> Learned:
@@ -49,7 +49,30 @@ def history_of(run: Run, space: SearchSpace) -> History:
 
     Args:
         run: It.
-        space: Its space, repair included.
+        space: Its space, for the repair; the history begins in the one that the run began with.
     """
+    first = SearchSpace(space.repair, None, **run.manifest.genes())
+    return History(first, run.objectives, run.constraints, _lessons(run, first))
+
+
+def _lessons(run: Run, space: SearchSpace) -> list[Lesson]:
     lessons = [Lesson.of(one["name"], one["genomes"], one["losses"], space) for one in run.manifest.learned]
-    return History(space, run.objectives, run.constraints, [one for one in lessons if len(one.losses)])
+    return [one for one in lessons if len(one.losses)]
+
+
+def widen(history: History, run: Run) -> None:
+    """Widen the space of a history where the run's was, after as many births."""
+    for births, genes in run.widened:
+        if births == history.born_count:
+            space = SearchSpace(history.space.repair, None, **genes)
+            history.widen(space, _lessons(run, space))
+
+
+def replay(history: History, run: Run) -> None:
+    """Tell an empty history every birth of a run, where its space was widened, and every result that was told."""
+    for candidate in run.candidates:
+        widen(history, run)
+        history.born(candidate)
+    widen(history, run)
+    for id in run.told:
+        history.tell(id, run.outcomes[id])

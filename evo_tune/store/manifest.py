@@ -20,7 +20,7 @@ from evo_tune.genome.trial import Objective
 from evo_tune.genome.values import Genome
 from evo_tune.store.journal import write_atomically
 from evo_tune.store.lessons import Learned, check_learned
-from evo_tune.store.schema import Count, Finite, Share, Whole, read_json
+from evo_tune.store.schema import Count, Finite, Packed, Share, Whole, read_json
 from evo_tune.text import one_line
 from evo_tune.trust import inside
 
@@ -69,6 +69,7 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
         fidelity: Budgets of a genome's trials, increasing to 1.
         prune: Whether candidates are born with bounds on their curves.
         replicates: Seeds that the leading genome must have been trained with.
+        pack: Trainings of one shape that are done as one, at most; 1, as in runs of older versions: each is done alone.
         inherit: Share of a full training that a genome gets which begins with another's weights; 0: none does.
         subject_to: METRIC<=NUMBER or METRIC>=NUMBER.
         given_genes: Names of the genes that the user gave in place of the evaluator's own; None: an older version did
@@ -79,6 +80,7 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
         versions: Of Python and of the packages that shape results.
         created: UTC time, ISO 8601.
         learned: What earlier runs found, copied here so that replay and resume need nothing else.
+        for_scale: Size of the larger model for which the search is made, as typed; '' for none.
         identity: Made up for this run alone, by which its user's memory knows it; '' in old ones.
         format: Version of the layout on disk.
     """
@@ -99,6 +101,7 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
     fidelity: list[Finite] = field(default_factory=lambda: [1.0])
     prune: bool = False
     replicates: Count = 1
+    pack: Packed = 1
     inherit: Share = 0.0
     subject_to: list[str] = field(default_factory=list)
     units: dict[str, str] = field(default_factory=dict)
@@ -108,6 +111,7 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
     strategy_hash: str = ""
     given_genes: list[str] | None = None
     given_objectives: bool | None = None
+    for_scale: str = ""
     identity: str = ""
     learned: list[Learned] = field(default_factory=list)
     format: int = FORMAT
@@ -201,5 +205,5 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 
 def space_of(manifest: Manifest, repair_from: SearchSpace | None = None) -> SearchSpace:
-    """Return a manifest's search space, with the repair of the evaluator's own space."""
+    """Return the search space that a run began with, with the repair of the evaluator's own space."""
     return SearchSpace(None if repair_from is None else repair_from.repair, None, **manifest.genes())

@@ -18,12 +18,27 @@ from evo_tune.store.journal import JOURNAL
 from evo_tune.store.manifest import MANIFEST
 from evo_tune.trust import inside
 
-__all__ = ["LOCK", "REPORT", "STORE", "as_typed", "clear_stillborn", "find_run", "free_folder", "list_runs", "lock_run"]
+__all__ = [
+    "LOCK",
+    "REPORT",
+    "STORE",
+    "TRIALS",
+    "as_typed",
+    "check_trials",
+    "clear_stillborn",
+    "find_run",
+    "free_folder",
+    "list_runs",
+    "lock_run",
+]
 
 STORE = "populations"
 """Where runs are saved unless something else is said."""
 
 LOCK = "_lock"
+
+TRIALS = "_trials"
+"""Folder of the folders that trials may use."""
 
 REPORT = "_report.html"
 """The report in a run's folder. Who reads the folder as one Parquet table skips names with an underscore."""
@@ -134,3 +149,16 @@ def lock_run(folder: Path) -> filelock.BaseFileLock:
     except OSError as error:
         raise StoreError(f"cannot write {folder}: {error.strerror} ({LOCK}); choose another --store") from None
     return lock
+
+
+def check_trials(folder: Path) -> None:
+    """Refuse a folder of trials' folders that is none: they are made, emptied and removed there.
+
+    Raises:
+        StoreError: It is none.
+    """
+    try:
+        with contextlib.suppress(FileNotFoundError), inside.folder(folder, TRIALS):
+            pass
+    except OSError as error:
+        raise StoreError(f"cannot write {folder / TRIALS}: {error.strerror}; put a folder in its place") from None

@@ -7,31 +7,31 @@ or Parquet.
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import filelock
 
 from evo_tune.errors import EvoTuneError, StoreError, UsageError
-from evo_tune.genome.history import History
+from evo_tune.genome.genes import Gene
+from evo_tune.genome.space import wider
 from evo_tune.genome.standing import averaged
 from evo_tune.genome.trial import Candidate, Outcome, Trial
 from evo_tune.genome.values import genome_key, is_same
-from evo_tune.store.events import Born, Changed, Ended, Event, Recorded, SessionBegun, Told, checked, read
+from evo_tune.store.events import Born, Changed, Ended, Event, Recorded, SessionBegun, Told, Widened, checked, read
 from evo_tune.store.journal import JOURNAL, Journal, not_understood
 from evo_tune.store.manifest import Manifest, read_manifest, write_manifest
-from evo_tune.store.places import free_folder, lock_run
+from evo_tune.store.places import TRIALS, check_trials, free_folder, lock_run
 from evo_tune.store.session import Session
 from evo_tune.text import one_line
 from evo_tune.trust import inside
 
-__all__ = ["TRIALS", "Run"]
+__all__ = ["TRIALS", "WIDENINGS", "Run"]
 
-TRIALS = "_trials"
-"""Folder of the folders that trials may use."""
+WIDENINGS = 100
+"""Times that genes of a run are widened, at most: whatever was born is looked at again for each."""
 
 
 class Run:
@@ -49,6 +49,9 @@ class Run:
         self.objectives = manifest.parsed_objectives()
         self.constraints = manifest.constraints()
         self.genes = manifest.genes()
+        """As they are now."""
+        self.widened: list[tuple[int, dict[str, Gene]]] = []
+        """How many were born before genes were widened, and all genes from then on."""
         self.journal = journal
         self.candidates: list[Candidate] = []
         self.outcomes: dict[int, Outcome] = {}
@@ -75,6 +78,7 @@ class Run:
         """`seconds` when each session began."""
         self._lock: filelock.BaseFileLock | None = None
         self._metrics: set[str] = set()
+        self._early: set[str] = set()
         self._told_orders: dict[int, int] = {}
         self._replicated = False
         self._leader: tuple[float, tuple[float, ...], int] | None = None
@@ -157,7 +161,7 @@ class Run:
             if journal.is_empty:  # its first line was written before the manifest
                 raise StoreError(f"{journal.path} is missing or empty, and the run had begun: restore it from a copy")
             if write:
-                _check_trials(folder)
+                check_trials(folder)
         except BaseException:
             if lock is not None:
                 lock.release()
@@ -190,6 +194,10 @@ class Run:
             evaluator_hash=evaluator_hash, fingerprint=fingerprint, strategy_hash=strategy_hash, time=_now()
         )
         self._write(event, sync=True)
+
+    def widen(self, genes: Mapping[str, Gene]) -> None:
+        """Note that genes have wider ranges from here on, durably."""
+        self._write(Widened.of(genes, _now()), sync=True)
 
     def bear(self, candidate: Candidate) -> Candidate:
         """Write a birth; return the candidate as the journal gives it back.
@@ -253,6 +261,8 @@ class Run:
         elif isinstance(event, Changed):
             self.evaluator_hash, self.fingerprint = event.evaluator_hash, event.fingerprint
             self.strategy_hash = event.strategy_hash or self.strategy_hash
+        elif isinstance(event, Widened):
+            self._apply_widened({name: one.gene() for name, one in event.genes.items()})
         else:
             self.ended = event.reason
         self._count(event)
@@ -277,13 +287,25 @@ class Run:
         elif isinstance(event, SessionBegun):
             self.resumed.append(self.seconds)
 
+    def _apply_widened(self, genes: Mapping[str, Gene]) -> None:
+        if not genes or len(self.widened) >= WIDENINGS:
+            raise ValueError(f"no gene is widened, or it is the time after the {WIDENINGS}th")
+        self.genes = wider(self.genes, genes)
+        self.widened.append((len(self.candidates), self.genes))
+        self._early = {*map(genome_key, self.manifest.warm_start), *(genome_key(one.genome) for one in self.candidates)}
+
+    def genes_at(self, id: int) -> dict[str, Gene]:
+        """Return the genes as they were when a candidate was born."""
+        found = [genes for births, genes in self.widened if births <= id]
+        return found[-1] if found else self.manifest.genes()
+
     def _apply_born(self, candidate: Candidate) -> None:
         if candidate.id != len(self.candidates):
             raise ValueError(f"candidate {candidate.id} is born out of order")
         if candidate.genome.keys() != self.genes.keys():
             raise ValueError(f"candidate {candidate.id} has other genes than the run")
         held = {name: gene.check(candidate.genome[name]) for name, gene in self.genes.items()}
-        if not is_same(candidate.genome, held):
+        if not is_same(candidate.genome, held) and genome_key(candidate.genome) not in self._early:
             raise ValueError(f"candidate {candidate.id} has {candidate.genome}, which its genes hold as {held}")
         for name in ("resumes", "inherits", "confirms"):
             other = getattr(candidate, name)
@@ -335,13 +357,6 @@ class Run:
         """Return every recorded result as a trial, by id."""
         return [self.trial(id) for id in sorted(self.outcomes)]
 
-    def replay(self, history: History) -> None:
-        """Tell an empty history every birth, and every result that was told."""
-        for candidate in self.candidates:
-            history.born(candidate)
-        for id in self.told:
-            history.tell(id, self.outcomes[id])
-
     def ranked(self) -> list[Trial]:
         """Return the genomes with a full training that is ok, best first, those within the constraints before.
 
@@ -372,15 +387,6 @@ class Run:
         """Every metric declared or seen so far: objectives first, then as declared, then by name."""
         first = dict.fromkeys([objective.metric for objective in self.objectives] + list(self.manifest.units))
         return list(first) + sorted(self._metrics.difference(first))
-
-
-def _check_trials(folder: Path) -> None:
-    """Refuse a folder of trials' folders that is none: they are made, emptied and removed there."""
-    try:
-        with contextlib.suppress(FileNotFoundError), inside.folder(folder, TRIALS):
-            pass
-    except OSError as error:
-        raise StoreError(f"cannot write {folder / TRIALS}: {error.strerror}; put a folder in its place") from None
 
 
 def _now() -> float:

@@ -30,9 +30,9 @@ from evo_tune.strategies._luck import fold_seed
 
 __all__ = [
     "Individual",
+    "best_of",
     "crossover",
     "crowded_tournament",
-    "first_fronts",
     "mutate",
     "seeded",
     "select",
@@ -139,10 +139,28 @@ def select(pool: Sequence[Individual], size: int) -> list[Individual]:
     return kept
 
 
-def first_fronts(losses: np.ndarray, size: int) -> list[int]:
-    """Return which points lie in the first fronts, by non-domination, that hold `size` of them together.
+def best_of(history: History, size: int) -> dict[int, Individual]:
+    """Return the `size` individuals that NSGA-II keeps of everything told at once, by their places in `ranking`.
 
-    `select` of these is `select` of all, whose fronts DEAP finds in a time that grows with the square of their number.
+    They are those that `select` keeps of all, in its order, with its crowding distances; but DEAP finds fronts in a
+    time that grows with the square of their number.
+    """
+    told, found = history.ranking, dict[int, Individual]()
+    fronts = _fronts(history.ranked_losses(), size) if len(told) else []
+    for front in fronts:
+        pool = {row: Individual.of(told[row], history) for row in front}
+        deap_emo.assignCrowdingDist(list(pool.values()))
+        if front is fronts[-1]:
+            last = sorted(pool.items(), key=lambda one: one[1].fitness.crowding_dist, reverse=True)
+            pool = dict(last[: size - len(found)])
+        found |= pool
+    return found
+
+
+def _fronts(losses: np.ndarray, size: int) -> list[list[int]]:
+    """Return the points of the first fronts that hold `size` of them together, as rows, in DEAP's order.
+
+    In a front that is by the last one of the front before that dominates a point, then by age, equal points together.
 
     Args:
         losses: Shape (points, objectives).
@@ -150,11 +168,24 @@ def first_fronts(losses: np.ndarray, size: int) -> list[int]:
     """
     import moocore  # a quarter of a second, for several objectives only
 
-    if len(losses) <= size:
-        return list(range(len(losses)))
-    front = moocore.pareto_rank(losses)
-    last = np.sort(front)[size - 1]
-    return [int(row) for row in np.flatnonzero(front <= last)]
+    numbers = moocore.pareto_rank(losses)
+    found: list[list[int]] = []
+    before: np.ndarray | None = None
+    for number in np.unique(numbers):
+        if sum(map(len, found)) >= size:
+            break
+        groups: dict[tuple[float, ...], list[int]] = {}
+        for row in np.flatnonzero(numbers == number).tolist():
+            groups.setdefault(tuple((SHRINK * losses[row]).tolist()), []).append(row)
+        points, order = np.array(list(groups)), np.arange(len(groups))
+        if before is not None:
+            over = np.all(before[:, None] <= points, axis=2) & np.any(before[:, None] < points, axis=2)
+            over = np.asarray(over)
+            order = np.lexsort((order, len(before) - np.argmax(over[::-1], axis=0)))
+        rows = list(groups.values())
+        found.append([row for one in order.tolist() for row in rows[one]])
+        before = points[order]
+    return found
 
 
 def select_by_reference(pool: Sequence[Individual], size: int) -> list[Individual]:

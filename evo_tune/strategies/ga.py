@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from evo_tune.errors import OptionError
+from evo_tune.genome.history import History
 from evo_tune.strategies._breeder import Breeder
 from evo_tune.strategies._deap import Individual, tournament
 
@@ -47,6 +48,10 @@ class GA(Breeder):
     def survive(self, old: Sequence[Individual], young: Sequence[Individual]) -> list[Individual]:
         kept = old[: self.elites] if self.generational else old
         return sorted([*kept, *young], key=lambda one: (one.losses, one.id))[: self.population]
+
+    def _steady(self, history: History) -> list[Individual]:
+        # What `survive` would leave of everything told, one by one; rules show a history that is made anew each time.
+        return [Individual.of(trial, history) for trial in history.ranking[: self.population]]
 
     def parents(self, pool: Sequence[Individual]) -> tuple[Individual, Individual]:
         return tournament(pool, self.tournament), tournament(pool, self.tournament)

@@ -30,7 +30,7 @@ from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Proposal, Trial
 from evo_tune.plugins.strategy import Strategy
 from evo_tune.strategies._births import spread, unborn
-from evo_tune.strategies._deap import Individual, crossover, first_fronts, mutate, seeded, select, tournament
+from evo_tune.strategies._deap import Individual, best_of, crossover, mutate, seeded, select, tournament
 from evo_tune.strategies._rounds import Bred, Merits, features_of, searched, sizes_of, unseen
 from evo_tune.strategies._screen import Screen, expected_improvement
 from evo_tune.strategies._taught import Expectation
@@ -135,10 +135,7 @@ class SAEA(Strategy):
     def _front(self, history: History) -> list[Individual]:
         """Return those that NSGA-II would keep: of all at once, or, as older versions had it, each as it came."""
         if self.front == "all":
-            told, losses = history.ranking, history.ranked_losses()
-            return select(
-                [Individual.of(told[row], history) for row in first_fronts(losses, self.population)], self.population
-            )
+            return list(best_of(history, self.population).values())
 
         def step(pool: list[Individual], trial: Trial) -> list[Individual]:
             return select([*pool, Individual.of(trial, history)], self.population) if trial.rankable else pool
@@ -147,7 +144,10 @@ class SAEA(Strategy):
 
     def _parents(self, history: History, told: Sequence[Trial], places: np.ndarray) -> list[Individual]:
         """Return who may become a parent, the best first."""
-        if len(history.objectives) > 1:
+        if len(history.objectives) > 1 and self.front == "all":
+            place_of = {one.id: float(places[row]) for row, one in best_of(history, self.population).items()}
+            ids = list(place_of)
+        elif len(history.objectives) > 1:
             place_of = {trial.id: float(place) for trial, place in zip(told, places, strict=False)}
             ids = [one.id for one in self._front(history)]
         else:

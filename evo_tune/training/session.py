@@ -21,7 +21,6 @@ from evo_tune.training.course import Course
 from evo_tune.training.hardware import probe
 from evo_tune.training.hardware.allocator import keep_freed_memory
 from evo_tune.training.hardware.determinism import reproducible, seed_for
-from evo_tune.training.hardware.distributed import PassTooLarge
 from evo_tune.training.hardware.launcher import RankFailed, launch
 from evo_tune.training.optim.fork import fork_step
 
@@ -301,7 +300,7 @@ def train_together(
             )
             return metrics
         except RankFailed as failure:
-            if failure.status != PassTooLarge.status:
+            if not failure.smaller:
                 raise
             parts *= 2
             print(f"{failure}: all ranks begin again, with {parts} parts of each", file=sys.stderr, flush=True)

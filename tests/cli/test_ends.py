@@ -19,4 +19,5 @@ def test_the_closing_table_and_show_tell_which_ranges_to_widen(capsys: pytest.Ca
     shown = CliRunner().invoke(cli, ["show", "sample", "--store", str(STORE)], catch_exceptions=False).output
     for text in (capsys.readouterr().out, shown):
         assert "at an end of its range: batch = 512" in text
-        assert "--gene 'batch=256|512|1024|2048|4096|8192' widens it" in text
+        assert "evo-tune resume" in text
+        assert "--gene 'batch=256|512|1024|2048|4096|8192' --generations" in text

@@ -1,35 +1,54 @@
-"""`run --for-scale`: what it fixes and switches on, and what it says at the end."""
+"""`run --for-scale`: what it fixes, switches on and trains, and what it says at the end, also where it went on."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 from click.testing import CliRunner
 
-from evo_tune import Choice, Float, Search
+import evo_tune.loop.opening
+from evo_tune import Choice, Float, Search, load
 from evo_tune.cli import cli
-from evo_tune.cli.for_scale import parse_aim
+from evo_tune.cli.for_scale import genes_for, in_lines, note, options_for, wider_default
+from evo_tune.cli.formats import OUTPUTS
 from evo_tune.errors import OptionError
+from evo_tune.forecast.aim import parse_aim
+from evo_tune.forecast.scale import observations
+from evo_tune.genome.trial import Outcome
 from evo_tune.plugins.find import find_evaluator
+from evo_tune.report import charts
+from evo_tune.report.carried import read_carried, write_carried
+from evo_tune.report.material import Material
+from evo_tune.store.run import Run
+from tests.here import Here
 
 SMALL = {"size": "small", "tokens": 4096}
 
 
 def test_a_search_for_a_larger_model_has_two_widths_and_what_does_not_transfer_fixed() -> None:
     aim, plugin = parse_aim("1024x24"), find_evaluator("bundled:language_model")
-    options = aim.options(SMALL)
+    options = options_for(SMALL)
     assert options["param"] == "completep"
-    genes = aim.genes(plugin, options, {"lr": Float(1e-3, 1e-2, log=True)})
+    genes = genes_for(aim, plugin, options, {"lr": Float(1e-3, 1e-2, log=True)})
     assert genes["width"].values == (64, 96)
     assert genes["depth"].values == (2,)
     assert genes["dropout"].values == (0.0,)
     assert {"lr", "context"} <= set(genes)
-    assert aim.options({"param": "mup"})["param"] == "mup"
+    assert options_for({"param": "mup"})["param"] == "mup"
     assert parse_aim("256x4x1e6").tokens == 10**6
+    (wide,) = wider_default(plugin, options, genes)
+    assert (wide["width"], wide["depth"], wide["dropout"]) == (96, 2, 0.0)
+    assert wider_default(plugin, options, {**genes, "width": Choice((64,))}) == [], "the user's own"
 
 
-@pytest.mark.parametrize("text", ["1024", "0x4", "256x4x", "256x4xmuch", "256x4x1.2.3"])
+@pytest.mark.parametrize(
+    "text", ["1024", "0x4", "256x4x", "256x4xmuch", "256x4x1.2.3", "9999999x4", "256x4x0.5", "256x4x1e99", "²x4"]
+)
 def test_an_aim_that_is_none_is_said(text: str) -> None:
     with pytest.raises(OptionError, match="WIDTHxDEPTH"):
         parse_aim(text)
@@ -39,6 +58,7 @@ def test_an_aim_that_is_none_is_said(text: str) -> None:
     ("flags", "said"),
     [
         (["language_model", "--for-scale", "32x2"], "expected more"),
+        (["language_model", "--for-scale", "250x4"], "a multiple of 16, as a head has, which stays as it is: 256x4"),
         (["image_classification", "--for-scale", "512x8"], "carry"),
         (["python train.py --lr {lr}", "--for-scale", "512x8"], "command"),
         (["language_model", "--for-scale", "512x8", "--ladder", "2x64"], "give one"),
@@ -51,13 +71,121 @@ def test_what_does_not_go_together_makes_no_run(flags: list[str], said: str, tmp
     assert not (tmp_path / "runs").exists()
 
 
-def test_the_cost_is_a_share_of_the_targets_training(tmp_path: Path) -> None:
-    genes = {"width": Choice((64,)), "depth": Choice((2,))}
-    with Search("language_model", options=SMALL, genes=genes, trials=1, store=tmp_path, name="mine") as search:
-        told = search.ask()
-        assert told is not None
-        search.tell(told, {"val_loss": 2.5, "flops": 1e9})
-        said = parse_aim("256x4x1e6").said(search.saved, search.evaluator)
-        assert "1e+09 FLOPs" in said
-        assert "on 1,000,000 tokens" in said
-        assert "--width 256 --depth 4 --tokens 1000000 --probe 3" in said
+@pytest.fixture
+def searched(tmp_path: Path) -> Callable[..., Run]:
+    """Return a function that makes a run of known trainings, for a model of 256x4."""
+
+    def make(*known: dict[str, float], tokens: str = "x1e6") -> Run:
+        genes = {"width": Choice((64, 96), ordered=True, default=64), "depth": Choice((2,))}
+        given: dict[str, Any] = {"options": SMALL, "genes": genes, "trials": len(known), "for_scale": f"256x4{tokens}"}
+        with Search("language_model", store=tmp_path, name="mine", calibrate=0, **given) as search:
+            for metrics in known:
+                told = search.ask()
+                assert told is not None
+                search.tell(told, Outcome("ok", {"val_loss": 2.5, **metrics}, seconds=1.0))
+        note(search.saved, search.evaluator)
+        return Run.open(search.saved.folder)
+
+    return make
+
+
+def test_the_cost_is_a_share_of_the_targets_training(searched: Callable[..., Run]) -> None:
+    run = searched({"flops": 1e9}, {"flops": 3e9})
+    told = read_carried(run)
+    assert told is not None
+    assert told.spent == 4e9
+    assert told.share == 4e9 / told.takes
+    first, second, last = in_lines(run, told)
+    assert f"4e+09 FLOPs, {4e9 / told.takes:.2%} of" in first
+    assert "on 1,000,000 tokens" in first
+    assert "not identifiable" in second
+    assert "--width 256 --depth 4 --tokens 1000000 --probe 3" in last
+
+
+def test_without_tokens_there_are_twenty_a_weight(searched: Callable[..., Run]) -> None:
+    run = searched({"flops": 1e9}, tokens="")
+    told = read_carried(run)
+    assert told is not None
+    assert ", 20 a weight" in next(in_lines(run, told))
+    assert told.tokens > 20 * 256**2 * 4 * 12
+
+
+def test_a_run_for_no_larger_model_says_nothing_of_one(searched: Callable[..., Run], tmp_path: Path) -> None:
+    run = searched({"flops": 1e9})
+    manifest = msgspec.structs.replace(run.manifest, for_scale="")
+    (run.folder / "_run.json").write_bytes(msgspec.json.encode(manifest))
+    assert read_carried(Run.open(run.folder)) is None
+    assert "scale" not in charts.parts(Material(Run.open(run.folder)))
+
+
+@pytest.mark.parametrize("data", [b"", b"[1]", b'{"trial": 1}', b"\x80\x04", b"[" * 10**5, b" " * 10**6])
+def test_a_strangers_file_is_no_recipe(data: bytes, searched: Callable[..., Run]) -> None:
+    run = searched({"flops": 1e9})
+    (run.folder / "_scale.json").write_bytes(data)
+    assert read_carried(run) is None
+
+
+def test_the_report_has_a_part_about_it(searched: Callable[..., Run]) -> None:
+    run = searched({"flops": 1e9, "params": 1e5}, {"flops": 2e9, "params": 2e5})
+    told = read_carried(run)
+    assert told is not None
+    found = charts.parts(Material(run))["scale"]
+    assert found.facts["the recipe took"] == f"{told.share:.2%} of that training"
+    assert "No loss can be foretold" in found.reads
+    assert found.commands[0].typed.endswith("--width 256 --depth 4 --tokens 1000000 --probe 3")
+    write_carried(run, msgspec.structs.replace(told, loss=2.0, low=1.9, high=2.2, why=""))
+    figure = load(str(run.folder)).plot.scale()
+    kinds = [trace.meta["kind"] for trace in figure.data]
+    assert kinds == ["training", "training", "target"], "two sizes, and what is foretold"
+    assert figure.data[-1].error_y.array[0] == pytest.approx(0.2)
+    assert "2 (1.9 to 2.2)" in charts.parts(Material(run))["scale"].facts.values()
+
+
+def test_two_widths_and_two_budgets_are_trained_and_told_as_json_also_after_resume(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evo_tune.loop.opening, "open_slots", lambda task, *_: [Here(task)])
+    monkeypatch.chdir(tmp_path)
+    text = tmp_path / "text.txt"
+    text.write_text("the cat sat on the mat and the dog sat on the log. " * 400, encoding="utf-8")
+    options = [f"-o{name}={value}" for name, value in {"data": text, "tokens": 4096, "eval_tokens": 512}.items()]
+    flags = ["--for-scale", "128x4x1e5", "--calibrate", "0", "--format", "json", "--name", "mine", "--threads", "1"]
+    done = CliRunner().invoke(cli, ["run", "language_model", *options, *flags, "--trials", "2"])
+    assert done.exit_code == 0, done.output + str(done.exception)
+    told = msgspec.json.decode(done.stdout, type=OUTPUTS["run"]).scale
+    run = Run.open(tmp_path / "populations" / "mine")
+    seen = observations([run], "val_loss")
+    assert [t.outcome.error for t in run.trials()] == [None] * 4
+    apart = [
+        {name for name, value in t.genome.items() if value != run.candidates[0].genome[name]} for t in run.trials()
+    ]
+    assert sorted(map(sorted, apart)) == [[], [], ["heads", "width"], ["heads", "width"]], "the default, at both widths"
+    assert len(seen) == 4, "each width in part and in full"
+    assert len({one.parameters for one in seen}) == 2
+    assert max(one.tokens for one in seen) > 2 * min(one.tokens for one in seen)
+    assert told.spent == pytest.approx(
+        sum(one.outcome.metrics["flops"] for one in run.trials() if one.rankable), rel=0.3
+    )
+    (run.folder / "_scale.json").unlink()
+    again = CliRunner().invoke(cli, ["resume", "mine", "--trials", "2", "--format", "json"])
+    assert again.exit_code == 0, again.output
+    assert msgspec.json.decode(again.stdout, type=OUTPUTS["resume"]).scale == told
+    shown = CliRunner().invoke(cli, ["resume", "mine", "--trials", "2"])
+    assert f"{told.share:.2%} of the" in shown.output
+    assert json.loads((run.folder / "_scale.json").read_text())["spent"] == told.spent
+
+
+def test_a_recipe_that_cannot_be_carried_is_a_warning(
+    searched: Callable[..., Run], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = searched({"flops": 1e9})
+    manifest = msgspec.structs.replace(run.manifest, for_scale="250x4")
+    (run.folder / "_run.json").write_bytes(msgspec.json.encode(manifest))
+    note(Run.open(run.folder), find_evaluator("bundled:language_model"))
+    assert capsys.readouterr().err.startswith("Warning: --for-scale 250x4: ")
+
+
+def test_python_refuses_a_size_that_is_none(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="WIDTHxDEPTH"):
+        Search("language_model", options=SMALL, for_scale="large", store=tmp_path, trials=1)
+    assert not list(tmp_path.iterdir())

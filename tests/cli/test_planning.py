@@ -102,7 +102,7 @@ def test_hours_alone_plan_how_long_a_training_is(timed: Path) -> None:
     found = plan("timed.py", Path("store"), {"hours": 0.05, "slots": 2}, given)
     assert found.pace is not None
     assert "0.05 h: -o flops=" in found.told
-    count = (180 - found.seconds) * 2 / found.pace.mean
+    count = (180 - found.seconds) * 2 / found.pace.usual
     assert count == pytest.approx(SHORTER, rel=0.1)
     assert found.manifest.options["flops"] == float(found.options["flops"]) < 1e6
     timed_again = plan(
@@ -110,6 +110,6 @@ def test_hours_alone_plan_how_long_a_training_is(timed: Path) -> None:
     )
     assert timed_again.told == "", "a budget of the user's own stands"
     assert timed_again.pace is not None
-    assert timed_again.pace.mean == pytest.approx(found.pace.mean, rel=0.05), "what was planned is what it takes"
+    assert timed_again.pace.usual == pytest.approx(found.pace.usual, rel=0.05), "what was planned is what it takes"
     assert plan("timed.py", Path("store"), {"hours": 0.05, "trials": 9, "slots": 2}, given).told == "", "not alone"
     assert not Path("store").exists()

@@ -81,7 +81,12 @@ def test_probes_are_a_run_and_a_file_that_trains_the_target_is_written(tmp_path:
     assert row["holds"] is not None
     assert 32 < row["width"] < 64 or row["depth"] == 2
     probe = Run.open(store / "mine-probe-4x64")
-    assert len(observations([probe, Run.open(store / "mine")], "val_loss")) == 3
+    short = Run.open(store / "mine-probe-4x64-short")
+    seen = observations([probe, short, Run.open(store / "mine")], "val_loss")
+    assert len(seen) == 5
+    assert len({one.parameters for one in seen}) == 2
+    assert max(one.tokens for one in seen) > 3 * min(one.tokens for one in seen), "what text brings can be seen"
+    assert [trial.genome["width"] for trial in short.trials()] == [row["width"]] * 2
     emitted = (tmp_path / "target.toml").read_text(encoding="utf-8")
     for line in ('name = "mine-4x64"', "base_width = 32", 'heads = "8"', 'width = "64"', "tokens = 2048"):
         assert line in emitted

@@ -189,7 +189,9 @@ def evaluator(request: pytest.FixtureRequest) -> Evaluator:
     return find_evaluator(f"bundled:{request.param}")
 
 
-@pytest.mark.parametrize(("given", "as_expected"), CHANGES, ids=lambda given: str(given) if given else "")
+@pytest.mark.parametrize(
+    ("given", "as_expected"), CHANGES, ids=[next(iter(given)) + str(next(iter(given.values()))) for given, _ in CHANGES]
+)
 def test_the_estimate_follows_the_options(
     evaluator: Evaluator, given: dict[str, Any], as_expected: Callable[[float, float], bool]
 ) -> None:

@@ -143,3 +143,18 @@ def test_a_forecast_in_words_and_as_data(begin: Begin) -> None:
     assert f"; {as_data(ahead, 2.0)['cost']['expected']:.2f} at 2 an hour" in line
     assert as_data(ahead)["cost"] is None
     assert as_data(ahead)["seconds"]["expected"] == pytest.approx(10 * 10 / 2 + (30 + 70) / 2, abs=5)
+
+
+def test_a_few_long_genomes_do_not_make_a_first_forecast_too_long(begin: Begin) -> None:
+    """As language_model was timed on two cores: its default run took 2.7 times the default's seconds for a training."""
+    timed = (5.55, 7.92, 51.83, 177.85, 23.29, 2.18, 7.05, 48.21)
+    took = 2.7 * timed[0]
+    found = pace_of({at if at < 1 else at + 2: {"seconds": each} for at, each in enumerate(timed)})
+    assert found is not None
+    assert found.usual == pytest.approx(took, rel=0.25)
+    search = begin(trials=60, generations=None)
+    ahead = forecast(search.saved.manifest, search.session, 2, found)
+    assert ahead is not None
+    low, expected, high = ahead.seconds
+    assert expected == pytest.approx(60 * took / 2, rel=0.3)
+    assert low < 60 * took / 2 < high

@@ -89,3 +89,14 @@ def test_what_a_sample_cannot_tell_is_said(rows: list[Observation], said: str) -
     assert said in missing(rows)
     with pytest.raises(UsageError, match=said):
         fit(rows)
+
+
+def test_a_few_probes_beside_a_search_of_one_size_and_budget_are_enough() -> None:
+    law = ScalingLaw(1.0, 50.0, 0.4, 200.0, 0.4, 0.0)
+    search = [Observation(1e5, 1e6, law(1e5, 1e6)) for _ in range(30)]
+    probes = [Observation(3e5, tokens, law(3e5, tokens)) for tokens in (1e6, 1e6, 2.5e5)]
+    assert (
+        missing(search + probes[:2])
+        == "one length of text: expected two at least, so that what text brings can be seen"
+    )
+    assert missing(search + probes) == ""

@@ -77,10 +77,14 @@ def test_hours_leave_room_for_the_calibration(begin: Begin) -> None:
     assert reached(3599.0, 2) is None, "nothing is known"
     for _ in range(2):
         search.tell(search.ask(), Outcome("ok", {"loss": 1.0, "cost": 1.0}, seconds=100.0))  # type: ignore[arg-type]
-    room = 100.0 * (1 + 5) + CLOSING  # one more training, and 6 to 14 in two slots: three rounds to seven
+    # Halfway between no training more and one, and between the race's looks: one finalist, 2, 4 or 6 seeds, two slots.
+    room = 100.0 * (0.5 + (2 + 6) / 2) + CLOSING
     assert reached(3600.0 - room - 1, 2) is None
     assert reached(3600.0 - room + 1, 2) == "1 hours are over, but for what the calibration takes"
-    assert reached(3600.0 - room + 1, 3) is None
+    assert reached(3600.0 - room + 1, 4) is None
+    assert search.ask() is not None
+    assert reached(3600.0 - room - 45, 2) is not None, "the run ends with what is in flight"
+    assert reached(3600.0 - room - 55, 2) is None
     assert reached(3599.0, 0) is None, "by hand nothing calibrates"
     assert reached(3599.0, 2, search.session.but(calibrate=0)) is None
 

@@ -13,6 +13,7 @@ from evo_tune.errors import PluginError
 from evo_tune.plugins.context import Context
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.find import load_evaluator
+from tests.pages import FENCE, PAGES
 
 HEAD = """
 import dataclasses
@@ -160,3 +161,17 @@ def test_what_is_wrong_with_keys_names_file_and_line(
     more: list[Any] = ["cpu"] if call == "pack_pays" else []
     with pytest.raises(PluginError, match=told):
         getattr(load(HEAD, PACK, part), call)(GENOMES[0], {"steps": 5}, *more)
+
+
+def test_the_example_of_the_docs_trains_each_as_it_would_alone(tmp_path: Path) -> None:
+    page = PAGES["evaluators.md"].read_text(encoding="utf-8")
+    source = next(body for _, body in FENCE.findall(page) if body.startswith("# evaluators/together.py"))
+    (tmp_path / "together.py").write_text(source)
+    evaluator = load_evaluator(tmp_path / "together.py", "together", "file")
+    genomes = [{"lr": rate} for rate in (0.05, 0.1, 0.9)]
+    contexts = [Context(seed=seed) for seed in (1, 2, 2)]
+    found = evaluator.evaluate_pack(genomes, contexts, {"steps": 20})
+    alone = [evaluator.evaluate(*pair, {"steps": 20}) for pair in zip(genomes, contexts, strict=True)]
+    assert [one["loss"] for one in found] == pytest.approx([one["loss"] for one in alone], rel=1e-12)
+    assert len({one["loss"] for one in found}) == 3
+    assert evaluator.pack_key(genomes[0], {"steps": 20}) != evaluator.pack_key(genomes[0], {"steps": 30})

@@ -24,7 +24,7 @@ from tests.report.conftest import OLD, SAMPLE, Made
 
 def test_parts_come_in_the_order_of_what_matters() -> None:
     order = ["verdict", "next_steps", "course", "lineage", "parallel", "slices", "importances", "curves"]
-    assert charts.names() == [*order, "front", "resources", "slots", "seeds"]
+    assert charts.names() == [*order, "front", "resources", "scale", "slots", "seeds"]
     found = charts.parts(Material(Run.open(SAMPLE)))
     assert list(found) == [*order, "resources", "slots", "seeds"]  # one objective has no front
     assert all(part.title and part.reads.endswith(".") for part in found.values())
@@ -35,7 +35,9 @@ def test_a_run_that_has_only_begun_says_so_and_nothing_else(made: Made, tmp_path
     assert list(found) == ["verdict", "next_steps"]
 
 
-@pytest.mark.parametrize("name", [name for name in charts.names() if hasattr(charts.chart_of(name), "draw")])
+@pytest.mark.parametrize(
+    "name", [name for name in charts.names() if hasattr(charts.chart_of(name), "draw") and name != "scale"]
+)
 def test_every_chart_has_figures_of_its_own(name: str, made: Made) -> None:
     material = Material(made(80, objectives=("loss:min", "params:min")))
     figure = charts.chart_of(name).draw(Material(Run.open(SAMPLE)) if name == "seeds" else material)

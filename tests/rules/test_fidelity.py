@@ -14,7 +14,8 @@ from evo_tune.genome.constraint import Constraint, violation
 from evo_tune.genome.importance import ranks
 from evo_tune.genome.standing import Entry, places
 from evo_tune.genome.trial import Candidate, Minimize, Outcome, Trial
-from evo_tune.rules.fidelity import audits_among, bounds, is_audit, keep, parse_rungs, trust
+from evo_tune.rules.curves import Curves
+from evo_tune.rules.fidelity import audits_among, is_audit, keep, parse_rungs, trust
 
 RUNGS = (0.25, 1.0)
 
@@ -120,6 +121,13 @@ def test_who_breaks_a_constraint_comes_behind_all_others_by_how_much() -> None:
     assert (
         order(entry(0, 0.1, violation=2.0), entry(1, 0.9), entry(2, 0.2, violation=1.0), entry(3, math.inf)) == "1320"
     )
+
+
+def bounds(told: list[Entry], metric: str, sign: float, start: float, budget: float) -> tuple[object, ...]:
+    curves = Curves(metric, sign)
+    for one in told:
+        curves.take(one)
+    return curves.bounds(start, budget)
 
 
 def with_curves(finals: list[float], early: list[float]) -> list[Entry]:

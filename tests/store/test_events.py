@@ -14,9 +14,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from evo_tune.genome.genes import Choice, Float, Gene, Int
 from evo_tune.genome.trial import STATUSES, Candidate, Outcome
 from evo_tune.store import events
-from evo_tune.store.events import Birth, Born, Changed, Ended, Event, Recorded, Result, SessionBegun, Told, read, write
+from evo_tune.store.events import (
+    Birth,
+    Born,
+    Changed,
+    Ended,
+    Event,
+    Recorded,
+    Result,
+    SessionBegun,
+    Told,
+    Widened,
+    read,
+    write,
+)
 from evo_tune.store.session import BACKENDS, Session
 
 settings.register_profile("patient", deadline=None)  # a busy machine pauses for longer than an example takes
@@ -75,7 +89,17 @@ SESSIONS = st.builds(
     calibrate=st.integers(0, 9),
     calibrate_best=st.integers(1, 9),
 )
+WIDER = st.sampled_from(
+    [
+        Float(-1.0, 1e300),
+        Float(1e-9, 1.0, log=True, default=0.5, prior=0.1, spread=2.0),
+        Int(-(2**40), 8, step=8),
+        Choice((1, 1.5, "a", True), when={"lr": [0.5, 1]}),  # type: ignore[arg-type]
+        Choice((8, 16), ordered=True, default=16),
+    ]
+)
 EVENTS: st.SearchStrategy[Event] = st.one_of(
+    st.builds(Widened.of, st.dictionaries(TEXT, WIDER, max_size=3), FINITE),
     st.builds(Born.of, CANDIDATES, FINITE),
     st.builds(Recorded.of, WHOLE, OUTCOMES, FINITE),
     st.builds(Told, id=WHOLE, time=FINITE),
@@ -95,6 +119,13 @@ def test_every_event_is_read_as_it_was_written(event: Event) -> None:
         raise AssertionError(name)
 
     json.loads(line, parse_constant=refuse)  # JSON proper: other programs read it
+
+
+@given(WIDER)
+def test_a_gene_survives_the_journal(gene: Gene) -> None:
+    event = read(write(Widened.of({"x": gene}, 1.0)))
+    assert isinstance(event, Widened)
+    assert repr(event.genes["x"].gene()) == repr(gene)
 
 
 @given(CANDIDATES)
@@ -132,7 +163,7 @@ def test_journals_of_older_versions_are_read_and_would_be_written_the_same(path:
         assert event is not None
         old, again = json.loads(line), json.loads(write(event))
         again = {name: again[name] for name in old}  # later fields have come
-        for part in {"candidate", "session"} & old.keys():
+        for part in {"candidate", "outcome", "session"} & old.keys():
             again[part] = {name: again[part][name] for name in old[part]}
         assert again == old
 

@@ -12,12 +12,14 @@ import pytest
 from deap import creator
 
 from evo_tune.genome.genes import Choice, Float, Int
+from evo_tune.genome.history import History
 from evo_tune.genome.space import SearchSpace
+from evo_tune.genome.trial import Candidate, Minimize, Outcome
 from evo_tune.strategies._deap import (
     Individual,
+    best_of,
     crossover,
     crowded_tournament,
-    first_fronts,
     mutate,
     seeded,
     select,
@@ -195,10 +197,20 @@ def test_numpys_global_state_is_never_touched() -> None:
 
 
 @pytest.mark.parametrize("objectives", [2, 3])
-def test_the_first_fronts_are_all_that_a_selection_looks_at(objectives: int) -> None:
-    for seed in range(10):
-        losses = RNG(seed).integers(12, size=(80, objectives)).astype(float)
-        pool = pool_of(*map(tuple, losses.tolist()))
-        few = first_fronts(losses, 12)
-        assert len(few) < len(pool)
-        assert [one.id for one in select([pool[row] for row in few], 12)] == [one.id for one in select(pool, 12)]
+@pytest.mark.parametrize("values", [4, 12, 10**6])
+def test_the_best_of_a_run_are_those_that_a_selection_of_all_keeps(objectives: int, values: int) -> None:
+    goals = [Minimize(name) for name in "abc"[:objectives]]
+    for seed in range(12):
+        rng, history = RNG(seed), History(SPACES["mixed"], goals)
+        for id in range(int(rng.integers(1, 70))):
+            history.born(Candidate(id, 0, 0, id, SPACES["mixed"].sample(rng), "random"))
+            metrics = {goal.metric: float(rng.integers(values)) for goal in goals}
+            history.tell(id, Outcome("ok", metrics) if rng.random() < 0.9 else Outcome("failed"))
+            pool = [Individual.of(trial, history) for trial in history.ranking]
+            found = best_of(history, 12)
+            wanted = select(pool, 12)
+            assert [one.id for one in found.values()] == [one.id for one in wanted]
+            assert [one.fitness.crowding_dist for one in found.values()] == [
+                one.fitness.crowding_dist for one in wanted
+            ]
+            assert all(history.ranking[row].id == one.id for row, one in found.items())

@@ -81,7 +81,8 @@ def test_a_rank_that_runs_out_of_memory_in_mid_training_has_all_begin_again(
 
 
 @pytest.mark.slow
-def test_where_not_even_one_sample_fits_it_is_an_error(tmp_path: Path) -> None:
+def test_where_not_even_one_sample_fits_it_is_an_error(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(RankFailed, match=r"rank 1 is out of memory .*no pass of it can be smaller") as caught:
         trained(tmp_path, room=0, options={"micro_batch": 1})
-    assert caught.value.status == "out_of_memory"
+    assert (caught.value.status, caught.value.smaller) == ("out_of_memory", False)
+    assert "begin again" not in capfd.readouterr().err

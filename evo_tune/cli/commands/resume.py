@@ -21,6 +21,13 @@ PLACE = 20
 @click.option("--accept-changes", is_flag=True, help="Go on although evaluator, data or strategy changed.")
 @click.option("--evaluator", metavar="PATH", help="Where the evaluator's file is now, if it has moved.")
 @click.option("--strategy", metavar="PATH", help="Where the strategy's file is now, if it has moved.")
+@click.option(
+    "--gene",
+    "genes",
+    multiple=True,
+    metavar="NAME=GENE",
+    help="A gene's wider range from the next birth on: lr=log(1e-5,1e0).",
+)
 @shared.trust_option
 def command(
     run: str | None,
@@ -34,6 +41,7 @@ def command(
     accept_changes: bool,
     evaluator: str | None,
     strategy: str | None,
+    genes: tuple[str, ...],
     trust: bool,
     **session: Any,
 ) -> int:
@@ -45,6 +53,7 @@ def command(
     """
     from evo_tune.loop.search import Search
 
+    wider = shared.read_genes(genes)
     changes = {name: value for name, value in session.items() if value is not None}
     search = Search.resume(
         run,
@@ -53,6 +62,7 @@ def command(
         accept_changes=accept_changes,
         evaluator=evaluator,
         strategy=strategy,
+        genes=wider,
         trust=trust,
         ask=shared.asking(),
         **changes,

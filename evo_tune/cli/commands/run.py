@@ -11,7 +11,7 @@ import click
 from evo_tune.cli import _shared as shared
 from evo_tune.cli import complete
 from evo_tune.cli.config import read_config
-from evo_tune.cli.for_scale import BUDGETS, Aim, parse_aim
+from evo_tune.cli.for_scale import BUDGETS, genes_for, options_for, wider_default
 from evo_tune.cli.help import command as made
 from evo_tune.cli.planning import hours_alone, plan, print_plan
 from evo_tune.cli.session import SESSION, go, session_options
@@ -81,6 +81,12 @@ PLACE = 10
 @click.option("--prune", is_flag=True, help="Stop a training whose learning curve is hopeless.")
 @click.option(
     "--replicates", type=click.IntRange(min=1), default=1, help="Seeds with which the leader is trained.  [default: 1]"
+)
+@click.option(
+    "--pack",
+    default="1",
+    metavar="auto|K",
+    help="Train up to K of one shape as one, where they are at hand; auto: as many as pay.  [default: 1]",
 )
 @click.option(
     "--inherit",
@@ -170,15 +176,15 @@ def command(
     for name, usual in (("calibrate", 3), ("calibrate_best", 2)):
         session[name] = usual if session[name] is None else session[name]
     given = {**split_assignments(options, "-o"), **_of_command(evaluator, metrics, progress, shell)}
-    own, read = split_assignments(strategy_option, "-s"), _read_genes(genes)
+    own, read = split_assignments(strategy_option, "-s"), shared.read_genes(genes)
     if ladder is not None:
         if strategy not in (None, "ladder") or "sizes" in own:
             raise OptionError("--ladder stands for --strategy ladder -s sizes=…: give one of the two")
         strategy, own = "ladder", {**own, "sizes": ladder}
         read = {**_genes_of_ladder(ladder, evaluator, given), **read}
-    aim = None
+    first: list[dict[str, Any]] = []
     if for_scale is not None:
-        aim, given, read = _aimed(for_scale, ladder, evaluator, given, read)
+        given, read, first = _aimed(for_scale, ladder, evaluator, given, read)
         rest["fidelity"] = BUDGETS if rest["fidelity"] == "1" else rest["fidelity"]
     name = rest.pop("name")
     made: dict[str, Any] = {
@@ -187,7 +193,8 @@ def command(
         "strategy_options": own,
         "genes": read,
         "objectives": objectives,
-        "warm_start": [genome for source in warm_start for genome in read_genomes(source, Path(store))],
+        "warm_start": [*first, *(one for source in warm_start for one in read_genomes(source, Path(store)))],
+        "for_scale": for_scale or "",
         **rest,
     }
     limits = {name: value for name, value in session.items() if value is not None}
@@ -205,30 +212,28 @@ def command(
         search.pace, search.before = planned.pace, planned.seconds
         if planned.told and not quiet:
             shared.echo(planned.told, err=form != "table")
-    code = go(search, quiet, form, no_report, tracks, price_per_hour)
-    if aim is not None and not quiet and form == "table":
-        for line in aim.said(search.saved, search.evaluator).splitlines():
-            shared.echo(line)
-    return code
+    return go(search, quiet, form, no_report, tracks, price_per_hour)
 
 
 def _aimed(
     text: str, ladder: str | None, evaluator: str, given: dict[str, str], read: dict[str, Gene | None]
-) -> tuple[Aim, dict[str, Any], dict[str, Any]]:
-    """Return a search's aim, its options and its genes.
+) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]:
+    """Return the options and genes of a search for a larger model, and the genomes that are born first.
 
     Raises:
-        OptionError: It is none, or does not go with something else.
+        OptionError: What it is for is no size, or does not go with something else.
     """
+    from evo_tune.forecast.aim import parse_aim
     from evo_tune.plugins.find import find_evaluator, is_command
 
     if ladder is not None:
         raise OptionError("--for-scale and --ladder are both given: give one of them")
     if is_command(evaluator):
         raise OptionError("--for-scale: a command carries no recipe to another size; language_model does")
-    aim = parse_aim(text)
-    options = aim.options(given)
-    return aim, options, aim.genes(find_evaluator(evaluator), options, read)
+    aim, plugin = parse_aim(text), find_evaluator(evaluator)
+    options = options_for(given)
+    genes = genes_for(aim, plugin, options, read)
+    return options, genes, wider_default(plugin, options, genes)
 
 
 def _of_command(evaluator: str, metrics: Sequence[str], progress: str | None, shell: bool) -> dict[str, str]:
@@ -246,18 +251,6 @@ def _of_command(evaluator: str, metrics: Sequence[str], progress: str | None, sh
             f"--{next(iter(given))} is for a command, such as 'python train.py --lr {{lr}}', and {evaluator} is none"
         )
     return given
-
-
-def _read_genes(texts: Sequence[str]) -> dict[str, Gene | None]:
-    """Return the genes behind `--gene`; None for a name alone."""
-    from evo_tune.genome.notation import parse_gene
-    from evo_tune.options.binding import split_assignments
-
-    alone = {text for text in texts if "=" not in text}
-    given = split_assignments((text for text in texts if "=" in text), "--gene")
-    for name in alone & given.keys():
-        raise OptionError(f"--gene {name} is given twice: give it once")
-    return {**dict.fromkeys(alone), **{name: parse_gene(name, text) for name, text in given.items()}}
 
 
 def _genes_of_ladder(text: str, evaluator: str, options: dict[str, str]) -> dict[str, Gene]:

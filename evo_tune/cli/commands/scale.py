@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,12 @@ PLACE = 115
 
 MOST = 30
 """Probes at most."""
+
+PART = 1 / 4
+"""Of the probes' text, on which each of them is trained once more: what text brings is to be seen too."""
+
+SHORT = "-short"
+"""How the name of the run of those ends."""
 
 
 class Count(click.ParamType):  # type: ignore[type-arg]  # a class of its own in older versions
@@ -101,8 +107,7 @@ def command(
     name = f"{saved.name}-probe-{depth}x{width}"
     holds = None if probe is None else _probe(saved, plugin, wanted, told, found, probe, name, places["store"], form)
     known = [_like(saved, Run.open(find_run(places["store"], other)), other) for other in others]
-    if (places["store"] / name).is_dir():
-        known.append(Run.open(places["store"] / name))
+    known += [Run.open(places["store"] / one) for one in (name, name + SHORT) if (places["store"] / one).is_dir()]
     told = {**scaled(saved, plugin, wanted, trial=found, others=known), "probe": holds}
     if emit is not None:
         _emit(emit, plugin, f"{saved.name}-{depth}x{width}", told, saved)
@@ -140,21 +145,51 @@ def _probe(
     store: Path,
     form: str,
 ) -> list[dict[str, Any]]:
-    """Make, or go on with, the run of short trainings on the way, and return what it says at each size."""
+    """Make, or go on with, the runs of short trainings on the way, and return what they say at each size."""
+    from dataclasses import replace
+
     from evo_tune.forecast.carry import basin, between, probe_rates
+
+    sizes = between(told["found"], told["target"], wanted, count)
+    shares = [count // len(sizes) + (place < count % len(sizes)) for place in range(len(sizes))]
+    if form != "json":
+        whole, part = sizes[0].tokens, round(PART * sizes[0].tokens)
+        shared.echo(
+            f"probing: {count} trainings of {whole:,} tokens, as run {name}, and {count} of {part:,}, as run "
+            f"{name + SHORT}, so that what text brings can be seen"
+        )
+    trials: list[Trial] = []
+    for ending, share in ((SHORT, PART), ("", 1.0)):
+        targets = [replace(size, tokens=max(1, round(share * size.tokens))).target for size in sizes]
+        there = [plugin.carry(found.genome, target, run.manifest.options) for target in targets]
+        genomes = [
+            {**one["genome"], "lr": lr}
+            for one, many in zip(there, shares, strict=True)
+            for lr in probe_rates(one["genome"]["lr"], many)
+        ]
+        trials = _trained(run, plugin, genomes, there[0]["options"], name + ending, store)
+    rates = {size.width: float(one["genome"]["lr"]) for size, one in zip(sizes, there, strict=True)}
+    return basin(trials, run.objectives[0].metric, rates)
+
+
+def _trained(
+    run: Run,
+    plugin: Evaluator,
+    genomes: Sequence[Mapping[str, Any]],
+    options: Mapping[str, Any],
+    name: str,
+    store: Path,
+) -> list[Trial]:
+    """Train genomes once each, as a run of their own that is gone on with where it is there already; return its trials.
+
+    Raises:
+        UsageError: It was interrupted.
+    """
     from evo_tune.genome.genes import Choice
     from evo_tune.loop.search import Search
 
-    sizes = between(told["found"], told["target"], wanted, count)
-    there = [plugin.carry(found.genome, size.target, run.manifest.options) for size in sizes]
-    shares = [count // len(sizes) + (place < count % len(sizes)) for place in range(len(sizes))]
-    genomes = [
-        {**one["genome"], "lr": lr}
-        for one, share in zip(there, shares, strict=True)
-        for lr in probe_rates(one["genome"]["lr"], share)
-    ]
     if (store / name).exists():
-        search = Search.resume(name, store=store, trials=count)
+        search = Search.resume(name, store=store, trials=len(genomes))
     else:
         genes: dict[str, Any] = {}
         for gene, first in genomes[0].items():
@@ -163,7 +198,7 @@ def _probe(
             genes[gene] = Choice(tuple(sorted(values)) if numbers else values, ordered=numbers, default=first)
         search = Search(
             plugin.reference,
-            options={**run.manifest.options, **there[0]["options"]},
+            options={**run.manifest.options, **options},
             strategy="random",
             genes=genes,
             warm_start=genomes,
@@ -171,17 +206,14 @@ def _probe(
             threads=run.manifest.threads,
             store=store,
             name=name,
-            trials=count,
+            trials=len(genomes),
             calibrate=0,
         )
-    if form != "json":
-        shared.echo(f"probing: {count} trainings of {told['found']['tokens']:,.0f} tokens, as run {name}")
     with search:
         search.run()
         if search.stopping:
             raise UsageError(f"interrupted; go on with the same command, or `evo-tune resume {name}`")
-        rates = {size.width: float(one["genome"]["lr"]) for size, one in zip(sizes, there, strict=True)}
-        return basin(search.saved.trials(), search.saved.objectives[0].metric, rates)
+        return search.saved.trials()
 
 
 def _emit(path: Path, plugin: Evaluator, name: str, told: Mapping[str, Any], run: Run) -> None:

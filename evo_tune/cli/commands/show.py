@@ -78,7 +78,7 @@ def _print_run(run: Any, top: int) -> None:
         "table",
         "Pareto front" if several else _title(run, top, bool(fresh)),
         "no full training gave a value",
-        ("operator", "generation", "seconds", *reversed(run.manifest.genes())),
+        ("operator", "generation", "seconds", *reversed(run.genes)),
     )
     steps = report.best_so_far(run)
     if steps:
@@ -114,6 +114,8 @@ def _rules(manifest: Any) -> list[str]:
         found.append("--prune")
     if manifest.replicates > 1:
         found.append(f"--replicates {manifest.replicates}")
+    if manifest.pack > 1:
+        found.append(f"--pack {manifest.pack}")
     if manifest.inherit:
         found.append(f"--inherit {manifest.inherit:.3g}")
     return found

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from evo_tune.cli.formats import events, runs, scaling, things
+from evo_tune.cli.formats import events, runs, scaling, things, trainings
 
 __all__ = ["EVENTS", "OUTPUTS"]
 
@@ -27,8 +27,8 @@ OUTPUTS: dict[str, Any] = {
     "evaluators": list[things.Evaluator] | things.Declared,
     "strategies": list[things.Strategy],
     "new": things.Written,
-    "evaluate": runs.Evaluated,
-    "export": runs.Exported,
+    "evaluate": trainings.Evaluated,
+    "export": trainings.Exported,
     "scale": scaling.Scaled,
     "coordinates": scaling.Coordinates,
     "schedule": list[things.Step],

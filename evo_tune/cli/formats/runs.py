@@ -1,10 +1,12 @@
-"""What commands print of runs and trainings."""
+"""What commands print of runs."""
 
 from __future__ import annotations
 
 from typing import Any, TypeAlias
 
 from msgspec import UNSET, Struct, UnsetType
+
+from evo_tune.cli.formats.ahead import Forecast, ForScale, Further
 
 Value: TypeAlias = bool | int | float | str
 Genome: TypeAlias = dict[str, Value]
@@ -25,7 +27,9 @@ class Trial(Struct, forbid_unknown_fields=True, kw_only=True):
     metrics: Metrics
     """Values by name, means where it was trained with several seeds; null where not finite. Unit: the metric's."""
     seconds: float
-    """How long its training took. Unit: s."""
+    """How long its training took; of one that was done as one with others, its share. Unit: s."""
+    packed: int
+    """How many were trained as one, itself among them; 1: it was trained alone."""
 
 
 class FreshSeeds(Struct, forbid_unknown_fields=True, kw_only=True):
@@ -50,60 +54,6 @@ class Calibration(Struct, forbid_unknown_fields=True, kw_only=True):
     """The finalist that was chosen."""
     default: FreshSeeds | UnsetType = UNSET
     """The default genome."""
-
-
-class Further(Struct, forbid_unknown_fields=True, kw_only=True):
-    """What going on promises."""
-
-    chance: float
-    """That the best of the next trainings improves on the best by more than the noise."""
-    trainings: int
-    """How many these are."""
-    noise: float
-    """Standard deviation of one genome's loss between seeds. Unit: the metric's."""
-
-
-class Bounds(Struct, forbid_unknown_fields=True, kw_only=True):
-    """An expectation between two bounds."""
-
-    low: float
-    """Hardly less."""
-    expected: float
-    """About so much."""
-    high: float
-    """Hardly more."""
-
-
-class Race(Struct, forbid_unknown_fields=True, kw_only=True):
-    """Trainings of the calibration."""
-
-    fewest: int
-    """Where it is decided soon."""
-    most: int
-    """Where it is not."""
-
-
-class Forecast(Struct, forbid_unknown_fields=True, kw_only=True):
-    """What a run will take."""
-
-    genomes: int
-    """How many will be born."""
-    full_trainings: float
-    """What they cost. Unit: full trainings."""
-    seconds_of_each: float
-    """Of a full training. Unit: s."""
-    calibration: Race
-    """Trainings on fresh seeds at the end."""
-    slots: int
-    """Trainings at once."""
-    seconds: Bounds
-    """Of the whole. Unit: s."""
-    memory_of_each: float | None
-    """Of a training; null where the evaluator does not estimate it. Unit: B."""
-    disk: float
-    """What the run's folder will hold. Unit: B."""
-    cost: Bounds | None
-    """By the price of an hour that was given; null without one. Unit: the price's."""
 
 
 class Planned(Struct, forbid_unknown_fields=True, kw_only=True):
@@ -154,6 +104,8 @@ class Closing(Struct, forbid_unknown_fields=True, kw_only=True):
     """Genes whose best values lie at an end of their range, each as `--gene` would widen it."""
     further: Further | None
     """What going on promises; null where too little is known."""
+    scale: ForScale | None
+    """The recipe at the size of `--for-scale`; null where the run is for none, or has no recipe yet."""
     finalist: int | None
     """Trial that was chosen among the finalists; null without a race."""
     pairs: int | None
@@ -280,6 +232,8 @@ class Shown(Struct, forbid_unknown_fields=True, kw_only=True):
     """Whether hopeless trainings are stopped."""
     replicates: int
     """Seeds with which the leader is trained."""
+    pack: int
+    """Trainings of one shape that are done as one, at most; 1: each is done alone."""
     inherit: float
     """Share of a training for a genome that begins with another's weights; 0: none does. Unit: full trainings."""
     subject_to: list[str]
@@ -361,39 +315,3 @@ class Verified(Struct, forbid_unknown_fields=True, kw_only=True):
     """Those that do not agree; exit code 1 if there are any."""
     notes: list[str]
     """What has changed since the run began."""
-
-
-class Evaluated(Struct, forbid_unknown_fields=True, kw_only=True):
-    """One training by hand; exit code 1 unless its status is ok."""
-
-    genome: Genome
-    """Values of its genes, by name."""
-    status: str
-    """ok, or what went wrong."""
-    metrics: Metrics
-    """By name; null where not finite. Unit: the metric's."""
-    curve: list[tuple[float, Metrics]]
-    """What was reported on the way: share of the training, and metrics there. Unit: the metric's."""
-    seconds: float
-    """How long it took. Unit: s."""
-    device: str
-    """Where it was trained."""
-    error: str | None
-    """What went wrong, in one line."""
-
-
-class Exported(Struct, forbid_unknown_fields=True, kw_only=True):
-    """A model that was trained once more and saved."""
-
-    run: str
-    """Name of the run."""
-    trial: int
-    """The trial whose genome it has."""
-    genome: Genome
-    """Values of its genes, by name."""
-    folder: str
-    """What was written."""
-    files: list[str]
-    """Names of the files in it."""
-    metrics: dict[str, Any]
-    """Of this training, by name. Unit: the metric's."""

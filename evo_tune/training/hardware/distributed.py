@@ -63,8 +63,6 @@ class PassTooLarge(torch.OutOfMemoryError):
     So it ends, and with it all; whoever launched them may begin again with more parts (see `Ranks`).
     """
 
-    status = "pass_too_large"
-
 
 @dataclass(frozen=True)
 class Ranks:

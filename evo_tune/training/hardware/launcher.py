@@ -34,7 +34,7 @@ from typing import Any, NamedTuple, NoReturn
 from evo_tune.errors import EvoTuneError, RecipeError, RunError
 from evo_tune.options.bounds import check_integer
 from evo_tune.training.hardware.capacity import is_out_of_memory
-from evo_tune.training.hardware.distributed import check_ranks, process_group
+from evo_tune.training.hardware.distributed import PassTooLarge, check_ranks, process_group
 
 __all__ = ["RankFailed", "launch"]
 
@@ -52,18 +52,19 @@ class RankFailed(RunError):
     Args:
         rank: Which one, as far as can be told the first.
         text: What it said.
-        status: 'diverged', 'out_of_memory', 'pass_too_large' (see `PassTooLarge`) and the like, where the rank's
-            error had one; else 'failed'.
+        status: 'diverged', 'out_of_memory' and the like, where the rank's error had one; else 'failed'.
+        smaller: Whether it was for a pass that could be smaller (see `PassTooLarge`).
     """
 
-    def __init__(self, rank: int, text: str, status: str = "failed") -> None:
+    def __init__(self, rank: int, text: str, status: str = "failed", smaller: bool = False) -> None:
         super().__init__(f"rank {rank}: {text}")
         self.rank = rank
         self.text = text
         self.status = status
+        self.smaller = smaller
 
-    def __reduce__(self) -> tuple[type[RankFailed], tuple[int, str, str]]:
-        return type(self), (self.rank, self.text, self.status)
+    def __reduce__(self) -> tuple[type[RankFailed], tuple[int, str, str, bool]]:
+        return type(self), (self.rank, self.text, self.status, self.smaller)
 
 
 class _Word(NamedTuple):
@@ -207,7 +208,7 @@ def _fail(processes: list[subprocess.Popen[bytes]], words: queue.SimpleQueue[_Wo
 
 def _failure(word: _Word, process: subprocess.Popen[bytes]) -> RankFailed:
     if word.line is not None:
-        return RankFailed(word.rank, word.line["error"], word.line["status"])
+        return RankFailed(word.rank, word.line["error"], word.line["status"], word.line["smaller"])
     try:
         code = process.wait(GRACE)
     except subprocess.TimeoutExpired:
@@ -249,17 +250,18 @@ def main() -> int:
     except BaseException as error:
         with contextlib.suppress(OSError):  # said twice, perhaps, and then nobody listens any more
             say(_told(error))
-        if not isinstance(error, EvoTuneError) and not hasattr(error, "status"):
+        if not isinstance(error, EvoTuneError | PassTooLarge) and not hasattr(error, "status"):
             traceback.print_exc()
         return 1
     return 0
 
 
-def _told(error: BaseException) -> dict[str, str]:
+def _told(error: BaseException) -> dict[str, Any]:
     text = " ".join(str(error).split())
-    expected = isinstance(error, EvoTuneError) or hasattr(error, "status")
-    status = getattr(error, "status", "out_of_memory" if is_out_of_memory(error) else "failed")
-    return {"error": text if expected and text else f"{type(error).__name__}: {text}", "status": status}
+    expected = isinstance(error, EvoTuneError | PassTooLarge) or hasattr(error, "status")
+    status = "out_of_memory" if is_out_of_memory(error) else getattr(error, "status", "failed")
+    said = text if expected and text else f"{type(error).__name__}: {text}"
+    return {"error": said, "status": status, "smaller": isinstance(error, PassTooLarge)}
 
 
 def _load(path: Path, name: str) -> Callable[..., Any]:

@@ -15,8 +15,8 @@ from evo_tune.training.models.encoder_config import EncoderConfig
 from evo_tune.training.models.gpt_config import (
     LARGE_VOCABULARY,
     LONGEST_DROPPED,
-    LONGEST_PLAIN,
     GPTConfig,
+    by_products,
     tokens_in_piece,
     window_chunks,
 )
@@ -139,7 +139,7 @@ def _block_bytes(config: GPTConfig, batch: int, window: int, length: int, precis
     d, f, heads = config.width, config.ffn_width, config.heads
     e = 4 if precision == "fp32" else 2
     chunks = [(0, 0, length)] if window >= length else window_chunks(window, length, config.chunk)
-    plain = [precision == "bf16" and device == "cpu" and end - first <= LONGEST_PLAIN for first, _, end in chunks]
+    plain = [device == "cpu" and by_products(precision, end - first) for first, _, end in chunks]
     shared = d * config.key_value_heads // heads
     norms = 2 * (4 + e) * d + 2 * 8  # inputs from the residual stream, outputs, two statistics each
     attention = e * (d + 2 * shared) + e * d
@@ -153,21 +153,23 @@ def _block_bytes(config: GPTConfig, batch: int, window: int, length: int, precis
     mask = 1 if device == "cuda" else e
     dropped = 2 * mask * d if config.dropout else 0
     kept = float(batch * length * (norms + attention + feed_forward + dropped))
-    for (first, start, end), by_products in zip(chunks, plain, strict=True):
+    for (first, start, end), products in zip(chunks, plain, strict=True):
         queries, keys = end - start, end - first
-        kept += batch * _unfused_bytes(config, queries, keys, device, plain=by_products)
-        if by_products:
-            kept += batch * e * 2 * shared * (keys - queries)  # keys that two chunks see are copied for each
+        kept += batch * _unfused_bytes(config, queries, keys, device, plain=e if products else 0)
+        if products:
+            # Keys that two chunks see are copied for each; where the fused kernel holds what all are cut from, all is.
+            kept += batch * e * 2 * shared * (keys - queries)
+            kept += 0 if all(plain) else batch * e * (d + 2 * shared) * queries
         elif window < length:
             kept += batch * e * d * queries  # the chunk, beside what it is joined to
             kept += queries * keys * mask if first < start or queries > window else 0  # on a CPU as numbers
     return kept
 
 
-def _unfused_bytes(config: GPTConfig, queries: int, keys: int, device: str, *, plain: bool) -> float:
+def _unfused_bytes(config: GPTConfig, queries: int, keys: int, device: str, *, plain: int) -> float:
     """Return the bytes of weights between tokens, which the fused kernel never writes down (see `attention`)."""
     if plain:
-        kept = 6 if config.attention_dropout else 2
+        kept = plain * (3 if config.attention_dropout else 1)
     else:
         dropped = 12 if device == "cpu" else 9 if queries <= LONGEST_DROPPED else 0  # weights, which, what is left
         kept = dropped if config.attention_dropout else 0

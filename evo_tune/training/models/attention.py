@@ -1,7 +1,8 @@
 """How attention is computed: torch's fused kernel, or three plain products where those are faster.
 
 On a CPU the fused kernel's backward pass in bfloat16 is two to four times slower than its own in float32, at
-lengths where a row of scores fits in the cache anyway. Knows nothing of layers.
+lengths where a row of scores fits in the cache anyway, and in float32 it is slow for few tokens too. Knows nothing of
+layers.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from evo_tune.training.models.dropout import Dropout
-from evo_tune.training.models.gpt_config import LONGEST_DROPPED, LONGEST_PLAIN
+from evo_tune.training.models.gpt_config import LONGEST_DROPPED, by_products
 
 __all__ = ["attend"]
+
+_PRECISIONS = {torch.bfloat16: "bf16", torch.float32: "fp32"}
 
 
 def attend(
@@ -48,8 +51,8 @@ def attend(
         q = q * (scale * math.sqrt(q.shape[-1]))
     if dropout is not None:
         return _attend_dropped(q, k, v, mask, dropout, causal)
-    if causal and q.dtype is torch.bfloat16 and q.device.type == "cpu" and k.shape[2] <= LONGEST_PLAIN:
-        return _attend_plainly(q, k, v, mask)
+    if q.device.type == "cpu" and by_products(_PRECISIONS.get(q.dtype, ""), k.shape[2]):
+        return _attend_plainly(q, k, v, mask) if causal else _attend_all(q, k, v, mask)
     return F.scaled_dot_product_attention(
         q,
         k,
@@ -87,10 +90,14 @@ def _attend_dropped(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropou
         return _attend_one_by_one(q, k, v, mask, dropout, causal)
     if causal:
         return _attend_plainly(q, k, v, mask, dropout)
+    return _attend_all(q, k, v, mask, dropout)
+
+
+def _attend_all(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: Dropout | None = None) -> Tensor:
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
     if mask is not None:
         scores = scores.masked_fill(~mask, -torch.inf)
-    weights: Tensor = dropout(scores.softmax(-1))
+    weights: Tensor = scores.softmax(-1) if dropout is None else dropout(scores.softmax(-1))
     return weights @ v
 
 

@@ -14,6 +14,7 @@ from evo_tune.errors import RecipeError
 from evo_tune.options.bounds import check_integer, check_name, check_number
 from evo_tune.options.declare import Options, option
 from evo_tune.training.models._config import ModelConfig
+from evo_tune.training.models.gpt_config import by_products
 from evo_tune.training.models.transfer.rules import Parametrisation
 
 __all__ = ["EncoderConfig", "FTConfig", "Quantiling", "TextConfig", "ViTConfig", "nearest_divisor"]
@@ -131,7 +132,9 @@ class EncoderConfig(ModelConfig):
         """
         tokens, d = self.tokens, self.width
         norms = 2 * (4 + e) * d + 2 * 8  # inputs from the residual stream, outputs, two statistics each
-        attention = 4 * e * d + 4 * self.heads  # queries, keys, values, result, one statistic of the softmax
+        products = mask != 1 and not self.attention_dropout and by_products("fp32" if e == 4 else "bf16", tokens)
+        # Queries, keys, values, result; the weights between tokens, or one statistic of the softmax.
+        attention = 4 * e * d + self.heads * (e * tokens if products else 4)
         dropped = 2 * mask * d if self.dropout else 0
         between = (2 * e + mask) * self.heads * tokens if self.attention_dropout else 0
         return float(tokens * (norms + attention + 2 * e * self.ffn_width + dropped + between))

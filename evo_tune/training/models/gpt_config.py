@@ -17,12 +17,14 @@ from evo_tune.training.models.transfer.rules import Parametrisation
 
 __all__ = [
     "LONGEST_PLAIN",
+    "PLAIN_IN_FP32",
     "Architecture",
     "Decoder",
     "Extending",
     "GPTConfig",
     "Positions",
     "Windows",
+    "by_products",
     "divisor_below",
     "hidden_width",
     "tokens_in_piece",
@@ -33,6 +35,9 @@ LONGEST_PLAIN = 256
 """Tokens up to which attention in bfloat16 on a CPU is computed by plain products (see `attention`): there they are
 the faster; at twice as many they are about even, beyond they lose."""
 
+PLAIN_IN_FP32 = range(16, 49)
+"""Tokens for which they are the faster in float32: 1.1 to 1.9 times, most where the number is no multiple of 16."""
+
 LONGEST_DROPPED = 512
 """Tokens up to which dropped weights of attention are computed as one product on a GPU, and not by the fused kernel,
 which leaves no weights behind but has to be called for each sample, since its noise depends on those beside it."""
@@ -42,6 +47,16 @@ LARGE_VOCABULARY = 1024
 
 _LOGITS_IN_PIECE = {"cpu": 2**21}
 _LOGITS_ON_GPU = 2**26
+
+
+def by_products(precision: str, keys: int) -> bool:
+    """Say whether a CPU computes attention by three plain products, and not by the fused kernel.
+
+    Args:
+        precision: Of the products: 'fp32', 'bf16' or another, in which it does not.
+        keys: Tokens that a query may look at.
+    """
+    return keys <= LONGEST_PLAIN if precision == "bf16" else precision == "fp32" and keys in PLAIN_IN_FP32
 
 
 def tokens_in_piece(vocab_size: int, device: str) -> int:

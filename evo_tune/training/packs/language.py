@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from evo_tune.errors import EvoTuneError
+from evo_tune.training.hardware.flops import flops_per_token
 from evo_tune.training.language import LanguageTask
 
 if TYPE_CHECKING:
@@ -80,13 +81,27 @@ def _key(task: LanguageTask) -> str | None:
     return json.dumps(alike, sort_keys=True)
 
 
-MOST_TOKENS, MOST_WIDTH, AT_ONCE = 512, 64, 8
-"""Of a step and a model from which on a CPU is as busy with one as with several; and how many are one below."""
+MOST, LARGEST = 8, 100_000
+"""Trainings in a pack on a CPU, and tokens of a step times width up to which it pays.
+
+By benchmarks/pack.py eight as one are 2.3 times as fast at 25,000, 1.9 at 33,000, 1.4 at 50,000, 1.3 at 100,000, and
+0.9 times at 400,000: products of that size keep a core busy by themselves, out of its caches.
+"""
+
+LAUNCH, SLOWEST = 5e-6, 0.3 * 65e12
+"""Seconds that a GPU's host needs for a kernel, and FLOP/s that the slowest of the GPUs in `chips` reaches, a T4.
+
+No pack has been measured on a card. A step of a pack is about 110 kernels and 67 for each block, however many members
+it has (by count); so many as keep the slowest card busy meanwhile cost no time.
+"""
 
 
 def _pays(task: LanguageTask, device: str) -> int:
-    """Return how many to train as one: by what benchmarks/pack.py measured on a CPU; on others nothing is known yet."""
-    if _key(task) is None or device.split(":")[0] != "cpu":
+    """Return how many to train as one: by measure on a CPU, by arithmetic on a GPU."""
+    if _key(task) is None:
         return 1
-    small = task.batch <= MOST_TOKENS and task.config.width <= MOST_WIDTH
-    return AT_ONCE if small else 1
+    tokens = max(task.batch, task.config.context)
+    if device.startswith("cuda"):
+        meanwhile = LAUNCH * (110 + 67 * task.config.depth) * SLOWEST
+        return max(1, min(MOST, int(meanwhile / (tokens * flops_per_token(task.config)))))
+    return MOST if device.startswith("cpu") and tokens * task.config.width <= LARGEST else 1

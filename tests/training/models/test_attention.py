@@ -1,10 +1,12 @@
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from evo_tune.training import GPT, Dropout, GPTConfig
 from evo_tune.training.models.attention import attend
-from evo_tune.training.models.gpt_config import LONGEST_PLAIN
+from evo_tune.training.models.gpt_config import LONGEST_PLAIN, PLAIN_IN_FP32
 from tests.training.models.test_window import window_mask
 
 
@@ -53,9 +55,45 @@ def test_dropout_keeps_the_mean(length: int) -> None:
     assert torch.allclose(attend(q, k, v).float(), torch.ones(1), atol=0.01)  # weights are rounded one by one
 
 
-def test_in_float32_a_model_is_computed_by_the_fused_kernel_to_the_bit() -> None:
-    q, k, v = heads(16, 4)
+FEW, MANY = PLAIN_IN_FP32.start, PLAIN_IN_FP32.stop
+
+
+@pytest.mark.parametrize("length", [FEW - 1, MANY])
+def test_in_float32_few_and_many_tokens_are_left_to_the_fused_kernel_to_the_bit(length: int) -> None:
+    q, k, v = heads(length, 4)
     assert torch.equal(attend(q, k, v), F.scaled_dot_product_attention(q, k, v, is_causal=True))
+    assert torch.equal(attend(q, k, v, causal=False), F.scaled_dot_product_attention(q, k, v))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("length", [FEW, 31, MANY - 1])
+@pytest.mark.parametrize("kind", ["causal", "shared", "all", "padded"])
+def test_what_is_computed_by_products_is_what_the_fused_kernel_gives(
+    kind: str, length: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    causal, kv_heads = kind in ("causal", "shared"), 2 if kind == "shared" else 4
+    mask = (
+        None
+        if kind != "padded"
+        else (torch.arange(length) < torch.tensor([length, length // 2])[:, None])[:, None, None]
+    )
+    fused = F.scaled_dot_product_attention
+
+    def found(attending: Any, given: torch.dtype) -> list[torch.Tensor]:
+        leaves = [part.detach().to(given).requires_grad_() for part in heads(length, kv_heads)]
+        y = attending(*leaves)
+        y.backward(torch.linspace(-1, 1, y.numel()).view(y.shape).to(given))
+        return [tensor.double() for tensor in (y.detach(), *(leaf.grad for leaf in leaves))]
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("the fused kernel was called")
+
+    exact = found(
+        lambda q, k, v: fused(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=kv_heads < 4), torch.float64
+    )
+    monkeypatch.setattr(F, "scaled_dot_product_attention", never)
+    for mine, expected in zip(found(lambda q, k, v: attend(q, k, v, mask, causal=causal), dtype), exact, strict=True):
+        assert float((mine - expected).norm() / expected.norm()) < (1e-6 if dtype is torch.float32 else 0.02)
 
 
 @pytest.mark.parametrize("options", [{}, {"kv_heads": 1, "qk_norm": True, "position": "rope"}, {"window": 5}])

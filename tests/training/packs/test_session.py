@@ -210,9 +210,18 @@ def test_what_cannot_be_trained_as_one_has_no_key(evaluator: Evaluator, given: d
 
 def test_a_pack_pays_where_a_step_is_small(evaluator: Evaluator) -> None:
     options = evaluator.bind(OPTIONS)
-    assert evaluator.pack_pays(GENOME, options, "cpu") > 1
-    assert evaluator.pack_pays({**GENOME, "batch": 4096, "width": 96}, options, "cpu") == 1
-    assert evaluator.pack_pays({**GENOME, "width": 17}, options, "cpu") == 1  # no sound genome at all
+    large, unsound = {**GENOME, "batch": 2048, "width": 96}, {**GENOME, "width": 17}
+    for genome, device, many in (
+        (GENOME, "cpu", 8),
+        ({**GENOME, "batch": 2048, "width": 48}, "cpu", 8),
+        (large, "cpu", 1),
+        (unsound, "cpu", 1),
+        (GENOME, "mps", 1),
+        (GENOME, "cuda:1", 8),
+        ({**GENOME, "depth": 4, "batch": 2**20, "width": 96}, "cuda", 1),
+    ):
+        assert evaluator.pack_pays(genome, options, device) == many
+    assert 1 < evaluator.pack_pays({**large, "batch": 2**12}, options, "cuda") < 8
 
 
 def test_keys_are_known_without_torch() -> None:

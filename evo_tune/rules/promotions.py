@@ -1,0 +1,165 @@
+"""Who goes on to a larger budget: asynchronous successive halving, with a guard.
+
+What stands at each rung is kept while the run goes on (`Rungs`, the state of a fold). How far early results can be
+trusted is `fidelity`'s; nothing here proposes a new genome.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+
+import numpy as np
+
+from evo_tune.genome.history import Grown
+from evo_tune.genome.operators import PROMOTION
+from evo_tune.genome.standing import Entry
+from evo_tune.genome.trial import Proposal, Trial
+from evo_tune.rules.fidelity import CAUTION, keep, trust
+
+__all__ = ["Rungs"]
+
+LEADERS = 3
+"""Genomes leading at the end from whose early places promotions learn how far down to look."""
+
+
+class Rungs:
+    """The genomes with a value at each rung, and who of them goes on.
+
+    Args:
+        budgets: The rungs', increasing to 1.
+        objectives: Number of them.
+    """
+
+    def __init__(self, budgets: Sequence[float], objectives: int) -> None:
+        self.budgets = tuple(budgets)
+        self._at = {low: _Rung(low, objectives) for low in self.budgets}
+        self._number: dict[str, int] = {}
+
+    def take(self, entry: Entry) -> None:
+        """Note what was told of a genome, all of it."""
+        number = self._number.setdefault(entry.key, len(self._number))
+        for low, high in pairwise((*self.budgets, math.inf)):
+            self._at[low].take(entry, number, high)
+
+    def due(self, promoted: set[tuple[str, float]], audits: Iterable[str]) -> Proposal | None:
+        """Return the continuation that is due, or None.
+
+        Audits come first, then the highest rung. Of those with a value at a rung, the best go on: as many as the
+        rungs' ratio says, or more where early results are not to be trusted.
+
+        Args:
+            promoted: Keys and budgets that are out.
+            audits: Keys of the genomes that are trained in full whatever they show.
+        """
+        steps = list(pairwise(self.budgets))
+        for low, high in steps:
+            rung = self._at[low]
+            for _, row in sorted((self._number[key], rung.rows[key]) for key in audits if key in rung.rows):
+                if high not in (entry := rung.entries[row]).results and (entry.key, high) not in promoted:
+                    return _continued(entry, high)
+        for low, high in reversed(steps):
+            rung, ranked = self._at[low], self._at[low].ranked()
+            best = ranked[: math.floor(max(low / high, self._share(low)) * len(ranked))]
+            for row in best[rung.waits.get(len(ranked))[best, 0] > 0.0].tolist():
+                if ((entry := rung.entries[row]).key, high) not in promoted:
+                    return _continued(entry, high)
+        return None
+
+    def _share(self, low: float) -> float:
+        """Return the share of the genomes at a rung that go on, from those that were trained in full as well.
+
+        It reaches at least as far down as the place from which one of the present leaders came.
+        """
+        early, late = self._at[low].standing(), self._at[1.0].standing()
+        place = np.zeros(len(self._number), dtype=int)
+        place[early] = np.arange(1, len(early) + 1)
+        from_ = place[late][place[late] > 0]
+        measured = trust(from_, np.arange(len(from_)))
+        depth = int(from_[:LEADERS].max(initial=0))
+        return max(keep(measured, max(1, len(early)), CAUTION), depth / max(1, len(early)))
+
+
+class _Rung:
+    """The genomes with a value at one rung: feasible ones first, then by the number that dominate them, then by age.
+
+    Args:
+        budget: Its own.
+        objectives: Number of them.
+    """
+
+    def __init__(self, budget: float, objectives: int) -> None:
+        self._budget, self._several = budget, objectives > 1
+        self._trials: dict[str, Trial] = {}
+        self._losses, self._below = Grown(*[0.0] * objectives), Grown(0.0)
+        self._violation, self._births, self._numbers = Grown(0.0), Grown(0.0), Grown(0.0)
+        self._ranked: np.ndarray | None = None
+        self.entries: list[Entry] = []
+        self.rows: dict[str, int] = {}
+        self.waits = Grown(0.0)
+        """By row: whether the genome was not trained further."""
+
+    def take(self, entry: Entry, number: int, high: float) -> None:
+        """Note what was told of a genome.
+
+        Args:
+            entry: All of it.
+            number: Of the genome, in the order in which they were first told.
+            high: The next rung.
+        """
+        trial, before = entry.results.get(self._budget), self._trials.get(entry.key)
+        if trial is None:
+            return
+        self._trials[entry.key] = trial
+        if before is not None and before is not trial and before.ok:
+            self._again(entry.key)
+        if trial.ok and entry.key not in self.rows:
+            self._add(entry, trial, number)
+        if entry.key in self.rows:
+            self.waits.set(self.rows[entry.key], high not in entry.results)
+
+    def _add(self, entry: Entry, trial: Trial, number: int) -> None:
+        count = len(self.entries)
+        self.rows[entry.key] = count
+        self.entries.append(entry)
+        assert trial.losses is not None
+        mine, losses = np.array(trial.losses), self._losses.get(count)
+        if self._several:  # Fonseca & Fleming, 1993
+            behind = (losses >= mine).all(axis=1) & (losses > mine).any(axis=1)
+            self._below.get(count)[behind] += 1.0
+            self._below.set(count, ((losses <= mine).all(axis=1) & (losses < mine).any(axis=1)).sum())
+        self._losses.set(count, mine)
+        self._violation.set(count, trial.violation)
+        self._births.set(count, entry.birth.id)
+        self._numbers.set(count, number)
+        self._ranked = None
+
+    def _again(self, key: str) -> None:
+        """Take all anew but one, which was trained again and has another value, or none: it is rare."""
+        old = [(one, int(self._numbers.get(row + 1)[row, 0])) for row, one in enumerate(self.entries) if one.key != key]
+        waits = {one.key: float(self.waits.get(row + 1)[row, 0]) for row, one in enumerate(self.entries)}
+        self.entries, self.rows = [], {}
+        self._below = Grown(0.0)
+        for one, number in old:
+            self._add(one, self._trials[one.key], number)
+            self.waits.set(self.rows[one.key], waits[one.key])
+        self._ranked = None
+
+    def ranked(self) -> np.ndarray:
+        """Return the rows of the genomes, the best first, shape (genomes,)."""
+        if self._ranked is None:
+            count = len(self.entries)
+            order = (self._below if self._several else self._losses).get(count)[:, 0]
+            # Births and violations are nearly sorted as they are, which makes two of the three cheap.
+            self._ranked = np.lexsort((self._births.get(count)[:, 0], order, self._violation.get(count)[:, 0]))
+        return self._ranked
+
+    def standing(self) -> np.ndarray:
+        """Return the numbers of the genomes, the best first, shape (genomes,)."""
+        return np.asarray(self._numbers.get(len(self.entries))[self.ranked(), 0], dtype=int)
+
+
+def _continued(entry: Entry, budget: float) -> Proposal:
+    latest = entry.latest
+    return Proposal(latest.genome, PROMOTION, latest.candidate.parents, budget, resumes=latest.id)

@@ -1,0 +1,175 @@
+"""What is due and which curves are hopeless, counted anew from all that was told: memos must agree with it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+import numpy as np
+
+from evo_tune.genome.history import History
+from evo_tune.genome.importance import ranks
+from evo_tune.genome.operators import FROM_SCRATCH, PROMOTION, REPLICATE
+from evo_tune.genome.standing import Entry, entries
+from evo_tune.genome.trial import DECAYED, Candidate, Proposal
+from evo_tune.genome.values import Genome, genome_key
+from evo_tune.rules.curves import ENOUGH, LOOKS, MEDIAN
+from evo_tune.rules.fidelity import CAUTION, audits_among, is_audit, keep, trust
+from evo_tune.rules.promotions import LEADERS
+from evo_tune.rules.ruled import Rules
+
+Told = Sequence[Entry]
+
+
+def due(rules: Rules, history: History) -> Proposal | None:
+    """Return the further trial that is due, without its bounds."""
+    told = list(entries(history).values())
+    out = [(genome_key(one.genome), one) for one in history.out]
+    births = history.fresh_births
+    audits = {genome_key(births[number].genome) for number in audits_among(len(births))}
+    promoted = {(key, one.budget) for key, one in out if not one.replicate}
+    found = promotion(told, promoted, audits, rules.rungs)
+    if found is None and rules.inherit:
+        found = confirmation(told, out)
+    return found or replicate(told, out, rules.replicates)
+
+
+def promotion(
+    told: Told, promoted: set[tuple[str, float]], audits: set[str], rungs: Sequence[float]
+) -> Proposal | None:
+    """Return the continuation that is due."""
+    steps = list(pairwise(rungs))
+
+    def waits(entry: Entry, high: float) -> bool:
+        return high not in entry.results and (entry.key, high) not in promoted
+
+    for low, high in steps:
+        for entry in told:
+            if entry.key in audits and entry.losses(low) is not None and entry.results[low].ok and waits(entry, high):
+                return _continued(entry, high)
+    for low, high in reversed(steps):
+        ranked = _ranked(told, low)
+        share = max(low / high, _share(told, ranked))
+        for entry in ranked[: math.floor(share * len(ranked))]:
+            if waits(entry, high):
+                return _continued(entry, high)
+    return None
+
+
+def _continued(entry: Entry, budget: float) -> Proposal:
+    latest = entry.latest
+    return Proposal(latest.genome, PROMOTION, latest.candidate.parents, budget, resumes=latest.id)
+
+
+def _ranked(told: Told, rung: float) -> list[Entry]:
+    there = [entry for entry in told if rung in entry.results and entry.results[rung].ok]
+    losses = np.array([entry.results[rung].losses for entry in there], dtype=float)
+    if not there:
+        return []
+    if losses.shape[1] == 1:
+        order = ranks(losses[:, 0])
+    else:
+        below = (losses[:, None, :] <= losses[None, :, :]).all(axis=2) & (losses[:, None, :] < losses[None]).any(axis=2)
+        order = below.sum(axis=0)
+    rows = zip(there, order.tolist(), strict=True)
+    return [
+        entry for entry, _ in sorted(rows, key=lambda row: (row[0].results[rung].violation, row[1], row[0].birth.id))
+    ]
+
+
+def _share(told: Told, ranked: Sequence[Entry]) -> float:
+    place = {entry.key: place for place, entry in enumerate(ranked, 1)}
+    late = [entry for entry in _ranked(told, 1.0) if entry.key in place]
+    measured = trust([place[entry.key] for entry in late], range(len(late)))
+    depth = max((place[entry.key] for entry in late[:LEADERS]), default=0)
+    return max(keep(measured, max(1, len(ranked)), CAUTION), depth / max(1, len(ranked)))
+
+
+def bounds(told: Told, metric: str, sign: float, start: float, budget: float) -> tuple[tuple[float, str, float], ...]:
+    """Return the bounds of a candidate."""
+    found = []
+    for look in LOOKS:
+        if not start < look < budget:
+            continue
+        reached = [(value, entry) for entry in told if (value := _value_at(entry, metric, sign, look)) is not None]
+        full = [
+            (value, losses[0]) for value, entry in reached if (losses := entry.losses(1.0)) and losses[0] < math.inf
+        ]
+        if len(full) < ENOUGH:
+            continue
+        share = max(MEDIAN, keep(trust(*zip(*full, strict=True)), len(reached), 2.0))
+        kept = math.ceil(share * len(reached))
+        if kept < len(reached):
+            found.append((look, metric, sorted(value for value, _ in reached)[kept - 1]))
+    return tuple(found)
+
+
+def _value_at(entry: Entry, metric: str, sign: float, look: float) -> float | None:
+    before = [(fraction, point) for fraction, point in entry.curve if not point.get(DECAYED)]
+    if not before or before[-1][0] < look:
+        return None
+    values = [sign * point[metric] for fraction, point in before if fraction <= look and metric in point]
+    return values[-1] if values and math.isfinite(values[-1]) else None
+
+
+def replicate(told: Told, out: Sequence[tuple[str, Candidate]], seeds: int) -> Proposal | None:
+    """Return the further seed that is due."""
+    full = [entry for entry in told if (trial := entry.results.get(1.0)) and trial.ok]
+    if seeds == 1 or not full:
+        return None
+    leader = min(full, key=lambda entry: (entry.results[1.0].violation, entry.losses(1.0), entry.birth.id))
+    had = 1 + len(leader.repeats) + sum(key == leader.key and one.replicate > 0 for key, one in out)
+    if had >= seeds:
+        return None
+    return Proposal(leader.birth.genome, REPLICATE, leader.birth.parents, replicate=had)
+
+
+def from_scratch(told: Told) -> dict[str, tuple[float, ...]]:
+    """Return the losses of each genome at a full training from scratch, or as they would be."""
+    found = {entry.key: losses for entry in told if (losses := entry.losses(1.0)) is not None}
+    heirs = [(entry.key, entry.heir.losses) for entry in told if entry.heir is not None and entry.heir.losses]
+    both = [(losses, found[key]) for key, losses in heirs if key in found and math.inf not in found[key]]
+    for key, losses in heirs:
+        if key not in found:
+            found[key] = tuple(
+                _read_off(loss, [inherited[i] for inherited, _ in both], [own[i] for _, own in both])
+                for i, loss in enumerate(losses)
+            )
+    return found
+
+
+def _read_off(value: float, xs: Sequence[float], ys: Sequence[float]) -> float:
+    if not xs:
+        return value
+    x, y = np.sort(xs), np.sort(ys)
+    if value <= x[0] or value >= x[-1]:
+        end = 0 if value <= x[0] else -1
+        return float(value + y[end] - x[end])
+    return float(np.interp(value, x, y))
+
+
+def confirmation(told: Told, out: Sequence[tuple[str, Candidate]]) -> Proposal | None:
+    """Return the training from scratch that is due."""
+    again = {key for key, one in out if one.confirms is not None}
+    heirs = [(entry.heir.id, entry.key) for entry in told if entry.heir is not None]
+    heirs += [(one.id, key) for key, one in out if one.inherits is not None]
+    audits = {key for number, (_, key) in enumerate(sorted(heirs), 1) if is_audit(number)}
+    losses = from_scratch(told)
+    standing = [entry for entry in told if not entry.failed and entry.key in losses]
+    standing.sort(key=lambda entry: (entry.latest.violation, losses[entry.key], entry.birth.id))
+    for entry in [*(entry for entry in standing if entry.key in audits), *standing[:1]]:
+        if entry.heir is not None and not entry.results and entry.key not in again:
+            return Proposal(entry.birth.genome, FROM_SCRATCH, entry.birth.parents, confirms=entry.heir.id)
+    return None
+
+
+def source(genome: Genome, history: History, population: int, fits: Callable[[Genome, Genome], bool]) -> int | None:
+    """Return the id of the trial with whose weights a genome begins."""
+    if len(history.ranked()) < population:
+        return None
+    kept = [trial for trial in history.ranked() if not trial.candidate.replicate][: max(1, population // 4)]
+    units = history.space.encode(genome)
+    away = {trial.id: float(np.abs(history.born_units[trial.id] - units).mean()) for trial in kept}
+    nearest = sorted(kept, key=lambda trial: (away[trial.id], trial.id))
+    return next((trial.id for trial in nearest if fits(genome, trial.genome)), None)

@@ -1,0 +1,149 @@
+"""What the rules keep between births says what is counted anew from all that was told, to the bit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from evo_tune.genome.constraint import Constraint
+from evo_tune.genome.history import History
+from evo_tune.genome.standing import Entry, as_from_scratch, entries
+from evo_tune.genome.trial import Candidate, Outcome
+from evo_tune.genome.values import genome_key
+from evo_tune.genome.view import View
+from evo_tune.plugins.find import make_strategy
+from evo_tune.rules.curves import Curves
+from evo_tune.rules.inheritance import source
+from evo_tune.rules.ruled import Ruled, Rules
+from tests.conftest import benchmark
+from tests.rules import reference
+from tests.strategies.cases import OBJECTIVES, SPACES
+
+SPACE = SPACES["mixed"]
+RUNGS = (1 / 9, 1 / 3, 1.0)
+SIZE = (Constraint.parse("size<=0.8"),)
+
+VARIANTS = {
+    "rungs": Rules(RUNGS),
+    "prune": Rules(prune=True),
+    "replicates": Rules(replicates=3),
+    "all": Rules(RUNGS, prune=True, replicates=3, constraints=SIZE),
+    "inherit": Rules(prune=True, replicates=2, constraints=SIZE, inherit=1 / 3),
+    "heirs and rungs": Rules(RUNGS, inherit=1 / 3),
+}
+
+
+def outcome(rng: np.random.Generator, one: Candidate, whole: bool) -> Outcome:
+    """Return losses with ties, curves that stop anywhere, some of them decayed, prunings and failures."""
+    luck = rng.random()
+    step = 1 / 8 if rng.random() < 0.8 else 1 / 10
+    curve = []
+    for number in range(1, int(one.budget / step) + 1):
+        point = {"loss": float(rng.integers(6)) if whole else rng.random()}
+        if rng.random() < 0.05:
+            point = {"other": 1.0}
+        curve.append((number * step, {**point, "decayed": 1.0} if rng.random() < 0.1 else point))
+    if luck < 0.1:
+        return Outcome("failed", error="no luck", curve=tuple(curve[:3]))
+    if luck < 0.2:
+        return Outcome("pruned", curve=tuple(curve[:4]))
+    loss = float(rng.integers(9)) if whole else rng.random()
+    return Outcome("ok", {"loss": loss, "cost": rng.random(), "size": rng.random()}, tuple(curve))
+
+
+def births(rules: Rules, rng: np.random.Generator, known: History, count: int) -> Iterator[Candidate]:
+    """Yield births as no rules would make them: further trials of anyone, and now and then the same again."""
+    for id in range(count):
+        one = Candidate(id, 0, 0, id, SPACE.sample(rng), "random", budget=rules.rungs[0])
+        told = [entry for entry in entries(known).values() if not entry.failed]
+        luck = rng.random()
+        if told and luck < 0.5:
+            entry = told[int(rng.integers(min(8, len(told))))]
+            last = entry.latest
+            higher = [rung for rung in rules.rungs if rung > last.candidate.budget]
+            if entry.heir is not None and not entry.results:
+                one = replace(one, genome=last.genome, confirms=last.id, budget=1.0)
+            elif higher:
+                one = replace(one, genome=last.genome, budget=higher[0], resumes=last.id)
+            elif rng.random() < 0.8:
+                one = replace(one, genome=last.genome, budget=1.0, replicate=1 + len(entry.repeats))
+            else:  # a strategy that does not look at what was born
+                one = replace(one, genome=last.genome)
+        elif rules.inherit and luck < 0.8:
+            one = replace(one, budget=rules.inherit, inherits=0)
+        yield one
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["ties", "reals"])
+@pytest.mark.parametrize("objectives", [1, 2])
+@pytest.mark.parametrize("name", VARIANTS)
+def test_what_is_kept_is_what_is_counted_anew(name: str, objectives: int, whole: bool) -> None:
+    rules, rng = VARIANTS[name], np.random.default_rng([objectives, whole, *name.encode()])
+    history = History(SPACE, OBJECTIVES[:objectives], rules.constraints)
+    strategy = Ruled.of(make_strategy("random", {"population": 8}), rules, lambda genome: {})
+    seen, curves = set(), Curves("loss", 1.0)
+    for one in births(rules, rng, history, 250):
+        history.born(one)
+        while len(history.out) > 3:
+            late = history.out[int(rng.integers(3))]
+            history.tell(late.id, outcome(rng, late, whole))
+            curves.take(entries(history)[genome_key(late.genome)])
+        due, wanted = strategy.due(history), reference.due(rules, history)
+        assert (due and replace(due, stop_if=())) == wanted
+        seen.add(wanted and wanted.operator)
+        told = list(entries(history).values())
+        for start, budget in ((0.0, 1.0), (0.2, 1 / 3)):
+            assert curves.bounds(start, budget) == reference.bounds(told, "loss", 1.0, start, budget)
+        assert as_from_scratch(told) == reference.from_scratch(told)
+        genome = SPACE.sample(rng)
+        assert source(genome, history, 8, lambda a, b: True) == reference.source(genome, history, 8, lambda a, b: True)
+        assert history.ranked_losses().tolist() == [list(trial.losses or ()) for trial in history.ranked()]
+    assert len(seen) > (name != "prune")
+
+
+@pytest.mark.parametrize("name", ["replicates", "inherit", "all"])
+def test_the_genetic_algorithm_sees_in_a_view_what_it_would_keep_one_by_one(name: str) -> None:
+    rules, rng = VARIANTS[name], np.random.default_rng(1)
+    history = History(SPACE, OBJECTIVES[:1], rules.constraints)
+    strategy = make_strategy("ga", {"population": 6})
+    for one in births(rules, rng, history, 120):
+        history.born(one)
+        history.tell(one.id, outcome(rng, one, True))
+    view, pool = View(history, rules.rungs, lambda genome: False), []
+    for trial in view.trials:
+        if trial.losses is not None:
+            pool = sorted([*pool, (trial.losses, trial.id)])[:6]
+    assert list(strategy.survivors(view)) == [id for _, id in pool]
+    assert len({genome_key(trial.genome) for trial in view.trials}) == len(view.trials)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_birth_in_a_long_run_asks_few_genomes_what_they_reached(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    rules, rng = VARIANTS[name], np.random.default_rng(2)
+    history = History(SPACE, OBJECTIVES[:1], rules.constraints)
+    strategy = Ruled.of(make_strategy("ga", {"population": 8}), rules, lambda genome: {})
+    for one in births(rules, rng, history, 400):
+        history.born(one)
+        history.tell(one.id, outcome(rng, one, False))
+    strategy.propose(history, np.random.default_rng(0))
+    asked = []
+    losses = Entry.losses
+    monkeypatch.setattr(Entry, "losses", lambda entry, budget: asked.append(entry.key) or losses(entry, budget))
+    for id in range(400, 410):
+        one = Candidate(id, 0, 0, id, SPACE.sample(rng), "random", budget=rules.rungs[0])
+        history.born(one)
+        history.tell(id, outcome(rng, one, False))
+        strategy.propose(history, np.random.default_rng(id))
+    assert len(asked) < 10 * 10, "each told result is looked at, and none of the 400 before"
+
+
+@pytest.mark.parametrize("strategy", ["ga", "saea", "nsga2"])
+def test_the_benchmark_of_births_grows_a_run_and_times_births(strategy: str) -> None:
+    births = benchmark("births")
+    name = "rungs" if strategy == "nsga2" else "everything"
+    words = births.row(name, births.RULES[name], strategy, 60, 3).split()
+    assert words[:2] == [name, strategy]
+    assert all(float(word) >= 0.0 for word in words[2:])
