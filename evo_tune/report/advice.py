@@ -174,7 +174,8 @@ def widened(gene: Gene, end: str) -> str | None:
         return None
     added: Value = beyond
     if all(type(value) is int for value in values):
-        added = round(beyond)
+        step = math.gcd(*map(int, numbers))  # a width is a multiple of what widths are
+        added = round(beyond) if beyond == int(beyond) else max(step, step * round(beyond / step))
         if added in values:
             return None
     return "|".join(

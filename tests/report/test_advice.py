@@ -41,6 +41,8 @@ from tests.report.conftest import Made
         (Choice((512, 1024, 2048), ordered=True), "low", "256|512|1024|2048"),
         (Choice((1, 2), ordered=True), "low", None),
         (Choice(("small", "large"), ordered=True), "high", None),
+        (Choice((48, 80), ordered=True), "low", "32|48|80"),
+        (Choice((48, 80), ordered=True), "high", "48|80|128"),
     ],
 )
 def test_a_range_is_widened_where_its_end_is_no_natural_one(gene: Gene, end: str, text: str | None) -> None:
