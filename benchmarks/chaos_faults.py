@@ -317,8 +317,8 @@ class Chaos:
         if resume_at_once:
             self.parent = self.start(trouble=trouble)
         _, alive = psutil.wait_procs(left, PATIENCE)
-        if alive:
-            raise Violation(f"{len(alive)} processes are left behind: {[process.cmdline() for process in alive]}")
+        if left := [words for words in map(_words, alive) if words]:
+            raise Violation(f"{len(left)} processes are left behind: {left}")
 
     def check_kept(self) -> None:
         """Check that a journal only ever grows, and holds every result that was told.
@@ -388,3 +388,11 @@ def is_tracker(process: psutil.Process) -> bool:
 def read_all(folder: Path) -> dict[Path, bytes]:
     """Return what a folder's files hold."""
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def _words(process: psutil.Process) -> list[str]:
+    """Return the command of a process; of one that is dead, and only waits for whoever began it, nothing."""
+    try:
+        return process.cmdline()
+    except psutil.NoSuchProcess:  # a zombie is one
+        return []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from evo_tune.genome.trial import Outcome
+from evo_tune.loop.search import Search
 from evo_tune.report import charts
 from evo_tune.report.calibration import calibrated
 from evo_tune.report.charts import course, curves, front, lineage, parallel, resources, seeds, slots
@@ -203,6 +205,28 @@ def test_the_calibration_is_shown_seed_by_seed() -> None:
     for id in (0, material.best.id):
         values = [row[id] for row in seeds.by_seed(material).values() if id in row]
         assert sorted(v for v in values if v is not None) == pytest.approx(sorted(rows[id].values))
+
+
+IN_PARTS = """
+from evo_tune import Float, Minimize, SearchSpace
+SPACE = SearchSpace(x=Float(0.0, 1.0, default=0.9))
+OBJECTIVES = [Minimize("loss")]
+SUPPORTS = ["budget"]
+def evaluate(genome, context):
+    return {"loss": genome["x"] + 0.01 * (context.seed % 7) / context.budget}
+"""
+
+
+def test_a_genome_is_called_there_what_the_verdict_calls_it(begin: Callable[..., Search], tmp_path: Path) -> None:
+    (tmp_path / "parts.py").write_text(IN_PARTS)
+    search = begin(evaluator=str(tmp_path / "parts.py"), fidelity="1/2,1", trials=12, calibrate=2, slots=1)
+    search.run()
+    material = Material(search.saved)
+    assert material.best is not None
+    assert search.saved.candidates[material.best.id].resumes is not None  # its first trial has another id
+    drawn = seeds.draw(material)
+    assert drawn is not None
+    assert {f"best (trial {material.best.id})", "default"} == {trace.name for trace in drawn.data} - {"pairs"}
 
 
 # Numbers that no chart can hold.

@@ -28,15 +28,15 @@ def by_seed(material: Material) -> dict[int, dict[int, float | None]]:
     """
     run, goal = material.run, reported(material.run)
     tested = goal.metric != material.metric
-    first: dict[str, int] = {}
+    ids = {genome_key(trial.genome): trial.id for trial in reversed(run.ranked())}  # as the verdict calls them
     for candidate in run.candidates:
-        first.setdefault(genome_key(candidate.genome), candidate.id)
+        ids.setdefault(genome_key(candidate.genome), candidate.id)
     found: dict[int, dict[int, float | None]] = {}
     for trial in read_calibration(run):
         value = trial.outcome.metrics.get(goal.metric, math.nan) if trial.losses else math.nan
         if tested and trial.losses and goal.metric not in trial.outcome.metrics:
             continue
-        id = first.get(genome_key(trial.genome), trial.id)
+        id = ids.get(genome_key(trial.genome), trial.id)
         found.setdefault(trial.candidate.seed, {})[id] = value if abs(value) < LARGEST else None
     return found
 
@@ -72,8 +72,9 @@ def draw(material: Material) -> Figure | None:
 def _names(material: Material, ids: list[int]) -> tuple[dict[int, str], dict[int, str]]:
     names, colors = {}, {}
     others = iter([*SERIES[:3], *[SERIES[4]] * len(ids)])
+    born = material.run.candidates
     for id in ids:
-        if material.run.candidates and id == 0:
+        if id < len(born) and genome_key(born[id].genome) == genome_key(born[0].genome):
             names[id], colors[id] = "default", DEFAULT
         elif material.best is not None and id == material.best.id:
             names[id], colors[id] = f"best (trial {id})", BEST
