@@ -108,7 +108,7 @@ def ended(begin: Begin, monkeypatch: pytest.MonkeyPatch, fast_disk: None) -> Cal
     return play
 
 
-@pytest.mark.parametrize("slots", [1, 2, 4])
+@pytest.mark.parametrize("slots", [2, *(pytest.param(n, marks=pytest.mark.proof) for n in (1, 4))])
 def test_hours_end_in_time_with_the_calibration(slots: int, ended: Callable[[World], float]) -> None:
     ends = np.array([ended(World(slots, seed, 3600 * HOURS * slots / 150)) for seed in range(8)])
     assert (abs(ends - 1.0) < NEAR).mean() >= 0.85, ends

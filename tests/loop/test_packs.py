@@ -80,7 +80,14 @@ def as_one(folder: Path) -> list[int]:
     return [len(call["seeds"]) for call in calls(folder) if call["how"] == "pack"]
 
 
-@pytest.mark.parametrize("more", [{}, {"fidelity": "1"}, {"replicates": 1, "fidelity": "1/9,1/3,1"}, {"lag": 2}])
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"replicates": 1, "fidelity": "1/9,1/3,1"},
+        *(pytest.param(more, marks=pytest.mark.proof) for more in ({"fidelity": "1"}, {"lag": 2})),
+    ],
+)
 def test_a_run_in_packs_is_the_run_without(run: Make, tmp_path: Path, more: dict[str, Any]) -> None:
     plain = run("plain", calibrate=3, **more).saved
     packed = run("packed", calibrate=3, pack=4, **more).saved
@@ -352,7 +359,16 @@ def test_an_extension_goes_on_with_what_was_settled(run: Make, tmp_path: Path) -
     assert table(again.saved) == table(plain.saved)
 
 
-@pytest.mark.parametrize("pack", ["0", "-3", "65", "1e9", "10000000000000000000000", '"auto"', "null", "true", "[4]"])
+@pytest.mark.parametrize(
+    "pack",
+    [
+        "0",
+        "65",
+        "10000000000000000000000",
+        "null",
+        *(pytest.param(text, marks=pytest.mark.proof) for text in ("-3", "1e9", '"auto"', "true", "[4]")),
+    ],
+)
 def test_a_strangers_manifest_and_journal_are_read_within_bounds(run: Make, tmp_path: Path, pack: str) -> None:
     saved = run("run", pack=2).saved
     manifest, journal = saved.folder / "_run.json", saved.folder / "_journal.jsonl"

@@ -69,7 +69,7 @@ def test_the_samples_report_is_drawn_whole_and_in_silence(browse: Open, alone: A
     assert "2.36753" in opened.page.locator("#verdict").inner_text()
 
 
-@pytest.mark.parametrize("name", ["rungs", "calibrated"])
+@pytest.mark.parametrize("name", ["rungs", pytest.param("calibrated", marks=pytest.mark.proof)])
 def test_reports_of_old_runs_are_silent_as_well(browse: Open, alone: Any, name: str) -> None:
     opened = browse(alone(Run.open(OLD / name)))
     assert opened.said == []

@@ -28,7 +28,9 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     return found
 
 
-@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-6), ("fp64", 1e-13)])
+@pytest.mark.parametrize(
+    ("precision", "tolerance"), [pytest.param("fp32", 1e-6, marks=pytest.mark.proof), ("fp64", 1e-13)]
+)
 def test_two_ranks_make_the_steps_of_one_process(
     precision: str, tolerance: float, answers: list[dict[str, Any]]
 ) -> None:
