@@ -187,7 +187,9 @@ def test_a_pruned_training_costs_what_it_had(descent: Begin, fast_disk: None) ->
 
 
 def test_best_front_and_calibration_keep_to_the_constraints(descent: Begin, resume: Begin) -> None:
-    search = descent("run", subject_to=["square>=36"], slots=2, generations=5, calibrate=2, calibrate_best=2).run()
+    search = descent(
+        "run", subject_to=["square>=36"], slots=2, order="birth", generations=5, calibrate=2, calibrate_best=2
+    ).run()
     run = Run.open(search.saved.folder)
     assert run.leader is not None
     assert run.leader.genome["size"] == 6
