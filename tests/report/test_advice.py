@@ -107,6 +107,14 @@ def test_a_runs_command_is_advised_with_all_that_it_needs(made: Made) -> None:
     assert "--gene 'lr=log(0.0001,0.04) @ 0.003' --generations" in line
 
 
+def test_one_best_at_an_end_is_told_though_the_others_lie_inside(made: Made) -> None:
+    run = made(60, space=SearchSpace(lr=Float(1e-4, 1e-2, log=True), depth=Int(1, 8)))
+    run.candidates = [replace(c, genome={**c.genome, "lr": 1e-2}) if c.id == 7 else c for c in run.candidates]
+    run = with_losses(run, lambda genome: -1.0 if genome["lr"] == 1e-2 else abs(genome["lr"] - 1e-3))
+    (line,) = ends_of(run)
+    assert "lr = 0.01 (1 of the best 6 is at that end)" in line
+
+
 def test_failures_are_told_with_where_they_happen_and_what_may_help(made: Made) -> None:
     space = SearchSpace(lr=Float(1e-4, 1e-2, log=True), depth=Int(1, 8))
     run = with_losses(made(60, space=space), lambda genome: None if genome["lr"] > 1e-3 else genome["lr"])
