@@ -100,6 +100,10 @@ def as_before(genes: Mapping[str, Gene | None], present: Mapping[str, Gene]) -> 
         old = present[name]
         if not isinstance(gene, Gene):
             raise SpaceError(f"--gene {name}: expected its wider range, such as --gene '{name}=log(1e-5,1e-1)'")
+        if gene.default is not None and gene.default != old.middle():
+            raise SpaceError(
+                f"--gene {name}: its default is {old.middle()!r}, and was trained already: leave {gene.default!r} out"
+            )
         try:
             found[name] = _said(_like(old, gene), old)
         except SpaceError as error:

@@ -171,6 +171,7 @@ REFUSED = [
     ({"kind": "16|8|4"}, "--gene kind: ordered(16,8,4) has another order than ordered(8,16)"),
     ({"kind": "8|16|many"}, "--gene kind: 8, 16, 'many' is not allowed: expected whole numbers"),
     ({"x": "float(0,9)"}, "--gene x, at 9.0:"),
+    ({"lr": "log(1e-4,1) @ 0.5"}, "--gene lr: its default is "),
     ({"x": "float(0,1) when kind=8"}, "--gene x: 'when' cannot change in a run"),
 ]
 
