@@ -16,10 +16,13 @@ from typing import Any
 
 import pytest
 
+from evo_tune.dispatch import Plan, Slot, Task
 from evo_tune.genome.trial import Candidate
+from evo_tune.loop import opening
 from evo_tune.loop.search import Search
 from evo_tune.plugins.context import Context
 from evo_tune.store.run import Run
+from tests.here import Here
 
 QUICK = '''"""A landscape that answers at once, the same for the same genome and seed."""
 
@@ -136,6 +139,19 @@ def resume(tmp_path: Path) -> Iterator[Callable[..., Search]]:
 def fast_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let fsync do nothing: for tests that write much and lose no power."""
     monkeypatch.setattr(os, "fsync", lambda file: None)
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have runs done by slots of this process: for tests to which workers of their own would add seconds only."""
+
+    def opened(task: Task, plan: Plan, *others: object) -> list[Slot]:
+        slots: list[Slot] = [Here(task) for _ in plan.slots]
+        for number, slot in enumerate(slots):
+            slot.name = f"slot {number}"
+        return slots
+
+    monkeypatch.setattr(opening, "open_slots", opened)
 
 
 def benchmark(name: str) -> ModuleType:

@@ -8,10 +8,7 @@ from typing import Any
 
 import pytest
 
-from evo_tune.dispatch import Plan, Slot, Task
-from evo_tune.loop import opening
 from evo_tune.loop.search import Search
-from tests.here import Here
 from tests.loop.cases import TASK
 
 
@@ -32,16 +29,3 @@ def search(task: Path, tmp_path: Path) -> Callable[..., Search]:
         return search
 
     return make
-
-
-@pytest.fixture
-def here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have runs done by slots of this process: for tests to which workers of their own would add seconds only."""
-
-    def opened(task: Task, plan: Plan, *others: object) -> list[Slot]:
-        slots: list[Slot] = [Here(task) for _ in plan.slots]
-        for number, slot in enumerate(slots):
-            slot.name = f"slot {number}"
-        return slots
-
-    monkeypatch.setattr(opening, "open_slots", opened)
