@@ -19,7 +19,8 @@ def real() -> ModuleType:
 
 def test_only_what_was_finished_in_time_counts(real: ModuleType) -> None:
     results = [(1.0, 3.0, {"lr": 1}), (2.0, None, {"lr": 2}), (60.0, 2.0, {"lr": 3}), (60.1, 1.0, {"lr": 4})]
-    assert real.best_of(results, 60.0) == real.Found({"lr": 3}, 2.0, full=2, stopped=1)
+    trained = [(2.0, {"lr": 3}), (3.0, {"lr": 1})]
+    assert real.best_of(results, 60.0) == real.Found({"lr": 3}, 2.0, seeds=1, full=2, stopped=1, trained=trained)
     with pytest.raises(real.NothingFoundError, match="not one of 1 trainings was finished well in 2 s"):
         real.best_of(results[1:], 2.0)
 
