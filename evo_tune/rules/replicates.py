@@ -58,7 +58,8 @@ WIDTH = 0.2
 """Standard deviation of a variant's steps, in unit coordinates."""
 
 GROWTH = 1.1
-"""The model is fitted anew when so many times the trainings are there, and not for each: that bounds its cost."""
+"""The model is fitted anew when so many times the trainings are there, and not for each: that bounds its cost. Results
+of further seeds are few, and tell more of the noise than all others: it is for each of these too."""
 
 
 def parse_replicates(given: int | str) -> tuple[int, bool]:
@@ -143,6 +144,8 @@ class Doubt:
         self._means, self._counts = Grown(math.inf), Grown(0.0)
         self._units = Grown(*[0.0] * len(self._sizes))
         self._told, self._due = 0, ENOUGH
+        self._same: bool | None = None
+        """Whether no further seed has changed a loss; None: there was none."""
         self._learned: Trainings | None = None
         self._logs: np.ndarray | None = None
 
@@ -161,22 +164,27 @@ class Doubt:
             self._units.set(row, units)
         known = self._known[row]
         known.take(trial)
+        if trial.candidate.replicate and trial.candidate.replicate in known.losses:
+            self._same = self._same is not False and len(set(known.losses.values())) == 1
         self._means.set(row, fmean(known.losses.values()) if known.losses else math.inf)
         self._counts.set(row, len(known.losses))
         self._told += 1
-        if self._told >= self._due and len(rows := self._selected()) >= ENOUGH:
+        tells = self._told >= self._due or (trial.candidate.replicate > 0 and self._learned is not None)
+        if tells and len(rows := self._selected()) >= ENOUGH:
             self._due = math.ceil(GROWTH * self._told)
             self._learned, self._logs = self._trainings(rows), None
 
     def next(self, out: Sequence[Candidate]) -> Candidate | None:
         """Return the birth of the genome whose next seed is worth most, and more than a new genome; or None.
 
+        Where the first further seeds change nothing, there are no more.
+
         Args:
             out: What is in training. A genome is not judged while a seed of it is out, and at most a quarter of what is
                 out are further seeds, since of what the new genomes among it will change nothing is known.
         """
         waiting = {genome_key(one.genome) for one in out if one.replicate}
-        if self._learned is None or 4 * len(waiting) > len(out):
+        if self._learned is None or self._same or 4 * len(waiting) > len(out):
             return None
         rows = self._selected()
         given = self._trainings(rows)
