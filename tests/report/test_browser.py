@@ -105,7 +105,7 @@ def test_failures_rungs_and_pruned_trainings_are_drawn(browse: Open, alone: Any,
     assert opened.count("#curves-0 .shapelayer path") == 2  # the rungs below the full training
     pruned = [outcome for outcome in run.outcomes.values() if outcome.status == "pruned"]
     assert pruned
-    assert "stopped as hopeless" in opened.page.locator("#curves-0").inner_text()
+    assert "stopped as hopeless" in opened.page.locator("#curves-0").text_content()
 
 
 def test_two_objectives_have_their_front(browse: Open, alone: Any, made: Made) -> None:
@@ -308,6 +308,30 @@ def test_paper_gets_charts_of_its_own_width(plain: Opened) -> None:
     opened.page.emulate_media(media="screen", color_scheme="light")
     opened.value("window.dispatchEvent(new Event('afterprint'))")
     opened.page.wait_for_function(f"{width.format('lineage-0')} === {before}")
+
+
+def test_what_is_not_seen_is_not_painted(browse: Open, alone: Any, made: Made) -> None:
+    opened = browse(alone(made()))
+    seen = "document.querySelector('#slots-0 svg').checkVisibility({ contentVisibilityAuto: true })"
+    assert opened.count("#slots-0 .bars .point") > 0  # it is drawn all the same
+    assert opened.value(seen) is False
+    opened.page.locator("#slots-0").scroll_into_view_if_needed()
+    for _ in range(50):
+        if opened.value(seen):
+            break
+        opened.page.wait_for_timeout(100)
+    assert opened.value(seen) is True
+
+
+@pytest.mark.slow
+def test_a_thousand_trials_are_drawn_in_two_seconds(browse: Open, alone: Any, made: Made) -> None:
+    opened = browse(alone(made(1_000)), wait=False)
+    metrics = opened.page.context.new_cdp_session(opened.page)
+    metrics.send("Performance.enable", {"timeDomain": "threadTicks"})  # of the processor: others' work counts nothing
+    opened.page.reload()
+    opened.page.wait_for_selector("html[data-drawn]", state="attached", timeout=60_000)
+    took = {row["name"]: row["value"] for row in metrics.send("Performance.getMetrics")["metrics"]}
+    assert 0.1 < took["TaskDuration"] < 2.0
 
 
 @pytest.mark.slow
