@@ -15,9 +15,10 @@ from itertools import islice
 import numpy as np
 
 from evo_tune.genome.history import History
+from evo_tune.genome.models.features import features_of, sizes_of
 from evo_tune.genome.trial import Proposal
 from evo_tune.strategies._process import Process
-from evo_tune.strategies._rounds import Bred, features_of, sizes_of, unseen
+from evo_tune.strategies._rounds import Bred, unseen
 from evo_tune.strategies._screen import expected_improvement, normal_scores
 
 __all__ = ["another_chance"]

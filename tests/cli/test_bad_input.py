@@ -54,6 +54,7 @@ def says(result: Result, code: int, *words: str) -> None:
         (["run", "quick.py", "--subject-to", "costs<=3"], ["costs", "did you mean cost", "expected one of loss, cost"]),
         (["evaluate", "quick.py", "-g", "depth=9"], ["gene depth", "9", "from 1 to 8"]),
         (["evaluate", "quick.py", "-g", "deep=1"], ["deep", "expected x, depth, kind"]),
+        (["run", "quick.py", "--depth", "3"], ["--depth", "-o NAME=VALUE", "--gene NAME=VALUE", "evo-tune run --help"]),
         (["frobnicate"], ["frobnicate", "expected one of run"]),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import threading
@@ -423,16 +424,24 @@ def test_an_idle_worker_that_will_not_leave_is_killed(open_one, monkeypatch):
     assert time.monotonic() - began < 6.0
 
 
-def test_an_interrupted_run_leaves_no_worker_behind(open_one):
-    slot = open_one("time.sleep(60 * (genome['x'] == 0.5))\n" + OK)
+def test_an_interrupted_run_leaves_no_worker_behind(open_one, tmp_path):
+    begun = tmp_path / "begun"
+    slot = open_one(f"if genome['x'] == 0.5:\n    open({str(begun)!r}, 'w').close()\n    time.sleep(60)\n{OK}")
     slot.run(candidate(0, genome={"x": 0.75}))
     pid = slot.pid
+
+    def interrupt() -> None:
+        until(begun.exists, 30.0)
+        os.kill(os.getpid(), signal.SIGINT)
+
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored
-    timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
-    timer.start()
+    gc.disable()  # dask listens to it: an interrupt in what it does then is lost
+    thread = threading.Thread(target=interrupt)
+    thread.start()
     with pytest.raises(KeyboardInterrupt):
         slot.run(candidate(1))
-    timer.join()
+    thread.join()
+    gc.enable()
     signal.signal(signal.SIGINT, before)
     assert until(lambda: not alive(pid))
     assert slot.run(candidate(2, genome={"x": 0.75})).status == "ok"
