@@ -143,7 +143,7 @@ class Ours:
         order = by_expectation(
             known, lambda rows: features_of(np.stack([units[told[row].birth.id] for row in rows]), sizes), sizes > 0
         )
-        return told[order[0]].birth.genome
+        return told[next(iter(order))].birth.genome
 
 
 class Peer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -43,8 +44,13 @@ def test_a_run_says_what_it_is_recommending_by_and_replays(typed: Typed) -> None
     assert (data["replicates"], data["by_worth"]) == (4, True)
     assert data["evaluations"] > 30
     assert typed("verify", "auto").code == 0
+    told = re.search(r"loss (\S+) is expected of it with other seeds", made.out)
+    assert told
+    assert f"({told[1]} is expected with others)" in typed("best", "auto").out
+    assert float(told[1]) > data["best"][0]["metrics"]["loss"], "what was seen is luck, in part"
     plain = typed(*RUN, "--name", "plain")
     assert plain.code == 0
+    assert "expected" not in plain.out + typed("best", "plain").out
     data = json.loads(typed("show", "plain", "--format", "json").out)
     assert (data["replicates"], data["by_worth"], data["evaluations"]) == (1, False, 30)
 

@@ -202,8 +202,11 @@ def _lowest(means: np.ndarray, moved: np.ndarray) -> np.ndarray:
 
 def by_expectation(
     known: Sequence[Mapping[int, float]], points: Callable[[Sequence[int]], np.ndarray], unordered: np.ndarray
-) -> list[int]:
-    """Return the places of the best few genomes, and of some others, those of which less loss is expected first.
+) -> dict[int, float]:
+    """Return the loss that is expected with other seeds, by the place of the genome; the least first.
+
+    It is told of the best few genomes, and of some others. Where little is known, or seeds change nothing, it is what
+    was seen.
 
     Args:
         known: Of each genome its losses by number of the seed, one at least.
@@ -214,9 +217,9 @@ def by_expectation(
     kept: list[int] = selected(means, np.array([len(losses) for losses in known])).tolist()
     again = [losses for losses in known if len(losses) > 1]
     if len(kept) < FEWEST or (again and all(len(set(losses.values())) == 1 for losses in again)):
-        return kept  # by what was seen: little is known, or seeds change nothing
+        return {place: float(means[place]) for place in sorted(kept, key=lambda place: means[place])}
     rows = [(place, *one) for place, genome in enumerate(kept) for one in known[genome].items()]
     numbers, seeds, losses = (np.array(column) for column in zip(*rows, strict=True))
     given = Trainings(points(kept), numbers, seeds, losses, unordered)
-    order: list[int] = np.argsort(Belief(given, fitted(given)).expected, kind="stable").tolist()
-    return [kept[place] for place in order]
+    expected = Belief(given, fitted(given)).expected
+    return {kept[place]: float(expected[place]) for place in np.argsort(expected, kind="stable")}
