@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
+import functools
 import operator
 import platform
 import re
@@ -288,13 +289,15 @@ def _warm_start(space: SearchSpace, genomes: Iterable[Mapping[str, Any]], fill_d
 
 def versions_of(packages: Iterable[str]) -> dict[str, str]:
     """Return the version of Python and of each package, by name."""
-    found = {"python": platform.python_version()}
-    for package in packages:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:  # a checkout that was never installed
-            found[package] = "unknown"
-    return found
+    return {"python": platform.python_version(), **{package: _version(package) for package in packages}}
+
+
+@functools.cache  # what is loaded stays what it is; reading takes as long as all else of a manifest
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:  # a checkout that was never installed
+        return "unknown"
 
 
 def new_name(evaluator: str, store: Path) -> str:

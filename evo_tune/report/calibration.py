@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from evo_tune.genome.trial import Candidate, Objective, Trial
-from evo_tune.genome.values import genome_key
+from evo_tune.genome.values import genome_key, is_same
 from evo_tune.report import believed
 from evo_tune.report.racing import ROUNDING, Fresh, Purpose, Race, Standing, most_numbers
 from evo_tune.store.calibration import is_raced, read_calibration
@@ -86,7 +86,8 @@ def reported(run: Run) -> Objective:
 
 def is_default(trial: Trial, run: Run) -> bool:
     """Say whether a trial is of the default genome, which was born first."""
-    return genome_key(trial.genome) == genome_key(run.candidates[0].genome)
+    default = run.candidates[0].genome
+    return trial.genome == default and is_same(trial.genome, default)  # first what is quick
 
 
 def race_of(run: Run) -> Race:
@@ -197,7 +198,7 @@ def _wanted_of_old(run: Run) -> int:
 
 def _values(candidate: Candidate, run: Run, done: Sequence[Trial]) -> Calibrated:
     key = genome_key(candidate.genome)
-    mine = [trial for trial in done if genome_key(trial.genome) == key]
+    mine = [trial for trial in done if trial.key == key]
     values = tuple(run.objectives[0].value(trial.losses[0]) for trial in mine if trial.losses is not None)
     return Calibrated(candidate.id, values, len(mine) - len(values))
 

@@ -16,7 +16,6 @@ import numpy as np
 from evo_tune.genome.genes import Choice
 from evo_tune.genome.importance import importance, rank_correlation
 from evo_tune.genome.trial import Candidate, Trial
-from evo_tune.genome.values import genome_key
 from evo_tune.report import believed
 from evo_tune.report.calibration import Calibrated, calibrated, is_default, is_rounding, recommended, reported, standing
 from evo_tune.report.racing import Standing
@@ -176,8 +175,8 @@ def closing(run: Run) -> Closing:
 
 def seeded(trial: Trial, run: Run) -> str:
     """Return in words what a ranked trial's value in the search is of: 'one seed' or 'the mean of N seeds'."""
-    key = genome_key(trial.genome)
-    count = sum(one.rankable and genome_key(one.genome) == key for one in run.trials())
+    key = trial.key
+    count = sum(one.rankable and one.key == key for one in run.trials())
     return "one seed" if count < 2 else f"the mean of {count} seeds"
 
 

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from evo_tune.genome.trial import Candidate
-from evo_tune.report.drawing import BEST, FAINT, SERIES, figure, points, safe
+from evo_tune.report.drawing import BEST, FAINT, SERIES, Spec, figure, points, safe
 from evo_tune.report.material import LARGEST, Material
 from evo_tune.report.part import Drawn, Part
 from evo_tune.report.words import show_value
-
-if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
 
 PLACE = 30
 
@@ -108,7 +105,7 @@ def changes(material: Material, id: int) -> str:
     return ", ".join(told[:4]) + more if told else "the same genome"
 
 
-def draw(material: Material, id: int | None = None) -> Figure | None:
+def draw(material: Material, id: int | None = None) -> Spec | None:
     """Return the figure; None where the best was bred from nothing, or there is no best.
 
     Args:
