@@ -15,6 +15,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from evo_tune.genome.models.matern import covariance, matern, squares, weighted
+
 __all__ = ["Process"]
 
 STEPS = 20
@@ -28,8 +30,6 @@ NOISE, NOISES = 0.02, 1.5
 
 ALONE = 200_000
 """Multiplications of a product of matrices that BLAS does in the thread that asks."""
-
-ROOT = math.sqrt(5.0)
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Process:
             scores: What is to be predicted, with mean 0 and variance 1 or less. Shape (points,).
             unordered: Whether a feature has no order, shape (features,).
         """
-        steps = _squares(points, points, unordered)
+        steps = squares(points, points, unordered)
         features = len(steps)
         # Of relevances, -2 log length; the last one is the noise.
         middle = np.append(np.full(features, -2.0 * math.log(LENGTH * math.sqrt(features))), math.log(NOISE))
@@ -79,7 +79,7 @@ class Process:
             size *= np.where(turned > 0, 1.2, np.where(turned < 0, 0.5, 1.0))
             last = np.where(turned < 0, 0.0, uphill)
             logs = np.clip(logs + np.sign(last) * size, middle - 3.0 * spread, middle + 3.0 * spread)
-        kernel, _ = _matern(_sum(np.exp(logs[:-1]), steps))
+        kernel, _ = matern(weighted(np.exp(logs[:-1]), steps))
         noise = math.exp(logs[-1])
         inverse = np.linalg.inv(kernel + noise * np.eye(len(kernel)))
         return cls(points, unordered, np.exp(logs[:-1]), inverse, inverse @ scores, noise)
@@ -92,8 +92,8 @@ class Process:
         Args:
             out: Features of the points, shape (out, features).
         """
-        covariance = self._covariance(out, out) + self.noise * np.eye(len(out))
-        return replace(self, out=out, surer=np.linalg.inv(covariance))
+        theirs = self._covariance(out, out) + self.noise * np.eye(len(out))
+        return replace(self, out=out, surer=np.linalg.inv(theirs))
 
     def predict(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return mean and variance of the score of each point, noise excluded, each of shape (points,)."""
@@ -106,25 +106,12 @@ class Process:
 
     def _kernel(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
         """Return the prior's covariance of points, shape (left, right)."""
-        kernel, _ = _matern(_sum(self.relevance, _squares(left, right, self.unordered)))
-        return kernel
+        return covariance(self.relevance, left, right, self.unordered)
 
     def _covariance(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
         """Return the covariance of points given those that it was fitted to, noise excluded, shape (left, right)."""
         one, other = self._kernel(self.points, left), self._kernel(self.points, right)
         return np.asarray(self._kernel(left, right) - _times(one.T, _times(self.inverse, other)))
-
-
-def _squares(left: np.ndarray, right: np.ndarray, unordered: np.ndarray) -> np.ndarray:
-    """Return squared distances by feature, shape (features, left, right)."""
-    steps = np.abs(left.T[:, :, None] - right.T[:, None, :])
-    steps[unordered] = steps[unordered] > 0
-    return np.asarray(steps**2)
-
-
-def _sum(weights: np.ndarray, squares: np.ndarray) -> np.ndarray:
-    """Return the weighted sum over features. By einsum: BLAS would wake threads for it, which slots need more."""
-    return np.asarray(np.einsum("f,fab->ab", weights, squares))
 
 
 def _times(left: np.ndarray, right: np.ndarray) -> np.ndarray:
@@ -133,20 +120,13 @@ def _times(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     return np.concatenate([left @ right[:, at : at + width] for at in range(0, right.shape[1], width)], axis=1)
 
 
-def _matern(squares: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the Matérn 5/2 kernel at squared distances and its derivative by them, both of their shape."""
-    distance = ROOT * np.sqrt(squares)
-    decay = np.exp(-distance)
-    return (1.0 + distance + distance**2 / 3.0) * decay, -5.0 / 6.0 * (1.0 + distance) * decay
-
-
 def _gradient(steps: np.ndarray, scores: np.ndarray, logs: np.ndarray) -> np.ndarray:
     """Return the gradient of the log likelihood by log relevances and log noise, shape (features + 1,).
 
     Rasmussen & Williams, equation 5.9.
     """
     relevance, noise = np.exp(logs[:-1]), math.exp(logs[-1])
-    kernel, slope = _matern(_sum(relevance, steps))
+    kernel, slope = matern(weighted(relevance, steps))
     inverse = np.linalg.inv(kernel + noise * np.eye(len(kernel)))
     weights = inverse @ scores
     pull = np.outer(weights, weights) - inverse

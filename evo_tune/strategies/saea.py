@@ -26,12 +26,13 @@ from evo_tune.errors import OptionError
 from evo_tune.genome.hints import beliefs
 from evo_tune.genome.history import History
 from evo_tune.genome.importance import ranks
+from evo_tune.genome.models.features import features_of, sizes_of
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Proposal, Trial
 from evo_tune.plugins.strategy import Strategy
 from evo_tune.strategies._births import spread, unborn
 from evo_tune.strategies._deap import Individual, best_of, crossover, mutate, seeded, select, tournament
-from evo_tune.strategies._rounds import Bred, Merits, features_of, searched, sizes_of, unseen
+from evo_tune.strategies._rounds import Bred, Merits, searched, unseen
 from evo_tune.strategies._screen import Screen, expected_improvement
 from evo_tune.strategies._taught import Expectation
 

@@ -79,6 +79,8 @@ VARIANTS = {
     "saea, all, known": ruled("saea", EVERYTHING, known=True),
     "ga, pruning": ruled("ga", Rules(prune=True)),
     "ga, replicates": ruled("ga", Rules(replicates=2)),
+    "ga, further seeds by worth": ruled("ga", Rules(replicates=4, by_worth=True, constraints=(WIDTH,))),
+    "saea, further seeds by worth, pruning": ruled("saea", Rules(prune=True, replicates=4, by_worth=True)),
     "random, constraint": ruled("random", Rules(constraints=(WIDTH,))),
     "ga, inheritance, all": ruled("ga", Rules((1.0,), prune=True, replicates=2, constraints=(WIDTH,), inherit=1 / 4)),
     "nsga2, rungs, constraint": ruled("nsga2", Rules(RUNGS, constraints=(WIDTH,))),
@@ -206,6 +208,45 @@ def test_the_leader_has_had_all_its_seeds() -> None:
     assert seeds == 3
     assert 30 + 2 <= len(run.candidates) <= 30 + 2 * 20
     assert {c.seed for c in run.candidates if c.replicate == 1}.isdisjoint({c.seed for c in run.candidates if c.fresh})
+
+
+def by_worth(noise: float, births: int = 40, **fields: object) -> Simulation:
+    """Return a run of `saea` that trains further seeds where it is worth it, on a bowl with so much noise."""
+    rules = Rules(replicates=4, by_worth=True)
+    return simulate(ruled("saea", rules), evaluate=trained(noise=noise), births=births, **fields)
+
+
+def test_further_seeds_are_for_where_seeds_differ() -> None:
+    """The landscape's losses differ by about .5; where a seed changes nothing, it is tried once."""
+    certain, uncertain = (
+        [sum(one.replicate > 0 for one in by_worth(noise, seed=seed).candidates) for seed in range(3)]
+        for noise in (0.0, 0.5)
+    )
+    assert max(certain) <= 1
+    assert sum(uncertain) >= 6
+
+
+def test_only_the_best_get_further_seeds_and_none_more_than_four() -> None:
+    run = by_worth(0.5)
+    first = {genome_key(trial.genome): trial.losses for trial in run.history.trials if trial.candidate.fresh}
+    again = [genome_key(one.genome) for one in run.candidates if one.replicate]
+    ranked = sorted(losses for losses in first.values() if losses)
+    assert again
+    assert all(ranked.index(first[key]) < len(ranked) / 2 for key in again)
+    assert max(one.replicate for one in run.candidates) <= 3
+    assert len({(genome_key(one.genome), one.replicate) for one in run.candidates}) == len(run.candidates)
+
+
+def test_further_seeds_are_at_most_a_quarter_of_what_is_out() -> None:
+    run = by_worth(0.5, births=60, slots=6)
+    out: dict[int, bool] = {}
+    for event in run.events:
+        if isinstance(event, Born):
+            out[event.candidate.id] = event.candidate.replicate > 0
+            assert sum(out.values()) <= 1 + len(out) / 4
+        elif isinstance(event, Told):
+            del out[event.id]
+    assert any(one.replicate for one in run.candidates)
 
 
 @pytest.mark.parametrize("name", ["ga", "saea", "random"])
