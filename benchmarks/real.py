@@ -47,6 +47,7 @@ from evo_tune.genome.values import genome_key
 from evo_tune.plugins.context import Context, Pruned
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.find import find_evaluator
+from evo_tune.report import believed
 from evo_tune.report.calibration import calibration_seed, recommended
 from evo_tune.store.run import Run
 
@@ -83,6 +84,7 @@ class Found:
     Args:
         genome: What is recommended.
         loss: Its loss in the search, the mean over its seeds.
+        said: Its loss as the search tells it: what is expected with other seeds, or what was seen.
         seeds: Their number.
         full: Full trainings.
         stopped: Those that failed or were pruned.
@@ -91,6 +93,7 @@ class Found:
 
     genome: dict[str, Any]
     loss: float
+    said: float
     seeds: int
     full: int
     stopped: int
@@ -108,6 +111,7 @@ class Row:
     full: int
     stopped: int
     searched_loss: float
+    said_loss: float
     searched_seeds: int
     retrained_loss: float
     retrained_error: float
@@ -116,8 +120,13 @@ class Row:
 
     @property
     def luck(self) -> float:
-        """By how much the genome is worse with fresh seeds than the search said."""
+        """By how much the genome is worse with fresh seeds than the search saw it."""
         return self.retrained_loss - self.searched_loss
+
+    @property
+    def boast(self) -> float:
+        """By how much it is worse than the search said."""
+        return self.retrained_loss - self.said_loss
 
 
 class NothingFoundError(Exception):
@@ -132,7 +141,7 @@ def best_of(results: Iterable[tuple[float, float | None, dict[str, Any]]], secon
         raise NothingFoundError(f"not one of {len(timely)} trainings was finished well in {seconds:.0f} s")
     good.sort(key=lambda one: one[0])
     loss, genome = good[0]
-    return Found(genome, loss, 1, len(good), len(timely) - len(good), good[:KEPT])
+    return Found(genome, loss, loss, 1, len(good), len(timely) - len(good), good[:KEPT])
 
 
 def ours(strategy: str | None, job: Job, seed: int, folder: Path, **rules: Any) -> Found:
@@ -157,7 +166,16 @@ def ours(strategy: str | None, job: Job, seed: int, folder: Path, **rules: Any) 
     seeds = [trial for trial in run.trials() if trial.losses and genome_key(trial.genome) == key]
     well = sum(trial.losses is not None for trial in run.trials())
     trained = [(trial.losses[0], trial.genome) for trial in ranked[:KEPT] if trial.losses]
-    return Found(best.genome, best.losses[0], len(seeds), well, len(run.outcomes) - well, trained)
+    said = believed.expected(run, best)
+    return Found(
+        best.genome,
+        best.losses[0],
+        best.losses[0] if said is None else said,
+        len(seeds),
+        well,
+        len(run.outcomes) - well,
+        trained,
+    )
 
 
 def in_time(folder: Path, copy: Path, deadline: float) -> Run:
@@ -289,7 +307,7 @@ def retrained(job: Job, genome: dict[str, Any], seed: int, first: int = 1) -> li
 def default_genome(job: Job, seed: int, folder: Path) -> Found:
     """Search for nothing: what there is without a search."""
     space = find_evaluator(EVALUATOR).space(_bound(job))
-    return Found(space.default(), float("nan"), 0, 0, 0, [])
+    return Found(space.default(), float("nan"), float("nan"), 0, 0, 0, [])
 
 
 METHODS: dict[str, Callable[[Job, int, Path], Found]] = {
@@ -313,6 +331,7 @@ def play(method: str, job: Job, seed: int) -> Row:
         found.full,
         found.stopped,
         found.loss,
+        found.said,
         found.seeds,
         float(np.mean(losses)),
         float(np.std(losses, ddof=1) / np.sqrt(len(losses))) if len(losses) > 1 else 0.0,
@@ -355,8 +374,8 @@ def report(rows: list[Row], best: dict[tuple[str, int], float]) -> None:
         rows: What was done so far.
         best: By method and seed, the loss of the best genome of a search by fresh seeds.
     """
-    titles = ("retrained val_loss", "said", "luck", "of the best")
-    print(f"\n{'method':24}" + "".join(f"{title:>19}" for title in titles) + f"{'full':>6}{'cut':>5}{'n':>4}")
+    titles = ("retrained val_loss", "seen", "luck", "luck of what it said", "of the best")
+    print(f"\n{'method':24}" + "".join(f"{title:>22}" for title in titles) + f"{'full':>6}{'cut':>5}{'n':>4}")
     for method in METHODS:
         mine = [row for row in rows if row.method == method]
         if not mine:
@@ -366,9 +385,10 @@ def report(rows: list[Row], best: dict[tuple[str, int], float]) -> None:
             [row.searched_loss for row in mine],
             [row.luck for row in mine],
         ]
+        columns.append([row.boast for row in mine])
         columns.append([best[method, row.seed] for row in mine if (method, row.seed) in best])
         full, stopped = (np.mean([getattr(row, name) for row in mine]) for name in ("full", "stopped"))
-        cells = "".join(f"{with_error(column):>19}" for column in columns)
+        cells = "".join(f"{with_error(column):>22}" for column in columns)
         print(f"{method:24}{cells}{full:6.0f}{stopped:5.0f}{len(mine):4}")
     of = {(row.method, row.seed): row.retrained_loss for row in rows}
     first = next(iter(METHODS))
@@ -444,7 +464,8 @@ def search(pool: ProcessPoolExecutor, job: Job, seeds: range, path: Path) -> lis
             continue
         rows.append(row)
         append(path, row)
-        print(f"seed {seed}: {method}: {row.retrained_loss:.4f}, it said {row.searched_loss:.4f}, with {row.genome}")
+        told = f"{row.retrained_loss:.4f}, seen {row.searched_loss:.4f}, said {row.said_loss:.4f}"
+        print(f"seed {seed}: {method}: {told}, with {row.genome}")
         report(rows, {})
     return rows
 

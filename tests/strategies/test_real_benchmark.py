@@ -23,7 +23,7 @@ def real() -> ModuleType:
 def test_only_what_was_finished_in_time_counts(real: ModuleType) -> None:
     results = [(1.0, 3.0, {"lr": 1}), (2.0, None, {"lr": 2}), (60.0, 2.0, {"lr": 3}), (60.1, 1.0, {"lr": 4})]
     trained = [(2.0, {"lr": 3}), (3.0, {"lr": 1})]
-    assert real.best_of(results, 60.0) == real.Found({"lr": 3}, 2.0, seeds=1, full=2, stopped=1, trained=trained)
+    assert real.best_of(results, 60.0) == real.Found({"lr": 3}, 2.0, 2.0, seeds=1, full=2, stopped=1, trained=trained)
     with pytest.raises(real.NothingFoundError, match="not one of 1 trainings was finished well in 2 s"):
         real.best_of(results[1:], 2.0)
 
@@ -31,7 +31,7 @@ def test_only_what_was_finished_in_time_counts(real: ModuleType) -> None:
 def test_what_stands_in_the_csv_is_not_done_again(
     real: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    row = real.Row("", 0, 0.1, "{}", 10, 2, 1.5, 1, 1.6, 0.01, '{"kind": "a, b"}', "[]")
+    row = real.Row("", 0, 0.1, "{}", 10, 2, 1.5, 1.55, 1, 1.6, 0.01, '{"kind": "a, b"}', "[]")
     played: list[tuple[str, int]] = []
 
     def play(method: str, job: object, seed: int) -> object:
@@ -75,7 +75,7 @@ def test_the_best_of_the_best_is_told_by_seeds_that_did_not_choose_it(
 
     monkeypatch.setattr(real, "_train", train)
     trained = json.dumps([(1.0, {"lr": 5}), (1.1, {"lr": 4}), (1.2, {"lr": 3})])
-    row = real.Row("evo-tune", 7, 6.0, "{}", 3, 0, 1.0, 1, 5.0, 0.0, "{}", trained)
+    row = real.Row("evo-tune", 7, 6.0, "{}", 3, 0, 1.0, 1.0, 1, 5.0, 0.0, "{}", trained)
     assert real.best_by_fresh_seeds(real.Job(6.0, {}, 3, 0), row, 2) == [4.0] * 3
     chosen, told = {seed for _, seed in asked[:6]}, {seed for _, seed in asked[6:]}
     assert len(chosen) == len(told) == 3

@@ -81,7 +81,8 @@ PLACE = 10
 @click.option("--prune", is_flag=True, help="Stop a training whose learning curve is hopeless.")
 @click.option(
     "--replicates",
-    default="1",
+    type=shared.CountOrAuto(min=1),
+    default=1,
     metavar="auto|N",
     help="Seeds with which the leader is trained; auto: any of the best, as far as it is worth it.  [default: 1]",
 )

@@ -13,6 +13,7 @@ Riedmiller & Braun, Rprop (ICNN 1993) for the steps.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -20,7 +21,7 @@ import numpy as np
 
 from evo_tune.genome.models.matern import covariance, matern, squares, weighted
 
-__all__ = ["Belief", "Trainings", "fitted", "selected"]
+__all__ = ["Belief", "Trainings", "by_expectation", "fitted", "selected"]
 
 STEPS = 20
 """Steps of the fit, as many as those of the strategy's process."""
@@ -38,6 +39,9 @@ VARIANCES = 1.5
 WORST = 0.5
 """Losses count up to the median and this share of its distance from the best: how bad the bad ones are tells nothing
 of the good ones, and would drown their differences."""
+
+FEWEST = 3
+"""Genomes from which anything is expected; of fewer what was seen is all there is."""
 
 LEADERS = 32
 """Genomes that a belief is about at the least: the best ones by their means."""
@@ -194,3 +198,28 @@ def _lowest(means: np.ndarray, moved: np.ndarray) -> np.ndarray:
         moved: How far each mean moves by a training that comes out a deviation higher, shape (genomes, trainings).
     """
     return np.asarray((means[:, None, None] + moved[:, :, None] * NODES).min(axis=0))
+
+
+def by_expectation(
+    known: Sequence[Mapping[int, float]], points: Callable[[Sequence[int]], np.ndarray], unordered: np.ndarray
+) -> dict[int, float]:
+    """Return the loss that is expected with other seeds, by the place of the genome; the least first.
+
+    It is told of the best few genomes, and of some others. Where little is known, or seeds change nothing, it is what
+    was seen.
+
+    Args:
+        known: Of each genome its losses by number of the seed, one at least.
+        points: Returns the features of the genomes in some places, shape (places, features).
+        unordered: Whether a feature has no order, shape (features,).
+    """
+    means = np.array([np.mean(list(losses.values())) for losses in known])
+    kept: list[int] = selected(means, np.array([len(losses) for losses in known])).tolist()
+    again = [losses for losses in known if len(losses) > 1]
+    if len(kept) < FEWEST or (again and all(len(set(losses.values())) == 1 for losses in again)):
+        return {place: float(means[place]) for place in sorted(kept, key=lambda place: means[place])}
+    rows = [(place, *one) for place, genome in enumerate(kept) for one in known[genome].items()]
+    numbers, seeds, losses = (np.array(column) for column in zip(*rows, strict=True))
+    given = Trainings(points(kept), numbers, seeds, losses, unordered)
+    expected = Belief(given, fitted(given)).expected
+    return {kept[place]: float(expected[place]) for place in np.argsort(expected, kind="stable")}
