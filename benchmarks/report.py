@@ -136,7 +136,7 @@ def _outcome(units: np.ndarray, rng: np.random.Generator, budget: float) -> tupl
         status = "diverged" if units[0] > 0.6 else "out_of_memory"
         return Outcome(status, {}, (), seconds / 2, "cuda:0", text), math.inf  # type: ignore[arg-type]
     pruned = rng.random() < 0.1 and budget == 1.0
-    points = np.linspace(0.125, budget, 8) if not pruned else np.array([0.125, 0.25])
+    points = np.linspace(budget / 8, budget, 8) if not pruned else np.array([0.125, 0.25])
     curve = tuple((float(x), {"loss": loss + (1.2 - x) ** 3 + 0.01 * float(rng.normal())}) for x in points)
     if pruned:
         return Outcome("pruned", {}, curve, seconds / 4, "cuda:0", "loss=2.9 at 25% is beyond its bound"), math.inf

@@ -17,7 +17,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -31,9 +30,10 @@ from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Proposal, Trial
 from evo_tune.plugins.strategy import Strategy
 from evo_tune.strategies._births import spread, unborn
+from evo_tune.strategies._chances import another_chance
 from evo_tune.strategies._deap import Individual, best_of, crossover, mutate, seeded, select, tournament
 from evo_tune.strategies._rounds import Bred, Merits, searched, unseen
-from evo_tune.strategies._screen import Screen, expected_improvement
+from evo_tune.strategies._screen import Screen, expected_improvement, normal_scores
 from evo_tune.strategies._taught import Expectation
 
 __all__ = ["SAEA"]
@@ -81,6 +81,8 @@ class SAEA(Strategy):
         rounds: Rounds of mutation around the candidates that the models like best; 0: what was bred is all there is.
         searching: Probability that a birth is found by such rounds; the others are the best of what was bred, so that
             an error of the models does not decide alone.
+        chances: Probability that a birth, while results do not improve, has the value of a gene without order that had
+            the fewest births, at the place that a model of its own results finds the most promising.
         front: With several objectives parents are selected from 'all' trials at once, or in a 'steady' state, each
             trial having competed as it came.
     """
@@ -95,19 +97,21 @@ class SAEA(Strategy):
     believe: Literal["expected", "average"] = "expected"
     rounds: int = 6
     searching: float = 0.5
+    chances: float = 0.5
     front: Literal["all", "steady"] = "all"
 
     several_objectives: ClassVar[bool] = True
     learns: ClassVar[bool] = True
-    before: ClassVar[Mapping[str, Any]] = {"believe": "average", "rounds": 0, "front": "steady"}
+    before: ClassVar[Mapping[str, Any]] = {"believe": "average", "rounds": 0, "chances": 0.0, "front": "steady"}
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for name, least in (("first", 2), ("brood", 1), ("immigrants", 0), ("trees", 2), ("rounds", 0)):
             if getattr(self, name) < least:
                 raise OptionError(f"{name}={getattr(self, name)} is not allowed: expected {least} or more")
-        if not 0.0 <= self.searching <= 1.0:
-            raise OptionError(f"searching={self.searching} is not allowed: expected a probability from 0 to 1")
+        for name in ("searching", "chances"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise OptionError(f"{name}={getattr(self, name)} is not allowed: expected a probability from 0 to 1")
         if not 0.0 <= self.kappa < math.inf:
             raise OptionError(f"kappa={self.kappa} is not allowed: expected a number of deviations, 0 or more")
 
@@ -120,6 +124,9 @@ class SAEA(Strategy):
         bred = list(self._bred(history, rng, pool))
         if self.screen == "none":
             return next(unseen(history, bred), None) or unborn(history, rng)
+        chance = another_chance(history, bred, self.chances, rng)
+        if chance is not None:
+            return chance
         merits = self._merits(history, told, places, rng)
         if self.rounds and rng.random() < self.searching:
             return searched(history, bred, merits, self.rounds, rng) or unborn(history, rng)
@@ -222,7 +229,7 @@ class SAEA(Strategy):
             for row in kept.tolist()
         ]
         scores = np.append(np.zeros(lied), places)[kept]
-        scores[kept >= lied] = _normal_scores(scores[kept >= lied], len(places))
+        scores[kept >= lied] = normal_scores(scores[kept >= lied], len(places))
         out = [one.id for one in ([] if lied else waiting[-RECENT:])]
         features = features_of(np.stack([history.born_units[id] for id in (*ids, *out)]), sizes_of(history.space))
         return features[: len(ids)], scores, features[len(ids) :]
@@ -275,12 +282,3 @@ def _places(losses: np.ndarray, failures: int, rng: np.random.Generator) -> np.n
         weighted = share * np.stack([ranks(column) for column in losses.T], axis=1)
         losses = weighted.max(axis=1, keepdims=True) + AUGMENT * weighted.sum(axis=1, keepdims=True)
     return np.append(ranks(losses[:, 0]), np.full(failures, len(losses) + (failures + 1) / 2))
-
-
-def _normal_scores(places: np.ndarray, count: int) -> np.ndarray:
-    """Return the normal scores of some places among so many (Blom, 1958), the best highest, shape (places,).
-
-    So no scale and no outlier of a loss matters.
-    """
-    normal = NormalDist()
-    return np.array([-normal.inv_cdf((place - 0.375) / (count + 0.25)) for place in places])
