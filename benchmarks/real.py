@@ -425,6 +425,7 @@ def main() -> None:
     parser.add_argument("--side", type=int, help="searches side by side, each on one core; default: all cores")
     parser.add_argument("--flops", type=float, help="budget of a training instead of the evaluator's default")
     parser.add_argument("--quick", action="store_true", help="tiny trainings for 30 s a search: does it work?")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="default: all")
     parser.add_argument("--csv", type=Path, default=Path("real.csv"), help="read first, then written to")
     given = parser.parse_args()
     if not given.minutes > 0 or min(given.seeds, given.retrain) < 1 or min(given.first_seed, given.best_of) < 0:
@@ -439,19 +440,19 @@ def main() -> None:
     for core in cores:
         queue.put(core)
     with ProcessPoolExecutor(len(cores), mp_context=spawn, initializer=_own_core, initargs=(queue,)) as pool:
-        rows = search(pool, job, range(given.first_seed, given.first_seed + given.seeds), given.csv)
+        seeds = range(given.first_seed, given.first_seed + given.seeds)
+        rows = search(pool, job, given.methods, seeds, given.csv)
         if given.best_of:
             name_best(pool, job, rows, given.best_of)
 
 
-def search(pool: ProcessPoolExecutor, job: Job, seeds: range, path: Path) -> list[Row]:
-    """Have every method search with every seed, several side by side, and return what came of it."""
+def search(pool: ProcessPoolExecutor, job: Job, methods: list[str], seeds: range, path: Path) -> list[Row]:
+    """Have each method search with every seed, several side by side, and return what came of it."""
     same = (job.minutes, json.dumps(job.options, sort_keys=True))
     rows = [row for row in read(path) if (row.minutes, row.options) == same]
     done = {(row.method, row.seed) for row in rows}
     out: dict[Future[Row], tuple[str, int]] = {}
     for seed in seeds:
-        methods = list(METHODS)
         for method in methods[seed % len(methods) :] + methods[: seed % len(methods)]:
             if (method, seed) not in done:
                 out[pool.submit(play, method, job, seed)] = (method, seed)

@@ -20,6 +20,8 @@ from evo_tune.errors import EvoTuneError
 from evo_tune.loop.search import Search
 from tests.conftest import QUICK
 
+pytestmark = pytest.mark.xdist_group("hostile")  # one run is made, and copied
+
 LOOKS = (["list"], ["show", "run"], ["best", "run"], ["status", "run"], ["show", "run", "--format", "csv"])
 
 

@@ -140,7 +140,9 @@ def further_of(run: Run) -> Further | None:
 
 def in_words(found: Further) -> str:
     """Return it in words, without a stop."""
+    percent = 100 * found.chance
+    chance = "less than 1%" if percent < 0.5 else "more than 99%" if percent > 99.5 else f"{percent:.0f}%"
     return (
-        f"the next {found.trainings} trainings improve by more than seeds differ ({found.noise:.3g}) with a chance of "
-        f"{100 * found.chance:.0f}%"
+        f"the next {found.trainings} trainings improve by more than seeds differ ({found.noise:.3g}) "
+        f"with a chance of {chance}"
     )

@@ -47,6 +47,7 @@ def closing() -> Iterator[list[Slot]]:
         slot.close()
 
 
+@pytest.mark.slow
 @pytest.mark.cluster
 @pytest.mark.parametrize(
     "open_one",
@@ -74,6 +75,7 @@ def test_a_machine_that_is_lost_costs_nothing_but_time(open_one, task_of, closin
     assert until(lambda: not alive(pid)), "the training does not outlive the engine's process"
 
 
+@pytest.mark.slow
 @pytest.mark.cluster
 @pytest.mark.parametrize(
     "open_one",
@@ -308,6 +310,7 @@ def test_an_extra_that_is_not_installed_names_the_command(task_of, monkeypatch, 
         open_slots(task_of(OK), Plan((CPU,), 1), cluster=Cluster(backend))
 
 
+@pytest.mark.slow
 @pytest.mark.cluster
 @pytest.mark.xdist_group("ray")
 def test_a_run_moves_from_joblib_to_dask_to_ray_and_its_table_is_the_same(quick, tmp_path):

@@ -26,6 +26,8 @@ from evo_tune.plugins.find import bundled_evaluators, find_evaluator
 from evo_tune.training import session
 from evo_tune.training.hardware import throughput
 
+pytestmark = pytest.mark.xdist_group("option effects")  # what they share is trained once
+
 NAMES = sorted(path.stem for path in bundled_evaluators().glob("*.py") if path.name[0] not in "_")
 
 

@@ -254,7 +254,7 @@ def noisy(begin: Begin, tmp_path: Path) -> Begin:
 
     def make(**given: Any) -> Search:
         settings = {"strategy": "saea", "replicates": "auto", "trials": 30, "slots": 1, "seed": 5, **given}
-        return begin(evaluator=str(path), **settings)
+        return begin(**{"evaluator": str(path), **settings})
 
     return make
 
@@ -268,6 +268,13 @@ def test_further_seeds_by_worth_resume_and_replay(noisy: Begin, tmp_path: Path) 
         copy = cut_copy(search.saved, tmp_path / "store" / f"cut-{cut}", cut)
         again = Search.resume(copy.name, store=tmp_path / "store", slots=1).run()
         assert rows(again) == whole
+
+
+def test_where_seeds_change_nothing_one_is_tried_at_most(noisy: Begin, tmp_path: Path) -> None:
+    path = tmp_path / "certain.py"
+    path.write_text(NOISY.replace("0.2 * noise", "0.0 * noise"))
+    search = noisy(evaluator=str(path), strategy="random", trials=20).run()
+    assert sum(one.replicate > 0 for one in search.saved.candidates) <= 1
 
 
 @pytest.mark.parametrize("replicates", ["auto", 1])

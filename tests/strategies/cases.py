@@ -79,6 +79,8 @@ def length(strategy: Strategy, births: int) -> int:
 
 def cases_of(variant: str) -> Mapping[str, tuple[object, ...]]:
     """Return the cases in which a variant is checked, by the name of a test's parameter; all where it has no entry."""
+    if variant.endswith("-generational"):  # it breeds as the plain one does, from other parents
+        return {"space": ("mixed", "tiny", "repaired", "one-float"), "lag": (0, 8)}
     return FEW if is_slow(VARIANTS[variant]) else LESS.get(variant, {})
 
 

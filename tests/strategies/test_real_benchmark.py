@@ -43,15 +43,18 @@ def test_what_stands_in_the_csv_is_not_done_again(
     monkeypatch.setattr(real, "play", play)
     job, path = real.Job(0.1, {}, 3, 0), tmp_path / "a.csv"
     with ThreadPoolExecutor(1) as pool, pytest.raises(KeyboardInterrupt):
-        real.search(pool, job, range(2), path)
+        real.search(pool, job, list(real.METHODS), range(2), path)
     assert [(row.method, row.seed) for row in real.read(path)] == played[:2]
     del played[8:], played[2:]
     played.extend([("", 0)] * 6)
     with ThreadPoolExecutor(1) as pool:
-        rows = real.search(pool, job, range(2), path)
+        rows = real.search(pool, job, list(real.METHODS), range(2), path)
     assert len(rows) == 8
     assert len(set(played[8:])) == len(played[8:]) == 6
     assert set(played[:2]).isdisjoint(played[8:])
+    with ThreadPoolExecutor(1) as pool:
+        assert len(real.search(pool, job, ["random search"], range(3), path)) == 9
+    assert played[-1] == ("random search", 2)
     assert "is lower than random search by 0.0000 ± 0.0000, paired by seed" in capsys.readouterr().out
 
 

@@ -143,14 +143,14 @@ class Belief:
         self._given, self._relevance = given, weights[:-3]
         self._own, self._shared, self._noise = weights[-3:].tolist()
         scores, mean, self._scale = given.scaled()
-        trained = given.points[given.rows]
-        whole = self._kernel(trained, trained) + weighted(weights[-3:], np.stack(given.parts))
+        rows, smooth = given.rows, self._kernel(given.points, given.points)
+        whole = smooth[np.ix_(rows, rows)] + weighted(weights[-3:], np.stack(given.parts))
         self._inverse = np.linalg.inv(whole)
         self._pulled = self._inverse @ scores
-        mine = np.equal.outer(np.arange(len(given.points)), given.rows)
-        self._cross = self._kernel(given.points, trained) + self._own * mine
+        mine = np.equal.outer(np.arange(len(given.points)), rows)
+        self._cross = smooth[:, rows] + self._own * mine
         self._means = self._cross @ self._pulled
-        self._spread = self._kernel(given.points, given.points) + self._own * np.eye(len(given.points))
+        self._spread = smooth + self._own * np.eye(len(given.points))
         self.expected = mean + self._scale * self._means
         """Loss that is expected of each genome with another seed, shape (genomes,)."""
         self.best = int(np.argmin(self._means))
@@ -175,13 +175,13 @@ class Belief:
         Args:
             points: Features of the points, shape (points, features).
         """
-        trained = self._given.points[self._given.rows]
-        cross = self._kernel(points, trained)
+        smooth = self._kernel(points, self._given.points)
+        cross = smooth[:, self._given.rows]
         shared = cross + self._shared * (self._given.seeds == 0)
         known = shared @ self._inverse
         variance = 1.0 + self._own + self._shared + self._noise - (known * shared).sum(axis=1)
         deviation = np.sqrt(np.maximum(variance, 1e-12))
-        moved = (self._kernel(self._given.points, points) - self._cross @ known.T) / deviation
+        moved = (smooth.T - self._cross @ known.T) / deviation
         own = (1.0 + self._own - (known * cross).sum(axis=1)) / deviation
         low = np.minimum(_lowest(self._means, moved), (cross @ self._pulled)[:, None] + own[:, None] * NODES)
         return self._scale * float((self._means.min() - low.mean(axis=1)).max())
@@ -197,7 +197,9 @@ def _lowest(means: np.ndarray, moved: np.ndarray) -> np.ndarray:
         means: Shape (genomes,).
         moved: How far each mean moves by a training that comes out a deviation higher, shape (genomes, trainings).
     """
-    return np.asarray((means[:, None, None] + moved[:, :, None] * NODES).min(axis=0))
+    reach = NODES[-1] * np.abs(moved).max(axis=1)
+    near = means - reach <= (means + reach).min()  # no outcome makes the others the best
+    return np.asarray((means[near, None, None] + moved[near, :, None] * NODES).min(axis=0))
 
 
 def by_expectation(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass
 from typing import Any
@@ -139,9 +140,11 @@ def draw(material: Material, id: int | None = None) -> Spec | None:
             marker={"size": 20, "symbol": "circle-open", "line": {"width": 2.5, "color": BEST}},
         )
     )  # fmt: skip
+    first, last = (pick(min(row.candidate.generation, 10**9) for row in rows) for pick in (min, max))
     generations = {
         "title": {"text": "generation"},
-        "dtick": max(1, len({row.candidate.generation for row in rows}) // 8),
+        "dtick": max(1, math.ceil((last - first) / 10)),
+        "range": [first - 0.6 - 0.02 * (last - first), last + 0.6 + 0.02 * (last - first)],  # and none below the first
     }
     return figure(traces, generations, safe(material.metric), height=380)
 

@@ -78,13 +78,14 @@ def draw(material: Material) -> Spec | None:
         [*traces, marks],
         {
             "tickmode": "array", "tickvals": list(range(count)), "ticktext": titles, "side": "top",
-            "range": [-0.65, count - 0.85], "showgrid": False, "fixedrange": True, "tickangle": -20 if count > 7 else 0,
+            "range": [-0.65, count - 0.85], "showgrid": False, "fixedrange": True,
+            "ticklabeloverflow": "allow", "tickangle": -20 if count > 7 else 0,
         },
         {"range": [-0.06, 1.06], "visible": False, "fixedrange": True},
         height=400,
         shapes=rules,
         dragmode="select",
-        margin={"l": 16, "r": 16, "t": 84, "b": 36},
+        margin={"l": 16, "r": 48, "t": 84, "b": 36},  # a slanting title reaches beyond its axis
         legend={"orientation": "h", "x": 0, "y": -0.02, "yanchor": "top"},
     )  # fmt: skip
 
