@@ -17,7 +17,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -25,12 +24,13 @@ import numpy as np
 from evo_tune.errors import OptionError
 from evo_tune.genome.hints import beliefs
 from evo_tune.genome.history import History
-from evo_tune.genome.importance import ranks
+from evo_tune.genome.importance import normal_scores, ranks
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Proposal, Trial
-from evo_tune.plugins.strategy import Strategy
+from evo_tune.plugins.strategy import Seen, Strategy
 from evo_tune.strategies._births import spread, unborn
 from evo_tune.strategies._deap import Individual, best_of, crossover, mutate, seeded, select, tournament
+from evo_tune.strategies._learned import Learned
 from evo_tune.strategies._rounds import Bred, Merits, features_of, searched, sizes_of, unseen
 from evo_tune.strategies._screen import Screen, expected_improvement
 from evo_tune.strategies._taught import Expectation
@@ -82,6 +82,8 @@ class SAEA(Strategy):
             an error of the models does not decide alone.
         front: With several objectives parents are selected from 'all' trials at once, or in a 'steady' state, each
             trial having competed as it came.
+        early: With --fidelity and one objective, results in part are 'learned' from, and who goes on is what is
+            expected to end best; or they count by their 'places'.
     """
 
     first: int = 6
@@ -95,10 +97,11 @@ class SAEA(Strategy):
     rounds: int = 6
     searching: float = 0.5
     front: Literal["all", "steady"] = "all"
+    early: Literal["learned", "places"] = "learned"
 
     several_objectives: ClassVar[bool] = True
     learns: ClassVar[bool] = True
-    before: ClassVar[Mapping[str, Any]] = {"believe": "average", "rounds": 0, "front": "steady"}
+    before: ClassVar[Mapping[str, Any]] = {"believe": "average", "rounds": 0, "front": "steady", "early": "places"}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -110,7 +113,20 @@ class SAEA(Strategy):
         if not 0.0 <= self.kappa < math.inf:
             raise OptionError(f"kappa={self.kappa} is not allowed: expected a number of deviations, 0 or more")
 
+    @property
+    def scores(self) -> bool:
+        return self.early == "learned"
+
+    def learn(self, seen: Seen, space: SearchSpace) -> Learned | None:
+        return Learned.of(seen, sizes_of(space)) if len(seen.ids) >= self.first else None
+
     def propose(self, history: History, rng: np.random.Generator) -> Proposal | None:
+        return self._next(history, rng, None)
+
+    def propose_learned(self, history: History, prospects: Learned, rng: np.random.Generator) -> Proposal | None:
+        return self._next(history, rng, prospects)
+
+    def _next(self, history: History, rng: np.random.Generator, learned: Learned | None) -> Proposal | None:
         told = history.ranking
         if history.fresh_count < self.first or len(told) < self.first // 2:
             return (self._lesson(history) if history.fresh_count in TAUGHT else None) or spread(history, rng)
@@ -119,7 +135,10 @@ class SAEA(Strategy):
         bred = list(self._bred(history, rng, pool))
         if self.screen == "none":
             return next(unseen(history, bred), None) or unborn(history, rng)
-        merits = self._merits(history, told, places, rng)
+        if learned is None:
+            merits = self._merits(history, told, places, rng)
+        else:
+            merits = self._learned_merits(history, told, learned, rng)
         if self.rounds and rng.random() < self.searching:
             return searched(history, bred, merits, self.rounds, rng) or unborn(history, rng)
         found = list(unseen(history, bred))
@@ -171,19 +190,49 @@ class SAEA(Strategy):
         expected = Expectation.of(history.lessons, points, scores, sizes)
         left = scores - expected(points) if expected.lessons else scores
         screen = Screen.fit(points, left, out, sizes, self.trees, self.models, rng)
-        best = float(scores.max())
+        return self._judged(screen, expected if expected.lessons else None, float(scores.max()), space, trust, rng)
+
+    def _judged(
+        self,
+        screen: Screen,
+        expected: Expectation | None,
+        best: float,
+        space: SearchSpace,
+        trust: float,
+        rng: np.random.Generator,
+    ) -> Merits:
+        """Return what says how promising a genome is by models, and by what earlier runs lead one to expect."""
+        sizes = sizes_of(space)
         appetite = rng.exponential(self.kappa) if self.screen == "ucb" else 0.0  # its own for each birth
 
         def merits(units: np.ndarray) -> np.ndarray:
             features = features_of(units, sizes)
             mean, deviation = screen.predict(features)
-            if expected.lessons:
+            if expected is not None:
                 mean = mean + expected(features)
             if self.screen == "ei":
                 return expected_improvement(mean, deviation, best) + trust * beliefs(space.genes, units)
             return np.asarray(mean + appetite * deviation)
 
         return merits
+
+    def _learned_merits(
+        self, history: History, told: Sequence[Trial], learned: Learned, rng: np.random.Generator
+    ) -> Merits:
+        """Return the same by what was learned of results in part; rows of what was learned are the view's trials."""
+        space, sizes = history.space, sizes_of(history.space)
+        failed = history.failed
+        kept = np.arange(len(told) + len(failed))
+        if len(kept) > POINTS:
+            kept = np.append(kept[: POINTS // 2], rng.choice(kept[POINTS // 2 :], POINTS - POINTS // 2, replace=False))
+        trials = [told[at] if at < len(told) else failed[at - len(told)] for at in kept.tolist()]
+        rows = np.array([trial.told_order for trial in trials])
+        points = features_of(learned.seen.encoded(rows), sizes)
+        out = [history.born_units[one.id] for one in history.out[-RECENT:]]
+        waiting = features_of(np.stack(out), sizes) if out else np.empty((0, len(sizes)))
+        process = None if self.models == "forest" else learned.process
+        screen = Screen.around(process, points, learned.scores(rows), waiting, sizes, self.trees, self.models, rng)
+        return self._judged(screen, None, learned.best, space, TRUST / history.fresh_count, rng)
 
     def _lesson(self, history: History) -> Proposal | None:
         """Return the best genome of an earlier run that was not born, of each run by turns."""
@@ -221,7 +270,7 @@ class SAEA(Strategy):
             for row in kept.tolist()
         ]
         scores = np.append(np.zeros(lied), places)[kept]
-        scores[kept >= lied] = _normal_scores(scores[kept >= lied], len(places))
+        scores[kept >= lied] = normal_scores(scores[kept >= lied], len(places))
         out = [one.id for one in ([] if lied else waiting[-RECENT:])]
         features = features_of(np.stack([history.born_units[id] for id in (*ids, *out)]), sizes_of(history.space))
         return features[: len(ids)], scores, features[len(ids) :]
@@ -274,12 +323,3 @@ def _places(losses: np.ndarray, failures: int, rng: np.random.Generator) -> np.n
         weighted = share * np.stack([ranks(column) for column in losses.T], axis=1)
         losses = weighted.max(axis=1, keepdims=True) + AUGMENT * weighted.sum(axis=1, keepdims=True)
     return np.append(ranks(losses[:, 0]), np.full(failures, len(losses) + (failures + 1) / 2))
-
-
-def _normal_scores(places: np.ndarray, count: int) -> np.ndarray:
-    """Return the normal scores of some places among so many (Blom, 1958), the best highest, shape (places,).
-
-    So no scale and no outlier of a loss matters.
-    """
-    normal = NormalDist()
-    return np.array([-normal.inv_cdf((place - 0.375) / (count + 0.25)) for place in places])

@@ -24,7 +24,7 @@ from evo_tune.strategies._screen import Screen
 from evo_tune.strategies.ga import GA
 from evo_tune.strategies.nsga2 import NSGA2
 from evo_tune.strategies.random import Random
-from evo_tune.strategies.saea import POINTS, SAEA, _normal_scores, _places
+from evo_tune.strategies.saea import POINTS, SAEA, _places, normal_scores
 from tests.strategies.bowl import BOWL, best_of
 from tests.strategies.cases import OBJECTIVES, SPACES, losses
 from tests.strategies.simulate import Simulation, birth_rng
@@ -81,7 +81,7 @@ def test_failures_inform_where_not_to_go() -> None:
 def test_failures_behind_the_best_are_not_a_number() -> None:
     history = told(SPACES["mixed"], 20)
     places = _places(history.ranked_losses(), 40, birth_rng(0, 0))
-    scores = _normal_scores(places, len(places))
+    scores = normal_scores(places, len(places))
     assert scores.shape == (60,)
     assert np.all(np.diff(scores[:20]) < 0)
     assert np.all(scores[20:] == scores[20])
@@ -105,7 +105,7 @@ def with_some_out(count: int, out: int) -> History:
 def test_what_is_out_takes_no_place_of_results() -> None:
     points, scores, out = learned(with_some_out(200, 90))
     assert len(points) == len(scores) == POINTS
-    assert scores.max() == _normal_scores(np.array([1.0]), 200)[0]
+    assert scores.max() == normal_scores(np.array([1.0]), 200)[0]
     assert out.shape == (90, len(SPACES["mixed"].genes))
 
 
