@@ -19,7 +19,6 @@ import numpy as np
 
 from evo_tune.genome.history import Grown, History
 from evo_tune.genome.importance import ranks
-from evo_tune.genome.standing import placed_by_rung
 from evo_tune.genome.trial import Proposal, Trial
 from evo_tune.genome.view import ledger_of
 from evo_tune.plugins.strategy import Prospects, Seen, Strategy
@@ -31,7 +30,7 @@ __all__ = ["chosen", "prospects_of", "seen_of"]
 LEAST = 0.6
 """Least share that goes on, in parts of the rungs' ratio: a model that is sure may be more selective than halving."""
 
-MOST = 256
+MOST = 96
 """Genomes at a rung that are asked for what is expected of them, at most: what bounds the cost of a birth."""
 
 
@@ -72,7 +71,7 @@ def seen_of(history: History, rungs: Sequence[float]) -> Seen | None:
     good, bad = np.flatnonzero(alive & (violation == 0.0)), np.flatnonzero(alive & (violation > 0.0))
     places = np.full(losses.shape, math.nan)
     if len(good):
-        places[good] = np.stack(list(placed_by_rung(list(losses[good].T))), axis=1)
+        places[good] = np.stack(ledger.by_rung(losses[good], 0), axis=1)
     places[bad] = (len(good) + ranks(violation[bad]))[:, None]
     places[np.isnan(losses)] = math.nan
     failed = ~alive
@@ -94,7 +93,7 @@ def chosen(rungs: Rungs, prospects: Prospects, promoted: set[tuple[str, float]])
         share = max(LEAST * low / high, keep(prospects.trust(low), max(1, len(there)), CAUTION), _depth(rungs, low))
         among = there if len(there) <= MOST else np.sort(there)[np.linspace(0, len(there) - 1, MOST).astype(int)]
         kept = math.floor(share * len(among))
-        waiting = [entry for entry in rungs.waiting(low)[:MOST] if (entry.key, high) not in promoted]
+        waiting = [entry for entry in rungs.waiting(low, MOST) if (entry.key, high) not in promoted]
         if not kept or not waiting:
             continue
         mine = np.array([rungs.number(entry) for entry in waiting])

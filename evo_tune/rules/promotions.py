@@ -80,11 +80,11 @@ class Rungs:
         """Return the numbers of the genomes with a value at a rung, the best there first, shape (genomes,)."""
         return self._at[low].standing()
 
-    def waiting(self, low: float) -> list[Entry]:
-        """Return the genomes that were not trained beyond a rung, the best there first."""
+    def waiting(self, low: float, most: int) -> list[Entry]:
+        """Return at most so many of the genomes that were not trained beyond a rung, the best there first."""
         rung = self._at[low]
         ranked = rung.ranked()
-        return [rung.entries[row] for row in ranked[rung.waits.get(len(ranked))[ranked, 0] > 0.0].tolist()]
+        return [rung.entries[row] for row in ranked[rung.waits.get(len(ranked))[ranked, 0] > 0.0][:most].tolist()]
 
     def _share(self, low: float) -> float:
         """Return the share of the genomes at a rung that go on, from those that were trained in full as well.

@@ -77,9 +77,10 @@ class Learned:
     def _believed(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return mean and variance of the last score of genomes, given all results of theirs, each of shape (rows,)."""
         points = features_of(self.seen.encoded(rows), self.sizes)
-        mean, variance = self.process.predict(points)
-        last = self._last(rows)
+        mean, variance, last = np.empty(len(rows)), np.empty(len(rows)), self._last(rows)
         left = ~self.used[rows, last]
+        if not left.all():
+            mean[~left], variance[~left] = self.process.predict(points[~left])
         if left.any():
             ages, place = np.log(self.seen.shares)[last[left]], self.seen.places[rows, last][left]
             scores = normal_scores(place, len(self.seen.places))

@@ -127,14 +127,16 @@ class Process:
             ages: Logarithms of the shares of a training after which they had their scores, shape (points,).
             scores: These, shape (points,).
         """
-        mean, variance = self.predict(points)
-        late = self._shared(points)
-        early = late if self.ages is None else self._shared(points, ages)
+        kernel = self._kernel(self.points, points)
+        known = np.zeros(len(self.points)) if self.ages is None else self.ages
+        late = kernel * np.exp(-self.drift * np.abs(known))[:, None]
+        early = kernel * np.exp(-self.drift * np.abs(known[:, None] - ages[None, :]))
         explained = _times(self.inverse, early)
         doubt = np.maximum(1.0 - (early * explained).sum(axis=0), 1e-9)
         common = np.exp(self.drift * ages) - (late * explained).sum(axis=0)
         gain = common / (doubt + self.noise)
-        return mean + gain * (scores - self.weights @ early), np.maximum(variance - gain * common, 1e-9)
+        variance = 1.0 - (late * _times(self.inverse, late)).sum(axis=0) - gain * common
+        return self.weights @ late + gain * (scores - self.weights @ early), np.maximum(variance, 1e-9)
 
     def predict(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return mean and variance of the last score of each point, noise excluded, each of shape (points,)."""
@@ -150,11 +152,11 @@ class Process:
         kernel, _ = _matern(_sum(self.relevance, _squares(left, right, self.unordered)))
         return kernel
 
-    def _shared(self, points: np.ndarray, ages: np.ndarray | float = 0.0) -> np.ndarray:
-        """Return the prior's covariance of what it was fitted to and of points at ages, shape (fitted, points)."""
+    def _shared(self, points: np.ndarray) -> np.ndarray:
+        """Return the prior's covariance of what it was fitted to and of points in the end, shape (fitted, points)."""
         kernel = self._kernel(self.points, points)
         if self.ages is not None:
-            kernel *= np.exp(-self.drift * np.abs(self.ages[:, None] - np.broadcast_to(ages, len(points))[None, :]))
+            kernel *= np.exp(-self.drift * np.abs(self.ages))[:, None]
         return kernel
 
     def _covariance(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
