@@ -32,6 +32,7 @@ from evo_tune.genome.trial import Candidate, Objective, Outcome, Proposal, trial
 from evo_tune.genome.values import Genome
 from evo_tune.plugins.context import Context, Pruned
 from evo_tune.plugins.find import make_strategy
+from evo_tune.rules.replicates import CAP
 from evo_tune.rules.ruled import Ruled, Rules
 
 SPACE = SearchSpace(
@@ -51,6 +52,7 @@ RULES = {
     "rungs": Rules(RUNGS),
     "prune": Rules(prune=True),
     "replicates": Rules(replicates=3),
+    "auto": Rules(replicates=CAP, by_worth=True),
     "inherit": Rules(inherit=1 / 3),
     "everything": Rules(RUNGS, prune=True, replicates=3, constraints=SIZE),
     "heirs": Rules(prune=True, replicates=3, constraints=SIZE, inherit=1 / 3),
@@ -160,7 +162,7 @@ def grown(rules: Rules, objectives: Sequence[Objective], trials: int) -> World:
 
 def row(name: str, rules: Rules, strategy: str, trials: int, births: int) -> str:
     """Return a row of the table."""
-    several = strategy == "nsga2" or name.endswith("two")
+    several = (strategy == "nsga2" or name.endswith("two")) and not rules.by_worth
     if several and rules.prune:
         rules = Rules(rules.rungs, False, rules.replicates, rules.constraints, rules.inherit)
     began = time.process_time()
@@ -211,7 +213,7 @@ def commands(trials: int, rules: str) -> None:
             name="long",
             fidelity=given.rungs,
             prune=given.prune,
-            replicates=given.replicates,
+            replicates="auto" if given.by_worth else given.replicates,
         )
         world = World(given, OBJECTIVES[:1])
         while len(search.saved.outcomes) < trials:

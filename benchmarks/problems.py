@@ -8,6 +8,7 @@ method gains by looking in the middle or in the corners first.
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,9 @@ from evo_tune import Choice, Float, Int, SearchSpace
 Losses = tuple[float, ...]
 Result = tuple[Losses | None, Losses | None]
 """What the search is told and what counts, which differ where there is noise; None is a failure."""
+
+Cells = dict[tuple[Any, ...], tuple[tuple[float, ...], tuple[float, ...]]]
+"""By the values of the genes, what a search is told, and what counts."""
 
 NMT = ("bpe", "layers", "width", "ffn", "heads", "lr")
 MLP = ("learning_rate_init", "batch_size", "depth", "width", "alpha")
@@ -39,6 +43,7 @@ class Instance:
         regrets: Takes the results of a run in order, and returns the regret after each, shape (evaluations,).
         objectives: Number of losses.
         floor: Regret of a search that saw every cell of a table: above zero only with noise.
+        regret: Gives that of a genome which a search recommends, where this is what is counted.
     """
 
     space: SearchSpace
@@ -46,6 +51,7 @@ class Instance:
     regrets: Callable[[Sequence[Result]], np.ndarray]
     objectives: int = 1
     floor: float = 0.0
+    regret: Callable[[dict[str, Any]], float] | None = None
 
 
 @dataclass(frozen=True)
@@ -54,7 +60,7 @@ class Problem:
 
     Args:
         name: For people.
-        group: 'tables', 'noisy', 'functions' or 'fronts'.
+        group: 'tables', 'noisy', 'seeds', 'one seed', 'functions' or 'fronts'.
         instance: Makes the instance of a seed.
     """
 
@@ -98,6 +104,7 @@ class Source:
         maximised: Columns of which more is better.
         log: Columns that span powers of ten.
         told: Column that the search is told, if it is not the one that counts.
+        seeds: Columns of as many seeds: each training of a genome is told the next one's.
     """
 
     file: str
@@ -107,11 +114,16 @@ class Source:
     maximised: tuple[str, ...] = ()
     log: tuple[str, ...] = ()
     told: str | None = None
+    seeds: tuple[str, ...] = ()
 
     @property
     def group(self) -> str:
         """The problem's group."""
-        return "fronts" if len(self.losses) > 1 else "noisy" if self.told else "tables"
+        if len(self.losses) > 1:
+            return "fronts"
+        if self.seeds:
+            return "seeds" if len(self.seeds) > 1 else "one seed"
+        return "noisy" if self.told else "tables"
 
     def column(self, frame: pd.DataFrame, name: str) -> np.ndarray:
         """Return a column of results as losses."""
@@ -119,18 +131,26 @@ class Source:
         return np.asarray(np.log(values) if name in self.log else values)
 
 
-def _nmt(corpus: str) -> Source:
-    return Source(f"nmthpo/{corpus}.parquet", NMT, ("dev_bleu",), maximised=("dev_bleu",))
+def _nmt(corpus: str, **told: Any) -> Source:
+    return Source(f"nmthpo/{corpus}.parquet", NMT, ("dev_bleu",), maximised=("dev_bleu",), **told)
 
 
-def _mlp(data: str, told: str | None = None) -> Source:
-    columns = ("val_acc_mean", "val_acc_seed0")
-    return Source(f"mlp_hpobench_nn/{data}.parquet", MLP, ("val_acc_mean",), maximised=columns, told=told)
+ACCURACIES = tuple(f"val_acc_seed{number}" for number in range(5))
+LOSSES = tuple(f"val_loss_seed{number}" for number in range(4))
 
 
-def _naval(losses: tuple[str, ...] = ("val_loss_mean",), told: str | None = None) -> Source:
-    log = ("val_loss_mean", "val_loss_seed0", "model_size_mean")
-    return Source("mlp_fcnet_hpolib/naval_propulsion.parquet", FCNET, losses, FCNET_KINDS, log=log, told=told)
+def _mlp(data: str, **told: Any) -> Source:
+    columns = ("val_acc_mean", *ACCURACIES)
+    return Source(f"mlp_hpobench_nn/{data}.parquet", MLP, ("val_acc_mean",), maximised=columns, **told)
+
+
+def _naval(losses: tuple[str, ...] = ("val_loss_mean",), **told: Any) -> Source:
+    log = ("val_loss_mean", *LOSSES, "model_size_mean")
+    return Source("mlp_fcnet_hpolib/naval_propulsion.parquet", FCNET, losses, FCNET_KINDS, log=log, **told)
+
+
+def _nano(**told: Any) -> Source:
+    return Source("nanogpt_shakespeare128/runs.parquet", NANO, ("best_val_loss",), **told)
 
 
 def _nmt_front(corpus: str) -> Source:
@@ -142,9 +162,13 @@ SOURCES = {
     **{corpus: _nmt(corpus) for corpus in ("sw-en", "ru-en", "ja-en")},
     **{data: _mlp(data) for data in ("australian", "phoneme")},
     "naval": _naval(),
-    "nanogpt": Source("nanogpt_shakespeare128/runs.parquet", NANO, ("best_val_loss",)),
+    "nanogpt": _nano(),
     **{f"{data}, seed 0": _mlp(data, told="val_acc_seed0") for data in ("australian", "phoneme")},
     "naval, seed 0": _naval(told="val_loss_seed0"),
+    **{f"{data}, seeds": _mlp(data, seeds=ACCURACIES) for data in ("australian", "phoneme")},
+    "naval, seeds": _naval(seeds=LOSSES),
+    **{f"{corpus}, one seed": _nmt(corpus, seeds=("dev_bleu",)) for corpus in ("sw-en", "ru-en", "ja-en")},
+    "nanogpt, one seed": _nano(seeds=("best_val_loss",)),
     **{f"{corpus}, size": _nmt_front(corpus) for corpus in ("sw-en", "ru-en", "ja-en")},
     "naval, size": _naval(losses=("val_loss_mean", "model_size_mean")),
     "nanogpt, time": Source("nanogpt_shakespeare128/runs.parquet", NANO, ("best_val_loss", "wall_s"), log=("wall_s",)),
@@ -153,6 +177,9 @@ SOURCES = {
 
 def table(name: str, path: Path, source: Source) -> Problem:
     """Return a table of trained networks as a problem; a cell that it lacks is a failure. It is read when played."""
+    if source.seeds:
+        read = functools.cache(lambda: _cells(path, source, source.seeds))
+        return Problem(name, source.group, lambda seed: _of_seeds(source, *read(), seed))
 
     @functools.cache
     def instance() -> Instance:
@@ -161,16 +188,55 @@ def table(name: str, path: Path, source: Source) -> Problem:
     return Problem(name, source.group, lambda seed: instance())
 
 
-def _instance(path: Path, source: Source) -> Instance:
+def _cells(path: Path, source: Source, told: tuple[str, ...]) -> tuple[SearchSpace, Cells, np.ndarray, np.ndarray]:
+    """Return a table's space, what each cell is told and what counts, and both again as arrays.
+
+    Args:
+        path: The file.
+        source: What it means.
+        told: Columns that a search is told; none: what counts.
+
+    Returns:
+        Arrays of shapes (cells, columns told) and (cells, losses).
+    """
     genes = (*source.ordered, *source.unordered)
-    told = (source.told,) if source.told else ()
-    frame = pd.read_parquet(path, columns=[*genes, *source.losses, *told]).dropna()
+    frame = pd.read_parquet(path, columns=list(dict.fromkeys([*genes, *source.losses, *told]))).dropna()
     values = {gene: tuple(sorted(set(frame[gene].tolist()))) for gene in genes}
     space = SearchSpace(None, **{gene: Choice(values[gene], ordered=gene in source.ordered) for gene in genes})
     true = np.stack([source.column(frame, name) for name in source.losses], axis=1)
-    seen = source.column(frame, source.told)[:, None] if source.told else true
+    seen = np.stack([source.column(frame, name) for name in told], axis=1) if told else true
     keys = zip(*(frame[gene].tolist() for gene in genes), strict=True)
     cells = dict(zip(keys, zip(map(tuple, seen.tolist()), map(tuple, true.tolist()), strict=True), strict=True))
+    return space, cells, seen, true
+
+
+def _of_seeds(
+    source: Source, space: SearchSpace, cells: Cells, seen: np.ndarray, true: np.ndarray, seed: int
+) -> Instance:
+    """Return the instance of a run that is told one seed of a cell, and the next one when it trains the cell again.
+
+    The first seed is another one in each run, the same for all cells; what counts is the mean over seeds of the genome
+    that the search recommends.
+    """
+    genes, trained = (*source.ordered, *source.unordered), Counter[tuple[Any, ...]]()
+    best, median, seeds = float(true.min()), float(np.median(true)), seen.shape[1]
+
+    def evaluate(genome: dict[str, Any]) -> Result:
+        key = tuple(genome[gene] for gene in genes)
+        if key not in cells:
+            return None, None
+        trained[key] += 1
+        return (cells[key][0][(seed + trained[key] - 1) % seeds],), cells[key][1]
+
+    def regret(genome: dict[str, Any]) -> float:
+        return float((cells[tuple(genome[gene] for gene in genes)][1][0] - best) / (median - best))
+
+    return Instance(space, evaluate, lambda results: regrets(results, best, median), regret=regret)
+
+
+def _instance(path: Path, source: Source) -> Instance:
+    genes = (*source.ordered, *source.unordered)
+    space, cells, seen, true = _cells(path, source, (source.told,) if source.told else ())
 
     def evaluate(genome: dict[str, Any]) -> Result:
         return cells.get(tuple(genome[gene] for gene in genes), (None, None))

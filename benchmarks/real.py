@@ -1,22 +1,26 @@
 """The real job: which search finds the better small language model in the same wall-clock on this machine?
 
-Every method trains `language_model` for so many minutes in two processes of one thread each, begins with the
-default genome, and is given the same training seed. Only what was finished in time counts. Then the best
-genome of each is trained again with three seeds that took no part, the same for all: that is the figure, since
-the best of many noisy results is partly luck.
+Every method trains `language_model` for so many minutes on a core of its own, in one process of one thread; as many
+searches run side by side as there are cores (`--side`). All begin with the default genome, and are given the same
+training seed. Only what was finished in time counts. Then the genome that each recommends is trained again with
+seeds that took no part, the same for all: that is the figure, since the best of many noisy results is partly luck. By
+how much it is worse than what the search said is the luck of that search.
 
-- default: evo-tune as it is, through `Search`
-- random: evo-tune's random search, the same way
-- optuna: Optuna's TPE with Hyperband pruning, its own study in a journal file shared by two processes, each
-  with a sampler of its own; it calls the evaluator directly, and prunes by the reports of the training's curve
+- evo-tune: as it is, through `Search`, with `--replicates auto`: it spends its time on further seeds of the best
+  where that is worth more than a new genome, and recommends what it expects to be the best with other seeds
+- random: evo-tune's random search, the same way, without replicates; the best that was seen
+- Optuna: its TPE with Hyperband pruning, in a study of its own; it calls the evaluator directly, and prunes by the
+  reports of the training's curve; the best that was seen
 
-    python benchmarks/real.py                          about 70 minutes
-    python benchmarks/real.py --seeds 8                overnight
+    python benchmarks/real.py                          6 searches of 6 minutes each: an hour on two cores
+    python benchmarks/real.py --best-of 8              the same, and then what a search might have recommended: of its 8
+                                                       best genomes the best by fresh seeds, told by others; 25 minutes
+    python benchmarks/real.py --seeds 8 --minutes 20   overnight
     python benchmarks/real.py --quick                  a few minutes, to see that it works; says nothing
 
 Methods take turns, in another order for each seed, so that a machine that is busier for a while does not harm
 one of them alone. Each line of the CSV is written as soon as it is known, and what it holds already is not
-done again: a stop costs the method at work and nothing else.
+done again: a stop costs the searches at work and nothing else. The table is printed anew after each.
 """
 
 from __future__ import annotations
@@ -26,10 +30,11 @@ import csv
 import json
 import multiprocessing
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -38,13 +43,19 @@ import numpy as np
 
 from evo_tune import Search
 from evo_tune.genome.trial import trial_seed
+from evo_tune.genome.values import genome_key
 from evo_tune.plugins.context import Context, Pruned
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.find import find_evaluator
-from evo_tune.report.calibration import calibration_seed
+from evo_tune.report import believed
+from evo_tune.report.calibration import calibration_seed, recommended
+from evo_tune.store.run import Run
 
 EVALUATOR = "bundled:language_model"
-SLOTS = 2
+JOURNAL = "_journal.jsonl"
+KEPT = 24
+"""Genomes of a search that are noted, the best ones: any of them might have been recommended."""
+
 CURVE = 4
 """Points of the evaluator's learning curve: the resource that Hyperband divides."""
 
@@ -57,11 +68,13 @@ class Job:
         minutes: Wall-clock of a search, the start of its processes included.
         options: Of the evaluator.
         retrain: Fresh seeds of the best genome.
+        calibrate: Seeds of the closing race of evo-tune's search, inside its time; 0: none.
     """
 
     minutes: float
     options: dict[str, Any]
     retrain: int
+    calibrate: int
 
 
 @dataclass(frozen=True)
@@ -69,16 +82,22 @@ class Found:
     """What a search found in time.
 
     Args:
-        genome: The best.
-        loss: Its loss in the search.
+        genome: What is recommended.
+        loss: Its loss in the search, the mean over its seeds.
+        said: Its loss as the search tells it: what is expected with other seeds, or what was seen.
+        seeds: Their number.
         full: Full trainings.
         stopped: Those that failed or were pruned.
+        trained: Losses and genomes of the best, the first of them first.
     """
 
     genome: dict[str, Any]
     loss: float
+    said: float
+    seeds: int
     full: int
     stopped: int
+    trained: list[tuple[float, dict[str, Any]]]
 
 
 @dataclass(frozen=True)
@@ -92,9 +111,22 @@ class Row:
     full: int
     stopped: int
     searched_loss: float
+    said_loss: float
+    searched_seeds: int
     retrained_loss: float
     retrained_error: float
     genome: str
+    trained: str
+
+    @property
+    def luck(self) -> float:
+        """By how much the genome is worse with fresh seeds than the search saw it."""
+        return self.retrained_loss - self.searched_loss
+
+    @property
+    def boast(self) -> float:
+        """By how much it is worse than the search said."""
+        return self.retrained_loss - self.said_loss
 
 
 class NothingFoundError(Exception):
@@ -107,12 +139,13 @@ def best_of(results: Iterable[tuple[float, float | None, dict[str, Any]]], secon
     good = [(loss, genome) for loss, genome in timely if loss is not None]
     if not good:
         raise NothingFoundError(f"not one of {len(timely)} trainings was finished well in {seconds:.0f} s")
-    loss, genome = min(good, key=lambda one: one[0])
-    return Found(genome, loss, len(good), len(timely) - len(good))
+    good.sort(key=lambda one: one[0])
+    loss, genome = good[0]
+    return Found(genome, loss, loss, 1, len(good), len(timely) - len(good), good[:KEPT])
 
 
-def ours(strategy: str | None, job: Job, seed: int, folder: Path) -> Found:
-    """Search with a strategy of evo-tune; None is its default."""
+def ours(strategy: str | None, job: Job, seed: int, folder: Path, **rules: Any) -> Found:
+    """Search with a strategy of evo-tune; None is its default. What came late is taken out of the run again."""
     began = time.time()
     search = Search(
         EVALUATOR,
@@ -120,32 +153,52 @@ def ours(strategy: str | None, job: Job, seed: int, folder: Path) -> Found:
         strategy=strategy,
         seed=seed,
         hours=job.minutes / 60,
-        slots=SLOTS,
+        slots=1,
         threads=1,
-        calibrate=0,
         store=folder,
+        **rules,
     ).run()
-    events = map(json.loads, (search.saved.folder / "_journal.jsonl").read_bytes().splitlines())
-    at = {event["id"]: event["time"] - began for event in events if event["event"] == "recorded"}
-    results = [(at[t.id], None if t.losses is None else t.losses[0], t.genome) for t in search.trials]
-    return best_of(results, 60 * job.minutes)
+    run = in_time(search.saved.folder, folder / "in-time" / "run", began + 60 * job.minutes)
+    best, ranked = recommended(run), run.ranked()
+    if best is None or best.losses is None:
+        raise NothingFoundError(f"not one of {len(run.outcomes)} trainings was finished well in time")
+    key = genome_key(best.genome)
+    seeds = [trial for trial in run.trials() if trial.losses and genome_key(trial.genome) == key]
+    well = sum(trial.losses is not None for trial in run.trials())
+    trained = [(trial.losses[0], trial.genome) for trial in ranked[:KEPT] if trial.losses]
+    said = believed.expected(run, best)
+    return Found(
+        best.genome,
+        best.losses[0],
+        best.losses[0] if said is None else said,
+        len(seeds),
+        well,
+        len(run.outcomes) - well,
+        trained,
+    )
+
+
+def in_time(folder: Path, copy: Path, deadline: float) -> Run:
+    """Return a copy of a run as if it had been killed at its deadline."""
+    copy.parent.mkdir()
+    shutil.copytree(folder, copy)
+    lines = (copy / JOURNAL).read_bytes().splitlines(keepends=True)
+    kept = [line for line in lines if json.loads(line).get("time", 0.0) <= deadline]
+    (copy / JOURNAL).write_bytes(b"".join(kept))
+    return Run.open(copy)
 
 
 def optuna(job: Job, seed: int, folder: Path) -> Found:
-    """Search with Optuna's TPE and Hyperband in processes of their own, over one journal file."""
+    """Search with Optuna's TPE and Hyperband in a process of its own, over a journal file."""
     deadline = time.time() + 60 * job.minutes
     journal = str(folder / "optuna.log")
     _study(journal, seed).enqueue_trial(_default_parameters(job))
     context = multiprocessing.get_context("spawn")
-    workers = [
-        context.Process(target=_optuna_worker, args=(journal, job, seed, number, deadline)) for number in range(SLOTS)
-    ]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-        if worker.exitcode:
-            raise SystemExit(f"a worker of Optuna ended with exit code {worker.exitcode}: its error stands above")
+    worker = context.Process(target=_optuna_worker, args=(journal, job, seed, deadline))
+    worker.start()
+    worker.join()
+    if worker.exitcode:
+        raise SystemExit(f"the worker of Optuna ended with exit code {worker.exitcode}: its error stands above")
     trials = [trial for trial in _study(journal, seed).trials if trial.state.is_finished()]
     began = deadline - 60 * job.minutes
     results = [
@@ -200,7 +253,7 @@ class Reporting(Context):
             raise Pruned
 
 
-def _optuna_worker(journal: str, job: Job, seed: int, number: int, deadline: float) -> None:
+def _optuna_worker(journal: str, job: Job, seed: int, deadline: float) -> None:
     from optuna.trial import TrialState
 
     from evo_tune.strategies.tpe import distribution_of, value_of
@@ -208,7 +261,7 @@ def _optuna_worker(journal: str, job: Job, seed: int, number: int, deadline: flo
     evaluator, options = _ready(job)
     space = evaluator.space(options)
     distributions = {name: distribution_of(gene) for name, gene in space.genes.items()}
-    study = _study(journal, SLOTS * seed + number)
+    study = _study(journal, seed)
     while time.time() < deadline:
         trial = study.ask(distributions)
         genome = space.check({name: value_of(gene, trial.params[name]) for name, gene in space.genes.items()})
@@ -239,29 +292,34 @@ def _train(job: Job, genome: dict[str, Any], seed: int) -> float:
     return loss
 
 
-def retrained(job: Job, genome: dict[str, Any], seed: int) -> list[float]:
-    """Return the losses of a genome over fresh seeds, which are the same for every method."""
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(SLOTS, mp_context=spawn) as pool:
-        seeds = [calibration_seed(seed, number) for number in range(1, job.retrain + 1)]
-        return list(pool.map(_train, [job] * job.retrain, [genome] * job.retrain, seeds))
+def retrained(job: Job, genome: dict[str, Any], seed: int, first: int = 1) -> list[float]:
+    """Return the losses of a genome over fresh seeds, which are the same for every method.
+
+    Args:
+        job: Says how many.
+        genome: It.
+        seed: Of the search.
+        first: Number of the first of them.
+    """
+    return [_train(job, genome, calibration_seed(seed, number)) for number in range(first, first + job.retrain)]
 
 
 def default_genome(job: Job, seed: int, folder: Path) -> Found:
     """Search for nothing: what there is without a search."""
     space = find_evaluator(EVALUATOR).space(_bound(job))
-    return Found(space.default(), float("nan"), 0, 0)
+    return Found(space.default(), float("nan"), float("nan"), 0, 0, 0, [])
 
 
 METHODS: dict[str, Callable[[Job, int, Path], Found]] = {
-    "evo-tune, default strategy": lambda job, seed, folder: ours(None, job, seed, folder),
+    "evo-tune": lambda job, seed, folder: ours(None, job, seed, folder, replicates="auto", calibrate=job.calibrate),
     "Optuna TPE + Hyperband": optuna,
-    "random search": lambda job, seed, folder: ours("random", job, seed, folder),
+    "random search": lambda job, seed, folder: ours("random", job, seed, folder, calibrate=0),
     "default genome": default_genome,
 }
 
 
 def play(method: str, job: Job, seed: int) -> Row:
+    """Search, and train what is recommended again; in a process of its own, on one core."""
     with tempfile.TemporaryDirectory() as folder:
         found = METHODS[method](job, seed, Path(folder))
     losses = retrained(job, found.genome, seed)
@@ -273,10 +331,22 @@ def play(method: str, job: Job, seed: int) -> Row:
         found.full,
         found.stopped,
         found.loss,
+        found.said,
+        found.seeds,
         float(np.mean(losses)),
         float(np.std(losses, ddof=1) / np.sqrt(len(losses))) if len(losses) > 1 else 0.0,
         json.dumps(found.genome),
+        json.dumps(found.trained),
     )
+
+
+def best_by_fresh_seeds(job: Job, row: Row, most: int) -> list[float]:
+    """Return the losses of the best genome of a search: chosen on fresh seeds, and told on those of the figure."""
+    genomes = [genome for _, genome in json.loads(row.trained)[:most]]
+    if not genomes:
+        return []
+    chosen = [float(np.mean(retrained(job, genome, row.seed, 1 + job.retrain))) for genome in genomes]
+    return retrained(job, genomes[int(np.argmin(chosen))], row.seed)
 
 
 def read(path: Path) -> list[Row]:
@@ -297,52 +367,119 @@ def append(path: Path, row: Row) -> None:
         writer.writerow(asdict(row))
 
 
-def report(rows: list[Row]) -> None:
-    """Print, for each method, the mean over search seeds of the retrained loss, and its standard error."""
-    print(f"\n{'method':28}{'retrained val_loss':>22}{'best in search':>16}{'full':>8}{'stopped':>9}{'seeds':>7}")
+def report(rows: list[Row], best: dict[tuple[str, int], float]) -> None:
+    """Print, for each method, the means over searches, each with its standard error.
+
+    Args:
+        rows: What was done so far.
+        best: By method and seed, the loss of the best genome of a search by fresh seeds.
+    """
+    titles = ("retrained val_loss", "seen", "luck", "luck of what it said", "of the best")
+    print(f"\n{'method':24}" + "".join(f"{title:>22}" for title in titles) + f"{'full':>6}{'cut':>5}{'n':>4}")
     for method in METHODS:
         mine = [row for row in rows if row.method == method]
-        if mine:
-            losses = [row.retrained_loss for row in mine]
-            error = np.std(losses, ddof=1) / np.sqrt(len(losses)) if len(losses) > 1 else mine[0].retrained_error
-            full, stopped = (np.mean([getattr(row, name) for row in mine]) for name in ("full", "stopped"))
-            searched = np.mean([row.searched_loss for row in mine])
-            print(
-                f"{method:28}{f'{np.mean(losses):.4f} ± {error:.4f}':>22}{searched:16.4f}{full:8.0f}{stopped:9.0f}"
-                f"{len(mine):7}"
-            )
-    print("± is the standard error: over searches, or with one search over the seeds of its retraining")
+        if not mine:
+            continue
+        columns = [
+            [row.retrained_loss for row in mine],
+            [row.searched_loss for row in mine],
+            [row.luck for row in mine],
+        ]
+        columns.append([row.boast for row in mine])
+        columns.append([best[method, row.seed] for row in mine if (method, row.seed) in best])
+        full, stopped = (np.mean([getattr(row, name) for row in mine]) for name in ("full", "stopped"))
+        cells = "".join(f"{with_error(column):>22}" for column in columns)
+        print(f"{method:24}{cells}{full:6.0f}{stopped:5.0f}{len(mine):4}")
+    of = {(row.method, row.seed): row.retrained_loss for row in rows}
+    first = next(iter(METHODS))
+    for method in list(METHODS)[1:]:
+        pairs = [loss - of[first, seed] for (one, seed), loss in of.items() if one == method and (first, seed) in of]
+        if pairs:
+            print(f"{first} is lower than {method} by {with_error(pairs)}, paired by seed")
+    print("± is the standard error over searches", flush=True)
+
+
+def with_error(values: list[float]) -> str:
+    """Return the mean of some values and its standard error, as text."""
+    if not values:
+        return "-"
+    error = np.std(values, ddof=1) / np.sqrt(len(values)) if len(values) > 1 else float("nan")
+    return f"{np.mean(values):.4f} ± {error:.4f}"
+
+
+def _own_core(cores: Any) -> None:
+    """Keep this process, and all that it starts, to a core of its own and one thread."""
+    os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {cores.get()})
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Which search finds the better model in the same wall-clock?")
-    parser.add_argument("--minutes", type=float, default=20.0, help="wall-clock of each search")
-    parser.add_argument("--seeds", type=int, default=1, help="searches of each method")
+    parser.add_argument("--minutes", type=float, default=6.0, help="wall-clock of each search")
+    parser.add_argument("--seeds", type=int, default=6, help="searches of each method")
     parser.add_argument("--first-seed", type=int, default=0, help="seed of the first one")
     parser.add_argument("--retrain", type=int, default=3, help="fresh seeds of the best genome")
+    parser.add_argument("--calibrate", type=int, default=0, help="seeds of evo-tune's closing race, inside its time")
+    parser.add_argument("--best-of", type=int, default=0, help="genomes of each search that are then trained anew")
+    parser.add_argument("--side", type=int, help="searches side by side, each on one core; default: all cores")
     parser.add_argument("--flops", type=float, help="budget of a training instead of the evaluator's default")
     parser.add_argument("--quick", action="store_true", help="tiny trainings for 30 s a search: does it work?")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="default: all")
     parser.add_argument("--csv", type=Path, default=Path("real.csv"), help="read first, then written to")
     given = parser.parse_args()
-    if not given.minutes > 0 or given.seeds < 1 or given.retrain < 1 or given.first_seed < 0:
+    if not given.minutes > 0 or min(given.seeds, given.retrain) < 1 or min(given.first_seed, given.best_of) < 0:
         parser.error("expected --minutes above 0, --seeds and --retrain of 1 or more, --first-seed of 0 or more")
     flops = 1e9 if given.quick else given.flops
-    job = Job(0.5 if given.quick else given.minutes, {} if flops is None else {"flops": flops}, given.retrain)
+    options = {} if flops is None else {"flops": flops}
+    job = Job(0.5 if given.quick else given.minutes, options, given.retrain, given.calibrate)
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+    cores = cores[: given.side]
+    spawn = multiprocessing.get_context("spawn")
+    queue = spawn.Manager().Queue()
+    for core in cores:
+        queue.put(core)
+    with ProcessPoolExecutor(len(cores), mp_context=spawn, initializer=_own_core, initargs=(queue,)) as pool:
+        seeds = range(given.first_seed, given.first_seed + given.seeds)
+        rows = search(pool, job, given.methods, seeds, given.csv)
+        if given.best_of:
+            name_best(pool, job, rows, given.best_of)
+
+
+def search(pool: ProcessPoolExecutor, job: Job, methods: list[str], seeds: range, path: Path) -> list[Row]:
+    """Have each method search with every seed, several side by side, and return what came of it."""
     same = (job.minutes, json.dumps(job.options, sort_keys=True))
-    rows = [row for row in read(given.csv) if (row.minutes, row.options) == same]
-    for seed in range(given.first_seed, given.first_seed + given.seeds):
-        methods = list(METHODS)
+    rows = [row for row in read(path) if (row.minutes, row.options) == same]
+    done = {(row.method, row.seed) for row in rows}
+    out: dict[Future[Row], tuple[str, int]] = {}
+    for seed in seeds:
         for method in methods[seed % len(methods) :] + methods[: seed % len(methods)]:
-            if not any(row.method == method and row.seed == seed for row in rows):
-                print(f"seed {seed}: {method} …", flush=True)
-                try:
-                    rows.append(play(method, job, seed))
-                except NothingFoundError as error:  # the others, and the night, go on
-                    print(f"  {error}: give more --minutes, or smaller trainings with --flops", flush=True)
-                    continue
-                append(given.csv, rows[-1])
-                print(f"  {rows[-1].retrained_loss:.4f} with {rows[-1].genome}", flush=True)
-    report(rows)
+            if (method, seed) not in done:
+                out[pool.submit(play, method, job, seed)] = (method, seed)
+    for future in as_completed(out):
+        method, seed = out[future]
+        try:
+            row = future.result()
+        except NothingFoundError as error:  # the others, and the night, go on
+            print(f"seed {seed}: {method}: {error}: give more --minutes, or smaller trainings with --flops", flush=True)
+            continue
+        rows.append(row)
+        append(path, row)
+        told = f"{row.retrained_loss:.4f}, seen {row.searched_loss:.4f}, said {row.said_loss:.4f}"
+        print(f"seed {seed}: {method}: {told}, with {row.genome}")
+        report(rows, {})
+    return rows
+
+
+def name_best(pool: ProcessPoolExecutor, job: Job, rows: list[Row], most: int) -> None:
+    """Print what the best of the best genomes of each search is worth, by fresh seeds."""
+    out = {pool.submit(best_by_fresh_seeds, job, row, most): (row.method, row.seed) for row in rows}
+    best: dict[tuple[str, int], float] = {}
+    for future in as_completed(out):
+        losses = future.result()
+        if losses:
+            best[out[future]] = float(np.mean(losses))
+            report(rows, best)
 
 
 if __name__ == "__main__":

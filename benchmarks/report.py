@@ -1,5 +1,7 @@
 """What a report costs: seconds to write it, megabytes on disk, and seconds until a browser has drawn it.
 
+CPU seconds stand beside those of the clock: of this process, and of the browser's thread that draws.
+
 A run is made up without training anything: 12 genes, curves, failures, pruned trials, parents. Then, at 60, 1,000 and
 10,000 trials: reading the journal, writing the page as `evo-tune run` does at its end, and opening it in Debian's
 chromium, headless, if there is one.
@@ -134,7 +136,7 @@ def _outcome(units: np.ndarray, rng: np.random.Generator, budget: float) -> tupl
         status = "diverged" if units[0] > 0.6 else "out_of_memory"
         return Outcome(status, {}, (), seconds / 2, "cuda:0", text), math.inf  # type: ignore[arg-type]
     pruned = rng.random() < 0.1 and budget == 1.0
-    points = np.linspace(0.125, budget, 8) if not pruned else np.array([0.125, 0.25])
+    points = np.linspace(budget / 8, budget, 8) if not pruned else np.array([0.125, 0.25])
     curve = tuple((float(x), {"loss": loss + (1.2 - x) ** 3 + 0.01 * float(rng.normal())}) for x in points)
     if pruned:
         return Outcome("pruned", {}, curve, seconds / 4, "cuda:0", "loss=2.9 at 25% is beyond its bound"), math.inf
@@ -146,29 +148,36 @@ def _browser() -> str | None:
     return next((path for name in ("chromium", "google-chrome") if (path := shutil.which(name))), None)
 
 
-def drawn_in(path: Path) -> float:
-    """Return the seconds from opening a page until all of its charts are drawn; NaN without a browser."""
+def drawn_in(path: Path) -> tuple[float, float]:
+    """Return the seconds from opening a page until all of its charts are drawn, and those of its thread's CPU.
+
+    NaN without a browser.
+    """
     chromium = _browser()
     if chromium is None:
-        return math.nan
+        return math.nan, math.nan
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as play:
         browser = play.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         page = browser.new_page()
+        metrics = page.context.new_cdp_session(page)
+        metrics.send("Performance.enable", {"timeDomain": "threadTicks"})
         began = time.perf_counter()
         page.goto(path.resolve().as_uri())
         page.wait_for_selector("html[data-drawn]", state="attached", timeout=120_000)
         took = time.perf_counter() - began
+        found = {row["name"]: row["value"] for row in metrics.send("Performance.getMetrics")["metrics"]}
         browser.close()
-    return took
+    return took, found["TaskDuration"]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, nargs="+", default=[60, 1000, 10_000])
     counts = parser.parse_args().trials
-    print(f"{'trials':>8} {'read s':>8} {'write s':>8} {'CPU s':>6} {'page MB':>8} {'library MB':>11} {'drawn s':>8}")
+    names = ("trials", "read s", "write s", "CPU s", "page MB", "library MB", "drawn s", "CPU s")
+    print(*(f"{name:>10}" for name in names))
     with tempfile.TemporaryDirectory() as home, mock.patch.object(os, "fsync"):
         for count in counts:
             folder = make_run(Path(home) / "store", f"of-{count}", count)
@@ -181,8 +190,9 @@ def main() -> None:
             wrote, cpu = time.perf_counter() - began, time.process_time() - cpu
             page = (folder / REPORT).stat().st_size / 1e6
             library = sum(path.stat().st_size for path in folder.parent.glob("_plotly-*")) / 1e6
-            drawn = drawn_in(folder / REPORT)
-            print(f"{count:>8} {read:>8.2f} {wrote:>8.2f} {cpu:>6.2f} {page:>8.2f} {library:>11.2f} {drawn:>8.2f}")
+            drawn, painted = drawn_in(folder / REPORT)
+            row = (read, wrote, cpu, page, library, drawn, painted)
+            print(f"{count:>10}", *(f"{value:>10.2f}" for value in row))
 
 
 if __name__ == "__main__":

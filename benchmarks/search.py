@@ -4,9 +4,10 @@ Every method plays through ask and tell, and a look-up stands for the training. 
 for all (the index of a value, so that a grid in equal ratios is a log scale; a real number on its own
 scale), categories are categories for all, and a cell that a table lacks is a failure for all. A table with
 several seeds is searched and scored on their mean; in its noisy form it is searched on seed 0 and the cell
-that looks best is scored on the mean. Mixed functions, whose optimum lies elsewhere for each seed, say how
-much of this holds elsewhere. Ours begin with the middle of every gene, as every run of `evo-tune` begins
-with the default; 'default first' gives it to Optuna's TPE as well.
+that looks best is scored on the mean. With --further a cell is trained with one seed after the other, each at
+full cost, for every method, and what it recommends is scored on the mean of all. Mixed functions, whose optimum
+lies elsewhere for each seed, say how much of this holds elsewhere. Ours begin with the middle of every gene, as
+every run of `evo-tune` begins with the default; 'default first' gives it to Optuna's TPE as well.
 
 Normalised regret is (best found - the table's best) / (the table's median - its best): 0 is the best there
 is, 1 the median. A figure is the mean over problems of the mean over seeds, with the standard error over
@@ -18,6 +19,7 @@ With two objectives (--fronts) regret is the share of the table's hypervolume th
     python benchmarks/search.py --tables ../shared/tables --seeds 20
     python benchmarks/search.py --tables ../shared/tables --seeds 20 --slots 1,2,4,8,32,96    several at a time
     python benchmarks/search.py --tables ../shared/tables --seeds 20 --fronts      two objectives
+    python benchmarks/search.py --tables ../shared/tables --seeds 20 --further     further seeds of a genome
     python benchmarks/search.py --tables ../shared/tables --seeds 20 --ablation    the parts of saea instead
     python benchmarks/search.py --tables ../shared/tables --seeds 3 --quick        ours only, in a few minutes
     python benchmarks/search.py --cost                                             milliseconds of a proposal
@@ -54,16 +56,23 @@ from problems import FUNCTIONS, Instance, Losses, Problem, Result, tables
 
 from evo_tune import Choice, Float, Minimize
 from evo_tune.genome.history import History
+from evo_tune.genome.models.features import features_of, sizes_of
+from evo_tune.genome.models.seeds import by_expectation
 from evo_tune.genome.operators import DEFAULT
+from evo_tune.genome.standing import entries
 from evo_tune.genome.trial import Candidate, Outcome, Proposal
 from evo_tune.genome.values import genome_key
 from evo_tune.plugins.find import make_strategy
+from evo_tune.rules.replicates import CAP
+from evo_tune.rules.ruled import Ruled, Rules
 
 BUDGETS = (10, 20, 40, 60, 100, 192, 384)
 """Numbers of evaluations after which the regret is told."""
 
 RANKED = (20, 40, 60)
 """Those of them after which methods are ranked."""
+
+NO_RULES = Rules()
 
 CLOSE = 0.05
 """Regret that counts as found."""
@@ -81,6 +90,9 @@ class Player(Protocol):
     def tell(self, handle: Any, losses: Losses | None) -> None:
         """Take a result; None is a failure."""
 
+    def recommended(self) -> dict[str, Any] | None:
+        """Return the best genome so far; None if there is none."""
+
 
 class Ours:
     """A strategy of evo-tune, driven as `Search` drives it, without a journal.
@@ -89,11 +101,12 @@ class Ours:
         instance: What to play on.
         seed: Of the run.
         name: The strategy's.
+        rules: Around it.
         options: The strategy's.
     """
 
-    def __init__(self, instance: Instance, seed: int, name: str, **options: Any) -> None:
-        self.strategy = make_strategy(name, options)
+    def __init__(self, instance: Instance, seed: int, name: str, rules: Rules = NO_RULES, **options: Any) -> None:
+        self.strategy = Ruled.of(make_strategy(name, options), rules, lambda genome: {})
         self.objectives = [Minimize(f"loss{place}") for place in range(instance.objectives)]
         self.history = History(instance.space, self.objectives)
         self.seed = seed
@@ -115,6 +128,23 @@ class Ours:
             outcome = Outcome("ok", {goal.metric: loss for goal, loss in zip(self.objectives, losses, strict=True)})
         self.history.tell(handle, outcome)
 
+    def recommended(self) -> dict[str, Any] | None:
+        """Return what a run of evo-tune would: the best by the mean over seeds, or by expectation, as its rules are."""
+        told = [one for one in entries(self.history).values() if one.losses(1.0) is not None]
+        if not told:
+            return None
+        if not self.strategy.rules.by_worth:
+            return min(told, key=lambda one: (one.losses(1.0), one.birth.id)).birth.genome
+        sizes, units = sizes_of(self.history.space), self.history.born_units
+        known = [
+            {one.candidate.replicate: one.losses[0] for one in (entry.results[1.0], *entry.repeats) if one.losses}
+            for entry in told
+        ]
+        order = by_expectation(
+            known, lambda rows: features_of(np.stack([units[told[row].birth.id] for row in rows]), sizes), sizes > 0
+        )
+        return told[next(iter(order))].birth.genome
+
 
 class Peer:
     """Another tool's optimiser, in the process that `line` talks to.
@@ -132,6 +162,8 @@ class Peer:
         self, instance: Instance, seed: int, evaluations: int, line: Line, method: str, default: bool = False
     ) -> None:
         self.line, self.space, self.asked = line, instance.space, 0
+        self.best: tuple[float, dict[str, Any] | None] = (np.inf, None)
+        self.out: dict[int, dict[str, Any]] = {}
         run = {"play": method, "seed": seed, "objectives": instance.objectives, "evaluations": evaluations}
         genes = [_kind(gene) for gene in self.space.genes.values()]
         first = [_number(gene, self.space.default()[name]) for name, gene in self.space.genes.items()]
@@ -141,10 +173,18 @@ class Peer:
         self.asked += 1
         point = self.line.send(ask=self.asked)
         genes = self.space.genes.items()
-        return self.asked, {name: _value(gene, number) for (name, gene), number in zip(genes, point, strict=True)}
+        genome = {name: _value(gene, number) for (name, gene), number in zip(genes, point, strict=True)}
+        self.out[self.asked] = genome
+        return self.asked, genome
 
     def tell(self, handle: Any, losses: Losses | None) -> None:
         self.line.send(tell=handle, losses=losses)
+        if losses is not None and losses[0] < self.best[0]:
+            self.best = losses[0], self.out[handle]
+
+    def recommended(self) -> dict[str, Any] | None:
+        """Return the genome that looked best in a training, as these tools do."""
+        return self.best[1]
 
 
 def _kind(gene: Any) -> tuple[str, int]:
@@ -215,7 +255,7 @@ def peer(method: str, default: bool = False) -> Maker:
 # `cma` is not among them: every table and function has a choice, which it refuses.
 METHODS: dict[str, Maker] = {
     "saea": ours("saea"),
-    "saea as it was": ours("saea", believe="average", rounds=0, front="steady"),
+    "saea as it was": ours("saea", believe="average", rounds=0, chances=0.0, front="steady"),
     "ga": ours("ga"),
     "random": ours("random"),
     "hill": ours("hill"),
@@ -234,6 +274,7 @@ METHODS: dict[str, Maker] = {
 FRONTS: dict[str, Maker] = {
     "saea": ours("saea"),
     "nsga2": ours("nsga2"),
+    "nsga2, one by one": ours("nsga2", front="steady"),
     "random": ours("random"),
     "optuna nsga2": peer("optuna nsga2"),
     "optuna default": peer("optuna default"),
@@ -250,6 +291,7 @@ ABLATION: dict[str, Maker] = {
     "saea as it was": METHODS["saea as it was"],
     "no rounds of mutation": ours("saea", rounds=0),
     "rounds at every birth": ours("saea", searching=1.0),
+    "no chances": ours("saea", chances=0.0),
     "what is out is average": ours("saea", believe="average"),
     "without the screen": ours("saea", screen="none"),
     "the forest alone": ours("saea", models="forest"),
@@ -258,6 +300,24 @@ ABLATION: dict[str, Maker] = {
     "no random candidates": ours("saea", immigrants=0),
 }
 """The default, and what each of its parts does."""
+
+WORTH = Rules(replicates=CAP, by_worth=True)
+
+FURTHER: dict[str, Maker] = {
+    "saea": ours("saea"),
+    "saea, --replicates 2": ours("saea", rules=Rules(replicates=2)),
+    "saea, --replicates auto": ours("saea", rules=WORTH),
+    "ga": ours("ga"),
+    "ga, --replicates auto": ours("ga", rules=WORTH),
+    "random": ours("random"),
+    "random, --replicates auto": ours("random", rules=WORTH),
+    "optuna tpe": peer("optuna tpe"),
+    "optuna tpe, default first": peer("optuna tpe", default=True),
+}
+"""With and without further seeds of a genome, and those who know of no such thing."""
+
+LOOKS = 5
+"""Evaluations between two looks at what a method recommends."""
 
 QUICK = ("saea", "ga", "random", "hill")
 
@@ -300,6 +360,7 @@ def play(maker: Maker, problem: Problem, seed: int, evaluations: int, slots: int
     player = maker(instance, seed, evaluations, line)
     out: list[tuple[float, int, Any, Result]] = []
     results: list[Result] = []
+    course: list[float] = []
     seconds = now = 0.0
     for number in range(evaluations):
         began = time.perf_counter()
@@ -307,15 +368,32 @@ def play(maker: Maker, problem: Problem, seed: int, evaluations: int, slots: int
             now, _, handle, result = heapq.heappop(out)
             player.tell(handle, result[0])
             results.append(result)
+            course.append(_looked_at(player, instance, course))
         try:
             handle, genome = player.ask()
         except StopIteration:  # a small space, all of it known
             break
         seconds += time.perf_counter() - began
         heapq.heappush(out, (now + duration(genome), number, handle, instance.evaluate(genome)))
-    results += [result for *_, result in sorted(out, key=lambda row: row[:2])]
+    for _, _, handle, result in sorted(out, key=lambda row: row[:2]):
+        results.append(result)
+        if instance.regret:
+            player.tell(handle, result[0])
+            course.append(_looked_at(player, instance, course))
     results += [(None, None)] * (evaluations - len(results))
-    return Played(instance.regrets(results), 1000 * seconds / evaluations)
+    if instance.regret:
+        found = np.array(course + course[-1:] * (evaluations - len(course)))
+    else:
+        found = instance.regrets(results)
+    return Played(found, 1000 * seconds / evaluations)
+
+
+def _looked_at(player: Player, instance: Instance, course: list[float]) -> float:
+    """Return the regret of what a method recommends after so many results, or as it last was: it is asked at times."""
+    if not instance.regret or (len(course) + 1) % LOOKS:
+        return course[-1] if course else np.inf
+    genome = player.recommended()
+    return np.inf if genome is None else instance.regret(genome)
 
 
 class Record:
@@ -455,6 +533,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--slots", default="1", help="trainings at a time: a number, or several as 1,8,96")
     parser.add_argument("--ablation", action="store_true", help="the parts of saea instead of its opponents")
     parser.add_argument("--fronts", action="store_true", help="two objectives instead of one")
+    parser.add_argument("--further", action="store_true", help="noisy tables, further seeds of a genome at full cost")
     parser.add_argument("--quick", action="store_true", help="ours only, 40 evaluations")
     parser.add_argument("--cost", action="store_true", help="print what a proposal costs, and nothing else")
     parser.add_argument("--methods", help="only these, separated by semicolons")
@@ -484,7 +563,7 @@ def main() -> None:
     if given.cost:
         cost()
         return
-    methods = ABLATION if given.ablation else FRONTS if given.fronts else METHODS
+    methods = ABLATION if given.ablation else FRONTS if given.fronts else FURTHER if given.further else METHODS
     if given.quick:
         given.evaluations, methods = 40, {name: methods[name] for name in QUICK if name in methods}
     wanted = given.methods or (SLOTS if given.slots != [1] and methods is METHODS else methods)
@@ -496,6 +575,7 @@ def main() -> None:
         problem
         for problem in problems
         if (problem.group == "fronts") == given.fronts
+        and (problem.group in ("seeds", "one seed")) == given.further
         and (not given.problems or problem.name in given.problems or problem.group in given.problems)
     ]
     if not methods or not problems:

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import gc
 import heapq
 import importlib.util
 import itertools
 import os
+import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 
+from evo_tune.dispatch import Plan, Slot, Task
 from evo_tune.genome.trial import Candidate
+from evo_tune.loop import opening
 from evo_tune.loop.search import Search
 from evo_tune.plugins.context import Context
 from evo_tune.store.run import Run
+from tests.here import Here
 
 QUICK = '''"""A landscape that answers at once, the same for the same genome and seed."""
 
@@ -53,6 +58,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--proofs", action="store_true", help="run the long proofs, and nothing else")
 
 
+def pytest_configure() -> None:
+    """Have what tests write lie in memory where there is room: a disk that is waited for took a minute of the suite."""
+    memory = Path("/dev/shm")
+    if memory.is_dir() and shutil.disk_usage(memory).free > 4 * 2**30:
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(memory))
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Keep the proofs apart; begin with the long tests, lest one of them runs alone at the end."""
     proofs = [item for item in items if item.get_closest_marker("proof") is not None]
@@ -60,6 +72,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     kept, left_out = (proofs, others) if config.getoption("--proofs") else (others, proofs)
     items[:] = sorted(kept, key=lambda item: item.get_closest_marker("slow") is None)
     config.hook.pytest_deselected(items=left_out)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Keep what is there once the tests are known, torch included, out of the garbage collector's way.
+
+    It is a million objects, which a full collection searches for 0.4 s; a worker in this process makes many.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -113,6 +139,19 @@ def resume(tmp_path: Path) -> Iterator[Callable[..., Search]]:
 def fast_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let fsync do nothing: for tests that write much and lose no power."""
     monkeypatch.setattr(os, "fsync", lambda file: None)
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have runs done by slots of this process: for tests to which workers of their own would add seconds only."""
+
+    def opened(task: Task, plan: Plan, *others: object) -> list[Slot]:
+        slots: list[Slot] = [Here(task) for _ in plan.slots]
+        for number, slot in enumerate(slots):
+            slot.name = f"slot {number}"
+        return slots
+
+    monkeypatch.setattr(opening, "open_slots", opened)
 
 
 def benchmark(name: str) -> ModuleType:

@@ -1,7 +1,8 @@
-"""A reader of the README, in one process: types commands and Python one after the other, in an empty folder.
+"""A reader of pages, in one process: types commands and Python one after the other, each in a folder.
 
-Given a list of them as JSON, on standard input, it prints one line of JSON for each: its exit code, and what it has
-printed. Trainings are done by this process too, so that torch is imported once and not by each command's workers.
+Given a list of folders and what is typed there as JSON, on standard input, it prints one line of JSON for each: its
+exit code, and what it has printed. Trainings are done by this process too, so that torch is imported once and not by
+each command's workers.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import sys
 import traceback
 from typing import Any
@@ -44,5 +46,6 @@ def typed(what: list[str] | str) -> tuple[int, str]:
 
 if __name__ == "__main__":
     evo_tune.dispatch.open_slots = evo_tune.loop.opening.open_slots = slots_here  # type: ignore[assignment]
-    for line in json.load(sys.stdin):
+    for folder, line in json.load(sys.stdin):
+        os.chdir(folder)
         print(json.dumps(typed(line)), flush=True)

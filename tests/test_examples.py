@@ -77,6 +77,7 @@ def test_an_example_evaluates(name: str, options: dict[str, int], tmp_path: Path
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("here")
 @pytest.mark.parametrize("name", NAMES)
 def test_an_example_runs_and_beats_or_equals_its_default(name: str, tmp_path: Path) -> None:
     search = Search(str(EXAMPLES / f"{name}.py"), trials=3, slots=1, store=tmp_path).run()

@@ -17,6 +17,10 @@ from click.testing import CliRunner
 
 from evo_tune.cli import cli
 from evo_tune.errors import EvoTuneError
+from evo_tune.loop.search import Search
+from tests.conftest import QUICK
+
+pytestmark = pytest.mark.xdist_group("hostile")  # one run is made, and copied
 
 LOOKS = (["list"], ["show", "run"], ["best", "run"], ["status", "run"], ["show", "run", "--format", "csv"])
 
@@ -29,12 +33,25 @@ class Bomb:
         return (os.system, (f"touch {self.mark}",))
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run: it is made once."""
+    folder = tmp_path_factory.mktemp("finished")
+    (folder / "quick.py").write_text(QUICK)
+    given = {"strategy": "ga", "population": 4, "seed": 1, "trials": 6, "slots": 1}
+    with Search(str(folder / "quick.py"), store=folder / "store", name="run", **given) as search:
+        search.run()
+    return folder
+
+
 @pytest.fixture
-def stranger(begin: Callable[..., object], tmp_path: Path) -> Path:
-    """A finished run, in a store below a folder in which nothing else may change."""
-    search = begin(trials=6, name="run", slots=1)
-    search.run()
-    return tmp_path / "store" / "run"
+def stranger(finished: Path, quick: Path, tmp_path: Path) -> Path:
+    """A copy of it, in a store below a folder in which nothing else may change."""
+    assert quick.parent == tmp_path
+    run = shutil.copytree(finished / "store", tmp_path / "store") / "run"
+    manifest = (run / "_run.json").read_text()
+    (run / "_run.json").write_text(manifest.replace(str(finished), str(tmp_path)))
+    return run
 
 
 def look(run: Path, *words: str) -> tuple[int, str]:

@@ -57,6 +57,7 @@ def test_an_old_calibration_is_read(store: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("here")
 @pytest.mark.parametrize("name", RUNS)
 def test_an_old_run_goes_on(store: Path, name: str) -> None:
     limits = {"budget": 7.3} if name == "rungs" else {"trials": RUNS[name] + 2, "calibrate": 0}

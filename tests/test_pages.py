@@ -76,12 +76,12 @@ def test_code_on_a_page_is_python(page: str) -> None:
             compile(body, page, "exec")
 
 
-def read(page: str, desk: Path) -> None:
-    """Do in a folder what a page tells, in order, as its reader would, at toy size and in one process."""
-    lines = [shortened(what) for what in typed(page, desk)]
+def read(*pages: tuple[str, Path]) -> None:
+    """Do in a folder what a page tells, in order, as its reader would, at toy size; all pages in one process."""
+    lines = [(str(desk), shortened(what)) for page, desk in pages for what in typed(page, desk)]
     done = subprocess.run(
         [sys.executable, "-m", "tests.reader"],
-        cwd=desk,
+        cwd=pages[0][1],
         env={**environment(), "PYTHONPATH": str(ROOT)},
         input=json.dumps(lines),
         capture_output=True,
@@ -89,7 +89,7 @@ def read(page: str, desk: Path) -> None:
     )
     ends = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(ends) == len(lines), (done.returncode, done.stderr)
-    for what, (code, printed) in zip(lines, ends, strict=True):
+    for (_, what), (code, printed) in zip(lines, ends, strict=True):
         assert code == 0, (what, printed)
         assert isinstance(what, str) or printed.strip(), (what, "printed nothing")
 
@@ -100,22 +100,21 @@ def environment() -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_everything_in_the_readme_works(desk: Path) -> None:
-    read("README.md", desk)
-
-
-@pytest.mark.slow
-def test_a_search_is_carried_to_a_large_model_as_the_tutorial_tells(desk: Path) -> None:
-    """From `run --for-scale` over probes to the target, trained from the file that was emitted, and exported."""
-    read("scale.md", desk)
-    assert (desk / "model" / "model.safetensors").is_file()
+def test_everything_in_the_readme_and_the_tutorial_works(tmp_path: Path) -> None:
+    """The tutorial carries a search to a large model: from `run --for-scale` over probes to the target, exported."""
+    pages = [("README.md", tmp_path / "readme"), ("scale.md", tmp_path / "scale")]
+    for page, desk in pages:
+        desk.mkdir()
+        furnish(desk, page)
+    read(*pages)
+    assert (tmp_path / "scale" / "model" / "model.safetensors").is_file()
 
 
 @pytest.mark.proof
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize(("page", "desk"), [(page, page) for page in READ], indirect=["desk"])
 def test_everything_on_a_page_works(page: str, desk: Path) -> None:
-    read(page, desk)
+    read((page, desk))
 
 
 @pytest.mark.proof

@@ -48,8 +48,8 @@ def test_the_main_job_with_nothing_but_the_wheel(installed: Path, tmp_path: Path
     (tmp_path / "text.txt").write_bytes((ROOT / "README.md").read_bytes() * 8)
     words = ["-o", "data=text.txt", "-o", "tokens=1500", "-o", "eval_tokens=1000", "--calibrate", "0", "--slots", "1"]
     words += ["--population", "2"]
-    typed("run", "language_model", *words, "--generations", "1", "--name", "r1", "--store", "pops", "--quiet")
-    typed("resume", "r1", "--store", "pops", "--generations", "2", "--quiet")
+    typed("run", "language_model", *words, "--generations", "2", "--name", "r1", "--store", "pops", "--quiet")
+    typed("resume", "r1", "--store", "pops", "--quiet")  # at its end: all is read, nothing is trained
     assert "4 evaluations" in typed("show", "r1", "--store", "pops")
     assert "val_loss" in typed("best", "r1", "--store", "pops")
     assert "all 4 proposals agree" in typed("verify", "r1", "--store", "pops")

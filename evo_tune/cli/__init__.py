@@ -96,7 +96,7 @@ def main() -> None:
         sys.exit(error.exit_code)
     except click.UsageError as error:
         where = error.ctx.command_path if error.ctx else "evo-tune"
-        _fail(f"{error.format_message().rstrip('.')}; see `{where} --help`", error.exit_code)
+        _fail(f"{error.format_message().rstrip('.')}{_elsewhere(error)}; see `{where} --help`", error.exit_code)
     except click.ClickException as error:
         _fail(error.format_message(), error.exit_code)
     except BrokenPipeError:  # `evo-tune show | head`
@@ -106,6 +106,14 @@ def main() -> None:
         _give_up_output()
         _fail(f"{error.strerror or error}: cannot go on", 1)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _elsewhere(error: click.UsageError) -> str:
+    """Return where a flag that a command does not have may belong, as `--data` or `--lr`: to the evaluator."""
+    names = {param.name for param in error.ctx.command.params} if error.ctx else set()
+    if not isinstance(error, click.NoSuchOption) or not {"options", "genes"} <= names:
+        return ""
+    return "; an evaluator's option is set by -o NAME=VALUE, a gene by --gene NAME=VALUE"
 
 
 def _mend_streams() -> None:

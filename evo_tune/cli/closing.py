@@ -40,6 +40,8 @@ def print_closing(run: Run, form: str, status: str = "", report_file: Path | Non
         shared.print_table(rows)
     if end.best is not None:
         shared.echo(f"best genome: {shared.show_genome(end.best.genome)}")
+    if end.expected is not None and end.calibrated_best is None:
+        shared.echo(f"{end.metric} {end.expected:.6g} is expected of it with other seeds")
     if len(run.objectives) > 1:
         shared.echo(f"Pareto front: {len(report.front(run))} trials (evo-tune best {as_typed(run.folder)} shows them)")
     for line in _rules_met(run, end):

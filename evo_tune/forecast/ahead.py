@@ -33,6 +33,9 @@ genomes' times."""
 LEAST = 0.05
 """The same as a share of the time where genomes hardly differ."""
 
+WORTH = 0.08
+"""Further seeds for each genome where they are what is worth it (measured in benchmarks/search.py, noisy form)."""
+
 BOUNDS = 1.2816
 """Standard deviations of an interval that holds four fifths of a normal distribution."""
 
@@ -104,6 +107,8 @@ def genome_cost(manifest: Manifest, genomes: int, promoted: float) -> float:
     if manifest.inherit:
         whole = min(1.0, manifest.population / genomes)
         cost = whole + (1.0 - whole) * (manifest.inherit + 0.25)  # about every fourth is trained from scratch as well
+    if manifest.by_worth:
+        return cost + WORTH
     # The leader changes as often as a record falls in a series of random numbers: H(n) times.
     return cost + (manifest.replicates - 1) * (math.log(genomes) + 0.577) / genomes
 

@@ -6,11 +6,10 @@ Reports show it for each gene, and strategies choose genes by it. It knows no tr
 from __future__ import annotations
 
 from collections.abc import Sequence
-from statistics import NormalDist
 
 import numpy as np
 
-__all__ = ["importance", "normal_scores", "rank_correlation", "ranks"]
+__all__ = ["importance", "rank_correlation", "ranks"]
 
 
 def importance(units: np.ndarray, losses: np.ndarray, unordered: bool = False) -> float:
@@ -48,15 +47,6 @@ def ranks(values: Sequence[float] | np.ndarray) -> np.ndarray:
     counts = np.diff(ends, prepend=-1)
     found[order] = np.repeat(ends + 1 - (counts - 1) / 2, counts)
     return found
-
-
-def normal_scores(places: np.ndarray, count: int) -> np.ndarray:
-    """Return the normal scores of some places among so many (Blom, 1958), the best highest, shape (places,).
-
-    So no scale and no outlier of a loss matters.
-    """
-    normal = NormalDist()
-    return np.array([-normal.inv_cdf((place - 0.375) / (count + 0.25)) for place in places])
 
 
 def rank_correlation(one: Sequence[float] | np.ndarray, other: Sequence[float] | np.ndarray) -> float:

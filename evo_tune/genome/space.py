@@ -43,6 +43,8 @@ class SearchSpace:
     genes: dict[str, Gene]
     repair: Callable[..., Genome] | None = field(compare=False)
     optional: dict[str, Gene] = field(compare=False)
+    _gives_genes: bool = field(compare=False, repr=False)
+    """Whether the repair is given the genes as well: looked up once, as it is asked for with each genome."""
 
     def __init__(
         self,
@@ -69,6 +71,7 @@ class SearchSpace:
         object.__setattr__(self, "genes", dict(genes))
         object.__setattr__(self, "repair", repair)
         object.__setattr__(self, "optional", dict(optional))
+        object.__setattr__(self, "_gives_genes", repair is not None and _takes_two(repair))
 
     def including(self, names: Iterable[str]) -> SearchSpace:
         """Return the space with those of its optional genes that are named; other names change nothing."""
@@ -177,7 +180,7 @@ class SearchSpace:
             return self._active(genome)
         genome = self._active(genome)
         try:
-            repaired = self.repair(dict(genome), self.genes) if self._is_given_genes() else self.repair(dict(genome))
+            repaired = self.repair(dict(genome), self.genes) if self._gives_genes else self.repair(dict(genome))
         except Exception as error:
             raise SpaceError(f"repair({genome}) raised {type(error).__name__}: {error}") from error
         if not isinstance(repaired, dict) or set(repaired) != set(genome):
@@ -191,17 +194,17 @@ class SearchSpace:
         """Return the genome with the defaults of the genes that do not count with these values of others."""
         return {**genome, **{name: self.genes[name].middle() for name in inactive(self.genes, genome)}}
 
-    def _is_given_genes(self) -> bool:
-        assert self.repair is not None
-        try:
-            parameters = inspect.signature(self.repair).parameters.values()
-        except (TypeError, ValueError):  # a builtin
-            return False
-        return sum(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters) > 1
-
     def describe(self) -> dict[str, Any]:
         """Return plain data for the manifest; the repair is code and stays with the evaluator."""
         return {name: gene.describe() for name, gene in self.genes.items()}
+
+
+def _takes_two(repair: Callable[..., Genome]) -> bool:
+    try:
+        parameters = inspect.signature(repair).parameters.values()
+    except (TypeError, ValueError):  # a builtin
+        return False
+    return sum(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters) > 1
 
 
 def wider(genes: Mapping[str, Gene], given: Mapping[str, Gene]) -> dict[str, Gene]:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import ClassVar, Literal, TypeAlias, get_args
 
 import numpy as np
 
 from evo_tune.errors import SpaceError
 from evo_tune.genome.constraint import Constraint, violation
-from evo_tune.genome.values import Genome
+from evo_tune.genome.values import Genome, genome_key
 from evo_tune.text import LINE, one_line
 
 __all__ = [
@@ -262,6 +263,11 @@ class Trial:
     def genome(self) -> Genome:
         """The candidate's genome."""
         return self.candidate.genome
+
+    @cached_property
+    def key(self) -> str:
+        """The identity of its genome (see `genome_key`), worked out once: of a long run it is asked again and again."""
+        return genome_key(self.candidate.genome)
 
     @property
     def ok(self) -> bool:

@@ -8,6 +8,7 @@ import shlex
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -38,12 +39,14 @@ class _Tool(NamedTuple):
     """What its usual name ends with."""
     opened: str
     """The command that opens it."""
+    pages: str = ""
+    """Module that this command needs beyond what the extra brings; '' for none."""
 
 
 TOOLS = {
     "optuna": _Tool("optuna:OptunaJournal", "-optuna.log", "optuna-dashboard {}"),
     "tensorboard": _Tool("tensorboard:TensorBoardFolder", "-tensorboard", "tensorboard --logdir {}"),
-    "mlflow": _Tool("mlflow:MLflowDatabase", "-mlflow.db", "mlflow ui --backend-store-uri sqlite:///{}"),
+    "mlflow": _Tool("mlflow:MLflowDatabase", "-mlflow.db", "mlflow ui --backend-store-uri sqlite:///{}", "flask"),
 }
 """By name; each has a file here, and its package an extra of that name."""
 
@@ -74,7 +77,8 @@ def usual_path(run: Run, tool: str) -> Path:
 
 def opened_by(tool: str, path: Path) -> str:
     """Return the command that opens what was written."""
-    return TOOLS[tool].opened.format(shlex.quote(str(path)))
+    typed, needs = TOOLS[tool].opened.format(shlex.quote(str(path))), TOOLS[tool].pages
+    return typed if not needs or find_spec(needs) is not None else f"{typed} (after pip install {tool})"
 
 
 def convert(run: Run, tool: str, path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evo_tune.integrations.needed import needing
-from evo_tune.integrations.rows import Row, Rows, step_of
+from evo_tune.integrations.rows import Row, Rows
+from evo_tune.report.summary import best_so_far
 from evo_tune.store.inflight import Curve
 from evo_tune.store.run import Run
 
@@ -63,7 +65,8 @@ class MLflowDatabase:
         artifacts = path.with_name(f"{path.name}-artifacts").as_uri()
         with _quiet():
             client = MlflowClient(tracking_uri=f"sqlite:///{path}")
-            _write(client, client.create_experiment(_name(rows.name), artifact_location=artifacts), rows)
+            made = client.create_experiment(_name(rows.name), artifact_location=artifacts)
+            _write(client, made, rows)
 
 
 def _write(client: MlflowClient, experiment: str, rows: Rows) -> None:
@@ -71,7 +74,9 @@ def _write(client: MlflowClient, experiment: str, rows: Rows) -> None:
     every = [rows.row(id) for id in range(len(rows))]
     began = min((row.began for row in every), default=0.0)
     parent = client.create_run(experiment, _ms(began), run_name=rows.name).info.run_id
-    _log(client, parent, dict(zip(_names(rows.facts).values(), rows.facts.values(), strict=True)), ())
+    _log(
+        client, parent, dict(zip(_names(rows.facts).values(), rows.facts.values(), strict=True)), _course(rows, metrics)
+    )
     for row in every:
         tags = {"mlflow.parentRunId": parent, "state": row.state}
         tags |= {name: str(value) for name, value in row.facts.items()}
@@ -84,12 +89,18 @@ def _write(client: MlflowClient, experiment: str, rows: Rows) -> None:
         client.set_terminated(parent, "FINISHED", _ms(max((row.ended or 0.0 for row in every), default=began)))
 
 
+def _course(rows: Rows, names: dict[str, str]) -> Iterator[tuple[str, float, int, int]]:
+    """Yield the best so far by evaluations: so the parent's line shows the best, and its page how that came."""
+    for count, value, id in best_so_far(rows.run):
+        if math.isfinite(value):
+            yield names[rows.objectives[0]], value, _ms(rows.row(id).ended or 0.0), count
+
+
 def _points(row: Row, names: dict[str, str]) -> Iterator[tuple[str, float, int, int]]:
     """Yield (metric, value, time in milliseconds since 1970, step) of a trial's curve and of its end."""
     end = row.began if row.ended is None else row.ended
-    last = step_of(row.facts["budget"])
-    for step, point in [*row.curve, (last, row.metrics)]:
-        at = row.began + min(1.0, step / last) * (end - row.began)
+    for step, point in [*row.curve, (row.last, row.metrics)]:
+        at = row.began + step / row.last * (end - row.began)
         yield from ((names[name], value, _ms(at), step) for name, value in point.items())
 
 

@@ -62,6 +62,11 @@ class Row:
     ended: float | None
     facts: dict[str, Any]
 
+    @property
+    def last(self) -> int:
+        """The step of its end: that of its budget, or of its curve's last point, where few steps made that later."""
+        return max([step_of(self.facts["budget"]), *(step for step, _ in self.curve)])
+
 
 class Rows:
     """The rows of a run.
@@ -77,6 +82,10 @@ class Rows:
         self.name = one_line(run.folder.resolve().name, NAME)
         self.genes = distinct(run.genes)
         """The run's genes, by the names that the rows have for them."""
+        self.parts = "budget" if min(run.manifest.fidelity) < 1 else ""
+        while self.parts in self.genes.values():
+            self.parts += "_"
+        """What the share of a full training is called beside the genes; '' where all trainings are full ones."""
         self.metrics = distinct([*run.metric_names, *_reported(run, self.flying)])
         """The run's metrics, likewise."""
         self.objectives = [self.metrics[objective.metric] for objective in run.objectives]
@@ -115,11 +124,12 @@ class Rows:
         trial = run.trial(id)
         objectives = [objective.metric for objective in run.objectives]
         ended = _time(run.came_at.get(id, 0.0))
-        facts |= {"status": outcome.status, "seconds": outcome.seconds, "device": one_line(outcome.device, NAME)}
+        # How it ended comes first: a tool's page may show no more than the first few.
+        error = {"error": one_line(outcome.error)} if outcome.error else {}
+        facts = {"status": outcome.status, **error, **facts}
+        facts |= {"seconds": outcome.seconds, "device": one_line(outcome.device, NAME)}
         if outcome.packed > 1:
             facts["packed"] = outcome.packed
-        if outcome.error:
-            facts["error"] = one_line(outcome.error)
         if run.constraints and trial.losses is not None:
             facts["violation"] = trial.violation
         return Row(

@@ -13,7 +13,7 @@ from evo_tune.errors import UsageError
 from evo_tune.genome.genes import Choice, Float, Gene, Int
 from evo_tune.genome.values import Value
 from evo_tune.integrations.needed import needing
-from evo_tune.integrations.rows import WHOLE, Row, Rows, step_of
+from evo_tune.integrations.rows import WHOLE, Row, Rows
 from evo_tune.store.inflight import Curve
 from evo_tune.store.run import Run
 from evo_tune.text import one_line
@@ -76,7 +76,7 @@ class TensorBoardFolder:
         self._claim(folder, rows)
         for id in sorted((run.outcomes.keys() | rows.flying.keys()) - self._written):
             if id < len(rows):
-                self._write(folder / f"trial-{id:05}", rows, rows.row(id))
+                self._write(folder / _name(id), rows, rows.row(id))
             if id in run.outcomes:
                 self._written.add(id)
 
@@ -106,10 +106,17 @@ class TensorBoardFolder:
             raise UsageError(f"{self._what}: {folder} exists and is not of this run; choose another folder")
         folder.mkdir(parents=True)
         genes = [hparams.HParam(rows.genes[name], _domain(gene)) for name, gene in rows.run.genes.items()]
+        if rows.parts:
+            genes.append(hparams.HParam(rows.parts, hparams.RealInterval(0.0, 1.0)))
         metrics = [hparams.Metric(name) for name in rows.objectives]
         with _new(folder / EVENTS) as write:
             write(0.0, 0, hparams.hparams_config_pb(genes, metrics, time_created_secs=0.0))
         (folder / MARK).write_text(mark, encoding="utf-8")
+
+
+def _name(id: int) -> str:
+    """Return what a trial is called, as a folder and as HParams has it: sorted as text, they stand in their order."""
+    return f"trial-{id:05}"
 
 
 def _domain(gene: Gene) -> Any:
@@ -159,9 +166,13 @@ def _summaries(rows: Rows, row: Row, done: int = 0) -> Iterator[tuple[float, int
     raw = rows.run.candidates[row.id].genome
     genome = {rows.genes[name]: _held(gene, raw[name]) for name, gene in rows.run.genes.items()}
     end = row.began if row.ended is None else row.ended
-    last = step_of(row.facts["budget"])
+    if rows.parts:
+        genome[rows.parts] = float(row.facts["budget"])
+    last = row.last
     if not done:
-        yield row.began, 0, hparams.hparams_pb(genome, trial_id=f"trial {row.id}", start_time_secs=row.began)
+        # HParams takes equal names for one trial, trained twice: of several runs below one folder it would show means.
+        name = f"{rows.name}/{_name(row.id)}"
+        yield row.began, 0, hparams.hparams_pb(genome, trial_id=name, start_time_secs=row.began)
     for step, point in row.curve:
         if step > done:
             seen = row.began + min(1.0, step / last) * (end - row.began) if row.state != "open" else time.time()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
+import functools
 import operator
 import platform
 import re
@@ -36,6 +37,7 @@ from evo_tune.loop.checks import (
     check_repair,
     check_suited,
     check_support,
+    check_worth,
 )
 from evo_tune.loop.code import hash_of
 from evo_tune.loop.limits import check_noise
@@ -48,6 +50,7 @@ from evo_tune.plugins.packs import settled_pack
 from evo_tune.plugins.strategy import Strategy
 from evo_tune.rules.fidelity import parse_rungs
 from evo_tune.rules.inheritance import parse_share
+from evo_tune.rules.replicates import parse_replicates
 from evo_tune.rules.ruled import Ruled
 from evo_tune.store.copying import copy_run
 from evo_tune.store.learned import learned_from
@@ -93,7 +96,7 @@ def prepared(
     Raises:
         UsageError: Something given is wrong.
     """
-    check_noise(session, given.get("replicates", 1))
+    check_noise(session, parse_replicates(given.get("replicates", 1))[0])
     size = {} if population is None else {"population": population}
     planned = plan_for(session, threads, evaluator.bind(options or {}))
     return make_manifest(
@@ -124,7 +127,7 @@ def make_manifest(
     learn_from: Sequence[Run] = (),
     fidelity: str | float | Sequence[str | float] = "1",
     prune: bool = False,
-    replicates: int = 1,
+    replicates: int | str = 1,
     pack: int | str = 1,
     device: str = "cpu",
     inherit: str | float = 0,
@@ -162,14 +165,15 @@ def make_manifest(
     made = make_strategy(name, dict(strategy_options or {}))
     check_suited(name, made, space, goals)
     check_learning(name, made, space, goals, learn_from)
-    replicates = _whole("replicates", replicates, 1)
+    seeds, by_worth = parse_replicates(replicates)
     constraints, share = _constraints(evaluator, goals, known, subject_to), parse_share(inherit)
-    check_support(evaluator, goals, rungs, bool(prune), replicates, share)
+    check_support(evaluator, goals, rungs, bool(prune), seeds, share)
+    check_worth(by_worth, rungs, share)
     if share:
         check_inheritance(evaluator, space.default(), bound, rungs)
     judged_by = [*(goal.metric for goal in goals), *(Constraint.parse(text).metric for text in constraints)]
     packed = settled_pack(evaluator, space.default(), bound, judged_by, pack, device, MOST_PACKED)
-    used: dict[str, object] = {"--fidelity": len(rungs) > 1, "--prune": prune, "--replicates": replicates > 1}
+    used: dict[str, object] = {"--fidelity": len(rungs) > 1, "--prune": prune, "--replicates": seeds > 1}
     used |= {"--inherit": share, "--subject-to": constraints}
     check_own_trials(name, made, [flag for flag, given in used.items() if given])
     return Manifest(
@@ -189,7 +193,8 @@ def make_manifest(
         warm_start=_warm_start(space, warm_start, fill_defaults),
         fidelity=list(rungs),
         prune=bool(prune),
-        replicates=replicates,
+        replicates=seeds,
+        by_worth=by_worth,
         pack=packed,
         inherit=share,
         subject_to=constraints,
@@ -284,13 +289,15 @@ def _warm_start(space: SearchSpace, genomes: Iterable[Mapping[str, Any]], fill_d
 
 def versions_of(packages: Iterable[str]) -> dict[str, str]:
     """Return the version of Python and of each package, by name."""
-    found = {"python": platform.python_version()}
-    for package in packages:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:  # a checkout that was never installed
-            found[package] = "unknown"
-    return found
+    return {"python": platform.python_version(), **{package: _version(package) for package in packages}}
+
+
+@functools.cache  # what is loaded stays what it is; reading takes as long as all else of a manifest
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:  # a checkout that was never installed
+        return "unknown"
 
 
 def new_name(evaluator: str, store: Path) -> str:

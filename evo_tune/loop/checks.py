@@ -33,6 +33,7 @@ __all__ = [
     "check_suited",
     "check_support",
     "check_unchanged",
+    "check_worth",
 ]
 
 
@@ -156,6 +157,20 @@ def check_support(
     for flag, wanted in (("--prune", prune), ("--replicates", replicates > 1), ("--inherit", inherit > 0.0)):
         if wanted and len(objectives) > 1:
             raise OptionError(f"{flag}: expected one objective, and {len(objectives)} were given; leave {flag} out")
+
+
+def check_worth(by_worth: bool, rungs: Sequence[float], inherit: float) -> None:
+    """Refuse to weigh further seeds against new genomes that are not trained in full: they do not cost the same.
+
+    Raises:
+        OptionError: That is asked for.
+    """
+    for flag, given in (("--fidelity", len(rungs) > 1), ("--inherit", inherit > 0.0)):
+        if by_worth and given:
+            raise OptionError(
+                f"--replicates auto and {flag} are both given: expected new genomes that are trained in full; give a "
+                "number, such as --replicates 2"
+            )
 
 
 def _who_supports(what: str) -> str:

@@ -170,7 +170,14 @@ def ruled(manifest: Manifest, evaluator: Evaluator, strategy: str) -> Ruled:
         OptionError: An option of it is wrong.
     """
     constraints, options = manifest.constraints(), manifest.options
-    rules = Rules(tuple(manifest.fidelity), manifest.prune, manifest.replicates, constraints, manifest.inherit)
+    rules = Rules(
+        tuple(manifest.fidelity),
+        manifest.prune,
+        manifest.replicates,
+        constraints,
+        manifest.inherit,
+        manifest.by_worth,
+    )
     return Ruled.of(
         make_strategy(strategy, {**find_strategy(strategy).before, **manifest.strategy_options}),
         rules,

@@ -68,7 +68,8 @@ class Search(contextlib.AbstractContextManager["Search"]):
         threads: CPU threads of one training (default 1 on CPUs).
         fidelity: Budgets of a genome's trials, increasing to 1: '1/9,1/3,1' or (1/9, 1/3, 1) (see `fidelity`).
         prune: Stop a training whose curve is hopeless.
-        replicates: Seeds that the leading genome must have been trained with before the run ends.
+        replicates: Seeds that the leading genome must have been trained with before the run ends, or 'auto': any of the
+            best is trained with further seeds while that is worth more than a new genome.
         pack: Trainings of one shape that are done as one, at most, or 'auto': as many as pay (see `plugins.packs`).
         inherit: Share of a full training for a genome that begins with a relative's weights: '1/3' (see `inheritance`).
         subject_to: Constraints: METRIC<=NUMBER, METRIC>=NUMBER.
@@ -102,7 +103,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
         threads: int | None = None,
         fidelity: str | float | Sequence[str | float] = "1",
         prune: bool = False,
-        replicates: int = 1,
+        replicates: int | str = 1,
         pack: int | str = 1,
         inherit: str | float = 0,
         subject_to: Iterable[str] = (),

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from evo_tune.genome.trial import Candidate, Objective, Trial
-from evo_tune.genome.values import genome_key
+from evo_tune.genome.values import genome_key, is_same
+from evo_tune.report import believed
 from evo_tune.report.racing import ROUNDING, Fresh, Purpose, Race, Standing, most_numbers
 from evo_tune.store.calibration import is_raced, read_calibration
 from evo_tune.store.run import Run
@@ -85,7 +86,8 @@ def reported(run: Run) -> Objective:
 
 def is_default(trial: Trial, run: Run) -> bool:
     """Say whether a trial is of the default genome, which was born first."""
-    return genome_key(trial.genome) == genome_key(run.candidates[0].genome)
+    default = run.candidates[0].genome
+    return trial.genome == default and is_same(trial.genome, default)  # first what is quick
 
 
 def race_of(run: Run) -> Race:
@@ -95,7 +97,7 @@ def race_of(run: Run) -> Race:
     """
     wanting = [session for session in run.sessions if session.calibrate][-1:]
     seeds, best = (wanting[0].calibrate, wanting[0].calibrate_best) if wanting else (0, 1)
-    ranked = run.ranked()
+    ranked = believed.ranked(run)
     default = next((trial.id for trial in ranked if is_default(trial, run)), None)
     leaders = _leaders(ranked, best if len(run.objectives) == 1 else 1)
     return Race(tuple(trial.id for trial in leaders if trial.id != default), default, seeds)
@@ -147,7 +149,7 @@ def recommended(run: Run) -> Trial | None:
     """
     rows = {row.id: row for row in calibrated(run)} if len(run.objectives) == 1 else {}
     if not rows:  # as long as a run goes on, this is asked for again and again
-        return run.leader
+        return next(iter(believed.ranked(run)), None) if run.manifest.by_worth else run.leader
     ranked = run.ranked()
     race = standing(run)
     if race is None:
@@ -196,7 +198,7 @@ def _wanted_of_old(run: Run) -> int:
 
 def _values(candidate: Candidate, run: Run, done: Sequence[Trial]) -> Calibrated:
     key = genome_key(candidate.genome)
-    mine = [trial for trial in done if genome_key(trial.genome) == key]
+    mine = [trial for trial in done if trial.key == key]
     values = tuple(run.objectives[0].value(trial.losses[0]) for trial in mine if trial.losses is not None)
     return Calibrated(candidate.id, values, len(mine) - len(values))
 

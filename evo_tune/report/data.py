@@ -107,6 +107,7 @@ def run_as_data(run: Run, top: int) -> dict[str, Any]:
         "fidelity": run.manifest.fidelity,
         "prune": run.manifest.prune,
         "replicates": run.manifest.replicates,
+        "by_worth": run.manifest.by_worth,
         "pack": run.manifest.pack,
         "inherit": run.manifest.inherit,
         "subject_to": run.manifest.subject_to,

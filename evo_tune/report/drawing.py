@@ -1,4 +1,6 @@
-"""How charts are drawn: plotly's figures, in one type, one palette and one layout. Knows no runs.
+"""How charts are drawn: as plotly reads them, in one type, one palette and one layout. Knows no runs.
+
+A figure is plain data here, which a page takes as it is: plotly itself is loaded for notebooks only (`as_plotly`).
 
 Text inside a figure is the browser's own, and plotly reads some HTML in it; `safe` makes any text mean itself. Colours
 of text, grid and background are the page's, which has two of each (light and dark); those here are for notebooks.
@@ -6,10 +8,12 @@ of text, grid and background are the page's, which has two of each (light and da
 
 from __future__ import annotations
 
+import base64
 import html
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -28,6 +32,9 @@ __all__ = [
     "OTHERS",
     "PRUNED",
     "SERIES",
+    "Spec",
+    "as_json",
+    "as_plotly",
     "figure",
     "gene_axis",
     "log_axis",
@@ -36,6 +43,9 @@ __all__ = [
     "steps",
     "thinned",
 ]
+
+Spec: TypeAlias = dict[str, Any]
+"""A figure: its `data`, which are traces, and its `layout`, as plotly's script has them."""
 
 OTHERS = "#56B4E9"
 BEST = "#D55E00"
@@ -77,7 +87,7 @@ def figure(
     y: Mapping[str, Any] | str = "",
     height: int = 300,
     **layout: Any,
-) -> Figure:
+) -> Spec:
     """Return a figure in the report's style.
 
     Args:
@@ -87,8 +97,6 @@ def figure(
         height: In pixels; the width is the page's.
         layout: More of plotly's layout.
     """
-    import plotly.graph_objects as go
-
     font = {"family": FONT, "size": SIZE}
     made = {
         "template": {},
@@ -108,7 +116,45 @@ def figure(
     }
     if made["showlegend"]:
         made["margin"] = {**made["margin"], "t": 40}
-    return go.Figure({"data": [dict(trace) for trace in traces], "layout": made})
+    return {"data": [dict(trace) for trace in traces], "layout": made}
+
+
+def as_plotly(spec: Spec) -> Figure:
+    """Return a figure as plotly's own, to be changed, shown or saved; plotly checks each of its properties."""
+    import plotly.graph_objects as go
+
+    return go.Figure(spec)
+
+
+def as_json(specs: Mapping[str, Any]) -> str:
+    """Return figures, or what holds them, as JSON for plotly's script; arrays are in base64, as it reads them fastest.
+
+    A number that is none stays one in an array, and is null in a list: a gap, in both.
+    """
+    how: dict[str, Any] = {"ensure_ascii": True, "separators": (",", ":"), "allow_nan": False}
+    try:
+        return json.dumps(specs, default=_plain, **how)
+    except ValueError:
+        return json.dumps(_without_nan(specs), default=_plain, **how)
+
+
+def _plain(value: Any) -> Any:
+    """Return what JSON has no word for: a scalar as Python's, an array of numbers by its type and its bytes."""
+    if not isinstance(value, np.ndarray):
+        return value.item()
+    if value.dtype.kind not in "iuf" or value.ndim != 1:
+        return _without_nan(value.tolist())
+    small = value.dtype.kind != "f" and (not len(value) or (value.min() >= -(2**31) and value.max() < 2**31))
+    kind = "i4" if small else "f8"  # its script knows no longer ones
+    return {"dtype": kind, "bdata": base64.b64encode(value.astype(f"<{kind}").tobytes()).decode()}
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _without_nan(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _axis(given: Mapping[str, Any] | str) -> dict[str, Any]:

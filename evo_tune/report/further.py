@@ -18,7 +18,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from evo_tune.genome.trial import Trial
-from evo_tune.genome.values import genome_key
 from evo_tune.store.calibration import read_calibration
 from evo_tune.store.run import Run
 
@@ -69,7 +68,7 @@ def noise_of(trials: Sequence[Trial]) -> float:
     seeds: dict[str, list[float]] = {}
     for trial in trials:
         if trial.rankable and trial.losses is not None:
-            seeds.setdefault(genome_key(trial.genome), []).append(trial.losses[0])
+            seeds.setdefault(trial.key, []).append(trial.losses[0])
     squares, freedom = 0.0, 0
     for losses in seeds.values():
         if len(losses) > 1:
@@ -126,7 +125,7 @@ def further(trials: Sequence[Trial], trainings: int, calibration: Sequence[Trial
     firsts: dict[str, float] = {}
     for trial in trials:
         if trial.rankable and trial.feasible and trial.losses is not None:
-            firsts.setdefault(genome_key(trial.genome), trial.losses[0])
+            firsts.setdefault(trial.key, trial.losses[0])
     found = chance(list(firsts.values()), noise, trainings)
     return None if math.isnan(found) else Further(found, trainings, noise)
 
@@ -141,7 +140,9 @@ def further_of(run: Run) -> Further | None:
 
 def in_words(found: Further) -> str:
     """Return it in words, without a stop."""
+    percent = 100 * found.chance
+    chance = "less than 1%" if percent < 0.5 else "more than 99%" if percent > 99.5 else f"{percent:.0f}%"
     return (
-        f"the next {found.trainings} trainings improve by more than seeds differ ({found.noise:.3g}) with a chance of "
-        f"{100 * found.chance:.0f}%"
+        f"the next {found.trainings} trainings improve by more than seeds differ ({found.noise:.3g}) "
+        f"with a chance of {chance}"
     )

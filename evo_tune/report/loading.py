@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from evo_tune.errors import UsageError
 from evo_tune.genome.trial import Trial
 from evo_tune.report import charts, summary
+from evo_tune.report.drawing import Spec, as_plotly
 from evo_tune.report.material import Material
 from evo_tune.report.pages.page import section_html, text
 from evo_tune.report.pages.writing import about, sections_of, write_report
@@ -122,13 +123,14 @@ class Plots:
         if name.startswith("_") or name not in self._names():
             known = ", ".join(self._names())
             raise AttributeError(f"there is no chart {name!r}: expected one of {known}")
-        draw: Callable[..., Figure | None] = charts.chart_of(name).draw
+        draw: Callable[..., Spec | None] = charts.chart_of(name).draw
 
         def drawn(*args: Any, **options: Any) -> Figure | None:
             try:
-                return draw(self._material, *args, **options)
+                spec = draw(self._material, *args, **options)
             except (KeyError, ValueError) as error:
                 raise UsageError(f"plot.{name} cannot be drawn: there is no {error}") from None
+            return None if spec is None else as_plotly(spec)
 
         drawn.__name__, drawn.__doc__ = name, draw.__doc__
         return drawn

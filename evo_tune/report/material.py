@@ -13,9 +13,8 @@ import numpy as np
 
 from evo_tune.genome.genes import Choice, Gene
 from evo_tune.genome.trial import Objective, Trial
-from evo_tune.genome.values import genome_key
 from evo_tune.report import summary
-from evo_tune.report.calibration import recommended
+from evo_tune.report.calibration import is_default, recommended
 from evo_tune.report.model import Model
 from evo_tune.report.summary import Closing
 from evo_tune.store.run import Run
@@ -103,8 +102,7 @@ class Material:
         """The default genome's full training; None if it has no value."""
         if not self.run.candidates:
             return None
-        key = genome_key(self.run.candidates[0].genome)
-        return next((trial for trial in self.ranked if genome_key(trial.genome) == key), None)
+        return next((trial for trial in self.ranked if is_default(trial, self.run)), None)
 
     @cached_property
     def closing(self) -> Closing:

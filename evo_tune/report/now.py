@@ -7,20 +7,17 @@ from __future__ import annotations
 
 import math
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from evo_tune.report.charts.curves import curves, shown_metric
-from evo_tune.report.drawing import BEST, DEFAULT, SERIES, figure, safe
+from evo_tune.report.drawing import BEST, DEFAULT, SERIES, Spec, figure, safe
 from evo_tune.report.material import LARGEST, Material
 from evo_tune.report.part import Drawn, Part
 from evo_tune.report.words import show_seconds, show_value
 from evo_tune.store.heartbeat import Beat, apart, last_beat
 from evo_tune.store.inflight import Curve, in_flight
-
-if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
 
 __all__ = ["foretold", "left", "now", "state"]
 
@@ -127,7 +124,7 @@ def _slots(material: Material, beat: Beat | None, flying: dict[int, Curve], metr
     return rows
 
 
-def _drawn(material: Material, flying: dict[int, Curve], metric: str) -> Figure | None:
+def _drawn(material: Material, flying: dict[int, Curve], metric: str) -> Spec | None:
     traces: list[dict[str, Any]] = []
     for number, (id, curve) in enumerate(sorted(flying.items())[:12]):
         points = [(x, m[metric]) for x, m in curve if m.get(metric) is not None]

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
+from evo_tune.report.drawing import Spec
 
 __all__ = ["Command", "Drawn", "Part"]
 
@@ -23,7 +22,7 @@ class Drawn:
         axes: Names of the axes by which the page lets a reader filter its lines; the page's script knows how.
     """
 
-    figure: Figure
+    figure: Spec
     caption: str = ""
     narrow: bool = False
     axes: tuple[str, ...] = ()

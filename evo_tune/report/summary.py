@@ -16,7 +16,7 @@ import numpy as np
 from evo_tune.genome.genes import Choice
 from evo_tune.genome.importance import importance, rank_correlation
 from evo_tune.genome.trial import Candidate, Trial
-from evo_tune.genome.values import genome_key
+from evo_tune.report import believed
 from evo_tune.report.calibration import Calibrated, calibrated, is_default, is_rounding, recommended, reported, standing
 from evo_tune.report.racing import Standing
 from evo_tune.store.run import Run
@@ -73,6 +73,7 @@ class Closing:
         seconds: Wall time over all sessions.
         race: How the race of the finalists stands; None without one, or if an older version calibrated.
         seeded: What the best's value in the search is of: 'one seed', or 'the mean of N seeds'.
+        expected: What is expected of the best with other seeds (see `believed`); None where nothing is.
         reported: The metric over fresh seeds: that of the test set where the evaluator has one; else `metric`.
     """
 
@@ -89,6 +90,7 @@ class Closing:
     seconds: float
     race: Standing | None = None
     seeded: str = "one seed"
+    expected: float | None = None
     reported: str = ""
 
     @property
@@ -166,14 +168,15 @@ def closing(run: Run) -> Closing:
         seconds=run.seconds,
         race=standing(run),
         seeded="one seed" if best is None else seeded(best, run),
+        expected=None if best is None else believed.expected(run, best),
         reported=reported(run).metric,
     )
 
 
 def seeded(trial: Trial, run: Run) -> str:
     """Return in words what a ranked trial's value in the search is of: 'one seed' or 'the mean of N seeds'."""
-    key = genome_key(trial.genome)
-    count = sum(one.rankable and genome_key(one.genome) == key for one in run.trials())
+    key = trial.key
+    count = sum(one.rankable and one.key == key for one in run.trials())
     return "one seed" if count < 2 else f"the mean of {count} seeds"
 
 

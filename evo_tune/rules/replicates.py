@@ -1,20 +1,82 @@
-"""Which genome is trained with a further seed: the leader by the mean over its seeds, until it has had enough.
+"""Which genome is trained with a further seed, by one of two rules.
 
-Only the leader: one lucky draw brings a genome to the top, where it must prove itself before it stays. Who leads is
-kept while the run goes on (`Leader`, the state of a fold); nothing here proposes a new genome.
+`Leader`: the one that leads by the mean over its seeds, until it has had so many. One lucky draw brings a genome to the
+top, where it must prove itself before it stays.
+
+`Doubt`: the one whose further seed is worth most, while that is worth more than a new genome: by how much the loss that
+is expected of the best falls, on the average, once the result is known (`genome.models.seeds`).
+
+Both are the state of a fold, kept while the run goes on; nothing here proposes a new genome.
 """
 
 from __future__ import annotations
 
+import math
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from heapq import heappop, heappush
+from statistics import fmean
 from typing import TypeAlias
 
-from evo_tune.genome.standing import Entry
+import numpy as np
 
-__all__ = ["Leader"]
+from evo_tune.errors import OptionError
+from evo_tune.genome.history import Grown
+from evo_tune.genome.models.features import features_of, sizes_of
+from evo_tune.genome.models.seeds import Belief, Trainings, fitted, selected
+from evo_tune.genome.space import SearchSpace
+from evo_tune.genome.standing import Entry
+from evo_tune.genome.trial import Candidate, Trial
+from evo_tune.genome.values import genome_key
+
+__all__ = ["AUTO", "CAP", "Doubt", "Leader", "parse_replicates"]
 
 Place: TypeAlias = tuple[float, tuple[float, ...], int]
 """Violation, mean losses, id of the birth: the least leads."""
+
+AUTO = "auto"
+"""What is typed for the second rule."""
+
+CAP = 4
+"""Seeds that a genome has at most, where it is trained with as many as are worth it."""
+
+ENOUGH = 8
+"""Genomes with a loss from which anything is believed."""
+
+TRIED = 6
+"""Genomes, those of which the least loss is expected, that are considered for a further seed."""
+
+PRICE = 0.5
+"""What a new genome's promise counts for. It is that of the best of many candidates, as a model sees them that is
+wrong here and there: whoever takes the largest of many predictions takes its errors too."""
+
+OTHERS = 64
+"""Candidates by which a new genome is judged: variants of the best, and a quarter as many anywhere."""
+
+WIDTH = 0.2
+"""Standard deviation of a variant's steps, in unit coordinates."""
+
+GROWTH = 1.1
+"""The model is fitted anew when so many times the trainings are there, and not for each: that bounds its cost. Results
+of further seeds are few, and tell more of the noise than all others: it is for each of these too."""
+
+
+def parse_replicates(given: int | str) -> tuple[int, bool]:
+    """Read 'auto' or a number: seeds that a genome has, and whether that is the most, for as many as are worth it.
+
+    Raises:
+        OptionError: It is neither.
+    """
+    if isinstance(given, str) and given.strip() == AUTO:
+        return CAP, True
+    try:
+        number = int(given) if isinstance(given, str) else operator.index(given)
+    except (TypeError, ValueError):
+        number = 0
+    if number < 1 or isinstance(given, bool):
+        raise OptionError(f"--replicates {given}: expected auto, or a whole number of at least 1")
+    return number, False
 
 
 class Leader:
@@ -41,3 +103,133 @@ class Leader:
         while self._heap and self._places.get(self._heap[0][1]) != self._heap[0][0]:
             heappop(self._heap)  # a place that was taken from it since
         return self._entries[self._heap[0][1]] if self._heap else None
+
+
+@dataclass
+class Trained:
+    """A genome that was trained in full.
+
+    Args:
+        birth: The candidate as which it was.
+        losses: By number of the seed; empty where the first seed's result does not count.
+        repeats: Further seeds that were told, whatever came of them.
+    """
+
+    birth: Candidate
+    losses: dict[int, float] = field(default_factory=dict)
+    repeats: int = 0
+
+    def take(self, trial: Trial) -> None:
+        """Note a result."""
+        self.repeats += trial.candidate.replicate > 0
+        if trial.feasible and trial.losses is not None:
+            self.losses[trial.candidate.replicate] = trial.losses[0]
+        elif not trial.candidate.replicate:
+            self.losses.clear()
+
+
+class Doubt:
+    """The genomes that were trained in full within the constraints, and what a further seed of each is worth.
+
+    Args:
+        space: The run's.
+        cap: Seeds that a genome has at most.
+    """
+
+    def __init__(self, space: SearchSpace, cap: int) -> None:
+        self._cap = cap
+        self._sizes = sizes_of(space)
+        self._rows: dict[str, int] = {}
+        self._known: list[Trained] = []
+        self._means, self._counts = Grown(math.inf), Grown(0.0)
+        self._units = Grown(*[0.0] * len(self._sizes))
+        self._told, self._due = 0, ENOUGH
+        self._same: bool | None = None
+        """Whether no further seed has changed a loss; None: there was none."""
+        self._learned: Trainings | None = None
+        self._logs: np.ndarray | None = None
+
+    def take(self, trial: Trial, units: np.ndarray) -> None:
+        """Note a result, in the order in which results are told: when the model is fitted follows from their number.
+
+        Args:
+            trial: It.
+            units: Its genome's unit coordinates, shape (genes,).
+        """
+        if not trial.candidate.whole:
+            return
+        row = self._rows.setdefault(genome_key(trial.genome), len(self._rows))
+        if row == len(self._known):
+            self._known.append(Trained(trial.candidate))
+            self._units.set(row, units)
+        known = self._known[row]
+        known.take(trial)
+        if trial.candidate.replicate and trial.candidate.replicate in known.losses:
+            self._same = self._same is not False and len(set(known.losses.values())) == 1
+        self._means.set(row, fmean(known.losses.values()) if known.losses else math.inf)
+        self._counts.set(row, len(known.losses))
+        self._told += 1
+        tells = self._told >= self._due or (trial.candidate.replicate > 0 and self._learned is not None)
+        if tells and len(rows := self._selected()) >= ENOUGH:
+            self._due = math.ceil(GROWTH * self._told)
+            self._learned, self._logs = self._trainings(rows), None
+
+    def next(self, out: Sequence[Candidate]) -> Candidate | None:
+        """Return the birth of the genome whose next seed is worth most, and more than a new genome; or None.
+
+        Where the first further seeds change nothing, there are no more.
+
+        Args:
+            out: What is in training. A genome is not judged while a seed of it is out, and at most a quarter of what is
+                out are further seeds, since of what the new genomes among it will change nothing is known.
+        """
+        waiting = {genome_key(one.genome) for one in out if one.replicate}
+        if self._learned is None or self._same or 4 * len(waiting) > len(out):
+            return None
+        rows = self._selected()
+        given = self._trainings(rows)
+        if np.ptp(given.losses) == 0.0:
+            return None
+        if self._logs is None:
+            self._logs = fitted(self._learned)
+        belief = Belief(given, self._logs)
+        known: list[Trained] = [self._known[row] for row in rows]
+        order = np.argsort(belief.expected, kind="stable")
+        worth = {
+            place: belief.of_seed(place, 1 + known[place].repeats)
+            for place in order[:TRIED].tolist()
+            if known[place].repeats < self._cap - 1 and genome_key(known[place].birth.genome) not in waiting
+        }
+        most: int | None = max(worth, key=lambda place: worth[place], default=None)
+        if most is None or worth[most] <= PRICE * belief.of_new(self._others(rows[order])):
+            return None
+        return known[most].birth
+
+    def repeats(self, birth: Candidate) -> int:
+        """Return how many further seeds of a genome were told."""
+        return self._known[self._rows[genome_key(birth.genome)]].repeats
+
+    def _selected(self) -> np.ndarray:
+        """Return the rows that the model rests on; not in their order by expected losses."""
+        means = self._means.get(len(self._known))[:, 0]
+        alive = np.flatnonzero(np.isfinite(means))
+        return np.asarray(alive[selected(means[alive], self._counts.get(len(self._known))[alive, 0])])
+
+    def _trainings(self, rows: np.ndarray) -> Trainings:
+        known = [(place, *one) for place, row in enumerate(rows) for one in self._known[row].losses.items()]
+        numbers, seeds, losses = (np.array(column) for column in zip(*known, strict=True))
+        points = features_of(self._units.get(len(self._known))[rows], self._sizes)
+        return Trainings(points, numbers, seeds, losses, self._sizes > 0)
+
+    def _others(self, rows: np.ndarray) -> np.ndarray:
+        """Return features of genomes that a strategy might propose, drawn by a seed that follows from what was told."""
+        rng = np.random.default_rng([self._told, len(self._known)])
+        best = self._units.get(len(self._known))[rows[:TRIED]]
+        near = best[np.arange(OTHERS) % len(best)]
+        struck = rng.random(near.shape) < 1.5 / near.shape[1]
+        struck[np.arange(OTHERS), rng.integers(near.shape[1], size=OTHERS)] = True
+        moved = np.abs(near + WIDTH * rng.normal(size=near.shape)) % 2.0
+        moved = np.where(moved > 1.0, 2.0 - moved, moved)  # reflected at the bounds
+        moved = np.where(self._sizes > 0, rng.random(near.shape), moved)
+        anywhere = rng.random((OTHERS // 4, near.shape[1]))
+        return features_of(np.concatenate([np.where(struck, moved, near), anywhere]), self._sizes)

@@ -25,7 +25,7 @@ from evo_tune.rules.fidelity import audits_among, is_audit
 from evo_tune.rules.inheritance import confirmation, source
 from evo_tune.rules.learned import chosen, prospects_of
 from evo_tune.rules.promotions import Rungs
-from evo_tune.rules.replicates import Leader
+from evo_tune.rules.replicates import Doubt, Leader
 
 __all__ = ["Ruled", "Rules"]
 
@@ -46,6 +46,7 @@ class Rules:
         replicates: Seeds that the leading genome must have been trained with.
         constraints: What a genome must keep to.
         inherit: Share of a full training that a genome gets which begins with another's weights; 0: none does.
+        by_worth: Whether further seeds are what is worth more than a new genome instead (see `replicates`).
     """
 
     rungs: tuple[float, ...] = (1.0,)
@@ -53,11 +54,12 @@ class Rules:
     replicates: int = 1
     constraints: tuple[Constraint, ...] = ()
     inherit: float = 0.0
+    by_worth: bool = False
 
     @property
     def continues(self) -> bool:
         """Whether a genome can have further trials."""
-        return len(self.rungs) > 1 or self.replicates > 1 or self.inherit > 0.0
+        return len(self.rungs) > 1 or self.replicates > 1 or self.by_worth or self.inherit > 0.0
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,7 @@ class Known:
     rungs: Rungs
     curves: Curves
     leader: Leader
+    doubt: Doubt
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +136,9 @@ class Ruled(Strategy):
             told = list(entries(history).values())
             if (due := confirmation(ledger_of(history), told, out)) is not None:
                 return due
+        if self.rules.by_worth:
+            birth = known.doubt.next(history.out)
+            return None if birth is None else _further(birth, 1 + known.doubt.repeats(birth))
         return self._replicate(known.leader.first(), [one for _, one in out])
 
     def _replicate(self, leader: Entry | None, out: Sequence[Candidate]) -> Proposal | None:
@@ -143,7 +149,7 @@ class Ruled(Strategy):
         seeds = 1 + len(leader.repeats) + len(waiting)
         if seeds >= self.rules.replicates:
             return None
-        return Proposal(leader.birth.genome, REPLICATE, leader.birth.parents, replicate=seeds)
+        return _further(leader.birth, seeds)
 
     def _learns(self, history: History) -> bool:
         """Say whether the strategy learns who goes on: by one loss, of trainings from scratch, of this run alone."""
@@ -183,7 +189,8 @@ class Ruled(Strategy):
         told, goal, budgets = entries(history), history.objectives[0], self.rules.rungs
 
         def begin() -> Known:
-            return Known(Rungs(budgets, len(history.objectives)), Curves(goal.metric, goal.sign), Leader())
+            rungs, curves = Rungs(budgets, len(history.objectives)), Curves(goal.metric, goal.sign)
+            return Known(rungs, curves, Leader(), Doubt(history.space, self.rules.replicates))
 
         def step(known: Known, trial: Trial) -> Known:
             entry = told[genome_key(trial.genome)]
@@ -191,7 +198,9 @@ class Ruled(Strategy):
                 known.rungs.take(entry)
             if self.rules.prune:
                 known.curves.take(entry)
-            if self.rules.replicates > 1:
+            if self.rules.by_worth:
+                known.doubt.take(trial, history.born_units[trial.id])
+            elif self.rules.replicates > 1:
                 known.leader.take(entry)
             return known
 
@@ -229,3 +238,8 @@ class Ruled(Strategy):
             if not view.seen(proposal.genome):
                 return proposal
         return min(tries, key=lambda one: self._excess(one.genome))
+
+
+def _further(birth: Candidate, number: int) -> Proposal:
+    """Return the training of a genome with a further seed, the number of which is given."""
+    return Proposal(birth.genome, REPLICATE, birth.parents, replicate=number)

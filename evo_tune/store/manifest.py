@@ -69,6 +69,7 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
         fidelity: Budgets of a genome's trials, increasing to 1.
         prune: Whether candidates are born with bounds on their curves.
         replicates: Seeds that the leading genome must have been trained with.
+        by_worth: Whether that is the most, and a genome has as many as are worth more than a new one.
         pack: Trainings of one shape that are done as one, at most; 1, as in runs of older versions: each is done alone.
         inherit: Share of a full training that a genome gets which begins with another's weights; 0: none does.
         subject_to: METRIC<=NUMBER or METRIC>=NUMBER.
@@ -101,6 +102,7 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
     fidelity: list[Finite] = field(default_factory=lambda: [1.0])
     prune: bool = False
     replicates: Count = 1
+    by_worth: bool = False
     pack: Packed = 1
     inherit: Share = 0.0
     subject_to: list[str] = field(default_factory=list)

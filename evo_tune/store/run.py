@@ -80,6 +80,7 @@ class Run:
         self._metrics: set[str] = set()
         self._early: set[str] = set()
         self._told_orders: dict[int, int] = {}
+        self._trials: dict[int, Trial] = {}
         self._replicated = False
         self._leader: tuple[float, tuple[float, ...], int] | None = None
         self._last_time = 0.0
@@ -350,8 +351,12 @@ class Run:
 
     def trial(self, id: int) -> Trial:
         """Return a recorded result as a trial; told_order is -1 where it cannot be known yet."""
-        order = self._told_orders.get(id, -1)
-        return Trial.of(self.candidates[id], self.outcomes[id], order, self.objectives, self.constraints)
+        order, candidate, outcome = self._told_orders.get(id, -1), self.candidates[id], self.outcomes[id]
+        known = self._trials.get(id)
+        same = known is not None and known.candidate is candidate and known.outcome is outcome
+        if known is None or not same or known.told_order != order:
+            known = self._trials[id] = Trial.of(candidate, outcome, order, self.objectives, self.constraints)
+        return known
 
     def trials(self) -> list[Trial]:
         """Return every recorded result as a trial, by id."""
@@ -365,7 +370,7 @@ class Run:
         seeds: dict[str, list[Trial]] = {}
         for trial in self.trials():
             if trial.rankable:
-                seeds.setdefault(genome_key(trial.genome), []).append(trial)
+                seeds.setdefault(trial.key, []).append(trial)
         found = [averaged(trials, self.objectives, self.constraints) for trials in seeds.values()]
         return sorted(found, key=lambda trial: (trial.violation, trial.losses, trial.id))
 

@@ -16,6 +16,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from evo_tune.genome.models.matern import covariance, matern, squares, weighted
+
 __all__ = ["Process"]
 
 STEPS = 20
@@ -33,8 +35,6 @@ whole, in correlation. Its median and the deviation of its logarithm."""
 
 ALONE = 200_000
 """Multiplications of a product of matrices that BLAS does in the thread that asks."""
-
-ROOT = math.sqrt(5.0)
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Process:
             unordered: Whether a feature has no order, shape (features,).
             ages: As the class has it.
         """
-        steps = _squares(points, points, unordered)
+        steps = squares(points, points, unordered)
         apart = None if ages is None else np.abs(ages[:, None] - ages[None, :])
         features = len(steps)
         # Of relevances, -2 log length; then the noise, and the drift if there is any.
@@ -97,7 +97,7 @@ class Process:
             last = np.where(turned < 0, 0.0, uphill)
             logs = np.clip(logs + np.sign(last) * size, middle - 3.0 * spread, middle + 3.0 * spread)
         relevance, noise = np.exp(logs[:features]), math.exp(logs[features])
-        kernel, _ = _matern(_sum(relevance, steps))
+        kernel, _ = matern(weighted(relevance, steps))
         drift = 0.0 if apart is None else math.exp(logs[-1])
         if apart is not None:
             kernel *= np.exp(-drift * apart)
@@ -112,8 +112,8 @@ class Process:
         Args:
             out: Features of the points, shape (out, features).
         """
-        covariance = self._covariance(out, out) + self.noise * np.eye(len(out))
-        return replace(self, out=out, surer=np.linalg.inv(covariance))
+        theirs = self._covariance(out, out) + self.noise * np.eye(len(out))
+        return replace(self, out=out, surer=np.linalg.inv(theirs))
 
     def trust(self, share: float) -> float:
         """Return how a score after a share of the training and the last one are correlated, 0 to 1."""
@@ -149,8 +149,7 @@ class Process:
 
     def _kernel(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
         """Return the prior's covariance of points, shape (left, right)."""
-        kernel, _ = _matern(_sum(self.relevance, _squares(left, right, self.unordered)))
-        return kernel
+        return covariance(self.relevance, left, right, self.unordered)
 
     def _shared(self, points: np.ndarray) -> np.ndarray:
         """Return the prior's covariance of what it was fitted to and of points in the end, shape (fitted, points)."""
@@ -165,29 +164,10 @@ class Process:
         return np.asarray(self._kernel(left, right) - _times(one.T, _times(self.inverse, other)))
 
 
-def _squares(left: np.ndarray, right: np.ndarray, unordered: np.ndarray) -> np.ndarray:
-    """Return squared distances by feature, shape (features, left, right)."""
-    steps = np.abs(left.T[:, :, None] - right.T[:, None, :])
-    steps[unordered] = steps[unordered] > 0
-    return np.asarray(steps**2)
-
-
-def _sum(weights: np.ndarray, squares: np.ndarray) -> np.ndarray:
-    """Return the weighted sum over features. By einsum: BLAS would wake threads for it, which slots need more."""
-    return np.asarray(np.einsum("f,fab->ab", weights, squares))
-
-
 def _times(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     """Return a product of matrices, by as many columns at a time as BLAS takes without waking threads."""
     width = max(1, ALONE // (left.shape[0] * left.shape[1]))
     return np.concatenate([left @ right[:, at : at + width] for at in range(0, right.shape[1], width)], axis=1)
-
-
-def _matern(squares: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the Matérn 5/2 kernel at squared distances and its derivative by them, both of their shape."""
-    distance = ROOT * np.sqrt(squares)
-    decay = np.exp(-distance)
-    return (1.0 + distance + distance**2 / 3.0) * decay, -5.0 / 6.0 * (1.0 + distance) * decay
 
 
 def _gradient(steps: np.ndarray, scores: np.ndarray, logs: np.ndarray, apart: np.ndarray | None = None) -> np.ndarray:
@@ -196,7 +176,7 @@ def _gradient(steps: np.ndarray, scores: np.ndarray, logs: np.ndarray, apart: np
     Rasmussen & Williams, equation 5.9.
     """
     relevance, noise = np.exp(logs[: len(steps)]), math.exp(logs[len(steps)])
-    kernel, slope = _matern(_sum(relevance, steps))
+    kernel, slope = matern(weighted(relevance, steps))
     if apart is not None:
         likeness = np.exp(-math.exp(logs[-1]) * apart)
         kernel, slope = kernel * likeness, slope * likeness

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evo_tune.genome.genes import Choice
 from evo_tune.genome.history import History
+from evo_tune.genome.models.features import sizes_of
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Proposal
 from evo_tune.genome.values import genome_key
 
-__all__ = ["Bred", "Merits", "features_of", "searched", "sizes_of", "unseen"]
+__all__ = ["Bred", "Merits", "searched", "unseen"]
 
 LIKED, VARIANTS = 8, 6
 """Candidates around which a round searches, and how many variants it makes of each."""
@@ -140,19 +140,3 @@ def _rounded(space: SearchSpace, units: np.ndarray) -> np.ndarray:
     few = sizes < MANY
     sizes = np.where(few, sizes, 1.0)
     return np.where(few, (np.minimum(np.floor(units * sizes), sizes - 1) + 0.5) / sizes, units)
-
-
-def sizes_of(space: SearchSpace) -> np.ndarray:
-    """Return the number of values of each gene without order, 0 for one with an order, shape (genes,)."""
-    genes = space.genes.values()
-    return np.array([gene.size if isinstance(gene, Choice) and not gene.ordered else 0 for gene in genes])
-
-
-def features_of(units: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Return unit coordinates, shape (points, genes), with genes without order as indices of their values.
-
-    Args:
-        units: Unit coordinates, of the same shape.
-        sizes: See `sizes_of`.
-    """
-    return np.where(sizes > 0, np.minimum(np.floor(units * sizes), sizes - 1), units)

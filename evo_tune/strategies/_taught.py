@@ -18,8 +18,8 @@ import numpy as np
 
 from evo_tune.genome.importance import rank_correlation, ranks
 from evo_tune.genome.lessons import Lesson
+from evo_tune.genome.models.features import features_of
 from evo_tune.strategies._process import Process
-from evo_tune.strategies._rounds import features_of
 
 __all__ = ["Expectation", "scores_of"]
 

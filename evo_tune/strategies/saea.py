@@ -24,15 +24,17 @@ import numpy as np
 from evo_tune.errors import OptionError
 from evo_tune.genome.hints import beliefs
 from evo_tune.genome.history import History
-from evo_tune.genome.importance import normal_scores, ranks
+from evo_tune.genome.importance import ranks
+from evo_tune.genome.models.features import features_of, sizes_of
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Proposal, Trial
 from evo_tune.plugins.strategy import Seen, Strategy
 from evo_tune.strategies._births import spread, unborn
+from evo_tune.strategies._chances import another_chance
 from evo_tune.strategies._deap import Individual, best_of, crossover, mutate, seeded, select, tournament
 from evo_tune.strategies._learned import Learned
-from evo_tune.strategies._rounds import Bred, Merits, features_of, searched, sizes_of, unseen
-from evo_tune.strategies._screen import Screen, expected_improvement
+from evo_tune.strategies._rounds import Bred, Merits, searched, unseen
+from evo_tune.strategies._screen import Screen, expected_improvement, normal_scores
 from evo_tune.strategies._taught import Expectation
 
 __all__ = ["SAEA"]
@@ -80,6 +82,8 @@ class SAEA(Strategy):
         rounds: Rounds of mutation around the candidates that the models like best; 0: what was bred is all there is.
         searching: Probability that a birth is found by such rounds; the others are the best of what was bred, so that
             an error of the models does not decide alone.
+        chances: Probability that a birth, while results do not improve, has the value of a gene without order that had
+            the fewest births, at the place that a model of its own results finds the most promising.
         front: With several objectives parents are selected from 'all' trials at once, or in a 'steady' state, each
             trial having competed as it came.
         early: With --fidelity and one objective, results in part are 'learned' from, and who goes on is what is
@@ -96,20 +100,28 @@ class SAEA(Strategy):
     believe: Literal["expected", "average"] = "expected"
     rounds: int = 6
     searching: float = 0.5
+    chances: float = 0.5
     front: Literal["all", "steady"] = "all"
     early: Literal["learned", "places"] = "learned"
 
     several_objectives: ClassVar[bool] = True
     learns: ClassVar[bool] = True
-    before: ClassVar[Mapping[str, Any]] = {"believe": "average", "rounds": 0, "front": "steady", "early": "places"}
+    before: ClassVar[Mapping[str, Any]] = {
+        "believe": "average",
+        "rounds": 0,
+        "chances": 0.0,
+        "front": "steady",
+        "early": "places",
+    }
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for name, least in (("first", 2), ("brood", 1), ("immigrants", 0), ("trees", 2), ("rounds", 0)):
             if getattr(self, name) < least:
                 raise OptionError(f"{name}={getattr(self, name)} is not allowed: expected {least} or more")
-        if not 0.0 <= self.searching <= 1.0:
-            raise OptionError(f"searching={self.searching} is not allowed: expected a probability from 0 to 1")
+        for name in ("searching", "chances"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise OptionError(f"{name}={getattr(self, name)} is not allowed: expected a probability from 0 to 1")
         if not 0.0 <= self.kappa < math.inf:
             raise OptionError(f"kappa={self.kappa} is not allowed: expected a number of deviations, 0 or more")
 
@@ -135,6 +147,9 @@ class SAEA(Strategy):
         bred = list(self._bred(history, rng, pool))
         if self.screen == "none":
             return next(unseen(history, bred), None) or unborn(history, rng)
+        chance = another_chance(history, bred, self.chances, rng)
+        if chance is not None:
+            return chance
         if learned is None:
             merits = self._merits(history, told, places, rng)
         else:

@@ -24,12 +24,12 @@ from evo_tune.errors import OptionError
 from evo_tune.genome.genes import Choice, Gene
 from evo_tune.genome.history import History
 from evo_tune.genome.importance import importance
+from evo_tune.genome.models.features import sizes_of
 from evo_tune.genome.operators import DEFAULT, WARM_START
 from evo_tune.genome.trial import Proposal, Trial
 from evo_tune.genome.values import Genome, genome_key
 from evo_tune.plugins.strategy import Strategy
 from evo_tune.strategies._births import spread
-from evo_tune.strategies._rounds import sizes_of
 
 __all__ = ["Staged"]
 

@@ -54,6 +54,7 @@ def says(result: Result, code: int, *words: str) -> None:
         (["run", "quick.py", "--subject-to", "costs<=3"], ["costs", "did you mean cost", "expected one of loss, cost"]),
         (["evaluate", "quick.py", "-g", "depth=9"], ["gene depth", "9", "from 1 to 8"]),
         (["evaluate", "quick.py", "-g", "deep=1"], ["deep", "expected x, depth, kind"]),
+        (["run", "quick.py", "--depth", "3"], ["--depth", "-o NAME=VALUE", "--gene NAME=VALUE", "evo-tune run --help"]),
         (["frobnicate"], ["frobnicate", "expected one of run"]),
     ],
 )
@@ -152,7 +153,7 @@ def test_a_full_store_stops_the_run_and_loses_nothing(typed: Typed, folder: Path
         "from evo_tune.cli import main\n"
         "import evo_tune.loop.search, evo_tune.store.table, pyarrow.parquet, deap.tools\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (9000, resource.RLIM_INFINITY))\n"
-        "sys.argv = ['evo-tune', 'run', 'quick.py', '--name', 'full', '--trials', '60', '--quiet']\n"
+        "sys.argv = ['evo-tune', 'run', 'quick.py', '--name', 'full', '--trials', '60', '--quiet', '--slots', '1']\n"
         "main()"
     )
     own = {"XDG_STATE_HOME": str(folder / "state")}  # what other tests left there may be more than such a file may hold
@@ -167,7 +168,7 @@ def test_a_full_store_stops_the_run_and_loses_nothing(typed: Typed, folder: Path
     says(Result(done.returncode, done.stdout, done.stderr), 1, "_journal.jsonl", "evo-tune resume")
     before = typed("show", "full", "--format", "csv").out.splitlines()
     assert len(before) > 2
-    assert typed("resume", "full", "--quiet", env=own).code == 0
+    assert typed("resume", "full", "--quiet", "--calibrate", "0", env=own).code == 0
     after = typed("show", "full", "--format", "csv").out.splitlines()
     kept = {line.rsplit(",", 1)[0] for line in before}  # all but the column `survivor`, which may change
     assert kept <= {line.rsplit(",", 1)[0] for line in after}
@@ -230,7 +231,7 @@ def test_a_parquet_file_cut_in_half_is_made_anew(typed: Typed, small_run: str, f
 
 
 def test_two_processes_on_one_run(typed: Typed, folder: Path) -> None:
-    words = ["run", "quick.py", "--name", "busy", "-o", "sleep=0.3", "--trials", "100", "--quiet"]
+    words = ["run", "quick.py", "--name", "busy", "-o", "sleep=0.3", "--trials", "100", "--quiet", "--slots", "1"]
     first = subprocess.Popen([sys.executable, "-m", "evo_tune", *words], cwd=folder)
     try:
         journal = folder / "populations" / "busy" / "_journal.jsonl"
@@ -243,7 +244,7 @@ def test_two_processes_on_one_run(typed: Typed, folder: Path) -> None:
     finally:
         first.send_signal(signal.SIGTERM)
         assert first.wait(timeout=30) == 130
-    assert typed("resume", "busy", "--trials", "4", "--quiet").code == 0
+    assert typed("resume", "busy", "--trials", "4", "--quiet", "--calibrate", "0").code == 0
 
 
 def test_a_manifest_of_the_future(typed: Typed, small_run: str, folder: Path) -> None:
@@ -274,5 +275,5 @@ def test_ctrl_c_once_finishes_what_is_in_flight(folder: Path, typed: Typed) -> N
     assert "evo-tune resume cut" in err
     text = journal.read_text()
     assert text.count('"born"') == text.count('"recorded"'), "what was in flight is finished and recorded"
-    assert typed("resume", "cut", "--trials", "6", "--quiet").code == 0
+    assert typed("resume", "cut", "--trials", "6", "--quiet", "--calibrate", "0").code == 0
     assert typed("verify", "cut").code == 0

@@ -13,6 +13,7 @@ from evo_tune import Choice, Search
 from evo_tune.cli import cli
 from evo_tune.forecast.scale import observations
 from evo_tune.store.run import Run
+from tests.here import Here
 
 SAMPLE = Path(__file__).parents[2] / "populations" / "sample"
 
@@ -62,7 +63,10 @@ def test_wrong_input_is_one_line(store: Path) -> None:
         assert said in str(done.output) + str(done.exception)
 
 
-def test_probes_are_a_run_and_a_file_that_trains_the_target_is_written(tmp_path: Path) -> None:
+def test_probes_are_a_run_and_a_file_that_trains_the_target_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("evo_tune.loop.opening.open_slots", lambda task, *_: [Here(task)])
     text = tmp_path / "text.txt"
     text.write_text("the cat sat on the mat and the dog sat on the log. " * 400, encoding="utf-8")
     store, runner = tmp_path / "runs", CliRunner()

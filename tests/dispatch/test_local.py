@@ -97,7 +97,6 @@ def test_a_worker_that_cannot_be_killed_is_named_and_its_slot_is_unfit(task_of, 
     monkeypatch.setattr(local, "DYING", 0.2)
     real = Process.kill
     (slot,) = open_slots(task_of("time.sleep(60)"), Plan((CPU,), 1), timeout=0.5)
-    until(lambda: slot.pid)
     with monkeypatch.context() as patch:
         patch.setattr(Process, "kill", lambda process: None)
         patch.setattr(Process, "abandon", lambda process: None)

@@ -207,10 +207,8 @@ def test_it_trains_by_the_whole_recipe(evaluator: Evaluator, train: Train, tmp_p
     assert without_clock(rest, evaluator.metrics) == without_clock(other, evaluator.metrics)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "evaluator", ["image_classification", pytest.param("fine_tuning", marks=pytest.mark.proof)], indirect=True
-)
+@pytest.mark.proof  # test_language_model_ranks has it of the language model, test_ranks_out_of_memory of a classifier
+@pytest.mark.parametrize("evaluator", ["image_classification", "fine_tuning"], indirect=True)
 def test_two_ranks_are_one_training(evaluator: Evaluator, options: dict[str, Any], tmp_path: Path) -> None:
     bound = {**options, "precision": "fp32", "optimizer": "sgd"}  # Adam makes much of rounding
     genome = {**evaluator.space(bound).default(), "dropout": 0.0, "lr": 0.1}  # each rank has dropout's noise of its own

@@ -24,6 +24,18 @@ from evo_tune.training.tuning import small_base
 from tests.hugging_face import make_folder
 
 METHODS = ("lora", "dora", "adapter")
+PAIRS = [*(("gpt", method) for method in METHODS), ("llama", "lora"), ("gpt2", "dora"), ("", "adapter")]
+EVERY_PAIR = pytest.mark.parametrize(
+    ("base", "method"),
+    [
+        pytest.param(base, method, marks=[] if (base, method) in PAIRS else pytest.mark.proof)
+        for base in ("", "gpt", "llama", "gpt2")
+        for method in METHODS
+    ],
+    indirect=["base"],
+)
+"""Bases and methods, each of which is in the suite; that each goes with each other is a proof."""
+
 SMALL = {"context": 32, "depth": 2, "width": 32, "heads": 2, "init": "fan_in"}
 """A small base that is made at once, in the place of the one that is worth tuning."""
 
@@ -161,7 +173,7 @@ def test_before_a_training_torch_is_not_loaded(gpt: Path) -> None:
 # ---------------------------------------------------------------- the training
 
 
-@pytest.mark.parametrize("method", METHODS)
+@EVERY_PAIR
 def test_what_was_estimated_is_what_is_trained_and_base_weights_are_the_same_to_the_bit(
     evaluator: Evaluator, base: str, method: str, tmp_path: Path
 ) -> None:
@@ -219,7 +231,7 @@ def test_same_seed_same_result_and_a_resumed_training_is_a_straight_one(
     assert without_clock(train(RESUME_FOLDER=tmp_path / "nowhere", **given)) == straight
 
 
-@pytest.mark.parametrize("method", METHODS)
+@EVERY_PAIR
 def test_in_bf16_the_base_is_stored_in_half_and_what_is_trained_in_full(
     evaluator: Evaluator, base: str, method: str, tmp_path: Path
 ) -> None:

@@ -115,9 +115,15 @@ def tuned(base: Path, name: str, precision: str) -> tuple[nn.Module, NewWeights]
     return model, NewWeights(layers=layers, **given)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("name", NEW)
-@pytest.mark.parametrize("kind", ["gpt", "gated", "llama", "gpt2"])
+@pytest.mark.parametrize(
+    ("kind", "name", "precision"),
+    [
+        pytest.param(kind, name, precision, marks=[] if (k + n + p) % 2 == 0 else pytest.mark.proof)
+        for k, kind in enumerate(["gpt", "gated", "llama", "gpt2"])
+        for n, name in enumerate(NEW)
+        for p, precision in enumerate(["fp32", "bf16"])
+    ],
+)
 def test_what_a_tuning_keeps_is_what_the_formula_says(
     kind: str, name: str, precision: str, bases: dict[str, Path]
 ) -> None:

@@ -255,11 +255,11 @@ def test_seconds_fix_the_steps_beforehand(
 ) -> None:
     genome = {**default, "depth": 1, "width": 32}
     metrics, context = train(genome, seconds=0.3, BUDGET=0.5)
-    assert 2 <= metrics["steps"] < 2000
-    assert context.curve[-1][0] == pytest.approx(0.5, abs=0.1)
+    assert 1 <= metrics["steps"] < 2000
     # What is left goes by the steps that were fixed, not by another look at the clock.
     rest, _ = train(genome, seconds=0.3, RESUME_FOLDER=tmp_path / "trial", FOLDER=tmp_path / "next")
     assert rest["steps"] in (2 * metrics["steps"], 2 * metrics["steps"] - 1)
+    assert context.curve[-1][0] == pytest.approx(metrics["steps"] / rest["steps"])
     assert "flops" not in module.estimate(genome, module.Options(size="small", seconds=0.3))
 
 

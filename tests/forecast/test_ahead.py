@@ -122,8 +122,22 @@ def test_hours_are_never_promised_twice() -> None:
 
 
 def _manifest(kind: Callable[..., object], **given: object) -> object:
-    fields: dict[str, object] = {"population": 12, "fidelity": [1.0], "replicates": 1, "inherit": 0.0}
+    fields: dict[str, object] = {
+        "population": 12,
+        "fidelity": [1.0],
+        "replicates": 1,
+        "by_worth": False,
+        "inherit": 0.0,
+    }
     return type("Manifest", (), {**fields, **given})
+
+
+def test_further_seeds_by_worth_are_counted() -> None:
+    from evo_tune.forecast.ahead import genome_cost
+    from evo_tune.store.manifest import Manifest
+
+    cost = genome_cost(_manifest(Manifest, replicates=4, by_worth=True), 50, 1.0)
+    assert 1.0 < cost < genome_cost(_manifest(Manifest, replicates=4), 50, 1.0)
 
 
 def test_rungs_cost_less_than_full_trainings_and_more_than_their_first() -> None:

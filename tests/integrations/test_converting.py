@@ -13,10 +13,13 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from evo_tune import Candidate, Outcome, Search
 from evo_tune.cli import cli
 from evo_tune.errors import StoreError, UsageError
 from evo_tune.integrations import converting
 from evo_tune.integrations.converting import convert, usual_path
+from evo_tune.integrations.rows import Rows
+from evo_tune.report.summary import best_so_far
 from evo_tune.store.run import Run
 from tests.conftest import benchmark, drive
 from tests.integrations.conftest import FAILED, PRUNED, Begin, evaluated, studies
@@ -160,16 +163,56 @@ def test_tensorboard_has_the_genomes_as_hparams(eventful: Run, converted: Conver
         metadata.SESSION_END_INFO_TAG: "session_end_info",
     }
     experiment = plugin(folder / "mine", metadata.EXPERIMENT_TAG)
-    assert [info.name for info in experiment.hparam_infos] == ["x", "n", "kind"]
+    assert [info.name for info in experiment.hparam_infos] == ["x", "n", "kind", "budget"]  # there are rungs
     assert [info.name.tag for info in experiment.metric_infos] == ["loss"]
     for candidate in eventful.candidates[:6]:
         trial = folder / "mine" / f"trial-{candidate.id:05}"
-        held = plugin(trial, metadata.SESSION_START_INFO_TAG).hparams
+        start = plugin(trial, metadata.SESSION_START_INFO_TAG)
+        held = start.hparams
+        assert start.group_name == f"mine/trial-{candidate.id:05}"  # one for all runs below a folder: see its page
+        assert held["budget"].number_value == candidate.budget
         assert held["x"].number_value == candidate.genome["x"]
         assert held["n"].number_value == candidate.genome["n"]
         assert held["kind"].string_value == str(candidate.genome["kind"])
         end = plugin(trial, metadata.SESSION_END_INFO_TAG)
         assert end.status == (2 if candidate.id == FAILED else 1)  # STATUS_FAILURE, STATUS_SUCCESS
+
+
+def test_hparams_show_each_run_below_a_folder_by_itself(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
+    from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
+    from tensorboard.context import RequestContext
+    from tensorboard.plugins.base_plugin import TBContext
+    from tensorboard.plugins.hparams import api_pb2, backend_context, list_session_groups
+
+    folder, losses = tmp_path / "both", []
+    for seed in (1, 2):
+        run = Run.open(benchmark("report").make_run(tmp_path / "store", f"of-{seed}", 6, seed=seed))
+        converting.sink("tensorboard", folder, "--to tensorboard").update(run)
+        ends = [outcome.metrics or outcome.curve[-1][1] for outcome in run.outcomes.values() if outcome.curve]
+        losses += [end["loss"] for end in ends]
+    events = EventMultiplexer().AddRunsFromDirectory(str(folder))
+    events.Reload()
+    page = backend_context.Context(TBContext(data_provider=MultiplexerDataProvider(events, str(folder))))
+    columns = [api_pb2.ColParams(metric=api_pb2.MetricName(tag="loss"))]
+    wanted = api_pb2.ListSessionGroupsRequest(slice_size=100, col_params=columns, allowed_statuses=[1, 2])
+    shown = list_session_groups.Handler(RequestContext(), page, "", wanted).run().session_groups
+    values = [group.metric_values[0].value for group in shown if group.metric_values]
+    assert sorted(values) == pytest.approx(sorted(losses))  # TensorBoard has 32 bits
+
+
+def test_the_end_comes_after_the_curve_and_how_it_ended_before_the_rest(begin: Begin, quick: Path) -> None:
+    quick.write_text(f"{quick.read_text()}\nSUPPORTS = ['budget']\n")
+
+    def coarse(search: Search, candidate: Candidate) -> Outcome:
+        """One step of three is a third of the training, where a ninth was wanted."""
+        return Outcome("ok", {"loss": 1.0}, ((1 / 3, {"loss": 2.0}),), 1.0, "cpu")
+
+    run = drive(begin("mine", trials=4, fidelity="1/9,1"), slots=1, evaluate=coarse).saved
+    row = Rows(run).row(0)
+    assert run.candidates[0].budget < 1 / 3
+    assert row.last == 333
+    assert next(iter(row.facts)) == "status"
 
 
 # MLflow, in one test: the database takes seconds to make.
@@ -187,6 +230,9 @@ def test_mlflow_has_a_parent_and_a_child_for_each_trial_whatever_their_text(tmp_
     [parent] = [one for one in runs if "mlflow.parentRunId" not in one.data.tags]
     children = {int(one.info.run_name.split()[1]): one for one in runs if one is not parent}
     assert parent.data.params["evaluator"] == "bundled:language_model"
+    course = client.get_metric_history(parent.info.run_id, "loss")
+    assert [(one.step, one.value) for one in course] == [row[:2] for row in best_so_far(run)]
+    assert parent.data.metrics["loss"] == best_so_far(run)[-1][1]
     assert sorted(children) == [candidate.id for candidate in run.candidates]
     for id, child in children.items():
         outcome = run.outcomes[id]
@@ -201,6 +247,15 @@ def test_mlflow_has_a_parent_and_a_child_for_each_trial_whatever_their_text(tmp_
     assert [(one.step, one.value) for one in told[:-1]] == [
         (round(1000 * share), point["loss"]) for share, point in run.outcomes[0].curve
     ]
+
+
+def test_who_has_not_all_of_mlflow_is_told_what_its_pages_need(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = {"flask": None}
+    monkeypatch.setattr(converting, "find_spec", lambda name: there[name])
+    assert converting.opened_by("mlflow", Path("a.db")).endswith("sqlite:///a.db (after pip install mlflow)")
+    there["flask"] = object()
+    assert converting.opened_by("mlflow", Path("a.db")).endswith("sqlite:///a.db")
+    assert converting.opened_by("optuna", Path("a.log")) == "optuna-dashboard a.log"
 
 
 # All of them.

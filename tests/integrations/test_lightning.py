@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,8 +15,8 @@ from evo_tune.plugins.context import Pruned
 from evo_tune.plugins.find import find_evaluator
 from tests.here import Here
 
-pytest.importorskip("lightning")
-pytestmark = [pytest.mark.xdist_group("lightning"), pytest.mark.slow]
+absent = importlib.util.find_spec("lightning") is None  # it is imported where it is used: that takes seconds
+pytestmark = [pytest.mark.xdist_group("lightning"), pytest.mark.slow, pytest.mark.skipif(absent, reason="no lightning")]
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "integrations" / "lightning_module.py"
 STEPS = 50  # an epoch has 16

@@ -70,6 +70,7 @@ def test_the_best_and_the_default_are_trained_again_with_paired_seeds(begin: Beg
     assert winner.mean < default.mean
 
 
+@pytest.mark.usefixtures("here")
 def test_any_number_of_slots_trains_the_same(begin: Begin) -> None:
     runs = [
         begin(f"slots{slots}", slots=slots, calibrate=2, calibrate_best=4, order="birth", seed=3).run()
@@ -80,6 +81,7 @@ def test_any_number_of_slots_trains_the_same(begin: Begin) -> None:
     assert [run.best and run.best.id for run in runs[:1]] == [run.best and run.best.id for run in runs[1:]]
 
 
+@pytest.mark.usefixtures("here")
 def test_calibration_is_no_part_of_history(begin: Begin, resume: Begin) -> None:
     plain = drive(begin("plain", generations=2))
     search = drive(begin("calibrated", generations=2))
@@ -89,6 +91,7 @@ def test_calibration_is_no_part_of_history(begin: Begin, resume: Begin) -> None:
     assert not read_calibration(Run.open(plain.saved.folder))
 
 
+@pytest.mark.usefixtures("here")
 def test_a_calibration_that_was_stopped_goes_on_exactly(begin: Begin, resume: Begin) -> None:
     def stop_soon(search: Search) -> None:
         if read_calibration(search.saved):
@@ -110,6 +113,7 @@ def test_a_calibration_that_was_stopped_goes_on_exactly(begin: Begin, resume: Be
     assert calibration_work(again.saved, race_of(again.saved)) == {}
 
 
+@pytest.mark.usefixtures("here")
 def test_a_new_best_is_trained_and_the_default_is_kept(begin: Begin, resume: Begin) -> None:
     drive(begin("run", trials=6), evaluate=falling)
     resume("run", slots=1, calibrate=1).run()
@@ -119,6 +123,7 @@ def test_a_new_best_is_trained_and_the_default_is_kept(begin: Begin, resume: Beg
     assert [row.id for row in calibrated(done)] == [0, 6]
 
 
+@pytest.mark.usefixtures("here")
 def test_a_default_that_nothing_has_beaten_needs_none(begin: Begin) -> None:
     search = begin(trials=1, slots=1, calibrate=3).run()
     assert not (search.saved.folder / "_calibration.parquet").exists()
@@ -172,6 +177,7 @@ def test_a_seed_that_changes_nothing_gives_an_exact_verdict(begin: Begin, resume
     assert "(no spread between seeds, paired over 2 fresh seeds)" in verdict(end)
 
 
+@pytest.mark.usefixtures("here")
 def test_results_of_another_evaluator_or_other_data_are_not_used(begin: Begin, resume: Begin, quick: Path) -> None:
     drive(begin("run", trials=6), evaluate=falling)
     first = resume("run", slots=1, calibrate=1).run().saved
@@ -206,6 +212,7 @@ def test_the_calibration_of_an_older_version_is_the_manifests_own(begin: Begin, 
     assert pq.read_table(path).num_rows == 4
 
 
+@pytest.mark.usefixtures("here")
 def test_a_damaged_file_is_done_again(begin: Begin, resume: Begin) -> None:
     drive(begin("run", trials=6), evaluate=falling)
     search = resume("run", slots=1, calibrate=1).run()
@@ -219,6 +226,7 @@ def test_a_damaged_file_is_done_again(begin: Begin, resume: Begin) -> None:
     assert len(read_calibration(Run.open(again.saved.folder))) == 4
 
 
+@pytest.mark.usefixtures("here")
 def test_what_a_calibration_fails_on_stops_nothing_else(begin: Begin, resume: Begin, quick: Path) -> None:
     drive(begin("run", trials=6), evaluate=falling)
     quick.write_text(

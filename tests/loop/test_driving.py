@@ -23,9 +23,9 @@ from tests.loop.cases import NAMES, WAYS, Begin, agrees
 @pytest.mark.parametrize("way", [WAYS[0], WAYS[1]], ids=NAMES[:2])
 def test_run_in_birth_order_is_the_same_for_any_number_of_slots(begin: Begin, way: dict[str, Any]) -> None:
     options = {"sleep": 0.01, "failing": 0.2}
-    runs = [begin(f"slots-{n}", order="birth", slots=n, options=options, **way).run() for n in (1, 2, 4)]
-    assert [rows(run) for run in runs] == [rows(runs[0])] * 3
-    assert [survivors(run.saved.folder) for run in runs] == [survivors(runs[0].saved.folder)] * 3
+    runs = [begin(f"slots-{n}", order="birth", slots=n, options=options, **way).run() for n in (1, 3)]
+    assert rows(runs[1]) == rows(runs[0])
+    assert survivors(runs[1].saved.folder) == survivors(runs[0].saved.folder)
     assert {row[1] for row in rows(runs[0])} == {"ok", "failed"}
     assert all(agrees(run) for run in runs)
     assert {trial.outcome.device for trial in runs[0].trials} == {"cpu"}
@@ -59,7 +59,7 @@ def test_run_in_arrival_order_on_three_slots(begin: Begin, resume: Begin) -> Non
     search = begin("run", slots=3, options={"sleep": 0.02}).run(watch)
     assert seen
     assert agrees(search)
-    assert len(resume("run", generations=4).run().trials) == 16
+    assert len(resume("run", generations=4, slots=1).run().trials) == 16
 
 
 def test_run_takes_up_what_was_asked_for_by_hand(begin: Begin) -> None:

@@ -95,10 +95,12 @@ def test_what_is_not_a_limit_is_kept_on_resume(begin: Begin, resume: Begin) -> N
     assert (session.retries, session.timeout, session.slots, session.generations) == (3, 7.0, 1, 4)
 
 
+@pytest.mark.usefixtures("here")
 def test_run_without_any_limit_ends_after_five_generations(begin: Begin) -> None:
     assert len(begin(generations=None, slots=1).run().trials) == 20
 
 
+@pytest.mark.usefixtures("here")
 def test_run_ends_where_the_space_does(begin: Begin, tmp_path: Path) -> None:
     tiny = tmp_path / "tiny.py"
     tiny.write_text(
@@ -116,6 +118,7 @@ def test_run_ends_where_the_space_does(begin: Begin, tmp_path: Path) -> None:
     assert search.best.genome == {"a": 1, "b": False}
 
 
+@pytest.mark.usefixtures("here")
 def test_a_run_with_no_value_at_all_gives_up(begin: Begin, resume: Begin) -> None:
     with pytest.raises(
         RunError, match=r"all \d evaluations so far ended without a value .*, the last with failed: .*luck"

@@ -103,12 +103,14 @@ def test_finalists_are_chosen_by_validation_and_compared_by_the_test_set(begin: 
     assert verdict(end).endswith("paired over 4 fresh seeds, on the test set)")
 
 
+@pytest.mark.usefixtures("here")
 def test_what_is_better_in_the_search_and_worse_on_the_test_set_is_not_recommended(begin: Begin) -> None:
     end = closing(begin("run", **SETTINGS).run().saved)
     assert (end.best and end.best.id, end.beaten) == (0, False)
     assert "nothing beat the default genome: on fresh seeds and the test set trial" in verdict(end)
 
 
+@pytest.mark.usefixtures("here")
 def test_everything_that_tells_of_fresh_seeds_says_test(begin: Begin, quick: Path, tmp_path: Path) -> None:
     quick.write_text(TASK.replace("5.0 + genome", "5.0 - genome"))
     run = begin("run", **SETTINGS).run().saved
@@ -134,6 +136,7 @@ def test_everything_that_tells_of_fresh_seeds_says_test(begin: Begin, quick: Pat
     assert "test_loss" in exported
 
 
+@pytest.mark.usefixtures("here")
 def test_the_closing_table_names_the_test_metric(begin: Begin, capsys: pytest.CaptureFixture[str]) -> None:
     from evo_tune.cli.closing import print_closing
 
@@ -145,6 +148,7 @@ def test_the_closing_table_names_the_test_metric(begin: Begin, capsys: pytest.Ca
     assert data["reported"] == data["calibration"]["best"]["metric"] == "test_loss"
 
 
+@pytest.mark.usefixtures("here")
 def test_a_training_that_is_to_tell_of_the_test_set_and_does_not_has_failed(begin: Begin) -> None:
     run = begin("run", **SETTINGS, options={"returns": "test_loose"}).run().saved
     errors = {trial.outcome.error for trial in read_calibration(run)}

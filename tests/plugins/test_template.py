@@ -99,6 +99,7 @@ def test_it_goes_on_from_where_it_stopped(evaluator: Evaluator, tmp_path: Path) 
     assert [round(fraction * 300) for fraction, _ in rest.curve] == [100, 150, 200, 250, 300]
 
 
+@pytest.mark.usefixtures("here")
 def test_it_runs(evaluator: Evaluator) -> None:
     search = Search("my_task", trials=3, slots=1).run()
     assert [trial.outcome.error for trial in search.trials] == [None] * 3

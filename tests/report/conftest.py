@@ -106,6 +106,19 @@ def chromium() -> Iterator[Any]:
         browser.close()
 
 
+def opened_in(context: Any, where: Path | str, wait: bool = True) -> Opened:
+    """Open a page in a new tab, and wait until all of its charts are drawn."""
+    opened = Opened(context.new_page())
+    opened.page.on("console", lambda message: opened.said.append(f"{message.type}: {message.text}"))
+    opened.page.on("pageerror", lambda error: opened.said.append(str(error)))
+    opened.page.on("request", lambda request: opened.asked.append(request.url))
+    opened.page.on("requestfailed", lambda request: request.failure == "csp" and opened.refused.append(request.url))
+    opened.page.goto(where.resolve().as_uri() if isinstance(where, Path) else where)
+    if wait:
+        opened.page.wait_for_selector("html[data-drawn]", state="attached", timeout=60_000)
+    return opened
+
+
 @pytest.fixture
 def browse(chromium: Any) -> Iterator[Open]:
     """Return a function that opens a page and waits until all of its charts are drawn."""
@@ -114,15 +127,7 @@ def browse(chromium: Any) -> Iterator[Open]:
     def open_page(where: Path | str, wait: bool = True, **options: Any) -> Opened:
         context = chromium.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
         contexts.append(context)
-        opened = Opened(context.new_page())
-        opened.page.on("console", lambda message: opened.said.append(f"{message.type}: {message.text}"))
-        opened.page.on("pageerror", lambda error: opened.said.append(str(error)))
-        opened.page.on("request", lambda request: opened.asked.append(request.url))
-        opened.page.on("requestfailed", lambda request: request.failure == "csp" and opened.refused.append(request.url))
-        opened.page.goto(where.resolve().as_uri() if isinstance(where, Path) else where)
-        if wait:
-            opened.page.wait_for_selector("html[data-drawn]", state="attached", timeout=60_000)
-        return opened
+        return opened_in(context, where, wait)
 
     yield open_page
     for context in contexts:

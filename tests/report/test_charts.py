@@ -16,7 +16,7 @@ from evo_tune.loop.search import Search
 from evo_tune.report import charts
 from evo_tune.report.calibration import calibrated
 from evo_tune.report.charts import course, curves, front, lineage, parallel, resources, seeds, slots
-from evo_tune.report.drawing import log_axis, safe, thinned
+from evo_tune.report.drawing import as_plotly, log_axis, safe, thinned
 from evo_tune.report.material import Material
 from evo_tune.report.summary import best_so_far, spent
 from evo_tune.store.run import Run
@@ -43,8 +43,9 @@ def test_a_run_that_has_only_begun_says_so_and_nothing_else(made: Made, tmp_path
 def test_every_chart_has_figures_of_its_own(name: str, made: Made) -> None:
     material = Material(made(80, objectives=("loss:min", "params:min")))
     figure = charts.chart_of(name).draw(Material(Run.open(SAMPLE)) if name == "seeds" else material)
-    assert type(figure).__name__ == "Figure"
-    assert figure.to_json()
+    drawn = as_plotly(figure)  # plotly checks each property
+    assert type(drawn).__name__ == "Figure"
+    assert drawn.to_json()
 
 
 # Course.
@@ -226,7 +227,7 @@ def test_a_genome_is_called_there_what_the_verdict_calls_it(begin: Callable[...,
     assert search.saved.candidates[material.best.id].resumes is not None  # its first trial has another id
     drawn = seeds.draw(material)
     assert drawn is not None
-    assert {f"best (trial {material.best.id})", "default"} == {trace.name for trace in drawn.data} - {"pairs"}
+    assert {f"best (trial {material.best.id})", "default"} == {trace["name"] for trace in drawn["data"]} - {"pairs"}
 
 
 # Numbers that no chart can hold.

@@ -12,7 +12,7 @@ from evo_tune.errors import OptionError
 from evo_tune.genome.trial import Candidate, Outcome
 from evo_tune.loop.replay import verify
 from evo_tune.loop.search import Search
-from evo_tune.report.further import chance, further_of, noise_of
+from evo_tune.report.further import Further, chance, further_of, in_words, noise_of
 from evo_tune.store.run import Run
 from tests.conftest import cut_copy, drive
 from tests.loop.cases import Begin
@@ -86,3 +86,11 @@ def test_without_noise_nothing_is_said(begin: Begin, fast_disk: None) -> None:
         begin("other", stop_when_done=True)
     with pytest.raises(OptionError, match="--replicates 2"):
         Search.resume("run", store=search.saved.folder.parent, stop_when_done=True)
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [(0.0, "less than 1%"), (0.004, "less than 1%"), (0.006, "1%"), (0.42, "42%"), (0.996, "more than 99%")],
+)
+def test_nothing_is_said_to_be_impossible_or_certain(found: float, said: str) -> None:
+    assert in_words(Further(found, 12, 0.01)).endswith(f" with a chance of {said}")

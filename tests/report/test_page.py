@@ -6,11 +6,16 @@ import base64
 import hashlib
 import json
 import re
+import subprocess
+import sys
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from evo_tune.errors import StoreError
+from evo_tune.report.drawing import as_json
 from evo_tune.report.pages import library
 from evo_tune.report.pages.page import Library, Section, page
 from evo_tune.report.pages.writing import report, write_beside, write_report
@@ -115,3 +120,65 @@ def test_a_run_is_read_as_one_table_with_its_report_in_it(made: Made, tmp_path: 
 def test_what_cannot_be_written_is_told_in_a_line(made: Made, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="choose another -o FILE"):
         write_report([made()], tmp_path / "none" / "report.html")
+
+
+# What it costs.
+
+
+def test_a_page_takes_no_more_of_plotly_than_its_script() -> None:
+    code = (
+        "import sys; from pathlib import Path; from evo_tune.report.pages import library, writing\n"
+        "from evo_tune.store.run import Run\n"
+        f"writing.report([Run.open(Path({str(SAMPLE)!r}))], library.inline())\n"
+        "sys.exit(str([name for name in sys.modules if name.startswith(('plotly.graph', '_plotly', 'plotly.io'))]))"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert ended.stderr.strip() == "[]"
+
+
+def test_a_thousand_trials_are_written_in_a_second(made: Made) -> None:
+    run = made(1000)
+    began = time.process_time()
+    report([run], Library(path="x"))
+    assert time.process_time() - began < 1.0
+
+
+def test_the_script_is_the_librarys_but_for_a_pair_of_brackets() -> None:
+    from importlib.resources import files
+
+    theirs = (files("plotly") / "package_data" / "plotly.min.js").read_bytes().rstrip()
+    ours = library.script().rstrip()
+    assert len(ours) == len(theirs) + 2
+    assert ours.replace(b": this, (() => {", b": this, () => {").removesuffix(b"})));") + b"}));" == theirs
+
+
+def test_another_shape_of_the_script_is_taken_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    from importlib.resources import files
+
+    monkeypatch.setattr(library, "OPENS", b"(no such opening)")
+    assert library.script() == (files("plotly") / "package_data" / "plotly.min.js").read_bytes()
+
+
+def test_arrays_travel_whole_and_a_gap_stays_one() -> None:
+    rows = {
+        "whole": np.array([1, -2, 3]),
+        "wide": np.array([2**40]),
+        "part": np.array([0.5, np.nan]),
+        "list": [1.0, float("nan"), None],
+        "table": np.array([[1.0, np.inf]]),
+        "one": np.float64(2.5),
+        "words": np.array(["a"]),
+    }
+    found = json.loads(as_json(rows))
+    kinds = {name: (value["dtype"], np.frombuffer(base64.b64decode(value["bdata"]), value["dtype"]).tolist())
+             for name, value in found.items() if isinstance(value, dict)}  # fmt: skip
+    assert kinds["whole"] == ("i4", [1, -2, 3])
+    assert kinds["wide"] == ("f8", [2.0**40])
+    assert kinds["part"][1][0] == 0.5
+    assert np.isnan(kinds["part"][1][1])
+    assert (found["list"], found["table"], found["one"], found["words"]) == (
+        [1.0, None, None],
+        [[1.0, None]],
+        2.5,
+        ["a"],
+    )

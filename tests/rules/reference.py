@@ -17,6 +17,7 @@ from evo_tune.genome.values import Genome, genome_key
 from evo_tune.rules.curves import ENOUGH, LOOKS, MEDIAN
 from evo_tune.rules.fidelity import CAUTION, audits_among, is_audit, keep, trust
 from evo_tune.rules.promotions import LEADERS
+from evo_tune.rules.replicates import Doubt
 from evo_tune.rules.ruled import Rules
 
 Told = Sequence[Entry]
@@ -32,6 +33,12 @@ def due(rules: Rules, history: History) -> Proposal | None:
     found = promotion(told, promoted, audits, rules.rungs)
     if found is None and rules.inherit:
         found = confirmation(told, out)
+    if rules.by_worth:
+        doubt = Doubt(history.space, rules.replicates)
+        for trial in history.trials:
+            doubt.take(trial, history.born_units[trial.id])
+        birth = doubt.next(history.out)
+        return birth and Proposal(birth.genome, REPLICATE, birth.parents, replicate=1 + doubt.repeats(birth))
     return found or replicate(told, out, rules.replicates)
 
 

@@ -30,6 +30,7 @@ VARIANTS = {
     "rungs": Rules(RUNGS),
     "prune": Rules(prune=True),
     "replicates": Rules(replicates=3),
+    "worth": Rules(replicates=4, by_worth=True, constraints=SIZE),
     "all": Rules(RUNGS, prune=True, replicates=3, constraints=SIZE),
     "inherit": Rules(prune=True, replicates=2, constraints=SIZE, inherit=1 / 3),
     "heirs and rungs": Rules(RUNGS, inherit=1 / 3),

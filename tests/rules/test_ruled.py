@@ -16,6 +16,7 @@ from evo_tune.genome.values import Genome, genome_key
 from evo_tune.plugins.context import Context, Pruned
 from evo_tune.plugins.find import make_strategy
 from evo_tune.plugins.strategy import Strategy
+from evo_tune.rules import replicates
 from evo_tune.rules.ruled import Ruled, Rules
 from tests.strategies.cases import OBJECTIVES, SPACES
 from tests.strategies.simulate import Born, Refused, Simulation, Told, birth_rng, rebuild
@@ -79,6 +80,8 @@ VARIANTS = {
     "saea, all, known": ruled("saea", EVERYTHING, known=True),
     "ga, pruning": ruled("ga", Rules(prune=True)),
     "ga, replicates": ruled("ga", Rules(replicates=2)),
+    "ga, further seeds by worth": ruled("ga", Rules(replicates=4, by_worth=True, constraints=(WIDTH,))),
+    "saea, further seeds by worth, pruning": ruled("saea", Rules(prune=True, replicates=4, by_worth=True)),
     "random, constraint": ruled("random", Rules(constraints=(WIDTH,))),
     "ga, inheritance, all": ruled("ga", Rules((1.0,), prune=True, replicates=2, constraints=(WIDTH,), inherit=1 / 4)),
     "nsga2, rungs, constraint": ruled("nsga2", Rules(RUNGS, constraints=(WIDTH,))),
@@ -206,6 +209,57 @@ def test_the_leader_has_had_all_its_seeds() -> None:
     assert seeds == 3
     assert 30 + 2 <= len(run.candidates) <= 30 + 2 * 20
     assert {c.seed for c in run.candidates if c.replicate == 1}.isdisjoint({c.seed for c in run.candidates if c.fresh})
+
+
+def by_worth(noise: float, births: int = 40, **fields: object) -> Simulation:
+    """Return a run of `saea` that trains further seeds where it is worth it, on a bowl with so much noise."""
+    rules = Rules(replicates=4, by_worth=True)
+    return simulate(ruled("saea", rules), evaluate=trained(noise=noise), births=births, **fields)
+
+
+def test_further_seeds_are_for_where_seeds_differ() -> None:
+    """The landscape's losses differ by about .5; where a seed changes nothing, it is tried once."""
+    certain, uncertain = (
+        [sum(one.replicate > 0 for one in by_worth(noise, seed=seed).candidates) for seed in range(3)]
+        for noise in (0.0, 0.5)
+    )
+    assert max(certain) <= 1
+    assert sum(uncertain) >= 6
+
+
+def test_only_the_best_get_further_seeds() -> None:
+    run = by_worth(0.5)
+    first = {genome_key(trial.genome): trial.losses for trial in run.history.trials if trial.candidate.fresh}
+    again = [genome_key(one.genome) for one in run.candidates if one.replicate]
+    ranked = sorted(losses for losses in first.values() if losses)
+    assert again
+    assert all(ranked.index(first[key]) < len(ranked) / 2 for key in again)
+    assert len({(genome_key(one.genome), one.replicate) for one in run.candidates}) == len(run.candidates)
+
+
+@pytest.mark.parametrize("cap", [2, 4])
+def test_no_genome_gets_more_seeds_than_there_may_be(cap: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replicates, "PRICE", 0.0)  # a new genome is worth nothing
+    strategy = ruled("random", Rules(replicates=cap, by_worth=True))
+    run = simulate(strategy, evaluate=trained(noise=0.3), births=14)
+    assert max(one.replicate for one in run.candidates) == cap - 1
+
+
+def test_further_seeds_are_at_most_a_quarter_of_what_is_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replicates, "PRICE", 0.0)
+    strategy = ruled("random", Rules(replicates=4, by_worth=True))
+    run = simulate(strategy, evaluate=trained(noise=0.3), births=30, slots=6)
+    out: dict[int, bool] = {}
+    most = 0
+    for event in run.events:
+        if isinstance(event, Born):
+            if event.candidate.replicate:
+                assert 4 * sum(out.values()) <= len(out)
+            out[event.candidate.id] = event.candidate.replicate > 0
+            most = max(most, sum(out.values()))
+        elif isinstance(event, Told):
+            del out[event.id]
+    assert most == 2
 
 
 @pytest.mark.parametrize("name", ["ga", "saea", "random"])

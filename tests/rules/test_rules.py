@@ -16,7 +16,8 @@ from evo_tune.loop.code import ruled
 from evo_tune.loop.replay import verify
 from evo_tune.loop.search import Search
 from evo_tune.plugins.context import Context, Pruned
-from evo_tune.report.calibration import calibrated, recommended
+from evo_tune.report import believed
+from evo_tune.report.calibration import calibrated, race_of, recommended
 from evo_tune.report.summary import best_so_far, front, spent
 from evo_tune.store.manifest import space_of
 from evo_tune.store.run import Run
@@ -229,6 +230,75 @@ def test_columns_say_what_went_on_from_what(descent: Begin, fast_disk: None) -> 
     assert set(frame[frame["resumes"].isna()]["budget"]) == {0.25}
 
 
+NOISY = '''"""A bowl whose losses differ from seed to seed by as much as from genome to genome."""
+import numpy as np
+
+from evo_tune import Float, Minimize, SearchSpace
+
+SPACE = SearchSpace(x=Float(0.0, 1.0), y=Float(0.0, 1.0))
+OBJECTIVES = [Minimize("loss")]
+
+
+def evaluate(genome, context):
+    units = [genome["x"], genome["y"]]
+    noise = np.random.default_rng([context.seed, *(int(1e9 * unit) for unit in units)]).normal()
+    return {"loss": sum((unit - 0.3) ** 2 for unit in units) + 0.2 * noise}
+'''
+
+
+@pytest.fixture
+def noisy(begin: Begin, tmp_path: Path) -> Begin:
+    """Return a function that begins a run of a noisy evaluator with further seeds by worth."""
+    path = tmp_path / "noisy.py"
+    path.write_text(NOISY)
+
+    def make(**given: Any) -> Search:
+        settings = {"strategy": "saea", "replicates": "auto", "trials": 30, "slots": 1, "seed": 5, **given}
+        return begin(**{"evaluator": str(path), **settings})
+
+    return make
+
+
+def test_further_seeds_by_worth_resume_and_replay(noisy: Begin, tmp_path: Path) -> None:
+    search = noisy(name="whole").run()
+    whole = rows(search)
+    assert sum(row[0].replicate > 0 for row in whole) >= 2
+    assert agree(search.saved, search)
+    for cut in (13, 24):
+        copy = cut_copy(search.saved, tmp_path / "store" / f"cut-{cut}", cut)
+        again = Search.resume(copy.name, store=tmp_path / "store", slots=1).run()
+        assert rows(again) == whole
+
+
+def test_where_seeds_change_nothing_one_is_tried_at_most(noisy: Begin, tmp_path: Path) -> None:
+    path = tmp_path / "certain.py"
+    path.write_text(NOISY.replace("0.2 * noise", "0.0 * noise"))
+    search = noisy(evaluator=str(path), strategy="random", trials=20).run()
+    assert sum(one.replicate > 0 for one in search.saved.candidates) <= 1
+
+
+@pytest.mark.parametrize("replicates", ["auto", 1])
+def test_what_is_recommended_is_what_is_expected_to_be_best_and_not_what_was_seen_to_be(
+    noisy: Begin, replicates: int | str
+) -> None:
+    differs = 0
+    for seed in range(5):
+        search = noisy(strategy="random", seed=seed, trials=20, replicates=replicates)
+        run = drive(search, evaluate=train).saved
+        best = recommended(run)
+        assert best is not None
+        assert best.id == believed.ranked(run)[0].id
+        differs += best.id != run.ranked()[0].id
+    assert (differs > 0) == (replicates == "auto")
+
+
+def test_the_finalists_are_those_of_which_the_least_loss_is_expected(noisy: Begin) -> None:
+    run = noisy(calibrate=1, calibrate_best=3).run().saved
+    expected = [trial.id for trial in believed.ranked(run)]
+    assert [trial.id for trial in run.ranked()] != expected, "or this shows nothing"
+    assert race_of(run).finalists == tuple(id for id in expected[:3] if id)
+
+
 @pytest.fixture
 def nothing_written(tmp_path: Path) -> Iterator[None]:
     yield
@@ -247,7 +317,19 @@ def nothing_written(tmp_path: Path) -> Iterator[None]:
             r"no metric 'sise' .did you mean size.*: expected one of loss, size",
         ),
         ({"subject_to": ["size<3"]}, OptionError, "--subject-to 'size<3': expected METRIC<=NUMBER"),
-        ({"replicates": 0}, OptionError, "--replicates 0: expected a whole number of at least 1"),
+        ({"replicates": 0}, OptionError, "--replicates 0: expected auto, or a whole number of at least 1"),
+        ({"replicates": "some"}, OptionError, "--replicates some: expected auto, or a whole number"),
+        ({"replicates": True}, OptionError, "--replicates True: expected auto, or a whole number"),
+        (
+            {"replicates": "auto", "objectives": ["loss:min", "size:min"]},
+            OptionError,
+            "--replicates: expected one objective, and 2 were given",
+        ),
+        (
+            {"replicates": "auto", "fidelity": "1/3,1"},
+            OptionError,
+            "--replicates auto and --fidelity are both given: .* give a number, such as --replicates 2",
+        ),
         (
             {"replicates": 2, "objectives": ["loss:min", "size:min"]},
             OptionError,

@@ -24,14 +24,18 @@ BAD = STATUSES[1:]
 SMALL = {
     "hyperopt": {"first": 4},
     "ladder": {"sizes": "1x32,2x64,4x96", "births": 6},
+    "saea": {"first": 4, "trees": 8, "rounds": 2},
     "staged": {"coarse": 8, "genes": 2, "finalists": 2, "replicates": 2},
     "tpe": {"first": 4},
 }
 """Options with which every part of a strategy works in a run of a few births, and those that it must be given. Most
 need none, and no row here."""
 
-SHORT = 14
-"""Births of a slow strategy's run, at most."""
+ENDLESS = 10**9
+"""Births of a run that only the strategy ends."""
+
+SHORT = {"saea": 16}
+"""Births of a run at most, where a model is fitted for each; 14 where another package is asked."""
 
 FEW = {
     "space": ("mixed", "tiny"),
@@ -39,11 +43,14 @@ FEW = {
     "share": (0.5,),
     "status": ("failed", "pruned"),
     "value": (float("inf"), 1.7e308),
-    "lag": (3,),
+    "lag": (2,),
 }
 """The cases of a slow strategy, where a test has more."""
 
-LESS = {"saea": {name: FEW[name] for name in ("lag", "slots", "value")}}
+LESS = {
+    "saea": {name: FEW[name] for name in ("lag", "slots", "value", "share")}
+    | {"space": ("mixed", "tiny", "repaired", "one-float", "hints")}
+}
 """Strategies that are checked in fewer cases though no package of others makes them slow."""
 
 
@@ -64,8 +71,16 @@ def is_slow(strategy: Strategy) -> bool:
     return bool(strategy.needs)
 
 
+def length(strategy: Strategy, births: int) -> int:
+    """Return the number of births of a run: fewer where the strategy is slow, and it does not end the run itself."""
+    short = 14 if is_slow(strategy) else SHORT.get(type(strategy).__name__.lower(), births)
+    return births if births == ENDLESS else min(births, short)
+
+
 def cases_of(variant: str) -> Mapping[str, tuple[object, ...]]:
     """Return the cases in which a variant is checked, by the name of a test's parameter; all where it has no entry."""
+    if variant.endswith("-generational"):  # it breeds as the plain one does, from other parents
+        return {"space": ("mixed", "tiny", "repaired", "one-float"), "lag": (0, 8)}
     return FEW if is_slow(VARIANTS[variant]) else LESS.get(variant, {})
 
 

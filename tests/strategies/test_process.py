@@ -9,7 +9,8 @@ from scipy.stats import multivariate_normal
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import Matern
 
-from evo_tune.strategies._process import Process, _gradient, _matern, _squares
+from evo_tune.genome.models.matern import matern, squares
+from evo_tune.strategies._process import Process, _gradient
 
 FREE = np.array([False, False, True])
 
@@ -31,14 +32,14 @@ def fitted(count: int) -> Process:
 
 def test_the_gradient_is_that_of_the_likelihood() -> None:
     x, scores = points(12, 1), np.random.default_rng(1).normal(size=12)
-    squares = _squares(x, x, FREE)
+    parts = squares(x, x, FREE)
 
     def likelihood(logs: np.ndarray) -> float:
-        kernel, _ = _matern(np.tensordot(np.exp(logs[:-1]), squares, 1))
+        kernel, _ = matern(np.tensordot(np.exp(logs[:-1]), parts, 1))
         return float(multivariate_normal(np.zeros(12), kernel + np.exp(logs[-1]) * np.eye(12)).logpdf(scores))
 
     logs = np.array([1.0, 0.3, 0.5, -2.0])
-    assert np.allclose(_gradient(squares, scores, logs), approx_fprime(logs, likelihood, 1e-6), atol=1e-3)
+    assert np.allclose(_gradient(parts, scores, logs), approx_fprime(logs, likelihood, 1e-6), atol=1e-3)
 
 
 def test_predictions_are_those_of_scikit_learn() -> None:
@@ -100,8 +101,8 @@ def test_believing_changes_no_mean_and_is_as_sure_as_if_it_had_seen() -> None:
     assert np.array_equal(mean, same)
     assert np.all(surer <= variance + 1e-12)
     seen = np.concatenate([process.points, out])
-    kernel, _ = _matern(np.tensordot(process.relevance, _squares(seen, seen, FREE), 1))
-    shared, _ = _matern(np.tensordot(process.relevance, _squares(seen, asked, FREE), 1))
+    kernel, _ = matern(np.tensordot(process.relevance, squares(seen, seen, FREE), 1))
+    shared, _ = matern(np.tensordot(process.relevance, squares(seen, asked, FREE), 1))
     inverse = np.linalg.inv(kernel + process.noise * np.eye(len(seen)))
     assert np.allclose(surer, np.maximum(1.0 - np.einsum("ac,ab,bc->c", shared, inverse, shared), 1e-9), atol=1e-8)
 
@@ -112,15 +113,15 @@ AGES = np.log([1 / 9, 1 / 3, 1.0])
 def test_the_gradient_by_the_drift_is_that_of_the_likelihood_too() -> None:
     x, rng = points(12, 1), np.random.default_rng(1)
     scores, ages = rng.normal(size=12), AGES[rng.integers(3, size=12)]
-    squares, apart = _squares(x, x, FREE), np.abs(ages[:, None] - ages[None, :])
+    steps, apart = squares(x, x, FREE), np.abs(ages[:, None] - ages[None, :])
 
     def likelihood(logs: np.ndarray) -> float:
-        kernel, _ = _matern(np.tensordot(np.exp(logs[:3]), squares, 1))
+        kernel, _ = matern(np.tensordot(np.exp(logs[:3]), steps, 1))
         kernel *= np.exp(-np.exp(logs[4]) * apart)
         return float(multivariate_normal(np.zeros(12), kernel + np.exp(logs[3]) * np.eye(12)).logpdf(scores))
 
     logs = np.array([1.0, 0.3, 0.5, -2.0, -0.7])
-    assert np.allclose(_gradient(squares, scores, logs, apart), approx_fprime(logs, likelihood, 1e-6), atol=1e-3)
+    assert np.allclose(_gradient(steps, scores, logs, apart), approx_fprime(logs, likelihood, 1e-6), atol=1e-3)
 
 
 def partly(trusted: bool) -> Process:
@@ -146,9 +147,9 @@ def test_a_score_of_its_own_updates_a_prediction_as_if_it_had_been_seen() -> Non
     assert process.ages is not None
     for at in range(5):
         seen, when = np.vstack([process.points, asked[at]]), np.append(process.ages, ages[at])
-        kernel, _ = _matern(np.tensordot(process.relevance, _squares(seen, seen, FREE), 1))
+        kernel, _ = matern(np.tensordot(process.relevance, squares(seen, seen, FREE), 1))
         kernel *= np.exp(-process.drift * np.abs(when[:, None] - when[None, :]))
-        shared, _ = _matern(np.tensordot(process.relevance, _squares(seen, asked[at : at + 1], FREE), 1))
+        shared, _ = matern(np.tensordot(process.relevance, squares(seen, asked[at : at + 1], FREE), 1))
         shared = shared[:, 0] * np.exp(-process.drift * np.abs(when))
         known = np.append(np.linalg.inv(process.inverse) @ process.weights, scores[at])
         inverse = np.linalg.inv(kernel + process.noise * np.eye(len(seen)))

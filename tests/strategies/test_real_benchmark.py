@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import sys
+import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
+from evo_tune.loop.search import Search
 from tests.conftest import benchmark
 
 
@@ -19,7 +22,8 @@ def real() -> ModuleType:
 
 def test_only_what_was_finished_in_time_counts(real: ModuleType) -> None:
     results = [(1.0, 3.0, {"lr": 1}), (2.0, None, {"lr": 2}), (60.0, 2.0, {"lr": 3}), (60.1, 1.0, {"lr": 4})]
-    assert real.best_of(results, 60.0) == real.Found({"lr": 3}, 2.0, full=2, stopped=1)
+    trained = [(2.0, {"lr": 3}), (3.0, {"lr": 1})]
+    assert real.best_of(results, 60.0) == real.Found({"lr": 3}, 2.0, 2.0, seeds=1, full=2, stopped=1, trained=trained)
     with pytest.raises(real.NothingFoundError, match="not one of 1 trainings was finished well in 2 s"):
         real.best_of(results[1:], 2.0)
 
@@ -27,21 +31,55 @@ def test_only_what_was_finished_in_time_counts(real: ModuleType) -> None:
 def test_what_stands_in_the_csv_is_not_done_again(
     real: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    row = real.Row("", 0, 0.1, "{}", 10, 2, 1.5, 1.6, 0.01, '{"kind": "a, b"}')
+    row = real.Row("", 0, 0.1, "{}", 10, 2, 1.5, 1.55, 1, 1.6, 0.01, '{"kind": "a, b"}', "[]")
     played: list[tuple[str, int]] = []
 
     def play(method: str, job: object, seed: int) -> object:
         played.append((method, seed))
-        if len(played) == 3:
+        if len(played) in (3, 4, 5, 6, 7, 8):
             raise KeyboardInterrupt
-        return replace(row, method=method, seed=seed, searched_loss=1.5 + seed)
+        return replace(row, method=method, seed=seed, retrained_loss=1.6 + seed)
 
     monkeypatch.setattr(real, "play", play)
-    monkeypatch.setattr(sys, "argv", ["real.py", "--minutes", "0.1", "--seeds", "2", "--csv", str(tmp_path / "a.csv")])
-    with pytest.raises(KeyboardInterrupt):
-        real.main()
-    assert [row.seed for row in real.read(tmp_path / "a.csv")] == [0, 0]
-    real.main()
-    assert len(played) == 9  # eight, and the one that was stopped
-    assert len(set(played)) == 8
-    assert "2.0000" in capsys.readouterr().out
+    job, path = real.Job(0.1, {}, 3, 0), tmp_path / "a.csv"
+    with ThreadPoolExecutor(1) as pool, pytest.raises(KeyboardInterrupt):
+        real.search(pool, job, list(real.METHODS), range(2), path)
+    assert [(row.method, row.seed) for row in real.read(path)] == played[:2]
+    del played[8:], played[2:]
+    played.extend([("", 0)] * 6)
+    with ThreadPoolExecutor(1) as pool:
+        rows = real.search(pool, job, list(real.METHODS), range(2), path)
+    assert len(rows) == 8
+    assert len(set(played[8:])) == len(played[8:]) == 6
+    assert set(played[:2]).isdisjoint(played[8:])
+    with ThreadPoolExecutor(1) as pool:
+        assert len(real.search(pool, job, ["random search"], range(3), path)) == 9
+    assert played[-1] == ("random search", 2)
+    assert "is lower than random search by 0.0000 ± 0.0000, paired by seed" in capsys.readouterr().out
+
+
+def test_what_came_late_is_taken_out_of_a_run(real: ModuleType, begin: Callable[..., Search]) -> None:
+    search = begin(name="late", trials=5, slots=1).run()
+    lines = [json.loads(line) for line in (search.saved.folder / "_journal.jsonl").read_bytes().splitlines()]
+    deadline = [line["time"] for line in lines if line["event"] == "recorded"][2]
+    run = real.in_time(search.saved.folder, search.saved.folder.parent / "copy" / "run", deadline)
+    assert sorted(run.outcomes) == [0, 1, 2]
+    assert real.recommended(run).id in run.outcomes
+
+
+def test_the_best_of_the_best_is_told_by_seeds_that_did_not_choose_it(
+    real: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[int, int]] = []
+
+    def train(job: object, genome: dict[str, int], seed: int) -> float:
+        asked.append((genome["lr"], seed))
+        return float(genome["lr"])
+
+    monkeypatch.setattr(real, "_train", train)
+    trained = json.dumps([(1.0, {"lr": 5}), (1.1, {"lr": 4}), (1.2, {"lr": 3})])
+    row = real.Row("evo-tune", 7, 6.0, "{}", 3, 0, 1.0, 1.0, 1, 5.0, 0.0, "{}", trained)
+    assert real.best_by_fresh_seeds(real.Job(6.0, {}, 3, 0), row, 2) == [4.0] * 3
+    chosen, told = {seed for _, seed in asked[:6]}, {seed for _, seed in asked[6:]}
+    assert len(chosen) == len(told) == 3
+    assert chosen.isdisjoint(told)

@@ -65,6 +65,60 @@ def test_what_looks_best_in_noise_is_scored_by_what_it_is(problems: ModuleType, 
     assert instance.floor == 0.0
 
 
+def test_a_cell_is_trained_with_one_seed_after_the_other(problems: ModuleType, tmp_path: Path) -> None:
+    noisy = source_of(problems, tmp_path, seeds=("score", "lucky"))
+    cell, other = {"width": 16, "kind": "a"}, {"width": 16, "kind": "b"}
+    for seed, told in ((0, [0.0, -9.0, 0.0]), (1, [-9.0, 0.0, -9.0])):
+        instance = noisy.instance(seed)  # type: ignore[attr-defined]
+        assert [-instance.evaluate(cell)[0][0] for _ in range(3)] == [-loss for loss in told]
+        assert instance.evaluate(other)[0] == ((1.0,) if seed == 0 else (0.0,))
+    assert noisy.group == "seeds"  # type: ignore[attr-defined]
+    assert instance.regret(cell) == 0.0
+    assert instance.regret(other) == pytest.approx(1 / 3)
+    assert instance.evaluate({"width": 128, "kind": "b"}) == (None, None)
+
+
+def test_what_a_method_recommends_is_scored_and_not_what_it_saw(
+    search: ModuleType, problems: ModuleType, tmp_path: Path
+) -> None:
+    noisy = source_of(problems, tmp_path, seeds=("score", "lucky"))
+
+    class Stubborn:
+        """Trains one cell again and again, and recommends another one."""
+
+        def ask(self) -> tuple[int, dict[str, object]]:
+            return 0, {"width": 16, "kind": "a"}
+
+        def tell(self, handle: int, losses: object) -> None:
+            pass
+
+        def recommended(self) -> dict[str, object]:
+            return {"width": 32, "kind": "b"}
+
+    played = search.play(lambda *_: Stubborn(), noisy, 0, 20, 3, None)
+    assert played.regrets.tolist() == [np.inf] * 4 + [1.0] * 16
+
+
+def test_ours_recommends_as_a_run_does(search: ModuleType, problems: ModuleType, tmp_path: Path) -> None:
+    """By the mean over its seeds, or by what is expected, and never by its luckiest one."""
+    instance = source_of(problems, tmp_path, seeds=("score",)).instance(0)  # type: ignore[attr-defined]
+    player = search.Ours(instance, 0, "random", rules=search.Rules(replicates=2))
+    assert player.recommended() is None
+    lucky, genome = player.ask()
+    player.tell(lucky, (0.0,))
+    again, same = player.ask()
+    assert same == genome
+    player.tell(again, (10.0,))
+    other, better = player.ask()
+    player.tell(other, (2.0,))
+    assert player.recommended() == better
+    by_worth = search.Ours(instance, 0, "random", rules=search.WORTH)
+    for loss in (3.0, 1.0, 2.0):
+        handle, genome = by_worth.ask()
+        by_worth.tell(handle, (loss,))
+    assert by_worth.recommended() is not None
+
+
 def test_a_whole_front_has_no_regret(problems: ModuleType, tmp_path: Path) -> None:
     fronts = source_of(problems, tmp_path, losses=("score", "size"), maximised=("size",))
     instance = fronts.instance(0)  # type: ignore[attr-defined]

@@ -18,6 +18,7 @@ from evo_tune.training import (
     RankFailed,
     Ranks,
     classifier_course,
+    session,
     train,
     train_together,
 )
@@ -80,9 +81,27 @@ def test_a_rank_that_runs_out_of_memory_in_mid_training_has_all_begin_again(
     assert "all ranks begin again, with 2 parts of each" in said
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_where_not_even_one_sample_fits_it_is_an_error(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(RankFailed, match=r"rank 1 is out of memory .*no pass of it can be smaller") as caught:
         trained(tmp_path, room=0, options={"micro_batch": 1})
     assert (caught.value.status, caught.value.smaller) == ("out_of_memory", False)
     assert "begin again" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("rooms", [0, 2])
+def test_all_begin_again_as_often_as_a_pass_can_be_smaller(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], rooms: int
+) -> None:
+    """In short: what a rank says that has no room is test_launcher's."""
+    parts = []
+
+    def launch(*_: Any, **given: Any) -> dict[str, float]:
+        parts.append(given["parts"])
+        raise RankFailed(1, "no room", "out_of_memory", smaller=len(parts) <= rooms)
+
+    monkeypatch.setattr(session, "launch", launch)
+    with pytest.raises(RankFailed, match="no room"):
+        trained(tmp_path, room=0)
+    assert parts == [1, 2, 4][: rooms + 1]
+    assert capfd.readouterr().err.count("all ranks begin again") == rooms

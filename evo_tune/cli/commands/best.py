@@ -25,6 +25,7 @@ def command(run: str | None, store: str, form: str) -> None:
     """
     from evo_tune.errors import StoreError
     from evo_tune.plugins.command import command_of
+    from evo_tune.report import believed
     from evo_tune.report.calibration import calibrated, recommended, reported
     from evo_tune.report.data import best_as_data, trial_as_data
     from evo_tune.report.summary import front, seeded
@@ -54,8 +55,10 @@ def command(run: str | None, store: str, form: str) -> None:
     if form == "csv" or len(rows) > 1:
         shared.print_rows(rows, form, f"Pareto front of {saved.name}")
         return
+    hoped = believed.expected(saved, best)
     fresh = next((row for row in calibrated(saved) if row.id == best.id), None)
     known = f"{best.outcome.metrics[metrics[0]]:.6g} on {seeded(best, saved)}"
+    known += "" if hoped is None else f" ({hoped:.6g} is expected with others)"
     searched = f"{metrics[0]} {known}"
     if fresh is not None:
         shown = known if reported(saved).metric == metrics[0] else searched

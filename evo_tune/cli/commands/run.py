@@ -80,7 +80,11 @@ PLACE = 10
 )
 @click.option("--prune", is_flag=True, help="Stop a training whose learning curve is hopeless.")
 @click.option(
-    "--replicates", type=click.IntRange(min=1), default=1, help="Seeds with which the leader is trained.  [default: 1]"
+    "--replicates",
+    type=shared.CountOrAuto(min=1),
+    default=1,
+    metavar="auto|N",
+    help="Seeds with which the leader is trained; auto: any of the best, as far as it is worth it.  [default: 1]",
 )
 @click.option(
     "--pack",

@@ -112,7 +112,9 @@ def _rules(manifest: Any) -> list[str]:
         found.insert(0, f"--fidelity {','.join(f'{rung:.3g}' for rung in manifest.fidelity)}")
     if manifest.prune:
         found.append("--prune")
-    if manifest.replicates > 1:
+    if manifest.by_worth:
+        found.append("--replicates auto")
+    elif manifest.replicates > 1:
         found.append(f"--replicates {manifest.replicates}")
     if manifest.pack > 1:
         found.append(f"--pack {manifest.pack}")

@@ -232,6 +232,8 @@ class Shown(Struct, forbid_unknown_fields=True, kw_only=True):
     """Whether hopeless trainings are stopped."""
     replicates: int
     """Seeds with which the leader is trained."""
+    by_worth: bool
+    """Whether `replicates` is the most, and a leader has as many as are worth more than a new genome."""
     pack: int
     """Trainings of one shape that are done as one, at most; 1: each is done alone."""
     inherit: float

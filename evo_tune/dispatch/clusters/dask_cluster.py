@@ -18,8 +18,10 @@ import uuid
 import warnings
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from queue import Empty
 from typing import Any
 
+from evo_tune.dispatch.clusters.dask_answer import Answer
 from evo_tune.dispatch.clusters.host import Host, Parcel, offer
 from evo_tune.dispatch.clusters.remote import ANSWER, CLOSING, Cluster, Engine, Lost, Seat
 from evo_tune.dispatch.devices import CPU, Device, Plan
@@ -207,15 +209,13 @@ class DaskEngine(Engine):
         Raises:
             Lost: It does not, or the connection is broken.
         """
-
-        async def asked() -> Any:
-            return await ask()
-
         try:
-            return self._client.sync(asked, callback_timeout=seconds)
+            return Answer(self._client.loop, lambda: asyncio.wait_for(ask(), seconds)).get(seconds)
+        except Empty:
+            raise Lost(f"no answer within {seconds:g} s") from None
         except (OSError, TimeoutError, asyncio.TimeoutError) as error:
             raise Lost(f"no answer within {seconds:g} s ({type(error).__name__})") from None
-        except (RuntimeError, AttributeError) as error:  # the client is closed, or about to connect again
+        except (RuntimeError, AttributeError, asyncio.CancelledError) as error:  # closed, or about to connect again
             raise Lost(f"no connection ({error})") from None
 
     def call(self, address: str, seconds: float, function: Any, *args: Any) -> Any:
@@ -308,24 +308,25 @@ class DaskEngine(Engine):
             with contextlib.suppress(OSError, TimeoutError, asyncio.TimeoutError, RuntimeError):
                 self._cluster.close(timeout=CLOSING)
 
-    def submit(self, seat: DaskSeat, candidate: dict[str, Any], folder: str | None) -> Any:
-        """Send a candidate to a seat's worker, and return the future of what comes of it.
+    def submit(self, seat: DaskSeat, candidate: dict[str, Any], folder: str | None) -> tuple[Any, Answer]:
+        """Send a candidate to a seat's worker; return the future of what comes of it, and what comes of it here.
 
         Raises:
             Lost: There is no connection.
         """
         host = (self._parcel, seat.device, seat.pinned, *self._limits)
         try:
-            return self._client.submit(
+            future = self._client.submit(
                 _run, seat.key, host, candidate, folder, workers=[seat.address], allow_other_workers=False, pure=False
             )
+            return future, Answer(self._client.loop, lambda: future)
         except Exception as error:  # the client is closed, or its connection
             raise Lost(f"the Dask worker at {seat.address} cannot be reached ({type(error).__name__})") from None
 
-    def forget(self, pending: Any) -> None:
+    def forget(self, future: Any) -> None:
         """Cancel a future whose worker has left."""
         with contextlib.suppress(Lost):
-            self._within(CLOSING, lambda: self._client.cancel([pending]))
+            self._within(CLOSING, lambda: self._client.cancel([future]))
 
 
 def _local_cluster(distributed: Any, plan: Plan) -> Any:
@@ -339,11 +340,6 @@ def _local_cluster(distributed: Any, plan: Plan) -> Any:
         silence_logs=logging.CRITICAL,
         memory_limit=0,
     )
-
-
-def _unanswered(error: Exception, pending: Any) -> bool:
-    """Whether distributed's `sync` was cancelled, on a busy machine: it returns a result that it does not have."""
-    return isinstance(error, UnboundLocalError) and pending.status in ("pending", "finished")
 
 
 class DaskSeat(Seat):
@@ -373,20 +369,20 @@ class DaskSeat(Seat):
         return self._engine.submit(self, candidate, folder)
 
     def wait(self, pending: Any, seconds: float) -> dict[str, Any] | None:
+        future, answer = pending
         end = time.monotonic() + seconds
         while True:
             try:
-                reply: dict[str, Any] | None = pending.result(timeout=max(0.0, min(0.1, end - time.monotonic())))
+                reply: dict[str, Any] | None = answer.get(min(0.1, end - time.monotonic()))
                 return reply
-            except Exception as error:
-                if not isinstance(error, TimeoutError) and not _unanswered(error, pending):
-                    # KilledWorker, CancelledError, a broken connection
-                    raise Lost(f"the Dask worker at {self.address} is lost ({type(error).__name__})") from None
+            except Empty:
                 if not self._engine.known(self.address):
-                    self._engine.forget(pending)
+                    self._engine.forget(future)
                     raise Lost(f"the Dask worker at {self.address} has left the cluster") from None
                 if time.monotonic() >= end:
                     raise TimeoutError from None
+            except (Exception, asyncio.CancelledError) as error:  # KilledWorker, a broken connection
+                raise Lost(f"the Dask worker at {self.address} is lost ({type(error).__name__})") from None
 
     def heard(self, within: float = ANSWER) -> int | None:
         pid: int | None = self._engine.call(self.address, within, _heard, self.key)

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
-from evo_tune.report.drawing import BEST, DEFAULT, FAINT, MOST_MARKS, SERIES, figure, points, safe, steps, thinned
+from evo_tune.report.drawing import BEST, DEFAULT, FAINT, MOST_MARKS, SERIES, Spec, figure, points, safe, steps, thinned
 from evo_tune.report.material import LARGEST, Material
 from evo_tune.report.part import Drawn, Part
-
-if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
 
 PLACE = 20
 
@@ -60,7 +57,7 @@ def course(material: Material, by: By = "evaluations") -> Course:
     return Course(ids, x, sign * losses, sign * np.where(np.isinf(best), np.nan, best), failed)
 
 
-def draw(material: Material | Sequence[Material], by: By = "evaluations") -> Figure | None:
+def draw(material: Material | Sequence[Material], by: By = "evaluations") -> Spec | None:
     """Return the figure, of one run or of several side by side; None if no full training has a value."""
     several = [material] if isinstance(material, Material) else list(material)
     courses = [course(one, by) for one in several]
@@ -154,7 +151,8 @@ def part(material: Material) -> Part | None:
     if not drawn:
         return None
     for one in drawn:
-        one.figure.update_layout(showlegend=False, margin={"t": 16})  # the sentence says what each mark is
+        layout = one.figure["layout"]
+        layout |= {"showlegend": False, "margin": {**layout["margin"], "t": 16}}  # the sentence says what each mark is
     found = course(material)
     turns = [int(i) for i in np.flatnonzero(np.diff(found.best, prepend=np.nan) != 0) if not np.isnan(found.best[i])]
     counted = int((~np.isnan(found.value)).sum())

@@ -5,17 +5,14 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from evo_tune.genome.trial import Trial
-from evo_tune.report.drawing import BEST, DEFAULT, FAINT, PRUNED, figure, points, safe, thinned
+from evo_tune.report.drawing import BEST, DEFAULT, FAINT, PRUNED, Spec, figure, points, safe, thinned
 from evo_tune.report.material import LARGEST, Material
 from evo_tune.report.part import Drawn, Part
-
-if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
 
 PLACE = 70
 
@@ -62,7 +59,7 @@ def curves(material: Material) -> list[Curve]:
     return found
 
 
-def draw(material: Material) -> Figure | None:
+def draw(material: Material) -> Spec | None:
     """Return the figure; None if no training reported a curve."""
     every = curves(material)
     if not every or all(len(one.x) < 2 for one in every):

@@ -5,19 +5,28 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from evo_tune.genome.trial import Trial
-from evo_tune.report.drawing import BEST, FAINT, MOST_MARKS, SERIES, figure, log_axis, points, safe, steps, thinned
+from evo_tune.report.drawing import (
+    BEST,
+    FAINT,
+    MOST_MARKS,
+    SERIES,
+    Spec,
+    figure,
+    log_axis,
+    points,
+    safe,
+    steps,
+    thinned,
+)
 from evo_tune.report.material import Material
 from evo_tune.report.part import Drawn, Part
 from evo_tune.report.summary import dominates, front
 from evo_tune.report.words import show_value
-
-if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
 
 PLACE = 80
 
@@ -28,7 +37,7 @@ MOST_FRONT = 60
 """Points of a front of three or more objectives of which the hypervolume is worked out: the cost grows fast."""
 
 
-def draw(material: Material, x: int = 0, y: int = 1) -> Figure | None:
+def draw(material: Material, x: int = 0, y: int = 1) -> Spec | None:
     """Return the figure of two of the objectives, by their places; None for one objective, or no value."""
     goals = material.run.objectives
     if len(goals) < 2 or not material.ranked:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from evo_tune.report.drawing import SERIES, figure, safe
+from evo_tune.report.drawing import SERIES, Spec, figure, safe
 from evo_tune.report.material import Material
 from evo_tune.report.part import Drawn, Part
-
-if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
 
 PLACE = 60
 
@@ -37,7 +34,7 @@ def shares(material: Material) -> dict[str, dict[str, tuple[float, float, float]
     return found
 
 
-def draw(material: Material) -> Figure | None:
+def draw(material: Material) -> Spec | None:
     """Return the figure; None for fewer than 20 results."""
     found = dict(list(shares(material).items())[:MOST])
     if not found:

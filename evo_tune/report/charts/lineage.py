@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from evo_tune.genome.trial import Candidate
-from evo_tune.report.drawing import BEST, FAINT, SERIES, figure, points, safe
+from evo_tune.report.drawing import BEST, FAINT, SERIES, Spec, figure, points, safe
 from evo_tune.report.material import LARGEST, Material
 from evo_tune.report.part import Drawn, Part
 from evo_tune.report.words import show_value
-
-if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
 
 PLACE = 30
 
@@ -108,7 +106,7 @@ def changes(material: Material, id: int) -> str:
     return ", ".join(told[:4]) + more if told else "the same genome"
 
 
-def draw(material: Material, id: int | None = None) -> Figure | None:
+def draw(material: Material, id: int | None = None) -> Spec | None:
     """Return the figure; None where the best was bred from nothing, or there is no best.
 
     Args:
@@ -142,9 +140,11 @@ def draw(material: Material, id: int | None = None) -> Figure | None:
             marker={"size": 20, "symbol": "circle-open", "line": {"width": 2.5, "color": BEST}},
         )
     )  # fmt: skip
+    first, last = (pick(min(row.candidate.generation, 10**9) for row in rows) for pick in (min, max))
     generations = {
         "title": {"text": "generation"},
-        "dtick": max(1, len({row.candidate.generation for row in rows}) // 8),
+        "dtick": max(1, math.ceil((last - first) / 10)),
+        "range": [first - 0.6 - 0.02 * (last - first), last + 0.6 + 0.02 * (last - first)],  # and none below the first
     }
     return figure(traces, generations, safe(material.metric), height=380)
 

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from evo_tune.genome.genes import Choice
-from evo_tune.report.drawing import BEST, OTHERS, figure, safe
+from evo_tune.report.drawing import BEST, OTHERS, Spec, figure, safe
 from evo_tune.report.material import Material
 from evo_tune.report.part import Drawn, Part
 from evo_tune.report.words import show_value
-
-if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
 
 PLACE = 40
 
@@ -51,7 +48,7 @@ def lines(material: Material) -> tuple[np.ndarray, np.ndarray]:
     return kept, np.column_stack([material.units[kept][:, columns], 1.0 - reach])
 
 
-def draw(material: Material) -> Figure | None:
+def draw(material: Material) -> Spec | None:
     """Return the figure; None for fewer than two genomes with a value, or no gene that varies."""
     names = axes(material)
     if len(material.ranked) < 2 or not names:
@@ -81,13 +78,14 @@ def draw(material: Material) -> Figure | None:
         [*traces, marks],
         {
             "tickmode": "array", "tickvals": list(range(count)), "ticktext": titles, "side": "top",
-            "range": [-0.65, count - 0.85], "showgrid": False, "fixedrange": True, "tickangle": -20 if count > 7 else 0,
+            "range": [-0.65, count - 0.85], "showgrid": False, "fixedrange": True,
+            "ticklabeloverflow": "allow", "tickangle": -20 if count > 7 else 0,
         },
         {"range": [-0.06, 1.06], "visible": False, "fixedrange": True},
         height=400,
         shapes=rules,
         dragmode="select",
-        margin={"l": 16, "r": 16, "t": 84, "b": 36},
+        margin={"l": 16, "r": 48, "t": 84, "b": 36},  # a slanting title reaches beyond its axis
         legend={"orientation": "h", "x": 0, "y": -0.02, "yanchor": "top"},
     )  # fmt: skip
 

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from evo_tune.report.drawing import BEST, FAINT, MOST_MARKS, figure, log_axis, points, safe, steps, thinned
+from evo_tune.report.drawing import BEST, FAINT, MOST_MARKS, Spec, figure, log_axis, points, safe, steps, thinned
 from evo_tune.report.material import LARGEST, Material
 from evo_tune.report.part import Drawn, Part
-
-if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
 
 PLACE = 90
 
@@ -57,7 +54,7 @@ def cheapest(values: np.ndarray, losses: np.ndarray) -> np.ndarray:
     return np.asarray(order[np.diff(reached, prepend=np.inf) < 0])
 
 
-def draw(material: Material, resource: str | None = None) -> Figure | None:
+def draw(material: Material, resource: str | None = None) -> Spec | None:
     """Return the figure of one resource; None where genomes do not differ in it.
 
     Args:

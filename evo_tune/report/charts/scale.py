@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from evo_tune.genome.trial import DECAYED, Trial
 from evo_tune.report.carried import Carried, read_carried
-from evo_tune.report.drawing import BEST, MOST_MARKS, OTHERS, SERIES, figure, log_axis, points, safe, thinned
+from evo_tune.report.drawing import BEST, MOST_MARKS, OTHERS, SERIES, Spec, figure, log_axis, points, safe, thinned
 from evo_tune.report.material import LARGEST, Material
 from evo_tune.report.part import Command, Drawn, Part
 from evo_tune.store.places import as_typed
-
-if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
 
 PLACE = 95
 
@@ -42,10 +39,12 @@ def _ended(trial: Trial) -> bool:
     return trial.outcome.status == "ok" and trial.candidate.inherits is None and whole
 
 
-def draw(material: Material) -> Figure | None:
+def draw(material: Material) -> Spec | None:
     """Return the figure; None where the run is for no larger model, or nothing of its trainings is known."""
+    if not material.run.manifest.for_scale:
+        return None
     told, sizes = read_carried(material.run), by_size(material)
-    if not material.run.manifest.for_scale or not sizes:
+    if not sizes:
         return None
     traces: list[dict[str, Any]] = []
     hover = "trial %{customdata}<br>%{y:.5g} after %{x:.3g} FLOPs<extra></extra>"

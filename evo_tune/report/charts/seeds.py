@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from evo_tune.genome.values import genome_key
 from evo_tune.report.calibration import reported
-from evo_tune.report.drawing import BEST, DEFAULT, FAINT, SERIES, figure, points, safe
+from evo_tune.report.drawing import BEST, DEFAULT, FAINT, SERIES, Spec, figure, points, safe
 from evo_tune.report.material import LARGEST, Material
 from evo_tune.report.part import Drawn, Part
 from evo_tune.store.calibration import read_calibration
-
-if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
 
 PLACE = 110
 
@@ -27,21 +24,24 @@ def by_seed(material: Material) -> dict[int, dict[int, float | None]]:
     choose among the finalists, which saw nothing of it.
     """
     run, goal = material.run, reported(material.run)
+    done = read_calibration(run)
+    if not done:
+        return {}
     tested = goal.metric != material.metric
-    ids = {genome_key(trial.genome): trial.id for trial in reversed(run.ranked())}  # as the verdict calls them
+    ids = {trial.key: trial.id for trial in reversed(run.ranked())}  # as the verdict calls them
     for candidate in run.candidates:
         ids.setdefault(genome_key(candidate.genome), candidate.id)
     found: dict[int, dict[int, float | None]] = {}
-    for trial in read_calibration(run):
+    for trial in done:
         value = trial.outcome.metrics.get(goal.metric, math.nan) if trial.losses else math.nan
         if tested and trial.losses and goal.metric not in trial.outcome.metrics:
             continue
-        id = ids.get(genome_key(trial.genome), trial.id)
+        id = ids.get(trial.key, trial.id)
         found.setdefault(trial.candidate.seed, {})[id] = value if abs(value) < LARGEST else None
     return found
 
 
-def draw(material: Material) -> Figure | None:
+def draw(material: Material) -> Spec | None:
     """Return the figure; None without a calibration."""
     seeds = dict(list(by_seed(material).items())[:MOST_SEEDS])
     ids = sorted({id for row in seeds.values() for id in row})

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from evo_tune.genome.genes import Choice
-from evo_tune.report.drawing import BEST, FAINT, SERIES, figure, gene_axis, points, safe, thinned
+from evo_tune.report.drawing import BEST, FAINT, SERIES, Spec, figure, gene_axis, points, safe, thinned
 from evo_tune.report.material import Material
 from evo_tune.report.part import Drawn, Part
-
-if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
 
 PLACE = 50
 
@@ -22,7 +19,7 @@ MOST = 400
 MOST_GENES = 24
 
 
-def draw(material: Material, gene: str | None = None) -> Figure | None:
+def draw(material: Material, gene: str | None = None) -> Spec | None:
     """Return the figure of one gene; None if there is no full training with a value.
 
     Args:

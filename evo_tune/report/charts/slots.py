@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from evo_tune.report.drawing import DEFAULT, OTHERS, PRUNED, SERIES, figure, safe, thinned
+from evo_tune.report.drawing import DEFAULT, OTHERS, PRUNED, SERIES, Spec, figure, safe, thinned
 from evo_tune.report.material import LARGEST, Material
 from evo_tune.report.part import Drawn, Part
 from evo_tune.report.words import show_seconds
-
-if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
 
 PLACE = 100
 
@@ -91,7 +88,7 @@ def idle(work: list[Work], lanes: int) -> list[float]:
     return list(np.clip(1.0 - busy / max(ended - begun, 1e-9), 0.0, 1.0).tolist())
 
 
-def draw(material: Material) -> Figure | None:
+def draw(material: Material) -> Spec | None:
     """Return the figure; None before there is a result."""
     work, names = timeline(material)
     if not work or max(one.end for one in work) <= 0:

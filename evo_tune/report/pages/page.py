@@ -11,13 +11,13 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
+from evo_tune.report.drawing import as_json
 from evo_tune.report.part import Command, Drawn, Part
 from evo_tune.report.words import show_value
 from evo_tune.text import printable
@@ -126,16 +126,12 @@ def _hash(script: str) -> str:
 
 def _as_data(data: Mapping[str, Any]) -> str:
     """Return data as JSON that cannot end the element that holds it."""
-    made = json.dumps(data, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
-    return made.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+    return as_json(data).replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def figures_of(section: Section) -> dict[str, Any]:
     """Return a part's figures by the ids of their places in the page."""
-    return {
-        _id(section, number): json.loads(drawn.figure.to_json(validate=False))
-        for number, drawn in enumerate(section.part.figures)
-    }
+    return {_id(section, number): drawn.figure for number, drawn in enumerate(section.part.figures)}
 
 
 def _id(section: Section, number: int) -> str:
@@ -200,7 +196,7 @@ def _figure(drawn: Drawn, id: str, part: Part) -> str:
     caption = f"<figcaption>{text(drawn.caption)}</figcaption>" if drawn.caption else ""
     label = text(f"Chart: {drawn.caption or part.title}. {part.reads}")
     axes = f' data-axes="{len(drawn.axes)}"' if drawn.axes else ""
-    height = int(drawn.figure.layout.height or 300)
+    height = int(drawn.figure["layout"]["height"])
     least = f";min-width:{56 * len(drawn.axes)}px" if drawn.axes else ""  # axes that touch cannot be read
     place = (
         f'<div class="chart" id="{id}" role="img" aria-label="{label}" style="height:{height}px{least}"{axes}></div>'

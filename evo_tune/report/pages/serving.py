@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from evo_tune.errors import EvoTuneError, UsageError
 from evo_tune.report import charts
+from evo_tune.report.drawing import as_json
 from evo_tune.report.material import Material
 from evo_tune.report.now import now
 from evo_tune.report.pages import library
@@ -108,7 +109,7 @@ def application(following: Following, token: str) -> Starlette:
         from starlette.applications import Starlette
         from starlette.middleware import Middleware
         from starlette.middleware.trustedhost import TrustedHostMiddleware
-        from starlette.responses import HTMLResponse, JSONResponse, Response
+        from starlette.responses import HTMLResponse, Response
         from starlette.routing import Route
     except ImportError as error:
         raise UsageError(f"watch needs a server ({error}): pip install 'evo-tune[web]'") from None
@@ -133,7 +134,9 @@ def application(following: Following, token: str) -> Starlette:
 
     def changes(request: Request) -> Response:
         since = request.query_params.get("since", "")[:100]
-        return answered(request, lambda: JSONResponse(following.changes(since), headers=headers))
+        return answered(
+            request, lambda: Response(as_json(following.changes(since)), headers=headers, media_type="application/json")
+        )
 
     def script(request: Request) -> Response:
         kept = {**headers, "Cache-Control": "private, max-age=3600"}

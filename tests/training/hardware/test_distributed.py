@@ -15,6 +15,8 @@ from evo_tune.training.data.batch import MicroBatch
 from evo_tune.training.hardware.distributed import check_ranks
 from tests.training import ranks_program as program
 
+pytestmark = pytest.mark.xdist_group("ranks")  # they are started once
+
 
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:

@@ -1,0 +1,1 @@
+"""Models of losses over a space: points and numbers in, numbers out."""

@@ -1,0 +1,84 @@
+"""`--replicates auto`, as it is typed, told, shown and refused."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Typed
+
+NOISY = '''"""A bowl with noise."""
+import numpy as np
+
+from evo_tune import Float, Minimize, SearchSpace
+
+SPACE = SearchSpace(x=Float(0.0, 1.0), y=Float(0.0, 1.0))
+OBJECTIVES = [Minimize("loss")]
+METRICS = {"loss": "", "size": ""}
+SUPPORTS = ["budget", "inherit"]
+
+
+def evaluate(genome, context):
+    units = [genome["x"], genome["y"]]
+    noise = np.random.default_rng([context.seed, *(int(1e9 * unit) for unit in units)]).normal()
+    return {"loss": sum((unit - 0.3) ** 2 for unit in units) + 0.2 * noise, "size": 1.0}
+'''
+
+RUN = ["run", "noisy.py", "--slots", "1", "--trials", "30", "--seed", "4", "--calibrate", "0", "--no-report"]
+
+
+@pytest.fixture
+def noisy(folder: Path) -> None:
+    (folder / "noisy.py").write_text(NOISY)
+
+
+@pytest.mark.usefixtures("noisy")
+def test_a_run_says_what_it_is_recommending_by_and_replays(typed: Typed) -> None:
+    made = typed(*RUN, "--replicates", "auto", "--name", "auto")
+    assert made.code == 0, made
+    assert "--replicates auto: the cost of" in typed("show", "auto").out
+    data = json.loads(typed("show", "auto", "--format", "json").out)
+    assert (data["replicates"], data["by_worth"]) == (4, True)
+    assert data["evaluations"] > 30
+    assert typed("verify", "auto").code == 0
+    told = re.search(r"loss (\S+) is expected of it with other seeds", made.out)
+    assert told
+    assert f"({told[1]} is expected with others)" in typed("best", "auto").out
+    assert float(told[1]) > data["best"][0]["metrics"]["loss"], "what was seen is luck, in part"
+    plain = typed(*RUN, "--name", "plain")
+    assert plain.code == 0
+    assert "expected" not in plain.out + typed("best", "plain").out
+    data = json.loads(typed("show", "plain", "--format", "json").out)
+    assert (data["replicates"], data["by_worth"], data["evaluations"]) == (1, False, 30)
+
+
+@pytest.mark.usefixtures("noisy")
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        (["--replicates", "autos"], "'--replicates': 'autos'"),
+        (["--replicates", "0"], "'--replicates': 0"),
+        (["--replicates", "auto", "--fidelity", "1/3,1"], "give a number, such as --replicates 2"),
+        (["--replicates", "auto", "--objective", "loss:min", "--objective", "size:min"], "expected one objective"),
+        (["--replicates", "auto", "--strategy", "staged"], "decides itself on budgets and replicates"),
+    ],
+)
+def test_what_does_not_go_with_it_is_said_in_a_line(typed: Typed, folder: Path, given: list[str], text: str) -> None:
+    made = typed(*RUN, *given)
+    assert made.code == 2
+    assert text in made.err
+    assert len(made.err.splitlines()) == 1
+    assert not (folder / "populations").exists()
+
+
+@pytest.mark.usefixtures("noisy")
+def test_a_file_of_flags_may_say_it_as_a_word_or_a_number(typed: Typed, folder: Path) -> None:
+    for given, told in (('"auto"', (4, True)), ("2", (2, False))):
+        (folder / "flags.toml").write_text(f"replicates = {given}\n")
+        name = f"run-{told[0]}"
+        assert typed("run", "noisy.py", "--config", "flags.toml", "--trials", "2", "--name", name).code == 0
+        data = json.loads(typed("show", name, "--format", "json").out)
+        assert (data["replicates"], data["by_worth"]) == told
