@@ -147,13 +147,13 @@ class SAEA(Strategy):
         bred = list(self._bred(history, rng, pool))
         if self.screen == "none":
             return next(unseen(history, bred), None) or unborn(history, rng)
-        chance = another_chance(history, bred, self.chances, rng)
-        if chance is not None:
-            return chance
-        if learned is None:
-            merits = self._merits(history, told, places, rng)
-        else:
+        if learned is not None:  # results in part are no chance that a value had: they bring no new best
             merits = self._learned_merits(history, told, learned, rng)
+        else:
+            chance = another_chance(history, bred, self.chances, rng)
+            if chance is not None:
+                return chance
+            merits = self._merits(history, told, places, rng)
         if self.rounds and rng.random() < self.searching:
             return searched(history, bred, merits, self.rounds, rng) or unborn(history, rng)
         found = list(unseen(history, bred))

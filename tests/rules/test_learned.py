@@ -97,6 +97,7 @@ def going_on(history: History, strategy: Ruled) -> list[int]:
     found = []
     while (due := strategy.due(history)) is not None:
         assert due.budget == MIDDLE
+        assert number[genome_key(due.genome)] not in found
         found.append(number[genome_key(due.genome)])
         history.born(Candidate(history.born_count, 0, 0, len(history.trials), **vars(due)))
     return found
