@@ -31,10 +31,18 @@ def genome_key(genome: Mapping[str, Value]) -> str:
 
 def is_same(genome: Mapping[str, Any], other: Mapping[str, Value]) -> bool:
     """Say whether two genomes are one, by type and value: 5.0 is not 5, and true is not 1."""
+    if genome.keys() == other.keys() and all(map(_is_plainly_same, genome.values(), map(other.get, genome))):
+        return True
     try:
         return genome_key(genome) == genome_key(other)
     except (TypeError, ValueError, RecursionError):  # what is no plain data is nobody's
         return False
+
+
+def _is_plainly_same(value: Any, other: Any) -> bool:
+    """Say whether two values are one, where that needs no JSON, which is ten times as slow; 0.0 and -0.0 are not."""
+    kind = type(value)
+    return kind is type(other) and value == other and (kind is int or kind is str or (kind is float and value != 0.0))
 
 
 def read_value(text: str) -> Value:

@@ -139,9 +139,17 @@ class View(History):
         history: The run's.
         rungs: Its budgets.
         barred: Says of a genome that it is known to break a constraint; it counts as seen.
+        expected: Keys of genomes in the order in which they are to be shown, where it is not that of what was seen: the
+            places that they have among all are given out in it. One objective.
     """
 
-    def __init__(self, history: History, rungs: Sequence[float], barred: Callable[[Genome], bool]) -> None:
+    def __init__(
+        self,
+        history: History,
+        rungs: Sequence[float],
+        barred: Callable[[Genome], bool],
+        expected: Sequence[str] = (),
+    ) -> None:
         super().__init__(history.space, history.objectives, lessons=history.lessons)
         self._barred = barred
         told = entries(history)
@@ -157,6 +165,10 @@ class View(History):
         self._entries = list(told.values())
         self._births = births
         self._places = ledger.places(len(self._entries), rungs)
+        if expected:
+            mine = [ledger.rows[key] for key in expected]
+            self._places = np.array(self._places)
+            self._places[mine, 0] = np.sort(self._places[mine, 0])
         self._trials = Made(len(self._entries), self._made)
         known = np.isfinite(self._places).all(axis=1)
         rows = np.flatnonzero(known)

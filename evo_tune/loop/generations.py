@@ -36,6 +36,10 @@ class Generations:
         self._members: dict[int, list[int]] = {}
         self._untold: dict[int, int] = {}
         self._survivors: dict[int, list[int]] = {}
+        self._untouched: set[int] = set()
+        """Those whose files hold all that is recorded."""
+        self._saved = 0
+        """Results whose generations have their files, and which are followed only once that is needed."""
         self._metrics = run.metric_names
 
     def born(self, candidate: Candidate) -> None:
@@ -44,19 +48,32 @@ class Generations:
         self._untold[candidate.generation] = self._untold.get(candidate.generation, 0) + 1
 
     def read_back(self) -> None:
-        """Follow what an opened run holds, and put its files right: lost, damaged, unfinished or unknown ones."""
+        """Read what an opened run holds, and put its files right: lost, damaged, unfinished or unknown ones.
+
+        Where the last session saved all of it, as it does at its end, nothing is followed before a result comes.
+        """
         for candidate in self._run.candidates:
             self.born(candidate)
-        self._follow(lambda generation: None)
         files.set_aside_generations(self._run, self._members)
-        for generation in self._members:
-            rows = len(self._recorded_members(generation))
-            expected = generation in self._survivors or files.generation_path(self._run, generation).exists()
-            if expected and not files.generation_is_whole(self._run, generation, rows):
+        self._saved = len(self._run.sequence())
+        rows = {generation: len(self._recorded_members(generation)) for generation in self._members}
+        self._untouched = {
+            generation for generation in rows if files.generation_is_whole(self._run, generation, rows[generation])
+        }
+        if self._run.ended is not None and all(
+            generation in self._untouched for generation in rows if rows[generation]
+        ):
+            return
+        self._catch_up()
+        for generation in self._members.keys() - self._untouched:
+            if generation in self._survivors or files.generation_path(self._run, generation).exists():
                 self._write(generation)
+        self._untouched.clear()
 
     def recorded(self) -> None:
         """Follow the results recorded since the last call; write the generations that they close."""
+        self._untouched.clear()
+        self._catch_up()
         self._follow(self._write)
         if self._run.metric_names != self._metrics:  # one schema for all files: the older ones are widened
             self._metrics = self._run.metric_names
@@ -65,13 +82,20 @@ class Generations:
                     self._write(generation)
 
     def stop(self) -> None:
-        """Write the generations that are still open, with what they hold so far."""
+        """Write the generations that are still open, with what they hold so far, unless their files hold it already."""
         for generation in self._members:
-            if generation not in self._survivors:
+            if generation not in self._survivors and generation not in self._untouched:
                 self._write(generation)
 
-    def _follow(self, closed: Callable[[int], None]) -> None:
-        for id in self._run.sequence(start=len(self._history.trials)):
+    def _catch_up(self) -> None:
+        """Follow what was read back; the files of its generations are there."""
+        if len(self._history.trials) < self._saved:
+            self._follow(lambda generation: None, self._saved)
+
+    def _follow(self, closed: Callable[[int], None], until: int | None = None) -> None:
+        """Tell the history what is recorded, up to so many results in all; call `closed` for generations that close."""
+        told = len(self._history.trials)
+        for id in self._run.sequence(start=told)[: None if until is None else until - told]:
             # Births are shown as late as can be: when others were born depends on the number of slots.
             while self._history.born_count <= id:
                 widen(self._history, self._run)
@@ -96,6 +120,7 @@ class Generations:
         return [id for id in self._members[generation] if id in self._run.outcomes]
 
     def _write(self, generation: int) -> None:
+        self._catch_up()
         survivors = self._survivors.get(generation)
         if survivors is None:
             survivors = self._survivors_now()

@@ -134,4 +134,4 @@ class Strategy(ABC):
 
         By default the best: also where nothing is bred, for they are what a strategy that breeds would go on from.
         """
-        return [trial.id for trial in history.ranked()[: self.population]]
+        return [trial.id for trial in history.ranking[: self.population]]

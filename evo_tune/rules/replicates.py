@@ -148,6 +148,8 @@ class Doubt:
         """Whether no further seed has changed a loss; None: there was none."""
         self._learned: Trainings | None = None
         self._logs: np.ndarray | None = None
+        self._memo: tuple[int, tuple[np.ndarray, Belief] | None] = (0, None)
+        """How many results were told, and what follows from them."""
 
     def take(self, trial: Trial, units: np.ndarray) -> None:
         """Note a result, in the order in which results are told: when the model is fitted follows from their number.
@@ -184,15 +186,10 @@ class Doubt:
                 out are further seeds, since of what the new genomes among it will change nothing is known.
         """
         waiting = {genome_key(one.genome) for one in out if one.replicate}
-        if self._learned is None or self._same or 4 * len(waiting) > len(out):
+        believed = self._believed()
+        if believed is None or 4 * len(waiting) > len(out):
             return None
-        rows = self._selected()
-        given = self._trainings(rows)
-        if np.ptp(given.losses) == 0.0:
-            return None
-        if self._logs is None:
-            self._logs = fitted(self._learned)
-        belief = Belief(given, self._logs)
+        rows, belief = believed
         known: list[Trained] = [self._known[row] for row in rows]
         order = np.argsort(belief.expected, kind="stable")
         worth = {
@@ -204,6 +201,35 @@ class Doubt:
         if most is None or worth[most] <= PRICE * belief.of_new(self._others(rows[order])):
             return None
         return known[most].birth
+
+    def expected(self) -> list[str]:
+        """Return the keys of the best few genomes, and of some others, those of which less loss is expected first.
+
+        Empty where nothing is believed: of few genomes, and where seeds change nothing.
+        """
+        believed = self._believed()
+        if believed is None:
+            return []
+        rows, belief = believed
+        order = rows[np.argsort(belief.expected, kind="stable")].tolist()
+        return [genome_key(self._known[row].birth.genome) for row in order]
+
+    def _believed(self) -> tuple[np.ndarray, Belief] | None:
+        """Return rows and what is believed of their genomes."""
+        if self._memo[0] != self._told:
+            self._memo = self._told, self._belief()
+        return self._memo[1]
+
+    def _belief(self) -> tuple[np.ndarray, Belief] | None:
+        if self._learned is None or self._same:
+            return None
+        rows = self._selected()
+        given = self._trainings(rows)
+        if np.ptp(given.losses) == 0.0:
+            return None
+        if self._logs is None:
+            self._logs = fitted(self._learned)
+        return rows, Belief(given, self._logs)
 
     def repeats(self, birth: Candidate) -> int:
         """Return how many further seeds of a genome were told."""

@@ -207,7 +207,8 @@ class Ruled(Strategy):
         return history.fold((__name__, self.rules), begin, step)
 
     def _view(self, history: History) -> View:
-        return View(history, self.rules.rungs, lambda genome: self._excess(genome) > 0.0)
+        expected = self._known(history).doubt.expected() if self.rules.by_worth else ()
+        return View(history, self.rules.rungs, lambda genome: self._excess(genome) > 0.0, expected)
 
     def _excess(self, genome: Genome) -> float:
         """Return by how much a genome is known, before training, to be beyond the constraints."""

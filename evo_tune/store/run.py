@@ -21,7 +21,7 @@ from evo_tune.genome.standing import averaged
 from evo_tune.genome.trial import Candidate, Outcome, Trial
 from evo_tune.genome.values import genome_key, is_same
 from evo_tune.store.events import Born, Changed, Ended, Event, Recorded, SessionBegun, Told, Widened, checked, read
-from evo_tune.store.journal import JOURNAL, Journal, not_understood
+from evo_tune.store.journal import JOURNAL, Journal, not_understood, uncollected
 from evo_tune.store.manifest import Manifest, read_manifest, write_manifest
 from evo_tune.store.places import TRIALS, check_trials, free_folder, lock_run
 from evo_tune.store.session import Session
@@ -158,7 +158,8 @@ class Run:
         lock = lock_run(folder) if write else None
         journal = Journal(folder / JOURNAL)
         try:
-            run = cls(folder, manifest, journal, journal.read(read))
+            with uncollected():
+                run = cls(folder, manifest, journal, journal.read(read))
             if journal.is_empty:  # its first line was written before the manifest
                 raise StoreError(f"{journal.path} is missing or empty, and the run had begun: restore it from a copy")
             if write:

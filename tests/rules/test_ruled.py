@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from evo_tune.genome.constraint import Constraint
+from evo_tune.genome.standing import entries
 from evo_tune.genome.trial import Candidate, Minimize, Objective, Outcome, Proposal
 from evo_tune.genome.values import Genome, genome_key
 from evo_tune.plugins.context import Context, Pruned
@@ -227,14 +228,28 @@ def test_further_seeds_are_for_where_seeds_differ() -> None:
     assert sum(uncertain) >= 6
 
 
-def test_only_the_best_get_further_seeds() -> None:
-    run = by_worth(0.5)
-    first = {genome_key(trial.genome): trial.losses for trial in run.history.trials if trial.candidate.fresh}
-    again = [genome_key(one.genome) for one in run.candidates if one.replicate]
-    ranked = sorted(losses for losses in first.values() if losses)
-    assert again
-    assert all(ranked.index(first[key]) < len(ranked) / 2 for key in again)
-    assert len({(genome_key(one.genome), one.replicate) for one in run.candidates}) == len(run.candidates)
+def test_the_better_genomes_get_further_seeds() -> None:
+    again, all_of_them = [], []
+    for seed in range(3):
+        run = by_worth(0.1, seed=seed)
+        for one in run.candidates:
+            (again if one.replicate else all_of_them).append(honest(SPACE.encode(one.genome), 1.0))
+        assert len({(genome_key(one.genome), one.replicate) for one in run.candidates}) == len(run.candidates)
+    assert np.mean(again) < 0.8 * np.mean(all_of_them)
+
+
+def test_a_strategy_is_shown_genomes_in_the_order_of_what_is_expected_of_them() -> None:
+    differs = 0
+    for seed in range(4):
+        run = by_worth(0.4, births=24, seed=seed)
+        doubt = replicates.Doubt(SPACE, 4)
+        for trial in run.history.trials:
+            doubt.take(trial, run.history.born_units[trial.id])
+        shown = [genome_key(run.candidates[id].genome) for id in run.strategy.survivors(run.history)]
+        assert shown == doubt.expected()[:4]
+        seen = sorted((entry.losses(1.0), key) for key, entry in entries(run.history).items() if entry.losses(1.0))
+        differs += shown != [key for _, key in seen][:4]
+    assert differs
 
 
 @pytest.mark.parametrize("cap", [2, 4])
