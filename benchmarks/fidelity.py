@@ -7,6 +7,7 @@ A run ends when its cost is spent. Quality is the normalised regret of the best 
 
     python benchmarks/fidelity.py --tables ../shared/tables --seeds 20
     python benchmarks/fidelity.py --tables ../shared/tables --seeds 20 --strategies ga,saea,random
+    python benchmarks/fidelity.py --tables ../shared/tables --strategies saea,saea:early=places --trainings 30
     python benchmarks/fidelity.py --tables ../shared/tables --seeds 3 --quick     in a minute
 
 'halving' is the same without the guard: no audits but the default, and the rungs' ratio whatever it misses.
@@ -129,7 +130,7 @@ def naive(method: str) -> Iterator[None]:
         yield
         return
     with (
-        mock.patch("evo_tune.rules.fidelity._share", return_value=0.0),
+        mock.patch("evo_tune.rules.promotions.Rungs._share", return_value=0.0),
         mock.patch("evo_tune.rules.ruled.is_audit", lambda number: number == 0),
         mock.patch("evo_tune.rules.ruled.audits_among", lambda count: [0][:count]),
     ):
@@ -151,7 +152,8 @@ class Played:
 
 def play(table: Table, strategy: str, rules: Rules, seed: int, cost: float) -> Played:
     """Play one run, one training at a time."""
-    ruled = Ruled.of(make_strategy(strategy, {}), rules, lambda genome: {})
+    name, *options = strategy.split(":")
+    ruled = Ruled.of(make_strategy(name, dict(one.split("=", 1) for one in options)), rules, lambda genome: {})
     history = History(table.space, [Minimize("loss")])
     spent, best = 0.0, np.inf
     ended: dict[int, float] = {}
@@ -196,7 +198,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="What rungs and pruning save, on tables of learning curves.")
     parser.add_argument("--tables", type=Path, default=Path("../shared/tables"), help="folder of the tables")
     parser.add_argument("--seeds", type=int, default=20, help="runs of each method on each table, 2 or more")
-    parser.add_argument("--strategies", default="ga,saea", help="who proposes")
+    parser.add_argument("--strategies", default="ga,saea", help="who proposes, options after colons")
     parser.add_argument("--trainings", type=int, default=60, help="cost of the longest runs, in full trainings")
     parser.add_argument("--quick", action="store_true", help="only ga, 30 trainings")
     given = parser.parse_args()
@@ -206,9 +208,11 @@ def main() -> None:
         return
     cost = 30 if given.quick else given.trainings
     for strategy in ["ga"] if given.quick else given.strategies.split(","):
-        third = cost / 3
-        print(f"\n{strategy}: regret after {third:g} and {cost} full trainings' cost, and cost to the regret that full")
-        print(f"trainings have after {cost}")
+        costs = [cost / 3, cost / 2, cost * 2 / 3, cost]
+        print(
+            f"\n{strategy}: regret after {', '.join(f'{one:g}' for one in costs)} full trainings' cost, and cost to the"
+        )
+        print(f"regret that full trainings have after {cost}")
         for table in found:
             print(f"{table.name} ({len(table.curves)} curves)")
             goal = np.inf
@@ -218,7 +222,8 @@ def main() -> None:
                     runs = [play(table, strategy, rules, seed, cost) for seed in range(given.seeds)]
                 goal = mean(runs, cost) if name == "full trainings" else goal
                 needed = reached(runs, goal, cost)
-                print(f"  {name:15}{shown(runs, third):>17}{shown(runs, cost):>17}{needed:10.2f}{needed / cost:8.2f}")
+                columns = "".join(f"{shown(runs, one):>17}" for one in costs)
+                print(f"  {name:15}{columns}{needed:10.2f}{needed / cost:8.2f}")
 
 
 if __name__ == "__main__":

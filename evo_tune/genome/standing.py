@@ -7,7 +7,7 @@ them (`view`). All of it is derived from a History; nothing here promotes, prune
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -18,7 +18,7 @@ from evo_tune.genome.importance import ranks
 from evo_tune.genome.trial import Candidate, Objective, Trial
 from evo_tune.genome.values import genome_key
 
-__all__ = ["Entry", "as_from_scratch", "averaged", "entries", "filled", "placed", "places"]
+__all__ = ["Entry", "as_from_scratch", "averaged", "entries", "filled", "placed", "placed_by_rung", "places"]
 
 
 @dataclass
@@ -184,6 +184,11 @@ def placed(known: Sequence[np.ndarray]) -> np.ndarray:
     Args:
         known: For each rung their losses there, shape (genomes,); NaN where there is none.
     """
+    return list(placed_by_rung(known))[-1]
+
+
+def placed_by_rung(known: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
+    """Yield, for each rung, the places of genomes by what was known up to it, shape (genomes,); see `placed`."""
     found = np.ones(len(known[0]))
     for number, losses in enumerate(known):
         group = np.flatnonzero(~np.isnan(losses))
@@ -191,7 +196,7 @@ def placed(known: Sequence[np.ndarray]) -> np.ndarray:
             order = ranks(losses[group])
             seats = _seats(found, group) if number else np.arange(1.0, len(group) + 1)
             found[group] = np.interp(order, np.arange(1.0, len(group) + 1), seats)
-    return found
+        yield found.copy()
 
 
 def _seats(found: np.ndarray, group: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ import numpy as np
 
 from evo_tune.genome.history import Grown, History, Made
 from evo_tune.genome.importance import ranks
-from evo_tune.genome.standing import Entry, entries, filled, placed
+from evo_tune.genome.standing import Entry, entries, filled, placed_by_rung
 from evo_tune.genome.trial import Candidate, Outcome, Trial
 from evo_tune.genome.values import Genome, genome_key
 
@@ -45,6 +45,7 @@ class Ledger:
     heirs: Grown = field(init=False)
     births: Grown = field(default_factory=lambda: Grown(0.0))
     began: dict[int, int] = field(default_factory=dict)
+    _by_rung: dict[int, tuple[np.ndarray, list[np.ndarray]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.heirs = Grown(*[math.nan] * self.objectives)
@@ -73,6 +74,18 @@ class Ledger:
         full = self.losses[1.0].get(count) if 1.0 in self.losses else np.full((count, self.objectives), math.nan)
         return filled(full, self.heirs.get(count)) if self.began else full
 
+    def by_rung(self, losses: np.ndarray, objective: int) -> list[np.ndarray]:
+        """Return what `standing.placed_by_rung` yields, kept while they stay the same.
+
+        Args:
+            losses: Of genomes at each rung, shape (genomes, rungs).
+            objective: Whose they are.
+        """
+        known = self._by_rung.get(objective)
+        if known is None or not np.array_equal(known[0], losses, equal_nan=True):
+            known = self._by_rung[objective] = losses.copy(), list(placed_by_rung(list(losses.T)))
+        return known[1]
+
     def places(self, count: int, rungs: Sequence[float]) -> np.ndarray:
         """Return what `standing.places` says, shape (genomes, objectives); NaN for failed genomes."""
         alive, violation = self.alive.get(count)[:, 0] > 0.0, self.violation.get(count)[:, 0]
@@ -85,7 +98,7 @@ class Ledger:
             if self.began:
                 at[-1] = filled(at[-1], self.heirs.get(count)[good])
             for objective in range(self.objectives):
-                found[good, objective] = placed([losses[:, objective] for losses in at])
+                found[good, objective] = self.by_rung(np.stack([rows[:, objective] for rows in at], 1), objective)[-1]
         return found
 
 

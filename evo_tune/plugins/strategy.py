@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -19,7 +19,41 @@ from evo_tune.genome.history import History
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Objective, Proposal
 
-__all__ = ["Strategy"]
+__all__ = ["Prospects", "Seen", "Strategy"]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the genomes of a run have shown after shares of a training.
+
+    Args:
+        shares: Of a training, increasing to 1.
+        places: The place of each genome by what was known after each share, the best 1. Shape (genomes, shares); NaN
+            where it has no result. What failed has one behind all others, after the whole.
+        ids: The id of the birth of each genome.
+        units: Unit coordinates of births, by id.
+    """
+
+    shares: Sequence[float]
+    places: np.ndarray
+    ids: np.ndarray
+    units: Sequence[np.ndarray]
+
+    def encoded(self, rows: np.ndarray) -> np.ndarray:
+        """Return the unit coordinates of some genomes, shape (rows, genes)."""
+        return np.stack([self.units[id] for id in self.ids[rows].astype(int).tolist()])
+
+
+class Prospects(Protocol):
+    """What a strategy has learned of the genomes that were seen."""
+
+    def trust(self, share: float) -> float:
+        """Return how results after a share of the training and the last ones are correlated, 0 to 1."""
+        ...
+
+    def worth(self, rows: np.ndarray) -> np.ndarray:
+        """Return what genomes that were seen promise, trained in full, more being better. Shape (rows,)."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -46,6 +80,24 @@ class Strategy(ABC):
     own_trials: ClassVar[bool] = False
     """Whether it decides itself on budgets, continuations or replicates. Runs with rules for these (`--fidelity`,
     `--prune`, `--replicates`, `--inherit`, `--subject-to`) refuse it."""
+
+    @property
+    def scores(self) -> bool:
+        """Whether it learns what genomes trained in part will come to: it defines `learn` and `propose_learned`.
+
+        Then it says, in a run with `--fidelity`, who goes on.
+        """
+        return False
+
+    def learn(self, seen: Seen, space: SearchSpace) -> Prospects | None:
+        """Return what it learns of what was seen, a pure function of it; None while that is too little."""
+        del seen, space
+        return None
+
+    def propose_learned(self, history: History, prospects: Any, rng: np.random.Generator) -> Proposal | None:
+        """Return the next birth, as `propose` does, by what `learn` returned."""
+        del prospects
+        return self.propose(history, rng)
 
     def __post_init__(self) -> None:
         if self.population < 2:

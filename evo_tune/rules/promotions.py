@@ -18,7 +18,7 @@ from evo_tune.genome.standing import Entry
 from evo_tune.genome.trial import Proposal, Trial
 from evo_tune.rules.fidelity import CAUTION, keep, trust
 
-__all__ = ["Rungs"]
+__all__ = ["Rungs", "continued"]
 
 LEADERS = 3
 """Genomes leading at the end from whose early places promotions learn how far down to look."""
@@ -53,19 +53,38 @@ class Rungs:
             promoted: Keys and budgets that are out.
             audits: Keys of the genomes that are trained in full whatever they show.
         """
-        steps = list(pairwise(self.budgets))
-        for low, high in steps:
-            rung = self._at[low]
-            for _, row in sorted((self._number[key], rung.rows[key]) for key in audits if key in rung.rows):
-                if high not in (entry := rung.entries[row]).results and (entry.key, high) not in promoted:
-                    return _continued(entry, high)
-        for low, high in reversed(steps):
+        if (due := self.audited(promoted, audits)) is not None:
+            return due
+        for low, high in reversed(list(pairwise(self.budgets))):
             rung, ranked = self._at[low], self._at[low].ranked()
             best = ranked[: math.floor(max(low / high, self._share(low)) * len(ranked))]
             for row in best[rung.waits.get(len(ranked))[best, 0] > 0.0].tolist():
                 if ((entry := rung.entries[row]).key, high) not in promoted:
-                    return _continued(entry, high)
+                    return continued(entry, high)
         return None
+
+    def audited(self, promoted: set[tuple[str, float]], audits: Iterable[str]) -> Proposal | None:
+        """Return the continuation of an audit that is due, or None; see `due`."""
+        for low, high in pairwise(self.budgets):
+            rung = self._at[low]
+            for _, row in sorted((self._number[key], rung.rows[key]) for key in audits if key in rung.rows):
+                if high not in (entry := rung.entries[row]).results and (entry.key, high) not in promoted:
+                    return continued(entry, high)
+        return None
+
+    def number(self, entry: Entry) -> int:
+        """Return the number of a genome, in the order in which they were first told."""
+        return self._number[entry.key]
+
+    def standing(self, low: float) -> np.ndarray:
+        """Return the numbers of the genomes with a value at a rung, the best there first, shape (genomes,)."""
+        return self._at[low].standing()
+
+    def waiting(self, low: float, most: int) -> list[Entry]:
+        """Return at most so many of the genomes that were not trained beyond a rung, the best there first."""
+        rung = self._at[low]
+        ranked = rung.ranked()
+        return [rung.entries[row] for row in ranked[rung.waits.get(len(ranked))[ranked, 0] > 0.0][:most].tolist()]
 
     def _share(self, low: float) -> float:
         """Return the share of the genomes at a rung that go on, from those that were trained in full as well.
@@ -160,6 +179,7 @@ class _Rung:
         return np.asarray(self._numbers.get(len(self.entries))[self.ranked(), 0], dtype=int)
 
 
-def _continued(entry: Entry, budget: float) -> Proposal:
+def continued(entry: Entry, budget: float) -> Proposal:
+    """Return the further training of a genome, to a budget."""
     latest = entry.latest
     return Proposal(latest.genome, PROMOTION, latest.candidate.parents, budget, resumes=latest.id)

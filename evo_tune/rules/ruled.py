@@ -19,10 +19,11 @@ from evo_tune.genome.standing import Entry, entries
 from evo_tune.genome.trial import Candidate, Proposal, Trial
 from evo_tune.genome.values import Genome, genome_key
 from evo_tune.genome.view import View, ledger_of
-from evo_tune.plugins.strategy import Strategy
+from evo_tune.plugins.strategy import Prospects, Strategy
 from evo_tune.rules.curves import Curves
 from evo_tune.rules.fidelity import audits_among, is_audit
 from evo_tune.rules.inheritance import confirmation, source
+from evo_tune.rules.learned import chosen, prospects_of
 from evo_tune.rules.promotions import Rungs
 from evo_tune.rules.replicates import Doubt, Leader
 
@@ -123,7 +124,12 @@ class Ruled(Strategy):
         births = history.fresh_births
         audits = {genome_key(births[number].genome) for number in audits_among(len(births))}
         known = self._known(history)
-        due = known.rungs.due(promoted, audits)
+        if self._learns(history):
+            due = known.rungs.audited(promoted, audits)
+            if due is None and (prospects := self._prospects(history)) is not None:
+                due = chosen(known.rungs, prospects, promoted)
+        else:
+            due = known.rungs.due(promoted, audits)
         if due is not None:
             return self._bounded(due, history) if genome_key(due.genome) not in audits else due
         if self.rules.inherit:
@@ -145,9 +151,18 @@ class Ruled(Strategy):
             return None
         return _further(leader.birth, seeds)
 
+    def _learns(self, history: History) -> bool:
+        """Say whether the strategy learns who goes on: by one loss, of trainings from scratch, of this run alone."""
+        alone = len(history.objectives) == 1 and not self.rules.inherit and not history.lessons
+        return self.inner.scores and alone and len(self.rules.rungs) > 1
+
+    def _prospects(self, history: History) -> Prospects | None:
+        """Return what the strategy has learned of results in part; None where it does not, or not yet."""
+        return prospects_of(history, self.rules.rungs, self.inner) if self._learns(history) else None
+
     def _birth(self, history: History, rng: np.random.Generator) -> Proposal | None:
         view = self._view(history)
-        proposal = self._within(view, rng)
+        proposal = self._within(view, self._prospects(history), rng)
         if proposal is None:
             return None
         if not proposal.fresh or proposal.budget != 1.0 or proposal.stop_if or proposal.inherits is not None:
@@ -205,14 +220,17 @@ class Ruled(Strategy):
             return 0.0
         return violation([one for one in self.rules.constraints if one.metric in known], known)
 
-    def _within(self, view: View, rng: np.random.Generator) -> Proposal | None:
+    def _within(self, view: View, prospects: Prospects | None, rng: np.random.Generator) -> Proposal | None:
         """Return what the strategy proposes, or a random genome, within the constraints known before training.
 
         The strategy takes barred genomes for seen and avoids them; this is for what slips through all the same.
         """
         tries: list[Proposal] = []
         for _ in range(ASKED):
-            proposal = self.inner.propose(view, rng)
+            if prospects is None:
+                proposal = self.inner.propose(view, rng)
+            else:
+                proposal = self.inner.propose_learned(view, prospects, rng)
             if proposal is None or not self._excess(proposal.genome):
                 return proposal
             tries.append(proposal)

@@ -66,6 +66,21 @@ class Screen:
             rng: The only source of randomness.
         """
         process = None if models == "forest" else Process.fit(points, scores, sizes > 0)
+        return cls.around(process, points, scores, out, sizes, trees, models, rng)
+
+    @classmethod
+    def around(
+        cls,
+        process: Process | None,
+        points: np.ndarray,
+        scores: np.ndarray,
+        out: np.ndarray,
+        sizes: np.ndarray,
+        trees: int,
+        models: Literal["both", "forest", "process"],
+        rng: np.random.Generator,
+    ) -> Screen:
+        """Return `fit` with a process that was made already; None where it is not asked."""
         if not len(out):
             return cls(None if models == "process" else _forest(points, scores, sizes, trees, rng), process)
         model = process if process is not None else _forest(points, scores, sizes, trees, rng)

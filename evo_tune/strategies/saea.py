@@ -28,10 +28,11 @@ from evo_tune.genome.importance import ranks
 from evo_tune.genome.models.features import features_of, sizes_of
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Proposal, Trial
-from evo_tune.plugins.strategy import Strategy
+from evo_tune.plugins.strategy import Seen, Strategy
 from evo_tune.strategies._births import spread, unborn
 from evo_tune.strategies._chances import another_chance
 from evo_tune.strategies._deap import Individual, best_of, crossover, mutate, seeded, select, tournament
+from evo_tune.strategies._learned import Learned
 from evo_tune.strategies._rounds import Bred, Merits, searched, unseen
 from evo_tune.strategies._screen import Screen, expected_improvement, normal_scores
 from evo_tune.strategies._taught import Expectation
@@ -85,6 +86,8 @@ class SAEA(Strategy):
             the fewest births, at the place that a model of its own results finds the most promising.
         front: With several objectives parents are selected from 'all' trials at once, or in a 'steady' state, each
             trial having competed as it came.
+        early: With --fidelity and one objective, results in part are 'learned' from, and who goes on is what is
+            expected to end best; or they count by their 'places'.
     """
 
     first: int = 6
@@ -99,10 +102,17 @@ class SAEA(Strategy):
     searching: float = 0.5
     chances: float = 0.5
     front: Literal["all", "steady"] = "all"
+    early: Literal["learned", "places"] = "learned"
 
     several_objectives: ClassVar[bool] = True
     learns: ClassVar[bool] = True
-    before: ClassVar[Mapping[str, Any]] = {"believe": "average", "rounds": 0, "chances": 0.0, "front": "steady"}
+    before: ClassVar[Mapping[str, Any]] = {
+        "believe": "average",
+        "rounds": 0,
+        "chances": 0.0,
+        "front": "steady",
+        "early": "places",
+    }
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -115,7 +125,20 @@ class SAEA(Strategy):
         if not 0.0 <= self.kappa < math.inf:
             raise OptionError(f"kappa={self.kappa} is not allowed: expected a number of deviations, 0 or more")
 
+    @property
+    def scores(self) -> bool:
+        return self.early == "learned"
+
+    def learn(self, seen: Seen, space: SearchSpace) -> Learned | None:
+        return Learned.of(seen, sizes_of(space)) if len(seen.ids) >= self.first else None
+
     def propose(self, history: History, rng: np.random.Generator) -> Proposal | None:
+        return self._next(history, rng, None)
+
+    def propose_learned(self, history: History, prospects: Learned, rng: np.random.Generator) -> Proposal | None:
+        return self._next(history, rng, prospects)
+
+    def _next(self, history: History, rng: np.random.Generator, learned: Learned | None) -> Proposal | None:
         told = history.ranking
         if history.fresh_count < self.first or len(told) < self.first // 2:
             return (self._lesson(history) if history.fresh_count in TAUGHT else None) or spread(history, rng)
@@ -124,10 +147,13 @@ class SAEA(Strategy):
         bred = list(self._bred(history, rng, pool))
         if self.screen == "none":
             return next(unseen(history, bred), None) or unborn(history, rng)
-        chance = another_chance(history, bred, self.chances, rng)
-        if chance is not None:
-            return chance
-        merits = self._merits(history, told, places, rng)
+        if learned is not None:  # results in part are no chance that a value had: they bring no new best
+            merits = self._learned_merits(history, told, learned, rng)
+        else:
+            chance = another_chance(history, bred, self.chances, rng)
+            if chance is not None:
+                return chance
+            merits = self._merits(history, told, places, rng)
         if self.rounds and rng.random() < self.searching:
             return searched(history, bred, merits, self.rounds, rng) or unborn(history, rng)
         found = list(unseen(history, bred))
@@ -179,19 +205,49 @@ class SAEA(Strategy):
         expected = Expectation.of(history.lessons, points, scores, sizes)
         left = scores - expected(points) if expected.lessons else scores
         screen = Screen.fit(points, left, out, sizes, self.trees, self.models, rng)
-        best = float(scores.max())
+        return self._judged(screen, expected if expected.lessons else None, float(scores.max()), space, trust, rng)
+
+    def _judged(
+        self,
+        screen: Screen,
+        expected: Expectation | None,
+        best: float,
+        space: SearchSpace,
+        trust: float,
+        rng: np.random.Generator,
+    ) -> Merits:
+        """Return what says how promising a genome is by models, and by what earlier runs lead one to expect."""
+        sizes = sizes_of(space)
         appetite = rng.exponential(self.kappa) if self.screen == "ucb" else 0.0  # its own for each birth
 
         def merits(units: np.ndarray) -> np.ndarray:
             features = features_of(units, sizes)
             mean, deviation = screen.predict(features)
-            if expected.lessons:
+            if expected is not None:
                 mean = mean + expected(features)
             if self.screen == "ei":
                 return expected_improvement(mean, deviation, best) + trust * beliefs(space.genes, units)
             return np.asarray(mean + appetite * deviation)
 
         return merits
+
+    def _learned_merits(
+        self, history: History, told: Sequence[Trial], learned: Learned, rng: np.random.Generator
+    ) -> Merits:
+        """Return the same by what was learned of results in part; rows of what was learned are the view's trials."""
+        space, sizes = history.space, sizes_of(history.space)
+        failed = history.failed
+        kept = np.arange(len(told) + len(failed))
+        if len(kept) > POINTS:
+            kept = np.append(kept[: POINTS // 2], rng.choice(kept[POINTS // 2 :], POINTS - POINTS // 2, replace=False))
+        trials = [told[at] if at < len(told) else failed[at - len(told)] for at in kept.tolist()]
+        rows = np.array([trial.told_order for trial in trials])
+        points = features_of(learned.seen.encoded(rows), sizes)
+        out = [history.born_units[one.id] for one in history.out[-RECENT:]]
+        waiting = features_of(np.stack(out), sizes) if out else np.empty((0, len(sizes)))
+        process = None if self.models == "forest" else learned.process
+        screen = Screen.around(process, points, learned.scores(rows), waiting, sizes, self.trees, self.models, rng)
+        return self._judged(screen, None, learned.best, space, TRUST / history.fresh_count, rng)
 
     def _lesson(self, history: History) -> Proposal | None:
         """Return the best genome of an earlier run that was not born, of each run by turns."""

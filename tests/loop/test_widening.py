@@ -58,6 +58,7 @@ WIDER = {"lr": parse_gene("lr", "log(1e-5,1e1)"), "x": parse_gene("x", "float(-2
 RULES: dict[str, dict[str, Any]] = {
     "none": {},
     "rungs": {"fidelity": "1/3,1", "prune": True, "replicates": 2},
+    "by worth": {"replicates": "auto", "subject_to": ["width<=100"]},
     "replicates": {"replicates": 3, "subject_to": ["width<=100"]},
 }
 

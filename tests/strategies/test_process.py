@@ -105,3 +105,54 @@ def test_believing_changes_no_mean_and_is_as_sure_as_if_it_had_seen() -> None:
     shared, _ = matern(np.tensordot(process.relevance, squares(seen, asked, FREE), 1))
     inverse = np.linalg.inv(kernel + process.noise * np.eye(len(seen)))
     assert np.allclose(surer, np.maximum(1.0 - np.einsum("ac,ab,bc->c", shared, inverse, shared), 1e-9), atol=1e-8)
+
+
+AGES = np.log([1 / 9, 1 / 3, 1.0])
+
+
+def test_the_gradient_by_the_drift_is_that_of_the_likelihood_too() -> None:
+    x, rng = points(12, 1), np.random.default_rng(1)
+    scores, ages = rng.normal(size=12), AGES[rng.integers(3, size=12)]
+    steps, apart = squares(x, x, FREE), np.abs(ages[:, None] - ages[None, :])
+
+    def likelihood(logs: np.ndarray) -> float:
+        kernel, _ = matern(np.tensordot(np.exp(logs[:3]), steps, 1))
+        kernel *= np.exp(-np.exp(logs[4]) * apart)
+        return float(multivariate_normal(np.zeros(12), kernel + np.exp(logs[3]) * np.eye(12)).logpdf(scores))
+
+    logs = np.array([1.0, 0.3, 0.5, -2.0, -0.7])
+    assert np.allclose(_gradient(steps, scores, logs, apart), approx_fprime(logs, likelihood, 1e-6), atol=1e-3)
+
+
+def partly(trusted: bool) -> Process:
+    """Return what is learned of 20 genomes trained in full, whose early scores are the last ones, or others'."""
+    x = points(20, 0)
+    scores = surface(x)
+    scores = (scores - scores.mean()) / scores.std()
+    early = scores if trusted else np.random.default_rng(3).permutation(scores)
+    ages = np.repeat(AGES[[0, 2]], 20)
+    return Process.fit(np.tile(x, (2, 1)), np.append(early, scores), FREE, ages)
+
+
+def test_it_learns_how_far_early_scores_can_be_trusted() -> None:
+    assert partly(True).trust(1 / 9) > 0.95
+    assert partly(False).trust(1 / 9) < 0.4
+    assert partly(True).trust(1.0) == 1.0
+
+
+def test_a_score_of_its_own_updates_a_prediction_as_if_it_had_been_seen() -> None:
+    process, asked = partly(True), points(5, 8)
+    ages, scores = AGES[[0, 1, 0, 1, 0]], np.array([1.0, -1.0, 0.3, 0.0, 2.0])
+    mean, variance = process.updated(asked, ages, scores)
+    assert process.ages is not None
+    for at in range(5):
+        seen, when = np.vstack([process.points, asked[at]]), np.append(process.ages, ages[at])
+        kernel, _ = matern(np.tensordot(process.relevance, squares(seen, seen, FREE), 1))
+        kernel *= np.exp(-process.drift * np.abs(when[:, None] - when[None, :]))
+        shared, _ = matern(np.tensordot(process.relevance, squares(seen, asked[at : at + 1], FREE), 1))
+        shared = shared[:, 0] * np.exp(-process.drift * np.abs(when))
+        known = np.append(np.linalg.inv(process.inverse) @ process.weights, scores[at])
+        inverse = np.linalg.inv(kernel + process.noise * np.eye(len(seen)))
+        assert np.isclose(mean[at], shared @ inverse @ known, atol=1e-5)
+        assert np.isclose(variance[at], 1.0 - shared @ inverse @ shared, atol=1e-5)
+    assert not np.allclose(mean, process.predict(asked)[0], atol=1e-3)

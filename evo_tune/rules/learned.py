@@ -1,0 +1,113 @@
+"""Who goes on to a larger budget by what the strategy learns of early results: for strategies that declare `scores`.
+
+As in `promotions`, as many go on as are needed so that the one that would end best is among them; but how far early
+results can be trusted, and who is best, is what the strategy's model of (genome, share of a training) says. Nothing
+here proposes a new genome.
+
+Sources: Swersky, Snoek & Adams, Freeze-thaw Bayesian optimization (2014); Wistuba, Kadra & Grabocka, Supervising the
+multi-fidelity race of hyperparameter configurations (NeurIPS 2022), whose model learns as well, and whose rule differs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from evo_tune.genome.history import Grown, History
+from evo_tune.genome.importance import ranks
+from evo_tune.genome.trial import Proposal, Trial
+from evo_tune.genome.view import ledger_of
+from evo_tune.plugins.strategy import Prospects, Seen, Strategy
+from evo_tune.rules.fidelity import CAUTION, keep
+from evo_tune.rules.promotions import Rungs, continued
+
+__all__ = ["chosen", "prospects_of", "seen_of"]
+
+LEAST = 0.6
+"""Least share that goes on, in parts of the rungs' ratio: a model that is sure may be more selective than halving."""
+
+MOST = 96
+"""Genomes at a rung that are asked for what is expected of them, at most: what bounds the cost of a birth."""
+
+
+@dataclass
+class _Memo:
+    """What was learned of the results told so far, once it was asked for: the state of a fold."""
+
+    asked: bool = False
+    found: Prospects | None = None
+
+    def anew(self, trial: Trial) -> _Memo:
+        """Forget it: another result was told."""
+        del trial
+        return _Memo()
+
+
+def prospects_of(history: History, rungs: Sequence[float], strategy: Strategy) -> Prospects | None:
+    """Return what a strategy has learned of a run, or None while that is nothing; made once for each result."""
+    memo = history.fold((__name__, strategy, tuple(rungs)), _Memo, _Memo.anew)
+    if not memo.asked:
+        seen, memo.asked = seen_of(history, rungs), True
+        memo.found = None if seen is None else strategy.learn(seen, history.space)
+    return memo.found
+
+
+def seen_of(history: History, rungs: Sequence[float]) -> Seen | None:
+    """Return what the genomes of a run with one objective have shown at each rung; rows are those of its ledger.
+
+    Returns:
+        None while none was trained in full.
+    """
+    ledger = ledger_of(history)
+    count, nothing = len(ledger.rows), Grown(math.nan)
+    losses = np.stack([ledger.losses.get(rung, nothing).get(count)[:, 0] for rung in rungs], axis=1)
+    alive, violation = ledger.alive.get(count)[:, 0] > 0.0, ledger.violation.get(count)[:, 0]
+    if not np.isfinite(losses[alive, -1]).any():
+        return None
+    good, bad = np.flatnonzero(alive & (violation == 0.0)), np.flatnonzero(alive & (violation > 0.0))
+    places = np.full(losses.shape, math.nan)
+    if len(good):
+        places[good] = np.stack(ledger.by_rung(losses[good], 0), axis=1)
+    places[bad] = (len(good) + ranks(violation[bad]))[:, None]
+    places[np.isnan(losses)] = math.nan
+    failed = ~alive
+    places[failed] = math.nan
+    places[failed, -1] = alive.sum() + (failed.sum() + 1) / 2
+    return Seen(tuple(rungs), places, ledger.births.get(count)[:, 0], history.born_units)
+
+
+def chosen(rungs: Rungs, prospects: Prospects, promoted: set[tuple[str, float]]) -> Proposal | None:
+    """Return the continuation that is due, or None: the highest rung first, the most promising genome of it.
+
+    Args:
+        rungs: Who stands where.
+        prospects: What is expected of them.
+        promoted: Keys and budgets that are out.
+    """
+    for low, high in reversed(list(pairwise(rungs.budgets))):
+        there = rungs.standing(low)
+        share = max(LEAST * low / high, keep(prospects.trust(low), max(1, len(there)), CAUTION), _depth(rungs, low))
+        among = there if len(there) <= MOST else np.sort(there)[np.linspace(0, len(there) - 1, MOST).astype(int)]
+        kept = math.floor(share * len(among))
+        waiting = [entry for entry in rungs.waiting(low, MOST) if (entry.key, high) not in promoted]
+        if not kept or not waiting:
+            continue
+        mine = np.array([rungs.number(entry) for entry in waiting])
+        asked = np.union1d(among, mine)  # each once, so that a genome is as good as itself to the bit
+        worth = prospects.worth(asked)
+        bar = np.sort(worth[np.searchsorted(asked, among)])[-kept]
+        hopes = worth[np.searchsorted(asked, mine)]
+        if hopes.max() >= bar:
+            return continued(waiting[int(np.argmax(hopes))], high)
+    return None
+
+
+def _depth(rungs: Rungs, low: float) -> float:
+    """Return how far down at a rung the genome came from that now leads at the end, as a share of those there."""
+    there, ended = rungs.standing(low), rungs.standing(1.0)
+    came = np.flatnonzero(there == ended[0]) if len(ended) else np.empty(0)
+    return float((came[0] + 1) / len(there)) if len(came) else 0.0
