@@ -236,7 +236,9 @@ def _default_parameters(job: Job) -> dict[str, Any]:
 
 
 def _bound(job: Job) -> dict[str, Any]:
-    return find_evaluator(EVALUATOR).bind(job.options)
+    """Return the options as a run settles them, or others would search another space than evo-tune."""
+    evaluator = find_evaluator(EVALUATOR)
+    return evaluator.settled(evaluator.bind(job.options), rungs=False)
 
 
 class Reporting(Context):

@@ -83,3 +83,13 @@ def test_the_best_of_the_best_is_told_by_seeds_that_did_not_choose_it(
     chosen, told = {seed for _, seed in asked[:6]}, {seed for _, seed in asked[6:]}
     assert len(chosen) == len(told) == 3
     assert chosen.isdisjoint(told)
+
+
+def test_all_methods_search_the_space_of_a_run(real: ModuleType, tmp_path: Path) -> None:
+    job = real.Job(6.0, {}, 3, 0)
+    search = Search(real.EVALUATOR, options=job.options, store=tmp_path, trials=1)
+    search.close()
+    assert real._default_parameters(job).keys() == search.saved.genes.keys()
+    assert {name: search.saved.manifest.options[name] for name in ("size", "flops")} == {
+        name: real._bound(job)[name] for name in ("size", "flops")
+    }
