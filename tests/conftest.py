@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from evo_tune.dispatch import Plan, Slot, Task
 from evo_tune.genome.trial import Candidate
@@ -51,6 +52,11 @@ def evaluate(genome, context, *, sleep: float = 0.0, failing: float = 0.0):
     loss = (genome["x"] - 0.4) ** 2 + abs(genome["n"] - 20) / 64 + 0.1 * noise
     return {"loss": loss, "cost": genome["n"] * (1.5 + genome["x"])}
 '''
+
+
+# A busy machine pauses for longer than an example takes.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -5,14 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from hypothesis import assume, settings
+from hypothesis import assume
 from hypothesis import strategies as st
 
 from evo_tune.errors import SpaceError
 from evo_tune.genome.genes import Choice, Float, Gene, Int
-
-settings.register_profile("patient", deadline=None)  # a busy machine pauses for longer than an example takes
-settings.load_profile("patient")
 
 UNIT = st.floats(0.0, 1.0)
 SEED = st.integers(0, 2**32 - 1)

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from evo_tune.errors import SpaceError
@@ -14,9 +14,6 @@ from evo_tune.genome.genes import Int
 from evo_tune.genome.history import History
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Candidate, Minimize, Outcome, Trial
-
-settings.register_profile("patient", deadline=None)  # a busy machine pauses for longer than an example takes
-settings.load_profile("patient")
 
 SPACE = SearchSpace(n=Int(0, 9), m=Int(0, 9))
 OBJECTIVES = (Minimize("loss"), Minimize("cost"))

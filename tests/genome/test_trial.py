@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from evo_tune.errors import SpaceError
@@ -24,9 +24,6 @@ from evo_tune.genome.trial import (
     conclude,
     trial_seed,
 )
-
-settings.register_profile("patient", deadline=None)  # a busy machine pauses for longer than an example takes
-settings.load_profile("patient")
 
 
 def test_fresh_births_count() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections import deque
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from evo_tune.genome.trial import Outcome
@@ -70,7 +70,6 @@ NAMES = ("cuda:0", "cuda:1", "node2/cuda:0", "node3/cpu")
 DEVICES = st.integers(1, 4).map(lambda many: NAMES[:many])
 
 
-@settings(deadline=None)
 @given(DEVICES, st.sets(st.integers(0, 29)), st.sampled_from(["failed", "crashed", "timeout"]), st.integers(0, 99))
 def test_on_devices_that_are_well_every_result_is_the_genomes_and_no_device_is_lost(devices, bad, status, seed):
     """So a run in birth order is the same for any number of them."""
@@ -81,7 +80,6 @@ def test_on_devices_that_are_well_every_result_is_the_genomes_and_no_device_is_l
         assert not machine.health.aside
 
 
-@settings(deadline=None)
 @given(
     st.integers(1, 3),
     st.sampled_from(["failed", "crashed", "timeout", "out_of_memory"]),
@@ -99,7 +97,6 @@ def test_a_device_that_never_did_well_gives_no_result_and_is_set_aside(good, sta
     assert machine.done["ill"] <= 2 * SICK + len(bad)
 
 
-@settings(deadline=None)
 @given(st.integers(1, 3), st.integers(1, 20), st.integers(0, 99))
 def test_a_device_that_falls_ill_gives_no_false_result_either(good, began, seed):
     machine = Machine({**dict.fromkeys(NAMES[:good]), "ill": began}, set(), "crashed", 1.0, seed)
@@ -108,7 +105,6 @@ def test_a_device_that_falls_ill_gives_no_false_result_either(good, began, seed)
     assert machine.done["ill"] <= began + SICK
 
 
-@settings(deadline=None)
 @given(DEVICES, st.integers(1, 10), st.integers(0, 99))
 def test_only_where_all_fail_is_no_device_left_and_few_results_are_false(devices, began, seed):
     machine = Machine(dict.fromkeys(devices, began), set(), "failed", 1.0, seed)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Optional
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from evo_tune.errors import OptionError
@@ -21,9 +21,6 @@ from evo_tune.options.binding import bind, call_with, options_of, split_assignme
 
 if TYPE_CHECKING:
     from nowhere import Unknown
-
-settings.register_profile("patient", deadline=None)  # a busy machine pauses for longer than an example takes
-settings.load_profile("patient")
 
 
 HALF = np.float64(0.5)

@@ -50,7 +50,7 @@ def table(luck: int) -> Draw:
 
 
 @given(FINALISTS, SEEDS, LUCK)
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow])
 def test_the_order_of_arrival_changes_neither_work_nor_verdict(finalists: int, seeds: int, luck: int) -> None:
     race, draw, order = race_of(finalists, seeds), table(luck), random.Random(luck)
     by_waves = play(race, draw)
@@ -66,7 +66,7 @@ def test_the_order_of_arrival_changes_neither_work_nor_verdict(finalists: int, s
 
 
 @given(FINALISTS, SEEDS, LUCK)
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow])
 def test_caps_are_kept_and_failures_never_win(finalists: int, seeds: int, luck: int) -> None:
     race = race_of(finalists, seeds)
     results, standing = play(race, table(luck))
@@ -176,7 +176,7 @@ def test_the_comparison_is_looked_at_in_thirds_of_its_cap(seeds: int, when: list
 
 
 @given(st.floats(-1e6, 1e6), st.integers(1, 400))
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(suppress_health_check=[HealthCheck.too_slow])
 def test_students_tail_is_scipys(t: float, freedom: int) -> None:
     assert student_tail(t, freedom) == pytest.approx(stats.t.sf(t, freedom), abs=1e-8)  # SciPy's 0.5 near 0
 

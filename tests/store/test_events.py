@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from evo_tune.genome.genes import Choice, Float, Gene, Int
@@ -32,9 +32,6 @@ from evo_tune.store.events import (
     write,
 )
 from evo_tune.store.session import BACKENDS, Session
-
-settings.register_profile("patient", deadline=None)  # a busy machine pauses for longer than an example takes
-settings.load_profile("patient")
 
 ROOT = Path(__file__).parents[2]
 NUMBER = st.floats(allow_nan=True, allow_infinity=True)

@@ -2,7 +2,7 @@ from collections import Counter
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from evo_tune.errors import RecipeError
@@ -18,7 +18,6 @@ def starts(windows: TrainingWindows, steps: range) -> list[int]:
     return [int(row[0]) for step in steps for inputs, _ in windows.window(step) for row in inputs]
 
 
-@settings(deadline=None)
 @given(
     n=st.integers(20, 400),
     context=st.integers(1, 19),
@@ -43,7 +42,6 @@ def test_windows_are_pieces_of_the_text_and_every_one_is_there(
     assert made.steps == -(-total // batch)
 
 
-@settings(deadline=None)
 @given(n=st.integers(60, 300), context=st.integers(1, 19), seed=st.integers(0, 2**32 - 1))
 def test_an_epoch_visits_the_text_once_and_the_next_in_another_order(n: int, context: int, seed: int) -> None:
     size = TrainingWindows(numbered(n), context=context, batch=1, total=1, seed=seed).epoch_windows

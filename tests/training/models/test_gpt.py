@@ -34,7 +34,7 @@ def configs(draw: st.DrawFn) -> GPTConfig:
     )
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(config=configs())
 def test_parameters_equal_the_formula(config: GPTConfig) -> None:
     model = GPT(config)
@@ -49,7 +49,7 @@ def test_gpt2_small_has_its_known_size() -> None:
     assert config.parameters == 124_439_808
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(config=configs(), data=st.data())
 def test_no_output_sees_a_later_token(config: GPTConfig, data: st.DataObject) -> None:
     model = GPT(config, seed=1).eval()

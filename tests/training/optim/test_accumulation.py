@@ -33,7 +33,7 @@ def ragged(lengths: list[int]) -> tuple[MicroBatch, list[MicroBatch]]:
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-14), (torch.float32, 1e-6)])
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(lengths=st.lists(st.integers(1, 12), min_size=1, max_size=6))
 def test_ragged_micro_batches_give_the_gradient_of_one_batch(
     lengths: list[int], dtype: torch.dtype, tolerance: float

@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from evo_tune.errors import RecipeError
@@ -17,7 +17,6 @@ def parameters(scale: float) -> list[torch.Tensor]:
     return made
 
 
-@settings(deadline=None)
 @given(scale=st.floats(1e-3, 1e3), limit=st.floats(1e-2, 1e2))
 def test_the_norm_becomes_the_smaller_of_itself_and_the_limit(scale: float, limit: float) -> None:
     mine, torchs = parameters(scale), parameters(scale)

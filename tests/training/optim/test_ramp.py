@@ -47,7 +47,7 @@ def test_the_ramp_of_v3() -> None:
     assert ramp.size(2 * half + 2, batch=15360, total=total) == 15360
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(total=st.integers(1, 120), start=st.integers(1, 16), micro=st.integers(1, 5), fraction=st.floats(0.05, 1.0))
 def test_a_ramp_sees_the_same_windows_in_the_same_order(total: int, start: int, micro: int, fraction: float) -> None:
     text = torch.arange(300, dtype=torch.int32)
