@@ -16,7 +16,7 @@ from evo_tune.genome.constraint import Constraint
 from evo_tune.genome.history import History
 from evo_tune.genome.importance import ranks
 from evo_tune.genome.trial import Candidate, Objective, Trial
-from evo_tune.genome.values import genome_key
+from evo_tune.genome.values import genome_key, mean_of
 
 __all__ = ["Entry", "as_from_scratch", "averaged", "entries", "filled", "placed", "placed_by_rung", "places"]
 
@@ -66,7 +66,7 @@ class Entry:
             return (math.inf,)
         if budget < 1.0 or not self.repeats:
             return trial.losses
-        return tuple(map(float, np.mean([one.losses for one in (trial, *self.repeats) if one.losses], axis=0)))
+        return tuple(map(float, mean_of([one.losses for one in (trial, *self.repeats) if one.losses])))
 
 
 def averaged(trials: Sequence[Trial], objectives: Sequence[Objective], constraints: Sequence[Constraint]) -> Trial:
@@ -75,7 +75,7 @@ def averaged(trials: Sequence[Trial], objectives: Sequence[Objective], constrain
     if len(trials) == 1:
         return first
     names = [name for name in first.outcome.metrics if all(name in trial.outcome.metrics for trial in trials)]
-    metrics = {name: float(np.mean([trial.outcome.metrics[name] for trial in trials])) for name in names}
+    metrics = {name: float(mean_of([trial.outcome.metrics[name] for trial in trials])) for name in names}
     outcome = replace(first.outcome, metrics=metrics)
     return Trial.of(first.candidate, outcome, first.told_order, objectives, constraints)
 

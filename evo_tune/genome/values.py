@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -15,7 +15,7 @@ import numpy as np
 from evo_tune.errors import SpaceError
 from evo_tune.text import is_writable
 
-__all__ = ["Genome", "Value", "genome_key", "is_same", "read_value"]
+__all__ = ["Genome", "Value", "genome_key", "is_same", "mean_of", "read_value"]
 
 Value: TypeAlias = bool | int | float | str
 Genome: TypeAlias = dict[str, Value]
@@ -43,6 +43,16 @@ def _is_plainly_same(value: Any, other: Any) -> bool:
     """Say whether two values are one, where that needs no JSON, which is ten times as slow; 0.0 and -0.0 are not."""
     kind = type(value)
     return kind is type(other) and value == other and (kind is int or kind is str or (kind is float and value != 0.0))
+
+
+def mean_of(values: Sequence[float] | Sequence[Sequence[float]]) -> np.ndarray:
+    """Return the means over the first axis, one row at least; of finite numbers they are, however large these are."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        found = np.asarray(np.mean(values, axis=0))
+        if not np.isfinite(found).all() and np.isfinite(values).all():  # their sums are not
+            _, power = np.frexp(np.abs(values).max())
+            found = np.asarray(np.ldexp(np.mean(np.ldexp(values, -power), axis=0), power))
+    return found
 
 
 def read_value(text: str) -> Value:

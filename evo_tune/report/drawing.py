@@ -141,7 +141,7 @@ def as_json(specs: Mapping[str, Any]) -> str:
 def _plain(value: Any) -> Any:
     """Return what JSON has no word for: a scalar as Python's, an array of numbers by its type and its bytes."""
     if not isinstance(value, np.ndarray):
-        return value.item()
+        return _without_nan(value.item())
     if value.dtype.kind not in "iuf" or value.ndim != 1:
         return _without_nan(value.tolist())
     small = value.dtype.kind != "f" and (not len(value) or (value.min() >= -(2**31) and value.max() < 2**31))

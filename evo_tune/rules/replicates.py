@@ -16,7 +16,6 @@ import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
-from statistics import fmean
 from typing import TypeAlias
 
 import numpy as np
@@ -28,7 +27,7 @@ from evo_tune.genome.models.seeds import Belief, Trainings, fitted, selected
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.standing import Entry
 from evo_tune.genome.trial import Candidate, Trial
-from evo_tune.genome.values import genome_key
+from evo_tune.genome.values import genome_key, mean_of
 
 __all__ = ["AUTO", "CAP", "Doubt", "Leader", "parse_replicates"]
 
@@ -168,7 +167,7 @@ class Doubt:
         known.take(trial)
         if trial.candidate.replicate and trial.candidate.replicate in known.losses:
             self._same = self._same is not False and len(set(known.losses.values())) == 1
-        self._means.set(row, fmean(known.losses.values()) if known.losses else math.inf)
+        self._means.set(row, float(mean_of(list(known.losses.values()))) if known.losses else math.inf)
         self._counts.set(row, len(known.losses))
         self._told += 1
         tells = self._told >= self._due or (trial.candidate.replicate > 0 and self._learned is not None)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import itertools
 import json
 
+import numpy as np
 import pytest
 
-from evo_tune.genome.values import genome_key, is_same
+from evo_tune.genome.values import genome_key, is_same, mean_of
 
 VALUES = [0, 1, -1, 0.0, -0.0, 1.0, -1.0, 5, 5.0, True, False, "1", "", 0.1, 1e300, 2**63, float("nan"), [1], [1.0]]
 
@@ -24,3 +25,11 @@ def test_two_genomes_are_one_where_their_json_is() -> None:
 @pytest.mark.parametrize("value", [object(), float, {1, 2}])
 def test_what_is_no_plain_data_is_nobodys(value: object) -> None:
     assert not is_same({"a": value}, {"a": value})  # type: ignore[dict-item]
+
+
+def test_finite_numbers_have_a_finite_mean() -> None:
+    assert mean_of([1.5e308, 1.7e308]) == pytest.approx(1.6e308)
+    assert mean_of([(1.7e308, 1.0), (1.7e308, 2.0)]).tolist() == [1.7e308, 1.5]
+    assert mean_of([1.0, np.inf]) == np.inf
+    values = np.random.default_rng(0).normal(size=13).tolist()
+    assert mean_of(values) == np.mean(values), "to the bit: older runs rest on it"

@@ -20,6 +20,7 @@ from statistics import NormalDist
 import numpy as np
 
 from evo_tune.genome.models.matern import covariance, matern, squares, weighted
+from evo_tune.genome.values import mean_of
 
 __all__ = ["Belief", "Trainings", "by_expectation", "fitted", "selected"]
 
@@ -78,10 +79,13 @@ class Trainings:
 
     def scaled(self) -> tuple[np.ndarray, float, float]:
         """Return the losses with mean 0 and variance 1, the worst drawn in (`WORST`); mean and deviation before."""
-        middle = float(np.median(self.losses))
-        losses = np.minimum(self.losses, middle + WORST * (middle - self.losses.min()))
+        _, power = np.frexp(np.abs(self.losses).max())  # squares and sums of what they are would overflow
+        told = np.ldexp(self.losses, -power)
+        middle = float(np.median(told))
+        losses = np.minimum(told, middle + WORST * (middle - told.min()))
         mean, deviation = float(losses.mean()), float(losses.std())
-        return np.asarray((losses - mean) / (deviation or 1.0)), mean, deviation
+        scores = np.asarray((losses - mean) / (deviation or 1.0))
+        return scores, float(np.ldexp(mean, power)), float(np.ldexp(deviation, power))
 
 
 def selected(means: np.ndarray, counts: np.ndarray) -> np.ndarray:
@@ -215,7 +219,7 @@ def by_expectation(
         points: Returns the features of the genomes in some places, shape (places, features).
         unordered: Whether a feature has no order, shape (features,).
     """
-    means = np.array([np.mean(list(losses.values())) for losses in known])
+    means = np.array([float(mean_of(list(losses.values()))) for losses in known])
     kept: list[int] = selected(means, np.array([len(losses) for losses in known])).tolist()
     again = [losses for losses in known if len(losses) > 1]
     if len(kept) < FEWEST or (again and all(len(set(losses.values())) == 1 for losses in again)):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.optimize import approx_fprime
@@ -149,3 +151,14 @@ def test_where_seeds_change_nothing_what_was_seen_is_what_is_expected() -> None:
     assert by_expectation(known[:2], lambda rows: given.points[list(rows)], given.unordered) == {
         row: known[row][0] for row in sorted(range(2), key=lambda row: known[row][0])
     }
+
+
+@pytest.mark.parametrize("power", [-900, -3, 10, 1020])
+def test_nothing_depends_on_the_unit_of_the_loss_however_large_it_is(power: int) -> None:
+    given = trainings(9, np.random.default_rng(4))
+    other = replace(given, losses=np.ldexp(given.losses, power))
+    assert np.abs(given.losses).max() < 4.0
+    assert np.array_equal(fitted(other), fitted(given))
+    one, two = Belief(given, LOGS), Belief(other, LOGS)
+    assert np.array_equal(two.expected, np.ldexp(one.expected, power))
+    assert two.of_seed(0, 3) == np.ldexp(one.of_seed(0, 3), power)
