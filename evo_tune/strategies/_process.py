@@ -5,8 +5,8 @@ stays a function of its points. This file knows points and scores only, nothing 
 
 Sources: Rasmussen & Williams, Gaussian Processes for Machine Learning (MIT Press, 2006), chapters 2 and 5;
 Hvarfner, Hellsten & Nardi, Vanilla Bayesian optimization performs great in high dimensions (ICML 2024) for
-length scales that grow with the number of genes; Riedmiller & Braun, Rprop (ICNN 1993) for the steps; Swersky, Snoek &
-Adams, Freeze-thaw Bayesian optimization (2014) for trainings that were not ended.
+length scales that grow with the number of genes; Swersky, Snoek & Adams, Freeze-thaw Bayesian optimization (2014) for
+trainings that were not ended.
 """
 
 from __future__ import annotations
@@ -16,12 +16,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from evo_tune.genome.models.matern import covariance, matern, squares, weighted
+from evo_tune.genome.models.climbing import most_probable
+from evo_tune.genome.models.matern import covariance, matern, squares, times, weighted
 
 __all__ = ["Process"]
-
-STEPS = 20
-"""Steps of the fit: enough to tell genes that matter from genes that do not, few enough to be cheap."""
 
 LENGTH, LENGTHS = 0.5, 1.0
 """Prior of a length scale, in unit coordinates and for one gene: its median and the deviation of its logarithm."""
@@ -32,9 +30,6 @@ NOISE, NOISES = 0.02, 1.5
 DRIFT, DRIFTS = 0.18, 1.0
 """Prior of how fast a genome's results part as budgets do, for a factor e between them: that a ninth tells .67 of the
 whole, in correlation. Its median and the deviation of its logarithm."""
-
-ALONE = 200_000
-"""Multiplications of a product of matrices that BLAS does in the thread that asks."""
 
 
 @dataclass(frozen=True)
@@ -89,13 +84,7 @@ class Process:
         spread = np.append(np.full(features, 2.0 * LENGTHS), NOISES)
         if apart is not None:
             middle, spread = np.append(middle, math.log(DRIFT)), np.append(spread, DRIFTS)
-        logs, size, last = middle.copy(), np.full(len(middle), 0.4), np.zeros(len(middle))
-        for _ in range(STEPS):
-            uphill = _gradient(steps, scores, logs, apart) - (logs - middle) / spread**2
-            turned = np.sign(uphill * last)
-            size *= np.where(turned > 0, 1.2, np.where(turned < 0, 0.5, 1.0))
-            last = np.where(turned < 0, 0.0, uphill)
-            logs = np.clip(logs + np.sign(last) * size, middle - 3.0 * spread, middle + 3.0 * spread)
+        logs = most_probable(lambda logs: _gradient(steps, scores, logs, apart), middle, spread)
         relevance, noise = np.exp(logs[:features]), math.exp(logs[features])
         kernel, _ = matern(weighted(relevance, steps))
         drift = 0.0 if apart is None else math.exp(logs[-1])
@@ -131,20 +120,20 @@ class Process:
         known = np.zeros(len(self.points)) if self.ages is None else self.ages
         late = kernel * np.exp(-self.drift * np.abs(known))[:, None]
         early = kernel * np.exp(-self.drift * np.abs(known[:, None] - ages[None, :]))
-        explained = _times(self.inverse, early)
+        explained = times(self.inverse, early)
         doubt = np.maximum(1.0 - (early * explained).sum(axis=0), 1e-9)
         common = np.exp(self.drift * ages) - (late * explained).sum(axis=0)
         gain = common / (doubt + self.noise)
-        variance = 1.0 - (late * _times(self.inverse, late)).sum(axis=0) - gain * common
+        variance = 1.0 - (late * times(self.inverse, late)).sum(axis=0) - gain * common
         return self.weights @ late + gain * (scores - self.weights @ early), np.maximum(variance, 1e-9)
 
     def predict(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return mean and variance of the last score of each point, noise excluded, each of shape (points,)."""
         shared = self._shared(points)
-        explained = (shared * _times(self.inverse, shared)).sum(axis=0)
+        explained = (shared * times(self.inverse, shared)).sum(axis=0)
         if self.out is not None and self.surer is not None:
             further = self._covariance(self.out, points)
-            explained += (further * _times(self.surer, further)).sum(axis=0)
+            explained += (further * times(self.surer, further)).sum(axis=0)
         return self.weights @ shared, np.maximum(1.0 - explained, 1e-9)
 
     def _kernel(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
@@ -161,13 +150,7 @@ class Process:
     def _covariance(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
         """Return the covariance of points given those that it was fitted to, noise excluded, shape (left, right)."""
         one, other = self._shared(left), self._shared(right)
-        return np.asarray(self._kernel(left, right) - _times(one.T, _times(self.inverse, other)))
-
-
-def _times(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Return a product of matrices, by as many columns at a time as BLAS takes without waking threads."""
-    width = max(1, ALONE // (left.shape[0] * left.shape[1]))
-    return np.concatenate([left @ right[:, at : at + width] for at in range(0, right.shape[1], width)], axis=1)
+        return np.asarray(self._kernel(left, right) - times(one.T, times(self.inverse, other)))
 
 
 def _gradient(steps: np.ndarray, scores: np.ndarray, logs: np.ndarray, apart: np.ndarray | None = None) -> np.ndarray:

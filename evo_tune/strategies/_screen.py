@@ -50,6 +50,7 @@ class Screen:
         trees: int,
         models: Literal["both", "forest", "process"],
         rng: np.random.Generator,
+        process: Process | None = None,
     ) -> Screen:
         """Return models of the points, which believe that what is out gives what they expect of it.
 
@@ -64,23 +65,12 @@ class Screen:
             trees: Trees of the forest.
             models: Who predicts.
             rng: The only source of randomness.
+            process: One that was made already, of other points; None: it is made of these.
         """
-        process = None if models == "forest" else Process.fit(points, scores, sizes > 0)
-        return cls.around(process, points, scores, out, sizes, trees, models, rng)
-
-    @classmethod
-    def around(
-        cls,
-        process: Process | None,
-        points: np.ndarray,
-        scores: np.ndarray,
-        out: np.ndarray,
-        sizes: np.ndarray,
-        trees: int,
-        models: Literal["both", "forest", "process"],
-        rng: np.random.Generator,
-    ) -> Screen:
-        """Return `fit` with a process that was made already; None where it is not asked."""
+        if models == "forest":
+            process = None
+        elif process is None:
+            process = Process.fit(points, scores, sizes > 0)
         if not len(out):
             return cls(None if models == "process" else _forest(points, scores, sizes, trees, rng), process)
         model = process if process is not None else _forest(points, scores, sizes, trees, rng)

@@ -245,8 +245,8 @@ class SAEA(Strategy):
         points = features_of(learned.seen.encoded(rows), sizes)
         out = [history.born_units[one.id] for one in history.out[-RECENT:]]
         waiting = features_of(np.stack(out), sizes) if out else np.empty((0, len(sizes)))
-        process = None if self.models == "forest" else learned.process
-        screen = Screen.around(process, points, learned.scores(rows), waiting, sizes, self.trees, self.models, rng)
+        scores, models = learned.scores(rows), self.models
+        screen = Screen.fit(points, scores, waiting, sizes, self.trees, models, rng, learned.process)
         return self._judged(screen, None, learned.best, space, TRUST / history.fresh_count, rng)
 
     def _lesson(self, history: History) -> Proposal | None:

@@ -1,7 +1,7 @@
 """The Matérn 5/2 kernel over mixed genes: what Gaussian processes here have in common.
 
-Two values of a feature without order are as far apart as the ends of a scale. Products are by einsum: BLAS would wake
-threads for them, which slots need more.
+Two values of a feature without order are as far apart as the ends of a scale. Products are by einsum, or in
+small pieces: BLAS would wake threads for them, which slots need more.
 """
 
 from __future__ import annotations
@@ -10,9 +10,12 @@ import math
 
 import numpy as np
 
-__all__ = ["covariance", "matern", "squares", "weighted"]
+__all__ = ["covariance", "matern", "squares", "times", "weighted"]
 
 ROOT = math.sqrt(5.0)
+
+ALONE = 200_000
+"""Multiplications of a product of matrices that BLAS does in the thread that asks."""
 
 
 def squares(left: np.ndarray, right: np.ndarray, unordered: np.ndarray) -> np.ndarray:
@@ -44,3 +47,9 @@ def covariance(relevance: np.ndarray, left: np.ndarray, right: np.ndarray, unord
         unordered: Whether a feature has no order, shape (features,).
     """
     return matern(weighted(relevance, squares(left, right, unordered)))[0]
+
+
+def times(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Return a product of matrices, by as many columns at a time as BLAS takes without waking threads."""
+    width = max(1, ALONE // (left.shape[0] * left.shape[1]))
+    return np.concatenate([left @ right[:, at : at + width] for at in range(0, right.shape[1], width)], axis=1)

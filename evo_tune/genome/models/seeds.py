@@ -6,8 +6,7 @@ for the merit of those that were trained with a lucky one), and noise. So a geno
 well, the less the more seeds it has had: shrunken, not lucky. This file knows points, seeds and numbers only.
 
 Sources: Rasmussen & Williams, Gaussian Processes for Machine Learning (MIT Press, 2006), chapters 2 and 5; Frazier,
-Powell & Dayanik, The knowledge-gradient policy for correlated normal beliefs (INFORMS Journal on Computing 21, 2009);
-Riedmiller & Braun, Rprop (ICNN 1993) for the steps.
+Powell & Dayanik, The knowledge-gradient policy for correlated normal beliefs (INFORMS Journal on Computing 21, 2009).
 """
 
 from __future__ import annotations
@@ -19,13 +18,11 @@ from statistics import NormalDist
 
 import numpy as np
 
-from evo_tune.genome.models.matern import covariance, matern, squares, weighted
+from evo_tune.genome.models.climbing import most_probable
+from evo_tune.genome.models.matern import covariance, matern, squares, times, weighted
 from evo_tune.genome.values import mean_of
 
 __all__ = ["Belief", "Trainings", "by_expectation", "fitted", "selected"]
-
-STEPS = 20
-"""Steps of the fit, as many as those of the strategy's process."""
 
 LENGTH, LENGTHS = 0.5, 1.0
 """Prior of a length scale, in unit coordinates and for one gene: its median and the deviation of its logarithm."""
@@ -112,14 +109,7 @@ def fitted(given: Trainings) -> np.ndarray:
     features, parts = len(distances), np.stack(given.parts)
     middle = np.append(np.full(features, -2.0 * math.log(LENGTH * math.sqrt(features))), np.log([OWN, SHARED, NOISE]))
     spread = np.append(np.full(features, 2.0 * LENGTHS), np.full(3, VARIANCES))
-    logs, size, last = middle.copy(), np.full(features + 3, 0.4), np.zeros(features + 3)
-    for _ in range(STEPS):
-        uphill = _gradient(distances, parts, scores, logs) - (logs - middle) / spread**2
-        turned = np.sign(uphill * last)
-        size *= np.where(turned > 0, 1.2, np.where(turned < 0, 0.5, 1.0))
-        last = np.where(turned < 0, 0.0, uphill)
-        logs = np.clip(logs + np.sign(last) * size, middle - 3.0 * spread, middle + 3.0 * spread)
-    return np.asarray(logs)
+    return most_probable(lambda logs: _gradient(distances, parts, scores, logs), middle, spread)
 
 
 def _gradient(distances: np.ndarray, parts: np.ndarray, scores: np.ndarray, logs: np.ndarray) -> np.ndarray:
@@ -182,10 +172,10 @@ class Belief:
         smooth = self._kernel(points, self._given.points)
         cross = smooth[:, self._given.rows]
         shared = cross + self._shared * (self._given.seeds == 0)
-        known = shared @ self._inverse
+        known = times(shared, self._inverse)
         variance = 1.0 + self._own + self._shared + self._noise - (known * shared).sum(axis=1)
         deviation = np.sqrt(np.maximum(variance, 1e-12))
-        moved = (smooth.T - self._cross @ known.T) / deviation
+        moved = (smooth.T - times(self._cross, known.T)) / deviation
         own = (1.0 + self._own - (known * cross).sum(axis=1)) / deviation
         low = np.minimum(_lowest(self._means, moved), (cross @ self._pulled)[:, None] + own[:, None] * NODES)
         return self._scale * float((self._means.min() - low.mean(axis=1)).max())
