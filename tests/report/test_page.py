@@ -167,6 +167,7 @@ def test_arrays_travel_whole_and_a_gap_stays_one() -> None:
         "list": [1.0, float("nan"), None],
         "table": np.array([[1.0, np.inf]]),
         "one": np.float64(2.5),
+        "none": np.float32("nan"),
         "words": np.array(["a"]),
     }
     found = json.loads(as_json(rows))
@@ -176,9 +177,10 @@ def test_arrays_travel_whole_and_a_gap_stays_one() -> None:
     assert kinds["wide"] == ("f8", [2.0**40])
     assert kinds["part"][1][0] == 0.5
     assert np.isnan(kinds["part"][1][1])
-    assert (found["list"], found["table"], found["one"], found["words"]) == (
+    assert (found["list"], found["table"], found["one"], found["none"], found["words"]) == (
         [1.0, None, None],
         [[1.0, None]],
         2.5,
+        None,
         ["a"],
     )

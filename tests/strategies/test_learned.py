@@ -9,6 +9,7 @@ from evo_tune.plugins.strategy import Seen
 from evo_tune.rules.ruled import Rules
 from evo_tune.strategies import saea
 from evo_tune.strategies._learned import PAIRS, POINTS, Learned, _selected
+from evo_tune.strategies._process import Process
 from evo_tune.strategies.saea import SAEA
 from tests.rules.test_ruled import LOSS, RUNGS, SPACE, honest, ruled, trained
 from tests.strategies.simulate import Simulation
@@ -85,3 +86,19 @@ def test_births_are_those_of_which_most_is_expected_in_the_end(monkeypatch: pyte
     assert len(asked) == 30 - strategy.inner.first
     early = [trial.losses[0] for trial in run.history.trials if trial.candidate.fresh and trial.losses]
     assert np.mean(early[15:]) < np.mean(early[:6]) - 0.2
+
+
+def test_births_are_judged_by_the_process_that_learned_and_not_by_one_made_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    aged = []
+    fit = Process.fit
+
+    def noted(*given: np.ndarray) -> Process:
+        aged.append(len(given) == 4)
+        return fit(*given)
+
+    monkeypatch.setattr(Process, "fit", noted)
+    Simulation(ruled("saea", Rules(RUNGS)), SPACE, objectives=LOSS, evaluate=trained(honest), births=16).run()
+    assert aged
+    assert all(aged), "no process was made of results without the shares of a training that they are of"
