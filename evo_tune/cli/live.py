@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from evo_tune.cli import _shared as shared
 from evo_tune.report.further import further_of, in_words
 from evo_tune.report.racing import CAP
-from evo_tune.report.words import sparkline
+from evo_tune.report.words import fixed, sparkline
 from evo_tune.store.heartbeat import apart
 from evo_tune.text import printable
 
@@ -100,7 +100,7 @@ class Progress:
         """The best value and its trial."""
         if self.best is None:
             return "no value of a full training yet"
-        return f"best {self.metric} {self.best.outcome.metrics[self.metric]:.5f} (trial {self.best.id})"
+        return f"best {self.metric} {fixed(self.best.outcome.metrics[self.metric])} (trial {self.best.id})"
 
     @property
     def left(self) -> float:

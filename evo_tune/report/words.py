@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from evo_tune.report.racing import Standing
     from evo_tune.report.summary import Closing
 
-__all__ = ["show_genome", "show_seconds", "show_value", "sparkline", "spread", "verdict"]
+__all__ = ["fixed", "show_genome", "show_seconds", "show_value", "sparkline", "spread", "verdict"]
 
 BARS = "▁▂▃▄▅▆▇█"
 
@@ -28,6 +28,11 @@ def show_value(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.5g}"
     return printable(str(value))
+
+
+def fixed(value: float) -> str:
+    """Return a value with five places, so that one that moves keeps its width; a huge one by its six first digits."""
+    return f"{value:.5f}" if abs(value) < 1e9 else f"{value:.6g}"
 
 
 def sparkline(values: Sequence[float], width: int = 30) -> str:
@@ -71,8 +76,8 @@ def spread(row: Calibrated | None) -> str:
     if not row.values:
         return f"all {row.failures} failed"
     failed = f" ({row.failures} failed)" if row.failures else ""
-    error = f" ± {row.error:.5f}" if len(row.values) > 1 else ""
-    return f"{row.mean:.5f}{error} (n={len(row.values)}){failed}"
+    error = f" ± {fixed(row.error)}" if len(row.values) > 1 else ""
+    return f"{fixed(row.mean)}{error} (n={len(row.values)}){failed}"
 
 
 def verdict(end: Closing) -> str:
@@ -91,7 +96,7 @@ def verdict(end: Closing) -> str:
         return "nothing beat the default genome"
     if end.beaten is None:
         seeds = "fresh seed" if end.calibrated else "seed"
-        return f"difference: {end.gain:.5f} on one {seeds} each: it may be luck"
+        return f"difference: {fixed(end.gain)} on one {seeds} each: it may be luck"
     return _difference(end)
 
 
@@ -106,7 +111,7 @@ def _outcome(race: Standing, best: int, end: Closing) -> str:
     if best == race.chosen:
         return _difference(end)
     if race.gain < 0.0:
-        worse = f"{-race.gain:.5f}" + ("" if math.isnan(race.error) else f" ± {race.error:.5f}")
+        worse = f"{fixed(-race.gain)}" + ("" if math.isnan(race.error) else f" ± {fixed(race.error)}")
         where = "on fresh seeds and the test set" if end.tested else "on fresh seeds"
         return f"nothing beat the default genome: {where} trial {race.chosen}, the finalist, is {worse} worse"
     return f"trial {race.chosen}, the best finalist, failed on fresh seeds where the default did not: take the default"
@@ -115,8 +120,8 @@ def _outcome(race: Standing, best: int, end: Closing) -> str:
 def _difference(end: Closing) -> str:
     word = "beats" if end.beaten else "does not clearly beat"
     if math.isnan(end.gain_error):
-        return f"difference: {end.gain:.5f} on one fresh seed: the best {word} the default"
+        return f"difference: {fixed(end.gain)} on one fresh seed: the best {word} the default"
     errors = f"{end.gain / end.gain_error:.1f} standard errors" if end.gain_error else "no spread between seeds"
     paired = f", paired over {end.race.pairs} fresh seeds" if end.race else ""
     paired += ", on the test set" if end.race and end.tested else ""
-    return f"difference: {end.gain:.5f} ± {end.gain_error:.5f}: the best {word} the default ({errors}{paired})"
+    return f"difference: {fixed(end.gain)} ± {fixed(end.gain_error)}: the best {word} the default ({errors}{paired})"

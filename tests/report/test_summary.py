@@ -10,7 +10,7 @@ import pytest
 from evo_tune.genome.trial import Candidate, Outcome, Trial
 from evo_tune.report.calibration import Calibrated
 from evo_tune.report.summary import Closing, born, failures, further_generations, trained_in_full
-from evo_tune.report.words import verdict
+from evo_tune.report.words import fixed, verdict
 from evo_tune.store.run import Run
 
 
@@ -69,3 +69,8 @@ def test_the_hint_to_go_on_asks_for_three_generations_more() -> None:
     assert trained_in_full(run) < len(run.candidates)
     whole, part = divmod(born(run), run.manifest.population)
     assert further_generations(run) == whole + (part > 0) + 3
+
+
+@pytest.mark.parametrize(("value", "shown"), [(1.5, "1.50000"), (-0.1234567, "-0.12346"), (-1.7e308, "-1.7e+308")])
+def test_a_value_has_five_places_unless_it_is_huge(value: float, shown: str) -> None:
+    assert fixed(value) == shown

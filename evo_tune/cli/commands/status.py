@@ -30,6 +30,7 @@ def command(run: str | None, store: str, price_per_hour: float | None, form: str
     from evo_tune.forecast.words import as_data, as_line
     from evo_tune.loop.opening import forecast
     from evo_tune.report.data import trial_as_data
+    from evo_tune.report.words import fixed
     from evo_tune.store.heartbeat import last_beat
     from evo_tune.store.places import find_run
     from evo_tune.store.run import Run
@@ -60,7 +61,7 @@ def command(run: str | None, store: str, price_per_hour: float | None, form: str
         shared.print_json(data)
         return
     metric = saved.objectives[0].metric
-    value = "no value yet" if best is None else f"best {metric} {best.outcome.metrics[metric]:.5f} (trial {best.id})"
+    value = "no value yet" if best is None else f"best {metric} {fixed(best.outcome.metrics[metric])} (trial {best.id})"
     counts = f"{failed} failed" + (f", {pruned} pruned" if pruned else "")
     shared.echo(f"{saved.name}: {state}")
     shared.echo(f"{len(saved.outcomes)} of {len(saved.candidates)} births have a result, {counts}; {value}")
