@@ -30,12 +30,12 @@ from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Proposal, Trial
 from evo_tune.plugins.strategy import Seen, Strategy
 from evo_tune.strategies._births import spread, unborn
-from evo_tune.strategies._chances import another_chance
 from evo_tune.strategies._deap import Individual, best_of, crossover, mutate, seeded, select, tournament
-from evo_tune.strategies._learned import Learned
-from evo_tune.strategies._rounds import Bred, Merits, searched, unseen
-from evo_tune.strategies._screen import Screen, expected_improvement, normal_scores
-from evo_tune.strategies._taught import Expectation
+from evo_tune.strategies.surrogate.chances import another_chance
+from evo_tune.strategies.surrogate.learned import Learned
+from evo_tune.strategies.surrogate.rounds import Bred, Merits, searched, unseen
+from evo_tune.strategies.surrogate.screen import Screen, expected_improvement, normal_scores
+from evo_tune.strategies.surrogate.taught import Expectation
 
 __all__ = ["SAEA"]
 

@@ -18,7 +18,7 @@ from evo_tune.loop.replay import verify
 from evo_tune.loop.search import Search
 from evo_tune.store.manifest import MANIFEST
 from evo_tune.store.run import Run
-from evo_tune.strategies._taught import Expectation
+from evo_tune.strategies.surrogate.taught import Expectation
 from tests.conftest import drive, rows
 from tests.loop.cases import Begin
 

@@ -11,9 +11,9 @@ from evo_tune.genome.genes import Choice, Float, Int
 from evo_tune.genome.history import History
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Candidate, Outcome
-from evo_tune.strategies._chances import STALLED, another_chance
-from evo_tune.strategies._rounds import Bred
 from evo_tune.strategies.saea import SAEA
+from evo_tune.strategies.surrogate.chances import STALLED, another_chance
+from evo_tune.strategies.surrogate.rounds import Bred
 from tests.strategies.cases import OBJECTIVES
 from tests.strategies.simulate import Simulation, birth_rng
 

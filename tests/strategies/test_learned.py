@@ -8,9 +8,9 @@ import pytest
 from evo_tune.plugins.strategy import Seen
 from evo_tune.rules.ruled import Rules
 from evo_tune.strategies import saea
-from evo_tune.strategies._learned import PAIRS, POINTS, Learned, _selected
-from evo_tune.strategies._process import Process
 from evo_tune.strategies.saea import SAEA
+from evo_tune.strategies.surrogate.learned import PAIRS, POINTS, Learned, _selected
+from evo_tune.strategies.surrogate.process import Process
 from tests.rules.test_ruled import LOSS, RUNGS, SPACE, honest, ruled, trained
 from tests.strategies.simulate import Simulation
 

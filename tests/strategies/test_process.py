@@ -10,7 +10,7 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import Matern
 
 from evo_tune.genome.models.matern import matern, squares
-from evo_tune.strategies._process import Process, _gradient
+from evo_tune.strategies.surrogate.process import Process, _gradient
 
 FREE = np.array([False, False, True])
 

@@ -8,7 +8,7 @@ from evo_tune.genome.genes import Choice, Float, Int
 from evo_tune.genome.history import History
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Candidate
-from evo_tune.strategies._rounds import Bred, _rounded, _varied, searched
+from evo_tune.strategies.surrogate.rounds import Bred, _rounded, _varied, searched
 from tests.strategies.cases import OBJECTIVES, SPACES
 from tests.strategies.simulate import birth_rng
 

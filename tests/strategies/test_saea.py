@@ -20,11 +20,11 @@ from evo_tune.genome.trial import Candidate, Minimize, Outcome
 from evo_tune.genome.values import Genome, genome_key
 from evo_tune.plugins.strategy import Strategy
 from evo_tune.strategies._deap import Individual
-from evo_tune.strategies._screen import Screen, normal_scores
 from evo_tune.strategies.ga import GA
 from evo_tune.strategies.nsga2 import NSGA2
 from evo_tune.strategies.random import Random
 from evo_tune.strategies.saea import POINTS, SAEA, _places
+from evo_tune.strategies.surrogate.screen import Screen, normal_scores
 from tests.strategies.bowl import BOWL, best_of
 from tests.strategies.cases import OBJECTIVES, SPACES, losses
 from tests.strategies.simulate import Simulation, birth_rng

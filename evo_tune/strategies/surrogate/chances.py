@@ -17,9 +17,9 @@ import numpy as np
 from evo_tune.genome.history import History
 from evo_tune.genome.models.features import features_of, sizes_of
 from evo_tune.genome.trial import Proposal
-from evo_tune.strategies._process import Process
-from evo_tune.strategies._rounds import Bred, unseen
-from evo_tune.strategies._screen import expected_improvement, normal_scores
+from evo_tune.strategies.surrogate.process import Process
+from evo_tune.strategies.surrogate.rounds import Bred, unseen
+from evo_tune.strategies.surrogate.screen import expected_improvement, normal_scores
 
 __all__ = ["another_chance"]
 

@@ -17,7 +17,7 @@ from typing import Literal
 import numpy as np
 
 from evo_tune.genome.forest import Forest
-from evo_tune.strategies._process import Process
+from evo_tune.strategies.surrogate.process import Process
 
 __all__ = ["Screen", "expected_improvement", "normal_scores"]
 

@@ -19,7 +19,7 @@ import numpy as np
 from evo_tune.genome.importance import rank_correlation, ranks
 from evo_tune.genome.lessons import Lesson
 from evo_tune.genome.models.features import features_of
-from evo_tune.strategies._process import Process
+from evo_tune.strategies.surrogate.process import Process
 
 __all__ = ["Expectation", "scores_of"]
 
