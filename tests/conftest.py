@@ -80,6 +80,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     config.hook.pytest_deselected(items=left_out)
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Refuse to go on where tests of a group would be spread: what they share would be made again and again."""
+    if session.config.getoption("loadgroup", False):
+        grouped = (item.nodeid for item in session.items if item.get_closest_marker("xdist_group") is not None)
+        if any("@" not in name.rpartition("]")[2] for name in grouped):
+            raise pytest.UsageError("pytest-xdist keeps no group together here: take the versions of pyproject.toml")
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
     """Keep what is there once the tests are known, torch included, out of the garbage collector's way.
