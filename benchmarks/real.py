@@ -6,13 +6,14 @@ training seed. Only what was finished in time counts. Then the genome that each 
 seeds that took no part, the same for all: that is the figure, since the best of many noisy results is partly luck. By
 how much it is worse than what the search said is the luck of that search.
 
-- evo-tune: as it is, through `Search`, with `--replicates auto`: it spends its time on further seeds of the best
-  where that is worth more than a new genome, and recommends what it expects to be the best with other seeds
-- random: evo-tune's random search, the same way, without replicates; the best that was seen
+- evo-tune, rungs: through `Search`, with `--fidelity 1/9,1/3,1`; the best that was seen of what was trained in full
+- evo-tune, further seeds: with `--replicates auto`: it spends its time on further seeds of the best where that is
+  worth more than a new genome, and recommends what it expects to be the best with other seeds
+- evo-tune, plain: neither; random: its random search, the same way
 - Optuna: its TPE with Hyperband pruning, in a study of its own; it calls the evaluator directly, and prunes by the
   reports of the training's curve; the best that was seen
 
-    python benchmarks/real.py                          6 searches of 6 minutes each: an hour on two cores
+    python benchmarks/real.py                          6 searches of 6 minutes each: an hour and a half on two cores
     python benchmarks/real.py --best-of 8              the same, and then what a search might have recommended: of its 8
                                                        best genomes the best by fresh seeds, told by others; 25 minutes
     python benchmarks/real.py --seeds 8 --minutes 20   overnight
@@ -87,7 +88,7 @@ class Found:
         said: Its loss as the search tells it: what is expected with other seeds, or what was seen.
         seeds: Their number.
         full: Full trainings.
-        stopped: Those that failed or were pruned.
+        stopped: Those that failed, were pruned or ended at a rung.
         trained: Losses and genomes of the best, the first of them first.
     """
 
@@ -164,7 +165,7 @@ def ours(strategy: str | None, job: Job, seed: int, folder: Path, **rules: Any) 
         raise NothingFoundError(f"not one of {len(run.outcomes)} trainings was finished well in time")
     key = genome_key(best.genome)
     seeds = [trial for trial in run.trials() if trial.losses and genome_key(trial.genome) == key]
-    well = sum(trial.losses is not None for trial in run.trials())
+    well = sum(trial.losses is not None and trial.candidate.budget == 1.0 for trial in run.trials())
     trained = [(trial.losses[0], trial.genome) for trial in ranked[:KEPT] if trial.losses]
     said = believed.expected(run, best)
     return Found(
@@ -312,8 +313,15 @@ def default_genome(job: Job, seed: int, folder: Path) -> Found:
     return Found(space.default(), float("nan"), float("nan"), 0, 0, 0, [])
 
 
+def _rule(**rules: Any) -> Callable[[Job, int, Path], Found]:
+    """Return the default strategy's search under a rule."""
+    return lambda job, seed, folder: ours(None, job, seed, folder, calibrate=job.calibrate, **rules)
+
+
 METHODS: dict[str, Callable[[Job, int, Path], Found]] = {
-    "evo-tune": lambda job, seed, folder: ours(None, job, seed, folder, replicates="auto", calibrate=job.calibrate),
+    "evo-tune, rungs": _rule(fidelity="1/9,1/3,1"),
+    "evo-tune, further seeds": _rule(replicates="auto"),
+    "evo-tune, plain": _rule(),
     "Optuna TPE + Hyperband": optuna,
     "random search": lambda job, seed, folder: ours("random", job, seed, folder, calibrate=0),
     "default genome": default_genome,

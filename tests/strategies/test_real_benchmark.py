@@ -42,13 +42,14 @@ def test_what_stands_in_the_csv_is_not_done_again(
 
     monkeypatch.setattr(real, "play", play)
     job, path = real.Job(0.1, {}, 3, 0), tmp_path / "a.csv"
+    methods = ["evo-tune, rungs", "Optuna TPE + Hyperband", "random search", "default genome"]
     with ThreadPoolExecutor(1) as pool, pytest.raises(KeyboardInterrupt):
-        real.search(pool, job, list(real.METHODS), range(2), path)
+        real.search(pool, job, methods, range(2), path)
     assert [(row.method, row.seed) for row in real.read(path)] == played[:2]
     del played[8:], played[2:]
     played.extend([("", 0)] * 6)
     with ThreadPoolExecutor(1) as pool:
-        rows = real.search(pool, job, list(real.METHODS), range(2), path)
+        rows = real.search(pool, job, methods, range(2), path)
     assert len(rows) == 8
     assert len(set(played[8:])) == len(played[8:]) == 6
     assert set(played[:2]).isdisjoint(played[8:])
@@ -78,7 +79,7 @@ def test_the_best_of_the_best_is_told_by_seeds_that_did_not_choose_it(
 
     monkeypatch.setattr(real, "_train", train)
     trained = json.dumps([(1.0, {"lr": 5}), (1.1, {"lr": 4}), (1.2, {"lr": 3})])
-    row = real.Row("evo-tune", 7, 6.0, "{}", 3, 0, 1.0, 1.0, 1, 5.0, 0.0, "{}", trained)
+    row = real.Row("evo-tune, rungs", 7, 6.0, "{}", 3, 0, 1.0, 1.0, 1, 5.0, 0.0, "{}", trained)
     assert real.best_by_fresh_seeds(real.Job(6.0, {}, 3, 0), row, 2) == [4.0] * 3
     chosen, told = {seed for _, seed in asked[:6]}, {seed for _, seed in asked[6:]}
     assert len(chosen) == len(told) == 3
