@@ -18,7 +18,7 @@ from evo_tune.plugins.find import find_evaluator
 from evo_tune.training import GPT, GPTConfig, Trainer, TrainingWindows, flops_per_token
 from evo_tune.training.extension import next_trainer
 
-TINY = {"size": "small", "tokens": 16384, "eval_tokens": 512, "grow_from": "1x32", "context": 64}
+TINY = {"size": "small", "tokens": 8192, "eval_tokens": 256, "grow_from": "1x32", "context": 64}
 SHAPE = {"depth": 2, "width": 48, "heads": 3, "dropout": 0.1, "lr": 1e-2, "batch": 512}
 
 Train = Callable[..., tuple[dict[str, float], Context]]
@@ -50,7 +50,7 @@ def without_clock(metrics: dict[str, float]) -> dict[str, float]:
 @pytest.mark.parametrize(
     "options",
     [
-        {},
+        pytest.param({}, marks=pytest.mark.proof),
         {"optimizer": "muon", "ema": 0.5, "position": "rope", "ffn": "swiglu"},
         {"weight_decay_end": 0.3, "gap_patience": 1, "evaluations": 8, "window": 8, "qk_norm": True},
         {"ramp_from": 128, "ramp_share": 0.5, "optimizer": "sgd", "bias": True, "tied": False},

@@ -106,9 +106,13 @@ def chromium() -> Iterator[Any]:
         browser.close()
 
 
-def opened_in(context: Any, where: Path | str, wait: bool = True) -> Opened:
-    """Open a page in a new tab, and wait until all of its charts are drawn."""
+def opened_in(
+    context: Any, where: Path | str, wait: bool = True, before: Callable[[Any], object] | None = None
+) -> Opened:
+    """Open a page in a new tab, which `before` is given while it is empty; wait until all of its charts are drawn."""
     opened = Opened(context.new_page())
+    if before is not None:
+        before(opened.page)
     opened.page.on("console", lambda message: opened.said.append(f"{message.type}: {message.text}"))
     opened.page.on("pageerror", lambda error: opened.said.append(str(error)))
     opened.page.on("request", lambda request: opened.asked.append(request.url))
@@ -124,10 +128,10 @@ def browse(chromium: Any) -> Iterator[Open]:
     """Return a function that opens a page and waits until all of its charts are drawn."""
     contexts = []
 
-    def open_page(where: Path | str, wait: bool = True, **options: Any) -> Opened:
+    def open_page(where: Path | str, wait: bool = True, before: Any = None, **options: Any) -> Opened:
         context = chromium.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
         contexts.append(context)
-        return opened_in(context, where, wait)
+        return opened_in(context, where, wait, before)
 
     yield open_page
     for context in contexts:
