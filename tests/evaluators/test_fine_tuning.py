@@ -198,7 +198,7 @@ def test_what_was_estimated_is_what_is_trained_and_base_weights_are_the_same_to_
 @pytest.mark.parametrize("method", METHODS)
 def test_tuning_helps_and_says_by_how_much(train: Callable[..., dict[str, float]], method: str, tmp_path: Path) -> None:
     (tmp_path / "code").write_bytes(Path(inspect.__file__).read_bytes())  # unlike anything that the base has seen
-    metrics = train(method=method, tokens=4096, data=str(tmp_path / "code"))
+    metrics = train(method=method, tokens=4096, eval_tokens=512, data=str(tmp_path / "code"))
     assert metrics["val_loss"] < metrics["base_val_loss"] - 0.005
     assert metrics["val_bpb"] == pytest.approx(metrics["val_loss"] / math.log(2))
 

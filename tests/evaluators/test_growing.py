@@ -102,7 +102,7 @@ def test_the_larger_model_reads_on_and_computes_again_what_the_options_say(
 
 def test_the_loss_goes_on_where_it_was(train: Train) -> None:
     """The last point of the small model, and one after a step of the large one."""
-    _, context = train(evaluations=32, grow_share=0.5)
+    _, context = train(tokens=16384, evaluations=32, grow_share=0.5)
     losses = [metrics["val_loss"] for _, metrics in context.curve]
     small, large = losses[15], losses[16]
     assert abs(large - small) < 0.5 * (losses[0] - losses[15])

@@ -98,7 +98,7 @@ def test_a_fixed_context_is_no_gene(module: ModuleType, train: Callable[..., Any
     assert "context" not in space.genes
     assert space.genes["batch"].values == (1024, 2048, 4096, 8192)
     genome = {name: gene.middle() for name, gene in space.genes.items()}
-    assert train(genome, context=1024)[0]["tokens"] == 4096
+    assert train(genome, context=1024, eval_tokens=1024)[0]["tokens"] == 4096
 
 
 def test_optional_genes_come_with_the_options_as_defaults(evaluator: Evaluator) -> None:

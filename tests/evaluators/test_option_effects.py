@@ -52,10 +52,10 @@ class Effect:
     budget: float = 1.0
 
 
-WSD, SGDR, ROPE = {"schedule": "wsd"}, {"schedule": "sgdr", "cycle": 0.4}, {"position": "rope"}
+WSD, SGDR, ROPE = {"schedule": "wsd", "epochs": 4.0}, {"schedule": "sgdr", "cycle": 0.4}, {"position": "rope"}
 LONG = {"context": 64, "extend_from": 16}
-RISING = {"weight_decay": 0.01, "weight_decay_end": 1.0, "evaluations": 24, "tokens": 8192, "epochs": 6.0}
-EVALUATED = {"evaluations": 8}
+RISING = {"weight_decay": 0.01, "weight_decay_end": 1.0, "evaluations": 24, "tokens": 8192, "epochs": 12.0}
+EVALUATED = {"evaluations": 8, "epochs": 4.0}
 SMALLER = {"base_width": 16, "base_depth": 2, "base_head": 8}
 
 EFFECTS: dict[str, Effect] = {
@@ -118,7 +118,7 @@ EFFECTS: dict[str, Effect] = {
     "seconds": Effect(0.02, given={"seconds": 1e-3, "tokens": None, "epochs": None}, sees="steps"),
     "size": Effect(sees="space"),
     "profile": Effect("width 32, heads 16", sees="space"),
-    "eval_tokens": Effect(256),
+    "eval_tokens": Effect(1024),
     "data": Effect("{other}"),
     "vocab": Effect(300),
     "context": Effect(16),
@@ -143,7 +143,7 @@ EFFECTS: dict[str, Effect] = {
 
 TINY: dict[str, dict[str, Any]] = {
     "fine_tuning": {"base": "{base}", "data": "{text}", "tokens": 1024, "eval_tokens": 512, "context": 32},
-    "language_model": {"data": "{text}", "tokens": 3072, "eval_tokens": 512, "context": 64},
+    "language_model": {"data": "{text}", "tokens": 4096, "eval_tokens": 512, "context": 64},
     "text_classification": {"data": "{texts}", "epochs": 2.0, "length": 16},
     "image_classification": {"data": "{images}", "epochs": 2.0, "image_size": 8},
     "tabular_classification": {"data": "{table}", "target": "y1", "epochs": 2.0},

@@ -22,6 +22,9 @@ from tests.report.conftest import HOSTILE, OLD, SAMPLE, Made, Open, Opened, host
 
 pytestmark = pytest.mark.xdist_group("browser")
 
+LARGE = 1_300
+"""Trials of a run of which not every result is drawn."""
+
 
 @pytest.fixture
 def alone(tmp_path: Path) -> Any:
@@ -46,18 +49,16 @@ def sample(chromium: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 @pytest.fixture(scope="module")
 def large(chromium: Any, made: Made, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Opened, float]]:
-    """The report of 1300 trials, opened once, and the seconds of the processor that its page took to be drawn."""
-    sessions: list[Any] = []
-
-    def measure(page: Any) -> None:
-        sessions.append(page.context.new_cdp_session(page))
-        sessions[0].send("Performance.enable", {"timeDomain": "threadTicks"})  # others' work counts nothing
-
-    path = write_report([made(1_300)], tmp_path_factory.mktemp("large") / "alone.html")
+    """The report of so many trials, opened for all tests, and the seconds that it takes to be drawn again."""
+    path = write_report([made(LARGE)], tmp_path_factory.mktemp("large") / "alone.html")
     with chromium.new_context(viewport={"width": 1280, "height": 900}) as context:
-        opened = opened_in(context, path, before=measure)
-        metrics = {row["name"]: row["value"] for row in sessions[0].send("Performance.getMetrics")["metrics"]}
-        yield opened, metrics["TaskDuration"]
+        opened = opened_in(context, path, wait=False)
+        metrics = context.new_cdp_session(opened.page)
+        metrics.send("Performance.enable", {"timeDomain": "threadTicks"})  # of the processor: others' work is not ours
+        opened.page.reload()
+        opened.page.wait_for_selector("html[data-drawn]", state="attached", timeout=60_000)
+        took = {row["name"]: row["value"] for row in metrics.send("Performance.getMetrics")["metrics"]}
+        yield opened, took["TaskDuration"]
 
 
 @pytest.fixture
@@ -361,11 +362,11 @@ def test_what_is_not_seen_is_painted_once_all_is_drawn(plain: Opened) -> None:
 
 
 def test_a_thousand_trials_are_drawn_in_two_seconds(large: tuple[Opened, float]) -> None:
-    assert 0.1 < large[1] < 2.0
+    assert 0.1 < large[1] < 2.0 * LARGE / 1000
 
 
 def test_thousands_of_trials_stay_usable(large: tuple[Opened, float], made: Made) -> None:
-    usable(large[0], made(1_300))
+    usable(large[0], made(LARGE))
 
 
 @pytest.mark.proof

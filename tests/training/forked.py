@@ -25,6 +25,9 @@ import pytest
 from evo_tune.training.hardware import launcher
 
 ROOT = Path(__file__).parents[2]
+STARTS = ["forked", pytest.param("fresh", marks=pytest.mark.proof)] if sys.platform == "linux" else ["fresh"]
+"""How ranks are started: as forks, and in the proofs as anywhere else."""
+
 _asked: list[socket.socket] = []
 _lock = threading.Lock()
 
@@ -90,7 +93,7 @@ def _served() -> socket.socket:
     return ours
 
 
-@pytest.fixture(params=["forked", pytest.param("fresh", marks=pytest.mark.proof)])
+@pytest.fixture(params=STARTS)
 def forked_ranks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have ranks be forks; in the proofs, a Python of its own each, as anywhere else."""
     if request.param == "forked":

@@ -15,12 +15,12 @@ from evo_tune.training import GPT, IGNORE, GPTConfig, Ranks, RanksDiffer, Traini
 from evo_tune.training.data.batch import MicroBatch
 from evo_tune.training.hardware.distributed import check_ranks
 from tests.training import ranks_program as program
-from tests.training.forked import Forked
+from tests.training.forked import STARTS, Forked
 
 pytestmark = pytest.mark.xdist_group("ranks")  # they are started once
 
 
-@pytest.fixture(scope="module", params=["forked", pytest.param("torchrun", marks=pytest.mark.proof)])
+@pytest.fixture(scope="module", params=STARTS)
 def answers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each of two ranks found, by rank."""
     path = tmp_path_factory.mktemp("ranks") / "answers.pt"

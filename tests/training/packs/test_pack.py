@@ -86,8 +86,8 @@ def test_in_float32_it_is_about_as_far_off_as_one_thread_is_from_two(optimizer: 
     for threads, trainers in ((1, one), (2, two)):
         with reproducible(threads):
             for trainer in trainers:
-                trainer.run(3)
-    Pack(members).run(3)
+                trainer.run(5)
+    Pack(members).run(5)
     by_threads = [float((numbers(a) - numbers(b)).norm()) for a, b in zip(one, two, strict=True)]
     packed = [float((numbers(a) - numbers(b)).norm()) for a, b in zip(one, members, strict=True)]
     assert max(packed) <= 2.0 * max(by_threads)
