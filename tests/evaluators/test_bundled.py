@@ -6,7 +6,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -67,16 +67,6 @@ def options(evaluator: Evaluator, texts: Path, base: Path) -> dict[str, Any]:
     given = {name: places.get(value, value) for name, value in given.items()}
     given |= {"size": "small", "evaluations": 2, "baseline": False}
     return evaluator.bind({name: value for name, value in given.items() if name in known})
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 Train = Callable[..., tuple[dict[str, float], Context]]

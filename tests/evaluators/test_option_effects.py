@@ -7,7 +7,6 @@ changes another number, and whether the loss must stay.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import count
@@ -237,14 +236,6 @@ def another(one: Option, now: Any, space: Any) -> Any:
     if isinstance(now, float) and now:
         return now / 2
     raise AssertionError(f"say in EFFECTS what another value of {one.name} is")
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 ALIKE = ("image_classification", "text_classification")
