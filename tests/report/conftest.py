@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -87,6 +88,13 @@ class Opened:
     def value(self, script: str) -> Any:
         """Return what a script gives: the browser's own door, which no policy of a page shuts."""
         return self.page.evaluate(script)
+
+    def until(self, script: str) -> None:
+        """Wait until a script gives something true; Playwright's own way is shut by a page's policy."""
+        deadline = time.monotonic() + 30
+        while not self.value(script):
+            assert time.monotonic() < deadline, script
+            self.page.wait_for_timeout(20)
 
 
 Open = Callable[..., Opened]

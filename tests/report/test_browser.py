@@ -342,14 +342,14 @@ def test_paper_gets_charts_of_its_own_width(plain: Opened) -> None:
     width = "document.getElementById('{}')._fullLayout.width"
     before = opened.value(width.format("lineage-0"))
     opened.value("window.dispatchEvent(new Event('beforeprint'))")
-    opened.page.wait_for_function(width.format("lineage-0") + " === 660")
-    opened.page.wait_for_function(width.format("slices-0") + " < 330")
+    opened.until(width.format("lineage-0") + " === 660")
+    opened.until(width.format("slices-0") + " < 330")
     opened.page.emulate_media(media="print", color_scheme="dark")
     assert opened.value("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert not opened.page.locator("nav").is_visible()
     opened.page.emulate_media(media="screen", color_scheme="light")
     opened.value("window.dispatchEvent(new Event('afterprint'))")
-    opened.page.wait_for_function(f"{width.format('lineage-0')} === {before}")
+    opened.until(f"{width.format('lineage-0')} === {before}")
 
 
 def test_what_is_not_seen_is_painted_once_all_is_drawn(plain: Opened) -> None:
@@ -357,7 +357,7 @@ def test_what_is_not_seen_is_painted_once_all_is_drawn(plain: Opened) -> None:
     seen = "document.querySelector('#slots-0 svg').checkVisibility({ contentVisibilityAuto: true })"
     assert opened.value(seen) is True  # a picture of the whole page has every chart
     opened.value("document.documentElement.removeAttribute('data-drawn')")
-    opened.page.wait_for_function(f"!{seen}")
+    opened.until(f"!{seen}")
     opened.value("document.documentElement.setAttribute('data-drawn', '')")
 
 
