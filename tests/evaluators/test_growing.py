@@ -52,7 +52,7 @@ def without_clock(metrics: dict[str, float]) -> dict[str, float]:
     [
         pytest.param({}, marks=pytest.mark.proof),
         {"optimizer": "muon", "ema": 0.5, "position": "rope", "ffn": "swiglu"},
-        {"weight_decay_end": 0.3, "gap_patience": 1, "evaluations": 8, "window": 8, "qk_norm": True},
+        {"weight_decay_end": 0.3, "gap_patience": 1, "evaluations": 8, "window": 8, "qk_norm": True, "tokens": 16384},
         {"ramp_from": 128, "ramp_share": 0.5, "optimizer": "sgd", "bias": True, "tied": False},
     ],
     ids=["plain", "muon", "gap", "ramp"],
