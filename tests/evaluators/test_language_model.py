@@ -294,7 +294,7 @@ for number in range(5):
     RESUMED[f"sample {number}"] = {name: draw.choice(values) for name, values in SAMPLED.items()} | {"context": 64}
 
 
-IN_OTHERS = ("wsd", "average", "long text, rope", "sample 1", "sample 3", "sample 4")
+IN_OTHERS = ("wsd", "long text, rope", "sample 1", "sample 3", "sample 4")
 """What other rows have as well, and all but two of the samples: they are a proof."""
 
 
