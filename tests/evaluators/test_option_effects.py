@@ -51,10 +51,11 @@ class Effect:
     budget: float = 1.0
 
 
-WSD, SGDR, ROPE = {"schedule": "wsd", "epochs": 4.0}, {"schedule": "sgdr", "cycle": 0.4}, {"position": "rope"}
+LONGER = {"epochs": 4.0}
+WSD, SGDR, ROPE = {"schedule": "wsd", **LONGER}, {"schedule": "sgdr", "cycle": 0.4, **LONGER}, {"position": "rope"}
 LONG = {"context": 64, "extend_from": 16}
-RISING = {"weight_decay": 0.01, "weight_decay_end": 1.0, "evaluations": 24, "tokens": 8192, "epochs": 12.0}
-EVALUATED = {"evaluations": 8, "epochs": 4.0}
+RISING = {"weight_decay": 0.01, "weight_decay_end": 1.0, "evaluations": 64, "tokens": 8192, "epochs": 12.0}
+EVALUATED = {"evaluations": 8, **LONGER}
 SMALLER = {"base_width": 16, "base_depth": 2, "base_head": 8}
 
 EFFECTS: dict[str, Effect] = {
