@@ -6,7 +6,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,15 @@ from evo_tune.options.declare import declared_in
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.find import bundled_evaluators, find_evaluator
 from evo_tune.training import METRICS, SCHEDULES, Schedule, Training
+from tests.evaluators.test_option_effects import ALIKE
+
+pytestmark = pytest.mark.xdist_group("bundled")  # a plain training of each is made once
 
 NAMES = sorted(path.stem for path in bundled_evaluators().glob("*.py") if path.name[0] not in "_")
 
 TINY: dict[str, dict[str, Any]] = {
-    "fine_tuning": {"base": "{base}", "tokens": 4096, "eval_tokens": 1024},
-    "language_model": {"tokens": 4096, "eval_tokens": 1024},
+    "fine_tuning": {"base": "{base}", "tokens": 2048, "eval_tokens": 512},
+    "language_model": {"tokens": 3072, "eval_tokens": 512},
     "text_classification": {"data": "{texts}", "epochs": 3.0},
     "image_classification": {"epochs": 0.2},
 }
@@ -62,22 +65,13 @@ def options(evaluator: Evaluator, texts: Path, base: Path) -> dict[str, Any]:
     given = TINY.get(evaluator.name, {"epochs": 0.5})
     places = {"{texts}": str(texts), "{base}": str(base)}
     given = {name: places.get(value, value) for name, value in given.items()}
-    if "size" in known:
-        given["size"] = "small"
-    return evaluator.bind(given)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    given |= {"size": "small", "evaluations": 2, "baseline": False}
+    return evaluator.bind({name: value for name, value in given.items() if name in known})
 
 
 Train = Callable[..., tuple[dict[str, float], Context]]
+
+_plain: dict[str, tuple[dict[str, float], Context]] = {}
 
 
 @pytest.fixture
@@ -90,6 +84,14 @@ def train(evaluator: Evaluator, options: dict[str, Any], tmp_path: Path) -> Trai
         return evaluator.evaluate(evaluator.space(bound).default(), made, bound), made
 
     return run
+
+
+@pytest.fixture
+def plain(evaluator: Evaluator, train: Train) -> tuple[dict[str, float], Context]:
+    """What comes of the default genome and how it was told: one training for all tests."""
+    if evaluator.name not in _plain:
+        _plain[evaluator.name] = train()
+    return _plain[evaluator.name]
 
 
 def without_clock(metrics: dict[str, float], units: dict[str, str]) -> dict[str, float]:
@@ -115,33 +117,39 @@ def test_space_estimate_and_fingerprint_agree(evaluator: Evaluator, options: dic
     assert len(evaluator.summary) <= 120
 
 
-def test_it_trains_reports_and_comes_out_twice_the_same(evaluator: Evaluator, train: Train, tmp_path: Path) -> None:
-    metrics, context = train()
+def test_it_trains_reports_and_comes_out_twice_the_same(
+    evaluator: Evaluator, train: Train, plain: tuple[dict[str, float], Context], tmp_path: Path
+) -> None:
+    metrics, context = plain
     status, _, error = conclude(metrics, evaluator.objectives)
     assert (status, error) == ("ok", None)
     assert set(metrics) <= set(evaluator.metrics)
     assert context.curve[-1][0] == 1.0
-    assert not (tmp_path / "trial").exists()  # nothing to keep
     units = evaluator.metrics
     again, other = train()[0], train(seed=2)[0]
+    assert not (tmp_path / "trial").exists()  # nothing to keep
     assert without_clock(again, units) == without_clock(metrics, units)
     assert without_clock(other, units) != without_clock(metrics, units)
 
 
-def test_its_test_set_is_told_where_it_is_asked_for_and_changes_nothing(train: Train, evaluator: Evaluator) -> None:
-    plain, told = train()[0], train(test=True)[0]
+def test_its_test_set_is_told_where_it_is_asked_for_and_changes_nothing(
+    train: Train, plain: tuple[dict[str, float], Context], evaluator: Evaluator
+) -> None:
+    metrics, told = plain[0], train(test=True)[0]
     assert evaluator.tests
-    assert told.keys() - plain.keys() == set(evaluator.tests.values())
-    assert without_clock({name: told[name] for name in plain}, evaluator.metrics) == without_clock(
-        plain, evaluator.metrics
+    assert told.keys() - metrics.keys() == set(evaluator.tests.values())
+    assert without_clock({name: told[name] for name in metrics}, evaluator.metrics) == without_clock(
+        metrics, evaluator.metrics
     )
     objective = evaluator.objectives[0].metric
     assert told[evaluator.tests[objective]] != told[objective]
     assert all(evaluator.is_test(name) for name in evaluator.tests.values())
 
 
-def test_what_it_returns_is_what_it_declares(train: Train, evaluator: Evaluator) -> None:
-    metrics, _ = train()
+def test_what_it_returns_is_what_it_declares(
+    train: Train, plain: tuple[dict[str, float], Context], evaluator: Evaluator
+) -> None:
+    metrics, _ = train({"baseline": True}) if "baseline" in evaluator.options else plain
     sometimes = {row.name for row in METRICS if row.when}
     assert metrics.keys() - evaluator.metrics.keys() == set()
     assert evaluator.metrics.keys() - metrics.keys() <= sometimes
@@ -149,20 +157,30 @@ def test_what_it_returns_is_what_it_declares(train: Train, evaluator: Evaluator)
     assert known >= set(evaluator.metrics.items())
 
 
-@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize(
+    ("evaluator", "name"),
+    [pytest.param(one, name, marks=pytest.mark.proof if one in ALIKE else ()) for one in NAMES for name in SCHEDULES],
+    indirect=["evaluator"],
+)
 def test_every_schedule_is_taken_with_all_of_its_options(
     evaluator: Evaluator, options: dict[str, Any], train: Train, name: str
 ) -> None:
-    if "schedule" not in evaluator.options:
-        pytest.skip("it has no schedule")
     own = {"min_lr_ratio": 0.25, "decay_fraction": 0.6, "decay_shape": "sqrt", "cycle_growth": 2, "gamma": 0.5}
-    metrics, _ = train(evaluator.bind({**options, **own, "schedule": name, "cycle": 0.3}))
+    metrics, _ = train(evaluator.bind({**options, **own, "schedule": name, "cycle": 0.3, "evaluations": 1}))
     steps, warmup = int(metrics["steps"]), evaluator.space(options).default()["warmup"]
     expected = Schedule(steps=steps, name=name, warmup_fraction=warmup, cycle=max(1, round(0.3 * steps)), **own)
     assert metrics["final_lr_fraction"] == expected(steps - 1)
 
 
-@pytest.mark.parametrize("schedule", ["wsd", "constant"])
+@pytest.mark.parametrize(
+    ("evaluator", "schedule"),
+    [
+        pytest.param(one, schedule, marks=pytest.mark.proof if one in ALIKE and schedule == "constant" else ())
+        for one in NAMES
+        for schedule in ("wsd", "constant")
+    ],
+    indirect=["evaluator"],
+)
 def test_a_quarter_and_the_rest_are_one_training_to_the_bit(
     evaluator: Evaluator, train: Train, tmp_path: Path, schedule: str
 ) -> None:
@@ -237,6 +255,9 @@ def test_a_checkpoint_knows_its_data_by_what_is_in_it(train: Train, tmp_path: Pa
         train(folder=tmp_path / "2", resume_folder=tmp_path / "1")
 
 
+@pytest.mark.parametrize(
+    "evaluator", [pytest.param(one, marks=pytest.mark.proof if one in ALIKE else ()) for one in NAMES], indirect=True
+)
 def test_what_goes_on_from_a_forked_rung_is_the_training_without_it(
     evaluator: Evaluator, train: Train, tmp_path: Path
 ) -> None:
@@ -312,7 +333,7 @@ def test_the_parent_never_loads_torch(texts: Path, base: Path) -> None:
         f"    own = {{'text_classification': {{'data': {str(texts)!r}}}, 'fine_tuning': {{'base': {str(base)!r}}}}}\n"
         "    o = e.bind(own.get(name, {}))\n"
         "    g = e.space(o).default()\n"
-        "    e.fingerprint(o), e.estimate(g, o), e.summary, e.objectives\n"
+        "    e.space(o).check(g), e.fingerprint(o), e.estimate(g, o), e.summary, e.objectives\n"
         "    assert 'torch' not in sys.modules, name\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

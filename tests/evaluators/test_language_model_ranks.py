@@ -34,8 +34,10 @@ SPENT = ("tokens", "steps", "flops", "params", "final_lr_fraction")
 LOSSES = ("val_loss", "val_bpb", "train_loss")
 
 
-@pytest.mark.slow
-def test_two_ranks_are_one_training(evaluator: Evaluator, default: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.xdist_group("ranks")
+def test_two_ranks_are_one_training(
+    evaluator: Evaluator, default: dict[str, Any], tmp_path: Path, forked_ranks: None
+) -> None:
     """Half of it by two ranks, with a batch that grows, is what one process does; and one process goes on with it."""
     options = {"schedule": "wsd", "ramp_from": 192, "ramp_share": 0.5}
 

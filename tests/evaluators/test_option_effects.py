@@ -7,7 +7,6 @@ changes another number, and whether the loss must stay.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import count
@@ -20,10 +19,10 @@ import torch
 from torch.nn.modules import module as modules
 
 from evo_tune import Choice, Context
-from evo_tune.options.declare import Option
+from evo_tune.options.declare import Option, declared_in
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.find import bundled_evaluators, find_evaluator
-from evo_tune.training import session
+from evo_tune.training import ClassifierTask, Training, classifier_building, classifier_course, session
 from evo_tune.training.hardware import throughput
 
 pytestmark = pytest.mark.xdist_group("option effects")  # what they share is trained once
@@ -52,10 +51,11 @@ class Effect:
     budget: float = 1.0
 
 
-WSD, SGDR, ROPE = {"schedule": "wsd"}, {"schedule": "sgdr", "cycle": 0.4}, {"position": "rope"}
+LONGER = {"epochs": 4.0}
+WSD, SGDR, ROPE = {"schedule": "wsd", **LONGER}, {"schedule": "sgdr", "cycle": 0.4, **LONGER}, {"position": "rope"}
 LONG = {"context": 64, "extend_from": 16}
 RISING = {"weight_decay": 0.01, "weight_decay_end": 1.0, "evaluations": 64, "tokens": 8192, "epochs": 12.0}
-EVALUATED = {"evaluations": 8}
+EVALUATED = {"evaluations": 8, **LONGER}
 SMALLER = {"base_width": 16, "base_depth": 2, "base_head": 8}
 
 EFFECTS: dict[str, Effect] = {
@@ -91,7 +91,7 @@ EFFECTS: dict[str, Effect] = {
     "precision": Effect("bf16"),
     "compile": Effect(True, sees="compiled", same="val_loss"),
     "deterministic": Effect(False, sees="strict", same="val_loss"),
-    "micro_batch": Effect(min, sees="forwards", same="val_loss"),
+    "micro_batch": Effect(min, given={"epochs": 1.0}, sees="forwards", same="val_loss"),
     "recompute": Effect(1, sees="forwards", same="val_loss"),
     "ranks": Effect(2, sees="processes"),
     "save": Effect(True, sees="checkpoint", same="val_loss"),
@@ -114,11 +114,11 @@ EFFECTS: dict[str, Effect] = {
     # Budgets and data.
     "tokens": Effect(8192, sees="steps"),
     "flops": Effect(2e8, given={"flops": 5e7, "tokens": None, "epochs": None}, sees="steps"),
-    "epochs": Effect(2.0, sees="steps"),
+    "epochs": Effect(1.0, sees="steps"),
     "seconds": Effect(0.02, given={"seconds": 1e-3, "tokens": None, "epochs": None}, sees="steps"),
     "size": Effect(sees="space"),
     "profile": Effect("width 32, heads 16", sees="space"),
-    "eval_tokens": Effect(512),
+    "eval_tokens": Effect(1024),
     "data": Effect("{other}"),
     "vocab": Effect(300),
     "context": Effect(16),
@@ -134,7 +134,7 @@ EFFECTS: dict[str, Effect] = {
     "target": Effect("y2"),
     "categorical": Effect("b"),
     "ignore": Effect("a"),
-    "baseline": Effect(False, sees="baseline_auc", same="val_loss"),
+    "baseline": Effect(True, sees="baseline_auc", same="val_loss"),
     "text": Effect("other_text"),
     "label": Effect("other_label"),
     "length": Effect(4),
@@ -142,11 +142,11 @@ EFFECTS: dict[str, Effect] = {
 }
 
 TINY: dict[str, dict[str, Any]] = {
-    "fine_tuning": {"base": "{base}", "data": "{text}", "tokens": 1024, "eval_tokens": 1024, "context": 32},
-    "language_model": {"data": "{text}", "tokens": 4096, "eval_tokens": 1024, "context": 64},
-    "text_classification": {"data": "{texts}", "epochs": 4.0, "length": 16},
-    "image_classification": {"data": "{images}", "epochs": 4.0},
-    "tabular_classification": {"data": "{table}", "target": "y1", "epochs": 4.0},
+    "fine_tuning": {"base": "{base}", "data": "{text}", "tokens": 1024, "eval_tokens": 512, "context": 32},
+    "language_model": {"data": "{text}", "tokens": 4096, "eval_tokens": 512, "context": 64},
+    "text_classification": {"data": "{texts}", "epochs": 2.0, "length": 16},
+    "image_classification": {"data": "{images}", "epochs": 2.0, "image_size": 8},
+    "tabular_classification": {"data": "{table}", "target": "y1", "epochs": 2.0},
 }
 """Trainings of a fraction of a second, on data of which little can be learnt but by heart."""
 
@@ -172,6 +172,7 @@ class Bench:
         tiny = TINY[self.evaluator.name]
         known = self.evaluator.options
         plain = {"precision": "fp32", "size": "small", "micro_batch": None, "patience": None, "optimizer": "adamw"}
+        plain |= {"evaluations": 1, "baseline": False}
         bound = {**plain, **tiny, **given}
         bound = {name: value for name, value in bound.items() if name in known}
         return self.evaluator.bind({name: self._place(value, tiny) for name, value in bound.items()})
@@ -238,13 +239,11 @@ def another(one: Option, now: Any, space: Any) -> Any:
     raise AssertionError(f"say in EFFECTS what another value of {one.name} is")
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+ALIKE = ("image_classification", "text_classification")
+"""Their courses are built of what a table's is built of, by the same lines: see the test of it."""
 
+COMMON = {*declared_in(Training), "epochs", "flops", "seconds", "held_out"} - {"recompute"}
+"""Options of those lines alone; `recompute` is each model's own."""
 
 CASES = [(name, option) for name in NAMES for option in find_evaluator(f"bundled:{name}").options]
 
@@ -270,7 +269,34 @@ def test_every_row_is_an_option_of_some_evaluator() -> None:
     assert EFFECTS.keys() - {option for _, option in CASES} == set()
 
 
-@pytest.mark.parametrize(("name", "option"), CASES)
+@pytest.mark.parametrize("name", [*ALIKE, "tabular_classification"])
+def test_courses_that_are_alike_are_built_of_the_options_that_were_given(
+    name: str, places: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hence what an option of all of them does to one course it does to each; that each does it is a proof."""
+    built: list[tuple[Any, Any]] = []
+
+    def train(task: Any, run: Any, course: Any) -> tuple[None, dict[str, float]]:
+        built.append((task, course))
+        return None, {}
+
+    monkeypatch.setattr(classifier_building, "train", train)
+    bench = Bench(_found(name), places, tmp_path)
+    options = bench.options({})
+    bench.evaluator.evaluate(bench.evaluator.space(options).default(), Context(), options)
+    ((task, course),) = built
+    assert type(task) is ClassifierTask
+    assert course is classifier_course
+    assert {one: getattr(task.options, one) for one in options} == options
+
+
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [
+        pytest.param(name, option, marks=pytest.mark.proof if name in ALIKE and option in COMMON else ())
+        for name, option in CASES
+    ],
+)
 def test_another_value_changes_what_it_should(name: str, option: str, places: dict[str, str], tmp_path: Path) -> None:
     evaluator, effect = _found(name), EFFECTS.get(option, Effect())
     if option == "randaugment":

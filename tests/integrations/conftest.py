@@ -11,6 +11,7 @@ import pytest
 from evo_tune import Candidate, Outcome, Search
 from evo_tune.store.run import Run
 from tests.conftest import drive
+from tests.training.forked import forked_ranks as forked_ranks
 
 Begin = Callable[..., Search]
 

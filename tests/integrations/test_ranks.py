@@ -15,8 +15,8 @@ from tests.integrations import rank_functions
 GENOME = {"learning_rate": 3e-3, "per_device_train_batch_size": 4}
 
 
-@pytest.mark.slow
-def test_rank_0_tells_the_curve_and_decides_for_all(tmp_path: Path) -> None:
+@pytest.mark.xdist_group("ranks")
+def test_rank_0_tells_the_curve_and_decides_for_all(tmp_path: Path, forked_ranks: None) -> None:
     context = Context(seed=5, folder=tmp_path)
     made = on_ranks(rank_functions.counted, {"x": 0.5}, context, ranks=2, points=4)
     assert context.curve == [(point / 4, {"loss": 0.5 * point}) for point in (1, 2, 3, 4)]

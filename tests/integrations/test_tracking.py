@@ -167,7 +167,7 @@ def test_a_tracker_that_hangs_or_fails_costs_the_run_a_warning(begin: Begin, tmp
     began = time.monotonic()
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        with tracking(search.saved.folder, tracks, patience=3.0):
+        with tracking(search.saved.folder, tracks, patience=0.5):
             drive(search, evaluate=evaluated)
             assert time.monotonic() - began < 5  # while one hangs
             wait_for(lambda: len(said) == 1)  # the one that failed is told of at once

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -88,6 +89,13 @@ class Opened:
         """Return what a script gives: the browser's own door, which no policy of a page shuts."""
         return self.page.evaluate(script)
 
+    def until(self, script: str) -> None:
+        """Wait until a script gives something true; Playwright's own way is shut by a page's policy."""
+        deadline = time.monotonic() + 30
+        while not self.value(script):
+            assert time.monotonic() < deadline, script
+            self.page.wait_for_timeout(20)
+
 
 Open = Callable[..., Opened]
 
@@ -106,9 +114,13 @@ def chromium() -> Iterator[Any]:
         browser.close()
 
 
-def opened_in(context: Any, where: Path | str, wait: bool = True) -> Opened:
-    """Open a page in a new tab, and wait until all of its charts are drawn."""
+def opened_in(
+    context: Any, where: Path | str, wait: bool = True, before: Callable[[Any], object] | None = None
+) -> Opened:
+    """Open a page in a new tab, which `before` is given while it is empty; wait until all of its charts are drawn."""
     opened = Opened(context.new_page())
+    if before is not None:
+        before(opened.page)
     opened.page.on("console", lambda message: opened.said.append(f"{message.type}: {message.text}"))
     opened.page.on("pageerror", lambda error: opened.said.append(str(error)))
     opened.page.on("request", lambda request: opened.asked.append(request.url))
@@ -124,10 +136,10 @@ def browse(chromium: Any) -> Iterator[Open]:
     """Return a function that opens a page and waits until all of its charts are drawn."""
     contexts = []
 
-    def open_page(where: Path | str, wait: bool = True, **options: Any) -> Opened:
+    def open_page(where: Path | str, wait: bool = True, before: Any = None, **options: Any) -> Opened:
         context = chromium.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
         contexts.append(context)
-        return opened_in(context, where, wait)
+        return opened_in(context, where, wait, before)
 
     yield open_page
     for context in contexts:

@@ -17,6 +17,7 @@ from evo_tune.training import (
     TrainingWindows,
     WeightDecay,
 )
+from tests.training.forked import forked_ranks as forked_ranks
 
 
 @pytest.fixture(autouse=True)

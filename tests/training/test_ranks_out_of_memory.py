@@ -63,9 +63,9 @@ def trained(folder: Path, **tight: Any) -> tuple[dict[str, float], Context]:
     return train_together(in_tight_memory, run, options, **{"after": 0, **tight}), run
 
 
-@pytest.mark.slow
+@pytest.mark.xdist_group("ranks")
 def test_a_rank_that_runs_out_of_memory_in_mid_training_has_all_begin_again(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], forked_ranks: None
 ) -> None:
     undisturbed = Context(seed=3, folder=tmp_path / "alone")
     alone = train(task_of({**OPTIONS, "ranks": 1}), undisturbed, classifier_course)[1]

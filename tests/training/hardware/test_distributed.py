@@ -1,5 +1,6 @@
-"""One start of two ranks under torchrun answers most of this; see `ranks_program`."""
+"""One start of two ranks answers most of this, in the proofs one under torchrun; see `ranks_program`."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,20 +15,41 @@ from evo_tune.training import GPT, IGNORE, GPTConfig, Ranks, RanksDiffer, Traini
 from evo_tune.training.data.batch import MicroBatch
 from evo_tune.training.hardware.distributed import check_ranks
 from tests.training import ranks_program as program
+from tests.training.forked import STARTS, Forked
 
 pytestmark = pytest.mark.xdist_group("ranks")  # they are started once
 
 
-@pytest.fixture(scope="module")
-def answers(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+@pytest.fixture(scope="module", params=STARTS)
+def answers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each of two ranks found, by rank."""
     path = tmp_path_factory.mktemp("ranks") / "answers.pt"
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [*torchrun, "-m", "tests.training.ranks_program", str(path)]
-    done = subprocess.run(command, cwd=Path(__file__).parents[3], capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stderr
+    if request.param == "forked":
+        _run_as_torchrun_does(path)
+    else:
+        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+        command = [*torchrun, "-m", "tests.training.ranks_program", str(path)]
+        done = subprocess.run(command, cwd=Path(__file__).parents[3], capture_output=True, text=True, timeout=200)
+        assert done.returncode == 0, done.stderr
     found: list[dict[str, Any]] = torch.load(path, weights_only=False)
     return found
+
+
+def _run_as_torchrun_does(path: Path) -> None:
+    """Start two ranks in the environment that torchrun gives, with the store that it keeps for them."""
+    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    env = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "GLOO_SOCKET_IFNAME": "lo"}
+    env |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0"}
+    ranks = []
+    for rank in ("0", "1"):
+        places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+        ranks.append(Forked(["-m", "tests.training.ranks_program", str(path)], env={**env, **places}))
+    try:
+        assert [rank.wait(200) for rank in ranks] == [0, 0]
+    finally:
+        for one in ranks:
+            one.kill()
+            one.wait()
 
 
 @pytest.mark.parametrize(

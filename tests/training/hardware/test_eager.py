@@ -25,7 +25,7 @@ from evo_tune.plugins.find import find_evaluator
 
 evaluator = find_evaluator("language_model")
 for optimizer in ("adamw", "sgd", "muon"):
-    options = evaluator.bind({"tokens": 4096, "optimizer": optimizer})
+    options = evaluator.bind({"tokens": 512, "eval_tokens": 256, "optimizer": optimizer})
     space = evaluator.space(options)
     genome = space.check({**space.default(), "depth": 1})
     assert evaluator.evaluate(genome, Context(), options)["steps"] > 0

@@ -83,8 +83,8 @@ def gone(pid: int) -> bool:
     return status.exists() and status.read_text().rpartition(")")[2].split()[0] == "Z"
 
 
-@pytest.mark.slow
-def test_results_messages_and_failures_come_back() -> None:
+@pytest.mark.xdist_group("ranks")
+def test_results_messages_and_failures_come_back(forked_ranks: None) -> None:
     """Four launches at once: they never meet. No failure waits for the ranks' own timeout."""
     messages: list[dict[str, Any]] = []
 

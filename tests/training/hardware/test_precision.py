@@ -128,14 +128,14 @@ def test_in_bf16_trainings_end_where_those_in_float32_do(
     make_trainer: Callable[..., Trainer], text: torch.Tensor
 ) -> None:
     """The short form of `benchmarks/trainer.py --quality`: same ranks, and far nearer than two seeds are."""
-    windows = fixed_windows(text, context=8, count=1024)
+    windows = fixed_windows(text, context=8, count=256)
     shapes = [{"lr": lr, "width": width} for lr in (3e-4, 2e-3, 1e-2) for width in (16, 32)]
 
     def losses(name: str, seed: int) -> list[float]:
         recipe = {"precision": Precision(name=name)}
-        trainers = [make_trainer(steps=40, seed=seed, init="fan_in", dropout=0.1, recipe=recipe, **s) for s in shapes]
+        trainers = [make_trainer(steps=24, seed=seed, init="fan_in", dropout=0.1, recipe=recipe, **s) for s in shapes]
         for trainer in trainers:
-            trainer.run(40)
+            trainer.run(24)
         return [evaluate(trainer.model, windows).loss for trainer in trainers]
 
     exact, low, other = losses("fp32", 1), losses("bf16", 1), losses("fp32", 2)

@@ -35,7 +35,7 @@ def shapes(depth: int, width: int, **options: object) -> tuple[GPTConfig, GPTCon
 
 def trained(config: GPTConfig, make_trainer: Callable[..., Trainer], **options: object) -> Trainer:
     trainer = make_trainer(**{**config.to_json(), **options})
-    trainer.run(6)
+    trainer.run(2)
     return trainer
 
 
@@ -138,7 +138,7 @@ def test_a_grown_training_goes_on(optimizer: str, make_trainer: Callable[..., Tr
     assert torch.equal(moments[new][name][:16, 16:32], before[old][name][:16])
     assert torch.equal(embedding[:, :16], embedding[:, 16:])
     larger.step = trainer.step
-    larger.run(12)
+    larger.run(8)
     assert not torch.allclose(embedding[:, :16], embedding[:, 16:], rtol=0, atol=1e-5)
     assert grown.blocks[1].ffn.out.weight.any()
     assert grown.blocks[0].attention.out.weight[:, 16:].any()

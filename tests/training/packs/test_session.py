@@ -25,7 +25,7 @@ GENOME = {
     **{"warmup": 0.05, "optimizer": "adamw", "context": 16},
 }
 GENOMES = [GENOME, {**GENOME, "lr": 3e-3, "dropout": 0.0}, {**GENOME, "weight_decay": 0.3, "warmup": 0.0}]
-OPTIONS = {"size": "tiny", "tokens": 128 * 24, "precision": "fp32", "eval_tokens": 1024}
+OPTIONS = {"size": "tiny", "tokens": 128 * 24, "precision": "fp32", "eval_tokens": 256}
 
 
 @pytest.fixture(scope="module")
