@@ -6,6 +6,7 @@ for processes that are left over. It and its forks end with the tests. `python -
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
 import os
@@ -90,6 +91,7 @@ def _served() -> socket.socket:
         check=True,
     )
     theirs.close()
+    atexit.register(ours.close)  # which ends it
     return ours
 
 
