@@ -27,7 +27,8 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     build = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"  # as pip calls it
     subprocess.run([sys.executable, "-c", build, str(place)], cwd=sources, check=True, capture_output=True)
     (wheel,) = place.glob("*.whl")
-    zipfile.ZipFile(wheel).extractall(place / "lib")  # as pip does: it has no scripts or data of its own
+    with zipfile.ZipFile(wheel) as content:
+        content.extractall(place / "lib")  # as pip does: it has no scripts or data of its own
     return place / "lib"
 
 
