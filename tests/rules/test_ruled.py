@@ -123,7 +123,7 @@ def births(run: Simulation) -> list[tuple[object, ...]]:
 @pytest.mark.parametrize("order", ["arrival", "birth"])
 def test_a_run_resumed_at_any_cut_goes_on_the_same(strategy: Ruled, known: Simulation, order: str) -> None:
     run = known if order == "arrival" else simulate(strategy, slots=4, order="birth", lag=3, births=16)
-    for cut, event in enumerate(run.events):
+    for cut, event in list(enumerate(run.events))[order == "birth" :: 2]:
         if isinstance(event, Told) or (isinstance(event, Born) and event.candidate.id == 0):
             continue
         history = rebuild(SPACE, run.objectives, run.events[:cut], strategy.rules.constraints)
