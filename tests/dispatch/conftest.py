@@ -30,12 +30,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     config.hook.pytest_deselected(items=left_out)
 
 
-@pytest.fixture(autouse=True)
-def _short_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Look often whether a cluster has a place: what is waited for here is there within a second."""
-    monkeypatch.setattr("evo_tune.dispatch.clusters.remote.TICK", 0.05)
-
-
 @pytest.fixture
 def trials(tmp_path: Path) -> Path:
     return tmp_path / "run" / "_trials"
