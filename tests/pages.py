@@ -83,7 +83,7 @@ def shortened(what: list[str] | str) -> list[str] | str:
     if "--tokens" in words:
         words[words.index("--tokens") + 1] = TOY["tokens"]
     words = [
-        re.sub(r"^(\S*-4x|)256(x4|)$", r"\g<1>128\2", word) for word in words
+        re.sub(r"^(\S*-4x|)256(x4|)$", r"\g<1>96\2", word) for word in words
     ]  # the width of the target that is searched for
     for flag, most in (("--trials", 6 if "--for-scale" in words else 3), ("--population", 2)):
         if flag in words and words[1] == "run":
