@@ -48,7 +48,7 @@ for words in json.loads(sys.argv[1]):
 @pytest.mark.slow
 def test_the_main_job_with_nothing_but_the_wheel(installed: Path, tmp_path: Path) -> None:
     """And the parent of the main job never loads torch."""
-    env = {**os.environ, "PYTHONPATH": str(installed)}
+    env = {**os.environ, "PYTHONPATH": str(installed), "OMP_NUM_THREADS": "1"}  # threads that wait take a core each
     env.pop("PYTHONDONTWRITEBYTECODE", None)  # each process would compile all of it
 
     def typed(*lines: list[str], then: str) -> list[str]:
