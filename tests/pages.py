@@ -82,9 +82,13 @@ def shortened(what: list[str] | str) -> list[str] | str:
             words += ["-o", "eval_tokens=1000"]
     if "--tokens" in words:
         words[words.index("--tokens") + 1] = TOY["tokens"]
-    if "--trials" in words and words[1] == "run":
-        at = words.index("--trials") + 1
-        words[at] = str(min(6, int(words[at])))
+    words = [
+        re.sub(r"^(\S*-4x|)256(x4|)$", r"\g<1>96\2", word) for word in words
+    ]  # the width of the target that is searched for
+    for flag, most in (("--trials", 6 if "--for-scale" in words else 3), ("--population", 2)):
+        if flag in words and words[1] == "run":
+            at = words.index(flag) + 1
+            words[at] = str(min(most, int(words[at])))
     if words[1] in ("run", "resume") and not {"--calibrate", "--config"} & {*words}:
         first = "--name mine" in shlex.join(words)  # the others read what it has saved
         words += ["--calibrate", "1", "--calibrate-best", "1"] if first else ["--calibrate", "0"]

@@ -18,6 +18,8 @@ import pytest
 
 import evo_tune
 
+pytestmark = pytest.mark.xdist_group("architecture")  # every file is parsed once
+
 PACKAGE = Path(evo_tune.__file__).parent
 ROOT = PACKAGE.parent
 PUBLIC = set(evo_tune.__all__)
@@ -80,6 +82,7 @@ def _imports(path: Path) -> Iterator[str]:
                 yield whole if file_of(whole) else str(node.module)
 
 
+@cache
 def file_of(module: str) -> Path | None:
     """Return the file of one of the package's modules; None for other modules."""
     base = ROOT.joinpath(*module.split("."))

@@ -32,7 +32,7 @@ from tests.conftest import QUICK
 from tests.here import Here
 from tests.hostile_folder import MUTATIONS, outside_of, snapshot
 
-EXAMPLES = int(os.environ.get("HOSTILE_EXAMPLES", "12"))
+EXAMPLES = int(os.environ.get("HOSTILE_EXAMPLES", "6"))
 
 SECONDS = 10.0
 """Of computing that a command may take; it takes a tenth of one."""

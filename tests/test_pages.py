@@ -82,7 +82,7 @@ def read(*pages: tuple[str, Path]) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tests.reader"],
         cwd=pages[0][1],
-        env={**environment(), "PYTHONPATH": str(ROOT)},
+        env={**environment(), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},  # threads that wait take a core each
         input=json.dumps(lines),
         capture_output=True,
         text=True,

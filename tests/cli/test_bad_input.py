@@ -231,7 +231,7 @@ def test_a_parquet_file_cut_in_half_is_made_anew(typed: Typed, small_run: str, f
 
 
 def test_two_processes_on_one_run(typed: Typed, folder: Path) -> None:
-    words = ["run", "quick.py", "--name", "busy", "-o", "sleep=0.3", "--trials", "100", "--quiet", "--slots", "1"]
+    words = ["run", "quick.py", "--name", "busy", "-o", "sleep=0.1", "--trials", "1000", "--quiet", "--slots", "1"]
     first = subprocess.Popen([sys.executable, "-m", "evo_tune", *words], cwd=folder)
     try:
         journal = folder / "populations" / "busy" / "_journal.jsonl"
@@ -256,7 +256,7 @@ def test_a_manifest_of_the_future(typed: Typed, small_run: str, folder: Path) ->
 
 
 def test_ctrl_c_once_finishes_what_is_in_flight(folder: Path, typed: Typed) -> None:
-    words = ["run", "quick.py", "--name", "cut", "-o", "sleep=0.5", "--trials", "100"]
+    words = ["run", "quick.py", "--name", "cut", "-o", "sleep=0.15", "--trials", "1000"]
     process = subprocess.Popen(
         [sys.executable, "-m", "evo_tune", *words],
         cwd=folder,

@@ -262,17 +262,6 @@ def test_genes_and_config(typed: Typed, folder: Path) -> None:
     assert (table["metric.loss"] > 2).all()
 
 
-def test_the_parent_of_the_main_job_never_loads_torch(folder: Path) -> None:
-    code = (
-        "import sys\nfrom evo_tune import Search\n"
-        "s = Search('language_model', options={'tokens': 4096}, trials=2, slots=1, name='light')\n"
-        "s.run()\nassert s.best is not None, s.trials\n"
-        "sys.exit('torch was loaded' if 'torch' in sys.modules else 0)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-
-
 def test_help_answers_at_once(process: Typed) -> None:
     def seconds() -> float:
         start = time.monotonic()

@@ -151,7 +151,7 @@ def test_events_come_as_they_happen_and_none_is_missing(typed: Typed, folder: Pa
 
 
 def test_events_are_told_while_the_run_goes_on(folder: Path) -> None:
-    words = [sys.executable, "-m", "evo_tune", "run", "quick.py", "--trials", "3", "--slots", "1", "-o", "sleep=0.5"]
+    words = [sys.executable, "-m", "evo_tune", "run", "quick.py", "--trials", "3", "--slots", "1", "-o", "sleep=0.3"]
     words += ["--calibrate", "0", "--format", "jsonl"]
     with subprocess.Popen(words, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
         assert running.stdout is not None

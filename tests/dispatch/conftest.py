@@ -17,11 +17,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Keep a cluster to one process of the suite, and to the tests that are about the way there and back."""
     kept, left_out = [], []
     for item in items:
-        kind = getattr(item, "callspec", None) and item.callspec.params.get("open_all")
+        case = item.callspec.params if hasattr(item, "callspec") else {}
+        kind = case.get("open_all")
         if kind in ("dask", "ray"):
             item.add_marker(pytest.mark.cluster)
             item.add_marker(pytest.mark.xdist_group(kind))
-        wanted = kind in (None, "local") or item.originalname in OVER_CLUSTERS or config.getoption("--all-slots")
+        wanted = kind in (None, "local") or config.getoption("--all-slots")
+        if not wanted and item.originalname in OVER_CLUSTERS:
+            wanted = OVER_CLUSTERS[item.originalname].items() <= case.items()
         (kept if wanted else left_out).append(item)
     items[:] = kept
     config.hook.pytest_deselected(items=left_out)

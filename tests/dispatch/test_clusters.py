@@ -78,18 +78,20 @@ def test_a_machine_that_is_lost_costs_nothing_but_time(open_one, task_of, closin
 @pytest.mark.slow
 @pytest.mark.cluster
 @pytest.mark.parametrize(
-    "open_one",
+    ("open_one", "kinds"),
     [
-        pytest.param(open_dask, marks=pytest.mark.xdist_group("dask"), id="dask"),
-        pytest.param(open_ray, marks=pytest.mark.xdist_group("ray"), id="ray"),
+        pytest.param(open_dask, (0, 1), marks=pytest.mark.xdist_group("dask"), id="dask"),
+        pytest.param(open_ray, (1,), marks=pytest.mark.xdist_group("ray"), id="ray"),
+        pytest.param(open_ray, (0,), marks=[pytest.mark.xdist_group("ray"), pytest.mark.proof], id="ray, commands"),
     ],
 )
-def test_commands_and_functions_are_evaluators_there_too(open_one, closing, tmp_path):
+def test_commands_and_functions_are_evaluators_there_too(open_one, kinds, closing, tmp_path):
     (tmp_path / "script.py").write_text("import sys\nprint('loss=' + sys.argv[1])\n")
     (tmp_path / "mine.py").write_text("def train(genome, context):\n    return {'loss': 2 * genome['x']}\n")
     command = command_evaluator(f"{sys.executable} {tmp_path}/script.py {{x}}")
     function = load_function(tmp_path / "mine.py", Reference("train", "", str(tmp_path / "mine.py")))
-    for evaluator, options, loss in ((command, {"metric": "loss"}, 0.5), (function, {}, 1.0)):
+    both = ((command, {"metric": "loss"}, 0.5), (function, {}, 1.0))
+    for evaluator, options, loss in (both[kind] for kind in kinds):
         task = Task.of(evaluator, evaluator.bind(options), [Minimize("loss")], tmp_path / evaluator.name)
         (slot,) = open_one(task, (CPU,))
         closing.append(slot)

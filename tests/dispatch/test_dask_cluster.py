@@ -127,7 +127,7 @@ def test_a_worker_that_was_stopped_costs_a_timeout_and_the_training_goes_on_else
         return {{'loss': 0.5}}
     """
     with nodes({}, {}) as address:
-        (slot,) = open_slots(task_of(body), Plan((CPU,), 1), 3.0, cluster=Cluster("dask", address, slots=1))
+        (slot,) = open_slots(task_of(body), Plan((CPU,), 1), 2.0, cluster=Cluster("dask", address, slots=1))
         with ThreadPoolExecutor(1) as threads, warnings.catch_warnings(record=True) as found:
             warnings.simplefilter("always")
             future = threads.submit(slot.run, candidate())

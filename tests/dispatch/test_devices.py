@@ -84,6 +84,8 @@ def test_one_broken_card_leaves_the_others_to_the_run_and_is_named(machine, monk
     with pytest.warns(UserWarning, match=r"nvidia-smi -L .*; the run uses the 1 GPU\(s\) that it lists"):
         assert ids(plan().slots) == [("cuda:0", "GPU-aaaa")]
     assert ids(plan(devices="0").slots) == [("cuda:0", "GPU-aaaa")]
+    if end.startswith("exec"):
+        return  # each call waits for it, and what follows knows no more than that there was no whole answer
     assert ids(offer("0", 1, 4)) == [("cuda:0", "GPU-aaaa")]
     with pytest.raises(OptionError, match="--devices cuda: nvidia-smi -L"):
         plan(devices="cuda")

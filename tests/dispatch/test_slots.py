@@ -219,7 +219,7 @@ def test_subprocesses_die_with_their_worker(open_one, trials, end, status):
         (context.folder / "pids").write_text(f"{{child.pid}} {{forked}}")
         {end}
         """,
-        timeout=3.0,
+        timeout=2.0,
     )
     assert slot.run(candidate()).status == status  # although the fork holds loky's pipes open
     slot.close()
@@ -300,6 +300,35 @@ def test_a_rerun_finds_its_folder_empty_and_a_promotion_the_old_one(open_one, tr
     assert (trials / "calibration" / "a-3" / "state").exists()
 
 
+def test_what_a_candidate_says_arrives_and_so_does_what_came_of_it(open_one, trials):
+    """In short, over every kind of slot, what the tests above say in detail of one."""
+    slot = open_one(
+        """
+        assert (genome, note, context.threads) == ({"x": 0.25}, "hello", 2), (genome, note, context.threads)
+        assert not os.path.exists(context._folder)
+        resumed = (context.resume_folder / "state").read_text() if context.resume_folder else "0"
+        (context.folder / "state").write_text(str(context.seed))
+        for i in range(1, 11): context.report(i / 10 * context.budget, loss=float(i))
+        return {"loss": float(resumed), "params": 3}
+        """,
+        threads=2,
+        note="hello",
+    )
+    first = slot.run(candidate(0, genome={"x": 0.25}, seed=11, budget=0.5))
+    assert (first.status, first.metrics, first.error) == ("ok", {"loss": 0.0, "params": 3.0}, None)
+    assert first.curve == tuple((i / 20, {"loss": float(i)}) for i in range(1, 11))
+    assert first.device == slot.device
+    assert first.device.endswith("cpu")
+    assert slot.run(candidate(0, genome={"x": 0.25}, seed=12)).metrics["loss"] == 0.0, "a rerun finds its folder empty"
+    assert slot.run(candidate(1, genome={"x": 0.25}, resumes=0), folder="a/b").metrics["loss"] == 12.0
+    assert (trials / "a" / "b" / "state").exists()
+    pruned = slot.run(candidate(2, genome={"x": 0.25}, stop_if=((0.4, "loss", 3.5),)))
+    assert (pruned.status, pruned.metrics, len(pruned.curve)) == ("pruned", {}, 4)
+    failed = slot.run(candidate(3))
+    assert failed.status == "failed"
+    assert failed.error.startswith("AssertionError: ({'x': 0.5}, 'hello', 2) (evaluator.py:")
+
+
 def test_other_slots_are_undisturbed(open_all):
     one, other = open_all("if genome['x'] == 0.5: os._exit(1)\ntime.sleep(0.6)\n" + OK, devices=(CPU, CPU))
     with ThreadPoolExecutor(2) as threads:  # both workers start at once
@@ -314,12 +343,14 @@ def test_other_slots_are_undisturbed(open_all):
 def test_a_worker_that_grew_is_kept(open_one):
     slot = open_one(
         """
-        time.sleep(0.6)
+        from joblib.externals.loky import process_executor
+        process_executor._MEMORY_LEAK_CHECK_DELAY = 0.05
+        time.sleep(0.1)
         sys.modules["__main__"].kept = b"x" * (genome["x"] == 0.5) * (320 << 20)
         return {"loss": float(os.getpid())}
         """
     )
-    values = (0.75, 0.75, 0.5, 0.5, 0.75)  # loky looks at the growth since the first call, once a second
+    values = (0.75, 0.75, 0.5, 0.5, 0.75)  # loky looks at the growth since the first call, here after each
     pids = {slot.run(candidate(i, genome={"x": x})).metrics["loss"] for i, x in enumerate(values)}
     assert len(pids) == 1
 

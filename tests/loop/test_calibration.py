@@ -97,9 +97,9 @@ def test_a_calibration_that_was_stopped_goes_on_exactly(begin: Begin, resume: Be
         if read_calibration(search.saved):
             search.stop()
 
-    settings = {"slots": 1, "calibrate": 3, "calibrate_best": 3, "options": {"sleep": 0.1}, "trials": 6, "seed": 2}
+    settings = {"slots": 1, "calibrate": 3, "calibrate_best": 3, "trials": 6, "seed": 2}
     whole = begin("whole", **settings).run().saved
-    search = begin("run", **settings).run(stop_soon)
+    search = begin("run", options={"sleep": 0.1}, **settings).run(stop_soon)
     assert search.saved.ended == "interrupted"
     before = read_calibration(Run.open(search.saved.folder))
     assert 1 <= len(before) < len(kept(whole))

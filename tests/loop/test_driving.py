@@ -20,7 +20,7 @@ from tests.conftest import drive, evaluate, rows, survivors
 from tests.loop.cases import NAMES, WAYS, Begin, agrees
 
 
-@pytest.mark.parametrize("way", [WAYS[0], WAYS[1]], ids=NAMES[:2])
+@pytest.mark.parametrize("way", [WAYS[0], pytest.param(WAYS[1], marks=pytest.mark.proof)], ids=NAMES[:2])
 def test_run_in_birth_order_is_the_same_for_any_number_of_slots(begin: Begin, way: dict[str, Any]) -> None:
     options = {"sleep": 0.01, "failing": 0.2}
     runs = [begin(f"slots-{n}", order="birth", slots=n, options=options, **way).run() for n in (1, 3)]

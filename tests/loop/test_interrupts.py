@@ -89,7 +89,7 @@ def running(quick: Path, tmp_path: Path) -> Iterator[Callable[[float], Running]]
 
 
 def test_ctrl_c_once_finishes_what_is_in_flight(running: Callable[[float], Running], resume: Begin) -> None:
-    run = running(0.3)
+    run = running(0.15)
     run.wait_for(b'"recorded"', 3)
     run.interrupt()
     reason, born, recorded = run.end().split()

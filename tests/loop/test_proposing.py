@@ -75,6 +75,7 @@ def test_a_strategy_that_breaks_stops_the_run_and_nothing_is_lost(
     goes_on_once_mended(search, resume, broken)
 
 
+@pytest.mark.usefixtures("here")
 @pytest.mark.parametrize("where", ["propose", "survivors"])
 def test_a_strategy_that_breaks_in_a_slot_stops_the_others(
     begin: Begin, resume: Begin, broken: Callable[..., Path], where: str

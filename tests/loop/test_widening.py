@@ -24,6 +24,7 @@ from evo_tune.report.advice import ends_of
 from evo_tune.store.manifest import space_of
 from evo_tune.store.run import WIDENINGS, Run
 from tests.conftest import cut_copy, drive, rows, survivors
+from tests.strategies.cases import some
 
 WIDE = '''"""Descends faster the larger x and lr are, far beyond their ranges."""
 import math
@@ -85,8 +86,13 @@ def beyond(candidate: Candidate) -> bool:
     return not (1e-4 <= genome["lr"] <= 1e-2 and 0.0 <= genome["x"] <= 0.3 and genome["kind"] in (8, 16))
 
 
-@pytest.mark.parametrize("rules", RULES)
-@pytest.mark.parametrize("strategy", ["saea", "ga", "tpe", "cma"])
+@pytest.mark.parametrize(
+    ("strategy", "rules"),
+    some(
+        [(strategy, rules) for strategy in ("saea", "ga", "tpe", "cma") for rules in RULES],
+        *(("saea", "none"), ("saea", "by worth"), ("ga", "rungs"), ("tpe", "replicates"), ("cma", "none")),
+    ),
+)
 def test_births_from_then_on_use_the_wider_space(wide: Begin, resume: Begin, strategy: str, rules: str) -> None:
     first = drive(wide(name="r", strategy=strategy, population=5, **RULES[rules]), slots=3)
     count = len(first.saved.candidates)

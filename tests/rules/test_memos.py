@@ -20,7 +20,7 @@ from evo_tune.rules.inheritance import source
 from evo_tune.rules.ruled import Ruled, Rules
 from tests.conftest import benchmark
 from tests.rules import reference
-from tests.strategies.cases import OBJECTIVES, SPACES
+from tests.strategies.cases import OBJECTIVES, SPACES, some
 
 SPACE = SPACES["mixed"]
 RUNGS = (1 / 9, 1 / 3, 1.0)
@@ -78,15 +78,16 @@ def births(rules: Rules, rng: np.random.Generator, known: History, count: int) -
         yield one
 
 
+@pytest.mark.parametrize("count", some([100, 250], 100))
 @pytest.mark.parametrize("whole", [True, pytest.param(False, marks=pytest.mark.proof)], ids=["ties", "reals"])
 @pytest.mark.parametrize("objectives", [1, 2])
 @pytest.mark.parametrize("name", VARIANTS)
-def test_what_is_kept_is_what_is_counted_anew(name: str, objectives: int, whole: bool) -> None:
+def test_what_is_kept_is_what_is_counted_anew(name: str, objectives: int, whole: bool, count: int) -> None:
     rules, rng = VARIANTS[name], np.random.default_rng([objectives, whole, *name.encode()])
     history = History(SPACE, OBJECTIVES[:objectives], rules.constraints)
     strategy = Ruled.of(make_strategy("random", {"population": 8}), rules, lambda genome: {})
     seen, curves = set(), Curves("loss", 1.0)
-    for one in births(rules, rng, history, 250):
+    for one in births(rules, rng, history, count):
         history.born(one)
         while len(history.out) > 3:
             late = history.out[int(rng.integers(3))]

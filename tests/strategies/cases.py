@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import numpy as np
 import pytest
@@ -137,6 +138,13 @@ SPACES = {
     ),
     "choices": SearchSpace(**{f"c{i}": Choice(("a", "b", 3, 4.5)) for i in range(5)}),
 }
+
+
+def some(cases: Iterable[Any], *suite: Any) -> list[Any]:
+    """Return the cases of a test's parameter; all but those that the suite has are proofs."""
+    each = [(case, case if isinstance(case, tuple) else (case,)) for case in cases]
+    return [case if case in suite else pytest.param(*values, marks=pytest.mark.proof) for case, values in each]
+
 
 SIZES = {"tiny": 18, "repaired": 15}
 """Numbers of different genomes of the spaces that are exhausted."""

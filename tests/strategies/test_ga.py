@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from dataclasses import replace
 
@@ -110,8 +111,9 @@ def test_options_are_given_as_text() -> None:
     )
 
 
+@functools.cache
 def long_history(trials: int) -> History:
-    """Return a history of random trials, as cheaply as it can be made."""
+    """Return a history of random trials, as cheaply as it can be made; some births more in it change nothing here."""
     rng = np.random.default_rng(0)
     space = SPACES["mixed"]
     history = History(space, OBJECTIVES)
@@ -135,6 +137,7 @@ def grow(history: History, strategy: Strategy, births: int) -> float:
     return min(times)
 
 
+@pytest.mark.xdist_group("long history")
 @pytest.mark.parametrize("make", [GA, NSGA2, Random])
 @pytest.mark.parametrize("generational", [False, True])
 def test_a_proposal_costs_the_same_in_a_long_run(make: type[Strategy], generational: bool) -> None:
