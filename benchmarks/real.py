@@ -90,6 +90,7 @@ class Found:
         full: Full trainings.
         stopped: Those that failed, were pruned or ended at a rung.
         trained: Losses and genomes of the best, the first of them first.
+        rungs: Whether it had rungs: its options are settled another way then, and its genomes are for these.
     """
 
     genome: dict[str, Any]
@@ -99,6 +100,7 @@ class Found:
     full: int
     stopped: int
     trained: list[tuple[float, dict[str, Any]]]
+    rungs: bool = False
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,7 @@ class Row:
     retrained_error: float
     genome: str
     trained: str
+    rungs: int = 0
 
     @property
     def luck(self) -> float:
@@ -164,18 +167,19 @@ def ours(strategy: str | None, job: Job, seed: int, folder: Path, **rules: Any) 
     if best is None or best.losses is None:
         raise NothingFoundError(f"not one of {len(run.outcomes)} trainings was finished well in time")
     key = genome_key(best.genome)
-    seeds = [trial for trial in run.trials() if trial.losses and genome_key(trial.genome) == key]
-    well = sum(trial.losses is not None and trial.candidate.budget == 1.0 for trial in run.trials())
+    full = [trial for trial in run.trials() if trial.losses is not None and trial.candidate.budget == 1.0]
+    seeds = sum(genome_key(trial.genome) == key for trial in full)
     trained = [(trial.losses[0], trial.genome) for trial in ranked[:KEPT] if trial.losses]
     said = believed.expected(run, best)
     return Found(
         best.genome,
         best.losses[0],
         best.losses[0] if said is None else said,
-        len(seeds),
-        well,
-        len(run.outcomes) - well,
+        seeds,
+        len(full),
+        len(run.outcomes) - len(full),
         trained,
+        "fidelity" in rules,
     )
 
 
@@ -236,10 +240,10 @@ def _default_parameters(job: Job) -> dict[str, Any]:
     return {name: parameter_of(space.genes[name], value) for name, value in space.default().items()}
 
 
-def _bound(job: Job) -> dict[str, Any]:
+def _bound(job: Job, rungs: bool = False) -> dict[str, Any]:
     """Return the options as a run settles them, or others would search another space than evo-tune."""
     evaluator = find_evaluator(EVALUATOR)
-    return evaluator.settled(evaluator.bind(job.options), rungs=False)
+    return evaluator.settled(evaluator.bind(job.options), rungs=rungs)
 
 
 class Reporting(Context):
@@ -279,32 +283,34 @@ def _optuna_worker(journal: str, job: Job, seed: int, deadline: float) -> None:
                 study.tell(trial, state=TrialState.FAIL)
 
 
-def _ready(job: Job) -> tuple[Evaluator, dict[str, Any]]:
+def _ready(job: Job, rungs: bool = False) -> tuple[Evaluator, dict[str, Any]]:
     """Pin this process to one thread, as evo-tune's workers are, and import what a training needs."""
     os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
     import torch
 
     torch.set_num_threads(1)
-    return find_evaluator(EVALUATOR), _bound(job)
+    return find_evaluator(EVALUATOR), _bound(job, rungs)
 
 
-def _train(job: Job, genome: dict[str, Any], seed: int) -> float:
-    evaluator, options = _ready(job)
+def _train(job: Job, genome: dict[str, Any], seed: int, rungs: bool) -> float:
+    evaluator, options = _ready(job, rungs)
     with tempfile.TemporaryDirectory() as folder:
         loss: float = evaluator.evaluate(genome, Context(seed=seed, folder=folder), options)["val_loss"]
     return loss
 
 
-def retrained(job: Job, genome: dict[str, Any], seed: int, first: int = 1) -> list[float]:
+def retrained(job: Job, genome: dict[str, Any], seed: int, rungs: bool, first: int = 1) -> list[float]:
     """Return the losses of a genome over fresh seeds, which are the same for every method.
 
     Args:
         job: Says how many.
         genome: It.
         seed: Of the search.
+        rungs: Whether it had rungs.
         first: Number of the first of them.
     """
-    return [_train(job, genome, calibration_seed(seed, number)) for number in range(first, first + job.retrain)]
+    seeds = [calibration_seed(seed, number) for number in range(first, first + job.retrain)]
+    return [_train(job, genome, one, rungs) for one in seeds]
 
 
 def default_genome(job: Job, seed: int, folder: Path) -> Found:
@@ -332,7 +338,7 @@ def play(method: str, job: Job, seed: int) -> Row:
     """Search, and train what is recommended again; in a process of its own, on one core."""
     with tempfile.TemporaryDirectory() as folder:
         found = METHODS[method](job, seed, Path(folder))
-    losses = retrained(job, found.genome, seed)
+    losses = retrained(job, found.genome, seed, found.rungs)
     return Row(
         method,
         seed,
@@ -347,6 +353,7 @@ def play(method: str, job: Job, seed: int) -> Row:
         float(np.std(losses, ddof=1) / np.sqrt(len(losses))) if len(losses) > 1 else 0.0,
         json.dumps(found.genome),
         json.dumps(found.trained),
+        int(found.rungs),
     )
 
 
@@ -355,8 +362,9 @@ def best_by_fresh_seeds(job: Job, row: Row, most: int) -> list[float]:
     genomes = [genome for _, genome in json.loads(row.trained)[:most]]
     if not genomes:
         return []
-    chosen = [float(np.mean(retrained(job, genome, row.seed, 1 + job.retrain))) for genome in genomes]
-    return retrained(job, genomes[int(np.argmin(chosen))], row.seed)
+    rungs, first = bool(row.rungs), 1 + job.retrain
+    chosen = [float(np.mean(retrained(job, genome, row.seed, rungs, first))) for genome in genomes]
+    return retrained(job, genomes[int(np.argmin(chosen))], row.seed, rungs)
 
 
 def read(path: Path) -> list[Row]:

@@ -73,24 +73,34 @@ def test_the_best_of_the_best_is_told_by_seeds_that_did_not_choose_it(
 ) -> None:
     asked: list[tuple[int, int]] = []
 
-    def train(job: object, genome: dict[str, int], seed: int) -> float:
+    def train(job: object, genome: dict[str, int], seed: int, rungs: bool) -> float:
+        assert rungs, "as in the search"
         asked.append((genome["lr"], seed))
         return float(genome["lr"])
 
     monkeypatch.setattr(real, "_train", train)
     trained = json.dumps([(1.0, {"lr": 5}), (1.1, {"lr": 4}), (1.2, {"lr": 3})])
-    row = real.Row("evo-tune, rungs", 7, 6.0, "{}", 3, 0, 1.0, 1.0, 1, 5.0, 0.0, "{}", trained)
+    row = real.Row("evo-tune, rungs", 7, 6.0, "{}", 3, 0, 1.0, 1.0, 1, 5.0, 0.0, "{}", trained, 1)
     assert real.best_by_fresh_seeds(real.Job(6.0, {}, 3, 0), row, 2) == [4.0] * 3
     chosen, told = {seed for _, seed in asked[:6]}, {seed for _, seed in asked[6:]}
     assert len(chosen) == len(told) == 3
     assert chosen.isdisjoint(told)
 
 
-def test_all_methods_search_the_space_of_a_run(real: ModuleType, tmp_path: Path) -> None:
-    job = real.Job(6.0, {}, 3, 0)
-    search = Search(real.EVALUATOR, options=job.options, store=tmp_path, trials=1)
+@pytest.mark.parametrize("rungs", [False, True])
+def test_all_methods_search_and_are_trained_again_as_a_run_is(
+    real: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rungs: bool
+) -> None:
+    """A schedule for rungs is another one, and what was found for one is not the best for the other."""
+    job, seen = real.Job(6.0, {}, 3, 0), []
+    rules = {"fidelity": "1/3,1"} if rungs else {}
+    search = Search(real.EVALUATOR, options=job.options, store=tmp_path, trials=1, **rules)
     search.close()
     assert real._default_parameters(job).keys() == search.saved.genes.keys()
-    assert {name: search.saved.manifest.options[name] for name in ("size", "flops")} == {
-        name: real._bound(job)[name] for name in ("size", "flops")
-    }
+    found = real.Found({}, 1.0, 1.0, 1, 1, 0, [], rungs)
+    monkeypatch.setitem(real.METHODS, "mine", lambda job, seed, folder: found)
+    monkeypatch.setattr(real, "_train", lambda job, genome, seed, rungs: seen.append(real._bound(job, rungs)) or 1.0)
+    assert real.play("mine", job, 0).rungs == rungs
+    assert len(seen) == 3
+    assert all(search.saved.manifest.options.items() <= each.items() for each in seen)
+    assert (search.saved.manifest.options["schedule"] == "wsd") == rungs
