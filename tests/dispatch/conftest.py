@@ -13,6 +13,7 @@ from slot_helpers import HEAD, KINDS, OVER_CLUSTERS, until, workers
 from evo_tune.dispatch import CPU, Device, Slot, Task, devices
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks for groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Keep a cluster to one process of the suite, and to the tests that are about the way there and back."""
     kept, left_out = [], []

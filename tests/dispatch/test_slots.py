@@ -355,6 +355,7 @@ def test_a_worker_that_grew_is_kept(open_one):
     assert len(pids) == 1
 
 
+@pytest.mark.parametrize("open_all", ["local"], indirect=True)  # a cluster's machines say themselves what they have
 def test_the_device_is_pinned(open_all):
     body = """
         assert os.environ["CUDA_VISIBLE_DEVICES"] == note, os.environ["CUDA_VISIBLE_DEVICES"]
