@@ -68,6 +68,28 @@ def test_what_came_late_is_taken_out_of_a_run(real: ModuleType, begin: Callable[
     assert real.recommended(run).id in run.outcomes
 
 
+@pytest.mark.parametrize("rules", [{}, {"fidelity": "1/3,1"}], ids=["plain", "rungs"])
+def test_a_search_says_what_it_trained_in_full_and_whether_it_had_rungs(
+    real: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rules: dict[str, str]
+) -> None:
+    source = '''"""A parabola."""
+from evo_tune import Float, Minimize, SearchSpace
+SPACE = SearchSpace(x=Float(0.0, 1.0))
+OBJECTIVES = [Minimize("loss")]
+SUPPORTS = ["budget"]
+def evaluate(genome, context):
+    (context.folder / "kept").touch()
+    return {"loss": (genome["x"] - 0.3) ** 2 + 1.0 - context.budget}
+'''
+    (tmp_path / "parabola.py").write_text(source)
+    monkeypatch.setattr(real, "EVALUATOR", str(tmp_path / "parabola.py"))
+    (tmp_path / "runs").mkdir()
+    found = real.ours("random", real.Job(1.0, {}, 3, 0), 0, tmp_path / "runs", trials=9, calibrate=0, **rules)
+    assert (found.rungs, found.seeds) == (bool(rules), 1)
+    assert found.full + found.stopped >= 9
+    assert (found.full == 9) == (found.stopped == 0) == (not rules)
+
+
 def test_the_best_of_the_best_is_told_by_seeds_that_did_not_choose_it(
     real: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:

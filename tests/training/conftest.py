@@ -22,6 +22,7 @@ from tests.training.forked import forked_ranks as forked_ranks
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
+    """Have one thread, as a worker has: two that wait for each other on a busy machine take up both of its cores."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
