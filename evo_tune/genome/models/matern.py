@@ -51,5 +51,5 @@ def covariance(relevance: np.ndarray, left: np.ndarray, right: np.ndarray, unord
 
 def times(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     """Return a product of matrices, by as many columns at a time as BLAS takes without waking threads."""
-    width = max(1, ALONE // (left.shape[0] * left.shape[1]))
-    return np.concatenate([left @ right[:, at : at + width] for at in range(0, right.shape[1], width)], axis=1)
+    width = max(1, ALONE // max(1, left.size))
+    return np.concatenate([left @ right[:, at : at + width] for at in range(0, right.shape[1] or 1, width)], axis=1)
