@@ -255,7 +255,7 @@ def peer(method: str, default: bool = False) -> Maker:
 # `cma` is not among them: every table and function has a choice, which it refuses.
 METHODS: dict[str, Maker] = {
     "saea": ours("saea"),
-    "saea as it was": ours("saea", believe="average", rounds=0, chances=0.0, front="steady"),
+    "saea as it was": ours("saea", believe="average", rounds=0, chances=0.0, front="steady", apart=0.0),
     "ga": ours("ga"),
     "random": ours("random"),
     "hill": ours("hill"),
@@ -292,6 +292,7 @@ ABLATION: dict[str, Maker] = {
     "no rounds of mutation": ours("saea", rounds=0),
     "rounds at every birth": ours("saea", searching=1.0),
     "no chances": ours("saea", chances=0.0),
+    "not apart": ours("saea", apart=0.0),
     "what is out is average": ours("saea", believe="average"),
     "without the screen": ours("saea", screen="none"),
     "the forest alone": ours("saea", models="forest"),

@@ -33,7 +33,7 @@ from evo_tune.strategies._births import spread, unborn
 from evo_tune.strategies._deap import Individual, best_of, crossover, mutate, seeded, select, tournament
 from evo_tune.strategies.surrogate.chances import another_chance
 from evo_tune.strategies.surrogate.learned import Learned
-from evo_tune.strategies.surrogate.rounds import Bred, Merits, searched, unseen
+from evo_tune.strategies.surrogate.rounds import Bred, Merits, News, searched
 from evo_tune.strategies.surrogate.screen import Screen, expected_improvement, normal_scores
 from evo_tune.strategies.surrogate.taught import Expectation
 
@@ -88,6 +88,8 @@ class SAEA(Strategy):
             trial having competed as it came.
         early: With --fidelity and one objective, results in part are 'learned' from, and who goes on is what is
             expected to end best; or they count by their 'places'.
+        apart: Births are so far from the best and latest ones in one gene at least, in standard deviations of a
+            mutation, which shrinks as a run goes on; 0: as near as may be.
     """
 
     first: int = 6
@@ -103,6 +105,7 @@ class SAEA(Strategy):
     chances: float = 0.5
     front: Literal["all", "steady"] = "all"
     early: Literal["learned", "places"] = "learned"
+    apart: float = 0.25
 
     several_objectives: ClassVar[bool] = True
     learns: ClassVar[bool] = True
@@ -112,6 +115,7 @@ class SAEA(Strategy):
         "chances": 0.0,
         "front": "steady",
         "early": "places",
+        "apart": 0.0,
     }
 
     def __post_init__(self) -> None:
@@ -122,6 +126,8 @@ class SAEA(Strategy):
         for name in ("searching", "chances"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise OptionError(f"{name}={getattr(self, name)} is not allowed: expected a probability from 0 to 1")
+        if not 0.0 <= self.apart < math.inf:
+            raise OptionError(f"apart={self.apart} is not allowed: expected a number of deviations, 0 or more")
         if not 0.0 <= self.kappa < math.inf:
             raise OptionError(f"kappa={self.kappa} is not allowed: expected a number of deviations, 0 or more")
 
@@ -145,21 +151,26 @@ class SAEA(Strategy):
         places = _places(history.ranked_losses(), len(history.failed), rng)
         pool = self._parents(history, told, places)
         bred = list(self._bred(history, rng, pool))
+        news = News.of(history, self._apart(history))
         if self.screen == "none":
-            return next(unseen(history, bred), None) or unborn(history, rng)
+            return next(news.of_bred(bred), None) or unborn(history, rng)
         if learned is not None:  # results in part are no chance that a value had: they bring no new best
             merits = self._learned_merits(history, told, learned, rng)
         else:
-            chance = another_chance(history, bred, self.chances, rng)
+            chance = another_chance(news, bred, self.chances, rng)
             if chance is not None:
                 return chance
             merits = self._merits(history, told, places, rng)
         if self.rounds and rng.random() < self.searching:
-            return searched(history, bred, merits, self.rounds, rng) or unborn(history, rng)
-        found = list(unseen(history, bred))
+            return searched(news, bred, merits, self.rounds, rng) or unborn(history, rng)
+        found = list(news.of_bred(bred))
         if not found:
             return unborn(history, rng)
         return found[int(np.argmax(merits(np.stack([history.space.encode(one.genome) for one in found]))))]
+
+    def _apart(self, history: History) -> float:
+        """Return how far births are to be from others, in unit coordinates."""
+        return self.apart * _step(history, self.population)
 
     def survivors(self, history: History) -> Sequence[int]:
         if len(history.objectives) > 1:
@@ -255,7 +266,7 @@ class SAEA(Strategy):
             return None
         lesson = history.lessons[TAUGHT.index(history.fresh_count) % len(history.lessons)]
         bred = (Bred(lesson.units[row], "learned") for row in np.argsort(lesson.losses, kind="stable"))
-        return next(unseen(history, bred), None)
+        return next(News.of(history, 0.0).of_bred(bred), None)
 
     def _learned(
         self, history: History, told: Sequence[Trial], places: np.ndarray, rng: np.random.Generator
@@ -299,7 +310,7 @@ def _children(
     Tournaments are small, unlike the genetic algorithm's: it is the model that selects, and it wants variety.
     """
     space = history.space
-    scale = max(FINEST, 0.3 / math.sqrt(1.0 + len(history.trials) / population))
+    scale = max(FINEST, _step(history, population))
     with seeded(rng):
         pairs = [(tournament(pool, 2), tournament(pool, 2)) for _ in range(count)]
         units = [crossover(a.units, b.units, space) if a.id != b.id else a.units for a, b in pairs]
@@ -309,6 +320,11 @@ def _children(
             yield Bred(mutated, "mutation", (first.id,))
         else:
             yield Bred(mutated, "crossover+mutation", (first.id, second.id))
+
+
+def _step(history: History, population: int) -> float:
+    """Return the standard deviation of a mutation, in unit coordinates."""
+    return 0.3 / math.sqrt(1.0 + len(history.trials) / population)
 
 
 def _neighbours(space: SearchSpace, leaders: Sequence[Individual]) -> Iterator[Bred]:

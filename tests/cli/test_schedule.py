@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 
 from evo_tune.cli import cli
 from evo_tune.errors import RecipeError, UsageError
-from evo_tune.training.optim.schedule import SCHEDULES, Schedule
+from evo_tune.training.optim.schedule import SCHEDULES, Schedule, Scheduling
 
 
 def ask(*words: str) -> Result:
@@ -21,7 +21,8 @@ def ask(*words: str) -> Result:
 
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_numbers_are_those_that_a_training_uses(name: str) -> None:
-    schedule = Schedule(name=name, steps=40, cycle=8, warmup_fraction=0.1)
+    fraction = Scheduling().decay_fraction
+    schedule = Schedule(name=name, steps=40, cycle=8, warmup_fraction=0.1, decay_fraction=fraction)
     words = [name, "--steps", "40", "--lr", "0.002", "--cycle", "8", "--warmup-fraction", "0.1"]
     expected = [0.002 * schedule(step) for step in range(40)]
     rows = list(csv.DictReader(io.StringIO(ask(*words, "--format", "csv").output)))

@@ -20,7 +20,7 @@ from evo_tune.plugins.find import find_evaluator
 from evo_tune.store.manifest import read_manifest
 from evo_tune.training.optim.fork import Tail
 
-TINY = {"size": "small", "tokens": 8192, "eval_tokens": 512, "schedule": "wsd", "fork": True}
+TINY = {"size": "small", "tokens": 8192, "eval_tokens": 512, "schedule": "wsd", "fork": True, "decay_fraction": 0.2}
 """Sixteen steps."""
 
 Train = Callable[..., tuple[dict[str, float], Context]]
@@ -161,7 +161,18 @@ def test_what_was_never_settled_is_cut_off_as_it_was(train: Train) -> None:
     ("budget", "last", "told"), [("0.5", 0.55, [0.0, 0.0, 1.0]), ("1", 0.1446, [0.0, 0.0, 0.0, 1.0])]
 )
 def test_evaluate_settles_it_by_its_budget(budget: str, last: float, told: list[float]) -> None:
-    words = ["evaluate", "language_model", "-o", "tokens=4096", "-o", "eval_tokens=512", "--format", "json"]
+    words = [
+        "evaluate",
+        "language_model",
+        "-o",
+        "tokens=4096",
+        "-o",
+        "decay_fraction=0.2",
+        "-o",
+        "eval_tokens=512",
+        "--format",
+        "json",
+    ]
     result = CliRunner().invoke(cli, [*words, "-o", "size=small", "--budget", budget], catch_exceptions=False)
     outcome = json.loads(result.output)
     assert outcome["metrics"]["final_lr_fraction"] == pytest.approx(last, abs=0.001)

@@ -13,7 +13,7 @@ from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Candidate, Outcome
 from evo_tune.strategies.saea import SAEA
 from evo_tune.strategies.surrogate.chances import STALLED, another_chance
-from evo_tune.strategies.surrogate.rounds import Bred
+from evo_tune.strategies.surrogate.rounds import Bred, News
 from tests.strategies.cases import OBJECTIVES
 from tests.strategies.simulate import Simulation, birth_rng
 
@@ -37,7 +37,7 @@ def bred() -> list[Bred]:
 
 
 def chance(history: History, chances: float = 1.0, seed: int = 0) -> str | None:
-    found = another_chance(history, bred(), chances, birth_rng(seed, 0))
+    found = another_chance(News.of(history, 0.0), bred(), chances, birth_rng(seed, 0))
     if found is None:
         return None
     assert found.operator == "chance"
@@ -54,7 +54,7 @@ def test_a_search_that_stands_tries_the_value_of_fewest_births() -> None:
 
 def test_while_results_improve_there_is_no_chance_and_nothing_is_drawn() -> None:
     rng = birth_rng(0, 0)
-    assert another_chance(standing(STALLED), bred(), 1.0, rng) is None
+    assert another_chance(News.of(standing(STALLED), 0.0), bred(), 1.0, rng) is None
     assert rng.random() == birth_rng(0, 0).random()
 
 
@@ -82,7 +82,7 @@ def test_several_objectives_and_spaces_without_such_a_gene_have_none() -> None:
     for id in range(40):
         history.born(Candidate(id, 0, 0, id, space.sample(birth_rng(0, id)), "random"))
         history.tell(id, Outcome("ok", {"loss": float(id)}))
-    assert another_chance(history, [], 1.0, birth_rng(0, 0)) is None
+    assert another_chance(News.of(history, 0.0), [], 1.0, birth_rng(0, 0)) is None
 
 
 def test_a_place_is_chosen_by_what_is_known_of_the_value_alone() -> None:
@@ -94,7 +94,7 @@ def test_a_place_is_chosen_by_what_is_known_of_the_value_alone() -> None:
         loss = 3.0 - x if kind == "b" else x
         history.born(Candidate(id, 0, 0, id, space.snap(space.encode({"x": x, "kind": kind})), "given"))
         history.tell(id, Outcome("ok", {"loss": loss}))
-    found = [another_chance(history, [], 1.0, birth_rng(seed, 0)) for seed in range(8)]
+    found = [another_chance(News.of(history, 0.0), [], 1.0, birth_rng(seed, 0)) for seed in range(8)]
     assert [one.genome["kind"] for one in found if one] == ["b"] * 8
     assert np.median([float(one.genome["x"]) for one in found if one]) > 0.8
 

@@ -233,6 +233,8 @@ def test_every_screen_works(screen: str, models: str) -> None:
         {"trees": 1},
         {"rounds": -1},
         {"chances": 1.5},
+        {"apart": -0.1},
+        {"apart": math.nan},
         {"kappa": -0.5},
         {"kappa": math.nan},
     ],
@@ -271,3 +273,23 @@ def test_a_good_prior_helps_and_an_adversarial_one_is_overcome() -> None:
     good, none, adversarial = ([best_with(centre, seed) for seed in range(1, 4)] for centre in (0.75, None, 0.2))
     assert np.median(good) < 0.5 * np.median(none)
     assert best_with(0.2, 0, births=60) < 0.2 * np.median(adversarial)
+
+
+def nearest(strategy: SAEA) -> float:
+    """Return how near two births of a run of 40 came, the farther of its two genes counting; the loss is noisy."""
+    space = SearchSpace(x=Float(0, 1), y=Float(0, 1))
+
+    def evaluate(candidate: Candidate) -> Outcome:
+        noise = 0.1 * float(np.random.default_rng(candidate.id).normal())
+        return Outcome("ok", {"loss": float(((space.encode(candidate.genome) - 0.4) ** 2).sum()) + noise})
+
+    run = Simulation(strategy, space, OBJECTIVES[:1], evaluate, births=40).run()
+    units = np.stack([space.encode(one.genome) for one in run.candidates])
+    return float(np.abs(units[:, None] - units[None])[np.triu_indices(40, 1)].max(axis=1).min())
+
+
+def test_no_birth_is_a_copy_of_another_but_for_less_than_a_mutation() -> None:
+    step = 0.3 / math.sqrt(1.0 + 40 / SAEA().population)
+    assert nearest(SAEA()) >= 0.25 * step
+    assert nearest(SAEA(apart=0.0)) < 0.1 * step
+    assert SAEA.before["apart"] == 0.0  # as runs of older versions go on

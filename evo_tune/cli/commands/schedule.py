@@ -13,7 +13,7 @@ from evo_tune.cli import _shared as shared
 from evo_tune.cli import complete
 from evo_tune.cli.help import command as made
 from evo_tune.errors import RecipeError, UsageError
-from evo_tune.training.optim.schedule import SCHEDULES, Schedule
+from evo_tune.training.optim.schedule import SCHEDULES, Schedule, Scheduling
 
 PLACE = 130
 
@@ -39,7 +39,13 @@ NAME is one of {", ".join(SCHEDULES)}.
 @click.option("--lr", type=float, default=3e-4, show_default=True, help="Its peak.")
 @click.option("--warmup-fraction", type=float, help="Share of the steps for linear warm-up.  [default: 0.05]")
 @click.option("--min-lr-ratio", "--min-ratio", type=float, help="The end, as a share of the peak.  [default: 0.1]")
-@click.option("--decay-fraction", type=float, help="wsd: share of the steps that decay.  [default: 0.2]")
+@click.option(
+    "--decay-fraction",
+    type=float,
+    default=Scheduling().decay_fraction,
+    show_default=True,
+    help="wsd: share of the steps that decay.",
+)
 @click.option("--decay-shape", metavar="SHAPE", help="wsd: linear, sqrt or cosine.  [default: linear]")
 @click.option("--cycle", type=int, help="sgdr, cosine_step: steps of the first cycle.  [default: a tenth]")
 @click.option("--cycle-growth", type=int, help="sgdr: each cycle is so many times longer.  [default: 1]")

@@ -18,7 +18,7 @@ from evo_tune.genome.history import History
 from evo_tune.genome.models.features import features_of, sizes_of
 from evo_tune.genome.trial import Proposal
 from evo_tune.strategies.surrogate.process import Process
-from evo_tune.strategies.surrogate.rounds import Bred, unseen
+from evo_tune.strategies.surrogate.rounds import Bred, News
 from evo_tune.strategies.surrogate.screen import expected_improvement, normal_scores
 
 __all__ = ["another_chance"]
@@ -39,18 +39,19 @@ CHILDREN, RANDOM = 24, 36
 """Candidates of a chance, all with its value: what was bred, and random genomes."""
 
 
-def another_chance(history: History, bred: Iterable[Bred], chances: float, rng: np.random.Generator) -> Proposal | None:
+def another_chance(news: News, bred: Iterable[Bred], chances: float, rng: np.random.Generator) -> Proposal | None:
     """Return a birth with the value that had the fewest, while the search stands; None if there is to be none.
 
     Only the order of results says that it stands, as all else of this strategy. With several objectives each birth
     weighs them anew, so none is the best for long, and there are no chances.
 
     Args:
-        history: All that is known.
+        news: Says what is new to a history, which is all that is known.
         bred: Candidates of the birth, of which the first are taken with this value in place of theirs.
         chances: Probability of such a birth. Nothing is drawn from `rng` while the search goes on.
         rng: The only source of randomness.
     """
+    history = news.history
     best = history.best
     if chances == 0.0 or best is None or len(history.objectives) > 1:
         return None
@@ -62,7 +63,7 @@ def another_chance(history: History, bred: Iterable[Bred], chances: float, rng: 
         return None
     gene, value = rare
     found, points = [], []
-    for proposal in unseen(history, _with_value(history, bred, gene, (value + 0.5) / sizes[gene], rng)):
+    for proposal in news.of_bred(_with_value(history, bred, gene, (value + 0.5) / sizes[gene], rng)):
         features = features_of(history.space.encode(proposal.genome)[None], sizes)[0]
         if features[gene] == value:  # repair, or a gene that does not count, may have another mind
             found.append(proposal)

@@ -14,9 +14,9 @@ from evo_tune.genome.history import History
 from evo_tune.genome.models.features import sizes_of
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Proposal
-from evo_tune.genome.values import genome_key
+from evo_tune.genome.values import Genome, genome_key
 
-__all__ = ["Bred", "Merits", "searched", "unseen"]
+__all__ = ["Bred", "Merits", "News", "searched"]
 
 LIKED, VARIANTS = 8, 6
 """Candidates around which a round searches, and how many variants it makes of each."""
@@ -26,6 +26,9 @@ WIDEST = 0.1
 
 MANY = 64
 """Values from which on a gene counts as continuous until a candidate is snapped."""
+
+POINTS, RECENT = 96, 256
+"""Best trials, and last births, from which a birth is kept apart: what bounds its cost in a long run."""
 
 Merits = Callable[[np.ndarray], np.ndarray]
 """Says how promising unit coordinates of shape (points, genes) are, shape (points,); higher is better."""
@@ -50,19 +53,60 @@ class Bred:
         return Proposal(space.snap(self.units), self.operator, self.parents)
 
 
-def unseen(history: History, bred: Iterable[Bred]) -> Iterator[Proposal]:
-    """Yield different genomes of what was bred, none of them born, each snapped when it is asked for."""
-    known = set()
-    for one in bred:
-        proposal = one.proposal(history.space)
-        key = genome_key(proposal.genome)
-        if key not in known and not history.seen(proposal.genome):
-            known.add(key)
-            yield proposal
+@dataclass(frozen=True)
+class News:
+    """What is new: a genome that was not born, and is not so near to one that nothing could be learned by it.
+
+    Where a search has come close to the best, most of what is bred are copies of it that differ in the third digit of
+    one gene. By a noisy loss these cannot be told apart, so each teaches nothing but luck, and together they crowd out
+    the other parents (the clearing of Pétrowski, A clearing procedure as a niching method, 1996, for births).
+
+    Args:
+        history: Says what was born.
+        apart: What differs from each of the best and latest births by so much in one gene at least is new, in unit
+            coordinates; in genes of few values, or without order, any difference will do. 0: whatever was not born.
+        units: Unit coordinates of these births, shape (births, genes).
+        few: Whether a gene has few values, or no order, shape (genes,).
+    """
+
+    history: History
+    apart: float
+    units: np.ndarray
+    few: np.ndarray
+
+    @classmethod
+    def of(cls, history: History, apart: float) -> News:
+        """Return what is new to a history; see the class."""
+        genes = history.space.genes
+        few = np.array([gene.size < MANY for gene in genes.values()]) | (sizes_of(history.space) > 0)
+        ids = [trial.id for trial in history.ranking[:POINTS]] if apart > 0.0 else []
+        recent = history.born_units[-RECENT:] if apart > 0.0 else []
+        units = np.array([*(history.born_units[id] for id in ids), *recent]).reshape(-1, len(genes))
+        return cls(history, apart, units, few)
+
+    def __call__(self, genome: Genome) -> bool:
+        """Say whether a genome is new."""
+        if self.history.seen(genome):
+            return False
+        if not len(self.units):
+            return True
+        steps = np.abs(self.units - self.history.space.encode(genome))
+        far = np.where(self.few, steps > 0.0, steps >= self.apart)
+        return bool(far.any(axis=1).all())
+
+    def of_bred(self, bred: Iterable[Bred]) -> Iterator[Proposal]:
+        """Yield different genomes of what was bred, all of them new, each snapped when it is asked for."""
+        known = set()
+        for one in bred:
+            proposal = one.proposal(self.history.space)
+            key = genome_key(proposal.genome)
+            if key not in known and self(proposal.genome):
+                known.add(key)
+                yield proposal
 
 
 def searched(
-    history: History, bred: Sequence[Bred], merits: Merits, rounds: int, rng: np.random.Generator
+    news: News, bred: Sequence[Bred], merits: Merits, rounds: int, rng: np.random.Generator
 ) -> Proposal | None:
     """Return the most promising genome of what was bred and of what rounds of mutation find around the best of it.
 
@@ -70,16 +114,16 @@ def searched(
     judged again.
 
     Args:
-        history: Says what was born.
+        news: Says what is new.
         bred: The candidates to begin with.
         merits: Judges them.
         rounds: How often variants of the best so far are made.
         rng: The only source of randomness.
 
     Returns:
-        None if all of what was bred was born before.
+        None if nothing of what was bred is new.
     """
-    space = history.space
+    space = news.history.space
     found: dict[str, Proposal] = {}
     units, merit = np.empty((0, len(space.genes))), np.empty(0)
     young = list(bred)
@@ -89,7 +133,7 @@ def searched(
             top = np.repeat(np.argsort(-merit, kind="stable")[:LIKED], VARIANTS)
             varied = _varied(units[top], space, rng, WIDEST / 2.0 ** (number - 1))
             young = [Bred(row, "searched", proposals[place].parents) for row, place in zip(varied, top, strict=True)]
-        fresh = _best_unseen(history, young, merits, found)
+        fresh = _best_new(news, young, merits, found)
         if fresh:
             encoded = np.stack([space.encode(one.genome) for one in fresh])
             found |= {genome_key(one.genome): one for one in fresh}
@@ -99,14 +143,14 @@ def searched(
     return list(found.values())[int(np.argmax(merit))]
 
 
-def _best_unseen(history: History, young: Sequence[Bred], merits: Merits, known: Iterable[str]) -> list[Proposal]:
-    """Return the LIKED most promising of some candidates, none of them born or known."""
-    likely = merits(_rounded(history.space, np.stack([one.units for one in young])))
+def _best_new(news: News, young: Sequence[Bred], merits: Merits, known: Iterable[str]) -> list[Proposal]:
+    """Return the LIKED most promising of some candidates, all of them new and none of them known."""
+    likely = merits(_rounded(news.history.space, np.stack([one.units for one in young])))
     known, fresh = set(known), []
     for index in np.argsort(-likely, kind="stable"):
-        proposal = young[index].proposal(history.space)
+        proposal = young[index].proposal(news.history.space)
         key = genome_key(proposal.genome)
-        if key not in known and not history.seen(proposal.genome):
+        if key not in known and news(proposal.genome):
             known.add(key)
             fresh.append(proposal)
             if len(fresh) == LIKED:

@@ -245,7 +245,7 @@ class Scheduling(Options):
     )
     min_lr_ratio: float = option(0.1, bounds="[0, 1]", help="Learning rate at the end, as a share of its peak")
     decay_fraction: float = option(
-        0.2, bounds="(0, 1]", gene="float(0.1,0.7)", help="wsd: share of the steps that decay, at the end"
+        0.4, bounds="(0, 1]", gene="float(0.1,0.7)", help="wsd: share of the steps that decay, at the end"
     )
     decay_shape: str = option("linear", choices=DECAYS, help="wsd: shape of the decay")
     cycle: float = option(0.1, bounds="(0, 1]", help="sgdr, cosine_step: the first cycle, as a share of the steps")

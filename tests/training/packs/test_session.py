@@ -97,7 +97,7 @@ def test_each_is_told_as_if_it_were_alone(evaluator: Evaluator, tmp_path: Path, 
 
 def test_a_part_is_gone_on_from_alone_and_as_one(evaluator: Evaluator, tmp_path: Path) -> None:
     """With a fork: what is judged is decayed and thrown away, and what goes on is the training that had no rung."""
-    trainings = Trainings(evaluator, tmp_path, fork=True, schedule="wsd")
+    trainings = Trainings(evaluator, tmp_path, fork=True, schedule="wsd", decay_fraction=0.2)
     whole = trainings.alone("whole")
     for mine, theirs in zip(
         trainings.packed("part", budget=0.5), trainings.alone("part alone", budget=0.5), strict=True
