@@ -289,5 +289,6 @@ def test_a_plan_counts_samples() -> None:
 
 def test_schedules_end_at_zero_and_those_of_old_checkpoints_are_known() -> None:
     plan = Plan()
-    assert plan.rates(20, 0.1) == Schedule(steps=20, warmup_fraction=0.1, min_lr_ratio=0.0)
+    expected = Schedule(steps=20, warmup_fraction=0.1, min_lr_ratio=0.0, decay_fraction=plan.decay_fraction)
+    assert plan.rates(20, 0.1) == expected
     assert Plan(cycle=0.25, schedule="sgdr").rates(20, 0.0).first_cycle == 5
