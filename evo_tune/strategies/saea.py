@@ -151,7 +151,7 @@ class SAEA(Strategy):
         places = _places(history.ranked_losses(), len(history.failed), rng)
         pool = self._parents(history, told, places)
         bred = list(self._bred(history, rng, pool))
-        news = News.of(history, self._apart(history))
+        news = News.of(history, self.apart * _step(history, self.population))
         if self.screen == "none":
             return next(news.of_bred(bred), None) or unborn(history, rng)
         if learned is not None:  # results in part are no chance that a value had: they bring no new best
@@ -167,10 +167,6 @@ class SAEA(Strategy):
         if not found:
             return unborn(history, rng)
         return found[int(np.argmax(merits(np.stack([history.space.encode(one.genome) for one in found]))))]
-
-    def _apart(self, history: History) -> float:
-        """Return how far births are to be from others, in unit coordinates."""
-        return self.apart * _step(history, self.population)
 
     def survivors(self, history: History) -> Sequence[int]:
         if len(history.objectives) > 1:
