@@ -27,6 +27,9 @@ WIDEST = 0.1
 MANY = 64
 """Values from which on a gene counts as continuous until a candidate is snapped."""
 
+ANY = 1e-9
+"""A difference, in unit coordinates, below that of any two values."""
+
 POINTS, RECENT = 96, 256
 """Best trials, and last births, from which a birth is kept apart: what bounds its cost in a long run."""
 
@@ -63,26 +66,29 @@ class News:
 
     Args:
         history: Says what was born.
-        apart: What differs from each of the best and latest births by so much in one gene at least is new, in unit
-            coordinates; in genes of few values, or without order, any difference will do. 0: whatever was not born.
-        units: Unit coordinates of these births, shape (births, genes).
-        few: Whether a gene has few values, or no order, shape (genes,).
+        units: Unit coordinates of the best and the latest births, shape (births, genes).
+        least: What differs from each of these by so much in one gene at least is new, shape (genes,).
     """
 
     history: History
-    apart: float
     units: np.ndarray
-    few: np.ndarray
+    least: np.ndarray
 
     @classmethod
     def of(cls, history: History, apart: float) -> News:
-        """Return what is new to a history; see the class."""
+        """Return what is new to a history.
+
+        Args:
+            history: Says what was born.
+            apart: The least difference, in unit coordinates; in genes of few values, or without order, any difference
+                will do. 0: whatever was not born is new.
+        """
         genes = history.space.genes
         few = np.array([gene.size < MANY for gene in genes.values()]) | (sizes_of(history.space) > 0)
         ids = [trial.id for trial in history.ranking[:POINTS]] if apart > 0.0 else []
         recent = history.born_units[-RECENT:] if apart > 0.0 else []
         units = np.array([*(history.born_units[id] for id in ids), *recent]).reshape(-1, len(genes))
-        return cls(history, apart, units, few)
+        return cls(history, units, np.where(few, ANY, apart))
 
     def __call__(self, genome: Genome) -> bool:
         """Say whether a genome is new."""
@@ -91,8 +97,7 @@ class News:
         if not len(self.units):
             return True
         steps = np.abs(self.units - self.history.space.encode(genome))
-        far = np.where(self.few, steps > 0.0, steps >= self.apart)
-        return bool(far.any(axis=1).all())
+        return bool((steps >= self.least).any(axis=1).all())
 
     def of_bred(self, bred: Iterable[Bred]) -> Iterator[Proposal]:
         """Yield different genomes of what was bred, all of them new, each snapped when it is asked for."""
