@@ -282,7 +282,7 @@ def function(name: str, space: SearchSpace, shape: Callable[..., float | None], 
         name: For people.
         space: Where to search.
         shape: Takes unit coordinates as a dict of gene to number, and the optimum's; None is a failure.
-        noise: Standard deviation of what the search is told, as a share of the median.
+        noise: Standard deviation of what the search is told, as a share of the median; drawn anew for each training.
     """
     names = list(space.genes)
 
@@ -301,7 +301,12 @@ def function(name: str, space: SearchSpace, shape: Callable[..., float | None], 
             told = None if value is None else (value + noise * median * rng.standard_normal(),)
             return told, None if value is None else (value,)
 
-        return Instance(space, evaluate, lambda results: regrets(results, 0.0, median))
+        def regret(genome: dict[str, Any]) -> float:
+            value = true(genome)
+            return np.inf if value is None else value / median
+
+        told = regret if noise else None  # what looks best and what is recommended may differ
+        return Instance(space, evaluate, lambda results: regrets(results, 0.0, median), regret=told)
 
     return Problem(name, "functions", instance)
 

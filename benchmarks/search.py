@@ -252,9 +252,12 @@ def peer(method: str, default: bool = False) -> Maker:
     return lambda instance, seed, evaluations, line: Peer(instance, seed, evaluations, line, method, default)
 
 
+WORTH = Rules(replicates=CAP, by_worth=True)
+
 # `cma` is not among them: every table and function has a choice, which it refuses.
 METHODS: dict[str, Maker] = {
     "saea": ours("saea"),
+    "saea, --replicates auto": ours("saea", rules=WORTH),
     "saea as it was": ours("saea", believe="average", rounds=0, chances=0.0, front="steady", apart=0.0),
     "ga": ours("ga"),
     "random": ours("random"),
@@ -302,12 +305,10 @@ ABLATION: dict[str, Maker] = {
 }
 """The default, and what each of its parts does."""
 
-WORTH = Rules(replicates=CAP, by_worth=True)
-
 FURTHER: dict[str, Maker] = {
     "saea": ours("saea"),
     "saea, --replicates 2": ours("saea", rules=Rules(replicates=2)),
-    "saea, --replicates auto": ours("saea", rules=WORTH),
+    "saea, --replicates auto": METHODS["saea, --replicates auto"],
     "ga": ours("ga"),
     "ga, --replicates auto": ours("ga", rules=WORTH),
     "random": ours("random"),

@@ -2,7 +2,9 @@
 
 The best of many noisy results is partly luck. In a run that weighs further seeds against new genomes
 (`Manifest.by_worth`) the first are therefore those of which a model of all results expects the least loss
-(`genome.models.seeds`), and not those that were seen to have it.
+(`genome.models.seeds`), and not those that were seen to have it. Where the leader is to have so many seeds
+(`Manifest.replicates`), one that has had them stands before those that had fewer and look better so far: a run that the
+clock ends has no time left to prove them.
 """
 
 from __future__ import annotations
@@ -26,10 +28,31 @@ MEMO: WeakKeyDictionary[Run, tuple[int, dict[int, float]]] = WeakKeyDictionary()
 
 
 def ranked(run: Run) -> list[Trial]:
-    """Return a run's trials as `Run.ranked` does, in a run by worth the best few by what is expected of them."""
+    """Return a run's trials as `Run.ranked` does; the first few as they stand by what is known of seeds (see above)."""
     found = run.ranked()
+    if not run.manifest.by_worth:
+        return _proven_first(run, found) if run.manifest.replicates > 1 else found
     place = {id: number for number, id in enumerate(_expected(run, found))}
     return sorted(found, key=lambda trial: place.get(trial.id, len(place)))  # stable
+
+
+def _proven_first(run: Run, found: list[Trial]) -> list[Trial]:
+    """Return ranked trials, the best one that has had all its seeds before those that look better after fewer.
+
+    They stay as they are where that one breaks a constraint by more, or where no further seed has changed a loss.
+    """
+    losses: dict[str, list[float | None]] = {}
+    for trial in run.trials():
+        if trial.candidate.whole:
+            losses.setdefault(trial.key, []).append(trial.losses[0] if trial.losses else None)
+    again = [known for known in losses.values() if len(known) > 1]
+    proven = [place for place, trial in enumerate(found) if len(losses[trial.key]) >= run.manifest.replicates]
+    if not proven or all(len(set(known)) == 1 for known in again):
+        return found
+    first = found[proven[0]]
+    if first.violation > found[0].violation:
+        return found
+    return [first, *(trial for trial in found if trial is not first)]
 
 
 def expected(run: Run, trial: Trial) -> float | None:

@@ -149,7 +149,7 @@ def recommended(run: Run) -> Trial | None:
     """
     rows = {row.id: row for row in calibrated(run)} if len(run.objectives) == 1 else {}
     if not rows:  # as long as a run goes on, this is asked for again and again
-        return next(iter(believed.ranked(run)), None) if run.manifest.by_worth else run.leader
+        return next(iter(believed.ranked(run)), None) if run.manifest.replicates > 1 else run.leader
     ranked = run.ranked()
     race = standing(run)
     if race is None:
