@@ -6,9 +6,9 @@ training seed. Only what was finished in time counts. Then the genome that each 
 seeds that took no part, the same for all: that is the figure, since the best of many noisy results is partly luck. By
 how much it is worse than what the search said is the luck of that search.
 
-- evo-tune, rungs, 3 seeds: through `Search`, with `--fidelity 1/9,1/3,1 --replicates 3`: whoever leads by its mean over
-  seeds is trained with further ones until it has three, inside the time; the best mean that was seen
-- evo-tune, rungs: without further seeds; the best that was seen of what was trained in full
+- evo-tune, rungs: through `Search`, with `--fidelity 1/9,1/3,1`; the best that was seen of what was trained in full
+- evo-tune, rungs, 4 seeds: with `--replicates 4` as well: whoever leads by its mean over seeds is trained with further
+  ones until it has four, inside the time; the best mean of those that have had them
 - evo-tune, further seeds: with `--replicates auto`: it spends its time on further seeds of the best where that is
   worth more than a new genome, and recommends what it expects to be the best with other seeds
 - evo-tune, plain: neither; random: its random search, the same way
@@ -327,8 +327,8 @@ def _rule(**rules: Any) -> Callable[[Job, int, Path], Found]:
 
 
 METHODS: dict[str, Callable[[Job, int, Path], Found]] = {
-    "evo-tune, rungs, 3 seeds": _rule(fidelity="1/9,1/3,1", replicates=3),
     "evo-tune, rungs": _rule(fidelity="1/9,1/3,1"),
+    "evo-tune, rungs, 4 seeds": _rule(fidelity="1/9,1/3,1", replicates=4),
     "evo-tune, further seeds": _rule(replicates="auto"),
     "evo-tune, plain": _rule(),
     "Optuna TPE + Hyperband": optuna,
