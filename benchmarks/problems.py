@@ -305,8 +305,8 @@ def function(name: str, space: SearchSpace, shape: Callable[..., float | None], 
             value = true(genome)
             return np.inf if value is None else value / median
 
-        told = regret if noise else None  # what looks best and what is recommended may differ
-        return Instance(space, evaluate, lambda results: regrets(results, 0.0, median), regret=told)
+        counted = regret if noise else None  # what looks best and what is recommended may differ
+        return Instance(space, evaluate, lambda results: regrets(results, 0.0, median), regret=counted)
 
     return Problem(name, "functions", instance)
 

@@ -6,8 +6,9 @@ scale), categories are categories for all, and a cell that a table lacks is a fa
 several seeds is searched and scored on their mean; in its noisy form it is searched on seed 0 and the cell
 that looks best is scored on the mean. With --further a cell is trained with one seed after the other, each at
 full cost, for every method, and what it recommends is scored on the mean of all. Mixed functions, whose optimum
-lies elsewhere for each seed, say how much of this holds elsewhere. Ours begin with the middle of every gene, as
-every run of `evo-tune` begins with the default; 'default first' gives it to Optuna's TPE as well.
+lies elsewhere for each seed, say how much of this holds elsewhere; of the noisy one, too, what is recommended is
+scored. Ours begin with the middle of every gene, as every run of `evo-tune` begins with the default; 'default first'
+gives it to Optuna's TPE as well.
 
 Normalised regret is (best found - the table's best) / (the table's median - its best): 0 is the best there
 is, 1 the median. A figure is the mean over problems of the mean over seeds, with the standard error over

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from evo_tune.loop.search import Search
 from tests.cli.conftest import Typed
 
 NOISY = '''"""A bowl with noise."""
@@ -39,7 +40,9 @@ def noisy(folder: Path) -> None:
 def test_a_run_says_what_it_is_recommending_by_and_replays(typed: Typed) -> None:
     made = typed(*RUN, "--replicates", "auto", "--name", "auto")
     assert made.code == 0, made
-    assert "--replicates auto: the cost of" in typed("show", "auto").out
+    shown = " ".join(typed("show", "auto").out.split())
+    assert "--replicates auto: the cost of" in shown
+    assert "; first, what is expected to be the best with other seeds)" in shown
     data = json.loads(typed("show", "auto", "--format", "json").out)
     assert (data["replicates"], data["by_worth"]) == (4, True)
     assert data["evaluations"] > 30
@@ -53,6 +56,26 @@ def test_a_run_says_what_it_is_recommending_by_and_replays(typed: Typed) -> None
     assert "expected" not in plain.out + typed("best", "plain").out
     data = json.loads(typed("show", "plain", "--format", "json").out)
     assert (data["replicates"], data["by_worth"], data["evaluations"]) == (1, False, 30)
+
+
+@pytest.mark.usefixtures("noisy")
+@pytest.mark.parametrize(
+    ("newcomer", "first", "told"),
+    [(0.5, 1.1, "where there are several; first, the best that has had all 2)"), (1.2, 1.1, "are several)")],
+)
+def test_show_says_why_the_first_is_not_the_one_that_looks_best(
+    typed: Typed, newcomer: float, first: float, told: str
+) -> None:
+    losses = {0: [1.0, 1.3, newcomer], 1: [1.2]}
+    with Search("noisy.py", strategy="random", replicates=2, trials=9, name="byhand") as search:
+        while (candidate := search.ask()) is not None and losses[candidate.replicate]:
+            search.tell(candidate, {"loss": losses[candidate.replicate].pop(0), "size": 1.0})
+            if not losses[0]:
+                break
+    shown = " ".join(typed("show", "byhand").out.split())
+    assert told in shown
+    best = json.loads(typed("show", "byhand", "--format", "json").out)["best"]
+    assert best[0]["metrics"]["loss"] == first
 
 
 @pytest.mark.usefixtures("noisy")

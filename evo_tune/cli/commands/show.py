@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,7 @@ def _print_run(run: Any, top: int) -> None:
     fresh = {row.id: row for row in calibrated(run)}
     over = "over fresh seeds" if reported(run).metric == metrics[0] else f"{reported(run).metric} over fresh seeds"
     bounded = [one.metric for one in run.constraints if one.metric not in metrics]
+    trials = report.front(run) if several else report.leaders(run, top)
     shared.print_rows(
         [
             {
@@ -73,10 +75,10 @@ def _print_run(run: Any, top: int) -> None:
                 "seconds": trial.outcome.seconds,
                 "operator": trial.candidate.operator,
             }
-            for trial in (report.front(run) if several else report.leaders(run, top))
+            for trial in trials
         ],
         "table",
-        "Pareto front" if several else _title(run, top, bool(fresh)),
+        "Pareto front" if several else _title(run, top, trials, bool(fresh)),
         "no full training gave a value",
         ("operator", "generation", "seconds", *reversed(run.genes)),
     )
@@ -99,10 +101,20 @@ def _print_run(run: Any, top: int) -> None:
         shared.echo(f"{waiting} born without a result yet: they are in flight, or run again on resume")
 
 
-def _title(run: Any, top: int, calibrated: bool) -> str:
+def _title(run: Any, top: int, trials: Sequence[Any], calibrated: bool) -> str:
     several = any(candidate.replicate for candidate in run.candidates)
     seeds = "the mean over seeds, where there are several" if several else "one seed each"
-    return f"the best {top} ({seeds}{'; first, what fresh seeds recommend' if calibrated else ''})"
+    return f"the best {top} ({seeds}{'; first, what fresh seeds recommend' if calibrated else _first(run, trials)})"
+
+
+def _first(run: Any, trials: Sequence[Any]) -> str:
+    """Return why the recommended trial stands before one that was seen to be better; '' where it does not."""
+    seen = [(trial.violation, trial.losses) for trial in trials]
+    if not seen or seen[0] == min(seen):
+        return ""
+    if run.manifest.by_worth:
+        return "; first, what is expected to be the best with other seeds"
+    return f"; first, the best that has had all {run.manifest.replicates}"
 
 
 def _rules(manifest: Any) -> list[str]:
