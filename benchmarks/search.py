@@ -259,7 +259,7 @@ WORTH = Rules(replicates=CAP, by_worth=True)
 METHODS: dict[str, Maker] = {
     "saea": ours("saea"),
     "saea, --replicates auto": ours("saea", rules=WORTH),
-    "saea as it was": ours("saea", believe="average", rounds=0, chances=0.0, front="steady", apart=0.0),
+    "saea as it was": ours("saea", believe="average", rounds=0, chances=0.0, front="steady", apart=0.0, smooth=0.0),
     "ga": ours("ga"),
     "random": ours("random"),
     "hill": ours("hill"),
@@ -297,6 +297,7 @@ ABLATION: dict[str, Maker] = {
     "rounds at every birth": ours("saea", searching=1.0),
     "no chances": ours("saea", chances=0.0),
     "not apart": ours("saea", apart=0.0),
+    "no smooth births": ours("saea", smooth=0.0),
     "what is out is average": ours("saea", believe="average"),
     "without the screen": ours("saea", screen="none"),
     "the forest alone": ours("saea", models="forest"),

@@ -167,6 +167,15 @@ class History:
         """Return the losses of `ranked`, shape (trials, objectives)."""
         return np.array(self._losses.get(len(self._ranked)))
 
+    def scaled_losses(self) -> np.ndarray:
+        """Return the first losses of `ranked` where they have one scale, shape (trials,).
+
+        They rise with the place; NaN for trials that break a constraint, which are not ranked by losses.
+        """
+        found = np.array(self._losses.get(len(self._ranked))[:, 0])
+        found[bisect(self._ranked, 0.0, key=lambda row: row[0]) :] = np.nan
+        return found
+
     @property
     def failed(self) -> Sequence[Trial]:
         """The told trials that have no losses, in told order."""

@@ -1,8 +1,9 @@
 """The history as a strategy is shown it where genomes may have several trials: each born once, trained in full.
 
 A view is made for one birth, and most of it is never looked at: what a run of thousands of trials has of it is kept
-between births (`Ledger`), and a trial is made when somebody reads it. Ranks say all that is known: losses at different
-budgets, or of pruned trials, have no common scale. Nothing here promotes, prunes or proposes.
+between births (`Ledger`), and a trial is made when somebody reads it. Ranks say all that is known of losses at different
+budgets, or of pruned trials, which have no common scale; those that have one are told beside them (`scaled_losses`).
+Nothing here promotes, prunes or proposes.
 """
 
 from __future__ import annotations
@@ -73,6 +74,12 @@ class Ledger:
         """Return what `standing.as_from_scratch` says, shape (genomes, objectives); NaN where there is nothing."""
         full = self.losses[1.0].get(count) if 1.0 in self.losses else np.full((count, self.objectives), math.nan)
         return filled(full, self.heirs.get(count)) if self.began else full
+
+    def scaled_losses(self, count: int) -> np.ndarray:
+        """Return the first losses of what was trained in full and keeps to constraints, shape (genomes,); else NaN."""
+        losses = self.losses.get(1.0, Grown(*[math.nan] * self.objectives)).get(count)[:, 0]
+        counts = (self.alive.get(count)[:, 0] > 0.0) & (self.violation.get(count)[:, 0] == 0.0) & np.isfinite(losses)
+        return np.where(counts, losses, math.nan)
 
     def by_rung(self, losses: np.ndarray, objective: int) -> list[np.ndarray]:
         """Return what `standing.placed_by_rung` yields, kept while they stay the same.
@@ -165,6 +172,9 @@ class View(History):
         self._entries = list(told.values())
         self._births = births
         self._places = ledger.places(len(self._entries), rungs)
+        self._scaled = np.full(len(self._entries), math.nan)
+        if not expected and len(rungs) == 1:
+            self._scaled = ledger.scaled_losses(len(self._entries))
         if expected:
             mine = [ledger.rows[key] for key in expected]
             self._places = np.array(self._places)
@@ -198,6 +208,13 @@ class View(History):
 
     def ranked_losses(self) -> np.ndarray:
         return np.asarray(self._places[self._order])
+
+    def scaled_losses(self) -> np.ndarray:
+        """Return the first losses of `ranked`, the means over their seeds, where they have one scale.
+
+        None has where genomes have other budgets, or another order than that of what was seen: NaN then.
+        """
+        return np.asarray(self._scaled[self._order])
 
     @property
     def best(self) -> Trial | None:

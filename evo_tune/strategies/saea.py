@@ -1,7 +1,8 @@
 """Surrogate-assisted evolution: many children are bred, and only the most promising one is trained.
 
 DEAP breeds as the genetic algorithm does. Two models learned from what was told, a forest and a Gaussian
-process, screen the children, the one-step neighbours of the best and a few random genomes. Several
+process, screen the children, the one-step neighbours of the best and a few random genomes; every second
+birth the process alone does, by how far apart losses are and not by their ranks. Several
 objectives are one whose weights are drawn anew for each birth. Nothing is kept between two births: the
 models are made anew from the history each time, in milliseconds.
 
@@ -34,7 +35,8 @@ from evo_tune.strategies._deap import Individual, best_of, crossover, mutate, se
 from evo_tune.strategies.surrogate.chances import another_chance
 from evo_tune.strategies.surrogate.learned import Learned
 from evo_tune.strategies.surrogate.rounds import Bred, Merits, News, searched
-from evo_tune.strategies.surrogate.screen import Screen, expected_improvement, normal_scores
+from evo_tune.strategies.surrogate.scores import Spacing, normal_scores
+from evo_tune.strategies.surrogate.screen import Screen, expected_improvement
 from evo_tune.strategies.surrogate.taught import Expectation
 
 __all__ = ["SAEA"]
@@ -90,6 +92,8 @@ class SAEA(Strategy):
             expected to end best; or they count by their 'places'.
         apart: Births are so far from the best and latest ones in one gene at least, in standard deviations of a
             mutation, which shrinks as a run goes on; 0: as near as may be.
+        smooth: With one objective, probability that a birth is judged by the process alone. Where all were trained in
+            full it then learns how far apart the better half of the losses are, and not their ranks only.
     """
 
     first: int = 6
@@ -106,6 +110,7 @@ class SAEA(Strategy):
     front: Literal["all", "steady"] = "all"
     early: Literal["learned", "places"] = "learned"
     apart: float = 0.25
+    smooth: float = 0.5
 
     several_objectives: ClassVar[bool] = True
     learns: ClassVar[bool] = True
@@ -116,6 +121,7 @@ class SAEA(Strategy):
         "front": "steady",
         "early": "places",
         "apart": 0.0,
+        "smooth": 0.0,
     }
 
     def __post_init__(self) -> None:
@@ -123,7 +129,7 @@ class SAEA(Strategy):
         for name, least in (("first", 2), ("brood", 1), ("immigrants", 0), ("trees", 2), ("rounds", 0)):
             if getattr(self, name) < least:
                 raise OptionError(f"{name}={getattr(self, name)} is not allowed: expected {least} or more")
-        for name in ("searching", "chances"):
+        for name in ("searching", "chances", "smooth"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise OptionError(f"{name}={getattr(self, name)} is not allowed: expected a probability from 0 to 1")
         if not 0.0 <= self.apart < math.inf:
@@ -208,11 +214,18 @@ class SAEA(Strategy):
         """Return what says how promising a genome is, from models made for this birth."""
         space, sizes = history.space, sizes_of(history.space)
         trust = TRUST / history.fresh_count
-        points, scores, out = self._learned(history, told, places, rng)
+        smooth = self._is_smooth(history, rng)
+        points, scores, out = self._learned(history, told, places, smooth, rng)
         expected = Expectation.of(history.lessons, points, scores, sizes)
         left = scores - expected(points) if expected.lessons else scores
-        screen = Screen.fit(points, left, out, sizes, self.trees, self.models, rng)
+        screen = Screen.fit(points, left, out, sizes, self.trees, "process" if smooth else self.models, rng)
         return self._judged(screen, expected if expected.lessons else None, float(scores.max()), space, trust, rng)
+
+    def _is_smooth(self, history: History, rng: np.random.Generator) -> bool:
+        """Say whether the process alone is asked; nothing is drawn where it cannot be, or never is."""
+        if self.smooth == 0.0 or self.models == "forest" or len(history.objectives) > 1:
+            return False
+        return rng.random() < self.smooth
 
     def _judged(
         self,
@@ -252,7 +265,7 @@ class SAEA(Strategy):
         points = features_of(learned.seen.encoded(rows), sizes)
         out = [history.born_units[one.id] for one in history.out[-RECENT:]]
         waiting = features_of(np.stack(out), sizes) if out else np.empty((0, len(sizes)))
-        scores, models = learned.scores(rows), self.models
+        scores, models = learned.scores(rows), "process" if self._is_smooth(history, rng) else self.models
         screen = Screen.fit(points, scores, waiting, sizes, self.trees, models, rng, learned.process)
         return self._judged(screen, None, learned.best, space, TRUST / history.fresh_count, rng)
 
@@ -265,7 +278,7 @@ class SAEA(Strategy):
         return next(News.of(history, 0.0).of_bred(bred), None)
 
     def _learned(
-        self, history: History, told: Sequence[Trial], places: np.ndarray, rng: np.random.Generator
+        self, history: History, told: Sequence[Trial], places: np.ndarray, smooth: bool, rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return features and scores of at most POINTS births, and features of what is out and not among these.
 
@@ -292,7 +305,11 @@ class SAEA(Strategy):
             for row in kept.tolist()
         ]
         scores = np.append(np.zeros(lied), places)[kept]
-        scores[kept >= lied] = normal_scores(scores[kept >= lied], len(places))
+        results = kept >= lied
+        scores[results] = normal_scores(scores[results], len(places))
+        if smooth:
+            losses = np.append(history.scaled_losses(), np.full(len(failed), math.nan))
+            scores[results] = Spacing.of(places, losses, len(places))(scores[results], losses[kept[results] - lied])
         out = [one.id for one in ([] if lied else waiting[-RECENT:])]
         features = features_of(np.stack([history.born_units[id] for id in (*ids, *out)]), sizes_of(history.space))
         return features[: len(ids)], scores, features[len(ids) :]

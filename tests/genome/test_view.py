@@ -58,6 +58,7 @@ def test_what_is_kept_says_what_is_told_anew(objectives: int, inherits: bool) ->
             view = View(kept, RUNGS, lambda genome: False)
             agree(view, View(anew, RUNGS, lambda genome: False))
             by_place(kept, view)
+            of_one_scale(kept, view)
 
 
 def agree(one: View, other: View) -> None:
@@ -78,6 +79,34 @@ def by_place(history: History, view: View) -> None:
     assert {genome_key(trial.genome): trial.losses for trial in view.trials if trial.ok} == wanted
     ranked = [(trial.losses, trial.id) for trial in view.trials if trial.losses is not None]
     assert [(trial.losses, trial.id) for trial in view.ranked()] == sorted(ranked)
+
+
+def of_one_scale(history: History, view: View) -> None:
+    """Check which losses a view has: none of several budgets, else those that are ranked by themselves."""
+    assert np.isnan(view.scaled_losses()).all()
+    full = View(history, (1.0,), lambda genome: False)
+    told = entries(history)
+    for trial, loss in zip(full.ranked(), full.scaled_losses().tolist(), strict=True):
+        entry = told[genome_key(trial.genome)]
+        mean = None if entry.latest.violation or entry.failed else entry.losses(1.0)
+        assert loss == mean[0] if mean is not None and np.isfinite(mean).all() else np.isnan(loss)
+    known = full.scaled_losses()[~np.isnan(full.scaled_losses())]
+    if len(history.objectives) == 1 and not any(entry.heir for entry in told.values()):
+        assert np.all(np.diff(known) >= 0.0)
+    keys = [genome_key(trial.genome) for trial in full.ranked() if trial.losses]
+    assert np.isnan(View(history, (1.0,), lambda genome: False, keys).scaled_losses()).all()
+
+
+def test_losses_of_a_history_are_of_one_scale_but_for_those_that_break_a_constraint() -> None:
+    history = History(SPACES["mixed"], OBJECTIVES[:1], [Constraint.parse("size<=0.8")])
+    rng = np.random.default_rng(0)
+    for id in range(30):
+        history.born(Candidate(id, 0, 0, id, SPACES["mixed"].sample(rng), "random"))
+        history.tell(id, outcome(rng, 1.0))
+    losses = [trial.losses[0] if trial.feasible and trial.losses else None for trial in history.ranked()]
+    assert None in losses
+    assert [None if np.isnan(loss) else loss for loss in history.scaled_losses()] == losses
+    assert np.isnan(History(SPACES["mixed"], OBJECTIVES[:1]).scaled_losses()).all()
 
 
 def test_items_are_made_once_when_they_are_read() -> None:

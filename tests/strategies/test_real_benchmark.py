@@ -9,9 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 
 from evo_tune.loop.search import Search
+from evo_tune.report.calibration import calibration_seed
+from evo_tune.store.calibration import read_calibration
+from evo_tune.store.run import Run
 from tests.conftest import benchmark
 
 
@@ -66,6 +70,43 @@ def test_what_came_late_is_taken_out_of_a_run(real: ModuleType, begin: Callable[
     run = real.in_time(search.saved.folder, search.saved.folder.parent / "copy" / "run", deadline)
     assert sorted(run.outcomes) == [0, 1, 2]
     assert real.recommended(run).id in run.outcomes
+
+
+NOISY = '''"""A parabola with noise."""
+from evo_tune import Float, Minimize, SearchSpace
+SPACE = SearchSpace(x=Float(0.0, 1.0, default=0.9))
+OBJECTIVES = [Minimize("loss")]
+def evaluate(genome, context):
+    return {"loss": (genome["x"] - 0.3) ** 2 + context.seed % 1000 / 1e4}
+'''
+
+
+def test_a_closing_race_says_the_loss_by_seeds_of_its_own_as_far_as_it_was_in_time(
+    real: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "noisy.py").write_text(NOISY)
+    monkeypatch.setattr(real, "EVALUATOR", str(tmp_path / "noisy.py"))
+    (tmp_path / "runs").mkdir()
+    job = real.Job(1.0, {}, 3, 0)
+    found = real.ours("random", job, 0, tmp_path / "runs", trials=9, calibrate=2, calibrate_best=2)
+    run = Run.open(tmp_path / "runs" / "in-time" / "run")
+    race = read_calibration(run)
+    telling = {calibration_seed(0, number, "report") for number in range(1, 5)}
+    mine = [trial for trial in race if trial.genome == found.genome and trial.candidate.seed in telling]
+    fresh = [trial.losses[0] for trial in mine if trial.losses]
+    assert found.said == pytest.approx(np.mean(fresh))
+    assert len(fresh) > 1
+    assert found.said != found.loss
+    seeds: list[int] = []
+    monkeypatch.setattr(real, "_train", lambda job, genome, seed, rungs: seeds.append(seed) or 1.0)
+    real.retrained(job, found.genome, 0, False)
+    assert {trial.candidate.seed for trial in race}.isdisjoint(seeds)
+    told = [json.loads(line) for line in (run.folder / "_journal.jsonl").read_bytes().splitlines()]
+    ended = max(event["time"] for event in told if event["event"] == "told")
+    deadline = ended + sum(trial.outcome.seconds for trial in race[:3]) + race[3].outcome.seconds / 2
+    cut = real.in_time(run.folder, tmp_path / "cut" / "run", deadline)
+    assert len(read_calibration(cut)) == 3
+    assert len(cut.outcomes) == 9
 
 
 @pytest.mark.parametrize("rules", [{}, {"fidelity": "1/3,1"}], ids=["plain", "rungs"])

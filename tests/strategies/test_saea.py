@@ -24,7 +24,8 @@ from evo_tune.strategies.ga import GA
 from evo_tune.strategies.nsga2 import NSGA2
 from evo_tune.strategies.random import Random
 from evo_tune.strategies.saea import POINTS, SAEA, _places
-from evo_tune.strategies.surrogate.screen import Screen, normal_scores
+from evo_tune.strategies.surrogate.scores import normal_scores
+from evo_tune.strategies.surrogate.screen import Screen
 from tests.strategies.bowl import BOWL, best_of
 from tests.strategies.cases import OBJECTIVES, SPACES, losses, some
 from tests.strategies.simulate import Simulation, birth_rng
@@ -56,7 +57,8 @@ def test_only_the_order_of_losses_matters() -> None:
             return Outcome("ok", {"loss": offset + scale * loss**power})
 
         return [
-            c.genome for c in Simulation(SAEA(), SPACES["mixed"], OBJECTIVES[:1], evaluate, births=25).run().candidates
+            c.genome
+            for c in Simulation(SAEA(smooth=0.0), SPACES["mixed"], OBJECTIVES[:1], evaluate, births=25).run().candidates
         ]
 
     assert run(1.0, 0.0, 1.0) == run(1e9, -5.0, 3.0)
@@ -91,7 +93,7 @@ def test_failures_behind_the_best_are_not_a_number() -> None:
 def learned(history: History, **options: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     ranked = history.ranked()
     return SAEA(**options)._learned(
-        history, ranked, _places(history.ranked_losses(), 0, birth_rng(0, 0)), birth_rng(0, 0)
+        history, ranked, _places(history.ranked_losses(), 0, birth_rng(0, 0)), False, birth_rng(0, 0)
     )
 
 
@@ -233,6 +235,7 @@ def test_every_screen_works(screen: str, models: str) -> None:
         {"trees": 1},
         {"rounds": -1},
         {"chances": 1.5},
+        {"smooth": -0.5},
         {"apart": -0.1},
         {"apart": math.nan},
         {"kappa": -0.5},

@@ -19,7 +19,8 @@ from evo_tune.genome.models.features import features_of, sizes_of
 from evo_tune.genome.trial import Proposal
 from evo_tune.strategies.surrogate.process import Process
 from evo_tune.strategies.surrogate.rounds import Bred, News
-from evo_tune.strategies.surrogate.screen import expected_improvement, normal_scores
+from evo_tune.strategies.surrogate.scores import normal_scores
+from evo_tune.strategies.surrogate.screen import expected_improvement
 
 __all__ = ["another_chance"]
 

@@ -14,7 +14,7 @@ import numpy as np
 from evo_tune.genome.models.features import features_of
 from evo_tune.plugins.strategy import Seen
 from evo_tune.strategies.surrogate.process import Process
-from evo_tune.strategies.surrogate.screen import normal_scores
+from evo_tune.strategies.surrogate.scores import normal_scores
 
 __all__ = ["Learned"]
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import Literal
 
 import numpy as np
@@ -19,7 +18,7 @@ import numpy as np
 from evo_tune.genome.forest import Forest
 from evo_tune.strategies.surrogate.process import Process
 
-__all__ = ["Screen", "expected_improvement", "normal_scores"]
+__all__ = ["Screen", "expected_improvement"]
 
 BAG = 0.7
 """Share of the points that each tree learns from: trees that saw other trials disagree where trials are few."""
@@ -110,12 +109,3 @@ def expected_improvement(mean: np.ndarray, deviation: np.ndarray, best: float) -
     below = np.array([0.5 * math.erfc(-value / math.sqrt(2.0)) for value in z])
     near = np.log(np.maximum(np.exp(density) + z * below, 1e-300))
     return np.asarray(np.log(deviation) + np.where(z > -5.0, near, density - 2.0 * np.log(np.maximum(-z, 5.0))))
-
-
-def normal_scores(places: np.ndarray, count: int) -> np.ndarray:
-    """Return the normal scores of some places among so many (Blom, 1958), the best highest, shape (places,).
-
-    So no scale and no outlier of a loss matters.
-    """
-    normal = NormalDist()
-    return np.array([-normal.inv_cdf((place - 0.375) / (count + 0.25)) for place in places])
