@@ -47,7 +47,7 @@ from typing import Any
 import numpy as np
 
 from evo_tune import Search
-from evo_tune.genome.trial import trial_seed
+from evo_tune.genome.trial import Trial, trial_seed
 from evo_tune.genome.values import genome_key
 from evo_tune.plugins.context import Context, Pruned
 from evo_tune.plugins.evaluator import Evaluator
@@ -188,8 +188,8 @@ def ours(strategy: str | None, job: Job, seed: int, folder: Path, spare: float =
     full = [trial for trial in run.trials() if trial.losses is not None and trial.candidate.budget == 1.0]
     seeds = sum(genome_key(trial.genome) == key for trial in full)
     trained = [(trial.losses[0], trial.genome) for trial in ranked[:KEPT] if trial.losses]
-    fresh = next((row.mean for row in calibrated(run) if row.id == best.id and row.values), None)
-    said = believed.expected(run, best) if fresh is None else fresh
+    fresh = next((len(row.values) for row in calibrated(run) if row.id == best.id), 0)
+    said = by_race(run, best, fresh) if fresh else believed.expected(run, best)
     return Found(
         best.genome,
         best.losses[0],
@@ -200,6 +200,13 @@ def ours(strategy: str | None, job: Job, seed: int, folder: Path, spare: float =
         trained,
         "fidelity" in rules,
     )
+
+
+def by_race(run: Run, best: Trial, count: int) -> float:
+    """Return the mean loss of a genome over so many reporting seeds of a race, which tells its loss on the test set."""
+    seeds = {calibration_seed(run.manifest.seed, number) for number in range(1, count + 1)}
+    mine = [trial for trial in read_calibration(run) if trial.key == best.key and trial.candidate.seed in seeds]
+    return float(np.mean([trial.losses[0] for trial in mine if trial.losses]))
 
 
 def in_time(folder: Path, copy: Path, deadline: float) -> Run:

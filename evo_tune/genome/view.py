@@ -1,16 +1,17 @@
 """The history as a strategy is shown it where genomes may have several trials: each born once, trained in full.
 
 A view is made for one birth, and most of it is never looked at: what a run of thousands of trials has of it is kept
-between births (`Ledger`), and a trial is made when somebody reads it. Ranks say all that is known of losses at different
-budgets, or of pruned trials, which have no common scale; those that have one are told beside them (`scaled_losses`).
-Nothing here promotes, prunes or proposes.
+between births (`Ledger`), and a trial is made when somebody reads it. Ranks say all that is known of losses at
+different budgets, or of pruned trials, which have no common scale; those that have one are told beside them
+(`scaled_losses`). Nothing here promotes, prunes or proposes.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
 import numpy as np
 
@@ -146,8 +147,8 @@ class View(History):
         history: The run's.
         rungs: Its budgets.
         barred: Says of a genome that it is known to break a constraint; it counts as seen.
-        expected: Keys of genomes in the order in which they are to be shown, where it is not that of what was seen: the
-            places that they have among all are given out in it. One objective.
+        expected: By key the losses by which genomes are to be shown, the least first, where these are not what was
+            seen: the places that they have among all are given out in this order. One objective.
     """
 
     def __init__(
@@ -155,7 +156,7 @@ class View(History):
         history: History,
         rungs: Sequence[float],
         barred: Callable[[Genome], bool],
-        expected: Sequence[str] = (),
+        expected: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
         super().__init__(history.space, history.objectives, lessons=history.lessons)
         self._barred = barred
@@ -173,12 +174,13 @@ class View(History):
         self._births = births
         self._places = ledger.places(len(self._entries), rungs)
         self._scaled = np.full(len(self._entries), math.nan)
-        if not expected and len(rungs) == 1:
+        if len(rungs) == 1 and not expected:
             self._scaled = ledger.scaled_losses(len(self._entries))
         if expected:
             mine = [ledger.rows[key] for key in expected]
             self._places = np.array(self._places)
             self._places[mine, 0] = np.sort(self._places[mine, 0])
+            self._scaled[mine] = list(expected.values())
         self._trials = Made(len(self._entries), self._made)
         known = np.isfinite(self._places).all(axis=1)
         rows = np.flatnonzero(known)
@@ -210,9 +212,9 @@ class View(History):
         return np.asarray(self._places[self._order])
 
     def scaled_losses(self) -> np.ndarray:
-        """Return the first losses of `ranked`, the means over their seeds, where they have one scale.
+        """Return the first losses of `ranked` where they have one scale, by which their places rise; NaN elsewhere.
 
-        None has where genomes have other budgets, or another order than that of what was seen: NaN then.
+        Means over seeds, or what is expected where genomes are shown by that. None has where budgets differ.
         """
         return np.asarray(self._scaled[self._order])
 

@@ -201,17 +201,17 @@ class Doubt:
             return None
         return known[most].birth
 
-    def expected(self) -> list[str]:
-        """Return the keys of the best few genomes, and of some others, those of which less loss is expected first.
+    def expected(self) -> dict[str, float]:
+        """Return by key the loss that is expected of the best few genomes, and of some others, the least first.
 
         Empty where nothing is believed: of few genomes, and where seeds change nothing.
         """
         believed = self._believed()
         if believed is None:
-            return []
+            return {}
         rows, belief = believed
-        order = rows[np.argsort(belief.expected, kind="stable")].tolist()
-        return [genome_key(self._known[row].birth.genome) for row in order]
+        order = np.argsort(belief.expected, kind="stable").tolist()
+        return {genome_key(self._known[rows[at]].birth.genome): float(belief.expected[at]) for at in order}
 
     def _believed(self) -> tuple[np.ndarray, Belief] | None:
         """Return rows and what is believed of their genomes."""
