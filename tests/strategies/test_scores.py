@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -67,14 +69,14 @@ def test_equal_losses_and_none_at_all_keep_their_normal_scores() -> None:
     assert np.array_equal(Spacing.of(np.arange(1.0, 5.0), unknown, 4)(np.arange(4.0), unknown), np.arange(4.0))
 
 
-def births(power: float, scale: float = 1.0, rules: Rules | None = None, **options: float) -> list[Genome]:
+def births(power: float, scale: float = 1.0, rules: Rules | None = None, **options: Any) -> list[Genome]:
     """Return the births of a run on a bowl whose losses are raised to a power, which changes no rank."""
 
     def evaluate(candidate: Candidate) -> Outcome:
         loss = float(((SQUARE.encode(candidate.genome) - 0.3) ** 2).sum())
         return Outcome("ok", {"loss": scale * loss**power})
 
-    strategy = SAEA(**options)  # type: ignore[arg-type]
+    strategy = SAEA(**options)
     ruled = strategy if rules is None else Ruled.of(strategy, rules, lambda genome: {})
     run = Simulation(ruled, SQUARE, OBJECTIVES[:1], evaluate, births=24).run()
     return [one.genome for one in run.candidates]
@@ -83,8 +85,15 @@ def births(power: float, scale: float = 1.0, rules: Rules | None = None, **optio
 def test_how_far_apart_losses_are_matters_as_often_as_it_is_to() -> None:
     assert births(1.0, smooth=0.0) == births(3.0, smooth=0.0)
     assert births(1.0, smooth=1.0) != births(3.0, smooth=1.0)
-    assert births(1.0, smooth=1.0, models="forest") == births(3.0, smooth=1.0, models="forest")  # type: ignore[arg-type]
+    assert births(1.0, smooth=1.0, models="forest") == births(3.0, smooth=1.0, models="forest")
     assert births(1.0) == births(1.0, scale=2.0**40)
+
+
+@pytest.mark.parametrize("rules", [None, Rules(rungs=(1 / 9, 1 / 3, 1.0))], ids=["plain", "rungs"])
+def test_a_smooth_birth_asks_the_process_alone(rules: Rules | None) -> None:
+    alone = births(1.0, rules=rules, smooth=1.0, models="process")
+    assert births(1.0, rules=rules, smooth=1.0) == alone
+    assert births(1.0, rules=rules, smooth=0.0) != alone
 
 
 @pytest.mark.parametrize("rules", [Rules(replicates=2), Rules(prune=True)], ids=["replicates", "prune"])
