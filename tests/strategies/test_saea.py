@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from evo_tune.errors import OptionError
 from evo_tune.genome.genes import Choice, Float, Int
 from evo_tune.genome.history import History
+from evo_tune.genome.models.features import features_of, sizes_of
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Candidate, Minimize, Outcome
 from evo_tune.genome.values import Genome, genome_key
@@ -90,11 +91,9 @@ def test_failures_behind_the_best_are_not_a_number() -> None:
     assert -1.0 < scores[20] < scores[19]
 
 
-def learned(history: History, **options: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    ranked = history.ranked()
-    return SAEA(**options)._learned(
-        history, ranked, _places(history.ranked_losses(), 0, birth_rng(0, 0)), False, birth_rng(0, 0)
-    )
+def learned(history: History, smooth: bool = False, **options: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    places = _places(history.ranked_losses(), len(history.failed), birth_rng(0, 0))
+    return SAEA(**options)._learned(history, history.ranked(), places, smooth, birth_rng(0, 0))
 
 
 def with_some_out(count: int, out: int) -> History:
@@ -117,6 +116,25 @@ def test_an_older_version_believed_what_is_out_to_be_average() -> None:
     assert not len(out)
     assert scores[0] == 0.0
     assert np.isclose(scores.mean(), 0.0)
+
+
+@pytest.mark.parametrize("believe", ["expected", "average"])
+@pytest.mark.parametrize("count", [20, 200])
+def test_a_smooth_birth_learns_each_genomes_own_loss(count: int, believe: str) -> None:
+    history = with_some_out(count, 3)
+    for one in history.out[:2]:
+        history.tell(one.id, Outcome("failed", error="no luck"))
+    points, scores, _ = learned(history, True, believe=believe)
+    _, plain, _ = learned(history, False, believe=believe)
+    sizes = sizes_of(history.space)
+    own = {tuple(features_of(history.born_units[one.id], sizes)): one.losses for one in history.ranked()}
+    better = [row for row in range(len(points)) if plain[row] > 0.0 and tuple(points[row]) in own]
+    losses = [own[tuple(points[row])][0] for row in better]  # type: ignore[index]
+    assert len(better) >= 10
+    assert abs(np.corrcoef(scores[better], losses)[0, 1]) > 0.999999
+    assert abs(np.corrcoef(plain[better], losses)[0, 1]) < 0.999
+    worse = plain < 0.0
+    assert np.array_equal(scores[worse], plain[worse])
 
 
 @pytest.mark.parametrize("models", ["both", "forest", "process"])
