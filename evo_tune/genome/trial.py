@@ -6,6 +6,7 @@ schema of each on disk. This module knows nothing of strategies, stores, process
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -316,9 +317,13 @@ def conclude(metrics: object, objectives: Sequence[Objective]) -> tuple[Status, 
     return "ok", plain, None
 
 
-def trial_seed(run_seed: int, replicate: int) -> int:
-    """Return the seed of a training: the same for every genome, another for every replicate.
+def trial_seed(run_seed: int, replicate: int, key: str | None = None) -> int:
+    """Return the seed of a training: another for every replicate, the same for every genome, or one of its own.
 
-    Genomes share data order and initial noise, so differences between trials are the genomes'.
+    Args:
+        run_seed: Seed of the run.
+        replicate: Number of the training of its genome.
+        key: The genome's identity, where it has seeds of its own; None: all have the same.
     """
-    return int(np.random.SeedSequence([run_seed, 1, replicate]).generate_state(1)[0])
+    own = [] if key is None else np.frombuffer(hashlib.sha256(key.encode()).digest(), dtype="<u4").tolist()
+    return int(np.random.SeedSequence([run_seed, 1, replicate, *own]).generate_state(1)[0])

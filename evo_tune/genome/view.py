@@ -180,7 +180,8 @@ class View(History):
             mine = [ledger.rows[key] for key in expected]
             self._places = np.array(self._places)
             self._places[mine, 0] = np.sort(self._places[mine, 0])
-            self._scaled[mine] = list(expected.values())
+            if len(rungs) == 1:
+                self._scaled[mine] = list(expected.values())
         self._trials = Made(len(self._entries), self._made)
         known = np.isfinite(self._places).all(axis=1)
         rows = np.flatnonzero(known)

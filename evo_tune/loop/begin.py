@@ -54,7 +54,7 @@ from evo_tune.rules.replicates import parse_replicates
 from evo_tune.rules.ruled import Ruled
 from evo_tune.store.copying import copy_run
 from evo_tune.store.learned import learned_from
-from evo_tune.store.manifest import ORDERS, Manifest, read_manifest
+from evo_tune.store.manifest import ORDERS, OWN, SEEDS, SHARED, Manifest, read_manifest
 from evo_tune.store.places import find_run
 from evo_tune.store.run import WIDENINGS, Run
 from evo_tune.store.schema import MOST_PACKED
@@ -128,6 +128,7 @@ def make_manifest(
     fidelity: str | float | Sequence[str | float] = "1",
     prune: bool = False,
     replicates: int | str = 1,
+    seeds: str = SHARED,
     pack: int | str = 1,
     device: str = "cpu",
     inherit: str | float = 0,
@@ -141,6 +142,8 @@ def make_manifest(
     """
     if order not in ORDERS:
         raise OptionError(f"--order {order}: expected arrival or birth")
+    if seeds not in SEEDS:
+        raise OptionError(f"--seeds {seeds}: expected {' or '.join(SEEDS)}")
     seed, lag, threads = _whole("seed", seed, 0), _whole("lag", lag, 0), _whole("threads", threads, 1)
     rungs = parse_rungs(fidelity)
     if for_scale:
@@ -165,15 +168,15 @@ def make_manifest(
     made = make_strategy(name, dict(strategy_options or {}))
     check_suited(name, made, space, goals)
     check_learning(name, made, space, goals, learn_from)
-    seeds, by_worth = parse_replicates(replicates)
+    count, by_worth = parse_replicates(replicates)
     constraints, share = _constraints(evaluator, goals, known, subject_to), parse_share(inherit)
-    check_support(evaluator, goals, rungs, bool(prune), seeds, share)
-    check_worth(by_worth, rungs, share)
+    check_support(evaluator, goals, rungs, bool(prune), count, share)
+    check_worth(by_worth, share)
     if share:
         check_inheritance(evaluator, space.default(), bound, rungs)
     judged_by = [*(goal.metric for goal in goals), *(Constraint.parse(text).metric for text in constraints)]
     packed = settled_pack(evaluator, space.default(), bound, judged_by, pack, device, MOST_PACKED)
-    used: dict[str, object] = {"--fidelity": len(rungs) > 1, "--prune": prune, "--replicates": seeds > 1}
+    used: dict[str, object] = {"--fidelity": len(rungs) > 1, "--prune": prune, "--replicates": count > 1}
     used |= {"--inherit": share, "--subject-to": constraints}
     check_own_trials(name, made, [flag for flag, given in used.items() if given])
     return Manifest(
@@ -193,8 +196,9 @@ def make_manifest(
         warm_start=_warm_start(space, warm_start, fill_defaults),
         fidelity=list(rungs),
         prune=bool(prune),
-        replicates=seeds,
+        replicates=count,
         by_worth=by_worth,
+        own_seeds=seeds == OWN,
         pack=packed,
         inherit=share,
         subject_to=constraints,

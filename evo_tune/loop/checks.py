@@ -159,18 +159,17 @@ def check_support(
             raise OptionError(f"{flag}: expected one objective, and {len(objectives)} were given; leave {flag} out")
 
 
-def check_worth(by_worth: bool, rungs: Sequence[float], inherit: float) -> None:
-    """Refuse to weigh further seeds against new genomes that are not trained in full: they do not cost the same.
+def check_worth(by_worth: bool, inherit: float) -> None:
+    """Refuse to weigh further seeds against new genomes that begin with others' weights: what is seen is not theirs.
 
     Raises:
         OptionError: That is asked for.
     """
-    for flag, given in (("--fidelity", len(rungs) > 1), ("--inherit", inherit > 0.0)):
-        if by_worth and given:
-            raise OptionError(
-                f"--replicates auto and {flag} are both given: expected new genomes that are trained in full; give a "
-                "number, such as --replicates 2"
-            )
+    if by_worth and inherit > 0.0:
+        raise OptionError(
+            "--replicates auto and --inherit are both given: expected new genomes that are trained from scratch; give "
+            "a number, such as --replicates 2"
+        )
 
 
 def _who_supports(what: str) -> str:

@@ -177,6 +177,7 @@ def ruled(manifest: Manifest, evaluator: Evaluator, strategy: str) -> Ruled:
         constraints,
         manifest.inherit,
         manifest.by_worth,
+        manifest.own_seeds,
     )
     return Ruled.of(
         make_strategy(strategy, {**find_strategy(strategy).before, **manifest.strategy_options}),

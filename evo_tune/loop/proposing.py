@@ -15,7 +15,7 @@ import numpy as np
 from evo_tune.errors import UsageError
 from evo_tune.genome.history import History
 from evo_tune.genome.operators import DEFAULT, WARM_START
-from evo_tune.genome.trial import STATUSES, Candidate, Outcome, Proposal, conclude, trial_seed
+from evo_tune.genome.trial import STATUSES, Candidate, Outcome, Proposal, conclude
 from evo_tune.genome.values import is_same
 from evo_tune.loop.generations import Generations, broken_strategy
 from evo_tune.plugins.strategy import Strategy
@@ -56,7 +56,7 @@ def candidate_of(proposal: Proposal, history: History, run: Run) -> Candidate:
     return Candidate(
         id=history.born_count,
         generation=history.fresh_count // run.manifest.population,
-        seed=trial_seed(run.manifest.seed, proposal.replicate),
+        seed=run.manifest.seed_of(proposal.genome, proposal.replicate),
         told_before=len(history.trials),
         **{name: getattr(proposal, name) for name in Proposal.__dataclass_fields__},
     )

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from evo_tune.genome.history import History
 from evo_tune.genome.space import SearchSpace
-from evo_tune.genome.trial import Candidate, Proposal, trial_seed
+from evo_tune.genome.trial import Candidate, Proposal
 from evo_tune.loop.begin import versions_of
 from evo_tune.loop.code import hash_of
 from evo_tune.loop.proposing import propose
@@ -87,6 +87,6 @@ def _consistent(candidate: Candidate, history: History, run: Run) -> bool:
     """Whether generation, seed and told_before are what the run's rules make of them."""
     return (
         candidate.generation == history.fresh_count // run.manifest.population
-        and candidate.seed == trial_seed(run.manifest.seed, candidate.replicate)
+        and candidate.seed == run.manifest.seed_of(candidate.genome, candidate.replicate)
         and candidate.told_before == len(history.trials)
     )

@@ -89,4 +89,5 @@ def _losses(run: Run, found: Sequence[Trial]) -> dict[int, float]:
         return features_of(np.stack([space.encode(found[place].genome) for place in places]), sizes)
 
     known = [seeds[genome_key(trial.genome)] for trial in found]
-    return {found[place].id: loss for place, loss in by_expectation(known, points, sizes > 0).items()}
+    shared = not run.manifest.own_seeds
+    return {found[place].id: loss for place, loss in by_expectation(known, points, sizes > 0, shared).items()}

@@ -108,6 +108,7 @@ def run_as_data(run: Run, top: int) -> dict[str, Any]:
         "prune": run.manifest.prune,
         "replicates": run.manifest.replicates,
         "by_worth": run.manifest.by_worth,
+        "own_seeds": run.manifest.own_seeds,
         "pack": run.manifest.pack,
         "inherit": run.manifest.inherit,
         "subject_to": run.manifest.subject_to,

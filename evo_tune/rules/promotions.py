@@ -72,6 +72,13 @@ class Rungs:
                     return continued(entry, high)
         return None
 
+    def cost(self) -> float:
+        """Return what a genome took so far with its promotions, in full trainings, on the average."""
+        if len(self.budgets) == 1 or not (born := len(self._at[self.budgets[0]].entries)):
+            return 1.0
+        steps = zip((0.0, *self.budgets), self.budgets, strict=False)
+        return sum((high - low) * len(self._at[high].entries) for low, high in steps) / born
+
     def number(self, entry: Entry) -> int:
         """Return the number of a genome, in the order in which they were first told."""
         return self._number[entry.key]

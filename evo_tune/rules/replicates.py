@@ -50,6 +50,10 @@ PRICE = 0.5
 """What a new genome's promise counts for. It is that of the best of many candidates, as a model sees them that is
 wrong here and there: whoever takes the largest of many predictions takes its errors too."""
 
+LEFT = 24
+"""Genomes, at most, that did not go on from a part of a training, and are taken to be as bad as the worst. Those that
+went on were chosen: of these alone it would seem that genomes elsewhere are as good as they are on the average."""
+
 OTHERS = 64
 """Candidates by which a new genome is judged: variants of the best, and a quarter as many anywhere."""
 
@@ -106,17 +110,19 @@ class Leader:
 
 @dataclass
 class Trained:
-    """A genome that was trained in full.
+    """A genome that was trained, in full or in part.
 
     Args:
         birth: The candidate as which it was.
         losses: By number of the seed; empty where the first seed's result does not count.
         repeats: Further seeds that were told, whatever came of them.
+        began: Whether a part of a training gave a value.
     """
 
     birth: Candidate
     losses: dict[int, float] = field(default_factory=dict)
     repeats: int = 0
+    began: bool = False
 
     def take(self, trial: Trial) -> None:
         """Note a result."""
@@ -133,10 +139,11 @@ class Doubt:
     Args:
         space: The run's.
         cap: Seeds that a genome has at most.
+        shared: Whether they are the same ones for all genomes.
     """
 
-    def __init__(self, space: SearchSpace, cap: int) -> None:
-        self._cap = cap
+    def __init__(self, space: SearchSpace, cap: int, shared: bool = True) -> None:
+        self._cap, self._shared = cap, shared
         self._sizes = sizes_of(space)
         self._rows: dict[str, int] = {}
         self._known: list[Trained] = []
@@ -157,13 +164,16 @@ class Doubt:
             trial: It.
             units: Its genome's unit coordinates, shape (genes,).
         """
-        if not trial.candidate.whole:
+        if not trial.candidate.whole and (trial.candidate.inherits is not None or not trial.ok):
             return
         row = self._rows.setdefault(genome_key(trial.genome), len(self._rows))
         if row == len(self._known):
             self._known.append(Trained(trial.candidate))
             self._units.set(row, units)
         known = self._known[row]
+        if not trial.candidate.whole:
+            known.began = True
+            return
         known.take(trial)
         if trial.candidate.replicate and trial.candidate.replicate in known.losses:
             self._same = self._same is not False and len(set(known.losses.values())) == 1
@@ -173,9 +183,9 @@ class Doubt:
         tells = self._told >= self._due or (trial.candidate.replicate > 0 and self._learned is not None)
         if tells and len(rows := self._selected()) >= ENOUGH:
             self._due = math.ceil(GROWTH * self._told)
-            self._learned, self._logs = self._trainings(rows), None
+            self._learned, self._logs = self._trainings(np.append(rows, self._left())), None
 
-    def next(self, out: Sequence[Candidate]) -> Candidate | None:
+    def next(self, out: Sequence[Candidate], cost: float = 1.0) -> Candidate | None:
         """Return the birth of the genome whose next seed is worth most, and more than a new genome; or None.
 
         Where the first further seeds change nothing, there are no more.
@@ -183,6 +193,7 @@ class Doubt:
         Args:
             out: What is in training. A genome is not judged while a seed of it is out, and at most a quarter of what is
                 out are further seeds, since of what the new genomes among it will change nothing is known.
+            cost: What a new genome takes, in full trainings; a further seed takes one.
         """
         waiting = {genome_key(one.genome) for one in out if one.replicate}
         believed = self._believed()
@@ -194,10 +205,12 @@ class Doubt:
         worth = {
             place: belief.of_seed(place, 1 + known[place].repeats)
             for place in order[:TRIED].tolist()
-            if known[place].repeats < self._cap - 1 and genome_key(known[place].birth.genome) not in waiting
+            if known[place].losses
+            and known[place].repeats < self._cap - 1
+            and genome_key(known[place].birth.genome) not in waiting
         }
         most: int | None = max(worth, key=lambda place: worth[place], default=None)
-        if most is None or worth[most] <= PRICE * belief.of_new(self._others(rows[order])):
+        if most is None or cost * worth[most] <= PRICE * belief.of_new(self._others(rows[order])):
             return None
         return known[most].birth
 
@@ -211,7 +224,8 @@ class Doubt:
             return {}
         rows, belief = believed
         order = np.argsort(belief.expected, kind="stable").tolist()
-        return {genome_key(self._known[rows[at]].birth.genome): float(belief.expected[at]) for at in order}
+        found = [(self._known[rows[at]], float(belief.expected[at])) for at in order]
+        return {genome_key(one.birth.genome): loss for one, loss in found if one.losses}
 
     def _believed(self) -> tuple[np.ndarray, Belief] | None:
         """Return rows and what is believed of their genomes."""
@@ -222,7 +236,7 @@ class Doubt:
     def _belief(self) -> tuple[np.ndarray, Belief] | None:
         if self._learned is None or self._same:
             return None
-        rows = self._selected()
+        rows = np.append(self._selected(), self._left())
         given = self._trainings(rows)
         if np.ptp(given.losses) == 0.0:
             return None
@@ -240,11 +254,18 @@ class Doubt:
         alive = np.flatnonzero(np.isfinite(means))
         return np.asarray(alive[selected(means[alive], self._counts.get(len(self._known))[alive, 0])])
 
+    def _left(self) -> np.ndarray:
+        """Return the rows of some genomes that did not go on, spread over the run; at most LEFT."""
+        rows = [row for row, one in enumerate(self._known) if one.began and not one.losses and not one.repeats]
+        steps = np.linspace(0, max(0, len(rows) - 1), min(LEFT, len(rows)))
+        return np.asarray(np.array(rows, dtype=int)[np.unique(steps.astype(int))])
+
     def _trainings(self, rows: np.ndarray) -> Trainings:
-        known = [(place, *one) for place, row in enumerate(rows) for one in self._known[row].losses.items()]
+        worst = {0: max(max(self._known[row].losses.values(), default=-math.inf) for row in rows)}
+        known = [(place, *one) for place, row in enumerate(rows) for one in (self._known[row].losses or worst).items()]
         numbers, seeds, losses = (np.array(column) for column in zip(*known, strict=True))
         points = features_of(self._units.get(len(self._known))[rows], self._sizes)
-        return Trainings(points, numbers, seeds, losses, self._sizes > 0)
+        return Trainings(points, numbers, seeds, losses, self._sizes > 0, self._shared)
 
     def _others(self, rows: np.ndarray) -> np.ndarray:
         """Return features of genomes that a strategy might propose, drawn by a seed that follows from what was told."""

@@ -47,6 +47,7 @@ class Rules:
         constraints: What a genome must keep to.
         inherit: Share of a full training that a genome gets which begins with another's weights; 0: none does.
         by_worth: Whether further seeds are what is worth more than a new genome instead (see `replicates`).
+        own_seeds: Whether each genome has seeds of its own, and not the same ones as all.
     """
 
     rungs: tuple[float, ...] = (1.0,)
@@ -55,6 +56,12 @@ class Rules:
     constraints: tuple[Constraint, ...] = ()
     inherit: float = 0.0
     by_worth: bool = False
+    own_seeds: bool = False
+
+    @property
+    def none(self) -> bool:
+        """Whether genomes are trained as they are proposed."""
+        return replace(self, own_seeds=False) == Rules()
 
     @property
     def continues(self) -> bool:
@@ -101,19 +108,19 @@ class Ruled(Strategy):
         return cls(population=inner.population, inner=inner, rules=rules, estimate=estimate, fits=fits)
 
     def propose(self, history: History, rng: np.random.Generator) -> Proposal | None:
-        if self.rules == Rules():
+        if self.rules.none:
             return self.inner.propose(history, rng)
         return self.due(history) or self._birth(history, rng)
 
     def survivors(self, history: History) -> Sequence[int]:
-        if self.rules == Rules():
+        if self.rules.none:
             return self.inner.survivors(history)
         view = self._view(history)
         latest = {entry.birth.id: entry.latest.id for entry in entries(history).values()}
         return [latest[view.ids[id]] for id in self.inner.survivors(view)]
 
     def status(self, history: History) -> str:
-        return self.inner.status(history if self.rules == Rules() else self._view(history))
+        return self.inner.status(history if self.rules.none else self._view(history))
 
     def due(self, history: History) -> Proposal | None:
         """Return the further trial of a genome that is due, whatever new genomes there may be; or None."""
@@ -137,7 +144,7 @@ class Ruled(Strategy):
             if (due := confirmation(ledger_of(history), told, out)) is not None:
                 return due
         if self.rules.by_worth:
-            birth = known.doubt.next(history.out)
+            birth = known.doubt.next(history.out, known.rungs.cost())
             return None if birth is None else _further(birth, 1 + known.doubt.repeats(birth))
         return self._replicate(known.leader.first(), [one for _, one in out])
 
@@ -190,7 +197,8 @@ class Ruled(Strategy):
 
         def begin() -> Known:
             rungs, curves = Rungs(budgets, len(history.objectives)), Curves(goal.metric, goal.sign)
-            return Known(rungs, curves, Leader(), Doubt(history.space, self.rules.replicates))
+            doubt = Doubt(history.space, self.rules.replicates, not self.rules.own_seeds)
+            return Known(rungs, curves, Leader(), doubt)
 
         def step(known: Known, trial: Trial) -> Known:
             entry = told[genome_key(trial.genome)]

@@ -16,15 +16,26 @@ from evo_tune.errors import EvoTuneError, StoreError
 from evo_tune.genome.constraint import Constraint
 from evo_tune.genome.genes import Gene, gene_from
 from evo_tune.genome.space import SearchSpace
-from evo_tune.genome.trial import Objective
-from evo_tune.genome.values import Genome
+from evo_tune.genome.trial import Objective, trial_seed
+from evo_tune.genome.values import Genome, genome_key
 from evo_tune.store.journal import write_atomically
 from evo_tune.store.lessons import Learned, check_learned
 from evo_tune.store.schema import Count, Finite, Packed, Share, Whole, read_json
 from evo_tune.text import one_line
 from evo_tune.trust import inside
 
-__all__ = ["FORMAT", "MANIFEST", "ORDERS", "Manifest", "read_manifest", "space_of", "write_manifest"]
+__all__ = [
+    "FORMAT",
+    "MANIFEST",
+    "ORDERS",
+    "OWN",
+    "SEEDS",
+    "SHARED",
+    "Manifest",
+    "read_manifest",
+    "space_of",
+    "write_manifest",
+]
 
 FORMAT = 1
 """Version of the layout on disk; a run of another one is refused, not guessed at."""
@@ -42,6 +53,9 @@ CROWD = 10**6
 
 ORDERS = ("arrival", "birth")
 """Orders in which strategies are told results (law 3)."""
+
+SEEDS = OWN, SHARED = "own", "shared"
+"""What is typed for the seeds of trainings: each genome has its own, or all have the same."""
 
 RENAMED = {"rungs": "fidelity"}
 """What older versions called a field, and what it is called now."""
@@ -70,6 +84,8 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
         prune: Whether candidates are born with bounds on their curves.
         replicates: Seeds that the leading genome must have been trained with.
         by_worth: Whether that is the most, and a genome has as many as are worth more than a new one.
+        own_seeds: Whether each genome is trained with seeds of its own; or, as in runs of older versions, all with the
+            same.
         pack: Trainings of one shape that are done as one, at most; 1, as in runs of older versions: each is done alone.
         inherit: Share of a full training that a genome gets which begins with another's weights; 0: none does.
         subject_to: METRIC<=NUMBER or METRIC>=NUMBER.
@@ -103,6 +119,7 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
     prune: bool = False
     replicates: Count = 1
     by_worth: bool = False
+    own_seeds: bool = False
     pack: Packed = 1
     inherit: Share = 0.0
     subject_to: list[str] = field(default_factory=list)
@@ -122,6 +139,10 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
     def population(self) -> int:
         """Births in a generation."""
         return int(self.strategy_options["population"])
+
+    def seed_of(self, genome: Genome, replicate: int) -> int:
+        """Return the seed of a genome's training with such a number."""
+        return trial_seed(self.seed, replicate, genome_key(genome) if self.own_seeds else None)
 
     def parsed_objectives(self) -> tuple[Objective, ...]:
         """Return the objectives."""

@@ -162,7 +162,9 @@ def test_good_metrics_become_plain_numbers() -> None:
     assert math.isnan(metrics["extra"])
 
 
-def test_every_genome_is_trained_with_the_same_seed_and_every_replicate_with_another() -> None:
-    seeds = [trial_seed(run, replicate) for run in range(20) for replicate in range(20)]
-    assert len(set(seeds)) == 400
+@pytest.mark.parametrize("keys", [[None], ['{"lr":0.1}', '{"lr":0.2}', None]], ids=["shared", "own"])
+def test_every_replicate_is_trained_with_another_seed_and_every_genome_that_has_its_own(keys: list[str | None]) -> None:
+    seeds = [trial_seed(run, replicate, key) for run in range(20) for replicate in range(20) for key in keys]
+    assert len(set(seeds)) == 400 * len(keys)
     assert all(0 <= seed < 2**32 for seed in seeds)
+    assert seeds == [trial_seed(run, replicate, key) for run in range(20) for replicate in range(20) for key in keys]

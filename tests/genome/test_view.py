@@ -94,10 +94,12 @@ def of_one_scale(history: History, view: View) -> None:
     if len(history.objectives) == 1 and not any(entry.heir for entry in told.values()):
         assert np.all(np.diff(known) >= 0.0)
     keys = [genome_key(trial.genome) for trial in reversed(full.ranked()[:5])]
-    shown = View(history, (1.0,), lambda genome: False, {key: float(place) for place, key in enumerate(keys)})
+    expected = {key: float(place) for place, key in enumerate(keys)}
+    shown = View(history, (1.0,), lambda genome: False, expected)
     scaled = zip(shown.ranked(), shown.scaled_losses().tolist(), strict=True)
     given = {genome_key(trial.genome): loss for trial, loss in scaled if not np.isnan(loss)}
-    assert given == {key: float(place) for place, key in enumerate(keys)}
+    assert given == expected
+    assert np.isnan(View(history, RUNGS, lambda genome: False, expected).scaled_losses()).all()
 
 
 def test_losses_of_a_history_are_of_one_scale_but_for_those_that_break_a_constraint() -> None:

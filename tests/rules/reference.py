@@ -34,12 +34,24 @@ def due(rules: Rules, history: History) -> Proposal | None:
     if found is None and rules.inherit:
         found = confirmation(told, out)
     if rules.by_worth:
-        doubt = Doubt(history.space, rules.replicates)
+        doubt = Doubt(history.space, rules.replicates, not rules.own_seeds)
         for trial in history.trials:
             doubt.take(trial, history.born_units[trial.id])
-        birth = doubt.next(history.out)
-        return birth and Proposal(birth.genome, REPLICATE, birth.parents, replicate=1 + doubt.repeats(birth))
+        birth = doubt.next(history.out, cost(told, rules.rungs))
+        if found or birth is None:
+            return found
+        return Proposal(birth.genome, REPLICATE, birth.parents, replicate=1 + doubt.repeats(birth))
     return found or replicate(told, out, rules.replicates)
+
+
+def cost(told: Told, rungs: Sequence[float]) -> float:
+    """Return what a genome that gave a value took on the average, in full trainings; with no rungs, one."""
+    there = [[rung in entry.results and entry.results[rung].ok for rung in rungs] for entry in told]
+    born = sum(one[0] for one in there)
+    if len(rungs) == 1 or not born:
+        return 1.0
+    steps = np.diff([0.0, *rungs])
+    return sum(float(step) * sum(one[place] for one in there) for place, step in enumerate(steps)) / born
 
 
 def promotion(

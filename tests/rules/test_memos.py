@@ -31,6 +31,7 @@ VARIANTS = {
     "prune": Rules(prune=True),
     "replicates": Rules(replicates=3),
     "worth": Rules(replicates=4, by_worth=True, constraints=SIZE),
+    "worth and rungs": Rules(RUNGS, replicates=4, by_worth=True, own_seeds=True),
     "all": Rules(RUNGS, prune=True, replicates=3, constraints=SIZE),
     "inherit": Rules(prune=True, replicates=2, constraints=SIZE, inherit=1 / 3),
     "heirs and rungs": Rules(RUNGS, inherit=1 / 3),

@@ -326,11 +326,6 @@ def nothing_written(tmp_path: Path) -> Iterator[None]:
             "--replicates: expected one objective, and 2 were given",
         ),
         (
-            {"replicates": "auto", "fidelity": "1/3,1"},
-            OptionError,
-            "--replicates auto and --fidelity are both given: .* give a number, such as --replicates 2",
-        ),
-        (
             {"replicates": 2, "objectives": ["loss:min", "size:min"]},
             OptionError,
             "--replicates: expected one objective",

@@ -87,6 +87,13 @@ PLACE = 10
     help="Seeds with which the leader is trained; auto: any of the best, as far as it is worth it.  [default: 1]",
 )
 @click.option(
+    "--seeds",
+    type=click.Choice(["own", "shared"]),
+    default="shared",
+    show_default=True,
+    help="own: each genome is trained with a seed of its own, so that none leads by what all share.",
+)
+@click.option(
     "--pack",
     default="1",
     metavar="auto|K",

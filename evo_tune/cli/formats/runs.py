@@ -234,6 +234,8 @@ class Shown(Struct, forbid_unknown_fields=True, kw_only=True):
     """Seeds with which the leader is trained."""
     by_worth: bool
     """Whether `replicates` is the most, and a leader has as many as are worth more than a new genome."""
+    own_seeds: bool
+    """Whether each genome is trained with seeds of its own, or all with the same."""
     pack: int
     """Trainings of one shape that are done as one, at most; 1: each is done alone."""
     inherit: float

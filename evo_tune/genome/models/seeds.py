@@ -1,9 +1,9 @@
 """What genomes' losses are over seeds, as far as noisy trainings tell, and what a further training is worth.
 
 A loss is the sum of four parts, each with a variance that is fitted: a smooth function of the genome (a Gaussian
-process), what is the genome's own, what a seed does to every genome (they share their seeds, so it must not be taken
-for the merit of those that were trained with a lucky one), and noise. So a genome stands by what its like say of it as
-well, the less the more seeds it has had: shrunken, not lucky. This file knows points, seeds and numbers only.
+process), what is the genome's own, what a seed does to every genome (where they share their seeds, so that it is not
+taken for the merit of those that were trained with a lucky one), and noise. So a genome stands by what its like say of
+it as well, the less the more seeds it has had: shrunken, not lucky. This file knows points, seeds and numbers only.
 
 Sources: Rasmussen & Williams, Gaussian Processes for Machine Learning (MIT Press, 2006), chapters 2 and 5; Frazier,
 Powell & Dayanik, The knowledge-gradient policy for correlated normal beliefs (INFORMS Journal on Computing 21, 2009).
@@ -61,6 +61,7 @@ class Trainings:
         seeds: Number of its seed, shape (trainings,).
         losses: Shape (trainings,).
         unordered: Whether a feature has no order, shape (features,).
+        shared: Whether a number is the same seed for all genomes, and not of each one's own.
     """
 
     points: np.ndarray
@@ -68,11 +69,13 @@ class Trainings:
     seeds: np.ndarray
     losses: np.ndarray
     unordered: np.ndarray
+    shared: bool = True
 
     @property
     def parts(self) -> list[np.ndarray]:
         """Which trainings share their genome, their seed, and both, each of shape (trainings, trainings)."""
-        return [np.equal.outer(one, one).astype(float) for one in (self.rows, self.seeds, np.arange(len(self.rows)))]
+        found = [np.equal.outer(one, one).astype(float) for one in (self.rows, self.seeds, np.arange(len(self.rows)))]
+        return found if self.shared else [found[0], np.zeros_like(found[1]), found[2]]
 
     def scaled(self) -> tuple[np.ndarray, float, float]:
         """Return the losses with mean 0 and variance 1, the worst drawn in (`WORST`); mean and deviation before."""
@@ -135,7 +138,7 @@ class Belief:
     def __init__(self, given: Trainings, logs: np.ndarray) -> None:
         weights = np.exp(logs)
         self._given, self._relevance = given, weights[:-3]
-        self._own, self._shared, self._noise = weights[-3:].tolist()
+        self._own, self._shared, self._noise = (weights[-3:] * (1.0, given.shared, 1.0)).tolist()
         scores, mean, self._scale = given.scaled()
         rows, smooth = given.rows, self._kernel(given.points, given.points)
         whole = smooth[np.ix_(rows, rows)] + weighted(weights[-3:], np.stack(given.parts))
@@ -197,7 +200,10 @@ def _lowest(means: np.ndarray, moved: np.ndarray) -> np.ndarray:
 
 
 def by_expectation(
-    known: Sequence[Mapping[int, float]], points: Callable[[Sequence[int]], np.ndarray], unordered: np.ndarray
+    known: Sequence[Mapping[int, float]],
+    points: Callable[[Sequence[int]], np.ndarray],
+    unordered: np.ndarray,
+    shared: bool = True,
 ) -> dict[int, float]:
     """Return the loss that is expected with other seeds, by the place of the genome; the least first.
 
@@ -208,6 +214,7 @@ def by_expectation(
         known: Of each genome its losses by number of the seed, one at least.
         points: Returns the features of the genomes in some places, shape (places, features).
         unordered: Whether a feature has no order, shape (features,).
+        shared: See `Trainings`.
     """
     means = np.array([float(mean_of(list(losses.values()))) for losses in known])
     kept: list[int] = selected(means, np.array([len(losses) for losses in known])).tolist()
@@ -216,6 +223,6 @@ def by_expectation(
         return {place: float(means[place]) for place in sorted(kept, key=lambda place: means[place])}
     rows = [(place, *one) for place, genome in enumerate(kept) for one in known[genome].items()]
     numbers, seeds, losses = (np.array(column) for column in zip(*rows, strict=True))
-    given = Trainings(points(kept), numbers, seeds, losses, unordered)
+    given = Trainings(points(kept), numbers, seeds, losses, unordered, shared)
     expected = Belief(given, fitted(given)).expected
     return {kept[place]: float(expected[place]) for place in np.argsort(expected, kind="stable")}

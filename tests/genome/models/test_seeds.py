@@ -115,6 +115,29 @@ def test_a_bad_seed_is_not_held_against_those_that_were_trained_with_it() -> Non
     assert np.mean(chosen) < 0.8 * np.mean(by_mean)
 
 
+def test_seeds_of_its_own_say_of_other_genomes_nothing() -> None:
+    """Whatever they are called, and though a number be the same: a bad one is then the genomes' own."""
+    given, _ = noisy(np.random.default_rng(0), 0.8)
+    own = replace(given, shared=False)
+    renamed = replace(own, seeds=np.random.default_rng(1).permutation(46))
+    found = [Belief(one, fitted(one)) for one in (own, renamed, given)]
+    assert np.array_equal(found[0].expected, found[1].expected)
+    again = np.unique(given.rows[40:])
+    assert (found[0].expected[again] > found[2].expected[again] + 0.05).all()
+    best = int(again[0])
+    assert found[0].of_seed(best, 1) == found[0].of_seed(best, 9) == found[1].of_seed(best, 0)
+    points = given.points[:5] + 0.01
+    assert found[0].of_new(points) == found[1].of_new(points)
+    known = [{0: loss} for loss in given.losses[:40].tolist()]
+    for row, loss in zip(given.rows[40:], given.losses[40:].tolist(), strict=True):
+        known[row][1] = loss
+    told = [
+        by_expectation(known, lambda rows: given.points[list(rows)], given.unordered, shared)
+        for shared in (True, False)
+    ]
+    assert told[0] != told[1]
+
+
 def test_a_belief_rests_on_the_best_and_on_some_of_all_others() -> None:
     rng = np.random.default_rng(0)
     means, counts = rng.random(500), np.ones(500)

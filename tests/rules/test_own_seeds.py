@@ -1,0 +1,121 @@
+"""`--seeds own`: each genome is trained with a seed of its own, in every run that is told to, and beside all rules."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evo_tune.errors import OptionError
+from evo_tune.genome.trial import trial_seed
+from evo_tune.loop.code import ruled
+from evo_tune.loop.replay import verify
+from evo_tune.loop.search import Search
+from evo_tune.report import believed
+from evo_tune.store.manifest import read_manifest, space_of
+from tests.conftest import cut_copy, rows
+
+NOISY = '''"""A bowl with noise, of which a part of the training tells nearly as much."""
+import numpy as np
+
+from evo_tune import Float, Minimize, SearchSpace
+
+SPACE = SearchSpace(x=Float(0.0, 1.0), y=Float(0.0, 1.0))
+OBJECTIVES = [Minimize("loss")]
+SUPPORTS = ["budget"]
+
+
+def evaluate(genome, context):
+    units = [genome["x"], genome["y"]]
+    noise = np.random.default_rng([context.seed, *(int(1e9 * unit) for unit in units)]).normal()
+    return {"loss": sum((unit - 0.3) ** 2 for unit in units) + 0.2 * noise + 0.1 * (1.0 - context.budget)}
+'''
+
+RULES: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "rungs": {"fidelity": "1/3,1"},
+    "leader": {"replicates": 3},
+    "worth": {"replicates": "auto"},
+    "worth and rungs": {"replicates": "auto", "fidelity": "1/3,1"},
+}
+
+
+@pytest.fixture
+def noisy(tmp_path: Path) -> Path:
+    path = tmp_path / "noisy.py"
+    path.write_text(NOISY)
+    return path
+
+
+def run(noisy: Path, name: str, **given: Any) -> Search:
+    settings = {"trials": 26, "slots": 1, "seed": 1, "seeds": "own", **given}
+    return Search(str(noisy), store=noisy.parent / "store", name=name, **settings).run()
+
+
+def agree(search: Search) -> bool:
+    saved = search.saved
+    space = space_of(saved.manifest, search.evaluator.space(saved.manifest.options))
+    return verify(saved, space, ruled(saved.manifest, search.evaluator, saved.manifest.strategy)) == []
+
+
+@pytest.mark.parametrize("rules", RULES)
+def test_each_genome_keeps_its_own_and_the_run_resumes_and_replays(noisy: Path, rules: str) -> None:
+    search = run(noisy, "whole", **RULES[rules])
+    trials, seeds = search.saved.trials(), {}
+    for trial in trials:
+        seeds.setdefault((trial.key, trial.candidate.replicate), set()).add(trial.candidate.seed)
+    assert all(len(of) == 1 for of in seeds.values()), "a genome goes on with the seed that it began with"
+    assert len({seed for of in seeds.values() for seed in of}) == len(seeds), "no two have the same"
+    assert (max(trial.candidate.replicate for trial in trials) > 0) == ("replicates" in RULES[rules])
+    assert (min(trial.candidate.budget for trial in trials) < 1.0) == ("fidelity" in RULES[rules])
+    assert agree(search)
+    copy = cut_copy(search.saved, noisy.parent / "store" / "cut", 13)
+    again = Search.resume(copy.name, store=noisy.parent / "store", slots=1).run()
+    assert rows(again) == rows(search)
+
+
+def test_by_default_and_in_older_runs_all_have_the_same(noisy: Path) -> None:
+    for name, given in (("shared", {"seeds": "shared"}), ("old", {"seeds": "shared"})):
+        search = run(noisy, name, trials=4, **given)
+        assert {one.seed for one in search.saved.candidates} == {trial_seed(1, 0)}
+    folder = noisy.parent / "store" / "old"
+    fields = json.loads((folder / "_run.json").read_text())
+    del fields["own_seeds"]
+    (folder / "_run.json").write_text(json.dumps(fields))
+    assert read_manifest(folder).own_seeds is False
+    again = Search.resume("old", store=noisy.parent / "store", trials=6).run()
+    assert {one.seed for one in again.saved.candidates} == {trial_seed(1, 0)}
+    assert agree(again)
+
+
+def test_verify_says_of_a_candidate_that_its_seed_is_not_its_own(noisy: Path) -> None:
+    search = run(noisy, "own", trials=5)
+    folder = search.saved.folder
+    fields = json.loads((folder / "_run.json").read_text())
+    (folder / "_run.json").write_text(json.dumps({**fields, "own_seeds": False}))
+    other = Search.resume("own", store=noisy.parent / "store")
+    assert not agree(other)
+    other.close()
+
+
+def test_what_is_expected_takes_no_seed_for_a_shared_one(noisy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the rule that weighs further seeds, and in what is recommended."""
+    told: list[bool] = []
+    plain = believed.by_expectation
+    monkeypatch.setattr(believed, "by_expectation", lambda *given: told.append(given[3]) or plain(*given))
+    for seeds in ("own", "shared"):
+        search = run(noisy, seeds, seeds=seeds, replicates="auto", trials=14)
+        rules = ruled(search.saved.manifest, search.evaluator, "saea").rules  # type: ignore[attr-defined]
+        assert rules.own_seeds is (seeds == "own")
+        told.clear()
+        believed.MEMO.clear()
+        believed.ranked(search.saved)
+        assert told == [seeds == "shared"]
+
+
+def test_what_is_none_of_the_two_is_refused(noisy: Path) -> None:
+    with pytest.raises(OptionError, match="--seeds mine: expected own or shared"):
+        run(noisy, "none", seeds="mine")
+    assert not (noisy.parent / "store").exists()

@@ -1,0 +1,128 @@
+"""Further seeds where genomes have rungs: what a new genome costs, and what those that did not go on tell."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from evo_tune import Float, SearchSpace
+from evo_tune.genome.standing import entries
+from evo_tune.genome.trial import Candidate, Outcome
+from evo_tune.genome.values import genome_key
+from evo_tune.plugins.find import make_strategy
+from evo_tune.rules import replicates
+from evo_tune.rules.promotions import Rungs
+from evo_tune.rules.replicates import Doubt
+from evo_tune.rules.ruled import Ruled, Rules
+from tests.strategies.cases import OBJECTIVES
+from tests.strategies.simulate import Simulation
+
+SPACE = SearchSpace(x=Float(0.0, 1.0), y=Float(0.0, 1.0))
+RUNGS = (1 / 3, 1.0)
+
+
+def run(noise: float, seed: int, name: str = "saea", own_seeds: bool = False) -> Simulation:
+    """Return a run with rungs and further seeds by worth, on a bowl with so much noise, early results being honest."""
+
+    def evaluate(candidate: Candidate) -> Outcome:
+        luck = np.random.default_rng([candidate.seed, *genome_key(candidate.genome).encode()]).normal()
+        loss = float(((SPACE.encode(candidate.genome) - 0.3) ** 2).sum())
+        return Outcome("ok", {"loss": loss + noise * luck + 1.0 - candidate.budget})
+
+    rules = Rules(RUNGS, replicates=4, by_worth=True, own_seeds=own_seeds)
+    strategy = Ruled.of(make_strategy(name, {"population": 8}), rules, lambda genome: {})
+    return Simulation(strategy, SPACE, OBJECTIVES[:1], evaluate, births=26, seed=seed).run()
+
+
+def further(runs: list[Simulation]) -> int:
+    return sum(one.replicate > 0 for one in [one for each in runs for one in each.candidates])
+
+
+@pytest.mark.parametrize("name", ["saea", "ga"])
+def test_genomes_that_were_trained_in_full_get_further_whole_trainings_where_seeds_differ(name: str) -> None:
+    runs = [run(0.2, seed, name) for seed in range(3)]
+    assert further(runs) >= 4
+    assert max(further([run(0.0, seed, name)]) for seed in range(2)) <= 1
+    for each in runs:
+        of_what_ended(each)
+
+
+def of_what_ended(each: Simulation) -> None:
+    """Check that further seeds are whole trainings of genomes that were trained in full."""
+    full: set[str] = set()
+    for trial in each.history.trials:
+        if trial.candidate.replicate:
+            assert trial.candidate.budget == 1.0
+            assert genome_key(trial.genome) in full
+        elif trial.candidate.budget == 1.0:
+            full.add(genome_key(trial.genome))
+
+
+def test_whoever_did_not_go_on_gets_no_further_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replicates, "PRICE", 0.0)  # a new genome is worth nothing
+    runs = [run(0.1, seed, "random") for seed in range(6)]
+    assert further(runs) > 30
+    for each in runs:
+        of_what_ended(each)
+
+
+def test_a_run_weighs_by_what_its_genomes_cost(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for cost in (0.01, 100.0):
+        monkeypatch.setattr(Rungs, "cost", lambda self, cost=cost: cost)
+        found.append(further([run(0.2, 0)]))
+    assert found[0] == 0
+    assert found[1] > 10
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_run_with_seeds_of_its_genomes_own_takes_none_for_shared(own: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[bool] = []
+    plain = replicates.fitted
+    monkeypatch.setattr(replicates, "fitted", lambda given: told.append(given.shared) or plain(given))
+    run(0.2, 0, own_seeds=own)
+    assert set(told) == {not own}
+
+
+def test_those_that_did_not_go_on_are_known_to_be_worse(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or genomes elsewhere would seem as good as those that were chosen to go on, and no seed be worth it."""
+    told = further([run(0.2, seed) for seed in range(4)])
+    monkeypatch.setattr(replicates, "LEFT", 0)
+    assert further([run(0.2, seed) for seed in range(4)]) < 0.7 * told
+
+
+def test_nothing_is_expected_of_those_that_did_not_go_on() -> None:
+    each = run(0.2, 0)
+    doubt = Doubt(SPACE, 4)
+    for trial in each.history.trials:
+        doubt.take(trial, each.history.born_units[trial.id])
+    full = {key for key, entry in entries(each.history).items() if entry.losses(1.0) is not None}
+    assert doubt.expected().keys() == full
+    assert len(full) < 26, "or this shows nothing"
+
+
+@pytest.mark.parametrize("cost", [0.25, 1.0, 4.0])
+def test_the_dearer_a_new_genome_is_the_sooner_a_further_seed_is_worth_it(cost: float) -> None:
+    each = run(0.2, 1, "random")
+    doubts: list[Doubt] = []
+
+    def due(price: float) -> list[bool]:
+        return [doubt.next([], price) is not None for doubt in doubts]
+
+    for count in range(10, len(each.history.trials), 3):
+        doubts.append(Doubt(SPACE, 4))
+        for trial in each.history.trials[:count]:
+            doubts[-1].take(trial, each.history.born_units[trial.id])
+    assert sum(due(cost / 2)) <= sum(due(cost)) <= sum(due(2 * cost))
+    assert sum(due(0.01)) < sum(due(100.0))
+
+
+def test_what_genomes_cost_is_what_they_took_on_the_average() -> None:
+    each = run(0.0, 2)
+    rungs = Rungs(RUNGS, 1)
+    assert rungs.cost() == 1.0
+    for entry in entries(each.history).values():
+        rungs.take(entry)
+    reached = [entry.latest.candidate.budget for entry in entries(each.history).values()]
+    assert rungs.cost() == pytest.approx(np.mean(reached))
+    assert Rungs((1.0,), 1).cost() == 1.0
