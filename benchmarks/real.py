@@ -10,7 +10,7 @@ how much it is worse than what the search said is the luck of that search.
 - evo-tune, rungs, no smooth births: without those that its Gaussian process judges alone, `-s smooth=0`
 - evo-tune, rungs, 4 seeds: with `--replicates 4` as well: whoever leads by its mean over seeds is trained with further
   ones until it has four, inside the time; the best mean of those that have had them
-- evo-tune, rungs, further seeds: with `--replicates auto --seeds own`: each genome has a seed of its own, any of the
+- evo-tune, rungs, further seeds: with `--replicates auto`: each genome has a seed of its own, any of the
   best is trained with further ones where that is worth more than a new genome, and the one that is expected to be the
   best with other seeds is recommended
 - evo-tune, rungs, race: with the smallest closing race, `--calibrate 1`, inside the time: of the best two the better
@@ -366,7 +366,7 @@ def _rule(**rules: Any) -> Callable[[Job, int, Path], Found]:
 METHODS: dict[str, Callable[[Job, int, Path], Found]] = {
     "evo-tune, rungs": _rule(fidelity="1/9,1/3,1"),
     "evo-tune, rungs, no smooth births": _rule(fidelity="1/9,1/3,1", strategy_options={"smooth": 0.0}),
-    "evo-tune, rungs, further seeds": _rule(fidelity="1/9,1/3,1", replicates="auto", seeds="own"),
+    "evo-tune, rungs, further seeds": _rule(fidelity="1/9,1/3,1", replicates="auto"),
     "evo-tune, rungs, race": _rule(fidelity="1/9,1/3,1", calibrate=1, calibrate_best=2, spare=10.0),
     "evo-tune, rungs, 4 seeds": _rule(fidelity="1/9,1/3,1", replicates=4),
     "evo-tune, further seeds": _rule(replicates="auto"),

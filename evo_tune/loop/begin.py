@@ -54,7 +54,7 @@ from evo_tune.rules.replicates import parse_replicates
 from evo_tune.rules.ruled import Ruled
 from evo_tune.store.copying import copy_run
 from evo_tune.store.learned import learned_from
-from evo_tune.store.manifest import ORDERS, OWN, SEEDS, SHARED, Manifest, read_manifest
+from evo_tune.store.manifest import ORDERS, OWN, SEEDS, Manifest, read_manifest
 from evo_tune.store.places import find_run
 from evo_tune.store.run import WIDENINGS, Run
 from evo_tune.store.schema import MOST_PACKED
@@ -128,7 +128,7 @@ def make_manifest(
     fidelity: str | float | Sequence[str | float] = "1",
     prune: bool = False,
     replicates: int | str = 1,
-    seeds: str = SHARED,
+    seeds: str | None = None,
     pack: int | str = 1,
     device: str = "cpu",
     inherit: str | float = 0,
@@ -142,7 +142,7 @@ def make_manifest(
     """
     if order not in ORDERS:
         raise OptionError(f"--order {order}: expected arrival or birth")
-    if seeds not in SEEDS:
+    if seeds is not None and seeds not in SEEDS:
         raise OptionError(f"--seeds {seeds}: expected {' or '.join(SEEDS)}")
     seed, lag, threads = _whole("seed", seed, 0), _whole("lag", lag, 0), _whole("threads", threads, 1)
     rungs = parse_rungs(fidelity)
@@ -198,7 +198,7 @@ def make_manifest(
         prune=bool(prune),
         replicates=count,
         by_worth=by_worth,
-        own_seeds=seeds == OWN,
+        own_seeds=seeds == OWN or (seeds is None and by_worth),
         pack=packed,
         inherit=share,
         subject_to=constraints,

@@ -36,7 +36,7 @@ from evo_tune.report.calibration import recommended
 from evo_tune.rules.ruled import Ruled
 from evo_tune.store.files import table_of
 from evo_tune.store.learned import history_of, replay
-from evo_tune.store.manifest import SHARED, space_of
+from evo_tune.store.manifest import space_of
 from evo_tune.store.places import STORE
 from evo_tune.store.run import Run
 from evo_tune.store.session import Session
@@ -70,7 +70,8 @@ class Search(contextlib.AbstractContextManager["Search"]):
         prune: Stop a training whose curve is hopeless.
         replicates: Seeds that the leading genome must have been trained with before the run ends, or 'auto': any of the
             best is trained with further seeds while that is worth more than a new genome.
-        seeds: Whether each genome is trained with seeds of its 'own', or all with 'shared' ones.
+        seeds: Whether each genome is trained with seeds of its 'own', or all with 'shared' ones; by default with shared
+            ones, but for replicates='auto'.
         pack: Trainings of one shape that are done as one, at most, or 'auto': as many as pay (see `plugins.packs`).
         inherit: Share of a full training for a genome that begins with a relative's weights: '1/3' (see `inheritance`).
         subject_to: Constraints: METRIC<=NUMBER, METRIC>=NUMBER.
@@ -105,7 +106,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
         fidelity: str | float | Sequence[str | float] = "1",
         prune: bool = False,
         replicates: int | str = 1,
-        seeds: str = SHARED,
+        seeds: str | None = None,
         pack: int | str = 1,
         inherit: str | float = 0,
         subject_to: Iterable[str] = (),

@@ -30,7 +30,6 @@ __all__ = [
     "ORDERS",
     "OWN",
     "SEEDS",
-    "SHARED",
     "Manifest",
     "read_manifest",
     "space_of",
@@ -54,7 +53,8 @@ CROWD = 10**6
 ORDERS = ("arrival", "birth")
 """Orders in which strategies are told results (law 3)."""
 
-SEEDS = OWN, SHARED = "own", "shared"
+OWN = "own"
+SEEDS = (OWN, "shared")
 """What is typed for the seeds of trainings: each genome has its own, or all have the same."""
 
 RENAMED = {"rungs": "fidelity"}

@@ -38,19 +38,19 @@ def noisy(folder: Path) -> None:
 
 @pytest.mark.usefixtures("noisy")
 def test_a_run_says_what_it_is_recommending_by_and_replays(typed: Typed) -> None:
-    shown = name = ""
-    for seed in range(6):  # what is expected to be the best is what was seen to be, in some of them
+    shown, name, data = "", "", {}
+    for seed in range(10):  # what is expected to be the best is what was seen to be, in some of them
         name = f"auto-{seed}"
         made = typed(*RUN, "--strategy", "random", "--seed", str(seed), "--replicates", "auto", "--name", name)
         assert made.code == 0, made
         shown = " ".join(typed("show", name).out.split())
         assert "--replicates auto: the cost of" in shown
-        if "; first, what is expected to be the best with other seeds)" in shown:
+        data = json.loads(typed("show", name, "--format", "json").out)
+        if "; first, what is expected to be the best with other seeds)" in shown and data["evaluations"] > 30:
             break
     assert "; first, what is expected to be the best with other seeds)" in shown
-    data = json.loads(typed("show", name, "--format", "json").out)
-    assert (data["replicates"], data["by_worth"]) == (4, True)
     assert data["evaluations"] > 30
+    assert (data["replicates"], data["by_worth"], data["own_seeds"]) == (4, True, True)
     assert typed("verify", name).code == 0
     told = re.search(r"loss (\S+) is expected of it with other seeds", made.out)
     assert told
@@ -91,6 +91,8 @@ def test_seeds_of_their_own_are_typed_shown_and_refused(typed: Typed) -> None:
     assert typed("verify", "own").code == 0
     assert typed(*RUN, "--name", "plain").code == 0
     assert "--seeds" not in typed("show", "plain").out
+    assert typed(*RUN, "--replicates", "auto", "--seeds", "shared", "--name", "both").code == 0
+    assert "--replicates auto, --seeds shared: the cost of" in " ".join(typed("show", "both").out.split())
     assert json.loads(typed("show", "plain", "--format", "json").out)["own_seeds"] is False
     made = typed(*RUN, "--seeds", "mine")
     assert made.code == 2

@@ -77,9 +77,11 @@ def test_each_genome_keeps_its_own_and_the_run_resumes_and_replays(noisy: Path, 
 
 
 def test_by_default_and_in_older_runs_all_have_the_same(noisy: Path) -> None:
-    for name, given in (("shared", {"seeds": "shared"}), ("old", {"seeds": "shared"})):
-        search = run(noisy, name, trials=4, **given)
+    for name, given in (("shared", "shared"), ("old", None)):
+        search = run(noisy, name, trials=4, seeds=given)
         assert {one.seed for one in search.saved.candidates} == {trial_seed(1, 0)}
+    assert run(noisy, "auto", trials=2, seeds=None, replicates="auto").saved.manifest.own_seeds
+    assert not run(noisy, "before", trials=2, seeds="shared", replicates="auto").saved.manifest.own_seeds
     folder = noisy.parent / "store" / "old"
     fields = json.loads((folder / "_run.json").read_text())
     del fields["own_seeds"]

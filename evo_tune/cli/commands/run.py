@@ -89,9 +89,7 @@ PLACE = 10
 @click.option(
     "--seeds",
     type=click.Choice(["own", "shared"]),
-    default="shared",
-    show_default=True,
-    help="own: each genome is trained with a seed of its own, so that none leads by what all share.",
+    help="own: each genome has a seed of its own, so none leads by what all share.  [default: shared, own with auto]",
 )
 @click.option(
     "--pack",
