@@ -89,7 +89,7 @@ PLACE = 10
 @click.option(
     "--seeds",
     type=click.Choice(["own", "shared"]),
-    help="own: each genome has a seed of its own, so none leads by what all share.  [default: shared, own with auto]",
+    help="Train all with shared seeds, or each genome with its own.  [default: shared; with --replicates auto: own]",
 )
 @click.option(
     "--pack",
