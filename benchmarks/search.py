@@ -259,7 +259,9 @@ WORTH = Rules(replicates=CAP, by_worth=True)
 METHODS: dict[str, Maker] = {
     "saea": ours("saea"),
     "saea, --replicates auto": ours("saea", rules=WORTH),
-    "saea as it was": ours("saea", believe="average", rounds=0, chances=0.0, front="steady", apart=0.0, smooth=0.0),
+    "saea as it was": ours(
+        "saea", believe="average", rounds=0, chances=0.0, front="steady", apart=0.0, smooth=0.0, ahead="spread"
+    ),
     "ga": ours("ga"),
     "random": ours("random"),
     "hill": ours("hill"),
@@ -298,6 +300,7 @@ ABLATION: dict[str, Maker] = {
     "no chances": ours("saea", chances=0.0),
     "not apart": ours("saea", apart=0.0),
     "no smooth births": ours("saea", smooth=0.0),
+    "all spread that are ahead of results": ours("saea", ahead="spread"),
     "what is out is average": ours("saea", believe="average"),
     "without the screen": ours("saea", screen="none"),
     "the forest alone": ours("saea", models="forest"),

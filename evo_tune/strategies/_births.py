@@ -15,7 +15,7 @@ from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Proposal, Trial
 from evo_tune.genome.values import Genome, genome_key
 
-__all__ = ["fresh", "spread", "unborn"]
+__all__ = ["drawn", "fresh", "spread", "unborn"]
 
 SAMPLES = 20
 """Random genomes of which `spread` takes the most remote."""
@@ -67,6 +67,15 @@ def fresh(history: History, rng: np.random.Generator, children: Iterable[Proposa
     for child in children:
         if not history.seen(child.genome):
             return child
+    return unborn(history, rng)
+
+
+def drawn(history: History, rng: np.random.Generator) -> Proposal | None:
+    """Return a random genome that was never born, genes with a prior being drawn from it; or None, as `unborn`."""
+    for _ in range(DRAWS):
+        genome = history.space.sample_prior(rng)
+        if not history.seen(genome):
+            return Proposal(genome, "random")
     return unborn(history, rng)
 
 

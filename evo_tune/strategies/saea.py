@@ -30,7 +30,7 @@ from evo_tune.genome.models.features import features_of, sizes_of
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Proposal, Trial
 from evo_tune.plugins.strategy import Seen, Strategy
-from evo_tune.strategies._births import spread, unborn
+from evo_tune.strategies._births import drawn, spread, unborn
 from evo_tune.strategies._deap import Individual, best_of, crossover, mutate, seeded, select, tournament
 from evo_tune.strategies.surrogate.chances import another_chance
 from evo_tune.strategies.surrogate.learned import Learned
@@ -94,6 +94,8 @@ class SAEA(Strategy):
             mutation, which shrinks as a run goes on; 0: as near as may be.
         smooth: With one objective, probability that a birth is judged by the process alone. Where all were trained in
             full it then learns how far apart the better half of the losses are, and not their ranks only.
+        ahead: Births beyond the first that many slots need before results are there: 'random', or 'spread' as well. The
+            farther many of them are apart, the more lie at the ends of genes, which are seldom good.
     """
 
     first: int = 6
@@ -111,6 +113,7 @@ class SAEA(Strategy):
     early: Literal["learned", "places"] = "learned"
     apart: float = 0.25
     smooth: float = 0.5
+    ahead: Literal["random", "spread"] = "random"
 
     several_objectives: ClassVar[bool] = True
     learns: ClassVar[bool] = True
@@ -122,6 +125,7 @@ class SAEA(Strategy):
         "early": "places",
         "apart": 0.0,
         "smooth": 0.0,
+        "ahead": "spread",
     }
 
     def __post_init__(self) -> None:
@@ -153,7 +157,9 @@ class SAEA(Strategy):
     def _next(self, history: History, rng: np.random.Generator, learned: Learned | None) -> Proposal | None:
         told = history.ranking
         if history.fresh_count < self.first or len(told) < self.first // 2:
-            return (self._lesson(history) if history.fresh_count in TAUGHT else None) or spread(history, rng)
+            lesson = self._lesson(history) if history.fresh_count in TAUGHT else None
+            even = history.fresh_count < self.first or self.ahead == "spread"
+            return lesson or (spread if even else drawn)(history, rng)
         places = _places(history.ranked_losses(), len(history.failed), rng)
         pool = self._parents(history, told, places)
         bred = list(self._bred(history, rng, pool))

@@ -222,6 +222,29 @@ def test_slots_that_ask_together_do_not_crowd() -> None:
     assert min(float(np.abs(a - b).max()) for a, b in itertools.combinations(units, 2)) > 0.01
 
 
+def test_beyond_the_first_births_those_ahead_of_results_are_random_as_in_no_older_run() -> None:
+    def births(**options: Any) -> list[str]:
+        run = Simulation(SAEA(**options), SPACES["mixed"], OBJECTIVES[:1], losses(SPACES["mixed"]), births=20, slots=12)
+        return [one.operator for one in run.run().candidates[1:12]]
+
+    assert births() == ["spread"] * 5 + ["random"] * 6
+    assert births(ahead="spread") == ["spread"] * 11
+    assert births(first=9) == ["spread"] * 8 + ["random"] * 3
+    assert SAEA.before["ahead"] == "spread"
+
+
+def test_births_ahead_of_results_are_drawn_from_priors() -> None:
+    space = SearchSpace(x=Float(0.0, 1.0, prior=0.2, spread=0.02), n=Int(0, 1))
+
+    def evaluate(candidate: Candidate) -> Outcome:
+        return Outcome("ok", {"loss": candidate.genome["x"]})
+
+    run = Simulation(SAEA(), space, OBJECTIVES[:1], evaluate, births=30, slots=30).run()
+    ahead = [one for one in run.candidates if one.operator == "random"]
+    assert len(ahead) > 20
+    assert np.mean([abs(one.genome["x"] - 0.2) < 0.1 for one in ahead]) > 0.8
+
+
 def test_one_step_neighbours_of_the_best_are_candidates() -> None:
     space = SearchSpace(n=Int(1, 40), kind=Choice(tuple("abcd")))
     history = told(space, 12)
