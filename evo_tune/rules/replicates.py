@@ -154,8 +154,8 @@ class Doubt:
         """Whether no further seed has changed a loss; None: there was none."""
         self._learned: Trainings | None = None
         self._logs: np.ndarray | None = None
-        self._memo: tuple[int, tuple[np.ndarray, Belief] | None] = (0, None)
-        """How many results were told, and what follows from them."""
+        self._memo: tuple[tuple[int, set[str]], tuple[np.ndarray, Belief] | None] = ((0, set()), None)
+        """How many results were told, whose training goes on, and what follows from both."""
 
     def take(self, trial: Trial, units: np.ndarray) -> None:
         """Note a result, in the order in which results are told: when the model is fitted follows from their number.
@@ -183,7 +183,7 @@ class Doubt:
         tells = self._told >= self._due or (trial.candidate.replicate > 0 and self._learned is not None)
         if tells and len(rows := self._selected()) >= ENOUGH:
             self._due = math.ceil(GROWTH * self._told)
-            self._learned, self._logs = self._trainings(np.append(rows, self._left())), None
+            self._learned, self._logs = self._trainings(np.append(rows, self._left(set()))), None
 
     def next(self, out: Sequence[Candidate], cost: float = 1.0) -> Candidate | None:
         """Return the birth of the genome whose next seed is worth most, and more than a new genome; or None.
@@ -196,7 +196,7 @@ class Doubt:
             cost: What a new genome takes, in full trainings; a further seed takes one.
         """
         waiting = {genome_key(one.genome) for one in out if one.replicate}
-        believed = self._believed()
+        believed = self._believed(out)
         if believed is None or 4 * len(waiting) > len(out):
             return None
         rows, belief = believed
@@ -214,12 +214,15 @@ class Doubt:
             return None
         return known[most].birth
 
-    def expected(self) -> dict[str, float]:
+    def expected(self, out: Sequence[Candidate]) -> dict[str, float]:
         """Return by key the loss that is expected of the best few genomes, and of some others, the least first.
 
         Empty where nothing is believed: of few genomes, and where seeds change nothing.
+
+        Args:
+            out: What is in training.
         """
-        believed = self._believed()
+        believed = self._believed(out)
         if believed is None:
             return {}
         rows, belief = believed
@@ -227,16 +230,17 @@ class Doubt:
         found = [(self._known[rows[at]], float(belief.expected[at])) for at in order]
         return {genome_key(one.birth.genome): loss for one, loss in found if one.losses}
 
-    def _believed(self) -> tuple[np.ndarray, Belief] | None:
+    def _believed(self, out: Sequence[Candidate]) -> tuple[np.ndarray, Belief] | None:
         """Return rows and what is believed of their genomes."""
-        if self._memo[0] != self._told:
-            self._memo = self._told, self._belief()
+        going = {genome_key(one.genome) for one in out if one.resumes is not None}
+        if self._memo[0] != (self._told, going):
+            self._memo = (self._told, going), self._belief(going)
         return self._memo[1]
 
-    def _belief(self) -> tuple[np.ndarray, Belief] | None:
+    def _belief(self, going: set[str]) -> tuple[np.ndarray, Belief] | None:
         if self._learned is None or self._same:
             return None
-        rows = np.append(self._selected(), self._left())
+        rows = np.append(self._selected(), self._left(going))
         given = self._trainings(rows)
         if np.ptp(given.losses) == 0.0:
             return None
@@ -254,9 +258,14 @@ class Doubt:
         alive = np.flatnonzero(np.isfinite(means))
         return np.asarray(alive[selected(means[alive], self._counts.get(len(self._known))[alive, 0])])
 
-    def _left(self) -> np.ndarray:
-        """Return the rows of some genomes that did not go on, spread over the run; at most LEFT."""
-        rows = [row for row, one in enumerate(self._known) if one.began and not one.losses and not one.repeats]
+    def _left(self, going: set[str]) -> np.ndarray:
+        """Return the rows of some genomes that did not go on, spread over the run; at most LEFT.
+
+        Args:
+            going: Keys of genomes that are going on just now: who was promoted is no worse than others.
+        """
+        on = {self._rows[key] for key in going if key in self._rows}
+        rows = [row for row, one in enumerate(self._known) if one.began and not one.losses and row not in on]
         steps = np.linspace(0, max(0, len(rows) - 1), min(LEFT, len(rows)))
         return np.asarray(np.array(rows, dtype=int)[np.unique(steps.astype(int))])
 

@@ -215,7 +215,7 @@ class Ruled(Strategy):
         return history.fold((__name__, self.rules), begin, step)
 
     def _view(self, history: History) -> View:
-        expected = self._known(history).doubt.expected() if self.rules.by_worth else {}
+        expected = self._known(history).doubt.expected(history.out) if self.rules.by_worth else {}
         return View(history, self.rules.rungs, lambda genome: self._excess(genome) > 0.0, expected)
 
     def _excess(self, genome: Genome) -> float:

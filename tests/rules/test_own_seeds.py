@@ -11,11 +11,11 @@ import pytest
 from evo_tune.errors import OptionError
 from evo_tune.genome.trial import trial_seed
 from evo_tune.loop.code import ruled
-from evo_tune.loop.replay import verify
 from evo_tune.loop.search import Search
 from evo_tune.report import believed
-from evo_tune.store.manifest import read_manifest, space_of
+from evo_tune.store.manifest import read_manifest
 from tests.conftest import cut_copy, rows
+from tests.rules.test_rules import agree
 
 NOISY = '''"""A bowl with noise, of which a part of the training tells nearly as much."""
 import numpy as np
@@ -54,12 +54,6 @@ def run(noisy: Path, name: str, **given: Any) -> Search:
     return Search(str(noisy), store=noisy.parent / "store", name=name, **settings).run()
 
 
-def agree(search: Search) -> bool:
-    saved = search.saved
-    space = space_of(saved.manifest, search.evaluator.space(saved.manifest.options))
-    return verify(saved, space, ruled(saved.manifest, search.evaluator, saved.manifest.strategy)) == []
-
-
 @pytest.mark.parametrize("rules", RULES)
 def test_each_genome_keeps_its_own_and_the_run_resumes_and_replays(noisy: Path, rules: str) -> None:
     search = run(noisy, "whole", **RULES[rules])
@@ -70,7 +64,7 @@ def test_each_genome_keeps_its_own_and_the_run_resumes_and_replays(noisy: Path, 
     assert len({seed for of in seeds.values() for seed in of}) == len(seeds), "no two have the same"
     assert (max(trial.candidate.replicate for trial in trials) > 0) == ("replicates" in RULES[rules])
     assert (min(trial.candidate.budget for trial in trials) < 1.0) == ("fidelity" in RULES[rules])
-    assert agree(search)
+    assert agree(search.saved, search)
     copy = cut_copy(search.saved, noisy.parent / "store" / "cut", 13)
     again = Search.resume(copy.name, store=noisy.parent / "store", slots=1).run()
     assert rows(again) == rows(search)
@@ -89,7 +83,7 @@ def test_by_default_and_in_older_runs_all_have_the_same(noisy: Path) -> None:
     assert read_manifest(folder).own_seeds is False
     again = Search.resume("old", store=noisy.parent / "store", trials=6).run()
     assert {one.seed for one in again.saved.candidates} == {trial_seed(1, 0)}
-    assert agree(again)
+    assert agree(again.saved, again)
 
 
 def test_verify_says_of_a_candidate_that_its_seed_is_not_its_own(noisy: Path) -> None:
@@ -98,7 +92,7 @@ def test_verify_says_of_a_candidate_that_its_seed_is_not_its_own(noisy: Path) ->
     fields = json.loads((folder / "_run.json").read_text())
     (folder / "_run.json").write_text(json.dumps({**fields, "own_seeds": False}))
     other = Search.resume("own", store=noisy.parent / "store")
-    assert not agree(other)
+    assert not agree(other.saved, other)
     other.close()
 
 

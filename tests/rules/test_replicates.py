@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -21,7 +23,7 @@ SPACE = SearchSpace(x=Float(0.0, 1.0), y=Float(0.0, 1.0))
 RUNGS = (1 / 3, 1.0)
 
 
-def run(noise: float, seed: int, name: str = "saea", own_seeds: bool = False) -> Simulation:
+def run(noise: float, seed: int, name: str = "saea", own_seeds: bool = False, slots: int = 1) -> Simulation:
     """Return a run with rungs and further seeds by worth, on a bowl with so much noise, early results being honest."""
 
     def evaluate(candidate: Candidate) -> Outcome:
@@ -31,7 +33,7 @@ def run(noise: float, seed: int, name: str = "saea", own_seeds: bool = False) ->
 
     rules = Rules(RUNGS, replicates=4, by_worth=True, own_seeds=own_seeds)
     strategy = Ruled.of(make_strategy(name, {"population": 8}), rules, lambda genome: {})
-    return Simulation(strategy, SPACE, OBJECTIVES[:1], evaluate, births=26, seed=seed).run()
+    return Simulation(strategy, SPACE, OBJECTIVES[:1], evaluate, births=26, seed=seed, slots=slots).run()
 
 
 def further(runs: list[Simulation]) -> int:
@@ -97,8 +99,32 @@ def test_nothing_is_expected_of_those_that_did_not_go_on() -> None:
     for trial in each.history.trials:
         doubt.take(trial, each.history.born_units[trial.id])
     full = {key for key, entry in entries(each.history).items() if entry.losses(1.0) is not None}
-    assert doubt.expected().keys() == full
+    assert doubt.expected([]).keys() == full
     assert len(full) < 26, "or this shows nothing"
+
+
+def test_whoever_goes_on_just_now_is_not_taken_for_worse(monkeypatch: pytest.MonkeyPatch) -> None:
+    each, known = run(0.2, 0), list[int]()
+    plain = replicates.Belief
+    monkeypatch.setattr(replicates, "Belief", lambda given, logs: known.append(len(given.points)) or plain(given, logs))
+    doubt = Doubt(SPACE, 4)
+    for trial in each.history.trials:
+        doubt.take(trial, each.history.born_units[trial.id])
+    left = [entry.latest for entry in entries(each.history).values() if entry.losses(1.0) is None]
+    out = [replace(left[0].candidate, budget=1.0, resumes=left[0].id)]
+    for told in ([], out, out, []):
+        doubt.expected(told)
+        doubt.next(told)
+    assert 0 < len(left) <= replicates.LEFT, "or this shows nothing"
+    assert known == [known[0], known[0] - 1, known[0]]
+
+
+def test_a_run_tells_who_goes_on_just_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[int] = []
+    plain = Doubt.expected
+    monkeypatch.setattr(Doubt, "expected", lambda self, out: told.append(len(out)) or plain(self, out))
+    run(0.2, 0, slots=4)
+    assert max(told) == 3
 
 
 @pytest.mark.parametrize("cost", [0.25, 1.0, 4.0])
