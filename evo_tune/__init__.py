@@ -5,9 +5,7 @@ The public names. Importing this loads no torch, no DEAP and no pandas.
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from evo_tune.errors import EvoTuneError
@@ -73,23 +71,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # Each public name is imported from its home on first use: `evo-tune --help` waits for none of them.
+    # Each public name is imported on first use, so that `evo-tune --help` waits for none of them.
     if name in _HOMES:
         return getattr(import_module(f"evo_tune.{_HOMES[name]}"), name)
-    if name == "sklearn":
-        return sys.modules["evo_tune.sklearn"]
     raise AttributeError(f"module 'evo_tune' has no attribute {name!r}")
-
-
-class _Door(ModuleType):
-    """`evo_tune.sklearn`, whose one name is imported from its home on first use as well."""
-
-    __all__ = ("EvoSearchCV",)
-
-    def __getattr__(self, name: str) -> Any:
-        if name in self.__all__:
-            return getattr(import_module("evo_tune.integrations.sklearn"), name)
-        raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
-
-
-sys.modules["evo_tune.sklearn"] = _Door("evo_tune.sklearn", "`EvoSearchCV`, by scikit-learn's contract.")
