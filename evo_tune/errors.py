@@ -5,7 +5,7 @@
     │   ├── SpaceError          a gene, a genome or a search space
     │   ├── OptionError         an option of an evaluator or a strategy
     │   ├── PluginError         an evaluator or strategy that is missing or broken
-    │   └── RecipeError         a field of the training recipe
+    │   └── RecipeError         a value of a declared option or of the training recipe
     ├── StoreError              a saved run that cannot be read, written or gone on with (exit code 1)
     └── RunError                a run that could not go on (exit code 1)
         └── ClusterLost         its cluster is gone; it is saved, as one that was interrupted (exit code 130)
@@ -56,7 +56,7 @@ class PluginError(UsageError):
 
 
 class RecipeError(UsageError):
-    """A field of the training recipe is wrong.
+    """The value of a declared option, or of a field of the training recipe, is not allowed.
 
     Args:
         field: Name of the field, as the user writes it.

@@ -1,1 +1,1 @@
-"""How options are declared, bounded, read and bound; a leaf, so that the training recipe may declare its own."""
+"""Declaration, checking and conversion of options. The training recipe may import it, so it imports only errors."""

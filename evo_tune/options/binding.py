@@ -1,8 +1,8 @@
-"""Typed options of evaluators and strategies: `-o name=value` and `-s name=value`.
+"""Bind values that a user gave to declared options: convert them, check them, name the flag in each error.
 
-The declaration is ordinary Python: keyword-only parameters or dataclass fields with a type and a default, or the
-richer fields of `declare.option`. This module reads them and binds what the user gave; it knows nothing of what they
-mean.
+Options are declared as dataclass fields with `declare.option`, or as keyword-only parameters of a function. The same
+functions serve evaluators (`-o name=value`), strategies (`-s name=value`) and flags (`--name value`). This module does
+not know what any option means.
 """
 
 from __future__ import annotations
@@ -14,19 +14,21 @@ import operator
 import typing
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from evo_tune.errors import OptionError, RecipeError
 from evo_tune.options.declare import Option, checked, declared_in, members
 
-__all__ = ["bind", "call_with", "options_of", "split_assignments", "suggest"]
+__all__ = ["bind", "build", "call_with", "options_of", "split_assignments", "suggest", "typed"]
+
+Group = TypeVar("Group")
 
 
 def options_of(declared: Callable[..., Any] | type) -> dict[str, Option]:
-    """Return the options of a function (keyword-only parameters) or a dataclass (fields).
+    """Return the options that a function (keyword-only parameters) or a dataclass (fields) declares, by name.
 
     Raises:
-        OptionError: The type of one cannot be read or is no type of options, or its default is no plain data.
+        OptionError: A type cannot be read or cannot be typed by a user, or a default is not plain data.
     """
     if isinstance(declared, type):
         return dict(declared_in(declared))
@@ -40,7 +42,7 @@ def _option_of(function: Callable[..., Any], parameter: inspect.Parameter) -> Op
     if wanted is parameter.empty:
         wanted = _type_of(default)
     elif isinstance(wanted, str):
-        # Each by itself: the other parameters may name types that are imported for type checkers only.
+        # One at a time: other parameters may name types that are imported for type checkers only.
         try:
             wanted = eval(wanted, getattr(function, "__globals__", {}))
         except Exception as error:
@@ -49,23 +51,39 @@ def _option_of(function: Callable[..., Any], parameter: inspect.Parameter) -> Op
 
 
 def _type_of(default: Any) -> type:
-    """Return the type that an option is of which only the default is declared."""
+    """Return the type of an option that declares only a default."""
     if default is dataclasses.MISSING or default is None:
         return str
     return next((kind for kind in (Path, float) if isinstance(default, kind)), type(default))
 
 
-def bind(given: Mapping[str, Any], options: Mapping[str, Option], owner: str, flag: str) -> dict[str, Any]:
-    """Return every option's value: what was given, checked and converted, or its default.
+def build(kind: type[Group], given: Mapping[str, Any], owner: str, flag: str) -> Group:
+    """Return a dataclass of options made from the values that a user gave.
 
     Args:
-        given: Name to value; strings, as typed, are converted to the declared type.
-        options: The declared options.
-        owner: Whose they are, for messages ("language_model").
-        flag: How they are given, for messages ("-o").
+        kind: The dataclass.
+        given: See `bind`.
+        owner: See `bind`.
+        flag: See `bind`.
 
     Raises:
-        OptionError: Unknown, missing, or of the wrong type.
+        OptionError: As `bind`.
+        UsageError: The group's own check refuses the combination.
+    """
+    return kind(**bind(given, options_of(kind), owner, flag))
+
+
+def bind(given: Mapping[str, Any], options: Mapping[str, Option], owner: str, flag: str) -> dict[str, Any]:
+    """Return the value of every option: the given value, converted and checked, or the default.
+
+    Args:
+        given: Values by option name. Strings, as a user types them, are converted to the declared type.
+        options: The declared options by name.
+        owner: Name of the plug-in or command that declares them, for error messages ("language_model").
+        flag: How a user gives them, for error messages: "-o" for `-o name=value`, "--" for `--name value`.
+
+    Raises:
+        OptionError: An option is unknown, missing, of the wrong type or out of its bounds.
     """
     if not isinstance(given, Mapping):
         raise OptionError(f"options of {owner}: {given!r} is not allowed: expected a dict of names to values")
@@ -76,27 +94,40 @@ def bind(given: Mapping[str, Any], options: Mapping[str, Option], owner: str, fl
     bound = {}
     for name, option in options.items():
         if name in given:
-            try:
-                bound[name] = _convert(given[name], option.type)
-                if option.choices or option.bounds:
-                    option.check(bound[name])
-            except (TypeError, ValueError, OverflowError):  # int() of an infinite number overflows
-                message = f"{flag} {name}={given[name]}: expected {option.kind}"
-                raise OptionError(f"{message} (an option of {owner})") from None
-            except RecipeError as error:
-                message = f"{flag} {name}={given[name]}: expected {error.allowed}"
-                raise OptionError(f"{message} (an option of {owner})") from None
+            bound[name] = _bound(given[name], option, owner, flag)
         elif option.required:
-            raise OptionError(f"{owner} needs {flag} {name}=… ({option.kind})")
+            raise OptionError(f"{owner} needs {typed(flag, name, '…')} ({option.kind})")
         else:
             bound[name] = option.default
     return bound
 
 
-def call_with(function: Callable[..., Any], options: Mapping[str, Any], *args: Any) -> Any:
-    """Call a function with those of the options that it declares (all of them if it takes **kwargs).
+def _bound(given: Any, option: Option, owner: str, flag: str) -> Any:
+    try:
+        value = _convert(given, option.type)
+        if option.choices or option.bounds:
+            option.check(value)
+    except (TypeError, ValueError, OverflowError):  # int() of an infinite number overflows
+        expected = option.kind
+    except RecipeError as error:
+        expected = error.allowed
+    else:
+        return value
+    raise OptionError(f"{typed(flag, option.name, given)}: expected {expected} (an option of {owner})")
 
-    Any parameter after the `args` that can be given by name may be an option, keyword-only or not.
+
+def typed(flag: str, name: str, value: object) -> str:
+    """Return an option as a user types it: '-o steps=5', or '--max-slots 5' where the flag is '--'."""
+    return f"--{name.replace('_', '-')} {value}" if flag == "--" else f"{flag} {name}={value}"
+
+
+def call_with(function: Callable[..., Any], options: Mapping[str, Any], *args: Any) -> Any:
+    """Call a function with the options that it declares; with all of them if it takes **kwargs.
+
+    Args:
+        function: Each parameter after `args` that can be passed by name may be an option, keyword-only or not.
+        options: Values by option name.
+        args: Positional arguments.
     """
     parameters = list(inspect.signature(function).parameters.values())
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
@@ -107,10 +138,10 @@ def call_with(function: Callable[..., Any], options: Mapping[str, Any], *args: A
 
 
 def split_assignments(texts: typing.Iterable[str], flag: str) -> dict[str, str]:
-    """Split NAME=VALUE texts.
+    """Split NAME=VALUE texts into a dict.
 
     Raises:
-        OptionError: One has no '=' or no name, or a name comes twice.
+        OptionError: A text has no '=' or no name, or a name is given twice.
     """
     found: dict[str, str] = {}
     for text in texts:
@@ -124,7 +155,7 @@ def split_assignments(texts: typing.Iterable[str], flag: str) -> dict[str, str]:
 
 
 def suggest(name: str, known: typing.Iterable[str]) -> str:
-    """Return ' (did you mean …?)' if one of the known names is close, else nothing."""
+    """Return ' (did you mean …?)' if a known name is close, else an empty text."""
     close = difflib.get_close_matches(name, list(known), n=1)
     return f" (did you mean {close[0]}?)" if close else ""
 
@@ -158,14 +189,14 @@ def _convert(value: Any, wanted: Any) -> Any:
             raise ValueError(value)
         return float(value)
     if wanted is Path:
-        return str(value)  # stays plain data in the manifest; evaluators make a Path of it
+        return str(value)  # plain data in the manifest; evaluators make a Path of it
     if wanted is str and not isinstance(value, str):
         raise ValueError(value)
     return value
 
 
 def _convert_union(value: Any, kinds: tuple[Any, ...]) -> Any:
-    words = ("none",) if str in kinds else ("none", "")  # a text may be empty
+    words = ("none",) if str in kinds else ("none", "")  # an empty text is a valid text
     if type(None) in kinds and (value is None or str(value).lower() in words):
         return None
     for member in kinds:

@@ -1,7 +1,6 @@
-"""Bounds of recipe fields, checked before any data or model is built.
+"""Checks of numbers and names against their bounds.
 
-Bools are not numbers here and NaN lies outside every range; all errors are `RecipeError`. Knows nothing
-of what the fields mean.
+A bool is not a number here, and NaN is outside every interval. All errors are `RecipeError`.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ def check_integer(field: str, value: object, low: int, high: int | None = None) 
     """Require a whole number in [low, high].
 
     Raises:
-        RecipeError: It is something else (a bool and 2.0 are).
+        RecipeError: The value is outside, or not a whole number (a bool and 2.0 are not).
     """
     whole = isinstance(value, int) and not isinstance(value, bool)
     if not whole or value < low or (high is not None and value > high):  # type: ignore[operator]
@@ -27,10 +26,10 @@ def check_integer(field: str, value: object, low: int, high: int | None = None) 
 
 
 def check_number(field: str, value: object, interval: str) -> None:
-    """Require a finite number in an interval, written as in mathematics: '[0, 1)', '(0, inf)'.
+    """Require a finite number in an interval in mathematical notation: '[0, 1)', '(0, inf)'.
 
     Raises:
-        RecipeError: It is no number, is NaN or infinite, or lies outside.
+        RecipeError: The value is not a number, is NaN or infinite, or is outside the interval.
     """
     low, high = (float(bound) for bound in interval[1:-1].split(","))
     number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
@@ -46,7 +45,7 @@ def check_name(field: str, value: object, names: Collection[str]) -> None:
     """Require one of several names.
 
     Raises:
-        RecipeError: It is another.
+        RecipeError: The value is not one of them.
     """
     if not isinstance(value, str) or value not in names:
         raise RecipeError(field, value, f"one of {', '.join(names)}")

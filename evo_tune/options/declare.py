@@ -1,17 +1,17 @@
-"""How an option is declared: a field of a frozen dataclass, said once, with all that is to be known of it.
+"""Declaration of options: one field of a frozen dataclass holds everything that is known about an option.
 
-A group of options stands beside the part that it configures and is composed as a mixin:
+A group of options is written beside the code that it configures. Groups are combined as mixins:
 
     @dataclass(frozen=True, kw_only=True)
     class Clipping(Options):
         \"\"\"Clipping of the gradient.\"\"\"
 
-        clip: float | None = option(1.0, bounds="(0, inf)", help="Largest norm of the gradient")
+        clip: float | None = option(1.0, bounds="(0, inf)", help="Largest norm of the gradient.")
 
-        def check(self) -> None: ...  # what does not go together within the group
+        def check(self) -> None: ...  # combinations that the group does not allow
 
-From the declaration come the check of `-o`, its error, the manifest, lists, the page in docs, and the gene that a
-field may become. This module knows neither evaluators nor how options are typed (see `binding`).
+The recipe, strategies and run settings declare their options this way. Checks, error messages, flags, the manifest,
+lists, documentation tables and genes are made from the declaration. How a user's text becomes a value is in `binding`.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from evo_tune.options.bounds import check_integer, check_name, check_number
 __all__ = ["AUTO", "Option", "Options", "declared_in", "name_of", "option"]
 
 TYPES = (bool, int, float, str, Path, type(None))
-"""What an option may be, with Literal and unions of these: each is typed as text and saved as plain data."""
+"""Types of an option, beside Literal and unions of these. Each can be typed as text and saved as plain data."""
 
 MISSING: Any = dataclasses.MISSING
 
 AUTO = "auto"
-"""The choice that leaves the answer to the program. It stands for another one, so it is no value of a gene."""
+"""The choice by which the program decides. It stands for another choice, so a gene cannot have it as a value."""
 
 Self = TypeVar("Self", bound="Options")
 
@@ -54,14 +54,14 @@ def option(
     """Declare an option: the value of a field in a group of options.
 
     Args:
-        default: Its default; left out, it must be given.
-        help: One line that says what it is for.
-        bounds: Interval of its numbers, as in mathematics: '(0, 1]', '[1, inf)'.
-        unit: Of its numbers.
-        choices: The values that it may have, where a `Literal` cannot list them: a registry, read when it is needed.
-        gene: What it is as a gene where the user gives no more than `--gene NAME`, in the language of `--gene`:
-            '0.9|0.95|0.99', 'float(0.1,0.7)'. Not needed for choices, a Literal or a bool, whose values speak for
-            themselves. None: it says what the task is, or what a run has, and cannot differ between genomes.
+        default: Default value; an option without one is required.
+        help: One line of help.
+        bounds: Interval of a number, in mathematical notation: '(0, 1]', '[1, inf)'.
+        unit: Unit of a number.
+        choices: Allowed values where a `Literal` cannot list them: a registry, read at each check.
+        gene: Range of the gene that `--gene NAME` makes of the option, in the notation of `--gene`: '0.9|0.95|0.99',
+            'float(0.1,0.7)'. Not needed for choices, a Literal or a bool, which list their values. None: the option
+            cannot differ between genomes, because it defines the task or the run.
     """
     metadata = {"help": help, "bounds": bounds, "unit": unit, "choices": choices, "gene": gene}
     return dataclasses.field(default=default, metadata=metadata)
@@ -69,18 +69,18 @@ def option(
 
 @dataclass(frozen=True)
 class Option:
-    """One declared option.
+    """A declared option.
 
     Args:
-        name: As the user types it.
-        type: Its annotation.
-        default: Its default, or `dataclasses.MISSING` if it must be given.
+        name: Name as the user types it.
+        type: Annotation.
+        default: Default value, or `dataclasses.MISSING` if the option is required.
         help: See `option`.
         bounds: See `option`.
         unit: See `option`.
-        choices: See `option`; of a Literal, its values.
+        choices: See `option`; the values of a Literal.
         gene: See `option`.
-        group: First line of the docstring of the group that declares it, without its full stop.
+        group: First line of the docstring of the group that declares it, without the full stop.
     """
 
     name: str
@@ -95,33 +95,33 @@ class Option:
 
     @property
     def required(self) -> bool:
-        """Whether it has no default."""
+        """Whether the option has no default."""
         return self.default is MISSING
 
     @property
     def kind(self) -> str:
-        """What its values are, in words: 'a number', 'cosine or linear', 'text or none'."""
+        """The allowed values in words: 'a number', 'cosine or linear', 'text or none'."""
         if not self.choices:
             return name_of(self.type)
         none = " or none" if _takes(self.type, type(None)) and None not in self.choices else ""
         return " or ".join(map(str, self.choices)) + none
 
     def describe(self) -> str:
-        """Return NAME: TYPE = DEFAULT, for lists and help."""
+        """Return 'NAME: TYPE = DEFAULT', for lists and help."""
         text = f"{self.name}: {self.kind}"
         return text if self.required else f"{text} = {self.default!r}"
 
     def as_data(self) -> dict[str, Any]:
-        """Return it as plain data; what it says nothing of is ''."""
+        """Return the declaration as plain data; an attribute without a value is ''."""
         known = {"group": self.group, "option": self.name, "type": self.kind, "required": self.required}
-        said = {name: getattr(self, name) or "" for name in ("unit", "bounds", "gene", "help")}
-        return {**known, "default": None if self.required else self.default, **said}
+        more = {name: getattr(self, name) or "" for name in ("unit", "bounds", "gene", "help")}
+        return {**known, "default": None if self.required else self.default, **more}
 
     def check(self, value: Any) -> None:
-        """Require a value of the declared type, within bounds and choices.
+        """Require a value of the declared type, inside the bounds and among the choices.
 
         Raises:
-            RecipeError: It is something else: a bool is no number here, and NaN is within no bounds.
+            RecipeError: The value is not allowed. A bool is not a number here, and NaN is outside every interval.
         """
         if value is None and _takes(self.type, type(None)):
             return
@@ -155,13 +155,13 @@ class Option:
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Base of all groups of options: whatever is made of them is checked, field by field and then together.
+    """Base of all groups of options. Every instance is checked: first each field, then each group's own `check`.
 
-    A group's own `check` says what does not go together within it; those of all groups are called.
+    A group overrides `check` to refuse combinations of its fields. The checks of all groups in the class are called.
 
     Raises:
-        RecipeError: A field is of another type, out of its bounds or none of its choices.
-        UsageError: A group's own check refuses.
+        RecipeError: A field has the wrong type, is out of its bounds or is not among its choices.
+        UsageError: A group's own check refuses the combination.
     """
 
     def __post_init__(self) -> None:
@@ -172,31 +172,31 @@ class Options:
                 vars(group)["check"](self)
 
     def settled(self: Self, rungs: bool) -> Self:
-        """Return the options as a run has them from its beginning to its end: nothing that depends on it is left open.
+        """Return the options with every value set that depends on the run, as they stay for the whole run.
 
-        A group that leaves something open overrides this, and begins with what `super().settled(rungs)` returns.
+        A group with such a value overrides this and starts from `super().settled(rungs)`.
 
         Args:
-            rungs: Whether genomes are trained in part first, and judged there.
+            rungs: Whether genomes get partial trainings first.
         """
         del rungs
         return self
 
     def to_json(self) -> dict[str, Any]:
-        """Return every option by name, as plain data."""
+        """Return the value of every option by name, as plain data."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
 
 def declared_in(group: type[Any]) -> Mapping[str, Option]:
-    """Return the options that a dataclass declares, those of its groups first, by name.
+    """Return the options that a dataclass declares, by name; those of its base classes come first.
 
     Raises:
-        OptionError: The type of one cannot be read or is no type of options, or its default is no plain data.
+        OptionError: A type cannot be read or cannot be typed by a user, or a default is not plain data.
     """
     return _declared_in(group)  # type: ignore[arg-type]  # classes can be hashed
 
 
-@lru_cache(maxsize=256)  # each set of options that is made is checked by them
+@lru_cache(maxsize=256)  # read at each construction of a group
 def _declared_in(group: Hashable) -> Mapping[str, Option]:
     assert isinstance(group, type)
     try:
@@ -219,16 +219,16 @@ def _declared(group: type, field: dataclasses.Field[Any], wanted: Any) -> Option
 
 
 def checked(one: Option) -> Option:
-    """Return an option whose values can be typed, and saved in the manifest, its default as plain data.
+    """Return an option with its default as plain data, after a check that its values can be typed and saved.
 
     Raises:
-        OptionError: Its type is none that can be typed, or its default is no plain data.
+        OptionError: The type cannot be typed by a user, or the default is not plain data.
     """
     default = one.default
     if isinstance(default, Path):
-        default = str(default)  # plain data, as a given value is
+        default = str(default)
     elif isinstance(default, float):
-        default = float(default)  # numpy's is one too
+        default = float(default)  # numpy's floats are floats too
     if default is not MISSING and type(default) not in TYPES:
         raise OptionError(
             f"option {one.name}: its default is of type {type(default).__name__}: expected a number, text, bool, None "
@@ -243,7 +243,7 @@ def checked(one: Option) -> Option:
 
 
 def members(wanted: Any) -> tuple[Any, ...]:
-    """Return the members of a union; of another type, itself."""
+    """Return the members of a union, or the type itself if it is not a union."""
     return typing.get_args(wanted) if typing.get_origin(wanted) in (typing.Union, types.UnionType) else (wanted,)
 
 
@@ -257,7 +257,7 @@ def _is_literal(wanted: Any, value: Any) -> bool:
 
 
 def _literals(wanted: Any) -> tuple[Any, ...]:
-    """Return the values of a Literal, alone or beside None; nothing where numbers are taken too."""
+    """Return the values of a Literal, alone or in a union with None; else nothing."""
     kinds = [one for one in members(wanted) if one is not type(None)]
     return typing.get_args(kinds[0]) if len(kinds) == 1 and typing.get_origin(kinds[0]) is Literal else ()
 
@@ -271,7 +271,7 @@ def _is_known(wanted: Any) -> bool:
 
 
 def name_of(wanted: Any) -> str:
-    """Return what the values of a type are, in words."""
+    """Return a name in words for the values of a type."""
     if members(wanted) != (wanted,):
         return " or ".join(map(name_of, members(wanted)))
     origin = typing.get_origin(wanted)

@@ -24,7 +24,7 @@ from typing import Any
 
 from evo_tune.errors import EvoTuneError, PluginError
 from evo_tune.genome.genes import Gene
-from evo_tune.options.binding import bind, options_of, suggest
+from evo_tune.options.binding import build, options_of, suggest
 from evo_tune.plugins.code import local_sources, package_of, source_hash
 from evo_tune.plugins.command import COMMAND, command_evaluator, is_command
 from evo_tune.plugins.evaluator import Evaluator, what_of, where_of
@@ -341,9 +341,8 @@ def make_strategy(name: str, given: dict[str, Any]) -> Strategy:
         raise PluginError(
             f"strategy {name} needs {', '.join(strategy.needs)}: install what is missing with `{command}`"
         )
-    options = bind(given, options_of(strategy), f"strategy {name}", "-s")
     try:
-        return strategy(**options)
+        return build(strategy, given, f"strategy {name}", "-s")
     except EvoTuneError:
         raise
     except Exception as error:  # a method of the contract is missing, or its own __post_init__ failed

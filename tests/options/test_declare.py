@@ -10,7 +10,7 @@ import pytest
 
 from evo_tune import Options, option
 from evo_tune.errors import OptionError, RecipeError
-from evo_tune.options.binding import bind, options_of
+from evo_tune.options.binding import bind, build, options_of
 
 NAMES = {"cosine": 1, "linear": 2}
 
@@ -131,3 +131,12 @@ def test_what_is_typed_is_bound() -> None:
     given = {"floor": "0.5", "steps": "1e2", "window": "none", "micro": "8", "fast": "yes", "schedule": "linear"}
     bound = bind(given, options_of(Both), "mine", "-o")
     assert Both(**bound) == Both(floor=0.5, steps=100, window=None, micro=8, fast=True, schedule="linear")
+
+
+@pytest.mark.parametrize(("flag", "said"), [("-o", "-o window=0"), ("--", "--window 0")])
+def test_a_group_is_built_from_text_and_errors_name_the_flag(flag: str, said: str) -> None:
+    assert build(Both, {"steps": "5"}, "mine", flag) == Both(steps=5)
+    with pytest.raises(OptionError, match=f"^{said}: expected a whole number, 1 or more, or none"):
+        build(Both, {"window": "0"}, "mine", flag)
+    with pytest.raises(OptionError, match="give a smaller floor"):
+        build(Both, {"schedule": "linear", "floor": "1"}, "mine", flag)
