@@ -13,7 +13,7 @@ from evo_tune.cli import _shared as shared
 from evo_tune.errors import EvoTuneError, OptionError
 
 if TYPE_CHECKING:
-    from evo_tune.forecast.aim import Aim
+    from evo_tune.forecast.scale import Aim
     from evo_tune.genome.genes import Gene
     from evo_tune.plugins.evaluator import Evaluator
     from evo_tune.report.carried import Carried
@@ -109,7 +109,7 @@ def note(run: Run, evaluator: Evaluator) -> None:
     """Write beside a run what its recipe is at the size that it is for; what keeps that from it is a warning."""
     if not run.manifest.for_scale:
         return
-    from evo_tune.forecast.aim import carried
+    from evo_tune.forecast.scale import carried
     from evo_tune.report.carried import write_carried
 
     try:

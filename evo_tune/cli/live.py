@@ -147,7 +147,7 @@ class _Foreseen:
 
     def line(self, ahead: Ahead | None) -> str:
         """Return it in words."""
-        from evo_tune.forecast.words import as_line
+        from evo_tune.forecast.ahead import as_line
 
         return "forecast: after three trainings" if ahead is None else as_line(ahead, self._price)
 

@@ -202,7 +202,7 @@ def print_plan(found: Planned, price: float | None, form: str) -> None:
         price: Of an hour; None tells no cost.
         form: 'table', 'json' or 'jsonl'.
     """
-    from evo_tune.forecast.words import as_data, as_rows
+    from evo_tune.forecast.ahead import as_data, as_rows
     from evo_tune.loop.opening import forecast
 
     ahead = forecast(found.manifest, found.session, found.slots, found.pace)

@@ -1,1 +1,1 @@
-"""What a run or a larger training will take, and what it will reach."""
+"""Forecasts: the time and memory of a run, and a recipe at another size."""

@@ -1,49 +1,65 @@
-"""What is ahead of a run: hours, trainings, memory and disk, with bounds; by timings at first, then by its results.
+"""Forecast what a run will take: time, trainings, memory and disk, each with bounds.
 
-Pure functions of a manifest, a session, and what was measured. How many trainings there will be is arithmetic where a
-limit counts them, and time divided by what one takes where hours do; rungs, replicates, inheritance and the closing
-calibration are counted by what they take on the average, and corrected by what the run's genomes are seen to take.
+The first forecast uses timed steps; later ones use the run's own results. Everything here is a pure function of a
+manifest, a session, and measurements. Where a limit counts trials, the number of trainings is arithmetic; where hours
+are the limit, it is the time divided by that of one training. Rungs, extra seeds and the final comparison are counted
+by their average cost, which is then corrected by what the run's genomes have cost so far.
 """
 
 from __future__ import annotations
 
+import heapq
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from statistics import fmean, stdev
+from typing import Any
 
-from evo_tune.forecast.race import race_ends, race_trainings
 from evo_tune.forecast.timing import Pace
+from evo_tune.report.racing import looks
 from evo_tune.report.summary import costs
+from evo_tune.report.words import show_seconds
 from evo_tune.store.calibration import read_calibration
 from evo_tune.store.manifest import Manifest
 from evo_tune.store.run import Run
 from evo_tune.store.session import Session
 
-__all__ = ["ENOUGH", "Ahead", "ahead", "calibration_seconds", "calibration_trainings", "genome_cost", "size_of"]
+__all__ = [
+    "ENOUGH",
+    "Ahead",
+    "ahead",
+    "as_data",
+    "as_line",
+    "as_rows",
+    "calibration_seconds",
+    "calibration_trainings",
+    "genome_cost",
+    "race_ends",
+]
 
 ENOUGH = 3
-"""Results from which there is a forecast where nothing was timed; timings count for as many."""
+"""Number of results that allow a forecast without timings. Timings count as much as this many results."""
 
 DRIFT = 0.5
-"""How far what a search comes to prefer may take another time than the space's average, in standard deviations of its
-genomes' times."""
+"""Expected change of the mean time as the search concentrates, in standard deviations of the genomes' times."""
 
-LEAST = 0.05
-"""The same as a share of the time where genomes hardly differ."""
+LEAST_DRIFT = 0.05
+"""Smallest such change, as a share of the time: for spaces in which genomes hardly differ."""
 
-WORTH = 0.08
-"""Further seeds for each genome where they are what is worth it (measured in benchmarks/search.py, noisy form)."""
+EXTRA_SEEDS = 0.08
+"""Extra seeds per genome with `--replicates auto` (measured by the noisy form of benchmarks/search.py)."""
 
 BOUNDS = 1.2816
-"""Standard deviations of an interval that holds four fifths of a normal distribution."""
+"""Half width of an 80 % interval of a normal distribution, in standard deviations."""
 
 CLOSING = 2.0
-"""Seconds for the last generation's file, the report, and workers that leave."""
+"""Seconds for the last generation's file, the report, and the end of the workers."""
 
 ROW = 2000
-"""Bytes of a result in journal, generation and log."""
+"""Bytes of one result in the journal, the generation file and the log."""
 
 PAGE = 300_000
 """Bytes of a report."""
@@ -51,18 +67,18 @@ PAGE = 300_000
 
 @dataclass(frozen=True)
 class Ahead:
-    """A forecast.
+    """A forecast of a run.
 
     Args:
-        genomes: Births in all, those made among them.
-        trainings: What is still to be trained for them, in full trainings.
-        calibration: Fewest and most trainings of the closing race; both 0 without one.
-        seconds: Until the end: a lower bound, the expected, and an upper bound; four fifths lie between the bounds.
-        each: Seconds of a full training, mean.
-        slots: How many train at once.
-        memory: Bytes of one slot's worker, or of its share of a GPU; 0 where nothing is known.
-        on_gpu: Whether it is a GPU's.
-        disk: Bytes of the run's folder at its end.
+        genomes: Number of genomes at the end of the run, including those that exist.
+        trainings: Remaining trainings of these genomes, in full trainings.
+        calibration: Fewest and most trainings of the final comparison; (0, 0) without one.
+        seconds: Lower bound, expected value and upper bound (80 % interval) of the remaining seconds.
+        each: Mean seconds of a full training.
+        slots: Number of trainings at once.
+        memory: Bytes of one worker, or of its share of a GPU; 0 if unknown.
+        on_gpu: Whether `memory` is that of a GPU.
+        disk: Bytes of the run folder at the end.
     """
 
     genomes: int
@@ -76,43 +92,6 @@ class Ahead:
     disk: float
 
 
-def calibration_trainings(session: Session) -> tuple[int, int]:
-    """Return the fewest and the most trainings of a session's closing race (see `report.racing`); 0 and 0: none."""
-    return race_trainings(session.calibrate, session.calibrate_best) if session.calibrate else (0, 0)
-
-
-def calibration_seconds(session: Session, each: float, slots: int) -> tuple[float, float]:
-    """Return the least and the most time that the closing race takes where each training takes as long.
-
-    Args:
-        session: Says how many seeds and finalists.
-        each: Seconds of a full training.
-        slots: That train.
-    """
-    if not session.calibrate:
-        return 0.0, 0.0
-    ends = race_ends(session.calibrate, [each] * session.calibrate_best, each, slots)
-    return ends[0], ends[-1]
-
-
-def genome_cost(manifest: Manifest, genomes: int, promoted: float) -> float:
-    """Return what a genome takes with all that its rules add, in full trainings, as far as it is known beforehand.
-
-    Args:
-        manifest: Has the rules.
-        genomes: In all.
-        promoted: What it takes with its promotions (see `rules.fidelity.expected_cost`).
-    """
-    cost = promoted
-    if manifest.inherit:
-        whole = min(1.0, manifest.population / genomes)
-        cost = whole + (1.0 - whole) * (manifest.inherit + 0.25)  # about every fourth is trained from scratch as well
-    if manifest.by_worth:
-        return cost + WORTH
-    # The leader changes as often as a record falls in a series of random numbers: H(n) times.
-    return cost + (manifest.replicates - 1) * (math.log(genomes) + 0.577) / genomes
-
-
 def ahead(
     manifest: Manifest,
     session: Session,
@@ -124,15 +103,15 @@ def ahead(
     """Forecast a run.
 
     Args:
-        manifest: What is fixed.
-        session: Its limits and its calibration; one limit at least.
-        slots: That train.
-        promoted: What a genome takes with its promotions, in full trainings, as far as it is known beforehand.
-        pace: What was timed.
-        run: What has come so far; None before it has begun.
+        manifest: Settings of the run.
+        session: Limits and final comparison; at least one limit.
+        slots: Number of trainings at once.
+        promoted: Expected cost of a genome and its promotions, in full trainings.
+        pace: Timed steps, if there are any.
+        run: The run so far; None before it begins.
 
     Returns:
-        None as long as nothing is known: neither timings nor `ENOUGH` results.
+        None while there are neither timings nor `ENOUGH` results.
     """
     done = [] if run is None else list(run.outcomes.items())
     if (pace is None and len(done) < ENOUGH) or not slots:
@@ -141,17 +120,16 @@ def ahead(
     fresh = 0 if run is None else sum(run.candidates[id].fresh for id, _ in done)
     by_id = {} if run is None else costs(run)
     used = sum(by_id[id] for id, _ in done)
-    flying = sum(by_id.values()) - used
-    # A search drifts to what it prefers, so the later results say more of what is to come.
+    pending = sum(by_id.values()) - used
+    # A search concentrates on what it prefers, so later results say more of what is to come.
     late = done[len(done) // 2 :] if len(done) >= 2 * manifest.population else done
     took, worth = sum(outcome.seconds for _, outcome in late), sum(by_id[id] for id, _ in late)
-    # What timings say counts as much as ENOUGH genomes.
     known = ENOUGH if pace is not None else 0
     prior = pace.usual if pace is not None else 0.0
     each = (known * prior + took) / (known + worth) if known + worth > 0 else 0.0
     births = session.births(manifest.population)
     cost = genome_cost(manifest, max(1, int(births) if math.isfinite(births) else 100), promoted)
-    # One genome's cost is corrected by what the run's had, once there are enough to tell.
+    # The cost of a genome is corrected by that of the run's genomes, once there are enough to tell.
     cost = (cost * manifest.population + used) / (manifest.population + fresh)
     least, most = calibration_seconds(session, each, slots)
     raced = 0 if run is None else len(read_calibration(run)) * each / slots
@@ -160,10 +138,10 @@ def ahead(
     if session.hours is not None:
         until = max(0.0, session.hours * 3600 - (0.0 if run is None else run.elapsed))
     room = max(0.0, until - sum(race) / 2) * slots / each if each > 0 else math.inf
-    by_births = max(0.0, (births - fresh) * cost - flying / 2)  # what is in flight is half done, on the average
+    by_births = max(0.0, (births - fresh) * cost - pending / 2)  # pending trainings are half done on average
     wanted = by_births
     if session.budget is not None:
-        wanted = min(wanted, max(0.0, session.budget - used - flying / 2))
+        wanted = min(wanted, max(0.0, session.budget - used - pending / 2))
     trainings = min(wanted, room)
     if not math.isfinite(trainings):
         return None
@@ -173,7 +151,7 @@ def ahead(
     error = _error(pace, seconds, trainings)
     low = max(0.0, search * math.exp(-BOUNDS * error) - tail) + race[0]
     high = search * math.exp(BOUNDS * error) + tail + race[1] + 2 * CLOSING
-    if wanted > room:  # the clock ends it
+    if wanted > room:  # the clock ends the run
         low, expected, high = until - (race[1] - race[0]) / 2 - tail, until, until + (race[1] - race[0]) / 2 + CLOSING
     genomes = fresh + round(trainings / cost)
     made = int(births) if trainings == by_births else min(genomes, births)
@@ -190,32 +168,45 @@ def ahead(
     )
 
 
-def _error(pace: Pace | None, seconds: list[float], trainings: float) -> float:
-    """Return the standard error of what is ahead, as a share of it."""
+def genome_cost(manifest: Manifest, genomes: int, promoted: float) -> float:
+    """Return the expected cost of a genome with all that the rules add, in full trainings.
+
+    Args:
+        manifest: Settings of the run, with its rules.
+        genomes: Number of genomes in the run (int ≥ 1).
+        promoted: Cost of a genome with its promotions (see `rules.fidelity.expected_cost`).
+    """
+    if manifest.by_worth:
+        return promoted + EXTRA_SEEDS
+    # The leader changes as often as a record falls in a series of random numbers: H(n) times.
+    return promoted + (manifest.replicates - 1) * (math.log(genomes) + 0.577) / genomes
+
+
+def _error(pace: Pace | None, seconds: Sequence[float], trainings: float) -> float:
+    """Return the standard error of the remaining time, as a share of it."""
     count, spread = len(seconds), 0.3
     if count > 1 and fmean(seconds) > 0:
         spread = stdev(seconds) / fmean(seconds)
     elif pace is not None:
         spread = pace.spread
     known = count + (len(pace.seconds) if pace is not None else 0)
-    drift = max(LEAST, DRIFT * spread) * math.sqrt(max(1.0, trainings) / (max(1.0, trainings) + count))
+    drift = max(LEAST_DRIFT, DRIFT * spread) * math.sqrt(max(1.0, trainings) / (max(1.0, trainings) + count))
     return math.sqrt(spread**2 / max(1, known) + spread**2 / max(1.0, trainings) + drift**2)
 
 
 def _disk(manifest: Manifest, genomes: int, pace: Pace | None, run: Run | None) -> float:
     if run is not None and len(run.outcomes) >= ENOUGH:
-        born = sum(candidate.fresh for candidate in run.candidates)
-        return size_of(run.folder) * max(1.0, genomes / max(1, born)) + PAGE
+        fresh = sum(candidate.fresh for candidate in run.candidates)
+        return _size(run.folder) * max(1.0, genomes / max(1, fresh)) + PAGE
     found = float(genomes * ROW + PAGE)
     if pace is not None:
-        left = genomes * (1.0 - 1.0 / len(manifest.fidelity))  # those that wait for a turn that may never come
-        weights = manifest.population / 4 if manifest.inherit else 0.0
-        found += pace.checkpoint * (left + weights / 3) + pace.kept * genomes
+        waiting = genomes * (1.0 - 1.0 / len(manifest.fidelity))  # checkpoints kept for a promotion that may not come
+        found += pace.checkpoint * waiting + pace.kept * genomes
     return found
 
 
-def size_of(folder: Path) -> int:
-    """Return the bytes of all files under a folder; links are not followed, and what vanishes meanwhile counts 0."""
+def _size(folder: Path) -> int:
+    """Return the bytes of all files below a folder. Links are not followed, and a file that vanishes counts 0."""
     total = 0
     for at, _, names in os.walk(folder):
         for name in names:
@@ -224,3 +215,138 @@ def size_of(folder: Path) -> int:
             except OSError:
                 continue
     return total
+
+
+# ---------------------------------------------------------------------------------------------------------
+# The final comparison
+
+
+def calibration_trainings(session: Session) -> tuple[int, int]:
+    """Return the fewest and the most trainings of a session's final comparison; (0, 0) without one."""
+    seeds, alive = session.calibrate, session.calibrate_best
+    if not seeds:
+        return 0, 0
+    choosing, stops = 0, looks(seeds)
+    while alive > 1:
+        choosing += math.ceil(seeds / 3) * alive
+        alive = math.ceil(alive / 2)
+    return choosing + 2 * stops[0], choosing + 2 * stops[-1]
+
+
+def calibration_seconds(session: Session, each: float, slots: int) -> tuple[float, float]:
+    """Return the shortest and the longest time of the final comparison, if all its trainings take equally long.
+
+    Args:
+        session: Number of seeds and finalists.
+        each: Seconds of a full training.
+        slots: Number of trainings at once.
+    """
+    if not session.calibrate:
+        return 0.0, 0.0
+    ends = race_ends(session.calibrate, [each] * session.calibrate_best, each, slots)
+    return ends[0], ends[-1]
+
+
+def race_ends(seeds: int, finalists: Sequence[float], default: float | None, slots: int) -> list[float]:
+    """Return the seconds after which a final comparison may end: one value for each look at its results.
+
+    It simulates the order of `report.racing`. While the finalist is chosen, the default's seeds for the first look
+    fill slots that would be idle. At each later look all slots wait for the last training.
+
+    Args:
+        seeds: Value of `--calibrate` (int ≥ 1).
+        finalists: Seconds of a training of each finalist, the best first, which is assumed to be chosen.
+        default: Seconds of a training of the default genome; None if it does not take part, and there is one look.
+        slots: Number of trainings at once (int ≥ 1).
+    """
+    free, ready = [0.0] * slots, 0.0
+    stops = looks(seeds)
+    filling = [] if default is None else [default] * stops[0]
+
+    def begin(seconds: float, earliest: float) -> float:
+        end = max(heapq.heappop(free), earliest) + seconds
+        heapq.heappush(free, end)
+        return end
+
+    alive = list(finalists)
+    while len(alive) > 1:
+        done = max([begin(each, ready) for _ in range(math.ceil(seeds / 3)) for each in alive])
+        while filling and free[0] < done:
+            begin(filling.pop(), 0.0)
+        ready, alive = done, alive[: math.ceil(len(alive) / 2)]
+    for each in filling:  # needed whichever finalist is chosen, so these wait for nothing
+        begin(each, 0.0)
+    ends = []
+    for number, (before, look) in enumerate(pairwise([0, *stops])):
+        for _ in range(look - before):
+            if number and default is not None:
+                begin(default, ready)
+            begin(alive[0], ready)
+        ready = max(free)
+        ends.append(ready)
+    return ends[:1] if default is None else ends
+
+
+# ---------------------------------------------------------------------------------------------------------
+# The forecast as text and as data
+
+
+def as_line(ahead: Ahead, price: float | None = None) -> str:
+    """Return a forecast in one line.
+
+    Args:
+        ahead: The forecast.
+        price: Price of an hour of the machine in any currency; None for no cost.
+    """
+    low, expected, high = map(show_seconds, ahead.seconds)
+    rows = as_rows(ahead, price)
+    race = f", {rows['calibration']}" if ahead.calibration[1] else ""
+    parts = [f"forecast: about {expected} ({low} to {high})", f"{ahead.genomes} genomes{race}"]
+    return "; ".join(parts + [rows[name] for name in ("memory", "disk", "cost") if name in rows])
+
+
+def as_rows(ahead: Ahead, price: float | None = None) -> dict[str, str]:
+    """Return a forecast as named rows of text; see `as_line`."""
+    low, expected, high = map(show_seconds, ahead.seconds)
+    fewest, most = ahead.calibration
+    rows = {
+        "genomes": f"{ahead.genomes}, the cost of {ahead.trainings:.0f} full trainings of {show_seconds(ahead.each)}",
+        "calibration": f"{fewest} to {most} trainings of the calibration" if most else "none",
+        "time": f"about {expected} ({low} to {high}), with {ahead.slots} at once",
+    }
+    if ahead.memory:
+        of_gpu = " of a GPU" if ahead.on_gpu else ""
+        rows["memory"] = f"{ahead.slots} x {_show_bytes(ahead.memory)} of memory{of_gpu}"
+    rows["disk"] = f"{_show_bytes(ahead.disk)} on disk"
+    if price is not None:
+        low, expected, high = (f"{cost:.2f}" for cost in _costs(ahead, price))
+        rows["cost"] = f"{expected} at {price:g} an hour ({low} to {high})"
+    return rows
+
+
+def as_data(ahead: Ahead, price: float | None = None) -> dict[str, Any]:
+    """Return a forecast as plain data, in seconds, bytes and the currency of the price; see `as_line`."""
+    bounds = ("low", "expected", "high")
+    return {
+        "genomes": ahead.genomes,
+        "full_trainings": ahead.trainings,
+        "seconds_of_each": ahead.each,
+        "calibration": {"fewest": ahead.calibration[0], "most": ahead.calibration[1]},
+        "slots": ahead.slots,
+        "seconds": dict(zip(bounds, ahead.seconds, strict=True)),
+        "memory_of_each": ahead.memory or None,
+        "disk": ahead.disk,
+        "cost": None if price is None else dict(zip(bounds, _costs(ahead, price), strict=True)),
+    }
+
+
+def _costs(ahead: Ahead, price: float) -> list[float]:
+    return [price * seconds / 3600 for seconds in ahead.seconds]
+
+
+def _show_bytes(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" or count >= 10 else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"

@@ -1,6 +1,6 @@
-"""What is made of a carried recipe: a file of flags that trains it, and short trainings that check it on the way.
+"""Train a transferred recipe: a file of flags for the target, and short probes of its learning rate on the way.
 
-Plain data in, plain data out; nothing is trained or written here.
+Everything is plain data; this module trains and writes nothing.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from evo_tune.text import one_line
 __all__ = ["as_flags", "basin", "between", "probe_rates"]
 
 NEAR = 1.02
-"""A carried rate is in the basin where its loss is no more than so many times the best of its neighbours'."""
+"""A transferred rate is in the basin if its loss is at most this many times the best loss of its neighbours."""
 
 
 def as_flags(
     evaluator: str, name: str, told: Mapping[str, Any], options: Mapping[str, Any], declared: Mapping[str, Option]
 ) -> str:
-    """Return a TOML file for `evo-tune run --config`, which trains the carried recipe once.
+    """Return a TOML file for `evo-tune run --config` that trains the transferred recipe once.
 
-    Names may be a stranger's, and what is written is executed: no line of it can be theirs.
+    The file is executed and may contain a stranger's names, so every name and value is quoted.
 
     Args:
-        evaluator: As `run` takes it.
-        name: Of the run that it makes.
-        told: What `carry` gave.
-        options: The run's.
-        declared: The evaluator's: what stands at its default is left out.
+        evaluator: Evaluator, as `run` takes it.
+        name: Name of the run to make.
+        told: Result of `scale.scaled`.
+        options: Options of the original run.
+        declared: Declared options of the evaluator; options at their default are left out.
     """
     settled = {key: value for key, value in {**options, **told["options"]}.items() if key in declared}
     usual = {key: one.default for key, one in declared.items() if one.default is not MISSING}
@@ -60,18 +60,17 @@ def as_flags(
         *(f"{_key(key)} = {_toml(value)}" for key, value in kept.items()),
         "",
         "[gene]",
-        *(f"{_key(key)} = {_toml(_plain(value))}" for key, value in told["genome"].items()),
+        *(f"{_key(key)} = {_toml(_fixed(value))}" for key, value in told["genome"].items()),
     ]
     return "\n".join(lines) + "\n"
 
 
-def _plain(value: Any) -> str:
-    """Return a gene's value as `--gene` takes it: fixed."""
+def _fixed(value: Any) -> str:
+    """Return a value as the text by which `--gene` fixes it."""
     return repr(value) if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _key(name: str) -> str:
-    """Return a key, in quotes where it could be read as more than a name."""
     return name if re.fullmatch(r"[A-Za-z0-9_-]+", name, re.ASCII) else _toml(name)
 
 
@@ -84,19 +83,19 @@ def _toml(value: Any) -> str:
 
 
 def between(found: Mapping[str, Any], target: Mapping[str, Any], wanted: Wanted, count: int) -> list[Wanted]:
-    """Return sizes on the way from a run to a target, with as much text as the run's training had.
+    """Return sizes between a run and a target, each with as much text as the run's training had.
 
-    One where up to five probes are asked, halfway in log width and log depth; else two, at a third and two thirds.
-    Widths are whole heads.
+    There is one size for up to five probes, halfway in log width and log depth, and two sizes for more, at a third and
+    two thirds. Widths are multiples of the head width.
 
     Args:
-        found: Where the recipe was found.
-        target: Where it is carried.
-        wanted: The target as it was asked.
-        count: Of probes.
+        found: Size at which the recipe was found.
+        target: Size to which it is transferred.
+        wanted: The requested target.
+        count: Number of probes.
 
     Raises:
-        UsageError: Nothing lies between.
+        UsageError: There is no size in between.
     """
     head = found["width"] // found["heads"]
     shares = (0.5,) if count < 6 else (1 / 3, 2 / 3)
@@ -111,34 +110,34 @@ def between(found: Mapping[str, Any], target: Mapping[str, Any], wanted: Wanted,
     sizes = [size for size in dict.fromkeys(sizes) if size not in ends]
     if not sizes:
         raise UsageError(
-            f"--probe: no size lies between {found['depth']}x{found['width']} and {target['depth']}x{target['width']}; "
-            "leave it out, and train the target"
+            f"--probe: there is no size between {found['depth']}x{found['width']} and "
+            f"{target['depth']}x{target['width']}; leave it out, and train the target"
         )
     return [Wanted(width=width, depth=depth, tokens=round(found["tokens"])) for width, depth in sizes]
 
 
 def probe_rates(lr: float, count: int) -> list[float]:
-    """Return so many learning rates around one: itself, half and twice, then further out.
+    """Return learning rates around a transferred one: itself, half of it, twice it, then further out.
 
     Args:
-        lr: The one that is carried.
-        count: 1 or more.
+        lr: The transferred rate.
+        count: Number of rates (int ≥ 1).
     """
     steps = sorted(range(-count, count + 1), key=lambda step: (abs(step), step))[:count]
     return [lr * 2.0**step for step in steps]
 
 
 def basin(trials: Sequence[Trial], metric: str, rates: Mapping[int, float]) -> list[dict[str, Any]]:
-    """Return whether the carried learning rate lies in the basin, at each size that was probed.
+    """Return for each probed size whether the transferred learning rate is in the basin of the loss.
 
     Args:
-        trials: Of a probe.
-        metric: Its loss.
-        rates: The carried rate at each width.
+        trials: Trials of the probes.
+        metric: Name of the loss.
+        rates: Transferred rate, by width.
 
     Returns:
-        For each size: width, depth, carried, loss, best (rate), best_loss, optimum (by a parabola in log lr; None where
-        there is none), holds (None: it is not known).
+        Rows with width, depth, trainings, carried (the rate), loss, best (rate), best_loss, optimum (minimum of a
+        parabola in log lr, or None) and holds (None if unknown).
     """
     sizes: dict[tuple[int, int], list[tuple[float, float]]] = {}
     for trial in trials:
@@ -168,7 +167,7 @@ def basin(trials: Sequence[Trial], metric: str, rates: Mapping[int, float]) -> l
 
 
 def _optimum(points: Sequence[tuple[float, float]]) -> float | None:
-    """Return where a parabola through losses in log lr is lowest; None: there is none, or far outside."""
+    """Return the minimum of a parabola through losses in log lr; None if there is none, or it is far outside."""
     if len(points) < 3:
         return None
     x, y = np.log([lr for lr, _ in points]), np.array([loss for _, loss in points])

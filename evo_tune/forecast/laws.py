@@ -1,8 +1,7 @@
-"""What others found of how learning rate and batch move with model, text and arithmetic: their laws, side by side.
+"""Published scaling laws of the learning rate and the batch, side by side.
 
-Each law is one function with its source and the range in which it was fitted; outside of it a law is a guess, and says
-so. They differ by a factor of two within their ranges, and by more outside: a spread to search in, and not an answer.
-Plain arithmetic, without torch; what is done with it is for the caller.
+Each law is one row of `LAWS`, with its source and the range in which it was fitted. Within their ranges the laws differ
+by a factor of two, outside by more: they span a range to search, not an answer. Plain arithmetic, without torch.
 """
 
 from __future__ import annotations
@@ -13,24 +12,24 @@ from dataclasses import dataclass
 
 from evo_tune.options.bounds import check_number
 
-__all__ = ["LAWS", "Law", "Scale", "Suggestion", "compute_optimal_tokens", "suggestions"]
+__all__ = ["LAWS", "Law", "Scale", "compute_optimal_tokens"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """How large a training is.
+    """Size of a training; every field is above 0.
 
     Args:
-        width: Of the model.
-        depth: Blocks.
-        context: Tokens in a window.
-        parameters: Weights, without embeddings.
-        tokens: Of text.
-        flops: Arithmetic of the whole training.
-        batch: Tokens in a step.
+        width: Width of the model.
+        depth: Number of blocks.
+        context: Window length in tokens.
+        parameters: Number of weights without embeddings.
+        tokens: Training text in tokens.
+        flops: FLOPs of the whole training.
+        batch: Tokens per step.
 
     Raises:
-        RecipeError: A number is not above zero.
+        RecipeError: A field is not above 0.
     """
 
     width: int
@@ -42,29 +41,8 @@ class Scale:
     batch: float = 2.0**19
 
     def __post_init__(self) -> None:
-        for name in ("width", "depth", "context", "parameters", "tokens", "flops", "batch"):
-            check_number(name, getattr(self, name), "(0, inf)")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Suggestion:
-    """What a law says of a training.
-
-    Args:
-        law: Its name.
-        source: Where it stands.
-        lr: Peak learning rate; None: it says by what factor it moves, and no number.
-        batch: Tokens in a step; None: it says nothing of it.
-        moved: The rate that was found, moved as the law moves from there; None: nothing was found.
-        outside: What of the training lies outside of what the law was fitted on; empty: nothing.
-    """
-
-    law: str
-    source: str
-    lr: float | None
-    batch: float | None
-    outside: str
-    moved: float | None = None
+        for name, value in vars(self).items():
+            check_number(name, value, "(0, inf)")
 
 
 @dataclass(frozen=True)
@@ -72,12 +50,12 @@ class Law:
     """A published law of learning rate and batch.
 
     Args:
-        name: For people.
+        name: Name for people.
         source: Paper or program.
-        ranges: What it was fitted on: for names of `Scale`'s fields the least and the largest.
-        lr: The peak learning rate at a scale.
-        batch: Tokens in a step; None: it says nothing of it.
-        relative: Whether the rate is only a factor, of rates of another kind.
+        ranges: Smallest and largest value on which the law was fitted, by name of a field of `Scale`.
+        lr: Function from a scale to the peak learning rate.
+        batch: Function from a scale to the tokens per step; None if the law has none.
+        relative: Whether `lr` is a factor only, because the law's rates are of another kind.
     """
 
     name: str
@@ -88,30 +66,13 @@ class Law:
     relative: bool = False
 
     def outside(self, scale: Scale) -> str:
-        """Return what of a scale lies outside of the law's ranges, in words; empty if nothing does."""
+        """Return which fields of a scale are outside the law's ranges, in words; '' if none is."""
         said = []
         for name, (low, high) in self.ranges.items():
             value = getattr(scale, name)
             if not low <= value <= high:
                 said.append(f"{name} {value:.2g} is {'below' if value < low else 'above'} {low:.2g} to {high:.2g}")
         return "; ".join(said)
-
-    def at(self, scale: Scale, found: tuple[Scale, float] | None = None) -> Suggestion:
-        """Return what the law says of a scale.
-
-        Args:
-            scale: Of the training.
-            found: Another scale and the rate that suits it there, from which the law's ratio is taken.
-        """
-        lr = self.lr(scale)
-        return Suggestion(
-            law=self.name,
-            source=self.source,
-            lr=None if self.relative else lr,
-            batch=None if self.batch is None else self.batch(scale),
-            outside=self.outside(scale),
-            moved=None if found is None else found[1] * lr / self.lr(found[0]),
-        )
 
 
 def _deepseek_compute(scale: Scale) -> float:
@@ -141,7 +102,7 @@ LAWS = (
         {"parameters": (1e6, 1e10)},
         lambda scale: max(1e-5, 0.003239 - 0.0001395 * math.log(scale.parameters)),
     ),
-    # Its embeddings and its head have rates of their own, all of which move so; its matrices' only with the batch.
+    # Rates of embeddings and of the head move with both factors; those of matrices move with the batch only.
     Law(
         "nanochat",
         "karpathy/nanochat: rates of AdamW by 1/√width and √batch",
@@ -150,22 +111,17 @@ LAWS = (
         relative=True,
     ),
 )
-"""Every law that is known, in the order in which it is printed."""
-
-
-def suggestions(scale: Scale, found: tuple[Scale, float] | None = None) -> list[Suggestion]:
-    """Return what every law says of a scale (see `Law.at`)."""
-    return [law.at(scale, found) for law in LAWS]
+"""Every known law, in the order of the table that `evo-tune scale` prints."""
 
 
 def compute_optimal_tokens(parameters: float) -> float:
-    """Return 20 tokens a weight (Hoffmann et al., arXiv:2203.15556).
+    """Return the compute-optimal tokens of a model, 20 per weight (Hoffmann et al., arXiv:2203.15556).
 
     Args:
-        parameters: Weights.
+        parameters: Number of weights.
 
     Raises:
-        RecipeError: It is not above zero.
+        RecipeError: The number is not above 0.
     """
     check_number("parameters", parameters, "(0, inf)")
     return 20.0 * parameters

@@ -1,7 +1,7 @@
-"""How long a training takes, by ten timed steps of a few genomes in the slots that will train.
+"""Time ten steps of a few genomes in the slots that will train, to know how long a training takes.
 
-Nothing of it is a trial: no strategy hears of it, and what the timings wrote is removed. The evaluator does the timing
-(`context.timing`), in a worker: the parent never loads torch (law 8).
+A timing is no trial: strategies do not see it, and its files are removed. The evaluator times its own steps
+(`context.timing`) in a worker, because the parent process never loads torch (law 8).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, geometric_mean, stdev
 
@@ -27,22 +27,22 @@ from evo_tune.genome.values import Genome, genome_key
 __all__ = ["STEPS", "TIMING", "Pace", "pace_of", "points", "time_trainings"]
 
 TIMING = "timing"
-"""What an evaluator that can be timed says in SUPPORTS."""
+"""Entry in SUPPORTS of an evaluator that can time its steps."""
 
 STEPS = 10
-"""Steps of each genome that are timed."""
+"""Number of timed steps of a genome."""
 
 CORNERS = (1, 2)
-"""Places of the corners among `points`."""
+"""Indices of the corners in `points`."""
 
 RANDOM = 6
-"""Genomes that are timed beside the default, the middle and two corners of the space."""
+"""Number of random genomes to time, besides the default, the middle and two corners of the space."""
 
 LONGEST = 20.0
-"""Seconds that timings may take, about, beside the start of the workers."""
+"""Seconds after which no further timing begins, without the start of the workers."""
 
 QUICK = 1.0
-"""Seconds of a training that is too short for more to be timed than the default: a few of them will soon tell."""
+"""Seconds of a training so short that only the default is timed: results will come soon."""
 
 TICK = 0.2
 """Seconds between two calls of `watch`."""
@@ -50,16 +50,16 @@ TICK = 0.2
 
 @dataclass(frozen=True)
 class Pace:
-    """What full trainings of a space take.
+    """Time, memory and disk of full trainings in a space.
 
     Args:
-        seconds: Of each genome that was timed, whole and judged: the default's, the middle's, and those at random.
-        corners: The same of the space's corners, which say how far it reaches, and nothing of the average.
-        judging: Mean of the part of them that does not grow with a training's length.
-        worker: Resident memory of a slot's worker, bytes, the largest that was seen; 0 where it is not known.
-        memory: Of a GPU, bytes, the largest; 0 on a CPU.
-        checkpoint: Bytes that a part of a training leaves to go on from, mean; 0 where it is not told.
-        kept: Bytes that a whole training leaves, mean.
+        seconds: Seconds of a full training, with its evaluations, of the default, the middle and the random genomes.
+        corners: Seconds of a full training at the corners of the space: its range, not part of the average.
+        judging: Mean of the part of these seconds that does not grow with the length of the training.
+        worker: Largest resident memory of a worker in bytes; 0 if unknown.
+        memory: Largest memory on a GPU in bytes; 0 on a CPU.
+        checkpoint: Mean bytes that a partial training leaves for its promotion; 0 if unknown.
+        kept: Mean bytes that a full training leaves.
     """
 
     seconds: tuple[float, ...]
@@ -72,31 +72,31 @@ class Pace:
 
     @property
     def usual(self) -> float:
-        """Seconds of a full training that a search comes to train: the geometric mean over the space.
+        """Expected seconds of a full training in a search: the geometric mean over the space.
 
-        Genomes differ by factors, and the few that take longest would be most of a plain mean; a search trains one of
-        these now and then, and mostly what lies around the genomes that do well.
+        Genomes differ by factors, so the few slowest ones would dominate an arithmetic mean. A search trains these
+        rarely, and mostly genomes near those that do well.
         """
         return geometric_mean(self.seconds)
 
     @property
     def spread(self) -> float:
-        """How far genomes differ: the standard deviation of the seconds' logarithms."""
+        """Standard deviation of the logarithms of the genomes' seconds."""
         return stdev(map(math.log, self.seconds)) if len(self.seconds) > 1 else 0.0
 
     def longer(self, factor: float) -> Pace:
-        """Return the pace of trainings with so many times the steps."""
+        """Return the pace of trainings with `factor` times as many steps."""
         share = max(0.0, 1.0 - self.judging / self.usual)
         scale = 1.0 + (factor - 1.0) * share
-        return Pace(
-            tuple(seconds * scale for seconds in self.seconds),
-            tuple(seconds * scale for seconds in self.corners),
-            *(self.judging, self.worker, self.memory, self.checkpoint, self.kept),
+        return replace(
+            self,
+            seconds=tuple(seconds * scale for seconds in self.seconds),
+            corners=tuple(seconds * scale for seconds in self.corners),
         )
 
 
 def points(space: SearchSpace) -> list[Genome]:
-    """Return the genomes to be timed: two corners of the space after the default, its middle, and a few at random."""
+    """Return the genomes to time: the default, two corners of the space, its middle, and a few random ones."""
     rng, count = np.random.default_rng(0), len(space.genes)
     units = [np.full(count, at) for at in (1.0, 0.0, 0.5)] + [rng.random(count) for _ in range(RANDOM)]
     found = [space.default(), *(space.snap(at) for at in units)]
@@ -111,18 +111,18 @@ def time_trainings(
     stopping: Callable[[], bool] = lambda: False,
     longest: float = LONGEST,
 ) -> Pace | None:
-    """Time a few steps of a few genomes, all slots at work at once, as they will be.
+    """Time a few steps of a few genomes, with all slots at work at once as in the run.
 
     Args:
-        slots: They are left as they were, their workers started.
-        space: Whose genomes.
-        folder: Of the trials' folders; what the timings leave there is removed.
-        watch: Called about five times a second.
-        stopping: Says whether no further genome is to be timed.
-        longest: Seconds after which the timing of no further genome is begun, the first one excepted.
+        slots: Open slots; they stay open, with their workers started.
+        space: Search space of the genomes.
+        folder: Folder of the trials' folders, from which the files of the timings are removed.
+        watch: Function called about five times a second.
+        stopping: Function that returns whether to stop.
+        longest: Seconds after which no timing begins, except that of the default.
 
     Returns:
-        What trainings take; None if no timing came to an end.
+        None if no timing succeeded.
     """
     jobs, lock = deque(enumerate(points(space))), threading.Lock()
     done: dict[int, Outcome] = {}
@@ -138,7 +138,7 @@ def time_trainings(
         try:
             if not slot.available or stopping():
                 return
-            measure(slot, 0, space.default(), 1)  # a worker's first steps are slower than all others
+            measure(slot, 0, space.default(), 1)  # the first steps of a worker are slow
             began = time.monotonic()
             while not stopping():
                 with lock:
@@ -149,7 +149,7 @@ def time_trainings(
                 if number == 0 and outcome.metrics.get("seconds", math.inf) < QUICK:
                     with lock:
                         jobs.clear()
-        except (SlotClosed, SlotUnfit, NoMachine):  # the run itself will say so
+        except (SlotClosed, SlotUnfit, NoMachine):  # the run itself reports it
             return
 
     with ThreadPoolExecutor(max(1, len(slots))) as threads:
@@ -166,11 +166,11 @@ def time_trainings(
 
 
 def pace_of(measured: Mapping[int, Mapping[str, float]], worker: int = 0) -> Pace | None:
-    """Return the pace that timings tell; None without any.
+    """Return the pace of some timings; None without a valid one.
 
     Args:
-        measured: What each told (see `docs/evaluators.md`), by its place among `points`.
-        worker: See `Pace`.
+        measured: Metrics of each timing (see `docs/evaluators.md`), by its index in `points`.
+        worker: Resident memory of a worker in bytes.
     """
     sound = {at: row for at, row in measured.items() if math.isfinite(row["seconds"]) and row["seconds"] > 0}
     if not sound:

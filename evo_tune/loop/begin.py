@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from evo_tune.errors import OptionError, SpaceError, StoreError, UsageError
-from evo_tune.forecast.aim import parse_aim
+from evo_tune.forecast.scale import parse_aim
 from evo_tune.genome.constraint import Constraint
 from evo_tune.genome.genes import Gene
 from evo_tune.genome.space import SearchSpace, wider

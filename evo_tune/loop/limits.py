@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 
 from evo_tune.errors import OptionError, RunError
-from evo_tune.forecast.ahead import CLOSING, calibration_trainings
-from evo_tune.forecast.race import race_ends
+from evo_tune.forecast.ahead import CLOSING, calibration_trainings, race_ends
 from evo_tune.genome.history import History
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.values import Genome

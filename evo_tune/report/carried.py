@@ -1,7 +1,7 @@
 """What a search that was meant for a larger model says of it, as a file beside the run.
 
 It takes the evaluator to know what a recipe becomes at another size, and a report loads none: so it is told once at the
-end of a session (`forecast.aim`), and read here as plain data of any origin.
+end of a session (`forecast.scale`), and read here as plain data of any origin.
 """
 
 from __future__ import annotations

@@ -17,8 +17,7 @@ from evo_tune.cli import cli
 from evo_tune.cli.for_scale import genes_for, in_lines, note, options_for, wider_default
 from evo_tune.cli.formats import OUTPUTS
 from evo_tune.errors import OptionError
-from evo_tune.forecast.aim import parse_aim
-from evo_tune.forecast.scale import observations
+from evo_tune.forecast.scale import observations, parse_aim
 from evo_tune.genome.trial import Outcome
 from evo_tune.plugins.find import find_evaluator
 from evo_tune.report import charts

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from evo_tune.forecast.ahead import calibration_seconds, calibration_trainings
+from evo_tune.forecast.ahead import as_data, as_line, calibration_seconds, calibration_trainings
 from evo_tune.forecast.timing import Pace, pace_of, points
-from evo_tune.forecast.words import as_data, as_line
 from evo_tune.genome.trial import Candidate, Outcome
 from evo_tune.loop.opening import forecast
 from evo_tune.loop.search import Search

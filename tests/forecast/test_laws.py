@@ -5,14 +5,17 @@ from __future__ import annotations
 import pytest
 
 from evo_tune.errors import RecipeError
-from evo_tune.forecast.laws import LAWS, Scale, compute_optimal_tokens, suggestions
+from evo_tune.forecast.laws import LAWS, Scale, compute_optimal_tokens
 
 BILLION = Scale(width=2048, depth=16, context=2048, parameters=1e9, tokens=1e11, flops=6e20)
 
 
-def said(law: str, scale: Scale) -> tuple[float, float | None]:
-    found = next(one for one in suggestions(scale) if one.law == law)
-    return found.lr, found.batch
+BY_NAME = {law.name: law for law in LAWS}
+
+
+def said(name: str, scale: Scale) -> tuple[float, float | None]:
+    law = BY_NAME[name]
+    return law.lr(scale), law.batch and law.batch(scale)
 
 
 def test_step_law_says_what_its_paper_says() -> None:
@@ -32,10 +35,9 @@ def test_deepseek_says_what_its_models_were_trained_with(depth: int, width: int,
 
 def test_what_lies_outside_of_a_fit_is_told() -> None:
     small = Scale(width=64, depth=2, context=128, parameters=1e5, tokens=4e5, flops=1.5e11)
-    by_name = {one.law: one for one in suggestions(small)}
-    assert "parameters 1e+05 is below" in by_name["Step Law"].outside
-    assert "flops 1.5e+11 is below" in by_name["DeepSeek LLM"].outside
-    assert next(one for one in suggestions(BILLION) if one.law == "Step Law").outside == ""
+    assert "parameters 1e+05 is below" in BY_NAME["Step Law"].outside(small)
+    assert "flops 1.5e+11 is below" in BY_NAME["DeepSeek LLM"].outside(small)
+    assert BY_NAME["Step Law"].outside(BILLION) == ""
 
 
 def test_every_law_names_its_source_and_its_range() -> None:

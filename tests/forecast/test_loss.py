@@ -8,10 +8,14 @@ import numpy as np
 import pytest
 
 from evo_tune.errors import UsageError
-from evo_tune.forecast.loss import Observation, ScalingLaw, fit, missing, predict
+from evo_tune.forecast.loss import Observation, ScalingLaw, missing, predict
 
 TRUE = ScalingLaw(1.2, 40.0, 0.4, 150.0, 0.45, 0.0)
 SIZES, TEXTS = (3e4, 1e5, 3e5, 1e6), (1e5, 4e5, 1.6e6)
+
+
+def fit(rows: list[Observation]) -> ScalingLaw:
+    return predict(rows, 1e6, 1e6).law
 
 
 def observed(noise: float = 0.0, seed: int = 0) -> list[Observation]:
@@ -95,8 +99,5 @@ def test_a_few_probes_beside_a_search_of_one_size_and_budget_are_enough() -> Non
     law = ScalingLaw(1.0, 50.0, 0.4, 200.0, 0.4, 0.0)
     search = [Observation(1e5, 1e6, law(1e5, 1e6)) for _ in range(30)]
     probes = [Observation(3e5, tokens, law(3e5, tokens)) for tokens in (1e6, 1e6, 2.5e5)]
-    assert (
-        missing(search + probes[:2])
-        == "one length of text: expected two at least, so that what text brings can be seen"
-    )
+    assert missing(search + probes[:2]) == "one length of text: expected two at least, to see the effect of text"
     assert missing(search + probes) == ""

@@ -232,7 +232,7 @@ def _aimed(
     Raises:
         OptionError: What it is for is no size, or does not go with something else.
     """
-    from evo_tune.forecast.aim import parse_aim
+    from evo_tune.forecast.scale import parse_aim
     from evo_tune.plugins.find import find_evaluator, is_command
 
     if ladder is not None:

@@ -27,7 +27,7 @@ def command(run: str | None, store: str, price_per_hour: float | None, form: str
 
     RUN left out means the latest one.
     """
-    from evo_tune.forecast.words import as_data, as_line
+    from evo_tune.forecast.ahead import as_data, as_line
     from evo_tune.loop.opening import forecast
     from evo_tune.report.data import trial_as_data
     from evo_tune.report.words import fixed
