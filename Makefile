@@ -1,12 +1,12 @@
 # `make` lists the targets. `make run` and `make test` set up everything themselves, in .venv.
 .DEFAULT_GOAL := help
-.PHONY: help setup run test proofs lint sample options docs picture json bench clean
+.PHONY: help setup run test test-extended proofs lint sample options docs picture json bench clean
 
 PYTHON ?= python3
 BIN := .venv/bin
 
 help:  ## list the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
 
 # The stamp is newer than pyproject.toml once everything that it names is installed.
 .venv/stamp: pyproject.toml
@@ -21,10 +21,16 @@ setup: .venv/stamp  ## make .venv and install evo-tune into it
 run: setup  ## evolve a small language model with the default settings (under 4 minutes on 2 cores)
 	$(BIN)/evo-tune run
 
-# Else hundreds of processes would compile the same files again.
-test: export PYTHONDONTWRITEBYTECODE :=
-test: setup lint  ## lint, then the whole test suite
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+# Tests that `make test` leaves out and CI runs: see the markers in pyproject.toml.
+EXTENDED := slow or cluster or extended
+
+# Without compiled files on disk, hundreds of processes would compile the same modules again.
+test test-extended: export PYTHONDONTWRITEBYTECODE :=
+test: setup lint  ## lint, then the tests to run before every commit
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not ($(EXTENDED))"
+
+test-extended: setup  ## the tests that `make test` leaves out: clusters, browsers, every evaluator with every option
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "$(EXTENDED)"
 
 proofs: setup  ## what takes too long for the suite: the README to the letter, hostile folders, the storm (an hour)
 	$(BIN)/python -m pytest --proofs

@@ -18,11 +18,13 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from evo_tune.dispatch import Plan, Slot, Task
+from evo_tune.errors import EvoTuneError
 from evo_tune.genome.trial import Candidate
 from evo_tune.loop import opening
 from evo_tune.loop.search import Search
 from evo_tune.plugins.context import Context
 from evo_tune.store.run import Run
+from tests.extras import extra_missed_by, reason
 from tests.here import Here
 
 QUICK = '''"""A landscape that answers at once, the same for the same genome and seed."""
@@ -100,6 +102,28 @@ def pytest_collection() -> Generator[None, object, object]:
     finally:
         gc.enable()
         gc.freeze()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup() -> Generator[None, None, None]:
+    """Skip a test whose fixtures need an extra that is not installed."""
+    return (yield from _skipping())
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Generator[None, None, None]:
+    """Skip a test that needs an extra that is not installed."""
+    return (yield from _skipping())
+
+
+def _skipping() -> Generator[None, None, None]:
+    try:
+        return (yield)
+    except (ImportError, EvoTuneError) as error:
+        extra = extra_missed_by(error)
+        if extra is None:
+            raise
+        pytest.skip(reason(extra))
 
 
 @pytest.fixture(scope="session", autouse=True)

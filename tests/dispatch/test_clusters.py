@@ -16,9 +16,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
-import distributed
 import psutil
 import pytest
+
+pytest.importorskip("distributed")
+import distributed
 from slot_helpers import alive, candidate, dask_address, dask_cluster, open_dask, open_ray, start_ray, until
 
 from evo_tune import Minimize

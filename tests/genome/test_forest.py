@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
+pytest.importorskip("sklearn")
 from sklearn.ensemble import ExtraTreesRegressor
 
 from evo_tune.genome.forest import Forest

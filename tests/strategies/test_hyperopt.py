@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import hyperopt
 import numpy as np
 import pytest
+
+pytest.importorskip("hyperopt")
+import hyperopt
 
 from evo_tune.errors import OptionError
 from evo_tune.genome.genes import Choice, Float, Int

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-import optuna
 import pytest
+
+pytest.importorskip("optuna")
+import optuna
 from optuna.trial import TrialState
 
 from evo_tune.errors import OptionError

@@ -7,8 +7,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.metrics import accuracy_score, log_loss, roc_auc_score
 from torch import nn
+
+pytest.importorskip("sklearn")
+from sklearn.metrics import accuracy_score, log_loss, roc_auc_score
 
 from evo_tune.errors import RecipeError
 from evo_tune.training import auc, score, stratified

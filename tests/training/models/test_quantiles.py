@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import norm
+
+pytest.importorskip("sklearn")
 from sklearn.preprocessing import QuantileTransformer
 
 from evo_tune.errors import RecipeError
