@@ -15,7 +15,6 @@ a card it says so and does nothing.
     memory     predicted against measured peaks
     survived   a step that is too large for what is left of the card, and goes on in smaller passes
     trials     trials an hour, small and medium: one at a time, and several processes on the card
-    packs      the same for trainings of one shape: one after the other, and several as one
     ranks      NCCL and SyncBN with two ranks, where there are two cards
 """
 
@@ -276,36 +275,6 @@ def trials(bench: Bench) -> Iterator[dict[str, Any]]:
             yield {**row, "times": f"{hour / alone:.2f}"}
 
 
-def packs(bench: Bench) -> Iterator[dict[str, Any]]:
-    """Train the default genome with several seeds: one after the other, and as one; how many trainings an hour.
-
-    Births are to be asked for in packs only where this gives three times the trials or more.
-    """
-    from pathlib import Path
-
-    from evo_tune import Context
-    from evo_tune.plugins.find import find_evaluator
-
-    evaluator = find_evaluator("language_model")
-    for size, flops in ({"tiny": 7e10, "small": 3e11, "medium": 3e13} if bench.gpu else {"tiny": 2e8}).items():
-        options = evaluator.bind({"size": size, "flops": flops, "eval_tokens": 8192, "optimizer": "adamw"})
-        genome = evaluator.space(options).default()
-        alone = None
-        for many in (1, 2, 4, 8, 16) if bench.gpu else (1, 2):
-            with tempfile.TemporaryDirectory() as folder:
-                contexts = [Context(device=bench.device, seed=n, folder=Path(folder) / str(n)) for n in range(many + 1)]
-                evaluator.evaluate(genome, contexts.pop(), options)  # what is done once in a process
-                before = time.perf_counter()
-                ends = evaluator.evaluate_pack([genome] * many, contexts, options)
-                hour = 3600.0 * many / (time.perf_counter() - before)
-            failed = [end for end in ends if isinstance(end, BaseException)]
-            if failed:
-                raise failed[0]
-            alone = alone or hour
-            row = {"shape": size, "as one": many, "trials an hour": f"{hour:,.0f}"}
-            yield {**row, "times": f"{hour / alone:.2f}"}
-
-
 def ranks(bench: Bench) -> Iterator[dict[str, Any]]:
     import torch
 
@@ -362,7 +331,6 @@ PARTS: dict[str, Part] = {
     "memory": memory,
     "survived": survived,
     "trials": trials,
-    "packs": packs,
     "ranks": ranks,
 }
 

@@ -26,7 +26,6 @@ from evo_tune.training import (
     has_gpu,
     hidden_width,
     idle_fields,
-    language_pack,
     tests_of,
     units_of,
 )
@@ -39,7 +38,7 @@ OBJECTIVES = [Minimize("val_loss")]
 
 METRICS = units_of("language")
 TEST = tests_of("language")
-SUPPORTS = ["budget", "curve", "inherit", "timing", "pack"]
+SUPPORTS = ["budget", "curve", "inherit", "timing"]
 
 
 class Size(NamedTuple):
@@ -262,10 +261,6 @@ def evaluate(genome: Mapping[str, Any], context: Context, options: Options) -> d
     if options.ranks > 1:
         return train_together(train_rank, context, options.to_json(), genome=dict(genome))
     return train(_task(genome, options, context.device), context, language_course)[1]
-
-
-pack_key, pack_pays, evaluate_pack = language_pack(_task)
-"""Which genomes may be trained as one, of how many of them that pays, and their training."""
 
 
 def train_rank(

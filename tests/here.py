@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from evo_tune.dispatch.slot import Member, Slot, Task
+from evo_tune.dispatch.slot import Slot, Task
 from evo_tune.dispatch.worker import Worker
 from evo_tune.genome.trial import Candidate, Outcome
 
@@ -23,14 +21,6 @@ class Here(Slot):
 
     def run(self, candidate: Candidate, folder: str | None = None) -> Outcome:
         return Outcome(**self.worker.work(candidate, folder)["outcome"])
-
-    @property
-    def packs(self) -> bool:
-        return True
-
-    def run_pack(self, members: Sequence[Member]) -> list[Outcome]:
-        reply = self.worker.work_pack(members)
-        return super().run_pack(members) if "alone" in reply else [Outcome(**fields) for fields in reply["outcomes"]]
 
     def close(self) -> None:
         pass

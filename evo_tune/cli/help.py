@@ -22,7 +22,7 @@ FLAGS: Mapping[str, str] = {
     "How to search": """strategy strategy-option accept-changes trust population fidelity prune inherit seed order lag
         warm-start learn-from fill-defaults""",
     "How long": "generations trials budget hours stop-when-done tokens seconds timeout retries dry-run",
-    "Where": "slots devices per-device pack threads backend address max-slots memory speed",
+    "Where": "slots devices per-device threads backend address max-slots memory speed",
     "How to judge": "objective subject-to replicates seeds calibrate calibrate-best with probe",
     "What is saved and printed": """name as store folder config emit output png track no-report price-per-hour quiet
         format help""",

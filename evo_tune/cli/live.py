@@ -15,7 +15,6 @@ from evo_tune.cli import _shared as shared
 from evo_tune.report.further import further_of, in_words
 from evo_tune.report.racing import CAP
 from evo_tune.report.words import fixed, sparkline
-from evo_tune.store.heartbeat import apart
 from evo_tune.text import printable
 
 if TYPE_CHECKING:
@@ -212,11 +211,10 @@ def _table(progress: Progress, seen: _Seen) -> RenderableType:
     slots = Table.grid(padding=(0, 2))
     for slot in list(search.drivers.slots):
         working = dict(search.drivers.working).get(slot.name)
-        whats = apart(working.what) if working and working.what else ["waits"]
+        what = working.what if working and working.what else "waits"
         since = shared.show_seconds(time.monotonic() - working.since) if working and working.what else ""
-        for number, what in enumerate(whats):  # one that is done as one with others has a row of its own
-            told = ("", "", f"+ {what}", "") if number else (slot.name, slot.device, what, since)
-            slots.add_row(*map(printable, (*told, seen.curve(search, what))))
+        curve = seen.curve(search, what)
+        slots.add_row(printable(slot.name), printable(slot.device), printable(what), since, printable(curve))
     bars, last = seen.results(search)
     lines: list[RenderableType] = [
         head,

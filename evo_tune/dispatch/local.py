@@ -12,12 +12,10 @@ import os
 import threading
 import time
 import warnings
-from collections.abc import Sequence
-from typing import Any
 
 from evo_tune.dispatch.devices import Device
 from evo_tune.dispatch.process import Lost, Process
-from evo_tune.dispatch.slot import Member, Slot, SlotClosed, SlotUnfit, Task, keep_log
+from evo_tune.dispatch.slot import Slot, SlotClosed, SlotUnfit, Task, keep_log
 from evo_tune.genome.trial import Candidate, Outcome
 
 __all__ = ["LocalSlot"]
@@ -30,9 +28,6 @@ DYING = 10.0
 
 GRACE = 3.0
 """Seconds that an idle worker has for leaving by itself, exit handlers included."""
-
-VAIN = 3
-"""Packs in a row that could not be trained as one, after which no more are tried here: each has cost its time."""
 
 
 class LocalSlot(Slot):
@@ -70,9 +65,6 @@ class LocalSlot(Slot):
         self._lost_one = False
         self._told = False
         """Whether it was said that workers are replaced for what they keep."""
-        self._vain = 0
-        """Packs in a row that came to nothing."""
-        self._told_vain = False
 
     @property
     def closed(self) -> bool:
@@ -99,50 +91,12 @@ class LocalSlot(Slot):
                 break
         return outcome
 
-    @property
-    def packs(self) -> bool:
-        return self._vain < VAIN
-
-    def run_pack(self, members: Sequence[Member]) -> list[Outcome]:
-        reply = self._asked({"pack": [_message(*member) for member in members]}, *members[0])
-        if isinstance(reply, Outcome) or "alone" in reply:
-            self._vain += 1
-            self._tell_vain(len(members), reply.error if isinstance(reply, Outcome) else reply["alone"])
-            return [self.run(*member) for member in members]
-        self._vain = 0
-        outcomes = [self._here(fields) for fields in reply["outcomes"]]
-        pairs = zip(outcomes, members, strict=True)
-        return [self.run(*member) if outcome.status == "crashed" else outcome for outcome, member in pairs]
-
-    def _tell_vain(self, many: int, why: str | None) -> None:
-        if not self._told_vain:
-            self._told_vain = True
-            warnings.warn(
-                f"{self.name}: {many} trainings could not be done as one ({why}), so each is done alone; that is not "
-                "said again",
-                stacklevel=3,
-            )
-
     def _attempt(self, candidate: Candidate, folder: str | None) -> Outcome:
-        reply = self._asked(_message(candidate, folder), candidate, folder)
-        return reply if isinstance(reply, Outcome) else self._here(reply["outcome"])
-
-    def _here(self, fields: dict[str, Any]) -> Outcome:
-        return Outcome(**{**fields, "device": self.device})
-
-    def _asked(self, message: dict[str, Any], candidate: Candidate, folder: str | None) -> dict[str, Any] | Outcome:
-        """Send the worker a message and return its reply; the outcome that there is where it was lost.
-
-        Args:
-            message: See `worker.work`.
-            candidate: In whose folder a worker's last words are kept.
-            folder: Its folder's name, where that is not of its id.
-        """
         began = time.monotonic()
         try:
             worker = self._ready()
             began = time.monotonic()
-            reply = worker.work(message, self._timeout)
+            reply = worker.work({"candidate": vars(candidate), "folder": folder}, self._timeout)
         except Lost as lost:
             left = self._discard(self._task.folder(candidate.id if folder is None else folder))
             if self._closed:
@@ -167,7 +121,7 @@ class LocalSlot(Slot):
                 f"taken its place, and will again: look for what evaluate of {self._task.name} leaves behind",
                 stacklevel=2,
             )
-        return reply
+        return Outcome(**{**reply["outcome"], "device": self.device})
 
     def _ready(self) -> Process:
         """Return a worker that has imported the evaluator, the spare or a new one where the last one is gone."""
@@ -229,10 +183,6 @@ class LocalSlot(Slot):
             self._discard(None)  # what its evaluations left running goes as well
         with contextlib.suppress(OSError):
             os.rmdir(self._task.trials_folder)  # if no trial has a folder
-
-
-def _message(candidate: Candidate, folder: str | None) -> dict[str, Any]:
-    return {"candidate": vars(candidate), "folder": folder}
 
 
 def _bury(worker: Process, folder: str | None) -> int | None:

@@ -1,4 +1,4 @@
-"""Where a worker's output goes: into log.txt of the trial in flight; and that it reads nothing. Knows no trainings."""
+"""Where a worker's output goes: into log.txt of the trial in flight. It knows nothing of trainings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import threading
 from evo_tune.dispatch.slot import keep_log, names_inside
 from evo_tune.trust import inside
 
-__all__ = ["Log", "log_name", "no_terminal", "sweep"]
+__all__ = ["Log", "log_name", "sweep"]
 
 
 class Log:
@@ -73,15 +73,6 @@ class Log:
         """Leave no spool behind."""
         with contextlib.suppress(OSError):
             os.unlink(self._path)
-
-
-def no_terminal() -> None:
-    """Give the process an empty standard input: reading the terminal would stop a group in the background."""
-    while (nothing := os.open(os.devnull, os.O_RDWR)) <= 2:
-        pass  # the parent's was closed; from now on 0, 1 and 2 are what they should be
-    os.dup2(nothing, 0)
-    os.close(nothing)
-    sys.stdin = open(0, closefd=False)  # noqa: SIM115 # for life
 
 
 def log_name(pid: int) -> str:

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 from evo_tune.dispatch.local import LocalSlot
 from evo_tune.dispatch.packing import CONTEXT, Card, Forecast
-from evo_tune.dispatch.slot import Member, Slot, SlotClosed
+from evo_tune.dispatch.slot import Slot, SlotClosed
 from evo_tune.genome.trial import Candidate, Outcome
 
 __all__ = ["SharedCards", "SharedSlot"]
@@ -158,49 +158,17 @@ class SharedSlot(Slot):
     def run_here(self, candidate: Candidate, folder: str | None = None) -> Outcome:
         return self._run(candidate, folder, stays=True)
 
-    @property
-    def packs(self) -> bool:
-        return self.place.packs
-
-    def run_pack(self, members: Sequence[Member]) -> list[Outcome]:
-        """As a slot does. One that is predicted to need more than the card has is trained in halves."""
-        whole = self._cards.memory(self.device)
-        each = [self._cards.forecast.needed(candidate.genome) for candidate, _ in members]
-        needed = whole if None in each else sum(one - CONTEXT for one in each if one is not None) + CONTEXT
-        if needed > whole or len(members) == 1:
-            half = len(members) // 2
-            return [*self.run_pack(members[:half]), *self.run_pack(members[half:])] if half else [self.run(*members[0])]
-        with self._cards.room(self, needed) as place:
-            outcomes = place.run_pack(members)
-        return [self._learned(*pair) for pair in zip(members, outcomes, strict=True)]
-
-    def _learned(self, member: Member, outcome: Outcome) -> Outcome:
-        """Return a member's outcome, learned from; where it lacked memory, that of a training with the whole card."""
-        if outcome.status == "out_of_memory":
-            return self._alone(*member)
-        self._learn(member[0], outcome)
-        return outcome
-
-    def _learn(self, candidate: Candidate, outcome: Outcome) -> None:
-        if outcome.packed == 1:  # what several have held says nothing certain of one
-            self._cards.forecast.learn(candidate.genome, outcome.metrics)
-
     def _run(self, candidate: Candidate, folder: str | None, stays: bool) -> Outcome:
         needed = self._cards.forecast.needed(candidate.genome)
         whole = self._cards.memory(self.device)
         needed = whole if needed is None else needed
         with self._cards.room(self, needed, stays) as place:
             outcome = place.run(candidate, folder)
-        if outcome.status == "out_of_memory" and needed < self._cards.memory(self.device):
-            return self._alone(candidate, folder)
-        self._learn(candidate, outcome)
-        return outcome
-
-    def _alone(self, candidate: Candidate, folder: str | None) -> Outcome:
-        """Evaluate with the whole card: its neighbours must not be a candidate's fate."""
-        with self._cards.room(self, self._cards.memory(self.device), stays=True) as place:
-            outcome = place.run(candidate, folder)
-        self._learn(candidate, outcome)
+        whole = self._cards.memory(self.device)
+        if outcome.status == "out_of_memory" and needed < whole:  # its neighbours must not be its fate
+            with self._cards.room(self, whole, stays=True) as place:
+                outcome = place.run(candidate, folder)
+        self._cards.forecast.learn(candidate.genome, outcome.metrics)
         return outcome
 
     def move(self, why: str) -> bool:

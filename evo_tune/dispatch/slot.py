@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 from evo_tune.errors import RunError
 from evo_tune.genome.trial import Candidate, Objective, Outcome
@@ -20,7 +20,7 @@ from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.find import load_evaluator
 from evo_tune.trust import inside
 
-__all__ = ["UNKNOWN", "Member", "NoMachine", "Slot", "SlotClosed", "SlotUnfit", "Task", "keep_log", "names_inside"]
+__all__ = ["UNKNOWN", "NoMachine", "Slot", "SlotClosed", "SlotUnfit", "Task", "keep_log", "names_inside"]
 
 
 UNKNOWN = "cluster"
@@ -106,10 +106,6 @@ class Task:
         return os.path.join(self.trials_folder, trial if isinstance(trial, str) else f"{trial:06d}")
 
 
-Member: TypeAlias = tuple[Candidate, str | None]
-"""One of several that are trained as one: a candidate, and the name of its folder where it is not that of its id."""
-
-
 class Slot(ABC):
     """Somewhere that runs one evaluation at a time.
 
@@ -138,24 +134,6 @@ class Slot(ABC):
             SlotUnfit: It cannot train here; that says nothing of the candidate.
             NoMachine: It cannot train now.
         """
-
-    @property
-    def packs(self) -> bool:
-        """Whether it trains several candidates as one, where their evaluator can; else it is given one at a time."""
-        return False
-
-    def run_pack(self, members: Sequence[Member]) -> list[Outcome]:
-        """Evaluate several candidates as one and wait for what comes of each.
-
-        Where they cannot be trained as one, or their process dies or takes too long, each is trained alone.
-
-        Args:
-            members: Each candidate, and the name of its folder, as `run` takes them.
-
-        Raises:
-            SlotClosed, SlotUnfit, NoMachine: As in `run`; no outcome is known then.
-        """
-        return [self.run(candidate, folder) for candidate, folder in members]
 
     def run_here(self, candidate: Candidate, folder: str | None = None) -> Outcome:
         """Evaluate as `run` does, on the slot's device as it is now: a slot that waits for room may change it."""

@@ -1,7 +1,7 @@
 """What the training in flight has reported so far, in a file that anybody may read while it goes on.
 
-The worker's watchdog writes it, so no training waits for a disk; it is no result, and nothing is decided by it.
-Several that are done as one are told together. It knows nothing of trainings.
+The worker's watchdog writes it, so no training waits for a disk; it is no result, and nothing is decided by it. It
+knows nothing of trainings.
 """
 
 from __future__ import annotations
@@ -10,8 +10,7 @@ import contextlib
 import json
 import math
 import threading
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from evo_tune.dispatch.slot import names_inside
 from evo_tune.trust import inside
@@ -19,10 +18,7 @@ from evo_tune.trust import inside
 __all__ = ["Telling", "telling_name"]
 
 MOST = 200
-"""Points of a curve that are written, the last one among them; of several curves, that they share."""
-
-FEWEST = 10
-"""Of each of them that are written whatever their number."""
+"""Points of a curve that are written, the last one among them."""
 
 Curve = Sequence[tuple[float, dict[str, float]]]
 
@@ -41,34 +37,34 @@ class Telling:
 
     def __init__(self, path: str) -> None:
         self._run, self._trials, self._name = names_inside(path)
-        self._now: Mapping[int, Curve] = {}
+        self._now: tuple[int, Curve] | None = None
         self._written = 0
         self._lock = threading.Lock()
 
-    def begin(self, curves: Mapping[int, Curve]) -> None:
-        """From now on trials are in flight, by id; their curves grow meanwhile, in another thread."""
+    def begin(self, id: int, curve: Curve) -> None:
+        """From now on a trial is in flight; its curve grows meanwhile, in another thread."""
         with self._lock:
-            self._now, self._written = curves, 0
+            self._now, self._written = (id, curve), 0
 
     def end(self) -> None:
         """No trial is in flight; its file is taken away, if it has one."""
         with self._lock:
-            self._now = {}
+            self._now = None
             if self._written:
                 self.remove()
 
     def publish(self) -> None:
-        """Write the curves, if any has grown."""
+        """Write the curve, if it has grown."""
         with self._lock:
-            if sum(map(len, self._now.values())) > self._written:
+            if self._now is not None and len(self._now[1]) > self._written:
                 self._write(self._now)
 
-    def _write(self, now: Mapping[int, Curve]) -> None:
-        curves = {id: list(curve) for id, curve in now.items()}
-        self._written = sum(map(len, curves.values()))
-        most = max(FEWEST, MOST // len(curves))
-        first, *others = [_told(id, curve, most) for id, curve in curves.items()]
-        data = json.dumps({**first, "others": others} if others else first).encode()
+    def _write(self, now: tuple[int, Curve]) -> None:
+        id, curve = now[0], list(now[1])
+        self._written = len(curve)
+        step = max(1, math.ceil(len(curve) / MOST))
+        points = [(fraction, _plain(metrics)) for fraction, metrics in curve[::-1][::step][::-1]]
+        data = json.dumps({"trial": id, "curve": points}).encode()
         with contextlib.suppress(OSError, ValueError), inside.folder(self._run, self._trials) as at:
             inside.replace(at, self._name, data, part=f"{self._name}.part", sync=False)
 
@@ -76,11 +72,6 @@ class Telling:
         """Leave no file behind."""
         with contextlib.suppress(OSError):
             inside.remove(self._run, self._trials, self._name)
-
-
-def _told(id: int, curve: Curve, most: int) -> dict[str, Any]:
-    step = max(1, math.ceil(len(curve) / most))
-    return {"trial": id, "curve": [(fraction, _plain(metrics)) for fraction, metrics in curve[::-1][::step][::-1]]}
 
 
 def _plain(metrics: dict[str, float]) -> dict[str, float | None]:

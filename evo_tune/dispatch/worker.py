@@ -19,7 +19,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -28,12 +28,12 @@ import numpy as np
 
 from evo_tune.dispatch.judging import Verdict, judge, text_of
 from evo_tune.dispatch.keeping import Keeping
-from evo_tune.dispatch.log import Log, log_name, no_terminal
+from evo_tune.dispatch.log import Log, log_name
 from evo_tune.dispatch.numa import bind
 from evo_tune.dispatch.slot import Task, names_inside
 from evo_tune.dispatch.telling import Telling, telling_name
 from evo_tune.errors import StoreError
-from evo_tune.genome.trial import Candidate, Minimize, Objective, Outcome, conclude
+from evo_tune.genome.trial import Candidate, Minimize, Objective, Outcome, Status, conclude
 from evo_tune.plugins.context import Context
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.find import local_sources
@@ -126,64 +126,20 @@ class Worker:
         """
         if self.unfit is not None:
             return {"unfit": self.unfit}
-        folder = self._folder(candidate, folder_name)
+        folder = self.task.folder(candidate.id if folder_name is None else folder_name)
         context = self._context(candidate, folder, keep=folder_name is None)
         began = time.perf_counter()
         if self._telling and folder_name is None:
-            self._telling.begin({candidate.id: context.curve})
+            self._telling.begin(candidate.id, context.curve)
         verdict = self._evaluate(candidate, context, folder)
-        seconds = time.perf_counter() - began
-        outcome = self._outcome(candidate, context, verdict, seconds)
-        return {"outcome": vars(outcome), **self._ended(seconds, [verdict])}
-
-    def work_pack(self, members: Sequence[tuple[Candidate, str | None]]) -> dict[str, Any]:
-        """Evaluate several candidates as one.
-
-        Args:
-            members: Each as `work` takes it.
-
-        Returns:
-            As `work`, with 'outcomes', one for each, or 'alone', why they cannot be trained as one and each is to be
-            trained alone.
-        """
-        if self.unfit is not None:
-            return {"unfit": self.unfit}
-        candidates = [candidate for candidate, _ in members]
-        folders = [self._folder(candidate, name) for candidate, name in members]
-        contexts = [
-            self._context(candidate, folder, keep=name is None)
-            for (candidate, name), folder in zip(members, folders, strict=True)
-        ]
-        began = time.perf_counter()
-        if self._telling:
-            known = zip(members, contexts, strict=True)
-            self._telling.begin({one.id: context.curve for (one, name), context in known if name is None})
-        verdicts, whole = self._evaluate_pack(candidates, contexts, folders)
-        seconds = time.perf_counter() - began
-        ended = self._ended(seconds, [*verdicts, *([] if whole is None else [whole])])
-        if whole is not None:
-            return {"alone": whole.error, **ended}
-        share, many = seconds / len(members), len(members)
-        each = zip(candidates, contexts, verdicts, strict=True)
-        return {"outcomes": [vars(self._outcome(*one, share, many)) for one in each], **ended}
-
-    def _folder(self, candidate: Candidate, name: str | None) -> str:
-        return self.task.folder(candidate.id if name is None else name)
-
-    def _outcome(
-        self, candidate: Candidate, context: Context, verdict: Verdict, seconds: float, packed: int = 1
-    ) -> Outcome:
-        curve = tuple((at, self._shown(metrics, candidate)) for at, metrics in context.curve)
-        return Outcome(verdict.status, verdict.metrics, curve, seconds, self.device, verdict.error, packed)
-
-    def _ended(self, seconds: float, verdicts: Sequence[Verdict]) -> dict[str, Any]:
-        """Tidy up after an evaluation, and return what `work` says of this process."""
         if self._telling:
             self._telling.end()
-        usable = self._tidy(seconds, any(verdict.status == "out_of_memory" for verdict in verdicts))
+        seconds = time.perf_counter() - began
+        usable = self._tidy(seconds, verdict.status)
+        curve = tuple((at, self._shown(metrics, candidate)) for at, metrics in context.curve)
+        outcome = Outcome(verdict.status, verdict.metrics, curve, seconds, self.device, verdict.error)
         kept = self._keeping.after_evaluation() if usable else 0
-        poisoned = any(verdict.poisoned for verdict in verdicts)
-        return {"replace": poisoned or not usable or kept > 0, "kept": kept}
+        return {"outcome": vars(outcome), "replace": verdict.poisoned or not usable or kept > 0, "kept": kept}
 
     def _context(self, candidate: Candidate, folder: str, keep: bool) -> Context:
         resume = None if candidate.resumes is None else self.task.folder(candidate.resumes)
@@ -210,74 +166,38 @@ class Worker:
 
     def _evaluate(self, candidate: Candidate, context: Context, folder: str) -> Verdict:
         try:
-            with self._begun([candidate], [context], [folder]):
-                began = time.perf_counter()
-                returned = self.evaluator.evaluate(candidate.genome, context, self.task.options)
-                return self._judged(candidate, returned, time.perf_counter() - began)
+            run, *names = names_inside(folder)
+            if os.path.isdir(run):
+                inside.remove(run, *names)  # of an earlier attempt
+            for other in (context.resume_folder, context.inherit_folder):
+                _refuse_link(other)
+            if self._log:
+                self._log.begin(folder)
+            evaluator = self.evaluator
+            _settle_torch(self.task.threads)
+            _seed(candidate.seed, self.device)
+            began = time.perf_counter()
+            returned = evaluator.evaluate(candidate.genome, context, self.task.options)
+            if candidate.timing:
+                return Verdict(*conclude(returned, (TIMED,)))
+            if any(objective.metric == "seconds" for objective in self.objectives) and isinstance(returned, Mapping):
+                returned = {"seconds": time.perf_counter() - began, **returned}
+            tests = evaluator.tests if candidate.test else {}
+            tested = [type(one)(tests[one.metric]) for one in self.objectives if one.metric in tests]
+            status, metrics, error = conclude(returned, (*self.objectives, *tested))
+            return Verdict(status, self._shown(metrics, candidate), error)
         except BaseException as error:
             return judge(error, self.task.path, folder)
-
-    def _evaluate_pack(
-        self, candidates: Sequence[Candidate], contexts: Sequence[Context], folders: Sequence[str]
-    ) -> tuple[list[Verdict], Verdict | None]:
-        """Return the verdict on each; or none, and the one on all of them, which cannot be trained as one."""
-        try:
-            with self._begun(candidates, contexts, folders):
-                began = time.perf_counter()
-                genomes = [candidate.genome for candidate in candidates]
-                came = self.evaluator.evaluate_pack(genomes, contexts, self.task.options)
-                share = (time.perf_counter() - began) / len(candidates)
-        except BaseException as error:
-            return [], judge(error, self.task.path, folders[0])
-        verdicts = []
-        for candidate, one, folder in zip(candidates, came, folders, strict=True):
-            try:
-                if isinstance(one, BaseException):
-                    raise one
-                verdicts.append(self._judged(candidate, one, share))
-            except BaseException as error:
-                verdicts.append(judge(error, self.task.path, folder))
-        return verdicts, None
-
-    @contextlib.contextmanager
-    def _begun(
-        self, candidates: Sequence[Candidate], contexts: Sequence[Context], folders: Sequence[str]
-    ) -> Iterator[None]:
-        """Around an evaluation: what an earlier attempt left is gone, and what is printed goes to the first's log."""
-        try:
-            for context, folder in zip(contexts, folders, strict=True):
-                run, *names = names_inside(folder)
-                if os.path.isdir(run):
-                    inside.remove(run, *names)  # of an earlier attempt
-                for other in (context.resume_folder, context.inherit_folder):
-                    _refuse_link(other)
-            if self._log:
-                self._log.begin(folders[0])
-            self.evaluator  # noqa: B018
-            _settle_torch(self.task.threads)
-            _seed(candidates[0].seed, self.device)
-            yield
         finally:
             if self._log:
                 self._log.end()
 
-    def _judged(self, candidate: Candidate, returned: Any, seconds: float) -> Verdict:
-        """Return the verdict on what an evaluator returned."""
-        if candidate.timing:
-            return Verdict(*conclude(returned, (TIMED,)))
-        if any(objective.metric == "seconds" for objective in self.objectives) and isinstance(returned, Mapping):
-            returned = {"seconds": seconds, **returned}
-        tests = self.evaluator.tests if candidate.test else {}
-        tested = [type(one)(tests[one.metric]) for one in self.objectives if one.metric in tests]
-        status, metrics, error = conclude(returned, (*self.objectives, *tested))
-        return Verdict(status, self._shown(metrics, candidate), error)
-
-    def _tidy(self, seconds: float, exhausted: bool) -> bool:
+    def _tidy(self, seconds: float, status: Status) -> bool:
         """Leave the next evaluation a clean process; return whether there can be a next one."""
         torch = sys.modules.get("torch")
         on_gpu = hasattr(torch, "cuda") and torch.cuda.is_initialized()  # type: ignore[union-attr]
         self._uncollected += seconds
-        if on_gpu or self._uncollected > COLLECT_EVERY or exhausted:
+        if on_gpu or self._uncollected > COLLECT_EVERY or status == "out_of_memory":
             gc.collect()
             self._uncollected = 0.0
         try:
@@ -346,13 +266,22 @@ def initialize(task: Task, device: str, parent: int, cores: tuple[int, ...] = ()
     os.setpgid(0, 0)  # so that a kill reaches its subprocesses, and the terminal's Ctrl-C does not reach it
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # blocked while it started
-    no_terminal()
+    _no_terminal()
     log = Log(task.folder(log_name(os.getpid())))
     telling = Telling(task.folder(telling_name(os.getpid())))
     faulthandler.enable(2)
     _never_recycle()
     threading.Thread(target=_watch, args=(parent, log, telling), name="watchdog", daemon=True).start()
     _worker = Worker(task, device, log, telling)
+
+
+def _no_terminal() -> None:
+    """Give the process an empty standard input: reading the terminal would stop a group in the background."""
+    while (nothing := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass  # the parent's was closed; from now on 0, 1 and 2 are what they should be
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115 # for life
 
 
 def _never_recycle() -> None:
@@ -385,12 +314,10 @@ def load() -> None:
 
 
 def work(message: dict[str, Any]) -> dict[str, Any]:
-    """Evaluate one candidate, or several as one; see `Worker.work` and `Worker.work_pack`.
+    """Evaluate one candidate; see `Worker.work`.
 
     Args:
-        message: 'candidate', the fields of a Candidate, 'folder' a name or None; or 'pack', a list of such messages.
+        message: 'candidate', the fields of a Candidate, 'folder' a name or None.
     """
     assert _worker is not None
-    if "pack" in message:
-        return _worker.work_pack([(Candidate(**one["candidate"]), one["folder"]) for one in message["pack"]])
     return _worker.work(Candidate(**message["candidate"]), message["folder"])

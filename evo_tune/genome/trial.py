@@ -186,10 +186,9 @@ class Outcome:
         status: ok | failed | diverged | out_of_memory | crashed | timeout | pruned.
         metrics: What the evaluator returned; empty unless ok.
         curve: What `context.report` was given: (fraction of the full training, metrics, `DECAYED` among them).
-        seconds: Wall time of the evaluation; of one that was done as one with others, its share of theirs.
+        seconds: Wall time of the evaluation.
         device: Where it ran ('cpu', 'cuda:0').
         error: One line saying what went wrong; None if ok.
-        packed: How many were trained as one, itself among them; 1: it was trained alone.
     """
 
     status: Status
@@ -198,7 +197,6 @@ class Outcome:
     seconds: float = 0.0
     device: str = ""
     error: str | None = None
-    packed: int = 1
 
     def left_at(self, budget: float) -> float:
         """Return the share of the full training at which it was left to go on: before a decay that is thrown away.

@@ -128,8 +128,6 @@ class Rows:
         error = {"error": one_line(outcome.error)} if outcome.error else {}
         facts = {"status": outcome.status, **error, **facts}
         facts |= {"seconds": outcome.seconds, "device": one_line(outcome.device, NAME)}
-        if outcome.packed > 1:
-            facts["packed"] = outcome.packed
         if run.constraints and trial.losses is not None:
             facts["violation"] = trial.violation
         return Row(

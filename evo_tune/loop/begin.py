@@ -46,7 +46,6 @@ from evo_tune.loop.own_genes import as_before, with_defaults
 from evo_tune.options.binding import suggest
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.find import make_strategy
-from evo_tune.plugins.packs import settled_pack
 from evo_tune.plugins.strategy import Strategy
 from evo_tune.rules.fidelity import parse_rungs
 from evo_tune.rules.inheritance import parse_share
@@ -57,7 +56,6 @@ from evo_tune.store.learned import learned_from
 from evo_tune.store.manifest import ORDERS, OWN, SEEDS, Manifest, read_manifest
 from evo_tune.store.places import find_run
 from evo_tune.store.run import WIDENINGS, Run
-from evo_tune.store.schema import MOST_PACKED
 from evo_tune.store.session import Session
 from evo_tune.text import is_writable
 from evo_tune.trust.decide import began, remember_run
@@ -98,14 +96,12 @@ def prepared(
     """
     check_noise(session, parse_replicates(given.get("replicates", 1))[0])
     size = {} if population is None else {"population": population}
-    planned = plan_for(session, threads, evaluator.bind(options or {}))
     return make_manifest(
         evaluator,
         options=options or {},
         strategy_options={**(strategy_options or {}), **size},
         learn_from=earlier(learn_from, store),
-        threads=planned.threads,
-        device=planned.slots[0].inside,
+        threads=plan_for(session, threads, evaluator.bind(options or {})).threads,
         **given,
     )
 
@@ -129,13 +125,11 @@ def make_manifest(
     prune: bool = False,
     replicates: int | str = 1,
     seeds: str | None = None,
-    pack: int | str = 1,
-    device: str = "cpu",
     inherit: str | float = 0,
     subject_to: Iterable[str] = (),
     for_scale: str = "",
 ) -> Manifest:
-    """Return the manifest of a new run; see `Search` for the arguments, and `settled_pack` for `device`.
+    """Return the manifest of a new run; see `Search` for the arguments.
 
     Raises:
         UsageError: Something given is unknown, of the wrong type or out of range.
@@ -174,8 +168,6 @@ def make_manifest(
     check_worth(by_worth, share)
     if share:
         check_inheritance(evaluator, space.default(), bound, rungs)
-    judged_by = [*(goal.metric for goal in goals), *(Constraint.parse(text).metric for text in constraints)]
-    packed = settled_pack(evaluator, space.default(), bound, judged_by, pack, device, MOST_PACKED)
     used: dict[str, object] = {"--fidelity": len(rungs) > 1, "--prune": prune, "--replicates": count > 1}
     used |= {"--inherit": share, "--subject-to": constraints}
     check_own_trials(name, made, [flag for flag, given in used.items() if given])
@@ -199,7 +191,6 @@ def make_manifest(
         replicates=count,
         by_worth=by_worth,
         own_seeds=seeds == OWN or (seeds is None and by_worth),
-        pack=packed,
         inherit=share,
         subject_to=constraints,
         given_genes=sorted(given),

@@ -7,7 +7,6 @@ how much it really beats the default. Which trainings are wanted follows from th
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,7 +14,6 @@ from dataclasses import replace
 from evo_tune.dispatch import Slot
 from evo_tune.genome.trial import Candidate, Outcome, Trial
 from evo_tune.loop.driving import OVER, Fetched, Job
-from evo_tune.plugins.packs import Packs
 from evo_tune.report.calibration import calibration_seed, race_of, results_of
 from evo_tune.report.racing import Fresh, Race
 from evo_tune.store.calibration import read_calibration, write_calibration
@@ -51,26 +49,13 @@ def collect(run: Run, candidate: Candidate, outcome: Outcome) -> None:
 class Calibration:
     """Gives the trainings out as jobs, and collects what comes of them.
 
-    Seeds of one genome, and of genomes of one shape, may be trained as one; so many that no slot is left without.
-
     Args:
         run: A run, open for writing; its race is settled when the first job is fetched.
         changed: The run's lock; notified when a result has come, and when the run is to stop.
         stopping: Says whether nothing new is to be begun.
-        packs: Says what may be trained as one.
-        idle: Returns how many slots could take a job now.
     """
 
-    def __init__(
-        self,
-        run: Run,
-        changed: threading.Condition,
-        stopping: Callable[[], bool],
-        packs: Packs,
-        idle: Callable[[], int] = lambda: 1,
-    ) -> None:
-        self._packs = packs
-        self._idle = idle
+    def __init__(self, run: Run, changed: threading.Condition, stopping: Callable[[], bool]) -> None:
         self._run = run
         self._changed = changed
         self._stopping = stopping
@@ -79,7 +64,8 @@ class Calibration:
         """Folders of the jobs in flight."""
 
     def fetch(self, slot: Slot) -> Fetched:
-        """Return the next job, or several to be done as one; None while what is out decides what is to be done next."""
+        """Return the next job, which any slot can do; None while what is out decides what is to be done next."""
+        del slot
         with self._changed:
             if self._stopping():
                 return OVER
@@ -87,17 +73,8 @@ class Calibration:
             jobs = [job for job in calibration_work(self._run, self._race).values() if job.folder not in self._out]
             if not jobs:
                 return None if self._out else OVER
-            given = self._with_mates(jobs) if slot.packs else jobs[:1]
-            self._out |= {str(job.folder) for job in given}
-            return tuple(given)
-
-    def _with_mates(self, jobs: list[Job]) -> list[Job]:
-        """Return the first of some jobs, with those that may be done as one with it; the other slots get their part."""
-        like = self._packs.like(jobs[0].candidate)
-        if like is None:
-            return jobs[:1]
-        share = math.ceil(len(jobs) / max(1, self._idle()))
-        return [job for job in jobs if like(job.candidate)][: min(share, self._packs.most)]
+            self._out.add(str(jobs[0].folder))
+            return jobs[0]
 
     def take(self, job: Job, outcome: Outcome) -> None:
         """Collect what came of a job."""

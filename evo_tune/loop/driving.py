@@ -10,7 +10,7 @@ import shutil
 import threading
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import Enum
@@ -22,7 +22,7 @@ from evo_tune.dispatch import UNKNOWN, NoMachine, Slot, SlotClosed, SlotUnfit
 from evo_tune.errors import EvoTuneError, RunError
 from evo_tune.genome.trial import Candidate, Outcome
 from evo_tune.loop.health import Health, Verdict
-from evo_tune.store.heartbeat import Busy, Heartbeat, together
+from evo_tune.store.heartbeat import Busy, Heartbeat
 from evo_tune.store.run import TRIALS
 
 __all__ = ["OVER", "Drivers", "Fetched", "Job", "Working"]
@@ -53,8 +53,8 @@ class _End(Enum):
 OVER = _End.OVER
 """No job is to come any more."""
 
-Fetched = tuple[Job, ...] | _End | None
-"""A job, or several to be done as one; None if there is none now, OVER if there will be none."""
+Fetched = Job | _End | None
+"""A job, None if there is none now, OVER if there will be none."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Working:
     """What a slot is doing.
 
     Args:
-        what: As in `Job`, or '' while it waits; of several that are done as one, see `heartbeat.together`.
+        what: As in `Job`, or '' while it waits.
         since: When it began, in seconds of `time.monotonic`.
     """
 
@@ -130,19 +130,17 @@ class Drivers:
         self._over = False
 
         def drive(slot: Slot) -> None:
-            while (jobs := self._next(slot, fetch)) is not None:
-                left = list(jobs)
+            while (job := self._next(slot, fetch)) is not None:
                 try:
-                    for job, outcome in zip(jobs, self._done(slot, jobs), strict=True):
-                        if not self._held(slot, job, outcome, default):
-                            take(job, outcome)
-                        left.remove(job)
+                    outcome = self._done(slot, job, default)
+                    if outcome is not None:
+                        take(job, outcome)
                 except SlotUnfit as error:
-                    self._put_back(*left)
+                    self._put_back(job)
                     if not self._leave(slot, str(error)):
                         return
                 except NoMachine:
-                    self._put_back(*left)
+                    self._put_back(job)
                 finally:
                     with self._changed:
                         self._out.discard(slot.name)
@@ -155,12 +153,8 @@ class Drivers:
         if not self.slots:
             self._heart.beat(list)
 
-    def idle(self) -> int:
-        """Return how many slots could take a job now."""
-        return len(self._at_work.keys() - self._out)
-
-    def _next(self, slot: Slot, fetch: Callable[[Slot], Fetched]) -> tuple[Job, ...] | None:
-        """Return the next job of a slot, or several, waiting for it; None if the slot has no more to do."""
+    def _next(self, slot: Slot, fetch: Callable[[Slot], Fetched]) -> Job | None:
+        """Return the next job of a slot, waiting for it; None if the slot has no more to do."""
         while not self._stopping():  # what is held back then is no result, and is trained when the run goes on
             ready = slot.available
             if slot.device in self.health.aside:
@@ -170,9 +164,9 @@ class Drivers:
             with self._changed:
                 # A slot that no machine is there for does not ask: its candidate would be born on less than is known.
                 fetched = self._fetched(slot, fetch) if ready else None
-                if isinstance(fetched, tuple):
+                if isinstance(fetched, Job):
                     self._out.add(slot.name)
-                    self.working[slot.name] = Working(together([job.what for job in fetched]), time.monotonic())
+                    self.working[slot.name] = Working(fetched.what, time.monotonic())
                     return fetched
                 self._over = self._over or fetched is OVER
                 if self._over and not (self._out or self._again):  # what is out may have to be done elsewhere
@@ -188,25 +182,20 @@ class Drivers:
         for job in self._again:
             if self.health.may_try(slot.device, job.candidate.id, self._devices()):
                 self._again.remove(job)
-                return (job,)
+                return job
         return fetch(slot) if self.health.may_work(slot.device) else None
 
     def _devices(self) -> set[str]:
         """Return the devices at work."""
         return {slot.device for slot in self._at_work.values()} - {UNKNOWN}
 
-    def _done(self, slot: Slot, jobs: Sequence[Job]) -> list[Outcome]:
-        """Have a slot do a job, or several as one; return what came of each."""
-        if len(jobs) > 1:
-            return slot.run_pack([(job.candidate, job.folder) for job in jobs])
+    def _done(self, slot: Slot, job: Job, default: Callable[[], Candidate | None] | None) -> Outcome | None:
+        """Have a slot do a job; return what came of it, or None where that is held back."""
         # What is tried again is tried on a device that was chosen for it.
-        again = jobs[0].candidate.id in self._doubtful
-        return [(slot.run_here if again else slot.run)(jobs[0].candidate, jobs[0].folder)]
-
-    def _held(self, slot: Slot, job: Job, outcome: Outcome, default: Callable[[], Candidate | None] | None) -> bool:
-        """Say whether what came of a job is held back, and then have it done again elsewhere."""
+        again = job.candidate.id in self._doubtful
+        outcome = (slot.run_here if again else slot.run)(job.candidate, job.folder)
         if default is None:
-            return False
+            return outcome
         device, id = slot.device, job.candidate.id
         with self._changed:
             candidate = default()
@@ -220,12 +209,12 @@ class Drivers:
                 verdict = self.health.tested(device, id, came)
         if verdict is Verdict.HOLD:
             self._put_back(job)
-        return verdict is Verdict.HOLD
+        return None if verdict is Verdict.HOLD else outcome
 
-    def _put_back(self, *jobs: Job) -> None:
+    def _put_back(self, job: Job) -> None:
         with self._changed:
-            self._again += jobs
-            self._doubtful |= {job.candidate.id for job in jobs}
+            self._again.append(job)
+            self._doubtful.add(job.candidate.id)
             self._changed.notify_all()
 
     def _leave(self, slot: Slot, why: str) -> bool:

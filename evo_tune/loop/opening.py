@@ -168,7 +168,7 @@ def _forecast(run: Run, evaluator: Evaluator, space: SearchSpace, planned: Plan)
         warnings.warn(f"--per-device {AUTO}: {lacking}, {only}", stacklevel=5)
         return None
     for trial in run.trials():
-        if "cuda" in (trial.outcome.device or "") and trial.outcome.packed == 1:
+        if "cuda" in (trial.outcome.device or ""):
             forecast.learn(trial.genome, trial.outcome.metrics)
     return forecast
 

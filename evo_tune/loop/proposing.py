@@ -7,7 +7,7 @@ the journal holds never needs mending. Limits and slots are others' business.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -161,28 +161,6 @@ class Births:
             # Never skipping: the first number of told results that answers is the answer.
             ready = proposal is None and not self._arrival and self._tell_up_to(len(run.told) + 1)
         return None if proposal is None else self._bear(proposal)
-
-    def mate(self, fits: Callable[[Candidate | Proposal], bool], bear: bool) -> Candidate | None:
-        """Return a candidate that may be handed out with another; None if none waits and none is due now.
-
-        What waits was born already. Of what is not, only the very next birth is looked at, and only if it is a further
-        trial of a genome: it is born as it would have been in any case. In arrival order it would have seen what comes
-        of the other, so there it is left to be born in its turn.
-
-        Args:
-            fits: Says whether one may.
-            bear: Whether anything may be born.
-        """
-        for candidate in self._waiting:
-            if candidate.id not in self._run.outcomes and fits(candidate):
-                self._waiting.remove(candidate)
-                return candidate
-        if not bear or self._waiting or self._arrival:
-            return None
-        if not self._tell_up_to(self._history.born_count - self._run.manifest.lag):
-            return None
-        due = self._strategy.due(self._history)
-        return None if due is None or not fits(due) else self._bear(due)
 
     def tell(self, ids: Sequence[int]) -> None:
         """Tell recorded results, in this order."""

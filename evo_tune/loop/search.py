@@ -31,7 +31,6 @@ from evo_tune.loop.limits import all_born, check_hope, limit_reached, limited, n
 from evo_tune.loop.opening import open_for, timed
 from evo_tune.loop.proposing import Births, judged
 from evo_tune.plugins.evaluator import Evaluator
-from evo_tune.plugins.packs import Packs
 from evo_tune.report.calibration import recommended
 from evo_tune.rules.ruled import Ruled
 from evo_tune.store.files import table_of
@@ -72,7 +71,6 @@ class Search(contextlib.AbstractContextManager["Search"]):
             best is trained with further seeds while that is worth more than a new genome.
         seeds: Whether each genome is trained with seeds of its 'own', or all with 'shared' ones; by default with shared
             ones, but for replicates='auto'.
-        pack: Trainings of one shape that are done as one, at most, or 'auto': as many as pay (see `plugins.packs`).
         inherit: Share of a full training for a genome that begins with a relative's weights: '1/3' (see `inheritance`).
         subject_to: Constraints: METRIC<=NUMBER, METRIC>=NUMBER.
         for_scale: Size of the larger model that its recipe is for, for the report: WIDTHxDEPTH, WIDTHxDEPTHxTOKENS.
@@ -107,7 +105,6 @@ class Search(contextlib.AbstractContextManager["Search"]):
         prune: bool = False,
         replicates: int | str = 1,
         seeds: str | None = None,
-        pack: int | str = 1,
         inherit: str | float = 0,
         subject_to: Iterable[str] = (),
         for_scale: str = "",
@@ -137,7 +134,6 @@ class Search(contextlib.AbstractContextManager["Search"]):
             prune=prune,
             replicates=replicates,
             seeds=seeds,
-            pack=pack,
             inherit=inherit,
             subject_to=subject_to,
             for_scale=for_scale,
@@ -195,7 +191,6 @@ class Search(contextlib.AbstractContextManager["Search"]):
         self.evaluator, self.strategy, self.session = plugin, strategy, session
         self._arrival = run.manifest.order == "arrival"
         self.space = space_of(run.manifest, plugin.space(run.manifest.options))
-        self._packs = Packs(plugin, run.manifest.options, run.manifest.pack)
         self.finished: str | None = None  # why no more candidates will come
         self.stopping = self.forecasting = False  # the second: whether `run` times a few steps before it trains
         self.pace: Pace | None = None  # what was timed
@@ -327,7 +322,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
                     self.pace = timed(run, self.space, drivers.slots, lambda: watch(self), lambda: self.stopping)
                 drivers.drive(self._next, self._evaluated, lambda: watch(self), lambda: run.sound_default)
                 if self.session.calibrate:
-                    jobs = Calibration(run, self._changed, lambda: self.stopping, self._packs, drivers.idle)
+                    jobs = Calibration(run, self._changed, lambda: self.stopping)
                     drivers.drive(jobs.fetch, jobs.take, lambda: watch(self))
             finally:
                 self.close()
@@ -341,30 +336,12 @@ class Search(contextlib.AbstractContextManager["Search"]):
             check_hope(self.saved)
 
     def _next(self, slot: Slot) -> Fetched:
-        """Return the next candidate as a job, with those at hand that the slot may train as one with it."""
+        """Return the next candidate as a job, for any slot."""
         with self._changed:
             candidate = self.ask()
-            if candidate is None:
-                return OVER if self.finished or self.stopping else None
-            mates = self._mates(candidate) if slot.packs else []
-            return tuple(Job(one, f"trial {one.id}") for one in (candidate, *mates))
-
-    def _mates(self, candidate: Candidate) -> list[Candidate]:
-        """Return what waits, or is due now, and may be trained as one with a candidate; see `Births.mate`.
-
-        Nothing is born for it where the end of the run depends on what comes; and at the end an idle slot has its part.
-        """
-        like, ends = self._packs.like(candidate), self.session.budget is not None or self.session.stop_when_done
-        over = all_born(self.saved, self.session, self.history) is not None
-        if like is None or (over and self.drivers.idle() > 1):
-            return []
-        found: list[Candidate] = []
-        while len(found) + 1 < self._packs.most:
-            mate = self._births.mate(like, bear=not ends and self._limit() is None)
-            if mate is None:
-                break
-            found.append(mate)
-        return found
+            if candidate is not None:
+                return Job(candidate, f"trial {candidate.id}")
+            return OVER if self.finished or self.stopping else None
 
     def stop(self) -> None:
         """Begin nothing new; what is in flight is finished and recorded."""

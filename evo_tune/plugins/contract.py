@@ -15,18 +15,11 @@ from evo_tune.genome.trial import Objective
 
 __all__ = ["SUPPORTS", "check_shape", "is_test", "positional", "where_given"]
 
-SUPPORTS = ("budget", "curve", "inherit", "timing", "pack")
+SUPPORTS = ("budget", "curve", "inherit", "timing")
 """What an evaluator may say that it supports: trains `context.budget` of a full training and goes on from
 `context.resume_folder`; reports its first objective by `context.report`; begins with the weights that another trial
 left in `context.inherit_folder`, and leaves its own where `context.keep` says so; times `context.timing` steps and
-returns what a full training will take; trains several genomes of one shape as one (`evaluate_pack`, `pack_key`)."""
-
-PACKING = {
-    "evaluate_pack": ("genomes", "contexts", "options"),
-    "pack_key": ("genome", "options"),
-    "pack_pays": ("genome", "options", "device"),
-}
-"""Functions about packs, and what each is given; the last may be left out."""
+returns what a full training will take."""
 
 CALLED = ("command", "function")
 """Origins of evaluators that have no file in which everything stands: who calls says what varies and what counts."""
@@ -73,24 +66,6 @@ def check_shape(module: ModuleType, path: Path, origin: str) -> None:
     if isinstance(supports, str) or not isinstance(supports, Sequence) or not set(supports) <= set(SUPPORTS):
         where = where_given(path, "SUPPORTS")
         raise PluginError(f"{where}: SUPPORTS is {supports!r}: expected a list of {', '.join(map(repr, SUPPORTS))}")
-    if "pack" in supports:
-        _check_pack(module, path)
-
-
-def _check_pack(module: ModuleType, path: Path) -> None:
-    for name, given in PACKING.items():
-        function, wanted = getattr(module, name, None), f"{name}({', '.join(given)})"
-        if function is None and name == "pack_pays":
-            continue
-        if not callable(function):
-            raise PluginError(
-                f"{where_given(path, 'SUPPORTS')}: SUPPORTS names 'pack': expected a function {wanted}, found none"
-            )
-        if len(positional(function)) != len(given):
-            raise PluginError(
-                f"{where_given(path, name)}: {name} takes {len(positional(function))} positional arguments: "
-                f"expected {wanted}"
-            )
 
 
 def _check_test(module: ModuleType, path: Path, metrics: Mapping[str, str]) -> None:

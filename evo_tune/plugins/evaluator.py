@@ -1,8 +1,8 @@
 """What an evaluator's file holds.
 
 An evaluator is one Python file with SPACE, OBJECTIVES and `evaluate`, optionally METRICS, TEST, SUPPORTS, `estimate`,
-`fingerprint`, `inherits`, `carry`, `export`, `evaluate_pack`, `pack_key` and `pack_pays`. Its options are keyword
-parameters of `evaluate(genome, context, *, steps=300)`, or a dataclass (of groups, see `options.declare`):
+`fingerprint`, `inherits`, `carry` and `export`. Its options are keyword parameters of
+`evaluate(genome, context, *, steps=300)`, or a dataclass (of groups, see `options.declare`):
 `evaluate(genome, context, options: Options)`, and then the others take the same `options` last. `contract` checks that
 shape before anything is trained. This does not find files (see `find`) and knows nothing of strategies or stores.
 """
@@ -76,15 +76,11 @@ class Evaluator:
             options: What is bound; for a dataclass, what each further parameter is made of, as many as it takes.
             args: What comes before.
         """
-        made = self.options_type
-        if made is None:
-            return self._called(lambda: call_with(function, options[0], *args))
-        taken = max(0, len(positional(function)) - len(args))
-        return self._called(lambda: function(*args, *(made(**one) for one in options[:taken])))
-
-    def _called(self, call: Callable[[], Any]) -> Any:
         try:
-            return call()
+            if self.options_type is None:
+                return call_with(function, options[0], *args)
+            taken = max(0, len(positional(function)) - len(args))
+            return function(*args, *(self.options_type(**one) for one in options[:taken]))
         except EvoTuneError:
             raise
         except Exception as error:
@@ -309,61 +305,9 @@ class Evaluator:
         if self.options_type is None:
             returned = self.module.evaluate(dict(genome), context, **options)
         else:
-            returned = self.module.evaluate(dict(genome), context, self._made(genome, options))
-        return self._with_estimate(returned, genome, options)
-
-    def _with_estimate(self, returned: Any, genome: Genome, options: Mapping[str, Any]) -> Any:
+            made = self.options_type(**self._with_genes(options, genome))
+            returned = self.module.evaluate(dict(genome), context, made)
         return {**self.estimate(genome, options), **returned} if isinstance(returned, Mapping) else returned
-
-    def _made(self, genome: Genome, options: Mapping[str, Any]) -> Any:
-        """Return the options of a genome as the file's dataclass; as a dict where they are keyword parameters."""
-        return dict(options) if self.options_type is None else self.options_type(**self._with_genes(options, genome))
-
-    def evaluate_pack(
-        self, genomes: Sequence[Genome], contexts: Sequence[Context], options: Mapping[str, Any]
-    ) -> list[Any]:
-        """Train several as one; return what `evaluate` would have returned or raised for each, unjudged.
-
-        Raises:
-            PluginError: What came is no list of as many. What else is raised is the file's own: they cannot be
-                trained as one.
-        """
-        made = [self._made(genome, options) for genome in genomes]
-        returned = self.module.evaluate_pack([dict(genome) for genome in genomes], list(contexts), made)
-        if not isinstance(returned, list | tuple) or len(returned) != len(genomes):
-            what = f"{len(returned)} items" if isinstance(returned, list | tuple) else f"a {type(returned).__name__}"
-            where = self._where("evaluate_pack")
-            raise PluginError(f"{where}: evaluate_pack returned {what}: expected a list of {len(genomes)}")
-        return [self._with_estimate(one, genome, options) for one, genome in zip(returned, genomes, strict=True)]
-
-    def pack_key(self, genome: Genome, options: Mapping[str, Any]) -> str | None:
-        """Return what is the same for genomes that can be trained as one; None for one that is trained alone.
-
-        Raises:
-            PluginError: `pack_key` raises, or returns something else.
-        """
-        if "pack" not in self.supports:
-            return None
-        key = self._called(lambda: self.module.pack_key(dict(genome), self._made(genome, options)))
-        if key is None or isinstance(key, str):
-            return key
-        what = one_line(f"pack_key gives {key!r}")
-        raise PluginError(f"{self._where('pack_key')}: {what}: expected a text, or None")
-
-    def pack_pays(self, genome: Genome, options: Mapping[str, Any], device: str) -> int:
-        """Return how many such trainings are worth being done as one on a device; 1 if the file does not say.
-
-        Raises:
-            PluginError: `pack_pays` raises, or returns something else.
-        """
-        function = getattr(self.module, "pack_pays", None)
-        if function is None or self.pack_key(genome, options) is None:
-            return 1
-        many = self._called(lambda: function(dict(genome), self._made(genome, options), device))
-        if isinstance(many, int) and not isinstance(many, bool) and many > 0:
-            return many
-        what = one_line(f"pack_pays gives {many!r}")
-        raise PluginError(f"{self._where('pack_pays')}: {what}: expected a whole number of at least 1")
 
     def export(self, genome: Genome, context: Context, folder: Path, options: Mapping[str, Any]) -> dict[str, Any]:
         """Have the file's `export` train once more and write something usable; return its metrics, the test set's too.

@@ -29,7 +29,6 @@ def trial_as_data(trial: Trial | None) -> dict[str, Any] | None:
         "genome": trial.genome,
         "metrics": trial.outcome.metrics,
         "seconds": trial.outcome.seconds,
-        "packed": trial.outcome.packed,
     }
 
 
@@ -109,7 +108,6 @@ def run_as_data(run: Run, top: int) -> dict[str, Any]:
         "replicates": run.manifest.replicates,
         "by_worth": run.manifest.by_worth,
         "own_seeds": run.manifest.own_seeds,
-        "pack": run.manifest.pack,
         "inherit": run.manifest.inherit,
         "subject_to": run.manifest.subject_to,
         "trainings": round(report.spent(run), 6),

@@ -16,7 +16,7 @@ from evo_tune.report.drawing import BEST, DEFAULT, SERIES, Spec, figure, safe
 from evo_tune.report.material import LARGEST, Material
 from evo_tune.report.part import Drawn, Part
 from evo_tune.report.words import show_seconds, show_value
-from evo_tune.store.heartbeat import Beat, apart, last_beat
+from evo_tune.store.heartbeat import Beat, last_beat
 from evo_tune.store.inflight import Curve, in_flight
 
 __all__ = ["foretold", "left", "now", "state"]
@@ -105,8 +105,8 @@ def _slots(material: Material, beat: Beat | None, flying: dict[int, Curve], metr
     if beat is None or not beat.alive:
         return []
     rows = []
-    for busy, what in ((one, what) for one in beat.slots for what in apart(one.what)):
-        id = next((id for id in flying if what.split(" (")[0] == f"trial {id}"), None)
+    for busy in beat.slots:
+        id = next((id for id in flying if busy.what.split(" (")[0] == f"trial {id}"), None)
         curve = flying.get(id, ()) if id is not None else ()
         end = foretold(material, curve, metric)
         here = curve[-1][1].get(metric) if curve else None
@@ -114,7 +114,7 @@ def _slots(material: Material, beat: Beat | None, flying: dict[int, Curve], metr
             {
                 "slot": busy.slot,
                 "device": busy.device,
-                "at work on": what or "waits",
+                "at work on": busy.what or "waits",
                 "for": show_seconds(busy.seconds + beat.age),
                 "done": f"{curve[-1][0]:.0%}" if curve else "",
                 f"{metric} so far": show_value(here) if here is not None else "",

@@ -322,8 +322,6 @@ def caveats(run: Run) -> list[str]:
         found.append(f"{', '.join(times)} depends on the machine")
     if any(outcome.status == "timeout" for outcome in run.outcomes.values()):
         found.append("a timeout fired")
-    if any(outcome.packed > 1 for outcome in run.outcomes.values()):
-        found.append("trainings that were done as one round otherwise than alone")
     return found
 
 

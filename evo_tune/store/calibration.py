@@ -107,7 +107,6 @@ def _rows(run: Run) -> pa.Table:
         metrics = [name.removeprefix(table.METRIC) for name in found.names if name.startswith(table.METRIC)]
         columns |= {field.name: field.type for field in table.schema(run.genes, metrics, {}) if "." in field.name}
         columns |= {name: pa.string() for name in (HASH, DATA) if name in found.names}
-        columns |= {name: pa.int64() for name in ("packed",) if name in found.names}  # older versions had none
         if any(found.field(name).type != kind for name, kind in columns.items()):
             raise ValueError("its columns have other types")
         if meta.num_rows > MOST_ROWS:

@@ -19,7 +19,7 @@ from evo_tune.errors import OptionError
 from evo_tune.genome.genes import Gene, gene_from
 from evo_tune.genome.trial import Candidate, Outcome, Status
 from evo_tune.store.journal import LONGEST
-from evo_tune.store.schema import Finite, Packed, Share, Spent, Whole
+from evo_tune.store.schema import Finite, Share, Spent, Whole
 from evo_tune.store.session import Session
 
 __all__ = [
@@ -84,26 +84,22 @@ class Result(Struct, forbid_unknown_fields=True):
     seconds: Finite = 0.0
     device: str = ""
     error: str | None = None
-    packed: Packed | UnsetType = UNSET
     """Not written of one that was trained alone, as older versions did not."""
 
     def outcome(self) -> Outcome:
         """Return what came; what is null in metrics is NaN there."""
         curve = tuple((fraction, _numbers(metrics)) for fraction, metrics in self.curve)
-        packed = 1 if self.packed is UNSET else self.packed
-        return Outcome(self.status, _numbers(self.metrics), curve, self.seconds, self.device, self.error, packed)
+        return Outcome(self.status, _numbers(self.metrics), curve, self.seconds, self.device, self.error)
 
 
-def outcome_from(
-    status: str, metrics: Mapping[str, float], seconds: float, device: str, error: str | None, packed: int = 1
-) -> Outcome:
+def outcome_from(status: str, metrics: Mapping[str, float], seconds: float, device: str, error: str | None) -> Outcome:
     """Return the outcome of these fields, wherever they were read, as the journal would hold it.
 
     Raises:
         msgspec.ValidationError: One breaks the schema.
     """
     fields = {"status": status, "metrics": _finite(metrics), "curve": (), "seconds": seconds, "device": device}
-    return msgspec.convert({**fields, "error": error, "packed": packed}, Result).outcome()
+    return msgspec.convert({**fields, "error": error}, Result).outcome()
 
 
 def _finite(metrics: Mapping[str, float]) -> Metrics:
@@ -149,8 +145,7 @@ class Recorded(_Event, tag="recorded"):
         """Return a candidate's result."""
         curve = tuple((fraction, _finite(metrics)) for fraction, metrics in outcome.curve)
         metrics, seconds = _finite(outcome.metrics), round(outcome.seconds, 4)
-        packed = UNSET if outcome.packed == 1 else outcome.packed
-        result = Result(outcome.status, metrics, curve, seconds, outcome.device, outcome.error, packed)
+        result = Result(outcome.status, metrics, curve, seconds, outcome.device, outcome.error)
         return cls(id=id, outcome=result, time=time)
 
 

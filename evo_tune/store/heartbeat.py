@@ -12,8 +12,7 @@ import math
 import os
 import platform
 import time
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -24,7 +23,7 @@ from msgspec import Meta, Struct
 from evo_tune.store.schema import Finite, Whole
 from evo_tune.trust import inside
 
-__all__ = ["HEARTBEAT", "Beat", "Busy", "Heartbeat", "apart", "last_beat", "together"]
+__all__ = ["HEARTBEAT", "Beat", "Busy", "Heartbeat", "last_beat"]
 
 HEARTBEAT = "_heartbeat.json"
 PART = "_heartbeat.part"
@@ -49,7 +48,7 @@ class Busy:
     Args:
         slot: Its name.
         device: Its device.
-        what: 'trial 17', or '' while it waits; of several that are done as one, see `together`.
+        what: 'trial 17', or '' while it waits.
         seconds: For how long.
         memory: Resident memory of its worker, bytes; None if unknown.
     """
@@ -59,20 +58,6 @@ class Busy:
     what: Name
     seconds: Finite
     memory: Whole | None
-
-
-AND = " + "
-
-
-def together(whats: Sequence[str]) -> str:
-    """Return in a line what a slot does that does several things as one: 'trial 3 + trial 7'; the same is counted."""
-    counts = Counter(whats)
-    return AND.join(what if many == 1 else f"{what} x{many}" for what, many in counts.items())
-
-
-def apart(what: str) -> list[str]:
-    """Return the parts of what `together` gave, each as it is shown."""
-    return what.split(AND)
 
 
 class _Sign(Struct):

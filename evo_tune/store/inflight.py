@@ -26,14 +26,9 @@ Curve: TypeAlias = tuple[tuple[Share, dict[str, Finite | None]], ...]
 """Fractions of a full training, and the metrics at each."""
 
 
-class _Curve(Struct):
+class _Told(Struct):
     trial: Whole
     curve: Curve
-
-
-class _Told(_Curve):
-    others: tuple[_Curve, ...] = ()
-    """Of trials that are trained as one with it."""
 
 
 def in_flight(folder: Path) -> dict[int, Curve]:
@@ -47,7 +42,7 @@ def in_flight(folder: Path) -> dict[int, Curve]:
                     told = msgspec.json.decode(inside.read(at, name, limit=LARGEST), type=_Told)
                 except (OSError, ValueError, msgspec.MsgspecError, RecursionError):
                     continue
-                found |= {one.trial: one.curve for one in (told, *told.others)}
+                found[told.trial] = told.curve
     except OSError:
         return {}
     return found

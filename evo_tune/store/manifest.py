@@ -20,7 +20,7 @@ from evo_tune.genome.trial import Objective, trial_seed
 from evo_tune.genome.values import Genome, genome_key
 from evo_tune.store.journal import write_atomically
 from evo_tune.store.lessons import Learned, check_learned
-from evo_tune.store.schema import Count, Finite, Packed, Share, Whole, read_json
+from evo_tune.store.schema import Count, Finite, Share, Whole, read_json
 from evo_tune.text import one_line
 from evo_tune.trust import inside
 
@@ -86,7 +86,6 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
         by_worth: Whether that is the most, and a genome has as many as are worth more than a new one.
         own_seeds: Whether each genome is trained with seeds of its own; or, as in runs of older versions, all with the
             same.
-        pack: Trainings of one shape that are done as one, at most; 1, as in runs of older versions: each is done alone.
         inherit: Share of a full training that a genome gets which begins with another's weights; 0: none does.
         subject_to: METRIC<=NUMBER or METRIC>=NUMBER.
         given_genes: Names of the genes that the user gave in place of the evaluator's own; None: an older version did
@@ -120,7 +119,6 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
     replicates: Count = 1
     by_worth: bool = False
     own_seeds: bool = False
-    pack: Packed = 1
     inherit: Share = 0.0
     subject_to: list[str] = field(default_factory=list)
     units: dict[str, str] = field(default_factory=dict)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, TypeAlias
 
 from msgspec import Meta
 
-__all__ = ["MOST_PACKED", "Count", "Finite", "Packed", "Share", "Spent", "Whole", "read_json"]
+__all__ = ["Count", "Finite", "Share", "Spent", "Whole", "read_json"]
 
 Whole: TypeAlias = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 """An id, a count or a seed."""
@@ -24,12 +24,6 @@ Share: TypeAlias = Annotated[float, Meta(ge=0, le=1)]
 
 Count: TypeAlias = Annotated[int, Meta(ge=0, le=10**6)]
 """A number of things that are made one by one: no stranger's file can have us make more."""
-
-MOST_PACKED = 64
-"""Trainings that are done as one, at most."""
-
-Packed: TypeAlias = Annotated[int, Meta(ge=1, le=MOST_PACKED)]
-"""How many trainings are done as one; 1: each is done alone."""
 
 DEEPEST = 50
 """Lists and objects within each other."""

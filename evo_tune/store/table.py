@@ -62,7 +62,6 @@ def schema(genes: Mapping[str, Gene], metrics: Sequence[str], units: Mapping[str
             number("seconds", "s"),
             pa.field("device", text),
             pa.field("error", text),
-            pa.field("packed", whole),
             pa.field("survivor", pa.bool_()),
         ]
     )
@@ -135,8 +134,7 @@ def to_outcome(row: Mapping[str, Any]) -> Outcome:
     metrics = {
         name.removeprefix(METRIC): value for name, value in row.items() if name.startswith(METRIC) and value is not None
     }
-    packed = 1 if row.get("packed") is None else row["packed"]  # older versions had no such column
-    return outcome_from(row["status"], metrics, row["seconds"], row["device"], row["error"], packed)
+    return outcome_from(row["status"], metrics, row["seconds"], row["device"], row["error"])
 
 
 def write(path: Path, rows: pa.Table) -> None:

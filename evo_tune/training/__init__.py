@@ -154,9 +154,6 @@ if TYPE_CHECKING:
     from evo_tune.training.optim.schedule import idle_fields as idle_fields
     from evo_tune.training.optim.schedule import shape as shape
     from evo_tune.training.optim.weight_decay import WeightDecay as WeightDecay
-    from evo_tune.training.packs.language import language_pack as language_pack
-    from evo_tune.training.packs.pack import Pack as Pack
-    from evo_tune.training.packs.session import train_pack as train_pack
     from evo_tune.training.phases import Budget as Budget
     from evo_tune.training.phases import Phase as Phase
     from evo_tune.training.phases import plan_phases as plan_phases
@@ -267,9 +264,6 @@ _NAMES = {
     "optim.scaling": "scale_betas scale_lr",
     "optim.schedule": "idle_fields Schedule SCHEDULES Scheduling shape",
     "optim.weight_decay": "WeightDecay",
-    "packs.language": "language_pack",
-    "packs.pack": "Pack",
-    "packs.session": "train_pack",
     "phases": "Budget Phase plan_phases spent",
     "plan": "Plan ToZero Training",
     "session": "Place train train_together",

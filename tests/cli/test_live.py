@@ -16,7 +16,6 @@ from evo_tune.cli.live import Progress, _Seen, _table
 from evo_tune.loop.driving import Working
 from evo_tune.loop.search import Search
 from evo_tune.report.words import sparkline
-from evo_tune.store.heartbeat import together
 
 
 def shown(search: Search, seen: _Seen) -> str:
@@ -47,19 +46,6 @@ def test_the_table_shows_what_came_and_what_is_in_flight(begin: Callable[..., Se
     assert candidate is not None
     search.tell(candidate, {"loss": 0.5, "cost": 1.0})
     assert "last results   5: 0.5   4: 1" in shown(search, seen), "what came since the last look is added"
-    search.drivers.slots = []
-
-
-def test_each_that_is_done_as_one_with_others_has_its_row(begin: Callable[..., Search]) -> None:
-    search = begin(trials=12, strategy="random")
-    search.drivers.slots = [SimpleNamespace(name="slot 0", device="cpu")]  # type: ignore[list-item]
-    search.drivers.working = {"slot 0": Working(together(["trial 5", "trial 7"]), time.monotonic())}
-    (search.saved.folder / "_trials").mkdir()
-    told = {"trial": 5, "curve": [[0.5, {"loss": 2.0}]], "others": [{"trial": 7, "curve": [[0.25, {"loss": 3.0}]]}]}
-    (search.saved.folder / "_trials" / ".worker-1.json").write_text(json.dumps(told))
-    rows = [line.split() for line in shown(search, _Seen()).splitlines()]
-    assert ["slot", "0", "cpu", "trial", "5", "0", "s", "50%", "▁", "loss", "2"] in rows
-    assert ["+", "trial", "7", "25%", "▁", "loss", "3"] in rows
     search.drivers.slots = []
 
 

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from evo_tune.dispatch.log import sweep
-from evo_tune.dispatch.telling import FEWEST, MOST, Telling, telling_name
-from evo_tune.store.inflight import in_flight
+from evo_tune.dispatch.telling import MOST, Telling, telling_name
 
 
 @pytest.fixture
@@ -23,7 +22,7 @@ def test_a_curve_is_told_as_it_grows_and_taken_away_at_its_end(trials: Path) -> 
     path = trials / telling_name(7)
     telling = Telling(str(path))
     curve: list[tuple[float, dict[str, float]]] = []
-    telling.begin({17: curve})
+    telling.begin(17, curve)
     telling.publish()
     assert not path.exists(), "a training that reports nothing costs nothing"
     curve.append((0.25, {"loss": 2.0, "bad": math.nan}))
@@ -42,30 +41,11 @@ def test_a_curve_is_told_as_it_grows_and_taken_away_at_its_end(trials: Path) -> 
 
 def test_a_long_curve_is_thinned_and_keeps_its_end(trials: Path) -> None:
     telling = Telling(str(trials / telling_name(7)))
-    telling.begin({0: [(i / 5000, {"loss": float(i)}) for i in range(1, 5001)]})
+    telling.begin(0, [(i / 5000, {"loss": float(i)}) for i in range(1, 5001)])
     telling.publish()
     told = json.loads((trials / telling_name(7)).read_text())["curve"]
     assert len(told) <= MOST
     assert told[-1] == [1.0, {"loss": 5000.0}]
-
-
-def test_several_that_are_done_as_one_are_told_together(trials: Path) -> None:
-    telling = Telling(str(trials / telling_name(7)))
-    curves: dict[int, list[tuple[float, dict[str, float]]]] = {id: [] for id in range(64)}
-    telling.begin(curves)
-    telling.publish()
-    assert list(trials.iterdir()) == []
-    curves[3] += [(i / 5000, {"loss": float(i)}) for i in range(1, 5001)]
-    telling.publish()
-    found = in_flight(trials.parent)
-    assert found[3][-1] == (1.0, {"loss": 5000.0})
-    assert len(found[3]) <= FEWEST
-    assert {id: len(curve) for id, curve in found.items() if id != 3} == dict.fromkeys({*curves} - {3}, 0)
-    curves[63].append((0.5, {"loss": 1.0}))
-    telling.publish()
-    assert in_flight(trials.parent)[63] == ((0.5, {"loss": 1.0}),), "whichever has grown"
-    telling.end()
-    assert list(trials.iterdir()) == []
 
 
 def test_no_link_is_written_through_and_no_disk_ends_a_training(trials: Path, tmp_path: Path) -> None:
@@ -73,11 +53,11 @@ def test_no_link_is_written_through_and_no_disk_ends_a_training(trials: Path, tm
     mine.write_text("mine")
     (trials / telling_name(7)).symlink_to(mine)
     telling = Telling(str(trials / telling_name(7)))
-    telling.begin({0: [(0.5, {"loss": 1.0})]})
+    telling.begin(0, [(0.5, {"loss": 1.0})])
     telling.publish()
     assert mine.read_text() == "mine"
     away = Telling(str(tmp_path / "none" / "_trials" / telling_name(7)))
-    away.begin({0: [(0.5, {"loss": 1.0})]})
+    away.begin(0, [(0.5, {"loss": 1.0})])
     away.publish()
     away.end()
     assert not (tmp_path / "none").exists()

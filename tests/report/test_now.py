@@ -76,19 +76,3 @@ def test_each_slot_has_its_curve(going: Run) -> None:
     assert part.rows[1]["done"] == ""
     assert len(part.figures) == 1
     assert next(iter(part.facts)) == f"trial {going.recorded[-1]}"
-
-
-def test_each_that_is_done_as_one_with_others_has_its_row(going: Run) -> None:
-    first, second, *_ = (one.id for one in going.candidates if one.id not in going.outcomes)
-    beat(going.folder, f"trial {first} + trial {second} (waits for room)")
-    told = {
-        "trial": first,
-        "curve": [[0.5, {"loss": 3.0}]],
-        "others": [{"trial": second, "curve": [[0.25, {"loss": 4}]]}],
-    }
-    (going.folder / "_trials" / ".worker-1.json").write_text(json.dumps(told))
-    _, part = now.now(Material(going))
-    assert [(row["slot"], row["done"], row["loss so far"]) for row in part.rows] == [
-        ("slot 0", "50%", "3"),
-        ("slot 0", "25%", "4"),
-    ]

@@ -20,7 +20,6 @@ from evo_tune.training import (
     Diverged,
     GPTConfig,
     Muon,
-    Pack,
     Precision,
     Ranks,
     Trainer,
@@ -161,25 +160,6 @@ def test_memory_is_predicted_within_the_factor_that_is_set_aside(device: str, ma
     assert (took is None) == (device == "cpu")
     if took is not None:
         assert took < 2.0 * (predicted.peak - predicted.context)
-
-
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_a_pack_is_its_members_and_waits_for_nothing(device: str, optimizer: str, make_trainer: Make) -> None:
-    late = 8 if device == "cpu" else None
-    made = [make_trainer(optimizer=optimizer, seed=n, dropout=0.1 * n, recipe={"ema": 0.9}) for n in range(3)]
-    alone, members = ([on(device, one, late) for one in made] for _ in range(2))
-    pack, losses = Pack(members), [dict[int, list[float]]() for _ in range(2)]
-    pack.run(3, lambda trainer, step: losses[1].setdefault(members.index(trainer), []).append(step.loss))
-    with no_waiting(device):
-        for _ in range(4):
-            assert pack.advance() == []
-    pack.run(3)
-    for number, (mine, theirs) in enumerate(zip(members, alone, strict=True)):
-        theirs.run(3, lambda step, number=number: losses[0].setdefault(number, []).append(step.loss))  # type: ignore[misc]
-        theirs.run(10)
-        assert mine.step == 10
-        assert torch.allclose(weights(mine), weights(theirs), atol=1e-2)
-        assert losses[1][number] == pytest.approx(losses[0][number], rel=1e-3)
 
 
 @pytest.mark.gpu

@@ -92,12 +92,6 @@ PLACE = 10
     help="Train all with shared seeds, or each genome with its own.  [default: shared; with --replicates auto: own]",
 )
 @click.option(
-    "--pack",
-    default="1",
-    metavar="auto|K",
-    help="Train up to K of one shape as one, where they are at hand; auto: as many as pay.  [default: 1]",
-)
-@click.option(
     "--inherit",
     default="0",
     metavar="FRACTION",

@@ -73,8 +73,6 @@ class Result(_Event, tag="result", kw_only=True):
     """Where it was trained."""
     error: str | None
     """What went wrong, in one line."""
-    packed: int
-    """How many were trained as one, itself among them; 1: it was trained alone."""
 
 
 class NewBest(_Event, tag="best", kw_only=True):

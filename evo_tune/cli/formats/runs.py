@@ -27,9 +27,7 @@ class Trial(Struct, forbid_unknown_fields=True, kw_only=True):
     metrics: Metrics
     """Values by name, means where it was trained with several seeds; null where not finite. Unit: the metric's."""
     seconds: float
-    """How long its training took; of one that was done as one with others, its share. Unit: s."""
-    packed: int
-    """How many were trained as one, itself among them; 1: it was trained alone."""
+    """How long its training took. Unit: s."""
 
 
 class FreshSeeds(Struct, forbid_unknown_fields=True, kw_only=True):
@@ -236,8 +234,6 @@ class Shown(Struct, forbid_unknown_fields=True, kw_only=True):
     """Whether `replicates` is the most, and a leader has as many as are worth more than a new genome."""
     own_seeds: bool
     """Whether each genome is trained with seeds of its own, or all with the same."""
-    pack: int
-    """Trainings of one shape that are done as one, at most; 1: each is done alone."""
     inherit: float
     """Share of a training for a genome that begins with another's weights; 0: none does. Unit: full trainings."""
     subject_to: list[str]

@@ -26,8 +26,6 @@ class Evaluated(Struct, forbid_unknown_fields=True, kw_only=True):
     """Where it was trained."""
     error: str | None
     """What went wrong, in one line."""
-    packed: int
-    """How many were trained as one: always 1."""
 
 
 class Exported(Struct, forbid_unknown_fields=True, kw_only=True):
