@@ -18,8 +18,6 @@ from click.testing import CliRunner
 from evo_tune import Search
 from evo_tune.cli import cli
 from evo_tune.loop.replay import verify
-from evo_tune.report.calibration import calibrated
-from evo_tune.store.run import Run
 
 ROOT = Path(__file__).parents[1]
 OLD = ROOT / "tests" / "old"
@@ -49,11 +47,6 @@ def test_an_old_run_is_shown_and_verified(store: Path, name: str) -> None:
     assert name in typed("list", "--store", str(store))
     assert "val_loss" in typed("best", name, "--store", str(store))
     assert f"all {RUNS[name]} proposals agree" in typed("verify", name, "--store", str(store))
-
-
-def test_an_old_calibration_is_read(store: Path) -> None:
-    rows = calibrated(Run.open(store / "calibrated"))
-    assert sorted((row.id, len(row.values), row.failures) for row in rows) == [(0, 3, 0), (9, 3, 0), (10, 3, 0)]
 
 
 @pytest.mark.slow
