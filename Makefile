@@ -64,7 +64,7 @@ docs: setup  ## make the documentation site in docs/_build, without a network
 picture: setup  ## make the README's picture of a report anew (needs chromium)
 	$(BIN)/python docs/make_picture.py
 
-json: setup  ## make the tables of docs/json.md anew, from evo_tune/cli/formats
+json: setup  ## generate the tables of docs/json.md from the types that commands print
 	$(BIN)/python docs/make_json.py
 
 bench: setup  ## install what the benchmarks compare with, then list them

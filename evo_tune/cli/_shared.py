@@ -21,6 +21,7 @@ from evo_tune.text import cell, printable
 
 if TYPE_CHECKING:
     import pandas as pd
+    from msgspec import Struct
 
     from evo_tune.genome.genes import Gene
     from evo_tune.plugins.evaluator import Evaluator
@@ -103,25 +104,31 @@ def option_option(function: Command) -> Command:
     )(function)
 
 
-def print_json(data: object, line: bool = False) -> None:
-    """Print data as JSON in ASCII, so that any text is kept and steers nothing; what is not finite becomes null.
+def print_json(value: Struct | Sequence[Struct], line: bool = False) -> None:
+    """Print a value of a declared type as JSON (see `formats.outputs`).
+
+    The text is ASCII, so that any string is kept and no terminal obeys it. Numbers that are not finite become null.
 
     Args:
-        data: What is to be printed.
-        line: Whether as one line, and at once.
+        value: Filled type, or a sequence of them.
+        line: Whether to print it on one line.
     """
-    click.echo(json.dumps(plain(data), indent=None if line else 2, ensure_ascii=True).replace("\x7f", "\\u007f"))
+    import msgspec
+
+    for one in value if isinstance(value, Sequence) else (value,):
+        if not isinstance(one, msgspec.Struct):
+            raise TypeError(f"expected a type of cli/formats.py to print, got {type(one).__name__}")
+    text = json.dumps(_finite(msgspec.to_builtins(value)), indent=None if line else 2, ensure_ascii=True)
+    click.echo(text.replace("\x7f", "\\u007f"))
 
 
-def plain(data: object) -> object:
-    """Return data with every number that JSON lacks replaced by None."""
+def _finite(data: Any) -> Any:
+    """Return plain data with None for each number that is not finite; JSON has no such numbers."""
     if isinstance(data, float):
         return data if math.isfinite(data) else None
-    if isinstance(data, Mapping):
-        return {str(key): plain(value) for key, value in data.items()}
-    if isinstance(data, list | tuple):
-        return [plain(value) for value in data]
-    return data
+    if isinstance(data, dict):
+        return {str(key): _finite(value) for key, value in data.items()}
+    return [_finite(value) for value in data] if isinstance(data, list | tuple) else data
 
 
 def print_rows(
@@ -131,18 +138,16 @@ def print_rows(
     empty: str = "nothing to show",
     spare: Sequence[str] = (),
 ) -> None:
-    """Print rows as a table, as JSON or as CSV.
+    """Print rows as a table or as CSV.
 
     Args:
-        rows: The same keys in each.
-        form: 'table', 'json' or 'csv'.
-        title: Printed above a table.
-        empty: Printed instead of a table without rows.
-        spare: Columns that a table may leave out where it is narrow, the first first.
+        rows: Values by column; the same columns in each row.
+        form: 'table' or 'csv'.
+        title: Title of a table.
+        empty: Text to print instead of a table without rows.
+        spare: Columns that a narrow table may leave out, the least important first.
     """
-    if form == "json":
-        print_json(list(rows))
-    elif form == "csv":
+    if form == "csv":
         text = io.StringIO()
         if rows:
             writer = csv.writer(text, lineterminator="\n")

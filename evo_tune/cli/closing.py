@@ -13,7 +13,7 @@ from evo_tune.genome.trial import Trial
 from evo_tune.report import summary as report
 from evo_tune.report.advice import ends_of
 from evo_tune.report.carried import read_carried
-from evo_tune.report.data import closing_as_data
+from evo_tune.report.data import run_summary
 from evo_tune.report.further import DONE_BY_ITSELF, further_of, in_words
 from evo_tune.report.summary import Closing
 from evo_tune.report.words import spread, verdict
@@ -31,7 +31,7 @@ def print_closing(run: Run, form: str, status: str = "", report_file: Path | Non
         report_file: Where its report is; None if there is none.
     """
     if form == "json":
-        shared.print_json(as_data(run, status, report_file))
+        shared.print_json(run_summary(run, status, report_file))
         return
     end = report.closing(run)
     shared.echo()
@@ -70,11 +70,6 @@ def print_closing(run: Run, form: str, status: str = "", report_file: Path | Non
     shared.echo(f"next: evo-tune show {name}   |   {more}   |   evo-tune best {name} --format json")
     if report_file is not None:
         shared.echo(f"report: {report_file}")
-
-
-def as_data(run: Run, status: str, report_file: Path | None) -> dict[str, Any]:
-    """Return the same as plain data."""
-    return {**closing_as_data(run), "status": status, "report": None if report_file is None else str(report_file)}
 
 
 def _row(name: str, trial: Trial | None, end: Closing) -> dict[str, Any] | None:

@@ -105,7 +105,7 @@ class Progress:
     def left(self) -> float:
         """Seconds left, as forecast; else those that the hours leave; NaN if neither tells."""
         if self.ahead is not None:
-            return self.ahead.seconds[1]
+            return self.ahead.seconds.expected
         hours = self.search.session.hours
         return math.nan if hours is None else hours * 3600 - self.search.seconds
 
@@ -148,7 +148,7 @@ class _Foreseen:
         """Return it in words."""
         from evo_tune.forecast.ahead import as_line
 
-        return "forecast: after three trainings" if ahead is None else as_line(ahead, self._price)
+        return "forecast: after three trainings" if ahead is None else as_line(ahead.priced(self._price))
 
 
 class _Seen:
@@ -257,7 +257,7 @@ class _Lines:
             shared.echo(f"calibration: {who} against the default, on up to {most} fresh seeds each")
         ahead = self._foreseen.ahead(search)
         if ahead is not None and self._is_news(ahead):
-            self._told = time.monotonic() + ahead.seconds[1]
+            self._told = time.monotonic() + ahead.seconds.expected
             shared.echo(self._foreseen.line(ahead))
         if len(search.saved.outcomes) == self._done:
             return
@@ -277,5 +277,5 @@ class _Lines:
 
     def _is_news(self, ahead: Ahead) -> bool:
         """Whether a forecast is the first one, or the end has moved out of the bounds of the last one told."""
-        end = time.monotonic() + ahead.seconds[1]
-        return self._told is None or abs(end - self._told) > max(5.0, 0.25 * ahead.seconds[1])
+        end = time.monotonic() + ahead.seconds.expected
+        return self._told is None or abs(end - self._told) > max(5.0, 0.25 * ahead.seconds.expected)

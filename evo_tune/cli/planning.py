@@ -202,16 +202,23 @@ def print_plan(found: Planned, price: float | None, form: str) -> None:
         price: Of an hour; None tells no cost.
         form: 'table', 'json' or 'jsonl'.
     """
-    from evo_tune.forecast.ahead import as_data, as_rows
+    from evo_tune.forecast.ahead import as_rows
     from evo_tune.loop.opening import forecast
 
     ahead = forecast(found.manifest, found.session, found.slots, found.pace)
     name = found.evaluator.name
     if form != "table":
-        told = {"evaluator": name, "slots": found.slots, "device": found.device, "options": found.manifest.options}
-        timed = None if found.pace is None else found.pace.seconds
+        from evo_tune.cli.formats import PlannedRun
+
         shared.print_json(
-            {**told, "seconds_timed": timed, "forecast": None if ahead is None else as_data(ahead, price)}
+            PlannedRun(
+                evaluator=name,
+                slots=found.slots,
+                device=found.device,
+                options=found.manifest.options,
+                seconds_timed=None if found.pace is None else found.pace.seconds,
+                forecast=ahead and ahead.priced(price),
+            )
         )
         return
     shared.print_remarks(found.evaluator, found.manifest.options)
@@ -231,5 +238,5 @@ def print_plan(found: Planned, price: float | None, form: str) -> None:
                 f"of {len(times)} genomes {bounds}; what a search comes to train, about {found.pace.usual:.3g} s"
             )
     if ahead is not None:
-        for row, text in as_rows(ahead, price).items():
+        for row, text in as_rows(ahead.priced(price)).items():
             shared.echo(f"  {row:<12} {text}")

@@ -94,11 +94,12 @@ def go(
     """Run, show how it goes, write a report and print how it ended; return the exit code: 1 if nothing has a value."""
     from contextlib import ExitStack
 
-    from evo_tune.cli.closing import as_data, print_closing
+    from evo_tune.cli.closing import print_closing
     from evo_tune.cli.for_scale import note
     from evo_tune.cli.live import patient, watcher
     from evo_tune.cli.stream import Stream
     from evo_tune.forecast.timing import TIMING
+    from evo_tune.report.data import run_summary
     from evo_tune.store.places import as_typed
 
     if not quiet:
@@ -124,7 +125,7 @@ def go(
     report = None if no_report else _report(run)
     code = 130 if search.stopping else 0 if search.best is not None else 1
     if stream is not None:
-        stream.end(as_data(run, search.status, report), code)
+        stream.end(run_summary(run, search.status, report), code)
     elif form == "json" or not quiet:
         print_closing(run, form, search.status, report)
     if search.stopping:

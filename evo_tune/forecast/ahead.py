@@ -12,11 +12,11 @@ import heapq
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any
+
+from msgspec import Struct, structs
 
 from evo_tune.forecast.timing import Pace
 from evo_tune.report.racing import looks
@@ -30,8 +30,9 @@ from evo_tune.store.session import Session
 __all__ = [
     "ENOUGH",
     "Ahead",
+    "Bounds",
+    "RaceTrainings",
     "ahead",
-    "as_data",
     "as_line",
     "as_rows",
     "calibration_seconds",
@@ -65,31 +66,70 @@ PAGE = 300_000
 """Bytes of a report."""
 
 
-@dataclass(frozen=True)
-class Ahead:
-    """A forecast of a run.
+class Bounds(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A prediction with an interval of 80 %.
 
     Args:
-        genomes: Number of genomes at the end of the run, including those that exist.
-        trainings: Remaining trainings of these genomes, in full trainings.
-        calibration: Fewest and most trainings of the final comparison; (0, 0) without one.
-        seconds: Lower bound, expected value and upper bound (80 % interval) of the remaining seconds.
-        each: Mean seconds of a full training.
-        slots: Number of trainings at once.
-        memory: Bytes of one worker, or of its share of a GPU; 0 if unknown.
-        on_gpu: Whether `memory` is that of a GPU.
-        disk: Bytes of the run folder at the end.
+        low: Lower end.
+        expected: Prediction.
+        high: Upper end.
+    """
+
+    low: float
+    expected: float
+    high: float
+
+
+class RaceTrainings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The number of trainings of the final comparison; 0 and 0 without one.
+
+    Args:
+        fewest: Trainings of a comparison that is decided early.
+        most: Trainings of a comparison that uses all its seeds.
+    """
+
+    fewest: int
+    most: int
+
+
+class Ahead(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The forecast of a run.
+
+    Args:
+        genomes: Number of genomes of the whole run.
+        full_trainings: Cost of the trainings that are still to be done. Unit: full trainings.
+        seconds_of_each: Mean duration of a full training. Unit: s.
+        calibration: Trainings of the final comparison.
+        slots: Number of trainings at the same time.
+        seconds: Time until the end. Unit: s.
+        memory_of_each: Memory of a worker, or of its share of a GPU; null if unknown. Unit: B.
+        on_gpu: Whether that is memory of a GPU.
+        disk: Size of the run folder at the end. Unit: B.
+        cost: Cost until the end, from the price of an hour; null without a price. Unit: the price's.
     """
 
     genomes: int
-    trainings: float
-    calibration: tuple[int, int]
-    seconds: tuple[float, float, float]
-    each: float
+    full_trainings: float
+    seconds_of_each: float
+    calibration: RaceTrainings
     slots: int
-    memory: float
+    seconds: Bounds
+    memory_of_each: float | None
     on_gpu: bool
     disk: float
+    cost: Bounds | None = None
+
+    def priced(self, price: float | None) -> Ahead:
+        """Return the forecast with its cost.
+
+        Args:
+            price: Price of an hour of the machine, in any currency; None for no cost.
+        """
+        if price is None:
+            return self
+        hours = (self.seconds.low / 3600, self.seconds.expected / 3600, self.seconds.high / 3600)
+        low, expected, high = (price * one for one in hours)
+        return structs.replace(self, cost=Bounds(low=low, expected=expected, high=high))
 
 
 def ahead(
@@ -157,12 +197,12 @@ def ahead(
     made = int(births) if trainings == by_births else min(genomes, births)
     return Ahead(
         genomes=max(int(made), fresh),
-        trainings=trainings,
+        full_trainings=trainings,
+        seconds_of_each=each,
         calibration=calibration_trainings(session),
-        seconds=(max(0.0, low), max(0.0, expected), max(0.0, high)),
-        each=each,
         slots=slots,
-        memory=0.0 if pace is None else pace.memory or pace.worker,
+        seconds=Bounds(low=max(0.0, low), expected=max(0.0, expected), high=max(0.0, high)),
+        memory_of_each=None if pace is None else pace.memory or pace.worker or None,
         on_gpu=pace is not None and pace.memory > 0,
         disk=_disk(manifest, int(made), pace, run),
     )
@@ -221,16 +261,16 @@ def _size(folder: Path) -> int:
 # The final comparison
 
 
-def calibration_trainings(session: Session) -> tuple[int, int]:
-    """Return the fewest and the most trainings of a session's final comparison; (0, 0) without one."""
+def calibration_trainings(session: Session) -> RaceTrainings:
+    """Return the number of trainings of a session's final comparison."""
     seeds, alive = session.calibrate, session.calibrate_best
     if not seeds:
-        return 0, 0
+        return RaceTrainings(fewest=0, most=0)
     choosing, stops = 0, looks(seeds)
     while alive > 1:
         choosing += math.ceil(seeds / 3) * alive
         alive = math.ceil(alive / 2)
-    return choosing + 2 * stops[0], choosing + 2 * stops[-1]
+    return RaceTrainings(fewest=choosing + 2 * stops[0], most=choosing + 2 * stops[-1])
 
 
 def calibration_seconds(session: Session, each: float, slots: int) -> tuple[float, float]:
@@ -291,57 +331,34 @@ def race_ends(seeds: int, finalists: Sequence[float], default: float | None, slo
 # The forecast as text and as data
 
 
-def as_line(ahead: Ahead, price: float | None = None) -> str:
-    """Return a forecast in one line.
-
-    Args:
-        ahead: The forecast.
-        price: Price of an hour of the machine in any currency; None for no cost.
-    """
-    low, expected, high = map(show_seconds, ahead.seconds)
-    rows = as_rows(ahead, price)
-    race = f", {rows['calibration']}" if ahead.calibration[1] else ""
-    parts = [f"forecast: about {expected} ({low} to {high})", f"{ahead.genomes} genomes{race}"]
+def as_line(ahead: Ahead) -> str:
+    """Return a forecast in one line."""
+    rows = as_rows(ahead)
+    race = f", {rows['calibration']}" if ahead.calibration.most else ""
+    parts = [f"forecast: {_time(ahead)}", f"{ahead.genomes} genomes{race}"]
     return "; ".join(parts + [rows[name] for name in ("memory", "disk", "cost") if name in rows])
 
 
-def as_rows(ahead: Ahead, price: float | None = None) -> dict[str, str]:
+def as_rows(ahead: Ahead) -> dict[str, str]:
     """Return a forecast as named rows of text; see `as_line`."""
-    low, expected, high = map(show_seconds, ahead.seconds)
-    fewest, most = ahead.calibration
+    each, race = show_seconds(ahead.seconds_of_each), ahead.calibration
     rows = {
-        "genomes": f"{ahead.genomes}, the cost of {ahead.trainings:.0f} full trainings of {show_seconds(ahead.each)}",
-        "calibration": f"{fewest} to {most} trainings of the calibration" if most else "none",
-        "time": f"about {expected} ({low} to {high}), with {ahead.slots} at once",
+        "genomes": f"{ahead.genomes}, the cost of {ahead.full_trainings:.0f} full trainings of {each}",
+        "calibration": f"{race.fewest} to {race.most} trainings of the final comparison" if race.most else "none",
+        "time": f"{_time(ahead)}, with {ahead.slots} at the same time",
     }
-    if ahead.memory:
-        of_gpu = " of a GPU" if ahead.on_gpu else ""
-        rows["memory"] = f"{ahead.slots} x {_show_bytes(ahead.memory)} of memory{of_gpu}"
+    if ahead.memory_of_each:
+        kind = "GPU memory" if ahead.on_gpu else "memory"
+        rows["memory"] = f"{ahead.slots} x {_show_bytes(ahead.memory_of_each)} of {kind}"
     rows["disk"] = f"{_show_bytes(ahead.disk)} on disk"
-    if price is not None:
-        low, expected, high = (f"{cost:.2f}" for cost in _costs(ahead, price))
-        rows["cost"] = f"{expected} at {price:g} an hour ({low} to {high})"
+    if (cost := ahead.cost) is not None:
+        rows["cost"] = f"{cost.expected:.2f} at the given price ({cost.low:.2f} to {cost.high:.2f})"
     return rows
 
 
-def as_data(ahead: Ahead, price: float | None = None) -> dict[str, Any]:
-    """Return a forecast as plain data, in seconds, bytes and the currency of the price; see `as_line`."""
-    bounds = ("low", "expected", "high")
-    return {
-        "genomes": ahead.genomes,
-        "full_trainings": ahead.trainings,
-        "seconds_of_each": ahead.each,
-        "calibration": {"fewest": ahead.calibration[0], "most": ahead.calibration[1]},
-        "slots": ahead.slots,
-        "seconds": dict(zip(bounds, ahead.seconds, strict=True)),
-        "memory_of_each": ahead.memory or None,
-        "disk": ahead.disk,
-        "cost": None if price is None else dict(zip(bounds, _costs(ahead, price), strict=True)),
-    }
-
-
-def _costs(ahead: Ahead, price: float) -> list[float]:
-    return [price * seconds / 3600 for seconds in ahead.seconds]
+def _time(ahead: Ahead) -> str:
+    low, high = show_seconds(ahead.seconds.low), show_seconds(ahead.seconds.high)
+    return f"about {show_seconds(ahead.seconds.expected)} ({low} to {high})"
 
 
 def _show_bytes(count: float) -> str:

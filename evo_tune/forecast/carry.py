@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from evo_tune.errors import UsageError
-from evo_tune.forecast.scale import Wanted
+from evo_tune.forecast.scale import Basin, ScaledRecipe, TrainingSize, Wanted
 from evo_tune.genome.trial import Trial
 from evo_tune.options.declare import Option
 from evo_tune.text import one_line
@@ -27,7 +27,7 @@ NEAR = 1.02
 
 
 def as_flags(
-    evaluator: str, name: str, told: Mapping[str, Any], options: Mapping[str, Any], declared: Mapping[str, Option]
+    evaluator: str, name: str, told: ScaledRecipe, options: Mapping[str, Any], declared: Mapping[str, Option]
 ) -> str:
     """Return a TOML file for `evo-tune run --config` that trains the transferred recipe once.
 
@@ -40,16 +40,16 @@ def as_flags(
         options: Options of the original run.
         declared: Declared options of the evaluator; options at their default are left out.
     """
-    settled = {key: value for key, value in {**options, **told["options"]}.items() if key in declared}
+    settled = {key: value for key, value in {**options, **told.options}.items() if key in declared}
     usual = {key: one.default for key, one in declared.items() if one.default is not MISSING}
     kept = {
         key: value
         for key, value in settled.items()
-        if key not in told["genome"] and (key not in usual or usual[key] != value)
+        if key not in told.genome and (key not in usual or usual[key] != value)
     }
-    size = f"depth {told['target']['depth']}, width {told['target']['width']}"
+    size = f"depth {told.target.depth}, width {told.target.width}"
     lines = [
-        f"# A recipe of run {one_line(str(told['run']))}, carried to {size}:",
+        f"# A recipe of run {one_line(str(told.run))}, carried to {size}:",
         "# evo-tune run --config FILE",
         f"evaluator = {_toml(evaluator)}",
         f"name = {_toml(name)}",
@@ -60,7 +60,7 @@ def as_flags(
         *(f"{_key(key)} = {_toml(value)}" for key, value in kept.items()),
         "",
         "[gene]",
-        *(f"{_key(key)} = {_toml(_fixed(value))}" for key, value in told["genome"].items()),
+        *(f"{_key(key)} = {_toml(_fixed(value))}" for key, value in told.genome.items()),
     ]
     return "\n".join(lines) + "\n"
 
@@ -82,7 +82,7 @@ def _toml(value: Any) -> str:
     return repr(value) if isinstance(value, int | float) else json.dumps(value, ensure_ascii=False)
 
 
-def between(found: Mapping[str, Any], target: Mapping[str, Any], wanted: Wanted, count: int) -> list[Wanted]:
+def between(found: TrainingSize, target: TrainingSize, wanted: Wanted, count: int) -> list[Wanted]:
     """Return sizes between a run and a target, each with as much text as the run's training had.
 
     There is one size for up to five probes, halfway in log width and log depth, and two sizes for more, at a third and
@@ -97,23 +97,21 @@ def between(found: Mapping[str, Any], target: Mapping[str, Any], wanted: Wanted,
     Raises:
         UsageError: There is no size in between.
     """
-    head = found["width"] // found["heads"]
+    head = found.width // found.heads
     shares = (0.5,) if count < 6 else (1 / 3, 2 / 3)
     sizes = []
     for share in shares:
-        width, depth = (
-            math.exp((1 - share) * math.log(found[name]) + share * math.log(target[name]))
-            for name in ("width", "depth")
-        )
+        width = math.exp((1 - share) * math.log(found.width) + share * math.log(target.width))
+        depth = math.exp((1 - share) * math.log(found.depth) + share * math.log(target.depth))
         sizes.append((max(head, round(width / head) * head), max(1, round(depth))))
-    ends = {(one["width"], one["depth"]) for one in (found, target)}
+    ends = {(one.width, one.depth) for one in (found, target)}
     sizes = [size for size in dict.fromkeys(sizes) if size not in ends]
     if not sizes:
         raise UsageError(
-            f"--probe: there is no size between {found['depth']}x{found['width']} and "
-            f"{target['depth']}x{target['width']}; leave it out, and train the target"
+            f"--probe: there is no size between {found.depth}x{found.width} and {target.depth}x{target.width}; "
+            "leave it out, and train the target"
         )
-    return [Wanted(width=width, depth=depth, tokens=round(found["tokens"])) for width, depth in sizes]
+    return [Wanted(width=width, depth=depth, tokens=round(found.tokens)) for width, depth in sizes]
 
 
 def probe_rates(lr: float, count: int) -> list[float]:
@@ -127,17 +125,13 @@ def probe_rates(lr: float, count: int) -> list[float]:
     return [lr * 2.0**step for step in steps]
 
 
-def basin(trials: Sequence[Trial], metric: str, rates: Mapping[int, float]) -> list[dict[str, Any]]:
+def basin(trials: Sequence[Trial], metric: str, rates: Mapping[int, float]) -> list[Basin]:
     """Return for each probed size whether the transferred learning rate is in the basin of the loss.
 
     Args:
         trials: Trials of the probes.
         metric: Name of the loss.
         rates: Transferred rate, by width.
-
-    Returns:
-        Rows with width, depth, trainings, carried (the rate), loss, best (rate), best_loss, optimum (minimum of a
-        parabola in log lr, or None) and holds (None if unknown).
     """
     sizes: dict[tuple[int, int], list[tuple[float, float]]] = {}
     for trial in trials:
@@ -151,17 +145,17 @@ def basin(trials: Sequence[Trial], metric: str, rates: Mapping[int, float]) -> l
         own = next((loss for lr, loss in points if math.isclose(lr, carried, rel_tol=1e-6)), None)
         known = own is not None and len(points) > 1
         rows.append(
-            {
-                "width": width,
-                "depth": depth,
-                "trainings": len(points),
-                "carried": carried,
-                "loss": own,
-                "best": best,
-                "best_loss": best_loss,
-                "optimum": _optimum(points),
-                "holds": bool(own is not None and own <= NEAR * best_loss) if known else None,
-            }
+            Basin(
+                width=width,
+                depth=depth,
+                trainings=len(points),
+                carried=carried,
+                loss=own,
+                best=best,
+                best_loss=best_loss,
+                optimum=_optimum(points),
+                holds=bool(own is not None and own <= NEAR * best_loss) if known else None,
+            )
         )
     return rows
 

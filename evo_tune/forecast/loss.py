@@ -75,7 +75,7 @@ class ScalingLaw:
     """L(N, D) = floor + A / N^alpha + B / D^beta.
 
     Args:
-        floor: E, the loss of an unlimited model with unlimited text, in nats.
+        floor: E, the loss of an unlimited model with unlimited text. Unit: nats.
         size: A.
         alpha: Exponent of the weights.
         text: B.

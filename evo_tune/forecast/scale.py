@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from evo_tune.errors import OptionError, StoreError, UsageError
+import msgspec
+from msgspec import Struct
+
+from evo_tune.errors import OptionError, PluginError, StoreError, UsageError
 from evo_tune.forecast.laws import LAWS, Scale, compute_optimal_tokens
-from evo_tune.forecast.loss import Observation, missing, predict
+from evo_tune.forecast.loss import Observation, ScalingLaw, missing, predict
 from evo_tune.genome.trial import DECAYED, Trial
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.report.calibration import recommended
@@ -24,7 +27,24 @@ from evo_tune.store.calibration import read_calibration
 from evo_tune.store.places import as_typed
 from evo_tune.store.run import Run
 
-__all__ = ["Aim", "Wanted", "carried", "found_in", "observations", "parse_aim", "scaled"]
+__all__ = [
+    "Aim",
+    "Basin",
+    "GeneMove",
+    "LawRate",
+    "MemoryFit",
+    "Recipe",
+    "ScaledRecipe",
+    "TargetLoss",
+    "TrainingSize",
+    "Wanted",
+    "carried",
+    "found_in",
+    "observations",
+    "parse_aim",
+    "recipe_at",
+    "scaled",
+]
 
 ALIKE = 1.3
 """Trainings whose sizes and texts differ by less than this factor are of one kind."""
@@ -64,6 +84,212 @@ class Wanted:
         return {name: getattr(self, name) for name in ("width", "depth", "tokens", "batch", "memory")}
 
 
+class GeneMove(Struct, forbid_unknown_fields=True, kw_only=True):
+    """The value of a gene at another size.
+
+    Args:
+        gene: Name of the gene.
+        kind: carried, scaled or not transferable.
+        found: Value in the run.
+        target: Value at the target.
+        rule: Rule that was applied.
+        source: Reference for the rule; '' if it has none.
+        factor: Target value divided by the found one; null unless both are numbers.
+    """
+
+    gene: str
+    kind: str
+    found: Any
+    target: Any
+    rule: str
+    source: str
+    factor: float | None
+
+
+class TrainingSize(Struct, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
+    """The size of a model and of its training.
+
+    Args:
+        width: Width of the model.
+        depth: Blocks of the model.
+        heads: Attention heads.
+        context: Longest window. Unit: tokens.
+        parameters: Number of weights.
+        without_embeddings: Number of weights without embeddings.
+        tokens: Length of the training. Unit: tokens.
+        flops: Cost of the training. Unit: FLOPs.
+        batch: Size of a step. Unit: tokens.
+        steps: Number of updates of the weights.
+        lr: Peak learning rate.
+        lr_hidden: Peak learning rate of the matrices in blocks.
+        epochs: Passes over the text. Given for the target only.
+    """
+
+    width: int
+    depth: int
+    heads: int
+    context: int
+    parameters: int
+    without_embeddings: int
+    tokens: float
+    flops: float
+    batch: int
+    steps: int
+    lr: float
+    lr_hidden: float
+    epochs: float | None = None
+
+
+class MemoryFit(Struct, forbid_unknown_fields=True, kw_only=True):
+    """A step of the target's training on GPUs of one memory size.
+
+    Args:
+        memory: Memory of each GPU. Unit: GiB.
+        ranks: Number of GPUs that train together.
+        micro_batch: Windows of each GPU in a pass; null if not even one fits.
+        passes: Passes of each GPU in a step.
+        recompute: Whether blocks are computed again for the gradient.
+        predicted: Memory used on each GPU. Unit: GiB.
+    """
+
+    memory: float
+    ranks: int
+    micro_batch: int | None
+    passes: int | None
+    recompute: bool | None
+    predicted: float | None
+
+
+class LawRate(Struct, forbid_unknown_fields=True, kw_only=True):
+    """A learning rate according to a scaling law.
+
+    Args:
+        law: Name of the law; 'this run' is the carried recipe.
+        source: Reference for the law.
+        lr: Peak learning rate at the target; null if the law gives only a factor.
+        at_run: Peak learning rate according to the law for the run's own training.
+        moved: Learning rate of the run, changed by the factor of the law.
+        batch: Batch at the target; null if the law gives none. Unit: tokens.
+        outside: Properties of the target outside the range in which the law was fitted; '' for none.
+        outside_run: Properties of the run outside that range; '' for none.
+    """
+
+    law: str
+    source: str
+    lr: float | None
+    at_run: float | None
+    moved: float | None
+    batch: float | None
+    outside: str
+    outside_run: str
+
+
+class TargetLoss(Struct, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
+    """The predicted loss of the target's training; the keys from `loss` on are left out if it cannot be predicted.
+
+    Args:
+        metric: Metric that is predicted.
+        trainings: Number of trainings behind the prediction.
+        identifiable: Whether the loss can be predicted.
+        why: Reason why not, and what would help; '' if it can.
+        loss: Median of the prediction.
+        low: Lower end of the interval.
+        high: Upper end of the interval.
+        share: Share of cases within the interval.
+        law: Fitted law.
+        further: Weights or tokens of the target, divided by the largest that were trained.
+    """
+
+    metric: str
+    trainings: int
+    identifiable: bool
+    why: str
+    loss: float | None = None
+    low: float | None = None
+    high: float | None = None
+    share: float | None = None
+    law: ScalingLaw | None = None
+    further: float | None = None
+
+
+class Basin(Struct, forbid_unknown_fields=True, kw_only=True):
+    """The result of probes at a size between the run and the target.
+
+    Args:
+        width: Width of the model.
+        depth: Blocks of the model.
+        trainings: Number of probes of this size.
+        carried: Learning rate that was carried.
+        loss: Loss with that rate; null if it was not reached.
+        best: Best learning rate of the probes.
+        best_loss: Loss with that rate.
+        optimum: Minimum of a parabola in log lr; null if it has none.
+        holds: Whether the loss of the carried rate is within 2 % of the best; null if unknown.
+    """
+
+    width: int
+    depth: int
+    trainings: int
+    carried: float
+    loss: float | None
+    best: float
+    best_loss: float
+    optimum: float | None
+    holds: bool | None
+
+
+class Recipe(Struct, forbid_unknown_fields=True, kw_only=True):
+    """A recipe at another size, as `carry` of an evaluator returns it.
+
+    Args:
+        genome: Genome at the target.
+        options: Options of the target's training that differ from those of the run.
+        rows: Change of each gene.
+        remarks: Further remarks, a sentence each.
+        found: Size of the run's training.
+        target: Size of the target's training.
+        fits: Memory use on GPUs.
+    """
+
+    genome: dict[str, Any]
+    options: dict[str, Any]
+    rows: list[GeneMove]
+    remarks: list[str]
+    found: TrainingSize
+    target: TrainingSize
+    fits: list[MemoryFit]
+
+
+class ScaledRecipe(Recipe, kw_only=True):
+    """The recipe of a run at another size, with the cost and the loss of its training there.
+
+    Args:
+        run: Run in which the recipe was found.
+        trial: Trial with the recipe.
+        laws: Learning rates according to scaling laws.
+        loss: Predicted loss.
+        optimal_tokens: Compute-optimal length of the target's training. Unit: tokens.
+        tokens_per_parameter: Tokens of the target for each weight.
+        hours: Duration of the target's training on one device; null if no speed is known. Unit: h.
+        speed: Speed behind that duration, and its source.
+        price: Price of these hours; null if no price was given.
+        probe: Results of probes; null without `--probe`.
+        emitted: File of flags that was written; null without `--emit`.
+    """
+
+    run: str
+    trial: int
+    laws: list[LawRate]
+    loss: TargetLoss
+    optimal_tokens: float
+    tokens_per_parameter: float
+    hours: float | None
+    speed: str
+    price: float | None
+    probe: list[Basin] | None = None
+    emitted: str | None = None
+
+
 def found_in(run: Run, id: int | None = None) -> Trial:
     """Return the trial whose recipe is transferred: that with an id, or the one that the run recommends.
 
@@ -86,40 +312,52 @@ def found_in(run: Run, id: int | None = None) -> Trial:
     return known[id]
 
 
-def scaled(
-    run: Run, evaluator: Evaluator, wanted: Wanted, *, trial: Trial, others: Sequence[Run] = ()
-) -> dict[str, Any]:
-    """Return a run's recipe at another size, as plain data.
-
-    Args:
-        run: The run that found the recipe.
-        evaluator: Evaluator of the run.
-        wanted: Target of the transfer.
-        trial: Trial whose recipe is transferred.
-        others: Further runs, such as probes, whose trainings count for the predicted loss.
-
-    Returns:
-        The result of `carry`, with laws, loss, optimal_tokens, tokens_per_parameter, hours, speed and price.
+def recipe_at(run: Run, evaluator: Evaluator, wanted: Wanted, trial: Trial) -> Recipe:
+    """Return the recipe of a trial at another size.
 
     Raises:
-        UsageError: The recipe cannot be transferred to this target.
+        PluginError: `carry` of the evaluator returns something else than a recipe.
+        UsageError: The recipe cannot be carried there.
     """
-    told = evaluator.carry(trial.genome, wanted.target, run.manifest.options)
-    target = told["target"]
-    seconds, how = _seconds(trial, target, wanted)
+    given = evaluator.carry(trial.genome, wanted.target, run.manifest.options)
+    try:
+        return msgspec.convert(given, Recipe)
+    except msgspec.ValidationError as error:
+        raise PluginError(
+            f"evaluator {evaluator.name}: carry returns no recipe ({error}); docs/evaluators.md lists its keys"
+        ) from None
+
+
+def scaled(run: Run, evaluator: Evaluator, wanted: Wanted, *, trial: Trial, others: Sequence[Run] = ()) -> ScaledRecipe:
+    """Return the recipe of a run at another size, with the cost and the loss of its training there.
+
+    Args:
+        run: Run in which the recipe was found.
+        evaluator: Evaluator of the run.
+        wanted: Size of the target.
+        trial: Trial with the recipe.
+        others: Runs at other sizes, whose trainings count for the predicted loss too.
+
+    Raises:
+        PluginError: `carry` of the evaluator returns something else than a recipe.
+        UsageError: The recipe cannot be carried there.
+    """
+    recipe = recipe_at(run, evaluator, wanted, trial)
+    target, metric = recipe.target, run.objectives[0].metric
+    seconds, speed = _seconds(trial, target, wanted)
     hours = None if seconds is None else seconds / 3600
-    return {
-        "run": run.name,
-        "trial": trial.id,
-        **told,
-        "laws": _rates(told["found"], target),
-        "loss": _loss(run.objectives[0].metric, observations([run, *others], run.objectives[0].metric), target),
-        "optimal_tokens": compute_optimal_tokens(target["parameters"]),
-        "tokens_per_parameter": target["tokens"] / target["parameters"],
-        "hours": hours,
-        "speed": how,
-        "price": None if hours is None or wanted.price is None else hours * wanted.price,
-    }
+    return ScaledRecipe(
+        run=run.name,
+        trial=trial.id,
+        **msgspec.structs.asdict(recipe),
+        laws=_rates(recipe),
+        loss=_loss(metric, observations([run, *others], metric), target),
+        optimal_tokens=compute_optimal_tokens(target.parameters),
+        tokens_per_parameter=target.tokens / target.parameters,
+        hours=hours,
+        speed=speed,
+        price=None if hours is None or wanted.price is None else hours * wanted.price,
+    )
 
 
 def observations(runs: Iterable[Run], metric: str) -> list[Observation]:
@@ -153,66 +391,83 @@ def _whole(trial: Trial) -> bool:
     return trial.candidate.budget == 1.0 or bool(curve and curve[-1][1].get(DECAYED))
 
 
-def _scale(size: Mapping[str, Any]) -> Scale:
-    names = ("width", "depth", "context", "tokens", "flops", "batch")
-    return Scale(parameters=size["without_embeddings"], **{name: size[name] for name in names})
+def _scale(size: TrainingSize) -> Scale:
+    return Scale(
+        width=size.width,
+        depth=size.depth,
+        context=size.context,
+        parameters=size.without_embeddings,
+        tokens=size.tokens,
+        flops=size.flops,
+        batch=size.batch,
+    )
 
 
-def _rates(found: Mapping[str, Any], target: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _rates(recipe: Recipe) -> list[LawRate]:
     """Return the learning rate and batch of the recipe and of each law, at the run's size and at the target."""
-    here, there, rate = _scale(found), _scale(target), found["lr"]
+    target, rate = recipe.target, recipe.found.lr
+    here, there = _scale(recipe.found), _scale(target)
     rows = [
-        {
-            "law": "this run",
-            "source": "found, and carried by its parametrisation",
-            "lr": target["lr"],
-            "at_run": rate,
-            "moved": target["lr"],
-            "batch": target["batch"],
-            "outside": "",
-            "outside_run": "",
-        }
+        LawRate(
+            law="this run",
+            source="found, and carried by its parametrisation",
+            lr=target.lr,
+            at_run=rate,
+            moved=target.lr,
+            batch=target.batch,
+            outside="",
+            outside_run="",
+        )
     ]
     for law in LAWS:
         lr, at_run = law.lr(there), law.lr(here)
         rows.append(
-            {
-                "law": law.name,
-                "source": law.source,
-                "lr": None if law.relative else lr,
-                "at_run": None if law.relative else at_run,
-                "moved": rate * lr / at_run,
-                "batch": None if law.batch is None else law.batch(there),
-                "outside": law.outside(there),
-                "outside_run": law.outside(here),
-            }
+            LawRate(
+                law=law.name,
+                source=law.source,
+                lr=None if law.relative else lr,
+                at_run=None if law.relative else at_run,
+                moved=rate * lr / at_run,
+                batch=None if law.batch is None else law.batch(there),
+                outside=law.outside(there),
+                outside_run=law.outside(here),
+            )
         )
     return rows
 
 
-def _loss(metric: str, seen: Sequence[Observation], target: Mapping[str, Any]) -> dict[str, Any]:
+def _loss(metric: str, seen: Sequence[Observation], target: TrainingSize) -> TargetLoss:
     """Return the predicted loss at the target, or the reason why it cannot be predicted."""
     why = missing(seen)
-    known = {"metric": metric, "trainings": len(seen), "identifiable": not why, "why": why}
     if why:
-        return known
-    found = predict(seen, target["parameters"], target["tokens"])
+        return TargetLoss(metric=metric, trainings=len(seen), identifiable=False, why=why)
+    found = predict(seen, target.parameters, target.tokens)
     further = max(
-        target["parameters"] / max(one.parameters for one in seen),
-        target["tokens"] / max(one.tokens for one in seen),
+        target.parameters / max(one.parameters for one in seen), target.tokens / max(one.tokens for one in seen)
     )
-    return {**known, **asdict(found), "further": further}
+    return TargetLoss(
+        metric=metric,
+        trainings=len(seen),
+        identifiable=True,
+        why="",
+        loss=found.loss,
+        low=found.low,
+        high=found.high,
+        share=found.share,
+        law=found.law,
+        further=further,
+    )
 
 
-def _seconds(trial: Trial, target: Mapping[str, Any], wanted: Wanted) -> tuple[float | None, str]:
+def _seconds(trial: Trial, target: TrainingSize, wanted: Wanted) -> tuple[float | None, str]:
     """Return the seconds of the target's training, and the speed that they assume, in words."""
     if wanted.speed is not None:
-        return target["tokens"] / wanted.speed, f"{wanted.speed:.6g} tokens a second, as given"
+        return target.tokens / wanted.speed, f"{wanted.speed:.6g} tokens a second, as given"
     known = trial.outcome.metrics
     if not {"tokens_per_second", "flops", "tokens"} <= known.keys():
         return None, "unknown: give --speed"
     rate = known["tokens_per_second"] * known["flops"] / known["tokens"]
-    return target["flops"] / rate, f"{rate:.3g} FLOP/s, as measured in the run on {trial.outcome.device}"
+    return target.flops / rate, f"{rate:.3g} FLOP/s, as measured in the run on {trial.outcome.device}"
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -264,23 +519,23 @@ def carried(run: Run, evaluator: Evaluator) -> Carried | None:
     tokens = aim.tokens
     if tokens is None:
         there = Wanted(width=aim.width, depth=aim.depth, tokens=1)
-        size = evaluator.carry(best.genome, there.target, run.manifest.options)["target"]
-        tokens = int(compute_optimal_tokens(int(size["parameters"])))
+        tokens = int(compute_optimal_tokens(recipe_at(run, evaluator, there, best).target.parameters))
     told = scaled(run, evaluator, Wanted(width=aim.width, depth=aim.depth, tokens=tokens), trial=best)
-    loss, target = told["loss"], told["target"]
+    spent, takes = _spent(run), told.target.flops
     return Carried(
         trial=best.id,
         width=aim.width,
         depth=aim.depth,
         tokens=tokens,
         given_tokens=aim.tokens is not None,
-        lr=target["lr"],
-        spent=_spent(run),
-        takes=target["flops"],
-        loss=loss.get("loss"),
-        low=loss.get("low"),
-        high=loss.get("high"),
-        why=loss["why"],
+        lr=told.target.lr,
+        spent=spent,
+        takes=takes,
+        share=spent / takes if takes > 0 else 0.0,
+        loss=told.loss.loss,
+        low=told.loss.low,
+        high=told.loss.high,
+        why=told.loss.why,
     )
 
 

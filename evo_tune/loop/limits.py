@@ -126,7 +126,7 @@ def _reserve(run: Run, session: Session, history: History, slots: int, room: flo
     if not session.calibrate or not slots or not (mean := mean_seconds(run)):
         return 0.0
     whole = [run.outcomes[id].seconds for id in run.recorded if run.candidates[id].whole and run.outcomes[id].metrics]
-    if room > max(whole, default=mean) * (calibration_trainings(session)[1] + slots):
+    if room > max(whole, default=mean) * (calibration_trainings(session).most + slots):
         return 0.0
     lately, now = Lately.of(run, history.space, mean), time.time()
     out = [one for one in run.candidates if one.id not in run.outcomes]

@@ -6,7 +6,7 @@ nothing hidden shaped it. It reads a run and writes nothing.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from evo_tune.genome.history import History
 from evo_tune.genome.space import SearchSpace
@@ -19,23 +19,38 @@ from evo_tune.store.learned import history_of, widen
 from evo_tune.store.manifest import Manifest
 from evo_tune.store.run import Run
 
-__all__ = ["Disagreement", "other_strategy", "other_versions", "verify"]
+__all__ = ["Disagreement", "Verification", "other_strategy", "other_versions", "verify"]
 
 
-@dataclass(frozen=True)
-class Disagreement:
-    """A candidate that the strategy would not propose again.
+class Disagreement(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A proposal that the strategy would not make again.
 
     Args:
-        id: The candidate.
-        recorded: What the journal holds.
-        replayed: What came out now, None if nothing did; if it is the same, then the candidate's seed,
-            generation or told_before is not what the run's rules make of them.
+        id: Number of the trial.
+        recorded: Proposal in the journal.
+        replayed: Proposal that the strategy makes now; null if it makes none. If it equals the recorded one, then the
+            seed, the generation or the number of results seen does not follow from the rules of the run.
     """
 
     id: int
     recorded: Proposal
     replayed: Proposal | None
+
+
+class Verification(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The result of replaying the proposals of a run.
+
+    Args:
+        run: Name of the run.
+        proposals: Number of proposals that were replayed.
+        disagreements: Proposals that differ; the exit code is 1 if there are any.
+        notes: Changes since the run began, a sentence each.
+    """
+
+    run: str
+    proposals: int
+    disagreements: list[Disagreement]
+    notes: list[str]
 
 
 def verify(run: Run, space: SearchSpace, strategy: Strategy) -> list[Disagreement]:
@@ -59,7 +74,7 @@ def verify(run: Run, space: SearchSpace, strategy: Strategy) -> list[Disagreemen
         replayed = propose(strategy, history, run, candidate.id)
         recorded = Proposal(**{name: getattr(candidate, name) for name in Proposal.__dataclass_fields__})
         if replayed != recorded or not _consistent(candidate, history, run):
-            found.append(Disagreement(candidate.id, recorded, replayed))
+            found.append(Disagreement(id=candidate.id, recorded=recorded, replayed=replayed))
         history.born(candidate)
     return found
 

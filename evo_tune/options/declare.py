@@ -111,12 +111,6 @@ class Option:
         text = f"{self.name}: {self.kind}"
         return text if self.required else f"{text} = {self.default!r}"
 
-    def as_data(self) -> dict[str, Any]:
-        """Return the declaration as plain data; an attribute without a value is ''."""
-        known = {"group": self.group, "option": self.name, "type": self.kind, "required": self.required}
-        more = {name: getattr(self, name) or "" for name in ("unit", "bounds", "gene", "help")}
-        return {**known, "default": None if self.required else self.default, **more}
-
     def check(self, value: Any) -> None:
         """Require a value of the declared type, inside the bounds and among the choices.
 

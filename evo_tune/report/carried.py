@@ -23,21 +23,22 @@ LARGEST = 1 << 16
 
 
 class Carried(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A run's recipe at the size for which it was searched.
+    """The recipe of a run at the size of `--for-scale`, and the cost of the search beside that of the training there.
 
     Args:
-        trial: Whose recipe.
-        width: Of the target.
-        depth: Its blocks.
-        tokens: Of its training.
-        given_tokens: Whether they were asked for; else they are 20 a weight.
-        lr: Its peak learning rate.
-        spent: FLOPs that the search took, its calibration included.
-        takes: FLOPs of the target's training.
-        loss: To be expected; None where it cannot be told.
-        low: Lower end of the interval.
-        high: Its upper end.
-        why: Why no loss can be told, and what would make it so; '' if it can.
+        trial: Trial with the recipe.
+        width: Width of the target.
+        depth: Blocks of the target.
+        tokens: Length of its training. Unit: tokens.
+        given_tokens: Whether the tokens were given; otherwise they are 20 for each weight.
+        lr: Peak learning rate of the target.
+        spent: Cost of all trainings of the run, the final comparison included. Unit: FLOPs.
+        takes: Cost of the target's training. Unit: FLOPs.
+        share: `spent` divided by `takes`.
+        loss: Predicted first objective; null if it cannot be predicted.
+        low: Lower end of its interval of 80 %.
+        high: Upper end of that interval.
+        why: Reason why no loss can be predicted, and what would help; '' if it can.
     """
 
     trial: Whole
@@ -48,15 +49,11 @@ class Carried(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     lr: Finite
     spent: Finite
     takes: Finite
+    share: Finite
     loss: Finite | None
     low: Finite | None
     high: Finite | None
     why: str
-
-    @property
-    def share(self) -> float:
-        """What the search took, as a share of the target's training."""
-        return self.spent / self.takes if self.takes > 0 else 0.0
 
 
 def read_carried(run: Run) -> Carried | None:

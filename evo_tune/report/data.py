@@ -1,128 +1,389 @@
-"""What a run says, as plain data: what `--format json` prints of it. Reads a run; prints nothing."""
+"""The parts of a saved run that commands print as JSON, as types, and the functions that fill them from a run.
+
+`cli/formats.py` declares what else commands print. docs/json.md is generated from the docstrings: an entry under
+`Args:` describes a key, and `Unit: s.` at its end gives the unit of the value.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import TypeAlias
 
-import msgspec
+from msgspec import UNSET, Struct, UnsetType, structs
 
 from evo_tune.genome.trial import Trial
-from evo_tune.report import summary as report
+from evo_tune.genome.values import Genome, Value
+from evo_tune.report import summary
 from evo_tune.report.advice import at_ends
 from evo_tune.report.calibration import Calibrated, calibrated, reported
-from evo_tune.report.carried import read_carried
-from evo_tune.report.further import further_of
+from evo_tune.report.carried import Carried, read_carried
+from evo_tune.report.further import Further, further_of
 from evo_tune.report.material import Material
 from evo_tune.store.run import Run
 
-__all__ = ["best_as_data", "closing_as_data", "run_as_data", "trial_as_data"]
+__all__ = [
+    "Comparison",
+    "FreshSeeds",
+    "ListedRun",
+    "Metrics",
+    "RankedTrial",
+    "Recommendation",
+    "RunDetails",
+    "RunSummary",
+    "TrialSummary",
+    "listed_run",
+    "recommendations",
+    "run_details",
+    "run_summary",
+    "trial_summary",
+]
+
+Metrics: TypeAlias = dict[str, float | None]
 
 
-def trial_as_data(trial: Trial | None) -> dict[str, Any] | None:
-    """Return a trial as plain data; None as None."""
-    if trial is None:
-        return None
-    return {
-        "id": trial.id,
-        "generation": trial.candidate.generation,
-        "operator": trial.candidate.operator,
-        "genome": trial.genome,
-        "metrics": trial.outcome.metrics,
-        "seconds": trial.outcome.seconds,
-    }
+class TrialSummary(Struct, forbid_unknown_fields=True, kw_only=True):
+    """A trial: a genome and the result of its training.
+
+    Args:
+        id: Number of the trial in its run; trial 0 has the default genome.
+        generation: Number of its generation, from 0.
+        operator: Operator that made the genome: default, random, crossover, mutation, …
+        genome: Values of the genes, by name.
+        metrics: Values by name, means over seeds where there are several; null if not finite. Unit: the metric's.
+        seconds: Duration of the training. Unit: s.
+    """
+
+    id: int
+    generation: int
+    operator: str
+    genome: Genome
+    metrics: Metrics
+    seconds: float
 
 
-def fresh_as_data(row: Calibrated | None, metric: str) -> dict[str, Any] | None:
-    """Return a genome's values of a metric over fresh seeds as plain data; None as None."""
-    if row is None:
-        return None
-    return {"metric": metric, "mean": row.mean, "error": row.error, "values": row.values, "failures": row.failures}
+class FreshSeeds(Struct, forbid_unknown_fields=True, kw_only=True):
+    """Results of a genome with seeds that were not used to choose it.
+
+    Args:
+        metric: Metric that was measured: the first objective, on the test set if the evaluator has one.
+        mean: Mean over the seeds; null without any. Unit: the metric's.
+        error: Standard error of the mean; null for fewer than two seeds. Unit: the metric's.
+        values: One value for each successful seed. Unit: the metric's.
+        failures: Number of seeds whose training failed.
+    """
+
+    metric: str
+    mean: float | None
+    error: float | None
+    values: tuple[float, ...]
+    failures: int
 
 
-def best_as_data(run: Run, most: int = 1) -> list[dict[str, Any]]:
-    """Return the best trials, the recommended first, with their values over fresh seeds (None: one was never made).
+class RankedTrial(TrialSummary, kw_only=True):
+    """One of the best trials of a run.
 
-    Their `metrics` are those of the search: of one seed, or the mean of its replicates.
+    Args:
+        fresh_seeds: Results with fresh seeds; null if there are none.
+    """
+
+    fresh_seeds: FreshSeeds | None
+
+
+class Recommendation(TrialSummary, kw_only=True):
+    """A trial that `best` recommends.
+
+    Args:
+        run: Name of the run.
+        fresh_seeds: Results with fresh seeds; null if there are none. Left out in a Pareto front.
+    """
+
+    run: str
+    fresh_seeds: FreshSeeds | UnsetType | None = UNSET
+
+
+class Comparison(Struct, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
+    """Results of the final comparison so far.
+
+    Args:
+        best: The finalist that was chosen.
+        default: The default genome.
+    """
+
+    best: FreshSeeds | None = None
+    default: FreshSeeds | None = None
+
+
+class RunSummary(Struct, forbid_unknown_fields=True, kw_only=True):
+    """The state and the outcome of a run.
+
+    Args:
+        run: Name of the run.
+        folder: Folder of the run.
+        ended: Reason why its last session ended; null if the session was interrupted.
+        metric: Metric of the first objective.
+        direction: min or max.
+        reported: Metric of the final comparison: the first objective, or its name on the test set.
+        best: Recommended trial; null if no full training gave a value.
+        default: Trial of the default genome; null if it failed.
+        gain: Improvement of the best over the default, with the same fresh seeds. Unit: the metric's.
+        gain_error: Standard error of the gain. Unit: the metric's.
+        beaten: Whether the best beats the default (wrong in at most 5 % of runs); null if they were not compared.
+        calibration: Results with fresh seeds.
+        at_ends: Genes whose best values are at an end of their range, each with a wider range for `--gene`.
+        further: Expected benefit of more trials; null if too little is known.
+        scale: Recipe at the size of `--for-scale`; null without that flag, or without a recipe so far.
+        finalist: Trial that was chosen among the finalists; null without a final comparison.
+        pairs: Number of seeds shared by best and default; null without a final comparison.
+        evaluations: Number of results so far.
+        failures: Number of results that failed.
+        pruned: Number of trainings that were stopped early.
+        trainings: Cost of all results. Unit: full trainings.
+        seconds: Time spent in all sessions. Unit: s.
+        status: Progress message of the strategy; '' if it has none.
+        report: File of the report; null if none was written.
+    """
+
+    run: str
+    folder: str
+    ended: str | None
+    metric: str
+    direction: str
+    reported: str
+    best: TrialSummary | None
+    default: TrialSummary | None
+    gain: float | None
+    gain_error: float | None
+    beaten: bool | None
+    calibration: Comparison
+    at_ends: dict[str, str]
+    further: Further | None
+    scale: Carried | None
+    finalist: int | None
+    pairs: int | None
+    evaluations: int
+    failures: int
+    pruned: int
+    trainings: float
+    seconds: float
+    status: str
+    report: str | None
+
+
+class ListedRun(Struct, forbid_unknown_fields=True, kw_only=True):
+    """A saved run, as one row of `list`.
+
+    Args:
+        run: Name of the run.
+        evaluator: Evaluator as the run names it: bundled:NAME, entry:NAME or a file.
+        strategy: Strategy, by name or file.
+        evaluations: Number of results so far.
+        failed: Number of results that failed.
+        objective: Metric of the first objective.
+        best: Value of the best trial. Unit: the metric's.
+        of: Seeds behind that value: one, several, or fresh ones.
+        seconds: Time spent in all sessions. Unit: s.
+        ended: Reason why its last session ended; null if it is running or was killed.
+        created: Time at which the run began, in ISO 8601.
+    """
+
+    run: str
+    evaluator: str
+    strategy: str
+    evaluations: int
+    failed: int
+    objective: str
+    best: float | None
+    of: str | None
+    seconds: float
+    ended: str | None
+    created: str
+
+
+class RunDetails(Struct, forbid_unknown_fields=True, kw_only=True):
+    """A run with its settings, its results and its best trials.
+
+    Args:
+        run: Name of the run.
+        evaluator: Evaluator as the run names it.
+        options: Options of the evaluator, by name. Unit: the option's.
+        objectives: METRIC:min or METRIC:max.
+        strategy: Strategy, by name or file.
+        seed: Seed of the run.
+        fidelity: Budgets of the trials of a genome, increasing to 1. Unit: full trainings.
+        prune: Whether hopeless trainings are stopped.
+        replicates: Number of seeds with which the leader is trained.
+        by_worth: Whether `replicates` is a maximum, and extra seeds are added while they are worth their cost.
+        own_seeds: Whether each genome has its own seeds, or all genomes share theirs.
+        subject_to: Constraints, as they were typed.
+        trainings: Cost of all results. Unit: full trainings.
+        ended: Reason why its last session ended; null if it is running or was killed.
+        seconds: Time spent in all sessions. Unit: s.
+        evaluations: Number of results so far.
+        statuses: Number of results by status: ok, failed, diverged, out_of_memory, crashed, timeout, pruned.
+        best: Best trials, as many as `--top` says; the recommended one is first.
+        front: Pareto front; with one objective, the best trial.
+        best_so_far: Each improvement: evaluations until then, value of the first objective, trial.
+        importances: Share of the spread of the first objective that each gene explains by itself.
+        at_ends: Genes whose best values are at an end of their range, each with a wider range for `--gene`.
+    """
+
+    run: str
+    evaluator: str
+    options: dict[str, Value | None]
+    objectives: list[str]
+    strategy: str
+    seed: int
+    fidelity: list[float]
+    prune: bool
+    replicates: int
+    by_worth: bool
+    own_seeds: bool
+    subject_to: list[str]
+    trainings: float
+    ended: str | None
+    seconds: float
+    evaluations: int
+    statuses: dict[str, int]
+    best: list[RankedTrial]
+    front: list[TrialSummary]
+    best_so_far: list[tuple[int, float, int]]
+    importances: dict[str, float]
+    at_ends: dict[str, str]
+
+
+def trial_summary(trial: Trial) -> TrialSummary:
+    """Return the printed part of a trial."""
+    return TrialSummary(
+        id=trial.id,
+        generation=trial.candidate.generation,
+        operator=trial.candidate.operator,
+        genome=trial.genome,
+        metrics=dict(trial.outcome.metrics),
+        seconds=trial.outcome.seconds,
+    )
+
+
+def _fresh_seeds(row: Calibrated, metric: str) -> FreshSeeds:
+    return FreshSeeds(metric=metric, mean=row.mean, error=row.error, values=row.values, failures=row.failures)
+
+
+def _ranked(run: Run, most: int) -> list[RankedTrial]:
+    """Return the best trials of a run, the recommended one first.
+
+    Their `metrics` are those of the search: of one seed, or the mean over several.
     """
     rows, metric = {row.id: row for row in calibrated(run)}, reported(run).metric
+    fresh = {id: _fresh_seeds(row, metric) for id, row in rows.items()}
     return [
-        {**(trial_as_data(trial) or {}), "fresh_seeds": fresh_as_data(rows.get(trial.id), metric)}
-        for trial in report.leaders(run, most)
+        RankedTrial(**structs.asdict(trial_summary(trial)), fresh_seeds=fresh.get(trial.id))
+        for trial in summary.leaders(run, most)
     ]
 
 
-def closing_as_data(run: Run) -> dict[str, Any]:
-    """Return how a run ended up (see `summary.Closing`), and the training that went into it."""
-    end = report.closing(run)
-    return {
-        "run": run.name,
-        "folder": str(run.folder),
-        "ended": run.ended,
-        "metric": end.metric,
-        "direction": end.direction,
-        "reported": end.reported,
-        "best": trial_as_data(end.best),
-        "default": trial_as_data(end.default),
-        "gain": end.gain,
-        "gain_error": end.gain_error,
-        "beaten": end.beaten,
-        "calibration": {
-            name: fresh_as_data(row, end.reported)
-            for name, row in (("best", end.calibrated_best), ("default", end.calibrated_default))
-            if row is not None
-        },
-        "at_ends": _wider(run),
-        "further": _further(run),
-        "scale": _scale(run),
-        "finalist": end.race.chosen if end.race else None,
-        "pairs": end.race.pairs if end.race else None,
-        "evaluations": end.evaluations,
-        "failures": end.failures,
-        "pruned": end.pruned,
-        "trainings": round(report.spent(run), 6),
-        "seconds": round(end.seconds, 3),
-    }
+def recommendations(run: Run) -> list[Recommendation]:
+    """Return the best trial of a run, or the Pareto front if it has several objectives."""
+    if len(run.objectives) == 1:
+        return [Recommendation(run=run.name, **structs.asdict(trial)) for trial in _ranked(run, 1)]
+    return [Recommendation(run=run.name, **structs.asdict(trial_summary(trial))) for trial in summary.front(run)]
 
 
-def _further(run: Run) -> dict[str, Any] | None:
-    found = further_of(run)
-    return None if found is None else {"chance": found.chance, "trainings": found.trainings, "noise": found.noise}
+def run_summary(run: Run, status: str = "", report: Path | None = None) -> RunSummary:
+    """Return the state of a run.
+
+    Args:
+        run: The saved run.
+        status: Progress message of its strategy.
+        report: File of its report; None without one.
+    """
+    end = summary.closing(run)
+    best, default = end.calibrated_best, end.calibrated_default
+    return RunSummary(
+        run=run.name,
+        folder=str(run.folder),
+        ended=run.ended,
+        metric=end.metric,
+        direction=end.direction,
+        reported=end.reported,
+        best=None if end.best is None else trial_summary(end.best),
+        default=None if end.default is None else trial_summary(end.default),
+        gain=end.gain,
+        gain_error=end.gain_error,
+        beaten=end.beaten,
+        calibration=Comparison(
+            best=None if best is None else _fresh_seeds(best, end.reported),
+            default=None if default is None else _fresh_seeds(default, end.reported),
+        ),
+        at_ends=_wider(run),
+        further=further_of(run),
+        scale=read_carried(run),
+        finalist=end.race.chosen if end.race else None,
+        pairs=end.race.pairs if end.race else None,
+        evaluations=end.evaluations,
+        failures=end.failures,
+        pruned=end.pruned,
+        trainings=round(summary.spent(run), 6),
+        seconds=round(end.seconds, 3),
+        status=status,
+        report=None if report is None else str(report),
+    )
 
 
-def _scale(run: Run) -> dict[str, Any] | None:
-    found = read_carried(run)
-    return None if found is None else {**msgspec.structs.asdict(found), "share": found.share}
+def listed_run(run: Run) -> ListedRun:
+    """Return a run as one row of a list; its best value is that over fresh seeds where there are any."""
+    end = summary.closing(run)
+    best = end.best.outcome.metrics[end.metric] if end.best else None
+    seeds = end.seeded if end.best else None
+    if end.calibrated_best is not None and end.calibrated_best.values:
+        best = end.calibrated_best.mean
+        seeds = f"{len(end.calibrated_best.values)} fresh seeds" + (f", {end.reported}" if end.tested else "")
+    return ListedRun(
+        run=run.name,
+        evaluator=run.manifest.evaluator,
+        strategy=run.manifest.strategy,
+        evaluations=end.evaluations,
+        failed=end.failures,
+        objective=end.metric,
+        best=best,
+        of=seeds,
+        seconds=round(end.seconds, 3),
+        ended=run.ended,
+        created=run.manifest.created,
+    )
 
 
-def run_as_data(run: Run, top: int) -> dict[str, Any]:
-    """Return a run with its rules, results, course and its best trials, `top` of them."""
-    return {
-        "run": run.name,
-        "evaluator": run.manifest.evaluator,
-        "options": run.manifest.options,
-        "objectives": run.manifest.objectives,
-        "strategy": run.manifest.strategy,
-        "seed": run.manifest.seed,
-        "fidelity": run.manifest.fidelity,
-        "prune": run.manifest.prune,
-        "replicates": run.manifest.replicates,
-        "by_worth": run.manifest.by_worth,
-        "own_seeds": run.manifest.own_seeds,
-        "inherit": run.manifest.inherit,
-        "subject_to": run.manifest.subject_to,
-        "trainings": round(report.spent(run), 6),
-        "ended": run.ended,
-        "seconds": run.seconds,
-        "evaluations": len(run.outcomes),
-        "statuses": report.statuses(run),
-        "best": best_as_data(run, top),
-        "front": [trial_as_data(trial) for trial in report.front(run)],
-        "best_so_far": report.best_so_far(run),
-        "importances": report.importances(run),
-        "at_ends": _wider(run),
-    }
+def run_details(run: Run, top: int) -> RunDetails:
+    """Return a run with its settings, its results and its best trials.
+
+    Args:
+        run: The saved run.
+        top: Number of best trials.
+    """
+    return RunDetails(
+        run=run.name,
+        evaluator=run.manifest.evaluator,
+        options=run.manifest.options,
+        objectives=run.manifest.objectives,
+        strategy=run.manifest.strategy,
+        seed=run.manifest.seed,
+        fidelity=run.manifest.fidelity,
+        prune=run.manifest.prune,
+        replicates=run.manifest.replicates,
+        by_worth=run.manifest.by_worth,
+        own_seeds=run.manifest.own_seeds,
+        subject_to=run.manifest.subject_to,
+        trainings=round(summary.spent(run), 6),
+        ended=run.ended,
+        seconds=run.seconds,
+        evaluations=len(run.outcomes),
+        statuses=summary.statuses(run),
+        best=_ranked(run, top),
+        front=[trial_summary(trial) for trial in summary.front(run)],
+        best_so_far=summary.best_so_far(run),
+        importances=summary.importances(run),
+        at_ends=_wider(run),
+    )
 
 
 def _wider(run: Run) -> dict[str, str]:
-    """Return the genes whose best values are at an end of their range, each as `--gene` would widen it."""
+    """Return a wider range for each gene whose best values are at an end of its range."""
     return {name: wider for name, (_, wider) in at_ends(Material(run)).items()}

@@ -44,12 +44,12 @@ DONE_BY_ITSELF = "it is done: "
 
 @dataclass(frozen=True)
 class Further:
-    """What going on promises.
+    """The expected benefit of more trainings.
 
     Args:
-        chance: That the best of the next trainings improves on the best by more than the noise.
-        trainings: How many.
-        noise: Standard deviation of one genome's loss between seeds.
+        chance: Probability that the next trainings improve the best loss by more than the noise.
+        trainings: Number of these trainings.
+        noise: Standard deviation of the loss of one genome between seeds. Unit: the metric's.
     """
 
     chance: float

@@ -43,14 +43,14 @@ Name = Annotated[str, Meta(max_length=1000)]
 
 @dataclass(frozen=True)
 class Busy:
-    """What a slot is doing.
+    """The present work of a slot.
 
     Args:
-        slot: Its name.
-        device: Its device.
+        slot: Name of the slot.
+        device: Device of the slot.
         what: 'trial 17', or '' while it waits.
-        seconds: For how long.
-        memory: Resident memory of its worker, bytes; None if unknown.
+        seconds: Time since that work began. Unit: s.
+        memory: Resident memory of the worker; null if unknown. Unit: bytes.
     """
 
     slot: Name

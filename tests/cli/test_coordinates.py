@@ -8,7 +8,7 @@ import msgspec
 from click.testing import CliRunner
 
 from evo_tune.cli import cli
-from evo_tune.cli.formats import OUTPUTS
+from evo_tune.cli.formats import outputs
 
 SMALL = ["--widths", "32,64,128", "--depths", "", "--steps", "2"]
 
@@ -16,7 +16,7 @@ SMALL = ["--widths", "32,64,128", "--depths", "", "--steps", "2"]
 def test_the_verdict_is_the_exit_code() -> None:
     good = CliRunner().invoke(cli, ["coordinates", "mup", *SMALL, "--format", "json"])
     assert good.exit_code == 0
-    msgspec.json.decode(good.output, type=OUTPUTS["coordinates"])
+    msgspec.json.decode(good.output, type=outputs()["coordinates"])
     (row,) = json.loads(good.output)["slopes"]
     assert row["holds"]
     assert row["against"] == "width"

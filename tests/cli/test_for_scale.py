@@ -15,7 +15,7 @@ import evo_tune.loop.opening
 from evo_tune import Choice, Float, Search, load
 from evo_tune.cli import cli
 from evo_tune.cli.for_scale import genes_for, in_lines, note, options_for, wider_default
-from evo_tune.cli.formats import OUTPUTS
+from evo_tune.cli.formats import outputs
 from evo_tune.errors import OptionError
 from evo_tune.forecast.scale import observations, parse_aim
 from evo_tune.genome.trial import Outcome
@@ -151,7 +151,7 @@ def test_two_widths_and_two_budgets_are_trained_and_told_as_json_also_after_resu
     flags = ["--for-scale", "128x4x1e5", "--calibrate", "0", "--format", "json", "--name", "mine", "--threads", "1"]
     done = CliRunner().invoke(cli, ["run", "language_model", *options, *flags, "--trials", "2"])
     assert done.exit_code == 0, done.output + str(done.exception)
-    told = msgspec.json.decode(done.stdout, type=OUTPUTS["run"]).scale
+    told = msgspec.json.decode(done.stdout, type=outputs()["run"]).scale
     run = Run.open(tmp_path / "populations" / "mine")
     seen = observations([run], "val_loss")
     assert [t.outcome.error for t in run.trials()] == [None] * 4
@@ -168,7 +168,7 @@ def test_two_widths_and_two_budgets_are_trained_and_told_as_json_also_after_resu
     (run.folder / "_scale.json").unlink()
     again = CliRunner().invoke(cli, ["resume", "mine", "--trials", "2", "--format", "json"])
     assert again.exit_code == 0, again.output
-    assert msgspec.json.decode(again.stdout, type=OUTPUTS["resume"]).scale == told
+    assert msgspec.json.decode(again.stdout, type=outputs()["resume"]).scale == told
     shown = CliRunner().invoke(cli, ["resume", "mine", "--trials", "2"])
     assert f"{told.share:.2%} of the" in shown.output
     assert json.loads((run.folder / "_scale.json").read_text())["spent"] == told.spent

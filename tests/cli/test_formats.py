@@ -9,14 +9,16 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 import click
 import msgspec
 import pytest
 
+from evo_tune.cli import _shared as shared
 from evo_tune.cli import module_of, names
-from evo_tune.cli.formats import EVENTS, OUTPUTS
+from evo_tune.cli.formats import outputs
+from evo_tune.cli.stream import EVENTS
 from tests.cli.conftest import QUICK, Result, Typed
 from tests.pages import TRAIN
 
@@ -69,7 +71,7 @@ LOOKS = [
 
 def read(name: str, printed: str) -> Any:
     """Return what a command has printed, which must be what is promised of it."""
-    return msgspec.json.decode(printed.encode(), type=OUTPUTS[name])
+    return msgspec.json.decode(printed.encode(), type=outputs()[name])
 
 
 def kind_of(event: Any) -> str:
@@ -103,21 +105,52 @@ def test_every_command_prints_json_and_its_keys_are_written_down(name: str) -> N
     assert isinstance(formats.type, click.Choice)
     assert "json" in formats.type.choices
     assert ("jsonl" in formats.type.choices) == (name in ("run", "resume"))
-    assert name in OUTPUTS, "what it prints has no type in cli/formats"
-    assert set(OUTPUTS) <= {*names(), "run --dry-run"}
+    assert name in outputs(), "its output has no declared type"
+    assert set(outputs()) == {*names(), "run --dry-run"}
 
 
-def test_what_is_printed_has_the_keys_that_are_promised(desk: Path, typed: Typed) -> None:
+@pytest.fixture
+def printed(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Return a list to which `print_json` adds each value that it prints."""
+    found: list[Any] = []
+    before = shared.print_json
+
+    def print_json(value: Any, line: bool = False) -> None:
+        found.append(value)
+        before(value, line)
+
+    monkeypatch.setattr(shared, "print_json", print_json)
+    return found
+
+
+def is_declared(value: Any, kind: Any) -> bool:
+    """Return whether a value is an instance of a type, of a list of a type, or of one of several such types."""
+    if get_origin(kind) is list:
+        return isinstance(value, list) and all(is_declared(one, get_args(kind)[0]) for one in value)
+    if get_args(kind):
+        return any(is_declared(value, one) for one in get_args(kind))
+    return type(value) is kind
+
+
+def test_only_declared_types_are_printed() -> None:
+    for value in ({"run": "one"}, [{"run": "one"}], "one"):
+        with pytest.raises(TypeError, match="cli/formats"):
+            shared.print_json(value)  # type: ignore[arg-type]
+    cli = Path(shared.__file__).parent
+    others = [path.name for path in cli.rglob("*.py") if "json.dumps" in path.read_text("utf-8")]
+    assert others == ["_shared.py"], "another module prints JSON by itself"
+
+
+def test_what_is_printed_has_the_keys_that_are_promised(desk: Path, typed: Typed, printed: list[Any]) -> None:
     alone = {"run", "run --dry-run", "resume", "coordinates"}  # these have tests of their own
-    assert {line.split()[0] for line in LOOKS} | alone == set(OUTPUTS)
+    assert {line.split()[0] for line in LOOKS} | alone == set(outputs())
     for line in LOOKS:
         name, *words = line.split()
-        done = (
-            typed(name, *words, "--format", "json", "--trust")
-            if name == "export"
-            else typed(name, *words, "--format", "json")
-        )
+        more = ("--trust",) if name == "export" else ()
+        printed.clear()
+        done = typed(name, *words, "--format", "json", *more)
         assert read(name, done.out), (line, done)
+        assert [is_declared(value, outputs()[name]) for value in printed] == [True], f"{name} prints another type"
         assert done.out.isascii()
         assert done.code == (1 if "depth=7" in line else 0), (line, done)
 
@@ -208,7 +241,7 @@ def test_the_page_is_made_of_the_types() -> None:
     make = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(make)
     page = (DOCS / "json.md").read_text(encoding="utf-8")
-    assert page.partition(make.MARK + "\n")[2] == make.made(), "run `make json`"
-    for name, node in make.declared().items():
-        given = [one for one in node.body if hasattr(one, "annotation")]
-        assert len(list(make.fields(node))) == len(given), f"{name}: a key says nothing of itself"
+    assert page.partition(make.MARK + "\n")[2] == make.generated(), "run `make json`"
+    for kind in make.reached([*outputs().values(), EVENTS]):
+        described = {*make.entries(kind), *(make.entries(kind.__base__)), "time"}
+        assert get_type_hints(kind).keys() <= described, f"{kind.__name__}: a key has no text under Args"

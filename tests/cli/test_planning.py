@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from evo_tune.cli.formats import OUTPUTS
+from evo_tune.cli.formats import outputs
 from evo_tune.cli.planning import SHORTER, plan
 from evo_tune.loop.search import Search
 from evo_tune.store.run import Run
@@ -65,10 +65,10 @@ def test_a_dry_run_tells_a_plan_and_leaves_no_file(timed: Path, typed: Typed, mo
     assert done.code == 0, done
     assert "2 s with the default genome" in done.out
     assert "genomes      20" in done.out
-    assert "at 3 an hour" in done.out
+    assert "at the given price" in done.out
     printed = typed(*what, "--format", "json").out
     data = json.loads(printed)["forecast"]
-    msgspec.json.decode(printed.encode(), type=OUTPUTS["run --dry-run"])
+    msgspec.json.decode(printed.encode(), type=outputs()["run --dry-run"])
     search, race = 20 * 2, (6 + 14) / 2 * 2
     assert data["seconds"]["expected"] == pytest.approx(search + race, rel=0.25)
     assert data["seconds"]["low"] < search + race < data["seconds"]["high"]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from evo_tune.forecast.ahead import as_data, as_line, calibration_seconds, calibration_trainings
+from evo_tune.forecast.ahead import Bounds, as_line, calibration_seconds, calibration_trainings
 from evo_tune.forecast.timing import Pace, pace_of, points
 from evo_tune.genome.trial import Candidate, Outcome
 from evo_tune.loop.opening import forecast
@@ -36,9 +36,9 @@ class Simulated:
     slots: int
     looks: tuple[int, ...] = ()
 
-    def play(self) -> tuple[float, list[tuple[float, float, float]]]:
-        """Return when it ended, and after each look when it was foretold to end: low, expected, high."""
-        now, running, told = 0.0, list[tuple[float, int, Candidate]](), []
+    def play(self) -> tuple[float, list[Bounds]]:
+        """Return the time of its end, and the predicted time of its end at each look."""
+        now, running, told = 0.0, list[tuple[float, int, Candidate]](), list[Bounds]()
         saved = self.search.saved
         while True:
             while len(running) < self.slots and (candidate := self.search.ask()) is not None:
@@ -54,7 +54,8 @@ class Simulated:
             if len(saved.outcomes) in self.looks:
                 ahead = forecast(saved.manifest, self.search.session, self.slots, None, saved)
                 assert ahead is not None
-                told.append(tuple(now + left for left in ahead.seconds))
+                left = ahead.seconds
+                told.append(Bounds(low=now + left.low, expected=now + left.expected, high=now + left.high))
 
 
 def pace(search: Search, seed: int) -> Pace:
@@ -70,10 +71,10 @@ def test_a_forecast_holds_before_a_run_and_during_it(begin: Begin, fast_disk: No
         first = forecast(search.saved.manifest, search.session, slots, pace(search, seed))
         assert first is not None
         end, told = Simulated(search, seed, slots, (10, 30)).play()
-        for low, expected, high in (first.seconds, *told):
-            assert low <= expected <= high
-            inside.append(low <= end <= high)
-            near.append(abs(expected / end - 1.0))
+        for one in (first.seconds, *told):
+            assert one.low <= one.expected <= one.high
+            inside.append(one.low <= end <= one.high)
+            near.append(abs(one.expected / end - 1.0))
         late.append(near[-1])
         assert first.genomes == 40
     assert np.mean(inside) >= 0.7, "four fifths"
@@ -85,7 +86,7 @@ def test_a_forecast_holds_before_a_run_and_during_it(begin: Begin, fast_disk: No
 @pytest.mark.parametrize(("seeds", "finalists"), [(3, 2), (1, 1), (4, 5)])
 def test_a_race_takes_between_the_least_and_the_most_that_is_told(slots: int, seeds: int, finalists: int) -> None:
     session = Session(trials=1, calibrate=seeds, calibrate_best=finalists)
-    fewest, most = calibration_trainings(session)
+    told = calibration_trainings(session)
     least, longest = calibration_seconds(session, 1.0, slots)
     counts = set()
     for draw in range(30):
@@ -97,7 +98,7 @@ def test_a_race_takes_between_the_least_and_the_most_that_is_told(slots: int, se
             for one in wanted[:slots]:
                 results[one] = float(rng.normal() - (gain if one.id else 0.0))
         counts.add(len(results))
-        assert fewest <= len(results) <= most
+        assert told.fewest <= len(results) <= told.most
         assert least <= rounds <= longest + finalists.bit_length(), "an unlucky halving leaves slots idle"
     assert min(counts) < max(counts) or seeds == 1
 
@@ -115,9 +116,9 @@ def test_hours_are_never_promised_twice() -> None:
         found = ahead(manifest, session, slots, expected_cost(rungs, 50), Pace((each, each)))
         assert found is not None
         race = sum(calibration_seconds(session, each, slots)) / 2
-        assert found.trainings * each / slots <= max(0.0, hours * 3600 - race) + 1e-6
-        assert found.seconds[1] <= hours * 3600 + 1e-6
-        assert found.genomes <= found.trainings / min(rungs) + 1
+        assert found.full_trainings * each / slots <= max(0.0, hours * 3600 - race) + 1e-6
+        assert found.seconds.expected <= hours * 3600 + 1e-6
+        assert found.genomes <= found.full_trainings / min(rungs) + 1
 
 
 def _manifest(kind: Callable[..., object], **given: object) -> object:
@@ -151,11 +152,14 @@ def test_a_forecast_in_words_and_as_data(begin: Begin) -> None:
     assert forecast(manifest, search.session, 2) is None, "nothing is known"
     ahead = forecast(manifest, Session(trials=10, calibrate=3, calibrate_best=2), 2, Pace((10.0,), worker=5 * 10**8))
     assert ahead is not None
-    line = as_line(ahead, 2.0)
-    assert "10 genomes, 6 to 14 trainings of the calibration; 2 x 500 MB of memory" in line
-    assert f"; {as_data(ahead, 2.0)['cost']['expected']:.2f} at 2 an hour" in line
-    assert as_data(ahead)["cost"] is None
-    assert as_data(ahead)["seconds"]["expected"] == pytest.approx(10 * 10 / 2 + (30 + 70) / 2, abs=5)
+    assert ahead.cost is None
+    assert ahead.seconds.expected == pytest.approx(10 * 10 / 2 + (30 + 70) / 2, abs=5)
+    priced = ahead.priced(2.0)
+    assert priced.cost is not None
+    assert priced.cost.expected == pytest.approx(2 * ahead.seconds.expected / 3600)
+    line = as_line(priced)
+    assert "10 genomes, 6 to 14 trainings of the final comparison; 2 x 500 MB of memory" in line
+    assert f"; {priced.cost.expected:.2f} at the given price" in line
 
 
 def test_a_few_long_genomes_do_not_make_a_first_forecast_too_long(begin: Begin) -> None:
@@ -168,6 +172,5 @@ def test_a_few_long_genomes_do_not_make_a_first_forecast_too_long(begin: Begin) 
     search = begin(trials=60, generations=None)
     ahead = forecast(search.saved.manifest, search.session, 2, found)
     assert ahead is not None
-    low, expected, high = ahead.seconds
-    assert expected == pytest.approx(60 * took / 2, rel=0.3)
-    assert low < 60 * took / 2 < high
+    assert ahead.seconds.expected == pytest.approx(60 * took / 2, rel=0.3)
+    assert ahead.seconds.low < 60 * took / 2 < ahead.seconds.high

@@ -5,12 +5,13 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
+import msgspec
 import pytest
 
 from evo_tune.cli.config import _repeated
 from evo_tune.errors import OptionError, PluginError
 from evo_tune.forecast.carry import as_flags, basin, between, probe_rates
-from evo_tune.forecast.scale import Wanted
+from evo_tune.forecast.scale import GeneMove, Recipe, ScaledRecipe, TargetLoss, Wanted
 from evo_tune.genome.trial import Candidate, Outcome, Trial
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.find import find_evaluator
@@ -37,63 +38,75 @@ def options(**given: Any) -> dict[str, Any]:
     return evaluator().bind({"size": "small", "tokens": 400_000, **given})
 
 
-def carry(given: dict[str, Any] | None = None, genome: dict[str, Any] | None = None, **target: Any) -> dict[str, Any]:
+def carry(given: dict[str, Any] | None = None, genome: dict[str, Any] | None = None, **target: Any) -> Recipe:
     wanted = {"width": 256, "depth": 8, "tokens": 6_400_000, "batch": 2048, "memory": None, **target}
     told = evaluator().carry({**GENOME, **(genome or {})}, wanted, options(**(given or {})))
-    return {**told, "by": {row["gene"]: row for row in told["rows"]}}
+    return msgspec.convert(told, Recipe)
+
+
+def by_gene(told: Recipe) -> dict[str, GeneMove]:
+    return {row.gene: row for row in told.rows}
+
+
+def of_run(name: str, recipe: Recipe) -> ScaledRecipe:
+    """Return a recipe as that of a run; what is said of its cost does not matter."""
+    loss = TargetLoss(metric="val_loss", trainings=0, identifiable=False, why="no training")
+    cost: dict[str, Any] = {"laws": [], "loss": loss, "optimal_tokens": 1.0, "tokens_per_parameter": 1.0}
+    cost |= {"hours": None, "speed": "", "price": None}
+    return ScaledRecipe(run=name, trial=0, **msgspec.structs.asdict(recipe), **cost)
 
 
 def test_at_its_own_size_a_recipe_is_itself() -> None:
     told = carry(width=64, depth=2, tokens=400_000, batch=512)
-    assert told["genome"] == pytest.approx(GENOME)
-    assert told["target"]["lr_hidden"] == pytest.approx(told["found"]["lr_hidden"])
+    assert told.genome == pytest.approx(GENOME)
+    assert told.target.lr_hidden == pytest.approx(told.found.lr_hidden)
 
 
 def test_each_gene_has_its_rule() -> None:
     told = carry()
-    assert told["genome"]["heads"] == 16
-    assert told["genome"]["lr"] == pytest.approx(0.004 * 2)  # four times the batch
-    assert told["genome"]["weight_decay"] == pytest.approx(0.1 * 2 / 16)  # B / (ηλD) stays
-    assert told["by"]["dropout"]["kind"] == "not transferable"
-    assert all(row["source"] for row in told["rows"] if row["kind"] == "scaled" and row["rule"] != "as asked")
-    assert told["options"]["param"] == "completep"
-    assert (told["options"]["base_width"], told["options"]["base_depth"], told["options"]["base_head"]) == (64, 2, 16)
-    assert told["target"]["lr_hidden"] == pytest.approx(0.004 * 2 / 4)
-    assert "standard" in " ".join(told["remarks"])
+    assert told.genome["heads"] == 16
+    assert told.genome["lr"] == pytest.approx(0.004 * 2)  # four times the batch
+    assert told.genome["weight_decay"] == pytest.approx(0.1 * 2 / 16)  # B / (ηλD) stays
+    assert by_gene(told)["dropout"].kind == "not transferable"
+    assert all(row.source for row in told.rows if row.kind == "scaled" and row.rule != "as asked")
+    assert told.options["param"] == "completep"
+    assert (told.options["base_width"], told.options["base_depth"], told.options["base_head"]) == (64, 2, 16)
+    assert told.target.lr_hidden == pytest.approx(0.004 * 2 / 4)
+    assert "standard" in " ".join(told.remarks)
 
 
 def test_the_target_is_judged_by_the_bytes_that_judged_the_run() -> None:
     """A longer training would be judged by more of them: its loss is told for the run's."""
-    assert carry()["options"]["eval_tokens"] == 16_384  # of 400,000 tokens; 6,400,000 would have 262,144
-    assert carry({"eval_tokens": 10_000})["options"]["eval_tokens"] == 10_000
+    assert carry().options["eval_tokens"] == 16_384  # of 400,000 tokens; 6,400,000 would have 262,144
+    assert carry({"eval_tokens": 10_000}).options["eval_tokens"] == 10_000
 
 
 def test_the_time_scale_of_decay_by_tokens_a_weight_stands_beside() -> None:
-    row = carry(tokens=3_200_000, batch=512)["by"]["weight_decay"]
+    row = by_gene(carry(tokens=3_200_000, batch=512))["weight_decay"]
     # 8 times the text, 64 times the weights: λ / 8 by a constant time scale, and an eighth of the tokens a weight.
-    assert row["target"] == pytest.approx(0.1 / 8)
-    assert f"{0.1 / 8 * 8**-0.52:.3g}" in row["rule"]
+    assert row.target == pytest.approx(0.1 / 8)
+    assert f"{0.1 / 8 * 8**-0.52:.3g}" in row.rule
 
 
 def test_more_than_four_epochs_are_said_and_fewer_than_one_drop_nothing() -> None:
-    assert any("more than 4 times" in remark for remark in carry(tokens=10**7)["remarks"])
-    assert carry(tokens=10**5)["genome"]["dropout"] == 0.0
+    assert any("more than 4 times" in remark for remark in carry(tokens=10**7).remarks)
+    assert carry(tokens=10**5).genome["dropout"] == 0.0
 
 
 def test_the_batch_grows_with_the_text_to_whole_windows() -> None:
     told = carry(batch=None, tokens=400_000 * 64)
-    assert told["genome"]["batch"] == 512 * 4  # 64 ** 0.383 = 4.9
-    assert carry(batch=1000)["genome"]["batch"] % 64 == 0
+    assert told.genome["batch"] == 512 * 4  # 64 ** 0.383 = 4.9
+    assert carry(batch=1000).genome["batch"] % 64 == 0
 
 
 def test_the_runs_own_parametrisation_is_kept_and_mup_says_nothing_of_depth() -> None:
     told = carry({"param": "mup", "base_width": 32, "base_depth": 1, "base_head": 16})
-    assert (told["options"]["param"], told["options"]["base_width"]) == ("mup", 32)
-    assert any("depth" in remark for remark in told["remarks"])
+    assert (told.options["param"], told.options["base_width"]) == ("mup", 32)
+    assert any("depth" in remark for remark in told.remarks)
 
 
 def test_a_rule_of_the_batch_that_is_an_option_is_not_applied_twice() -> None:
-    assert carry({"lr_rule": "sqrt"})["genome"]["lr"] == 0.004
+    assert carry({"lr_rule": "sqrt"}).genome["lr"] == 0.004
 
 
 def test_what_does_not_fit_is_said() -> None:
@@ -104,38 +117,39 @@ def test_what_does_not_fit_is_said() -> None:
     with pytest.raises(PluginError, match="no carry"):
         find_evaluator("bundled:image_classification").carry({}, {}, {})
     large = carry(width=16384, depth=64, memory=24.0)
-    assert large["fits"][0]["micro_batch"] is None
+    assert large.fits[0].micro_batch is None
 
 
 def test_the_file_of_flags_names_what_differs_from_the_defaults() -> None:
     tomllib = pytest.importorskip("tomllib")
     told = carry()
-    text = as_flags("language_model", "mine-8x256", {**told, "run": "mine"}, options(), evaluator().options)
+    text = as_flags("language_model", "mine-8x256", of_run("mine", told), options(), evaluator().options)
     read = tomllib.loads(text)
     bound = evaluator().bind({name: str(value).lower() for name, value in read["option"].items()})
-    assert {name: bound[name] for name in told["options"]} == told["options"]
+    assert {name: bound[name] for name in told.options} == told.options
     assert "z_loss" not in read["option"]
     assert "lr=0.008" in _repeated(read["gene"], pairs=True)
-    assert evaluator().space(bound).repair(dict(told["genome"]), evaluator().space(bound).genes)["heads"] <= 16
+    assert evaluator().space(bound).repair(dict(told.genome), evaluator().space(bound).genes)["heads"] <= 16
 
 
 def test_no_line_of_the_file_of_flags_is_a_strangers() -> None:
     """`run --config` executes what stands in it: an address, for one, is connected to."""
     tomllib = pytest.importorskip("tomllib")
     evil = 'x\naddress = "tcp://them"\n'
-    told = {**carry(), "run": evil, "genome": {**GENOME, 'y" = 1\naddress = "tcp://them"\n"z': 1, "a.b": 2}}
+    told = of_run(evil, carry())
+    told.genome = {**GENOME, 'y" = 1\naddress = "tcp://them"\n"z': 1, "a.b": 2}
     read = tomllib.loads(as_flags("language_model", evil, told, {**options(), evil: evil}, evaluator().options))
     assert read.keys() == {"evaluator", "name", "trials", "calibrate", "option", "gene"}
     assert read["name"] == evil
-    assert read["gene"].keys() == told["genome"].keys()
+    assert read["gene"].keys() == told.genome.keys()
     assert evil not in read["option"]
 
 
 def test_probes_lie_between_around_the_carried_rate() -> None:
     told, wanted = carry(), Wanted(width=256, depth=8, tokens=1)
-    (one,) = between(told["found"], told["target"], wanted, 3)
+    (one,) = between(told.found, told.target, wanted, 3)
     assert (one.width, one.depth, one.tokens) == (128, 4, 400_000)
-    assert len(between(told["found"], told["target"], wanted, 6)) == 2
+    assert len(between(told.found, told.target, wanted, 6)) == 2
     assert probe_rates(1.0, 3) == [1.0, 0.5, 2.0]
 
 
@@ -151,6 +165,6 @@ def test_the_basin_holds_where_the_carried_rate_is_about_the_best(losses: tuple[
         for n, loss in enumerate(losses)
     ]
     (row,) = basin(trials, "val_loss", {64: 0.004})
-    assert row["holds"] is holds
-    assert row["loss"] == 2.0
-    assert basin(trials[:1], "val_loss", {64: 0.004})[0]["holds"] is None
+    assert row.holds is holds
+    assert row.loss == 2.0
+    assert basin(trials[:1], "val_loss", {64: 0.004})[0].holds is None

@@ -15,7 +15,7 @@ from evo_tune.cli.commands.run import command as run_command
 from evo_tune.genome.genes import Gene
 from evo_tune.genome.notation import parse_gene
 from evo_tune.report.advice import advice, ends_of, widened
-from evo_tune.report.data import closing_as_data, run_as_data
+from evo_tune.report.data import run_details, run_summary
 from evo_tune.report.material import Material
 from evo_tune.store.run import Run
 from tests.conftest import cut_copy
@@ -77,7 +77,7 @@ def test_bests_at_the_end_of_a_range_are_told_with_the_gene_that_widens_it(made:
     (line,) = ends_of(run)
     assert f"`evo-tune resume {run.name} --" in line
     assert "--gene 'lr=log(0.0001,0.04)' --generations" in line
-    assert run_as_data(run, 1)["at_ends"] == closing_as_data(run)["at_ends"] == {"lr": "lr=log(0.0001,0.04)"}
+    assert run_details(run, 1).at_ends == run_summary(run).at_ends == {"lr": "lr=log(0.0001,0.04)"}
     assert f"evo-tune resume {run.name} --" in text
     assert "depth" not in text.split("--gene")[1]
     middle = with_losses(made(60, space=space), lambda genome: abs(genome["lr"] - 1e-3) + abs(genome["depth"] - 4))

@@ -27,7 +27,7 @@ def command(run: str | None, store: str, form: str) -> None:
     from evo_tune.plugins.command import command_of
     from evo_tune.report import believed
     from evo_tune.report.calibration import calibrated, recommended, reported
-    from evo_tune.report.data import best_as_data, trial_as_data
+    from evo_tune.report.data import recommendations
     from evo_tune.report.summary import front, seeded
     from evo_tune.report.words import spread
     from evo_tune.store.places import as_typed, find_run
@@ -41,12 +41,11 @@ def command(run: str | None, store: str, form: str) -> None:
         )
     if not best.feasible:
         shared.echo(f"Warning: no full training keeps to {', '.join(saved.manifest.subject_to)}", err=True)
-    trials = front(saved) if len(saved.objectives) > 1 else [best]
     if form == "json":
-        found = [trial_as_data(trial) or {} for trial in trials] if len(saved.objectives) > 1 else best_as_data(saved)
-        data = [{"run": saved.name, **one} for one in found]
-        shared.print_json(data if len(saved.objectives) > 1 else data[0])
+        found = recommendations(saved)
+        shared.print_json(found if len(saved.objectives) > 1 else found[0])
         return
+    trials = front(saved) if len(saved.objectives) > 1 else [best]
     metrics = [objective.metric for objective in saved.objectives]
     rows = [
         {"trial": trial.id, **{name: trial.outcome.metrics[name] for name in metrics}, **trial.genome}

@@ -32,7 +32,9 @@ def command(ctx: click.Context, shell: str, form: str) -> None:
     assert kind is not None, "the argument's choices are click's"
     script = kind(ctx.find_root().command, {}, PROG, COMPLETE).source()
     if form == "json":
-        shared.print_json({"shell": shell, "script": script})
+        from evo_tune.cli.formats import ShellScript
+
+        shared.print_json(ShellScript(shell=shell, script=script))
     else:
         for line in script.splitlines():
             shared.echo(line)

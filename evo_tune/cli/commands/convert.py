@@ -43,8 +43,10 @@ def command(run: str | None, tool: str, output: str | None, store: str, form: st
     saved = Run.open(find_run(Path(store), run))
     path = usual_path(saved, tool) if output is None else Path(output)
     convert(saved, tool, path)
+    results, opener = len(saved.outcomes), opened_by(tool, path)
     if form == "json":
-        told = {"run": saved.name, "tool": tool, "file": str(path), "results": len(saved.outcomes)}
-        shared.print_json({**told, "open": opened_by(tool, path)})
+        from evo_tune.cli.formats import ConvertedRun
+
+        shared.print_json(ConvertedRun(run=saved.name, tool=tool, file=str(path), results=results, open=opener))
     else:
-        shared.echo(f"{len(saved.outcomes)} results written to {path}; open it with: {opened_by(tool, path)}")
+        shared.echo(f"wrote {results} results to {path}; open it with: {opener}")

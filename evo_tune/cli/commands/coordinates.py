@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -68,17 +69,14 @@ def command(
         lr=lr,
         seed=seed,
     )
-    rows = [_row(one) for one in found]
     if form == "json":
-        shared.print_json({"param": param, "optimizer": optimizer, "init": init, "slopes": rows})
+        _print_json(param, optimizer, init, found)
     else:
-        for one, row in zip(found, rows, strict=True):
+        for one in found:
             asked = "nothing is asked" if one.bounds is None else f"asked: {one.bounds[0]:+.1f} to {one.bounds[1]:+.1f}"
             verdict = "" if one.bounds is None else "  holds" if one.holds else "  fails"
             sizes = ", ".join(map(str, one.sizes))
-            shared.echo(
-                f"against {one.against} ({sizes}): {row['least']:+.2f} to {row['most']:+.2f}  ({asked}){verdict}"
-            )
+            shared.echo(f"against {one.against} ({sizes}): {one.least:+.2f} to {one.most:+.2f}  ({asked}){verdict}")
     if all(one.holds for one in found):
         return 0
     told = f"{param} with {optimizer} does not keep activations of one size: what is found at one size does not hold"
@@ -87,16 +85,21 @@ def command(
     return 1
 
 
-def _row(one: Slopes) -> dict[str, object]:
-    """Return the lowest and the highest slope of d log|x| / d log size, and whether they hold."""
-    return {
-        "against": one.against,
-        "sizes": list(one.sizes),
-        "least": round(one.least, 4),
-        "most": round(one.most, 4),
-        "asked": one.bounds,
-        "holds": one.holds,
-    }
+def _print_json(param: str, optimizer: str, init: str, found: Sequence[Slopes]) -> None:
+    from evo_tune.cli.formats import CoordinateCheck, ModelSlopes
+
+    slopes = [
+        ModelSlopes(
+            against=one.against,
+            sizes=one.sizes,
+            least=round(one.least, 4),
+            most=round(one.most, 4),
+            asked=one.bounds,
+            holds=one.holds,
+        )
+        for one in found
+    ]
+    shared.print_json(CoordinateCheck(param=param, optimizer=optimizer, init=init, slopes=slopes))
 
 
 def _numbers(name: str, text: str) -> list[int]:

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -15,6 +15,7 @@ from evo_tune.cli.help import command as made
 from evo_tune.errors import RunError
 
 if TYPE_CHECKING:
+    from evo_tune.cli.formats import ProbedDevice
     from evo_tune.dispatch import Plan
 
 PLACE = 140
@@ -39,20 +40,32 @@ def command(
 
     Nothing is started, and torch is not loaded but by --probe.
     """
+    from msgspec import structs
+
+    from evo_tune.cli.formats import Devices, PlannedSlot
     from evo_tune.dispatch import CPU, inventory, plan
 
     planned = plan(slots, devices, per_device or 1, threads)
     found = inventory(planned)
     timed = _timed(planned.threads) if probe and CPU in planned.slots else None
     probed = _probed(planned) if probe else []
-    rows: list[dict[str, Any]] = []
-    for number, (device, facts) in enumerate(zip(planned.slots, found.facts, strict=True)):
-        row = {"slot": f"slot {number}", "device": device.name, "what": facts.what, "threads": planned.threads}
-        rows.append({**row, "memory": facts.total, "free": facts.free, "precision": timed or facts.precision})
+    slots_found = [
+        PlannedSlot(
+            slot=f"slot {number}",
+            device=device.name,
+            what=facts.what,
+            threads=planned.threads,
+            memory=facts.total,
+            free=facts.free,
+            precision=timed or facts.precision,
+        )
+        for number, (device, facts) in enumerate(zip(planned.slots, found.facts, strict=True))
+    ]
     if form == "json":
-        shared.print_json({"slots": rows, "cards": found.cards, "probed": probed, "why": found.why})
+        shared.print_json(Devices(slots=slots_found, cards=found.cards, probed=probed, why=found.why))
         return
-    shared.print_table([{**row, **{name: _gib(row[name]) for name in ("memory", "free")}} for row in rows])
+    rows = [structs.asdict(one) for one in slots_found]
+    shared.print_table([{**row, "memory": _gib(row["memory"]), "free": _gib(row["free"])} for row in rows])
     for line in (*found.cards, *found.why):
         shared.echo(line)
     for one in probed:
@@ -73,8 +86,11 @@ def _timed(threads: int) -> str:
     return fastest_precision("cpu")
 
 
-def _probed(planned: Plan) -> list[dict[str, Any]]:
+def _probed(planned: Plan) -> list[ProbedDevice]:
     """Return the timings of each device of a plan, and what it wants, each in a process that sees no other."""
+    import msgspec
+
+    from evo_tune.cli.formats import ProbedDevice
     from evo_tune.dispatch import Device
 
     once: dict[str, Device] = {device.name: device for device in planned.slots}
@@ -88,27 +104,26 @@ def _probed(planned: Plan) -> list[dict[str, Any]]:
         if done.returncode:
             last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
             raise RunError(f"--probe: {device.name} could not be timed ({last}): does torch see it, and is it free?")
-        found.append({"name": device.name, **json.loads(done.stdout)})
+        found.append(msgspec.convert({"name": device.name, **json.loads(done.stdout)}, ProbedDevice, strict=False))
     return found
 
 
-def _print_probed(one: dict[str, Any]) -> None:
-    timings, wants = one["timings"], one["wants"]
-    sides = list(next(iter(timings["products"].values())))
+def _print_probed(one: ProbedDevice) -> None:
+    timings, wants, known = one.timings, one.wants, one.known or {}
+    sides = list(next(iter(timings.products.values())))
     rows = [
-        {"GFLOP/s by side": name, **{side: f"{speeds[side] / 1e9:,.0f}" for side in sides}}
-        for name, speeds in timings["products"].items()
+        {"GFLOP/s by side": name, **{str(side): f"{speeds[side] / 1e9:,.0f}" for side in sides}}
+        for name, speeds in timings.products.items()
     ]
-    shared.print_table(rows, title=f"{one['name']}: {timings['device']}")
-    heads = ", ".join(map(str, wants["head_sizes"]))
-    known = one["known"] or {}
-    peak = known.get(wants["precision"])
+    shared.print_table(rows, title=f"{one.name}: {timings.device}")
+    heads = ", ".join(map(str, wants.head_sizes))
+    peak = known.get(wants.precision)
     sheet = f" (its data sheet: {1e3 * peak:,.0f} GFLOP/s, {known['bandwidth']:,.0f} GB/s)" if peak else ""
     for line in (
-        f"products are fastest in {wants['precision']}{sheet}",
-        f"widths: multiples of {wants['width']}; vocabularies: multiples of {wants['vocabulary']}; "
+        f"products are fastest in {wants.precision}{sheet}",
+        f"widths: multiples of {wants.width}; vocabularies: multiples of {wants.vocabulary}; "
         f"channels of a head: {heads}",
-        f"below {wants['batch']} tokens a step it idles half of the time or more",
-        f"memory: {timings['bandwidth'] / 1e9:,.1f} GB/s; the smallest operation: {timings['launch'] * 1e6:.1f} µs",
+        f"below {wants.batch} tokens a step it idles half of the time or more",
+        f"memory: {timings.bandwidth / 1e9:,.1f} GB/s; the smallest operation: {timings.launch * 1e6:.1f} µs",
     ):
         shared.echo(line)

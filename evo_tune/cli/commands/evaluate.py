@@ -77,7 +77,10 @@ def command(
         finally:
             slot.kill()
     if form == "json":
-        shared.print_json({"genome": genome, **vars(outcome)})
+        from evo_tune.cli.formats import GenomeResult, TrainingResult
+
+        known = {name: getattr(outcome, name) for name in TrainingResult.__struct_fields__}
+        shared.print_json(GenomeResult(genome=genome, **known))
     else:
         shared.echo(f"genome: {shared.show_genome(genome)}")
         shared.echo(f"{outcome.status} in {shared.show_seconds(outcome.seconds)} on {outcome.device}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -29,6 +29,9 @@ def command(name: str | None, form: str) -> None:
 
     With NAME: what that evaluator measures and supports, and its options.
     """
+    from msgspec import structs
+
+    from evo_tune.cli.formats import EvaluatorSummary
     from evo_tune.plugins.find import find_evaluator, list_evaluators
 
     if name is not None:
@@ -36,10 +39,14 @@ def command(name: str | None, form: str) -> None:
         return
     if form == "markdown":
         raise click.UsageError("--format markdown describes one evaluator: expected a NAME")
-    rows = [
-        {"evaluator": name, "found": origin, "what": summary, "file": str(path)}
+    found = [
+        EvaluatorSummary(evaluator=name, found=origin, what=summary, file=str(path))
         for name, origin, path, summary in list_evaluators()
     ]
+    if form == "json":
+        shared.print_json(found)
+        return
+    rows = [structs.asdict(one) for one in found]
     if form == "table":  # a path of any length would squeeze the rest
         rows = [{key: value for key, value in row.items() if key != "file"} for row in rows]
     shared.print_rows(rows, form)
@@ -56,8 +63,23 @@ def groups_of(options: Iterable[Option]) -> list[tuple[str, list[Option]]]:
 def _print_one(plugin: Evaluator, form: str) -> None:
     groups = groups_of(plugin.options.values())
     if form == "json":
-        options = [option.as_data() for _, held in groups for option in held]
-        shared.print_json({**_as_data(plugin), "options": options})
+        from evo_tune.cli.formats import DeclaredEvaluator, DeclaredObjective, DeclaredOption
+
+        options = [DeclaredOption.of(option) for _, held in groups for option in held]
+        objectives = [DeclaredObjective(metric=one.metric, direction=one.direction) for one in plugin.objectives]
+        shared.print_json(
+            DeclaredEvaluator(
+                evaluator=plugin.name,
+                found=plugin.origin,
+                what=plugin.summary,
+                file=str(plugin.path),
+                objectives=objectives,
+                metrics=plugin.metrics,
+                tests=plugin.tests,
+                supports=plugin.supports,
+                options=options,
+            )
+        )
     elif form == "csv":
         rows = [{"group": title, **_row(option)} for title, held in groups for option in held]
         shared.print_rows(rows, form)
@@ -82,19 +104,6 @@ def _print_facts(plugin: Evaluator) -> None:
         pairs = [f"{test} ({name})" for name, test in plugin.tests.items()]
         shared.echo(f"on the test set, in the last comparison only: {', '.join(pairs)}")
     shared.echo(f"supports: {', '.join(plugin.supports) or 'nothing beyond full trainings'}")
-
-
-def _as_data(plugin: Evaluator) -> dict[str, Any]:
-    return {
-        "evaluator": plugin.name,
-        "found": plugin.origin,
-        "file": str(plugin.path),
-        "what": plugin.summary,
-        "objectives": [{"metric": one.metric, "direction": one.direction} for one in plugin.objectives],
-        "metrics": plugin.metrics,
-        "tests": plugin.tests,
-        "supports": plugin.supports,
-    }
 
 
 def markdown(plugin: Evaluator) -> str:

@@ -105,8 +105,18 @@ def command(
         metrics = plugin.export(candidate.genome, context, target, bound)
     written = sorted(path.name for path in target.iterdir())
     if form == "json":
-        known = {"run": saved.name, "trial": candidate.id, "genome": candidate.genome}
-        shared.print_json({**known, "folder": str(target), "files": written, "metrics": metrics})
+        from evo_tune.cli.formats import ExportedModel
+
+        shared.print_json(
+            ExportedModel(
+                run=saved.name,
+                trial=candidate.id,
+                genome=candidate.genome,
+                folder=str(target),
+                files=written,
+                metrics=metrics,
+            )
+        )
         return
     for name, value in metrics.items():
         shared.echo(f"  {name:<21} {shared.show_value(value)}")

@@ -33,7 +33,9 @@ def command(name: str, script: str | None, form: str) -> None:
     guess = None if script is None else guessed(name, Path(script), Path("evaluators"))
     path = write(name, Path("evaluators"), None if guess is None else guess.text)
     if form == "json":
-        shared.print_json({"evaluator": name, "file": str(path), "genes": list(guess.genes) if guess else []})
+        from evo_tune.cli.formats import NewEvaluator
+
+        shared.print_json(NewEvaluator(evaluator=name, file=str(path), genes=list(guess.genes) if guess else []))
     else:
         shared.echo(f"wrote {path}")
     if guess is not None and form == "table":

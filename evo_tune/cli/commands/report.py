@@ -38,6 +38,8 @@ def command(runs: tuple[str, ...], output: str | None, store: str, form: str) ->
     else:
         path = write_report(saved, Path(store) / REPORT)
     if form == "json":
-        shared.print_json({"runs": [run.name for run in saved], "report": str(path)})
+        from evo_tune.cli.formats import WrittenReport
+
+        shared.print_json(WrittenReport(runs=[run.name for run in saved], report=str(path)))
     else:
         shared.echo(str(path))

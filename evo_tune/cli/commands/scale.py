@@ -13,7 +13,7 @@ from evo_tune.cli.help import command as made
 from evo_tune.errors import OptionError, UsageError
 
 if TYPE_CHECKING:
-    from evo_tune.forecast.scale import Wanted
+    from evo_tune.forecast.scale import Basin, GeneMove, LawRate, MemoryFit, ScaledRecipe, TargetLoss, Wanted
     from evo_tune.genome.trial import Trial
     from evo_tune.plugins.evaluator import Evaluator
     from evo_tune.store.run import Run
@@ -105,14 +105,15 @@ def command(
         raise UsageError(f"--emit {emit}: exists; choose another file")
     told = scaled(saved, plugin, wanted, trial=found)  # what cannot be carried is said before anything is trained
     name = f"{saved.name}-probe-{depth}x{width}"
-    holds = None if probe is None else _probe(saved, plugin, wanted, told, found, probe, name, places["store"], form)
+    probed = None if probe is None else _probe(saved, plugin, wanted, told, found, probe, name, places["store"], form)
     known = [_like(saved, Run.open(find_run(places["store"], other)), other) for other in others]
     known += [Run.open(places["store"] / one) for one in (name, name + SHORT) if (places["store"] / one).is_dir()]
-    told = {**scaled(saved, plugin, wanted, trial=found, others=known), "probe": holds}
+    told = scaled(saved, plugin, wanted, trial=found, others=known)
+    told.probe, told.emitted = probed, None if emit is None else str(emit)
     if emit is not None:
         _emit(emit, plugin, f"{saved.name}-{depth}x{width}", told, saved)
     if form == "json":
-        shared.print_json({**told, "emitted": None if emit is None else str(emit)})
+        shared.print_json(told)
         return 0
     _print(told)
     if emit is not None:
@@ -138,19 +139,20 @@ def _probe(
     run: Run,
     plugin: Evaluator,
     wanted: Wanted,
-    told: Mapping[str, Any],
+    told: ScaledRecipe,
     found: Trial,
     count: int,
     name: str,
     store: Path,
     form: str,
-) -> list[dict[str, Any]]:
+) -> list[Basin]:
     """Make, or go on with, the runs of short trainings on the way, and return what they say at each size."""
     from dataclasses import replace
 
     from evo_tune.forecast.carry import basin, between, probe_rates
+    from evo_tune.forecast.scale import recipe_at
 
-    sizes = between(told["found"], told["target"], wanted, count)
+    sizes = between(told.found, told.target, wanted, count)
     shares = [count // len(sizes) + (place < count % len(sizes)) for place in range(len(sizes))]
     if form != "json":
         whole, part = sizes[0].tokens, round(PART * sizes[0].tokens)
@@ -160,15 +162,15 @@ def _probe(
         )
     trials: list[Trial] = []
     for ending, share in ((SHORT, PART), ("", 1.0)):
-        targets = [replace(size, tokens=max(1, round(share * size.tokens))).target for size in sizes]
-        there = [plugin.carry(found.genome, target, run.manifest.options) for target in targets]
+        targets = [replace(size, tokens=max(1, round(share * size.tokens))) for size in sizes]
+        there = [recipe_at(run, plugin, size, found) for size in targets]
         genomes = [
-            {**one["genome"], "lr": lr}
+            {**one.genome, "lr": lr}
             for one, many in zip(there, shares, strict=True)
-            for lr in probe_rates(one["genome"]["lr"], many)
+            for lr in probe_rates(one.genome["lr"], many)
         ]
-        trials = _trained(run, plugin, genomes, there[0]["options"], name + ending, store)
-    rates = {size.width: float(one["genome"]["lr"]) for size, one in zip(sizes, there, strict=True)}
+        trials = _trained(run, plugin, genomes, there[0].options, name + ending, store)
+    rates = {size.width: float(one.genome["lr"]) for size, one in zip(sizes, there, strict=True)}
     return basin(trials, run.objectives[0].metric, rates)
 
 
@@ -216,7 +218,7 @@ def _trained(
         return search.saved.trials()
 
 
-def _emit(path: Path, plugin: Evaluator, name: str, told: Mapping[str, Any], run: Run) -> None:
+def _emit(path: Path, plugin: Evaluator, name: str, told: ScaledRecipe, run: Run) -> None:
     from evo_tune.forecast.carry import as_flags
 
     reference = plugin.name if plugin.origin == "bundled" else plugin.reference
@@ -226,57 +228,64 @@ def _emit(path: Path, plugin: Evaluator, name: str, told: Mapping[str, Any], run
         raise OptionError(f"--emit {path}: {error.strerror}; choose another file") from None
 
 
-def _print(told: Mapping[str, Any]) -> None:
+def _print(told: ScaledRecipe) -> None:
     """Print it for people."""
-    target, found = told["target"], told["found"]
-    shared.print_table([_gene(row) for row in told["rows"]], f"trial {told['trial']} of {told['run']}, carried")
-    for remark in told["remarks"]:
+    target, found = told.target, told.found
+    shared.print_table([_gene(row) for row in told.rows], f"trial {told.trial} of {told.run}, carried")
+    for remark in told.remarks:
         shared.echo(f"note: {remark}")
-    shared.print_table([_law(row) for row in told["laws"]], "peak learning rates")
-    shared.echo(f"of hidden matrices {found['lr_hidden']:.3g} in the run, {target['lr_hidden']:.3g} at the target")
+    shared.print_table([_law(row) for row in told.laws], "peak learning rates")
+    shared.echo(f"of hidden matrices {found.lr_hidden:.3g} in the run, {target.lr_hidden:.3g} at the target")
     shared.echo("")
     shared.echo(
-        f"model: depth {target['depth']}, width {target['width']}, {target['heads']} heads, context "
-        f"{target['context']}: "
-        f"{target['parameters']:,} weights, {target['without_embeddings']:,} without embeddings"
+        f"model: depth {target.depth}, width {target.width}, {target.heads} heads, context "
+        f"{target.context}: "
+        f"{target.parameters:,} weights, {target.without_embeddings:,} without embeddings"
     )
     shared.echo(
-        f"training: {target['tokens']:,.0f} tokens in {target['steps']:,} steps of {target['batch']:,}, "
-        f"{target['flops']:.3g} FLOPs ({target['flops'] / found['flops']:.3g} times the run's training)"
+        f"training: {target.tokens:,.0f} tokens in {target.steps:,} steps of {target.batch:,}, "
+        f"{target.flops:.3g} FLOPs ({target.flops / found.flops:.3g} times the run's training)"
     )
     shared.echo(
-        f"tokens per parameter: {told['tokens_per_parameter']:.3g} (compute-optimal: 20, {told['optimal_tokens']:.3g} "
-        f"tokens, arXiv:2203.15556); the text is read {target['epochs']:.3g} times"
+        f"tokens per parameter: {told.tokens_per_parameter:.3g} (compute-optimal: 20, {told.optimal_tokens:.3g} "
+        f"tokens, arXiv:2203.15556); the text is read {target.epochs:.3g} times"
     )
-    for row in told["fits"]:
-        shared.echo(f"memory: {_fit(row)}")
-    price = "" if told["price"] is None else f", {told['price']:,.2f} for the hours"
-    hours = "unknown" if told["hours"] is None else f"{told['hours']:,.3g}"
-    shared.echo(f"hours: {hours} on one device ({told['speed']}){price}")
-    shared.echo(_loss(told["loss"]))
-    for row in told["probe"] or ():
-        shared.echo(_basin(row))
+    for fit in told.fits:
+        shared.echo(f"memory: {_fit(fit)}")
+    price = "" if told.price is None else f", {told.price:,.2f} for the hours"
+    hours = "unknown" if told.hours is None else f"{told.hours:,.3g}"
+    shared.echo(f"hours: {hours} on one device ({told.speed}){price}")
+    shared.echo(_loss(told.loss))
+    for basin in told.probe or ():
+        shared.echo(_basin(basin))
 
 
-def _gene(row: Mapping[str, Any]) -> dict[str, Any]:
-    factor = "" if row["factor"] is None or row["kind"] == "carried" else f"x{row['factor']:.3g}"
-    kept = {name: row[name] for name in ("gene", "kind", "found", "target")}
-    return {**kept, "factor": factor, "rule": row["rule"], "source": row["source"]}
+def _gene(row: GeneMove) -> dict[str, Any]:
+    factor = "" if row.factor is None or row.kind == "carried" else f"x{row.factor:.3g}"
+    return {
+        "gene": row.gene,
+        "kind": row.kind,
+        "found": row.found,
+        "target": row.target,
+        "factor": factor,
+        "rule": row.rule,
+        "source": row.source,
+    }
 
 
-def _law(row: Mapping[str, Any]) -> dict[str, Any]:
+def _law(row: LawRate) -> dict[str, Any]:
     def number(value: float | None) -> str:
         return "" if value is None else f"{value:.3g}"
 
-    marks = [text for text in (_outside("run", row["outside_run"]), _outside("target", row["outside"])) if text]
+    marks = [text for text in (_outside("run", row.outside_run), _outside("target", row.outside)) if text]
     return {
-        "law": row["law"],
-        "for the run": number(row["at_run"]),
-        "at the target": number(row["lr"]),
-        "moved from the run's": number(row["moved"]),
-        "batch": number(row["batch"]),
+        "law": row.law,
+        "for the run": number(row.at_run),
+        "at the target": number(row.lr),
+        "moved from the run's": number(row.moved),
+        "batch": number(row.batch),
         "outside of its fit": "; ".join(marks),
-        "source": row["source"],
+        "source": row.source,
     }
 
 
@@ -284,35 +293,35 @@ def _outside(what: str, text: str) -> str:
     return f"{what}: {text}" if text else ""
 
 
-def _fit(row: Mapping[str, Any]) -> str:
-    where = f"{row['ranks']} GPU{'s' if row['ranks'] > 1 else ''} of {row['memory']:g} GiB"
-    if row["micro_batch"] is None:
+def _fit(row: MemoryFit) -> str:
+    where = f"{row.ranks} GPU{'s' if row.ranks > 1 else ''} of {row.memory:g} GiB"
+    if row.micro_batch is None or row.passes is None:
         return f"not even one window fits into {where}"
-    again = ", blocks computed again" if row["recompute"] else ""
-    passes = f"{row['passes']} pass{'es' if row['passes'] > 1 else ''}"
-    return f"{where}: {row['micro_batch']} windows at a time, {passes} a step{again}, {row['predicted']:.3g} GiB"
+    again = ", blocks computed again" if row.recompute else ""
+    passes = f"{row.passes} pass{'es' if row.passes > 1 else ''}"
+    return f"{where}: {row.micro_batch} windows at a time, {passes} a step{again}, {row.predicted:.3g} GiB"
 
 
-def _loss(loss: Mapping[str, Any]) -> str:
-    name = f"predicted {loss['metric']}"
-    if not loss["identifiable"]:
-        return f"{name}: not identifiable: {loss['why']} (`run --for-scale` makes them; --with RUN adds a run's)"
-    law = loss["law"]
-    far = f"; {loss['further']:.3g} times beyond what was trained" if loss["further"] > 1 else ""
+def _loss(loss: TargetLoss) -> str:
+    name = f"predicted {loss.metric}"
+    law = loss.law
+    if law is None or loss.further is None:
+        return f"{name}: not identifiable: {loss.why} (`run --for-scale` makes them; --with RUN adds a run's)"
+    far = f"; {loss.further:.3g} times beyond what was trained" if loss.further > 1 else ""
     return (
-        f"{name}: {loss['loss']:.4g}, {loss['share']:.0%} between {loss['low']:.4g} and {loss['high']:.4g} "
-        f"({law['floor']:.3g} + {law['size']:.3g}/N^{law['alpha']:.2f} + {law['text']:.3g}/D^{law['beta']:.2f} from "
-        f"{loss['trainings']} trainings{far})"
+        f"{name}: {loss.loss:.4g}, {loss.share:.0%} between {loss.low:.4g} and {loss.high:.4g} "
+        f"({law.floor:.3g} + {law.size:.3g}/N^{law.alpha:.2f} + {law.text:.3g}/D^{law.beta:.2f} from "
+        f"{loss.trainings} trainings{far})"
     )
 
 
-def _basin(row: Mapping[str, Any]) -> str:
-    where = f"probe at {row['depth']}x{row['width']}"
-    if row["holds"] is None:
-        return f"{where}: nothing can be told from {row['trainings']} training{'s' * (row['trainings'] > 1)}"
-    best = "" if row["optimum"] is None else f", lowest at {row['optimum']:.3g} by a parabola"
-    verdict = "the basin holds" if row["holds"] else "the basin does not hold"
+def _basin(row: Basin) -> str:
+    where = f"probe at {row.depth}x{row.width}"
+    if row.holds is None:
+        return f"{where}: nothing can be told from {row.trainings} training{'s' * (row.trainings > 1)}"
+    best = "" if row.optimum is None else f", lowest at {row.optimum:.3g} by a parabola"
+    verdict = "the basin holds" if row.holds else "the basin does not hold"
     return (
-        f"{where}: {verdict}: {row['loss']:.4g} at the carried {row['carried']:.3g}, the best "
-        f"{row['best_loss']:.4g} at {row['best']:.3g}{best}"
+        f"{where}: {verdict}: {row.loss:.4g} at the carried {row.carried:.3g}, the best "
+        f"{row.best_loss:.4g} at {row.best:.3g}{best}"
     )

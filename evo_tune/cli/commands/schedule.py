@@ -68,8 +68,12 @@ def command(name: str, lr: float, png: Path | None, form: str, **fields: Any) ->
         shared.print_rows(
             [{"step": t, "lr": rates[t], "of peak": factors[t], "": what} for t, what in marks.items()], "table"
         )
-    else:
+    elif form == "csv":
         shared.print_rows([{"step": t, "lr": rate} for t, rate in enumerate(rates)], form)
+    else:
+        from evo_tune.cli.formats import ScheduleStep
+
+        shared.print_json([ScheduleStep(step=t, lr=rate) for t, rate in enumerate(rates)])
     if png is not None:
         _draw(figure, rates, f"{name}, {schedule.steps} steps", png)
         shared.echo(f"wrote {png}", err=True)

@@ -29,7 +29,7 @@ def command(run: str | None, top: int, store: str, form: str) -> None:
 
     As CSV: every evaluation, one a row, with the columns of the Parquet files.
     """
-    from evo_tune.report.data import run_as_data
+    from evo_tune.report.data import run_details
     from evo_tune.store.files import table_of
     from evo_tune.store.places import find_run
     from evo_tune.store.run import Run
@@ -38,7 +38,7 @@ def command(run: str | None, top: int, store: str, form: str) -> None:
     if form == "csv":
         shared.print_frame(table_of(saved, saved.trials()).to_pandas())
     elif form == "json":
-        shared.print_json(run_as_data(saved, top))
+        shared.print_json(run_details(saved, top))
     else:
         _print_run(saved, top)
 

@@ -27,9 +27,9 @@ def command(run: str | None, store: str, price_per_hour: float | None, form: str
 
     RUN left out means the latest one.
     """
-    from evo_tune.forecast.ahead import as_data, as_line
+    from evo_tune.forecast.ahead import as_line
     from evo_tune.loop.opening import forecast
-    from evo_tune.report.data import trial_as_data
+    from evo_tune.report.data import trial_summary
     from evo_tune.report.words import fixed
     from evo_tune.store.heartbeat import last_beat
     from evo_tune.store.places import find_run
@@ -45,20 +45,23 @@ def command(run: str | None, store: str, price_per_hour: float | None, form: str
     slots = beat.slots if beat is not None and beat.alive else ()
     ahead = forecast(saved.manifest, saved.sessions[-1], len(slots), run=saved) if slots else None
     if form == "json":
-        data = {
-            "run": saved.name,
-            "state": state,
-            "running": beat is not None and beat.alive,
-            "births": len(saved.candidates),
-            "results": len(saved.outcomes),
-            "failed": failed,
-            "pruned": pruned,
-            "best": trial_as_data(best),
-            "seconds_since_last_event": quiet,
-            "forecast": None if ahead is None else as_data(ahead, price_per_hour),
-            "slots": [vars(busy) for busy in (beat.slots if beat else ())],
-        }
-        shared.print_json(data)
+        from evo_tune.cli.formats import RunStatus
+
+        shared.print_json(
+            RunStatus(
+                run=saved.name,
+                state=state,
+                running=beat is not None and beat.alive,
+                births=len(saved.candidates),
+                results=len(saved.outcomes),
+                failed=failed,
+                pruned=pruned,
+                best=None if best is None else trial_summary(best),
+                seconds_since_last_event=quiet,
+                forecast=ahead and ahead.priced(price_per_hour),
+                slots=beat.slots if beat else (),
+            )
+        )
         return
     metric = saved.objectives[0].metric
     value = "no value yet" if best is None else f"best {metric} {fixed(best.outcome.metrics[metric])} (trial {best.id})"
@@ -69,7 +72,7 @@ def command(run: str | None, store: str, price_per_hour: float | None, form: str
     if beat is not None and beat.alive and not beat.slots:
         shared.echo("no slot is at work: it begins, or is driven by hand (ask and tell)")
     elif beat is not None and beat.alive:
-        shared.echo("forecast: after three trainings" if ahead is None else as_line(ahead, price_per_hour))
+        shared.echo("forecast: after three trainings" if ahead is None else as_line(ahead.priced(price_per_hour)))
         shared.print_table([_row(busy, beat.age) for busy in beat.slots])
 
 

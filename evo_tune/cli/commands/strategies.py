@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from evo_tune.cli import _shared as shared
 from evo_tune.cli.help import command as made
+
+if TYPE_CHECKING:
+    from evo_tune.cli.formats import StrategySummary
 
 PLACE = 90
 
@@ -12,24 +17,34 @@ PLACE = 90
 @shared.format_option("table", "json", "csv")
 def command(form: str) -> None:
     """List the strategies and their options."""
+    from evo_tune.cli.formats import DeclaredOption, StrategySummary
     from evo_tune.options.binding import options_of
     from evo_tune.plugins.find import list_strategies, working_strategies
 
-    rows = []
+    found = []
     working = working_strategies()
     for name, summary in list_strategies():
-        found = working.get(name)  # None: it is broken, and its summary says how
-        options = {} if found is None else options_of(found)
-        rows.append(
-            {
-                "strategy": name,
-                "objectives": "-" if found is None else "several" if found.several_objectives else "one",
-                "what": summary,
-                "options": [option.as_data() for option in options.values()]
-                if form == "json"
-                else ", ".join(
-                    option.name if option.required else f"{option.name}={option.default}" for option in options.values()
-                ),
-            }
+        strategy = working.get(name)  # None: it is broken, and its summary says how
+        options = {} if strategy is None else options_of(strategy)
+        found.append(
+            StrategySummary(
+                strategy=name,
+                objectives="-" if strategy is None else "several" if strategy.several_objectives else "one",
+                what=summary,
+                options=[DeclaredOption.of(option) for option in options.values()],
+            )
         )
-    shared.print_rows(rows, form)
+    if form == "json":
+        shared.print_json(found)
+    else:
+        shared.print_rows([_row(one) for one in found], form)
+
+
+def _row(one: StrategySummary) -> dict[str, str]:
+    options = (known.option if known.required else f"{known.option}={known.default}" for known in one.options)
+    return {
+        "strategy": one.strategy,
+        "objectives": one.objectives,
+        "what": one.what,
+        "options": ", ".join(options),
+    }

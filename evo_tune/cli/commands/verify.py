@@ -22,7 +22,7 @@ PLACE = 70
 def command(run: str | None, store: str, evaluator: str | None, strategy: str | None, trust: bool, form: str) -> int:
     """Replay every proposal of RUN; say whether they agree."""
     from evo_tune.loop.code import code_of, place_of
-    from evo_tune.loop.replay import other_strategy, other_versions, verify
+    from evo_tune.loop.replay import Verification, other_strategy, other_versions, verify
     from evo_tune.store.manifest import space_of
     from evo_tune.store.places import find_run
     from evo_tune.store.run import Run
@@ -34,12 +34,9 @@ def command(run: str | None, store: str, evaluator: str | None, strategy: str | 
     changed = other_strategy(manifest, place_of(manifest, strategy))
     notes = ([changed] if changed else []) + (other_versions(manifest) if found else [])
     if form == "json":
-        rows = [
-            {"id": row.id, "recorded": vars(row.recorded), "replayed": row.replayed and vars(row.replayed)}
-            for row in found
-        ]
-        data = {"run": saved.name, "proposals": len(saved.candidates), "disagreements": rows, "notes": notes}
-        shared.print_json(data)
+        shared.print_json(
+            Verification(run=saved.name, proposals=len(saved.candidates), disagreements=found, notes=notes)
+        )
         return 1 if found else 0
     if not found:
         shared.echo(f"{saved.name}: all {len(saved.candidates)} proposals agree with the recorded ones")

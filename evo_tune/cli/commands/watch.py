@@ -31,7 +31,9 @@ def command(run: str | None, port: int, store: str, form: str) -> None:
 
     def tell(address: str) -> None:
         if form == "json":
-            shared.print_json({"run": folder.name, "address": address})
+            from evo_tune.cli.formats import WatchedRun
+
+            shared.print_json(WatchedRun(run=folder.name, address=address))
         else:
             shared.echo(f"open {address}   (Ctrl-C ends it)")
 

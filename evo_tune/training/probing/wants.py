@@ -21,17 +21,17 @@ MULTIPLES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 @dataclass(frozen=True)
 class Timings:
-    """How fast a device is.
+    """The measured speed of a device; all but `products` in its fastest precision.
 
     Args:
-        device: Its name.
-        products: FLOP/s by precision, and by side of square matrices.
-        widths: FLOP/s of a layer by its width, in the fastest precision, as all that follows.
-        vocabularies: FLOP/s of a head by its outputs.
-        head_sizes: FLOP/s of attention by channels of a head.
-        batches: FLOP/s of a layer by tokens in a step.
-        bandwidth: Bytes a second that a copy reads and writes.
-        launch: Seconds of the smallest operation.
+        device: Name of the device.
+        products: Speed of products of square matrices, by precision and by side. Unit: FLOP/s.
+        widths: Speed of a layer, by its width. Unit: FLOP/s.
+        vocabularies: Speed of an output head, by its outputs. Unit: FLOP/s.
+        head_sizes: Speed of attention, by channels of a head. Unit: FLOP/s.
+        batches: Speed of a layer, by tokens in a step. Unit: FLOP/s.
+        bandwidth: Speed of a copy, reads and writes together. Unit: bytes/s.
+        launch: Duration of the smallest operation. Unit: s.
     """
 
     device: str
@@ -46,14 +46,14 @@ class Timings:
 
 @dataclass(frozen=True)
 class Wants:
-    """What a device wants.
+    """The sizes and the precision that suit a device.
 
     Args:
-        precision: In which products are fastest, where that is by a third or more; else fp32.
-        width: Of what a width should be a multiple.
-        vocabulary: Of what a vocabulary should be a multiple.
-        head_sizes: Channels of a head that are as good as the best.
-        batch: Tokens in a step below which the chip idles.
+        precision: Precision of the fastest products if they gain a third or more; otherwise fp32.
+        width: Number of which a width should be a multiple.
+        vocabulary: Number of which a vocabulary should be a multiple.
+        head_sizes: Channels of a head that are as fast as the best.
+        batch: Size of a step below which the chip is idle half of the time or more. Unit: tokens.
     """
 
     precision: str

@@ -1,0 +1,449 @@
+"""The types of what commands print with `--format json`; each command fills its type and prints it with `print_json`.
+
+Types that are filled from a run are in `report/data.py`, those of events in `cli/stream.py`, and a few others in the
+modules that compute them; `outputs` names them all. docs/json.md is generated from the docstrings: an entry under
+`Args:` describes a key, and `Unit: s.` at its end gives the unit of the value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from msgspec import Struct
+
+from evo_tune.forecast.ahead import Ahead
+from evo_tune.genome.values import Genome, Value
+from evo_tune.options.declare import Option
+from evo_tune.report.data import Metrics, TrialSummary
+from evo_tune.store.heartbeat import Busy
+from evo_tune.training.probing.wants import Timings, Wants
+
+__all__ = [
+    "ConvertedRun",
+    "CoordinateCheck",
+    "DeclaredEvaluator",
+    "DeclaredObjective",
+    "DeclaredOption",
+    "Devices",
+    "EvaluatorSummary",
+    "ExportedModel",
+    "GenomeResult",
+    "ModelSlopes",
+    "NewEvaluator",
+    "PlannedRun",
+    "PlannedSlot",
+    "ProbedDevice",
+    "RunStatus",
+    "ScheduleStep",
+    "ShellScript",
+    "StrategySummary",
+    "TrainingResult",
+    "WatchedRun",
+    "WrittenReport",
+    "outputs",
+]
+
+
+class PlannedRun(Struct, forbid_unknown_fields=True, kw_only=True):
+    """A run that was not started (`--dry-run`).
+
+    Args:
+        evaluator: Name of the evaluator.
+        slots: Number of trainings at the same time.
+        device: Device of the slots.
+        options: Options of the evaluator, by name. Unit: the option's.
+        seconds_timed: Durations of full trainings, from timed steps; null if steps cannot be timed. Unit: s.
+        forecast: Forecast of the run; null if nothing can be predicted before trainings have ended.
+    """
+
+    evaluator: str
+    slots: int
+    device: str
+    options: dict[str, Value | None]
+    seconds_timed: tuple[float, ...] | None
+    forecast: Ahead | None
+
+
+class RunStatus(Struct, forbid_unknown_fields=True, kw_only=True):
+    """The present state of a run.
+
+    Args:
+        run: Name of the run.
+        state: Whether it is running, has ended or was killed, in words.
+        running: Whether the run gave a recent sign of life.
+        births: Number of proposed trials.
+        results: Number of trials with a result.
+        failed: Number of results that failed.
+        pruned: Number of trainings that were stopped early.
+        best: Best trial so far.
+        seconds_since_last_event: Time since the last write to the journal. Unit: s.
+        forecast: Forecast of the whole run; null if it is not running, or too little is known.
+        slots: Work of each slot; empty if the run is not running.
+    """
+
+    run: str
+    state: str
+    running: bool
+    births: int
+    results: int
+    failed: int
+    pruned: int
+    best: TrialSummary | None
+    seconds_since_last_event: float
+    forecast: Ahead | None
+    slots: tuple[Busy, ...]
+
+
+class WatchedRun(Struct, forbid_unknown_fields=True, kw_only=True):
+    """The address of a page that follows a run; it is served until Ctrl-C.
+
+    Args:
+        run: Name of the run.
+        address: Address of the page on this machine; it contains a token.
+    """
+
+    run: str
+    address: str
+
+
+class ConvertedRun(Struct, forbid_unknown_fields=True, kw_only=True):
+    """A run that was written for another tool.
+
+    Args:
+        run: Name of the run.
+        tool: optuna, tensorboard or mlflow.
+        file: File or folder that was written.
+        results: Number of results in it.
+        open: Command that opens it.
+    """
+
+    run: str
+    tool: str
+    file: str
+    results: int
+    open: str
+
+
+class WrittenReport(Struct, forbid_unknown_fields=True, kw_only=True):
+    """A report that was written.
+
+    Args:
+        runs: Names of the runs in it.
+        report: File of the report.
+    """
+
+    runs: list[str]
+    report: str
+
+
+class TrainingResult(Struct, forbid_unknown_fields=True, kw_only=True):
+    """The result of a training.
+
+    Args:
+        status: ok, or the kind of failure.
+        metrics: Values by name; null if not finite. Unit: the metric's.
+        curve: Reports during the training: share of the training, and metrics. Unit: the metric's.
+        seconds: Duration of the training. Unit: s.
+        device: Device of the training.
+        error: Cause of the failure, in one line.
+    """
+
+    status: str
+    metrics: Metrics
+    curve: tuple[tuple[float, Metrics], ...]
+    seconds: float
+    device: str
+    error: str | None
+
+
+class GenomeResult(TrainingResult, kw_only=True):
+    """The result of one genome, from `evaluate`; the exit code is 1 unless the status is ok.
+
+    Args:
+        genome: Values of the genes, by name.
+    """
+
+    genome: Genome
+
+
+class ExportedModel(Struct, forbid_unknown_fields=True, kw_only=True):
+    """A model that was trained once more and saved.
+
+    Args:
+        run: Name of the run.
+        trial: Trial whose genome was trained.
+        genome: Values of the genes, by name.
+        folder: Folder that was written.
+        files: Names of the files in it.
+        metrics: Metrics of this training, by name. Unit: the metric's.
+    """
+
+    run: str
+    trial: int
+    genome: Genome
+    folder: str
+    files: list[str]
+    metrics: Mapping[str, Any]
+
+
+class EvaluatorSummary(Struct, forbid_unknown_fields=True, kw_only=True):
+    """An evaluator that can be used by name.
+
+    Args:
+        evaluator: Name of the evaluator.
+        found: Origin (file, entry point or bundled), and the evaluators of the same name that it hides.
+        what: First line of its docstring.
+        file: File of the evaluator.
+    """
+
+    evaluator: str
+    found: str
+    what: str
+    file: str
+
+
+class DeclaredObjective(Struct, forbid_unknown_fields=True, kw_only=True):
+    """An objective of an evaluator.
+
+    Args:
+        metric: Metric that is optimised.
+        direction: min or max.
+    """
+
+    metric: str
+    direction: str
+
+
+class DeclaredOption(Struct, forbid_unknown_fields=True, kw_only=True):
+    """An option, as `-o` or `-s` takes it.
+
+    Args:
+        group: Title of its group; '' for none.
+        option: Name of the option.
+        type: Type of its values, in words.
+        required: Whether it must be given.
+        default: Default value; null for a required option. Unit: the option's.
+        unit: Unit of its values; '' for none.
+        bounds: Interval of its numbers; '' for none.
+        gene: Gene that `--gene NAME` makes of it; '' if the gene must be written out, or the option cannot be one.
+        help: Description of the option.
+    """
+
+    group: str
+    option: str
+    type: str
+    required: bool
+    default: Value | None
+    unit: str
+    bounds: str
+    gene: str
+    help: str
+
+    @classmethod
+    def of(cls, option: Option) -> DeclaredOption:
+        """Return the printed part of an option."""
+        return cls(
+            group=option.group,
+            option=option.name,
+            type=option.kind,
+            required=option.required,
+            default=None if option.required else option.default,
+            unit=option.unit,
+            bounds=option.bounds,
+            gene=option.gene or "",
+            help=option.help,
+        )
+
+
+class DeclaredEvaluator(EvaluatorSummary, kw_only=True):
+    """An evaluator with its declarations.
+
+    Args:
+        objectives: Objectives, in order of importance.
+        metrics: Units of its metrics, by name.
+        tests: Names of the metrics on the test set, by metric.
+        supports: Features that it supports beyond full trainings.
+        options: Options of the evaluator.
+    """
+
+    objectives: list[DeclaredObjective]
+    metrics: Mapping[str, str]
+    tests: Mapping[str, str]
+    supports: tuple[str, ...]
+    options: list[DeclaredOption]
+
+
+class StrategySummary(Struct, forbid_unknown_fields=True, kw_only=True):
+    """A strategy that can be used by name.
+
+    Args:
+        strategy: Name of the strategy.
+        objectives: one, several, or - if it cannot be loaded.
+        what: First line of its docstring, or the error that it raises.
+        options: Options of the strategy.
+    """
+
+    strategy: str
+    objectives: str
+    what: str
+    options: list[DeclaredOption]
+
+
+class NewEvaluator(Struct, forbid_unknown_fields=True, kw_only=True):
+    """The file of a new evaluator.
+
+    Args:
+        evaluator: Name of the evaluator.
+        file: File that was written.
+        genes: Genes that were guessed from a script; none without `--from`.
+    """
+
+    evaluator: str
+    file: str
+    genes: list[str]
+
+
+class ScheduleStep(Struct, forbid_unknown_fields=True, kw_only=True):
+    """A step of a schedule.
+
+    Args:
+        step: Number of the step, from 0.
+        lr: Learning rate.
+    """
+
+    step: int
+    lr: float
+
+
+class PlannedSlot(Struct, forbid_unknown_fields=True, kw_only=True):
+    """A slot that a run would have.
+
+    Args:
+        slot: Name of the slot.
+        device: cpu, or the name of a GPU in CUDA's numbering.
+        what: Model of the GPU; - on a CPU.
+        threads: CPU threads of a training.
+        memory: Memory of the device; null if unknown. Unit: bytes.
+        free: Free memory of the device; null if unknown. Unit: bytes.
+        precision: Precision of a training there, or how it will be found.
+    """
+
+    slot: str
+    device: str
+    what: str
+    threads: int
+    memory: int | None
+    free: int | None
+    precision: str
+
+
+class ProbedDevice(Struct, forbid_unknown_fields=True, kw_only=True):
+    """A device whose speed was measured.
+
+    Args:
+        name: Name of the device, as slots have it.
+        timings: Measured speeds.
+        wants: Sizes and precision that suit the device.
+        known: Data sheet of the device; null if it is not in the table.
+    """
+
+    name: str
+    timings: Timings
+    wants: Wants
+    known: dict[str, Any] | None
+
+
+class Devices(Struct, forbid_unknown_fields=True, kw_only=True):
+    """The devices that a run would use.
+
+    Args:
+        slots: Slots of the run.
+        cards: Use of each GPU and its reason, a sentence each.
+        probed: Measurements of each device, with --probe.
+        why: Reasons for these slots, a sentence each.
+    """
+
+    slots: list[PlannedSlot]
+    cards: tuple[str, ...]
+    probed: list[ProbedDevice]
+    why: tuple[str, ...]
+
+
+class ShellScript(Struct, forbid_unknown_fields=True, kw_only=True):
+    """The completion script of a shell.
+
+    Args:
+        shell: bash, zsh or fish.
+        script: Text of the script.
+    """
+
+    shell: str
+    script: str
+
+
+class ModelSlopes(Struct, forbid_unknown_fields=True, kw_only=True):
+    """The change of activations with one of the sizes of a model.
+
+    Args:
+        against: width or depth.
+        sizes: Sizes of the trained models.
+        least: Lowest slope of log mean activation against log size, over all blocks and steps; null if not finite.
+        most: Highest slope; null if not finite.
+        asked: Bounds for the slopes; null if this parametrisation has none.
+        holds: Whether the slopes are within the bounds.
+    """
+
+    against: str
+    sizes: tuple[int, ...]
+    least: float | None
+    most: float | None
+    asked: tuple[float, float] | None
+    holds: bool
+
+
+class CoordinateCheck(Struct, forbid_unknown_fields=True, kw_only=True):
+    """A coordinate check.
+
+    Args:
+        param: Parametrisation.
+        optimizer: Optimizer of the trainings.
+        init: Initialisation of the weights.
+        slopes: Slopes against width, and against depth if it was asked.
+    """
+
+    param: str
+    optimizer: str
+    init: str
+    slopes: list[ModelSlopes]
+
+
+def outputs() -> dict[str, Any]:
+    """Return the type that each command prints with `--format json`; the events of `jsonl` are in `stream`."""
+    from evo_tune.forecast.scale import ScaledRecipe
+    from evo_tune.loop.replay import Verification
+    from evo_tune.report.data import ListedRun, Recommendation, RunDetails, RunSummary
+
+    return {
+        "run": RunSummary,
+        "run --dry-run": PlannedRun,
+        "resume": RunSummary,
+        "list": list[ListedRun],
+        "status": RunStatus,
+        "show": RunDetails,
+        "watch": WatchedRun,
+        "best": Recommendation | list[Recommendation],
+        "report": WrittenReport,
+        "convert": ConvertedRun,
+        "verify": Verification,
+        "evaluators": list[EvaluatorSummary] | DeclaredEvaluator,
+        "strategies": list[StrategySummary],
+        "new": NewEvaluator,
+        "evaluate": GenomeResult,
+        "export": ExportedModel,
+        "scale": ScaledRecipe,
+        "coordinates": CoordinateCheck,
+        "schedule": list[ScheduleStep],
+        "devices": Devices,
+        "completion": ShellScript,
+    }
