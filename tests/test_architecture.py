@@ -40,6 +40,7 @@ LIGHT = {
     "evo_tune.training.hardware.probe",
     "evo_tune.training.models.transfer.coordinates",
     "evo_tune.training.optim.schedule",
+    "evo_tune.training.probing.wants",
 }
 """What others may import of `training`: arithmetic that loads no torch, what times a machine, what starts ranks, and
 what checks models that are nobody's."""
