@@ -81,7 +81,7 @@ def session_options(function: Command) -> Command:
 def _read_tracks(context: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...]:
     """Refuse what cannot be tracked before a run is made."""
     if given:
-        from evo_tune.integrations.tracking import check_track
+        from evo_tune.integrations.converting import check_track
 
         for text in given:
             check_track(text)
@@ -110,7 +110,7 @@ def go(
     stream = Stream(search) if form == "jsonl" else None
     with ExitStack() as beside:
         if tracks:
-            from evo_tune.integrations.tracking import tracking
+            from evo_tune.integrations.converting import tracking
 
             beside.enter_context(tracking(search.saved.folder, tracks))
         watch = beside.enter_context(watcher(silent, price))

@@ -1,4 +1,9 @@
-"""Which tools a run can be written for, and the writing: once after it, or again and again while it goes on."""
+"""Write a run for another tool: once (`convert`), or continuously while it goes on (`--track`).
+
+A tracker is a process of its own that reads the run's folder, so the run never waits for it, and a tracker that dies or
+hangs costs a warning. It ends when its standard input closes: at the end of the run, or with the process that started
+it.
+"""
 
 from __future__ import annotations
 
@@ -6,41 +11,59 @@ import contextlib
 import os
 import shlex
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from evo_tune.errors import EvoTuneError, OptionError, StoreError, UsageError
-from evo_tune.store.inflight import Curve
+from evo_tune.store.inflight import Curve, in_flight
+from evo_tune.store.journal import JOURNAL
 from evo_tune.store.run import Run
 from evo_tune.text import one_line
 
-__all__ = ["TOOLS", "TRACKERS", "Sink", "convert", "opened_by", "parse_track", "sink", "usual_path"]
+__all__ = [
+    "TOOLS",
+    "TRACKERS",
+    "Sink",
+    "check_track",
+    "convert",
+    "follow",
+    "opened_by",
+    "sink",
+    "tracking",
+    "usual_path",
+]
 
 
 class Sink(Protocol):
-    """What a run is written into."""
+    """Target that runs are written into."""
 
     def update(self, run: Run, flying: Mapping[int, Curve] | None = None) -> None:
-        """Write what is not there yet.
+        """Write the parts of a run that are not written yet.
 
         Args:
-            run: It.
-            flying: Curves so far of what has no result yet (see `in_flight`).
+            run: The run.
+            flying: Learning curves of pending trials by id (see `in_flight`).
         """
 
 
 class _Tool(NamedTuple):
     home: str
-    """Module and class of its sink, made of the path and of what the user wrote."""
+    """Module and class of the sink; the class is made from a path and the flag that the user wrote."""
     ending: str
-    """What its usual name ends with."""
+    """Ending of the usual file name."""
     opened: str
-    """The command that opens it."""
+    """Command that opens the file or folder."""
     pages: str = ""
-    """Module that this command needs beyond what the extra brings; '' for none."""
+    """Module that this command needs and the extra does not bring; '' for none."""
 
 
 TOOLS = {
@@ -48,22 +71,22 @@ TOOLS = {
     "tensorboard": _Tool("tensorboard:TensorBoardFolder", "-tensorboard", "tensorboard --logdir {}"),
     "mlflow": _Tool("mlflow:MLflowDatabase", "-mlflow.db", "mlflow ui --backend-store-uri sqlite:///{}", "flask"),
 }
-"""By name; each has a file here, and its package an extra of that name."""
+"""Tools by name. Each has a module in this folder, and an extra of its name."""
 
 TRACKERS = ("tensorboard", "optuna")
-"""Those that a run can be written into while it goes on."""
+"""Tools that a run can be written for while it goes on."""
 
 
 def sink(tool: str, path: Path, what: str) -> Sink:
-    """Return what a run is written into.
+    """Return the target of a tool.
 
     Args:
-        tool: One of TOOLS.
-        path: Its file or folder.
-        what: As the user wrote it, for errors.
+        tool: Key of TOOLS.
+        path: File or folder of the target.
+        what: Flag that the user wrote, for errors.
 
     Raises:
-        UsageError: The tool is not installed, or the path is none for it.
+        UsageError: The tool is not installed, or the path is not usable for it.
     """
     module, name = TOOLS[tool].home.split(":")
     make: Callable[[Path, str], Sink] = getattr(import_module(f"evo_tune.integrations.{module}"), name)
@@ -71,40 +94,29 @@ def sink(tool: str, path: Path, what: str) -> Sink:
 
 
 def usual_path(run: Run, tool: str) -> Path:
-    """Return where a run is written unless something else is said: beside where the user stands."""
+    """Return the default path of a target: in the working directory."""
     return Path(f"{one_line(run.folder.resolve().name, 100)}{TOOLS[tool].ending}")
 
 
 def opened_by(tool: str, path: Path) -> str:
-    """Return the command that opens what was written."""
+    """Return the command that opens a target."""
     typed, needs = TOOLS[tool].opened.format(shlex.quote(str(path))), TOOLS[tool].pages
     return typed if not needs or find_spec(needs) is not None else f"{typed} (after pip install {tool})"
 
 
 def convert(run: Run, tool: str, path: Path) -> None:
-    """Write a run for a tool, into a file or folder that is not there yet.
+    """Write a run for a tool, into a new file or folder.
 
     Raises:
-        UsageError: It is there, or the tool is not installed.
-        StoreError: It cannot be written; nothing is left of it.
+        UsageError: The path exists, or the tool is not installed.
+        StoreError: The path cannot be written; it is removed again.
     """
     what = f"--to {tool}"
     if os.path.lexists(path):
         raise UsageError(f"{what}: {path} exists: choose another -o PATH, or remove it")
     made = sink(tool, path, what)
-    with _whole(path):
-        made.update(run)
-
-
-@contextlib.contextmanager
-def _whole(path: Path) -> Iterator[None]:
-    """Leave nothing where something went wrong in between.
-
-    Raises:
-        StoreError: The disk refused, or the tool.
-    """
     try:
-        yield
+        made.update(run)
     except BaseException as error:
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
@@ -116,13 +128,178 @@ def _whole(path: Path) -> Iterator[None]:
         raise StoreError(f"cannot write {path}: {why}; choose another -o PATH") from error
 
 
-def parse_track(text: str) -> tuple[str, Path]:
-    """Read TOOL:PATH.
+# ---------------------------------------------------------------------------------------------------------
+# Tracking
+
+EVERY = 2.0
+"""Least seconds between two looks at the run's journal."""
+
+REST = 10
+"""Seconds that a tracker rests per second that it wrote, so that it takes at most a tenth of a core."""
+
+PATIENCE = 15.0
+"""Seconds that a tracker gets at the end of a run."""
+
+START = (
+    "import sys; sys.path[:] = sys.argv[3:]; "
+    "from evo_tune.integrations.converting import main; main(sys.argv[1], sys.argv[2])"
+)
+"""Code of the tracker's process: it takes this process's path, and nothing from the working directory."""
+
+
+@contextlib.contextmanager
+def tracking(folder: Path, tracks: Sequence[str], patience: float = PATIENCE) -> Iterator[None]:
+    """Track a run inside this context.
+
+    Args:
+        folder: Folder of the run.
+        tracks: Targets: tensorboard:DIR or optuna:FILE.
+        patience: Seconds that the trackers get at the end.
 
     Raises:
-        OptionError: It is not that, or no tool that a run can be written into while it goes on.
+        UsageError: A target is not understood, or its tool is not installed.
+    """
+    for text in tracks:
+        check_track(text)
+    trackers = [_Tracker(folder, text) for text in tracks]
+    try:
+        yield
+    finally:
+        until = time.monotonic() + patience
+        for tracker in trackers:
+            tracker.end()
+        for tracker in trackers:
+            tracker.wait(max(0.0, until - time.monotonic()))
+
+
+def check_track(text: str) -> Sink:
+    """Return the target of `--track TOOL:PATH`.
+
+    Raises:
+        OptionError: The text is not understood.
+        UsageError: The tool is not installed, or the path is not usable for it.
     """
     tool, colon, path = text.partition(":")
     if not colon or not path or tool not in TRACKERS:
         raise OptionError(f"--track {text!r} is not understood: expected tensorboard:DIR or optuna:FILE")
-    return tool, Path(path)
+    return sink(tool, Path(path), f"--track {text}")
+
+
+class _Tracker:
+    """Process that follows a run.
+
+    Args:
+        folder: Folder of the run.
+        text: Target: tensorboard:DIR or optuna:FILE.
+    """
+
+    def __init__(self, folder: Path, text: str) -> None:
+        self._text = text
+        self._folder = folder
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115  (lives as long as the process)
+        path = [os.path.abspath(place) for place in sys.path]
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", "-c", START, os.path.abspath(folder), text, *path],
+            stdin=subprocess.PIPE,
+            stdout=self._output,
+            stderr=self._output,
+            start_new_session=True,  # Ctrl-C in the terminal is for the run
+        )
+        self._warned = threading.Lock()
+        self._watching = threading.Thread(target=self._watch, daemon=True)
+        self._watching.start()
+
+    def _watch(self) -> None:
+        """Warn at once when the process dies: in a long run the user may still fix the cause."""
+        if self._process.wait() and self._warned.acquire(blocking=False):
+            self._output.seek(0)
+            lines = self._output.read().decode("utf-8", "replace").strip().splitlines()
+            self._warn(one_line(lines[-1]) if lines else f"it ended with code {self._process.returncode}")
+
+    def end(self) -> None:
+        """Tell the process that the run has ended."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(OSError):
+            self._process.stdin.close()
+
+    def wait(self, seconds: float) -> None:
+        """Wait for the process to end, and kill it after a number of seconds."""
+        try:
+            self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            if self._warned.acquire(blocking=False):
+                self._warn("it does not answer")
+            self._process.kill()
+        self._watching.join()
+        self._output.close()
+
+    def _warn(self, why: str) -> None:
+        tool = self._text.partition(":")[0]
+        warnings.warn(
+            f"--track {self._text} is given up ({why}); the run goes on, and is saved as ever: "
+            f"`evo-tune convert {self._folder} --to {tool}` writes it afterwards",
+            stacklevel=2,
+        )
+
+
+def follow(folder: Path, text: str, ended: threading.Event) -> None:
+    """Write a run for a tool until the run has ended, and once more after that.
+
+    Args:
+        folder: Folder of the run.
+        text: Target: tensorboard:DIR or optuna:FILE.
+        ended: Set at the end of the run.
+
+    Raises:
+        EvoTuneError: The run cannot be read at its end, or the target is not usable.
+        OSError: The target cannot be written.
+    """
+    target = check_track(text)
+    seen, rest, last = (-1, -1), 0.0, False
+    run: Run | None = None
+    written: dict[int, Curve] = {}
+    while not last:
+        last = ended.wait(max(EVERY if seen != (-1, -1) else 0.0, rest))
+        now, flying, began = _version(folder), in_flight(folder), time.monotonic()
+        if now != seen:
+            try:
+                run = Run.open(folder)
+            except StoreError:  # half a line, or a shared folder that is not mounted
+                if last:
+                    raise
+                continue
+        if run is not None and (now != seen or flying != written):
+            target.update(run, flying)
+            seen, written, rest = now, flying, REST * (time.monotonic() - began)
+
+
+def _version(folder: Path) -> tuple[int, int]:
+    with contextlib.suppress(OSError):
+        found = (folder / JOURNAL).lstat()
+        return found.st_size, found.st_mtime_ns
+    return -1, -1
+
+
+def main(folder: str, text: str) -> None:
+    """Follow a run until standard input closes: the main function of a tracker's process.
+
+    Args:
+        folder: Folder of the run.
+        text: Target: tensorboard:DIR or optuna:FILE.
+    """
+    with contextlib.suppress(OSError):
+        os.nice(10)  # trainings have priority
+    ended = threading.Event()
+
+    def listen() -> None:
+        while os.read(0, 1):  # unlike sys.stdin, this does not keep the interpreter from closing
+            pass
+        ended.set()
+
+    threading.Thread(target=listen, daemon=True).start()
+    try:
+        follow(Path(folder), text, ended)
+    except OSError as error:
+        sys.exit(one_line(f"cannot write {error.filename or text.partition(':')[2]}: {error.strerror or error}"))
+    except Exception as error:
+        sys.exit(one_line(str(error)) or type(error).__name__)

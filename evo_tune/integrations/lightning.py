@@ -1,12 +1,12 @@
-"""Lightning's `Trainer` as an evaluator: curves, pruning, rungs.
+"""Use Lightning's `Trainer` in an evaluator: curves, pruning, rungs.
 
     def evaluate(genome, context, *, steps: int = 1000):
         made = trainer(context, max_steps=steps, val_check_interval=100)
         return fit(made, Model(genome), context, train_loader, validation_loader)
 
-`SUPPORTS = ["budget", "curve"]` may stand beside it: a part of the training is its first steps, under the schedule of
-the full one where the module asks `self.trainer.estimated_stepping_batches` for its length, and the next part goes on
-from the checkpoint. Several GPUs a training: `integrations.ranks`. Importing this imports Lightning.
+The file may declare `SUPPORTS = ["budget", "curve"]`: a partial training is the first steps, under the schedule of the
+full one if the module takes its length from `self.trainer.estimated_stepping_batches`, and its promotion continues from
+the checkpoint. For several GPUs per training see `integrations.ranks`. Importing this module imports Lightning.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 
 from evo_tune.errors import RunError
-from evo_tune.integrations.needed import needing
-from evo_tune.integrations.reporting import last_step, numbers, place, report
+from evo_tune.integrations import needing
+from evo_tune.integrations.ranks import last_step, numbers, place, report
 from evo_tune.plugins.context import Context
 
 with needing("evo_tune.integrations.lightning", "lightning"):
@@ -31,19 +31,19 @@ with needing("evo_tune.integrations.lightning", "lightning"):
 __all__ = ["Report", "Resumable", "fit", "trainer"]
 
 CHECKPOINT = "rung.ckpt"
-"""What a rung leaves in its folder."""
+"""Name of a rung's checkpoint in its folder."""
 
-Random = dict[str, Any]
-"""State of the generators of random numbers, as plain data and tensors."""
+RandomState = dict[str, Any]
+"""State of the random number generators, as plain data and tensors."""
 
 
 def trainer(context: Context, **fixed: Any) -> Trainer:
-    """Return a trainer on the evaluation's device, all seeded: make it before the module.
+    """Return a trainer on the evaluation's device and seed everything; call it before making the module.
 
     Args:
-        context: The evaluation's: its device, seed and folder.
-        fixed: Other arguments of Lightning's `Trainer`. Unless they say otherwise nothing is saved but what a rung
-            goes on from, nothing is logged elsewhere and no progress bar drawn.
+        context: Context of the evaluation, for device, seed and folder.
+        fixed: Further arguments of Lightning's `Trainer`. By default only the checkpoints of rungs are saved, nothing
+            is logged elsewhere, and there is no progress bar.
     """
     seed_everything(context.seed % 2**32, verbose=False)
     ranks = place()[1]
@@ -62,21 +62,21 @@ def trainer(context: Context, **fixed: Any) -> Trainer:
 
 
 class Report(Callback):  # type: ignore[misc] # mypy does not read Lightning
-    """Reports what each validation says, stops where the budget ends and saves what goes on; `fit` adds it.
+    """Callback that reports validations, stops at the end of the budget and saves a checkpoint; `fit` adds it.
 
-    Validations leave the random numbers of the training alone, so that a rung, which ends with one of its own, is the
-    training that had none there.
+    The random state is restored after a validation. So a rung, which ends with an extra validation, is the same
+    training as without one.
 
     Args:
-        context: The evaluation's.
+        context: Context of the evaluation.
     """
 
     def __init__(self, context: Context) -> None:
         self.context = context
         self.validated: dict[str, float] | None = None
-        """What the last validation said, of the last step or one before it."""
+        """Metrics of the last validation."""
         self._steps = 0
-        self._random: Random | None = None
+        self._random: RandomState | None = None
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         steps = trainer.estimated_stepping_batches
@@ -105,15 +105,15 @@ class Report(Callback):  # type: ignore[misc] # mypy does not read Lightning
 
 
 class Resumable:
-    """A DataLoader that can be gone on with in the midst of an epoch: the same order, each batch once.
+    """DataLoader that a checkpoint can resume within an epoch: in the same order, each batch once.
 
     Args:
-        loader: Any DataLoader; its length and attributes are this one's.
+        loader: Any DataLoader; its length and attributes are passed on.
     """
 
     def __init__(self, loader: Any) -> None:
         self._loader = loader
-        self._begun: Random = _random_state()
+        self._begun: RandomState = _random_state()
         self._done = 0
         self._restored: dict[str, Any] | None = None
 
@@ -142,55 +142,55 @@ class Resumable:
             yield batch
 
     def state_dict(self) -> dict[str, Any]:
-        """Return where the epoch stands, for a checkpoint."""
+        """Return the position in the epoch, for a checkpoint."""
         return {"begun": self._begun, "done": self._done, "random": _random_state()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there with the next pass."""
+        """Resume from a checkpoint with the next pass."""
         self._restored = state
 
 
 def fit(
     trainer: Trainer, module: LightningModule, context: Context, train: Any = None, validation: Any = None, **more: Any
 ) -> dict[str, float]:
-    """Train for the budget, from where the trial before left it, and return what the validation at its end says.
+    """Train for the budget, from the checkpoint of the promoted trial if there is one, and validate.
 
     Args:
-        trainer: Lightning's, such as `trainer(context, …)` makes.
-        module: What is trained; it logs what it is judged by, `self.log("val_loss", …)` in `validation_step`.
-        context: The evaluation's.
-        train: The DataLoader of the training. With anything else, and with several ranks, a rung that ends within an
-            epoch goes on with batches from the epoch's start.
-        validation: The DataLoader of the validation.
-        more: Other arguments of `trainer.fit`, such as `datamodule`.
+        trainer: Lightning's trainer, such as `trainer(context, …)` returns.
+        module: Module to train; it logs its objective by `self.log("val_loss", …)` in `validation_step`.
+        context: Context of the evaluation.
+        train: DataLoader of the training. With other data, or several ranks, a promotion within an epoch continues with
+            batches from the start of the epoch.
+        validation: DataLoader of the validation.
+        more: Further arguments of `trainer.fit`, such as `datamodule`.
 
     Returns:
         The trainer's `callback_metrics` at the end.
 
     Raises:
-        Pruned: A bound fixed at birth is passed.
-        RunError: Nothing was validated, or the trainer has no end.
+        Pruned: The learning curve passed a bound.
+        RunError: There was no validation, or the trainer has no end.
     """
-    told = Report(context)
-    trainer.callbacks.insert(0, told)
+    reported = Report(context)
+    trainer.callbacks.insert(0, reported)
     if isinstance(train, torch.utils.data.DataLoader) and trainer.world_size == 1:
         train = Resumable(train)
     before = None if context.resume_folder is None else context.resume_folder / CHECKPOINT
     if before is not None and before.is_file():
         more["ckpt_path"] = str(before)
-        if "weights_only" in inspect.signature(trainer.fit).parameters:  # from Lightning 2.6 on
-            more["weights_only"] = True  # a run's folder may be a stranger's
+        if "weights_only" in inspect.signature(trainer.fit).parameters:  # since Lightning 2.6
+            more["weights_only"] = True  # a run folder may come from a stranger
     trainer.fit(module, train, validation, **more)
-    if told.validated is None:
+    if reported.validated is None:
         raise RunError(
-            "Lightning validated nothing: give the Trainer validation data, and log in validation_step what counts"
+            "Lightning validated nothing: give the Trainer validation data, and log the objective in validation_step"
         )
-    return told.validated
+    return reported.validated
 
 
-def _random_state() -> Random:
+def _random_state() -> RandomState:
     name, key, *rest = np.random.get_state()
-    state: Random = {"python": random.getstate(), "numpy": [name, np.asarray(key).tolist(), *rest]}
+    state: RandomState = {"python": random.getstate(), "numpy": [name, np.asarray(key).tolist(), *rest]}
     state["torch"] = torch.get_rng_state()
     if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         state["cuda"] = torch.cuda.get_rng_state_all()

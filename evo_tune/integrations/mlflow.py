@@ -1,22 +1,20 @@
-"""A run in MLflow's database: one parent run, and a child for each trial.
+"""Write a run into an MLflow database: one parent run, and a child run for each trial.
 
-The database is SQLite's, one file: MLflow refuses its older folders of files unless a variable is set. What a name
-may hold there is MLflow's choice, so other characters of genes and metrics become underscores.
+The database is one SQLite file, because MLflow refuses its older folders of files unless a variable is set. Characters
+of genes and metrics that MLflow does not allow become underscores.
 """
 
 from __future__ import annotations
 
 import contextlib
-import logging
 import math
 import re
-import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evo_tune.integrations.needed import needing
-from evo_tune.integrations.rows import Row, Rows
+from evo_tune.integrations import needing, quiet
+from evo_tune.integrations.rows import Row, Rows, distinct
 from evo_tune.report.summary import best_so_far
 from evo_tune.store.inflight import Curve
 from evo_tune.store.run import Run
@@ -27,15 +25,18 @@ if TYPE_CHECKING:
 __all__ = ["MLflowDatabase"]
 
 METRICS, PARAMS = 900, 90
-"""How many are written at once: MLflow takes 1000 and 100."""
+"""Metrics and parameters in one request; MLflow accepts 1000 and 100."""
+
+Point = tuple[str, float, int, int]
+"""Metric, value, time in milliseconds since 1970, and step."""
 
 
 class MLflowDatabase:
-    """A new database for one run.
+    """New database for one run.
 
     Args:
-        path: The file, which is made.
-        what: As the user wrote it, for errors.
+        path: File to make.
+        what: Flag that the user wrote, for errors.
 
     Raises:
         UsageError: The extra `mlflow` is not installed.
@@ -49,19 +50,19 @@ class MLflowDatabase:
             import sqlalchemy  # noqa: F401
 
     def update(self, run: Run, flying: Mapping[int, Curve] | None = None) -> None:
-        """Write a run into the database, which is made.
+        """Write a run into the new database.
 
         Args:
-            run: It.
-            flying: Curves so far of what has no result yet.
+            run: The run.
+            flying: Learning curves of pending trials by id.
 
         Raises:
-            OSError: It cannot be written.
+            OSError: The file cannot be written.
         """
         from mlflow import MlflowClient
 
         rows, path = Rows(run, flying), self.path.resolve()
-        path.touch(exist_ok=False)  # for an error of the system's own words
+        path.touch(exist_ok=False)  # raises the system's own error if it cannot be written
         artifacts = path.with_name(f"{path.name}-artifacts").as_uri()
         with _quiet():
             client = MlflowClient(tracking_uri=f"sqlite:///{path}")
@@ -70,13 +71,12 @@ class MLflowDatabase:
 
 
 def _write(client: MlflowClient, experiment: str, rows: Rows) -> None:
-    genes, metrics = _names(rows.genes.values()), _names(rows.metrics.values())
+    genes, metrics = distinct(rows.genes.values(), _name), distinct(rows.metrics.values(), _name)
     every = [rows.row(id) for id in range(len(rows))]
     began = min((row.began for row in every), default=0.0)
     parent = client.create_run(experiment, _ms(began), run_name=rows.name).info.run_id
-    _log(
-        client, parent, dict(zip(_names(rows.facts).values(), rows.facts.values(), strict=True)), _course(rows, metrics)
-    )
+    facts = {name: rows.facts[fact] for fact, name in distinct(rows.facts, _name).items()}
+    _log(client, parent, facts, _best(rows, metrics))
     for row in every:
         tags = {"mlflow.parentRunId": parent, "state": row.state}
         tags |= {name: str(value) for name, value in row.facts.items()}
@@ -89,22 +89,22 @@ def _write(client: MlflowClient, experiment: str, rows: Rows) -> None:
         client.set_terminated(parent, "FINISHED", _ms(max((row.ended or 0.0 for row in every), default=began)))
 
 
-def _course(rows: Rows, names: dict[str, str]) -> Iterator[tuple[str, float, int, int]]:
-    """Yield the best so far by evaluations: so the parent's line shows the best, and its page how that came."""
+def _best(rows: Rows, names: dict[str, str]) -> Iterator[Point]:
+    """Yield the best value after each evaluation: the metric of the parent run."""
     for count, value, id in best_so_far(rows.run):
         if math.isfinite(value):
             yield names[rows.objectives[0]], value, _ms(rows.row(id).ended or 0.0), count
 
 
-def _points(row: Row, names: dict[str, str]) -> Iterator[tuple[str, float, int, int]]:
-    """Yield (metric, value, time in milliseconds since 1970, step) of a trial's curve and of its end."""
+def _points(row: Row, names: dict[str, str]) -> Iterator[Point]:
+    """Yield the points of a trial's learning curve and its result."""
     end = row.began if row.ended is None else row.ended
     for step, point in [*row.curve, (row.last, row.metrics)]:
         at = row.began + step / row.last * (end - row.began)
         yield from ((names[name], value, _ms(at), step) for name, value in point.items())
 
 
-def _log(client: MlflowClient, run: str, params: dict[str, Any], points: Iterable[tuple[str, float, int, int]]) -> None:
+def _log(client: MlflowClient, run: str, params: dict[str, Any], points: Iterable[Point]) -> None:
     from mlflow.entities import Metric, Param
 
     metrics = [Metric(*point) for point in points]
@@ -114,20 +114,8 @@ def _log(client: MlflowClient, run: str, params: dict[str, Any], points: Iterabl
         metrics, given = metrics[METRICS:], given[PARAMS:]
 
 
-def _names(names: Iterable[str]) -> dict[str, str]:
-    """Return each name as MLflow takes it, no two of them the same."""
-    made: dict[str, str] = {}
-    for name in names:
-        short, number = _name(name), 2
-        free = short
-        while free in made.values():
-            free, number = f"{short} {number}", number + 1
-        made[name] = free
-    return made
-
-
 def _name(name: str) -> str:
-    """Return a name with nothing but letters, digits, '_', '-', spaces, and dots within it."""
+    """Return a name of letters, digits, '_', '-', spaces, and dots inside, as MLflow allows it."""
     return re.sub(r"[^\w\-. ]|^[. ]+|[. ]+$|\.(?=\.)", "_", name) or "_"
 
 
@@ -135,17 +123,5 @@ def _ms(seconds: float) -> int:
     return int(seconds * 1000)
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep what MLflow and Alembic say of a database that they make to themselves."""
-    loggers = [logging.getLogger(name) for name in ("mlflow", "mlflow.store.db.utils", "alembic")]
-    levels = [log.level for log in loggers]
-    for log in loggers:
-        log.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for log, level in zip(loggers, levels, strict=True):
-            log.setLevel(level)
+def _quiet() -> contextlib.AbstractContextManager[None]:
+    return quiet("mlflow", "mlflow.store.db.utils", "alembic")

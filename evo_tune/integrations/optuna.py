@@ -1,17 +1,14 @@
-"""A run as a study in Optuna's journal: what optuna-dashboard and `optuna.load_study` open.
+"""Write a run as a study into an Optuna journal, which optuna-dashboard and `optuna.load_study` open.
 
-A trial has the number of its candidate, the curve of the first objective as intermediate values, and what else there
-is of it as user attributes. What was not trained in full and from scratch is PRUNED, so the study's best is one that
-was.
+A trial has the number of its candidate. The learning curve of the first objective becomes intermediate values, and all
+other data user attributes. Trials that are no full training are PRUNED, so the best trial of the study is one that is.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import os
-import warnings
 from collections.abc import Generator, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -20,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from evo_tune.errors import UsageError
 from evo_tune.genome.genes import Choice, Float, Gene, Int
 from evo_tune.genome.values import Value
-from evo_tune.integrations.needed import needing
+from evo_tune.integrations import needing, quiet
 from evo_tune.integrations.rows import Row, Rows
 from evo_tune.store.inflight import Curve
 from evo_tune.store.run import Run
@@ -35,14 +32,14 @@ __all__ = ["OptunaJournal"]
 
 
 class OptunaJournal:
-    """The journal that a run's study is in, brought up to the run again and again.
+    """Journal with the study of a run.
 
     Args:
-        path: The file; other studies may be in it.
-        what: As the user wrote it, for errors.
+        path: File, which may contain other studies.
+        what: Flag that the user wrote, for errors.
 
     Raises:
-        UsageError: The extra `optuna` is not installed, or the path is no file.
+        UsageError: The extra `optuna` is not installed, or the path is not a file.
     """
 
     def __init__(self, path: Path, what: str) -> None:
@@ -54,52 +51,50 @@ class OptunaJournal:
             raise UsageError(f"{what}: {path} is no file; choose another")
 
     def update(self, run: Run, flying: Mapping[int, Curve] | None = None) -> None:
-        """Write what the study lacks of a run, in one piece and under the journal's own lock.
+        """Write the parts of a run that the study lacks, at once and under the journal's lock.
 
         Args:
-            run: It.
-            flying: Curves so far of what has no result yet (see `in_flight`).
+            run: The run.
+            flying: Learning curves of pending trials by id (see `in_flight`).
 
         Raises:
-            UsageError: The file holds something else, or another run's study of that name.
-            OSError: It cannot be written.
+            UsageError: The file is no journal, or has the study of another run of this name.
+            OSError: The file cannot be written.
         """
         rows = Rows(run, flying)
-        with _quiet(), _batch(self.path, self._what) as storage:
+        with quiet("optuna"), _batch(self.path, self._what) as storage:
             study = self._study(storage, rows)
             known = storage.get_all_trials(study, deepcopy=False)
             for id in range(len(rows)):
                 if id >= len(known):
                     storage.create_new_trial(study, _trial(rows, rows.row(id)))
-                elif id in run.outcomes and not known[id].state.is_finished():
-                    _finish(storage, known[id]._trial_id, _fields(rows, rows.row(id)))
-                elif id in rows.flying:
-                    _go_on(storage, known[id], rows.told(rows.row(id)))
+                elif not known[id].state.is_finished() and (id in run.outcomes or id in rows.flying):
+                    trial = storage.get_trial_id_from_study_id_trial_number(study, id)
+                    _update(storage, trial, known[id], _fields(rows, rows.row(id)), id in run.outcomes)
 
     def _study(self, storage: JournalStorage, rows: Rows) -> int:
-        """Return the id of the run's study, made if it is not there."""
-        from optuna.study import StudyDirection
+        """Return the id of the run's study, which is made if it does not exist."""
+        from optuna.study import Study, StudyDirection
 
         facts = rows.facts
-        for study in storage.get_all_studies():
-            if study.study_name == rows.name:
-                if study.user_attrs.get("identity") != facts["identity"]:
-                    raise UsageError(
-                        f"{self._what}: {self.path} holds another study {rows.name!r} already; choose another file"
-                    )
-                return int(study._study_id)
-        made = int(storage.create_new_study([StudyDirection[name] for name in rows.directions], rows.name))
-        storage.set_study_system_attr(made, "study:metric_names", rows.objectives)  # as Study.set_metric_names does
-        for name, value in facts.items():
-            storage.set_study_user_attr(made, name, value)
-        return made
+        known = {study.study_name: study for study in storage.get_all_studies()}
+        if rows.name in known:
+            if known[rows.name].user_attrs.get("identity") != facts["identity"]:
+                raise UsageError(f"{self._what}: {self.path} has another study {rows.name!r}; choose another file")
+        else:
+            storage.create_new_study([StudyDirection[name] for name in rows.directions], rows.name)
+            made = Study(rows.name, storage)
+            made.set_metric_names(rows.objectives)
+            for name, value in facts.items():
+                made.set_user_attr(name, value)
+        return storage.get_study_id_from_name(rows.name)
 
 
 def _trial(rows: Rows, row: Row) -> FrozenTrial:
     from optuna.trial import FrozenTrial, TrialState
 
     fields = _fields(rows, row)
-    if row.state == "open" and rows.run.ended is not None:  # trained when the run goes on
+    if row.state == "open" and rows.run.ended is not None:  # trained when the run is resumed
         fields |= {"state": TrialState.WAITING, "datetime_start": None}
     kinds = {rows.genes[name]: _distribution(gene) for name, gene in rows.run.genes.items()}
     params = {name: _param(kinds[name], value) for name, value in row.genome.items()}
@@ -107,12 +102,12 @@ def _trial(rows: Rows, row: Row) -> FrozenTrial:
 
 
 def _fields(rows: Rows, row: Row) -> dict[str, Any]:
-    """Return the fields of Optuna's trial, but for its parameters."""
+    """Return the fields of an Optuna trial except its parameters."""
     from optuna.trial import TrialState
 
     states = {"open": TrialState.RUNNING, "whole": TrialState.COMPLETE, "failed": TrialState.FAIL}
     told, values = rows.told(row), row.values
-    if row.state == "pruned" and told and len(rows.objectives) == 1:  # as Study.tell has it
+    if row.state == "pruned" and told and len(rows.objectives) == 1:  # as Study.tell does
         values = (told[max(told)],)
     return {
         "state": states.get(row.state, TrialState.PRUNED),
@@ -125,20 +120,17 @@ def _fields(rows: Rows, row: Row) -> dict[str, Any]:
     }
 
 
-def _finish(storage: JournalStorage, trial: int, fields: dict[str, Any]) -> None:
+def _update(storage: JournalStorage, id: int, trial: FrozenTrial, fields: dict[str, Any], finished: bool) -> None:
+    """Add the missing points of a running trial's learning curve, and its end if it has finished."""
     for step, value in fields["intermediate_values"].items():
-        storage.set_trial_intermediate_value(trial, step, value)
-    for name, value in fields["user_attrs"].items():
-        storage.set_trial_user_attr(trial, name, value)
-    for name, value in fields["system_attrs"].items():
-        storage.set_trial_system_attr(trial, name, value)
-    storage.set_trial_state_values(trial, fields["state"], fields["values"])
-
-
-def _go_on(storage: JournalStorage, trial: FrozenTrial, told: dict[int, float]) -> None:
-    """Add to a training's curve what it has reported meanwhile."""
-    for step in told.keys() - trial.intermediate_values.keys():
-        storage.set_trial_intermediate_value(trial._trial_id, step, told[step])
+        if step not in trial.intermediate_values:
+            storage.set_trial_intermediate_value(id, step, value)
+    if finished:
+        for name, value in fields["user_attrs"].items():
+            storage.set_trial_user_attr(id, name, value)
+        for name, value in fields["system_attrs"].items():
+            storage.set_trial_system_attr(id, name, value)
+        storage.set_trial_state_values(id, fields["state"], fields["values"])
 
 
 def _distribution(gene: Gene) -> BaseDistribution:
@@ -150,13 +142,13 @@ def _distribution(gene: Gene) -> BaseDistribution:
         return IntDistribution(gene.low, gene.high, log=gene.log, step=gene.step)
     assert isinstance(gene, Choice)
     values = [one_line(value) if isinstance(value, str) else value for value in gene.values]
-    if len(set(values)) < len(values):  # for Optuna 1, 1.0 and True are one
+    if len(set(values)) < len(values):  # 1, 1.0 and True are equal for Optuna
         values = [one_line(repr(value)) for value in gene.values]
     return CategoricalDistribution(values)
 
 
 def _param(kind: BaseDistribution, value: Value) -> Value:
-    """Return a value as its distribution has it: where choices are told apart by their text only, as that."""
+    """Return a value as its distribution has it: as text, if its choices are texts."""
     choices = getattr(kind, "choices", None)
     as_it_is = choices is None or any(value == one and type(value) is type(one) for one in choices)
     return value if as_it_is else one_line(repr(value))
@@ -164,15 +156,15 @@ def _param(kind: BaseDistribution, value: Value) -> Value:
 
 @contextlib.contextmanager
 def _batch(path: Path, what: str) -> Iterator[JournalStorage]:
-    """Optuna's storage over a journal, locked meanwhile; what is written lies in the file at the end, or none of it.
+    """Open a journal as Optuna's storage under its lock; all writes reach the file at the end, or none.
 
-    Each operation by itself would wait for the disk, and a reader could see a trial without its curve.
+    Separate writes would each wait for the disk, and a reader could see a trial without its curve.
     """
     from optuna.storages import JournalStorage
     from optuna.storages.journal import BaseJournalBackend, JournalFileBackend, JournalFileSymlinkLock
 
     class Held(JournalFileSymlinkLock):
-        """The lock that is held already."""
+        """A lock that this process holds already."""
 
         def acquire(self) -> bool:
             return True
@@ -185,8 +177,8 @@ def _batch(path: Path, what: str) -> Iterator[JournalStorage]:
             self.file = JournalFileBackend(str(path), Held(str(path)))
             self.before = sum(1 for _ in self.file.read_logs(0))
             with open(path, "rb") as lines:
-                if sum(1 for _ in lines) != self.before:  # Optuna passes over a last line that it does not understand
-                    raise ValueError("its last line is none of a journal")
+                if sum(1 for _ in lines) != self.before:  # Optuna ignores a broken last line
+                    raise ValueError("its last line is not from a journal")
             self.more: list[dict[str, Any]] = []
 
         def read_logs(self, log_number_from: int) -> Generator[dict[str, Any], None, None]:
@@ -212,17 +204,3 @@ def _batch(path: Path, what: str) -> Iterator[JournalStorage]:
             batch.file.append_logs(batch.more)
     finally:
         lock.release()
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Optuna's own remarks, on what is written with intent, switched off."""
-    log = logging.getLogger("optuna")
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        log.setLevel(level)

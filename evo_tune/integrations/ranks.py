@@ -1,18 +1,21 @@
-"""An evaluation in several processes, one per GPU: what a trainer of somebody else's takes for a launch by torchrun.
+"""Train one genome in several processes, one per GPU, and report from all of them.
+
+`on_ranks` starts the processes. Trainers of other packages then act as under torchrun:
 
     def evaluate(genome, context, *, ranks: int = 1, steps: int = 1000):
         return on_ranks(in_rank, genome, context, ranks=ranks, steps=steps)
 
-    def in_rank(genome, context, *, steps):      # in every rank, as an evaluate without ranks would be
+    def in_rank(genome, context, *, steps):      # called in every rank, like an evaluate without ranks
         …
 
-The option must be called `ranks`: a run then gives each slot as many GPUs. Curves are told by rank 0; a training that
-is pruned is ended in all ranks at once.
+The option must be called `ranks`: a run then gives each slot as many GPUs. `report` is called in every rank at the same
+steps; rank 0 reports to the context, and a pruned training ends in all ranks at the same step.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -21,9 +24,9 @@ from typing import Any
 
 from evo_tune.errors import PluginError
 from evo_tune.genome.values import Value
-from evo_tune.plugins.context import Context
+from evo_tune.plugins.context import Context, Pruned
 
-__all__ = ["on_ranks"]
+__all__ = ["last_step", "numbers", "on_ranks", "place", "report"]
 
 
 def on_ranks(
@@ -35,21 +38,21 @@ def on_ranks(
     timeout: float = 600.0,
     **options: Any,
 ) -> Any:
-    """Return what `function(genome, context, **options)` returns in rank 0; it is called in each of the ranks.
+    """Call `function(genome, context, **options)` in several ranks and return the result of rank 0.
 
     Args:
-        function: Stands at the top level of a file.
-        genome: The genome.
-        context: The evaluation's; each rank gets one of its own, with its own device, that tells this one.
-        ranks: Processes; 1 calls the function right here.
+        function: Function at the top level of a file.
+        genome: Genome to train.
+        context: Context of the evaluation. Each rank gets a context of its own, with its own device.
+        ranks: Number of processes; 1 calls the function in this process.
         timeout: Seconds that a rank waits for the others.
-        options: Plain data.
+        options: Options of the function, as plain data.
 
     Raises:
-        PluginError: The function does not stand at the top level of a file.
-        RecipeError: More ranks than GPUs.
-        RankFailed: A rank raised something, or died.
-        Pruned: A bound fixed at birth is passed.
+        PluginError: The function is not at the top level of a file.
+        RecipeError: There are fewer GPUs than ranks.
+        RankFailed: A rank raised an error or died.
+        Pruned: The learning curve passed a bound.
     """
     if ranks == 1:
         return function(genome, context, **options)
@@ -59,16 +62,9 @@ def on_ranks(
         raise PluginError(f"on_ranks({name}): expected a function at the top level of a file, to be found there again")
     from evo_tune.training.hardware.launcher import launch
 
-    fields = {
-        "threads": context.threads,
-        "seed": context.seed,
-        "budget": context.budget,
-        "folder": str(context.folder),
-        "resume_folder": None if context.resume_folder is None else str(context.resume_folder),
-        "inherit_folder": None if context.inherit_folder is None else str(context.inherit_folder),
-        "keep": context.keep,
-        "test": context.test,
-    }
+    fields = {name: getattr(context, name) for name in ("threads", "seed", "budget", "test")}
+    folders = {"folder": context.folder, "resume_folder": context.resume_folder}
+    fields |= {name: None if path is None else str(path) for name, path in folders.items()}
     order = {"file": os.path.abspath(code.co_filename), "name": function.__name__}
     return launch(
         in_rank,
@@ -81,38 +77,38 @@ def on_ranks(
     )
 
 
-class _Telling(Context):
-    """The context of a rank: what rank 0 reports goes to the process that started it, which decides."""
+class _RankContext(Context):
+    """Context of a rank: rank 0 sends its reports to the process that started it, which decides on pruning."""
 
-    def __init__(self, tell: Callable[[dict[str, Any]], None] | None, **fields: Any) -> None:
+    def __init__(self, send: Callable[[dict[str, Any]], None] | None, **fields: Any) -> None:
         super().__init__(**fields)
-        self._tell = tell
+        self._send = send
 
     def report(self, fraction: float, *, decayed: bool | None = None, **metrics: float) -> None:
         super().report(fraction, decayed=decayed, **metrics)
-        if self._tell is not None:
+        if self._send is not None:
             point = {name: float(value) for name, value in metrics.items()}
-            self._tell({"at": float(fraction), "decayed": decayed, "metrics": point})
+            self._send({"at": float(fraction), "decayed": decayed, "metrics": point})
 
 
 def in_rank(
     ranks: Any,
-    tell: Callable[[dict[str, Any]], None],
+    send: Callable[[dict[str, Any]], None],
     *,
     order: dict[str, str],
     genome: dict[str, Value],
     fields: dict[str, Any],
     options: dict[str, Any],
 ) -> Any:
-    """Do an order in one of the ranks: what `launch` calls there.
+    """Call the function of `on_ranks` in one rank; `launch` calls this.
 
     Args:
         ranks: The launcher's view of the group.
-        tell: Sends a message to the process that started it.
-        order: The function's file and name.
-        genome: The genome.
-        fields: The context's.
-        options: The function's.
+        send: Sends a message to the process that started this one.
+        order: File and name of the function.
+        genome: Genome to train.
+        fields: Arguments of the context.
+        options: Options of the function.
     """
     path = Path(order["file"])
     spec = importlib.util.spec_from_file_location(f"evo_tune_in_rank_{path.stem}", path)
@@ -121,5 +117,64 @@ def in_rank(
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
-    context = _Telling(tell if ranks.rank == 0 else None, device=str(ranks.device), **fields)
+    context = _RankContext(send if ranks.rank == 0 else None, device=str(ranks.device), **fields)
     return getattr(module, order["name"])(genome, context, **options)
+
+
+def report(context: Context, fraction: float, metrics: Mapping[str, Any]) -> None:
+    """Report a point of the learning curve; call it in every rank at the same step.
+
+    Args:
+        context: Context of the evaluation.
+        fraction: Share of the full training done; nothing is reported at 0.
+        metrics: Metrics; values that are no numbers are left out.
+
+    Raises:
+        Pruned: The curve of rank 0 passed a bound. It is raised in every rank.
+    """
+    point = numbers(metrics)
+    if not 0 < fraction <= 1 or not point:
+        return
+    rank, size = place()
+    pruned = ""
+    if rank == 0:
+        try:
+            context.report(fraction, decayed=None, **point)
+        except Pruned as error:
+            if size == 1:
+                raise
+            pruned = str(error)
+    if size > 1:
+        import torch.distributed as dist
+
+        message = [pruned]
+        dist.broadcast_object_list(message, src=0)
+        if message[0]:
+            raise Pruned(message[0])
+
+
+def numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Return the metrics that are numbers and that `Context.report` can take."""
+    found: dict[str, float] = {}
+    for name, value in metrics.items():
+        if isinstance(value, str | bytes | bool) or name in ("fraction", "decayed"):
+            continue
+        try:
+            found[str(name)] = float(value)
+        except (TypeError, ValueError, RuntimeError):
+            continue
+    return found
+
+
+def last_step(context: Context, steps: int) -> int:
+    """Return the step at which the context's budget ends, for a full training of `steps` steps."""
+    return min(steps, max(1, math.ceil(round(context.budget * steps, 6))))
+
+
+def place() -> tuple[int, int]:
+    """Return this process's rank and the number of ranks."""
+    torch = sys.modules.get("torch")
+    dist = getattr(torch, "distributed", None)
+    if dist is None or not dist.is_available() or not dist.is_initialized():
+        return 0, 1
+    return dist.get_rank(), dist.get_world_size()

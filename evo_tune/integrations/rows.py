@@ -1,13 +1,13 @@
-"""A run as other people's tools are told of it: a row for every candidate, whatever the tool.
+"""A run as rows for other tools: one row for each candidate, independent of the tool.
 
-Names and texts may be a stranger's: they are one printable line each here, numbers are finite, and times lie between
-1970 and 2100. This module knows no tool.
+Names and texts may come from a stranger, so each is one printable line here. Numbers are finite, and times are between
+1970 and 2100.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -20,36 +20,35 @@ from evo_tune.text import one_line
 __all__ = ["WHOLE", "Row", "Rows", "State", "distinct", "step_of"]
 
 WHOLE = 1000
-"""Steps of a full training: tools count a curve in whole steps, and one of these is a thousandth."""
+"""Steps of a full training: tools index curves by whole numbers, and a step is a thousandth."""
 
 LATEST = 4102444800.0
-"""The end of 2099, in seconds since 1970: what a stranger's clock says beyond it is cut."""
+"""End of 2099 in seconds since 1970; later times are clipped."""
 
 NAME = 100
-"""Longest name of a gene or a metric, in characters."""
+"""Maximum length of a name in characters."""
 
 State: TypeAlias = Literal["open", "whole", "part", "pruned", "failed"]
-"""No result yet; trained in full and from scratch; in part, or with another's weights; stopped by its curve; failed."""
-
+"""No result yet; full training; partial training; stopped by its learning curve; failed."""
 
 Points: TypeAlias = Sequence[tuple[float, Mapping[str, float | None]]]
-"""A curve: shares of a full training, and the metrics at each."""
+"""Learning curve: shares of the full training with the metrics at each."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One candidate, and what came of it.
+    """One candidate with its result.
 
     Args:
-        id: Its id, from 0.
+        id: Id from 0.
         state: See State.
-        genome: By gene, as `Rows.genes` names them.
-        values: The objectives, in their order; None unless it has all of them.
-        metrics: What it returned, as `Rows.metrics` names it.
-        curve: (step, of `WHOLE` in a full training; metrics), in the order of training; so far, if there is no result.
-        began: When its training began, or when it was born if that is not known; seconds since 1970.
-        ended: When its result came; None for none.
-        facts: The rest, as plain data: operator, parents, budget, seed, status, …
+        genome: Values by gene, named as in `Rows.genes`.
+        values: Values of the objectives in order; None unless all are known.
+        metrics: Returned metrics, named as in `Rows.metrics`.
+        curve: (step, metrics) in the order of training, with `WHOLE` steps in a full training.
+        began: Start of the training, or of the proposal if unknown, in seconds since 1970.
+        ended: Time of the result in seconds since 1970; None without one.
+        facts: Other plain data: operator, parents, budget, seed, status, …
     """
 
     id: int
@@ -64,16 +63,16 @@ class Row:
 
     @property
     def last(self) -> int:
-        """The step of its end: that of its budget, or of its curve's last point, where few steps made that later."""
+        """Last step: that of the budget, or of the curve's last point if that is later."""
         return max([step_of(self.facts["budget"]), *(step for step, _ in self.curve)])
 
 
 class Rows:
-    """The rows of a run.
+    """Rows of a run.
 
     Args:
-        run: It.
-        flying: Curves so far of trainings that have no result yet, by id (see `in_flight`).
+        run: The run.
+        flying: Learning curves of pending trials by id (see `in_flight`).
     """
 
     def __init__(self, run: Run, flying: Mapping[int, Curve] | None = None) -> None:
@@ -81,19 +80,19 @@ class Rows:
         self.flying = {id: curve for id, curve in (flying or {}).items() if id not in run.outcomes}
         self.name = one_line(run.folder.resolve().name, NAME)
         self.genes = distinct(run.genes)
-        """The run's genes, by the names that the rows have for them."""
+        """Names of the genes in the rows, by name in the run."""
         self.parts = "budget" if min(run.manifest.fidelity) < 1 else ""
         while self.parts in self.genes.values():
             self.parts += "_"
-        """What the share of a full training is called beside the genes; '' where all trainings are full ones."""
+        """Name of the budget beside the genes; '' if all trainings are full ones."""
         self.metrics = distinct([*run.metric_names, *_reported(run, self.flying)])
-        """The run's metrics, likewise."""
+        """Names of the metrics in the rows, by name in the run."""
         self.objectives = [self.metrics[objective.metric] for objective in run.objectives]
         self.directions = ["MINIMIZE" if objective.sign > 0 else "MAXIMIZE" for objective in run.objectives]
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What is true of the whole run, as plain data."""
+        """Plain data about the whole run."""
         manifest = self.run.manifest
         options = {f"option {name}": value for name, value in manifest.options.items()}
         facts = {
@@ -124,7 +123,7 @@ class Rows:
         trial = run.trial(id)
         objectives = [objective.metric for objective in run.objectives]
         ended = _time(run.came_at.get(id, 0.0))
-        # How it ended comes first: a tool's page may show no more than the first few.
+        # The status comes first: some tools show the first few facts only.
         error = {"error": one_line(outcome.error)} if outcome.error else {}
         facts = {"status": outcome.status, **error, **facts}
         facts |= {"seconds": outcome.seconds, "device": one_line(outcome.device, NAME)}
@@ -143,7 +142,7 @@ class Rows:
         )
 
     def told(self, row: Row) -> dict[int, float]:
-        """Return a row's curve of the first objective, by step."""
+        """Return the learning curve of the first objective, by step."""
         metric = self.objectives[0]
         return {step: point[metric] for step, point in row.curve if metric in point}
 
@@ -159,28 +158,33 @@ class Rows:
 
 
 def step_of(share: float) -> int:
-    """Return the step of a share of the full training: never 0, where nothing was trained yet."""
+    """Return the step of a share of the full training, at least 1."""
     return max(1, round(share * WHOLE))
 
 
-def distinct(names: Iterable[str]) -> dict[str, str]:
-    """Return each name as one printable line, no two of them the same."""
+def distinct(names: Iterable[str], short: Callable[[str], str] = lambda name: one_line(name, NAME)) -> dict[str, str]:
+    """Return the printable form of each name, with numbers added where two are equal.
+
+    Args:
+        names: Names of any origin.
+        short: Function that makes a name printable.
+    """
     made: dict[str, str] = {}
     taken: set[str] = set()
     for name in names:
         if name in made:
             continue
-        line = short = one_line(name, NAME) or "_"
+        line = first = short(name) or "_"
         number = 2
         while line in taken:
-            line, number = f"{short} ({number})", number + 1
+            line, number = f"{first} {number}", number + 1
         made[name] = line
         taken.add(line)
     return made
 
 
 def _reported(run: Run, flying: Mapping[int, Curve]) -> list[str]:
-    """Return every metric that is in a curve, sorted."""
+    """Return the sorted names of all metrics in learning curves."""
     curves: list[Points] = [*(outcome.curve for outcome in run.outcomes.values()), *flying.values()]
     points = (point for curve in curves for _, point in curve)
     return sorted({name for point in points for name in point} - {DECAYED})
@@ -203,12 +207,11 @@ def _facts(candidate: Candidate) -> dict[str, Any]:
         "seed": candidate.seed,
         "replicate": candidate.replicate,
     }
-    more = {name: getattr(candidate, name) for name in ("resumes", "inherits", "confirms")}
-    return facts | {name: value for name, value in more.items() if value is not None}
+    return facts if candidate.resumes is None else {**facts, "resumes": candidate.resumes}
 
 
 def _plain(value: Any) -> Any:
-    """Return a value that every tool can hold: a number that is finite, a bool, or one printable line."""
+    """Return a value as a finite number, a bool, or one printable line."""
     if isinstance(value, bool) or (isinstance(value, int | float) and math.isfinite(value)):
         return value
     return one_line(str(value))

@@ -1,8 +1,8 @@
-"""`EvoSearchCV`: a search by scikit-learn's contract, whose every evaluation is a cross-validation.
+"""`EvoSearchCV`: a search with scikit-learn's interface, whose every evaluation is a cross-validation.
 
-Estimator and data stay with the object: in this process, or for several slots in a private folder outside of the run,
-which is removed at the end. The run knows them by a random name only, so nobody can have it load anything else, and it
-goes on from the same object only. Importing this imports scikit-learn.
+Estimator and data stay with the object, in this process or, for several slots, in a private folder outside of the run
+that is removed at the end. The run knows them by a random name only, so nobody can make it load anything else, and it
+continues from the same object only. Importing this module imports scikit-learn.
 """
 
 from __future__ import annotations
@@ -25,11 +25,15 @@ from evo_tune.errors import OptionError, RunError, SpaceError, UsageError
 from evo_tune.genome.genes import Choice, Gene
 from evo_tune.genome.trial import Trial
 from evo_tune.genome.values import Value
-from evo_tune.integrations.held import HELD, VARIABLE, Held
-from evo_tune.integrations.needed import needing
+from evo_tune.integrations import needing
+from evo_tune.integrations._cross_validation import HELD, VARIABLE, Held
 from evo_tune.loop.search import Search
 
+# scikit-learn has no public base class of searches, and GridSearchCV fixes its candidates in advance. The public
+# alternative to BaseSearchCV, a MetaEstimatorMixin, fails because scoring, metadata routing, `cv_results_` and the
+# delegation of `predict` have no public functions: they would have to be copied, and follow each release.
 with needing("evo_tune.sklearn", "sklearn"):
+    import cloudpickle  # type: ignore[import-untyped]
     from sklearn.base import clone, is_classifier
     from sklearn.model_selection import check_cv
     from sklearn.model_selection._search import BaseSearchCV
@@ -41,32 +45,32 @@ EVALUATOR = Path(__file__).with_name("_cross_validation.py")
 
 
 class EvoSearchCV(BaseSearchCV):  # type: ignore[misc] # mypy does not read scikit-learn
-    """Search an estimator's parameters by evolution and models, each genome judged by cross-validation.
+    """Search the parameters of an estimator by evolution; each genome is evaluated by cross-validation.
 
-    Used as scikit-learn's `GridSearchCV` and `RandomizedSearchCV`: `fit`, then `best_params_`, `best_score_`,
-    `best_estimator_`, `cv_results_`, `predict`, …. The first genome is the estimator's own parameters, where they lie
-    within the space.
+    It is used as `GridSearchCV` and `RandomizedSearchCV`: `fit`, then `best_params_`, `best_score_`,
+    `best_estimator_`, `cv_results_`, `predict`, …. The first genome is the estimator's own parameters, where the space
+    contains them.
 
     Args:
-        estimator: What is fitted; unfitted, with `set_params`.
-        param_space: By parameter ('C', or 'svc__C' in a pipeline): `Float(…)`, `Int(…)`, `Choice([…])`, or a list of
-            any values.
-        n_iter: Genomes at most.
-        strategy: evo-tune's; by default `saea`.
-        scoring: As in GridSearchCV; with several and a `refit` that names one, that one is the objective, else all are.
-        n_jobs: Slots: cross-validations at once. None or 1: in this process, without another.
+        estimator: Unfitted estimator with `set_params`.
+        param_space: For each parameter ('C', or 'svc__C' in a pipeline) `Float(…)`, `Int(…)`, `Choice([…])`, or a list
+            of any values.
+        n_iter: Maximum number of genomes.
+        strategy: Strategy of evo-tune; None: `saea`.
+        scoring: As in GridSearchCV. With several metrics, the one that `refit` names is the objective, or all of them.
+        n_jobs: Number of cross-validations at once. None or 1: in this process.
         refit: As in GridSearchCV.
         cv: As in GridSearchCV.
-        verbose: Above 0, a line an evaluation.
+        verbose: Above 0, print a line per evaluation.
         error_score: As in GridSearchCV.
         return_train_score: As in GridSearchCV.
-        random_state: Seed of the search, or a RandomState; None: another one each time.
-        store: Folder in which the run is saved; None: it is removed at the end.
-        name: Of the run in it.
-        warm_start: Go on with the run of this object's last `fit`, which needs `store`; `n_iter` counts in all.
+        random_state: Seed of the search, or a RandomState; None: a new seed each time.
+        store: Folder of saved runs; None: the run is removed at the end.
+        name: Name of the saved run.
+        warm_start: Continue the run of this object's last `fit`, which needs `store`; `n_iter` is the total.
 
     Raises:
-        UsageError: `fit` was given something that a search cannot be made of.
+        UsageError: `fit` was called with arguments that do not make a search.
     """
 
     def __init__(
@@ -101,15 +105,15 @@ class EvoSearchCV(BaseSearchCV):  # type: ignore[misc] # mypy does not read scik
         self.warm_start = warm_start
 
     def fit(self, X: Any, y: Any = None, **params: Any) -> EvoSearchCV:  # noqa: N803  (scikit-learn's name)
-        """Search, and with `refit` fit the best on everything.
+        """Search; with `refit`, fit the best genome on all data.
 
         Args:
-            X: The samples.
-            y: The targets.
-            params: For the estimator's `fit`; `groups` for the splitter.
+            X: Samples.
+            y: Targets.
+            params: Further arguments of the estimator's `fit`; `groups` for the splitter.
 
         Raises:
-            RunError: An evaluation in a slot failed and error_score is 'raise'; without slots its own error is raised.
+            RunError: An evaluation failed and error_score is 'raise'; with one slot, the original error is raised.
             ValueError: Every fit of every genome failed.
         """
         scorers, refit_metric = self._get_scorers()
@@ -129,7 +133,8 @@ class EvoSearchCV(BaseSearchCV):  # type: ignore[misc] # mypy does not read scik
         held = Held(
             clone(self.estimator), x, y, kept, splits, scoring, self.error_score, self.return_train_score, values
         )
-        trials = self._searched(held, genes, self._objectives(scoring, refit_metric))
+        names = [refit_metric] if isinstance(refit_metric, str) else list(scoring)
+        trials = self._search(held, genes, [f"mean_test_{name}:max" for name in names])
         self._take(held, trials, refit_metric)
         self.scorer_ = scoring
         if self.refit:
@@ -139,20 +144,16 @@ class EvoSearchCV(BaseSearchCV):  # type: ignore[misc] # mypy does not read scik
                 self.feature_names_in_ = best.feature_names_in_
         return self
 
-    def _objectives(self, scoring: Any, refit_metric: Any) -> list[str]:
-        names = [refit_metric] if isinstance(refit_metric, str) else list(scoring)
-        return [f"mean_test_{name}:max" for name in names]
-
-    def _searched(self, held: Held, genes: Mapping[str, Gene], objectives: list[str]) -> list[Trial]:
-        """Search, and return every trial."""
+    def _search(self, held: Held, genes: Mapping[str, Gene], objectives: list[str]) -> list[Trial]:
+        """Search and return every trial."""
         slots = joblib.effective_n_jobs(self.n_jobs) if self.n_jobs is not None else 1
-        private = Path(tempfile.mkdtemp(prefix="evo-tune-"))  # for its user only
+        private = Path(tempfile.mkdtemp(prefix="evo-tune-"))  # readable by its user only
         before: tuple[str, str, str] | None = getattr(self, "_run", None) if self.warm_start and self.store else None
         if before is not None and before[2] != held.identity:
             shutil.rmtree(private, ignore_errors=True)
             raise UsageError(
-                "warm_start: data, splits, fit parameters or estimator are others than those that the run began with: "
-                "give the same, or warm_start=False and another name"
+                "warm_start: data, splits, fit parameters or estimator differ from those of the run: give the same, or "
+                "warm_start=False and another name"
             )
         token = secrets.token_hex(16) if before is None else before[0]
         HELD[token] = held
@@ -187,22 +188,17 @@ class EvoSearchCV(BaseSearchCV):  # type: ignore[misc] # mypy does not read scik
             shutil.rmtree(private, ignore_errors=True)
 
     def _here(self, search: Search, held: Held) -> None:
-        """Do every evaluation in this process."""
+        """Evaluate in this process."""
         while (candidate := search.ask()) is not None:
             search.tell(candidate, held.scores(candidate.genome))
             self._say(search)
 
     def _in_slots(self, search: Search, held: Held, private: Path, token: str) -> None:
-        """Have the evaluations done in slots, which find estimator and data in a private folder."""
-        try:
-            import cloudpickle  # type: ignore[import-untyped]
-        except ImportError:  # joblib up to 1.5 has one of its own
-            from joblib.externals import cloudpickle
-
+        """Evaluate in slots, whose workers load estimator and data from a private folder."""
         rest = {field.name: getattr(held, field.name) for field in dataclasses.fields(held)}
         data = {name: rest.pop(name) for name in ("x", "y", "splits")}
         joblib.dump(data, private / "data.joblib")
-        (private / "rest.pickle").write_bytes(cloudpickle.dumps(rest))  # a notebook's classes as well
+        (private / "rest.pickle").write_bytes(cloudpickle.dumps(rest))  # also pickles classes of a notebook
         os.environ[VARIABLE + token] = str(private)
         said = 0
 
@@ -228,7 +224,7 @@ class EvoSearchCV(BaseSearchCV):  # type: ignore[misc] # mypy does not read scik
             print(f"{len(search.saved.outcomes)} of {self.n_iter} evaluated, {told}")
 
     def _take(self, held: Held, trials: Sequence[Trial], refit_metric: Any) -> None:
-        """Set what scikit-learn's searches have from a search's trials."""
+        """Set the attributes that scikit-learn's searches have."""
         rows = [_fits(trial, held, self.n_splits_) for trial in trials]
         out = [fit for row in rows for fit in row]
         if not out:
@@ -252,10 +248,10 @@ class EvoSearchCV(BaseSearchCV):  # type: ignore[misc] # mypy does not read scik
 
 
 def _space(given: Mapping[str, Any], estimator: Any) -> tuple[dict[str, Gene], dict[str, dict[Value, Any]]]:
-    """Return genes, their defaults the estimator's own parameters where they can be, and what labels stand for.
+    """Return the genes, with the estimator's own parameters as defaults where possible, and the values of labels.
 
     Raises:
-        UsageError: A parameter's values are neither a gene nor a list.
+        UsageError: The values of a parameter are neither a gene nor a list.
     """
     if not isinstance(given, Mapping) or not given:
         raise UsageError(
@@ -275,14 +271,14 @@ def _space(given: Mapping[str, Any], estimator: Any) -> tuple[dict[str, Gene], d
         for label, value in labels.items():
             default = label if value is own.get(name) else default
         if gene.default is None:
-            with contextlib.suppress(SpaceError, OptionError, TypeError):  # what lies outside is no default
+            with contextlib.suppress(SpaceError, OptionError, TypeError):  # a value outside of the gene is no default
                 gene = dataclasses.replace(gene, default=default)
         genes[name] = gene
     return genes, values
 
 
 def _choice(values: list[Any]) -> tuple[Choice, dict[Value, Any]]:
-    """Return a gene of any values; those that are no plain data have labels."""
+    """Return a gene of any values, and the values of its labels if they are not plain data."""
     values = [value.item() if isinstance(value, np.generic) else value for value in values]
     try:
         return Choice(tuple(values)), {}
@@ -292,7 +288,7 @@ def _choice(values: list[Any]) -> tuple[Choice, dict[Value, Any]]:
 
 
 def _fits(trial: Trial, held: Held, count: int) -> list[dict[str, Any]]:
-    """Return what scikit-learn's own searches know of each fit of a trial."""
+    """Return the record of each fit of a trial that scikit-learn's `_format_results` takes."""
     metrics = trial.outcome.metrics
     several = isinstance(held.scoring, dict)
     names = list(held.scoring) if several else ["score"]
@@ -314,5 +310,5 @@ def _values(scores: Any) -> list[float]:
 
 
 def _failure(trials: Sequence[Trial]) -> str | None:
-    """Return what the first trial that failed said."""
+    """Return the error of the first failed trial."""
     return next((trial.outcome.error for trial in trials if trial.outcome.error and not trial.ok), None)

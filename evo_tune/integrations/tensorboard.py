@@ -1,4 +1,10 @@
-"""A run as TensorBoard's event files: a folder for each trial, with its curve as scalars and its genome as HParams."""
+"""Write a run as TensorBoard event files: a folder for each trial, with its curve as scalars and its genome as HParams.
+
+The public interfaces fail here. `tensorboard.summary.Writer` names files by time and host, so that a second session
+could not append to the file of a pending trial, and it writes no HParams. `tensorboard.plugins.hparams.api` imports
+TensorFlow, and torch's `SummaryWriter` would load torch into the process of the run. So this module uses the parts that
+they are made of: `RecordWriter`, `summary_v2`, and the messages of HParams.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from evo_tune.errors import UsageError
 from evo_tune.genome.genes import Choice, Float, Gene, Int
 from evo_tune.genome.values import Value
-from evo_tune.integrations.needed import needing
+from evo_tune.integrations import needing
 from evo_tune.integrations.rows import WHOLE, Row, Rows
 from evo_tune.store.inflight import Curve
 from evo_tune.store.run import Run
@@ -24,27 +30,27 @@ if TYPE_CHECKING:
 __all__ = ["TensorBoardFolder"]
 
 EVENTS = "events.out.tfevents.evo-tune"
-"""Name of every file: TensorBoard looks for its middle."""
+"""Name of every event file; TensorBoard looks for 'tfevents' in it."""
 
 MARK = "evo-tune-run.txt"
-"""File that says whose run a folder is of."""
+"""File with the identity of a folder's run."""
 
 GROWING = "growing"
-"""File beside that of a training in flight: the last step that was written."""
+"""File with the last written step of a pending trial."""
 
 LONGEST = 1000
-"""Bytes of such files that are read."""
+"""Maximum bytes read of these two files."""
 
 
 class TensorBoardFolder:
-    """The folder that runs are written into, each below its name, brought up to a run again and again.
+    """Folder for `tensorboard --logdir`, with a folder for each run.
 
     Args:
-        path: The folder, as `tensorboard --logdir` is given it.
-        what: As the user wrote it, for errors.
+        path: The folder.
+        what: Flag that the user wrote, for errors.
 
     Raises:
-        UsageError: The extra `tensorboard` is not installed, or the path is no folder.
+        UsageError: The extra `tensorboard` is not installed, or the path is not a folder.
     """
 
     def __init__(self, path: Path, what: str) -> None:
@@ -58,21 +64,21 @@ class TensorBoardFolder:
             raise UsageError(f"{what}: {path} is no folder; choose another")
 
     def update(self, run: Run, flying: Mapping[int, Curve] | None = None) -> None:
-        """Write what is not there yet of a run: trials with a result, and of the others their curves so far.
+        """Write the parts of a run that are missing: finished trials, and the learning curves of pending ones.
 
-        A file only ever grows, since TensorBoard may be reading it: of a long curve some points may be left out, which
-        nobody told while it was short (see `Telling`).
+        Files only grow, because TensorBoard may be reading them. A long curve may therefore lack points that were not
+        reported while it was shorter (see `Telling`).
 
         Args:
-            run: It.
-            flying: Curves so far of what has no result yet (see `in_flight`).
+            run: The run.
+            flying: Learning curves of pending trials by id (see `in_flight`).
 
         Raises:
-            UsageError: Another run's folder of that name is there.
-            OSError: It cannot be written.
+            UsageError: There is a folder of another run of this name.
+            OSError: The folder cannot be written.
         """
         rows = Rows(run, flying)
-        folder = self.path / rows.name  # the name of a folder: no slash is in it
+        folder = self.path / rows.name
         self._claim(folder, rows)
         for id in sorted((run.outcomes.keys() | rows.flying.keys()) - self._written):
             if id < len(rows):
@@ -84,7 +90,7 @@ class TensorBoardFolder:
         path, growing = folder / EVENTS, folder / GROWING
         last = _last_step(growing) if path.exists() else 0
         if path.exists() and not last:
-            return  # it is whole
+            return  # complete
         if row.state == "open":
             folder.mkdir(exist_ok=True)
             growing.write_text(f"{max([last, 1, *(step for step, _ in row.curve)])}\n", encoding="ascii")
@@ -95,7 +101,7 @@ class TensorBoardFolder:
             growing.unlink(missing_ok=True)
 
     def _claim(self, folder: Path, rows: Rows) -> None:
-        """Make the run's folder and what holds for all of its trials, or make sure that it is this run's."""
+        """Make the run's folder with the description of its HParams, or check that it belongs to this run."""
         import tensorboard.plugins.hparams.summary_v2 as hparams
 
         mark = f"{rows.facts['identity']}\n"
@@ -115,12 +121,12 @@ class TensorBoardFolder:
 
 
 def _name(id: int) -> str:
-    """Return what a trial is called, as a folder and as HParams has it: sorted as text, they stand in their order."""
+    """Return the name of a trial's folder, also used by HParams; names sort in the order of ids."""
     return f"trial-{id:05}"
 
 
 def _domain(gene: Gene) -> Any:
-    """Return a gene's values as HParams has them: it filters by them."""
+    """Return the domain of a gene for HParams."""
     import tensorboard.plugins.hparams.summary_v2 as hparams
 
     if isinstance(gene, Float):
@@ -132,7 +138,7 @@ def _domain(gene: Gene) -> Any:
 
 
 def _held(gene: Gene, value: Value) -> Value:
-    """Return a value as HParams holds it: choices of several kinds as text, numbers with a fraction."""
+    """Return a value for HParams: numbers as floats, and choices of several types as text."""
     kinds = {type(one) for one in gene.values} if isinstance(gene, Choice) else {type(value)}
     if kinds <= {int, float}:
         return float(value)
@@ -140,13 +146,13 @@ def _held(gene: Gene, value: Value) -> Value:
 
 
 def _last_step(path: Path) -> int:
-    """Return the last step that was written of a training in flight; 0: there is none."""
+    """Return the last written step of a pending trial; 0 if there is none."""
     try:
         with open(path, encoding="ascii") as file:
             return max(1, int(file.read(LONGEST)))
     except OSError:
         return 0
-    except ValueError:  # it was being written when something ended
+    except ValueError:  # a process ended while it wrote the file
         return WHOLE
 
 
@@ -154,9 +160,9 @@ def _summaries(rows: Rows, row: Row, done: int = 0) -> Iterator[tuple[float, int
     """Yield (time in seconds since 1970, step, summary) of one trial, in order.
 
     Args:
-        rows: The run's.
-        row: The trial's.
-        done: The last step that was written already; 0: nothing was.
+        rows: Rows of the run.
+        row: Row of the trial.
+        done: Last written step; 0 if there is none.
     """
     import tensorboard.plugins.hparams.summary_v2 as hparams
     from tensorboard.plugins.hparams import metadata
@@ -170,7 +176,7 @@ def _summaries(rows: Rows, row: Row, done: int = 0) -> Iterator[tuple[float, int
         genome[rows.parts] = float(row.facts["budget"])
     last = row.last
     if not done:
-        # HParams takes equal names for one trial, trained twice: of several runs below one folder it would show means.
+        # HParams averages trials of equal names, so the name contains that of the run.
         name = f"{rows.name}/{_name(row.id)}"
         yield row.began, 0, hparams.hparams_pb(genome, trial_id=name, start_time_secs=row.began)
     for step, point in row.curve:
@@ -186,7 +192,7 @@ def _summaries(rows: Rows, row: Row, done: int = 0) -> Iterator[tuple[float, int
 
 
 def _plugin(tag: str, data: Any) -> Summary:
-    """Return what HParams reads: TensorBoard's own function for the end of a session wants TensorFlow."""
+    """Return a summary with data of HParams; TensorBoard's own function for this needs TensorFlow."""
     from tensorboard.compat.proto.summary_pb2 import Summary
     from tensorboard.plugins.hparams import metadata
 
@@ -201,13 +207,13 @@ def _scalars(metrics: dict[str, float]) -> Summary:
 
 
 def _float32(value: float) -> float:
-    """Return a number that fits into 32 bits: TensorBoard has no others."""
+    """Clip a number to the range of 32-bit floats, which TensorBoard stores."""
     return min(max(value, -3.4e38), 3.4e38)
 
 
 @contextlib.contextmanager
 def _new(path: Path) -> Iterator[Any]:
-    """A function that writes events into a new file, which gets its name when it is whole."""
+    """Return a function that writes events into a new file, which gets its name when it is complete."""
     from tensorboard.compat.proto.event_pb2 import Event
     from tensorboard.summary.writer.record_writer import RecordWriter
 
@@ -221,7 +227,7 @@ def _new(path: Path) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def _more(path: Path) -> Iterator[Any]:
-    """A function that writes more events into a file."""
+    """Return a function that appends events to a file."""
     with open(path, "ab") as file:
         yield _writer(file)
 

@@ -1,13 +1,13 @@
-"""Hugging Face's `Trainer` as an evaluator: genes as its arguments, curves, pruning, rungs.
+"""Use Hugging Face's `Trainer` in an evaluator: genes as its arguments, curves, pruning, rungs.
 
     def evaluate(genome, context, *, steps: int = 1000):
         arguments = training_arguments(context, genome, max_steps=steps, eval_strategy="steps", eval_steps=100)
         trainer = Trainer(model, arguments, train_dataset=…, eval_dataset=…)
         return train(trainer, context)
 
-`SUPPORTS = ["budget", "curve"]` may stand beside it: a part of the training is its first steps under the schedule of
-the full one, and the next part goes on from the checkpoint, data order and dropout included. Several GPUs a training:
-`integrations.ranks`. Importing this imports transformers.
+The file may declare `SUPPORTS = ["budget", "curve"]`: a partial training is the first steps under the schedule of the
+full one, and its promotion continues from the checkpoint, data order and dropout included. For several GPUs per
+training see `integrations.ranks`. Importing this module imports transformers.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from typing import Any
 
 from evo_tune.errors import OptionError, RunError
 from evo_tune.genome.values import Value
-from evo_tune.integrations.needed import needing
-from evo_tune.integrations.reporting import last_step, numbers, report
+from evo_tune.integrations import needing
+from evo_tune.integrations.ranks import last_step, numbers, report
 from evo_tune.plugins.context import Context
 
 with needing("evo_tune.integrations.transformers", "hf"):
@@ -30,22 +30,22 @@ with needing("evo_tune.integrations.transformers", "hf"):
 __all__ = ["Report", "train", "training_arguments"]
 
 SPEED = ("runtime", "per_second", "epoch")
-"""What names of metrics end with that tell of the machine and not of the model."""
+"""Endings of metrics that describe the machine rather than the model."""
 
 
 def training_arguments(context: Context, genome: Mapping[str, Value], **fixed: Any) -> TrainingArguments:
-    """Return the arguments of a training: the genome's where a gene has the name of one, and these.
+    """Return the arguments of a training: genes that have the name of an argument, and `fixed`.
 
-    Without a word here nothing is saved but what a rung goes on from, nothing is sent anywhere and no progress bar
-    drawn. `warmup_ratio` is understood by every version, as a gene and as an argument.
+    By default only the checkpoints of rungs are saved, nothing is logged elsewhere, and there is no progress bar. A
+    gene or argument `warmup_ratio` works with every version of transformers.
 
     Args:
-        context: The evaluation's: its device, seed and folder.
-        genome: Its genes; those that are no arguments are left to the model and the data.
-        fixed: Other arguments of transformers' `TrainingArguments`.
+        context: Context of the evaluation, for device, seed and folder.
+        genome: Genome; genes that are no arguments are ignored.
+        fixed: Further arguments of transformers' `TrainingArguments`.
 
     Raises:
-        OptionError: One is a gene and fixed, or none that transformers knows.
+        OptionError: An argument is also a gene, or transformers does not know it.
     """
     known = {field.name for field in dataclasses.fields(TrainingArguments) if field.init} | {"warmup_ratio"}
     if wrong := sorted(fixed.keys() - known):
@@ -62,23 +62,23 @@ def training_arguments(context: Context, genome: Mapping[str, Value], **fixed: A
     }
     given = {**usual, **{name: value for name, value in genome.items() if name in known}, **fixed}
     fields = {field.name for field in dataclasses.fields(TrainingArguments)}
-    if "warmup_ratio" in given and "warmup_ratio" not in fields:  # from transformers 5 on a number of steps below 1
+    if "warmup_ratio" in given and "warmup_ratio" not in fields:  # transformers 5 takes a share as warmup_steps below 1
         ratio = float(given.pop("warmup_ratio"))
         given.setdefault("warmup_steps", min(ratio, 1 - 1e-9))
     return TrainingArguments(**given)
 
 
 class Report(TrainerCallback):  # type: ignore[misc] # mypy does not read transformers
-    """Reports what is logged and evaluated, and stops where the budget ends; `train` adds it.
+    """Callback that reports logs and evaluations, and stops at the end of the budget; `train` adds it.
 
     Args:
-        context: The evaluation's.
+        context: Context of the evaluation.
     """
 
     def __init__(self, context: Context) -> None:
         self.context = context
         self.evaluated: tuple[int, dict[str, float]] | None = None
-        """The last evaluation: at which step, and what came of it."""
+        """Step and metrics of the last evaluation."""
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **more: Any
@@ -86,13 +86,13 @@ class Report(TrainerCallback):  # type: ignore[misc] # mypy does not read transf
         last = last_step(self.context, state.max_steps)
         if state.global_step >= last:
             control.should_training_stop = True
-            control.should_save |= last < state.max_steps  # what the next rung goes on from
+            control.should_save |= last < state.max_steps  # for the promotion
         return control
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **more: Any
     ) -> None:
-        if logs and "loss" in logs:  # not what an evaluation logs as well, nor the summary at the end
+        if logs and "loss" in logs:  # neither an evaluation nor the final summary
             self._report(state, logs)
 
     def on_evaluate(
@@ -107,30 +107,30 @@ class Report(TrainerCallback):  # type: ignore[misc] # mypy does not read transf
 
 
 def train(trainer: Trainer, context: Context) -> dict[str, float]:
-    """Train for the budget, from where the trial before left it, and return what the evaluation at its end says.
+    """Train for the budget, from the checkpoint of the promoted trial if there is one, and evaluate.
 
     Args:
-        trainer: Hugging Face's, with arguments from `training_arguments`, and an `eval_dataset`.
-        context: The evaluation's.
+        trainer: Hugging Face's `Trainer` with arguments from `training_arguments`, and an `eval_dataset`.
+        context: Context of the evaluation.
 
     Returns:
-        The numbers of `trainer.evaluate()` that tell of the model, such as 'eval_loss'.
+        Metrics of the model at the end, such as 'eval_loss'.
 
     Raises:
-        Pruned: A bound fixed at birth is passed.
-        RunError: The trainer has nothing to evaluate on.
+        Pruned: The learning curve passed a bound.
+        RunError: The trainer has no data to evaluate on.
     """
     if trainer.eval_dataset is None:
-        raise RunError("the Trainer has no eval_dataset, by which its training would be judged: give it one")
-    told = Report(context)
-    trainer.add_callback(told)
+        raise RunError("the Trainer has no eval_dataset to evaluate the training: give it one")
+    reported = Report(context)
+    trainer.add_callback(reported)
     before = None if context.resume_folder is None else get_last_checkpoint(str(context.resume_folder))
     trainer.train(resume_from_checkpoint=before)
-    # After the checkpoint: an evaluation draws random numbers, and the training without this rung had none here.
-    if told.evaluated is None or told.evaluated[0] != trainer.state.global_step:
+    # After the checkpoint: evaluating draws random numbers, and a full training does not evaluate here.
+    if reported.evaluated is None or reported.evaluated[0] != trainer.state.global_step:
         trainer.evaluate()
-    assert told.evaluated is not None
-    return told.evaluated[1]
+    assert reported.evaluated is not None
+    return reported.evaluated[1]
 
 
 def _of_model(metrics: Mapping[str, Any]) -> dict[str, float]:

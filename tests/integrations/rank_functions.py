@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from evo_tune import Context, Minimize
-from evo_tune.integrations.reporting import report
+from evo_tune.integrations.ranks import report
 from evo_tune.plugins.context import Pruned
 
 
