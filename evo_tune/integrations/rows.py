@@ -103,7 +103,7 @@ class Rows:
             "fidelity": ", ".join(f"{budget:g}" for budget in manifest.fidelity),
             "seed": manifest.seed,
             "created": manifest.created,
-            "identity": manifest.identity or f"{manifest.created} {manifest.seed}",
+            "identity": manifest.identity,
             "steps": f"{WHOLE} are a full training",
         }
         return {one_line(name, NAME): _plain(value) for name, value in {**facts, **options}.items()}

@@ -239,11 +239,9 @@ def _bound_again(run: Run, evaluator: Evaluator) -> dict[str, Any]:
 def _other_ranges(run: Run, now: SearchSpace) -> str:
     """Say which of the evaluator's own genes are not what they were when the run began; '' if none.
 
-    Those that the user gave instead stay as they were given; of a run of an older version it is not known which.
+    Those that the user gave instead stay as they were given.
     Defaults may differ: the run's was born first, and nothing else depends on it.
     """
-    if run.manifest.given_genes is None:
-        return ""
     known = {**now.optional, **now.genes}
     given = {
         *run.manifest.given_genes,
@@ -258,7 +256,7 @@ def _other_ranges(run: Run, now: SearchSpace) -> str:
 def _other_objectives(run: Run, evaluator: Evaluator) -> str:
     """Say that the evaluator's own objectives are not what they were when the run began; '' if they are."""
     before, now = run.manifest.objectives, [goal.describe() for goal in evaluator.objectives]
-    if run.manifest.given_objectives is not False or now == before:
+    if run.manifest.given_objectives or now == before:
         return ""
     return f"its objectives have changed (now {', '.join(now)}, and were {', '.join(before)})"
 
@@ -285,7 +283,7 @@ def check_unchanged(run: Run, evaluator: Evaluator, accept_changes: bool, strate
     if now["fingerprint"] != run.fingerprint:
         changed.append("the evaluator's data")
     why = "old and new results may not compare" if changed else "it would not go on as it began"
-    if run.strategy_hash and now["strategy_hash"] != run.strategy_hash:
+    if now["strategy_hash"] != run.strategy_hash:
         changed.append(f"the strategy's file {place} (or a module that it imports)")
     if changed and not accept_changes:
         raise StoreError(

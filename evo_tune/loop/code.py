@@ -180,7 +180,7 @@ def ruled(manifest: Manifest, evaluator: Evaluator, strategy: str) -> Ruled:
         manifest.own_seeds,
     )
     return Ruled.of(
-        make_strategy(strategy, {**find_strategy(strategy).before, **manifest.strategy_options}),
+        make_strategy(strategy, manifest.strategy_options),
         rules,
         lambda genome: evaluator.estimate(genome, options),
         lambda genome, other: evaluator.inherits(genome, other, options),

@@ -6,7 +6,6 @@ Knows what was asked for and what was measured before, and nothing of the loop t
 from __future__ import annotations
 
 import math
-import platform
 import shutil
 import uuid
 import warnings
@@ -145,8 +144,7 @@ def _cluster(session: Session, manifest: Manifest, identity: str) -> Cluster | N
 
 def _identity(run: Run) -> str:
     """Return what names a run on a cluster: the same in every session, and no other run's, of the same path either."""
-    own = run.manifest.identity or f"{platform.node()} {run.folder.resolve()} {run.manifest.created}"
-    return uuid.uuid5(uuid.NAMESPACE_OID, own).hex
+    return uuid.uuid5(uuid.NAMESPACE_OID, run.manifest.identity).hex
 
 
 def _ranks(options: Mapping[str, Any]) -> int:

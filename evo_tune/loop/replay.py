@@ -80,13 +80,13 @@ def verify(run: Run, space: SearchSpace, strategy: Strategy) -> list[Disagreemen
 
 
 def other_strategy(manifest: Manifest, place: str) -> str:
-    """Say that a strategy's file is not what it was when the run began; '' if it is, or the run does not say.
+    """Say that a strategy's file is not what it was when the run began; '' if it is.
 
     Args:
         manifest: The run's.
         place: Where the strategy is now.
     """
-    if not manifest.strategy_hash or hash_of(place) == manifest.strategy_hash:
+    if hash_of(place) == manifest.strategy_hash:
         return ""
     return f"the strategy's file {place} (or a module that it imports) has changed since the run began"
 

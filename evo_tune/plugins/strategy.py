@@ -72,9 +72,6 @@ class Strategy(ABC):
     learns: ClassVar[bool] = False
     """Whether it reads `history.lessons`, what earlier runs found; others are refused --learn-from."""
 
-    before: ClassVar[Mapping[str, Any]] = {}
-    """What options that came later are where a saved run does not say them: its proposals come out as they did."""
-
     needs: ClassVar[Mapping[str, str]] = {}
     """Packages that it imports, inside its functions, and that evo-tune does not bring; for each, what pip installs."""
     own_trials: ClassVar[bool] = False

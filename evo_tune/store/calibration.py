@@ -1,8 +1,7 @@
 """The file of a run's calibration: results outside ids and history (law 10).
 
 Each row says under which evaluator and which data it was made; only those of the run's present ones are read, and
-those of others are kept. Files of older versions do not say it: their rows are the manifest's own. What is to be
-trained, and what it means, is decided elsewhere.
+those of others are kept. What is to be trained, and what it means, is decided elsewhere.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from evo_tune.trust import inside
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["is_raced", "read_calibration", "write_calibration"]
+__all__ = ["read_calibration", "write_calibration"]
 
 CALIBRATION = "_calibration.parquet"
 
@@ -38,18 +37,12 @@ LONGEST_TEXT = 10_000
 """Bytes of an error, a device or a value."""
 
 HASH, DATA = "evaluator_hash", "fingerprint"
-"""Columns that an older version's files lack."""
+"""Columns that say under which evaluator and data a row was made."""
 
 
 def read_calibration(run: Run) -> list[Trial]:
     """Return the calibration's results as trials; a damaged file counts as none."""
     return _read(run)[0]
-
-
-def is_raced(run: Run) -> bool:
-    """Say whether there are results, and any of them were made by a race; older versions had none."""
-    rows = _read(run)[1]
-    return rows is not None and HASH in rows.column_names
 
 
 def write_calibration(run: Run, trials: Sequence[Trial]) -> None:
@@ -106,7 +99,7 @@ def _rows(run: Run) -> pa.Table:
         meta, found = plain.metadata, plain.schema_arrow
         metrics = [name.removeprefix(table.METRIC) for name in found.names if name.startswith(table.METRIC)]
         columns |= {field.name: field.type for field in table.schema(run.genes, metrics, {}) if "." in field.name}
-        columns |= {name: pa.string() for name in (HASH, DATA) if name in found.names}
+        columns |= {HASH: pa.string(), DATA: pa.string()}
         if any(found.field(name).type != kind for name, kind in columns.items()):
             raise ValueError("its columns have other types")
         if meta.num_rows > MOST_ROWS:
@@ -145,8 +138,9 @@ def _plain(batch: pa.RecordBatch, texts: Sequence[str]) -> pa.RecordBatch:
 
 def _is_own(row: Mapping[str, Any], run: Run) -> bool:
     """Whether a result was made by the run's present evaluator, on its present data."""
-    told = row.get(HASH), row.get(DATA)
-    made = (run.manifest.evaluator_hash, run.manifest.fingerprint) if None in told else told
+    made = row[HASH], row[DATA]
+    if None in made:
+        raise ValueError("a row does not say under which evaluator or data it was made")
     return made == (run.evaluator_hash, run.fingerprint)
 
 

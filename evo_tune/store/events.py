@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, Literal, TypeAlias
 
 import msgspec
@@ -47,9 +46,6 @@ Plain: TypeAlias = bool | int | Finite | str
 LONG = 1 << 20
 """Bytes of a line whose text is not taken apart only to say better what is wrong with it."""
 
-OLD_OPERATORS = {"calibration": "finalist"}
-"""What older versions called an operator, and what it is called now."""
-
 
 class Birth(Struct, forbid_unknown_fields=True):
     """A Candidate as the journal holds it, fields in its order, but for `test` and `timing`, which no trial has."""
@@ -70,9 +66,7 @@ class Birth(Struct, forbid_unknown_fields=True):
 
     def candidate(self) -> Candidate:
         """Return what was born."""
-        made = Candidate(*msgspec.structs.astuple(self))
-        now = OLD_OPERATORS.get(self.operator)
-        return made if now is None else replace(made, operator=now)
+        return Candidate(*msgspec.structs.astuple(self))
 
 
 class Result(Struct, forbid_unknown_fields=True):
@@ -84,7 +78,6 @@ class Result(Struct, forbid_unknown_fields=True):
     seconds: Finite = 0.0
     device: str = ""
     error: str | None = None
-    """Not written of one that was trained alone, as older versions did not."""
 
     def outcome(self) -> Outcome:
         """Return what came; what is null in metrics is NaN there."""
@@ -113,8 +106,8 @@ def _numbers(metrics: Metrics) -> dict[str, float]:
 class _Event(Struct, tag_field="event", forbid_unknown_fields=True, kw_only=True):
     time: Finite
     """Seconds since 1970, when it was written."""
-    spent: Spent | None = None
-    """Seconds since its session began, by a clock that nobody sets; None in journals of older versions."""
+    spent: Spent = 0.0
+    """Seconds since its session began, by a monotonic clock; 0 for an event that a resume writes before its session."""
 
 
 class SessionBegun(_Event, tag="session"):
@@ -160,8 +153,7 @@ class Changed(_Event, tag="changed"):
 
     evaluator_hash: str
     fingerprint: str
-    strategy_hash: str = ""
-    """'' in journals of older versions: not said."""
+    strategy_hash: str
 
 
 class Range(Struct, forbid_unknown_fields=True):

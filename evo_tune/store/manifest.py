@@ -37,7 +37,7 @@ __all__ = [
 ]
 
 FORMAT = 1
-"""Version of the layout on disk; a run of another one is refused, not guessed at."""
+"""Version of the layout on disk. A run of another version is refused; CONTRIBUTING.md says what a new version takes."""
 
 MANIFEST = "_run.json"
 
@@ -57,9 +57,6 @@ OWN = "own"
 SEEDS = (OWN, "shared")
 """What is typed for the seeds of trainings: each genome has its own, or all have the same."""
 
-RENAMED = {"rungs": "fidelity"}
-"""What older versions called a field, and what it is called now."""
-
 
 class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
     """What is fixed for a run from its first birth on.
@@ -73,8 +70,7 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
         objectives: METRIC:min or METRIC:max, in order of importance.
         strategy: Name or path.
         strategy_options: Every option of the strategy, population included.
-        strategy_hash: SHA-256 over the file of a strategy that is not evo-tune's own, and its local modules; else, and
-            in runs of older versions, ''.
+        strategy_hash: SHA-256 over the file of a strategy that is not evo-tune's own, and its local modules; else ''.
         seed: Seed of the run.
         order: 'arrival' or 'birth' (law 3).
         lag: Results that a birth may run ahead of, in birth order.
@@ -84,21 +80,19 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
         prune: Whether candidates are born with bounds on their curves.
         replicates: Seeds that the leading genome must have been trained with.
         by_worth: Whether that is the most, and a genome has as many as are worth more than a new one.
-        own_seeds: Whether each genome is trained with seeds of its own; or, as in runs of older versions, all with the
-            same.
+        own_seeds: Whether each genome is trained with seeds of its own, or all with the same.
         inherit: Share of a full training that a genome gets which begins with another's weights; 0: none does.
         subject_to: METRIC<=NUMBER or METRIC>=NUMBER.
-        given_genes: Names of the genes that the user gave in place of the evaluator's own; None: an older version did
-            not say.
-        given_objectives: Whether the user gave the objectives in place of the evaluator's own; None likewise.
+        given_genes: Names of the genes that the user gave in place of the evaluator's own.
+        given_objectives: Whether the user gave the objectives in place of the evaluator's own.
         units: Declared metric name to unit, for the Parquet files; '' where there is none.
         tests: What metrics are called on the test set, by what they are called in the search (see `Evaluator.tests`).
         versions: Of Python and of the packages that shape results.
         created: UTC time, ISO 8601.
         learned: What earlier runs found, copied here so that replay and resume need nothing else.
         for_scale: Size of the larger model for which the search is made, as typed; '' for none.
-        identity: Made up for this run alone, by which its user's memory knows it; '' in old ones.
-        format: Version of the layout on disk.
+        identity: Random text that is unique to this run; `trust` remembers by it which runs the user began.
+        format_version: Version of the layout on disk.
     """
 
     evaluator: str
@@ -126,12 +120,12 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
     versions: dict[str, str] = field(default_factory=dict)
     created: str = ""
     strategy_hash: str = ""
-    given_genes: list[str] | None = None
-    given_objectives: bool | None = None
+    given_genes: list[str] = field(default_factory=list)
+    given_objectives: bool = False
     for_scale: str = ""
     identity: str = ""
     learned: list[Learned] = field(default_factory=list)
-    format: int = FORMAT
+    format_version: int = FORMAT
 
     @property
     def population(self) -> int:
@@ -164,23 +158,33 @@ def read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
     try:
         fields = read_json(inside.read(folder, MANIFEST, limit=LARGEST))
-        written = fields["format"]
-        if written == FORMAT:
+        written = fields.get("format_version")
+        if written == FORMAT and type(written) is int:
             return _manifest(fields)
     except FileNotFoundError:
         raise StoreError(f"{folder} is no saved run: it has no {MANIFEST}; `evo-tune list` shows the runs") from None
     except OSError as error:
         raise StoreError(f"cannot read {path}: {error.strerror}") from None
-    except (msgspec.ValidationError, ValueError, TypeError, LookupError, RecursionError, EvoTuneError) as error:
+    except (
+        msgspec.ValidationError,
+        ValueError,
+        TypeError,
+        LookupError,
+        RecursionError,
+        EvoTuneError,
+        AttributeError,
+    ) as error:
         what = one_line(f"{type(error).__name__}: {error}")
         raise StoreError(f"{path} is damaged ({what}); restore it from a copy") from None
-    what = one_line(repr(written), 60)
-    raise StoreError(f"{path} has format {what}: this version of evo-tune reads format {FORMAT}")
+    what = "an unreleased format" if written is None else f"format {one_line(repr(written), 60)}"
+    raise StoreError(
+        f"{path} is of {what}, and this version of evo-tune reads format {FORMAT} only: begin a new run, or use the "
+        "version of evo-tune that wrote it"
+    )
 
 
 def _manifest(fields: dict[str, Any]) -> Manifest:
-    """Return the manifest of these fields, which may have the names of an older version."""
-    return _checked(msgspec.convert({RENAMED.get(name, name): value for name, value in fields.items()}, Manifest))
+    return _checked(msgspec.convert(fields, Manifest))
 
 
 def _checked(manifest: Manifest) -> Manifest:

@@ -190,7 +190,7 @@ class Run:
         self._began = time.monotonic()
         self._write(SessionBegun(session=session, time=_now()), sync=True)
 
-    def change(self, evaluator_hash: str, fingerprint: str, strategy_hash: str = "") -> None:
+    def change(self, evaluator_hash: str, fingerprint: str, strategy_hash: str) -> None:
         """Note that the evaluator, its data or the strategy's file are others from here on, durably."""
         event = Changed(
             evaluator_hash=evaluator_hash, fingerprint=fingerprint, strategy_hash=strategy_hash, time=_now()
@@ -238,7 +238,7 @@ class Run:
         if self.closed:
             raise StoreError(f"{self.folder} is not open for writing (any more): resume it")
         for event in events:
-            event.spent = None if self._began is None else round(time.monotonic() - self._began, 3)
+            event.spent = 0.0 if self._began is None else round(time.monotonic() - self._began, 3)
         try:
             made = [checked(event) for event in events]
         except ValueError as error:
@@ -262,7 +262,7 @@ class Run:
             self.ended = None
         elif isinstance(event, Changed):
             self.evaluator_hash, self.fingerprint = event.evaluator_hash, event.fingerprint
-            self.strategy_hash = event.strategy_hash or self.strategy_hash
+            self.strategy_hash = event.strategy_hash
         elif isinstance(event, Widened):
             self._apply_widened({name: one.gene() for name, one in event.genes.items()})
         else:
@@ -273,13 +273,8 @@ class Run:
         """Add the time that was spent since the last event."""
         if isinstance(event, SessionBegun):
             self._spent = 0.0
-        if event.spent is not None:
-            self.seconds += max(0.0, event.spent - self._spent)
-            self._spent = event.spent
-        # In journals of older versions by the clock of the day, which may have been set. What a resume notes before its
-        # session begins follows a pause of any length.
-        elif isinstance(event, Born | Recorded | Ended) and self._last_time:
-            self.seconds += max(0.0, event.time - self._last_time)  # a clock set back counts nothing
+        self.seconds += max(0.0, event.spent - self._spent)
+        self._spent = event.spent
         self._last_time = event.time
         if isinstance(event, Recorded):
             self.finished[event.id] = self.seconds

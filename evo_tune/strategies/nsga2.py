@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from evo_tune.genome.history import History
 from evo_tune.strategies._breeder import Breeder
@@ -34,7 +34,6 @@ class NSGA2(Breeder):
     front: Literal["all", "steady"] = "all"
 
     several_objectives: ClassVar[bool] = True
-    before: ClassVar[Mapping[str, Any]] = {"front": "steady"}
 
     def _steady(self, history: History) -> list[Individual]:
         if self.front == "steady":

@@ -16,9 +16,9 @@ candidates; Salinas, Shen & Perrone, A quantile-based approach for hyperparamete
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -117,16 +117,6 @@ class SAEA(Strategy):
 
     several_objectives: ClassVar[bool] = True
     learns: ClassVar[bool] = True
-    before: ClassVar[Mapping[str, Any]] = {
-        "believe": "average",
-        "rounds": 0,
-        "chances": 0.0,
-        "front": "steady",
-        "early": "places",
-        "apart": 0.0,
-        "smooth": 0.0,
-        "ahead": "spread",
-    }
 
     def __post_init__(self) -> None:
         super().__post_init__()

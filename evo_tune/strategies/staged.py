@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -64,7 +64,6 @@ class Staged(Strategy):
     """
 
     own_trials: ClassVar[bool] = True
-    before: ClassVar[Mapping[str, Any]] = {"categories": "quartiles"}
 
     population: int = 30
     coarse: int | None = None

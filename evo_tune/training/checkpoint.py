@@ -65,13 +65,12 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return state
 
 
-def saved_in(folder: Path | None, task: dict[str, Any], former: dict[str, Any] | None = None) -> dict[str, Any]:
+def saved_in(folder: Path | None, task: dict[str, Any]) -> dict[str, Any]:
     """Return the checkpoint that a training is to go on from; empty if there is none.
 
     Args:
         folder: Of the training that it goes on from, if it does.
         task: Plain data that says what is trained; a checkpoint goes on under the same only.
-        former: The same as an older version said it.
 
     Raises:
         OptionError: It belongs to another training.
@@ -81,6 +80,6 @@ def saved_in(folder: Path | None, task: dict[str, Any], former: dict[str, Any] |
     if file is None or not file.is_file():
         return {}
     saved = load_checkpoint(file)
-    if saved["task"] not in (task, former):
+    if saved["task"] != task:
         raise OptionError(f"{file} belongs to {saved['task']}: expected {task}; train from scratch instead")
     return saved

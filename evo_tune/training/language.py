@@ -156,12 +156,6 @@ class LanguageTask:
         """What a checkpoint belongs to, plain data: the text by its hash."""
         return {"genome": dict(self.genome), "data": self.corpus.fingerprint(), "model": self.config.to_json()}
 
-    @property
-    def former_identity(self) -> dict[str, Any]:
-        """What checkpoints of evo-tune before 1.0 belong to: the text by its place and size."""
-        text = {"data": self.options.data, "bytes": self.corpus.size}
-        return {"genome": dict(self.genome), **text, "model": self.config.to_json()}
-
     def in_precision(self, precision: Any) -> LanguageTask:
         """Return the same training in a precision."""
         return replace(self, options=replace(self.options, precision=precision))

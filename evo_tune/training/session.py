@@ -169,7 +169,7 @@ class Begun:
     @classmethod
     def of(cls, task: T, run: Run, build: Build[T], ranks: Ranks | None = None) -> Begun:
         """Return a training where its checkpoint ends, or at step 0; see `train`."""
-        saved = saved_in(run.resume_folder, task.identity, getattr(task, "former_identity", None))
+        saved = saved_in(run.resume_folder, task.identity)
         precision = task.options.precision
         if precision == "auto":  # another machine may answer otherwise, but not in the middle of a training
             fastest = probe.fastest_precision(run.device, narrow=task.narrow)

@@ -145,8 +145,7 @@ def remember_run(folder: Path, identity: str) -> None:
         folder: Where it is saved.
         identity: What is only in this run's manifest.
     """
-    if identity:
-        _remember("runs", str(_real(folder)), identity)
+    _remember("runs", str(_real(folder)), identity)
 
 
 def began(folder: Path, identity: str) -> bool:
@@ -199,9 +198,9 @@ def _remembered() -> dict[str, dict[str, Any]]:
         return nothing
     finally:
         os.close(file)
-    if not isinstance(data, dict) or not all(isinstance(data.get(kind, {}), dict) for kind in nothing):
+    if not isinstance(data, dict) or not all(isinstance(data.get(kind), dict) for kind in nothing):
         return nothing
-    return {kind: data.get(kind, {}) for kind in nothing}  # an older version knew no commands
+    return {kind: data[kind] for kind in nothing}
 
 
 def _remember(kind: str, key: str, value: Any) -> None:

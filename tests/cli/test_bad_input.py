@@ -249,7 +249,7 @@ def test_two_processes_on_one_run(typed: Typed, folder: Path) -> None:
 
 def test_a_manifest_of_the_future(typed: Typed, small_run: str, folder: Path) -> None:
     manifest = folder / "populations" / small_run / "_run.json"
-    manifest.write_text(manifest.read_text().replace('"format": 1', '"format": 9'))
+    manifest.write_text(manifest.read_text().replace('"format_version": 1', '"format_version": 9'))
     says(typed("show", small_run), 1, "format 9", "format 1")
     shutil.copy(folder / "quick.py", manifest)
     says(typed("resume", small_run), 1, "_run.json is damaged")

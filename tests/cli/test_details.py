@@ -137,11 +137,8 @@ def test_an_export_takes_the_options_of_the_run_but_for_those_given(typed: Typed
         assert refused.code == 2
         assert message in refused.err
         assert not (folder / "other").exists()
-    assert typed("export", "r", "--checkpoint", "as_before").code == 0
-    assert (folder / "as_before" / "kept").exists(), "the folder was a flag once"
     for words, message in (
         (["r"], "expected RUN and DIR, the folder to write: evo-tune export r DIR"),
-        (["r", "new", "--checkpoint", "old"], "DIR new and --checkpoint old are both given: give one"),
         (["r", "out"], "DIR out: exists and is not an empty folder; choose another"),
     ):
         refused = typed("export", *words)

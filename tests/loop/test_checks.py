@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -156,17 +155,6 @@ def test_what_the_user_gave_stays_whatever_the_evaluator_says_now(
     task.write_text(TASK.replace("Float(0.0, 1.0, d", "Float(0.0, 2.0, d"))
     with pytest.raises(StoreError, match=r"noise is now Float\(low=0\.0, high=2\.0"):
         Search.resume("run", store=tmp_path / "store", accept_changes=True)
-
-
-def test_a_run_of_an_older_version_does_not_say_which_genes_the_user_gave(
-    search: Callable[..., Search], task: Path, tmp_path: Path
-) -> None:
-    search(genes={"depth": parse_gene("depth", "int(2,3)")})
-    path = tmp_path / "store" / "run" / "_run.json"
-    manifest = json.loads(path.read_text())
-    del manifest["given_genes"], manifest["given_objectives"]
-    path.write_text(json.dumps(manifest))
-    Search.resume("run", store=tmp_path / "store").saved.close()
 
 
 def test_a_broken_strategy_does_not_stop_the_advice(

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from evo_tune import Choice, Float, Int, SearchSpace
+from evo_tune import Choice, Float, Int, Search, SearchSpace
 from evo_tune.report.material import Material
 from evo_tune.store.run import Run
 from tests.conftest import benchmark
@@ -19,7 +19,6 @@ from tests.conftest import benchmark
 Made = Callable[..., Run]
 
 SAMPLE = Path(__file__).parents[2] / "populations" / "sample"
-OLD = Path(__file__).parents[1] / "old"
 
 HOSTILE = '</script><script>window.hacked=1</script><img src=x onerror="window.hacked=1"><a href="javascript:1">%{x}'
 
@@ -48,6 +47,26 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
         return Run.open(found)
 
     return make
+
+
+PROMOTED = """
+from evo_tune import Float, Minimize, SearchSpace
+SPACE = SearchSpace(x=Float(0.0, 1.0, default=0.9))
+OBJECTIVES = [Minimize("loss")]
+SUPPORTS = ["budget"]
+def evaluate(genome, context):
+    loss = genome["x"] + 0.01 * (context.seed % 7) / context.budget
+    for part in (context.budget - 0.25, context.budget):
+        context.report(part, loss=loss)
+    return {"loss": loss}
+"""
+
+
+@pytest.fixture
+def promoted(begin: Callable[..., Search], tmp_path: Path) -> Run:
+    """Return a run with rungs and a final comparison whose best genome was promoted."""
+    (tmp_path / "parts.py").write_text(PROMOTED)
+    return begin(evaluator=str(tmp_path / "parts.py"), fidelity="1/2,1", trials=12, calibrate=2, slots=1).run().saved
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ from evo_tune.report.pages import library
 from evo_tune.report.pages.writing import report, write_beside, write_report
 from evo_tune.store.run import Run
 from tests.conftest import cut_copy
-from tests.report.conftest import HOSTILE, OLD, SAMPLE, Made, Open, Opened, hostile_space, opened_in
+from tests.report.conftest import HOSTILE, SAMPLE, Made, Open, Opened, hostile_space, opened_in
 
 pytestmark = pytest.mark.xdist_group("browser")
 
@@ -111,13 +111,6 @@ def test_the_samples_report_is_drawn_whole_and_in_silence(sample: tuple[Opened, 
     titles = opened.page.locator("h2").all_inner_texts()
     assert titles[:4] == ["Trial 24 beats the default", "What to do next", "Course", "Lineage"]
     assert "2.36753" in opened.page.locator("#verdict").inner_text()
-
-
-@pytest.mark.parametrize("name", ["rungs", pytest.param("calibrated", marks=pytest.mark.proof)])
-def test_reports_of_old_runs_are_silent_as_well(browse: Open, alone: Any, name: str) -> None:
-    opened = browse(alone(Run.open(OLD / name)))
-    assert opened.said == []
-    assert opened.count("section") >= 6
 
 
 def test_failures_rungs_and_pruned_trainings_are_drawn(browse: Open, alone: Any, made: Made) -> None:

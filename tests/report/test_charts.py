@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -12,7 +11,6 @@ import numpy as np
 import pytest
 
 from evo_tune.genome.trial import Outcome
-from evo_tune.loop.search import Search
 from evo_tune.report import charts
 from evo_tune.report.calibration import calibrated
 from evo_tune.report.charts import course, curves, front, lineage, parallel, resources, seeds, slots
@@ -21,7 +19,7 @@ from evo_tune.report.material import Material
 from evo_tune.report.summary import best_so_far, spent
 from evo_tune.store.run import Run
 from tests.conftest import cut_copy
-from tests.report.conftest import OLD, SAMPLE, Made
+from tests.report.conftest import SAMPLE, Made
 
 
 def test_parts_come_in_the_order_of_what_matters() -> None:
@@ -137,8 +135,8 @@ def test_all_of_the_best_are_among_the_lines(made: Made) -> None:
     assert places[0, -1] == 1.0  # the best is on top
 
 
-def test_a_resumed_best_has_the_whole_of_its_curve() -> None:
-    material = Material(Run.open(OLD / "rungs"))
+def test_a_resumed_best_has_the_whole_of_its_curve(promoted: Run) -> None:
+    material = Material(promoted)
     best = material.best
     assert best is not None
     assert best.candidate.resumes is not None
@@ -208,23 +206,10 @@ def test_the_final_comparison_is_shown_seed_by_seed(begin: Callable[..., Search]
         assert sorted(v for v in values if v is not None) == pytest.approx(sorted(rows[id].values))
 
 
-IN_PARTS = """
-from evo_tune import Float, Minimize, SearchSpace
-SPACE = SearchSpace(x=Float(0.0, 1.0, default=0.9))
-OBJECTIVES = [Minimize("loss")]
-SUPPORTS = ["budget"]
-def evaluate(genome, context):
-    return {"loss": genome["x"] + 0.01 * (context.seed % 7) / context.budget}
-"""
-
-
-def test_a_genome_is_called_there_what_the_verdict_calls_it(begin: Callable[..., Search], tmp_path: Path) -> None:
-    (tmp_path / "parts.py").write_text(IN_PARTS)
-    search = begin(evaluator=str(tmp_path / "parts.py"), fidelity="1/2,1", trials=12, calibrate=2, slots=1)
-    search.run()
-    material = Material(search.saved)
+def test_a_genome_is_called_there_what_the_verdict_calls_it(promoted: Run) -> None:
+    material = Material(promoted)
     assert material.best is not None
-    assert search.saved.candidates[material.best.id].resumes is not None  # its first trial has another id
+    assert promoted.candidates[material.best.id].resumes is not None  # its first trial has another id
     drawn = seeds.draw(material)
     assert drawn is not None
     assert {f"best (trial {material.best.id})", "default"} == {trace["name"] for trace in drawn["data"]} - {"pairs"}

@@ -62,7 +62,7 @@ def test_every_chart_is_a_figure_of_the_library(loaded: Results) -> None:
     assert found.pop("scale") is None  # no larger model
     assert all(isinstance(figure, go.Figure) for figure in found.values())
     assert loaded.plot.course.__doc__ is not None
-    assert loaded.plot.course(by="time").layout.xaxis.title.text == "seconds of work"
+    assert loaded.plot.course(by="time").layout.xaxis.title.text.endswith(" of work")
     assert loaded.plot.slices("lr").layout.xaxis.title.text == "lr"
     assert loaded.plot.lineage(id=26) is not None
 

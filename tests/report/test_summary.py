@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import pytest
 
@@ -12,6 +11,7 @@ from evo_tune.report.racing import Standing
 from evo_tune.report.summary import Closing, born, failures, further_generations, trained_in_full
 from evo_tune.report.words import fixed, verdict
 from evo_tune.store.run import Run
+from tests.report.conftest import Made
 
 
 def ended(gain: float, error: float, beats: bool) -> Closing:
@@ -37,11 +37,8 @@ def test_the_verdict_tells_the_spread_between_seeds(gain: float, error: float, b
     assert words in verdict(end)
 
 
-OLD = Path(__file__).parents[1] / "old"
-
-
-def test_errors_are_gathered_the_commonest_first() -> None:
-    run = Run.open(OLD / "rungs")
+def test_errors_are_gathered_the_commonest_first(made: Made) -> None:
+    run = made(12)
     run.outcomes = {
         id: Outcome(status, error=error)  # type: ignore[arg-type]
         for id, (status, error) in enumerate(
@@ -51,8 +48,8 @@ def test_errors_are_gathered_the_commonest_first() -> None:
     assert failures(run) == [("crashed: b", [2, 4]), ("failed: a", [1]), ("failed: b", [5])]
 
 
-def test_the_hint_to_go_on_asks_for_three_generations_more() -> None:
-    run = Run.open(OLD / "rungs")
+def test_the_hint_to_go_on_asks_for_three_generations_more(promoted: Run) -> None:
+    run = promoted
     assert born(run) == len({str(candidate.genome) for candidate in run.candidates})
     assert trained_in_full(run) < len(run.candidates)
     whole, part = divmod(born(run), run.manifest.population)

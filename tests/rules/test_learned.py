@@ -181,8 +181,7 @@ def test_where_nothing_is_learned_places_decide_to_the_bit(why: str) -> None:
     assert seen == {True, False}
 
 
-def test_older_runs_go_on_by_places() -> None:
-    assert SAEA.before["early"] == "places"
+def test_with_places_it_scores_nothing() -> None:
     assert SAEA().scores
     assert not SAEA(early="places").scores
 

@@ -13,7 +13,6 @@ from evo_tune.genome.trial import trial_seed
 from evo_tune.loop.code import ruled
 from evo_tune.loop.search import Search
 from evo_tune.report import believed
-from evo_tune.store.manifest import read_manifest
 from tests.conftest import cut_copy, rows
 from tests.rules.test_rules import agree
 
@@ -70,18 +69,13 @@ def test_each_genome_keeps_its_own_and_the_run_resumes_and_replays(noisy: Path, 
     assert rows(again) == rows(search)
 
 
-def test_by_default_and_in_older_runs_all_have_the_same(noisy: Path) -> None:
-    for name, given in (("shared", "shared"), ("old", None)):
+def test_by_default_all_have_the_same(noisy: Path) -> None:
+    for name, given in (("shared", "shared"), ("default", None)):
         search = run(noisy, name, trials=4, seeds=given)
         assert {one.seed for one in search.saved.candidates} == {trial_seed(1, 0)}
     assert run(noisy, "auto", trials=2, seeds=None, replicates="auto").saved.manifest.own_seeds
     assert not run(noisy, "before", trials=2, seeds="shared", replicates="auto").saved.manifest.own_seeds
-    folder = noisy.parent / "store" / "old"
-    fields = json.loads((folder / "_run.json").read_text())
-    del fields["own_seeds"]
-    (folder / "_run.json").write_text(json.dumps(fields))
-    assert read_manifest(folder).own_seeds is False
-    again = Search.resume("old", store=noisy.parent / "store", trials=6).run()
+    again = Search.resume("default", store=noisy.parent / "store", trials=6).run()
     assert {one.seed for one in again.saved.candidates} == {trial_seed(1, 0)}
     assert agree(again.saved, again)
 

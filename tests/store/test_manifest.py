@@ -26,14 +26,18 @@ def one_line(error: pytest.ExceptionInfo[BaseException]) -> bool:
 def test_a_run_of_another_format_is_refused(begin: Begin) -> None:
     folder = drive(begin("mine")).saved.folder
     manifest = json.loads((folder / "_run.json").read_text())
-    (folder / "_run.json").write_text(json.dumps({**manifest, "format": 2, "new_field": 1}))
-    with pytest.raises(StoreError, match=r"_run\.json has format 2: this version of evo-tune reads format 1"):
+    (folder / "_run.json").write_text(json.dumps({**manifest, "format_version": 2, "new_field": 1}))
+    with pytest.raises(StoreError, match=r"_run\.json is of format 2, and this .* reads format 1 only"):
+        Run.open(folder)
+    del manifest["format_version"]
+    (folder / "_run.json").write_text(json.dumps(manifest))
+    with pytest.raises(StoreError, match=r"is of an unreleased format, .* reads format 1 only: begin a new run"):
         Run.open(folder)
 
 
 @pytest.mark.parametrize(
     "text",
-    ["", "[]", "null", '{"format": 1}', "{", "[" * 100_000, "\udc80", '{"format": 1, "evil": 1}'],
+    ["", "[]", "null", '{"format_version": 1}', "{", "[" * 100_000, "\udc80", '{"format_version": 1, "evil": 1}'],
     ids=["empty", "list", "null", "bare", "cut", "deep", "bytes", "field"],
 )
 def test_a_damaged_manifest_is_refused(begin: Begin, text: str) -> None:
@@ -65,7 +69,7 @@ def test_a_damaged_manifest_is_refused(begin: Begin, text: str) -> None:
         ("evaluator", ["a"]),
         ("warm_start", {}),
         ("units", [1]),
-        ("format", True),
+        ("format_version", True),
         ("seed", True),
         ("threads", 1.5),
         ("replicates", 10**30),
@@ -80,19 +84,9 @@ def test_a_hostile_manifest_is_refused(begin: Begin, field: str, value: Any) -> 
     folder = drive(begin("mine")).saved.folder
     manifest = json.loads((folder / "_run.json").read_text())
     (folder / "_run.json").write_text(json.dumps({**manifest, field: value}))
-    with pytest.raises(StoreError, match=r"_run\.json (is damaged|has format)") as caught:
+    with pytest.raises(StoreError, match=r"_run\.json is (damaged|of format True)") as caught:
         Run.open(folder)
     assert one_line(caught)
-
-
-def test_a_manifest_of_an_older_version_names_its_budgets_rungs(begin: Begin) -> None:
-    folder = drive(begin("mine")).saved.folder
-    manifest = json.loads((folder / "_run.json").read_text())
-    assert manifest.pop("fidelity") == [1.0]
-    (folder / "_run.json").write_text(json.dumps({**manifest, "rungs": [0.5, 1.0]}))
-    assert read_manifest(folder).fidelity == [0.5, 1.0]
-    write_manifest(folder, read_manifest(folder))
-    assert "rungs" not in json.loads((folder / "_run.json").read_text())
 
 
 def test_an_unknown_field_is_named(begin: Begin) -> None:

@@ -108,17 +108,3 @@ def test_a_clock_that_jumps_counts_nothing(begin: Begin, resume: Begin) -> None:
     forge(jump, folder)
     assert Run.open(folder).seconds == before
     assert len(drive(resume("mine", trials=6, hours=5.0)).trials) == 6
-
-
-def test_a_journal_of_an_older_version_counts_by_the_clock_of_the_day(begin: Begin, resume: Begin) -> None:
-    folder = drive(begin("mine", trials=5)).saved.folder
-
-    def older(events: list[dict[str, Any]]) -> None:
-        for number, event in enumerate(events):
-            event["time"] = 1e9 + 10 * number
-            del event["spent"]
-
-    forge(older, folder)
-    seconds = Run.open(folder).seconds
-    assert seconds == 10 * (len(Run.open(folder).candidates) * 3 + 1 - 5)
-    assert seconds <= drive(resume("mine", trials=6)).seconds < seconds + 10

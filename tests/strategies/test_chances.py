@@ -140,7 +140,3 @@ def test_a_chance_costs_little_more_in_a_long_run() -> None:
             times.append(time.process_time() - start)
         costs.append(min(times))
     assert costs[1] < 5 * costs[0]  # 45 times the results
-
-
-def test_a_run_of_an_older_version_has_no_chances() -> None:
-    assert SAEA.before["chances"] == 0.0

@@ -31,7 +31,6 @@ PLACE = 120
 )
 @shared.run_argument
 @click.argument("folder", metavar="DIR", required=False, shell_complete=complete.folders)
-@click.option("--checkpoint", metavar="DIR", hidden=True, help="DIR, as older versions called it.")
 @click.option("--trial", type=click.IntRange(min=0), help="Export this trial instead of the best.")
 @click.option("--tokens", type=click.IntRange(min=1), help="Train on so many tokens instead of the run's budget.")
 @click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="Train for so long instead.")
@@ -46,7 +45,6 @@ PLACE = 120
 def command(
     run: str | None,
     folder: str | None,
-    checkpoint: str | None,
     trial: int | None,
     tokens: int | None,
     seconds: float | None,
@@ -72,7 +70,7 @@ def command(
 
     if tokens is not None and seconds is not None:
         raise UsageError("--tokens and --seconds are both given: give one")
-    target = _target(run, folder, checkpoint)
+    target = _target(run, folder)
     saved = Run.open(find_run(Path(store), run))
     plugin = evaluator_of(saved, evaluator, trust, shared.asking())
     if not hasattr(plugin.module, "export"):
@@ -125,13 +123,11 @@ def command(
         shared.echo(f"how to use it: {target / 'README.md'}")
 
 
-def _target(run: str | None, folder: str | None, checkpoint: str | None) -> Path:
-    """Return the folder to write, by the place where it is typed or by the flag of older versions."""
-    if folder is None and checkpoint is None:
+def _target(run: str | None, folder: str | None) -> Path:
+    """Return the folder to write."""
+    if folder is None:
         raise UsageError(f"expected RUN and DIR, the folder to write: evo-tune export {run or 'RUN'} DIR")
-    if folder is not None and checkpoint is not None:
-        raise UsageError(f"DIR {folder} and --checkpoint {checkpoint} are both given: give one")
-    return Path(folder or checkpoint or "")
+    return Path(folder)
 
 
 def _with_budget(
