@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from evo_tune import Outcome
+from evo_tune.report.calibration import calibrated
 from evo_tune.report.charts import parallel
 from evo_tune.report.drawing import MOST_MARKS
 from evo_tune.report.material import Material
@@ -109,8 +110,10 @@ def test_the_samples_report_is_drawn_whole_and_in_silence(sample: tuple[Opened, 
     assert opened.lines("parallel-0", 0) + opened.lines("parallel-0", 1) == count
     assert opened.marks("importances-0") == 2 * len(material.genes)
     titles = opened.page.locator("h2").all_inner_texts()
-    assert titles[:4] == ["Trial 24 beats the default", "What to do next", "Course", "Lineage"]
-    assert "2.36753" in opened.page.locator("#verdict").inner_text()
+    assert material.best is not None
+    assert titles[:4] == [f"Trial {material.best.id} beats the default", "What to do next", "Course", "Lineage"]
+    mean = next(row.mean for row in calibrated(material.run) if row.id == material.best.id)
+    assert f"{mean:.5f}" in opened.page.locator("#verdict").inner_text()
 
 
 def test_failures_rungs_and_pruned_trainings_are_drawn(browse: Open, alone: Any, made: Made) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from evo_tune import Search
 from evo_tune.genome.trial import Outcome
 from evo_tune.report import charts
 from evo_tune.report.calibration import calibrated
