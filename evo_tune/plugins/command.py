@@ -24,9 +24,7 @@ from evo_tune.genome.values import Genome
 from evo_tune.options.binding import bind, options_of
 from evo_tune.plugins.context import Context
 from evo_tune.plugins.evaluator import Evaluator
-from evo_tune.plugins.scripts.output import parse_patterns, parse_progress
-from evo_tune.plugins.scripts.script import Script
-from evo_tune.plugins.scripts.words import Words, filled
+from evo_tune.plugins.scripts.script import Script, Words, parse_patterns, parse_progress
 from evo_tune.text import one_line
 
 __all__ = ["COMMAND", "command_evaluator", "command_of", "is_command"]
@@ -108,7 +106,11 @@ def command_evaluator(
 def command_of(reference: str, genome: Genome, options: Mapping[str, Any]) -> str:
     """Return a run's command with a genome in it, to be typed; '' if its evaluator is none."""
     kind, _, text = reference.partition(":")
-    return filled(text, genome, options.get("shell") is True) if kind == COMMAND else ""
+    if kind != COMMAND:
+        return ""
+    shell = options.get("shell") is True
+    words = Words(text, shell).put(genome)
+    return words[0] if shell else shlex.join(words)
 
 
 def _evaluate_of(command: str) -> Callable[..., dict[str, float]]:

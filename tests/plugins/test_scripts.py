@@ -19,9 +19,8 @@ from evo_tune.errors import OptionError
 from evo_tune.plugins.code import local_sources
 from evo_tune.plugins.command import command_evaluator, command_of, is_command
 from evo_tune.plugins.context import Pruned
-from evo_tune.plugins.scripts.output import Reading, parse_patterns, parse_progress
 from evo_tune.plugins.scripts.processes import Ended
-from evo_tune.plugins.scripts.words import Words
+from evo_tune.plugins.scripts.script import Reading, Words, parse_patterns, parse_progress
 
 NASTY = ["a b", "$(touch pwned)", "`id`", "; rm -rf x", "'", '"', "-x", "{lr}", "\\", "é\u202e", "a\nb", "*", "&&", ""]
 

@@ -1,8 +1,8 @@
 """Run a script with other values of its constants: `python -m evo_tune.plugins.scripts.launch train.py LR=0.003`.
 
-For scripts without flags: constants of the module, NAME=VALUE, and defaults of the fields of its dataclasses,
-CLASS.FIELD=VALUE, are replaced in its syntax, each by a value of the type that it had; the rest is executed as it
-stands, and other words are its arguments. What the script itself starts by importing it anew has the old values.
+It serves scripts without flags. Module constants (NAME=VALUE) and defaults of dataclass fields (CLASS.FIELD=VALUE) are
+replaced in the script's syntax by values of the same type. Other words are the script's arguments. Processes that
+import the script anew see the old values.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def main(words: list[str]) -> None:
     """Execute a script as `python SCRIPT` would, with other constants.
 
     Raises:
-        UsageError: One is not there, or a value is not of its type.
+        UsageError: A constant does not exist, or a value is not of its type.
     """
     path, *rest = words
     given = [word for word in rest if CONSTANT.match(word)]
@@ -43,11 +43,11 @@ def replaced(tree: ast.Module, values: dict[str, str]) -> ast.Module:
     """Return a module with other constants.
 
     Args:
-        tree: It.
+        tree: The module.
         values: Texts by NAME or CLASS.FIELD.
 
     Raises:
-        UsageError: One is not there, or a value is not of its type.
+        UsageError: A constant does not exist, or a value is not of its type.
     """
     left = dict(values)
     for node in tree.body:
@@ -83,7 +83,7 @@ def _like(old: bool | int | float | str, text: str, name: str) -> bool | int | f
     except (KeyError, ValueError):
         if isinstance(old, int) and not isinstance(old, bool):
             return float(text)
-        raise UsageError(f"{name}={text}: expected a value like {old!r}, which the script has") from None
+        raise UsageError(f"{name}={text}: expected a value like {old!r}, which is in the script") from None
 
 
 if __name__ == "__main__":

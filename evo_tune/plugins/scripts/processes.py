@@ -1,7 +1,7 @@
-"""One script as a process: its output line by line, and nothing of it left behind, however it ends.
+"""Run a script as a process: read its output line by line, and leave no process behind.
 
-The script stays in the process group of whoever calls it, a worker, so that killing that group reaches it too; what
-is to end alone (a pruned script, what a finished one left running) is found by a mark in its environment.
+The script stays in the process group of its worker, so that killing the group reaches it too. To end a script alone, or
+what a finished script left running, its processes are found by a mark in their environment.
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ from evo_tune.text import one_line
 __all__ = ["Ended", "call", "kill_marked"]
 
 LONGEST = 1 << 16
-"""Bytes of a line; what is longer comes in parts."""
+"""Bytes of a line; longer lines come in parts."""
 
 TICK = 0.1
-"""Seconds between two looks at a script whose output is silent."""
+"""Seconds between two looks at a silent script."""
 
 ROUNDS = 50
-"""How often processes are looked for as they are killed: they may start others meanwhile."""
+"""Number of searches for processes to kill: they may start others meanwhile."""
 
 TAIL = 50
-"""Last lines of each stream in which the reason for a bad end is looked for."""
+"""Last lines of each stream that are searched for the reason of a failure."""
 
 MARK = "EVO_TUNE_CALL"
-"""What marks a script, and all that it starts."""
+"""Environment variable that marks a script and all its processes."""
 
 
 class Ended(RunError):
-    """A script came to a bad end; its text is the reason of the failed trial.
+    """A script failed.
 
     Args:
-        text: It.
-        status: Of the trial.
+        text: Reason of the failure.
+        status: Status of the trial.
     """
 
     def __init__(self, text: str, status: Status = "failed") -> None:
@@ -53,16 +53,16 @@ class Ended(RunError):
 
 
 def call(words: Sequence[str], environment: Mapping[str, str], shell: bool, take: Callable[[str], None]) -> str:
-    """Run a script to its end and return the last line that it printed, '' if none; what it prints is printed.
+    """Run a script, pass on its output, and return the last printed line ('' for none).
 
     Args:
-        words: The program and its arguments; with `shell`, one text.
-        environment: The whole of it.
+        words: Program and arguments; with `shell`, one text.
+        environment: The whole environment.
         shell: Whether /bin/sh runs the text.
-        take: Is given every line of output and error output as it comes; whatever it raises ends the script.
+        take: Function called with every line of output; any error that it raises ends the script.
 
     Raises:
-        Ended: It cannot be started, or ends with another code than 0.
+        Ended: The script cannot be started, or its exit code is not 0.
     """
     argv = ["/bin/sh", "-c", words[0]] if shell else list(words)
     mark = uuid.uuid4().hex
@@ -90,11 +90,11 @@ def call(words: Sequence[str], environment: Mapping[str, str], shell: bool, take
     finally:
         _end(script, f"{MARK}={mark}")
     if code:
-        raise _bad_end(code, tails)
+        raise _failure(code, tails)
     return one_line(last, 120)
 
 
-def _bad_end(code: int, tails: Mapping[str, Sequence[str]]) -> Ended:
+def _failure(code: int, tails: Mapping[str, Sequence[str]]) -> Ended:
     lines = tails["err"] or tails["out"]
     said = one_line(lines[-1], 300) if lines else "it printed nothing"
     if any(map(tells_of_memory, lines)):
@@ -107,10 +107,9 @@ def _bad_end(code: int, tails: Mapping[str, Sequence[str]]) -> Ended:
 
 
 def _lines(script: subprocess.Popen[bytes]) -> Iterator[tuple[str, str]]:
-    """Yield (stream, line) as they come, until the script has ended and what it wrote is read.
+    """Yield (stream, line) as they come, until the script has ended and its output is read.
 
-    Carriage returns end lines too: bars of progress are written by them. What a process that the script left behind
-    holds open is not waited for.
+    Carriage returns end lines too, because progress bars use them. Pipes that another process keeps open are ignored.
     """
     assert script.stdout is not None
     assert script.stderr is not None
@@ -134,7 +133,7 @@ def _lines(script: subprocess.Popen[bytes]) -> Iterator[tuple[str, str]]:
 
 
 def _end(script: subprocess.Popen[bytes], mark: str) -> None:
-    """Kill what is left of a script: itself, and all that it started."""
+    """Kill a script and all its processes."""
     if script.poll() is None:
         script.kill()
     kill_marked(mark)
@@ -145,13 +144,13 @@ def _end(script: subprocess.Popen[bytes], mark: str) -> None:
 
 
 def kill_marked(mark: str) -> None:
-    """Kill every process of this user's, but this one, that was started with a mark in its environment.
+    """Kill all other processes of this user that have a mark in their environment.
 
-    It reaches what left its process group, or lost its parent (torchrun puts each rank into a session of its own).
-    Where there is no /proc, nothing is found, and the process group is what is killed.
+    This reaches processes that left the group or lost their parent (torchrun puts each rank into its own session).
+    Without /proc nothing is found.
 
     Args:
-        mark: NAME=VALUE, of a value that no other has.
+        mark: NAME=VALUE with a unique value.
     """
     for _ in range(ROUNDS):
         found = _marked(mark)
@@ -169,6 +168,6 @@ def _marked(mark: str) -> list[int]:
         for name in os.listdir("/proc"):
             if name.isdecimal() and int(name) != os.getpid():
                 with contextlib.suppress(OSError), open(f"/proc/{name}/environ", "rb") as file:
-                    if wanted in file.read(1 << 20).split(b"\0"):  # a dead one's is empty
+                    if wanted in file.read(1 << 20).split(b"\0"):  # empty for a dead process
                         found.append(int(name))
     return found

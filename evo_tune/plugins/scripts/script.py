@@ -1,64 +1,98 @@
-"""`Script`: a training that is another program, called with a genome in its command line.
+"""`Script`: run a training that is another program, with a genome in its command line, and read its output.
 
-It needs nothing of the program but that it prints its metrics. This module imports no evaluator and knows no run.
+A command has placeholders: `{lr}` is the value of a gene, `{seed}` and the like describe the trial, `{name?yes:no}` is
+one of two texts, `{budget*2000}` the steps of a partial training, and `{{` and `}}` are braces. Values are inserted
+after the command was split into words, so no value can inject code. Metrics are read from the output: JSON objects, or
+numbers that patterns find. The last value of each metric counts, and each line with an objective is a point of the
+learning curve.
 """
 
 from __future__ import annotations
 
+import json
+import math
 import os
-from collections.abc import Sequence
+import re
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from evo_tune.errors import OptionError
 from evo_tune.genome.values import Genome
+from evo_tune.options.binding import suggest
 from evo_tune.plugins.context import THREAD_VARIABLES, Context
-from evo_tune.plugins.scripts.output import Reading, parse_patterns, parse_progress
 from evo_tune.plugins.scripts.processes import Ended, call
-from evo_tune.plugins.scripts.words import Words
+from evo_tune.text import one_line
 
-__all__ = ["Script"]
+__all__ = ["GIVEN", "Place", "Reading", "Script", "Words", "parse_patterns", "parse_progress"]
+
+GIVEN = ("seed", "device", "threads", "budget", "folder", "resume")
+"""Placeholders that are no genes. `resume` is '' if there is nothing to resume from."""
+
+BRACES = re.compile(r"\{\{|\}\}|\{([^{}]*)\}")
+STEPS = re.compile(r"budget\s*\*\s*(\d{1,15})")
+
+NUMBER = r"[-+]?(?:\d[\d_]*\.?\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|(?:nan|inf(?:inity)?)\b)"
+"""A printed number. It may be nan, so that a diverged training does not count with its last finite value."""
+
+MOST_METRICS, MOST_POINTS = 500, 1000
+"""Metrics of a script, and points of its learning curve, that are kept."""
+
+Patterns = Mapping[str, re.Pattern[str]]
 
 
 class Script:
-    """A training that is another program: `Script("python train.py --lr {lr}").run(genome, context)`.
+    """Training that is another program: `Script("python train.py --lr {lr}").run(genome, context)`.
 
     Args:
-        command: The program and its arguments, split as a shell would, with placeholders: {GENE}, {seed}, {device},
-            {threads}, {budget}, {budget*2000} (so many steps of a full training of 2000), {folder} (the trial's own),
-            {resume} (that of the trial to go on from, or nothing), {NAME?YES:NO}. A list of words is taken as they are.
-        metrics: NAME=PATTERN or NAME, a regular expression for each metric (see `parse_patterns`); none: the lines
-            that are JSON objects are read.
-        progress: Where a point lies on the curve: '20', 'step/2000', 'fraction' (see `parse_progress`).
-        shell: Have /bin/sh run the command, with values quoted.
+        command: Program and arguments, split as a shell would, with placeholders: {GENE}, {seed}, {device}, {threads},
+            {budget}, {budget*2000} (steps, of 2000 in a full training), {folder} (the trial's folder), {resume} (folder
+            of the trial to resume from, or nothing), {NAME?YES:NO}. A list of words is not split.
+        metrics: NAME=PATTERN or NAME for each metric (see `parse_patterns`); none: lines that are JSON objects.
+        progress: Place of a point on the learning curve: '20', 'step/2000', 'fraction' (see `parse_progress`).
+        shell: Whether /bin/sh runs the command, with quoted values.
 
     Raises:
-        OptionError: One of these cannot be understood.
+        OptionError: An argument is not understood.
     """
 
     def __init__(
         self, command: str | Sequence[str], metrics: Sequence[str] = (), progress: str = "", shell: bool = False
     ) -> None:
-        self.words = Words(command if isinstance(command, str) else _joined(command), shell)
+        self.words = Words(command if isinstance(command, str) else shlex.join(command), shell)
         self.patterns = parse_patterns([metrics] if isinstance(metrics, str) else metrics)
         self.place = parse_progress(progress)
 
     def run(self, genome: Genome, context: Context) -> dict[str, float]:
-        """Run it once, and return the last value of every metric that it printed.
+        """Run the program once, and return the last value of every metric that it printed.
 
-        It is given the seed in EVO_TUNE_SEED, and likewise DEVICE, BUDGET, FOLDER and RESUME; its GPU is the only one
-        that it sees (CUDA_VISIBLE_DEVICES), its threads are the trial's (OMP_NUM_THREADS …).
+        It receives seed, device, threads, budget and resume in EVO_TUNE_SEED and so on. It sees its own GPU only
+        (CUDA_VISIBLE_DEVICES), and the trial's number of threads (OMP_NUM_THREADS …).
 
         Raises:
-            RunError: It ends with another code than 0, or without a metric that is an objective.
-            Pruned: Its curve is beyond a bound; it is killed.
+            RunError: The exit code is not 0, or an objective was not printed.
+            Pruned: The learning curve passed a bound; the program is killed.
         """
-        given = _given(context, self.words.names)
+        given: dict[str, Any] = {
+            "seed": context.seed,
+            "device": context.device,
+            "threads": context.threads,
+            "budget": context.budget,
+            "resume": "" if context.resume_folder is None else os.path.abspath(context.resume_folder),
+        }
+        own = {f"EVO_TUNE_{name.upper()}": str(value) for name, value in given.items()}
+        threads = dict.fromkeys(THREAD_VARIABLES, str(context.threads))
+        # Unbuffered output: points of the curve must arrive in time to stop the program.
+        environment = {**os.environ, **own, **threads, "PYTHONUNBUFFERED": "1"}
+        if "folder" in self.words.names:  # this makes the folder
+            given["folder"] = os.path.abspath(context.folder)
         reading = Reading(self.patterns, self.place, context)
-        words = self.words.put({**given, **genome})
-        last = call(words, {**os.environ, **_environment(context)}, self.words.shell, reading.take)
+        last = call(self.words.put({**given, **genome}), environment, self.words.shell, reading.take)
         missing = [goal.metric for goal in context.objectives if goal.metric not in reading.metrics]
         if missing and missing != ["seconds"]:
-            wanted = self._expected(missing[0])
-            raise Ended(f"the script printed no {missing[0]}: expected {wanted}; its last line: {last or '(none)'}")
+            expected = self._expected(missing[0])
+            raise Ended(f"the script printed no {missing[0]}: expected {expected}; its last line: {last or '(none)'}")
         reading.end()
         return reading.metrics
 
@@ -70,26 +104,260 @@ class Script:
         return f"a line that is a JSON object, {{\"{name}\": 0.5}}, or --metric '{name}=PATTERN'"
 
 
-def _joined(words: Sequence[str]) -> str:
-    import shlex
+class Words:
+    """Command with placeholders, split as a POSIX shell would.
 
-    return shlex.join(words)
+    Args:
+        text: The command.
+        shell: Whether it stays one text for a shell, with quoted values.
+
+    Raises:
+        OptionError: A quotation mark is not closed, or there is no word.
+    """
+
+    def __init__(self, text: str, shell: bool = False) -> None:
+        self.text = text
+        self.shell = shell
+        shown = repr(one_line(text, 120))
+        try:
+            words = shlex.split(text)
+        except ValueError as error:
+            if not shell:
+                raise OptionError(
+                    f"the command {shown} cannot be split into words: {error}; quote it as for a shell"
+                ) from None
+            words = []
+        if not text.strip() or "\0" in text or (not words and not shell):
+            raise OptionError(f"the command {shown}: expected a program and its arguments")
+        self.words = [text] if shell else words
+
+    @property
+    def names(self) -> list[str]:
+        """Names in placeholders, in order, each once."""
+        found = [name for word in self.words for match in BRACES.finditer(word) if (name := _name(match)) is not None]
+        return list(dict.fromkeys(found))
+
+    @property
+    def genes(self) -> list[str]:
+        """Names that are not in GIVEN."""
+        return [name for name in self.names if name not in GIVEN]
+
+    def check(self, genes: Iterable[str]) -> None:
+        """Require a placeholder for each gene, and a gene for each placeholder.
+
+        Raises:
+            OptionError: One is missing.
+        """
+        genes = list(genes)
+        for name in genes:
+            if name in GIVEN:
+                raise OptionError(f"--gene {name}: {{{name}}} is what each trial is given; expected another name")
+            if name not in self.genes:
+                near = suggest(name, self.genes)
+                raise OptionError(
+                    f"--gene {name}: the command has no {{{name}}}{near}: put it where the value belongs, such as "
+                    f"--{name} {{{name}}}"
+                )
+        for name in self.genes:
+            if name not in genes:
+                near, shown = suggest(name, [*genes, *GIVEN]), one_line(name, 60)
+                raise OptionError(
+                    f"{{{shown}}} in the command is no gene{near}: give it as --gene '{shown}=…', use one of "
+                    f"{', '.join(f'{{{one}}}' for one in GIVEN)}, or write {{{{ and }}}} for the braces themselves"
+                )
+
+    def put(self, values: Mapping[str, Any]) -> list[str]:
+        """Return the words with values in place of the placeholders; for a shell, one text.
+
+        A word of placeholders that becomes empty (`{name?yes}`) is left out.
+
+        Args:
+            values: Values by name; a placeholder without a value stays.
+        """
+        found = []
+        for word in self.words:
+            text = BRACES.sub(lambda match: self._value(match, values), word)
+            if text or not BRACES.search(word):
+                found.append(text)
+        return found
+
+    def _value(self, match: re.Match[str], values: Mapping[str, Any]) -> str:
+        name = _name(match)
+        if name is None:
+            return match[0][0]
+        if name not in values:
+            return match[0]
+        value, inside = values[name], match[1]
+        steps = STEPS.fullmatch(inside.strip())
+        if steps:
+            return str(max(1, math.ceil(value * int(steps[1]) - 1e-9)))
+        if "?" in inside:
+            yes, _, no = inside.partition("?")[2].partition(":")
+            return yes if value else no  # the user's own text, so it is not quoted
+        return shlex.quote(str(value)) if self.shell else str(value)
 
 
-def _given(context: Context, names: Sequence[str]) -> dict[str, Any]:
-    """Return what the placeholders stand for that are no genes; the trial's folder is made where it is named."""
-    given: dict[str, Any] = {
-        "seed": context.seed,
-        "device": context.device,
-        "threads": context.threads,
-        "budget": context.budget,
-        "resume": "" if context.resume_folder is None else os.path.abspath(context.resume_folder),
-    }
-    return {**given, "folder": os.path.abspath(context.folder)} if "folder" in names else given
+def _name(match: re.Match[str]) -> str | None:
+    """Return the name in a placeholder; None for a doubled brace."""
+    if match[1] is None:
+        return None
+    inside = match[1].strip()
+    return "budget" if STEPS.fullmatch(inside) else inside.partition("?")[0].strip()
 
 
-def _environment(context: Context) -> dict[str, str]:
-    found = {name: str(value) for name, value in _given(context, ()).items()}
-    own = {f"EVO_TUNE_{name.upper()}": value for name, value in found.items()}
-    # Lines come as they are printed, and not when a buffer is full: a curve is for stopping early.
-    return {**own, **dict.fromkeys(THREAD_VARIABLES, found["threads"]), "PYTHONUNBUFFERED": "1"}
+def parse_patterns(texts: Iterable[str]) -> dict[str, re.Pattern[str]]:
+    """Parse metrics: NAME=PATTERN, a regular expression with the number as its group or behind it; or NAME alone.
+
+    Raises:
+        OptionError: A pattern is no regular expression, has several groups or no name, or a name is given twice.
+    """
+    found: dict[str, re.Pattern[str]] = {}
+    for text in texts:
+        name, equals, pattern = text.partition("=")
+        shown = one_line(text, 100)
+        if not name.strip() or (equals and not pattern):
+            raise OptionError(f"--metric {shown}: expected NAME, or NAME=PATTERN such as 'val_loss=val loss ([0-9.]+)'")
+        name = name.strip()
+        if name in found:
+            raise OptionError(f"--metric {shown}: {name} is given twice: give it once, with A|B in its pattern")
+        try:
+            read = re.compile(pattern if equals else rf"(?<!\w){re.escape(name)}(?!\w)")
+            if not read.groups:
+                read = re.compile(rf"(?:{read.pattern})[^\w.+-]*({NUMBER})", re.IGNORECASE)
+        except (re.error, RecursionError, OverflowError) as error:
+            raise OptionError(f"--metric {shown}: {error}; expected a regular expression of Python") from None
+        if read.groups != 1:
+            raise OptionError(f"--metric {shown}: it has {read.groups} groups: expected one, around the number")
+        found[name] = read
+    return found
+
+
+@dataclass(frozen=True)
+class Place:
+    """How to find the place of a point on the learning curve.
+
+    Args:
+        metric: Name of a metric that grows with training; '' to count points.
+        total: Its value at the end of a full training: a number, or the name of a metric.
+    """
+
+    metric: str
+    total: float | str
+
+
+def parse_progress(text: str) -> Place | None:
+    """Parse '20' (points of a full training), 'step/2000', 'step/max_steps', 'fraction' (a metric, the share), or ''.
+
+    Raises:
+        OptionError: The text is none of these.
+    """
+    if not text:
+        return None
+    metric, slash, total = (part.strip() for part in text.partition("/"))
+    number = total if slash else metric
+    try:
+        most = float(number)
+    except ValueError:
+        valid, place = bool(metric and (total or not slash)), Place(metric, total if slash else 1.0)
+    else:
+        valid = 0 < most < math.inf and bool(metric if slash else most >= 1)
+        place = Place(metric if slash else "", most)
+    if valid:
+        return place
+    raise OptionError(
+        f"--progress {one_line(text, 60)}: expected how many points a full training prints (20), a metric and what it "
+        "is at the end (step/2000, step/max_steps), or a metric that is the share done (fraction)"
+    )
+
+
+class Reading:
+    """Reader of a script's output that reports its learning curve.
+
+    Args:
+        patterns: Pattern of each metric; none: lines that are JSON objects are read.
+        place: Place of a point; None: unknown until the end, when the points are spread evenly.
+        context: Context of the evaluation.
+    """
+
+    def __init__(self, patterns: Patterns, place: Place | None, context: Context) -> None:
+        self.metrics: dict[str, float] = {}
+        self._patterns = patterns
+        self._place = place
+        self._context = context
+        self._goals = {objective.metric for objective in context.objectives}
+        self._since: dict[str, float] = {}
+        self._kept: list[dict[str, float]] = []
+        self._every, self._count, self._last = 1, 0, 0.0
+
+    def take(self, line: str) -> None:
+        """Read a line.
+
+        Raises:
+            Pruned: The learning curve passed a bound.
+        """
+        found = self._by_patterns(line) if self._patterns else _json(line)
+        if not found:
+            return
+        room = MOST_METRICS - len(self.metrics)
+        new = [name for name in found if name not in self.metrics][: max(0, room)]
+        found = {name: value for name, value in found.items() if name in self.metrics or name in new}
+        self.metrics |= found
+        self._since |= found
+        if self._goals & found.keys():
+            self._count += 1
+            point, self._since = self._since, {}
+            if self._place is None:
+                self._keep(point)
+            else:
+                self._report(self._share(self._place), point)
+
+    def end(self) -> None:
+        """Report the points that waited for their places; call it when the script has ended well."""
+        for number, point in enumerate(self._kept, 1):
+            self._report(self._context.budget * min(1.0, number * self._every / self._count), point)
+
+    def _by_patterns(self, line: str) -> dict[str, float]:
+        found = {}
+        for name, pattern in self._patterns.items():
+            for match in pattern.finditer(line):
+                try:
+                    found[name] = float(match[1])
+                except (TypeError, ValueError):  # the group did not match, or matched no number (1.2.3)
+                    continue
+        return found
+
+    def _share(self, place: Place) -> float:
+        at = self.metrics.get(place.metric, 0.0) if place.metric else float(self._count)
+        total = self.metrics.get(place.total, math.inf) if isinstance(place.total, str) else place.total
+        return at / total if total else 0.0
+
+    def _keep(self, point: dict[str, float]) -> None:
+        if self._count % self._every == 0:
+            self._kept.append(point)
+        if len(self._kept) > MOST_POINTS:
+            self._kept, self._every = self._kept[1::2], 2 * self._every
+
+    def _report(self, share: float, point: dict[str, float]) -> None:
+        share = min(1.0, share)
+        if share > self._last + 1 / MOST_POINTS or (share > self._last and share >= self._context.budget):
+            self._last = share
+            self._context.report_all(share, point)
+
+
+def _json(line: str) -> dict[str, float]:
+    """Return the numbers of a line that is a JSON object, by name; {} for other lines."""
+    line = line.strip()
+    if not (line.startswith("{") and line.endswith("}")):
+        return {}
+    try:
+        data = json.loads(line)
+    except (ValueError, RecursionError):
+        return {}
+    found = {}
+    for name, value in data.items():
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            try:
+                found[name] = float(value)
+            except OverflowError:
+                found[name] = math.inf if value > 0 else -math.inf
+    return found

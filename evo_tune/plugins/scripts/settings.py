@@ -1,7 +1,7 @@
-"""What a training script lets its user set, read from its syntax; nothing of it is executed.
+"""Read the settings of a training script from its syntax, and guess which may vary and within what range.
 
-Flags of argparse, fields of dataclasses, constants in capitals, and nanoGPT's kind of constants, which its configurator
-sets from the command line. It reads text of anybody's, so sizes are bounded. What may vary is `guessing`'s matter.
+It reads flags of argparse, fields of dataclasses, constants in capitals, and the constants of nanoGPT's configurator.
+Nothing is executed. The text may be anybody's, so sizes are bounded. Guesses go by names, and users should check them.
 """
 
 from __future__ import annotations
@@ -10,47 +10,93 @@ import ast
 import math
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evo_tune.errors import UsageError
+from evo_tune.errors import SpaceError, UsageError
+from evo_tune.genome.genes import Choice, Float, Gene, Int
+from evo_tune.plugins.scripts.script import GIVEN
 from evo_tune.text import one_line
 
-__all__ = ["Found", "Setting", "read_settings"]
+__all__ = [
+    "OTHER",
+    "UNKNOWN",
+    "Found",
+    "Setting",
+    "given_word",
+    "guess",
+    "metric_of",
+    "range_of",
+    "read_settings",
+    "value_of",
+]
 
 LARGEST = 1 << 20
-"""Bytes of a script at most."""
+"""Maximum bytes of a script."""
 
 MOST = 200
-"""Settings that are kept, the first ones."""
+"""Maximum number of settings."""
 
 LONGEST = 200
-"""Characters of a text that is a default."""
+"""Maximum characters of a default."""
 
 WHOLE = 2**53
-"""Largest whole number that is a default."""
+"""Largest whole number of a default."""
 
 UNKNOWN: Any = object()
+"""Value of an expression that is no plain value."""
 
 PRINTS = (["print"], ["info"], ["write"], ["log"])
 """Names of functions that print."""
 
 PARSERS = {"HfArgumentParser": "={}", "simple_parsing": "={}", "tyro": "={}"}
-"""What makes flags of a dataclass's fields, if the script mentions it."""
+"""Parsers that make flags of dataclass fields, if the script mentions them."""
+
+
+OTHER = re.compile(
+    r"wandb|log|debug|compile|resume|eval|save|cuda|gpu|dry|verbose|export|test|sample|download|force|overwrite|print|"
+    r"profil|fp16|bf16|amp\b|accel|cpu|push|quiet|plot|show|data|device|backend|dtype|dir|path|file|worker|port|host|rank|"
+    r"world|seed|version|check|token_?izer|project|entity|pin_|cache|predict|generate|infer|deterministic|distributed|ddp",
+    re.IGNORECASE,
+)
+"""Names of settings that do not concern the training."""
+
+LOG = re.compile(
+    r"(^|_)lrs?(_|$)|learning_?rate|decay|(^|_)wd(_|$)|clip|max_?norm|l2|step_?size|temperature|init_?(std|scale)", re.I
+)
+SHARES = re.compile(r"drop|smooth|mixup|cutmix|warmup|augment", re.I)
+NEAR_ONE = re.compile(r"momentum|beta|ema|gamma", re.I)
+SIZES = re.compile(
+    r"batch|width|hidden|hid($|den)|dim|embd|emsize|embed|d_?model|d_?ff|channels|features|units|filters", re.I
+)
+COUNTS = re.compile(r"layer|depth|blocks?$|warmup", re.I)
+
+FOLDER = re.compile(r"(out|output|save|work|ckpt|checkpoints?|results?|log|logging|model)_?(dir|path|folder)")
+WEIGHTS = re.compile(r"[\w-][\w.-]*\.(pt|pth|bin|ckpt|npz?)")
+
+METRICS = (
+    ("val_loss", "min", r"val(id(ation)?)?[ _]loss"),
+    ("eval_loss", "min", r"eval[ _]loss"),
+    ("test_loss", "min", r"test[ _]loss"),
+    ("val_acc", "max", r"val(id(ation)?)?[ _]acc(uracy)?"),
+    ("accuracy", "max", r"accuracy"),
+    ("loss", "min", r"\bloss"),
+)
+"""Metrics that a script may print: name, direction and pattern. The first match counts."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One thing that a script lets its user set.
+    """Setting of a script.
 
     Args:
-        name: As the script knows it.
-        default: Its value: a bool, a number, a text; None where it has none, or none that can be read.
-        choices: The values that it may have, where they are listed.
-        word: The word of the command that sets it, with {name} where the value belongs.
-        needed: Whether the script does not run without it.
+        name: Name in the script.
+        default: Default (bool, number or text); None if there is none or it cannot be read.
+        choices: Allowed values, if they are listed.
+        word: Word of the command line that sets it, with {name} in place of the value.
+        needed: Whether the script requires it.
     """
 
     name: str
@@ -62,12 +108,12 @@ class Setting:
 
 @dataclass(frozen=True)
 class Found:
-    """What was read of a script.
+    """Content of a script.
 
     Args:
-        settings: What its user may set, in order, each name once.
-        texts: Short texts in it, those that it prints first.
-        json: Whether it makes JSON.
+        settings: Settings in order, each name once.
+        texts: Short texts in the script, printed ones first.
+        json: Whether it writes JSON.
     """
 
     settings: tuple[Setting, ...]
@@ -79,7 +125,7 @@ def read_settings(path: Path) -> Found:
     """Read a script.
 
     Raises:
-        UsageError: It cannot be read, is too large, or is no Python.
+        UsageError: The file cannot be read, is too large, or is not Python.
     """
     shown = one_line(str(path), 200)
     try:
@@ -134,7 +180,7 @@ def _settings(tree: ast.Module, nodes: list[ast.AST], names: set[str]) -> Iterat
     parser = next((one for one in PARSERS if any(name.partition(".")[0] == one for name in names)), "")
     for node in tree.body:
         if configured and isinstance(node, ast.Expr) and _is_configurator(node):
-            break  # what comes later is set by the script itself
+            break  # later values are computed by the script
         if isinstance(node, ast.ClassDef) and any("dataclass" in _names_of(one) for one in node.decorator_list):
             yield from _fields(node, parser)
         for name, value in _assigned(node):
@@ -164,7 +210,7 @@ def _assigned(node: ast.stmt) -> Iterator[tuple[str, ast.expr]]:
 
 
 def _flag(call: ast.Call) -> Iterator[Setting]:
-    """Yield what a call of add_argument declares."""
+    """Yield the setting that a call of add_argument declares."""
     flags = [one.value for one in call.args if isinstance(one, ast.Constant) and isinstance(one.value, str)]
     given = {one.arg: one.value for one in call.keywords if one.arg}
     long = max((flag for flag in flags if flag.startswith("-")), key=len, default="")
@@ -214,13 +260,13 @@ def _fields(node: ast.ClassDef, parser: str) -> Iterator[Setting]:
 
 
 def _list_of(node: ast.expr | None) -> tuple[Any, ...]:
-    """Return the plain values of a list; nothing where one is no plain value."""
+    """Return the plain values of a list; () if it has others."""
     values = [value_of(one) for one in node.elts[:50]] if isinstance(node, ast.List | ast.Tuple) else []
     return () if UNKNOWN in values or len(set(map(repr, values))) != len(values) else tuple(values)
 
 
 def value_of(node: ast.expr | None, depth: int = 0) -> Any:
-    """Return the bool, number or text that an expression is, with +, -, * and / of numbers; UNKNOWN for all else."""
+    """Return the value of a plain expression: a bool, a text, or numbers with +, -, * and /; else UNKNOWN."""
     if isinstance(node, ast.Constant):
         return node.value if _is_plain(node.value) else UNKNOWN
     if depth > 8 or not isinstance(node, ast.UnaryOp | ast.BinOp):
@@ -247,3 +293,94 @@ def _is_plain(value: Any) -> bool:
     if type(value) is float:
         return math.isfinite(value)
     return type(value) is bool or (type(value) is int and abs(value) <= WHOLE)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Guesses
+
+
+def guess(setting: Setting) -> Gene | None:
+    """Return a likely gene for a setting; None if it should keep its value."""
+    if setting.name in GIVEN or setting.default is None or OTHER.search(setting.name) or not setting.word:
+        return None
+    return range_of(setting) if _varies(setting) else None
+
+
+def _varies(setting: Setting) -> bool:
+    if setting.choices or isinstance(setting.default, bool):
+        return True
+    kinds = {float: (LOG, SHARES, NEAR_ONE), int: (LOG, SIZES, COUNTS)}.get(type(setting.default), ())
+    return any(kind.search(setting.name) for kind in kinds)
+
+
+def range_of(setting: Setting) -> Gene | None:
+    """Return a gene around a setting's default, whether or not it should vary; None if there is none."""
+    try:
+        return _range(setting)
+    except SpaceError:
+        return None
+
+
+def _range(setting: Setting) -> Gene | None:
+    default, name = setting.default, setting.name
+    if default is None:
+        return None
+    if setting.choices:
+        return Choice(setting.choices, default=default if default in setting.choices else None)
+    if isinstance(default, bool):
+        return Choice((False, True), default=default)
+    if isinstance(default, int):
+        return _whole(name, default)
+    if not isinstance(default, float):
+        return None
+    if SHARES.search(name) and 0.0 <= default <= 0.5:
+        return Float(0.0, 0.5 if "drop" in name.lower() else 0.3 if default <= 0.3 else 0.5, default=default)
+    if NEAR_ONE.search(name) and 0.0 < default < 1.0:
+        return Float(_round(max(0.0, 1 - 5 * (1 - default))), _round(1 - (1 - default) / 5), default=default)
+    if default > 0.0:
+        factor = 10.0 if LOG.search(name) else 2.0
+        return Float(_round(default / factor), _round(default * factor), log=True, default=default)
+    return Float(0.0, 0.1, default=0.0) if default == 0.0 else None
+
+
+def _whole(name: str, default: int) -> Gene | None:
+    if default <= 0:
+        return None
+    if SIZES.search(name) and default >= 2:
+        factors = (0.25, 0.5, 1, 2, 4) if "batch" in name.lower() else (0.5, 1, 2)
+        sizes = [int(default * factor) for factor in factors if default * factor == int(default * factor)]
+        return Choice(tuple(sizes), ordered=True, default=default)
+    return Int(max(1, default // 2), 2 * default, default=default)
+
+
+def _round(value: float) -> float:
+    return float(f"{value:.3g}") if math.isfinite(value) else value
+
+
+def given_word(setting: Setting) -> str | None:
+    """Return the word that sets a seed, device, threads or folder to that of the trial; None for other settings."""
+    name, word, default = setting.name.lower(), setting.word, setting.default
+    what = ""
+    if name in ("seed", "random_seed", "manual_seed", "rng_seed"):
+        what = "{seed}"
+    elif name == "device":
+        what = "{device}"
+    elif name in ("threads", "num_threads", "n_threads"):
+        what = "{threads}"
+    elif FOLDER.fullmatch(name):
+        what = "{folder}"
+    elif re.match(r"save|out", name) and isinstance(default, str) and WEIGHTS.fullmatch(default):
+        what = f"{{folder}}/{default}"
+    placed = f"{{{setting.name}}}"
+    return word.replace(placed, what) if what and placed in word else None
+
+
+def metric_of(texts: Sequence[str], json: bool) -> tuple[str, str, str]:
+    """Return name, direction and pattern ('' for JSON) of the metric that a script prints; by default val_loss."""
+    for name, direction, written in METRICS:
+        for text in texts:
+            found = re.search(written, text, re.IGNORECASE)
+            if found:
+                exact = found[0] if json and text == found[0] else name
+                return exact, direction, "" if json else found[0]
+    return "val_loss", "min", "" if json else "val_loss"

@@ -13,9 +13,8 @@ from pathlib import Path
 
 from evo_tune.errors import UsageError
 from evo_tune.genome.genes import Choice, Float, Gene
-from evo_tune.plugins.scripts.guessing import OTHER, given_word, guess, metric_of, range_of
-from evo_tune.plugins.scripts.settings import Setting, read_settings
-from evo_tune.plugins.scripts.words import GIVEN
+from evo_tune.plugins.scripts.script import GIVEN
+from evo_tune.plugins.scripts.settings import OTHER, Setting, given_word, guess, metric_of, range_of, read_settings
 from evo_tune.text import one_line
 
 __all__ = ["Guessed", "guessed"]
