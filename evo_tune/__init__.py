@@ -1,6 +1,6 @@
-"""evo-tune: evolve the architecture and hyperparameters with which a Transformer trains best.
+"""evo-tune: find the architecture and hyperparameters with which a Transformer trains best, by evolution.
 
-The public names. Importing this loads no torch, no DEAP and no pandas.
+This module has the public names. Importing it loads neither torch nor DEAP nor pandas.
 """
 
 from __future__ import annotations

@@ -1,18 +1,17 @@
-"""Everything that evo-tune raises on purpose, in one tree.
+"""The errors that evo-tune raises on purpose.
 
-    EvoTuneError                something the user can mend; its text is the whole message
-    ├── UsageError              what was typed or passed is wrong (exit code 2)
+    EvoTuneError                an error that the user can fix; its text is the whole message
+    ├── UsageError              an argument is wrong (exit code 2)
     │   ├── SpaceError          a gene, a genome or a search space
     │   ├── OptionError         an option of an evaluator or a strategy
     │   ├── PluginError         an evaluator or strategy that is missing or broken
-    │   └── RecipeError         a value of a declared option or of the training recipe
-    ├── StoreError              a saved run that cannot be read, written or gone on with (exit code 1)
-    └── RunError                a run that could not go on (exit code 1)
-        └── ClusterLost         its cluster is gone; it is saved, as one that was interrupted (exit code 130)
+    │   └── RecipeError         a field of the training recipe
+    ├── StoreError              a saved run cannot be read, written or resumed (exit code 1)
+    └── RunError                a run cannot continue (exit code 1)
+        └── ClusterLost         the cluster is gone; the run is saved as if interrupted (exit code 130)
 
-Every text says what was given, what was expected and what to do next, in one line. A trial that
-fails is none of these: it is an Outcome (see `evo_tune.genome.trial`). By which words others say that memory ran out
-stands here too. This module imports nothing.
+Every text states in one line the given value, the expected one, and what to do next. A failed trial is no error, but an
+Outcome (see `evo_tune.genome.trial`). This module imports nothing.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ class EvoTuneError(Exception):
 
 
 class UsageError(EvoTuneError):
-    """What was typed or passed is wrong."""
+    """An argument of a command or a function is wrong."""
 
     exit_code = 2
 
@@ -60,8 +59,8 @@ class RecipeError(UsageError):
 
     Args:
         field: Name of the field, as the user writes it.
-        value: What was given.
-        allowed: What would have been accepted, in words.
+        value: Given value.
+        allowed: Allowed values, in words.
     """
 
     def __init__(self, field: str, value: object, allowed: str) -> None:
@@ -75,15 +74,15 @@ class RecipeError(UsageError):
 
 
 class StoreError(EvoTuneError):
-    """A saved run cannot be read, written or continued."""
+    """A saved run cannot be read, written or resumed."""
 
 
 class RunError(EvoTuneError):
-    """A run could not go on."""
+    """A run cannot continue."""
 
 
 class ClusterLost(RunError):
-    """The cluster of a run does not answer any more: nothing is wrong with the run, which can be resumed."""
+    """The cluster of a run no longer answers. The run itself is fine and can be resumed."""
 
     exit_code = 130
 
@@ -99,6 +98,6 @@ _OUT_OF_MEMORY = (
 
 
 def tells_of_memory(text: str) -> bool:
-    """Return whether a text of somebody's (torch, CUDA, Python, the system) says that memory ran out."""
+    """Return whether an error message (of torch, CUDA, Python or the system) says that memory ran out."""
     lower = text.lower()
     return any(sign in lower for sign in _OUT_OF_MEMORY)

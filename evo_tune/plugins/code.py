@@ -1,7 +1,4 @@
-"""What the code of an evaluator or a strategy is: its file and the local modules that it imports, found by parsing.
-
-Nothing is imported or executed here; `find` does that.
-"""
+"""The code of a plug-in: its file and the local modules that it imports, found by parsing; nothing is executed."""
 
 from __future__ import annotations
 
@@ -14,11 +11,11 @@ __all__ = ["local_sources", "package_of", "source_hash"]
 PACKAGE = Path(__file__).parents[1]
 
 INSTALLED = ("site-packages", "dist-packages")
-"""Folders of installed packages, which are not local to an evaluator that was installed there."""
+"""Folders of installed packages, which never count as local."""
 
 
 def package_of(path: Path) -> tuple[str, Path]:
-    """Return the package that a file lies in ('' for none), for its relative imports, and the folder above it."""
+    """Return the package of a file ('' for none), for its relative imports, and the folder above the package."""
     names: list[str] = []
     folder = path.parent
     while (folder / "__init__.py").is_file() and folder.name.isidentifier():
@@ -28,9 +25,9 @@ def package_of(path: Path) -> tuple[str, Path]:
 
 
 def source_hash(*paths: Path) -> str:
-    """Return the SHA-256 over an evaluator's file, or several files of code, and the local modules that they import.
+    """Return the SHA-256 over files of code and the local modules that they import.
 
-    Names and contents count, folders do not: a project that is moved keeps its hash.
+    Names and contents count, folders do not: a project keeps its hash when it is moved.
     """
     digest = hashlib.sha256()
     sources = {source for path in paths for source in local_sources(path)}
@@ -40,10 +37,10 @@ def source_hash(*paths: Path) -> str:
 
 
 def local_sources(path: Path) -> list[Path]:
-    """Return an evaluator's file and the local modules that it imports, directly or not, sorted.
+    """Return a file and the local modules that it imports, directly or indirectly, sorted.
 
-    Found by parsing, in the evaluator's folder, its package and the working directory; other installed
-    packages are not local. A file that cannot be parsed counts as it is.
+    Local modules are those in the file's folder, its package and the working directory. A file that cannot be parsed is
+    not followed.
     """
     path = path.resolve()
     package = PACKAGE.resolve()
@@ -61,7 +58,7 @@ def local_sources(path: Path) -> list[Path]:
 
 
 def _imported_bases(path: Path, folders: list[Path]) -> set[Path]:
-    """Return where the modules that a file imports would lie, without suffix, the packages above them included."""
+    """Return the possible paths, without suffix, of the modules that a file imports, and of their packages."""
     own, above = package_of(path)
     try:
         tree = ast.parse(path.read_bytes())
@@ -69,7 +66,7 @@ def _imported_bases(path: Path, folders: list[Path]) -> set[Path]:
         return set()
     bases: set[Path] = set()
     for node in ast.walk(tree):
-        starts: list[Path] = []  # where a relative import begins
+        starts: list[Path] = []  # base of a relative import
         names: list[str] = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]

@@ -1,7 +1,7 @@
-"""An evaluator that is a command line, with no file of its own: `command:python train.py --lr {lr}`.
+"""An evaluator that is a command line, without a file of its own: `command:python train.py --lr {lr}`.
 
-The reference is the command itself, as data in the manifest; loading it executes nothing. What else is to be known of
-it are options. Whether the command of a saved run may be executed is asked where all code is asked for (`loop.code`).
+The reference in the manifest is the command itself; loading it executes nothing. Its options say how to read the
+output. Whether the command of a saved run may be executed is decided in `loop.code`, as for all code.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ from evo_tune.text import one_line
 __all__ = ["COMMAND", "command_evaluator", "command_of", "is_command"]
 
 COMMAND = "command"
-"""Origin of such an evaluator, and what its reference begins with."""
+"""Origin of such an evaluator, and prefix of its reference."""
 
 LARGEST = 1 << 20
-"""Bytes of a file that the command names and that counts as code; larger ones are data."""
+"""Maximum bytes of a file in the command that counts as code; larger files are data."""
 
 LONGEST = 4000
-"""Characters of a command."""
+"""Maximum characters of a command."""
 
 
 def is_command(name: str) -> bool:
-    """Whether what was typed as an evaluator is a command: it has a placeholder, or words, and names no file."""
+    """Return whether the name of an evaluator is a command: not a file, and with a placeholder or several words."""
     if name.startswith(f"{COMMAND}:"):
         return True
     words = name.split()
@@ -51,12 +51,12 @@ def is_command(name: str) -> bool:
 def command_evaluator(
     reference: str, genes: Mapping[str, Gene | None] | None = None, options: Mapping[str, Any] | None = None
 ) -> Evaluator:
-    """Return the evaluator that a command is.
+    """Return the evaluator of a command.
 
     Args:
-        reference: The command, perhaps behind 'command:'.
-        genes: What its placeholders are, where that is known; None in a worker, which has genomes to put in.
-        options: What is given of the options of `evaluate`.
+        reference: The command, with or without 'command:'.
+        genes: Genes of its placeholders; None in a worker, which needs no space.
+        options: Given options of `evaluate`.
 
     Raises:
         OptionError: Command, genes and options do not go together, or an option is wrong.
@@ -104,7 +104,7 @@ def command_evaluator(
 
 
 def command_of(reference: str, genome: Genome, options: Mapping[str, Any]) -> str:
-    """Return a run's command with a genome in it, to be typed; '' if its evaluator is none."""
+    """Return a run's command with a genome in it, for a shell; '' if its evaluator is not a command."""
     kind, _, text = reference.partition(":")
     if kind != COMMAND:
         return ""
@@ -129,10 +129,10 @@ def _no_space() -> SearchSpace:
 
 
 def _check_program(words: Words) -> None:
-    """Refuse a program that is not there, before anything is made.
+    """Refuse a program that does not exist.
 
     Raises:
-        PluginError: It is not.
+        PluginError: The program is not found.
     """
     first = words.words[0]
     if not words.shell and "{" not in first and shutil.which(first) is None:
@@ -152,17 +152,17 @@ def _remarks(words: Words) -> list[str]:
 
 
 def _name(words: Words) -> str:
-    """Return a short name: that of the first file with a suffix, else of the program."""
+    """Return a short name: that of the first file with a suffix, or of the program."""
     try:
         names = [Path(word).name for word in shlex.split(words.text)]
-    except ValueError:  # a shell's own text
+    except ValueError:  # text of a shell
         names = words.text.split()[:1]
     script = next((name for name in names if re.fullmatch(r"[\w.-]+\.[A-Za-z]{1,3}", name)), names[0])
     return Path(script).stem or COMMAND
 
 
 def _files(words: Words) -> list[Path]:
-    """Return the files that the command names, as far as they can be code: where one changes, results do."""
+    """Return the files in a command that may be code, whose change changes results."""
     try:
         parts = shlex.split(words.text)
     except ValueError:

@@ -1,7 +1,6 @@
-"""Find evaluators and strategies: by path, in ./evaluators, by entry point, or bundled.
+"""Find and import evaluators and strategies: by path, in ./evaluators, by entry point, or bundled.
 
-A plug-in is a Python file, loaded by its path under a name of its own, on both sides of a slot. This
-module knows how to find and import one and how to say what is wrong with it; not what it does.
+A plug-in is a Python file that is loaded by its path, as a module of its own, in the parent and in the workers.
 """
 
 from __future__ import annotations
@@ -18,8 +17,9 @@ import shlex
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
 from evo_tune.errors import EvoTuneError, PluginError
@@ -29,7 +29,6 @@ from evo_tune.plugins.code import local_sources, package_of, source_hash
 from evo_tune.plugins.command import COMMAND, command_evaluator, is_command
 from evo_tune.plugins.evaluator import Evaluator, what_of, where_of
 from evo_tune.plugins.function import FUNCTION, Reference, function_evaluator
-from evo_tune.plugins.source import FromSource
 from evo_tune.plugins.strategy import Strategy
 from evo_tune.trust.decide import is_identifier
 
@@ -56,36 +55,35 @@ PACKAGE = Path(__file__).parents[1]
 
 EVALUATORS = "evo_tune.evaluators"
 STRATEGIES = "evo_tune.strategies"
-"""Names of the entry point groups; an entry point's value is a module."""
+"""Entry point groups; the value of an entry point is a module."""
 
 
 def bundled_evaluators() -> Path:
-    """Return the folder of the bundled evaluators: inside the wheel, or beside the package in a checkout."""
-    package = PACKAGE
-    inside = package / "evaluators"
-    return inside if inside.is_dir() else package.parent / "evaluators"
+    """Return the folder of the bundled evaluators: inside the package of a wheel, or beside it in a checkout."""
+    inside = PACKAGE / "evaluators"
+    return inside if inside.is_dir() else PACKAGE.parent / "evaluators"
 
 
 def names_file(name: str) -> bool:
-    """Whether a name that has no prefix ('bundled:', 'entry:') means a file of code."""
+    """Return whether a name without a prefix ('bundled:', 'entry:') is the path of a file."""
     return name.endswith(".py") or os.sep in name
 
 
 def find_evaluator(
     name: str, genes: Mapping[str, Gene | None] | None = None, options: Mapping[str, Any] | None = None
 ) -> Evaluator:
-    """Load the evaluator that the user means by a name, a path, a command or a manifest's reference.
+    """Load an evaluator.
 
-    A file in ./evaluators beats an entry point, which beats a bundled one.
+    A file in ./evaluators has precedence over an entry point, and that over a bundled evaluator.
 
     Args:
-        name: It.
-        genes: What the placeholders of a command are; for other evaluators, which have their own, of no account.
-        options: What is given of a command's options; likewise.
+        name: Name, path, command, or reference of a manifest.
+        genes: Genes for the placeholders of a command; ignored for other evaluators.
+        options: Options of a command; ignored for other evaluators.
 
     Raises:
-        PluginError: There is none, or it is broken.
-        OptionError: It is a command that does not go with genes and options.
+        PluginError: There is no such evaluator, or it is broken.
+        OptionError: A command does not go with the genes or options.
     """
     if is_command(name):
         return command_evaluator(name, genes, options)
@@ -116,13 +114,13 @@ def find_evaluator(
 
 
 def list_evaluators() -> list[tuple[str, str, Path, str]]:
-    """Return (name, origin, path, first docstring line) of every evaluator; hidden ones are left out.
+    """Return (name, origin, path, first docstring line) of every evaluator, without those that another one hides.
 
-    Files are parsed, not run, so a broken one does not hide the others.
+    Files are parsed and not executed, so a broken one does no harm.
     """
     rows: dict[str, tuple[str, str, Path, str]] = {}
     for name, path, origin in _evaluator_files():
-        if name in rows:  # found earlier on the search path: that one is used
+        if name in rows:  # found earlier on the search path
             first = rows[name]
             rows[name] = (name, f"{first[1]} (hides {origin})", first[2], first[3])
         else:
@@ -131,7 +129,7 @@ def list_evaluators() -> list[tuple[str, str, Path, str]]:
 
 
 def _evaluator_files() -> Iterator[tuple[str, Path, str]]:
-    """Yield (name, path, origin) in the order of the search path."""
+    """Yield (name, path, origin) of every evaluator in the order of the search path."""
     local = Path("evaluators")
     bundled = bundled_evaluators()
     if local.is_dir() and local.resolve() != bundled.resolve():
@@ -150,8 +148,8 @@ def _python_files(folder: Path) -> list[Path]:
 def _entry_points(group: str) -> dict[str, Path]:
     """Return the file of each installed entry point of a group, without importing it.
 
-    One that cannot be found, or whose name could be taken for a path, is passed over with a warning: a broken package
-    must not stop other runs.
+    An entry point without a module or with an unusual name is skipped with a warning: a broken package must not stop
+    other runs.
     """
     found = {}
     for entry in importlib.metadata.entry_points(group=group):
@@ -162,7 +160,7 @@ def _entry_points(group: str) -> dict[str, Path]:
             with _quiet():
                 spec = importlib.util.find_spec(entry.module)
             reason = "no such module"
-        except Exception as error:  # finding pkg.module imports pkg
+        except Exception as error:  # this imports the parent package
             spec, reason = None, what_of(error)
         if spec is not None and spec.origin is not None:
             found[entry.name] = Path(spec.origin)
@@ -180,10 +178,15 @@ def _docstring_line(path: Path) -> str:
 
 
 def load_evaluator(path: Path, reference: str, origin: str) -> Evaluator:
-    """Import an evaluator's file and check its shape; a command has none, and is read.
+    """Import an evaluator's file and check its shape.
+
+    Args:
+        path: The file; a command has none.
+        reference: Name in the manifest.
+        origin: See `Evaluator`.
 
     Raises:
-        PluginError: It is missing, raises on import, or lacks a part.
+        PluginError: The file is missing, raises on import, or lacks a part.
     """
     if origin == COMMAND:
         return command_evaluator(reference)
@@ -198,25 +201,25 @@ def load_function(path: Path, reference: Reference, genes: Mapping[str, Gene] | 
 
     Args:
         path: The file.
-        reference: How the manifest names it.
-        genes: Those of the run, where they are known.
+        reference: Name in the manifest.
+        genes: Genes of the run, if they are known.
 
     Raises:
-        PluginError: It is missing, raises on import, or has no such function.
+        PluginError: The file is missing, raises on import, or has no such function.
     """
     module = _load(path, "function's file", named=True)
     return function_evaluator(reference, path.absolute(), vars(module), None, genes)
 
 
 def importing() -> Path | None:
-    """Return the file of a plug-in that is being imported; None if there is none."""
+    """Return the file of the plug-in that is being imported; None if there is none."""
     return _importing[-1] if _importing else None
 
 
 _importing: list[Path] = []
 
 _loaded: dict[tuple[str, str], ModuleType] = {}
-"""A memo by path and content: importing a plug-in twice would make two classes of each of its own."""
+"""Imported modules by path and content: a second import would make a second class of each of its classes."""
 
 
 def _load(path: Path, kind: str, named: bool) -> ModuleType:
@@ -224,8 +227,8 @@ def _load(path: Path, kind: str, named: bool) -> ModuleType:
 
     Args:
         path: The file.
-        kind: What it is, for messages.
-        named: Whether the user named the file: then it may import from the working directory, whatever lies there.
+        kind: Kind of plug-in, for messages.
+        named: Whether the user named the file, so that it may import from the working directory.
     """
     path = path.absolute()
     try:
@@ -234,8 +237,8 @@ def _load(path: Path, kind: str, named: bool) -> ModuleType:
         raise PluginError(f"cannot read the {kind} {path}: {error.strerror}; check the path") from None
     key = (str(path), content)
     package, root = package_of(path)
-    # Console scripts lack the working directory. evo-tune's own folder comes before it, so that nothing that lies there
-    # is taken for evo-tune where it is installed in a way that import hooks serve last.
+    # Console scripts lack the working directory. evo-tune's own folder comes before it, so that nothing in the working
+    # directory is imported as evo-tune, even if an import hook that comes last serves evo-tune itself.
     for folder in (str(path.parent), str(root), *([str(PACKAGE.parent), os.getcwd()] if named else [])):
         if folder not in sys.path:
             sys.path.append(folder)
@@ -246,16 +249,29 @@ def _load(path: Path, kind: str, named: bool) -> ModuleType:
 
 
 def _quiet() -> contextlib.AbstractContextManager[object]:
-    """Keep what a plug-in prints as it is imported out of standard output: that is for results, JSON perhaps."""
+    """Keep output of a plug-in during its import out of standard output, which is for results."""
     return contextlib.redirect_stdout(sys.stderr)
 
 
+class _FromSource(SourceFileLoader):
+    """Loader that always compiles the text of a module, and neither reads nor writes a compiled copy.
+
+    Python accepts a compiled copy if size and second agree. So it would execute the first version of a file that was
+    written twice within a second, or whatever somebody has put into `__pycache__`.
+    """
+
+    def get_code(self, fullname: str) -> CodeType:
+        path = self.get_filename(fullname)
+        code: CodeType = self.source_to_code(self.get_data(path), path)
+        return code
+
+
 def _execute(path: Path, name: str, kind: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, path, loader=FromSource(name, str(path)))
+    spec = importlib.util.spec_from_file_location(name, path, loader=_FromSource(name, str(path)))
     if path.suffix != ".py" or spec is None or spec.loader is None:
         raise PluginError(f"cannot load the {kind} {path}: expected a Python file")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses and typing look their module up
+    sys.modules[name] = module  # dataclasses and typing look up their module
     _importing.append(path)
     try:
         with _quiet():
@@ -271,10 +287,10 @@ def _execute(path: Path, name: str, kind: str) -> ModuleType:
 
 
 def find_strategy(name: str) -> type[Strategy]:
-    """Return the class of the strategy that the user means by a name or a path.
+    """Return the class of a strategy, by name or path.
 
     Raises:
-        PluginError: There is none, or it is broken.
+        PluginError: There is no such strategy, or it is broken.
     """
     if names_file(name):
         return _strategy_class(_load(Path(name), "strategy", named=True), name)
@@ -292,10 +308,10 @@ def find_strategy(name: str) -> type[Strategy]:
 
 
 def list_strategies() -> list[tuple[str, str]]:
-    """Return (name, first docstring line of the class) of every strategy known by name.
+    """Return (name, first docstring line) of every strategy that is known by name.
 
-    A broken one does not hide the others: its line says what is wrong. One whose packages are not installed
-    has a line that ends with the command that installs them.
+    The line of a broken strategy tells what is wrong. If a strategy lacks a package, its line ends with the command
+    that installs it.
     """
     rows = []
     for name, found in _known_strategies():
@@ -306,18 +322,18 @@ def list_strategies() -> list[tuple[str, str]]:
 
 
 def install_command(strategy: type[Strategy]) -> str:
-    """Return the command that installs what a strategy needs and this Python lacks; '' if it lacks nothing."""
+    """Return the command that installs the missing packages of a strategy; '' if none is missing."""
     lacking = [target for package, target in strategy.needs.items() if importlib.util.find_spec(package) is None]
     return f"pip install {' '.join(map(shlex.quote, dict.fromkeys(lacking)))}" if lacking else ""
 
 
 def working_strategies() -> dict[str, type[Strategy]]:
-    """Return the class of every strategy known by name; broken ones are left out."""
+    """Return the class of every strategy that is known by name, without broken ones."""
     return {name: found for name, found in _known_strategies() if not isinstance(found, EvoTuneError)}
 
 
 def _known_strategies() -> Iterator[tuple[str, type[Strategy] | EvoTuneError]]:
-    """Yield the name of every strategy, and its class or what is wrong with it."""
+    """Yield the name of every strategy with its class, or the error of a broken one."""
     for name in sorted({*_builtin_strategies(), *_entry_points(STRATEGIES)}):
         try:
             found = find_strategy(name)
@@ -345,7 +361,7 @@ def make_strategy(name: str, given: dict[str, Any]) -> Strategy:
         return build(strategy, given, f"strategy {name}", "-s")
     except EvoTuneError:
         raise
-    except Exception as error:  # a method of the contract is missing, or its own __post_init__ failed
+    except Exception as error:  # a method is missing, or its __post_init__ raised
         raise PluginError(f"strategy {name} cannot be made: {what_of(error)}") from error
 
 

@@ -1,1 +1,1 @@
-"""What of a stranger's is trusted: which code may be executed, and how files in a stranger's folder are opened."""
+"""Trust in code and runs of other people, and safe access to files in their folders."""

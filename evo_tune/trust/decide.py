@@ -1,8 +1,8 @@
-"""What this user trusts: the files of code that they named themselves, and the runs that they began themselves.
+"""What the user trusts: files of code that they named themselves, and runs that they began themselves.
 
-A run's folder is input from a stranger until its owner says otherwise: it may name any file of this machine as its
-evaluator, and any address as its cluster. So what may be executed, and connected to, is remembered outside of all
-runs, in the user's own folder. This module decides; it loads nothing, and knows neither runs nor plug-ins.
+A run folder is input from a stranger until its owner says otherwise: it may name any file of this machine as its
+evaluator, and any address as its cluster. What may be executed, and connected to, is therefore remembered outside of
+all runs, in the user's own folder. This module decides and loads nothing; it knows neither runs nor plug-ins.
 """
 
 from __future__ import annotations
@@ -24,29 +24,29 @@ from evo_tune.errors import UsageError
 __all__ = ["allow", "allow_command", "began", "doubt", "is_identifier", "remember_file", "remember_run"]
 
 LARGEST = 1 << 20
-"""Bytes of the memory that are read at most; the oldest entries go first."""
+"""Maximum bytes of the memory file."""
 
 MOST = 2000
-"""Entries of each kind that are kept."""
+"""Maximum entries of each kind; the oldest are dropped first."""
 
 
 def is_identifier(name: str) -> bool:
-    """Whether a name is a plain one, as bundled plug-ins and entry points have: no path can hide in it."""
+    """Return whether a name is an identifier, with hyphens allowed, so that it cannot be a path."""
     return name.isascii() and name.replace("-", "_").isidentifier()
 
 
 def allow(path: Path, what: str, trust: bool, remedy: str, ask: Callable[[str], bool] | None = None) -> None:
-    """Let a file of code be executed that a saved run names, or refuse it.
+    """Allow the execution of a file of code that a saved run names, or refuse it.
 
     Args:
         path: The file.
-        what: What the run calls it, for messages: 'evaluator', 'strategy'.
-        trust: Whether the user has said that it is to be trusted.
-        remedy: What to do instead, for the message.
-        ask: Asks the user a question; None where there is nobody to ask.
+        what: Kind of file, for messages: 'evaluator', 'strategy'.
+        trust: Whether the user has said that it can be trusted.
+        remedy: What to do instead, for messages.
+        ask: Function that asks the user a question; None without a terminal.
 
     Raises:
-        UsageError: It is not trusted: the user has neither named it themselves, nor said so now.
+        UsageError: The user has never named the file, and does not allow it now.
     """
     reason = _distrust(path)
     if not reason:
@@ -66,21 +66,21 @@ def allow_command(
     trust: bool,
     ask: Callable[[str], bool] | None = None,
 ) -> None:
-    """Let what a saved run names be executed, a command or a function of a file, or refuse it.
+    """Allow the execution of a saved run's command, or of its function in a file, or refuse it.
 
-    A yes counts for this run alone: the same command elsewhere may find other files.
+    The permission is for this run only: the same command elsewhere may find other files.
 
     Args:
-        folder: Where the run is saved.
-        identity: What is only in this run's manifest.
-        what: The identity, the command and what else says what is executed: another one is asked about again.
-        command: It, in words: "the command 'python train.py'".
-        files: Those of its files that are code.
-        trust: Whether the user has said that it is to be trusted.
-        ask: Asks the user a question; None where there is nobody to ask.
+        folder: Folder of the run.
+        identity: Unique id in the run's manifest.
+        what: All that determines what is executed; permission is asked again when it changes.
+        command: The command in words: "the command 'python train.py'".
+        files: Its files of code.
+        trust: Whether the user has said that it can be trusted.
+        ask: Function that asks the user a question; None without a terminal.
 
     Raises:
-        UsageError: It is not trusted.
+        UsageError: The user has not begun the run, and does not allow it now.
     """
     others = next(filter(None, map(_writable_by_others, files)), "")
     known = hashlib.sha256(what.encode("utf-8", "backslashreplace")).hexdigest()
@@ -96,7 +96,7 @@ def allow_command(
 
 
 def _distrust(path: Path) -> str:
-    """Return why a file is not to be executed unasked; '' if it may be."""
+    """Return why a file may not be executed without a question; '' if it may."""
     real = _real(path)
     if str(real) not in _remembered()["files"]:
         return "which you have not named yourself"
@@ -104,14 +104,14 @@ def _distrust(path: Path) -> str:
 
 
 def _writable_by_others(path: Path) -> str:
-    """Return who else may write a file, or a folder above it, in words; '' if nobody but the user and root."""
+    """Return who else can write a file or a folder above it, in words; '' if only the user and root can."""
     mine = {os.geteuid(), 0}
     for place in (path, *path.parents):
         try:
             found = place.stat()
         except OSError as error:
             return f"and {place} cannot be looked at ({error.strerror})"
-        sticky = place != path and found.st_mode & stat.S_ISVTX  # /tmp: others may not replace what is not theirs
+        sticky = place != path and found.st_mode & stat.S_ISVTX  # as /tmp, where others cannot replace my files
         if found.st_uid not in mine:
             return f"and {place} belongs to another user"
         if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not sticky and not _only_me(found):
@@ -120,7 +120,7 @@ def _writable_by_others(path: Path) -> str:
 
 
 def _only_me(found: os.stat_result) -> bool:
-    """Whether the group that may write is the user's own private one (a common umask of 002)."""
+    """Return whether only the user's private group can write (a common umask is 002)."""
     if found.st_mode & stat.S_IWOTH:
         return False
     import grp
@@ -134,31 +134,31 @@ def _only_me(found: os.stat_result) -> bool:
 
 
 def remember_file(path: Path) -> None:
-    """Remember that this user named a file of code themselves."""
+    """Remember a file of code that the user named."""
     _remember("files", str(_real(path)), True)
 
 
 def remember_run(folder: Path, identity: str) -> None:
-    """Remember that this user began a run.
+    """Remember a run that the user began.
 
     Args:
-        folder: Where it is saved.
-        identity: What is only in this run's manifest.
+        folder: Folder of the run.
+        identity: Unique id in the run's manifest.
     """
     _remember("runs", str(_real(folder)), identity)
 
 
 def began(folder: Path, identity: str) -> bool:
-    """Whether this user began the run that lies in a folder, and nobody else may write it."""
+    """Return whether the user began the run in a folder, and nobody else can write it."""
     return not doubt(folder, identity)
 
 
 def doubt(folder: Path, identity: str) -> str:
-    """Return why what a run says is not to be believed, in words that follow its name; '' if it may be.
+    """Return why a run is not trusted, in words that follow its name; '' if it is.
 
     Args:
-        folder: Where it is saved: another run may have taken its place.
-        identity: What is only in this run's manifest.
+        folder: Folder of the run, where another run may have taken its place.
+        identity: Unique id in the run's manifest.
     """
     real = _real(folder)
     if not identity or _remembered()["runs"].get(str(real)) != identity:
@@ -181,11 +181,11 @@ def _memory() -> Path:
 
 
 def _remembered() -> dict[str, dict[str, Any]]:
-    """Return what is remembered; nothing if the file is not this user's alone, or not what was written."""
+    """Return the memory by kind and key; empty if others can write the file, or its content is invalid."""
     nothing: dict[str, dict[str, Any]] = {"files": {}, "runs": {}, "commands": {}}
     try:
         file = os.open(_memory(), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except (OSError, RuntimeError):  # no home folder at all
+    except (OSError, RuntimeError):  # there is no home folder
         return nothing
     try:
         found = os.fstat(file)
@@ -204,11 +204,11 @@ def _remembered() -> dict[str, dict[str, Any]]:
 
 
 def _remember(kind: str, key: str, value: Any) -> None:
-    """Add an entry, the newest last; a folder that cannot be written costs a question next time, and no run."""
+    """Add an entry as the newest one. If the folder cannot be written, the user is asked again next time."""
     with contextlib.suppress(OSError, RuntimeError):
         memory = _memory()
         memory.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with filelock.FileLock(memory.parent / "trusted.lock"):  # two runs that begin at once lose no entry
+        with filelock.FileLock(memory.parent / "trusted.lock"):  # runs that begin at the same time lose no entry
             known = _remembered()
             if known[kind].get(key) == value:
                 return

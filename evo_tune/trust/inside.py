@@ -1,9 +1,8 @@
-"""Files inside a folder that may come from a stranger: no link is followed, only regular files are read and written.
+"""Read and write files in a folder that may come from a stranger: follow no link, and use regular files only.
 
-A folder is given by its path, `root`, which is the user's: it and what is above it may be links (a scratch disk). The
-names inside it are not, so each is opened from the descriptor of the folder that holds it. What is no plain file, or
-larger than expected, is an OSError whose `strerror` says so. This module imports nothing of evo-tune, and knows
-nothing of what the files hold.
+A folder is given by its path, `root`. The path is the user's, so it and its parents may be links (a scratch disk). The
+names inside are not: each is opened from the descriptor of its folder. A file that is no regular file, or too large, is
+an OSError whose `strerror` says so. This module imports nothing of evo-tune, and knows nothing of the files' content.
 """
 
 from __future__ import annotations
@@ -37,25 +36,25 @@ Root: TypeAlias = Path | str | int
 """A path, or the descriptor of an open folder."""
 
 DEEPEST = 60
-"""Folders within folders that are gone down to: each costs a descriptor."""
+"""Maximum depth of folders; each level needs a descriptor."""
 
 LINK = "it is a link, and inside a run none is followed"
 
 _unsynced = False
-"""Whether it was said that a file system cannot sync its folders."""
+"""Whether a warning was given that the file system cannot sync folders."""
 
 
 @contextlib.contextmanager
 def folder(root: Root, *names: str, make: bool = False) -> Iterator[int]:
-    """The descriptor of a folder inside a root, or of the root itself.
+    """Yield the descriptor of a folder inside a root, or of the root itself.
 
     Args:
-        root: Where to begin; it may be a link.
-        names: The folders inside it, from the top.
-        make: Make those that are missing.
+        root: Path or descriptor of the root, which may be a link.
+        names: Names of the folders inside, from the top.
+        make: Whether to make missing folders.
 
     Raises:
-        OSError: One is missing, a link, or no folder.
+        OSError: A name is missing, a link, or no folder.
     """
     here = os.dup(root) if isinstance(root, int) else os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -89,10 +88,10 @@ def _refuse_link(at: int, name: str) -> os.stat_result:
 
 
 def is_link(root: Root, *names: str) -> bool:
-    """Whether the last of the names is a link, or one before it.
+    """Return whether any of the names is a link.
 
     Raises:
-        OSError: There is no such file or folder, or it cannot be looked at.
+        OSError: There is no such file or folder, or it cannot be read.
     """
     try:
         with folder(root, *names[:-1]) as at:
@@ -105,7 +104,7 @@ def is_link(root: Root, *names: str) -> bool:
 
 
 def exists(root: Root, *names: str) -> bool:
-    """Whether there is anything of that name: a link counts, wherever it leads."""
+    """Return whether the name exists; a link counts, wherever it points."""
     try:
         with folder(root, *names[:-1]) as at:
             os.stat(_plain(names[-1]), dir_fd=at, follow_symlinks=False)
@@ -115,7 +114,7 @@ def exists(root: Root, *names: str) -> bool:
 
 
 def _open(at: int, name: str, flags: int) -> int:
-    """Open what is there, a regular file, without waiting; what is none (a FIFO, a device) is not even touched."""
+    """Open a regular file without waiting; other kinds (a FIFO, a device) are not touched."""
     _require_file(_refuse_link(at, name))
     file = os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=at)
     try:
@@ -135,15 +134,15 @@ def _require_file(found: os.stat_result) -> None:
 
 
 def open_to_read(root: Root, *names: str, limit: int) -> BinaryIO:
-    """Open a regular file inside a root.
+    """Open a regular file inside a root for reading.
 
     Args:
         root: See `folder`.
-        names: The folders inside it, and the file.
-        limit: Most bytes that it may have.
+        names: Names of the folders inside, and of the file.
+        limit: Maximum bytes.
 
     Raises:
-        OSError: It is missing, a link, no regular file, or larger.
+        OSError: The file is missing, a link, no regular file, or too large.
     """
     with folder(root, *names[:-1]) as at:
         file = _open(at, names[-1], os.O_RDONLY)
@@ -155,7 +154,7 @@ def open_to_read(root: Root, *names: str, limit: int) -> BinaryIO:
 
 
 def read(root: Root, *names: str, limit: int) -> bytes:
-    """Return what a regular file inside a root holds; see `open_to_read`."""
+    """Return the content of a regular file inside a root; see `open_to_read`."""
     with open_to_read(root, *names, limit=limit) as file:
         data = file.read(limit + 1)  # it may have grown
     if len(data) > limit:
@@ -164,13 +163,13 @@ def read(root: Root, *names: str, limit: int) -> bytes:
 
 
 def open_to_write(root: Root, *names: str, append: bool = False) -> tuple[int, bool]:
-    """Open a regular file inside a root for writing, as it is; one that is missing is made.
+    """Open a regular file inside a root for writing without truncating it; a missing file is made.
 
     Returns:
         Its descriptor, and whether it is new.
 
     Raises:
-        OSError: It is a link, no regular file, has a second name, or the disk refuses.
+        OSError: The file is a link, no regular file, has a second name, or the disk refuses.
     """
     flags = os.O_RDWR | (os.O_APPEND if append else 0)
     with folder(root, *names[:-1]) as at:
@@ -188,13 +187,13 @@ def replace(root: Root, name: str, data: bytes, part: str, sync: bool = True) ->
 
     Args:
         root: See `folder`.
-        name: The file.
-        data: What it is to hold.
-        part: The temporary name; what had it is removed.
+        name: Name of the file.
+        data: New content.
+        part: Temporary name; a file of that name is removed.
         sync: Whether to wait for the disk.
 
     Raises:
-        OSError: The disk refuses; the file is as it was before.
+        OSError: The disk refuses; the file is unchanged.
     """
     with folder(root) as at:
         with contextlib.suppress(FileNotFoundError):
@@ -216,27 +215,27 @@ def replace(root: Root, name: str, data: bytes, part: str, sync: bool = True) ->
 
 
 def move(root: Root, source: tuple[str, ...], target: tuple[str, ...]) -> None:
-    """Rename a file inside a root, making the folders that it goes into.
+    """Rename a file inside a root, and make the folders of the new name.
 
     Raises:
-        OSError: It is missing, a folder on the way is a link, or the disk refuses.
+        OSError: The file is missing, a folder is a link, or the disk refuses.
     """
     with folder(root, *source[:-1]) as here, folder(root, *target[:-1], make=True) as there:
         os.replace(_plain(source[-1]), _plain(target[-1]), src_dir_fd=here, dst_dir_fd=there)
 
 
 def remove(root: Root, *names: str) -> None:
-    """Remove a file, a link or a whole folder inside a root; what is missing is removed already.
+    """Remove a file, a link or a whole folder inside a root, if it exists.
 
     Raises:
-        OSError: The disk refuses, or it is too deep; then a part may be gone.
+        OSError: The disk refuses, or the folder is too deep; a part may be removed.
     """
     with contextlib.suppress(FileNotFoundError), folder(root, *names[:-1]) as at:
         _remove(at, _plain(names[-1]), 0)
 
 
 def remove_all_but(root: Root, *names: str, files: tuple[str, ...]) -> None:
-    """Empty a folder inside a root, but for files of these names; see `remove`."""
+    """Empty a folder inside a root, except files of these names; see `remove`."""
     with contextlib.suppress(FileNotFoundError), folder(root, *names) as at:
         for name in os.listdir(at):
             if name not in files or stat.S_ISDIR(os.stat(name, dir_fd=at, follow_symlinks=False).st_mode):
@@ -248,7 +247,7 @@ def _remove(at: int, name: str, depth: int) -> None:
         os.unlink(name, dir_fd=at)
         return
     if depth > DEEPEST:
-        raise OSError(errno.ENAMETOOLONG, f"more than {DEEPEST} folders lie within each other")
+        raise OSError(errno.ENAMETOOLONG, f"more than {DEEPEST} folders are nested")
     with folder(at, name) as here:
         for entry in os.listdir(here):
             _remove(here, entry, depth + 1)
@@ -256,10 +255,10 @@ def _remove(at: int, name: str, depth: int) -> None:
 
 
 def copy_file(source: int, target: int, name: str) -> None:
-    """Copy a regular file from one open folder into another, where it is new; its holes stay holes.
+    """Copy a regular file from one open folder to another; holes stay holes.
 
     Raises:
-        OSError: It is none, it is there already, or the disk refuses.
+        OSError: The source is no regular file, the target exists, or the disk refuses.
     """
     with os.fdopen(_open(source, name, os.O_RDONLY), "rb") as old, os.fdopen(_new(target, name), "wb") as new:
         found = os.fstat(old.fileno())
@@ -275,7 +274,7 @@ def copy_file(source: int, target: int, name: str) -> None:
 
 
 def _written(file: int, size: int) -> Iterator[tuple[int, int]]:
-    """Yield where the parts of a file begin and end that are no holes; all of it where nobody can tell."""
+    """Yield the start and end of each part of a file that is not a hole; the whole file if that is unknown."""
     if not hasattr(os, "SEEK_DATA"):
         yield 0, size
         return
@@ -284,7 +283,7 @@ def _written(file: int, size: int) -> Iterator[tuple[int, int]]:
         try:
             start = os.lseek(file, end, os.SEEK_DATA)
         except OSError as error:
-            if error.errno == errno.ENXIO:  # only a hole is left
+            if error.errno == errno.ENXIO:  # the rest is a hole
                 return
             yield end, size
             return
@@ -293,9 +292,9 @@ def _written(file: int, size: int) -> Iterator[tuple[int, int]]:
 
 
 def sync_folder(root: Root) -> None:
-    """Make the names in a folder safe on disk: a file's own fsync does not.
+    """Sync the names in a folder to disk, which fsync of a file does not do.
 
-    A file system that has no such thing (some of networks) costs one warning.
+    There is one warning if the file system cannot do it, as some network file systems.
 
     Raises:
         OSError: The disk refuses.
