@@ -72,11 +72,11 @@ class Bench:
         """
         import torch
 
-        from evo_tune import training
+        from evo_tune import recipe, training
 
         own = {name: given.pop(name) for name in ("late", "compiled") if name in given}
         micro = given.pop("micro_batch", None)
-        config = training.GPTConfig(vocab_size=self.vocabulary, init="fan_in", **{**shape, **given})
+        config = recipe.GPTConfig(vocab_size=self.vocabulary, init="fan_in", **{**shape, **given})
         text = torch.randint(0, self.vocabulary, (200_000,), dtype=torch.int32)
         batch = max(1, tokens // config.context)
         source = training.TrainingWindows(
@@ -84,8 +84,8 @@ class Bench:
         )
         recipe = training.Recipe(
             optimizer=training.AdamW(lr=1e-4),
-            schedule=training.Schedule(steps=1000),
-            weight_decay=training.WeightDecay(start=0.1),
+            schedule=recipe.Schedule(steps=1000),
+            weight_decay=recipe.WeightDecay(start=0.1),
             precision=training.Precision(name=precision),
         )
         model = training.GPT(config, seed=0).to(self.device)
@@ -124,7 +124,7 @@ Part = Callable[[Bench], Iterator[dict[str, Any]]]
 
 
 def mfu(bench: Bench) -> Iterator[dict[str, Any]]:
-    from evo_tune import training
+    from evo_tune import recipe, training
 
     name = bench.precision()
     peak = training.peak_flops(bench.card, name) if bench.gpu else None
@@ -133,7 +133,7 @@ def mfu(bench: Bench) -> Iterator[dict[str, Any]]:
         micro = max(1, 16384 // shape["context"])
         trainer = bench.trainer(shape, tokens, name, micro_batch=micro)
         speed = tokens / bench.seconds(trainer)
-        share = training.mfu(training.flops_per_token(trainer.model.config), speed, peak)
+        share = training.mfu(recipe.flops_per_token(trainer.model.config), speed, peak)
         yield {
             "model": size,
             "parameters": f"{trainer.model.config.parameters / 1e6:.1f}M",
@@ -210,14 +210,14 @@ def compiling(bench: Bench) -> Iterator[dict[str, Any]]:
 
 
 def memory(bench: Bench) -> Iterator[dict[str, Any]]:
-    from evo_tune import training
+    from evo_tune import recipe, training
 
     name = bench.precision()
     for size, shape in bench.shapes.items():
         trainer = bench.trainer(shape, bench.tokens(shape), name)
         windows_in_step = bench.tokens(shape) // shape["context"]
         kind = "cuda" if bench.gpu else "cpu"
-        predicted = training.predict_memory(trainer.model.config, windows_in_step, precision=name, device=kind)
+        predicted = recipe.predict_memory(trainer.model.config, windows_in_step, precision=name, device=kind)
         expected = predicted.peak - predicted.context
         took = training.measured_peak(bench.device, lambda: trainer.run(2))  # noqa: B023 # run here and now
         yield {
@@ -295,7 +295,7 @@ def one_rank(group: Any, tell: Callable[[Any], None], *, steps: int, batch_norm:
     """Train a small model with convolutions as one of several processes; all must hold the same weights."""
     import torch
 
-    from evo_tune import training
+    from evo_tune import recipe, training
 
     del tell
     model = torch.nn.Sequential(
@@ -309,8 +309,8 @@ def one_rank(group: Any, tell: Callable[[Any], None], *, steps: int, batch_norm:
     source = training.Epochs(images, classes, classes=10, batch=64, total=64 * 1000, seed=0)
     recipe = training.Recipe(
         optimizer=training.AdamW(lr=1e-3),
-        schedule=training.Schedule(steps=1000),
-        weight_decay=training.WeightDecay(start=0.1),
+        schedule=recipe.Schedule(steps=1000),
+        weight_decay=recipe.WeightDecay(start=0.1),
     )
     trainer = training.Trainer(model, source, recipe, device=str(group.device), ranks=group)
     trainer.run(3)

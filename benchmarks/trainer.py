@@ -52,7 +52,7 @@ def text() -> Any:
 
 
 def shape(width: int) -> Any:
-    from evo_tune.training import GPTConfig
+    from evo_tune.recipe import GPTConfig
 
     return GPTConfig(context=CONTEXT, depth=DEPTH, width=width, heads=HEADS, init="fan_in")
 
@@ -98,15 +98,15 @@ def trainer_step(width: int, tokens: int, device: str, precision: str, compiled:
     """Return a function that does one step of `Trainer`, and gives its loss."""
     import torch
 
-    from evo_tune import training
+    from evo_tune import recipe, training
 
     source = training.TrainingWindows(
         text(), context=CONTEXT, batch=tokens // CONTEXT, total=STEPS * tokens // CONTEXT, seed=0
     )
     recipe = training.Recipe(
         optimizer=training.AdamW(lr=1e-3),
-        schedule=training.Schedule(steps=STEPS, warmup_fraction=0.0),
-        weight_decay=training.WeightDecay(start=0.1),
+        schedule=recipe.Schedule(steps=STEPS, warmup_fraction=0.0),
+        weight_decay=recipe.WeightDecay(start=0.1),
         precision=training.Precision(name=precision),
     )
     model = training.GPT(shape(width), seed=0).to(device).train()
@@ -209,7 +209,7 @@ def speed(given: argparse.Namespace) -> None:
 def mfu(width: int, tokens_per_second: float) -> str:
     import torch
 
-    from evo_tune.training import flops_per_token
+    from evo_tune.recipe import flops_per_token
 
     name = torch.cuda.get_device_name()
     peak = next((flops for card, flops in PEAK_FLOPS.items() if card in name), None)

@@ -198,8 +198,9 @@ def stepper(param: str, width: int) -> Callable[[], None]:
     import torch
     import torch.nn.functional as F
 
-    from evo_tune.training import GPT, AdamW, GPTConfig
-    from evo_tune.training.models.transfer.rules import Parametrisation
+    from evo_tune.recipe import GPTConfig
+    from evo_tune.recipe.models.rules import Parametrisation
+    from evo_tune.training import GPT, AdamW
 
     torch.set_num_threads(1)
     base = Parametrisation(name="completep", width=width // 2, depth=1, head=HEAD)

@@ -22,15 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from evo_tune import Choice, Float, Minimize, SearchSpace, option
-from evo_tune.training import (
-    Base,
-    NewWeights,
-    Tuning,
-    check_integer,
-    check_number,
-    tests_of,
-    units_of,
-)
+from evo_tune.recipe import Base, NewWeights, Tuning, check_integer, check_number, tests_of, units_of
 
 if TYPE_CHECKING:
     from evo_tune import Context
@@ -161,9 +153,9 @@ def estimate(genome: Mapping[str, Any], options: Options) -> dict[str, float]:
 
 def _task(genome: Mapping[str, Any], options: Options) -> TuningTask:
     """Return a genome as a training."""
-    from evo_tune.training import TuningTask
+    from evo_tune.training import TuningTask, ready_base
 
-    base = options.ready
+    base = ready_base(options)
     return TuningTask(
         options=options,
         genome=genome,
@@ -189,10 +181,10 @@ def evaluate(genome: Mapping[str, Any], context: Context, options: Options) -> d
     Raises:
         Diverged: The training was lost.
     """
-    from evo_tune.training import train, train_together, tuning_course
+    from evo_tune.training import ready_base, train, train_together, tuning_course
 
     if options.ranks > 1:
-        _ = options.ready  # the small base is made once, and not by each of them
+        _ = ready_base(options)  # the small base is made once, and not by each of them
         return train_together(train_rank, context, options.to_json(), genome=dict(genome))
     return train(_task(genome, options), context, tuning_course)[1]
 

@@ -29,7 +29,7 @@ import numpy as np
 
 from evo_tune import Choice, Float, Int, Minimize, SearchSpace, option
 from evo_tune.errors import OptionError
-from evo_tune.training import (
+from evo_tune.recipe import (
     Augmenting,
     ClassifierTask,
     Classifying,
@@ -47,7 +47,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from evo_tune import Context
-    from evo_tune.training import Images, Ranks, ViT
+    from evo_tune.recipe import Images
+    from evo_tune.training import Ranks, ViT
 
 OBJECTIVES = [Minimize("val_loss")]
 

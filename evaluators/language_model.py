@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from evo_tune import Choice, Float, Gene, Int, Minimize, SearchSpace, option
-from evo_tune.training import (
+from evo_tune.recipe import (
     Corpus,
     LanguageOptions,
     LanguageTask,
@@ -32,7 +32,8 @@ from evo_tune.training import (
 
 if TYPE_CHECKING:
     from evo_tune import Context
-    from evo_tune.training import GPT, GPTConfig, Ranks
+    from evo_tune.recipe import GPTConfig
+    from evo_tune.training import GPT, Ranks
 
 OBJECTIVES = [Minimize("val_loss")]
 

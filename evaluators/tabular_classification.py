@@ -31,7 +31,7 @@ import numpy as np
 
 from evo_tune import Choice, Float, Int, Minimize, SearchSpace, option
 from evo_tune.errors import OptionError
-from evo_tune.training import (
+from evo_tune.recipe import (
     ClassifierTask,
     Classifying,
     FTConfig,

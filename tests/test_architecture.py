@@ -35,15 +35,6 @@ LINES, EVALUATOR_LINES = 700, 300
 
 HEAVY = {"torch", "optuna", "hyperopt", "cmaes"}
 """What is imported where it is used: it takes long, or may not be installed."""
-LIGHT = {
-    "evo_tune.training.hardware.launcher",
-    "evo_tune.training.hardware.probe",
-    "evo_tune.training.models.transfer.coordinates",
-    "evo_tune.training.optim.schedule",
-    "evo_tune.training.probing.wants",
-}
-"""What others may import of `training`: arithmetic that loads no torch, what times a machine, what starts ranks, and
-what checks models that are nobody's."""
 
 
 @cache
@@ -52,6 +43,20 @@ def rooms() -> dict[str, set[str]]:
     text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `(\w+)` \|[^|]+\|([^|]*)\|$", text, re.MULTILINE)
     return {name: set(re.findall(r"\w+", allowed)) for name, allowed in rows}
+
+
+@cache
+def rows(part: str) -> list[str]:
+    """Return the folders and files of a part of training, in the order of ARCHITECTURE.md's second table."""
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    return re.findall(rf"^\| `{part}/(\w+|\*)` \|", text, re.MULTILINE)
+
+
+def row_of(path: Path) -> str:
+    """Return the row of a file of a part: its folder or name where that has a row, else '*'."""
+    part, inside = path.relative_to(PACKAGE).parts[:2]
+    name = inside.removesuffix(".py")
+    return name if name in rows(part) or not inside.endswith(".py") else "*"
 
 
 def python_files(folder: Path) -> list[Path]:
@@ -74,13 +79,15 @@ def imports(path: Path) -> frozenset[str]:
 
 def _imports(path: Path) -> Iterator[str]:
     for node in ast.walk(parsed(path)):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert not node.level, f"{path}:{node.lineno}: relative import"
-            for alias in node.names:
-                whole = f"{node.module}.{alias.name}"
-                yield whole if file_of(whole) else str(node.module)
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            assert not getattr(node, "level", 0), f"{path}:{node.lineno}: relative import"
+            yield from _named(node)
+
+
+def _named(node: ast.Import | ast.ImportFrom) -> Iterator[str]:
+    for alias in node.names:
+        whole = alias.name if isinstance(node, ast.Import) else f"{node.module}.{alias.name}"
+        yield whole if isinstance(node, ast.Import) or file_of(whole) else str(node.module)
 
 
 @cache
@@ -193,11 +200,29 @@ def test_tests_mirror_the_rooms() -> None:
     assert folders <= {*rooms(), "evaluators"}
 
 
-def test_the_recipe_is_for_evaluators() -> None:
-    for path in MODULES:
-        used = {name for name in imports(path) if name.startswith("evo_tune.training")}
-        if room_of(path) != "training":
-            assert used <= LIGHT, f"{path.relative_to(ROOT)} imports {used}"
+@pytest.mark.parametrize("part", ["recipe", "training"])
+def test_inside_a_part_imports_go_up_the_table_only(part: str) -> None:
+    door = PACKAGE / part / "__init__.py"
+    files = [path for path in MODULES if room_of(path) == part and path != door]
+    order = {row: place for place, row in enumerate(rows(part))}
+    assert {row_of(path) for path in files} == set(order)
+    pairs = [(path, other) for path in files for other in inner(path) if room_of(other) == part]
+    wrong = [(path, other) for path, other in pairs if other == door or order[row_of(other)] > order[row_of(path)]]
+    assert not [f"{shown(path)} imports {shown(other)}" for path, other in wrong]
+
+
+def test_the_parent_of_a_run_can_plan_without_torch() -> None:
+    assert "torch" not in loaded_after("import evo_tune.recipe")
+    for path in EVALUATORS:
+        code = f"import runpy\nrunpy.run_path({str(path)!r})"
+        assert "torch" not in loaded_after(code), path.name
+
+
+def test_other_rooms_import_training_inside_functions_only() -> None:
+    for path in (path for path in MODULES if room_of(path) != "training"):
+        top = [node for node in parsed(path).body if isinstance(node, ast.Import | ast.ImportFrom)]
+        names = {name for node in top for name in _named(node)}
+        assert not {name for name in names if name.startswith("evo_tune.training")}, shown(path)
 
 
 def test_deap_is_imported_in_one_file() -> None:
@@ -217,10 +242,10 @@ def test_torch_and_extras_are_imported_inside_functions_only() -> None:
 def test_evaluators_see_the_public_names_and_the_recipe(path: Path) -> None:
     names = set(imports(path))
     mine = {name for name in names if name.startswith("evo_tune.")}
-    assert all(name.split(".")[1] in {"errors", "training"} for name in mine), f"{path.name} imports {mine}"
+    assert all(name.split(".")[1] in {"errors", "recipe", "training"} for name in mine), f"{path.name} imports {mine}"
     for node in ast.walk(parsed(path)):
         if isinstance(node, ast.ImportFrom) and node.module == "evo_tune":
-            assert {alias.name for alias in node.names} <= PUBLIC | {"training"}
+            assert {alias.name for alias in node.names} <= PUBLIC | {"recipe", "training"}
     others = {other.stem for other in EVALUATORS} - {path.stem}
     assert not {name.partition(".")[0] for name in names} & ({"evaluators"} | others)
 

@@ -95,7 +95,8 @@ def verdict(end: Closing) -> str:
     if end.best.id == end.default.id:
         return "nothing beat the default genome"
     if end.beaten is None:
-        return f"difference: {fixed(end.gain)} on one seed each: it may be luck"
+        seeds = "fresh seed" if end.calibrated else "seed"
+        return f"difference: {fixed(end.gain)} on one {seeds} each: it may be luck"
     return _difference(end)
 
 

@@ -12,20 +12,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from evo_tune.errors import RecipeError
+from evo_tune.recipe.hardware.computing import in_memory
+from evo_tune.recipe.hardware.memory import Fit, predict_memory
+from evo_tune.recipe.language import LanguageTask
+from evo_tune.recipe.models.gpt_config import GPTConfig
+from evo_tune.recipe.phases import Phase
 from evo_tune.training.course import Course
-from evo_tune.training.data.corpus import TextMaterial
+from evo_tune.training.data.material import TextMaterial
 from evo_tune.training.hardware.capacity import fit_device
-from evo_tune.training.hardware.computing import in_memory
 from evo_tune.training.hardware.determinism import seed_for
-from evo_tune.training.hardware.memory import Fit, predict_memory
 from evo_tune.training.hardware.throughput import SAFE, TIMED, steps_in
-from evo_tune.training.language import LanguageTask
 from evo_tune.training.models.gpt import GPT
-from evo_tune.training.models.gpt_config import GPTConfig
-from evo_tune.training.models.growth.reshaping import reshape
-from evo_tune.training.phases import Phase
+from evo_tune.training.models.reshaping import reshape
+from evo_tune.training.optim.early_stopping import EarlyStopping
+from evo_tune.training.reading import Reading
 from evo_tune.training.session import MODEL, Run, seed_of, share_of, told_to, train
-from evo_tune.training.subjects.reading import Reading
+from evo_tune.training.stepping.recipe import recipe_of
 from evo_tune.training.trainer import Trainer
 
 if TYPE_CHECKING:
@@ -105,7 +107,7 @@ class _Builder:
             self._trainer(phase, phases[-1].end, ranks=self.ranks),
             Reading(phases, self.material, extension=options.extension, recompute=self._recompute),
             evaluations=options.evaluations,
-            stopping=options.stopping,
+            stopping=EarlyStopping.of(options),
             report=told_to(self.run),
         )
         if saved:
@@ -182,7 +184,8 @@ class _Builder:
     ) -> Trainer:
         """Return a trainer of a phase at step 0, its schedules laid over all `steps`."""
         task, options = self.task, self.task.options
-        recipe = options.recipe(
+        recipe = recipe_of(
+            options,
             steps,
             lr=task.lr if lr is None else lr,
             batch=task.batch,

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
-from evo_tune.training.data.batch import MicroBatch
+from evo_tune.training.batch import MicroBatch
 from evo_tune.training.evaluation import over_batches
 from evo_tune.training.optim.cross_entropy import cross_entropy_sum
 

@@ -10,27 +10,27 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 
-from evo_tune.training.classifying import ClassifierTask, Classifying, check_whole, write_classifier
+from evo_tune.recipe.classifying import ClassifierTask, Classifying, check_whole
+from evo_tune.recipe.data.splits import stratified
 from evo_tune.training.course import Course
 from evo_tune.training.data.epochs import Epochs
-from evo_tune.training.data.splits import stratified
+from evo_tune.training.examples import Classified, Examples
 from evo_tune.training.hardware.determinism import seed_for
+from evo_tune.training.hardware.distributed import Ranks
 from evo_tune.training.hardware.passes import PassMemory, fit_pass
 from evo_tune.training.hardware.precision import Precision
 from evo_tune.training.hardware.throughput import SAFE, TIMED, steps_in
 from evo_tune.training.models.encoder import Classifier
+from evo_tune.training.optim.early_stopping import EarlyStopping
 from evo_tune.training.session import Place, Run, seed_of, share_of, told_to, train, train_together
-from evo_tune.training.subjects.examples import Classified, Examples
+from evo_tune.training.stepping.recipe import recipe_of
 from evo_tune.training.trainer import Trainer
 
-if TYPE_CHECKING:
-    from evo_tune.training.hardware.distributed import Ranks
-
-__all__ = ["classifier_course", "classify_together", "evaluate_classifier", "export_classifier"]
+__all__ = ["classifier_course", "classify_together", "evaluate_classifier", "export_classifier", "write_classifier"]
 
 TaskOf = Callable[[Mapping[str, Any], Any], ClassifierTask]
 """Makes the task of a genome under an evaluator's options."""
@@ -132,7 +132,7 @@ class _Builder:
             trainer,
             subject,
             evaluations=options.evaluations,
-            stopping=options.stopping,
+            stopping=EarlyStopping.of(options),
             report=told_to(self.run),
         )
         if saved:
@@ -170,7 +170,8 @@ class _Builder:
             augment=task.augment,
             micro_batch=self._micro_batch(model),
         )
-        recipe = options.recipe(
+        recipe = recipe_of(
+            options,
             source.steps,
             lr=task.lr if lr is None else lr,
             batch=task.batch,
@@ -183,7 +184,7 @@ class _Builder:
         return Trainer(model, source, recipe, seed=seed, device=self.run.device, ranks=ranks, compiled=compiled)
 
     def _model(self) -> Classifier:
-        model = self.task.build(seed_for(seed_of(self.run), "weights"))
+        model: Classifier = self.task.build(seed_for(seed_of(self.run), "weights"))
         model.standardise(self.examples.inputs)
         model.recompute = self.task.options.recompute
         return model.to(self.run.device)
@@ -211,3 +212,38 @@ class _Builder:
             recompute=options.recompute,
             block_input=config.tokens * config.width,
         )
+
+
+AVERAGED = "\nThe folder averaged has the moving average of the weights, as a model of its own.\n"
+
+
+def write_classifier(
+    folder: Path | str,
+    course: Course,
+    metrics: Mapping[str, float],
+    usage: str,
+    *,
+    genome: Mapping[str, Any],
+    options: Classifying,
+    seed: int,
+) -> None:
+    """Write a trained classifier as something to use: weights, config.json and README.md; its average beside it.
+
+    Args:
+        folder: Where; made if it is not there.
+        course: Of its training.
+        metrics: Of its training; config.json and README.md name them.
+        usage: Text of README.md: {folder!r}, {labels}, the names of metrics and of the model's shape stand in it.
+        genome: What it was made of.
+        options: And with which options.
+        seed: And with which seed.
+    """
+    folder, average = Path(folder), course.trainer.averaged
+    notes = {"genome": dict(genome), "options": options.to_json(), "seed": seed, "metrics": dict(metrics)}
+    model = cast("Classifier", course.model)
+    model.save(folder, **notes)
+    if average is not None:
+        cast("Classifier", average.module).save(folder / "averaged", **notes)
+    shape = model.config.to_json()
+    text = usage.format(**{**shape, **metrics, "folder": str(folder), "labels": ", ".join(model.labels)})
+    (folder / "README.md").write_text(text + (AVERAGED if average is not None else ""), encoding="utf-8")

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from evo_tune.options.bounds import check_integer
-from evo_tune.training.data.batch import IGNORE, MicroBatch
+from evo_tune.training.batch import IGNORE, MicroBatch
 from evo_tune.training.optim.cross_entropy import cross_entropy_sum, losses_in_pieces
 
 if TYPE_CHECKING:

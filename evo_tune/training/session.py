@@ -15,14 +15,14 @@ from pathlib import Path
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from evo_tune.training.accounting import stop_step
+from evo_tune.recipe.optim.accounting import stop_step
+from evo_tune.recipe.optim.fork import fork_step
 from evo_tune.training.checkpoint import CHECKPOINT, save_checkpoint, saved_in
 from evo_tune.training.course import Course
 from evo_tune.training.hardware import probe
 from evo_tune.training.hardware.allocator import keep_freed_memory
 from evo_tune.training.hardware.determinism import reproducible, seed_for
 from evo_tune.training.hardware.launcher import RankFailed, launch
-from evo_tune.training.optim.fork import fork_step
 
 if TYPE_CHECKING:
     from evo_tune.training.hardware.distributed import Ranks

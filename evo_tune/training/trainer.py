@@ -20,6 +20,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from evo_tune.errors import RecipeError
 from evo_tune.options.bounds import check_integer
+from evo_tune.recipe.optim.gap_decay import GapDecay, GapWatch
+from evo_tune.recipe.optim.weight_decay import WeightDecay
 from evo_tune.training.hardware.capacity import is_out_of_memory
 from evo_tune.training.hardware.determinism import seed_everything, seed_for
 from evo_tune.training.hardware.eager import spare_compiler, step
@@ -27,15 +29,13 @@ from evo_tune.training.models.dropout import attach_noise
 from evo_tune.training.optim.accumulation import accumulate
 from evo_tune.training.optim.clipping import clip, gradient_norm
 from evo_tune.training.optim.divergence import Diverged, DivergenceWatch
-from evo_tune.training.optim.gap_decay import GapDecay, GapWatch
-from evo_tune.training.optim.weight_decay import WeightDecay
+from evo_tune.training.optim.frozen import load_moving, moving, share_frozen
 from evo_tune.training.stepping.averaging import average_of
 from evo_tune.training.stepping.compiling import compile_blocks
 from evo_tune.training.stepping.feeding import Fed, Feed, Source
 from evo_tune.training.stepping.recipe import Recipe
 from evo_tune.training.stepping.taken import Sent, Step
 from evo_tune.training.stepping.verdict import LATE, DeviceWatch, can_refuse, clip_unseen, noted, refusing
-from evo_tune.training.tuning.frozen import load_moving, moving, share_frozen
 
 if TYPE_CHECKING:
     from evo_tune.training.hardware.distributed import Ranks

@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 
 from evo_tune.cli import cli
 from evo_tune.errors import RecipeError, UsageError
-from evo_tune.training.optim.schedule import SCHEDULES, Schedule, Scheduling
+from evo_tune.recipe.optim.schedule import SCHEDULES, Schedule, Scheduling
 
 
 def ask(*words: str) -> Result:

@@ -14,7 +14,7 @@ from evo_tune import Context
 from evo_tune.errors import EvoTuneError, OptionError
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.find import find_evaluator
-from tests.training.data.refusals import without
+from tests.recipe.data.refusals import without
 
 
 @pytest.fixture(scope="module")

@@ -19,8 +19,10 @@ from evo_tune import Context, SearchSpace, training
 from evo_tune.errors import OptionError, RecipeError, UsageError
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.find import find_evaluator
-from evo_tune.training import GPT, GPTConfig, evaluate, load_pretrained, read_base, tuning_course, tuning_text
-from evo_tune.training.tuning import small_base
+from evo_tune.recipe import GPTConfig, read_base
+from evo_tune.recipe.tuning import small_base
+from evo_tune.training import GPT, evaluate, load_pretrained, ready_base, tuning_course, tuning_text
+from evo_tune.training import small_base as train_small_base
 from tests.hugging_face import make_folder
 
 METHODS = ("lora", "dora", "adapter")
@@ -190,7 +192,7 @@ def test_what_was_estimated_is_what_is_trained_and_base_weights_are_the_same_to_
     assert sum(p.numel() for p in trained.values()) == metrics["trainable_params"]
     assert all(p.any() for p in trained.values())
     after = trainer.model.state_dict()
-    before = load_pretrained(options.ready).state_dict()
+    before = load_pretrained(ready_base(options)).state_dict()
     assert all(torch.equal(weights, after[name]) for name, weights in before.items())
     assert set(metrics) == set(evaluator.metrics) - {"val_loss_ema", "mfu", "gpu_memory"}
 
@@ -399,7 +401,7 @@ def snippet(folder: Path) -> str:
 
 
 def loss(model: torch.nn.Module, base: str) -> float:
-    of = read_base(base or small_base.small_base())
+    of = read_base(base or train_small_base())
     windows = tuning_text(of, "", of.window(None), 512).to_judge()
     return evaluate(model.eval(), windows).loss
 

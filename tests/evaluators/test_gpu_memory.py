@@ -13,29 +13,31 @@ from torch.profiler import ProfilerActivity, profile
 
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.find import find_evaluator
+from evo_tune.recipe import (
+    EncoderConfig,
+    FTConfig,
+    GPTConfig,
+    Memory,
+    NewWeights,
+    TextConfig,
+    ViTConfig,
+    encoder_memory,
+    read_base,
+    tuning_memory,
+)
 from evo_tune.training import (
     GPT,
     AdamW,
     Adapters,
     Classifier,
-    EncoderConfig,
-    FTConfig,
     FTTransformer,
-    GPTConfig,
     LoRA,
-    Memory,
-    NewWeights,
     Precision,
     TextClassifier,
-    TextConfig,
     ViT,
-    ViTConfig,
     accumulate,
     add_adapter,
-    encoder_memory,
     load_pretrained,
-    read_base,
-    tuning_memory,
 )
 from evo_tune.training.hardware.passes import kept_bytes
 from evo_tune.training.tuning.low_precision import halve_frozen

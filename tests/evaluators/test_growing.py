@@ -15,7 +15,8 @@ from evo_tune.cli import cli
 from evo_tune.errors import OptionError, RecipeError
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.find import find_evaluator
-from evo_tune.training import GPT, GPTConfig, Trainer, TrainingWindows, flops_per_token
+from evo_tune.recipe import GPTConfig, flops_per_token
+from evo_tune.training import GPT, Trainer, TrainingWindows
 from evo_tune.training.extension import next_trainer
 
 TINY = {"size": "small", "tokens": 8192, "eval_tokens": 256, "grow_from": "1x32", "context": 64}
@@ -92,7 +93,7 @@ def test_the_larger_model_reads_on_and_computes_again_what_the_options_say(
         made.append((trainer, source, further))
         return further
 
-    monkeypatch.setattr("evo_tune.training.subjects.reading.next_trainer", spy)
+    monkeypatch.setattr("evo_tune.training.reading.next_trainer", spy)
     train(recompute=1)
     ((trainer, source, further),) = made
     assert source.first_window == trainer.source.total > 0

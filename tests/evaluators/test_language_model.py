@@ -19,8 +19,8 @@ from evo_tune.errors import OptionError, RecipeError, UsageError
 from evo_tune.genome.notation import parse_gene
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.find import find_evaluator
-from evo_tune.training import Corpus, hidden_width
-from evo_tune.training.data.corpus import read
+from evo_tune.recipe import Corpus, hidden_width
+from evo_tune.recipe.data.corpus import read
 
 OFF = {
     "schedule": ("cosine", "linear", "constant", "wsd", "multi_step", "sgdr", "cosine_step"),

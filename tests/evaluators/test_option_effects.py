@@ -22,7 +22,8 @@ from evo_tune import Choice, Context
 from evo_tune.options.declare import Option, declared_in
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.find import bundled_evaluators, find_evaluator
-from evo_tune.training import ClassifierTask, Training, classifier_building, classifier_course, session
+from evo_tune.recipe import ClassifierTask, Training
+from evo_tune.training import classifier_building, classifier_course, session
 from evo_tune.training.hardware import throughput
 
 pytestmark = pytest.mark.xdist_group("option effects")  # what they share is trained once

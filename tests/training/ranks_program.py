@@ -15,24 +15,22 @@ import torch
 import torch.distributed as dist
 from torch.utils.data import DistributedSampler
 
+from evo_tune.recipe import GPTConfig, Schedule, WeightDecay
 from evo_tune.training import (
     GPT,
     IGNORE,
     SGD,
     Diverged,
-    GPTConfig,
     Precision,
     Ranks,
     RanksDiffer,
     Recipe,
-    Schedule,
     Trainer,
-    WeightDecay,
     accumulate,
     evaluate,
     process_group,
 )
-from evo_tune.training.data.batch import MicroBatch
+from evo_tune.training.batch import MicroBatch
 
 STEPS = 4
 LENGTHS = [[12, 3, 7, 1, 9], [5, 12], [2], [11, 4, 4, 8, 1, 12]]

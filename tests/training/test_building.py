@@ -4,7 +4,8 @@ from typing import Any
 import pytest
 import torch
 
-from evo_tune.training import Fit, GPTConfig, Memory, Phase, Ranks, building
+from evo_tune.recipe import Fit, GPTConfig, Memory, Phase
+from evo_tune.training import Ranks, building
 
 
 class Other(Ranks):

@@ -13,7 +13,8 @@ pytest.importorskip("sklearn")
 from sklearn.metrics import accuracy_score, log_loss, roc_auc_score
 
 from evo_tune.errors import RecipeError
-from evo_tune.training import auc, score, stratified
+from evo_tune.recipe import stratified
+from evo_tune.training import auc, score
 
 
 @given(data=st.data(), classes=st.integers(2, 4), coarse=st.booleans())

@@ -9,17 +9,8 @@ import pytest
 import torch
 
 from evo_tune.errors import RecipeError
-from evo_tune.training import (
-    Course,
-    EarlyStopping,
-    GapDecay,
-    Phase,
-    Reading,
-    Trainer,
-    TrainingWindows,
-    fixed_windows,
-    held_out_blocks,
-)
+from evo_tune.recipe import GapDecay, Phase
+from evo_tune.training import Course, EarlyStopping, Reading, Trainer, TrainingWindows, fixed_windows, held_out_blocks
 
 
 @dataclass

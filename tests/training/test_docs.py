@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
+import evo_tune
 import evo_tune.training as training
 
-TESTS = Path(__file__).parent
-PAGE = (TESTS.parents[1] / "docs" / "training.md").read_text(encoding="utf-8")
+TESTS = Path(__file__).parents[1]
+PAGE = (TESTS.parent / "docs" / "training.md").read_text(encoding="utf-8")
 ROWS = [row.split(" | ") for row in re.findall(r"^\| ((?:P|E)\d+ .*) \|$", PAGE, re.M)]
 
 
@@ -22,7 +23,7 @@ def test_each_part_and_each_mistake_has_its_row_once() -> None:
 def test_files_and_tests_of_a_row_are_there(row: list[str]) -> None:
     _, files, tests = row
     for file in re.findall(r"`(.+?)`", files):
-        assert (Path(training.__file__).parent / file).is_file(), file
+        assert (Path(evo_tune.__file__).parent / file).is_file(), file
     for reference in re.findall(r"`(.+?)`", tests):
         file, _, name = reference.partition("::")
         tree = ast.parse((TESTS / file).read_text(encoding="utf-8"))

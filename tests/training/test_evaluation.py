@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 
 from evo_tune.errors import RecipeError
-from evo_tune.training import GPT, IGNORE, Evaluation, GPTConfig, Trainer, evaluate, fixed_windows, losses_by_position
+from evo_tune.recipe import GPTConfig
+from evo_tune.training import GPT, IGNORE, Evaluation, Trainer, evaluate, fixed_windows, losses_by_position
 
 CONFIG = GPTConfig(vocab_size=16, context=8, depth=2, width=16, heads=2, dropout=0.3)
 

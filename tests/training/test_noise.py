@@ -7,25 +7,20 @@ import pytest
 import torch
 from torch import nn
 
+from evo_tune.recipe import FTConfig, GPTConfig, Schedule, TextConfig, ViTConfig, WeightDecay
 from evo_tune.training import (
     GPT,
     SGD,
     Adapters,
     Dropout,
     Epochs,
-    FTConfig,
     FTTransformer,
-    GPTConfig,
     LoRA,
     Recipe,
-    Schedule,
     TextClassifier,
-    TextConfig,
     Trainer,
     TrainingWindows,
     ViT,
-    ViTConfig,
-    WeightDecay,
     add_adapter,
 )
 from evo_tune.training.models.attention import _attend_one_by_one

@@ -15,19 +15,8 @@ from typing import Any
 import pytest
 import torch
 
-from evo_tune.training import (
-    GPT,
-    Diverged,
-    GPTConfig,
-    Muon,
-    Precision,
-    Ranks,
-    Trainer,
-    launch,
-    measured_peak,
-    predict_memory,
-    reproducible,
-)
+from evo_tune.recipe import GPTConfig, predict_memory
+from evo_tune.training import GPT, Diverged, Muon, Precision, Ranks, Trainer, launch, measured_peak, reproducible
 from tests.training.ranks_program import trainer_of
 
 Make = Callable[..., Trainer]

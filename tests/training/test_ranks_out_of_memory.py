@@ -9,19 +9,8 @@ import pytest
 import torch
 
 from evo_tune import Context
-from evo_tune.training import (
-    ClassifierTask,
-    Classifying,
-    FTConfig,
-    FTTransformer,
-    Place,
-    RankFailed,
-    Ranks,
-    classifier_course,
-    session,
-    train,
-    train_together,
-)
+from evo_tune.recipe import ClassifierTask, Classifying, FTConfig
+from evo_tune.training import FTTransformer, Place, RankFailed, Ranks, classifier_course, session, train, train_together
 from evo_tune.training import trainer as training_loop
 
 GENOME = {"lr": 0.05, "batch": 16, "weight_decay": 0.0, "warmup": 0.0, "width": 8, "dropout": 0.2}

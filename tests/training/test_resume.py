@@ -9,16 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evo_tune.errors import RecipeError
-from evo_tune.training import (
-    GapDecay,
-    Precision,
-    Trainer,
-    WeightDecay,
-    load_checkpoint,
-    reproducible,
-    save_checkpoint,
-    seed_for,
-)
+from evo_tune.recipe import GapDecay, WeightDecay
+from evo_tune.training import Precision, Trainer, load_checkpoint, reproducible, save_checkpoint, seed_for
 
 OPTIONS: dict[str, dict[str, object]] = {
     "plain": {},

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from evo_tune.errors import RecipeError
-from evo_tune.training import IGNORE, Recipe, Schedule, Trainer, WeightDecay
-from evo_tune.training.data.batch import MicroBatch
+from evo_tune.recipe import Schedule, WeightDecay
+from evo_tune.training import IGNORE, Recipe, Trainer
+from evo_tune.training.batch import MicroBatch
 
 
 def same(first: Trainer, second: Trainer) -> bool:

@@ -12,7 +12,7 @@ from evo_tune.cli.help import command as made
 from evo_tune.errors import UsageError
 
 if TYPE_CHECKING:
-    from evo_tune.training.models.transfer.coordinates import Slopes
+    from evo_tune.training.probing.coordinates import Slopes
 
 
 PLACE = 135
@@ -57,7 +57,7 @@ def command(
     learnt, must neither grow nor vanish with the width, and with completep with the depth. `standard` is the control:
     it fails.
     """
-    from evo_tune.training.models.transfer.coordinates import check_coordinates
+    from evo_tune.training.probing.coordinates import check_coordinates
 
     found = check_coordinates(
         param,

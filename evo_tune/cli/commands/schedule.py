@@ -13,7 +13,7 @@ from evo_tune.cli import _shared as shared
 from evo_tune.cli import complete
 from evo_tune.cli.help import command as made
 from evo_tune.errors import RecipeError, UsageError
-from evo_tune.training.optim.schedule import SCHEDULES, Schedule, Scheduling
+from evo_tune.recipe.optim.schedule import SCHEDULES, Schedule, Scheduling
 
 PLACE = 130
 

@@ -6,16 +6,16 @@ to save. Knows nothing of models.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from evo_tune.errors import RecipeError
 from evo_tune.options.bounds import check_integer, check_number
-from evo_tune.training.accounting import optimizer_steps
-from evo_tune.training.data.batch import MicroBatch, onto
+from evo_tune.recipe.data.augmenting import Augment
+from evo_tune.recipe.optim.accounting import optimizer_steps
+from evo_tune.training.batch import MicroBatch, onto
+from evo_tune.training.data.augment import augmented
 from evo_tune.training.hardware.determinism import seed_for
 
 __all__ = ["Epochs", "mix", "soft_targets"]
@@ -36,7 +36,7 @@ class Epochs:
         seed: Seed of the order and of mixup.
         label_smoothing: Share of the probability that is spread over all classes, below 1.
         mixup: α of mixup, 0 or more; 0: none. Inputs must then be numbers that can be averaged.
-        augment: Makes other inputs of a step's, given a seed, before they are mixed; None: nothing does.
+        augment: What is done to the inputs of a step before they are mixed; None: nothing.
         micro_batch: Samples in a micro-batch; None: a step in one piece.
 
     Raises:
@@ -54,7 +54,7 @@ class Epochs:
         seed: int,
         label_smoothing: float = 0.0,
         mixup: float = 0.0,
-        augment: Callable[[Tensor, int], Tensor] | None = None,
+        augment: Augment | None = None,
         micro_batch: int | None = None,
     ) -> None:
         for name, number in (("batch", batch), ("total", total)):
@@ -100,7 +100,7 @@ class Epochs:
         rows = onto(self._order(epoch)[place * self.batch : last], self.inputs.device)
         inputs, targets = self.inputs[rows], self.targets[rows]
         if self.augment is not None:
-            inputs = self.augment(inputs, seed_for(self.seed, "augmenting", step))
+            inputs = augmented(inputs, self.augment, seed_for(self.seed, "augmenting", step))
         if self.label_smoothing or self.mixup:
             targets = soft_targets(targets, self.classes, self.label_smoothing)
         if self.mixup:

@@ -15,8 +15,8 @@ import torch
 
 from evo_tune.errors import RecipeError, tells_of_memory
 from evo_tune.options.bounds import check_integer, check_name, check_number
-from evo_tune.training.hardware.memory import Fit, fit_memory, predict_memory
-from evo_tune.training.models.gpt_config import GPTConfig
+from evo_tune.recipe.hardware.memory import Fit, fit_memory, predict_memory
+from evo_tune.recipe.models.gpt_config import GPTConfig
 
 __all__ = ["calibrate_memory", "device_memory", "fit_device", "is_out_of_memory", "measured_peak"]
 

@@ -26,7 +26,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from evo_tune.errors import RecipeError, RunError
 from evo_tune.options.bounds import check_integer, check_name, check_number
-from evo_tune.training.data.batch import IGNORE, MicroBatch
+from evo_tune.training.batch import IGNORE, MicroBatch
 
 __all__ = ["PassTooLarge", "Ranks", "RanksDiffer", "check_ranks", "process_group"]
 

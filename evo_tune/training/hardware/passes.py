@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from evo_tune.errors import RecipeError
+from evo_tune.recipe.hardware.memory import Memory
 from evo_tune.training.hardware.capacity import device_memory
-from evo_tune.training.hardware.memory import Memory
 
 __all__ = ["PassMemory", "fit_pass", "kept_bytes"]
 

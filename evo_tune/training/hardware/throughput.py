@@ -9,13 +9,10 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 from evo_tune.options.bounds import check_integer, check_name, check_number
 from evo_tune.training.hardware.chips import chip
-
-if TYPE_CHECKING:
-    from evo_tune.training.trainer import Trainer
 
 __all__ = ["SAFE", "TIMED", "Throughput", "mfu", "peak_flops", "steps_in"]
 
@@ -122,7 +119,14 @@ class Throughput:
         return self._clock()
 
 
-def steps_in(seconds: float, trial: Trainer) -> int:
+class Timed(Protocol):
+    """What can be timed: a trainer."""
+
+    def run(self, until: int) -> Any:
+        """Train up to a step."""
+
+
+def steps_in(seconds: float, trial: Timed) -> int:
     """Return how many steps fit in so many seconds, 1 or more, by the median of ten after three.
 
     Args:

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from evo_tune.recipe.models.gpt_config import LONGEST_DROPPED, by_products
 from evo_tune.training.models.dropout import Dropout
-from evo_tune.training.models.gpt_config import LONGEST_DROPPED, by_products
 
 __all__ = ["attend"]
 

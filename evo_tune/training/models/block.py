@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from evo_tune.recipe.models.encoder_config import EncoderConfig
+from evo_tune.recipe.models.gpt_config import GPTConfig
 from evo_tune.training.models.attention import attend
 from evo_tune.training.models.dropout import Dropout
-from evo_tune.training.models.encoder_config import EncoderConfig
-from evo_tune.training.models.gpt_config import GPTConfig
 from evo_tune.training.models.positions import rotate
 from evo_tune.training.models.windowed import FlexMask, attend_by_flex, attend_in_window
 

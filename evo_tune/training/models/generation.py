@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from evo_tune.options.bounds import check_integer, check_number
-from evo_tune.training.models.gpt_config import GPTConfig
+from evo_tune.recipe.models.gpt_config import GPTConfig
 
 __all__ = ["continue_tokens"]
 

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from evo_tune.training.data.texts import PADDING, encode_texts, without_padding
+from evo_tune.recipe.data.texts import PADDING, encode_texts
+from evo_tune.recipe.models.encoder_config import TextConfig
 from evo_tune.training.models.encoder import Classifier
-from evo_tune.training.models.encoder_config import TextConfig
 
 __all__ = ["TextClassifier"]
 
@@ -45,3 +45,9 @@ class TextClassifier(Classifier):
     def classify(self, texts: Sequence[str]) -> list[str]:
         """Return the label of each text."""
         return self.names(torch.from_numpy(encode_texts(texts, self.config)))
+
+
+def without_padding(tokens: Tensor) -> Tensor:
+    """Return texts on the CPU, (texts, length), without the padding that all of them have at their end."""
+    longest = int((tokens != PADDING).sum(1).max()) if len(tokens) else 0
+    return tokens[:, : max(1, longest)]

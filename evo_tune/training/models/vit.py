@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from evo_tune.recipe.models.encoder_config import STEM, ViTConfig
 from evo_tune.training.models.encoder import Classifier
-from evo_tune.training.models.encoder_config import STEM, ViTConfig
 
 __all__ = ["ViT"]
 

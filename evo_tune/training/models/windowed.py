@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from evo_tune.recipe.models.gpt_config import window_chunks
 from evo_tune.training.models.attention import attend
 from evo_tune.training.models.dropout import Dropout
-from evo_tune.training.models.gpt_config import window_chunks
 
 __all__ = ["FlexMask", "attend_by_flex", "attend_in_window", "chunk_mask", "flex_mask"]
 

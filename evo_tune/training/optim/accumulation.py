@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from evo_tune.training.data.batch import MicroBatch
+from evo_tune.training.batch import MicroBatch
 from evo_tune.training.optim.cross_entropy import cross_entropy_sum, summed_in_pieces, valid_targets, z_sum
 
 if TYPE_CHECKING:

@@ -1,49 +1,24 @@
-"""Gradient clipping by the global norm, once a step, after accumulation.
+"""Clip gradients by their global norm, once a step, after accumulation.
 
 The norm is computed first and handed out, so that the caller can refuse one that is not finite: clipping
-by an infinite norm would set every gradient to zero and leave a NaN. Knows nothing of optimizers. torch is
-imported where it is used: what declares the option has no need of it.
+by an infinite norm would set every gradient to zero and leave a NaN.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
 
 from evo_tune.errors import RecipeError
-from evo_tune.options.bounds import check_number
-from evo_tune.options.declare import Options, option
+from evo_tune.recipe.optim.clipping import check_clip
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-__all__ = ["Clipping", "check_clip", "clip", "gradient_norm"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Clipping(Options):
-    """Clipping of the gradient."""
-
-    clip: float | None = option(1.0, bounds="(0, inf)", help="Largest norm of the gradient; none: no limit")
-
-
-def check_clip(limit: float | None) -> None:
-    """Require a limit above zero, or None.
-
-    Raises:
-        RecipeError: It is something else.
-    """
-    if limit is not None:
-        if limit == float("inf"):
-            return
-        check_number("clip", limit, "(0, inf)")
+__all__ = ["clip", "gradient_norm"]
 
 
 def gradient_norm(parameters: Iterable[Tensor]) -> Tensor:
     """Return the L2 norm over all gradients (a scalar); parameters without one count as zero."""
-    import torch
-
     gradients = [p.grad for p in parameters if p.grad is not None]
     if not gradients:
         return torch.zeros(())
@@ -65,8 +40,6 @@ def clip(parameters: Iterable[Tensor], norm: float, limit: float | None) -> bool
     Raises:
         RecipeError: The limit is zero or negative, or the norm is not finite.
     """
-    import torch
-
     check_clip(limit)
     if not norm < float("inf"):
         raise RecipeError("gradient norm", norm, "a finite number; check it before clipping")

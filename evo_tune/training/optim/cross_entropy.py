@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from evo_tune.training.data.batch import IGNORE
-from evo_tune.training.models.gpt_config import tokens_in_piece
+from evo_tune.recipe.models.gpt_config import tokens_in_piece
+from evo_tune.training.batch import IGNORE
 
 __all__ = ["cross_entropy_sum", "losses_in_pieces", "summed_in_pieces", "valid_targets", "z_sum"]
 

@@ -7,18 +7,16 @@ decayed is compared at another point of it. Knows nothing of how the metric is c
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from evo_tune.errors import OptionError, RecipeError
+from torch import nn
+
+from evo_tune.errors import RecipeError
 from evo_tune.options.bounds import check_integer, check_name, check_number
-from evo_tune.options.declare import Options, option
-from evo_tune.training.optim.schedule import Scheduling
+from evo_tune.recipe.optim.stopping import Stopping
+from evo_tune.training.optim.frozen import load_moving, moving
 
-if TYPE_CHECKING:
-    from torch import nn
-
-__all__ = ["EarlyStopping", "Stopping", "StoppingInTime"]
+__all__ = ["EarlyStopping"]
 
 
 class EarlyStopping:
@@ -49,6 +47,11 @@ class EarlyStopping:
         self.waited = 0
         self.weights: dict[str, Any] = {}
 
+    @classmethod
+    def of(cls, options: Stopping) -> EarlyStopping | None:
+        """Return what stops a training early, at its beginning; None: nothing does."""
+        return None if options.patience is None else cls(patience=options.patience, min_delta=options.min_delta)
+
     def update(self, value: float, model: nn.Module) -> bool:
         """Take note of one evaluation, keeping the model's weights if it is the best so far.
 
@@ -62,8 +65,6 @@ class EarlyStopping:
         loss = self.sign * value
         if loss < self.best - self.min_delta:
             self.best, self.waited = loss, 0
-            from evo_tune.training.tuning.frozen import moving
-
             self.weights = {name: tensor.detach().clone() for name, tensor in moving(model).items()}
         else:
             self.waited += 1
@@ -72,8 +73,6 @@ class EarlyStopping:
     def restore_best(self, model: nn.Module) -> None:
         """Put the best weights back; without any evaluation that counted, leave the model alone."""
         if self.weights:
-            from evo_tune.training.tuning.frozen import load_moving
-
             load_moving(model, self.weights)
 
     def state(self) -> dict[str, Any]:
@@ -83,38 +82,3 @@ class EarlyStopping:
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from what `state` gave."""
         self.best, self.waited, self.weights = state["best"], state["waited"], state["weights"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stopping(Options):
-    """Evaluations along the training."""
-
-    evaluations: int = option(
-        4, bounds="[1, 10000]", gene=None, help="How many, each on every fourth held-out block: the learning curve"
-    )
-    patience: int | None = option(
-        None, bounds="[1, inf)", unit="evaluations", help="Stop after so many without an improvement; take the best"
-    )
-    min_delta: float = option(0.0, bounds="[0, inf)", help="What counts as an improvement: more than so much")
-
-    @property
-    def stopping(self) -> EarlyStopping | None:
-        """What stops a training early, at its beginning; None: nothing does."""
-        return None if self.patience is None else EarlyStopping(patience=self.patience, min_delta=self.min_delta)
-
-
-@dataclass(frozen=True, kw_only=True)
-class StoppingInTime(Stopping, Scheduling):
-    """Early stopping beside a schedule."""
-
-    def check(self) -> None:
-        """Require patience that outlasts a schedule's own waves.
-
-        Raises:
-            OptionError: It does not.
-        """
-        if self.patience is not None and self.schedule == "sgdr" and self.patience <= self.cycle * self.evaluations:
-            raise OptionError(
-                f"-o patience={self.patience}: expected more than the {self.cycle * self.evaluations:g} evaluations of "
-                "one cycle of sgdr, whose waves it must outlast"
-            )

@@ -16,7 +16,7 @@ from torch import nn
 
 from evo_tune.errors import RecipeError
 from evo_tune.options.bounds import check_number
-from evo_tune.training.models.transfer.rules import Factors
+from evo_tune.recipe.models.rules import Factors
 
 __all__ = ["SGD", "AdamW", "decay_groups", "factors_of", "parameter_groups", "split_by_factors"]
 

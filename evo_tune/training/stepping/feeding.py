@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from evo_tune.training.data.batch import MicroBatch, onto
+from evo_tune.training.batch import MicroBatch, onto
 from evo_tune.training.hardware.capacity import device_memory
 from evo_tune.training.optim.accumulation import count_targets, split
 

@@ -5,17 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from evo_tune.options.bounds import check_number
+from evo_tune.recipe.optim.clipping import check_clip
+from evo_tune.recipe.optim.gap_decay import GapDecay
+from evo_tune.recipe.optim.optimisation import Optimisation
+from evo_tune.recipe.optim.scaling import scale_lr, scaled_betas
+from evo_tune.recipe.optim.schedule import Schedule
+from evo_tune.recipe.optim.weight_decay import WeightDecay
+from evo_tune.recipe.plan import Training
 from evo_tune.training.hardware.precision import Precision
-from evo_tune.training.optim.clipping import check_clip
-from evo_tune.training.optim.gap_decay import GapDecay
 from evo_tune.training.optim.muon import Muon
 from evo_tune.training.optim.optimizer import SGD, AdamW
-from evo_tune.training.optim.schedule import Schedule
-from evo_tune.training.optim.weight_decay import WeightDecay
 
-__all__ = ["Recipe"]
+__all__ = ["Recipe", "optimizer_of", "recipe_of"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,3 +64,65 @@ class Recipe:
         fields["schedule"]["min_ratio"] = fields["schedule"].pop("min_lr_ratio")
         text = json.dumps(fields, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def recipe_of(
+    options: Training,
+    steps: int,
+    *,
+    lr: float,
+    batch: float,
+    reference: float,
+    weight_decay: float,
+    warmup: float,
+    ceiling: float | None = None,
+) -> Recipe:
+    """Return the recipe of a training.
+
+    Args:
+        options: How a model is trained.
+        steps: Of the full training.
+        lr: Peak learning rate at the reference batch.
+        batch: Of a step, in any unit.
+        reference: Batch for which learning rates are meant, in the same unit.
+        weight_decay: λ at its beginning.
+        warmup: Share of the steps for warm-up.
+        ceiling: See `Recipe`.
+
+    Raises:
+        RecipeError: A number is out of its range.
+    """
+    return Recipe(
+        optimizer=optimizer_of(options, lr, batch, reference),
+        schedule=options.rates(steps, warmup),
+        weight_decay=options.decay(weight_decay),
+        clip=options.clip,
+        ceiling=ceiling,
+        precision=Precision(name=options.precision),
+        z_loss=options.z_loss,
+        ema=options.ema,
+    )
+
+
+def optimizer_of(options: Optimisation, lr: float, batch: float, reference: float) -> AdamW | Muon | SGD:
+    """Return the optimizer with its peak learning rate.
+
+    Args:
+        options: Which one, and its moments.
+        lr: The one that suits the reference batch.
+        batch: In any unit.
+        reference: In the same unit.
+
+    By the rule 'sqrt' Adam's β are moved too (arXiv:2205.10287).
+
+    Raises:
+        RecipeError: The learning rate, as `lr_rule` moves it, is out of its range.
+    """
+    scaled = scale_lr(lr, batch, reference, options.lr_rule)
+    beta1, beta2 = scaled_betas((options.beta1, options.beta2), batch, reference, options.lr_rule)
+    betas: dict[str, Any] = {"beta1": beta1, "beta2": beta2, "eps": options.eps}
+    if options.optimizer_name == "adamw":
+        return AdamW(lr=scaled, **betas)
+    if options.optimizer == "muon":
+        return Muon(lr=scaled, momentum=options.momentum, **betas)
+    return SGD(lr=scaled, momentum=options.momentum)

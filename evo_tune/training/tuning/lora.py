@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from evo_tune.errors import RecipeError
 from evo_tune.options.bounds import check_integer, check_number
+from evo_tune.recipe.tuning.targets import check_targets, matching_names
 from evo_tune.training.models.dropout import Dropout
-from evo_tune.training.tuning.targets import check_targets, matching_names
 
 __all__ = ["LoRA", "LoRALinear", "add_lora", "fold_lora", "matching_linears", "merge_lora"]
 

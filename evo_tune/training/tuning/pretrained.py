@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from evo_tune.errors import OptionError, RecipeError
-from evo_tune.training.data.tokenizer import BPE, Bytes, Tokenizer
+from evo_tune.recipe.data.tokenizer import BPE, Bytes, Tokenizer
+from evo_tune.recipe.models.gpt_config import LARGE_VOCABULARY
+from evo_tune.recipe.tuning.base import Base
 from evo_tune.training.models.gpt import GPT, TOKENIZER
-from evo_tune.training.models.gpt_config import LARGE_VOCABULARY
-from evo_tune.training.tuning.base import Base
 from evo_tune.training.tuning.lora import fold_lora
 
 __all__ = ["CausalLM", "encode", "load_pretrained", "save_merged"]

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from torch import Tensor
 
-from evo_tune.training.data.batch import MicroBatch
+from evo_tune.recipe.tuning.base import Base, read_base
+from evo_tune.recipe.tuning.small_base import read_tuning_text
+from evo_tune.training.batch import MicroBatch
 from evo_tune.training.data.windows import fixed_windows
-from evo_tune.training.tuning.base import Base, read_base
 from evo_tune.training.tuning.pretrained import encode
-from evo_tune.training.tuning.small_base import read_tuning_text
 
 __all__ = ["TuningText", "tuning_text"]
 

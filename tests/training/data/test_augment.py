@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from evo_tune.errors import OptionError
+from evo_tune.recipe.data.augmenting import Augment, Augmenting
 from evo_tune.training import Epochs
-from evo_tune.training.data.augment import Augment, Augmenting
+from evo_tune.training.data.augment import augmented
 
 
 def numbered(count: int = 40, channels: int = 3, height: int = 6, width: int = 8) -> torch.Tensor:
@@ -18,7 +19,7 @@ def numbered(count: int = 40, channels: int = 3, height: int = 6, width: int = 8
 
 def test_an_image_is_moved_by_at_most_so_many_pixels_in_each_way_and_its_edges_repeat() -> None:
     images, seen = numbered(400), set()
-    for image in Augment(crop=2)(images, 1):
+    for image in augmented(images, Augment(crop=2), 1):
         found = [
             (down, right)
             for down in range(-2, 3)
@@ -35,7 +36,7 @@ def test_an_image_is_moved_by_at_most_so_many_pixels_in_each_way_and_its_edges_r
 
 def test_about_every_second_image_is_mirrored() -> None:
     images = numbered(400)
-    found = Augment(flip=True)(images, 1)
+    found = augmented(images, Augment(flip=True), 1)
     mirrored = [torch.equal(image, images[0].flip(2)) for image in found]
     assert all(turned or torch.equal(image, images[0]) for image, turned in zip(found, mirrored, strict=True))
     assert 160 < sum(mirrored) < 240
@@ -48,17 +49,17 @@ def test_it_is_a_function_of_the_seed_and_draws_from_no_global_generator(augment
     if augment.magnitude:
         pytest.importorskip("torchvision")
     images, state = numbered(), torch.get_rng_state()
-    found = augment(images, 5)
+    found = augmented(images, augment, 5)
     assert torch.equal(state, torch.get_rng_state())
     assert torch.equal(images, numbered()), "the images themselves are left alone"
-    assert torch.equal(found, augment(images, 5))
-    assert not torch.equal(found, augment(images, 6))
+    assert torch.equal(found, augmented(images, augment, 5))
+    assert not torch.equal(found, augmented(images, augment, 6))
     assert (found.dtype, found.shape) == (images.dtype, images.shape)
 
 
 def test_randaugment_changes_more_than_places() -> None:
     pytest.importorskip("torchvision")
-    found = Augment(magnitude=9)(numbered(60), 1)
+    found = augmented(numbered(60), Augment(magnitude=9), 1)
     assert len({tuple(image.flatten().tolist()) for image in found}) > 20
 
 

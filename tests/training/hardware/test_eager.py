@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from evo_tune.training import GPT, FTConfig, FTTransformer, GPTConfig, ViT, ViTConfig
+from evo_tune.recipe import FTConfig, GPTConfig, ViTConfig
+from evo_tune.training import GPT, FTTransformer, ViT
 from evo_tune.training.hardware.eager import spare_compiler, step, unfilled
 from evo_tune.training.optim.muon import Muon
 from evo_tune.training.optim.optimizer import SGD, AdamW

@@ -1,7 +1,8 @@
 import pytest
 
 from evo_tune.errors import RecipeError
-from evo_tune.training import GPTConfig, Throughput, flops_per_token, mfu, peak_flops
+from evo_tune.recipe import GPTConfig, flops_per_token
+from evo_tune.training import Throughput, mfu, peak_flops
 from evo_tune.training.hardware.chips import CHIPS
 
 

@@ -13,24 +13,17 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from evo_tune.errors import RecipeError
-from evo_tune.training import (
-    GPT,
-    Classifier,
+from evo_tune.recipe import (
     Columns,
-    DropPath,
     EncoderConfig,
     FTConfig,
-    FTTransformer,
     GPTConfig,
-    TextClassifier,
     TextConfig,
-    ViT,
     ViTConfig,
-    accumulate,
-    decay_groups,
     encode_texts,
     nearest_divisor,
 )
+from evo_tune.training import GPT, Classifier, DropPath, FTTransformer, TextClassifier, ViT, accumulate, decay_groups
 
 SHAPE = {"classes": 3, "depth": 2, "width": 16, "heads": 2, "ffn_mult": 1.5}
 

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evo_tune.errors import RecipeError
-from evo_tune.training import GPT, GPTConfig
+from evo_tune.recipe import GPTConfig
+from evo_tune.training import GPT
 
 
 @st.composite

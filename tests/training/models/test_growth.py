@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from evo_tune.errors import RecipeError
-from evo_tune.training import GPT, GPTConfig, Trainer, carry_state, grow, reshape
+from evo_tune.recipe import GPTConfig
+from evo_tune.training import GPT, Trainer, carry_state, grow, reshape
 
 TOKENS = torch.randint(0, 16, (4, 8), generator=torch.Generator().manual_seed(0))
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from evo_tune.errors import RecipeError
-from evo_tune.training import GPT, GPTConfig, extend_context
+from evo_tune.recipe import GPTConfig
+from evo_tune.training import GPT, extend_context
 from evo_tune.training.models.positions import (
     interpolate_positions,
     rotary_frequencies,

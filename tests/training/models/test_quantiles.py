@@ -13,7 +13,8 @@ pytest.importorskip("sklearn")
 from sklearn.preprocessing import QuantileTransformer
 
 from evo_tune.errors import RecipeError
-from evo_tune.training import FTConfig, FTTransformer
+from evo_tune.recipe import FTConfig
+from evo_tune.training import FTTransformer
 from evo_tune.training.models.ft_transformer import Quantiles
 from tests.training.models.test_encoder import shaken
 

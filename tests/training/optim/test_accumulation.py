@@ -5,8 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evo_tune.training import GPT, IGNORE, GPTConfig, Trainer, TrainingWindows, accumulate
-from evo_tune.training.data.batch import MicroBatch
+from evo_tune.recipe import GPTConfig
+from evo_tune.training import GPT, IGNORE, Trainer, TrainingWindows, accumulate
+from evo_tune.training.batch import MicroBatch
 from evo_tune.training.optim.accumulation import split
 from evo_tune.training.optim.cross_entropy import z_sum
 

@@ -4,7 +4,8 @@ from collections.abc import Callable
 import pytest
 
 from evo_tune.errors import RecipeError
-from evo_tune.training import GapDecay, GapWatch, Trainer
+from evo_tune.recipe import GapDecay, GapWatch
+from evo_tune.training import Trainer
 
 
 def values(watch: GapWatch, evaluations: list[tuple[float, float]]) -> list[float]:

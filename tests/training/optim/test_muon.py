@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from evo_tune.errors import RecipeError
-from evo_tune.training import GPT, GPTConfig, Muon, Trainer, ViT, ViTConfig
+from evo_tune.recipe import GPTConfig, ViTConfig
+from evo_tune.training import GPT, Muon, Trainer, ViT
 from evo_tune.training.optim.muon import HiddenMatrices, fused_maps, hidden_matrices
 
 

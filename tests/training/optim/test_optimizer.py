@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from evo_tune.errors import RecipeError
-from evo_tune.training import GPT, SGD, AdamW, GPTConfig, Trainer, decay_groups
+from evo_tune.recipe import GPTConfig
+from evo_tune.training import GPT, SGD, AdamW, Trainer, decay_groups
 
 
 class Tied(nn.Module):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
+from evo_tune.recipe.hardware.wants import Timings, wants_of
 from evo_tune.training.probing.timing import Sizes, probe_device
-from evo_tune.training.probing.wants import Timings, wants_of
 
 TINY = Sizes(
     products=(8, 16),

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from evo_tune.errors import RecipeError
-from evo_tune.training import GPT, GPTConfig, Precision, Trainer
+from evo_tune.recipe import GPTConfig
+from evo_tune.training import GPT, Precision, Trainer
 from evo_tune.training.models.windowed import attend_by_flex, attend_in_window, chunk_mask, flex_mask
 from evo_tune.training.stepping.compiling import blocks_of, compile_blocks
 

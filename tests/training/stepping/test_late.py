@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from evo_tune.errors import RecipeError
+from evo_tune.recipe.data.augmenting import Augment
 from evo_tune.training import (
     IGNORE,
     Diverged,
@@ -22,8 +23,7 @@ from evo_tune.training import (
     load_checkpoint,
     save_checkpoint,
 )
-from evo_tune.training.data.augment import Augment
-from evo_tune.training.data.batch import MicroBatch
+from evo_tune.training.batch import MicroBatch
 from evo_tune.training.stepping.feeding import Feed
 from evo_tune.training.stepping.verdict import DeviceWatch
 

@@ -13,21 +13,17 @@ import pytest
 import torch
 
 from evo_tune.errors import RecipeError
+from evo_tune.recipe import BPE, TARGETS, GPTConfig, flops_per_token, read_base
 from evo_tune.training import (
-    BPE,
     GPT,
-    TARGETS,
     Adapters,
-    GPTConfig,
     LoRA,
     accumulate,
     add_adapter,
     encode,
     evaluate,
-    flops_per_token,
     load_adapter,
     load_pretrained,
-    read_base,
     save_adapter,
     save_merged,
     trained_weights,
@@ -180,7 +176,7 @@ def test_a_target_that_fits_nothing_is_told_what_there_is(folder: Path) -> None:
 
 
 def test_a_folder_is_read_without_torch(folders: dict[str, Path]) -> None:
-    code = "import sys; from evo_tune.training import read_base; read_base(sys.argv[1]).sha256(); "
+    code = "import sys; from evo_tune.recipe import read_base; read_base(sys.argv[1]).sha256(); "
     code += "assert not {'torch', 'transformers'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code, str(folders["gpt0"])], check=True)
 

@@ -1,0 +1,391 @@
+"""A recipe carried from the size at which it was found to another one: each number by its rule. Arithmetic, no torch.
+
+| | rule | source |
+|---|---|---|
+| width, depth, heads | as asked; the channels of a head stay | arXiv:2203.03466 |
+| batch | grows with text to the power of 0.383 | Bergsma et al., arXiv:2505.13738 |
+| learning rate | stays with the size (see `rules`) | arXiv:2203.03466, 2505.01618 |
+| ... with the batch | by its root, SGD's in proportion | arXiv:2205.10287, 1706.02677 |
+| weight decay | constant time scale B / (ηλD) | Wang & Aitchison, arXiv:2405.13698 |
+| ... beside it | time scale by tokens per parameter to the power of -0.52 | arXiv:2505.13738 |
+| warm-up | as many tokens, and no fewer than 2 / (1 - β2) steps | Ma & Yarats, arXiv:1910.04209 |
+
+A recipe that was found without a parametrisation is carried all the same: at the base size all are one, so its own size
+becomes the base.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from evo_tune.errors import OptionError, RecipeError
+from evo_tune.options.bounds import check_integer
+from evo_tune.recipe.data.corpus import bytes_to_train_on
+from evo_tune.recipe.hardware.memory import fit_memory
+
+if TYPE_CHECKING:
+    from evo_tune.recipe.language import LanguageOptions, LanguageTask
+    from evo_tune.recipe.models.gpt_config import GPTConfig
+
+__all__ = ["BATCH_POWER", "TIME_POWER", "Carried", "Row", "Target", "carried", "carry_language"]
+
+BATCH_POWER = 0.383
+"""By what power of the text the best batch grows (arXiv:2505.13738)."""
+
+TIME_POWER = 0.52
+"""By what power of the tokens per parameter the best time scale of decay shrinks (arXiv:2505.13738).
+
+Fitted between 20 and 1280 tokens a parameter, with an R² of 0.975; bootstraps lie between 0.507 and 0.529 (10 and 90%),
+and 0.527 is quoted too. Text read once, one kind of model, AdamW under µP.
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """What a recipe is carried to.
+
+    Args:
+        width: Of the model.
+        depth: Blocks.
+        tokens: Of text.
+        batch: Tokens in a step; None: by rule.
+
+    Raises:
+        RecipeError: A number is out of its range.
+    """
+
+    width: int
+    depth: int
+    tokens: int
+    batch: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("width", "depth", "tokens"):
+            check_integer(name, getattr(self, name), 1)
+        if self.batch is not None:
+            check_integer("batch", self.batch, 1)
+
+
+class Row(NamedTuple):
+    """What becomes of a gene.
+
+    Args:
+        gene: Its name.
+        kind: 'carried' (as it is), 'scaled', or 'not transferable' (taken as it is, and better looked for anew).
+        found: Its value where it was found.
+        target: Its value at the target.
+        rule: Why.
+        source: Where the rule stands; '' where there is none.
+    """
+
+    gene: str
+    kind: str
+    found: Any
+    target: Any
+    rule: str
+    source: str = ""
+
+    @property
+    def factor(self) -> float | None:
+        """Target by found; None where either is no number."""
+        numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in self[2:4])
+        return self.target / self.found if numbers and self.found else None
+
+
+class Carried(NamedTuple):
+    """A recipe at another size.
+
+    Args:
+        genome: Values of the genes there.
+        options: Options that differ from the run's.
+        rows: One a gene.
+        remarks: What else is to be said, a line each.
+    """
+
+    genome: dict[str, Any]
+    options: dict[str, Any]
+    rows: list[Row]
+    remarks: list[str]
+
+
+def carried(
+    genome: Mapping[str, Any], options: LanguageOptions, config: GPTConfig, tokens: float, epochs: float, target: Target
+) -> Carried:
+    """Return a recipe at another size.
+
+    Args:
+        genome: Where it was found, with lr, batch, depth, width, heads, dropout, weight_decay and warmup.
+        options: With it.
+        config: The model's shape there.
+        tokens: Of text that it was trained on.
+        epochs: How often the target reads its text.
+        target: The other size.
+
+    Raises:
+        OptionError: The target's width is no multiple of the channels of a head.
+    """
+    return _Carrying(genome, options, config, tokens, epochs, target).done()
+
+
+@dataclass(frozen=True)
+class _Carrying:
+    genome: Mapping[str, Any]
+    options: LanguageOptions
+    config: GPTConfig
+    tokens: float
+    epochs: float
+    target: Target
+
+    def done(self) -> Carried:
+        known = {row.gene: row for row in (*self._shape(), *self._rates(), *self._data())}
+        rows = [known.get(name) or self._other(name, value) for name, value in self.genome.items()]
+        values = {row.gene: row.target for row in rows}
+        return Carried(values, self._options(known), rows, self._remarks())
+
+    @property
+    def head(self) -> int:
+        return self.config.width // self.config.heads
+
+    @property
+    def longer(self) -> float:
+        return self.target.tokens / self.tokens
+
+    @property
+    def batch(self) -> int:
+        """Tokens in a step of the target: whole windows."""
+        found = self.genome["batch"]
+        wanted = self.target.batch or found * 2 ** round(BATCH_POWER * math.log2(max(self.longer, 1e-9)))
+        context = self.config.context
+        return int(max(1, round(wanted / context)) * context)
+
+    @property
+    def wider(self) -> float:
+        """The target's batch by the one that was found."""
+        return self.batch / float(self.genome["batch"])
+
+    def _shape(self) -> list[Row]:
+        target, genome = self.target, self.genome
+        if target.width % self.head:
+            near = max(1, round(target.width / self.head)) * self.head
+            raise OptionError(f"--width {target.width}: expected a multiple of {self.head}, as a head has: {near}")
+        heads, mup = target.width // self.head, "arXiv:2203.03466"
+        rows = [
+            Row("width", "scaled", genome["width"], target.width, "as asked"),
+            Row("depth", "scaled", genome["depth"], target.depth, "as asked"),
+            Row("heads", "scaled", genome["heads"], heads, f"{self.head} channels of a head stay", mup),
+        ]
+        if "kv_heads" in genome:
+            kept = max(1, heads * self.config.key_value_heads // self.config.heads)
+            rows.append(Row("kv_heads", "scaled", genome["kv_heads"], kept, "as many heads share keys"))
+        return rows
+
+    def _rates(self) -> list[Row]:
+        genome, wider = self.genome, self.wider
+        sgd = self.options.optimizer_name == "sgd"
+        growth = 1.0 if self.options.lr_rule != "none" else wider if sgd else wider**0.5
+        how = "in proportion to the batch" if sgd else "with the batch's root"
+        source = "arXiv:1706.02677" if sgd else "arXiv:2205.10287"
+        name = self.parametrisation["param"]
+        lr = Row(
+            *("lr", "carried" if growth == 1.0 else "scaled", genome["lr"], genome["lr"] * growth),
+            f"{name} keeps it" + (f"; {how}" if growth != 1.0 else ""),
+            ("arXiv:2505.01618" if name == "completep" else "arXiv:2203.03466")
+            + ("" if growth == 1.0 else f", {source}"),
+        )
+        rise = f"text {self.longer:.3g} times to the power of {BATCH_POWER}, to a power of 2"
+        batch_rule = "as asked" if self.target.batch else rise
+        rows = [
+            lr,
+            Row(
+                "batch",
+                "scaled",
+                genome["batch"],
+                self.batch,
+                batch_rule,
+                "" if self.target.batch else "arXiv:2505.13738",
+            ),
+        ]
+        constant, power = self._decays(wider / max(growth, 1e-12))
+        beside = f"B / (ηλD) stays; by tokens per parameter it would be {power:.3g} (arXiv:2505.13738)"
+        rows.append(Row("weight_decay", "scaled", genome["weight_decay"], constant, beside, "arXiv:2405.13698"))
+        return rows
+
+    def _decays(self, batch_by_lr: float) -> tuple[float, float]:
+        """Return λ by a constant time scale, and by the power law in tokens per parameter."""
+        constant = float(self.genome["weight_decay"]) * batch_by_lr / self.longer
+        larger = self._parameters(self.target.width, self.target.depth) / self._parameters(
+            self.config.width, self.config.depth
+        )
+        power = constant * (self.longer / larger) ** TIME_POWER
+        return min(1.0, constant), min(1.0, power)
+
+    def _parameters(self, width: int, depth: int) -> float:
+        return float(depth * width**2)
+
+    def _data(self) -> list[Row]:
+        genome = self.genome
+        least = 2.0 / (1.0 - self.options.beta2) * self.batch
+        share = min(genome["warmup"], max(genome["warmup"] * self.tokens, least) / self.target.tokens)
+        rows = [
+            Row(
+                "warmup",
+                "scaled",
+                genome["warmup"],
+                share,
+                "as many tokens, 2 / (1 - β2) steps at least",
+                "arXiv:1910.04209",
+            )
+        ]
+        dropout = 0.0 if self.epochs < 1.0 else genome["dropout"]
+        why = (
+            "follows the text: none is read twice"
+            if self.epochs < 1.0
+            else f"follows the text: {self.epochs:.2g} epochs"
+        )
+        rows.append(Row("dropout", "not transferable", genome["dropout"], dropout, why))
+        for name in ("context", "window"):
+            if name in genome:
+                rows.append(Row(name, "not transferable", genome[name], genome[name], "a question of the text"))
+        return rows
+
+    def _other(self, name: str, value: Any) -> Row:
+        return Row(name, "carried", value, value, "a share or a kind")
+
+    @property
+    def parametrisation(self) -> dict[str, Any]:
+        """The options that say it: the run's, or completep with the size at which the recipe was found as the base."""
+        own = self.options.scaling
+        if own is None:
+            base = {"base_width": self.config.width, "base_depth": self.config.depth, "base_head": self.head}
+            return {"param": "completep", **base}
+        return {"param": own.name, "base_width": own.width, "base_depth": own.depth, "base_head": own.head}
+
+    def _options(self, known: Mapping[str, Row]) -> dict[str, Any]:
+        budget = {"flops": None, "seconds": None, "tokens": self.target.tokens}
+        more = {}
+        if "kv_heads" not in known and self.options.kv_heads is not None:
+            heads = self.target.width // self.head
+            more["kv_heads"] = max(1, heads * self.config.key_value_heads // self.config.heads)
+        return {**self.parametrisation, **budget, **more}
+
+    def _remarks(self) -> list[str]:
+        said = []
+        param, target = self.parametrisation["param"], self.target
+        if self.options.scaling is None:
+            said.append(
+                f"the search ran under param=standard: its own size, {self.config.depth}x{self.config.width}, is "
+                "taken as the base, at which both are one"
+            )
+        if param == "mup" and target.depth != self.config.depth:
+            said.append(
+                f"mup says nothing of depth, which goes from {self.config.depth} to {target.depth}: search with "
+                "-o param=completep"
+            )
+        if self.epochs > 4.0:
+            said.append(
+                f"the text is read {self.epochs:.3g} times, and more than 4 times teaches little (arXiv:2305.16264): "
+                "give more text, or fewer --tokens"
+            )
+        if self.options.grow_from is not None or self.options.extend_from is not None:
+            said.append("grow_from and extend_from are kept as they are: look at them")
+        return said
+
+
+MEMORY = (24.0, 80.0)
+"""Of GPUs, GiB: what fits is said of these where nothing else is asked."""
+
+
+def carry_language(
+    task_of: Callable[[Mapping[str, Any], Any], LanguageTask],
+    genome: Mapping[str, Any],
+    target: Mapping[str, Any],
+    options: Any,
+) -> dict[str, Any]:
+    """Return a GPT's recipe at another size, and what the training there takes, as plain data.
+
+    Args:
+        task_of: Makes the training of a genome under an evaluator's options.
+        genome: Where it was found.
+        target: Fields of `Target`; memory, of a GPU in GiB, beside them.
+        options: The evaluator's, as the recipe was found with them.
+
+    Returns:
+        genome, options (that differ), rows (as `Row`, with its factor), remarks, found and target (sizes, tokens,
+        arithmetic), fits (how a step fits into a GPU's memory).
+
+    Raises:
+        OptionError: The recipe was found with a budget in seconds, or the width does not suit its heads.
+        RecipeError: A number is out of its range.
+    """
+    sizes = {name: value for name, value in target.items() if name != "memory"}
+    wanted, found = Target(**sizes), task_of(genome, options)
+    if options.seconds is not None:
+        raise OptionError(f"-o seconds={options.seconds}: expected a run with a budget in tokens or flops, to scale it")
+    tokens = found.estimate()["tokens"]
+    epochs = wanted.tokens / bytes_to_train_on(options.data)
+    moved = carried(genome, found.options, found.config, tokens, epochs, wanted)
+    # By the bytes that judged the run: a longer one would be judged by more of them, which is not what is told.
+    moved = moved._replace(options={**moved.options, "eval_tokens": found.scored})
+    larger = task_of(moved.genome, replace(options, **moved.options))
+    capacities = (target["memory"],) if target.get("memory") else MEMORY
+    return {
+        "genome": moved.genome,
+        "options": {**moved.options, **({"size": options.size} if hasattr(options, "size") else {})},
+        "rows": [{**row._asdict(), "factor": row.factor} for row in moved.rows],
+        "remarks": moved.remarks,
+        "found": _sized(found),
+        "target": {**_sized(larger), "epochs": epochs},
+        "fits": [_fit(larger, capacity, ranks) for capacity in capacities for ranks in (1, 8)],
+    }
+
+
+def _sized(task: LanguageTask) -> dict[str, Any]:
+    """Return how large a training is."""
+    config, known = task.config, task.estimate()
+    embeddings = config.vocab_size + (config.context if config.position == "learned" else 0)
+    hidden = 1.0
+    if config.scaling is not None:
+        hidden = config.scaling.factors(task.options.optimizer_name, "hidden", config.width, config.depth).lr
+    return {
+        "width": config.width,
+        "depth": config.depth,
+        "heads": config.heads,
+        "context": config.context,
+        "parameters": config.parameters,
+        "without_embeddings": config.parameters - config.width * embeddings,
+        "tokens": known["tokens"],
+        "flops": known["flops"],
+        "batch": task.batch,
+        "steps": math.ceil(known["tokens"] / task.batch),
+        "lr": task.lr,
+        "lr_hidden": task.lr * hidden,
+    }
+
+
+def _fit(task: LanguageTask, capacity: float, ranks: int) -> dict[str, Any]:
+    """Return how a step fits into GPUs of so many GiB, so many at once, in bf16; micro_batch None: not at all."""
+    config, options = task.config, task.options
+    each = max(1, -(-task.batch // (config.context * ranks)))
+    row: dict[str, Any] = {"memory": capacity, "ranks": ranks, "micro_batch": None, "passes": None, "recompute": None}
+    try:
+        fit = fit_memory(
+            config,
+            each,
+            capacity * 2**30,
+            precision="bf16",
+            device="cuda",
+            optimizer=options.optimizer_name,
+            ema=options.ema is not None,
+            z_loss=options.z_loss > 0.0,
+            ranks=ranks,
+        )
+    except RecipeError as error:
+        if error.field != "capacity":
+            raise
+        return {**row, "predicted": None}
+    passes = -(-each // fit.micro_batch)
+    own = {"micro_batch": fit.micro_batch, "passes": passes, "recompute": fit.recompute is not None}
+    return {**row, **own, "predicted": fit.memory.peak / 2**30}

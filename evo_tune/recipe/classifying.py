@@ -1,0 +1,204 @@
+"""What the classifiers' evaluators say alike: their options, what is known before, the training.
+
+Knows neither genomes nor search spaces: the values that a genome gives come as a mapping.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evo_tune.errors import OptionError
+from evo_tune.options.declare import option
+from evo_tune.recipe.data.augmenting import Augment
+from evo_tune.recipe.hardware.computing import in_memory
+from evo_tune.recipe.hardware.memory import encoder_memory
+from evo_tune.recipe.models.encoder_config import EncoderConfig, nearest_divisor
+from evo_tune.recipe.models.rules import Parametrising
+from evo_tune.recipe.plan import Plan
+
+__all__ = ["ClassifierTask", "Classifying", "check_whole", "divided", "known_before"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classifying(Parametrising, Plan):
+    """What is held out, which space is searched, what is kept."""
+
+    held_out: float = option(0.2, bounds="(0, 1)", gene=None, help="Share of each class by which trials are judged")
+    test: float = option(0.2, bounds="(0, 1)", gene=None, help="Share of each class that no search sees: the test set")
+    size: Literal["small", "large"] = option(
+        "small",
+        gene=None,
+        help="Which space to search: small for a CPU, large for a GPU, tens of thousands of samples",
+    )
+    save: bool = option(False, gene=None, help="Keep a checkpoint of a full training too")
+
+
+def divided(genome: Mapping[str, Any], most: int) -> dict[str, Any]:
+    """Return a genome whose heads are the divisor of its width that is nearest, up to `most`."""
+    return {**genome, "heads": nearest_divisor(genome["width"], genome["heads"], most)}
+
+
+NARROW = 256
+"""Width below which an encoder's products on a CPU are outweighed by their casts to bfloat16: there they take up to
+three times as long."""
+
+
+def check_whole(options: Classifying, batch: int, ranks_on_cpu: bool = False) -> None:
+    """Require that a batch norm can see a whole step in one pass, by which alone its result is that of the step.
+
+    Args:
+        options: Passes and ranks.
+        batch: Samples in a step.
+        ranks_on_cpu: Whether ranks are known to be processes on a CPU.
+
+    Raises:
+        OptionError: It cannot.
+    """
+    if isinstance(options.micro_batch, int) and options.micro_batch < batch:
+        raise OptionError(
+            f"-o micro_batch={options.micro_batch}: a batch norm (stem=conv) sees one pass, which must be the whole "
+            f"batch of {batch}: leave micro_batch out, or the stem"
+        )
+    if ranks_on_cpu and options.ranks > 1:
+        raise OptionError(
+            f"-o ranks={options.ranks}: torch has no batch norm (stem=conv) over several processes on a CPU: give "
+            "ranks=1, or leave the stem out"
+        )
+
+
+def known_before(
+    genome: Mapping[str, Any],
+    options: Classifying,
+    *,
+    config: EncoderConfig,
+    rows: int,
+    flops_per_sample: float,
+    whole: bool = False,
+) -> dict[str, float]:
+    """Return what is known before training: params, gpu_memory, and samples and flops of the full training.
+
+    Of a budget in seconds only a clock can tell how many samples it is worth. gpu_memory is what a GPU of any size
+    would hold of it, its batch in one pass (or in passes of the option), in bf16 unless told otherwise, bytes.
+
+    Args:
+        genome: Its rates are checked.
+        options: The budget, and how it is computed.
+        config: The model.
+        rows: Samples to train on.
+        flops_per_sample: FLOPs of training on one.
+        whole: Whether a step must be one pass, as batch norms need it.
+
+    Raises:
+        OptionError: It cannot be.
+        RecipeError: A number is out of its range.
+    """
+    if whole:
+        check_whole(options, genome["batch"])
+    options.check_genes(lr=genome["lr"], weight_decay=genome["weight_decay"], warmup=genome["warmup"])
+    known = {"params": float(config.parameters), "gpu_memory": _gpu_memory(config, genome["batch"], options, whole)}
+    if options.seconds is not None:
+        return known
+    samples = options.samples(rows, flops_per_sample)
+    return {**known, "samples": float(samples), "flops": samples * flops_per_sample}
+
+
+def _gpu_memory(config: EncoderConfig, batch: int, options: Classifying, whole: bool) -> float:
+    """Return what a GPU would hold of a training, without CUDA's own libraries, bytes; of several ranks', each."""
+    each = -(-batch // options.ranks)
+    if isinstance(options.micro_batch, int) and not whole:
+        each = min(each, options.micro_batch)
+    predicted = encoder_memory(
+        config,
+        each,
+        precision="fp32" if in_memory(options.precision) == "fp32" else "bf16",
+        recompute=options.recompute,
+        device="cuda",
+        optimizer=options.optimizer_name,
+        ema=options.ema is not None,
+        ranks=options.ranks,
+    )
+    return predicted.peak - predicted.context
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierTask:
+    """A training of a classifier: what it learns from, how, and for how long.
+
+    Args:
+        options: How it is trained.
+        genome: What told it from others, plain data; lr, batch, weight_decay and warmup are taken from it, and
+            label_smoothing and mixup where it has them. Its checkpoints go on under the same only.
+        build: Makes the model from a seed.
+        inputs: All samples, (n, …).
+        classes: (n,), their class numbers.
+        flops_per_sample: FLOPs of training on one sample.
+        reference: Batch for which learning rates are meant (see `scale_lr`).
+        data: Hash of the samples and of how they are split.
+        whole: Whether a step must be one pass, as batch norms need it.
+        augment: What is done to the inputs of a step; None: nothing.
+    """
+
+    options: Classifying
+    genome: Mapping[str, Any]
+    build: Callable[[int], Any]
+    inputs: NDArray[Any]
+    classes: NDArray[np.int64]
+    flops_per_sample: float
+    reference: int
+    data: str
+    whole: bool = False
+    augment: Augment | None = None
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint belongs to, plain data."""
+        return {"genome": dict(self.genome), "data": self.data}
+
+    @property
+    def save(self) -> bool:
+        """Whether a full training leaves a checkpoint too."""
+        return self.options.save
+
+    @property
+    def narrow(self) -> bool:
+        """Whether it is so narrow that a CPU gains nothing from bfloat16."""
+        return bool(self.genome["width"] < NARROW)
+
+    @property
+    def lr(self) -> float:
+        """Peak learning rate, at the reference batch."""
+        return float(self.genome["lr"])
+
+    @property
+    def batch(self) -> int:
+        """Samples in a step."""
+        return int(self.genome["batch"])
+
+    @property
+    def weight_decay(self) -> float:
+        """λ at its beginning."""
+        return float(self.genome["weight_decay"])
+
+    @property
+    def warmup(self) -> float:
+        """Share of the steps for warm-up."""
+        return float(self.genome["warmup"])
+
+    @property
+    def label_smoothing(self) -> float:
+        """Share of the probability that is spread over all classes."""
+        return float(self.genome.get("label_smoothing", 0.0))
+
+    @property
+    def mixup(self) -> float:
+        """α of mixup; 0: none."""
+        return float(self.genome.get("mixup", 0.0))
+
+    def in_precision(self, precision: Any) -> ClassifierTask:
+        """Return the same training in a precision."""
+        return replace(self, options=replace(self.options, precision=precision))

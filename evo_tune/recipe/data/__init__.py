@@ -1,0 +1,1 @@
+"""What a training reads, without tensors: texts, tokens, tables, images."""

@@ -1,0 +1,1 @@
+"""What a training takes of a machine, as arithmetic: FLOPs, memory, what a device wants."""

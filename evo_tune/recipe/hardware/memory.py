@@ -1,0 +1,394 @@
+"""How much memory a training will take, by formula: weights and moments, activations, logits. No torch here.
+
+Activations are counted as Korthikanti et al. (arXiv:2205.05198) do, for the tensors that this model's blocks
+keep for the backward pass. What is predicted from the device's whole memory, and not from what happens to be
+free, gives the same micro-batch whatever else runs there, so that memory never becomes fitness.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from evo_tune.errors import RecipeError
+from evo_tune.options.bounds import check_integer, check_name, check_number
+from evo_tune.recipe.models.encoder_config import EncoderConfig
+from evo_tune.recipe.models.gpt_config import (
+    LARGE_VOCABULARY,
+    LONGEST_DROPPED,
+    GPTConfig,
+    by_products,
+    tokens_in_piece,
+    window_chunks,
+)
+
+__all__ = [
+    "Fit",
+    "Memory",
+    "activation_bytes",
+    "encoder_memory",
+    "fit_memory",
+    "fitting_micro_batch",
+    "logit_bytes",
+    "predict_memory",
+    "state_bytes",
+]
+
+_MOMENTS = {"adamw": 8, "muon": 8, "sgd": 4}
+_MARGIN = 1.1
+_CONTEXT = {"cpu": 0.0, "cuda": 0.75 * 2**30}
+"""What the device's own libraries take, bytes."""
+
+
+class Memory(NamedTuple):
+    """A prediction, in bytes.
+
+    Args:
+        states: Weights, gradients, moments and the average, if one is kept; of several ranks, what gradients are sent
+            from too.
+        activations: What the forward pass keeps for the backward pass.
+        logits: What of logits, their log-softmax and their gradients lives at the same time.
+        context: The device's libraries.
+    """
+
+    states: float
+    activations: float
+    logits: float
+    context: float = 0.0
+
+    @property
+    def peak(self) -> float:
+        """The sum, with a tenth of it for what is short-lived."""
+        return _MARGIN * (self.states + self.activations + self.logits) + self.context
+
+
+def state_bytes(
+    trainable: int, *, frozen: int = 0, optimizer: str = "adamw", ema: bool = False, ranks: int = 1
+) -> float:
+    """Return the bytes of weights, gradients and moments, in float32: with AdamW 16 a trainable weight.
+
+    Args:
+        trainable: Weights with a gradient.
+        frozen: Weights without.
+        optimizer: 'adamw', 'muon' (counted as AdamW: an upper bound) or 'sgd'.
+        ema: Whether an average of the trainable weights is kept; it shares the others.
+        ranks: Processes that train together; with several, gradients have a second place, from which they are sent.
+
+    Raises:
+        RecipeError: A number is out of its range, or an unknown optimizer.
+    """
+    check_integer("trainable", trainable, 0)
+    check_integer("ranks", ranks, 1)
+    check_integer("frozen", frozen, 0)
+    check_name("optimizer", optimizer, _MOMENTS)
+    average = 4.0 * trainable if ema else 0.0
+    gradients = 4.0 if ranks == 1 else 8.0
+    return (4.0 + gradients + _MOMENTS[optimizer]) * trainable + 4.0 * frozen + average
+
+
+def activation_bytes(
+    config: GPTConfig,
+    batch: int,
+    *,
+    length: int | None = None,
+    precision: str = "fp32",
+    recompute: int | None = None,
+    device: str = "cpu",
+) -> float:
+    """Return the bytes that one forward pass keeps for the backward pass, logits not counted.
+
+    In a plain block 16 numbers a channel: 64 · bTd bytes in fp32; under autocast, where the residual
+    stream stays in float32, 36 · bTd and a copy of the block's weights, and on a CPU the weights between
+    tokens, 2 · heads · bT² (see `attention`). A block to be computed again keeps its input only, and one
+    such block at a time is there in full.
+
+    Args:
+        config: The model.
+        batch: Sequences b in a micro-batch.
+        length: Tokens in a sequence, if shorter than the model's context.
+        precision: 'fp32', 'bf16' or 'fp16'.
+        recompute: As in `GPT`.
+        device: 'cpu' or 'cuda': masks of dropout are larger on a CPU, and dropped attention is not fused there.
+
+    Raises:
+        RecipeError: A number is out of its range, or an unknown precision or device.
+    """
+    length = config.context if length is None else length
+    check_integer("batch", batch, 1)
+    check_integer("length", length, 1, config.context)
+    check_name("precision", precision, ("fp32", "bf16", "fp16"))
+    check_name("device", device, _CONTEXT)
+    if recompute is not None:
+        check_integer("recompute", recompute, 1)
+    tokens, d = batch * length, config.width
+    e = 4 if precision == "fp32" else 2
+    blocks = [_block_bytes(config, batch, window, length, precision, device) for window in config.windows]
+    if precision != "fp32":
+        copies = e * (config.matmul_parameters - d * config.vocab_size) / config.depth
+        blocks = [block + copies for block in blocks]
+    ends = tokens * ((4 + e) * d + 8 + 8)  # the last norm, its two statistics, and the tokens themselves
+    ends += tokens * d * (1 if device == "cuda" else 4) if config.dropout else 0
+    ends += e * d * config.vocab_size if precision != "fp32" else 0
+    if recompute is None:
+        return ends + sum(blocks)
+    again = blocks[::recompute]
+    return ends + sum(blocks) - sum(again) + 4.0 * tokens * d * len(again) + max(again)
+
+
+def _block_bytes(config: GPTConfig, batch: int, window: int, length: int, precision: str, device: str) -> float:
+    """Return the bytes that a block with a window keeps, copies of its weights not counted."""
+    d, f, heads = config.width, config.ffn_width, config.heads
+    e = 4 if precision == "fp32" else 2
+    chunks = [(0, 0, length)] if window >= length else window_chunks(window, length, config.chunk)
+    plain = [device == "cpu" and by_products(precision, end - first) for first, _, end in chunks]
+    shared = d * config.key_value_heads // heads
+    norms = 2 * (4 + e) * d + 2 * 8  # inputs from the residual stream, outputs, two statistics each
+    attention = e * (d + 2 * shared) + e * d
+    if config.qk_norm:
+        # Inputs (a copy where they were in less than float32), scaled inputs, and their root mean squares.
+        attention += (4 if e == 4 else 8) * (d + shared) + 4 * (heads + config.key_value_heads)
+    if not all(plain):
+        # What was rotated or normed is new, and the values still hold the memory of what was not.
+        attention += e * (d + shared) if config.position == "rope" or config.qk_norm else 0
+    feed_forward = e * f * (4 if config.ffn == "swiglu" else 2)
+    mask = 1 if device == "cuda" else e
+    dropped = 2 * mask * d if config.dropout else 0
+    kept = float(batch * length * (norms + attention + feed_forward + dropped))
+    for (first, start, end), products in zip(chunks, plain, strict=True):
+        queries, keys = end - start, end - first
+        kept += batch * _unfused_bytes(config, queries, keys, device, plain=e if products else 0)
+        if products:
+            # Keys that two chunks see are copied for each; where the fused kernel holds what all are cut from, all is.
+            kept += batch * e * 2 * shared * (keys - queries)
+            kept += 0 if all(plain) else batch * e * (d + 2 * shared) * queries
+        elif window < length:
+            kept += batch * e * d * queries  # the chunk, beside what it is joined to
+            kept += queries * keys * mask if first < start or queries > window else 0  # on a CPU as numbers
+    return kept
+
+
+def _unfused_bytes(config: GPTConfig, queries: int, keys: int, device: str, *, plain: int) -> float:
+    """Return the bytes of weights between tokens, which the fused kernel never writes down (see `attention`)."""
+    if plain:
+        kept = plain * (3 if config.attention_dropout else 1)
+    else:
+        dropped = 12 if device == "cpu" else 9 if queries <= LONGEST_DROPPED else 0  # weights, which, what is left
+        kept = dropped if config.attention_dropout else 0
+    statistic = 0 if plain else 4 * config.heads * queries  # one of the softmax
+    return float(kept * config.heads * queries * keys + statistic)
+
+
+def logit_bytes(
+    config: GPTConfig,
+    tokens: int,
+    *,
+    precision: str = "fp32",
+    device: str = "cpu",
+    z_loss: bool = False,
+    frozen: bool = False,
+) -> float:
+    """Return the bytes of what is there of logits and of what is made of them, where that is most.
+
+    A small vocabulary's are there whole, in float32: log-softmax, its gradient and the logits', 12 bytes each; the
+    z-loss keeps the logits too and has a gradient of its own. Of a large one there is a piece (see
+    `optim.cross_entropy`), in float32 and in what products are done in, and the head's and its inputs' gradients.
+
+    Args:
+        config: The model.
+        tokens: In a micro-batch.
+        precision: 'fp32', 'bf16' or 'fp16'.
+        device: 'cpu' or 'cuda'.
+        z_loss: Whether there is one.
+        frozen: Whether the head is not trained.
+    """
+    d, vocabulary = config.width, config.vocab_size
+    if vocabulary < LARGE_VOCABULARY:
+        return (20.0 if z_loss else 12.0) * tokens * vocabulary
+    words = min(tokens, tokens_in_piece(vocabulary, device)) * vocabulary
+    gradients = 4.0 * d * (tokens + (0 if frozen else vocabulary))
+    if precision == "fp32":
+        return 4.0 * words + gradients
+    # The head's gradient of one piece, on a CPU once more in float32 before it is added to the others'.
+    added = 0.0 if frozen else (6.0 if device == "cpu" else 2.0) * d * vocabulary
+    return max(6.0 * words, 2.0 * words + added) + gradients
+
+
+def predict_memory(
+    config: GPTConfig,
+    batch: int,
+    *,
+    length: int | None = None,
+    precision: str = "fp32",
+    recompute: int | None = None,
+    device: str = "cpu",
+    optimizer: str = "adamw",
+    ema: bool = False,
+    trainable: int | None = None,
+    z_loss: bool = False,
+    ranks: int = 1,
+) -> Memory:
+    """Return what a training of the model will take.
+
+    Args:
+        config: The model.
+        batch: Sequences in a micro-batch.
+        length: Tokens in a sequence, if shorter than the model's context.
+        precision: 'fp32', 'bf16' or 'fp16'.
+        recompute: As in `GPT`.
+        device: 'cpu' or 'cuda'.
+        optimizer: 'adamw', 'muon' or 'sgd'.
+        ema: Whether an average of the weights is kept.
+        trainable: Weights that are trained, if not all are (LoRA); the head is then taken for frozen.
+        z_loss: Whether there is one.
+        ranks: Processes that train together.
+
+    Raises:
+        RecipeError: See `activation_bytes` and `state_bytes`.
+    """
+    trained = config.parameters if trainable is None else trainable
+    frozen = max(0, config.parameters - trained)
+    states = state_bytes(trained, frozen=frozen, optimizer=optimizer, ema=ema, ranks=ranks)
+    activations = activation_bytes(
+        config, batch, length=length, precision=precision, recompute=recompute, device=device
+    )
+    tokens = batch * (length or config.context)
+    logits = logit_bytes(config, tokens, precision=precision, device=device, z_loss=z_loss, frozen=frozen > 0)
+    return Memory(states, activations, logits, _CONTEXT[device])
+
+
+def encoder_memory(
+    config: EncoderConfig,
+    batch: int,
+    *,
+    precision: str = "fp32",
+    recompute: int | None = None,
+    device: str = "cpu",
+    optimizer: str = "adamw",
+    ema: bool = False,
+    ranks: int = 1,
+) -> Memory:
+    """Return what a training of a classifier will take, its samples as long as any may be.
+
+    Args:
+        config: The model.
+        batch: Samples in a pass.
+        precision: 'fp32', 'bf16' or 'fp16'.
+        recompute: As in `Classifier`.
+        device: 'cpu' or 'cuda'.
+        optimizer: 'adamw', 'muon' or 'sgd'.
+        ema: Whether an average of the weights is kept.
+        ranks: Processes that train together.
+
+    Raises:
+        RecipeError: See `activation_bytes` and `state_bytes`.
+    """
+    check_integer("batch", batch, 1)
+    check_name("precision", precision, ("fp32", "bf16", "fp16"))
+    check_name("device", device, _CONTEXT)
+    e = 4 if precision == "fp32" else 2
+    copies = e * config.copied_parameters() if precision != "fp32" else 0
+    kept = copies + batch * config.kept_bytes(e, 1 if device == "cuda" else e, recompute)
+    states = state_bytes(config.parameters, optimizer=optimizer, ema=ema, ranks=ranks)
+    return Memory(states, kept, 20.0 * batch * config.classes, _CONTEXT[device])
+
+
+def fitting_micro_batch(
+    config: GPTConfig,
+    batch: int,
+    capacity: float,
+    *,
+    length: int | None = None,
+    precision: str = "fp32",
+    recompute: int | None = None,
+    device: str = "cpu",
+    optimizer: str = "adamw",
+    ema: bool = False,
+    trainable: int | None = None,
+    z_loss: bool = False,
+    ranks: int = 1,
+    factor: float = 1.0,
+) -> int:
+    """Return the largest micro-batch, by halving the batch, that takes at most 90% of a device's memory.
+
+    Args:
+        config: The model.
+        batch: Sequences in a step.
+        capacity: The device's whole memory, bytes.
+        length: See `predict_memory`.
+        precision: See `predict_memory`.
+        recompute: See `predict_memory`.
+        device: See `predict_memory`.
+        optimizer: See `predict_memory`.
+        ema: See `predict_memory`.
+        trainable: See `predict_memory`.
+        z_loss: See `predict_memory`.
+        ranks: See `predict_memory`.
+        factor: Measured over predicted memory, the device's libraries aside, where a step was measured.
+
+    Raises:
+        RecipeError: A field is out of its range, or not even one sequence fits.
+    """
+    check_integer("batch", batch, 1)
+    check_number("capacity", capacity, "(0, inf)")
+    check_number("factor", factor, "(0, inf)")
+    micro = batch
+    while True:
+        predicted = predict_memory(
+            config,
+            micro,
+            length=length,
+            precision=precision,
+            recompute=recompute,
+            device=device,
+            optimizer=optimizer,
+            ema=ema,
+            trainable=trainable,
+            z_loss=z_loss,
+            ranks=ranks,
+        )
+        needed = (factor * (predicted.peak - predicted.context) + predicted.context) / 0.9
+        if needed <= capacity:
+            return micro
+        if micro == 1:
+            raise RecipeError("capacity", capacity, f"{needed:.3g} bytes or more for one sequence of this model")
+        micro = -(-micro // 2)
+
+
+class Fit(NamedTuple):
+    """How a training fits into a device.
+
+    Args:
+        micro_batch: Sequences in a micro-batch.
+        recompute: As in `GPT`: None or 1.
+        memory: What it is predicted to take.
+    """
+
+    micro_batch: int
+    recompute: int | None
+    memory: Memory
+
+
+def fit_memory(config: GPTConfig, batch: int, capacity: float, *, factor: float = 1.0, **options: Any) -> Fit:
+    """Return how to train within 90% of a device's memory; no result depends on it but in the last bits.
+
+    The micro-batch is halved first, which costs little; only where not even one sequence fits are all
+    blocks computed again, a third more arithmetic, and then in as large a micro-batch as that allows.
+
+    Args:
+        config: The model.
+        batch: Sequences in a step.
+        capacity: The device's whole memory, bytes (`device_memory`).
+        factor: Measured over predicted memory, where a step was measured (`calibrate_memory`).
+        options: As in `predict_memory`, recompute left out.
+
+    Raises:
+        RecipeError: A field is out of its range, or not even one sequence fits.
+    """
+    every = None
+    try:
+        micro = fitting_micro_batch(config, batch, capacity, factor=factor, **options)
+    except RecipeError as error:
+        if error.field != "capacity":
+            raise
+        every = 1
+        micro = fitting_micro_batch(config, batch, capacity, factor=factor, recompute=every, **options)
+    return Fit(micro, every, predict_memory(config, micro, recompute=every, **options))

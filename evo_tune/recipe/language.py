@@ -1,0 +1,212 @@
+"""A GPT to be trained on a text, as options and numbers: how long, in which phases, and what it will take.
+
+Arithmetic only, without torch, so that a search knows a training before it trains; `building` builds it. Knows
+nothing of where the numbers come from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+from evo_tune.errors import OptionError
+from evo_tune.recipe.data.corpus import Corpus, Texts, bytes_to_train_on, judging_bytes
+from evo_tune.recipe.hardware.computing import in_memory
+from evo_tune.recipe.hardware.flops import flops_per_token
+from evo_tune.recipe.hardware.memory import predict_memory
+from evo_tune.recipe.hardware.profile import Profiling
+from evo_tune.recipe.models.gpt_config import Decoder, GPTConfig, Positions
+from evo_tune.recipe.models.rules import Parametrising
+from evo_tune.recipe.models.starting import Growing
+from evo_tune.recipe.optim.ramp import Ramping
+from evo_tune.recipe.optim.schedule import Scheduling
+from evo_tune.recipe.phases import Budget, Phase, plan_phases, spent
+from evo_tune.recipe.plan import Training
+
+__all__ = ["LanguageOptions", "LanguageTask"]
+
+MOST_EPOCHS = 4.0
+"""Times that a text is read about as usefully as new text would be (arXiv:2305.16264)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LanguageOptions(
+    Profiling, Parametrising, Growing, Training, Ramping, Decoder, Positions, Scheduling, Budget, Texts
+):
+    """How a GPT is trained on a text.
+
+    Groups are in order from the last: genes that are switched on are drawn in it, so another order gives a seed other
+    genomes.
+    """
+
+    def check(self) -> None:
+        if self.extend_from is not None and (self.context is None or self.extend_from >= self.context):
+            raise OptionError(f"-o extend_from={self.extend_from}: expected less than -o context, which must be given")
+        if self.extend_from is not None and self.patience is not None:
+            raise OptionError(
+                "-o patience stops by a loss that -o extend_from changes the meaning of: give one of them"
+            )
+        if self.extend_from is not None and self.seconds is not None:
+            raise OptionError("-o extend_from shares out flops or tokens: give one of these instead of -o seconds")
+        for name, given in (("ranks", self.ranks > 1), ("ramp_from", self.ramp_from is not None)):
+            if given and self.seconds is not None:
+                raise OptionError(f"-o {name} and -o seconds are both given: give flops or tokens beside {name}")
+        for name in ("extend_from", "patience", "seconds"):
+            if self.grow_from is not None and getattr(self, name) is not None:
+                raise OptionError(f"-o grow_from and -o {name} are both given: give one of them")
+
+    def tokens_in(self, *, flops: float, context: int, **shape: Any) -> float:
+        """Return the tokens in a training of a model of this shape, with the budget of the options, or else this one.
+
+        What is asked of a text follows from a size's default model, not from a genome: it is the same for all of them.
+        """
+        if self.tokens is not None:
+            return float(self.tokens)
+        config = GPTConfig(vocab_size=self.vocab, context=self.context or context, **shape)
+        return (self.flops or flops) / flops_per_token(config)
+
+    def judging_bytes(self, **usual: Any) -> int:
+        """Return how many held-out bytes judge a training at its end, given a size's default one (see `tokens_in`)."""
+        return self.eval_tokens or judging_bytes(self.tokens_in(**usual))
+
+    def epochs(self, **usual: Any) -> float:
+        """Return how often a size's default training reads the text, a token taken for a byte."""
+        return self.tokens_in(**usual) / bytes_to_train_on(self.data)
+
+    def fitting(self, sizes: Mapping[str, Mapping[str, Any]], wanted: str) -> str:
+        """Return the largest size that the text is long enough for, up to the one wanted.
+
+        A budget of the user's own stands: at the same one a smaller model would read the text more often still.
+
+        Args:
+            sizes: The default training of each, the smallest first, which is taken if none fits.
+            wanted: One of them.
+        """
+        if any(budget is not None for budget in (self.flops, self.tokens, self.seconds)):
+            return wanted
+        smallest, *others = list(sizes)[: list(sizes).index(wanted) + 1]
+        return next((name for name in reversed(others) if self.epochs(**sizes[name]) <= MOST_EPOCHS), smallest)
+
+    def too_short(self, sizes: Mapping[str, Mapping[str, Any]], size: str, wanted: str) -> list[str]:
+        """Return what to say where the text is too short for the size that was wanted.
+
+        Args:
+            sizes: See `fitting`.
+            size: The one that is taken.
+            wanted: The one that it would be with text enough.
+        """
+        epochs = 0.0 if self.seconds is not None else self.epochs(**sizes[wanted])
+        if epochs <= MOST_EPOCHS:
+            return []
+        text = f"the {bytes_to_train_on(self.data):,} bytes of text {epochs:.0f} times"
+        if size != wanted:
+            return [f"size={size}, since a training of size={wanted} would read {text}: give more text with -o data="]
+        return [
+            f"a training of size={size} reads {text}, and more than {MOST_EPOCHS:.0f} times teaches little: give more "
+            "text with -o data=, a smaller size or a smaller budget"
+        ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LanguageTask:
+    """A training of a GPT.
+
+    Args:
+        options: How it is trained; its default budget is `flops`.
+        genome: What told it from others, plain data: its checkpoints go on under the same only.
+        config: The model's shape at the end.
+        longest: Tokens in the longest window that any genome may ask for.
+        lr: Peak learning rate, at the reference batch.
+        batch: Tokens in a step.
+        reference: Batch, in tokens, for which learning rates are meant (see `scale_lr`).
+        weight_decay: λ at its beginning.
+        warmup: Share of the steps for warm-up.
+        flops: Budget where the options give none.
+        scored: Held-out bytes that are scored at the end, about.
+        save: Whether a full training leaves a checkpoint too.
+    """
+
+    options: LanguageOptions
+    genome: Mapping[str, Any]
+    config: GPTConfig
+    longest: int
+    lr: float
+    batch: int
+    reference: int
+    weight_decay: float
+    warmup: float
+    flops: float
+    scored: int
+    save: bool = False
+
+    narrow: ClassVar[bool] = False
+
+    @property
+    def corpus(self) -> Corpus:
+        """The text.
+
+        Raises:
+            UsageError: See `Corpus`.
+        """
+        return Corpus(self.options.data, self.options.vocab, self.longest)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint belongs to, plain data: the text by its hash."""
+        return {"genome": dict(self.genome), "data": self.corpus.fingerprint(), "model": self.config.to_json()}
+
+    def in_precision(self, precision: Any) -> LanguageTask:
+        """Return the same training in a precision."""
+        return replace(self, options=replace(self.options, precision=precision))
+
+    def phases(self, share: float = 1.0) -> tuple[Phase, ...] | None:
+        """Return the phases of a training with a share of the budget; None if only a clock can tell how long it is."""
+        options = self.options
+        if options.seconds is not None:
+            return None
+        shares = options.shares(self.config)
+        if options.extend_from is not None:
+            short = replace(self.config, context=options.extend_from, extended_from=None)
+            shares = [(1.0 - options.extend_share, short), (options.extend_share, self.config)]
+        tokens = options.tokens and options.tokens * share
+        flops = (options.flops or self.flops) * share
+        return plan_phases(shares, self.batch, tokens=tokens, flops=flops, ramp=options.ramp)
+
+    def phase(self, windows: int) -> Phase:
+        """Return the only phase of a training of so many windows."""
+        return Phase(config=self.config, windows=windows, per_step=max(1, self.batch // self.config.context))
+
+    def estimate(self) -> dict[str, float]:
+        """Return what is known before training: params, gpu_memory, and flops and tokens of the full training.
+
+        gpu_memory is what a GPU of any size would hold of it, its batch in one pass (or in micro-batches of the
+        option), in bf16 unless told otherwise, bytes.
+
+        Raises:
+            RecipeError: A number is out of its range.
+        """
+        self.options.check_genes(lr=self.lr, weight_decay=self.weight_decay, warmup=self.warmup)
+        phases = self.phases()
+        known = {"params": float(self.config.parameters)}
+        known["gpu_memory"] = max(self._gpu_memory(phase) for phase in phases or (self.phase(1),))
+        return known if phases is None else {**known, **spent(phases, phases[-1].end)}
+
+    def _gpu_memory(self, phase: Phase) -> float:
+        """Return what a GPU would hold of a phase, without CUDA's own libraries, bytes; of several ranks', each."""
+        options = self.options
+        micro = -(-phase.per_step // options.ranks)
+        if isinstance(options.micro_batch, int):
+            micro = min(micro, max(1, options.micro_batch // phase.config.context))
+        predicted = predict_memory(
+            phase.config,
+            micro,
+            precision="fp32" if in_memory(options.precision) == "fp32" else "bf16",
+            recompute=options.recompute,
+            device="cuda",
+            optimizer=options.optimizer_name,
+            ema=options.ema is not None,
+            z_loss=options.z_loss > 0.0,
+            ranks=options.ranks,
+        )
+        return predicted.peak - predicted.context

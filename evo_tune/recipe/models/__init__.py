@@ -1,0 +1,1 @@
+"""The shapes that describe models, and how they depend on size."""

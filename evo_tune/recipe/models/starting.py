@@ -1,0 +1,150 @@
+"""The small model that a training begins with, as options and a shape. No torch here.
+
+The shape follows from that of the end: the same width of a head, so that attention divides by the same root and
+positions turn by the same angles; and norms of the end that see the small model's mean and variance (see `widening`).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from evo_tune.errors import OptionError, RecipeError
+from evo_tune.options.declare import Options, option
+from evo_tune.recipe.models.gpt_config import GPTConfig, divisor_below
+
+__all__ = ["Growing", "copies", "grown_eps", "small_of"]
+
+G = TypeVar("G", bound="Growing")
+Bounds3 = tuple[int, int, int]
+Bounds4 = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Growing(Options):
+    """A training that begins with a smaller model."""
+
+    grow_from: str | None = option(
+        None, gene=None, help="DEPTHxWIDTH, 2x64 say: a smaller model that is trained first, and then grown"
+    )
+    grow_share: float = option(0.5, bounds="(0, 1)", help="Share of the budget that the smaller model is trained for")
+
+    def check(self) -> None:
+        self.small  # noqa: B018
+
+    @property
+    def small(self) -> tuple[int, int] | None:
+        """Depth and width of the smaller model; None: there is none.
+
+        Raises:
+            OptionError: It is not written so.
+        """
+        if self.grow_from is None:
+            return None
+        found = re.fullmatch(r"([1-9]\d{0,5})x([1-9]\d{0,5})", self.grow_from)
+        if found is None:
+            raise OptionError(f"-o grow_from={self.grow_from}: expected DEPTHxWIDTH, such as 2x64")
+        return int(found[1]), int(found[2])
+
+    def settled(self: G, rungs: bool) -> G:
+        if rungs and self.grow_from is not None:  # a part of it is the training of another model
+            raise OptionError(
+                "-o grow_from and trainings in part (--fidelity, --budget) are both given: give one of them"
+            )
+        return super().settled(rungs)
+
+    def check_inheritable(self) -> None:
+        """Refuse to begin with another training's weights.
+
+        Raises:
+            OptionError: The training begins with a smaller model's.
+        """
+        if self.grow_from is not None:
+            raise OptionError("-o grow_from and --inherit are both given: give one of them")
+
+    def grown(self, config: GPTConfig) -> GPTConfig:
+        """Return the shape of a model with the norms that it has where it is grown; as it is where nothing is."""
+        small = self.small
+        if small is None or small[1] >= config.width:
+            return config
+        return replace(config, norm_eps=grown_eps(small[1], config.width))
+
+    def shares(self, config: GPTConfig) -> list[tuple[float, GPTConfig]]:
+        """Return share of the budget and shape of the phases; of a model of the small one's size there is one phase.
+
+        Raises:
+            RecipeError: See `small_of`.
+        """
+        if self.small is None or self.small == (config.depth, config.width):
+            return [(1.0, config)]
+        return [(self.grow_share, small_of(config, *self.small)), (1.0 - self.grow_share, config)]
+
+    def larger(self, depth: Bounds3, width: Bounds4) -> tuple[Bounds3, Bounds4]:
+        """Return a space's bounds without what is smaller than the smaller model.
+
+        Args:
+            depth: Low, high, default.
+            width: Low, high, step, default.
+
+        Raises:
+            OptionError: Nothing is left, or widths of another step, which would leave models without heads to share.
+        """
+        if self.small is None:
+            return depth, width
+        (fewest, most, usual), (least, widest, step, middle) = depth, width
+        blocks, channels = self.small
+        if blocks > most or channels > widest:
+            raise OptionError(
+                f"-o grow_from={self.grow_from}: expected up to {most}x{widest}, the largest of the space"
+            )
+        if channels % step:
+            raise OptionError(
+                f"-o grow_from={self.grow_from}: expected a width that is a multiple of the space's {step}"
+            )
+        least += step * max(0, -(-(channels - least) // step))
+        return (max(fewest, blocks), most, max(usual, blocks)), (least, widest, step, max(middle, least))
+
+    def fits(self, head_dim: int) -> bool:
+        """Whether the smaller model, if there is one, can have heads of so many channels."""
+        return self.small is None or self.small[1] % head_dim == 0
+
+
+def copies(small: int, width: int) -> int:
+    """Return how many channels continue each of the smaller model's; what is left over continues their mean."""
+    return width // small
+
+
+def grown_eps(small: int, width: int) -> float:
+    """Return what norms of a grown model add to a variance, which is smaller than it was: LEMON's η² · ε."""
+    return 1e-5 * (copies(small, width) * small / width)
+
+
+def small_of(config: GPTConfig, depth: int, width: int) -> GPTConfig:
+    """Return the shape of the model from which one is grown.
+
+    Args:
+        config: The shape at the end.
+        depth: Blocks at the beginning, as many or fewer.
+        width: Width at the beginning: as much or less, and a multiple of the width of a head.
+
+    Raises:
+        RecipeError: Nothing smaller, or none from which the model can be grown as the same function.
+    """
+    head_dim, given = config.width // config.heads, f"{depth}x{width}"
+    shape = f"depth {config.depth}, width {config.width}"
+    if depth > config.depth or width > config.width or (depth, width) == (config.depth, config.width):
+        raise RecipeError("grow_from", given, f"less than the model's {shape}")
+    if width % head_dim:
+        raise RecipeError("grow_from", given, f"a width that is a multiple of {head_dim}, as a head has at {shape}")
+    if width < config.width and config.position == "sinusoidal":
+        raise RecipeError("grow_from", given, "the model's own width with position=sinusoidal, whose table has it")
+    if depth < config.depth and len(set(config.windows)) > 1:
+        raise RecipeError("grow_from", given, f"the model's own depth with window_pattern={config.window_pattern!r}")
+    heads = width // head_dim
+    kv_heads = divisor_below(heads, config.kv_heads)
+    if heads // (kv_heads or heads) > config.heads // config.key_value_heads:
+        raise RecipeError(
+            "grow_from", given, f"a width whose {heads} heads share keys as the model's {config.heads} do"
+        )
+    return replace(config, depth=depth, width=width, heads=heads, kv_heads=kv_heads, norm_eps=1e-5)

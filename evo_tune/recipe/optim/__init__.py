@@ -1,0 +1,1 @@
+"""How weights change, as options and arithmetic: schedules, decays, batches, when to stop."""

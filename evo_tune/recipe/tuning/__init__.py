@@ -1,0 +1,1 @@
+"""What is trained beside a pre-trained model, as numbers: its base, targets and memory."""

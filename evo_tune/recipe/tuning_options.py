@@ -1,0 +1,124 @@
+"""What is tuned to what, and for how long, as options.
+
+Knows nothing of genomes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from evo_tune.errors import OptionError
+from evo_tune.options.declare import option
+from evo_tune.recipe.data.splits import hash_of
+from evo_tune.recipe.hardware.computing import in_memory
+from evo_tune.recipe.plan import ToZero, Training
+from evo_tune.recipe.tuning.base import Base, read_base
+from evo_tune.recipe.tuning.small_base import planned_small_base, read_tuning_text, small_base_key
+from evo_tune.recipe.tuning.tuning_memory import NewWeights, tuning_memory
+
+__all__ = ["Tuning"]
+
+TOKENS = 65536
+"""Default budget."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuning(ToZero, Training):
+    """The base, the text, and what is trained."""
+
+    data: str = option("", gene=None, help="File, folder or glob; empty: a part of Python's own documentation")
+    base: str = option("", gene=None, help="Folder of the model to begin from; empty: a small one, trained once")
+    method: Literal["lora", "dora", "adapter"] = option(
+        "lora", gene=None, help="What is trained beside the base"
+    )  # a gene of SPACE
+    targets: str = option(
+        "", gene=None, help="Which layers, instead of a gene: qv, attention, all-linear or names with * and commas"
+    )
+    context: int | None = option(None, bounds="[2, inf)", unit="tokens", gene=None, help="A window; none: up to 512")
+    tokens: int | None = option(None, bounds="[1, inf)", gene=None, help="Budget in tokens of text; 65536 if no other")
+    flops: float | None = option(None, bounds="(0, inf)", gene=None, help="Budget in FLOPs")
+    seconds: float | None = option(None, bounds="(0, 1e9]", unit="s", gene=None, help="Budget in time, by timed steps")
+    weight_decay: float = option(0.0, bounds="[0, 1]", gene="log(1e-4,0.3)", help="Of the new weights")
+    # Not 0.95, as for language models from scratch: tuning keeps Adam's own default.
+    beta2: float = option(
+        0.999, bounds="[0, 0.99999]", gene="0.95|0.98|0.99|0.999", help="Decay of Adam's second moment"
+    )
+    eval_tokens: int = option(16384, bounds="[1, inf)", gene=None, help="Held-out tokens that are scored at the end")
+
+    def check(self) -> None:
+        """Require one budget at most.
+
+        Raises:
+            OptionError: There are two.
+        """
+        given = [name for name in ("tokens", "flops", "seconds") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise OptionError(f"-o {given[0]} and -o {given[1]} are both given: give one budget, or none")
+        if self.seconds is not None and self.ranks > 1:
+            raise OptionError("-o ranks and -o seconds are both given: give flops or tokens beside ranks")
+
+    @property
+    def planned(self) -> Base:
+        """The base, read without torch; the small one need not have been trained yet."""
+        return read_base(self.base) if self.base else planned_small_base()
+
+    @property
+    def window(self) -> int:
+        """Tokens in a window."""
+        return self.planned.window(self.context)
+
+    def windows(self, trainable: int) -> int | None:
+        """Return the number of windows in the full training; None: only a clock can tell.
+
+        Args:
+            trainable: Number of trained weights.
+        """
+        if self.seconds is not None:
+            return None
+        if self.flops is None:
+            return max(1, round((self.tokens or TOKENS) / self.window))
+        return max(1, round(self.flops / self.planned.flops_per_token(self.window, trainable) / self.window))
+
+    def spent(self, trainable: int) -> dict[str, float]:
+        """Return the tokens and flops of the full training; nothing where only a clock can tell."""
+        windows = self.windows(trainable)
+        if windows is None:
+            return {}
+        tokens = windows * self.window
+        return {"tokens": float(tokens), "flops": tokens * self.planned.flops_per_token(self.window, trainable)}
+
+    def known(self, new: NewWeights, batch: int) -> dict[str, float]:
+        """Return what is known before a tuning: trainable_params, gpu_memory, tokens and flops.
+
+        gpu_memory is what a GPU of any size would hold of it, its batch in one pass (or in passes of the option), in
+        bf16 unless told otherwise, bytes; of several ranks', each.
+
+        Args:
+            new: What is trained.
+            batch: Windows in a step.
+        """
+        base, windows = self.planned, -(-batch // self.ranks)
+        if isinstance(self.micro_batch, int):
+            windows = min(windows, max(1, self.micro_batch // self.window))
+        predicted = tuning_memory(
+            base,
+            new,
+            self.window,
+            windows,
+            precision="fp32" if in_memory(self.precision) == "fp32" else "bf16",
+            recompute=self.recompute,
+            device="cuda",
+            optimizer=self.optimizer_name,
+            ema=self.ema is not None,
+            z_loss=self.z_loss > 0.0,
+            ranks=self.ranks,
+        )
+        memory, trainable = predicted.peak - predicted.context, new.count(base)
+        return {"trainable_params": float(trainable), "gpu_memory": memory, **self.spent(trainable)}
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of the text, how it is split, and the base: its files, or how the small one is made."""
+        parts = read_tuning_text(self.data, self.window)
+        base = self.planned.sha256() if self.base else small_base_key()
+        return hash_of(f"{'+'.join(str(len(part)) for part in parts)}:{base}:".encode(), *parts)

@@ -1,0 +1,226 @@
+"""A larger model that begins as the same function: more blocks, a wider residual stream, more heads and hidden units.
+
+New blocks, heads and hidden units begin with outputs of zero and learn from there (Net2Net's idea, arXiv:1511.05641).
+The residual stream is widened by LEMON's average expansion (arXiv:2310.07999): as many whole copies of its channels as
+fit, then their mean in each channel that is left. So a LayerNorm sees the same mean, and a variance that is smaller by
+a known factor, which its gain and its ε make up for; channels that hold the mean come out of it as zero. Whoever reads
+the stream shares its weights out between the copies, unevenly, by noise that adds up to zero: equal copies would have
+equal gradients for ever.
+
+Each parameter is a map of the old one, so its gradient, and with it the optimizer's moments, are known too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from evo_tune.recipe.models.gpt_config import GPTConfig
+from evo_tune.recipe.models.starting import copies
+from evo_tune.training.models.gpt import GPT
+from evo_tune.training.models.reshaping import made_up, sources
+
+__all__ = ["carry_state", "enlarge"]
+
+
+def enlarge(model: GPT, config: GPTConfig, seed: int = 0, *, recompute: int | None = None) -> GPT:
+    """Return a larger model with the same outputs: to the bit if only deeper, else but for rounding.
+
+    Args:
+        model: It is left alone; its shape is `small_of` the new one's.
+        config: The new shape.
+        seed: Seed of the new weights that do not begin at zero, and of the noise between copies.
+        recompute: See `GPT`.
+    """
+    grown = GPT(config, seed, recompute=recompute).to(model.embedding.weight)
+    maps, theirs = _Maps(model.config, config), dict(model.named_parameters())
+    with torch.no_grad():
+        for name, source in sources(model, grown).items():
+            parameter = grown.get_parameter(name)
+            if source is not None:
+                parameter.copy_(maps.weight(name, theirs[source].detach(), parameter.detach()))
+                parameter.mul_(made_up(name, model.config, config))
+            elif name.endswith((".out.weight", ".out.bias")):
+                parameter.zero_()
+    grown.tokenizer = model.tokenizer
+    return grown.train(model.training)
+
+
+def carry_state(old: torch.optim.Optimizer, model: GPT, new: torch.optim.Optimizer, grown: GPT) -> None:
+    """Give a grown model's optimizer the old one's moments; new weights begin with none, as in a new training.
+
+    Args:
+        old: The optimizer of `model`.
+        model: What was grown.
+        new: A fresh optimizer of `grown`, of the same kind.
+        grown: What `enlarge` or `grow` returned.
+    """
+    states = {p: state for part in getattr(old, "optimizers", [old]) for p, state in part.state.items()}
+    theirs, maps = dict(model.named_parameters()), _Maps(model.config, grown.config)
+    homes = {p: part for part in getattr(new, "optimizers", [new]) for g in part.param_groups for p in g["params"]}
+    for name, source in sources(model, grown).items():
+        state = states.get(theirs[source]) if source is not None else None
+        if source is None or state is None:
+            continue
+        target, carried = grown.get_parameter(name), {}
+        for key, value in state.items():
+            if isinstance(value, Tensor) and value.shape == theirs[source].shape and value.ndim:
+                power = 2 if key.endswith("_sq") else 1
+                carried[key] = maps.moment(name, value, power) / made_up(name, model.config, grown.config) ** power
+            else:
+                carried[key] = value.clone() if isinstance(value, Tensor) else value
+        homes[target].state[target] = carried
+
+
+class _Maps:
+    """How each parameter of a larger GPT follows from the smaller one's."""
+
+    def __init__(self, old: GPTConfig, new: GPTConfig) -> None:
+        self.old, self.new = old, new
+        self.copies = copies(old.width, new.width)
+        self.shrunk = math.sqrt(self.copies * old.width / new.width)  # η: the standard deviation, by what it was
+        self.stream = [i % old.width if i < self.copies * old.width else -1 for i in range(new.width)]
+
+    def weight(self, name: str, old: Tensor, fresh: Tensor) -> Tensor:
+        """Return a parameter.
+
+        Args:
+            name: Its name in a GPT.
+            old: The smaller model's.
+            fresh: The larger model's as it was drawn: what new rows are, and the noise.
+        """
+        kind = name.split(".")[-1]
+        if self._is_norm(name):
+            return self._norm(name, old)
+        rows, columns = self._axes(name)
+        if rows == "stream":
+            old = self._spread(old, 0)
+        if columns == "made":
+            return self._spread(old, 1)
+        if columns == "inner":  # what is new is multiplied by zero
+            return _taken(old, self._inner(name), 1)
+        if columns == "read":
+            old = self._shared(old, fresh, self._rows(rows, name))
+        if rows == "inner":
+            index = self._rows(rows, name)
+            kept = torch.tensor([i >= 0 for i in index], device=old.device)
+            taken = old if columns == "read" else _taken(old, index, 0)
+            shape = (-1,) if kind == "bias" else (-1, 1)
+            return torch.where(kept.view(shape), taken, fresh)
+        return old
+
+    def moment(self, name: str, value: Tensor, power: int) -> Tensor:
+        """Return what an optimizer keeps of a parameter's gradients.
+
+        Of copies each has its share of the gradient, as the sum of all is the old one's.
+
+        Args:
+            name: Of the parameter in a GPT.
+            value: Of the smaller model's.
+            power: 1 for a mean of gradients, 2 for one of their squares.
+        """
+        if self._is_norm(name):
+            scale = self._norm_scale(name)
+            return _taken(value, self.stream, 0) * (1.0 / (scale * self.copies)) ** power
+        rows, columns = self._axes(name)
+        if rows == "stream":
+            value = _taken(value, self.stream, 0) * (1.0 / self.copies) ** power
+        elif rows == "inner":
+            value = _taken(value, self._rows(rows, name), 0)
+        if columns == "made":
+            value = _taken(value, self.stream, 1) * (1.0 / self.copies) ** power
+        elif columns == "read":
+            value = _taken(value, self.stream, 1)
+        elif columns == "inner":
+            value = _taken(value, self._inner(name), 1)
+        return value
+
+    def _is_norm(self, name: str) -> bool:
+        return name.split(".")[-2] in ("attention_norm", "ffn_norm", "norm")
+
+    def _norm_scale(self, name: str) -> float:
+        """Return by what each copy of a norm's gain or bias is multiplied."""
+        scale = self.shrunk if name.endswith("weight") else 1.0
+        # Of a tied head each copy's column is the embedding's own, which cannot be shared out: so what it reads is.
+        return scale / self.copies if name.startswith("norm.") and self.new.tied else scale
+
+    def _norm(self, name: str, old: Tensor) -> Tensor:
+        spread = self._spread(old, 0) * self._norm_scale(name)
+        if name.endswith("bias"):  # nothing reaches the channels of the mean
+            spread[self.copies * self.old.width :] = 0.0
+        return spread
+
+    def _axes(self, name: str) -> tuple[str, str]:
+        """Return what the rows and the columns of a parameter stand for; '' is what does not change."""
+        parts = name.split(".")
+        if parts[0] in ("embedding", "positions"):
+            return "", "made"
+        if parts[0] == "head":
+            return "", "read"
+        if parts[-2] in ("qkv", "up"):
+            return "inner", "read" if parts[-1] == "weight" else ""
+        if parts[-2] == "out":
+            return "stream", "inner" if parts[-1] == "weight" else ""
+        return "", ""  # gains of queries and keys
+
+    def _rows(self, rows: str, name: str) -> list[int]:
+        """Return the old row of each new one; -1 where it is new."""
+        if rows != "inner":
+            return list(range(self.new.vocab_size))
+        if ".qkv." in name:
+            return self._heads(queries=True, keys=True)
+        units = self._units()
+        return [*units, *(self.old.ffn_width + i if i >= 0 else -1 for i in units)] if self._gated else units
+
+    def _inner(self, name: str) -> list[int]:
+        return self._heads(queries=True) if ".attention." in name else self._units()
+
+    @property
+    def _gated(self) -> bool:
+        return self.new.ffn == "swiglu"
+
+    def _units(self) -> list[int]:
+        return [i if i < self.old.ffn_width else -1 for i in range(self.new.ffn_width)]
+
+    def _heads(self, *, queries: bool, keys: bool = False) -> list[int]:
+        """Return the channels of heads: of the queries, and of keys and values too if asked.
+
+        Heads that share keys go on sharing them: the old ones are the first of each group, the old groups the first.
+        """
+        old, new = self.old, self.new
+        size = new.width // new.heads
+        mine, theirs = new.heads // new.key_value_heads, old.heads // old.key_value_heads
+        places = []
+        for head in range(new.heads):
+            group, member = divmod(head, mine)
+            known = group < old.key_value_heads and member < theirs
+            places.append(group * theirs + member if known else -1)
+        if keys:
+            for first in (old.heads, old.heads + old.key_value_heads):
+                groups = range(new.key_value_heads)
+                places += [first + group if group < old.key_value_heads else -1 for group in groups]
+        return [place * size + i if place >= 0 else -1 for place in places for i in range(size)]
+
+    def _spread(self, old: Tensor, axis: int) -> Tensor:
+        """Return what is written to the stream: copies, and their mean in the channels that are left."""
+        left = self.new.width - self.copies * self.old.width
+        mean = old.mean(axis, keepdim=True)
+        return torch.cat([old] * self.copies + [mean] * left, axis)
+
+    def _shared(self, old: Tensor, fresh: Tensor, rows: Sequence[int]) -> Tensor:
+        """Return what reads the stream: each copy a share of the weights, and the channels of the mean anything."""
+        width, count = self.old.width, self.copies
+        taken = _taken(old, rows, 0)
+        noise = fresh[:, : count * width].reshape(-1, count, width)
+        noise = noise - noise.mean(1, keepdim=True)
+        return torch.cat([(taken[:, None] / count + noise).flatten(1), fresh[:, count * width :]], 1)
+
+
+def _taken(old: Tensor, index: Sequence[int], axis: int) -> Tensor:
+    """Return slices of a tensor along an axis, by their numbers; zeros for -1."""
+    numbers = torch.tensor(index, device=old.device)
+    shape = [-1 if dimension == axis else 1 for dimension in range(old.ndim)]
+    return old.index_select(axis, numbers.clamp(min=0)) * (numbers >= 0).view(shape).to(old.dtype)

@@ -1,0 +1,223 @@
+"""The coordinate check: whether a parametrisation keeps a model's activations, and what they learn, of one size.
+
+A few steps at a deliberately large learning rate, on one batch, at several widths and depths. Where a recipe is to
+transfer, the mean |x| of the residual stream after each block, and of its change since the beginning, neither grows nor
+vanishes with the size (Yang et al., arXiv:2203.03466, appendix D.1; against depth Dey et al., arXiv:2505.01618). The
+slopes are those of log |x| against log width and log depth, by least squares.
+
+The rules are those of the limit, and a width is far from it while it has fewer channels than there are tokens to tell
+apart: updates for one disturb another. Muon, which moves every direction alike, shows that most. From outputs of zero
+its last block grows by a slope of .24, .17, .12 and .07 between widths 32, 64, 128, 256 and 512 where there are 64
+tokens, and by none from 32 to 256 where there are 8. Muon's rule is not to be bent to it; arXiv:2512.05620 finds
+likewise.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from evo_tune.errors import RecipeError
+from evo_tune.options.bounds import check_integer, check_name, check_number
+from evo_tune.recipe.models.gpt_config import GPTConfig
+from evo_tune.recipe.models.rules import Parametrisation
+from evo_tune.training.models.gpt import GPT
+from evo_tune.training.optim.muon import Muon
+from evo_tune.training.optim.optimizer import SGD, AdamW
+
+__all__ = ["DEPTH", "LARGE", "WIDTH", "Slopes", "check_coordinates"]
+
+WIDTH = (-0.3, 0.1)
+"""Between what slopes against width may lie: what shrinks a little learns a little slowly, what grows blows up."""
+
+DEPTH = (-0.1, 0.1)
+"""Between what slopes against depth may lie."""
+
+LARGE = {"adamw": 1e-2, "muon": 1e-2, "sgd": 0.3}
+"""A deliberately large learning rate of each optimizer."""
+
+HEAD, VOCABULARY, CONTEXT, WINDOWS = 16, 64, 32, 8
+
+
+@dataclass(frozen=True)
+class Slopes:
+    """How a model's activations go with one of its sizes.
+
+    Args:
+        against: 'width' or 'depth'.
+        sizes: At which it was trained.
+        activations: (steps, blocks): of the mean |x| after each block; against depth, after the last one only.
+        updates: Likewise, of the mean change of x since the beginning.
+        bounds: Between what they may lie; None: of this parametrisation nothing is asked.
+    """
+
+    against: str
+    sizes: tuple[int, ...]
+    activations: NDArray[np.float64]
+    updates: NDArray[np.float64]
+    bounds: tuple[float, float] | None
+
+    @property
+    def least(self) -> float:
+        """The lowest slope of all."""
+        return float(min(self.activations.min(), self.updates.min()))
+
+    @property
+    def most(self) -> float:
+        """The highest slope of all; NaN where a training was lost."""
+        both = np.concatenate([self.activations.ravel(), self.updates.ravel()])
+        return float(both.max())
+
+    @property
+    def holds(self) -> bool:
+        """Whether all lie between the bounds."""
+        return self.bounds is None or (self.least >= self.bounds[0] and self.most <= self.bounds[1])
+
+
+def check_coordinates(
+    param: str,
+    *,
+    optimizer: str = "adamw",
+    init: str = "normal",
+    widths: Sequence[int] = (32, 64, 128, 256, 512),
+    depths: Sequence[int] = (2, 4, 8, 16),
+    steps: int = 10,
+    lr: float | None = None,
+    seed: int = 0,
+    vocabulary: int = VOCABULARY,
+) -> list[Slopes]:
+    """Return the slopes against width and depth.
+
+    A depth is asked of completep, and of standard, which is there to fail; mup leaves it open.
+
+    Args:
+        param: 'standard', 'mup' or 'completep'; the base model has the least width and depth.
+        optimizer: 'adamw', 'muon' or 'sgd'.
+        init: How weights begin (see `GPTConfig`). From outputs of zero, 'fan_in', the second and third step are larger
+            the more blocks there are.
+        widths: Multiples of 16, two or more; at the least depth.
+        depths: Two or more, at twice the least width; none: depth is not looked at.
+        steps: Of training, 1 or more.
+        lr: Peak learning rate of the base model; None: a large one.
+        seed: Of weights and tokens.
+        vocabulary: Number of tokens, 2 or more.
+
+    Raises:
+        RecipeError: An argument is out of its range.
+    """
+    check_name("param", param, ("standard", "mup", "completep"))
+    check_integer("vocabulary", vocabulary, 2)
+    check_name("optimizer", optimizer, tuple(LARGE))
+    check_integer("steps", steps, 1)
+    lr = LARGE[optimizer] if lr is None else lr
+    check_number("lr", lr, "(0, 10]")
+    _check_sizes("widths", widths, HEAD)
+    if depths:
+        _check_sizes("depths", depths, 1)
+    base, fewest = min(widths), min(depths, default=2)
+    scaling = None if param == "standard" else Parametrisation(name=param, width=base, depth=fewest, head=HEAD)
+
+    def trained(width: int, depth: int) -> NDArray[np.float64]:
+        config = GPTConfig(
+            vocab_size=vocabulary,
+            context=CONTEXT,
+            depth=depth,
+            width=width,
+            heads=width // HEAD,
+            init=init,
+            scaling=scaling,
+        )
+        return _train(GPT(config, seed=seed), optimizer, lr, steps, seed)
+
+    with _one_thread():
+        found = [_slopes("width", widths, [trained(width, fewest) for width in widths], WIDTH)]
+        if depths:
+            last = [trained(2 * base, depth)[:, :, -1:] for depth in depths]
+            found.append(_slopes("depth", depths, last, None if param == "mup" else DEPTH))
+    return found
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Compute with one thread: products this small only wait for more."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _check_sizes(name: str, sizes: Sequence[int], multiple: int) -> None:
+    if len(set(sizes)) < 2 or any(size < 1 or size % multiple for size in sizes):
+        raise RecipeError(name, ",".join(map(str, sizes)), f"two or more, each a multiple of {multiple}")
+
+
+def _slopes(
+    against: str, sizes: Sequence[int], trained: Sequence[NDArray[np.float64]], bounds: tuple[float, float] | None
+) -> Slopes:
+    """Return the slopes of mean |x| and mean change, each (sizes, steps, blocks)."""
+    x = np.log(sizes)
+    x = x - x.mean()
+    slopes = np.tensordot(x, np.log(np.array(trained)), axes=(0, 0)) / (x**2).sum()
+    return Slopes(against, tuple(sizes), slopes[0], slopes[1], bounds)
+
+
+def _train(model: GPT, optimizer: str, lr: float, steps: int, seed: int) -> NDArray[np.float64]:
+    """Return mean |x| and mean change of the residual stream after each step and block: (2, steps, blocks)."""
+    kinds: dict[str, Any] = {"adamw": AdamW, "muon": Muon, "sgd": SGD}
+    built = kinds[optimizer](lr=lr).build(model)
+    for group in built.param_groups:
+        group["lr"] = group["initial_lr"]
+    inputs, targets = _batch(seed, model.config.vocab_size)
+    found: list[list[list[float]]] = [[], []]
+    first: list[Tensor] = []
+    with _streams(model) as streams:
+        for step in range(steps + 1):
+            streams.clear()
+            loss = F.cross_entropy(model(inputs).flatten(0, 1), targets.flatten())
+            if step:
+                changes = [now - then for now, then in zip(streams, first, strict=True)]
+                for into, tensors in zip(found, (streams, changes), strict=True):
+                    into.append([max(float(tensor.abs().mean()), 1e-30) for tensor in tensors])
+            else:
+                first = list(streams)
+            loss.backward()  # type: ignore[no-untyped-call]
+            built.step()
+            built.zero_grad()
+    values = np.array(found)
+    return np.where(np.isfinite(values), values, math.inf)
+
+
+def _batch(seed: int, vocabulary: int) -> tuple[Tensor, Tensor]:
+    """Return tokens of which each follows from the one before, so that there is something to learn."""
+    generator = torch.Generator().manual_seed(seed)
+    next_one = torch.randperm(vocabulary, generator=generator)
+    tokens = [torch.randint(0, vocabulary, (WINDOWS,), generator=generator)]
+    for _ in range(CONTEXT):
+        tokens.append(next_one[tokens[-1]])
+    windows = torch.stack(tokens, 1)
+    return windows[:, :-1], windows[:, 1:]
+
+
+@contextmanager
+def _streams(model: GPT) -> Iterator[list[Tensor]]:
+    """Give the outputs of a model's blocks, in order, as they are computed."""
+    outputs: list[Tensor] = []
+    hooks = [
+        block.register_forward_hook(lambda _, __, output: outputs.append(output.detach())) for block in model.blocks
+    ]
+    try:
+        yield outputs
+    finally:
+        for hook in hooks:
+            hook.remove()

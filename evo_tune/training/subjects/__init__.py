@@ -1,1 +1,0 @@
-"""What a course trains and is judged by: one file for each kind."""

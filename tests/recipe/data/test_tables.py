@@ -1,0 +1,80 @@
+"""Tables: what is read of files, what is learnt of columns, and what is said of those that cannot be used."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from evo_tune.recipe import Table, read_table
+from tests.recipe.data.refusals import refused, without
+
+
+def read(path: Path, target: str = "bought", categorical: str = "", ignore: str = "") -> Table:
+    return read_table(str(path), target, categorical, ignore, 0.25, 0.25)
+
+
+@pytest.fixture
+def frame() -> pd.DataFrame:
+    """Rows whose class is told by a number and a text together, with gaps."""
+    rng = np.random.default_rng(3)
+    number, colour = rng.normal(5.0, 3.0, 120), rng.choice(["red", "blue", "green"], 120)
+    bought = np.where((number > 5) ^ (colour == "red"), "yes", "no")
+    frame = pd.DataFrame(
+        {"id": range(120), "number": number, "colour": colour, "shop": rng.integers(1, 4, 120), "bought": bought}
+    )
+    frame.loc[5:12, "number"] = np.nan
+    frame.loc[20:24, "colour"] = None
+    return frame
+
+
+def test_csv_and_parquet_are_read_alike(frame: pd.DataFrame, tmp_path: Path) -> None:
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    frame.to_parquet(tmp_path / "t.parquet")
+    one, two = (read(tmp_path / file, categorical="shop", ignore="id") for file in ("t.csv", "t.parquet"))
+    assert one.columns.numeric == ("number",)
+    assert one.columns.categorical == {"colour": ("blue", "green", "red"), "shop": ("1", "2", "3")}
+    assert one.labels == ("no", "yes")
+    assert np.allclose(one.inputs, two.inputs, equal_nan=True)
+    assert np.isnan(one.inputs[5:13, 0]).all()
+    assert (one.inputs[20:25, 1] == 0).all()
+
+
+def test_nothing_is_learnt_from_held_out_rows(frame: pd.DataFrame, tmp_path: Path) -> None:
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    held = read(tmp_path / "t.csv").held_out
+    frame.loc[held, "colour"] = "violet"
+    frame.to_csv(tmp_path / "u.csv", index=False)
+    table = read(tmp_path / "u.csv")
+    assert np.array_equal(table.held_out, held)
+    assert table.columns.categorical["colour"] == ("blue", "green", "red")
+    assert (table.inputs[held, -1] == 0).all()
+
+
+def test_tables_that_cannot_be_used(frame: pd.DataFrame, tmp_path: Path) -> None:
+    dates = frame.assign(day=pd.Timestamp("2020-01-01"))
+    cases: list[tuple[pd.DataFrame, dict[str, str], str]] = [
+        (frame, {"target": "sold"}, "target=sold: no such column; .* has the columns id, number, colour, shop, bought"),
+        (frame, {"ignore": "name"}, "ignore=name: no such column"),
+        (frame, {"categorical": "name"}, "categorical=name: no such column"),
+        (frame, {"target": "colour"}, "target=colour: 5 of 120 rows have none"),
+        (frame, {"target": "id"}, "120 different values: expected 2 to 100"),
+        (frame.assign(bought="yes"), {}, "1 different values"),
+        (frame.assign(bought=["once"] + ["no"] * 119), {}, "1 of class once: expected at least 3 rows of each"),
+        (frame[["bought"]], {}, "expected one at least beside target"),
+        (frame.assign(number=np.inf), {}, "'number' holds infinite numbers"),
+        (dates, {}, "'day' is of type datetime"),
+    ]
+    for number, (table, given, words) in enumerate(cases):
+        table.to_parquet(tmp_path / f"{number}.parquet")
+        refused(lambda path, given=given: read(path, **given), words, tmp_path / f"{number}.parquet")
+    (tmp_path / "no.parquet").write_text("a,b\n1,2\n")
+    refused(read, "cannot read it as a table", tmp_path / "no.parquet", "a")
+
+
+def test_a_missing_extra_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    read_table.cache_clear()
+    without(monkeypatch, "sklearn")
+    refused(read_table, r"pip install 'evo-tune\[sklearn\]'", "", "", "", "", 0.25, 0.25)

@@ -1,0 +1,43 @@
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from evo_tune.errors import RecipeError
+from evo_tune.recipe import scale_betas, scale_lr
+
+sizes = st.floats(1, 1e6)
+
+
+@given(batch=sizes, rule=st.sampled_from(["none", "sqrt", "linear"]))
+def test_the_reference_batch_changes_nothing(batch: float, rule: str) -> None:
+    assert scale_lr(1e-3, batch, batch, rule) == 1e-3
+
+
+@given(first=sizes, second=sizes, third=sizes, rule=st.sampled_from(["none", "sqrt", "linear"]))
+def test_two_scalings_are_one(first: float, second: float, third: float, rule: str) -> None:
+    twice = scale_lr(scale_lr(1e-3, second, first, rule), third, second, rule)
+    assert twice == pytest.approx(scale_lr(1e-3, third, first, rule))
+
+
+def test_rules_are_what_they_are_called() -> None:
+    assert scale_lr(1e-3, 4, 1, "sqrt") == 2e-3
+    assert scale_lr(1e-3, 4, 1, "linear") == 4e-3
+    assert scale_lr(1e-3, 4, 1, "none") == 1e-3
+    assert scale_betas((0.9, 0.99), 4) == pytest.approx((0.6, 0.96))
+
+
+@pytest.mark.parametrize("size", [0, -1, math.nan, math.inf])
+def test_sizes_must_be_above_zero(size: float) -> None:
+    with pytest.raises(RecipeError):
+        scale_lr(1e-3, size, 1, "sqrt")
+    with pytest.raises(RecipeError):
+        scale_betas((0.9, 0.99), size)
+
+
+def test_unknown_rules_and_betas_without_memory_are_refused() -> None:
+    with pytest.raises(RecipeError, match="batch rule"):
+        scale_lr(1e-3, 2, 1, "square")
+    with pytest.raises(RecipeError, match="batch ratio"):
+        scale_betas((0.9, 0.99), 10.5)
