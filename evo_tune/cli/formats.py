@@ -15,9 +15,9 @@ from msgspec import Struct
 from evo_tune.forecast.ahead import Ahead
 from evo_tune.genome.values import Genome, Value
 from evo_tune.options.declare import Option
+from evo_tune.recipe.hardware.wants import Timings, Wants
 from evo_tune.report.data import Metrics, TrialSummary
 from evo_tune.store.heartbeat import Busy
-from evo_tune.training.probing.wants import Timings, Wants
 
 __all__ = [
     "ConvertedRun",

@@ -1,7 +1,6 @@
 """What a run's calibration says: how the race of the finalists stands, and which trial to recommend.
 
-Reads a run and writes nothing; the trainings are `loop.calibration`'s, the rules of the race `racing`'s. A calibration
-that an older version made is reported as it was: all of the best and the default over the same seeds, unpaired.
+Reads a run and writes nothing; the trainings are `loop.calibration`'s, the rules of the race `racing`'s.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from evo_tune.genome.trial import Candidate, Objective, Trial
 from evo_tune.genome.values import genome_key, is_same
 from evo_tune.report import believed
 from evo_tune.report.racing import ROUNDING, Fresh, Purpose, Race, Standing, most_numbers
-from evo_tune.store.calibration import is_raced, read_calibration
+from evo_tune.store.calibration import read_calibration
 from evo_tune.store.run import Run
 
 __all__ = [
@@ -24,7 +23,6 @@ __all__ = [
     "calibrated",
     "calibration_seed",
     "is_default",
-    "is_rounding",
     "race_of",
     "recommended",
     "reported",
@@ -40,11 +38,6 @@ STREAMS: Mapping[Purpose, int] = {"report": 2, "choose": 3}
 def calibration_seed(run_seed: int, number: int, purpose: Purpose = "report") -> int:
     """Return a seed that no trial of the run has used; the same for every genome, so they are paired."""
     return int(np.random.SeedSequence([run_seed, STREAMS[purpose], number]).generate_state(1)[0])
-
-
-def is_rounding(difference: float, *values: float) -> bool:
-    """Say whether a difference is so small beside the values from which it comes that it tells nothing."""
-    return abs(difference) <= ROUNDING * max(map(abs, values))
 
 
 @dataclass(frozen=True)
@@ -72,7 +65,7 @@ class Calibrated:
         if len(self.values) < 2:
             return math.nan
         error = float(np.std(self.values, ddof=1) / math.sqrt(len(self.values)))
-        return 0.0 if is_rounding(error, *self.values) else error
+        return error if error > ROUNDING * max(map(abs, self.values)) else 0.0
 
 
 def reported(run: Run) -> Objective:
@@ -135,7 +128,7 @@ def _key(candidate: Candidate) -> tuple[str, int]:
 
 def standing(run: Run) -> Standing | None:
     """Return how the race stands; None if it was not begun."""
-    if not is_raced(run):
+    if not read_calibration(run):
         return None
     race = race_of(run)
     results = results_of(run, race)
@@ -152,8 +145,7 @@ def recommended(run: Run) -> Trial | None:
         return next(iter(believed.ranked(run)), None) if run.manifest.replicates > 1 else run.leader
     ranked = run.ranked()
     race = standing(run)
-    if race is None:
-        return _recommended_of_old(run, rows, ranked)
+    assert race is not None
     chosen = next(trial for trial in ranked if trial.id == race.chosen)
     default = next((trial for trial in ranked if is_default(trial, run)), None)
     if default is None or default.violation > chosen.violation:
@@ -164,11 +156,10 @@ def recommended(run: Run) -> Trial | None:
 
 def calibrated(run: Run) -> list[Calibrated]:
     """Return the values of the default and of the chosen finalist over the reporting seeds, once a race has ended."""
-    if not is_raced(run):
-        return _calibrated_of_old(run)
-    race, stands = race_of(run), standing(run)
+    stands = standing(run)
     if stands is None or not stands.over or stands.chosen is None:
         return []
+    race = race_of(run)
     results, value = results_of(run, race), reported(run).value
     found = []
     for id in (race.default, stands.chosen):
@@ -177,35 +168,3 @@ def calibrated(run: Run) -> list[Calibrated]:
             values = tuple(value(loss) for loss in losses if loss is not None)
             found.append(Calibrated(id, values, len(losses) - len(values)))
     return found
-
-
-# What older versions left: no race, but all of the best and the default over the same seeds.
-
-
-def _calibrated_of_old(run: Run) -> list[Calibrated]:
-    done = read_calibration(run)
-    if not done:
-        return []
-    ranked = run.ranked()
-    chosen = [*(trial for trial in ranked if is_default(trial, run)), *_leaders(ranked, _wanted_of_old(run))]
-    rows = [_values(candidate, run, done) for candidate in {trial.id: trial.candidate for trial in chosen}.values()]
-    return [row for row in rows if row.values or row.failures]
-
-
-def _wanted_of_old(run: Run) -> int:
-    return run.sessions[-1].calibrate_best if run.sessions else 1
-
-
-def _values(candidate: Candidate, run: Run, done: Sequence[Trial]) -> Calibrated:
-    key = genome_key(candidate.genome)
-    mine = [trial for trial in done if trial.key == key]
-    values = tuple(run.objectives[0].value(trial.losses[0]) for trial in mine if trial.losses is not None)
-    return Calibrated(candidate.id, values, len(mine) - len(values))
-
-
-def _recommended_of_old(run: Run, rows: Mapping[int, Calibrated], ranked: Sequence[Trial]) -> Trial:
-    chosen = _leaders(ranked, _wanted_of_old(run))
-    if not all(trial.id in rows and rows[trial.id].values for trial in chosen):
-        return ranked[0]
-    sign = run.objectives[0].sign
-    return min(chosen, key=lambda trial: (trial.violation, rows[trial.id].failures, sign * rows[trial.id].mean))

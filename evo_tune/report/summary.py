@@ -17,7 +17,7 @@ from evo_tune.genome.genes import Choice
 from evo_tune.genome.importance import importance, rank_correlation
 from evo_tune.genome.trial import Candidate, Trial
 from evo_tune.report import believed
-from evo_tune.report.calibration import Calibrated, calibrated, is_default, is_rounding, recommended, reported, standing
+from evo_tune.report.calibration import Calibrated, calibrated, is_default, recommended, reported, standing
 from evo_tune.report.racing import Standing
 from evo_tune.store.run import Run
 
@@ -71,7 +71,7 @@ class Closing:
         partial: Those that are ok and not of a full training.
         pruned: Those that were stopped because their curve was hopeless.
         seconds: Wall time over all sessions.
-        race: How the race of the finalists stands; None without one, or if an older version calibrated.
+        race: How the race of the finalists stands; None without one.
         seeded: What the best's value in the search is of: 'one seed', or 'the mean of N seeds'.
         expected: What is expected of the best with other seeds (see `believed`); None where nothing is.
         reported: The metric over fresh seeds: that of the test set where the evaluator has one; else `metric`.
@@ -104,49 +104,27 @@ class Closing:
         return self.race is not None and self.race.over and self.race.pairs > 0
 
     @property
-    def calibrated(self) -> bool:
-        """Whether both have values over fresh seeds."""
-        both = self.calibrated_best, self.calibrated_default
-        return all(row is not None and row.values for row in both)
-
-    @property
     def gain(self) -> float:
         """By how much the best beats the default (above 0: better); over fresh seeds where there are any.
 
-        Means that differ by no more than rounding does are the same. After a race it is of the chosen finalist, over
-        the reporting seeds on which both trained well: below 0 where the default is recommended for its mean.
+        After a race it is of the chosen finalist, over the reporting seeds on which both trained well: below 0 where
+        the default is recommended for its mean.
         """
         if self.race is not None and self.raced:
             return self.race.gain
-        sign = 1.0 if self.direction == "min" else -1.0
-        if self.calibrated and self.calibrated_best and self.calibrated_default:
-            means = self.calibrated_default.mean, self.calibrated_best.mean
-            return 0.0 if is_rounding(means[0] - means[1], *means) else sign * (means[0] - means[1])
         if self.best and self.default and self.best.losses and self.default.losses:
             return self.default.losses[0] - self.best.losses[0]
         return math.nan
 
     @property
     def gain_error(self) -> float:
-        """Standard error of `gain`, paired by seed; NaN without any.
-
-        Of an older version's calibration as if the seeds were not the same, as it was told then: rather too large.
-        """
-        if self.race is not None and self.raced:
-            return self.race.error
-        if self.calibrated and self.calibrated_best and self.calibrated_default:
-            return math.hypot(self.calibrated_best.error, self.calibrated_default.error)
-        return math.nan
+        """Standard error of `gain`, paired by seed; NaN without any."""
+        return self.race.error if self.race is not None and self.raced else math.nan
 
     @property
     def beaten(self) -> bool | None:
-        """Whether the best beats the default, by the test of the race (`racing`); None if that was not measured.
-
-        In an older version's calibration: by two standard errors.
-        """
-        if self.race is not None and self.race.over:
-            return self.race.beats
-        return None if math.isnan(self.gain_error) else self.gain > 2 * self.gain_error
+        """Whether the best beats the default, by the test of the race (`racing`); None if that was not measured."""
+        return self.race.beats if self.race is not None and self.race.over else None
 
 
 def closing(run: Run) -> Closing:

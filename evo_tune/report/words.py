@@ -95,8 +95,7 @@ def verdict(end: Closing) -> str:
     if end.best.id == end.default.id:
         return "nothing beat the default genome"
     if end.beaten is None:
-        seeds = "fresh seed" if end.calibrated else "seed"
-        return f"difference: {fixed(end.gain)} on one {seeds} each: it may be luck"
+        return f"difference: {fixed(end.gain)} on one seed each: it may be luck"
     return _difference(end)
 
 

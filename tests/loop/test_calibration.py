@@ -18,7 +18,7 @@ from evo_tune.report.calibration import Calibrated, calibrated, race_of, recomme
 from evo_tune.report.racing import Fresh
 from evo_tune.report.summary import Closing, closing, leaders
 from evo_tune.report.words import verdict
-from evo_tune.store.calibration import read_calibration, write_calibration
+from evo_tune.store.calibration import read_calibration
 from evo_tune.store.run import Run
 from tests.conftest import drive, rows
 
@@ -192,24 +192,6 @@ def test_results_of_another_evaluator_or_other_data_are_not_used(begin: Begin, r
     table = pq.read_table(second.folder / "_calibration.parquet")
     assert table.num_rows == 8, "what was recorded is never lost"
     assert len(set(table["evaluator_hash"].to_pylist())) == 2
-
-
-def test_the_calibration_of_an_older_version_is_the_manifests_own(begin: Begin, resume: Begin, quick: Path) -> None:
-    drive(begin("run", trials=6), evaluate=falling)
-    run = resume("run", calibrate=1).saved
-    settled(run, lambda id, purpose, number: 5.0 - id + number / 100)
-    path = run.folder / "_calibration.parquet"
-    old = pq.read_table(path).drop_columns(["evaluator_hash", "fingerprint"])
-    pq.write_table(old, path)
-    assert [len(row.values) for row in calibrated(run)] == [2, 2]
-    assert standing(run) is None
-    assert closing(run).gain == pytest.approx(5.0)
-    run.close()
-    quick.write_text(quick.read_text() + "\nOTHER = 1\n")
-    changed = resume("run", accept_changes=True).saved
-    assert calibrated(changed) == []
-    write_calibration(changed, [])
-    assert pq.read_table(path).num_rows == 4
 
 
 @pytest.mark.usefixtures("here")

@@ -7,46 +7,34 @@ import math
 import pytest
 
 from evo_tune.genome.trial import Candidate, Outcome, Trial
-from evo_tune.report.calibration import Calibrated
+from evo_tune.report.racing import Standing
 from evo_tune.report.summary import Closing, born, failures, further_generations, trained_in_full
 from evo_tune.report.words import fixed, verdict
 from evo_tune.store.run import Run
 from tests.report.conftest import Made
 
 
-def ended(best: tuple[float, ...], default: tuple[float, ...], direction: str = "min") -> Closing:
-    """Return how a run ended whose best and default have these values over fresh seeds."""
+def ended(gain: float, error: float, beats: bool) -> Closing:
+    """Return the end of a run whose final comparison over three seeds gave these numbers."""
     trials = [Trial(Candidate(id, 0, id, 0, {"x": id}, "-"), Outcome("ok"), id, (0.0,)) for id in (0, 1)]
-    calibrated = {"calibrated_best": Calibrated(1, best, 0), "calibrated_default": Calibrated(0, default, 0)}
     counts = dict.fromkeys(("evaluations", "failures", "partial", "pruned"), 9)
-    return Closing("loss", direction, trials[1], trials[0], **calibrated, **counts, seconds=1.0)  # type: ignore[arg-type]
+    race = Standing((), 1, 3, 3, gain, error, beats)
+    return Closing("loss", "min", trials[1], trials[0], None, None, **counts, seconds=1.0, race=race)
 
 
-UP = math.nextafter
-
-
-@pytest.mark.parametrize("scale", [1.0, 1e-9, 1e9, -1.0])
-def test_rounding_is_no_spread_between_seeds(scale: float) -> None:
-    best = (0.1 * scale, UP(0.1 * scale, 9.0), 0.1 * scale)  # a deterministic evaluator, but for its last bit
-    end = ended(best, (0.1 * scale + 0.2 * abs(scale),) * 3)
-    assert end.gain_error == 0.0
-    assert end.beaten is True
-    assert "(no spread between seeds)" in verdict(end)
-
-
-def test_a_gain_of_rounding_beats_nothing() -> None:
-    end = ended((0.1, 0.1, 0.1), (UP(0.1, 1.0),) * 3)
-    assert (end.gain, end.gain_error, end.beaten) == (0.0, 0.0, False)
-    assert "does not clearly beat" in verdict(end)
-    nothing = ended((0.0, 0.0), (0.0, 0.0))
-    assert (nothing.gain, nothing.beaten) == (0.0, False)
-
-
-def test_a_true_spread_is_told_however_small() -> None:
-    end = ended((0.1, 0.1 + 2e-9), (0.3, 0.3 + 2e-9))
-    assert end.gain_error == pytest.approx(math.sqrt(2) * 1e-9, rel=1e-6)
-    assert "standard errors" in verdict(end)
-    assert ended((0.9,), (0.8,), "max").beaten is None, "one seed has no spread that could be known"
+@pytest.mark.parametrize(
+    ("gain", "error", "beats", "words"),
+    [
+        (0.2, 0.0, True, "beats the default (no spread between seeds, paired over 3 fresh seeds)"),
+        (0.0, 0.0, False, "does not clearly beat the default (no spread"),
+        (0.2, 1e-9, True, "beats the default (200000000.0 standard errors"),
+        (0.2, math.nan, False, "difference: 0.20000 on one fresh seed: the best does not clearly beat"),
+    ],
+)
+def test_the_verdict_tells_the_spread_between_seeds(gain: float, error: float, beats: bool, words: str) -> None:
+    end = ended(gain, error, beats)
+    assert (end.gain, end.beaten) == (gain, beats)
+    assert words in verdict(end)
 
 
 def test_errors_are_gathered_the_commonest_first(made: Made) -> None:
