@@ -56,8 +56,7 @@ from evo_tune.genome.values import genome_key
 from evo_tune.plugins.context import Context, Pruned
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.find import find_evaluator
-from evo_tune.report import believed
-from evo_tune.report.calibration import calibrated, calibration_seed, recommended
+from evo_tune.report.calibration import calibrated, calibration_seed, predicted, recommended
 from evo_tune.store.calibration import read_calibration, write_calibration
 from evo_tune.store.run import Run
 
@@ -193,7 +192,7 @@ def ours(strategy: str | None, job: Job, seed: int, folder: Path, spare: float =
     seeds = sum(genome_key(trial.genome) == key for trial in full)
     trained = [(trial.losses[0], trial.genome) for trial in ranked[:KEPT] if trial.losses]
     fresh = next((len(row.values) for row in calibrated(run) if row.id == best.id), 0)
-    said = by_race(run, best, fresh) if fresh else believed.expected(run, best)
+    said = by_race(run, best, fresh) if fresh else predicted(run, best)
     return Found(
         best.genome,
         best.losses[0],

@@ -25,7 +25,7 @@ import numpy as np
 
 from evo_tune import Choice, Float, Int, Outcome, SearchSpace
 from evo_tune.genome.trial import Candidate, trial_seed
-from evo_tune.report.pages.writing import write_beside
+from evo_tune.report.page import write_beside
 from evo_tune.store.events import Born, Ended, Recorded, SessionBegun, Told, write
 from evo_tune.store.journal import JOURNAL
 from evo_tune.store.manifest import Manifest, write_manifest

@@ -33,7 +33,7 @@ import pandas as pd
 from problems import SOURCES, Problem, tables
 from search import Ours
 
-from evo_tune.report.further import DONE, ENOUGH, chance
+from evo_tune.report.summary import DONE, FEWEST, chance
 
 TRAININGS = 80
 """Of a run."""
@@ -90,7 +90,7 @@ def lowest(losses: np.ndarray) -> np.ndarray:
 
 def by_chance(losses: np.ndarray, noise: float, below: float = DONE) -> int:
     """Return after how many trainings a run stops by the chance."""
-    found = (at for at in range(ENOUGH, len(losses)) if told(losses, noise, at) < below)
+    found = (at for at in range(FEWEST, len(losses)) if told(losses, noise, at) < below)
     return next(found, len(losses))
 
 
@@ -138,7 +138,7 @@ def report(runs: list[tuple[np.ndarray, np.ndarray, float]]) -> None:
     chances, came = [], []
     for seen, _, noise in runs:
         best = lowest(seen)
-        for at in range(ENOUGH, len(seen) - NEXT + 1):
+        for at in range(FEWEST, len(seen) - NEXT + 1):
             found = told(seen, noise, at)
             if np.isfinite(found):
                 chances.append(found)

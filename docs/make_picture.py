@@ -16,7 +16,7 @@ from typing import Any
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
-from evo_tune.report.pages.writing import write_report
+from evo_tune.report.page import write_report
 from evo_tune.store.run import Run
 
 ROOT = Path(__file__).parents[1]

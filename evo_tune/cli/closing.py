@@ -11,11 +11,10 @@ from evo_tune.cli import _shared as shared
 from evo_tune.cli.for_scale import in_lines
 from evo_tune.genome.trial import Trial
 from evo_tune.report import summary as report
-from evo_tune.report.advice import ends_of
-from evo_tune.report.carried import read_carried
+from evo_tune.report.charts.next_steps import ends_of
+from evo_tune.report.charts.scale import read_carried
 from evo_tune.report.data import run_summary
-from evo_tune.report.further import DONE_BY_ITSELF, further_of, in_words
-from evo_tune.report.summary import Closing
+from evo_tune.report.summary import DONE_BY_ITSELF, Closing, further_of, in_words
 from evo_tune.report.words import spread, verdict
 from evo_tune.store.places import as_typed
 from evo_tune.store.run import Run

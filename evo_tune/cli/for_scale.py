@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from evo_tune.forecast.scale import Aim
     from evo_tune.genome.genes import Gene
     from evo_tune.plugins.evaluator import Evaluator
-    from evo_tune.report.carried import Carried
+    from evo_tune.report.charts.scale import Carried
     from evo_tune.store.run import Run
 
 __all__ = ["BUDGETS", "genes_for", "in_lines", "note", "options_for", "wider_default"]
@@ -110,7 +110,7 @@ def note(run: Run, evaluator: Evaluator) -> None:
     if not run.manifest.for_scale:
         return
     from evo_tune.forecast.scale import carried
-    from evo_tune.report.carried import write_carried
+    from evo_tune.report.charts.scale import write_carried
 
     try:
         if (found := carried(run, evaluator)) is not None:

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from evo_tune.cli import _shared as shared
-from evo_tune.report.further import further_of, in_words
 from evo_tune.report.racing import CAP
+from evo_tune.report.summary import further_of, in_words
 from evo_tune.report.words import fixed, sparkline
 from evo_tune.text import printable
 

@@ -138,7 +138,7 @@ def go(
 
 def _report(run: Run) -> Path | None:
     """Write a run's report; whatever keeps it from being written costs a warning, and never the run."""
-    from evo_tune.report.pages.writing import write_beside
+    from evo_tune.report.page import write_beside
     from evo_tune.store.places import as_typed
 
     try:

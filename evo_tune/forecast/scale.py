@@ -21,7 +21,7 @@ from evo_tune.forecast.loss import Observation, ScalingLaw, missing, predict
 from evo_tune.genome.trial import DECAYED, Trial
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.report.calibration import recommended
-from evo_tune.report.carried import Carried
+from evo_tune.report.charts.scale import Carried
 from evo_tune.report.summary import costs
 from evo_tune.store.calibration import read_calibration
 from evo_tune.store.places import as_typed

@@ -21,8 +21,7 @@ from evo_tune.genome.history import History
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.values import Genome
 from evo_tune.report.calibration import race_of
-from evo_tune.report.further import DONE, DONE_BY_ITSELF, further, in_words
-from evo_tune.report.summary import mean_seconds, spent
+from evo_tune.report.summary import DONE, DONE_BY_ITSELF, further, in_words, mean_seconds, spent
 from evo_tune.rules.ruled import Ruled
 from evo_tune.store.places import as_typed
 from evo_tune.store.run import Run

@@ -1,6 +1,12 @@
-"""What a run's calibration says: how the race of the finalists stands, and which trial to recommend.
+"""Which trial of a run to recommend: the ranking of its trials, and the result of its final comparison.
 
-Reads a run and writes nothing; the trainings are `loop.calibration`'s, the rules of the race `racing`'s.
+The best of many noisy results is partly luck. A run that weighs extra seeds against new genomes (`Manifest.by_worth`)
+is therefore ranked by a model of all results (`genome.models.seeds`), which predicts each genome's mean loss over
+other seeds. A run whose leader needs N seeds (`Manifest.replicates`) ranks the best genome that has all of them before
+those that look better after fewer, because a run that ends by the clock has no time left to confirm them.
+
+This module reads a run and writes nothing. `racing` has the rules of the final comparison, `loop.calibration` does its
+trainings.
 """
 
 from __future__ import annotations
@@ -8,46 +14,110 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from evo_tune.genome.trial import Candidate, Objective, Trial
+from evo_tune.genome.models.features import features_of, sizes_of
+from evo_tune.genome.models.seeds import by_expectation
+from evo_tune.genome.space import SearchSpace
+from evo_tune.genome.trial import Objective, Trial
 from evo_tune.genome.values import genome_key, is_same
-from evo_tune.report import believed
 from evo_tune.report.racing import ROUNDING, Fresh, Purpose, Race, Standing, most_numbers
 from evo_tune.store.calibration import read_calibration
 from evo_tune.store.run import Run
 
-__all__ = [
-    "Calibrated",
-    "calibrated",
-    "calibration_seed",
-    "is_default",
-    "race_of",
-    "recommended",
-    "reported",
-    "results_of",
-    "standing",
-]
-
-
 STREAMS: Mapping[Purpose, int] = {"report": 2, "choose": 3}
-"""The trainings of the search have 1 (`genome.trial.trial_seed`), births 0."""
+"""Seed streams of the final comparison; trainings of the search use 1 (`genome.trial.trial_seed`), proposals 0."""
+
+MEMO: WeakKeyDictionary[Run, tuple[int, dict[int, float]]] = WeakKeyDictionary()
+"""For each run, its number of results and the predicted losses that follow from them."""
+
+# Ranking.
 
 
-def calibration_seed(run_seed: int, number: int, purpose: Purpose = "report") -> int:
-    """Return a seed that no trial of the run has used; the same for every genome, so they are paired."""
-    return int(np.random.SeedSequence([run_seed, STREAMS[purpose], number]).generate_state(1)[0])
+def ranked(run: Run) -> list[Trial]:
+    """Return a run's trials as `Run.ranked` does, with the best few reordered by what is known of other seeds."""
+    found = run.ranked()
+    if not run.manifest.by_worth:
+        return _proven_first(run, found) if run.manifest.replicates > 1 else found
+    place = {id: number for number, id in enumerate(_predicted(run, found))}
+    return sorted(found, key=lambda trial: place.get(trial.id, len(place)))  # stable
+
+
+def _proven_first(run: Run, found: list[Trial]) -> list[Trial]:
+    """Return ranked trials, with the best one that has all its seeds moved to the front.
+
+    The order stays if that trial breaks a constraint by more, or if no extra seed has changed a loss.
+    """
+    losses: dict[str, list[float | None]] = {}
+    for trial in run.trials():
+        if trial.candidate.whole:
+            losses.setdefault(trial.key, []).append(trial.losses[0] if trial.losses else None)
+    again = [known for known in losses.values() if len(known) > 1]
+    proven = [place for place, trial in enumerate(found) if len(losses[trial.key]) >= run.manifest.replicates]
+    if not proven or all(len(set(known)) == 1 for known in again):
+        return found
+    first = found[proven[0]]
+    if first.violation > found[0].violation:
+        return found
+    return [first, *(trial for trial in found if trial is not first)]
+
+
+def predicted(run: Run, trial: Trial) -> float | None:
+    """Return the value of the first objective that is predicted for a ranked trial's genome with other seeds.
+
+    Returns:
+        None for trials that are not among the best, and in runs without such a prediction.
+    """
+    loss = _predicted(run, run.ranked()).get(trial.id)
+    return None if loss is None else run.objectives[0].value(loss)
+
+
+def _predicted(run: Run, found: Sequence[Trial]) -> dict[int, float]:
+    """Return the predicted losses of the best few ranked trials by id, the lowest first."""
+    if not run.manifest.by_worth:
+        return {}
+    count, losses = MEMO.get(run, (-1, {}))
+    if count != len(run.outcomes):
+        losses = _modelled(run, [trial for trial in found if trial.feasible])
+        MEMO[run] = len(run.outcomes), losses
+    return losses
+
+
+def _modelled(run: Run, found: Sequence[Trial]) -> dict[int, float]:
+    seeds: dict[str, dict[int, float]] = {}
+    for trial in run.trials():
+        if trial.rankable and trial.feasible and trial.losses is not None:
+            seeds.setdefault(genome_key(trial.genome), {})[trial.candidate.replicate] = trial.losses[0]
+    space = SearchSpace(None, None, **run.genes)
+    sizes = sizes_of(space)
+
+    def points(places: Sequence[int]) -> np.ndarray:
+        return features_of(np.stack([space.encode(found[place].genome) for place in places]), sizes)
+
+    known = [seeds[genome_key(trial.genome)] for trial in found]
+    shared = not run.manifest.own_seeds
+    return {found[place].id: loss for place, loss in by_expectation(known, points, sizes > 0, shared).items()}
+
+
+def is_default(trial: Trial, run: Run) -> bool:
+    """Return whether a trial has the default genome, which was proposed first."""
+    default = run.candidates[0].genome
+    return trial.genome == default and is_same(trial.genome, default)  # the quick test first
+
+
+# The final comparison.
 
 
 @dataclass(frozen=True)
 class Calibrated:
-    """The first objective of one genome over fresh seeds, on the test set where there is one (see `reported`).
+    """Values of one genome over the reporting seeds of the final comparison, by the metric of `reported`.
 
     Args:
-        id: The trial whose genome it is.
-        values: One value per seed that trained well.
-        failures: Seeds that did not.
+        id: Id of the genome's trial.
+        values: One value for each successful seed.
+        failures: Number of failed seeds.
     """
 
     id: int
@@ -61,48 +131,59 @@ class Calibrated:
 
     @property
     def error(self) -> float:
-        """Standard error of the mean; NaN for fewer than two seeds, 0 if they differ by no more than rounding does."""
+        """Standard error of the mean; NaN for fewer than two seeds, 0 if they differ by rounding only."""
         if len(self.values) < 2:
             return math.nan
         error = float(np.std(self.values, ddof=1) / math.sqrt(len(self.values)))
         return error if error > ROUNDING * max(map(abs, self.values)) else 0.0
 
 
-def reported(run: Run) -> Objective:
-    """Return what the reporting seeds are compared by: the first objective, on the test set if the evaluator has one.
+@dataclass(frozen=True)
+class Compared:
+    """The final comparison of a run so far.
 
-    Finalists are chosen by the objective itself, so the test set has no part in what was found.
+    Args:
+        race: Finalists and default.
+        results: Losses of its trainings; None for a failure.
+        state: What follows from them.
+    """
+
+    race: Race
+    results: Mapping[Fresh, float | None]
+    state: Standing
+
+
+def calibration_seed(run_seed: int, number: int, purpose: Purpose = "report") -> int:
+    """Return a seed that no trial of the run has used; it is the same for every genome, which pairs the results."""
+    return int(np.random.SeedSequence([run_seed, STREAMS[purpose], number]).generate_state(1)[0])
+
+
+def reported(run: Run) -> Objective:
+    """Return the objective that the reporting seeds compare: the first, on the test set if the evaluator has one.
+
+    Finalists are chosen by the objective itself, so the test set has no part in the search.
     """
     first = run.objectives[0]
     return type(first)(run.manifest.tests.get(first.metric, first.metric))
 
 
-def is_default(trial: Trial, run: Run) -> bool:
-    """Say whether a trial is of the default genome, which was born first."""
-    default = run.candidates[0].genome
-    return trial.genome == default and is_same(trial.genome, default)  # first what is quick
-
-
 def race_of(run: Run) -> Race:
-    """Return the race between the best and the default, as the last session wants it that wanted any.
+    """Return the final comparison that the last session with one asked for.
 
-    With several objectives the first of the first one's ranking is the only finalist: the front is what is looked for.
+    With several objectives the only finalist is the best on the first one, because the result is the Pareto front.
     """
     wanting = [session for session in run.sessions if session.calibrate][-1:]
     seeds, best = (wanting[0].calibrate, wanting[0].calibrate_best) if wanting else (0, 1)
-    ranked = believed.ranked(run)
-    default = next((trial.id for trial in ranked if is_default(trial, run)), None)
-    leaders = _leaders(ranked, best if len(run.objectives) == 1 else 1)
-    return Race(tuple(trial.id for trial in leaders if trial.id != default), default, seeds)
-
-
-def _leaders(ranked: Sequence[Trial], count: int) -> list[Trial]:
-    return [trial for trial in ranked[:count] if trial.feasible == ranked[0].feasible]
+    trials = ranked(run)
+    default = next((trial.id for trial in trials if is_default(trial, run)), None)
+    first = trials[: best if len(run.objectives) == 1 else 1]
+    leaders = [trial.id for trial in first if trial.feasible == trials[0].feasible]
+    return Race(tuple(id for id in leaders if id != default), default, seeds)
 
 
 def results_of(run: Run, race: Race) -> dict[Fresh, float | None]:
-    """Return the losses of a race's trainings so far, by the first objective or `reported`; None for a failure."""
-    done = {_key(trial.candidate): trial for trial in read_calibration(run)}
+    """Return the losses of the final comparison's trainings so far; None for a failure."""
+    done = {(trial.key, trial.candidate.seed): trial for trial in read_calibration(run)}
     found: dict[Fresh, float | None] = {}
     if not done:
         return found
@@ -122,49 +203,50 @@ def _loss(trial: Trial, by: Objective) -> float | None:
     return loss if math.isfinite(loss) else None
 
 
-def _key(candidate: Candidate) -> tuple[str, int]:
-    return genome_key(candidate.genome), candidate.seed
-
-
-def standing(run: Run) -> Standing | None:
-    """Return how the race stands; None if it was not begun."""
-    if not read_calibration(run):
+def compared(run: Run) -> Compared | None:
+    """Return the final comparison so far; None before its first result."""
+    if not read_calibration(run):  # a running search asks for this often
         return None
     race = race_of(run)
     results = results_of(run, race)
-    return race.standing(results) if results else None
+    return Compared(race, results, race.standing(results)) if results else None
 
 
-def recommended(run: Run) -> Trial | None:
-    """Return the trial to recommend: once a race has ended, the finalist that was chosen, else the best of the search.
-
-    It is the default where that did better on the reporting seeds: failed on fewer, or had the lower mean.
-    """
-    rows = {row.id: row for row in calibrated(run)} if len(run.objectives) == 1 else {}
-    if not rows:  # as long as a run goes on, this is asked for again and again
-        return next(iter(believed.ranked(run)), None) if run.manifest.replicates > 1 else run.leader
-    ranked = run.ranked()
-    race = standing(run)
-    assert race is not None
-    chosen = next(trial for trial in ranked if trial.id == race.chosen)
-    default = next((trial for trial in ranked if is_default(trial, run)), None)
-    if default is None or default.violation > chosen.violation:
-        return chosen
-    more = rows[chosen.id].failures - rows[default.id].failures
-    return default if more > 0 or (more == 0 and race.gain < 0) else chosen
+def standing(run: Run) -> Standing | None:
+    """Return the state of the final comparison; None before its first result."""
+    found = compared(run)
+    return None if found is None else found.state
 
 
 def calibrated(run: Run) -> list[Calibrated]:
-    """Return the values of the default and of the chosen finalist over the reporting seeds, once a race has ended."""
-    stands = standing(run)
-    if stands is None or not stands.over or stands.chosen is None:
+    """Return the values of the default and of the chosen finalist; empty until the final comparison is complete."""
+    found = compared(run)
+    if found is None or not found.state.over or found.state.chosen is None:
         return []
-    race = race_of(run)
-    results, value = results_of(run, race), reported(run).value
-    found = []
-    for id in (race.default, stands.chosen):
-        if id is not None:
-            losses = [results[Fresh(id, "report", number)] for number in range(1, stands.seeds + 1)]
-            values = tuple(value(loss) for loss in losses if loss is not None)
-            found.append(Calibrated(id, values, len(losses) - len(values)))
-    return found
+    ids = [id for id in (found.race.default, found.state.chosen) if id is not None]
+    return [_over_seeds(id, found, reported(run)) for id in ids]
+
+
+def _over_seeds(id: int, found: Compared, by: Objective) -> Calibrated:
+    losses = [found.results[Fresh(id, "report", number)] for number in range(1, found.state.seeds + 1)]
+    values = tuple(by.value(loss) for loss in losses if loss is not None)
+    return Calibrated(id, values, len(losses) - len(values))
+
+
+def recommended(run: Run) -> Trial | None:
+    """Return the trial to recommend: the finalist that the final comparison chose, else the best of the search.
+
+    The default genome is recommended instead if it was better on the reporting seeds: fewer failures, or the same
+    number and a better mean.
+    """
+    state = standing(run) if len(run.objectives) == 1 else None
+    if state is None or not state.over or state.chosen is None:
+        return next(iter(ranked(run)), None) if run.manifest.replicates > 1 else run.leader
+    trials = run.ranked()
+    chosen = next(trial for trial in trials if trial.id == state.chosen)
+    default = next((trial for trial in trials if is_default(trial, run)), None)
+    if default is None or default.violation > chosen.violation:
+        return chosen
+    failures = {row.id: row.failures for row in calibrated(run)}
+    more = failures[chosen.id] - failures[default.id]
+    return default if more > 0 or (more == 0 and state.gain < 0) else chosen

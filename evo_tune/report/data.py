@@ -14,11 +14,11 @@ from msgspec import UNSET, Struct, UnsetType, structs
 from evo_tune.genome.trial import Trial
 from evo_tune.genome.values import Genome, Value
 from evo_tune.report import summary
-from evo_tune.report.advice import at_ends
 from evo_tune.report.calibration import Calibrated, calibrated, reported
-from evo_tune.report.carried import Carried, read_carried
-from evo_tune.report.further import Further, further_of
+from evo_tune.report.charts.next_steps import at_ends
+from evo_tune.report.charts.scale import Carried, read_carried
 from evo_tune.report.material import Material
+from evo_tune.report.summary import Further, further_of
 from evo_tune.store.run import Run
 
 __all__ = [
@@ -386,4 +386,4 @@ def run_details(run: Run, top: int) -> RunDetails:
 
 def _wider(run: Run) -> dict[str, str]:
     """Return a wider range for each gene whose best values are at an end of its range."""
-    return {name: wider for name, (_, wider) in at_ends(Material(run)).items()}
+    return {name: found.wider for name, found in at_ends(Material(run)).items()}

@@ -1,9 +1,8 @@
-"""How charts are drawn: as plotly reads them, in one type, one palette and one layout. Knows no runs.
+"""Figures as plain data for plotly, and the parts of a report that hold them. This module knows nothing of runs.
 
-A figure is plain data here, which a page takes as it is: plotly itself is loaded for notebooks only (`as_plotly`).
-
-Text inside a figure is the browser's own, and plotly reads some HTML in it; `safe` makes any text mean itself. Colours
-of text, grid and background are the page's, which has two of each (light and dark); those here are for notebooks.
+A figure is a dict that the page embeds as it is; plotly itself is imported for notebooks only (`as_plotly`). Plotly
+interprets some HTML in labels, so every text from a run passes `safe`. The page's style sheet sets the colours of
+text, grid and background, for light and dark themes; the colours here are for notebooks.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ import html
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -24,28 +24,8 @@ from evo_tune.text import one_line
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-__all__ = [
-    "BEST",
-    "DEFAULT",
-    "FAINT",
-    "MOST_MARKS",
-    "OTHERS",
-    "PRUNED",
-    "SERIES",
-    "Spec",
-    "as_json",
-    "as_plotly",
-    "figure",
-    "gene_axis",
-    "log_axis",
-    "points",
-    "safe",
-    "steps",
-    "thinned",
-]
-
 Spec: TypeAlias = dict[str, Any]
-"""A figure: its `data`, which are traces, and its `layout`, as plotly's script has them."""
+"""A figure: its `data` (traces) and its `layout`, in plotly's schema."""
 
 OTHERS = "#56B4E9"
 BEST = "#D55E00"
@@ -53,120 +33,124 @@ DEFAULT = "#8a8f98"
 PRUNED = "#CC79A7"
 FAINT = "rgba(128,138,150,0.45)"
 SERIES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
-"""Colours that people with any of the usual kinds of colour blindness tell apart (Okabe & Ito, Color universal design,
-2008), and that can be seen on white and on near-black."""
+"""Colours that people with any common kind of colour blindness can tell apart (Okabe & Ito, Color universal design,
+2008), visible on white and on near-black."""
 
 MOST_MARKS = 1000
-"""Marks of a kind in one chart: more are drawn slowly and tell no more."""
+"""Most marks of one kind in a chart: more take longer to draw and show nothing new."""
 
 LONGEST = 60
-"""Characters of a label."""
+"""Longest label, in characters."""
 
 SIZE = 12
-"""Of all text in a figure, in pixels."""
+"""Font size of all text in a figure, in pixels."""
 
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', sans-serif"
 
+TRIAL = "trial %{customdata}<br>%{y:.5g}<extra></extra>"
+"""Hover text of a mark whose `customdata` is its trial's id."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A figure with its caption.
+
+    Args:
+        figure: The figure.
+        caption: One line of any text; '' for none.
+        narrow: Whether the page may place it beside other figures.
+        axes: Names of the axes by which the page's script lets a reader filter lines.
+    """
+
+    figure: Spec
+    caption: str = ""
+    narrow: bool = False
+    axes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Command:
+    """A recommended step.
+
+    Args:
+        why: One sentence.
+        typed: The command to type; '' for none.
+    """
+
+    why: str
+    typed: str = ""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of a report. Its texts may be any text: the page escapes them.
+
+    Args:
+        title: Title.
+        reads: One or two sentences that explain how to read it.
+        figures: Figures in order.
+        facts: Values shown large, by name.
+        commands: Recommended steps in order.
+        rows: Table rows, each with the same keys.
+        rows_title: Title of the table.
+        rows_open: Whether the table is open at first.
+        note: What the part leaves out, if anything.
+    """
+
+    title: str
+    reads: str
+    figures: Sequence[Drawn] = ()
+    facts: Mapping[str, str] = field(default_factory=dict)
+    commands: Sequence[Command] = ()
+    rows: Sequence[Mapping[str, Any]] = ()
+    rows_title: str = "The numbers"
+    rows_open: bool = False
+    note: str = ""
+
 
 def safe(text: object, longest: int = LONGEST) -> str:
-    """Return any text as a figure may show it: short, in one line, and without meaning for HTML."""
+    """Return any text as a label: one short line, with HTML escaped."""
     return html.escape(one_line(str(text), longest), quote=True)
 
 
 def thinned(count: int, most: int, keep: Iterable[int] = ()) -> np.ndarray:
-    """Return which of so many things to draw, evenly spread, in order; `keep` are among them."""
+    """Return at most `most` indices of `count` things, evenly spread and in order, and always those in `keep`."""
     if count <= most:
         return np.arange(count)
     spread = np.linspace(0, count - 1, most).round().astype(int)
     return np.unique(np.concatenate([spread, np.array([*keep], dtype=int)]))
 
 
-def figure(
-    traces: Sequence[Mapping[str, Any]],
-    x: Mapping[str, Any] | str = "",
-    y: Mapping[str, Any] | str = "",
-    height: int = 300,
-    **layout: Any,
-) -> Spec:
-    """Return a figure in the report's style.
-
-    Args:
-        traces: Of plotly, as mappings.
-        x: The axis: its title, already `safe`, or more of it.
-        y: Likewise.
-        height: In pixels; the width is the page's.
-        layout: More of plotly's layout.
-    """
-    font = {"family": FONT, "size": SIZE}
-    made = {
-        "template": {},
-        "autosize": True,
-        "height": height,
-        "margin": {"l": 64, "r": 16, "t": 16, "b": 52},
-        "font": {**font, "color": "#5b6470"},
-        "paper_bgcolor": "rgba(0,0,0,0)",
-        "plot_bgcolor": "rgba(0,0,0,0)",
-        "hovermode": "closest",
-        "hoverlabel": {"font": font, "align": "left"},
-        "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "font": font},
-        "showlegend": sum(bool(trace.get("name")) and trace.get("showlegend", True) for trace in traces) > 1,
-        "xaxis": _axis(x),
-        "yaxis": _axis(y),
-        **layout,
-    }
-    if made["showlegend"]:
-        made["margin"] = {**made["margin"], "t": 40}
-    return {"data": [dict(trace) for trace in traces], "layout": made}
+def drawn_of(most: int, count: int, things: str) -> str:
+    """Return a note that says how many of a chart's things are drawn; '' if all are."""
+    return f"{most} of {count} {things} are drawn, evenly spread." if count > most else ""
 
 
-def as_plotly(spec: Spec) -> Figure:
-    """Return a figure as plotly's own, to be changed, shown or saved; plotly checks each of its properties."""
-    import plotly.graph_objects as go
-
-    return go.Figure(spec)
+# Axes.
 
 
-def as_json(specs: Mapping[str, Any]) -> str:
-    """Return figures, or what holds them, as JSON for plotly's script; arrays are in base64, as it reads them fastest.
-
-    A number that is none stays one in an array, and is null in a list: a gap, in both.
-    """
-    how: dict[str, Any] = {"ensure_ascii": True, "separators": (",", ":"), "allow_nan": False}
-    try:
-        return json.dumps(specs, default=_plain, **how)
-    except ValueError:
-        return json.dumps(_without_nan(specs), default=_plain, **how)
+def axis(title: str, **more: Any) -> dict[str, Any]:
+    """Return an axis; `title` is already `safe`."""
+    return {"title": {"text": title}, **more}
 
 
-def _plain(value: Any) -> Any:
-    """Return what JSON has no word for: a scalar as Python's, an array of numbers by its type and its bytes."""
-    if not isinstance(value, np.ndarray):
-        return _without_nan(value.item())
-    if value.dtype.kind not in "iuf" or value.ndim != 1:
-        return _without_nan(value.tolist())
-    small = value.dtype.kind != "f" and (not len(value) or (value.min() >= -(2**31) and value.max() < 2**31))
-    kind = "i4" if small else "f8"  # its script knows no longer ones
-    return {"dtype": kind, "bdata": base64.b64encode(value.astype(f"<{kind}").tobytes()).decode()}
+def share_axis(title: str, **more: Any) -> dict[str, Any]:
+    """Return an axis of shares, labelled in percent."""
+    return axis(title, tickformat=".0%", **more)
 
 
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {name: _without_nan(one) for name, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+TRAINED: Mapping[str, Any] = share_axis("share of a full training", range=[0, 1.02])
+"""The x axis of learning curves."""
 
 
-def _axis(given: Mapping[str, Any] | str) -> dict[str, Any]:
-    more: dict[str, Any] = {"title": {"text": given}} if isinstance(given, str) else dict(given)
-    if isinstance(more.get("title"), Mapping):
-        more["title"] = {"font": {"size": SIZE}, "standoff": 8, **more["title"]}
-    usual = {"gridcolor": "rgba(128,138,150,0.25)", "zeroline": False, "nticks": 6, "tickfont": {"size": SIZE}}
-    return {**usual, "exponentformat": "SI", **more}
+def names_axis(names: Sequence[str], longest: int) -> dict[str, Any]:
+    """Return a vertical axis with a name for each of its places, from the top down."""
+    labels = {"tickvals": list(range(len(names))), "ticktext": [safe(name, longest) for name in names]}
+    return {"automargin": True, "tickmode": "array", **labels, "range": [len(names) - 0.4, -0.6]}
 
 
 def log_axis(low: float, high: float) -> dict[str, Any]:
-    """Return a logarithmic axis whose ticks are plain numbers: powers of ten, and more where it is short."""
+    """Return a logarithmic axis with plain numbers as ticks: powers of ten, and more where the axis is short."""
     decades = math.log10(high) - math.log10(low)
     steps = (1.0, 2.0, 5.0) if decades < 1.5 else (1.0, 3.0) if decades < 2.5 else (1.0,)
     powers = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 2)
@@ -181,11 +165,9 @@ def _short(value: float) -> str:
     for size, sign in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if size <= value < 1000 * size and value < 1e12:
             return f"{value / size:g}{sign}"
-    return (
-        f"{value:.6g}"
-        if 1e-4 < value < 1e3
-        else f"{value:.0e}".replace("e+", "e").replace("e-0", "e-").replace("e0", "e")
-    )
+    if 1e-4 < value < 1e3:
+        return f"{value:.6g}"
+    return f"{value:.0e}".replace("e+", "e").replace("e-0", "e-").replace("e0", "e")
 
 
 def gene_axis(name: str, gene: Gene) -> dict[str, Any]:
@@ -193,22 +175,134 @@ def gene_axis(name: str, gene: Gene) -> dict[str, Any]:
     if isinstance(gene, Choice):
         places = thinned(len(gene.values), 8)
         texts = [safe(show_value(gene.values[place]), 14) for place in places]
-        bounds = [-0.6, len(gene.values) - 0.4]
-        ticks = {"tickmode": "array", "tickvals": places.tolist(), "ticktext": texts}
-        return {"title": {"text": safe(name)}, "type": "linear", "range": bounds, **ticks}
-    title: dict[str, Any] = {"title": {"text": safe(name)}}
+        ends = [-0.6, len(gene.values) - 0.4]
+        return axis(safe(name), type="linear", range=ends, tickmode="array", tickvals=places.tolist(), ticktext=texts)
     if isinstance(gene, Float | Int) and gene.log:
-        return {**title, **log_axis(gene.low, gene.high)}
-    return {**title, "type": "linear"}
+        return axis(safe(name), **log_axis(gene.low, gene.high))
+    return axis(safe(name), type="linear")
+
+
+def time_unit(longest: float) -> tuple[float, str]:
+    """Return the unit for a time axis that reaches so many seconds: its length in seconds, and its name."""
+    return (3600.0, "hours") if longest >= 7200 else (60.0, "minutes") if longest >= 120 else (1.0, "seconds")
+
+
+# Traces; their names are already `safe`.
 
 
 def points(x: Any, y: Any, name: str, color: str, **more: Any) -> dict[str, Any]:
-    """Return a trace of points; `name` is already `safe`."""
+    """Return a trace of points."""
     marker = {"color": color, "size": 6, "line": {"width": 0}, **more.pop("marker", {})}
     return {"type": "scatter", "mode": "markers", "x": x, "y": y, "name": name, "marker": marker, **more}
 
 
-def steps(x: Any, y: Any, name: str, color: str, **more: Any) -> dict[str, Any]:
-    """Return a trace of a line that stays until it changes; `name` is already `safe`."""
-    line = {"color": color, "width": 2.5, "shape": "hv", **more.pop("line", {})}
-    return {"type": "scatter", "mode": "lines", "x": x, "y": y, "name": name, "line": line, **more}
+def line(x: Any, y: Any, name: str, color: str, width: float = 2, **more: Any) -> dict[str, Any]:
+    """Return a trace of a line; NaN or None in it is a gap."""
+    shape = {"color": color, "width": width, **more.pop("line", {})}
+    return {"type": "scatter", "mode": "lines", "x": x, "y": y, "name": name, "line": shape, **more}
+
+
+def steps(x: Any, y: Any, name: str, color: str, width: float = 2.5, **more: Any) -> dict[str, Any]:
+    """Return a trace of a line that changes in steps."""
+    return line(x, y, name, color, width, **{**more, "line": {"shape": "hv", **more.get("line", {})}})
+
+
+def bars(mean: np.ndarray, low: np.ndarray, high: np.ndarray, color: str, **more: Any) -> dict[str, Any]:
+    """Return the error bars of points, from their lower to their upper ends."""
+    ends = {"array": np.maximum(high - mean, 0), "arrayminus": np.maximum(mean - low, 0)}
+    return {"type": "data", "symmetric": False, **ends, "color": color, **more}
+
+
+def rules(places: Iterable[float]) -> list[dict[str, Any]]:
+    """Return dashed vertical lines across a figure, as shapes of its layout."""
+    style = {"color": DEFAULT, "width": 1, "dash": "dash"}
+    return [{"type": "line", "x0": x, "x1": x, "yref": "paper", "y0": 0, "y1": 1, "line": style} for x in places]
+
+
+# Figures.
+
+
+def figure(
+    traces: Sequence[Mapping[str, Any]],
+    x: Mapping[str, Any] | str = "",
+    y: Mapping[str, Any] | str = "",
+    height: int = 300,
+    **layout: Any,
+) -> Spec:
+    """Return a figure in the report's style.
+
+    Args:
+        traces: Plotly traces.
+        x: The axis, or its title, already `safe`.
+        y: Likewise.
+        height: Height in pixels; the width is the page's.
+        layout: Further properties of plotly's layout.
+    """
+    font = {"family": FONT, "size": SIZE}
+    made = {
+        "template": {},
+        "autosize": True,
+        "height": height,
+        "margin": {"l": 64, "r": 16, "t": 16, "b": 52},
+        "font": {**font, "color": "#5b6470"},
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "hovermode": "closest",
+        "hoverlabel": {"font": font, "align": "left"},
+        "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "font": font},
+        "showlegend": sum(bool(trace.get("name")) and trace.get("showlegend", True) for trace in traces) > 1,
+        "xaxis": _styled(x),
+        "yaxis": _styled(y),
+        **layout,
+    }
+    if made["showlegend"]:
+        made["margin"] = {**made["margin"], "t": 40}
+    return {"data": [dict(trace) for trace in traces], "layout": made}
+
+
+def _styled(given: Mapping[str, Any] | str) -> dict[str, Any]:
+    """Return an axis in the report's style."""
+    more = axis(given) if isinstance(given, str) else dict(given)
+    if isinstance(more.get("title"), Mapping):
+        more["title"] = {"font": {"size": SIZE}, "standoff": 8, **more["title"]}
+    usual = {"gridcolor": "rgba(128,138,150,0.25)", "zeroline": False, "nticks": 6, "tickfont": {"size": SIZE}}
+    return {**usual, "exponentformat": "SI", **more}
+
+
+def as_plotly(spec: Spec) -> Figure:
+    """Return a figure as plotly's own object, to change, show or save; plotly checks each property."""
+    import plotly.graph_objects as go
+
+    return go.Figure(spec)
+
+
+def as_json(specs: Mapping[str, Any]) -> str:
+    """Return figures, or anything that holds them, as JSON for plotly's script.
+
+    Arrays are encoded in base64, which the script reads fastest. NaN stays NaN in an array and becomes null in a list:
+    a gap in both.
+    """
+    how: dict[str, Any] = {"ensure_ascii": True, "separators": (",", ":"), "allow_nan": False}
+    try:
+        return json.dumps(specs, default=_plain, **how)
+    except ValueError:
+        return json.dumps(_without_nan(specs), default=_plain, **how)
+
+
+def _plain(value: Any) -> Any:
+    """Return a value that JSON does not know: a scalar as Python's, an array of numbers as its type and its bytes."""
+    if not isinstance(value, np.ndarray):
+        return _without_nan(value.item())
+    if value.dtype.kind not in "iuf" or value.ndim != 1:
+        return _without_nan(value.tolist())
+    small = value.dtype.kind != "f" and (not len(value) or (value.min() >= -(2**31) and value.max() < 2**31))
+    kind = "i4" if small else "f8"  # the script knows no wider integers
+    return {"dtype": kind, "bdata": base64.b64encode(value.astype(f"<{kind}").tobytes()).decode()}
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _without_nan(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

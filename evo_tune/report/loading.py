@@ -15,8 +15,7 @@ from evo_tune.genome.trial import Trial
 from evo_tune.report import charts, summary
 from evo_tune.report.drawing import Spec, as_plotly
 from evo_tune.report.material import Material
-from evo_tune.report.pages.page import section_html, text
-from evo_tune.report.pages.writing import about, sections_of, write_report
+from evo_tune.report.page import about, section_html, text, write_report
 from evo_tune.store.places import STORE, find_run
 from evo_tune.store.run import Run
 
@@ -105,7 +104,7 @@ class Results:
         found = {name: charts.chart_of(name).part(self._material) for name in ("verdict", "next_steps")}
         parts = {name: part for name, part in found.items() if part is not None}
         facts = " · ".join(f"{text(name)} {text(value)}" for name, value in about(self._material).items())
-        sections = "".join(section_html(section) for section in sections_of(parts))
+        sections = "".join(section_html(name, part) for name, part in parts.items())
         return f"<div><h3>{text(self.name)}</h3><p>{facts}</p>{sections}</div>"
 
 

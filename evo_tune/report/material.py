@@ -1,35 +1,64 @@
-"""What the charts of a report are made of: one run, read once, each part worked out when it is first asked for.
+"""What the charts of a report are made from: one run, read once, and a model of its results. Draws nothing.
 
-Everything follows from the run; nothing here draws.
+`Material` computes each value when it is first asked for. `Model` says which genes mattered, in two ways. *Functional
+analysis of variance* (Hutter, Hoos & Leyton-Brown, An efficient approach for assessing hyperparameter importance, ICML
+2014): the share of the variance of a forest's prediction over the whole space that one gene explains alone, by its
+exact marginal in each tree. *PED-ANOVA* (Watanabe, Bansal & Hutter, PED-ANOVA: efficiently quantifying hyperparameter
+importance in arbitrary subspaces, IJCAI 2023): how the best tenth of the trials differ from all trials along a gene.
+Both are computed over bootstraps of the trials, whose spread says how reliable they are.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
+from statistics import NormalDist
 
 import numpy as np
 
+from evo_tune.genome.forest import Forest
 from evo_tune.genome.genes import Choice, Gene
+from evo_tune.genome.importance import ranks
 from evo_tune.genome.trial import Objective, Trial
 from evo_tune.report import summary
 from evo_tune.report.calibration import is_default, recommended
-from evo_tune.report.model import Model
 from evo_tune.report.summary import Closing
 from evo_tune.store.run import Run
 
-__all__ = ["LARGEST", "Material", "is_unordered"]
-
 LARGEST = 1e300
-"""Values beyond this, in size, are left out of charts: sums of them are no numbers."""
+"""Charts leave out values beyond this size: their sums overflow."""
+
+CELLS = 48
+"""Most points of a gene's grid."""
+
+MOST_GENES = 100
+"""Most genes of a space that the model learns."""
+
+BOOTSTRAPS = 16
+
+TREES = 5
+"""Trees for each bootstrap; they differ in their random thresholds only."""
+
+POINTS = 400
+"""Most trials that the forest learns from; of more, a random sample."""
+
+TOP = 0.1
+"""Share of the trials that PED-ANOVA calls the best, but at least eight trials."""
+
+LEAST = 1e-3
+"""Least density anywhere, relative to a kernel's 1 at its point."""
+
+ROUNDING = 1e-9
+"""A sum of divergences up to this counts as zero."""
 
 
 class Material:
     """One run, read once.
 
     Args:
-        run: It; as long as it goes on, what was asked for once stays as it was then.
+        run: The run. While it continues, a value that was computed once stays the same.
     """
 
     def __init__(self, run: Run) -> None:
@@ -40,42 +69,42 @@ class Material:
 
     @property
     def objective(self) -> Objective:
-        """The first objective: what "better" means where only one can be shown."""
+        """The first objective, by which single values are compared."""
         return self.run.objectives[0]
 
     @property
     def metric(self) -> str:
-        """The first objective's metric."""
+        """Metric of the first objective."""
         return self.objective.metric
 
     @property
     def better(self) -> str:
-        """'lower' or 'higher', whichever is better."""
+        """Which values are better: 'lower' or 'higher'."""
         return "lower" if self.objective.sign > 0 else "higher"
 
     @cached_property
     def trials(self) -> list[Trial]:
-        """Every recorded result, by id."""
+        """All recorded trials, ordered by id."""
         return self.run.trials()
 
     @cached_property
     def by_id(self) -> dict[int, Trial]:
-        """The same, by id."""
+        """All recorded trials by their ids."""
         return {trial.id: trial for trial in self.trials}
 
     @cached_property
     def ranked(self) -> list[Trial]:
-        """The genomes with a full training of their own, best first (see `Run.ranked`); none with absurd values."""
+        """Fully trained trials, best first (see `Run.ranked`), without losses beyond `LARGEST`."""
         return [trial for trial in self.run.ranked() if max(map(abs, trial.losses or (math.inf,))) < LARGEST]
 
     @cached_property
     def losses(self) -> np.ndarray:
-        """The first objective of `ranked`, to be minimised, shape (ranked,)."""
+        """First objective of `ranked`, to be minimised, shape (ranked,)."""
         return np.array([trial.losses[0] for trial in self.ranked if trial.losses], dtype=float)
 
     @cached_property
     def values(self) -> np.ndarray:
-        """The first objective of `ranked` as its metric has it, shape (ranked,)."""
+        """Values of the first objective's metric of `ranked`, shape (ranked,)."""
         return self.losses * self.objective.sign
 
     @cached_property
@@ -94,30 +123,30 @@ class Material:
 
     @cached_property
     def best(self) -> Trial | None:
-        """The trial to recommend; None if there is none."""
+        """The recommended trial; None if there is none."""
         return recommended(self.run)
 
     @cached_property
     def default(self) -> Trial | None:
-        """The default genome's full training; None if it has no value."""
+        """The full trial of the default genome; None if it has no value."""
         if not self.run.candidates:
             return None
         return next((trial for trial in self.ranked if is_default(trial, self.run)), None)
 
     @cached_property
     def closing(self) -> Closing:
-        """How the run ended up."""
+        """The run's result (see `summary.Closing`)."""
         return summary.closing(self.run)
 
     @cached_property
     def costs(self) -> dict[int, float]:
-        """What each candidate cost, in full trainings."""
+        """Cost of each candidate, in full trainings."""
         return summary.costs(self.run)
 
     @cached_property
     def model(self) -> Model | None:
-        """What a forest learned from `ranked`; None for too few trials, or losses without any spread."""
-        if len(self.ranked) < summary.ENOUGH or len(self.genes) > Model.MOST_GENES or np.ptp(self.losses) == 0:
+        """A model of `ranked`; None for too few trials, too many genes, or losses that do not differ."""
+        if len(self.ranked) < summary.ENOUGH or len(self.genes) > MOST_GENES or np.ptp(self.losses) == 0:
             return None
         sizes = np.array([gene.size if is_unordered(gene) else 0 for gene in self.genes.values()], dtype=int)
         grids = [_grid(gene) for gene in self.genes.values()]
@@ -125,7 +154,7 @@ class Material:
 
     @cached_property
     def by_importance(self) -> list[str]:
-        """Names of the genes that have more than one value, the most important first where that is known."""
+        """Genes with more than one value, the most important first if that is known."""
         names = [name for name, gene in self.genes.items() if gene.size > 1]
         if self.model is None:
             return names
@@ -134,7 +163,7 @@ class Material:
 
     @cached_property
     def worst_shown(self) -> float:
-        """Loss above which results are not told apart in charts: far beyond three quarters of all; NaN for none."""
+        """Loss above which charts draw all results at their edge, far above the upper quartile; NaN without results."""
         if not len(self.losses):
             return math.nan
         low, middle, high = np.quantile(self.losses, [0.0, 0.5, 0.75])
@@ -142,19 +171,201 @@ class Material:
 
 
 def is_unordered(gene: Gene) -> bool:
-    """Whether a gene's values have no order."""
+    """Return whether a gene's values have no order."""
     return isinstance(gene, Choice) and not gene.ordered
 
 
-CELLS = 48
-"""Most points of a gene's grid."""
-
-
 def _grid(gene: Gene) -> np.ndarray:
-    """Return unit coordinates along a gene: each value of one that has few, else evenly spread. Shape (points,)."""
+    """Return unit coordinates along a gene, shape (points,): each of its values if they are few, else evenly spaced."""
     count = int(min(gene.size, CELLS))
     points = (np.arange(count) + 0.5) / count
     if gene.size <= CELLS:
         values = [gene.decode(float(point)) for point in points]
         points = np.unique([gene.encode(value) for value in values])
     return np.asarray(points)
+
+
+# Which genes mattered.
+
+
+@dataclass(frozen=True)
+class Model:
+    """A forest fitted to trials, and the importance of each gene.
+
+    Args:
+        forest: Trees ordered by bootstrap, `TREES` for each.
+        sizes: Number of values of each unordered gene, 0 for an ordered one. Shape (genes,).
+        grids: Points along each gene, in unit coordinates.
+        scores: Sorted normal scores of the losses that it was fitted to, shape (points,).
+        losses: These losses, sorted, shape (points,).
+        anova: Share of the variance that each gene explains alone, shape (bootstraps, genes).
+        ped: Share of each gene in the difference between the best and all trials, shape (bootstraps, genes).
+    """
+
+    forest: Forest
+    sizes: np.ndarray
+    grids: Sequence[np.ndarray]
+    scores: np.ndarray
+    losses: np.ndarray
+    anova: np.ndarray
+    ped: np.ndarray
+
+    @classmethod
+    def fit(
+        cls,
+        units: np.ndarray,
+        losses: np.ndarray,
+        sizes: np.ndarray,
+        grids: Sequence[np.ndarray],
+        rng: np.random.Generator,
+    ) -> Model:
+        """Fit a model to trials.
+
+        Args:
+            units: Unit coordinates, shape (trials, genes).
+            losses: Losses that are not all the same, shape (trials,).
+            sizes: Number of values of each unordered gene, 0 for an ordered one. Shape (genes,).
+            grids: Points along each gene, in unit coordinates.
+            rng: Source of randomness.
+        """
+        if len(losses) > POINTS:
+            kept = rng.choice(len(losses), POINTS, replace=False)
+            kept[0] = np.argmin(losses)  # always include the best
+            units, losses = units[np.unique(kept)], losses[np.unique(kept)]
+        count = len(losses)
+        scores = _normal(losses)
+        samples = rng.integers(count, size=(BOOTSTRAPS, count))
+        features = _features(units, sizes)
+        forest = Forest.fit(features, scores, sizes, np.repeat(samples, TREES, axis=0), rng)
+        order = np.argsort(losses, kind="stable")
+        shares = anova(forest, sizes, [_features_along(grid, size) for grid, size in zip(grids, sizes, strict=True)])
+        ped = np.stack([ped_anova(units[sample], losses[sample], sizes, grids) for sample in samples])
+        by_bootstrap = shares.reshape(BOOTSTRAPS, TREES, -1).mean(axis=1)
+        return cls(forest, sizes, grids, scores[order], losses[order], by_bootstrap, ped)
+
+    def along(self, point: np.ndarray, gene: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the predicted loss along one gene's grid while all other genes keep their values.
+
+        Args:
+            point: Unit coordinates of all genes, shape (genes,).
+            gene: Index of the gene that varies.
+
+        Returns:
+            The mean over bootstraps and the bounds of an 80 % interval, each of shape (grid,).
+        """
+        grid = self.grids[gene]
+        points = np.tile(point, (len(grid), 1))
+        points[:, gene] = grid
+        found = self.forest.mean[self.forest.leaves(_features(points, self.sizes))]
+        by_bootstrap = found.reshape(BOOTSTRAPS, TREES, -1).mean(axis=1)
+        low, high = np.quantile(by_bootstrap, [0.1, 0.9], axis=0)
+        return self._loss(by_bootstrap.mean(axis=0)), self._loss(low), self._loss(high)
+
+    def _loss(self, scores: np.ndarray) -> np.ndarray:
+        return np.asarray(np.interp(scores, self.scores, self.losses))
+
+
+def _normal(losses: np.ndarray) -> np.ndarray:
+    """Return normal scores. Losses have long tails, which would dominate a mean."""
+    normal = NormalDist()
+    places = (ranks(losses) - 0.5) / len(losses)
+    return np.array([normal.inv_cdf(float(place)) for place in places])
+
+
+def _features(units: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Return unit coordinates with unordered genes as indices of their values, shape (points, genes)."""
+    return np.where(sizes > 0, np.minimum(np.floor(units * sizes), sizes - 1), units)
+
+
+def _features_along(grid: np.ndarray, size: int) -> np.ndarray:
+    return np.minimum(np.floor(grid * size), size - 1) if size else grid
+
+
+def anova(forest: Forest, sizes: np.ndarray, grids: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the share of each tree's variance that each gene explains alone, shape (trees, genes).
+
+    The space is the product of the grids, whose points have equal weight. A leaf is a box in it, so a marginal is the
+    sum of the leaves' predictions, weighted by their size along all other genes.
+
+    Args:
+        forest: The forest.
+        sizes: Number of values of each unordered gene, 0 for an ordered one. Shape (genes,).
+        grids: Points along each gene, as features.
+    """
+    tree, mean, low, high = _boxes(forest, len(sizes))
+    starts = np.flatnonzero(np.diff(tree, prepend=-1))
+    inside = [_inside(forest, tree, low, high, gene, grid) for gene, grid in enumerate(grids)]
+    width = np.stack([mask.mean(axis=1) for mask in inside], axis=1)
+    before = np.cumprod(np.column_stack([np.ones(len(width)), width[:, :-1]]), axis=1)
+    after = np.cumprod(np.column_stack([np.ones(len(width)), width[:, :0:-1]]), axis=1)[:, ::-1]
+    others, volume = before * after, width.prod(axis=1)
+    centre = np.add.reduceat(mean * volume, starts)
+    total = np.add.reduceat(
+        volume * (mean - centre[np.searchsorted(starts, np.arange(len(tree)), "right") - 1]) ** 2, starts
+    )
+    alone = []
+    for gene, mask in enumerate(inside):
+        marginal = np.add.reduceat((mean * others[:, gene])[:, None] * mask, starts, axis=0)
+        alone.append(marginal.var(axis=1))
+    return np.stack(alone, axis=1) / np.where(total > 0, total, 1.0)[:, None]
+
+
+def _boxes(forest: Forest, genes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return tree and mean of each leaf, shape (leaves,), and its box's bounds, shape (leaves, genes), by tree."""
+    nodes, trees = len(forest.left), len(forest.relabel)
+    tree = np.zeros(nodes, dtype=int)
+    low, high = np.full((nodes, genes), -np.inf), np.full((nodes, genes), np.inf)
+    front = np.arange(trees)
+    tree[front] = front
+    leaf = forest.left == np.arange(nodes)
+    while len(front := front[~leaf[front]]):
+        left, feature, threshold = forest.left[front], forest.feature[front], forest.threshold[front]
+        for child in (left, left + 1):
+            low[child], high[child], tree[child] = low[front], high[front], tree[front]
+        high[left, feature] = np.minimum(high[left, feature], threshold)
+        low[left + 1, feature] = np.maximum(low[left + 1, feature], threshold)
+        front = np.concatenate([left, left + 1])
+    leaves = np.flatnonzero(leaf)
+    leaves = leaves[np.argsort(tree[leaves], kind="stable")]
+    return tree[leaves], forest.mean[leaves], low[leaves], high[leaves]
+
+
+def _inside(
+    forest: Forest, tree: np.ndarray, low: np.ndarray, high: np.ndarray, gene: int, grid: np.ndarray
+) -> np.ndarray:
+    """Return whether each point of a gene's grid is in each leaf's box, shape (leaves, points)."""
+    values = forest.relabel[tree, gene][:, grid.astype(int)] if forest.unordered[gene] else grid[None, :]
+    return np.asarray((values > low[:, gene, None]) & (values <= high[:, gene, None]))
+
+
+def ped_anova(units: np.ndarray, losses: np.ndarray, sizes: np.ndarray, grids: Sequence[np.ndarray]) -> np.ndarray:
+    """Return each gene's share in the difference between the best and all trials, shape (genes,); they sum to 1.
+
+    The Pearson divergence between the densities of the best and of all trials along a gene (equation 15 of the paper,
+    normalised).
+
+    Args:
+        units: Unit coordinates, shape (trials, genes).
+        losses: Losses, shape (trials,).
+        sizes: Number of values of each unordered gene, 0 for an ordered one. Shape (genes,).
+        grids: Points along each gene, in unit coordinates.
+    """
+    top = np.argsort(losses, kind="stable")[: max(8, math.ceil(TOP * len(losses)))]
+    found = []
+    for gene, grid in enumerate(grids):
+        every = _density(units[:, gene], grid, int(sizes[gene]))
+        best = _density(units[top, gene], grid, int(sizes[gene]))
+        found.append(float((every * (best / every - 1.0) ** 2).sum()))
+    total = sum(found)
+    return np.array(found) / total if total > ROUNDING else np.zeros(len(grids))
+
+
+def _density(units: np.ndarray, grid: np.ndarray, size: int) -> np.ndarray:
+    """Return the density of points along a gene's grid, shape (grid,): positive, with sum 1."""
+    if size or len(grid) < 8:  # separate values, with a small share for values not seen
+        nearest = np.abs(units[:, None] - grid[None, :]).argmin(axis=1)
+        counts = np.bincount(nearest, minlength=len(grid)) / len(units) + 0.05 / len(grid)
+        return np.asarray(counts / counts.sum())
+    width = max(float(units.std()) * len(units) ** -0.2, 0.5 / len(grid))  # Scott's rule
+    kernels = np.exp(-0.5 * ((units[:, None] - grid[None, :]) / width) ** 2).mean(axis=0) + LEAST
+    return np.asarray(kernels / kernels.sum())

@@ -1,6 +1,6 @@
-"""What a saved run says: best, front, course, failures, importances, the closing comparison.
+"""What a saved run says: its best trials, Pareto front, cost, failures, and whether more trials may improve it.
 
-Pure functions of a Run; nothing here prints, reads an evaluator or trains.
+Pure functions of a run. They print nothing, load no evaluator and train nothing.
 """
 
 from __future__ import annotations
@@ -16,65 +16,41 @@ import numpy as np
 from evo_tune.genome.genes import Choice
 from evo_tune.genome.importance import importance, rank_correlation
 from evo_tune.genome.trial import Candidate, Trial
-from evo_tune.report import believed
-from evo_tune.report.calibration import Calibrated, calibrated, is_default, recommended, reported, standing
+from evo_tune.report.calibration import Calibrated, calibrated, is_default, predicted, recommended, reported, standing
 from evo_tune.report.racing import Standing
+from evo_tune.store.calibration import read_calibration
 from evo_tune.store.run import Run
 
-__all__ = [
-    "Closing",
-    "best_so_far",
-    "born",
-    "caveats",
-    "closing",
-    "costs",
-    "dominates",
-    "failures",
-    "front",
-    "full_seconds",
-    "further_generations",
-    "heirs",
-    "importances",
-    "inheritance",
-    "leaders",
-    "mean_seconds",
-    "seeded",
-    "spent",
-    "statuses",
-    "trained_in_full",
-]
-
 TIMES = ("s", "ms", "1/s", "tokens/s")
-"""Units of metrics that are times, or rates."""
+"""Units of metrics that depend on the machine."""
 
 ENOUGH = 20
-"""Fewest good trials from which importances are worth a look."""
-
+"""Fewest fully trained genomes for importances."""
 
 LEAST = 0.01
-"""Least that a training counts for: one whose every training fails at once ends all the same."""
+"""Least cost of a training, so that a run whose trainings all fail at once still reaches its budget."""
 
 
 @dataclass(frozen=True)
 class Closing:
-    """How a run ended up, on its first objective.
+    """The result of a run, by its first objective.
 
     Args:
-        metric: The first objective's metric.
+        metric: Metric of the first objective.
         direction: 'min' or 'max'.
-        best: The trial to recommend (see `calibration.recommended`); None if none is ok and trained in full.
+        best: The recommended trial (see `calibration.recommended`); None without a successful full training.
         default: The default genome's full trial; None if it has no value.
-        calibrated_best: Best over fresh seeds that had no part in its choice, if the run was calibrated.
-        calibrated_default: Default over the same seeds.
-        evaluations: Recorded results.
-        failures: Those that are neither ok nor pruned.
-        partial: Those that are ok and not of a full training.
-        pruned: Those that were stopped because their curve was hopeless.
-        seconds: Wall time over all sessions.
-        race: How the race of the finalists stands; None without one.
-        seeded: What the best's value in the search is of: 'one seed', or 'the mean of N seeds'.
-        expected: What is expected of the best with other seeds (see `believed`); None where nothing is.
-        reported: The metric over fresh seeds: that of the test set where the evaluator has one; else `metric`.
+        calibrated_best: Values of the best over the reporting seeds of the final comparison; None without them.
+        calibrated_default: Values of the default over the same seeds; None without them.
+        evaluations: Number of recorded results.
+        failures: Number of results that are neither ok nor pruned.
+        partial: Number of ok results of partial trainings.
+        pruned: Number of pruned trainings.
+        seconds: Wall time of all sessions.
+        race: State of the final comparison; None before its first result.
+        seeded: Seeds of the best's value in the search: 'one seed' or 'the mean of N seeds'.
+        expected: Predicted value of the best with other seeds (see `calibration.predicted`); None if unknown.
+        reported: Metric over fresh seeds: on the test set if the evaluator has one, else `metric`.
     """
 
     metric: str
@@ -95,22 +71,17 @@ class Closing:
 
     @property
     def tested(self) -> bool:
-        """Whether what is said of fresh seeds is of the test set."""
+        """Whether values over fresh seeds are on the test set."""
         return self.reported not in ("", self.metric)
 
     @property
-    def raced(self) -> bool:
-        """Whether a race has ended in a comparison; what follows is of the chosen finalist then."""
-        return self.race is not None and self.race.over and self.race.pairs > 0
-
-    @property
     def gain(self) -> float:
-        """By how much the best beats the default (above 0: better); over fresh seeds where there are any.
+        """By how much the best is better than the default; NaN if unknown.
 
-        After a race it is of the chosen finalist, over the reporting seeds on which both trained well: below 0 where
-        the default is recommended for its mean.
+        After the final comparison it is the gain of the chosen finalist, over the reporting seeds on which both
+        succeeded: negative if the default is recommended for its better mean.
         """
-        if self.race is not None and self.raced:
+        if self.race is not None and self.race.over and self.race.pairs:
             return self.race.gain
         if self.best and self.default and self.best.losses and self.default.losses:
             return self.default.losses[0] - self.best.losses[0]
@@ -118,20 +89,21 @@ class Closing:
 
     @property
     def gain_error(self) -> float:
-        """Standard error of `gain`, paired by seed; NaN without any."""
-        return self.race.error if self.race is not None and self.raced else math.nan
+        """Standard error of `gain`, paired by seed; NaN without a final comparison."""
+        return self.race.error if self.race is not None and self.race.over and self.race.pairs else math.nan
 
     @property
     def beaten(self) -> bool | None:
-        """Whether the best beats the default, by the test of the race (`racing`); None if that was not measured."""
+        """Whether the best beats the default by the test in `racing`; None if that was not tested."""
         return self.race.beats if self.race is not None and self.race.over else None
 
 
 def closing(run: Run) -> Closing:
-    """Return how a run ended up."""
+    """Return the result of a run."""
     best = recommended(run)
     default = next((trial for trial in run.ranked() if is_default(trial, run)), None)
     rows = {row.id: row for row in calibrated(run)}
+    counts = statuses(run)
     return Closing(
         metric=run.objectives[0].metric,
         direction=run.objectives[0].direction,
@@ -140,47 +112,47 @@ def closing(run: Run) -> Closing:
         calibrated_best=rows.get(best.id) if best else None,
         calibrated_default=rows.get(default.id) if default else None,
         evaluations=len(run.outcomes),
-        failures=sum(outcome.status not in ("ok", "pruned") for outcome in run.outcomes.values()),
+        failures=len(run.outcomes) - counts.get("ok", 0) - counts.get("pruned", 0),
         partial=sum(outcome.status == "ok" and run.candidates[id].budget < 1 for id, outcome in run.outcomes.items()),
-        pruned=sum(outcome.status == "pruned" for outcome in run.outcomes.values()),
+        pruned=counts.get("pruned", 0),
         seconds=run.seconds,
         race=standing(run),
         seeded="one seed" if best is None else seeded(best, run),
-        expected=None if best is None else believed.expected(run, best),
+        expected=None if best is None else predicted(run, best),
         reported=reported(run).metric,
     )
 
 
+# Trials.
+
+
 def seeded(trial: Trial, run: Run) -> str:
-    """Return in words what a ranked trial's value in the search is of: 'one seed' or 'the mean of N seeds'."""
-    key = trial.key
-    count = sum(one.rankable and one.key == key for one in run.trials())
+    """Return how many seeds a ranked trial's value comes from: 'one seed' or 'the mean of N seeds'."""
+    count = sum(one.rankable and one.key == trial.key for one in run.trials())
     return "one seed" if count < 2 else f"the mean of {count} seeds"
 
 
 def leaders(run: Run, most: int) -> list[Trial]:
-    """Return the best trials of a run, the recommended one first, the others by their values in the search."""
+    """Return the best trials of a run: the recommended one first, then by their values in the search."""
     best, ranked = recommended(run), run.ranked()
     return sorted(ranked, key=lambda trial: best is None or trial.id != best.id)[:most]  # stable
 
 
 def dominates(a: Sequence[float], b: Sequence[float]) -> bool:
-    """Say whether losses `a` are nowhere worse than `b`, and somewhere better."""
+    """Return whether losses `a` are nowhere worse than `b` and somewhere better."""
     return all(x <= y for x, y in zip(a, b, strict=True)) and any(x < y for x, y in zip(a, b, strict=True))
 
 
 def front(run: Run) -> list[Trial]:
-    """Return the trials that no other dominates, best first objective first; one for each set of losses.
+    """Return the Pareto front, best on the first objective first, with one trial for equal losses.
 
-    All are within the constraints; where none is, the front is the trial that breaks them least.
+    All its trials meet the constraints. If no trial does, it is the trial that breaks them least.
     """
     ranked = run.ranked()
     if ranked and not ranked[0].feasible:
         return ranked[:1]
     kept: list[Trial] = []
-    for trial in (
-        trial for trial in ranked if trial.feasible
-    ):  # sorted by losses, so a trial can only be dominated by an earlier one
+    for trial in (trial for trial in ranked if trial.feasible):  # sorted by losses: only earlier ones can dominate
         losses = trial.losses or ()
         if not any(dominates(other.losses or (), losses) or other.losses == losses for other in kept):
             kept.append(trial)
@@ -200,13 +172,37 @@ def best_so_far(run: Run) -> list[tuple[int, float, int]]:
     return steps
 
 
+def importances(run: Run) -> dict[str, float]:
+    """Return the share of the variance of the first objective that each gene explains alone (see `importance`).
+
+    Returns:
+        Gene name to share, largest first; empty for fewer than `ENOUGH` fully trained genomes.
+    """
+    trials = run.ranked()
+    if len(trials) < ENOUGH:
+        return {}
+    losses = np.array([trial.losses[0] for trial in trials if trial.losses])
+    found = {
+        name: importance(
+            np.array([gene.encode(trial.genome[name]) for trial in trials]),
+            losses,
+            unordered=isinstance(gene, Choice) and not gene.ordered,
+        )
+        for name, gene in run.genes.items()
+    }
+    return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+
+# Counts and costs.
+
+
 def born(run: Run) -> int:
-    """Return how many genomes were born: what limits count."""
+    """Return the number of proposed genomes, which limits count."""
     return sum(candidate.fresh for candidate in run.candidates)
 
 
 def trained_in_full(run: Run) -> int:
-    """Return how many trainings were, or are to be, of the whole budget."""
+    """Return the number of full trainings, pending ones included."""
     return sum(candidate.budget == 1.0 for candidate in run.candidates)
 
 
@@ -216,22 +212,21 @@ def heirs(run: Run) -> int:
 
 
 def further_generations(run: Run) -> int:
-    """Return a limit in generations that lets a run go on for three more."""
+    """Return a limit in generations that continues a run for three more."""
     return max(2, -(-born(run) // run.manifest.population) + 3)
 
 
 def spent(run: Run) -> float:
-    """Return the training begun in a run, in full trainings: the sum of `costs`."""
+    """Return the cost of a run, in full trainings: the sum of `costs`."""
     return sum(costs(run).values())
 
 
 def costs(run: Run) -> dict[int, float]:
-    """Return what each candidate cost, in full trainings.
+    """Return the cost of each candidate, in full trainings.
 
-    A promotion counts from where the rung was left: a decay that was thrown away has been trained all the same. What
-    was pruned or failed counts what it had: up to the last point of its curve, or, where it reported none, by its
-    seconds and the median pace of the trainings that are ok; at least a hundredth. As long as none is ok, one without a
-    curve counts whole. It follows from the journal alone.
+    A promotion counts from the state that its rung kept, so a discarded decay counts as trained. A pruned or failed
+    training counts up to the last point of its curve. Without a curve it counts its seconds at the median pace of the
+    ok trainings, or in full while there are none. Each training counts at least `LEAST`. The journal alone decides.
     """
     found: dict[int, float] = {}
     pace: float | None = None
@@ -248,7 +243,7 @@ def costs(run: Run) -> dict[int, float]:
 
 
 def _added(run: Run, candidate: Candidate) -> float:
-    """Return the part of a full training that a candidate is born for."""
+    """Return the share of a full training that a candidate adds to the one that it resumes."""
     if candidate.resumes is None:
         return candidate.budget
     budget, outcome = run.candidates[candidate.resumes].budget, run.outcomes.get(candidate.resumes)
@@ -256,19 +251,19 @@ def _added(run: Run, candidate: Candidate) -> float:
 
 
 def full_seconds(run: Run) -> float:
-    """Return the seconds of a full training: the median pace of all trainings that are ok; 0 if there are none."""
+    """Return the seconds of a full training at the median pace of all ok trainings; 0 without any."""
     paces = [seconds / added for seconds, added in _done(run)]
     return median(paces) if paces else 0.0
 
 
 def mean_seconds(run: Run) -> float:
-    """Return the mean seconds of a full training, by all trainings that are ok, in part too; 0 if there are none."""
+    """Return the seconds of a full training at the mean pace of all ok trainings; 0 without any."""
     done = _done(run)
     return sum(seconds for seconds, _ in done) / sum(added for _, added in done) if done else 0.0
 
 
 def _done(run: Run) -> list[tuple[float, float]]:
-    """Return the seconds of each training that is ok, and the part of a full one that it was."""
+    """Return the seconds of each ok training, and its share of a full one."""
     oks = [run.candidates[id] for id in run.recorded if run.outcomes[id].status == "ok"]
     rows = [(run.outcomes[one.id].seconds, _added(run, one)) for one in oks]
     return [(seconds, added) for seconds, added in rows if added > 0]
@@ -291,7 +286,7 @@ def inheritance(trials: Iterable[Trial]) -> tuple[float, int]:
 
 
 def caveats(run: Run) -> list[str]:
-    """Return why a run would not come out the same again; `verify` holds all the same."""
+    """Return why a repeated run would differ; `verify` passes all the same."""
     found = []
     if run.manifest.options.get("seconds") is not None:
         found.append("its budget is in seconds")
@@ -299,18 +294,18 @@ def caveats(run: Run) -> list[str]:
     if times:
         found.append(f"{', '.join(times)} depends on the machine")
     if any(outcome.status == "timeout" for outcome in run.outcomes.values()):
-        found.append("a timeout fired")
+        found.append("a trial timed out")
     return found
 
 
 def statuses(run: Run) -> dict[str, int]:
-    """Return how many results have each status, ok first, then by number."""
+    """Return the number of results by status, ok first, then the most frequent."""
     counts = Counter(outcome.status for outcome in run.outcomes.values())
     return dict(sorted(counts.items(), key=lambda item: (item[0] != "ok", -item[1], item[0])))
 
 
 def failures(run: Run) -> list[tuple[str, list[int]]]:
-    """Return each error that was seen, with its status, and the trials that ended with it; the commonest first."""
+    """Return each error with its status, and the ids of its trials; the most frequent first."""
     groups: dict[str, list[int]] = {}
     for id, outcome in run.outcomes.items():
         if outcome.status not in ("ok", "pruned"):
@@ -318,22 +313,136 @@ def failures(run: Run) -> list[tuple[str, list[int]]]:
     return sorted(groups.items(), key=lambda item: -len(item[1]))
 
 
-def importances(run: Run) -> dict[str, float]:
-    """Return how much of the spread in the first objective each gene explains by itself (see `importance`).
+# Whether more trials are likely to improve the result.
+#
+# A model of the losses themselves. A search proposes genomes near its best ones, so its latest losses tell what its
+# next ones will be. Above a threshold near the lowest of them they are taken to be exponential, as the excesses over a
+# high threshold of most distributions nearly are (Pickands, Statistical inference using extreme order statistics,
+# Annals of Statistics 3, 1975, with shape 0). The estimate for one training has the weight of two dozen trainings (the
+# mean of a beta distribution); the trainings since the last improvement, which all failed to improve, correct it.
+# These are pure functions of trials in the order in which their results were reported, so a run that stops by them
+# stops there again in a replay. benchmarks/stopping.py measures how often they are right.
+
+FEWEST = 16
+"""Fewest genomes with a loss for a prediction."""
+
+SHARE, WINDOW = 0.5, 16
+"""The model uses the latest half of the losses, and at least so many."""
+
+TAIL = 1 / 3
+"""Share of these losses that makes the tail."""
+
+BELIEF = 24
+"""Weight of the tail's estimate, in trainings."""
+
+DONE = 0.05
+"""Chance of an improvement below which a run that stops by itself ends."""
+
+DONE_BY_ITSELF = "it is done: "
+"""Beginning of the reason for which such a run has ended."""
+
+
+@dataclass(frozen=True)
+class Further:
+    """The expected benefit of more trainings.
+
+    Args:
+        chance: Probability that the next trainings improve the best loss by more than the noise.
+        trainings: Number of these trainings.
+        noise: Standard deviation of the loss of one genome between seeds. Unit: the metric's.
+    """
+
+    chance: float
+    trainings: int
+    noise: float
+
+
+def noise_of(trials: Sequence[Trial]) -> float:
+    """Return the standard deviation of a genome's first loss between seeds, pooled over genomes.
+
+    NaN if fewer than two extra seeds are known.
+
+    Args:
+        trials: Trials of any seeds, those of a final comparison included.
+    """
+    seeds: dict[str, list[float]] = {}
+    for trial in trials:
+        if trial.rankable and trial.losses is not None:
+            seeds.setdefault(trial.key, []).append(trial.losses[0])
+    squares, freedom = 0.0, 0
+    for losses in seeds.values():
+        if len(losses) > 1:
+            squares += float(np.var(losses)) * len(losses)
+            freedom += len(losses) - 1
+    return math.sqrt(squares / freedom) if freedom > 1 else math.nan
+
+
+def chance(losses: Sequence[float], noise: float, trainings: int) -> float:
+    """Return the chance that the lowest of the next losses is below the lowest so far by more than the noise.
+
+    Args:
+        losses: Finite losses of the search's genomes, in the order of their results.
+        noise: See `Further`.
+        trainings: Number of next trainings.
 
     Returns:
-        Gene name to importance, largest first; empty for fewer than 20 good trials.
+        NaN for fewer than `FEWEST` losses.
     """
-    trials = run.ranked()
-    if len(trials) < ENOUGH:
-        return {}
-    losses = np.array([trial.losses[0] for trial in trials if trial.losses])
-    found = {
-        name: importance(
-            np.array([gene.encode(trial.genome[name]) for trial in trials]),
-            losses,
-            unordered=isinstance(gene, Choice) and not gene.ordered,
-        )
-        for name, gene in run.genes.items()
-    }
-    return dict(sorted(found.items(), key=lambda item: -item[1]))
+    if len(losses) < FEWEST:
+        return math.nan
+    latest = np.sort(np.array(losses[-max(WINDOW, math.ceil(SHARE * len(losses))) :]))
+    count = max(4, math.ceil(TAIL * len(latest)))
+    threshold = latest[count - 1]
+    mean = float((threshold - latest[:count]).sum()) / (count - 1)
+    beyond = threshold - (min(losses) - noise)
+    if mean <= 0.0:
+        return 0.0 if beyond > 0 else 1.0
+    each = count / (len(latest) + 1) * math.exp(-max(0.0, beyond) / mean)
+    each *= BELIEF / (BELIEF + _since(losses, noise))
+    return 1.0 - (1.0 - min(1.0, each)) ** trainings
+
+
+def _since(losses: Sequence[float], noise: float) -> int:
+    """Return the number of losses since the last one that was below all earlier ones by more than the noise."""
+    lowest, since = math.inf, 0
+    for loss in losses:
+        improved = loss < lowest - noise
+        lowest, since = (loss, 0) if improved else (lowest, since + 1)
+    return since
+
+
+def further(trials: Sequence[Trial], trainings: int, calibration: Sequence[Trial] = ()) -> Further | None:
+    """Return the prospect of more trainings; None if too little is known, for example the noise between seeds.
+
+    Args:
+        trials: Completed trials in the order of their results.
+        trainings: Number of next trainings.
+        calibration: Trainings of the final comparison, which add seeds of the same genomes.
+    """
+    noise = noise_of([*trials, *calibration])
+    if math.isnan(noise):
+        return None
+    firsts: dict[str, float] = {}
+    for trial in trials:
+        if trial.rankable and trial.feasible and trial.losses is not None:
+            firsts.setdefault(trial.key, trial.losses[0])
+    found = chance(list(firsts.values()), noise, trainings)
+    return None if math.isnan(found) else Further(found, trainings, noise)
+
+
+def further_of(run: Run) -> Further | None:
+    """Return the prospect of one more generation; seeds of the final comparison count for the noise."""
+    if len(run.objectives) > 1:
+        return None
+    trials = [run.trial(id) for id in run.sequence()]
+    return further(trials, run.manifest.population, read_calibration(run))
+
+
+def in_words(found: Further) -> str:
+    """Return the prospect as words without a full stop."""
+    percent = 100 * found.chance
+    chance = "less than 1%" if percent < 0.5 else "more than 99%" if percent > 99.5 else f"{percent:.0f}%"
+    return (
+        f"the next {found.trainings} trainings improve by more than seeds differ ({found.noise:.3g}) "
+        f"with a chance of {chance}"
+    )

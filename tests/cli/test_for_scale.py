@@ -21,7 +21,7 @@ from evo_tune.forecast.scale import observations, parse_aim
 from evo_tune.genome.trial import Outcome
 from evo_tune.plugins.find import find_evaluator
 from evo_tune.report import charts
-from evo_tune.report.carried import read_carried, write_carried
+from evo_tune.report.charts.scale import read_carried, write_carried
 from evo_tune.report.material import Material
 from evo_tune.store.run import Run
 from tests.here import Here
@@ -129,13 +129,13 @@ def test_the_report_has_a_part_about_it(searched: Callable[..., Run]) -> None:
     told = read_carried(run)
     assert told is not None
     found = charts.parts(Material(run))["scale"]
-    assert found.facts["the recipe took"] == f"{told.share:.2%} of that training"
-    assert "No loss can be foretold" in found.reads
+    assert found.facts["cost of the search"] == f"{told.share:.2%} of that training"
+    assert "No loss can be predicted" in found.reads
     assert found.commands[0].typed.endswith("--width 256 --depth 4 --tokens 1000000 --probe 3")
     write_carried(run, msgspec.structs.replace(told, loss=2.0, low=1.9, high=2.2, why=""))
     figure = load(str(run.folder)).plot.scale()
     kinds = [trace.meta["kind"] for trace in figure.data]
-    assert kinds == ["training", "training", "target"], "two sizes, and what is foretold"
+    assert kinds == ["training", "training", "target"], "two sizes, and the prediction"
     assert figure.data[-1].error_y.array[0] == pytest.approx(0.2)
     assert "2 (1.9 to 2.2)" in charts.parts(Material(run))["scale"].facts.values()
 

@@ -94,7 +94,7 @@ def desk(folder: Path, small_run: str, typed: Typed, monkeypatch: pytest.MonkeyP
     (folder / "quick.py").write_text(QUICK + EXPORT)
     (folder / "train.py").write_text(TRAIN)
     os.utime(folder / "populations" / small_run / "_journal.jsonl")  # the latest
-    serve = "evo_tune.report.pages.serving.serve"
+    serve = "evo_tune.report.serving.serve"
     monkeypatch.setattr(serve, lambda folder, port, tell: tell("http://127.0.0.1:1/?token=x"))
     return folder
 

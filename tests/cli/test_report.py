@@ -59,7 +59,7 @@ def test_several_runs_have_one_report(folder: Path, small_run: str, typed: Typed
 def test_what_writes_a_report_is_light(folder: Path, small_run: str) -> None:
     code = (
         "import sys; from pathlib import Path; from evo_tune.store.run import Run\n"
-        "from evo_tune.report.pages.writing import write_beside\n"
+        "from evo_tune.report.page import write_beside\n"
         "write_beside(Run.open(Path('populations/one')))\n"
         "print({'torch', 'IPython', 'matplotlib', 'sklearn'} & {name.split('.')[0] for name in sys.modules})"
     )

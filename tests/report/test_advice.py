@@ -14,7 +14,7 @@ from evo_tune import Choice, Float, Int, Outcome, SearchSpace
 from evo_tune.cli.commands.run import command as run_command
 from evo_tune.genome.genes import Gene
 from evo_tune.genome.notation import parse_gene
-from evo_tune.report.advice import advice, ends_of, widened
+from evo_tune.report.charts.next_steps import advice, ends_of, widened
 from evo_tune.report.data import run_details, run_summary
 from evo_tune.report.material import Material
 from evo_tune.store.run import Run
@@ -127,10 +127,10 @@ def test_failures_are_told_with_where_they_happen_and_what_may_help(made: Made) 
     assert "a smaller learning rate" in text
 
 
-def test_going_on_pays_only_as_long_as_it_did(made: Made) -> None:
+def test_more_trials_are_recommended_while_the_last_ones_helped(made: Made) -> None:
     order = iter(range(1000))
     falling = with_losses(made(60), lambda genome: 100.0 - next(order))
-    assert "going on pays" in told(falling)[-1]
+    assert "still gained 20 in loss: continue." in told(falling)[-1]
     assert f"evo-tune resume {falling.name}" in told(falling)[-1]
     order = iter(range(1000))
     still = with_losses(made(60), lambda genome: float(next(order)))
@@ -141,4 +141,4 @@ def test_a_run_that_has_not_ended_is_told_how_it_goes_on(made: Made, tmp_path: P
     run = Run.open(cut_copy(made(), tmp_path / "cut", 30))
     first, *others = told(run)
     assert first.endswith(f"evo-tune resume cut --store {tmp_path}")
-    assert not [line for line in others if "--gene " in line or "going on" in line], "too few results for advice"
+    assert not [line for line in others if "--gene " in line or "last third" in line], "too few results for advice"

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from evo_tune.loop.search import Search
-from evo_tune.report import believed
-from evo_tune.report.calibration import race_of, recommended
+from evo_tune.report.calibration import race_of, ranked, recommended
 
 Begin = Callable[..., Search]
 
@@ -52,7 +51,7 @@ def told(begin: Begin, tmp_path: Path) -> Callable[..., Search]:
 
 
 def genomes(search: Search) -> list[int]:
-    return [trial.id for trial in believed.ranked(search.saved)]
+    return [trial.id for trial in ranked(search.saved)]
 
 
 def test_who_has_had_all_seeds_stands_before_those_that_look_better_after_fewer(told: Callable[..., Search]) -> None:

@@ -15,8 +15,7 @@ from evo_tune.report.calibration import calibrated
 from evo_tune.report.charts import parallel
 from evo_tune.report.drawing import MOST_MARKS
 from evo_tune.report.material import Material
-from evo_tune.report.pages import library
-from evo_tune.report.pages.writing import report, write_beside, write_report
+from evo_tune.report.page import inline_library, report, write_beside, write_report
 from evo_tune.store.run import Run
 from tests.conftest import cut_copy
 from tests.report.conftest import HOSTILE, SAMPLE, Made, Open, Opened, hostile_space, opened_in
@@ -243,7 +242,7 @@ def test_hostile_text_is_text(browse: Open, alone: Any, made: Made) -> None:
 
 
 def test_the_policy_stops_what_would_get_past_the_escapes(browse: Open, tmp_path: Path, made: Made) -> None:
-    page = report([made(20)], library.inline())
+    page = report([made(20)], inline_library())
     evil = (
         '<script>window.hacked=1</script><img src="x" onerror="window.hacked=1">'
         '<img src="https://example.org/a.png"><iframe src="https://example.org"></iframe>'

@@ -12,7 +12,7 @@ from evo_tune.errors import OptionError
 from evo_tune.genome.trial import Candidate, Outcome
 from evo_tune.loop.replay import verify
 from evo_tune.loop.search import Search
-from evo_tune.report.further import Further, chance, further_of, in_words, noise_of
+from evo_tune.report.summary import Further, chance, further_of, in_words, noise_of
 from evo_tune.store.run import Run
 from tests.conftest import cut_copy, drive
 from tests.loop.cases import Begin

@@ -1,4 +1,4 @@
-"""What a run is doing: its state in a line, how long it takes still, and where trainings in flight will end."""
+"""The state of a running run: one line, the time left, and the predicted ends of its trainings."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from evo_tune.report import now
 from evo_tune.report.material import Material
+from evo_tune.report.serving import left, now, predicted
 from evo_tune.store.run import Run
 from tests.conftest import cut_copy
 from tests.report.conftest import Made
@@ -27,52 +27,52 @@ def beat(folder: Path, *what: str) -> None:
 
 @pytest.fixture
 def going(made: Made, tmp_path: Path) -> Run:
-    """A run that is killed after some 50 results, with a process that still gives signs of life."""
+    """A run of some 50 results whose process still writes heartbeats."""
     folder = cut_copy(made(), tmp_path / "going", 160)
     run = Run.open(folder)
-    flying = [candidate.id for candidate in run.candidates if candidate.id not in run.outcomes]
-    beat(folder, f"trial {flying[0]}", f"trial {flying[1]} (waits for room)", "")
+    running = [candidate.id for candidate in run.candidates if candidate.id not in run.outcomes]
+    beat(folder, f"trial {running[0]}", f"trial {running[1]} (waits for room)", "")
     (folder / "_trials").mkdir()
-    told = {"trial": flying[0], "curve": [[0.25, {"loss": 4.0}], [0.5, {"loss": 3.0}]]}
+    told = {"trial": running[0], "curve": [[0.25, {"loss": 4.0}], [0.5, {"loss": 3.0}]]}
     (folder / "_trials" / ".worker-1.json").write_text(json.dumps(told))
     return run
 
 
-def test_the_state_says_whether_it_lives_and_until_when(going: Run, made: Made) -> None:
-    line, part = now.now(Material(going))
-    assert line.startswith(f"Running. {len(going.outcomes)} of {len(going.candidates)} births have a result")
-    assert "are left, until" in line
-    assert [row["at work on"] for row in part.rows][-1] == "waits"
+def test_the_state_says_whether_it_runs_and_until_when(going: Run, made: Made) -> None:
+    line, part = now(Material(going))
+    assert line.startswith(f"Running. {len(going.outcomes)} of {len(going.candidates)} proposed trials have a result")
+    assert " left at the pace so far, until " in line
+    assert [row["training"] for row in part.rows][-1] == "none"
     (going.folder / "_heartbeat.json").unlink()
-    assert now.now(Material(going))[0].startswith("Not running now.")
-    line, part = now.now(Material(made()))
+    assert now(Material(going))[0].startswith("Not running now.")
+    line, part = now(Material(made()))
     assert line.startswith("Ended: all 80 births are made.")
     assert part.rows == []
 
 
-def test_what_is_left_is_what_is_to_be_trained_at_the_pace_so_far(going: Run) -> None:
+def test_the_time_left_is_the_pending_trainings_at_the_mean_pace(going: Run) -> None:
     mean = sum(outcome.seconds for outcome in going.outcomes.values()) / len(going.outcomes)
     more = 80 - len(going.outcomes)
-    assert now.left(Material(going), 4) == pytest.approx(mean * more / 4)
-    assert math.isnan(now.left(Material(going), 0))
+    assert left(Material(going), 4) == pytest.approx(mean * more / 4)
+    assert math.isnan(left(Material(going), 0))
 
 
-def test_an_end_is_foretold_by_how_finished_trainings_went_on(going: Run) -> None:
+def test_an_end_is_predicted_from_how_finished_trainings_continued(going: Run) -> None:
     material = Material(going)
-    end = now.foretold(material, ((0.25, {"loss": 4.0}), (0.5, {"loss": 3.0})), "loss")
+    end = predicted(material, ((0.25, {"loss": 4.0}), (0.5, {"loss": 3.0})), "loss")
     assert end is not None
     fall = 3.0 - end[0]
     assert fall == pytest.approx(0.7**3 - 0.2**3, abs=0.05)  # as the made-up curves fall from a half on
     assert end[1] <= end[0] <= end[2]
-    assert now.foretold(material, (), "loss") is None
-    assert now.foretold(material, ((0.01, {"loss": 3.0}),), "loss") is None, "nobody's curve begins so early"
+    assert predicted(material, (), "loss") is None
+    assert predicted(material, ((0.01, {"loss": 3.0}),), "loss") is None, "no curve begins so early"
 
 
 def test_each_slot_has_its_curve(going: Run) -> None:
-    _, part = now.now(Material(going))
+    _, part = now(Material(going))
     assert part.rows[0]["done"] == "50%"
     assert part.rows[0]["loss so far"] == "3"
-    assert "(" in part.rows[0]["foretold end"]
+    assert "(" in part.rows[0]["predicted end"]
     assert part.rows[1]["done"] == ""
     assert len(part.figures) == 1
     assert next(iter(part.facts)) == f"trial {going.recorded[-1]}"

@@ -9,17 +9,16 @@ import re
 import subprocess
 import sys
 import time
+from importlib.metadata import version
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from evo_tune.errors import StoreError
-from evo_tune.report.drawing import as_json
-from evo_tune.report.pages import library
-from evo_tune.report.pages.page import Library, Section, page
-from evo_tune.report.pages.writing import report, write_beside, write_report
-from evo_tune.report.part import Command, Drawn, Part
+from evo_tune.report.drawing import Command, Drawn, Part, as_json
+from evo_tune.report.page import Library, inline_library, page, plotly_script, report, write_beside, write_report
 from evo_tune.store.run import Run
 from tests.conftest import cut_copy
 from tests.report.conftest import HOSTILE, SAMPLE, Made
@@ -36,7 +35,7 @@ def figure() -> Drawn:
 
 def everything() -> str:
     part = Part(EVIL, EVIL, [figure()], {EVIL: EVIL}, [Command(EVIL, EVIL)], [{EVIL: EVIL, "n": 1.5}], EVIL, True, EVIL)
-    return page(EVIL, {EVIL: EVIL}, [Section("verdict", part)], Library(path="../x.js"))
+    return page(EVIL, {EVIL: EVIL}, {"verdict": part}, Library(path="../x.js"))
 
 
 def scripts(text: str) -> list[tuple[str, str]]:
@@ -54,7 +53,7 @@ def test_no_text_of_a_run_is_html() -> None:
 
 
 def test_the_policy_names_each_script_by_its_hash() -> None:
-    made = report([Run.open(SAMPLE)], library.inline())
+    made = report([Run.open(SAMPLE)], inline_library())
     policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', made)
     assert policy is not None
     assert "default-src 'none'" in policy[1]
@@ -69,7 +68,7 @@ def test_the_policy_names_each_script_by_its_hash() -> None:
 
 def test_the_library_beside_the_runs_is_named_by_a_number_of_the_page() -> None:
     one = re.findall(r"nonce-?=?\"?([0-9a-f]{32})", everything())
-    other = page("x", {}, [], Library(path="../x.js"))
+    other = page("x", {}, {}, Library(path="../x.js"))
     assert len(one) == 2
     assert one[0] == one[1]
     assert one[0] not in other
@@ -101,7 +100,7 @@ def test_a_link_in_a_strangers_run_is_not_written_through(made: Made, tmp_path: 
     mine.write_text("mine")
     folder = cut_copy(made(), tmp_path / "store" / "evil", 100)
     (folder / "_report.html").symlink_to(mine)
-    (tmp_path / "store" / library._name()).symlink_to(mine)
+    (tmp_path / "store" / f"_plotly-{version('plotly')}.min.js").symlink_to(mine)
     write_beside(Run.open(folder))
     assert mine.read_text() == "mine"
     assert not (folder / "_report.html").is_symlink()
@@ -127,9 +126,9 @@ def test_what_cannot_be_written_is_told_in_a_line(made: Made, tmp_path: Path) ->
 
 def test_a_page_takes_no_more_of_plotly_than_its_script() -> None:
     code = (
-        "import sys; from pathlib import Path; from evo_tune.report.pages import library, writing\n"
+        "import sys; from pathlib import Path; from evo_tune.report import page\n"
         "from evo_tune.store.run import Run\n"
-        f"writing.report([Run.open(Path({str(SAMPLE)!r}))], library.inline())\n"
+        f"page.report([Run.open(Path({str(SAMPLE)!r}))], page.inline_library())\n"
         "sys.exit(str([name for name in sys.modules if name.startswith(('plotly.graph', '_plotly', 'plotly.io'))]))"
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
@@ -144,19 +143,15 @@ def test_a_thousand_trials_are_written_in_a_second(made: Made) -> None:
 
 
 def test_the_script_is_the_librarys_but_for_a_pair_of_brackets() -> None:
-    from importlib.resources import files
-
     theirs = (files("plotly") / "package_data" / "plotly.min.js").read_bytes().rstrip()
-    ours = library.script().rstrip()
+    ours = plotly_script().rstrip()
     assert len(ours) == len(theirs) + 2
     assert ours.replace(b": this, (() => {", b": this, () => {").removesuffix(b"})));") + b"}));" == theirs
 
 
 def test_another_shape_of_the_script_is_taken_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    from importlib.resources import files
-
-    monkeypatch.setattr(library, "OPENS", b"(no such opening)")
-    assert library.script() == (files("plotly") / "package_data" / "plotly.min.js").read_bytes()
+    monkeypatch.setattr("evo_tune.report.page.OPENS", b"(no such opening)")
+    assert plotly_script() == (files("plotly") / "package_data" / "plotly.min.js").read_bytes()
 
 
 def test_arrays_travel_whole_and_a_gap_stays_one() -> None:

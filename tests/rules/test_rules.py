@@ -16,8 +16,7 @@ from evo_tune.loop.code import ruled
 from evo_tune.loop.replay import verify
 from evo_tune.loop.search import Search
 from evo_tune.plugins.context import Context, Pruned
-from evo_tune.report import believed
-from evo_tune.report.calibration import calibrated, race_of, recommended
+from evo_tune.report.calibration import calibrated, race_of, ranked, recommended
 from evo_tune.report.summary import best_so_far, front, spent
 from evo_tune.store.manifest import space_of
 from evo_tune.store.run import Run
@@ -287,14 +286,14 @@ def test_what_is_recommended_is_what_is_expected_to_be_best_and_not_what_was_see
         run = drive(search, evaluate=train).saved
         best = recommended(run)
         assert best is not None
-        assert best.id == believed.ranked(run)[0].id
+        assert best.id == ranked(run)[0].id
         differs += best.id != run.ranked()[0].id
     assert (differs > 0) == (replicates == "auto")
 
 
 def test_the_finalists_are_those_of_which_the_least_loss_is_expected(noisy: Begin) -> None:
     run = noisy(calibrate=1, calibrate_best=3).run().saved
-    expected = [trial.id for trial in believed.ranked(run)]
+    expected = [trial.id for trial in ranked(run)]
     assert [trial.id for trial in run.ranked()] != expected, "or this shows nothing"
     assert race_of(run).finalists == tuple(id for id in expected[:3] if id)
 

@@ -25,8 +25,7 @@ def command(run: str | None, store: str, form: str) -> None:
     """
     from evo_tune.errors import StoreError
     from evo_tune.plugins.command import command_of
-    from evo_tune.report import believed
-    from evo_tune.report.calibration import calibrated, recommended, reported
+    from evo_tune.report.calibration import calibrated, predicted, recommended, reported
     from evo_tune.report.data import recommendations
     from evo_tune.report.summary import front, seeded
     from evo_tune.report.words import spread
@@ -54,7 +53,7 @@ def command(run: str | None, store: str, form: str) -> None:
     if form == "csv" or len(rows) > 1:
         shared.print_rows(rows, form, f"Pareto front of {saved.name}")
         return
-    hoped = believed.expected(saved, best)
+    hoped = predicted(saved, best)
     fresh = next((row for row in calibrated(saved) if row.id == best.id), None)
     known = f"{best.outcome.metrics[metrics[0]]:.6g} on {seeded(best, saved)}"
     known += "" if hoped is None else f" ({hoped:.6g} is expected with others)"

@@ -26,7 +26,7 @@ def command(runs: tuple[str, ...], output: str | None, store: str, form: str) ->
 
     Opening a report runs nothing of the run's, whoever made it.
     """
-    from evo_tune.report.pages.writing import write_beside, write_report
+    from evo_tune.report.page import write_beside, write_report
     from evo_tune.store.places import REPORT, find_run
     from evo_tune.store.run import Run
 

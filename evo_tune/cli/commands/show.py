@@ -45,8 +45,8 @@ def command(run: str | None, top: int, store: str, form: str) -> None:
 
 def _print_run(run: Any, top: int) -> None:
     from evo_tune.report import summary as report
-    from evo_tune.report.advice import ends_of
     from evo_tune.report.calibration import calibrated, reported
+    from evo_tune.report.charts.next_steps import ends_of
     from evo_tune.report.words import spread
 
     manifest = run.manifest

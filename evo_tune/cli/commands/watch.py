@@ -24,7 +24,7 @@ def command(run: str | None, port: int, store: str, form: str) -> None:
     nothing is locked and nothing written, and the run waits for nobody. The page is for this machine alone, and its
     address holds a token; Ctrl-C ends it.
     """
-    from evo_tune.report.pages.serving import serve
+    from evo_tune.report.serving import serve
     from evo_tune.store.places import find_run
 
     folder = find_run(Path(store), run)

@@ -11,8 +11,8 @@ from importlib import import_module
 from pkgutil import iter_modules
 from types import ModuleType
 
+from evo_tune.report.drawing import Part
 from evo_tune.report.material import Material
-from evo_tune.report.part import Part
 
 __all__ = ["chart_of", "names", "parts"]
 

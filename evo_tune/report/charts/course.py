@@ -8,9 +8,22 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
-from evo_tune.report.drawing import BEST, DEFAULT, FAINT, MOST_MARKS, SERIES, Spec, figure, points, safe, steps, thinned
+from evo_tune.report.drawing import (
+    BEST,
+    DEFAULT,
+    FAINT,
+    MOST_MARKS,
+    SERIES,
+    Drawn,
+    Part,
+    Spec,
+    figure,
+    points,
+    safe,
+    steps,
+    thinned,
+)
 from evo_tune.report.material import LARGEST, Material
-from evo_tune.report.part import Drawn, Part
 
 PLACE = 20
 

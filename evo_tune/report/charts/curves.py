@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 
 from evo_tune.genome.trial import Trial
-from evo_tune.report.drawing import BEST, DEFAULT, FAINT, PRUNED, Spec, figure, points, safe, thinned
+from evo_tune.report.drawing import BEST, DEFAULT, FAINT, PRUNED, Drawn, Part, Spec, figure, points, safe, thinned
 from evo_tune.report.material import LARGEST, Material
-from evo_tune.report.part import Drawn, Part
 
 PLACE = 70
 

@@ -15,6 +15,8 @@ from evo_tune.report.drawing import (
     FAINT,
     MOST_MARKS,
     SERIES,
+    Drawn,
+    Part,
     Spec,
     figure,
     log_axis,
@@ -24,7 +26,6 @@ from evo_tune.report.drawing import (
     thinned,
 )
 from evo_tune.report.material import Material
-from evo_tune.report.part import Drawn, Part
 from evo_tune.report.summary import dominates, front
 from evo_tune.report.words import show_value
 

@@ -6,9 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from evo_tune.report.drawing import SERIES, Spec, figure, safe
+from evo_tune.report.drawing import SERIES, Drawn, Part, Spec, figure, safe
 from evo_tune.report.material import Material
-from evo_tune.report.part import Drawn, Part
 
 PLACE = 60
 

@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 
 from evo_tune.genome.trial import Candidate
-from evo_tune.report.drawing import BEST, FAINT, SERIES, Spec, figure, points, safe
+from evo_tune.report.drawing import BEST, FAINT, SERIES, Drawn, Part, Spec, figure, points, safe
 from evo_tune.report.material import LARGEST, Material
-from evo_tune.report.part import Drawn, Part
 from evo_tune.report.words import show_value
 
 PLACE = 30

@@ -1,17 +1,321 @@
-"""What to do next: ranges to widen, failures and their fixes, and whether going on pays."""
+"""What to do next: ranges to widen, failures and their fixes, and whether more trials are likely to improve the result.
+
+Each recommendation follows from counts that it states; a run with too few results gets none.
+"""
 
 from __future__ import annotations
 
-from evo_tune.report.advice import advice
-from evo_tune.report.material import Material
-from evo_tune.report.part import Part
+import math
+import shlex
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from evo_tune.genome.genes import Choice, Float, Gene, Int
+from evo_tune.genome.notation import typed_gene, typed_hints
+from evo_tune.genome.trial import Trial
+from evo_tune.genome.values import Value, is_number
+from evo_tune.report import summary
+from evo_tune.report.drawing import Command, Part
+from evo_tune.report.material import Material, is_unordered
+from evo_tune.report.summary import DONE, Further, further_of, in_words
+from evo_tune.report.words import show_seconds, show_value
+from evo_tune.store.places import as_typed
+from evo_tune.store.run import Run
+from evo_tune.text import one_line, printable
 
 PLACE = 10
 
+ENOUGH = 12
+"""Fewest genomes with a value, or evaluations, for a recommendation."""
+
+NEAR = 0.03
+"""Distance from the end of a range, in unit coordinates, that counts as being at the end."""
+
+CLEAR = 0.6
+"""Least difference between the shares of failed and of successful trials beyond a bound that is reported."""
+
+FIXES = {
+    "diverged": "a smaller learning rate, a longer warmup, or clipping",
+    "out_of_memory": "smaller models or batches, or fewer trainings on a GPU at once (--per-device 1)",
+    "timeout": "a longer --timeout, or a space without slow values",
+    "crashed": "its log.txt under _trials says why the process died; --retries 1 tries again",
+    "failed": "`evo-tune evaluate -g NAME=VALUE …` runs one genome alone and prints the exception",
+}
+
+
+@dataclass(frozen=True)
+class AtEnd:
+    """A gene whose best values are at an end of its range.
+
+    Args:
+        told: The value and how many of the best trials are at that end.
+        wider: The gene with a wider range, as `--gene` takes it.
+    """
+
+    told: str
+    wider: str
+
 
 def part(material: Material) -> Part | None:
-    """Return the part; None where there is no advice."""
+    """Return the part; None without a recommendation."""
     commands = advice(material)
     if not commands:
         return None
-    return Part("What to do next", "Drawn from counts in this run, the most useful first.", commands=commands)
+    return Part("What to do next", "Based on counts in this run, the most useful first.", commands=commands)
+
+
+def advice(material: Material) -> list[Command]:
+    """Return the recommendations, the most useful first."""
+    return [*_unended(material), *_ends(material), *_failures(material), *_going_on(material)]
+
+
+def _unended(material: Material) -> Iterator[Command]:
+    if material.run.ended is None:
+        yield Command(
+            "When this was written the run had not ended: it was still running, or it was killed. To continue it:",
+            f"evo-tune resume {as_typed(material.run.folder)}",
+        )
+
+
+# Ranges to widen.
+
+
+def at_ends(material: Material) -> dict[str, AtEnd]:
+    """Return the genes whose best values are at an end of their range, by name."""
+    found: dict[str, AtEnd] = {}
+    if len(material.ranked) < ENOUGH:
+        return found
+    count = max(5, math.ceil(0.1 * len(material.ranked)))
+    for place, (name, gene) in enumerate(material.genes.items()):
+        if gene.size == 1 or is_unordered(gene):
+            continue
+        units = material.units[:, place]
+        margin = NEAR if gene.size == math.inf else 0.51 / min(gene.size, 1e6)
+        for end, there in (("low", units <= margin), ("high", units >= 1.0 - margin)):
+            text = widened(gene, end)
+            if there[0] and text is not None:
+                value, alike = show_value(material.ranked[0].genome[name]), int(there[:count].sum())
+                told = f"{name} = {value} ({alike} of the best {count} {'is' if alike == 1 else 'are'} at that end)"
+                # Genes from a file keep their defaults when they are widened; a command's have only what is typed.
+                found[name] = AtEnd(told, f"{name}={text}{typed_hints(gene) if _is_command(material) else ''}")
+    return found
+
+
+def ends_of(run: Run) -> list[str]:
+    """Return a line for each gene whose best values are at an end of its range, with the command that widens it."""
+    found = at_ends(Material(run)).values()
+    return [f"at an end of its range: {one.told}; `{_widening(run, [one])}` widens it" for one in found]
+
+
+def _widening(run: Run, found: Sequence[AtEnd]) -> str:
+    """Return the command that continues a run in wider ranges."""
+    genes = " ".join(f"--gene {shlex.quote(one.wider)}" for one in found)
+    return f"evo-tune resume {as_typed(run.folder)} {genes} --generations {summary.further_generations(run)}"
+
+
+def _ends(material: Material) -> Iterator[Command]:
+    found = at_ends(material)
+    if found:
+        genes = "The best value of a gene is at an end of its range"
+        genes = genes if len(found) == 1 else "The best values of some genes are at the ends of their ranges"
+        yield Command(
+            f"{genes}, and better ones may be beyond: {', '.join(one.told for one in found.values())}. "
+            "To continue with wider ranges and all results so far:",
+            _widening(material.run, list(found.values())),
+        )
+        typed = typed_run(material, {name: one.wider for name, one in found.items()})
+        rest = "" if _is_command(material) else "; add this run's -o options"
+        yield Command(
+            f"Or start a new run with wider ranges that begins with the best genomes of this one{rest}:",
+            f"{typed} --warm-start {as_typed(material.run.folder)}",
+        )
+
+
+def _is_command(material: Material) -> bool:
+    """Return whether the evaluator is a command, whose genes, objectives and metrics are all typed."""
+    return material.run.manifest.evaluator.startswith("command:")
+
+
+def typed_run(material: Material, wider: Mapping[str, str]) -> str:
+    """Return the command that starts a run like this one.
+
+    Args:
+        material: This run.
+        wider: Genes to replace, as `--gene` takes them, by name.
+    """
+    manifest, options = material.run.manifest, material.run.manifest.options
+    if not _is_command(material):
+        name = manifest.evaluator.removeprefix("bundled:").removeprefix("entry:")
+        words = ["evo-tune run", shlex.quote(one_line(name))]
+        return " ".join([*words, *(f"--gene {shlex.quote(gene)}" for gene in wider.values())])
+    text = manifest.evaluator.removeprefix("command:")
+    words = ["evo-tune", "run", printable(manifest.evaluator if text.startswith("-") else text)]
+    for name, gene in material.run.genes.items():
+        words += ["--gene", wider.get(name, f"{printable(name)}={typed_gene(gene)}")]
+    for objective in manifest.objectives:
+        words += ["--objective", printable(objective)]
+    for pattern in str(options.get("metric") or "").splitlines():
+        words += ["--metric", printable(pattern)]
+    if options.get("progress"):
+        words += ["--progress", printable(str(options["progress"]))]
+    return shlex.join(words) + (" --shell" if options.get("shell") is True else "")
+
+
+def widened(gene: Gene, end: str) -> str | None:
+    """Return a gene with more room at one end, as `--gene` takes it; None at a natural end.
+
+    Args:
+        gene: An ordered gene.
+        end: 'low' or 'high'.
+    """
+    if isinstance(gene, Float):
+        return _wider_float(gene, end)
+    if isinstance(gene, Int):
+        return _wider_int(gene, end)
+    assert isinstance(gene, Choice)
+    values = list(gene.values)
+    if len(values) < 2 or not all(map(is_number, values)):
+        return None
+    whole = all(type(value) is int for value in values)
+    numbers = [float(value) for value in values]
+    last, before = (numbers[-1], numbers[-2]) if end == "high" else (numbers[0], numbers[1])
+    beyond = last * last / before if before and last / before > 0 else 2 * last - before
+    if end == "low" and (beyond <= 0 or (last == 1 and whole)):
+        return None
+    added: Value = beyond
+    if whole:
+        step = math.gcd(*map(int, numbers))  # for example, widths stay multiples of 64
+        added = round(beyond) if beyond == int(beyond) else max(step, step * round(beyond / step))
+        if added in values:
+            return None
+    values = [added, *values] if end == "low" else [*values, added]
+    return "|".join(repr(value) if isinstance(value, float) else show_value(value) for value in values)
+
+
+def _wider_float(gene: Float, end: str) -> str | None:
+    low, high = gene.low, gene.high
+    if gene.log:
+        low, high = (low / 4, high) if end == "low" else (low, high * 4)
+        if low <= 0 or high >= 1e300:
+            return None
+    elif (end == "low" and low == 0.0) or (end == "high" and low >= 0.0 and high == 1.0):
+        return None  # a share, or a value that cannot be negative
+    else:
+        room = (high - low) / 2
+        low, high = (max(0.0, low - room) if low > 0 else low - room, high) if end == "low" else (low, high + room)
+    # The other bound keeps every digit: rounded, the range might lose a value.
+    bounds = f"{low:.3g},{_exact(high)}" if end == "low" else f"{_exact(low)},{high:.3g}"
+    return f"{'log' if gene.log else 'float'}({bounds})"
+
+
+def _exact(bound: float) -> str:
+    return repr(bound).removesuffix(".0")
+
+
+def _wider_int(gene: Int, end: str) -> str | None:
+    if end == "low" and gene.low in (0, 1):
+        return None
+    steps = max(1, (gene.size - 1) // 2)
+    low = gene.low - gene.step * steps if end == "low" else gene.low
+    high = gene.high + gene.step * steps if end == "high" else gene.high
+    if gene.low > 0:
+        while low < 1:
+            low += gene.step
+    return None if low >= gene.low and end == "low" else f"int({low},{high}{f',{gene.step}' if gene.step > 1 else ''})"
+
+
+# Failures.
+
+
+def _failures(material: Material) -> Iterator[Command]:
+    """Yield each kind of failure with its count, where it happens and what may help."""
+    by_status: dict[str, list[Trial]] = {}
+    for trial in material.trials:
+        if trial.outcome.status not in ("ok", "pruned"):
+            by_status.setdefault(trial.outcome.status, []).append(trial)
+    for status, failed in sorted(by_status.items(), key=lambda item: -len(item[1])):
+        commonest = Counter(trial.outcome.error or "" for trial in failed).most_common(1)[0][0]
+        said = f"{len(failed)} of {len(material.trials)} evaluations ended as {status.replace('_', ' ')}"
+        said += f", for example trial {failed[0].id}"
+        said += f": {one_line(commonest, 200).rstrip('.')}." if commonest else "."
+        if where := _where(material, failed):
+            said += f" {where}"
+        yield Command(f"{said} What may help: {FIXES.get(status, 'see the error')}.")
+
+
+def _where(material: Material, failed: Sequence[Trial]) -> str:
+    """Return a sentence with the bound on one gene beyond which trials fail; '' if there is no such bound."""
+    ids = {trial.id for trial in failed}
+    good = [trial for trial in material.trials if trial.outcome.status == "ok" and trial.id not in ids]
+    if len(failed) < 3 or len(good) < 3:
+        return ""
+    bad_units, good_units = material.encoded(failed), material.encoded(good)
+    clearest, told = CLEAR, ""
+    for place, (name, gene) in enumerate(material.genes.items()):
+        if gene.size == 1 or is_unordered(gene):
+            continue
+        for bound in np.unique(np.quantile(bad_units[:, place], [0.0, 0.1, 0.9, 1.0])):
+            for word, sign in (("at least", 1.0), ("at most", -1.0)):
+                bad = int((sign * bad_units[:, place] >= sign * bound).sum())
+                fine = int((sign * good_units[:, place] >= sign * bound).sum())
+                difference = bad / len(failed) - fine / len(good)
+                if difference > clearest:
+                    clearest = difference
+                    value = show_value(gene.decode(float(bound)))
+                    told = (
+                        f"{bad} of these {len(failed)} have {name} of {word} {value}, and {fine} of the {len(good)} "
+                        "successful ones."
+                    )
+    return told
+
+
+# Whether to continue.
+
+
+def _going_on(material: Material) -> Iterator[Command]:
+    """Yield whether more trials are likely to help: from a prediction, else from the gain of the last third."""
+    run, steps = material.run, summary.best_so_far(material.run)
+    count = len(run.outcomes)
+    if not steps or count < ENOUGH or len(run.objectives) > 1:
+        return
+    more = f"evo-tune resume {as_typed(run.folder)} --generations {summary.further_generations(run)}"
+    early = [value for evaluations, value, _ in steps if evaluations <= 2 * count // 3]
+    if not early:
+        return
+    if (found := further_of(run)) is not None:
+        yield Command(f"From the losses so far, {in_words(found)}: {_judged(found)}", more)
+        return
+    gain = material.objective.sign * (early[-1] - steps[-1][1])
+    noise = _noise(material)
+    pace = f"The last third of the evaluations ({count - 2 * count // 3})"
+    if gain <= 0:
+        why = (
+            "found nothing better, so more trials are likely to gain little. Widen the space, or start again with "
+            "another --seed. To continue anyway:"
+        )
+    elif not math.isnan(noise) and gain < noise:
+        why = (
+            f"gained {show_value(gain)} in {material.metric}, less than one genome's values differ between seeds "
+            f"({show_value(noise)}): more trials are likely to gain little, and --replicates 2 would tell more."
+        )
+    else:
+        took = show_seconds(run.seconds / 3)
+        why = f"still gained {show_value(gain)} in {material.metric}: continue. As many again take about {took}:"
+    yield Command(f"{pace} {why}", more)
+
+
+def _judged(found: Further) -> str:
+    if found.chance < DONE:
+        return "more trials are likely to gain little. Widen the space, or start again. To continue anyway:"
+    return "continue." if found.chance > 0.5 else "whether to continue depends on the cost of a training."
+
+
+def _noise(material: Material) -> float:
+    """Return the standard deviation of one genome's values between seeds; NaN if unknown."""
+    end = material.closing
+    rows = [row.values for row in (end.calibrated_best, end.calibrated_default) if row is not None]
+    spreads = [float(np.var(values, ddof=1)) for values in rows if len(values) > 1 and max(map(abs, values)) < 1e150]
+    return math.sqrt(sum(spreads) / len(spreads)) if spreads else math.nan

@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 
 from evo_tune.genome.genes import Choice
-from evo_tune.report.drawing import BEST, OTHERS, Spec, figure, safe
+from evo_tune.report.drawing import BEST, OTHERS, Drawn, Part, Spec, figure, safe
 from evo_tune.report.material import Material
-from evo_tune.report.part import Drawn, Part
 from evo_tune.report.words import show_value
 
 PLACE = 40

@@ -7,9 +7,21 @@ from typing import Any
 
 import numpy as np
 
-from evo_tune.report.drawing import BEST, FAINT, MOST_MARKS, Spec, figure, log_axis, points, safe, steps, thinned
+from evo_tune.report.drawing import (
+    BEST,
+    FAINT,
+    MOST_MARKS,
+    Drawn,
+    Part,
+    Spec,
+    figure,
+    log_axis,
+    points,
+    safe,
+    steps,
+    thinned,
+)
 from evo_tune.report.material import LARGEST, Material
-from evo_tune.report.part import Drawn, Part
 
 PLACE = 90
 

@@ -1,27 +1,110 @@
-"""A search that is meant for a larger model: what its trainings reached by size, and what is foretold there."""
+"""A search for a larger model: its trainings by size, and the transferred recipe with its predicted loss.
+
+Only the evaluator knows what a recipe becomes at another size, and a report loads no evaluator. `forecast.scale`
+therefore writes the recipe to a file beside the run at the end of each session; a report reads it as plain data of any
+origin.
+"""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
+import msgspec
+from msgspec import Struct
+
 from evo_tune.genome.trial import DECAYED, Trial
-from evo_tune.report.carried import Carried, read_carried
-from evo_tune.report.drawing import BEST, MOST_MARKS, OTHERS, SERIES, Spec, figure, log_axis, points, safe, thinned
+from evo_tune.report.drawing import (
+    BEST,
+    MOST_MARKS,
+    OTHERS,
+    SERIES,
+    Command,
+    Drawn,
+    Part,
+    Spec,
+    axis,
+    figure,
+    log_axis,
+    points,
+    safe,
+    thinned,
+)
 from evo_tune.report.material import LARGEST, Material
-from evo_tune.report.part import Command, Drawn, Part
+from evo_tune.store.journal import write_atomically
 from evo_tune.store.places import as_typed
+from evo_tune.store.run import Run
+from evo_tune.store.schema import Count, Finite, Whole
+from evo_tune.trust import inside
 
 PLACE = 95
 
 ALIKE = 1.3
-"""Models are of one size where their weights differ by less."""
+"""Models whose weights differ by less than this factor have one size."""
+
+FILE = "_scale.json"
+
+LARGEST_FILE = 1 << 16
+"""Largest such file, in bytes."""
+
+
+class Carried(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The recipe of a run at the size of `--for-scale`, and the cost of the search beside that of the training there.
+
+    Args:
+        trial: Trial with the recipe.
+        width: Width of the target.
+        depth: Blocks of the target.
+        tokens: Length of its training. Unit: tokens.
+        given_tokens: Whether the tokens were given; otherwise they are 20 for each weight.
+        lr: Peak learning rate of the target.
+        spent: Cost of all trainings of the run, the final comparison included. Unit: FLOPs.
+        takes: Cost of the target's training. Unit: FLOPs.
+        share: `spent` divided by `takes`.
+        loss: Predicted first objective; null if it cannot be predicted.
+        low: Lower end of its interval of 80 %.
+        high: Upper end of that interval.
+        why: Reason why no loss can be predicted, and what would help; '' if it can.
+    """
+
+    trial: Whole
+    width: Count
+    depth: Count
+    tokens: Whole
+    given_tokens: bool
+    lr: Finite
+    spent: Finite
+    takes: Finite
+    share: Finite
+    loss: Finite | None
+    low: Finite | None
+    high: Finite | None
+    why: str
+
+
+def read_carried(run: Run) -> Carried | None:
+    """Return a run's transferred recipe; None if the run has no target size, or no recipe yet."""
+    if not run.manifest.for_scale:
+        return None
+    try:
+        return msgspec.json.decode(inside.read(run.folder, FILE, limit=LARGEST_FILE), type=Carried)
+    except (OSError, ValueError, msgspec.MsgspecError, RecursionError):
+        return None
+
+
+def write_carried(run: Run, found: Carried) -> None:
+    """Write a run's transferred recipe to its folder.
+
+    Raises:
+        StoreError: Writing failed.
+    """
+    write_atomically(run.folder / FILE, msgspec.json.format(msgspec.json.encode(found)))
 
 
 def by_size(material: Material) -> dict[float, list[tuple[float, float, int]]]:
-    """Return FLOPs, loss and id of each training that came to its end, by the weights of its model, about.
+    """Return FLOPs, loss and id of each complete training, by the approximate weights of its model.
 
-    A rung that was brought down to its end is a training in small (see `Context.report`).
+    A rung that ended with a decay is a complete training in small (see `Context.report`).
     """
     found: dict[int, list[tuple[float, float, float, int]]] = {}
     for trial in material.trials:
@@ -40,7 +123,7 @@ def _ended(trial: Trial) -> bool:
 
 
 def draw(material: Material) -> Spec | None:
-    """Return the figure; None where the run is for no larger model, or nothing of its trainings is known."""
+    """Return the figure; None if the run has no target size, or no training with known FLOPs and weights."""
     if not material.run.manifest.for_scale:
         return None
     told, sizes = read_carried(material.run), by_size(material)
@@ -57,46 +140,46 @@ def draw(material: Material) -> Spec | None:
     if told is not None and told.loss is not None and told.takes > 0:
         ends.append(told.takes)
         traces.append(_target(told))
-    axis = {"title": {"text": "FLOPs of the training"}, **log_axis(min(ends), max(ends))}
-    return figure(traces, axis, safe(material.metric), height=280)
+    x = axis("FLOPs of the training", **log_axis(min(ends), max(ends)))
+    return figure(traces, x, safe(material.metric), height=280)
 
 
 def _target(told: Carried) -> dict[str, Any]:
-    """Return the mark of what is foretold, with its interval."""
+    """Return the mark of the predicted loss, with its interval."""
     loss, low, high = told.loss or 0.0, told.low or 0.0, told.high or 0.0
-    bars = {"type": "data", "symmetric": False, "array": [high - loss], "arrayminus": [loss - low], "color": BEST}
-    name = f"{told.width}x{told.depth}, foretold"
-    hover = "%{y:.5g} after %{x:.3g} FLOPs<extra>foretold</extra>"
+    ends = {"type": "data", "symmetric": False, "array": [high - loss], "arrayminus": [loss - low], "color": BEST}
+    name = f"{told.width}x{told.depth}, predicted"
+    hover = "%{y:.5g} after %{x:.3g} FLOPs<extra>predicted</extra>"
     mark = {"symbol": "diamond", "size": 11}
     return points(
-        [told.takes], [loss], name, BEST, error_y=bars, marker=mark, hovertemplate=hover, meta={"kind": "target"}
+        [told.takes], [loss], name, BEST, error_y=ends, marker=mark, hovertemplate=hover, meta={"kind": "target"}
     )
 
 
 def part(material: Material) -> Part | None:
-    """Return the part; None where the run is for no larger model, or has no recipe for it yet."""
+    """Return the part; None if the run has no target size, or no recipe for it yet."""
     told, found = read_carried(material.run), draw(material)
     if told is None:
         return None
     facts = {
-        "for": f"{told.width}x{told.depth}, {told.tokens:,} tokens",
-        "the recipe took": f"{told.share:.2%} of that training",
-        "peak learning rate there": f"{told.lr:.3g}",
+        "target": f"{told.width}x{told.depth}, {told.tokens:,} tokens",
+        "cost of the search": f"{told.share:.2%} of that training",
+        "peak learning rate at the target": f"{told.lr:.3g}",
     }
     if told.loss is not None and told.low is not None and told.high is not None:
-        facts[f"{material.metric} there"] = f"{told.loss:.4g} ({told.low:.4g} to {told.high:.4g})"
+        facts[f"predicted {material.metric}"] = f"{told.loss:.4g} ({told.low:.4g} to {told.high:.4g})"
     typed = (
         f"evo-tune scale {as_typed(material.run.folder)} --width {told.width} --depth {told.depth} "
         f"--tokens {told.tokens} --probe 3"
     )
-    why = (
-        f"No loss can be foretold: {told.why}." if told.why else "What is foretold is a law fitted to these trainings."
-    )
+    why = f"No loss can be predicted: {told.why}." if told.why else "The prediction is a law fitted to these trainings."
     return Part(
         "From small to large",
-        f"This search was made for a model of {told.depth} blocks, {told.width} wide. It took {told.spent:.3g} FLOPs, "
+        f"This search is for a model of {told.depth} blocks and width {told.width}. It took {told.spent:.3g} FLOPs; "
         f"training that model takes {told.takes:.3g}. {why}",
         [] if found is None else [Drawn(found)],
         facts=facts,
-        commands=[Command("See what each gene becomes there, and whether short trainings on the way agree:", typed)],
+        commands=[
+            Command("Show each gene at that size, and check the prediction with short trainings on the way:", typed)
+        ],
     )

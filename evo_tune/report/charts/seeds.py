@@ -7,9 +7,8 @@ from typing import Any
 
 from evo_tune.genome.values import genome_key
 from evo_tune.report.calibration import reported
-from evo_tune.report.drawing import BEST, DEFAULT, FAINT, SERIES, Spec, figure, points, safe
+from evo_tune.report.drawing import BEST, DEFAULT, FAINT, SERIES, Drawn, Part, Spec, figure, points, safe
 from evo_tune.report.material import LARGEST, Material
-from evo_tune.report.part import Drawn, Part
 from evo_tune.store.calibration import read_calibration
 
 PLACE = 110

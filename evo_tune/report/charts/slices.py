@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 
 from evo_tune.genome.genes import Choice
-from evo_tune.report.drawing import BEST, FAINT, SERIES, Spec, figure, gene_axis, points, safe, thinned
+from evo_tune.report.drawing import BEST, FAINT, SERIES, Drawn, Part, Spec, figure, gene_axis, points, safe, thinned
 from evo_tune.report.material import Material
-from evo_tune.report.part import Drawn, Part
 
 PLACE = 50
 

@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from evo_tune.report.drawing import DEFAULT, OTHERS, PRUNED, SERIES, Spec, figure, safe, thinned
+from evo_tune.report.drawing import DEFAULT, OTHERS, PRUNED, SERIES, Drawn, Part, Spec, figure, safe, thinned
 from evo_tune.report.material import LARGEST, Material
-from evo_tune.report.part import Drawn, Part
 from evo_tune.report.words import show_seconds
 
 PLACE = 100

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from evo_tune.report.drawing import Command, Part
 from evo_tune.report.material import Material
-from evo_tune.report.part import Command, Part
 from evo_tune.report.summary import front
 from evo_tune.report.words import show_seconds, show_value, spread, verdict
 from evo_tune.store.places import as_typed

@@ -1,0 +1,373 @@
+"""A report as one page of HTML: of one run in full, or of several side by side; written to a file.
+
+Everything that comes from a run is text and is escaped on its way into the page. Figures are embedded as data, which
+no browser executes. The page's policy forbids every script but two, named by their hashes (the plotly script beside
+the runs: by a number derived from the page), and every request, form and frame.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import distribution, version
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+from typing import Any, get_args
+
+from evo_tune.errors import StoreError
+from evo_tune.report import charts
+from evo_tune.report.charts import course
+from evo_tune.report.drawing import SERIES, Command, Drawn, Part, as_json
+from evo_tune.report.material import Material
+from evo_tune.report.summary import spent
+from evo_tune.report.words import show_genome, show_seconds, show_value, spread
+from evo_tune.store.journal import write_atomically
+from evo_tune.store.places import REPORT
+from evo_tune.store.run import Run
+from evo_tune.text import printable
+from evo_tune.trust import inside
+
+MOST_ROWS = 200
+"""Most rows of a table."""
+
+# The page.
+
+
+@dataclass(frozen=True)
+class Library:
+    """The plotly script, in one of two ways.
+
+    Args:
+        text: The script itself, for a page that contains it; '' where it is a file of its own.
+        path: Path of that file as the page names it; '' where the page contains the script.
+    """
+
+    text: str = ""
+    path: str = ""
+
+
+@cache
+def asset(name: str) -> str:
+    """Return one of the page's own files."""
+    return (files("evo_tune.report") / "assets" / name).read_text(encoding="utf-8")
+
+
+def text(value: object) -> str:
+    """Return any text as HTML that shows it: escaped, without characters that reverse or hide others."""
+    return html.escape(printable(str(value)), quote=True)
+
+
+def page(title: str, about: Mapping[str, str], parts: Mapping[str, Part], library: Library, **data: Any) -> str:
+    """Return the page.
+
+    Args:
+        title: Title.
+        about: Facts below the title, by name.
+        parts: Parts in order, by the names by which the page links to them.
+        library: The plotly script.
+        data: Further data for the page's own script.
+    """
+    figures = {id: spec for name, part in parts.items() for id, spec in figures_of(name, part).items()}
+    # JSON that cannot close the element that holds it.
+    held = as_json({"figures": figures, **data})
+    held = held.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+    body = {
+        "title": text(title),
+        "about": _facts(about, text),
+        "links": "".join(f'<li><a href="#{name}">{text(_short(name, part))}</a></li>' for name, part in parts.items()),
+        "sections": "\n".join(section_html(name, part) for name, part in parts.items()),
+        "figures": held,
+    }
+    own = asset("page.js")
+    if library.text:
+        script, allowed = f"<script>{library.text}</script>", [_hash(library.text), _hash(own)]
+    else:  # a number that nothing in the page can know beforehand allows the script beside the runs
+        nonce = hashlib.sha256("".join(body.values()).encode()).hexdigest()[:32]
+        script = f'<script src="{text(library.path)}" nonce="{nonce}"></script>'
+        allowed = [f"'nonce-{nonce}'", _hash(own)]
+    rules = policy(allowed, "'self'" if data.get("follow") else "'none'")
+    made = Template(asset("page.html"))
+    return made.substitute(body, style=asset("page.css"), script=own, library=script, policy=rules)
+
+
+def policy(scripts: Sequence[str], connect: str = "'none'") -> str:
+    """Return a Content-Security-Policy.
+
+    Styles in the page are allowed: plotly sets them on what it draws. They can neither run nor load anything.
+
+    Args:
+        scripts: Sources of scripts that may run.
+        connect: Servers that the page may ask.
+    """
+    return (
+        f"default-src 'none'; script-src {' '.join(scripts)}; style-src 'unsafe-inline'; img-src data: blob:; "
+        f"connect-src {connect}; base-uri 'none'; form-action 'none'; frame-src 'none'"
+    )
+
+
+def _hash(script: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
+
+
+def _short(name: str, part: Part) -> str:
+    return "Verdict" if name == "verdict" else part.title
+
+
+def figures_of(name: str, part: Part) -> dict[str, Any]:
+    """Return a part's figures by the ids of their places in the page."""
+    return {f"{name}-{number}": drawn.figure for number, drawn in enumerate(part.figures)}
+
+
+def section_html(name: str, part: Part) -> str:
+    """Return a part as HTML; the page's script draws its figures."""
+    pieces = [f'<section id="{name}"><h2>{text(part.title)}</h2>', f'<p class="reads">{text(part.reads)}</p>']
+    if part.facts:
+        pieces.append(f'<dl class="facts">{_facts(part.facts, _fact)}</dl>')
+    if part.figures:
+        several = " several" if any(drawn.narrow for drawn in part.figures) else ""
+        drawn = "".join(_figure(one, f"{name}-{number}", part) for number, one in enumerate(part.figures))
+        pieces.append(f'<div class="charts{several}">{drawn}</div>')
+    if part.commands:
+        pieces.append(f'<ol class="steps">{"".join(map(_command, part.commands))}</ol>')
+    if part.note:
+        pieces.append(f'<p class="note">{text(part.note)}</p>')
+    if part.rows:
+        pieces.append(_table(part, name))
+    return "".join(pieces) + "</section>"
+
+
+def _facts(facts: Mapping[str, str], shown: Any) -> str:
+    return "".join(f"<div><dt>{text(name)}</dt><dd>{shown(value)}</dd></div>" for name, value in facts.items())
+
+
+def _fact(value: str) -> str:
+    """Return a fact, its error in small type."""
+    large, sign, rest = value.partition(" ±")
+    return text(large) + (f" <small>{text(f'±{rest}')}</small>" if sign else "")
+
+
+def _figure(drawn: Drawn, id: str, part: Part) -> str:
+    wide = "" if drawn.narrow else ' class="wide"'
+    caption = f"<figcaption>{text(drawn.caption)}</figcaption>" if drawn.caption else ""
+    label = text(f"Chart: {drawn.caption or part.title}. {part.reads}")
+    axes = f' data-axes="{len(drawn.axes)}"' if drawn.axes else ""
+    height = int(drawn.figure["layout"]["height"])
+    least = f";min-width:{56 * len(drawn.axes)}px" if drawn.axes else ""  # axes that touch cannot be read
+    place = (
+        f'<div class="chart" id="{id}" role="img" aria-label="{label}" style="height:{height}px{least}"{axes}></div>'
+    )
+    place = f'<div class="across" tabindex="0">{place}</div>' if drawn.axes else place
+    return f"<figure{wide}>{caption}{place}{_filters(drawn, id) if drawn.axes else ''}</figure>"
+
+
+def _filters(drawn: Drawn, id: str) -> str:
+    """Return two sliders for each axis, for keyboards and touch screens; a mouse can drag along the axis."""
+    rows = []
+    for axis, name in enumerate(drawn.axes):
+        ends = "".join(
+            f'<input type="range" min="0" max="100" value="{value}" data-chart="{id}" data-axis="{axis}" '
+            f'aria-label="{text(name)}, {word} end">'
+            for value, word in ((0, "lower"), (100, "upper"))
+        )
+        rows.append(f"<label><span>{text(name)}</span>{ends}</label>")
+    return (
+        f'<p class="note" id="{id}-said" aria-live="polite"></p><details class="tools" id="{id}-tools">'
+        f'<summary>Filter by sliders</summary><fieldset class="filters">{"".join(rows)}'
+        f'<button type="button" id="{id}-free">Show all again</button></fieldset></details>'
+    )
+
+
+def _command(command: Command) -> str:
+    typed = f"<pre><code>{text(command.typed)}</code></pre>" if command.typed else ""
+    return f"<li><p>{text(command.why)}</p>{typed}</li>"
+
+
+def _table(part: Part, name: str) -> str:
+    columns = list(part.rows[0])
+    numeric = {c: all(isinstance(row.get(c), int | float) or row.get(c) is None for row in part.rows) for c in columns}
+    kind = {column: ' class="number"' if numeric[column] else "" for column in columns}
+    head = "".join(f'<th scope="col"{kind[column]}>{text(column)}</th>' for column in columns)
+    rows = "".join(
+        "<tr>" + "".join(f"<td{kind[c]}>{text(_shown(row.get(c)))}</td>" for c in columns) + "</tr>"
+        for row in part.rows[:MOST_ROWS]
+    )
+    table = f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+    more = f'<p class="note">The first {MOST_ROWS} of {len(part.rows)}.</p>' if len(part.rows) > MOST_ROWS else ""
+    opened = " open" if part.rows_open else ""
+    return f'<details id="{name}-rows"{opened}><summary>{text(part.rows_title)}</summary>{table}{more}</details>'
+
+
+def _shown(value: object) -> str:
+    return show_value(value) if isinstance(value, float) or value is None else str(value)
+
+
+# The plotly script.
+
+OPENS, CLOSES = b": this, () => {", b"\n}));"
+"""Beginning and end of the one function that holds the whole script."""
+
+LARGEST = 1 << 25
+"""Largest plotly script, in bytes."""
+
+
+def plotly_script() -> bytes:
+    """Return plotly's script, with one pair of brackets added.
+
+    A browser compiles a function in brackets at once. Without them it first skims all 4.8 MB, then compiles.
+    """
+    where = distribution("plotly").locate_file("plotly/package_data/plotly.min.js")  # importing plotly takes longer
+    found = Path(str(where)).read_bytes()
+    if found.count(OPENS) != 1 or not found.rstrip().endswith(CLOSES):
+        return found
+    return found.rstrip().removesuffix(CLOSES).replace(OPENS, OPENS.replace(b"()", b"(()")) + b"\n})));\n"
+
+
+def inline_library() -> Library:
+    """Return the plotly script for a page that contains it."""
+    return Library(text=plotly_script().decode("utf-8").replace("</script", "<\\/script"))
+
+
+def shared_library(store: Path) -> Library:
+    """Write the plotly script into a store unless it is there, and return its path from a run's folder.
+
+    The file's name has plotly's version, so older reports still find theirs. A file with other contents is replaced.
+
+    Raises:
+        StoreError: The store cannot be written.
+    """
+    name, script = f"_plotly-{version('plotly')}.min.js", plotly_script()
+    try:
+        there = inside.read(store, name, limit=LARGEST)
+    except OSError:
+        there = b""
+    if there != script:
+        write_atomically(store / name, script)
+    return Library(path=f"../{name}")
+
+
+# Reports of runs.
+
+
+def report(runs: Sequence[Run], library: Library) -> str:
+    """Return the page of one run, or of several runs side by side.
+
+    Args:
+        runs: One or more runs.
+        library: The plotly script.
+    """
+    materials = [Material(run) for run in runs]
+    if len(materials) == 1:
+        return page(materials[0].name, about(materials[0]), charts.parts(materials[0]), library)
+    title = f"{len(materials)} runs side by side"
+    return page(title, {"runs": ", ".join(one.name for one in materials)}, compared(materials), library)
+
+
+def about(material: Material) -> dict[str, str]:
+    """Return the facts below a report's title."""
+    manifest, run = material.run.manifest, material.run
+    found = {
+        "evaluator": manifest.evaluator,
+        "strategy": manifest.strategy,
+        "objective": ", ".join(manifest.objectives),
+        "seed": str(manifest.seed),
+        "begun": manifest.created[:16].replace("T", " "),
+        "ended": run.ended or "not yet",
+        "took": show_seconds(run.seconds),
+    }
+    return {name: value for name, value in found.items() if value}
+
+
+def write_beside(run: Run) -> Path:
+    """Write the report into a run's folder and the plotly script into its store; return the report's path.
+
+    Raises:
+        StoreError: Writing failed.
+    """
+    made = report([run], shared_library(run.folder.parent))
+    write_atomically(run.folder / REPORT, made.encode())
+    return run.folder / REPORT
+
+
+def write_report(runs: Sequence[Run], path: Path) -> Path:
+    """Write a report that contains the plotly script, and return its path.
+
+    Raises:
+        StoreError: Writing failed.
+    """
+    made = report(runs, inline_library())
+    try:
+        path.write_text(made, encoding="utf-8")
+    except OSError as error:
+        raise StoreError(f"cannot write {path}: {error.strerror}; choose another -o FILE") from None
+    return path
+
+
+# Several runs side by side.
+
+
+def compared(materials: Sequence[Material]) -> dict[str, Part]:
+    """Return the parts that compare runs, by name."""
+    found = {"verdict": _runs(materials)}
+    # Each run has one line; colours repeat after six runs, and the legend tells them apart.
+    figures = [(by, course.draw(materials, by)) for by in get_args(course.By)]
+    drawn = [Drawn(made, f"By {course.TITLES[by]}") for by, made in figures if made is not None]
+    if drawn:
+        found["course"] = Part(
+            "Side by side",
+            "The best value so far of each run. Evaluations show which strategy learns most from each trial, cost "
+            "shows what a full training buys, and time shows how long you wait.",
+            drawn,
+            note=f"Colours repeat after {len(SERIES)} runs." if len(materials) > len(SERIES) else "",
+        )
+    return found
+
+
+def _runs(materials: Sequence[Material]) -> Part:
+    metrics = {material.run.manifest.objectives[0] for material in materials}
+    evaluators = {material.run.manifest.evaluator for material in materials}
+    known = [m for m in materials if m.best is not None and m.best.losses]
+    if len(metrics) > 1 or len(evaluators) > 1 or not known:
+        title = "The runs"
+    else:
+        first = min(known, key=lambda m: (_loss(m), m.name))
+        title = f"{first.name} found the best: {first.metric} {first.objective.value(_loss(first)):.5g}"
+    said = "Values over fresh seeds come from a run's final comparison; those of the search are optimistic."
+    if len(metrics) > 1:
+        said += " The runs have different objectives, so their values cannot be compared."
+    elif len(evaluators) > 1 or len({str(m.run.manifest.options) for m in materials}) > 1:
+        said += " The runs differ in their evaluator or its options: compare with care."
+    return Part(title, said, rows=[_row(material) for material in materials], rows_title="Run by run", rows_open=True)
+
+
+def _loss(material: Material) -> float:
+    """Return the loss by which runs are compared: over fresh seeds if known, else that of the search."""
+    row = material.closing.calibrated_best
+    if row is not None and row.values:
+        return material.objective.sign * row.mean
+    assert material.best is not None
+    assert material.best.losses
+    return material.best.losses[0]
+
+
+def _row(material: Material) -> dict[str, Any]:
+    end, run = material.closing, material.run
+    gain = "" if math.isnan(end.gain) else f"{end.gain:.4g}"
+    error = "" if math.isnan(end.gain_error) else f" ± {end.gain_error:.2g}"
+    return {
+        "run": run.name,
+        "strategy": run.manifest.strategy,
+        "seed": run.manifest.seed,
+        "best": None if end.best is None else end.best.outcome.metrics[end.metric],
+        "over fresh seeds": spread(end.calibrated_best),
+        "gain over the default": gain + error,
+        "evaluations": end.evaluations,
+        "cost, full trainings": round(spent(run), 1),
+        "time": show_seconds(run.seconds),
+        "best genome": "" if end.best is None else show_genome(end.best.genome),
+    }

@@ -1,1 +1,0 @@
-"""A report as a page: what a browser is given, written to a file or served."""

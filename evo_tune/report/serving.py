@@ -1,0 +1,326 @@
+"""`evo-tune watch`: a report that follows its run, served read-only to this machine.
+
+The address holds a token: without it, or under another host name, the server answers nothing. It reads the run's
+folder when a page asks, so the run never waits and may belong to another process or machine.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from evo_tune.errors import EvoTuneError, UsageError
+from evo_tune.report import charts
+from evo_tune.report.charts.curves import curves, shown_metric
+from evo_tune.report.drawing import BEST, DEFAULT, SERIES, TRAINED, Drawn, Part, Spec, as_json, figure, line, safe
+from evo_tune.report.material import LARGEST, Material
+from evo_tune.report.page import Library, about, figures_of, page, plotly_script, policy, section_html
+from evo_tune.report.words import show_seconds, show_value
+from evo_tune.store.heartbeat import Beat, last_beat
+from evo_tune.store.inflight import Curve, in_flight
+from evo_tune.store.journal import JOURNAL
+from evo_tune.store.run import Run
+
+if TYPE_CHECKING:
+    from starlette.applications import Starlette
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+HOSTS = ["127.0.0.1", "localhost"]
+
+SCRIPT = "plotly.min.js"
+
+REST = 4.0
+"""Least pause between two readings of a run, as a multiple of the time that reading and drawing took."""
+
+LAST = 6
+"""Number of latest results shown."""
+
+ENOUGH = 5
+"""Fewest finished trainings from which the end of a running one is predicted."""
+
+RUNNING = {"kind": "running"}
+
+# What a run is doing now.
+
+
+def now(material: Material) -> tuple[str, Part]:
+    """Return what a run is doing, in one line and as a part of its page."""
+    folder = material.run.folder
+    beat = None if material.run.ended is not None else last_beat(folder)
+    running = in_flight(folder) if beat is not None and beat.alive else {}
+    running = {id: curve for id, curve in running.items() if id not in material.run.outcomes}
+    metric = shown_metric(material) or material.metric
+    rows = _slots(material, beat, running, metric)
+    drawn = _drawn(material, running, metric)
+    return state(material, beat), Part(
+        "Now",
+        f"The latest results in {material.metric}, newest first; then each slot's current training, its progress, and "
+        "its predicted final value with an 80 % interval, from how finished trainings continued."
+        if rows
+        else f"No slot is working. The latest results in {material.metric}, newest first:",
+        [] if drawn is None else [Drawn(drawn, f"{metric}: running trainings beside the best so far")],
+        facts=_last(material),
+        rows=rows,
+        rows_title="Slots",
+        rows_open=True,
+    )
+
+
+def state(material: Material, beat: Beat | None) -> str:
+    """Return in one line what a run is doing, and when it may end."""
+    run = material.run
+    done = f"{len(run.outcomes)} of {len(run.candidates)} proposed trials have a result"
+    if run.ended is not None:
+        return f"Ended: {run.ended}. {done}."
+    if beat is None or not beat.alive:
+        return f"Not running now. {done}; the last event was {show_seconds(time.time() - run.last_event)} ago."
+    seconds = left(material, len(beat.slots))
+    if math.isnan(seconds):
+        return f"Running. {done}."
+    clock = time.strftime("%H:%M", time.localtime(time.time() + seconds))
+    return f"Running. {done}; about {show_seconds(seconds)} left at the pace so far, until {clock}."
+
+
+def left(material: Material, slots: int) -> float:
+    """Return the seconds until a run's limit, from the mean time of its trainings; NaN if unknown."""
+    run = material.run
+    if not run.sessions or not run.outcomes or not slots:
+        return math.nan
+    session = run.sessions[-1]
+    births = session.births(run.manifest.population)
+    until = math.inf if session.hours is None else session.hours * 3600 - run.seconds
+    more = max(0.0, births - sum(candidate.fresh for candidate in run.candidates))
+    more += len(run.candidates) - len(run.outcomes) + (1 + session.calibrate_best) * session.calibrate
+    mean = sum(outcome.seconds for outcome in run.outcomes.values()) / len(run.outcomes)
+    seconds = min(until, mean * more / slots)
+    return max(0.0, seconds) if seconds < 1e9 else math.nan
+
+
+def predicted(material: Material, curve: Curve, metric: str) -> tuple[float, float, float] | None:
+    """Return the predicted final value of a running training: its median and the bounds of an 80 % interval.
+
+    The prediction assumes that it continues as finished trainings did from the same share. None if fewer than
+    `ENOUGH` trainings are known there, or if it has reported nothing.
+    """
+    known = _points(curve, metric)
+    if not known:
+        return None
+    at, value = known[-1]
+    ends = []
+    for one in curves(material):
+        if one.trial.rankable and one.x[0] <= at <= one.x[-1]:
+            ends.append(float(one.y[-1]) - float(np.interp(at, one.x, one.y)))
+    if len(ends) < ENOUGH or abs(value) > LARGEST:
+        return None
+    low, middle, high = np.quantile(ends, [0.1, 0.5, 0.9])
+    return value + float(middle), value + float(low), value + float(high)
+
+
+def _points(curve: Curve, metric: str) -> list[tuple[float, float]]:
+    """Return the points of a running curve that have a metric: share of the training and value."""
+    return [(x, value) for x, metrics in curve if (value := metrics.get(metric)) is not None]
+
+
+def _slots(material: Material, beat: Beat | None, running: Mapping[int, Curve], metric: str) -> list[dict[str, Any]]:
+    if beat is None or not beat.alive:
+        return []
+    rows = []
+    for busy in beat.slots:
+        curve = next((curve for id, curve in running.items() if busy.what.split(" (")[0] == f"trial {id}"), ())
+        end = predicted(material, curve, metric)
+        here = curve[-1][1].get(metric) if curve else None
+        rows.append(
+            {
+                "slot": busy.slot,
+                "device": busy.device,
+                "training": busy.what or "none",
+                "for": show_seconds(busy.seconds + beat.age),
+                "done": f"{curve[-1][0]:.0%}" if curve else "",
+                f"{metric} so far": show_value(here) if here is not None else "",
+                "predicted end": "" if end is None else f"{end[0]:.4g} ({min(end[1:]):.4g} to {max(end[1:]):.4g})",
+            }
+        )
+    return rows
+
+
+def _drawn(material: Material, running: Mapping[int, Curve], metric: str) -> Spec | None:
+    traces: list[dict[str, Any]] = []
+    for number, (id, curve) in enumerate(sorted(running.items())[:12]):
+        if known := _points(curve, metric):
+            x, y = zip(*known, strict=True)
+            mode = "lines+markers" if len(known) < 30 else "lines"
+            traces.append(line(x, y, f"trial {id}", SERIES[number % 5], mode=mode, meta=RUNNING))
+    if not traces:
+        return None
+    done = curves(material)
+    for name, trial, color in (("default", material.default, DEFAULT), ("best", material.best, BEST)):
+        mine = [one for one in done if trial is not None and one.trial.id == trial.id]
+        traces += [line(one.x, one.y, name, color, line={"dash": "dot"}, meta=RUNNING) for one in mine]
+    return figure(traces, TRAINED, safe(metric), height=260)
+
+
+def _last(material: Material) -> dict[str, str]:
+    """Return the latest results, newest first."""
+    found = {}
+    for id in material.run.recorded[: -LAST - 1 : -1]:
+        trial = material.by_id[id]
+        value = show_value(material.objective.value(trial.losses[0])) if trial.losses else trial.outcome.status
+        found[f"trial {id}"] = value
+    return found
+
+
+# The server.
+
+
+class Following:
+    """A run that is read again whenever its journal has grown.
+
+    Args:
+        folder: The run's folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._lock = threading.Lock()
+        self._version = ""
+        self._next = 0.0
+        self._parts: dict[str, Part] = {}
+        self.material: Material
+        self._read()
+
+    def _read(self) -> None:
+        began = time.monotonic()
+        version = self._on_disk()
+        self.material = Material(Run.open(self.folder))
+        self._parts = charts.parts(self.material)
+        self._version = version
+        self._next = time.monotonic() + REST * (time.monotonic() - began)
+
+    def _on_disk(self) -> str:
+        found = (self.folder / JOURNAL).lstat()
+        return f"{found.st_size}-{found.st_mtime_ns}"
+
+    def look(self) -> tuple[str, str, dict[str, Part]]:
+        """Return the version, a line that says what the run is doing, and all parts of the page."""
+        with self._lock:
+            try:
+                if self._on_disk() != self._version and time.monotonic() >= self._next:
+                    self._read()
+                line, part = now(self.material)
+            except (OSError, EvoTuneError) as error:  # a half-written line, a shared folder that is away
+                line, part = str(error), Part("Now", "The run cannot be read.")
+            return self._version, line, {"now": part, **self._parts}
+
+    def page(self) -> str:
+        """Return the whole page."""
+        version, line, parts = self.look()
+        library = Library(path=SCRIPT)
+        return page(self.material.name, about(self.material), parts, library, follow=True, version=version, state=line)
+
+    def changes(self, since: str) -> dict[str, Any]:
+        """Return the parts of the page that changed since a version, with their figures."""
+        version, line, parts = self.look()
+        changed = {name: part for name, part in parts.items() if name == "now" or version != since}
+        return {
+            "version": version,
+            "state": line,
+            "order": list(parts),
+            "parts": {name: section_html(name, part) for name, part in changed.items()},
+            "figures": {id: spec for name, part in changed.items() for id, spec in figures_of(name, part).items()},
+        }
+
+
+def application(following: Following, token: str) -> Starlette:
+    """Return the server's application.
+
+    Args:
+        following: The run.
+        token: First part of every path.
+
+    Raises:
+        UsageError: The extra `web` is not installed.
+    """
+    try:
+        from starlette.applications import Starlette
+        from starlette.middleware import Middleware
+        from starlette.middleware.trustedhost import TrustedHostMiddleware
+        from starlette.responses import HTMLResponse, Response
+        from starlette.routing import Route
+    except ImportError as error:
+        raise _missing(error) from None
+
+    headers = {
+        "Content-Security-Policy": policy(["'self'", "'unsafe-inline'"], "'self'") + "; frame-ancestors 'none'",
+        "Cache-Control": "no-store",
+        "Referrer-Policy": "no-referrer",
+        "X-Content-Type-Options": "nosniff",
+        "Cross-Origin-Resource-Policy": "same-origin",
+        "Cross-Origin-Opener-Policy": "same-origin",
+    }
+
+    def whole(request: Request) -> Response:
+        return HTMLResponse(following.page(), headers=headers)
+
+    def changes(request: Request) -> Response:
+        since = request.query_params.get("since", "")[:100]
+        return Response(as_json(following.changes(since)), headers=headers, media_type="application/json")
+
+    def script(request: Request) -> Response:
+        kept = {**headers, "Cache-Control": "private, max-age=3600"}
+        return Response(plotly_script(), headers=kept, media_type="text/javascript")
+
+    def guarded(answer: Callable[[Request], Response]) -> Callable[[Request], Response]:
+        def checked(request: Request) -> Response:
+            if not secrets.compare_digest(str(request.path_params["token"]).encode(), token.encode()):
+                return Response(status_code=404)
+            return answer(request)
+
+        return checked
+
+    paths = {"": whole, "changes": changes, SCRIPT: script}
+    routes = [Route(f"/{{token}}/{path}", guarded(answer), methods=["GET"]) for path, answer in paths.items()]
+    return Starlette(routes=routes, middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=HOSTS)])
+
+
+def _missing(error: ImportError) -> UsageError:
+    return UsageError(f"watch needs a server ({error}): pip install 'evo-tune[web]'")
+
+
+def serve(folder: Path, port: int, tell: Callable[[str], object]) -> None:
+    """Serve a run's page on this machine until Ctrl-C.
+
+    Args:
+        folder: The run's folder.
+        port: Port; 0 chooses a free one.
+        tell: Called with the address.
+
+    Raises:
+        StoreError: There is no such run, or it is damaged.
+        UsageError: The port is taken, or the extra `web` is not installed.
+    """
+    token = secrets.token_urlsafe(24)
+    app = application(Following(folder), token)
+    try:
+        import uvicorn
+    except ImportError as error:
+        raise _missing(error) from None
+    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(("127.0.0.1", port))
+        listening.listen()  # the address may be used as soon as it is printed
+    except OSError as error:
+        listening.close()
+        raise UsageError(f"--port {port}: {error.strerror}; leave it out to use a free port") from None
+    tell(f"http://127.0.0.1:{listening.getsockname()[1]}/{token}/")
+    server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off", timeout_graceful_shutdown=1))
+    server.run(sockets=[listening])
