@@ -38,7 +38,8 @@ MERGED_HUGGING_FACE = """    from transformers import AutoModelForCausalLM, Auto
     prompt = tokenizer("The ", return_tensors="pt", return_token_type_ids=False)
     print(tokenizer.decode(model.generate(**prompt, max_new_tokens=50)[0]))"""
 
-ADAPTER = """    from evo_tune.training import load_adapter, load_pretrained, read_base
+ADAPTER = """    from evo_tune.recipe import read_base
+    from evo_tune.training import load_adapter, load_pretrained
     model = load_pretrained(read_base({base!r}))
     load_adapter(model, {folder!r})
 

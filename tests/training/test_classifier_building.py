@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from evo_tune import Context
+from evo_tune import Context, recipe
 from evo_tune.errors import OptionError, RecipeError
 from evo_tune.recipe import (
     ClassifierTask,
@@ -20,7 +20,6 @@ from evo_tune.recipe import (
     Schedule,
     ViTConfig,
     stratified,
-    tests_of,
     units_of,
 )
 from evo_tune.training import Course, Diverged, DivergenceWatch, FTTransformer, ViT, classifier_course, score, train
@@ -91,7 +90,7 @@ def test_it_learns_and_says_what_it_spent(tmp_path: Path) -> None:
 def test_the_test_set_is_judged_where_it_is_asked_for_and_changes_nothing_else(tmp_path: Path) -> None:
     metrics, _, _ = fit(tmp_path / "a", {"epochs": 6.0, "patience": 2, "evaluations": 6})
     more, _, course = fit(tmp_path / "b", {"epochs": 6.0, "patience": 2, "evaluations": 6}, test=True)
-    told = {name: more.pop(name) for name in tests_of("classes").values()}
+    told = {name: more.pop(name) for name in recipe.tests_of("classes").values()}
     assert without_clock(more) == without_clock(metrics)
     parts = stratified(BRIGHT.numpy(), 1 / 6, 1 / 6)
     held, test = (score(course.model, (IMAGES[part], BRIGHT[part])) for part in parts[1:])

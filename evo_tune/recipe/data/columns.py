@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from evo_tune.errors import RecipeError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 __all__ = ["Columns"]
 
@@ -58,6 +59,8 @@ class Columns:
         Raises:
             RecipeError: A column is missing, or one that is numeric holds something else.
         """
+        import numpy as np
+
         inputs = []
         for name in self.names:
             if name not in table:
@@ -88,6 +91,8 @@ def _texts(values: Any) -> list[str | None]:
 
 
 def _numbers(name: str, values: Any) -> NDArray[np.float32]:
+    import numpy as np
+
     try:
         numbers = [np.nan if value is None or str(value) == "<NA>" else float(value) for value in _list(values)]
     except (TypeError, ValueError) as error:

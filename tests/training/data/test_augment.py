@@ -94,6 +94,6 @@ def test_what_randaugment_does_not_take_is_refused(monkeypatch: pytest.MonkeyPat
             OptionError, match="randaugment=9 takes images of 1 or 3 channels in whole numbers of 8 bits"
         ):
             Augmenting(randaugment=9).augment(channels, 8, 8, whole)
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("evo_tune.recipe.data.augmenting.find_spec", lambda name: None)
     with pytest.raises(OptionError, match="done by torchvision, which is not installed"):
         Augmenting(randaugment=9).augment(3, 8, 8, True)
