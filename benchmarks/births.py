@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -53,9 +53,7 @@ RULES = {
     "prune": Rules(prune=True),
     "replicates": Rules(replicates=3),
     "auto": Rules(replicates=CAP, by_worth=True),
-    "inherit": Rules(inherit=1 / 3),
     "everything": Rules(RUNGS, prune=True, replicates=3, constraints=SIZE),
-    "heirs": Rules(prune=True, replicates=3, constraints=SIZE, inherit=1 / 3),
 }
 """By what the table calls them."""
 
@@ -94,8 +92,6 @@ class World:
         proposal = strategy.due(history) if history.born_count else self._default()
         if proposal is None:
             proposal = Proposal(SPACE.sample(self.rng), "random", budget=rules.rungs[0])
-            if rules.inherit and len(history.ranking) > 24 and self.rng.random() < 0.8:
-                proposal = replace(proposal, budget=rules.inherit, inherits=history.ranking[0].id)
         self._born(proposal, strategy)
 
     def step(self, strategy: Ruled) -> tuple[Proposal, float]:
@@ -164,7 +160,7 @@ def row(name: str, rules: Rules, strategy: str, trials: int, births: int) -> str
     """Return a row of the table."""
     several = (strategy == "nsga2" or name.endswith("two")) and not rules.by_worth
     if several and rules.prune:
-        rules = Rules(rules.rungs, False, rules.replicates, rules.constraints, rules.inherit)
+        rules = Rules(rules.rungs, False, rules.replicates, rules.constraints)
     began = time.process_time()
     world, timed = grown(rules, OBJECTIVES[: 2 if several else 1], trials), ruled(strategy, rules)
     each = 1e3 * (time.process_time() - began) / trials

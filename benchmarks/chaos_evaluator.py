@@ -1,7 +1,7 @@
 """What benchmarks/chaos.py evaluates: 50 to 150 ms, the same whenever and wherever it is done.
 
-It fails if another process is or was in its folder, if a checkpoint that it is to go on from is not the one it left,
-or if weights to inherit are gone; some genomes fail by themselves, and some print. Copied to the folder of the storm.
+It fails if another process is or was in its folder, or if the checkpoint that it resumes is not the one that it left;
+some genomes fail by themselves, and some print. Copied to the folder of the storm.
 """
 
 import ctypes
@@ -16,7 +16,7 @@ from evo_tune import Choice, Float, Int, Minimize, SearchSpace
 
 SPACE = SearchSpace(x=Float(-2.0, 2.0), y=Float(1e-4, 1.0, log=True), n=Int(1, 64), kind=Choice(("a", "b", "c")))
 OBJECTIVES = [Minimize("loss")]
-SUPPORTS = ["budget", "curve", "inherit"]
+SUPPORTS = ["budget", "curve"]
 
 STEPS = 9
 """Points of a full training's curve."""
@@ -30,35 +30,32 @@ def evaluate(genome, context):
     suffer()
     if genome["n"] % 3 == 0:
         print(f"training {genome} to {context.budget}")
-    done, origin = begun(genome, context)
+    done = begun(genome, context)
     time.sleep(0.03 + (context.budget - done) * (0.02 + 0.1 * genome["n"] / 64))
     fail(hashlib.sha256(json.dumps(genome, sort_keys=True).encode()).digest()[0])
     end = genome["x"] ** 2 + abs(genome["y"] - 0.01) + genome["n"] / 64 + len(genome["kind"])
-    end += (context.seed % 7) / 100 + origin
+    end += (context.seed % 7) / 100
     for step in range(1, STEPS + 1):
         if done < step / STEPS <= context.budget:
             context.report(step / STEPS, loss=end + 1.0 - step / STEPS)
     if mine.read_text() != str(os.getpid()):
         raise RuntimeError(f"{context.folder} has another owner")
     mine.unlink()
-    if context.budget < 1.0 or context.keep:
+    if context.budget < 1.0:
         state = {"genome": genome, "seed": context.seed, "budget": context.budget}
         (context.folder / "state").write_text(json.dumps(state))
     unlucky = float("nan") if genome["n"] % 16 == 5 else 0.0
-    return {"loss": end + 1.0 - context.budget + unlucky, "trained": context.budget - done, "origin": origin}
+    return {"loss": end + 1.0 - context.budget + unlucky, "trained": context.budget - done}
 
 
 def begun(genome, context):
-    """Return the share of the training that is done already, and what the weights' origin adds to the loss."""
+    """Return the share of the training that is done already."""
     if context.resume_folder is not None:
         state = json.loads((context.resume_folder / "state").read_text())
         if state["genome"] != genome or state["seed"] != context.seed or not state["budget"] < context.budget:
             raise RuntimeError(f"{context.resume_folder} holds {state}")
-        return state["budget"], 0.0
-    if context.inherit_folder is not None:
-        state = (context.inherit_folder / "state").read_bytes()
-        return 0.0, hashlib.sha256(state).digest()[0] / 2560
-    return 0.0, 0.0
+        return state["budget"]
+    return 0.0
 
 
 def suffer():

@@ -34,7 +34,6 @@ RULES: dict[str, dict[str, Any]] = {
     "birth": {"order": "birth"},
     "arrival": {"order": "arrival"},
     "rungs": {"order": "birth", "fidelity": "1/9,1/3,1", "prune": True, "replicates": 2},
-    "inherit": {"order": "birth", "inherit": "1/3", "replicates": 2},
     "arrival-rungs": {"order": "arrival", "fidelity": "1/9,1/3,1", "prune": True, "replicates": 2},
 }
 """Under which rules a run is made, by name."""

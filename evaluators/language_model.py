@@ -39,7 +39,7 @@ OBJECTIVES = [Minimize("val_loss")]
 
 METRICS = units_of("language")
 TEST = tests_of("language")
-SUPPORTS = ["budget", "curve", "inherit", "timing"]
+SUPPORTS = ["budget", "curve", "timing"]
 
 
 class Size(NamedTuple):
@@ -243,13 +243,6 @@ def fingerprint(options: Options) -> str:
 def estimate(genome: Mapping[str, Any], options: Options) -> dict[str, float]:
     """Return what is known before training: params, flops and tokens of the full training, and gpu_memory."""
     return _task(genome, options).estimate()
-
-
-def inherits(genome: Mapping[str, Any], other: Mapping[str, Any], options: Options, others: Options) -> bool:
-    """Say whether a model of a genome can begin with the weights of one of another."""
-    options.check_inheritable()
-    mine, theirs = _config(genome, options), _config(other, others)
-    return options.extend_from is None and not mine.unlike(theirs)  # an extended model has no short beginning
 
 
 def evaluate(genome: Mapping[str, Any], context: Context, options: Options) -> dict[str, float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -83,16 +82,10 @@ def _row(name: str, trial: Trial | None, end: Closing) -> dict[str, Any] | None:
 
 
 def _rules_met(run: Run, end: Closing) -> Iterator[str]:
-    """Yield what rungs, inheritance and constraints made of the run, a line each."""
+    """Yield what rungs and constraints made of the run, a line each."""
     if len(run.manifest.fidelity) > 1:
         counts = f"{report.born(run)} genomes, {report.trained_in_full(run)} of them trained in full"
         yield f"{counts}: the cost of {report.spent(run):.1f} full trainings"
-    if run.manifest.inherit:
-        heirs = report.heirs(run)
-        correlation, count = report.inheritance(run.trials())
-        told = "" if math.isnan(correlation) else f", rank correlation {correlation:.2f}"
-        yield f"{heirs} genomes began with weights of others, {count} of them were trained from scratch too{told}"
-        yield f"the cost of {report.spent(run):.1f} full trainings; best and default are from scratch"
     limits = ", ".join(run.manifest.subject_to)
     if end.best is not None and not end.best.feasible:
         yield f"no full training keeps to {limits}: the best is the one that comes nearest"

@@ -19,7 +19,7 @@ FLAGS: Mapping[str, str] = {
     "The schedule": "steps lr warmup-fraction min-lr-ratio decay-fraction decay-shape cycle cycle-growth gamma",
     "What to train": """trial from gene option ladder for-scale evaluator metric progress shell width depth batch
         optimizer init widths depths""",
-    "How to search": """strategy strategy-option accept-changes trust population fidelity prune inherit seed order lag
+    "How to search": """strategy strategy-option accept-changes trust population fidelity prune seed order lag
         warm-start learn-from fill-defaults""",
     "How long": "generations trials budget hours stop-when-done tokens seconds timeout retries dry-run",
     "Where": "slots devices per-device threads backend address max-slots memory speed",

@@ -69,11 +69,7 @@ def open_slots(
         raise OptionError(f"--retries {retries} is not allowed: expected 0 or more")
     if cluster is not None:
         return _open_remote(task, plan, timeout, retries, cluster)
-    cores = plan.cores or ((),) * len(plan.slots)
-    slots = [
-        LocalSlot(f"slot {i}", device, task, timeout, retries, bound)
-        for i, (device, bound) in enumerate(zip(plan.slots, cores, strict=True))
-    ]
+    slots = [LocalSlot(f"slot {i}", device, task, timeout, retries) for i, device in enumerate(plan.slots)]
     if forecast is None or not plan.memory:
         return list(slots)
     cards = SharedCards({device.name: plan.memory[device.visible] for device in plan.slots}, forecast)

@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from evo_tune.dispatch import numa, smi
+from evo_tune.dispatch import smi
 from evo_tune.dispatch.limits import cpu_count
 from evo_tune.errors import OptionError
 
@@ -63,13 +63,11 @@ class Plan:
         threads: CPU threads of each slot.
         memory: Bytes that the slots of a GPU share out among them (see `packing`), by what makes it visible; empty
             where each slot may take what it wants.
-        cores: What each slot's worker is kept on (see `numa`); empty where it may run on any.
     """
 
     slots: tuple[Device, ...]
     threads: int
     memory: dict[str, int] = field(default_factory=dict)
-    cores: tuple[tuple[int, ...], ...] = ()
 
 
 def plan(
@@ -104,7 +102,7 @@ def plan(
         if per_device not in (1, AUTO):
             raise OptionError(f"--per-device {per_device} needs a GPU, and this run uses none: give --slots instead")
         many, each = slots or max(1, cpu_count() // ranks), threads or 1
-        return Plan((CPU,) * many, each, cores=numa.spread(many, each * ranks, numa.nodes()))
+        return Plan((CPU,) * many, each)
     chosen = chosen if ranks == 1 else _groups(chosen, ranks)
     memory = {} if isinstance(per_device, int) or ranks > 1 else _shareable(chosen)
     if not isinstance(per_device, int):

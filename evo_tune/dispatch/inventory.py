@@ -110,8 +110,6 @@ def _why(plan: Plan) -> Iterator[str]:
     if plan.slots[0] == CPU:
         yield f"no GPU is used: {none_found() if not gpus() else 'the CPU was asked for'}"
         yield "one slot a core, one thread each: many slots of one thread outdo one of many threads"
-        if plan.cores:
-            yield f"{len(set(plan.cores))} NUMA nodes: each slot stays on the cores of one"
         yield f"precision: bf16 if a timing at the first training finds it faster{_bf16()}; --probe does it now"
     else:
         given = os.environ.get("CUDA_VISIBLE_DEVICES")

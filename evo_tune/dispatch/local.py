@@ -39,7 +39,6 @@ class LocalSlot(Slot):
         task: What its candidates have in common.
         timeout: Seconds after which an evaluation is killed; None waits for ever.
         retries: How often a crashed evaluation is tried again.
-        cores: What its worker is kept on; any if empty.
     """
 
     def __init__(
@@ -49,7 +48,6 @@ class LocalSlot(Slot):
         task: Task,
         timeout: float | None = None,
         retries: int = 0,
-        cores: tuple[int, ...] = (),
     ) -> None:
         self.name = name
         self.device = device.name
@@ -57,7 +55,6 @@ class LocalSlot(Slot):
         self._task = task
         self._timeout = timeout
         self._retries = retries
-        self._cores = cores
         self._lock = threading.Lock()
         self._closed = False
         self._worker: Process | None = None
@@ -144,7 +141,7 @@ class LocalSlot(Slot):
         return worker
 
     def _start(self) -> Process:
-        return Process(self._pinned, self._task, self._cores)
+        return Process(self._pinned, self._task)
 
     def _discard(self, folder: str | None) -> int | None:
         """Kill the worker and keep what it printed, in the folder of the trial that it was at; see `_bury`."""

@@ -47,7 +47,7 @@ class Process:
 
     _starting = threading.Lock()
 
-    def __init__(self, device: Device, task: Task, cores: tuple[int, ...]) -> None:
+    def __init__(self, device: Device, task: Task) -> None:
         from joblib.externals.loky.process_executor import ProcessPoolExecutor
 
         env = {"CUDA_VISIBLE_DEVICES": device.visible, **dict.fromkeys(THREAD_VARIABLES, str(task.threads))}
@@ -57,7 +57,7 @@ class Process:
         env["PYTHONHASHSEED"] = os.environ.get("PYTHONHASHSEED", "0")  # same order of sets in every worker
         with self._starting, _semaphores_made() as semaphores:
             _start_trackers()
-            told = (task, device.inside, os.getpid(), cores)
+            told = (task, device.inside, os.getpid())
             self._executor = ProcessPoolExecutor(max_workers=1, env=env, initializer=initialize, initargs=told)
             with _no_interrupt():
                 self._loading = self._executor.submit(load)

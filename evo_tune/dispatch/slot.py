@@ -52,7 +52,6 @@ class Task:
         objectives: METRIC:min or METRIC:max, as `Objective.describe` writes them.
         trials_folder: Absolute; the folder of trial 17 is 000017 in it.
         threads: CPU threads of one evaluation.
-        inherit: Whether trials may begin with the weights of earlier ones.
         fingerprint: Identity of the data, as the evaluator tells it where the run began; each worker must find the
             same. '' if it does not tell.
     """
@@ -65,7 +64,6 @@ class Task:
     objectives: tuple[str, ...]
     trials_folder: str
     threads: int = 1
-    inherit: bool = False
     fingerprint: str = ""
 
     @classmethod
@@ -76,7 +74,6 @@ class Task:
         objectives: Sequence[Objective],
         trials_folder: Path | str,
         threads: int = 1,
-        inherit: bool = False,
         fingerprint: str = "",
     ) -> Task:
         """Describe an evaluator that is loaded here to a worker that will load it there."""
@@ -89,7 +86,6 @@ class Task:
             objectives=tuple(objective.describe() for objective in objectives),
             trials_folder=os.path.abspath(trials_folder),
             threads=threads,
-            inherit=inherit,
             fingerprint=fingerprint,
         )
 

@@ -29,7 +29,6 @@ import numpy as np
 from evo_tune.dispatch.judging import Verdict, judge, text_of
 from evo_tune.dispatch.keeping import Keeping
 from evo_tune.dispatch.log import Log, log_name
-from evo_tune.dispatch.numa import bind
 from evo_tune.dispatch.slot import Task, names_inside
 from evo_tune.dispatch.telling import Telling, telling_name
 from evo_tune.errors import StoreError
@@ -127,7 +126,7 @@ class Worker:
         if self.unfit is not None:
             return {"unfit": self.unfit}
         folder = self.task.folder(candidate.id if folder_name is None else folder_name)
-        context = self._context(candidate, folder, keep=folder_name is None)
+        context = self._context(candidate, folder)
         began = time.perf_counter()
         if self._telling and folder_name is None:
             self._telling.begin(candidate.id, context.curve)
@@ -141,7 +140,7 @@ class Worker:
         kept = self._keeping.after_evaluation() if usable else 0
         return {"outcome": vars(outcome), "replace": verdict.poisoned or not usable or kept > 0, "kept": kept}
 
-    def _context(self, candidate: Candidate, folder: str, keep: bool) -> Context:
+    def _context(self, candidate: Candidate, folder: str) -> Context:
         resume = None if candidate.resumes is None else self.task.folder(candidate.resumes)
         return Context(
             device=self.device,
@@ -152,8 +151,6 @@ class Worker:
             resume_folder=resume if resume is not None and os.path.isdir(resume) else None,
             stop_if=candidate.stop_if,
             objectives=self.objectives,
-            inherit_folder=None if candidate.inherits is None else self.task.folder(candidate.inherits),
-            keep=keep and self.task.inherit and candidate.whole and not candidate.replicate,
             test=candidate.test,
             timing=candidate.timing,
         )
@@ -169,8 +166,7 @@ class Worker:
             run, *names = names_inside(folder)
             if os.path.isdir(run):
                 inside.remove(run, *names)  # of an earlier attempt
-            for other in (context.resume_folder, context.inherit_folder):
-                _refuse_link(other)
+            _refuse_link(context.resume_folder)
             if self._log:
                 self._log.begin(folder)
             evaluator = self.evaluator
@@ -250,19 +246,17 @@ _worker: Worker | None = None
 """The one of this process: loky passes an initializer no other way to leave something for the calls."""
 
 
-def initialize(task: Task, device: str, parent: int, cores: tuple[int, ...] = ()) -> None:
+def initialize(task: Task, device: str, parent: int) -> None:
     """Make this process a worker: its own process group, no Ctrl-C, no orphan, no recycling.
 
     Args:
         task: What its candidates have in common.
         device: What torch calls its device: 'cpu' or 'cuda:0'.
         parent: Process id of the parent.
-        cores: Cores to stay on; any if empty.
     """
     global _worker
     if os.environ.get("PYTHONSAFEPATH") == SAFE_PATH:  # what an evaluator starts may import what lies beside it
         del os.environ["PYTHONSAFEPATH"]
-    bind(cores)
     os.setpgid(0, 0)  # so that a kill reaches its subprocesses, and the terminal's Ctrl-C does not reach it
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # blocked while it started

@@ -5,7 +5,7 @@ They are saved, so a name is never changed without reading the old one too.
 
 from __future__ import annotations
 
-__all__ = ["BY_HAND", "DEFAULT", "FROM_SCRATCH", "PROMOTION", "REPLICATE", "WARM_START"]
+__all__ = ["BY_HAND", "DEFAULT", "PROMOTION", "REPLICATE", "WARM_START"]
 
 DEFAULT = "default"
 """The default genome, first in a run."""
@@ -18,9 +18,6 @@ PROMOTION = "promotion"
 
 REPLICATE = "replicate"
 """A genome once more, with another seed."""
-
-FROM_SCRATCH = "from scratch"
-"""A genome once more, which had inherited weights before."""
 
 BY_HAND = "by hand"
 """A genome that is trained for itself, outside any run."""

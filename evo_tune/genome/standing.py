@@ -1,4 +1,4 @@
-"""How the genomes of a run stand, where one may have several trials: rungs, replicates, constraints, inheritance.
+"""How the genomes of a run stand, where one may have several trials: rungs, replicates, constraints.
 
 `entries` gathers the trials of each genome, and `places` puts the genomes in one order, in which a strategy is shown
 them (`view`). All of it is derived from a History; nothing here promotes, prunes or proposes.
@@ -7,7 +7,7 @@ them (`view`). All of it is derived from a History; nothing here promotes, prune
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -18,7 +18,7 @@ from evo_tune.genome.importance import ranks
 from evo_tune.genome.trial import Candidate, Objective, Trial
 from evo_tune.genome.values import genome_key, mean_of
 
-__all__ = ["Entry", "as_from_scratch", "averaged", "entries", "filled", "placed", "placed_by_rung", "places"]
+__all__ = ["Entry", "averaged", "entries", "placed", "placed_by_rung", "places"]
 
 
 @dataclass
@@ -28,10 +28,9 @@ class Entry:
     Args:
         key: Identity of the genome.
         birth: The candidate as which it was born first.
-        results: Its trials from scratch with the run's first seed, by budget.
+        results: Its trials with the run's first seed, by budget.
         repeats: Its trials with further seeds.
         curve: Points of its learning curve, over all of its results: (fraction, metrics).
-        heir: Its trial that began with another genome's weights.
     """
 
     key: str
@@ -39,13 +38,10 @@ class Entry:
     results: dict[float, Trial] = field(default_factory=dict)
     repeats: list[Trial] = field(default_factory=list)
     curve: list[tuple[float, dict[str, float]]] = field(default_factory=list)
-    heir: Trial | None = None
 
     @property
     def latest(self) -> Trial:
-        """The trial with the largest budget, of the first seed; one from scratch if there is any."""
-        if self.heir is not None and not self.results:
-            return self.heir
+        """The trial with the largest budget, of the first seed."""
         return self.results[max(self.results)]
 
     @property
@@ -86,9 +82,7 @@ def entries(history: History) -> dict[str, Entry]:
     def step(found: dict[str, Entry], trial: Trial) -> dict[str, Entry]:
         key = genome_key(trial.genome)
         entry = found.setdefault(key, Entry(key, trial.candidate))
-        if trial.candidate.inherits is not None:
-            entry.heir = trial
-        elif trial.candidate.replicate:
+        if trial.candidate.replicate:
             entry.repeats.append(trial)
         else:
             entry.results[trial.candidate.budget] = trial
@@ -98,61 +92,14 @@ def entries(history: History) -> dict[str, Entry]:
     return history.fold(__name__, dict, step)
 
 
-def as_from_scratch(told: Sequence[Entry]) -> dict[str, tuple[float, ...]]:
-    """Return the losses of each genome at a full training from scratch; where it only inherited, as they would be.
-
-    What they would be is read off the genomes that have both: their inherited losses, sorted, against those from
-    scratch, sorted, linear in between and shifted beyond; as they are while nothing has both. So heirs keep the order
-    that they have among themselves. Genomes without either are left out.
-    """
-    found = {entry.key: losses for entry in told if (losses := entry.losses(1.0)) is not None}
-    heirs = [(entry.key, entry.heir.losses) for entry in told if entry.heir is not None and entry.heir.losses]
-    if heirs:
-        nothing = [math.nan] * len(heirs[0][1])
-        own = [row if (row := found.get(key)) is None or len(row) > 1 else row * len(nothing) for key, _ in heirs]
-        full = np.array([nothing if row is None else row for row in own])
-        rows = filled(full, np.array([losses for _, losses in heirs])).tolist()
-        found.update({key: tuple(row) for (key, _), row in zip(heirs, rows, strict=True) if key not in found})
-    return found
-
-
-def filled(full: np.ndarray, heirs: np.ndarray) -> np.ndarray:
-    """Return losses from scratch, with what they would be where there are inherited ones only; see `as_from_scratch`.
-
-    Args:
-        full: Losses at a full training from scratch, shape (genomes, objectives); NaN where there are none, infinite
-            where it was pruned.
-        heirs: Inherited losses, of the same shape; NaN where there are none.
-    """
-    found = np.array(full)
-    has, inherited = ~np.isnan(full).any(axis=1), ~np.isnan(heirs).any(axis=1)
-    both, wanted = inherited & has & ~np.isinf(full).any(axis=1), inherited & ~has
-    for objective in range(full.shape[1]):
-        values = heirs[wanted, objective]
-        found[wanted, objective] = _read_off(values, heirs[both, objective], full[both, objective])
-    return found
-
-
-def _read_off(values: np.ndarray, xs: np.ndarray, ys: np.ndarray) -> np.ndarray:
-    """Return what stands against values where xs, sorted, stand against ys, sorted; the values if nothing does."""
-    if not len(xs):
-        return values
-    x, y = np.sort(xs), np.sort(ys)
-    inside = np.interp(values, x, y)
-    return np.asarray(
-        np.where(values <= x[0], values + y[0] - x[0], np.where(values >= x[-1], values + y[-1] - x[-1], inside))
-    )
-
-
 def places(told: Sequence[Entry], rungs: Sequence[float], objectives: int) -> dict[str, tuple[float, ...]]:
     """Return the place of each genome in the order of each objective, from 1; failed ones have none.
 
     The results of the lowest rung order all genomes. Those that reached the next rung keep the places that they
     have as a group, and its results order them within; and so on to the full training. So two genomes are always
     compared at a budget that both of them had, a result at a higher rung overrules one at a lower, and nobody
-    loses a place to a genome merely because that one was trained longer. Full trainings are compared
-    `as_from_scratch`. Who breaks a constraint comes behind all others in every objective, by how much it does
-    (Deb, 2000).
+    loses a place to a genome merely because that one was trained longer. Who breaks a constraint comes behind all
+    others in every objective, by how much it does (Deb, 2000).
     """
     alive = [entry for entry in told if not entry.failed]
     good = [entry for entry in alive if entry.latest.violation == 0.0]
@@ -160,19 +107,16 @@ def places(told: Sequence[Entry], rungs: Sequence[float], objectives: int) -> di
     behind = len(good) + ranks([entry.latest.violation for entry in bad])
     found = {entry.key: (float(place),) * objectives for entry, place in zip(bad, behind, strict=True)}
     if good:
-        full = as_from_scratch(good)
-        columns = [placed(_known(good, full, rungs, objective)) for objective in range(objectives)]
+        columns = [placed(_known(good, rungs, objective)) for objective in range(objectives)]
         found |= {entry.key: tuple(row) for entry, row in zip(good, np.stack(columns, axis=1).tolist(), strict=True)}
     return found
 
 
-def _known(
-    good: Sequence[Entry], full: Mapping[str, tuple[float, ...]], rungs: Sequence[float], objective: int
-) -> list[np.ndarray]:
+def _known(good: Sequence[Entry], rungs: Sequence[float], objective: int) -> list[np.ndarray]:
     """Return the losses of genomes at each rung, NaN where there is none; infinite where they were pruned."""
     found = []
     for rung in rungs:
-        known = [full.get(entry.key) if rung == 1.0 else entry.losses(rung) for entry in good]
+        known = [entry.losses(rung) for entry in good]
         rows = [math.nan if row is None else row[objective] if len(row) > objective else math.inf for row in known]
         found.append(np.array(rows))
     return found

@@ -102,8 +102,6 @@ class Proposal:
         resumes: Id of the trial whose saved state it goes on from.
         replicate: Same genome, another seed: 0 for the first.
         stop_if: Bounds (fraction, metric, loss bound) that stop it as pruned.
-        inherits: Id of the trial, of another genome, whose trained weights it begins with.
-        confirms: Id of the trial that inherited and whose genome this one trains again, from scratch.
     """
 
     genome: Genome
@@ -113,8 +111,6 @@ class Proposal:
     resumes: int | None = None
     replicate: int = 0
     stop_if: tuple[tuple[float, str, float], ...] = ()
-    inherits: int | None = None
-    confirms: int | None = None
 
     @property
     def fresh(self) -> bool:
@@ -141,8 +137,6 @@ class Candidate:
         resumes: See Proposal.
         replicate: See Proposal.
         stop_if: See Proposal; fixed at birth.
-        inherits: See Proposal.
-        confirms: See Proposal.
         test: Whether its training may look at the test set. Only a calibration's may, so the journal does not know it.
         timing: Steps to be timed in place of a training. Only a forecast does that, so the journal does not know it.
     """
@@ -158,8 +152,6 @@ class Candidate:
     resumes: int | None = None
     replicate: int = 0
     stop_if: tuple[tuple[float, str, float], ...] = ()
-    inherits: int | None = None
-    confirms: int | None = None
     test: bool = False
     timing: int = 0
 
@@ -170,12 +162,12 @@ class Candidate:
 
     @property
     def whole(self) -> bool:
-        """Whether it is trained in full, and with no weights but its own."""
-        return self.budget == 1.0 and self.inherits is None
+        """Whether it is trained in full."""
+        return self.budget == 1.0
 
 
 def _is_fresh(birth: Proposal | Candidate) -> bool:
-    return birth.resumes is None and birth.replicate == 0 and birth.confirms is None
+    return birth.resumes is None and birth.replicate == 0
 
 
 @dataclass(frozen=True)
@@ -280,7 +272,7 @@ class Trial:
 
     @property
     def rankable(self) -> bool:
-        """Whether it may be a best, an elite or part of a front: ok, and trained in full and from scratch."""
+        """Whether it may be a best, an elite or part of a front: ok, and trained in full."""
         return self.losses is not None and self.candidate.whole
 
 

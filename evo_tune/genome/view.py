@@ -17,7 +17,7 @@ import numpy as np
 
 from evo_tune.genome.history import Grown, History, Made
 from evo_tune.genome.importance import ranks
-from evo_tune.genome.standing import Entry, entries, filled, placed_by_rung
+from evo_tune.genome.standing import Entry, entries, placed_by_rung
 from evo_tune.genome.trial import Candidate, Outcome, Trial
 from evo_tune.genome.values import Genome, genome_key
 
@@ -34,9 +34,7 @@ class Ledger:
         alive: Whether a genome's latest trial gave a value or was pruned.
         violation: By how much it breaks constraints.
         losses: By budget, the losses of each genome there; NaN where it has none.
-        heirs: Losses that were inherited; NaN where there are none.
         births: Id of the birth of each genome.
-        began: Row of each genome that inherited to the id of the trial in which it did.
     """
 
     objectives: int
@@ -44,20 +42,12 @@ class Ledger:
     alive: Grown = field(default_factory=lambda: Grown(0.0))
     violation: Grown = field(default_factory=lambda: Grown(0.0))
     losses: dict[float, Grown] = field(default_factory=dict)
-    heirs: Grown = field(init=False)
     births: Grown = field(default_factory=lambda: Grown(0.0))
-    began: dict[int, int] = field(default_factory=dict)
     _by_rung: dict[int, tuple[np.ndarray, list[np.ndarray]]] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.heirs = Grown(*[math.nan] * self.objectives)
 
     def take(self, entry: Entry) -> None:
         """Note what was told of a genome, all of it."""
         row = self.rows.setdefault(entry.key, len(self.rows))
-        if entry.heir is not None:
-            self.began[row] = entry.heir.id
-            self.heirs.set(row, self._row(entry.heir.losses))
         self.births.set(row, entry.birth.id)
         self.alive.set(row, not entry.failed)
         self.violation.set(row, entry.latest.violation)
@@ -70,11 +60,6 @@ class Ledger:
         if losses is None:
             return np.full(self.objectives, math.nan)
         return np.array(losses) if len(losses) == self.objectives else np.full(self.objectives, math.inf)
-
-    def as_from_scratch(self, count: int) -> np.ndarray:
-        """Return what `standing.as_from_scratch` says, shape (genomes, objectives); NaN where there is nothing."""
-        full = self.losses[1.0].get(count) if 1.0 in self.losses else np.full((count, self.objectives), math.nan)
-        return filled(full, self.heirs.get(count)) if self.began else full
 
     def scaled_losses(self, count: int) -> np.ndarray:
         """Return the first losses of what was trained in full and keeps to constraints, shape (genomes,); else NaN."""
@@ -103,8 +88,6 @@ class Ledger:
         if len(good):
             nothing = Grown(*[math.nan] * self.objectives)
             at = [self.losses.get(rung, nothing).get(count)[good] for rung in rungs]
-            if self.began:
-                at[-1] = filled(at[-1], self.heirs.get(count)[good])
             for objective in range(self.objectives):
                 found[good, objective] = self.by_rung(np.stack([rows[:, objective] for rows in at], 1), objective)[-1]
         return found
@@ -134,7 +117,7 @@ class _Births:
         self.ids.append(one.id)
         self.number[one.id] = number
         parents = tuple(self.number[parent] for parent in one.parents if parent in self.number)
-        self.shown.append(replace(one, id=number, parents=parents, budget=1.0, stop_if=(), inherits=None))
+        self.shown.append(replace(one, id=number, parents=parents, budget=1.0, stop_if=()))
         self.units.append(units)
         self.seen.setdefault((genome_key(one.genome), 1.0, one.replicate), number)
         return self

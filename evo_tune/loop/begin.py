@@ -30,14 +30,12 @@ from evo_tune.genome.trial import Objective
 from evo_tune.genome.values import Genome, genome_key
 from evo_tune.loop.checks import (
     check_ends,
-    check_inheritance,
     check_learning,
     check_metrics,
     check_own_trials,
     check_repair,
     check_suited,
     check_support,
-    check_worth,
 )
 from evo_tune.loop.code import hash_of
 from evo_tune.loop.limits import check_noise
@@ -48,7 +46,6 @@ from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.find import make_strategy
 from evo_tune.plugins.strategy import Strategy
 from evo_tune.rules.fidelity import parse_rungs
-from evo_tune.rules.inheritance import parse_share
 from evo_tune.rules.replicates import parse_replicates
 from evo_tune.rules.ruled import Ruled
 from evo_tune.store.copying import copy_run
@@ -125,7 +122,6 @@ def make_manifest(
     prune: bool = False,
     replicates: int | str = 1,
     seeds: str | None = None,
-    inherit: str | float = 0,
     subject_to: Iterable[str] = (),
     for_scale: str = "",
 ) -> Manifest:
@@ -163,13 +159,14 @@ def make_manifest(
     check_suited(name, made, space, goals)
     check_learning(name, made, space, goals, learn_from)
     count, by_worth = parse_replicates(replicates)
-    constraints, share = _constraints(evaluator, goals, known, subject_to), parse_share(inherit)
-    check_support(evaluator, goals, rungs, bool(prune), count, share)
-    check_worth(by_worth, share)
-    if share:
-        check_inheritance(evaluator, space.default(), bound, rungs)
-    used: dict[str, object] = {"--fidelity": len(rungs) > 1, "--prune": prune, "--replicates": count > 1}
-    used |= {"--inherit": share, "--subject-to": constraints}
+    constraints = _constraints(evaluator, goals, known, subject_to)
+    check_support(evaluator, goals, rungs, bool(prune), count)
+    used = {
+        "--fidelity": len(rungs) > 1,
+        "--prune": prune,
+        "--replicates": count > 1,
+        "--subject-to": bool(constraints),
+    }
     check_own_trials(name, made, [flag for flag, given in used.items() if given])
     return Manifest(
         evaluator=evaluator.reference,
@@ -191,7 +188,6 @@ def make_manifest(
         replicates=count,
         by_worth=by_worth,
         own_seeds=seeds == OWN or (seeds is None and by_worth),
-        inherit=share,
         subject_to=constraints,
         given_genes=sorted(given),
         given_objectives=bool(given_goals),

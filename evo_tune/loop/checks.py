@@ -15,7 +15,7 @@ from evo_tune.errors import EvoTuneError, OptionError, PluginError, SpaceError, 
 from evo_tune.genome.genes import Choice
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Objective
-from evo_tune.genome.values import Genome, genome_key
+from evo_tune.genome.values import genome_key
 from evo_tune.loop.code import hash_of, place_of
 from evo_tune.options.binding import options_of, suggest
 from evo_tune.plugins.evaluator import Evaluator
@@ -25,7 +25,6 @@ from evo_tune.store.run import Run
 
 __all__ = [
     "check_ends",
-    "check_inheritance",
     "check_learning",
     "check_metrics",
     "check_own_trials",
@@ -33,7 +32,6 @@ __all__ = [
     "check_suited",
     "check_support",
     "check_unchanged",
-    "check_worth",
 ]
 
 
@@ -132,7 +130,6 @@ def check_support(
     rungs: Sequence[float],
     prune: bool,
     replicates: int,
-    inherit: float,
 ) -> None:
     """Refuse rules for trials that this evaluator, or this number of objectives, does not allow.
 
@@ -143,7 +140,6 @@ def check_support(
     needed = {
         "--fidelity": ("budget", len(rungs) > 1),
         "--prune": ("curve", prune),
-        "--inherit": ("inherit", inherit > 0.0),
     }
     for flag, (what, wanted) in needed.items():
         if wanted and what not in evaluator.supports:
@@ -154,22 +150,9 @@ def check_support(
                 f"docs/evaluators.md asks for, put SUPPORTS = [{what!r}] into {evaluator.path}; else leave {flag} out"
                 f"{_who_supports(what)}"
             )
-    for flag, wanted in (("--prune", prune), ("--replicates", replicates > 1), ("--inherit", inherit > 0.0)):
+    for flag, wanted in (("--prune", prune), ("--replicates", replicates > 1)):
         if wanted and len(objectives) > 1:
             raise OptionError(f"{flag}: expected one objective, and {len(objectives)} were given; leave {flag} out")
-
-
-def check_worth(by_worth: bool, inherit: float) -> None:
-    """Refuse to weigh further seeds against new genomes that begin with others' weights: what is seen is not theirs.
-
-    Raises:
-        OptionError: That is asked for.
-    """
-    if by_worth and inherit > 0.0:
-        raise OptionError(
-            "--replicates auto and --inherit are both given: expected new genomes that are trained from scratch; give "
-            "a number, such as --replicates 2"
-        )
 
 
 def _who_supports(what: str) -> str:
@@ -177,21 +160,6 @@ def _who_supports(what: str) -> str:
     able = [name for name, origin, _, _ in list_evaluators() if origin == "bundled"]
     able = [name for name in able if what in find_evaluator(name).supports]
     return f" ({', '.join(able)} can do it)" if able else ""
-
-
-def check_inheritance(evaluator: Evaluator, default: Genome, bound: Mapping[str, Any], rungs: Sequence[float]) -> None:
-    """Refuse inheritance where it cannot happen, or beside rungs: both say what a part of a training is.
-
-    Raises:
-        OptionError: That is so.
-    """
-    if len(rungs) > 1:
-        raise OptionError("--inherit and --fidelity are both given: give one of them")
-    if not evaluator.inherits(default, default, bound):
-        raise OptionError(
-            f"--inherit: with these options a model of {evaluator.name} cannot begin with the weights of another, not "
-            "even of its like: change them, or leave --inherit out"
-        )
 
 
 def check_own_trials(name: str, strategy: Strategy, flags: Sequence[str]) -> None:

@@ -175,7 +175,6 @@ def ruled(manifest: Manifest, evaluator: Evaluator, strategy: str) -> Ruled:
         manifest.prune,
         manifest.replicates,
         constraints,
-        manifest.inherit,
         manifest.by_worth,
         manifest.own_seeds,
     )
@@ -183,7 +182,6 @@ def ruled(manifest: Manifest, evaluator: Evaluator, strategy: str) -> Ruled:
         make_strategy(strategy, manifest.strategy_options),
         rules,
         lambda genome: evaluator.estimate(genome, options),
-        lambda genome, other: evaluator.inherits(genome, other, options),
     )
 
 

@@ -1,6 +1,6 @@
-"""What trials have saved and no trial to come can use: checkpoints nobody goes on from, weights nobody inherits.
+"""Remove checkpoints that no later trial can use.
 
-Which they are follows from the run and its history, not from the disk; and what cannot be removed is left: it costs
+Which they are follows from the run, not from the disk; and what cannot be removed is left: it costs
 space, and no result depends on it.
 """
 
@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import contextlib
 
-from evo_tune.genome.history import History
 from evo_tune.genome.trial import Candidate, Outcome
-from evo_tune.rules.inheritance import heritable
 from evo_tune.store.run import TRIALS, Run
 from evo_tune.trust import inside
 
@@ -25,14 +23,10 @@ class Leftovers:
 
     Args:
         run: The run, open for writing.
-        history: What its strategy has been told.
     """
 
-    def __init__(self, run: Run, history: History) -> None:
+    def __init__(self, run: Run) -> None:
         self._run = run
-        self._history = history
-        self._removed: set[int] = set()
-        """Trials whose weights are removed."""
 
     def recorded(self, candidate: Candidate, outcome: Outcome) -> None:
         """Remove what is of no use now that a result is recorded.
@@ -43,8 +37,6 @@ class Leftovers:
             self._remove(candidate.resumes)
         if outcome.status != "ok" and candidate.budget < 1.0:
             self._remove(candidate.id)
-        if self._run.manifest.inherit:
-            self._remove_weights()
 
     def exhausted(self) -> None:
         """Remove the checkpoints of parts of a training: nothing is out, and no genome will ever go on.
@@ -55,17 +47,7 @@ class Leftovers:
             if candidate.budget < 1.0:
                 self._remove(candidate.id)
 
-    def _remove_weights(self) -> None:
-        """Remove the weights that no trial to come, and none that is out, can inherit."""
-        run = self._run
-        wanted = {trial.id for trial in heritable(self._history, run.manifest.population)}
-        wanted |= {one.inherits for one in run.candidates if one.id not in run.outcomes and one.inherits is not None}
-        told = {one.id for one in self._history.trials if one.candidate.whole and not one.candidate.replicate}
-        for id in told - wanted - self._removed:
-            self._remove(id)
-            self._removed.add(id)
-
     def _remove(self, id: int) -> None:
-        """Remove what a trial saved, and no other will go on from or inherit; its log stays."""
+        """Remove what a trial saved, and no other will go on from; its log stays."""
         with contextlib.suppress(OSError):
             inside.remove_all_but(self._run.folder, TRIALS, f"{id:06d}", files=LOGS)

@@ -173,7 +173,4 @@ def _forecast(run: Run, evaluator: Evaluator, space: SearchSpace, planned: Plan)
 
 def _task(run: Run, evaluator: Evaluator) -> Task:
     manifest, folder = run.manifest, run.folder / TRIALS
-    inherit = manifest.inherit > 0.0
-    return Task.of(
-        evaluator, manifest.options, run.objectives, folder, manifest.threads, inherit, fingerprint=run.fingerprint
-    )
+    return Task.of(evaluator, manifest.options, run.objectives, folder, manifest.threads, fingerprint=run.fingerprint)

@@ -46,7 +46,7 @@ def propose(strategy: Strategy, history: History, run: Run, id: int) -> Proposal
         return due or Proposal(dict(warm[number - 1]), WARM_START, budget=budget)
     try:
         proposal = strategy.propose(history, np.random.default_rng([run.manifest.seed, 0, id]))
-        return None if proposal is None else _valid(proposal, history, run.manifest.inherit > 0.0)
+        return None if proposal is None else _valid(proposal, history)
     except Exception as error:
         raise broken_strategy(run.manifest.strategy, "propose", error) from error
 
@@ -86,13 +86,12 @@ def judged(outcome: Outcome | Mapping[str, float], run: Run) -> Outcome:
     return replace(outcome, status=status, metrics=metrics, error=error)
 
 
-def _valid(proposal: object, history: History, inherit: bool) -> Proposal:
+def _valid(proposal: object, history: History) -> Proposal:
     """Return the proposal if it can be born: what the journal holds must never need mending.
 
     Args:
         proposal: It.
         history: What it was proposed for.
-        inherit: Whether the run's trials leave their weights.
 
     Raises:
         TypeError: It is no Proposal.
@@ -109,8 +108,6 @@ def _valid(proposal: object, history: History, inherit: bool) -> Proposal:
         raise ValueError(f"proposed budget={proposal.budget}, expected more than 0 and at most 1")
     if proposal.resumes is not None and not 0 <= proposal.resumes < history.born_count:
         raise ValueError(f"proposed resumes={proposal.resumes}, which was never born")
-    if proposal.inherits is not None and not inherit:
-        raise ValueError(f"proposed inherits={proposal.inherits}, and only --inherit has weights kept")
     return proposal
 
 

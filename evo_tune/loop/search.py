@@ -71,7 +71,6 @@ class Search(contextlib.AbstractContextManager["Search"]):
             best is trained with further seeds while that is worth more than a new genome.
         seeds: Whether each genome is trained with seeds of its 'own', or all with 'shared' ones; by default with shared
             ones, but for replicates='auto'.
-        inherit: Share of a full training for a genome that begins with a relative's weights: '1/3' (see `inheritance`).
         subject_to: Constraints: METRIC<=NUMBER, METRIC>=NUMBER.
         for_scale: Size of the larger model that its recipe is for, for the report: WIDTHxDEPTH, WIDTHxDEPTHxTOKENS.
         store: Folder of the saved runs.
@@ -105,7 +104,6 @@ class Search(contextlib.AbstractContextManager["Search"]):
         prune: bool = False,
         replicates: int | str = 1,
         seeds: str | None = None,
-        inherit: str | float = 0,
         subject_to: Iterable[str] = (),
         for_scale: str = "",
         store: str | Path = STORE,
@@ -134,7 +132,6 @@ class Search(contextlib.AbstractContextManager["Search"]):
             prune=prune,
             replicates=replicates,
             seeds=seeds,
-            inherit=inherit,
             subject_to=subject_to,
             for_scale=for_scale,
         )
@@ -204,7 +201,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
         """Rebuild everything that is derived from the journal (law 2: resume is reading)."""
         run = self.saved
         self.history = history_of(run, self.space)
-        self._leftovers = Leftovers(run, self.history)
+        self._leftovers = Leftovers(run)
         self._generations = Generations(run, self.strategy, history_of(run, self.space))
         replay(self.history, run)
         self.space = self.history.space  # as wide as it is now

@@ -41,9 +41,6 @@ class Context:
         resume_folder: Folder of the trial that this one goes on from, or None.
         stop_if: (fraction, metric, loss bound): stops as pruned once the metric, as a loss, is above.
         objectives: What counts of what is returned; they give the signs of the metrics in `stop_if`.
-        inherit_folder: Folder of the trial, of another genome, with whose weights this one begins, or None.
-            The training is then whole in itself: `budget` of the full one's length, with its own schedule.
-        keep: Whether later trials may begin with this one's weights: leave them in `folder`.
         test: Whether the test set may be looked at: what comes is told to people, and to no strategy. It is so in the
             trainings by which a calibration compares the best with the default, and in `export`.
         timing: Steps to be timed; 0 in every training. Above 0 only where the file says SUPPORTS 'timing': then train
@@ -61,8 +58,6 @@ class Context:
         resume_folder: Path | str | None = None,
         stop_if: Sequence[tuple[float, str, float]] = (),
         objectives: Sequence[Objective] = (),
-        inherit_folder: Path | str | None = None,
-        keep: bool = False,
         test: bool = False,
         timing: int = 0,
     ) -> None:
@@ -71,8 +66,6 @@ class Context:
         self.seed = seed
         self.budget = budget
         self.resume_folder = None if resume_folder is None else Path(resume_folder)
-        self.inherit_folder = None if inherit_folder is None else Path(inherit_folder)
-        self.keep = keep
         self.test = test
         self.timing = timing
         self._folder = Path(folder)

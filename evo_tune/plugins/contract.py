@@ -15,11 +15,10 @@ from evo_tune.genome.trial import Objective
 
 __all__ = ["SUPPORTS", "check_shape", "is_test", "positional", "where_given"]
 
-SUPPORTS = ("budget", "curve", "inherit", "timing")
+SUPPORTS = ("budget", "curve", "timing")
 """What an evaluator may say that it supports: trains `context.budget` of a full training and goes on from
-`context.resume_folder`; reports its first objective by `context.report`; begins with the weights that another trial
-left in `context.inherit_folder`, and leaves its own where `context.keep` says so; times `context.timing` steps and
-returns what a full training will take."""
+`context.resume_folder`; reports its first objective by `context.report`; times `context.timing` steps and returns what
+a full training will take."""
 
 CALLED = ("command", "function")
 """Origins of evaluators that have no file in which everything stands: who calls says what varies and what counts."""

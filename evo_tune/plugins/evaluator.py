@@ -1,7 +1,7 @@
 """What an evaluator's file holds.
 
 An evaluator is one Python file with SPACE, OBJECTIVES and `evaluate`, optionally METRICS, TEST, SUPPORTS, `estimate`,
-`fingerprint`, `inherits`, `carry` and `export`. Its options are keyword parameters of
+`fingerprint`, `carry` and `export`. Its options are keyword parameters of
 `evaluate(genome, context, *, steps=300)`, or a dataclass (of groups, see `options.declare`):
 `evaluate(genome, context, options: Options)`, and then the others take the same `options` last. `contract` checks that
 shape before anything is trained. This does not find files (see `find`) and knows nothing of strategies or stores.
@@ -272,16 +272,6 @@ class Evaluator:
             return dict(known)
         what = one_line(f"estimate gives {known!r}")
         raise PluginError(f"{self._where('estimate')}: {what}: expected a dict of metric names to numbers")
-
-    def inherits(self, genome: Genome, other: Genome, options: Mapping[str, Any]) -> bool:
-        """Say whether a model of a genome can begin with the weights of another one's; yes if the file does not say.
-
-        Raises:
-            PluginError: The file's `inherits` raises; the text names file and line.
-        """
-        function = getattr(self.module, "inherits", None)
-        both = [self._with_genes(options, one) for one in (genome, other)]
-        return function is None or bool(self._call(function, both, dict(genome), dict(other)))
 
     def carry(self, genome: Genome, target: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
         """Return a genome at another size, as the file's `carry` gives it.

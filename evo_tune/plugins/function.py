@@ -106,9 +106,8 @@ def function_evaluator(
     unsupported = {
         "budget": f"{reference.name} does not look at context.budget: let it train that share of a full training",
         "curve": f"{reference.name} does not call context.report: let it report its first objective as it goes",
-        "inherit": f"{reference.name} does not look at context.inherit_folder: leave --inherit out",
     }
-    seen = {"budget": "budget", "curve": "report", "inherit": "inherit_folder"}
+    seen = {"budget": "budget", "curve": "report"}
     vars(module).update(
         evaluate=function,
         SPACE=_no_space if space is None else space,

@@ -76,7 +76,7 @@ class Strategy(ABC):
     """Packages that it imports, inside its functions, and that evo-tune does not bring; for each, what pip installs."""
     own_trials: ClassVar[bool] = False
     """Whether it decides itself on budgets, continuations or replicates. Runs with rules for these (`--fidelity`,
-    `--prune`, `--replicates`, `--inherit`, `--subject-to`) refuse it."""
+    `--prune`, `--replicates`, `--subject-to`) refuse it."""
 
     @property
     def scores(self) -> bool:

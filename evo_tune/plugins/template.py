@@ -54,9 +54,9 @@ METRICS = {"val_loss": "mean squared error", "params": ""}
 TEST = {"val_loss": "test_loss"}
 
 # Optional: what evaluate takes care of. "budget": it trains the fraction context.budget of the full training and goes
-# on from context.resume_folder, as --fidelity needs it; "curve": it reports the first objective, for --prune; "inherit"
-# (not here): it begins with the weights that another trial left, for --inherit. A part is a whole training in small: it
-# has a final fall of the learning rate of its own, is judged, and what goes on goes on from the state before the fall.
+# on from context.resume_folder, as --fidelity needs it; "curve": it reports the first objective, for --prune. A
+# part is a whole training in small: it has a final fall of the learning rate of its own, is judged, and what goes on
+# goes on from the state before the fall.
 SUPPORTS = ["budget", "curve"]
 
 

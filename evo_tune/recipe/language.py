@@ -160,8 +160,8 @@ class LanguageTask:
         """Return the same training in a precision."""
         return replace(self, options=replace(self.options, precision=precision))
 
-    def phases(self, share: float = 1.0) -> tuple[Phase, ...] | None:
-        """Return the phases of a training with a share of the budget; None if only a clock can tell how long it is."""
+    def phases(self) -> tuple[Phase, ...] | None:
+        """Return the phases of the training; None if only a clock can tell how long it is."""
         options = self.options
         if options.seconds is not None:
             return None
@@ -169,9 +169,8 @@ class LanguageTask:
         if options.extend_from is not None:
             short = replace(self.config, context=options.extend_from, extended_from=None)
             shares = [(1.0 - options.extend_share, short), (options.extend_share, self.config)]
-        tokens = options.tokens and options.tokens * share
-        flops = (options.flops or self.flops) * share
-        return plan_phases(shares, self.batch, tokens=tokens, flops=flops, ramp=options.ramp)
+        flops = options.flops or self.flops
+        return plan_phases(shares, self.batch, tokens=options.tokens, flops=flops, ramp=options.ramp)
 
     def phase(self, windows: int) -> Phase:
         """Return the only phase of a training of so many windows."""

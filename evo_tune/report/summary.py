@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
 import numpy as np
 
 from evo_tune.genome.genes import Choice
-from evo_tune.genome.importance import importance, rank_correlation
+from evo_tune.genome.importance import importance
 from evo_tune.genome.trial import Candidate, Trial
 from evo_tune.report.calibration import Calibrated, calibrated, is_default, predicted, recommended, reported, standing
 from evo_tune.report.racing import Standing
@@ -206,11 +206,6 @@ def trained_in_full(run: Run) -> int:
     return sum(candidate.budget == 1.0 for candidate in run.candidates)
 
 
-def heirs(run: Run) -> int:
-    """Return how many genomes began with weights of others."""
-    return sum(candidate.inherits is not None for candidate in run.candidates)
-
-
 def further_generations(run: Run) -> int:
     """Return a limit in generations that continues a run for three more."""
     return max(2, -(-born(run) // run.manifest.population) + 3)
@@ -267,22 +262,6 @@ def _done(run: Run) -> list[tuple[float, float]]:
     oks = [run.candidates[id] for id in run.recorded if run.outcomes[id].status == "ok"]
     rows = [(run.outcomes[one.id].seconds, _added(run, one)) for one in oks]
     return [(seconds, added) for seconds, added in rows if added > 0]
-
-
-def inheritance(trials: Iterable[Trial]) -> tuple[float, int]:
-    """Return how far results that began with others' weights agree with those of the same genomes from scratch.
-
-    Args:
-        trials: A run's.
-
-    Returns:
-        Rank correlation of the first objective, NaN for fewer than three, and over how many genomes. Many of them were
-        chosen by their inherited losses, which narrows the range and lowers the figure.
-    """
-    known = {trial.id: trial for trial in trials}
-    pairs = [(known[one.candidate.confirms], one) for one in known.values() if one.candidate.confirms is not None]
-    both = [(heir.losses[0], own.losses[0]) for heir, own in pairs if heir.losses and own.losses]
-    return (rank_correlation(*zip(*both, strict=True)) if len(both) > 2 else math.nan), len(both)
 
 
 def caveats(run: Run) -> list[str]:

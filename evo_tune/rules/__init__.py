@@ -1,1 +1,1 @@
-"""What surrounds any strategy: rungs, pruning, replicates, constraints, inheritance."""
+"""What surrounds any strategy: rungs, pruning, replicates, constraints."""

@@ -164,7 +164,7 @@ class Doubt:
             trial: It.
             units: Its genome's unit coordinates, shape (genes,).
         """
-        if not trial.candidate.whole and (trial.candidate.inherits is not None or not trial.ok):
+        if not trial.candidate.whole and not trial.ok:
             return
         row = self._rows.setdefault(genome_key(trial.genome), len(self._rows))
         if row == len(self._known):

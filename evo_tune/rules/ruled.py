@@ -1,4 +1,4 @@
-"""The rules of a run around its strategy: rungs, pruning, replicates, constraints, inheritance.
+"""The rules of a run around its strategy: rungs, pruning, replicates, constraints.
 
 `Ruled` is a strategy that asks another one for genomes and decides itself how they are trained; like any
 strategy it is a pure function of history (law 1), so resuming and replaying need to know nothing of it.
@@ -18,11 +18,10 @@ from evo_tune.genome.operators import REPLICATE
 from evo_tune.genome.standing import Entry, entries
 from evo_tune.genome.trial import Candidate, Proposal, Trial
 from evo_tune.genome.values import Genome, genome_key
-from evo_tune.genome.view import View, ledger_of
+from evo_tune.genome.view import View
 from evo_tune.plugins.strategy import Prospects, Strategy
 from evo_tune.rules.curves import Curves
 from evo_tune.rules.fidelity import audits_among, is_audit
-from evo_tune.rules.inheritance import confirmation, source
 from evo_tune.rules.learned import chosen, prospects_of
 from evo_tune.rules.promotions import Rungs
 from evo_tune.rules.replicates import Doubt, Leader
@@ -45,7 +44,6 @@ class Rules:
         prune: Whether candidates are born with bounds that stop a hopeless training.
         replicates: Seeds that the leading genome must have been trained with.
         constraints: What a genome must keep to.
-        inherit: Share of a full training that a genome gets which begins with another's weights; 0: none does.
         by_worth: Whether further seeds are what is worth more than a new genome instead (see `replicates`).
         own_seeds: Whether each genome has seeds of its own, and not the same ones as all.
     """
@@ -54,7 +52,6 @@ class Rules:
     prune: bool = False
     replicates: int = 1
     constraints: tuple[Constraint, ...] = ()
-    inherit: float = 0.0
     by_worth: bool = False
     own_seeds: bool = False
 
@@ -66,7 +63,7 @@ class Rules:
     @property
     def continues(self) -> bool:
         """Whether a genome can have further trials."""
-        return len(self.rungs) > 1 or self.replicates > 1 or self.by_worth or self.inherit > 0.0
+        return len(self.rungs) > 1 or self.replicates > 1 or self.by_worth
 
 
 @dataclass(frozen=True)
@@ -88,13 +85,11 @@ class Ruled(Strategy):
         inner: The strategy.
         rules: The rules.
         estimate: Returns the metrics of a genome that are known before training.
-        fits: Says whether a model of a genome can begin with the weights of another one's.
     """
 
     inner: Strategy
     rules: Rules
     estimate: Callable[[Genome], Mapping[str, float]] = lambda genome: {}
-    fits: Callable[[Genome, Genome], bool] = lambda genome, other: True
 
     @classmethod
     def of(
@@ -102,10 +97,9 @@ class Ruled(Strategy):
         inner: Strategy,
         rules: Rules,
         estimate: Callable[[Genome], Mapping[str, float]],
-        fits: Callable[[Genome, Genome], bool] = lambda genome, other: True,
     ) -> Ruled:
         """Put rules around a strategy."""
-        return cls(population=inner.population, inner=inner, rules=rules, estimate=estimate, fits=fits)
+        return cls(population=inner.population, inner=inner, rules=rules, estimate=estimate)
 
     def propose(self, history: History, rng: np.random.Generator) -> Proposal | None:
         if self.rules.none:
@@ -139,10 +133,6 @@ class Ruled(Strategy):
             due = known.rungs.due(promoted, audits)
         if due is not None:
             return self._bounded(due, history) if genome_key(due.genome) not in audits else due
-        if self.rules.inherit:
-            told = list(entries(history).values())
-            if (due := confirmation(ledger_of(history), told, out)) is not None:
-                return due
         if self.rules.by_worth:
             birth = known.doubt.next(history.out, known.rungs.cost())
             return None if birth is None else _further(birth, 1 + known.doubt.repeats(birth))
@@ -159,8 +149,8 @@ class Ruled(Strategy):
         return _further(leader.birth, seeds)
 
     def _learns(self, history: History) -> bool:
-        """Say whether the strategy learns who goes on: by one loss, of trainings from scratch, of this run alone."""
-        alone = len(history.objectives) == 1 and not self.rules.inherit and not history.lessons
+        """Say whether the strategy learns who goes on: by one loss, of this run alone."""
+        alone = len(history.objectives) == 1 and not history.lessons
         return self.inner.scores and alone and len(self.rules.rungs) > 1
 
     def _prospects(self, history: History) -> Prospects | None:
@@ -172,14 +162,10 @@ class Ruled(Strategy):
         proposal = self._within(view, self._prospects(history), rng)
         if proposal is None:
             return None
-        if not proposal.fresh or proposal.budget != 1.0 or proposal.stop_if or proposal.inherits is not None:
+        if not proposal.fresh or proposal.budget != 1.0 or proposal.stop_if:
             raise ValueError("proposes budgets or replicates of its own: declare own_trials = True in its class")
         parents = tuple(view.ids[parent] for parent in proposal.parents)
         proposal = replace(proposal, parents=parents, budget=self.rules.rungs[0])
-        if self.rules.inherit:
-            origin = source(proposal.genome, history, self.population, self.fits)
-            if origin is not None:  # unbounded: the others' curves began without weights
-                return replace(proposal, inherits=origin, budget=self.rules.inherit)
         return proposal if is_audit(history.fresh_count) else self._bounded(proposal, history)
 
     def _bounded(self, proposal: Proposal, history: History) -> Proposal:

@@ -61,8 +61,6 @@ class Birth(Struct, forbid_unknown_fields=True):
     resumes: Whole | None = None
     replicate: Whole = 0
     stop_if: tuple[tuple[Finite, str, Finite], ...] = ()
-    inherits: Whole | None = None
-    confirms: Whole | None = None
 
     def candidate(self) -> Candidate:
         """Return what was born."""

@@ -20,7 +20,7 @@ from evo_tune.genome.trial import Objective, trial_seed
 from evo_tune.genome.values import Genome, genome_key
 from evo_tune.store.journal import write_atomically
 from evo_tune.store.lessons import Learned, check_learned
-from evo_tune.store.schema import Count, Finite, Share, Whole, read_json
+from evo_tune.store.schema import Count, Finite, Whole, read_json
 from evo_tune.text import one_line
 from evo_tune.trust import inside
 
@@ -81,7 +81,6 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
         replicates: Seeds that the leading genome must have been trained with.
         by_worth: Whether that is the most, and a genome has as many as are worth more than a new one.
         own_seeds: Whether each genome is trained with seeds of its own, or all with the same.
-        inherit: Share of a full training that a genome gets which begins with another's weights; 0: none does.
         subject_to: METRIC<=NUMBER or METRIC>=NUMBER.
         given_genes: Names of the genes that the user gave in place of the evaluator's own.
         given_objectives: Whether the user gave the objectives in place of the evaluator's own.
@@ -113,7 +112,6 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
     replicates: Count = 1
     by_worth: bool = False
     own_seeds: bool = False
-    inherit: Share = 0.0
     subject_to: list[str] = field(default_factory=list)
     units: dict[str, str] = field(default_factory=dict)
     tests: dict[str, str] = field(default_factory=dict)
@@ -201,8 +199,6 @@ def _checked(manifest: Manifest) -> Manifest:
     budgets = manifest.fidelity
     if not budgets or budgets != sorted(set(budgets)) or not 0 < budgets[0] <= 1.0 == budgets[-1]:
         raise ValueError(f"fidelity is {budgets}")
-    if manifest.inherit == 1.0:
-        raise ValueError("inherit is 1.0, expected less")
     for name in (manifest.evaluator, manifest.strategy):
         if len(name) > LONGEST:
             raise ValueError(f"the name of the evaluator, or of the strategy, has {len(name)} characters")

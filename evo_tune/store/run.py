@@ -304,10 +304,8 @@ class Run:
         held = {name: gene.check(candidate.genome[name]) for name, gene in self.genes.items()}
         if not is_same(candidate.genome, held) and genome_key(candidate.genome) not in self._early:
             raise ValueError(f"candidate {candidate.id} has {candidate.genome}, which its genes hold as {held}")
-        for name in ("resumes", "inherits", "confirms"):
-            other = getattr(candidate, name)
-            if other is not None and other >= candidate.id:
-                raise ValueError(f"candidate {candidate.id} {name} {other!r}, which was not born before it")
+        if candidate.resumes is not None and candidate.resumes >= candidate.id:
+            raise ValueError(f"candidate {candidate.id} resumes {candidate.resumes}, which was not born before it")
         self._replicated |= candidate.replicate > 0
         self.candidates.append(candidate)
         self.told_at_birth.append(len(self.told))

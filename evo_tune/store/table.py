@@ -55,8 +55,6 @@ def schema(genes: Mapping[str, Gene], metrics: Sequence[str], units: Mapping[str
             pa.field("replicate", whole),
             number("budget", "fraction of the full training"),
             pa.field("resumes", whole),
-            pa.field("inherits", whole),
-            pa.field("confirms", whole),
             pa.field("told_before", whole),
             pa.field("told_order", whole),
             number("seconds", "s"),

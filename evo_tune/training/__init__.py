@@ -32,7 +32,7 @@ from evo_tune.training.models.dropout import Dropout, DropPath
 from evo_tune.training.models.encoder import Classifier
 from evo_tune.training.models.ft_transformer import FTTransformer
 from evo_tune.training.models.gpt import GPT
-from evo_tune.training.models.reshaping import grow, reshape
+from evo_tune.training.models.reshaping import grow
 from evo_tune.training.models.text_classifier import TextClassifier
 from evo_tune.training.models.vit import ViT
 from evo_tune.training.models.widening import carry_state

@@ -11,11 +11,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from evo_tune.errors import RecipeError
 from evo_tune.recipe.hardware.computing import in_memory
 from evo_tune.recipe.hardware.memory import Fit, predict_memory
 from evo_tune.recipe.language import LanguageTask
-from evo_tune.recipe.models.gpt_config import GPTConfig
 from evo_tune.recipe.phases import Phase
 from evo_tune.training.course import Course
 from evo_tune.training.data.material import TextMaterial
@@ -23,10 +21,9 @@ from evo_tune.training.hardware.capacity import fit_device
 from evo_tune.training.hardware.determinism import seed_for
 from evo_tune.training.hardware.throughput import SAFE, TIMED, steps_in
 from evo_tune.training.models.gpt import GPT
-from evo_tune.training.models.reshaping import reshape
 from evo_tune.training.optim.early_stopping import EarlyStopping
 from evo_tune.training.reading import Reading
-from evo_tune.training.session import MODEL, Run, seed_of, share_of, told_to, train
+from evo_tune.training.session import Run, told_to, train
 from evo_tune.training.stepping.recipe import recipe_of
 from evo_tune.training.trainer import Trainer
 
@@ -43,13 +40,13 @@ def language_course(
 
     Args:
         task: What is trained.
-        run: Where; its budget does not matter, unless it inherits.
+        run: Where; its budget does not matter.
         precision: In what it computes, by name.
         saved: What was saved of it; empty: nothing.
         ranks: The processes that train it together.
 
     Raises:
-        RecipeError: A number is out of its range, or the weights to begin with are gone or do not fit.
+        RecipeError: A number is out of its range.
     """
     return _Builder(task.in_precision(precision), run, ranks).course(saved)
 
@@ -96,11 +93,10 @@ class _Builder:
     ranks: Ranks | None
 
     def course(self, saved: dict[str, Any]) -> Course:
-        share, options = share_of(self.run), self.task.options
-        phases = self.task.phases(share)
+        options, phases = self.task.options, self.task.phases()
         if phases is None:  # a clock was asked once, and its answer stands
             windows = saved["windows"] if saved else self._windows_in(options.seconds or 0.0)
-            phases = (self.task.phase(max(1, round(share * windows))),)
+            phases = (self.task.phase(windows),)
         step = saved["trainer"]["step"] if saved else 0
         phase = next((phase for phase in phases if step <= phase.end), phases[-1])
         course = Course(
@@ -124,7 +120,7 @@ class _Builder:
         def micro_batch(phase: Phase) -> int:
             return (fits[phase] if phase in fits else self._fit(phase)).micro_batch
 
-        return TextMaterial(self.task.corpus, count=self.task.scored, seed=seed_of(self.run), micro_batch=micro_batch)
+        return TextMaterial(self.task.corpus, count=self.task.scored, seed=self.run.seed, micro_batch=micro_batch)
 
     def _fit(self, phase: Phase) -> Fit:
         if phase not in self._fits:
@@ -196,20 +192,6 @@ class _Builder:
         )
         material = self.material if fit is None else self._material({phase: fit})
         recompute = self._recompute(phase) if fit is None else options.recompute or fit.recompute
-        model = self._model(phase.config, recompute).to(self.run.device)
-        source, seed, device = material.source(phase), seed_of(self.run), self.run.device
+        source, seed, device = material.source(phase), self.run.seed, self.run.device
+        model = GPT(phase.config, seed=seed_for(seed, "weights"), recompute=recompute).to(device)
         return Trainer(model, source, recipe, seed=seed, device=device, ranks=ranks, compiled=options.compile)
-
-    def _model(self, config: GPTConfig, recompute: int | None) -> GPT:
-        """Return the model at step 0: new, or with the weights of another training in its own shape.
-
-        Raises:
-            RecipeError: The other training's weights are gone, or do not fit.
-        """
-        seed, folder = seed_for(seed_of(self.run), "weights"), self.run.inherit_folder
-        if folder is None:
-            return GPT(config, seed=seed, recompute=recompute)
-        if not (folder / MODEL).is_dir():
-            expected = "one with a model: was _trials emptied, or is it not the same for all machines?"
-            raise RecipeError("inherit_folder", str(folder), expected)
-        return reshape(GPT.load(folder / MODEL), config, seed, recompute=recompute)

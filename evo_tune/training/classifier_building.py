@@ -26,7 +26,7 @@ from evo_tune.training.hardware.precision import Precision
 from evo_tune.training.hardware.throughput import SAFE, TIMED, steps_in
 from evo_tune.training.models.encoder import Classifier
 from evo_tune.training.optim.early_stopping import EarlyStopping
-from evo_tune.training.session import Place, Run, seed_of, share_of, told_to, train, train_together
+from evo_tune.training.session import Place, Run, told_to, train, train_together
 from evo_tune.training.stepping.recipe import recipe_of
 from evo_tune.training.trainer import Trainer
 
@@ -118,8 +118,8 @@ class _Builder:
     ranks: Ranks | None
 
     def course(self, saved: dict[str, Any]) -> Course:
-        share, options = share_of(self.run), self.task.options
-        total = saved.get("samples") or max(1, round(share * self._total()))
+        options = self.task.options
+        total = saved.get("samples") or self._total()
         trainer = self._trainer(total, ranks=self.ranks)
         subject = Classified(
             self.examples,
@@ -156,7 +156,7 @@ class _Builder:
 
     def _trainer(self, total: int, *, lr: float | None = None, ranks: Ranks | None = None) -> Trainer:
         """Return a trainer at step 0, its schedules laid over so many samples."""
-        task, options, seed = self.task, self.task.options, seed_of(self.run)
+        task, options, seed = self.task, self.task.options, self.run.seed
         model = self._model()
         source = Epochs(
             self.examples.inputs,
@@ -184,7 +184,7 @@ class _Builder:
         return Trainer(model, source, recipe, seed=seed, device=self.run.device, ranks=ranks, compiled=compiled)
 
     def _model(self) -> Classifier:
-        model: Classifier = self.task.build(seed_for(seed_of(self.run), "weights"))
+        model: Classifier = self.task.build(seed_for(self.run.seed, "weights"))
         model.standardise(self.examples.inputs)
         model.recompute = self.task.options.recompute
         return model.to(self.run.device)

@@ -21,28 +21,22 @@ from evo_tune.training.checkpoint import CHECKPOINT, save_checkpoint, saved_in
 from evo_tune.training.course import Course
 from evo_tune.training.hardware import probe
 from evo_tune.training.hardware.allocator import keep_freed_memory
-from evo_tune.training.hardware.determinism import reproducible, seed_for
+from evo_tune.training.hardware.determinism import reproducible
 from evo_tune.training.hardware.launcher import RankFailed, launch
 
 if TYPE_CHECKING:
     from evo_tune.training.hardware.distributed import Ranks
 
 __all__ = [
-    "MODEL",
     "Begun",
     "Build",
     "Place",
     "Run",
     "Task",
-    "seed_of",
-    "share_of",
     "told_to",
     "train",
     "train_together",
 ]
-
-MODEL = "model"
-"""What a training leaves in its folder for others to begin with."""
 
 
 class Run(Protocol):
@@ -53,8 +47,6 @@ class Run(Protocol):
     seed: int
     budget: float
     resume_folder: Path | None
-    inherit_folder: Path | None
-    keep: bool
     test: bool
     timing: int
 
@@ -92,28 +84,17 @@ Build = Callable[[T, Run, str, dict[str, Any], "Ranks | None"], Course]
 empty one at step 0."""
 
 
-def share_of(run: Run) -> float:
-    """Return the share of the full budget over which schedules are laid: an heir's training is whole in itself."""
-    return 1.0 if run.inherit_folder is None else run.budget
-
-
 def told_to(run: Run) -> Callable[[float, Mapping[str, float], bool], None]:
-    """Return what a course reports to: the run's curve, along the full training where it is trained in part."""
-    share = share_of(run)
+    """Return the function that adds a point of a course to the learning curve of a run."""
 
     def tell(fraction: float, point: Mapping[str, float], decayed: bool) -> None:
-        run.report(fraction * share, decayed=decayed, **point)
+        run.report(fraction, decayed=decayed, **point)
 
     return tell
 
 
-def seed_of(run: Run) -> int:
-    """Return the training's seed: an heir reads the data in another order than the one whose weights it has."""
-    return run.seed if run.inherit_folder is None else seed_for(run.seed, "inheritance") % 2**32
-
-
 def train(task: T, run: Run, build: Build[T], ranks: Ranks | None = None) -> tuple[Course, dict[str, float]]:
-    """Train up to the run's budget, from what it goes on from or inherits.
+    """Train up to the run's budget, from the checkpoint that it goes on from, if any.
 
     Args:
         task: What is trained.
@@ -162,7 +143,7 @@ class Begun:
 
     def __post_init__(self) -> None:
         self.start, steps = self.course.trainer.step, self.course.steps
-        self.stop = stop_step(steps, self.run.budget / share_of(self.run))
+        self.stop = stop_step(steps, self.run.budget)
         forks = self.task.options.fork
         self.fork = max(self.start, fork_step(self.course.trainer.recipe.schedule, self.stop)) if forks else self.stop
 
@@ -189,11 +170,8 @@ class Begun:
         return self.fork < self.stop and not self.course.stopped
 
     def metrics(self) -> dict[str, float]:
-        """Judge the training at its end, and leave its weights where others are to begin with them."""
-        found = self.course.metrics(self.start if self.run.resume_folder else None, self.run.test)
-        if self.run.keep and self.first:
-            self.course.model.save(self.run.folder / MODEL)  # type: ignore[operator]
-        return found
+        """Judge the training at its end."""
+        return self.course.metrics(self.start if self.run.resume_folder else None, self.run.test)
 
 
 def _timed(course: Course, steps: int, built: float, saves: bool) -> dict[str, float]:
@@ -226,8 +204,6 @@ class Place:
         budget: Share of the full training.
         folder: Of this training; it is there.
         resume_folder: To go on from.
-        inherit_folder: To begin with the weights of.
-        keep: Whether to leave the weights.
         test: Whether to look at the test set.
         timing: Steps to be timed; 0 in a training.
         tell: Sends a point of the learning curve to the process that asked.
@@ -239,8 +215,6 @@ class Place:
     budget: float
     folder: Path
     resume_folder: Path | None
-    inherit_folder: Path | None
-    keep: bool
     test: bool
     timing: int
     tell: Callable[[dict[str, float]], None]
@@ -248,7 +222,7 @@ class Place:
     @classmethod
     def of(cls, ranks: Ranks, tell: Callable[[dict[str, float]], None], run: Mapping[str, Any]) -> Place:
         """Return a rank's place, from what `train_together` sent; the curve is the first rank's to tell."""
-        folders = {name: run[name] and Path(run[name]) for name in ("folder", "resume_folder", "inherit_folder")}
+        folders = {name: run[name] and Path(run[name]) for name in ("folder", "resume_folder")}
         quiet = tell if ranks.rank == 0 else lambda point: None
         return cls(**{**run, **folders}, device=str(ranks.device), tell=quiet)
 
@@ -283,8 +257,8 @@ def train_together(
     """
     if options["precision"] == "auto" and not run.resume_folder:  # one answer for all
         options = {**options, "precision": probe.fastest_precision(run.device, narrow=narrow)}
-    place = {name: getattr(run, name) for name in ("threads", "seed", "budget", "keep", "test", "timing")}
-    for name in ("folder", "resume_folder", "inherit_folder"):
+    place = {name: getattr(run, name) for name in ("threads", "seed", "budget", "test", "timing")}
+    for name in ("folder", "resume_folder"):
         place[name] = getattr(run, name) and str(getattr(run, name))
     curve, parts = _Curve(run), 1
     while True:

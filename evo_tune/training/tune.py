@@ -27,7 +27,7 @@ from evo_tune.training.hardware.precision import Precision
 from evo_tune.training.hardware.throughput import SAFE, TIMED, steps_in
 from evo_tune.training.models.gpt import GPT
 from evo_tune.training.optim.early_stopping import EarlyStopping
-from evo_tune.training.session import Run, seed_of, share_of, told_to
+from evo_tune.training.session import Run, told_to
 from evo_tune.training.stepping.recipe import recipe_of
 from evo_tune.training.trainer import Trainer
 from evo_tune.training.tuned import Tuned
@@ -122,8 +122,8 @@ class _Builder:
     ranks: Ranks | None
 
     def course(self, saved: dict[str, Any]) -> Course:
-        share, options, task = share_of(self.run), self.task.options, self.task
-        windows = saved.get("windows") or max(1, round(share * self._windows()))
+        options, task = self.task.options, self.task
+        windows = saved.get("windows") or self._windows()
         trainer = self._trainer(windows, ranks=self.ranks)
         where = (task.base.folder, task.base.sha256(), options.data, options.window, options.eval_tokens)
         how = (self.run.device, self.run.threads, options.precision)
@@ -162,7 +162,7 @@ class _Builder:
 
     def _trainer(self, windows: int, *, lr: float | None = None, ranks: Ranks | None = None) -> Trainer:
         """Return a trainer at step 0, its schedules laid over so many windows."""
-        task, seed = self.task, seed_of(self.run)
+        task, seed = self.task, self.run.seed
         model = self._model()
         source = TrainingWindows(
             self.text.training,
@@ -188,7 +188,7 @@ class _Builder:
     def _model(self) -> nn.Module:
         task, recompute = self.task, self.task.options.recompute
         model = load_pretrained(task.base, self.run.device)
-        add_adapter(model, task.new, seed_for(seed_of(self.run), "weights"))
+        add_adapter(model, task.new, seed_for(self.run.seed, "weights"))
         halve_frozen(model, task.options.precision)
         if isinstance(model, GPT):
             model.recompute = recompute

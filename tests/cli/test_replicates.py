@@ -19,7 +19,7 @@ from evo_tune import Float, Minimize, SearchSpace
 SPACE = SearchSpace(x=Float(0.0, 1.0), y=Float(0.0, 1.0))
 OBJECTIVES = [Minimize("loss")]
 METRICS = {"loss": "", "size": ""}
-SUPPORTS = ["budget", "inherit"]
+SUPPORTS = ["budget"]
 
 
 def evaluate(genome, context):
@@ -105,7 +105,6 @@ def test_seeds_of_their_own_are_typed_shown_and_refused(typed: Typed) -> None:
     [
         (["--replicates", "autos"], "'--replicates': 'autos'"),
         (["--replicates", "0"], "'--replicates': 0"),
-        (["--replicates", "auto", "--inherit", "1/3"], "give a number, such as --replicates 2"),
         (["--replicates", "auto", "--objective", "loss:min", "--objective", "size:min"], "expected one objective"),
         (["--replicates", "auto", "--strategy", "staged"], "decides itself on budgets and replicates"),
     ],

@@ -48,11 +48,10 @@ def test_folders_below_a_link_are_not_touched(task_of, trials, outside, body):
     assert "is a link" in outcome["error"]
 
 
-@pytest.mark.parametrize("field", ["resumes", "inherits"])
-def test_what_another_trial_saved_is_not_read_from_elsewhere(task_of, trials, outside, field):
+def test_what_another_trial_saved_is_not_read_from_elsewhere(task_of, trials, outside):
     trials.mkdir(parents=True)
     (trials / "000000").symlink_to(outside)
-    outcome = Worker(task_of(BODY), "cpu").work(candidate(1, **{field: 0}))["outcome"]
+    outcome = Worker(task_of(BODY), "cpu").work(candidate(1, resumes=0))["outcome"]
     assert outcome["status"] == "failed"
     assert "000000 is a link" in outcome["error"]
 

@@ -164,8 +164,8 @@ def test_a_genome_below_the_smaller_model_is_refused(evaluator: Evaluator) -> No
         evaluator.estimate({**evaluator.space(bound).default(), **SHAPE}, bound)
 
 
-@pytest.mark.parametrize("flags", [["--fidelity", "1/3,1"], ["--inherit", "1/3"]])
-def test_neither_rungs_nor_inheritance_go_with_it(flags: list[str], tmp_path: Path) -> None:
+def test_rungs_do_not_go_with_it(tmp_path: Path) -> None:
+    flags = ["--fidelity", "1/3,1"]
     command = ["run", "language_model", "-o", "grow_from=1x32", "--trials", "2", "--store", str(tmp_path), *flags]
     result = CliRunner().invoke(cli, command)
     assert isinstance(result.exception, OptionError)

@@ -570,47 +570,6 @@ def test_what_the_documentation_types_works(
     assert set(metrics) <= set(evaluator.metrics)
 
 
-# ---------------------------------------------------------------- inheritance
-
-
-def test_who_inherits_begins_with_what_the_other_learned(
-    train: Callable[..., Any], default: dict[str, Any], tmp_path: Path
-) -> None:
-    origin, _ = train(default, KEEP=True)
-    given: dict[str, Any] = {"BUDGET": 0.25, "INHERIT_FOLDER": tmp_path / "trial", "FOLDER": tmp_path / "heir"}
-    same, context = train({**default, "depth": 4, "lr": 1e-9}, **given)
-    assert same["val_loss"] == pytest.approx(origin["val_loss"], abs=1e-4)  # new blocks begin as identities
-    assert same["tokens"] == pytest.approx(origin["tokens"] / 4, abs=128)
-    assert context.curve[-1][0] == pytest.approx(0.25)
-    assert not (tmp_path / "heir").exists()  # it hands nothing on
-    better = train({**default, "depth": 3}, **given)
-    assert better[0]["val_loss"] < origin["val_loss"]
-    assert without_clock(train({**default, "depth": 3}, **given)[0]) == without_clock(better[0])
-    cut, _ = train({**default, "depth": 1, "context": 128}, **given, ffn_mult=2.0)
-    scratch, _ = train({**default, "depth": 1, "context": 128}, BUDGET=0.25, ffn_mult=2.0)
-    assert cut["params"] == scratch["params"]
-    assert cut["val_loss"] < scratch["val_loss"]
-
-
-def test_weights_fit_where_width_and_heads_are_the_same(evaluator: Evaluator, default: dict[str, Any]) -> None:
-    def fits(options: dict[str, Any] | None = None, **genes: Any) -> bool:
-        bound = evaluator.bind({**TINY, **(options or {})})
-        own = {name: default[name] for name in evaluator.space(bound).genes}
-        return evaluator.inherits({**own, **genes}, own, bound)
-
-    assert fits(depth=4, context=128, lr=1e-3, dropout=0.1, batch=4096)
-    assert not fits(width=32)
-    assert not fits(heads=2)
-    assert not fits({"context": 128, "extend_from": 64})
-
-
-def test_weights_that_are_gone_fail_the_training(
-    train: Callable[..., Any], default: dict[str, Any], tmp_path: Path
-) -> None:
-    with pytest.raises(RecipeError, match="expected one with a model: was _trials emptied"):
-        train(default, BUDGET=0.25, INHERIT_FOLDER=tmp_path / "trial")
-
-
 def test_the_optimizer_of_a_tiny_genome_is_the_one_that_trains(tmp_path: Path) -> None:
     evaluator = find_evaluator("bundled:language_model")
     options = evaluator.settled(evaluator.bind({"size": "tiny", "tokens": 2048, "eval_tokens": 512}), rungs=False)

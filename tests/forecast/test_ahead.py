@@ -127,7 +127,6 @@ def _manifest(kind: Callable[..., object], **given: object) -> object:
         "fidelity": [1.0],
         "replicates": 1,
         "by_worth": False,
-        "inherit": 0.0,
     }
     return type("Manifest", (), {**fields, **given})
 

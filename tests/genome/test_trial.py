@@ -32,8 +32,6 @@ def test_fresh_births_count() -> None:
     assert Candidate(**born, budget=0.5).fresh  # type: ignore[arg-type]
     assert not Candidate(**born, resumes=0).fresh  # type: ignore[arg-type]
     assert not Candidate(**born, replicate=1).fresh  # type: ignore[arg-type]
-    assert not Candidate(**born, confirms=0).fresh  # type: ignore[arg-type]
-    assert Candidate(**born, inherits=0).fresh  # type: ignore[arg-type]
 
 
 def test_parents_may_be_given_as_a_list() -> None:

@@ -53,10 +53,6 @@ def fingerprint(options: Own):
     return f"{options.data}!"
 
 
-def inherits(genome, other, options: Own, others: Own):
-    return options.kind == others.kind
-
-
 def export(genome, context, folder, options: Own):
     return {"exported": float(options.steps)}
 """
@@ -87,8 +83,6 @@ def test_a_field_becomes_a_gene_and_is_read_from_the_options(mine: Evaluator) ->
     assert set(space.optional) == {"kind"}  # rate is a gene of its own, data never one, steps offers no range
     genome = space.including(["kind"]).check({"kind": "b"}, fill_defaults=True)
     assert mine.evaluate(genome, Context(), bound)["kind"] == 1.0
-    assert mine.inherits(genome, genome, bound)
-    assert not mine.inherits(genome, {**genome, "kind": "a"}, bound)
 
 
 def test_a_gene_of_the_space_is_not_mistaken_for_the_option_of_its_name(mine: Evaluator) -> None:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
 
 from evo_tune.genome.history import History
 from evo_tune.genome.importance import ranks
-from evo_tune.genome.operators import FROM_SCRATCH, PROMOTION, REPLICATE
+from evo_tune.genome.operators import PROMOTION, REPLICATE
 from evo_tune.genome.standing import Entry, entries
 from evo_tune.genome.trial import DECAYED, Candidate, Proposal
-from evo_tune.genome.values import Genome, genome_key
+from evo_tune.genome.values import genome_key
 from evo_tune.rules.curves import ENOUGH, LOOKS, MEDIAN
-from evo_tune.rules.fidelity import CAUTION, audits_among, is_audit, keep, trust
+from evo_tune.rules.fidelity import CAUTION, audits_among, keep, trust
 from evo_tune.rules.promotions import LEADERS
 from evo_tune.rules.replicates import Doubt
 from evo_tune.rules.ruled import Rules
@@ -31,8 +31,6 @@ def due(rules: Rules, history: History) -> Proposal | None:
     audits = {genome_key(births[number].genome) for number in audits_among(len(births))}
     promoted = {(key, one.budget) for key, one in out if not one.replicate}
     found = promotion(told, promoted, audits, rules.rungs)
-    if found is None and rules.inherit:
-        found = confirmation(told, out)
     if rules.by_worth:
         doubt = Doubt(history.space, rules.replicates, not rules.own_seeds)
         for trial in history.trials:
@@ -142,53 +140,3 @@ def replicate(told: Told, out: Sequence[tuple[str, Candidate]], seeds: int) -> P
     if had >= seeds:
         return None
     return Proposal(leader.birth.genome, REPLICATE, leader.birth.parents, replicate=had)
-
-
-def from_scratch(told: Told) -> dict[str, tuple[float, ...]]:
-    """Return the losses of each genome at a full training from scratch, or as they would be."""
-    found = {entry.key: losses for entry in told if (losses := entry.losses(1.0)) is not None}
-    heirs = [(entry.key, entry.heir.losses) for entry in told if entry.heir is not None and entry.heir.losses]
-    both = [(losses, found[key]) for key, losses in heirs if key in found and math.inf not in found[key]]
-    for key, losses in heirs:
-        if key not in found:
-            found[key] = tuple(
-                _read_off(loss, [inherited[i] for inherited, _ in both], [own[i] for _, own in both])
-                for i, loss in enumerate(losses)
-            )
-    return found
-
-
-def _read_off(value: float, xs: Sequence[float], ys: Sequence[float]) -> float:
-    if not xs:
-        return value
-    x, y = np.sort(xs), np.sort(ys)
-    if value <= x[0] or value >= x[-1]:
-        end = 0 if value <= x[0] else -1
-        return float(value + y[end] - x[end])
-    return float(np.interp(value, x, y))
-
-
-def confirmation(told: Told, out: Sequence[tuple[str, Candidate]]) -> Proposal | None:
-    """Return the training from scratch that is due."""
-    again = {key for key, one in out if one.confirms is not None}
-    heirs = [(entry.heir.id, entry.key) for entry in told if entry.heir is not None]
-    heirs += [(one.id, key) for key, one in out if one.inherits is not None]
-    audits = {key for number, (_, key) in enumerate(sorted(heirs), 1) if is_audit(number)}
-    losses = from_scratch(told)
-    standing = [entry for entry in told if not entry.failed and entry.key in losses]
-    standing.sort(key=lambda entry: (entry.latest.violation, losses[entry.key], entry.birth.id))
-    for entry in [*(entry for entry in standing if entry.key in audits), *standing[:1]]:
-        if entry.heir is not None and not entry.results and entry.key not in again:
-            return Proposal(entry.birth.genome, FROM_SCRATCH, entry.birth.parents, confirms=entry.heir.id)
-    return None
-
-
-def source(genome: Genome, history: History, population: int, fits: Callable[[Genome, Genome], bool]) -> int | None:
-    """Return the id of the trial with whose weights a genome begins."""
-    if len(history.ranked()) < population:
-        return None
-    kept = [trial for trial in history.ranked() if not trial.candidate.replicate][: max(1, population // 4)]
-    units = history.space.encode(genome)
-    away = {trial.id: float(np.abs(history.born_units[trial.id] - units).mean()) for trial in kept}
-    nearest = sorted(kept, key=lambda trial: (away[trial.id], trial.id))
-    return next((trial.id for trial in nearest if fits(genome, trial.genome)), None)

@@ -155,13 +155,11 @@ def test_what_is_learned_is_a_function_of_history(loop: dict[str, Any]) -> None:
             assert strategy.due(again) == strategy.due(whole)
 
 
-@pytest.mark.parametrize(
-    "why", ["places", "two objectives", "inheritance", "earlier runs", "a strategy that does not score"]
-)
+@pytest.mark.parametrize("why", ["places", "two objectives", "earlier runs", "a strategy that does not score"])
 def test_where_nothing_is_learned_places_decide_to_the_bit(why: str) -> None:
     name = "random" if why == "a strategy that does not score" else "saea"
     options = {"early": "places"} if why == "places" else {}
-    rules = Rules(RUNGS, inherit=1 / 3 if why == "inheritance" else 0.0)
+    rules = Rules(RUNGS)
     units = np.random.default_rng(1).random((3, len(SPACE.genes)))
     lesson = Lesson("earlier", np.arange(len(SPACE.genes)), units, np.arange(3.0))
     history = History(

@@ -10,13 +10,12 @@ import pytest
 
 from evo_tune.genome.constraint import Constraint
 from evo_tune.genome.history import History
-from evo_tune.genome.standing import Entry, as_from_scratch, entries
+from evo_tune.genome.standing import Entry, entries
 from evo_tune.genome.trial import Candidate, Outcome
 from evo_tune.genome.values import genome_key
 from evo_tune.genome.view import View
 from evo_tune.plugins.find import make_strategy
 from evo_tune.rules.curves import Curves
-from evo_tune.rules.inheritance import source
 from evo_tune.rules.ruled import Ruled, Rules
 from tests.conftest import benchmark
 from tests.rules import reference
@@ -33,8 +32,6 @@ VARIANTS = {
     "worth": Rules(replicates=4, by_worth=True, constraints=SIZE),
     "worth and rungs": Rules(RUNGS, replicates=4, by_worth=True, own_seeds=True),
     "all": Rules(RUNGS, prune=True, replicates=3, constraints=SIZE),
-    "inherit": Rules(prune=True, replicates=2, constraints=SIZE, inherit=1 / 3),
-    "heirs and rungs": Rules(RUNGS, inherit=1 / 3),
 }
 
 
@@ -66,16 +63,12 @@ def births(rules: Rules, rng: np.random.Generator, known: History, count: int) -
             entry = told[int(rng.integers(min(8, len(told))))]
             last = entry.latest
             higher = [rung for rung in rules.rungs if rung > last.candidate.budget]
-            if entry.heir is not None and not entry.results:
-                one = replace(one, genome=last.genome, confirms=last.id, budget=1.0)
-            elif higher:
+            if higher:
                 one = replace(one, genome=last.genome, budget=higher[0], resumes=last.id)
             elif rng.random() < 0.8:
                 one = replace(one, genome=last.genome, budget=1.0, replicate=1 + len(entry.repeats))
             else:  # a strategy that does not look at what was born
                 one = replace(one, genome=last.genome)
-        elif rules.inherit and luck < 0.8:
-            one = replace(one, budget=rules.inherit, inherits=0)
         yield one
 
 
@@ -100,14 +93,11 @@ def test_what_is_kept_is_what_is_counted_anew(name: str, objectives: int, whole:
         told = list(entries(history).values())
         for start, budget in ((0.0, 1.0), (0.2, 1 / 3)):
             assert curves.bounds(start, budget) == reference.bounds(told, "loss", 1.0, start, budget)
-        assert as_from_scratch(told) == reference.from_scratch(told)
-        genome = SPACE.sample(rng)
-        assert source(genome, history, 8, lambda a, b: True) == reference.source(genome, history, 8, lambda a, b: True)
         assert history.ranked_losses().tolist() == [list(trial.losses or ()) for trial in history.ranked()]
     assert len(seen) > (name != "prune")
 
 
-@pytest.mark.parametrize("name", ["replicates", "inherit", "all"])
+@pytest.mark.parametrize("name", ["replicates", "all"])
 def test_the_genetic_algorithm_sees_in_a_view_what_it_would_keep_one_by_one(name: str) -> None:
     rules, rng = VARIANTS[name], np.random.default_rng(1)
     history = History(SPACE, OBJECTIVES[:1], rules.constraints)

@@ -85,7 +85,6 @@ VARIANTS = {
     "ga, further seeds by worth": ruled("ga", Rules(replicates=4, by_worth=True, constraints=(WIDTH,))),
     "saea, further seeds by worth, pruning": ruled("saea", Rules(prune=True, replicates=4, by_worth=True)),
     "random, constraint": ruled("random", Rules(constraints=(WIDTH,))),
-    "ga, inheritance, all": ruled("ga", Rules((1.0,), prune=True, replicates=2, constraints=(WIDTH,), inherit=1 / 4)),
     "nsga2, rungs, constraint": ruled("nsga2", Rules(RUNGS, constraints=(WIDTH,))),
 }
 
@@ -114,10 +113,7 @@ def simulate(strategy: Strategy, **fields: object) -> Simulation:
 
 
 def births(run: Simulation) -> list[tuple[object, ...]]:
-    return [
-        (genome_key(c.genome), c.parents, c.budget, c.resumes, c.replicate, c.stop_if, c.inherits, c.confirms)
-        for c in run.candidates
-    ]
+    return [(genome_key(c.genome), c.parents, c.budget, c.resumes, c.replicate, c.stop_if) for c in run.candidates]
 
 
 @pytest.mark.parametrize("order", ["arrival", "birth"])
@@ -148,8 +144,7 @@ def test_every_trial_is_where_the_rules_want_it(strategy: Ruled, known: Simulati
     rungs, told = strategy.rules.rungs, {trial.id: trial for trial in run.history.trials}
     fresh = [c for c in run.candidates if c.fresh]
     assert len(fresh) == len({genome_key(c.genome) for c in run.candidates}) == run.history.fresh_count == 24
-    assert {c.budget for c in fresh if c.inherits is None} == {rungs[0]}
-    assert {c.budget for c in fresh if c.inherits is not None} <= {strategy.rules.inherit}
+    assert {c.budget for c in fresh} == {rungs[0]}
     for candidate in run.candidates:
         assert SPACE.snap(SPACE.encode(candidate.genome)) == candidate.genome
         assert all(run.candidates[parent].fresh for parent in candidate.parents)

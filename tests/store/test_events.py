@@ -64,8 +64,6 @@ CANDIDATES = st.builds(
     resumes=st.none() | WHOLE,
     replicate=st.integers(0, 5),
     stop_if=st.lists(st.tuples(st.floats(0, 1), TEXT, FINITE), max_size=2).map(tuple),
-    inherits=st.none() | WHOLE,
-    confirms=st.none() | WHOLE,
 )
 COUNT = st.none() | st.integers(1, 2**40)
 SLOTS = st.none() | st.integers(1, 10_000)

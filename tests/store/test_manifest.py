@@ -76,7 +76,6 @@ def test_a_damaged_manifest_is_refused(begin: Begin, text: str) -> None:
         ("fidelity", [0.5]),
         ("fidelity", [True]),
         ("fidelity", [float("nan"), 1.0]),
-        ("inherit", 1.0),
         ("prune", 1),
     ],
 )

@@ -92,12 +92,6 @@ PLACE = 10
     help="Train all with shared seeds, or each genome with its own.  [default: shared; with --replicates auto: own]",
 )
 @click.option(
-    "--inherit",
-    default="0",
-    metavar="FRACTION",
-    help="Begin with a relative's trained weights, for so much of a training: 1/3.  [default: 0]",
-)
-@click.option(
     "--subject-to", multiple=True, metavar="METRIC<=N", help="Constraint, e.g. 'params<=2e6', 'accuracy>=0.9'."
 )
 @session_options

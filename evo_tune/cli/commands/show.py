@@ -130,6 +130,4 @@ def _rules(manifest: Any) -> list[str]:
         found.append(f"--replicates {manifest.replicates}")
     if manifest.own_seeds != manifest.by_worth:  # else it is as it is by default
         found.append(f"--seeds {'own' if manifest.own_seeds else 'shared'}")
-    if manifest.inherit:
-        found.append(f"--inherit {manifest.inherit:.3g}")
     return found

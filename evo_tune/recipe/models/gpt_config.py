@@ -6,7 +6,7 @@ No torch here, so that a search can know a model's size before it trains one.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from evo_tune.errors import RecipeError
@@ -62,20 +62,6 @@ def by_products(precision: str, keys: int) -> bool:
 def tokens_in_piece(vocab_size: int, device: str) -> int:
     """Return for how many tokens at a time logits are made: what fits a CPU's cache; a GPU is to be filled."""
     return max(1, _LOGITS_IN_PIECE.get(device, _LOGITS_ON_GPU) // vocab_size)
-
-
-RESHAPABLE = (
-    "depth",
-    "context",
-    "ffn_mult",
-    "ffn_multiple",
-    "window",
-    "window_pattern",
-    "dropout",
-    "attention_dropout",
-)
-"""Fields in which a model may differ from the one whose weights it begins with (see `growth.reshape`). Not the width of
-the residual stream: its norms would see other means; and not its heads: they would see other parts of it."""
 
 
 SHORTEST_CHUNK, MOST_CHUNKS = 32, 16
@@ -206,11 +192,6 @@ class GPTConfig(ModelConfig):
             RecipeError: An unknown field, or one out of its range.
         """
         return super().from_json({"ffn_multiple": 64, **data} if data.get("ffn") == "swiglu" else data)
-
-    def unlike(self, other: GPTConfig) -> list[str]:
-        """Return the fields because of which a model of this shape cannot begin with one of another's weights."""
-        names = [field.name for field in fields(self) if field.name not in RESHAPABLE]
-        return [name for name in names if getattr(self, name) != getattr(other, name)]
 
     @property
     def key_value_heads(self) -> int:

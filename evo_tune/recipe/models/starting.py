@@ -54,15 +54,6 @@ class Growing(Options):
             )
         return super().settled(rungs)
 
-    def check_inheritable(self) -> None:
-        """Refuse to begin with another training's weights.
-
-        Raises:
-            OptionError: The training begins with a smaller model's.
-        """
-        if self.grow_from is not None:
-            raise OptionError("-o grow_from and --inherit are both given: give one of them")
-
     def grown(self, config: GPTConfig) -> GPTConfig:
         """Return the shape of a model with the norms that it has where it is grown; as it is where nothing is."""
         small = self.small

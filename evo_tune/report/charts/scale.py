@@ -119,7 +119,7 @@ def by_size(material: Material) -> dict[float, list[tuple[float, float, int]]]:
 def _ended(trial: Trial) -> bool:
     curve = trial.outcome.curve
     whole = trial.candidate.budget == 1.0 or bool(curve and curve[-1][1].get(DECAYED))
-    return trial.outcome.status == "ok" and trial.candidate.inherits is None and whole
+    return trial.outcome.status == "ok" and whole
 
 
 def draw(material: Material) -> Spec | None:

@@ -24,7 +24,6 @@ _PURPOSES = {
     "order": 1,
     "noise": 2,
     "mixing": 3,
-    "inheritance": 4,
     "dropout": 5,
     "samples": 6,
     "augmenting": 7,
@@ -38,8 +37,7 @@ def seed_for(seed: int, purpose: str, *index: int) -> int:
     Args:
         seed: The training's seed, 0 to 2³² − 1.
         purpose: 'weights', 'order' (of the data), 'noise' (of torch's own layers), 'dropout' (of ours, by layer),
-            'samples' (and by sample), 'mixing' (of samples), 'augmenting' (them), 'inheritance' (a training that begins
-            with the weights of another one of the same seed) or 'growth' (of a model, midway).
+            'samples' (and by sample), 'mixing' (of samples), 'augmenting' (them) or 'growth' (of a model, midway).
         index: Which one: a step, an epoch, a rank.
 
     Raises:

@@ -1,8 +1,7 @@
-"""A larger model that begins as the same function: more blocks, or wider feed-forward layers; and a smaller one.
+"""Grow a model by blocks or by the width of its feed-forward layers; its function stays the same.
 
-New blocks begin with outputs of zero, new hidden units with output weights of zero, and learn from there
-(Net2Net's idea, arXiv:1511.05641). The residual stream is another matter (see `widening`). `reshape` cuts as well,
-which keeps no function but much of what was learned.
+New blocks begin with outputs of zero and new hidden units with output weights of zero (Net2Net's idea,
+arXiv:1511.05641). `widening` grows the residual stream.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from evo_tune.options.bounds import check_integer
 from evo_tune.recipe.models.gpt_config import GPTConfig
 from evo_tune.training.models.gpt import GPT
 
-__all__ = ["grow", "made_up", "reshape", "sources"]
+__all__ = ["grow", "made_up", "sources"]
 
 
 def grow(model: GPT, *, depth: int | None = None, ffn_mult: float | None = None, seed: int = 0) -> GPT:
@@ -40,38 +39,16 @@ def grow(model: GPT, *, depth: int | None = None, ffn_mult: float | None = None,
         raise RecipeError("ffn_mult", ffn_mult, f"{old.ffn_mult} or more")
     if depth > old.depth and len({*old.windows, *config.windows}) > 1:
         raise RecipeError("depth", depth, f"{old.depth} with window_pattern={old.window_pattern!r}")
-    return reshape(model, config, seed, recompute=model.recompute)
-
-
-def reshape(model: GPT, config: GPTConfig, seed: int = 0, *, recompute: int | None = None) -> GPT:
-    """Return a model of another shape that begins with a trained one's weights.
-
-    Where it is larger, it is what `grow` makes, and further positions are new. Where it is smaller, it has evenly
-    spread blocks (the last among them), the first hidden units and the first positions.
-
-    Args:
-        model: It is left alone.
-        config: Its shape; it differs from the model's in nothing but `RESHAPABLE`.
-        seed: Seed of the new weights that do not begin at zero.
-        recompute: See `GPT`.
-
-    Raises:
-        RecipeError: The shape differs in something else.
-    """
-    unlike = config.unlike(model.config)
-    if unlike:
-        value, allowed = (getattr(one, unlike[0]) for one in (config, model.config))
-        raise RecipeError(unlike[0], value, f"{allowed!r}, as in the model to begin with")
-    shaped = GPT(config, seed, recompute=recompute)
-    ours, theirs = dict(shaped.named_parameters()), dict(model.named_parameters())
+    grown = GPT(config, seed, recompute=model.recompute)
+    ours, theirs = dict(grown.named_parameters()), dict(model.named_parameters())
     with torch.no_grad():
-        for name, source in sources(model, shaped).items():
+        for name, source in sources(model, grown).items():
             if source is not None:
                 _copy(ours[name], theirs[source], gated=_is_gated(name, config), clear=name.endswith("ffn.out.weight"))
                 ours[name].mul_(made_up(name, model.config, config))
             elif name.endswith((".out.weight", ".out.bias")):
                 ours[name].zero_()
-    return shaped.to(model.embedding.weight).train(model.training)
+    return grown.to(model.embedding.weight).train(model.training)
 
 
 def made_up(name: str, old: GPTConfig, new: GPTConfig) -> float:
@@ -89,13 +66,12 @@ def made_up(name: str, old: GPTConfig, new: GPTConfig) -> float:
     return old.readout / new.readout if name.startswith("norm.") else 1.0
 
 
-def sources(model: GPT, shaped: GPT) -> dict[str, str | None]:
-    """Return, for each parameter of the reshaped model, the old one's that it continues; None if it is new."""
-    old, new = model.config.depth, shaped.config.depth
-    fewer = min(old, new)  # blocks of both, evenly spread
-    places = {(n + 1) * new // fewer - 1: (n + 1) * old // fewer - 1 for n in range(fewer)}
+def sources(model: GPT, grown: GPT) -> dict[str, str | None]:
+    """Return, for each parameter of the grown model, the name of the old one that it continues; None if it is new."""
+    old, new = model.config.depth, grown.config.depth
+    places = {(block + 1) * new // old - 1: block for block in range(old)}  # evenly spread
     found: dict[str, str | None] = {}
-    for name, _ in shaped.named_parameters():
+    for name, _ in grown.named_parameters():
         parts = name.split(".")
         if parts[0] == "blocks":
             block = places.get(int(parts[1]))
@@ -111,17 +87,16 @@ def _is_gated(name: str, config: GPTConfig) -> bool:
 
 
 def _copy(target: Tensor, source: Tensor, *, gated: bool, clear: bool) -> None:
-    """Copy the corner that two tensors share; a SwiGLU's gates and values are copied each by themselves.
+    """Copy a tensor into the corner of a larger one; a SwiGLU's gates and values are copied separately.
 
     Args:
-        target: Where to; of as many dimensions.
-        source: What to copy.
-        gated: Whether the first dimension holds gates and values.
-        clear: Whether the rest becomes zero; else it stays as it is.
+        target: Tensor to fill, with as many dimensions.
+        source: Tensor to copy.
+        gated: Whether the first dimension has the gates, then the values.
+        clear: Whether the rest becomes zero; else it stays.
     """
     if clear:
         target.zero_()
     halves = 2 if gated else 1
     for into, part in zip(target.chunk(halves), source.chunk(halves), strict=True):
-        shared = tuple(slice(min(sizes)) for sizes in zip(into.shape, part.shape, strict=True))
-        into[shared] = part[shared]
+        into[tuple(map(slice, part.shape))] = part

@@ -14,7 +14,7 @@ from evo_tune.plugins.find import find_evaluator
 from evo_tune.recipe import FTConfig, GPTConfig, TextConfig, ViTConfig
 from evo_tune.recipe.models.rules import Parametrisation
 from evo_tune.recipe.models.starting import small_of
-from evo_tune.training import GPT, SGD, AdamW, FTTransformer, Muon, TextClassifier, ViT, reshape
+from evo_tune.training import GPT, SGD, AdamW, FTTransformer, Muon, TextClassifier, ViT, grow
 from evo_tune.training.models.widening import enlarge
 
 BASE = {"depth": 2, "width": 32, "heads": 2}
@@ -117,11 +117,10 @@ def test_a_model_that_grows_stays_the_same_function(shape: dict[str, int]) -> No
     assert grown.config.scaling == COMPLETE
 
 
-def test_an_heir_that_is_deeper_begins_as_the_same_function() -> None:
+def test_a_deeper_model_begins_as_the_same_function() -> None:
     model = trained()
-    heir = reshape(model, replace(model.config, depth=4))
-    assert torch.allclose(model(TOKENS[:, :-1]), heir(TOKENS[:, :-1]), atol=1e-5)
-    assert replace(model.config, scaling=None).unlike(model.config) == ["scaling"]
+    deeper = grow(model, depth=4)
+    assert torch.allclose(model(TOKENS[:, :-1]), deeper(TOKENS[:, :-1]), atol=1e-5)
 
 
 def test_a_saved_model_keeps_it(tmp_path: Path) -> None:

@@ -1,12 +1,11 @@
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
 import torch
 
 from evo_tune.errors import RecipeError
 from evo_tune.recipe import GPTConfig
-from evo_tune.training import GPT, Trainer, carry_state, grow, reshape
+from evo_tune.training import GPT, Trainer, carry_state, grow
 
 TOKENS = torch.randint(0, 16, (4, 8), generator=torch.Generator().manual_seed(0))
 
@@ -89,43 +88,3 @@ def test_what_would_change_the_function_is_refused() -> None:
         grow(plain, depth=1)
     with pytest.raises(RecipeError, match="ffn_mult"):
         grow(plain, ffn_mult=2.0)
-
-
-@pytest.mark.parametrize("options", [{"bias": True}, {"ffn": "swiglu", "tied": False}, {"position": "rope"}])
-def test_what_is_cut_is_a_part_of_the_model(options: dict[str, object], make_trainer: Callable[..., Trainer]) -> None:
-    trainer = make_trainer(depth=4, ffn_mult=8.0, **options)
-    trainer.run(2)
-    model: GPT = trainer.model  # type: ignore[assignment]
-    config = replace(model.config, depth=2, ffn_mult=4.0, context=4)
-    cut = reshape(model, config)
-    assert cut.config == config
-    assert [tensor.shape for tensor in cut.parameters()] == [tensor.shape for tensor in GPT(config).parameters()]
-    width = config.ffn_width
-    for mine, theirs in zip(cut.blocks, (model.blocks[1], model.blocks[3]), strict=True):
-        assert torch.equal(mine.attention.qkv.weight, theirs.attention.qkv.weight)
-        assert torch.equal(mine.ffn.out.weight, theirs.ffn.out.weight[:, :width])
-        for half, whole in zip(
-            mine.ffn.up.weight.split(width), theirs.ffn.up.weight.split(model.config.ffn_width), strict=True
-        ):
-            assert torch.equal(half, whole[:width])
-    assert torch.equal(cut.embedding.weight, model.embedding.weight)
-    if model.positions is not None and cut.positions is not None:
-        assert torch.equal(cut.positions.weight, model.positions.weight[:4])
-
-
-def test_longer_positions_leave_the_first_ones_alone(make_trainer: Callable[..., Trainer]) -> None:
-    model: GPT = make_trainer().model  # type: ignore[assignment]
-    longer = reshape(model, replace(model.config, context=16))
-    assert torch.equal(longer(TOKENS), model(TOKENS))
-    assert longer(torch.cat([TOKENS, TOKENS], 1)).shape == (4, 16, 16)
-
-
-@pytest.mark.parametrize(
-    "field", [{"width": 32}, {"heads": 4}, {"kv_heads": 1}, {"position": "rope"}, {"vocab_size": 8}]
-)
-def test_what_does_not_fit_is_refused(field: dict[str, object]) -> None:
-    model = GPT(GPTConfig(vocab_size=16, context=8, depth=2, width=16, heads=2))
-    config = replace(model.config, **field)  # type: ignore[arg-type]
-    assert config.unlike(model.config) == [*field]
-    with pytest.raises(RecipeError, match=next(iter(field))):
-        reshape(model, config)
