@@ -212,7 +212,7 @@ def test_inside_a_part_imports_go_up_the_table_only(part: str) -> None:
 
 
 def test_the_parent_of_a_run_can_plan_without_torch() -> None:
-    assert "torch" not in loaded_after("import evo_tune.recipe")
+    assert "torch" not in loaded_after("import evo_tune.recipe.public")
     for path in EVALUATORS:
         code = f"import runpy\nrunpy.run_path({str(path)!r})"
         assert "torch" not in loaded_after(code), path.name
@@ -278,6 +278,7 @@ def test_importing_is_light() -> None:
     assert "numpy" in loaded
     assert not loaded & {"torch", "deap", "pandas", "pyarrow", "joblib", "msgspec", "click", "rich"}
     assert "numpy" not in loaded_after("import evo_tune")
+    assert "numpy" not in loaded_after("import evo_tune.recipe.optim.schedule")
     assert "msgspec" not in loaded_after("from evo_tune.cli import cli\ncli(['--help'], standalone_mode=False)")
 
 

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from evo_tune.errors import OptionError
 from evo_tune.options.declare import option
@@ -17,10 +20,6 @@ from evo_tune.recipe.hardware.memory import encoder_memory
 from evo_tune.recipe.models.encoder_config import EncoderConfig, nearest_divisor
 from evo_tune.recipe.models.rules import Parametrising
 from evo_tune.recipe.plan import Plan
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 __all__ = ["ClassifierTask", "Classifying", "check_whole", "divided", "known_before"]
 

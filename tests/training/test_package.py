@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 
-import evo_tune.recipe as recipe
+import evo_tune.recipe.public as recipe
 import evo_tune.training as training
 
 KNOWN = ("torch", "numpy", "safetensors", "tokenizers", "transformers", "evo_tune", "filelock")

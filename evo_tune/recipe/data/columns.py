@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from evo_tune.errors import RecipeError
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 __all__ = ["Columns"]
 
@@ -59,8 +58,6 @@ class Columns:
         Raises:
             RecipeError: A column is missing, or one that is numeric holds something else.
         """
-        import numpy as np
-
         inputs = []
         for name in self.names:
             if name not in table:
@@ -91,8 +88,6 @@ def _texts(values: Any) -> list[str | None]:
 
 
 def _numbers(name: str, values: Any) -> NDArray[np.float32]:
-    import numpy as np
-
     try:
         numbers = [np.nan if value is None or str(value) == "<NA>" else float(value) for value in _list(values)]
     except (TypeError, ValueError) as error:

@@ -10,15 +10,14 @@ import hashlib
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, cast
+from typing import cast
+
+import numpy as np
 
 from evo_tune.errors import OptionError
 from evo_tune.options.declare import Options, option
 from evo_tune.recipe.data.text import HELD_OUT, read_text, split_text
 from evo_tune.recipe.data.tokenizer import BPE, Tokenizer, tokenizer_for
-
-if TYPE_CHECKING:
-    import numpy as np
 
 __all__ = ["BLOCK", "Corpus", "Texts", "bytes_to_train_on", "judging_bytes"]
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from zipfile import BadZipFile
 
-from evo_tune.errors import OptionError
+import numpy as np
+from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+from evo_tune.errors import OptionError
 
 __all__ = ["Images", "read_images"]
 
@@ -36,8 +36,6 @@ def read_images(data: str, image_size: int) -> Images:
     Raises:
         OptionError: They cannot be read, or are not at least three of each of at least two classes.
     """
-    import numpy as np
-
     images = _read(data, image_size)
     if len(images.labels) < 2:
         raise OptionError(f"-o data={data} has only the class {images.labels[0]!r}: expected two or more")
@@ -65,8 +63,6 @@ def _read(data: str, image_size: int) -> Images:
 
 
 def _digits() -> Images:
-    import numpy as np
-
     try:
         from sklearn.datasets import load_digits
     except ImportError:
@@ -79,8 +75,6 @@ def _digits() -> Images:
 
 
 def _folder(path: Path, data: str, image_size: int) -> Images:
-    import numpy as np
-
     try:
         from PIL import Image, UnidentifiedImageError
     except ImportError:
@@ -108,8 +102,6 @@ def _folder(path: Path, data: str, image_size: int) -> Images:
 
 
 def _npz(path: Path, data: str) -> Images:
-    import numpy as np
-
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             found = {name: arrays[name] for name in ("images", "labels") if name in arrays}

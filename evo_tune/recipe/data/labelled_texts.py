@@ -6,13 +6,13 @@ import json
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from evo_tune.errors import OptionError
 from evo_tune.recipe.data.docstrings import docstrings
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 __all__ = ["LabelledTexts", "read_labelled_texts"]
 
@@ -41,8 +41,6 @@ def read_labelled_texts(data: str, text: str, label: str) -> LabelledTexts:
     Raises:
         OptionError: They cannot be read, a column is missing, or the labels are not those of two classes or more.
     """
-    import numpy as np
-
     rows = _rows(data, text, label) if data else docstrings()
     labels, classes = np.unique([name for _, name in rows], return_inverse=True)
     counts = np.bincount(classes)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from evo_tune.errors import RecipeError
 from evo_tune.options.bounds import check_number
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 __all__ = ["hash_of", "stratified"]
 
@@ -33,8 +32,6 @@ def stratified(classes: NDArray[np.int64], *shares: float) -> tuple[NDArray[np.i
         RecipeError: There are fewer than two classes, or a class has not a sample for each part; or shares are out of
             their range.
     """
-    import numpy as np
-
     check_number("held_out", sum(shares), "(0, 1)")
     for share in shares:
         check_number("held_out", share, "(0, 1)")

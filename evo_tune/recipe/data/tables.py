@@ -10,13 +10,15 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from evo_tune.errors import OptionError
 from evo_tune.recipe.data.columns import Columns
 from evo_tune.recipe.data.splits import stratified
 
 if TYPE_CHECKING:
     import pandas as pd
-    from numpy.typing import NDArray
 
 __all__ = ["Table", "read_table"]
 
@@ -109,8 +111,6 @@ def _breast_cancer() -> pd.DataFrame:
 
 def _classes(column: pd.Series[Any], target: str) -> tuple[tuple[str, ...], NDArray[Any]]:
     """Return the names of the classes and each row's class number."""
-    import numpy as np
-
     if column.isna().any():
         missing = int(column.isna().sum())
         raise OptionError(f"-o target={target}: {missing} of {len(column)} rows have none: remove them")
@@ -130,7 +130,6 @@ def _classes(column: pd.Series[Any], target: str) -> tuple[tuple[str, ...], NDAr
 
 def _kinds(frame: pd.DataFrame, categorical: list[str]) -> tuple[list[str], list[str]]:
     """Return the names of the numeric columns and of the others."""
-    import numpy as np
     from pandas.api import types
 
     numeric, others = [], []

@@ -5,13 +5,11 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
 
 from evo_tune.recipe.models.encoder_config import TextConfig
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 __all__ = ["PADDING", "encode_texts", "tokens_of"]
 
@@ -34,8 +32,6 @@ def tokens_of(text: str, config: TextConfig) -> list[int]:
 
 def encode_texts(texts: Sequence[str], config: TextConfig) -> NDArray[np.int32]:
     """Return the first tokens of each text, filled up with PADDING: (texts, length), int32."""
-    import numpy as np
-
     tokens = np.full((len(texts), config.length), PADDING, np.int32)
     for row, text in zip(tokens, texts, strict=True):
         found = tokens_of(text, config)

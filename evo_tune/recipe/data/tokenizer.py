@@ -10,13 +10,12 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
+
+import numpy as np
 
 from evo_tune.errors import RecipeError
 from evo_tune.options.bounds import check_integer
-
-if TYPE_CHECKING:
-    import numpy as np
 
 __all__ = ["BPE", "Bytes", "Tokenizer", "tokenizer_for"]
 
@@ -48,8 +47,6 @@ class Bytes:
     vocab_size: int = 256
 
     def encode(self, text: bytes) -> np.ndarray:
-        import numpy as np
-
         return np.frombuffer(text, dtype=np.uint8)
 
     def decode(self, tokens: Iterable[int]) -> bytes:
@@ -103,8 +100,6 @@ class BPE:
         return cls(made.to_str(), vocab_size)
 
     def encode(self, text: bytes) -> np.ndarray:
-        import numpy as np
-
         kind = np.uint16 if self.vocab_size <= 1 << 16 else np.uint32
         pieces = (self._made.encode(piece).ids for piece in _pieces(text))
         return np.concatenate([np.empty(0, kind), *(np.array(ids, kind) for ids in pieces)])
