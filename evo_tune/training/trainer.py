@@ -24,7 +24,6 @@ from evo_tune.recipe.optim.gap_decay import GapDecay, GapWatch
 from evo_tune.recipe.optim.weight_decay import WeightDecay
 from evo_tune.training.hardware.capacity import is_out_of_memory
 from evo_tune.training.hardware.determinism import seed_everything, seed_for
-from evo_tune.training.hardware.eager import spare_compiler, step
 from evo_tune.training.models.dropout import attach_noise
 from evo_tune.training.optim.accumulation import accumulate
 from evo_tune.training.optim.clipping import clip, gradient_norm
@@ -84,7 +83,6 @@ class Trainer:
         recipe.precision.check_device(self.device)
         self.scaler = recipe.precision.scaler(self.device)
         self.noise = attach_noise(self.model, seed)
-        spare_compiler()
         self.optimizer = recipe.optimizer.build(model)
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.watch = DivergenceWatch(recipe.schedule.warmup, recipe.ceiling)
@@ -191,7 +189,7 @@ class Trainer:
         if targets:
             self.watch.check(self.step, loss, norm)
             clip(self.parameters, norm, self.recipe.clip)
-            step(self.optimizer)
+            self.optimizer.step()
             if self.scaler is not None:
                 self.scaler.update()
             if self.averaged is not None:
@@ -215,7 +213,7 @@ class Trainer:
         refused = self._unseen.judge(self.step, loss, norm, overflow)
         clip_unseen(self.parameters, norm, self.recipe.clip)
         with refusing(self.optimizer, refused):
-            step(self.optimizer)
+            self.optimizer.step()
         if self.scaler is not None:
             self.scaler.update()
         if self.averaged is not None:

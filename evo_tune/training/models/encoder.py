@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from evo_tune.errors import RecipeError
 from evo_tune.recipe.models.encoder_config import EncoderConfig
-from evo_tune.training.hardware.eager import unfilled
 from evo_tune.training.hardware.recompute import run_block
 from evo_tune.training.models.block import Block
 from evo_tune.training.models.dropout import Dropout, DropPath
 from evo_tune.training.models.model_files import read_model, write_model
+from evo_tune.training.models.unfilled import unfilled
 
 __all__ = ["Classifier"]
 

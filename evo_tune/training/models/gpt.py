@@ -19,13 +19,13 @@ from evo_tune.errors import RecipeError
 from evo_tune.options.bounds import check_integer
 from evo_tune.recipe.data.tokenizer import BPE, Bytes, Tokenizer
 from evo_tune.recipe.models.gpt_config import LARGE_VOCABULARY, GPTConfig
-from evo_tune.training.hardware.eager import unfilled
 from evo_tune.training.hardware.recompute import run_block
 from evo_tune.training.models.block import Block
 from evo_tune.training.models.dropout import Dropout
 from evo_tune.training.models.generation import continue_tokens
 from evo_tune.training.models.model_files import read_model, write_model
 from evo_tune.training.models.positions import rotary_frequencies, rotary_table, sinusoids
+from evo_tune.training.models.unfilled import unfilled
 from evo_tune.training.models.windowed import chunk_mask
 
 __all__ = ["GPT"]

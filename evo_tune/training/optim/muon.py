@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from evo_tune.errors import RecipeError
 from evo_tune.options.bounds import check_number
-from evo_tune.training.hardware.eager import step
 from evo_tune.training.optim.optimizer import decay_groups, factors_of, split_by_factors
 
 __all__ = ["HiddenMatrices", "Muon", "OptimizerPair", "fused_maps", "hidden_matrices", "orthogonalised"]
@@ -142,7 +141,7 @@ class OptimizerPair(torch.optim.Optimizer):
         if closure is not None:
             raise NotImplementedError("a pair of optimizers takes no closure")
         for optimizer in self.optimizers:
-            step(optimizer)
+            optimizer.step()
 
     def state_dict(self) -> dict[str, Any]:
         return {"optimizers": [optimizer.state_dict() for optimizer in self.optimizers]}
