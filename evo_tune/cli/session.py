@@ -94,10 +94,8 @@ def go(
     """Run, show how it goes, write a report and print how it ended; return the exit code: 1 if nothing has a value."""
     from contextlib import ExitStack
 
-    from evo_tune.cli.closing import print_closing
     from evo_tune.cli.for_scale import note
-    from evo_tune.cli.live import patient, watcher
-    from evo_tune.cli.stream import Stream
+    from evo_tune.cli.output import Stream, patient, print_closing, watcher
     from evo_tune.forecast.timing import TIMING
     from evo_tune.report.data import run_summary
     from evo_tune.store.places import as_typed

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from evo_tune.cli import cli
-from evo_tune.cli.closing import print_closing
+from evo_tune.cli.output import print_closing
 from evo_tune.store.run import Run
 
 STORE = Path(__file__).parents[2] / "populations"

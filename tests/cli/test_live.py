@@ -12,15 +12,15 @@ import pytest
 from rich.console import Console
 
 from evo_tune import Outcome
-from evo_tune.cli.live import Progress, _Seen, _table
+from evo_tune.cli.output import Progress, Recent, progress_table
 from evo_tune.loop.driving import Working
 from evo_tune.loop.search import Search
 from evo_tune.report.words import sparkline
 
 
-def shown(search: Search, seen: _Seen) -> str:
+def shown(search: Search, seen: Recent) -> str:
     console = Console(file=io.StringIO(), width=160, record=True)
-    console.print(_table(Progress(search), seen))
+    console.print(progress_table(Progress(search), seen))
     return console.export_text()
 
 
@@ -37,7 +37,7 @@ def test_the_table_shows_what_came_and_what_is_in_flight(begin: Callable[..., Se
     trials.mkdir()
     curve = [[0.25, {"loss": 4.0}], [0.5, {"loss": 2.0}]]
     (trials / ".worker-1.json").write_text(json.dumps({"trial": 5, "curve": curve}))
-    seen = _Seen()
+    seen = Recent()
     text = shown(search, seen)
     assert "best loss 1.00000 (trial 4)   █▅▅▅▁" in text
     assert "last results   4: 1   3: failed   2: 4   1: 3   0: 5" in text

@@ -15,7 +15,7 @@ import pytest
 
 import evo_tune.cli
 from evo_tune.cli import _shared as shared
-from evo_tune.cli import live
+from evo_tune.cli import output
 from evo_tune.cli.warm_start import read_genomes
 from evo_tune.loop.search import Search
 from tests.cli.conftest import Typed
@@ -119,7 +119,7 @@ def test_a_live_table_steers_nothing(folder: Path, monkeypatch: pytest.MonkeyPat
     search.name = STEER
     console = shared.console()
     with console.capture() as captured:
-        console.print(live._table(live.Progress(search), live._Seen()))
+        console.print(output.progress_table(output.Progress(search), output.Recent()))
     search.close()
     assert "status" in captured.get()
     assert not steering(captured.get())

@@ -11,13 +11,13 @@ import pytest
 from click.testing import CliRunner
 
 from evo_tune.cli import cli
-from evo_tune.cli.closing import verdict
 from evo_tune.errors import OptionError
 from evo_tune.genome.trial import Candidate, Maximize, Outcome
 from evo_tune.loop.calibration import calibration_work, collect
 from evo_tune.loop.search import Search
 from evo_tune.report.calibration import calibrated, race_of, recommended, reported
 from evo_tune.report.summary import closing
+from evo_tune.report.words import verdict
 from evo_tune.store.calibration import read_calibration
 from evo_tune.store.run import Run
 from tests.conftest import drive
@@ -138,7 +138,7 @@ def test_everything_that_tells_of_fresh_seeds_says_test(begin: Begin, quick: Pat
 
 @pytest.mark.usefixtures("here")
 def test_the_closing_table_names_the_test_metric(begin: Begin, capsys: pytest.CaptureFixture[str]) -> None:
-    from evo_tune.cli.closing import print_closing
+    from evo_tune.cli.output import print_closing
 
     run = begin("run", **SETTINGS).run().saved
     print_closing(run, "table")

@@ -77,10 +77,9 @@ def command(
         finally:
             slot.kill()
     if form == "json":
-        from evo_tune.cli.formats import GenomeResult, TrainingResult
+        from evo_tune.cli.formats import GenomeResult
 
-        known = {name: getattr(outcome, name) for name in TrainingResult.__struct_fields__}
-        shared.print_json(GenomeResult(genome=genome, **known))
+        shared.print_json(GenomeResult(genome=genome, **vars(outcome)))
     else:
         shared.echo(f"genome: {shared.show_genome(genome)}")
         shared.echo(f"{outcome.status} in {shared.show_seconds(outcome.seconds)} on {outcome.device}")

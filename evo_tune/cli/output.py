@@ -1,0 +1,458 @@
+"""The output of `run` and `resume`: progress as a table, as lines or as JSON events, and the summary at the end.
+
+The progress is polled: the loop does not know of it, and a slow terminal or a slow reader does not hold the run up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct, structs
+
+from evo_tune.cli import _shared as shared
+from evo_tune.cli import formats
+from evo_tune.cli.for_scale import in_lines
+from evo_tune.genome.trial import Trial
+from evo_tune.report import summary as report
+from evo_tune.report.charts.next_steps import ends_of
+from evo_tune.report.charts.scale import read_carried
+from evo_tune.report.data import RunSummary, run_summary
+from evo_tune.report.racing import CAP
+from evo_tune.report.summary import DONE_BY_ITSELF, Closing, further_of, in_words
+from evo_tune.report.words import fixed, sparkline, spread, verdict
+from evo_tune.store.calibration import CALIBRATION, read_calibration
+from evo_tune.store.inflight import in_flight
+from evo_tune.store.places import as_typed
+from evo_tune.store.run import Run
+from evo_tune.text import printable
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from evo_tune.forecast.ahead import Ahead
+    from evo_tune.forecast.timing import Pace
+    from evo_tune.loop.search import Search
+
+__all__ = ["Progress", "Recent", "Stream", "patient", "print_closing", "progress_table", "watcher"]
+
+LAST = 6
+"""Number of results in the live table."""
+
+FORECAST_EVERY = 2.0
+"""Least time between two forecasts in seconds."""
+
+LINE_EVERY = 10.0
+"""Least time between two lines without a better best, in seconds."""
+
+
+@contextlib.contextmanager
+def watcher(silent: bool, price: float | None = None) -> Iterator[Callable[[Search], None]]:
+    """Yield a callback for `Search.run` that shows the progress: a table in a terminal, otherwise lines.
+
+    Args:
+        silent: Whether to show nothing.
+        price: Price of an hour, for the cost; None for no cost.
+    """
+    forecast = _Forecast(price)
+    console = shared.console()
+    if silent:
+        yield lambda search: None
+    elif not console.is_terminal:
+        yield patient(_Lines(forecast).look)
+    else:
+        from rich.live import Live
+
+        recent = Recent()
+        with Live(console=console, auto_refresh=False, transient=True) as live:
+            yield patient(lambda search: live.update(progress_table(Progress(search, forecast), recent), refresh=True))
+
+
+def patient(look: Callable[[Search], None]) -> Callable[[Search], None]:
+    """Return a callback that does nothing after its first error: a closed pipe or a bad terminal must not end a run."""
+    broken = False
+
+    def guarded(search: Search) -> None:
+        nonlocal broken
+        if broken:
+            return
+        try:
+            look(search)
+        except Exception as error:
+            broken = True
+            with contextlib.suppress(Exception):
+                shared.echo(f"Warning: cannot show the progress ({error}); the run continues", err=True)
+
+    return guarded
+
+
+class _Forecast:
+    """The forecast of a run. It reads all results, so it is updated only every few seconds."""
+
+    def __init__(self, price: float | None = None) -> None:
+        self.ahead: Ahead | None = None
+        self.further = ""
+        self._price = price
+        self._next = 0.0
+        self._pace: Pace | None = None
+
+    def update(self, search: Search) -> Ahead | None:
+        """Return the forecast; None while nothing can be predicted."""
+        from evo_tune.loop.opening import forecast
+
+        if time.monotonic() >= self._next or search.pace is not self._pace:
+            began, self._pace = time.monotonic(), search.pace
+            slots = len(search.drivers.slots)
+            found = forecast(search.saved.manifest, search.session, slots, search.pace, search.saved)
+            self.ahead = found and found.priced(self._price)
+            further = further_of(search.saved)
+            self.further = "" if further is None else in_words(further)
+            # The forecast of a long run takes a while, and the main thread must not hold the drivers up.
+            self._next = time.monotonic() + max(FORECAST_EVERY, 50 * (time.monotonic() - began))
+        return self.ahead
+
+    def line(self) -> str:
+        """Return the forecast in one line."""
+        from evo_tune.forecast.ahead import as_line
+
+        return "forecast: after three trainings" if self.ahead is None else as_line(self.ahead)
+
+
+class Progress:
+    """The state of a run at one moment."""
+
+    def __init__(self, search: Search, forecast: _Forecast | None = None) -> None:
+        run = search.saved
+        self.search = search
+        self.done = len(run.outcomes)
+        births = search.session.births(run.manifest.population)
+        # Extra trials of a genome count once they are proposed: nobody knows how many more there will be.
+        more = sum(not candidate.fresh for candidate in list(run.candidates))
+        self.total = max(int(births) + more, len(run.candidates)) if math.isfinite(births) else None
+        statuses = [outcome.status for outcome in list(run.outcomes.values())]
+        self.pruned = statuses.count("pruned")
+        self.failed = len(statuses) - self.pruned - statuses.count("ok")
+        self.best = search.best
+        self.metric = run.objectives[0].metric
+        self.forecast = forecast or _Forecast()
+        self.ahead = self.forecast.update(search)
+
+    @property
+    def best_text(self) -> str:
+        """The best value and its trial."""
+        if self.best is None:
+            return "no full training has a value yet"
+        return f"best {self.metric} {fixed(self.best.outcome.metrics[self.metric])} (trial {self.best.id})"
+
+    @property
+    def left(self) -> float:
+        """Seconds until the end: by the forecast, or by the hours that remain; NaN if neither is known."""
+        if self.ahead is not None:
+            return self.ahead.seconds.expected
+        hours = self.search.session.hours
+        return math.nan if hours is None else hours * 3600 - self.search.seconds
+
+    @property
+    def count(self) -> str:
+        """Number of evaluations, and their total if it is known."""
+        return f"{self.done}/{self.total}" if self.total else str(self.done)
+
+
+class Recent:
+    """The results and the learning curves that the live table shows beside the progress."""
+
+    def __init__(self) -> None:
+        self._best: list[float] = []
+        self._results: list[str] = []
+        self._curves: dict[str, str] = {}
+        self._next = 0.0
+
+    def best(self, search: Search) -> str:
+        """Return the best value after each result as a row of bars; `results` updates it."""
+        return sparkline([search.saved.objectives[0].value(loss) for loss in self._best])
+
+    def results(self, search: Search) -> str:
+        """Return the last results in words, the newest first."""
+        run = search.saved
+        objective = run.objectives[0]
+        for id in list(run.recorded[len(self._results) :]):
+            trial = run.trial(id)
+            loss = trial.losses[0] if trial.losses else math.inf
+            counts = trial.rankable and trial.feasible and not trial.candidate.replicate
+            before = self._best[-1] if self._best else math.inf
+            self._best.append(min(before, loss) if counts else before)
+            value = shared.show_value(objective.value(loss)) if trial.losses else trial.outcome.status
+            self._results.append(f"{id}: {value}")
+        return "   ".join(self._results[: -LAST - 1 : -1])
+
+    def curve(self, search: Search, what: str) -> str:
+        """Return the learning curve so far of a pending trial as a row of bars and its last value; '' without one."""
+        if time.monotonic() >= self._next:
+            self._next = time.monotonic() + 1.0
+            metric = search.saved.objectives[0].metric
+            flying = in_flight(search.saved.folder).items()
+            self._curves = {f"trial {id}": text for id, curve in flying if (text := _curve_text(curve, metric))}
+        return self._curves.get(what, "")
+
+
+def _curve_text(curve: Any, metric: str) -> str:
+    if not curve:
+        return ""
+    share, last = curve[-1]
+    name = metric if metric in last else next(iter(last), "")
+    values = [value for _, point in curve if (value := point.get(name)) is not None]
+    return f"{share:.0%} {sparkline(values, 16)} {name} {shared.show_value(values[-1])}" if values else ""
+
+
+def progress_table(progress: Progress, recent: Recent) -> RenderableType:
+    """Return the live table of a terminal."""
+    from rich.console import Group
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+    from rich.text import Text
+
+    search = progress.search
+    head = Table.grid(padding=(0, 2))
+    head.add_row(
+        Text(printable(search.name), style="bold"),
+        ProgressBar(total=progress.total or 1, completed=progress.done if progress.total else 0, width=30),
+        f"{progress.count} evaluations",
+        f"{progress.failed} failed" + (f", {progress.pruned} pruned" if progress.pruned else ""),
+        f"{shared.show_seconds(search.seconds)} elapsed",
+        f"about {shared.show_seconds(progress.left)} left",
+    )
+    slots = Table.grid(padding=(0, 2))
+    for slot in list(search.drivers.slots):
+        working = dict(search.drivers.working).get(slot.name)
+        what = working.what if working and working.what else "idle"
+        since = shared.show_seconds(time.monotonic() - working.since) if working and working.what else ""
+        curve = recent.curve(search, what)
+        slots.add_row(printable(slot.name), printable(slot.device), printable(what), since, printable(curve))
+    last = recent.results(search)
+    lines = [
+        progress.forecast.line(),
+        f"{progress.best_text}   {recent.best(search)}".rstrip(),
+        "" if progress.best is None else f"  {shared.show_genome(progress.best.genome)}",
+        search.status,
+        progress.forecast.further,
+        last and f"last results   {last}",
+    ]
+    shown = [printable(line) for line in lines if line]
+    end = ["stopping after the pending trials; press Ctrl-C again to stop at once"] if search.stopping else []
+    return Group(head, *shown, slots, *end)
+
+
+class _Lines:
+    """Lines of progress: one when the best improves, and one now and then."""
+
+    def __init__(self, forecast: _Forecast) -> None:
+        self._forecast = forecast
+        self._end: float | None = None
+        self._best: int | None = None
+        self._done = -1
+        self._printed = time.monotonic()
+        self._comparing = False
+        self._status = ""
+
+    def look(self, search: Search) -> None:
+        """Print what is new."""
+        if not self._comparing and any("calibration" in w.what for w in list(search.drivers.working.values())):
+            self._comparing = True
+            count = search.session.calibrate_best
+            who = "the best" if count == 1 else f"the best of {count} finalists"
+            most = CAP * search.session.calibrate
+            shared.echo(f"calibration: {who} against the default, on up to {most} fresh seeds each")
+        ahead = self._forecast.update(search)
+        if ahead is not None and self._is_news(ahead):
+            self._end = time.monotonic() + ahead.seconds.expected
+            shared.echo(self._forecast.line())
+        if len(search.saved.outcomes) == self._done:
+            return
+        progress = Progress(search, self._forecast)
+        if search.status != self._status:
+            self._status = search.status
+            shared.echo(self._status)
+        best = None if progress.best is None else progress.best.id
+        if best == self._best and time.monotonic() - self._printed < LINE_EVERY and progress.done != progress.total:
+            return
+        self._best, self._done, self._printed = best, progress.done, time.monotonic()
+        left = f", about {shared.show_seconds(progress.left)} left" if progress.left > 0 else ""
+        shared.echo(
+            f"[{progress.count}] {progress.best_text}, {progress.failed} failed, "
+            f"{shared.show_seconds(search.seconds)} elapsed{left}"
+        )
+
+    def _is_news(self, ahead: Ahead) -> bool:
+        """Return whether a forecast is the first one, or its end has moved by a quarter of the remaining time."""
+        end = time.monotonic() + ahead.seconds.expected
+        return self._end is None or abs(end - self._end) > max(5.0, 0.25 * ahead.seconds.expected)
+
+
+class Stream:
+    """The events of one session, one JSON object a line on standard output; all other output is on standard error.
+
+    Args:
+        search: Run before the session starts; its earlier events are not repeated.
+    """
+
+    def __init__(self, search: Search) -> None:
+        self._births = len(search.saved.candidates)
+        self._results = len(search.saved.outcomes)
+        self._compared = {_fresh_key(trial) for trial in read_calibration(search.saved)}
+        self._written = _written(search.saved)
+        self._best = None if search.saved.leader is None else search.saved.leader.id
+        self._begun = self._stopping = False
+
+    def look(self, search: Search) -> None:
+        """Print the events since the last look."""
+        for event in self._since(search):
+            shared.print_json(event, line=True)
+
+    def end(self, summary: RunSummary, code: int) -> None:
+        """Print the last line."""
+        shared.print_json(formats.End(**structs.asdict(summary), exit_code=code), line=True)
+
+    def _since(self, search: Search) -> Iterator[Struct]:
+        run = search.saved
+        if not self._begun:
+            self._begun = True
+            yield formats.Begin(
+                run=run.name,
+                folder=str(run.folder),
+                evaluator=run.manifest.evaluator,
+                strategy=run.manifest.strategy,
+                objectives=run.manifest.objectives,
+                seed=run.manifest.seed,
+                births=self._births,
+                results=self._results,
+            )
+        recorded, births = list(run.recorded), list(run.candidates)
+        for candidate in births[self._births :]:
+            yield from self._recorded(run, recorded[: run.told_at_birth[candidate.id]])  # known when it was proposed
+            self._births += 1
+            yield formats.Born(
+                id=candidate.id,
+                generation=candidate.generation,
+                operator=candidate.operator,
+                parents=candidate.parents,
+                genome=candidate.genome,
+                budget=candidate.budget,
+                resumes=candidate.resumes,
+                replicate=candidate.replicate,
+            )
+        yield from self._recorded(run, recorded)
+        leader = run.leader
+        if leader is not None and leader.id != self._best:
+            self._best = leader.id
+            metric = run.objectives[0].metric
+            yield formats.NewBest(id=leader.id, metric=metric, value=leader.outcome.metrics[metric])
+        yield from self._fresh(run)
+        if search.stopping and not self._stopping:
+            self._stopping = True
+            yield formats.Stopping()
+
+    def _recorded(self, run: Run, ids: list[int]) -> Iterator[formats.Result]:
+        for id in ids[self._results :]:
+            self._results += 1
+            yield formats.Result(id=id, **vars(run.outcomes[id]))
+
+    def _fresh(self, run: Run) -> Iterator[formats.Fresh]:
+        written = _written(run)
+        if written == self._written:
+            return
+        self._written = written
+        for trial in read_calibration(run):
+            if (key := _fresh_key(trial)) not in self._compared:
+                self._compared.add(key)
+                outcome = trial.outcome
+                yield formats.Fresh(
+                    id=trial.id,
+                    seed=trial.candidate.seed,
+                    status=outcome.status,
+                    metrics=dict(outcome.metrics),
+                    seconds=outcome.seconds,
+                    error=outcome.error,
+                )
+
+
+def _fresh_key(trial: Trial) -> tuple[int, int]:
+    return trial.id, trial.candidate.seed
+
+
+def _written(run: Run) -> int:
+    """Return the time of the last write to the file of the final comparison; 0 if there is none."""
+    try:
+        return (run.folder / CALIBRATION).stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
+def print_closing(run: Run, form: str, status: str = "", report_file: Path | None = None) -> None:
+    """Print the best and the default, the cost of the run, its folder and the next commands.
+
+    Args:
+        run: The saved run.
+        form: 'table' or 'json'.
+        status: Progress message of its strategy.
+        report_file: File of its report; None without one.
+    """
+    if form == "json":
+        shared.print_json(run_summary(run, status, report_file))
+        return
+    end = report.closing(run)
+    shared.echo()
+    trials = {"best": end.best, "default": end.default}
+    if rows := [_closing_row(name, trial, end) for name, trial in trials.items() if trial is not None]:
+        shared.print_table(rows)
+    for line in _closing_lines(run, end, status):
+        shared.echo(line)
+    if report_file is not None:
+        shared.echo(f"report: {report_file}")
+
+
+def _closing_row(name: str, trial: Trial, end: Closing) -> dict[str, Any]:
+    row: dict[str, Any] = {"": name, "trial": trial.id}
+    if end.calibrated_best or end.calibrated_default:
+        known = end.calibrated_best if name == "best" else end.calibrated_default
+        row[f"{end.reported} over fresh seeds"] = spread(known)
+    return {**row, f"{end.metric}, {end.seeded}": trial.outcome.metrics[end.metric]}
+
+
+def _closing_lines(run: Run, end: Closing, status: str) -> Iterator[str]:
+    name = as_typed(run.folder)
+    if end.best is not None:
+        yield f"best genome: {shared.show_genome(end.best.genome)}"
+    if end.expected is not None and end.calibrated_best is None:
+        yield f"{end.metric} {end.expected:.6g} is expected of it with other seeds"
+    if len(run.objectives) > 1:
+        yield f"Pareto front: {len(report.front(run))} trials (evo-tune best {name} shows them)"
+    if len(run.manifest.fidelity) > 1:
+        counts = f"{report.born(run)} genomes, {report.trained_in_full(run)} of them trained in full"
+        yield f"{counts}: the cost of {report.spent(run):.1f} full trainings"
+    limits = ", ".join(run.manifest.subject_to)
+    if end.best is not None and not end.best.feasible:
+        yield f"no full training keeps to {limits}: the best is the one that comes nearest"
+    elif end.default is not None and not end.default.feasible:
+        yield f"the default does not keep to {limits}, so it is no fair opponent"
+    yield verdict(end)
+    yield from ends_of(run)
+    if run.ended is not None and run.ended.startswith(DONE_BY_ITSELF):
+        yield f"stopped, since {run.ended}"
+    elif (further := further_of(run)) is not None:
+        yield f"more trials: {in_words(further)}"
+    if (carried := read_carried(run)) is not None:
+        yield from in_lines(run, carried)
+    if status:
+        yield status
+    pruned = f", {end.pruned} pruned" if end.pruned else ""
+    seconds = shared.show_seconds(end.seconds)
+    yield f"{end.evaluations} evaluations, {end.failures} of them failed{pruned}, in {seconds}"
+    if reasons := report.caveats(run):
+        yield f"not repeatable to the bit: {'; '.join(reasons)}; `evo-tune verify` still replays its proposals"
+    yield f"saved in {run.folder}"
+    more = f"evo-tune resume {name} --generations {report.further_generations(run)}"
+    yield f"next: evo-tune show {name}   |   {more}   |   evo-tune best {name} --format json"
