@@ -8,12 +8,13 @@ import json
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from evo_tune.cli import complete
-from evo_tune.errors import OptionError
+from evo_tune.errors import OptionError, StoreError
 from evo_tune.report.words import show_genome as show_genome
 from evo_tune.report.words import show_seconds as show_seconds
 from evo_tune.report.words import show_value as show_value
@@ -24,12 +25,14 @@ if TYPE_CHECKING:
     from msgspec import Struct
 
     from evo_tune.genome.genes import Gene
+    from evo_tune.genome.trial import Trial
     from evo_tune.plugins.evaluator import Evaluator
+    from evo_tune.store.run import Run
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 STORE = "populations"
-"""As `store.places.STORE`, which is not imported here: `evo-tune --help` is to answer at once."""
+"""The value of `store.places.STORE`, which takes too long to import for `evo-tune --help`."""
 
 run_argument = click.argument("run", required=False, shell_complete=complete.runs)
 
@@ -39,7 +42,11 @@ store_option = click.option(
     show_default=True,
     metavar="DIR",
     shell_complete=complete.folders,
-    help="Folder in which runs are saved.",
+    help="Folder of the saved runs.",
+)
+
+evaluator_option = click.option(
+    "--evaluator", metavar="PATH", help="New place of the evaluator's file, if it has moved."
 )
 
 
@@ -56,52 +63,71 @@ per_device_option = click.option(
     "--per-device",
     type=CountOrAuto(min=1),
     metavar="K|auto",
-    help="Slots on one GPU; auto: as many as its memory has room for.  [default: 1]",
+    help="Slots on each GPU; auto: as many as fit into its memory.  [default: 1]",
 )
 
 trust_option = click.option(
-    "--trust", is_flag=True, help="Execute the files of code that RUN names, although you never named them yourself."
+    "--trust", is_flag=True, help="Execute the code files that RUN names, although you have not named them yourself."
 )
 
 
+price_option = click.option(
+    "--price-per-hour", type=click.FloatRange(min=0), metavar="N", help="Price of an hour of the machine, for the cost."
+)
+
+option_option = click.option(
+    "-o", "--option", "options", multiple=True, metavar="NAME=VALUE", help="Option of the evaluator; repeatable."
+)
+
+
+def format_option(*formats: str) -> Callable[[Command], Command]:
+    """Return the option `--format` with these choices; the first one is the default."""
+    return click.option(
+        "--format", "form", type=click.Choice(formats), default=formats[0], show_default=True, help="Output format."
+    )
+
+
+def open_run(name: str | None, store: str) -> Run:
+    """Return a saved run: that with a name or a path, or the latest one of the store."""
+    from evo_tune.store.places import find_run
+    from evo_tune.store.run import Run
+
+    return Run.open(find_run(Path(store), name))
+
+
+def recommended_trial(run: Run) -> Trial:
+    """Return the trial that a run recommends.
+
+    Raises:
+        StoreError: No full training of the run has a value.
+    """
+    from evo_tune.report.calibration import recommended
+    from evo_tune.store.places import as_typed
+
+    best = recommended(run)
+    if best is None:
+        raise StoreError(
+            f"run {run.name} has no full training with a value: `evo-tune show {as_typed(run.folder)}` tells why"
+        )
+    return best
+
+
 def asking() -> Callable[[str], bool] | None:
-    """Return what asks the user a question; None where standard input is no terminal, and nobody would answer."""
+    """Return a function that asks the user a yes-or-no question; None if standard input is no terminal."""
     if not sys.stdin.isatty():
         return None
     return lambda question: click.confirm(printable(question), err=True)
 
 
 def echo(text: str = "", err: bool = False) -> None:
-    """Print one line; whatever comes from a run, a file or an error in it, the terminal obeys none of it."""
+    """Print a line in which the terminal obeys nothing, since parts of it may come from a run or a file."""
     click.echo(printable(text), err=err)
 
 
 def print_remarks(plugin: Evaluator, options: Mapping[str, Any]) -> None:
-    """Print what an evaluator has to say of its options before anything is trained, beside the results."""
+    """Print the remarks of an evaluator about its options on standard error."""
     for line in plugin.remarks(options):
         echo(f"{plugin.name}: {line}", err=True)
-
-
-def format_option(*formats: str) -> Callable[[Command], Command]:
-    """Return the option `--format` with these choices, the first being the default."""
-    return click.option(
-        "--format", "form", type=click.Choice(formats), default=formats[0], show_default=True, help="How to print."
-    )
-
-
-def price_option(function: Command) -> Command:
-    """Add `--price-per-hour`."""
-    price = click.FloatRange(min=0)
-    return click.option("--price-per-hour", type=price, metavar="N", help="Of the machine: tells the cost as well.")(
-        function
-    )
-
-
-def option_option(function: Command) -> Command:
-    """Add `-o NAME=VALUE`."""
-    return click.option(
-        "-o", "--option", "options", multiple=True, metavar="NAME=VALUE", help="Option of the evaluator; repeatable."
-    )(function)
 
 
 def print_json(value: Struct | Sequence[Struct], line: bool = False) -> None:
@@ -161,7 +187,7 @@ def print_rows(
 
 
 def print_frame(frame: pd.DataFrame) -> None:
-    """Print a table of pandas as CSV in which a spreadsheet computes nothing."""
+    """Print a table of pandas as CSV without cells that a spreadsheet would compute."""
     safe = frame.copy()
     for name in frame.select_dtypes(exclude=["number", "bool"]):
         safe[name] = [cell(value) for value in frame[name]]
@@ -170,12 +196,12 @@ def print_frame(frame: pd.DataFrame) -> None:
 
 
 def print_table(rows: Sequence[Mapping[str, Any]], title: str = "", spare: Sequence[str] = ()) -> None:
-    """Print rows as a table that fits the terminal, or as wide as it is into a file.
+    """Print rows as a table that fits the terminal; a file gets the whole width.
 
     Args:
-        rows: The same keys in each.
-        title: Printed above.
-        spare: Columns that may be left out of a narrow terminal, the first first.
+        rows: Values by column; the same columns in each row.
+        title: Title of the table.
+        spare: Columns that a narrow terminal may leave out, the least important first.
     """
     from rich import box
     from rich.table import Table
@@ -194,7 +220,7 @@ def print_table(rows: Sequence[Mapping[str, Any]], title: str = "", spare: Seque
 
 
 def _fitting(rows: Sequence[Mapping[str, Any]], spare: Sequence[str], width: int) -> Sequence[Mapping[str, Any]]:
-    """Leave out spare columns, the first first, until the rows fit; columns squeezed to letters tell nothing."""
+    """Return the rows without as many spare columns as it takes to fit; squeezed columns would be unreadable."""
     for left_out in (None, *spare):
         rows = [{name: value for name, value in row.items() if name != left_out} for row in rows]
         widths = [max(len(printable(name)), *(len(show_value(row[name])) for row in rows)) for name in rows[0]]
@@ -204,7 +230,7 @@ def _fitting(rows: Sequence[Mapping[str, Any]], spare: Sequence[str], width: int
 
 
 def console() -> Any:
-    """Return a rich console that prints text as it is; a file or a pipe gets lines that are not cut."""
+    """Return a rich console without markup; a file or a pipe gets long lines."""
     from rich.console import Console
 
     out = Console(highlight=False, markup=False, emoji=False)
@@ -212,7 +238,7 @@ def console() -> Any:
 
 
 def read_genes(texts: Sequence[str]) -> dict[str, Gene | None]:
-    """Return the genes behind `--gene`; None for a name alone."""
+    """Return the genes of `--gene` by name; None for a name alone."""
     from evo_tune.genome.notation import parse_gene
     from evo_tune.options.binding import split_assignments
 

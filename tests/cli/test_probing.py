@@ -38,7 +38,7 @@ def test_each_device_is_timed_once_and_what_it_wants_is_told(typed: Typed, timed
     assert len(timed) == 1
     assert "products are fastest in bf16 (its data sheet: 989,000 GFLOP/s, 3,350 GB/s)" in told.out
     assert "multiples of 8; vocabularies: multiples of 64; channels of a head: 64, 128" in told.out
-    assert "below 16384 tokens a step" in told.out
+    assert "fewer than 16384 tokens a step" in told.out
     printed = typed("devices", "--devices", "cpu", "--slots", "2", "--probe", "--format", "json").out
     as_json = msgspec.json.decode(printed.encode(), type=outputs()["devices"])  # as docs/json.md promises it
     assert as_json.probed[0].wants.batch == 16384

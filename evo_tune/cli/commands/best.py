@@ -1,11 +1,15 @@
-"""`evo-tune best`: the genome to take, or the Pareto front. Needs the manifest only, no evaluator."""
+"""`evo-tune best`: print the recommended genome, or the Pareto front, from a run folder alone."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from evo_tune.cli import _shared as shared
 from evo_tune.cli.help import command as made
+
+if TYPE_CHECKING:
+    from evo_tune.genome.trial import Trial
+    from evo_tune.store.run import Run
 
 PLACE = 60
 
@@ -17,53 +21,54 @@ PLACE = 60
 def command(run: str | None, store: str, form: str) -> None:
     """Print the best genome of RUN, or its Pareto front.
 
-    After a calibration it is the finalist that was chosen, with its value over fresh seeds that had no part in the
-    choice, on the test set where the evaluator has one; without a calibration, the best of the search, with the value
-    of the one seed that it was trained with.
+    After a final comparison, it is the chosen finalist with its value over fresh seeds, which were not used to choose
+    it, on the test set if the evaluator has one. Otherwise, it is the best of the search with its value there.
 
-    `evo-tune best RUN --format json` gives it to a program, and to `--warm-start` of another run.
+    `evo-tune best RUN --format json` prints it for programs and for `--warm-start` of another run.
     """
-    from evo_tune.errors import StoreError
-    from evo_tune.plugins.command import command_of
-    from evo_tune.report.calibration import calibrated, predicted, recommended, reported
     from evo_tune.report.data import recommendations
-    from evo_tune.report.summary import front, seeded
-    from evo_tune.report.words import spread
-    from evo_tune.store.places import as_typed, find_run
-    from evo_tune.store.run import Run
+    from evo_tune.report.summary import front
 
-    saved = Run.open(find_run(Path(store), run))
-    best = recommended(saved)
-    if best is None:
-        raise StoreError(
-            f"run {saved.name} has no full training with a value: `evo-tune show {as_typed(saved.folder)}` tells why"
-        )
+    saved = shared.open_run(run, store)
+    best = shared.recommended_trial(saved)
     if not best.feasible:
-        shared.echo(f"Warning: no full training keeps to {', '.join(saved.manifest.subject_to)}", err=True)
+        shared.echo(f"Warning: no full training satisfies {', '.join(saved.manifest.subject_to)}", err=True)
+    several = len(saved.objectives) > 1
     if form == "json":
         found = recommendations(saved)
-        shared.print_json(found if len(saved.objectives) > 1 else found[0])
+        shared.print_json(found if several else found[0])
         return
-    trials = front(saved) if len(saved.objectives) > 1 else [best]
+    trials = front(saved) if several else [best]
+    if form == "table" and len(trials) == 1:
+        _print_one(saved, best)
+        return
     metrics = [objective.metric for objective in saved.objectives]
     rows = [
         {"trial": trial.id, **{name: trial.outcome.metrics[name] for name in metrics}, **trial.genome}
         for trial in trials
     ]
-    if form == "csv" or len(rows) > 1:
-        shared.print_rows(rows, form, f"Pareto front of {saved.name}")
-        return
-    hoped = predicted(saved, best)
-    fresh = next((row for row in calibrated(saved) if row.id == best.id), None)
-    known = f"{best.outcome.metrics[metrics[0]]:.6g} on {seeded(best, saved)}"
-    known += "" if hoped is None else f" ({hoped:.6g} is expected with others)"
-    searched = f"{metrics[0]} {known}"
-    if fresh is not None:
-        shown = known if reported(saved).metric == metrics[0] else searched
-        searched = f"{reported(saved).metric} {spread(fresh)} over fresh seeds, {shown} in the search"
-    shared.echo(f"{searched} (trial {best.id} of run {saved.name})")
-    for name, value in best.genome.items():
-        shared.echo(f"  {name:<12} {value}")
-    command = command_of(saved.manifest.evaluator, best.genome, saved.manifest.options)
-    if command:
-        shared.echo(f"train it: {command}")
+    shared.print_rows(rows, form, f"Pareto front of {saved.name}")
+
+
+def _print_one(run: Run, best: Trial) -> None:
+    from evo_tune.plugins.command import command_of
+    from evo_tune.report.calibration import calibrated, predicted, reported
+    from evo_tune.report.summary import seeded
+    from evo_tune.report.words import spread
+
+    metric, measured = run.objectives[0].metric, reported(run).metric
+    text = f"{best.outcome.metrics[metric]:.6g} on {seeded(best, run)}"
+    expected = predicted(run, best)
+    if expected is not None:
+        text += f" ({expected:.6g} is expected with others)"
+    fresh = next((row for row in calibrated(run) if row.id == best.id), None)
+    if fresh is None:
+        text = f"{metric} {text}"
+    else:
+        name = "" if measured == metric else f"{metric} "
+        text = f"{measured} {spread(fresh)} over fresh seeds, {name}{text} in the search"
+    shared.echo(f"{text} (trial {best.id} of run {run.name})")
+    for gene, value in best.genome.items():
+        shared.echo(f"  {gene:<12} {value}")
+    if typed := command_of(run.manifest.evaluator, best.genome, run.manifest.options):
+        shared.echo(f"train it: {typed}")

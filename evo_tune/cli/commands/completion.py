@@ -1,4 +1,4 @@
-"""`evo-tune completion`: the script with which a shell completes commands, flags, runs, evaluators and strategies."""
+"""`evo-tune completion`: print the completion script of a shell."""
 
 from __future__ import annotations
 
@@ -20,21 +20,20 @@ PLACE = 150
 @shared.format_option("script", "json")
 @click.pass_context
 def command(ctx: click.Context, shell: str, form: str) -> None:
-    """Print the script with which SHELL completes what is typed.
+    """Print the completion script of SHELL.
 
-    Commands, flags and choices are completed, and the names of runs, evaluators and strategies.
+    It completes commands, flags, choices, and the names of runs, evaluators and strategies.
     """
     from click.shell_completion import get_completion_class
 
     from evo_tune.cli import COMPLETE, PROG
+    from evo_tune.cli.formats import ShellScript
 
     kind = get_completion_class(shell)
-    assert kind is not None, "the argument's choices are click's"
+    assert kind is not None, "click knows each of the choices"
     script = kind(ctx.find_root().command, {}, PROG, COMPLETE).source()
     if form == "json":
-        from evo_tune.cli.formats import ShellScript
-
         shared.print_json(ShellScript(shell=shell, script=script))
-    else:
-        for line in script.splitlines():
-            shared.echo(line)
+        return
+    for line in script.splitlines():
+        shared.echo(line)

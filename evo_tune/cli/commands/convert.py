@@ -1,4 +1,4 @@
-"""`evo-tune convert`: a run for other people's tools."""
+"""`evo-tune convert`: write a run for another tool."""
 
 from __future__ import annotations
 
@@ -20,33 +20,30 @@ PLACE = 125
     "tool",
     type=click.Choice(["optuna", "tensorboard", "mlflow"]),
     required=True,
-    help="optuna: a journal file; tensorboard: a folder of event files; mlflow: an SQLite database.",
+    help="Target tool. optuna: a journal file; tensorboard: a folder of event files; mlflow: an SQLite database.",
 )
 @click.option(
     "-o",
     "--output",
     metavar="PATH",
     shell_complete=complete.files,
-    help="File or folder to make.  [default: RUN-optuna.log, RUN-tensorboard, …]",
+    help="File or folder to write.  [default: RUN-optuna.log, RUN-tensorboard, …]",
 )
 @shared.store_option
 @shared.format_option("table", "json")
 def command(run: str | None, tool: str, output: str | None, store: str, form: str) -> None:
     """Write RUN for another tool: Optuna's dashboard, TensorBoard or MLflow.
 
-    RUN left out means the latest one. Nothing that exists is overwritten.
+    RUN is the latest one by default. Existing files are not overwritten.
     """
+    from evo_tune.cli.formats import ConvertedRun
     from evo_tune.integrations.converting import convert, opened_by, usual_path
-    from evo_tune.store.places import find_run
-    from evo_tune.store.run import Run
 
-    saved = Run.open(find_run(Path(store), run))
+    saved = shared.open_run(run, store)
     path = usual_path(saved, tool) if output is None else Path(output)
     convert(saved, tool, path)
     results, opener = len(saved.outcomes), opened_by(tool, path)
     if form == "json":
-        from evo_tune.cli.formats import ConvertedRun
-
         shared.print_json(ConvertedRun(run=saved.name, tool=tool, file=str(path), results=results, open=opener))
     else:
         shared.echo(f"wrote {results} results to {path}; open it with: {opener}")

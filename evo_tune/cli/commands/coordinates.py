@@ -1,8 +1,7 @@
-"""`evo-tune coordinates`: check on this machine that a parametrisation keeps activations of one size."""
+"""`evo-tune coordinates`: check that a parametrisation keeps the size of activations when a model grows."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -12,8 +11,7 @@ from evo_tune.cli.help import command as made
 from evo_tune.errors import UsageError
 
 if TYPE_CHECKING:
-    from evo_tune.training.probing.coordinates import Slopes
-
+    from evo_tune.cli.formats import ModelSlopes
 
 PLACE = 135
 
@@ -29,16 +27,20 @@ PLACE = 135
     type=click.Choice(["adamw", "muon", "sgd"]),
     default="adamw",
     show_default=True,
-    help="What trains them.",
+    help="Optimizer of the trainings.",
 )
 @click.option(
-    "--init", type=click.Choice(["normal", "fan_in"]), default="normal", show_default=True, help="How they begin."
+    "--init",
+    type=click.Choice(["normal", "fan_in"]),
+    default="normal",
+    show_default=True,
+    help="Initialisation of the weights.",
 )
-@click.option("--widths", default="32,64,128,256,512", show_default=True, help="Multiples of 16.")
-@click.option("--depths", default="2,4,8,16", show_default=True, help="Empty: depth is not looked at.")
+@click.option("--widths", default="32,64,128,256,512", show_default=True, help="Widths to train, multiples of 16.")
+@click.option("--depths", default="2,4,8,16", show_default=True, help="Depths to train; '' skips the depth.")
 @click.option("--steps", type=click.IntRange(1, 1000), default=10, show_default=True, help="Steps of each training.")
-@click.option("--lr", type=float, help="Peak learning rate at the least size.  [default: a large one]")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of weights and tokens.")
+@click.option("--lr", type=float, help="Peak learning rate at the smallest size.  [default: a large one]")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of weights and tokens.")
 @shared.format_option("table", "json")
 def command(
     param: str,
@@ -51,12 +53,13 @@ def command(
     seed: int,
     form: str,
 ) -> int:
-    """Check that what is found small holds when large: the coordinate check of -o param=PARAM.
+    """Run the coordinate check of a parametrisation (-o param=PARAM) on small GPTs.
 
-    Small GPTs are trained for a few steps at a large learning rate (seconds). Their activations, and what these have
-    learnt, must neither grow nor vanish with the width, and with completep with the depth. `standard` is the control:
-    it fails.
+    Small GPTs are trained for a few steps with a large learning rate, which takes seconds. Their activations and the
+    changes of these must neither grow nor vanish with the width, and with completep with the depth. `standard` is the
+    control: it fails.
     """
+    from evo_tune.cli.formats import CoordinateCheck, ModelSlopes
     from evo_tune.training.probing.coordinates import check_coordinates
 
     found = check_coordinates(
@@ -69,25 +72,6 @@ def command(
         lr=lr,
         seed=seed,
     )
-    if form == "json":
-        _print_json(param, optimizer, init, found)
-    else:
-        for one in found:
-            asked = "nothing is asked" if one.bounds is None else f"asked: {one.bounds[0]:+.1f} to {one.bounds[1]:+.1f}"
-            verdict = "" if one.bounds is None else "  holds" if one.holds else "  fails"
-            sizes = ", ".join(map(str, one.sizes))
-            shared.echo(f"against {one.against} ({sizes}): {one.least:+.2f} to {one.most:+.2f}  ({asked}){verdict}")
-    if all(one.holds for one in found):
-        return 0
-    told = f"{param} with {optimizer} does not keep activations of one size: what is found at one size does not hold"
-    more = "; try -o param=completep" if param != "completep" else ""
-    shared.echo(f"{told} at another{more}", err=True)
-    return 1
-
-
-def _print_json(param: str, optimizer: str, init: str, found: Sequence[Slopes]) -> None:
-    from evo_tune.cli.formats import CoordinateCheck, ModelSlopes
-
     slopes = [
         ModelSlopes(
             against=one.against,
@@ -99,11 +83,32 @@ def _print_json(param: str, optimizer: str, init: str, found: Sequence[Slopes]) 
         )
         for one in found
     ]
-    shared.print_json(CoordinateCheck(param=param, optimizer=optimizer, init=init, slopes=slopes))
+    if form == "json":
+        shared.print_json(CoordinateCheck(param=param, optimizer=optimizer, init=init, slopes=slopes))
+    else:
+        for one in slopes:
+            shared.echo(_line(one))
+    if all(one.holds for one in slopes):
+        return 0
+    mend = "" if param == "completep" else "; try -o param=completep"
+    shared.echo(
+        f"{param} with {optimizer} does not keep the size of activations: what is found at one size does not hold at "
+        f"another{mend}",
+        err=True,
+    )
+    return 1
 
 
-def _numbers(name: str, text: str) -> list[int]:
+def _line(one: ModelSlopes) -> str:
+    sizes = ", ".join(map(str, one.sizes))
+    text = f"against {one.against} ({sizes}): {one.least:+.2f} to {one.most:+.2f}"
+    if one.asked is None:
+        return f"{text}  (no bounds)"
+    return f"{text}  (bounds: {one.asked[0]:+.1f} to {one.asked[1]:+.1f})  {'holds' if one.holds else 'fails'}"
+
+
+def _numbers(flag: str, text: str) -> list[int]:
     try:
         return [int(part) for part in text.split(",") if part.strip()]
     except ValueError:
-        raise UsageError(f"{name} {text}: expected whole numbers with commas between them, such as 32,64,128") from None
+        raise UsageError(f"{flag} {text}: expected whole numbers separated by commas, such as 32,64,128") from None

@@ -1,4 +1,4 @@
-"""`evo-tune evaluators`: which evaluators are known by name; with a name, what that one declares."""
+"""`evo-tune evaluators`: list the evaluators, or print the declarations of one."""
 
 from __future__ import annotations
 
@@ -17,17 +17,14 @@ if TYPE_CHECKING:
 
 PLACE = 80
 
-RICHER = ("unit", "bounds", "gene", "help")
-"""What an option may say of itself beside name, type and default; a plain keyword-only parameter says none of it."""
-
 
 @made("evaluators", "evo-tune evaluators language_model")
 @click.argument("name", required=False, shell_complete=complete.evaluators)
 @shared.format_option("table", "json", "csv", "markdown")
 def command(name: str | None, form: str) -> None:
-    """List the evaluators known by name, and their origin.
+    """List the evaluators that can be used by name, and their origin.
 
-    With NAME: what that evaluator measures and supports, and its options.
+    With NAME: the metrics, features and options of that evaluator.
     """
     from msgspec import structs
 
@@ -45,43 +42,26 @@ def command(name: str | None, form: str) -> None:
     ]
     if form == "json":
         shared.print_json(found)
-        return
-    rows = [structs.asdict(one) for one in found]
-    if form == "table":  # a path of any length would squeeze the rest
-        rows = [{key: value for key, value in row.items() if key != "file"} for row in rows]
-    shared.print_rows(rows, form)
+    elif form == "csv":
+        shared.print_rows([structs.asdict(one) for one in found], form)
+    else:  # without the file: a long path would squeeze the rest
+        shared.print_rows([{"evaluator": one.evaluator, "found": one.found, "what": one.what} for one in found], form)
 
 
-def groups_of(options: Iterable[Option]) -> list[tuple[str, list[Option]]]:
-    """Return the options in groups: (title, options), both in the order of declaration; '' is the title of the rest."""
+def groups_of(options: Iterable[Option]) -> dict[str, list[Option]]:
+    """Return the options by the title of their group, in the order of declaration; '' is the title of the rest."""
     groups: dict[str, list[Option]] = {}
     for option in options:
         groups.setdefault(option.group, []).append(option)
-    return list(groups.items())
+    return groups
 
 
 def _print_one(plugin: Evaluator, form: str) -> None:
     groups = groups_of(plugin.options.values())
     if form == "json":
-        from evo_tune.cli.formats import DeclaredEvaluator, DeclaredObjective, DeclaredOption
-
-        options = [DeclaredOption.of(option) for _, held in groups for option in held]
-        objectives = [DeclaredObjective(metric=one.metric, direction=one.direction) for one in plugin.objectives]
-        shared.print_json(
-            DeclaredEvaluator(
-                evaluator=plugin.name,
-                found=plugin.origin,
-                what=plugin.summary,
-                file=str(plugin.path),
-                objectives=objectives,
-                metrics=plugin.metrics,
-                tests=plugin.tests,
-                supports=plugin.supports,
-                options=options,
-            )
-        )
+        _print_json(plugin)
     elif form == "csv":
-        rows = [{"group": title, **_row(option)} for title, held in groups for option in held]
+        rows = [{"group": title, **_row(option)} for title, held in groups.items() for option in held]
         shared.print_rows(rows, form)
     elif form == "markdown":
         for line in markdown(plugin).splitlines():
@@ -90,8 +70,27 @@ def _print_one(plugin: Evaluator, form: str) -> None:
         _print_facts(plugin)
         if not groups:
             shared.echo("options: none")
-        for title, held in groups:
-            shared.print_table(_without_empty([_row(option) for option in held]), title or "options (-o NAME=VALUE)")
+        for title, held in groups.items():
+            shared.print_table(_rows(held), title or "options (-o NAME=VALUE)")
+
+
+def _print_json(plugin: Evaluator) -> None:
+    from evo_tune.cli.formats import DeclaredEvaluator, DeclaredObjective, DeclaredOption
+
+    grouped = groups_of(plugin.options.values()).values()
+    shared.print_json(
+        DeclaredEvaluator(
+            evaluator=plugin.name,
+            found=plugin.origin,
+            what=plugin.summary,
+            file=str(plugin.path),
+            objectives=[DeclaredObjective(metric=one.metric, direction=one.direction) for one in plugin.objectives],
+            metrics=plugin.metrics,
+            tests=plugin.tests,
+            supports=plugin.supports,
+            options=[DeclaredOption.of(option) for held in grouped for option in held],
+        )
+    )
 
 
 def _print_facts(plugin: Evaluator) -> None:
@@ -102,41 +101,48 @@ def _print_facts(plugin: Evaluator) -> None:
     shared.echo(f"metrics: {', '.join(units) or 'not declared'}")
     if plugin.tests:
         pairs = [f"{test} ({name})" for name, test in plugin.tests.items()]
-        shared.echo(f"on the test set, in the last comparison only: {', '.join(pairs)}")
-    shared.echo(f"supports: {', '.join(plugin.supports) or 'nothing beyond full trainings'}")
+        shared.echo(f"on the test set, in the final comparison only: {', '.join(pairs)}")
+    shared.echo(f"supports: {', '.join(plugin.supports) or 'full trainings only'}")
 
 
 def markdown(plugin: Evaluator) -> str:
-    """Return what an evaluator declares as a part of a page: docs/options.md is made of these."""
+    """Return the declarations of an evaluator as a section of docs/options.md."""
     lines = [f"## {plugin.name}", "", plugin.summary, ""]
-    for title, held in groups_of(plugin.options.values()):
-        rows = _without_empty([_row(option) for option in held])
-        lines += [f"### {title or 'Options'}", "", *_markdown_table(rows), ""]
+    for title, held in groups_of(plugin.options.values()).items():
+        rows = _rows(held)
+        lines += [f"### {title or 'Options'}", "", _markdown_row(rows[0]), _markdown_row(["---"] * len(rows[0]))]
+        lines += [_markdown_row({**row, "option": f"`{row['option']}`"}.values()) for row in rows]
+        lines.append("")
     return "\n".join(lines)
 
 
-def _markdown_table(rows: list[Mapping[str, str]]) -> list[str]:
-    names = list(rows[0])
-    cells = [[row[name].replace("|", "\\|") for name in names] for row in rows]
-    cells = [[f"`{row[0]}`", *row[1:]] for row in cells]
-    return [f"| {' | '.join(row)} |" for row in (names, ["---"] * len(names), *cells)]
+def _markdown_row(cells: Iterable[str]) -> str:
+    escaped = (cell.replace("|", "\\|") for cell in cells)
+    return f"| {' | '.join(escaped)} |"
 
 
 def _row(option: Option) -> dict[str, str]:
     """Return an option as a row of text."""
-    default = "must be given" if option.required else _as_typed(option.default)
-    row = {"option": option.name, "type": option.kind, "default": default}
-    return {**row, **{name: getattr(option, name) or "" for name in RICHER}}
+    return {
+        "option": option.name,
+        "type": option.kind,
+        "default": "must be given" if option.required else _as_typed(option.default),
+        "unit": option.unit,
+        "bounds": option.bounds,
+        "gene": option.gene or "",
+        "help": option.help,
+    }
 
 
 def _as_typed(default: object) -> str:
-    """Return a default as `-o` takes it; an empty text is shown as one."""
+    """Return a default as `-o` takes it; an empty text is shown as ''."""
     if default is None or isinstance(default, bool):
         return str(default).lower()
     return repr(default) if default == "" else str(default)
 
 
-def _without_empty(rows: list[dict[str, str]]) -> list[Mapping[str, str]]:
-    """Return the rows without the columns in which none of them says anything."""
-    said = {name for row in rows for name, text in row.items() if text}
-    return [{name: text for name, text in row.items() if name in said} for row in rows]
+def _rows(options: Iterable[Option]) -> list[Mapping[str, str]]:
+    """Return options as rows of text, without the columns that are empty in all of them."""
+    rows = [_row(option) for option in options]
+    filled = {name for row in rows for name, text in row.items() if text}
+    return [{name: text for name, text in row.items() if name in filled} for row in rows]

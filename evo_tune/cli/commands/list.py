@@ -1,4 +1,4 @@
-"""`evo-tune list`: what runs there are. Needs the manifests only, no evaluator."""
+"""`evo-tune list`: list the saved runs, from their folders alone."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def command(store: str, form: str) -> None:
         shared.print_json(found)
         return
     shared.print_rows(
-        [structs.asdict(one) if form == "csv" else _for_people(one) for one in found],
+        [structs.asdict(one) if form == "csv" else _row(one) for one in found],
         form,
         empty=f"there is no saved run in {store}: start one with `evo-tune run`",
         spare=("created", "ended", "strategy", "failed", "wall time", "evaluator"),
     )
 
 
-def _for_people(run: ListedRun) -> dict[str, Any]:
+def _row(run: ListedRun) -> dict[str, Any]:
     return {
         "run": run.run,
         "evaluator": run.evaluator,

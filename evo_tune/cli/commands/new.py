@@ -1,4 +1,4 @@
-"""`evo-tune new`: write an evaluator to begin with."""
+"""`evo-tune new`: write the file of a new evaluator."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ PLACE = 100
     "script",
     metavar="SCRIPT.py",
     shell_complete=complete.files,
-    help="Guess it from a training script's flags and constants, unexecuted.",
+    help="Call this training script, with genes guessed from its flags and constants; it is not executed.",
 )
 @shared.format_option("table", "json")
 def command(name: str, script: str | None, form: str) -> None:
-    """Write ./evaluators/NAME.py, an evaluator that runs as it is, or that calls a script of yours."""
+    """Write ./evaluators/NAME.py, an evaluator that runs as it is, or that calls your script."""
+    from evo_tune.cli.formats import NewEvaluator
     from evo_tune.plugins.find import bundled_evaluators
     from evo_tune.plugins.scripts.writing import guessed
     from evo_tune.plugins.template import check_name, write
@@ -33,16 +34,14 @@ def command(name: str, script: str | None, form: str) -> None:
     guess = None if script is None else guessed(name, Path(script), Path("evaluators"))
     path = write(name, Path("evaluators"), None if guess is None else guess.text)
     if form == "json":
-        from evo_tune.cli.formats import NewEvaluator
-
         shared.print_json(NewEvaluator(evaluator=name, file=str(path), genes=list(guess.genes) if guess else []))
     else:
         shared.echo(f"wrote {path}")
     if guess is not None and form == "table":
         genes, others = ", ".join(guess.genes), len(guess.others)
-        shared.echo(f"genes, guessed: {genes}; look at them, and at what stands beside as comments ({others})")
+        shared.echo(f"guessed genes: {genes}; check them, and the candidates that are comments ({others})")
     if guess is not None and guess.needed:
-        shared.echo(f"Warning: {script} needs {', '.join(guess.needed)}: put it into ALWAYS in {path}", err=True)
+        shared.echo(f"Warning: {script} needs {', '.join(guess.needed)}: add it to ALWAYS in {path}", err=True)
     if (bundled_evaluators() / path.name).is_file():
         shared.echo(
             f"Warning: {path} hides the bundled evaluator {name} in this folder: rename it, or type bundled:{name} "

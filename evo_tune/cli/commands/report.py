@@ -1,4 +1,4 @@
-"""`evo-tune report`: a run, or several side by side, as a page that opens without a network."""
+"""`evo-tune report`: write a run, or several side by side, as a page that opens without a network."""
 
 from __future__ import annotations
 
@@ -15,22 +15,21 @@ PLACE = 65
 
 @made("report")
 @click.argument("runs", metavar="[RUN]…", nargs=-1, shell_complete=complete.runs)
-@click.option("-o", "--output", metavar="FILE", help="Write a page that stands alone.  [default: in the run's folder]")
+@click.option("-o", "--output", metavar="FILE", help="File to write, in one piece.  [default: in the run's folder]")
 @shared.store_option
 @shared.format_option("table", "json")
 def command(runs: tuple[str, ...], output: str | None, store: str, form: str) -> None:
-    """Write what RUN found as a page of charts.
+    """Write the results of RUN as a page of charts.
 
-    RUN left out means the latest one; several runs are shown side by side. The page opens without a network or a
-    server.
+    RUN is the latest one by default; several runs are shown side by side. The page opens without a network or a server.
 
-    Opening a report runs nothing of the run's, whoever made it.
+    Opening a report executes no code of the run.
     """
+    from evo_tune.cli.formats import WrittenReport
     from evo_tune.report.page import write_beside, write_report
-    from evo_tune.store.places import REPORT, find_run
-    from evo_tune.store.run import Run
+    from evo_tune.store.places import REPORT
 
-    saved = [Run.open(find_run(Path(store), run)) for run in runs or (None,)]
+    saved = [shared.open_run(run, store) for run in runs or (None,)]
     if output is not None:
         path = write_report(saved, Path(output))
     elif len(saved) == 1:
@@ -38,8 +37,6 @@ def command(runs: tuple[str, ...], output: str | None, store: str, form: str) ->
     else:
         path = write_report(saved, Path(store) / REPORT)
     if form == "json":
-        from evo_tune.cli.formats import WrittenReport
-
         shared.print_json(WrittenReport(runs=[run.name for run in saved], report=str(path)))
     else:
         shared.echo(str(path))

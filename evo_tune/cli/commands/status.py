@@ -1,16 +1,16 @@
-"""`evo-tune status`: what a run is doing, seen from outside: its folder is all that is read."""
+"""`evo-tune status`: print the present state of a run, from its folder alone."""
 
 from __future__ import annotations
 
 import platform
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evo_tune.cli import _shared as shared
 from evo_tune.cli.help import command as made
 
 if TYPE_CHECKING:
+    from evo_tune.cli.formats import RunStatus
     from evo_tune.store.heartbeat import Beat, Busy
     from evo_tune.store.run import Run
 
@@ -23,57 +23,64 @@ PLACE = 40
 @shared.price_option
 @shared.format_option("table", "json")
 def command(run: str | None, store: str, price_per_hour: float | None, form: str) -> None:
-    """Say what RUN is doing, from any terminal that sees its folder.
+    """Print the state of RUN, from any machine that sees its folder.
 
-    RUN left out means the latest one.
+    RUN is the latest one by default.
     """
-    from evo_tune.forecast.ahead import as_line
+    from evo_tune.cli.formats import RunStatus
     from evo_tune.loop.opening import forecast
     from evo_tune.report.data import trial_summary
-    from evo_tune.report.words import fixed
     from evo_tune.store.heartbeat import last_beat
-    from evo_tune.store.places import find_run
-    from evo_tune.store.run import Run
 
-    saved = Run.open(find_run(Path(store), run))
+    saved = shared.open_run(run, store)
     beat = None if saved.ended is not None else last_beat(saved.folder)
-    state, best = _state(saved, beat), saved.leader
+    running = beat is not None and beat.alive
     statuses = [outcome.status for outcome in saved.outcomes.values()]
-    pruned = statuses.count("pruned")
-    failed = len(statuses) - pruned - statuses.count("ok")
-    quiet = time.time() - saved.last_event
-    slots = beat.slots if beat is not None and beat.alive else ()
-    ahead = forecast(saved.manifest, saved.sessions[-1], len(slots), run=saved) if slots else None
+    slots = beat.slots if beat is not None else ()
+    ahead = forecast(saved.manifest, saved.sessions[-1], len(slots), run=saved) if running and slots else None
+    status = RunStatus(
+        run=saved.name,
+        state=_state(saved, beat),
+        running=running,
+        births=len(saved.candidates),
+        results=len(statuses),
+        failed=len(statuses) - statuses.count("pruned") - statuses.count("ok"),
+        pruned=statuses.count("pruned"),
+        best=None if saved.leader is None else trial_summary(saved.leader),
+        seconds_since_last_event=time.time() - saved.last_event,
+        forecast=ahead and ahead.priced(price_per_hour),
+        slots=slots,
+    )
     if form == "json":
-        from evo_tune.cli.formats import RunStatus
+        shared.print_json(status)
+    else:
+        _print_status(status, saved, 0.0 if beat is None else beat.age)
 
-        shared.print_json(
-            RunStatus(
-                run=saved.name,
-                state=state,
-                running=beat is not None and beat.alive,
-                births=len(saved.candidates),
-                results=len(saved.outcomes),
-                failed=failed,
-                pruned=pruned,
-                best=None if best is None else trial_summary(best),
-                seconds_since_last_event=quiet,
-                forecast=ahead and ahead.priced(price_per_hour),
-                slots=beat.slots if beat else (),
-            )
-        )
-        return
-    metric = saved.objectives[0].metric
+
+def _print_status(status: RunStatus, run: Run, age: float) -> None:
+    """Print a status for people.
+
+    Args:
+        status: State of the run.
+        run: The run.
+        age: Seconds since its last sign of life.
+    """
+    from evo_tune.forecast.ahead import as_line
+    from evo_tune.report.words import fixed
+
+    best, metric = run.leader, run.objectives[0].metric
     value = "no value yet" if best is None else f"best {metric} {fixed(best.outcome.metrics[metric])} (trial {best.id})"
-    counts = f"{failed} failed" + (f", {pruned} pruned" if pruned else "")
-    shared.echo(f"{saved.name}: {state}")
-    shared.echo(f"{len(saved.outcomes)} of {len(saved.candidates)} births have a result, {counts}; {value}")
-    shared.echo(f"last event {shared.show_seconds(quiet)} ago")
-    if beat is not None and beat.alive and not beat.slots:
-        shared.echo("no slot is at work: it begins, or is driven by hand (ask and tell)")
-    elif beat is not None and beat.alive:
-        shared.echo("forecast: after three trainings" if ahead is None else as_line(ahead.priced(price_per_hour)))
-        shared.print_table([_row(busy, beat.age) for busy in beat.slots])
+    counts = f"{status.failed} failed" + (f", {status.pruned} pruned" if status.pruned else "")
+    shared.echo(f"{status.run}: {status.state}")
+    shared.echo(f"{status.results} of {status.births} trials have a result, {counts}; {value}")
+    shared.echo(f"last event {shared.show_seconds(status.seconds_since_last_event)} ago")
+    if not status.running:
+        return
+    if not status.slots:
+        shared.echo("no slot is open: the run is starting, or a program drives it (ask and tell)")
+        return
+    shared.echo("forecast: after three trainings" if status.forecast is None else as_line(status.forecast))
+    shared.print_table([_row(busy, age) for busy in status.slots])
 
 
 def _row(busy: Busy, age: float) -> dict[str, Any]:
@@ -87,16 +94,18 @@ def _row(busy: Busy, age: float) -> dict[str, Any]:
 
 
 def _state(saved: Run, beat: Beat | None) -> str:
-    """Say in a few words whether a run lives."""
+    """Return in words whether a run is running, has ended or was killed."""
     from evo_tune.store.places import as_typed
 
     if saved.ended is not None:
         return f"ended: {saved.ended}"
-    again = f"`evo-tune resume {as_typed(saved.folder)}` goes on with it"
+    resume = f"`evo-tune resume {as_typed(saved.folder)}` continues it"
     if beat is None:
-        return f"not running, and not ended by itself; {again}"
-    ago = f"last sign of life {shared.show_seconds(beat.age)} ago on {beat.host}, process {beat.pid}"
+        return f"not running, and not ended by itself; {resume}"
+    last = f"last sign of life {shared.show_seconds(beat.age)} ago on {beat.host}, process {beat.pid}"
     if beat.alive:
-        return f"running ({ago})"
-    by_hand = "" if beat.slots or beat.host == platform.node() else ", or driven by hand and at work on a result"
-    return f"killed, or its machine is away{by_hand} ({ago}); if it is dead, {again}"
+        return f"running ({last})"
+    by_hand = (
+        "" if beat.slots or beat.host == platform.node() else ", or a program drives it and is at work on a result"
+    )
+    return f"killed, or its machine is away{by_hand} ({last}); if it is dead, {resume}"

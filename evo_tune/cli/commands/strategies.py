@@ -1,4 +1,4 @@
-"""`evo-tune strategies`: which strategies are known by name, and their options."""
+"""`evo-tune strategies`: list the strategies that can be used by name, with their options."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def command(form: str) -> None:
     found = []
     working = working_strategies()
     for name, summary in list_strategies():
-        strategy = working.get(name)  # None: it is broken, and its summary says how
+        strategy = working.get(name)  # None: it cannot be loaded, and the summary has the error
         options = {} if strategy is None else options_of(strategy)
         found.append(
             StrategySummary(
@@ -41,7 +41,7 @@ def command(form: str) -> None:
 
 
 def _row(one: StrategySummary) -> dict[str, str]:
-    options = (known.option if known.required else f"{known.option}={known.default}" for known in one.options)
+    options = [known.option if known.required else f"{known.option}={known.default}" for known in one.options]
     return {
         "strategy": one.strategy,
         "objectives": one.objectives,
