@@ -22,7 +22,7 @@ def test_the_verdict_is_the_exit_code() -> None:
     assert row["against"] == "width"
     bad = CliRunner().invoke(cli, ["coordinates", "standard", *SMALL], standalone_mode=False)
     assert bad.return_value == 1
-    assert "does not keep activations of one size" in bad.output
+    assert "does not keep the size of activations" in bad.output
     assert "fails" in bad.output
 
 

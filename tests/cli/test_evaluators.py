@@ -81,8 +81,8 @@ def test_richer_options_show_what_they_say_in_their_groups() -> None:
     other = Option("data", str, "")
     last = Option("beta", float, 0.9, group="Optimizer")
     groups = evaluators.groups_of([first, other, last])
-    assert groups == [("Optimizer", [first, last]), ("", [other])]
+    assert list(groups.items()) == [("Optimizer", [first, last]), ("", [other])]
     row = evaluators._row(first)
     assert (row["bounds"], row["gene"], row["help"], row["unit"]) == ("(0, 1]", "0.1|0.2", "Peak learning rate", "")
     assert evaluators._row(other)["default"] == "''"
-    assert list(evaluators._without_empty([evaluators._row(last)])[0]) == ["option", "type", "default"]
+    assert list(evaluators._rows([last])[0]) == ["option", "type", "default"]

@@ -27,7 +27,7 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         asked.append(command)
         return subprocess.CompletedProcess(command, 0, json.dumps(answer), "")
 
-    monkeypatch.setattr("evo_tune.cli.commands.devices._timed", lambda threads: "fp32")
+    monkeypatch.setattr("evo_tune.cli.commands.devices._fastest_on_cpu", lambda threads: "fp32")
     monkeypatch.setattr("evo_tune.cli.commands.devices.subprocess.run", run)
     return asked
 
@@ -36,8 +36,8 @@ def test_each_device_is_timed_once_and_what_it_wants_is_told(typed: Typed, timed
     told = typed("devices", "--devices", "cpu", "--slots", "2", "--probe")
     assert told.code == 0, told
     assert len(timed) == 1
-    assert "products are fastest in bf16 (its data sheet: 989,000 GFLOP/s, 3,350 GB/s)" in told.out
-    assert "multiples of 8; vocabularies: multiples of 64; channels of a head: 64, 128" in told.out
+    assert "fastest precision of products: bf16 (data sheet: 989,000 GFLOP/s, 3,350 GB/s)" in told.out
+    assert "multiples of 8; vocabularies: multiples of 64; head sizes: 64, 128" in told.out
     assert "fewer than 16384 tokens a step" in told.out
     printed = typed("devices", "--devices", "cpu", "--slots", "2", "--probe", "--format", "json").out
     as_json = msgspec.json.decode(printed.encode(), type=outputs()["devices"])  # as docs/json.md promises it
@@ -49,8 +49,8 @@ def test_a_device_that_cannot_be_timed_is_named(typed: Typed, monkeypatch: pytes
     def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
         return subprocess.CompletedProcess(command, 1, "", "Traceback\nRuntimeError: no kernel image\n")
 
-    monkeypatch.setattr("evo_tune.cli.commands.devices._timed", lambda threads: "fp32")
+    monkeypatch.setattr("evo_tune.cli.commands.devices._fastest_on_cpu", lambda threads: "fp32")
     monkeypatch.setattr("evo_tune.cli.commands.devices.subprocess.run", run)
     told = typed("devices", "--devices", "cpu", "--slots", "1", "--probe")
     assert told.code == 1
-    assert "cpu could not be timed (RuntimeError: no kernel image)" in told.err
+    assert "cannot time cpu (RuntimeError: no kernel image)" in told.err

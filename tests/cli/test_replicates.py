@@ -46,9 +46,9 @@ def test_a_run_says_what_it_is_recommending_by_and_replays(typed: Typed) -> None
         shown = " ".join(typed("show", name).out.split())
         assert "--replicates auto: the cost of" in shown
         data = json.loads(typed("show", name, "--format", "json").out)
-        if "; first, what is expected to be the best with other seeds)" in shown and data["evaluations"] > 30:
+        if "; first, the one that is expected to be best with other seeds)" in shown and data["evaluations"] > 30:
             break
-    assert "; first, what is expected to be the best with other seeds)" in shown
+    assert "; first, the one that is expected to be best with other seeds)" in shown
     assert data["evaluations"] > 30
     assert (data["replicates"], data["by_worth"], data["own_seeds"]) == (4, True, True)
     assert typed("verify", name).code == 0

@@ -27,12 +27,13 @@ def command(ctx: click.Context, shell: str, form: str) -> None:
     from click.shell_completion import get_completion_class
 
     from evo_tune.cli import COMPLETE, PROG
-    from evo_tune.cli.formats import ShellScript
 
     kind = get_completion_class(shell)
     assert kind is not None, "click knows each of the choices"
     script = kind(ctx.find_root().command, {}, PROG, COMPLETE).source()
     if form == "json":
+        from evo_tune.cli.formats import ShellScript
+
         shared.print_json(ShellScript(shell=shell, script=script))
         return
     for line in script.splitlines():

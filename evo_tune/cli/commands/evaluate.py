@@ -1,4 +1,4 @@
-"""`evo-tune evaluate`: train one genome by hand, in a slot as a run would."""
+"""`evo-tune evaluate`: train one genome, in a slot as a run would."""
 
 from __future__ import annotations
 
@@ -20,7 +20,12 @@ PLACE = 110
 @made("evaluate", "evo-tune evaluate language_model -g lr=3e-3 -g depth=2")
 @click.argument("evaluator", default="language_model", shell_complete=complete.evaluators)
 @click.option(
-    "-g", "--gene", "genes", multiple=True, metavar="NAME=VALUE", help="Value of a gene; others take their defaults."
+    "-g",
+    "--gene",
+    "genes",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Value of a gene.  [default: the default genome]",
 )
 @shared.option_option
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the training.")
@@ -29,14 +34,14 @@ PLACE = 110
     type=click.FloatRange(min=0, max=1, min_open=True),
     default=1.0,
     show_default=True,
-    help="Fraction of the full training.",
+    help="Share of a full training.",
 )
-@click.option("--devices", metavar="LIST", help="'cpu', or a GPU by number.")
+@click.option("--devices", metavar="LIST", help="Device to use: 'cpu', or a GPU by number.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: 1]")
 @click.option(
-    "--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="Give up after so long."
+    "--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="Longest time of the training."
 )
-@click.option("--folder", metavar="DIR", help="Keep the evaluation's folder (log, checkpoint) here.")
+@click.option("--folder", metavar="DIR", help="Folder for the log and the checkpoint.  [default: a temporary one]")
 @shared.format_option("table", "json")
 def command(
     evaluator: str,
@@ -50,7 +55,8 @@ def command(
     folder: str | None,
     form: str,
 ) -> int:
-    """Train one genome by hand; nothing is saved."""
+    """Train one genome and print its result; nothing is saved."""
+    from evo_tune.cli.formats import GenomeResult
     from evo_tune.dispatch import Task, open_slots, plan
     from evo_tune.genome.notation import parse_gene
     from evo_tune.genome.trial import Candidate
@@ -77,8 +83,6 @@ def command(
         finally:
             slot.kill()
     if form == "json":
-        from evo_tune.cli.formats import GenomeResult
-
         shared.print_json(GenomeResult(genome=genome, **vars(outcome)))
     else:
         shared.echo(f"genome: {shared.show_genome(genome)}")
@@ -88,15 +92,14 @@ def command(
         for name, value in outcome.metrics.items():
             shared.echo(f"  {name:<21} {shared.show_value(value)}")
         for fraction, metrics in outcome.curve:
-            shared.echo(
-                f"  at {fraction:>4.0%}: " + "  ".join(f"{k} {shared.show_value(v)}" for k, v in metrics.items())
-            )
+            shown = (f"{name} {shared.show_value(value)}" for name, value in metrics.items())
+            shared.echo(f"  at {fraction:>4.0%}: " + "  ".join(shown))
     return 0 if outcome.status == "ok" else 1
 
 
 @contextlib.contextmanager
 def _interruptible() -> Iterator[None]:
-    """Have SIGTERM do as Ctrl-C does: raise, so that neither a process nor a folder is left behind."""
+    """Make SIGTERM raise, as Ctrl-C does, so that no process and no folder is left behind."""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield

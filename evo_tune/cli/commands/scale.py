@@ -1,4 +1,4 @@
-"""`evo-tune scale`: a run's recipe at another size, and what the training there takes and reaches."""
+"""`evo-tune scale`: carry the recipe of a run to another size, and predict the cost and the loss of its training."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
 PLACE = 115
 
 MOST = 30
-"""Probes at most."""
+"""Most probes."""
 
 PART = 1 / 4
-"""Of the probes' text, on which each of them is trained once more: what text brings is to be seen too."""
+"""Share of the text on which each probe is trained once more, so that the effect of the text can be measured."""
 
 SHORT = "-short"
-"""How the name of the run of those ends."""
+"""Ending of the name of the run with these trainings."""
 
 
-class Count(click.ParamType):  # type: ignore[type-arg]  # a class of its own in older versions
-    """A whole number as people type large ones: 1e9, 300000."""
+class Count(click.ParamType):  # type: ignore[type-arg]  # not generic in older versions of click
+    """A whole number, also as 1e9."""
 
     name = "number"
 
@@ -51,19 +51,19 @@ class Count(click.ParamType):  # type: ignore[type-arg]  # a class of its own in
     "evo-tune scale mine --width 256 --depth 4 --tokens 1e7 --probe 3 --emit target.toml",
 )
 @shared.run_argument
-@click.option("--width", type=click.IntRange(min=1), required=True, help="Of the model.")
-@click.option("--depth", type=click.IntRange(min=1), required=True, help="Blocks.")
-@click.option("--tokens", type=Count(), required=True, help="Of text that it is trained on: 1e9.")
+@click.option("--width", type=click.IntRange(min=1), required=True, help="Width of the target model.")
+@click.option("--depth", type=click.IntRange(min=1), required=True, help="Blocks of the target model.")
+@click.option("--tokens", type=Count(), required=True, help="Length of its training in tokens, such as 1e9.")
 @click.option("--batch", type=Count(), help="Tokens in a step.  [default: by rule]")
-@click.option("--trial", type=click.IntRange(min=0), help="Carry this trial's recipe instead of the best.")
+@click.option("--trial", type=click.IntRange(min=0), help="Trial whose recipe is carried instead of the best.")
 @click.option("--speed", type=click.FloatRange(min=0, min_open=True), help="Tokens a second of the target's training.")
-@click.option("--price-per-hour", type=click.FloatRange(min=0), help="In any currency.")
-@click.option("--memory", type=click.FloatRange(min=0, min_open=True), help="Of a GPU, GiB.  [default: 24, and 80]")
-@click.option("--with", "others", multiple=True, metavar="RUN", help="Run whose trainings tell of the loss too.")
-@click.option("--probe", type=click.IntRange(1, MOST), metavar="K", help="Train K short ones on the way, and look.")
-@click.option("--emit", type=click.Path(dir_okay=False, path_type=Path), help="Write flags for `run --config`.")
+@click.option("--price-per-hour", type=click.FloatRange(min=0), help="Price of an hour of one device.")
+@click.option("--memory", type=click.FloatRange(min=0, min_open=True), help="GiB of a GPU.  [default: 24, and 80]")
+@click.option("--with", "others", multiple=True, metavar="RUN", help="Further run on the same data, for the loss.")
+@click.option("--probe", type=click.IntRange(1, MOST), metavar="K", help="Train K probes at sizes in between.")
+@click.option("--emit", type=click.Path(dir_okay=False, path_type=Path), help="File of flags for `run --config`.")
 @shared.store_option
-@click.option("--evaluator", metavar="PATH", help="Where the evaluator's file is now, if it has moved.")
+@shared.evaluator_option
 @shared.trust_option
 @shared.format_option("table", "json")
 def command(
@@ -84,18 +84,16 @@ def command(
     trust: bool,
     form: str,
 ) -> int:
-    """Carry the best recipe of RUN to another size, and say what the training there takes and reaches.
+    """Carry the best recipe of RUN to another size, and predict the cost and the loss of the training there.
 
-    Every gene is carried, scaled by a rule, or said not to be transferable; published laws of the learning rate stand
-    beside, with the range in which they were fitted.
+    Each gene is carried, scaled by a rule, or reported as not transferable. Published laws of the learning rate are
+    shown for comparison, with the range in which they were fitted.
     """
     from evo_tune.forecast.scale import Wanted, found_in, scaled
     from evo_tune.loop.code import evaluator_of
-    from evo_tune.store.places import find_run
     from evo_tune.store.run import Run
 
-    places = {"store": Path(store)}
-    saved = Run.open(find_run(places["store"], run))
+    saved = shared.open_run(run, store)
     plugin = evaluator_of(saved, evaluator, trust, shared.asking())
     found = found_in(saved, trial)
     wanted = Wanted(
@@ -103,35 +101,35 @@ def command(
     )
     if emit is not None and emit.exists():
         raise UsageError(f"--emit {emit}: exists; choose another file")
-    told = scaled(saved, plugin, wanted, trial=found)  # what cannot be carried is said before anything is trained
-    name = f"{saved.name}-probe-{depth}x{width}"
-    probed = None if probe is None else _probe(saved, plugin, wanted, told, found, probe, name, places["store"], form)
-    known = [_like(saved, Run.open(find_run(places["store"], other)), other) for other in others]
-    known += [Run.open(places["store"] / one) for one in (name, name + SHORT) if (places["store"] / one).is_dir()]
-    told = scaled(saved, plugin, wanted, trial=found, others=known)
-    told.probe, told.emitted = probed, None if emit is None else str(emit)
+    recipe = scaled(saved, plugin, wanted, trial=found)  # before any probe, since it may fail
+    probes = Path(store) / f"{saved.name}-probe-{depth}x{width}"
+    basins = None
+    if probe is not None:
+        basins = _probe(saved, plugin, wanted, recipe, found, probe, probes, quiet=form == "json")
+    known = [_on_same_data(saved, shared.open_run(other, store), other) for other in others]
+    short = probes.with_name(probes.name + SHORT)
+    known += [Run.open(folder) for folder in (probes, short) if folder.is_dir()]
+    recipe = scaled(saved, plugin, wanted, trial=found, others=known)
+    recipe.probe = basins
+    name = f"{saved.name}-{depth}x{width}"
     if emit is not None:
-        _emit(emit, plugin, f"{saved.name}-{depth}x{width}", told, saved)
+        _emit(emit, plugin, name, recipe, saved)
+        recipe.emitted = str(emit)
     if form == "json":
-        shared.print_json(told)
+        shared.print_json(recipe)
         return 0
-    _print(told)
+    _print(recipe)
     if emit is not None:
         shared.echo()
-        shared.echo(f"written: {emit}")
+        shared.echo(f"wrote {emit}; use it with:")
         shared.echo(f"  evo-tune run --config {emit}")
-        shared.echo(f"  evo-tune export {saved.name}-{depth}x{width} model")
+        shared.echo(f"  evo-tune export {name} model")
     return 0
 
 
-def _like(run: Run, other: Run, given: str) -> Run:
-    """Return another run on the same data.
-
-    Raises:
-        UsageError: It is on other data, whose losses tell nothing here.
-    """
+def _on_same_data(run: Run, other: Run, given: str) -> Run:
     if other.manifest.fingerprint != run.manifest.fingerprint:
-        raise UsageError(f"--with {given}: expected a run on the data of {run.name}: losses on other data tell nothing")
+        raise UsageError(f"--with {given}: expected a run on the data of {run.name}; other losses cannot be compared")
     return other
 
 
@@ -139,50 +137,55 @@ def _probe(
     run: Run,
     plugin: Evaluator,
     wanted: Wanted,
-    told: ScaledRecipe,
+    recipe: ScaledRecipe,
     found: Trial,
     count: int,
-    name: str,
-    store: Path,
-    form: str,
+    folder: Path,
+    quiet: bool,
 ) -> list[Basin]:
-    """Make, or go on with, the runs of short trainings on the way, and return what they say at each size."""
+    """Train probes between the size of the run and the target, and return the result at each size.
+
+    Args:
+        run: Run with the recipe.
+        plugin: Evaluator of the run.
+        wanted: Size of the target.
+        recipe: Recipe at the target.
+        found: Trial with the recipe.
+        count: Number of probes.
+        folder: Run folder of the probes; that of their short trainings is beside it. Existing runs are continued.
+        quiet: Whether to print nothing.
+    """
     from dataclasses import replace
 
     from evo_tune.forecast.carry import basin, between, probe_rates
     from evo_tune.forecast.scale import recipe_at
 
-    sizes = between(told.found, told.target, wanted, count)
+    sizes = between(recipe.found, recipe.target, wanted, count)
     shares = [count // len(sizes) + (place < count % len(sizes)) for place in range(len(sizes))]
-    if form != "json":
+    if not quiet:
         whole, part = sizes[0].tokens, round(PART * sizes[0].tokens)
         shared.echo(
-            f"probing: {count} trainings of {whole:,} tokens, as run {name}, and {count} of {part:,}, as run "
-            f"{name + SHORT}, so that what text brings can be seen"
+            f"probing: {count} trainings of {whole:,} tokens, as run {folder.name}, and {count} of {part:,}, as run "
+            f"{folder.name + SHORT}, to measure the effect of the text"
         )
     trials: list[Trial] = []
     for ending, share in ((SHORT, PART), ("", 1.0)):
         targets = [replace(size, tokens=max(1, round(share * size.tokens))) for size in sizes]
-        there = [recipe_at(run, plugin, size, found) for size in targets]
+        there = [recipe_at(run, plugin, target, found) for target in targets]
         genomes = [
             {**one.genome, "lr": lr}
             for one, many in zip(there, shares, strict=True)
             for lr in probe_rates(one.genome["lr"], many)
         ]
-        trials = _trained(run, plugin, genomes, there[0].options, name + ending, store)
+        trials = _train(run, plugin, genomes, there[0].options, folder.with_name(folder.name + ending))
     rates = {size.width: float(one.genome["lr"]) for size, one in zip(sizes, there, strict=True)}
     return basin(trials, run.objectives[0].metric, rates)
 
 
-def _trained(
-    run: Run,
-    plugin: Evaluator,
-    genomes: Sequence[Mapping[str, Any]],
-    options: Mapping[str, Any],
-    name: str,
-    store: Path,
+def _train(
+    run: Run, plugin: Evaluator, genomes: Sequence[Mapping[str, Any]], options: Mapping[str, Any], folder: Path
 ) -> list[Trial]:
-    """Train genomes once each, as a run of their own that is gone on with where it is there already; return its trials.
+    """Train genomes once each in a run of their own, which is continued if it exists, and return its trials.
 
     Raises:
         UsageError: It was interrupted.
@@ -190,8 +193,8 @@ def _trained(
     from evo_tune.genome.genes import Choice
     from evo_tune.loop.search import Search
 
-    if (store / name).exists():
-        search = Search.resume(name, store=store, trials=len(genomes))
+    if folder.exists():
+        search = Search.resume(folder.name, store=folder.parent, trials=len(genomes))
     else:
         genes: dict[str, Any] = {}
         for gene, first in genomes[0].items():
@@ -206,68 +209,62 @@ def _trained(
             warm_start=genomes,
             seed=run.manifest.seed,
             threads=run.manifest.threads,
-            store=store,
-            name=name,
+            store=folder.parent,
+            name=folder.name,
             trials=len(genomes),
             calibrate=0,
         )
     with search:
         search.run()
         if search.stopping:
-            raise UsageError(f"interrupted; go on with the same command, or `evo-tune resume {name}`")
+            raise UsageError(f"interrupted; continue with the same command, or `evo-tune resume {folder.name}`")
         return search.saved.trials()
 
 
-def _emit(path: Path, plugin: Evaluator, name: str, told: ScaledRecipe, run: Run) -> None:
+def _emit(path: Path, plugin: Evaluator, name: str, recipe: ScaledRecipe, run: Run) -> None:
     from evo_tune.forecast.carry import as_flags
 
     reference = plugin.name if plugin.origin == "bundled" else plugin.reference
     try:
-        path.write_text(as_flags(reference, name, told, run.manifest.options, plugin.options), encoding="utf-8")
+        path.write_text(as_flags(reference, name, recipe, run.manifest.options, plugin.options), encoding="utf-8")
     except OSError as error:
         raise OptionError(f"--emit {path}: {error.strerror}; choose another file") from None
 
 
-def _print(told: ScaledRecipe) -> None:
-    """Print it for people."""
-    target, found = told.target, told.found
-    shared.print_table([_gene(row) for row in told.rows], f"trial {told.trial} of {told.run}, carried")
-    for remark in told.remarks:
+def _print(recipe: ScaledRecipe) -> None:
+    target, found = recipe.target, recipe.found
+    shared.print_table([_gene(row) for row in recipe.rows], f"trial {recipe.trial} of {recipe.run}, carried")
+    for remark in recipe.remarks:
         shared.echo(f"note: {remark}")
-    shared.print_table([_law(row) for row in told.laws], "peak learning rates")
-    shared.echo(f"of hidden matrices {found.lr_hidden:.3g} in the run, {target.lr_hidden:.3g} at the target")
-    shared.echo("")
-    shared.echo(
-        f"model: depth {target.depth}, width {target.width}, {target.heads} heads, context "
-        f"{target.context}: "
-        f"{target.parameters:,} weights, {target.without_embeddings:,} without embeddings"
-    )
-    shared.echo(
+    shared.print_table([_law(row) for row in recipe.laws], "peak learning rates")
+    price = "" if recipe.price is None else f", {recipe.price:,.2f} for the hours"
+    hours = "unknown" if recipe.hours is None else f"{recipe.hours:,.3g}"
+    epochs = "" if target.epochs is None else f"; the text is read {target.epochs:.3g} times"
+    lines = [
+        f"hidden matrices: {found.lr_hidden:.3g} in the run, {target.lr_hidden:.3g} at the target",
+        "",
+        f"model: depth {target.depth}, width {target.width}, {target.heads} heads, context {target.context}: "
+        f"{target.parameters:,} weights, {target.without_embeddings:,} without embeddings",
         f"training: {target.tokens:,.0f} tokens in {target.steps:,} steps of {target.batch:,}, "
-        f"{target.flops:.3g} FLOPs ({target.flops / found.flops:.3g} times the run's training)"
-    )
-    shared.echo(
-        f"tokens per parameter: {told.tokens_per_parameter:.3g} (compute-optimal: 20, {told.optimal_tokens:.3g} "
-        f"tokens, arXiv:2203.15556); the text is read {target.epochs:.3g} times"
-    )
-    for fit in told.fits:
-        shared.echo(f"memory: {_fit(fit)}")
-    price = "" if told.price is None else f", {told.price:,.2f} for the hours"
-    hours = "unknown" if told.hours is None else f"{told.hours:,.3g}"
-    shared.echo(f"hours: {hours} on one device ({told.speed}){price}")
-    shared.echo(_loss(told.loss))
-    for basin in told.probe or ():
-        shared.echo(_basin(basin))
+        f"{target.flops:.3g} FLOPs ({target.flops / found.flops:.3g} times the run's training)",
+        f"tokens per parameter: {recipe.tokens_per_parameter:.3g} (compute-optimal: 20, {recipe.optimal_tokens:.3g} "
+        f"tokens, arXiv:2203.15556){epochs}",
+        *(f"memory: {_fit(fit)}" for fit in recipe.fits),
+        f"hours: {hours} on one device ({recipe.speed}){price}",
+        _loss(recipe.loss),
+        *(_basin(basin) for basin in recipe.probe or ()),
+    ]
+    for line in lines:
+        shared.echo(line)
 
 
 def _gene(row: GeneMove) -> dict[str, Any]:
-    factor = "" if row.factor is None or row.kind == "carried" else f"x{row.factor:.3g}"
     return {
         "gene": row.gene,
         "kind": row.kind,
         "found": row.found,
         "target": row.target,
-        "factor": factor,
+        "factor": "" if row.factor is None or row.kind == "carried" else f"x{row.factor:.3g}",
         "rule": row.rule,
         "source": row.source,
     }
@@ -277,39 +274,35 @@ def _law(row: LawRate) -> dict[str, Any]:
     def number(value: float | None) -> str:
         return "" if value is None else f"{value:.3g}"
 
-    marks = [text for text in (_outside("run", row.outside_run), _outside("target", row.outside)) if text]
+    outside = {"run": row.outside_run, "target": row.outside}
     return {
         "law": row.law,
         "for the run": number(row.at_run),
         "at the target": number(row.lr),
         "moved from the run's": number(row.moved),
         "batch": number(row.batch),
-        "outside of its fit": "; ".join(marks),
+        "outside of its fit": "; ".join(f"{what}: {text}" for what, text in outside.items() if text),
         "source": row.source,
     }
 
 
-def _outside(what: str, text: str) -> str:
-    return f"{what}: {text}" if text else ""
-
-
 def _fit(row: MemoryFit) -> str:
-    where = f"{row.ranks} GPU{'s' if row.ranks > 1 else ''} of {row.memory:g} GiB"
+    where = f"{row.ranks} GPU{'s' * (row.ranks > 1)} of {row.memory:g} GiB"
     if row.micro_batch is None or row.passes is None:
         return f"not even one window fits into {where}"
     again = ", blocks computed again" if row.recompute else ""
-    passes = f"{row.passes} pass{'es' if row.passes > 1 else ''}"
+    passes = f"{row.passes} pass{'es' * (row.passes > 1)}"
     return f"{where}: {row.micro_batch} windows at a time, {passes} a step{again}, {row.predicted:.3g} GiB"
 
 
 def _loss(loss: TargetLoss) -> str:
-    name = f"predicted {loss.metric}"
     law = loss.law
     if law is None or loss.further is None:
-        return f"{name}: not identifiable: {loss.why} (`run --for-scale` makes them; --with RUN adds a run's)"
+        why = f"not identifiable: {loss.why} (`run --for-scale` makes them; --with RUN adds those of a run)"
+        return f"predicted {loss.metric}: {why}"
     far = f"; {loss.further:.3g} times beyond what was trained" if loss.further > 1 else ""
     return (
-        f"{name}: {loss.loss:.4g}, {loss.share:.0%} between {loss.low:.4g} and {loss.high:.4g} "
+        f"predicted {loss.metric}: {loss.loss:.4g}, {loss.share:.0%} between {loss.low:.4g} and {loss.high:.4g} "
         f"({law.floor:.3g} + {law.size:.3g}/N^{law.alpha:.2f} + {law.text:.3g}/D^{law.beta:.2f} from "
         f"{loss.trainings} trainings{far})"
     )
@@ -318,7 +311,7 @@ def _loss(loss: TargetLoss) -> str:
 def _basin(row: Basin) -> str:
     where = f"probe at {row.depth}x{row.width}"
     if row.holds is None:
-        return f"{where}: nothing can be told from {row.trainings} training{'s' * (row.trainings > 1)}"
+        return f"{where}: {row.trainings} training{'s' * (row.trainings > 1)} are too few to tell"
     best = "" if row.optimum is None else f", lowest at {row.optimum:.3g} by a parabola"
     verdict = "the basin holds" if row.holds else "the basin does not hold"
     return (

@@ -1,4 +1,4 @@
-"""`evo-tune schedule`: look at a learning-rate schedule before anything is trained with it. Loads no torch."""
+"""`evo-tune schedule`: print a learning-rate schedule, without torch."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from evo_tune.recipe.optim.schedule import SCHEDULES, Schedule, Scheduling
 PLACE = 130
 
 WIDTH, HEIGHT = 60, 10
-"""Columns and rows of the chart."""
+"""Width and height of the chart in characters."""
 
 MOST = 10**6
-"""Steps that are computed one by one, at most."""
+"""Most steps of a schedule to print."""
 
 LANDMARKS = 12
-"""Steps listed below it, at most."""
+"""Most steps to list below the chart."""
 
 
-HELP = f"""Print a learning-rate schedule along its steps.
+HELP = f"""Print the learning rate of each step of a schedule.
 
 NAME is one of {", ".join(SCHEDULES)}.
 """
@@ -36,9 +36,9 @@ NAME is one of {", ".join(SCHEDULES)}.
 @made("schedule", "evo-tune schedule sgdr --steps 1000", help=HELP)
 @click.argument("name", shell_complete=complete.schedules)
 @click.option("--steps", type=int, required=True, help="Steps of the full training.")
-@click.option("--lr", type=float, default=3e-4, show_default=True, help="Its peak.")
+@click.option("--lr", type=float, default=3e-4, show_default=True, help="Peak learning rate.")
 @click.option("--warmup-fraction", type=float, help="Share of the steps for linear warm-up.  [default: 0.05]")
-@click.option("--min-lr-ratio", "--min-ratio", type=float, help="The end, as a share of the peak.  [default: 0.1]")
+@click.option("--min-lr-ratio", "--min-ratio", type=float, help="End as a share of the peak.  [default: 0.1]")
 @click.option(
     "--decay-fraction",
     type=float,
@@ -46,14 +46,14 @@ NAME is one of {", ".join(SCHEDULES)}.
     show_default=True,
     help="wsd: share of the steps that decay.",
 )
-@click.option("--decay-shape", metavar="SHAPE", help="wsd: linear, sqrt or cosine.  [default: linear]")
+@click.option("--decay-shape", metavar="SHAPE", help="wsd: linear, sqrt or cosine decay.  [default: linear]")
 @click.option("--cycle", type=int, help="sgdr, cosine_step: steps of the first cycle.  [default: a tenth]")
-@click.option("--cycle-growth", type=int, help="sgdr: each cycle is so many times longer.  [default: 1]")
+@click.option("--cycle-growth", type=int, help="sgdr: length of a cycle divided by that of the last one.  [default: 1]")
 @click.option("--gamma", type=float, help="sgdr, cosine_step: factor from cycle to cycle.  [default: 0.9]")
-@click.option("--png", type=click.Path(dir_okay=False, path_type=Path), help="Draw it into this file.")
+@click.option("--png", type=click.Path(dir_okay=False, path_type=Path), help="File for a drawing of the schedule.")
 @shared.format_option("chart", "csv", "json")
 def command(name: str, lr: float, png: Path | None, form: str, **fields: Any) -> None:
-    """Print a schedule; `HELP` is what people read, since it lists the schedules that are there."""
+    """Print a schedule; the help text is `HELP`, which lists the names of the schedules."""
     schedule = Schedule(name=name, **{field: value for field, value in fields.items() if value is not None})
     if not 0.0 < lr <= 1.0:
         raise RecipeError("lr", lr, "a number in (0, 1]")
@@ -80,7 +80,7 @@ def command(name: str, lr: float, png: Path | None, form: str, **fields: Any) ->
 
 
 def landmarks(factors: Sequence[float], warmup: int) -> dict[int, str]:
-    """Return steps at which something begins or ends, and the quarters, with a word on each."""
+    """Return the steps at which a part of the schedule begins or ends, and the quarters, each with a description."""
     last = len(factors) - 1
     marks = {last * quarter // 4: "" for quarter in (1, 2, 3)}
     marks |= {0: "first", last: "last"}
@@ -100,7 +100,7 @@ def landmarks(factors: Sequence[float], warmup: int) -> dict[int, str]:
 
 
 def _print_chart(rates: Sequence[float], peak: float) -> None:
-    """Print columns as high as the rate is at their first step."""
+    """Print a bar chart; the height of a column is the learning rate at its first step."""
     bar = "█" if _prints("█") else "#"
     width = min(WIDTH, len(rates))
     columns = [rates[place * len(rates) // width] for place in range(width)]
@@ -121,10 +121,10 @@ def _prints(text: str) -> bool:
 
 
 def _figure(png: Path) -> Any:
-    """Return an empty figure, or say what is missing for one.
+    """Return an empty figure.
 
     Raises:
-        UsageError: matplotlib is not installed, or the file's folder is not there.
+        UsageError: matplotlib is not installed, or the folder of the file does not exist.
     """
     if not png.parent.is_dir():
         raise UsageError(f"--png {png}: there is no folder {png.parent}: make it, or give another file")

@@ -105,7 +105,5 @@ def _state(saved: Run, beat: Beat | None) -> str:
     last = f"last sign of life {shared.show_seconds(beat.age)} ago on {beat.host}, process {beat.pid}"
     if beat.alive:
         return f"running ({last})"
-    by_hand = (
-        "" if beat.slots or beat.host == platform.node() else ", or a program drives it and is at work on a result"
-    )
+    by_hand = "" if beat.slots or beat.host == platform.node() else ", or a program drives it and is busy"
     return f"killed, or its machine is away{by_hand} ({last}); if it is dead, {resume}"
