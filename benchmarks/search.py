@@ -57,7 +57,7 @@ from problems import FUNCTIONS, Instance, Losses, Problem, Result, tables
 
 from evo_tune import Choice, Float, Minimize
 from evo_tune.genome.history import History
-from evo_tune.genome.models.features import features_of, sizes_of
+from evo_tune.genome.models.gaussian import features_of, sizes_of
 from evo_tune.genome.models.seeds import by_expectation
 from evo_tune.genome.operators import DEFAULT
 from evo_tune.genome.standing import entries

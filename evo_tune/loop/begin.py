@@ -7,7 +7,6 @@ opened and then cannot begin, or go on, is closed here again.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import datetime
 import functools
 import operator
@@ -176,7 +175,7 @@ def make_manifest(
         space=space.describe(),
         objectives=[goal.describe() for goal in goals],
         strategy=name,
-        strategy_options=dataclasses.asdict(made),
+        strategy_options=made.to_json(),
         strategy_hash=hash_of(name),
         seed=seed,
         order=order,

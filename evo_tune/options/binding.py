@@ -70,7 +70,10 @@ def build(kind: type[Group], given: Mapping[str, Any], owner: str, flag: str) ->
         OptionError: As `bind`.
         UsageError: The group's own check refuses the combination.
     """
-    return kind(**bind(given, options_of(kind), owner, flag))
+    try:
+        return kind(**bind(given, options_of(kind), owner, flag))
+    except RecipeError as error:
+        raise _refused(error.field, error.value, error.allowed, owner, flag) from None
 
 
 def bind(given: Mapping[str, Any], options: Mapping[str, Option], owner: str, flag: str) -> dict[str, Any]:
@@ -113,7 +116,11 @@ def _bound(given: Any, option: Option, owner: str, flag: str) -> Any:
         expected = error.allowed
     else:
         return value
-    raise OptionError(f"{typed(flag, option.name, given)}: expected {expected} (an option of {owner})")
+    raise _refused(option.name, given, expected, owner, flag)
+
+
+def _refused(name: str, value: object, expected: str, owner: str, flag: str) -> OptionError:
+    return OptionError(f"{typed(flag, name, value)}: expected {expected} (an option of {owner})")
 
 
 def typed(flag: str, name: str, value: object) -> str:

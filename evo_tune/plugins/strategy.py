@@ -1,7 +1,7 @@
-"""The contract of a strategy: a pure function from history to the next birth.
+"""The contract of a strategy: a pure function from the history of completed trials to the next proposal.
 
-A strategy is a frozen dataclass; its fields are its options (`-s name=value`), fixed in the manifest.
-It holds no state, sees no limits and writes nothing, so resuming a run is reading its journal.
+A strategy is a frozen dataclass. Its fields are its options (`-s name=value`), declared as the recipe's are and saved
+in the manifest. It holds no state, knows no limits and writes nothing, so a run is resumed by reading its journal.
 It must not know of slots, stores or time.
 """
 
@@ -14,24 +14,24 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
-from evo_tune.errors import OptionError
 from evo_tune.genome.history import History
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Objective, Proposal
+from evo_tune.options.declare import Options, option
 
 __all__ = ["Prospects", "Seen", "Strategy"]
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What the genomes of a run have shown after shares of a training.
+    """Results of the genomes of a run after partial and full trainings.
 
     Args:
-        shares: Of a training, increasing to 1.
-        places: The place of each genome by what was known after each share, the best 1. Shape (genomes, shares); NaN
-            where it has no result. What failed has one behind all others, after the whole.
-        ids: The id of the birth of each genome.
-        units: Unit coordinates of births, by id.
+        shares: Shares of a full training, increasing to 1.
+        places: Rank of each genome by its results after each share, 1 being the best, of shape (genomes, shares). NaN
+            where a genome has no result. Failed genomes rank behind all others, in the last column.
+        ids: Id of the first trial of each genome, shape (genomes,).
+        units: Unit coordinates of all trials, by id.
     """
 
     shares: Sequence[float]
@@ -45,60 +45,53 @@ class Seen:
 
 
 class Prospects(Protocol):
-    """What a strategy has learned of the genomes that were seen."""
+    """Predictions that a strategy makes from partial trainings."""
 
     def trust(self, share: float) -> float:
-        """Return how results after a share of the training and the last ones are correlated, 0 to 1."""
+        """Return the correlation of results after a share of the training with final results, 0 to 1."""
         ...
 
     def worth(self, rows: np.ndarray) -> np.ndarray:
-        """Return what genomes that were seen promise, trained in full, more being better. Shape (rows,)."""
+        """Return how promising a full training of some genomes is, higher being better. Shape (rows,)."""
         ...
 
 
 @dataclass(frozen=True)
-class Strategy(ABC):
-    """Base of every strategy. The first line of a subclass's docstring is what lists print.
+class Strategy(Options, ABC):
+    """Base of every strategy. Lists print the first line of a subclass's docstring.
 
-    Args:
-        population: Number of trials that survive, and of births in a generation.
+    A subclass declares its options as fields with `option(default, bounds=…, help=…)`, and overrides `check` to refuse
+    combinations of them.
     """
 
-    population: int = 12
+    population: int = option(12, bounds="[2, inf)", help="Number of surviving trials, and of trials in a generation.")
 
     several_objectives: ClassVar[bool] = False
     """Whether it can optimise more than one objective."""
 
     learns: ClassVar[bool] = False
-    """Whether it reads `history.lessons`, what earlier runs found; others are refused --learn-from."""
+    """Whether it reads `history.lessons`, the results of earlier runs. Others are refused with --learn-from."""
 
-    needs: ClassVar[Mapping[str, str]] = {}
-    """Packages that it imports, inside its functions, and that evo-tune does not bring; for each, what pip installs."""
+    scores: ClassVar[bool] = False
+    """Whether it predicts full trainings from partial ones: it defines `learn` and `propose_learned`. In a run with
+    `--fidelity`, its predictions then decide which trials are promoted."""
+
     own_trials: ClassVar[bool] = False
-    """Whether it decides itself on budgets, continuations or replicates. Runs with rules for these (`--fidelity`,
+    """Whether it decides itself on budgets, continuations or extra seeds. Runs with rules for these (`--fidelity`,
     `--prune`, `--replicates`, `--subject-to`) refuse it."""
 
-    @property
-    def scores(self) -> bool:
-        """Whether it learns what genomes trained in part will come to: it defines `learn` and `propose_learned`.
-
-        Then it says, in a run with `--fidelity`, who goes on.
-        """
-        return False
+    needs: ClassVar[Mapping[str, str]] = {}
+    """Packages that evo-tune does not install and that it imports inside its functions; for each, what pip installs."""
 
     def learn(self, seen: Seen, space: SearchSpace) -> Prospects | None:
-        """Return what it learns of what was seen, a pure function of it; None while that is too little."""
+        """Return predictions from partial trainings, a pure function of the arguments; None with too few results."""
         del seen, space
         return None
 
     def propose_learned(self, history: History, prospects: Any, rng: np.random.Generator) -> Proposal | None:
-        """Return the next birth, as `propose` does, by what `learn` returned."""
+        """Return the next proposal, as `propose` does, given the predictions that `learn` returned."""
         del prospects
         return self.propose(history, rng)
-
-    def __post_init__(self) -> None:
-        if self.population < 2:
-            raise OptionError(f"population={self.population} is not allowed: expected 2 or more")
 
     def unsuited(self, space: SearchSpace, objectives: Sequence[Objective]) -> str:
         """Return why it cannot search this space for these objectives and what to change; '' if it can."""
@@ -108,27 +101,27 @@ class Strategy(ABC):
         return ""
 
     def status(self, history: History) -> str:
-        """Return, in a line, where the search stands: for people, in the table and at the end; '' for nothing."""
+        """Return one line about the progress of the search, shown during a run and at its end; '' for none."""
         del history
         return ""
 
     @abstractmethod
     def propose(self, history: History, rng: np.random.Generator) -> Proposal | None:
-        """Return the next birth.
+        """Return the next proposal.
 
         Args:
-            history: Told trials and candidates out; the default genome was born first, outside the
-                strategy, and warm starts right after it.
-            rng: Fresh for each call; the only source of randomness.
+            history: Completed and pending trials. The first trial is the default genome; warm starts follow it. The
+                strategy is not asked for these.
+            rng: New generator for each call, and the only source of randomness.
 
         Returns:
-            A proposal whose genome is snapped and was never born with this budget and replicate.
-            None says "tell me more first"; None with nothing out ends the run.
+            A proposal whose genome is snapped and was not proposed before with this budget and replicate. None means
+            that results are needed first; None without a pending trial ends the run.
         """
 
     def survivors(self, history: History) -> Sequence[int]:
-        """Return the ids of the trials from which it would breed now, at most `population`; pure as well.
+        """Return the ids of at most `population` trials that it would breed from now. Pure, as `propose` is.
 
-        By default the best: also where nothing is bred, for they are what a strategy that breeds would go on from.
+        By default the best trials; this also suits strategies that do not breed.
         """
         return [trial.id for trial in history.ranking[: self.population]]

@@ -18,7 +18,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from evo_tune.genome.models.features import features_of, sizes_of
+from evo_tune.genome.models.gaussian import features_of, sizes_of
 from evo_tune.genome.models.seeds import by_expectation
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Objective, Trial

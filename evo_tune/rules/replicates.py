@@ -22,7 +22,7 @@ import numpy as np
 
 from evo_tune.errors import OptionError
 from evo_tune.genome.history import Grown
-from evo_tune.genome.models.features import features_of, sizes_of
+from evo_tune.genome.models.gaussian import features_of, sizes_of
 from evo_tune.genome.models.seeds import Belief, Trainings, fitted, selected
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.standing import Entry

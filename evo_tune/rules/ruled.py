@@ -101,6 +101,9 @@ class Ruled(Strategy):
         """Put rules around a strategy."""
         return cls(population=inner.population, inner=inner, rules=rules, estimate=estimate)
 
+    def __post_init__(self) -> None:
+        """Skip the check of options: apart from the population, these fields are none."""
+
     def propose(self, history: History, rng: np.random.Generator) -> Proposal | None:
         if self.rules.none:
             return self.inner.propose(history, rng)

@@ -1,9 +1,9 @@
 """Strategies, one file each.
 
-For one of your own: `unborn`, `fresh` and `spread` make births that are no duplicates; `fold_seed` is luck in a fold.
+A strategy in a file of your own can use `spread`, `fresh` and `unseen`, which propose no genome twice, and `fold_seed`
+for random decisions in a fold.
 """
 
-from evo_tune.strategies._births import fresh, spread, unborn
-from evo_tune.strategies._luck import fold_seed
+from evo_tune.strategies._proposals import fold_seed, fresh, spread, unseen
 
-__all__ = ["fold_seed", "fresh", "spread", "unborn"]
+__all__ = ["fold_seed", "fresh", "spread", "unseen"]

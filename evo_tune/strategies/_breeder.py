@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from evo_tune.errors import OptionError
 from evo_tune.genome.history import History
 from evo_tune.genome.trial import Proposal, Trial
+from evo_tune.options.declare import option
 from evo_tune.plugins.strategy import Strategy
-from evo_tune.strategies._births import fresh, spread, unborn
 from evo_tune.strategies._deap import Individual, crossover, mutate, seeded
+from evo_tune.strategies._proposals import fresh, spread, unseen
 
 __all__ = ["Breeder"]
 
@@ -30,33 +30,18 @@ FINEST = 0.02
 
 @dataclass(frozen=True)
 class Breeder(Strategy):
-    """Abstract: survivors are selected from what was told, and children bred from survivors.
+    """Abstract: survivors are selected from the completed trials, and children are bred from survivors."""
 
-    Args:
-        population: Number of survivors, and of births in a generation.
-        crossover: Probability that a child has two parents.
-        mutation: Expected number of genes that mutate in a child; at least one does.
-        scale: Standard deviation of a mutation at the start, as a share of a gene's range. It shrinks
-            with the square root of the number of populations told.
-        immigrants: Probability of a random genome instead of a child.
-        generational: Breed a generation only when the one before it is told completely.
-    """
-
-    crossover: float = 0.8
-    mutation: float = 1.0
-    scale: float = 0.3
-    immigrants: float = 0.05
-    generational: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("crossover", "immigrants"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise OptionError(f"{name}={getattr(self, name)} is not allowed: expected a probability from 0 to 1")
-        if not 0.0 <= self.mutation < math.inf:
-            raise OptionError(f"mutation={self.mutation} is not allowed: expected a number of genes, 0 or more")
-        if not 0.0 < self.scale <= 1.0:
-            raise OptionError(f"scale={self.scale} is not allowed: expected a share of a gene's range, above 0 up to 1")
+    crossover: float = option(0.8, bounds="[0, 1]", help="Probability that a child has two parents.")
+    mutation: float = option(1.0, bounds="[0, inf)", help="Expected number of mutated genes; at least one mutates.")
+    scale: float = option(
+        0.3,
+        bounds="(0, 1]",
+        unit="share of a gene's range",
+        help="Standard deviation of the first mutations; it shrinks with the root of the number of trials.",
+    )
+    immigrants: float = option(0.05, bounds="[0, 1]", help="Probability of a random genome instead of a child.")
+    generational: bool = option(False, help="Breed a generation only after all results of the one before it.")
 
     @abstractmethod
     def survive(self, old: Sequence[Individual], young: Sequence[Individual]) -> list[Individual]:
@@ -78,7 +63,7 @@ class Breeder(Strategy):
         if history.fresh_count < self.population and len(pool) < max(1, self.population // 2):
             return spread(history, rng)
         if not pool or rng.random() < self.immigrants:
-            return unborn(history, rng)
+            return unseen(history, rng)
         return fresh(history, rng, self._children(history, rng, pool))
 
     def survivors(self, history: History) -> Sequence[int]:

@@ -26,7 +26,7 @@ from evo_tune.genome.genes import Choice
 from evo_tune.genome.history import History
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Trial
-from evo_tune.strategies._luck import fold_seed
+from evo_tune.strategies._proposals import fold_seed
 
 __all__ = [
     "Individual",

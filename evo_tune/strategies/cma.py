@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from evo_tune.errors import OptionError
 from evo_tune.genome.genes import Choice, Float, Gene, Int
 from evo_tune.genome.history import History
 from evo_tune.genome.operators import DEFAULT, WARM_START
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Objective, Proposal, Trial
+from evo_tune.options.declare import option
 from evo_tune.plugins.strategy import Strategy
-from evo_tune.strategies._births import fresh
+from evo_tune.strategies._proposals import fresh
 
 if TYPE_CHECKING:
     from cmaes import CMAwM
@@ -35,9 +35,6 @@ __all__ = ["CMA"]
 ATTEMPTS = 8
 """Draws before a random genome is taken."""
 
-LEAST = 4
-"""Smallest population: of fewer only one is selected, and one point has no shape."""
-
 BORN = (DEFAULT, WARM_START, "cma")
 """Operators of the births that it learns from: random ones would be steps of many deviations."""
 
@@ -46,24 +43,18 @@ BORN = (DEFAULT, WARM_START, "cma")
 class CMA(Strategy):
     """Covariance matrix adaptation (CMA-ES) for genes with an order, through cmaes.
 
-    Args:
-        population: Results after which the distribution moves on, and births in a generation. After a
-            restart it takes twice as many results as before.
-        sigma: Standard deviation at the start, as a share of a gene's range; the centre is the default genome.
+    The distribution is updated after each `population` results. A restart doubles that number.
     """
 
-    sigma: float = 0.25
+    population: int = option(12, bounds="[4, inf)", help="Results of an update, and trials in a generation.")
+    sigma: float = option(
+        0.25,
+        bounds="(0, 1]",
+        unit="share of a gene's range",
+        help="First standard deviation; the distribution starts at the default genome.",
+    )
 
     needs: ClassVar[Mapping[str, str]] = {"cmaes": "evo-tune[cma]"}
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.population < LEAST:
-            raise OptionError(
-                f"population={self.population} is not allowed: CMA-ES learns from {LEAST} or more at a time"
-            )
-        if not 0.0 < self.sigma <= 1.0:
-            raise OptionError(f"sigma={self.sigma} is not allowed: expected a share of a gene's range, above 0 up to 1")
 
     def unsuited(self, space: SearchSpace, objectives: Sequence[Objective]) -> str:
         odd = [name for name, gene in space.genes.items() if _is_unordered(gene)]

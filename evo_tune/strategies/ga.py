@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from evo_tune.errors import OptionError
+from evo_tune.errors import RecipeError
 from evo_tune.genome.history import History
+from evo_tune.options.declare import option
 from evo_tune.strategies._breeder import Breeder
 from evo_tune.strategies._deap import Individual, tournament
 
@@ -17,40 +18,24 @@ __all__ = ["GA"]
 class GA(Breeder):
     """Genetic algorithm for one objective: tournaments among the best so far, crossover, mutation.
 
-    By default it is steady-state: every result competes at once with the best `population` of the whole
-    run, so no slot ever waits. With `generational` a generation is bred from the one before it and the
-    `elites`.
-
-    Args:
-        population: See Breeder.
-        crossover: See Breeder.
-        mutation: See Breeder.
-        scale: See Breeder.
-        immigrants: See Breeder.
-        generational: See Breeder.
-        tournament: Number of survivors of which the best becomes a parent. High, because a run has tens of
-            trainings and not thousands.
-        elites: Number of earlier survivors that compete with a new generation; only if generational.
+    By default it is steady-state: each result competes at once with the best `population` trials of the run, so no
+    slot waits. With `generational`, a generation is bred from the one before it and the `elites`.
     """
 
-    tournament: int = 6
-    elites: int = 2
+    # High, because a run has tens of trials and not thousands.
+    tournament: int = option(6, bounds="[1, inf)", help="Number of survivors of which the best becomes a parent.")
+    elites: int = option(2, bounds="[0, inf)", help="Earlier survivors that compete with a new generation.")
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.tournament < 1:
-            raise OptionError(f"tournament={self.tournament} is not allowed: expected 1 or more")
-        if not 0 <= self.elites <= self.population:
-            raise OptionError(
-                f"elites={self.elites} is not allowed: expected 0 to {self.population}, the size of the population"
-            )
+    def check(self) -> None:
+        if self.elites > self.population:
+            raise RecipeError("elites", self.elites, f"0 to {self.population}, the size of the population")
 
     def survive(self, old: Sequence[Individual], young: Sequence[Individual]) -> list[Individual]:
         kept = old[: self.elites] if self.generational else old
         return sorted([*kept, *young], key=lambda one: (one.losses, one.id))[: self.population]
 
     def _steady(self, history: History) -> list[Individual]:
-        # What `survive` would leave of everything told, one by one; rules show a history that is made anew each time.
+        # The same as `survive` applied to each result in turn, but cheap where rules make a new history each time.
         return [Individual.of(trial, history) for trial in history.ranking[: self.population]]
 
     def parents(self, pool: Sequence[Individual]) -> tuple[Individual, Individual]:

@@ -14,36 +14,27 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from evo_tune.errors import OptionError
+from evo_tune.errors import RecipeError
 from evo_tune.genome.genes import Choice, Gene
 from evo_tune.genome.history import History
 from evo_tune.genome.trial import Proposal, Trial
+from evo_tune.options.declare import option
 from evo_tune.plugins.strategy import Strategy
-from evo_tune.strategies._births import spread
+from evo_tune.strategies._proposals import spread
 
 __all__ = ["Hill"]
 
 
 @dataclass(frozen=True)
 class Hill(Strategy):
-    """Hill climbing with restarts: the first better neighbour, in ever smaller steps.
+    """Hill climbing with restarts: the first better neighbour, in ever smaller steps."""
 
-    Args:
-        population: Number of trials that survive, and of births in a generation.
-        step: Largest step, as a share of a gene's range.
-        finest: Smallest one.
-    """
+    step: float = option(0.2, bounds="(0, 1]", unit="share of a gene's range", help="Largest step.")
+    finest: float = option(0.02, bounds="(0, 1]", unit="share of a gene's range", help="Smallest step.")
 
-    step: float = 0.2
-    finest: float = 0.02
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0.0 < self.finest <= self.step <= 1.0:
-            raise OptionError(
-                f"step={self.step}, finest={self.finest} is not allowed: expected shares of a gene's range with "
-                "0 < finest <= step <= 1"
-            )
+    def check(self) -> None:
+        if self.finest > self.step:
+            raise RecipeError("finest", self.finest, f"at most step={self.step}")
 
     def propose(self, history: History, rng: np.random.Generator) -> Proposal | None:
         climbs = history.fold((__name__, self), Climbs, Climbs.told)

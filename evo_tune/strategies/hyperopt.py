@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from evo_tune.errors import OptionError
 from evo_tune.genome.genes import Choice, Float, Gene, Int
 from evo_tune.genome.history import History
 from evo_tune.genome.trial import Proposal, Trial
 from evo_tune.genome.values import Genome, Value
+from evo_tune.options.declare import option
 from evo_tune.plugins.strategy import Strategy
-from evo_tune.strategies._births import fresh
+from evo_tune.strategies._proposals import fresh
 
 if TYPE_CHECKING:
     from hyperopt import Trials
@@ -36,22 +36,13 @@ ATTEMPTS = 4
 class Hyperopt(Strategy):
     """Tree-structured Parzen estimator through Hyperopt, for one objective.
 
-    Hyperopt sorts failed trials, and those that are out, behind all others. Trials trained in part are left
-    out: theirs is another scale.
-
-    Args:
-        population: Number of trials that survive, and of births in a generation.
-        first: Births that are random before the model is asked.
+    Hyperopt ranks failed and pending trials behind all others. Partial trainings are left out, because their losses
+    are on another scale.
     """
 
-    first: int = 20
+    first: int = option(20, bounds="[1, inf)", help="Random trials before the model is used.")
 
     needs: ClassVar[Mapping[str, str]] = {"hyperopt": "evo-tune[hyperopt]"}
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.first < 1:
-            raise OptionError(f"first={self.first} is not allowed: expected 1 or more")
 
     def propose(self, history: History, rng: np.random.Generator) -> Proposal | None:
         return fresh(history, rng, self._suggested(history, rng))

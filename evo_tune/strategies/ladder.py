@@ -20,8 +20,9 @@ from evo_tune.genome.genes import Choice
 from evo_tune.genome.history import History
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Objective, Proposal, Trial
+from evo_tune.options.declare import option
 from evo_tune.plugins.strategy import Strategy
-from evo_tune.strategies._births import unborn
+from evo_tune.strategies._proposals import unseen
 from evo_tune.strategies.ga import GA
 
 __all__ = ["Ladder", "Size", "parse_sizes"]
@@ -68,32 +69,17 @@ class Ladder(GA):
     depth · width², every training having cost the same. What is left of the run after that goes to the best rung.
     A rung begins with the best genomes of the one before, at its own size.
 
-    Args:
-        population: See Breeder.
-        crossover: See Breeder.
-        mutation: See Breeder.
-        scale: See Breeder.
-        immigrants: See Breeder.
-        generational: See Breeder.
-        tournament: See GA.
-        elites: See GA.
-        sizes: The rungs, DEPTHxWIDTH with commas between.
-        births: Births of a rung by which it is judged; 0: as many as the population.
-        threshold: Least gain, in units of the objective. 0.02 nats is about what another seed alone does to the
-            default language model: less may be luck.
     """
 
-    sizes: str = ""
-    births: int = 0
-    threshold: float = 0.02
+    sizes: str = option("", help="Sizes of the rungs, DEPTHxWIDTH with commas between: 2x64,4x96,6x128.")
+    births: int = option(0, bounds="[0, inf)", help="Trials by which a rung is judged; 0 is the population.")
+    # 0.02 nats is about the effect of another seed on the default language model: a smaller gain may be noise.
+    threshold: float = option(
+        0.02, bounds="(-inf, inf)", unit="units of the objective", help="Smallest gain for each doubling of size."
+    )
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check(self) -> None:
         parse_sizes(self.sizes or "1x1")
-        if self.births < 0:
-            raise OptionError(f"births={self.births} is not allowed: expected 1 or more, or 0 for the population")
-        if not math.isfinite(self.threshold):
-            raise OptionError(f"threshold={self.threshold} is not allowed: expected a number")
 
     def unsuited(self, space: SearchSpace, objectives: Sequence[Objective]) -> str:
         if not self.sizes:
@@ -221,7 +207,7 @@ class Rung:
         out = [candidate.id for candidate in self.history.out]
         if len(self.ids) >= self.births:
             return not out or min(out) >= self.births
-        return not out and unborn(self.history, np.random.default_rng(0)) is None
+        return not out and unseen(self.history, np.random.default_rng(0)) is None
 
     @property
     def best_loss(self) -> float:

@@ -16,9 +16,8 @@ __all__ = ["NSGA3"]
 class NSGA3(Breeder):
     """NSGA-III for three objectives and more: survival by non-dominated front, then reference points.
 
-    Crowding tells little where almost nothing is dominated; evenly spread reference points keep a front
-    wide. By default it is steady-state (every result competes at once); with `generational` it is the
-    algorithm of the paper.
+    Crowding distances tell little where few trials are dominated; evenly spread reference points keep a front wide. By
+    default it is steady-state: each result competes at once. With `generational` it is the algorithm of the paper.
     """
 
     several_objectives: ClassVar[bool] = True
@@ -27,5 +26,5 @@ class NSGA3(Breeder):
         return select_by_reference([*old, *young], self.population)
 
     def parents(self, pool: Sequence[Individual]) -> tuple[Individual, Individual]:
-        # Any two, as in the paper: all that survived are on the best fronts.
+        # Any two, as in the paper: all survivors are on the best fronts.
         return tournament(pool, 1), tournament(pool, 1)

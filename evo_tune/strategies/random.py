@@ -10,7 +10,7 @@ import numpy as np
 from evo_tune.genome.history import History
 from evo_tune.genome.trial import Proposal
 from evo_tune.plugins.strategy import Strategy
-from evo_tune.strategies._births import unborn
+from evo_tune.strategies._proposals import unseen
 
 __all__ = ["Random"]
 
@@ -22,4 +22,4 @@ class Random(Strategy):
     several_objectives: ClassVar[bool] = True
 
     def propose(self, history: History, rng: np.random.Generator) -> Proposal | None:
-        return unborn(history, rng)
+        return unseen(history, rng)

@@ -16,20 +16,21 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 
-from evo_tune.errors import OptionError
+from evo_tune.errors import RecipeError
 from evo_tune.genome.genes import Choice, Gene
 from evo_tune.genome.history import History
 from evo_tune.genome.importance import importance
-from evo_tune.genome.models.features import sizes_of
+from evo_tune.genome.models.gaussian import sizes_of
 from evo_tune.genome.operators import DEFAULT, WARM_START
 from evo_tune.genome.trial import Proposal, Trial
 from evo_tune.genome.values import Genome, genome_key
+from evo_tune.options.declare import option
 from evo_tune.plugins.strategy import Strategy
-from evo_tune.strategies._births import spread
+from evo_tune.strategies._proposals import spread
 
 __all__ = ["Staged"]
 
@@ -45,48 +46,27 @@ WIDER = 0.1
 
 @dataclass(frozen=True)
 class Staged(Strategy):
-    """Staged tuning: spread out, then a grid among the best, then the winners over seeds; it ends by itself.
-
-    Args:
-        population: Births in a generation. The default lets 5 generations, what a run without limits has,
-            hold the first two stages of up to 13 genes.
-        coarse: Births of the first stage, default and warm starts included; left out, 5 for each gene and
-            at least 30.
-        elite: Share of the first stage that spans the box.
-        genes: Genes that get levels in the second stage, at most.
-        levels: Levels of each.
-        finalists: Genomes that are trained again; 0 ends the run after the second stage.
-        replicates: Trainings of each, with other seeds.
-        cheap: What makes a genome the cheaper one of two that are as good: a metric of the evaluator
-            ('params', 'flops', …) or 'seconds', the time that its training took; 'none' takes the best mean.
-        categories: How a choice without order is grouped to say how much it explains: by 'values', or by 'quartiles'
-            of their numbers, as older versions had it.
-    """
+    """Staged tuning: spread out, then a grid among the best, then the winners over seeds; it ends by itself."""
 
     own_trials: ClassVar[bool] = True
 
-    population: int = 30
-    coarse: int | None = None
-    elite: float = 0.2
-    genes: int = 4
-    levels: int = 3
-    finalists: int = 5
-    replicates: int = 3
-    cheap: str = "params"
-    categories: Literal["values", "quartiles"] = "values"
+    # A run without limits has 5 generations: at this size they hold the first two stages of up to 13 genes.
+    population: int = option(30, bounds="[2, inf)", help="Number of trials in a generation.")
+    coarse: int | None = option(
+        None, bounds="[2, inf)", help="Trials of the first stage; none is 5 for each gene, at least 30."
+    )
+    elite: float = option(0.2, bounds="(0, 1]", help="Share of the first stage whose genomes span the box.")
+    genes: int = option(4, bounds="[1, inf)", help="Largest number of genes that vary in the grid.")
+    levels: int = option(3, bounds="[2, inf)", help="Levels of each gene of the grid.")
+    finalists: int = option(5, bounds="[0, inf)", help="Genomes trained again; 0 ends the run after the grid.")
+    replicates: int = option(3, bounds="[1, inf)", help="Extra seeds of each finalist.")
+    cheap: str = option(
+        "params", help="Metric, or 'seconds', that chooses among equal finalists; 'none' takes the best mean."
+    )
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name, least in (("coarse", 2), ("genes", 1), ("levels", 2), ("finalists", 0), ("replicates", 1)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise OptionError(f"{name}={value} is not allowed: expected {least} or more")
+    def check(self) -> None:
         if self.levels**self.genes > CELLS:
-            raise OptionError(
-                f"genes={self.genes}, levels={self.levels} is not allowed: expected a grid of at most {CELLS} cells"
-            )
-        if not 0.0 < self.elite <= 1.0:
-            raise OptionError(f"elite={self.elite} is not allowed: expected a share, above 0 up to 1")
+            raise RecipeError("levels", self.levels, f"a grid of at most {CELLS} cells with genes={self.genes}")
 
     def propose(self, history: History, rng: np.random.Generator) -> Proposal | None:
         looked = [trial for trial in history.trials if trial.candidate.operator in COARSE]
@@ -126,7 +106,7 @@ class Staged(Strategy):
         losses = np.array([trial.losses[0] for trial in ranked if trial.losses])
         elite = units[: self._elite(history)]
         levels = [_levels(gene, elite[:, place], self.levels) for place, gene in enumerate(space.genes.values())]
-        free = (sizes_of(space) > 0) & (self.categories == "values")
+        free = sizes_of(space) > 0
         weights = [
             importance(units[:, place], losses, bool(free[place])) if len(found) > 1 else -1.0
             for place, found in enumerate(levels)

@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
-from evo_tune.errors import OptionError
 from evo_tune.genome.genes import Choice, Float, Gene, Int
 from evo_tune.genome.history import History
 from evo_tune.genome.trial import Proposal, Trial
 from evo_tune.genome.values import Genome, Value
+from evo_tune.options.declare import option
 from evo_tune.plugins.strategy import Strategy
-from evo_tune.strategies._births import fresh
+from evo_tune.strategies._proposals import fresh
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -47,25 +47,17 @@ LARGEST = 1e60
 class TPE(Strategy):
     """Tree-structured Parzen estimator through Optuna; with sampler=gp a Gaussian process.
 
-    Candidates that are out are running trials for it, so slots that ask together do not crowd; failed
-    trials are failed ones. Trials trained in part are left out: theirs is another scale.
-
-    Args:
-        population: Number of trials that survive, and of births in a generation.
-        sampler: Optuna's 'tpe', or 'gp', which costs seconds a birth and loads torch in the run's main process.
-        first: Births that are random before the model is asked.
+    Pending trials are running ones for Optuna, so proposals made together do not crowd; failed trials are failed ones.
+    Partial trainings are left out, because their losses are on another scale.
     """
 
-    sampler: Literal["tpe", "gp"] = "tpe"
-    first: int = 10
+    sampler: Literal["tpe", "gp"] = option(
+        "tpe", help="Optuna's sampler. 'gp' takes seconds a proposal and loads torch in the run's main process."
+    )
+    first: int = option(10, bounds="[1, inf)", help="Random trials before the model is used.")
 
     several_objectives: ClassVar[bool] = True
     needs: ClassVar[Mapping[str, str]] = {"optuna": "evo-tune[optuna]", "scipy": "evo-tune[optuna]"}
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.first < 1:
-            raise OptionError(f"first={self.first} is not allowed: expected 1 or more")
 
     def propose(self, history: History, rng: np.random.Generator) -> Proposal | None:
         with _silence():

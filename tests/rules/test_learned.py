@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -54,9 +54,10 @@ class Knowing(Strategy):
     likeness: float = 1.0
     hope: Callable[[np.ndarray], np.ndarray] = lambda rows: -rows.astype(float)
 
-    @property
-    def scores(self) -> bool:
-        return True
+    scores: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        """Check nothing: a function is no option."""
 
     def learn(self, seen: Seen, space: SearchSpace) -> Prospects | None:
         return Oracle(seen, self.likeness, self.hope)
@@ -138,7 +139,7 @@ def test_audits_are_trained_in_full_before_anything_else() -> None:
 @pytest.mark.parametrize("loop", [{"slots": 3}, {"slots": 4, "order": "birth", "lag": 3}], ids=["arrival", "birth"])
 def test_what_is_learned_is_a_function_of_history(loop: dict[str, Any]) -> None:
     """Whatever was asked before, and however results came in: a run read from its journal decides the same."""
-    strategy = ruled(SAEA(population=4, trees=4, first=4), Rules(RUNGS, prune=True, replicates=2))
+    strategy = ruled(SAEA(population=4, first=4), Rules(RUNGS, prune=True, replicates=2))
     evaluate = trained(noise=0.02, fail=0.15)
     run = Simulation(strategy, SPACE, objectives=LOSS, evaluate=evaluate, births=16, **loop).run()
     assert {c.budget for c in run.candidates} == set(RUNGS)
@@ -155,10 +156,9 @@ def test_what_is_learned_is_a_function_of_history(loop: dict[str, Any]) -> None:
             assert strategy.due(again) == strategy.due(whole)
 
 
-@pytest.mark.parametrize("why", ["places", "two objectives", "earlier runs", "a strategy that does not score"])
+@pytest.mark.parametrize("why", ["two objectives", "earlier runs", "a strategy that does not score"])
 def test_where_nothing_is_learned_places_decide_to_the_bit(why: str) -> None:
     name = "random" if why == "a strategy that does not score" else "saea"
-    options = {"early": "places"} if why == "places" else {}
     rules = Rules(RUNGS)
     units = np.random.default_rng(1).random((3, len(SPACE.genes)))
     lesson = Lesson("earlier", np.arange(len(SPACE.genes)), units, np.arange(3.0))
@@ -167,7 +167,7 @@ def test_where_nothing_is_learned_places_decide_to_the_bit(why: str) -> None:
         OBJECTIVES[: 2 if why == "two objectives" else 1],
         lessons=[lesson] if why == "earlier runs" else [],
     )
-    strategy, rng, seen = ruled(make_strategy(name, options), rules), np.random.default_rng(4), set()
+    strategy, rng, seen = ruled(make_strategy(name, {}), rules), np.random.default_rng(4), set()
     for one in births(rules, rng, history, 120):
         history.born(one)
         while len(history.out) > 3:
@@ -177,11 +177,6 @@ def test_where_nothing_is_learned_places_decide_to_the_bit(why: str) -> None:
         assert strategy.due(history) == wanted
         seen.add(wanted is None)
     assert seen == {True, False}
-
-
-def test_with_places_it_scores_nothing() -> None:
-    assert SAEA().scores
-    assert not SAEA(early="places").scores
 
 
 def test_what_was_seen_is_what_was_known_up_to_each_rung() -> None:
@@ -229,7 +224,7 @@ def test_it_learns_once_for_a_result(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_where_early_results_mislead_nearly_all_are_trained_in_full() -> None:
     shares = []
     for loss in (honest, misleading):
-        strategy = ruled(SAEA(population=6, rounds=0))
+        strategy = ruled(SAEA(population=6))
         run = Simulation(strategy, SPACE, objectives=LOSS, evaluate=trained(loss), births=40).run()
         shares.append(len(run.history.ranked()) / 40)
     assert shares[0] < 0.9 < shares[1]

@@ -25,7 +25,7 @@ BAD = STATUSES[1:]
 SMALL = {
     "hyperopt": {"first": 4},
     "ladder": {"sizes": "1x32,2x64,4x96", "births": 6},
-    "saea": {"first": 4, "trees": 8, "rounds": 2},
+    "saea": {"first": 4},
     "staged": {"coarse": 8, "genes": 2, "finalists": 2, "replicates": 2},
     "tpe": {"first": 4},
 }

@@ -7,19 +7,25 @@ holds those that a space has little to do with over few, and the others are proo
 from __future__ import annotations
 
 import functools
+import math
 import random
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from evo_tune.errors import OptionError
 from evo_tune.genome.trial import STATUSES, Candidate, Minimize, Objective, Outcome
 from evo_tune.genome.values import genome_key
+from evo_tune.options.binding import options_of
+from evo_tune.options.declare import members
+from evo_tune.plugins.find import find_strategy, list_strategies, make_strategy
 from evo_tune.plugins.strategy import Strategy
 from evo_tune.strategies.staged import Staged
 from tests.strategies.cases import (
     ENDLESS,
     SIZES,
+    SMALL,
     SPACES,
     VARIANTS,
     failing,
@@ -295,3 +301,21 @@ def test_the_number_of_objectives_is_free_where_several_are_allowed(strategy: St
     run = simulate(strategy, "mixed", births=30, objectives=objectives, evaluate=evaluate)
     assert is_complete(run, "mixed")
     assert strategy.survivors(run.history)
+
+
+@pytest.mark.parametrize("name", [name for name, _ in list_strategies()])
+def test_each_option_has_help_and_refuses_values_outside_its_bounds(name: str) -> None:
+    for option in options_of(find_strategy(name)).values():
+        assert option.help.endswith(".")
+        is_number = bool({int, float} & set(members(option.type)))
+        assert is_number == bool(option.bounds)
+        for value in outside(option.bounds) if is_number else ():
+            message = rf"^-s {option.name}={value}: expected .* \(an option of strategy {name}\)$"
+            with pytest.raises(OptionError, match=message):
+                make_strategy(name, {**SMALL.get(name, {}), option.name: value})
+
+
+def outside(bounds: str) -> tuple[float, ...]:
+    """Return values just outside of an interval, and what is no number."""
+    low, high = (float(end) for end in bounds[1:-1].split(","))
+    return low - (bounds[0] == "["), high + (bounds[-1] == "]"), math.nan

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from evo_tune.errors import OptionError
+from evo_tune.errors import RecipeError
 from evo_tune.genome.genes import Float, Int
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Candidate, Outcome
@@ -71,7 +71,6 @@ def test_where_neighbours_fail_it_goes_on_from_the_best() -> None:
     assert any(candidate.parents for candidate in run.candidates)
 
 
-@pytest.mark.parametrize("given", [{"step": 0.0}, {"step": 1.5}, {"finest": 0.3}, {"finest": 0.0}, {"step": math.nan}])
-def test_options_out_of_range_say_what_was_expected(given: dict[str, float]) -> None:
-    with pytest.raises(OptionError, match="is not allowed: expected shares of a gene's range"):
-        Hill(**given)
+def test_a_smallest_step_above_the_largest_is_refused() -> None:
+    with pytest.raises(RecipeError, match=r"finest=0\.3 is not allowed: expected at most step=0\.2"):
+        Hill(finest=0.3)

@@ -10,7 +10,6 @@ import pytest
 pytest.importorskip("hyperopt")
 import hyperopt
 
-from evo_tune.errors import OptionError
 from evo_tune.genome.genes import Choice, Float, Int
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Candidate, Outcome
@@ -70,8 +69,3 @@ def test_a_space_of_one_genome_ends_the_run() -> None:
     space = SearchSpace(n=Int(3, 3), kind=Choice(("a",)))
     run = Simulation(Hyperopt(), space, OBJECTIVES[:1], lambda candidate: Outcome("ok", {"loss": 1.0})).run()
     assert len(run.candidates) == 1
-
-
-def test_options_out_of_range_say_what_was_expected() -> None:
-    with pytest.raises(OptionError, match="first=0 is not allowed: expected 1 or more"):
-        Hyperopt(first=0)

@@ -140,9 +140,3 @@ def test_a_space_that_cannot_be_climbed_is_refused_before_a_run() -> None:
     assert "repair does not leave it alone" in Ladder(sizes="1x16").unsuited(shrinking, goals)
     assert not Ladder(sizes=SIZES).unsuited(SPACE, goals)
     assert "optimises one objective" in Ladder(sizes=SIZES).unsuited(SPACE, [*goals, Minimize("params")])
-
-
-@pytest.mark.parametrize("options", [{"births": -1}, {"threshold": math.nan}])
-def test_options_out_of_range_are_refused(options: dict[str, float]) -> None:
-    with pytest.raises(OptionError, match=next(iter(options))):
-        Ladder(sizes=SIZES, **options)  # type: ignore[arg-type]

@@ -12,21 +12,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evo_tune.errors import OptionError
 from evo_tune.genome.genes import Choice, Float, Int
 from evo_tune.genome.history import History
-from evo_tune.genome.models.features import features_of, sizes_of
+from evo_tune.genome.models.gaussian import features_of, sizes_of
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Candidate, Minimize, Outcome
 from evo_tune.genome.values import Genome, genome_key
 from evo_tune.plugins.strategy import Strategy
 from evo_tune.strategies._deap import Individual
+from evo_tune.strategies._models import Models, normal_scores
 from evo_tune.strategies.ga import GA
 from evo_tune.strategies.nsga2 import NSGA2
 from evo_tune.strategies.random import Random
 from evo_tune.strategies.saea import POINTS, SAEA, _places
-from evo_tune.strategies.surrogate.scores import normal_scores
-from evo_tune.strategies.surrogate.screen import Screen
 from tests.strategies.bowl import BOWL, best_of
 from tests.strategies.cases import OBJECTIVES, SPACES, losses, some
 from tests.strategies.simulate import Simulation, birth_rng
@@ -91,9 +89,15 @@ def test_failures_behind_the_best_are_not_a_number() -> None:
     assert -1.0 < scores[20] < scores[19]
 
 
-def learned(history: History, smooth: bool = False, **options: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def fitted(history: History, monkeypatch: pytest.MonkeyPatch, smooth: float = 0.0) -> tuple[np.ndarray, ...]:
+    """Return points, scores and pending points to which the models of a proposal are fitted."""
+    given: list[tuple[np.ndarray, ...]] = []
+    fit = Models.fit
+    monkeypatch.setattr(Models, "fit", lambda *all: given.append(all[:3]) or fit(*all))
     places = _places(history.ranked_losses(), len(history.failed), birth_rng(0, 0))
-    return SAEA(**options)._learned(history, history.ranked(), places, smooth, birth_rng(0, 0))
+    SAEA(smooth=smooth)._merits(history, places, birth_rng(0, 0))
+    monkeypatch.undo()
+    return given[0]
 
 
 def with_some_out(count: int, out: int) -> History:
@@ -103,60 +107,49 @@ def with_some_out(count: int, out: int) -> History:
     return history
 
 
-def test_what_is_out_takes_no_place_of_results() -> None:
-    points, scores, out = learned(with_some_out(200, 90))
+def test_pending_trials_take_no_place_of_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    points, scores, pending = fitted(with_some_out(200, 90), monkeypatch)
     assert len(points) == len(scores) == POINTS
     assert scores.max() == normal_scores(np.array([1.0]), 200)[0]
-    assert out.shape == (90, len(SPACES["mixed"].genes))
+    assert pending.shape == (90, len(SPACES["mixed"].genes))
 
 
-def test_an_older_version_believed_what_is_out_to_be_average() -> None:
-    points, scores, out = learned(with_some_out(20, 1), believe="average")
-    assert points.shape == (21, len(SPACES["mixed"].genes))
-    assert not len(out)
-    assert scores[0] == 0.0
-    assert np.isclose(scores.mean(), 0.0)
-
-
-@pytest.mark.parametrize("believe", ["expected", "average"])
 @pytest.mark.parametrize("count", [20, 200])
-def test_a_smooth_birth_learns_each_genomes_own_loss(count: int, believe: str) -> None:
+def test_a_smooth_proposal_learns_each_genomes_own_loss(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     history = with_some_out(count, 3)
     for one in history.out[:2]:
         history.tell(one.id, Outcome("failed", error="no luck"))
-    points, scores, _ = learned(history, True, believe=believe)
-    _, plain, _ = learned(history, False, believe=believe)
+    points, scores, _ = fitted(history, monkeypatch, smooth=1.0)
     sizes = sizes_of(history.space)
     own = {tuple(features_of(history.born_units[one.id], sizes)): one.losses for one in history.ranked()}
-    better = [row for row in range(len(points)) if plain[row] > 0.0 and tuple(points[row]) in own]
+    better = [row for row in range(len(points)) if scores[row] > 0.0 and tuple(points[row]) in own]
     losses = [own[tuple(points[row])][0] for row in better]  # type: ignore[index]
+    places = _places(history.ranked_losses(), len(history.failed), birth_rng(0, 0))
+    plain = normal_scores(places, len(places))
     assert len(better) >= 10
     assert abs(np.corrcoef(scores[better], losses)[0, 1]) > 0.999999
-    assert abs(np.corrcoef(plain[better], losses)[0, 1]) < 0.999
-    worse = plain < 0.0
-    assert np.array_equal(scores[worse], plain[worse])
+    assert abs(np.corrcoef(plain[: len(better)], sorted(losses))[0, 1]) < 0.999
+    assert set(scores[scores < 0.0]) <= set(plain[plain < 0.0])
 
 
-@pytest.mark.parametrize("models", ["both", "forest", "process"])
-def test_a_promising_place_does_not_seem_worse_for_being_tried(models: str) -> None:
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_promising_place_does_not_seem_worse_for_being_tried(alone: bool) -> None:
     rng = np.random.default_rng(0)
-    points, out = rng.random((30, 2)), np.full((4, 2), 0.5) + 0.02 * rng.random((4, 2))
+    points, pending = rng.random((30, 2)), np.full((4, 2), 0.5) + 0.02 * rng.random((4, 2))
     scores = -((points - 0.5) ** 2).sum(axis=1)
     scores = (scores - scores.mean()) / scores.std()
-    free = np.zeros(2)
-    fitted = [
-        Screen.fit(points, scores, waiting, free, 40, models, birth_rng(0, 0))  # type: ignore[arg-type]
-        for waiting in (points[:0], out)
+    models = [
+        Models.fit(points, scores, waiting, np.zeros(2), birth_rng(0, 0), alone) for waiting in (points[:0], pending)
     ]
-    (mean, deviation), (believed, surer) = (screen.predict(out) for screen in fitted)
-    assert np.all(believed > mean - 0.35)
+    (mean, deviation), (expected, surer) = (one.predict(pending) for one in models)
+    assert np.all(expected > mean - 0.35)
     assert np.mean(surer) < np.mean(deviation)
-    assert np.all(believed > scores.mean() + 0.5)
+    assert np.all(expected > scores.mean() + 0.5)
 
 
-def test_in_a_long_run_models_learn_from_the_best_and_some_others() -> None:
+def test_in_a_long_run_models_learn_from_the_best_and_some_others(monkeypatch: pytest.MonkeyPatch) -> None:
     history = told(SPACES["one-float"], 1_000)
-    points, scores, _ = learned(history)
+    points, scores, _ = fitted(history, monkeypatch)
     best = [history.born_units[trial.id][0] for trial in history.ranked()]
     assert points.shape == (POINTS, 1)
     assert points[: POINTS // 2, 0].tolist() == best[: POINTS // 2]
@@ -222,13 +215,12 @@ def test_slots_that_ask_together_do_not_crowd() -> None:
     assert min(float(np.abs(a - b).max()) for a, b in itertools.combinations(units, 2)) > 0.01
 
 
-def test_beyond_the_first_births_those_ahead_of_results_are_random() -> None:
+def test_proposals_ahead_of_results_are_random_beyond_the_first() -> None:
     def births(**options: Any) -> list[str]:
         run = Simulation(SAEA(**options), SPACES["mixed"], OBJECTIVES[:1], losses(SPACES["mixed"]), births=20, slots=12)
         return [one.operator for one in run.run().candidates[1:12]]
 
     assert births() == ["spread"] * 5 + ["random"] * 6
-    assert births(ahead="spread") == ["spread"] * 11
     assert births(first=9) == ["spread"] * 8 + ["random"] * 3
 
 
@@ -247,8 +239,8 @@ def test_births_ahead_of_results_are_drawn_from_priors() -> None:
 def test_one_step_neighbours_of_the_best_are_candidates() -> None:
     space = SearchSpace(n=Int(1, 40), kind=Choice(tuple("abcd")))
     history = told(space, 12)
-    bred = SAEA()._bred(history, birth_rng(0, 0), [_best(history)])
-    asked = {genome_key(one.proposal(space).genome) for one in bred}
+    drafts = SAEA()._drafts(history, birth_rng(0, 0), [_best(history)])
+    asked = {genome_key(one.proposal(space).genome) for one in drafts}
     best = history.ranked()[0].genome
     steps = [{**best, "n": int(best["n"]) + step} for step in (-1, 1)] + [{**best, "kind": kind} for kind in "abcd"]
     assert {genome_key(g) for g in steps if 1 <= int(g["n"]) <= 40 and not history.seen(g)} <= asked
@@ -256,36 +248,6 @@ def test_one_step_neighbours_of_the_best_are_candidates() -> None:
 
 def _best(history: History) -> Individual:
     return Individual.of(history.ranked()[0], history)
-
-
-@pytest.mark.parametrize(("screen", "models"), [("ei", "process"), ("ucb", "forest"), ("ei", "both"), ("none", "both")])
-def test_every_screen_works(screen: str, models: str) -> None:
-    strategy = SAEA(screen=screen, models=models)  # type: ignore[arg-type]
-    run = Simulation(strategy, SPACES["mixed"], OBJECTIVES[:1], losses(SPACES["mixed"]), births=20, slots=3).run()
-    assert len(run.candidates) == 20
-    assert {c.operator for c in run.candidates[1:6]} == {"spread"}
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"first": 1},
-        {"brood": 0},
-        {"immigrants": -1},
-        {"trees": 1},
-        {"rounds": -1},
-        {"chances": 1.5},
-        {"smooth": -0.5},
-        {"apart": -0.1},
-        {"apart": math.nan},
-        {"kappa": -0.5},
-        {"kappa": math.nan},
-    ],
-)
-def test_options_out_of_range_say_what_was_expected(options: dict[str, float]) -> None:
-    name, value = next(iter(options.items()))
-    with pytest.raises(OptionError, match=f"{name}={value} is not allowed: expected"):
-        SAEA(**options)  # type: ignore[arg-type]
 
 
 def test_a_proposal_costs_little_more_in_a_long_run() -> None:

@@ -11,7 +11,6 @@ pytest.importorskip("optuna")
 import optuna
 from optuna.trial import TrialState
 
-from evo_tune.errors import OptionError
 from evo_tune.genome.trial import Candidate, Outcome
 from evo_tune.strategies.random import Random
 from evo_tune.strategies.tpe import TPE
@@ -93,8 +92,3 @@ def test_the_gaussian_process_is_a_pure_function_too() -> None:
     assert proposals[0] == proposals[1]
     assert proposals[0] is not None
     assert proposals[0].operator == "gp"
-
-
-def test_options_out_of_range_say_what_was_expected() -> None:
-    with pytest.raises(OptionError, match="first=0 is not allowed: expected 1 or more"):
-        TPE(first=0)

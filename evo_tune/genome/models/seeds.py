@@ -18,14 +18,10 @@ from statistics import NormalDist
 
 import numpy as np
 
-from evo_tune.genome.models.climbing import most_probable
-from evo_tune.genome.models.matern import covariance, matern, squares, times, weighted
+from evo_tune.genome.models.gaussian import LENGTH, LENGTHS, covariance, matern, most_probable, squares, times, weighted
 from evo_tune.genome.values import mean_of
 
 __all__ = ["Belief", "Trainings", "by_expectation", "fitted", "selected"]
-
-LENGTH, LENGTHS = 0.5, 1.0
-"""Prior of a length scale, in unit coordinates and for one gene: its median and the deviation of its logarithm."""
 
 OWN, SHARED, NOISE = 0.02, 0.02, 0.05
 """Medians of the priors of the variances of what is a genome's own, a seed's, and noise, where losses have variance

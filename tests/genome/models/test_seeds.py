@@ -10,7 +10,7 @@ from scipy.optimize import approx_fprime
 from scipy.stats import multivariate_normal
 
 from evo_tune.genome.importance import rank_correlation
-from evo_tune.genome.models.matern import covariance, squares
+from evo_tune.genome.models.gaussian import covariance, squares
 from evo_tune.genome.models.seeds import Belief, Trainings, _gradient, by_expectation, fitted, selected
 
 FREE = np.array([False, False, True])

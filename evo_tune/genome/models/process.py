@@ -1,12 +1,12 @@
-"""A Gaussian process over mixed genes in numpy: a smooth model, at its best while there are few trials.
+"""A Gaussian process over mixed genes in numpy: a smooth model that predicts well from few trials.
 
-It is fitted anew each time from its prior, in a fixed number of steps, so that it costs milliseconds and
-stays a function of its points. This file knows points and scores only, nothing of trials, genes or strategies.
+Each fit starts from the prior and takes a fixed number of steps, so it costs milliseconds and is a function of its
+points. This module knows points and scores only, not trials, genes or strategies.
 
 Sources: Rasmussen & Williams, Gaussian Processes for Machine Learning (MIT Press, 2006), chapters 2 and 5;
-Hvarfner, Hellsten & Nardi, Vanilla Bayesian optimization performs great in high dimensions (ICML 2024) for
-length scales that grow with the number of genes; Swersky, Snoek & Adams, Freeze-thaw Bayesian optimization (2014) for
-trainings that were not ended.
+Hvarfner, Hellsten & Nardi, Vanilla Bayesian optimization performs great in high dimensions (ICML 2024), for length
+scales that grow with the number of genes; Swersky, Snoek & Adams, Freeze-thaw Bayesian optimization (2014), for partial
+trainings.
 """
 
 from __future__ import annotations
@@ -16,20 +16,16 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from evo_tune.genome.models.climbing import most_probable
-from evo_tune.genome.models.matern import covariance, matern, squares, times, weighted
+from evo_tune.genome.models.gaussian import LENGTH, LENGTHS, covariance, matern, most_probable, squares, times, weighted
 
 __all__ = ["Process"]
 
-LENGTH, LENGTHS = 0.5, 1.0
-"""Prior of a length scale, in unit coordinates and for one gene: its median and the deviation of its logarithm."""
-
 NOISE, NOISES = 0.02, 1.5
-"""Prior of the variance of noise, where scores have variance 1: its median and the deviation of its logarithm."""
+"""Prior of the noise variance, where scores have variance 1: its median and the deviation of its logarithm."""
 
 DRIFT, DRIFTS = 0.18, 1.0
-"""Prior of how fast a genome's results part as budgets do, for a factor e between them: that a ninth tells .67 of the
-whole, in correlation. Its median and the deviation of its logarithm."""
+"""Prior of the drift, which says how fast the results of a genome lose their correlation as budgets differ: its median
+and the deviation of its logarithm. At the median, a ninth of a training has correlation .67 with all of it."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +33,7 @@ class Process:
     """A Gaussian process with mean 0, variance 1, a Matérn 5/2 kernel and a length scale for each feature.
 
     Two values of a feature without order are as far apart as the ends of a scale. Scores after different shares of a
-    training are correlated by exp(-drift * |difference of the shares' logarithms|), at every point alike.
+    training are correlated by exp(-drift * |difference of the shares' logarithms|), equally at every point.
 
     Args:
         points: Features of the points, shape (points, features).
@@ -45,12 +41,13 @@ class Process:
         relevance: Inverse squared length scale of each feature, shape (features,).
         inverse: Inverse of the covariance of the points, noise included, shape (points, points).
         weights: Inverse times scores, shape (points,).
-        noise: Variance of noise.
-        ages: Logarithms of the shares of a training after which the points had their scores, 0 for all of it. Shape
-            (points,); None where all have been trained in full.
-        drift: See above.
-        out: Features of points that it believes to be as it expects them, shape (out, features).
-        surer: Inverse of the covariance of these points, noise included, given the others. Shape (out, out).
+        noise: Noise variance.
+        ages: Logarithms of the shares of a training after which the points were scored, 0 for a full training, shape
+            (points,). None if all were trained in full.
+        drift: Rate at which scores after different shares lose their correlation.
+        pending: Features of pending points, expected to get the predicted score, shape (pending, features).
+        surer: Inverse of the covariance of the pending points given the others, noise included, shape
+            (pending, pending).
     """
 
     points: np.ndarray
@@ -61,25 +58,25 @@ class Process:
     noise: float
     ages: np.ndarray | None = None
     drift: float = 0.0
-    out: np.ndarray | None = None
+    pending: np.ndarray | None = None
     surer: np.ndarray | None = None
 
     @classmethod
     def fit(
         cls, points: np.ndarray, scores: np.ndarray, unordered: np.ndarray, ages: np.ndarray | None = None
     ) -> Process:
-        """Return the process whose length scales, noise and drift are the most probable ones, nearly.
+        """Return a process with length scales, noise and drift near their most probable values.
 
         Args:
             points: Features of the points; those with an order are in [0, 1]. Shape (points, features).
-            scores: What is to be predicted, with mean 0 and variance 1 or less. Shape (points,).
+            scores: Scores of the points, with mean 0 and variance 1 or less, shape (points,).
             unordered: Whether a feature has no order, shape (features,).
-            ages: As the class has it.
+            ages: See the class.
         """
         steps = squares(points, points, unordered)
         apart = None if ages is None else np.abs(ages[:, None] - ages[None, :])
         features = len(steps)
-        # Of relevances, -2 log length; then the noise, and the drift if there is any.
+        # Logarithms of relevances (-2 log length), then of the noise, then of the drift if there is one.
         middle = np.append(np.full(features, -2.0 * math.log(LENGTH * math.sqrt(features))), math.log(NOISE))
         spread = np.append(np.full(features, 2.0 * LENGTHS), NOISES)
         if apart is not None:
@@ -93,62 +90,62 @@ class Process:
         inverse = np.linalg.inv(kernel + noise * np.eye(len(kernel)))
         return cls(points, unordered, relevance, inverse, inverse @ scores, noise, ages, drift)
 
-    def believing(self, out: np.ndarray) -> Process:
-        """Return the process that has seen, at these points, just what it expects there.
+    def expecting(self, pending: np.ndarray) -> Process:
+        """Return the process as if pending points had got exactly the score that it predicts for them.
 
-        Its mean stays what it was; its variance is that of a process fitted to the points as well.
+        The mean does not change. The variance is that of a process fitted to these points as well.
 
         Args:
-            out: Features of the points, shape (out, features).
+            pending: Features of the points, shape (pending, features).
         """
-        theirs = self._covariance(out, out) + self.noise * np.eye(len(out))
-        return replace(self, out=out, surer=np.linalg.inv(theirs))
+        theirs = self._covariance(pending, pending) + self.noise * np.eye(len(pending))
+        return replace(self, pending=pending, surer=np.linalg.inv(theirs))
 
     def trust(self, share: float) -> float:
-        """Return how a score after a share of the training and the last one are correlated, 0 to 1."""
+        """Return the correlation of a score after a share of the training with the final score, 0 to 1."""
         return math.exp(self.drift * math.log(share))
 
+    def predict(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return mean and variance of the final score of each point, without noise, each of shape (points,)."""
+        shared = self._shared(points)
+        explained = (shared * times(self.inverse, shared)).sum(axis=0)
+        if self.pending is not None and self.surer is not None:
+            further = self._covariance(self.pending, points)
+            explained += (further * times(self.surer, further)).sum(axis=0)
+        return self.weights @ shared, np.maximum(1.0 - explained, 1e-9)
+
     def updated(self, points: np.ndarray, ages: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return what `predict` does, of points of which each has a score of its own that the process did not see.
+        """Return the same as `predict`, for points that each have a score which the process was not fitted to.
 
         Args:
             points: Features of the points, shape (points, features).
-            ages: Logarithms of the shares of a training after which they had their scores, shape (points,).
-            scores: These, shape (points,).
+            ages: Logarithms of the shares of a training after which they were scored, shape (points,).
+            scores: Their scores, shape (points,).
         """
         kernel = self._kernel(self.points, points)
         known = np.zeros(len(self.points)) if self.ages is None else self.ages
         late = kernel * np.exp(-self.drift * np.abs(known))[:, None]
         early = kernel * np.exp(-self.drift * np.abs(known[:, None] - ages[None, :]))
         explained = times(self.inverse, early)
-        doubt = np.maximum(1.0 - (early * explained).sum(axis=0), 1e-9)
+        left = np.maximum(1.0 - (early * explained).sum(axis=0), 1e-9)
         common = np.exp(self.drift * ages) - (late * explained).sum(axis=0)
-        gain = common / (doubt + self.noise)
+        gain = common / (left + self.noise)
         variance = 1.0 - (late * times(self.inverse, late)).sum(axis=0) - gain * common
         return self.weights @ late + gain * (scores - self.weights @ early), np.maximum(variance, 1e-9)
 
-    def predict(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return mean and variance of the last score of each point, noise excluded, each of shape (points,)."""
-        shared = self._shared(points)
-        explained = (shared * times(self.inverse, shared)).sum(axis=0)
-        if self.out is not None and self.surer is not None:
-            further = self._covariance(self.out, points)
-            explained += (further * times(self.surer, further)).sum(axis=0)
-        return self.weights @ shared, np.maximum(1.0 - explained, 1e-9)
-
     def _kernel(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
-        """Return the prior's covariance of points, shape (left, right)."""
+        """Return the prior covariance of points, shape (left, right)."""
         return covariance(self.relevance, left, right, self.unordered)
 
     def _shared(self, points: np.ndarray) -> np.ndarray:
-        """Return the prior's covariance of what it was fitted to and of points in the end, shape (fitted, points)."""
+        """Return the prior covariance of the fitted points and of final scores at points, shape (fitted, points)."""
         kernel = self._kernel(self.points, points)
         if self.ages is not None:
             kernel *= np.exp(-self.drift * np.abs(self.ages))[:, None]
         return kernel
 
     def _covariance(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
-        """Return the covariance of points given those that it was fitted to, noise excluded, shape (left, right)."""
+        """Return the covariance of points given the fitted ones, without noise, shape (left, right)."""
         one, other = self._shared(left), self._shared(right)
         return np.asarray(self._kernel(left, right) - times(one.T, times(self.inverse, other)))
 

@@ -1,6 +1,6 @@
-"""Births that every strategy shares: spread out, random, and never one that was born before.
+"""Proposals that strategies share: spread out or random, and never a genome that was proposed before.
 
-This file knows nothing of parents, selection or DEAP.
+This module does not know parents, selection or DEAP.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Proposal, Trial
 from evo_tune.genome.values import Genome, genome_key
 
-__all__ = ["drawn", "fresh", "spread", "unborn"]
+__all__ = ["drawn", "fold_seed", "fresh", "spread", "unseen"]
 
 SAMPLES = 20
-"""Random genomes of which `spread` takes the most remote."""
+"""Random genomes of which `spread` takes the most remote one."""
 
 DRAWS = 32
 """Random genomes tried before a finite space is enumerated."""
@@ -27,20 +27,20 @@ GRID = 50_000
 """Largest number of cells that is enumerated: about a second, once in a run."""
 
 LAST_DRAWS = 2_000
-"""Random genomes tried, more, where the cells are too many to enumerate."""
+"""Further random genomes tried where there are too many cells to enumerate."""
 
 
 def spread(history: History, rng: np.random.Generator) -> Proposal | None:
-    """Return that one of some random genomes which is farthest from everything born.
+    """Return the one of some random genomes that is farthest from all proposed ones; None if the space has no more.
 
-    Best-candidate sampling (Mitchell, 1991): it fills a space evenly whatever was born before, so the
-    default and warm starts count. Genes with a prior are drawn from it.
+    Best-candidate sampling (Mitchell, 1991) fills a space evenly around the genomes that exist, so the default and
+    warm starts count. Genes with a prior are drawn from it.
     """
     space = history.space
-    drawn = [space.sample_prior(rng) for _ in range(SAMPLES)]
-    new = [genome for genome in drawn if not history.seen(genome)]
+    samples = [space.sample_prior(rng) for _ in range(SAMPLES)]
+    new = [genome for genome in samples if not history.seen(genome)]
     if not new or not history.born_count:
-        return unborn(history, rng)
+        return unseen(history, rng)
     distances = _distances(space, np.stack([space.encode(genome) for genome in new]), np.stack(history.born_units))
     return Proposal(new[int(np.argmax(distances.min(axis=1)))], "spread")
 
@@ -57,33 +57,33 @@ def _distances(space: SearchSpace, left: np.ndarray, right: np.ndarray) -> np.nd
 
 
 def fresh(history: History, rng: np.random.Generator, children: Iterable[Proposal]) -> Proposal | None:
-    """Return the first child that was never born, else a random genome that was not.
+    """Return the first child that was never proposed, else a random genome that was not.
 
     Args:
-        history: What was born.
-        rng: For the random genome.
-        children: In order of preference, each made when it is asked for.
+        history: History of the run.
+        rng: Generator for the random genome.
+        children: Proposals in order of preference, each made when it is asked for.
     """
     for child in children:
         if not history.seen(child.genome):
             return child
-    return unborn(history, rng)
+    return unseen(history, rng)
 
 
 def drawn(history: History, rng: np.random.Generator) -> Proposal | None:
-    """Return a random genome that was never born, genes with a prior being drawn from it; or None, as `unborn`."""
+    """Return a random genome that was never proposed, drawn from priors; None if the space has no more."""
     for _ in range(DRAWS):
         genome = history.space.sample_prior(rng)
         if not history.seen(genome):
             return Proposal(genome, "random")
-    return unborn(history, rng)
+    return unseen(history, rng)
 
 
-def unborn(history: History, rng: np.random.Generator) -> Proposal | None:
-    """Return a random genome that was never born, or None if the space has no more.
+def unseen(history: History, rng: np.random.Generator) -> Proposal | None:
+    """Return a random genome that was never proposed; None if the space has no more.
 
-    A finite space is enumerated when random draws have failed, so all of it is born in the end. One of
-    more than GRID cells counts as exhausted when LAST_DRAWS further draws in a row find nothing new.
+    A finite space is enumerated when random draws have failed, so all of it is proposed in the end. A space of more
+    than GRID cells counts as exhausted when LAST_DRAWS further draws in a row find nothing new.
     """
     space = history.space
     small = space.size <= GRID
@@ -99,16 +99,16 @@ def _enumerated(history: History, rng: np.random.Generator) -> Proposal | None:
     start = int(rng.integers(len(left))) if left else 0
     for offset in range(len(left)):
         genome = left[(start + offset) % len(left)]
-        if not history.seen(genome):  # passes over those that are still out
+        if not history.seen(genome):  # skips those of pending trials
             return Proposal(genome, "enumeration")
     return None
 
 
 class Remaining:
-    """The different genomes of a finite space that no told trial has had: the state of a fold.
+    """Different genomes of a finite space without a completed trial: the state of a fold.
 
     Args:
-        space: The space; all of its cells are repaired once.
+        space: Search space; each of its cells is repaired once.
     """
 
     def __init__(self, space: SearchSpace) -> None:
@@ -117,7 +117,7 @@ class Remaining:
         self._places = {key: place for place, key in enumerate(distinct)}
 
     def without(self, trial: Trial) -> Remaining:
-        """Take a trial's genome out; the last one moves to its place."""
+        """Take out the genome of a trial; the last genome moves to its place."""
         candidate = trial.candidate
         full = candidate.budget == 1.0 and candidate.replicate == 0
         place = self._places.pop(genome_key(candidate.genome), None) if full else None
@@ -127,3 +127,18 @@ class Remaining:
                 self.genomes[place] = last
                 self._places[genome_key(last)] = place
         return self
+
+
+def fold_seed(ids: Iterable[int]) -> int:
+    """Return a seed for random decisions in a step of `History.fold`, which is given no generator.
+
+    The same trials give the same seed: `np.random.default_rng(fold_seed([trial.id]))` is a generator for one trial. The
+    generator of a proposal must not be used in a fold, because the state of a fold outlives the proposal.
+
+    Args:
+        ids: Ids of the trials that the step decides about.
+
+    Returns:
+        A whole number of 32 bits, which every kind of generator takes.
+    """
+    return sum(ids) % 2**32

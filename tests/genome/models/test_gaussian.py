@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from evo_tune.genome.models.matern import times
+from evo_tune.genome.models.gaussian import times
 
 
 @pytest.mark.parametrize(("rows", "inner", "columns"), [(3, 4, 5), (96, 96, 300), (700, 700, 3), (0, 4, 5), (3, 4, 0)])

@@ -11,8 +11,8 @@ pytest.importorskip("sklearn")
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import Matern
 
-from evo_tune.genome.models.matern import matern, squares
-from evo_tune.strategies.surrogate.process import Process, _gradient
+from evo_tune.genome.models.gaussian import matern, squares
+from evo_tune.genome.models.process import Process, _gradient
 
 FREE = np.array([False, False, True])
 
@@ -97,7 +97,7 @@ def test_many_equal_points_do_no_harm() -> None:
 
 def test_believing_changes_no_mean_and_is_as_sure_as_if_it_had_seen() -> None:
     process, out, asked = fitted(25), points(6, 7), points(40, 8)
-    believing = process.believing(out)
+    believing = process.expecting(out)
     mean, variance = process.predict(asked)
     same, surer = believing.predict(asked)
     assert np.array_equal(mean, same)

@@ -1,4 +1,4 @@
-"""Births that all strategies share: spread out, and none left while there is room."""
+"""Proposals that strategies share: spread out, new while there is room; and seeds for folds."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from evo_tune.genome.history import History
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Candidate, Outcome, Proposal
 from evo_tune.genome.values import Genome, genome_key
-from evo_tune.strategies import _births
-from evo_tune.strategies._births import fresh, spread, unborn
+from evo_tune.strategies import _proposals, fold_seed
+from evo_tune.strategies._proposals import fresh, spread, unseen
 from tests.strategies.cases import OBJECTIVES, SPACES
 from tests.strategies.simulate import birth_rng
 
@@ -42,7 +42,7 @@ def grow(history: History, make: object, births: int, seed: int) -> History:
 
 def test_first_births_are_spread_out() -> None:
     spreads = [nearest(grow(history_of(PLANE, PLANE.default()), spread, 8, seed)) for seed in range(10)]
-    randoms = [nearest(grow(history_of(PLANE, PLANE.default()), unborn, 8, seed)) for seed in range(10)]
+    randoms = [nearest(grow(history_of(PLANE, PLANE.default()), unseen, 8, seed)) for seed in range(10)]
     assert np.median(spreads) > 2 * np.median(randoms)
 
 
@@ -61,7 +61,7 @@ def test_choices_without_order_are_all_equally_far() -> None:
     assert len({history.out[id].genome["kind"] for id in range(8)}) >= 6
 
 
-def test_the_first_unborn_child_is_taken() -> None:
+def test_the_first_unseen_child_is_taken() -> None:
     space = SearchSpace(n=Int(1, 9))
     children = [Proposal({"n": n}, "child") for n in (1, 2, 3, 4)]
     asked = []
@@ -82,9 +82,9 @@ def test_the_last_genome_of_a_large_grid_is_found(told: int) -> None:
     genomes = list(space.grid())
     last = genomes.pop(1234)
     history = history_of(space, *genomes, told=told)
-    assert unborn(history, birth_rng(0, 0)) == Proposal(last, "enumeration")
+    assert unseen(history, birth_rng(0, 0)) == Proposal(last, "enumeration")
     history.born(Candidate(len(genomes), 0, 0, 0, last, "given"))
-    assert unborn(history, birth_rng(0, 0)) is None
+    assert unseen(history, birth_rng(0, 0)) is None
 
 
 def test_enumeration_is_a_function_of_history() -> None:
@@ -92,11 +92,11 @@ def test_enumeration_is_a_function_of_history() -> None:
     genomes = [{"n": n} for n in range(1, 98)]
     lived, read = history_of(space, *genomes), history_of(space, *genomes, told=90)
     for id in range(90):  # one is asked all along, the other at the end only
-        unborn(lived, birth_rng(0, id))
+        unseen(lived, birth_rng(0, id))
         lived.tell(id, Outcome("ok", {"loss": 0.0}))
-    found = {genome_key((unborn(history, birth_rng(1, 0)) or Proposal({}, "")).genome) for history in (lived, read)}
+    found = {genome_key((unseen(history, birth_rng(1, 0)) or Proposal({}, "")).genome) for history in (lived, read)}
     assert len(found) == 1
-    draws = {genome_key((unborn(lived, birth_rng(seed, 0)) or Proposal({}, "")).genome) for seed in range(60)}
+    draws = {genome_key((unseen(lived, birth_rng(seed, 0)) or Proposal({}, "")).genome) for seed in range(60)}
     assert len(draws) == 3
 
 
@@ -108,22 +108,28 @@ def test_other_budgets_and_replicates_leave_room() -> None:
     for id in range(2):
         history.tell(id, Outcome("ok", {"loss": 0.0}))
     for id in (2, 3):
-        proposal = unborn(history, birth_rng(0, id))
+        proposal = unseen(history, birth_rng(0, id))
         assert proposal is not None
         history.born(Candidate(id, 0, 0, 0, proposal.genome, "given"))
-    assert unborn(history, birth_rng(0, 4)) is None
+    assert unseen(history, birth_rng(0, 4)) is None
 
 
 def test_a_space_too_large_to_enumerate_ends_when_nothing_new_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_births, "LAST_DRAWS", 200)
+    monkeypatch.setattr(_proposals, "LAST_DRAWS", 200)
     space = SearchSpace(repair=lambda genome: {"x": float(round(genome["x"]))}, x=Float(0, 1))
-    history = grow(history_of(space), unborn, 2, 0)
+    history = grow(history_of(space), unseen, 2, 0)
     assert {candidate.genome["x"] for candidate in history.out} == {0.0, 1.0}
-    assert unborn(history, birth_rng(0, 9)) is None
+    assert unseen(history, birth_rng(0, 9)) is None
 
 
 def test_random_births_are_uniform_on_the_scale_of_each_gene() -> None:
-    history = grow(history_of(SPACES["mixed"]), unborn, 400, 0)
+    history = grow(history_of(SPACES["mixed"]), unseen, 400, 0)
     drawn = np.stack([units[[0, 6]] for units in history.born_units])  # lr, on its log scale, and dropout
     assert np.allclose(drawn.mean(axis=0), 0.5, atol=0.06)
     assert np.allclose(drawn.std(axis=0), np.sqrt(1 / 12), atol=0.03)
+
+
+def test_the_seed_of_a_fold_depends_on_the_trials_and_not_on_their_order() -> None:
+    assert fold_seed([3, 4, 9]) == fold_seed([9, 3, 4]) == 16
+    assert fold_seed([2**32 - 1, 2]) == 1
+    assert len({fold_seed([id]) for id in range(100)}) == 100

@@ -1,0 +1,330 @@
+"""Candidates of `saea`: drafts of genomes, which of them are new, and searches among them that train nothing.
+
+- `search_around`: rounds of mutation around the candidates that the models like best.
+- `rare_value`: a candidate with a rare value of a gene without order, for a search that has stalled.
+
+This module knows spaces and merits, not how the merits were learned.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+
+from evo_tune.genome.history import History
+from evo_tune.genome.models.gaussian import features_of, sizes_of
+from evo_tune.genome.models.process import Process
+from evo_tune.genome.space import SearchSpace
+from evo_tune.genome.trial import Proposal
+from evo_tune.genome.values import Genome, genome_key
+from evo_tune.strategies._models import POINTS, expected_improvement, normal_scores
+
+__all__ = ["RECENT", "Draft", "Merits", "Novelty", "rare_value", "search_around"]
+
+RECENT = 256
+"""Largest number of latest trials that are looked at, which bounds the cost of a proposal in a long run."""
+
+ROUNDS = 6
+"""Rounds of mutation of a search around candidates."""
+
+LIKED, VARIANTS = 8, 6
+"""Candidates around which a round searches, and variants of each."""
+
+WIDEST = 0.1
+"""Standard deviation of the steps of the first round, in unit coordinates. Each further round halves it."""
+
+MANY = 64
+"""Number of values from which on a gene counts as continuous until a candidate is snapped."""
+
+ANY = 1e-9
+"""A difference, in unit coordinates, smaller than that of any two values."""
+
+STALLED = 12
+"""Results without a new best after which a search has stalled; at least the number of pending trials, which were
+proposed without knowing these results."""
+
+ENOUGH = 2.0
+"""A value with this number of trials, times the root of all trials, has had its chance."""
+
+CHILDREN, RANDOM = 24, 36
+"""Candidates with a rare value: bred ones and random ones."""
+
+Merits = Callable[[np.ndarray], np.ndarray]
+"""Returns how promising unit coordinates of shape (points, genes) are, shape (points,); higher is better."""
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A candidate before it is snapped to the values of its genes.
+
+    Args:
+        units: Unit coordinates, shape (genes,).
+        operator: See Proposal.
+        parents: See Proposal.
+    """
+
+    units: Sequence[float] | np.ndarray
+    operator: str
+    parents: tuple[int, ...] = ()
+
+    def proposal(self, space: SearchSpace) -> Proposal:
+        """Return the candidate, snapped."""
+        return Proposal(space.snap(self.units), self.operator, self.parents)
+
+
+@dataclass(frozen=True)
+class Novelty:
+    """Decides which genomes are new: not tried before, and not so near to a tried one that they teach nothing.
+
+    Once a search is close to the best, most drafts are copies of it that differ in the third digit of one gene. Noisy
+    losses cannot tell these apart, so they teach only luck, and they crowd out the other parents. Keeping proposals
+    apart is the clearing of Pétrowski (A clearing procedure as a niching method, 1996).
+
+    Args:
+        history: History of the run.
+        units: Unit coordinates of the best and the latest trials, shape (trials, genes).
+        least: Differences in the genes; a genome is new if one of them is reached for each trial, shape (genes,).
+    """
+
+    history: History
+    units: np.ndarray
+    least: np.ndarray
+
+    @classmethod
+    def of(cls, history: History, apart: float) -> Novelty:
+        """Return the rule for a history.
+
+        Args:
+            history: History of the run.
+            apart: Least difference in one gene, in unit coordinates. In a gene of few values, or without order, any
+                difference is enough. At 0 each genome that was not tried is new.
+        """
+        genes = history.space.genes
+        few = np.array([gene.size < MANY for gene in genes.values()]) | (sizes_of(history.space) > 0)
+        ids = [trial.id for trial in history.ranking[:POINTS]] if apart > 0.0 else []
+        recent = history.born_units[-RECENT:] if apart > 0.0 else []
+        units = np.array([*(history.born_units[id] for id in ids), *recent]).reshape(-1, len(genes))
+        return cls(history, units, np.where(few, ANY, apart))
+
+    def __call__(self, genome: Genome) -> bool:
+        """Return whether a genome is new."""
+        if self.history.seen(genome):
+            return False
+        if not len(self.units):
+            return True
+        steps = np.abs(self.units - self.history.space.encode(genome))
+        return bool((steps >= self.least).any(axis=1).all())
+
+    def new(self, drafts: Iterable[Draft]) -> Iterator[Proposal]:
+        """Yield the different new genomes among drafts, each snapped when it is asked for."""
+        known = set()
+        for draft in drafts:
+            proposal = draft.proposal(self.history.space)
+            key = genome_key(proposal.genome)
+            if key not in known and self(proposal.genome):
+                known.add(key)
+                yield proposal
+
+
+def search_around(
+    novelty: Novelty, drafts: Sequence[Draft], merits: Merits, rng: np.random.Generator
+) -> Proposal | None:
+    """Return the most promising genome among drafts and the variants that rounds of mutation find around them.
+
+    Coordinates are judged before they are snapped and repaired, which is what costs time. Only the best of each round
+    are snapped and judged again.
+
+    Args:
+        novelty: Decides which genomes are new.
+        drafts: Candidates of the first round.
+        merits: Judges candidates.
+        rng: The only source of randomness.
+
+    Returns:
+        A proposal; None if no draft is new.
+    """
+    space = novelty.history.space
+    found: dict[str, Proposal] = {}
+    units, merit = np.empty((0, len(space.genes))), np.empty(0)
+    young = list(drafts)
+    for number in range(ROUNDS + 1):
+        if number:
+            proposals = list(found.values())
+            top = np.repeat(np.argsort(-merit, kind="stable")[:LIKED], VARIANTS)
+            varied = _varied(units[top], space, rng, WIDEST / 2.0 ** (number - 1))
+            young = [Draft(row, "searched", proposals[place].parents) for row, place in zip(varied, top, strict=True)]
+        best = _best_new(novelty, young, merits, found)
+        if best:
+            encoded = np.stack([space.encode(one.genome) for one in best])
+            found |= {genome_key(one.genome): one for one in best}
+            units, merit = np.concatenate([units, encoded]), np.append(merit, merits(encoded))
+        if not found:
+            return None
+    return list(found.values())[int(np.argmax(merit))]
+
+
+def _best_new(novelty: Novelty, young: Sequence[Draft], merits: Merits, known: Iterable[str]) -> list[Proposal]:
+    """Return the LIKED most promising drafts that are new and not known."""
+    likely = merits(_rounded(novelty.history.space, np.stack([one.units for one in young])))
+    known, best = set(known), []
+    for index in np.argsort(-likely, kind="stable"):
+        proposal = young[index].proposal(novelty.history.space)
+        key = genome_key(proposal.genome)
+        if key not in known and novelty(proposal.genome):
+            known.add(key)
+            best.append(proposal)
+            if len(best) == LIKED:
+                break
+    return best
+
+
+def _varied(units: np.ndarray, space: SearchSpace, rng: np.random.Generator, scale: float) -> np.ndarray:
+    """Return coordinates of which each gene is mutated with probability 1 / genes, and at least one in each row.
+
+    Args:
+        units: Unit coordinates, shape (points, genes).
+        space: Space of the genes.
+        rng: The only source of randomness.
+        scale: Standard deviation of a step, in unit coordinates; at least most of the width of one value where a gene
+            has few. A gene without order takes any value.
+
+    Returns:
+        Shape (points, genes).
+    """
+    count, genes = units.shape
+    struck = rng.random(units.shape) < 1.0 / genes
+    struck[np.arange(count), rng.integers(genes, size=count)] = True
+    widths = np.array([max(scale, 0.7 / gene.size) for gene in space.genes.values()])
+    moved = np.abs(units + widths * rng.normal(size=units.shape)) % 2.0
+    moved = np.where(moved > 1.0, 2.0 - moved, moved)  # reflected at the bounds
+    moved = np.where(sizes_of(space) > 0, rng.random(units.shape), moved)
+    return np.where(struck, moved, units)
+
+
+def _rounded(space: SearchSpace, units: np.ndarray) -> np.ndarray:
+    """Return unit coordinates with genes of few values moved to the middle of a value, nearly as `encode` has them."""
+    sizes = np.array([float(gene.size) for gene in space.genes.values()])
+    few = sizes < MANY
+    sizes = np.where(few, sizes, 1.0)
+    return np.where(few, (np.minimum(np.floor(units * sizes), sizes - 1) + 0.5) / sizes, units)
+
+
+def rare_value(
+    novelty: Novelty, drafts: Iterable[Draft], probability: float, rng: np.random.Generator
+) -> Proposal | None:
+    """Return a proposal with the rarest value of the genes without order, if the search has stalled.
+
+    The best genome under one value need not be the best under another. The models know most about the surroundings of
+    the best, so they give up a value that was tried twice at a bad place. While results improve there is something
+    better to do. Once they do not, the rarest value is searched by a process of its own results, which looks for an
+    improvement on the best of these.
+
+    Args:
+        novelty: Decides which genomes are new.
+        drafts: Candidates, of which the first are taken with the rare value.
+        probability: Probability of such a proposal in a stalled search. Nothing is drawn from `rng` otherwise.
+        rng: The only source of randomness.
+
+    Returns:
+        A proposal; None while results improve, with several objectives (whose weights differ for each proposal, so no
+        trial stays the best), and if each value has had its chance.
+    """
+    history = novelty.history
+    best = history.best
+    if probability == 0.0 or best is None or len(history.objectives) > 1:
+        return None
+    if len(history.trials) - 1 - best.told_order <= max(STALLED, len(history.out)):
+        return None
+    sizes = sizes_of(history.space)
+    rare = _rarest(features_of(_recent(history), sizes), sizes, rng)
+    if rare is None or rng.random() >= probability:
+        return None
+    gene, value = rare
+    found, points = [], []
+    for proposal in novelty.new(_with_value(history, drafts, gene, (value + 0.5) / sizes[gene], rng)):
+        features = features_of(history.space.encode(proposal.genome)[None], sizes)[0]
+        if features[gene] == value:  # a repair may have changed it
+            found.append(proposal)
+            points.append(features)
+    if not found:
+        return None
+    return found[int(np.argmax(_promise(history, gene, value, np.stack(points), sizes)))]
+
+
+def _recent(history: History) -> np.ndarray:
+    """Return the unit coordinates of the latest trials, shape (trials, genes)."""
+    return np.stack(history.born_units[-RECENT:])
+
+
+def _rarest(features: np.ndarray, sizes: np.ndarray, rng: np.random.Generator) -> tuple[int, int] | None:
+    """Return gene and value with the fewest trials, relative to the number of the gene's values.
+
+    Args:
+        features: Features of the trials, shape (trials, genes).
+        sizes: See `sizes_of`.
+        rng: Breaks ties.
+
+    Returns:
+        Place of the gene and index of the value; None if each value has had its chance.
+    """
+    rows = []
+    for gene in np.flatnonzero(sizes).tolist():
+        size = int(sizes[gene])
+        counts = np.bincount(features[:, gene].astype(int), minlength=size)
+        rows += [(count * size, rng.random(), count, gene, value) for value, count in enumerate(counts.tolist())]
+    if not rows:
+        return None
+    _, _, count, gene, value = min(rows)
+    return (gene, value) if count < ENOUGH * math.sqrt(len(features)) else None
+
+
+def _with_value(
+    history: History, drafts: Iterable[Draft], gene: int, unit: float, rng: np.random.Generator
+) -> Iterator[Draft]:
+    """Yield drafts whose gene has this unit coordinate: some of the given ones, and random ones."""
+    for one in islice(drafts, CHILDREN):
+        units = np.array(one.units, dtype=np.float64)
+        units[gene] = unit
+        yield Draft(units, "chance", one.parents)
+    for units in rng.random((RANDOM, len(history.space.genes))):
+        units[gene] = unit
+        yield Draft(units, "chance")
+
+
+def _promise(history: History, gene: int, value: int, points: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Return how promising candidates are by the results of their value alone, shape (candidates,).
+
+    With fewer than two results of the value it is the distance from the trials with the value, or from all trials if
+    there are none.
+
+    Args:
+        history: History of the run.
+        gene: Place of the gene.
+        value: Index of the value, which all candidates have.
+        points: Features of the candidates, shape (candidates, genes).
+        sizes: See `sizes_of`.
+    """
+
+    def of(ids: list[int]) -> np.ndarray:
+        units = np.array([history.born_units[id] for id in ids]).reshape(-1, len(sizes))
+        features = features_of(units, sizes)
+        return np.asarray(features[features[:, gene] == value])
+
+    good = of([trial.id for trial in history.ranking[:RECENT]])[:POINTS]
+    failed = of([trial.id for trial in history.failed[-RECENT:]])[-POINTS:]
+    pending = of([one.id for one in history.out[-RECENT:]])
+    known = np.concatenate([good, failed])
+    if len(known) < 2:
+        there = np.concatenate([known, pending])
+        steps = np.abs(points[:, None] - (there if len(there) else features_of(_recent(history), sizes))[None])
+        steps[:, :, sizes > 0] = steps[:, :, sizes > 0] > 0
+        return np.asarray((steps**2).sum(axis=2).min(axis=1))
+    places = np.append(np.arange(1.0, len(good) + 1), np.full(len(failed), len(good) + (len(failed) + 1) / 2))
+    scores = normal_scores(places, len(places))
+    process = Process.fit(known, scores, sizes > 0)
+    mean, variance = (process.expecting(pending) if len(pending) else process).predict(points)
+    return expected_improvement(mean, np.sqrt(variance), float(scores.max()))

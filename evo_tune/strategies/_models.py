@@ -1,0 +1,328 @@
+"""Predictions of `saea`: scores in place of losses, and the models that are fitted to them.
+
+- `Models`: a forest and a Gaussian process of this run's results, as one prediction.
+- `Learned`: a Gaussian process of partial and full trainings, for runs with `--fidelity`.
+- `Earlier`: the predictions of earlier runs (`--learn-from`), where the models of this run begin.
+
+A score has variance about 1, and the best result has the highest. This module knows points and scores, not strategies.
+
+Sources: Blom, Statistical estimates and transformed beta-variables (1958), for normal scores; Jones, Schonlau & Welch,
+Efficient global optimization (Journal of Global Optimization 13, 1998), for the expected improvement; Ginsbourger, Le
+Riche & Carraro, Kriging is well-suited to parallelize optimization (2010), for pending points that are believed to get
+their predicted score; Feurer, Letham & Bakshy, Scalable meta-learning for Bayesian optimization using ranking-weighted
+Gaussian process ensembles (AutoML at ICML 2018), for earlier runs. Unlike in the last, weights are rank correlations,
+and the ensemble is a prior mean instead of a vote.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+
+from evo_tune.genome.forest import Forest
+from evo_tune.genome.importance import rank_correlation, ranks
+from evo_tune.genome.lessons import Lesson
+from evo_tune.genome.models.gaussian import features_of
+from evo_tune.genome.models.process import Process
+from evo_tune.plugins.strategy import Seen
+
+__all__ = ["POINTS", "Earlier", "Learned", "Models", "expected_improvement", "normal_scores", "spaced_scores"]
+
+POINTS = 96
+"""Largest number of results that a model is fitted to, which bounds the cost of a proposal in a long run. At 100,
+OpenBLAS wakes threads to invert a matrix; they cost more than they bring, and slots need the cores."""
+
+TREES = 40
+"""Trees of the forest."""
+
+BAG = 0.7
+"""Share of the points that each tree is fitted to: trees fitted to different trials disagree where trials are few."""
+
+PENDING = 32
+"""Largest number of pending points that the models take into account: those with the highest predicted score."""
+
+OPTIMISM = 1.0
+"""Deviations added to a prediction when promotions are decided: of two equals, the less certain one is promoted."""
+
+PAIRS = 32
+"""Largest number of fully trained genomes whose first and last results are always fitted to: the best."""
+
+FADE = 10.0
+"""Results of this run from which on the weight of earlier runs falls."""
+
+PRUDENCE = 5.0
+"""Results of this run that count as evidence against any earlier run: a few results that agree may be luck."""
+
+
+def normal_scores(places: np.ndarray, count: int) -> np.ndarray:
+    """Return the normal scores of places among `count` results (Blom, 1958), the best highest, shape (places,).
+
+    Only the order of losses matters to them, not their scale or an outlier.
+    """
+    normal = NormalDist()
+    return np.array([-normal.inv_cdf((place - 0.375) / (count + 0.25)) for place in places])
+
+
+def spaced_scores(places: np.ndarray, losses: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Return scores of which those of the better half are spaced as the losses are.
+
+    Ranks describe a smooth surface as steepest at its lowest point, because the few best of many are the farthest
+    apart. So between the best result and the last one of the better half, which keep their normal scores, the score is
+    linear in the loss. The scale of the losses and the losses of the worse half still do not matter.
+
+    Args:
+        places: Places of all results, the best 1, shape (results,).
+        losses: Losses of all results, rising with the place; NaN where the loss is not to count, shape (results,).
+        rows: Results whose scores are returned, shape (rows,).
+
+    Returns:
+        Shape (rows,).
+    """
+    count = len(places)
+    scores = normal_scores(places[rows], count)
+    better = np.flatnonzero((places <= (count + 1) / 2) & np.isfinite(losses))
+    if not len(better):
+        return scores
+    first, last = better[np.argmin(places[better])], better[np.argmax(places[better])]
+    span = losses[last] / 2.0 - losses[first] / 2.0  # halves, because the whole may overflow
+    if not span > 0.0:
+        return scores
+    high, low = normal_scores(places[[first, last]], count)
+    spaced = losses[rows] <= losses[last]
+    scores[spaced] = low + (high - low) * ((losses[last] / 2.0 - losses[rows][spaced] / 2.0) / span)
+    return scores
+
+
+def expected_improvement(mean: np.ndarray, deviation: np.ndarray, best: float) -> np.ndarray:
+    """Return the logarithm of the expected improvement over the best score under normal errors, shape (mean,).
+
+    The logarithm, because far below the best the improvement itself is lost in rounding. There it is close to
+    density / z², by its asymptotic series.
+    """
+    z = (mean - best) / deviation
+    density = -0.5 * z**2 - 0.5 * math.log(2.0 * math.pi)
+    below = np.array([0.5 * math.erfc(-value / math.sqrt(2.0)) for value in z])
+    near = np.log(np.maximum(np.exp(density) + z * below, 1e-300))
+    return np.asarray(np.log(deviation) + np.where(z > -5.0, near, density - 2.0 * np.log(np.maximum(-z, 5.0))))
+
+
+@dataclass(frozen=True)
+class Models:
+    """The models of one proposal.
+
+    Args:
+        process: A Gaussian process.
+        forest: A forest; None if the process predicts alone.
+    """
+
+    process: Process
+    forest: Forest | None = None
+
+    @classmethod
+    def fit(
+        cls,
+        points: np.ndarray,
+        scores: np.ndarray,
+        pending: np.ndarray,
+        sizes: np.ndarray,
+        rng: np.random.Generator,
+        alone: bool = False,
+        process: Process | None = None,
+    ) -> Models:
+        """Return models of some points, which expect pending points to get their predicted score.
+
+        Pending points change no mean of the process and make it more certain around them. So proposals that are made
+        together do not crowd, and a place does not look worse for being tried.
+
+        Args:
+            points: Features of the points, shape (points, features).
+            scores: Scores of the points, shape (points,).
+            pending: Features of pending points, shape (pending, features).
+            sizes: Number of values of each feature without order, 0 for one with an order, shape (features,).
+            rng: The only source of randomness.
+            alone: Whether the process predicts alone.
+            process: A process that is already fitted; None fits one to the points.
+        """
+        if process is None:
+            process = Process.fit(points, scores, sizes > 0)
+        if len(pending):
+            expected, _ = process.predict(pending)
+            kept = np.argsort(-expected, kind="stable")[:PENDING]
+            process = process.expecting(pending[kept])
+            points, scores = np.concatenate([points, pending[kept]]), np.append(scores, expected[kept])
+        if alone:
+            return cls(process)
+        samples = np.argsort(rng.random((TREES, len(points))), axis=1)[:, : math.ceil(BAG * len(points))]
+        return cls(process, Forest.fit(points, scores, sizes, samples, rng))
+
+    def predict(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return mean and deviation of the score of each point, both of shape (points,).
+
+        Two models are a mixture of equal parts, so their disagreement adds to the variance.
+        """
+        predictions = [model.predict(points) for model in (self.forest, self.process) if model is not None]
+        means, variances = (np.stack(parts) for parts in zip(*predictions, strict=True))
+        return means.mean(axis=0), np.sqrt(variances.mean(axis=0) + means.var(axis=0))
+
+
+@dataclass(frozen=True)
+class Learned:
+    """A Gaussian process of partial and full trainings, which predicts the result of a full training.
+
+    It is fitted to results after several shares of a training at once. So it learns how far partial results can be
+    trusted, and for which genomes they mislead.
+
+    Args:
+        process: Process fitted to some of the results.
+        seen: All results.
+        sizes: See `features_of`.
+        used: Whether the process was fitted to a result, shape (genomes, shares).
+        best: Best score of a fully trained genome.
+    """
+
+    process: Process
+    seen: Seen
+    sizes: np.ndarray
+    used: np.ndarray
+    best: float
+
+    @classmethod
+    def of(cls, seen: Seen, sizes: np.ndarray) -> Learned:
+        """Return a process of some results, of which at least one is from a full training."""
+        used = _selected(seen.places)
+        rows, shares = np.nonzero(used)
+        scores = normal_scores(seen.places[used], len(seen.places))
+        points = features_of(seen.encoded(rows), sizes)
+        process = Process.fit(points, scores, sizes > 0, np.log(seen.shares)[shares])
+        best = normal_scores(np.nanmin(seen.places[:, -1:], axis=0), len(seen.places))
+        return cls(process, seen, sizes, used, float(best[0]))
+
+    def trust(self, share: float) -> float:
+        return self.process.trust(share)
+
+    def worth(self, rows: np.ndarray) -> np.ndarray:
+        mean, variance = self._predicted(rows)
+        return np.asarray(mean + OPTIMISM * np.sqrt(variance))
+
+    def scores(self, rows: np.ndarray) -> np.ndarray:
+        """Return the scores of genomes: measured where they were fully trained, else predicted. Shape (rows,)."""
+        final = self.seen.places[rows, -1]
+        known = ~np.isnan(final)
+        found = np.empty(len(rows))
+        found[known] = normal_scores(final[known], len(self.seen.places))
+        if not known.all():
+            found[~known], _ = self._predicted(rows[~known])
+        return np.asarray(found)
+
+    def _predicted(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return mean and variance of the final score of genomes, given all their results, each of shape (rows,)."""
+        points = features_of(self.seen.encoded(rows), self.sizes)
+        mean, variance, last = np.empty(len(rows)), np.empty(len(rows)), self._last(rows)
+        left = ~self.used[rows, last]
+        if not left.all():
+            mean[~left], variance[~left] = self.process.predict(points[~left])
+        if left.any():
+            ages, place = np.log(self.seen.shares)[last[left]], self.seen.places[rows, last][left]
+            scores = normal_scores(place, len(self.seen.places))
+            mean[left], variance[left] = self.process.updated(points[left], ages, scores)
+        return mean, variance
+
+    def _last(self, rows: np.ndarray) -> np.ndarray:
+        """Return the column of the last result of genomes, shape (rows,)."""
+        return np.asarray(len(self.seen.shares) - 1 - np.argmax(~np.isnan(self.seen.places[rows, ::-1]), axis=1))
+
+
+def _selected(places: np.ndarray) -> np.ndarray:
+    """Return which results a process is fitted to, at most POINTS, shape (genomes, shares).
+
+    The first and last results of the best fully trained genomes come first, so that the process can learn how the two
+    are related. Half of the remaining room is for the best other results, and half for results spread over the run.
+    """
+    there = ~np.isnan(places)
+    if there.sum() <= POINTS:
+        return np.asarray(there)
+    used = np.zeros_like(there)
+    ended = np.flatnonzero(there[:, -1])
+    best = ended[np.argsort(places[ended, -1], kind="stable")[:PAIRS]]
+    used[best, -1] = True
+    used[best, 0] = there[best, 0]
+    rows, columns = np.nonzero(there & ~used)
+    order = np.argsort(places[rows, columns], kind="stable")
+    left = POINTS - int(used.sum())
+    others = np.sort(order[left // 2 :])
+    spread = others[np.linspace(0, len(others) - 1, left - left // 2).astype(int)]
+    for some in (order[: left // 2], spread):
+        used[rows[some], columns[some]] = True
+    return np.asarray(used)
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """A prediction from earlier runs: the mean of their processes, weighted by how well each ranks this run's results.
+
+    A run that ranks them at random or the other way round gets no weight.
+
+    Args:
+        lessons: Results of the earlier runs that have a weight.
+        weights: Weight of each, shape (lessons,).
+        sizes: Number of values of each gene without order, 0 for one with an order, shape (genes,).
+        middle: Mean prediction for this run's results.
+    """
+
+    lessons: tuple[Lesson, ...]
+    weights: np.ndarray
+    sizes: np.ndarray
+    middle: float
+
+    @classmethod
+    def of(cls, lessons: Sequence[Lesson], points: np.ndarray, scores: np.ndarray, sizes: np.ndarray) -> Earlier:
+        """Return the prediction after some results of this run.
+
+        Args:
+            lessons: Results of earlier runs, of any number.
+            points: Features of this run's results, shape (results, genes).
+            scores: Their scores, the best highest, shape (results,).
+            sizes: See the class.
+        """
+        means = [_process_of(one, sizes).predict(points[:, one.shared])[0] for one in lessons]
+        count = len(scores)
+        trusts = [max(0.0, rank_correlation(mean.tolist(), scores.tolist()) - 1.0 / math.sqrt(count)) for mean in means]
+        kept = [place for place, trust in enumerate(trusts) if trust > 0.0]
+        shares = np.array([trusts[place] ** 2 for place in kept])
+        if not kept:
+            return cls((), shares, sizes, 0.0)
+        shares /= shares.sum()
+        together = shares @ np.stack([means[place] for place in kept])
+        away = together - together.mean()
+        slope = float(away @ (scores - scores.mean()) / (away @ away + PRUDENCE * max(1e-9, float(together.var()))))
+        slope = min(1.0, max(0.0, slope)) * min(1.0, FADE / count)
+        return cls(tuple(lessons[place] for place in kept), slope * shares, sizes, slope * float(together.mean()))
+
+    def __call__(self, points: np.ndarray) -> np.ndarray:
+        """Return the predicted scores of points, 0 on the mean of this run's results, shape (points,)."""
+        total = np.full(len(points), -self.middle)
+        for lesson, weight in zip(self.lessons, self.weights.tolist(), strict=True):
+            total += weight * _process_of(lesson, self.sizes).predict(points[:, lesson.shared])[0]
+        return total
+
+
+def _process_of(lesson: Lesson, sizes: np.ndarray) -> Process:
+    """Return the process of an earlier run, fitted once: to the best half of POINTS, and others spread over the ranks.
+
+    Scores here are the ranks themselves, with variance 1.
+    """
+    if "process" not in lesson.memo:
+        order = np.argsort(lesson.losses, kind="stable")
+        if len(order) > POINTS:
+            others = np.linspace(POINTS // 2, len(order) - 1, POINTS - POINTS // 2).astype(int)
+            order = np.append(order[: POINTS // 2], order[others])
+        places = ranks(lesson.losses)
+        scores = np.asarray(math.sqrt(12.0) * (0.5 - (places - 0.5) / len(places)))
+        points = features_of(lesson.units[order], sizes)[:, lesson.shared]
+        lesson.memo["process"] = Process.fit(points, scores[order], sizes[lesson.shared] > 0)
+    found: Process = lesson.memo["process"]
+    return found

@@ -1,0 +1,263 @@
+"""Candidates of saea: searches around them find new genomes, and a stalled search tries a rare value."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+
+from evo_tune.genome.genes import Choice, Float, Int
+from evo_tune.genome.history import History
+from evo_tune.genome.space import SearchSpace
+from evo_tune.genome.trial import Candidate, Outcome
+from evo_tune.strategies import _candidates, _models, saea
+from evo_tune.strategies._candidates import (
+    RECENT,
+    STALLED,
+    Draft,
+    Novelty,
+    _rounded,
+    _varied,
+    rare_value,
+    search_around,
+)
+from evo_tune.strategies.saea import SAEA
+from tests.strategies.cases import OBJECTIVES, SPACES
+from tests.strategies.simulate import Simulation, birth_rng
+
+PLANE = SearchSpace(x=Float(0, 1), y=Float(0, 1))
+TARGET = np.array([0.613, 0.287])
+
+
+def near(units: np.ndarray) -> np.ndarray:
+    return -np.asarray(((units - TARGET) ** 2).sum(axis=1))
+
+
+def begun(space: SearchSpace) -> History:
+    history = History(space, OBJECTIVES[:1])
+    history.born(Candidate(0, 0, 0, 0, space.default(), "default"))
+    return history
+
+
+def distance() -> float:
+    bred = [Draft(row, "random", (0,)) for row in birth_rng(1, 0).random((20, 2))]
+    found = search_around(Novelty.of(begun(PLANE), 0.0), bred, near, birth_rng(0, 0))
+    assert found is not None
+    assert found.parents == (0,)
+    return float(np.abs(PLANE.encode(found.genome) - TARGET).max())
+
+
+def test_rounds_come_nearer_to_what_the_models_like(monkeypatch: pytest.MonkeyPatch) -> None:
+    searched = distance()
+    monkeypatch.setattr(_candidates, "ROUNDS", 0)
+    assert searched < 0.2 * distance()
+    assert searched < 0.02
+
+
+def test_what_was_born_is_passed_over_until_nothing_is_left() -> None:
+    space = SearchSpace(depth=Int(1, 3), kind=Choice(("a", "b")))
+    history = begun(space)
+    for id in range(1, 6):
+        bred = [Draft(space.encode(genome), "grid") for genome in space.grid()]
+        found = search_around(Novelty.of(history, 0.0), bred, lambda units: units.sum(axis=1), birth_rng(0, id))
+        assert found is not None
+        assert not history.seen(found.genome)
+        history.born(Candidate(id, 0, 0, 0, found.genome, found.operator))
+    assert search_around(Novelty.of(history, 0.0), bred, lambda units: units.sum(axis=1), birth_rng(0, 9)) is None
+
+
+def test_variants_stay_inside_and_each_differs() -> None:
+    space = SPACES["mixed"]
+    units = np.repeat(space.encode(space.default())[None], 200, axis=0)
+    varied = _varied(units, space, birth_rng(0, 0), 0.1)
+    assert np.all((varied >= 0.0) & (varied <= 1.0))
+    assert np.all((varied != units).any(axis=1))
+    assert (varied != units).mean() < 0.4
+
+
+def test_coordinates_are_rounded_as_snapping_does_where_values_are_few() -> None:
+    space = SearchSpace(x=Float(0, 1), depth=Int(1, 5), kind=Choice(("a", "b", "c")), batch=Choice((8, 16)))
+    units = birth_rng(0, 0).random((50, 4))
+    snapped = np.stack([space.encode(space.snap(row)) for row in units])
+    assert np.allclose(_rounded(space, units), snapped, atol=1e-5)
+
+
+def grown(space: SearchSpace, *genomes: dict[str, object], told: int = 0) -> History:
+    """Return a history of births, of which the first so many are told, the first one being the best."""
+    history = History(space, OBJECTIVES[:1])
+    for id, genome in enumerate(genomes):
+        history.born(Candidate(id, 0, 0, 0, space.check(genome), "given"))
+    for id in range(told):
+        history.tell(id, Outcome("ok", {"loss": float(id)}))
+    return history
+
+
+NARROW = SearchSpace(x=Float(0, 1), width=Int(8, 1024), depth=Int(1, 8), kind=Choice(("a", "b")))
+HERE = {"x": 0.5, "width": 500, "depth": 4, "kind": "a"}
+
+
+@pytest.mark.parametrize(
+    ("change", "new"),
+    [
+        ({}, False),
+        ({"x": 0.51}, False),
+        ({"x": 0.49, "width": 515}, False),  # each gene is near, however many are changed
+        ({"x": 0.531}, True),
+        ({"width": 540}, True),
+        ({"x": 0.51, "depth": 5}, True),  # of few values none are near
+        ({"kind": "b"}, True),
+    ],
+)
+def test_what_is_near_in_every_gene_is_not_new(change: dict[str, object], new: bool) -> None:
+    history = grown(NARROW, HERE)
+    genome = NARROW.check({**HERE, **change})
+    assert Novelty.of(history, 0.03)(genome) is new
+    assert Novelty.of(history, 0.0)(genome) is bool(change)
+
+
+def test_births_are_kept_apart_from_the_latest_and_from_the_best_however_old() -> None:
+    others = [{"x": place / 2000, "width": 100, "depth": 2, "kind": "b"} for place in range(RECENT + 20)]
+    near = NARROW.check({**HERE, "x": 0.51})
+    assert not Novelty.of(grown(NARROW, HERE, *others, told=1), 0.03)(near)
+    assert Novelty.of(grown(NARROW, HERE, *others), 0.03)(near)  # neither told nor recent: forgotten
+    assert not Novelty.of(grown(NARROW, *others, HERE), 0.03)(near)
+
+
+def test_only_what_is_new_is_found_by_rounds_and_among_what_was_bred() -> None:
+    history = grown(PLANE, {"x": float(TARGET[0]), "y": float(TARGET[1])})
+    bred = [Draft(row, "random") for row in birth_rng(1, 0).random((20, 2))]
+    bred.append(Draft(TARGET + 0.01, "random"))
+    found = search_around(Novelty.of(history, 0.05), bred, near, birth_rng(0, 0))
+    assert found is not None
+    assert 0.05 <= np.abs(PLANE.encode(found.genome) - TARGET).max() < 0.1
+    assert len(list(Novelty.of(history, 0.05).new(bred))) == 20
+    assert len(list(Novelty.of(history, 0.0).new(bred))) == 21
+
+
+KINDS = SearchSpace(x=Float(0, 1), y=Float(0, 1), depth=Int(1, 9), kind=Choice(("a", "b", "c")))
+
+
+def standing(for_results: int, kinds: str = "aaaab", objectives: int = 1, out: int = 0) -> History:
+    """Return a history whose best was told so many results before the last one, its kinds repeated in turn."""
+    history, rng = History(KINDS, OBJECTIVES[:objectives]), birth_rng(1, 0)
+    for id in range(20 + for_results + out):
+        genome = {**KINDS.sample(rng), "kind": kinds[id % len(kinds)]}
+        history.born(Candidate(id, 0, 0, id, genome, "random"))
+        if id < 20 + for_results:
+            loss = 0.0 if id == 19 else 1.0 + float(rng.random())
+            history.tell(id, Outcome("ok", {"loss": loss, "cost": loss}))
+    return history
+
+
+def drafts() -> list[Draft]:
+    return [Draft(units, "mutation", (0,)) for units in birth_rng(2, 0).random((30, 4))]
+
+
+def chance(history: History, chances: float = 1.0, seed: int = 0) -> str | None:
+    found = rare_value(Novelty.of(history, 0.0), drafts(), chances, birth_rng(seed, 0))
+    if found is None:
+        return None
+    assert found.operator == "chance"
+    assert not history.seen(found.genome)
+    assert KINDS.snap(KINDS.encode(found.genome)) == found.genome
+    return str(found.genome["kind"])
+
+
+def test_a_search_that_stands_tries_the_value_of_fewest_births() -> None:
+    assert chance(standing(STALLED + 1)) == "c"
+    assert chance(standing(STALLED + 1, "aaacccb")) == "b"
+    assert {chance(standing(STALLED + 1, "aaaaaabc"), seed=seed) for seed in range(20)} == {"b", "c"}
+
+
+def test_while_results_improve_there_is_no_chance_and_nothing_is_drawn() -> None:
+    rng = birth_rng(0, 0)
+    assert rare_value(Novelty.of(standing(STALLED), 0.0), drafts(), 1.0, rng) is None
+    assert rng.random() == birth_rng(0, 0).random()
+
+
+def test_results_that_were_out_when_the_best_was_told_do_not_say_that_it_stands() -> None:
+    assert chance(standing(STALLED + 5, out=STALLED + 5)) is None
+    assert chance(standing(STALLED + 6, out=STALLED + 5)) == "c"
+
+
+def test_a_value_that_had_enough_births_gets_no_more() -> None:
+    assert chance(standing(STALLED + 1, "abc")) == chance(standing(STALLED + 1, "acb")) is not None
+    assert chance(standing(600, "aaab")) == "c"
+    assert chance(standing(600, "abc")) is None
+
+
+def test_there_are_as_many_chances_as_were_asked_for() -> None:
+    history = standing(STALLED + 1)
+    assert chance(history, 0.0) is None
+    assert 20 < sum(chance(history, 0.3, seed) is not None for seed in range(100)) < 40
+
+
+def test_several_objectives_and_spaces_without_such_a_gene_have_none() -> None:
+    assert chance(standing(STALLED + 1, objectives=2)) is None
+    space = SearchSpace(x=Float(0, 1), size=Choice((1, 2, 3), ordered=True))
+    history = History(space, OBJECTIVES[:1])
+    for id in range(40):
+        history.born(Candidate(id, 0, 0, id, space.sample(birth_rng(0, id)), "random"))
+        history.tell(id, Outcome("ok", {"loss": float(id)}))
+    assert rare_value(Novelty.of(history, 0.0), [], 1.0, birth_rng(0, 0)) is None
+
+
+def test_a_place_is_chosen_by_what_is_known_of_the_value_alone() -> None:
+    """Under a, the best lies at 0; under b it lies at 1, as six results show."""
+    space = SearchSpace(x=Float(0, 1), kind=Choice(("a", "b")))
+    history = History(space, OBJECTIVES[:1])
+    for id in range(46):
+        kind, x = ("b", 0.1 + 0.15 * id) if id < 6 else ("a", 0.02 * (id - 6))
+        loss = 3.0 - x if kind == "b" else x
+        history.born(Candidate(id, 0, 0, id, space.snap(space.encode({"x": x, "kind": kind})), "given"))
+        history.tell(id, Outcome("ok", {"loss": loss}))
+    found = [rare_value(Novelty.of(history, 0.0), [], 1.0, birth_rng(seed, 0)) for seed in range(8)]
+    assert [one.genome["kind"] for one in found if one] == ["b"] * 8
+    assert np.median([float(one.genome["x"]) for one in found if one]) > 0.8
+
+
+def test_random_genomes_with_the_value_are_candidates_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    space = SearchSpace(n=Int(1, 60), kind=Choice(("a", "b")), m=Int(1, 2))
+    history = History(space, OBJECTIVES[:1])
+    genomes = [{"n": n, "kind": "a", "m": 1} for n in range(1, 50)]
+    for id, genome in enumerate(genomes):
+        history.born(Candidate(id, 0, 0, id, genome, "given"))
+        history.tell(id, Outcome("ok", {"loss": float(id)}))
+    monkeypatch.setattr(saea, "IMMIGRANTS", 0)
+    proposal = SAEA(chances=1.0).propose(history, birth_rng(0, 99))
+    assert proposal is not None
+    assert (proposal.operator, proposal.genome["kind"]) == ("chance", "b")
+
+
+def hidden(candidate: Candidate) -> Outcome:
+    """Two kinds are best in the middle, where the default is, and good all over; c is better, at a corner only."""
+    units, right = KINDS.encode(candidate.genome), candidate.genome["kind"] == "c"
+    away = float(((units[:2] - (0.9 if right else 0.5)) ** 2).sum())
+    return Outcome("ok", {"loss": 4.0 * away if right else 0.15 + 0.1 * away})
+
+
+def test_what_looked_worse_at_first_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(saea, "SEARCHING", 0.0)
+    monkeypatch.setattr(_models, "TREES", 10)
+
+    def found(chances: float, seed: int) -> object:
+        strategy = SAEA(chances=chances, smooth=0.0)  # the process alone may find it
+        run = Simulation(strategy, KINDS, OBJECTIVES[:1], hidden, births=45, seed=seed).run()
+        return run.history.best and run.history.best.genome["kind"]
+
+    seeds = (1, 2, 4)  # in each of which it is given up after two to four births
+    assert [found(0.0, seed) for seed in seeds] == ["a"] * 3
+    assert [found(0.5, seed) for seed in seeds] == ["c"] * 3
+
+
+def test_a_chance_costs_little_more_in_a_long_run() -> None:
+    costs = []
+    for count in (STALLED + 50, 3_000):
+        history, times = standing(count, "a" * 9 + "b"), []
+        for id in range(5):
+            start = time.process_time()
+            assert chance(history, seed=id) == "c"
+            times.append(time.process_time() - start)
+        costs.append(min(times))
+    assert costs[1] < 5 * costs[0]  # 45 times the results

@@ -1,0 +1,214 @@
+"""Models of saea: scores in place of losses, and predictions from partial trainings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from evo_tune.genome.forest import Forest
+from evo_tune.genome.genes import Float
+from evo_tune.genome.models.process import Process
+from evo_tune.genome.space import SearchSpace
+from evo_tune.genome.trial import Candidate, Outcome
+from evo_tune.genome.values import Genome
+from evo_tune.plugins.strategy import Seen
+from evo_tune.rules.ruled import Ruled, Rules
+from evo_tune.strategies import saea
+from evo_tune.strategies._models import PAIRS, POINTS, Learned, _selected, normal_scores, spaced_scores
+from evo_tune.strategies.saea import SAEA
+from tests.rules.test_ruled import LOSS, RUNGS, SPACE, honest, ruled, trained
+from tests.strategies.cases import OBJECTIVES
+from tests.strategies.simulate import Simulation
+
+SQUARE = SearchSpace(x=Float(0, 1), y=Float(0, 1))
+
+
+def spaced(losses: list[float], failures: int = 0) -> np.ndarray:
+    """Return the scores of results in the order of their losses, failures behind them."""
+    count = len(losses) + failures
+    places = np.append(np.arange(1.0, len(losses) + 1), np.full(failures, len(losses) + (failures + 1) / 2))
+    known = np.append(np.sort(losses), np.full(failures, np.nan))
+    return spaced_scores(places, known, np.arange(count))
+
+
+WHOLE = st.lists(st.integers(-1000, 1000).map(float), min_size=1, max_size=40)
+
+
+@given(WHOLE, st.integers(0, 10))
+def test_the_order_and_the_worse_half_stay_as_they_are(losses: list[float], failures: int) -> None:
+    scores, count = spaced(losses, failures), len(losses) + failures
+    plain = normal_scores(np.arange(1.0, len(losses) + 1), count)
+    assert np.all(np.diff(scores) <= 1e-12)
+    assert scores[0] == pytest.approx(plain[0])
+    behind = np.arange(1, len(losses) + 1) > (count + 1) / 2
+    behind &= np.sort(losses) > np.sort(losses)[~behind][-1]
+    assert np.allclose(scores[: len(losses)][behind], plain[behind])
+
+
+@given(WHOLE, st.floats(0.01, 100.0), st.floats(-100.0, 100.0))
+def test_neither_scale_nor_offset_of_a_loss_matters(losses: list[float], scale: float, offset: float) -> None:
+    assert np.allclose(spaced(losses), spaced([scale * loss + offset for loss in losses]), atol=1e-6)
+
+
+def test_scores_of_the_better_half_are_as_far_apart_as_their_losses() -> None:
+    scores = spaced([1.0, 2.0, 4.0, 7.0, 11.0, 12.0, 100.0, 1e9, 1e10], 1)
+    steps = np.diff(scores[:5])
+    assert np.allclose(steps / steps[0], [1.0, 2.0, 3.0, 4.0])
+    assert np.all(scores[5:9] == normal_scores(np.arange(6.0, 10.0), 10))
+
+
+@pytest.mark.parametrize("losses", [[-1.5e308, 0.0, 1.5e308, 1.6e308, 1.7e308], [0.0, 5e-324, 1e-323, 1.0, 2.0]])
+def test_losses_at_the_ends_of_the_numbers_are_scored_as_others(losses: list[float]) -> None:
+    scores = spaced(losses)
+    assert np.isfinite(scores).all()
+    assert np.all(np.diff(scores) <= 0.0)
+
+
+def test_equal_losses_and_none_at_all_keep_their_normal_scores() -> None:
+    assert np.array_equal(spaced([3.0] * 6), normal_scores(np.arange(1.0, 7.0), 6))
+    places, unknown = np.arange(1.0, 5.0), np.full(4, np.nan)
+    assert np.array_equal(spaced_scores(places, unknown, np.arange(4)), normal_scores(places, 4))
+
+
+def births(power: float, scale: float = 1.0, rules: Rules | None = None, **options: Any) -> list[Genome]:
+    """Return the births of a run on a bowl whose losses are raised to a power, which changes no rank."""
+
+    def evaluate(candidate: Candidate) -> Outcome:
+        loss = float(((SQUARE.encode(candidate.genome) - 0.3) ** 2).sum())
+        return Outcome("ok", {"loss": scale * loss**power})
+
+    strategy = SAEA(**options)
+    ruled = strategy if rules is None else Ruled.of(strategy, rules, lambda genome: {})
+    run = Simulation(ruled, SQUARE, OBJECTIVES[:1], evaluate, births=24).run()
+    return [one.genome for one in run.candidates]
+
+
+def test_how_far_apart_losses_are_matters_as_often_as_it_is_to() -> None:
+    assert births(1.0, smooth=0.0) == births(3.0, smooth=0.0)
+    assert births(1.0, smooth=1.0) != births(3.0, smooth=1.0)
+    assert births(1.0) == births(1.0, scale=2.0**40)
+
+
+@pytest.mark.parametrize("rules", [None, Rules(rungs=(1 / 9, 1 / 3, 1.0))], ids=["plain", "rungs"])
+@pytest.mark.parametrize(("smooth", "asked"), [(1.0, False), (0.0, True)])
+def test_with_smooth_the_process_predicts_without_the_forest(
+    rules: Rules | None, smooth: float, asked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grown, fit = [], Forest.fit
+    monkeypatch.setattr(Forest, "fit", lambda *given: grown.append(1) or fit(*given))
+    births(1.0, rules=rules, smooth=smooth)
+    assert bool(grown) is asked
+
+
+@pytest.mark.parametrize("rules", [Rules(replicates=2), Rules(prune=True)], ids=["replicates", "prune"])
+def test_it_matters_under_rules_that_train_all_genomes_alike(rules: Rules) -> None:
+    assert births(1.0, rules=rules, smooth=1.0) != births(3.0, rules=rules, smooth=1.0)
+    assert births(1.0, rules=rules, smooth=0.0) == births(3.0, rules=rules, smooth=0.0)
+
+
+def test_it_comes_nearer_to_the_lowest_point_of_a_smooth_surface() -> None:
+    space = SearchSpace(**{f"x{place}": Float(0, 1) for place in range(5)})
+
+    def best(smooth: float, seed: int) -> float:
+        def evaluate(candidate: Candidate) -> Outcome:
+            return Outcome("ok", {"loss": float(((space.encode(candidate.genome) - 0.3) ** 2).sum())})
+
+        run = Simulation(SAEA(smooth=smooth), space, OBJECTIVES[:1], evaluate, births=40, seed=seed).run()
+        return float((run.history.best.losses or (1.0,))[0])  # type: ignore[union-attr]
+
+    with_it, without = ([best(smooth, seed) for seed in range(4)] for smooth in (0.5, 0.0))
+    assert np.median(with_it) < 0.5 * np.median(without)
+
+
+SIZES = np.zeros(2, dtype=int)
+
+
+def seen(count: int, ended: int, likeness: float, smooth: bool = True) -> tuple[Seen, np.ndarray]:
+    """Return a run of which the first genomes were trained in full, and the losses of all of them in the end."""
+    rng = np.random.default_rng(0)
+    units = rng.random((count, 2))
+    losses = units.sum(axis=1) if smooth else rng.random(count)
+    early = likeness * losses + (1.0 - likeness) * rng.random(count)
+    places = np.full((count, 3), np.nan)
+    places[:, 0] = early.argsort().argsort() + 1.0
+    places[:ended, 2] = (losses[:ended].argsort().argsort() + 1.0) * count / ended
+    return Seen(RUNGS, places, np.arange(count), list(units)), losses
+
+
+@pytest.mark.parametrize("count", [20, 60, 400])
+def test_it_learns_from_a_bounded_number_of_results_with_pairs_among_them(count: int) -> None:
+    given, _ = seen(count, count // 2, 1.0)
+    used = _selected(given.places)
+    assert used.sum() == min(POINTS, count + count // 2)
+    assert not np.isnan(given.places[used]).any()
+    best = np.argsort(given.places[: count // 2, 2])[:PAIRS]
+    assert used[best][:, [0, 2]].all()
+
+
+def test_expectations_follow_early_results_as_far_as_these_were_right() -> None:
+    right, losses = seen(40, 14, 1.0)
+    waiting = np.arange(14, 40)
+    learned = Learned.of(right, SIZES)
+    assert learned.trust(1 / 9) > 0.8
+    assert np.corrcoef(learned.worth(waiting), -losses[waiting])[0, 1] > 0.95
+    wrong = Learned.of(seen(40, 14, 0.0)[0], SIZES)
+    assert wrong.trust(1 / 9) < learned.trust(1 / 9) - 0.1
+
+
+def test_a_result_that_the_process_did_not_learn_from_counts_all_the_same() -> None:
+    given, _ = seen(400, 40, 1.0, smooth=False)  # genes tell nothing
+    left = int(np.flatnonzero(~_selected(given.places)[:, 0] & np.isnan(given.places[:, 2]))[0])
+    learned, worth = Learned.of(given, SIZES), []
+    for place in (1.0, 400.0):
+        learned.seen.places[left, 0] = place  # after it has learned: only the genome's own
+        worth.append(float(learned.worth(np.array([left]))[0]))
+    assert worth[0] > worth[1] + 1.0
+
+
+def test_scores_of_what_was_trained_in_full_are_its_own() -> None:
+    given, _ = seen(30, 10, 0.3)
+    learned = Learned.of(given, SIZES)
+    scores = learned.scores(np.arange(30))
+    assert (np.argsort(-scores[:10]) == np.argsort(given.places[:10, 2])).all()
+    assert scores[:10].max() == learned.best
+    assert np.abs(scores[10:]).max() < 3.0
+
+
+def test_of_two_that_are_expected_to_end_alike_the_less_known_one_goes_on() -> None:
+    learned = Learned.of(seen(30, 10, 1.0, smooth=False)[0], SIZES)
+    mean, variance = learned._predicted(np.arange(30))
+    assert np.allclose(learned.worth(np.arange(30)) - mean, np.sqrt(variance))
+    assert variance[10:].mean() > variance[:10].mean()
+
+
+def test_births_are_those_of_which_most_is_expected_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    merits = saea.SAEA._learned_merits
+    monkeypatch.setattr(saea.SAEA, "_learned_merits", lambda *given: asked.append(1) or merits(*given))
+    monkeypatch.setattr(saea, "rare_value", lambda *given: pytest.fail("results in part are no chance"))
+    strategy = ruled("saea", Rules(RUNGS))
+    run = Simulation(strategy, SPACE, objectives=LOSS, evaluate=trained(honest), births=30).run()
+    assert isinstance(strategy.inner, SAEA)
+    assert len(asked) == 30 - strategy.inner.first
+    early = [trial.losses[0] for trial in run.history.trials if trial.candidate.fresh and trial.losses]
+    assert np.mean(early[15:]) < np.mean(early[:6]) - 0.2
+
+
+def test_births_are_judged_by_the_process_that_learned_and_not_by_one_made_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    aged = []
+    fit = Process.fit
+
+    def noted(*given: np.ndarray) -> Process:
+        aged.append(len(given) == 4)
+        return fit(*given)
+
+    monkeypatch.setattr(Process, "fit", noted)
+    Simulation(ruled("saea", Rules(RUNGS)), SPACE, objectives=LOSS, evaluate=trained(honest), births=16).run()
+    assert aged
+    assert all(aged), "no process was made of results without the shares of a training that they are of"
