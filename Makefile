@@ -51,11 +51,12 @@ sample: setup  ## make populations/sample anew
 	$(BIN)/evo-tune run --name sample --seed 1 --population 8 --generations 4 -o flops=5e10 --order birth
 	rm -rf populations/sample/_lock populations/sample/_trials
 
-options: setup  ## make docs/options.md anew, from the evaluators' declarations
-	@printf '%s\n\n%s\n\n' '# Options of the bundled evaluators' \
+options: setup  ## make docs/options.md anew, from the declarations of evaluators and strategies
+	@printf '%s\n\n%s\n\n' '# Options of the bundled evaluators and strategies' \
 	  'Made by `make options` from the declarations; `evo-tune evaluators NAME` prints the same. `-o NAME=VALUE` sets one; one with choices or a gene may become a gene by `--gene NAME`, any that is not said to be fixed by `--gene NAME=GENE`.' > docs/options.md
 	@for name in language_model fine_tuning image_classification tabular_classification text_classification; do \
 	  $(BIN)/evo-tune evaluators $$name --format markdown >> docs/options.md; done
+	@$(BIN)/evo-tune strategies --format markdown >> docs/options.md
 
 docs: setup  ## make the documentation site in docs/_build, without a network
 	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build

@@ -7,7 +7,7 @@ A run ends when its cost is spent. Quality is the normalised regret of the best 
 
     python benchmarks/fidelity.py --tables ../shared/tables --seeds 20
     python benchmarks/fidelity.py --tables ../shared/tables --seeds 20 --strategies ga,saea,random
-    python benchmarks/fidelity.py --tables ../shared/tables --strategies saea,saea:early=places --trainings 30
+    python benchmarks/fidelity.py --tables ../shared/tables --strategies saea,saea:smooth=0 --trainings 30
     python benchmarks/fidelity.py --tables ../shared/tables --seeds 3 --quick     in a minute
 
 'halving' is the same without the guard: no audits but the default, and the rungs' ratio whatever it misses.

@@ -259,9 +259,6 @@ WORTH = Rules(replicates=CAP, by_worth=True)
 METHODS: dict[str, Maker] = {
     "saea": ours("saea"),
     "saea, --replicates auto": ours("saea", rules=WORTH),
-    "saea as it was": ours(
-        "saea", believe="average", rounds=0, chances=0.0, front="steady", apart=0.0, smooth=0.0, ahead="spread"
-    ),
     "ga": ours("ga"),
     "random": ours("random"),
     "hill": ours("hill"),
@@ -280,7 +277,6 @@ METHODS: dict[str, Maker] = {
 FRONTS: dict[str, Maker] = {
     "saea": ours("saea"),
     "nsga2": ours("nsga2"),
-    "nsga2, one by one": ours("nsga2", front="steady"),
     "random": ours("random"),
     "optuna nsga2": peer("optuna nsga2"),
     "optuna default": peer("optuna default"),
@@ -289,26 +285,17 @@ FRONTS: dict[str, Maker] = {
 }
 """Those that can do two objectives."""
 
-SLOTS = ("saea", "saea as it was", "ga", "random", "optuna tpe, constant liar")
+SLOTS = ("saea", "ga", "random", "optuna tpe, constant liar")
 """Those that play with several slots, if no --methods are given; Optuna's TPE begins with the default, as ours do."""
 
 ABLATION: dict[str, Maker] = {
     "saea": ours("saea"),
-    "saea as it was": METHODS["saea as it was"],
-    "no rounds of mutation": ours("saea", rounds=0),
-    "rounds at every birth": ours("saea", searching=1.0),
     "no chances": ours("saea", chances=0.0),
     "not apart": ours("saea", apart=0.0),
     "no smooth births": ours("saea", smooth=0.0),
-    "all spread that are ahead of results": ours("saea", ahead="spread"),
-    "what is out is average": ours("saea", believe="average"),
-    "without the screen": ours("saea", screen="none"),
-    "the forest alone": ours("saea", models="forest"),
-    "the process alone": ours("saea", models="process"),
-    "confidence bound": ours("saea", screen="ucb"),
-    "no random candidates": ours("saea", immigrants=0),
+    "the process alone": ours("saea", smooth=1.0),
 }
-"""The default, and what each of its parts does."""
+"""The default, and `saea` with an option changed."""
 
 FURTHER: dict[str, Maker] = {
     "saea": ours("saea"),

@@ -72,7 +72,7 @@ class Ladder(GA):
     """
 
     sizes: str = option("", help="Sizes of the rungs, DEPTHxWIDTH with commas between: 2x64,4x96,6x128.")
-    births: int = option(0, bounds="[0, inf)", help="Trials by which a rung is judged; 0 is the population.")
+    trials: int = option(0, bounds="[0, inf)", help="Trials by which a rung is judged; 0 is the population.")
     # 0.02 nats is about the effect of another seed on the default language model: a smaller gain may be noise.
     threshold: float = option(
         0.02, bounds="(-inf, inf)", unit="units of the objective", help="Smallest gain for each doubling of size."
@@ -133,7 +133,7 @@ class Ladder(GA):
         rungs: list[Rung] = []
         gains: list[float] = []
         for size in parse_sizes(self.sizes):
-            rung = Rung(history, size, self.births or self.population)
+            rung = Rung(history, size, self.trials or self.population)
             rungs.append(rung)
             if not rung.is_judged:
                 return Climb(rungs, gains, None)

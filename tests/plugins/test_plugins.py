@@ -497,5 +497,5 @@ def test_unknown_strategies_and_options_are_named() -> None:
         make_strategy("random", {"elites": 1})
     with pytest.raises(OptionError, match=r"-s population=few: expected a whole number \(an option of strategy ga\)"):
         make_strategy("ga", {"population": "few"})
-    with pytest.raises(OptionError, match="population=1 is not allowed: expected 2 or more"):
+    with pytest.raises(OptionError, match="-s population=1: expected a whole number, 2 or more"):
         make_strategy("ga", {"population": "1"})

@@ -24,7 +24,7 @@ BAD = STATUSES[1:]
 
 SMALL = {
     "hyperopt": {"first": 4},
-    "ladder": {"sizes": "1x32,2x64,4x96", "births": 6},
+    "ladder": {"sizes": "1x32,2x64,4x96", "trials": 6},
     "saea": {"first": 4},
     "staged": {"coarse": 8, "genes": 2, "finalists": 2, "replicates": 2},
     "tpe": {"first": 4},

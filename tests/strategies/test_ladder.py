@@ -44,7 +44,7 @@ def sizes_of(run: Simulation) -> list[str]:
 
 @pytest.mark.parametrize("slots", [1, 4])
 def test_it_climbs_while_size_pays_and_stays_where_it_stopped(slots: int) -> None:
-    ladder = Ladder(population=4, sizes=SIZES, births=7, threshold=0.05)
+    ladder = Ladder(population=4, sizes=SIZES, trials=7, threshold=0.05)
     run = climb(ladder, losing(0.1, last=0.01), slots=slots)
     assert sizes_of(run) == ["1x32"] * 7 + ["2x64"] * 7 + ["4x128"] * 7 + ["8x256"] * (59 - 21)
     told = ladder.status(run.history)
@@ -54,7 +54,7 @@ def test_it_climbs_while_size_pays_and_stays_where_it_stopped(slots: int) -> Non
 
 
 def test_it_stops_at_once_where_size_does_not_pay_and_goes_back_to_the_best_rung() -> None:
-    ladder = Ladder(population=4, sizes=SIZES, births=7, threshold=0.05)
+    ladder = Ladder(population=4, sizes=SIZES, trials=7, threshold=0.05)
     run = climb(ladder, losing(-0.1))
     assert sizes_of(run) == ["1x32"] * 7 + ["2x64"] * 7 + ["1x32"] * 45
     assert "stopped at rung 2x64: gain -0.1" in ladder.status(run.history)
@@ -62,14 +62,14 @@ def test_it_stops_at_once_where_size_does_not_pay_and_goes_back_to_the_best_rung
 
 
 def test_the_last_rung_is_no_stop() -> None:
-    ladder = Ladder(population=4, sizes=SIZES, births=7, threshold=0.05)
+    ladder = Ladder(population=4, sizes=SIZES, trials=7, threshold=0.05)
     run = climb(ladder, losing(0.1, last=0.1))
     assert "reached the last rung 8x256" in ladder.status(run.history)
     assert sizes_of(run)[-1] == "8x256"
 
 
 def test_a_rung_begins_with_the_best_of_the_one_before() -> None:
-    run = climb(Ladder(population=6, sizes=SIZES, births=10, threshold=0.05), losing(0.1))
+    run = climb(Ladder(population=6, sizes=SIZES, trials=10, threshold=0.05), losing(0.1))
     first = [c for c in run.candidates if c.operator == "climb"]
     assert [f"{c.genome['depth']}x{c.genome['width']}" for c in first] == [
         size for size in ("2x64", "4x128", "8x256") for _ in range(3)
@@ -83,7 +83,7 @@ def test_a_rung_begins_with_the_best_of_the_one_before() -> None:
 
 
 def test_a_judgement_stands_however_well_the_rest_of_the_run_does() -> None:
-    ladder = Ladder(population=4, sizes=SIZES, births=7, threshold=0.05)
+    ladder = Ladder(population=4, sizes=SIZES, trials=7, threshold=0.05)
     bad = losing(0.0)
 
     def lucky(candidate: Candidate) -> Outcome:
@@ -96,7 +96,7 @@ def test_a_judgement_stands_however_well_the_rest_of_the_run_does() -> None:
 
 
 def test_a_rung_without_any_value_ends_it() -> None:
-    ladder = Ladder(population=4, sizes=SIZES, births=7, threshold=0.05)
+    ladder = Ladder(population=4, sizes=SIZES, trials=7, threshold=0.05)
     good = losing(0.1)
     run = climb(ladder, lambda c: good(c) if c.genome["depth"] < 4 else Outcome("out_of_memory", error="too large"))
     assert set(sizes_of(run)) == {"1x32", "2x64", "4x128"}
@@ -107,7 +107,7 @@ def test_a_rung_without_any_value_ends_it() -> None:
 
 def test_a_small_rung_is_judged_by_all_that_it_has() -> None:
     space = SearchSpace(kind=Choice(("a", "b", "c")), depth=Int(1, 2), width=Int(8, 16, step=8))
-    ladder = Ladder(population=4, sizes="1x8,2x16", births=7, threshold=0.0)
+    ladder = Ladder(population=4, sizes="1x8,2x16", trials=7, threshold=0.0)
     run = Simulation(ladder, space, [Minimize("loss")], lambda c: Outcome("ok", {"loss": 1.0 / int(c.genome["width"])}))
     assert sorted(sizes_of(run.run()))[:3] == ["1x8"] * 3
     assert len(run.candidates) in (6, 7)  # the default may be of neither size

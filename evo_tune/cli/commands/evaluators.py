@@ -109,11 +109,15 @@ def markdown(plugin: Evaluator) -> str:
     """Return the declarations of an evaluator as a section of docs/options.md."""
     lines = [f"## {plugin.name}", "", plugin.summary, ""]
     for title, held in groups_of(plugin.options.values()).items():
-        rows = _rows(held)
-        lines += [f"### {title or 'Options'}", "", _markdown_row(rows[0]), _markdown_row(["---"] * len(rows[0]))]
-        lines += [_markdown_row({**row, "option": f"`{row['option']}`"}.values()) for row in rows]
-        lines.append("")
+        lines += [f"### {title or 'Options'}", "", *markdown_table(held), ""]
     return "\n".join(lines)
+
+
+def markdown_table(options: Iterable[Option]) -> list[str]:
+    """Return the lines of a Markdown table of options, at least one."""
+    rows = _rows(options)
+    lines = [_markdown_row(rows[0]), _markdown_row(["---"] * len(rows[0]))]
+    return lines + [_markdown_row({**row, "option": f"`{row['option']}`"}.values()) for row in rows]
 
 
 def _markdown_row(cells: Iterable[str]) -> str:
