@@ -1,6 +1,6 @@
-"""What the strategies that breed have in common: who survives, the barrier of generations, and a child.
+"""The base of strategies that breed: survivors, the barrier between generations, and children.
 
-A subclass says how to select survivors and parents; the rest is here. This file knows no objectives.
+A subclass defines how survivors and parents are selected. This module does not know objectives.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from evo_tune.strategies._proposals import fresh, spread, unseen
 __all__ = ["Breeder"]
 
 ATTEMPTS = 8
-"""Children made before a random genome takes their place; each mutates more than the one before."""
+"""Children tried before a random genome takes their place; each mutates more than the one before."""
 
 FINEST = 0.02
 """Smallest standard deviation of a mutation, in unit coordinates."""
@@ -45,11 +45,11 @@ class Breeder(Strategy):
 
     @abstractmethod
     def survive(self, old: Sequence[Individual], young: Sequence[Individual]) -> list[Individual]:
-        """Return the survivors, at most `population`, of earlier survivors and newly told individuals."""
+        """Return the survivors, at most `population`, of earlier survivors and new individuals."""
 
     @abstractmethod
     def parents(self, pool: Sequence[Individual]) -> tuple[Individual, Individual]:
-        """Return two parents, perhaps the same one twice, from one or more survivors; runs inside `seeded`."""
+        """Return two parents, possibly the same, from one or more survivors; called inside `seeded`."""
 
     def propose(self, history: History, rng: np.random.Generator) -> Proposal | None:
         if self.generational:
@@ -59,7 +59,7 @@ class Breeder(Strategy):
             pool = self._generations(history).survivors(self, last)
         else:
             pool = self._steady(history)
-        # Half a population of parents is enough to begin: trainings are few, and waiting spends them.
+        # Half a population of parents is enough to start: trainings are few, and waiting costs some of them.
         if history.fresh_count < self.population and len(pool) < max(1, self.population // 2):
             return spread(history, rng)
         if not pool or rng.random() < self.immigrants:
@@ -69,15 +69,15 @@ class Breeder(Strategy):
     def survivors(self, history: History) -> Sequence[int]:
         if not self.generational:
             return [one.id for one in self._steady(history)]
-        born = history.fresh_count // self.population - 1
-        complete = min([born, *(candidate.generation - 1 for candidate in history.out)])
+        proposed = history.fresh_count // self.population - 1
+        complete = min([proposed, *(candidate.generation - 1 for candidate in history.out)])
         generations = self._generations(history)
         pool = generations.survivors(self, complete)
-        # Before the first generation is complete, and where all of it failed, there is only what is told so far.
-        return [one.id for one in pool or self.survive([], [one for told in generations.born for one in told])]
+        # Before the first generation is complete, and if all of it failed, select among all results so far.
+        return [one.id for one in pool or self.survive([], [one for some in generations.members for one in some])]
 
     def _steady(self, history: History) -> list[Individual]:
-        """Return the survivors of everything told, each trial having competed as it came."""
+        """Return the survivors of all completed trials, each of which competed when its result was reported."""
 
         def step(pool: list[Individual], trial: Trial) -> list[Individual]:
             return self.survive(pool, [Individual.of(trial, history)]) if trial.rankable else pool
@@ -93,19 +93,19 @@ class Breeder(Strategy):
         return history.fold((__name__, "generations", self), Generations, step)
 
     def _children(self, history: History, rng: np.random.Generator, pool: Sequence[Individual]) -> Iterator[Proposal]:
-        """Yield children, each more mutated than the one before: the first may have been born already."""
+        """Yield children, each mutated more than the one before, because the first may exist already."""
         space = history.space
         rate = self.mutation / len(space.genes)
         scale = max(FINEST, self.scale / math.sqrt(1.0 + len(history.trials) / self.population))
         for attempt in range(ATTEMPTS):
             with seeded(rng):
                 first, second = self.parents(pool)
-                units, bred = first.units, first.id != second.id and rng.random() < self.crossover
-                if bred:
+                units, crossed = first.units, first.id != second.id and rng.random() < self.crossover
+                if crossed:
                     units = crossover(first.units, second.units, space)
             more = 1.0 + attempt / 2
             genome = space.snap(mutate(units, space, rng, rate * more, min(1.0, scale * more)))
-            if bred:
+            if crossed:
                 yield Proposal(genome, "crossover+mutation", (first.id, second.id))
             else:
                 yield Proposal(genome, "mutation", (first.id,))
@@ -113,27 +113,28 @@ class Breeder(Strategy):
 
 @dataclass
 class Generations:
-    """Told individuals by generation, and the survivors of complete ones: the state of a fold.
+    """Completed individuals of each generation, and the survivors of complete generations: the state of a fold.
 
-    A generation that has been told completely never changes, so its survivors are computed once.
+    A complete generation never changes, so its survivors are computed once.
+
+    Args:
+        members: Completed individuals of each generation.
+        closed: Survivors after each complete generation.
     """
 
-    born: list[list[Individual]] = field(default_factory=list)
+    members: list[list[Individual]] = field(default_factory=list)
     closed: list[list[Individual]] = field(default_factory=list)
 
     def add(self, generation: int, individual: Individual) -> None:
-        """Note a told individual."""
-        while len(self.born) <= generation:
-            self.born.append([])
-        self.born[generation].append(individual)
-
-    def told(self, generation: int) -> list[Individual]:
-        """Return a generation's individuals so far."""
-        return self.born[generation] if generation < len(self.born) else []
+        """Add a completed individual to its generation."""
+        while len(self.members) <= generation:
+            self.members.append([])
+        self.members[generation].append(individual)
 
     def survivors(self, strategy: Breeder, last: int) -> list[Individual]:
-        """Return the survivors of the generations up to `last`, which are told completely; -1: none."""
+        """Return the survivors of the generations up to `last`, all of which are complete; none if `last` is -1."""
         while len(self.closed) <= last:
-            old = self.closed[-1] if self.closed else []
-            self.closed.append(strategy.survive(old, self.told(len(self.closed))))
+            number = len(self.closed)
+            young = self.members[number] if number < len(self.members) else []
+            self.closed.append(strategy.survive(self.closed[-1] if self.closed else [], young))
         return self.closed[last] if last >= 0 else []

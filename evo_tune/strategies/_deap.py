@@ -1,10 +1,9 @@
-"""The operators of evolution in unit coordinates: the only file that imports DEAP.
+"""Operators of evolution in unit coordinates: the only module that imports DEAP.
 
-Trials come in as `Individual`s, children leave as lists of unit coordinates. DEAP draws from the global generators
-of Python and numpy, which any other thread may use as well: its modules get generators of their own instead, which
-`seeded` gives a seed from the caller's, so a proposal stays a pure function of history.
-DEAP sees finite losses only; failed trials never get here. This file knows nothing of births, duplicates
-or generations.
+Trials come in as `Individual`s, and children leave as lists of unit coordinates. DEAP draws from the global generators
+of Python and numpy, which other threads may use as well. So its modules get generators of their own, which `seeded`
+seeds from the caller's, and a proposal stays a pure function of the history. DEAP sees finite losses only; failed
+trials never get here. This module does not know proposals, duplicates or generations.
 """
 
 from __future__ import annotations
@@ -41,19 +40,15 @@ __all__ = [
 ]
 
 ETA = 10.0
-"""Crowding degree of simulated binary crossover: children stay near a parent's value (Deb & Agrawal use 2 to 20)."""
+"""Crowding degree of simulated binary crossover: a child stays near one parent's value (Deb & Agrawal use 2 to 20)."""
 
 SHRINK = 2.0**-10
-"""Losses are scaled by this power of two, which is exact: the difference of two of the largest floats would
-overflow to infinity, and infinity by infinity is a crowding distance that is no number."""
+"""Factor of all losses, a power of two, so exact: the difference of two of the largest floats would overflow to
+infinity, and a crowding distance of infinity by infinity is not a number."""
 
 
 class _Numpy:
-    """numpy, as DEAP is to see it: with a generator of its own for what it draws.
-
-    Args:
-        random: It.
-    """
+    """numpy as DEAP sees it, with a generator of its own as `numpy.random`."""
 
     def __init__(self, random: np.random.RandomState) -> None:
         self.random = random
@@ -63,18 +58,18 @@ class _Numpy:
 
 
 OWN, OWN_NUMPY = random.Random(), np.random.RandomState()
-"""The generators from which DEAP draws: those that it knows as modules, drawn from by the same names."""
+"""Generators of DEAP. They have the methods of the modules `random` and `numpy.random`, which they replace in it."""
 
 for _module in (deap_crossover, deap_emo, deap_selection):
     _module.random = OWN
 deap_emo.numpy = _Numpy(OWN_NUMPY)
 
 LOCK = threading.RLock()
-"""Held while DEAP draws: runs in several threads of a program share these generators."""
+"""Held while DEAP draws, because runs in several threads share these generators."""
 
 
 class Losses(base.Fitness):  # type: ignore[misc]  # DEAP has no types
-    """DEAP's fitness for any number of losses; the weights are the object's own, so no class is registered."""
+    """DEAP's fitness for any number of losses. Weights belong to the object, so no class is registered."""
 
     def __init__(self, losses: Sequence[float]) -> None:
         self.weights = (-1.0,) * len(losses)
@@ -83,12 +78,12 @@ class Losses(base.Fitness):  # type: ignore[misc]  # DEAP has no types
 
 
 class Individual:
-    """A trial as DEAP selects it; nothing but a selection changes it.
+    """A trial as DEAP selects it; only a selection changes it.
 
     Args:
-        id: The trial's id.
-        losses: Its losses, all finite.
-        units: Its unit coordinates, shape (genes,).
+        id: Id of the trial.
+        losses: Losses, all finite.
+        units: Unit coordinates, shape (genes,).
     """
 
     def __init__(self, id: int, losses: tuple[float, ...], units: Sequence[float]) -> None:
@@ -106,7 +101,7 @@ class Individual:
 
 @contextmanager
 def seeded(rng: np.random.Generator) -> Iterator[None]:
-    """Seed DEAP's generator from `rng`; while it works, no other thread draws from it."""
+    """Seed DEAP's generator from `rng`, and keep other threads from drawing from it inside the block."""
     with LOCK:
         OWN.seed(int(rng.integers(2**63)))
         yield
@@ -122,17 +117,17 @@ def crowded_tournament(pool: Sequence[Individual]) -> tuple[Individual, Individu
     """Return two parents by dominance, then crowding distance; call it inside `seeded`.
 
     Args:
-        pool: One or more individuals as `select` returned them.
+        pool: One or more individuals that `select` returned.
     """
-    # selTournamentDCD returns multiples of four, and wants at least as many individuals to choose from.
+    # selTournamentDCD returns multiples of four, and needs at least as many individuals to choose from.
     first, second = tools.selTournamentDCD(list(pool) * (4 if len(pool) < 4 else 1), 4)[:2]
     return first, second
 
 
 def select(pool: Sequence[Individual], size: int) -> list[Individual]:
-    """Return the `size` individuals that NSGA-II keeps (Deb et al., 2002), crowding distances set.
+    """Return the `size` individuals that NSGA-II keeps (Deb et al., 2002), with their crowding distances.
 
-    They are copies: a crowding distance belongs to the selection in which it was computed.
+    They are copies, because a crowding distance belongs to the selection that computed it.
     """
     copies = [Individual(one.id, one.losses, one.units) for one in pool]
     kept: list[Individual] = tools.selNSGA2(copies, size) if copies else []
@@ -140,15 +135,15 @@ def select(pool: Sequence[Individual], size: int) -> list[Individual]:
 
 
 def best_of(history: History, size: int) -> dict[int, Individual]:
-    """Return the `size` individuals that NSGA-II keeps of everything told at once, by their places in `ranking`.
+    """Return the `size` individuals that NSGA-II keeps of all completed trials, by their places in `ranking`.
 
-    They are those that `select` keeps of all, in its order, with its crowding distances; but DEAP finds fronts in a
-    time that grows with the square of their number.
+    They are those that `select` keeps, in its order and with its crowding distances. DEAP itself needs a time that
+    grows with the square of the number of trials.
     """
-    told, found = history.ranking, dict[int, Individual]()
-    fronts = _fronts(history.ranked_losses(), size) if len(told) else []
+    ranking, found = history.ranking, dict[int, Individual]()
+    fronts = _fronts(history.ranked_losses(), size) if len(ranking) else []
     for front in fronts:
-        pool = {row: Individual.of(told[row], history) for row in front}
+        pool = {row: Individual.of(ranking[row], history) for row in front}
         deap_emo.assignCrowdingDist(list(pool.values()))
         if front is fronts[-1]:
             last = sorted(pool.items(), key=lambda one: one[1].fitness.crowding_dist, reverse=True)
@@ -158,15 +153,16 @@ def best_of(history: History, size: int) -> dict[int, Individual]:
 
 
 def _fronts(losses: np.ndarray, size: int) -> list[list[int]]:
-    """Return the points of the first fronts that hold `size` of them together, as rows, in DEAP's order.
+    """Return the rows of the first fronts that have `size` points together, in DEAP's order.
 
-    In a front that is by the last one of the front before that dominates a point, then by age, equal points together.
+    Within a front, points are sorted by the last point of the front before that dominates them, then by age, with equal
+    points together.
 
     Args:
-        losses: Shape (points, objectives).
-        size: How many are wanted.
+        losses: Losses, shape (points, objectives).
+        size: Number of points.
     """
-    import moocore  # a quarter of a second, for several objectives only
+    import moocore  # takes a quarter of a second, needed for several objectives only
 
     numbers = moocore.pareto_rank(losses)
     found: list[list[int]] = []
@@ -191,13 +187,13 @@ def _fronts(losses: np.ndarray, size: int) -> list[list[int]]:
 def select_by_reference(pool: Sequence[Individual], size: int) -> list[Individual]:
     """Return the `size` individuals that NSGA-III keeps (Deb & Jain, 2014).
 
-    Its reference points lie evenly on the unit simplex, as many as the population holds. It breaks ties by a
-    generator that is given a seed made of the ids, so the same pool always gives the same individuals.
+    Its reference points are spread evenly over the unit simplex, at most as many as individuals are kept. The generator
+    that breaks ties is seeded by the ids, so the same pool always gives the same individuals.
     """
     if len(pool) <= size:
         return list(pool)
     objectives = len(pool[0].losses)
-    with LOCK, np.errstate(all="ignore"):  # losses of any size: what overflows ends up in some niche
+    with LOCK, np.errstate(all="ignore"):  # losses of any size: one that overflows ends up in some niche
         OWN_NUMPY.seed(fold_seed(one.id for one in pool))
         points = tools.uniform_reference_points(objectives, _divisions(objectives, size))
         kept: list[Individual] = tools.selNSGA3(list(pool), size, points, nd="standard")
@@ -205,7 +201,7 @@ def select_by_reference(pool: Sequence[Individual], size: int) -> list[Individua
 
 
 def _divisions(objectives: int, size: int) -> int:
-    """Return into how many parts an axis can be divided with at most `size` reference points, at least one."""
+    """Return the largest number of parts of an axis that needs at most `size` reference points; at least one."""
     if objectives == 1:
         return 1
     divisions = 1
@@ -217,8 +213,8 @@ def _divisions(objectives: int, size: int) -> int:
 def crossover(first: Sequence[float], second: Sequence[float], space: SearchSpace) -> list[float]:
     """Return a child of two parents, all of shape (genes,); call it inside `seeded`.
 
-    A gene with an order is crossed by simulated binary crossover (Deb & Agrawal, 1995), which lands
-    near one parent's value; a gene without one is taken from either parent.
+    A gene with an order is crossed by simulated binary crossover (Deb & Agrawal, 1995), which gives a value near that
+    of one parent; a gene without an order is taken from either parent.
     """
     child = list(first)
     ordered = [not isinstance(gene, Choice) or gene.ordered for gene in space.genes.values()]
@@ -241,7 +237,7 @@ def mutate(
 
     Args:
         units: Unit coordinates, shape (genes,).
-        space: Whose genes know how to mutate.
+        space: Search space, whose genes mutate.
         rng: The only source of randomness.
         rate: Probability for each gene.
         scale: Standard deviation of a step, in unit coordinates.

@@ -1,10 +1,9 @@
-"""CMA-ES through the package cmaes: a normal distribution that learns where, how far and in which direction.
+"""CMA-ES through the package cmaes: a normal distribution whose mean, size and directions adapt.
 
-It works in unit coordinates. Whole numbers and ordered choices are rounded to, with a margin that keeps
-their neighbours in reach; choices without order have no place in a normal distribution, and are refused.
-Births do not wait for each other: each is drawn from the distribution as it stands, which moves on
-whenever a population of results has been told. What was trained is what it learns from, repaired and
-rounded.
+It works in unit coordinates. Whole numbers and ordered choices are rounded, with a margin that keeps their neighbours
+in reach. Choices without order do not fit into a normal distribution and are refused. Proposals do not wait for each
+other: each is drawn from the current distribution, which is updated after each population of results. It learns from
+the trained genomes, repaired and rounded.
 
 Sources: Hansen, The CMA evolution strategy: a tutorial (2016); Hamano et al., CMA-ES with margin (GECCO
 2022); Auger & Hansen, A restart CMA evolution strategy with increasing population size (CEC 2005).
@@ -33,10 +32,10 @@ if TYPE_CHECKING:
 __all__ = ["CMA"]
 
 ATTEMPTS = 8
-"""Draws before a random genome is taken."""
+"""Draws tried before a random genome is taken."""
 
-BORN = (DEFAULT, WARM_START, "cma")
-"""Operators of the births that it learns from: random ones would be steps of many deviations."""
+LEARNED = (DEFAULT, WARM_START, "cma")
+"""Operators of the trials that it learns from. Random ones would be steps of many deviations."""
 
 
 @dataclass(frozen=True)
@@ -69,21 +68,21 @@ class CMA(Strategy):
         return fresh(history, rng, self._drawn(history, rng))
 
     def _drawn(self, history: History, rng: np.random.Generator) -> Iterator[Proposal]:
-        """Yield draws from the distribution that was learned from what has been told."""
+        """Yield draws from the distribution after all completed trials."""
         space = history.space
         varied = np.array([gene.size > 1 for gene in space.genes.values()])
         if not varied.any():
             return
 
-        def begin() -> Learned:
-            return Learned(_distribution(space, varied, self.sigma, self.population))
+        def begin() -> State:
+            return State(_distribution(space, varied, self.sigma, self.population))
 
-        def step(learned: Learned, trial: Trial) -> Learned:
-            if trial.candidate.operator in BORN and (trial.rankable or not trial.ok):
-                learned.tell(trial, history.born_units[trial.id][varied])
-            if learned.distribution.should_stop():
-                return Learned(_distribution(space, varied, self.sigma, 2 * learned.distribution.population_size))
-            return learned
+        def step(state: State, trial: Trial) -> State:
+            if trial.candidate.operator in LEARNED and (trial.rankable or not trial.ok):
+                state.add(trial, history.born_units[trial.id][varied])
+            if state.distribution.should_stop():
+                return State(_distribution(space, varied, self.sigma, 2 * state.distribution.population_size))
+            return state
 
         distribution = history.fold((__name__, self), begin, step).distribution
         distribution.reseed_rng(int(rng.integers(2**32)))
@@ -101,7 +100,7 @@ def _distribution(space: SearchSpace, varied: np.ndarray, sigma: float, populati
     """Return a distribution around the default genome, over the coordinates of the genes that vary."""
     from cmaes import CMAwM
 
-    # Cells of equal width are discrete for it. Those of a logarithmic Int are not: its values are rounded to.
+    # Cells of equal width are discrete for cmaes. A logarithmic Int has none, so its values are rounded instead.
     even = [not isinstance(gene, Float) and not (isinstance(gene, Int) and gene.log) for gene in space.genes.values()]
     widths = np.array([1.0 / gene.size for gene in space.genes.values()])  # 0 for a Float
     steps = np.where(even, widths, 0.0)[varied]
@@ -110,18 +109,24 @@ def _distribution(space: SearchSpace, varied: np.ndarray, sigma: float, populati
 
 
 @dataclass
-class Learned:
-    """A distribution, and the results told since it last moved on: the state of a fold."""
+class State:
+    """A distribution and the results since its last update: the state of a fold.
+
+    Args:
+        distribution: Distribution over the coordinates of the genes that vary.
+        good: Losses, id and coordinates of completed trials.
+        failed: Coordinates of failed trials.
+    """
 
     distribution: CMAwM
     good: list[tuple[tuple[float, ...], int, np.ndarray]] = field(default_factory=list)
     failed: list[np.ndarray] = field(default_factory=list)
 
-    def tell(self, trial: Trial, units: np.ndarray) -> None:
-        """Note a result; with the last of a population the distribution moves on.
+    def add(self, trial: Trial, units: np.ndarray) -> None:
+        """Add a result; the last one of a population updates the distribution.
 
-        Only the order of losses matters to it. Failures come last in it, and no more of them than it moves
-        away from: where most fail, it waits for results to move to.
+        Only the order of losses matters. Failed trials come last, and no more of them count than the distribution moves
+        away from: if most fail, it waits for results to move to.
         """
         size = self.distribution.population_size
         if trial.losses is not None:

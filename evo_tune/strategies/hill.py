@@ -1,10 +1,10 @@
-"""Local search with restarts: the simplest thing that works, and a baseline that is seldom reported.
+"""Local search with restarts: the simplest method that works, and a baseline that is seldom reported.
 
-A climb begins at a random genome and moves to the first neighbour that is better. A gene with an order has
-two neighbours at each size of step, the sizes halving; a gene without one, each of its other values. A
-climb none of whose neighbours is left is at its top, and another begins elsewhere.
+A climb starts at a random genome and moves to the first better neighbour. A gene with an order has two neighbours at
+each size of step, and the sizes halve; the neighbours of a gene without an order are all of its other values. A climb
+without untried neighbours is at its top, and another one starts elsewhere.
 
-Several climbs may be under way, since slots do not wait: the best of those with a neighbour left goes on.
+Several climbs may run at the same time, because slots do not wait: the best one with an untried neighbour continues.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ class Hill(Strategy):
             raise RecipeError("finest", self.finest, f"at most step={self.step}")
 
     def propose(self, history: History, rng: np.random.Generator) -> Proposal | None:
-        climbs = history.fold((__name__, self), Climbs, Climbs.told)
+        climbs = history.fold((__name__, self), Climbs, Climbs.add)
         luck = int(rng.integers(2**63))
         for top in climbs.under_way():
-            # A generator for each climb: whether a finished one is still looked at must not change the others.
+            # A generator for each climb: a look at a finished climb must not change the others.
             for proposal in self._neighbours(history, np.random.default_rng([luck, top.id]), top):
                 if not history.seen(proposal.genome):
                     return proposal
@@ -49,7 +49,7 @@ class Hill(Strategy):
         return None if start is None else replace(start, operator="start")
 
     def _neighbours(self, history: History, rng: np.random.Generator, top: Trial) -> Iterator[Proposal]:
-        """Yield the neighbours of a trial, large steps first, in random order among those of a size."""
+        """Yield the neighbours of a trial, large steps first, those of one size in random order."""
         space = history.space
         genes = list(space.genes.values())
         here = history.born_units[top.id]
@@ -65,7 +65,7 @@ class Hill(Strategy):
 
 
 def _moves(gene: Gene, u: float, size: float) -> list[float]:
-    """Return the coordinates one step of a size away; one cell where the step is smaller than that."""
+    """Return the coordinates one step away; one cell away if the step is smaller than a cell."""
     if isinstance(gene, Choice) and not gene.ordered:
         return gene.neighbours(u)
     here = gene.decode(u)
@@ -75,14 +75,14 @@ def _moves(gene: Gene, u: float, size: float) -> list[float]:
 
 @dataclass
 class Climbs:
-    """The best trial of each climb: the state of a fold. Whether one is finished follows from history alone."""
+    """The best trial of each climb: the state of a fold. The finished climbs follow from the history alone."""
 
     start_of: dict[int, int] = field(default_factory=dict)
     best: dict[int, Trial] = field(default_factory=dict)
     finished: set[int] = field(default_factory=set)
 
-    def told(self, trial: Trial) -> Climbs:
-        """Note a trial: it belongs to the climb of its parent, or begins one."""
+    def add(self, trial: Trial) -> Climbs:
+        """Add a trial to the climb of its parent, or as the start of a climb."""
         parents = trial.candidate.parents
         start = self.start_of[trial.id] = self.start_of[parents[0]] if parents else trial.id
         if trial.rankable and trial.losses is not None:
@@ -92,6 +92,6 @@ class Climbs:
         return self
 
     def under_way(self) -> list[Trial]:
-        """Return the best trial of each climb that may have a neighbour left, the best climb first."""
+        """Return the best trial of each climb that may have an untried neighbour, the best climb first."""
         tops = [trial for trial in self.best.values() if trial.id not in self.finished]
         return sorted(tops, key=lambda trial: (trial.losses or (), trial.id))

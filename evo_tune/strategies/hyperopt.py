@@ -1,7 +1,7 @@
 """The tree-structured Parzen estimator through Hyperopt.
 
-Every birth replays the history into fresh trials of Hyperopt, and seeds its suggestion by the birth:
-nothing is kept from one birth to the next.
+Each proposal replays the history into new Hyperopt trials and seeds Hyperopt from its generator, so nothing is kept
+between two proposals.
 
 Source: Bergstra, Yamins & Cox, Making a science of model search (ICML 2013).
 """
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["Hyperopt"]
 
 ATTEMPTS = 4
-"""Suggestions asked for before a random genome is taken; each costs as much as the first."""
+"""Suggestions tried before a random genome is taken; each costs as much as the first."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Hyperopt(Strategy):
         from hyperopt import Domain, tpe
 
         genes = {name: gene for name, gene in history.space.genes.items() if gene.size > 1}
-        if not genes:  # it knows no parameter of one value
+        if not genes:  # Hyperopt has no parameter of one value
             return
         domain = Domain(lambda point: 0.0, {name: _prior(name, gene) for name, gene in genes.items()})
         trials = _trials(history, genes)
@@ -67,7 +67,7 @@ class Hyperopt(Strategy):
 
 
 def _prior(name: str, gene: Gene) -> Any:
-    """Return a gene as Hyperopt has it; its logarithmic priors take logarithms as bounds."""
+    """Return a gene as a Hyperopt parameter; its logarithmic priors take logarithms as bounds."""
     from hyperopt import hp
 
     if isinstance(gene, Float):
@@ -120,7 +120,7 @@ def _result(losses: tuple[float, ...] | None) -> dict[str, Any]:
 
 
 def _doc(id: int, genome: Genome, result: dict[str, Any], genes: Mapping[str, Gene]) -> dict[str, Any]:
-    """Return a trial as Hyperopt's own documents are: one value of each parameter, by the trial's id."""
+    """Return a trial as a Hyperopt document, with one value of each parameter."""
     from hyperopt.base import JOB_STATE_DONE, JOB_STATE_RUNNING
 
     misc = {

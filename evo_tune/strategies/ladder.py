@@ -1,7 +1,7 @@
 """A ladder of model sizes: from small to large, as long as size pays.
 
-Each rung is a search of its own, over the space with depth and width fixed, so `ga` is used as it is: it is shown a
-history that holds this rung's trials and nothing else. This file adds which rung is next.
+Each rung is a search of its own over the space with depth and width fixed. `ga` runs it unchanged, on a history of this
+rung's trials only. This module decides which rung is next.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Size(NamedTuple):
 
     @property
     def cost(self) -> int:
-        """What a model's arithmetic per token is proportional to: depth · width²."""
+        """Relative arithmetic per token: depth · width²."""
         return self.depth * self.width**2
 
     def __str__(self) -> str:
@@ -49,7 +49,7 @@ def parse_sizes(text: str) -> tuple[Size, ...]:
     """Read '2x64,4x96,6x128'.
 
     Raises:
-        OptionError: It is no such list, or a size is not larger than the one before.
+        OptionError: The text is not such a list, or a size is not larger than the one before.
     """
     parts = [re.fullmatch(r"\s*(\d{1,6})x(\d{1,6})\s*", part) for part in text.split(",")]
     sizes = tuple(Size(int(part[1]), int(part[2])) for part in parts if part)
@@ -65,9 +65,9 @@ def parse_sizes(text: str) -> tuple[Size, ...]:
 class Ladder(GA):
     """Search ladder: the genetic algorithm at one size (depth x width) after another, as long as size pays.
 
-    The next rung is begun only if the last step up lowered the best loss by `threshold` or more for each doubling of
-    depth · width², every training having cost the same. What is left of the run after that goes to the best rung.
-    A rung begins with the best genomes of the one before, at its own size.
+    The next rung starts only if the last step up lowered the best loss by `threshold` or more for each doubling of
+    depth · width², at equal cost of a training. The rest of the run goes to the best rung. A rung starts with the best
+    genomes of the one before, at its own size.
 
     """
 
@@ -122,14 +122,14 @@ class Ladder(GA):
 
     def status(self, history: History) -> str:
         climb, objective = self._climb(history), history.objectives[0]
-        told = []
+        texts = []
         for rung, gain in zip(climb.rungs, [None, *climb.gains, None], strict=False):
             best = f"{objective.value(rung.best_loss):.4f}" if rung.best_loss < math.inf else "-"
-            told.append(f"{rung.size} {best}" + ("" if gain is None else f" (gain {gain:.3g} per doubling)"))
-        return f"ladder: {', '.join(told)}; {climb.ended or f'on rung {climb.rungs[-1].size}'}"
+            texts.append(f"{rung.size} {best}" + ("" if gain is None else f" (gain {gain:.3g} per doubling)"))
+        return f"ladder: {', '.join(texts)}; {climb.ended or f'on rung {climb.rungs[-1].size}'}"
 
     def _climb(self, history: History) -> Climb:
-        """Return the rungs begun so far, and why no further one will be."""
+        """Return the rungs that have started, and why no further one will."""
         rungs: list[Rung] = []
         gains: list[float] = []
         for size in parse_sizes(self.sizes):
@@ -145,9 +145,9 @@ class Ladder(GA):
         return Climb(rungs, gains, f"reached the last rung {rungs[-1].size}")
 
     def _breed(self, rungs: Sequence[Rung], history: History, rng: np.random.Generator) -> Proposal | None:
-        """Return the next birth of the last rung; None while its births are made and not all told."""
+        """Return the next proposal of the last rung; None while it waits for results."""
         rung = rungs[-1]
-        if len(rung.ids) >= rung.births:
+        if len(rung.ids) >= rung.count:
             return None
         if len(rungs) > 1 and len(rung.ids) < max(1, self.population // 2):
             for trial in rungs[-2].judged[: max(1, self.population // 2)]:
@@ -159,12 +159,12 @@ class Ladder(GA):
 
 @dataclass(frozen=True)
 class Climb:
-    """How far up the ladder a history is.
+    """State of the ladder after a history.
 
     Args:
-        rungs: Those begun, at least one.
-        gains: Of each judged rung but the first.
-        ended: Why no further rung will be begun; None while one may.
+        rungs: Rungs that have started, at least one.
+        gains: Gain of each judged rung after the first.
+        ended: Why no further rung will start; None while one may.
     """
 
     rungs: Sequence[Rung]
@@ -173,17 +173,17 @@ class Climb:
 
 
 class Rung:
-    """The trials of one size, as a history of their own: their ids count from 0.
+    """The trials of one size, as a history of their own whose ids count from 0.
 
     Args:
-        history: The run's.
-        size: Theirs.
-        births: How many of them, the earliest, judge the rung: what comes later changes no judgement.
+        history: History of the run.
+        size: Size of the models.
+        count: Number of first trials by which the rung is judged. Later ones do not change the decision.
     """
 
-    def __init__(self, history: History, size: Size, births: int) -> None:
+    def __init__(self, history: History, size: Size, count: int) -> None:
         self.size = size
-        self.births = births
+        self.count = count
         self.history = History(_fixed(history.space, size), history.objectives)
         candidates = sorted([*(trial.candidate for trial in history.trials), *history.out], key=lambda one: one.id)
         members = [one for one in candidates if all(one.genome[name] == getattr(size, name) for name in GENES)]
@@ -198,25 +198,25 @@ class Rung:
 
     @property
     def judged(self) -> list[Trial]:
-        """The trials that judge it and have a value, best first."""
-        return [trial for trial in self.history.ranked() if trial.id < self.births]
+        """The successful trials by which the rung is judged, best first."""
+        return [trial for trial in self.history.ranked() if trial.id < self.count]
 
     @property
     def is_judged(self) -> bool:
-        """Whether these are all told; fewer do once the rung has no further genome."""
+        """Whether all of these are complete; fewer are enough if the rung has no further genome."""
         out = [candidate.id for candidate in self.history.out]
-        if len(self.ids) >= self.births:
-            return not out or min(out) >= self.births
+        if len(self.ids) >= self.count:
+            return not out or min(out) >= self.count
         return not out and unseen(self.history, np.random.default_rng(0)) is None
 
     @property
     def best_loss(self) -> float:
-        """The lowest loss of all its trials, later ones too; infinite without any."""
+        """The lowest loss of all trials of the rung; infinite without any."""
         best = self.history.best
         return math.inf if best is None or best.losses is None else best.losses[0]
 
     def own(self, proposal: Proposal | None) -> Proposal | None:
-        """Return a proposal of the rung's own history as one of the run."""
+        """Return a proposal of the rung's history as one of the run."""
         return proposal and replace(proposal, parents=tuple(self.ids[id] for id in proposal.parents))
 
 
@@ -226,7 +226,7 @@ def _fixed(space: SearchSpace, size: Size) -> SearchSpace:
 
 
 def _gain(small: Rung, large: Rung) -> float:
-    """Return by how much the best loss fell per doubling of the cost; a rung without any value has gained nothing."""
+    """Return the fall of the best loss for each doubling of the cost; -inf if the large rung has no value."""
     before, after = (rung.judged[0].losses if rung.judged else None for rung in (small, large))
     if after is None:
         return -math.inf

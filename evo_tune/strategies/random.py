@@ -1,4 +1,4 @@
-"""Random search: the opponent that every other strategy has to beat."""
+"""Random search: the baseline of all strategies."""
 
 from __future__ import annotations
 

@@ -1,13 +1,13 @@
-"""Tuning in stages, as by hand: look around, search a grid where it was best, train the winners again.
+"""Tuning in stages, as by hand: sample the space, search a grid around the best, train the winners again.
 
 1. *coarse*: genomes spread over the whole space.
-2. *grid*: the best fifth of them spans a box. The genes that explain most of the losses get a few levels
-   each inside it, the others stay as the best coarse genome has them; all combinations are trained.
-3. *finalists*: the best few are trained again with other seeds. Of those within one standard error of the
-   best mean the cheapest wins (Breiman et al., Classification and regression trees, 1984).
+2. *grid*: the best fifth of them spans a box. The genes that explain most of the losses get a few levels each inside
+   it, the others keep the value of the best coarse genome; all combinations are trained.
+3. *finalists*: the best few are trained again with other seeds. The cheapest of those within one standard error of the
+   best mean wins (Breiman et al., Classification and regression trees, 1984).
 
-The operator of a trial says its stage. A stage begins when the one before it is told completely, so slots
-wait twice in a run, and the run ends by itself.
+The operator of a trial names its stage. A stage starts when all results of the one before are known, so slots wait
+twice in a run, and the run ends by itself.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ from evo_tune.strategies._proposals import spread
 __all__ = ["Staged"]
 
 COARSE = (DEFAULT, WARM_START, "coarse")
-"""Operators of the births of the first stage."""
+"""Operators of the trials of the first stage."""
 
 CELLS = 10_000
 """Largest grid."""
 
 WIDER = 0.1
-"""By how much of its width a box is larger than its elite."""
+"""Share of its width by which a box is larger than its elite."""
 
 
 @dataclass(frozen=True)
@@ -69,17 +69,17 @@ class Staged(Strategy):
             raise RecipeError("levels", self.levels, f"a grid of at most {CELLS} cells with genes={self.genes}")
 
     def propose(self, history: History, rng: np.random.Generator) -> Proposal | None:
-        looked = [trial for trial in history.trials if trial.candidate.operator in COARSE]
-        looking = [one for one in history.out if one.operator in COARSE]
-        good = sum(trial.rankable for trial in looked)
-        # Where most fail it looks on until there is an elite; where the space is used up, there is no more.
-        if len(looked) + len(looking) < self._wanted(history) or good + len(looking) < self._elite(history):
+        coarse = [trial for trial in history.trials if trial.candidate.operator in COARSE]
+        pending = [one for one in history.out if one.operator in COARSE]
+        good = sum(trial.rankable for trial in coarse)
+        # If most trials fail, the stage goes on until there is an elite, or the space is used up.
+        if len(coarse) + len(pending) < self._wanted(history) or good + len(pending) < self._elite(history):
             more = spread(history, rng)
             if more is not None:
                 return replace(more, operator="coarse")
-        if looking:
+        if pending:
             return None
-        cell = next((one for one in self.grid(history, looked) if not history.seen(one.genome)), None)
+        cell = next((one for one in self.grid(history, coarse) if not history.seen(one.genome)), None)
         if cell is not None or any(one.operator == "grid" for one in history.out):
             return cell
         return next((one for one in self._again(history) if not history.seen(one.genome, 1.0, one.replicate)), None)
@@ -91,15 +91,15 @@ class Staged(Strategy):
         key = genome_key(won)
         return [trial.id for trial in history.ranked() if genome_key(trial.genome) == key][: self.population]
 
-    def grid(self, history: History, looked: Sequence[Trial]) -> list[Proposal]:
+    def grid(self, history: History, coarse: Sequence[Trial]) -> list[Proposal]:
         """Return the cells of the second stage, nearest to the best coarse genome first.
 
         Args:
-            history: Whose space it is.
-            looked: The trials of the first stage, all of them told.
+            history: History of the run.
+            coarse: Completed trials of the first stage.
         """
         space = history.space
-        ranked = sorted((t for t in looked if t.rankable), key=lambda trial: (trial.losses or (), trial.id))
+        ranked = sorted((t for t in coarse if t.rankable), key=lambda trial: (trial.losses or (), trial.id))
         if not ranked:
             return []
         units = np.stack([history.born_units[trial.id] for trial in ranked])
@@ -121,7 +121,7 @@ class Staged(Strategy):
         return [Proposal(space.snap(cell), "grid", (ranked[0].id,)) for cell in cells]
 
     def winner(self, history: History) -> Genome | None:
-        """Return the genome that the third stage chose, once it is told completely."""
+        """Return the genome that the third stage chose; None until all its results are known."""
         again = [trial for trial in history.trials if trial.candidate.operator == "finalist"]
         if not again or len(again) < len(self._again(history)):
             return None
@@ -139,7 +139,7 @@ class Staged(Strategy):
         return math.ceil(self.elite * self._wanted(history))
 
     def _again(self, history: History) -> list[Proposal]:
-        """Return the trainings of the third stage."""
+        """Return the proposals of the third stage."""
         finalists = [trial for trial in history.ranked() if trial.candidate.replicate == 0][: self.finalists]
         return [
             Proposal(one.genome, "finalist", (one.id,), replicate=number)
@@ -152,11 +152,11 @@ def one_standard_error(contenders: Sequence[Sequence[Trial]], cheap: str) -> Seq
     """Return the cheapest contender whose mean loss is within one standard error of the best mean.
 
     Args:
-        contenders: The good trials of each genome, over seeds; at least one of each.
-        cheap: The metric that says what is cheap, or 'seconds'. If a trial lacks it, the best mean wins.
+        contenders: Successful trials of each genome over seeds, at least one for each.
+        cheap: Metric that measures cost, or 'seconds'. If a trial lacks it, the best mean wins.
 
     Returns:
-        The trials of the chosen one; empty without contenders.
+        The trials of the chosen genome; empty without contenders.
     """
     if not contenders:
         return []
@@ -176,12 +176,12 @@ def _cost(trial: Trial, cheap: str) -> float:
 
 
 def _levels(gene: Gene, elite: np.ndarray, count: int) -> list[float]:
-    """Return the coordinates of a gene's levels, each of another value.
+    """Return the coordinates of the levels of a gene, which have different values.
 
     Args:
-        gene: Evenly divided where it has an order, on its own scale; else its values in the elite are taken.
+        gene: Gene. If it has an order, its scale is divided evenly; else the levels are its values in the elite.
         elite: Coordinates of the elite, best first, shape (elite,).
-        count: Number of levels, at most.
+        count: Largest number of levels.
     """
     if isinstance(gene, Choice) and not gene.ordered:
         return list(dict.fromkeys(elite.tolist()))[:count]

@@ -1,10 +1,9 @@
 """Bayesian optimisation through Optuna: the tree-structured Parzen estimator, or a Gaussian process.
 
-Every birth replays the history into a fresh study in memory, with a fresh sampler seeded by the birth:
-Optuna keeps nothing from one birth to the next, so neither is there anything to save. Only samplers that
-read all they know from the trials can work so. Optuna's CMA-ES and quasi-Monte-Carlo samplers cannot:
-they keep a state of their own in the study (`cma` is ours of the first, `staged` begins with points as
-evenly spread as the second's).
+Each proposal replays the history into a new study in memory, with a new sampler seeded from its generator. So nothing
+is kept between two proposals, and there is nothing to save. This works only for samplers that read all they know from
+the trials. Optuna's CMA-ES and quasi-Monte-Carlo samplers keep a state of their own in the study (`cma` is our version
+of the first, and `staged` starts with points as evenly spread as those of the second).
 
 Sources: Bergstra et al., Algorithms for hyper-parameter optimization (NeurIPS 2011); Akiba et al., Optuna
 (KDD 2019).
@@ -37,10 +36,10 @@ if TYPE_CHECKING:
 __all__ = ["TPE", "distribution_of", "value_of"]
 
 ATTEMPTS = 8
-"""Points asked for before a random genome is taken; those that were born before count as running meanwhile."""
+"""Points tried before a random genome is taken; those that were proposed before count as running."""
 
 LARGEST = 1e60
-"""Losses are cut to this size: with several objectives their differences are multiplied."""
+"""Largest size of a loss, because the differences of several objectives are multiplied."""
 
 
 @dataclass(frozen=True)
@@ -72,13 +71,13 @@ class TPE(Strategy):
             yield Proposal(history.space.check(genome), self.sampler)
 
     def _study(self, history: History, seed: int) -> Study:
-        """Return a study that holds all births, in their order."""
+        """Return a study with all completed and pending trials, in the order of their ids."""
         import optuna
 
         study = optuna.create_study(directions=["minimize"] * len(history.objectives), sampler=self._sampler(seed))
-        told: dict[int, FrozenTrial] = history.fold(__name__, dict, lambda trials, trial: _told(trials, trial, history))
-        born = {**told, **{one.id: _frozen(history, one.genome, "RUNNING", None) for one in history.out}}
-        study.add_trials(born[id] for id in sorted(born))
+        known: dict[int, FrozenTrial] = history.fold(__name__, dict, lambda known, trial: _with(known, trial, history))
+        known = {**known, **{one.id: _frozen(history, one.genome, "RUNNING", None) for one in history.out}}
+        study.add_trials(known[id] for id in sorted(known))
         return study
 
     def _sampler(self, seed: int) -> BaseSampler:
@@ -91,7 +90,7 @@ class TPE(Strategy):
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Keep what Optuna logs, and its warnings of what is experimental, off the terminal; its level is put back."""
+    """Keep Optuna's log and its warnings of experimental features off the terminal; restore its level afterwards."""
     import optuna
 
     level = optuna.logging.get_verbosity()
@@ -105,7 +104,7 @@ def _silence() -> Iterator[None]:
 
 
 def distribution_of(gene: Gene) -> BaseDistribution:
-    """Return a gene as Optuna has it. Values of a Choice go by their index: True and 1 are equal for Optuna."""
+    """Return the Optuna distribution of a gene. Choices use the index of a value: True and 1 are equal for Optuna."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     if isinstance(gene, Float):
@@ -117,16 +116,17 @@ def distribution_of(gene: Gene) -> BaseDistribution:
 
 
 def value_of(gene: Gene, parameter: Any) -> Value:
-    """Return the value that a parameter of Optuna stands for."""
+    """Return the value of a gene for an Optuna parameter."""
     return gene.values[parameter] if isinstance(gene, Choice) else gene.check(parameter)
 
 
 def parameter_of(gene: Gene, value: Value) -> Any:
+    """Return the Optuna parameter for a value of a gene."""
     return int(gene.encode(value) * gene.size) if isinstance(gene, Choice) else value
 
 
-def _told(trials: dict[int, FrozenTrial], trial: Trial, history: History) -> dict[int, FrozenTrial]:
-    """Add a told trial: the step of a fold, so each is made once."""
+def _with(trials: dict[int, FrozenTrial], trial: Trial, history: History) -> dict[int, FrozenTrial]:
+    """Add a completed trial: the step of a fold, so each is converted once."""
     if trial.rankable and trial.losses is not None:
         values = [min(max(loss, -LARGEST), LARGEST) for loss in trial.losses]
         trials[trial.id] = _frozen(history, trial.genome, "COMPLETE", values)

@@ -1,1 +1,1 @@
-"""Models of losses over a space: points and numbers in, numbers out."""
+"""Models of losses over a search space, from points and numbers to numbers."""

@@ -1,9 +1,9 @@
-"""What genomes' losses are over seeds, as far as noisy trainings tell, and what a further training is worth.
+"""Expected losses of genomes over all seeds, estimated from noisy trainings, and the value of another training.
 
-A loss is the sum of four parts, each with a variance that is fitted: a smooth function of the genome (a Gaussian
-process), what is the genome's own, what a seed does to every genome (where they share their seeds, so that it is not
-taken for the merit of those that were trained with a lucky one), and noise. So a genome stands by what its like say of
-it as well, the less the more seeds it has had: shrunken, not lucky. This file knows points, seeds and numbers only.
+A loss is the sum of four parts, each with a fitted variance: a smooth function of the genome (a Gaussian process), a
+part of the genome's own, a part that a seed adds to all genomes (only where genomes share seeds; otherwise a lucky seed
+would count as the merit of its genomes), and noise. So the expected loss of a genome is shrunk towards that of similar
+genomes, the less the more seeds it has had. This module knows points, seeds and numbers only.
 
 Sources: Rasmussen & Williams, Gaussian Processes for Machine Learning (MIT Press, 2006), chapters 2 and 5; Frazier,
 Powell & Dayanik, The knowledge-gradient policy for correlated normal beliefs (INFORMS Journal on Computing 21, 2009).
@@ -24,40 +24,40 @@ from evo_tune.genome.values import mean_of
 __all__ = ["Belief", "Trainings", "by_expectation", "fitted", "selected"]
 
 OWN, SHARED, NOISE = 0.02, 0.02, 0.05
-"""Medians of the priors of the variances of what is a genome's own, a seed's, and noise, where losses have variance
-1."""
+"""Medians of the priors of three variances, where losses have variance 1: the genome's own part, the seed's part, and
+noise."""
 
 VARIANCES = 1.5
-"""Deviation of the logarithm of each of them."""
+"""Deviation of the logarithm of each of these variances."""
 
 WORST = 0.5
-"""Losses count up to the median and this share of its distance from the best: how bad the bad ones are tells nothing
-of the good ones, and would drown their differences."""
+"""Losses are cut at the median plus this share of its distance from the best. The size of bad losses says nothing about
+the good ones, and would hide their differences."""
 
 FEWEST = 3
-"""Genomes from which anything is expected; of fewer what was seen is all there is."""
+"""Smallest number of genomes to which the model is fitted. With fewer, the expected loss is the mean loss."""
 
 LEADERS = 32
-"""Genomes that a belief is about at the least: the best ones by their means."""
+"""Number of genomes with the best means that are always in the model."""
 
 MOST = 72
-"""Trainings that it rests on, at most: what bounds its cost in a long run."""
+"""Largest number of trainings in the model, which bounds its cost in a long run."""
 
 NODES = np.array([NormalDist().inv_cdf((place + 0.5) / 25) for place in range(25)])
-"""Outcomes of a training, in deviations, that stand for all of them: equally probable ones."""
+"""Equally probable outcomes of a training, in deviations, that represent all outcomes."""
 
 
 @dataclass(frozen=True)
 class Trainings:
-    """Some trainings.
+    """Trainings of some genomes with some seeds.
 
     Args:
         points: Features of the genomes, shape (genomes, features); those with an order are in [0, 1].
-        rows: Genome of each training, shape (trainings,).
-        seeds: Number of its seed, shape (trainings,).
-        losses: Shape (trainings,).
+        rows: Row of the genome of each training, shape (trainings,).
+        seeds: Seed number of each training, shape (trainings,).
+        losses: Loss of each training, shape (trainings,).
         unordered: Whether a feature has no order, shape (features,).
-        shared: Whether a number is the same seed for all genomes, and not of each one's own.
+        shared: Whether a seed number is the same seed for all genomes.
     """
 
     points: np.ndarray
@@ -69,27 +69,27 @@ class Trainings:
 
     @property
     def parts(self) -> list[np.ndarray]:
-        """Which trainings share their genome, their seed, and both, each of shape (trainings, trainings)."""
+        """Which trainings share the genome, the seed, and both, each of shape (trainings, trainings)."""
         found = [np.equal.outer(one, one).astype(float) for one in (self.rows, self.seeds, np.arange(len(self.rows)))]
         return found if self.shared else [found[0], np.zeros_like(found[1]), found[2]]
 
     def scaled(self) -> tuple[np.ndarray, float, float]:
-        """Return the losses with mean 0 and variance 1, the worst drawn in (`WORST`); mean and deviation before."""
-        _, power = np.frexp(np.abs(self.losses).max())  # squares and sums of what they are would overflow
-        told = np.ldexp(self.losses, -power)
-        middle = float(np.median(told))
-        losses = np.minimum(told, middle + WORST * (middle - told.min()))
+        """Return the losses, cut (`WORST`) and scaled to mean 0 and variance 1; and the mean and deviation before."""
+        _, power = np.frexp(np.abs(self.losses).max())  # squares and sums of large losses would overflow
+        small = np.ldexp(self.losses, -power)
+        middle = float(np.median(small))
+        losses = np.minimum(small, middle + WORST * (middle - small.min()))
         mean, deviation = float(losses.mean()), float(losses.std())
         scores = np.asarray((losses - mean) / (deviation or 1.0))
         return scores, float(np.ldexp(mean, power)), float(np.ldexp(deviation, power))
 
 
 def selected(means: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Return the rows of the genomes that a belief rests on: the best, then others at equal steps down to the worst.
+    """Return the rows of the genomes in the model: the best, then others at equal steps down to the worst.
 
     Args:
         means: Mean loss of each genome, shape (genomes,).
-        counts: Its trainings, shape (genomes,).
+        counts: Number of trainings of each genome, shape (genomes,).
     """
     order = np.argsort(means, kind="stable")
     if counts.sum() <= MOST:
@@ -102,7 +102,7 @@ def selected(means: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 
 def fitted(given: Trainings) -> np.ndarray:
-    """Return the most probable relevances and variances, nearly, as logarithms: shape (features + 3,)."""
+    """Return logarithms of relevances and variances near their most probable values, shape (features + 3,)."""
     scores, *_ = given.scaled()
     distances = squares(given.points[given.rows], given.points[given.rows], given.unordered)
     features, parts = len(distances), np.stack(given.parts)
@@ -124,11 +124,15 @@ def _gradient(distances: np.ndarray, parts: np.ndarray, scores: np.ndarray, logs
 
 
 class Belief:
-    """What is believed of some genomes' losses over all seeds.
+    """Posterior of the losses of some genomes over all seeds.
 
     Args:
-        given: What was trained.
-        logs: See `fitted`; of these trainings, or of earlier ones.
+        given: Trainings of the genomes.
+        logs: Result of `fitted` for these trainings or for earlier ones.
+
+    Attributes:
+        expected: Expected loss of each genome with a new seed, shape (genomes,).
+        best: Row of the genome with the lowest expected loss.
     """
 
     def __init__(self, given: Trainings, logs: np.ndarray) -> None:
@@ -145,16 +149,14 @@ class Belief:
         self._means = self._cross @ self._pulled
         self._spread = smooth + self._own * np.eye(len(given.points))
         self.expected = mean + self._scale * self._means
-        """Loss that is expected of each genome with another seed, shape (genomes,)."""
         self.best = int(np.argmin(self._means))
-        """The genome of which the least is expected."""
 
     def of_seed(self, row: int, seed: int) -> float:
-        """Return by how much the loss that is expected of the best genome falls, on the average, by a further training.
+        """Return the mean fall of the lowest expected loss by another training of a genome.
 
         Args:
-            row: Of the genome that is trained.
-            seed: Number of the seed that it is trained with.
+            row: Row of the genome.
+            seed: Seed number of the training.
         """
         shared = self._cross[row] + self._shared * (self._given.seeds == seed)
         known = self._inverse @ shared
@@ -163,10 +165,10 @@ class Belief:
         return self._scale * float(self._means.min() - _lowest(self._means, moved[:, None]).mean())
 
     def of_new(self, points: np.ndarray) -> float:
-        """Return the same of a new genome, trained with the first seed: that one of some points which promises most.
+        """Return the largest mean fall of the lowest expected loss by a training of one of some new genomes.
 
         Args:
-            points: Features of the points, shape (points, features).
+            points: Features of the new genomes, shape (points, features). They are trained with the first seed.
         """
         smooth = self._kernel(points, self._given.points)
         cross = smooth[:, self._given.rows]
@@ -187,11 +189,11 @@ def _lowest(means: np.ndarray, moved: np.ndarray) -> np.ndarray:
     """Return the lowest mean after each outcome of each training, shape (trainings, nodes).
 
     Args:
-        means: Shape (genomes,).
-        moved: How far each mean moves by a training that comes out a deviation higher, shape (genomes, trainings).
+        means: Mean of each genome, shape (genomes,).
+        moved: Change of each mean by an outcome one deviation higher, shape (genomes, trainings).
     """
     reach = NODES[-1] * np.abs(moved).max(axis=1)
-    near = means - reach <= (means + reach).min()  # no outcome makes the others the best
+    near = means - reach <= (means + reach).min()  # no outcome makes one of the others the best
     return np.asarray((means[near, None, None] + moved[near, :, None] * NODES).min(axis=0))
 
 
@@ -201,14 +203,14 @@ def by_expectation(
     unordered: np.ndarray,
     shared: bool = True,
 ) -> dict[int, float]:
-    """Return the loss that is expected with other seeds, by the place of the genome; the least first.
+    """Return the expected losses of genomes with new seeds, by place of the genome, the lowest first.
 
-    It is told of the best few genomes, and of some others. Where little is known, or seeds change nothing, it is what
-    was seen.
+    The result has the best genomes and some others. With few genomes, or if seeds change nothing, the mean loss is
+    returned.
 
     Args:
-        known: Of each genome its losses by number of the seed, one at least.
-        points: Returns the features of the genomes in some places, shape (places, features).
+        known: Losses of each genome by seed number, at least one.
+        points: Function that returns the features of the genomes in some places, shape (places, features).
         unordered: Whether a feature has no order, shape (features,).
         shared: See `Trainings`.
     """
