@@ -27,11 +27,17 @@ if TYPE_CHECKING:
 Spec: TypeAlias = dict[str, Any]
 """A figure: its `data` (traces) and its `layout`, in plotly's schema."""
 
-OTHERS = "#56B4E9"
-BEST = "#D55E00"
-DEFAULT = "#8a8f98"
-PRUNED = "#CC79A7"
-FAINT = "rgba(128,138,150,0.45)"
+
+class Color:
+    """Colours with a meaning."""
+
+    OTHERS = "#56B4E9"
+    BEST = "#D55E00"
+    DEFAULT = "#8a8f98"
+    PRUNED = "#CC79A7"
+    FAINT = "rgba(128,138,150,0.45)"
+
+
 SERIES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
 """Colours that people with any common kind of colour blindness can tell apart (Okabe & Ito, Color universal design,
 2008), visible on white and on near-black."""
@@ -215,7 +221,7 @@ def bars(mean: np.ndarray, low: np.ndarray, high: np.ndarray, color: str, **more
 
 def rules(places: Iterable[float]) -> list[dict[str, Any]]:
     """Return dashed vertical lines across a figure, as shapes of its layout."""
-    style = {"color": DEFAULT, "width": 1, "dash": "dash"}
+    style = {"color": Color.DEFAULT, "width": 1, "dash": "dash"}
     return [{"type": "line", "x0": x, "x1": x, "yref": "paper", "y0": 0, "y1": 1, "line": style} for x in places]
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from evo_tune.errors import EvoTuneError, UsageError
 from evo_tune.report import charts
 from evo_tune.report.charts.curves import curves, shown_metric
-from evo_tune.report.drawing import BEST, DEFAULT, SERIES, TRAINED, Drawn, Part, Spec, as_json, figure, line, safe
+from evo_tune.report.drawing import SERIES, TRAINED, Color, Drawn, Part, Spec, as_json, figure, line, safe
 from evo_tune.report.material import LARGEST, Material
 from evo_tune.report.page import Library, about, figures_of, page, plotly_script, policy, section_html
 from evo_tune.report.words import show_seconds, show_value
@@ -162,7 +162,7 @@ def _drawn(material: Material, running: Mapping[int, Curve], metric: str) -> Spe
     if not traces:
         return None
     done = curves(material)
-    for name, trial, color in (("default", material.default, DEFAULT), ("best", material.best, BEST)):
+    for name, trial, color in (("default", material.default, Color.DEFAULT), ("best", material.best, Color.BEST)):
         mine = [one for one in done if trial is not None and one.trial.id == trial.id]
         traces += [line(one.x, one.y, name, color, line={"dash": "dot"}, meta=RUNNING) for one in mine]
     return figure(traces, TRAINED, safe(metric), height=260)

@@ -176,7 +176,8 @@ def test_each_axis_has_its_title_and_no_generation_is_below_the_first(
 
 def test_dragging_along_an_axis_filters_the_lines(plain: Opened, material: Material) -> None:
     opened = plain
-    kept, places = parallel.lines(material)
+    drawn = parallel.lines(material)
+    kept, places = drawn.ranks, drawn.places
     opened.page.locator("#parallel-0").scroll_into_view_if_needed()
 
     def drawn() -> int:
@@ -200,7 +201,8 @@ def test_dragging_along_an_axis_filters_the_lines(plain: Opened, material: Mater
 
 def test_sliders_filter_by_keyboard(plain: Opened, material: Material) -> None:
     opened = plain
-    kept, places = parallel.lines(material)
+    drawn = parallel.lines(material)
+    kept, places = drawn.ranks, drawn.places
     opened.page.locator("#parallel-0-tools summary").focus()
     opened.page.keyboard.press("Enter")
     slider = opened.page.locator('input[data-chart="parallel-0"][data-axis="1"]').first

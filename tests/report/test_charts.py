@@ -129,7 +129,8 @@ def test_changes_name_the_genes_that_differ_from_the_nearest_parent(made: Made) 
 
 def test_all_of_the_best_are_among_the_lines(made: Made) -> None:
     material = Material(made(900))
-    kept, places = parallel.lines(material)
+    drawn = parallel.lines(material)
+    kept, places = drawn.ranks, drawn.places
     assert len(kept) <= parallel.MOST < len(material.ranked)
     assert set(range(round(0.1 * len(material.ranked)))) <= set(kept.tolist())
     assert places.shape == (len(kept), len(parallel.axes(material)) + 1)

@@ -1,4 +1,4 @@
-"""The course: the best so far, by evaluations, by what they cost and by time, with failures marked; of several runs."""
+"""The course of a run: its best value so far by evaluations, cost and time, with failures; or that of several runs."""
 
 from __future__ import annotations
 
@@ -8,21 +8,8 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
-from evo_tune.report.drawing import (
-    BEST,
-    DEFAULT,
-    FAINT,
-    MOST_MARKS,
-    SERIES,
-    Drawn,
-    Part,
-    Spec,
-    figure,
-    points,
-    safe,
-    steps,
-    thinned,
-)
+from evo_tune.report import drawing as plot
+from evo_tune.report.drawing import Color, Drawn, Part, Spec
 from evo_tune.report.material import LARGEST, Material
 
 PLACE = 20
@@ -31,17 +18,19 @@ By: TypeAlias = Literal["evaluations", "cost", "time"]
 
 TITLES = {"evaluations": "evaluations", "cost": "cost, in full trainings", "time": "time"}
 
+HOVER = "trial %{customdata}<br>%{text}<extra></extra>"
+
 
 @dataclass(frozen=True)
 class Course:
-    """Results in the order in which they came; all of shape (results,).
+    """Results in the order in which they came, each array of shape (results,).
 
     Args:
-        id: Of each.
-        x: How far the run had got: by evaluations, cost or seconds.
-        value: First objective; NaN where a result is no full training with a value.
+        id: Trial ids.
+        x: Progress of the run, in evaluations, full trainings or seconds.
+        value: First objective; NaN for results that are not a full training with a value.
         best: Best of these so far; NaN before the first.
-        failed: Whether each failed.
+        failed: Whether each result is a failure.
     """
 
     id: np.ndarray
@@ -50,9 +39,15 @@ class Course:
     best: np.ndarray
     failed: np.ndarray
 
+    @property
+    def turns(self) -> np.ndarray:
+        """Indices at which the best value improves."""
+        found = np.flatnonzero(np.diff(self.best, prepend=np.nan) != 0)  # NaN differs from everything
+        return np.asarray(found[~np.isnan(self.best[found])])
+
 
 def course(material: Material, by: By = "evaluations") -> Course:
-    """Return how a run went."""
+    """Return the course of a run."""
     run, sign = material.run, material.objective.sign
     ids = np.array(run.recorded, dtype=int)
     trials = [material.by_id[id] for id in run.recorded]
@@ -71,116 +66,87 @@ def course(material: Material, by: By = "evaluations") -> Course:
 
 
 def draw(material: Material | Sequence[Material], by: By = "evaluations") -> Spec | None:
-    """Return the figure, of one run or of several side by side; None if no full training has a value."""
+    """Return the figure of one run, or of several together; None if no full training has a value."""
     several = [material] if isinstance(material, Material) else list(material)
     courses = [course(one, by) for one in several]
-    if all(np.isnan(one.best).all() for one in courses):
+    known = np.concatenate([one.best[one.turns] for one in courses])
+    if not len(known):
         return None
-    unit, title = _unit(courses) if by == "time" else (1.0, TITLES[by])
-    traces: list[dict[str, Any]] = []
-    for number, (one, went) in enumerate(zip(several, courses, strict=True)):
-        color = BEST if len(several) == 1 else SERIES[number % len(SERIES)]
-        if len(several) == 1:
-            traces += _marks(one, went, unit)
-        name = "best so far" if len(several) == 1 else safe(one.name)
-        traces.append(_line(went, unit, name, color))
-    first = several[0]
-    return figure(traces, {"title": {"text": title}, "rangemode": "tozero"}, _scale(several, courses, first))
-
-
-def _unit(courses: Sequence[Course]) -> tuple[float, str]:
-    longest = max((float(one.x[-1]) for one in courses if len(one.x)), default=0.0)
-    unit, name = (3600.0, "hours") if longest >= 2 * 3600 else (60.0, "minutes") if longest >= 120 else (1.0, "seconds")
-    return unit, f"{name} of work"
+    unit, title, first = 1.0, TITLES[by], several[0]
+    if by == "time":
+        unit, name = plot.time_unit(max((float(one.x[-1]) for one in courses if len(one.x)), default=0.0))
+        title = f"{name} of work"
+    if len(several) == 1:
+        traces = [*_marks(first, courses[0], unit), _line(courses[0], unit, "best so far", Color.BEST)]
+        known = np.append(known, first.objective.sign * first.worst_shown if len(first.losses) else known[-1:])
+    else:
+        names = enumerate(zip(several, courses, strict=True))
+        traces = [_line(went, unit, plot.safe(one.name), plot.SERIES[n % len(plot.SERIES)]) for n, (one, went) in names]
+    low, high = float(known.min()), float(known.max())
+    room = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
+    y = plot.axis(plot.safe(first.metric), range=[low - room, high + room])
+    return plot.figure(traces, plot.axis(title, rangemode="tozero"), y)
 
 
 def _line(went: Course, unit: float, name: str, color: str) -> dict[str, Any]:
-    turns = np.flatnonzero(np.diff(went.best, prepend=np.nan) != 0)  # NaN differs from all
-    turns = turns[~np.isnan(went.best[turns])]
-    x, y, ids = went.x[turns], went.best[turns], went.id[turns]
+    x, y, ids = went.x[went.turns], went.best[went.turns], went.id[went.turns]
     if len(x):
         x, y, ids = np.append(x, went.x[-1]), np.append(y, y[-1]), np.append(ids, ids[-1])
     hover = "best so far %{y:.5g}<br>trial %{customdata}<extra></extra>"
-    return steps(x / unit, y, name, color, customdata=ids, hovertemplate=hover, meta={"kind": "best"})
+    return plot.steps(x / unit, y, name, color, customdata=ids, hovertemplate=hover, meta={"kind": "best"})
 
 
 def _marks(material: Material, went: Course, unit: float) -> list[dict[str, Any]]:
-    """Return the results, where the default stands, and failures below them."""
-    sign = material.objective.sign
-    worst = sign * material.worst_shown
-    there = np.flatnonzero(~np.isnan(went.value))
-    there = there[thinned(len(there), MOST_MARKS)]
-    shown = sign * np.minimum(sign * went.value[there], material.worst_shown)
-    hover = "trial %{customdata}<br>%{text}<extra></extra>"
+    """Return the results, the value of the default, and the failures."""
+    sign, worst = material.objective.sign, material.worst_shown
+
+    def marks(which: np.ndarray, y: np.ndarray, texts: list[str], name: str, color: str, **more: Any) -> dict[str, Any]:
+        more |= {"customdata": went.id[which], "text": texts, "hovertemplate": HOVER}
+        return plot.points(went.x[which] / unit, y, name, color, **more)
+
+    there, failed = np.flatnonzero(~np.isnan(went.value)), np.flatnonzero(went.failed)
+    there, failed = there[plot.thinned(len(there), plot.MOST_MARKS)], failed[plot.thinned(len(failed), plot.MOST_MARKS)]
+    shown = sign * np.minimum(sign * went.value[there], worst)
     texts = [f"{value:.5g}" for value in went.value[there]]
-    traces = [
-        points(
-            *(went.x[there] / unit, shown, "full trainings", FAINT),
-            customdata=went.id[there], text=texts, hovertemplate=hover, meta={"kind": "result"},
-        )
-    ]  # fmt: skip
-    failed = np.flatnonzero(went.failed)
+    traces = [marks(there, shown, texts, "full trainings", Color.FAINT, meta={"kind": "result"})]
     if len(failed):
-        failed = failed[thinned(len(failed), MOST_MARKS)]
-        traces.append(
-            points(
-                *(went.x[failed] / unit, np.full(len(failed), worst), "failed", SERIES[3]),
-                marker={"symbol": "x-thin", "size": 8, "line": {"width": 1.5, "color": SERIES[3]}},
-                customdata=went.id[failed],
-                text=[safe(material.run.outcomes[id].error or "", 120) for id in went.id[failed]],
-                hovertemplate=hover,
-                meta={"kind": "failed"},
-            )
-        )
+        texts = [plot.safe(material.run.outcomes[id].error or "", 120) for id in went.id[failed]]
+        cross = {"symbol": "x-thin", "size": 8, "line": {"width": 1.5, "color": plot.SERIES[3]}}
+        y = np.full(len(failed), sign * worst)
+        traces.append(marks(failed, y, texts, "failed", plot.SERIES[3], marker=cross, meta={"kind": "failed"}))
     if material.default is not None and material.default.losses:
-        value = sign * min(material.default.losses[0], material.worst_shown)
-        traces.append(
-            steps(
-                np.array([0.0, went.x[-1] / unit]), np.array([value, value]), "default", DEFAULT,
-                line={"width": 1.5, "dash": "dot"}, hoverinfo="skip",
-            )
-        )  # fmt: skip
+        y = np.full(2, sign * min(material.default.losses[0], worst))
+        dots = {"line": {"dash": "dot"}, "hoverinfo": "skip"}
+        traces.append(plot.steps(np.array([0.0, went.x[-1] / unit]), y, "default", Color.DEFAULT, 1.5, **dots))
     return traces
-
-
-def _scale(several: Sequence[Material], courses: Sequence[Course], first: Material) -> dict[str, Any]:
-    """Return the axis of values, with some room, far outliers left to its edge."""
-    axis: dict[str, Any] = {"title": {"text": safe(first.metric)}}
-    known = np.concatenate([one.best[~np.isnan(one.best)] for one in courses])
-    ends = [m.objective.sign * m.worst_shown for m in several if len(m.losses)] if len(several) == 1 else []
-    low, high = float(min(known.min(), *ends, known.max())), float(max(known.max(), *ends, known.min()))
-    room = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
-    return {**axis, "range": [low - room, high + room]}
 
 
 def part(material: Material) -> Part | None:
     """Return the part; None if no full training has a value."""
-    figures = [draw(material, by) for by in get_args(By)]
-    drawn = [
-        Drawn(found, f"By {TITLES[by]}", narrow=True)
-        for by, found in zip(get_args(By), figures, strict=True)
-        if found is not None
-    ]
+    figures = {by: draw(material, by) for by in get_args(By)}
+    drawn = [Drawn(found, f"By {TITLES[by]}", narrow=True) for by, found in figures.items() if found is not None]
     if not drawn:
         return None
     for one in drawn:
         layout = one.figure["layout"]
-        layout |= {"showlegend": False, "margin": {**layout["margin"], "t": 16}}  # the sentence says what each mark is
+        layout |= {"showlegend": False, "margin": {**layout["margin"], "t": 16}}  # the text explains the marks
     found = course(material)
-    turns = [int(i) for i in np.flatnonzero(np.diff(found.best, prepend=np.nan) != 0) if not np.isnan(found.best[i])]
-    counted = int((~np.isnan(found.value)).sum())
-    notes = [f"{MOST_MARKS} of {counted} results are drawn, evenly spread."] if counted > MOST_MARKS else []
-    if (np.abs(found.value[~np.isnan(found.value)]) > 0).any() and len(material.losses):
-        beyond = int((material.losses > material.worst_shown).sum())
-        notes += [f"{beyond} results far worse than the others are drawn at the edge."] if beyond else []
+    beyond = int((material.losses > material.worst_shown).sum())
+    notes = [
+        plot.drawn_of(plot.MOST_MARKS, int((~np.isnan(found.value)).sum()), "results"),
+        f"{beyond} results far worse than the others are drawn at the edge." if beyond else "",
+    ]
     way = "falls" if material.better == "lower" else "rises"
     failed = ", crosses are failures" if found.failed.any() else ""
     return Part(
         "Course",
-        f"The orange line is the best {material.metric} so far, the dotted one the default; grey points are full "
-        f"trainings{failed}. Where the line still {way} at the end, going on pays.",
+        f"The orange line is the best {material.metric} so far and the dotted line the default; grey points are full "
+        f"trainings{failed}. If the line still {way} at the end, more trials are likely to help.",
         drawn,
-        rows=[{"evaluations": i + 1, "trial": int(found.id[i]), material.metric: float(found.best[i])} for i in turns],
+        rows=[
+            {"evaluations": int(i) + 1, "trial": int(found.id[i]), material.metric: float(found.best[i])}
+            for i in found.turns
+        ],
         rows_title="Each improvement",
-        note=" ".join(notes),
+        note=" ".join(filter(None, notes)),
     )

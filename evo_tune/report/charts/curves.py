@@ -1,35 +1,37 @@
-"""Learning curves: how each training went, which were stopped on the way, and where the rungs are."""
+"""Learning curves: how trainings progressed, which were pruned, and where the rungs are."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from evo_tune.genome.trial import Trial
-from evo_tune.report.drawing import BEST, DEFAULT, FAINT, PRUNED, Drawn, Part, Spec, figure, points, safe, thinned
+from evo_tune.report import drawing as plot
+from evo_tune.report.drawing import Color, Drawn, Part, Spec
 from evo_tune.report.material import LARGEST, Material
 
 PLACE = 70
 
 MOST = 150
-"""Curves drawn at most."""
+"""Most curves drawn."""
 
 POINTS = 60
-"""Points drawn of one curve at most."""
+"""Most points drawn of one curve."""
 
 
 @dataclass(frozen=True)
 class Curve:
-    """A training's course.
+    """The learning curve of a training.
 
     Args:
-        trial: It.
-        x: Fraction of a full training, shape (points,).
-        y: The metric, shape (points,).
+        trial: Its trial.
+        x: Share of a full training, shape (points,).
+        y: Metric, shape (points,).
     """
 
     trial: Trial
@@ -38,7 +40,7 @@ class Curve:
 
 
 def shown_metric(material: Material) -> str | None:
-    """Return the metric that is drawn: the first objective, or what most curves have; None if there are no curves."""
+    """Return the metric that is drawn: the first objective, else the most frequent one; None without curves."""
     counts = Counter(name for trial in material.trials for name in (trial.outcome.curve or [(0, {})])[-1][1])
     if not counts:
         return None
@@ -46,14 +48,14 @@ def shown_metric(material: Material) -> str | None:
 
 
 def curves(material: Material) -> list[Curve]:
-    """Return the curves of every training that reported one; a resumed one goes on where the one before ended."""
+    """Return the curves of all trainings that reported one; a promotion continues the curve of its rung."""
     metric, found = shown_metric(material), []
     for trial in material.trials:
         here = [(x, m[metric]) for x, m in trial.outcome.curve if metric in m] if metric else []
         here = [(x, y) for x, y in here if math.isfinite(y) and abs(y) < LARGEST]
         if here:
             x, y = np.array(here, dtype=float).T
-            kept = thinned(len(x), POINTS)
+            kept = plot.thinned(len(x), POINTS)
             found.append(Curve(trial, x[kept], y[kept]))
     return found
 
@@ -61,39 +63,35 @@ def curves(material: Material) -> list[Curve]:
 def draw(material: Material) -> Spec | None:
     """Return the figure; None if no training reported a curve."""
     every = curves(material)
-    if not every or all(len(one.x) < 2 for one in every):
+    if all(len(one.x) < 2 for one in every):
         return None
     best = material.best.id if material.best else None
-    kept = [
-        every[i] for i in thinned(len(every), MOST, [i for i, one in enumerate(every) if one.trial.id in (best, 0)])
-    ]
+    named = [i for i, one in enumerate(every) if one.trial.id in (best, 0)]
+    kept = [every[i] for i in plot.thinned(len(every), MOST, named)]
     pruned = [one for one in kept if one.trial.outcome.status == "pruned"]
     whole = [one for one in kept if one.trial.outcome.status != "pruned" and one.trial.id not in (0, best)]
-    traces = [_together(whole, "trained", FAINT, 1.2), _together(pruned, "stopped as hopeless", PRUNED, 1.2)]
-    traces += [_together([one for one in kept if one.trial.id == 0 != best], "default", DEFAULT, 2.5)]
-    traces += [_together(_chain(every, best), "best", BEST, 3.0)]
+    groups = [
+        _together(whole, "trained", Color.FAINT, 1.2),
+        _together(pruned, "pruned", Color.PRUNED, 1.2),
+        _together([one for one in kept if one.trial.id == 0 != best], "default", Color.DEFAULT, 2.5),
+        _together(_chain(every, best), "best", Color.BEST, 3.0),
+    ]
+    traces = [trace for trace in groups if trace is not None]
     if pruned:
-        ends = {"marker": {"symbol": "x-thin", "size": 7, "line": {"width": 1.5, "color": PRUNED}}, "showlegend": False}
-        traces.append(
-            points(
-                [one.x[-1] for one in pruned], [one.y[-1] for one in pruned], "end", PRUNED, hoverinfo="skip", **ends
-            )
-        )
-    rungs = [rung for rung in material.run.manifest.fidelity if 0 < rung < 1]
-    rules = [{"type": "line", "x0": r, "x1": r, "yref": "paper", "y0": 0, "y1": 1,
-              "line": {"color": "#8a8f98", "width": 1, "dash": "dash"}} for r in rungs]  # fmt: skip
-    across = {"title": {"text": "share of a full training"}, "tickformat": ".0%", "range": [0, 1.02]}
-    up: dict[str, Any] = {"title": {"text": safe(shown_metric(material) or "")}}
-    low, high = np.quantile(np.concatenate([one.y for one in kept]), [0.0, 0.97])
-    least = min(float(one.y.min()) for one in kept)
-    top = max(float(one.y.max()) for one in kept)
-    if material.better == "lower" and top > high + (high - low) > least:
+        cross = {"symbol": "x-thin", "size": 7, "line": {"width": 1.5, "color": Color.PRUNED}}
+        x, y = [one.x[-1] for one in pruned], [one.y[-1] for one in pruned]
+        traces.append(plot.points(x, y, "end", Color.PRUNED, hoverinfo="skip", marker=cross, showlegend=False))
+    up = plot.axis(plot.safe(shown_metric(material) or ""))
+    values = np.concatenate([one.y for one in kept])
+    low, high = np.quantile(values, [0.0, 0.97])
+    if material.better == "lower" and values.max() > high + (high - low) > values.min():
         up["range"] = [low - 0.05 * (high - low), high + 0.1 * (high - low)]
-    return figure([trace for trace in traces if trace], across, up, height=340, shapes=rules)
+    rungs = [rung for rung in material.run.manifest.fidelity if 0 < rung < 1]
+    return plot.figure(traces, plot.TRAINED, up, height=340, shapes=plot.rules(rungs))
 
 
 def _chain(every: list[Curve], id: int | None) -> list[Curve]:
-    """Return a trial's curve and those of the trainings that it went on from, the first first."""
+    """Return a trial's curve after those of the trainings that it resumed, in order."""
     by_id = {one.trial.id: one for one in every}
     found: list[Curve] = []
     while id is not None and id in by_id:
@@ -102,18 +100,14 @@ def _chain(every: list[Curve], id: int | None) -> list[Curve]:
     return found
 
 
-def _together(some: list[Curve], name: str, color: str, width: float) -> dict[str, Any]:
-    """Return one trace of several curves, with a gap after each; {} for none."""
+def _together(some: Sequence[Curve], name: str, color: str, width: float) -> dict[str, Any] | None:
+    """Return one trace of several curves, with a gap after each; None without curves."""
     if not some:
-        return {}
-    gap = [np.nan]
-    return {
-        "type": "scatter", "mode": "lines", "name": name, "line": {"color": color, "width": width},
-        "x": np.concatenate([np.append(one.x, gap) for one in some]),
-        "y": np.concatenate([np.append(one.y, gap) for one in some]),
-        "text": [f"trial {one.trial.id}" for one in some for _ in range(len(one.x) + 1)],
-        "hovertemplate": "%{text}<br>%{y:.5g} at %{x:.0%}<extra></extra>", "meta": {"kind": "curve"},
-    }  # fmt: skip
+        return None
+    x, y = (np.concatenate([np.append(v, np.nan) for v in vs]) for vs in ([c.x for c in some], [c.y for c in some]))
+    texts = [f"trial {one.trial.id}" for one in some for _ in range(len(one.x) + 1)]
+    hover = "%{text}<br>%{y:.5g} at %{x:.0%}<extra></extra>"
+    return plot.line(x, y, name, color, width, text=texts, hovertemplate=hover, meta={"kind": "curve"})
 
 
 def part(material: Material) -> Part | None:
@@ -121,22 +115,11 @@ def part(material: Material) -> Part | None:
     found = draw(material)
     if found is None:
         return None
-    count = len(curves(material))
-    rungs = [rung for rung in material.run.manifest.fidelity if rung < 1]
-    said = (
-        "Each line is a training. Where lines cross late, early results mislead, and rungs or --prune stop the wrong "
-    )
-    said += "ones."
+    said = "Each line is a training. If lines cross late, early results mislead, and rungs or --prune stop good trials."
     rows: list[dict[str, Any]] = []
-    if rungs:
-        said += " A dashed rule is a rung: only the promising go on beyond it."
+    if any(rung < 1 for rung in material.run.manifest.fidelity):
+        said += " A dashed plot.line is a rung: only promising trainings are promoted beyond it."
         budgets = Counter(round(trial.candidate.budget, 6) for trial in material.trials)
         rows = [{"trained up to": f"{budget:.0%}", "trials": number} for budget, number in sorted(budgets.items())]
-    return Part(
-        "Learning curves",
-        said,
-        [Drawn(found)],
-        rows=rows,
-        rows_title="Trials by rung",
-        note=f"{MOST} of {count} curves are drawn, evenly spread." if count > MOST else "",
-    )
+    note = plot.drawn_of(MOST, len(curves(material)), "curves")
+    return Part("Learning curves", said, [Drawn(found)], rows=rows, rows_title="Trials by rung", note=note)

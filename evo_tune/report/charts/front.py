@@ -1,4 +1,4 @@
-"""The Pareto front of two or more objectives, and the hypervolume that it covered as the run went on."""
+"""The Pareto front of two or more objectives, and the growth of its hypervolume during the run."""
 
 from __future__ import annotations
 
@@ -10,21 +10,8 @@ from typing import Any
 import numpy as np
 
 from evo_tune.genome.trial import Trial
-from evo_tune.report.drawing import (
-    BEST,
-    FAINT,
-    MOST_MARKS,
-    SERIES,
-    Drawn,
-    Part,
-    Spec,
-    figure,
-    log_axis,
-    points,
-    safe,
-    steps,
-    thinned,
-)
+from evo_tune.report import drawing as plot
+from evo_tune.report.drawing import Color, Drawn, Part, Spec
 from evo_tune.report.material import Material
 from evo_tune.report.summary import dominates, front
 from evo_tune.report.words import show_value
@@ -32,43 +19,41 @@ from evo_tune.report.words import show_value
 PLACE = 80
 
 LOOKS = 60
-"""Times that the hypervolume is worked out along a run."""
+"""Number of points at which the hypervolume is computed along a run."""
 
 MOST_FRONT = 60
-"""Points of a front of three or more objectives of which the hypervolume is worked out: the cost grows fast."""
+"""Most points of a front of three or more objectives for the hypervolume, whose cost grows fast."""
 
 
 def draw(material: Material, x: int = 0, y: int = 1) -> Spec | None:
-    """Return the figure of two of the objectives, by their places; None for one objective, or no value."""
+    """Return the figure of two objectives, given by their indices; None for one objective, or without a value."""
     goals = material.run.objectives
     if len(goals) < 2 or not material.ranked:
         return None
-    losses = _losses(material.ranked)
-    limits = [np.quantile(losses[:, i], 0.75) for i in (x, y)]
-    limits = [limit + 3 * (limit - losses[:, i].min()) for limit, i in zip(limits, (x, y), strict=True)]
-    kept = thinned(len(losses), MOST_MARKS)
-    shown = [goals[i].sign * np.minimum(losses[:, i], limit) for i, limit in zip((x, y), limits, strict=True)]
-    ids = np.array([trial.id for trial in material.ranked])
+    losses, pair, signs = _losses(material.ranked), [x, y], [goals[i].sign for i in (x, y)]
+    limits = np.quantile(losses[:, pair], 0.75, axis=0)
+    limits = limits + 3 * (limits - losses[:, pair].min(axis=0))
+    shown = np.minimum(losses[:, pair], limits) * signs
+    kept = plot.thinned(len(losses), plot.MOST_MARKS)
+    ids = np.array([trial.id for trial in material.ranked])[kept]
     hover = "trial %{customdata}<br>%{x:.5g}, %{y:.5g}<extra></extra>"
-    traces = [points(shown[0][kept], shown[1][kept], "dominated", FAINT, customdata=ids[kept], hovertemplate=hover,
-                     meta={"kind": "result"})]  # fmt: skip
+    more: dict[str, Any] = {"customdata": ids, "hovertemplate": hover, "meta": {"kind": "result"}}
+    traces = [plot.points(shown[kept, 0], shown[kept, 1], "dominated", Color.FAINT, **more)]
     best = sorted(front(material.run), key=lambda trial: (trial.losses or ())[x])
-    values = [[(trial.losses or ())[i] for i in (x, y)] for trial in best]
-    own = np.minimum(np.array(values).reshape(len(best), 2), limits) * [goals[i].sign for i in (x, y)]
-    if len(own):
-        ids_own = [trial.id for trial in best]
-        trace = points(own[:, 0], own[:, 1], "Pareto front", BEST, customdata=ids_own, hovertemplate=hover)
-        trace["marker"]["size"] = 9
-        trace |= {"mode": "lines+markers"} if len(goals) == 2 else {}
-        traces.append({**trace, "line": {"shape": "hv", "color": BEST, "width": 1.5}, "meta": {"kind": "front"}})
-    titles = [safe(f"{goals[i].metric} ({'lower' if goals[i].sign > 0 else 'higher'} is better)") for i in (x, y)]
-    return figure(traces, _axis(titles[0], shown[0]), _axis(titles[1], shown[1]), height=360)
+    if best:
+        own = np.minimum(_losses(best)[:, pair], limits) * signs
+        more = {"customdata": [trial.id for trial in best], "hovertemplate": hover, "meta": {"kind": "front"}}
+        more |= {"line": {"shape": "hv", "color": Color.BEST, "width": 1.5}, "marker": {"size": 9}}
+        more |= {"mode": "lines+markers"} if len(goals) == 2 else {}
+        traces.append(plot.points(own[:, 0], own[:, 1], "Pareto front", Color.BEST, **more))
+    titles = [f"{goals[i].metric} ({'lower' if goals[i].sign > 0 else 'higher'} is better)" for i in (x, y)]
+    return plot.figure(traces, _axis(titles[0], shown[:, 0]), _axis(titles[1], shown[:, 1]), height=360)
 
 
 def _axis(title: str, values: np.ndarray) -> dict[str, Any]:
-    """Return an axis, logarithmic where values span more than two powers of ten."""
+    """Return an axis, logarithmic if the values span more than two powers of ten."""
     wide = values.min() > 0 and math.log10(values.max()) - math.log10(values.min()) > 2
-    return {"title": {"text": title}, **(log_axis(values.min(), values.max()) if wide else {})}
+    return plot.axis(plot.safe(title), **(plot.log_axis(values.min(), values.max()) if wide else {}))
 
 
 def _losses(trials: Sequence[Trial]) -> np.ndarray:
@@ -78,12 +63,12 @@ def _losses(trials: Sequence[Trial]) -> np.ndarray:
 def hypervolume(losses: np.ndarray, reference: np.ndarray) -> float:
     """Return the volume that some points dominate, up to a reference point.
 
-    By slices along the last objective (While et al., A faster algorithm for calculating hypervolume, IEEE
-    Transactions on Evolutionary Computation 10, 2006): exact, and quick for two or three.
+    It slices along the last objective (While et al., A faster algorithm for calculating hypervolume, IEEE Transactions
+    on Evolutionary Computation 10, 2006): exact, and fast for two or three objectives.
 
     Args:
-        losses: To be minimised, shape (points, objectives).
-        reference: Shape (objectives,); points beyond it count nothing.
+        losses: Losses of the points, shape (points, objectives).
+        reference: Reference point, shape (objectives,); points beyond it add nothing.
     """
     inside = losses[(losses < reference).all(axis=1)]
     if not len(inside):
@@ -103,9 +88,9 @@ def hypervolume(losses: np.ndarray, reference: np.ndarray) -> float:
 
 
 def growth(material: Material) -> tuple[np.ndarray, np.ndarray]:
-    """Return after how many evaluations the front covered which share of the box of all results, both (looks,).
+    """Return some numbers of evaluations, and the share of the box that the front then covered, both (looks,).
 
-    The box reaches from the best to the median of each objective.
+    The box ranges from the best to the median of each objective.
     """
     place = {id: number for number, id in enumerate(material.run.recorded, 1)}
     came = sorted((trial for trial in material.ranked if trial.feasible), key=lambda trial: place[trial.id])
@@ -116,7 +101,7 @@ def growth(material: Material) -> tuple[np.ndarray, np.ndarray]:
     if (reference <= best).any():
         return np.zeros(0), np.zeros(0)
     losses = (losses - best) / (reference - best)
-    looks = thinned(len(came), LOOKS) + 1
+    looks = plot.thinned(len(came), LOOKS) + 1
     kept: list[np.ndarray] = []
     volumes, done = [], 0
     for look in looks:
@@ -130,7 +115,7 @@ def growth(material: Material) -> tuple[np.ndarray, np.ndarray]:
 
 
 def part(material: Material) -> Part | None:
-    """Return the part; None for one objective, or no value."""
+    """Return the part; None for one objective, or without a value."""
     goals = material.run.objectives
     pairs = list(combinations(range(min(len(goals), 4)), 2))
     drawn = [Drawn(found, narrow=len(pairs) > 1) for x, y in pairs if (found := draw(material, x, y)) is not None]
@@ -138,21 +123,20 @@ def part(material: Material) -> Part | None:
         return None
     at, volumes = growth(material)
     if len(at):
-        trace = steps(
-            at, volumes, "hypervolume", SERIES[0], hovertemplate="%{y:.1%}<extra></extra>", meta={"kind": "volume"}
-        )
-        share = {"title": {"text": "share of the box"}, "tickformat": ".0%", "rangemode": "tozero"}
-        caption = "Hypervolume: what the front dominates of the box between the best and the median of each objective"
-        drawn.append(Drawn(figure([trace], "evaluations", share, height=240), caption))
-    rows = [
-        {"trial": trial.id, **{goal.metric: goal.value(goal.loss(trial.outcome.metrics)) for goal in goals},
-         **{name: show_value(value) for name, value in trial.genome.items()}}
-        for trial in front(material.run)[:50]
-    ]  # fmt: skip
+        more: dict[str, Any] = {"hovertemplate": "%{y:.1%}<extra></extra>", "meta": {"kind": "volume"}}
+        trace = plot.steps(at, volumes, "hypervolume", plot.SERIES[0], **more)
+        share = plot.share_axis("share of the box", rangemode="tozero")
+        caption = "Hypervolume: share of the box between best and median of each objective that the front dominates"
+        drawn.append(Drawn(plot.figure([trace], "evaluations", share, height=240), caption))
+    rows = []
+    for trial in front(material.run)[:50]:
+        values = {goal.metric: goal.value(goal.loss(trial.outcome.metrics)) for goal in goals}
+        genome = {name: show_value(value) for name, value in trial.genome.items()}
+        rows.append({"trial": trial.id, **values, **genome})
     return Part(
         "Pareto front",
-        "No trial is better than one on the front in everything. Where the front bends, a little of one objective buys "
-        "much of the other. A hypervolume that still grows at the end says that going on pays.",
+        "No trial is better than one on the front in every objective. Where the front bends, a small loss in one "
+        "objective gains much in the other. If the hypervolume still grows at the end, more trials are likely to help.",
         drawn,
         rows=rows,
         rows_title="The front",

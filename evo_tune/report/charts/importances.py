@@ -1,63 +1,65 @@
-"""Which genes mattered: for the loss all over the space, and for being among the best; with their uncertainty."""
+"""Which genes mattered, for the loss over the whole space and for being among the best, with their uncertainty."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from evo_tune.report.drawing import SERIES, Drawn, Part, Spec, figure, safe
+from evo_tune.report.drawing import SERIES, Drawn, Part, Spec, bars, figure, names_axis, points, share_axis
 from evo_tune.report.material import Material
 
 PLACE = 60
 
 MOST = 24
-"""Genes drawn at most."""
-
-VIEWS = (("anova", "over the whole space", SERIES[0]), ("ped", "among the best", SERIES[1]))
+"""Most genes drawn."""
 
 
-def shares(material: Material) -> dict[str, dict[str, tuple[float, float, float]]]:
-    """Return for each gene, the most important first, by each view: its share, and bounds of four fifths of the
-    bootstraps."""  # noqa: D205, D209
-    if material.model is None:
-        return {}
-    names = list(material.genes)
-    found: dict[str, dict[str, tuple[float, float, float]]] = {}
-    for name in material.by_importance:
-        found[name] = {}
-        for view, _, _ in VIEWS:
-            column = getattr(material.model, view)[:, names.index(name)]
-            low, high = np.quantile(column, [0.1, 0.9])
-            found[name][view] = (float(column.mean()), float(low), float(high))
-    return found
+@dataclass(frozen=True)
+class Importance:
+    """The importance of some genes in one view.
+
+    Args:
+        title: Name of the view.
+        mean: Share of each gene, mean over bootstraps, shape (genes,).
+        low: Lower bounds of 80 % intervals over the bootstraps, shape (genes,).
+        high: Upper bounds, shape (genes,).
+    """
+
+    title: str
+    mean: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+def importances(material: Material) -> list[Importance]:
+    """Return the importance of the genes, ordered as in `by_importance`, over the whole space and among the best."""
+    model = material.model
+    if model is None:
+        return []
+    places = [list(material.genes).index(name) for name in material.by_importance]
+    views = {"over the whole space": model.anova, "among the best": model.ped}
+    return [
+        Importance(title, shares.mean(axis=0)[places], *np.quantile(shares, [0.1, 0.9], axis=0)[:, places])
+        for title, shares in views.items()
+    ]
 
 
 def draw(material: Material) -> Spec | None:
     """Return the figure; None for fewer than 20 results."""
-    found = dict(list(shares(material).items())[:MOST])
-    if not found:
-        return None
+    names = material.by_importance[:MOST]
     traces: list[dict[str, Any]] = []
-    for number, (view, title, color) in enumerate(VIEWS):
-        mean, low, high = (np.array([row[view][i] for row in found.values()]) for i in range(3))
-        bars = {"type": "data", "symmetric": False, "array": np.maximum(high - mean, 0), "thickness": 1.5, "width": 3}
-        bars |= {"arrayminus": np.maximum(mean - low, 0), "color": color}
-        traces.append(
-            {
-                "type": "scatter", "mode": "markers", "x": mean, "y": np.arange(len(found)) + 0.16 * (2 * number - 1),
-                "name": title, "error_x": bars,
-                "marker": {"color": color, "size": 9, "symbol": ("circle", "diamond")[number]},
-                "hovertemplate": "%{x:.0%}<extra></extra>", "meta": {"kind": "share"},
-            }
-        )  # fmt: skip
-    y = {
-        "automargin": True, "tickmode": "array", "tickvals": list(range(len(found))),
-        "ticktext": [safe(name, 24) for name in found],
-        "range": [len(found) - 0.4, -0.6],
-    }  # fmt: skip
-    x = {"title": {"text": "share"}, "tickformat": ".0%", "rangemode": "tozero"}
-    return figure(traces, x, y, height=110 + 34 * len(found))
+    for number, view in enumerate(importances(material)):
+        color, y = SERIES[number], np.arange(len(names)) + 0.16 * (2 * number - 1)
+        mean, low, high = view.mean[:MOST], view.low[:MOST], view.high[:MOST]
+        more = {"error_x": bars(mean, low, high, color, thickness=1.5, width=3), "meta": {"kind": "share"}}
+        mark = {"size": 9, "symbol": ("circle", "diamond")[number]}
+        traces.append(points(mean, y, view.title, color, marker=mark, hovertemplate="%{x:.0%}<extra></extra>", **more))
+    if not traces or not names:
+        return None
+    x = share_axis("share", rangemode="tozero")
+    return figure(traces, x, names_axis(names, 24), height=110 + 34 * len(names))
 
 
 def part(material: Material) -> Part | None:
@@ -66,18 +68,19 @@ def part(material: Material) -> Part | None:
     if found is None or material.model is None:
         return None
     alone = material.model.anova.sum(axis=1).mean()
+    views = importances(material)
     return Part(
         "What mattered",
-        "Over the whole space: the share of the spread in predicted results that a gene explains alone (functional "
-        f"ANOVA on the forest; {alone:.0%} in all, the rest lies in how genes work together). Among the best: what "
-        "sets the best tenth apart from all (PED-ANOVA). A bar holds four fifths of the bootstraps; where bars "
-        "overlap, the order of two genes is not known.",
+        "Over the whole space: the share of the variance of predicted results that a gene explains alone (functional "
+        f"ANOVA of a forest). It is {alone:.0%} in all; the rest comes from combinations of genes. Among the best: how "
+        "the best tenth differ from all trials (PED-ANOVA). A bar is an 80 % interval over bootstraps; where bars "
+        "overlap, the order of two genes is uncertain.",
         [Drawn(found)],
         rows=[
             {
                 "gene": name,
-                **{title: f"{row[view][0]:.0%} ({row[view][1]:.0%} to {row[view][2]:.0%})" for view, title, _ in VIEWS},
+                **{view.title: f"{view.mean[i]:.0%} ({view.low[i]:.0%} to {view.high[i]:.0%})" for view in views},
             }
-            for name, row in shares(material).items()
+            for i, name in enumerate(material.by_importance)
         ],
     )

@@ -1,26 +1,13 @@
-"""Parameter, task, resource: what a result costs in parameters, arithmetic, time and memory, with each one's front."""
+"""Results against their cost in parameters, FLOPs, time and memory, with the front of each."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 
-from evo_tune.report.drawing import (
-    BEST,
-    FAINT,
-    MOST_MARKS,
-    Drawn,
-    Part,
-    Spec,
-    figure,
-    log_axis,
-    points,
-    safe,
-    steps,
-    thinned,
-)
+from evo_tune.report import drawing as plot
+from evo_tune.report.drawing import Color, Drawn, Part, Spec
 from evo_tune.report.material import LARGEST, Material
 
 PLACE = 90
@@ -32,11 +19,11 @@ RESOURCES = {
     "peak_memory": "peak memory, bytes",
     "gpu_memory": "GPU memory, bytes",
 }
-"""Metrics that are resources, by the names that the bundled evaluators give them, and what they are."""
+"""Metrics of the bundled evaluators that are resources, with their descriptions."""
 
 
 def amounts(material: Material, resource: str) -> np.ndarray:
-    """Return what each ranked genome took of a resource; NaN where it is not known. Shape (ranked,)."""
+    """Return the use of a resource by each ranked genome, shape (ranked,); NaN if unknown."""
     found = []
     for trial in material.ranked:
         value = trial.outcome.metrics.get(resource, trial.outcome.seconds if resource == "seconds" else math.nan)
@@ -45,7 +32,7 @@ def amounts(material: Material, resource: str) -> np.ndarray:
 
 
 def known(material: Material) -> list[str]:
-    """Return the resources that genomes differ in."""
+    """Return the resources in which genomes differ."""
     objectives = {goal.metric for goal in material.run.objectives[:1]}
     found = []
     for resource in RESOURCES:
@@ -57,7 +44,7 @@ def known(material: Material) -> list[str]:
 
 
 def cheapest(values: np.ndarray, losses: np.ndarray) -> np.ndarray:
-    """Return which results no cheaper one equals, by amount: the front. Values that are NaN are none."""
+    """Return the indices of results that no cheaper one equals, cheapest first. NaN values do not count."""
     order = np.lexsort((losses, values))
     order = np.asarray(order[~np.isnan(values[order])])
     if not len(order):
@@ -67,11 +54,11 @@ def cheapest(values: np.ndarray, losses: np.ndarray) -> np.ndarray:
 
 
 def draw(material: Material, resource: str | None = None) -> Spec | None:
-    """Return the figure of one resource; None where genomes do not differ in it.
+    """Return the figure of one resource; None if genomes do not differ in it.
 
     Args:
         material: The run.
-        resource: Name of a metric, or 'seconds'; by default the first that is known.
+        resource: Name of a metric, or 'seconds'; by default the first in which genomes differ.
     """
     if resource is None:
         resource = next(iter(known(material)), None)
@@ -81,34 +68,33 @@ def draw(material: Material, resource: str | None = None) -> Spec | None:
     there = np.flatnonzero(~np.isnan(values))
     if not len(there):
         return None
-    there = there[thinned(len(there), MOST_MARKS)]
+    there = there[plot.thinned(len(there), plot.MOST_MARKS)]
     shown = sign * np.minimum(material.losses, material.worst_shown)
     ids = np.array([trial.id for trial in material.ranked])
-    hover = "trial %{customdata}<br>%{y:.5g} at %{x:.4g}<extra></extra>"
     best = cheapest(values, material.losses)
+    hover = {"hovertemplate": "trial %{customdata}<br>%{y:.5g} at %{x:.4g}<extra></extra>"}
+    results = {"customdata": ids[there], "meta": {"kind": "result"}, "showlegend": False, **hover}
+    front = {"customdata": ids[best], "meta": {"kind": "front"}, "mode": "lines+markers", **hover}
+    front |= {"marker": {"size": 7, "color": Color.BEST}}
     traces = [
-        points(values[there], shown[there], "results", FAINT, customdata=ids[there], hovertemplate=hover,
-               showlegend=False, meta={"kind": "result"}),
-        {**steps(values[best], shown[best], "front", BEST, customdata=ids[best], hovertemplate=hover,
-                 line={"width": 1.5}, meta={"kind": "front"}),
-         "mode": "lines+markers", "marker": {"size": 7, "color": BEST}},
-    ]  # fmt: skip
-    wide = np.nanmax(values) > 8 * np.nanmin(values)
-    x: dict[str, Any] = {"title": {"text": safe(RESOURCES.get(resource, resource))}}
-    x |= log_axis(np.nanmin(values), np.nanmax(values)) if wide else {}
-    return figure(traces, x, safe(material.metric), height=260, showlegend=False)
+        plot.points(values[there], shown[there], "results", Color.FAINT, **results),
+        {**plot.steps(values[best], shown[best], "front", Color.BEST, 1.5), **front},
+    ]
+    low, high = np.nanmin(values), np.nanmax(values)
+    scale = plot.log_axis(low, high) if high > 8 * low else {}
+    x = plot.axis(plot.safe(RESOURCES.get(resource, resource)), **scale)
+    return plot.figure(traces, x, plot.safe(material.metric), height=260, showlegend=False)
 
 
 def part(material: Material) -> Part | None:
-    """Return the part; None where genomes differ in no resource."""
+    """Return the part; None if genomes differ in no resource."""
     drawn = [Drawn(found, RESOURCES[name], narrow=True) for name in known(material) if (found := draw(material, name))]
     if not drawn:
         return None
-    count = len(material.ranked)
     return Part(
-        "What it costs",
-        "Each point is a full training. The line is the front: no cheaper training is as good. Where it is flat, what "
-        "is dearer buys nothing.",
+        "Cost",
+        "Each point is a full training. The line is the front: no cheaper training is as good. Where it is flat, a "
+        "higher cost gains nothing.",
         drawn,
-        note=f"{MOST_MARKS} of {count} results are drawn." if count > MOST_MARKS else "",
+        note=plot.drawn_of(plot.MOST_MARKS, len(material.ranked), "results"),
     )

@@ -11,25 +11,12 @@ import math
 from typing import Any
 
 import msgspec
+import numpy as np
 from msgspec import Struct
 
 from evo_tune.genome.trial import DECAYED, Trial
-from evo_tune.report.drawing import (
-    BEST,
-    MOST_MARKS,
-    OTHERS,
-    SERIES,
-    Command,
-    Drawn,
-    Part,
-    Spec,
-    axis,
-    figure,
-    log_axis,
-    points,
-    safe,
-    thinned,
-)
+from evo_tune.report import drawing as plot
+from evo_tune.report.drawing import SERIES, Color, Command, Drawn, Part, Spec
 from evo_tune.report.material import LARGEST, Material
 from evo_tune.store.journal import write_atomically
 from evo_tune.store.places import as_typed
@@ -132,28 +119,26 @@ def draw(material: Material) -> Spec | None:
     traces: list[dict[str, Any]] = []
     hover = "trial %{customdata}<br>%{y:.5g} after %{x:.3g} FLOPs<extra></extra>"
     for number, (size, rows) in enumerate(sizes.items()):
-        flops, losses, ids = zip(*(rows[at] for at in thinned(len(rows), MOST_MARKS // len(sizes) + 1)), strict=True)
-        color = SERIES[number] if len(sizes) < len(SERIES) else OTHERS
+        kept = [rows[at] for at in plot.thinned(len(rows), plot.MOST_MARKS // len(sizes) + 1)]
+        flops, losses, ids = zip(*kept, strict=True)
+        color = SERIES[number] if len(sizes) < len(SERIES) else Color.OTHERS
         more = {"customdata": ids, "hovertemplate": hover, "meta": {"kind": "training"}}
-        traces.append(points(flops, losses, f"{size:.3g} weights", color, **more))
+        traces.append(plot.points(flops, losses, f"{size:.3g} weights", color, **more))
     ends = [flops for rows in sizes.values() for flops, _, _ in rows]
     if told is not None and told.loss is not None and told.takes > 0:
         ends.append(told.takes)
         traces.append(_target(told))
-    x = axis("FLOPs of the training", **log_axis(min(ends), max(ends)))
-    return figure(traces, x, safe(material.metric), height=280)
+    x = plot.axis("FLOPs of the training", **plot.log_axis(min(ends), max(ends)))
+    return plot.figure(traces, x, plot.safe(material.metric), height=280)
 
 
 def _target(told: Carried) -> dict[str, Any]:
     """Return the mark of the predicted loss, with its interval."""
-    loss, low, high = told.loss or 0.0, told.low or 0.0, told.high or 0.0
-    ends = {"type": "data", "symmetric": False, "array": [high - loss], "arrayminus": [loss - low], "color": BEST}
-    name = f"{told.width}x{told.depth}, predicted"
-    hover = "%{y:.5g} after %{x:.3g} FLOPs<extra>predicted</extra>"
-    mark = {"symbol": "diamond", "size": 11}
-    return points(
-        [told.takes], [loss], name, BEST, error_y=ends, marker=mark, hovertemplate=hover, meta={"kind": "target"}
-    )
+    loss, low, high = (np.array([value or 0.0]) for value in (told.loss, told.low, told.high))
+    name, mark = f"{told.width}x{told.depth}, predicted", {"symbol": "diamond", "size": 11}
+    more = {"hovertemplate": "%{y:.5g} after %{x:.3g} FLOPs<extra>predicted</extra>", "meta": {"kind": "target"}}
+    error = plot.bars(loss, low, high, Color.BEST)
+    return plot.points([told.takes], loss, name, Color.BEST, marker=mark, error_y=error, **more)
 
 
 def part(material: Material) -> Part | None:

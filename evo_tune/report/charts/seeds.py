@@ -1,33 +1,33 @@
-"""The calibration, seed by seed: what remains of a difference when luck is the same for both."""
+"""The final comparison seed by seed: differences between genomes that were trained on the same seeds."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from itertools import chain, repeat
 
 from evo_tune.genome.values import genome_key
 from evo_tune.report.calibration import reported
-from evo_tune.report.drawing import BEST, DEFAULT, FAINT, SERIES, Drawn, Part, Spec, figure, points, safe
+from evo_tune.report.drawing import SERIES, Color, Drawn, Part, Spec, axis, figure, line, points, safe
 from evo_tune.report.material import LARGEST, Material
 from evo_tune.store.calibration import read_calibration
 
 PLACE = 110
 
 MOST_SEEDS = 60
+"""Most seeds drawn."""
 
 
 def by_seed(material: Material) -> dict[int, dict[int, float | None]]:
-    """Return for each seed of the calibration, in order, what each genome came to, by its trial id; None: it failed.
+    """Return the reported metric for each seed of the final comparison, by trial id; None for a failure.
 
-    That is the metric that is reported: of the test set, where there is one, and then without the seeds that served to
-    choose among the finalists, which saw nothing of it.
+    If that metric is on the test set, the seeds that only chose among the finalists are left out: they have no value.
     """
     run, goal = material.run, reported(material.run)
     done = read_calibration(run)
     if not done:
         return {}
     tested = goal.metric != material.metric
-    ids = {trial.key: trial.id for trial in reversed(run.ranked())}  # as the verdict calls them
+    ids = {trial.key: trial.id for trial in reversed(run.ranked())}  # the ids that the verdict uses
     for candidate in run.candidates:
         ids.setdefault(genome_key(candidate.genome), candidate.id)
     found: dict[int, dict[int, float | None]] = {}
@@ -41,62 +41,58 @@ def by_seed(material: Material) -> dict[int, dict[int, float | None]]:
 
 
 def draw(material: Material) -> Spec | None:
-    """Return the figure; None without a calibration."""
-    seeds = dict(list(by_seed(material).items())[:MOST_SEEDS])
-    ids = sorted({id for row in seeds.values() for id in row})
-    if not any(value is not None for row in seeds.values() for value in row.values()):
-        return None
+    """Return the figure; None without a final comparison."""
+    seeds = list(by_seed(material).values())[:MOST_SEEDS]
     lines_x: list[float | None] = []
     lines_y: list[float | None] = []
-    for number, row in enumerate(seeds.values(), 1):
-        known = [value for value in row.values() if value is not None]
-        if len(known) > 1:
+    for number, row in enumerate(seeds, 1):
+        values = [value for value in row.values() if value is not None]
+        if len(values) > 1:
             lines_x += [number, number, None]
-            lines_y += [min(known), max(known), None]
-    traces: list[dict[str, Any]] = [
-        {"type": "scatter", "mode": "lines", "x": lines_x, "y": lines_y, "line": {"color": FAINT, "width": 1.5},
-         "hoverinfo": "skip", "showlegend": False, "name": "pairs"}
-    ]  # fmt: skip
-    names, colors = _names(material, ids)
-    for id in ids:
-        here = [(n, row[id]) for n, row in enumerate(seeds.values(), 1) if row.get(id) is not None]
+            lines_y += [min(values), max(values), None]
+    traces = [line(lines_x, lines_y, "pairs", Color.FAINT, 1.5, hoverinfo="skip", showlegend=False)]
+    colors = chain(SERIES[:3], repeat(SERIES[4]))
+    for id, name in _names(material, seeds).items():
+        best = material.best is not None and id == material.best.id
+        color = Color.DEFAULT if name == "default" else Color.BEST if best else next(colors)
+        here = [(n, row[id]) for n, row in enumerate(seeds, 1) if row.get(id) is not None]
         if here:
             x, y = zip(*here, strict=True)
             more = {"marker": {"size": 10}, "hovertemplate": "%{y:.5g}<extra></extra>", "meta": {"kind": "seed"}}
-            traces.append(points(x, y, names[id], colors[id], **more))
-    axis = {"title": {"text": "fresh seed"}, "dtick": 1 if len(seeds) < 20 else 5, "range": [0.4, len(seeds) + 0.6]}
-    return figure(traces, axis, safe(reported(material.run).metric), height=280)
+            traces.append(points(x, y, name, color, **more))
+    if len(traces) == 1:
+        return None
+    x_axis = axis("fresh seed", dtick=1 if len(seeds) < 20 else 5, range=[0.4, len(seeds) + 0.6])
+    return figure(traces, x_axis, safe(reported(material.run).metric), height=280)
 
 
-def _names(material: Material, ids: list[int]) -> tuple[dict[int, str], dict[int, str]]:
-    names, colors = {}, {}
-    others = iter([*SERIES[:3], *[SERIES[4]] * len(ids)])
-    born = material.run.candidates
-    for id in ids:
-        if id < len(born) and genome_key(born[id].genome) == genome_key(born[0].genome):
-            names[id], colors[id] = "default", DEFAULT
+def _names(material: Material, seeds: list[dict[int, float | None]]) -> dict[int, str]:
+    """Return the names of the compared genomes, by trial id."""
+    candidates, names = material.run.candidates, {}
+    for id in sorted({id for row in seeds for id in row}):
+        names[id] = f"trial {id}"
+        if id < len(candidates) and genome_key(candidates[id].genome) == genome_key(candidates[0].genome):
+            names[id] = "default"
         elif material.best is not None and id == material.best.id:
-            names[id], colors[id] = f"best (trial {id})", BEST
-        else:
-            names[id], colors[id] = f"trial {id}", next(others)
-    return names, colors
+            names[id] = f"best (trial {id})"
+    return names
 
 
 def part(material: Material) -> Part | None:
-    """Return the part; None without a calibration."""
+    """Return the part; None without a final comparison."""
     found = draw(material)
     if found is None:
         return None
-    seeds = by_seed(material)
-    names, _ = _names(material, sorted({id for row in seeds.values() for id in row}))
+    seeds = list(by_seed(material).values())
+    names = _names(material, seeds)
     rows = [
         {"seed": number, **{name: row.get(id, math.nan) if id in row else None for id, name in names.items()}}
-        for number, row in enumerate(list(seeds.values())[:MOST_SEEDS], 1)
+        for number, row in enumerate(seeds[:MOST_SEEDS], 1)
     ]
     return Part(
-        "Calibration by seed",
-        "Genomes trained on the same fresh seeds. A gain that holds on every seed is no luck; where the order changes "
-        "from seed to seed, the genomes are about as good. Seeds with finalists only served to choose among them.",
+        "Final comparison by seed",
+        "Genomes trained on the same fresh seeds. A gain on every seed is not luck; if the order changes from seed to "
+        "seed, the genomes are about equally good. Seeds with finalists only served to choose among them.",
         [Drawn(found)],
         rows=rows,
         note=f"The first {MOST_SEEDS} of {len(seeds)} seeds are shown." if len(seeds) > MOST_SEEDS else "",

@@ -1,119 +1,97 @@
-"""Slices: results along each gene, and what the model predicts where that gene alone moves away from the best."""
+"""Results along each gene, and the prediction of the model as that gene alone varies from the best genome."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
-from evo_tune.genome.genes import Choice
-from evo_tune.report.drawing import BEST, FAINT, SERIES, Drawn, Part, Spec, figure, gene_axis, points, safe, thinned
+from evo_tune.genome.genes import Choice, Gene
+from evo_tune.genome.values import Value
+from evo_tune.report import drawing as plot
+from evo_tune.report.drawing import SERIES, Color, Drawn, Part, Spec
 from evo_tune.report.material import Material
 
 PLACE = 50
 
 MOST = 400
-"""Points drawn at most for one gene."""
+"""Most points drawn for one gene."""
 
 MOST_GENES = 24
+"""Most genes drawn."""
 
 
 def draw(material: Material, gene: str | None = None) -> Spec | None:
-    """Return the figure of one gene; None if there is no full training with a value.
+    """Return the figure of one gene; None without a full training that has a value.
 
     Args:
         material: The run.
-        gene: Its name; by default the most important one.
+        gene: Name of the gene; by default the most important one.
     """
     if not material.ranked or not material.by_importance:
         return None
     name = material.by_importance[0] if gene is None else gene
-    sign = material.objective.sign
-    kept = thinned(len(material.ranked), MOST, range(MOST // 4))
-    shown = sign * np.minimum(material.losses[kept], material.worst_shown)
-    hover = {"hovertemplate": "trial %{customdata}<br>%{y:.5g}<extra></extra>"}
-    ids = [material.ranked[place].id for place in kept]
-    traces = _model(material, name)
-    traces.append(
-        points(
-            _places(material, name, kept), shown, "results", FAINT,
-            customdata=ids, showlegend=False, meta={"kind": "result"}, **hover,
-        )
-    )  # fmt: skip
-    traces.append(
-        points(
-            _places(material, name, [0]), shown[:1], "best", BEST,
-            customdata=ids[:1], showlegend=False, marker={"size": 10, "symbol": "diamond"}, **hover,
-        )
-    )  # fmt: skip
-    y = {"title": {"text": safe(material.metric)}}
-    return figure(traces, gene_axis(name, material.genes[name]), y, height=240, showlegend=False)
+    genes = material.genes
+    kept = [material.ranked[place] for place in plot.thinned(len(material.ranked), MOST, range(MOST // 4))]
+    ids = [trial.id for trial in kept]
+    losses = np.array([trial.losses[0] for trial in kept if trial.losses])
+    shown = material.objective.sign * np.minimum(losses, material.worst_shown)
+    x = _places(genes[name], (trial.genome[name] for trial in kept))
+    more: dict[str, Any] = {"hovertemplate": plot.TRIAL, "showlegend": False}
+    mark = {"size": 10, "symbol": "diamond"}
+    traces = [
+        *_model(material, name),
+        plot.points(x, shown, "results", Color.FAINT, customdata=ids, meta={"kind": "result"}, **more),
+        plot.points(x[:1], shown[:1], "best", Color.BEST, customdata=ids[:1], marker=mark, **more),
+    ]
+    return plot.figure(traces, plot.gene_axis(name, genes[name]), plot.safe(material.metric), 240, showlegend=False)
 
 
-def _places(material: Material, name: str, ranks: Any) -> list[float]:
-    """Return where genomes stand along a gene's axis."""
-    gene = material.genes[name]
-    values = [material.ranked[int(rank)].genome[name] for rank in ranks]
-    if isinstance(gene, Choice):
-        index = {value: place for place, value in enumerate(_keys(gene.values))}
-        return [float(index[key]) for key in _keys(values)]
-    return [float(value) for value in values]
-
-
-def _keys(values: Any) -> list[tuple[str, object]]:
-    """Return values that tell True from 1 and 1 from 1.0."""
-    return [(type(value).__name__, value) for value in values]
+def _places(gene: Gene, values: Iterable[Value]) -> list[float]:
+    """Return the positions of values on a gene's axis."""
+    if not isinstance(gene, Choice):
+        return [float(value) for value in values]
+    # The type tells True from 1, and 1 from 1.0.
+    index = {(type(value), value): float(place) for place, value in enumerate(gene.values)}
+    return [index[type(value), value] for value in values]
 
 
 def _model(material: Material, name: str) -> list[dict[str, Any]]:
-    """Return the prediction and its bounds; nothing where there is no model."""
+    """Return the prediction and its bounds; nothing without a model."""
     if material.model is None:
         return []
     place = list(material.genes).index(name)
-    gene, sign = material.genes[name], material.objective.sign
-    mean, low, high = (sign * found for found in material.model.along(material.units[0], place))
-    values = [gene.decode(float(unit)) for unit in material.model.grids[place]]
+    gene, color = material.genes[name], SERIES[0]
+    skip: dict[str, Any] = {"hoverinfo": "skip"}
+    mean, *ends = (material.objective.sign * found for found in material.model.along(material.units[0], place))
+    low, high = np.minimum(*ends), np.maximum(*ends)
+    x = np.array(_places(gene, (gene.decode(float(unit)) for unit in material.model.grids[place])))
     if isinstance(gene, Choice):
-        order = {key: number for number, key in enumerate(_keys(gene.values))}
-        x = np.array([float(order[key]) for key in _keys(values)])
-        bars = {"type": "data", "symmetric": False, "array": np.abs(high - mean), "arrayminus": np.abs(mean - low)}
-        bars |= {"color": SERIES[0], "thickness": 1.5, "width": 4}
-        return [
-            points(x, mean, "model", SERIES[0], marker={"symbol": "line-ew", "size": 14,
-                   "line": {"width": 2.5, "color": SERIES[0]}}, error_y=bars, hoverinfo="skip")
-        ]  # fmt: skip
-    x = np.array([float(value) for value in values])
-    band = {"type": "scatter", "mode": "lines", "line": {"width": 0, "color": SERIES[0]}, "hoverinfo": "skip"}
+        mark = {"symbol": "line-ew", "size": 14, "line": {"width": 2.5, "color": color}}
+        error = plot.bars(mean, low, high, color, thickness=1.5, width=4)
+        return [plot.points(x, mean, "model", color, marker=mark, error_y=error, **skip)]
     return [
-        {**band, "x": x, "y": low, "name": "low"},
-        {**band, "x": x, "y": high, "name": "high", "fill": "tonexty", "fillcolor": "rgba(0,114,178,0.18)"},
-        {
-            "type": "scatter", "mode": "lines", "x": x, "y": mean, "name": "model", "hoverinfo": "skip",
-            "line": {"color": SERIES[0], "width": 2}, "meta": {"kind": "model"},
-        },
-    ]  # fmt: skip
+        plot.line(x, low, "low", color, 0, **skip),
+        plot.line(x, high, "high", color, 0, fill="tonexty", fillcolor="rgba(0,114,178,0.18)", **skip),
+        plot.line(x, mean, "model", color, meta={"kind": "model"}, **skip),
+    ]
 
 
 def part(material: Material) -> Part | None:
-    """Return the part; None if there is no full training with a value, or no gene that varies."""
-    names = material.by_importance[:MOST_GENES]
-    found = [(name, draw(material, name)) for name in names]
-    drawn = [Drawn(one, name, narrow=True) for name, one in found if one is not None]
+    """Return the part; None without a full training that has a value, or without a gene that varies."""
+    genes = material.by_importance
+    drawn = [Drawn(found, name, narrow=True) for name in genes[:MOST_GENES] if (found := draw(material, name))]
     if not drawn:
         return None
-    count = len(material.ranked)
-    model = (
-        " The line is what a forest predicts where only this gene moves away from the best genome (orange), the band "
-        "where four fifths of its bootstraps lie: a wide one says that little is known there."
-        if material.model is not None
-        else " The best is orange. Fewer than 20 results are too few for a model."
-    )
-    left = [f"{MOST} of {count} results are drawn for each gene."] if count > MOST else []
-    if len(material.by_importance) > MOST_GENES:
-        left.append(f"The {MOST_GENES} most important of {len(material.by_importance)} genes are shown.")
-    return Part(
-        "Gene by gene",
-        f"Each point is a full training, genes that matter most first.{model}",
-        drawn,
-        note=" ".join(left),
-    )
+    model = "The best genome is orange. A model needs 20 results or more."
+    if material.model is not None:
+        model = (
+            "The line is the prediction of a forest as only this gene varies from the best genome (orange). The band "
+            "is its 80 % interval over bootstraps: where it is wide, little is known."
+        )
+    left = [plot.drawn_of(MOST, len(material.ranked), "results")]
+    if len(genes) > MOST_GENES:
+        left.append(f"The {MOST_GENES} most important of {len(genes)} genes are shown.")
+    said = f"Each point is a full training; the most important genes come first. {model}"
+    return Part("Gene by gene", said, drawn, note=" ".join(filter(None, left)))

@@ -1,27 +1,33 @@
-"""The slots: what each device trained when, and where it idled."""
+"""Slots: what each device trained and when, and its idle time."""
 
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from evo_tune.report.drawing import DEFAULT, OTHERS, PRUNED, SERIES, Drawn, Part, Spec, figure, safe, thinned
+from evo_tune.report import drawing as plot
+from evo_tune.report.drawing import SERIES, Color, Drawn, Part, Spec
 from evo_tune.report.material import LARGEST, Material
 from evo_tune.report.words import show_seconds
 
 PLACE = 100
 
 MOST = 800
-"""Trainings drawn at most."""
+"""Most trainings drawn."""
 
-KINDS = (("trained", OTHERS, ("ok",)), ("stopped as hopeless", PRUNED, ("pruned",)), ("failed", SERIES[5], ()))
-"""What trainings are called, their colours, and how they ended; () stands for all other ways."""
+MOST_NAMES = 30
+"""Most slots with a label."""
+
+KINDS = {"ok": ("trained", Color.OTHERS), "pruned": ("pruned", Color.PRUNED), "": ("failed", SERIES[5])}
+"""Names and colours of trainings by status; '' stands for all other statuses."""
 
 SLACK = 0.25
-"""Seconds by which two trainings of one slot may seem to overlap: a result takes a moment to be recorded."""
+"""Seconds by which trainings in one slot may overlap, because recording a result takes a moment."""
 
 
 @dataclass(frozen=True)
@@ -29,11 +35,11 @@ class Work:
     """A training in its slot.
 
     Args:
-        id: The trial.
+        id: Id of the trial.
         lane: Number of the slot, from 0.
-        start: Seconds of the run's work before it.
-        end: The same when its result came.
-        status: How it ended.
+        start: Start, in seconds of the run's working time.
+        end: Time of its result, likewise.
+        status: Status of the result.
     """
 
     id: int
@@ -44,10 +50,10 @@ class Work:
 
 
 def timeline(material: Material) -> tuple[list[Work], list[str]]:
-    """Return every training in its slot, by start, and the slots' names.
+    """Return all trainings in their slots, ordered by start, and the names of the slots.
 
-    The journal says when a result came, how long the training took and on which device, not in which slot: the
-    trainings of a device are laid into as few lanes as they need.
+    The journal has the time of each result, the duration and the device of its training, but not its slot. The
+    trainings of a device are therefore placed into as few slots as possible.
     """
     run = material.run
     rows = []
@@ -60,22 +66,22 @@ def timeline(material: Material) -> tuple[list[Work], list[str]]:
     for start, end, id, device, status in sorted(rows):
         free = [n for n, (name, until) in enumerate(lanes) if name == device and until <= start + SLACK]
         if free:
-            lane = max(free, key=lambda n: lanes[n][1])  # the one that idled least
+            lane = max(free, key=lambda n: lanes[n][1])  # the one with the shortest gap
         else:
             lane = len(lanes)
             lanes.append((device, 0.0))
         lanes[lane] = (device, end)
         found.append(Work(id, lane, start, end, status))
-    counts: dict[str, int] = {}
+    counts: Counter[str] = Counter()
     names = []
     for device, _ in lanes:
-        counts[device] = counts.get(device, 0) + 1
+        counts[device] += 1
         names.append(f"{device or 'slot'} #{counts[device]}")
     return found, names
 
 
-def idle(work: list[Work], lanes: int) -> list[float]:
-    """Return for each slot the share of the time, from the first start to the last end, in which it trained nothing."""
+def idle(work: Sequence[Work], lanes: int) -> list[float]:
+    """Return the idle share of each slot's time, from the first start to the last end."""
     if not work:
         return []
     begun, ended = min(one.start for one in work), max(one.end for one in work)
@@ -88,65 +94,53 @@ def idle(work: list[Work], lanes: int) -> list[float]:
 
 
 def draw(material: Material) -> Spec | None:
-    """Return the figure; None before there is a result."""
+    """Return the figure; None before the first result."""
     work, names = timeline(material)
-    if not work or max(one.end for one in work) <= 0:
+    longest = max((one.end for one in work), default=0.0)
+    if longest <= 0:
         return None
-    kept = [work[i] for i in thinned(len(work), MOST)]
-    longest = max(one.end for one in work)
-    unit, title = (3600.0, "hours") if longest >= 7200 else (60.0, "minutes") if longest >= 120 else (1.0, "seconds")
-    traces: list[dict[str, Any]] = []
-    for name, color, kinds in KINDS:
-        mine = [one for one in kept if (one.status in kinds if kinds else one.status not in ("ok", "pruned"))]
-        if not mine:
-            continue
-        texts = [f"trial {one.id}: {one.status.replace('_', ' ')}, {show_seconds(one.end - one.start)}" for one in mine]
-        traces.append(
-            {
-                "type": "bar", "orientation": "h", "name": name,
-                "base": np.array([one.start for one in mine]) / unit,
-                "x": np.array([one.end - one.start for one in mine]) / unit, "y": [one.lane for one in mine],
-                "marker": {"color": color, "line": {"width": 0.5, "color": "rgba(128,138,150,0.9)"}},
-                "text": texts, "textposition": "none", "hovertemplate": "%{text}<extra></extra>", "width": 0.62,
-                "meta": {"kind": "training"},
-            }
-        )  # fmt: skip
-    rules = [
-        {"type": "line", "x0": at / unit, "x1": at / unit, "yref": "paper", "y0": 0, "y1": 1,
-         "line": {"color": DEFAULT, "width": 1, "dash": "dash"}}
-        for at in material.run.resumed[1:][:50] if 0 < at < LARGEST
-    ]  # fmt: skip
-    y = {
-        "automargin": True,
-        "tickmode": "array",
-        "tickvals": list(range(len(names))),
-        "ticktext": [safe(name, 20) for name in names],
-    }
-    y |= {"range": [len(names) - 0.4, -0.6], "showgrid": False}
-    if len(names) > 30:
+    kept = [work[i] for i in plot.thinned(len(work), MOST)]
+    unit, title = plot.time_unit(longest)
+    groups = {kind: [one for one in kept if (one.status if one.status in KINDS else "") == kind] for kind in KINDS}
+    traces = [_bars(mine, unit, *KINDS[kind]) for kind, mine in groups.items() if mine]
+    shapes = plot.rules(at / unit for at in material.run.resumed[1:][:50] if 0 < at < LARGEST)
+    y = {**plot.names_axis(names, 20), "showgrid": False}
+    if len(names) > MOST_NAMES:
         y |= {"tickvals": [], "ticktext": []}
     height = 120 + max(26, min(30 * len(names), 480))
-    x = {"title": {"text": f"{title} of work"}, "rangemode": "tozero"}
-    return figure(traces, x, y, height=height, barmode="overlay", shapes=rules)
+    x = plot.axis(f"{title} of work", rangemode="tozero")
+    return plot.figure(traces, x, y, height=height, barmode="overlay", shapes=shapes)
+
+
+def _bars(work: Sequence[Work], unit: float, name: str, color: str) -> dict[str, Any]:
+    texts = [f"trial {one.id}: {one.status.replace('_', ' ')}, {show_seconds(one.end - one.start)}" for one in work]
+    starts, ends = (np.array(times) / unit for times in ([one.start for one in work], [one.end for one in work]))
+    return {
+        **{"type": "bar", "orientation": "h", "name": name, "base": starts, "x": ends - starts},
+        **{"y": [one.lane for one in work], "width": 0.62, "text": texts, "textposition": "none"},
+        "marker": {"color": color, "line": {"width": 0.5, "color": "rgba(128,138,150,0.9)"}},
+        **{"hovertemplate": "%{text}<extra></extra>", "meta": {"kind": "training"}},
+    }
 
 
 def part(material: Material) -> Part | None:
-    """Return the part; None before there is a result."""
+    """Return the part; None before the first result."""
     found = draw(material)
     if found is None:
         return None
     work, names = timeline(material)
     shares = idle(work, len(names))
-    again = " A dashed rule is where the run was resumed." if len(material.run.resumed) > 1 else ""
+    counts = Counter(one.lane for one in work)
+    again = " A dashed line shows where the run was resumed." if len(material.run.resumed) > 1 else ""
     return Part(
         "Slots",
-        f"Each bar is a training; gaps are idle time, {np.mean(shares):.0%} of it in all. Idle slots at the end are "
-        f"usual; gaps in between say that slots waited for results, memory or machines.{again}",
+        f"Each bar is a training; gaps are idle time, {np.mean(shares):.0%} in all. Idle slots at the end are normal; "
+        f"in other gaps the slot waited for results, memory or machines.{again}",
         [Drawn(found)],
         rows=[
-            {"slot": name, "trainings": sum(one.lane == lane for one in work), "idle": f"{share:.0%}"}
+            {"slot": name, "trainings": counts[lane], "idle": f"{share:.0%}"}
             for lane, (name, share) in enumerate(zip(names[:50], shares, strict=False))
         ],
         rows_title="Idle time by slot",
-        note=f"{MOST} of {len(work)} trainings are drawn." if len(work) > MOST else "",
+        note=plot.drawn_of(MOST, len(work), "trainings"),
     )

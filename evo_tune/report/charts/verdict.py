@@ -1,4 +1,4 @@
-"""The verdict: the best against the default with errors, the genome, and the command that takes it further."""
+"""The verdict: the best against the default with errors, the best genome, and the commands that use it."""
 
 from __future__ import annotations
 
@@ -17,28 +17,29 @@ PLACE = 0
 def part(material: Material) -> Part | None:
     """Return the part."""
     end, run = material.closing, material.run
-    said = verdict(end)
-    title = _title(material)
     facts = {}
     for name, trial, row in (("best", end.best, end.calibrated_best), ("default", end.default, end.calibrated_default)):
         if trial is not None:
             value = spread(row) if row is not None else f"{trial.outcome.metrics[end.metric]:.5g}"
             facts[f"{name}: {end.metric if row is None else end.reported} (trial {trial.id})"] = value
+    error = "" if math.isnan(end.gain_error) else f" ± {end.gain_error:.2g}"
     if not math.isnan(end.gain) and end.best is not None and end.default is not None and end.best.id != end.default.id:
-        error = "" if math.isnan(end.gain_error) else f" ± {end.gain_error:.2g}"
         facts["gain over the default"] = f"{end.gain:.4g}{error}"
     facts["evaluations"] = f"{end.evaluations}"
     if end.failures or end.pruned:
-        facts["of them failed, pruned"] = f"{end.failures}, {end.pruned}"
+        facts["failed, pruned"] = f"{end.failures}, {end.pruned}"
     facts["time"] = show_seconds(end.seconds)
+    said = verdict(end)
     first = "the objective" if len(run.objectives) == 1 else "the first objective"
-    measured = "" if math.isnan(end.gain_error) else " What follows ± is one standard error over fresh seeds."
+    said = f"{said[:1].upper()}{said[1:]}. {material.metric} is {first}: {material.better} is better."
+    if error:
+        said += " Numbers after ± are standard errors over fresh seeds."
     if end.tested:
-        measured += f" {end.reported} is {end.metric} on the test set, which had no part in the search."
+        said += f" {end.reported} is {end.metric} on the test set, which had no part in the search."
     on = "" if len(run.objectives) == 1 else f" on {material.metric}"
     return Part(
-        title,
-        f"{said[:1].upper()}{said[1:]}. {material.metric} is {first}: {material.better} is better.{measured}",
+        _title(material),
+        said,
         facts=facts,
         commands=_commands(material),
         rows=_rows(material),
@@ -65,28 +66,25 @@ def _commands(material: Material) -> list[Command]:
     if material.best is None:
         return []
     name = as_typed(material.run.folder)
-    found = [
-        Command(
-            "Print the genome, for a program or for --warm-start of another run:", f"evo-tune best {name} --format json"
-        )
-    ]
+    why = "Print the genome, for a program or for --warm-start of another run:"
+    found = [Command(why, f"evo-tune best {name} --format json")]
     if material.run.manifest.evaluator.startswith("bundled:"):
         found.append(Command("Train it once more and keep the model:", f"evo-tune export {name} model"))
     return found
 
 
 def _rows(material: Material) -> list[dict[str, Any]]:
-    """Return the genes of the best and the default, those that differ first."""
+    """Return the genes of the best and of the default, first those that differ."""
     best, candidates = material.best, material.run.candidates
     if best is None or not candidates:
         return []
     default = candidates[0].genome
-    names = sorted(material.genes, key=lambda name: best.genome[name] == default[name])
+    alike = {name: best.genome[name] == default[name] for name in material.genes}
     return [
         {
             "gene": name,
             "best": show_value(best.genome[name]),
-            "default": "the same" if best.genome[name] == default[name] else show_value(default[name]),
+            "default": "the same" if alike[name] else show_value(default[name]),
         }
-        for name in names
+        for name in sorted(alike, key=lambda name: alike[name])
     ]
