@@ -36,18 +36,17 @@ from evo_tune.training.models.reshaping import grow
 from evo_tune.training.models.text_classifier import TextClassifier
 from evo_tune.training.models.vit import ViT
 from evo_tune.training.models.widening import carry_state
-from evo_tune.training.optim.accumulation import accumulate
-from evo_tune.training.optim.clipping import clip, gradient_norm
 from evo_tune.training.optim.divergence import Diverged, DivergenceWatch
 from evo_tune.training.optim.early_stopping import EarlyStopping
+from evo_tune.training.optim.gradient import accumulate, clip, gradient_norm
+from evo_tune.training.optim.losses import CrossEntropy, Loss, SquaredError
 from evo_tune.training.optim.muon import Muon
 from evo_tune.training.optim.optimizer import SGD, AdamW, decay_groups
 from evo_tune.training.reading import Material, Reading
 from evo_tune.training.session import Place, train, train_together
 from evo_tune.training.stepping.averaging import average_of
 from evo_tune.training.stepping.recipe import Recipe, optimizer_of, recipe_of
-from evo_tune.training.stepping.taken import Step
-from evo_tune.training.trainer import Trainer
+from evo_tune.training.trainer import Step, Trainer
 from evo_tune.training.tune import TuningTask, tuning_course
 from evo_tune.training.tuned_files import write_tuned
 from evo_tune.training.tuning.adapter import add_adapter, load_adapter, save_adapter, trained_weights

@@ -12,7 +12,7 @@ from torch import nn
 
 from evo_tune.training.batch import MicroBatch
 from evo_tune.training.evaluation import over_batches
-from evo_tune.training.optim.cross_entropy import cross_entropy_sum
+from evo_tune.training.optim.losses import cross_entropy_sum
 
 if TYPE_CHECKING:
     from evo_tune.training.hardware.distributed import Ranks

@@ -23,8 +23,7 @@ from evo_tune.recipe.optim.fork import Tail
 from evo_tune.training.hardware.capacity import measured_peak
 from evo_tune.training.hardware.throughput import Throughput, mfu, peak_flops
 from evo_tune.training.optim.early_stopping import EarlyStopping
-from evo_tune.training.stepping.taken import Step
-from evo_tune.training.trainer import Trainer
+from evo_tune.training.trainer import Step, Trainer
 
 __all__ = ["Course", "Judged", "Stretch", "Subject"]
 

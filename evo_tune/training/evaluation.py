@@ -14,7 +14,7 @@ from torch import nn
 
 from evo_tune.options.bounds import check_integer
 from evo_tune.training.batch import IGNORE, MicroBatch
-from evo_tune.training.optim.cross_entropy import cross_entropy_sum, losses_in_pieces
+from evo_tune.training.optim.losses import cross_entropy_sum, losses_in_pieces
 
 if TYPE_CHECKING:
     from evo_tune.training.hardware.distributed import Ranks

@@ -1,10 +1,10 @@
-"""The training loop: fetch a window, accumulate, check, clip, set the rates, step.
+"""The training step, and the loop around it: accumulate, judge, clip, set the rates, update, average.
 
 A step is a pure function of the weights, the optimizer's moments, the step's number and what few options
 remember (the loss's scale, the average of the weights); `Trainer` holds these and nothing else that matters.
-On a GPU nothing in it asks the device for a number: what a step decides is decided there (`stepping.verdict`), and
-the host reads some steps late what became of it. On a CPU, where asking costs nothing, it looks at once.
-Knows nothing of files' places, tasks or searches.
+On a GPU no step asks the device for a number: a step is judged there, and the host reads the verdict some steps late.
+On a CPU, where asking costs nothing, it reads each verdict before the update. Knows nothing of files' places, tasks or
+searches.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -25,30 +25,66 @@ from evo_tune.recipe.optim.weight_decay import WeightDecay
 from evo_tune.training.hardware.capacity import is_out_of_memory
 from evo_tune.training.hardware.determinism import seed_everything, seed_for
 from evo_tune.training.models.dropout import attach_noise
-from evo_tune.training.optim.accumulation import accumulate
-from evo_tune.training.optim.clipping import clip, gradient_norm
-from evo_tune.training.optim.divergence import Diverged, DivergenceWatch
+from evo_tune.training.optim.divergence import Diverged, DivergenceWatch, Number, Verdict
 from evo_tune.training.optim.frozen import load_moving, moving, share_frozen
+from evo_tune.training.optim.gradient import accumulate, clip, gradient_norm
+from evo_tune.training.optim.losses import CrossEntropy, Loss
 from evo_tune.training.stepping.averaging import average_of
 from evo_tune.training.stepping.compiling import compile_blocks
 from evo_tune.training.stepping.feeding import Fed, Feed, Source
+from evo_tune.training.stepping.late import LATE, can_refuse, noted, refusing
 from evo_tune.training.stepping.recipe import Recipe
-from evo_tune.training.stepping.taken import Sent, Step
-from evo_tune.training.stepping.verdict import LATE, DeviceWatch, can_refuse, clip_unseen, noted, refusing
 
 if TYPE_CHECKING:
     from evo_tune.training.hardware.distributed import Ranks
 
-__all__ = ["Source", "Trainer"]
+__all__ = ["Source", "Step", "Trainer"]
+
+
+class Step(NamedTuple):
+    """What one step did.
+
+    Args:
+        number: From 0.
+        loss: Mean loss over all its targets, before the update.
+        norm: Norm of its gradient, before clipping.
+        lr: Learning rate of the first group.
+        targets: Counted targets.
+        clipped: Whether the gradient was scaled down.
+    """
+
+    number: int
+    loss: float
+    norm: float
+    lr: float
+    targets: int
+    clipped: bool
+
+
+class _Sent(NamedTuple):
+    """A step that the device was given.
+
+    Args:
+        number: From 0.
+        lr: Learning rate of the first group.
+        targets: Counted targets.
+        values: Gives the fields of its `Verdict` and the scale of its gradient, once they are there.
+    """
+
+    number: int
+    lr: float
+    targets: int
+    values: Callable[[], list[float]]
 
 
 class Trainer:
     """Trains a model, step by step.
 
     Args:
-        model: Maps inputs to logits (…, classes), already on `device`.
+        model: Maps inputs to what the loss takes, such as logits (…, classes); already on `device`.
         source: Gives each step's micro-batches.
         recipe: How to train.
+        loss: What is minimised; None: the cross-entropy of logits, with the recipe's z-loss.
         seed: Seed of dropout's noise (see `Noise`).
         device: Where the model is.
         ranks: The processes that train it together, each a `Trainer` with the same arguments. The source
@@ -58,7 +94,7 @@ class Trainer:
         compiled: Whether its blocks are compiled.
 
     Raises:
-        RecipeError: The device does not compute in the recipe's precision.
+        RecipeError: The device does not compute in the recipe's precision, or the loss has no z-loss.
     """
 
     def __init__(
@@ -67,6 +103,7 @@ class Trainer:
         source: Source,
         recipe: Recipe,
         *,
+        loss: Loss | None = None,
         seed: int = 0,
         device: str = "cpu",
         ranks: Ranks | None = None,
@@ -85,16 +122,18 @@ class Trainer:
         self.noise = attach_noise(self.model, seed)
         self.optimizer = recipe.optimizer.build(model)
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        self.watch = DivergenceWatch(recipe.schedule.warmup, recipe.ceiling)
         self.gap = GapWatch(recipe.weight_decay) if isinstance(recipe.weight_decay, GapDecay) else None
         self.averaged = None if recipe.ema is None else average_of(model, recipe.ema)
         if self.averaged is not None:
             share_frozen(model, self.averaged.module)
         gpu = self.device.type == "cuda" and can_refuse(self.optimizer)
         self.late = (LATE if gpu else 0) if late is None else late
-        self.feed = Feed(self.device, ranks, getattr(self.model, "shortened", None))
-        self._sent: deque[Sent] = deque()
-        self._unseen: DeviceWatch | None = None
+        self.watch = DivergenceWatch(recipe.schedule.warmup, recipe.ceiling, self.device if self.late else None)
+        self.loss = CrossEntropy(recipe.z_loss) if loss is None else loss
+        if recipe.z_loss and not isinstance(self.loss, CrossEntropy):
+            raise RecipeError("z_loss", recipe.z_loss, "0: only cross-entropy has logits whose size it limits")
+        self.feed = Feed(self.device, ranks, getattr(self.model, "shortened", None), self.loss.count)
+        self._sent: deque[_Sent] = deque()
         self.compiled = compiled
         if compiled:  # the model, and not its average, which was copied before
             compile_blocks(self.model)
@@ -144,19 +183,19 @@ class Trainer:
             Diverged: See `run`; of a step before, if `late` is not 0.
         """
         lr = self.set_rates()
-        values, targets = self._step_unseen() if self.late else self._step_seen()
+        loss, norm, overflow, targets = self._scaled_gradient()
+        verdict = self.watch.judge(self.step, loss, norm, overflow)
+        scale = clip(self.parameters, verdict.norm, self.recipe.clip)
+        self._sent.append(_Sent(self.step, lr, targets, noted([*verdict, scale])))
+        known = self.catch_up(self.late)  # where the host reads at once, a lost step raises before its update
+        self._update(verdict.refused if self.late else None)
         self.optimizer.zero_grad(set_to_none=True)
-        self.send(lr, targets, values)
+        self.step += 1
         if self.ranks is not None:
             self.ranks.settle(self.model, self.step)
         if another:
             self.feed.prepare(self.source, self.step)
-        return self.catch_up(self.late)
-
-    def send(self, lr: float, targets: int, values: Callable[[], list[float]]) -> None:
-        """Take note that the device was given a step: what the host knows of it, and what gives loss and norm."""
-        self._sent.append(Sent(self.step, lr, targets, values))
-        self.step += 1
+        return known
 
     def catch_up(self, late: int = 0) -> list[Step]:
         """Wait for what the device was given, but for the last so many steps, and return what became known.
@@ -166,59 +205,41 @@ class Trainer:
         """
         return [self._read(self._sent.popleft()) for _ in range(len(self._sent) - late)]
 
-    def _read(self, sent: Sent) -> Step:
-        loss, norm, *overflow = sent.values()
-        left_out = any(overflow)
-        self.overflows += left_out
-        if self.late and sent.targets and not left_out:
-            try:
-                self.watch.check(sent.number, loss, norm)
-            except Diverged:  # the device has refused it too, and all that were sent after it
-                self.step, self._unseen = sent.number, None
-                self._sent.clear()
-                raise
-        limit = self.recipe.clip
-        clipped = bool(sent.targets) and not left_out and limit is not None and limit / (norm + 1e-6) < 1.0
+    def _read(self, sent: _Sent) -> Step:
+        *seen, scale = sent.values()
+        verdict = Verdict(*seen)
+        try:
+            self.watch.check(sent.number, verdict)
+        except Diverged:  # the device has refused it too, and all that were sent after it
+            self.step = sent.number
+            self._sent.clear()
+            raise
+        clipped = scale < 1.0 and not verdict.overflow
+        self.overflows += bool(verdict.overflow)
         self.targets += sent.targets
         self.clipped += clipped
-        return Step(sent.number, loss, norm, sent.lr, sent.targets, clipped)
+        return Step(sent.number, verdict.loss, verdict.norm, sent.lr, sent.targets, clipped)
 
-    def _step_seen(self) -> tuple[Callable[[], list[float]], int]:
-        """Do a step of which the host knows loss and norm before it is taken."""
-        loss, norm, targets = self._gradient() if self.scaler is None else self._scaled_gradient(self.scaler)
-        if targets:
-            self.watch.check(self.step, loss, norm)
-            clip(self.parameters, norm, self.recipe.clip)
-            self.optimizer.step()
-            if self.scaler is not None:
-                self.scaler.update()
-            if self.averaged is not None:
-                self.averaged.update_parameters(self.model)
-        return lambda: [loss, norm], targets
+    def _overflow(self, loss: Number, norm: Number) -> Number | None:
+        """Return whether a gradient is not finite only because the loss's scale is too large; None: it has no scale.
 
-    def _step_unseen(self) -> tuple[Callable[[], list[float]], int]:
-        """Do a step that is judged where it is computed. One that overflows is left out, and not done again."""
-        judged, targets = self._judged_gradient()
-        if not targets:
-            return noted(judged), targets
-        if self._unseen is None:
-            self._unseen = DeviceWatch(self.watch, self.device)
-        loss, norm = judged.unbind()
-        overflow = None
-        if self.scaler is not None:
-            scale = self.scaler._scale  # get_scale would wait
-            assert scale is not None
-            overflow = torch.isfinite(loss) & ~torch.isfinite(norm) & (scale > 1.0)
-            judged = torch.cat((judged, overflow.float()[None]))
-        refused = self._unseen.judge(self.step, loss, norm, overflow)
-        clip_unseen(self.parameters, norm, self.recipe.clip)
+        A loss that is not finite, or a gradient that overflows at scale 1, has diverged.
+        """
+        if self.scaler is None:
+            return None
+        if not self.late:
+            return math.isfinite(loss) and not math.isfinite(norm) and self.scaler.get_scale() > 1.0
+        scale = self.scaler.scale(torch.ones((), device=self.device))  # get_scale would wait
+        return torch.isfinite(loss) & ~torch.isfinite(norm) & (scale > 1.0)
+
+    def _update(self, refused: Tensor | None) -> None:
+        """Change the weights by the gradient, and their average by the weights, unless the device refuses the step."""
         with refusing(self.optimizer, refused):
             self.optimizer.step()
         if self.scaler is not None:
             self.scaler.update()
         if self.averaged is not None:
             self.averaged.update_parameters(self.model, refused)
-        return noted(judged), targets
 
     def evaluated(self, training: float, held_out: float) -> None:
         """Take note of an evaluation, by which a `GapDecay` may raise the weight decay.
@@ -245,28 +266,22 @@ class Trainer:
         assert self.gap is not None
         return self.gap.value
 
-    def _scaled_gradient(self, scaler: torch.amp.GradScaler) -> tuple[float, float, int]:
-        """Do as `_gradient`, halving the loss's scale until the gradient is finite.
+    def _scaled_gradient(self) -> tuple[Number, Number, Number | None, int]:
+        """Do as `_gradient`, and say whether it overflows at this scale of the loss (see `_overflow`).
 
-        A loss that is not finite, or a gradient that overflows at scale 1, is handed on: it has diverged.
+        Where the host reads at once, the step is tried again at half the scale; else the device leaves it out.
         """
         while True:
             loss, norm, targets = self._gradient()
-            overflow = targets > 0 and math.isfinite(loss) and not math.isfinite(norm)
-            if not overflow or scaler.get_scale() <= 1.0:
-                return loss, norm, targets
-            scaler.update()
+            overflow = self._overflow(loss, norm)
+            if self.late or self.scaler is None or not overflow:
+                return loss, norm, overflow, targets
+            self.scaler.update()
             self.overflows += 1
             self.optimizer.zero_grad(set_to_none=True)
 
-    def _gradient(self) -> tuple[float, float, int]:
-        """Leave this step's gradient in the parameters; return its loss, its norm and its targets, having waited."""
-        judged, targets = self._judged_gradient()
-        loss, norm = judged.tolist()
-        return loss, norm, targets
-
-    def _judged_gradient(self) -> tuple[Tensor, int]:
-        """Leave this step's gradient in the parameters; return loss and norm, (2,), on the device, and the targets.
+    def _gradient(self) -> tuple[Number, Number, int]:
+        """Leave this step's gradient in the parameters; return its loss, its norm and its counted targets.
 
         Out of memory is met with smaller micro-batches, which give the same gradient; it is an error only when they
         cannot be made smaller, or when other ranks wait for this one in the middle of a reduction: then all have to
@@ -276,7 +291,8 @@ class Trainer:
         largest = max((len(inputs) for inputs, _ in fed.window), default=0)
         while True:
             try:
-                return self._attempt(fed.split(self.parts))
+                loss = self._accumulate(fed.split(self.parts))
+                break
             except RuntimeError as error:
                 smaller = self.parts < largest and self.divisible
                 if self.ranks is not None and is_out_of_memory(error):
@@ -288,9 +304,16 @@ class Trainer:
             self.optimizer.zero_grad(set_to_none=True)
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
+        norm = gradient_norm(self.parameters).to(loss.device)
+        judged = torch.stack((loss.float(), norm.float()))
+        if self.ranks is not None:  # one word for all: whoever has a number that is not finite, all have it
+            total, norms = self.ranks.sum(judged).unbind()
+            judged = torch.stack((total, norms / self.ranks.size))
+        loss, norm = judged.unbind() if self.late else judged.tolist()
+        return loss, norm, fed.targets
 
-    def _attempt(self, fed: Fed) -> tuple[Tensor, int]:
-        """Do as `_judged_gradient`, with a window as it is."""
+    def _accumulate(self, fed: Fed) -> Tensor:
+        """Add the gradient of a step's samples, and return their mean loss."""
 
         def begin(number: int) -> None:
             if self.noise is not None:
@@ -298,16 +321,16 @@ class Trainer:
 
         rank = () if self.ranks is None else (self.ranks.rank,)
         seed_everything(seed_for(self.seed, "noise", self.step, *rank), self.device)
-        precision, scale = self.recipe.precision, None if self.scaler is None else self.scaler.scale
+        precision = self.recipe.precision
         try:
             with precision.products():
-                loss, targets = accumulate(
+                loss, _ = accumulate(
                     self.replica,
                     fed.window,
                     self.device,
-                    z_loss=self.recipe.z_loss,
+                    loss=self.loss,
                     autocast=lambda: precision.autocast(self.device),
-                    scale=scale,
+                    scale=None if self.scaler is None else self.scaler.scale,
                     ranks=self.ranks,
                     before=begin,
                     targets=fed.targets,
@@ -315,14 +338,9 @@ class Trainer:
         finally:
             if self.noise is not None:
                 self.noise.end()
-        if self.scaler is not None and targets:
+        if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)  # before anything looks at the gradient
-        norm = gradient_norm(self.parameters).to(loss.device).float()
-        judged = torch.stack((loss.float(), norm))
-        if self.ranks is not None:  # one word for all: whoever has a number that is not finite, all have it
-            total, norms = self.ranks.sum(judged).unbind()
-            judged = torch.stack((total, norms / self.ranks.size))
-        return judged, targets
+        return loss
 
     def state(self) -> dict[str, Any]:
         """Return everything that the next step depends on, frozen weights aside, and the counts so far.
@@ -361,7 +379,6 @@ class Trainer:
             raise RecipeError("checkpoint model", "its weights", f"those of this model ({error})") from error
         self.optimizer.load_state_dict(state["optimizer"])
         self.watch.restore(state["watch"])
-        self._unseen = None
         self._sent.clear()
         if self.gap is not None:
             self.gap.restore(state["gap"])

@@ -22,7 +22,7 @@ from evo_tune.recipe import (
     stratified,
     units_of,
 )
-from evo_tune.training import Course, Diverged, DivergenceWatch, FTTransformer, ViT, classifier_course, score, train
+from evo_tune.training import Course, Diverged, FTTransformer, ViT, classifier_course, score, train
 from evo_tune.training.hardware import probe
 
 RNG = torch.Generator().manual_seed(5)
@@ -224,7 +224,7 @@ def test_a_budget_in_seconds_is_kept_by_who_goes_on(tmp_path: Path) -> None:
     assert part["steps"] < rest["steps"] <= 2 * part["steps"]
 
 
-def test_a_lost_training_is_diverged_and_a_loss_near_zero_may_triple(tmp_path: Path) -> None:
+def test_a_lost_training_is_diverged(tmp_path: Path) -> None:
     class Lost(FTTransformer):
         def forward(self, rows: torch.Tensor) -> torch.Tensor:
             return super().forward(rows) * math.inf
@@ -242,13 +242,6 @@ def test_a_lost_training_is_diverged_and_a_loss_near_zero_may_triple(tmp_path: P
     )
     with pytest.raises(Diverged):
         train(task, Context(folder=tmp_path), classifier_course)
-    watch = DivergenceWatch()
-    for step, loss in enumerate([1e-3] * 20 + [0.2] * 200):
-        watch.check(step, loss, 1.0)
-    watch.average = 0.9
-    watch.high_steps = DivergenceWatch.PATIENCE - 1
-    with pytest.raises(Diverged, match="times its best"):
-        watch.check(220, 0.9, 1.0)
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,11 @@
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import pytest
 import torch
 
 from evo_tune.errors import RecipeError
 from evo_tune.recipe import Schedule, WeightDecay
-from evo_tune.training import IGNORE, Recipe, Trainer
-from evo_tune.training.batch import MicroBatch
+from evo_tune.training import Recipe, Trainer
 
 
 def same(first: Trainer, second: Trainer) -> bool:
@@ -41,23 +40,6 @@ def test_an_update_is_made_of_the_clipped_gradient(make_trainer: Callable[..., T
     update = torch.cat([(was - p.detach()).flatten() for was, p in zip(before, trainer.parameters, strict=True)])
     assert done.norm > 0.1
     assert float(update.norm()) == pytest.approx(done.lr * 1e-2, rel=1e-3)
-
-
-def test_a_step_without_targets_is_counted_and_changes_nothing(make_trainer: Callable[..., Trainer]) -> None:
-    trainer, other = make_trainer(steps=4), make_trainer(steps=4)
-    plain = trainer.source
-
-    class Gap:
-        def window(self, step: int) -> Sequence[MicroBatch]:
-            window = plain.window(step)
-            return [(x, torch.full_like(y, IGNORE)) for x, y in window] if step == 2 else window
-
-    trainer.source = Gap()
-    trainer.run(2)
-    other.run(2)
-    skipped = trainer.train_step()
-    assert (skipped.number, skipped.targets, trainer.step) == (2, 0, 3)
-    assert same(trainer, other)
 
 
 @pytest.mark.parametrize(

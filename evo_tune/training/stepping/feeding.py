@@ -14,7 +14,8 @@ from torch import Tensor
 
 from evo_tune.training.batch import MicroBatch, onto
 from evo_tune.training.hardware.capacity import device_memory
-from evo_tune.training.optim.accumulation import count_targets, split
+from evo_tune.training.optim.gradient import split
+from evo_tune.training.optim.losses import CrossEntropy
 
 if TYPE_CHECKING:
     from evo_tune.training.hardware.distributed import Ranks
@@ -42,7 +43,7 @@ class Fed(NamedTuple):
     Args:
         window: The micro-batches.
         samples: Numbers of each one's samples within the step.
-        targets: Valid targets, of all ranks together.
+        targets: Counted targets, of all ranks together.
     """
 
     window: Sequence[MicroBatch]
@@ -68,12 +69,17 @@ class Feed:
         device: Where.
         ranks: The processes that share each step; each is fed its part.
         shorten: Leaves out of inputs on the host what a model would compute for nothing; None: nothing is.
+        count: Returns how many targets count (see `Loss`), where the source does not say it; None: those of classes.
     """
 
     def __init__(
-        self, device: torch.device, ranks: Ranks | None = None, shorten: Callable[[Tensor], Tensor] | None = None
+        self,
+        device: torch.device,
+        ranks: Ranks | None = None,
+        shorten: Callable[[Tensor], Tensor] | None = None,
+        count: Callable[[Tensor], int] | None = None,
     ) -> None:
-        self.device, self.ranks, self.shorten = device, ranks, shorten
+        self.device, self.ranks, self.shorten, self.count = device, ranks, shorten, count or CrossEntropy().count
         self._looked_at: Source | None = None
         self._next: tuple[int, Fed] | None = None
 
@@ -110,7 +116,7 @@ class Feed:
             window = self.ranks.share(window)
             samples = [range(int(share[0]), int(share[0]) + len(share)) for share, _ in shares]
         known = getattr(source, "target_count", None)
-        count = known(step) if known is not None else count_targets(window)
+        count = known(step) if known is not None else sum(self.count(targets) for _, targets in window)
         if self.ranks is not None and known is None:
             count = int(self.ranks.sum(torch.tensor(count)))
         return Fed([(onto(x, self.device), onto(y, self.device)) for x, y in window], samples, count)

@@ -63,16 +63,6 @@ def test_raw_and_averaged_weights_are_judged_apart(make_trainer: Callable[..., T
     assert raw == evaluate(plain.model, windows)  # it is kept beside the training, and does not touch it
 
 
-def test_a_step_without_targets_is_no_update(make_trainer: Callable[..., Trainer]) -> None:
-    trainer = make_trainer(recipe={"ema": 0.9})
-    trainer.run(2)
-    before = {name: tensor.clone() for name, tensor in trainer.averaged.state_dict().items()}  # type: ignore[union-attr]
-    trainer.source = type("Nothing", (), {"window": lambda self, step: []})()
-    trainer.run(3)
-    after = trainer.averaged.state_dict()  # type: ignore[union-attr]
-    assert all(torch.equal(before[name], after[name]) for name in before)
-
-
 @pytest.mark.parametrize("decay", [1.0, -0.1, True])
 def test_decays_out_of_range_are_refused(decay: float, make_trainer: Callable[..., Trainer]) -> None:
     with pytest.raises(RecipeError, match="ema"):

@@ -29,6 +29,7 @@ from evo_tune.training import (
     trained_weights,
 )
 from evo_tune.training.evaluation import evaluate_by_position
+from evo_tune.training.optim.losses import CrossEntropy
 from evo_tune.training.tuning import pretrained
 from tests.hugging_face import CONTEXT, VOCABULARY, make_folder
 
@@ -337,7 +338,7 @@ def test_a_base_of_many_words_is_tuned_and_judged_in_pieces(
         add_adapter(model, LoRA(rank=2, dropout=0.0, targets=base.targets("all-linear")), seed=1)
         stirred(model)
         places = [place.nll for place in evaluate_by_position(model, window)]
-        loss, _ = accumulate(model.train(), [window], z_loss=1e-3)
+        loss, _ = accumulate(model.train(), [window], loss=CrossEntropy(1e-3))
         gradient = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
         found.append((gradient, torch.tensor([float(loss), evaluate(model, window).loss, *places])))
     for whole, pieces in zip(*found, strict=True):

@@ -11,13 +11,13 @@ from evo_tune.recipe.hardware.memory import activation_bytes, logit_bytes
 from evo_tune.recipe.models.gpt_config import LARGE_VOCABULARY, tokens_in_piece
 from evo_tune.training import GPT, IGNORE, LoRA, Precision, accumulate, add_lora, evaluate
 from evo_tune.training.evaluation import evaluate_by_position
-from evo_tune.training.optim import accumulation, cross_entropy
-from evo_tune.training.optim.cross_entropy import cross_entropy_sum, summed_in_pieces, z_sum
+from evo_tune.training.optim import losses
+from evo_tune.training.optim.losses import CrossEntropy, cross_entropy_sum, summed_in_pieces, z_sum
 
 
 @pytest.fixture
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cross_entropy, "tokens_in_piece", lambda vocab_size, device: 5)
+    monkeypatch.setattr(losses, "tokens_in_piece", lambda vocab_size, device: 5)
 
 
 def case(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -63,7 +63,9 @@ def gradient(
     model: GPT, precision: str, window: Any, *, z_loss: float = 1e-3, scale: Any = None
 ) -> tuple[torch.Tensor, float]:
     autocast = Precision(name=precision).autocast
-    loss, _ = accumulate(model, window, z_loss=z_loss, scale=scale, autocast=lambda: autocast(torch.device("cpu")))
+    loss, _ = accumulate(
+        model, window, loss=CrossEntropy(z_loss), scale=scale, autocast=lambda: autocast(torch.device("cpu"))
+    )
     trained = [p for p in model.parameters() if p.requires_grad]
     return torch.cat([p.grad.flatten() for p in trained if p.grad is not None]), float(loss)
 
@@ -95,7 +97,7 @@ def test_a_model_of_many_words_learns_the_same_in_pieces(
         calls.append(options["z_loss"])
         return summed_in_pieces(*args, **options)
 
-    monkeypatch.setattr(accumulation, "summed_in_pieces", counted)
+    monkeypatch.setattr(losses, "summed_in_pieces", counted)
     pieces, loss = gradient(model_of(LARGE_VOCABULARY, **options), precision, window, scale=scale)
     monkeypatch.setattr(GPT, "in_pieces", False)
     whole, plain_loss = gradient(model_of(LARGE_VOCABULARY, **options), precision, window, scale=scale)
@@ -108,7 +110,7 @@ def test_a_model_of_many_words_is_judged_the_same_in_pieces(monkeypatch: pytest.
     tokens = torch.randint(0, LARGE_VOCABULARY, (5, 17), generator=torch.Generator().manual_seed(2))
     window = tokens[:, :-1], tokens[:, 1:].clone()
     window[1][0, 4:] = IGNORE
-    monkeypatch.setattr(cross_entropy, "tokens_in_piece", lambda vocab_size, device: 7)
+    monkeypatch.setattr(losses, "tokens_in_piece", lambda vocab_size, device: 7)
     model, found = model_of(LARGE_VOCABULARY), []
     for in_pieces in (True, False):
         monkeypatch.setattr(GPT, "in_pieces", in_pieces)

@@ -1,28 +1,117 @@
-"""The loss of logits: summed cross-entropy and z-loss, from logits, or from what a head makes logits of, in pieces.
+"""What a training minimises: the mean loss over the counted targets of a step.
 
-A large vocabulary's logits are the largest thing in a training: with their log-softmax and its gradients 12 bytes for
-each token and word. `summed_in_pieces` never has them whole: it makes the logits of some tokens, takes from them the
-loss and the gradients of what they were made of, and drops them. The products are those of the plain way, none is done
-twice. Knows nothing of models or steps.
+A loss says which targets count and sums the loss over them; `gradient.accumulate` divides by their number.
+
+The logits of a large vocabulary are the largest tensor of a training: with their log-softmax and its gradients 12 bytes
+for each token and word. `summed_in_pieces` never holds them whole: it makes the logits of some tokens, takes from them
+the loss and the gradients of what they were made of, and drops them. Knows nothing of models or steps.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from evo_tune.errors import RecipeError
 from evo_tune.recipe.models.gpt_config import tokens_in_piece
 from evo_tune.training.batch import IGNORE
 
-__all__ = ["cross_entropy_sum", "losses_in_pieces", "summed_in_pieces", "valid_targets", "z_sum"]
+__all__ = [
+    "CrossEntropy",
+    "Loss",
+    "SquaredError",
+    "cross_entropy_sum",
+    "losses_in_pieces",
+    "summed_in_pieces",
+    "z_sum",
+]
 
 
-def valid_targets(targets: Tensor) -> Tensor:
-    """Return which targets count, (…), bool."""
-    return targets[..., 0] >= 0 if targets.is_floating_point() else targets != IGNORE
+class Loss(ABC):
+    """A loss as a sum over the targets that count, and their number."""
+
+    @abstractmethod
+    def count(self, targets: Tensor) -> int:
+        """Return how many of the targets count."""
+
+    @abstractmethod
+    def summed(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the loss summed over the targets that count, a scalar.
+
+        Args:
+            outputs: The model's outputs, at least float32.
+            targets: As the source gives them.
+        """
+
+    def shares(self, outputs: Tensor, targets: Tensor, n: int) -> tuple[Tensor, Tensor]:
+        """Return a micro-batch's share of the step's mean loss, as it is reported and as it is minimised.
+
+        Args:
+            outputs: See `summed`.
+            targets: See `summed`.
+            n: Counted targets of the whole step.
+        """
+        share = self.summed(outputs, targets) / n
+        return share, share
+
+    def of_pieces(self, targets: Tensor, factor: Tensor) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None:
+        """Return what takes a head's inputs and weight instead of its outputs; None: this loss needs the outputs.
+
+        Args:
+            targets: See `summed`.
+            factor: Multiplies what is minimised.
+        """
+        del targets, factor
+        return None
+
+
+@dataclass(frozen=True)
+class CrossEntropy(Loss):
+    """Cross-entropy of logits (…, classes), in nats.
+
+    Targets are class numbers (…), of which IGNORE is padding and does not count; or the probability of each class
+    (…, classes), which all count.
+
+    Args:
+        z_loss: Weight of `z_sum` in what is minimised (PaLM, arXiv:2204.02311).
+    """
+
+    z_loss: float = 0.0
+
+    def count(self, targets: Tensor) -> int:
+        return targets[..., 0].numel() if targets.is_floating_point() else int((targets != IGNORE).sum())
+
+    def summed(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return cross_entropy_sum(outputs, targets)
+
+    def shares(self, outputs: Tensor, targets: Tensor, n: int) -> tuple[Tensor, Tensor]:
+        entropy = cross_entropy_sum(outputs, targets) / n
+        return entropy, entropy + (self.z_loss / n) * z_sum(outputs, targets) if self.z_loss else entropy
+
+    def of_pieces(self, targets: Tensor, factor: Tensor) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None:
+        if targets.is_floating_point():
+            return None
+        return partial(summed_in_pieces, targets=targets, z_loss=self.z_loss, factor=factor)
+
+
+@dataclass(frozen=True)
+class SquaredError(Loss):
+    """Squared error of real numbers; every number of the targets counts."""
+
+    def count(self, targets: Tensor) -> int:
+        return targets.numel()
+
+    def summed(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        if outputs.shape != targets.shape:
+            raise RecipeError("outputs", tuple(outputs.shape), f"the shape of the targets, {tuple(targets.shape)}")
+        return F.mse_loss(outputs, targets.to(outputs.dtype), reduction="sum")
 
 
 def cross_entropy_sum(logits: Tensor, targets: Tensor) -> Tensor:
@@ -39,13 +128,14 @@ def cross_entropy_sum(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def z_sum(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return the summed square of log Σ exp(logits) over valid targets (z-loss: PaLM, arXiv:2204.02311).
+    """Return the summed square of log Σ exp(logits) over the targets that count (z-loss: PaLM, arXiv:2204.02311).
 
     Args:
         logits: (…, classes).
         targets: (…), class numbers or IGNORE; or (…, classes), probabilities.
     """
-    return torch.where(valid_targets(targets), logits.logsumexp(-1), 0.0).square().sum()
+    logs = logits.logsumexp(-1)
+    return (logs if targets.is_floating_point() else torch.where(targets != IGNORE, logs, 0.0)).square().sum()
 
 
 def summed_in_pieces(
