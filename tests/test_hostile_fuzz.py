@@ -147,7 +147,7 @@ def ended(words: tuple[str, ...]) -> tuple[int, list[str], str]:
     if isinstance(done.exception, EvoTuneError):
         return done.exception.exit_code, [*messages, str(done.exception)], done.output
     if isinstance(done.exception, OSError):  # as `main` says it
-        return 1, [*messages, f"{done.exception.strerror}: cannot go on"], done.output
+        return 1, [*messages, f"{done.exception.strerror}: cannot continue"], done.output
     if done.exception is not None and not isinstance(done.exception, SystemExit):
         raise done.exception
     return done.exit_code, messages, done.output

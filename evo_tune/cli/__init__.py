@@ -1,7 +1,7 @@
-"""The command line: one file per command in `commands`, imported when it is used, or for the help.
+"""The command line: one file for each command in `commands`, imported when it is used or for the help.
 
-Everything heavy is imported inside the commands, so `evo-tune --help` answers at once. Errors are one
-line on stderr: exit code 2 for what was typed, 1 for a run that failed, 130 after Ctrl-C.
+Heavy imports are inside the commands, so that `evo-tune --help` is quick. An error is one line on standard error; the
+exit code is 2 for wrong usage, 1 for a run that failed, and 130 after Ctrl-C.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ __all__ = ["main"]
 PROG = "evo-tune"
 
 COMPLETE = "_EVO_TUNE_COMPLETE"
-"""Set by a shell that asks what could stand where one types."""
+"""Environment variable by which a shell asks for completions."""
 
 
 def names() -> list[str]:
-    """Return the names of the commands: those of the files in `commands`."""
+    """Return the names of the commands, which are those of the files in `commands`."""
     return [found.name for found in iter_modules(commands.__path__)]
 
 
 def module_of(name: str) -> ModuleType:
-    """Import a command's module."""
+    """Import the module of a command."""
     return import_module(f"{commands.__name__}.{name}")
 
 
 class Commands(click.Group):
-    """A group of the commands that are there; one is imported when it is asked for, all of them for the help."""
+    """The group of all commands; a command is imported when it is used, and all of them for the help."""
 
     context_class = Context
 
@@ -68,12 +68,12 @@ class Commands(click.Group):
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(__version__, prog_name="evo-tune")
+@click.version_option(__version__, prog_name=PROG)
 def cli() -> None:
-    """Evolve the architecture and hyperparameters with which a Transformer trains best on your task.
+    """Find the architecture and the hyperparameters with which a Transformer trains best on your task, by evolution.
 
-    Begin with `evo-tune run`: it evolves a small language model on text that comes with Python, on
-    whatever this machine has, and saves every evaluation under ./populations.
+    Start with `evo-tune run`: it tunes a small language model on text that comes with Python, on the devices of this
+    machine, and saves every evaluation in ./populations.
     """
 
 
@@ -95,7 +95,7 @@ def main() -> None:
         error.show()
         sys.exit(error.exit_code)
     except click.UsageError as error:
-        where = error.ctx.command_path if error.ctx else "evo-tune"
+        where = error.ctx.command_path if error.ctx else PROG
         _fail(f"{error.format_message().rstrip('.')}{_elsewhere(error)}; see `{where} --help`", error.exit_code)
     except click.ClickException as error:
         _fail(error.format_message(), error.exit_code)
@@ -104,12 +104,12 @@ def main() -> None:
         sys.exit(1)
     except OSError as error:
         _give_up_output()
-        _fail(f"{error.strerror or error}: cannot go on", 1)
+        _fail(f"{error.strerror or error}: cannot continue", 1)
     sys.exit(code if isinstance(code, int) else 0)
 
 
 def _elsewhere(error: click.UsageError) -> str:
-    """Return where a flag that a command does not have may belong, as `--data` or `--lr`: to the evaluator."""
+    """Return a hint for an unknown flag that may be an option or a gene of the evaluator, such as `--data`."""
     names = {param.name for param in error.ctx.command.params} if error.ctx else set()
     if not isinstance(error, click.NoSuchOption) or not {"options", "genes"} <= names:
         return ""
@@ -117,7 +117,7 @@ def _elsewhere(error: click.UsageError) -> str:
 
 
 def _mend_streams() -> None:
-    """Give a process that was started without standard streams, or with poor ones, streams that take all text."""
+    """Replace missing standard streams, and make the others accept any text."""
     for name in ("stdin", "stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
@@ -127,19 +127,23 @@ def _mend_streams() -> None:
 
 
 def _give_up_output() -> None:
-    """Let what is still buffered go nowhere: writing it at exit would fail once more, with a traceback."""
+    """Discard buffered output: writing it at exit would fail again, with a traceback."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def _print_problem(kind: str, message: object) -> None:
+    shared.echo(f"{kind}: {' '.join(str(message).splitlines())}", err=True)
+
+
 def _fail(message: str, code: int) -> None:
-    shared.echo(f"Error: {' '.join(message.splitlines())}", err=True)
+    _print_problem("Error", message)
     sys.exit(code)
 
 
 def _end_at_once(message: str, code: int) -> None:
-    """As `_fail`, past what is done at the exit: Ray without its head crashes there, waits, or gives another code."""
-    shared.echo(f"Error: {' '.join(message.splitlines())}", err=True)
+    """Exit without the usual clean-up, in which Ray without its head crashes, waits, or changes the exit code."""
+    _print_problem("Error", message)
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
@@ -147,5 +151,5 @@ def _end_at_once(message: str, code: int) -> None:
 
 
 def _warn(message: Warning | str, category: type[Warning], *where: object) -> None:
-    """Print a warning as one line: where in our code it was raised tells a user nothing."""
-    shared.echo(f"Warning: {' '.join(str(message).splitlines())}", err=True)
+    """Print a warning as one line, without the place in the code, which tells a user nothing."""
+    _print_problem("Warning", message)

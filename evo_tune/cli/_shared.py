@@ -21,7 +21,6 @@ from evo_tune.report.words import show_value as show_value
 from evo_tune.text import cell, printable
 
 if TYPE_CHECKING:
-    import pandas as pd
     from msgspec import Struct
 
     from evo_tune.genome.genes import Gene
@@ -184,15 +183,6 @@ def print_rows(
         echo(empty)
     else:
         print_table(rows, title, spare)
-
-
-def print_frame(frame: pd.DataFrame) -> None:
-    """Print a table of pandas as CSV without cells that a spreadsheet would compute."""
-    safe = frame.copy()
-    for name in frame.select_dtypes(exclude=["number", "bool"]):
-        safe[name] = [cell(value) for value in frame[name]]
-    safe.columns = [cell(name) for name in frame]
-    click.echo(safe.to_csv(index=False), nl=False)
 
 
 def print_table(rows: Sequence[Mapping[str, Any]], title: str = "", spare: Sequence[str] = ()) -> None:

@@ -1,8 +1,8 @@
-"""What a shell completes: names of runs, evaluators, strategies and schedules.
+"""Shell completion of the names of runs, evaluators, strategies and schedules.
 
-Asked at every press of a key, so nothing heavy is imported: names are file names, and no file of a user is opened but
-those of ./evaluators, whose first line is shown. A store may be a stranger's: a name that a shell could take for
-anything but a word is not offered. Tests hold these lists to what the commands themselves find.
+It runs at every press of the key, so nothing heavy is imported, and names are those of files. A store may be a
+stranger's: only names are offered that a shell takes for a plain word. Tests compare the names with those that the
+commands find.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from click.shell_completion import CompletionItem
 __all__ = ["answer", "evaluators", "files", "folders", "runs", "runs_or_files", "schedules", "strategies"]
 
 WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-"""What is offered: what a run may be named, and no shell expands."""
+"""Names that a run may have and that no shell expands."""
 
 MANIFEST = "_run.json"
-"""As `store.manifest.MANIFEST`, which takes a quarter of a second to import."""
+"""The value of `store.manifest.MANIFEST`, which takes a quarter of a second to import."""
 
 PACKAGE = Path(__file__).parents[1]
 
@@ -33,47 +33,47 @@ def _offered(names: Iterable[str], incomplete: str) -> list[CompletionItem[str]]
 
 
 def _or_files(found: list[CompletionItem[str]], incomplete: str) -> list[CompletionItem[str]]:
-    """Leave it to the shell to complete files where no name fits."""
+    """Return the names, or let the shell complete files if no name fits."""
     return found or [CompletionItem(incomplete, type="file")]
 
 
 def _held(folder: Path, pattern: str) -> list[Path]:
     try:
         return list(folder.glob(pattern))
-    except OSError:  # it cannot be read
+    except OSError:
         return []
 
 
 def runs(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
-    """Complete the name of a run of the store that is typed, or of the usual one."""
+    """Complete the name of a run in the given store, or in the default one."""
     store = Path(ctx.params.get("store") or "populations")
     return _offered((path.parent.name for path in _held(store, f"[!.]*/{MANIFEST}")), incomplete)
 
 
 def files(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
-    """Leave it to the shell to complete a file."""
+    """Let the shell complete a file."""
     return [CompletionItem(incomplete, type="file")]
 
 
 def folders(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
-    """Leave it to the shell to complete a folder."""
+    """Let the shell complete a folder."""
     return [CompletionItem(incomplete, type="dir")]
 
 
 def runs_or_files(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
-    """Complete the name of a run, else a file."""
+    """Complete the name of a run, or a file."""
     return _or_files(runs(ctx, param, incomplete), incomplete)
 
 
 def evaluators(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
-    """Complete the name of an evaluator, else a file."""
+    """Complete the name of an evaluator, or a file."""
     bundled = PACKAGE / "evaluators"
     folders = [Path("evaluators"), bundled if bundled.is_dir() else PACKAGE.parent / "evaluators"]
     return _or_files(_offered(_plugins("evaluators", folders), incomplete), incomplete)
 
 
 def strategies(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
-    """Complete the name of a strategy, else a file."""
+    """Complete the name of a strategy, or a file."""
     return _or_files(_offered(_plugins("strategies", [PACKAGE / "strategies"]), incomplete), incomplete)
 
 
@@ -92,7 +92,7 @@ def schedules(ctx: click.Context, param: click.Parameter, incomplete: str) -> li
 
 
 def answer(cli: click.Command, prog: str, variable: str) -> int:
-    """Answer a shell that completes, and return the exit code: whatever goes wrong, nothing is shown of it."""
+    """Print completions for a shell and return the exit code; errors are not shown."""
     quiet = os.open(os.devnull, os.O_WRONLY)
     os.dup2(quiet, 2)
     try:

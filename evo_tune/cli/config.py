@@ -1,4 +1,4 @@
-"""`--config FILE`: the flags of a command, read from TOML. Knows click's flags, not what they mean."""
+"""`--config FILE`: read the flags of a command from a TOML file."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from evo_tune.cli import _shared as shared
 from evo_tune.errors import OptionError
 
 LARGEST = 1 << 18
-"""Characters of a file of flags at most."""
+"""Most characters of the file."""
 
 PART = r"""(?:[\w-]+|"[^"\n]*"|'[^'\n]*')"""
 LONG_KEY = re.compile(rf"(?:^|[{{,\[])\s*{PART}(?:[ \t]*\.[ \t]*{PART}){{10}}", re.MULTILINE)
-"""A key of more parts than any flag: 'a.a.a.…'."""
+"""A key of more than ten parts ('a.a.a.…'): parsing it takes time that grows with the square of its parts."""
 
 
 def read_config(ctx: click.Context, parameter: click.Parameter, path: str | None) -> None:
-    """Take the flags of `run` from a TOML file; flags typed beside it win."""
+    """Read flags from a TOML file; flags on the command line take precedence."""
     if path is None or ctx.resilient_parsing:  # a shell completes
         return
     try:
@@ -30,7 +30,7 @@ def read_config(ctx: click.Context, parameter: click.Parameter, path: str | None
     try:
         given = tomllib.loads(_read(path))
     except RecursionError:
-        raise OptionError(f"--config {path}: it is nested too deeply; expected a TOML file") from None
+        raise OptionError(f"--config {path}: nested too deeply; expected a TOML file") from None
     except (OSError, ValueError) as error:
         raise OptionError(f"--config {path}: {error}; expected a TOML file") from None
     flags = {opt.lstrip("-").replace("-", "_"): flag for flag in ctx.command.params for opt in flag.opts}
@@ -50,11 +50,11 @@ def read_config(ctx: click.Context, parameter: click.Parameter, path: str | None
 
 
 def _read(path: str) -> str:
-    """Return a file's text, with the line ends of this machine's Python.
+    """Return the text of a file.
 
     Raises:
         OSError: It cannot be read.
-        ValueError: It is no file of text, or larger than any list of flags.
+        ValueError: It is no text file, or it is too large.
     """
     if not Path(path).is_file() and Path(path).exists() and not Path(path).is_dir():
         raise ValueError("it is no regular file")
@@ -62,17 +62,17 @@ def _read(path: str) -> str:
         text = file.read(LARGEST + 1)
     if len(text) > LARGEST:
         raise ValueError(f"it has more than {LARGEST} characters")
-    if LONG_KEY.search(text):  # reading it takes time that grows with the square of its parts
+    if LONG_KEY.search(text):
         raise ValueError("a key in it has more than ten parts")
     return text
 
 
 def _of_flag(flag: click.Parameter, value: object, ctx: click.Context) -> object:
-    """Return a TOML value as a flag takes it.
+    """Return a TOML value as the value of a flag.
 
     Raises:
-        ValueError: It is of another kind; the text says which was expected.
-        click.BadParameter: It is out of range, or none of the flag's choices.
+        ValueError: Its type is wrong; the message has the expected one.
+        click.BadParameter: It is out of range, or none of the choices.
     """
     if getattr(flag, "multiple", False):
         return _repeated(value, pairs=str(flag.metavar).startswith("NAME="))
@@ -92,7 +92,7 @@ def _of_flag(flag: click.Parameter, value: object, ctx: click.Context) -> object
 
 
 def _repeated(value: object, pairs: bool) -> list[str]:
-    """Return the values of a repeatable flag, given as one text, a list of texts, or a table of NAME=VALUE."""
+    """Return the values of a repeatable flag: a text, a list of texts, or a table of NAME=VALUE pairs."""
     if isinstance(value, str):
         return [value]
     if isinstance(value, list) and all(isinstance(item, str) for item in value):

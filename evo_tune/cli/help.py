@@ -1,7 +1,7 @@
-"""How commands show their help: flags in groups, examples as they are typed, colours in a terminal.
+"""The help of commands: flags in groups, examples, and colours in a terminal.
 
-click's own formatter does it, so that the help needs no further import: rich-click took 100 ms more, and draws boxes
-into pipes; cloup takes 50 ms more with every command and every completion. Knows flags by name, not what they mean.
+It extends click's own formatter, so that the help needs no other import. rich-click took 100 ms more and draws boxes
+into pipes; cloup takes 50 ms more for every command and every completion.
 """
 
 from __future__ import annotations
@@ -27,23 +27,21 @@ FLAGS: Mapping[str, str] = {
     "What is saved and printed": """name as store folder config emit output png track no-report price-per-hour quiet
         format help""",
 }
-"""Titles of the groups in their order, and the flags of each by name: in every command the same, and in this order.
-
-A flag that is not here stands under 'Other flags'."""
+"""Titles of the groups and names of their flags, both in the order of the help; all others are in 'Other flags'."""
 
 FEW = 9
-"""Flags of a command that needs no groups, at most."""
+"""Most flags of a command without groups."""
 
 METAVARS: Mapping[type[click.ParamType[Any]], str] = {
     click.types.IntParamType: "N",
     click.types.FloatParamType: "NUMBER",
     click.types.StringParamType: "TEXT",
 }
-"""How a value is called in the help where its flag says nothing better."""
+"""Names of values in the help, by the type of a flag without a name of its own."""
 
 
 class Formatter(click.HelpFormatter):
-    """click's, with colours where a terminal shows them."""
+    """click's formatter with colours in a terminal."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -51,7 +49,7 @@ class Formatter(click.HelpFormatter):
         self._coloured = sys.stdout.isatty() and not plain
 
     def styled(self, text: str, **style: Any) -> str:
-        """Return a text in a style, or as it is where nothing shows colours."""
+        """Return a text in a style, or the plain text without colours."""
         return click.style(text, **style) if self._coloured and text else text
 
     def write_usage(self, prog: str, args: str = "", prefix: str | None = None) -> None:
@@ -65,19 +63,18 @@ class Formatter(click.HelpFormatter):
 
 
 class Context(click.Context):
-    """click's, with that formatter."""
+    """click's context with the formatter above."""
 
     formatter_class = Formatter
 
 
 class Command(click.Command):
-    """A command whose flags are shown in groups.
+    """A command whose help shows its flags in groups.
 
     Args:
-        examples: Command lines, shown as they are at the end of its help; a part after two blanks and '#' says what
-            one does.
-        args: click's.
-        kwargs: click's.
+        examples: Command lines for the end of the help, each with an optional comment after two blanks and '#'.
+        args: Arguments of `click.Command`.
+        kwargs: Arguments of `click.Command`.
     """
 
     context_class = Context
@@ -91,7 +88,7 @@ class Command(click.Command):
                 param.metavar = next(kinds, None)
 
     def groups(self, ctx: click.Context) -> dict[str, list[click.Option]]:
-        """Return the flags that are shown by the title of their group, groups and flags in their order."""
+        """Return the visible flags by the title of their group, in the order of the help."""
         flags = {_name(one): one for one in self.get_params(ctx) if isinstance(one, click.Option) and not one.hidden}
         if len(flags) <= FEW:
             return {"Options": list(flags.values())}
@@ -120,10 +117,10 @@ class Command(click.Command):
 
 
 def _name(flag: click.Option) -> str:
-    """Return a flag's name as it is typed, without its dashes."""
+    """Return the name of a flag without its dashes."""
     return max(flag.opts, key=len).lstrip("-")
 
 
 def command(name: str, *examples: str, **kwargs: Any) -> Callable[[Callable[..., Any]], Command]:
-    """Return the decorator that makes a function a command with these examples (see `Command`)."""
+    """Return a decorator that makes a command of a function, with examples for its help (see `Command`)."""
     return click.command(name, cls=Command, examples=examples, **kwargs)

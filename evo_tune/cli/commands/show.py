@@ -38,7 +38,7 @@ def command(run: str | None, top: int, store: str, form: str) -> None:
 
     saved = shared.open_run(run, store)
     if form == "csv":
-        shared.print_frame(table_of(saved, saved.trials()).to_pandas())
+        shared.print_rows(table_of(saved, saved.trials()).to_pylist(), form)
     elif form == "json":
         shared.print_json(run_details(saved, top))
     else:
