@@ -62,7 +62,7 @@ def compare(disturbed: Run, undisturbed: Run | None) -> None:
         raise Violation(f"{disturbed.name} has {len(trials)} results, and {numbers}")
     manifest = disturbed.manifest
     evaluator = find_evaluator(manifest.evaluator)
-    space = space_of(manifest, evaluator.space(manifest.options))
+    space = space_of(manifest, evaluator.bind(manifest.options).space)
     if undisturbed is not None:
         _compare(disturbed, undisturbed, table)
     if found := verify(disturbed, space, ruled(manifest, evaluator, manifest.strategy)):

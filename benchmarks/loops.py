@@ -38,13 +38,13 @@ def caught(name: str, options: dict[str, Any]) -> Any:
         raise Caught(self)
 
     evaluator = find_evaluator(name)
-    bound = evaluator.settled(evaluator.bind(options), rungs=False)  # as a run's are
-    genome = evaluator.space(bound).default()
+    bound = evaluator.bind(options).settled(rungs=False)  # as a run's are
+    genome = bound.space.default()
     if "optimizer" in options:
         genome.pop("optimizer", None)
     run, Trainer.run = Trainer.run, catch  # type: ignore[assignment, method-assign]
     try:
-        evaluator.evaluate(genome, Context(seed=0, folder=tempfile.mkdtemp()), bound)
+        bound.evaluate(genome, Context(seed=0, folder=tempfile.mkdtemp()))
     except Caught as found:
         return found.args[0]
     finally:

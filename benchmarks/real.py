@@ -54,7 +54,7 @@ from evo_tune import Search
 from evo_tune.genome.trial import Trial, trial_seed
 from evo_tune.genome.values import genome_key
 from evo_tune.plugins.context import Context, Pruned
-from evo_tune.plugins.evaluator import Evaluator
+from evo_tune.plugins.evaluator import BoundEvaluator
 from evo_tune.plugins.find import find_evaluator
 from evo_tune.report.calibration import calibrated, calibration_seed, predicted, recommended
 from evo_tune.store.calibration import read_calibration, write_calibration
@@ -274,14 +274,14 @@ def _study(journal: str, seed: int) -> Any:
 def _default_parameters(job: Job) -> dict[str, Any]:
     from evo_tune.strategies.tpe import parameter_of
 
-    space = find_evaluator(EVALUATOR).space(_bound(job))
+    space = _bound(job).space
     return {name: parameter_of(space.genes[name], value) for name, value in space.default().items()}
 
 
-def _bound(job: Job, rungs: bool = False) -> dict[str, Any]:
+def _bound(job: Job, rungs: bool = False) -> BoundEvaluator:
     """Return the options as a run settles them, or others would search another space than evo-tune."""
     evaluator = find_evaluator(EVALUATOR)
-    return evaluator.settled(evaluator.bind(job.options), rungs=rungs)
+    return evaluator.bind(job.options).settled(rungs=rungs)
 
 
 class Reporting(Context):
@@ -303,8 +303,8 @@ def _optuna_worker(journal: str, job: Job, seed: int, deadline: float) -> None:
 
     from evo_tune.strategies.tpe import distribution_of, value_of
 
-    evaluator, options = _ready(job)
-    space = evaluator.space(options)
+    options = _ready(job)
+    space = options.space
     distributions = {name: distribution_of(gene) for name, gene in space.genes.items()}
     study = _study(journal, seed)
     while time.time() < deadline:
@@ -314,26 +314,26 @@ def _optuna_worker(journal: str, job: Job, seed: int, deadline: float) -> None:
         with tempfile.TemporaryDirectory() as folder:
             context = Reporting(trial, seed=trial_seed(seed, 0), folder=folder)
             try:
-                study.tell(trial, evaluator.evaluate(genome, context, options)["val_loss"])
+                study.tell(trial, options.evaluate(genome, context)["val_loss"])
             except Pruned:
                 study.tell(trial, state=TrialState.PRUNED)
             except Exception:  # diverged, most likely: a failed trial, as a user would have it
                 study.tell(trial, state=TrialState.FAIL)
 
 
-def _ready(job: Job, rungs: bool = False) -> tuple[Evaluator, dict[str, Any]]:
+def _ready(job: Job, rungs: bool = False) -> BoundEvaluator:
     """Pin this process to one thread, as evo-tune's workers are, and import what a training needs."""
     os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
     import torch
 
     torch.set_num_threads(1)
-    return find_evaluator(EVALUATOR), _bound(job, rungs)
+    return _bound(job, rungs)
 
 
 def _train(job: Job, genome: dict[str, Any], seed: int, rungs: bool) -> float:
-    evaluator, options = _ready(job, rungs)
+    options = _ready(job, rungs)
     with tempfile.TemporaryDirectory() as folder:
-        loss: float = evaluator.evaluate(genome, Context(seed=seed, folder=folder), options)["val_loss"]
+        loss: float = options.evaluate(genome, Context(seed=seed, folder=folder))["val_loss"]
     return loss
 
 
@@ -353,7 +353,7 @@ def retrained(job: Job, genome: dict[str, Any], seed: int, rungs: bool, first: i
 
 def default_genome(job: Job, seed: int, folder: Path) -> Found:
     """Search for nothing: what there is without a search."""
-    space = find_evaluator(EVALUATOR).space(_bound(job))
+    space = _bound(job).space
     return Found(space.default(), float("nan"), float("nan"), 0, 0, 0, [])
 
 

@@ -25,7 +25,7 @@ from evo_tune import Context
 from evo_tune.genome.importance import rank_correlation
 from evo_tune.genome.values import Genome
 from evo_tune.options.binding import split_assignments
-from evo_tune.plugins.evaluator import Evaluator
+from evo_tune.plugins.evaluator import BoundEvaluator
 from evo_tune.plugins.find import find_evaluator
 from evo_tune.training import Diverged
 
@@ -44,9 +44,7 @@ RESAMPLED = 2000
 """Draws of genomes, with replacement, by which an interval is found."""
 
 
-def trained(
-    evaluator: Evaluator, genome: Genome, options: dict[str, Any], seed: int, rungs: Sequence[float] = RUNGS
-) -> list[float]:
+def trained(evaluator: BoundEvaluator, genome: Genome, seed: int, rungs: Sequence[float] = RUNGS) -> list[float]:
     """Return the loss at each rung, each from the checkpoint of the one before; NaN from where it diverged."""
     losses, before = [], None
     with tempfile.TemporaryDirectory() as scratch:
@@ -54,7 +52,7 @@ def trained(
             folder = Path(scratch) / str(number)
             context = Context(seed=seed, budget=rung, folder=folder, resume_folder=before)
             try:
-                losses.append(evaluator.evaluate(genome, context, options)["val_loss"])
+                losses.append(evaluator.evaluate(genome, context)["val_loss"])
             except Diverged:
                 return losses + [math.nan] * (len(rungs) - number)
             before = folder
@@ -84,7 +82,7 @@ def main() -> None:
     given = parser.parse_args()
     evaluator = find_evaluator("bundled:language_model")
     fixed = {"size": "small", "flops": given.flops}
-    space = evaluator.space(evaluator.bind(fixed))
+    space = evaluator.bind(fixed).space
     same = space.parse(split_assignments(given.fix, "--fix"))
     rng = np.random.default_rng(given.seed)
     drawn = [space.default(), *(space.sample(rng) for _ in range(given.genomes))]
@@ -94,7 +92,7 @@ def main() -> None:
         began = time.perf_counter()
         for way, options in WAYS.items():
             rungs = RUNGS[:-1] if way == SAME else RUNGS
-            found[way].append(trained(evaluator, genome, evaluator.bind({**fixed, **options}), given.seed, rungs))
+            found[way].append(trained(evaluator.bind({**fixed, **options}), genome, given.seed, rungs))
         found[SAME][-1].append(found["wsd, forked"][-1][-1])  # to the bit: its rungs left no trace
         ends = "  ".join(f"{way} " + " ".join(f"{loss:.3f}" for loss in rows[-1]) for way, rows in found.items())
         print(f"{number:>3}  {time.perf_counter() - began:4.0f} s  {ends}", flush=True)

@@ -253,7 +253,7 @@ def quality(given: argparse.Namespace) -> None:
 
     torch.set_num_threads(1)
     evaluator = find_evaluator("language_model")
-    space = evaluator.space(evaluator.bind({"size": "small"}))
+    space = evaluator.bind({"size": "small"}).space
     rng = np.random.default_rng(given.seed)
     names = {"fp32": ("fp32", 1), "bf16": ("bf16", 1), "fp32, other seed": ("fp32", 2), "bf16, other seed": ("bf16", 2)}
     losses: dict[str, list[float]] = {name: [] for name in names}
@@ -263,7 +263,7 @@ def quality(given: argparse.Namespace) -> None:
         for precision, seed in names.values():
             options = evaluator.bind({"size": "small", "flops": given.flops, "precision": precision})
             try:
-                values.append(evaluator.evaluate(genome, Context(seed=seed), options)["val_loss"])
+                values.append(options.evaluate(genome, Context(seed=seed))["val_loss"])
             except Exception as error:
                 print(f"{genome} in {precision}, seed {seed}: {error}", flush=True)
         if len(values) == len(names):

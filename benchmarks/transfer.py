@@ -102,7 +102,7 @@ def searched(trainer: Trainer, size: tuple[int, int], tokens: int, seed: int, co
     from search import Ours
 
     options = trainer.options(tokens)
-    space, (width, depth) = trainer.evaluator.space(options), size
+    space, (width, depth) = options.space, size
     fixed = {"width": Choice((width,)), "depth": Choice((depth,)), "heads": Choice((width // HEAD,))}
     genes = {**space.genes, **fixed}
     player = Ours(SimpleNamespace(space=SearchSpace(None, **genes), objectives=1), seed, "saea")  # type: ignore[arg-type]
@@ -120,7 +120,7 @@ def genomes(trainer: Trainer, given: argparse.Namespace) -> None:
     for seed in range(given.seeds):
         small = searched(trainer, SMALL, tokens, seed, TRAININGS)
         target = {"width": LARGE[0], "depth": LARGE[1], "tokens": tokens, "batch": None, "memory": None}
-        carried = trainer.evaluator.carry(small, target, trainer.options(tokens))
+        carried = trainer.options(tokens).carry(small, target)
         own = {name: carried["options"][name] for name in ("param", "base_width", "base_depth", "base_head")}
         # As much arithmetic: that of the search, and of the training that it is carried to.
         each, one = carried["found"]["flops"], carried["target"]["flops"]

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from evo_tune import Context
+from evo_tune.plugins.evaluator import BoundEvaluator
 from evo_tune.plugins.find import find_evaluator
 
 HEAD, BATCH, CONTEXT = 16, 512, 64
@@ -84,10 +85,10 @@ class Trainer:
         torch.set_num_threads(1)
         return find_evaluator("language_model")
 
-    def options(self, tokens: int, **own: Any) -> dict[str, Any]:
+    def options(self, tokens: int, **own: Any) -> BoundEvaluator:
         given = {"size": "small", "tokens": tokens, "eval_tokens": JUDGED, **own}
-        settled: dict[str, Any] = self.evaluator.settled(self.evaluator.bind(given), rungs=False)
-        return settled
+        bound: BoundEvaluator = self.evaluator.bind(given).settled(rungs=False)
+        return bound
 
     def metrics(self, genome: dict[str, Any], tokens: int, seed: int, **own: Any) -> dict[str, float]:
         """Return loss, params, tokens and flops of a training; its loss is LOST where it diverged."""
@@ -96,7 +97,7 @@ class Trainer:
         def compute() -> dict[str, float]:
             options = self.options(tokens, **own)
             try:
-                found = self.evaluator.evaluate(genome, Context(seed=seed), options)
+                found = options.evaluate(genome, Context(seed=seed))
             except Diverged:
                 return {"loss": LOST}
             names = {"val_loss": "loss", "params": "params", "tokens": "tokens", "flops": "flops"}

@@ -207,7 +207,8 @@ def benchmark(name: str) -> ModuleType:
 def evaluate(search: Search, candidate: Candidate) -> dict[str, float]:
     """Return the metrics of a candidate, evaluated right here and without sleeping."""
     options = {name: value for name, value in search.saved.manifest.options.items() if name != "sleep"}
-    metrics: dict[str, float] = search.evaluator.evaluate(candidate.genome, Context(seed=candidate.seed), options)
+    bound = search.evaluator.plugin.bind(options)
+    metrics: dict[str, float] = bound.evaluate(candidate.genome, Context(seed=candidate.seed))
     return metrics
 
 

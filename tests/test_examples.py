@@ -42,7 +42,7 @@ def documented(title: str, folder: Path, page: str = "evaluators.md") -> Path:
 def evaluate_once(evaluator: Evaluator, folder: Path, seed: int = 1, **options: object) -> dict[str, float]:
     bound = evaluator.bind(options)
     context = Context(seed=seed, folder=folder)
-    returned = evaluator.evaluate(evaluator.space(bound).default(), context, bound)
+    returned = bound.evaluate(bound.space.default(), context)
     status, metrics, error = conclude(returned, evaluator.objectives)
     assert (status, error) == ("ok", None)
     return metrics
@@ -90,8 +90,8 @@ def test_the_pytorch_example_repeats_for_a_seed_and_reports_its_curve(tmp_path: 
     evaluator = example("pytorch_loop")
     options = evaluator.bind({"steps": 100})
     contexts = [Context(seed=seed, folder=tmp_path) for seed in (1, 1, 2)]
-    genome = evaluator.space(options).default()
-    first, again, other = (evaluator.evaluate(genome, context, options) for context in contexts)
+    genome = options.space.default()
+    first, again, other = (options.evaluate(genome, context) for context in contexts)
     assert first == again != other
     assert contexts[0].curve == contexts[1].curve
     assert [fraction for fraction, _ in contexts[0].curve] == [0.5, 1.0]
@@ -102,7 +102,7 @@ def test_the_pytorch_example_stops_at_its_budget(tmp_path: Path) -> None:
     evaluator = example("pytorch_loop")
     options = evaluator.bind({"steps": 50})
     context = Context(budget=0.3, folder=tmp_path)
-    evaluator.evaluate(evaluator.space(options).default(), context, options)
+    options.evaluate(options.space.default(), context)
     assert [fraction for fraction, _ in context.curve] == [0.3]
 
 
@@ -130,8 +130,8 @@ def test_a_command_that_fails_gives_its_exit_code_and_its_last_line(
 
 
 def test_the_command_tells_when_its_script_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = with_script("print(1.0)", tmp_path, monkeypatch).fingerprint({})
-    assert with_script("print(2.0)", tmp_path, monkeypatch).fingerprint({}) != before
+    before = with_script("print(1.0)", tmp_path, monkeypatch).bind({}).fingerprint()
+    assert with_script("print(2.0)", tmp_path, monkeypatch).bind({}).fingerprint() != before
 
 
 def with_script(script: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Evaluator:
@@ -155,8 +155,8 @@ def test_a_documented_evaluator_evaluates(title: str, tmp_path: Path) -> None:
     evaluator = load_evaluator(documented(title, tmp_path), title, "file")
     bound = evaluator.bind(options)
     metrics = evaluate_once(evaluator, tmp_path / "trial", **options)
-    space = evaluator.space(bound)
-    assert metrics.items() >= evaluator.estimate(space.default(), bound).items()
+    space = bound.space
+    assert metrics.items() >= bound.estimate(space.default()).items()
     rng = np.random.default_rng(0)
     for genome in (space.sample(rng) for _ in range(50)):
         assert space.check(genome) == genome  # what repair returned once, it leaves alone
@@ -164,36 +164,36 @@ def test_a_documented_evaluator_evaluates(title: str, tmp_path: Path) -> None:
 
 def test_the_documented_space_follows_its_option(tmp_path: Path) -> None:
     evaluator = load_evaluator(documented("evaluators/ridge.py", tmp_path), "ridge", "file")
-    spaces = [evaluator.space(evaluator.bind({"data": "x", "size": size})) for size in ("small", "large")]
+    spaces = [evaluator.bind({"data": "x", "size": size}).space for size in ("small", "large")]
     assert [space.genes["degree"].size for space in spaces] == [3, 9]
 
 
 def test_the_documented_training_goes_on_from_a_part(tmp_path: Path) -> None:
     evaluator = load_evaluator(documented("evaluators/resumable.py", tmp_path), "resumable", "file")
     options = evaluator.bind({})
-    genome = evaluator.space(options).default()
+    genome = options.space.default()
     whole = Context(folder=tmp_path / "whole")
     part = Context(folder=tmp_path / "part", budget=0.25)
     rest = Context(folder=tmp_path / "rest", resume_folder=tmp_path / "part")
-    metrics = evaluator.evaluate(genome, whole, options)
-    assert evaluator.evaluate(genome, part, options) != metrics
-    assert evaluator.evaluate(genome, rest, options) == metrics
+    metrics = options.evaluate(genome, whole)
+    assert options.evaluate(genome, part) != metrics
+    assert options.evaluate(genome, rest) == metrics
     assert rest.curve[-1] == whole.curve[-1]
     lost = Context(folder=tmp_path / "again", resume_folder=tmp_path / "whole" / "nothing")
-    assert evaluator.evaluate(genome, lost, options) == metrics
+    assert options.evaluate(genome, lost) == metrics
 
 
 def test_the_documented_test_set_is_told_where_it_is_asked_for(tmp_path: Path) -> None:
     evaluator = load_evaluator(documented("evaluators/tested.py", tmp_path), "tested", "file")
-    asked = evaluator.evaluate({"k": 5}, Context(test=True), evaluator.bind({}))
-    assert evaluator.evaluate({"k": 5}, Context(), evaluator.bind({})).keys() == {"val_error"}
+    asked = evaluator.bind({}).evaluate({"k": 5}, Context(test=True))
+    assert evaluator.bind({}).evaluate({"k": 5}, Context()).keys() == {"val_error"}
     assert asked.keys() == {"val_error", *evaluator.tests.values()}
 
 
 def test_the_documented_exception_carries_its_status(tmp_path: Path) -> None:
     evaluator = load_evaluator(documented("evaluators/careful.py", tmp_path), "careful", "file")
     with pytest.raises(RuntimeError, match="at step") as raised:
-        evaluator.evaluate({"lr": 10.0}, Context(folder=tmp_path), evaluator.bind({}))
+        evaluator.bind({}).evaluate({"lr": 10.0}, Context(folder=tmp_path))
     assert raised.value.status == "diverged"  # type: ignore[attr-defined]
 
 
@@ -204,7 +204,7 @@ def by_hand(search: Search) -> Search:
     """Run a search in this process."""
     while (candidate := search.ask()) is not None:
         context = Context(seed=candidate.seed, folder=search.saved.folder / "_trials" / f"{candidate.id:06d}")
-        metrics = search.evaluator.evaluate(candidate.genome, context, search.saved.manifest.options)
+        metrics = search.evaluator.evaluate(candidate.genome, context)
         search.tell(candidate, Outcome("ok", metrics, tuple(context.curve), device="cpu"))
     search.close()
     return search
@@ -313,8 +313,8 @@ def test_options_as_a_dataclass_are_checked_and_become_genes(tmp_path: Path) -> 
     evaluator = load_evaluator(path, str(path), "file")
     assert evaluate_once(evaluator, tmp_path, degree=9)["val_error"] < evaluate_once(evaluator, tmp_path)["val_error"]
     bound = evaluator.bind({})
-    genome = evaluator.space(bound).including(["degree"]).check({"degree": 9}, fill_defaults=True)
-    assert evaluator.evaluate(genome, Context(), bound) == evaluate_once(evaluator, tmp_path, degree=9)
-    assert set(evaluator.space(bound).optional) == {"degree"}
+    genome = bound.space.including(["degree"]).check({"degree": 9}, fill_defaults=True)
+    assert bound.evaluate(genome, Context()) == evaluate_once(evaluator, tmp_path, degree=9)
+    assert set(bound.space.optional) == {"degree"}
     with pytest.raises(UsageError, match="-o points=1: expected a whole number, 10 to 100000"):
         evaluator.bind({"points": "1"})

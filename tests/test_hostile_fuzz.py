@@ -59,7 +59,7 @@ COMMANDS = (
     ("status", "run"),
     ("report", "run"),
     ("verify", "run"),
-    ("export", "run", "--checkpoint", "out"),
+    ("export", "run", "out"),
     ("resume", "run", "--as", "copy", "--trials", "6", "--calibrate", "0", "--accept-changes", "--slots", "1"),
     ("resume", "run", "--trials", "6", "--calibrate", "0", "--accept-changes", "--slots", "1"),
     ("resume", "run", "--trials", "8", "--accept-changes", "--slots", "2"),

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from evo_tune.genome.genes import Gene
     from evo_tune.genome.trial import Trial
-    from evo_tune.plugins.evaluator import Evaluator
+    from evo_tune.plugins.evaluator import BoundEvaluator
     from evo_tune.store.run import Run
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -123,10 +123,10 @@ def echo(text: str = "", err: bool = False) -> None:
     click.echo(printable(text), err=err)
 
 
-def print_remarks(plugin: Evaluator, options: Mapping[str, Any]) -> None:
+def print_remarks(evaluator: BoundEvaluator) -> None:
     """Print the remarks of an evaluator about its options on standard error."""
-    for line in plugin.remarks(options):
-        echo(f"{plugin.name}: {line}", err=True)
+    for line in evaluator.remarks():
+        echo(f"{evaluator.plugin.name}: {line}", err=True)
 
 
 def print_json(value: Struct | Sequence[Struct], line: bool = False) -> None:

@@ -15,7 +15,7 @@ from evo_tune.errors import EvoTuneError, OptionError
 if TYPE_CHECKING:
     from evo_tune.forecast.scale import Aim
     from evo_tune.genome.genes import Gene
-    from evo_tune.plugins.evaluator import Evaluator
+    from evo_tune.plugins.evaluator import BoundEvaluator, Evaluator
     from evo_tune.report.charts.scale import Carried
     from evo_tune.store.run import Run
 
@@ -57,11 +57,11 @@ def genes_for(
             f"--for-scale: evaluator {plugin.name} has no carry(genome, target, options), or no parametrisation; "
             "language_model has both"
         )
-    bound = plugin.settled(plugin.bind(options), rungs=True)
-    space = plugin.space(bound)
+    bound = plugin.bind(options).settled(rungs=True)
+    space = bound.space
     usual = space.default()
     width, depth = int(usual["width"]), int(usual["depth"])
-    head = width // int(usual["heads"]) if "heads" in usual else bound["base_head"] or 1
+    head = width // int(usual["heads"]) if "heads" in usual else bound.options["base_head"] or 1
     wider = -(-int(WIDER * width) // head) * head
     if aim.width < wider or aim.depth < depth:
         raise OptionError(
@@ -94,9 +94,9 @@ def wider_default(
     from evo_tune.genome.space import SearchSpace
     from evo_tune.loop.own_genes import with_defaults
 
-    bound = plugin.settled(plugin.bind(options), rungs=True)
-    own = plugin.space(bound)
-    given = with_defaults(genes, own, plugin.gene_options(bound), bound)
+    bound = plugin.bind(options).settled(rungs=True)
+    own = bound.space
+    given = with_defaults(genes, own, bound.gene_options, bound.options)
     space = SearchSpace(own.repair, None, **{**own.including(genes).genes, **given})
     usual = space.default()
     widest = space.snap(
@@ -105,7 +105,7 @@ def wider_default(
     return [] if widest["width"] == usual["width"] else [widest]
 
 
-def note(run: Run, evaluator: Evaluator) -> None:
+def note(run: Run, evaluator: BoundEvaluator) -> None:
     """Write beside a run what its recipe is at the size that it is for; what keeps that from it is a warning."""
     if not run.manifest.for_scale:
         return

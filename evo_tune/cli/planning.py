@@ -10,7 +10,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ from evo_tune.errors import UsageError
 if TYPE_CHECKING:
     from evo_tune.dispatch import Slot
     from evo_tune.forecast.timing import Pace
-    from evo_tune.plugins.evaluator import Evaluator
+    from evo_tune.plugins.evaluator import BoundEvaluator
     from evo_tune.store.manifest import Manifest
     from evo_tune.store.session import Session
 
@@ -48,7 +48,7 @@ class Planned:
     """A run that is not begun.
 
     Args:
-        evaluator: Its evaluator.
+        evaluator: Its evaluator, with its options.
         manifest: What it would begin with.
         session: Its limits.
         slots: How many.
@@ -59,7 +59,7 @@ class Planned:
         seconds: That planning took.
     """
 
-    evaluator: Evaluator
+    evaluator: BoundEvaluator
     manifest: Manifest
     session: Session
     slots: int
@@ -98,18 +98,19 @@ def plan(evaluator: str, store: Path, session: Mapping[str, Any], given: Mapping
     # Not `named_evaluator`, which would note that the file is trusted: nothing is written here.
     plugin = find_evaluator(evaluator, given.get("genes"), given.get("options"))
     manifest = prepared(plugin, settings, store, **given)
+    bound = plugin.bind(manifest.options)
     if TIMING in plugin.supports:
-        slots, device, pace = _timed(plugin, manifest, settings)
+        slots, device, pace = _timed(bound, manifest, settings)
     else:
         planned, pace = plan_for(settings, manifest.threads, manifest.options).slots, None
         slots, device = len(planned), planned[0].name
-    found = Planned(plugin, manifest, settings, slots, device, pace, seconds=time.monotonic() - began)
+    found = Planned(bound, manifest, settings, slots, device, pace, seconds=time.monotonic() - began)
     if pace is not None and hours_alone(session):
         found = _suited(found, pace, store, given)
     return found
 
 
-def _timed(plugin: Evaluator, manifest: Manifest, session: Session) -> tuple[int, str, Pace | None]:
+def _timed(evaluator: BoundEvaluator, manifest: Manifest, session: Session) -> tuple[int, str, Pace | None]:
     from evo_tune.forecast.timing import LONGEST, time_trainings
     from evo_tune.loop.interrupts import Interrupts
     from evo_tune.loop.opening import slots_for
@@ -126,8 +127,8 @@ def _timed(plugin: Evaluator, manifest: Manifest, session: Session) -> tuple[int
 
     try:
         with Interrupts(stop, stop):
-            slots += slots_for(manifest, session, plugin, folder / "trials")
-            space = space_of(manifest, plugin.space(manifest.options))
+            slots += slots_for(manifest, session, evaluator, folder / "trials")
+            space = space_of(manifest, evaluator.space)
             longest = LONGEST if session.hours is None else min(LONGEST, TIME_SHARE * session.hours * 3600)
             pace = time_trainings(slots, space, folder / "trials", stopping=stopped.is_set, longest=longest)
             device = slots[0].device
@@ -157,12 +158,14 @@ def _suited(found: Planned, pace: Pace, store: Path, given: Mapping[str, Any]) -
         flops = options["flops"]
         told = f"planned for {hours:g} h: -o flops={flops:g}, {factor:.2g} times the evaluator's own budget"
         changed = {**given, "options": {**given.get("options", {}), **options}}
-        manifest = prepared(found.evaluator, found.session, store, **changed)
-        return Planned(
-            *(found.evaluator, manifest, found.session, found.slots, found.device, pace.longer(factor)),
+        manifest = prepared(found.evaluator.plugin, found.session, store, **changed)
+        return replace(
+            found,
+            evaluator=found.evaluator.plugin.bind(manifest.options),
+            manifest=manifest,
+            pace=pace.longer(factor),
             options={name: str(value) for name, value in options.items()},
             told=told,
-            seconds=found.seconds,
         )
     return found
 
@@ -178,18 +181,18 @@ def _longer(found: Planned, factor: float) -> dict[str, Any]:
     A size that follows from the budget's absence is fixed as it was, so that the space stays the same; and no training
     becomes longer than the evaluator finds sensible for the data (its `remarks`).
     """
-    plugin, options = found.evaluator, found.manifest.options
+    evaluator, options = found.evaluator, found.manifest.options
     if "flops" not in options or any(options.get(name) is not None for name in BUDGETS):
         return {}
-    space = plugin.space(options)
-    own = plugin.estimate(space.default(), options).get("flops", 0.0)
+    space = evaluator.space
+    own = evaluator.estimate(space.default()).get("flops", 0.0)
     budget = float(f"{own * factor:.2g}")
-    sizes = plugin.options["size"].choices if "size" in options else ()
+    sizes = evaluator.plugin.options["size"].choices if "size" in options else ()
     for fixed in ({}, *({"size": size} for size in sizes)):
         changed: dict[str, Any] = {**fixed, "flops": budget}
-        bound = {**options, **changed}
-        if own and plugin.space(bound).describe() == space.describe():
-            worse = factor > 1.0 and plugin.remarks(bound) != plugin.remarks(options)
+        bound = evaluator.plugin.bind({**options, **changed})
+        if own and bound.space.describe() == space.describe():
+            worse = factor > 1.0 and bound.remarks() != evaluator.remarks()
             return {} if worse else changed
     return {}
 
@@ -206,7 +209,7 @@ def print_plan(found: Planned, price: float | None, form: str) -> None:
     from evo_tune.loop.opening import forecast
 
     ahead = forecast(found.manifest, found.session, found.slots, found.pace)
-    name = found.evaluator.name
+    name = found.evaluator.plugin.name
     if form != "table":
         from evo_tune.cli.formats import PlannedRun
 
@@ -221,13 +224,14 @@ def print_plan(found: Planned, price: float | None, form: str) -> None:
             )
         )
         return
-    shared.print_remarks(found.evaluator, found.manifest.options)
+    shared.print_remarks(found.evaluator)
     shared.echo(f"plan: {name} on {found.slots} x {found.device}; nothing is begun, and nothing written")
     if found.told:
         shared.echo(found.told)
     if found.pace is None:
-        own = found.evaluator.origin == "file"
-        mend = f"put 'timing' into SUPPORTS of {found.evaluator.path} (docs/evaluators.md), or begin; " if own else ""
+        plugin = found.evaluator.plugin
+        own = plugin.origin == "file"
+        mend = f"put 'timing' into SUPPORTS of {plugin.path} (docs/evaluators.md), or begin; " if own else ""
         shared.echo(f"how long its trainings take is not known: {mend}there is a forecast after three trainings")
     else:
         times = found.pace.seconds

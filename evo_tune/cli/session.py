@@ -101,10 +101,10 @@ def go(
     from evo_tune.store.places import as_typed
 
     if not quiet:
-        shared.print_remarks(search.evaluator, search.saved.manifest.options)
+        shared.print_remarks(search.evaluator)
     before = len(search.saved.outcomes)
     silent = quiet or form != "table"
-    search.forecasting = not silent and search.pace is None and TIMING in search.evaluator.supports
+    search.forecasting = not silent and search.pace is None and TIMING in search.evaluator.plugin.supports
     stream = Stream(search) if form == "jsonl" else None
     with ExitStack() as beside:
         if tracks:

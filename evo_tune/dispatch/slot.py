@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from evo_tune.errors import RunError
 from evo_tune.genome.trial import Candidate, Objective, Outcome
-from evo_tune.plugins.evaluator import Evaluator
+from evo_tune.plugins.evaluator import BoundEvaluator
 from evo_tune.plugins.find import load_evaluator
 from evo_tune.trust import inside
 
@@ -69,33 +69,33 @@ class Task:
     @classmethod
     def of(
         cls,
-        evaluator: Evaluator,
-        options: Mapping[str, Any],
+        evaluator: BoundEvaluator,
         objectives: Sequence[Objective],
         trials_folder: Path | str,
         threads: int = 1,
         fingerprint: str = "",
     ) -> Task:
-        """Describe an evaluator that is loaded here to a worker that will load it there."""
+        """Return the task of an evaluator that is loaded in this process, for a worker that will load it."""
+        plugin = evaluator.plugin
         return cls(
-            path=str(evaluator.path),
-            name=evaluator.name,
-            reference=evaluator.reference,
-            origin=evaluator.origin,
-            options=dict(options),
+            path=str(plugin.path),
+            name=plugin.name,
+            reference=plugin.reference,
+            origin=plugin.origin,
+            options=evaluator.options,
             objectives=tuple(objective.describe() for objective in objectives),
             trials_folder=os.path.abspath(trials_folder),
             threads=threads,
             fingerprint=fingerprint,
         )
 
-    def load(self) -> Evaluator:
-        """Import the evaluator's file.
+    def load(self) -> BoundEvaluator:
+        """Import the evaluator's file and bind its options.
 
         Raises:
-            PluginError: It is missing or broken.
+            UsageError: The file is missing or broken, or does not accept the options.
         """
-        return load_evaluator(Path(self.path), self.reference, self.origin)
+        return load_evaluator(Path(self.path), self.reference, self.origin).bind(self.options)
 
     def folder(self, trial: int | str) -> str:
         """Return where the folder of a trial is, or would be, given its id or its folder's name."""

@@ -34,7 +34,7 @@ from evo_tune.dispatch.telling import Telling, telling_name
 from evo_tune.errors import StoreError
 from evo_tune.genome.trial import Candidate, Minimize, Objective, Outcome, Status, conclude
 from evo_tune.plugins.context import Context
-from evo_tune.plugins.evaluator import Evaluator
+from evo_tune.plugins.evaluator import BoundEvaluator
 from evo_tune.plugins.find import local_sources
 from evo_tune.plugins.scripts.processes import kill_marked
 from evo_tune.text import one_line
@@ -79,14 +79,14 @@ class Worker:
         self._keeping = Keeping()
 
     @cached_property
-    def evaluator(self) -> Evaluator:
+    def evaluator(self) -> BoundEvaluator:
         """The evaluator, imported on first use; torch with it, if it uses torch.
 
         An evaluator imports torch in its functions. It is here before the first evaluation, so that it is
         seeded for the first as for the others, and its import is nobody's time.
         """
         evaluator = self.task.load()
-        if any(b"torch" in source.read_bytes() for source in local_sources(evaluator.path)):
+        if any(b"torch" in source.read_bytes() for source in local_sources(evaluator.plugin.path)):
             with contextlib.suppress(ImportError):
                 importlib.import_module("torch")
         return evaluator
@@ -102,7 +102,7 @@ class Worker:
         except BaseException:  # for `work` to say
             return None
         try:
-            found = evaluator.fingerprint(self.task.options)
+            found = evaluator.fingerprint()
         except Exception as error:
             return one_line(f"{what} cannot be read {where}: {text_of(error)}")
         if found == self.task.fingerprint:
@@ -159,7 +159,7 @@ class Worker:
         """Return metrics without those of the test set, whatever was returned, unless a candidate may have them."""
         if candidate.test:
             return metrics
-        return {name: value for name, value in metrics.items() if not self.evaluator.is_test(name)}
+        return {name: value for name, value in metrics.items() if not self.evaluator.plugin.is_test(name)}
 
     def _evaluate(self, candidate: Candidate, context: Context, folder: str) -> Verdict:
         try:
@@ -173,12 +173,12 @@ class Worker:
             _settle_torch(self.task.threads)
             _seed(candidate.seed, self.device)
             began = time.perf_counter()
-            returned = evaluator.evaluate(candidate.genome, context, self.task.options)
+            returned = evaluator.evaluate(candidate.genome, context)
             if candidate.timing:
                 return Verdict(*conclude(returned, (TIMED,)))
             if any(objective.metric == "seconds" for objective in self.objectives) and isinstance(returned, Mapping):
                 returned = {"seconds": time.perf_counter() - began, **returned}
-            tests = evaluator.tests if candidate.test else {}
+            tests = evaluator.plugin.tests if candidate.test else {}
             tested = [type(one)(tests[one.metric]) for one in self.objectives if one.metric in tests]
             status, metrics, error = conclude(returned, (*self.objectives, *tested))
             return Verdict(status, self._shown(metrics, candidate), error)

@@ -19,7 +19,7 @@ from evo_tune.errors import OptionError, PluginError, StoreError, UsageError
 from evo_tune.forecast.laws import LAWS, Scale, compute_optimal_tokens
 from evo_tune.forecast.loss import Observation, ScalingLaw, missing, predict
 from evo_tune.genome.trial import DECAYED, Trial
-from evo_tune.plugins.evaluator import Evaluator
+from evo_tune.plugins.evaluator import BoundEvaluator
 from evo_tune.report.calibration import recommended
 from evo_tune.report.charts.scale import Carried
 from evo_tune.report.summary import costs
@@ -312,28 +312,30 @@ def found_in(run: Run, id: int | None = None) -> Trial:
     return known[id]
 
 
-def recipe_at(run: Run, evaluator: Evaluator, wanted: Wanted, trial: Trial) -> Recipe:
+def recipe_at(evaluator: BoundEvaluator, wanted: Wanted, trial: Trial) -> Recipe:
     """Return the recipe of a trial at another size.
 
     Raises:
         PluginError: `carry` of the evaluator returns something else than a recipe.
         UsageError: The recipe cannot be carried there.
     """
-    given = evaluator.carry(trial.genome, wanted.target, run.manifest.options)
+    given = evaluator.carry(trial.genome, wanted.target)
     try:
         return msgspec.convert(given, Recipe)
     except msgspec.ValidationError as error:
         raise PluginError(
-            f"evaluator {evaluator.name}: carry returns no recipe ({error}); docs/evaluators.md lists its keys"
+            f"evaluator {evaluator.plugin.name}: carry returns no recipe ({error}); docs/evaluators.md lists its keys"
         ) from None
 
 
-def scaled(run: Run, evaluator: Evaluator, wanted: Wanted, *, trial: Trial, others: Sequence[Run] = ()) -> ScaledRecipe:
+def scaled(
+    run: Run, evaluator: BoundEvaluator, wanted: Wanted, *, trial: Trial, others: Sequence[Run] = ()
+) -> ScaledRecipe:
     """Return the recipe of a run at another size, with the cost and the loss of its training there.
 
     Args:
         run: Run in which the recipe was found.
-        evaluator: Evaluator of the run.
+        evaluator: Evaluator of the run, with its options.
         wanted: Size of the target.
         trial: Trial with the recipe.
         others: Runs at other sizes, whose trainings count for the predicted loss too.
@@ -342,7 +344,7 @@ def scaled(run: Run, evaluator: Evaluator, wanted: Wanted, *, trial: Trial, othe
         PluginError: `carry` of the evaluator returns something else than a recipe.
         UsageError: The recipe cannot be carried there.
     """
-    recipe = recipe_at(run, evaluator, wanted, trial)
+    recipe = recipe_at(evaluator, wanted, trial)
     target, metric = recipe.target, run.objectives[0].metric
     seconds, speed = _seconds(trial, target, wanted)
     hours = None if seconds is None else seconds / 3600
@@ -506,7 +508,7 @@ def parse_aim(text: str) -> Aim:
     return Aim(width=width, depth=depth, tokens=None if tokens is None else int(tokens))
 
 
-def carried(run: Run, evaluator: Evaluator) -> Carried | None:
+def carried(run: Run, evaluator: BoundEvaluator) -> Carried | None:
     """Return a run's recipe at the target of its `--for-scale`; None without a target or a recipe.
 
     Raises:
@@ -519,7 +521,7 @@ def carried(run: Run, evaluator: Evaluator) -> Carried | None:
     tokens = aim.tokens
     if tokens is None:
         there = Wanted(width=aim.width, depth=aim.depth, tokens=1)
-        tokens = int(compute_optimal_tokens(recipe_at(run, evaluator, there, best).target.parameters))
+        tokens = int(compute_optimal_tokens(recipe_at(evaluator, there, best).target.parameters))
     told = scaled(run, evaluator, Wanted(width=aim.width, depth=aim.depth, tokens=tokens), trial=best)
     spent, takes = _spent(run), told.target.flops
     return Carried(

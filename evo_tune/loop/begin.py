@@ -41,7 +41,7 @@ from evo_tune.loop.limits import check_noise
 from evo_tune.loop.opening import plan_for
 from evo_tune.loop.own_genes import as_before, with_defaults
 from evo_tune.options.binding import suggest
-from evo_tune.plugins.evaluator import Evaluator
+from evo_tune.plugins.evaluator import BoundEvaluator, Evaluator
 from evo_tune.plugins.find import make_strategy
 from evo_tune.plugins.strategy import Strategy
 from evo_tune.rules.fidelity import parse_rungs
@@ -97,7 +97,7 @@ def prepared(
         options=options or {},
         strategy_options={**(strategy_options or {}), **size},
         learn_from=earlier(learn_from, store),
-        threads=plan_for(session, threads, evaluator.bind(options or {})).threads,
+        threads=plan_for(session, threads, evaluator.bind(options or {}).options).threads,
         **given,
     )
 
@@ -137,14 +137,14 @@ def make_manifest(
     rungs = parse_rungs(fidelity)
     if for_scale:
         parse_aim(for_scale)
-    bound = evaluator.settled(evaluator.bind(options), len(rungs) > 1)
-    own = evaluator.space(bound)
+    bound = evaluator.bind(options).settled(len(rungs) > 1)
+    own = bound.space
     genes = genes or {}
-    given = with_defaults(genes, own, evaluator.gene_options(bound), bound)
+    given = with_defaults(genes, own, bound.gene_options, bound.options)
     space = SearchSpace(own.repair, None, **{**own.including(genes).genes, **given})
     check_repair(space)
-    check_ends(evaluator, space, genes, bound)
-    known = evaluator.estimate(space.default(), bound)  # what is wrong with it would fail every trial
+    check_ends(bound, space, genes)
+    known = bound.estimate(space.default())  # what is wrong with it would fail every trial
     given_goals = _goals(objectives)
     goals = given_goals or evaluator.objectives
     if not goals:
@@ -170,8 +170,8 @@ def make_manifest(
     return Manifest(
         evaluator=evaluator.reference,
         evaluator_hash=evaluator.hash,
-        fingerprint=evaluator.fingerprint(bound),
-        options=bound,
+        fingerprint=bound.fingerprint(),
+        options=bound.options,
         space=space.describe(),
         objectives=[goal.describe() for goal in goals],
         strategy=name,
@@ -299,7 +299,7 @@ def new_name(evaluator: str, store: Path) -> str:
     return next(name for name in names if not (store / name).exists())
 
 
-def widened(run: Run, evaluator: Evaluator, strategy: Strategy, genes: Mapping[str, Gene | None]) -> None:
+def widened(run: Run, evaluator: BoundEvaluator, strategy: Strategy, genes: Mapping[str, Gene | None]) -> None:
     """Widen the ranges of a run's genes, from its next birth on, and note it in the journal.
 
     Args:
@@ -315,9 +315,9 @@ def widened(run: Run, evaluator: Evaluator, strategy: Strategy, genes: Mapping[s
     if not genes:
         return
     given = as_before(genes, run.genes)
-    space = SearchSpace(evaluator.space(run.manifest.options).repair, None, **wider(run.genes, given))
+    space = SearchSpace(evaluator.space.repair, None, **wider(run.genes, given))
     check_repair(space)
-    check_ends(evaluator, space, given, evaluator.bind(run.manifest.options))
+    check_ends(evaluator, space, given)
     inner = strategy.inner if isinstance(strategy, Ruled) else strategy
     check_suited(run.manifest.strategy, inner, space, run.objectives)
     if len(run.widened) >= WIDENINGS:

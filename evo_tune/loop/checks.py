@@ -5,9 +5,8 @@ Each check raises, and says what to do. Nothing is fixed here: what the checked 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -16,9 +15,9 @@ from evo_tune.genome.genes import Choice
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Objective
 from evo_tune.genome.values import genome_key
-from evo_tune.loop.code import hash_of, place_of
+from evo_tune.loop.code import cannot_resume, hash_of, place_of
 from evo_tune.options.binding import options_of, suggest
-from evo_tune.plugins.evaluator import Evaluator
+from evo_tune.plugins.evaluator import BoundEvaluator, Evaluator
 from evo_tune.plugins.find import find_evaluator, install_command, list_evaluators, working_strategies
 from evo_tune.plugins.strategy import Strategy
 from evo_tune.store.run import Run
@@ -48,13 +47,13 @@ def check_repair(space: SearchSpace, samples: int = 20) -> None:
             raise SpaceError(f"repair changes its own result: it returned {genome}, and of that made {again}")
 
 
-def check_ends(evaluator: Evaluator, space: SearchSpace, genes: Iterable[str], bound: Mapping[str, Any]) -> None:
+def check_ends(evaluator: BoundEvaluator, space: SearchSpace, genes: Iterable[str]) -> None:
     """Show the evaluator the ends of the user's own genes: what it cannot train at all, it says before a trial.
 
     Raises:
         SpaceError: It refuses a value.
     """
-    fields = evaluator.gene_options(bound)
+    fields = evaluator.gene_options
     for name in genes:
         gene = space.genes[name]
         ends = gene.values if isinstance(gene, Choice) else (gene.decode(0.0), gene.decode(1.0))
@@ -62,7 +61,7 @@ def check_ends(evaluator: Evaluator, space: SearchSpace, genes: Iterable[str], b
             try:
                 if name in fields:
                     fields[name].check(value)
-                evaluator.estimate(space.check({**space.default(), name: value}), bound)
+                evaluator.estimate(space.check({**space.default(), name: value}))
             except EvoTuneError as error:
                 raise SpaceError(f"--gene {name}, at {value}: {error}") from None
 
@@ -176,32 +175,23 @@ def check_own_trials(name: str, strategy: Strategy, flags: Sequence[str]) -> Non
         )
 
 
-def _bound_again(run: Run, evaluator: Evaluator) -> dict[str, Any]:
-    """Return a run's options as its evaluator takes them now.
+def _check_genes(run: Run, evaluator: BoundEvaluator) -> None:
+    """Refuse an evaluator with other genes or objectives than when the run began.
 
     Raises:
-        StoreError: The evaluator has other options, genes or objectives, which a run that goes on cannot take up.
+        StoreError: That is so.
     """
-    cause = ""
-    try:
-        bound = evaluator.bind(run.manifest.options)
-        now = evaluator.space(bound)
-        fields = {name for name, one in evaluator.gene_options(bound).items() if one.gene is not None}
-        before, after = run.manifest.space.keys() - now.optional.keys() - fields, now.genes.keys()
-        if before != after:
-            lost, new = sorted(before - after), sorted(after - before)
-            told = [f"{', '.join(names)} {what}" for names, what in ((lost, "is gone"), (new, "is new")) if names]
-            cause = f"its genes have changed ({'; '.join(told)})"
-        elif evaluator.hash != run.evaluator_hash:  # else they follow the machine: -o size=auto
-            cause = _other_ranges(run, now) or _other_objectives(run, evaluator)
-    except OptionError as error:
-        cause = str(error)
+    now, cause = evaluator.space, ""
+    fields = {name for name, one in evaluator.gene_options.items() if one.gene is not None}
+    before, after = run.manifest.space.keys() - now.optional.keys() - fields, now.genes.keys()
+    if before != after:
+        lost, new = sorted(before - after), sorted(after - before)
+        told = [f"{', '.join(names)} {what}" for names, what in ((lost, "is gone"), (new, "is new")) if names]
+        cause = f"its genes have changed ({'; '.join(told)})"
+    elif evaluator.plugin.hash != run.evaluator_hash:  # else they follow the machine: -o size=auto
+        cause = _other_ranges(run, now) or _other_objectives(run, evaluator.plugin)
     if cause:
-        raise StoreError(
-            f"run {run.name} cannot go on with {evaluator.place} as it is now: {cause}; change that back, or start a "
-            "new run"
-        )
-    return bound
+        raise StoreError(cannot_resume(run, evaluator.plugin, cause))
 
 
 def _other_ranges(run: Run, now: SearchSpace) -> str:
@@ -229,7 +219,7 @@ def _other_objectives(run: Run, evaluator: Evaluator) -> str:
     return f"its objectives have changed (now {', '.join(now)}, and were {', '.join(before)})"
 
 
-def check_unchanged(run: Run, evaluator: Evaluator, accept_changes: bool, strategy: str | None = None) -> None:
+def check_unchanged(run: Run, evaluator: BoundEvaluator, accept_changes: bool, strategy: str | None = None) -> None:
     """Refuse to go on with another evaluator, other data or another strategy than the run began with.
 
     Args:
@@ -241,13 +231,13 @@ def check_unchanged(run: Run, evaluator: Evaluator, accept_changes: bool, strate
     Raises:
         StoreError: Something has changed and is not accepted, or the run cannot go on with it at all.
     """
-    bound = _bound_again(run, evaluator)
-    place = place_of(run.manifest, strategy)
-    now = {"evaluator_hash": evaluator.hash, "fingerprint": evaluator.fingerprint(bound)}
+    _check_genes(run, evaluator)
+    plugin, place = evaluator.plugin, place_of(run.manifest, strategy)
+    now = {"evaluator_hash": plugin.hash, "fingerprint": evaluator.fingerprint()}
     now["strategy_hash"] = hash_of(place)
     changed = []
     if now["evaluator_hash"] != run.evaluator_hash:
-        changed.append(f"the evaluator's file {evaluator.place} (or a module that it imports)")
+        changed.append(f"the evaluator's file {plugin.place} (or a module that it imports)")
     if now["fingerprint"] != run.fingerprint:
         changed.append("the evaluator's data")
     why = "old and new results may not compare" if changed else "it would not go on as it began"

@@ -15,10 +15,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from evo_tune.errors import OptionError, PluginError, UsageError
+from evo_tune.errors import OptionError, PluginError, StoreError, UsageError
 from evo_tune.genome.genes import Gene
 from evo_tune.genome.space import SearchSpace
-from evo_tune.plugins.evaluator import Evaluator
+from evo_tune.plugins.evaluator import BoundEvaluator, Evaluator
 from evo_tune.plugins.find import (
     COMMAND,
     find_evaluator,
@@ -133,7 +133,7 @@ def code_of(
     trust: bool = False,
     ask: Ask | None = None,
     strategy: str | None = None,
-) -> tuple[Evaluator, Ruled]:
+) -> tuple[BoundEvaluator, Ruled]:
     """Load the evaluator and the strategy of a saved run, if they may be executed.
 
     Args:
@@ -146,10 +146,11 @@ def code_of(
     Raises:
         UsageError: One is not trusted.
         PluginError: One is not there, or is broken.
+        StoreError: The evaluator does not accept the run's options.
     """
     chosen = _allowed_strategy(run.manifest, trust, ask, strategy)
-    plugin = _evaluator(run, evaluator, trust, ask)
-    return plugin, ruled(run.manifest, plugin, chosen)
+    bound = bound_again(run, _evaluator(run, evaluator, trust, ask))
+    return bound, ruled(run.manifest, bound, chosen)
 
 
 def evaluator_of(run: Run, evaluator: str | None = None, trust: bool = False, ask: Ask | None = None) -> Evaluator:
@@ -157,19 +158,37 @@ def evaluator_of(run: Run, evaluator: str | None = None, trust: bool = False, as
     return _evaluator(run, evaluator, trust, ask)
 
 
-def ruled(manifest: Manifest, evaluator: Evaluator, strategy: str) -> Ruled:
+def bound_again(run: Run, evaluator: Evaluator) -> BoundEvaluator:
+    """Return the evaluator of a saved run with the run's options.
+
+    Raises:
+        StoreError: The evaluator does not accept them any more.
+    """
+    try:
+        return evaluator.bind(run.manifest.options)
+    except OptionError as error:
+        raise StoreError(cannot_resume(run, evaluator, str(error))) from None
+
+
+def cannot_resume(run: Run, evaluator: Evaluator, cause: str) -> str:
+    """Return the error for a run whose evaluator has changed too much."""
+    place = evaluator.place
+    return f"run {run.name} cannot go on with {place} as it is now: {cause}; change that back, or start a new run"
+
+
+def ruled(manifest: Manifest, evaluator: BoundEvaluator, strategy: str) -> Ruled:
     """Return a run's strategy with its rules around it.
 
     Args:
         manifest: The run's.
-        evaluator: Its evaluator.
+        evaluator: The run's evaluator, with its options.
         strategy: Name or path of its strategy, known to be trusted.
 
     Raises:
         PluginError: There is no such strategy, or it is broken.
         OptionError: An option of it is wrong.
     """
-    constraints, options = manifest.constraints(), manifest.options
+    constraints = manifest.constraints()
     rules = Rules(
         tuple(manifest.fidelity),
         manifest.prune,
@@ -181,7 +200,7 @@ def ruled(manifest: Manifest, evaluator: Evaluator, strategy: str) -> Ruled:
     return Ruled.of(
         make_strategy(strategy, manifest.strategy_options),
         rules,
-        lambda genome: evaluator.estimate(genome, options),
+        evaluator.estimate,
     )
 
 

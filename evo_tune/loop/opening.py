@@ -18,7 +18,7 @@ from evo_tune.forecast.ahead import ENOUGH, Ahead, ahead
 from evo_tune.forecast.timing import Pace, time_trainings
 from evo_tune.genome.space import SearchSpace
 from evo_tune.loop.limits import limited
-from evo_tune.plugins.evaluator import Evaluator
+from evo_tune.plugins.evaluator import BoundEvaluator
 from evo_tune.rules.fidelity import expected_cost
 from evo_tune.store.manifest import Manifest
 from evo_tune.store.run import TRIALS, Run
@@ -43,7 +43,7 @@ def plan_for(session: Session, threads: int | None, options: Mapping[str, Any]) 
     return plan(session.slots, session.devices, session.per_device, threads, _ranks(options))
 
 
-def open_for(run: Run, session: Session, evaluator: Evaluator, space: SearchSpace) -> list[Slot]:
+def open_for(run: Run, session: Session, evaluator: BoundEvaluator, space: SearchSpace) -> list[Slot]:
     """Return the slots of a run, opened; where that fails, a run that was made a moment ago is taken away again.
 
     Args:
@@ -99,7 +99,7 @@ def forecast(
     return ahead(manifest, session, slots, promoted, pace, run)
 
 
-def _opened(run: Run, session: Session, evaluator: Evaluator, space: SearchSpace) -> list[Slot]:
+def _opened(run: Run, session: Session, evaluator: BoundEvaluator, space: SearchSpace) -> list[Slot]:
     manifest = run.manifest
     ranks, cluster = _ranks(manifest.options), _cluster(session, manifest, _identity(run))
     planned, forecast = plan_for(session, manifest.threads, manifest.options), None
@@ -116,7 +116,7 @@ def _opened(run: Run, session: Session, evaluator: Evaluator, space: SearchSpace
     return slots
 
 
-def slots_for(manifest: Manifest, session: Session, evaluator: Evaluator, folder: Path) -> list[Slot]:
+def slots_for(manifest: Manifest, session: Session, evaluator: BoundEvaluator, folder: Path) -> list[Slot]:
     """Return the slots of a run that is not begun, opened, each with a GPU's share or core as its own.
 
     Args:
@@ -131,7 +131,7 @@ def slots_for(manifest: Manifest, session: Session, evaluator: Evaluator, folder
     if session.per_device == AUTO:
         session = session.but(per_device=1)
     planned = plan_for(session, manifest.threads, manifest.options)
-    task = Task.of(evaluator, manifest.options, manifest.parsed_objectives(), folder, manifest.threads)
+    task = Task.of(evaluator, manifest.parsed_objectives(), folder, manifest.threads)
     return open_slots(task, planned, session.timeout, 0, _cluster(session, manifest, uuid.uuid4().hex))
 
 
@@ -153,14 +153,14 @@ def _ranks(options: Mapping[str, Any]) -> int:
     return ranks if isinstance(ranks, int) and ranks > 1 else 1
 
 
-def _forecast(run: Run, evaluator: Evaluator, space: SearchSpace, planned: Plan) -> Forecast | None:
+def _forecast(run: Run, evaluator: BoundEvaluator, space: SearchSpace, planned: Plan) -> Forecast | None:
     """Return what a genome takes of a GPU, by all that was measured so far; None where memory cannot be shared."""
-    options, lacking = run.manifest.options, ""
-    forecast = Forecast(lambda genome: evaluator.estimate(genome, options))
+    lacking = ""
+    forecast = Forecast(evaluator.estimate)
     if not planned.memory:
         lacking = "nvidia-smi does not tell what memory each GPU has"
     elif forecast.needed(space.default()) is None:
-        lacking = f"{evaluator.name} predicts no gpu_memory (docs/evaluators.md)"
+        lacking = f"{evaluator.plugin.name} predicts no gpu_memory (docs/evaluators.md)"
     if lacking:
         only = "so each GPU has one training at a time; --per-device K gives it K"
         warnings.warn(f"--per-device {AUTO}: {lacking}, {only}", stacklevel=5)
@@ -171,6 +171,6 @@ def _forecast(run: Run, evaluator: Evaluator, space: SearchSpace, planned: Plan)
     return forecast
 
 
-def _task(run: Run, evaluator: Evaluator) -> Task:
+def _task(run: Run, evaluator: BoundEvaluator) -> Task:
     manifest, folder = run.manifest, run.folder / TRIALS
-    return Task.of(evaluator, manifest.options, run.objectives, folder, manifest.threads, fingerprint=run.fingerprint)
+    return Task.of(evaluator, run.objectives, folder, manifest.threads, fingerprint=run.fingerprint)

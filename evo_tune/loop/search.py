@@ -30,7 +30,7 @@ from evo_tune.loop.leftovers import Leftovers
 from evo_tune.loop.limits import all_born, check_hope, limit_reached, limited, next_session
 from evo_tune.loop.opening import open_for, timed
 from evo_tune.loop.proposing import Births, judged
-from evo_tune.plugins.evaluator import Evaluator
+from evo_tune.plugins.evaluator import BoundEvaluator
 from evo_tune.report.calibration import recommended
 from evo_tune.rules.ruled import Ruled
 from evo_tune.store.files import table_of
@@ -137,8 +137,8 @@ class Search(contextlib.AbstractContextManager["Search"]):
         )
         run = Run.create(Path(store), name or new_name(plugin.name, Path(store)), manifest, settings)
         with given_up(run):
-            plugin = remember(run, plugin)
-            self._begin(run, plugin, ruled(manifest, plugin, manifest.strategy), settings)
+            bound = remember(run, plugin).bind(manifest.options)
+            self._begin(run, bound, ruled(manifest, bound, manifest.strategy), settings)
 
     @classmethod
     def resume(
@@ -183,11 +183,11 @@ class Search(contextlib.AbstractContextManager["Search"]):
             run.begin(session)
         return self
 
-    def _begin(self, run: Run, plugin: Evaluator, strategy: Ruled, session: Session) -> None:
+    def _begin(self, run: Run, evaluator: BoundEvaluator, strategy: Ruled, session: Session) -> None:
         self.saved, self.name = run, run.name
-        self.evaluator, self.strategy, self.session = plugin, strategy, session
+        self.evaluator, self.strategy, self.session = evaluator, strategy, session
         self._arrival = run.manifest.order == "arrival"
-        self.space = space_of(run.manifest, plugin.space(run.manifest.options))
+        self.space = space_of(run.manifest, evaluator.space)
         self.finished: str | None = None  # why no more candidates will come
         self.stopping = self.forecasting = False  # the second: whether `run` times a few steps before it trains
         self.pace: Pace | None = None  # what was timed

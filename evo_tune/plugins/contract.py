@@ -1,97 +1,114 @@
-"""The shape of an evaluator's file, checked as it is loaded: what is wrong is said before anything is trained."""
+"""The contract of an evaluator's file: its shape, checked when it is loaded, and the errors of its code in one line."""
 
 from __future__ import annotations
 
 import ast
 import inspect
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from evo_tune.errors import PluginError
+from evo_tune.errors import EvoTuneError, PluginError
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Objective
 
-__all__ = ["SUPPORTS", "check_shape", "is_test", "positional", "where_given"]
+__all__ = ["SUPPORTS", "check_shape", "is_number", "is_test", "positional", "what_of", "where_given", "where_of"]
 
 SUPPORTS = ("budget", "curve", "timing")
-"""What an evaluator may say that it supports: trains `context.budget` of a full training and goes on from
-`context.resume_folder`; reports its first objective by `context.report`; times `context.timing` steps and returns what
-a full training will take."""
+"""Features that an evaluator may support. 'budget': it trains `context.budget` of a full training, and resumes from
+`context.resume_folder`. 'curve': it reports its first objective by `context.report`. 'timing': it times
+`context.timing` steps and returns the seconds of a full training."""
 
 CALLED = ("command", "function")
-"""Origins of evaluators that have no file in which everything stands: who calls says what varies and what counts."""
+"""Origins of evaluators whose genes and objectives come from the caller."""
 
 
 def check_shape(module: ModuleType, path: Path, origin: str) -> None:
     """Refuse a file that is no evaluator.
 
     Args:
-        module: It, loaded.
-        path: The file.
+        module: The loaded file.
+        path: Path of the file.
         origin: See `Evaluator`.
 
     Raises:
-        PluginError: It is none; the text names file, line and what was expected.
+        PluginError: A part is missing or wrong; the text names file, line and what was expected.
     """
-    for attribute, what in (
-        ("SPACE", "SPACE = SearchSpace(…)"),
-        ("OBJECTIVES", "OBJECTIVES = [Minimize(…)]"),
-    ):
-        if not hasattr(module, attribute):
-            raise PluginError(f"{path}: expected {what}, found no {attribute}; `evo-tune new` shows one")
+
+    def refuse(name: str, text: str) -> PluginError:
+        return PluginError(f"{where_given(path, name)}: {text}")
+
+    for name, example in (("SPACE", "SPACE = SearchSpace(…)"), ("OBJECTIVES", "OBJECTIVES = [Minimize(…)]")):
+        if not hasattr(module, name):
+            raise PluginError(f"{path}: expected {example}, found no {name}; `evo-tune new` shows one")
     if not callable(getattr(module, "evaluate", None)):
         raise PluginError(f"{path}: expected a function evaluate(genome, context), found none")
     count = len(positional(module.evaluate))
     if count not in (2, 3):
-        raise PluginError(
-            f"{where_given(path, 'evaluate')}: evaluate takes {count} positional arguments: expected "
-            "evaluate(genome, context, *, options) or evaluate(genome, context, options: Options)"
+        raise refuse(
+            "evaluate",
+            f"evaluate takes {count} positional arguments: expected evaluate(genome, context, *, options) or "
+            "evaluate(genome, context, options: Options)",
         )
     objectives = module.OBJECTIVES
     well_formed = isinstance(objectives, Sequence) and (objectives or origin in CALLED)
     if not well_formed or not all(isinstance(objective, Objective) for objective in objectives):
-        where = where_given(path, "OBJECTIVES")
-        raise PluginError(f"{where}: OBJECTIVES is {objectives!r}: expected a list of Minimize(…), Maximize(…)")
+        raise refuse("OBJECTIVES", f"OBJECTIVES is {objectives!r}: expected a list of Minimize(…), Maximize(…)")
     if not isinstance(module.SPACE, SearchSpace) and not callable(module.SPACE):
-        raise PluginError(f"{where_given(path, 'SPACE')}: SPACE is {module.SPACE!r}: expected a SearchSpace(…)")
+        raise refuse("SPACE", f"SPACE is {module.SPACE!r}: expected a SearchSpace(…)")
     metrics = getattr(module, "METRICS", {})
-    if not isinstance(metrics, Mapping) or not all(isinstance(x, str) for pair in metrics.items() for x in pair):
-        where = where_given(path, "METRICS")
-        raise PluginError(f"{where}: METRICS is {metrics!r}: expected a dict of metric name to unit ('' for none)")
-    _check_test(module, path, metrics)
-    supports = getattr(module, "SUPPORTS", [])
-    if isinstance(supports, str) or not isinstance(supports, Sequence) or not set(supports) <= set(SUPPORTS):
-        where = where_given(path, "SUPPORTS")
-        raise PluginError(f"{where}: SUPPORTS is {supports!r}: expected a list of {', '.join(map(repr, SUPPORTS))}")
-
-
-def _check_test(module: ModuleType, path: Path, metrics: Mapping[str, str]) -> None:
+    if not _is_texts(metrics):
+        raise refuse("METRICS", f"METRICS is {metrics!r}: expected a dict of metric name to unit ('' for none)")
     tests = getattr(module, "TEST", {})
-    if not isinstance(tests, Mapping) or not all(isinstance(x, str) and x for pair in tests.items() for x in pair):
-        raise PluginError(
-            f"{where_given(path, 'TEST')}: TEST is {tests!r}: expected a dict of metric names to those of the same on "
-            "the test set, such as {'val_loss': 'test_loss'}"
+    if not _is_texts(tests) or not all(name for pair in tests.items() for name in pair):
+        raise refuse(
+            "TEST",
+            f"TEST is {tests!r}: expected a dict of metric names to those of the same on the test set, such as "
+            "{'val_loss': 'test_loss'}",
         )
-    for name in [*tests, *(objective.metric for objective in module.OBJECTIVES)]:
+    for name in [*tests, *(objective.metric for objective in objectives)]:
         if is_test(name, tests):
-            raise PluginError(
-                f"{where_given(path, 'TEST')}: {name} is of the test set, which no search may see: expected an "
-                "objective of the validation set, and in TEST what it is called on the test set"
+            raise refuse(
+                "TEST",
+                f"{name} is of the test set, which no search may see: expected an objective of the validation set, and "
+                "in TEST what it is called on the test set",
             )
     lost = [name for name in tests if metrics and name not in metrics]
     if lost:
-        raise PluginError(f"{where_given(path, 'TEST')}: TEST names {', '.join(lost)}, of which METRICS says nothing")
+        raise refuse("TEST", f"TEST names {', '.join(lost)}, of which METRICS says nothing")
+    supports = getattr(module, "SUPPORTS", [])
+    if isinstance(supports, str) or not isinstance(supports, Sequence) or not set(supports) <= set(SUPPORTS):
+        raise refuse("SUPPORTS", f"SUPPORTS is {supports!r}: expected a list of {', '.join(map(repr, SUPPORTS))}")
+
+
+def _is_texts(given: Any) -> bool:
+    return isinstance(given, Mapping) and all(isinstance(text, str) for pair in given.items() for text in pair)
 
 
 def is_test(name: str, tests: Mapping[str, str]) -> bool:
-    """Say whether a metric is of the test set: named in TEST, or, where there is a TEST, beginning with test_."""
+    """Return whether a metric is of the test set: named in TEST, or 'test_…' if there is a TEST."""
     return name in tests.values() or (bool(tests) and name.startswith("test_"))
 
 
+def is_number(value: Any) -> bool:
+    """Return whether a value converts to a float."""
+    try:
+        float(value)
+    except Exception:  # a user's own __float__ may raise anything
+        return False
+    return True
+
+
+def positional(function: Callable[..., Any]) -> list[inspect.Parameter]:
+    """Return the parameters of a function that can be given by position."""
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return [one for one in inspect.signature(function).parameters.values() if one.kind in kinds]
+
+
 def where_given(path: Path, name: str) -> str:
-    """Return FILE:LINE of the statement that gives a module-level name its value; FILE if there is none."""
+    """Return FILE:LINE of the statement that defines a module-level name; FILE if there is none."""
     line = 0
     for node in ast.parse(path.read_bytes()).body:
         targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", node)]
@@ -100,7 +117,17 @@ def where_given(path: Path, name: str) -> str:
     return f"{path}:{line}" if line else str(path)
 
 
-def positional(function: Callable[..., Any]) -> list[inspect.Parameter]:
-    """Return the parameters of a function that can be given by position."""
-    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return [one for one in inspect.signature(function).parameters.values() if one.kind in kinds]
+def where_of(error: BaseException, path: Path) -> str:
+    """Return FILE:LINE of the last frame of an error in a plug-in's file; FILE if there is none."""
+    if isinstance(error, SyntaxError) and error.filename and Path(error.filename).is_file():
+        return f"{error.filename}:{error.lineno}"
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    return f"{path}:{lines[-1]}" if lines else str(path)
+
+
+def what_of(error: BaseException) -> str:
+    """Return the message of an error in one line, with its class unless it is an error of evo-tune."""
+    if isinstance(error, EvoTuneError):
+        return str(error)
+    text = error.msg if isinstance(error, SyntaxError) else str(error)
+    return " ".join(f"{type(error).__name__}: {text}".split())

@@ -1,40 +1,47 @@
-"""What an evaluator's file holds.
+"""An evaluator: its file as a plug-in (`Evaluator`), and the plug-in with its options (`BoundEvaluator`).
 
-An evaluator is one Python file with SPACE, OBJECTIVES and `evaluate`, optionally METRICS, TEST, SUPPORTS, `estimate`,
-`fingerprint`, `carry` and `export`. Its options are keyword parameters of
-`evaluate(genome, context, *, steps=300)`, or a dataclass (of groups, see `options.declare`):
-`evaluate(genome, context, options: Options)`, and then the others take the same `options` last. `contract` checks that
-shape before anything is trained. This does not find files (see `find`) and knows nothing of strategies or stores.
+An evaluator is one Python file with SPACE, OBJECTIVES and `evaluate`, and optionally METRICS, TEST, SUPPORTS,
+`estimate`, `fingerprint`, `remarks`, `carry` and `export`. Its options are keyword parameters of
+`evaluate(genome, context, *, steps=300)`, or a dataclass (see `options.declare`) in
+`evaluate(genome, context, options: Options)`; then the other functions take the same `options` last.
+
+`Evaluator.bind` checks and converts the options that a user gave, once. All functions of the file are called through
+its result. Plain options are only in the manifest and in the message to a worker, as `BoundEvaluator.options`.
+`contract` checks the shape of a file, and `find` finds it.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from evo_tune.errors import EvoTuneError, OptionError, PluginError
+from evo_tune.errors import EvoTuneError, OptionError, PluginError, SpaceError
+from evo_tune.genome.genes import Choice, Gene
+from evo_tune.genome.notation import parse_gene
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Objective
 from evo_tune.genome.values import Genome
 from evo_tune.options.binding import bind, call_with, options_of
-from evo_tune.options.declare import Option, Options
+from evo_tune.options.declare import AUTO, Option, Options
 from evo_tune.plugins.code import source_hash
 from evo_tune.plugins.context import Context
-from evo_tune.plugins.contract import SUPPORTS, check_shape, is_test, positional, where_given
-from evo_tune.plugins.messages import is_number, what_of, where_of
-from evo_tune.plugins.offers import offered
+from evo_tune.plugins.contract import (
+    check_shape,
+    is_number,
+    is_test,
+    positional,
+    what_of,
+    where_given,
+    where_of,
+)
 from evo_tune.text import one_line
 
-__all__ = ["SUPPORTS", "Evaluator", "what_of", "where_of"]
-
-
-CARRIED = ("genome", "options", "rows", "remarks", "found", "target", "fits")
-"""What `carry` returns, by name: see `training.carry_language`, which language_model's is."""
+__all__ = ["BoundEvaluator", "Evaluator"]
 
 
 @dataclass(frozen=True)
@@ -43,12 +50,12 @@ class Evaluator:
 
     Args:
         module: The loaded module.
-        name: Short name, for people.
-        reference: How the manifest names it: 'bundled:NAME', 'entry:NAME' or a path as the user gave it.
-        path: The file, absolute: what a worker imports.
-        origin: Where it was found, for lists: 'bundled', 'file' or 'entry point'; 'command' or 'function' for what is
-            no file of an evaluator, and has no objectives of its own.
-        code: The files whose change would change results, where that is not `path` alone.
+        name: Short name for people.
+        reference: Name in the manifest: 'bundled:NAME', 'entry:NAME', or a path as the user gave it.
+        path: Absolute path of the file, which workers import.
+        origin: 'bundled', 'file' or 'entry point'; 'command' or 'function' for an evaluator that has no file of its own
+            and no objectives.
+        code: Files whose change changes results; None: `path`.
     """
 
     module: ModuleType
@@ -63,37 +70,16 @@ class Evaluator:
         try:
             self.options  # noqa: B018
         except OptionError as error:
-            raise PluginError(f"{self._where('evaluate')}: {error}") from None
-
-    def _where(self, name: str) -> str:
-        return where_given(self.path, name)
-
-    def _call(self, function: Callable[..., Any], options: Sequence[Mapping[str, Any]], *args: Any) -> Any:
-        """Call one of the file's own functions, its errors made messages that name file and line.
-
-        Args:
-            function: It.
-            options: What is bound; for a dataclass, what each further parameter is made of, as many as it takes.
-            args: What comes before.
-        """
-        try:
-            if self.options_type is None:
-                return call_with(function, options[0], *args)
-            taken = max(0, len(positional(function)) - len(args))
-            return function(*args, *(self.options_type(**one) for one in options[:taken]))
-        except EvoTuneError:
-            raise
-        except Exception as error:
-            raise PluginError(f"{where_of(error, self.path)}: {what_of(error)}") from error
+            raise PluginError(f"{where_given(self.path, 'evaluate')}: {error}") from None
 
     @cached_property
     def hash(self) -> str:
-        """SHA-256 over its code: by it a run knows whether that has changed."""
+        """SHA-256 of its code, by which a run notices a change."""
         return source_hash(*((self.path,) if self.code is None else self.code))
 
     @property
     def place(self) -> str:
-        """Where its code stands, for messages."""
+        """The files of its code, for messages."""
         if self.code is None:
             return str(self.path)
         return ", ".join(map(str, self.code)) or f"{self.name}, a {self.origin} without a file"
@@ -105,33 +91,33 @@ class Evaluator:
 
     @property
     def objectives(self) -> tuple[Objective, ...]:
-        """What the file says it optimises."""
+        """The file's own objectives."""
         return tuple(self.module.OBJECTIVES)
 
     @property
     def metrics(self) -> dict[str, str]:
-        """Names and units of what `evaluate` returns to a search, if the file declares them (METRICS)."""
+        """Declared names and units of the metrics that a search sees (METRICS)."""
         declared: dict[str, str] = dict(getattr(self.module, "METRICS", {}))
         return {name: unit for name, unit in declared.items() if not self.is_test(name)}
 
     @property
     def tests(self) -> dict[str, str]:
-        """What metrics are called that are measured on the test set, by the metric that searches see (TEST)."""
+        """Names of the metrics of the test set, by the metric that a search sees (TEST)."""
         return dict(getattr(self.module, "TEST", {}))
 
     def is_test(self, name: str) -> bool:
-        """Say whether a metric is of the test set: named in TEST, or, where there is a TEST, beginning with test_."""
+        """Return whether a metric is of the test set: named in TEST, or 'test_…' if there is a TEST."""
         return is_test(name, self.tests)
 
     def check_shown(self, what: str, name: str) -> None:
         """Refuse a metric of the test set where a search would see it.
 
         Args:
-            what: Where it is given: '--objective test_loss:min'.
-            name: The metric.
+            what: Flag that names the metric: '--objective test_loss:min'.
+            name: Name of the metric.
 
         Raises:
-            OptionError: It is one.
+            OptionError: The metric is of the test set.
         """
         if self.is_test(name):
             instead = next((shown for shown, test in self.tests.items() if test == name), "one of the validation set")
@@ -139,20 +125,20 @@ class Evaluator:
 
     @property
     def supports(self) -> tuple[str, ...]:
-        """What of SUPPORTS the file says that it supports."""
+        """The file's SUPPORTS."""
         return tuple(getattr(self.module, "SUPPORTS", ()))
 
     @property
     def unsupported(self) -> dict[str, str]:
-        """What to do for what of SUPPORTS is not supported, where the file says so."""
+        """What the user can do, by entry of SUPPORTS that is missing, if the evaluator says so."""
         return dict(getattr(self.module, "UNSUPPORTED", {}))
 
     @cached_property
     def options_type(self) -> type[Any] | None:
-        """The dataclass of its options, where `evaluate` takes one; None where they are keyword parameters.
+        """Dataclass of the options; None if they are keyword parameters.
 
         Raises:
-            OptionError: The third parameter is annotated with something else.
+            OptionError: The third parameter of `evaluate` is annotated with something else.
         """
         given = positional(self.module.evaluate)
         if len(given) < 3:
@@ -169,142 +155,192 @@ class Evaluator:
 
     @cached_property
     def options(self) -> dict[str, Option]:
-        """Its declared options."""
+        """Declared options by name."""
         return options_of(self.options_type or self.module.evaluate)
 
-    def bind(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Return every option's value; see `options.binding.bind`.
-
-        Raises:
-            UsageError: One is unknown or wrong, or they do not go together.
-        """
-        bound = bind(given, self.options, self.name, "-o")
-        if self.options_type is not None:
-            self.options_type(**bound)
-        return bound
-
-    def settled(self, options: Mapping[str, Any], rungs: bool) -> dict[str, Any]:
-        """Return bound options with what they leave open fixed (see `Options.settled`): what a manifest holds.
+    def bind(self, given: Mapping[str, Any]) -> BoundEvaluator:
+        """Return the evaluator with its options.
 
         Args:
-            options: Bound ones.
-            rungs: Whether trainings in part are judged.
+            given: Values by option name; strings are converted to the declared type.
+
+        Raises:
+            UsageError: An option is unknown or wrong, or the options do not go together.
+        """
+        bound = bind(given, self.options, self.name, "-o")
+        return BoundEvaluator(self, bound, bound if self.options_type is None else self.options_type(**bound))
+
+
+@dataclass(frozen=True, eq=False)
+class BoundEvaluator:
+    """An evaluator with checked options.
+
+    Args:
+        plugin: The evaluator.
+        options: Value of every option, as plain data for a manifest or a message to a worker.
+        values: The same as an object of the evaluator's dataclass; `options` if they are keyword parameters.
+    """
+
+    plugin: Evaluator
+    options: dict[str, Any]
+    values: Any
+
+    def settled(self, rungs: bool) -> BoundEvaluator:
+        """Return the evaluator with its open options fixed for a run (see `Options.settled`).
+
+        Args:
+            rungs: Whether the run has partial trainings.
 
         Raises:
             PluginError: The file's own `settled` raises; the text names file and line.
         """
-        if self.options_type is None or not issubclass(self.options_type, Options):
-            return dict(options)
-        made = self._call(lambda given: given.settled(rungs), [options])
-        return {name: getattr(made, name) for name in options}
+        if not isinstance(self.values, Options):
+            return self
+        made = self._checked(self.values.settled, rungs)
+        return BoundEvaluator(self.plugin, {name: getattr(made, name) for name in self.options}, made)
 
-    def space(self, options: Mapping[str, Any]) -> SearchSpace:
-        """Return the search space under these options; what options offer as genes is optional in it.
+    @cached_property
+    def space(self) -> SearchSpace:
+        """The search space. Genes that options offer are optional in it.
 
         Raises:
             PluginError: SPACE is neither a SearchSpace nor a function that returns one.
         """
-        own = self._own_space(options)
-        if self.options_type is None:
+        own = self._own_space
+        if self.plugin.options_type is None:
             return own
         known = own.genes.keys() | own.optional.keys()
-        more = {name: gene for name, gene in offered(self.options, options).items() if name not in known}
-        return SearchSpace(own.repair, {**own.optional, **more}, **own.genes)
-
-    def _own_space(self, options: Mapping[str, Any]) -> SearchSpace:
-        space = self.module.SPACE
-        if not isinstance(space, SearchSpace) and callable(space):
-            space = self._call(space, [options])
-        if not isinstance(space, SearchSpace):
-            raise PluginError(f"{self._where('SPACE')}: SPACE gives {space!r}: expected a SearchSpace")
-        return space
-
-    def _with_genes(self, options: Mapping[str, Any], genome: Genome) -> Mapping[str, Any]:
-        """Return options as a genome has them: those that the user made genes at its values.
-
-        A gene of the file's own space is the file's to read, from the genome, whatever option has its name.
-        """
-        named = genome.keys() & self.options.keys() if self.options_type is not None else set()
-        return {**options, **{name: genome[name] for name in named - self._own_genes(options)}} if named else options
-
-    def gene_options(self, options: Mapping[str, Any]) -> dict[str, Option]:
-        """Return the options for which a genome's value of that name stands: fields, but for the file's own genes."""
-        if self.options_type is None:
-            return {}
-        own = self._own_genes(options)
-        return {name: one for name, one in self.options.items() if name not in own}
-
-    def _own_genes(self, options: Mapping[str, Any]) -> frozenset[str]:
-        key = tuple(sorted(options.items()))
-        if key not in self._known_genes:
-            self._known_genes[key] = frozenset(self._own_space(options).genes)
-        return self._known_genes[key]
+        declared = {name: option for name, option in self.plugin.options.items() if name not in known}
+        return SearchSpace(own.repair, {**own.optional, **_offered(declared, self.options)}, **own.genes)
 
     @cached_property
-    def _known_genes(self) -> dict[tuple[tuple[str, Any], ...], frozenset[str]]:
-        return {}
+    def _own_space(self) -> SearchSpace:
+        space = self.plugin.module.SPACE
+        if not isinstance(space, SearchSpace) and callable(space):
+            space = self._call(space)
+        if not isinstance(space, SearchSpace):
+            where = where_given(self.plugin.path, "SPACE")
+            raise PluginError(f"{where}: SPACE gives {space!r}: expected a SearchSpace")
+        return space
 
-    def fingerprint(self, options: Mapping[str, Any]) -> str:
-        """Return the identity of the data under these options; '' if the file declares none."""
-        function = getattr(self.module, "fingerprint", None)
-        return "" if function is None else str(self._call(function, [options]))
+    @cached_property
+    def gene_options(self) -> dict[str, Option]:
+        """Options that a gene of the same name replaces: fields of the dataclass, except the file's own genes."""
+        if self.plugin.options_type is None:
+            return {}
+        return {name: one for name, one in self.plugin.options.items() if name not in self._own_space.genes}
 
-    def remarks(self, options: Mapping[str, Any]) -> list[str]:
-        """Return what the file has to say of these options before anything is trained, a line each; mostly nothing.
+    def _of(self, genome: Genome) -> Any:
+        """Return the options of a genome: those that the user made genes have its values."""
+        named = genome.keys() & self.gene_options.keys()
+        return dataclasses.replace(self.values, **{name: genome[name] for name in named}) if named else self.values
+
+    def _call(self, function: Callable[..., Any], *args: Any, values: Any = None) -> Any:
+        """Call a function of the file with options, if it takes them; its errors name file and line.
+
+        Args:
+            function: The function.
+            args: Its other arguments.
+            values: The options; None: those of no genome.
+        """
+        values = self.values if values is None else values
+        if self.plugin.options_type is None:
+            return self._checked(call_with, function, values, *args)
+        return self._checked(function, *args, *([values] if len(positional(function)) > len(args) else []))
+
+    def _checked(self, function: Callable[..., Any], *args: Any) -> Any:
+        try:
+            return function(*args)
+        except EvoTuneError:
+            raise
+        except Exception as error:
+            raise PluginError(f"{where_of(error, self.plugin.path)}: {what_of(error)}") from error
+
+    def fingerprint(self) -> str:
+        """Return the identity of the data; '' if the file declares none."""
+        function = getattr(self.plugin.module, "fingerprint", None)
+        return "" if function is None else str(self._call(function))
+
+    def remarks(self) -> list[str]:
+        """Return the file's remarks about the options, one line each.
 
         Raises:
-            PluginError: It raises; the text names file and line.
+            PluginError: The function raises; the text names file and line.
         """
-        function = getattr(self.module, "remarks", None)
-        return [] if function is None else [one_line(str(text)) for text in self._call(function, [options])]
+        function = getattr(self.plugin.module, "remarks", None)
+        return [] if function is None else [one_line(str(text)) for text in self._call(function)]
 
-    def estimate(self, genome: Genome, options: Mapping[str, Any]) -> dict[str, float]:
-        """Return the metrics known before training, such as params; empty if the file declares none.
+    def estimate(self, genome: Genome) -> dict[str, float]:
+        """Return the metrics that are known before training, such as params; empty if the file declares none.
 
         Raises:
-            PluginError: It raises, or returns something else than numbers by name; the text names file and line.
+            PluginError: The function raises, or does not return numbers by name; the text names file and line.
         """
-        function = getattr(self.module, "estimate", None)
+        function = getattr(self.plugin.module, "estimate", None)
         if function is None:
             return {}
-        known = self._call(function, [self._with_genes(options, genome)], dict(genome))
+        known = self._call(function, dict(genome), values=self._of(genome))
         if isinstance(known, Mapping) and all(is_number(value) for value in known.values()):
             return dict(known)
-        what = one_line(f"estimate gives {known!r}")
-        raise PluginError(f"{self._where('estimate')}: {what}: expected a dict of metric names to numbers")
+        where, what = where_given(self.plugin.path, "estimate"), one_line(f"estimate gives {known!r}")
+        raise PluginError(f"{where}: {what}: expected a dict of metric names to numbers")
 
-    def carry(self, genome: Genome, target: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a genome at another size, as the file's `carry` gives it.
+    def carry(self, genome: Genome, target: Mapping[str, Any]) -> Any:
+        """Return a genome transferred to another size, as the file's `carry` returns it; see `forecast.scale.Recipe`.
 
         Raises:
-            PluginError: The file has none, it raises, or returns something else than CARRIED by name.
+            PluginError: The file has no `carry`, or it raises; the text names file and line.
         """
-        function = getattr(self.module, "carry", None)
+        function = getattr(self.plugin.module, "carry", None)
         if function is None:
             raise PluginError(
-                f"evaluator {self.name} has no carry(genome, target, options), so nothing is known of it at another "
-                "size; language_model has one"
+                f"evaluator {self.plugin.name} has no carry(genome, target, options), so nothing is known of it at "
+                "another size; language_model has one"
             )
-        found = self._call(function, [self._with_genes(options, genome)], dict(genome), dict(target))
-        if not isinstance(found, Mapping) or not set(CARRIED) <= set(found):
-            raise PluginError(f"{self._where('carry')}: carry gives {one_line(repr(found), 60)}: expected {CARRIED}")
-        return dict(found)
+        return self._call(function, dict(genome), dict(target), values=self._of(genome))
 
-    def evaluate(self, genome: Genome, context: Context, options: Mapping[str, Any]) -> Any:
-        """Train once and return what the file's `evaluate` returned, and its estimates, unjudged."""
-        if self.options_type is None:
-            returned = self.module.evaluate(dict(genome), context, **options)
+    def evaluate(self, genome: Genome, context: Context) -> Any:
+        """Train once; return the result of the file's `evaluate` with its estimates. Errors are the file's own."""
+        evaluate = self.plugin.module.evaluate
+        if self.plugin.options_type is None:
+            returned = evaluate(dict(genome), context, **self.values)
         else:
-            made = self.options_type(**self._with_genes(options, genome))
-            returned = self.module.evaluate(dict(genome), context, made)
-        return {**self.estimate(genome, options), **returned} if isinstance(returned, Mapping) else returned
+            returned = evaluate(dict(genome), context, self._of(genome))
+        return {**self.estimate(genome), **returned} if isinstance(returned, Mapping) else returned
 
-    def export(self, genome: Genome, context: Context, folder: Path, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Have the file's `export` train once more and write something usable; return its metrics, the test set's too.
+    def export(self, genome: Genome, context: Context, folder: Path) -> dict[str, Any]:
+        """Call the file's `export`, which trains once more and writes a model; return its metrics.
 
         Raises:
-            PluginError: It raises; the text names file and line.
+            PluginError: The function raises; the text names file and line.
         """
         context.test = True
-        metrics = self._call(self.module.export, [self._with_genes(options, genome)], dict(genome), context, folder)
+        metrics = self._call(self.plugin.module.export, dict(genome), context, folder, values=self._of(genome))
         return dict(metrics) if isinstance(metrics, Mapping) else {}
+
+
+def _offered(options: Mapping[str, Option], values: Mapping[str, Any]) -> dict[str, Gene]:
+    """Return the genes that options offer, each with the option's value as its default if the gene has that value.
+
+    Raises:
+        SpaceError: A declaration offers an invalid gene.
+    """
+    genes = {name: _gene_of(one) for name, one in options.items()}
+    return {name: _defaulted(gene, values.get(name)) for name, gene in genes.items() if gene is not None}
+
+
+def _gene_of(one: Option) -> Gene | None:
+    if one.gene is None:
+        return None
+    if one.gene:
+        return parse_gene(one.name, one.gene)
+    if values := tuple(choice for choice in one.choices if choice != AUTO):
+        return Choice(values)
+    return Choice((False, True)) if one.type is bool else None
+
+
+def _defaulted(gene: Gene, value: Any) -> Gene:
+    try:
+        return dataclasses.replace(gene, default=gene.check(value))  # type: ignore[type-var]
+    except SpaceError:
+        return gene

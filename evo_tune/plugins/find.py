@@ -27,7 +27,8 @@ from evo_tune.genome.genes import Gene
 from evo_tune.options.binding import build, options_of, suggest
 from evo_tune.plugins.code import local_sources, package_of, source_hash
 from evo_tune.plugins.command import COMMAND, command_evaluator, is_command
-from evo_tune.plugins.evaluator import Evaluator, what_of, where_of
+from evo_tune.plugins.contract import what_of, where_of
+from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.function import FUNCTION, Reference, function_evaluator
 from evo_tune.plugins.strategy import Strategy
 from evo_tune.trust.decide import is_identifier

@@ -180,7 +180,7 @@ def test_a_recipe_that_cannot_be_carried_is_a_warning(
     run = searched({"flops": 1e9})
     manifest = msgspec.structs.replace(run.manifest, for_scale="250x4")
     (run.folder / "_run.json").write_bytes(msgspec.json.encode(manifest))
-    note(Run.open(run.folder), find_evaluator("bundled:language_model"))
+    note(Run.open(run.folder), find_evaluator("bundled:language_model").bind(manifest.options))
     assert capsys.readouterr().err.startswith("Warning: --for-scale 250x4: ")
 
 

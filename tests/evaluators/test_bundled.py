@@ -67,7 +67,7 @@ def options(evaluator: Evaluator, texts: Path, base: Path) -> dict[str, Any]:
     places = {"{texts}": str(texts), "{base}": str(base)}
     given = {name: places.get(value, value) for name, value in given.items()}
     given |= {"size": "small", "evaluations": 2, "baseline": False}
-    return evaluator.bind({name: value for name, value in given.items() if name in known})
+    return evaluator.bind({name: value for name, value in given.items() if name in known}).options
 
 
 Train = Callable[..., tuple[dict[str, float], Context]]
@@ -80,9 +80,9 @@ def train(evaluator: Evaluator, options: dict[str, Any], tmp_path: Path) -> Trai
     """Train the default genome; keywords are the context's, `given` holds other options."""
 
     def run(given: dict[str, Any] | None = None, **context: Any) -> tuple[dict[str, float], Context]:
-        bound = {**options, **(given or {})}
+        bound = evaluator.bind({**options, **(given or {})})
         made = Context(**{"seed": 1, "folder": tmp_path / "trial", **context})
-        return evaluator.evaluate(evaluator.space(bound).default(), made, bound), made
+        return bound.evaluate(bound.space.default(), made), made
 
     return run
 
@@ -106,13 +106,13 @@ def test_there_are_some() -> None:
 
 
 def test_space_estimate_and_fingerprint_agree(evaluator: Evaluator, options: dict[str, Any]) -> None:
-    space, rng = evaluator.space(options), np.random.default_rng(1)
+    space, rng = evaluator.bind(options).space, np.random.default_rng(1)
     for genome in [space.default(), *(space.sample(rng) for _ in range(50))]:
         assert space.check(genome) == genome  # repaired already, and a repair is settled
-        estimate = evaluator.estimate(genome, options)
+        estimate = evaluator.bind(options).estimate(genome)
         assert min(estimate.values()) > 0
         assert set(estimate) <= set(evaluator.metrics)
-    assert re.fullmatch("[0-9a-f]{64}", evaluator.fingerprint(options))
+    assert re.fullmatch("[0-9a-f]{64}", evaluator.bind(options).fingerprint())
     assert {objective.metric for objective in evaluator.objectives} <= set(evaluator.metrics)
     assert evaluator.summary.endswith(".")
     assert len(evaluator.summary) <= 120
@@ -167,8 +167,8 @@ def test_every_schedule_is_taken_with_all_of_its_options(
     evaluator: Evaluator, options: dict[str, Any], train: Train, name: str
 ) -> None:
     own = {"min_lr_ratio": 0.25, "decay_fraction": 0.6, "decay_shape": "sqrt", "cycle_growth": 2, "gamma": 0.5}
-    metrics, _ = train(evaluator.bind({**options, **own, "schedule": name, "cycle": 0.3, "evaluations": 1}))
-    steps, warmup = int(metrics["steps"]), evaluator.space(options).default()["warmup"]
+    metrics, _ = train({**own, "schedule": name, "cycle": 0.3, "evaluations": 1})
+    steps, warmup = int(metrics["steps"]), evaluator.bind(options).space.default()["warmup"]
     expected = Schedule(steps=steps, name=name, warmup_fraction=warmup, cycle=max(1, round(0.3 * steps)), **own)
     assert metrics["final_lr_fraction"] == expected(steps - 1)
 
@@ -229,13 +229,14 @@ def test_it_trains_by_the_whole_recipe(evaluator: Evaluator, train: Train, tmp_p
 @pytest.mark.proof  # test_language_model_ranks has it of the language model, test_ranks_out_of_memory of a classifier
 @pytest.mark.parametrize("evaluator", ["image_classification", "fine_tuning"], indirect=True)
 def test_two_ranks_are_one_training(evaluator: Evaluator, options: dict[str, Any], tmp_path: Path) -> None:
-    bound = {**options, "precision": "fp32", "optimizer": "sgd"}  # Adam makes much of rounding
-    genome = {**evaluator.space(bound).default(), "dropout": 0.0, "lr": 0.1}  # each rank has dropout's noise of its own
-    genome = {name: value for name, value in genome.items() if name in evaluator.space(bound).genes}
+    plain = {**options, "precision": "fp32", "optimizer": "sgd"}  # Adam makes much of rounding
+    bound = evaluator.bind(plain)
+    genome = {**bound.space.default(), "dropout": 0.0, "lr": 0.1}  # each rank has dropout's noise of its own
+    genome = {name: value for name, value in genome.items() if name in bound.space.genes}
     found = []
     for ranks in (1, 2):
         context = Context(seed=1, folder=tmp_path)
-        found.append((evaluator.evaluate(genome, context, {**bound, "ranks": ranks}), context.curve))
+        found.append((evaluator.bind({**plain, "ranks": ranks}).evaluate(genome, context), context.curve))
     (alone, curve), (together, told) = found
     assert together["micro_batch"] == alone["micro_batch"] / 2
     assert together["steps"] == alone["steps"]
@@ -278,7 +279,7 @@ def test_with_rungs_it_is_trained_under_wsd_and_forks_unless_told_otherwise(
     evaluator: Evaluator, options: dict[str, Any]
 ) -> None:
     def settled(rungs: bool, **given: Any) -> tuple[str, bool]:
-        made = evaluator.settled(evaluator.bind({**options, **given}), rungs)
+        made = evaluator.bind({**options, **given}).settled(rungs).options
         return made["schedule"], made["fork"]
 
     assert (settled(True), settled(False)) == (("wsd", True), ("cosine", False))
@@ -289,7 +290,9 @@ def test_what_is_exported_works_as_its_readme_says(
     evaluator: Evaluator, options: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "a model"
-    metrics = evaluator.export(evaluator.space(options).default(), Context(folder=tmp_path / "t"), folder, options)
+    metrics = evaluator.bind(options).export(
+        evaluator.bind(options).space.default(), Context(folder=tmp_path / "t"), folder
+    )
     assert set(metrics) <= set(evaluator.metrics) | set(evaluator.tests.values())
     assert set(evaluator.tests.values()) <= set(metrics)
     assert {"README.md", "config.json", "model.safetensors"} <= {path.name for path in folder.iterdir()}
@@ -305,23 +308,23 @@ def test_no_budget_is_given_twice_and_none_is_nothing(evaluator: Evaluator, opti
     budgets = [name for name in ("epochs", "tokens", "flops") if name in known and known[name].default is None]
     two = {**options, **dict.fromkeys(budgets[:2], 5)}
     with pytest.raises((OptionError, RecipeError), match=f"(?s){budgets[0]}.*{budgets[1]}|{budgets[1]}.*{budgets[0]}"):
-        evaluator.space(evaluator.bind(two))
+        _ = evaluator.bind(two).space
     for name in budgets:
         with pytest.raises((OptionError, RecipeError), match=name):
-            evaluator.space(evaluator.bind({**options, **dict.fromkeys(budgets), name: 0.0}))
+            _ = evaluator.bind({**options, **dict.fromkeys(budgets), name: 0.0}).space
 
 
 @pytest.mark.parametrize("name", ["min_lr_ratio", "decay_fraction", "clip"])
 def test_options_out_of_bounds_cost_nothing(evaluator: Evaluator, options: dict[str, Any], name: str) -> None:
     with pytest.raises(EvoTuneError, match=name) as caught:
-        evaluator.space({**options, name: -1.0})
+        _ = evaluator.bind({**options, name: -1.0}).space
     assert "\n" not in str(caught.value)
 
 
 def test_data_that_is_not_there_is_said_in_one_line(evaluator: Evaluator, options: dict[str, Any]) -> None:
     given = {**options, "data": "no/such/thing", **({"target": "y"} if "target" in options else {})}
     with pytest.raises((OptionError, RecipeError), match="no/such/thing") as caught:
-        evaluator.fingerprint(given)
+        evaluator.bind(given).fingerprint()
     assert "\n" not in str(caught.value)
 
 
@@ -333,8 +336,8 @@ def test_the_parent_never_loads_torch(texts: Path, base: Path) -> None:
         "    e = find_evaluator(f'bundled:{name}')\n"
         f"    own = {{'text_classification': {{'data': {str(texts)!r}}}, 'fine_tuning': {{'base': {str(base)!r}}}}}\n"
         "    o = e.bind(own.get(name, {}))\n"
-        "    g = e.space(o).default()\n"
-        "    e.space(o).check(g), e.fingerprint(o), e.estimate(g, o), e.summary, e.objectives\n"
+        "    g = o.space.default()\n"
+        "    o.space.check(g), o.fingerprint(), o.estimate(g), e.summary, e.objectives\n"
         "    assert 'torch' not in sys.modules, name\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

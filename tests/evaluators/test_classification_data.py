@@ -35,15 +35,15 @@ def texts() -> Evaluator:
 def train(evaluator: Evaluator, **given: Any) -> dict[str, float]:
     """Train the default genome as a run would, all checks included."""
     options = evaluator.bind(given)
-    metrics: dict[str, float] = evaluator.evaluate(evaluator.space(options).default(), Context(), options)
+    metrics: dict[str, float] = options.evaluate(options.space.default(), Context())
     return metrics
 
 
 def refused(evaluator: Evaluator, words: str, **given: Any) -> None:
     """Check that options or data are refused in one line, before anything is trained, by space and fingerprint."""
-    for function in (evaluator.space, evaluator.fingerprint):
+    for called in (lambda bound: bound.space, lambda bound: bound.fingerprint()):
         with pytest.raises(EvoTuneError, match=words) as caught:
-            function(evaluator.bind(given))
+            called(evaluator.bind(given))
         assert "\n" not in str(caught.value)
 
 
@@ -135,11 +135,11 @@ def test_what_is_learnt_by_heart_is_stopped_by_default_and_the_best_is_taken(tab
     frame = pd.DataFrame(rng.normal(size=(60, 3)), columns=["a", "b", "c"]).assign(y=rng.integers(0, 2, 60))
     frame.to_csv(tmp_path / "noise.csv", index=False)
     options = tables.bind({"data": str(tmp_path / "noise.csv"), "target": "y", "epochs": 90.0, "baseline": False})
-    genome, context = {**tables.space(options).default(), "lr": 0.02}, Context(seed=1)
-    metrics = tables.evaluate(genome, context, options)
+    genome, context = {**options.space.default(), "lr": 0.02}, Context(seed=1)
+    metrics = options.evaluate(genome, context)
     losses = [point["val_loss"] for _, point in context.curve]
     best = losses.index(min(losses))
-    assert (options["patience"], options["evaluations"]) == (16, 32)
+    assert (options.options["patience"], options.options["evaluations"]) == (16, 32)
     assert len(losses) == best + 1 + 16 < 32
     assert metrics["val_loss"] == pytest.approx(losses[best])
     assert metrics["val_loss"] < losses[-1]
@@ -152,9 +152,8 @@ def test_numbers_are_ranked_among_the_training_rows_and_what_is_exported_carries
         frame.to_csv(tmp_path / f"{name}.csv", index=False)
         given |= {"data": str(tmp_path / f"{name}.csv"), "target": "y", "epochs": 1.0, "baseline": False}
         options = tables.bind(given)
-        space = tables.space(options)
-        tables.export(space.default(), Context(seed=1, folder=tmp_path / "t"), tmp_path / name, options)
-        return tables.module.load(tmp_path / name), tables.module.Options(**options).table
+        options.export(options.space.default(), Context(seed=1, folder=tmp_path / "t"), tmp_path / name)
+        return tables.module.load(tmp_path / name), options.values.table
 
     rng = np.random.default_rng(1)
     frame = pd.DataFrame({"a": rng.lognormal(size=90), "y": rng.integers(0, 2, 90)})

@@ -31,7 +31,7 @@ def test_a_row_names_the_objective_and_the_genes() -> None:
         _, genes, objective, _ = rows()[path.stem]
         assert [re.findall(r"`(\w+)`", objective)[0]] == [one.metric for one in plugin.objectives], path.stem
         if "see its chapter" not in genes:
-            assert set(genes.split(", ")) == set(plugin.space(plugin.bind({})).genes), path.stem
+            assert set(genes.split(", ")) == set(plugin.bind({}).space.genes), path.stem
 
 
 def test_the_page_of_options_is_made_of_the_declarations() -> None:

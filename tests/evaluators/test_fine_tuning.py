@@ -85,9 +85,9 @@ def train(evaluator: Evaluator, tmp_path: Path) -> Callable[..., dict[str, float
         options = evaluator.bind(
             {"eval_tokens": 256, "precision": "fp32", **({} if "flops" in given else {"tokens": 1024}), **given}
         )
-        genome = {**evaluator.space(options).default(), "lr": 1e-2, **(genes or {})}
+        genome = {**options.space.default(), "lr": 1e-2, **(genes or {})}
         made = Context(**{"seed": 1, "folder": tmp_path / "trial", **context})
-        metrics: dict[str, float] = evaluator.evaluate(genome, made, options)
+        metrics: dict[str, float] = options.evaluate(genome, made)
         assert len(made.curve) >= 1
         return metrics
 
@@ -95,15 +95,15 @@ def train(evaluator: Evaluator, tmp_path: Path) -> Callable[..., dict[str, float
 
 
 def space_of(evaluator: Evaluator, **given: Any) -> SearchSpace:
-    return evaluator.space(evaluator.bind(given))
+    return evaluator.bind(given).space
 
 
 def estimate_of(evaluator: Evaluator, genome: dict[str, Any], **given: Any) -> dict[str, float]:
-    return evaluator.estimate(genome, evaluator.bind(given))
+    return evaluator.bind(given).estimate(genome)
 
 
 def fingerprint_of(evaluator: Evaluator, **given: Any) -> str:
-    return evaluator.fingerprint(evaluator.bind(given))
+    return evaluator.bind(given).fingerprint()
 
 
 def without_clock(metrics: dict[str, float]) -> dict[str, float]:
@@ -166,7 +166,7 @@ def test_before_a_training_torch_is_not_loaded(gpt: Path) -> None:
         "import sys; from evo_tune.plugins.find import find_evaluator\n"
         "for base in ('', sys.argv[1]):\n"
         "    e = find_evaluator('fine_tuning'); o = e.bind({'base': base})\n"
-        "    e.estimate(e.space(o).default(), o), e.fingerprint(o)\n"
+        "    o.estimate(o.space.default()), o.fingerprint()\n"
         "assert not {'torch', 'transformers'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code, str(gpt)], check=True)
@@ -388,8 +388,8 @@ def test_bad_text_says_what_and_what_next(evaluator: Evaluator, tmp_path: Path) 
 
 def exported(evaluator: Evaluator, folder: Path, **given: Any) -> dict[str, float]:
     options = evaluator.bind({"tokens": 2048, "eval_tokens": 512, "precision": "fp32", **given})
-    genome = {**evaluator.space(options).default(), "lr": 1e-2}
-    metrics = evaluator.export(genome, Context(seed=1, folder=folder.parent / "trial"), folder, options)
+    genome = {**options.space.default(), "lr": 1e-2}
+    metrics = options.export(genome, Context(seed=1, folder=folder.parent / "trial"), folder)
     notes = json.loads((folder / "fine_tuning.json").read_text(encoding="utf-8"))
     assert notes["genome"] == genome
     assert notes["metrics"] == metrics

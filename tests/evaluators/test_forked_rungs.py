@@ -37,10 +37,10 @@ def train(evaluator: Evaluator, tmp_path: Path) -> Train:
 
     def run(budget: float, after: Context | None = None, **options: Any) -> tuple[dict[str, float], Context]:
         bound = evaluator.bind({**TINY, **options})
-        genome = {**evaluator.space(bound).default(), "depth": 1, "width": 32, "dropout": 0.1, "lr": 1e-2}
+        genome = {**bound.space.default(), "depth": 1, "width": 32, "dropout": 0.1, "lr": 1e-2}
         folder = tmp_path / f"{budget:.2f}{'' if after is None else ' after'}"
         context = Context(seed=1, budget=budget, folder=folder, resume_folder=after and after.folder)
-        return evaluator.evaluate(genome, context, bound), context
+        return bound.evaluate(genome, context), context
 
     return run
 
@@ -146,7 +146,7 @@ def test_as_a_gene_the_schedule_is_never_auto(tmp_path: Path, evaluator: Evaluat
     assert gene.default == "wsd", "what the run would have without it"
     with pytest.raises(SpaceError, match="--gene schedule: auto is settled once, when the run begins"):
         Search("language_model", genes={"schedule": Choice(("auto", "wsd"))}, **settings)
-    assert "auto" not in evaluator.space(evaluator.bind({})).optional["schedule"].values  # type: ignore[attr-defined]
+    assert "auto" not in evaluator.bind({}).space.optional["schedule"].values  # type: ignore[attr-defined]
 
 
 def test_what_was_never_settled_is_cut_off_as_it_was(train: Train) -> None:

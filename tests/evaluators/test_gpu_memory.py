@@ -205,9 +205,9 @@ def test_the_estimate_follows_the_options(
 ) -> None:
     def estimate(**options: Any) -> float:
         bound = evaluator.bind({"optimizer": "adamw", **options})
-        genome = {**evaluator.space(bound).default(), "depth": 4, "batch": 64}
-        genome = {name: value for name, value in genome.items() if name in evaluator.space(bound).genes}
-        return evaluator.estimate(genome, bound)["gpu_memory"]
+        genome = {**bound.space.default(), "depth": 4, "batch": 64}
+        genome = {name: value for name, value in genome.items() if name in bound.space.genes}
+        return bound.estimate(genome)["gpu_memory"]
 
     assert as_expected(estimate(), estimate(**given))
     assert evaluator.metrics["gpu_memory"] == "bytes"

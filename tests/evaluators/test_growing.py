@@ -36,10 +36,10 @@ def train(evaluator: Evaluator, tmp_path: Path) -> Train:
 
     def run(budget: float = 1.0, after: Context | None = None, **options: Any) -> tuple[dict[str, float], Context]:
         bound = evaluator.bind({**TINY, **options})
-        genome = {**evaluator.space(bound).default(), **SHAPE}
+        genome = {**bound.space.default(), **SHAPE}
         folder = tmp_path / f"{budget:.2f}{'' if after is None else ' after'}"
         context = Context(seed=1, budget=budget, folder=folder, resume_folder=after and after.folder)
-        return evaluator.evaluate(genome, context, bound), context
+        return bound.evaluate(genome, context), context
 
     return run
 
@@ -79,7 +79,7 @@ def test_the_phases_share_one_budget(evaluator: Evaluator, train: Train, share: 
     assert metrics["tokens"] == pytest.approx(tokens, rel=0.05)
     assert metrics["params"] == large.parameters
     bound = evaluator.bind({**TINY, "tokens": None, "flops": 4e9, "grow_share": share})
-    known = evaluator.estimate({**evaluator.space(bound).default(), **SHAPE}, bound)
+    known = bound.estimate({**bound.space.default(), **SHAPE})
     assert {name: metrics[name] for name in known} == known
 
 
@@ -113,14 +113,14 @@ def test_the_loss_goes_on_where_it_was(train: Train) -> None:
 @pytest.mark.parametrize(("size", "start"), [("small", "2x48"), ("medium", "3x96"), ("large", "12x768")])
 def test_a_space_has_no_genome_that_cannot_be_grown(evaluator: Evaluator, size: str, start: str) -> None:
     bound = evaluator.bind({**TINY, "size": size, "grow_from": start})
-    space, rng = evaluator.space(bound), np.random.default_rng(1)
+    space, rng = bound.space, np.random.default_rng(1)
     depth, width = map(int, start.split("x"))
     genomes = [space.default(), *(space.sample(rng) for _ in range(100))]
     for genome in genomes:
         assert genome["depth"] >= depth
         assert genome["width"] >= width
         assert width % (genome["width"] // genome["heads"]) == 0
-        assert evaluator.estimate(genome, bound)["tokens"] > 0
+        assert bound.estimate(genome)["tokens"] > 0
     assert len({genome["heads"] for genome in genomes}) > 2
 
 
@@ -132,8 +132,8 @@ def test_a_model_of_the_same_size_is_trained_as_it_is(evaluator: Evaluator, trai
 
 def test_what_is_exported_is_the_grown_model(evaluator: Evaluator, tmp_path: Path) -> None:
     bound = evaluator.bind({**TINY, "tokens": 2048})
-    genome = {**evaluator.space(bound).default(), **SHAPE}
-    metrics = evaluator.export(genome, Context(seed=1, folder=tmp_path / "t"), tmp_path / "model", bound)
+    genome = {**bound.space.default(), **SHAPE}
+    metrics = bound.export(genome, Context(seed=1, folder=tmp_path / "t"), tmp_path / "model")
     model = GPT.load(tmp_path / "model")
     assert (model.config.depth, model.config.width, model.config.heads) == (2, 48, 3)
     assert metrics["params"] == sum(parameter.numel() for parameter in model.parameters())
@@ -154,14 +154,14 @@ def test_what_is_exported_is_the_grown_model(evaluator: Evaluator, tmp_path: Pat
 )
 def test_what_does_not_go_with_it_is_one_line(evaluator: Evaluator, options: dict[str, Any], told: str) -> None:
     with pytest.raises(OptionError, match=told) as caught:
-        evaluator.space(evaluator.bind({**TINY, **options}))
+        _ = evaluator.bind({**TINY, **options}).space
     assert "\n" not in str(caught.value)
 
 
 def test_a_genome_below_the_smaller_model_is_refused(evaluator: Evaluator) -> None:
     bound = evaluator.bind({**TINY, "grow_from": "2x64"})
     with pytest.raises(RecipeError, match="grow_from='2x64'"):
-        evaluator.estimate({**evaluator.space(bound).default(), **SHAPE}, bound)
+        bound.estimate({**bound.space.default(), **SHAPE})
 
 
 def test_rungs_do_not_go_with_it(tmp_path: Path) -> None:

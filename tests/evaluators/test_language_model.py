@@ -62,7 +62,7 @@ def train(evaluator: Evaluator, tmp_path: Path) -> Callable[..., tuple[dict[str,
         made = Context(**{"seed": 1, "folder": tmp_path / "trial", **context})
         budget = {} if {"flops", "seconds"} & set(given) else {"tokens": 4096}
         options = {"size": "small", "eval_tokens": 512, **budget, **given}
-        return evaluator.evaluate(genome, made, evaluator.bind(options)), made
+        return evaluator.bind(options).evaluate(genome, made), made
 
     return run
 
@@ -102,7 +102,7 @@ def test_a_fixed_context_is_no_gene(module: ModuleType, train: Callable[..., Any
 
 
 def test_optional_genes_come_with_the_options_as_defaults(evaluator: Evaluator) -> None:
-    space = evaluator.space(evaluator.bind({"size": "small", "position": "rope", "beta2": 0.99}))
+    space = evaluator.bind({"size": "small", "position": "rope", "beta2": 0.99}).space
     assert {name: space.optional[name].values for name in OFF} == OFF  # type: ignore[union-attr]
     assert (space.optional["decay_fraction"].low, space.optional["decay_fraction"].high) == (0.1, 0.7)  # type: ignore[union-attr]
     assert not set(space.genes) & set(space.optional)
@@ -114,18 +114,18 @@ def test_optional_genes_come_with_the_options_as_defaults(evaluator: Evaluator) 
 @pytest.mark.parametrize("size", ["tiny", "small", "medium"])
 def test_with_every_gene_on_every_genome_is_a_training_and_repair_is_settled(evaluator: Evaluator, size: str) -> None:
     options, rng = evaluator.bind({"size": size}), np.random.default_rng(2)
-    space = evaluator.space(options)
+    space = options.space
     space = space.including(space.optional)
     own = {"window": Int(5, 100), "kv_heads": Choice((1, 3, 4)), "ffn_mult": Float(0.5, 8.0)}
     for genes in (space.genes, {**space.genes, **own}):
         one = SearchSpace(space.repair, None, **genes)
         for genome in [one.sample(rng) for _ in range(200)]:
             assert one.check(genome) == genome
-            assert evaluator.estimate(genome, options)["params"] > 0
+            assert options.estimate(genome)["params"] > 0
 
 
 def test_genes_that_change_nothing_have_one_value(evaluator: Evaluator) -> None:
-    space = evaluator.space(evaluator.bind({"size": "small"}))
+    space = evaluator.bind({"size": "small"}).space
     space = space.including(["window", "kv_heads", "decay_fraction", "schedule"])
     genome = {**space.default(), "context": 64, "heads": 4}
     assert {space.check({**genome, "window": window})["window"] for window in (64, 128)} == {128}
@@ -139,7 +139,7 @@ def test_genes_that_change_nothing_have_one_value(evaluator: Evaluator) -> None:
 
 
 def test_feed_forward_layers_of_one_width_are_one_genome(evaluator: Evaluator) -> None:
-    space = evaluator.space(evaluator.bind({"size": "small"})).including(["ffn", "ffn_mult"])
+    space = evaluator.bind({"size": "small"}).space.including(["ffn", "ffn_mult"])
     genome = {**space.default(), "width": 32, "heads": 4}
     for ffn in ("gelu", "swiglu"):  # no two of the choices are the same training
         assert [space.check({**genome, "ffn": ffn, "ffn_mult": x})["ffn_mult"] for x in (2.0, 2.667, 4.0)] == [
@@ -190,13 +190,13 @@ def test_a_run_without_a_gpu_searches_the_tiny_space_and_the_optimizer(
     evaluator: Evaluator, module: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    begun = evaluator.settled(evaluator.bind({}), False)
+    begun = evaluator.bind({}).settled(False)
     assert (begun["size"], begun["optimizer"]) == ("tiny", "auto")
-    space = evaluator.space(begun)
+    space = begun.space
     assert space.genes["optimizer"] == Choice(("adamw", "muon"), default="muon")
-    assert space.describe() == evaluator.space(evaluator.bind({"size": "tiny"})).describe()
+    assert space.describe() == evaluator.bind({"size": "tiny"}).space.describe()
     for given, genes in ({"optimizer": "sgd"}, False), ({"size": "small"}, False), ({"size": "tiny"}, True):
-        assert ("optimizer" in evaluator.space(evaluator.settled(evaluator.bind(given), False)).genes) == genes
+        assert ("optimizer" in evaluator.bind(given).settled(False).space.genes) == genes
 
 
 # ---------------------------------------------------------------- the training
@@ -565,17 +565,17 @@ def test_what_the_documentation_types_works(
         return
     given = dict(word.split("=") for word in words[3::2])
     options = evaluator.bind({**given, "size": "small", "tokens": "4096", "eval_tokens": "1024"})
-    metrics = evaluator.evaluate(evaluator.space(options).default(), Context(folder=tmp_path), options)
+    metrics = options.evaluate(options.space.default(), Context(folder=tmp_path))
     assert metrics["val_bpb"] < 8
     assert set(metrics) <= set(evaluator.metrics)
 
 
 def test_the_optimizer_of_a_tiny_genome_is_the_one_that_trains(tmp_path: Path) -> None:
     evaluator = find_evaluator("bundled:language_model")
-    options = evaluator.settled(evaluator.bind({"size": "tiny", "tokens": 2048, "eval_tokens": 512}), rungs=False)
-    genome = evaluator.space(options).default()
+    options = evaluator.bind({"size": "tiny", "tokens": 2048, "eval_tokens": 512}).settled(rungs=False)
+    genome = options.space.default()
     losses = {
-        evaluator.evaluate({**genome, "optimizer": name}, Context(seed=1, folder=tmp_path / name), options)["val_loss"]
+        options.evaluate({**genome, "optimizer": name}, Context(seed=1, folder=tmp_path / name))["val_loss"]
         for name in ("adamw", "muon")
     }
     assert len(losses) == 2

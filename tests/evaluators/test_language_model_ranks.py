@@ -22,11 +22,11 @@ def evaluator() -> Evaluator:
 
 @pytest.fixture(scope="module")
 def default(evaluator: Evaluator) -> dict[str, Any]:
-    return evaluator.space(evaluator.bind({"size": "small"})).default()
+    return evaluator.bind({"size": "small"}).space.default()
 
 
 def judge(evaluator: Evaluator, genome: dict[str, Any], context: Context, **options: Any) -> dict[str, float]:
-    metrics: dict[str, float] = evaluator.evaluate(genome, context, evaluator.bind({**OPTIONS, **options}))
+    metrics: dict[str, float] = evaluator.bind({**OPTIONS, **options}).evaluate(genome, context)
     return metrics
 
 
@@ -67,11 +67,11 @@ def test_a_batch_that_grows_takes_more_steps_for_the_same_tokens(
     grown = judge(evaluator, default, Context(seed=1, folder=tmp_path), **options)
     assert (grown["tokens"], grown["flops"]) == (plain["tokens"], plain["flops"])
     assert grown["steps"] > plain["steps"]
-    assert evaluator.estimate(default, evaluator.bind({**OPTIONS, **options}))["tokens"] == plain["tokens"]
+    assert evaluator.bind({**OPTIONS, **options}).estimate(default)["tokens"] == plain["tokens"]
     large = judge(evaluator, default, Context(seed=1, folder=tmp_path), ramp_from=8192)
     assert large["val_loss"] == plain["val_loss"]  # from the batch itself on there is nothing to grow
     with pytest.raises(UsageError, match="ramp"):
-        evaluator.space(evaluator.bind({**OPTIONS, "ramp_share": 0.0}))
+        _ = evaluator.bind({**OPTIONS, "ramp_share": 0.0}).space
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_ranks_that_cannot_be_are_found_before_anything_is_trained(
     evaluator: Evaluator, options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(UsageError, match=message):
-        evaluator.space(evaluator.bind({**OPTIONS, **options}))
+        _ = evaluator.bind({**OPTIONS, **options}).space
 
 
 def test_more_ranks_than_gpus_are_refused_before_data_is_read(
@@ -100,7 +100,7 @@ def test_a_gpus_memory_is_predicted_for_the_pass_of_one_rank(evaluator: Evaluato
     config = GPTConfig(context=64, depth=default["depth"], width=default["width"], heads=default["heads"])
 
     def predicted(**options: Any) -> float:
-        return evaluator.estimate(genome, evaluator.bind({**OPTIONS, **options}))["gpu_memory"]
+        return evaluator.bind({**OPTIONS, **options}).estimate(genome)["gpu_memory"]
 
     assert predicted() == predicted(tokens=None, seconds=1.0)
     for micro, options in ((16, {}), (8, {"ranks": 2}), (2, {"micro_batch": 128}), (1, {"micro_batch": 8})):

@@ -41,7 +41,7 @@ def trainer(
     given = {name: value for name, value in {**BUSY, **SIZES}.items() if name in evaluator.options}
     bench = Bench(evaluator, places, tmp_path)
     options = bench.options(given)
-    space = evaluator.space(options)
+    space = options.space
     asked = {**GENOMES.get(request.param, {}), "dropout": 0.1, "mixup": 0.2, "label_smoothing": 0.1}
     genome = {name: _value(space.genes[name], value) for name, value in asked.items() if name in space.genes}
 
@@ -50,7 +50,7 @@ def trainer(
 
     monkeypatch.setattr(Trainer, "run", catch)
     with pytest.raises(_Caught) as caught:
-        evaluator.evaluate({**space.default(), **genome}, Context(seed=1, folder=tmp_path), options)
+        options.evaluate({**space.default(), **genome}, Context(seed=1, folder=tmp_path))
     found: Trainer = caught.value.trainer
     found.model.train()
     return found

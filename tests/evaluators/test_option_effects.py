@@ -20,7 +20,7 @@ from torch.nn.modules import module as modules
 
 from evo_tune import Choice, Context
 from evo_tune.options.declare import Option, declared_in
-from evo_tune.plugins.evaluator import Evaluator
+from evo_tune.plugins.evaluator import BoundEvaluator, Evaluator
 from evo_tune.plugins.find import bundled_evaluators, find_evaluator
 from evo_tune.recipe import ClassifierTask, Training
 from evo_tune.training import classifier_building, classifier_course, session
@@ -168,7 +168,7 @@ class Bench:
     def __init__(self, evaluator: Evaluator, places: dict[str, str], folder: Path) -> None:
         self.evaluator, self.places, self.folder = evaluator, places, folder
 
-    def options(self, given: dict[str, Any]) -> dict[str, Any]:
+    def options(self, given: dict[str, Any]) -> BoundEvaluator:
         """Return TINY with what is given of it, as far as the evaluator knows it."""
         tiny = TINY[self.evaluator.name]
         known = self.evaluator.options
@@ -183,20 +183,20 @@ class Bench:
             value = "{" + OTHER[tiny["data"].strip("{}")] + "}"
         return self.places[value.strip("{}")] if isinstance(value, str) and value.startswith("{") else value
 
-    def observe(self, effect: Effect, options: dict[str, Any]) -> dict[str, Any]:
+    def observe(self, effect: Effect, options: BoundEvaluator) -> dict[str, Any]:
         """Return what can be seen under these options: of the space, of what is exported, or of a training."""
-        space = self.evaluator.space(options)
+        space = options.space
         if effect.sees == "space":
             return {"space": repr(space.genes)}
         own = {**GENOMES.get(self.evaluator.name, {}), **effect.genome}
         asked = {name: _value(space.genes[name], value) for name, value in own.items() if name in space.genes}
         whole = {**space.default(), **asked}
         if effect.sees == "exported":
-            self.evaluator.export(whole, Context(seed=1, folder=self.folder / "t"), self.folder / "model", options)
+            options.export(whole, Context(seed=1, folder=self.folder / "t"), self.folder / "model")
             return {"exported": sorted(path.name for path in (self.folder / "model").iterdir())}
         return self._train(whole, options, effect.budget)
 
-    def _train(self, genome: dict[str, Any], options: dict[str, Any], budget: float) -> dict[str, Any]:
+    def _train(self, genome: dict[str, Any], options: BoundEvaluator, budget: float) -> dict[str, Any]:
         made = Context(seed=1, folder=self.folder, budget=budget)
         calls, processes, strict, compiled = [0], [1], set(), []
 
@@ -215,7 +215,7 @@ class Bench:
                 patch.setattr(session, "launch", launch)  # another test has real ones
                 patch.setattr(torch.nn.Module, "compile", lambda block: compiled.append(block))  # and compiles
                 patch.setattr(throughput, "time", SimpleNamespace(perf_counter=lambda: next(ticks) * 1e-3))
-                metrics = self.evaluator.evaluate(genome, made, options)
+                metrics = options.evaluate(genome, made)
         finally:
             hook.remove()
         seen = {"points": len(made.curve), "forwards": calls[0], "processes": processes[0]}
@@ -260,7 +260,7 @@ _observed: dict[str, dict[str, Any]] = {}
 def _before(bench: Bench, effect: Effect, options: Any) -> dict[str, Any]:
     """Return what can be seen without the other value: once for all options that need the same in order to matter."""
     sees = effect.sees if effect.sees in ("space", "exported") else "training"
-    key = repr((bench.evaluator.name, sees, effect.genome, effect.budget, sorted(options.items())))
+    key = repr((bench.evaluator.name, sees, effect.genome, effect.budget, sorted(options.options.items())))
     if key not in _observed:
         _observed[key] = bench.observe(effect, options)
     return _observed[key]
@@ -284,11 +284,11 @@ def test_courses_that_are_alike_are_built_of_the_options_that_were_given(
     monkeypatch.setattr(classifier_building, "train", train)
     bench = Bench(_found(name), places, tmp_path)
     options = bench.options({})
-    bench.evaluator.evaluate(bench.evaluator.space(options).default(), Context(), options)
+    options.evaluate(options.space.default(), Context())
     ((task, course),) = built
     assert type(task) is ClassifierTask
     assert course is classifier_course
-    assert {one: getattr(task.options, one) for one in options} == options
+    assert {one: getattr(task.options, one) for one in options.options} == options.options
 
 
 @pytest.mark.parametrize(
@@ -309,7 +309,7 @@ def test_another_value_changes_what_it_should(name: str, option: str, places: di
     if value is min:
         value = int(evaluator.options[option].bounds.strip("([").partition(",")[0])
     elif value is None:
-        value = another(evaluator.options[option], options[option], evaluator.space(options))
+        value = another(evaluator.options[option], options.options[option], options.space)
     first = _before(before, effect, options)
     after = Bench(evaluator, places, tmp_path / "after")
     second = after.observe(effect, after.options({**given, option: value}))

@@ -13,7 +13,7 @@ from evo_tune.errors import OptionError, PluginError
 from evo_tune.forecast.carry import as_flags, basin, between, probe_rates
 from evo_tune.forecast.scale import GeneMove, Recipe, ScaledRecipe, TargetLoss, Wanted
 from evo_tune.genome.trial import Candidate, Outcome, Trial
-from evo_tune.plugins.evaluator import Evaluator
+from evo_tune.plugins.evaluator import BoundEvaluator, Evaluator
 from evo_tune.plugins.find import find_evaluator
 
 GENOME = {
@@ -34,13 +34,13 @@ def evaluator() -> Evaluator:
     return find_evaluator("bundled:language_model")
 
 
-def options(**given: Any) -> dict[str, Any]:
+def options(**given: Any) -> BoundEvaluator:
     return evaluator().bind({"size": "small", "tokens": 400_000, **given})
 
 
 def carry(given: dict[str, Any] | None = None, genome: dict[str, Any] | None = None, **target: Any) -> Recipe:
     wanted = {"width": 256, "depth": 8, "tokens": 6_400_000, "batch": 2048, "memory": None, **target}
-    told = evaluator().carry({**GENOME, **(genome or {})}, wanted, options(**(given or {})))
+    told = options(**(given or {})).carry({**GENOME, **(genome or {})}, wanted)
     return msgspec.convert(told, Recipe)
 
 
@@ -113,9 +113,9 @@ def test_what_does_not_fit_is_said() -> None:
     with pytest.raises(OptionError, match="--width 100"):
         carry(width=100)
     with pytest.raises(OptionError, match="seconds"):
-        evaluator().carry(GENOME, {"width": 64, "depth": 2, "tokens": 100}, options(tokens=None, seconds=1.0))
+        options(tokens=None, seconds=1.0).carry(GENOME, {"width": 64, "depth": 2, "tokens": 100})
     with pytest.raises(PluginError, match="no carry"):
-        find_evaluator("bundled:image_classification").carry({}, {}, {})
+        find_evaluator("bundled:image_classification").bind({}).carry({}, {})
     large = carry(width=16384, depth=64, memory=24.0)
     assert large.fits[0].micro_batch is None
 
@@ -123,13 +123,13 @@ def test_what_does_not_fit_is_said() -> None:
 def test_the_file_of_flags_names_what_differs_from_the_defaults() -> None:
     tomllib = pytest.importorskip("tomllib")
     told = carry()
-    text = as_flags("language_model", "mine-8x256", of_run("mine", told), options(), evaluator().options)
+    text = as_flags("language_model", "mine-8x256", of_run("mine", told), options().options, evaluator().options)
     read = tomllib.loads(text)
     bound = evaluator().bind({name: str(value).lower() for name, value in read["option"].items()})
-    assert {name: bound[name] for name in told.options} == told.options
+    assert {name: bound.options[name] for name in told.options} == told.options
     assert "z_loss" not in read["option"]
     assert "lr=0.008" in _repeated(read["gene"], pairs=True)
-    assert evaluator().space(bound).repair(dict(told.genome), evaluator().space(bound).genes)["heads"] <= 16
+    assert bound.space.repair(dict(told.genome), bound.space.genes)["heads"] <= 16
 
 
 def test_no_line_of_the_file_of_flags_is_a_strangers() -> None:
@@ -138,7 +138,7 @@ def test_no_line_of_the_file_of_flags_is_a_strangers() -> None:
     evil = 'x\naddress = "tcp://them"\n'
     told = of_run(evil, carry())
     told.genome = {**GENOME, 'y" = 1\naddress = "tcp://them"\n"z': 1, "a.b": 2}
-    read = tomllib.loads(as_flags("language_model", evil, told, {**options(), evil: evil}, evaluator().options))
+    read = tomllib.loads(as_flags("language_model", evil, told, {**options().options, evil: evil}, evaluator().options))
     assert read.keys() == {"evaluator", "name", "trials", "calibrate", "option", "gene"}
     assert read["name"] == evil
     assert read["gene"].keys() == told.genome.keys()

@@ -35,7 +35,7 @@ def _theirs() -> Iterator[None]:
 
 def evaluated(context: Context, steps: int = STEPS) -> dict[str, float]:
     plugin = find_evaluator(str(EXAMPLE))
-    metrics: dict[str, float] = plugin.evaluate({"lr": 0.01, "width": 32}, context, plugin.bind({"steps": steps}))
+    metrics: dict[str, float] = plugin.bind({"steps": steps}).evaluate({"lr": 0.01, "width": 32}, context)
     return metrics
 
 

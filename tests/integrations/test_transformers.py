@@ -38,7 +38,7 @@ def _theirs() -> Iterator[None]:
 
 def evaluated(context: Context, steps: int = STEPS, **genome: Any) -> dict[str, float]:
     plugin = find_evaluator(str(EXAMPLE))
-    metrics: dict[str, float] = plugin.evaluate({**GENOME, **genome}, context, plugin.bind({"steps": steps}))
+    metrics: dict[str, float] = plugin.bind({"steps": steps}).evaluate({**GENOME, **genome}, context)
     return metrics
 
 
@@ -123,6 +123,6 @@ def test_the_documented_evaluators_are_evaluators(tmp_path: Path) -> None:
     assert plugin.options["ranks"].default == 2
     plugin = find_evaluator(str(tmp_path / "mytrainer.py"))
     options, context = plugin.bind({"steps": 2}), Context(folder=tmp_path / "trial")
-    metrics = plugin.evaluate(plugin.space(options).default(), context, options)
+    metrics = options.evaluate(options.space.default(), context)
     assert metrics == context.curve[-1][1]
     assert "eval_loss" in metrics

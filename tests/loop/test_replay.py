@@ -24,7 +24,7 @@ Begin = Callable[..., Search]
 
 def verified(folder: Path) -> list[Disagreement]:
     run = Run.open(folder)
-    space = space_of(run.manifest, find_evaluator(run.manifest.evaluator).space(run.manifest.options))
+    space = space_of(run.manifest, find_evaluator(run.manifest.evaluator).bind(run.manifest.options).space)
     return verify(run, space, make_strategy(run.manifest.strategy, run.manifest.strategy_options))
 
 

@@ -78,7 +78,7 @@ def disagreements(folder: Path) -> list[Disagreement]:
     run = Run.open(folder)
 
     plugin, strategy = code_of(run, None, True, None, None)
-    return verify(run, space_of(run.manifest, plugin.space(run.manifest.options)), strategy)
+    return verify(run, space_of(run.manifest, plugin.space), strategy)
 
 
 def beyond(candidate: Candidate) -> bool:

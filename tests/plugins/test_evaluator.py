@@ -52,12 +52,12 @@ def test_a_good_file_is_what_it_says(load: Callable[..., Evaluator]) -> None:
     assert evaluator.name == "task"
     assert evaluator.objectives == (Minimize("loss"),)
     assert list(evaluator.options) == ["tokens"]
-    assert evaluator.bind({"tokens": "7"}) == {"tokens": 7}
-    assert evaluator.space({}).names == ("n",)
-    assert evaluator.fingerprint({}) == ""
-    assert evaluator.estimate({"n": 1}, {}) == {}
+    assert evaluator.bind({"tokens": "7"}).options == {"tokens": 7}
+    assert evaluator.bind({}).space.names == ("n",)
+    assert evaluator.bind({}).fingerprint() == ""
+    assert evaluator.bind({}).estimate({"n": 1}) == {}
     genome = {"n": 1}
-    assert evaluator.evaluate(genome, Context(), {"tokens": 5}) == {"loss": 7}
+    assert evaluator.bind({"tokens": 5}).evaluate(genome, Context()) == {"loss": 7}
     assert genome == {"n": 1}, "evaluate works on a copy"
 
 
@@ -72,9 +72,9 @@ def test_the_optional_parts_get_the_options_that_they_declare(load: Callable[...
             return {"params": genome["n"] * options["tokens"]}
         """,
     )
-    assert evaluator.space({"tokens": 5}).size == 5
-    assert evaluator.fingerprint({"tokens": 5}) == "5"
-    assert evaluator.estimate({"n": 2}, {"tokens": 5}) == {"params": 10}
+    assert evaluator.bind({"tokens": 5}).space.size == 5
+    assert evaluator.bind({"tokens": 5}).fingerprint() == "5"
+    assert evaluator.bind({"tokens": 5}).estimate({"n": 2}) == {"params": 10}
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_an_evaluate_from_elsewhere_is_judged_all_the_same(load: Callable[..., E
 def test_a_function_for_a_space_may_break_too(load: Callable[..., Evaluator], body: str, said: str) -> None:
     evaluator = load(("SPACE = SearchSpace(n=Int(1, 9))", f"def SPACE():\n    {body}"))
     with pytest.raises(UsageError) as caught:
-        evaluator.space({})
+        _ = evaluator.bind({}).space
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -132,7 +132,7 @@ def test_a_function_for_a_space_may_break_too(load: Callable[..., Evaluator], bo
 def test_a_space_that_asks_for_an_option_that_is_none_says_so(load: Callable[..., Evaluator]) -> None:
     evaluator = load(("SPACE = SearchSpace(n=Int(1, 9))", "def SPACE(*, size):\n    return SearchSpace(n=Int(1, 2))"))
     with pytest.raises(PluginError, match="size"):
-        evaluator.space(evaluator.bind({}))
+        _ = evaluator.bind({}).space
 
 
 @pytest.mark.parametrize("value", ["5", "None", "[('params', 1)]", "{'params': 'many'}", "{'params': [1, 2]}"])
@@ -140,7 +140,7 @@ def test_an_estimate_that_is_no_numbers_by_name_says_where(load: Callable[..., E
     evaluator = load(more=f"def estimate(genome):\n    return {value}\n")
     said = re.escape(f"task.py:13: estimate gives {value}: expected a dict of metric names to numbers")
     with pytest.raises(PluginError, match=said):
-        evaluator.estimate({"n": 1}, {})
+        evaluator.bind({}).estimate({"n": 1})
 
 
 @pytest.mark.parametrize("option", ["tokens: list[int] = 5", "tokens=[5]", "tokens: Nowhere = 5"])
@@ -154,7 +154,7 @@ def test_an_option_that_cannot_be_given_says_where(load: Callable[..., Evaluator
 def test_an_error_in_an_optional_part_has_file_and_line(load: Callable[..., Evaluator], name: str) -> None:
     evaluator = load(more=f"def {name}(*args):\n    return 1 / 0\n")
     with pytest.raises(PluginError, match=r"task\.py:14: ZeroDivisionError"):
-        evaluator.fingerprint({}) if name == "fingerprint" else evaluator.estimate({"n": 1}, {})
+        evaluator.bind({}).fingerprint() if name == "fingerprint" else evaluator.bind({}).estimate({"n": 1})
 
 
 def test_an_evaluator_speaks_for_itself_where_it_knows_better(load: Callable[..., Evaluator]) -> None:
@@ -166,7 +166,7 @@ def test_an_evaluator_speaks_for_itself_where_it_knows_better(load: Callable[...
         """
     )
     with pytest.raises(UsageError, match=r"^data/ is empty: give -o data=FOLDER with text in it$"):
-        evaluator.fingerprint({})
+        evaluator.bind({}).fingerprint()
 
 
 def test_a_folder_is_made_on_first_use(tmp_path: Path) -> None:

@@ -142,14 +142,14 @@ def test_the_guess_is_around_the_defaults_and_every_gene_reaches_the_script(
     folder: Path, script: str, genes: dict[str, Gene]
 ) -> None:
     evaluator = made(folder, script)
-    space = evaluator.space({})
+    space = evaluator.bind({}).space
     assert dict(space.genes) == genes
     default = space.default()
     assert default == {name: gene.default for name, gene in genes.items()}
 
     def loss(**changes: object) -> float:
         context = Context(seed=7, folder=folder / "trial", objectives=evaluator.objectives)
-        return float(evaluator.evaluate({**default, **changes}, context, {})["val_loss"])  # type: ignore[dict-item]
+        return float(evaluator.bind({}).evaluate({**default, **changes}, context)["val_loss"])  # type: ignore[dict-item]
 
     expected = loss()
     assert expected == pytest.approx(sum(value for value in default.values() if type(value) in (int, float)))
@@ -232,7 +232,7 @@ def test_no_text_of_a_script_becomes_code(folder: Path, text: str) -> None:
     script += f"p.add_argument('--wd', default=0.1)\np.add_argument({'--' + text!r}, default={text!r})\n"
     script += f"p.add_argument('--act', choices=[{text!r}, 'b'], default='b')\n# {PRINTS}"
     evaluator = made(folder, script)
-    evaluator.space({})
+    _ = evaluator.bind({}).space
     assert not (folder / "ran").exists()
     assert (folder / "evaluators" / "task.py").read_text().replace("\n", "").isprintable()
 
@@ -243,7 +243,7 @@ def test_a_script_name_of_any_kind_is_called(folder: Path) -> None:
     write("task", Path("evaluators"), text)
     evaluator = find_evaluator("task")
     context = Context(folder=folder / "trial", objectives=evaluator.objectives)
-    assert evaluator.evaluate({"LR": 0.25}, context, {}) == {"val_loss": 0.25}
+    assert evaluator.bind({}).evaluate({"LR": 0.25}, context) == {"val_loss": 0.25}
 
 
 def test_constants_are_replaced_by_their_like() -> None:

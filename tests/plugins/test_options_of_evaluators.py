@@ -67,34 +67,34 @@ def mine(tmp_path: Path) -> Evaluator:
 
 def test_every_function_takes_the_same_options(mine: Evaluator, tmp_path: Path) -> None:
     bound = mine.bind({"steps": "7", "data": "here"})
-    assert bound == {"steps": 7, "rate": None, "kind": "a", "data": "here"}
-    space = mine.space(bound)
+    assert bound.options == {"steps": 7, "rate": None, "kind": "a", "data": "here"}
+    space = bound.space
     assert space.genes.keys() == {"x", "rate"}
-    assert mine.fingerprint(bound) == "here!"
+    assert bound.fingerprint() == "here!"
     genome = space.default()
-    assert mine.estimate(genome, bound) == {"known": 7.0}
-    assert mine.evaluate(genome, Context(), bound) == {"loss": 3.5, "steps": 7, "kind": 0.0, "known": 7.0}
-    assert mine.export(genome, Context(), tmp_path, bound) == {"exported": 7.0}
+    assert bound.estimate(genome) == {"known": 7.0}
+    assert bound.evaluate(genome, Context()) == {"loss": 3.5, "steps": 7, "kind": 0.0, "known": 7.0}
+    assert bound.export(genome, Context(), tmp_path) == {"exported": 7.0}
 
 
 def test_a_field_becomes_a_gene_and_is_read_from_the_options(mine: Evaluator) -> None:
     bound = mine.bind({})
-    space = mine.space(bound)
+    space = bound.space
     assert set(space.optional) == {"kind"}  # rate is a gene of its own, data never one, steps offers no range
     genome = space.including(["kind"]).check({"kind": "b"}, fill_defaults=True)
-    assert mine.evaluate(genome, Context(), bound)["kind"] == 1.0
+    assert bound.evaluate(genome, Context())["kind"] == 1.0
 
 
 def test_a_gene_of_the_space_is_not_mistaken_for_the_option_of_its_name(mine: Evaluator) -> None:
     bound = mine.bind({})
     genome = {"x": 1.0, "rate": 1.0}  # beyond the option's bounds, and within the gene's
-    assert mine.evaluate(genome, Context(), bound)["loss"] == 1.0
-    assert set(mine.space(mine.bind({"rate": "0.5"})).optional) == {"kind", "rate"}
+    assert bound.evaluate(genome, Context())["loss"] == 1.0
+    assert set(mine.bind({"rate": "0.5"}).space.optional) == {"kind", "rate"}
 
 
 def test_a_gene_beyond_the_bounds_of_its_option_is_refused(mine: Evaluator) -> None:
     with pytest.raises(RecipeError, match="steps=101 is not allowed: expected a whole number, 1 to 100"):
-        mine.estimate({"x": 1.0, "rate": 0.5, "steps": 101}, mine.bind({}))
+        mine.bind({}).estimate({"x": 1.0, "rate": 0.5, "steps": 101})
 
 
 def test_wrong_options_are_refused_before_anything_is_called(mine: Evaluator) -> None:
@@ -152,20 +152,20 @@ def settling(tmp_path: Path) -> Evaluator:
 def test_what_options_leave_open_is_settled_once_when_a_run_begins(
     settling: Evaluator, tmp_path: Path, fidelity: str, kind: str
 ) -> None:
-    assert settling.settled(settling.bind({}), rungs=fidelity != "1") == {"kind": kind, "other": 3}
-    assert settling.settled(settling.bind({"kind": "whole"}), rungs=True)["kind"] == "whole"
+    assert settling.bind({}).settled(rungs=fidelity != "1").options == {"kind": kind, "other": 3}
+    assert settling.bind({"kind": "whole"}).settled(rungs=True).options["kind"] == "whole"
     Search(str(settling.path), fidelity=fidelity, store=tmp_path, name="run", trials=1).close()
     assert read_manifest(tmp_path / "run").options == {"kind": kind, "other": 3}
-    assert "auto" not in settling.space(settling.bind({})).optional["kind"].values  # type: ignore[attr-defined]
+    assert "auto" not in settling.bind({}).space.optional["kind"].values  # type: ignore[attr-defined]
 
 
 def test_what_is_wrong_with_settling_names_file_and_line(settling: Evaluator) -> None:
     with pytest.raises(PluginError, match=r"settling\.py:\d+: ValueError: no such thing"):
-        settling.settled(settling.bind({"other": 0}), rungs=True)
+        settling.bind({"other": 0}).settled(rungs=True)
 
 
 def test_without_a_say_in_it_nothing_is_settled(mine: Evaluator) -> None:
-    assert mine.settled(mine.bind({}), rungs=True) == mine.bind({})
+    assert mine.bind({}).settled(rungs=True).options == mine.bind({}).options
 
 
 def test_an_export_settles_what_is_given_anew(
@@ -175,7 +175,7 @@ def test_an_export_settles_what_is_given_anew(
         candidate = search.ask()
         assert candidate is not None
         search.tell(candidate, Outcome("ok", {"loss": 0.5}))
-    words = ["export", "run", "--store", str(tmp_path), "--checkpoint", str(tmp_path / "out"), "-o", "kind=auto"]
+    words = ["export", "run", "--store", str(tmp_path), str(tmp_path / "out"), "-o", "kind=auto"]
     result = CliRunner().invoke(cli, [*words, "--trust"], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     assert (tmp_path / "out" / "kind").read_text() == "whole"

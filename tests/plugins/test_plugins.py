@@ -300,7 +300,7 @@ def test_a_module_of_a_package_may_import_its_neighbours(install: Callable[..., 
     source = TASK.format(doc="Packed.").replace("Int(1, 9)", "Int(1, LARGEST)")
     path = install("packed", "packed_tasks.deep.task", "from .data import LARGEST\nfrom .. import deep\n" + source)
     write(path.parent / "data.py", "LARGEST = 5")
-    assert find_evaluator("packed").space({}).size == 5
+    assert find_evaluator("packed").bind({}).space.size == 5
     # A worker gets the path alone.
     assert load_evaluator(path, "entry:packed", "entry point").name == "packed"
 

@@ -24,19 +24,19 @@ def evaluator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Evaluator:
 def test_it_has_every_part(evaluator: Evaluator) -> None:
     assert evaluator.summary.startswith("my_task: ")
     options = evaluator.bind({"steps": "1e2"})
-    assert options == {"steps": 100, "points": 200}
-    space = evaluator.space(options)
+    assert options.options == {"steps": 100, "points": 200}
+    space = options.space
     assert space.repair is not None
-    assert evaluator.estimate(space.default(), options) == {"params": 96}
-    assert evaluator.fingerprint(options) != evaluator.fingerprint({**options, "points": 10})
+    assert options.estimate(space.default()) == {"params": 96}
+    assert options.fingerprint() != evaluator.bind({**options.options, "points": 10}).fingerprint()
 
 
 def test_it_evaluates_quickly_and_repeats(evaluator: Evaluator, tmp_path: Path) -> None:
     options = evaluator.bind({})
-    genome = evaluator.space(options).default()
+    genome = options.space.default()
     contexts = [Context(seed=seed, folder=tmp_path / "trial") for seed in (1, 1, 2)]
     began = time.process_time()
-    first, again, other = (evaluator.evaluate(genome, context, options) for context in contexts)
+    first, again, other = (options.evaluate(genome, context) for context in contexts)
     assert (time.process_time() - began) / 3 < 0.2
     assert first == again != other
     assert contexts[0].curve[-1] == (1.0, {"val_loss": first["val_loss"], "decayed": 1.0})
@@ -45,13 +45,13 @@ def test_it_evaluates_quickly_and_repeats(evaluator: Evaluator, tmp_path: Path) 
 
 def test_every_genome_is_valid_and_trains_to_a_number(evaluator: Evaluator, tmp_path: Path) -> None:
     options = evaluator.bind({})
-    space = evaluator.space(options)
+    space = options.space
     rng = np.random.default_rng(0)
     losses = []
     for genome in [space.default(), *(space.sample(rng) for _ in range(30))]:
         assert space.check(genome) == genome
         assert genome["warmup"] + genome["decay"] <= 1.000001
-        losses.append(evaluator.evaluate(genome, Context(seed=1, folder=tmp_path), options)["val_loss"])
+        losses.append(options.evaluate(genome, Context(seed=1, folder=tmp_path))["val_loss"])
     assert all(0.0 < loss < 2.0 for loss in losses)
     assert sum(loss < losses[0] for loss in losses) < 15  # the default is an honest opponent
     assert min(losses) < 0.8 * losses[0]  # and there is something to find
@@ -59,8 +59,8 @@ def test_every_genome_is_valid_and_trains_to_a_number(evaluator: Evaluator, tmp_
 
 def test_its_test_set_is_its_own_and_shown_only_where_it_is_asked_for(evaluator: Evaluator, tmp_path: Path) -> None:
     options = evaluator.bind({})
-    genome = evaluator.space(options).default()
-    shown, asked = (evaluator.evaluate(genome, Context(folder=tmp_path, test=test), options) for test in (False, True))
+    genome = options.space.default()
+    shown, asked = (options.evaluate(genome, Context(folder=tmp_path, test=test)) for test in (False, True))
     assert evaluator.tests == {"val_loss": "test_loss"}
     assert asked.keys() - shown.keys() == {"test_loss"}
     assert asked["test_loss"] != asked["val_loss"] == shown["val_loss"]
@@ -71,31 +71,31 @@ def test_its_test_set_is_its_own_and_shown_only_where_it_is_asked_for(evaluator:
 def test_it_stops_at_its_budget(evaluator: Evaluator, tmp_path: Path) -> None:
     context = Context(budget=0.4, folder=tmp_path)
     options = evaluator.bind({})
-    evaluator.evaluate(evaluator.space(options).default(), context, options)
+    options.evaluate(options.space.default(), context)
     assert [round(fraction * 300) for fraction, _ in context.curve] == [50, 60, 100, 120]
 
 
 def test_a_part_is_a_whole_training_in_small_and_its_fall_is_thrown_away(evaluator: Evaluator, tmp_path: Path) -> None:
     options = evaluator.bind({})
-    genome = {**evaluator.space(options).default(), "warmup": 0.0}  # warm-up is of the full training's length
+    genome = {**options.space.default(), "warmup": 0.0}  # warm-up is of the full training's length
     part, small = Context(budget=0.4, folder=tmp_path / "part"), Context(folder=tmp_path / "small")
-    found = evaluator.evaluate(genome, part, options)
-    assert found == evaluator.evaluate(genome, small, {**options, "steps": 120})
+    found = options.evaluate(genome, part)
+    assert found == evaluator.bind({**options.options, "steps": 120}).evaluate(genome, small)
     assert [point["decayed"] for _, point in part.curve] == [0.0, 0.0, 1.0, 1.0]
     assert np.load(tmp_path / "part" / "state.npy")[0] == 60, "what goes on, goes on from before the fall"
-    whole = evaluator.evaluate({**genome, "decay": 1.0}, Context(budget=0.4, folder=tmp_path / "all fall"), options)
+    whole = options.evaluate({**genome, "decay": 1.0}, Context(budget=0.4, folder=tmp_path / "all fall"))
     assert not (tmp_path / "all fall").exists(), "there is nothing to go on from"
     assert whole["val_loss"] != found["val_loss"]
 
 
 def test_it_goes_on_from_where_it_stopped(evaluator: Evaluator, tmp_path: Path) -> None:
     options = evaluator.bind({})
-    genome = evaluator.space(options).default()
+    genome = options.space.default()
     part = Context(budget=0.4, folder=tmp_path / "part")
-    evaluator.evaluate(genome, part, options)
+    options.evaluate(genome, part)
     rest = Context(folder=tmp_path / "rest", resume_folder=tmp_path / "part")
     whole = Context(folder=tmp_path / "whole")
-    assert evaluator.evaluate(genome, rest, options) == evaluator.evaluate(genome, whole, options)
+    assert options.evaluate(genome, rest) == options.evaluate(genome, whole)
     assert [round(fraction * 300) for fraction, _ in rest.curve] == [100, 150, 200, 250, 300]
 
 

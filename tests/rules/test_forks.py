@@ -31,7 +31,7 @@ def train(search: Search, candidate: Candidate) -> Outcome:
         stop_if=candidate.stop_if,
         objectives=search.saved.objectives,
     )
-    metrics = search.evaluator.evaluate(candidate.genome, context, search.saved.manifest.options)
+    metrics = search.evaluator.evaluate(candidate.genome, context)
     return Outcome("ok", metrics, tuple(context.curve))
 
 
@@ -65,7 +65,7 @@ def test_what_a_forked_rung_left_goes_on_as_if_it_had_not_been_judged(forked: Ru
     evaluator = find_evaluator(str(tmp_path / "evaluators" / "resumable.py"))
     for candidate in forked.candidates:
         whole = Context(seed=candidate.seed, budget=candidate.budget, folder=tmp_path / "whole")
-        expected = evaluator.evaluate(candidate.genome, whole, forked.manifest.options)
+        expected = evaluator.bind(forked.manifest.options).evaluate(candidate.genome, whole)
         assert forked.outcomes[candidate.id].metrics == expected
 
 

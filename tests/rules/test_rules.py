@@ -84,14 +84,14 @@ def train(search: Search, candidate: Candidate) -> Outcome:
         objectives=search.saved.objectives,
     )
     try:
-        metrics = search.evaluator.evaluate(candidate.genome, context, search.saved.manifest.options)
+        metrics = search.evaluator.evaluate(candidate.genome, context)
     except Pruned as pruned:
         return Outcome("pruned", {}, tuple(context.curve), error=str(pruned))
     return Outcome("ok", metrics, tuple(context.curve))
 
 
 def agree(run: Run, search: Search) -> bool:
-    space = space_of(run.manifest, search.evaluator.space(run.manifest.options))
+    space = space_of(run.manifest, search.evaluator.space)
     return verify(run, space, ruled(run.manifest, search.evaluator, run.manifest.strategy)) == []
 
 

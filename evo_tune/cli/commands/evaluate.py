@@ -69,13 +69,13 @@ def command(
     given, values = split_assignments(options, "-o"), split_assignments(genes, "-g")
     fixed = {name: parse_gene(name, value) for name, value in values.items()} if is_command(evaluator) else None
     plugin = named_evaluator(evaluator, fixed, given)
-    bound = plugin.settled(plugin.bind(given), budget < 1.0)
-    space = plugin.space(bound).including(values)
+    bound = plugin.bind(given).settled(budget < 1.0)
+    space = bound.space.including(values)
     genome = space.check(space.parse(values), fill_defaults=True)
     planned = plan(1, devices, 1, threads)
-    shared.print_remarks(plugin, bound)
+    shared.print_remarks(bound)
     with _interruptible(), tempfile.TemporaryDirectory() as scratch:
-        task = Task.of(plugin, bound, plugin.objectives, folder or scratch, planned.threads)
+        task = Task.of(bound, plugin.objectives, folder or scratch, planned.threads)
         slot = open_slots(task, planned, timeout, 0)[0]
         try:
             candidate = Candidate(0, 0, seed, 0, genome, "by hand", budget=budget)

@@ -82,8 +82,8 @@ def command(
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UsageError(f"DIR {target}: exists and is not an empty folder; choose another")
     given = split_assignments(options, "-o")
-    bound = plugin.settled(plugin.bind({**saved.manifest.options, **given}), rungs=False)
-    bound = _with_budget(plugin, bound, tokens, seconds)
+    bound = plugin.bind({**saved.manifest.options, **given}).settled(rungs=False)
+    bound = plugin.bind(_with_budget(plugin, bound.options, tokens, seconds))
     try:
         target.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -95,7 +95,7 @@ def command(
     aside = contextlib.redirect_stdout(sys.stderr) if form == "json" else contextlib.nullcontext()
     with tempfile.TemporaryDirectory() as scratch, aside:
         context = _context(seed, devices, threads, Path(scratch))
-        metrics = plugin.export(candidate.genome, context, target, bound)
+        metrics = bound.export(candidate.genome, context, target)
     model = ExportedModel(
         run=saved.name,
         trial=candidate.id,

@@ -260,7 +260,7 @@ def _genes_of_ladder(text: str, evaluator: str, options: dict[str, str]) -> dict
         known: Collection[str] = ("depth", "width")
     else:
         plugin = find_evaluator(evaluator)
-        known = plugin.space(plugin.bind(options)).genes
+        known = plugin.bind(options).space.genes
     values = zip(*parse_sizes(text), strict=True)
     genes = {
         name: Choice(tuple(sorted({*held})), ordered=True)

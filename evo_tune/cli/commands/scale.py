@@ -15,7 +15,7 @@ from evo_tune.errors import OptionError, UsageError
 if TYPE_CHECKING:
     from evo_tune.forecast.scale import Basin, GeneMove, LawRate, MemoryFit, ScaledRecipe, TargetLoss, Wanted
     from evo_tune.genome.trial import Trial
-    from evo_tune.plugins.evaluator import Evaluator
+    from evo_tune.plugins.evaluator import BoundEvaluator, Evaluator
     from evo_tune.store.run import Run
 
 PLACE = 115
@@ -90,30 +90,30 @@ def command(
     shown for comparison, with the range in which they were fitted.
     """
     from evo_tune.forecast.scale import Wanted, found_in, scaled
-    from evo_tune.loop.code import evaluator_of
+    from evo_tune.loop.code import bound_again, evaluator_of
     from evo_tune.store.run import Run
 
     saved = shared.open_run(run, store)
-    plugin = evaluator_of(saved, evaluator, trust, shared.asking())
+    bound = bound_again(saved, evaluator_of(saved, evaluator, trust, shared.asking()))
     found = found_in(saved, trial)
     wanted = Wanted(
         width=width, depth=depth, tokens=tokens, batch=batch, speed=speed, price=price_per_hour, memory=memory
     )
     if emit is not None and emit.exists():
         raise UsageError(f"--emit {emit}: exists; choose another file")
-    recipe = scaled(saved, plugin, wanted, trial=found)  # before any probe, since it may fail
+    recipe = scaled(saved, bound, wanted, trial=found)  # before any probe, since it may fail
     probes = Path(store) / f"{saved.name}-probe-{depth}x{width}"
     basins = None
     if probe is not None:
-        basins = _probe(saved, plugin, wanted, recipe, found, probe, probes, quiet=form == "json")
+        basins = _probe(saved, bound, wanted, recipe, found, probe, probes, quiet=form == "json")
     known = [_on_same_data(saved, shared.open_run(other, store), other) for other in others]
     short = probes.with_name(probes.name + SHORT)
     known += [Run.open(folder) for folder in (probes, short) if folder.is_dir()]
-    recipe = scaled(saved, plugin, wanted, trial=found, others=known)
+    recipe = scaled(saved, bound, wanted, trial=found, others=known)
     recipe.probe = basins
     name = f"{saved.name}-{depth}x{width}"
     if emit is not None:
-        _emit(emit, plugin, name, recipe, saved)
+        _emit(emit, bound.plugin, name, recipe, saved)
         recipe.emitted = str(emit)
     if form == "json":
         shared.print_json(recipe)
@@ -135,7 +135,7 @@ def _on_same_data(run: Run, other: Run, given: str) -> Run:
 
 def _probe(
     run: Run,
-    plugin: Evaluator,
+    evaluator: BoundEvaluator,
     wanted: Wanted,
     recipe: ScaledRecipe,
     found: Trial,
@@ -147,7 +147,7 @@ def _probe(
 
     Args:
         run: Run with the recipe.
-        plugin: Evaluator of the run.
+        evaluator: Evaluator of the run, with its options.
         wanted: Size of the target.
         recipe: Recipe at the target.
         found: Trial with the recipe.
@@ -171,13 +171,13 @@ def _probe(
     trials: list[Trial] = []
     for ending, share in ((SHORT, PART), ("", 1.0)):
         targets = [replace(size, tokens=max(1, round(share * size.tokens))) for size in sizes]
-        there = [recipe_at(run, plugin, target, found) for target in targets]
+        there = [recipe_at(evaluator, target, found) for target in targets]
         genomes = [
             {**one.genome, "lr": lr}
             for one, many in zip(there, shares, strict=True)
             for lr in probe_rates(one.genome["lr"], many)
         ]
-        trials = _train(run, plugin, genomes, there[0].options, folder.with_name(folder.name + ending))
+        trials = _train(run, evaluator.plugin, genomes, there[0].options, folder.with_name(folder.name + ending))
     rates = {size.width: float(one.genome["lr"]) for size, one in zip(sizes, there, strict=True)}
     return basin(trials, run.objectives[0].metric, rates)
 

@@ -28,8 +28,8 @@ def command(run: str | None, store: str, evaluator: str | None, strategy: str | 
 
     saved = shared.open_run(run, store)
     manifest = saved.manifest
-    plugin, rules = code_of(saved, evaluator, trust, shared.asking(), strategy)
-    found = verify(saved, space_of(manifest, plugin.space(manifest.options)), rules)
+    bound, rules = code_of(saved, evaluator, trust, shared.asking(), strategy)
+    found = verify(saved, space_of(manifest, bound.space), rules)
     changed = other_strategy(manifest, place_of(manifest, strategy))
     notes = ([changed] if changed else []) + (other_versions(manifest) if found else [])
     count = len(saved.candidates)

@@ -46,8 +46,7 @@ def test_heads_of_a_good_size_are_taken_where_there_are_some() -> None:
 def test_a_space_keeps_its_default_and_takes_fast_heads() -> None:
     evaluator = find_evaluator("bundled:language_model")
     plain, snapped = (
-        evaluator.space(evaluator.bind({"size": "medium", "profile": profile}))
-        for profile in ("false", "width 64, heads 64")
+        evaluator.bind({"size": "medium", "profile": profile}).space for profile in ("false", "width 64, heads 64")
     )
     assert plain.default()["width"] == snapped.default()["width"] == 256
     assert [space.genes["width"].step for space in (plain, snapped)] == [32, 64]  # type: ignore[attr-defined]
@@ -73,11 +72,11 @@ def answer(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 
 def test_the_machine_is_timed_once_and_stands_in_the_manifest(answer: list[list[str]]) -> None:
     evaluator = find_evaluator("bundled:language_model")
-    settled = evaluator.settled(evaluator.bind({"profile": "true"}), rungs=False)
-    assert settled["profile"] == H100
-    assert evaluator.settled(evaluator.bind(settled), rungs=False)["profile"] == H100
+    settled = evaluator.bind({"profile": "true"}).settled(rungs=False)
+    assert settled.options["profile"] == H100
+    assert evaluator.bind(settled.options).settled(rungs=False).options["profile"] == H100
     assert len(answer) == 1
-    assert evaluator.settled(evaluator.bind({}), rungs=False)["profile"] == "false"
+    assert evaluator.bind({}).settled(rungs=False).options["profile"] == "false"
     assert len(answer) == 1
 
 
