@@ -16,7 +16,7 @@ from msgspec import Struct, field
 from evo_tune.forecast.ahead import Ahead
 from evo_tune.genome.values import Genome, Value
 from evo_tune.options.declare import Option
-from evo_tune.recipe.hardware.wants import Timings, Wants
+from evo_tune.recipe.hardware.computing import Timings, Wants
 from evo_tune.report.data import Metrics, RunSummary, TrialSummary
 from evo_tune.store.heartbeat import Busy
 

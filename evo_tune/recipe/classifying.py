@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from evo_tune.errors import OptionError
 from evo_tune.options.declare import option
-from evo_tune.recipe.data.augmenting import Augment
+from evo_tune.recipe.data.images import Augment
 from evo_tune.recipe.hardware.computing import in_memory
 from evo_tune.recipe.hardware.memory import encoder_memory
 from evo_tune.recipe.models.encoder_config import EncoderConfig, nearest_divisor

@@ -12,17 +12,14 @@ from typing import Any, ClassVar
 
 from evo_tune.errors import OptionError
 from evo_tune.recipe.data.corpus import Corpus, Texts, bytes_to_train_on, judging_bytes
-from evo_tune.recipe.hardware.computing import in_memory
-from evo_tune.recipe.hardware.flops import flops_per_token
+from evo_tune.recipe.hardware.computing import Profiling, in_memory
 from evo_tune.recipe.hardware.memory import predict_memory
-from evo_tune.recipe.hardware.profile import Profiling
-from evo_tune.recipe.models.gpt_config import Decoder, GPTConfig, Positions
+from evo_tune.recipe.models.gpt_config import Decoder, GPTConfig, Positions, flops_per_token
 from evo_tune.recipe.models.rules import Parametrising
 from evo_tune.recipe.models.starting import Growing
-from evo_tune.recipe.optim.ramp import Ramping
 from evo_tune.recipe.optim.schedule import Scheduling
-from evo_tune.recipe.phases import Budget, Phase, plan_phases, spent
-from evo_tune.recipe.plan import Training
+from evo_tune.recipe.optim.steps import Ramping
+from evo_tune.recipe.plan import Budget, Phase, Training, plan_phases, spent
 
 __all__ = ["LanguageOptions", "LanguageTask"]
 

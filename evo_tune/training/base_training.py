@@ -11,12 +11,11 @@ import torch
 from filelock import FileLock
 
 from evo_tune.errors import RecipeError, StoreError
+from evo_tune.recipe import tuning as planned
+from evo_tune.recipe.models.base import Base, read_base
 from evo_tune.recipe.models.gpt_config import GPTConfig
-from evo_tune.recipe.optim.schedule import Schedule
-from evo_tune.recipe.optim.weight_decay import WeightDecay
-from evo_tune.recipe.tuning import small_base as planned
-from evo_tune.recipe.tuning.base import Base, read_base
-from evo_tune.recipe.tuning_options import Tuning
+from evo_tune.recipe.optim.schedule import Schedule, WeightDecay
+from evo_tune.recipe.tuning import Tuning
 from evo_tune.training.data.windows import TrainingWindows
 from evo_tune.training.hardware.determinism import reproducible
 from evo_tune.training.models.gpt import GPT

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 from evo_tune.recipe.hardware.computing import in_memory
 from evo_tune.recipe.hardware.memory import Fit, predict_memory
 from evo_tune.recipe.language import LanguageTask
-from evo_tune.recipe.phases import Phase
+from evo_tune.recipe.plan import Phase
 from evo_tune.training.course import Course
 from evo_tune.training.data.material import TextMaterial
 from evo_tune.training.hardware.capacity import fit_device

@@ -15,7 +15,7 @@ from typing import Any, cast
 import torch
 
 from evo_tune.recipe.classifying import ClassifierTask, Classifying, check_whole
-from evo_tune.recipe.data.splits import stratified
+from evo_tune.recipe.data.tables import stratified
 from evo_tune.training.course import Course
 from evo_tune.training.data.epochs import Epochs
 from evo_tune.training.examples import Classified, Examples

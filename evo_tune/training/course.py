@@ -19,7 +19,7 @@ from torch import nn
 
 from evo_tune.options.bounds import check_integer
 from evo_tune.recipe.metrics import measured, tests_of
-from evo_tune.recipe.optim.fork import Tail
+from evo_tune.recipe.optim.steps import Tail
 from evo_tune.training.hardware.capacity import measured_peak
 from evo_tune.training.hardware.throughput import Throughput, mfu, peak_flops
 from evo_tune.training.optim.early_stopping import EarlyStopping

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from evo_tune.recipe.hardware.computing import in_memory
-from evo_tune.recipe.hardware.flops import flops_per_token
 from evo_tune.recipe.hardware.memory import predict_memory
-from evo_tune.recipe.phases import Phase, phase_of, spent
+from evo_tune.recipe.models.gpt_config import flops_per_token
+from evo_tune.recipe.plan import Phase, phase_of, spent
 from evo_tune.training.batch import MicroBatch
 from evo_tune.training.course import Course, Judged
 from evo_tune.training.evaluation import Evaluation, evaluate, evaluate_by_position

@@ -15,8 +15,7 @@ from pathlib import Path
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from evo_tune.recipe.optim.accounting import stop_step
-from evo_tune.recipe.optim.fork import fork_step
+from evo_tune.recipe.optim.steps import fork_step, stop_step
 from evo_tune.training.checkpoint import CHECKPOINT, save_checkpoint, saved_in
 from evo_tune.training.course import Course
 from evo_tune.training.hardware import probe

@@ -20,8 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from evo_tune.errors import RecipeError
 from evo_tune.options.bounds import check_integer
-from evo_tune.recipe.optim.gap_decay import GapDecay, GapWatch
-from evo_tune.recipe.optim.weight_decay import WeightDecay
+from evo_tune.recipe.optim.schedule import GapDecay, GapWatch, WeightDecay
 from evo_tune.training.hardware.capacity import is_out_of_memory
 from evo_tune.training.hardware.determinism import seed_everything, seed_for
 from evo_tune.training.models.dropout import attach_noise

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from evo_tune.errors import OptionError
-from evo_tune.recipe.tuning.base import Base, read_base
-from evo_tune.recipe.tuning_options import Tuning
+from evo_tune.recipe.models.base import Base, read_base
+from evo_tune.recipe.tuning import Tuning
 from evo_tune.training.course import Course
 from evo_tune.training.data.windows import TrainingWindows
 from evo_tune.training.evaluation import evaluate

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from evo_tune.recipe.tuning.base import Base
+from evo_tune.recipe.models.base import Base
 from evo_tune.training.course import Course
 from evo_tune.training.tune import TuningTask, tuned_model
 from evo_tune.training.tuning.adapter import save_adapter, trained_weights

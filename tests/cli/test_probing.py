@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from evo_tune.cli.formats import outputs
-from evo_tune.recipe.hardware.wants import wants_of
+from evo_tune.recipe.hardware.computing import wants_of
 from tests.cli.conftest import Typed
 from tests.training.probing.test_probing import CARD
 

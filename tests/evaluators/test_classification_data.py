@@ -81,7 +81,7 @@ def test_randaugment_without_torchvision_is_refused(
 ) -> None:
     with np.load(pixels) as file:
         np.savez(pixels, images=file["images"].astype(np.uint8), labels=file["labels"])
-    monkeypatch.setattr("evo_tune.recipe.data.augmenting.find_spec", lambda name: None)
+    monkeypatch.setattr("evo_tune.recipe.data.images.find_spec", lambda name: None)
     with pytest.raises(OptionError, match="pip install torchvision"):
         images.space(images.bind({"data": pixels, "randaugment": 9}))
 

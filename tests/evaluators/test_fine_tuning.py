@@ -20,7 +20,7 @@ from evo_tune.errors import OptionError, RecipeError, UsageError
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.find import find_evaluator
 from evo_tune.recipe import GPTConfig, read_base
-from evo_tune.recipe.tuning import small_base
+from evo_tune.recipe import tuning as small_base
 from evo_tune.training import GPT, evaluate, load_pretrained, ready_base, tuning_course, tuning_text
 from evo_tune.training import small_base as train_small_base
 from tests.hugging_face import make_folder

@@ -17,7 +17,7 @@ from evo_tune.errors import SpaceError
 from evo_tune.genome.genes import Choice
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.find import find_evaluator
-from evo_tune.recipe.optim.fork import Tail
+from evo_tune.recipe.optim.steps import Tail
 from evo_tune.store.manifest import read_manifest
 
 TINY = {"size": "small", "tokens": 8192, "eval_tokens": 512, "schedule": "wsd", "fork": True, "decay_fraction": 0.2}

@@ -10,7 +10,7 @@ import pytest
 
 from evo_tune.errors import StoreError
 from evo_tune.recipe import read_base
-from evo_tune.recipe.tuning import small_base
+from evo_tune.recipe import tuning as small_base
 from evo_tune.training import base_training
 
 

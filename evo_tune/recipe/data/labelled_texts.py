@@ -1,8 +1,13 @@
-"""Texts with labels as they lie on disk: CSV, JSONL, or docstrings by their package. Knows nothing of tokens."""
+"""Labelled texts: how they are read, and how they become token numbers."""
 
 from __future__ import annotations
 
+import hashlib
+import importlib.util
 import json
+import re
+import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -12,9 +17,55 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evo_tune.errors import OptionError
-from evo_tune.recipe.data.docstrings import docstrings
+from evo_tune.recipe.models.encoder_config import TextConfig
 
-__all__ = ["LabelledTexts", "read_labelled_texts"]
+__all__ = ["PADDING", "SOURCES", "LabelledTexts", "docstrings", "encode_texts", "read_labelled_texts", "tokens_of"]
+
+SOURCES = {
+    "networkx": ("algorithms", "generators", "classes"),
+    "numpy": ("lib", "linalg", "polynomial", "ma", "_core", "core"),
+    "pandas": ("core", "io", "plotting", "tseries"),
+    "sympy": ("core", "functions", "geometry", "matrices", "physics", "solvers", "stats"),
+    "torch": ("nn", "optim", "distributions", "utils", "fx", "ao"),
+}
+"""Packages whose docstrings are the default data, and the folders of each that are read, where they exist."""
+
+PER_SOURCE, SHORTEST = 800, 40
+"""Most docstrings of a package, and characters of the shortest."""
+
+DOCSTRING = re.compile(
+    r'^[ \t]*(?:def|class)\s[^\n]*(?:\n[^\n]*){0,20}?:\n\s*[rR]?"""(.+?)(?:"""|\n\s*\n)', re.M | re.S
+)
+"""First paragraph of a function's or a class's docstring. To parse the files would take many times as long."""
+
+
+def docstrings() -> list[tuple[str, str]]:
+    """Return the first paragraphs of docstrings, and the package of each, whose names are blotted out.
+
+    Raises:
+        OptionError: One of the packages is not installed.
+    """
+    names = re.compile("|".join(SOURCES) + r"|\bnp\b|\bnx\b|\bpd\b", re.I)
+    rows = []
+    for package, folders in SOURCES.items():
+        spec = importlib.util.find_spec(package)  # imports nothing
+        if spec is None or spec.origin is None:
+            raise OptionError(
+                f"the default data is made of docstrings, and {package} is not installed: give -o data=FILE"
+            )
+        root, found = Path(spec.origin).parent, set()
+        files = sorted(
+            file for folder in folders for file in (root / folder).rglob("*.py") if "tests" not in file.parts
+        )
+        for file in files:
+            for paragraph in DOCSTRING.findall(file.read_text(encoding="utf-8", errors="replace")):
+                found.add(" ".join(names.sub("_", paragraph).split()))
+        usable = [paragraph for paragraph in sorted(found) if len(paragraph) >= SHORTEST]
+        # By their hash: neither the first of the alphabet nor another sample in each process.
+        usable.sort(key=lambda paragraph: hashlib.sha256(paragraph.encode("utf-8", "replace")).digest())
+        rows += [(paragraph, package) for paragraph in usable[:PER_SOURCE]]
+    return rows
+
 
 MOST_CLASSES = 1000
 """More of them look like no classes."""
@@ -94,3 +145,29 @@ def _jsonl(path: Path) -> list[dict[str, Any]]:
                 raise ValueError(f"line {number} is no object")
             rows.append(row)
     return rows
+
+
+PADDING = 0
+"""The token that fills up a short text."""
+
+WORD = re.compile(r"\w+|[^\w\s]")
+
+
+def tokens_of(text: str, config: TextConfig) -> list[int]:
+    """Return the first tokens of a text, from 1 on: its bytes in UTF-8, or hashes of its words in small letters.
+
+    A text without any stands as a new line, so that there is something to read.
+    """
+    if config.unit == "bytes":
+        return [byte + 1 for byte in (text.encode("utf-8", "replace") or b"\n")[: config.length]]
+    words = [match[0] for match, _ in zip(WORD.finditer(text.lower()), range(config.length), strict=False)]
+    return [zlib.crc32(word.encode("utf-8", "replace")) % config.buckets + 1 for word in words or ["\n"]]
+
+
+def encode_texts(texts: Sequence[str], config: TextConfig) -> NDArray[np.int32]:
+    """Return the first tokens of each text, filled up with PADDING: (texts, length), int32."""
+    tokens = np.full((len(texts), config.length), PADDING, np.int32)
+    for row, text in zip(tokens, texts, strict=True):
+        found = tokens_of(text, config)
+        row[: len(found)] = found
+    return tokens

@@ -1,11 +1,10 @@
-"""A table as it lies on disk: CSV or Parquet, or scikit-learn's breast cancer; which of its columns are numbers.
-
-Turned into numbers by `columns`, and split. No torch here; pandas is imported inside functions only.
-"""
+"""Tables: how they are read, split, and turned into numbers."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,14 +12,146 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evo_tune.errors import OptionError
-from evo_tune.recipe.data.columns import Columns
-from evo_tune.recipe.data.splits import stratified
+from evo_tune.errors import OptionError, RecipeError
+from evo_tune.options.bounds import check_number
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Table", "read_table"]
+__all__ = ["Columns", "Table", "hash_of", "read_table", "stratified"]
+
+
+def stratified(classes: NDArray[np.int64], *shares: float) -> tuple[NDArray[np.int64], ...]:
+    """Split samples into those to train on and one part more for each share, to choose by and to test with for two.
+
+    Of each class every part has its share, to the nearest sample, and at least one. Which ones is drawn once and for
+    all: it depends on the classes, their order and the shares only.
+
+    Args:
+        classes: (n,), class number of each sample.
+        shares: Of what is not to be trained on, each above 0, together below 1.
+
+    Returns:
+        Numbers of the samples to train on, and of those of each part, all ascending.
+
+    Raises:
+        RecipeError: There are fewer than two classes, or a class has not a sample for each part; or shares are out of
+            their range.
+    """
+    check_number("held_out", sum(shares), "(0, 1)")
+    for share in shares:
+        check_number("held_out", share, "(0, 1)")
+    names, counts = np.unique(classes, return_counts=True)
+    if len(names) < 2:
+        raise RecipeError("labels", f"{len(names)} class", "two classes or more")
+    if counts.min() < len(shares) + 1:
+        raise RecipeError("labels", f"a class of {counts.min()}", f"{len(shares) + 1} samples or more of each class")
+    rng = np.random.default_rng(0)
+    part = np.zeros(len(classes), int)
+    for name, count in zip(names, counts, strict=True):
+        rows = rng.permutation(np.flatnonzero(classes == name))
+        sizes = _sizes(int(count), shares)
+        part[rows[: sum(sizes)]] = np.repeat(np.arange(1, len(shares) + 1), sizes)
+    return tuple(np.flatnonzero(part == number) for number in range(len(shares) + 1))
+
+
+def _sizes(count: int, shares: Sequence[float]) -> list[int]:
+    """Return the samples of each part in a class of so many, which leave one at least to train on."""
+    sizes = [max(1, round(share * count)) for share in shares]
+    while sum(sizes) >= count:
+        sizes[sizes.index(max(sizes))] -= 1
+    return sizes
+
+
+def hash_of(*parts: bytes | NDArray[Any]) -> str:
+    """Return the SHA-256 of data and of how it is split: what a run's fingerprint is."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part if isinstance(part, bytes) else part.tobytes())
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Columns:
+    """The columns that a model looks at, in the order of its inputs: numeric ones first.
+
+    Args:
+        numeric: Names of the numeric columns.
+        categorical: Name of each other column to its categories, in order.
+    """
+
+    numeric: tuple[str, ...]
+    categorical: dict[str, tuple[str, ...]]
+
+    @classmethod
+    def learn(cls, table: Mapping[str, Any], numeric: Sequence[str], categorical: Sequence[str]) -> Columns:
+        """Take note of the categories in a table of training rows.
+
+        Args:
+            table: Column name to values, a DataFrame for one.
+            numeric: Names of numeric columns.
+            categorical: Names of the others.
+        """
+        found = {name: sorted({text for text in _texts(table[name]) if text is not None}) for name in categorical}
+        return cls(numeric=tuple(numeric), categorical={name: tuple(categories) for name, categories in found.items()})
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All names, in the order of the inputs."""
+        return (*self.numeric, *self.categorical)
+
+    def encode(self, table: Mapping[str, Any]) -> NDArray[np.float32]:
+        """Return a table as numbers, (rows, columns), float32.
+
+        A missing number is NaN. A category is its place from 1 on, and 0 if it is missing or unknown; in
+        float32 places are exact up to 2²⁴.
+
+        Args:
+            table: Column name to values; others than `names` are ignored.
+
+        Raises:
+            RecipeError: A column is missing, or one that is numeric holds something else.
+        """
+        inputs = []
+        for name in self.names:
+            if name not in table:
+                raise RecipeError("table", f"one without {name!r}", f"the columns {', '.join(self.names)}")
+            if name in self.categorical:
+                places = {category: place for place, category in enumerate(self.categorical[name], 1)}
+                inputs.append(
+                    np.array([0 if text is None else places.get(text, 0) for text in _texts(table[name])], np.float32)
+                )
+            else:
+                inputs.append(_numbers(name, table[name]))
+        return np.stack(inputs, 1)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Columns:
+        """Build it from what `to_json` gave."""
+        categorical = {name: tuple(categories) for name, categories in data["categorical"].items()}
+        return cls(numeric=tuple(data["numeric"]), categorical=categorical)
+
+
+def _texts(values: Any) -> list[str | None]:
+    """Return values as texts; None where one is missing (None, NaN, pandas' NA)."""
+    return [None if value is None or value != value or str(value) == "<NA>" else str(value) for value in _list(values)]
+
+
+def _numbers(name: str, values: Any) -> NDArray[np.float32]:
+    try:
+        numbers = [np.nan if value is None or str(value) == "<NA>" else float(value) for value in _list(values)]
+    except (TypeError, ValueError) as error:
+        raise RecipeError(name, str(error), "numbers, as in the training table") from None
+    return np.array(numbers, np.float32)
+
+
+def _list(values: Any) -> list[Any]:
+    return list(values.tolist() if hasattr(values, "tolist") else values)
+
 
 MOST_CLASSES, MOST_CATEGORIES = 100, 1000
 """More of them look like a target to be regressed, or like an identifier."""

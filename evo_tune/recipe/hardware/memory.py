@@ -1,16 +1,20 @@
-"""How much memory a training will take, by formula: weights and moments, activations, logits. No torch here.
+"""How much memory a training takes, by formula: weights and moments, activations, logits.
 
-Activations are counted as Korthikanti et al. (arXiv:2205.05198) do, for the tensors that this model's blocks
-keep for the backward pass. What is predicted from the device's whole memory, and not from what happens to be
-free, gives the same micro-batch whatever else runs there, so that memory never becomes fitness.
+Activations are counted as Korthikanti et al. (arXiv:2205.05198) do, for the tensors that the blocks here keep for the
+backward pass. `estimate` and the choice of passes use the same formulas and constants. A pass follows from the device's
+whole memory and not from what happens to be free, so that memory never becomes fitness.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from evo_tune.errors import RecipeError
 from evo_tune.options.bounds import check_integer, check_name, check_number
+from evo_tune.recipe.models.base import TARGETS, Base
 from evo_tune.recipe.models.encoder_config import EncoderConfig
 from evo_tune.recipe.models.gpt_config import (
     LARGE_VOCABULARY,
@@ -22,21 +26,32 @@ from evo_tune.recipe.models.gpt_config import (
 )
 
 __all__ = [
+    "LIBRARIES",
     "Fit",
     "Memory",
+    "NewWeights",
     "activation_bytes",
     "encoder_memory",
     "fit_memory",
     "fitting_micro_batch",
+    "largest_pass",
     "logit_bytes",
     "predict_memory",
     "state_bytes",
+    "tuning_memory",
 ]
 
-_MOMENTS = {"adamw": 8, "muon": 8, "sgd": 4}
-_MARGIN = 1.1
-_CONTEXT = {"cpu": 0.0, "cuda": 0.75 * 2**30}
-"""What the device's own libraries take, bytes."""
+MOMENTS = {"adamw": 8, "muon": 8, "sgd": 4}
+"""Bytes of an optimizer's moments for each trained weight; Muon is counted as AdamW, an upper bound."""
+
+SHORT_LIVED = 1.1
+"""Peak over what is counted: a tenth more for what lives only for a moment."""
+
+LIBRARIES = {"cpu": 0.0, "cuda": 0.75 * 2**30}
+"""Bytes that the libraries of a device take."""
+
+USABLE = 0.9
+"""Share of a device's memory that a training may be predicted to take."""
 
 
 class Memory(NamedTuple):
@@ -57,8 +72,16 @@ class Memory(NamedTuple):
 
     @property
     def peak(self) -> float:
-        """The sum, with a tenth of it for what is short-lived."""
-        return _MARGIN * (self.states + self.activations + self.logits) + self.context
+        """The sum, with what is short-lived."""
+        return SHORT_LIVED * (self.states + self.activations + self.logits) + self.context
+
+    def needed(self, factor: float = 1.0) -> float:
+        """Return the memory of the smallest device that this fits into, bytes.
+
+        Args:
+            factor: Measured over predicted memory, the device's libraries aside, where a step was measured.
+        """
+        return (factor * (self.peak - self.context) + self.context) / USABLE
 
 
 def state_bytes(
@@ -79,10 +102,10 @@ def state_bytes(
     check_integer("trainable", trainable, 0)
     check_integer("ranks", ranks, 1)
     check_integer("frozen", frozen, 0)
-    check_name("optimizer", optimizer, _MOMENTS)
+    check_name("optimizer", optimizer, MOMENTS)
     average = 4.0 * trainable if ema else 0.0
     gradients = 4.0 if ranks == 1 else 8.0
-    return (4.0 + gradients + _MOMENTS[optimizer]) * trainable + 4.0 * frozen + average
+    return (4.0 + gradients + MOMENTS[optimizer]) * trainable + 4.0 * frozen + average
 
 
 def activation_bytes(
@@ -116,7 +139,7 @@ def activation_bytes(
     check_integer("batch", batch, 1)
     check_integer("length", length, 1, config.context)
     check_name("precision", precision, ("fp32", "bf16", "fp16"))
-    check_name("device", device, _CONTEXT)
+    check_name("device", device, LIBRARIES)
     if recompute is not None:
         check_integer("recompute", recompute, 1)
     tokens, d = batch * length, config.width
@@ -252,7 +275,7 @@ def predict_memory(
     )
     tokens = batch * (length or config.context)
     logits = logit_bytes(config, tokens, precision=precision, device=device, z_loss=z_loss, frozen=frozen > 0)
-    return Memory(states, activations, logits, _CONTEXT[device])
+    return Memory(states, activations, logits, LIBRARIES[device])
 
 
 def encoder_memory(
@@ -283,46 +306,46 @@ def encoder_memory(
     """
     check_integer("batch", batch, 1)
     check_name("precision", precision, ("fp32", "bf16", "fp16"))
-    check_name("device", device, _CONTEXT)
+    check_name("device", device, LIBRARIES)
     e = 4 if precision == "fp32" else 2
     copies = e * config.copied_parameters() if precision != "fp32" else 0
     kept = copies + batch * config.kept_bytes(e, 1 if device == "cuda" else e, recompute)
     states = state_bytes(config.parameters, optimizer=optimizer, ema=ema, ranks=ranks)
-    return Memory(states, kept, 20.0 * batch * config.classes, _CONTEXT[device])
+    return Memory(states, kept, 20.0 * batch * config.classes, LIBRARIES[device])
 
 
-def fitting_micro_batch(
-    config: GPTConfig,
-    batch: int,
-    capacity: float,
-    *,
-    length: int | None = None,
-    precision: str = "fp32",
-    recompute: int | None = None,
-    device: str = "cpu",
-    optimizer: str = "adamw",
-    ema: bool = False,
-    trainable: int | None = None,
-    z_loss: bool = False,
-    ranks: int = 1,
-    factor: float = 1.0,
+def largest_pass(
+    memory: Callable[[int], Memory], batch: int, capacity: float, *, factor: float = 1.0, sample: str = "sample"
 ) -> int:
-    """Return the largest micro-batch, by halving the batch, that takes at most 90% of a device's memory.
+    """Return the largest pass, by halving a batch, that takes at most 90% of a device's memory.
+
+    Args:
+        memory: Predicts the memory of a training with so many samples in a pass.
+        batch: Samples in a step of one process.
+        capacity: The device's whole memory, bytes.
+        factor: See `Memory.needed`.
+        sample: What the error calls a sample.
+
+    Raises:
+        RecipeError: Not even one sample fits.
+    """
+    largest = batch
+    while (needed := memory(largest).needed(factor)) > capacity:
+        if largest == 1:
+            raise RecipeError("capacity", capacity, f"{needed:.3g} bytes or more for one {sample} of this model")
+        largest = -(-largest // 2)
+    return largest
+
+
+def fitting_micro_batch(config: GPTConfig, batch: int, capacity: float, *, factor: float = 1.0, **options: Any) -> int:
+    """Return the largest micro-batch of a GPT, by halving the batch, that takes at most 90% of a device's memory.
 
     Args:
         config: The model.
         batch: Sequences in a step.
         capacity: The device's whole memory, bytes.
-        length: See `predict_memory`.
-        precision: See `predict_memory`.
-        recompute: See `predict_memory`.
-        device: See `predict_memory`.
-        optimizer: See `predict_memory`.
-        ema: See `predict_memory`.
-        trainable: See `predict_memory`.
-        z_loss: See `predict_memory`.
-        ranks: See `predict_memory`.
-        factor: Measured over predicted memory, the device's libraries aside, where a step was measured.
+        factor: See `Memory.needed`.
+        options: As in `predict_memory`.
 
     Raises:
         RecipeError: A field is out of its range, or not even one sequence fits.
@@ -330,27 +353,9 @@ def fitting_micro_batch(
     check_integer("batch", batch, 1)
     check_number("capacity", capacity, "(0, inf)")
     check_number("factor", factor, "(0, inf)")
-    micro = batch
-    while True:
-        predicted = predict_memory(
-            config,
-            micro,
-            length=length,
-            precision=precision,
-            recompute=recompute,
-            device=device,
-            optimizer=optimizer,
-            ema=ema,
-            trainable=trainable,
-            z_loss=z_loss,
-            ranks=ranks,
-        )
-        needed = (factor * (predicted.peak - predicted.context) + predicted.context) / 0.9
-        if needed <= capacity:
-            return micro
-        if micro == 1:
-            raise RecipeError("capacity", capacity, f"{needed:.3g} bytes or more for one sequence of this model")
-        micro = -(-micro // 2)
+    return largest_pass(
+        lambda micro: predict_memory(config, micro, **options), batch, capacity, factor=factor, sample="sequence"
+    )
 
 
 class Fit(NamedTuple):
@@ -392,3 +397,133 @@ def fit_memory(config: GPTConfig, batch: int, capacity: float, *, factor: float 
         every = 1
         micro = fitting_micro_batch(config, batch, capacity, factor=factor, recompute=every, **options)
     return Fit(micro, every, predict_memory(config, micro, recompute=every, **options))
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewWeights:
+    """What is trained beside a base, as numbers.
+
+    Args:
+        layers: Names of the layers that have some.
+        rank: r of LoRA; 0: there is none.
+        dora: Whether lengths are learnt too.
+        dropout: Share of a layer's inputs that its low-rank map does not see.
+        bottleneck: m of an adapter; 0: there is none.
+    """
+
+    layers: Collection[str]
+    rank: int = 0
+    dora: bool = False
+    dropout: float = 0.0
+    bottleneck: int = 0
+
+    def count(self, base: Base) -> int:
+        """Return how many there are beside this base."""
+        return base.new_weights(self.layers, rank=self.rank, dora=self.dora, bottleneck=self.bottleneck)
+
+    def kept(self, inputs: int, outputs: int, e: int, mask: int, *, bias: bool) -> float:
+        """Return the bytes a token that those of a layer keep for the backward pass.
+
+        Args:
+            inputs: Of the layer.
+            outputs: Of the layer.
+            e: Bytes of a number in products.
+            mask: Bytes of a number that says whether an input is dropped; 0: nothing of that is kept.
+            bias: Whether the layer has one.
+        """
+        if self.bottleneck:
+            return float(e * (outputs + 2 * self.bottleneck))
+        stretched = (e + (4 if bias else e)) * outputs if self.dora else 0
+        return float(e * (inputs + self.rank) + (mask * inputs if self.dropout else 0) + stretched)
+
+
+def tuning_memory(
+    base: Base,
+    new: NewWeights,
+    window: int,
+    batch: int,
+    *,
+    precision: str = "fp32",
+    recompute: int | None = None,
+    device: str = "cpu",
+    optimizer: str = "adamw",
+    ema: bool = False,
+    z_loss: bool = False,
+    ranks: int = 1,
+) -> Memory:
+    """Return what a tuning will take.
+
+    Args:
+        base: What is tuned; its matrices are stored in the precision.
+        new: What is trained beside it.
+        window: Tokens in a window.
+        batch: Windows in a pass.
+        precision: 'fp32', 'bf16' or 'fp16'.
+        recompute: Every so-manieth block is computed again; None: none is.
+        device: 'cpu' or 'cuda'.
+        optimizer: 'adamw', 'muon' or 'sgd'.
+        ema: Whether an average of the trained weights is kept.
+        z_loss: Whether there is one.
+        ranks: Processes that train together.
+
+    Raises:
+        RecipeError: See `state_bytes`.
+    """
+    e, trained = 4 if precision == "fp32" else 2, new.count(base)
+    frozen = e * base.parameters + (e * trained if e == 2 else 0)  # and copies of the new ones, for products
+    states = state_bytes(trained, optimizer=optimizer, ema=ema, ranks=ranks) + frozen
+    kept = batch * window * _kept_of_token(base, new, window, e, device)
+    if recompute is not None:
+        again = -(-base.depth // recompute)
+        kept *= (base.depth - again + 1) / base.depth
+        kept += 4.0 * batch * window * base.width * again
+    head = GPTConfig(vocab_size=base.vocab_size, width=base.width, heads=1)
+    logits = logit_bytes(head, batch * window, precision=precision, device=device, z_loss=z_loss, frozen=True)
+    return Memory(states, kept, logits, LIBRARIES[device])
+
+
+def _kept_of_token(base: Base, new: NewWeights, window: int, e: int, device: str) -> float:
+    """Return the bytes that a pass keeps of one token for the backward pass, logits not counted."""
+    gpt, d = base.gpt, base.width
+    begun, kept = gpt is None, 0.0  # the layers of other files come in no order
+    for name, (inputs, outputs) in base.linears.items():
+        ours, ends_branch = name in new.layers, re.fullmatch(TARGETS["branch-outputs"], name) is not None
+        attention = re.fullmatch(TARGETS["attention"], name) is not None
+        first, begun = ours and not begun, begun or ours
+        if not begun:
+            continue
+        wide = 4 if new.dora else e  # what DoRA's lengths have been multiplied into is float32
+        if ours:
+            given = 4 if not ends_branch else e if attention else wide  # norms give float32
+            bias = gpt.bias if gpt is not None else f"{name}.bias" in base.shapes
+            kept += new.kept(inputs, outputs, e, 0 if first else 1 if device == "cuda" else given, bias=bias)
+        if not ends_branch:
+            kept += (wide if ours and not attention else e) * outputs
+            continue
+        kept += 4 * d + 8  # the next norm's inputs and statistics
+        kept += (1 if device == "cuda" else wide if ours else e) * d if gpt is not None and gpt.dropout else 0
+        if attention:
+            kept += 0 if first else _attended(base, new, window, e, device, inputs, ours=ours)
+        elif not (first and new.bottleneck):
+            kept += _activated(base) * wide * inputs
+    return kept
+
+
+def _attended(base: Base, new: NewWeights, window: int, e: int, device: str, inputs: int, *, ours: bool) -> float:
+    """Return the bytes a token of what attention gives, if it is not the inputs that a low-rank map keeps anyway."""
+    gpt, heads = base.gpt, base.heads
+    if gpt is not None and device == "cpu" and by_products("bf16" if e == 2 else "fp32", window) and not new.dora:
+        return float(e * heads * window)  # three plain products, of which the weights between tokens are kept
+    kept = 4.0 * heads + (0 if ours and new.rank and not new.dropout else e * inputs)
+    if gpt is not None and gpt.position == "rope" and not (new.dora and e == 2):
+        kept += e * (inputs + gpt.width * gpt.key_value_heads // heads)  # turned, while values hold what was not
+    return kept
+
+
+def _activated(base: Base) -> int:
+    """Return how often what a feed-forward layer's activation makes is kept, beside what it is made of."""
+    if base.gpt is not None:
+        return 1 if base.gpt.ffn == "swiglu" else 0
+    if base.config.get("activation_function") == "gelu_new":  # computed term by term
+        return 3
+    return 1 if any("gate" in name for name in base.linears) else 0

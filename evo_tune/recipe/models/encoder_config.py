@@ -13,8 +13,7 @@ from typing import ClassVar, Literal
 from evo_tune.errors import RecipeError
 from evo_tune.options.bounds import check_integer, check_name, check_number
 from evo_tune.options.declare import Options, option
-from evo_tune.recipe.models._config import ModelConfig
-from evo_tune.recipe.models.gpt_config import by_products
+from evo_tune.recipe.models.gpt_config import ModelConfig, by_products
 from evo_tune.recipe.models.rules import Parametrisation
 
 __all__ = ["EncoderConfig", "FTConfig", "Quantiling", "TextConfig", "ViTConfig", "nearest_divisor"]

@@ -1,18 +1,17 @@
-"""The shape of a GPT, and what follows from it by arithmetic: its parameters.
+"""The shape of a GPT: its parameters, its FLOPs, and the options that describe it.
 
-No torch here, so that a search can know a model's size before it trains one.
+No torch here, so that a search knows the size of a model before it trains one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from dataclasses import asdict, dataclass, fields
+from typing import Any, ClassVar, Literal, TypeVar
 
 from evo_tune.errors import RecipeError
 from evo_tune.options.bounds import check_integer, check_name, check_number
 from evo_tune.options.declare import Options, option
-from evo_tune.recipe.models._config import ModelConfig
 from evo_tune.recipe.models.rules import Parametrisation
 
 __all__ = [
@@ -22,14 +21,69 @@ __all__ = [
     "Decoder",
     "Extending",
     "GPTConfig",
+    "ModelConfig",
     "Positions",
     "Windows",
     "by_products",
     "divisor_below",
+    "flops_per_token",
     "hidden_width",
+    "recompute_flops_per_token",
     "tokens_in_piece",
     "window_chunks",
 ]
+
+C = TypeVar("C", bound="ModelConfig")
+
+
+class ModelConfig:
+    """The shape of a model, as a dataclass of plain fields; `scaling` says how it depends on its size."""
+
+    depth: int
+    width: int
+    heads: int
+    scaling: Parametrisation | None
+
+    def __post_init__(self) -> None:
+        given: Any = self.scaling
+        if isinstance(given, Mapping):  # as JSON has it
+            object.__setattr__(self, "scaling", Parametrisation(**given))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data; a standard model says nothing of how it depends on its size, as in older files."""
+        data: dict[str, Any] = asdict(self)  # type: ignore[call-overload] # of the dataclasses below
+        if self.scaling is None:
+            del data["scaling"]
+        return data
+
+    @property
+    def branch(self) -> float:
+        """By what residual branches are multiplied."""
+        return 1.0 if self.scaling is None else 1.0 / self.scaling.deeper(self.depth)
+
+    @property
+    def readout(self) -> float:
+        """By what logits are multiplied."""
+        return 1.0 if self.scaling is None else 1.0 / self.scaling.wider(self.width)
+
+    @property
+    def attention_scale(self) -> float | None:
+        """By what queries times keys are multiplied; None: by 1/√head_dim."""
+        return None if self.scaling is None else self.scaling.attention_scale(self.width // self.heads)
+
+    @classmethod
+    def from_json(cls: type[C], data: Mapping[str, Any]) -> C:
+        """Build it from what `to_json` gave.
+
+        Raises:
+            RecipeError: An unknown field, or one out of its range.
+        """
+        known = [field.name for field in fields(cls)]  # type: ignore[arg-type]
+        for name, value in data.items():
+            if name not in known:
+                raise RecipeError(name, value, f"only the fields {', '.join(known)}")
+        return cls(**data)
+
 
 LONGEST_PLAIN = 256
 """Tokens up to which attention in bfloat16 on a CPU is computed by plain products (see `attention`): there they are
@@ -368,3 +422,49 @@ def window_chunks(window: int, length: int, chunk: int) -> list[tuple[int, int, 
     """Return the chunks of queries in a sequence: first key, first query, and the end of both."""
     starts = range(0, length, chunk)
     return [(max(0, start - window + 1), start, min(start + chunk, length)) for start in starts]
+
+
+def flops_per_token(config: GPTConfig, length: int | None = None) -> float:
+    """Return the FLOPs that training on one token takes: forward and backward, 2 a multiply-add.
+
+    6 · N + 12 · d · Σ K over the blocks, where N counts the weights that multiply (the head included, embedding
+    look-ups not) and the second term is attention (PaLM, arXiv:2204.02311, appendix B): K keys a query. Without a
+    window these are all T, though causal masking could skip half: the convention under which sizes are compared.
+    With one they are those that are computed, which are more than those that are seen (`GPTConfig.keys`): a window
+    is credited with the arithmetic that it saves, and no more.
+    `torch.utils.flop_counter` agrees exactly where attention is computed by its plain formula, and with a window
+    but for what lies before the first token: a few hundredths where the window is small against the length.
+
+    Args:
+        config: The model.
+        length: Tokens in a sequence, if shorter than the model's context.
+
+    Raises:
+        RecipeError: The length is not a whole number from 1 to the context.
+    """
+    length = config.context if length is None else length
+    check_integer("length", length, 1, config.context)
+    keys = sum(config.keys(window, length) for window in config.windows)
+    return 6.0 * config.matmul_parameters + 12.0 * config.width * keys
+
+
+def recompute_flops_per_token(config: GPTConfig, every: int = 1, length: int | None = None) -> float:
+    """Return the FLOPs that computing every so-manieth block again adds (see `GPT`'s recompute).
+
+    A block's forward pass without its last linear layer, whose output no gradient needs. It is overhead and
+    counts in no MFU. With f = 4d and every block the whole grows by 1 + (16d² + 4dT) / (3 · (24d² + 4dT)).
+
+    Args:
+        config: The model.
+        every: 1 or more.
+        length: Tokens in a sequence, if shorter than the model's context.
+
+    Raises:
+        RecipeError: A number is out of its range.
+    """
+    length = config.context if length is None else length
+    check_integer("recompute", every, 1)
+    check_integer("length", length, 1, config.context)
+    weights = config.width * (config.block_outputs - config.width)
+    windows = config.windows[::every]
+    return float(sum(2 * weights + 4 * config.width * config.keys(window, length) for window in windows))

@@ -1,22 +1,29 @@
-"""Learning-rate schedules: pure functions of the step, given as a factor of the peak.
-
-A factor, never a rate: optimizer groups keep their own peaks (`initial_lr`), so their ratios survive.
-The state of a schedule is one integer, the step, which is why resuming needs nothing else. It is laid
-over the steps of the full training even when a training stops early. No torch here; a `Schedule` is a
-callable and serves as `torch.optim.lr_scheduler.LambdaLR`'s function as it is.
-"""
+"""The learning rate and the weight decay along the steps of a training."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Literal, TypeVar
 
+from evo_tune.errors import OptionError, RecipeError
 from evo_tune.options.bounds import check_integer, check_name, check_number
 from evo_tune.options.declare import AUTO, Options, option
 
-__all__ = ["DECAYS", "SCHEDULES", "Schedule", "Scheduling", "Shape", "idle_fields", "shape"]
+__all__ = [
+    "DECAYS",
+    "SCHEDULES",
+    "Decaying",
+    "GapDecay",
+    "GapWatch",
+    "Schedule",
+    "Scheduling",
+    "Shape",
+    "WeightDecay",
+    "idle_fields",
+    "shape",
+]
 
 
 @dataclass(frozen=True)
@@ -278,3 +285,137 @@ class Scheduling(Options):
             cycle_growth=self.cycle_growth,
             gamma=self.gamma,
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightDecay:
+    """λ from `start` to `end` over the training.
+
+    Args:
+        start: λ at the first step, 0 to 1.
+        end: λ at the last step, 0 to 1; None: constant.
+        shape: 'linear' or 'cosine'.
+
+    Raises:
+        RecipeError: A field is out of its range.
+    """
+
+    start: float
+    end: float | None = None
+    shape: str = "linear"
+
+    def __post_init__(self) -> None:
+        check_number("weight_decay", self.start, "[0, 1]")
+        if self.end is not None:
+            check_number("weight_decay_end", self.end, "[0, 1]")
+        check_name("weight_decay_shape", self.shape, ("linear", "cosine"))
+
+    def at(self, step: int, steps: int) -> float:
+        """Return λ at `step` (from 0) of `steps`; beyond the last step it stays at `end`.
+
+        Raises:
+            RecipeError: Either is not a whole number in its range.
+        """
+        check_integer("step", step, 0)
+        check_integer("steps", steps, 1)
+        if self.end is None or self.end == self.start:
+            return self.start
+        s = min(1.0, step / max(1, steps - 1))
+        if self.shape == "cosine":
+            s = 0.5 * (1.0 - math.cos(math.pi * s))
+        return self.start + (self.end - self.start) * s
+
+
+@dataclass(frozen=True, kw_only=True)
+class GapDecay:
+    """λ from `start`, times `factor` whenever a gap has opened for `patience` evaluations, up to `end`.
+
+    Args:
+        start: λ at the first step, above 0, up to 1.
+        end: Largest λ, start to 1.
+        patience: Evaluations in a row with rising held-out and falling training loss, 1 or more.
+        factor: What λ is multiplied by, above 1.
+
+    Raises:
+        RecipeError: A field is out of its range.
+    """
+
+    start: float = 0.01
+    end: float = 0.1
+    patience: int = 3
+    factor: float = 1.5
+
+    def __post_init__(self) -> None:
+        check_number("weight_decay", self.start, "(0, 1]")
+        check_number("weight_decay_end", self.end, "[0, 1]")
+        if self.end < self.start:
+            raise RecipeError("weight_decay_end", self.end, f"weight_decay={self.start} or more")
+        check_integer("gap_patience", self.patience, 1)
+        check_number("gap_factor", self.factor, "(1, 100]")
+
+
+class GapWatch:
+    """The λ of a `GapDecay` so far."""
+
+    def __init__(self, options: GapDecay) -> None:
+        self.options = options
+        self.value = options.start
+        self.widened = 0
+        self.last: tuple[float, float] | None = None
+
+    def update(self, training: float, held_out: float) -> bool:
+        """Take note of one evaluation.
+
+        Args:
+            training: Loss on the training text.
+            held_out: Loss on the held-out text. A NaN in either is no rise and no fall.
+
+        Returns:
+            Whether λ was raised.
+        """
+        wider = self.last is not None and training < self.last[0] and held_out > self.last[1]
+        self.last = (training, held_out)
+        self.widened = self.widened + 1 if wider else 0
+        if self.widened < self.options.patience:
+            return False
+        self.widened = 0
+        before, self.value = self.value, min(self.options.end, self.value * self.options.factor)
+        return self.value > before
+
+    def state(self) -> dict[str, object]:
+        """Return what a checkpoint must keep."""
+        return {"value": self.value, "widened": self.widened, "last": self.last}
+
+    def restore(self, state: dict[str, object]) -> None:
+        """Go on from what `state` gave."""
+        self.value, self.widened, self.last = state["value"], state["widened"], state["last"]  # type: ignore[assignment]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decaying(Options):
+    """The weight decay along the steps."""
+
+    weight_decay_end: float | None = option(None, bounds="[0, 1]", help="Where it ends; none: where it begins")
+    weight_decay_shape: Literal["linear", "cosine"] = option("linear", help="How it goes there")
+    gap_patience: int | None = option(
+        None,
+        bounds="[1, inf)",
+        unit="evaluations",
+        help="It rises, up to its end, only when so many had a rising held-out and a falling training loss",
+    )
+    gap_factor: float = option(1.5, bounds="(1, 100]", help="By what it rises then")
+
+    def check(self) -> None:
+        if self.gap_patience is not None and self.weight_decay_end is None:
+            raise OptionError("-o gap_patience needs -o weight_decay_end=…, up to which the weight decay rises")
+
+    def decay(self, start: float) -> WeightDecay | GapDecay:
+        """Return the weight decay that begins at `start`.
+
+        Raises:
+            RecipeError: It is out of its range.
+        """
+        if self.gap_patience is None:
+            return WeightDecay(start=start, end=self.weight_decay_end, shape=self.weight_decay_shape)
+        end = max(start, self.weight_decay_end or 0.0)
+        return GapDecay(start=start, end=end, patience=self.gap_patience, factor=self.gap_factor)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evo_tune.recipe.data.augmenting import Augment
+from evo_tune.recipe.data.images import Augment
 from evo_tune.training.batch import onto
 
 __all__ = ["augmented"]

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from evo_tune.errors import RecipeError
 from evo_tune.options.bounds import check_integer, check_number
-from evo_tune.recipe.data.augmenting import Augment
-from evo_tune.recipe.optim.accounting import optimizer_steps
+from evo_tune.recipe.data.images import Augment
+from evo_tune.recipe.optim.steps import optimizer_steps
 from evo_tune.training.batch import MicroBatch, onto
 from evo_tune.training.data.augment import augmented
 from evo_tune.training.hardware.determinism import seed_for

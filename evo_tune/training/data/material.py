@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from evo_tune.recipe.data.corpus import Corpus
-from evo_tune.recipe.phases import Phase
+from evo_tune.recipe.plan import Phase
 from evo_tune.training.batch import MicroBatch
 from evo_tune.training.data.windows import TrainingWindows, fixed_windows, held_out_blocks
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from evo_tune.errors import RecipeError
-from evo_tune.recipe.data.columns import Columns
+from evo_tune.recipe.data.tables import Columns
 from evo_tune.recipe.models.encoder_config import FTConfig
 from evo_tune.training.models.encoder import Classifier
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from evo_tune.errors import RecipeError
 from evo_tune.options.bounds import check_integer
-from evo_tune.recipe.data.tokenizer import BPE, Bytes, Tokenizer
+from evo_tune.recipe.data.corpus import BPE, Bytes, Tokenizer
 from evo_tune.recipe.models.gpt_config import LARGE_VOCABULARY, GPTConfig
 from evo_tune.training.hardware.recompute import run_block
 from evo_tune.training.models.block import Block

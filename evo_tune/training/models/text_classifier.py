@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from evo_tune.recipe.data.texts import PADDING, encode_texts
+from evo_tune.recipe.data.labelled_texts import PADDING, encode_texts
 from evo_tune.recipe.models.encoder_config import TextConfig
 from evo_tune.training.models.encoder import Classifier
 

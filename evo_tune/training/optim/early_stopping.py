@@ -13,7 +13,7 @@ from torch import nn
 
 from evo_tune.errors import RecipeError
 from evo_tune.options.bounds import check_integer, check_name, check_number
-from evo_tune.recipe.optim.stopping import Stopping
+from evo_tune.recipe.optim.optimisation import Stopping
 from evo_tune.training.optim.frozen import load_moving, moving
 
 __all__ = ["EarlyStopping"]

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from evo_tune.errors import RecipeError
-from evo_tune.recipe.optim.clipping import check_clip
+from evo_tune.recipe.optim.optimisation import check_clip
 from evo_tune.training.batch import MicroBatch
 from evo_tune.training.optim.divergence import Number
 from evo_tune.training.optim.losses import CrossEntropy, Loss

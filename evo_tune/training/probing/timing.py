@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from evo_tune.errors import RecipeError
-from evo_tune.recipe.hardware.wants import Timings, wants_of
+from evo_tune.recipe.hardware.computing import Timings, wants_of
 from evo_tune.training.hardware.chips import chip
 from evo_tune.training.hardware.precision import Precision
 

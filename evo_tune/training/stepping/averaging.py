@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from evo_tune.options.bounds import check_number
-from evo_tune.recipe.optim.ema import warmed_up
+from evo_tune.recipe.optim.optimisation import warmed_up
 
 __all__ = ["Average", "average_of"]
 

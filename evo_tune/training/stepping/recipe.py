@@ -8,12 +8,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from evo_tune.options.bounds import check_number
-from evo_tune.recipe.optim.clipping import check_clip
-from evo_tune.recipe.optim.gap_decay import GapDecay
-from evo_tune.recipe.optim.optimisation import Optimisation
-from evo_tune.recipe.optim.scaling import scale_lr, scaled_betas
-from evo_tune.recipe.optim.schedule import Schedule
-from evo_tune.recipe.optim.weight_decay import WeightDecay
+from evo_tune.recipe.optim.optimisation import Optimisation, check_clip, scale_lr, scaled_betas
+from evo_tune.recipe.optim.schedule import GapDecay, Schedule, WeightDecay
 from evo_tune.recipe.plan import Training
 from evo_tune.training.hardware.precision import Precision
 from evo_tune.training.optim.muon import Muon

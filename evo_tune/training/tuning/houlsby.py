@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from evo_tune.errors import RecipeError
 from evo_tune.options.bounds import check_integer
-from evo_tune.recipe.tuning.targets import check_targets
+from evo_tune.recipe.models.base import check_targets
 from evo_tune.training.models.unfilled import unfilled
 from evo_tune.training.tuning.lora import matching_linears
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from evo_tune.errors import RecipeError
 from evo_tune.options.bounds import check_integer, check_number
-from evo_tune.recipe.tuning.targets import check_targets, matching_names
+from evo_tune.recipe.models.base import check_targets, matching_names
 from evo_tune.training.models.dropout import Dropout
 
 __all__ = ["LoRA", "LoRALinear", "add_lora", "fold_lora", "matching_linears", "merge_lora"]

@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from evo_tune.errors import OptionError, RecipeError
-from evo_tune.recipe.data.tokenizer import BPE, Bytes, Tokenizer
+from evo_tune.recipe.data.corpus import BPE, Bytes, Tokenizer
+from evo_tune.recipe.models.base import Base
 from evo_tune.recipe.models.gpt_config import LARGE_VOCABULARY
-from evo_tune.recipe.tuning.base import Base
 from evo_tune.training.models.gpt import GPT, TOKENIZER
 from evo_tune.training.tuning.lora import fold_lora
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from evo_tune.recipe.tuning.base import Base, read_base
-from evo_tune.recipe.tuning.small_base import read_tuning_text
+from evo_tune.recipe.models.base import Base, read_base
+from evo_tune.recipe.tuning import read_tuning_text
 from evo_tune.training.batch import MicroBatch
 from evo_tune.training.data.windows import fixed_windows
 from evo_tune.training.tuning.pretrained import encode

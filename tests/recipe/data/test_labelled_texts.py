@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from evo_tune.recipe import read_labelled_texts
-from evo_tune.recipe.data.docstrings import SOURCES
+from evo_tune.recipe.data.labelled_texts import SOURCES
 from tests.recipe.data.refusals import refused
 
 

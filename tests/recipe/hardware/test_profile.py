@@ -12,8 +12,7 @@ import pytest
 
 from evo_tune.errors import OptionError
 from evo_tune.plugins.find import find_evaluator
-from evo_tune.recipe.hardware.profile import Profiling
-from evo_tune.recipe.hardware.wants import wants_of
+from evo_tune.recipe.hardware.computing import Profiling, wants_of
 from tests.training.probing.test_probing import CARD
 
 H100 = "width 8, heads 64 128"
@@ -66,7 +65,7 @@ def answer(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         text = json.dumps({"wants": dataclasses.asdict(wants_of(CARD))})
         return subprocess.CompletedProcess(command, 0, text, "")
 
-    monkeypatch.setattr("evo_tune.recipe.hardware.profile.subprocess.run", run)
+    monkeypatch.setattr("evo_tune.recipe.hardware.computing.subprocess.run", run)
     return asked
 
 
@@ -87,6 +86,6 @@ def test_what_it_is_not_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
         return subprocess.CompletedProcess(command, 1, "", "RuntimeError: no kernel image\n")
 
-    monkeypatch.setattr("evo_tune.recipe.hardware.profile.subprocess.run", run)
+    monkeypatch.setattr("evo_tune.recipe.hardware.computing.subprocess.run", run)
     with pytest.raises(OptionError, match=r"could not be timed \(RuntimeError: no kernel image\)"):
         Profiling(profile="true").settled(False)

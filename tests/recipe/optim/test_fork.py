@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evo_tune.errors import RecipeError
-from evo_tune.recipe.optim.fork import Tail, fork_step
 from evo_tune.recipe.optim.schedule import SCHEDULES, Schedule
+from evo_tune.recipe.optim.steps import Tail, fork_step
 
 STEPS = st.integers(2, 400)
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from evo_tune.errors import RecipeError
 from evo_tune.recipe import BatchRamp, Schedule
-from evo_tune.recipe.optim.ramp import steps_of
+from evo_tune.recipe.optim.steps import steps_of
 from evo_tune.training import Trainer, TrainingWindows
 
 

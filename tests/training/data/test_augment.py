@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from evo_tune.errors import OptionError
-from evo_tune.recipe.data.augmenting import Augment, Augmenting
+from evo_tune.recipe.data.images import Augment, Augmenting
 from evo_tune.training import Epochs
 from evo_tune.training.data.augment import augmented
 
@@ -94,6 +94,6 @@ def test_what_randaugment_does_not_take_is_refused(monkeypatch: pytest.MonkeyPat
             OptionError, match="randaugment=9 takes images of 1 or 3 channels in whole numbers of 8 bits"
         ):
             Augmenting(randaugment=9).augment(channels, 8, 8, whole)
-    monkeypatch.setattr("evo_tune.recipe.data.augmenting.find_spec", lambda name: None)
+    monkeypatch.setattr("evo_tune.recipe.data.images.find_spec", lambda name: None)
     with pytest.raises(OptionError, match="done by torchvision, which is not installed"):
         Augmenting(randaugment=9).augment(3, 8, 8, True)

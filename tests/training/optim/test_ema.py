@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from evo_tune.errors import RecipeError
-from evo_tune.recipe.optim.ema import warmed_up
+from evo_tune.recipe.optim.optimisation import warmed_up
 from evo_tune.training import Trainer, average_of, evaluate, fixed_windows
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from evo_tune.recipe.hardware.wants import Timings, wants_of
+from evo_tune.recipe.hardware.computing import Timings, wants_of
 from evo_tune.training.probing.timing import Sizes, probe_device
 
 TINY = Sizes(

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from evo_tune.errors import RecipeError
-from evo_tune.recipe.data.augmenting import Augment
+from evo_tune.recipe.data.images import Augment
 from evo_tune.training import (
     IGNORE,
     Diverged,

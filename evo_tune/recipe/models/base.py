@@ -1,8 +1,8 @@
-"""What a checkpoint's folder holds, read without torch and without running anything in it.
+"""A pre-trained model as a folder holds it, read without torch and without running anything in it.
 
 A folder is one of `GPT.save`, or a Hugging Face one of a causal language model: config.json beside weights
 in safetensors. Names and shapes come from the headers, so that bad folders and targets are found, and sizes
-known, before a model is built. `pretrained` builds it.
+known, before a model is built.
 """
 
 from __future__ import annotations
@@ -11,17 +11,48 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 from evo_tune.errors import OptionError, RecipeError
 from evo_tune.recipe.models.gpt_config import GPTConfig
-from evo_tune.recipe.tuning.targets import matching_names
 
-__all__ = ["TARGETS", "Base", "read_base"]
+__all__ = ["TARGETS", "Base", "check_targets", "matching_names", "read_base"]
+
+
+def check_targets(targets: object) -> None:
+    """Require patterns, at least one.
+
+    Raises:
+        RecipeError: It is something else.
+    """
+    if not isinstance(targets, tuple) or not targets or not all(isinstance(t, str) and t for t in targets):
+        raise RecipeError("targets", targets, "a tuple of patterns such as ('attention.qkv', 'ffn.*')")
+
+
+def matching_names(names: Collection[str], targets: Sequence[str]) -> list[str]:
+    """Return those names that a pattern fits, in their order.
+
+    Args:
+        names: Of linear layers.
+        targets: Each a whole name, its last parts, or either with * and ? in it: 'blocks.0.attention.qkv',
+            'attention.qkv', 'qkv', 'blocks.*.ffn.*', '*' for all.
+
+    Raises:
+        RecipeError: A pattern fits none; the error lists what there is.
+    """
+    found: set[str] = set()
+    for target in targets:
+        hits = {name for name in names if fnmatchcase(name, target) or fnmatchcase(name, f"*.{target}")}
+        if not hits:
+            raise RecipeError("targets", target, f"a pattern of one of {', '.join(names) or 'no linear layers'}")
+        found |= hits
+    return [name for name in names if name in found]
+
 
 TARGETS = {
     "qv": r"(.*\.)?(q|v|q_proj|v_proj|query|value|qkv|qkv_proj|c_attn|query_key_value|Wqkv)",
