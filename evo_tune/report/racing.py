@@ -1,63 +1,61 @@
-"""Which fresh seeds a calibration still needs, and its verdict: pure functions of the results so far.
+"""The final comparison: which trainings on fresh seeds it still needs, and its verdict.
 
-Two questions, each with seeds of its own. *Which finalist?* By sequential halving (Karnin, Koren & Somekh 2013): all
-are trained, the better half goes on. *Does it beat the default?* Both are trained on further seeds, which had no part
-in the choice, and compared seed by seed with Student's t. As in irace (López-Ibáñez et al. 2016), whatever is compared
-shares its seeds, and what is decided is trained no further.
+It answers two questions, each with its own seeds. *Which finalist?* Sequential halving (Karnin, Koren & Somekh 2013)
+trains all finalists and keeps the better half. *Does it beat the default?* Both are trained on further seeds, which
+had no part in the choice, and compared seed by seed with Student's t. As in irace (López-Ibáñez et al. 2016), compared
+genomes share their seeds, and a decided comparison trains no more.
 
-The comparison is looked at up to three times. At each look it may end with 'beats', and the looks share one error
-`ALPHA` by a spending function (Lan & DeMets 1983): after the share s of the cap, ALPHA · s³ is spent (Kim & DeMets
-1987, near to O'Brien & Fleming: little is spent early, where few seeds say little). What a look may spend is tested
-by itself, as if the looks had nothing in common, so that the sum holds for any spread between seeds and any
-correlation. A look may also end it as hopeless, which cannot raise the error.
+The second comparison has up to three looks at its results. Each look may end it with 'beats', and the looks share one
+error `ALPHA` by a spending function (Lan & DeMets 1983): after the share s of the cap, ALPHA · s³ is spent (Kim &
+DeMets 1987, close to O'Brien & Fleming: little is spent early, when few seeds say little). Each look's share is tested
+by itself, as if the looks were independent, so the sum holds for any spread between seeds and any correlation. A look
+may also end the comparison as hopeless, which cannot raise the error.
 
-This module knows nothing of runs, clocks, stores and trainings: a calibration that was killed goes on exactly, and
-any order of arrival gives the same work and the same verdict.
+These are pure functions of the results so far. A comparison that was killed therefore continues exactly, and the order
+of the results changes neither the work nor the verdict.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from statistics import fmean
 from typing import Literal, TypeAlias
 
-__all__ = ["ALPHA", "CAP", "ROUNDING", "Fresh", "Purpose", "Race", "Standing", "looks", "most_numbers", "student_tail"]
-
 ALPHA = 0.05
-"""Most probability of saying 'beats' of a finalist that is no better than the default."""
+"""Highest probability of 'beats' for a finalist that is no better than the default."""
 
 CAP = 2
-"""Seeds on which the finalist and the default are compared at the most, for each that `--calibrate` names."""
+"""Most seeds of the comparison with the default, as a multiple of those that were asked for."""
 
 LOOKS = 3
-"""Times that the comparison may end."""
+"""Most looks at the results."""
 
 SPENDING = 3
 """Power of the spending function."""
 
 HOPELESS = 1.5
-"""Standard errors that the gain must have at the cap for going on to be worth it; in proportion before."""
+"""Least gain, in standard errors at the cap, for which more seeds are worth their cost; proportionally less before."""
 
 ROUNDING = 1e-12
-"""Share of a value below which a difference is taken for rounding: some thousand times that of one operation."""
+"""Relative difference that counts as rounding: some thousand times that of one operation."""
 
 LARGEST = 1e300
-"""Losses from here on (and NaN) count as failed: sums of them are no numbers."""
+"""Losses of at least this size (and NaN) count as failures: their sums overflow."""
 
 Purpose: TypeAlias = Literal["choose", "report"]
 
 
 @dataclass(frozen=True)
 class Fresh:
-    """One training of a calibration.
+    """One training of the final comparison.
 
     Args:
-        id: The trial whose genome is trained.
-        purpose: 'choose' among the finalists, or 'report'; the two never share a seed.
-        number: Of the seed, from 1; the same number is the same seed for every genome.
+        id: Id of the trial whose genome is trained.
+        purpose: 'choose' among the finalists, or 'report'; the two share no seed.
+        number: Number of the seed, from 1; the same for every genome.
     """
 
     id: int
@@ -66,21 +64,21 @@ class Fresh:
 
 
 Results: TypeAlias = Mapping[Fresh, float | None]
-"""Loss of each training that is done; None if it failed."""
+"""Loss of each finished training; None for a failure."""
 
 
 @dataclass(frozen=True)
 class Standing:
-    """Where a race stands.
+    """The state of the final comparison.
 
     Args:
-        wanted: Trainings that are needed next, in the order in which they help most; all may run side by side.
-        chosen: The finalist that was chosen; None while that is open, or if all have failed.
-        seeds: Reporting seeds that count so far: 1 to this one.
-        pairs: Of these, the seeds on which both trained well.
-        gain: Mean loss of the default less that of the chosen, over the pairs; NaN without any.
+        wanted: Trainings to do next, the most useful first; all of them may run at the same time.
+        chosen: The chosen finalist; None while that is open, or if all have failed.
+        seeds: Number of reporting seeds that count so far.
+        pairs: Number of these seeds on which both genomes succeeded.
+        gain: Mean loss of the default minus that of the chosen finalist, over the pairs; NaN without any.
         error: Standard error of the gain; NaN for fewer than two pairs.
-        beats: Whether the chosen beats the default; None while that is open, or where nothing can be compared.
+        beats: Whether the chosen finalist beats the default; None while that is open, or if they cannot be compared.
     """
 
     wanted: tuple[Fresh, ...] = ()
@@ -93,18 +91,18 @@ class Standing:
 
     @property
     def over(self) -> bool:
-        """Whether nothing more is to be trained."""
+        """Whether the comparison is complete."""
         return not self.wanted
 
 
 @dataclass(frozen=True)
 class Race:
-    """The finalists of a run against its default.
+    """The finalists of a run against its default genome.
 
     Args:
         finalists: Trial ids, the best of the search first; ties go to the earlier one.
-        default: The default's trial id; None if it has no value: then the chosen has its value over fresh seeds alone.
-        seeds: What `--calibrate` says: the comparison takes at most `CAP` times as many; a halving takes a third.
+        default: Trial id of the default; None if it has no value: then only the chosen finalist is trained.
+        seeds: Number of seeds asked for: the comparison uses up to `CAP` times as many, each halving a third.
     """
 
     finalists: tuple[int, ...]
@@ -112,13 +110,13 @@ class Race:
     seeds: int
 
     def standing(self, results: Results) -> Standing:
-        """Return where the race stands; results that it has not asked for change nothing."""
+        """Return the state that follows from some results; results that were not wanted change nothing."""
         if not self.seeds or not self.finalists:
             return Standing()
         chosen, wanted = self._choose(results)
         if chosen is not None:
             return self._compare(chosen, results)
-        # Whoever is chosen, the default is needed: it need not wait. Nor does it depend on how the choice goes.
+        # The default is needed whichever finalist is chosen, so it need not wait.
         return Standing((*wanted, *self._lacking(looks(self.seeds)[0], [self.default], results)))
 
     def _lacking(self, look: int, ids: Sequence[int | None], results: Results) -> tuple[Fresh, ...]:
@@ -126,7 +124,7 @@ class Race:
         return tuple(one for one in needed if one not in results)
 
     def _choose(self, results: Results) -> tuple[int | None, tuple[Fresh, ...]]:
-        """Halve the finalists until one is left; return it (None: all failed), or what is lacking for the next step."""
+        """Return the chosen finalist (None: open, or all failed) and the trainings that the next halving lacks."""
         alive, seeds = list(self.finalists), 0
         while len(alive) > 1:
             seeds += math.ceil(self.seeds / 3)
@@ -143,7 +141,7 @@ class Race:
         spent, found = 0.0, Standing()
         for look in looks(self.seeds):
             if lacking := self._lacking(look, [self.default, chosen], results):
-                return Standing(lacking, chosen, found.seeds, found.pairs, found.gain, found.error)
+                return replace(found, wanted=lacking, chosen=chosen, beats=None)
             if self.default is None:
                 return Standing((), chosen, look)
             share = look / (CAP * self.seeds)
@@ -156,14 +154,14 @@ class Race:
 
 
 def _look(chosen: int, default: int, look: int, share: float, level: float, results: Results) -> Standing:
-    """Return what is known after so many seeds; `beats` is None if that is to be left open, or cannot be known."""
+    """Return the state after a look at so many seeds; `beats` is None if that stays open, or cannot be known."""
     mine, other = (_losses(id, "report", look, results) for id in (chosen, default))
     both = [(a, b) for a, b in zip(mine, other, strict=True) if a is not None and b is not None]
     gains = [b - a for a, b in both]
     gain = fmean(gains) if gains else math.nan
     error = _error(gains, gain)
     if any(a is None and b is not None for a, b in zip(mine, other, strict=True)):
-        beats: bool | None = False  # it fails where the default does not
+        beats: bool | None = False  # it failed where the default did not
     elif len(gains) < 2:
         beats = None
     else:
@@ -178,15 +176,15 @@ def _look(chosen: int, default: int, look: int, share: float, level: float, resu
 def _beats(
     pairs: Sequence[tuple[float, float]], gain: float, error: float, scale: float, level: float, hopeless: float
 ) -> bool | None:
-    """Test the gain of one look; None: neither shown nor hopeless.
+    """Test the gain of one look; None if it is neither shown nor hopeless.
 
     Args:
-        pairs: Losses of the finalist and of the default, two at least.
+        pairs: Losses of the finalist and of the default, at least two pairs.
         gain: Their mean difference.
-        error: Its standard error; 0 where all differences are the same.
-        scale: Differences up to this are rounding.
-        level: Error that this look may spend.
-        hopeless: Standard errors below which going on is not worth it.
+        error: Its standard error; 0 if all differences are the same.
+        scale: Largest difference that counts as rounding.
+        level: Error probability that this look may spend.
+        hopeless: Gain in standard errors below which more seeds are not worth their cost.
     """
     if error:
         if student_tail(gain / error, len(pairs) - 1) <= level:
@@ -194,26 +192,26 @@ def _beats(
         return False if gain < hopeless * error else None
     if gain <= 0.0:
         return False
-    # The seed changes nothing at all, so the difference is exact; or it moves both by the same. That is chance where
-    # the metric is coarse: its spread is then taken to be its resolution, the smallest step between two seeds.
+    # Either the seed changes nothing, and the difference is exact, or it changes both losses by the same. For a coarse
+    # metric the latter may be chance: its spread is then its resolution, the smallest step between two seeds.
     step = _resolution(pairs, scale)
     return True if not step or student_tail(gain * math.sqrt(len(pairs)) / step, len(pairs) - 1) <= level else None
 
 
 def _resolution(pairs: Sequence[tuple[float, float]], scale: float) -> float:
-    """Return the smallest step of a genome's losses between seeds; 0 if the seed changes nothing."""
+    """Return the smallest difference of a genome's losses between seeds; 0 if the seed changes nothing."""
     ordered = (sorted(losses) for losses in zip(*pairs, strict=True))
     steps = [b - a for losses in ordered for a, b in pairwise(losses) if b - a > scale]
     return min(steps, default=0.0)
 
 
 def looks(seeds: int) -> list[int]:
-    """Return after how many reporting seeds the comparison is looked at: thirds of the cap, and never fewer than 2."""
+    """Return the numbers of reporting seeds at each look: thirds of the cap, and at least 2."""
     return sorted({max(2, math.ceil(CAP * seeds * part / LOOKS)) for part in range(1, LOOKS + 1)})
 
 
 def most_numbers(race: Race) -> dict[Purpose, int]:
-    """Return how many seeds of each purpose a race can come to."""
+    """Return the most seeds of each purpose that a comparison may use."""
     halvings = math.ceil(math.log2(max(1, len(race.finalists))))
     return {"choose": math.ceil(race.seeds / 3) * halvings, "report": CAP * race.seeds}
 
@@ -231,7 +229,7 @@ def _error(values: Sequence[float], mean: float) -> float:
 
 
 def _rank(losses: Sequence[float | None]) -> tuple[int, float]:
-    """Order finalists: fewest failures, then lowest mean."""
+    """Return a sort key of finalists: fewest failures first, then the lowest mean."""
     good = [loss for loss in losses if loss is not None]
     return len(losses) - len(good), fmean(good) if good else math.inf
 
@@ -239,10 +237,10 @@ def _rank(losses: Sequence[float | None]) -> tuple[int, float]:
 def student_tail(t: float, freedom: int) -> float:
     """Return the probability that Student's t exceeds a number.
 
-    The finite sums for whole degrees of freedom (Abramowitz & Stegun 1964, 26.7.3 and 26.7.4), exact to some 1e-15.
+    By the finite sums for integer degrees of freedom (Abramowitz & Stegun 1964, 26.7.3 and 26.7.4), exact to 1e-15.
 
     Args:
-        t: The number.
+        t: Threshold.
         freedom: Degrees of freedom, at least 1.
     """
     if math.isinf(t):

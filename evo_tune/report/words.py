@@ -1,7 +1,4 @@
-"""What a run says, in words: values, durations and genomes as people read them, and the verdict in a line.
-
-Imported by the command line's help, so it imports nothing that is heavy.
-"""
+"""Values, durations, genomes and the verdict as text for people. Imported by the help, so it imports nothing slow."""
 
 from __future__ import annotations
 
@@ -16,31 +13,27 @@ if TYPE_CHECKING:
     from evo_tune.report.racing import Standing
     from evo_tune.report.summary import Closing
 
-__all__ = ["fixed", "show_genome", "show_seconds", "show_value", "sparkline", "spread", "verdict"]
-
 BARS = "▁▂▃▄▅▆▇█"
 
 
 def show_value(value: object) -> str:
-    """Return a value as people read it: numbers with five significant digits."""
+    """Return a value as text; numbers have five significant digits."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "-"
-    if isinstance(value, float):
-        return f"{value:.5g}"
-    return printable(str(value))
+    return f"{value:.5g}" if isinstance(value, float) else printable(str(value))
 
 
 def fixed(value: float) -> str:
-    """Return a value with five places, so that one that moves keeps its width; a huge one by its six first digits."""
+    """Return a number with five decimals, so that its width stays the same; a huge one with six significant digits."""
     return f"{value:.5f}" if abs(value) < 1e9 else f"{value:.6g}"
 
 
 def sparkline(values: Sequence[float], width: int = 30) -> str:
-    """Return numbers as a row of bars, the lowest and the highest of them at its ends; '' for none that are finite.
+    """Return numbers as a row of bars between their lowest and highest; '' if none is finite.
 
     Args:
-        values: In order; those that are not finite are left out.
-        width: Most bars; of more values each bar shows the last of its share.
+        values: Values in order; those that are not finite are left out.
+        width: Most bars; of more values, each bar shows the last one of its share.
     """
     kept = [value for value in values if math.isfinite(value)]
     if len(kept) > width:
@@ -70,7 +63,7 @@ def show_seconds(seconds: float) -> str:
 
 
 def spread(row: Calibrated | None) -> str:
-    """Return a value over fresh seeds in words: mean, standard error and number of seeds."""
+    """Return values over fresh seeds as mean, standard error and number of seeds."""
     if row is None:
         return "-"
     if not row.values:
@@ -82,45 +75,40 @@ def spread(row: Calibrated | None) -> str:
 
 def verdict(end: Closing) -> str:
     """Return in one line whether the best beats the default."""
+    race = end.race
     if not end.evaluations:
-        return "no evaluation was finished"
+        return "no evaluation finished"
     if end.best is None and end.partial:
-        return f"{end.partial} evaluations gave a value, and none is trained in full yet: go on with `evo-tune resume`"
+        return f"{end.partial} partial trainings gave a value, no full one has finished: `evo-tune resume` continues"
     if end.best is None:
-        return "no evaluation gave a value: see the errors with `evo-tune show`"
+        return "no evaluation gave a value: `evo-tune show` prints the errors"
     if end.default is None:
-        return "the default genome gave no value, so there is nothing to compare with"
-    if end.race is not None:
-        return _outcome(end.race, end.best.id, end)
-    if end.best.id == end.default.id:
+        return "the default genome has no value, so the best cannot be compared with it"
+    if race is None and end.best.id == end.default.id:
         return "nothing beat the default genome"
-    if end.beaten is None:
+    if race is None:
         return f"difference: {fixed(end.gain)} on one seed each: it may be luck"
-    return _difference(end)
-
-
-def _outcome(race: Standing, best: int, end: Closing) -> str:
-    """Return what a race said."""
     if not race.over:
-        return "the calibration is not at its end, so the best is known by the search alone: `evo-tune resume` goes on"
+        return "the final comparison is not complete: `evo-tune resume` continues it; the best is that of the search"
     if race.chosen is None:
-        return "every finalist failed on its fresh seeds: the best is known by the search alone"
+        return "every finalist failed on its fresh seeds: the best is that of the search"
     if not race.pairs:
-        return f"on {race.seeds} fresh seeds the best or the default failed each time: nothing can be compared"
-    if best == race.chosen:
-        return _difference(end)
+        return f"on all {race.seeds} fresh seeds the best or the default failed: they cannot be compared"
+    if end.best.id == race.chosen:
+        return _difference(end, race)
     if race.gain < 0.0:
-        worse = f"{fixed(-race.gain)}" + ("" if math.isnan(race.error) else f" ± {fixed(race.error)}")
+        error = "" if math.isnan(race.error) else f" ± {fixed(race.error)}"
         where = "on fresh seeds and the test set" if end.tested else "on fresh seeds"
-        return f"nothing beat the default genome: {where} trial {race.chosen}, the finalist, is {worse} worse"
-    return f"trial {race.chosen}, the best finalist, failed on fresh seeds where the default did not: take the default"
+        worse = f"trial {race.chosen}, the finalist, is {fixed(-race.gain)}{error} worse"
+        return f"nothing beat the default genome: {where} {worse}"
+    return f"trial {race.chosen}, the best finalist, failed on fresh seeds where the default did not: use the default"
 
 
-def _difference(end: Closing) -> str:
-    word = "beats" if end.beaten else "does not clearly beat"
-    if math.isnan(end.gain_error):
-        return f"difference: {fixed(end.gain)} on one fresh seed: the best {word} the default"
-    errors = f"{end.gain / end.gain_error:.1f} standard errors" if end.gain_error else "no spread between seeds"
-    paired = f", paired over {end.race.pairs} fresh seeds" if end.race else ""
-    paired += ", on the test set" if end.race and end.tested else ""
-    return f"difference: {fixed(end.gain)} ± {fixed(end.gain_error)}: the best {word} the default ({errors}{paired})"
+def _difference(end: Closing, race: Standing) -> str:
+    """Return the gain of the chosen finalist with its error."""
+    said = f"the best {'beats' if race.beats else 'does not clearly beat'} the default"
+    if math.isnan(race.error):
+        return f"difference: {fixed(race.gain)} on one fresh seed: {said}"
+    errors = f"{race.gain / race.error:.1f} standard errors" if race.error else "no spread between seeds"
+    how = f"{errors}, paired over {race.pairs} fresh seeds" + (", on the test set" if end.tested else "")
+    return f"difference: {fixed(race.gain)} ± {fixed(race.error)}: {said} ({how})"

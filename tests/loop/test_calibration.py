@@ -104,7 +104,7 @@ def test_a_calibration_that_was_stopped_goes_on_exactly(begin: Begin, resume: Be
     before = read_calibration(Run.open(search.saved.folder))
     assert 1 <= len(before) < len(kept(whole))
     assert closing(search.saved).beaten is None
-    assert "the calibration is not at its end" in verdict(closing(search.saved))
+    assert "the final comparison is not complete" in verdict(closing(search.saved))
     again = resume("run").run()
     after = read_calibration(Run.open(again.saved.folder))
     assert after[: len(before)] == before
@@ -219,5 +219,5 @@ def test_what_a_calibration_fails_on_stops_nothing_else(begin: Begin, resume: Be
     search = resume("run", accept_changes=True, slots=1, calibrate=1).run()
     run = Run.open(search.saved.folder)
     assert [(row.values, row.failures) for row in calibrated(run)] == [((), 2), ((), 2)]
-    assert "nothing can be compared" in verdict(closing(run))
+    assert "they cannot be compared" in verdict(closing(run))
     assert len(search.trials) == 6

@@ -154,7 +154,7 @@ def test_a_training_that_is_to_tell_of_the_test_set_and_does_not_has_failed(begi
     errors = {trial.outcome.error for trial in read_calibration(run)}
     assert len(errors) == 1
     assert str(errors.pop()).startswith("evaluate returned no 'test_loss' (it returned loss, accuracy, test_loose")
-    assert "nothing can be compared" in verdict(closing(run))
+    assert "they cannot be compared" in verdict(closing(run))
 
 
 @pytest.mark.parametrize("given", [{"objectives": ["test_loss:min"]}, {"subject_to": ["test_loss<=1"]}])
