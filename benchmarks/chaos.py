@@ -25,7 +25,7 @@ It is done to a run in birth order, to one in order of arrival, and to runs with
 (`--rules`). In the end the same run is made undisturbed, and all must be equal: every genome, status,
 curve, metric and survivor; in order of arrival, where no two runs are equal, every proposal must come out again. After
 every death of a parent no result that was told may be lost, the journal must hold what it held, and no process may be
-left; at the end no temporary file, no worker's output and no semaphore.
+left; at the end no temporary file and no worker's output.
 
     python benchmarks/chaos.py --rounds 200
     python benchmarks/chaos.py --rounds 50 --faults worker parent --rules birth

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -44,10 +43,9 @@ def check_whole(journal: Path) -> None:
         raise Violation("the journal ends with half an event, which a living session has left")
 
 
-def left_over(store: Path, parents: Sequence[int]) -> list[str]:
-    """Return what was only meant for a while: temporary files, workers' output, semaphores of these parents."""
-    litter = [str(file) for file in store.rglob("*") if file.name.endswith(".part") or ".worker-" in file.name]
-    return litter + [str(file) for pid in parents for file in Path("/dev/shm").glob(f"sem.*-{pid}-*")]
+def left_over(store: Path) -> list[str]:
+    """Return the files that were meant to be temporary: halves of writes, and workers' output."""
+    return [str(file) for file in store.rglob("*") if file.name.endswith(".part") or ".worker-" in file.name]
 
 
 def compare(disturbed: Run, undisturbed: Run | None) -> None:

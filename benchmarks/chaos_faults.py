@@ -72,7 +72,6 @@ class Chaos:
         self.folder, self.store = folder, folder / "store"
         self.faults, self.rules, self.mutant = tuple(faults), rules, mutant
         self.deck: list[str] = []
-        self.tracker_killed = False
         self.parents: list[int] = []
         self.ready: dict[int, Path] = {}
         """By parent: the file that is there as long as it has its run for itself."""
@@ -147,17 +146,15 @@ class Chaos:
         if others:
             victim = self.random.choice(others)
             with contextlib.suppress(psutil.Error):
-                self.tracker_killed |= is_tracker(victim)
                 victim.kill()
 
     def kill_all(self) -> None:
-        """Kill the parent and all its workers, in any order, and what watches over semaphores not."""
+        """Kill the parent and all its workers, in any order."""
         assert self.parent is not None
         victims = self.processes()
         for victim in self.random.sample(victims, len(victims)):
             with contextlib.suppress(psutil.Error):
-                if not is_tracker(victim):
-                    victim.kill()
+                victim.kill()
         self.parent.wait()
         self.bury()
 
@@ -353,7 +350,7 @@ class Chaos:
         if self.parent is None:
             self.parent = self.start()
         self.extend()
-        if litter := left_over(self.store, [] if self.tracker_killed else self.parents):
+        if litter := left_over(self.store):
             raise Violation(f"left over: {litter}")
         self.compare_undisturbed()
         return Run.open(self.store / "chaos")
@@ -378,11 +375,6 @@ class Chaos:
     def in_birth_order(self) -> bool:
         """Whether the same run can be made twice."""
         return str(RULES[self.rules]["order"]) == "birth"
-
-
-def is_tracker(process: psutil.Process) -> bool:
-    """Whether a process is one that takes semaphores away."""
-    return "resource_tracker" in " ".join(process.cmdline())
 
 
 def read_all(folder: Path) -> dict[Path, bytes]:

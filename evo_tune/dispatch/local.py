@@ -60,6 +60,8 @@ class LocalSlot(Slot):
         self._worker: Process | None = None
         self._spare: Process | None = None
         self._lost_one = False
+        self._stuck: list[Process] = []
+        """Workers that could not be killed."""
         self._told = False
         """Whether it was said that workers are replaced for what they keep."""
 
@@ -149,7 +151,10 @@ class LocalSlot(Slot):
         if worker is None:
             return None
         self._lost_one = True
-        return _bury(worker, folder)
+        pid = _bury(worker, folder)
+        if pid is not None:
+            self._stuck.append(worker)
+        return pid
 
     def rest(self) -> None:
         """End an idle worker for what it holds of its device; the next candidate gets a new one."""
@@ -163,6 +168,7 @@ class LocalSlot(Slot):
             workers = [worker for worker in (self._worker, self._spare) if worker is not None]
         for worker in workers:
             worker.kill()
+            worker.wait_gone(DYING / 10)
             with contextlib.suppress(OSError):
                 os.unlink(worker.spool)
             with contextlib.suppress(OSError):
@@ -178,6 +184,8 @@ class LocalSlot(Slot):
         if worker is not None:
             worker.leave(GRACE)
             self._discard(None)  # what its evaluations left running goes as well
+        for stuck in self._stuck:
+            stuck.wait_gone(0.0)  # lets the system forget one that has died since
         with contextlib.suppress(OSError):
             os.rmdir(self._task.trials_folder)  # if no trial has a folder
 

@@ -1,28 +1,30 @@
-"""One worker process of a local slot: a one-worker executor of loky, joblib's own engine.
+"""One worker process of a local slot: a Python subprocess of its own, driven over a socket.
 
-So a worker that dies takes no other with it. This module owns what loky leaves open: timeouts, whole process groups,
-death unnoticed, trackers. It knows neither slots nor what the worker does (see `worker`).
+Each slot has its own process, so a worker that dies takes no other with it. This module owns timeouts, process groups,
+and deaths that no end of file reports. It knows neither slots nor what the worker does (see `worker`).
 """
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
+import fcntl
 import os
+import pickle
 import signal
+import socket
+import subprocess
 import sys
-import threading
 import time
 import uuid
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from multiprocessing.connection import wait
 from typing import Any
 
 from evo_tune.dispatch.devices import Device
 from evo_tune.dispatch.log import log_name
 from evo_tune.dispatch.slot import Task
 from evo_tune.dispatch.telling import telling_name
-from evo_tune.dispatch.worker import SAFE_PATH, WORKER, initialize, load, work
+from evo_tune.dispatch.worker import WORKER
 from evo_tune.genome.trial import Status
 from evo_tune.plugins.context import THREAD_VARIABLES
 from evo_tune.plugins.scripts.processes import kill_marked
@@ -32,6 +34,18 @@ __all__ = ["Lost", "Process"]
 TICK = 0.5
 """Seconds between two looks at a worker that is silent. A timeout counts ticks, so that a machine that
 was paused costs an evaluation one tick and not its life."""
+
+STALL = 60.0
+"""Seconds after which a message that has begun and does not go on is given up."""
+
+PROGRAM = """import sys
+fd, parent, sys.path[:] = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
+del sys.argv[1:]
+from evo_tune.dispatch.worker import serve
+serve(fd, parent)
+"""
+"""What a worker executes. Its path is the parent's before it imports anything, so nothing is imported from the working
+directory, where any file may be."""
 
 
 class Lost(Exception):
@@ -43,47 +57,45 @@ class Lost(Exception):
 
 
 class Process:
-    """A worker process: a loky executor of one."""
+    """A worker process.
 
-    _starting = threading.Lock()
+    Args:
+        device: Device to which it is pinned before it imports anything.
+        task: What its candidates have in common.
+    """
 
     def __init__(self, device: Device, task: Task) -> None:
-        from joblib.externals.loky.process_executor import ProcessPoolExecutor
-
-        env = {"CUDA_VISIBLE_DEVICES": device.visible, **dict.fromkeys(THREAD_VARIABLES, str(task.threads))}
-        env = {**env, **_safe_path()}
-        self._mark = f"{WORKER}={uuid.uuid4().hex}"
-        env[WORKER] = self._mark.partition("=")[2]
-        env["PYTHONHASHSEED"] = os.environ.get("PYTHONHASHSEED", "0")  # same order of sets in every worker
-        with self._starting, _semaphores_made() as semaphores:
-            _start_trackers()
-            told = (task, device.inside, os.getpid())
-            self._executor = ProcessPoolExecutor(max_workers=1, env=env, initializer=initialize, initargs=told)
+        mark = uuid.uuid4().hex
+        self._mark = f"{WORKER}={mark}"
+        env = {**os.environ, "CUDA_VISIBLE_DEVICES": device.visible, WORKER: mark}
+        env |= dict.fromkeys(THREAD_VARIABLES, str(task.threads))
+        env.setdefault("PYTHONHASHSEED", "0")  # same order of sets in every worker
+        ours, theirs = socket.socketpair()
+        fd = fcntl.fcntl(theirs, fcntl.F_DUPFD_CLOEXEC, 3)  # 0 to 2 become the worker's standard streams
+        theirs.close()
+        path = [entry or os.getcwd() for entry in sys.path]
+        command = [sys.executable, "-c", PROGRAM, str(fd), str(os.getpid()), *path]
+        try:
             with _no_interrupt():
-                self._loading = self._executor.submit(load)
-        # Once it is loaded the worker has opened them: from then on, whoever is killed, no name is left over.
-        self._loading.add_done_callback(lambda _: [unlink() for unlink in semaphores])
-        started = list(self._executor._processes.values())
-        if not started:
-            raise Lost("crashed", "worker died as it started")
-        self._process = started[0]
-        self.pid = int(self._process.pid)
+                self._process = subprocess.Popen(command, env=env, pass_fds=[fd], stdin=subprocess.DEVNULL)
+        finally:
+            os.close(fd)  # only the worker's own end is left, so its death is the end of the file
+        ours.settimeout(STALL)
+        self._socket, self._file = ours, ours.makefile("rwb")
+        self.pid = self._process.pid
         self.spool = task.folder(log_name(self.pid))  # where its output is until it is in a trial's folder
         self.telling = task.folder(telling_name(self.pid))  # what it tells of the training in flight
-        # Only the worker is to hold the writing end of its results: if it is killed halfway through one,
-        # loky's thread reads the end of the file instead of waiting for the other half.
-        with contextlib.suppress(OSError):
-            self._executor._result_queue._writer.close()
+        self._send((task, device.inside))
 
     def wait_loaded(self, limit: float | None) -> None:
         """Wait until the evaluator is imported; see `work`."""
-        self._result(self._loading, limit)
+        self._receive(limit)
 
     def work(self, message: dict[str, Any], limit: float | None) -> dict[str, Any]:
         """Have a candidate evaluated.
 
         Args:
-            message: See `worker.work`.
+            message: See `worker.serve`.
             limit: Seconds that it may take; None waits for ever.
 
         Returns:
@@ -92,127 +104,83 @@ class Process:
         Raises:
             Lost: The process died, or the limit has passed.
         """
-        try:
-            future = self._executor.submit(work, message)
-        except RuntimeError:  # it died since the last call, or the slot was closed just now
-            raise Lost("crashed", f"worker died: {self._death()}") from None
-        reply: dict[str, Any] = self._result(future, limit)
+        self._send(message)
+        reply: dict[str, Any] = self._receive(limit)
         return reply
 
-    def _result(self, future: concurrent.futures.Future[Any], limit: float | None) -> Any:
+    def _send(self, message: Any) -> None:
+        try:
+            pickle.dump(message, self._file)
+            self._file.flush()
+        except (OSError, ValueError):  # it died since the last message, or the slot was closed just now
+            raise self._lost() from None
+
+    def _receive(self, limit: float | None) -> Any:
         spent = 0.0
         while limit is None or spent < limit:
             began = time.monotonic()
-            try:
-                return future.result(timeout=TICK if limit is None else min(TICK, limit - spent))
-            except concurrent.futures.TimeoutError:
-                spent += min(time.monotonic() - began, 1.0)
-            except Exception:  # loky's: whatever the evaluation raises, `work` returns
-                raise Lost("crashed", f"worker died: {self._death()}") from None
+            if self._has_reply(TICK if limit is None else min(TICK, limit - spent)):
+                return self._read()
+            spent += min(time.monotonic() - began, 1.0)
             if self.gone():
-                break  # its end is told by pipes, which the processes that it started may hold open
+                break  # processes that it forked may keep its end of the socket open
         else:
             raise Lost("timeout", f"no result within {limit:g} s: killed")
         self.kill()
-        with contextlib.suppress(Exception):
-            return future.result(timeout=TICK)  # it may have come before the end
-        raise Lost("crashed", f"worker died: {self._death()}")
+        if self._has_reply(0.0):  # it came before the end
+            return self._read()
+        raise self._lost()
+
+    def _has_reply(self, seconds: float) -> bool:
+        try:
+            return bool(wait([self._socket], seconds))
+        except (OSError, ValueError):  # the slot was closed just now
+            raise self._lost() from None
+
+    def _read(self) -> Any:
+        try:
+            return pickle.load(self._file)
+        except (EOFError, OSError, ValueError, pickle.UnpicklingError):
+            raise self._lost() from None
+
+    def _lost(self) -> Lost:
+        """Return the error that says how the process ended."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(1.0)
+        code = self._process.returncode
+        if code is None:
+            return Lost("crashed", "worker died: nobody knows how")
+        return Lost("crashed", f"worker died: {f'killed by signal {-code}' if code < 0 else f'exit code {code}'}")
 
     def gone(self) -> bool:
-        """Whether the process is dead."""
-        if self._process.exitcode is not None:
-            return True
-        try:
-            os.kill(self.pid, 0)
-        except ProcessLookupError:
-            return True
-        return False
+        """Return whether the process is dead."""
+        return self._process.poll() is not None
 
     def wait_gone(self, seconds: float) -> bool:
         """Wait until the process is dead, for so many seconds at most."""
-        end = time.monotonic() + seconds
-        while not self.gone() and time.monotonic() < end:
-            time.sleep(0.002)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(seconds)
         return self.gone()
-
-    def _death(self) -> str:
-        end = time.monotonic() + 1.0
-        while (code := self._process.exitcode) is None and time.monotonic() < end:
-            time.sleep(0.002)
-        if code is None:
-            return "nobody knows how"
-        return f"killed by signal {-code}" if code < 0 else f"exit code {code}"
 
     def kill(self) -> None:
         """Kill the process, its group, which outlives it if it started others, and what left that group."""
         try:
             os.killpg(self.pid, signal.SIGKILL)
         except OSError:  # no such group: it is all gone, or the worker has not made its own yet
-            if self._process.exitcode is None:
-                with contextlib.suppress(OSError):
-                    os.kill(self.pid, signal.SIGKILL)
+            self._process.kill()
         kill_marked(self._mark)
 
     def leave(self, seconds: float) -> None:
         """Ask an idle worker to leave, and wait for it."""
-        self._executor.shutdown(wait=False)
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
         self.wait_gone(seconds)
 
     def abandon(self) -> None:
-        """Let loky's thread and queues of a dead worker go."""
-        self._executor.shutdown(wait=False, kill_workers=True)
-
-
-def _safe_path() -> dict[str, str]:
-    """Return what keeps a Python that is started with `-m` or `-c` from importing out of the working directory.
-
-    From Python 3.11 on; a worker takes it back once it has started (see `worker.initialize`).
-    """
-    return {} if "PYTHONSAFEPATH" in os.environ else {"PYTHONSAFEPATH": SAFE_PATH}
-
-
-def _start_trackers() -> None:
-    """Start the resource trackers that loky needs, before it does: silent, and with Ctrl-C not yet blocked.
-
-    After a kill -9 of the parent its tracker unlinks what semaphores there are, as it should, but would
-    print a warning about it into the user's shell; the parent would print one about a tracker that was
-    killed. And the standard library's, as it starts, lets Ctrl-C through.
-    """
-    from multiprocessing import resource_tracker as standard
-
-    from joblib.externals.loky.backend import resource_tracker
-
-    quiet = "ignore:resource_tracker"
-    sys.warnoptions.append(quiet)  # they are started with these
-    safe = _safe_path()
-    os.environ.update(safe)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "resource_tracker")
-            resource_tracker.ensure_running()
-            standard.ensure_running()
-    finally:
-        sys.warnoptions.remove(quiet)
-        for name in safe:
-            del os.environ[name]
-
-
-@contextlib.contextmanager
-def _semaphores_made() -> Iterator[list[Callable[[], object]]]:
-    """Collect what unlinks the semaphores that loky makes meanwhile.
-
-    Each has a name in the system until its finalizer is called, which by itself is at the parent's end.
-    """
-    from multiprocessing import util
-
-    from joblib.externals.loky.backend.synchronize import SemLock
-
-    registry: dict[Any, Any] = getattr(util, "_finalizer_registry", {})
-    made: list[Callable[[], object]] = []
-    before = set(registry)
-    yield made
-    new = [finalizer for key, finalizer in list(registry.items()) if key not in before]
-    made += [finalizer for finalizer in new if getattr(finalizer, "_callback", None) is SemLock._cleanup]
+        """Close the connection to a dead worker."""
+        with contextlib.suppress(OSError):
+            self._file.close()
+        self._socket.close()
 
 
 @contextlib.contextmanager

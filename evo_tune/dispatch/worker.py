@@ -1,8 +1,7 @@
 """What runs in a worker process: import the evaluator once, evaluate, turn whatever happens into an Outcome.
 
-`initialize`, `load` and `work` are the functions that a slot calls here by name. Nothing raises across
-the boundary: an exception, a NaN, too little memory becomes a status and one line. This module knows
-nothing of the parent's side, and of torch only what an evaluator that imported it needs.
+Nothing raises across the boundary: an exception, a NaN, too little memory becomes a status and one line. This module
+knows nothing of the parent's side, and of torch only what an evaluator that imported it needs.
 """
 
 from __future__ import annotations
@@ -11,11 +10,12 @@ import contextlib
 import faulthandler
 import gc
 import importlib
-import math
 import os
+import pickle
 import platform
 import random
 import signal
+import socket
 import sys
 import threading
 import time
@@ -40,10 +40,7 @@ from evo_tune.plugins.scripts.processes import kill_marked
 from evo_tune.text import one_line
 from evo_tune.trust import inside
 
-__all__ = ["SAFE_PATH", "WORKER", "Worker", "initialize", "load", "work"]
-
-SAFE_PATH = "evo-tune"
-"""Value of PYTHONSAFEPATH with which a worker was started, unless it was set already; any text switches it on."""
+__all__ = ["WORKER", "Worker", "serve"]
 
 WORKER = "EVO_TUNE_WORKER"
 """What marks a worker, and all that it starts, in the environment."""
@@ -110,6 +107,12 @@ class Worker:
         return one_line(
             f"{what} are not the run's {where}: their fingerprint is {found!r}, the run's {self.task.fingerprint!r}"
         )
+
+    def load(self) -> None:
+        """Import the evaluator and look at its data, outside the timed evaluation; `work` reports what is wrong."""
+        with contextlib.suppress(BaseException):
+            self.evaluator  # noqa: B018
+            self.unfit  # noqa: B018
 
     def work(self, candidate: Candidate, folder_name: str | None = None) -> dict[str, Any]:
         """Evaluate a candidate.
@@ -240,50 +243,51 @@ def _refuse_link(folder: Path | None) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------
-# The process around it: called by loky in a process that evaluates for one slot.
-
-_worker: Worker | None = None
-"""The one of this process: loky passes an initializer no other way to leave something for the calls."""
+# The process around it, which evaluates for one slot.
 
 
-def initialize(task: Task, device: str, parent: int) -> None:
-    """Make this process a worker: its own process group, no Ctrl-C, no orphan, no recycling.
+def serve(fd: int, parent: int) -> None:
+    """Evaluate what the parent sends, until it closes the connection.
+
+    The first message is a pair: the Task, and what torch calls the device here. The reply, None, says that the
+    evaluator is imported. Each further message is a dict: 'candidate', the fields of a Candidate, and 'folder', the
+    name of its folder or None. The reply is that of `Worker.work`.
 
     Args:
-        task: What its candidates have in common.
-        device: What torch calls its device: 'cpu' or 'cuda:0'.
+        fd: File descriptor of the connection.
         parent: Process id of the parent.
     """
-    global _worker
-    if os.environ.get("PYTHONSAFEPATH") == SAFE_PATH:  # what an evaluator starts may import what lies beside it
-        del os.environ["PYTHONSAFEPATH"]
+    connection = socket.socket(fileno=fd)
+    connection.set_inheritable(False)
+    file = connection.makefile("rwb")
+    worker: Worker | None = None
+    while True:
+        try:
+            message, reply = pickle.load(file), None
+        except (EOFError, OSError):  # the parent has closed the connection, or is gone
+            return
+        if worker is None:
+            task, device = message
+            log, telling = _isolate(task, parent)
+            worker = Worker(task, device, log, telling)
+            worker.load()
+        else:
+            reply = worker.work(Candidate(**message["candidate"]), message["folder"])
+        with contextlib.suppress(OSError):
+            pickle.dump(reply, file)
+            file.flush()
+
+
+def _isolate(task: Task, parent: int) -> tuple[Log, Telling]:
+    """Give this process its own group and log, and have it die with its parent; Ctrl-C does not reach it."""
     os.setpgid(0, 0)  # so that a kill reaches its subprocesses, and the terminal's Ctrl-C does not reach it
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # blocked while it started
-    _no_terminal()
     log = Log(task.folder(log_name(os.getpid())))
     telling = Telling(task.folder(telling_name(os.getpid())))
     faulthandler.enable(2)
-    _never_recycle()
     threading.Thread(target=_watch, args=(parent, log, telling), name="watchdog", daemon=True).start()
-    _worker = Worker(task, device, log, telling)
-
-
-def _no_terminal() -> None:
-    """Give the process an empty standard input: reading the terminal would stop a group in the background."""
-    while (nothing := os.open(os.devnull, os.O_RDWR)) <= 2:
-        pass  # the parent's was closed; from now on 0, 1 and 2 are what they should be
-    os.dup2(nothing, 0)
-    os.close(nothing)
-    sys.stdin = open(0, closefd=False)  # noqa: SIM115 # for life
-
-
-def _never_recycle() -> None:
-    """Stop loky from replacing a worker that grew by 300 MB, and from collecting garbage once a second."""
-    from joblib.externals.loky import process_executor
-
-    process_executor._MAX_MEMORY_LEAK_SIZE = math.inf
-    process_executor._MEMORY_LEAK_CHECK_DELAY = math.inf
+    return log, telling
 
 
 def _watch(parent: int, log: Log, telling: Telling) -> None:
@@ -297,21 +301,3 @@ def _watch(parent: int, log: Log, telling: Telling) -> None:
     if mark := os.environ.get(WORKER):
         kill_marked(f"{WORKER}={mark}")
     os.killpg(os.getpgrp(), signal.SIGKILL)
-
-
-def load() -> None:
-    """Import the evaluator and look at its data, in nobody's time; what is wrong with them, `work` will say."""
-    assert _worker is not None
-    with contextlib.suppress(BaseException):
-        _worker.evaluator  # noqa: B018
-        _worker.unfit  # noqa: B018
-
-
-def work(message: dict[str, Any]) -> dict[str, Any]:
-    """Evaluate one candidate; see `Worker.work`.
-
-    Args:
-        message: 'candidate', the fields of a Candidate, 'folder' a name or None.
-    """
-    assert _worker is not None
-    return _worker.work(Candidate(**message["candidate"]), message["folder"])

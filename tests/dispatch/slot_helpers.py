@@ -131,12 +131,12 @@ CLUSTERS = ("site-packages/ray/", "ray::", "multiprocessing.spawn", "multiproces
 
 
 def workers() -> list[psutil.Process]:
-    """The processes that this one started and that still run, but for the resource trackers and clusters."""
+    """The processes that this one started and that still run, but for those of clusters."""
     found = []
     for child in psutil.Process().children(recursive=True):
         try:
             words = " ".join(child.cmdline())
-            if alive(child.pid) and "resource_tracker" not in words and not any(name in words for name in CLUSTERS):
+            if alive(child.pid) and not any(name in words for name in CLUSTERS):
                 found.append(child)
         except psutil.NoSuchProcess:
             continue

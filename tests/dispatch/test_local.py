@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import concurrent.futures
-import threading
 from dataclasses import replace
 
 import pytest
@@ -27,17 +25,6 @@ class Clock:
         return self.now
 
 
-class Silent:
-    """A future without result; counts how often it was waited for."""
-
-    def __init__(self) -> None:
-        self.waits = 0
-
-    def result(self, timeout: float) -> None:
-        self.waits += 1
-        raise concurrent.futures.TimeoutError
-
-
 def test_a_slot_that_lost_a_worker_keeps_a_spare(task_of, tmp_path, trials):
     started = tmp_path / "started"
     body = "if genome['x'] > 0.7: os._exit(1)\nreturn {'loss': 0.0, 'pid': os.getpid()}"
@@ -59,25 +46,26 @@ def test_a_slot_that_lost_a_worker_keeps_a_spare(task_of, tmp_path, trials):
 def test_a_pause_costs_one_tick_of_the_timeout(monkeypatch):
     monkeypatch.setattr(processes, "time", Clock())
     process = object.__new__(Process)
+    waits = []
     monkeypatch.setattr(process, "gone", lambda: False, raising=False)
-    future = Silent()
+    monkeypatch.setattr(process, "_has_reply", lambda seconds: waits.append(seconds), raising=False)
     with pytest.raises(Lost, match="no result within 5 s: killed"):
-        process._result(future, 5.0)
-    assert future.waits == 5
+        process._receive(5.0)
+    assert len(waits) == 5
 
 
 def test_a_result_cut_in_half_holds_nothing_up(task_of):
     body = """
         frame = sys._getframe()
-        while "result_queue" not in frame.f_locals:
+        while "connection" not in frame.f_locals:
             frame = frame.f_back
-        os.write(frame.f_locals["result_queue"]._writer.fileno(), b"\\0\\1\\0\\0half")
+        frame.f_locals["connection"].send(b"\\x80\\x04\\x95\\xff")  # the head of a pickle
         os._exit(1)
         """
     (slot,) = open_slots(task_of(body), Plan((CPU,), 1))
-    assert slot.run(candidate()).status == "crashed"
+    assert slot.run(candidate()).error == "worker died: exit code 1"
     slot.close()
-    assert until(lambda: not [t for t in threading.enumerate() if "ExecutorManager" in t.name], 2.0)
+    assert not workers()
 
 
 @pytest.mark.parametrize(
@@ -99,11 +87,11 @@ def test_a_worker_that_cannot_be_killed_is_named_and_its_slot_is_unfit(task_of, 
     (slot,) = open_slots(task_of("time.sleep(60)"), Plan((CPU,), 1), timeout=0.5)
     with monkeypatch.context() as patch:
         patch.setattr(Process, "kill", lambda process: None)
-        patch.setattr(Process, "abandon", lambda process: None)
         with pytest.raises(SlotUnfit, match=r"slot 0: its worker \d+ on cpu cannot be killed \(no result within"):
             slot.run(candidate())
     for process in workers():
         process.kill()
+    assert until(lambda: not workers())
     slot.close()
     assert real is Process.kill
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import os
 import signal
 import subprocess
@@ -73,45 +72,17 @@ def test_nothing_outlives_a_killed_parent(start, trials):
     _, errors = parent.communicate(timeout=5)
     assert until(lambda: not any(alive(pid) for pid in pids), 4.0)
     assert errors == ""
-    assert not glob.glob(f"/dev/shm/*loky-{parent.pid}-*")
     assert os.listdir(trials) == ["000000"]
 
 
 def test_a_parent_killed_while_its_worker_starts(start):
     parent = start("time.sleep(600)", "slot.run(candidate())")
-    assert until(lambda: len(family(parent)) >= 2)
+    assert until(lambda: len(family(parent)) >= 1)
     pids = family(parent)
     parent.kill()
     _, errors = parent.communicate(timeout=5)
     assert until(lambda: not any(alive(pid) for pid in pids), 4.0)
     assert errors == ""
-
-
-def test_no_semaphore_is_left_when_everything_is_killed(start, trials):
-    parent = start("(context.folder / 'here').touch()\ntime.sleep(600)", "slot.run(candidate())")
-    assert until(lambda: (trials / "000000" / "here").exists())
-    for pid in [*family(parent), parent.pid]:
-        os.kill(pid, signal.SIGKILL)
-    parent.communicate(timeout=5)
-    assert not glob.glob(f"/dev/shm/*loky-{parent.pid}-*")
-
-
-def test_a_tracker_that_was_killed_is_replaced_in_silence(start):
-    parent = start(
-        "if genome['x'] == 0.5: os._exit(3)\nreturn {'loss': 0.0}",
-        """
-        import os, psutil
-        good = candidate(genome={"x": 0.25})
-        outcomes = [slot.run(good)]
-        for child in psutil.Process().children():
-            if child.pid != slot.pid:
-                child.kill()
-        outcomes += [slot.run(candidate()), slot.run(good)]
-        slot.close()
-        print(*(outcome.status for outcome in outcomes))
-        """,
-    )
-    assert parent.communicate(timeout=20) == ("ok crashed ok\n", "")
 
 
 def test_ctrl_c_does_not_reach_the_worker(start):

@@ -69,7 +69,7 @@ class Running:
             with contextlib.suppress(psutil.Error):
                 if process.environ().get("EVO_TUNE_TEST") == self.mark and process.status() != psutil.STATUS_ZOMBIE:
                     found.append(process)
-        return psutil.wait_procs(found, 5.0)[1]  # loky's resource tracker follows its parent
+        return psutil.wait_procs(found, 5.0)[1]
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ and nothing of the parent's side, which is `remote.py`.
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import os
 import platform
 import stat
@@ -189,7 +188,6 @@ class Host:
     def __init__(
         self, parcel: Parcel, name: str, device: Device, timeout: float | None = None, retries: int = 0
     ) -> None:
-        _may_have_children()
         self._slot = LocalSlot(name, device, parcel.unpack(), timeout, retries)
         self._heard = time.monotonic()
 
@@ -229,12 +227,3 @@ class Host:
     def close(self) -> None:
         """Let an idle worker go."""
         self._slot.close()
-
-
-def _may_have_children() -> None:
-    """Let a daemonic process, which a Dask worker is below its nanny, start processes of its own.
-
-    Multiprocessing forbids it because such children could be left over. Ours end when their parent is gone.
-    """
-    config: dict[str, Any] = getattr(multiprocessing.current_process(), "_config", {})
-    config["daemon"] = False
