@@ -1,6 +1,6 @@
 # `make` lists the targets. `make run` and `make test` set up everything themselves, in .venv.
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-extended proofs lint sample options docs picture json bench clean
+.PHONY: help setup run test test-extended proofs lint sample options settings docs picture json bench clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -57,6 +57,9 @@ options: setup  ## make docs/options.md anew, from the declarations of evaluator
 	@for name in language_model fine_tuning image_classification tabular_classification text_classification; do \
 	  $(BIN)/evo-tune evaluators $$name --format markdown >> docs/options.md; done
 	@$(BIN)/evo-tune strategies --format markdown >> docs/options.md
+
+settings: setup  ## generate docs/settings.md from evo_tune/settings.py
+	$(BIN)/python docs/make_settings.py
 
 docs: setup  ## make the documentation site in docs/_build, without a network
 	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build

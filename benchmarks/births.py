@@ -13,6 +13,7 @@ times `status`, `show` and the opening of `resume` as processes of their own.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import statistics
 import subprocess
@@ -32,8 +33,8 @@ from evo_tune.genome.trial import Candidate, Objective, Outcome, Proposal, trial
 from evo_tune.genome.values import Genome
 from evo_tune.plugins.context import Context, Pruned
 from evo_tune.plugins.find import make_strategy
-from evo_tune.rules.replicates import CAP
-from evo_tune.rules.ruled import Ruled, Rules
+from evo_tune.rules.ruled import Ruled
+from evo_tune.settings import RunSettings
 
 SPACE = SearchSpace(
     lr=Float(1e-5, 1e-1, log=True),
@@ -46,15 +47,17 @@ SPACE = SearchSpace(
 
 SIZE = (Constraint.parse("size<=18000"),)
 RUNGS = (1 / 9, 1 / 3, 1.0)
+FIDELITY = ",".join(map(str, RUNGS))
 RULES = {
-    "none": Rules(),
-    "constraint": Rules(constraints=SIZE),
-    "rungs": Rules(RUNGS),
-    "prune": Rules(prune=True),
-    "replicates": Rules(replicates=3),
-    "auto": Rules(replicates=CAP, by_worth=True),
-    "everything": Rules(RUNGS, prune=True, replicates=3, constraints=SIZE),
+    "none": RunSettings(),
+    "constraint": RunSettings(),
+    "rungs": RunSettings(fidelity=FIDELITY),
+    "prune": RunSettings(prune=True),
+    "replicates": RunSettings(replicates=3),
+    "auto": RunSettings(replicates="auto", seeds="shared"),
+    "everything": RunSettings(fidelity=FIDELITY, prune=True, replicates=3),
 }
+CONSTRAINED = ("constraint", "everything")
 """By what the table calls them."""
 
 OBJECTIVES: tuple[Objective, ...] = (Minimize("loss"), Minimize("cost"))
@@ -74,21 +77,23 @@ class World:
         objectives: Its objectives.
         seed: Of the run, and of the noise.
         slots: Trainings that are out.
+        constraints: Its constraints.
     """
 
-    rules: Rules
+    rules: RunSettings
     objectives: Sequence[Objective]
     seed: int = 0
     slots: int = 4
+    constraints: tuple[Constraint, ...] = ()
     history: History = field(init=False)
 
     def __post_init__(self) -> None:
-        self.history = History(SPACE, self.objectives, self.rules.constraints)
+        self.history = History(SPACE, self.objectives, self.constraints)
         self.rng = np.random.default_rng(self.seed)
 
     def grow(self, strategy: Ruled) -> None:
         """Have one candidate born without a view of the run: what is due, or a random genome; and one told."""
-        history, rules = self.history, strategy.rules
+        history, rules = self.history, strategy.settings
         proposal = strategy.due(history) if history.born_count else self._default()
         if proposal is None:
             proposal = Proposal(SPACE.sample(self.rng), "random", budget=rules.rungs[0])
@@ -143,26 +148,31 @@ class World:
         return Proposal(SPACE.default(), "default", budget=self.rules.rungs[0])
 
 
-def ruled(name: str, rules: Rules) -> Ruled:
+def ruled(name: str, rules: RunSettings, constraints: Sequence[Constraint]) -> Ruled:
     """Return a strategy with rules around it."""
-    return Ruled.of(make_strategy(name, {"population": 24}), rules, estimate)
+    return Ruled.of(make_strategy(name, {"population": 24}), rules, constraints, estimate)
 
 
-def grown(rules: Rules, objectives: Sequence[Objective], trials: int) -> World:
+def grown(
+    rules: RunSettings, constraints: tuple[Constraint, ...], objectives: Sequence[Objective], trials: int
+) -> World:
     """Return a run of so many told trials, of random genomes."""
-    world, strategy = World(rules, objectives), ruled("random", rules)
+    world = World(rules, objectives, constraints=constraints)
+    strategy = ruled("random", rules, constraints)
     while len(world.history.trials) < trials:
         world.grow(strategy)
     return world
 
 
-def row(name: str, rules: Rules, strategy: str, trials: int, births: int) -> str:
+def row(name: str, rules: RunSettings, strategy: str, trials: int, births: int) -> str:
     """Return a row of the table."""
-    several = (strategy == "nsga2" or name.endswith("two")) and not rules.by_worth
+    several = (strategy == "nsga2" or name.endswith("two")) and not rules.extra_seeds_by_gain
     if several and rules.prune:
-        rules = Rules(rules.rungs, False, rules.replicates, rules.constraints)
+        rules = dataclasses.replace(rules, prune=False)
     began = time.process_time()
-    world, timed = grown(rules, OBJECTIVES[: 2 if several else 1], trials), ruled(strategy, rules)
+    constraints = SIZE if name in CONSTRAINED else ()
+    world = grown(rules, constraints, OBJECTIVES[: 2 if several else 1], trials)
+    timed = ruled(strategy, rules, constraints)
     each = 1e3 * (time.process_time() - began) / trials
     proposal, first = world.step(timed)
     for _ in range(20 * births):
@@ -212,9 +222,9 @@ def commands(trials: int, rules: str) -> None:
             store=folder / "store",
             trials=10**9,
             name="long",
-            fidelity=given.rungs,
+            fidelity=given.fidelity,
             prune=given.prune,
-            replicates="auto" if given.by_worth else given.replicates,
+            replicates=given.replicates,
         )
         world = World(given, OBJECTIVES[:1])
         while len(search.saved.outcomes) < trials:

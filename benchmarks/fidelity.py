@@ -33,16 +33,17 @@ from evo_tune.genome.history import History
 from evo_tune.genome.operators import DEFAULT
 from evo_tune.genome.trial import Candidate, Outcome, Proposal
 from evo_tune.plugins.find import make_strategy
-from evo_tune.rules.ruled import Ruled, Rules
+from evo_tune.rules.ruled import Ruled
+from evo_tune.settings import RunSettings
 
-THIRDS = (1 / 9, 1 / 3, 1.0)
+THIRDS = "1/9,1/3,1"
 
 METHODS = {
-    "full trainings": Rules(),
-    "halving": Rules(rungs=THIRDS),
-    "rungs": Rules(rungs=THIRDS),
-    "prune": Rules(prune=True),
-    "rungs, prune": Rules(rungs=THIRDS, prune=True),
+    "full trainings": RunSettings(),
+    "halving": RunSettings(fidelity=THIRDS),
+    "rungs": RunSettings(fidelity=THIRDS),
+    "prune": RunSettings(prune=True),
+    "rungs, prune": RunSettings(fidelity=THIRDS, prune=True),
 }
 """By name: how genomes are trained; `naive` takes the guard out of the second."""
 
@@ -150,10 +151,10 @@ class Played:
         return float(min(1.0, self.regrets[done - 1])) if done else 1.0
 
 
-def play(table: Table, strategy: str, rules: Rules, seed: int, cost: float) -> Played:
+def play(table: Table, strategy: str, rules: RunSettings, seed: int, cost: float) -> Played:
     """Play one run, one training at a time."""
     name, *options = strategy.split(":")
-    ruled = Ruled.of(make_strategy(name, dict(one.split("=", 1) for one in options)), rules, lambda genome: {})
+    ruled = Ruled.of(make_strategy(name, dict(one.split("=", 1) for one in options)), rules)
     history = History(table.space, [Minimize("loss")])
     spent, best = 0.0, np.inf
     ended: dict[int, float] = {}

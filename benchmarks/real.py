@@ -207,7 +207,7 @@ def ours(strategy: str | None, job: Job, seed: int, folder: Path, spare: float =
 
 def by_race(run: Run, best: Trial, count: int) -> float:
     """Return the mean loss of a genome over so many reporting seeds of a race, which tells its loss on the test set."""
-    seeds = {calibration_seed(run.manifest.seed, number) for number in range(1, count + 1)}
+    seeds = {calibration_seed(run.manifest.settings.seed, number) for number in range(1, count + 1)}
     mine = [trial for trial in read_calibration(run) if trial.key == best.key and trial.candidate.seed in seeds]
     return float(np.mean([trial.losses[0] for trial in mine if trial.losses]))
 

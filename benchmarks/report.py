@@ -26,12 +26,12 @@ import numpy as np
 from evo_tune import Choice, Float, Int, Outcome, SearchSpace
 from evo_tune.genome.trial import Candidate, trial_seed
 from evo_tune.report.page import write_beside
+from evo_tune.settings import RunSettings, SessionSettings
 from evo_tune.store.events import Born, Ended, Recorded, SessionBegun, Told, write
 from evo_tune.store.journal import JOURNAL
 from evo_tune.store.manifest import Manifest, write_manifest
 from evo_tune.store.places import REPORT
 from evo_tune.store.run import Run
-from evo_tune.store.session import Session
 
 SPACE = SearchSpace(
     lr=Float(1e-5, 1e-1, log=True, default=1e-3),
@@ -67,7 +67,8 @@ def make_run(
     manifest = Manifest(
         evaluator="bundled:language_model", evaluator_hash="0" * 64, fingerprint="", options={"tokens": 5000},
         space=space.describe(), objectives=list(objectives), strategy="ga", strategy_options={"population": 12},
-        seed=seed, order="arrival", lag=8, threads=1, fidelity=list(fidelity), created="2026-01-01T00:00:00+00:00",
+        settings=RunSettings(seed=seed, fidelity=",".join(map(str, fidelity))), threads=1,
+        created="2026-01-01T00:00:00+00:00",
         units={"loss": "nats", "params": "", "flops": "", "peak_memory": "B"}, identity=f"{seed:032x}",
     )  # fmt: skip
     folder = store / name
@@ -86,7 +87,7 @@ def _events(
     fidelity: tuple[float, ...],
 ) -> Iterator[object]:
     began = 1.7e9
-    yield SessionBegun(session=Session(trials=trials, slots=SLOTS), time=began, spent=0.0)
+    yield SessionBegun.of(SessionSettings(trials=trials, slots=SLOTS), began)
     free, known = [0.0] * SLOTS, list[tuple[float, int, np.ndarray]]()
     made: list[tuple[float, int, object]] = []
     for id in range(trials):

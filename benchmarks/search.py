@@ -64,8 +64,8 @@ from evo_tune.genome.standing import entries
 from evo_tune.genome.trial import Candidate, Outcome, Proposal
 from evo_tune.genome.values import genome_key
 from evo_tune.plugins.find import make_strategy
-from evo_tune.rules.replicates import CAP
-from evo_tune.rules.ruled import Ruled, Rules
+from evo_tune.rules.ruled import Ruled
+from evo_tune.settings import RunSettings
 
 BUDGETS = (10, 20, 40, 60, 100, 192, 384)
 """Numbers of evaluations after which the regret is told."""
@@ -73,7 +73,7 @@ BUDGETS = (10, 20, 40, 60, 100, 192, 384)
 RANKED = (20, 40, 60)
 """Those of them after which methods are ranked."""
 
-NO_RULES = Rules()
+NO_RULES = RunSettings()
 
 CLOSE = 0.05
 """Regret that counts as found."""
@@ -106,8 +106,8 @@ class Ours:
         options: The strategy's.
     """
 
-    def __init__(self, instance: Instance, seed: int, name: str, rules: Rules = NO_RULES, **options: Any) -> None:
-        self.strategy = Ruled.of(make_strategy(name, options), rules, lambda genome: {})
+    def __init__(self, instance: Instance, seed: int, name: str, rules: RunSettings = NO_RULES, **options: Any) -> None:
+        self.strategy = Ruled.of(make_strategy(name, options), rules)
         self.objectives = [Minimize(f"loss{place}") for place in range(instance.objectives)]
         self.history = History(instance.space, self.objectives)
         self.seed = seed
@@ -134,7 +134,7 @@ class Ours:
         told = [one for one in entries(self.history).values() if one.losses(1.0) is not None]
         if not told:
             return None
-        if not self.strategy.rules.by_worth:
+        if not self.strategy.settings.extra_seeds_by_gain:
             return min(told, key=lambda one: (one.losses(1.0), one.birth.id)).birth.genome
         sizes, units = sizes_of(self.history.space), self.history.born_units
         known = [
@@ -253,7 +253,7 @@ def peer(method: str, default: bool = False) -> Maker:
     return lambda instance, seed, evaluations, line: Peer(instance, seed, evaluations, line, method, default)
 
 
-WORTH = Rules(replicates=CAP, by_worth=True)
+WORTH = RunSettings(replicates="auto", seeds="shared")
 
 # `cma` is not among them: every table and function has a choice, which it refuses.
 METHODS: dict[str, Maker] = {
@@ -299,7 +299,7 @@ ABLATION: dict[str, Maker] = {
 
 FURTHER: dict[str, Maker] = {
     "saea": ours("saea"),
-    "saea, --replicates 2": ours("saea", rules=Rules(replicates=2)),
+    "saea, --replicates 2": ours("saea", rules=RunSettings(replicates=2)),
     "saea, --replicates auto": METHODS["saea, --replicates auto"],
     "ga": ours("ga"),
     "ga, --replicates auto": ours("ga", rules=WORTH),

@@ -107,7 +107,7 @@ def wider_default(
 
 def note(run: Run, evaluator: BoundEvaluator) -> None:
     """Write beside a run what its recipe is at the size that it is for; what keeps that from it is a warning."""
-    if not run.manifest.for_scale:
+    if not run.manifest.settings.for_scale:
         return
     from evo_tune.forecast.scale import carried
     from evo_tune.report.charts.scale import write_carried
@@ -116,7 +116,7 @@ def note(run: Run, evaluator: BoundEvaluator) -> None:
         if (found := carried(run, evaluator)) is not None:
             write_carried(run, found)
     except EvoTuneError as error:
-        shared.echo(f"Warning: --for-scale {run.manifest.for_scale}: {error}", err=True)
+        shared.echo(f"Warning: --for-scale {run.manifest.settings.for_scale}: {error}", err=True)
 
 
 def in_lines(run: Run, found: Carried) -> Iterator[str]:

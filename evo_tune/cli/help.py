@@ -94,7 +94,9 @@ class Command(click.Command):
             return {"Options": list(flags.values())}
         found: dict[str, list[click.Option]] = {}
         for title, names in FLAGS.items():
-            if held := [flags.pop(name) for name in names.split() if name in flags]:
+            held = [flags.pop(name) for name in names.split() if name in flags]
+            held += [flags.pop(name) for name, flag in list(flags.items()) if getattr(flag, "title", "") == title]
+            if held:
                 found[title] = held
         return {**found, "Other flags": list(flags.values())} if flags else found
 

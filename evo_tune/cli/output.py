@@ -326,7 +326,7 @@ class Stream:
                 evaluator=run.manifest.evaluator,
                 strategy=run.manifest.strategy,
                 objectives=run.manifest.objectives,
-                seed=run.manifest.seed,
+                seed=run.manifest.settings.seed,
                 births=self._births,
                 results=self._results,
             )
@@ -430,7 +430,7 @@ def _closing_lines(run: Run, end: Closing, status: str) -> Iterator[str]:
         yield f"{end.metric} {end.expected:.6g} is expected of it with other seeds"
     if len(run.objectives) > 1:
         yield f"Pareto front: {len(report.front(run))} trials (evo-tune best {name} shows them)"
-    if len(run.manifest.fidelity) > 1:
+    if len(run.manifest.settings.rungs) > 1:
         counts = f"{report.born(run)} genomes, {report.trained_in_full(run)} of them trained in full"
         yield f"{counts}: the cost of {report.spent(run):.1f} full trainings"
     limits = ", ".join(run.manifest.subject_to)

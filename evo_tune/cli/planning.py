@@ -9,7 +9,6 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,9 +19,10 @@ from evo_tune.errors import UsageError
 if TYPE_CHECKING:
     from evo_tune.dispatch import Slot
     from evo_tune.forecast.timing import Pace
+    from evo_tune.loop.begin import Request
     from evo_tune.plugins.evaluator import BoundEvaluator
+    from evo_tune.settings import RunSettings, SessionSettings
     from evo_tune.store.manifest import Manifest
-    from evo_tune.store.session import Session
 
 __all__ = ["Planned", "hours_alone", "plan", "print_plan"]
 
@@ -61,7 +61,7 @@ class Planned:
 
     evaluator: BoundEvaluator
     manifest: Manifest
-    session: Session
+    session: SessionSettings
     slots: int
     device: str
     pace: Pace | None
@@ -70,19 +70,20 @@ class Planned:
     seconds: float = 0.0
 
 
-def hours_alone(session: Mapping[str, Any]) -> bool:
-    """Say whether hours are the only limit among the fields of a session that were given."""
-    return session.keys() & {"trials", "generations", "budget", "hours"} == {"hours"}
+def hours_alone(session: SessionSettings) -> bool:
+    """Return whether hours are the only limit of a session."""
+    return session.hours is not None and not replace(session, hours=None).limited
 
 
-def plan(evaluator: str, store: Path, session: Mapping[str, Any], given: Mapping[str, Any]) -> Planned:
-    """Plan a run.
+def plan(evaluator: str, request: Request, settings: RunSettings, session: SessionSettings, store: Path) -> Planned:
+    """Plan a run. Nothing is written.
 
     Args:
-        evaluator: Name, path or reference.
-        store: Folder of the saved runs, which is not written.
-        session: Fields of `Session`. Where hours are the only limit, the budget of a training is planned as well.
-        given: What else `Search` takes.
+        evaluator: Name, path or reference of the evaluator.
+        request: What the run searches.
+        settings: Settings of the run.
+        session: Settings of its first session. Where hours are the only limit, the training budget is planned as well.
+        store: Folder of the saved runs.
 
     Raises:
         UsageError: Something given is wrong, or Ctrl-C came.
@@ -91,26 +92,24 @@ def plan(evaluator: str, store: Path, session: Mapping[str, Any], given: Mapping
     from evo_tune.loop.begin import prepared
     from evo_tune.loop.opening import plan_for
     from evo_tune.plugins.find import find_evaluator
-    from evo_tune.store.session import Session
 
     began = time.monotonic()
-    settings = Session(**session)
     # Not `named_evaluator`, which would note that the file is trusted: nothing is written here.
-    plugin = find_evaluator(evaluator, given.get("genes"), given.get("options"))
-    manifest = prepared(plugin, settings, store, **given)
+    plugin = find_evaluator(evaluator, request.genes, request.options)
+    manifest = prepared(plugin, request, settings, session, store)
     bound = plugin.bind(manifest.options)
     if TIMING in plugin.supports:
-        slots, device, pace = _timed(bound, manifest, settings)
+        slots, device, pace = _timed(bound, manifest, session)
     else:
-        planned, pace = plan_for(settings, manifest.threads, manifest.options).slots, None
+        planned, pace = plan_for(session, manifest.threads, manifest.options).slots, None
         slots, device = len(planned), planned[0].name
-    found = Planned(bound, manifest, settings, slots, device, pace, seconds=time.monotonic() - began)
+    found = Planned(bound, manifest, session, slots, device, pace, seconds=time.monotonic() - began)
     if pace is not None and hours_alone(session):
-        found = _suited(found, pace, store, given)
+        found = _suited(found, pace, store, request)
     return found
 
 
-def _timed(evaluator: BoundEvaluator, manifest: Manifest, session: Session) -> tuple[int, str, Pace | None]:
+def _timed(evaluator: BoundEvaluator, manifest: Manifest, session: SessionSettings) -> tuple[int, str, Pace | None]:
     from evo_tune.forecast.timing import LONGEST, time_trainings
     from evo_tune.loop.interrupts import Interrupts
     from evo_tune.loop.opening import slots_for
@@ -141,7 +140,7 @@ def _timed(evaluator: BoundEvaluator, manifest: Manifest, session: Session) -> t
     return len(slots), device, pace
 
 
-def _suited(found: Planned, pace: Pace, store: Path, given: Mapping[str, Any]) -> Planned:
+def _suited(found: Planned, pace: Pace, store: Path, request: Request) -> Planned:
     """Return a plan whose trainings are so long that enough of them fit into its hours."""
     from evo_tune.loop.begin import prepared
 
@@ -157,8 +156,8 @@ def _suited(found: Planned, pace: Pace, store: Path, given: Mapping[str, Any]) -
     if options:
         flops = options["flops"]
         told = f"planned for {hours:g} h: -o flops={flops:g}, {factor:.2g} times the evaluator's own budget"
-        changed = {**given, "options": {**given.get("options", {}), **options}}
-        manifest = prepared(found.evaluator.plugin, found.session, store, **changed)
+        longer = replace(request, options={**request.options, **options})
+        manifest = prepared(found.evaluator.plugin, longer, found.manifest.settings, found.session, store)
         return replace(
             found,
             evaluator=found.evaluator.plugin.bind(manifest.options),

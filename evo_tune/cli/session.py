@@ -1,81 +1,112 @@
-"""What `run` and `resume` share: the flags of a session, and the loop from its first look to the closing table."""
+"""What `run` and `resume` share: the flags of settings, made from their declarations, and the loop that they start."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from evo_tune.cli import _shared as shared
+from evo_tune.options.declare import AUTO, Option, Options, declared_in, members
+from evo_tune.settings import SessionSettings
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from evo_tune.cli.planning import Planned
     from evo_tune.loop.search import Search
     from evo_tune.store.run import Run
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-SESSION = (
-    *("trials", "generations", "budget", "hours", "slots", "devices", "per_device", "timeout", "retries"),
-    *("calibrate", "calibrate_best", "backend", "address", "max_slots", "stop_when_done"),
-)
-"""Flags that are fields of `population.Session`; all of them default to None here: not given."""
+FIRST = {"calibrate": 3, "calibrate_best": 2}
+"""Defaults of `evo-tune run` that differ from those of `Search`: the command ends with a final comparison."""
 
 
-def session_options(function: Command) -> Command:
-    """Add the flags that may differ from one session of a run to the next."""
-    positive = click.IntRange(min=1)
-    above = click.FloatRange(min=0, min_open=True)
-    for option in reversed(
-        [
-            click.option("--generations", type=positive, help="Stop after so many generations in all.  [default: 5]"),
-            click.option("--trials", type=positive, help="Stop after so many births in all."),
-            click.option("--budget", type=above, help="Stop after training worth so many full trainings in all."),
-            click.option("--hours", type=above, help="Stop after so many hours in all, calibrated."),
-            click.option(
-                "--stop-when-done",
-                is_flag=True,
-                default=None,
-                help="Stop once more is unlikely to improve by more than seeds do.",
-            ),
-            click.option("--slots", type=positive, help="Trainings at once.  [default: one per GPU, else per core]"),
-            click.option("--devices", metavar="LIST", help="'cpu', 'cuda', or GPUs by number: 0,2."),
-            shared.per_device_option,
-            click.option("--timeout", type=above, metavar="SECONDS", help="Give up an evaluation after so long."),
-            click.option("--retries", type=click.IntRange(min=0), help="Tries more if its process dies.  [default: 0]"),
-            click.option(
-                "--calibrate",
-                type=click.IntRange(min=0),
-                help="Fresh seeds for the closing race: twice as many at the most, 0 for none.  [default: 3]",
-            ),
-            click.option("--calibrate-best", type=positive, help="Finalists of that race.  [default: 2]"),
-            click.option(
-                "--backend",
-                type=click.Choice(["joblib", "dask", "ray"]),
-                help="Where trainings run: processes here, or a cluster.  [default: joblib]",
-            ),
-            click.option("--address", metavar="URL", help="Of a cluster, tcp://HOST:8786.  [default: one is started]"),
-            click.option("--max-slots", type=positive, help="On a cluster that grows: slots there may be."),
-            click.option(
-                "--no-report", is_flag=True, help="Write no report (_report.html in the run's folder) at the end."
-            ),
-            click.option(
-                "--track",
-                "tracks",
-                multiple=True,
-                metavar="TOOL:PATH",
-                callback=_read_tracks,
-                help="Write for another tool meanwhile: tensorboard:DIR or optuna:FILE; repeatable.",
-            ),
-            shared.price_option,
-            click.option("--quiet", is_flag=True, help="Print nothing but errors."),
-            shared.format_option("table", "json", "jsonl"),
-        ]
-    ):
-        function = option(function)
-    return function
+class SettingFlag(click.Option):
+    """Flag of a declared setting.
+
+    Args:
+        title: Title of its group in the help.
+        args: Arguments of `click.Option`.
+        kwargs: Arguments of `click.Option`.
+    """
+
+    def __init__(self, *args: Any, title: str = "", **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.title = title
+
+
+def setting_flags(kind: type[Options], defaults: Mapping[str, Any] | None = None) -> Callable[[Command], Command]:
+    """Return a decorator that adds a flag for each setting of a group. A flag that is not given has the value None.
+
+    Args:
+        kind: Group of settings.
+        defaults: Defaults that the help tells instead of the declared ones; None tells no defaults.
+    """
+
+    def decorate(function: Command) -> Command:
+        for one in reversed(list(declared_in(kind).values())):
+            default = None if defaults is None else defaults.get(one.name, one.default)
+            function = _flag(one, default)(function)
+        return function
+
+    return decorate
+
+
+def _flag(one: Option, default: Any) -> Callable[[Command], Command]:
+    """Return the decorator that adds the flag of a setting."""
+    kinds, attributes = members(one.type), dict[str, Any]()
+    low, high = (float(bound) for bound in (one.bounds or "(-inf, inf)")[1:-1].split(","))
+    if bool in kinds:
+        attributes["is_flag"] = True
+    elif one.choices:
+        attributes["type"] = click.Choice([str(value) for value in one.choices])
+    elif int in kinds:
+        integer = shared.CountOrAuto if AUTO in one.kind else click.IntRange
+        attributes["type"] = integer(min=int(low), max=None if math.isinf(high) else int(high))
+    elif float in kinds:
+        attributes["type"] = click.FloatRange(min=low, min_open=one.bounds.startswith("("))
+    if isinstance(attributes.get("type"), shared.CountOrAuto):
+        attributes["metavar"] = "N|auto"
+    elif one.unit.isupper() or "x" in one.unit:
+        attributes["metavar"] = one.unit
+    told = "" if default is None or default is False or default == "" else f"  [default: {default}]"
+    flag = f"--{one.name.replace('_', '-')}"
+    return click.option(flag, cls=SettingFlag, default=None, title=one.group, help=one.help + told, **attributes)
+
+
+def session_options(defaults: Mapping[str, Any] | None = None) -> Callable[[Command], Command]:
+    """Return a decorator that adds the flags of `run` and `resume` that may differ from session to session.
+
+    Args:
+        defaults: See `setting_flags`.
+    """
+
+    def decorate(function: Command) -> Command:
+        for option in reversed(
+            [
+                setting_flags(SessionSettings, defaults),
+                click.option("--no-report", is_flag=True, help="Write no report (_report.html in the run's folder)."),
+                click.option(
+                    "--track",
+                    "tracks",
+                    multiple=True,
+                    metavar="TOOL:PATH",
+                    callback=_read_tracks,
+                    help="Also write for another tool: tensorboard:DIR or optuna:FILE; repeatable.",
+                ),
+                shared.price_option,
+                click.option("--quiet", is_flag=True, help="Print nothing but errors."),
+                shared.format_option("table", "json", "jsonl"),
+            ]
+        ):
+            function = option(function)
+        return function
+
+    return decorate
 
 
 def _read_tracks(context: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...]:
@@ -89,9 +120,28 @@ def _read_tracks(context: click.Context, parameter: click.Parameter, given: tupl
 
 
 def go(
-    search: Search, quiet: bool, form: str, no_report: bool, tracks: Sequence[str] = (), price: float | None = None
+    search: Search,
+    quiet: bool,
+    form: str,
+    no_report: bool,
+    tracks: Sequence[str] = (),
+    price: float | None = None,
+    planned: Planned | None = None,
 ) -> int:
-    """Run, show how it goes, write a report and print how it ended; return the exit code: 1 if nothing has a value."""
+    """Run, show progress, write a report and print the result.
+
+    Args:
+        search: Search to run.
+        quiet: Whether to print nothing but errors.
+        form: 'table', 'json' or 'jsonl'.
+        no_report: Whether to write no report.
+        tracks: Values of `--track`.
+        price: Price of an hour; None for no price.
+        planned: Plan that was made before the run began, if any.
+
+    Returns:
+        Exit code: 1 if no trial has a value, 130 after an interrupt.
+    """
     from contextlib import ExitStack
 
     from evo_tune.cli.for_scale import note
@@ -104,7 +154,8 @@ def go(
         shared.print_remarks(search.evaluator)
     before = len(search.saved.outcomes)
     silent = quiet or form != "table"
-    search.forecasting = not silent and search.pace is None and TIMING in search.evaluator.plugin.supports
+    pace, planning = (None, 0.0) if planned is None else (planned.pace, planned.seconds)
+    forecast = not silent and TIMING in search.evaluator.plugin.supports
     stream = Stream(search) if form == "jsonl" else None
     with ExitStack() as beside:
         if tracks:
@@ -114,7 +165,7 @@ def go(
         watch = beside.enter_context(watcher(silent, price))
         look = watch if stream is None else patient(stream.look)
         try:
-            search.run(look)
+            search.run(look, forecast=forecast, pace=pace, planning=planning)
         finally:
             if stream is not None:
                 look(search)

@@ -22,10 +22,10 @@ from evo_tune.forecast.timing import Pace
 from evo_tune.report.racing import looks
 from evo_tune.report.summary import costs
 from evo_tune.report.words import show_seconds
+from evo_tune.settings import SessionSettings
 from evo_tune.store.calibration import read_calibration
 from evo_tune.store.manifest import Manifest
 from evo_tune.store.run import Run
-from evo_tune.store.session import Session
 
 __all__ = [
     "ENOUGH",
@@ -134,7 +134,7 @@ class Ahead(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 def ahead(
     manifest: Manifest,
-    session: Session,
+    session: SessionSettings,
     slots: int,
     promoted: float,
     pace: Pace | None = None,
@@ -216,10 +216,10 @@ def genome_cost(manifest: Manifest, genomes: int, promoted: float) -> float:
         genomes: Number of genomes in the run (int ≥ 1).
         promoted: Cost of a genome with its promotions (see `rules.fidelity.expected_cost`).
     """
-    if manifest.by_worth:
+    if manifest.settings.extra_seeds_by_gain:
         return promoted + EXTRA_SEEDS
     # The leader changes as often as a record falls in a series of random numbers: H(n) times.
-    return promoted + (manifest.replicates - 1) * (math.log(genomes) + 0.577) / genomes
+    return promoted + (manifest.settings.most_seeds - 1) * (math.log(genomes) + 0.577) / genomes
 
 
 def _error(pace: Pace | None, seconds: Sequence[float], trainings: float) -> float:
@@ -240,7 +240,8 @@ def _disk(manifest: Manifest, genomes: int, pace: Pace | None, run: Run | None) 
         return _size(run.folder) * max(1.0, genomes / max(1, fresh)) + PAGE
     found = float(genomes * ROW + PAGE)
     if pace is not None:
-        waiting = genomes * (1.0 - 1.0 / len(manifest.fidelity))  # checkpoints kept for a promotion that may not come
+        # Checkpoints are kept for promotions that may not come.
+        waiting = genomes * (1.0 - 1.0 / len(manifest.settings.rungs))
         found += pace.checkpoint * waiting + pace.kept * genomes
     return found
 
@@ -261,7 +262,7 @@ def _size(folder: Path) -> int:
 # The final comparison
 
 
-def calibration_trainings(session: Session) -> RaceTrainings:
+def calibration_trainings(session: SessionSettings) -> RaceTrainings:
     """Return the number of trainings of a session's final comparison."""
     seeds, alive = session.calibrate, session.calibrate_best
     if not seeds:
@@ -273,7 +274,7 @@ def calibration_trainings(session: Session) -> RaceTrainings:
     return RaceTrainings(fewest=choosing + 2 * stops[0], most=choosing + 2 * stops[-1])
 
 
-def calibration_seconds(session: Session, each: float, slots: int) -> tuple[float, float]:
+def calibration_seconds(session: SessionSettings, each: float, slots: int) -> tuple[float, float]:
     """Return the shortest and the longest time of the final comparison, if all its trainings take equally long.
 
     Args:

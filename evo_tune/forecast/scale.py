@@ -515,9 +515,9 @@ def carried(run: Run, evaluator: BoundEvaluator) -> Carried | None:
         UsageError: The recipe cannot be transferred to the target.
     """
     best = recommended(run)
-    if not run.manifest.for_scale or best is None:
+    if not run.manifest.settings.for_scale or best is None:
         return None
-    aim = parse_aim(run.manifest.for_scale)
+    aim = parse_aim(run.manifest.settings.for_scale)
     tokens = aim.tokens
     if tokens is None:
         there = Wanted(width=aim.width, depth=aim.depth, tokens=1)

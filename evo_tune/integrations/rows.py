@@ -81,7 +81,7 @@ class Rows:
         self.name = one_line(run.folder.resolve().name, NAME)
         self.genes = distinct(run.genes)
         """Names of the genes in the rows, by name in the run."""
-        self.parts = "budget" if min(run.manifest.fidelity) < 1 else ""
+        self.parts = "budget" if min(run.manifest.settings.rungs) < 1 else ""
         while self.parts in self.genes.values():
             self.parts += "_"
         """Name of the budget beside the genes; '' if all trainings are full ones."""
@@ -100,8 +100,8 @@ class Rows:
             "evaluator": manifest.evaluator,
             "strategy": manifest.strategy,
             "objectives": ", ".join(manifest.objectives),
-            "fidelity": ", ".join(f"{budget:g}" for budget in manifest.fidelity),
-            "seed": manifest.seed,
+            "fidelity": ", ".join(f"{budget:g}" for budget in manifest.settings.rungs),
+            "seed": manifest.settings.seed,
             "created": manifest.created,
             "identity": manifest.identity,
             "steps": f"{WHOLE} are a full training",

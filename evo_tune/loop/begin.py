@@ -9,13 +9,13 @@ from __future__ import annotations
 import contextlib
 import datetime
 import functools
-import operator
 import platform
 import re
 import shutil
 import unicodedata
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -44,129 +44,81 @@ from evo_tune.options.binding import suggest
 from evo_tune.plugins.evaluator import BoundEvaluator, Evaluator
 from evo_tune.plugins.find import make_strategy
 from evo_tune.plugins.strategy import Strategy
-from evo_tune.rules.fidelity import parse_rungs
-from evo_tune.rules.replicates import parse_replicates
 from evo_tune.rules.ruled import Ruled
+from evo_tune.settings import RunSettings, SessionSettings
 from evo_tune.store.copying import copy_run
 from evo_tune.store.learned import learned_from
-from evo_tune.store.manifest import ORDERS, OWN, SEEDS, Manifest, read_manifest
+from evo_tune.store.manifest import Manifest, read_manifest
 from evo_tune.store.places import find_run
 from evo_tune.store.run import WIDENINGS, Run
-from evo_tune.store.session import Session
 from evo_tune.text import is_writable
 from evo_tune.trust.decide import began, remember_run
 
-__all__ = ["earlier", "given_up", "make_manifest", "new_name", "prepared", "reopened", "versions_of", "widened"]
+__all__ = ["Request", "earlier", "given_up", "new_name", "prepared", "reopened", "versions_of", "widened"]
 
 SHAPING = ("evo-tune", "deap", "joblib", "numpy", "torch")
 """Packages whose versions shape results."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What a user asks a new run to search, beside its settings; see `Search` for the fields."""
+
+    options: Mapping[str, Any] = field(default_factory=dict)
+    strategy: str | None = None
+    strategy_options: Mapping[str, Any] = field(default_factory=dict)
+    population: int | None = None
+    objectives: Sequence[str | Objective] | str | Objective = ()
+    genes: Mapping[str, Gene | None] = field(default_factory=dict)
+    subject_to: Iterable[str] = ()
+    warm_start: Iterable[Mapping[str, Any]] = ()
+    fill_defaults: bool = False
+    learn_from: Iterable[str | Path] = ()
+
+
 def prepared(
-    evaluator: Evaluator,
-    session: Session,
-    store: Path,
-    *,
-    options: Mapping[str, Any] | None = None,
-    strategy_options: Mapping[str, Any] | None = None,
-    population: int | None = None,
-    learn_from: Iterable[str | Path] = (),
-    threads: int | None = None,
-    **given: Any,
+    evaluator: Evaluator, request: Request, settings: RunSettings, session: SessionSettings, store: Path
 ) -> Manifest:
-    """Return the manifest that a run would begin with, from what the user gave; nothing is made.
+    """Return the manifest with which a run would begin. Nothing is written.
 
     Args:
-        evaluator: Its evaluator.
-        session: How it would begin.
-        store: Where the runs are that it learns from.
-        options: See `Search`, and so for the others.
-        strategy_options: Without the population.
-        population: Part of the strategy's options.
-        learn_from: Names or paths of runs.
-        threads: None for the default.
-        given: What else `make_manifest` takes.
-
-    Raises:
-        UsageError: Something given is wrong.
-    """
-    check_noise(session, parse_replicates(given.get("replicates", 1))[0])
-    size = {} if population is None else {"population": population}
-    return make_manifest(
-        evaluator,
-        options=options or {},
-        strategy_options={**(strategy_options or {}), **size},
-        learn_from=earlier(learn_from, store),
-        threads=plan_for(session, threads, evaluator.bind(options or {}).options).threads,
-        **given,
-    )
-
-
-def make_manifest(
-    evaluator: Evaluator,
-    *,
-    options: Mapping[str, Any],
-    threads: int,
-    strategy: str | None = None,
-    strategy_options: Mapping[str, Any] | None = None,
-    objectives: Sequence[str | Objective] | str | Objective = (),
-    genes: Mapping[str, Gene | None] | None = None,
-    seed: int = 0,
-    order: str = "arrival",
-    lag: int = 8,
-    warm_start: Iterable[Mapping[str, Any]] = (),
-    fill_defaults: bool = False,
-    learn_from: Sequence[Run] = (),
-    fidelity: str | float | Sequence[str | float] = "1",
-    prune: bool = False,
-    replicates: int | str = 1,
-    seeds: str | None = None,
-    subject_to: Iterable[str] = (),
-    for_scale: str = "",
-) -> Manifest:
-    """Return the manifest of a new run; see `Search` for the arguments.
+        evaluator: Evaluator of the run.
+        request: What the run searches.
+        settings: Settings of the run.
+        session: Settings of its first session.
+        store: Folder of the runs that it learns from.
 
     Raises:
         UsageError: Something given is unknown, of the wrong type or out of range.
     """
-    if order not in ORDERS:
-        raise OptionError(f"--order {order}: expected arrival or birth")
-    if seeds is not None and seeds not in SEEDS:
-        raise OptionError(f"--seeds {seeds}: expected {' or '.join(SEEDS)}")
-    seed, lag, threads = _whole("seed", seed, 0), _whole("lag", lag, 0), _whole("threads", threads, 1)
-    rungs = parse_rungs(fidelity)
-    if for_scale:
-        parse_aim(for_scale)
-    bound = evaluator.bind(options).settled(len(rungs) > 1)
+    check_noise(session, settings.most_seeds)
+    if settings.for_scale:
+        parse_aim(settings.for_scale)
+    bound = evaluator.bind(request.options)
+    planned = plan_for(session, settings.threads, bound.options)
+    bound = bound.settled(len(settings.rungs) > 1)
     own = bound.space
-    genes = genes or {}
-    given = with_defaults(genes, own, bound.gene_options, bound.options)
-    space = SearchSpace(own.repair, None, **{**own.including(genes).genes, **given})
+    given = with_defaults(request.genes, own, bound.gene_options, bound.options)
+    space = SearchSpace(own.repair, None, **{**own.including(request.genes).genes, **given})
     check_repair(space)
-    check_ends(bound, space, genes)
+    check_ends(bound, space, request.genes)
     known = bound.estimate(space.default())  # what is wrong with it would fail every trial
-    given_goals = _goals(objectives)
+    given_goals = _goals(request.objectives)
     goals = given_goals or evaluator.objectives
     if not goals:
         raise OptionError(
-            f"{evaluator.name} says not what counts: give it as --objective METRIC:min or METRIC:max, of a metric that "
-            "it prints or returns (from Python: objectives=['METRIC:min'])"
+            f"{evaluator.name} names no objective: give --objective METRIC:min or METRIC:max, of a metric that it "
+            "prints or returns (from Python: objectives=['METRIC:min'])"
         )
     check_metrics(evaluator, goals)
-    name = strategy or "saea"
-    made = make_strategy(name, dict(strategy_options or {}))
-    check_suited(name, made, space, goals)
-    check_learning(name, made, space, goals, learn_from)
-    count, by_worth = parse_replicates(replicates)
-    constraints = _constraints(evaluator, goals, known, subject_to)
-    check_support(evaluator, goals, rungs, bool(prune), count)
-    used = {
-        "--fidelity": len(rungs) > 1,
-        "--prune": prune,
-        "--replicates": count > 1,
-        "--subject-to": bool(constraints),
-    }
-    check_own_trials(name, made, [flag for flag, given in used.items() if given])
+    name, learned = request.strategy or "saea", earlier(request.learn_from, store)
+    size = {} if request.population is None else {"population": request.population}
+    strategy = make_strategy(name, {**request.strategy_options, **size})
+    check_suited(name, strategy, space, goals)
+    check_learning(name, strategy, space, goals, learned)
+    constraints = _constraints(evaluator, goals, known, request.subject_to)
+    check_support(evaluator, goals, settings)
+    check_own_trials(name, strategy, settings, constraints)
     return Manifest(
         evaluator=evaluator.reference,
         evaluator_hash=evaluator.hash,
@@ -174,28 +126,20 @@ def make_manifest(
         options=bound.options,
         space=space.describe(),
         objectives=[goal.describe() for goal in goals],
-        strategy=name,
-        strategy_options=made.to_json(),
-        strategy_hash=hash_of(name),
-        seed=seed,
-        order=order,
-        lag=lag,
-        threads=threads,
-        warm_start=_warm_start(space, warm_start, fill_defaults),
-        fidelity=list(rungs),
-        prune=bool(prune),
-        replicates=count,
-        by_worth=by_worth,
-        own_seeds=seeds == OWN or (seeds is None and by_worth),
         subject_to=constraints,
+        strategy=name,
+        strategy_options=strategy.to_json(),
+        strategy_hash=hash_of(name),
+        settings=replace(settings, seeds="own" if settings.own_seeds else "shared"),
+        threads=planned.threads,
         given_genes=sorted(given),
         given_objectives=bool(given_goals),
+        warm_start=_warm_start(space, request.warm_start, request.fill_defaults),
+        learned=[learned_from(run, goals[0]) for run in learned],
         units=evaluator.metrics,
         tests=evaluator.tests,
-        versions=versions_of((*SHAPING, *made.needs)),
+        versions=versions_of((*SHAPING, *strategy.needs)),
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        learned=[learned_from(run, goals[0]) for run in learn_from],
-        for_scale=for_scale,
         identity=uuid.uuid4().hex,
     )
 
@@ -213,17 +157,6 @@ def earlier(sources: Iterable[str | Path], store: Path) -> list[Run]:
         except StoreError as error:
             raise UsageError(f"--learn-from {source}: expected the name or path of a run; {error}") from None
     return found
-
-
-def _whole(name: str, value: object, least: int) -> int:
-    """Return a whole number of any type as Python's own."""
-    try:
-        number = operator.index(value)  # type: ignore[arg-type]  # what has none raises
-    except TypeError:
-        number = None
-    if number is None or number < least or isinstance(value, bool):
-        raise OptionError(f"--{name} {value}: expected a whole number of at least {least}")
-    return number
 
 
 def _goals(objectives: Sequence[str | Objective] | str | Objective) -> tuple[Objective, ...]:

@@ -34,7 +34,7 @@ def calibration_work(run: Run, race: Race) -> dict[Fresh, Job]:
 
 
 def _job(run: Run, one: Fresh) -> Job:
-    seed = calibration_seed(run.manifest.seed, one.number, one.purpose)
+    seed = calibration_seed(run.manifest.settings.seed, one.number, one.purpose)
     tested = one.purpose == "report"
     candidate = replace(run.candidates[one.id], seed=seed, resumes=None, stop_if=(), test=tested)
     return Job(candidate, f"calibration of trial {one.id}", f"calibration-{one.id:06d}-{one.purpose}-{one.number}")

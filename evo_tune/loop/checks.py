@@ -20,6 +20,7 @@ from evo_tune.options.binding import options_of, suggest
 from evo_tune.plugins.evaluator import BoundEvaluator, Evaluator
 from evo_tune.plugins.find import find_evaluator, install_command, list_evaluators, working_strategies
 from evo_tune.plugins.strategy import Strategy
+from evo_tune.settings import RunSettings
 from evo_tune.store.run import Run
 
 __all__ = [
@@ -123,22 +124,21 @@ def _suits(strategy: type[Strategy], space: SearchSpace, objectives: Sequence[Ob
     return not required and not install_command(strategy) and not strategy().unsuited(space, objectives)
 
 
-def check_support(
-    evaluator: Evaluator,
-    objectives: Sequence[Objective],
-    rungs: Sequence[float],
-    prune: bool,
-    replicates: int,
-) -> None:
+def check_support(evaluator: Evaluator, objectives: Sequence[Objective], settings: RunSettings) -> None:
     """Refuse rules for trials that this evaluator, or this number of objectives, does not allow.
+
+    Args:
+        evaluator: Evaluator of the run.
+        objectives: Objectives of the run.
+        settings: Settings of the run.
 
     Raises:
         PluginError: The evaluator does not say that it supports one.
         OptionError: One is for a single objective, or the evaluator says what it lacks for it.
     """
     needed = {
-        "--fidelity": ("budget", len(rungs) > 1),
-        "--prune": ("curve", prune),
+        "--fidelity": ("budget", len(settings.rungs) > 1),
+        "--prune": ("curve", settings.prune),
     }
     for flag, (what, wanted) in needed.items():
         if wanted and what not in evaluator.supports:
@@ -149,7 +149,7 @@ def check_support(
                 f"docs/evaluators.md asks for, put SUPPORTS = [{what!r}] into {evaluator.path}; else leave {flag} out"
                 f"{_who_supports(what)}"
             )
-    for flag, wanted in (("--prune", prune), ("--replicates", replicates > 1)):
+    for flag, wanted in (("--prune", settings.prune), ("--replicates", settings.most_seeds > 1)):
         if wanted and len(objectives) > 1:
             raise OptionError(f"{flag}: expected one objective, and {len(objectives)} were given; leave {flag} out")
 
@@ -161,12 +161,25 @@ def _who_supports(what: str) -> str:
     return f" ({', '.join(able)} can do it)" if able else ""
 
 
-def check_own_trials(name: str, strategy: Strategy, flags: Sequence[str]) -> None:
+def check_own_trials(name: str, strategy: Strategy, settings: RunSettings, constraints: Sequence[str]) -> None:
     """Refuse rules for a strategy that decides by itself how genomes are trained.
 
+    Args:
+        name: Name of the strategy.
+        strategy: Strategy of the run.
+        settings: Settings of the run.
+        constraints: Constraints of the run.
+
     Raises:
-        PluginError: It does, and there are some.
+        PluginError: The strategy decides by itself, and rules are set.
     """
+    rules = {
+        "--fidelity": len(settings.rungs) > 1,
+        "--prune": settings.prune,
+        "--replicates": settings.most_seeds > 1,
+        "--subject-to": bool(constraints),
+    }
+    flags = [flag for flag, is_set in rules.items() if is_set]
     if flags and strategy.own_trials:
         able = [known for known, one in working_strategies().items() if not one.own_trials]
         raise PluginError(

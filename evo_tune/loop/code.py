@@ -32,11 +32,11 @@ from evo_tune.plugins.find import (
     source_hash,
 )
 from evo_tune.plugins.function import FUNCTION, OWN_FILE, Reference, again, function_evaluator, sent
-from evo_tune.rules.ruled import Ruled, Rules
+from evo_tune.rules.ruled import Ruled
+from evo_tune.settings import SessionSettings
 from evo_tune.store.journal import write_atomically
 from evo_tune.store.manifest import Manifest
 from evo_tune.store.run import Run
-from evo_tune.store.session import Session
 from evo_tune.trust.decide import allow, allow_command, doubt, remember_file, remember_run
 
 __all__ = [
@@ -188,18 +188,10 @@ def ruled(manifest: Manifest, evaluator: BoundEvaluator, strategy: str) -> Ruled
         PluginError: There is no such strategy, or it is broken.
         OptionError: An option of it is wrong.
     """
-    constraints = manifest.constraints()
-    rules = Rules(
-        tuple(manifest.fidelity),
-        manifest.prune,
-        manifest.replicates,
-        constraints,
-        manifest.by_worth,
-        manifest.own_seeds,
-    )
     return Ruled.of(
         make_strategy(strategy, manifest.strategy_options),
-        rules,
+        manifest.settings,
+        manifest.constraints(),
         evaluator.estimate,
     )
 
@@ -312,18 +304,18 @@ def _allowed(path: Path, what: str, trust: bool, remedy: str, if_gone: str, ask:
     return real
 
 
-def believed(run: Run, changes: Mapping[str, Any]) -> Session:
+def believed(run: Run, changes: Mapping[str, Any]) -> SessionSettings:
     """Return the last session of a run, without what a stranger's journal says of where to train.
 
     Args:
         run: It. One that this user began, and that nobody else may write, is believed.
         changes: What the user says now: none of that needs to be told as left out.
     """
-    last = run.sessions[-1] if run.sessions else Session()
+    last = run.sessions[-1] if run.sessions else SessionSettings()
     why = doubt(run.folder, run.manifest.identity)
     if not why:
         return last
-    usual = Session()
+    usual = SessionSettings()
     strange = {name: value for name in PLACES if (value := getattr(last, name)) != getattr(usual, name)}
     told = [f"--{name.replace('_', '-')} {value}" for name, value in strange.items() if name not in changes]
     if told:

@@ -23,9 +23,9 @@ from evo_tune.genome.values import Genome
 from evo_tune.report.calibration import race_of
 from evo_tune.report.summary import DONE, DONE_BY_ITSELF, further, in_words, mean_seconds, spent
 from evo_tune.rules.ruled import Ruled
+from evo_tune.settings import LIMITS, SessionSettings
 from evo_tune.store.places import as_typed
 from evo_tune.store.run import Run
-from evo_tune.store.session import LIMITS, Session
 
 __all__ = ["all_born", "check_hope", "check_noise", "limit_reached", "limited", "next_session"]
 
@@ -42,7 +42,7 @@ LIKE = 5
 """Of them, those that are most like a genome tell how long it takes."""
 
 
-def next_session(last: Session, changes: Mapping[str, Any], replicates: int) -> Session:
+def next_session(last: SessionSettings, changes: Mapping[str, Any], replicates: int) -> SessionSettings:
     """Return the last session of a run with changes; new limits replace all of the old ones.
 
     Args:
@@ -60,13 +60,13 @@ def next_session(last: Session, changes: Mapping[str, Any], replicates: int) -> 
     return session
 
 
-def limited(session: Session) -> Session:
+def limited(session: SessionSettings) -> SessionSettings:
     """Return a session with the limit that holds where none was given."""
     return session if session.limited else session.but(generations=GENERATIONS)
 
 
 def limit_reached(
-    run: Run, session: Session, history: History, strategy: Ruled, seconds: float, slots: int
+    run: Run, session: SessionSettings, history: History, strategy: Ruled, seconds: float, slots: int
 ) -> str | None:
     """Return which limit is reached, in words; None where none is.
 
@@ -83,7 +83,7 @@ def limit_reached(
     born = all_born(run, session, history)
     if done := done_enough(session, history, run.manifest.population):
         return done
-    if born and not strategy.rules.continues:
+    if born and not strategy.settings.continues:
         return born
     if session.hours is not None and seconds >= session.hours * 3600:
         return f"{session.hours:g} hours are over"
@@ -93,7 +93,7 @@ def limit_reached(
     return None
 
 
-def done_enough(session: Session, history: History, population: int) -> str | None:
+def done_enough(session: SessionSettings, history: History, population: int) -> str | None:
     """Say so where another generation is unlikely to improve by more than seeds differ, and the run is to stop then.
 
     It follows from what was told, so a run that is read back, or goes on unchanged, stops there again.
@@ -104,7 +104,7 @@ def done_enough(session: Session, history: History, population: int) -> str | No
     return None if found is None or found.chance >= DONE else DONE_BY_ITSELF + in_words(found)
 
 
-def check_noise(session: Session, replicates: int) -> None:
+def check_noise(session: SessionSettings, replicates: int) -> None:
     """Refuse to stop by the seeds' noise where no genome is trained with further seeds.
 
     Raises:
@@ -116,7 +116,7 @@ def check_noise(session: Session, replicates: int) -> None:
         )
 
 
-def _reserve(run: Run, session: Session, history: History, slots: int, room: float) -> float:
+def _reserve(run: Run, session: SessionSettings, history: History, slots: int, room: float) -> float:
     """Return the seconds from now in which a run would end, halfway between no further training and one.
 
     So it ends as often a little before its time as after it. Counted are what is in flight, the calibration, which may
@@ -174,7 +174,7 @@ def _left(seconds: Sequence[float], age: float) -> float:
     return fmean(longer) if longer else fmean(seconds) / 2
 
 
-def _race(run: Run, session: Session, lately: Lately, slots: int) -> float:
+def _race(run: Run, session: SessionSettings, lately: Lately, slots: int) -> float:
     """Return the seconds of the closing race, halfway between its first look and its last one.
 
     A finalist takes what its like took lately: its own training may have been of an hour in which the machine had more
@@ -188,7 +188,7 @@ def _race(run: Run, session: Session, lately: Lately, slots: int) -> float:
     return (ends[0] + ends[-1]) / 2
 
 
-def all_born(run: Run, session: Session, history: History) -> str | None:
+def all_born(run: Run, session: SessionSettings, history: History) -> str | None:
     """Say so where no new genome is to be born, even if further trials of those that were may be due; else None."""
     births = session.births(run.manifest.population)
     more = history.fresh_count - births

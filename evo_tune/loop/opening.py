@@ -20,14 +20,14 @@ from evo_tune.genome.space import SearchSpace
 from evo_tune.loop.limits import limited
 from evo_tune.plugins.evaluator import BoundEvaluator
 from evo_tune.rules.fidelity import expected_cost
+from evo_tune.settings import SessionSettings
 from evo_tune.store.manifest import Manifest
 from evo_tune.store.run import TRIALS, Run
-from evo_tune.store.session import Session
 
 __all__ = ["forecast", "open_for", "plan_for", "slots_for", "timed"]
 
 
-def plan_for(session: Session, threads: int | None, options: Mapping[str, Any]) -> Plan:
+def plan_for(session: SessionSettings, threads: int | None, options: Mapping[str, Any]) -> Plan:
     """Return the slots of this machine; where a cluster runs already, only the threads of each matter.
 
     Args:
@@ -43,7 +43,7 @@ def plan_for(session: Session, threads: int | None, options: Mapping[str, Any]) 
     return plan(session.slots, session.devices, session.per_device, threads, _ranks(options))
 
 
-def open_for(run: Run, session: Session, evaluator: BoundEvaluator, space: SearchSpace) -> list[Slot]:
+def open_for(run: Run, session: SessionSettings, evaluator: BoundEvaluator, space: SearchSpace) -> list[Slot]:
     """Return the slots of a run, opened; where that fails, a run that was made a moment ago is taken away again.
 
     Args:
@@ -82,7 +82,7 @@ def timed(
 
 
 def forecast(
-    manifest: Manifest, session: Session, slots: int, pace: Pace | None = None, run: Run | None = None
+    manifest: Manifest, session: SessionSettings, slots: int, pace: Pace | None = None, run: Run | None = None
 ) -> Ahead | None:
     """Return what is ahead of a run, or would be of one with this manifest; None as long as nothing is known.
 
@@ -95,11 +95,11 @@ def forecast(
     """
     session = limited(session)
     births = session.births(manifest.population)
-    promoted = expected_cost(manifest.fidelity, int(births) if math.isfinite(births) else 100)
+    promoted = expected_cost(manifest.settings.rungs, int(births) if math.isfinite(births) else 100)
     return ahead(manifest, session, slots, promoted, pace, run)
 
 
-def _opened(run: Run, session: Session, evaluator: BoundEvaluator, space: SearchSpace) -> list[Slot]:
+def _opened(run: Run, session: SessionSettings, evaluator: BoundEvaluator, space: SearchSpace) -> list[Slot]:
     manifest = run.manifest
     ranks, cluster = _ranks(manifest.options), _cluster(session, manifest, _identity(run))
     planned, forecast = plan_for(session, manifest.threads, manifest.options), None
@@ -110,13 +110,14 @@ def _opened(run: Run, session: Session, evaluator: BoundEvaluator, space: Search
     task = _task(run, evaluator)
     sweep(task.trials_folder)  # the run's lock is ours: what lies there is of the dead
     slots = open_slots(task, planned, session.timeout, session.retries, cluster, forecast)
-    if manifest.order == "birth" and len(slots) > manifest.lag + 1:
-        text = f"in birth order with --lag {manifest.lag}, at most {manifest.lag + 1} slots are ever at work"
+    order, lag = manifest.settings.order, manifest.settings.lag
+    if order == "birth" and len(slots) > lag + 1:
+        text = f"in birth order with --lag {lag}, at most {lag + 1} slots work at the same time"
         warnings.warn(f"{text}: {len(slots)} slots will wait for each other", stacklevel=3)
     return slots
 
 
-def slots_for(manifest: Manifest, session: Session, evaluator: BoundEvaluator, folder: Path) -> list[Slot]:
+def slots_for(manifest: Manifest, session: SessionSettings, evaluator: BoundEvaluator, folder: Path) -> list[Slot]:
     """Return the slots of a run that is not begun, opened, each with a GPU's share or core as its own.
 
     Args:
@@ -135,7 +136,7 @@ def slots_for(manifest: Manifest, session: Session, evaluator: BoundEvaluator, f
     return open_slots(task, planned, session.timeout, 0, _cluster(session, manifest, uuid.uuid4().hex))
 
 
-def _cluster(session: Session, manifest: Manifest, identity: str) -> Cluster | None:
+def _cluster(session: SessionSettings, manifest: Manifest, identity: str) -> Cluster | None:
     if session.backend == "joblib":
         return None
     where = (session.backend, session.address, session.max_slots or session.slots, session.devices)

@@ -38,14 +38,14 @@ def propose(strategy: Strategy, history: History, run: Run, id: int) -> Proposal
     Raises:
         RunError: The strategy has raised, or what it returned is no proposal for this space.
     """
-    warm, budget, number = run.manifest.warm_start, run.manifest.fidelity[0], history.fresh_count
+    warm, budget, number = run.manifest.warm_start, run.manifest.settings.rungs[0], history.fresh_count
     if number == 0:
         return Proposal(history.space.default(), DEFAULT, budget=budget)
     if number <= len(warm):
         due = strategy.due(history) if isinstance(strategy, Ruled) else None
         return due or Proposal(dict(warm[number - 1]), WARM_START, budget=budget)
     try:
-        proposal = strategy.propose(history, np.random.default_rng([run.manifest.seed, 0, id]))
+        proposal = strategy.propose(history, np.random.default_rng([run.manifest.settings.seed, 0, id]))
         return None if proposal is None else _valid(proposal, history)
     except Exception as error:
         raise broken_strategy(run.manifest.strategy, "propose", error) from error
@@ -128,7 +128,7 @@ class Births:
         self._history = history
         self._strategy = strategy
         self._generations = generations
-        self._arrival = run.manifest.order == "arrival"
+        self._arrival = run.manifest.settings.order == "arrival"
         self._waiting: deque[Candidate] = deque()
 
     def take_up(self) -> None:
@@ -150,7 +150,7 @@ class Births:
             over: Whether no new genome is to be born: only what is due for those that were.
         """
         run, history, proposal = self._run, self._history, None
-        ready = self._arrival or self._tell_up_to(history.born_count - run.manifest.lag)
+        ready = self._arrival or self._tell_up_to(history.born_count - run.manifest.settings.lag)
         while ready:
             proposal = (
                 self._strategy.due(history) if over else propose(self._strategy, history, run, len(run.candidates))

@@ -19,7 +19,7 @@ from evo_tune.forecast.timing import Pace
 from evo_tune.genome.genes import Gene
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Candidate, Objective, Outcome, Trial
-from evo_tune.loop.begin import given_up, new_name, prepared, reopened, widened
+from evo_tune.loop.begin import Request, given_up, new_name, prepared, reopened, widened
 from evo_tune.loop.calibration import Calibration
 from evo_tune.loop.checks import check_unchanged
 from evo_tune.loop.code import Ask, believed, code_of, named_evaluator, remember, ruled
@@ -33,12 +33,12 @@ from evo_tune.loop.proposing import Births, judged
 from evo_tune.plugins.evaluator import BoundEvaluator
 from evo_tune.report.calibration import recommended
 from evo_tune.rules.ruled import Ruled
+from evo_tune.settings import SessionSettings, settings_of
 from evo_tune.store.files import table_of
 from evo_tune.store.learned import history_of, replay
 from evo_tune.store.manifest import space_of
 from evo_tune.store.places import STORE
 from evo_tune.store.run import Run
-from evo_tune.store.session import Session
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,35 +47,24 @@ __all__ = ["Search"]
 
 
 class Search(contextlib.AbstractContextManager["Search"]):
-    """A run being made: by `run()`, or by hand with `ask()` and `tell()` over the same journal.
+    """A run in progress: driven by `run()`, or by hand with `ask()` and `tell()` over the same journal.
 
     Args:
-        evaluator: Name, path or reference of an evaluator's file, a command, or (docs/scripts.md) a function.
-        space: Of a function or a command.
-        options: Its options.
+        evaluator: Name, path or reference of an evaluator's file, a command, or a function (docs/scripts.md).
+        space: Search space of a function or a command.
+        options: Options of the evaluator.
         strategy: Name or path of a strategy; by default `saea`.
-        strategy_options: Its options.
-        population: Trials that survive, and births in a generation.
-        objectives: Instead of the evaluator's own: Minimize(METRIC), or as text METRIC:min, METRIC:max.
-        genes: Genes instead of those of the evaluator's space, or to switch on an optional one (None: as it is).
-        seed: Seed of the run: same seed and same outcomes, same run.
-        order: 'arrival' (no slot waits) or 'birth' (the same run for any number of slots).
-        lag: In birth order, how many results a birth may run ahead of.
-        warm_start: Genomes to be born right after the default, trained anew.
-        fill_defaults: Give genes that a warm-start genome lacks their defaults.
-        learn_from: Earlier runs, by name or path, whose results shift what is believed.
-        threads: CPU threads of one training (default 1 on CPUs).
-        fidelity: Budgets of a genome's trials, increasing to 1: '1/9,1/3,1' or (1/9, 1/3, 1) (see `fidelity`).
-        prune: Stop a training whose curve is hopeless.
-        replicates: Seeds that the leading genome must have been trained with before the run ends, or 'auto': any of the
-            best is trained with further seeds while that is worth more than a new genome.
-        seeds: Whether each genome is trained with seeds of its 'own', or all with 'shared' ones; by default with shared
-            ones, but for replicates='auto'.
+        strategy_options: Options of the strategy.
+        population: Number of survivors, and of new genomes per generation.
+        objectives: Objectives instead of the evaluator's own: Minimize(METRIC), or as text METRIC:min, METRIC:max.
+        genes: Genes instead of those of the evaluator's space; None switches an optional gene on as it is.
         subject_to: Constraints: METRIC<=NUMBER, METRIC>=NUMBER.
-        for_scale: Size of the larger model that its recipe is for, for the report: WIDTHxDEPTH, WIDTHxDEPTHxTOKENS.
+        warm_start: Genomes that are trained right after the default.
+        fill_defaults: Whether genes that a warm-start genome lacks get their defaults.
+        learn_from: Earlier runs, by name or path, that are used as a prior.
         store: Folder of the saved runs.
-        name: Name of this one; by default made from evaluator and time.
-        session: Fields of `Session`: trials, generations, slots, devices, …. Without limits, 5 generations are run.
+        name: Name of the run; by default made from evaluator and time.
+        settings: Settings of the run and of its first session (`RunSettings`, `SessionSettings`; docs/settings.md).
 
     Raises:
         UsageError: Something given is wrong; nothing is made then.
@@ -93,52 +82,33 @@ class Search(contextlib.AbstractContextManager["Search"]):
         population: int | None = None,
         objectives: Sequence[str | Objective] = (),
         genes: Mapping[str, Gene | None] | None = None,
-        seed: int = 0,
-        order: str = "arrival",
-        lag: int = 8,
+        subject_to: Iterable[str] = (),
         warm_start: Iterable[Mapping[str, Any]] = (),
         fill_defaults: bool = False,
         learn_from: Iterable[str | Path] = (),
-        threads: int | None = None,
-        fidelity: str | float | Sequence[str | float] = "1",
-        prune: bool = False,
-        replicates: int | str = 1,
-        seeds: str | None = None,
-        subject_to: Iterable[str] = (),
-        for_scale: str = "",
         store: str | Path = STORE,
         name: str | None = None,
-        **session: Any,
+        **settings: Any,
     ) -> None:
-        plugin, settings = named_evaluator(evaluator, genes, options, space), Session(**session)
-        manifest = prepared(
-            plugin,
-            settings,
-            Path(store),
-            options=options,
+        of_run, session = settings_of(settings)
+        plugin = named_evaluator(evaluator, genes, options, space)
+        request = Request(
+            options=options or {},
             strategy=strategy,
-            strategy_options=strategy_options,
+            strategy_options=strategy_options or {},
             population=population,
             objectives=objectives,
             genes=genes or {},
-            seed=seed,
-            order=order,
-            lag=lag,
+            subject_to=subject_to,
             warm_start=warm_start,
             fill_defaults=fill_defaults,
             learn_from=learn_from,
-            threads=threads,
-            fidelity=fidelity,
-            prune=prune,
-            replicates=replicates,
-            seeds=seeds,
-            subject_to=subject_to,
-            for_scale=for_scale,
         )
-        run = Run.create(Path(store), name or new_name(plugin.name, Path(store)), manifest, settings)
+        manifest = prepared(plugin, request, of_run, session, Path(store))
+        run = Run.create(Path(store), name or new_name(plugin.name, Path(store)), manifest, session)
         with given_up(run):
             bound = remember(run, plugin).bind(manifest.options)
-            self._begin(run, bound, ruled(manifest, bound, manifest.strategy), settings)
+            self._begin(run, bound, ruled(manifest, bound, manifest.strategy), session)
 
     @classmethod
     def resume(
@@ -167,7 +137,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
             genes: Genes of the run with wider ranges: what was trained keeps its place, births from now on use them.
             trust: Execute what the run names as its evaluator and strategy, although you never named these files.
             ask: Is asked about each such file instead.
-            changes: Fields of `Session` that differ from the last session's.
+            changes: Fields of `SessionSettings` that differ from the last session's.
 
         Raises:
             UsageError: The copy's name is taken, a change is not allowed, or a file of code is not trusted.
@@ -176,22 +146,22 @@ class Search(contextlib.AbstractContextManager["Search"]):
         with reopened(Path(store), name, copy_as) as run:
             code = code_of(run, evaluator, trust, ask, strategy)
             check_unchanged(run, code[0], accept_changes, strategy)
-            session = next_session(believed(run, changes), changes, run.manifest.replicates)
+            session = next_session(believed(run, changes), changes, run.manifest.settings.most_seeds)
             widened(run, *code, genes or {})
             self = cls.__new__(cls)
             self._begin(run, *code, session)
             run.begin(session)
         return self
 
-    def _begin(self, run: Run, evaluator: BoundEvaluator, strategy: Ruled, session: Session) -> None:
+    def _begin(self, run: Run, evaluator: BoundEvaluator, strategy: Ruled, session: SessionSettings) -> None:
         self.saved, self.name = run, run.name
         self.evaluator, self.strategy, self.session = evaluator, strategy, session
-        self._arrival = run.manifest.order == "arrival"
+        self._arrival = run.manifest.settings.order == "arrival"
         self.space = space_of(run.manifest, evaluator.space)
         self.finished: str | None = None  # why no more candidates will come
-        self.stopping = self.forecasting = False  # the second: whether `run` times a few steps before it trains
-        self.pace: Pace | None = None  # what was timed
-        self.before = 0.0  # seconds that a plan took before the run began, which its hours count
+        self.stopping = False
+        self.pace: Pace | None = None  # what a few timed steps took
+        self._planning = 0.0  # seconds before the run began that its hours count
         self._status = ((-1, -1), "")
         self._changed = threading.Condition(threading.RLock())
         self.drivers = Drivers(run.folder, self.stop, lambda: self.stopping, self._changed)
@@ -260,7 +230,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
     def _limit(self) -> str | None:
         """Return which limit is reached, in words; None where none is."""
         run, slots = self.saved, len(self.drivers.slots)
-        return limit_reached(run, self.session, self.history, self.strategy, self.seconds + self.before, slots)
+        return limit_reached(run, self.session, self.history, self.strategy, self.seconds + self._planning, slots)
 
     def _birth(self) -> Candidate | None:
         over = all_born(self.saved, self.session, self.history)
@@ -297,7 +267,14 @@ class Search(contextlib.AbstractContextManager["Search"]):
 
     # Running.
 
-    def run(self, watch: Callable[[Search], None] = lambda search: None) -> Search:
+    def run(
+        self,
+        watch: Callable[[Search], None] = lambda search: None,
+        *,
+        forecast: bool = False,
+        pace: Pace | None = None,
+        planning: float = 0.0,
+    ) -> Search:
         """Evaluate until a limit is reached, in slots of this machine, and save.
 
         Ctrl-C once: nothing new is begun, and what is in flight is finished. Twice, or SIGTERM: at
@@ -305,17 +282,20 @@ class Search(contextlib.AbstractContextManager["Search"]):
 
         Args:
             watch: Called about five times a second, for a live table.
+            forecast: Whether to time a few steps first, unless `pace` is given.
+            pace: Times of a few steps that a plan took.
+            planning: Time of that planning, in seconds; `hours` includes it.
 
         Raises:
             StoreError, RunError: A result could not be written; the strategy or a driver failed.
         """
-        self.session = limited(self.session)
+        self.session, self.pace, self._planning = limited(self.session), pace, planning
         run, drivers = self.saved, self.drivers
         with Interrupts(self.stop, self.kill):
             try:
                 self._births.take_up()  # what was asked for by hand as well
                 drivers.slots = open_for(run, self.session, self.evaluator, self.space)
-                if self.forecasting:
+                if forecast and pace is None:
                     self.pace = timed(run, self.space, drivers.slots, lambda: watch(self), lambda: self.stopping)
                 drivers.drive(self._next, self._evaluated, lambda: watch(self), lambda: run.sound_default)
                 if self.session.calibrate:

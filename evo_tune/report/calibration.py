@@ -39,8 +39,8 @@ MEMO: WeakKeyDictionary[Run, tuple[int, dict[int, float]]] = WeakKeyDictionary()
 def ranked(run: Run) -> list[Trial]:
     """Return a run's trials as `Run.ranked` does, with the best few reordered by what is known of other seeds."""
     found = run.ranked()
-    if not run.manifest.by_worth:
-        return _proven_first(run, found) if run.manifest.replicates > 1 else found
+    if not run.manifest.settings.extra_seeds_by_gain:
+        return _proven_first(run, found) if run.manifest.settings.most_seeds > 1 else found
     place = {id: number for number, id in enumerate(_predicted(run, found))}
     return sorted(found, key=lambda trial: place.get(trial.id, len(place)))  # stable
 
@@ -55,7 +55,7 @@ def _proven_first(run: Run, found: list[Trial]) -> list[Trial]:
         if trial.candidate.whole:
             losses.setdefault(trial.key, []).append(trial.losses[0] if trial.losses else None)
     again = [known for known in losses.values() if len(known) > 1]
-    proven = [place for place, trial in enumerate(found) if len(losses[trial.key]) >= run.manifest.replicates]
+    proven = [place for place, trial in enumerate(found) if len(losses[trial.key]) >= run.manifest.settings.most_seeds]
     if not proven or all(len(set(known)) == 1 for known in again):
         return found
     first = found[proven[0]]
@@ -76,7 +76,7 @@ def predicted(run: Run, trial: Trial) -> float | None:
 
 def _predicted(run: Run, found: Sequence[Trial]) -> dict[int, float]:
     """Return the predicted losses of the best few ranked trials by id, the lowest first."""
-    if not run.manifest.by_worth:
+    if not run.manifest.settings.extra_seeds_by_gain:
         return {}
     count, losses = MEMO.get(run, (-1, {}))
     if count != len(run.outcomes):
@@ -97,7 +97,7 @@ def _modelled(run: Run, found: Sequence[Trial]) -> dict[int, float]:
         return features_of(np.stack([space.encode(found[place].genome) for place in places]), sizes)
 
     known = [seeds[genome_key(trial.genome)] for trial in found]
-    shared = not run.manifest.own_seeds
+    shared = not run.manifest.settings.own_seeds
     return {found[place].id: loss for place, loss in by_expectation(known, points, sizes > 0, shared).items()}
 
 
@@ -190,7 +190,7 @@ def results_of(run: Run, race: Race) -> dict[Fresh, float | None]:
     by: dict[Purpose, Objective] = {"choose": run.objectives[0], "report": reported(run)}
     for purpose, most in most_numbers(race).items():
         for number in range(1, most + 1):
-            seed = calibration_seed(run.manifest.seed, number, purpose)
+            seed = calibration_seed(run.manifest.settings.seed, number, purpose)
             for id in (*race.finalists, *(() if race.default is None else (race.default,))):
                 if (key := (genome_key(run.candidates[id].genome), seed)) in done:
                     found[Fresh(id, purpose, number)] = _loss(done[key], by[purpose])
@@ -241,7 +241,7 @@ def recommended(run: Run) -> Trial | None:
     """
     state = standing(run) if len(run.objectives) == 1 else None
     if state is None or not state.over or state.chosen is None:
-        return next(iter(ranked(run)), None) if run.manifest.replicates > 1 else run.leader
+        return next(iter(ranked(run)), None) if run.manifest.settings.most_seeds > 1 else run.leader
     trials = run.ranked()
     chosen = next(trial for trial in trials if trial.id == state.chosen)
     default = next((trial for trial in trials if is_default(trial, run)), None)

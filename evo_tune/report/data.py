@@ -208,12 +208,7 @@ class RunDetails(Struct, forbid_unknown_fields=True, kw_only=True):
         options: Options of the evaluator, by name. Unit: the option's.
         objectives: METRIC:min or METRIC:max.
         strategy: Strategy, by name or file.
-        seed: Seed of the run.
-        fidelity: Budgets of the trials of a genome, increasing to 1. Unit: full trainings.
-        prune: Whether hopeless trainings are stopped.
-        replicates: Number of seeds with which the leader is trained.
-        by_worth: Whether `replicates` is a maximum, and extra seeds are added while they are worth their cost.
-        own_seeds: Whether each genome has its own seeds, or all genomes share theirs.
+        settings: Settings of the run, by name (see settings.md). Unit: the setting's.
         subject_to: Constraints, as they were typed.
         trainings: Cost of all results. Unit: full trainings.
         ended: Reason why its last session ended; null if it is running or was killed.
@@ -232,12 +227,7 @@ class RunDetails(Struct, forbid_unknown_fields=True, kw_only=True):
     options: dict[str, Value | None]
     objectives: list[str]
     strategy: str
-    seed: int
-    fidelity: list[float]
-    prune: bool
-    replicates: int
-    by_worth: bool
-    own_seeds: bool
+    settings: dict[str, Value | None]
     subject_to: list[str]
     trainings: float
     ended: str | None
@@ -364,12 +354,7 @@ def run_details(run: Run, top: int) -> RunDetails:
         options=run.manifest.options,
         objectives=run.manifest.objectives,
         strategy=run.manifest.strategy,
-        seed=run.manifest.seed,
-        fidelity=run.manifest.fidelity,
-        prune=run.manifest.prune,
-        replicates=run.manifest.replicates,
-        by_worth=run.manifest.by_worth,
-        own_seeds=run.manifest.own_seeds,
+        settings=run.manifest.settings.to_json(),
         subject_to=run.manifest.subject_to,
         trainings=round(summary.spent(run), 6),
         ended=run.ended,

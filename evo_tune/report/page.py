@@ -275,7 +275,7 @@ def about(material: Material) -> dict[str, str]:
         "evaluator": manifest.evaluator,
         "strategy": manifest.strategy,
         "objective": ", ".join(manifest.objectives),
-        "seed": str(manifest.seed),
+        "seed": str(manifest.settings.seed),
         "begun": manifest.created[:16].replace("T", " "),
         "ended": run.ended or "not yet",
         "took": show_seconds(run.seconds),
@@ -362,7 +362,7 @@ def _row(material: Material) -> dict[str, Any]:
     return {
         "run": run.name,
         "strategy": run.manifest.strategy,
-        "seed": run.manifest.seed,
+        "seed": run.manifest.settings.seed,
         "best": None if end.best is None else end.best.outcome.metrics[end.metric],
         "over fresh seeds": spread(end.calibrated_best),
         "gain over the default": gain + error,

@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from fractions import Fraction
 from itertools import pairwise
 from statistics import NormalDist
 
 import numpy as np
 
-from evo_tune.errors import OptionError
 from evo_tune.genome.importance import rank_correlation
 
-__all__ = ["audits_among", "expected_cost", "is_audit", "keep", "parse_rungs", "trust"]
+__all__ = ["audits_among", "expected_cost", "is_audit", "keep", "trust"]
 
 BELIEF = 0.6
 """Rank correlation that is taken for granted before anything was measured."""
@@ -28,26 +26,6 @@ WEIGHT = 4.0
 
 CAUTION = 1.5
 """Deviations of the early score of the eventual best that are allowed for when genomes go on."""
-
-
-def parse_rungs(text: str | float | Sequence[str | float]) -> tuple[float, ...]:
-    """Read '1/9,1/3,1', or the numbers themselves: (1/9, 1/3, 1).
-
-    Raises:
-        OptionError: They are no increasing fractions that end in 1.
-    """
-    parts = text.split(",") if isinstance(text, str) else list(text) if isinstance(text, Sequence) else [text]
-    try:
-        rungs = tuple(float(Fraction(part.strip()) if isinstance(part, str) else part) for part in parts)
-    except (ValueError, TypeError, OverflowError, ZeroDivisionError):
-        raise OptionError(f"--fidelity {text}: expected fractions of a full training, such as 1/9,1/3,1") from None
-    if not rungs or not all(0.0 < rung <= 1.0 for rung in rungs):
-        raise OptionError(f"--fidelity {text}: expected fractions above 0 and at most 1, such as 1/9,1/3,1")
-    if any(low >= high for low, high in pairwise(rungs)):
-        raise OptionError(f"--fidelity {text}: expected increasing fractions, such as 1/9,1/3,1")
-    if rungs[-1] != 1.0:
-        raise OptionError(f"--fidelity {text}: expected 1, the full training, as the last one, such as 1/9,1/3,1")
-    return rungs
 
 
 def is_audit(number: int) -> bool:

@@ -12,7 +12,6 @@ Both are the state of a fold, kept while the run goes on; nothing here proposes 
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
@@ -20,7 +19,6 @@ from typing import TypeAlias
 
 import numpy as np
 
-from evo_tune.errors import OptionError
 from evo_tune.genome.history import Grown
 from evo_tune.genome.models.gaussian import features_of, sizes_of
 from evo_tune.genome.models.seeds import Belief, Trainings, fitted, selected
@@ -29,16 +27,10 @@ from evo_tune.genome.standing import Entry
 from evo_tune.genome.trial import Candidate, Trial
 from evo_tune.genome.values import genome_key, mean_of
 
-__all__ = ["AUTO", "CAP", "Doubt", "Leader", "parse_replicates"]
+__all__ = ["Doubt", "Leader"]
 
 Place: TypeAlias = tuple[float, tuple[float, ...], int]
 """Violation, mean losses, id of the birth: the least leads."""
-
-AUTO = "auto"
-"""What is typed for the second rule."""
-
-CAP = 4
-"""Seeds that a genome has at most, where it is trained with as many as are worth it."""
 
 ENOUGH = 8
 """Genomes with a loss from which anything is believed."""
@@ -63,23 +55,6 @@ WIDTH = 0.2
 GROWTH = 1.1
 """The model is fitted anew when so many times the trainings are there, and not for each: that bounds its cost. Results
 of further seeds are few, and tell more of the noise than all others: it is for each of these too."""
-
-
-def parse_replicates(given: int | str) -> tuple[int, bool]:
-    """Read 'auto' or a number: seeds that a genome has, and whether that is the most, for as many as are worth it.
-
-    Raises:
-        OptionError: It is neither.
-    """
-    if isinstance(given, str) and given.strip() == AUTO:
-        return CAP, True
-    try:
-        number = int(given) if isinstance(given, str) else operator.index(given)
-    except (TypeError, ValueError):
-        number = 0
-    if number < 1 or isinstance(given, bool):
-        raise OptionError(f"--replicates {given}: expected auto, or a whole number of at least 1")
-    return number, False
 
 
 class Leader:

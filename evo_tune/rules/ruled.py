@@ -1,7 +1,7 @@
-"""The rules of a run around its strategy: rungs, pruning, replicates, constraints.
+"""The rules of a run around its strategy: rungs, pruning, extra seeds, constraints.
 
-`Ruled` is a strategy that asks another one for genomes and decides itself how they are trained; like any
-strategy it is a pure function of history (law 1), so resuming and replaying need to know nothing of it.
+`Ruled` is a strategy that asks another strategy for genomes and decides how they are trained. Like any strategy it is
+a pure function of history (law 1), so resume and replay do not need to know it.
 """
 
 from __future__ import annotations
@@ -25,45 +25,15 @@ from evo_tune.rules.fidelity import audits_among, is_audit
 from evo_tune.rules.learned import chosen, prospects_of
 from evo_tune.rules.promotions import Rungs
 from evo_tune.rules.replicates import Doubt, Leader
+from evo_tune.settings import RunSettings
 
-__all__ = ["Ruled", "Rules"]
+__all__ = ["Ruled"]
 
 ASKED = 4
 """Times that a strategy is asked for a genome that keeps to the constraints."""
 
 DRAWN = 500
 """Random genomes tried after that."""
-
-
-@dataclass(frozen=True)
-class Rules:
-    """How genomes are trained.
-
-    Args:
-        rungs: Budgets of a genome's trials, increasing to 1.
-        prune: Whether candidates are born with bounds that stop a hopeless training.
-        replicates: Seeds that the leading genome must have been trained with.
-        constraints: What a genome must keep to.
-        by_worth: Whether further seeds are what is worth more than a new genome instead (see `replicates`).
-        own_seeds: Whether each genome has seeds of its own, and not the same ones as all.
-    """
-
-    rungs: tuple[float, ...] = (1.0,)
-    prune: bool = False
-    replicates: int = 1
-    constraints: tuple[Constraint, ...] = ()
-    by_worth: bool = False
-    own_seeds: bool = False
-
-    @property
-    def none(self) -> bool:
-        """Whether genomes are trained as they are proposed."""
-        return replace(self, own_seeds=False) == Rules()
-
-    @property
-    def continues(self) -> bool:
-        """Whether a genome can have further trials."""
-        return len(self.rungs) > 1 or self.replicates > 1 or self.by_worth
 
 
 @dataclass(frozen=True)
@@ -78,50 +48,64 @@ class Known:
 
 @dataclass(frozen=True, kw_only=True)
 class Ruled(Strategy):
-    """A strategy whose genomes are trained by rules.
+    """A strategy whose genomes are trained by the rules of a run.
 
     Args:
-        population: The strategy's.
-        inner: The strategy.
-        rules: The rules.
+        population: Population of the inner strategy.
+        inner: Strategy that proposes genomes.
+        settings: Settings of the run, of which rungs, pruning and seeds count.
+        constraints: Constraints on genomes.
         estimate: Returns the metrics of a genome that are known before training.
     """
 
     inner: Strategy
-    rules: Rules
+    settings: RunSettings
+    constraints: tuple[Constraint, ...] = ()
     estimate: Callable[[Genome], Mapping[str, float]] = lambda genome: {}
 
     @classmethod
     def of(
         cls,
         inner: Strategy,
-        rules: Rules,
-        estimate: Callable[[Genome], Mapping[str, float]],
+        settings: RunSettings,
+        constraints: Sequence[Constraint] = (),
+        estimate: Callable[[Genome], Mapping[str, float]] = lambda genome: {},
     ) -> Ruled:
-        """Put rules around a strategy."""
-        return cls(population=inner.population, inner=inner, rules=rules, estimate=estimate)
+        """Return a strategy with the rules of a run around it; see the class for the arguments."""
+        return cls(
+            population=inner.population,
+            inner=inner,
+            settings=settings,
+            constraints=tuple(constraints),
+            estimate=estimate,
+        )
+
+    @property
+    def plain(self) -> bool:
+        """Whether genomes are trained as they are proposed."""
+        return not (self.settings.continues or self.settings.prune or self.constraints)
 
     def __post_init__(self) -> None:
         """Skip the check of options: apart from the population, these fields are none."""
 
     def propose(self, history: History, rng: np.random.Generator) -> Proposal | None:
-        if self.rules.none:
+        if self.plain:
             return self.inner.propose(history, rng)
         return self.due(history) or self._birth(history, rng)
 
     def survivors(self, history: History) -> Sequence[int]:
-        if self.rules.none:
+        if self.plain:
             return self.inner.survivors(history)
         view = self._view(history)
         latest = {entry.birth.id: entry.latest.id for entry in entries(history).values()}
         return [latest[view.ids[id]] for id in self.inner.survivors(view)]
 
     def status(self, history: History) -> str:
-        return self.inner.status(history if self.rules.none else self._view(history))
+        return self.inner.status(history if self.plain else self._view(history))
 
     def due(self, history: History) -> Proposal | None:
         """Return the further trial of a genome that is due, whatever new genomes there may be; or None."""
-        if not self.rules.continues:
+        if not self.settings.continues:
             return None
         out = [(genome_key(one.genome), one) for one in history.out]
         promoted = {(key, one.budget) for key, one in out if not one.replicate}
@@ -136,29 +120,29 @@ class Ruled(Strategy):
             due = known.rungs.due(promoted, audits)
         if due is not None:
             return self._bounded(due, history) if genome_key(due.genome) not in audits else due
-        if self.rules.by_worth:
+        if self.settings.extra_seeds_by_gain:
             birth = known.doubt.next(history.out, known.rungs.cost())
             return None if birth is None else _further(birth, 1 + known.doubt.repeats(birth))
         return self._replicate(known.leader.first(), [one for _, one in out])
 
     def _replicate(self, leader: Entry | None, out: Sequence[Candidate]) -> Proposal | None:
         """Return the next seed of the genome that leads by the mean over its seeds, until it has had enough."""
-        if leader is None or self.rules.replicates == 1:
+        if leader is None or self.settings.most_seeds == 1:
             return None
         waiting = [one for one in out if one.replicate and genome_key(one.genome) == leader.key]
         seeds = 1 + len(leader.repeats) + len(waiting)
-        if seeds >= self.rules.replicates:
+        if seeds >= self.settings.most_seeds:
             return None
         return _further(leader.birth, seeds)
 
     def _learns(self, history: History) -> bool:
         """Say whether the strategy learns who goes on: by one loss, of this run alone."""
         alone = len(history.objectives) == 1 and not history.lessons
-        return self.inner.scores and alone and len(self.rules.rungs) > 1
+        return self.inner.scores and alone and len(self.settings.rungs) > 1
 
     def _prospects(self, history: History) -> Prospects | None:
         """Return what the strategy has learned of results in part; None where it does not, or not yet."""
-        return prospects_of(history, self.rules.rungs, self.inner) if self._learns(history) else None
+        return prospects_of(history, self.settings.rungs, self.inner) if self._learns(history) else None
 
     def _birth(self, history: History, rng: np.random.Generator) -> Proposal | None:
         view = self._view(history)
@@ -168,12 +152,12 @@ class Ruled(Strategy):
         if not proposal.fresh or proposal.budget != 1.0 or proposal.stop_if:
             raise ValueError("proposes budgets or replicates of its own: declare own_trials = True in its class")
         parents = tuple(view.ids[parent] for parent in proposal.parents)
-        proposal = replace(proposal, parents=parents, budget=self.rules.rungs[0])
+        proposal = replace(proposal, parents=parents, budget=self.settings.rungs[0])
         return proposal if is_audit(history.fresh_count) else self._bounded(proposal, history)
 
     def _bounded(self, proposal: Proposal, history: History) -> Proposal:
         """Return a proposal with the bounds that its curve must keep to."""
-        if not self.rules.prune:
+        if not self.settings.prune:
             return proposal
         done = 0.0
         if proposal.resumes is not None:
@@ -182,40 +166,40 @@ class Ruled(Strategy):
 
     def _known(self, history: History) -> Known:
         """Return what the rules look up, kept while the run goes on."""
-        told, goal, budgets = entries(history), history.objectives[0], self.rules.rungs
+        told, goal, budgets = entries(history), history.objectives[0], self.settings.rungs
 
         def begin() -> Known:
             rungs, curves = Rungs(budgets, len(history.objectives)), Curves(goal.metric, goal.sign)
-            doubt = Doubt(history.space, self.rules.replicates, not self.rules.own_seeds)
+            doubt = Doubt(history.space, self.settings.most_seeds, not self.settings.own_seeds)
             return Known(rungs, curves, Leader(), doubt)
 
         def step(known: Known, trial: Trial) -> Known:
             entry = told[genome_key(trial.genome)]
             if len(budgets) > 1:
                 known.rungs.take(entry)
-            if self.rules.prune:
+            if self.settings.prune:
                 known.curves.take(entry)
-            if self.rules.by_worth:
+            if self.settings.extra_seeds_by_gain:
                 known.doubt.take(trial, history.born_units[trial.id])
-            elif self.rules.replicates > 1:
+            elif self.settings.most_seeds > 1:
                 known.leader.take(entry)
             return known
 
-        return history.fold((__name__, self.rules), begin, step)
+        return history.fold((__name__, self.settings), begin, step)
 
     def _view(self, history: History) -> View:
-        expected = self._known(history).doubt.expected(history.out) if self.rules.by_worth else {}
-        return View(history, self.rules.rungs, lambda genome: self._excess(genome) > 0.0, expected)
+        expected = self._known(history).doubt.expected(history.out) if self.settings.extra_seeds_by_gain else {}
+        return View(history, self.settings.rungs, lambda genome: self._excess(genome) > 0.0, expected)
 
     def _excess(self, genome: Genome) -> float:
         """Return by how much a genome is known, before training, to be beyond the constraints."""
-        if not self.rules.constraints:
+        if not self.constraints:
             return 0.0
         try:
             known = self.estimate(genome)
         except EvoTuneError:  # its training will say so
             return 0.0
-        return violation([one for one in self.rules.constraints if one.metric in known], known)
+        return violation([one for one in self.constraints if one.metric in known], known)
 
     def _within(self, view: View, prospects: Prospects | None, rng: np.random.Generator) -> Proposal | None:
         """Return what the strategy proposes, or a random genome, within the constraints known before training.

@@ -14,12 +14,12 @@ from typing import Any, Literal, TypeAlias
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
-from evo_tune.errors import OptionError
+from evo_tune.errors import OptionError, UsageError
 from evo_tune.genome.genes import Gene, gene_from
 from evo_tune.genome.trial import Candidate, Outcome, Status
+from evo_tune.settings import SessionSettings, read_settings
 from evo_tune.store.journal import LONGEST
 from evo_tune.store.schema import Finite, Share, Spent, Whole
-from evo_tune.store.session import Session
 
 __all__ = [
     "Born",
@@ -111,7 +111,27 @@ class _Event(Struct, tag_field="event", forbid_unknown_fields=True, kw_only=True
 class SessionBegun(_Event, tag="session"):
     """`run` or `resume` began."""
 
-    session: Session
+    session: dict[str, Plain | None]
+    """Settings of the session by name."""
+
+    def __post_init__(self) -> None:
+        self.settings()
+
+    @classmethod
+    def of(cls, settings: SessionSettings, time: float) -> SessionBegun:
+        """Return the beginning of a session with these settings."""
+        return cls(session=settings.to_json(), time=time)
+
+    def settings(self) -> SessionSettings:
+        """Return the settings of the session.
+
+        Raises:
+            ValueError: One is unknown, of the wrong type or out of its bounds.
+        """
+        try:
+            return read_settings(SessionSettings, self.session)
+        except (UsageError, OverflowError) as error:  # a whole number that is no finite float
+            raise ValueError(str(error)) from None
 
 
 class Born(_Event, tag="born"):

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
-from msgspec import Meta, Struct, field
+from msgspec import Struct, field
 
 from evo_tune.errors import EvoTuneError, StoreError
 from evo_tune.genome.constraint import Constraint
@@ -18,18 +18,16 @@ from evo_tune.genome.genes import Gene, gene_from
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Objective, trial_seed
 from evo_tune.genome.values import Genome, genome_key
+from evo_tune.settings import RunSettings, read_settings
 from evo_tune.store.journal import write_atomically
 from evo_tune.store.lessons import Learned, check_learned
-from evo_tune.store.schema import Count, Finite, Whole, read_json
+from evo_tune.store.schema import Count, read_json
 from evo_tune.text import one_line
 from evo_tune.trust import inside
 
 __all__ = [
     "FORMAT",
     "MANIFEST",
-    "ORDERS",
-    "OWN",
-    "SEEDS",
     "Manifest",
     "read_manifest",
     "space_of",
@@ -50,46 +48,31 @@ LONGEST = 4096
 CROWD = 10**6
 """Births in a generation at most."""
 
-ORDERS = ("arrival", "birth")
-"""Orders in which strategies are told results (law 3)."""
-
-OWN = "own"
-SEEDS = (OWN, "shared")
-"""What is typed for the seeds of trainings: each genome has its own, or all have the same."""
-
 
 class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
-    """What is fixed for a run from its first birth on.
+    """What is fixed for a run before its first trial.
 
     Args:
         evaluator: Reference: 'bundled:NAME', 'entry:NAME' or a path as the user typed it.
         evaluator_hash: SHA-256 over the evaluator's file and its local modules.
-        fingerprint: Identity of the data, as the evaluator tells it; '' if it does not.
+        fingerprint: Identity of the data, from the evaluator; '' if it gives none.
         options: Every option of the evaluator, defaults included.
         space: Description of every gene.
         objectives: METRIC:min or METRIC:max, in order of importance.
+        subject_to: Constraints: METRIC<=NUMBER or METRIC>=NUMBER.
         strategy: Name or path.
         strategy_options: Every option of the strategy, population included.
         strategy_hash: SHA-256 over the file of a strategy that is not evo-tune's own, and its local modules; else ''.
-        seed: Seed of the run.
-        order: 'arrival' or 'birth' (law 3).
-        lag: Results that a birth may run ahead of, in birth order.
-        threads: CPU threads of one training; they change its arithmetic.
-        warm_start: Genomes born right after the default.
-        fidelity: Budgets of a genome's trials, increasing to 1.
-        prune: Whether candidates are born with bounds on their curves.
-        replicates: Seeds that the leading genome must have been trained with.
-        by_worth: Whether that is the most, and a genome has as many as are worth more than a new one.
-        own_seeds: Whether each genome is trained with seeds of its own, or all with the same.
-        subject_to: METRIC<=NUMBER or METRIC>=NUMBER.
+        settings: Settings of the run.
+        threads: CPU threads of one training, decided from `settings.threads` and the machine.
         given_genes: Names of the genes that the user gave in place of the evaluator's own.
         given_objectives: Whether the user gave the objectives in place of the evaluator's own.
-        units: Declared metric name to unit, for the Parquet files; '' where there is none.
-        tests: What metrics are called on the test set, by what they are called in the search (see `Evaluator.tests`).
-        versions: Of Python and of the packages that shape results.
+        warm_start: Genomes that are trained right after the default.
+        learned: Results of earlier runs, copied here so that replay and resume need nothing else.
+        units: Unit by metric name, for the Parquet files; '' for no unit.
+        tests: Names of metrics on the test set, by their names in the search (see `Evaluator.tests`).
+        versions: Versions of Python and of the packages that shape results.
         created: UTC time, ISO 8601.
-        learned: What earlier runs found, copied here so that replay and resume need nothing else.
-        for_scale: Size of the larger model for which the search is made, as typed; '' for none.
         identity: Random text that is unique to this run; `trust` remembers by it which runs the user began.
         format_version: Version of the layout on disk.
     """
@@ -102,27 +85,19 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
     objectives: list[str]
     strategy: str
     strategy_options: dict[str, Any]
-    seed: Annotated[int, Meta(ge=0)]
-    order: str
-    lag: Whole
+    settings: RunSettings
     threads: Count
-    warm_start: list[Genome] = field(default_factory=list)
-    fidelity: list[Finite] = field(default_factory=lambda: [1.0])
-    prune: bool = False
-    replicates: Count = 1
-    by_worth: bool = False
-    own_seeds: bool = False
     subject_to: list[str] = field(default_factory=list)
+    strategy_hash: str = ""
+    given_genes: list[str] = field(default_factory=list)
+    given_objectives: bool = False
+    warm_start: list[Genome] = field(default_factory=list)
+    learned: list[Learned] = field(default_factory=list)
     units: dict[str, str] = field(default_factory=dict)
     tests: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     created: str = ""
-    strategy_hash: str = ""
-    given_genes: list[str] = field(default_factory=list)
-    given_objectives: bool = False
-    for_scale: str = ""
     identity: str = ""
-    learned: list[Learned] = field(default_factory=list)
     format_version: int = FORMAT
 
     @property
@@ -132,7 +107,7 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
 
     def seed_of(self, genome: Genome, replicate: int) -> int:
         """Return the seed of a genome's training with such a number."""
-        return trial_seed(self.seed, replicate, genome_key(genome) if self.own_seeds else None)
+        return trial_seed(self.settings.seed, replicate, genome_key(genome) if self.settings.own_seeds else None)
 
     def parsed_objectives(self) -> tuple[Objective, ...]:
         """Return the objectives."""
@@ -182,6 +157,12 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def _manifest(fields: dict[str, Any]) -> Manifest:
+    """Return the manifest of these fields.
+
+    Raises:
+        msgspec.ValidationError, ValueError, TypeError, AttributeError, UsageError: They are not those of a manifest.
+    """
+    read_settings(RunSettings, fields.get("settings", {}))  # msgspec ignores unknown fields of a dataclass
     return _checked(msgspec.convert(fields, Manifest))
 
 
@@ -196,16 +177,11 @@ def _checked(manifest: Manifest) -> Manifest:
         raise ValueError(f"population is {manifest.strategy_options.get('population')!r}")
     if not manifest.parsed_objectives() or not manifest.genes():
         raise ValueError("no objective, or no gene")
-    budgets = manifest.fidelity
-    if not budgets or budgets != sorted(set(budgets)) or not 0 < budgets[0] <= 1.0 == budgets[-1]:
-        raise ValueError(f"fidelity is {budgets}")
     for name in (manifest.evaluator, manifest.strategy):
         if len(name) > LONGEST:
             raise ValueError(f"the name of the evaluator, or of the strategy, has {len(name)} characters")
     manifest.constraints()  # raises
     check_learned(manifest.learned)
-    if manifest.order not in ORDERS:
-        raise ValueError(f"order is {manifest.order!r}, expected one of {', '.join(ORDERS)}")
     return manifest
 
 
@@ -215,7 +191,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     Raises:
         StoreError: The disk refuses, or it could not be read back.
     """
-    path, data = folder / MANIFEST, json.dumps(msgspec.structs.asdict(manifest), indent=2).encode() + b"\n"
+    path, data = folder / MANIFEST, json.dumps(msgspec.to_builtins(manifest), indent=2).encode() + b"\n"
     try:
         if len(data) > LARGEST:
             raise ValueError(f"it has {len(data)} bytes, expected at most {LARGEST}: warm-start fewer genomes")

@@ -20,11 +20,11 @@ from evo_tune.genome.space import wider
 from evo_tune.genome.standing import averaged
 from evo_tune.genome.trial import Candidate, Outcome, Trial
 from evo_tune.genome.values import genome_key, is_same
+from evo_tune.settings import SessionSettings
 from evo_tune.store.events import Born, Changed, Ended, Event, Recorded, SessionBegun, Told, Widened, checked, read
 from evo_tune.store.journal import JOURNAL, Journal, not_understood, uncollected
 from evo_tune.store.manifest import Manifest, read_manifest, write_manifest
 from evo_tune.store.places import TRIALS, check_trials, free_folder, lock_run
-from evo_tune.store.session import Session
 from evo_tune.text import one_line
 from evo_tune.trust import inside
 
@@ -60,7 +60,7 @@ class Run:
         self.told: list[int] = []
         self.told_at_birth: list[int] = []
         """By candidate: how many results had been told when it was born, as the journal's order has it."""
-        self.sessions: list[Session] = []
+        self.sessions: list[SessionSettings] = []
         self.evaluator_hash = manifest.evaluator_hash
         self.fingerprint = manifest.fingerprint
         self.strategy_hash = manifest.strategy_hash
@@ -110,7 +110,7 @@ class Run:
         return self.seconds + max(0.0, time.monotonic() - self._began - self._spent)
 
     @classmethod
-    def create(cls, store: Path, name: str, manifest: Manifest, session: Session) -> Run:
+    def create(cls, store: Path, name: str, manifest: Manifest, session: SessionSettings) -> Run:
         """Make a new run's folder, its first session and its manifest, locked for writing.
 
         The manifest comes last: only with it is the folder a run, whole, or not there at all.
@@ -185,10 +185,10 @@ class Run:
 
     # Events: written first, applied after, by the same code that reads them back.
 
-    def begin(self, session: Session) -> None:
+    def begin(self, session: SessionSettings) -> None:
         """Begin a session, durably. This and what follows raises StoreError if it cannot be written."""
         self._began = time.monotonic()
-        self._write(SessionBegun(session=session, time=_now()), sync=True)
+        self._write(SessionBegun.of(session, _now()), sync=True)
 
     def change(self, evaluator_hash: str, fingerprint: str, strategy_hash: str) -> None:
         """Note that the evaluator, its data or the strategy's file are others from here on, durably."""
@@ -258,7 +258,7 @@ class Run:
                 raise ValueError(f"result of candidate {event.id} is told out of order")
             self.told.append(event.id)
         elif isinstance(event, SessionBegun):
-            self.sessions.append(event.session)
+            self.sessions.append(event.settings())
             self.ended = None
         elif isinstance(event, Changed):
             self.evaluator_hash, self.fingerprint = event.evaluator_hash, event.fingerprint
@@ -336,7 +336,7 @@ class Run:
 
     def sequence(self, start: int = 0) -> list[int]:
         """Return the ids of recorded results in the order in which strategies are told them, from `start` on."""
-        if self.manifest.order == "arrival":
+        if self.manifest.settings.order == "arrival":
             return self.recorded[start:]
         end = start
         while end in self.outcomes:  # in birth order, the order of ids

@@ -114,7 +114,7 @@ def test_a_run_from_a_file_and_a_flag_that_wins(typed: Typed, folder: Path) -> N
     assert result.code == 0, result
     assert json.loads(result.out)
     manifest = json.loads((folder / "populations" / "one" / "_run.json").read_text())
-    assert (manifest["seed"], manifest["options"]["bias"], manifest["objectives"]) == (5, 2, ["loss:min"])
+    assert (manifest["settings"]["seed"], manifest["options"]["bias"], manifest["objectives"]) == (5, 2, ["loss:min"])
     assert manifest["space"]["depth"]["high"] == 3
 
 

@@ -6,13 +6,16 @@ import json
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
 from evo_tune.cli.formats import outputs
-from evo_tune.cli.planning import SHORTER, plan
+from evo_tune.cli.planning import SHORTER, Planned, plan
+from evo_tune.loop.begin import Request
 from evo_tune.loop.search import Search
+from evo_tune.settings import settings_of
 from evo_tune.store.run import Run
 from tests.cli.conftest import Typed
 from tests.conftest import rows
@@ -97,19 +100,21 @@ def test_timings_are_no_trials_and_a_run_tells_its_forecast(timed: Path, typed: 
         assert search.pace is None, "nobody asked"
 
 
-def test_hours_alone_plan_how_long_a_training_is(timed: Path) -> None:
-    given = {"options": {"pace": "5"}}
-    found = plan("timed.py", Path("store"), {"hours": 0.05, "slots": 2}, given)
+def planned(options: dict[str, str], **settings: Any) -> Planned:
+    return plan("timed.py", Request(options=options), *settings_of({"slots": 2, **settings}), Path("store"))
+
+
+@pytest.mark.usefixtures("timed")
+def test_hours_alone_plan_how_long_a_training_is() -> None:
+    found = planned({"pace": "5"}, hours=0.05)
     assert found.pace is not None
     assert "0.05 h: -o flops=" in found.told
     count = (180 - found.seconds) * 2 / found.pace.usual
     assert count == pytest.approx(SHORTER, rel=0.1)
     assert found.manifest.options["flops"] == float(found.options["flops"]) < 1e6
-    timed_again = plan(
-        "timed.py", Path("store"), {"hours": 0.05, "slots": 2}, {"options": {"pace": "5", **found.options}}
-    )
+    timed_again = planned({"pace": "5", **found.options}, hours=0.05)
     assert timed_again.told == "", "a budget of the user's own stands"
     assert timed_again.pace is not None
     assert timed_again.pace.usual == pytest.approx(found.pace.usual, rel=0.05), "what was planned is what it takes"
-    assert plan("timed.py", Path("store"), {"hours": 0.05, "trials": 9, "slots": 2}, given).told == "", "not alone"
+    assert planned({"pace": "5"}, hours=0.05, trials=9).told == "", "not alone"
     assert not Path("store").exists()

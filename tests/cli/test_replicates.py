@@ -50,7 +50,7 @@ def test_a_run_says_what_it_is_recommending_by_and_replays(typed: Typed) -> None
             break
     assert "; first, the one that is expected to be best with other seeds)" in shown
     assert data["evaluations"] > 30
-    assert (data["replicates"], data["by_worth"], data["own_seeds"]) == (4, True, True)
+    assert (data["settings"]["replicates"], data["settings"]["seeds"]) == ("auto", "own")
     assert typed("verify", name).code == 0
     told = re.search(r"loss (\S+) is expected of it with other seeds", made.out)
     assert told
@@ -60,7 +60,7 @@ def test_a_run_says_what_it_is_recommending_by_and_replays(typed: Typed) -> None
     assert plain.code == 0
     assert "expected" not in plain.out + typed("best", "plain").out
     data = json.loads(typed("show", "plain", "--format", "json").out)
-    assert (data["replicates"], data["by_worth"], data["evaluations"]) == (1, False, 30)
+    assert (data["settings"]["replicates"], data["evaluations"]) == (1, 30)
 
 
 @pytest.mark.usefixtures("noisy")
@@ -87,13 +87,13 @@ def test_show_says_why_the_first_is_not_the_one_that_looks_best(
 def test_seeds_of_their_own_are_typed_shown_and_refused(typed: Typed) -> None:
     assert typed(*RUN, "--seeds", "own", "--name", "own").code == 0
     assert "--seeds own: the cost of" in " ".join(typed("show", "own").out.split())
-    assert json.loads(typed("show", "own", "--format", "json").out)["own_seeds"] is True
+    assert json.loads(typed("show", "own", "--format", "json").out)["settings"]["seeds"] == "own"
     assert typed("verify", "own").code == 0
     assert typed(*RUN, "--name", "plain").code == 0
     assert "--seeds" not in typed("show", "plain").out
     assert typed(*RUN, "--replicates", "auto", "--seeds", "shared", "--name", "both").code == 0
     assert "--replicates auto, --seeds shared: the cost of" in " ".join(typed("show", "both").out.split())
-    assert json.loads(typed("show", "plain", "--format", "json").out)["own_seeds"] is False
+    assert json.loads(typed("show", "plain", "--format", "json").out)["settings"]["seeds"] == "shared"
     made = typed(*RUN, "--seeds", "mine")
     assert made.code == 2
     assert "'mine' is not one of 'own', 'shared'" in made.err
@@ -119,9 +119,9 @@ def test_what_does_not_go_with_it_is_said_in_a_line(typed: Typed, folder: Path, 
 
 @pytest.mark.usefixtures("noisy")
 def test_a_file_of_flags_may_say_it_as_a_word_or_a_number(typed: Typed, folder: Path) -> None:
-    for given, told in (('"auto"', (4, True)), ("2", (2, False))):
+    for given, told in (('"auto"', "auto"), ("2", 2)):
         (folder / "flags.toml").write_text(f"replicates = {given}\n")
-        name = f"run-{told[0]}"
+        name = f"run-{told}"
         assert typed("run", "noisy.py", "--config", "flags.toml", "--trials", "2", "--name", name).code == 0
         data = json.loads(typed("show", name, "--format", "json").out)
-        assert (data["replicates"], data["by_worth"]) == told
+        assert data["settings"]["replicates"] == told

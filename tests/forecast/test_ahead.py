@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ from evo_tune.loop.opening import forecast
 from evo_tune.loop.search import Search
 from evo_tune.report.racing import Race
 from evo_tune.rules.fidelity import expected_cost
-from evo_tune.store.session import Session
+from evo_tune.settings import SessionSettings, settings_of
 from tests.loop.cases import Begin
 
 SETTINGS = [(seed, slots) for seed in range(5) for slots in (1, 4)]
@@ -85,7 +85,7 @@ def test_a_forecast_holds_before_a_run_and_during_it(begin: Begin, fast_disk: No
 @pytest.mark.parametrize("slots", [1, 2, 7])
 @pytest.mark.parametrize(("seeds", "finalists"), [(3, 2), (1, 1), (4, 5)])
 def test_a_race_takes_between_the_least_and_the_most_that_is_told(slots: int, seeds: int, finalists: int) -> None:
-    session = Session(trials=1, calibrate=seeds, calibrate_best=finalists)
+    session = SessionSettings(trials=1, calibrate=seeds, calibrate_best=finalists)
     told = calibration_trainings(session)
     least, longest = calibration_seconds(session, 1.0, slots)
     counts = set()
@@ -105,14 +105,13 @@ def test_a_race_takes_between_the_least_and_the_most_that_is_told(slots: int, se
 
 def test_hours_are_never_promised_twice() -> None:
     from evo_tune.forecast.ahead import ahead
-    from evo_tune.store.manifest import Manifest
 
     for draw in range(200):
         rng = np.random.default_rng(draw)
         rungs = ([1.0], [1 / 3, 1.0], [1 / 9, 1 / 3, 1.0])[draw % 3]
-        manifest = _manifest(Manifest, fidelity=rungs, replicates=int(rng.integers(1, 4)))
+        manifest = _manifest(fidelity=rungs, replicates=int(rng.integers(1, 4)))
         hours, slots, each = rng.uniform(0.01, 5.0), int(rng.integers(1, 20)), rng.uniform(0.1, 300.0)
-        session = Session(hours=hours, calibrate=draw % 4, calibrate_best=2)
+        session = SessionSettings(hours=hours, calibrate=draw % 4, calibrate_best=2)
         found = ahead(manifest, session, slots, expected_cost(rungs, 50), Pace((each, each)))
         assert found is not None
         race = sum(calibration_seconds(session, each, slots)) / 2
@@ -121,22 +120,15 @@ def test_hours_are_never_promised_twice() -> None:
         assert found.genomes <= found.full_trainings / min(rungs) + 1
 
 
-def _manifest(kind: Callable[..., object], **given: object) -> object:
-    fields: dict[str, object] = {
-        "population": 12,
-        "fidelity": [1.0],
-        "replicates": 1,
-        "by_worth": False,
-    }
-    return type("Manifest", (), {**fields, **given})
+def _manifest(**given: Any) -> Any:
+    return type("Manifest", (), {"population": 12, "settings": settings_of(given)[0]})
 
 
 def test_further_seeds_by_worth_are_counted() -> None:
     from evo_tune.forecast.ahead import genome_cost
-    from evo_tune.store.manifest import Manifest
 
-    cost = genome_cost(_manifest(Manifest, replicates=4, by_worth=True), 50, 1.0)
-    assert 1.0 < cost < genome_cost(_manifest(Manifest, replicates=4), 50, 1.0)
+    cost = genome_cost(_manifest(replicates="auto"), 50, 1.0)
+    assert 1.0 < cost < genome_cost(_manifest(replicates=4), 50, 1.0)
 
 
 def test_rungs_cost_less_than_full_trainings_and_more_than_their_first() -> None:
@@ -149,7 +141,9 @@ def test_a_forecast_in_words_and_as_data(begin: Begin) -> None:
     search = begin(trials=10, generations=None)
     manifest = search.saved.manifest
     assert forecast(manifest, search.session, 2) is None, "nothing is known"
-    ahead = forecast(manifest, Session(trials=10, calibrate=3, calibrate_best=2), 2, Pace((10.0,), worker=5 * 10**8))
+    ahead = forecast(
+        manifest, SessionSettings(trials=10, calibrate=3, calibrate_best=2), 2, Pace((10.0,), worker=5 * 10**8)
+    )
     assert ahead is not None
     assert ahead.cost is None
     assert ahead.seconds.expected == pytest.approx(10 * 10 / 2 + (30 + 70) / 2, abs=5)

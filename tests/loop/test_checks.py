@@ -104,7 +104,7 @@ def test_a_strategy_that_is_no_file_cannot_have_moved(begin: Begin, resume: Begi
         ),
         ({"order": "size"}, OptionError, "--order size: expected arrival or birth"),
         ({"lag": -1}, OptionError, "--lag -1"),
-        ({"slots": 0}, OptionError, "--slots 0 is not allowed"),
+        ({"slots": 0}, OptionError, "--slots 0: expected a whole number, 1 to 10000"),
     ],
 )
 def test_what_is_wrong_is_said_before_anything_is_made(

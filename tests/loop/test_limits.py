@@ -13,8 +13,8 @@ from evo_tune.genome.trial import Candidate, Outcome
 from evo_tune.loop.limits import limit_reached
 from evo_tune.loop.search import Search
 from evo_tune.report.summary import spent
+from evo_tune.settings import SessionSettings
 from evo_tune.store.run import Run
-from evo_tune.store.session import Session
 from tests.conftest import drive
 from tests.loop.cases import Begin
 
@@ -71,7 +71,7 @@ def test_a_failed_training_counts_whole_as_long_as_nothing_is_known(begin: Begin
 def test_hours_leave_room_for_the_calibration(begin: Begin) -> None:
     search = begin(generations=None, hours=1.0, calibrate=3, calibrate_best=2)
 
-    def reached(seconds: float, slots: int, session: Session = search.session) -> str | None:
+    def reached(seconds: float, slots: int, session: SessionSettings = search.session) -> str | None:
         return limit_reached(search.saved, session, search.history, search.strategy, seconds, slots)
 
     assert reached(3599.0, 2) is None, "nothing is known"

@@ -198,7 +198,7 @@ def test_fidelity_takes_numbers(script: ModuleType) -> None:
     for given in ((1 / 3, 1), [1 / 3, 1.0], "1/3,1", ("1/3", 1)):
         name = f"run{len(list(Path().glob('populations/*')))}"
         with Search(script.parted, space=SPACE, fidelity=given, name=name, **LIMITS) as search:
-            assert search.saved.manifest.fidelity == [1 / 3, 1.0]
+            assert search.saved.manifest.settings.rungs == [1 / 3, 1.0]
     for wrong in ((1, 1 / 3), (), (0.5,), (None, 1), 0.5, (float("nan"), 1)):
         with pytest.raises(EvoTuneError, match=r"--fidelity .*expected"):
             Search(script.parted, space=SPACE, fidelity=wrong, name="wrong", **LIMITS)  # type: ignore[arg-type]

@@ -18,28 +18,28 @@ from evo_tune.rules.curves import ENOUGH, LOOKS, MEDIAN
 from evo_tune.rules.fidelity import CAUTION, audits_among, keep, trust
 from evo_tune.rules.promotions import LEADERS
 from evo_tune.rules.replicates import Doubt
-from evo_tune.rules.ruled import Rules
+from evo_tune.settings import RunSettings
 
 Told = Sequence[Entry]
 
 
-def due(rules: Rules, history: History) -> Proposal | None:
+def due(settings: RunSettings, history: History) -> Proposal | None:
     """Return the further trial that is due, without its bounds."""
     told = list(entries(history).values())
     out = [(genome_key(one.genome), one) for one in history.out]
     births = history.fresh_births
     audits = {genome_key(births[number].genome) for number in audits_among(len(births))}
     promoted = {(key, one.budget) for key, one in out if not one.replicate}
-    found = promotion(told, promoted, audits, rules.rungs)
-    if rules.by_worth:
-        doubt = Doubt(history.space, rules.replicates, not rules.own_seeds)
+    found = promotion(told, promoted, audits, settings.rungs)
+    if settings.extra_seeds_by_gain:
+        doubt = Doubt(history.space, settings.most_seeds, not settings.own_seeds)
         for trial in history.trials:
             doubt.take(trial, history.born_units[trial.id])
-        birth = doubt.next(history.out, cost(told, rules.rungs))
+        birth = doubt.next(history.out, cost(told, settings.rungs))
         if found or birth is None:
             return found
         return Proposal(birth.genome, REPLICATE, birth.parents, replicate=1 + doubt.repeats(birth))
-    return found or replicate(told, out, rules.replicates)
+    return found or replicate(told, out, settings.most_seeds)
 
 
 def cost(told: Told, rungs: Sequence[float]) -> float:

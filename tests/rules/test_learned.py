@@ -17,11 +17,12 @@ from evo_tune.genome.values import genome_key
 from evo_tune.plugins.find import make_strategy
 from evo_tune.plugins.strategy import Prospects, Seen, Strategy
 from evo_tune.rules.learned import MOST, seen_of
-from evo_tune.rules.ruled import Ruled, Rules
+from evo_tune.rules.ruled import Ruled
+from evo_tune.settings import RunSettings
 from evo_tune.strategies.saea import SAEA
 from tests.rules import reference
 from tests.rules.test_memos import births, outcome
-from tests.rules.test_ruled import LOSS, RUNGS, SPACE, honest, misleading, trained
+from tests.rules.test_ruled import FIDELITY, LOSS, RUNGS, SPACE, honest, misleading, trained
 from tests.strategies.cases import OBJECTIVES
 from tests.strategies.simulate import Born, Simulation, Told, birth_rng, rebuild
 
@@ -70,8 +71,8 @@ class Knowing(Strategy):
         return Proposal(history.space.sample(rng), "random")
 
 
-def ruled(inner: Strategy, rules: Rules | None = None) -> Ruled:
-    return Ruled.of(inner, rules or Rules(RUNGS), lambda genome: {})
+def ruled(inner: Strategy, rules: RunSettings | None = None) -> Ruled:
+    return Ruled.of(inner, rules or RunSettings(fidelity=FIDELITY))
 
 
 def at_the_first_rung(count: int) -> History:
@@ -139,7 +140,7 @@ def test_audits_are_trained_in_full_before_anything_else() -> None:
 @pytest.mark.parametrize("loop", [{"slots": 3}, {"slots": 4, "order": "birth", "lag": 3}], ids=["arrival", "birth"])
 def test_what_is_learned_is_a_function_of_history(loop: dict[str, Any]) -> None:
     """Whatever was asked before, and however results came in: a run read from its journal decides the same."""
-    strategy = ruled(SAEA(population=4, first=4), Rules(RUNGS, prune=True, replicates=2))
+    strategy = ruled(SAEA(population=4, first=4), RunSettings(fidelity=FIDELITY, prune=True, replicates=2))
     evaluate = trained(noise=0.02, fail=0.15)
     run = Simulation(strategy, SPACE, objectives=LOSS, evaluate=evaluate, births=16, **loop).run()
     assert {c.budget for c in run.candidates} == set(RUNGS)
@@ -159,7 +160,7 @@ def test_what_is_learned_is_a_function_of_history(loop: dict[str, Any]) -> None:
 @pytest.mark.parametrize("why", ["two objectives", "earlier runs", "a strategy that does not score"])
 def test_where_nothing_is_learned_places_decide_to_the_bit(why: str) -> None:
     name = "random" if why == "a strategy that does not score" else "saea"
-    rules = Rules(RUNGS)
+    rules = RunSettings(fidelity=FIDELITY)
     units = np.random.default_rng(1).random((3, len(SPACE.genes)))
     lesson = Lesson("earlier", np.arange(len(SPACE.genes)), units, np.arange(3.0))
     history = History(

@@ -16,23 +16,27 @@ from evo_tune.genome.values import genome_key
 from evo_tune.genome.view import View
 from evo_tune.plugins.find import make_strategy
 from evo_tune.rules.curves import Curves
-from evo_tune.rules.ruled import Ruled, Rules
+from evo_tune.rules.ruled import Ruled
+from evo_tune.settings import RunSettings
 from tests.conftest import benchmark
 from tests.rules import reference
 from tests.strategies.cases import OBJECTIVES, SPACES, some
 
 SPACE = SPACES["mixed"]
 RUNGS = (1 / 9, 1 / 3, 1.0)
+FIDELITY = ",".join(map(str, RUNGS))
 SIZE = (Constraint.parse("size<=0.8"),)
 
 VARIANTS = {
-    "rungs": Rules(RUNGS),
-    "prune": Rules(prune=True),
-    "replicates": Rules(replicates=3),
-    "worth": Rules(replicates=4, by_worth=True, constraints=SIZE),
-    "worth and rungs": Rules(RUNGS, replicates=4, by_worth=True, own_seeds=True),
-    "all": Rules(RUNGS, prune=True, replicates=3, constraints=SIZE),
+    "rungs": RunSettings(fidelity=FIDELITY),
+    "prune": RunSettings(prune=True),
+    "replicates": RunSettings(replicates=3),
+    "worth": RunSettings(replicates="auto", seeds="shared"),
+    "worth and rungs": RunSettings(fidelity=FIDELITY, replicates="auto"),
+    "all": RunSettings(fidelity=FIDELITY, prune=True, replicates=3),
 }
+
+CONSTRAINTS = {"worth": SIZE, "all": SIZE}
 
 
 def outcome(rng: np.random.Generator, one: Candidate, whole: bool) -> Outcome:
@@ -53,16 +57,16 @@ def outcome(rng: np.random.Generator, one: Candidate, whole: bool) -> Outcome:
     return Outcome("ok", {"loss": loss, "cost": rng.random(), "size": rng.random()}, tuple(curve))
 
 
-def births(rules: Rules, rng: np.random.Generator, known: History, count: int) -> Iterator[Candidate]:
+def births(settings: RunSettings, rng: np.random.Generator, known: History, count: int) -> Iterator[Candidate]:
     """Yield births as no rules would make them: further trials of anyone, and now and then the same again."""
     for id in range(count):
-        one = Candidate(id, 0, 0, id, SPACE.sample(rng), "random", budget=rules.rungs[0])
+        one = Candidate(id, 0, 0, id, SPACE.sample(rng), "random", budget=settings.rungs[0])
         told = [entry for entry in entries(known).values() if not entry.failed]
         luck = rng.random()
         if told and luck < 0.5:
             entry = told[int(rng.integers(min(8, len(told))))]
             last = entry.latest
-            higher = [rung for rung in rules.rungs if rung > last.candidate.budget]
+            higher = [rung for rung in settings.rungs if rung > last.candidate.budget]
             if higher:
                 one = replace(one, genome=last.genome, budget=higher[0], resumes=last.id)
             elif rng.random() < 0.8:
@@ -77,17 +81,17 @@ def births(rules: Rules, rng: np.random.Generator, known: History, count: int) -
 @pytest.mark.parametrize("objectives", [1, 2])
 @pytest.mark.parametrize("name", VARIANTS)
 def test_what_is_kept_is_what_is_counted_anew(name: str, objectives: int, whole: bool, count: int) -> None:
-    rules, rng = VARIANTS[name], np.random.default_rng([objectives, whole, *name.encode()])
-    history = History(SPACE, OBJECTIVES[:objectives], rules.constraints)
-    strategy = Ruled.of(make_strategy("random", {"population": 8}), rules, lambda genome: {})
+    settings, rng = VARIANTS[name], np.random.default_rng([objectives, whole, *name.encode()])
+    history = History(SPACE, OBJECTIVES[:objectives], CONSTRAINTS.get(name, ()))
+    strategy = Ruled.of(make_strategy("random", {"population": 8}), settings, CONSTRAINTS.get(name, ()))
     seen, curves = set(), Curves("loss", 1.0)
-    for one in births(rules, rng, history, count):
+    for one in births(settings, rng, history, count):
         history.born(one)
         while len(history.out) > 3:
             late = history.out[int(rng.integers(3))]
             history.tell(late.id, outcome(rng, late, whole))
             curves.take(entries(history)[genome_key(late.genome)])
-        due, wanted = strategy.due(history), reference.due(rules, history)
+        due, wanted = strategy.due(history), reference.due(settings, history)
         assert (due and replace(due, stop_if=())) == wanted
         seen.add(wanted and wanted.operator)
         told = list(entries(history).values())
@@ -99,13 +103,13 @@ def test_what_is_kept_is_what_is_counted_anew(name: str, objectives: int, whole:
 
 @pytest.mark.parametrize("name", ["replicates", "all"])
 def test_the_genetic_algorithm_sees_in_a_view_what_it_would_keep_one_by_one(name: str) -> None:
-    rules, rng = VARIANTS[name], np.random.default_rng(1)
-    history = History(SPACE, OBJECTIVES[:1], rules.constraints)
+    settings, rng = VARIANTS[name], np.random.default_rng(1)
+    history = History(SPACE, OBJECTIVES[:1], CONSTRAINTS.get(name, ()))
     strategy = make_strategy("ga", {"population": 6})
-    for one in births(rules, rng, history, 120):
+    for one in births(settings, rng, history, 120):
         history.born(one)
         history.tell(one.id, outcome(rng, one, True))
-    view, pool = View(history, rules.rungs, lambda genome: False), []
+    view, pool = View(history, settings.rungs, lambda genome: False), []
     for trial in view.trials:
         if trial.losses is not None:
             pool = sorted([*pool, (trial.losses, trial.id)])[:6]
@@ -115,10 +119,10 @@ def test_the_genetic_algorithm_sees_in_a_view_what_it_would_keep_one_by_one(name
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_a_birth_in_a_long_run_asks_few_genomes_what_they_reached(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    rules, rng = VARIANTS[name], np.random.default_rng(2)
-    history = History(SPACE, OBJECTIVES[:1], rules.constraints)
-    strategy = Ruled.of(make_strategy("ga", {"population": 8}), rules, lambda genome: {})
-    for one in births(rules, rng, history, 400):
+    settings, rng = VARIANTS[name], np.random.default_rng(2)
+    history = History(SPACE, OBJECTIVES[:1], CONSTRAINTS.get(name, ()))
+    strategy = Ruled.of(make_strategy("ga", {"population": 8}), settings, CONSTRAINTS.get(name, ()))
+    for one in births(settings, rng, history, 400):
         history.born(one)
         history.tell(one.id, outcome(rng, one, False))
     strategy.propose(history, np.random.default_rng(0))
@@ -126,7 +130,7 @@ def test_a_birth_in_a_long_run_asks_few_genomes_what_they_reached(name: str, mon
     losses = Entry.losses
     monkeypatch.setattr(Entry, "losses", lambda entry, budget: asked.append(entry.key) or losses(entry, budget))
     for id in range(400, 410):
-        one = Candidate(id, 0, 0, id, SPACE.sample(rng), "random", budget=rules.rungs[0])
+        one = Candidate(id, 0, 0, id, SPACE.sample(rng), "random", budget=settings.rungs[0])
         history.born(one)
         history.tell(id, outcome(rng, one, False))
         strategy.propose(history, np.random.default_rng(id))

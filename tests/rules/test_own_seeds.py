@@ -73,8 +73,8 @@ def test_by_default_all_have_the_same(noisy: Path) -> None:
     for name, given in (("shared", "shared"), ("default", None)):
         search = run(noisy, name, trials=4, seeds=given)
         assert {one.seed for one in search.saved.candidates} == {trial_seed(1, 0)}
-    assert run(noisy, "auto", trials=2, seeds=None, replicates="auto").saved.manifest.own_seeds
-    assert not run(noisy, "before", trials=2, seeds="shared", replicates="auto").saved.manifest.own_seeds
+    assert run(noisy, "auto", trials=2, seeds=None, replicates="auto").saved.manifest.settings.own_seeds
+    assert not run(noisy, "before", trials=2, seeds="shared", replicates="auto").saved.manifest.settings.own_seeds
     again = Search.resume("default", store=noisy.parent / "store", trials=6).run()
     assert {one.seed for one in again.saved.candidates} == {trial_seed(1, 0)}
     assert agree(again.saved, again)
@@ -84,7 +84,7 @@ def test_verify_says_of_a_candidate_that_its_seed_is_not_its_own(noisy: Path) ->
     search = run(noisy, "own", trials=5)
     folder = search.saved.folder
     fields = json.loads((folder / "_run.json").read_text())
-    (folder / "_run.json").write_text(json.dumps({**fields, "own_seeds": False}))
+    (folder / "_run.json").write_text(json.dumps({**fields, "settings": {**fields["settings"], "seeds": "shared"}}))
     other = Search.resume("own", store=noisy.parent / "store")
     assert not agree(other.saved, other)
     other.close()
@@ -97,7 +97,7 @@ def test_what_is_expected_takes_no_seed_for_a_shared_one(noisy: Path, monkeypatc
     monkeypatch.setattr(calibration, "by_expectation", lambda *given: told.append(given[3]) or plain(*given))
     for seeds in ("own", "shared"):
         search = run(noisy, seeds, seeds=seeds, replicates="auto", trials=14)
-        rules = ruled(search.saved.manifest, search.evaluator, "saea").rules  # type: ignore[attr-defined]
+        rules = ruled(search.saved.manifest, search.evaluator, "saea").settings
         assert rules.own_seeds is (seeds == "own")
         told.clear()
         calibration.MEMO.clear()

@@ -15,12 +15,14 @@ from evo_tune.plugins.find import make_strategy
 from evo_tune.rules import replicates
 from evo_tune.rules.promotions import Rungs
 from evo_tune.rules.replicates import Doubt
-from evo_tune.rules.ruled import Ruled, Rules
+from evo_tune.rules.ruled import Ruled
+from evo_tune.settings import RunSettings
 from tests.strategies.cases import OBJECTIVES
 from tests.strategies.simulate import Simulation
 
 SPACE = SearchSpace(x=Float(0.0, 1.0), y=Float(0.0, 1.0))
 RUNGS = (1 / 3, 1.0)
+FIDELITY = ",".join(map(str, RUNGS))
 
 
 def run(noise: float, seed: int, name: str = "saea", own_seeds: bool = False, slots: int = 1) -> Simulation:
@@ -31,8 +33,8 @@ def run(noise: float, seed: int, name: str = "saea", own_seeds: bool = False, sl
         loss = float(((SPACE.encode(candidate.genome) - 0.3) ** 2).sum())
         return Outcome("ok", {"loss": loss + noise * luck + 1.0 - candidate.budget})
 
-    rules = Rules(RUNGS, replicates=4, by_worth=True, own_seeds=own_seeds)
-    strategy = Ruled.of(make_strategy(name, {"population": 8}), rules, lambda genome: {})
+    settings = RunSettings(fidelity=FIDELITY, replicates="auto", seeds="own" if own_seeds else "shared")
+    strategy = Ruled.of(make_strategy(name, {"population": 8}), settings)
     return Simulation(strategy, SPACE, OBJECTIVES[:1], evaluate, births=26, seed=seed, slots=slots).run()
 
 

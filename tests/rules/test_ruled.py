@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from evo_tune import settings
 from evo_tune.genome.constraint import Constraint
 from evo_tune.genome.standing import entries
 from evo_tune.genome.trial import Candidate, Minimize, Objective, Outcome, Proposal
@@ -19,12 +20,14 @@ from evo_tune.plugins.context import Context, Pruned
 from evo_tune.plugins.find import make_strategy
 from evo_tune.plugins.strategy import Strategy
 from evo_tune.rules import replicates
-from evo_tune.rules.ruled import Ruled, Rules
+from evo_tune.rules.ruled import Ruled
+from evo_tune.settings import RunSettings
 from tests.strategies.cases import OBJECTIVES, SPACES
 from tests.strategies.simulate import Born, Refused, Simulation, Told, birth_rng, rebuild
 
 SPACE = SPACES["mixed"]
 RUNGS = (1 / 9, 1 / 3, 1.0)
+FIDELITY = ",".join(map(str, RUNGS))
 LOSS: list[Objective] = [Minimize("loss")]
 WIDTH = Constraint.parse("width<=80")
 
@@ -69,23 +72,29 @@ def estimate(genome: Genome) -> dict[str, float]:
     return {"width": float(genome["width"])}
 
 
-def ruled(name: str, rules: Rules, known: bool = False, **options: object) -> Ruled:
+def ruled(
+    name: str,
+    rules: RunSettings | None = None,
+    constraints: Sequence[Constraint] = (),
+    known: bool = False,
+    **options: object,
+) -> Ruled:
     inner = make_strategy(name, {"population": 4, **options})
-    return Ruled.of(inner, rules, estimate if known else lambda genome: {})
+    return Ruled.of(inner, rules or RunSettings(), constraints, estimate if known else lambda genome: {})
 
 
-EVERYTHING = Rules(RUNGS, prune=True, replicates=3, constraints=(WIDTH,))
+EVERYTHING = RunSettings(fidelity=FIDELITY, prune=True, replicates=3)
 VARIANTS = {
-    "random, rungs": ruled("random", Rules(RUNGS)),
-    "ga, all": ruled("ga", EVERYTHING),
-    "ga, generational, all, known": ruled("ga", EVERYTHING, known=True, generational=True),
-    "saea, all, known": ruled("saea", EVERYTHING, known=True),
-    "ga, pruning": ruled("ga", Rules(prune=True)),
-    "ga, replicates": ruled("ga", Rules(replicates=2)),
-    "ga, further seeds by worth": ruled("ga", Rules(replicates=4, by_worth=True, constraints=(WIDTH,))),
-    "saea, further seeds by worth, pruning": ruled("saea", Rules(prune=True, replicates=4, by_worth=True)),
-    "random, constraint": ruled("random", Rules(constraints=(WIDTH,))),
-    "nsga2, rungs, constraint": ruled("nsga2", Rules(RUNGS, constraints=(WIDTH,))),
+    "random, rungs": ruled("random", RunSettings(fidelity=FIDELITY)),
+    "ga, all": ruled("ga", EVERYTHING, (WIDTH,)),
+    "ga, generational, all, known": ruled("ga", EVERYTHING, (WIDTH,), known=True, generational=True),
+    "saea, all, known": ruled("saea", EVERYTHING, (WIDTH,), known=True),
+    "ga, pruning": ruled("ga", RunSettings(prune=True)),
+    "ga, replicates": ruled("ga", RunSettings(replicates=2)),
+    "ga, further seeds by worth": ruled("ga", RunSettings(replicates="auto", seeds="shared"), (WIDTH,)),
+    "saea, further seeds by worth, pruning": ruled("saea", RunSettings(prune=True, replicates="auto", seeds="shared")),
+    "random, constraint": ruled("random", constraints=(WIDTH,)),
+    "nsga2, rungs, constraint": ruled("nsga2", RunSettings(fidelity=FIDELITY), (WIDTH,)),
 }
 
 
@@ -107,7 +116,7 @@ def _known(name: str) -> Simulation:
 
 def simulate(strategy: Strategy, **fields: object) -> Simulation:
     several = isinstance(strategy, Ruled) and strategy.inner.several_objectives
-    objectives = OBJECTIVES if several and strategy.rules.rungs == RUNGS and not strategy.rules.prune else LOSS
+    objectives = OBJECTIVES if several and strategy.settings.rungs == RUNGS and not strategy.settings.prune else LOSS
     given = {"objectives": objectives, "evaluate": trained(noise=0.02, fail=0.15), "births": 24, **fields}
     return Simulation(strategy, SPACE, **given).run()  # type: ignore[arg-type]
 
@@ -122,14 +131,14 @@ def test_a_run_resumed_at_any_cut_goes_on_the_same(strategy: Ruled, known: Simul
     for cut, event in list(enumerate(run.events))[order == "birth" :: 2]:
         if isinstance(event, Told) or (isinstance(event, Born) and event.candidate.id == 0):
             continue
-        history = rebuild(SPACE, run.objectives, run.events[:cut], strategy.rules.constraints)
+        history = rebuild(SPACE, run.objectives, run.events[:cut], strategy.constraints)
         proposal = replace(strategy).propose(history, birth_rng(run.seed, history.born_count))
         if isinstance(event, Refused):
             assert proposal is None
         else:
             assert proposal is not None
             assert vars(proposal).items() <= vars(event.candidate).items()
-    history = rebuild(SPACE, run.objectives, run.events, strategy.rules.constraints)
+    history = rebuild(SPACE, run.objectives, run.events, strategy.constraints)
     assert list(strategy.survivors(history)) == list(strategy.survivors(run.history))
     assert set(strategy.survivors(history)) <= {trial.id for trial in history.trials}
 
@@ -141,7 +150,7 @@ def test_in_birth_order_slots_and_speeds_do_not_matter(strategy: Ruled) -> None:
 
 def test_every_trial_is_where_the_rules_want_it(strategy: Ruled, known: Simulation) -> None:
     run = known
-    rungs, told = strategy.rules.rungs, {trial.id: trial for trial in run.history.trials}
+    rungs, told = strategy.settings.rungs, {trial.id: trial for trial in run.history.trials}
     fresh = [c for c in run.candidates if c.fresh]
     assert len(fresh) == len({genome_key(c.genome) for c in run.candidates}) == run.history.fresh_count == 24
     assert {c.budget for c in fresh} == {rungs[0]}
@@ -169,7 +178,7 @@ def test_with_one_slot_a_limit_changes_nothing_that_comes_after(strategy: Ruled)
 
 
 def full_share(loss: Loss) -> float:
-    run = simulate(ruled("random", Rules(RUNGS)), evaluate=trained(loss), births=81, slots=2)
+    run = simulate(ruled("random", RunSettings(fidelity=FIDELITY)), evaluate=trained(loss), births=81, slots=2)
     return len(run.history.ranked()) / 81
 
 
@@ -180,7 +189,7 @@ def test_early_results_select_as_sharply_as_they_are_right() -> None:
 
 
 def test_the_best_in_the_end_is_found_where_early_results_mislead() -> None:
-    run = simulate(ruled("random", Rules(RUNGS)), evaluate=trained(misleading), births=60)
+    run = simulate(ruled("random", RunSettings(fidelity=FIDELITY)), evaluate=trained(misleading), births=60)
     best = run.history.best
     assert best is not None
     assert best.losses is not None
@@ -190,8 +199,8 @@ def test_the_best_in_the_end_is_found_where_early_results_mislead() -> None:
 
 
 def test_hopeless_curves_are_stopped_and_promising_ones_are_not() -> None:
-    run = simulate(ruled("random", Rules(prune=True)), evaluate=trained(), births=60)
-    plain = simulate(ruled("random", Rules()), evaluate=trained(), births=60)
+    run = simulate(ruled("random", RunSettings(prune=True)), evaluate=trained(), births=60)
+    plain = simulate(ruled("random", RunSettings()), evaluate=trained(), births=60)
     final = {genome_key(t.genome): t.losses for t in plain.history.trials}
     assert [c.genome for c in run.candidates] == [c.genome for c in plain.candidates]
     pruned = [final[genome_key(t.genome)] for t in run.history.trials if t.outcome.status == "pruned"]
@@ -203,12 +212,12 @@ def test_hopeless_curves_are_stopped_and_promising_ones_are_not() -> None:
 
 
 def test_misleading_curves_stop_hardly_anything() -> None:
-    run = simulate(ruled("random", Rules(prune=True)), evaluate=trained(misleading), births=60)
+    run = simulate(ruled("random", RunSettings(prune=True)), evaluate=trained(misleading), births=60)
     assert sum(trial.outcome.status == "pruned" for trial in run.history.trials) <= 3
 
 
 def test_the_leader_has_had_all_its_seeds() -> None:
-    run = simulate(ruled("ga", Rules(replicates=3)), evaluate=trained(noise=0.3), births=30, slots=2)
+    run = simulate(ruled("ga", RunSettings(replicates=3)), evaluate=trained(noise=0.3), births=30, slots=2)
     means = {}
     for trial in run.history.trials:
         means.setdefault(genome_key(trial.genome), []).append(trial.losses)
@@ -220,7 +229,7 @@ def test_the_leader_has_had_all_its_seeds() -> None:
 
 def by_worth(noise: float, births: int = 40, **fields: object) -> Simulation:
     """Return a run of `saea` that trains further seeds where it is worth it, on a bowl with so much noise."""
-    rules = Rules(replicates=4, by_worth=True)
+    rules = RunSettings(replicates="auto", seeds="shared")
     return simulate(ruled("saea", rules), evaluate=trained(noise=noise), births=births, **fields)
 
 
@@ -261,14 +270,15 @@ def test_a_strategy_is_shown_genomes_in_the_order_of_what_is_expected_of_them() 
 @pytest.mark.parametrize("cap", [2, 4])
 def test_no_genome_gets_more_seeds_than_there_may_be(cap: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(replicates, "PRICE", 0.0)  # a new genome is worth nothing
-    strategy = ruled("random", Rules(replicates=cap, by_worth=True))
+    monkeypatch.setattr(settings, "CAP", cap)
+    strategy = ruled("random", RunSettings(replicates="auto", seeds="shared"))
     run = simulate(strategy, evaluate=trained(noise=0.3), births=14)
     assert max(one.replicate for one in run.candidates) == cap - 1
 
 
 def test_further_seeds_are_at_most_a_quarter_of_what_is_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(replicates, "PRICE", 0.0)
-    strategy = ruled("random", Rules(replicates=4, by_worth=True))
+    strategy = ruled("random", RunSettings(replicates="auto", seeds="shared"))
     run = simulate(strategy, evaluate=trained(noise=0.3), births=30, slots=6)
     out: dict[int, bool] = {}
     most = 0
@@ -285,12 +295,12 @@ def test_further_seeds_are_at_most_a_quarter_of_what_is_out(monkeypatch: pytest.
 
 @pytest.mark.parametrize("name", ["ga", "saea", "random"])
 def test_a_genome_known_to_break_a_constraint_is_not_trained(name: str) -> None:
-    run = simulate(ruled(name, Rules(constraints=(WIDTH,)), known=True), births=40)
+    run = simulate(ruled(name, constraints=(WIDTH,), known=True), births=40)
     assert all(candidate.genome["width"] <= 80 for candidate in run.candidates[1:])
 
 
 def test_a_constraint_learned_from_outcomes_steers() -> None:
-    run = simulate(ruled("ga", Rules(constraints=(Constraint.parse("width<=32"),))), births=60)
+    run = simulate(ruled("ga", constraints=(Constraint.parse("width<=32"),)), births=60)
     late = [candidate.genome["width"] for candidate in run.candidates[-20:]]
     assert np.mean(np.array(late) <= 32) > 0.6
     assert run.history.best is not None
@@ -298,8 +308,8 @@ def test_a_constraint_learned_from_outcomes_steers() -> None:
 
 
 def test_a_constraint_that_nothing_keeps_does_not_end_the_run() -> None:
-    impossible = Rules(constraints=(Constraint.parse("width<=3"),))
-    run = simulate(ruled("random", impossible, known=True), births=8)
+    impossible = (Constraint.parse("width<=3"),)
+    run = simulate(ruled("random", constraints=impossible, known=True), births=8)
     assert len(run.candidates) in (1, 8)
     assert not run.history.out
 
@@ -313,4 +323,4 @@ def test_a_strategy_with_budgets_of_its_own_is_refused() -> None:
             return []
 
     with pytest.raises(ValueError, match="of its own: declare own_trials = True"):
-        simulate(Ruled.of(Own(), Rules(RUNGS), lambda genome: {}))
+        simulate(Ruled.of(Own(), RunSettings(fidelity=FIDELITY)))

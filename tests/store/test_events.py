@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from evo_tune.genome.genes import Choice, Float, Gene, Int
 from evo_tune.genome.trial import STATUSES, Candidate, Outcome
+from evo_tune.settings import SessionSettings
 from evo_tune.store import events
 from evo_tune.store.events import (
     Birth,
@@ -31,7 +32,6 @@ from evo_tune.store.events import (
     read,
     write,
 )
-from evo_tune.store.session import BACKENDS, Session
 
 ROOT = Path(__file__).parents[2]
 NUMBER = st.floats(allow_nan=True, allow_infinity=True)
@@ -65,12 +65,14 @@ CANDIDATES = st.builds(
     replicate=st.integers(0, 5),
     stop_if=st.lists(st.tuples(st.floats(0, 1), TEXT, FINITE), max_size=2).map(tuple),
 )
-COUNT = st.none() | st.integers(1, 2**40)
+COUNT = st.none() | st.integers(1, 10**9)
 SLOTS = st.none() | st.integers(1, 10_000)
 POSITIVE = st.none() | st.floats(0, 1e9, exclude_min=True)
 SESSIONS = st.builds(
-    lambda backend, **given: Session(backend=backend, **(given if backend != "joblib" else {"per_device": "auto"})),
-    backend=st.sampled_from(BACKENDS),
+    lambda backend, **given: SessionSettings(
+        backend=backend, **(given if backend != "joblib" else {"per_device": "auto"})
+    ),
+    backend=st.sampled_from(["joblib", "dask", "ray"]),
     trials=COUNT,
     generations=COUNT,
     slots=SLOTS,
@@ -98,8 +100,8 @@ EVENTS: st.SearchStrategy[Event] = st.one_of(
     st.builds(Born.of, CANDIDATES, FINITE),
     st.builds(Recorded.of, WHOLE, OUTCOMES, FINITE),
     st.builds(Told, id=WHOLE, time=FINITE),
-    st.builds(SessionBegun, session=SESSIONS, time=FINITE),
-    st.builds(Changed, evaluator_hash=TEXT, fingerprint=TEXT, time=FINITE),
+    st.builds(SessionBegun.of, SESSIONS, FINITE),
+    st.builds(Changed, evaluator_hash=TEXT, fingerprint=TEXT, strategy_hash=TEXT, time=FINITE),
     st.builds(Ended, reason=TEXT, time=FINITE),
 )
 
@@ -162,7 +164,7 @@ def test_the_sample_journal_would_be_written_the_same() -> None:
 
 BORN = json.loads(write(Born.of(Candidate(1, 0, 7, 0, {"n": 1}, "given", stop_if=((0.5, "loss", 1.0),)), 1.0)))
 RECORDED = json.loads(write(Recorded.of(1, Outcome("ok", {"loss": 1.0}, ((0.5, {"loss": 2.0}),)), 1.0)))
-SESSION = json.loads(write(SessionBegun(session=Session(trials=3), time=1.0)))
+SESSION = json.loads(write(SessionBegun.of(SessionSettings(trials=3), 1.0)))
 DEEP: Any = "[" * 90_000 + "]" * 90_000
 WRONG = [None, True, "1", [1], {}, math.nan, math.inf, 10**30, 10**400, -1, 1.5, DEEP]
 

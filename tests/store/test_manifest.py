@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from evo_tune.errors import StoreError
 from evo_tune.loop.search import Search
+from evo_tune.settings import RunSettings
 from evo_tune.store.manifest import Manifest, read_manifest, write_manifest
 from evo_tune.store.run import Run
 from tests.conftest import drive
@@ -51,10 +52,13 @@ def test_a_damaged_manifest_is_refused(begin: Begin, text: str) -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("seed", "1"),
-        ("seed", -1),
-        ("lag", None),
-        ("order", "sideways"),
+        ("settings.seed", "1"),
+        ("settings.seed", -1),
+        ("settings.lag", None),
+        ("settings.order", "sideways"),
+        ("settings.evil", 1),
+        ("settings", None),
+        ("settings", []),
         ("objectives", []),
         ("objectives", ["loss:up"]),
         ("objectives", [7]),
@@ -70,19 +74,21 @@ def test_a_damaged_manifest_is_refused(begin: Begin, text: str) -> None:
         ("warm_start", {}),
         ("units", [1]),
         ("format_version", True),
-        ("seed", True),
+        ("settings.seed", True),
         ("threads", 1.5),
-        ("replicates", 10**30),
-        ("fidelity", [0.5]),
-        ("fidelity", [True]),
-        ("fidelity", [float("nan"), 1.0]),
-        ("prune", 1),
+        ("settings.replicates", 10**30),
+        ("settings.fidelity", "0.5"),
+        ("settings.fidelity", True),
+        ("settings.fidelity", "nan,1"),
+        ("settings.prune", 1),
     ],
 )
 def test_a_hostile_manifest_is_refused(begin: Begin, field: str, value: Any) -> None:
     folder = drive(begin("mine")).saved.folder
     manifest = json.loads((folder / "_run.json").read_text())
-    (folder / "_run.json").write_text(json.dumps({**manifest, field: value}))
+    group, _, name = field.partition(".")
+    manifest[group] = {**manifest[group], name: value} if name else value
+    (folder / "_run.json").write_text(json.dumps(manifest))
     with pytest.raises(StoreError, match=r"_run\.json is (damaged|of format True)") as caught:
         Run.open(folder)
     assert one_line(caught)
@@ -99,13 +105,13 @@ def test_an_unknown_field_is_named(begin: Begin) -> None:
 @given(
     options=st.dictionaries(st.text(), st.none() | st.booleans() | st.integers() | st.text(), max_size=3),
     seed=st.integers(0),
-    lag=st.integers(0, 2**63 - 1),
+    lag=st.integers(0, 10**9),
     low=st.floats(0, 1, exclude_min=True, exclude_max=True),
     prune=st.booleans(),
     evaluator=st.text(st.characters()),
 )
 def test_a_manifest_is_read_as_it_was_written(
-    tmp_path_factory: pytest.TempPathFactory, low: float, **fields: Any
+    tmp_path_factory: pytest.TempPathFactory, low: float, seed: int, lag: int, prune: bool, **fields: Any
 ) -> None:
     made = Manifest(
         evaluator_hash="",
@@ -114,9 +120,8 @@ def test_a_manifest_is_read_as_it_was_written(
         objectives=["loss:min"],
         strategy="ga",
         strategy_options={"population": 4},
-        order="birth",
+        settings=RunSettings(order="birth", fidelity=f"{low!r},1", seed=seed, lag=lag, prune=prune),
         threads=1,
-        fidelity=[low, 1.0],
         **fields,
     )
     folder = tmp_path_factory.mktemp("run")

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from evo_tune.errors import OptionError
+from evo_tune.errors import OptionError, UsageError
 from evo_tune.loop.search import Search
-from evo_tune.store.session import Session
+from evo_tune.settings import SessionSettings
 
 Begin = Callable[..., Search]
 
@@ -20,8 +20,8 @@ Begin = Callable[..., Search]
 )
 def test_limits_out_of_range(begin: Begin, tmp_path: Path, field: dict[str, Any]) -> None:
     name = next(iter(field))
-    with pytest.raises(OptionError, match=f"--{name} .*is not allowed: expected"):
+    with pytest.raises(OptionError, match=f"--{name} .*: expected"):
         begin(**field)
     assert not (tmp_path / "store").exists()
-    with pytest.raises(OptionError):
-        Session(**field)
+    with pytest.raises(UsageError):
+        SessionSettings(**field)

@@ -138,8 +138,8 @@ def test_a_session_cannot_ask_for_what_no_machine_can_hold(run: Path, field: str
     [
         lambda fields: fields["strategy_options"].update(population=10**18),
         lambda fields: fields.update(threads=10**9),
-        lambda fields: fields.update(seed=10**400),
-        lambda fields: fields.update(format="x" * 10**6),
+        lambda fields: fields["settings"].update(seed=10**400),
+        lambda fields: fields.update(format_version="x" * 10**6),
         lambda fields: fields.update(options={"a": json.loads("[" * 100 + "]" * 100)}),
     ],
 )

@@ -99,7 +99,7 @@ class Simulation:
     events: list[Event] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.rules = self.strategy.rules if isinstance(self.strategy, Ruled) else None
+        self.rules = self.strategy if isinstance(self.strategy, Ruled) else None
         self.history = History(self.space, self.objectives, self.rules.constraints if self.rules else ())
         self.recorded: dict[int, Outcome] = {}
 
@@ -132,7 +132,7 @@ class Simulation:
     def ask(self) -> Candidate | None:
         """Return the next birth, or None: results must come first, or it is over."""
         full = self.history.fresh_count >= self.births
-        if full and not (self.rules and self.rules.continues):
+        if full and not (self.rules and self.rules.settings.continues):
             return None
         id = self.history.born_count
         if self.order == "birth" and not self._tell_up_to(id - self.lag):
@@ -158,7 +158,7 @@ class Simulation:
 
     def _propose(self, id: int) -> Proposal | None:
         number = self.history.fresh_count
-        budget = self.rules.rungs[0] if self.rules else 1.0
+        budget = self.rules.settings.rungs[0] if self.rules else 1.0
         if number == 0:
             return Proposal(self.space.default(), DEFAULT, budget=budget)
         if number <= len(self.warm):

@@ -16,11 +16,12 @@ from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Candidate, Outcome
 from evo_tune.genome.values import Genome
 from evo_tune.plugins.strategy import Seen
-from evo_tune.rules.ruled import Ruled, Rules
+from evo_tune.rules.ruled import Ruled
+from evo_tune.settings import RunSettings
 from evo_tune.strategies import saea
 from evo_tune.strategies._models import PAIRS, POINTS, Learned, _selected, normal_scores, spaced_scores
 from evo_tune.strategies.saea import SAEA
-from tests.rules.test_ruled import LOSS, RUNGS, SPACE, honest, ruled, trained
+from tests.rules.test_ruled import FIDELITY, LOSS, RUNGS, SPACE, honest, ruled, trained
 from tests.strategies.cases import OBJECTIVES
 from tests.strategies.simulate import Simulation
 
@@ -74,7 +75,7 @@ def test_equal_losses_and_none_at_all_keep_their_normal_scores() -> None:
     assert np.array_equal(spaced_scores(places, unknown, np.arange(4)), normal_scores(places, 4))
 
 
-def births(power: float, scale: float = 1.0, rules: Rules | None = None, **options: Any) -> list[Genome]:
+def births(power: float, scale: float = 1.0, rules: RunSettings | None = None, **options: Any) -> list[Genome]:
     """Return the births of a run on a bowl whose losses are raised to a power, which changes no rank."""
 
     def evaluate(candidate: Candidate) -> Outcome:
@@ -82,7 +83,7 @@ def births(power: float, scale: float = 1.0, rules: Rules | None = None, **optio
         return Outcome("ok", {"loss": scale * loss**power})
 
     strategy = SAEA(**options)
-    ruled = strategy if rules is None else Ruled.of(strategy, rules, lambda genome: {})
+    ruled = strategy if rules is None else Ruled.of(strategy, rules)
     run = Simulation(ruled, SQUARE, OBJECTIVES[:1], evaluate, births=24).run()
     return [one.genome for one in run.candidates]
 
@@ -93,10 +94,10 @@ def test_how_far_apart_losses_are_matters_as_often_as_it_is_to() -> None:
     assert births(1.0) == births(1.0, scale=2.0**40)
 
 
-@pytest.mark.parametrize("rules", [None, Rules(rungs=(1 / 9, 1 / 3, 1.0))], ids=["plain", "rungs"])
+@pytest.mark.parametrize("rules", [None, RunSettings(fidelity="1/9,1/3,1")], ids=["plain", "rungs"])
 @pytest.mark.parametrize(("smooth", "asked"), [(1.0, False), (0.0, True)])
 def test_with_smooth_the_process_predicts_without_the_forest(
-    rules: Rules | None, smooth: float, asked: bool, monkeypatch: pytest.MonkeyPatch
+    rules: RunSettings | None, smooth: float, asked: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     grown, fit = [], Forest.fit
     monkeypatch.setattr(Forest, "fit", lambda *given: grown.append(1) or fit(*given))
@@ -104,8 +105,8 @@ def test_with_smooth_the_process_predicts_without_the_forest(
     assert bool(grown) is asked
 
 
-@pytest.mark.parametrize("rules", [Rules(replicates=2), Rules(prune=True)], ids=["replicates", "prune"])
-def test_it_matters_under_rules_that_train_all_genomes_alike(rules: Rules) -> None:
+@pytest.mark.parametrize("rules", [RunSettings(replicates=2), RunSettings(prune=True)], ids=["replicates", "prune"])
+def test_it_matters_under_rules_that_train_all_genomes_alike(rules: RunSettings) -> None:
     assert births(1.0, rules=rules, smooth=1.0) != births(3.0, rules=rules, smooth=1.0)
     assert births(1.0, rules=rules, smooth=0.0) == births(3.0, rules=rules, smooth=0.0)
 
@@ -190,7 +191,7 @@ def test_births_are_those_of_which_most_is_expected_in_the_end(monkeypatch: pyte
     merits = saea.SAEA._learned_merits
     monkeypatch.setattr(saea.SAEA, "_learned_merits", lambda *given: asked.append(1) or merits(*given))
     monkeypatch.setattr(saea, "rare_value", lambda *given: pytest.fail("results in part are no chance"))
-    strategy = ruled("saea", Rules(RUNGS))
+    strategy = ruled("saea", RunSettings(fidelity=FIDELITY))
     run = Simulation(strategy, SPACE, objectives=LOSS, evaluate=trained(honest), births=30).run()
     assert isinstance(strategy.inner, SAEA)
     assert len(asked) == 30 - strategy.inner.first
@@ -209,6 +210,7 @@ def test_births_are_judged_by_the_process_that_learned_and_not_by_one_made_anew(
         return fit(*given)
 
     monkeypatch.setattr(Process, "fit", noted)
-    Simulation(ruled("saea", Rules(RUNGS)), SPACE, objectives=LOSS, evaluate=trained(honest), births=16).run()
+    strategy = ruled("saea", RunSettings(fidelity=FIDELITY))
+    Simulation(strategy, SPACE, objectives=LOSS, evaluate=trained(honest), births=16).run()
     assert aged
     assert all(aged), "no process was made of results without the shares of a training that they are of"

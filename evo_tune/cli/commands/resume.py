@@ -15,7 +15,7 @@ PLACE = 20
 
 @made("resume")
 @shared.run_argument
-@session_options
+@session_options()
 @shared.store_option
 @click.option("--as", "copy_as", metavar="NAME", help="Copy the run first, and go on with the copy.")
 @click.option("--accept-changes", is_flag=True, help="Go on although evaluator, data or strategy changed.")

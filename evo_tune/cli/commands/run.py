@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +15,9 @@ from evo_tune.cli.config import read_config
 from evo_tune.cli.for_scale import BUDGETS, genes_for, options_for, wider_default
 from evo_tune.cli.help import command as made
 from evo_tune.cli.planning import hours_alone, plan, print_plan
-from evo_tune.cli.session import SESSION, go, session_options
+from evo_tune.cli.session import FIRST, go, session_options, setting_flags
 from evo_tune.errors import OptionError
+from evo_tune.settings import RunSettings, settings_of
 
 if TYPE_CHECKING:
     from evo_tune.genome.genes import Gene
@@ -47,11 +49,6 @@ PLACE = 10
     help="Sizes (depth x width) tried in order while they pay: 2x64,4x96,6x128.",
 )
 @click.option(
-    "--for-scale",
-    metavar="WIDTHxDEPTH",
-    help="Search small for a larger model: 1024x24, or 1024x24x1e9 with its tokens (see `evo-tune scale`).",
-)
-@click.option(
     "--gene",
     "genes",
     multiple=True,
@@ -76,43 +73,12 @@ PLACE = 10
 @click.option("--shell", is_flag=True, help="Of a command: have /bin/sh run it; values are quoted.")
 @click.option("--population", type=click.IntRange(min=2), help="Births in a generation.  [default: 12]")
 @click.option(
-    "--fidelity", default="1", metavar="FRACTIONS", help="Train in steps, the best go on: 1/9,1/3,1.  [default: 1]"
-)
-@click.option("--prune", is_flag=True, help="Stop a training whose learning curve is hopeless.")
-@click.option(
-    "--replicates",
-    type=shared.CountOrAuto(min=1),
-    default=1,
-    metavar="auto|N",
-    help="Seeds with which the leader is trained; auto: any of the best, as far as it is worth it.  [default: 1]",
-)
-@click.option(
-    "--seeds",
-    type=click.Choice(["own", "shared"]),
-    help="Train all with shared seeds, or each genome with its own.  [default: shared; with --replicates auto: own]",
-)
-@click.option(
     "--subject-to", multiple=True, metavar="METRIC<=N", help="Constraint, e.g. 'params<=2e6', 'accuracy>=0.9'."
 )
-@session_options
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the run.")
+@setting_flags(RunSettings, {})
+@session_options(FIRST)
 @click.option("--name", metavar="NAME", help="Name of the run.  [default: evaluator and time]")
 @shared.store_option
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads of one training.  [default: 1 on CPUs]")
-@click.option(
-    "--order",
-    type=click.Choice(["arrival", "birth"]),
-    default="arrival",
-    show_default=True,
-    help="birth: the same run for any number of slots.",
-)
-@click.option(
-    "--lag",
-    type=click.IntRange(min=0),
-    default=8,
-    show_default=True,
-    help="How far births may run ahead of results told.",
-)
 @click.option(
     "--warm-start",
     multiple=True,
@@ -144,7 +110,6 @@ def command(
     strategy: str | None,
     strategy_option: tuple[str, ...],
     ladder: str | None,
-    for_scale: str | None,
     genes: tuple[str, ...],
     objectives: tuple[str, ...],
     store: str,
@@ -165,13 +130,14 @@ def command(
     EVALUATOR left out means language_model, a small GPT.
     """
     from evo_tune.cli.warm_start import read_genomes
+    from evo_tune.loop.begin import Request
     from evo_tune.loop.search import Search
     from evo_tune.options.binding import split_assignments
     from evo_tune.store.places import free_folder
 
-    session = {name: rest.pop(name) for name in SESSION}
-    for name, usual in (("calibrate", 3), ("calibrate_best", 2)):
-        session[name] = usual if session[name] is None else session[name]
+    name, population, subject_to = rest.pop("name"), rest.pop("population"), rest.pop("subject_to")
+    fill_defaults, learn_from = rest.pop("fill_defaults"), rest.pop("learn_from")
+    settings = {**FIRST, **{name: value for name, value in rest.items() if value is not None}}
     given = {**split_assignments(options, "-o"), **_of_command(evaluator, metrics, progress, shell)}
     own, read = split_assignments(strategy_option, "-s"), shared.read_genes(genes)
     if ladder is not None:
@@ -180,36 +146,35 @@ def command(
         strategy, own = "ladder", {**own, "sizes": ladder}
         read = {**_genes_of_ladder(ladder, evaluator, given), **read}
     first: list[dict[str, Any]] = []
-    if for_scale is not None:
-        given, read, first = _aimed(for_scale, ladder, evaluator, given, read)
-        rest["fidelity"] = BUDGETS if rest["fidelity"] == "1" else rest["fidelity"]
-    name = rest.pop("name")
-    made: dict[str, Any] = {
-        "options": given,
-        "strategy": strategy,
-        "strategy_options": own,
-        "genes": read,
-        "objectives": objectives,
-        "warm_start": [*first, *(one for source in warm_start for one in read_genomes(source, Path(store)))],
-        "for_scale": for_scale or "",
-        **rest,
-    }
-    limits = {name: value for name, value in session.items() if value is not None}
+    if settings.get("for_scale"):
+        given, read, first = _aimed(settings["for_scale"], ladder, evaluator, given, read)
+        settings.setdefault("fidelity", BUDGETS)
+    request = Request(
+        options=given,
+        strategy=strategy,
+        strategy_options=own,
+        population=population,
+        objectives=objectives,
+        genes=read,
+        subject_to=subject_to,
+        warm_start=[*first, *(one for source in warm_start for one in read_genomes(source, Path(store)))],
+        fill_defaults=fill_defaults,
+        learn_from=learn_from,
+    )
+    of_run, session = settings_of(settings)
     planned = None
     if name is not None:
         free_folder(Path(store), name)
-    if dry_run or hours_alone(limits):
-        planned = plan(evaluator, Path(store), limits, made)
-        made["options"] = {**given, **planned.options}
+    if dry_run or hours_alone(session):
+        planned = plan(evaluator, request, of_run, session, Path(store))
+        request = replace(request, options={**given, **planned.options})
     if dry_run and planned is not None:
         print_plan(planned, price_per_hour, form)
         return 0
-    search = Search(evaluator, store=store, name=name, **made, **limits)
-    if planned is not None:
-        search.pace, search.before = planned.pace, planned.seconds
-        if planned.told and not quiet:
-            shared.echo(planned.told, err=form != "table")
-    return go(search, quiet, form, no_report, tracks, price_per_hour)
+    search = Search(evaluator, store=store, name=name, **vars(request), **settings)
+    if planned is not None and planned.told and not quiet:
+        shared.echo(planned.told, err=form != "table")
+    return go(search, quiet, form, no_report, tracks, price_per_hour, planned)
 
 
 def _aimed(

@@ -207,7 +207,7 @@ def _train(
             strategy="random",
             genes=genes,
             warm_start=genomes,
-            seed=run.manifest.seed,
+            seed=run.manifest.settings.seed,
             threads=run.manifest.threads,
             store=folder.parent,
             name=folder.name,

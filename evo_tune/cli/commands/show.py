@@ -51,7 +51,7 @@ def _print_run(run: Run, top: int) -> None:
 
     manifest, metric = run.manifest, run.objectives[0].metric
     shared.echo(
-        f"{run.name}: {manifest.evaluator}, strategy {manifest.strategy}, seed {manifest.seed}, "
+        f"{run.name}: {manifest.evaluator}, strategy {manifest.strategy}, seed {manifest.settings.seed}, "
         f"{', '.join(manifest.objectives)}, {len(run.outcomes)} evaluations in {shared.show_seconds(run.seconds)}"
     )
     rules = _rules(manifest)
@@ -120,20 +120,20 @@ def _first(run: Run, trials: Sequence[Trial]) -> str:
     seen = [(trial.violation, trial.losses) for trial in trials]
     if not seen or seen[0] == min(seen):
         return ""
-    if run.manifest.by_worth:
+    if run.manifest.settings.extra_seeds_by_gain:
         return "; first, the one that is expected to be best with other seeds"
-    return f"; first, the best that has had all {run.manifest.replicates}"
+    return f"; first, the best that has had all {run.manifest.settings.most_seeds}"
 
 
 def _rules(manifest: Manifest) -> list[str]:
     """Return the flags of the rules that a run applies to its strategy."""
-    seeds = "own" if manifest.own_seeds else "shared"
+    settings = manifest.settings
+    by_gain = settings.extra_seeds_by_gain
     flags = {
-        f"--fidelity {','.join(f'{rung:.3g}' for rung in manifest.fidelity)}": len(manifest.fidelity) > 1,
+        f"--fidelity {','.join(f'{rung:.3g}' for rung in settings.rungs)}": len(settings.rungs) > 1,
         **{f"--subject-to '{text}'": True for text in manifest.subject_to},
-        "--prune": manifest.prune,
-        "--replicates auto": manifest.by_worth,
-        f"--replicates {manifest.replicates}": manifest.replicates > 1 and not manifest.by_worth,
-        f"--seeds {seeds}": manifest.own_seeds != manifest.by_worth,  # equal by default
+        "--prune": settings.prune,
+        f"--replicates {settings.replicates}": settings.most_seeds > 1,
+        f"--seeds {'own' if settings.own_seeds else 'shared'}": settings.own_seeds != by_gain,  # equal by default
     }
     return [flag for flag, given in flags.items() if given]

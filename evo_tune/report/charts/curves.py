@@ -86,7 +86,7 @@ def draw(material: Material) -> Spec | None:
     low, high = np.quantile(values, [0.0, 0.97])
     if material.better == "lower" and values.max() > high + (high - low) > values.min():
         up["range"] = [low - 0.05 * (high - low), high + 0.1 * (high - low)]
-    rungs = [rung for rung in material.run.manifest.fidelity if 0 < rung < 1]
+    rungs = [rung for rung in material.run.manifest.settings.rungs if 0 < rung < 1]
     return plot.figure(traces, plot.TRAINED, up, height=340, shapes=plot.rules(rungs))
 
 
@@ -117,7 +117,7 @@ def part(material: Material) -> Part | None:
         return None
     said = "Each line is a training. If lines cross late, early results mislead, and rungs or --prune stop good trials."
     rows: list[dict[str, Any]] = []
-    if any(rung < 1 for rung in material.run.manifest.fidelity):
+    if any(rung < 1 for rung in material.run.manifest.settings.rungs):
         said += " A dashed plot.line is a rung: only promising trainings are promoted beyond it."
         budgets = Counter(round(trial.candidate.budget, 6) for trial in material.trials)
         rows = [{"trained up to": f"{budget:.0%}", "trials": number} for budget, number in sorted(budgets.items())]

@@ -71,7 +71,7 @@ class Carried(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 def read_carried(run: Run) -> Carried | None:
     """Return a run's transferred recipe; None if the run has no target size, or no recipe yet."""
-    if not run.manifest.for_scale:
+    if not run.manifest.settings.for_scale:
         return None
     try:
         return msgspec.json.decode(inside.read(run.folder, FILE, limit=LARGEST_FILE), type=Carried)
@@ -111,7 +111,7 @@ def _ended(trial: Trial) -> bool:
 
 def draw(material: Material) -> Spec | None:
     """Return the figure; None if the run has no target size, or no training with known FLOPs and weights."""
-    if not material.run.manifest.for_scale:
+    if not material.run.manifest.settings.for_scale:
         return None
     told, sizes = read_carried(material.run), by_size(material)
     if not sizes:

@@ -1,0 +1,244 @@
+"""Settings of a run and of a session, each declared once: type, default, bounds, unit and help.
+
+`RunSettings` stay as they are for the whole run and are saved in its manifest. `SessionSettings` may differ from one
+`run` or `resume` to the next and are saved in the journal. From these fields follow the flags of the command line, the
+keywords of `Search`, what is saved, and the table in docs/settings.md. This module does not know what acts on them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from fractions import Fraction
+from functools import lru_cache
+from itertools import pairwise
+from typing import Any, Literal, TypeVar
+
+from evo_tune.errors import OptionError
+from evo_tune.options.binding import bind
+from evo_tune.options.declare import AUTO, Options, declared_in, option
+
+__all__ = ["LIMITS", "RunSettings", "SessionSettings", "parse_rungs", "read_settings", "settings_of"]
+
+LIMITS = ("trials", "generations", "budget", "hours")
+"""Settings that end a session. New limits replace all earlier ones."""
+
+CAP = 4
+"""Maximum number of seeds per genome with `--replicates auto`."""
+
+Settings = TypeVar("Settings", bound=Options)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Training(Options):
+    """How to search."""
+
+    seed: int = option(0, bounds="[0, inf)", help="Seed of the run.")
+    order: Literal["arrival", "birth"] = option(
+        "arrival", help="Order in which results are used; birth: the same run for any number of slots."
+    )
+    lag: int = option(
+        8, bounds="[0, 1000000000]", unit="results", help="Number of results by which births may run ahead."
+    )
+    fidelity: str = option(
+        "1", unit="FRACTIONS", help="Rungs, in full trainings: train in steps, promote the best: 1/9,1/3,1."
+    )
+    prune: bool = option(False, help="Stop a training whose learning curve is hopeless.")
+    for_scale: str = option(
+        "", unit="WIDTHxDEPTH", help="Search small for a larger model: 1024x24, or 1024x24x1e9 with its tokens."
+    )
+
+    def check(self) -> None:
+        parse_rungs(self.fidelity)
+
+    @property
+    def rungs(self) -> tuple[float, ...]:
+        """Budgets of the trials of a genome, increasing to 1."""
+        return parse_rungs(self.fidelity)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Seeds(Options):
+    """How to judge."""
+
+    replicates: int | Literal["auto"] = option(
+        1, bounds="[1, 1000000]", help="Seeds per trial for the best; auto: extra seeds while they pay."
+    )
+    seeds: Literal["own", "shared"] | None = option(
+        None, help="Seeds of each genome's own, or shared by all; by default shared, with --replicates auto own."
+    )
+
+    @property
+    def extra_seeds_by_gain(self) -> bool:
+        """Whether a genome gets an extra seed while that is worth more than a new genome."""
+        return self.replicates == AUTO
+
+    @property
+    def most_seeds(self) -> int:
+        """Maximum number of seeds of a genome."""
+        return CAP if isinstance(self.replicates, str) else self.replicates
+
+    @property
+    def own_seeds(self) -> bool:
+        """Whether each genome has seeds of its own."""
+        return self.seeds == "own" or (self.seeds is None and self.extra_seeds_by_gain)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Processor(Options):
+    """Where."""
+
+    threads: int | None = option(None, bounds="[1, 1000000]", help="CPU threads of one training; by default 1 on CPUs.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings(_Processor, _Seeds, _Training):
+    """Settings of a run, the same in all of its sessions."""
+
+    @property
+    def continues(self) -> bool:
+        """Whether a genome can have further trials."""
+        return len(self.rungs) > 1 or self.most_seeds > 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Limits(Options):
+    """How long."""
+
+    generations: int | None = option(
+        None, bounds="[1, 1000000000]", help="Maximum number of generations; 5 where no limit is given."
+    )
+    trials: int | None = option(None, bounds="[1, 1000000000]", help="Maximum number of trials.")
+    budget: float | None = option(
+        None, bounds="(0, inf)", unit="full trainings", help="Maximum amount of training, in full trainings."
+    )
+    hours: float | None = option(
+        None, bounds="(0, inf)", unit="hours", help="Maximum number of hours, final comparison included."
+    )
+    stop_when_done: bool = option(False, help="Stop when further improvement is likely to be smaller than seed noise.")
+    timeout: float | None = option(None, bounds="(0, inf)", unit="seconds", help="Time limit of one evaluation.")
+    retries: int = option(0, bounds="[0, 10000]", help="Number of retries after a worker crash.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Places(Options):
+    """Where."""
+
+    slots: int | None = option(
+        None, bounds="[1, 10000]", help="Trainings at the same time; by default one per GPU, else one per core."
+    )
+    devices: str | None = option(None, unit="LIST", help="Devices: cpu, cuda, or GPUs by number: 0,2.")
+    per_device: int | Literal["auto"] = option(
+        1, bounds="[1, 1000]", help="Slots per GPU; auto: as many as fit into its memory."
+    )
+    backend: Literal["joblib", "dask", "ray"] = option(
+        "joblib", help="Where trainings run: processes on this machine (joblib), or a cluster."
+    )
+    address: str | None = option(
+        None, unit="URL", help="Address of a running cluster, tcp://HOST:8786; by default one is started."
+    )
+    max_slots: int | None = option(None, bounds="[1, 10000]", help="Maximum number of slots on a cluster that grows.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Comparison(Options):
+    """How to judge."""
+
+    calibrate: int = option(
+        0, bounds="[0, 1000]", help="Fresh seeds of the final comparison, at most twice as many; 0: none."
+    )
+    calibrate_best: int = option(1, bounds="[1, 1000]", help="Number of finalists of the final comparison.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SessionSettings(_Comparison, _Places, _Limits):
+    """Settings of one `run` or `resume`; its limits are totals over all sessions."""
+
+    def check(self) -> None:
+        for name in ("address", "max_slots"):
+            if self.backend == "joblib" and getattr(self, name) is not None:
+                flag = name.replace("_", "-")
+                raise OptionError(f"--{flag} is for clusters: give --backend dask or --backend ray with it")
+        if self.backend != "joblib" and not isinstance(self.per_device, int):
+            raise OptionError(f"--per-device {self.per_device} is for GPUs of this machine: expected a number")
+
+    @property
+    def limited(self) -> bool:
+        """Whether any limit is set."""
+        return any(getattr(self, name) is not None for name in LIMITS)
+
+    def unlimited(self) -> SessionSettings:
+        """Return the settings without limits."""
+        return replace(self, trials=None, generations=None, budget=None, hours=None, stop_when_done=False)
+
+    def but(self, **changes: Any) -> SessionSettings:
+        """Return the settings with some of them changed.
+
+        Args:
+            changes: Values by name, as a user gives them.
+
+        Raises:
+            OptionError: A setting is unknown, of the wrong type or out of its bounds.
+        """
+        return SessionSettings(**bind({**self.to_json(), **changes}, declared_in(SessionSettings), "a session", "--"))
+
+    def births(self, population: int) -> float:
+        """Return the maximum number of new genomes by `trials` and `generations`.
+
+        Args:
+            population: New genomes per generation.
+        """
+        by_generation = math.inf if self.generations is None else self.generations * population
+        return min(by_generation, math.inf if self.trials is None else self.trials)
+
+
+def settings_of(given: Mapping[str, Any]) -> tuple[RunSettings, SessionSettings]:
+    """Return the settings of a new run from the values that a user gave.
+
+    Args:
+        given: Values by name. `fidelity` may also be a number or a sequence.
+
+    Raises:
+        OptionError: A setting is unknown, of the wrong type or out of its bounds.
+    """
+    rungs = given.get("fidelity", "1")
+    if not isinstance(rungs, str):
+        parts = rungs if isinstance(rungs, Sequence) else [rungs]
+        given = {**given, "fidelity": ",".join(map(str, parts))}
+    bound = bind(given, {**declared_in(RunSettings), **declared_in(SessionSettings)}, "Search", "--")
+    run, session = ({one.name: bound[one.name] for one in fields(kind)} for kind in (RunSettings, SessionSettings))
+    return RunSettings(**run), SessionSettings(**session)
+
+
+def read_settings(kind: type[Settings], saved: Mapping[str, Any]) -> Settings:
+    """Return settings from saved plain data; a setting that is not there has its default.
+
+    Raises:
+        ValueError: A setting is unknown.
+        UsageError: A value has the wrong type or is out of its bounds.
+    """
+    unknown = sorted(saved.keys() - declared_in(kind).keys())
+    if unknown:
+        raise ValueError(f"unknown setting {unknown[0]!r}")
+    return kind(**saved)
+
+
+@lru_cache(maxsize=64)  # asked for at each birth
+def parse_rungs(text: str) -> tuple[float, ...]:
+    """Return the rungs of `--fidelity`: (1/9, 1/3, 1.0) for '1/9,1/3,1'.
+
+    Raises:
+        OptionError: The text is not a list of increasing fractions that ends in 1.
+    """
+    try:
+        rungs = tuple(float(Fraction(part.strip())) for part in text.split(","))
+    except (ValueError, OverflowError, ZeroDivisionError):
+        raise OptionError(f"--fidelity {text}: expected fractions of a full training, such as 1/9,1/3,1") from None
+    if not all(0.0 < rung <= 1.0 for rung in rungs):
+        raise OptionError(f"--fidelity {text}: expected fractions above 0 and at most 1, such as 1/9,1/3,1")
+    if any(low >= high for low, high in pairwise(rungs)):
+        raise OptionError(f"--fidelity {text}: expected increasing fractions, such as 1/9,1/3,1")
+    if rungs[-1] != 1.0:
+        raise OptionError(f"--fidelity {text}: expected 1, the full training, as the last one, such as 1/9,1/3,1")
+    return rungs

@@ -1,0 +1,92 @@
+"""Each setting is declared once; flags, keywords, files and the page in docs follow from the declaration."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+
+from evo_tune import Search
+from evo_tune.cli.commands import resume, run
+from evo_tune.errors import OptionError, UsageError
+from evo_tune.options.declare import declared_in
+from evo_tune.settings import LIMITS, RunSettings, SessionSettings, read_settings, settings_of
+
+DOCS = Path(__file__).parents[1] / "docs"
+OF_RUN, OF_SESSION = declared_in(RunSettings), declared_in(SessionSettings)
+
+
+def flags(command: click.Command) -> dict[str, click.Option]:
+    return {one.name or "": one for one in command.params if isinstance(one, click.Option)}
+
+
+@pytest.mark.parametrize("name", [*OF_RUN, *OF_SESSION])
+def test_every_setting_is_a_flag_with_its_help(name: str) -> None:
+    one = {**OF_RUN, **OF_SESSION}[name]
+    flag = flags(run.command)[name]
+    assert one.help.endswith(".")
+    assert (flag.help or "").startswith(one.help)
+    assert flag.opts == [f"--{name.replace('_', '-')}"]
+    assert (name in flags(resume.command)) == (name in OF_SESSION)
+
+
+def test_no_name_is_declared_twice() -> None:
+    assert not OF_RUN.keys() & OF_SESSION.keys()
+
+
+def test_the_page_is_made_from_the_declarations() -> None:
+    spec = importlib.util.spec_from_file_location("make_settings", DOCS / "make_settings.py")
+    assert spec is not None
+    assert spec.loader is not None
+    make = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(make)
+    assert (DOCS / "settings.md").read_text(encoding="utf-8") == make.generated(), "run `make settings`"
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"trails": 5}, r"no option 'trails' \(did you mean trials\?\)"),
+        ({"trials": 0}, "--trials 0: expected a whole number, 1 to 1000000000, or none"),
+        ({"hours": float("nan")}, "--hours nan: expected a number in"),
+        ({"per_device": "many"}, "--per-device many: expected a whole number or auto"),
+        ({"max_slots": 2}, "--max-slots is for clusters"),
+        ({"backend": "ray", "per_device": "auto"}, "--per-device auto is for GPUs of this machine"),
+        ({"fidelity": None}, "--fidelity None: expected fractions"),
+    ],
+)
+def test_a_wrong_keyword_is_refused(tmp_path: Path, given: dict[str, Any], said: str) -> None:
+    with pytest.raises(OptionError, match=said):
+        Search("language_model", store=tmp_path / "store", **given)
+    assert not (tmp_path / "store").exists()
+
+
+def test_rungs_may_be_numbers() -> None:
+    assert settings_of({"fidelity": (1 / 9, 1 / 3, 1.0)})[0].rungs == (1 / 9, 1 / 3, 1.0)
+    assert settings_of({"fidelity": "1/9,1/3,1"})[0].rungs == (1 / 9, 1 / 3, 1.0)
+    assert settings_of({"fidelity": 1})[0].rungs == (1.0,)
+
+
+def test_saved_settings_are_read_strictly() -> None:
+    for kind in (RunSettings, SessionSettings):
+        usual = kind()
+        assert read_settings(kind, usual.to_json()) == usual
+        assert read_settings(kind, {}) == usual
+        with pytest.raises(ValueError, match="unknown setting 'evil'"):
+            read_settings(kind, {"evil": 1})
+    with pytest.raises(UsageError):
+        read_settings(RunSettings, {"seed": "1"})
+
+
+def test_without_limits_nothing_else_changes() -> None:
+    session = SessionSettings(trials=3, hours=1.0, slots=2, stop_when_done=True)
+    assert session.limited
+    free = session.unlimited()
+    assert not free.limited
+    changed = {name for name, value in vars(session).items() if getattr(free, name) != value}
+    assert changed == {"trials", "hours", "stop_when_done"}
+    assert set(LIMITS) < {one.name for one in dataclasses.fields(SessionSettings)}
