@@ -1,7 +1,4 @@
-"""What one evaluation is given beside its genome: device, seed, budget, folders, and where it reports its curve.
-
-It knows nothing of evaluators' files, strategies or stores.
-"""
+"""The context of one evaluation: device, seed, budget, folders, and the report of its learning curve."""
 
 from __future__ import annotations
 
@@ -21,31 +18,31 @@ THREAD_VARIABLES = (
     "NUMEXPR_NUM_THREADS",
     "VECLIB_MAXIMUM_THREADS",
 )
-"""Variables of the environment by which libraries take the number of their threads."""
+"""Environment variables from which libraries take their number of threads."""
 
 
 class Pruned(BaseException):
-    """Raised by `Context.report` when a bound fixed at birth is passed; not for evaluators to catch."""
+    """The learning curve passed a bound. Raised by `Context.report`; evaluators do not catch it."""
 
 
 class Context:
-    """What one evaluation is given beside its genome.
+    """Context of one evaluation: all that it is given besides its genome.
 
     Args:
-        device: Where to train: 'cpu', 'cuda:0', 'mps'.
-        threads: Number of CPU threads; already set for torch when evaluate is called.
+        device: Device to train on: 'cpu', 'cuda:0', 'mps'.
+        threads: Number of CPU threads, already set for torch when `evaluate` is called.
         seed: Seed for everything random.
-        budget: Fraction of the full training to do, 0 < budget ≤ 1. Schedules are laid over the full
-            training whatever the budget.
-        folder: Where `folder` will be; it is made on first use.
-        resume_folder: Folder of the trial that this one goes on from, or None.
-        stop_if: (fraction, metric, loss bound): stops as pruned once the metric, as a loss, is above.
-        objectives: What counts of what is returned; they give the signs of the metrics in `stop_if`.
-        test: Whether the test set may be looked at: what comes is told to people, and to no strategy. It is so in the
-            trainings by which a calibration compares the best with the default, and in `export`.
-        timing: Steps to be timed; 0 in every training. Above 0 only where the file says SUPPORTS 'timing': then train
-            so many steps and return {'seconds': those of the full training, as a search would have it judged}, and
-            what else `forecast.timing` reads. Nothing of it is told or kept.
+        budget: Fraction of the full training to do, 0 < budget ≤ 1. Schedules are those of the full training, whatever
+            the budget.
+        folder: Path of the trial's folder, which is made on first use.
+        resume_folder: Folder of the trial to resume from, or None.
+        stop_if: Bounds (fraction, metric, loss): the trial is pruned if the metric, as a loss, is above the bound.
+        objectives: Objectives of the run; they give the signs of the metrics in `stop_if`.
+        test: Whether to evaluate on the test set. It is true in the final comparison and in `export`, whose results no
+            strategy sees.
+        timing: Number of steps to time; 0 in a training. It is above 0 only if SUPPORTS has 'timing': then train so
+            many steps and return {'seconds': time of the full training with its evaluations} and the other metrics that
+            `forecast.timing` reads. Nothing of it is recorded.
     """
 
     def __init__(
@@ -76,7 +73,7 @@ class Context:
 
     @property
     def folder(self) -> Path:
-        """This trial's own folder, for logs and checkpoints; made on first use."""
+        """The trial's folder for logs and checkpoints; made on first use."""
         self._folder.mkdir(parents=True, exist_ok=True)
         return self._folder
 
@@ -85,18 +82,18 @@ class Context:
 
         Args:
             fraction: Share of the full training done, 0 < fraction ≤ 1.
-            decayed: Whether the learning rate's final fall has begun: losses before and after it do not compare. The
-                point has it beside its metrics, as 1 or 0. None: it does not say, and counts as one before.
-            metrics: Values at this point.
+            decayed: Whether the final decay of the learning rate has begun: losses before and after it are not
+                comparable. It is recorded with the metrics as 1 or 0. None: not recorded, and treated as False.
+            metrics: Metrics at this point.
 
         Raises:
             ValueError: The fraction is out of range, or a metric is not a number.
-            Pruned: A bound fixed at birth is passed. Bounds are for points before the fall.
+            Pruned: The curve passed a bound. Bounds do not apply after the decay has begun.
         """
         self.report_all(fraction, metrics, decayed)
 
     def report_all(self, fraction: float, metrics: Mapping[str, float], decayed: bool | None = None) -> None:
-        """As `report`, for metrics of any names: those of another program."""
+        """Add a point as `report` does, for metrics with any names, such as those of another program."""
         if not 0.0 < fraction <= 1.0:
             raise ValueError(f"report(fraction={fraction!r}): expected more than 0 and at most 1")
         try:

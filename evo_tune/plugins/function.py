@@ -1,8 +1,8 @@
-"""An evaluator that is a function: `Search(train, space=…, objectives=…)`. What travels is a file and a name.
+"""An evaluator that is a function: `Search(train, space=…, objectives=…)`. Workers receive a file and a name.
 
-A function of a file is imported by the file's path, as an evaluator's file is, so that what stands under
-`if __name__ == "__main__":` is not executed again. One of a notebook has no file: its source, with what it uses of the
-notebook, becomes one. What can be sent neither way is refused, before anything is made.
+A function of a file is imported by the path of the file, so that code under `if __name__ == "__main__":` is not
+executed again. For a function of a notebook, its source and all that it uses of the notebook are written to a file.
+Functions that cannot be sent either way are refused before anything is made.
 """
 
 from __future__ import annotations
@@ -33,25 +33,25 @@ from evo_tune.text import one_line
 __all__ = ["FUNCTION", "OWN_FILE", "Reference", "again", "function_evaluator", "sent"]
 
 FUNCTION = "function"
-"""Origin of such an evaluator, and what its reference begins with."""
+"""Origin of such an evaluator, and prefix of its reference."""
 
 OWN_FILE = "_function.py"
-"""The file in a run's folder that holds a function of a notebook."""
+"""File in the run folder for a function of a notebook."""
 
 LONGEST = 20_000
-"""Characters of a plain value of a notebook that a function uses."""
+"""Maximum characters of a notebook's plain value that a function uses."""
 
 _kept: list[tempfile.TemporaryDirectory[str]] = []
-"""Folders of functions of notebooks, until this process ends."""
+"""Temporary folders of notebook functions, removed at the end of the process."""
 
 
 @dataclass(frozen=True)
 class Reference:
-    """How a manifest names a function: 'function:NAME:PATH', or 'function:NAME+REPAIR:PATH'.
+    """Name of a function in a manifest: 'function:NAME:PATH', or 'function:NAME+REPAIR:PATH'.
 
     Args:
-        name: Its name at the top of its file.
-        repair: That of the space's repair there; '' for none.
+        name: Name of the function at the top level of its file.
+        repair: Name of the space's repair in the same file; '' for none.
         path: The file; '' for OWN_FILE of the run.
     """
 
@@ -64,10 +64,10 @@ class Reference:
 
     @classmethod
     def read(cls, text: str) -> Reference:
-        """Return what `str` made.
+        """Parse the text that `str` returns.
 
         Raises:
-            PluginError: It is none.
+            PluginError: The text is something else.
         """
         match = re.fullmatch(rf"{FUNCTION}:([^\W\d]\w*)(?:\+([^\W\d]\w*))?:(.*)", text, re.DOTALL)
         if match is None:
@@ -82,14 +82,14 @@ def function_evaluator(
     space: SearchSpace | None,
     genes: Mapping[str, Gene] | None,
 ) -> Evaluator:
-    """Return the evaluator that a function is.
+    """Return the evaluator of a function.
 
     Args:
-        reference: How the manifest names it.
-        path: Its file, absolute.
-        names: What the file holds, by name.
-        space: Its space; None where only
-        genes: its genes are known, from a manifest, or not even these, in a worker.
+        reference: Name in the manifest.
+        path: Absolute path of its file.
+        names: Top-level names of the file with their values.
+        space: Search space; None for a saved run.
+        genes: Genes of a saved run; None in a worker, which needs no space.
 
     Raises:
         PluginError: The file has no such function.
@@ -123,7 +123,7 @@ def _no_space() -> SearchSpace:
 
 
 def _attributes(function: Callable[..., Any]) -> set[str]:
-    """Return the names of what a function looks up, and the functions that it calls of its own file."""
+    """Return the names that a function uses, directly or through functions of its own file."""
     found: set[str] = set()
     waiting, seen = [function], set()
     while waiting:
@@ -146,14 +146,14 @@ def _codes(code: CodeType) -> Iterator[CodeType]:
 
 
 def sent(function: Callable[..., Any], space: SearchSpace | None) -> tuple[Reference, Path, Mapping[str, Any]]:
-    """Return how a function travels: its reference, its file, and what the file holds.
+    """Prepare a function for workers: return its reference, its file, and the names in the file.
 
     Args:
-        function: It.
-        space: The space, whose repair travels with it.
+        function: The function.
+        space: Search space, whose repair is sent as well.
 
     Raises:
-        PluginError: It cannot travel; the text says why, and what to do.
+        PluginError: The function cannot be sent; the text says why, and what to do.
     """
     repair = None if space is None else space.repair
     for one in filter(None, (function, repair)):
@@ -175,15 +175,15 @@ def sent(function: Callable[..., Any], space: SearchSpace | None) -> tuple[Refer
 
 
 def again(function: Callable[..., Any], reference: Reference, genes: Mapping[str, Gene]) -> SearchSpace:
-    """Return the space of a run that goes on with a function which the user hands over once more.
+    """Return the space of a saved run that the user resumes with a function.
 
     Args:
-        function: It.
-        reference: How the run's manifest names it.
-        genes: The run's.
+        function: The function.
+        reference: Name in the run's manifest.
+        genes: Genes of the run.
 
     Raises:
-        PluginError: The repair of the run's space is not beside it.
+        PluginError: The repair of the run's space is not in the function's file.
     """
     repair = _names_of(function).get(reference.repair) if reference.repair else None
     if reference.repair and not callable(repair):
@@ -194,10 +194,10 @@ def again(function: Callable[..., Any], reference: Reference, genes: Mapping[str
 
 
 def _check_travels(function: Any) -> None:
-    """Refuse what has no name at the top of a file.
+    """Refuse an object that has no name at the top level of a file.
 
     Raises:
-        PluginError: It has none.
+        PluginError: That is so; the text says why.
     """
     what = one_line(getattr(function, "__qualname__", "") or repr(function), 80)
     reason = ""
@@ -219,22 +219,22 @@ def _check_travels(function: Any) -> None:
 
 
 def _names_of(function: Any) -> Mapping[str, Any]:
-    """Return what the module of a function, or the notebook, holds by name."""
+    """Return the names in a function's module, or in the notebook, with their values."""
     return vars(sys.modules[function.__module__]) if function.__module__ in sys.modules else function.__globals__
 
 
 def _file_of(function: Any) -> Path | None:
-    """Return the file in which a function stands; None for one of a notebook."""
+    """Return the file of a function; None for a function of a notebook."""
     module = sys.modules.get(function.__module__)
     file = getattr(module, "__file__", None)
     return Path(file).absolute() if file and os.path.isfile(file) else None
 
 
 def _check_file(path: Path, *functions: Any) -> None:
-    """Refuse a file of which a worker could not take the functions.
+    """Refuse a file from which a worker could not import the functions.
 
     Raises:
-        PluginError: It has no such function at its top, or begins a search as it is imported.
+        PluginError: A function is not at the top level, or the import of the file would begin a search.
     """
     tree = ast.parse(path.read_bytes())
     above = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
@@ -256,10 +256,10 @@ def _check_file(path: Path, *functions: Any) -> None:
 
 
 class _Source:
-    """The text of a file that holds a notebook's function, with what that uses of the notebook.
+    """Source of a file with a notebook's function and all that it uses of the notebook.
 
     Args:
-        names: What the notebook holds.
+        names: Names in the notebook with their values.
     """
 
     def __init__(self, names: Mapping[str, Any]) -> None:
@@ -277,7 +277,7 @@ class _Source:
         if isinstance(value, ModuleType):
             self._parts[name] = f"import {value.__name__}" + (f" as {name}" if name != value.__name__ else "")
         elif _is_own(value):
-            self._parts[name] = ""  # it may use itself
+            self._parts[name] = ""  # it may be recursive
             text = _text_of(value)
             for used in sorted(_used(text, value)):
                 if used in self._names and used != name:
@@ -294,7 +294,7 @@ class _Source:
 
 
 def _is_own(value: Any) -> bool:
-    """Whether something is a function or a class that was made in the notebook, under a name."""
+    """Return whether a value is a named function or class of the notebook."""
     named = isinstance(value, FunctionType | type) and value.__name__.isidentifier()
     return named and value.__module__ == "__main__"
 
@@ -309,7 +309,7 @@ def _text_of(thing: Any) -> str:
 
 
 def _class_text(thing: type) -> str:
-    """Return the text of a notebook's class: inspect finds that of a file's only."""
+    """Return the source of a notebook's class, which inspect finds for classes of files only."""
     methods = [one for one in vars(thing).values() if isinstance(one, FunctionType)]
     for file in {one.__code__.co_filename for one in methods}:
         text = "".join(linecache.getlines(file))
@@ -321,7 +321,7 @@ def _class_text(thing: type) -> str:
 
 
 def _used(text: str, thing: Any) -> set[str]:
-    """Return the global names that a function, or a class, uses."""
+    """Return the global names that a function or a class uses."""
     tree = ast.parse(text)
     if isinstance(thing, type):
         return {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
@@ -340,7 +340,7 @@ def _used(text: str, thing: Any) -> set[str]:
 
 
 def _imported(name: str, value: Any) -> str:
-    """Return the import of something that another module holds under its own name; '' if none does."""
+    """Return the import statement for a value that another module has under its own name; '' if there is none."""
     module, own = getattr(value, "__module__", None), getattr(value, "__qualname__", None)
     if not isinstance(module, str) or not isinstance(own, str) or not own.isidentifier() or module == "__main__":
         return ""
@@ -352,7 +352,7 @@ def _imported(name: str, value: Any) -> str:
 
 
 def _plain(name: str, value: Any) -> str:
-    """Return the assignment of a plain value: numbers, texts, and lists, tuples, sets and dicts of these."""
+    """Return the assignment of a plain value (numbers, texts, lists, tuples, sets, dicts); '' for other values."""
     text = repr(value)
     try:
         same = len(text) <= LONGEST and ast.literal_eval(text) == value

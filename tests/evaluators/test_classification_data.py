@@ -60,9 +60,9 @@ def pixels(tmp_path: Path) -> str:
 
 def test_images_are_learnt(images: Evaluator, pixels: str) -> None:
     assert train(images, data=pixels, epochs=15.0)["accuracy"] == 1.0
-    assert images.space(images.bind({"data": pixels})).genes["patch"].values == (1, 2)  # type: ignore[attr-defined]
+    assert images.bind({"data": pixels}).space.genes["patch"].values == (1, 2)  # type: ignore[attr-defined]
     given: list[dict[str, Any]] = [{}, {"data": pixels}, {"held_out": 0.5}, {"test": 0.3}]
-    assert len({images.fingerprint(images.bind(one)) for one in given}) == 4
+    assert len({images.bind(one).fingerprint() for one in given}) == 4
 
 
 def test_what_is_trained_on_is_augmented_and_what_is_judged_is_not(images: Evaluator, pixels: str) -> None:
@@ -83,13 +83,13 @@ def test_randaugment_without_torchvision_is_refused(
         np.savez(pixels, images=file["images"].astype(np.uint8), labels=file["labels"])
     monkeypatch.setattr("evo_tune.recipe.data.images.find_spec", lambda name: None)
     with pytest.raises(OptionError, match="pip install torchvision"):
-        images.space(images.bind({"data": pixels, "randaugment": 9}))
+        _ = images.bind({"data": pixels, "randaugment": 9}).space
 
 
 def test_images_that_cannot_be_cut_are_refused(images: Evaluator, tmp_path: Path) -> None:
     np.savez(tmp_path / "prime.npz", images=np.zeros((6, 31, 9)), labels=[0, 1] * 3)
     with pytest.raises(OptionError, match="31 by 9 pixels"):
-        images.space(images.bind({"data": str(tmp_path / "prime.npz")}))
+        _ = images.bind({"data": str(tmp_path / "prime.npz")}).space
     refused(images, "image_size=1:", image_size=1)
 
 
@@ -197,15 +197,15 @@ def test_texts_are_learnt_in_words_and_bytes(texts: Evaluator, tmp_path: Path) -
     given = {"data": str(tmp_path / "t.csv"), "text": "words", "label": "what"}
     for unit in ("words", "bytes"):
         assert train(texts, epochs=15.0, unit=unit, **given)["accuracy"] == 1.0
-    assert "length" not in texts.space(texts.bind({**given, "length": 9})).genes
+    assert "length" not in texts.bind({**given, "length": 9}).space.genes
 
 
 def test_flops_are_those_of_the_texts_there_are(texts: Evaluator, tmp_path: Path) -> None:
     lines = [json.dumps({"text": "a b c d", "label": n % 2}) for n in range(8)]
     (tmp_path / "t.jsonl").write_text("\n".join(lines))
     options = texts.bind({"data": str(tmp_path / "t.jsonl"), "epochs": 1.0})
-    genome = texts.space(options).default()
-    spent = {length: texts.estimate({**genome, "length": length}, options)["flops"] for length in (2, 4, 8, 64)}
+    genome = options.space.default()
+    spent = {length: options.estimate({**genome, "length": length})["flops"] for length in (2, 4, 8, 64)}
     assert spent[2] < spent[4] == spent[8] == spent[64]
 
 

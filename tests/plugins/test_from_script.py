@@ -13,10 +13,9 @@ from evo_tune.errors import UsageError
 from evo_tune.genome.genes import Gene
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.find import find_evaluator
+from evo_tune.plugins.new import guessed, write
 from evo_tune.plugins.scripts.launch import replaced
 from evo_tune.plugins.scripts.settings import read_settings
-from evo_tune.plugins.scripts.writing import guessed
-from evo_tune.plugins.template import write
 
 PRINTS = "print('step 1: train loss 9.0, val loss %r' % value)\n"
 

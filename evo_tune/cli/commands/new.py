@@ -27,8 +27,7 @@ def command(name: str, script: str | None, form: str) -> None:
     """Write ./evaluators/NAME.py, an evaluator that runs as it is, or that calls your script."""
     from evo_tune.cli.formats import NewEvaluator
     from evo_tune.plugins.find import bundled_evaluators
-    from evo_tune.plugins.scripts.writing import guessed
-    from evo_tune.plugins.template import check_name, write
+    from evo_tune.plugins.new import check_name, guessed, write
 
     check_name(name)
     guess = None if script is None else guessed(name, Path(script), Path("evaluators"))
