@@ -20,39 +20,6 @@ from evo_tune.recipe.hardware.computing import Timings, Wants
 from evo_tune.report.data import Metrics, RunSummary, TrialSummary
 from evo_tune.store.heartbeat import Busy
 
-__all__ = [
-    "EVENTS",
-    "Begin",
-    "Born",
-    "ConvertedRun",
-    "CoordinateCheck",
-    "DeclaredEvaluator",
-    "DeclaredObjective",
-    "DeclaredOption",
-    "Devices",
-    "End",
-    "EvaluatorSummary",
-    "ExportedModel",
-    "Fresh",
-    "GenomeResult",
-    "ModelSlopes",
-    "NewBest",
-    "NewEvaluator",
-    "PlannedRun",
-    "PlannedSlot",
-    "ProbedDevice",
-    "Result",
-    "RunStatus",
-    "ScheduleStep",
-    "ShellScript",
-    "Stopping",
-    "StrategySummary",
-    "TrainingResult",
-    "WatchedRun",
-    "WrittenReport",
-    "outputs",
-]
-
 
 class PlannedRun(Struct, forbid_unknown_fields=True, kw_only=True):
     """A run that was not started (`--dry-run`).

@@ -92,18 +92,18 @@ class GeneMove(Struct, forbid_unknown_fields=True, kw_only=True):
         kind: carried, scaled or not transferable.
         found: Value in the run.
         target: Value at the target.
+        factor: Target value divided by the found one; null unless both are numbers.
         rule: Rule that was applied.
         source: Reference for the rule; '' if it has none.
-        factor: Target value divided by the found one; null unless both are numbers.
     """
 
     gene: str
     kind: str
     found: Any
     target: Any
+    factor: float | None
     rule: str
     source: str
-    factor: float | None
 
 
 class TrainingSize(Struct, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):

@@ -15,7 +15,7 @@ from evo_tune.cli.help import command as made
 from evo_tune.errors import RunError
 
 if TYPE_CHECKING:
-    from evo_tune.cli.formats import PlannedSlot, ProbedDevice
+    from evo_tune.cli.formats import ProbedDevice
     from evo_tune.dispatch import Plan
 
 PLACE = 140
@@ -40,6 +40,8 @@ def command(
 
     No training is started. Only --probe loads torch.
     """
+    from msgspec import structs
+
     from evo_tune.cli.formats import Devices, PlannedSlot
     from evo_tune.dispatch import CPU, inventory, plan
 
@@ -66,26 +68,17 @@ def command(
     if form == "json":
         shared.print_json(known)
         return
-    shared.print_table([_row(one) for one in known.slots])
+    shared.print_table(
+        [{**structs.asdict(one), "memory": _gib(one.memory), "free": _gib(one.free)} for one in known.slots]
+    )
     for line in (*known.cards, *known.why):
         shared.echo(line)
     for one in known.probed:
         _print_probed(one)
 
 
-def _row(one: PlannedSlot) -> dict[str, object]:
-    def gib(size: int | None) -> str:
-        return "-" if size is None else f"{size / 2**30:.1f} GiB"
-
-    return {
-        "slot": one.slot,
-        "device": one.device,
-        "what": one.what,
-        "threads": one.threads,
-        "memory": gib(one.memory),
-        "free": gib(one.free),
-        "precision": one.precision,
-    }
+def _gib(size: int | None) -> str:
+    return "-" if size is None else f"{size / 2**30:.1f} GiB"
 
 
 def _fastest_on_cpu(threads: int) -> str:

@@ -259,15 +259,10 @@ def _print(recipe: ScaledRecipe) -> None:
 
 
 def _gene(row: GeneMove) -> dict[str, Any]:
-    return {
-        "gene": row.gene,
-        "kind": row.kind,
-        "found": row.found,
-        "target": row.target,
-        "factor": "" if row.factor is None or row.kind == "carried" else f"x{row.factor:.3g}",
-        "rule": row.rule,
-        "source": row.source,
-    }
+    from msgspec import structs
+
+    factor = "" if row.factor is None or row.kind == "carried" else f"x{row.factor:.3g}"
+    return {**structs.asdict(row), "factor": factor}
 
 
 def _law(row: LawRate) -> dict[str, Any]:
