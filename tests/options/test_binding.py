@@ -94,7 +94,7 @@ def bound(**given: Any) -> dict[str, Any]:
         ("plain", "text", "text"),
     ],
 )
-def test_what_is_typed_gets_the_declared_type(name: str, text: object, value: object) -> None:
+def test_text_is_converted_to_the_declared_type(name: str, text: object, value: object) -> None:
     result = bound(**{name: text})[name]
     assert result == value
     assert type(result) is type(value)
@@ -120,13 +120,13 @@ def test_what_is_typed_gets_the_declared_type(name: str, text: object, value: ob
         ("bare", "x", "a whole number"),
     ],
 )
-def test_what_does_not_fit_says_what_was_expected(name: str, text: object, expected: str) -> None:
+def test_a_wrong_value_is_refused_with_the_expected_kind(name: str, text: object, expected: str) -> None:
     with pytest.raises(OptionError) as caught:
         bound(**{name: text})
     assert str(caught.value) == f"-o {name}={text}: expected {expected} (an option of my_task)"
 
 
-def test_what_is_not_given_keeps_its_default() -> None:
+def test_missing_options_keep_their_defaults() -> None:
     assert bound() == {
         "tokens": 1000,
         "rate": 0.5,
@@ -145,14 +145,14 @@ def test_what_is_not_given_keeps_its_default() -> None:
     }
 
 
-def test_an_unknown_option_is_named_with_the_one_that_was_meant() -> None:
+def test_an_unknown_option_is_named_with_a_suggestion() -> None:
     with pytest.raises(OptionError, match=r"my_task has no option 'token' \(did you mean tokens\?\): expected one of"):
         bound(token="5")
     with pytest.raises(OptionError, match="expected one of none"):
         bind({"x": "1"}, {}, "my_task", "-o")
 
 
-def test_a_required_option_is_asked_for() -> None:
+def test_a_missing_required_option_is_refused() -> None:
     def needs(*, data: str) -> None: ...
 
     with pytest.raises(OptionError, match=r"my_task needs -o data=… \(text\)"):
@@ -171,13 +171,13 @@ def test_numbers_are_exact(number: float) -> None:
 
 
 @given(st.text(max_size=20))
-def test_nothing_that_is_typed_raises_anything_else(text: str) -> None:
+def test_any_text_raises_option_errors_only(text: str) -> None:
     for name in OPTIONS:
         with contextlib.suppress(OptionError):
             bound(**{name: text})
 
 
-def test_options_are_listed_as_they_are_typed() -> None:
+def test_options_describe_themselves() -> None:
     assert OPTIONS["tokens"].describe() == "tokens: a whole number = 1000"
     assert OPTIONS["mode"].describe() == "mode: small or large or 3 = 'small'"
     assert OPTIONS["data"].describe() == "data: text or none = None"
@@ -202,7 +202,7 @@ def test_fields_of_a_dataclass_are_options() -> None:
     assert bind({"count": "4"}, options, "strategy x", "-s") == {"count": 4, "folder": "a"}
 
 
-def test_a_type_that_cannot_be_read_is_named() -> None:
+def test_an_unreadable_type_is_named() -> None:
     def odd(*, data: Unknown = 1) -> None: ...
 
     with pytest.raises(OptionError, match=r"data.*Unknown"):
@@ -232,7 +232,7 @@ def with_options(**declared: tuple[Any, Any]) -> Callable[..., None]:
 
 @pytest.mark.parametrize("default", [[1], (), {}, Own(), object(), np.ones(2), np.int64(1), 1j, b"x", len])
 @pytest.mark.parametrize("wanted", [inspect.Parameter.empty, int])
-def test_a_default_that_no_manifest_can_hold_is_refused(default: object, wanted: object) -> None:
+def test_a_default_that_is_not_plain_data_is_refused(default: object, wanted: object) -> None:
     said = f"option data: its default is of type {type(default).__name__}: expected a number, text, bool, None or Path"
     with pytest.raises(OptionError, match=re.escape(said)):
         options_of(with_options(data=(wanted, default)))
@@ -264,12 +264,12 @@ def test_a_type_that_cannot_be_typed_is_refused(wanted: object, named: str) -> N
 
 
 @pytest.mark.parametrize("given", ["a=1", [("a", 1)], 5])
-def test_options_that_are_no_dict_are_refused(given: Any) -> None:
+def test_options_that_are_not_a_dict_are_refused(given: Any) -> None:
     with pytest.raises(OptionError, match=r"options of my_task: .* expected a dict"):
         bind(given, OPTIONS, "my_task", "-o")
 
 
-def test_a_function_is_given_the_options_that_it_declares() -> None:
+def test_a_function_gets_the_options_that_it_declares() -> None:
     given = {"tokens": 5, "rate": 0.1, "genome": "never"}
 
     def keyword(*, tokens: int) -> object:
@@ -303,7 +303,7 @@ def test_assignments_are_split_at_the_first_sign(texts: list[str], found: dict[s
     ("texts", "said"),
     [(["a"], "-o a: expected -o NAME=VALUE"), (["=1"], "-o =1: expected"), (["a=1", "a=2"], "-o a is given twice")],
 )
-def test_assignments_that_are_none_are_refused(texts: list[str], said: str) -> None:
+def test_malformed_assignments_are_refused(texts: list[str], said: str) -> None:
     with pytest.raises(OptionError, match=said):
         split_assignments(texts, "-o")
 

@@ -46,7 +46,7 @@ class Both(Rates, Rest):
     floor: float = option(0.0, bounds="[0, 1]", help="Where it ends", gene="0.0|0.1|0.3")
 
 
-def test_a_field_is_said_once() -> None:
+def test_a_declaration_holds_all_attributes() -> None:
     found = options_of(Both)
     assert set(found) == {"schedule", "floor", "steps", "window", "micro", "kind", "fast", "data"}
     assert found["floor"].default == 0.0
@@ -84,7 +84,7 @@ def test_a_field_is_said_once() -> None:
         {"data": 3},
     ],
 )
-def test_what_is_made_is_checked(wrong: dict[str, Any]) -> None:
+def test_wrong_values_are_refused_at_construction(wrong: dict[str, Any]) -> None:
     with pytest.raises(RecipeError) as caught:
         Both(**wrong)
     assert caught.value.field == next(iter(wrong))
@@ -92,18 +92,18 @@ def test_what_is_made_is_checked(wrong: dict[str, Any]) -> None:
         replace(Both(), **wrong)
 
 
-def test_what_is_allowed_is_allowed() -> None:
+def test_allowed_values_are_accepted() -> None:
     made = Both(schedule="linear", floor=1 / 3, steps=100, window=7, micro=None, kind="b", fast=True, data="x")
     assert made.to_json()["window"] == 7
     assert Both(micro=3, floor=1).micro == 3
 
 
-def test_a_group_says_what_does_not_go_together() -> None:
+def test_a_group_refuses_combinations() -> None:
     with pytest.raises(OptionError, match="give a smaller floor"):
         Both(schedule="linear", floor=1.0)
 
 
-def test_a_registry_is_read_when_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_choices_of_a_registry_are_read_at_each_check(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(NAMES, "flat", 3)
     assert Both(schedule="flat").schedule == "flat"
     assert bind({"schedule": "flat"}, options_of(Both), "mine", "-o")["schedule"] == "flat"
@@ -121,13 +121,13 @@ def test_a_registry_is_read_when_it_is_needed(monkeypatch: pytest.MonkeyPatch) -
         ({"flor": "0"}, "mine has no option 'flor' (did you mean floor?)"),
     ],
 )
-def test_what_is_typed_is_checked_by_the_same_declaration(given: dict[str, str], said: str) -> None:
+def test_typed_values_are_checked_by_the_declaration(given: dict[str, str], said: str) -> None:
     with pytest.raises(OptionError) as caught:
         bind(given, options_of(Both), "mine", "-o")
     assert str(caught.value).startswith(said)
 
 
-def test_what_is_typed_is_bound() -> None:
+def test_typed_values_are_bound() -> None:
     given = {"floor": "0.5", "steps": "1e2", "window": "none", "micro": "8", "fast": "yes", "schedule": "linear"}
     bound = bind(given, options_of(Both), "mine", "-o")
     assert Both(**bound) == Both(floor=0.5, steps=100, window=None, micro=8, fast=True, schedule="linear")

@@ -55,7 +55,7 @@ def test_rounds_come_nearer_to_what_the_models_like(monkeypatch: pytest.MonkeyPa
     assert searched < 0.02
 
 
-def test_what_was_born_is_passed_over_until_nothing_is_left() -> None:
+def test_search_skips_seen_genomes_until_none_is_left() -> None:
     space = SearchSpace(depth=Int(1, 3), kind=Choice(("a", "b")))
     history = begun(space)
     for id in range(1, 6):
@@ -67,7 +67,7 @@ def test_what_was_born_is_passed_over_until_nothing_is_left() -> None:
     assert search_around(Novelty.of(history, 0.0), bred, lambda units: units.sum(axis=1), birth_rng(0, 9)) is None
 
 
-def test_variants_stay_inside_and_each_differs() -> None:
+def test_variants_stay_in_the_space_and_differ() -> None:
     space = SPACES["mixed"]
     units = np.repeat(space.encode(space.default())[None], 200, axis=0)
     varied = _varied(units, space, birth_rng(0, 0), 0.1)
@@ -76,7 +76,7 @@ def test_variants_stay_inside_and_each_differs() -> None:
     assert (varied != units).mean() < 0.4
 
 
-def test_coordinates_are_rounded_as_snapping_does_where_values_are_few() -> None:
+def test_coordinates_of_genes_with_few_values_are_rounded_as_by_snapping() -> None:
     space = SearchSpace(x=Float(0, 1), depth=Int(1, 5), kind=Choice(("a", "b", "c")), batch=Choice((8, 16)))
     units = birth_rng(0, 0).random((50, 4))
     snapped = np.stack([space.encode(space.snap(row)) for row in units])
@@ -109,14 +109,14 @@ HERE = {"x": 0.5, "width": 500, "depth": 4, "kind": "a"}
         ({"kind": "b"}, True),
     ],
 )
-def test_what_is_near_in_every_gene_is_not_new(change: dict[str, object], new: bool) -> None:
+def test_genomes_near_in_every_gene_are_not_new(change: dict[str, object], new: bool) -> None:
     history = grown(NARROW, HERE)
     genome = NARROW.check({**HERE, **change})
     assert Novelty.of(history, 0.03)(genome) is new
     assert Novelty.of(history, 0.0)(genome) is bool(change)
 
 
-def test_births_are_kept_apart_from_the_latest_and_from_the_best_however_old() -> None:
+def test_proposals_keep_apart_from_the_latest_and_the_best_trials() -> None:
     others = [{"x": place / 2000, "width": 100, "depth": 2, "kind": "b"} for place in range(RECENT + 20)]
     near = NARROW.check({**HERE, "x": 0.51})
     assert not Novelty.of(grown(NARROW, HERE, *others, told=1), 0.03)(near)
@@ -124,7 +124,7 @@ def test_births_are_kept_apart_from_the_latest_and_from_the_best_however_old() -
     assert not Novelty.of(grown(NARROW, *others, HERE), 0.03)(near)
 
 
-def test_only_what_is_new_is_found_by_rounds_and_among_what_was_bred() -> None:
+def test_searches_and_drafts_yield_only_new_genomes() -> None:
     history = grown(PLANE, {"x": float(TARGET[0]), "y": float(TARGET[1])})
     bred = [Draft(row, "random") for row in birth_rng(1, 0).random((20, 2))]
     bred.append(Draft(TARGET + 0.01, "random"))
@@ -164,36 +164,36 @@ def chance(history: History, chances: float = 1.0, seed: int = 0) -> str | None:
     return str(found.genome["kind"])
 
 
-def test_a_search_that_stands_tries_the_value_of_fewest_births() -> None:
+def test_a_stalled_search_tries_the_value_with_the_fewest_trials() -> None:
     assert chance(standing(STALLED + 1)) == "c"
     assert chance(standing(STALLED + 1, "aaacccb")) == "b"
     assert {chance(standing(STALLED + 1, "aaaaaabc"), seed=seed) for seed in range(20)} == {"b", "c"}
 
 
-def test_while_results_improve_there_is_no_chance_and_nothing_is_drawn() -> None:
+def test_while_results_improve_no_rare_value_is_tried_and_nothing_is_drawn() -> None:
     rng = birth_rng(0, 0)
     assert rare_value(Novelty.of(standing(STALLED), 0.0), drafts(), 1.0, rng) is None
     assert rng.random() == birth_rng(0, 0).random()
 
 
-def test_results_that_were_out_when_the_best_was_told_do_not_say_that_it_stands() -> None:
+def test_results_pending_at_the_time_of_the_best_do_not_count_as_stalled() -> None:
     assert chance(standing(STALLED + 5, out=STALLED + 5)) is None
     assert chance(standing(STALLED + 6, out=STALLED + 5)) == "c"
 
 
-def test_a_value_that_had_enough_births_gets_no_more() -> None:
+def test_a_value_with_enough_trials_is_not_tried_again() -> None:
     assert chance(standing(STALLED + 1, "abc")) == chance(standing(STALLED + 1, "acb")) is not None
     assert chance(standing(600, "aaab")) == "c"
     assert chance(standing(600, "abc")) is None
 
 
-def test_there_are_as_many_chances_as_were_asked_for() -> None:
+def test_the_share_of_rare_values_is_the_given_probability() -> None:
     history = standing(STALLED + 1)
     assert chance(history, 0.0) is None
     assert 20 < sum(chance(history, 0.3, seed) is not None for seed in range(100)) < 40
 
 
-def test_several_objectives_and_spaces_without_such_a_gene_have_none() -> None:
+def test_no_rare_value_with_several_objectives_or_without_an_unordered_gene() -> None:
     assert chance(standing(STALLED + 1, objectives=2)) is None
     space = SearchSpace(x=Float(0, 1), size=Choice((1, 2, 3), ordered=True))
     history = History(space, OBJECTIVES[:1])
@@ -203,7 +203,7 @@ def test_several_objectives_and_spaces_without_such_a_gene_have_none() -> None:
     assert rare_value(Novelty.of(history, 0.0), [], 1.0, birth_rng(0, 0)) is None
 
 
-def test_a_place_is_chosen_by_what_is_known_of_the_value_alone() -> None:
+def test_results_of_the_rare_value_alone_choose_the_place() -> None:
     """Under a, the best lies at 0; under b it lies at 1, as six results show."""
     space = SearchSpace(x=Float(0, 1), kind=Choice(("a", "b")))
     history = History(space, OBJECTIVES[:1])
@@ -237,7 +237,7 @@ def hidden(candidate: Candidate) -> Outcome:
     return Outcome("ok", {"loss": 4.0 * away if right else 0.15 + 0.1 * away})
 
 
-def test_what_looked_worse_at_first_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_value_that_looked_worse_at_first_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(saea, "SEARCHING", 0.0)
     monkeypatch.setattr(_models, "TREES", 10)
 
@@ -251,7 +251,7 @@ def test_what_looked_worse_at_first_is_found(monkeypatch: pytest.MonkeyPatch) ->
     assert [found(0.5, seed) for seed in seeds] == ["c"] * 3
 
 
-def test_a_chance_costs_little_more_in_a_long_run() -> None:
+def test_a_rare_value_costs_little_more_in_a_long_run() -> None:
     costs = []
     for count in (STALLED + 50, 3_000):
         history, times = standing(count, "a" * 9 + "b"), []

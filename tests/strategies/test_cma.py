@@ -37,7 +37,7 @@ def lowest(
 
 
 @pytest.mark.parametrize("slots", [1, 4])
-def test_it_follows_a_valley_that_is_askew(slots: int) -> None:
+def test_it_follows_a_rotated_valley(slots: int) -> None:
     def median(strategy: Strategy) -> float:
         return float(np.median([lowest(strategy, REALS, valley, 250, seed, slots) for seed in range(3)]))
 
@@ -83,7 +83,7 @@ def test_only_the_order_of_losses_matters() -> None:
     assert run(1.0, 1.0) == run(3.0, 1e200)
 
 
-def test_at_the_bottom_it_begins_again_with_twice_the_population() -> None:
+def test_after_convergence_it_restarts_with_twice_the_population() -> None:
     space = SearchSpace(x=Float(0.0, 1.0), y=Float(0.0, 1.0))
 
     def evaluate(candidate: Candidate) -> Outcome:

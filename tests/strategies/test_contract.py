@@ -87,7 +87,7 @@ def births(run: Simulation) -> list[tuple[str, tuple[int, ...], float, int]]:
         *[("mixed", 1, 0.0), ("tiny", 1, 0.0), *((space, 5, 0.4) for space in SPACES)],
     ),
 )
-def test_births_are_valid_and_never_come_twice(strategy: Strategy, space: str, slots: int, fail: float) -> None:
+def test_proposals_are_valid_and_never_repeated(strategy: Strategy, space: str, slots: int, fail: float) -> None:
     run = simulate(strategy, space, fail, slots=slots, births=40)
     for candidate in run.candidates:
         checked = run.space.check(candidate.genome)  # raises when out of bounds
@@ -133,7 +133,7 @@ def test_failures_are_survived(strategy: Strategy, status: str, share: float) ->
 
 
 @pytest.mark.parametrize("value", [NAN, *some(ODD, INF, 1.7e308)])
-def test_odd_losses_are_survived(strategy: Strategy, value: float) -> None:
+def test_infinite_and_nan_losses_are_survived(strategy: Strategy, value: float) -> None:
     def evaluate(candidate: object) -> Outcome:
         good = losses(SPACES["mixed"])(candidate)  # type: ignore[arg-type]
         odd = candidate.id % 3 == 0  # type: ignore[attr-defined]
@@ -148,7 +148,7 @@ def test_odd_losses_are_survived(strategy: Strategy, value: float) -> None:
 @pytest.mark.parametrize("space", some(["mixed", "tiny", "one-float", "choices"], "mixed", "tiny"))
 @pytest.mark.parametrize("order", ["arrival", "birth"])
 @pytest.mark.parametrize("fail", some([0.0, 0.3], 0.3))
-def test_a_run_resumed_at_any_cut_goes_on_the_same(
+def test_a_run_resumed_at_any_point_proposes_the_same(
     strategy: Strategy, known: Simulation, space: str, order: str, fail: float
 ) -> None:
     run = known
@@ -220,7 +220,7 @@ def test_results_may_come_in_any_order(strategy: Strategy, space: str) -> None:
     ("space", "count"),
     some([(space, count) for space in SPACES for count in (3, 9)], ("mixed", 3), ("mixed", 9), ("hints", 9)),
 )
-def test_warm_starts_are_births_like_others(strategy: Strategy, space: str, count: int) -> None:
+def test_warm_starts_are_trials_like_others(strategy: Strategy, space: str, count: int) -> None:
     rng = np.random.default_rng(0)
     where = suited(strategy, SPACES[space])
     drawn = {genome_key(g): g for g in [where.default(), *(where.sample(rng) for _ in range(200))]}
@@ -230,7 +230,7 @@ def test_warm_starts_are_births_like_others(strategy: Strategy, space: str, coun
     assert is_complete(run, space)
 
 
-def test_what_warm_starts_show_is_learned_from(strategy: Strategy) -> None:
+def test_strategies_learn_from_warm_starts(strategy: Strategy) -> None:
     rng = np.random.default_rng(0)
     space = suited(strategy, SPACES["mixed"])
     small = {"depth": 1, "width": 32}  # on the first rung of a ladder
@@ -268,7 +268,7 @@ def test_asking_for_survivors_changes_nothing(strategy: Strategy, warm: int) -> 
 
 
 @over("mixed", "tiny")
-def test_survivors_are_some_of_the_best_told(strategy: Strategy, known: Simulation) -> None:
+def test_survivors_are_successful_completed_trials(strategy: Strategy, known: Simulation) -> None:
     for cut in range(len(known.events) + 1):
         history = rebuild(known.space, known.objectives, known.events[:cut])
         survivors = list(strategy.survivors(history))
@@ -288,7 +288,7 @@ def test_partly_trained_models_never_survive(strategy: Strategy) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_the_number_of_objectives_is_free_where_several_are_allowed(strategy: Strategy, count: int) -> None:
+def test_strategies_for_several_objectives_take_any_number(strategy: Strategy, count: int) -> None:
     if not strategy.several_objectives:
         pytest.skip("optimises one objective")
     objectives: list[Objective] = [Minimize("loss"), Minimize("cost"), Minimize("third")][:count]

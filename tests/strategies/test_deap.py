@@ -35,7 +35,7 @@ def pool_of(*losses: tuple[float, ...]) -> list[Individual]:
     return [Individual(id, loss, [0.5]) for id, loss in enumerate(losses)]
 
 
-def test_the_global_generators_are_neither_asked_nor_changed() -> None:
+def test_the_global_generators_are_neither_used_nor_changed() -> None:
     pool = pool_of(*((float(i), float(-i)) for i in range(9)))
 
     def drawn() -> tuple[list[int], list[int]]:
@@ -58,7 +58,7 @@ def test_the_global_generators_are_neither_asked_nor_changed() -> None:
     assert same_state(np.random.get_state(), before[1])  # type: ignore[arg-type]
 
 
-def test_two_threads_do_not_share_their_luck() -> None:
+def test_two_threads_do_not_share_a_generator() -> None:
     pool = pool_of(*((float(i),) for i in range(9)))
 
     def drawn(seed: int) -> list[int]:
@@ -92,7 +92,7 @@ def test_dominance_wins_a_crowded_tournament() -> None:
     assert wins.count(0) > 100
 
 
-def test_a_selection_changes_nothing_it_was_given() -> None:
+def test_a_selection_does_not_change_its_arguments() -> None:
     pool = pool_of((1.0, 2.0), (2.0, 1.0), (3.0, 3.0))
     kept = select(pool, 2)
     assert [one.id for one in kept] == [0, 1]
@@ -198,7 +198,7 @@ def test_numpys_global_state_is_never_touched() -> None:
 
 @pytest.mark.parametrize("objectives", [2, 3])
 @pytest.mark.parametrize("values", [4, 12, 10**6])
-def test_the_best_of_a_run_are_those_that_a_selection_of_all_keeps(objectives: int, values: int) -> None:
+def test_best_of_a_run_equals_a_selection_of_all_trials(objectives: int, values: int) -> None:
     goals = [Minimize(name) for name in "abc"[:objectives]]
     for seed in range(5):
         rng, history = RNG(seed), History(SPACES["mixed"], goals)

@@ -53,13 +53,13 @@ def test_survivors_of_a_generational_run_are_those_of_the_last_complete_generati
     assert list(ga.survivors(run.history)) == [t.id for t in last]
 
 
-def test_steady_survivors_are_the_best_of_everything_told() -> None:
+def test_steady_survivors_are_the_best_completed_trials() -> None:
     ga = GA(population=5)
     run = Simulation(ga, SPACES["mixed"], OBJECTIVES[:1], failing(0.3, SPACES["mixed"]), births=40, slots=3).run()
     assert list(ga.survivors(run.history)) == [trial.id for trial in run.history.ranked()[:5]]
 
 
-def test_it_breeds_once_half_a_population_of_parents_is_told() -> None:
+def test_it_breeds_after_half_a_population_of_results() -> None:
     run = Simulation(GA(population=10, immigrants=0.0), BOWL, OBJECTIVES[:1], bowl, births=20).run()
     operators = [candidate.operator for candidate in run.candidates]
     assert operators[0] == "default"
@@ -69,7 +69,7 @@ def test_it_breeds_once_half_a_population_of_parents_is_told() -> None:
     assert {len(c.parents) for c in run.candidates if c.operator == "mutation"} <= {1}
 
 
-def test_options_shape_what_is_born() -> None:
+def test_options_change_the_operators_of_proposals() -> None:
     def operators(**options: float) -> set[str]:
         ga = GA(population=4, **options)  # type: ignore[arg-type]
         run = Simulation(ga, BOWL, OBJECTIVES[:1], bowl, births=40).run()

@@ -64,7 +64,7 @@ def test_steps_become_small() -> None:
     assert run.history.best.losses[0] < 2 * 0.005**2
 
 
-def test_where_neighbours_fail_it_goes_on_from_the_best() -> None:
+def test_if_neighbours_fail_it_continues_from_the_best() -> None:
     run = Simulation(Hill(), SPACES["mixed"], OBJECTIVES[:1], failing(0.5, SPACES["mixed"]), births=40, slots=3).run()
     good = {trial.id for trial in run.history.trials if trial.ok}
     assert {parent for candidate in run.candidates for parent in candidate.parents} <= good

@@ -20,7 +20,7 @@ from tests.strategies.cases import OBJECTIVES, SPACES, losses
 from tests.strategies.simulate import Simulation, birth_rng, rebuild
 
 
-def test_hyperopt_is_told_the_history(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hyperopt_gets_the_history(monkeypatch: pytest.MonkeyPatch) -> None:
     space = SearchSpace(
         x=Float(1e-5, 1e-2, log=True), n=Int(16, 128, step=16), log=Int(1, 99, log=True), kind=Choice(("a", True, 1))
     )
@@ -59,7 +59,7 @@ def test_it_learns() -> None:
     assert np.median(found) < 0.7 * np.median(drawn)
 
 
-def test_it_says_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+def test_it_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     space = SPACES["mixed"]
     Simulation(Hyperopt(first=2), space, OBJECTIVES[:1], losses(space), births=5).run()
     assert capfd.readouterr() == ("", "")

@@ -43,7 +43,7 @@ def sizes_of(run: Simulation) -> list[str]:
 
 
 @pytest.mark.parametrize("slots", [1, 4])
-def test_it_climbs_while_size_pays_and_stays_where_it_stopped(slots: int) -> None:
+def test_it_climbs_while_size_pays_and_then_stays(slots: int) -> None:
     ladder = Ladder(population=4, sizes=SIZES, trials=7, threshold=0.05)
     run = climb(ladder, losing(0.1, last=0.01), slots=slots)
     assert sizes_of(run) == ["1x32"] * 7 + ["2x64"] * 7 + ["4x128"] * 7 + ["8x256"] * (59 - 21)
@@ -61,7 +61,7 @@ def test_it_stops_at_once_where_size_does_not_pay_and_goes_back_to_the_best_rung
     assert all(run.candidates[id].genome["depth"] == 1 for id in ladder.survivors(run.history))
 
 
-def test_the_last_rung_is_no_stop() -> None:
+def test_the_search_continues_on_the_last_rung() -> None:
     ladder = Ladder(population=4, sizes=SIZES, trials=7, threshold=0.05)
     run = climb(ladder, losing(0.1, last=0.1))
     assert "reached the last rung 8x256" in ladder.status(run.history)
@@ -82,7 +82,7 @@ def test_a_rung_begins_with_the_best_of_the_one_before() -> None:
     assert [c.parents[0] for c in first[:3]] == [trial.id for trial in tenth[:3]]
 
 
-def test_a_judgement_stands_however_well_the_rest_of_the_run_does() -> None:
+def test_later_results_do_not_change_the_decision_on_a_rung() -> None:
     ladder = Ladder(population=4, sizes=SIZES, trials=7, threshold=0.05)
     bad = losing(0.0)
 
@@ -95,7 +95,7 @@ def test_a_judgement_stands_however_well_the_rest_of_the_run_does() -> None:
     assert "stopped at rung 2x64" in ladder.status(run.history)
 
 
-def test_a_rung_without_any_value_ends_it() -> None:
+def test_a_rung_without_results_ends_the_climb() -> None:
     ladder = Ladder(population=4, sizes=SIZES, trials=7, threshold=0.05)
     good = losing(0.1)
     run = climb(ladder, lambda c: good(c) if c.genome["depth"] < 4 else Outcome("out_of_memory", error="too large"))
@@ -105,7 +105,7 @@ def test_a_rung_without_any_value_ends_it() -> None:
     assert set(sizes_of(run)) == {"1x32", "2x64", "4x128", "8x256"}
 
 
-def test_a_small_rung_is_judged_by_all_that_it_has() -> None:
+def test_a_small_rung_is_judged_by_all_its_genomes() -> None:
     space = SearchSpace(kind=Choice(("a", "b", "c")), depth=Int(1, 2), width=Int(8, 16, step=8))
     ladder = Ladder(population=4, sizes="1x8,2x16", trials=7, threshold=0.0)
     run = Simulation(ladder, space, [Minimize("loss")], lambda c: Outcome("ok", {"loss": 1.0 / int(c.genome["width"])}))
@@ -123,14 +123,14 @@ def test_a_small_rung_is_judged_by_all_that_it_has() -> None:
         ("2x64,2x64", "is not larger"),
     ],
 )
-def test_sizes_that_cannot_be_read_say_why(sizes: str, said: str) -> None:
+def test_unreadable_sizes_are_refused_with_the_reason(sizes: str, said: str) -> None:
     with pytest.raises(OptionError, match=said):
         parse_sizes(sizes)
     with pytest.raises(OptionError, match=said):
         Ladder(sizes=sizes)
 
 
-def test_a_space_that_cannot_be_climbed_is_refused_before_a_run() -> None:
+def test_a_space_without_the_sizes_is_refused() -> None:
     goals = [Minimize("loss")]
     assert "needs -s sizes" in Ladder().unsuited(SPACE, goals)
     assert "the evaluator has no width" in Ladder(sizes=SIZES).unsuited(SearchSpace(depth=Int(1, 3)), goals)

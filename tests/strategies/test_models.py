@@ -40,7 +40,7 @@ WHOLE = st.lists(st.integers(-1000, 1000).map(float), min_size=1, max_size=40)
 
 
 @given(WHOLE, st.integers(0, 10))
-def test_the_order_and_the_worse_half_stay_as_they_are(losses: list[float], failures: int) -> None:
+def test_spaced_scores_keep_the_order_and_the_worse_half(losses: list[float], failures: int) -> None:
     scores, count = spaced(losses, failures), len(losses) + failures
     plain = normal_scores(np.arange(1.0, len(losses) + 1), count)
     assert np.all(np.diff(scores) <= 1e-12)
@@ -63,13 +63,13 @@ def test_scores_of_the_better_half_are_as_far_apart_as_their_losses() -> None:
 
 
 @pytest.mark.parametrize("losses", [[-1.5e308, 0.0, 1.5e308, 1.6e308, 1.7e308], [0.0, 5e-324, 1e-323, 1.0, 2.0]])
-def test_losses_at_the_ends_of_the_numbers_are_scored_as_others(losses: list[float]) -> None:
+def test_extreme_losses_get_finite_ordered_scores(losses: list[float]) -> None:
     scores = spaced(losses)
     assert np.isfinite(scores).all()
     assert np.all(np.diff(scores) <= 0.0)
 
 
-def test_equal_losses_and_none_at_all_keep_their_normal_scores() -> None:
+def test_equal_or_unknown_losses_keep_their_normal_scores() -> None:
     assert np.array_equal(spaced([3.0] * 6), normal_scores(np.arange(1.0, 7.0), 6))
     places, unknown = np.arange(1.0, 5.0), np.full(4, np.nan)
     assert np.array_equal(spaced_scores(places, unknown, np.arange(4)), normal_scores(places, 4))
@@ -88,7 +88,7 @@ def births(power: float, scale: float = 1.0, rules: RunSettings | None = None, *
     return [one.genome for one in run.candidates]
 
 
-def test_how_far_apart_losses_are_matters_as_often_as_it_is_to() -> None:
+def test_the_spacing_of_losses_matters_with_smooth_only() -> None:
     assert births(1.0, smooth=0.0) == births(3.0, smooth=0.0)
     assert births(1.0, smooth=1.0) != births(3.0, smooth=1.0)
     assert births(1.0) == births(1.0, scale=2.0**40)
@@ -106,7 +106,7 @@ def test_with_smooth_the_process_predicts_without_the_forest(
 
 
 @pytest.mark.parametrize("rules", [RunSettings(replicates=2), RunSettings(prune=True)], ids=["replicates", "prune"])
-def test_it_matters_under_rules_that_train_all_genomes_alike(rules: RunSettings) -> None:
+def test_the_spacing_of_losses_matters_under_replicates_and_pruning(rules: RunSettings) -> None:
     assert births(1.0, rules=rules, smooth=1.0) != births(3.0, rules=rules, smooth=1.0)
     assert births(1.0, rules=rules, smooth=0.0) == births(3.0, rules=rules, smooth=0.0)
 
@@ -150,7 +150,7 @@ def test_it_learns_from_a_bounded_number_of_results_with_pairs_among_them(count:
     assert used[best][:, [0, 2]].all()
 
 
-def test_expectations_follow_early_results_as_far_as_these_were_right() -> None:
+def test_predictions_follow_partial_results_that_were_right() -> None:
     right, losses = seen(40, 14, 1.0)
     waiting = np.arange(14, 40)
     learned = Learned.of(right, SIZES)
@@ -160,7 +160,7 @@ def test_expectations_follow_early_results_as_far_as_these_were_right() -> None:
     assert wrong.trust(1 / 9) < learned.trust(1 / 9) - 0.1
 
 
-def test_a_result_that_the_process_did_not_learn_from_counts_all_the_same() -> None:
+def test_results_outside_the_fit_update_the_prediction() -> None:
     given, _ = seen(400, 40, 1.0, smooth=False)  # genes tell nothing
     left = int(np.flatnonzero(~_selected(given.places)[:, 0] & np.isnan(given.places[:, 2]))[0])
     learned, worth = Learned.of(given, SIZES), []
@@ -170,7 +170,7 @@ def test_a_result_that_the_process_did_not_learn_from_counts_all_the_same() -> N
     assert worth[0] > worth[1] + 1.0
 
 
-def test_scores_of_what_was_trained_in_full_are_its_own() -> None:
+def test_fully_trained_genomes_keep_their_measured_scores() -> None:
     given, _ = seen(30, 10, 0.3)
     learned = Learned.of(given, SIZES)
     scores = learned.scores(np.arange(30))
@@ -179,14 +179,14 @@ def test_scores_of_what_was_trained_in_full_are_its_own() -> None:
     assert np.abs(scores[10:]).max() < 3.0
 
 
-def test_of_two_that_are_expected_to_end_alike_the_less_known_one_goes_on() -> None:
+def test_of_equal_predictions_the_less_certain_one_is_worth_more() -> None:
     learned = Learned.of(seen(30, 10, 1.0, smooth=False)[0], SIZES)
     mean, variance = learned._predicted(np.arange(30))
     assert np.allclose(learned.worth(np.arange(30)) - mean, np.sqrt(variance))
     assert variance[10:].mean() > variance[:10].mean()
 
 
-def test_births_are_those_of_which_most_is_expected_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_proposals_maximise_the_predicted_full_training(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     merits = saea.SAEA._learned_merits
     monkeypatch.setattr(saea.SAEA, "_learned_merits", lambda *given: asked.append(1) or merits(*given))
@@ -199,7 +199,7 @@ def test_births_are_those_of_which_most_is_expected_in_the_end(monkeypatch: pyte
     assert np.mean(early[15:]) < np.mean(early[:6]) - 0.2
 
 
-def test_births_are_judged_by_the_process_that_learned_and_not_by_one_made_anew(
+def test_proposals_use_the_process_fitted_to_partial_trainings(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     aged = []

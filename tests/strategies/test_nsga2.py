@@ -67,7 +67,7 @@ def test_it_finds_a_better_front_than_random_search() -> None:
     assert max(bred) < min(drawn)
 
 
-def test_equal_losses_are_no_trap() -> None:
+def test_equal_losses_are_selected() -> None:
     def evaluate(candidate: Candidate) -> Outcome:
         return Outcome("ok", {"loss": 1.0, "cost": float(candidate.id % 2)})
 

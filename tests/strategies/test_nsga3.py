@@ -40,7 +40,7 @@ def test_it_comes_nearer_to_the_front_than_random_search() -> None:
     assert max(bred) < min(drawn)
 
 
-def test_its_survivors_lie_all_over_the_front() -> None:
+def test_its_survivors_cover_the_front() -> None:
     for seed in range(3):
         directions = kept(NSGA3(), seed)
         assert len(directions) == 12

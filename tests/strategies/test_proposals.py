@@ -40,13 +40,13 @@ def grow(history: History, make: object, births: int, seed: int) -> History:
     return history
 
 
-def test_first_births_are_spread_out() -> None:
+def test_the_first_proposals_are_spread_out() -> None:
     spreads = [nearest(grow(history_of(PLANE, PLANE.default()), spread, 8, seed)) for seed in range(10)]
     randoms = [nearest(grow(history_of(PLANE, PLANE.default()), unseen, 8, seed)) for seed in range(10)]
     assert np.median(spreads) > 2 * np.median(randoms)
 
 
-def test_what_is_born_already_is_kept_away_from() -> None:
+def test_spread_keeps_away_from_existing_genomes() -> None:
     corner = [{"x": x / 100, "y": y / 100} for x in range(50) for y in range(50)]
     history = history_of(PLANE, *corner)
     for seed in range(20):
@@ -114,7 +114,7 @@ def test_other_budgets_and_replicates_leave_room() -> None:
     assert unseen(history, birth_rng(0, 4)) is None
 
 
-def test_a_space_too_large_to_enumerate_ends_when_nothing_new_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_space_counts_as_exhausted_after_many_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_proposals, "LAST_DRAWS", 200)
     space = SearchSpace(repair=lambda genome: {"x": float(round(genome["x"]))}, x=Float(0, 1))
     history = grow(history_of(space), unseen, 2, 0)
@@ -122,7 +122,7 @@ def test_a_space_too_large_to_enumerate_ends_when_nothing_new_is_drawn(monkeypat
     assert unseen(history, birth_rng(0, 9)) is None
 
 
-def test_random_births_are_uniform_on_the_scale_of_each_gene() -> None:
+def test_random_proposals_are_uniform_on_the_scale_of_each_gene() -> None:
     history = grow(history_of(SPACES["mixed"]), unseen, 400, 0)
     drawn = np.stack([units[[0, 6]] for units in history.born_units])  # lr, on its log scale, and dropout
     assert np.allclose(drawn.mean(axis=0), 0.5, atol=0.06)

@@ -79,7 +79,7 @@ def test_failures_inform_where_not_to_go() -> None:
         assert (run.history.best.losses or (0.0,))[0] < -1.15  # type: ignore[union-attr]
 
 
-def test_failures_behind_the_best_are_not_a_number() -> None:
+def test_failures_share_a_score_behind_the_others() -> None:
     history = told(SPACES["mixed"], 20)
     places = _places(history.ranked_losses(), 40, birth_rng(0, 0))
     scores = normal_scores(places, len(places))
@@ -162,7 +162,9 @@ def test_in_a_long_run_models_learn_from_the_best_and_some_others(monkeypatch: p
     failures=st.integers(0, 5),
     seed=st.integers(0, 99),
 )
-def test_whatever_the_weights_dominance_decides(losses: list[tuple[int, ...]], failures: int, seed: int) -> None:
+def test_dominating_trials_score_higher_for_any_weights(
+    losses: list[tuple[int, ...]], failures: int, seed: int
+) -> None:
     objectives = [Minimize(name) for name in "abc"]
     history = History(SPACES["one-int"], objectives)
     for id, row in enumerate(losses):
@@ -204,7 +206,7 @@ def test_with_two_objectives_survivors_spread_over_the_front() -> None:
     assert [min(loss[place] for loss in kept) for place in (0, 1)] == best
 
 
-def test_slots_that_ask_together_do_not_crowd() -> None:
+def test_proposals_made_together_do_not_crowd() -> None:
     space = SearchSpace(**{f"x{i}": Float(0, 1) for i in range(4)})
     history = told(space, 30)
     for id in range(30, 38):
@@ -224,7 +226,7 @@ def test_proposals_ahead_of_results_are_random_beyond_the_first() -> None:
     assert births(first=9) == ["spread"] * 8 + ["random"] * 3
 
 
-def test_births_ahead_of_results_are_drawn_from_priors() -> None:
+def test_proposals_ahead_of_results_are_drawn_from_priors() -> None:
     space = SearchSpace(x=Float(0.0, 1.0, prior=0.2, spread=0.02), n=Int(0, 1))
 
     def evaluate(candidate: Candidate) -> Outcome:
@@ -293,7 +295,7 @@ def nearest(strategy: SAEA) -> float:
     return float(np.abs(units[:, None] - units[None])[np.triu_indices(40, 1)].max(axis=1).min())
 
 
-def test_no_birth_is_a_copy_of_another_but_for_less_than_a_mutation() -> None:
+def test_proposals_differ_by_a_share_of_a_mutation() -> None:
     step = 0.3 / math.sqrt(1.0 + 40 / SAEA().population)
     assert nearest(SAEA()) >= 0.25 * step
     assert nearest(SAEA(apart=0.0)) < 0.1 * step

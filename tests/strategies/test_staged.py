@@ -93,7 +93,7 @@ def test_levels_are_even_on_a_genes_own_scale() -> None:
     assert rates[1] ** 2 == pytest.approx(rates[0] * rates[2], rel=1e-3)
 
 
-def test_where_most_fail_it_looks_on_until_there_is_an_elite() -> None:
+def test_if_most_trials_fail_the_first_stage_continues() -> None:
     run = Simulation(
         Staged(coarse=10), BOWL, OBJECTIVES[:1], lambda c: bowl(c) if c.id > 20 else Outcome("failed"), births=30
     ).run()
@@ -110,7 +110,7 @@ def trials_of(*losses: float, cost: float, seconds: float = 1.0) -> list[Trial]:
     ]
 
 
-def test_of_those_within_one_standard_error_the_cheapest_wins() -> None:
+def test_the_cheapest_within_one_standard_error_wins() -> None:
     best, near, far = trials_of(1.0, 1.2, cost=9), trials_of(1.15, 1.25, cost=2), trials_of(1.3, 1.3, cost=1)
     assert one_standard_error([best, near, far], "params") is near  # mean 1.1, standard error 0.1
     assert one_standard_error([best, trials_of(1.21, 1.21, cost=2)], "params") is best

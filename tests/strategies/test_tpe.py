@@ -44,7 +44,7 @@ def studies(monkeypatch: pytest.MonkeyPatch) -> list[optuna.Study]:
     return made
 
 
-def test_optuna_is_told_the_history(studies: list[optuna.Study]) -> None:
+def test_optuna_gets_the_history(studies: list[optuna.Study]) -> None:
     run = some_of_each()
     history = rebuild(run.space, run.objectives, run.events[:-1])  # the last one is out
     part = Candidate(12, 0, 0, 11, run.space.default(), "part", budget=0.5)
@@ -73,7 +73,7 @@ def test_it_learns() -> None:
 
 
 @pytest.mark.filterwarnings("default")
-def test_optuna_says_nothing_and_keeps_its_level(capfd: pytest.CaptureFixture[str]) -> None:
+def test_optuna_prints_nothing_and_keeps_its_log_level(capfd: pytest.CaptureFixture[str]) -> None:
     optuna.logging.set_verbosity(optuna.logging.DEBUG)
     try:
         some_of_each()

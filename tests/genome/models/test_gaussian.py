@@ -9,7 +9,7 @@ from evo_tune.genome.models.gaussian import times
 
 
 @pytest.mark.parametrize(("rows", "inner", "columns"), [(3, 4, 5), (96, 96, 300), (700, 700, 3), (0, 4, 5), (3, 4, 0)])
-def test_in_pieces_it_is_the_product(rows: int, inner: int, columns: int) -> None:
+def test_a_product_in_blocks_equals_the_product(rows: int, inner: int, columns: int) -> None:
     rng = np.random.default_rng(0)
     left, right = rng.normal(size=(rows, inner)), rng.normal(size=(inner, columns))
     assert times(left, right).shape == (rows, columns)

@@ -58,14 +58,14 @@ def test_predictions_are_those_of_scikit_learn() -> None:
     assert np.allclose(ours.predict(asked)[1], deviation**2, atol=1e-6)
 
 
-def test_features_that_matter_are_told_from_those_that_do_not() -> None:
+def test_relevant_features_get_short_length_scales() -> None:
     relevance = fitted(40).relevance
     assert relevance[0] > 10 * relevance[1]
     assert relevance[2] > 10 * relevance[1]
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 60])
-def test_it_is_surer_near_what_it_saw(count: int) -> None:
+def test_it_is_more_certain_near_its_points(count: int) -> None:
     x = points(count, 4)
     process = Process.fit(x, np.random.default_rng(4).normal(size=count), FREE)
     (_, near), (_, far) = process.predict(x), process.predict(x + np.array([3.0, 3.0, 0.0]))
@@ -88,14 +88,14 @@ def test_the_names_of_values_without_order_do_not_matter() -> None:
     assert np.allclose(plain, Process.fit(renamed, scores, FREE).predict(asked_renamed))
 
 
-def test_many_equal_points_do_no_harm() -> None:
+def test_many_equal_points_are_fitted() -> None:
     process = Process.fit(np.full((50, 3), 0.5), np.linspace(-1, 1, 50), np.array([False] * 3))
     mean, variance = process.predict(np.full((1, 3), 0.5))
     assert abs(mean[0]) < 0.2
     assert np.isfinite(variance).all()
 
 
-def test_believing_changes_no_mean_and_is_as_sure_as_if_it_had_seen() -> None:
+def test_pending_points_change_the_variance_and_not_the_mean() -> None:
     process, out, asked = fitted(25), points(6, 7), points(40, 8)
     believing = process.expecting(out)
     mean, variance = process.predict(asked)
@@ -112,7 +112,7 @@ def test_believing_changes_no_mean_and_is_as_sure_as_if_it_had_seen() -> None:
 AGES = np.log([1 / 9, 1 / 3, 1.0])
 
 
-def test_the_gradient_by_the_drift_is_that_of_the_likelihood_too() -> None:
+def test_the_gradient_by_the_drift_is_that_of_the_likelihood() -> None:
     x, rng = points(12, 1), np.random.default_rng(1)
     scores, ages = rng.normal(size=12), AGES[rng.integers(3, size=12)]
     steps, apart = squares(x, x, FREE), np.abs(ages[:, None] - ages[None, :])
@@ -136,13 +136,13 @@ def partly(trusted: bool) -> Process:
     return Process.fit(np.tile(x, (2, 1)), np.append(early, scores), FREE, ages)
 
 
-def test_it_learns_how_far_early_scores_can_be_trusted() -> None:
+def test_it_learns_the_correlation_of_partial_scores() -> None:
     assert partly(True).trust(1 / 9) > 0.95
     assert partly(False).trust(1 / 9) < 0.4
     assert partly(True).trust(1.0) == 1.0
 
 
-def test_a_score_of_its_own_updates_a_prediction_as_if_it_had_been_seen() -> None:
+def test_an_update_equals_a_fit_with_the_score() -> None:
     process, asked = partly(True), points(5, 8)
     ages, scores = AGES[[0, 1, 0, 1, 0]], np.array([1.0, -1.0, 0.3, 0.0, 2.0])
     mean, variance = process.updated(asked, ages, scores)

@@ -59,7 +59,7 @@ def conditioned(given: Trainings, more: np.ndarray, seed: int) -> tuple[np.ndarr
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_what_is_expected_and_what_a_seed_is_worth_is_what_conditioning_gives(seed: int) -> None:
+def test_expected_losses_and_the_value_of_a_seed_follow_from_conditioning(seed: int) -> None:
     given = trainings(7, np.random.default_rng(seed))
     belief = Belief(given, LOGS)
     for row in range(7):
@@ -71,7 +71,7 @@ def test_what_is_expected_and_what_a_seed_is_worth_is_what_conditioning_gives(se
     assert belief.best == int(np.argmin(belief.expected))
 
 
-def test_what_a_new_genome_is_worth_is_what_conditioning_gives() -> None:
+def test_the_value_of_a_new_genome_follows_from_conditioning() -> None:
     given = trainings(7, np.random.default_rng(3))
     belief, rng = Belief(given, LOGS), np.random.default_rng(4)
     worth = []
@@ -104,7 +104,7 @@ def test_the_best_is_not_the_luckiest() -> None:
     assert np.mean(chosen) < 0.8 * np.mean(luckiest)
 
 
-def test_a_bad_seed_is_not_held_against_those_that_were_trained_with_it() -> None:
+def test_a_bad_seed_does_not_count_against_its_genomes() -> None:
     """By the mean over their seeds the six that had the seed would all fall behind."""
     chosen, by_mean = [], []
     for seed in range(20):
@@ -115,7 +115,7 @@ def test_a_bad_seed_is_not_held_against_those_that_were_trained_with_it() -> Non
     assert np.mean(chosen) < 0.8 * np.mean(by_mean)
 
 
-def test_seeds_of_its_own_say_of_other_genomes_nothing() -> None:
+def test_own_seeds_carry_nothing_over_to_other_genomes() -> None:
     """Whatever they are called, and though a number be the same: a bad one is then the genomes' own."""
     given, _ = noisy(np.random.default_rng(0), 0.8)
     own = replace(given, shared=False)
@@ -138,7 +138,7 @@ def test_seeds_of_its_own_say_of_other_genomes_nothing() -> None:
     assert told[0] != told[1]
 
 
-def test_a_belief_rests_on_the_best_and_on_some_of_all_others() -> None:
+def test_the_model_is_fitted_to_the_best_and_some_others() -> None:
     rng = np.random.default_rng(0)
     means, counts = rng.random(500), np.ones(500)
     counts[np.argsort(means)[:10]] = 4
@@ -150,7 +150,7 @@ def test_a_belief_rests_on_the_best_and_on_some_of_all_others() -> None:
     assert sorted(selected(means[:20], np.ones(20)).tolist()) == list(range(20))
 
 
-def test_losses_that_explode_hide_no_differences_among_the_good_ones() -> None:
+def test_huge_losses_do_not_hide_differences_among_the_good_ones() -> None:
     found = []
     for seed in range(5):
         given, true = noisy(np.random.default_rng(seed), 0.0)
@@ -162,7 +162,7 @@ def test_losses_that_explode_hide_no_differences_among_the_good_ones() -> None:
     assert np.mean(found) > 0.4
 
 
-def test_where_seeds_change_nothing_what_was_seen_is_what_is_expected() -> None:
+def test_if_seeds_change_nothing_the_mean_loss_is_expected() -> None:
     given, _ = noisy(np.random.default_rng(0), 0.0)
     known = [{0: loss} for loss in given.losses[:40].tolist()]
     for differs in (0.0, 0.1):
@@ -177,7 +177,7 @@ def test_where_seeds_change_nothing_what_was_seen_is_what_is_expected() -> None:
 
 
 @pytest.mark.parametrize("power", [-900, -3, 10, 1020])
-def test_nothing_depends_on_the_unit_of_the_loss_however_large_it_is(power: int) -> None:
+def test_the_scale_of_the_loss_does_not_matter(power: int) -> None:
     given = trainings(9, np.random.default_rng(4))
     other = replace(given, losses=np.ldexp(given.losses, power))
     assert np.abs(given.losses).max() < 4.0
