@@ -5,7 +5,7 @@ This module does not know parents, selection or DEAP.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
@@ -72,11 +72,7 @@ def fresh(history: History, rng: np.random.Generator, children: Iterable[Proposa
 
 def drawn(history: History, rng: np.random.Generator) -> Proposal | None:
     """Return a random genome that was never proposed, drawn from priors; None if the space has no more."""
-    for _ in range(DRAWS):
-        genome = history.space.sample_prior(rng)
-        if not history.seen(genome):
-            return Proposal(genome, "random")
-    return unseen(history, rng)
+    return _first_new(history, rng, history.space.sample_prior, DRAWS) or unseen(history, rng)
 
 
 def unseen(history: History, rng: np.random.Generator) -> Proposal | None:
@@ -85,13 +81,17 @@ def unseen(history: History, rng: np.random.Generator) -> Proposal | None:
     A finite space is enumerated when random draws have failed, so all of it is proposed in the end. A space of more
     than GRID cells counts as exhausted when LAST_DRAWS further draws in a row find nothing new.
     """
-    space = history.space
-    small = space.size <= GRID
-    for _ in range(DRAWS if small else DRAWS + LAST_DRAWS):
-        genome = space.sample(rng)
-        if not history.seen(genome):
-            return Proposal(genome, "random")
-    return _enumerated(history, rng) if small else None
+    if history.space.size > GRID:
+        return _first_new(history, rng, history.space.sample, DRAWS + LAST_DRAWS)
+    return _first_new(history, rng, history.space.sample, DRAWS) or _enumerated(history, rng)
+
+
+def _first_new(
+    history: History, rng: np.random.Generator, sample: Callable[[np.random.Generator], Genome], draws: int
+) -> Proposal | None:
+    """Return the first new genome of so many random ones; None if none is new."""
+    samples = (sample(rng) for _ in range(draws))
+    return next((Proposal(genome, "random") for genome in samples if not history.seen(genome)), None)
 
 
 def _enumerated(history: History, rng: np.random.Generator) -> Proposal | None:
