@@ -13,12 +13,13 @@ import warnings
 from importlib import import_module
 from pkgutil import iter_modules
 from types import ModuleType
+from typing import Any
 
 import click
 
 from evo_tune import __version__
 from evo_tune.cli import _shared as shared
-from evo_tune.cli import commands, complete
+from evo_tune.cli import commands
 from evo_tune.cli.help import Context
 from evo_tune.errors import ClusterLost, EvoTuneError
 
@@ -81,7 +82,7 @@ def main() -> None:
     """Run the command line; this is the console script."""
     _mend_streams()
     if COMPLETE in os.environ:
-        sys.exit(complete.answer(cli, PROG, COMPLETE))
+        sys.exit(answer())
     warnings.showwarning = _warn  # type: ignore[assignment]
     try:
         code = cli.main(prog_name=PROG, standalone_mode=False)
@@ -106,6 +107,19 @@ def main() -> None:
         _give_up_output()
         _fail(f"{error.strerror or error}: cannot continue", 1)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def answer() -> int:
+    """Print completions for a shell and return the exit code; errors are not shown."""
+    quiet = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(quiet, 2)
+    try:
+        result: Any = cli.main(prog_name=PROG, complete_var=COMPLETE, standalone_mode=False)
+    except SystemExit as end:
+        result = end.code
+    except Exception:
+        result = 1
+    return result if isinstance(result, int) else 0
 
 
 def _elsewhere(error: click.UsageError) -> str:

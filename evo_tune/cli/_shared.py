@@ -1,4 +1,8 @@
-"""Options and output that several commands share."""
+"""Arguments, options, shell completion and output that several commands share.
+
+A store may be a stranger's: only names are completed that a shell takes for a plain word, and a terminal obeys nothing
+that is printed. Tests compare the completed names with those that the commands find.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +10,15 @@ import csv
 import io
 import json
 import math
+import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
-from evo_tune.cli import complete
 from evo_tune.errors import OptionError, StoreError
 from evo_tune.report.words import show_genome as show_genome
 from evo_tune.report.words import show_seconds as show_seconds
@@ -33,14 +38,95 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 STORE = "populations"
 """The value of `store.places.STORE`, which takes too long to import for `evo-tune --help`."""
 
-run_argument = click.argument("run", required=False, shell_complete=complete.runs)
+WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+"""Names that a run may have and that no shell expands."""
+
+MANIFEST = "_run.json"
+"""The value of `store.manifest.MANIFEST`, which takes a quarter of a second to import."""
+
+PACKAGE = Path(__file__).parents[1]
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Shell completion. It runs at every press of the key, so nothing heavy is imported, and names are those of files.
+
+
+def _offered(names: Iterable[str], incomplete: str) -> list[CompletionItem[str]]:
+    fit = {name for name in names if WORD.fullmatch(name) and name.startswith(incomplete)}
+    return [CompletionItem(name) for name in sorted(fit)]
+
+
+def _or_files(found: list[CompletionItem[str]], incomplete: str) -> list[CompletionItem[str]]:
+    """Return the names, or let the shell complete files if no name fits."""
+    return found or [CompletionItem(incomplete, type="file")]
+
+
+def _held(folder: Path, pattern: str) -> list[Path]:
+    try:
+        return list(folder.glob(pattern))
+    except OSError:
+        return []
+
+
+def complete_runs(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
+    """Complete the name of a run in the given store, or in the default one."""
+    store = Path(ctx.params.get("store") or "populations")
+    return _offered((path.parent.name for path in _held(store, f"[!.]*/{MANIFEST}")), incomplete)
+
+
+def complete_files(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
+    """Let the shell complete a file."""
+    return [CompletionItem(incomplete, type="file")]
+
+
+def complete_folders(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
+    """Let the shell complete a folder."""
+    return [CompletionItem(incomplete, type="dir")]
+
+
+def complete_runs_or_files(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
+    """Complete the name of a run, or a file."""
+    return _or_files(complete_runs(ctx, param, incomplete), incomplete)
+
+
+def complete_evaluators(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
+    """Complete the name of an evaluator, or a file."""
+    bundled = PACKAGE / "evaluators"
+    places = [Path("evaluators"), bundled if bundled.is_dir() else PACKAGE.parent / "evaluators"]
+    return _or_files(_offered(_plugins("evaluators", places), incomplete), incomplete)
+
+
+def complete_strategies(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
+    """Complete the name of a strategy, or a file."""
+    return _or_files(_offered(_plugins("strategies", [PACKAGE / "strategies"]), incomplete), incomplete)
+
+
+def _plugins(kind: str, folders: list[Path]) -> list[str]:
+    from importlib.metadata import entry_points
+
+    files = [path.stem for folder in folders for path in _held(folder, "[!_]*.py")]
+    return files + [point.name for point in entry_points(group=f"evo_tune.{kind}")]
+
+
+def complete_schedules(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
+    """Complete the name of a schedule."""
+    from evo_tune.recipe.optim.schedule import SCHEDULES
+
+    return _offered(SCHEDULES, incomplete)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Arguments and options
+
+
+run_argument = click.argument("run", required=False, shell_complete=complete_runs)
 
 store_option = click.option(
     "--store",
     default=STORE,
     show_default=True,
     metavar="DIR",
-    shell_complete=complete.folders,
+    shell_complete=complete_folders,
     help="Folder of the saved runs.",
 )
 
@@ -84,6 +170,10 @@ def format_option(*formats: str) -> Callable[[Command], Command]:
     return click.option(
         "--format", "form", type=click.Choice(formats), default=formats[0], show_default=True, help="Output format."
     )
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Runs, and what a user types
 
 
 def open_run(name: str | None, store: str) -> Run:

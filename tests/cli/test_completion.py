@@ -14,7 +14,8 @@ import click
 import pytest
 from click.shell_completion import ShellComplete
 
-from evo_tune.cli import COMPLETE, PROG, cli, complete
+from evo_tune.cli import COMPLETE, PROG, answer, cli
+from evo_tune.cli import _shared as shared
 from evo_tune.plugins.find import list_evaluators, list_strategies
 from evo_tune.recipe.optim.schedule import SCHEDULES
 from evo_tune.store.manifest import MANIFEST
@@ -35,7 +36,7 @@ def store(folder: Path) -> Path:
     """A store with two runs, and folders of names that a shell would obey."""
     for name in ("mine", "mine-2", *NASTY):
         (folder / STORE / name).mkdir(parents=True)
-        (folder / STORE / name / complete.MANIFEST).write_text("not even JSON")
+        (folder / STORE / name / shared.MANIFEST).write_text("not even JSON")
     (folder / STORE / "no-run").mkdir()
     return folder / STORE
 
@@ -70,7 +71,7 @@ def test_plugins_and_schedules_are_those_that_the_commands_know(folder: Path) ->
         assert "mine" in completed(words, "m")
     assert completed("run", "--strategy", "") == [name for name, _ in list_strategies()]
     assert completed("schedule", "") == sorted(SCHEDULES)
-    assert complete.MANIFEST == MANIFEST
+    assert shared.MANIFEST == MANIFEST
 
 
 @pytest.mark.parametrize("words", ["run ./qu", "run --strategy my/", "run --config r", "run --warm-start genomes.c"])
@@ -128,7 +129,7 @@ def test_an_error_is_not_shown_where_one_types(
     kept = os.dup(2)
     try:
         monkeypatch.setattr(type(cli), "main", broken)
-        assert complete.answer(cli, PROG, COMPLETE) == 1
+        assert answer() == 1
     finally:
         os.dup2(kept, 2)
         os.close(kept)

@@ -7,7 +7,6 @@ from pathlib import Path
 import click
 
 from evo_tune.cli import _shared as shared
-from evo_tune.cli import complete
 from evo_tune.cli.help import command as made
 
 PLACE = 125
@@ -26,7 +25,7 @@ PLACE = 125
     "-o",
     "--output",
     metavar="PATH",
-    shell_complete=complete.files,
+    shell_complete=shared.complete_files,
     help="File or folder to write.  [default: RUN-optuna.log, RUN-tensorboard, …]",
 )
 @shared.store_option

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 import click
 
 from evo_tune.cli import _shared as shared
-from evo_tune.cli import complete
 from evo_tune.cli.help import command as made
 from evo_tune.errors import OptionError
 
@@ -18,7 +17,7 @@ PLACE = 110
 
 
 @made("evaluate", "evo-tune evaluate language_model -g lr=3e-3 -g depth=2")
-@click.argument("evaluator", default="language_model", shell_complete=complete.evaluators)
+@click.argument("evaluator", default="language_model", shell_complete=shared.complete_evaluators)
 @click.option(
     "-g",
     "--gene",

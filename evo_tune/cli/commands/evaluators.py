@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import click
 
 from evo_tune.cli import _shared as shared
-from evo_tune.cli import complete
 from evo_tune.cli.help import command as made
 
 if TYPE_CHECKING:
@@ -19,7 +18,7 @@ PLACE = 80
 
 
 @made("evaluators", "evo-tune evaluators language_model")
-@click.argument("name", required=False, shell_complete=complete.evaluators)
+@click.argument("name", required=False, shell_complete=shared.complete_evaluators)
 @shared.format_option("table", "json", "csv", "markdown")
 def command(name: str | None, form: str) -> None:
     """List the evaluators that can be used by name, and their origin.

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from evo_tune.cli import _shared as shared
-from evo_tune.cli import complete
 from evo_tune.cli.help import command as made
 from evo_tune.errors import OptionError, PluginError, StoreError, UsageError
 
@@ -32,7 +31,7 @@ PLACE = 120
     "evo-tune export mine model --tokens 1000000  # trained for longer",
 )
 @shared.run_argument
-@click.argument("folder", metavar="DIR", required=False, shell_complete=complete.folders)
+@click.argument("folder", metavar="DIR", required=False, shell_complete=shared.complete_folders)
 @click.option("--trial", type=click.IntRange(min=0), help="Trial to export instead of the best.")
 @click.option("--tokens", type=click.IntRange(min=1), help="Length of the training instead of the run's budget.")
 @click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="Duration of the training instead.")

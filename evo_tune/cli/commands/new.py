@@ -7,7 +7,6 @@ from pathlib import Path
 import click
 
 from evo_tune.cli import _shared as shared
-from evo_tune.cli import complete
 from evo_tune.cli.help import command as made
 
 PLACE = 100
@@ -19,7 +18,7 @@ PLACE = 100
     "--from",
     "script",
     metavar="SCRIPT.py",
-    shell_complete=complete.files,
+    shell_complete=shared.complete_files,
     help="Call this training script, with genes guessed from its flags and constants; it is not executed.",
 )
 @shared.format_option("table", "json")

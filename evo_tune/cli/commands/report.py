@@ -7,14 +7,13 @@ from pathlib import Path
 import click
 
 from evo_tune.cli import _shared as shared
-from evo_tune.cli import complete
 from evo_tune.cli.help import command as made
 
 PLACE = 65
 
 
 @made("report")
-@click.argument("runs", metavar="[RUN]…", nargs=-1, shell_complete=complete.runs)
+@click.argument("runs", metavar="[RUN]…", nargs=-1, shell_complete=shared.complete_runs)
 @click.option("-o", "--output", metavar="FILE", help="File to write, in one piece.  [default: in the run's folder]")
 @shared.store_option
 @shared.format_option("table", "json")

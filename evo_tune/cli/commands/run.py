@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from evo_tune.cli import _shared as shared
-from evo_tune.cli import complete
 from evo_tune.cli.config import read_config
 from evo_tune.cli.for_scale import BUDGETS, genes_for, options_for, wider_default
 from evo_tune.cli.help import command as made
@@ -32,12 +31,12 @@ PLACE = 10
     "evo-tune run evaluators/mine.py --trials 100     # your own task",
     "evo-tune run 'python train.py --lr {lr}' --gene 'lr=log(1e-4,1e-1)' --objective val_loss:min",
 )
-@click.argument("evaluator", default="language_model", shell_complete=complete.evaluators)
+@click.argument("evaluator", default="language_model", shell_complete=shared.complete_evaluators)
 @shared.option_option
 @click.option(
     "--strategy",
     metavar="NAME|FILE",
-    shell_complete=complete.strategies,
+    shell_complete=shared.complete_strategies,
     help="Strategy by name or path.  [default: saea]",
 )
 @click.option(
@@ -83,14 +82,14 @@ PLACE = 10
     "--warm-start",
     multiple=True,
     metavar="RUN|FILE",
-    shell_complete=complete.runs_or_files,
+    shell_complete=shared.complete_runs_or_files,
     help="Seed with a run's population, or a CSV or JSON of genomes.",
 )
 @click.option(
     "--learn-from",
     multiple=True,
     metavar="RUN",
-    shell_complete=complete.runs,
+    shell_complete=shared.complete_runs,
     help="Believe what an earlier run found, as far as it proves true.",
 )
 @click.option("--fill-defaults", is_flag=True, help="Give genes that a warm start lacks their defaults.")
@@ -98,7 +97,7 @@ PLACE = 10
 @click.option(
     "--config",
     metavar="FILE.toml",
-    shell_complete=complete.files,
+    shell_complete=shared.complete_files,
     callback=read_config,
     is_eager=True,
     expose_value=False,

@@ -10,7 +10,6 @@ from typing import Any
 import click
 
 from evo_tune.cli import _shared as shared
-from evo_tune.cli import complete
 from evo_tune.cli.help import command as made
 from evo_tune.errors import RecipeError, UsageError
 from evo_tune.recipe.optim.schedule import SCHEDULES, Schedule, Scheduling
@@ -34,7 +33,7 @@ NAME is one of {", ".join(SCHEDULES)}.
 
 
 @made("schedule", "evo-tune schedule sgdr --steps 1000", help=HELP)
-@click.argument("name", shell_complete=complete.schedules)
+@click.argument("name", shell_complete=shared.complete_schedules)
 @click.option("--steps", type=int, required=True, help="Steps of the full training.")
 @click.option("--lr", type=float, default=3e-4, show_default=True, help="Peak learning rate.")
 @click.option("--warmup-fraction", type=float, help="Share of the steps for linear warm-up.  [default: 0.05]")
