@@ -317,7 +317,7 @@ BELIEF = 24
 DONE = 0.05
 """Chance of an improvement below which a run that stops by itself ends."""
 
-DONE_BY_ITSELF = "it is done: "
+DONE_BY_ITSELF = "no further improvement is likely: "
 """Beginning of the reason for which such a run has ended."""
 
 
@@ -422,6 +422,6 @@ def in_words(found: Further) -> str:
     percent = 100 * found.chance
     chance = "less than 1%" if percent < 0.5 else "more than 99%" if percent > 99.5 else f"{percent:.0f}%"
     return (
-        f"the next {found.trainings} trainings improve by more than seeds differ ({found.noise:.3g}) "
-        f"with a chance of {chance}"
+        f"the next {found.trainings} trainings have a chance of {chance} to improve the best by more than the noise "
+        f"between seeds ({found.noise:.3g})"
     )

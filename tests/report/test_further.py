@@ -63,7 +63,7 @@ def test_a_run_stops_where_it_is_done_and_stops_there_again(begin: Begin, resume
     born = sum(candidate.fresh for candidate in run.candidates)
     assert 16 <= born < 200
     assert run.ended is not None
-    assert run.ended.startswith("it is done: the next 8 trainings improve by more than seeds differ")
+    assert run.ended.startswith("no further improvement is likely: the next 8 trainings have a chance of ")
     assert noise_of(run.trials()) == pytest.approx(0.02, rel=1.0)
     assert not verify(run, search.space, search.strategy)
     assert len(drive(resume("run"), evaluate=bowl).trials) == len(run.outcomes), "nothing was left to do"
@@ -93,4 +93,4 @@ def test_without_noise_nothing_is_said(begin: Begin, fast_disk: None) -> None:
     [(0.0, "less than 1%"), (0.004, "less than 1%"), (0.006, "1%"), (0.42, "42%"), (0.996, "more than 99%")],
 )
 def test_nothing_is_said_to_be_impossible_or_certain(found: float, said: str) -> None:
-    assert in_words(Further(found, 12, 0.01)).endswith(f" with a chance of {said}")
+    assert in_words(Further(found, 12, 0.01)).startswith(f"the next 12 trainings have a chance of {said} to improve the best")

@@ -118,7 +118,7 @@ def part(material: Material) -> Part | None:
     said = "Each line is a training. If lines cross late, early results mislead, and rungs or --prune stop good trials."
     rows: list[dict[str, Any]] = []
     if any(rung < 1 for rung in material.run.manifest.settings.rungs):
-        said += " A dashed plot.line is a rung: only promising trainings are promoted beyond it."
+        said += " A dashed line is a rung: only promising trainings are promoted beyond it."
         budgets = Counter(round(trial.candidate.budget, 6) for trial in material.trials)
         rows = [{"trained up to": f"{budget:.0%}", "trials": number} for budget, number in sorted(budgets.items())]
     note = plot.drawn_of(MOST, len(curves(material)), "curves")
