@@ -1,6 +1,6 @@
-"""A saved run in a notebook: its table, its best, its front, and each chart of the report as a figure. Read-only.
+"""A saved run in a notebook: its table, best trial, Pareto front, and each chart of the report as a figure.
 
-Nothing is locked, nothing is written, and no code of the run's is executed.
+It locks nothing, writes nothing, and runs no code from the run.
 """
 
 from __future__ import annotations
@@ -23,14 +23,12 @@ if TYPE_CHECKING:
     import pandas as pd
     from plotly.graph_objects import Figure
 
-__all__ = ["Plots", "Results", "load"]
-
 
 def load(name: str | Path | None = None, *, store: str | Path = STORE) -> Results:
-    """Return a saved run, to look at.
+    """Return the results of a saved run.
 
     Args:
-        name: Its name or path; the latest one if left out.
+        name: Name or path of the run; by default the latest one.
         store: Folder of the saved runs.
 
     Raises:
@@ -40,7 +38,7 @@ def load(name: str | Path | None = None, *, store: str | Path = STORE) -> Result
 
 
 class Results:
-    """What a saved run holds, as it was when it was loaded; `load` makes it.
+    """The results of a saved run at the time when it was loaded; `load` creates it.
 
     Args:
         run: The run.
@@ -51,30 +49,30 @@ class Results:
 
     @property
     def name(self) -> str:
-        """The run's name."""
+        """Name of the run."""
         return self._material.name
 
     @property
     def folder(self) -> Path:
-        """The run's folder."""
+        """Folder of the run."""
         return self._material.run.folder
 
     @property
     def trials(self) -> list[Trial]:
-        """Every recorded trial, by id."""
+        """All recorded trials, ordered by id."""
         return list(self._material.trials)
 
     @property
     def best(self) -> Trial | None:
-        """The trial to recommend; None if no full training has a value."""
+        """The recommended trial; None if no full training has a value."""
         return self._material.best
 
     def front(self) -> list[Trial]:
-        """Return the Pareto front, the best on the first objective first."""
+        """Return the Pareto front, best on the first objective first."""
         return summary.front(self._material.run)
 
     def frame(self) -> pd.DataFrame:
-        """Return every recorded trial as a row, with the columns of the run's Parquet files."""
+        """Return all recorded trials as rows, with the columns of the run's Parquet files."""
         from evo_tune.store.files import table_of
 
         frame: pd.DataFrame = table_of(self._material.run, self._material.trials).to_pandas()
@@ -86,30 +84,29 @@ class Results:
         return Plots(self._material)
 
     def report(self, path: str | Path) -> Path:
-        """Write the whole report as a page that stands alone, and return where it is.
+        """Write the report as one file that contains everything, and return its path.
 
         Raises:
-            StoreError: The disk refuses.
+            StoreError: Writing failed.
         """
         return write_report([self._material.run], Path(path))
 
     def __repr__(self) -> str:
-        best = self.best
-        metric = self._material.metric
-        told = "no value yet" if best is None else f"best {metric} {best.outcome.metrics[metric]:.5g} (trial {best.id})"
-        return f"<run {self.name}: {len(self._material.trials)} results, {told}>"
+        best, metric = self.best, self._material.metric
+        value = "no value yet" if best is None else f"best {metric} {best.outcome.metrics[metric]:.5g}"
+        trial = "" if best is None else f" (trial {best.id})"
+        return f"<run {self.name}: {len(self._material.trials)} results, {value}{trial}>"
 
     def _repr_html_(self) -> str:
-        """Return the verdict and what to do next, for a notebook; every text in it is escaped, and nothing runs."""
+        """Return the verdict and what to do next, for a notebook, with every text escaped."""
         found = {name: charts.chart_of(name).part(self._material) for name in ("verdict", "next_steps")}
-        parts = {name: part for name, part in found.items() if part is not None}
+        sections = "".join(section_html(name, part) for name, part in found.items() if part is not None)
         facts = " · ".join(f"{text(name)} {text(value)}" for name, value in about(self._material).items())
-        sections = "".join(section_html(name, part) for name, part in parts.items())
         return f"<div><h3>{text(self.name)}</h3><p>{facts}</p>{sections}</div>"
 
 
 class Plots:
-    """The charts of one run, each a function that returns plotly's figure, or None where it has nothing to show.
+    """The charts of one run: each is a function that returns a plotly figure, or None without data for it.
 
     Args:
         material: The run.
@@ -119,9 +116,8 @@ class Plots:
         self._material = material
 
     def __getattr__(self, name: str) -> Callable[..., Figure | None]:
-        if name.startswith("_") or name not in self._names():
-            known = ", ".join(self._names())
-            raise AttributeError(f"there is no chart {name!r}: expected one of {known}")
+        if name.startswith("_") or name not in dir(self):
+            raise AttributeError(f"there is no chart {name!r}: expected one of {', '.join(dir(self))}")
         draw: Callable[..., Spec | None] = charts.chart_of(name).draw
 
         def drawn(*args: Any, **options: Any) -> Figure | None:
@@ -135,8 +131,4 @@ class Plots:
         return drawn
 
     def __dir__(self) -> list[str]:
-        return self._names()
-
-    @staticmethod
-    def _names() -> list[str]:
         return [name for name in charts.names() if hasattr(charts.chart_of(name), "draw")]

@@ -124,7 +124,7 @@ def test_failures_rungs_and_pruned_trainings_are_drawn(browse: Open, alone: Any,
     assert opened.count("#curves-0 .shapelayer path") == 2  # the rungs below the full training
     pruned = [outcome for outcome in run.outcomes.values() if outcome.status == "pruned"]
     assert pruned
-    assert "stopped as hopeless" in opened.page.locator("#curves-0").text_content()
+    assert "trainedpruned" in opened.page.locator("#curves-0").text_content()
 
 
 def test_two_objectives_have_their_front(browse: Open, alone: Any, made: Made) -> None:
@@ -190,7 +190,7 @@ def test_dragging_along_an_axis_filters_the_lines(plain: Opened, material: Mater
     assert 0 < expected < len(kept)
     assert abs(drawn() - expected) <= 1  # a pixel is a pixel
     first = drawn()
-    assert opened.page.locator("#parallel-0-said").inner_text() == f"{first} of {len(kept)} genomes pass."
+    assert opened.page.locator("#parallel-0-said").inner_text() == f"{first} of {len(kept)} genomes are shown."
     drag(opened, "parallel-0", places.shape[1] - 1, 0.8, 1.0, shift=True)
     assert drawn() < first
     opened.page.locator("#parallel-0-tools summary").click()
@@ -211,7 +211,7 @@ def test_sliders_filter_by_keyboard(plain: Opened, material: Material) -> None:
     for _ in range(20):
         opened.page.keyboard.press("ArrowLeft")
     expected = int((places[:, 1] >= 0.8 - 1e-3).sum())
-    opened.page.locator("#parallel-0-said", has_text=f"{expected} of {len(kept)} genomes pass.").wait_for()
+    opened.page.locator("#parallel-0-said", has_text=f"{expected} of {len(kept)} genomes are shown.").wait_for()
     opened.page.wait_for_timeout(100)
     assert expected > 0
     assert opened.lines("parallel-0", 0) + opened.lines("parallel-0", 1) == expected < len(kept)
@@ -383,4 +383,4 @@ def usable(opened: Opened, run: Run) -> None:
     )
     opened.page.locator("#parallel-0").scroll_into_view_if_needed()
     drag(opened, "parallel-0", 1, 0.5, 1.0)
-    assert "genomes pass" in opened.page.locator("#parallel-0-said").inner_text()
+    assert "genomes are shown" in opened.page.locator("#parallel-0-said").inner_text()

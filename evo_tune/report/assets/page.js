@@ -1,5 +1,5 @@
-// Draws the figures that stand in the page as data, filters the parallel coordinates, fits charts to paper, and, in a
-// page that `evo-tune watch` serves, takes over what has changed. Asks nobody but that page's own server.
+// Draws the figures embedded in the page, filters the parallel coordinates and fits charts to paper. In a page that
+// `evo-tune watch` serves, it also applies changes. It contacts no server but that page's own.
 (() => {
   "use strict";
   const coarse = window.matchMedia("(pointer: coarse)").matches;
@@ -15,7 +15,7 @@
     });
   }
 
-  // Parallel coordinates: a line stays if it passes each axis within one of the ranges that are set there.
+  // Parallel coordinates: a line is kept if it passes each axis within one of the axis's ranges.
   function filterable(place, count) {
     const lines = place._fullData.filter((trace) => trace.meta && trace.meta.kind === "lines");
     const drawn = lines.map((trace) => ({ at: trace.index, y: Array.from(trace.y) }));
@@ -57,7 +57,7 @@
         }
         return y;
       });
-      if (said) said.textContent = kept === total ? `${total} genomes are drawn.` : `${kept} of ${total} genomes pass.`;
+      if (said) said.textContent = kept === total ? `${total} genomes are drawn.` : `${kept} of ${total} genomes are shown.`;
       return Plotly.restyle(place, { y: ys }, drawn.map((one) => one.at));
     }
 
@@ -94,14 +94,14 @@
     for (const [id, spec] of Object.entries(figures)) {
       await draw(id, spec);
       if (performance.now() - last > 60) {
-        await new Promise((next) => setTimeout(next)); // the page answers in between
+        await new Promise((next) => setTimeout(next)); // keep the page responsive
         last = performance.now();
       }
     }
     document.documentElement.dataset.drawn = Math.round(performance.now() - began);
   }
 
-  // Paper has a width of its own.
+  // Paper has its own width.
   function fit(width) {
     if (!window.Plotly) return;
     for (const place of document.querySelectorAll(".chart.js-plotly-plot")) {
@@ -118,7 +118,7 @@
     if (data.follow) follow(data);
   });
 
-  // A page that follows a run: asks its own server what has changed, and takes it over.
+  // A page that follows a run: asks its server for changes and applies them.
   function follow(last) {
     const state = document.getElementById("state");
     const main = document.getElementById("main");
@@ -148,7 +148,7 @@
           for (const [name, html] of Object.entries(news.parts)) place(name, html, news.order);
           await drawAll(news.figures);
         } catch (error) {
-          state.textContent = `The page's server does not answer (${error.message}): this is the last that is known.`;
+          state.textContent = `The page's server does not answer (${error.message}); the page shows the last known state.`;
         }
       }
       setTimeout(ask, 2000);

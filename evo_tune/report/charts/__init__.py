@@ -1,8 +1,8 @@
-"""The parts of a report, one file each, known by being there.
+"""The parts of a report, one file each: a file in this folder is a part.
 
-A file has `PLACE`, by which parts are in order, and `part(material)`, which returns a `Part`, or None where it has
-nothing to say. One that draws has `draw(material, …)` beside it, which returns one figure, or None: what
-`Results.plot` gives in a notebook.
+A file defines `PLACE`, its position in the report, and `part(material)`, which returns a `Part`, or None without data
+for it. A file with a chart also defines `draw(material, …)`, which returns one figure or None; `Results.plot` offers it
+in a notebook.
 """
 
 from __future__ import annotations
@@ -14,11 +14,9 @@ from types import ModuleType
 from evo_tune.report.drawing import Part
 from evo_tune.report.material import Material
 
-__all__ = ["chart_of", "names", "parts"]
-
 
 def names() -> list[str]:
-    """Return the names of the parts, the most important first."""
+    """Return the names of the parts in order."""
     return sorted((found.name for found in iter_modules(__path__)), key=lambda name: (chart_of(name).PLACE, name))
 
 
@@ -28,6 +26,6 @@ def chart_of(name: str) -> ModuleType:
 
 
 def parts(material: Material) -> dict[str, Part]:
-    """Return every part that has something to say of a run, by name, the most important first."""
+    """Return all parts with data in order, by name."""
     found = {name: chart_of(name).part(material) for name in names()}
     return {name: part for name, part in found.items() if part is not None}
