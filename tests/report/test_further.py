@@ -93,4 +93,6 @@ def test_without_noise_nothing_is_said(begin: Begin, fast_disk: None) -> None:
     [(0.0, "less than 1%"), (0.004, "less than 1%"), (0.006, "1%"), (0.42, "42%"), (0.996, "more than 99%")],
 )
 def test_nothing_is_said_to_be_impossible_or_certain(found: float, said: str) -> None:
-    assert in_words(Further(found, 12, 0.01)).startswith(f"the next 12 trainings have a chance of {said} to improve the best")
+    assert in_words(Further(found, 12, 0.01)).startswith(
+        f"the next 12 trainings have a chance of {said} to improve the best"
+    )
