@@ -6,7 +6,7 @@ of new genomes, and those of further trials. `--commands` writes a run to disk t
 times `status`, `show` and the opening of `resume` as processes of their own.
 
     python benchmarks/births.py
-    python benchmarks/births.py --rules prune replicates --strategies saea --trials 3000
+    python benchmarks/births.py --rules prune seeds_per_trial --strategies saea --trials 3000
     python benchmarks/births.py --commands
 """
 
@@ -53,9 +53,9 @@ RULES = {
     "constraint": RunSettings(),
     "rungs": RunSettings(fidelity=FIDELITY),
     "prune": RunSettings(prune=True),
-    "replicates": RunSettings(replicates=3),
-    "auto": RunSettings(replicates="auto", seeds="shared"),
-    "everything": RunSettings(fidelity=FIDELITY, prune=True, replicates=3),
+    "seeds_per_trial": RunSettings(seeds_per_trial=3),
+    "auto": RunSettings(seeds_per_trial="auto", seeds="shared"),
+    "everything": RunSettings(fidelity=FIDELITY, prune=True, seeds_per_trial=3),
 }
 CONSTRAINED = ("constraint", "everything")
 """By what the table calls them."""
@@ -224,7 +224,7 @@ def commands(trials: int, rules: str) -> None:
             name="long",
             fidelity=given.fidelity,
             prune=given.prune,
-            replicates=given.replicates,
+            seeds_per_trial=given.seeds_per_trial,
         )
         world = World(given, OBJECTIVES[:1])
         while len(search.saved.outcomes) < trials:
@@ -236,7 +236,7 @@ def commands(trials: int, rules: str) -> None:
         lines = {
             "status": ["status", "long"],
             "show": ["show", "long"],
-            "resume": ["resume", "long", "--trials", births, "--no-report", "--calibrate", "0", "--quiet", "--trust"],
+            "resume": ["resume", "long", "--trials", births, "--no-report", "--final-seeds", "0", "--quiet", "--trust"],
         }
         for line, words in lines.items():
             print(

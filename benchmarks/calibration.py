@@ -52,7 +52,7 @@ def draw(
 def race(
     finalists: int, correlation: float, effect: float, every: bool, cap: int, tries: int, rng: np.random.Generator
 ) -> Figures:
-    """Play the race, `cap` being what `--calibrate` says."""
+    """Play the race, `cap` being what `--final-seeds` says."""
     game, beats, spent, right = Race(tuple(range(1, finalists + 1)), 0, cap), 0, 0, 0
     for _ in range(tries):
         losses = draw(finalists, correlation, effect, every, 2 * CHOOSE, rng)
@@ -95,12 +95,12 @@ def main() -> None:
     parser.add_argument("--correlation", default="0.2,0.5", help="of one seed's losses (default 0.2,0.5)")
     parser.add_argument("--effects", default="0,0.5,1,2", help="in standard deviations (default 0,0.5,1,2)")
     parser.add_argument("--better", choices=("one", "all"), default="one", help="which finalists have the effect")
-    parser.add_argument("--cap", type=int, default=3, help="what --calibrate says (default 3)")
+    parser.add_argument("--cap", type=int, default=3, help="what --final-seeds says (default 3)")
     parser.add_argument("--tries", type=int, default=20_000)
     given = parser.parse_args()
     effects = [float(text) for text in given.effects.split(",")]
     every = given.better == "all"
-    print(f"{given.tries} tries a cell, --calibrate {given.cap}, better: {given.better}")
+    print(f"{given.tries} tries a cell, --final-seeds {given.cap}, better: {given.better}")
     print("share that says 'beats' (trainings; right choice), by effect")
     print(f"{'finalists':<10}{'corr.':<7}{'':<14}" + "".join(f"{effect:<22g}" for effect in effects) + "mean trainings")
     for finalists in (int(text) for text in given.finalists.split(",")):

@@ -21,7 +21,7 @@ to it:
 
 A parent that is dead is followed by a resume; a run that ends before all rounds are over is extended. Faults of the
 genomes themselves are results: some raise, return NaN, hang until the timeout, or ask for more memory than there is.
-It is done to a run in birth order, to one in order of arrival, and to runs with rungs, pruning and replicates
+It is done to a run in proposal order, to one in order of arrival, and to runs with rungs, pruning and extra seeds
 (`--rules`). In the end the same run is made undisturbed, and all must be equal: every genome, status,
 curve, metric and survivor; in order of arrival, where no two runs are equal, every proposal must come out again. After
 every death of a parent no result that was told may be lost, the journal must hold what it held, and no process may be

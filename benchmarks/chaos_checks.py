@@ -59,8 +59,8 @@ def compare(disturbed: Run, undisturbed: Run | None) -> None:
         numbers = f"{len(disturbed.candidates)} births and {len(table)} rows"
         raise Violation(f"{disturbed.name} has {len(trials)} results, and {numbers}")
     manifest = disturbed.manifest
-    evaluator = find_evaluator(manifest.evaluator)
-    space = space_of(manifest, evaluator.bind(manifest.options).space)
+    evaluator = find_evaluator(manifest.evaluator).bind(manifest.options)
+    space = space_of(manifest, evaluator.space)
     if undisturbed is not None:
         _compare(disturbed, undisturbed, table)
     if found := verify(disturbed, space, ruled(manifest, evaluator, manifest.strategy)):

@@ -67,7 +67,7 @@ class Chaos:
     """
 
     def __init__(
-        self, folder: Path, seed: int, faults: Sequence[str] = FAULTS, rules: str = "birth", mutant: str = ""
+        self, folder: Path, seed: int, faults: Sequence[str] = FAULTS, rules: str = "proposal", mutant: str = ""
     ) -> None:
         self.folder, self.store = folder, folder / "store"
         self.faults, self.rules, self.mutant = tuple(faults), rules, mutant
@@ -374,7 +374,7 @@ class Chaos:
     @property
     def in_birth_order(self) -> bool:
         """Whether the same run can be made twice."""
-        return str(RULES[self.rules]["order"]) == "birth"
+        return str(RULES[self.rules]["order"]) == "proposal"
 
 
 def read_all(folder: Path) -> dict[Path, bytes]:

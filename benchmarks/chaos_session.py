@@ -31,10 +31,10 @@ TIMEOUT = 4.0
 """Seconds after which an evaluation that hangs is killed."""
 
 RULES: dict[str, dict[str, Any]] = {
-    "birth": {"order": "birth"},
+    "proposal": {"order": "proposal"},
     "arrival": {"order": "arrival"},
-    "rungs": {"order": "birth", "fidelity": "1/9,1/3,1", "prune": True, "replicates": 2},
-    "arrival-rungs": {"order": "arrival", "fidelity": "1/9,1/3,1", "prune": True, "replicates": 2},
+    "rungs": {"order": "proposal", "fidelity": "1/9,1/3,1", "prune": True, "seeds_per_trial": 2},
+    "arrival-rungs": {"order": "arrival", "fidelity": "1/9,1/3,1", "prune": True, "seeds_per_trial": 2},
 }
 """Under which rules a run is made, by name."""
 

@@ -8,14 +8,14 @@ how much it is worse than what the search said is the luck of that search.
 
 - evo-tune, rungs: through `Search`, with `--fidelity 1/9,1/3,1`; the best that was seen of what was trained in full
 - evo-tune, rungs, no smooth births: without those that its Gaussian process judges alone, `-s smooth=0`
-- evo-tune, rungs, 4 seeds: with `--replicates 4` as well: whoever leads by its mean over seeds is trained with further
-  ones until it has four, inside the time; the best mean of those that have had them
-- evo-tune, rungs, further seeds: with `--replicates auto`: each genome has a seed of its own, any of the
+- evo-tune, rungs, 4 seeds: with `--seeds-per-trial 4` as well: the leader by the mean over its seeds gets extra seeds
+  until it has four, inside the time; the best mean of those that have had them
+- evo-tune, rungs, further seeds: with `--seeds-per-trial auto`: each genome has a seed of its own, any of the
   best is trained with further ones where that is worth more than a new genome, and the one that is expected to be the
   best with other seeds is recommended
-- evo-tune, rungs, race: with the smallest closing race, `--calibrate 1`, inside the time: of the best two the better
+- evo-tune, rungs, race: with the smallest closing race, `--final-seeds 1`, inside the time: of the best two the better
   one on a further seed, and then on two others that one and the default; what it says is its mean over these
-- evo-tune, further seeds: with `--replicates auto`: it spends its time on further seeds of the best where that is
+- evo-tune, further seeds: with `--seeds-per-trial auto`: it spends its time on further seeds of the best where that is
   worth more than a new genome, and recommends what it expects to be the best with other seeds
 - evo-tune, plain: neither; random: its random search, the same way
 - Optuna: its TPE with Hyperband pruning, in a study of its own; it calls the evaluator directly, and prunes by the
@@ -80,13 +80,13 @@ class Job:
         minutes: Wall-clock of a search, the start of its processes included.
         options: Of the evaluator.
         retrain: Fresh seeds of the best genome.
-        calibrate: Seeds of the closing race of evo-tune's search, inside its time; 0: none.
+        final_seeds: Seeds of the closing race of evo-tune's search, inside its time; 0: none.
     """
 
     minutes: float
     options: dict[str, Any]
     retrain: int
-    calibrate: int
+    final_seeds: int
 
 
 @dataclass(frozen=True)
@@ -359,19 +359,19 @@ def default_genome(job: Job, seed: int, folder: Path) -> Found:
 
 def _rule(**rules: Any) -> Callable[[Job, int, Path], Found]:
     """Return the default strategy's search under a rule."""
-    return lambda job, seed, folder: ours(None, job, seed, folder, **{"calibrate": job.calibrate, **rules})
+    return lambda job, seed, folder: ours(None, job, seed, folder, **{"final_seeds": job.final_seeds, **rules})
 
 
 METHODS: dict[str, Callable[[Job, int, Path], Found]] = {
     "evo-tune, rungs": _rule(fidelity="1/9,1/3,1"),
     "evo-tune, rungs, no smooth births": _rule(fidelity="1/9,1/3,1", strategy_options={"smooth": 0.0}),
-    "evo-tune, rungs, further seeds": _rule(fidelity="1/9,1/3,1", replicates="auto"),
-    "evo-tune, rungs, race": _rule(fidelity="1/9,1/3,1", calibrate=1, calibrate_best=2, spare=10.0),
-    "evo-tune, rungs, 4 seeds": _rule(fidelity="1/9,1/3,1", replicates=4),
-    "evo-tune, further seeds": _rule(replicates="auto"),
+    "evo-tune, rungs, further seeds": _rule(fidelity="1/9,1/3,1", seeds_per_trial="auto"),
+    "evo-tune, rungs, race": _rule(fidelity="1/9,1/3,1", final_seeds=1, finalists=2, spare=10.0),
+    "evo-tune, rungs, 4 seeds": _rule(fidelity="1/9,1/3,1", seeds_per_trial=4),
+    "evo-tune, further seeds": _rule(seeds_per_trial="auto"),
     "evo-tune, plain": _rule(),
     "Optuna TPE + Hyperband": optuna,
-    "random search": lambda job, seed, folder: ours("random", job, seed, folder, calibrate=0),
+    "random search": lambda job, seed, folder: ours("random", job, seed, folder, final_seeds=0),
     "default genome": default_genome,
 }
 
@@ -480,7 +480,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=6, help="searches of each method")
     parser.add_argument("--first-seed", type=int, default=0, help="seed of the first one")
     parser.add_argument("--retrain", type=int, default=3, help="fresh seeds of the best genome")
-    parser.add_argument("--calibrate", type=int, default=0, help="seeds of evo-tune's closing race, inside its time")
+    parser.add_argument("--final-seeds", type=int, default=0, help="seeds of evo-tune's closing race, inside its time")
     parser.add_argument("--best-of", type=int, default=0, help="genomes of each search that are then trained anew")
     parser.add_argument("--side", type=int, help="searches side by side, each on one core; default: all cores")
     parser.add_argument("--flops", type=float, help="budget of a training instead of the evaluator's default")
@@ -492,7 +492,7 @@ def main() -> None:
         parser.error("expected --minutes above 0, --seeds and --retrain of 1 or more, --first-seed of 0 or more")
     flops = 1e9 if given.quick else given.flops
     options = {} if flops is None else {"flops": flops}
-    job = Job(0.5 if given.quick else given.minutes, options, given.retrain, given.calibrate)
+    job = Job(0.5 if given.quick else given.minutes, options, given.retrain, given.final_seeds)
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
     cores = cores[: given.side]
     spawn = multiprocessing.get_context("spawn")

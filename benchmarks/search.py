@@ -253,12 +253,12 @@ def peer(method: str, default: bool = False) -> Maker:
     return lambda instance, seed, evaluations, line: Peer(instance, seed, evaluations, line, method, default)
 
 
-WORTH = RunSettings(replicates="auto", seeds="shared")
+WORTH = RunSettings(seeds_per_trial="auto", seeds="shared")
 
 # `cma` is not among them: every table and function has a choice, which it refuses.
 METHODS: dict[str, Maker] = {
     "saea": ours("saea"),
-    "saea, --replicates auto": ours("saea", rules=WORTH),
+    "saea, --seeds-per-trial auto": ours("saea", rules=WORTH),
     "ga": ours("ga"),
     "random": ours("random"),
     "hill": ours("hill"),
@@ -299,12 +299,12 @@ ABLATION: dict[str, Maker] = {
 
 FURTHER: dict[str, Maker] = {
     "saea": ours("saea"),
-    "saea, --replicates 2": ours("saea", rules=RunSettings(replicates=2)),
-    "saea, --replicates auto": METHODS["saea, --replicates auto"],
+    "saea, --seeds-per-trial 2": ours("saea", rules=RunSettings(seeds_per_trial=2)),
+    "saea, --seeds-per-trial auto": METHODS["saea, --seeds-per-trial auto"],
     "ga": ours("ga"),
-    "ga, --replicates auto": ours("ga", rules=WORTH),
+    "ga, --seeds-per-trial auto": ours("ga", rules=WORTH),
     "random": ours("random"),
-    "random, --replicates auto": ours("random", rules=WORTH),
+    "random, --seeds-per-trial auto": ours("random", rules=WORTH),
     "optuna tpe": peer("optuna tpe"),
     "optuna tpe, default first": peer("optuna tpe", default=True),
 }

@@ -25,7 +25,7 @@ LIMITS = ("trials", "generations", "budget", "hours")
 """Settings that end a session. New limits replace all earlier ones."""
 
 CAP = 4
-"""Maximum number of seeds per genome with `--replicates auto`."""
+"""Maximum number of seeds per genome with `--seeds-per-trial auto`."""
 
 Settings = TypeVar("Settings", bound=Options)
 
@@ -35,8 +35,8 @@ class _Training(Options):
     """How to search."""
 
     seed: int = option(0, bounds="[0, inf)", help="Seed of the run.")
-    order: Literal["arrival", "birth"] = option(
-        "arrival", help="Order in which results are used; birth: the same run for any number of slots."
+    order: Literal["arrival", "proposal"] = option(
+        "arrival", help="Order in which results are used; proposal: the same run for any number of slots."
     )
     lag: int = option(
         8, bounds="[0, 1000000000]", unit="results", help="Number of results by which births may run ahead."
@@ -62,22 +62,22 @@ class _Training(Options):
 class _Seeds(Options):
     """How to judge."""
 
-    replicates: int | Literal["auto"] = option(
+    seeds_per_trial: int | Literal["auto"] = option(
         1, bounds="[1, 1000000]", help="Seeds per trial for the best; auto: extra seeds while they pay."
     )
     seeds: Literal["own", "shared"] | None = option(
-        None, help="Seeds of each genome's own, or shared by all; by default shared, with --replicates auto own."
+        None, help="Seeds of each genome's own, or shared by all; by default shared, with --seeds-per-trial auto own."
     )
 
     @property
     def extra_seeds_by_gain(self) -> bool:
         """Whether a genome gets an extra seed while that is worth more than a new genome."""
-        return self.replicates == AUTO
+        return self.seeds_per_trial == AUTO
 
     @property
     def most_seeds(self) -> int:
         """Maximum number of seeds of a genome."""
-        return CAP if isinstance(self.replicates, str) else self.replicates
+        return CAP if isinstance(self.seeds_per_trial, str) else self.seeds_per_trial
 
     @property
     def own_seeds(self) -> bool:
@@ -145,10 +145,10 @@ class _Places(Options):
 class _Comparison(Options):
     """How to judge."""
 
-    calibrate: int = option(
+    final_seeds: int = option(
         0, bounds="[0, 1000]", help="Fresh seeds of the final comparison, at most twice as many; 0: none."
     )
-    calibrate_best: int = option(1, bounds="[1, 1000]", help="Number of finalists of the final comparison.")
+    finalists: int = option(1, bounds="[1, 1000]", help="Number of finalists of the final comparison.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -89,9 +89,9 @@ def shortened(what: list[str] | str) -> list[str] | str:
         if flag in words and words[1] == "run":
             at = words.index(flag) + 1
             words[at] = str(min(most, int(words[at])))
-    if words[1] in ("run", "resume") and not {"--calibrate", "--config"} & {*words}:
+    if words[1] in ("run", "resume") and not {"--final-seeds", "--config"} & {*words}:
         first = "--name mine" in shlex.join(words)  # the others read what it has saved
-        words += ["--calibrate", "1", "--calibrate-best", "1"] if first else ["--calibrate", "0"]
+        words += ["--final-seeds", "1", "--finalists", "1"] if first else ["--final-seeds", "0"]
     return words
 
 
@@ -119,7 +119,7 @@ def furnish(folder: Path, page: str) -> None:
     rows = [f"{number % 7},{number * number % 11},{'ab'[number % 7 > 3]}" for number in range(80)]
     (folder / "table.csv").write_text("\n".join(["width,height,kind", *rows]) + "\n")
     (folder / "run.toml").write_text(
-        'trials = 2\ncalibrate = 0\nname = "fromtoml"\n[option]\ntokens = 1500\neval_tokens = 1000\n'
+        'trials = 2\nfinal-seeds = 0\nname = "fromtoml"\n[option]\ntokens = 1500\neval_tokens = 1000\n'
     )
     (folder / "train.py").write_text(TRAIN)
     (folder / "genomes.csv").write_text("lr,depth\n0.003,2\n0.01,1\n")

@@ -60,8 +60,8 @@ COMMANDS = (
     ("report", "run"),
     ("verify", "run"),
     ("export", "run", "out"),
-    ("resume", "run", "--as", "copy", "--trials", "6", "--calibrate", "0", "--accept-changes", "--slots", "1"),
-    ("resume", "run", "--trials", "6", "--calibrate", "0", "--accept-changes", "--slots", "1"),
+    ("resume", "run", "--as", "copy", "--trials", "6", "--final-seeds", "0", "--accept-changes", "--slots", "1"),
+    ("resume", "run", "--trials", "6", "--final-seeds", "0", "--accept-changes", "--slots", "1"),
     ("resume", "run", "--trials", "8", "--accept-changes", "--slots", "2"),
     ("show", "run"),
 )
@@ -82,7 +82,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patched.setattr("evo_tune.loop.opening.open_slots", lambda task, *_: [Here(task)])
         for name in ("base", "other"):
             search = Search(
-                str(home / "quick.py"), strategy="ga", population=3, trials=6, calibrate=1, store="store", name=name
+                str(home / "quick.py"), strategy="ga", population=3, trials=6, final_seeds=1, store="store", name=name
             )
             search.run()
         shared_library(home / "store")  # so that no report has to

@@ -63,7 +63,7 @@ def test_the_main_job_with_nothing_but_the_wheel(installed: Path, tmp_path: Path
     assert found.stdout.split() == [str(installed / "evo_tune/__init__.py"), str(installed / "evo_tune/evaluators")]
 
     (tmp_path / "text.txt").write_bytes((ROOT / "README.md").read_bytes() * 8)
-    words = ["-o", "data=text.txt", "-o", "tokens=1500", "-o", "eval_tokens=1000", "--calibrate", "0", "--slots", "1"]
+    words = ["-o", "data=text.txt", "-o", "tokens=1500", "-o", "eval_tokens=1000", "--final-seeds", "0", "--slots", "1"]
     words += ["--population", "2", "--generations", "2", "--name", "r1", "--quiet"]
     _, _, shown, best, verified, _ = typed(
         ["run", "language_model", *words],

@@ -23,7 +23,7 @@ FLAGS: Mapping[str, str] = {
         warm-start learn-from fill-defaults""",
     "How long": "generations trials budget hours stop-when-done tokens seconds timeout retries dry-run",
     "Where": "slots devices per-device threads backend address max-slots memory speed",
-    "How to judge": "objective subject-to replicates seeds calibrate calibrate-best with probe",
+    "How to judge": "objective subject-to seeds-per-trial seeds final-seeds finalists with probe",
     "What is saved and printed": """name as store folder config emit output png track no-report price-per-hour quiet
         format help""",
 }

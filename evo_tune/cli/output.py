@@ -262,9 +262,9 @@ class _Lines:
         """Print what is new."""
         if not self._comparing and any("calibration" in w.what for w in list(search.drivers.working.values())):
             self._comparing = True
-            count = search.session.calibrate_best
+            count = search.session.finalists
             who = "the best" if count == 1 else f"the best of {count} finalists"
-            most = CAP * search.session.calibrate
+            most = CAP * search.session.final_seeds
             shared.echo(f"calibration: {who} against the default, on up to {most} fresh seeds each")
         ahead = self._forecast.update(search)
         if ahead is not None and self._is_news(ahead):

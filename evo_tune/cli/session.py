@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-FIRST = {"calibrate": 3, "calibrate_best": 2}
+FIRST = {"final_seeds": 3, "finalists": 2}
 """Defaults of `evo-tune run` that differ from those of `Search`: the command ends with a final comparison."""
 
 

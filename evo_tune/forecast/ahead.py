@@ -51,7 +51,7 @@ LEAST_DRIFT = 0.05
 """Smallest such change, as a share of the time: for spaces in which genomes hardly differ."""
 
 EXTRA_SEEDS = 0.08
-"""Extra seeds per genome with `--replicates auto` (measured by the noisy form of benchmarks/search.py)."""
+"""Extra seeds per genome with `--seeds-per-trial auto` (measured by the noisy form of benchmarks/search.py)."""
 
 BOUNDS = 1.2816
 """Half width of an 80 % interval of a normal distribution, in standard deviations."""
@@ -264,7 +264,7 @@ def _size(folder: Path) -> int:
 
 def calibration_trainings(session: SessionSettings) -> RaceTrainings:
     """Return the number of trainings of a session's final comparison."""
-    seeds, alive = session.calibrate, session.calibrate_best
+    seeds, alive = session.final_seeds, session.finalists
     if not seeds:
         return RaceTrainings(fewest=0, most=0)
     choosing, stops = 0, looks(seeds)
@@ -282,9 +282,9 @@ def calibration_seconds(session: SessionSettings, each: float, slots: int) -> tu
         each: Seconds of a full training.
         slots: Number of trainings at once.
     """
-    if not session.calibrate:
+    if not session.final_seeds:
         return 0.0, 0.0
-    ends = race_ends(session.calibrate, [each] * session.calibrate_best, each, slots)
+    ends = race_ends(session.final_seeds, [each] * session.finalists, each, slots)
     return ends[0], ends[-1]
 
 
@@ -295,7 +295,7 @@ def race_ends(seeds: int, finalists: Sequence[float], default: float | None, slo
     fill slots that would be idle. At each later look all slots wait for the last training.
 
     Args:
-        seeds: Value of `--calibrate` (int ≥ 1).
+        seeds: Value of `--final-seeds` (int ≥ 1).
         finalists: Seconds of a training of each finalist, the best first, which is assumed to be chosen.
         default: Seconds of a training of the default genome; None if it does not take part, and there is one look.
         slots: Number of trainings at once (int ≥ 1).

@@ -54,7 +54,7 @@ def as_flags(
         f"evaluator = {_toml(evaluator)}",
         f"name = {_toml(name)}",
         "trials = 1",
-        "calibrate = 0",
+        "final_seeds = 0",
         "",
         "[option]",
         *(f"{_key(key)} = {_toml(value)}" for key, value in kept.items()),

@@ -1,4 +1,4 @@
-"""How the genomes of a run stand, where one may have several trials: rungs, replicates, constraints.
+"""How the genomes of a run stand, where one may have several trials: rungs, extra seeds, constraints.
 
 `entries` gathers the trials of each genome, and `places` puts the genomes in one order, in which a strategy is shown
 them (`view`). All of it is derived from a History; nothing here promotes, prunes or proposes.

@@ -149,7 +149,7 @@ def check_support(evaluator: Evaluator, objectives: Sequence[Objective], setting
                 f"docs/evaluators.md asks for, put SUPPORTS = [{what!r}] into {evaluator.path}; else leave {flag} out"
                 f"{_who_supports(what)}"
             )
-    for flag, wanted in (("--prune", settings.prune), ("--replicates", settings.most_seeds > 1)):
+    for flag, wanted in (("--prune", settings.prune), ("--seeds-per-trial", settings.most_seeds > 1)):
         if wanted and len(objectives) > 1:
             raise OptionError(f"{flag}: expected one objective, and {len(objectives)} were given; leave {flag} out")
 
@@ -176,14 +176,14 @@ def check_own_trials(name: str, strategy: Strategy, settings: RunSettings, const
     rules = {
         "--fidelity": len(settings.rungs) > 1,
         "--prune": settings.prune,
-        "--replicates": settings.most_seeds > 1,
+        "--seeds-per-trial": settings.most_seeds > 1,
         "--subject-to": bool(constraints),
     }
     flags = [flag for flag, is_set in rules.items() if is_set]
     if flags and strategy.own_trials:
         able = [known for known, one in working_strategies().items() if not one.own_trials]
         raise PluginError(
-            f"strategy {name} decides itself on budgets and replicates, so {flags[0]} does not go with it: choose "
+            f"strategy {name} decides itself on budgets and extra seeds, so {flags[0]} does not go with it: choose "
             f"--strategy {' or '.join(able)}, or leave {flags[0]} out"
         )
 

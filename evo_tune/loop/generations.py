@@ -1,7 +1,7 @@
 """Closed generations: who survived each, and its Parquet file.
 
 A generation is closed once all of its births are told. Its survivors are the strategy's at that very
-moment, so the files can be rebuilt from the journal at any time and come out the same. In birth order
+moment, so the files can be rebuilt from the journal at any time and come out the same. In proposal order
 results are recorded ahead of what strategies have been told; this follows the record.
 """
 

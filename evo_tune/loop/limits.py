@@ -42,13 +42,13 @@ LIKE = 5
 """Of them, those that are most like a genome tell how long it takes."""
 
 
-def next_session(last: SessionSettings, changes: Mapping[str, Any], replicates: int) -> SessionSettings:
+def next_session(last: SessionSettings, changes: Mapping[str, Any], seeds: int) -> SessionSettings:
     """Return the last session of a run with changes; new limits replace all of the old ones.
 
     Args:
         last: It.
         changes: Fields.
-        replicates: Of the run's leaders.
+        seeds: Maximum number of seeds per genome.
 
     Raises:
         OptionError: See `check_noise`.
@@ -56,7 +56,7 @@ def next_session(last: SessionSettings, changes: Mapping[str, Any], replicates: 
     if set(LIMITS) & changes.keys():
         last = last.unlimited()
     session = last.but(**changes)
-    check_noise(session, replicates)
+    check_noise(session, seeds)
     return session
 
 
@@ -76,7 +76,7 @@ def limit_reached(
         history: Every birth so far.
         strategy: Its strategy; by its rules, genomes that were born may be due for more, which no limit of births ends.
         seconds: Time spent in the run so far.
-        slots: That would calibrate; 0 where the run is driven by hand, and nothing calibrates.
+        slots: Slots of the final comparison; 0 where the run is driven by hand, without one.
     """
     if session.budget is not None and spent(run) >= session.budget - SLACK:
         return f"the training of {session.budget:g} full ones is spent"
@@ -104,15 +104,15 @@ def done_enough(session: SessionSettings, history: History, population: int) -> 
     return None if found is None or found.chance >= DONE else DONE_BY_ITSELF + in_words(found)
 
 
-def check_noise(session: SessionSettings, replicates: int) -> None:
+def check_noise(session: SessionSettings, seeds: int) -> None:
     """Refuse to stop by the seeds' noise where no genome is trained with further seeds.
 
     Raises:
         OptionError: That is so.
     """
-    if session.stop_when_done and replicates < 2:
+    if session.stop_when_done and seeds < 2:
         raise OptionError(
-            "--stop-when-done: it must be known what seeds differ by: give --replicates 2 (or more) when the run begins"
+            "--stop-when-done: seed noise must be known: give --seeds-per-trial 2 (or more) when the run begins"
         )
 
 
@@ -122,7 +122,7 @@ def _reserve(run: Run, session: SessionSettings, history: History, slots: int, r
     So it ends as often a little before its time as after it. Counted are what is in flight, the calibration, which may
     end early or late, by its middle, and the report. 0 where there is room for far more.
     """
-    if not session.calibrate or not slots or not (mean := mean_seconds(run)):
+    if not session.final_seeds or not slots or not (mean := mean_seconds(run)):
         return 0.0
     whole = [run.outcomes[id].seconds for id in run.recorded if run.candidates[id].whole and run.outcomes[id].metrics]
     if room > max(whole, default=mean) * (calibration_trainings(session).most + slots):
@@ -184,7 +184,7 @@ def _race(run: Run, session: SessionSettings, lately: Lately, slots: int) -> flo
     race = race_of(run)
     finalists = [median(lately.of_like(run.candidates[id].genome)) for id in race.finalists] or [lately.usual]
     default = None if race.default is None else min(run.outcomes[race.default].seconds, lately.usual)
-    ends = race_ends(session.calibrate, finalists, default, slots)
+    ends = race_ends(session.final_seeds, finalists, default, slots)
     return (ends[0] + ends[-1]) / 2
 
 

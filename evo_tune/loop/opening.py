@@ -111,8 +111,8 @@ def _opened(run: Run, session: SessionSettings, evaluator: BoundEvaluator, space
     sweep(task.trials_folder)  # the run's lock is ours: what lies there is of the dead
     slots = open_slots(task, planned, session.timeout, session.retries, cluster, forecast)
     order, lag = manifest.settings.order, manifest.settings.lag
-    if order == "birth" and len(slots) > lag + 1:
-        text = f"in birth order with --lag {lag}, at most {lag + 1} slots work at the same time"
+    if order == "proposal" and len(slots) > lag + 1:
+        text = f"in proposal order with --lag {lag}, at most {lag + 1} slots work at the same time"
         warnings.warn(f"{text}: {len(slots)} slots will wait for each other", stacklevel=3)
     return slots
 

@@ -167,7 +167,7 @@ class Births:
                 self._history.tell(id, self._run.outcomes[id])
 
     def _tell_up_to(self, count: int) -> bool:
-        """In birth order: tell the first `count` results if all are recorded, and say whether they are told."""
+        """In proposal order: tell the first `count` results if all are recorded, and say whether they are told."""
         wanted = range(len(self._run.told), count)
         ready = all(id in self._run.outcomes for id in wanted)
         if ready:

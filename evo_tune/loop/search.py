@@ -298,7 +298,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
                 if forecast and pace is None:
                     self.pace = timed(run, self.space, drivers.slots, lambda: watch(self), lambda: self.stopping)
                 drivers.drive(self._next, self._evaluated, lambda: watch(self), lambda: run.sound_default)
-                if self.session.calibrate:
+                if self.session.final_seeds:
                     jobs = Calibration(run, self._changed, lambda: self.stopping)
                     drivers.drive(jobs.fetch, jobs.take, lambda: watch(self))
             finally:

@@ -146,8 +146,8 @@ def _remarks(words: Words) -> list[str]:
     if "seed" in words.names:
         return []
     return [
-        "the command has no {seed}: if the script does not read EVO_TUNE_SEED, its replicates differ by chance, or not "
-        "at all, and --calibrate 0 saves them"
+        "the command has no {seed}: if the script does not read EVO_TUNE_SEED, extra seeds differ by chance or not at "
+        "all; --final-seeds 0 leaves them out"
     ]
 
 

@@ -78,7 +78,7 @@ class Strategy(Options, ABC):
 
     own_trials: ClassVar[bool] = False
     """Whether it decides itself on budgets, continuations or extra seeds. Runs with rules for these (`--fidelity`,
-    `--prune`, `--replicates`, `--subject-to`) refuse it."""
+    `--prune`, `--seeds-per-trial`, `--subject-to`) refuse it."""
 
     needs: ClassVar[Mapping[str, str]] = {}
     """Packages that evo-tune does not install and that it imports inside its functions; for each, what pip installs."""

@@ -1,9 +1,9 @@
 """Which trial of a run to recommend: the ranking of its trials, and the result of its final comparison.
 
-The best of many noisy results is partly luck. A run that weighs extra seeds against new genomes (`Manifest.by_worth`)
-is therefore ranked by a model of all results (`genome.models.seeds`), which predicts each genome's mean loss over
-other seeds. A run whose leader needs N seeds (`Manifest.replicates`) ranks the best genome that has all of them before
-those that look better after fewer, because a run that ends by the clock has no time left to confirm them.
+The best of many noisy results is partly luck. A run that weighs extra seeds against new genomes
+(`RunSettings.extra_seeds_by_gain`) is therefore ranked by a model of all results (`genome.models.seeds`), which
+predicts each genome's mean loss over other seeds. A run whose leader needs N seeds (`RunSettings.most_seeds`) ranks the best genome that has all of them
+before those that look better after fewer, because a run that ends by the clock has no time left to confirm them.
 
 This module reads a run and writes nothing. `racing` has the rules of the final comparison, `loop.calibration` does its
 trainings.
@@ -172,8 +172,8 @@ def race_of(run: Run) -> Race:
 
     With several objectives the only finalist is the best on the first one, because the result is the Pareto front.
     """
-    wanting = [session for session in run.sessions if session.calibrate][-1:]
-    seeds, best = (wanting[0].calibrate, wanting[0].calibrate_best) if wanting else (0, 1)
+    wanting = [session for session in run.sessions if session.final_seeds][-1:]
+    seeds, best = (wanting[0].final_seeds, wanting[0].finalists) if wanting else (0, 1)
     trials = ranked(run)
     default = next((trial.id for trial in trials if is_default(trial, run)), None)
     first = trials[: best if len(run.objectives) == 1 else 1]

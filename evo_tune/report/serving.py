@@ -99,7 +99,7 @@ def left(material: Material, slots: int) -> float:
     births = session.births(run.manifest.population)
     until = math.inf if session.hours is None else session.hours * 3600 - run.seconds
     more = max(0.0, births - sum(candidate.fresh for candidate in run.candidates))
-    more += len(run.candidates) - len(run.outcomes) + (1 + session.calibrate_best) * session.calibrate
+    more += len(run.candidates) - len(run.outcomes) + (1 + session.finalists) * session.final_seeds
     mean = sum(outcome.seconds for outcome in run.outcomes.values()) / len(run.outcomes)
     seconds = min(until, mean * more / slots)
     return max(0.0, seconds) if seconds < 1e9 else math.nan

@@ -1,1 +1,1 @@
-"""What surrounds any strategy: rungs, pruning, replicates, constraints."""
+"""What surrounds any strategy: rungs, pruning, extra seeds, constraints."""

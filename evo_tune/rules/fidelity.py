@@ -29,7 +29,7 @@ CAUTION = 1.5
 
 
 def is_audit(number: int) -> bool:
-    """Say whether birth `number` (promotions and replicates not counted) is trained in full whatever it shows.
+    """Say whether birth `number` (promotions and extra seeds not counted) is trained in full whatever it shows.
 
     The default and the births 1, 2, 4, 8, …: many at first, when nothing is known, and few in a long run. Only
     genomes that were not chosen by their early results can show that those mislead.

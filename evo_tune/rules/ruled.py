@@ -21,10 +21,10 @@ from evo_tune.genome.values import Genome, genome_key
 from evo_tune.genome.view import View
 from evo_tune.plugins.strategy import Prospects, Strategy
 from evo_tune.rules.curves import Curves
+from evo_tune.rules.extra_seeds import Doubt, Leader
 from evo_tune.rules.fidelity import audits_among, is_audit
 from evo_tune.rules.learned import chosen, prospects_of
 from evo_tune.rules.promotions import Rungs
-from evo_tune.rules.replicates import Doubt, Leader
 from evo_tune.settings import RunSettings
 
 __all__ = ["Ruled"]
@@ -150,7 +150,7 @@ class Ruled(Strategy):
         if proposal is None:
             return None
         if not proposal.fresh or proposal.budget != 1.0 or proposal.stop_if:
-            raise ValueError("proposes budgets or replicates of its own: declare own_trials = True in its class")
+            raise ValueError("proposes budgets or extra seeds of its own: declare own_trials = True in its class")
         parents = tuple(view.ids[parent] for parent in proposal.parents)
         proposal = replace(proposal, parents=parents, budget=self.settings.rungs[0])
         return proposal if is_audit(history.fresh_count) else self._bounded(proposal, history)

@@ -339,7 +339,7 @@ class Run:
         if self.manifest.settings.order == "arrival":
             return self.recorded[start:]
         end = start
-        while end in self.outcomes:  # in birth order, the order of ids
+        while end in self.outcomes:  # in proposal order, the order of ids
             end += 1
         return list(range(start, end))
 

@@ -108,7 +108,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a finished run of 8 trials named `one`, which nobody changes."""
     folder = tmp_path_factory.mktemp("finished")
     (folder / "quick.py").write_text(QUICK)
-    words = ["--name", "one", "--population", "4", "--generations", "2", "--calibrate", "2"]
+    words = ["--name", "one", "--population", "4", "--generations", "2", "--final-seeds", "2"]
     result = type_in(folder, "run", "quick.py", *words)
     assert result.code == 0, result
     return folder

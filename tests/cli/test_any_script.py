@@ -30,7 +30,7 @@ for step in range(1, 9):
 
 COMMAND = f"{sys.executable} train.py {{lr}} {{depth}}"
 GENES = ("--gene", "lr=log(1e-4,1e-2)", "--gene", "depth=2|4|8", "--objective", "val_loss:min")
-BRIEF = ("--quiet", "--no-report", "--calibrate", "0")
+BRIEF = ("--quiet", "--no-report", "--final-seeds", "0")
 
 
 @pytest.fixture(autouse=True)

@@ -168,7 +168,7 @@ def test_a_full_store_stops_the_run_and_loses_nothing(typed: Typed, folder: Path
     says(Result(done.returncode, done.stdout, done.stderr), 1, "_journal.jsonl", "evo-tune resume")
     before = typed("show", "full", "--format", "csv").out.splitlines()
     assert len(before) > 2
-    assert typed("resume", "full", "--quiet", "--calibrate", "0", env=own).code == 0
+    assert typed("resume", "full", "--quiet", "--final-seeds", "0", env=own).code == 0
     after = typed("show", "full", "--format", "csv").out.splitlines()
     kept = {line.rsplit(",", 1)[0] for line in before}  # all but the column `survivor`, which may change
     assert kept <= {line.rsplit(",", 1)[0] for line in after}
@@ -244,7 +244,7 @@ def test_two_processes_on_one_run(typed: Typed, folder: Path) -> None:
     finally:
         first.send_signal(signal.SIGTERM)
         assert first.wait(timeout=30) == 130
-    assert typed("resume", "busy", "--trials", "4", "--quiet", "--calibrate", "0").code == 0
+    assert typed("resume", "busy", "--trials", "4", "--quiet", "--final-seeds", "0").code == 0
 
 
 def test_a_manifest_of_the_future(typed: Typed, small_run: str, folder: Path) -> None:
@@ -275,5 +275,5 @@ def test_ctrl_c_once_finishes_what_is_in_flight(folder: Path, typed: Typed) -> N
     assert "evo-tune resume cut" in err
     text = journal.read_text()
     assert text.count('"born"') == text.count('"recorded"'), "what was in flight is finished and recorded"
-    assert typed("resume", "cut", "--trials", "6", "--quiet", "--calibrate", "0").code == 0
+    assert typed("resume", "cut", "--trials", "6", "--quiet", "--final-seeds", "0").code == 0
     assert typed("verify", "cut").code == 0

@@ -215,7 +215,7 @@ def test_new_evaluate_and_run_by_name(typed: Typed, folder: Path) -> None:
 def test_what_an_evaluator_remarks_is_said_beside_the_results(typed: Typed, folder: Path) -> None:
     with (folder / "quick.py").open("a") as file:
         file.write("\ndef remarks(*, bias):\n    return [f'a bias of {bias} is large'] if bias else []\n")
-    run = ("run", "quick.py", "--trials", "1", "--calibrate", "0", "-o", "bias=5")
+    run = ("run", "quick.py", "--trials", "1", "--final-seeds", "0", "-o", "bias=5")
     told = typed(*run, "--format", "json")
     assert told.err.startswith("quick: a bias of 5 is large\n")
     assert json.loads(told.out)["evaluations"] == 1
@@ -273,7 +273,20 @@ def test_help_answers_at_once(process: Typed) -> None:
 
 def test_a_terminal_gets_a_live_table(folder: Path) -> None:
     master, slave = pty.openpty()
-    words = ["run", "quick.py", "--trials", "8", "--slots", "2", "-o", "sleep=0.2", "--calibrate", "0", "--name", "tty"]
+    words = [
+        "run",
+        "quick.py",
+        "--trials",
+        "8",
+        "--slots",
+        "2",
+        "-o",
+        "sleep=0.2",
+        "--final-seeds",
+        "0",
+        "--name",
+        "tty",
+    ]
     env = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
     process = subprocess.Popen(
         [sys.executable, "-m", "evo_tune", *words], cwd=folder, env=env, stdout=slave, stderr=slave, stdin=slave

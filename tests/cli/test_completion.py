@@ -43,8 +43,8 @@ def store(folder: Path) -> Path:
 
 def test_commands_flags_and_choices_are_completed(folder: Path) -> None:
     assert {"run", "report", "resume"} <= set(completed("r"))
-    assert completed("run", "--calibrate-b") == ["--calibrate-best"]
-    assert completed("run", "--order", "") == ["arrival", "birth"]
+    assert completed("run", "--finalis") == ["--finalists"]
+    assert completed("run", "--order", "") == ["arrival", "proposal"]
     assert completed("rnu", "x") == [], "what is misspelt is no error yet"
     assert completed("export", "--check") == [], "what is not shown is not offered"
 

@@ -34,7 +34,7 @@ def read(path: Path, text: str) -> dict[str, Any]:
         ("seed = 7\npopulation = 4", {"seed": 7, "population": 4}),
         ("hours = 1\ntimeout = 2.5", {"hours": 1.0, "timeout": 2.5}),
         ("quiet = true\nfill-defaults = false", {"quiet": True, "fill_defaults": False}),
-        ("order = 'birth'\nformat = 'json'", {"order": "birth", "form": "json"}),
+        ("order = 'proposal'\nformat = 'json'", {"order": "proposal", "form": "json"}),
         ("name = 'mine'\nevaluator = 'quick.py'", {"name": "mine", "evaluator": "quick.py"}),
         ("objective = 'loss:min'", {"objectives": ["loss:min"]}),
         ("objective = ['loss:min', 'cost:min']", {"objectives": ["loss:min", "cost:min"]}),
@@ -68,7 +68,7 @@ def test_each_flag_takes_what_it_takes_when_typed(tmp_path: Path, text: str, tak
         ("hours = true", "hours: True: expected a number"),
         ("hours = 0", "hours: 0"),
         ("quiet = 1", "quiet: 1: expected true or false"),
-        ("order = 'random'", "order: 'random' is not one of 'arrival', 'birth'"),
+        ("order = 'random'", "order: 'random' is not one of 'arrival', 'proposal'"),
         ("name = 5", "name: 5: expected text, in quotes"),
         ("name = ['a']", "name: ['a']: expected text, in quotes"),
         ("[seed]\na = 1", "seed: {'a': 1}: expected a whole number"),
@@ -107,7 +107,7 @@ def test_a_file_that_is_not_utf8_is_named(tmp_path: Path) -> None:
 
 def test_a_run_from_a_file_and_a_flag_that_wins(typed: Typed, folder: Path) -> None:
     (folder / "run.toml").write_text(
-        "evaluator = 'quick.py'\npopulation = 4\ntrials = 3\nseed = 9\nname = 'one'\ncalibrate = 0\nslots = 1\n"
+        "evaluator = 'quick.py'\npopulation = 4\ntrials = 3\nseed = 9\nname = 'one'\nfinal-seeds = 0\nslots = 1\n"
         "format = 'json'\nobjective = 'loss:min'\n[option]\nbias = 2\n[gene]\ndepth = 'int(1,3)'\n"
     )
     result = typed("run", "--config", "run.toml", "--seed", "5")

@@ -54,7 +54,7 @@ def test_a_refused_copy_leaves_nothing(typed: Typed, small_run: str, folder: Pat
 
 def test_a_pipe_that_closes_does_not_end_the_run(typed: Typed, folder: Path) -> None:
     words = f"{shlex.quote(sys.executable)} -m evo_tune run quick.py --name piped --trials 12 --slots 2 -o sleep=0.1"
-    subprocess.run(f"{words} --calibrate 0 | head -1", shell=True, cwd=folder, capture_output=True, timeout=60)
+    subprocess.run(f"{words} --final-seeds 0 | head -1", shell=True, cwd=folder, capture_output=True, timeout=60)
     table = folder / "populations" / "piped"
     deadline = time.monotonic() + 30
     while len(list(table.glob("generation-*"))) < 1 and time.monotonic() < deadline:
@@ -63,7 +63,7 @@ def test_a_pipe_that_closes_does_not_end_the_run(typed: Typed, folder: Path) -> 
 
 
 def test_a_full_or_closed_output_is_one_line(folder: Path) -> None:
-    quickly = ["--slots", "1", "--calibrate", "0", "--no-report"]
+    quickly = ["--slots", "1", "--final-seeds", "0", "--no-report"]
     words = [sys.executable, "-m", "evo_tune", "run", "quick.py", "--trials", "3", *quickly, "--name"]
     with open("/dev/full", "w") as full:
         done = subprocess.run([*words, "full"], cwd=folder, stdout=full, stderr=subprocess.PIPE, text=True)
@@ -127,7 +127,7 @@ def test_an_export_takes_the_options_of_the_run_but_for_those_given(typed: Typed
     keeps = "\n\ndef export(genome, context, folder, *, sleep, bias):\n"
     keeps += "    (folder / 'kept').write_text(f'{sleep} {bias}')\n    return {'loss': 0.5}\n"
     (folder / "quick.py").write_text((folder / "quick.py").read_text() + keeps)
-    words = ["--trials", "1", "--slots", "1", "--calibrate", "0", "--name", "r", "--quiet", "-o", "bias=2"]
+    words = ["--trials", "1", "--slots", "1", "--final-seeds", "0", "--name", "r", "--quiet", "-o", "bias=2"]
     assert typed("run", "quick.py", *words).code == 0
     done = typed("export", "r", "out", "-o", "sleep=0.5")
     assert done.code == 0, done

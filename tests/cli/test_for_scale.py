@@ -77,7 +77,7 @@ def searched(tmp_path: Path) -> Callable[..., Run]:
     def make(*known: dict[str, float], tokens: str = "x1e6") -> Run:
         genes = {"width": Choice((64, 96), ordered=True, default=64), "depth": Choice((2,))}
         given: dict[str, Any] = {"options": SMALL, "genes": genes, "trials": len(known), "for_scale": f"256x4{tokens}"}
-        with Search("language_model", store=tmp_path, name="mine", calibrate=0, **given) as search:
+        with Search("language_model", store=tmp_path, name="mine", final_seeds=0, **given) as search:
             for metrics in known:
                 told = search.ask()
                 assert told is not None
@@ -148,7 +148,7 @@ def test_two_widths_and_two_budgets_are_trained_and_told_as_json_also_after_resu
     text = tmp_path / "text.txt"
     text.write_text("the cat sat on the mat and the dog sat on the log. " * 400, encoding="utf-8")
     options = [f"-o{name}={value}" for name, value in {"data": text, "tokens": 4096, "eval_tokens": 512}.items()]
-    flags = ["--for-scale", "128x4x1e5", "--calibrate", "0", "--format", "json", "--name", "mine", "--threads", "1"]
+    flags = ["--for-scale", "128x4x1e5", "--final-seeds", "0", "--format", "json", "--name", "mine", "--threads", "1"]
     done = CliRunner().invoke(cli, ["run", "language_model", *options, *flags, "--trials", "2"])
     assert done.exit_code == 0, done.output + str(done.exception)
     told = msgspec.json.decode(done.stdout, type=outputs()["run"]).scale

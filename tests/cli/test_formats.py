@@ -160,14 +160,14 @@ def test_a_run_that_is_not_begun_prints_what_it_would_take(typed: Typed) -> None
 
 
 def test_a_run_and_its_continuation_print_how_they_ended(typed: Typed) -> None:
-    words = ("--calibrate", "0", "--format", "json", "--quiet", "--trials")
+    words = ("--final-seeds", "0", "--format", "json", "--quiet", "--trials")
     assert read("run", typed("run", "quick.py", "--name", "mine", *words, "2").out).evaluations == 2
     assert read("resume", typed("resume", "mine", *words, "3").out).evaluations == 3
 
 
 def test_events_come_as_they_happen_and_none_is_missing(typed: Typed, folder: Path) -> None:
-    words = ("--calibrate", "1", "--calibrate-best", "1", "--format", "jsonl", "--trials")
-    done = typed("run", "quick.py", "--name", "mine", "--order", "birth", *words, "8")
+    words = ("--final-seeds", "1", "--finalists", "1", "--format", "jsonl", "--trials")
+    done = typed("run", "quick.py", "--name", "mine", "--order", "proposal", *words, "8")
     told = events(done.out)
     kinds = [kind_of(one) for one in told]
     assert (kinds[0], kinds[-1], done.code, told[-1].exit_code) == ("begin", "end", 0, 0)
@@ -184,7 +184,7 @@ def test_events_come_as_they_happen_and_none_is_missing(typed: Typed, folder: Pa
 
 def test_events_are_told_while_the_run_goes_on(folder: Path) -> None:
     words = [sys.executable, "-m", "evo_tune", "run", "quick.py", "--trials", "3", "--slots", "1", "-o", "sleep=0.3"]
-    words += ["--calibrate", "0", "--format", "jsonl"]
+    words += ["--final-seeds", "0", "--format", "jsonl"]
     with subprocess.Popen(words, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
         assert running.stdout is not None
         seen = [(json.loads(line)["event"], running.poll()) for line in running.stdout]

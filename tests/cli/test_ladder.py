@@ -21,7 +21,7 @@ def evaluate(genome, context):
 
 def test_it_climbs_says_where_it_stopped_and_can_be_verified(typed: Typed, folder: Path) -> None:
     (folder / "sized.py").write_text(SIZED)
-    flags = ("--ladder", "1x8,2x8,8x16,16x32", "--trials", "14", "--population", "3", "--calibrate", "0")
+    flags = ("--ladder", "1x8,2x8,8x16,16x32", "--trials", "14", "--population", "3", "--final-seeds", "0")
     done = typed("run", "sized.py", *flags, "-s", "threshold=0.05", "--name", "a", "--slots", "1")
     assert done.code == 0, done
     assert "stopped at rung 16x32: gain " in done.out

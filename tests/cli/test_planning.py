@@ -87,7 +87,19 @@ def test_a_dry_run_of_what_cannot_be_timed_says_so(folder: Path, typed: Typed) -
 
 
 def test_timings_are_no_trials_and_a_run_tells_its_forecast(timed: Path, typed: Typed) -> None:
-    what = ("run", "timed.py", "--trials", "6", "--calibrate", "0", "--slots", "1", "--order", "birth", "--no-report")
+    what = (
+        "run",
+        "timed.py",
+        "--trials",
+        "6",
+        "--final-seeds",
+        "0",
+        "--slots",
+        "1",
+        "--order",
+        "proposal",
+        "--no-report",
+    )
     told = typed(*what, "--name", "told", "--store", "store")
     assert told.code == 0, told
     assert told.out.splitlines()[0].startswith("forecast: about")
@@ -95,7 +107,7 @@ def test_timings_are_no_trials_and_a_run_tells_its_forecast(timed: Path, typed: 
     runs = [Run.open(timed.parent / "store" / name) for name in ("told", "quiet")]
     assert rows(runs[0]) == rows(runs[1])
     assert not [name for name in files(runs[0].folder) if "timing" in name]
-    with Search("timed.py", store="store", name="by-hand", trials=3, calibrate=0) as search:
+    with Search("timed.py", store="store", name="by-hand", trials=3, final_seeds=0) as search:
         search.run()
         assert search.pace is None, "nobody asked"
 

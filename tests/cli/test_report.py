@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.cli.conftest import Typed
 
-SHORT = ("--population", "4", "--trials", "4", "--calibrate", "0", "--slots", "1", "--strategy", "random")
+SHORT = ("--population", "4", "--trials", "4", "--final-seeds", "0", "--slots", "1", "--strategy", "random")
 
 
 def test_a_run_ends_with_the_path_of_its_report(folder: Path, typed: Typed) -> None:
@@ -22,10 +22,10 @@ def test_a_run_ends_with_the_path_of_its_report(folder: Path, typed: Typed) -> N
 def test_no_report_leaves_none_and_programs_are_told(folder: Path, small_run: str, typed: Typed) -> None:
     for path in (folder / "populations").rglob("_*.html"):
         path.unlink()
-    done = typed("resume", small_run, "--trials", "9", "--no-report", "--calibrate", "0", "--format", "json")
+    done = typed("resume", small_run, "--trials", "9", "--no-report", "--final-seeds", "0", "--format", "json")
     assert json.loads(done.out)["report"] is None
     assert not list((folder / "populations").rglob("*.html"))
-    done = typed("resume", small_run, "--trials", "10", "--calibrate", "0", "--format", "json")
+    done = typed("resume", small_run, "--trials", "10", "--final-seeds", "0", "--format", "json")
     assert json.loads(done.out)["report"] == "populations/one/_report.html"
     assert (folder / "populations/one/_report.html").exists()
 
@@ -34,7 +34,7 @@ def test_a_report_that_cannot_be_written_costs_a_warning(folder: Path, small_run
     report = folder / "populations" / "one" / "_report.html"
     report.unlink()
     report.mkdir()
-    done = typed("resume", small_run, "--trials", "9", "--calibrate", "0")
+    done = typed("resume", small_run, "--trials", "9", "--final-seeds", "0")
     assert done.code == 0
     assert "saved in populations/one" in done.out
     assert "report:" not in done.out

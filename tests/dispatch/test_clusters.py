@@ -319,11 +319,11 @@ def test_an_extra_that_is_not_installed_names_the_command(task_of, monkeypatch, 
 @pytest.mark.xdist_group("ray")
 def test_a_run_moves_from_joblib_to_dask_to_ray_and_its_table_is_the_same(quick, tmp_path):
     start_ray()
-    settings = {"order": "birth", "seed": 3, "store": tmp_path / "store", "slots": 2, "calibrate": 0}
+    settings = {"order": "proposal", "seed": 3, "store": tmp_path / "store", "slots": 2, "final_seeds": 0}
     alone = Search(str(quick), trials=12, name="alone", **settings).run().frame()
     Search(str(quick), trials=4, name="moving", **settings).run()
     for trials, backend in ((8, "dask"), (12, "ray")):
-        search = Search.resume("moving", store=tmp_path / "store", trials=trials, backend=backend, calibrate=0).run()
+        search = Search.resume("moving", store=tmp_path / "store", trials=trials, backend=backend, final_seeds=0).run()
         assert search.saved.sessions[-1].backend == backend
     taken = ["seconds", "device"]
     assert search.frame().drop(columns=taken).equals(alone.drop(columns=taken))

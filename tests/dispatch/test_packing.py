@@ -348,7 +348,7 @@ def test_a_run_gives_a_card_no_more_than_it_has_and_trains_everything(tmp_path, 
     machine(smi=answering(**{"GPU-a": "A GPU, 11377, 11377"}), cores=2)
     path, notes = tmp_path / "sized.py", tmp_path / "notes"
     path.write_text(SIZED)
-    settings = {"strategy": "random", "seed": 3, "order": "birth", "trials": 8, "store": tmp_path / "store"}
+    settings = {"strategy": "random", "seed": 3, "order": "proposal", "trials": 8, "store": tmp_path / "store"}
     settings["warm_start"] = [{"size": size, "x": 0.5} for size in (2.0, 12.0, 0.5, 1.0)]
     packed = Search(str(path), options={"notes": str(notes)}, per_device="auto", **settings).run()
     noted = [line.split() for line in notes.read_text().splitlines()]

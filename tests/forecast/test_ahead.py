@@ -85,7 +85,7 @@ def test_a_forecast_holds_before_a_run_and_during_it(begin: Begin, fast_disk: No
 @pytest.mark.parametrize("slots", [1, 2, 7])
 @pytest.mark.parametrize(("seeds", "finalists"), [(3, 2), (1, 1), (4, 5)])
 def test_a_race_takes_between_the_least_and_the_most_that_is_told(slots: int, seeds: int, finalists: int) -> None:
-    session = SessionSettings(trials=1, calibrate=seeds, calibrate_best=finalists)
+    session = SessionSettings(trials=1, final_seeds=seeds, finalists=finalists)
     told = calibration_trainings(session)
     least, longest = calibration_seconds(session, 1.0, slots)
     counts = set()
@@ -109,9 +109,9 @@ def test_hours_are_never_promised_twice() -> None:
     for draw in range(200):
         rng = np.random.default_rng(draw)
         rungs = ([1.0], [1 / 3, 1.0], [1 / 9, 1 / 3, 1.0])[draw % 3]
-        manifest = _manifest(fidelity=rungs, replicates=int(rng.integers(1, 4)))
+        manifest = _manifest(fidelity=rungs, seeds_per_trial=int(rng.integers(1, 4)))
         hours, slots, each = rng.uniform(0.01, 5.0), int(rng.integers(1, 20)), rng.uniform(0.1, 300.0)
-        session = SessionSettings(hours=hours, calibrate=draw % 4, calibrate_best=2)
+        session = SessionSettings(hours=hours, final_seeds=draw % 4, finalists=2)
         found = ahead(manifest, session, slots, expected_cost(rungs, 50), Pace((each, each)))
         assert found is not None
         race = sum(calibration_seconds(session, each, slots)) / 2
@@ -127,8 +127,8 @@ def _manifest(**given: Any) -> Any:
 def test_further_seeds_by_worth_are_counted() -> None:
     from evo_tune.forecast.ahead import genome_cost
 
-    cost = genome_cost(_manifest(replicates="auto"), 50, 1.0)
-    assert 1.0 < cost < genome_cost(_manifest(replicates=4), 50, 1.0)
+    cost = genome_cost(_manifest(seeds_per_trial="auto"), 50, 1.0)
+    assert 1.0 < cost < genome_cost(_manifest(seeds_per_trial=4), 50, 1.0)
 
 
 def test_rungs_cost_less_than_full_trainings_and_more_than_their_first() -> None:
@@ -142,7 +142,7 @@ def test_a_forecast_in_words_and_as_data(begin: Begin) -> None:
     manifest = search.saved.manifest
     assert forecast(manifest, search.session, 2) is None, "nothing is known"
     ahead = forecast(
-        manifest, SessionSettings(trials=10, calibrate=3, calibrate_best=2), 2, Pace((10.0,), worker=5 * 10**8)
+        manifest, SessionSettings(trials=10, final_seeds=3, finalists=2), 2, Pace((10.0,), worker=5 * 10**8)
     )
     assert ahead is not None
     assert ahead.cost is None

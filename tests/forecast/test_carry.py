@@ -139,7 +139,7 @@ def test_no_line_of_the_file_of_flags_is_a_strangers() -> None:
     told = of_run(evil, carry())
     told.genome = {**GENOME, 'y" = 1\naddress = "tcp://them"\n"z': 1, "a.b": 2}
     read = tomllib.loads(as_flags("language_model", evil, told, {**options().options, evil: evil}, evaluator().options))
-    assert read.keys() == {"evaluator", "name", "trials", "calibrate", "option", "gene"}
+    assert read.keys() == {"evaluator", "name", "trials", "final_seeds", "option", "gene"}
     assert read["name"] == evil
     assert read["gene"].keys() == told.genome.keys()
     assert evil not in read["option"]

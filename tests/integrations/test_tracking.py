@@ -182,7 +182,7 @@ def test_a_tracker_that_hangs_or_fails_costs_the_run_a_warning(begin: Begin, tmp
 @pytest.mark.slow
 def test_the_command_tracks_in_slots(quick: Path, tmp_path: Path) -> None:
     journal = tmp_path / "study.log"
-    given = ["run", str(quick), "--trials", "3", "--slots", "1", "--calibrate", "0", "--no-report", "--quiet"]
+    given = ["run", str(quick), "--trials", "3", "--slots", "1", "--final-seeds", "0", "--no-report", "--quiet"]
     given += ["--store", str(tmp_path / "store"), "--name", "mine", "--track", f"optuna:{journal}"]
     done = CliRunner().invoke(cli, given, standalone_mode=False)
     assert done.exception is None

@@ -46,7 +46,7 @@ def kept(run: Run) -> set[tuple[int, int]]:
 
 def test_the_best_and_the_default_are_trained_again_with_paired_seeds(begin: Begin) -> None:
     plain = begin("plain", slots=1).run()
-    search = begin("calibrated", slots=2, calibrate=3, order="birth").run()
+    search = begin("calibrated", slots=2, final_seeds=3, order="proposal").run()
     folder = search.saved.folder
     assert len(pd.read_parquet(folder)) == len(search.trials) == len(plain.trials) == 12
     best = search.best
@@ -73,7 +73,7 @@ def test_the_best_and_the_default_are_trained_again_with_paired_seeds(begin: Beg
 @pytest.mark.usefixtures("here")
 def test_any_number_of_slots_trains_the_same(begin: Begin) -> None:
     runs = [
-        begin(f"slots{slots}", slots=slots, calibrate=2, calibrate_best=4, order="birth", seed=3).run()
+        begin(f"slots{slots}", slots=slots, final_seeds=2, finalists=4, order="proposal", seed=3).run()
         for slots in (1, 3)
     ]
     assert kept(runs[0].saved) == kept(runs[1].saved)
@@ -85,7 +85,7 @@ def test_any_number_of_slots_trains_the_same(begin: Begin) -> None:
 def test_calibration_is_no_part_of_history(begin: Begin, resume: Begin) -> None:
     plain = drive(begin("plain", generations=2))
     search = drive(begin("calibrated", generations=2))
-    resume("calibrated", slots=2, calibrate=2).run()
+    resume("calibrated", slots=2, final_seeds=2).run()
     assert rows(drive(resume("calibrated", generations=4))) == rows(drive(resume("plain", generations=4)))
     assert len(read_calibration(Run.open(search.saved.folder))) >= 4
     assert not read_calibration(Run.open(plain.saved.folder))
@@ -97,7 +97,7 @@ def test_a_calibration_that_was_stopped_goes_on_exactly(begin: Begin, resume: Be
         if read_calibration(search.saved):
             search.stop()
 
-    settings = {"slots": 1, "calibrate": 3, "calibrate_best": 3, "trials": 6, "seed": 2}
+    settings = {"slots": 1, "final_seeds": 3, "finalists": 3, "trials": 6, "seed": 2}
     whole = begin("whole", **settings).run().saved
     search = begin("run", options={"sleep": 0.1}, **settings).run(stop_soon)
     assert search.saved.ended == "interrupted"
@@ -116,7 +116,7 @@ def test_a_calibration_that_was_stopped_goes_on_exactly(begin: Begin, resume: Be
 @pytest.mark.usefixtures("here")
 def test_a_new_best_is_trained_and_the_default_is_kept(begin: Begin, resume: Begin) -> None:
     drive(begin("run", trials=6), evaluate=falling)
-    resume("run", slots=1, calibrate=1).run()
+    resume("run", slots=1, final_seeds=1).run()
     drive(resume("run", trials=7), evaluate=falling)
     done = Run.open(resume("run", slots=1).run().saved.folder)
     assert sorted(trial.id for trial in read_calibration(done)) == [0, 0, 5, 5, 6, 6]
@@ -125,14 +125,14 @@ def test_a_new_best_is_trained_and_the_default_is_kept(begin: Begin, resume: Beg
 
 @pytest.mark.usefixtures("here")
 def test_a_default_that_nothing_has_beaten_needs_none(begin: Begin) -> None:
-    search = begin(trials=1, slots=1, calibrate=3).run()
+    search = begin(trials=1, slots=1, final_seeds=3).run()
     assert not (search.saved.folder / "_calibration.parquet").exists()
     assert calibrated(search.saved) == []
 
 
 def test_the_choice_and_the_report_have_seeds_of_their_own(begin: Begin, resume: Begin) -> None:
     drive(begin("run", trials=6), evaluate=falling)
-    run = resume("run", calibrate=3, calibrate_best=2).saved
+    run = resume("run", final_seeds=3, finalists=2).saved
     wanted = calibration_work(run, race_of(run))
     assert list(wanted) == [Fresh(5, "choose", 1), Fresh(4, "choose", 1), Fresh(0, "report", 1), Fresh(0, "report", 2)]
     assert wanted[Fresh(5, "choose", 1)].folder == "calibration-000005-choose-1"
@@ -151,7 +151,7 @@ def test_the_choice_and_the_report_have_seeds_of_their_own(begin: Begin, resume:
 
 def test_a_default_that_is_better_on_fresh_seeds_is_recommended(begin: Begin, resume: Begin) -> None:
     drive(begin("run", trials=6), evaluate=falling)
-    end = settled(resume("run", calibrate=3).saved, lambda id, purpose, number: 1.0 + id / 9 + (id + number) % 2 / 50)
+    end = settled(resume("run", final_seeds=3).saved, lambda id, purpose, number: 1.0 + id / 9 + (id + number) % 2 / 50)
     assert (end.best and end.best.id, end.beaten) == (0, False)
     assert end.gain < 0
     assert "nothing beat the default genome: on fresh seeds trial 5, the finalist, is 0.55556" in verdict(end)
@@ -159,7 +159,7 @@ def test_a_default_that_is_better_on_fresh_seeds_is_recommended(begin: Begin, re
 
 def test_failures_are_counted(begin: Begin, resume: Begin) -> None:
     drive(begin("run", trials=6), evaluate=falling)
-    run = resume("run", calibrate=3).saved
+    run = resume("run", final_seeds=3).saved
     end = settled(run, lambda id, purpose, number: None if (id, number) == (5, 2) else 5.0 - id)
     default, best = calibrated(run)
     assert (default.values, default.failures) == ((5.0, 5.0), 0)
@@ -172,7 +172,7 @@ def test_failures_are_counted(begin: Begin, resume: Begin) -> None:
 
 def test_a_seed_that_changes_nothing_gives_an_exact_verdict(begin: Begin, resume: Begin) -> None:
     drive(begin("run", trials=6), evaluate=falling)
-    end = settled(resume("run", calibrate=3).saved, lambda id, purpose, number: 0.1 + (0.2 if id else 0.3))
+    end = settled(resume("run", final_seeds=3).saved, lambda id, purpose, number: 0.1 + (0.2 if id else 0.3))
     assert (end.beaten, end.gain_error) == (True, 0.0)
     assert "(no spread between seeds, paired over 2 fresh seeds)" in verdict(end)
 
@@ -180,7 +180,7 @@ def test_a_seed_that_changes_nothing_gives_an_exact_verdict(begin: Begin, resume
 @pytest.mark.usefixtures("here")
 def test_results_of_another_evaluator_or_other_data_are_not_used(begin: Begin, resume: Begin, quick: Path) -> None:
     drive(begin("run", trials=6), evaluate=falling)
-    first = resume("run", slots=1, calibrate=1).run().saved
+    first = resume("run", slots=1, final_seeds=1).run().saved
     assert len(kept(first)) == 4
     quick.write_text(quick.read_text() + "\nOTHER = 1\n")
     changed = resume("run", accept_changes=True)
@@ -197,7 +197,7 @@ def test_results_of_another_evaluator_or_other_data_are_not_used(begin: Begin, r
 @pytest.mark.usefixtures("here")
 def test_a_damaged_file_is_done_again(begin: Begin, resume: Begin) -> None:
     drive(begin("run", trials=6), evaluate=falling)
-    search = resume("run", slots=1, calibrate=1).run()
+    search = resume("run", slots=1, final_seeds=1).run()
     path = search.saved.folder / "_calibration.parquet"
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
@@ -216,7 +216,7 @@ def test_what_a_calibration_fails_on_stops_nothing_else(begin: Begin, resume: Be
     )
     seed = Run.open(quick.parent / "store" / "run").candidates[0].seed
     quick.write_text(quick.read_text() + f"\nSEEN = {{{seed}}}\n")
-    search = resume("run", accept_changes=True, slots=1, calibrate=1).run()
+    search = resume("run", accept_changes=True, slots=1, final_seeds=1).run()
     run = Run.open(search.saved.folder)
     assert [(row.values, row.failures) for row in calibrated(run)] == [((), 2), ((), 2)]
     assert "they cannot be compared" in verdict(closing(run))

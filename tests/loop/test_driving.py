@@ -23,7 +23,7 @@ from tests.loop.cases import NAMES, WAYS, Begin, agrees
 @pytest.mark.parametrize("way", [WAYS[0], pytest.param(WAYS[1], marks=pytest.mark.proof)], ids=NAMES[:2])
 def test_run_in_birth_order_is_the_same_for_any_number_of_slots(begin: Begin, way: dict[str, Any]) -> None:
     options = {"sleep": 0.01, "failing": 0.2}
-    runs = [begin(f"slots-{n}", order="birth", slots=n, options=options, **way).run() for n in (1, 3)]
+    runs = [begin(f"slots-{n}", order="proposal", slots=n, options=options, **way).run() for n in (1, 3)]
     assert rows(runs[1]) == rows(runs[0])
     assert survivors(runs[1].saved.folder) == survivors(runs[0].saved.folder)
     assert {row[1] for row in rows(runs[0])} == {"ok", "failed"}
@@ -63,7 +63,7 @@ def test_run_in_arrival_order_on_three_slots(begin: Begin, resume: Begin) -> Non
 
 
 def test_run_takes_up_what_was_asked_for_by_hand(begin: Begin) -> None:
-    search = begin(order="birth", lag=0, slots=2, strategy_options={"generational": True})
+    search = begin(order="proposal", lag=0, slots=2, strategy_options={"generational": True})
     assert search.ask() is not None
     with pytest.warns(UserWarning, match="2 slots will wait"):
         search.run()
@@ -160,7 +160,7 @@ def test_a_device_that_falls_ill_gives_no_false_result(stubbed):
     assert len(told) == 1
 
 
-@pytest.mark.parametrize("order", ["arrival", "birth"])
+@pytest.mark.parametrize("order", ["arrival", "proposal"])
 @pytest.mark.parametrize("lag", [0, 8])
 def test_the_last_candidate_is_tried_elsewhere_as_well(stubbed, order, lag):
     search, _ = stubbed([Stub(0, "cuda:0", "failed"), Stub(1, "cuda:1", "ok")], trials=2, order=order, lag=lag)
@@ -176,7 +176,7 @@ def test_in_birth_order_devices_that_are_well_change_nothing(stubbed, way):
             bad = candidate.genome["n"] % 3 == 0
             return Outcome("failed", seconds=0.1, device=self.device, error="no luck") if bad else outcome
 
-    found = [stubbed([Failing(i, f"cuda:{i}", "ok") for i in range(many)], order="birth", **way) for many in (1, 3)]
+    found = [stubbed([Failing(i, f"cuda:{i}", "ok") for i in range(many)], order="proposal", **way) for many in (1, 3)]
     assert [told for _, told in found] == [[], []]
     assert rows(found[0][0]) == rows(found[1][0])
     assert {row[1] for row in rows(found[0][0])} == {"ok", "failed"}
@@ -226,7 +226,7 @@ def test_a_slot_without_a_machine_gives_its_candidate_to_another(stubbed):
                 raise NoMachine("slot 1 has lost its machine")
             return super().run(candidate, folder)
 
-    search, told = stubbed([Stub(0, "cuda:0", "ok"), Homeless(1, "cuda:1", "ok")], order="birth", lag=1)
+    search, told = stubbed([Stub(0, "cuda:0", "ok"), Homeless(1, "cuda:1", "ok")], order="proposal", lag=1)
     assert all(trial.ok for trial in search.trials)
     assert not told
 

@@ -97,7 +97,7 @@ def ended(begin: Begin, monkeypatch: pytest.MonkeyPatch, fast_disk: None) -> Cal
     def play(world: World) -> float:
         monkeypatch.setattr(time, "time", lambda: world.now)
         monkeypatch.setattr(time, "monotonic", lambda: world.now)
-        given = {"calibrate": 3, "calibrate_best": 2, "generations": None, "strategy": "ga", "population": 8}
+        given = {"final_seeds": 3, "finalists": 2, "generations": None, "strategy": "ga", "population": 8}
         search = begin(hours=HOURS, seed=world.seed, **given)
         search.drivers.slots = [object()] * world.slots  # type: ignore[list-item]  # counted only
         world.search(search)

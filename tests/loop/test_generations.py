@@ -18,7 +18,7 @@ def files(folder: Path) -> dict[str, tuple[int, int]]:
     return {path.name: (path.stat().st_mtime_ns, path.stat().st_ino) for path in folder.glob("generation-*.parquet")}
 
 
-@pytest.mark.parametrize("order", ["arrival", "birth"])
+@pytest.mark.parametrize("order", ["arrival", "proposal"])
 def test_a_run_that_is_at_its_limit_follows_nothing_and_writes_no_file(
     begin: Begin, resume: Begin, order: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -33,7 +33,7 @@ def test_a_run_that_is_at_its_limit_follows_nothing_and_writes_no_file(
     monkeypatch.undo()
     drive(resume("run", trials=30), 3, some_fail)
     whole = drive(begin("whole", generations=None, trials=30, order=order), 3, some_fail).saved.folder
-    if order == "birth":
+    if order == "proposal":
         assert survivors(folder) == survivors(whole)
     after = files(folder)
     assert all(after[name] == before[name] for name in sorted(before)[:3])  # those that had closed

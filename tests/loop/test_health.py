@@ -72,7 +72,7 @@ DEVICES = st.integers(1, 4).map(lambda many: NAMES[:many])
 
 @given(DEVICES, st.sets(st.integers(0, 29)), st.sampled_from(["failed", "crashed", "timeout"]), st.integers(0, 99))
 def test_on_devices_that_are_well_every_result_is_the_genomes_and_no_device_is_lost(devices, bad, status, seed):
-    """So a run in birth order is the same for any number of them."""
+    """So a run in proposal order is the same for any number of them."""
     for seconds in (1.0, 9999.0):
         machine = Machine(dict.fromkeys(devices), bad, status, seconds, seed)
         assert machine.run(30) == 0

@@ -58,7 +58,7 @@ def test_checkpoints_of_parts_are_removed_once_nothing_can_go_on(
 ) -> None:
     path = tmp_path / "rungs.py"
     path.write_text(RUNGS)
-    given = {"evaluator": str(path), "strategy": "random", "fidelity": "1/3,1", "slots": 1, "calibrate": 0}
+    given = {"evaluator": str(path), "strategy": "random", "fidelity": "1/3,1", "slots": 1, "final_seeds": 0}
     search = begin("run", **given, trials=8).run()
     parts = {one.id for one in search.saved.candidates if one.budget < 1}
     gone_on = {one.resumes for one in search.saved.candidates}

@@ -69,7 +69,7 @@ def test_a_failed_training_counts_whole_as_long_as_nothing_is_known(begin: Begin
 
 
 def test_hours_leave_room_for_the_calibration(begin: Begin) -> None:
-    search = begin(generations=None, hours=1.0, calibrate=3, calibrate_best=2)
+    search = begin(generations=None, hours=1.0, final_seeds=3, finalists=2)
 
     def reached(seconds: float, slots: int, session: SessionSettings = search.session) -> str | None:
         return limit_reached(search.saved, session, search.history, search.strategy, seconds, slots)
@@ -86,7 +86,7 @@ def test_hours_leave_room_for_the_calibration(begin: Begin) -> None:
     assert reached(3600.0 - room - 45, 2) is not None, "the run ends with what is in flight"
     assert reached(3600.0 - room - 55, 2) is None
     assert reached(3599.0, 0) is None, "by hand nothing calibrates"
-    assert reached(3599.0, 2, search.session.but(calibrate=0)) is None
+    assert reached(3599.0, 2, search.session.but(final_seeds=0)) is None
 
 
 def test_what_is_not_a_limit_is_kept_on_resume(begin: Begin, resume: Begin) -> None:

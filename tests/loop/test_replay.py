@@ -28,7 +28,7 @@ def verified(folder: Path) -> list[Disagreement]:
     return verify(run, space, make_strategy(run.manifest.strategy, run.manifest.strategy_options))
 
 
-@pytest.mark.parametrize("order", ["arrival", "birth"])
+@pytest.mark.parametrize("order", ["arrival", "proposal"])
 @pytest.mark.parametrize("strategy", ["ga", "nsga2", "random"])
 def test_a_run_on_several_slots_agrees(begin: Begin, strategy: str, order: str) -> None:
     folder = drive(begin(strategy=strategy, order=order, generations=6), slots=4).saved.folder
@@ -96,7 +96,7 @@ def tamper(folder: Path, id: int, change: Callable[[dict[str, Any]], Any]) -> No
     ],
     ids=["genome", "told_before", "told_none", "told_more", "parents", "operator", "seed", "generation", "budget"],
 )
-@pytest.mark.parametrize("order", ["arrival", "birth"])
+@pytest.mark.parametrize("order", ["arrival", "proposal"])
 def test_tampering_is_noticed(begin: Begin, order: str, change: Callable[[dict[str, Any]], Any]) -> None:
     folder = drive(begin(generations=4, order=order), slots=3).saved.folder
     tamper(folder, 13, change)

@@ -141,7 +141,7 @@ def test_a_result_is_safe_before_anything_hears_of_it(begin: Begin, monkeypatch:
 
 
 @pytest.mark.usefixtures("fast_disk")
-@pytest.mark.parametrize("order", ["arrival", "birth"])
+@pytest.mark.parametrize("order", ["arrival", "proposal"])
 @pytest.mark.parametrize("way", WAYS, ids=NAMES)
 def test_two_generations_and_two_more_are_four(begin: Begin, resume: Begin, way: dict[str, Any], order: str) -> None:
     drive(begin("parts", generations=2, order=order, **way), evaluate=some_fail)
@@ -156,7 +156,7 @@ def test_two_generations_and_two_more_are_four(begin: Begin, resume: Begin, way:
 
 @pytest.mark.usefixtures("fast_disk")
 @pytest.mark.parametrize("every", [3, pytest.param(1, marks=pytest.mark.proof)])
-@pytest.mark.parametrize(("order", "slots"), [("arrival", 1), ("birth", 3)])
+@pytest.mark.parametrize(("order", "slots"), [("arrival", 1), ("proposal", 3)])
 @pytest.mark.parametrize("way", WAYS, ids=NAMES)
 def test_resumed_at_every_cut_of_the_journal(
     begin: Begin, resume: Begin, way: dict[str, Any], order: str, slots: int, every: int
@@ -201,7 +201,7 @@ def test_a_run_killed_in_every_evaluation_still_ends_the_same(begin: Begin, resu
 @pytest.mark.parametrize("lag", [0, 3, 8])
 @pytest.mark.parametrize("way", WAYS, ids=NAMES)
 def test_in_birth_order_slots_change_nothing(begin: Begin, way: dict[str, Any], lag: int) -> None:
-    runs = [drive(begin(f"slots-{n}", order="birth", lag=lag, **way), n, some_fail) for n in (1, 2, 4, 9)]
+    runs = [drive(begin(f"slots-{n}", order="proposal", lag=lag, **way), n, some_fail) for n in (1, 2, 4, 9)]
     assert [rows(run) for run in runs] == [rows(runs[0])] * 4
     assert [survivors(run.saved.folder) for run in runs] == [survivors(runs[0].saved.folder)] * 4
     for trial in runs[0].trials:
@@ -220,7 +220,7 @@ def test_in_arrival_order_everything_told_is_seen(begin: Begin, way: dict[str, A
 
 
 def test_in_birth_order_a_result_that_came_early_waits_its_turn(begin: Begin) -> None:
-    search = begin(order="birth", lag=1, trials=5)
+    search = begin(order="proposal", lag=1, trials=5)
     zero, one = search.ask(), search.ask()
     assert zero is not None
     assert one is not None

@@ -46,7 +46,7 @@ def export(genome, context, folder):
     return evaluate(genome, context)
 '''
 
-SETTINGS = {"calibrate": 2, "slots": 1, "trials": 6, "strategy": "random", "order": "birth"}
+SETTINGS = {"final_seeds": 2, "slots": 1, "trials": 6, "strategy": "random", "order": "proposal"}
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def falling(search: Search, candidate: Candidate) -> dict[str, float]:
 
 
 def test_no_trial_has_a_metric_of_the_test_set_and_the_last_comparison_has_nothing_else(begin: Begin) -> None:
-    search = begin("run", **SETTINGS, calibrate_best=2).run()
+    search = begin("run", **SETTINGS, finalists=2).run()
     run = Run.open(search.saved.folder)
     for trial in search.trials:
         assert trial.ok
@@ -84,7 +84,7 @@ def test_no_trial_has_a_metric_of_the_test_set_and_the_last_comparison_has_nothi
 
 def test_finalists_are_chosen_by_validation_and_compared_by_the_test_set(begin: Begin, resume: Begin) -> None:
     drive(begin("run", trials=6), evaluate=falling)
-    run = resume("run", calibrate=3, calibrate_best=2).saved
+    run = resume("run", final_seeds=3, finalists=2).saved
     validation = {0: 9.0, 4: 1.0, 5: 2.0}
     test = {0: 3.0, 4: 2.5, 5: 0.1}
     seen = set()

@@ -58,9 +58,9 @@ WIDER = {"lr": parse_gene("lr", "log(1e-5,1e1)"), "x": parse_gene("x", "float(-2
 
 RULES: dict[str, dict[str, Any]] = {
     "none": {},
-    "rungs": {"fidelity": "1/3,1", "prune": True, "replicates": 2},
-    "by worth": {"replicates": "auto", "subject_to": ["width<=100"]},
-    "replicates": {"replicates": 3, "subject_to": ["width<=100"]},
+    "rungs": {"fidelity": "1/3,1", "prune": True, "seeds_per_trial": 2},
+    "by worth": {"seeds_per_trial": "auto", "subject_to": ["width<=100"]},
+    "seeds_per_trial": {"seeds_per_trial": 3, "subject_to": ["width<=100"]},
 }
 
 Begin = Callable[..., Search]
@@ -90,7 +90,7 @@ def beyond(candidate: Candidate) -> bool:
     ("strategy", "rules"),
     some(
         [(strategy, rules) for strategy in ("saea", "ga", "tpe", "cma") for rules in RULES],
-        *(("saea", "none"), ("saea", "by worth"), ("ga", "rungs"), ("tpe", "replicates"), ("cma", "none")),
+        *(("saea", "none"), ("saea", "by worth"), ("ga", "rungs"), ("tpe", "seeds_per_trial"), ("cma", "none")),
     ),
 )
 def test_births_from_then_on_use_the_wider_space(wide: Begin, resume: Begin, strategy: str, rules: str) -> None:
@@ -109,7 +109,7 @@ def test_births_from_then_on_use_the_wider_space(wide: Begin, resume: Begin, str
     assert disagreements(third.saved.folder) == []
 
 
-@pytest.mark.parametrize("order", ["arrival", "birth"])
+@pytest.mark.parametrize("order", ["arrival", "proposal"])
 def test_a_run_killed_anywhere_after_it_goes_on_the_same(
     wide: Begin, resume: Begin, tmp_path: Path, order: str
 ) -> None:
@@ -127,7 +127,7 @@ def test_a_run_killed_anywhere_after_it_goes_on_the_same(
 
 
 def test_old_genomes_keep_their_values_to_the_last_digit_and_may_be_trained_further(wide: Begin, resume: Begin) -> None:
-    first = wide(name="r", strategy="random", fidelity="1/3,1", replicates=2, generations=4)
+    first = wide(name="r", strategy="random", fidelity="1/3,1", seeds_per_trial=2, generations=4)
     born = [first.ask() for _ in range(10)]
     for one in born:
         first.tell(one, {"loss": float(one.genome["x"]) - one.budget})
@@ -277,7 +277,7 @@ def test_what_is_advised_where_the_best_lie_at_an_end_can_be_typed(wide: Begin) 
     line = next(line for line in ends_of(Run.open(run.folder)) if " width = " in line)
     words = shlex.split(line.split("`")[1])
     assert words[:3] == ["evo-tune", "resume", "r"]
-    more = ["--calibrate", "0", "--no-report", "--quiet"]
+    more = ["--final-seeds", "0", "--no-report", "--quiet"]
     done = CliRunner().invoke(cli, [*words[1:-1], "7", *more], catch_exceptions=False)
     assert done.exit_code == 0, done.output
     again = Run.open(run.folder)

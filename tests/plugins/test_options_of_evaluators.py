@@ -171,7 +171,7 @@ def test_without_a_say_in_it_nothing_is_settled(mine: Evaluator) -> None:
 def test_an_export_settles_what_is_given_anew(
     settling: Evaluator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with Search(str(settling.path), store=tmp_path, name="run", trials=1, calibrate=0) as search:
+    with Search(str(settling.path), store=tmp_path, name="run", trials=1, final_seeds=0) as search:
         candidate = search.ask()
         assert candidate is not None
         search.tell(candidate, Outcome("ok", {"loss": 0.5}))

@@ -66,7 +66,7 @@ def evaluate(genome, context):
 def promoted(begin: Callable[..., Search], tmp_path: Path) -> Run:
     """Return a run with rungs and a final comparison whose best genome was promoted."""
     (tmp_path / "parts.py").write_text(PROMOTED)
-    return begin(evaluator=str(tmp_path / "parts.py"), fidelity="1/2,1", trials=12, calibrate=2, slots=1).run().saved
+    return begin(evaluator=str(tmp_path / "parts.py"), fidelity="1/2,1", trials=12, final_seeds=2, slots=1).run().saved
 
 
 @pytest.fixture(scope="session")

@@ -35,7 +35,7 @@ def told(begin: Begin, tmp_path: Path) -> Callable[..., Search]:
     def tell(
         first: Sequence[float], further: Sequence[float | None], sizes: Sequence[float] = (), **given: Any
     ) -> Search:
-        settings = {"strategy": "random", "replicates": 2, "trials": 30, "calibrate": 1, "calibrate_best": 2, **given}
+        settings = {"strategy": "random", "seeds_per_trial": 2, "trials": 30, "final_seeds": 1, "finalists": 2, **given}
         search = begin(**{"evaluator": str(path), **settings})
         fresh, again, large = list(first), list(further), list(sizes)
         while True:
@@ -79,7 +79,7 @@ def test_once_it_has_had_them_it_is_recommended(told: Callable[..., Search]) -> 
     [
         ([1.0, 1.3, 0.5], [1.0], {}),
         ([0.5], [], {}),
-        ([1.0, 1.3, 0.5], [], {"replicates": 1}),
+        ([1.0, 1.3, 0.5], [], {"seeds_per_trial": 1}),
         ([1.0, 1.3, 0.5], [1.2], {"sizes": [5.0, 9.0, 1.0], "subject_to": ["size<=2"]}),
     ],
     ids=["seeds change nothing", "nobody has had all", "none are asked for", "it breaks a constraint"],

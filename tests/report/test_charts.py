@@ -200,7 +200,7 @@ def test_idle_time_is_what_is_left_of_a_slot() -> None:
 
 
 def test_the_final_comparison_is_shown_seed_by_seed(begin: Callable[..., Search]) -> None:
-    run = begin("compared", trials=6, calibrate=2, slots=1).run().saved
+    run = begin("compared", trials=6, final_seeds=2, slots=1).run().saved
     material = Material(run)
     rows = {row.id: row for row in calibrated(run)}
     assert material.best is not None

@@ -54,7 +54,7 @@ def bowl(search: Search, candidate: Candidate) -> Outcome:
     return Outcome("ok", {"loss": max(0.0, abs(x - 0.4) - 0.3) + noise, "cost": 1.0}, seconds=1.0)
 
 
-STOPS = {"generations": None, "trials": 400, "replicates": 3, "stop_when_done": True, "population": 8, "seed": 3}
+STOPS = {"generations": None, "trials": 400, "seeds_per_trial": 3, "stop_when_done": True, "population": 8, "seed": 3}
 
 
 def test_a_run_stops_where_it_is_done_and_stops_there_again(begin: Begin, resume: Begin, fast_disk: None) -> None:
@@ -72,7 +72,7 @@ def test_a_run_stops_where_it_is_done_and_stops_there_again(begin: Begin, resume
 
 
 def test_a_run_that_was_cut_stops_where_the_whole_one_did(begin: Begin, tmp_path: Path, fast_disk: None) -> None:
-    whole = drive(begin("run", order="birth", lag=4, **STOPS), slots=3, evaluate=bowl).saved
+    whole = drive(begin("run", order="proposal", lag=4, **STOPS), slots=3, evaluate=bowl).saved
     lines = len((whole.folder / "_journal.jsonl").read_bytes().splitlines())
     cut_copy(whole, tmp_path / "store" / "cut", lines // 2)
     again = drive(Search.resume("cut", store=tmp_path / "store", trust=True), evaluate=bowl).saved
@@ -82,9 +82,9 @@ def test_a_run_that_was_cut_stops_where_the_whole_one_did(begin: Begin, tmp_path
 def test_without_noise_nothing_is_said(begin: Begin, fast_disk: None) -> None:
     search = drive(begin("run", generations=None, trials=30), evaluate=bowl)
     assert further_of(search.saved) is None
-    with pytest.raises(OptionError, match=r"--stop-when-done: .* give --replicates 2"):
+    with pytest.raises(OptionError, match=r"--stop-when-done: .* give --seeds-per-trial 2"):
         begin("other", stop_when_done=True)
-    with pytest.raises(OptionError, match="--replicates 2"):
+    with pytest.raises(OptionError, match="--seeds-per-trial 2"):
         Search.resume("run", store=search.saved.folder.parent, stop_when_done=True)
 
 

@@ -137,10 +137,12 @@ def test_audits_are_trained_in_full_before_anything_else() -> None:
         assert mine == list(range(mine[0], mine[0] + 3))
 
 
-@pytest.mark.parametrize("loop", [{"slots": 3}, {"slots": 4, "order": "birth", "lag": 3}], ids=["arrival", "birth"])
+@pytest.mark.parametrize(
+    "loop", [{"slots": 3}, {"slots": 4, "order": "proposal", "lag": 3}], ids=["arrival", "proposal"]
+)
 def test_what_is_learned_is_a_function_of_history(loop: dict[str, Any]) -> None:
     """Whatever was asked before, and however results came in: a run read from its journal decides the same."""
-    strategy = ruled(SAEA(population=4, first=4), RunSettings(fidelity=FIDELITY, prune=True, replicates=2))
+    strategy = ruled(SAEA(population=4, first=4), RunSettings(fidelity=FIDELITY, prune=True, seeds_per_trial=2))
     evaluate = trained(noise=0.02, fail=0.15)
     run = Simulation(strategy, SPACE, objectives=LOSS, evaluate=evaluate, births=16, **loop).run()
     assert {c.budget for c in run.candidates} == set(RUNGS)

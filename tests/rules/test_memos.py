@@ -30,10 +30,10 @@ SIZE = (Constraint.parse("size<=0.8"),)
 VARIANTS = {
     "rungs": RunSettings(fidelity=FIDELITY),
     "prune": RunSettings(prune=True),
-    "replicates": RunSettings(replicates=3),
-    "worth": RunSettings(replicates="auto", seeds="shared"),
-    "worth and rungs": RunSettings(fidelity=FIDELITY, replicates="auto"),
-    "all": RunSettings(fidelity=FIDELITY, prune=True, replicates=3),
+    "seeds_per_trial": RunSettings(seeds_per_trial=3),
+    "worth": RunSettings(seeds_per_trial="auto", seeds="shared"),
+    "worth and rungs": RunSettings(fidelity=FIDELITY, seeds_per_trial="auto"),
+    "all": RunSettings(fidelity=FIDELITY, prune=True, seeds_per_trial=3),
 }
 
 CONSTRAINTS = {"worth": SIZE, "all": SIZE}
@@ -101,7 +101,7 @@ def test_what_is_kept_is_what_is_counted_anew(name: str, objectives: int, whole:
     assert len(seen) > (name != "prune")
 
 
-@pytest.mark.parametrize("name", ["replicates", "all"])
+@pytest.mark.parametrize("name", ["seeds_per_trial", "all"])
 def test_the_genetic_algorithm_sees_in_a_view_what_it_would_keep_one_by_one(name: str) -> None:
     settings, rng = VARIANTS[name], np.random.default_rng(1)
     history = History(SPACE, OBJECTIVES[:1], CONSTRAINTS.get(name, ()))

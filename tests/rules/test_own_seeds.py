@@ -35,9 +35,9 @@ def evaluate(genome, context):
 RULES: dict[str, dict[str, Any]] = {
     "plain": {},
     "rungs": {"fidelity": "1/3,1"},
-    "leader": {"replicates": 3},
-    "worth": {"replicates": "auto"},
-    "worth and rungs": {"replicates": "auto", "fidelity": "1/3,1"},
+    "leader": {"seeds_per_trial": 3},
+    "worth": {"seeds_per_trial": "auto"},
+    "worth and rungs": {"seeds_per_trial": "auto", "fidelity": "1/3,1"},
 }
 
 
@@ -61,7 +61,7 @@ def test_each_genome_keeps_its_own_and_the_run_resumes_and_replays(noisy: Path, 
         seeds.setdefault((trial.key, trial.candidate.replicate), set()).add(trial.candidate.seed)
     assert all(len(of) == 1 for of in seeds.values()), "a genome goes on with the seed that it began with"
     assert len({seed for of in seeds.values() for seed in of}) == len(seeds), "no two have the same"
-    assert (max(trial.candidate.replicate for trial in trials) > 0) == ("replicates" in RULES[rules])
+    assert (max(trial.candidate.replicate for trial in trials) > 0) == ("seeds_per_trial" in RULES[rules])
     assert (min(trial.candidate.budget for trial in trials) < 1.0) == ("fidelity" in RULES[rules])
     assert agree(search.saved, search)
     copy = cut_copy(search.saved, noisy.parent / "store" / "cut", 13)
@@ -73,8 +73,8 @@ def test_by_default_all_have_the_same(noisy: Path) -> None:
     for name, given in (("shared", "shared"), ("default", None)):
         search = run(noisy, name, trials=4, seeds=given)
         assert {one.seed for one in search.saved.candidates} == {trial_seed(1, 0)}
-    assert run(noisy, "auto", trials=2, seeds=None, replicates="auto").saved.manifest.settings.own_seeds
-    assert not run(noisy, "before", trials=2, seeds="shared", replicates="auto").saved.manifest.settings.own_seeds
+    assert run(noisy, "auto", trials=2, seeds=None, seeds_per_trial="auto").saved.manifest.settings.own_seeds
+    assert not run(noisy, "before", trials=2, seeds="shared", seeds_per_trial="auto").saved.manifest.settings.own_seeds
     again = Search.resume("default", store=noisy.parent / "store", trials=6).run()
     assert {one.seed for one in again.saved.candidates} == {trial_seed(1, 0)}
     assert agree(again.saved, again)
@@ -96,7 +96,7 @@ def test_what_is_expected_takes_no_seed_for_a_shared_one(noisy: Path, monkeypatc
     plain = calibration.by_expectation
     monkeypatch.setattr(calibration, "by_expectation", lambda *given: told.append(given[3]) or plain(*given))
     for seeds in ("own", "shared"):
-        search = run(noisy, seeds, seeds=seeds, replicates="auto", trials=14)
+        search = run(noisy, seeds, seeds=seeds, seeds_per_trial="auto", trials=14)
         rules = ruled(search.saved.manifest, search.evaluator, "saea").settings
         assert rules.own_seeds is (seeds == "own")
         told.clear()

@@ -19,7 +19,7 @@ from evo_tune.genome.values import Genome, genome_key
 from evo_tune.plugins.context import Context, Pruned
 from evo_tune.plugins.find import make_strategy
 from evo_tune.plugins.strategy import Strategy
-from evo_tune.rules import replicates
+from evo_tune.rules import extra_seeds
 from evo_tune.rules.ruled import Ruled
 from evo_tune.settings import RunSettings
 from tests.strategies.cases import OBJECTIVES, SPACES
@@ -83,16 +83,18 @@ def ruled(
     return Ruled.of(inner, rules or RunSettings(), constraints, estimate if known else lambda genome: {})
 
 
-EVERYTHING = RunSettings(fidelity=FIDELITY, prune=True, replicates=3)
+EVERYTHING = RunSettings(fidelity=FIDELITY, prune=True, seeds_per_trial=3)
 VARIANTS = {
     "random, rungs": ruled("random", RunSettings(fidelity=FIDELITY)),
     "ga, all": ruled("ga", EVERYTHING, (WIDTH,)),
     "ga, generational, all, known": ruled("ga", EVERYTHING, (WIDTH,), known=True, generational=True),
     "saea, all, known": ruled("saea", EVERYTHING, (WIDTH,), known=True),
     "ga, pruning": ruled("ga", RunSettings(prune=True)),
-    "ga, replicates": ruled("ga", RunSettings(replicates=2)),
-    "ga, further seeds by worth": ruled("ga", RunSettings(replicates="auto", seeds="shared"), (WIDTH,)),
-    "saea, further seeds by worth, pruning": ruled("saea", RunSettings(prune=True, replicates="auto", seeds="shared")),
+    "ga, extra seeds": ruled("ga", RunSettings(seeds_per_trial=2)),
+    "ga, further seeds by worth": ruled("ga", RunSettings(seeds_per_trial="auto", seeds="shared"), (WIDTH,)),
+    "saea, further seeds by worth, pruning": ruled(
+        "saea", RunSettings(prune=True, seeds_per_trial="auto", seeds="shared")
+    ),
     "random, constraint": ruled("random", constraints=(WIDTH,)),
     "nsga2, rungs, constraint": ruled("nsga2", RunSettings(fidelity=FIDELITY), (WIDTH,)),
 }
@@ -125,10 +127,10 @@ def births(run: Simulation) -> list[tuple[object, ...]]:
     return [(genome_key(c.genome), c.parents, c.budget, c.resumes, c.replicate, c.stop_if) for c in run.candidates]
 
 
-@pytest.mark.parametrize("order", ["arrival", "birth"])
+@pytest.mark.parametrize("order", ["arrival", "proposal"])
 def test_a_run_resumed_at_any_cut_goes_on_the_same(strategy: Ruled, known: Simulation, order: str) -> None:
-    run = known if order == "arrival" else simulate(strategy, slots=4, order="birth", lag=3, births=16)
-    for cut, event in list(enumerate(run.events))[order == "birth" :: 2]:
+    run = known if order == "arrival" else simulate(strategy, slots=4, order="proposal", lag=3, births=16)
+    for cut, event in list(enumerate(run.events))[order == "proposal" :: 2]:
         if isinstance(event, Told) or (isinstance(event, Born) and event.candidate.id == 0):
             continue
         history = rebuild(SPACE, run.objectives, run.events[:cut], strategy.constraints)
@@ -144,7 +146,7 @@ def test_a_run_resumed_at_any_cut_goes_on_the_same(strategy: Ruled, known: Simul
 
 
 def test_in_birth_order_slots_and_speeds_do_not_matter(strategy: Ruled) -> None:
-    one, four = (simulate(strategy, slots=n, order="birth", lag=4, speed=n) for n in (1, 4))
+    one, four = (simulate(strategy, slots=n, order="proposal", lag=4, speed=n) for n in (1, 4))
     assert births(one) == births(four)
 
 
@@ -217,7 +219,7 @@ def test_misleading_curves_stop_hardly_anything() -> None:
 
 
 def test_the_leader_has_had_all_its_seeds() -> None:
-    run = simulate(ruled("ga", RunSettings(replicates=3)), evaluate=trained(noise=0.3), births=30, slots=2)
+    run = simulate(ruled("ga", RunSettings(seeds_per_trial=3)), evaluate=trained(noise=0.3), births=30, slots=2)
     means = {}
     for trial in run.history.trials:
         means.setdefault(genome_key(trial.genome), []).append(trial.losses)
@@ -229,7 +231,7 @@ def test_the_leader_has_had_all_its_seeds() -> None:
 
 def by_worth(noise: float, births: int = 40, **fields: object) -> Simulation:
     """Return a run of `saea` that trains further seeds where it is worth it, on a bowl with so much noise."""
-    rules = RunSettings(replicates="auto", seeds="shared")
+    rules = RunSettings(seeds_per_trial="auto", seeds="shared")
     return simulate(ruled("saea", rules), evaluate=trained(noise=noise), births=births, **fields)
 
 
@@ -257,7 +259,7 @@ def test_a_strategy_is_shown_genomes_in_the_order_of_what_is_expected_of_them() 
     differs = 0
     for seed in range(2):
         run = by_worth(0.4, births=24, seed=seed)
-        doubt = replicates.Doubt(SPACE, 4)
+        doubt = extra_seeds.Doubt(SPACE, 4)
         for trial in run.history.trials:
             doubt.take(trial, run.history.born_units[trial.id])
         shown = [genome_key(run.candidates[id].genome) for id in run.strategy.survivors(run.history)]
@@ -269,16 +271,16 @@ def test_a_strategy_is_shown_genomes_in_the_order_of_what_is_expected_of_them() 
 
 @pytest.mark.parametrize("cap", [2, 4])
 def test_no_genome_gets_more_seeds_than_there_may_be(cap: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replicates, "PRICE", 0.0)  # a new genome is worth nothing
+    monkeypatch.setattr(extra_seeds, "PRICE", 0.0)  # a new genome is worth nothing
     monkeypatch.setattr(settings, "CAP", cap)
-    strategy = ruled("random", RunSettings(replicates="auto", seeds="shared"))
+    strategy = ruled("random", RunSettings(seeds_per_trial="auto", seeds="shared"))
     run = simulate(strategy, evaluate=trained(noise=0.3), births=14)
     assert max(one.replicate for one in run.candidates) == cap - 1
 
 
 def test_further_seeds_are_at_most_a_quarter_of_what_is_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replicates, "PRICE", 0.0)
-    strategy = ruled("random", RunSettings(replicates="auto", seeds="shared"))
+    monkeypatch.setattr(extra_seeds, "PRICE", 0.0)
+    strategy = ruled("random", RunSettings(seeds_per_trial="auto", seeds="shared"))
     run = simulate(strategy, evaluate=trained(noise=0.3), births=30, slots=6)
     out: dict[int, bool] = {}
     most = 0

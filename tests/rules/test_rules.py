@@ -1,4 +1,4 @@
-"""Rungs, pruning, replicates and constraints in real runs: on disk, resumed, replayed, refused."""
+"""Rungs, pruning, extra seeds and constraints in real runs: on disk, resumed, replayed, refused."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def evaluate(genome, context, *, steps: int = 40):
 Begin = Callable[..., Search]
 RULES: dict[str, dict[str, Any]] = {
     "rungs": {"fidelity": "1/9,1/3,1"},
-    "all": {"fidelity": "1/4,1", "prune": True, "replicates": 2, "subject_to": ["size<=6", "square<=30"]},
+    "all": {"fidelity": "1/4,1", "prune": True, "seeds_per_trial": 2, "subject_to": ["size<=6", "square<=30"]},
 }
 
 
@@ -124,7 +124,7 @@ def test_a_checkpoint_that_is_gone_costs_time_only(descent: Begin) -> None:
     assert search.trials[1].rankable
 
 
-@pytest.mark.parametrize("order", ["arrival", "birth"])
+@pytest.mark.parametrize("order", ["arrival", "proposal"])
 def test_a_run_killed_anywhere_goes_on_the_same(
     descent: Begin, resume: Begin, tmp_path: Path, rules: dict[str, Any], order: str, fast_disk: None
 ) -> None:
@@ -141,7 +141,7 @@ def test_a_run_killed_anywhere_goes_on_the_same(
 def test_in_birth_order_the_number_of_slots_does_not_matter(
     descent: Begin, rules: dict[str, Any], fast_disk: None
 ) -> None:
-    runs = [drive(descent(order="birth", lag=3, **rules), slots=slots, evaluate=train) for slots in (1, 2, 4)]
+    runs = [drive(descent(order="proposal", lag=3, **rules), slots=slots, evaluate=train) for slots in (1, 2, 4)]
     assert rows(runs[0]) == rows(runs[1]) == rows(runs[2])
     assert survivors(runs[0].saved.folder) == survivors(runs[2].saved.folder)
     assert agree(runs[2].saved, runs[2])
@@ -188,7 +188,7 @@ def test_a_pruned_training_costs_what_it_had(descent: Begin, fast_disk: None) ->
 
 def test_best_front_and_calibration_keep_to_the_constraints(descent: Begin, resume: Begin) -> None:
     search = descent(
-        "run", subject_to=["square>=36"], slots=2, order="birth", generations=5, calibrate=2, calibrate_best=2
+        "run", subject_to=["square>=36"], slots=2, order="proposal", generations=5, final_seeds=2, finalists=2
     ).run()
     run = Run.open(search.saved.folder)
     assert run.leader is not None
@@ -202,7 +202,7 @@ def test_best_front_and_calibration_keep_to_the_constraints(descent: Begin, resu
 
 
 def test_the_incumbent_is_told_by_its_mean(descent: Begin, fast_disk: None) -> None:
-    run = drive(descent(replicates=3), evaluate=train).saved
+    run = drive(descent(seeds_per_trial=3), evaluate=train).saved
     assert run.leader is not None
     seeds = [t for t in run.trials() if t.genome == run.leader.genome]
     assert sorted(trial.candidate.replicate for trial in seeds) == [0, 1, 2]
@@ -252,7 +252,7 @@ def noisy(begin: Begin, tmp_path: Path) -> Begin:
     path.write_text(NOISY)
 
     def make(**given: Any) -> Search:
-        settings = {"strategy": "saea", "replicates": "auto", "trials": 30, "slots": 1, "seed": 3, **given}
+        settings = {"strategy": "saea", "seeds_per_trial": "auto", "trials": 30, "slots": 1, "seed": 3, **given}
         return begin(**{"evaluator": str(path), **settings})
 
     return make
@@ -276,23 +276,23 @@ def test_where_seeds_change_nothing_one_is_tried_at_most(noisy: Begin, tmp_path:
     assert sum(one.replicate > 0 for one in search.saved.candidates) <= 1
 
 
-@pytest.mark.parametrize("replicates", ["auto", 1])
+@pytest.mark.parametrize("seeds_per_trial", ["auto", 1])
 def test_what_is_recommended_is_what_is_expected_to_be_best_and_not_what_was_seen_to_be(
-    noisy: Begin, replicates: int | str
+    noisy: Begin, seeds_per_trial: int | str
 ) -> None:
     differs = 0
     for seed in range(5):
-        search = noisy(strategy="random", seed=seed, trials=20, replicates=replicates)
+        search = noisy(strategy="random", seed=seed, trials=20, seeds_per_trial=seeds_per_trial)
         run = drive(search, evaluate=train).saved
         best = recommended(run)
         assert best is not None
         assert best.id == ranked(run)[0].id
         differs += best.id != run.ranked()[0].id
-    assert (differs > 0) == (replicates == "auto")
+    assert (differs > 0) == (seeds_per_trial == "auto")
 
 
 def test_the_finalists_are_those_of_which_the_least_loss_is_expected(noisy: Begin) -> None:
-    run = noisy(calibrate=1, calibrate_best=3).run().saved
+    run = noisy(final_seeds=1, finalists=3).run().saved
     expected = [trial.id for trial in ranked(run)]
     assert [trial.id for trial in run.ranked()] != expected, "or this shows nothing"
     assert race_of(run).finalists == tuple(id for id in expected[:3] if id)
@@ -316,22 +316,22 @@ def nothing_written(tmp_path: Path) -> Iterator[None]:
             r"no metric 'sise' .did you mean size.*: expected one of loss, size",
         ),
         ({"subject_to": ["size<3"]}, OptionError, "--subject-to 'size<3': expected METRIC<=NUMBER"),
-        ({"replicates": 0}, OptionError, "--replicates 0: expected a whole number, 1 to 1000000, or auto"),
-        ({"replicates": "some"}, OptionError, "--replicates some: expected a whole number or auto"),
-        ({"replicates": True}, OptionError, "--replicates True: expected a whole number or auto"),
+        ({"seeds_per_trial": 0}, OptionError, "--seeds-per-trial 0: expected a whole number, 1 to 1000000, or auto"),
+        ({"seeds_per_trial": "some"}, OptionError, "--seeds-per-trial some: expected a whole number or auto"),
+        ({"seeds_per_trial": True}, OptionError, "--seeds-per-trial True: expected a whole number or auto"),
         (
-            {"replicates": "auto", "objectives": ["loss:min", "size:min"]},
+            {"seeds_per_trial": "auto", "objectives": ["loss:min", "size:min"]},
             OptionError,
-            "--replicates: expected one objective, and 2 were given",
+            "--seeds-per-trial: expected one objective, and 2 were given",
         ),
         (
-            {"replicates": 2, "objectives": ["loss:min", "size:min"]},
+            {"seeds_per_trial": 2, "objectives": ["loss:min", "size:min"]},
             OptionError,
-            "--replicates: expected one objective",
+            "--seeds-per-trial: expected one objective",
         ),
         ({"prune": True, "objectives": ["loss:min", "size:min"]}, OptionError, "--prune: expected one objective"),
         ({"budget": 0.0}, OptionError, "--budget 0.0: expected a number in .0, inf."),
-        ({"calibrate_best": 0}, OptionError, "--calibrate-best 0: expected a whole number, 1 to 1000"),
+        ({"finalists": 0}, OptionError, "--finalists 0: expected a whole number, 1 to 1000"),
     ],
 )
 def test_what_is_wrong_is_said_before_anything_is_written(
@@ -354,13 +354,13 @@ def test_a_strategy_with_trials_of_its_own_is_refused(descent: Begin, tmp_path: 
     path.write_text(
         "from evo_tune.strategies.random import Random\n"
         "class Mine(Random):\n"
-        '    """Random, with replicates."""\n'
+        '    """Random, with budgets."""\n'
         "    own_trials = True\n"
     )
     with pytest.raises(
-        PluginError, match=r"mine\.py decides itself .* --replicates does not .*choose --strategy .*ga or"
+        PluginError, match=r"mine\.py decides itself .* --seeds-per-trial does not .*choose --strategy .*ga or"
     ):
-        descent(strategy=str(path), replicates=2)
+        descent(strategy=str(path), seeds_per_trial=2)
 
 
 def test_a_wrong_declaration_is_named(descent: Begin, tmp_path: Path) -> None:

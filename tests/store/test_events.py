@@ -83,8 +83,8 @@ SESSIONS = st.builds(
     devices=st.none() | TEXT,
     address=st.none() | TEXT,
     retries=st.integers(0, 9),
-    calibrate=st.integers(0, 9),
-    calibrate_best=st.integers(1, 9),
+    final_seeds=st.integers(0, 9),
+    finalists=st.integers(1, 9),
 )
 WIDER = st.sampled_from(
     [

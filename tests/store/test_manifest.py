@@ -76,7 +76,7 @@ def test_a_damaged_manifest_is_refused(begin: Begin, text: str) -> None:
         ("format_version", True),
         ("settings.seed", True),
         ("threads", 1.5),
-        ("settings.replicates", 10**30),
+        ("settings.seeds_per_trial", 10**30),
         ("settings.fidelity", "0.5"),
         ("settings.fidelity", True),
         ("settings.fidelity", "nan,1"),
@@ -120,7 +120,7 @@ def test_a_manifest_is_read_as_it_was_written(
         objectives=["loss:min"],
         strategy="ga",
         strategy_options={"population": 4},
-        settings=RunSettings(order="birth", fidelity=f"{low!r},1", seed=seed, lag=lag, prune=prune),
+        settings=RunSettings(order="proposal", fidelity=f"{low!r},1", seed=seed, lag=lag, prune=prune),
         threads=1,
         **fields,
     )

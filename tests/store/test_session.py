@@ -16,10 +16,10 @@ Begin = Callable[..., Search]
 
 
 @pytest.mark.parametrize(
-    "field", [{"trials": 0}, {"generations": -1}, {"hours": 0.0}, {"retries": -1}, {"calibrate": -2}, {"trials": 1.5}]
+    "field", [{"trials": 0}, {"generations": -1}, {"hours": 0.0}, {"retries": -1}, {"final_seeds": -2}, {"trials": 1.5}]
 )
 def test_limits_out_of_range(begin: Begin, tmp_path: Path, field: dict[str, Any]) -> None:
-    name = next(iter(field))
+    name = next(iter(field)).replace("_", "-")
     with pytest.raises(OptionError, match=f"--{name} .*: expected"):
         begin(**field)
     assert not (tmp_path / "store").exists()

@@ -126,7 +126,7 @@ def test_a_journal_cannot_be_made_larger_than_it_can_be_read(tmp_path: Path, mon
 
 
 @pytest.mark.parametrize(
-    "field", ["slots", "per_device", "retries", "calibrate", "calibrate_best", "trials", "generations"]
+    "field", ["slots", "per_device", "retries", "final_seeds", "finalists", "trials", "generations"]
 )
 def test_a_session_cannot_ask_for_what_no_machine_can_hold(run: Path, field: str) -> None:
     change_journal(run, lambda lines: lines[0]["session"].update({field: 10**20}))

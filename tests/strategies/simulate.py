@@ -79,8 +79,8 @@ class Simulation:
         births: A limit, which the strategy never sees.
         seed: The run's.
         slots: Trainings at a time.
-        order: 'arrival' or 'birth'.
-        lag: How many results a birth may run ahead of, in birth order.
+        order: 'arrival' or 'proposal'.
+        lag: How many results a birth may run ahead of, in proposal order.
         speed: Seed of the durations of trainings.
         warm: Genomes born right after the default.
     """
@@ -135,7 +135,7 @@ class Simulation:
         if full and not (self.rules and self.rules.settings.continues):
             return None
         id = self.history.born_count
-        if self.order == "birth" and not self._tell_up_to(id - self.lag):
+        if self.order == "proposal" and not self._tell_up_to(id - self.lag):
             return None
         while (proposal := self._due() if full else self._propose(id)) is None:
             if not full:

@@ -146,14 +146,14 @@ def test_infinite_and_nan_losses_are_survived(strategy: Strategy, value: float) 
 
 
 @pytest.mark.parametrize("space", some(["mixed", "tiny", "one-float", "choices"], "mixed", "tiny"))
-@pytest.mark.parametrize("order", ["arrival", "birth"])
+@pytest.mark.parametrize("order", ["arrival", "proposal"])
 @pytest.mark.parametrize("fail", some([0.0, 0.3], 0.3))
 def test_a_run_resumed_at_any_point_proposes_the_same(
     strategy: Strategy, known: Simulation, space: str, order: str, fail: float
 ) -> None:
     run = known
     if (order, fail) != ("arrival", 0.3):
-        loop: dict[str, object] = {"slots": 3} if order == "arrival" else {"slots": 4, "order": "birth", "lag": 2}
+        loop: dict[str, object] = {"slots": 3} if order == "arrival" else {"slots": 4, "order": "proposal", "lag": 2}
         run = simulate(strategy, space, fail, births=20, **loop)
     for cut, event in enumerate(run.events):
         if isinstance(event, Told) or (isinstance(event, Born) and event.candidate.id == 0):
@@ -200,7 +200,7 @@ def test_proposing_is_pure(strategy: Strategy, known: Simulation) -> None:
 )
 def test_in_birth_order_slots_and_speeds_do_not_matter(strategy: Strategy, space: str, lag: int) -> None:
     runs = [
-        simulate(strategy, space, 0.2, births=26, slots=slots, order="birth", lag=lag, speed=speed)
+        simulate(strategy, space, 0.2, births=26, slots=slots, order="proposal", lag=lag, speed=speed)
         for slots, speed in ((1, 0), (8, 3))
     ]
     assert births(runs[0]) == births(runs[1])

@@ -105,8 +105,10 @@ def test_with_smooth_the_process_predicts_without_the_forest(
     assert bool(grown) is asked
 
 
-@pytest.mark.parametrize("rules", [RunSettings(replicates=2), RunSettings(prune=True)], ids=["replicates", "prune"])
-def test_the_spacing_of_losses_matters_under_replicates_and_pruning(rules: RunSettings) -> None:
+@pytest.mark.parametrize(
+    "rules", [RunSettings(seeds_per_trial=2), RunSettings(prune=True)], ids=["seeds_per_trial", "prune"]
+)
+def test_the_spacing_of_losses_matters_under_extra_seeds_and_pruning(rules: RunSettings) -> None:
     assert births(1.0, rules=rules, smooth=1.0) != births(3.0, rules=rules, smooth=1.0)
     assert births(1.0, rules=rules, smooth=0.0) == births(3.0, rules=rules, smooth=0.0)
 

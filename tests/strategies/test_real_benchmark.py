@@ -88,7 +88,7 @@ def test_a_closing_race_says_the_loss_by_seeds_of_its_own_as_far_as_it_was_in_ti
     monkeypatch.setattr(real, "EVALUATOR", str(tmp_path / "noisy.py"))
     (tmp_path / "runs").mkdir()
     job = real.Job(1.0, {}, 3, 0)
-    found = real.ours("random", job, 0, tmp_path / "runs", trials=9, calibrate=2, calibrate_best=2)
+    found = real.ours("random", job, 0, tmp_path / "runs", trials=9, final_seeds=2, finalists=2)
     run = Run.open(tmp_path / "runs" / "in-time" / "run")
     race = read_calibration(run)
     telling = {calibration_seed(0, number, "report") for number in range(1, 5)}
@@ -125,7 +125,7 @@ def evaluate(genome, context):
     (tmp_path / "parabola.py").write_text(source)
     monkeypatch.setattr(real, "EVALUATOR", str(tmp_path / "parabola.py"))
     (tmp_path / "runs").mkdir()
-    found = real.ours("random", real.Job(1.0, {}, 3, 0), 0, tmp_path / "runs", trials=9, calibrate=0, **rules)
+    found = real.ours("random", real.Job(1.0, {}, 3, 0), 0, tmp_path / "runs", trials=9, final_seeds=0, **rules)
     assert (found.rungs, found.seeds) == (bool(rules), 1)
     assert found.full + found.stopped >= 9
     assert (found.full == 9) == (found.stopped == 0) == (not rules)

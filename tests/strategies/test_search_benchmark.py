@@ -102,7 +102,7 @@ def test_what_a_method_recommends_is_scored_and_not_what_it_saw(
 def test_ours_recommends_as_a_run_does(search: ModuleType, problems: ModuleType, tmp_path: Path) -> None:
     """By the mean over its seeds, or by what is expected, and never by its luckiest one."""
     instance = source_of(problems, tmp_path, seeds=("score",)).instance(0)  # type: ignore[attr-defined]
-    player = search.Ours(instance, 0, "random", rules=search.RunSettings(replicates=2))
+    player = search.Ours(instance, 0, "random", rules=search.RunSettings(seeds_per_trial=2))
     assert player.recommended() is None
     lucky, genome = player.ask()
     player.tell(lucky, (0.0,))

@@ -212,7 +212,7 @@ def _train(
             store=folder.parent,
             name=folder.name,
             trials=len(genomes),
-            calibrate=0,
+            final_seeds=0,
         )
     with search:
         search.run()

@@ -133,7 +133,7 @@ def _rules(manifest: Manifest) -> list[str]:
         f"--fidelity {','.join(f'{rung:.3g}' for rung in settings.rungs)}": len(settings.rungs) > 1,
         **{f"--subject-to '{text}'": True for text in manifest.subject_to},
         "--prune": settings.prune,
-        f"--replicates {settings.replicates}": settings.most_seeds > 1,
+        f"--seeds-per-trial {settings.seeds_per_trial}": settings.most_seeds > 1,
         f"--seeds {'own' if settings.own_seeds else 'shared'}": settings.own_seeds != by_gain,  # equal by default
     }
     return [flag for flag, given in flags.items() if given]

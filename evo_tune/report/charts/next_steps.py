@@ -299,7 +299,7 @@ def _going_on(material: Material) -> Iterator[Command]:
     elif not math.isnan(noise) and gain < noise:
         why = (
             f"gained {show_value(gain)} in {material.metric}, less than one genome's values differ between seeds "
-            f"({show_value(noise)}): more trials are likely to gain little, and --replicates 2 would tell more."
+            f"({show_value(noise)}): more trials are likely to gain little, and --seeds-per-trial 2 would tell more."
         )
     else:
         took = show_seconds(run.seconds / 3)

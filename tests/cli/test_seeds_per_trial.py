@@ -1,4 +1,4 @@
-"""`--replicates auto`, as it is typed, told, shown and refused."""
+"""`--seeds-per-trial auto`, as it is typed, told, shown and refused."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def evaluate(genome, context):
     return {"loss": sum((unit - 0.3) ** 2 for unit in units) + 0.2 * noise, "size": 1.0}
 '''
 
-RUN = ["run", "noisy.py", "--slots", "1", "--trials", "30", "--calibrate", "0", "--no-report"]
+RUN = ["run", "noisy.py", "--slots", "1", "--trials", "30", "--final-seeds", "0", "--no-report"]
 
 
 @pytest.fixture
@@ -41,16 +41,16 @@ def test_a_run_says_what_it_is_recommending_by_and_replays(typed: Typed) -> None
     shown, name, data = "", "", {}
     for seed in range(10):  # what is expected to be the best is what was seen to be, in some of them
         name = f"auto-{seed}"
-        made = typed(*RUN, "--strategy", "random", "--seed", str(seed), "--replicates", "auto", "--name", name)
+        made = typed(*RUN, "--strategy", "random", "--seed", str(seed), "--seeds-per-trial", "auto", "--name", name)
         assert made.code == 0, made
         shown = " ".join(typed("show", name).out.split())
-        assert "--replicates auto: the cost of" in shown
+        assert "--seeds-per-trial auto: the cost of" in shown
         data = json.loads(typed("show", name, "--format", "json").out)
         if "; first, the one that is expected to be best with other seeds)" in shown and data["evaluations"] > 30:
             break
     assert "; first, the one that is expected to be best with other seeds)" in shown
     assert data["evaluations"] > 30
-    assert (data["settings"]["replicates"], data["settings"]["seeds"]) == ("auto", "own")
+    assert (data["settings"]["seeds_per_trial"], data["settings"]["seeds"]) == ("auto", "own")
     assert typed("verify", name).code == 0
     told = re.search(r"loss (\S+) is expected of it with other seeds", made.out)
     assert told
@@ -60,7 +60,7 @@ def test_a_run_says_what_it_is_recommending_by_and_replays(typed: Typed) -> None
     assert plain.code == 0
     assert "expected" not in plain.out + typed("best", "plain").out
     data = json.loads(typed("show", "plain", "--format", "json").out)
-    assert (data["settings"]["replicates"], data["evaluations"]) == (1, 30)
+    assert (data["settings"]["seeds_per_trial"], data["evaluations"]) == (1, 30)
 
 
 @pytest.mark.usefixtures("noisy")
@@ -72,7 +72,7 @@ def test_show_says_why_the_first_is_not_the_one_that_looks_best(
     typed: Typed, newcomer: float, first: float, told: str
 ) -> None:
     losses = {0: [1.0, 1.3, newcomer], 1: [1.2]}
-    with Search("noisy.py", strategy="random", replicates=2, trials=9, name="byhand") as search:
+    with Search("noisy.py", strategy="random", seeds_per_trial=2, trials=9, name="byhand") as search:
         while (candidate := search.ask()) is not None and losses[candidate.replicate]:
             search.tell(candidate, {"loss": losses[candidate.replicate].pop(0), "size": 1.0})
             if not losses[0]:
@@ -91,8 +91,8 @@ def test_seeds_of_their_own_are_typed_shown_and_refused(typed: Typed) -> None:
     assert typed("verify", "own").code == 0
     assert typed(*RUN, "--name", "plain").code == 0
     assert "--seeds" not in typed("show", "plain").out
-    assert typed(*RUN, "--replicates", "auto", "--seeds", "shared", "--name", "both").code == 0
-    assert "--replicates auto, --seeds shared: the cost of" in " ".join(typed("show", "both").out.split())
+    assert typed(*RUN, "--seeds-per-trial", "auto", "--seeds", "shared", "--name", "both").code == 0
+    assert "--seeds-per-trial auto, --seeds shared: the cost of" in " ".join(typed("show", "both").out.split())
     assert json.loads(typed("show", "plain", "--format", "json").out)["settings"]["seeds"] == "shared"
     made = typed(*RUN, "--seeds", "mine")
     assert made.code == 2
@@ -103,10 +103,10 @@ def test_seeds_of_their_own_are_typed_shown_and_refused(typed: Typed) -> None:
 @pytest.mark.parametrize(
     ("given", "text"),
     [
-        (["--replicates", "autos"], "'--replicates': 'autos'"),
-        (["--replicates", "0"], "'--replicates': 0"),
-        (["--replicates", "auto", "--objective", "loss:min", "--objective", "size:min"], "expected one objective"),
-        (["--replicates", "auto", "--strategy", "staged"], "decides itself on budgets and replicates"),
+        (["--seeds-per-trial", "autos"], "'--seeds-per-trial': 'autos'"),
+        (["--seeds-per-trial", "0"], "'--seeds-per-trial': 0"),
+        (["--seeds-per-trial", "auto", "--objective", "loss:min", "--objective", "size:min"], "expected one objective"),
+        (["--seeds-per-trial", "auto", "--strategy", "staged"], "decides itself on budgets and extra seeds"),
     ],
 )
 def test_what_does_not_go_with_it_is_said_in_a_line(typed: Typed, folder: Path, given: list[str], text: str) -> None:
@@ -120,8 +120,8 @@ def test_what_does_not_go_with_it_is_said_in_a_line(typed: Typed, folder: Path, 
 @pytest.mark.usefixtures("noisy")
 def test_a_file_of_flags_may_say_it_as_a_word_or_a_number(typed: Typed, folder: Path) -> None:
     for given, told in (('"auto"', "auto"), ("2", 2)):
-        (folder / "flags.toml").write_text(f"replicates = {given}\n")
+        (folder / "flags.toml").write_text(f"seeds-per-trial = {given}\n")
         name = f"run-{told}"
         assert typed("run", "noisy.py", "--config", "flags.toml", "--trials", "2", "--name", name).code == 0
         data = json.loads(typed("show", name, "--format", "json").out)
-        assert data["settings"]["replicates"] == told
+        assert data["settings"]["seeds_per_trial"] == told

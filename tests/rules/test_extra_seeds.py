@@ -12,9 +12,9 @@ from evo_tune.genome.standing import entries
 from evo_tune.genome.trial import Candidate, Outcome
 from evo_tune.genome.values import genome_key
 from evo_tune.plugins.find import make_strategy
-from evo_tune.rules import replicates
+from evo_tune.rules import extra_seeds
+from evo_tune.rules.extra_seeds import Doubt
 from evo_tune.rules.promotions import Rungs
-from evo_tune.rules.replicates import Doubt
 from evo_tune.rules.ruled import Ruled
 from evo_tune.settings import RunSettings
 from tests.strategies.cases import OBJECTIVES
@@ -33,7 +33,7 @@ def run(noise: float, seed: int, name: str = "saea", own_seeds: bool = False, sl
         loss = float(((SPACE.encode(candidate.genome) - 0.3) ** 2).sum())
         return Outcome("ok", {"loss": loss + noise * luck + 1.0 - candidate.budget})
 
-    settings = RunSettings(fidelity=FIDELITY, replicates="auto", seeds="own" if own_seeds else "shared")
+    settings = RunSettings(fidelity=FIDELITY, seeds_per_trial="auto", seeds="own" if own_seeds else "shared")
     strategy = Ruled.of(make_strategy(name, {"population": 8}), settings)
     return Simulation(strategy, SPACE, OBJECTIVES[:1], evaluate, births=26, seed=seed, slots=slots).run()
 
@@ -63,7 +63,7 @@ def of_what_ended(each: Simulation) -> None:
 
 
 def test_whoever_did_not_go_on_gets_no_further_seed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replicates, "PRICE", 0.0)  # a new genome is worth nothing
+    monkeypatch.setattr(extra_seeds, "PRICE", 0.0)  # a new genome is worth nothing
     runs = [run(0.1, seed, "random") for seed in range(6)]
     assert further(runs) > 30
     for each in runs:
@@ -82,8 +82,8 @@ def test_a_run_weighs_by_what_its_genomes_cost(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize("own", [True, False])
 def test_a_run_with_seeds_of_its_genomes_own_takes_none_for_shared(own: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[bool] = []
-    plain = replicates.fitted
-    monkeypatch.setattr(replicates, "fitted", lambda given: told.append(given.shared) or plain(given))
+    plain = extra_seeds.fitted
+    monkeypatch.setattr(extra_seeds, "fitted", lambda given: told.append(given.shared) or plain(given))
     run(0.2, 0, own_seeds=own)
     assert set(told) == {not own}
 
@@ -91,7 +91,7 @@ def test_a_run_with_seeds_of_its_genomes_own_takes_none_for_shared(own: bool, mo
 def test_those_that_did_not_go_on_are_known_to_be_worse(monkeypatch: pytest.MonkeyPatch) -> None:
     """Or genomes elsewhere would seem as good as those that were chosen to go on, and no seed be worth it."""
     told = further([run(0.2, seed) for seed in range(4)])
-    monkeypatch.setattr(replicates, "LEFT", 0)
+    monkeypatch.setattr(extra_seeds, "LEFT", 0)
     assert further([run(0.2, seed) for seed in range(4)]) < 0.7 * told
 
 
@@ -107,8 +107,10 @@ def test_nothing_is_expected_of_those_that_did_not_go_on() -> None:
 
 def test_whoever_goes_on_just_now_is_not_taken_for_worse(monkeypatch: pytest.MonkeyPatch) -> None:
     each, known = run(0.2, 0), list[int]()
-    plain = replicates.Belief
-    monkeypatch.setattr(replicates, "Belief", lambda given, logs: known.append(len(given.points)) or plain(given, logs))
+    plain = extra_seeds.Belief
+    monkeypatch.setattr(
+        extra_seeds, "Belief", lambda given, logs: known.append(len(given.points)) or plain(given, logs)
+    )
     doubt = Doubt(SPACE, 4)
     for trial in each.history.trials:
         doubt.take(trial, each.history.born_units[trial.id])
@@ -117,7 +119,7 @@ def test_whoever_goes_on_just_now_is_not_taken_for_worse(monkeypatch: pytest.Mon
     for told in ([], out, out, []):
         doubt.expected(told)
         doubt.next(told)
-    assert 0 < len(left) <= replicates.LEFT, "or this shows nothing"
+    assert 0 < len(left) <= extra_seeds.LEFT, "or this shows nothing"
     assert known == [known[0], known[0] - 1, known[0]]
 
 
