@@ -2,8 +2,9 @@
 
 The best of many noisy results is partly luck. A run that weighs extra seeds against new genomes
 (`RunSettings.extra_seeds_by_gain`) is therefore ranked by a model of all results (`genome.models.seeds`), which
-predicts each genome's mean loss over other seeds. A run whose leader needs N seeds (`RunSettings.most_seeds`) ranks the best genome that has all of them
-before those that look better after fewer, because a run that ends by the clock has no time left to confirm them.
+predicts each genome's mean loss over other seeds. A run whose leader needs N seeds (`RunSettings.most_seeds`) ranks
+the best genome that has all of them before those that look better after fewer, because a run that ends by the clock
+has no time left to confirm them.
 
 This module reads a run and writes nothing. `racing` has the rules of the final comparison, `loop.calibration` does its
 trainings.
