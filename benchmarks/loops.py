@@ -82,7 +82,7 @@ def plain_step(trainer: Any) -> Callable[[], float]:
 def prepared(name: str, kind: str) -> tuple[Callable[[], Any], int]:
     """Return one row's step, and the samples that are in it."""
     from evo_tune.training import keep_freed_memory
-    from evo_tune.training.models import attention
+    from evo_tune.training.models import block as attention
 
     options = {"plain": {"precision": "fp32", "optimizer": "adamw"}, "adamw": {"optimizer": "adamw"}}.get(kind, {})
     if kind == "plain":

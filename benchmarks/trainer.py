@@ -119,7 +119,7 @@ def trainer_step(width: int, tokens: int, device: str, precision: str, compiled:
 def prepared(what: str, width: int, tokens: int, device: str) -> Callable[[], float]:
     """Return the step of one row of PARTS, or of one of the others."""
     from evo_tune.training import fastest_precision, keep_freed_memory
-    from evo_tune.training.models import attention
+    from evo_tune.training.models import block as attention
 
     compiled = what.endswith("compiled")
     if what.startswith("plain"):

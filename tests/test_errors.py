@@ -10,7 +10,7 @@ from evo_tune.dispatch.judging import judge
 from evo_tune.errors import tells_of_memory
 from evo_tune.plugins.scripts.processes import Ended
 from evo_tune.plugins.scripts.script import Script
-from evo_tune.training.hardware.capacity import is_out_of_memory
+from evo_tune.training.hardware.memory import is_out_of_memory
 
 SIGNS = (
     "CUDA out of memory. Tried to allocate 20.00 GiB",

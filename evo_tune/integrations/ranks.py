@@ -60,7 +60,7 @@ def on_ranks(
     if code is None or function.__qualname__ != function.__name__:
         name = getattr(function, "__qualname__", repr(function))
         raise PluginError(f"on_ranks({name}): expected a function at the top level of a file, to be found there again")
-    from evo_tune.training.hardware.launcher import launch
+    from evo_tune.training.hardware.distributed import launch
 
     fields = {name: getattr(context, name) for name in ("threads", "seed", "budget", "test")}
     folders = {"folder": context.folder, "resume_folder": context.resume_folder}

@@ -17,7 +17,7 @@ from evo_tune.recipe.models.gpt_config import GPTConfig
 from evo_tune.recipe.optim.schedule import Schedule, WeightDecay
 from evo_tune.recipe.tuning import Tuning
 from evo_tune.training.data.windows import TrainingWindows
-from evo_tune.training.hardware.determinism import reproducible
+from evo_tune.training.hardware.device import reproducible
 from evo_tune.training.models.gpt import GPT
 from evo_tune.training.optim.optimizer import AdamW
 from evo_tune.training.stepping.recipe import Recipe

@@ -17,11 +17,11 @@ from evo_tune.recipe.language import LanguageTask
 from evo_tune.recipe.plan import Phase
 from evo_tune.training.course import Course
 from evo_tune.training.data.material import TextMaterial
-from evo_tune.training.hardware.capacity import fit_device
-from evo_tune.training.hardware.determinism import seed_for
+from evo_tune.training.hardware.device import seed_for
+from evo_tune.training.hardware.memory import fit_device
 from evo_tune.training.hardware.throughput import SAFE, TIMED, steps_in
 from evo_tune.training.models.gpt import GPT
-from evo_tune.training.optim.early_stopping import EarlyStopping
+from evo_tune.training.optim.watching import EarlyStopping
 from evo_tune.training.reading import Reading
 from evo_tune.training.session import Run, told_to, train
 from evo_tune.training.stepping.recipe import recipe_of

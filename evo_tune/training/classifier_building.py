@@ -19,13 +19,13 @@ from evo_tune.recipe.data.tables import stratified
 from evo_tune.training.course import Course
 from evo_tune.training.data.epochs import Epochs
 from evo_tune.training.examples import Classified, Examples
-from evo_tune.training.hardware.determinism import seed_for
+from evo_tune.training.hardware.device import seed_for
 from evo_tune.training.hardware.distributed import Ranks
-from evo_tune.training.hardware.passes import PassMemory, fit_pass
+from evo_tune.training.hardware.memory import PassMemory, fit_pass
 from evo_tune.training.hardware.precision import Precision
 from evo_tune.training.hardware.throughput import SAFE, TIMED, steps_in
 from evo_tune.training.models.encoder import Classifier
-from evo_tune.training.optim.early_stopping import EarlyStopping
+from evo_tune.training.optim.watching import EarlyStopping
 from evo_tune.training.session import Place, Run, told_to, train, train_together
 from evo_tune.training.stepping.recipe import recipe_of
 from evo_tune.training.trainer import Trainer

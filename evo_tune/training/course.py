@@ -20,9 +20,9 @@ from torch import nn
 from evo_tune.options.bounds import check_integer
 from evo_tune.recipe.metrics import measured, tests_of
 from evo_tune.recipe.optim.steps import Tail
-from evo_tune.training.hardware.capacity import measured_peak
+from evo_tune.training.hardware.memory import measured_peak
 from evo_tune.training.hardware.throughput import Throughput, mfu, peak_flops
-from evo_tune.training.optim.early_stopping import EarlyStopping
+from evo_tune.training.optim.watching import EarlyStopping
 from evo_tune.training.trainer import Step, Trainer
 
 __all__ = ["Course", "Judged", "Stretch", "Subject"]

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from evo_tune.recipe.hardware.memory import Memory
-from evo_tune.training.batch import MicroBatch
-from evo_tune.training.classification import Scores, score
 from evo_tune.training.course import Course, Judged
+from evo_tune.training.evaluation import Scores, score
+from evo_tune.training.hardware.device import MicroBatch
 from evo_tune.training.one_phase import OnePhase
 from evo_tune.training.trainer import Trainer
 

@@ -13,10 +13,10 @@ import torch
 
 from evo_tune.options.bounds import check_integer
 from evo_tune.recipe.models.gpt_config import GPTConfig
-from evo_tune.training.hardware.determinism import seed_for
+from evo_tune.training.hardware.device import seed_for
+from evo_tune.training.models.block import interpolate_positions
 from evo_tune.training.models.gpt import GPT
-from evo_tune.training.models.positions import interpolate_positions
-from evo_tune.training.models.widening import carry_state, enlarge
+from evo_tune.training.models.growth import carry_state, enlarge
 from evo_tune.training.trainer import Source, Trainer
 
 __all__ = ["extend_context", "extend_trainer", "grow_trainer", "next_trainer"]

@@ -13,10 +13,10 @@ from evo_tune.recipe.hardware.computing import in_memory
 from evo_tune.recipe.hardware.memory import predict_memory
 from evo_tune.recipe.models.gpt_config import flops_per_token
 from evo_tune.recipe.plan import Phase, phase_of, spent
-from evo_tune.training.batch import MicroBatch
 from evo_tune.training.course import Course, Judged
 from evo_tune.training.evaluation import Evaluation, evaluate, evaluate_by_position
 from evo_tune.training.extension import next_trainer
+from evo_tune.training.hardware.device import MicroBatch
 from evo_tune.training.models.gpt import GPT
 from evo_tune.training.trainer import Source, Trainer
 

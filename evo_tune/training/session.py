@@ -18,10 +18,9 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from evo_tune.recipe.optim.steps import fork_step, stop_step
 from evo_tune.training.checkpoint import CHECKPOINT, save_checkpoint, saved_in
 from evo_tune.training.course import Course
-from evo_tune.training.hardware import probe
-from evo_tune.training.hardware.allocator import keep_freed_memory
-from evo_tune.training.hardware.determinism import reproducible
-from evo_tune.training.hardware.launcher import RankFailed, launch
+from evo_tune.training.hardware import precision as probe
+from evo_tune.training.hardware.device import keep_freed_memory, reproducible
+from evo_tune.training.hardware.distributed import RankFailed, launch
 
 if TYPE_CHECKING:
     from evo_tune.training.hardware.distributed import Ranks

@@ -21,17 +21,22 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from evo_tune.errors import RecipeError
 from evo_tune.options.bounds import check_integer
 from evo_tune.recipe.optim.schedule import GapDecay, GapWatch, WeightDecay
-from evo_tune.training.hardware.capacity import is_out_of_memory
-from evo_tune.training.hardware.determinism import seed_everything, seed_for
+from evo_tune.training.hardware.device import seed_everything, seed_for
+from evo_tune.training.hardware.memory import is_out_of_memory
 from evo_tune.training.models.dropout import attach_noise
-from evo_tune.training.optim.divergence import Diverged, DivergenceWatch, Number, Verdict
-from evo_tune.training.optim.frozen import load_moving, moving, share_frozen
 from evo_tune.training.optim.gradient import accumulate, clip, gradient_norm
 from evo_tune.training.optim.losses import CrossEntropy, Loss
-from evo_tune.training.stepping.averaging import average_of
-from evo_tune.training.stepping.compiling import compile_blocks
-from evo_tune.training.stepping.feeding import Fed, Feed, Source
-from evo_tune.training.stepping.late import LATE, can_refuse, noted, refusing
+from evo_tune.training.optim.watching import (
+    Diverged,
+    DivergenceWatch,
+    Number,
+    Verdict,
+    load_moving,
+    moving,
+    share_frozen,
+)
+from evo_tune.training.stepping.averaging import average_of, compile_blocks
+from evo_tune.training.stepping.feeding import LATE, Fed, Feed, Source, can_refuse, noted, refusing
 from evo_tune.training.stepping.recipe import Recipe
 
 if TYPE_CHECKING:

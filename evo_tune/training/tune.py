@@ -21,22 +21,18 @@ from evo_tune.recipe.tuning import Tuning
 from evo_tune.training.course import Course
 from evo_tune.training.data.windows import TrainingWindows
 from evo_tune.training.evaluation import evaluate
-from evo_tune.training.hardware.determinism import seed_for
-from evo_tune.training.hardware.passes import PassMemory, fit_pass
+from evo_tune.training.hardware.device import seed_for
+from evo_tune.training.hardware.memory import PassMemory, fit_pass
 from evo_tune.training.hardware.precision import Precision
 from evo_tune.training.hardware.throughput import SAFE, TIMED, steps_in
 from evo_tune.training.models.gpt import GPT
-from evo_tune.training.optim.early_stopping import EarlyStopping
+from evo_tune.training.optim.watching import EarlyStopping
 from evo_tune.training.session import Run, told_to
 from evo_tune.training.stepping.recipe import recipe_of
 from evo_tune.training.trainer import Trainer
 from evo_tune.training.tuned import Tuned
-from evo_tune.training.tuning.adapter import add_adapter
-from evo_tune.training.tuning.houlsby import Adapters
-from evo_tune.training.tuning.lora import LoRA
-from evo_tune.training.tuning.low_precision import halve_frozen
-from evo_tune.training.tuning.pretrained import CausalLM, load_pretrained
-from evo_tune.training.tuning.tuning_text import TuningText, tuning_text
+from evo_tune.training.tuning.pretrained import CausalLM, TuningText, halve_frozen, load_pretrained, tuning_text
+from evo_tune.training.tuning.weights import Adapters, LoRA, add_adapter
 
 if TYPE_CHECKING:
     from evo_tune.training.hardware.distributed import Ranks

@@ -11,12 +11,12 @@ import torch
 from torch import nn
 
 from evo_tune.recipe.hardware.memory import Memory
-from evo_tune.training.batch import MicroBatch
 from evo_tune.training.course import Course, Judged
 from evo_tune.training.evaluation import Evaluation, evaluate
+from evo_tune.training.hardware.device import MicroBatch
 from evo_tune.training.one_phase import OnePhase
 from evo_tune.training.trainer import Trainer
-from evo_tune.training.tuning.tuning_text import TuningText
+from evo_tune.training.tuning.pretrained import TuningText
 
 __all__ = ["JudgedTuning", "Tuned"]
 

@@ -13,10 +13,8 @@ from torch import nn
 from evo_tune.recipe.models.base import Base
 from evo_tune.training.course import Course
 from evo_tune.training.tune import TuningTask, tuned_model
-from evo_tune.training.tuning.adapter import save_adapter, trained_weights
-from evo_tune.training.tuning.houlsby import Adapters
-from evo_tune.training.tuning.lora import LoRA
 from evo_tune.training.tuning.pretrained import save_merged
+from evo_tune.training.tuning.weights import Adapters, LoRA, save_adapter, trained_weights
 
 __all__ = ["write_tuned"]
 

@@ -97,7 +97,7 @@ def test_devices_times_a_cpu_if_asked_to(monkeypatch: pytest.MonkeyPatch) -> Non
 
     before = torch.get_num_threads()
     monkeypatch.setattr(
-        "evo_tune.training.hardware.probe.fastest_precision", lambda device: f"{torch.get_num_threads()} fp8"
+        "evo_tune.training.hardware.precision.fastest_precision", lambda device: f"{torch.get_num_threads()} fp8"
     )
     monkeypatch.setattr("evo_tune.cli.commands.devices._probed", lambda planned: [])  # see test_probing
     words = ["--devices", "cpu", "--slots", "1", "--threads", "3", "--format", "json"]

@@ -39,8 +39,8 @@ from evo_tune.training import (
     add_adapter,
     load_pretrained,
 )
-from evo_tune.training.hardware.passes import kept_bytes
-from evo_tune.training.tuning.low_precision import halve_frozen
+from evo_tune.training.hardware.memory import kept_bytes
+from evo_tune.training.tuning.pretrained import halve_frozen
 from tests.hugging_face import make_folder
 
 CPU = torch.device("cpu")

@@ -322,7 +322,7 @@ def test_a_training_goes_on_in_the_precision_that_it_began_with(
     name: str, train: Callable[..., Any], default: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def answers(answer: str) -> None:
-        monkeypatch.setattr("evo_tune.training.hardware.probe.fastest_precision", lambda device, narrow: answer)
+        monkeypatch.setattr("evo_tune.training.hardware.precision.fastest_precision", lambda device, narrow: answer)
 
     answers(name)
     straight, _ = train(default)

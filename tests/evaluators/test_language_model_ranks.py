@@ -10,7 +10,7 @@ from evo_tune.errors import RecipeError, UsageError
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.find import find_evaluator
 from evo_tune.recipe import GPTConfig, predict_memory
-from evo_tune.training.hardware import capacity
+from evo_tune.training.hardware import memory as capacity
 
 OPTIONS = {"size": "small", "tokens": 4096, "eval_tokens": 1024, "precision": "fp32"}
 

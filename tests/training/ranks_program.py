@@ -30,7 +30,7 @@ from evo_tune.training import (
     evaluate,
     process_group,
 )
-from evo_tune.training.batch import MicroBatch
+from evo_tune.training.hardware.device import MicroBatch
 
 STEPS = 4
 LENGTHS = [[12, 3, 7, 1, 9], [5, 12], [2], [11, 4, 4, 8, 1, 12]]

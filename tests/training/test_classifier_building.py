@@ -23,7 +23,7 @@ from evo_tune.recipe import (
     units_of,
 )
 from evo_tune.training import Course, Diverged, FTTransformer, ViT, classifier_course, score, train
-from evo_tune.training.hardware import probe
+from evo_tune.training.hardware import precision as probe
 
 RNG = torch.Generator().manual_seed(5)
 IMAGES = torch.randint(0, 256, (60, 1, 4, 4), generator=RNG).to(torch.uint8)
@@ -148,7 +148,7 @@ def test_passes_change_no_gradient(tmp_path: Path) -> None:
 
 
 def test_what_does_not_fit_is_halved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from evo_tune.training.hardware import passes
+    from evo_tune.training.hardware import memory as passes
 
     whole, _, course = fit(tmp_path, {"epochs": 3.0})
     memory = course.subject.memory  # type: ignore[attr-defined]

@@ -23,7 +23,7 @@ from evo_tune.training import (
     ViT,
     add_adapter,
 )
-from evo_tune.training.models.attention import _attend_one_by_one
+from evo_tune.training.models.block import _attend_one_by_one
 from evo_tune.training.models.dropout import Noise, attach_noise
 
 SHAPE: dict[str, Any] = {"depth": 2, "width": 16, "heads": 2, "dropout": 0.2, "attention_dropout": 0.2}

@@ -157,7 +157,7 @@ def test_windows_by_flex_attention_are_windows(make_trainer: Make) -> None:
         pytest.skip("torch sees no GPU here (torch.cuda.is_available() is False)")
     config = GPTConfig(vocab_size=16, context=256, depth=2, width=64, heads=2, window=32)
     plain, compiled = GPT(config, seed=1).cuda(), GPT(config, seed=1).cuda()
-    from evo_tune.training.stepping.compiling import compile_blocks
+    from evo_tune.training.stepping.averaging import compile_blocks
 
     compile_blocks(compiled)
     assert all(block.attention.flex is not None for block in compiled.blocks)  # type: ignore[union-attr]

@@ -85,7 +85,7 @@ def _fastest_on_cpu(threads: int) -> str:
     """Return the precision in which this CPU trains faster."""
     import torch
 
-    from evo_tune.training.hardware.probe import fastest_precision
+    from evo_tune.training.hardware.precision import fastest_precision
 
     torch.set_num_threads(threads)
     return fastest_precision("cpu")

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from evo_tune.recipe.data.corpus import Corpus
 from evo_tune.recipe.plan import Phase
-from evo_tune.training.batch import MicroBatch
 from evo_tune.training.data.windows import TrainingWindows, fixed_windows, held_out_blocks
+from evo_tune.training.hardware.device import MicroBatch
 
 __all__ = ["TextMaterial"]
 

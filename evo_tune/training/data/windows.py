@@ -15,8 +15,7 @@ from torch import Tensor
 from evo_tune.errors import RecipeError
 from evo_tune.options.bounds import check_integer
 from evo_tune.recipe.optim.steps import BatchRamp, steps_of
-from evo_tune.training.batch import IGNORE, MicroBatch, onto
-from evo_tune.training.hardware.determinism import seed_for
+from evo_tune.training.hardware.device import IGNORE, MicroBatch, onto, seed_for
 
 __all__ = ["TrainingWindows", "fixed_windows", "held_out_blocks"]
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from evo_tune.training.hardware.determinism import seed_for, seeds_for
+from evo_tune.training.hardware.device import seed_for, seeds_for
 
 __all__ = ["DropPath", "Dropout", "Noise", "attach_noise", "lanes_of", "noise_stays_eager"]
 

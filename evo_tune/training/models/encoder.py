@@ -1,8 +1,4 @@
-"""The encoder that all classifiers share: blocks in which every token sees every other, a norm, a head.
-
-The blocks are the decoder's, with causal attention off. A classifier adds how its inputs become tokens and
-which of the tokens it reads. Knows nothing of images, tables or texts, nor of training.
-"""
+"""Classifiers: an encoder of vectors, and those of images, texts and tables."""
 
 from __future__ import annotations
 
@@ -15,14 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from evo_tune.errors import RecipeError
-from evo_tune.recipe.models.encoder_config import EncoderConfig
-from evo_tune.training.hardware.recompute import run_block
+from evo_tune.recipe.data.labelled_texts import PADDING, encode_texts
+from evo_tune.recipe.data.tables import Columns
+from evo_tune.recipe.models.encoder_config import STEM, EncoderConfig, FTConfig, TextConfig, ViTConfig
+from evo_tune.training.hardware.device import run_block
 from evo_tune.training.models.block import Block
 from evo_tune.training.models.dropout import Dropout, DropPath
-from evo_tune.training.models.model_files import read_model, write_model
-from evo_tune.training.models.unfilled import unfilled
+from evo_tune.training.models.model_files import read_model, unfilled, write_model
 
-__all__ = ["Classifier"]
+__all__ = ["Classifier", "FTTransformer", "Quantiles", "TextClassifier", "ViT"]
 
 C = TypeVar("C", bound="Classifier")
 
@@ -168,3 +165,254 @@ class Classifier(nn.Module):
             RecipeError: The folder holds no such model.
         """
         return read_model(folder, cls.from_json).to(device).eval()
+
+
+class ViT(Classifier):
+    """The model; see `Classifier` for its arguments."""
+
+    config_class = ViTConfig
+    config: ViTConfig
+    mean: Tensor
+    deviation: Tensor
+
+    def build(self, config: ViTConfig) -> None:
+        """Make patch embedding, positions and stem."""
+        self.patches = nn.Linear(config.patch_values, config.width)
+        self.positions = nn.Embedding(config.tokens, config.width)
+        self.cls = nn.Embedding(1, config.width) if config.pooling == "cls" else None
+        self.stem = None
+        if config.stem == "conv":
+            first, second = (nn.Conv2d(n, STEM, 3, padding=1, bias=False) for n in (config.channels, STEM))
+            self.stem = nn.Sequential(first, nn.BatchNorm2d(STEM), nn.GELU(), second, nn.BatchNorm2d(STEM), nn.GELU())
+
+    def __init__(self, config: ViTConfig, seed: int = 0, *, labels: Sequence[str] | None = None) -> None:
+        super().__init__(config, seed, labels=labels)
+        self.register_buffer("mean", torch.zeros(config.channels, 1, 1))
+        self.register_buffer("deviation", torch.ones(config.channels, 1, 1))
+
+    def initialise(self, generator: torch.Generator) -> None:
+        """Draw the positions as large as the embedded patches, about 1, and the rest as every classifier does.
+
+        At 0.02 they are lost beside the patches: a mean over tokens cannot tell where what is, and small
+        models take long to find out.
+        """
+        super().initialise(generator)
+        with torch.no_grad():
+            self.positions.weight.normal_(0.0, 1.0, generator=generator)
+
+    def standardise(self, images: Tensor) -> None:
+        """Take the mean and deviation of each channel from training images, (n, channels, height, width)."""
+        values = images.double()
+        self.mean.copy_(values.mean((0, 2, 3))[:, None, None])
+        spread = values.std((0, 2, 3), correction=0)[:, None, None]
+        self.deviation.copy_(torch.where(spread > 0, spread, 1.0))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits, (batch, classes), of images in pixel values, (batch, channels, height, width)."""
+        x = (images.to(self.mean.dtype) - self.mean) / self.deviation
+        if self.stem is not None:
+            x = self.stem(x)
+        batch, channels, height, width = x.shape
+        p = self.config.patch
+        x = x.view(batch, channels, height // p, p, width // p, p).permute(0, 2, 4, 1, 3, 5)
+        x = self.patches(x.reshape(batch, self.config.patches, self.config.patch_values))
+        if self.cls is not None:
+            x = torch.cat((self.cls.weight.expand(batch, 1, -1), x), 1)
+        x = self.encode(x + self.positions.weight)
+        logits: Tensor = self.head((x.mean(1) if self.cls is None else x[:, 0]) * self.config.readout)
+        return logits
+
+    def classify(self, images: Tensor) -> list[str]:
+        """Return the label of each image, (n, channels, height, width), in the pixel values of the training."""
+        return self.names(images)
+
+
+class TextClassifier(Classifier):
+    """The model; see `Classifier` for its arguments."""
+
+    config_class = TextConfig
+    config: TextConfig
+
+    def build(self, config: TextConfig) -> None:
+        """Make the embeddings of tokens and positions."""
+        self.embedding = nn.Embedding(config.vocabulary + 1, config.width)
+        self.positions = nn.Embedding(config.length, config.width)
+
+    def shortened(self, inputs: Tensor) -> Tensor:
+        """Leave out the padding that all have, where that does not move what is dropped between which tokens."""
+        return inputs if self.training and self.config.attention_dropout else without_padding(inputs)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Return logits, (batch, classes), of texts as `encode_texts` gives them, (batch, length)."""
+        present = tokens != PADDING
+        embedded = self.embedding(tokens.long()) + self.positions.weight[: tokens.shape[1]]
+        x = self.encode(embedded, present[:, None, None])
+        weight = present[..., None].to(x.dtype)
+        logits: Tensor = self.head((x * weight).sum(1) / weight.sum(1) * self.config.readout)
+        return logits
+
+    def classify(self, texts: Sequence[str]) -> list[str]:
+        """Return the label of each text."""
+        return self.names(torch.from_numpy(encode_texts(texts, self.config)))
+
+
+def without_padding(tokens: Tensor) -> Tensor:
+    """Return texts on the CPU, (texts, length), without the padding that all of them have at their end."""
+    longest = int((tokens != PADDING).sum(1).max()) if len(tokens) else 0
+    return tokens[:, : max(1, longest)]
+
+
+class Quantiles(nn.Module):
+    """Gives each column of numbers a normal distribution, by rank: what outliers and skew cannot stretch.
+
+    Its quantiles are buffers of the model, so an exported one takes numbers as they come.
+
+    A number becomes its place among the training rows' quantiles, between 0 and 1, linear between two of them; of equal
+    quantiles the middle is taken. The place becomes what a standard normal variable is below with that probability.
+    `sklearn.preprocessing.QuantileTransformer` does the same, but for the ends: there the smallest and the largest
+    number of the training rows stand 5.2 deviations out whatever they are, here half a quantile from 0 and 1.
+
+    Args:
+        columns: Number of columns.
+        count: Quantiles of each, 2 or more.
+    """
+
+    values: Tensor
+
+    def __init__(self, columns: int, count: int) -> None:
+        super().__init__()
+        self.register_buffer("values", torch.linspace(0.0, 1.0, count).repeat(columns, 1))
+
+    def learn(self, rows: Tensor) -> None:
+        """Take the quantiles of training rows, (n, columns), missing numbers (NaN) left out; of none: as they are."""
+        places = torch.linspace(0.0, 1.0, self.values.shape[1], dtype=torch.float64)
+        for column, numbers in enumerate(rows.double().cpu().T):
+            present = numbers[~numbers.isnan()].sort().values
+            if len(present):
+                at = places * (len(present) - 1)
+                low, high = present[at.floor().long()], present[at.ceil().long()]
+                self.values[column] = torch.maximum(low, low + (high - low) * (at - at.floor())).to(self.values)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Return the numbers of rows, (batch, columns), without missing ones, as normal ones."""
+        x = rows.T.contiguous()
+        both = (self._place(x, right=False) + self._place(x, right=True)).T - 1.0  # -1 to 1
+        return math.sqrt(2.0) * torch.erfinv(both * (1.0 - 1.0 / self.values.shape[1]))
+
+    def _place(self, x: Tensor, right: bool) -> Tensor:
+        """Return where numbers, (columns, batch), lie among the quantiles, the first or the last of equal ones."""
+        last = self.values.shape[1] - 1
+        above = torch.searchsorted(self.values, x, right=right)
+        lower = self.values.gather(1, (above - 1).clamp(0, last))
+        upper = self.values.gather(1, above.clamp(0, last))
+        gap = upper - lower
+        share = torch.where(gap > 0, (x - lower) / torch.where(gap > 0, gap, 1.0), 0.0)
+        return ((above - 1 + share) / last).clamp(0.0, 1.0)
+
+
+class FTTransformer(Classifier):
+    """The model.
+
+    Args:
+        config: Its shape.
+        seed: Seed of the initial weights.
+        labels: Names of the classes, in order; None: their numbers.
+        columns: What the columns are called and which categories they know; `classify` needs it.
+    """
+
+    config_class = FTConfig
+    config: FTConfig
+    mean: Tensor
+    deviation: Tensor
+    first: Tensor
+
+    def __init__(
+        self,
+        config: FTConfig,
+        seed: int = 0,
+        *,
+        labels: Sequence[str] | None = None,
+        columns: Columns | None = None,
+    ) -> None:
+        super().__init__(config, seed, labels=labels)
+        self.columns = columns
+        self.register_buffer("mean", torch.zeros(config.numeric))
+        self.register_buffer("deviation", torch.ones(config.numeric))
+        self.quantiles = Quantiles(config.numeric, config.quantiles) if config.quantiles and config.numeric else None
+        # Embeddings of all categories lie in one table, one column's after another's: where each begins.
+        sizes = torch.tensor([0, *(number + 1 for number in config.categories)])
+        self.register_buffer("first", sizes.cumsum(0)[:-1], persistent=False)
+
+    def build(self, config: FTConfig) -> None:
+        """Make the tokens' weights. As embeddings they are spared by the weight decay, as in the paper."""
+        rows, width = sum(number + 1 for number in config.categories), config.width
+        self.weights = nn.Embedding(config.numeric, width) if config.numeric else None
+        self.missing = nn.Embedding(config.numeric, width) if config.numeric else None
+        self.categories = nn.Embedding(rows, width) if rows else None
+        self.offsets = nn.Embedding(config.tokens, width)  # the first is [CLS]
+        self.blocks[0].attention_norm = nn.Identity()
+
+    def initialise(self, generator: torch.Generator) -> None:
+        """Draw the tokens' weights from ±1/√width, as in the paper, and the others as every classifier does.
+
+        The width is that of the base where there is one: tokens do not become smaller in a wider model.
+        """
+        super().initialise(generator)
+        scaling = self.config.scaling
+        bound = (self.config.width if scaling is None else scaling.width) ** -0.5
+        with torch.no_grad():
+            for part in (self.weights, self.categories, self.offsets):
+                if part is not None:
+                    part.weight.uniform_(-bound, bound, generator=generator)
+            if self.missing is not None:
+                self.missing.weight.zero_()
+
+    def standardise(self, rows: Tensor) -> None:
+        """Take quantiles, mean and deviation of each numeric column from training rows, (n, columns), ignoring NaN."""
+        if self.quantiles is not None:
+            self.quantiles.learn(rows[:, : self.config.numeric])
+        values = rows[:, : self.config.numeric].double()
+        present = ~values.isnan()
+        count = present.sum(0).clamp(min=1)
+        mean = values.nan_to_num().sum(0) / count
+        spread = (((values - mean).nan_to_num() ** 2).sum(0) / count).sqrt()
+        self.mean.copy_(mean)
+        self.deviation.copy_(torch.where(spread > 0, spread, 1.0))
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Return logits, (batch, classes), of rows as `Columns.encode` gives them, (batch, columns)."""
+        numeric = self.config.numeric
+        tokens = [self.offsets.weight.new_zeros(len(rows), 1, self.config.width)]
+        if self.weights is not None and self.missing is not None:
+            missing = rows[:, :numeric].isnan()
+            x = torch.where(missing, self.mean, rows[:, :numeric])
+            scaled = (x - self.mean) / self.deviation if self.quantiles is None else self.quantiles(x)
+            x = torch.where(missing, 0.0, scaled)
+            tokens.append(x[..., None] * self.weights.weight + missing[..., None] * self.missing.weight)
+        if self.categories is not None:
+            tokens.append(self.categories(rows[:, numeric:].long() + self.first))
+        x = self.encode(torch.cat(tokens, 1) + self.offsets.weight)
+        logits: Tensor = self.head(torch.relu(x[:, 0]) * self.config.readout)
+        return logits
+
+    def classify(self, table: Mapping[str, Any]) -> list[str]:
+        """Return the label of each row of a table: column name to values, a DataFrame for one.
+
+        Raises:
+            RecipeError: A column is missing, or the model was made without the names of its columns.
+        """
+        if self.columns is None:
+            raise RecipeError("columns", None, "a model that was given its Columns")
+        return self.names(torch.from_numpy(self.columns.encode(table)))
+
+    def to_json(self) -> dict[str, Any]:
+        return {**super().to_json(), "columns": None if self.columns is None else self.columns.to_json()}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> FTTransformer:
+        columns = data["columns"]
+        return cls(
+            FTConfig.from_json(data["model"]),
+            labels=data["labels"],
+            columns=None if columns is None else Columns.from_json(columns),
+        )

@@ -1,17 +1,43 @@
-"""A model as a folder: model.safetensors with the weights, config.json with everything else. No code in either."""
+"""How models are made without first weights, written to a folder and read from it."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from evo_tune.errors import RecipeError
 
-__all__ = ["read_model", "write_model"]
+__all__ = ["read_model", "unfilled", "write_model"]
+
+
+class _Unfilled(TorchFunctionMode):
+    """Skip the functions of `torch.nn.init`."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)
+
+
+@contextmanager
+def unfilled() -> Iterator[None]:
+    """Leave the weights of modules that are built inside uninitialised, on the CPU.
+
+    The meta device would do the same; it imports sympy, and its modules have to be moved before they are filled.
+    """
+    with torch.device("cpu"), _Unfilled():
+        yield
+
 
 M = TypeVar("M", bound=nn.Module)
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from evo_tune.errors import RecipeError
 from evo_tune.recipe.models.gpt_config import tokens_in_piece
-from evo_tune.training.batch import IGNORE
+from evo_tune.training.hardware.device import IGNORE
 
 __all__ = [
     "CrossEntropy",

@@ -1,24 +1,33 @@
-"""AdamW and SGD, with weight decay on the matrices that multiply and on nothing else.
-
-Which parameters decay is decided by the kind of module that owns them, not by their shape: biases, gains
-of norms and all embeddings (positions too) do not decay, and a weight shared by an embedding and a head
-is an embedding. Knows nothing of schedules or steps. (Muon is in `muon`.)
-"""
+"""The optimizers: AdamW, SGD, and Muon for hidden matrices."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from evo_tune.errors import RecipeError
 from evo_tune.options.bounds import check_number
 from evo_tune.recipe.models.rules import Factors
 
-__all__ = ["SGD", "AdamW", "decay_groups", "factors_of", "parameter_groups", "split_by_factors"]
+__all__ = [
+    "SGD",
+    "AdamW",
+    "HiddenMatrices",
+    "Muon",
+    "OptimizerPair",
+    "decay_groups",
+    "factors_of",
+    "fused_maps",
+    "hidden_matrices",
+    "orthogonalised",
+    "parameter_groups",
+    "split_by_factors",
+]
 
 _MATMULS = (nn.Linear, nn.Bilinear, nn.MultiheadAttention, nn.modules.conv._ConvNd)
 
@@ -183,3 +192,191 @@ class SGD:
             for parameter in (p for group in groups for p in group["params"]):
                 optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
         return optimizer
+
+
+_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+"""Of the quintic Newton-Schulz iteration (Jordan et al.): steepest at zero, and after five near 1, if not at it."""
+
+
+def hidden_matrices(model: nn.Module) -> list[nn.Parameter]:
+    """Return the trainable matrices that decay, without those of a module called `head`."""
+    heads = {p for name, module in model.named_modules() if name.split(".")[-1] == "head" for p in module.parameters()}
+    return [p for p in decay_groups(model)[0] if p.ndim == 2 and p not in heads]
+
+
+def fused_maps(model: nn.Module) -> dict[Tensor, tuple[int, ...]]:
+    """Return the outputs of each map that a weight holds, one below another, where that is more than one.
+
+    A linear layer says so by an attribute `maps` (see `FusedLinear`).
+    """
+    layers = (module for module in model.modules() if isinstance(module, nn.Linear))
+    maps = ((layer.weight, getattr(layer, "maps", ())) for layer in layers)
+    return {weight: sizes for weight, sizes in maps if len(sizes) > 1}
+
+
+def orthogonalised(matrices: Tensor) -> Tensor:
+    """Return about the nearest orthogonal matrix of each, in bfloat16: singular values between about 0.5 and 1.5.
+
+    Args:
+        matrices: (n, rows, columns), no more rows than columns.
+    """
+    a, b, c = _COEFFICIENTS
+    x = matrices.bfloat16()
+    x = x / torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True).clamp_min(1e-7)
+    for _ in range(5):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x
+
+
+class HiddenMatrices(torch.optim.Optimizer):
+    """Muon alone, over matrices; those of one shape are made orthogonal together, which is much the faster.
+
+    Args:
+        groups: As every optimizer takes them.
+        lr: Learning rate; an update has the size of AdamW's, 0.2 in root mean square, at a rate of 1.
+        momentum: Decay of the moving average of gradients.
+        nesterov: Whether to look ahead along it.
+        maps: Outputs of each map of a weight that holds several (see `fused_maps`).
+    """
+
+    def __init__(
+        self,
+        groups: Iterable[dict[str, Any]],
+        *,
+        lr: float,
+        momentum: float,
+        nesterov: bool,
+        maps: Mapping[Tensor, tuple[int, ...]],
+    ) -> None:
+        super().__init__(groups, {"lr": lr, "weight_decay": 0.0, "momentum": momentum, "nesterov": nesterov})
+        self.maps = maps
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        if closure is not None:
+            raise NotImplementedError("Muon takes no closure")
+        for group in self.param_groups:
+            same: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = {}
+            for weight in group["params"]:
+                if weight.grad is None:
+                    continue
+                update = self._average(weight, weight.grad, group["momentum"], group["nesterov"])
+                shrink = group["lr"] * group["weight_decay"]
+                weight.mul_(1.0 - (shrink if self._kept is None else self._kept * shrink))
+                sizes = self.maps.get(weight, (len(weight),))
+                for part, change in zip(
+                    torch.split(weight, list(sizes)), torch.split(update, list(sizes)), strict=True
+                ):
+                    lying = len(part) <= part.shape[1]
+                    part, change = (part, change) if lying else (part.mT, change.mT)
+                    same.setdefault((part.shape[0], part.shape[1]), []).append((part, change))
+            for (_, longer), pairs in same.items():
+                changes = orthogonalised(torch.stack([change for _, change in pairs]))
+                changes = changes if self._kept is None else changes.masked_fill_(self._kept == 0.0, 0.0)
+                for (part, _), change in zip(pairs, changes, strict=True):
+                    part.add_(change, alpha=-group["lr"] * 0.2 * math.sqrt(longer))
+
+    @property
+    def _kept(self) -> Tensor | None:
+        """1 if the step is taken, 0 if it is refused; None where nobody decides that on the device."""
+        refused: Tensor | None = getattr(self, "found_inf", None)
+        return None if refused is None else 1.0 - refused
+
+    def _average(self, weight: Tensor, gradient: Tensor, momentum: float, nesterov: bool) -> Tensor:
+        state = self.state[weight]
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(gradient)
+        kept, share = self._kept, 1.0 - momentum
+        if kept is not None:  # a refused gradient may hold anything
+            gradient = gradient.masked_fill(kept == 0.0, 0.0)
+        average: Tensor = state["momentum_buffer"].lerp_(
+            gradient, share if kept is None else (kept * share).to(gradient.dtype)
+        )
+        return gradient.lerp(average, momentum) if nesterov else average
+
+
+class OptimizerPair(torch.optim.Optimizer):
+    """Several optimizers that step together; its groups are theirs, the very same dicts.
+
+    Args:
+        optimizers: Over parameters that do not overlap, each with at least one.
+    """
+
+    def __init__(self, optimizers: list[torch.optim.Optimizer]) -> None:
+        groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+        super().__init__([{**group} for group in groups], {})
+        self.optimizers = optimizers
+        self.param_groups = groups
+
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        if closure is not None:
+            raise NotImplementedError("a pair of optimizers takes no closure")
+        for optimizer in self.optimizers:
+            optimizer.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"optimizers": [optimizer.state_dict() for optimizer in self.optimizers]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        for optimizer, state in zip(self.optimizers, state_dict["optimizers"], strict=True):
+            optimizer.load_state_dict(state)
+        # Loading gives an optimizer new groups.
+        self.param_groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Muon:
+    """Options of Muon, and of AdamW beside it.
+
+    Args:
+        lr: Peak learning rate of both, above 0, up to 1: the one that suits AdamW.
+        momentum: Of the hidden matrices, 0 up to below 1.
+        nesterov: Whether to look ahead along the momentum.
+        beta1: Decay of AdamW's first moment, 0 up to below 1.
+        beta2: Decay of its second, 0 up to below 1.
+        eps: Added to the root of the second moment, above 0.
+
+    Raises:
+        RecipeError: A field is out of its range.
+    """
+
+    lr: float
+    momentum: float = 0.95
+    nesterov: bool = True
+    beta1: float = 0.9
+    beta2: float = 0.95
+    eps: float = 1e-8
+
+    def __post_init__(self) -> None:
+        check_number("lr", self.lr, "(0, 1]")
+        for name in ("momentum", "beta1", "beta2"):
+            check_number(name, getattr(self, name), "[0, 1)")
+        check_number("eps", self.eps, "(0, 1)")
+        if not isinstance(self.nesterov, bool):
+            raise RecipeError("nesterov", self.nesterov, "true or false")
+
+    def build(self, model: nn.Module) -> torch.optim.Optimizer:
+        """Return the optimizers over a model's trainable parameters, as one.
+
+        Its groups carry `initial_lr` and `decay`, as those of `parameter_groups` do.
+        """
+        decayed, others = decay_groups(model)
+        hidden = hidden_matrices(model)
+        rest = [p for p in decayed if p not in set(hidden)]
+        optimizers: list[torch.optim.Optimizer] = []
+        if hidden:
+            of_muon: dict[str, Any] = {"momentum": self.momentum, "nesterov": self.nesterov}
+            groups = split_by_factors(hidden, factors_of(model, "muon"), decay=True, lr=self.lr, eps=0.0)
+            optimizers.append(HiddenMatrices(groups, lr=self.lr, maps=fused_maps(model), **of_muon))
+        if rest or others:
+            factors = factors_of(model, "adamw")
+            plain = [
+                group
+                for parameters, decay in ((rest, True), (others, False))
+                for group in split_by_factors(parameters, factors, decay=decay, lr=self.lr, eps=self.eps)
+            ]
+            fused = all(p.device.type in ("cpu", "cuda") for p in (*rest, *others))
+            betas = (self.beta1, self.beta2)
+            optimizers.append(torch.optim.AdamW(plain, lr=self.lr, betas=betas, eps=self.eps, fused=fused))
+        return OptimizerPair(optimizers)

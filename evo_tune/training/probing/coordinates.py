@@ -31,8 +31,7 @@ from evo_tune.options.bounds import check_integer, check_name, check_number
 from evo_tune.recipe.models.gpt_config import GPTConfig
 from evo_tune.recipe.models.rules import Parametrisation
 from evo_tune.training.models.gpt import GPT
-from evo_tune.training.optim.muon import Muon
-from evo_tune.training.optim.optimizer import SGD, AdamW
+from evo_tune.training.optim.optimizer import SGD, AdamW, Muon
 
 __all__ = ["DEPTH", "LARGE", "WIDTH", "Slopes", "check_coordinates"]
 

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from evo_tune.errors import RecipeError
 from evo_tune.recipe.hardware.computing import Timings, wants_of
-from evo_tune.training.hardware.chips import chip
 from evo_tune.training.hardware.precision import Precision
+from evo_tune.training.hardware.throughput import chip
 
 __all__ = ["Sizes", "probe_device"]
 

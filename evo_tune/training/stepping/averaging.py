@@ -1,4 +1,4 @@
-"""A moving average of the weights as a model beside the model (see `optim.ema`), moved without a wait."""
+"""What is made of a model around its steps: a moving average, compiled blocks."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from torch.optim.swa_utils import AveragedModel
 
 from evo_tune.options.bounds import check_number
 from evo_tune.recipe.optim.optimisation import warmed_up
+from evo_tune.training.models.block import Attention, flex_mask
+from evo_tune.training.models.dropout import noise_stays_eager
 
-__all__ = ["Average", "average_of"]
+__all__ = ["Average", "average_of", "blocks_of", "compile_blocks"]
 
 
 class Average(AveragedModel):
@@ -73,3 +75,30 @@ def average_of(model: nn.Module, decay: float) -> Average:
     """
     check_number("ema", decay, "[0, 1)")
     return Average(model, decay)
+
+
+def blocks_of(model: nn.Module) -> list[nn.Module]:
+    """Return the blocks that a model is a pile of: the items of its longest list of modules; itself if it has none."""
+    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module)]
+    return list(max(lists, key=len)) if lists else [model]  # type: ignore[arg-type]
+
+
+def compile_blocks(model: nn.Module) -> None:
+    """Compile a model's blocks in place, at their first pass; it is where it is to stay."""
+    noise_stays_eager()
+    for block in blocks_of(model):
+        for module in block.modules():
+            if isinstance(module, Attention) and module.windowed:
+                _attend_by_flex(model, module)
+        block.compile()
+
+
+def _attend_by_flex(model: nn.Module, attention: Attention) -> None:
+    """Give an attention the mask by which flex_attention skips, where that runs and its shapes allow it."""
+    config, table = getattr(model, "config", None), getattr(model, "mask", None)
+    if config is None or table is None or table.device.type != "cuda":
+        return
+    head_dim = config.width // config.heads
+    if head_dim >= 16 and head_dim & (head_dim - 1) == 0:
+        chunk, reach = table.shape
+        attention.flex = flex_mask(config.context, reach - chunk + 1, torch.device(table.device))

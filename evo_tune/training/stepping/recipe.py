@@ -12,8 +12,7 @@ from evo_tune.recipe.optim.optimisation import Optimisation, check_clip, scale_l
 from evo_tune.recipe.optim.schedule import GapDecay, Schedule, WeightDecay
 from evo_tune.recipe.plan import Training
 from evo_tune.training.hardware.precision import Precision
-from evo_tune.training.optim.muon import Muon
-from evo_tune.training.optim.optimizer import SGD, AdamW
+from evo_tune.training.optim.optimizer import SGD, AdamW, Muon
 
 __all__ = ["Recipe", "optimizer_of", "recipe_of"]
 

@@ -1,12 +1,10 @@
-"""Builds the model of a checkpoint's folder (see `base`), feeds it text, and writes it back in its own format.
-
-Hugging Face folders go through transformers: local files only, weights in safetensors only, none of the
-folder's own code. Knows nothing of how a model is trained on.
-"""
+"""A pre-trained model as it is loaded, and the text that it is tuned to."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +14,40 @@ from torch import Tensor, nn
 
 from evo_tune.errors import OptionError, RecipeError
 from evo_tune.recipe.data.corpus import BPE, Bytes, Tokenizer
-from evo_tune.recipe.models.base import Base
+from evo_tune.recipe.models.base import Base, read_base
 from evo_tune.recipe.models.gpt_config import LARGE_VOCABULARY
+from evo_tune.recipe.tuning import read_tuning_text
+from evo_tune.training.data.windows import fixed_windows
+from evo_tune.training.hardware.device import MicroBatch
 from evo_tune.training.models.gpt import GPT, TOKENIZER
-from evo_tune.training.tuning.lora import fold_lora
+from evo_tune.training.tuning.weights import fold_lora
 
-__all__ = ["CausalLM", "encode", "load_pretrained", "save_merged"]
+__all__ = ["CausalLM", "TuningText", "encode", "halve_frozen", "load_pretrained", "save_merged", "tuning_text"]
+
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def halve_frozen(model: nn.Module, precision: str) -> bool:
+    """Store the frozen matrices of a model in a precision, in place; with 'fp32' leave it alone.
+
+    Its passes are then to be done under that precision's autocast, those that judge included.
+
+    Returns:
+        Whether anything is stored in less than float32.
+    """
+    if precision not in _DTYPES:
+        return False
+    for module in model.modules():
+        if isinstance(module, nn.Linear | nn.Embedding) and not module.weight.requires_grad:
+            module.weight.data = module.weight.data.to(_DTYPES[precision])
+            if isinstance(module, nn.Embedding):
+                module.register_forward_hook(_in_full)
+    return True
+
+
+def _in_full(module: nn.Module, inputs: object, output: Tensor) -> Tensor:
+    return output.float()
+
 
 _LOCAL = {"local_files_only": True, "trust_remote_code": False}
 
@@ -186,3 +212,65 @@ def _transformers() -> Any:
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+@dataclass(frozen=True)
+class TuningText:
+    """A text in a base's tokens.
+
+    Args:
+        training: (n,), to train on.
+        held_out: (m,), to judge by.
+        test: (k,), to test with.
+        tokens_per_byte: Of the held-out part.
+        test_tokens_per_byte: Of the part to test with.
+        context: Tokens in a window.
+        scored: Held-out tokens that are scored at the end.
+    """
+
+    training: Tensor
+    held_out: Tensor
+    test: Tensor
+    tokens_per_byte: float
+    test_tokens_per_byte: float
+    context: int
+    scored: int
+
+    def to_judge(self) -> MicroBatch:
+        """Return the windows that judge every training."""
+        return fixed_windows(self.held_out, context=self.context, count=self.scored, block=self.context)
+
+    def tested(self) -> TuningText:
+        """Return the same text, with the part to test with as the held-out one."""
+        return replace(self, held_out=self.test, tokens_per_byte=self.test_tokens_per_byte)
+
+    def seen(self) -> MicroBatch:
+        """Return fixed windows of the text that is trained on."""
+        count = max(1, self.scored // 4)
+        return fixed_windows(self.training, context=self.context, count=count, block=self.context)
+
+
+def tuning_text(base: Base, data: str, context: int, scored: int) -> TuningText:
+    """Return a text as it is tuned to.
+
+    Args:
+        base: Gives the tokens.
+        data: File, folder or glob; empty: a part of Python's own documentation.
+        context: Tokens in a window.
+        scored: Held-out tokens that are scored at the end.
+
+    Raises:
+        OptionError: It is too short.
+        RecipeError: It is missing or unreadable.
+    """
+    return TuningText(*_tokens(base.folder, base.sha256(), data, context), context, scored)
+
+
+@lru_cache(maxsize=1)  # a worker trains on the same text again and again
+def _tokens(folder: Path, sha256: str, data: str, context: int) -> tuple[Tensor, Tensor, Tensor, float, float]:
+    """Return the tokens of all three parts, and the tokens in a byte of the second and the third."""
+    del sha256  # of the base, so that another one at the same place is not taken for it
+    training, held_out, test = read_tuning_text(data, context)
+    base = read_base(folder)
+    tokens = [encode(base, part) for part in (training, held_out, test)]
+    return tokens[0], tokens[1], tokens[2], len(tokens[1]) / len(held_out), len(tokens[2]) / len(test)

@@ -15,7 +15,7 @@ from evo_tune.recipe import FTConfig, GPTConfig, TextConfig, ViTConfig
 from evo_tune.recipe.models.rules import Parametrisation
 from evo_tune.recipe.models.starting import small_of
 from evo_tune.training import GPT, SGD, AdamW, FTTransformer, Muon, TextClassifier, ViT, grow
-from evo_tune.training.models.widening import enlarge
+from evo_tune.training.models.growth import enlarge
 
 BASE = {"depth": 2, "width": 32, "heads": 2}
 COMPLETE = Parametrisation(name="completep", width=32, depth=2, head=16)

@@ -8,7 +8,7 @@ import torch
 from evo_tune.errors import OptionError
 from evo_tune.recipe.data.images import Augment, Augmenting
 from evo_tune.training import Epochs
-from evo_tune.training.data.augment import augmented
+from evo_tune.training.data.epochs import augmented
 
 
 def numbered(count: int = 40, channels: int = 3, height: int = 6, width: int = 8) -> torch.Tensor:

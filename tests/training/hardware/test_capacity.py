@@ -6,7 +6,7 @@ import torch
 from evo_tune.errors import RecipeError
 from evo_tune.recipe import Fit, GPTConfig, fit_memory, predict_memory
 from evo_tune.training import calibrate_memory, device_memory, fit_device, measured_peak
-from evo_tune.training.hardware import capacity
+from evo_tune.training.hardware import memory as capacity
 
 
 def physical() -> float:

@@ -14,8 +14,7 @@ from torch import nn
 
 from evo_tune.recipe import FTConfig, GPTConfig, ViTConfig
 from evo_tune.training import GPT, FTTransformer, ViT
-from evo_tune.training.optim.muon import Muon
-from evo_tune.training.optim.optimizer import SGD, AdamW
+from evo_tune.training.optim.optimizer import SGD, AdamW, Muon
 
 OPTIMIZERS = [AdamW(lr=0.1), SGD(lr=0.1, momentum=0.9), Muon(lr=0.1)]
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from evo_tune.training import Precision, fastest_precision
-from evo_tune.training.hardware import probe
+from evo_tune.training.hardware import precision as probe
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from evo_tune.recipe import GPTConfig
 from evo_tune.recipe.models.gpt_config import LONGEST_PLAIN, PLAIN_IN_FP32
 from evo_tune.training import GPT, Dropout
-from evo_tune.training.models.attention import attend
+from evo_tune.training.models.block import attend
 from tests.training.models.test_window import window_mask
 
 

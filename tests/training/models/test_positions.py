@@ -6,7 +6,7 @@ import torch
 from evo_tune.errors import RecipeError
 from evo_tune.recipe import GPTConfig
 from evo_tune.training import GPT, extend_context
-from evo_tune.training.models.positions import (
+from evo_tune.training.models.block import (
     interpolate_positions,
     rotary_frequencies,
     rotary_table,

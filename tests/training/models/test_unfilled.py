@@ -10,7 +10,7 @@ from torch import nn
 
 from evo_tune.recipe import FTConfig, GPTConfig, ViTConfig
 from evo_tune.training import GPT, FTTransformer, ViT
-from evo_tune.training.models.unfilled import unfilled
+from evo_tune.training.models.model_files import unfilled
 
 
 def test_unfilled_modules_have_their_shapes_and_use_up_no_randomness() -> None:

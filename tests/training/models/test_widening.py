@@ -11,7 +11,7 @@ from evo_tune.errors import RecipeError
 from evo_tune.recipe import GPTConfig
 from evo_tune.recipe.models.starting import grown_eps, small_of
 from evo_tune.training import GPT, Trainer
-from evo_tune.training.models.widening import carry_state, enlarge
+from evo_tune.training.models.growth import carry_state, enlarge
 
 TOKENS = torch.randint(0, 16, (4, 8), generator=torch.Generator().manual_seed(0))
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from evo_tune.errors import RecipeError
 from evo_tune.recipe import GPTConfig
 from evo_tune.training import GPT, IGNORE, CrossEntropy, Trainer, TrainingWindows, accumulate
-from evo_tune.training.batch import MicroBatch
+from evo_tune.training.hardware.device import MicroBatch
 from evo_tune.training.optim.gradient import split
 from evo_tune.training.optim.losses import z_sum
 

@@ -9,7 +9,7 @@ from torch import nn
 from evo_tune.errors import RecipeError
 from evo_tune.recipe import GPTConfig, ViTConfig
 from evo_tune.training import GPT, Muon, Trainer, ViT
-from evo_tune.training.optim.muon import HiddenMatrices, fused_maps, hidden_matrices
+from evo_tune.training.optim.optimizer import HiddenMatrices, fused_maps, hidden_matrices
 
 
 @pytest.mark.parametrize("tied", [True, False])

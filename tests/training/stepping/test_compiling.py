@@ -10,8 +10,8 @@ import torch
 from evo_tune.errors import RecipeError
 from evo_tune.recipe import GPTConfig
 from evo_tune.training import GPT, Precision, Trainer
-from evo_tune.training.models.windowed import attend_by_flex, attend_in_window, chunk_mask, flex_mask
-from evo_tune.training.stepping.compiling import blocks_of, compile_blocks
+from evo_tune.training.models.block import attend_by_flex, attend_in_window, chunk_mask, flex_mask
+from evo_tune.training.stepping.averaging import blocks_of, compile_blocks
 
 
 def test_each_block_is_compiled_by_itself_and_names_stay(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ from evo_tune.training import (
     load_checkpoint,
     save_checkpoint,
 )
-from evo_tune.training.batch import MicroBatch
+from evo_tune.training.hardware.device import MicroBatch
 from evo_tune.training.stepping.feeding import Feed
 
 Make = Callable[..., Trainer]

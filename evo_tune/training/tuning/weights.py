@@ -1,16 +1,13 @@
-"""LoRA: a frozen linear layer plus a trainable map of low rank (Hu et al., arXiv:2106.09685), and DoRA.
-
-y = Wx + (α/r) · BAx, with B at zero, so that a model begins as it was. DoRA (Liu et al., arXiv:2402.09353)
-learns the length m of each output's weights apart from their direction: with V = W + (α/r) · BA, y is
-(m / ‖V‖) · Vx, m at ‖W‖. Layers are chosen by patterns on their names. The frozen weights stay the same
-tensors under the same names. Knows no particular model.
-"""
+"""New weights beside a pre-trained model: LoRA, DoRA and adapters, and how they are saved."""
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,8 +17,23 @@ from evo_tune.errors import RecipeError
 from evo_tune.options.bounds import check_integer, check_number
 from evo_tune.recipe.models.base import check_targets, matching_names
 from evo_tune.training.models.dropout import Dropout
+from evo_tune.training.models.model_files import unfilled
 
-__all__ = ["LoRA", "LoRALinear", "add_lora", "fold_lora", "matching_linears", "merge_lora"]
+__all__ = [
+    "Adapter",
+    "Adapters",
+    "LoRA",
+    "LoRALinear",
+    "add_adapter",
+    "add_adapters",
+    "add_lora",
+    "fold_lora",
+    "load_adapter",
+    "matching_linears",
+    "merge_lora",
+    "save_adapter",
+    "trained_weights",
+]
 
 
 def matching_linears(model: nn.Module, targets: Sequence[str]) -> dict[str, nn.Linear]:
@@ -199,3 +211,137 @@ def fold_lora(model: nn.Module) -> None:
             plain = nn.Linear(module.in_features, module.out_features, bias=False, device="meta")
             plain.weight, plain.bias = module.weight, module.bias
             model.set_submodule(name, plain.train(module.training))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adapters:
+    """Options of adapters.
+
+    Args:
+        bottleneck: Width m, 1 or more.
+        targets: The linear layers after whose outputs they stand (see `matching_names`).
+
+    Raises:
+        RecipeError: A field is out of its range.
+    """
+
+    bottleneck: int = 16
+    targets: tuple[str, ...] = ("attention.out", "ffn.out")
+
+    def __post_init__(self) -> None:
+        check_integer("bottleneck", self.bottleneck, 1)
+        check_targets(self.targets)
+
+
+class Adapter(nn.Module):
+    """The bottleneck: 2md + d + m weights at width d."""
+
+    def __init__(self, width: int, bottleneck: int) -> None:
+        super().__init__()
+        with unfilled():  # filled by add_adapters, without using up any other randomness
+            self.down = nn.Linear(width, bottleneck)
+            self.up = nn.Linear(bottleneck, width)
+
+    @torch.no_grad()
+    def initialise(self, generator: torch.Generator) -> None:
+        """Begin as the identity."""
+        self.down.weight.normal_(0.0, self.down.in_features**-0.5, generator=generator)
+        for zero in (self.down.bias, self.up.weight, self.up.bias):
+            zero.zero_()
+
+    def forward(self, y: Tensor) -> Tensor:
+        adapted: Tensor = y + self.up(F.gelu(self.down(y)))
+        return adapted
+
+
+def add_adapters(model: nn.Module, options: Adapters, seed: int = 0) -> list[str]:
+    """Freeze a model and put an adapter after each target layer, in place.
+
+    Args:
+        model: Its outputs stay what they are.
+        options: Width and targets.
+        seed: Seed of the downward maps.
+
+    Returns:
+        The names of the layers.
+
+    Raises:
+        RecipeError: A target names no linear layer, or one that has an adapter. The model is left alone.
+    """
+    layers = matching_linears(model, options.targets)
+    for name, layer in layers.items():
+        if hasattr(layer, "adapter"):
+            raise RecipeError("targets", name, "a layer without an adapter")
+    generator = torch.Generator().manual_seed(seed)
+    model.requires_grad_(False)
+    for layer in layers.values():
+        adapter = Adapter(layer.out_features, options.bottleneck)
+        adapter.initialise(generator)
+        layer.adapter = adapter.to(layer.weight).train(layer.training)
+        # A hook, so that the layer's weights keep their names; a function of the module, so that copies of
+        # the model use their own adapter.
+        layer.register_forward_hook(_adapt)
+    return list(layers)
+
+
+def _adapt(layer: nn.Module, inputs: object, output: Tensor) -> Tensor:
+    adapted: Tensor = layer.adapter(output)  # type: ignore[operator]
+    return adapted
+
+
+def add_adapter(model: nn.Module, options: LoRA | Adapters, seed: int = 0) -> list[str]:
+    """Freeze a model and give it what is to be trained, in place; see `add_lora` and `add_adapters`."""
+    return add_lora(model, options, seed) if isinstance(options, LoRA) else add_adapters(model, options, seed)
+
+
+def trained_weights(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Return the weights that are not frozen, by name, on the CPU."""
+    return {name: p.detach().cpu().contiguous() for name, p in model.named_parameters() if p.requires_grad}
+
+
+def save_adapter(model: nn.Module, options: LoRA | Adapters, folder: Path | str, **notes: Any) -> None:
+    """Write the trained weights and how they were put in; `load_adapter` reads them.
+
+    Args:
+        model: With the adapter.
+        options: What it was added with.
+        folder: Where; made if it is not there.
+        notes: Plain data to keep in adapter.json.
+    """
+    from safetensors.torch import save_file
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(trained_weights(model), folder / "adapter.safetensors")
+    about = {"method": type(options).__name__, "options": asdict(options), **notes}
+    (folder / "adapter.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+
+
+def load_adapter(model: nn.Module, folder: Path | str) -> LoRA | Adapters:
+    """Put a saved adapter into the model that it was trained for, in place, and return its options.
+
+    Raises:
+        RecipeError: The folder holds no adapter, or one for a model of another shape.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    folder = Path(folder)
+    try:
+        about = json.loads((folder / "adapter.json").read_text(encoding="utf-8"))
+        weights = load_file(folder / "adapter.safetensors")
+        kind = {"LoRA": LoRA, "Adapters": Adapters}[about["method"]]
+        options: LoRA | Adapters = kind(**{**about["options"], "targets": tuple(about["options"]["targets"])})
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        what = f"a folder with adapter.json and adapter.safetensors, as save_adapter writes ({error})"
+        raise RecipeError("adapter", str(folder), what) from error
+    add_adapter(model, options)
+    own = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    shapes = ({name: p.shape for name, p in those.items()} for those in (own, weights))
+    wrong = sorted({name for name, _ in set.symmetric_difference(*(set(those.items()) for those in shapes))})
+    if wrong:
+        raise RecipeError("adapter", str(folder), f"one for this model; these differ: {', '.join(wrong)}")
+    with torch.no_grad():
+        for name, parameter in own.items():
+            parameter.copy_(weights[name])
+    return options

@@ -1,19 +1,47 @@
-"""When a training is lost: a loss or gradient that is not finite, or a loss that runs away.
-
-A step is judged before the optimizer takes it, where loss and norm are: on a GPU nothing waits for the verdict. The
-host reads it at once or some steps late, and raises `Diverged`; the weights are still those before the refused step.
-No number stands in for a training that diverged. Knows nothing of models.
-"""
+"""What is watched along a training: divergence, overfitting, and the best weights so far."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-__all__ = ["Diverged", "DivergenceWatch", "Number", "Verdict"]
+from evo_tune.errors import RecipeError
+from evo_tune.options.bounds import check_integer, check_name, check_number
+from evo_tune.recipe.optim.optimisation import Stopping
+
+__all__ = ["Diverged", "DivergenceWatch", "EarlyStopping", "Number", "Verdict", "load_moving", "moving", "share_frozen"]
+
+
+def _frozen(model: nn.Module) -> set[str]:
+    named = model.named_parameters(remove_duplicate=False)  # a tied weight stands under each of its names
+    return {name for name, parameter in named if not parameter.requires_grad}
+
+
+def moving(model: nn.Module) -> dict[str, Tensor]:
+    """Return the model's state without its frozen weights."""
+    frozen = _frozen(model)
+    return {name: value for name, value in model.state_dict().items() if name not in frozen}
+
+
+def load_moving(model: nn.Module, state: Mapping[str, Any]) -> None:
+    """Load what `moving` returned; frozen weights stay as they are.
+
+    Raises:
+        RuntimeError: It is another model's.
+    """
+    frozen, own = _frozen(model), model.state_dict()
+    model.load_state_dict({**{name: value for name, value in own.items() if name in frozen}, **state})
+
+
+def share_frozen(model: nn.Module, copy: nn.Module) -> None:
+    """Let a copy of a model have the model's own frozen weights, which are then in memory once."""
+    for mine, other in zip(model.parameters(), copy.parameters(), strict=True):
+        if not mine.requires_grad:
+            other.data = mine.data
 
 
 class Diverged(Exception):
@@ -166,3 +194,68 @@ def _least(one: Number, other: Number) -> Number:
 def _wild(value: Number) -> Number:
     """Say whether a number is not finite."""
     return ~torch.isfinite(value) if isinstance(value, Tensor) else not math.isfinite(value)
+
+
+class EarlyStopping:
+    """Counts evaluations without improvement.
+
+    Args:
+        patience: Evaluations without improvement after which to stop, 1 or more.
+        min_delta: Improvement needed, in units of the metric, 0 or more; a tie is none.
+        mode: 'min' or 'max'.
+        cycle: Evaluations in one cycle of a schedule with restarts, whose waves patience must outlast.
+
+    Raises:
+        RecipeError: A field is out of its range, or patience does not exceed a cycle.
+    """
+
+    def __init__(
+        self, *, patience: int = 5, min_delta: float = 0.0, mode: str = "min", cycle: int | None = None
+    ) -> None:
+        check_integer("patience", patience, 1)
+        check_number("min_delta", min_delta, "[0, inf)")
+        check_name("mode", mode, ("min", "max"))
+        if cycle is not None and patience <= cycle:
+            raise RecipeError("patience", patience, f"more than the {cycle} evaluations of one cycle")
+        self.patience = patience
+        self.min_delta = min_delta
+        self.sign = 1.0 if mode == "min" else -1.0
+        self.best = math.inf
+        self.waited = 0
+        self.weights: dict[str, Any] = {}
+
+    @classmethod
+    def of(cls, options: Stopping) -> EarlyStopping | None:
+        """Return what stops a training early, at its beginning; None: nothing does."""
+        return None if options.patience is None else cls(patience=options.patience, min_delta=options.min_delta)
+
+    def update(self, value: float, model: nn.Module) -> bool:
+        """Take note of one evaluation, keeping the model's weights if it is the best so far.
+
+        Args:
+            value: The metric; NaN is no improvement.
+            model: What was evaluated.
+
+        Returns:
+            Whether to stop now.
+        """
+        loss = self.sign * value
+        if loss < self.best - self.min_delta:
+            self.best, self.waited = loss, 0
+            self.weights = {name: tensor.detach().clone() for name, tensor in moving(model).items()}
+        else:
+            self.waited += 1
+        return self.waited >= self.patience
+
+    def restore_best(self, model: nn.Module) -> None:
+        """Put the best weights back; without any evaluation that counted, leave the model alone."""
+        if self.weights:
+            load_moving(model, self.weights)
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint must keep."""
+        return {"best": self.best, "waited": self.waited, "weights": self.weights}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` gave."""
+        self.best, self.waited, self.weights = state["best"], state["waited"], state["weights"]

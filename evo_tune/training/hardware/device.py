@@ -1,23 +1,51 @@
-"""Same seed, same training: seeds derived for each purpose and step, and torch held to it.
-
-All randomness of a training is a pure function of (seed, purpose, step): there is no generator whose
-state must be saved, and nothing that draws between two steps (an evaluation, say) can change the next.
-The number of threads changes the order of sums, so it is part of the promise as well.
-"""
+"""How a process computes: its seeds, its settings, its allocator, tensors on their way to a device."""
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from evo_tune.options.bounds import check_integer
 
-__all__ = ["reproducible", "seed_everything", "seed_for", "seeds_for"]
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+__all__ = [
+    "IGNORE",
+    "MicroBatch",
+    "keep_freed_memory",
+    "onto",
+    "reproducible",
+    "run_block",
+    "seed_everything",
+    "seed_for",
+    "seeds_for",
+]
+
+IGNORE = -100
+"""A target of this value is padding and counts nowhere (torch's own convention)."""
+
+MicroBatch: TypeAlias = "tuple[Tensor, Tensor]"
+"""Inputs and targets; the first dimension of both is the sample. Targets are class numbers, (…), or the
+probability of each class, (…, classes), of a floating type; the latter are all valid."""
+
+
+def onto(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """Return a tensor on a device; one that comes from the host to a GPU is pinned, so that nobody waits for it."""
+    if str(device).startswith("cuda") and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
 
 _PURPOSES = {
     "weights": 0,
@@ -107,3 +135,32 @@ def reproducible(threads: int, device: str = "cpu", *, strict: bool = True) -> I
         debugging.fill_uninitialized_memory = fill
         _be_deterministic(before[1])
         torch.set_num_threads(before[0])
+
+
+# From glibc's malloc.h. Above 32 MiB it takes no mapping threshold; so large a buffer pays for itself.
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+_LARGEST_THRESHOLD = 32 * 2**20
+_NEVER = 2**31 - 1
+
+
+def keep_freed_memory() -> bool:
+    """Have this process's allocator keep up to 2 GiB of freed memory from now on.
+
+    Returns:
+        Whether the allocator can: glibc's can; musl, macOS and Windows stay as they are.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is None:
+        return False
+    mallopt(_TRIM_THRESHOLD, _NEVER)
+    mallopt(_MMAP_THRESHOLD, _LARGEST_THRESHOLD)
+    return True
+
+
+def run_block(block: nn.Module, number: int, every: int | None, *inputs: Tensor | None) -> Tensor:
+    """Return the block's output, to be computed again if its number is a multiple of `every` (None: never)."""
+    if every is None or number % every or not torch.is_grad_enabled():
+        output: Tensor = block(*inputs)
+    else:
+        output = checkpoint(block, *inputs, use_reentrant=False)
+    return output

@@ -1,0 +1,254 @@
+"""What a device has of memory, what a training takes of it, and how large a pass may be.
+
+Capacity is always the whole memory, never what happens to be free: what else runs there must not change how a training
+is cut into passes. The formulas and their constants are those of `recipe.hardware.memory`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from evo_tune.errors import RecipeError, tells_of_memory
+from evo_tune.options.bounds import check_integer, check_name, check_number
+from evo_tune.recipe.hardware.memory import Fit, Memory, fit_memory, predict_memory
+from evo_tune.recipe.models.gpt_config import GPTConfig
+
+__all__ = [
+    "PassMemory",
+    "calibrate_memory",
+    "device_memory",
+    "fit_device",
+    "fit_pass",
+    "is_out_of_memory",
+    "kept_bytes",
+    "measured_peak",
+]
+
+_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+"""Where a container's limit stands, under cgroup v2 and v1."""
+
+_PROBE_ABOVE = 0.5
+"""Share of a GPU from which on a prediction is checked by a step: below it the formula may be off by a factor
+of 1.8 and nothing happens."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error says that memory ran out; on a CPU torch says so by a plain RuntimeError."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and tells_of_memory(str(error))
+
+
+def device_memory(device: torch.device | str = "cpu") -> float:
+    """Return the whole memory of a device, bytes: a GPU's own, or the machine's up to its container's limit.
+
+    Raises:
+        RecipeError: The device is neither a CPU nor a CUDA GPU.
+    """
+    device = torch.device(device)
+    check_name("device", device.type, ("cpu", "cuda"))
+    if device.type == "cuda":
+        return float(torch.cuda.get_device_properties(device).total_memory)
+    limits = [float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))]
+    for path in map(Path, _LIMITS):
+        try:
+            limits.append(float(path.read_text(encoding="ascii")))
+        except (OSError, ValueError):  # not there, or 'max'
+            continue
+    return min(limits)
+
+
+def measured_peak(device: torch.device | str, run: Callable[[], object]) -> float | None:
+    """Run something and return the most memory that torch held meanwhile, bytes; None on a CPU.
+
+    On a CPU there is nothing honest to measure: a process keeps what it freed, so that its growth tells of
+    what ran in it before. There the prediction stands, whose activations agree with autograd's to 1%.
+    """
+    device = torch.device(device)
+    if device.type != "cuda":
+        run()
+        return None
+    torch.cuda.synchronize(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    run()
+    torch.cuda.synchronize(device)
+    return float(torch.cuda.max_memory_allocated(device))
+
+
+def calibrate_memory(device: torch.device | str, predicted: float, step: Callable[[], object]) -> float:
+    """Return measured over predicted memory of one training step: a factor for `plan_memory`.
+
+    1 on a CPU, where the step is not even run; and 1 or more elsewhere, so that a probe which happened to
+    take little promises nothing.
+
+    Args:
+        device: Where the step runs.
+        predicted: Its peak by `predict_memory`, without the device's libraries, bytes.
+        step: Does one step, weights and moments included.
+
+    Raises:
+        RecipeError: predicted is not above zero.
+    """
+    check_number("predicted", predicted, "(0, inf)")
+    if torch.device(device).type == "cpu":
+        return 1.0
+    measured = measured_peak(device, step)
+    if measured is None:
+        raise RecipeError("device", str(device), "one whose memory torch measures")
+    return max(1.0, measured / predicted)
+
+
+def fit_device(
+    config: GPTConfig,
+    batch: int,
+    device: torch.device | str,
+    *,
+    sharing: int = 1,
+    probe: Callable[[Fit], object] | None = None,
+    **options: Any,
+) -> Fit:
+    """Return how to train a model on a device within its whole memory; the same whatever else runs there.
+
+    Args:
+        config: The model.
+        batch: Sequences in a step, of one process.
+        device: Where. One whose memory torch does not tell (such as 'mps') gets the batch in one piece, and
+            the trainer's halving if that is too much.
+        sharing: Processes of this training on this machine, which share a CPU's memory.
+        probe: Does one step as a fit says, from building the model on; on a GPU it corrects the formula
+            where the prediction is near the capacity. None: the formula is believed.
+        options: As in `predict_memory`; device and recompute left out.
+
+    Raises:
+        RecipeError: A field is out of its range, or not even one sequence fits.
+    """
+    check_integer("sharing", sharing, 1)
+    kind = torch.device(device).type
+    if kind not in ("cpu", "cuda"):
+        return Fit(batch, None, predict_memory(config, batch, **options))
+    capacity = device_memory(device) / (sharing if kind == "cpu" else 1)
+    fit = fit_memory(config, batch, capacity, device=kind, **options)
+    if kind == "cpu" or probe is None or fit.memory.peak <= _PROBE_ABOVE * capacity:
+        return fit
+    first = fit
+    factor = calibrate_memory(device, fit.memory.peak - fit.memory.context, lambda: probe(first))
+    return fit_memory(config, batch, capacity, device=kind, factor=factor, **options)
+
+
+_MARGIN = 0.9
+"""Share of a device's memory that a training may be predicted to take."""
+
+_CONTEXT = 0.75 * 2**30
+"""What CUDA's own libraries take, bytes."""
+
+_MOMENTS = {"adamw": 8, "muon": 8, "sgd": 4}
+"""Bytes of an optimizer's moments for each weight."""
+
+
+def kept_bytes(model: nn.Module, inputs: Tensor, autocast: Callable[[], AbstractContextManager[object]]) -> float:
+    """Return the bytes that autograd keeps of a training pass, the model's own weights not counted, each storage once.
+
+    The model is left as it was, batch norms' statistics included; randomness is used up.
+    """
+    own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    sizes: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            sizes[storage.data_ptr()] = storage.nbytes()
+        return tensor.detach()
+
+    was_training = model.training
+    model.train()
+    try:
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), autocast():
+            model(inputs)
+    finally:
+        model.train(was_training)
+        with torch.no_grad():
+            for buffer, before in buffers:
+                buffer.copy_(before)
+    return float(sum(sizes.values()))
+
+
+class PassMemory:
+    """Predicts the memory of a training.
+
+    Args:
+        model: On its device; recomputation is put in at `recompute`.
+        two: Inputs of two samples, as long as any.
+        autocast: Gives the context of a forward pass.
+        optimizer: 'adamw', 'muon' (counted as AdamW) or 'sgd'.
+        ema: Whether an average of the weights is kept.
+        outputs: Numbers in the logits of one sample; they, their log-softmax and its gradient live at the same time.
+        blocks: Number of blocks of equal size that the model consists of, all but its ends.
+        recompute: Every so-manieth block is computed again; None: none.
+        block_input: Numbers in a block's input, for one sample.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        two: Tensor,
+        *,
+        autocast: Callable[[], AbstractContextManager[object]],
+        optimizer: str,
+        ema: bool,
+        outputs: int,
+        blocks: int = 1,
+        recompute: int | None = None,
+        block_input: int = 0,
+    ) -> None:
+        device = next(model.parameters()).device
+        one = kept_bytes(model, two[:1], autocast)
+        self._each = max(1.0, kept_bytes(model, two, autocast) - one)
+        self._fixed = max(0.0, one - self._each)
+        self._outputs = 16.0 * outputs
+        self._blocks, self.recompute, self._block_input = blocks, recompute, block_input
+        self._context = _CONTEXT if device.type == "cuda" else 0.0
+        trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        weights = sum(p.numel() * p.element_size() for p in model.parameters())
+        self._states = weights + trained * (4.0 + _MOMENTS[optimizer] + (4.0 if ema else 0.0))
+
+    def __call__(self, batch: int, recompute: int | None = None) -> Memory:
+        """Return the memory of a training with so many samples in one pass."""
+        kept, every = batch * self._each, recompute or self.recompute
+        if every is not None:
+            again = -(-self._blocks // every)
+            # A block that is computed again keeps its input; one such block at a time is there in full.
+            kept *= min(1.0, (self._blocks - again + 1) / self._blocks)
+            kept += 4.0 * batch * again * self._block_input
+        return Memory(self._states, self._fixed + kept, batch * self._outputs, self._context)
+
+
+def fit_pass(memory: Callable[[int], Memory], batch: int, device: torch.device | str, *, sharing: int = 1) -> int:
+    """Return the samples of the largest pass, by halving a batch, that takes at most 90% of a device's memory.
+
+    Args:
+        memory: Predicts it.
+        batch: Samples in a step of one process.
+        device: Where. One whose memory torch does not tell (such as 'mps') gets the batch in one piece.
+        sharing: Processes of this training on this machine, which share a CPU's memory.
+
+    Raises:
+        RecipeError: Not even one sample fits.
+    """
+    kind = torch.device(device).type
+    if kind not in ("cpu", "cuda"):
+        return batch
+    capacity = device_memory(device) / (sharing if kind == "cpu" else 1)
+    largest = batch
+    while (needed := memory(largest).peak / _MARGIN) > capacity:
+        if largest == 1:
+            raise RecipeError("capacity", capacity, f"{needed:.3g} bytes or more for one sample of this model")
+        largest = -(-largest // 2)
+    return largest
