@@ -95,7 +95,7 @@ def fields(kind: Any) -> Iterator[tuple[str, str, str, str]]:
         text, _, unit = texts[key].partition(" Unit: ")
         left_out = key in last or UnsetType in parts(hints[key])
         absent = {UnsetType, type(None) if key in last else UnsetType}
-        yield key, in_words(hints[key], absent), unit.rstrip("."), text + " Not always there." * left_out
+        yield key, in_words(hints[key], absent), unit.rstrip("."), text + " May be missing." * left_out
 
 
 def table(kind: Any) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -11,7 +12,7 @@ import pytest
 from evo_tune.cli.config import _repeated
 from evo_tune.errors import OptionError, PluginError
 from evo_tune.forecast.carry import as_flags, basin, between, probe_rates
-from evo_tune.forecast.scale import GeneMove, Recipe, ScaledRecipe, TargetLoss, Wanted
+from evo_tune.forecast.scale import GeneMove, Recipe, ScaledRecipe, TargetLoss, Wanted, recipe_at
 from evo_tune.genome.trial import Candidate, Outcome, Trial
 from evo_tune.plugins.evaluator import BoundEvaluator, Evaluator
 from evo_tune.plugins.find import find_evaluator
@@ -168,3 +169,16 @@ def test_the_basin_holds_where_the_carried_rate_is_about_the_best(losses: tuple[
     assert row.holds is holds
     assert row.loss == 2.0
     assert basin(trials[:1], "val_loss", {64: 0.004})[0].holds is None
+
+
+@pytest.mark.parametrize("wrong", [{"rows": [{"gene": "lr"}]}, {"target": {}}, {"more": 1}])
+def test_a_carry_that_returns_no_recipe_is_an_error_of_the_evaluator(wrong: dict[str, Any]) -> None:
+    good = msgspec.to_builtins(carry())
+    trial, wanted = SimpleNamespace(genome=GENOME), Wanted(width=256, depth=8, tokens=6_400_000)
+
+    def returning(told: dict[str, Any]) -> Any:
+        return SimpleNamespace(plugin=SimpleNamespace(name="mine"), carry=lambda *_: told)
+
+    assert recipe_at(returning(good), wanted, trial) == carry()  # type: ignore[arg-type]
+    with pytest.raises(PluginError, match=r"evaluator mine: carry returns no recipe \(.*\); docs/evaluators\.md lists"):
+        recipe_at(returning({**good, **wrong}), wanted, trial)  # type: ignore[arg-type]
