@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from evo_tune import Context
-from evo_tune.dispatch.judging import judge
+from evo_tune.dispatch.worker import judge
 from evo_tune.errors import tells_of_memory
 from evo_tune.plugins.scripts.processes import Ended
 from evo_tune.plugins.scripts.script import Script

@@ -7,13 +7,11 @@ loads neither joblib nor torch.
 from __future__ import annotations
 
 from evo_tune.dispatch.clusters.remote import Cluster, Engine, RemoteSlot
-from evo_tune.dispatch.devices import AUTO, CPU, Device, Plan, gpus, plan
-from evo_tune.dispatch.inventory import inventory
+from evo_tune.dispatch.devices import AUTO, CPU, Device, Plan, gpus, inventory, plan
 from evo_tune.dispatch.limits import check_system, cpu_count
 from evo_tune.dispatch.local import LocalSlot
 from evo_tune.dispatch.log import sweep
-from evo_tune.dispatch.packing import Forecast
-from evo_tune.dispatch.shared import SharedCards, SharedSlot
+from evo_tune.dispatch.packing import Forecast, SharedCards, SharedSlot
 from evo_tune.dispatch.slot import UNKNOWN, NoMachine, Slot, SlotClosed, SlotUnfit, Task
 from evo_tune.errors import OptionError
 

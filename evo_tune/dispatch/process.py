@@ -21,9 +21,8 @@ from multiprocessing.connection import wait
 from typing import Any
 
 from evo_tune.dispatch.devices import Device
-from evo_tune.dispatch.log import log_name
+from evo_tune.dispatch.log import log_name, telling_name
 from evo_tune.dispatch.slot import Task
-from evo_tune.dispatch.telling import telling_name
 from evo_tune.dispatch.worker import WORKER
 from evo_tune.genome.trial import Status
 from evo_tune.plugins.context import THREAD_VARIABLES

@@ -7,6 +7,8 @@ knows nothing of the parent's side, and of torch only what an evaluator that imp
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import errno
 import faulthandler
 import gc
 import importlib
@@ -19,28 +21,168 @@ import socket
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
-from evo_tune.dispatch.judging import Verdict, judge, text_of
-from evo_tune.dispatch.keeping import Keeping
-from evo_tune.dispatch.log import Log, log_name
+from evo_tune.dispatch.log import Log, Telling, log_name, telling_name
 from evo_tune.dispatch.slot import Task, names_inside
-from evo_tune.dispatch.telling import Telling, telling_name
-from evo_tune.errors import StoreError
-from evo_tune.genome.trial import Candidate, Minimize, Objective, Outcome, Status, conclude
-from evo_tune.plugins.context import Context
+from evo_tune.errors import EvoTuneError, StoreError, tells_of_memory
+from evo_tune.genome.trial import STATUSES, Candidate, Minimize, Objective, Outcome, Status, conclude
+from evo_tune.plugins.context import Context, Pruned
 from evo_tune.plugins.evaluator import BoundEvaluator
 from evo_tune.plugins.find import local_sources
 from evo_tune.plugins.scripts.processes import kill_marked
 from evo_tune.text import one_line
 from evo_tune.trust import inside
 
-__all__ = ["WORKER", "Worker", "serve"]
+__all__ = ["WORKER", "Keeping", "Level", "Verdict", "Worker", "judge", "serve", "text_of"]
+
+
+POISONED = ("cuda error", "cudnn error", "hip error")
+
+
+class Verdict(NamedTuple):
+    """How an evaluation ended."""
+
+    status: Status
+    metrics: dict[str, float]
+    error: str | None
+    poisoned: bool = False
+
+
+def judge(error: BaseException, path: str, folder: str) -> Verdict:
+    """Turn what an evaluation raised into a verdict; what is not to be expected leaves an error.txt."""
+    text = text_of(error)
+    if isinstance(error, Pruned):
+        return Verdict("pruned", {}, text)
+    poisoned = isinstance(error, RuntimeError) and (
+        type(error).__name__ == "AcceleratorError" or any(sign in text.lower() for sign in POISONED)
+    )
+    own = getattr(error, "status", None)
+    if _is_out_of_memory(error, text):
+        status: Status = "out_of_memory"
+    elif isinstance(own, str) and own in STATUSES and own != "ok":
+        status = cast(Status, own)
+    else:
+        status = "crashed" if poisoned else "failed"
+    if status in ("failed", "crashed", "out_of_memory"):
+        _write_traceback(error, folder)
+    expected = isinstance(error, EvoTuneError) or status == own
+    line = text if expected and text else f"{type(error).__name__}: {text}" if text else type(error).__name__
+    where = "" if isinstance(error, EvoTuneError) else _where(error, path)
+    return Verdict(status, {}, line + where, poisoned)
+
+
+def text_of(error: BaseException) -> str:
+    """Return what an error says, in one line."""
+    try:
+        return one_line(str(error))  # the whole text is in error.txt
+    except Exception as broken:  # an exception whose __str__ raises
+        return f"(its text cannot be read: {type(broken).__name__})"
+
+
+def _is_out_of_memory(error: BaseException, text: str) -> bool:
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    return isinstance(error, RuntimeError) and tells_of_memory(text)
+
+
+def _where(error: BaseException, path: str) -> str:
+    """Return ' (FILE:LINE)' of the last frame in the evaluator's file, else of the last frame at all."""
+    frames = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)]
+    mine = [frame for frame in frames if frame[0] == path] or frames
+    return f" ({os.path.basename(mine[-1][0])}:{mine[-1][1]})" if mine else ""
+
+
+def _write_traceback(error: BaseException, folder: str) -> None:
+    with contextlib.suppress(Exception):
+        run, *names = names_inside(folder)
+        os.makedirs(run, exist_ok=True)
+        text = "".join(traceback.format_exception(error))
+        with inside.folder(run, *names, make=True) as at:
+            inside.replace(at, "error.txt", text.encode("utf-8", "backslashreplace"), part=".error.part", sync=False)
+
+
+KEPT_MEMORY = 2**30
+"""Bytes by which a worker may have grown since its first evaluation."""
+
+KEPT_TIMES = 3
+"""Evaluations that must have added to it beyond that: what one or two have left may be a cache."""
+
+KEPT_STEP = 4 * 2**20
+"""Bytes that count as having added: less is the allocator's own."""
+
+
+class Level:
+    """How a figure of memory develops over a worker's evaluations."""
+
+    def __init__(self) -> None:
+        self._first: int | None = None
+        self._highest = 0
+        self._times = 0
+
+    def is_high(self, bytes: int) -> bool:
+        """Whether a figure is to be looked at closely: the first, by which others are judged, or one far above it."""
+        return self._first is None or bytes > self._first + KEPT_MEMORY
+
+    def note(self, bytes: int) -> int:
+        """Note what is kept after an evaluation; return by how much that is too much, 0 if it is not."""
+        if self._first is None:
+            self._first = bytes
+        if bytes <= self._first + KEPT_MEMORY:
+            return 0
+        if bytes > self._highest + KEPT_STEP:
+            self._times += 1
+            self._highest = bytes
+        return bytes - self._first if self._times >= KEPT_TIMES else 0
+
+
+class Keeping:
+    """What this process keeps, in its own memory and on its GPU."""
+
+    def __init__(self) -> None:
+        self._own, self._gpu = Level(), Level()
+
+    def after_evaluation(self) -> int:
+        """Return by how many bytes this process keeps more than it should; 0 where it does not."""
+        own = _own_memory()
+        if own is not None and self._own.is_high(own):
+            gc.collect()
+            _give_back()
+            own = _own_memory()
+        return max(self._own.note(own or 0), self._gpu.note(_gpu_memory()))
+
+
+def _own_memory() -> int | None:
+    """Return the bytes of memory that this process has to itself; None where the system does not tell."""
+    try:
+        with open("/proc/self/statm", "rb") as file:
+            _, resident, shared = map(int, file.read().split()[:3])
+    except (OSError, ValueError):
+        return None
+    return (resident - shared) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _give_back() -> None:
+    """Have the allocator give back to the system what was freed: it may keep gigabytes for the next training."""
+    with contextlib.suppress(OSError, AttributeError):  # musl and macOS have no such call
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _gpu_memory() -> int:
+    """Return the bytes that torch's tensors take on the GPU."""
+    torch = sys.modules.get("torch")
+    if not hasattr(torch, "cuda") or not torch.cuda.is_initialized():  # type: ignore[union-attr]
+        return 0
+    return int(torch.cuda.memory_allocated())  # type: ignore[union-attr]
+
 
 WORKER = "EVO_TUNE_WORKER"
 """What marks a worker, and all that it starts, in the environment."""

@@ -6,7 +6,7 @@ import pytest
 from slot_helpers import candidate
 
 from evo_tune.dispatch import CPU, Plan, open_slots
-from evo_tune.dispatch.keeping import Level
+from evo_tune.dispatch.worker import Level
 
 MIB = 2**20
 
@@ -36,7 +36,7 @@ def slot_of(task_of):
     opened = []
 
     def make(body):
-        little = "\nfrom evo_tune.dispatch import keeping\nkeeping.ALLOWED = 64 << 20\n"
+        little = "\nfrom evo_tune.dispatch import worker\nworker.KEPT_MEMORY = 64 << 20\n"
         opened.extend(open_slots(task_of(body, top=little), Plan((CPU,), 1)))
         return opened[-1]
 

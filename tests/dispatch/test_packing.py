@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from slot_helpers import answering, candidate, until
 
 from evo_tune.dispatch import SlotClosed
-from evo_tune.dispatch.packing import CONTEXT, Card, Forecast
-from evo_tune.dispatch.shared import SharedCards, SharedSlot
+from evo_tune.dispatch.packing import CONTEXT, Card, Forecast, SharedCards, SharedSlot
 from evo_tune.errors import OptionError
 from evo_tune.genome.trial import Outcome
 from evo_tune.loop.search import Search

@@ -20,7 +20,7 @@ from slot_helpers import candidate, until
 
 from evo_tune.dispatch import CPU, Cluster, Plan, RemoteSlot, open_slots
 from evo_tune.dispatch.clusters import ray_cluster as module
-from evo_tune.dispatch.clusters.ray_head import connect
+from evo_tune.dispatch.clusters.ray_cluster import connect
 from evo_tune.errors import ClusterLost, OptionError, RunError
 from evo_tune.store.run import Run
 
@@ -175,7 +175,7 @@ def test_a_ray_of_ones_own_is_asked_for_by_name(monkeypatch):
 
 def test_what_ends_a_process_is_told_to_nobody_but_its_user():
     """Ray's own hook, set when it is imported, asks a head that is gone, and after a minute Ray ends the process."""
-    code = "import sys; from evo_tune.dispatch.clusters.ray_head import imported as i; h = sys.excepthook; i(); "
+    code = "import sys; from evo_tune.dispatch.clusters.ray_cluster import imported as i; h = sys.excepthook; i(); "
     code += "print(sys.excepthook is h, 'ray' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).split() == ["True", "True"]
 

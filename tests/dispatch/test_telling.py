@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from evo_tune.dispatch.log import sweep
-from evo_tune.dispatch.telling import MOST, Telling, telling_name
+from evo_tune.dispatch.log import MOST, Telling, sweep, telling_name
 
 
 @pytest.fixture

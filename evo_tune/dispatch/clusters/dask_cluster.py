@@ -18,10 +18,9 @@ import uuid
 import warnings
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from queue import Empty
+from queue import Empty, SimpleQueue
 from typing import Any
 
-from evo_tune.dispatch.clusters.dask_answer import Answer
 from evo_tune.dispatch.clusters.host import Host, Parcel, offer
 from evo_tune.dispatch.clusters.remote import ANSWER, CLOSING, Cluster, Engine, Lost, Seat
 from evo_tune.dispatch.devices import CPU, Device, Plan
@@ -29,6 +28,38 @@ from evo_tune.dispatch.slot import Task
 from evo_tune.errors import ClusterLost, OptionError, RunError
 
 __all__ = ["DaskEngine"]
+
+
+class Answer:
+    """An answer to come.
+
+    Args:
+        loop: The client's.
+        ask: Called in the client's own thread; what it returns is awaited there.
+    """
+
+    def __init__(self, loop: Any, ask: Callable[[], Awaitable[Any]]) -> None:
+        self._told: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
+        self._ask = ask
+        loop.add_callback(self._asked)
+
+    async def _asked(self) -> None:
+        try:
+            self._told.put((await self._ask(), None))
+        except BaseException as error:  # one that nobody hears of would have him wait for ever
+            self._told.put((None, error))
+
+    def get(self, seconds: float) -> Any:
+        """Return the answer, once.
+
+        Raises:
+            queue.Empty: It has not come within so many seconds; anything else is what it was ended by.
+        """
+        told, error = self._told.get(timeout=max(0.0, seconds))
+        if error is not None:
+            raise error
+        return told
+
 
 LOOK_EVERY = 0.5
 """Seconds between two looks at which workers there are."""
