@@ -134,8 +134,8 @@ def held_by(name: str) -> Held:
         folder = os.environ.get(VARIABLE + name) if name.isalnum() else None
         if folder is None:
             raise RunError(
-                "this run was begun by an EvoSearchCV, which holds its estimator and data: it goes on from the same "
-                "object only, by fit(X, y) with warm_start=True"
+                "this run was begun by an EvoSearchCV, which has its estimator and data: resume it from the same "
+                "object by fit(X, y) with warm_start=True"
             )
         with open(Path(folder, "rest.pickle"), "rb") as file:  # only the user can write the private folder
             rest = pickle.load(file)

@@ -81,7 +81,7 @@ class Report(Callback):  # type: ignore[misc] # mypy does not read Lightning
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         steps = trainer.estimated_stepping_batches
         if not math.isfinite(steps) or steps < 1:
-            raise RunError("the Trainer has no end: give it max_steps, or max_epochs and data that has a length")
+            raise RunError("the Trainer has no end: give it max_steps, or max_epochs and data with a length")
         self._steps = int(steps)
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *more: Any) -> None:

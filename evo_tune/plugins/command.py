@@ -124,7 +124,7 @@ def _evaluate_of(command: str) -> Callable[..., dict[str, float]]:
 
 def _no_space() -> SearchSpace:
     raise PluginError(
-        "a command has no genes of its own: give each, such as --gene 'lr=log(1e-4,1e-2)' for {lr} in the command"
+        "a command has no genes of its own: give them, such as --gene 'lr=log(1e-4,1e-2)' for {lr} in the command"
     )
 
 
@@ -138,7 +138,7 @@ def _check_program(words: Words) -> None:
     if not words.shell and "{" not in first and shutil.which(first) is None:
         raise PluginError(
             f"{one_line(first, 100)!r} is neither an evaluator nor a program that can be started: expected a command "
-            "such as 'python train.py --lr {lr}', a .py file that is there, or a name that `evo-tune evaluators` lists"
+            "such as 'python train.py --lr {lr}', an existing .py file, or a name that `evo-tune evaluators` lists"
         )
 
 

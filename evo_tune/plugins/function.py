@@ -96,7 +96,7 @@ def function_evaluator(
     """
     for name in filter(None, (reference.name, reference.repair)):
         if not callable(names.get(name)):
-            raise PluginError(f"{path}: expected the function {name} at its top, with which the run began; found none")
+            raise PluginError(f"{path}: expected the run's function {name} at its top level, found none")
     function = names[reference.name]
     module = ModuleType(reference.name)
     module.__doc__ = inspect.getdoc(function)
@@ -161,7 +161,7 @@ def sent(function: Callable[..., Any], space: SearchSpace | None) -> tuple[Refer
     name, other = function.__name__, getattr(repair, "__name__", "")
     path = _file_of(function)
     if repair is not None and _file_of(repair) != path:
-        raise PluginError(f"the space's repair {other} is not in the file of {name}: put both into one")
+        raise PluginError(f"the space's repair {other} is not in the file of {name}: put both into one file")
     if path is not None:
         _check_file(path, function, repair)
         shown = os.path.relpath(path)
@@ -187,9 +187,7 @@ def again(function: Callable[..., Any], reference: Reference, genes: Mapping[str
     """
     repair = _names_of(function).get(reference.repair) if reference.repair else None
     if reference.repair and not callable(repair):
-        raise PluginError(
-            f"expected the function {reference.repair} beside {function.__name__}: it repairs the run's genomes"
-        )
+        raise PluginError(f"expected the run's repair {reference.repair} in the file of {function.__name__}")
     return SearchSpace(repair, None, **genes)
 
 
@@ -202,19 +200,19 @@ def _check_travels(function: Any) -> None:
     what = one_line(getattr(function, "__qualname__", "") or repr(function), 80)
     reason = ""
     if not isinstance(function, FunctionType):
-        reason = "it is no function that is written in Python"
+        reason = "it is not a Python function"
     elif function.__name__ == "<lambda>":
-        reason = "it is a lambda, which has no name"
+        reason = "it is a lambda without a name"
     elif _names_of(function).get(function.__name__) is not function and (
         "<locals>" in function.__qualname__ or function.__closure__
     ):
-        reason = "it is made inside another function, and what it uses of that is nowhere else"
+        reason = "it is made inside another function and uses its variables"
     elif "." in function.__qualname__:
         reason = "it is a method"
     if reason:
         raise PluginError(
-            f"{what} cannot travel to a worker: {reason}; write it as a function at the top of its file or notebook "
-            "(def …), with what it needs as options"
+            f"{what} cannot be sent to a worker: {reason}; write it as a function at the top level of its file or "
+            "notebook (def …), with options for what it needs"
         )
 
 
@@ -241,7 +239,7 @@ def _check_file(path: Path, *functions: Any) -> None:
     for function in filter(None, functions):
         if function.__name__ not in {node.name for node in above}:
             raise PluginError(
-                f"{function.__name__} cannot travel to a worker: {path} has no def {function.__name__}; write it there"
+                f"{function.__name__} cannot be sent to a worker: {path} has no def {function.__name__}; write it there"
             )
     for node in tree.body:
         passed = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
@@ -250,8 +248,8 @@ def _check_file(path: Path, *functions: Any) -> None:
         for call in (one for one in ast.walk(node) if isinstance(one, ast.Call)):
             if ast.unparse(call.func).rpartition(".")[2] == "Search":
                 raise PluginError(
-                    f"{path}:{call.lineno}: every worker imports this file, and would begin a search of its own: put "
-                    'that under if __name__ == "__main__":'
+                    f"{path}:{call.lineno}: every worker imports this file and would begin its own search: put the "
+                    'search under if __name__ == "__main__":'
                 )
 
 
@@ -288,8 +286,8 @@ class _Source:
             self._parts[name] = line
         else:
             raise PluginError(
-                f"{user} cannot travel to a worker: it uses {name}, {_kind(value)} of the notebook; make it inside the "
-                "function, or read it from a file whose path is an option"
+                f"{user} cannot be sent to a worker: it uses {name}, {_kind(value)} of the notebook; make it inside "
+                "the function, or read it from a file whose path is an option"
             )
 
 
@@ -304,7 +302,7 @@ def _text_of(thing: Any) -> str:
         return _class_text(thing) if isinstance(thing, type) else textwrap.dedent(inspect.getsource(thing)).rstrip()
     except (OSError, TypeError, SyntaxError):
         raise PluginError(
-            f"{thing.__name__} cannot travel to a worker: its source is nowhere; write it into a file, or a notebook"
+            f"{thing.__name__} cannot be sent to a worker: its source is not available; write it into a file"
         ) from None
 
 

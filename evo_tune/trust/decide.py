@@ -53,7 +53,7 @@ def allow(path: Path, what: str, trust: bool, remedy: str, ask: Callable[[str], 
         return
     text = f"the run names the {what} {str(path)!r}, {reason}"
     if not trust and not (ask is not None and ask(f"{text}. Run its code?")):
-        raise UsageError(f"{text}: going on would run its code; look at it, then {remedy}")
+        raise UsageError(f"{text}: continuing would run its code; look at it, then {remedy}")
     remember_file(path)
 
 
@@ -91,7 +91,7 @@ def allow_command(
         return
     text = f"the run executes {command}, {others or f'and it {reason}'}"
     if not trust and not (ask is not None and ask(f"{text}. Execute it?")):
-        raise UsageError(f"{text}: look at it, then say --trust (from Python: trust=True)")
+        raise UsageError(f"{text}: look at it, then give --trust (from Python: trust=True)")
     _remember("commands", str(_real(folder)), known)
 
 

@@ -79,7 +79,7 @@ def test_a_strangers_command_is_executed_when_the_user_says_so(typed: Typed, fol
         return done.code, refused
 
     assert resume(2) == (2, True)
-    assert "look at it, then say --trust" in typed("verify", "strange").err
+    assert "look at it, then give --trust" in typed("verify", "strange").err
     assert not (folder / "steps").exists()
     assert resume(2, "--trust") == (0, False)
     assert resume(3) == (0, False)  # said once

@@ -227,7 +227,7 @@ def test_a_run_goes_on_from_the_same_object_only(
     assert search.cv_results_["params"] == searching(n_iter=7).fit(*data).cv_results_["params"]
     with pytest.raises(UsageError, match="warm_start: data, splits, fit parameters or estimator differ"):
         search.set_params(n_iter=9).fit(data[0] + 1, data[1])
-    with pytest.raises(RunError, match=r"goes on from the same object only, by fit\(X, y\) with warm_start=True"):
+    with pytest.raises(RunError, match=r"resume it from the same object by fit\(X, y\) with warm_start=True"):
         Search.resume("mine", store=tmp_path, trials=9)
 
 

@@ -150,11 +150,11 @@ def test_a_decorated_function_travels_by_its_name(script: ModuleType) -> None:
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("short", "<lambda> cannot travel to a worker: it is a lambda, which has no name; write it as a function"),
-        ("inside", "maker.<locals>.inside cannot travel .* made inside another function"),
-        ("method", "Model.train cannot travel .* it is no function|Model.train cannot travel .* it is a method"),
-        ("len", "len cannot travel .* it is no function that is written in Python"),
-        ("partial", "cannot travel .* it is no function that is written in Python"),
+        ("short", "<lambda> cannot be sent to a worker: it is a lambda without a name; write it as a function"),
+        ("inside", "maker.<locals>.inside cannot be sent .* made inside another function"),
+        ("method", "Model.train cannot be sent .* it is no function|Model.train cannot be sent .* it is a method"),
+        ("len", "len cannot be sent .* it is not a Python function"),
+        ("partial", "cannot be sent .* it is not a Python function"),
     ],
 )
 def test_what_cannot_travel_is_refused_in_a_line(script: ModuleType, here: Path, name: str, said: str) -> None:
@@ -174,7 +174,7 @@ def test_what_cannot_travel_is_refused_in_a_line(script: ModuleType, here: Path,
 def test_what_a_function_needs_beside_itself_is_said(script: ModuleType) -> None:
     with pytest.raises(EvoTuneError, match="a function has no genes of its own: give Search"):
         Search(script.train, name="one", **LIMITS)
-    with pytest.raises(EvoTuneError, match=r"says not what counts: .*objectives=\['METRIC:min'\]"):
+    with pytest.raises(EvoTuneError, match=r"names no objective: .*objectives=\['METRIC:min'\]"):
         Search(script.train, space=SPACE, name="one")
     with pytest.raises(EvoTuneError, match=r"--fidelity: wrapped does not look at context\.budget"):
         Search(script.wrapped, space=SPACE, fidelity=(0.5, 1), name="one", **LIMITS)
@@ -264,7 +264,7 @@ def test_a_function_without_a_source_is_refused(monkeypatch: pytest.MonkeyPatch)
     module = ModuleType("__main__")
     monkeypatch.setitem(sys.modules, "__main__", module)
     exec("def train(genome, context):\n    return {}", vars(module))
-    with pytest.raises(PluginError, match="train cannot travel to a worker: its source is nowhere"):
+    with pytest.raises(PluginError, match="train cannot be sent to a worker: its source is not available"):
         Search(module.train, space=SPACE, name="one", **LIMITS)
 
 

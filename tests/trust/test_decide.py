@@ -32,7 +32,7 @@ def refused(path: Path, said: str) -> None:
         trust.allow(path, "evaluator", False, "say --trust")
     message = str(caught.value)
     assert said in message
-    assert message.endswith("going on would run its code; look at it, then say --trust")
+    assert message.endswith("continuing would run its code; look at it, then say --trust")
     assert "\n" not in message
 
 
