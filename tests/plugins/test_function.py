@@ -21,6 +21,7 @@ from evo_tune.loop import code
 from evo_tune.loop.code import code_of
 from evo_tune.loop.replay import verify
 from evo_tune.plugins.find import find_evaluator
+from evo_tune.settings import parse_rungs
 from evo_tune.store.run import Run
 from evo_tune.trust import decide as trust
 from tests.here import Here
@@ -126,7 +127,7 @@ def test_a_function_of_a_script_is_trained_and_the_run_resumes_and_verifies(scri
     with pytest.raises(StoreError, match=r"mine\.py .* has changed since run one began"):
         Search.resume("one", trials=7)
     Path("mine.py").write_text(text.replace("def train", "def other"))
-    with pytest.raises(PluginError, match="expected the function train at its top"):
+    with pytest.raises(PluginError, match=r"expected the run.s function train at its top level"):
         Search.resume("one", trials=7)
     Path("other.py").write_text(text)
     Path("mine.py").unlink()
@@ -198,7 +199,7 @@ def test_fidelity_takes_numbers(script: ModuleType) -> None:
     for given in ((1 / 3, 1), [1 / 3, 1.0], "1/3,1", ("1/3", 1)):
         name = f"run{len(list(Path().glob('populations/*')))}"
         with Search(script.parted, space=SPACE, fidelity=given, name=name, **LIMITS) as search:
-            assert search.saved.manifest.settings.rungs == [1 / 3, 1.0]
+            assert search.saved.manifest.settings.rungs == (1 / 3, 1.0)
     for wrong in ((1, 1 / 3), (), (0.5,), (None, 1), 0.5, (float("nan"), 1)):
         with pytest.raises(EvoTuneError, match=r"--fidelity .*expected"):
             Search(script.parted, space=SPACE, fidelity=wrong, name="wrong", **LIMITS)  # type: ignore[arg-type]
@@ -277,4 +278,5 @@ def test_the_example_runs_and_goes_on(here: Path) -> None:
             runpy.run_path(str(EXAMPLE), run_name="__main__")
         run = load(here / "populations" / "bowl")
         assert sum(trial.candidate.fresh for trial in run.trials) == count
-    assert json.loads((here / "populations" / "bowl" / "_run.json").read_text())["fidelity"] == [1 / 3, 1.0]
+    settings = json.loads((here / "populations" / "bowl" / "_run.json").read_text())["settings"]
+    assert parse_rungs(settings["fidelity"]) == (1 / 3, 1.0)
