@@ -12,7 +12,7 @@ import pytest
 from evo_tune import Context, Outcome, Search
 from evo_tune.errors import UsageError
 from evo_tune.genome.trial import conclude
-from evo_tune.loop.replay import verify
+from evo_tune.loop.proposing import verify
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.find import find_evaluator, load_evaluator
 

@@ -92,7 +92,7 @@ def wider_default(
     where the user's own genes leave one width.
     """
     from evo_tune.genome.space import SearchSpace
-    from evo_tune.loop.own_genes import with_defaults
+    from evo_tune.loop.checks import with_defaults
 
     bound = plugin.bind(options).settled(rungs=True)
     own = bound.space

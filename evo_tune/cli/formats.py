@@ -519,7 +519,7 @@ EVENTS = Begin | Born | Result | NewBest | Fresh | Stopping | End
 def outputs() -> dict[str, Any]:
     """Return the type that each command prints with `--format json`."""
     from evo_tune.forecast.scale import ScaledRecipe
-    from evo_tune.loop.replay import Verification
+    from evo_tune.loop.proposing import Verification
     from evo_tune.report.data import ListedRun, Recommendation, RunDetails
 
     return {

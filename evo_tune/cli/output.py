@@ -26,7 +26,7 @@ from evo_tune.report.racing import CAP
 from evo_tune.report.summary import DONE_BY_ITSELF, Closing, further_of, in_words
 from evo_tune.report.words import fixed, sparkline, spread, verdict
 from evo_tune.store.calibration import CALIBRATION, read_calibration
-from evo_tune.store.inflight import in_flight
+from evo_tune.store.heartbeat import in_flight
 from evo_tune.store.places import as_typed
 from evo_tune.store.run import Run
 from evo_tune.text import printable

@@ -111,7 +111,7 @@ def plan(evaluator: str, request: Request, settings: RunSettings, session: Sessi
 
 def _timed(evaluator: BoundEvaluator, manifest: Manifest, session: SessionSettings) -> tuple[int, str, Pace | None]:
     from evo_tune.forecast.timing import LONGEST, time_trainings
-    from evo_tune.loop.interrupts import Interrupts
+    from evo_tune.loop.driving import Interrupts
     from evo_tune.loop.opening import slots_for
     from evo_tune.store.manifest import space_of
 

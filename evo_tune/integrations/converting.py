@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from evo_tune.errors import EvoTuneError, OptionError, StoreError, UsageError
-from evo_tune.store.inflight import Curve, in_flight
+from evo_tune.store.heartbeat import Curve, in_flight
 from evo_tune.store.journal import JOURNAL
 from evo_tune.store.run import Run
 from evo_tune.text import one_line

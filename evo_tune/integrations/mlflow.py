@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from evo_tune.integrations import needing, quiet
 from evo_tune.integrations.rows import Row, Rows, distinct
 from evo_tune.report.summary import best_so_far
-from evo_tune.store.inflight import Curve
+from evo_tune.store.heartbeat import Curve
 from evo_tune.store.run import Run
 
 if TYPE_CHECKING:

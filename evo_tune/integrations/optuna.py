@@ -19,7 +19,7 @@ from evo_tune.genome.genes import Choice, Float, Gene, Int
 from evo_tune.genome.values import Value
 from evo_tune.integrations import needing, quiet
 from evo_tune.integrations.rows import Row, Rows
-from evo_tune.store.inflight import Curve
+from evo_tune.store.heartbeat import Curve
 from evo_tune.store.run import Run
 from evo_tune.text import one_line
 

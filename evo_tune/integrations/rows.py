@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeAlias
 
 from evo_tune.genome.trial import DECAYED, Candidate, Outcome
 from evo_tune.genome.values import Value
-from evo_tune.store.inflight import Curve
+from evo_tune.store.heartbeat import Curve
 from evo_tune.store.run import Run
 from evo_tune.text import one_line
 

@@ -28,6 +28,7 @@ from evo_tune.genome.space import SearchSpace, wider
 from evo_tune.genome.trial import Objective
 from evo_tune.genome.values import Genome, genome_key
 from evo_tune.loop.checks import (
+    as_before,
     check_ends,
     check_learning,
     check_metrics,
@@ -35,21 +36,20 @@ from evo_tune.loop.checks import (
     check_repair,
     check_suited,
     check_support,
+    with_defaults,
 )
 from evo_tune.loop.code import hash_of
 from evo_tune.loop.limits import check_noise
 from evo_tune.loop.opening import plan_for
-from evo_tune.loop.own_genes import as_before, with_defaults
 from evo_tune.options.binding import suggest
 from evo_tune.plugins.evaluator import BoundEvaluator, Evaluator
 from evo_tune.plugins.find import make_strategy
 from evo_tune.plugins.strategy import Strategy
 from evo_tune.rules.ruled import Ruled
 from evo_tune.settings import RunSettings, SessionSettings
-from evo_tune.store.copying import copy_run
 from evo_tune.store.learned import learned_from
 from evo_tune.store.manifest import Manifest, read_manifest
-from evo_tune.store.places import find_run
+from evo_tune.store.places import copy_run, find_run
 from evo_tune.store.run import WIDENINGS, Run
 from evo_tune.text import is_writable
 from evo_tune.trust.decide import began, remember_run

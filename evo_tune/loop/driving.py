@@ -1,12 +1,13 @@
-"""One driver per slot: it fetches a job, has the slot do it and hands the outcome over, until there is none.
+"""One driver per slot: it fetches a job, runs it in the slot and reports the outcome, until no job is left.
 
-What slots are doing, which outcomes are held back (`health` says it) and what no driver can mend is known here. What
-the jobs are for, and what a strategy is told of them, is the business of whoever gives them out.
+The module knows what each slot is doing, which outcomes are held back (`health` decides), what ends all drivers, and
+how Ctrl-C and SIGTERM arrive. It does not know what the jobs are for.
 """
 
 from __future__ import annotations
 
 import shutil
+import signal
 import threading
 import time
 import warnings
@@ -15,6 +16,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any
 
 from joblib import Parallel, delayed
 
@@ -25,7 +28,7 @@ from evo_tune.loop.health import Health, Verdict
 from evo_tune.store.heartbeat import Busy, Heartbeat
 from evo_tune.store.run import TRIALS
 
-__all__ = ["OVER", "Drivers", "Fetched", "Job", "Working"]
+__all__ = ["OVER", "Drivers", "Fetched", "Interrupts", "Job", "Working"]
 
 TICK = 0.2
 """Seconds between two looks of the main thread at signals and at the live table."""
@@ -299,3 +302,37 @@ class Drivers:
         self.slots = []
         self.working = {}
         self._heart.stop()
+
+
+class Interrupts:
+    """Calls `stop` on the first Ctrl-C, and `kill` on the second or on SIGTERM.
+
+    Outside the main thread (a notebook's worker, a test) it does nothing, as Python allows no handlers
+    there.
+
+    Args:
+        stop: Begin nothing new.
+        kill: Stop at once.
+    """
+
+    def __init__(self, stop: Callable[[], None], kill: Callable[[], None]) -> None:
+        self._stop = stop
+        self._kill = kill
+        self._interrupted = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Interrupts:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: not Python's
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        act = self._kill if self._interrupted or number == signal.SIGTERM else self._stop
+        self._interrupted = True
+        # Not in the handler itself: it may have broken into code that holds the very lock.
+        threading.Thread(target=act, daemon=True).start()

@@ -1,23 +1,25 @@
-"""Closed generations: who survived each, and its Parquet file.
+"""What follows recorded results: files of closed generations, and the removal of checkpoints that no trial can use.
 
-A generation is closed once all of its births are told. Its survivors are the strategy's at that very
-moment, so the files can be rebuilt from the journal at any time and come out the same. In proposal order
-results are recorded ahead of what strategies have been told; this follows the record.
+A generation is closed when all of its trials are reported. Its survivors are those of the strategy at that moment, so
+the files can be rebuilt from the journal at any time and come out the same. In proposal order results are recorded
+ahead of what the strategy has seen; the files follow the record.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 from evo_tune.errors import RunError
 from evo_tune.genome.history import History
-from evo_tune.genome.trial import Candidate
+from evo_tune.genome.trial import Candidate, Outcome
 from evo_tune.plugins.strategy import Strategy
-from evo_tune.store import files
+from evo_tune.store import table
 from evo_tune.store.learned import widen
-from evo_tune.store.run import Run
+from evo_tune.store.run import TRIALS, Run
+from evo_tune.trust import inside
 
-__all__ = ["Generations", "broken_strategy"]
+__all__ = ["Generations", "Leftovers", "broken_strategy"]
 
 
 class Generations:
@@ -54,11 +56,11 @@ class Generations:
         """
         for candidate in self._run.candidates:
             self.born(candidate)
-        files.set_aside_generations(self._run, self._members)
+        table.set_aside_generations(self._run, self._members)
         self._saved = len(self._run.sequence())
         rows = {generation: len(self._recorded_members(generation)) for generation in self._members}
         self._untouched = {
-            generation for generation in rows if files.generation_is_whole(self._run, generation, rows[generation])
+            generation for generation in rows if table.generation_is_whole(self._run, generation, rows[generation])
         }
         if self._run.ended is not None and all(
             generation in self._untouched for generation in rows if rows[generation]
@@ -66,7 +68,7 @@ class Generations:
             return
         self._catch_up()
         for generation in self._members.keys() - self._untouched:
-            if generation in self._survivors or files.generation_path(self._run, generation).exists():
+            if generation in self._survivors or table.generation_path(self._run, generation).exists():
                 self._write(generation)
         self._untouched.clear()
 
@@ -78,7 +80,7 @@ class Generations:
         if self._run.metric_names != self._metrics:  # one schema for all files: the older ones are widened
             self._metrics = self._run.metric_names
             for generation in self._members:
-                if files.generation_path(self._run, generation).exists():
+                if table.generation_path(self._run, generation).exists():
                     self._write(generation)
 
     def stop(self) -> None:
@@ -126,7 +128,7 @@ class Generations:
             survivors = self._survivors_now()
         trials = [self._run.trial(id) for id in self._recorded_members(generation)]
         if trials:
-            files.write_generation(self._run, generation, trials, survivors)
+            table.write_generation(self._run, generation, trials, survivors)
 
 
 def broken_strategy(name: str, function: str, error: Exception) -> RunError:
@@ -135,3 +137,42 @@ def broken_strategy(name: str, function: str, error: Exception) -> RunError:
         f"strategy {name} raised {type(error).__name__} in {function}(): {error}; mend it, then "
         "`evo-tune resume --accept-changes`"
     )
+
+
+LOGS = ("log.txt", "error.txt")
+"""Files of a trial's folder that are evo-tune's own."""
+
+
+class Leftovers:
+    """Removes them as results come in.
+
+    Args:
+        run: The run, open for writing.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+
+    def recorded(self, candidate: Candidate, outcome: Outcome) -> None:
+        """Remove what is of no use now that a result is recorded.
+
+        A genome goes on once from where it was, whatever comes of it, and never from a trial that failed.
+        """
+        if candidate.resumes is not None:
+            self._remove(candidate.resumes)
+        if outcome.status != "ok" and candidate.budget < 1.0:
+            self._remove(candidate.id)
+
+    def exhausted(self) -> None:
+        """Remove the checkpoints of parts of a training: nothing is out, and no genome will ever go on.
+
+        That is so where the strategy has nothing more to propose, not at a limit: a longer run promotes more.
+        """
+        for candidate in self._run.candidates:
+            if candidate.budget < 1.0:
+                self._remove(candidate.id)
+
+    def _remove(self, id: int) -> None:
+        """Remove what a trial saved, and no other will go on from; its log stays."""
+        with contextlib.suppress(OSError):
+            inside.remove_all_but(self._run.folder, TRIALS, f"{id:06d}", files=LOGS)

@@ -1,7 +1,8 @@
-"""What enters the journal, made valid, and when: the proposal of a birth, and the outcome of a training.
+"""Proposals: how a strategy's answer becomes a valid candidate, when it is proposed, and whether it comes out again.
 
-A strategy's and an evaluator's code is the user's: whatever it returns is fit to be recorded or an error, so that what
-the journal holds never needs mending. Limits and slots are others' business.
+A strategy and an evaluator are the user's code. What they return is checked before it is recorded, so the journal never
+needs repair. `verify` proposes every candidate of a saved run again from its history alone: if all agree, nothing
+hidden shaped the run (law 1). Limits and slots are decided elsewhere.
 """
 
 from __future__ import annotations
@@ -11,19 +12,35 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
+from msgspec import Struct
 
 from evo_tune.errors import UsageError
 from evo_tune.genome.history import History
 from evo_tune.genome.operators import DEFAULT, WARM_START
+from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import STATUSES, Candidate, Outcome, Proposal, conclude
 from evo_tune.genome.values import is_same
+from evo_tune.loop.begin import versions_of
+from evo_tune.loop.code import hash_of
 from evo_tune.loop.generations import Generations, broken_strategy
 from evo_tune.plugins.strategy import Strategy
 from evo_tune.rules.ruled import Ruled
+from evo_tune.store.learned import history_of, widen
+from evo_tune.store.manifest import Manifest
 from evo_tune.store.run import Run
 from evo_tune.text import one_line
 
-__all__ = ["Births", "candidate_of", "judged", "propose"]
+__all__ = [
+    "Births",
+    "Disagreement",
+    "Verification",
+    "candidate_of",
+    "judged",
+    "other_strategy",
+    "other_versions",
+    "propose",
+    "verify",
+]
 
 
 def propose(strategy: Strategy, history: History, run: Run, id: int) -> Proposal | None:
@@ -180,3 +197,88 @@ class Births:
         self._history.born(candidate)
         self._generations.born(candidate)
         return candidate
+
+
+class Disagreement(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A proposal that the strategy would not make again.
+
+    Args:
+        id: Number of the trial.
+        recorded: Proposal in the journal.
+        replayed: Proposal that the strategy makes now; null if it makes none. If it equals the recorded one, then the
+            seed, the generation or the number of results seen does not follow from the rules of the run.
+    """
+
+    id: int
+    recorded: Proposal
+    replayed: Proposal | None
+
+
+class Verification(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The result of replaying the proposals of a run.
+
+    Args:
+        run: Name of the run.
+        proposals: Number of proposals that were replayed.
+        disagreements: Proposals that differ; the exit code is 1 if there are any.
+        notes: Changes since the run began, a sentence each.
+    """
+
+    run: str
+    proposals: int
+    disagreements: list[Disagreement]
+    notes: list[str]
+
+
+def verify(run: Run, space: SearchSpace, strategy: Strategy) -> list[Disagreement]:
+    """Propose every candidate of a run again and return those that come out differently.
+
+    Args:
+        run: A saved run, finished or not.
+        space: Its space, repair included.
+        strategy: Its strategy.
+
+    Raises:
+        RunError: The strategy raises, so nothing can be said.
+    """
+    history = history_of(run, space)
+    order = run.sequence()
+    found = []
+    for candidate, told in zip(run.candidates, run.told_at_birth, strict=True):
+        for id in order[len(history.trials) : told]:
+            history.tell(id, run.outcomes[id])
+        widen(history, run)
+        replayed = propose(strategy, history, run, candidate.id)
+        recorded = Proposal(**{name: getattr(candidate, name) for name in Proposal.__dataclass_fields__})
+        if replayed != recorded or not _consistent(candidate, history, run):
+            found.append(Disagreement(id=candidate.id, recorded=recorded, replayed=replayed))
+        history.born(candidate)
+    return found
+
+
+def other_strategy(manifest: Manifest, place: str) -> str:
+    """Say that a strategy's file is not what it was when the run began; '' if it is.
+
+    Args:
+        manifest: The run's.
+        place: Where the strategy is now.
+    """
+    if hash_of(place) == manifest.strategy_hash:
+        return ""
+    return f"the strategy's file {place} (or a module that it imports) has changed since the run began"
+
+
+def other_versions(manifest: Manifest) -> list[str]:
+    """Say which packages that shape results have another version than when the run began, each in a few words."""
+    then = manifest.versions
+    now = versions_of(name for name in then if name != "python")
+    return [f"{name} was {then[name]}, and is {now[name]}" for name in then if now[name] != then[name]]
+
+
+def _consistent(candidate: Candidate, history: History, run: Run) -> bool:
+    """Whether generation, seed and told_before are what the run's rules make of them."""
+    return (
+        candidate.generation == history.fresh_count // run.manifest.population
+        and candidate.seed == run.manifest.seed_of(candidate.genome, candidate.replicate)
+        and candidate.told_before == len(history.trials)
+    )

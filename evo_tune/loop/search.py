@@ -23,10 +23,8 @@ from evo_tune.loop.begin import Request, given_up, new_name, prepared, reopened,
 from evo_tune.loop.calibration import Calibration
 from evo_tune.loop.checks import check_unchanged
 from evo_tune.loop.code import Ask, believed, code_of, named_evaluator, remember, ruled
-from evo_tune.loop.driving import OVER, Drivers, Fetched, Job
-from evo_tune.loop.generations import Generations
-from evo_tune.loop.interrupts import Interrupts
-from evo_tune.loop.leftovers import Leftovers
+from evo_tune.loop.driving import OVER, Drivers, Fetched, Interrupts, Job
+from evo_tune.loop.generations import Generations, Leftovers
 from evo_tune.loop.limits import all_born, check_hope, limit_reached, limited, next_session
 from evo_tune.loop.opening import open_for, timed
 from evo_tune.loop.proposing import Births, judged
@@ -34,11 +32,11 @@ from evo_tune.plugins.evaluator import BoundEvaluator
 from evo_tune.report.calibration import recommended
 from evo_tune.rules.ruled import Ruled
 from evo_tune.settings import SessionSettings, settings_of
-from evo_tune.store.files import table_of
 from evo_tune.store.learned import history_of, replay
 from evo_tune.store.manifest import space_of
 from evo_tune.store.places import STORE
 from evo_tune.store.run import Run
+from evo_tune.store.table import table_of
 
 if TYPE_CHECKING:
     import pandas as pd

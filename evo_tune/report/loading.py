@@ -73,7 +73,7 @@ class Results:
 
     def frame(self) -> pd.DataFrame:
         """Return all recorded trials as rows, with the columns of the run's Parquet files."""
-        from evo_tune.store.files import table_of
+        from evo_tune.store.table import table_of
 
         frame: pd.DataFrame = table_of(self._material.run, self._material.trials).to_pandas()
         return frame

@@ -24,8 +24,7 @@ from evo_tune.report.drawing import SERIES, TRAINED, Color, Drawn, Part, Spec, a
 from evo_tune.report.material import LARGEST, Material
 from evo_tune.report.page import Library, about, figures_of, page, plotly_script, policy, section_html
 from evo_tune.report.words import show_seconds, show_value
-from evo_tune.store.heartbeat import Beat, last_beat
-from evo_tune.store.inflight import Curve, in_flight
+from evo_tune.store.heartbeat import Beat, Curve, in_flight, last_beat
 from evo_tune.store.journal import JOURNAL
 from evo_tune.store.run import Run
 

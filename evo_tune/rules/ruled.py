@@ -20,9 +20,8 @@ from evo_tune.genome.trial import Candidate, Proposal, Trial
 from evo_tune.genome.values import Genome, genome_key
 from evo_tune.genome.view import View
 from evo_tune.plugins.strategy import Prospects, Strategy
-from evo_tune.rules.curves import Curves
 from evo_tune.rules.extra_seeds import Doubt, Leader
-from evo_tune.rules.fidelity import audits_among, is_audit
+from evo_tune.rules.fidelity import Curves, audits_among, is_audit
 from evo_tune.rules.learned import chosen, prospects_of
 from evo_tune.rules.promotions import Rungs
 from evo_tune.settings import RunSettings

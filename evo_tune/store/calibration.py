@@ -16,9 +16,9 @@ import msgspec
 from evo_tune.errors import EvoTuneError
 from evo_tune.genome.trial import Trial
 from evo_tune.store import table
-from evo_tune.store.files import opened
 from evo_tune.store.run import Run
 from evo_tune.store.schema import Whole
+from evo_tune.store.table import opened
 from evo_tune.trust import inside
 
 if TYPE_CHECKING:

@@ -1,8 +1,6 @@
-"""A run's signs of life in its own folder, so that `evo-tune status` can tell from anywhere what it is doing.
+"""Signs of life of a running session: what it is doing, and the curves of running trials, for other processes.
 
-The file is no part of what is saved: it is written without waiting for the disk, a write that fails costs nothing,
-and a run that ends takes it away. A run that was killed leaves its last one, whose age tells it. Knows neither
-slots nor strategies.
+They are no part of the saved run: a lost or damaged file costs an observer its view and nothing else.
 """
 
 from __future__ import annotations
@@ -11,21 +9,22 @@ import contextlib
 import math
 import os
 import platform
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeAlias
 
 import msgspec
 from msgspec import Meta, Struct
 
-from evo_tune.store.schema import Finite, Whole
+from evo_tune.store.places import HEARTBEAT, TRIALS
+from evo_tune.store.schema import Finite, Share, Whole
 from evo_tune.trust import inside
 
-__all__ = ["HEARTBEAT", "Beat", "Busy", "Heartbeat", "last_beat"]
+__all__ = ["Beat", "Busy", "Curve", "Heartbeat", "in_flight", "last_beat"]
 
-HEARTBEAT = "_heartbeat.json"
 PART = "_heartbeat.part"
 
 EVERY = 2.0
@@ -139,3 +138,35 @@ def last_beat(folder: Path) -> Beat | None:
     except (OSError, ValueError, msgspec.MsgspecError, RecursionError):
         return None
     return Beat(sign.pid, sign.host, max(0.0, time.time() - sign.time), sign.slots)
+
+
+LARGEST_CURVE = 1 << 20
+"""Bytes of one at most."""
+
+MOST = 1000
+"""Workers that are looked at."""
+
+Curve: TypeAlias = tuple[tuple[Share, dict[str, Finite | None]], ...]
+"""Fractions of a full training, and the metrics at each."""
+
+
+class _Told(Struct):
+    trial: Whole
+    curve: Curve
+
+
+def in_flight(folder: Path) -> dict[int, Curve]:
+    """Return the curve of each trial of a run that is in flight, as far as it is known, by its id."""
+    found: dict[int, Curve] = {}
+    try:
+        with inside.folder(folder, TRIALS) as at:
+            names = sorted(name for name in os.listdir(at) if re.fullmatch(r"\.worker-[0-9]{1,10}\.json", name))
+            for name in names[:MOST]:
+                try:
+                    told = msgspec.json.decode(inside.read(at, name, limit=LARGEST_CURVE), type=_Told)
+                except (OSError, ValueError, msgspec.MsgspecError, RecursionError):
+                    continue
+                found[told.trial] = told.curve
+    except OSError:
+        return {}
+    return found

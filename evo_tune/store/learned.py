@@ -10,7 +10,7 @@ from evo_tune.genome.history import History
 from evo_tune.genome.lessons import Lesson, digest
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Objective
-from evo_tune.store.lessons import TRIALS, Learned
+from evo_tune.store.manifest import MOST_LEARNED, Learned
 from evo_tune.store.run import Run
 
 __all__ = ["history_of", "learned_from", "replay", "widen"]
@@ -37,8 +37,8 @@ def learned_from(run: Run, objective: Objective) -> Learned:
             "expected 2 or more; leave it out, or learn from another run"
         )
     found.sort(key=lambda row: row[0])
-    if len(found) > TRIALS:
-        half, step = TRIALS // 2, (len(found) - TRIALS // 2) / (TRIALS // 2)
+    if len(found) > MOST_LEARNED:
+        half, step = MOST_LEARNED // 2, (len(found) - MOST_LEARNED // 2) / (MOST_LEARNED // 2)
         found = [*found[:half], *(found[half + int(step * place)] for place in range(half))]
     genomes, losses = [genome for _, genome in found], [loss for loss, _ in found]
     return Learned(name=run.name, sha256=digest(genomes, losses), genomes=genomes, losses=losses)

@@ -1,13 +1,13 @@
-"""What is fixed for a run before its first birth: the one file `_run.json`, read, checked and written.
+"""The manifest of a run, `_run.json`: what is fixed before the first trial, read, checked and written.
 
-Knows nothing of the journal, of strategies or of slots.
+This module does not know the journal, strategies or slots.
 """
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import msgspec
 from msgspec import Struct, field
@@ -15,20 +15,23 @@ from msgspec import Struct, field
 from evo_tune.errors import EvoTuneError, StoreError
 from evo_tune.genome.constraint import Constraint
 from evo_tune.genome.genes import Gene, gene_from
+from evo_tune.genome.lessons import digest
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Objective, trial_seed
 from evo_tune.genome.values import Genome, genome_key
 from evo_tune.settings import RunSettings, read_settings
 from evo_tune.store.journal import write_atomically
-from evo_tune.store.lessons import Learned, check_learned
-from evo_tune.store.schema import Count, read_json
+from evo_tune.store.schema import Count, Finite, read_json
 from evo_tune.text import one_line
 from evo_tune.trust import inside
 
 __all__ = [
     "FORMAT",
     "MANIFEST",
+    "MOST_LEARNED",
+    "Learned",
     "Manifest",
+    "check_learned",
     "read_manifest",
     "space_of",
     "write_manifest",
@@ -204,3 +207,41 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 def space_of(manifest: Manifest, repair_from: SearchSpace | None = None) -> SearchSpace:
     """Return the search space that a run began with, with the repair of the evaluator's own space."""
     return SearchSpace(None if repair_from is None else repair_from.repair, None, **manifest.genes())
+
+
+MOST_LEARNED = 1_000
+"""Trials of an earlier run that are copied, at most: the best half, the others evenly from the rest."""
+
+RUNS = 100
+"""Earlier runs, at most."""
+
+
+class Learned(TypedDict):
+    """An earlier run, as a manifest holds it.
+
+    Args:
+        name: Its name.
+        sha256: Of genomes and losses, as `genome.lessons.digest` has it.
+        genomes: Of its trainings in full, best first.
+        losses: Theirs, to be minimised.
+    """
+
+    name: str
+    sha256: str
+    genomes: list[Genome]
+    losses: list[Finite]
+
+
+def check_learned(learned: list[Learned]) -> None:
+    """Refuse what a manifest holds of earlier runs and is not what it says.
+
+    Raises:
+        ValueError: It is not.
+    """
+    if len(learned) > RUNS:
+        raise ValueError(f"it has learned from {len(learned)} runs, expected {RUNS} at most")
+    for one in learned:
+        if not 0 < len(one["genomes"]) == len(one["losses"]) <= MOST_LEARNED:
+            raise ValueError(f"learned from {one_line(one['name'])}: {len(one['genomes'])} genomes")
+        if digest(one["genomes"], one["losses"]) != one["sha256"]:
+            raise ValueError(f"learned from {one_line(one['name'])}: the hash is not that of what is there")

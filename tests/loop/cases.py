@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from evo_tune.genome.trial import Candidate, Outcome
-from evo_tune.loop.replay import verify
+from evo_tune.loop.proposing import verify
 from evo_tune.loop.search import Search
 from evo_tune.plugins.find import make_strategy
 from evo_tune.store.run import Run

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from evo_tune.genome.trial import Outcome
-from evo_tune.loop.leftovers import Leftovers
+from evo_tune.loop.generations import Leftovers
 from evo_tune.loop.search import Search
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from evo_tune.errors import RunError
 from evo_tune.genome.trial import Candidate, Outcome
-from evo_tune.loop.replay import Disagreement, verify
+from evo_tune.loop.proposing import Disagreement, verify
 from evo_tune.loop.search import Search
 from evo_tune.plugins.find import find_evaluator, list_strategies, make_strategy
 from evo_tune.store.manifest import space_of

@@ -18,7 +18,7 @@ from evo_tune.genome.notation import parse_gene
 from evo_tune.genome.trial import Candidate, Outcome
 from evo_tune.genome.values import genome_key
 from evo_tune.loop.code import code_of
-from evo_tune.loop.replay import Disagreement, verify
+from evo_tune.loop.proposing import Disagreement, verify
 from evo_tune.loop.search import Search
 from evo_tune.report.charts.next_steps import ends_of
 from evo_tune.store.manifest import space_of

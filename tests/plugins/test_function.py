@@ -19,7 +19,7 @@ from evo_tune import Float, Search, SearchSpace, load
 from evo_tune.errors import EvoTuneError, PluginError, StoreError, UsageError
 from evo_tune.loop import code
 from evo_tune.loop.code import code_of
-from evo_tune.loop.replay import verify
+from evo_tune.loop.proposing import verify
 from evo_tune.plugins.find import find_evaluator
 from evo_tune.settings import parse_rungs
 from evo_tune.store.run import Run

@@ -10,7 +10,7 @@ import pytest
 
 from evo_tune.errors import OptionError
 from evo_tune.genome.trial import Candidate, Outcome
-from evo_tune.loop.replay import verify
+from evo_tune.loop.proposing import verify
 from evo_tune.loop.search import Search
 from evo_tune.report.summary import Further, chance, further_of, in_words, noise_of
 from evo_tune.store.run import Run

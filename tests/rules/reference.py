@@ -14,9 +14,8 @@ from evo_tune.genome.operators import PROMOTION, REPLICATE
 from evo_tune.genome.standing import Entry, entries
 from evo_tune.genome.trial import DECAYED, Candidate, Proposal
 from evo_tune.genome.values import genome_key
-from evo_tune.rules.curves import ENOUGH, LOOKS, MEDIAN
 from evo_tune.rules.extra_seeds import Doubt
-from evo_tune.rules.fidelity import CAUTION, audits_among, keep, trust
+from evo_tune.rules.fidelity import CAUTION, ENOUGH, LOOKS, MEDIAN, audits_among, keep, trust
 from evo_tune.rules.promotions import LEADERS
 from evo_tune.settings import RunSettings
 

@@ -14,8 +14,7 @@ from evo_tune.genome.constraint import Constraint, violation
 from evo_tune.genome.importance import ranks
 from evo_tune.genome.standing import Entry, places
 from evo_tune.genome.trial import Candidate, Minimize, Outcome, Trial
-from evo_tune.rules.curves import Curves
-from evo_tune.rules.fidelity import audits_among, is_audit, keep, trust
+from evo_tune.rules.fidelity import Curves, audits_among, is_audit, keep, trust
 from evo_tune.settings import parse_rungs
 
 RUNGS = (0.25, 1.0)

@@ -15,7 +15,7 @@ from evo_tune.genome.trial import Candidate, Outcome
 from evo_tune.genome.values import genome_key
 from evo_tune.genome.view import View
 from evo_tune.plugins.find import make_strategy
-from evo_tune.rules.curves import Curves
+from evo_tune.rules.fidelity import Curves
 from evo_tune.rules.ruled import Ruled
 from evo_tune.settings import RunSettings
 from tests.conftest import benchmark

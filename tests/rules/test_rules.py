@@ -13,7 +13,7 @@ import pytest
 from evo_tune.errors import OptionError, PluginError, RunError
 from evo_tune.genome.trial import Candidate, Outcome
 from evo_tune.loop.code import ruled
-from evo_tune.loop.replay import verify
+from evo_tune.loop.proposing import verify
 from evo_tune.loop.search import Search
 from evo_tune.plugins.context import Context, Pruned
 from evo_tune.report.calibration import calibrated, race_of, ranked, recommended

@@ -10,8 +10,7 @@ import pytest
 
 from evo_tune.errors import StoreError, UsageError
 from evo_tune.loop.search import Search
-from evo_tune.store.copying import copy_run
-from evo_tune.store.places import list_runs
+from evo_tune.store.places import copy_run, list_runs
 from tests.conftest import drive, rows
 
 Begin = Callable[..., Search]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from evo_tune.store.inflight import LARGEST, in_flight
+from evo_tune.store.heartbeat import LARGEST, in_flight
 
 
 @pytest.fixture

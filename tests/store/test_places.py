@@ -14,8 +14,7 @@ import pytest
 
 from evo_tune.errors import StoreError, UsageError
 from evo_tune.loop.search import Search
-from evo_tune.store.copying import copy_run
-from evo_tune.store.places import find_run
+from evo_tune.store.places import copy_run, find_run
 from evo_tune.store.run import Run
 from tests.conftest import drive, rows
 

@@ -11,9 +11,9 @@ import pytest
 
 from evo_tune.errors import StoreError
 from evo_tune.loop.search import Search
-from evo_tune.store.files import table_of
 from evo_tune.store.places import list_runs
 from evo_tune.store.run import Run
+from evo_tune.store.table import table_of
 from tests.conftest import drive
 
 Begin = Callable[..., Search]

@@ -22,13 +22,12 @@ from evo_tune.errors import EvoTuneError, StoreError, UsageError
 from evo_tune.loop.search import Search
 from evo_tune.store import journal as journals
 from evo_tune.store.calibration import read_calibration, write_calibration
-from evo_tune.store.copying import copy_run
-from evo_tune.store.files import generation_is_whole
-from evo_tune.store.heartbeat import HEARTBEAT, Busy, Heartbeat, last_beat
+from evo_tune.store.heartbeat import Busy, Heartbeat, last_beat
 from evo_tune.store.journal import Journal
 from evo_tune.store.manifest import read_manifest
-from evo_tune.store.places import clear_stillborn, free_folder, list_runs, lock_run
+from evo_tune.store.places import HEARTBEAT, clear_stillborn, copy_run, free_folder, list_runs, lock_run
 from evo_tune.store.run import Run
+from evo_tune.store.table import generation_is_whole
 from tests.conftest import drive
 
 Begin = Callable[..., Search]

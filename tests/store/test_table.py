@@ -21,7 +21,7 @@ from evo_tune.genome.trial import Candidate, Minimize, Outcome, Trial
 from evo_tune.loop.search import Search
 from evo_tune.store import table
 from evo_tune.store.calibration import read_calibration, write_calibration
-from evo_tune.store.files import generation_path
+from evo_tune.store.table import generation_path
 from tests.conftest import drive, evaluate, rows, survivors
 
 GENES: dict[str, Gene] = {

@@ -34,7 +34,7 @@ def command(run: str | None, top: int, store: str, form: str) -> None:
     As CSV: one row for each evaluation, with the columns of the Parquet files.
     """
     from evo_tune.report.data import run_details
-    from evo_tune.store.files import table_of
+    from evo_tune.store.table import table_of
 
     saved = shared.open_run(run, store)
     if form == "csv":

@@ -23,7 +23,7 @@ SHOWN = 5
 def command(run: str | None, store: str, evaluator: str | None, strategy: str | None, trust: bool, form: str) -> int:
     """Replay every proposal of RUN and report whether it agrees with the recorded one."""
     from evo_tune.loop.code import code_of, place_of
-    from evo_tune.loop.replay import Verification, other_strategy, other_versions, verify
+    from evo_tune.loop.proposing import Verification, other_strategy, other_versions, verify
     from evo_tune.store.manifest import space_of
 
     saved = shared.open_run(run, store)
