@@ -265,7 +265,7 @@ class _Lines:
             count = search.session.finalists
             who = "the best" if count == 1 else f"the best of {count} finalists"
             most = CAP * search.session.final_seeds
-            shared.echo(f"calibration: {who} against the default, on up to {most} fresh seeds each")
+            shared.echo(f"final comparison: {who} against the default, on up to {most} fresh seeds each")
         ahead = self._forecast.update(search)
         if ahead is not None and self._is_news(ahead):
             self._end = time.monotonic() + ahead.seconds.expected

@@ -23,7 +23,10 @@ PLACE = 100
 )
 @shared.format_option("table", "json")
 def command(name: str, script: str | None, form: str) -> None:
-    """Write ./evaluators/NAME.py, an evaluator that runs as it is, or that calls your script."""
+    """Write ./evaluators/NAME.py, an evaluator to edit.
+
+    It runs as it is, or it calls your script.
+    """
     from evo_tune.cli.formats import NewEvaluator
     from evo_tune.plugins.find import bundled_evaluators
     from evo_tune.plugins.new import check_name, guessed, write

@@ -1,4 +1,4 @@
-"""`evo-tune resume`: go on with a run."""
+"""`evo-tune resume`: continue a run."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ PLACE = 20
 @shared.run_argument
 @session_options()
 @shared.store_option
-@click.option("--as", "copy_as", metavar="NAME", help="Copy the run first, and go on with the copy.")
-@click.option("--accept-changes", is_flag=True, help="Go on although evaluator, data or strategy changed.")
-@click.option("--evaluator", metavar="PATH", help="Where the evaluator's file is now, if it has moved.")
-@click.option("--strategy", metavar="PATH", help="Where the strategy's file is now, if it has moved.")
+@click.option("--as", "copy_as", metavar="NAME", help="Name of a copy to continue instead of the run.")
+@click.option("--accept-changes", is_flag=True, help="Continue although evaluator, data or strategy changed.")
+@shared.evaluator_option
+@click.option("--strategy", metavar="PATH", help="New place of the strategy's file, if it has moved.")
 @click.option(
     "--gene",
     "genes",
     multiple=True,
     metavar="NAME=GENE",
-    help="A gene's wider range from the next birth on: lr=log(1e-5,1e0).",
+    help="Wider range of a gene for later trials: lr=log(1e-5,1e0).",
 )
 @shared.trust_option
 def command(
@@ -45,11 +45,11 @@ def command(
     trust: bool,
     **session: Any,
 ) -> int:
-    """Go on with RUN, after a stop or beyond its limit.
+    """Continue RUN, after a stop or beyond its limit.
 
-    RUN left out means the latest one.
+    RUN is the latest one by default.
 
-    Limits are totals: a run of 5 generations goes on to 8 with `--generations 8`.
+    Limits are totals: `--generations 8` continues a run of 5 generations for 3 more.
     """
     from evo_tune.loop.search import Search
 

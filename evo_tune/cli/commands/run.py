@@ -1,4 +1,4 @@
-"""`evo-tune run`: begin a run, from the flags to the loop."""
+"""`evo-tune run`: start a run."""
 
 from __future__ import annotations
 
@@ -52,25 +52,25 @@ PLACE = 10
     "genes",
     multiple=True,
     metavar="NAME=GENE",
-    help="E.g. lr=log(1e-5,1e-2), depth=int(1,8), heads=2|4, heads=4; NAME alone switches an optional gene on.",
+    help="Gene to change or add: lr=log(1e-5,1e-2), depth=int(1,8), heads=2|4; NAME alone enables an optional gene.",
 )
 @click.option(
-    "--objective", "objectives", multiple=True, metavar="METRIC:min|max", help="Instead of the evaluator's own."
+    "--objective", "objectives", multiple=True, metavar="METRIC:min|max", help="Objective instead of the evaluator's."
 )
 @click.option(
     "--metric",
     "metrics",
     multiple=True,
     metavar="NAME=PATTERN",
-    help="Of a command: where its output has a metric, e.g. 'val_loss=val loss ([0-9.]+)'.  [default: JSON]",
+    help="For a command: pattern of a metric in its output, 'val_loss=val loss ([0-9.]+)'.  [default: JSON]",
 )
 @click.option(
     "--progress",
     metavar="N|STEP/N",
-    help="Of a command: how far a printed line is, by count (20) or a metric (step/2000), for --prune.",
+    help="For a command: progress at a printed line, by count (20) or a metric (step/2000), for --prune.",
 )
-@click.option("--shell", is_flag=True, help="Of a command: have /bin/sh run it; values are quoted.")
-@click.option("--population", type=click.IntRange(min=2), help="Births in a generation.  [default: 12]")
+@click.option("--shell", is_flag=True, help="For a command: run it with /bin/sh; values are quoted.")
+@click.option("--population", type=click.IntRange(min=2), help="Trials in a generation.  [default: 12]")
 @click.option(
     "--subject-to", multiple=True, metavar="METRIC<=N", help="Constraint, e.g. 'params<=2e6', 'accuracy>=0.9'."
 )
@@ -83,17 +83,17 @@ PLACE = 10
     multiple=True,
     metavar="RUN|FILE",
     shell_complete=shared.complete_runs_or_files,
-    help="Seed with a run's population, or a CSV or JSON of genomes.",
+    help="Genomes to train first: a run, or a CSV or JSON file.",
 )
 @click.option(
     "--learn-from",
     multiple=True,
     metavar="RUN",
     shell_complete=shared.complete_runs,
-    help="Believe what an earlier run found, as far as it proves true.",
+    help="Use an earlier run as a prior; its weight falls where it disagrees.",
 )
-@click.option("--fill-defaults", is_flag=True, help="Give genes that a warm start lacks their defaults.")
-@click.option("--dry-run", is_flag=True, help="Begin nothing: say what the run would take.")
+@click.option("--fill-defaults", is_flag=True, help="Set genes that a warm start lacks to their defaults.")
+@click.option("--dry-run", is_flag=True, help="Print a forecast of the run without starting it.")
 @click.option(
     "--config",
     metavar="FILE.toml",
@@ -101,7 +101,7 @@ PLACE = 10
     callback=read_config,
     is_eager=True,
     expose_value=False,
-    help="Read flags from a file.",
+    help="File of flags; flags on the command line take precedence.",
 )
 def command(
     evaluator: str,
@@ -124,9 +124,9 @@ def command(
     dry_run: bool,
     **rest: Any,
 ) -> int:
-    """Evolve EVALUATOR, by name or by file, or any script by its command.
+    """Tune EVALUATOR: a name, a file, or the command of a script.
 
-    EVALUATOR left out means language_model, a small GPT.
+    EVALUATOR is language_model by default, a small GPT.
     """
     from evo_tune.cli.warm_start import read_genomes
     from evo_tune.loop.begin import Request

@@ -84,10 +84,10 @@ def command(
     trust: bool,
     form: str,
 ) -> int:
-    """Carry the best recipe of RUN to another size, and predict the cost and the loss of the training there.
+    """Carry the best recipe of RUN to another size.
 
-    Each gene is carried, scaled by a rule, or reported as not transferable. Published laws of the learning rate are
-    shown for comparison, with the range in which they were fitted.
+    The cost and the loss of the training there are predicted. Each gene is carried, scaled by a rule, or reported as
+    not transferable. Published laws of the learning rate are shown for comparison, with the range of their fit.
     """
     from evo_tune.forecast.scale import Wanted, found_in, scaled
     from evo_tune.loop.code import bound_again, evaluator_of
