@@ -181,21 +181,18 @@ def evaluate(genome: Mapping[str, Any], context: Context, options: Options) -> d
     Raises:
         Diverged: The training was lost.
     """
-    from evo_tune.training import ready_base, train, train_together, tuning_course
+    from evo_tune.training import Tuned, evaluate_task
 
-    if options.ranks > 1:
-        _ = ready_base(options)  # the small base is made once, and not by each of them
-        return train_together(train_rank, context, options.to_json(), genome=dict(genome))
-    return train(_task(genome, options), context, tuning_course)[1]
+    return evaluate_task(_task(genome, options), Tuned, train_rank, context)
 
 
 def train_rank(
     ranks: Ranks, tell: Callable[[dict[str, float]], None], *, genome: Any, run: Any, options: Any
 ) -> dict[str, float]:
     """Be one of the processes that train together."""
-    from evo_tune.training import Place, train, tuning_course
+    from evo_tune.training import Place, Tuned, train
 
-    return train(_task(genome, Options(**options)), Place.of(ranks, tell, run), tuning_course, ranks)[1]
+    return train(_task(genome, Options(**options)), Place.of(ranks, tell, run), Tuned, ranks)[1]
 
 
 # ---------------------------------------------------------------- the model, to keep
@@ -207,10 +204,10 @@ def export(genome: Mapping[str, Any], context: Context, folder: Path | str, opti
     One process trains, whatever ranks says. An adapter (method=adapter) cannot be merged, and is always written alone;
     the small base is written beside an adapter for it, in base/. Returns what `evaluate` returns.
     """
-    from evo_tune.training import train, tuning_course, write_tuned
+    from evo_tune.training import Tuned, train, write_tuned
 
     task = _task(genome, options)
-    course, metrics = train(task, context, tuning_course)
+    course, metrics = train(task, context, Tuned)
     notes = {"genome": dict(genome), "options": options.to_json(), "seed": context.seed, "metrics": metrics}
     write_tuned(folder, task, course, merged=options.keep == "merged", with_base=not options.base, notes=notes)
     return metrics

@@ -237,16 +237,18 @@ def evaluate(genome: Mapping[str, Any], context: Context, options: Options) -> d
     Raises:
         Diverged: The training was lost.
     """
-    from evo_tune.training import evaluate_classifier
+    from evo_tune.training import Classified, evaluate_task
 
-    return evaluate_classifier(_task, train_rank, genome, context, options)
+    return evaluate_task(_task(genome, options), Classified, train_rank, context)
 
 
-def train_rank(ranks: Ranks, tell: Callable[[dict[str, float]], None], **given: Any) -> dict[str, float]:
+def train_rank(
+    ranks: Ranks, tell: Callable[[dict[str, float]], None], *, genome: Any, run: Any, options: Any
+) -> dict[str, float]:
     """Be one of the processes that train together."""
-    from evo_tune.training import classify_together
+    from evo_tune.training import Classified, Place, train
 
-    return classify_together(_task, Options, ranks, tell, **given)
+    return train(_task(genome, Options(**options)), Place.of(ranks, tell, run), Classified, ranks)[1]
 
 
 # ---------------------------------------------------------------- the model, to keep
@@ -273,7 +275,7 @@ def export(genome: Mapping[str, Any], context: Context, folder: Path | str, opti
     """
     from evo_tune.training import export_classifier
 
-    return export_classifier(_task, genome, context, folder, options, USAGE)
+    return export_classifier(_task(genome, options), context, folder, USAGE)
 
 
 def load(folder: Path | str) -> ViT:

@@ -250,21 +250,19 @@ def evaluate(genome: Mapping[str, Any], context: Context, options: Options) -> d
 
     Raises `Diverged` where the training was lost.
     """
-    from evo_tune.training import language_course, train, train_together
+    from evo_tune.training import Reading, evaluate_task
 
-    if options.ranks > 1:
-        return train_together(train_rank, context, options.to_json(), genome=dict(genome))
-    return train(_task(genome, options, context.device), context, language_course)[1]
+    return evaluate_task(_task(genome, options, context.device), Reading, train_rank, context)
 
 
 def train_rank(
     ranks: Ranks, tell: Callable[[dict[str, float]], None], *, genome: Any, run: Any, options: Any
 ) -> dict[str, float]:
     """Be one of the processes that train together."""
-    from evo_tune.training import Place, language_course, train
+    from evo_tune.training import Place, Reading, train
 
     place = Place.of(ranks, tell, run)
-    return train(_task(genome, Options(**options), place.device), place, language_course, ranks)[1]
+    return train(_task(genome, Options(**options), place.device), place, Reading, ranks)[1]
 
 
 def carry(genome: Mapping[str, Any], target: Mapping[str, Any], options: Options) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What the classifiers' evaluators say alike: their options, what is known before, the training.
+"""Trainings on samples, as numbers: of classifiers, whose evaluators share options and estimates, and of real numbers.
 
 Knows neither genomes nor search spaces: the values that a genome gives come as a mapping.
 """
@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 from evo_tune.errors import OptionError
 from evo_tune.options.declare import option
 from evo_tune.recipe.data.images import Augment
+from evo_tune.recipe.data.tables import stratified
 from evo_tune.recipe.hardware.computing import in_memory
 from evo_tune.recipe.hardware.memory import encoder_memory
 from evo_tune.recipe.models.encoder_config import EncoderConfig, nearest_divisor
 from evo_tune.recipe.models.rules import Parametrising
 from evo_tune.recipe.plan import Plan
 
-__all__ = ["ClassifierTask", "Classifying", "check_whole", "divided", "known_before"]
+__all__ = ["ClassifierTask", "Classifying", "NumbersTask", "SampleTask", "check_whole", "divided", "known_before"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,33 +127,43 @@ def _gpu_memory(config: EncoderConfig, batch: int, options: Classifying, whole: 
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassifierTask:
-    """A training of a classifier: what it learns from, how, and for how long.
+class SampleTask:
+    """A training on samples: what is learned from, how, and for how long.
 
     Args:
         options: How it is trained.
-        genome: What told it from others, plain data; lr, batch, weight_decay and warmup are taken from it, and
-            label_smoothing and mixup where it has them. Its checkpoints go on under the same only.
+        genome: What sets it apart from others, plain data. It gives lr and batch, and where it has them weight_decay,
+            warmup, label_smoothing and mixup. Checkpoints go on under the same genome only.
         build: Makes the model from a seed.
         inputs: All samples, (n, …).
-        classes: (n,), their class numbers.
         flops_per_sample: FLOPs of training on one sample.
         reference: Batch for which learning rates are meant (see `scale_lr`).
         data: Hash of the samples and of how they are split.
         whole: Whether a step must be one pass, as batch norms need it.
         augment: What is done to the inputs of a step; None: nothing.
+        loss: Makes the loss; None: the task's own, squared error of numbers or cross-entropy of classes.
     """
 
-    options: Classifying
+    options: Plan
     genome: Mapping[str, Any]
     build: Callable[[int], Any]
     inputs: NDArray[Any]
-    classes: NDArray[np.int64]
     flops_per_sample: float
     reference: int
     data: str
     whole: bool = False
     augment: Augment | None = None
+    loss: Callable[[], Any] | None = None
+
+    @property
+    def targets(self) -> NDArray[Any]:
+        """What is learned of each sample, (n, …)."""
+        raise NotImplementedError
+
+    @property
+    def parts(self) -> tuple[NDArray[np.int64], ...]:
+        """Rows to train on, rows held out for validation, and rows to test with."""
+        raise NotImplementedError
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -162,12 +173,12 @@ class ClassifierTask:
     @property
     def save(self) -> bool:
         """Whether a full training leaves a checkpoint too."""
-        return self.options.save
+        return False
 
     @property
     def narrow(self) -> bool:
         """Whether it is so narrow that a CPU gains nothing from bfloat16."""
-        return bool(self.genome["width"] < NARROW)
+        return bool(self.genome.get("width", 0) < NARROW)
 
     @property
     def lr(self) -> float:
@@ -182,12 +193,12 @@ class ClassifierTask:
     @property
     def weight_decay(self) -> float:
         """λ at its beginning."""
-        return float(self.genome["weight_decay"])
+        return float(self.genome.get("weight_decay", 0.0))
 
     @property
     def warmup(self) -> float:
         """Share of the steps for warm-up."""
-        return float(self.genome["warmup"])
+        return float(self.genome.get("warmup", 0.0))
 
     @property
     def label_smoothing(self) -> float:
@@ -199,6 +210,51 @@ class ClassifierTask:
         """α of mixup; 0: none."""
         return float(self.genome.get("mixup", 0.0))
 
-    def in_precision(self, precision: Any) -> ClassifierTask:
+    def in_precision(self, precision: Any) -> Any:
         """Return the same training in a precision."""
         return replace(self, options=replace(self.options, precision=precision))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierTask(SampleTask):
+    """A training of a classifier.
+
+    Args:
+        classes: (n,), class number of each sample.
+    """
+
+    options: Classifying
+    classes: NDArray[np.int64]
+
+    @property
+    def targets(self) -> NDArray[np.int64]:
+        return self.classes
+
+    @property
+    def parts(self) -> tuple[NDArray[np.int64], ...]:
+        return stratified(self.classes, self.options.held_out, self.options.test)
+
+    @property
+    def save(self) -> bool:
+        return self.options.save
+
+
+@dataclass(frozen=True, kw_only=True)
+class NumbersTask(SampleTask):
+    """A training whose targets are real numbers.
+
+    Args:
+        numbers: (n, k), the targets of each sample.
+        split: Rows to train on, rows held out for validation, and rows to test with.
+    """
+
+    numbers: NDArray[Any]
+    split: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
+
+    @property
+    def targets(self) -> NDArray[Any]:
+        return self.numbers
+
+    @property
+    def parts(self) -> tuple[NDArray[np.int64], ...]:
+        return self.split

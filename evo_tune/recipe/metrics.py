@@ -17,6 +17,9 @@ __all__ = ["CLASSIFIER_METRICS", "METRICS", "Metric", "measured", "tests_of", "u
 CLASSES, LANGUAGE, TUNING, BASELINE = ("classes",), ("language",), ("tuning",), ("baseline",)
 """Groups: classifiers, language models, tuned ones, and what a classifier is compared with."""
 
+NUMBERS = ("samples",)
+"""Group of trainings on samples whose targets are no classes."""
+
 
 @dataclass(frozen=True)
 class Metric:
@@ -45,11 +48,13 @@ class Metric:
 
 
 NATS, WORDS = "nats", LANGUAGE + TUNING
-ALL = CLASSES + WORDS
+SAMPLES = CLASSES + NUMBERS
+ALL = SAMPLES + WORDS
 PER_TOKEN = "nats per token"
 
 METRICS: tuple[Metric, ...] = (
     Metric("val_loss", NATS, CLASSES, "cross-entropy of held-out samples", lambda t: t.judged.loss, test="test_loss"),
+    Metric("val_loss", "", NUMBERS, "mean loss of held-out samples", lambda t: t.judged.loss, test="test_loss"),
     Metric("val_loss", PER_TOKEN, WORDS, "cross-entropy of held-out text", lambda t: t.judged.loss, test="test_loss"),
     Metric(
         "accuracy", "", CLASSES, "share of those classified rightly", lambda t: t.judged.accuracy, test="test_accuracy"
@@ -61,19 +66,20 @@ METRICS: tuple[Metric, ...] = (
     Metric("val_loss_second_half", PER_TOKEN, LANGUAGE, "of each window's second half", lambda t: t.halves[1].loss),
     Metric("base_val_loss", PER_TOKEN, TUNING, "val_loss of the base, before training", lambda t: t.base_loss),
     Metric("train_loss", NATS, CLASSES, "of the final weights, on fixed training samples", lambda t: t.seen.loss),
+    Metric("train_loss", "", NUMBERS, "of the final weights, on fixed training samples", lambda t: t.seen.loss),
     Metric("train_loss", PER_TOKEN, WORDS, "of the final weights, on fixed training text", lambda t: t.seen.loss),
     Metric("trainable_params", "", TUNING, "weights that are trained", lambda t: t.trainable),
-    Metric("samples", "", CLASSES, "samples trained on, repetitions counted", lambda t: t.trainer.targets),
-    Metric("epochs", "", CLASSES, "passes over the training samples", lambda t: t.epochs),
+    Metric("samples", "", SAMPLES, "samples trained on, repetitions counted", lambda t: t.samples),
+    Metric("epochs", "", SAMPLES, "passes over the training samples", lambda t: t.epochs),
     Metric("tokens", "", WORDS, "tokens trained on, repetitions counted", lambda t: t.tokens),
     Metric("steps", "", ALL, "updates of the weights", lambda t: t.trainer.step),
     Metric("flops", "", ALL, "arithmetic of the training, by count", lambda t: t.flops),
-    Metric("params", "", CLASSES + LANGUAGE, "weights of the model", lambda t: t.parameters),
-    Metric("samples_per_second", "1/s", CLASSES, "evaluations left out", lambda t: t.speed),
+    Metric("params", "", SAMPLES + LANGUAGE, "weights of the model", lambda t: t.parameters),
+    Metric("samples_per_second", "1/s", SAMPLES, "evaluations left out", lambda t: t.speed),
     Metric("tokens_per_second", "1/s", WORDS, "evaluations left out", lambda t: t.speed),
     Metric("peak_memory", "bytes", ALL, "measured on a GPU, predicted on a CPU", lambda t: t.peak_memory),
     Metric("gpu_memory", "bytes", ALL, "what a GPU of any size would hold of it"),
-    Metric("micro_batch", "samples", CLASSES, "most samples in one pass", lambda t: t.micro_batch),
+    Metric("micro_batch", "samples", SAMPLES, "most samples in one pass", lambda t: t.micro_batch),
     Metric("micro_batch", "tokens", WORDS, "most tokens in one pass", lambda t: t.micro_batch),
     Metric(
         "final_lr_fraction",
@@ -91,6 +97,7 @@ METRICS: tuple[Metric, ...] = (
     ),
     Metric("bf16", "", ALL, "1: products in bfloat16", lambda t: float(t.trainer.recipe.precision.name == "bf16")),
     Metric("val_loss_ema", NATS, CLASSES, "val_loss of the average", lambda t: t.ema_loss, "with ema"),
+    Metric("val_loss_ema", "", NUMBERS, "val_loss of the average", lambda t: t.ema_loss, "with ema"),
     Metric("val_loss_ema", PER_TOKEN, WORDS, "val_loss of the average", lambda t: t.ema_loss, "with ema"),
     Metric("context_gain", PER_TOKEN, LANGUAGE, "gain of long windows", lambda t: t.context_gain, "with extend_from"),
     Metric("mfu", "", ALL, "share of the device's peak", lambda t: t.mfu, "on a GPU whose peak is known"),
@@ -124,7 +131,7 @@ def measured(training: Any, group: str) -> dict[str, float]:
 
     Args:
         training: What the rows of this group look at.
-        group: 'classes', 'language', 'tuning' or 'baseline'.
+        group: 'classes', 'samples', 'language', 'tuning' or 'baseline'.
     """
     rows = [(row.name, row.of) for row in METRICS if group in row.groups and row.of is not None]
     found = {name: of(training) for name, of in rows}

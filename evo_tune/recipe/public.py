@@ -2,7 +2,7 @@
 
 from evo_tune.options.bounds import check_integer, check_name, check_number
 from evo_tune.recipe.carrying import carry_language
-from evo_tune.recipe.classifying import ClassifierTask, Classifying, divided, known_before
+from evo_tune.recipe.classifying import ClassifierTask, Classifying, NumbersTask, SampleTask, divided, known_before
 from evo_tune.recipe.data.corpus import (
     BPE,
     Bytes,

@@ -1,16 +1,8 @@
 """The engine: models, optimizers and the training itself, on torch. What it is told lies in `evo_tune.recipe`."""
 
 from evo_tune.training.base_training import ready_base, small_base
-from evo_tune.training.building import export_language, language_course
 from evo_tune.training.checkpoint import load_checkpoint, save_checkpoint
-from evo_tune.training.classifier_building import (
-    classifier_course,
-    classify_together,
-    evaluate_classifier,
-    export_classifier,
-    write_classifier,
-)
-from evo_tune.training.course import Course
+from evo_tune.training.course import Course, Fitting, Judged, Task, Whole
 from evo_tune.training.data.epochs import Epochs, augmented, mix, soft_targets
 from evo_tune.training.data.material import TextMaterial
 from evo_tune.training.data.windows import TrainingWindows, fixed_windows, held_out_blocks
@@ -23,7 +15,6 @@ from evo_tune.training.evaluation import (
     losses_by_position,
     score,
 )
-from evo_tune.training.examples import Examples
 from evo_tune.training.extension import extend_context, extend_trainer, grow_trainer
 from evo_tune.training.hardware.device import IGNORE, keep_freed_memory, reproducible, seed_for
 from evo_tune.training.hardware.distributed import RankFailed, Ranks, RanksDiffer, launch, process_group
@@ -38,12 +29,13 @@ from evo_tune.training.optim.gradient import accumulate, clip, gradient_norm
 from evo_tune.training.optim.losses import CrossEntropy, Loss, SquaredError
 from evo_tune.training.optim.optimizer import SGD, AdamW, Muon, decay_groups
 from evo_tune.training.optim.watching import Diverged, DivergenceWatch, EarlyStopping
-from evo_tune.training.reading import Material, Reading
-from evo_tune.training.session import Place, train, train_together
+from evo_tune.training.reading import Material, Reading, export_language
+from evo_tune.training.samples import Classified, Samples, export_classifier, write_classifier
+from evo_tune.training.session import Place, evaluate_task, train, train_together
 from evo_tune.training.stepping.averaging import average_of
 from evo_tune.training.stepping.recipe import Recipe, optimizer_of, recipe_of
 from evo_tune.training.trainer import Step, Trainer
-from evo_tune.training.tune import TuningTask, tuning_course
+from evo_tune.training.tuned import Tuned, TuningTask
 from evo_tune.training.tuned_files import write_tuned
 from evo_tune.training.tuning.pretrained import TuningText, encode, load_pretrained, save_merged, tuning_text
 from evo_tune.training.tuning.weights import (

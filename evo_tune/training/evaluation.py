@@ -16,7 +16,7 @@ from torch import nn
 
 from evo_tune.options.bounds import check_integer
 from evo_tune.training.hardware.device import IGNORE, MicroBatch
-from evo_tune.training.optim.losses import cross_entropy_sum, losses_in_pieces
+from evo_tune.training.optim.losses import CrossEntropy, Loss, cross_entropy_sum, losses_in_pieces
 
 if TYPE_CHECKING:
     from evo_tune.training.hardware.distributed import Ranks
@@ -38,7 +38,7 @@ class Evaluation:
     """Sums over the targets that were scored; two of them add up.
 
     Args:
-        nll: Summed negative log-likelihood, nats.
+        nll: Summed loss; of a cross-entropy the negative log-likelihood, nats.
         count: Number of targets.
     """
 
@@ -50,7 +50,7 @@ class Evaluation:
 
     @property
     def loss(self) -> float:
-        """Nats per target; NaN if there was none."""
+        """Mean loss, such as nats per target; NaN if there was none."""
         return self.nll / self.count if self.count else math.nan
 
     @property
@@ -63,6 +63,7 @@ def evaluate(
     model: nn.Module,
     windows: MicroBatch,
     *,
+    loss: Loss | None = None,
     device: torch.device | str = "cpu",
     batch: int = 32,
     ranks: Ranks | None = None,
@@ -70,8 +71,9 @@ def evaluate(
     """Score a model on fixed windows: dropout off, no gradients, no randomness drawn.
 
     Args:
-        model: Maps inputs to logits (…, classes); its training mode is put back after.
+        model: Maps inputs to what the loss takes, such as logits (…, classes); its training mode is put back after.
         windows: Inputs and targets (see `fixed_windows`).
+        loss: Its sum is taken; None: the cross-entropy.
         device: Where the model is.
         batch: Windows at a time, 1 or more; it changes the speed, not the result.
         ranks: Processes that share the windows, each with the same model and the same windows. Each window
@@ -81,10 +83,12 @@ def evaluate(
         RecipeError: batch is not a whole number from 1.
     """
     _, targets = windows = _share(windows, ranks)
-    sums = over_batches(model, windows, device, batch, cross_entropy_sum, torch.sum)
+    loss = loss or CrossEntropy()
+    in_pieces = torch.sum if isinstance(loss, CrossEntropy) else None
+    sums = over_batches(model, windows, device, batch, loss.summed, in_pieces)
     # Summed in float64, which some devices lack: on the CPU.
     nll = torch.stack(sums).cpu().double().sum() if sums else torch.zeros((), dtype=torch.float64)
-    total = torch.stack((nll, (targets != IGNORE).sum().double()))
+    total = torch.stack((nll, torch.tensor(float(loss.count(targets)), dtype=torch.float64)))
     if ranks is not None:
         total = ranks.sum(total)
     return Evaluation(float(total[0]), int(total[1]))

@@ -1,26 +1,37 @@
-"""A text as a course's subject: phases of rising context or size, and a `GPT` judged on held-out blocks."""
+"""A text that a `GPT` is trained on: phases of rising context or size, judged on held-out blocks; written for use."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol, cast
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, cast
 
 import torch
 from torch import nn
 
 from evo_tune.recipe.hardware.computing import in_memory
-from evo_tune.recipe.hardware.memory import predict_memory
+from evo_tune.recipe.hardware.memory import Fit, predict_memory
+from evo_tune.recipe.language import LanguageTask
 from evo_tune.recipe.models.gpt_config import flops_per_token
 from evo_tune.recipe.plan import Phase, phase_of, spent
-from evo_tune.training.course import Course, Judged
+from evo_tune.training.course import Course, Fitting, Judged, Run, Task
+from evo_tune.training.data.material import TextMaterial
 from evo_tune.training.evaluation import Evaluation, evaluate, evaluate_by_position
 from evo_tune.training.extension import next_trainer
-from evo_tune.training.hardware.device import MicroBatch
+from evo_tune.training.hardware.device import MicroBatch, seed_for
+from evo_tune.training.hardware.memory import fit_device
+from evo_tune.training.hardware.throughput import SAFE
 from evo_tune.training.models.gpt import GPT
+from evo_tune.training.session import train
 from evo_tune.training.trainer import Source, Trainer
 
-__all__ = ["JudgedText", "Material", "Reading"]
+if TYPE_CHECKING:
+    from evo_tune.training.hardware.distributed import Ranks
+
+__all__ = ["JudgedText", "Material", "Reading", "export_language"]
 
 AT_ONCE = 4096
 """Tokens that are judged in one pass."""
@@ -29,71 +40,130 @@ AT_ONCE = 4096
 class Material(Protocol):
     """What is read, and what judges."""
 
-    def source(self, phase: Phase) -> Source:
+    def source(self, phase: Phase, micro_batch: int) -> Source:
         """Return the batches of a phase."""
 
-    def held_out(self, context: int) -> list[MicroBatch]:
-        """Return held-out blocks in windows of `context`; the same text whatever the context."""
+    def held_out(self, context: int, testing: bool = False) -> list[MicroBatch]:
+        """Return held-out blocks, or those to test with, in windows of `context`; the same text for any context."""
 
     def seen(self, context: int) -> MicroBatch:
         """Return fixed windows of the text that is trained on."""
 
-    def tested(self) -> Material:
-        """Return the same, with the text to test with as the held-out one."""
-
-    @property
-    def held_out_bytes(self) -> int:
-        """Bytes of text in the held-out blocks."""
+    def held_out_bytes(self, testing: bool = False) -> int:
+        """Return the bytes of text in the held-out blocks."""
 
 
-class Reading:
+class Reading(Task):
     """A text that a `GPT` is trained on; a point of the curve is from every fourth held-out block.
 
     Args:
-        phases: One, or more with longer and longer contexts, or larger and larger models.
-        material: The text.
-        extension: How positions are extended between phases (see `extend_context`).
-        recompute: What blocks of a later phase's model are computed again (see `GPT`).
+        plan: See `Task`.
+        run: See `Task`.
+        ranks: See `Task`.
+        material: The text; None: the plan's.
     """
 
     group = "language"
+    plan: LanguageTask
 
-    def __init__(
-        self,
-        phases: Sequence[Phase],
-        material: Material,
-        *,
-        extension: str = "linear",
-        recompute: Callable[[Phase], int | None] = lambda phase: None,
-    ) -> None:
-        self.phases, self.material = phases, material
-        self.extension, self.recompute = extension, recompute
+    def __init__(self, plan: LanguageTask, run: Run, ranks: Ranks | None = None, material: Material | None = None):
+        super().__init__(plan, run, ranks)
+        self._material = material
+
+    @cached_property
+    def material(self) -> Material:
+        """The text."""
+        return self._material or TextMaterial(self.plan.corpus, count=self.plan.scored, seed=self.run.seed)
 
     @property
-    def ends(self) -> Sequence[int]:
-        return [phase.end for phase in self.phases]
+    def ceiling(self) -> float:
+        return 1.5 * math.log(self.plan.options.vocab)
 
-    def share(self, step: int) -> float:
-        return spent(self.phases, step)["flops"] / spent(self.phases, self.ends[-1])["flops"]
+    def planned(self) -> Sequence[Phase] | None:
+        return self.plan.phases()
+
+    def phase(self, windows: int) -> Phase:
+        return self.plan.phase(windows)
+
+    def model(self, phase: Phase) -> GPT:
+        recompute = self.plan.options.recompute
+        return GPT(phase.config, seed=seed_for(self.run.seed, "weights"), recompute=recompute).to(self.run.device)
+
+    def source(self, phase: Phase, micro_batch: int) -> Source:
+        return self.material.source(phase, micro_batch)
+
+    def fit(self, phase: Phase, model: nn.Module | None) -> Fitting:
+        del model  # a formula knows its memory
+        options, config, each = self.plan.options, phase.config, -(-phase.per_step // self.processes)
+        if options.micro_batch != "auto":
+            micro = min(each, max(1, (options.micro_batch or each * config.context) // config.context))
+            return Fitting(micro, options.recompute)
+        fit = fit_device(
+            config,
+            each,
+            self.run.device,
+            sharing=self.processes,
+            probe=lambda fit: self._one_step(phase, each, fit),
+            optimizer=options.optimizer_name,
+            ema=options.ema is not None,
+            precision=in_memory(options.precision),
+            z_loss=options.z_loss > 0.0,
+            ranks=self.processes,
+        )
+        micro, recompute = fit.micro_batch, fit.recompute
+        if self.ranks is not None:
+            # What one rank has no memory for none does: in the middle of a training the others would wait for it.
+            micro, plain = self.ranks.least(micro, recompute is None)
+            recompute = None if plain else 1
+        return Fitting(micro, options.recompute or recompute)
+
+    def _one_step(self, phase: Phase, windows: int, fit: Fit) -> None:
+        one = replace(phase, windows=windows, per_step=windows, first_step=0, ramp=None)
+        passes = Fitting(fit.micro_batch, self.plan.options.recompute or fit.recompute)
+        self.trainer(one, 1, lr=SAFE, passes=passes).run(1)
+
+    def predicted_peak(self, trainer: Trainer, largest: int) -> float:
+        return predict_memory(
+            self.phase_of(trainer).config,
+            largest,
+            recompute=cast(GPT, trainer.model).recompute,
+            optimizer=type(trainer.recipe.optimizer).__name__.lower(),
+            ema=trainer.averaged is not None,
+            precision=in_memory(trainer.recipe.precision.name),
+            z_loss=trainer.recipe.z_loss > 0.0,
+            ranks=1 if trainer.ranks is None else trainer.ranks.size,
+        ).peak
+
+    # Phases.
 
     def phase_of(self, trainer: Trainer) -> Phase:
         """Return the phase that a model is in."""
         return phase_of(self.phases, cast(GPT, trainer.model).config)
 
+    def share(self, step: int) -> float:
+        return spent(self.phases, step)["flops"] / spent(self.phases, self.ends[-1])["flops"]
+
+    def largest_step(self, trainer: Trainer) -> int:
+        phase = self.phase_of(trainer)
+        return max(phase.first_step, phase.end - 2)  # of a batch that grows, as it is at its end
+
     def further(self, trainer: Trainer) -> Trainer:
         phase = self.phases[self.phases.index(self.phase_of(trainer)) + 1]
-        source, recompute = self.material.source(phase), self.recompute(phase)
-        return next_trainer(trainer, source, phase.config, extension=self.extension, recompute=recompute)
+        passes, extension = self.passes(phase), self.plan.options.extension
+        source = self.source(phase, passes.micro_batch)
+        return next_trainer(trainer, source, phase.config, extension=extension, recompute=passes.recompute)
 
-    def on_the_way(self, trainer: Trainer) -> dict[str, float]:
+    # Judging.
+
+    def on_the_way(self, trainer: Trainer) -> Mapping[str, float]:
         return {"val_loss": self.judge(trainer, self.held_out(trainer)[::4]).loss}
 
     def seen_loss(self, trainer: Trainer) -> float:
         return self.judge(trainer, [self.material.seen(self.phase_of(trainer).config.context)]).loss
 
     def held_out(self, trainer: Trainer) -> list[MicroBatch]:
-        """Return the held-out blocks in windows of the model's context."""
-        return self.material.held_out(self.phase_of(trainer).config.context)
+        """Return the blocks that judge, in windows of the model's context."""
+        return self.material.held_out(self.phase_of(trainer).config.context, self.testing)
 
     def judge(self, trainer: Trainer, blocks: Sequence[MicroBatch], model: nn.Module | None = None) -> Evaluation:
         """Score the trainer's model, or another, on blocks of windows."""
@@ -108,34 +178,12 @@ class Reading:
     def judged(self, course: Course, resumed: int | None) -> JudgedText:
         return JudgedText(self, course, resumed)
 
-    def tested(self) -> Reading:
-        return Reading(self.phases, self.material.tested(), extension=self.extension)
-
-    def largest_step(self, trainer: Trainer) -> int:
-        phase = self.phase_of(trainer)
-        return max(phase.first_step, phase.end - 2)  # of a batch that grows, as it is at its end
-
-    def predicted_peak(self, trainer: Trainer, largest: int) -> float:
-        return predict_memory(
-            self.phase_of(trainer).config,
-            largest,
-            recompute=cast(GPT, trainer.model).recompute,
-            optimizer=type(trainer.recipe.optimizer).__name__.lower(),
-            ema=trainer.averaged is not None,
-            precision=in_memory(trainer.recipe.precision.name),
-            z_loss=trainer.recipe.z_loss > 0.0,
-            ranks=1 if trainer.ranks is None else trainer.ranks.size,
-        ).peak
-
-    def kept(self) -> dict[str, Any]:
-        return {"windows": self.phases[0].windows}
-
 
 class JudgedText(Judged):
     """A `GPT` whose training is over.
 
     Args:
-        reading: Its text.
+        reading: Its task.
         course: See `Judged`.
         resumed: See `Judged`.
     """
@@ -151,7 +199,7 @@ class JudgedText(Judged):
         half = len(places) // 2
         self.halves = [sum(part, Evaluation(0.0, 0)) for part in (places[:half], places[half:])]
         self.judged = self.halves[0] + self.halves[1]
-        self.bits_per_byte = self.judged.nll / math.log(2.0) / reading.material.held_out_bytes
+        self.bits_per_byte = self.judged.nll / math.log(2.0) / reading.material.held_out_bytes(reading.testing)
         self.seen = reading.judge(trainer, [reading.material.seen(config.context)])
         self.tokens, self.parameters = cost["tokens"], float(config.parameters)
 
@@ -164,7 +212,7 @@ class JudgedText(Judged):
         first = self.reading.phases[0]
         if self.reading.phase_of(self.trainer).config.context == first.config.context:
             return None
-        short = self.reading.material.held_out(first.config.context)
+        short = self.reading.material.held_out(first.config.context, self.reading.testing)
         return self.reading.judge(self.trainer, short).loss - self.judged.loss
 
 
@@ -174,3 +222,38 @@ def _joined(blocks: Sequence[MicroBatch]) -> MicroBatch:
 
 def _at_once(blocks: Sequence[MicroBatch]) -> int:
     return max(1, AT_ONCE // blocks[0][0].shape[1])
+
+
+USAGE = """# A GPT, found by evo-tune
+
+    from evo_tune.training import GPT
+    model = GPT.load({folder!r})
+    print(model.generate("The ", 200))
+
+`generate` takes `temperature`, `top_k` and `seed` as well. model.safetensors holds the weights, config.json
+the shape, the genome, the options and the metrics: {test_bpb:.3f} bits per byte on the test text.{more}
+"""
+
+TOKENS = " tokenizer.json has\nits tokens; `pip install tokenizers` reads it."
+AVERAGED = "\n\nThe folder averaged has the moving average of the weights, as a model of its own."
+
+
+def export_language(task: LanguageTask, run: Run, folder: Path | str) -> dict[str, float]:
+    """Train once more, in one process; write weights, config.json and README.md; return the metrics.
+
+    Args:
+        task: What is trained.
+        run: Where.
+        folder: Where to write; made if it is not there. Its `averaged` has the average of the weights, if there is one.
+    """
+    course, metrics = train(task, run, Reading)
+    average, folder, options = course.trainer.averaged, Path(folder), task.options
+    notes = {"genome": dict(task.genome), "options": options.to_json(), "seed": run.seed, "metrics": metrics}
+    for model, into in ((course.model, folder), (average and average.module, folder / "averaged")):
+        if model is not None:
+            cast(GPT, model).tokenizer = task.corpus.tokenizer
+            cast(GPT, model).save(into, **notes)
+    more = (TOKENS if options.vocab != 256 else "") + (AVERAGED if average is not None else "")
+    text = USAGE.format(folder=str(folder), test_bpb=metrics["test_bpb"], more=more)
+    (folder / "README.md").write_text(text, encoding="utf-8")
+    return metrics

@@ -1,8 +1,8 @@
 """A training where it stands: taken up from its checkpoint, trained to its budget, judged, and left to go on from.
 
 What every training passes through, whatever its task: settings of the process, precision, checkpoints, ranks. Where
-it stands (device, seed, budget, folders) comes as a `Run`, which an evaluator's context is; what is trained comes as a
-`Task`. Knows nothing of genomes, or of what data and models are.
+it stands (device, seed, budget, folders) comes as a `Run`, which an evaluator's context is; what is trained comes as an
+evaluator's plan and the kind of `Task` that it is. Knows nothing of what data and models are.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import FunctionType
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from evo_tune.recipe.optim.steps import fork_step, stop_step
 from evo_tune.training.checkpoint import CHECKPOINT, save_checkpoint, saved_in
-from evo_tune.training.course import Course
+from evo_tune.training.course import Course, Plan, Run, Task
 from evo_tune.training.hardware import precision as probe
 from evo_tune.training.hardware.device import keep_freed_memory, reproducible
 from evo_tune.training.hardware.distributed import RankFailed, launch
@@ -25,79 +25,38 @@ from evo_tune.training.hardware.distributed import RankFailed, launch
 if TYPE_CHECKING:
     from evo_tune.training.hardware.distributed import Ranks
 
-__all__ = [
-    "Begun",
-    "Build",
-    "Place",
-    "Run",
-    "Task",
-    "told_to",
-    "train",
-    "train_together",
-]
+__all__ = ["Place", "evaluate_task", "train", "train_together"]
 
 
-class Run(Protocol):
-    """Where a training stands; `evo_tune.Context` is one, and says what each is."""
+def evaluate_task(
+    plan: Plan, kind: type[Task], train_rank: FunctionType | Callable[..., Any], run: Run
+) -> dict[str, float]:
+    """Train here, or by several processes, and return the metrics.
 
-    device: str
-    threads: int
-    seed: int
-    budget: float
-    resume_folder: Path | None
-    test: bool
-    timing: int
+    Args:
+        plan: What is trained.
+        kind: Which task it is.
+        train_rank: Is each of the processes (see `train_together`).
+        run: Where it stands.
 
-    @property
-    def folder(self) -> Path:
-        """Folder of this training."""
-
-    def report(self, fraction: float, **metrics: float) -> None:
-        """Add a point to the learning curve."""
-
-
-class Task(Protocol):
-    """What is trained."""
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """What a checkpoint belongs to, plain data: its data by a hash of what is in it."""
-
-    @property
-    def save(self) -> bool:
-        """Whether a full training leaves a checkpoint too."""
-
-    @property
-    def options(self) -> Any:
-        """Its options, `precision` and `fork` among them."""
-
-    @property
-    def narrow(self) -> bool:
-        """Whether its products are too small for a CPU to gain from computing them in less than float32."""
+    Raises:
+        Diverged: The training was lost.
+        UsageError: It cannot be trained so.
+    """
+    if plan.options.ranks == 1:
+        return train(plan, run, kind)[1]
+    kind(plan, run)  # what is wrong with it is said before processes start
+    genome = dict(plan.genome)
+    return train_together(train_rank, run, plan.options.to_json(), narrow=plan.narrow, genome=genome)
 
 
-T = TypeVar("T", bound=Task)
-Build = Callable[[T, Run, str, dict[str, Any], "Ranks | None"], Course]
-"""Makes the course of a task in a run, a precision (by name) and ranks, where a checkpoint's state ends, or with an
-empty one at step 0."""
-
-
-def told_to(run: Run) -> Callable[[float, Mapping[str, float], bool], None]:
-    """Return the function that adds a point of a course to the learning curve of a run."""
-
-    def tell(fraction: float, point: Mapping[str, float], decayed: bool) -> None:
-        run.report(fraction, decayed=decayed, **point)
-
-    return tell
-
-
-def train(task: T, run: Run, build: Build[T], ranks: Ranks | None = None) -> tuple[Course, dict[str, float]]:
+def train(plan: Plan, run: Run, kind: type[Task], ranks: Ranks | None = None) -> tuple[Course, dict[str, float]]:
     """Train up to the run's budget, from the checkpoint that it goes on from, if any.
 
     Args:
-        task: What is trained.
+        plan: What is trained.
         run: Where it stands; the learning curve is reported there.
-        build: Makes its course.
+        kind: Which task it is.
         ranks: The processes that train it together, each of which calls this.
 
     Returns:
@@ -109,67 +68,30 @@ def train(task: T, run: Run, build: Build[T], ranks: Ranks | None = None) -> tup
     """
     began = time.perf_counter()
     keep_freed_memory()
-    with reproducible(run.threads, run.device, strict=getattr(task.options, "deterministic", True)):
-        begun = Begun.of(task, run, build, ranks)
-        course = begun.course
+    options, writes = plan.options, ranks is None or ranks.rank == 0
+    with reproducible(run.threads, run.device, strict=getattr(options, "deterministic", True)):
+        saved = saved_in(run.resume_folder, plan.identity)
+        precision = _precision(plan, run, saved)
+        course = kind(plan.in_precision(precision), run, ranks).course(saved)
         if run.timing:
-            return course, _timed(course, run.timing, time.perf_counter() - began, task.save)
-        course.run(begun.fork)
-        begun.leave_checkpoint()
-        if begun.forks:
-            course.decay(begun.stop)
-        return course, begun.metrics()
+            return course, _timed(course, run.timing, time.perf_counter() - began, plan.save)
+        start, stop = course.trainer.step, stop_step(course.steps, run.budget)
+        fork = max(start, fork_step(course.trainer.recipe.schedule, stop)) if options.fork else stop
+        course.run(fork)
+        if writes and (plan.save or stop < course.steps):  # what a longer training goes on from
+            about = {"task": plan.identity, "precision": precision}
+            save_checkpoint(run.folder / CHECKPOINT, {**about, **course.state()})
+        if fork < stop and not course.stopped:
+            course.decay(stop)  # to be judged and thrown away: what goes on, goes on from the checkpoint
+        return course, course.metrics(start if run.resume_folder else None, run.test)
 
 
-@dataclass
-class Begun:
-    """A training that was begun, or taken up, and what is done with it besides training it.
-
-    Args:
-        task: What is trained.
-        run: Where it stands.
-        course: The training.
-        precision: Its, by name.
-        first: Whether this process is the one that writes.
-    """
-
-    task: Task
-    run: Run
-    course: Course
-    precision: str
-    first: bool
-
-    def __post_init__(self) -> None:
-        self.start, steps = self.course.trainer.step, self.course.steps
-        self.stop = stop_step(steps, self.run.budget)
-        forks = self.task.options.fork
-        self.fork = max(self.start, fork_step(self.course.trainer.recipe.schedule, self.stop)) if forks else self.stop
-
-    @classmethod
-    def of(cls, task: T, run: Run, build: Build[T], ranks: Ranks | None = None) -> Begun:
-        """Return a training where its checkpoint ends, or at step 0; see `train`."""
-        saved = saved_in(run.resume_folder, task.identity)
-        precision = task.options.precision
-        if precision == "auto":  # another machine may answer otherwise, but not in the middle of a training
-            fastest = probe.fastest_precision(run.device, narrow=task.narrow)
-            precision = saved.get("precision", "fp32") if saved else fastest
-        course = build(task, run, precision, saved, ranks)
-        return cls(task, run, course, precision, ranks is None or ranks.rank == 0)
-
-    def leave_checkpoint(self) -> None:
-        """Leave what a longer training goes on from, at the fork."""
-        if self.first and (self.task.save or self.stop < self.course.steps):
-            about = {"task": self.task.identity, "precision": self.precision}
-            save_checkpoint(self.run.folder / CHECKPOINT, {**about, **self.course.state()})
-
-    @property
-    def forks(self) -> bool:
-        """Whether it is to come down now, to be judged and thrown away: what goes on, goes on from the checkpoint."""
-        return self.fork < self.stop and not self.course.stopped
-
-    def metrics(self) -> dict[str, float]:
-        """Judge the training at its end."""
-        return self.course.metrics(self.start if self.run.resume_folder else None, self.run.test)
+def _precision(plan: Plan, run: Run, saved: Mapping[str, Any]) -> str:
+    """Return the name of a training's precision: machines may answer otherwise, but not in the middle of a training."""
+    precision: str = plan.options.precision
+    if precision != "auto":
+        return precision
+    return str(saved.get("precision", "fp32")) if saved else probe.fastest_precision(run.device, narrow=plan.narrow)
 
 
 def _timed(course: Course, steps: int, built: float, saves: bool) -> dict[str, float]:
@@ -247,7 +169,7 @@ def train_together(
             trains in `Place.of(ranks, tell, run)`.
         run: Where the training stands.
         options: Of the task, plain data, `ranks` and `precision` among them.
-        narrow: See `Task`.
+        narrow: See `Plan`.
         arguments: More plain data for the function.
 
     Raises:

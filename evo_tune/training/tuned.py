@@ -1,111 +1,244 @@
-"""A base that is tuned to a text as a course's subject: judged on held-out windows, beside the base itself."""
+"""A base that is tuned to a text: model, batches, and how it is judged, beside the base itself.
+
+A `TuningTask` says what is tuned, `Tuned` tunes it. Knows nothing of genomes.
+"""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable
-from functools import cached_property
-from typing import Any
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from evo_tune.recipe.hardware.memory import Memory
-from evo_tune.training.course import Course, Judged
+from evo_tune.errors import OptionError
+from evo_tune.recipe.models.base import Base, read_base
+from evo_tune.recipe.optim.steps import optimizer_steps
+from evo_tune.recipe.tuning import Tuning
+from evo_tune.training.course import Course, Fitting, Judged, Task, Whole
+from evo_tune.training.data.windows import TrainingWindows
 from evo_tune.training.evaluation import Evaluation, evaluate
-from evo_tune.training.hardware.device import MicroBatch
-from evo_tune.training.one_phase import OnePhase
+from evo_tune.training.hardware.device import MicroBatch, seed_for
+from evo_tune.training.hardware.memory import PassMemory, fit_pass
+from evo_tune.training.hardware.precision import Precision
+from evo_tune.training.models.gpt import GPT
 from evo_tune.training.trainer import Trainer
-from evo_tune.training.tuning.pretrained import TuningText
+from evo_tune.training.tuning.pretrained import CausalLM, TuningText, halve_frozen, load_pretrained, tuning_text
+from evo_tune.training.tuning.weights import Adapters, LoRA, add_adapter
 
-__all__ = ["JudgedTuning", "Tuned"]
+__all__ = ["JudgedTuning", "Tuned", "TuningTask", "tuned_model"]
+
+AT_ONCE = 4096
+"""Tokens that are judged in one pass."""
 
 
-class Tuned(OnePhase):
-    """A text that a base is tuned to; a point of the curve is from every fourth held-out window.
+@dataclass(frozen=True, kw_only=True)
+class TuningTask:
+    """A tuning of a base.
 
     Args:
-        text: It, in the base's tokens.
-        steps: Of the full training.
-        windows: In the full training.
+        options: How it is trained, and to what text.
+        genome: What told it from others, plain data: its checkpoints go on under the same only.
+        base: What is tuned.
+        new: What is trained beside the base.
         trainable: Number of trained weights.
-        flops_per_token: FLOPs of training on one.
-        base_loss: Gives the loss of the base on the held-out text.
-        memory: Predicts the memory of a training with so many windows in a pass.
+        lr: Peak learning rate, at the reference batch.
+        batch: Windows in a step.
+        reference: Batch for which learning rates are meant (see `scale_lr`).
+        warmup: Share of the steps for warm-up.
     """
 
+    options: Tuning
+    genome: Mapping[str, Any]
+    base: Base
+    new: LoRA | Adapters
+    trainable: int
+    lr: float
+    batch: int
+    reference: int
+    warmup: float
+    save: ClassVar[bool] = False
+    narrow: ClassVar[bool] = False
+
+    @property
+    def weight_decay(self) -> float:
+        """λ at its beginning."""
+        return self.options.weight_decay
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint belongs to, plain data."""
+        return {"genome": dict(self.genome), "data": self.options.fingerprint()}
+
+    def in_precision(self, precision: Any) -> TuningTask:
+        """Return the same tuning in a precision."""
+        return replace(self, options=replace(self.options, precision=precision))
+
+
+def tuned_model(task: TuningTask, trained: Mapping[str, Tensor], device: str = "cpu") -> GPT | CausalLM:
+    """Return the base in float32 with what was trained beside it.
+
+    Args:
+        task: What was tuned.
+        trained: The trained weights, by name (see `trained_weights`).
+        device: Where.
+    """
+    model = load_pretrained(task.base, device)
+    add_adapter(model, task.new)
+    model.load_state_dict({**model.state_dict(), **trained})
+    return model
+
+
+class Tuned(Task):
+    """A text that a base is tuned to; a point of the curve is from every fourth held-out window."""
+
     group = "tuning"
+    plan: TuningTask
 
-    def __init__(
-        self,
-        text: TuningText,
-        *,
-        steps: int,
-        windows: int,
-        trainable: int,
-        flops_per_token: float,
-        base_loss: Callable[[], float],
-        memory: Callable[[int], Memory],
-    ) -> None:
-        super().__init__(steps, memory)
-        self.text, self.windows, self.trainable = text, windows, trainable
-        self.flops_per_token, self.base_loss = flops_per_token, base_loss
+    @cached_property
+    def _whole_text(self) -> TuningText:
+        options = self.plan.options
+        return tuning_text(self.plan.base, options.data, options.window, options.eval_tokens)
 
-    def on_the_way(self, trainer: Trainer) -> dict[str, float]:
-        return {"val_loss": self.judge(trainer, self.parts[0]).loss}
+    @property
+    def text(self) -> TuningText:
+        """The text in the base's tokens."""
+        return self._whole_text.tested() if self.testing else self._whole_text
+
+    @property
+    def ceiling(self) -> float:
+        return 1.5 * math.log(self.plan.base.vocab_size)
+
+    @property
+    def flops_per_token(self) -> float:
+        """FLOPs of training on one token."""
+        return self.plan.base.flops_per_token(self.plan.options.window, self.plan.trainable)
+
+    def planned(self) -> Sequence[Whole] | None:
+        windows = self.plan.options.windows(self.plan.trainable)
+        return None if windows is None else [self.phase(windows)]
+
+    def phase(self, windows: int) -> Whole:
+        return Whole(windows, self.plan.batch, optimizer_steps(windows, self.plan.batch))
+
+    def model(self, phase: Whole) -> nn.Module:
+        plan, recompute = self.plan, self.plan.options.recompute
+        model = load_pretrained(plan.base, self.run.device)
+        add_adapter(model, plan.new, seed_for(self.run.seed, "weights"))
+        halve_frozen(model, plan.options.precision)
+        if isinstance(model, GPT):
+            model.recompute = recompute
+        elif recompute is not None:
+            if recompute > 1:
+                raise OptionError(f"-o recompute={recompute}: a Hugging Face model computes all or none again: give 1")
+            model.recompute_blocks()
+        return model
+
+    def source(self, phase: Whole, micro_batch: int) -> TrainingWindows:
+        return TrainingWindows(
+            self.text.training,
+            context=self.plan.options.window,
+            batch=phase.per_step,
+            total=phase.windows,
+            seed=self.run.seed,
+            micro_batch=micro_batch,
+        )
+
+    def fit(self, phase: Whole, model: nn.Module | None) -> Fitting:
+        options, window, each = self.plan.options, self.plan.options.window, -(-phase.per_step // self.processes)
+        if options.micro_batch != "auto":
+            return Fitting(min(each, max(1, (options.micro_batch or each * window) // window)))
+        assert model is not None
+        return Fitting(fit_pass(self._memory(model), each, self.run.device, sharing=self.processes))
+
+    def predicted_peak(self, trainer: Trainer, largest: int) -> float:
+        return self._memory(trainer.model)(largest).peak
+
+    def _memory(self, model: nn.Module) -> PassMemory:
+        options, base, device = self.plan.options, self.plan.base, torch.device(self.run.device)
+        return PassMemory(
+            model,
+            torch.zeros(2, options.window, dtype=torch.long, device=device),
+            autocast=lambda: Precision(name=options.precision).autocast(device),
+            optimizer=options.optimizer_name,
+            ema=options.ema is not None,
+            outputs=options.window * base.vocab_size,
+            blocks=base.depth,
+            recompute=options.recompute,
+            block_input=options.window * base.width,
+        )
+
+    # Judging.
+
+    def on_the_way(self, trainer: Trainer) -> Mapping[str, float]:
+        return {"val_loss": self.judge(trainer, self.parts()[0]).loss}
 
     def seen_loss(self, trainer: Trainer) -> float:
         return self.judge(trainer, self.text.seen()).loss
 
-    @cached_property
     def parts(self) -> tuple[MicroBatch, MicroBatch]:
-        """The held-out windows of the curve, and the others."""
+        """Return the held-out windows of the curve, and the others."""
         inputs, targets = self.text.to_judge()
         curve = torch.arange(len(inputs)) % 4 == 0
         return (inputs[curve], targets[curve]), (inputs[~curve], targets[~curve])
 
     def judge(self, trainer: Trainer, windows: MicroBatch, model: nn.Module | None = None) -> Evaluation:
         """Score the trainer's model, or another, on windows, in the precision in which the base is stored."""
-        device, batch = trainer.device, max(1, 4096 // windows[0].shape[1])
+        device, batch = trainer.device, max(1, AT_ONCE // windows[0].shape[1])
         with trainer.recipe.precision.autocast(device):
             judged = trainer.model if model is None else model
             return evaluate(judged, windows, device=device, batch=batch, ranks=trainer.ranks)
 
+    def base_loss(self) -> float:
+        """Return the loss of the base on the held-out text."""
+        plan, options, run = self.plan, self.plan.options, self.run
+        where = (plan.base.folder, plan.base.sha256(), options.data, options.window, options.eval_tokens)
+        return _loss_of_base(*where, run.device, run.threads, options.precision)
+
     def judged(self, course: Course, resumed: int | None) -> JudgedTuning:
         return JudgedTuning(self, course, resumed)
-
-    def tested(self) -> Tuned:
-        made = copy.copy(self)
-        made.text = self.text.tested()
-        made.__dict__.pop("parts", None)  # of what is held out
-        return made
-
-    def kept(self) -> dict[str, Any]:
-        return {"windows": self.windows}
 
 
 class JudgedTuning(Judged):
     """A tuning that is over.
 
     Args:
-        subject: Its text.
+        task: Its task.
         course: See `Judged`.
         resumed: See `Judged`.
     """
 
-    def __init__(self, subject: Tuned, course: Course, resumed: int | None) -> None:
-        self.subject, trainer, each = subject, course.trainer, subject.flops_per_token
+    def __init__(self, task: Tuned, course: Course, resumed: int | None) -> None:
+        self.task, trainer, each = task, course.trainer, task.flops_per_token
         super().__init__(course, resumed, flops=trainer.targets * each, flops_per_target=each)
-        self.micro_batch *= subject.text.context
+        self.micro_batch *= task.text.context
         self.judged = self._on_all(trainer.model)
-        self.bits_per_byte = self.judged.bits * subject.text.tokens_per_byte
-        self.seen = subject.judge(trainer, subject.text.seen())
-        self.base_loss = subject.base_loss()
-        self.trainable, self.tokens = subject.trainable, trainer.targets
+        self.bits_per_byte = self.judged.bits * task.text.tokens_per_byte
+        self.seen = task.judge(trainer, task.text.seen())
+        self.base_loss = task.base_loss()
+        self.trainable, self.tokens = task.plan.trainable, trainer.targets
 
     def _on_all(self, model: nn.Module) -> Evaluation:
-        first, others = (self.subject.judge(self.trainer, part, model) for part in self.subject.parts)
+        first, others = (self.task.judge(self.trainer, part, model) for part in self.task.parts())
         return first + others
 
     def loss_of(self, model: nn.Module) -> float:
         return self._on_all(model).loss
+
+
+@lru_cache(maxsize=1)  # the same for every genome
+def _loss_of_base(
+    folder: Path, sha256: str, data: str, context: int, scored: int, device: str, threads: int, precision: str
+) -> float:
+    """Return the loss of the base on the held-out text, nats per token, in the precision that it is tuned in."""
+    del sha256, threads  # sums depend on threads, in the last bits
+    base = read_base(folder)
+    windows, model = tuning_text(base, data, context, scored).to_judge(), load_pretrained(base, device)
+    model.requires_grad_(False)
+    halve_frozen(model, precision)
+    with Precision(name=precision).autocast(torch.device(device)):
+        return evaluate(model, windows, device=device, batch=max(1, AT_ONCE // windows[0].shape[1])).loss

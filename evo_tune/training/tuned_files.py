@@ -12,7 +12,7 @@ from torch import nn
 
 from evo_tune.recipe.models.base import Base
 from evo_tune.training.course import Course
-from evo_tune.training.tune import TuningTask, tuned_model
+from evo_tune.training.tuned import TuningTask, tuned_model
 from evo_tune.training.tuning.pretrained import save_merged
 from evo_tune.training.tuning.weights import Adapters, LoRA, save_adapter, trained_weights
 

@@ -21,7 +21,7 @@ from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.find import find_evaluator
 from evo_tune.recipe import GPTConfig, read_base
 from evo_tune.recipe import tuning as small_base
-from evo_tune.training import GPT, evaluate, load_pretrained, ready_base, tuning_course, tuning_text
+from evo_tune.training import GPT, Tuned, evaluate, load_pretrained, ready_base, tuning_text
 from evo_tune.training import small_base as train_small_base
 from tests.hugging_face import make_folder
 
@@ -181,9 +181,7 @@ def test_what_was_estimated_is_what_is_trained_and_base_weights_are_the_same_to_
 ) -> None:
     options = evaluator.module.Options(base=base, method=method, tokens=1024, eval_tokens=512, precision="fp32")
     genome = {**space_of(evaluator, base=base, method=method).default(), "lr": 1e-2}
-    course, metrics = training.train(
-        evaluator.module._task(genome, options), Context(seed=1, folder=tmp_path), tuning_course
-    )
+    course, metrics = training.train(evaluator.module._task(genome, options), Context(seed=1, folder=tmp_path), Tuned)
     trainer = course.trainer
     known = estimate_of(evaluator, genome, base=base, method=method, tokens=1024)
     assert known.pop("gpu_memory") > 0.0
@@ -244,7 +242,7 @@ def test_in_bf16_the_base_is_stored_in_half_and_what_is_trained_in_full(
         bound = evaluator.module.Options(**options, precision=precision)
         genome = {**space_of(evaluator, base=base, method=method).default(), "lr": 1e-2}
         run = Context(seed=1, folder=tmp_path)
-        found[precision] = training.train(evaluator.module._task(genome, bound), run, tuning_course)
+        found[precision] = training.train(evaluator.module._task(genome, bound), run, Tuned)
     for precision, stored in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
         model = found[precision][0].model
         frozen = [

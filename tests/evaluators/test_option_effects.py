@@ -23,7 +23,7 @@ from evo_tune.options.declare import Option, declared_in
 from evo_tune.plugins.evaluator import BoundEvaluator, Evaluator
 from evo_tune.plugins.find import bundled_evaluators, find_evaluator
 from evo_tune.recipe import ClassifierTask, Training
-from evo_tune.training import classifier_building, classifier_course, session
+from evo_tune.training import Classified, session
 from evo_tune.training.hardware import throughput
 
 pytestmark = pytest.mark.xdist_group("option effects")  # what they share is trained once
@@ -281,13 +281,13 @@ def test_courses_that_are_alike_are_built_of_the_options_that_were_given(
         built.append((task, course))
         return None, {}
 
-    monkeypatch.setattr(classifier_building, "train", train)
+    monkeypatch.setattr(session, "train", train)
     bench = Bench(_found(name), places, tmp_path)
     options = bench.options({})
     options.evaluate(options.space.default(), Context())
     ((task, course),) = built
     assert type(task) is ClassifierTask
-    assert course is classifier_course
+    assert course is Classified
     assert {one: getattr(task.options, one) for one in options.options} == options.options
 
 

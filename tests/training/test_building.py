@@ -1,3 +1,5 @@
+"""How a step of a GPT fits the device: each rank probes its share, and all do what the least can."""
+
 from types import SimpleNamespace
 from typing import Any
 
@@ -5,7 +7,7 @@ import pytest
 import torch
 
 from evo_tune.recipe import Fit, GPTConfig, Memory, Phase
-from evo_tune.training import Ranks, building
+from evo_tune.training import Fitting, Ranks, Reading, reading
 
 
 class Other(Ranks):
@@ -27,19 +29,21 @@ def test_each_rank_is_probed_by_a_step_of_its_share_and_all_do_what_the_least_ca
         return fit
 
     def trainer(self: Any, phase: Phase, steps: int, **options: Any) -> Any:
-        seen.update(phase=phase, fit=options["fit"], alone="ranks" not in options)
+        seen.update(phase=phase, passes=options["passes"], alone="ranks" not in options)
         return SimpleNamespace(run=lambda until: seen.update(steps=until))
 
-    monkeypatch.setattr(building, "fit_device", fit_device)
-    monkeypatch.setattr(building._Builder, "_trainer", trainer)
-    options = SimpleNamespace(micro_batch="auto", optimizer_name="adamw", ema=None, precision="bf16", z_loss=1e-4)
-    task, run = (SimpleNamespace(options=options), SimpleNamespace(device="cuda:0"))
+    monkeypatch.setattr(reading, "fit_device", fit_device)
+    monkeypatch.setattr(Reading, "trainer", trainer)
+    options = SimpleNamespace(
+        micro_batch="auto", optimizer_name="adamw", ema=None, precision="bf16", z_loss=1e-4, recompute=None
+    )
+    plan: Any = SimpleNamespace(options=options)
+    run: Any = SimpleNamespace(device="cuda:0")
     phase = Phase(config=GPTConfig(), windows=100, per_step=9)
     for ranks, micro, recompute, each in ((None, 4, None, 9), (Other(0, 2, torch.device("cuda", 0)), 3, 1, 5)):
-        found = building._Builder(task, run, ranks)._look_at(phase)  # type: ignore[arg-type]
-        assert (found.micro_batch, found.recompute) == (micro, recompute)
+        assert Reading(plan, run, ranks).passes(phase) == Fitting(micro, recompute)
         assert (seen["batch"], seen["sharing"], seen["ranks"]) == (each, *2 * (1 if ranks is None else 2,))
         assert (seen["phase"].windows, seen["phase"].per_step, seen["steps"]) == (each, each, 1)
         assert seen["z_loss"]
         assert seen["alone"]
-        assert seen["fit"] == fit
+        assert seen["passes"] == Fitting(4, None)

@@ -22,7 +22,7 @@ from evo_tune.recipe import (
     stratified,
     units_of,
 )
-from evo_tune.training import Course, Diverged, FTTransformer, ViT, classifier_course, score, train
+from evo_tune.training import Classified, Course, Diverged, FTTransformer, ViT, score, train
 from evo_tune.training.hardware import precision as probe
 
 RNG = torch.Generator().manual_seed(5)
@@ -62,7 +62,7 @@ def fit(
         whole=shape.stem == "conv",
         genome={**GENES, **given},
     )
-    course, metrics = train(task, run, classifier_course)
+    course, metrics = train(task, run, Classified)
     return metrics, run, course
 
 
@@ -151,8 +151,8 @@ def test_what_does_not_fit_is_halved(tmp_path: Path, monkeypatch: pytest.MonkeyP
     from evo_tune.training.hardware import memory as passes
 
     whole, _, course = fit(tmp_path, {"epochs": 3.0})
-    memory = course.subject.memory  # type: ignore[attr-defined]
-    monkeypatch.setattr(passes, "device_memory", lambda device: memory(5).peak / 0.9)
+    needed = course.task.predicted_peak(course.trainer, 5)
+    monkeypatch.setattr(passes, "device_memory", lambda device: needed / 0.9)
     split, _, _ = fit(tmp_path, {"epochs": 3.0})
     assert split["micro_batch"] == 4  # by halving 16
     assert split["peak_memory"] < whole["peak_memory"]
@@ -168,8 +168,8 @@ def test_the_average_is_judged_and_early_stopping_keeps_the_best(tmp_path: Path)
     assert raw["val_loss"] == plain["val_loss"] == pytest.approx(raw["val_loss_ema"], rel=1e-6)
     averaged, _, course = fit(tmp_path, {"epochs": 6.0, "ema": 0.9})
     average = cast(ViT, course.trainer.averaged.module)  # type: ignore[union-attr]
-    held_out = course.subject.examples.held_out  # type: ignore[attr-defined]
-    own = course.subject.judge(course.trainer, held_out, average).loss  # type: ignore[attr-defined]
+    held_out = course.task.examples.held_out  # type: ignore[attr-defined]
+    own = course.task.judge(course.trainer, held_out, average).loss  # type: ignore[attr-defined]
     assert averaged["val_loss"] == plain["val_loss"]
     assert averaged["val_loss_ema"] == own != averaged["val_loss"]
     stopped, run, _ = fit(tmp_path, {"epochs": 6.0, "patience": 1, "min_delta": 9.0, "evaluations": 9})
@@ -241,7 +241,7 @@ def test_a_lost_training_is_diverged(tmp_path: Path) -> None:
         genome=GENES,
     )
     with pytest.raises(Diverged):
-        train(task, Context(folder=tmp_path), classifier_course)
+        train(task, Context(folder=tmp_path), Classified)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -17,28 +18,28 @@ from evo_tune.training import Course, EarlyStopping, Reading, Trainer, TrainingW
 class Text:
     text: torch.Tensor
 
-    def source(self, phase: Phase) -> TrainingWindows:
-        context, total = phase.config.context, phase.windows
-        return TrainingWindows(
-            self.text, context=context, batch=phase.per_step, total=total, seed=3, first_step=phase.first_step
-        )
+    def source(self, phase: Phase, micro_batch: int) -> TrainingWindows:
+        raise NotImplementedError
 
-    def held_out(self, context: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    def held_out(self, context: int, testing: bool = False) -> list[tuple[torch.Tensor, torch.Tensor]]:
         text = bytes(self.text[-400:].tolist())
         return held_out_blocks(text, lambda part: torch.tensor(list(part)), context=context, count=256, block=32)
 
     def seen(self, context: int) -> tuple[torch.Tensor, torch.Tensor]:
         return fixed_windows(self.text, context=context, count=64, block=32)
 
-    held_out_bytes = 256
+    def held_out_bytes(self, testing: bool = False) -> int:
+        return 256
 
 
 @pytest.fixture
 def make_course(make_trainer: Callable[..., Trainer], text: torch.Tensor) -> Callable[..., Course]:
     def make(stopping: EarlyStopping | None = None, evaluations: int = 4, **options: object) -> Course:
         trainer = make_trainer(**options)
-        phases = [Phase(config=trainer.model.config, windows=80, per_step=4)]  # type: ignore[arg-type]
-        return Course(trainer, Reading(phases, Text(text)), evaluations=evaluations, stopping=stopping)
+        nothing: Any = None
+        task = Reading(nothing, nothing, material=Text(text))
+        task.phases = [Phase(config=trainer.model.config, windows=80, per_step=4)]  # type: ignore[arg-type]
+        return Course(trainer, task, evaluations=evaluations, stopping=stopping)
 
     return make
 

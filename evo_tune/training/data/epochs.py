@@ -16,7 +16,7 @@ from evo_tune.recipe.data.images import Augment
 from evo_tune.recipe.optim.steps import optimizer_steps
 from evo_tune.training.hardware.device import MicroBatch, onto, seed_for
 
-__all__ = ["Epochs", "augmented", "mix", "soft_targets"]
+__all__ = ["Epochs", "augmented", "mix", "soft_targets", "steps_of"]
 
 
 def augmented(images: Tensor, augment: Augment, seed: int) -> Tensor:
@@ -71,8 +71,8 @@ class Epochs:
 
     Args:
         inputs: (n, …), on the CPU.
-        targets: (n,), class numbers.
-        classes: Number of classes.
+        targets: (n,), class numbers; or (n, …), real numbers.
+        classes: Number of classes; None: targets are real numbers, which have no label smoothing.
         batch: Samples in a step.
         total: Samples in the full training; the last step takes what is left.
         seed: Seed of the order and of mixup.
@@ -90,7 +90,7 @@ class Epochs:
         inputs: Tensor,
         targets: Tensor,
         *,
-        classes: int,
+        classes: int | None,
         batch: int,
         total: int,
         seed: int,
@@ -101,8 +101,9 @@ class Epochs:
     ) -> None:
         for name, number in (("batch", batch), ("total", total)):
             check_integer(name, number, 1)
-        check_integer("classes", classes, 2)
-        check_number("label_smoothing", label_smoothing, "[0, 1)")
+        if classes is not None:
+            check_integer("classes", classes, 2)
+        check_number("label_smoothing", label_smoothing, "[0, 1)" if classes is not None else "[0, 0]")
         check_number("mixup", mixup, "[0, 100]")
         if micro_batch is not None:
             check_integer("micro_batch", micro_batch, 1)
@@ -123,15 +124,13 @@ class Epochs:
     @property
     def steps(self) -> int:
         """Steps of the full training."""
-        epochs, rest = divmod(self.total, len(self.inputs))
-        return epochs * self.epoch_steps + optimizer_steps(rest, self.batch)
+        return steps_of(self.total, len(self.inputs), self.batch)
 
     def window(self, step: int) -> list[MicroBatch]:
         """Return the micro-batches of a step (from 0).
 
         Returns:
-            Inputs, and targets as class numbers, (samples,); with smoothing or mixup as probabilities,
-            (samples, classes).
+            Inputs, and targets as they are; with smoothing or mixup, classes as probabilities, (samples, classes).
 
         Raises:
             RecipeError: The step lies outside the full training.
@@ -143,7 +142,7 @@ class Epochs:
         inputs, targets = self.inputs[rows], self.targets[rows]
         if self.augment is not None:
             inputs = augmented(inputs, self.augment, seed_for(self.seed, "augmenting", step))
-        if self.label_smoothing or self.mixup:
+        if self.classes is not None and (self.label_smoothing or self.mixup):
             targets = soft_targets(targets, self.classes, self.label_smoothing)
         if self.mixup:
             inputs, targets = mix(inputs, targets, self.mixup, seed_for(self.seed, "mixing", step))
@@ -151,9 +150,10 @@ class Epochs:
 
     def target_count(self, step: int) -> int:
         """Return how many targets a step has: all that there are count."""
+        each = self.targets[:1].numel()
         epoch, place = divmod(step, self.epoch_steps)
         left = min(len(self.inputs), self.total - epoch * len(self.inputs)) - place * self.batch
-        return min(self.batch, left)
+        return each * min(self.batch, left)
 
     @property
     def nbytes(self) -> int | None:
@@ -170,6 +170,12 @@ class Epochs:
             rng = np.random.default_rng(seed_for(self.seed, "order", epoch))
             self._epoch = (epoch, torch.from_numpy(rng.permutation(len(self.inputs))))
         return self._epoch[1]
+
+
+def steps_of(total: int, rows: int, batch: int) -> int:
+    """Return the steps of a training on so many samples, whose epochs are of so many rows; no step spans two epochs."""
+    epochs, rest = divmod(total, rows)
+    return epochs * optimizer_steps(rows, batch) + optimizer_steps(rest, batch)
 
 
 def soft_targets(targets: Tensor, classes: int, smoothing: float = 0.0) -> Tensor:

@@ -1,0 +1,264 @@
+"""Samples with targets, and a model that is judged on all that is held out; classifiers, written for use."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import nn
+
+from evo_tune.options.declare import Options
+from evo_tune.recipe.classifying import ClassifierTask, SampleTask, check_whole
+from evo_tune.training.course import Course, Fitting, Judged, Run, Task, Whole
+from evo_tune.training.data.epochs import Epochs, steps_of
+from evo_tune.training.evaluation import Evaluation, Scores, evaluate, score
+from evo_tune.training.hardware.device import MicroBatch, seed_for
+from evo_tune.training.hardware.memory import PassMemory, fit_pass
+from evo_tune.training.hardware.precision import Precision
+from evo_tune.training.models.encoder import Classifier
+from evo_tune.training.optim.losses import CrossEntropy, Loss, SquaredError
+from evo_tune.training.session import train
+from evo_tune.training.trainer import Trainer
+
+if TYPE_CHECKING:
+    from evo_tune.training.hardware.distributed import Ranks
+
+__all__ = ["Classified", "JudgedSamples", "Samples", "export_classifier", "write_classifier"]
+
+SEEN = 1000
+"""Most training samples that the training loss is measured on."""
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Inputs and targets of each part, on the CPU: to train on, held out for validation, to test with."""
+
+    training: MicroBatch
+    held_out: MicroBatch
+    test: MicroBatch
+
+    @property
+    def seen(self) -> MicroBatch:
+        """Up to `SEEN` training samples, evenly spread: the same ones in every training."""
+        inputs, targets = self.training
+        rows = torch.linspace(0, len(inputs) - 1, min(SEEN, len(inputs))).long()
+        return inputs[rows], targets[rows]
+
+
+class Samples(Task):
+    """Samples whose targets are real numbers, or whatever the plan's loss takes."""
+
+    group = "samples"
+    plan: SampleTask
+    classes: int | None = None
+    """Number of classes, once a model was made; None: targets are no classes."""
+
+    @cached_property
+    def examples(self) -> Examples:
+        """All samples, by part."""
+        inputs, targets = torch.from_numpy(self.plan.inputs), torch.from_numpy(self.plan.targets)
+        targets = targets.float() if targets.is_floating_point() else targets.long()
+        rows = [torch.from_numpy(part) for part in self.plan.parts]
+        training, held_out, test = ((inputs[part], targets[part]) for part in rows)
+        return Examples(training, held_out, test)
+
+    @cached_property
+    def loss(self) -> Loss:
+        return self.own_loss() if self.plan.loss is None else self.plan.loss()
+
+    def own_loss(self) -> Loss:
+        """Return the loss where the plan names none."""
+        return SquaredError()
+
+    @property
+    def targets_each(self) -> int:
+        """Counted targets of one sample: 1 of a class, k of k real numbers."""
+        return self.loss.count(self.examples.training[1][:1])
+
+    def planned(self) -> Sequence[Whole] | None:
+        options, rows = self.plan.options, len(self.examples.training[0])
+        return None if options.seconds is not None else [self.phase(options.samples(rows, self.plan.flops_per_sample))]
+
+    def phase(self, windows: int) -> Whole:
+        steps = steps_of(windows, len(self.examples.training[0]), self.plan.batch)
+        return Whole(windows, self.plan.batch, steps)
+
+    def model(self, phase: Whole) -> nn.Module:
+        model: nn.Module = self.plan.build(seed_for(self.run.seed, "weights"))
+        if isinstance(model, Classifier):
+            model.standardise(self.examples.training[0])
+            model.recompute = self.plan.options.recompute
+        return model.to(self.run.device)
+
+    def source(self, phase: Whole, micro_batch: int) -> Epochs:
+        inputs, targets = self.examples.training
+        return Epochs(
+            inputs,
+            targets,
+            classes=self.classes,
+            batch=phase.per_step,
+            total=phase.windows,
+            seed=self.run.seed,
+            label_smoothing=self.plan.label_smoothing,
+            mixup=self.plan.mixup,
+            augment=self.plan.augment,
+            micro_batch=micro_batch,
+        )
+
+    def fit(self, phase: Whole, model: nn.Module | None) -> Fitting:
+        options, each = self.plan.options, -(-phase.per_step // self.processes)
+        if self.plan.whole:  # a batch norm sees one pass, which must be the whole step
+            return Fitting(phase.per_step)
+        if options.micro_batch != "auto":
+            return Fitting(min(each, options.micro_batch or each))
+        assert model is not None
+        return Fitting(fit_pass(self._memory(model), each, self.run.device, sharing=self.processes))
+
+    def predicted_peak(self, trainer: Trainer, largest: int) -> float:
+        return self._memory(trainer.model)(largest).peak
+
+    def _memory(self, model: nn.Module) -> PassMemory:
+        options, device = self.plan.options, torch.device(self.run.device)
+        inputs, targets = self.examples.training
+        shape: dict[str, Any] = {"outputs": targets[:1].numel()}
+        if isinstance(model, Classifier):
+            config = model.config
+            shape = {"outputs": config.classes, "blocks": config.depth, "block_input": config.tokens * config.width}
+        return PassMemory(
+            model,
+            torch.ones(2, *inputs.shape[1:], dtype=inputs.dtype, device=device),
+            autocast=lambda: Precision(name=options.precision).autocast(device),
+            optimizer=options.optimizer_name,
+            ema=options.ema is not None,
+            recompute=options.recompute,
+            **shape,
+        )
+
+    # Judging.
+
+    @property
+    def held_out(self) -> MicroBatch:
+        """Inputs and targets that judge."""
+        return self.examples.test if self.testing else self.examples.held_out
+
+    def judge(self, trainer: Trainer, samples: MicroBatch, model: nn.Module | None = None) -> Evaluation | Scores:
+        """Score the trainer's model, or another, on samples."""
+        judged = trainer.model if model is None else model
+        return evaluate(judged, samples, loss=self.loss, device=trainer.device, batch=256, ranks=trainer.ranks)
+
+    def on_the_way(self, trainer: Trainer) -> Mapping[str, float]:
+        return {"val_loss": self.judge(trainer, self.held_out).loss}
+
+    def seen_loss(self, trainer: Trainer) -> float:
+        return self.judge(trainer, self.examples.seen).loss
+
+    def judged(self, course: Course, resumed: int | None) -> JudgedSamples:
+        return JudgedSamples(self, course, resumed)
+
+
+class Classified(Samples):
+    """Samples with classes, judged by accuracy and AUC as well.
+
+    Raises:
+        OptionError: The model cannot be trained by these ranks, or in these passes.
+    """
+
+    group = "classes"
+    plan: ClassifierTask
+
+    def __init__(self, plan: ClassifierTask, run: Run, ranks: Ranks | None = None) -> None:
+        if plan.whole:
+            check_whole(plan.options, plan.batch, ranks_on_cpu=torch.device(run.device).type == "cpu")
+        super().__init__(plan, run, ranks)
+
+    def own_loss(self) -> Loss:
+        return CrossEntropy(self.plan.options.z_loss)
+
+    @property
+    def ceiling(self) -> float:
+        assert self.classes is not None
+        return 1.5 * math.log(self.classes)
+
+    def model(self, phase: Whole) -> Classifier:
+        model = cast(Classifier, super().model(phase))
+        self.classes = model.config.classes
+        return model
+
+    def judge(self, trainer: Trainer, samples: MicroBatch, model: nn.Module | None = None) -> Scores:
+        return score(trainer.model if model is None else model, samples, device=trainer.device, ranks=trainer.ranks)
+
+    def on_the_way(self, trainer: Trainer) -> Mapping[str, float]:
+        scores = self.judge(trainer, self.held_out)
+        return {"val_loss": scores.loss, "accuracy": scores.accuracy}
+
+
+class JudgedSamples(Judged):
+    """A training on samples that is over.
+
+    Args:
+        task: Its task.
+        course: See `Judged`.
+        resumed: See `Judged`.
+    """
+
+    def __init__(self, task: Samples, course: Course, resumed: int | None) -> None:
+        self.task, trainer = task, course.trainer
+        self.samples = trainer.targets // task.targets_each
+        each = task.plan.flops_per_sample
+        super().__init__(course, resumed, flops=self.samples * each, flops_per_target=each)
+        self.speed /= task.targets_each
+        self.judged = task.judge(trainer, task.held_out)
+        self.seen = task.judge(trainer, task.examples.seen)
+        self.parameters = sum(weight.numel() for weight in trainer.model.parameters())
+        self.epochs = self.samples / len(task.examples.training[0])
+
+    def loss_of(self, model: nn.Module) -> float:
+        return self.task.judge(self.trainer, self.task.held_out, model).loss
+
+
+AVERAGED = "\nThe folder averaged has the moving average of the weights, as a model of its own.\n"
+
+
+def write_classifier(
+    folder: Path | str,
+    course: Course,
+    metrics: Mapping[str, float],
+    usage: str,
+    *,
+    genome: Mapping[str, Any],
+    options: Options,
+    seed: int,
+) -> None:
+    """Write a trained classifier as something to use: weights, config.json and README.md; its average beside it.
+
+    Args:
+        folder: Where; made if it is not there.
+        course: Of its training.
+        metrics: Of its training; config.json and README.md name them.
+        usage: Text of README.md: {folder!r}, {labels}, the names of metrics and of the model's shape stand in it.
+        genome: What it was made of.
+        options: And with which options.
+        seed: And with which seed.
+    """
+    folder, average = Path(folder), course.trainer.averaged
+    notes = {"genome": dict(genome), "options": options.to_json(), "seed": seed, "metrics": dict(metrics)}
+    model = cast("Classifier", course.model)
+    model.save(folder, **notes)
+    if average is not None:
+        cast("Classifier", average.module).save(folder / "averaged", **notes)
+    shape = model.config.to_json()
+    text = usage.format(**{**shape, **metrics, "folder": str(folder), "labels": ", ".join(model.labels)})
+    (folder / "README.md").write_text(text + (AVERAGED if average is not None else ""), encoding="utf-8")
+
+
+def export_classifier(task: ClassifierTask, run: Run, folder: Path | str, usage: str) -> dict[str, float]:
+    """Train a classifier once more, in one process, and write it as something to use (see `write_classifier`)."""
+    alone = replace(task, options=replace(task.options, ranks=1))
+    course, metrics = train(alone, run, Classified)
+    write_classifier(folder, course, metrics, usage, genome=task.genome, options=task.options, seed=run.seed)
+    return metrics
