@@ -1,6 +1,6 @@
 """A GPT to be trained on a text, as options and numbers: how long, in which phases, and what it will take.
 
-Arithmetic only, without torch, so that a search knows a training before it trains; `building` builds it. Knows
+Arithmetic only, without torch, so that a search knows a training before it trains; `training.reading` builds it. Knows
 nothing of where the numbers come from.
 """
 
