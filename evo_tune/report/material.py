@@ -189,6 +189,27 @@ def _grid(gene: Gene) -> np.ndarray:
 
 
 @dataclass(frozen=True)
+class Band:
+    """Predictions with 80 % intervals, each array of shape (points,).
+
+    Args:
+        mean: Means over the bootstraps.
+        low: Lower bounds.
+        high: Upper bounds.
+    """
+
+    mean: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+    @classmethod
+    def over(cls, bootstraps: np.ndarray) -> Band:
+        """Return the band of values of shape (bootstraps, points)."""
+        low, high = np.quantile(bootstraps, [0.1, 0.9], axis=0)
+        return cls(bootstraps.mean(axis=0), low, high)
+
+
+@dataclass(frozen=True)
 class Model:
     """A forest fitted to trials, and the importance of each gene.
 
@@ -243,23 +264,19 @@ class Model:
         by_bootstrap = shares.reshape(BOOTSTRAPS, TREES, -1).mean(axis=1)
         return cls(forest, sizes, grids, scores[order], losses[order], by_bootstrap, ped)
 
-    def along(self, point: np.ndarray, gene: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return the predicted loss along one gene's grid while all other genes keep their values.
+    def along(self, point: np.ndarray, gene: int) -> Band:
+        """Return the predicted losses along one gene's grid while all other genes keep their values.
 
         Args:
             point: Unit coordinates of all genes, shape (genes,).
             gene: Index of the gene that varies.
-
-        Returns:
-            The mean over bootstraps and the bounds of an 80 % interval, each of shape (grid,).
         """
         grid = self.grids[gene]
         points = np.tile(point, (len(grid), 1))
         points[:, gene] = grid
         found = self.forest.mean[self.forest.leaves(_features(points, self.sizes))]
-        by_bootstrap = found.reshape(BOOTSTRAPS, TREES, -1).mean(axis=1)
-        low, high = np.quantile(by_bootstrap, [0.1, 0.9], axis=0)
-        return self._loss(by_bootstrap.mean(axis=0)), self._loss(low), self._loss(high)
+        scores = Band.over(found.reshape(BOOTSTRAPS, TREES, -1).mean(axis=1))
+        return Band(self._loss(scores.mean), self._loss(scores.low), self._loss(scores.high))
 
     def _loss(self, scores: np.ndarray) -> np.ndarray:
         return np.asarray(np.interp(scores, self.scores, self.losses))

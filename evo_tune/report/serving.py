@@ -12,6 +12,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -104,8 +105,23 @@ def left(material: Material, slots: int) -> float:
     return max(0.0, seconds) if seconds < 1e9 else math.nan
 
 
-def predicted(material: Material, curve: Curve, metric: str) -> tuple[float, float, float] | None:
-    """Return the predicted final value of a running training: its median and the bounds of an 80 % interval.
+@dataclass(frozen=True)
+class Predicted:
+    """The predicted final value of a running training.
+
+    Args:
+        value: Median prediction.
+        low: Lower bound of the 80 % interval.
+        high: Upper bound of the interval.
+    """
+
+    value: float
+    low: float
+    high: float
+
+
+def predicted(material: Material, curve: Curve, metric: str) -> Predicted | None:
+    """Return the predicted final value of a running training.
 
     The prediction assumes that it continues as finished trainings did from the same share. None if fewer than
     `ENOUGH` trainings are known there, or if it has reported nothing.
@@ -121,7 +137,7 @@ def predicted(material: Material, curve: Curve, metric: str) -> tuple[float, flo
     if len(ends) < ENOUGH or abs(value) > LARGEST:
         return None
     low, middle, high = np.quantile(ends, [0.1, 0.5, 0.9])
-    return value + float(middle), value + float(low), value + float(high)
+    return Predicted(value + float(middle), value + float(low), value + float(high))
 
 
 def _points(curve: Curve, metric: str) -> list[tuple[float, float]]:
@@ -145,7 +161,7 @@ def _slots(material: Material, beat: Beat | None, running: Mapping[int, Curve], 
                 "for": show_seconds(busy.seconds + beat.age),
                 "done": f"{curve[-1][0]:.0%}" if curve else "",
                 f"{metric} so far": show_value(here) if here is not None else "",
-                "predicted end": "" if end is None else f"{end[0]:.4g} ({min(end[1:]):.4g} to {max(end[1:]):.4g})",
+                "predicted end": "" if end is None else f"{end.value:.4g} ({end.low:.4g} to {end.high:.4g})",
             }
         )
     return rows

@@ -54,7 +54,8 @@ def test_what_was_put_in_is_found() -> None:
 
 def test_a_prediction_lies_within_its_bounds_and_among_the_losses() -> None:
     model = fitted()
-    mean, low, high = model.along(np.full(4, 0.5), 0)
+    band = model.along(np.full(4, 0.5), 0)
+    mean, low, high = band.mean, band.low, band.high
     assert (low <= high).all()
     assert model.losses[0] <= low.min()
     assert high.max() <= model.losses[-1]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from evo_tune.report.drawing import SERIES, Drawn, Part, Spec, bars, figure, names_axis, points, share_axis
-from evo_tune.report.material import Material
+from evo_tune.report.material import Band, Material
 
 PLACE = 60
 
@@ -16,46 +15,26 @@ MOST = 24
 """Most genes drawn."""
 
 
-@dataclass(frozen=True)
-class Importance:
-    """The importance of some genes in one view.
-
-    Args:
-        title: Name of the view.
-        mean: Share of each gene, mean over bootstraps, shape (genes,).
-        low: Lower bounds of 80 % intervals over the bootstraps, shape (genes,).
-        high: Upper bounds, shape (genes,).
-    """
-
-    title: str
-    mean: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
-
-
-def importances(material: Material) -> list[Importance]:
-    """Return the importance of the genes, ordered as in `by_importance`, over the whole space and among the best."""
+def shares(material: Material) -> dict[str, Band]:
+    """Return the shares of the genes, ordered as in `by_importance`, by view; empty without a model."""
     model = material.model
     if model is None:
-        return []
+        return {}
     places = [list(material.genes).index(name) for name in material.by_importance]
     views = {"over the whole space": model.anova, "among the best": model.ped}
-    return [
-        Importance(title, shares.mean(axis=0)[places], *np.quantile(shares, [0.1, 0.9], axis=0)[:, places])
-        for title, shares in views.items()
-    ]
+    return {view: Band.over(found[:, places]) for view, found in views.items()}
 
 
 def draw(material: Material) -> Spec | None:
     """Return the figure; None for fewer than 20 results."""
     names = material.by_importance[:MOST]
     traces: list[dict[str, Any]] = []
-    for number, view in enumerate(importances(material)):
+    for number, (view, band) in enumerate(shares(material).items()):
         color, y = SERIES[number], np.arange(len(names)) + 0.16 * (2 * number - 1)
-        mean, low, high = view.mean[:MOST], view.low[:MOST], view.high[:MOST]
+        mean, low, high = band.mean[:MOST], band.low[:MOST], band.high[:MOST]
         more = {"error_x": bars(mean, low, high, color, thickness=1.5, width=3), "meta": {"kind": "share"}}
         mark = {"size": 9, "symbol": ("circle", "diamond")[number]}
-        traces.append(points(mean, y, view.title, color, marker=mark, hovertemplate="%{x:.0%}<extra></extra>", **more))
+        traces.append(points(mean, y, view, color, marker=mark, hovertemplate="%{x:.0%}<extra></extra>", **more))
     if not traces or not names:
         return None
     x = share_axis("share", rangemode="tozero")
@@ -68,7 +47,7 @@ def part(material: Material) -> Part | None:
     if found is None or material.model is None:
         return None
     alone = material.model.anova.sum(axis=1).mean()
-    views = importances(material)
+    views = shares(material)
     return Part(
         "What mattered",
         "Over the whole space: the share of the variance of predicted results that a gene explains alone (functional "
@@ -77,10 +56,11 @@ def part(material: Material) -> Part | None:
         "overlap, the order of two genes is uncertain.",
         [Drawn(found)],
         rows=[
-            {
-                "gene": name,
-                **{view.title: f"{view.mean[i]:.0%} ({view.low[i]:.0%} to {view.high[i]:.0%})" for view in views},
-            }
-            for i, name in enumerate(material.by_importance)
+            {"gene": name, **{view: _text(band, place) for view, band in views.items()}}
+            for place, name in enumerate(material.by_importance)
         ],
     )
+
+
+def _text(band: Band, place: int) -> str:
+    return f"{band.mean[place]:.0%} ({band.low[place]:.0%} to {band.high[place]:.0%})"

@@ -8,6 +8,7 @@ origin.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -88,19 +89,35 @@ def write_carried(run: Run, found: Carried) -> None:
     write_atomically(run.folder / FILE, msgspec.json.format(msgspec.json.encode(found)))
 
 
-def by_size(material: Material) -> dict[float, list[tuple[float, float, int]]]:
-    """Return FLOPs, loss and id of each complete training, by the approximate weights of its model.
+@dataclass(frozen=True, order=True)
+class Training:
+    """A complete training.
+
+    Args:
+        size: Weights of its model.
+        flops: FLOPs of the training.
+        loss: Value of the first objective.
+        id: Id of the trial.
+    """
+
+    size: float
+    flops: float
+    loss: float
+    id: int
+
+
+def by_size(material: Material) -> list[list[Training]]:
+    """Return the complete trainings, grouped by the approximate size of their models, smallest first.
 
     A rung that ended with a decay is a complete training in small (see `Context.report`).
     """
-    found: dict[int, list[tuple[float, float, float, int]]] = {}
+    found: dict[int, list[Training]] = {}
     for trial in material.trials:
         known = trial.outcome.metrics
         size, flops, loss = (known.get(name, math.nan) for name in ("params", "flops", material.metric))
         if _ended(trial) and 0 < size < LARGEST and 0 < flops < LARGEST and abs(loss) < LARGEST:
-            found.setdefault(round(math.log(size) / math.log(ALIKE)), []).append((size, flops, loss, trial.id))
-    groups = (sorted(rows) for _, rows in sorted(found.items()))
-    return {rows[len(rows) // 2][0]: [row[1:] for row in rows] for rows in groups}
+            found.setdefault(round(math.log(size, ALIKE)), []).append(Training(size, flops, loss, trial.id))
+    return [sorted(group) for _, group in sorted(found.items())]
 
 
 def _ended(trial: Trial) -> bool:
@@ -118,18 +135,18 @@ def draw(material: Material) -> Spec | None:
         return None
     traces: list[dict[str, Any]] = []
     hover = "trial %{customdata}<br>%{y:.5g} after %{x:.3g} FLOPs<extra></extra>"
-    for number, (size, rows) in enumerate(sizes.items()):
-        kept = [rows[at] for at in plot.thinned(len(rows), plot.MOST_MARKS // len(sizes) + 1)]
-        flops, losses, ids = zip(*kept, strict=True)
+    for number, group in enumerate(sizes):
+        kept = [group[at] for at in plot.thinned(len(group), plot.MOST_MARKS // len(sizes) + 1)]
+        x, y, ids = [one.flops for one in kept], [one.loss for one in kept], [one.id for one in kept]
         color = SERIES[number] if len(sizes) < len(SERIES) else Color.OTHERS
         more = {"customdata": ids, "hovertemplate": hover, "meta": {"kind": "training"}}
-        traces.append(plot.points(flops, losses, f"{size:.3g} weights", color, **more))
-    ends = [flops for rows in sizes.values() for flops, _, _ in rows]
+        traces.append(plot.points(x, y, f"{group[len(group) // 2].size:.3g} weights", color, **more))
+    ends = [one.flops for group in sizes for one in group]
     if told is not None and told.loss is not None and told.takes > 0:
         ends.append(told.takes)
         traces.append(_target(told))
-    x = plot.axis("FLOPs of the training", **plot.log_axis(min(ends), max(ends)))
-    return plot.figure(traces, x, plot.safe(material.metric), height=280)
+    across = plot.axis("FLOPs of the training", **plot.log_axis(min(ends), max(ends)))
+    return plot.figure(traces, across, plot.safe(material.metric), height=280)
 
 
 def _target(told: Carried) -> dict[str, Any]:

@@ -64,7 +64,8 @@ def _model(material: Material, name: str) -> list[dict[str, Any]]:
     place = list(material.genes).index(name)
     gene, color = material.genes[name], SERIES[0]
     skip: dict[str, Any] = {"hoverinfo": "skip"}
-    mean, *ends = (material.objective.sign * found for found in material.model.along(material.units[0], place))
+    band, sign = material.model.along(material.units[0], place), material.objective.sign
+    mean, ends = sign * band.mean, (sign * band.low, sign * band.high)
     low, high = np.minimum(*ends), np.maximum(*ends)
     x = np.array(_places(gene, (gene.decode(float(unit)) for unit in material.model.grids[place])))
     if isinstance(gene, Choice):
