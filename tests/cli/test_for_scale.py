@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +112,7 @@ def test_without_tokens_there_are_twenty_a_weight(searched: Callable[..., Run]) 
 
 def test_a_run_for_no_larger_model_says_nothing_of_one(searched: Callable[..., Run], tmp_path: Path) -> None:
     run = searched({"flops": 1e9})
-    manifest = msgspec.structs.replace(run.manifest, for_scale="")
+    manifest = msgspec.structs.replace(run.manifest, settings=replace(run.manifest.settings, for_scale=""))
     (run.folder / "_run.json").write_bytes(msgspec.json.encode(manifest))
     assert read_carried(Run.open(run.folder)) is None
     assert "scale" not in charts.parts(Material(Run.open(run.folder)))
@@ -178,7 +179,7 @@ def test_a_recipe_that_cannot_be_carried_is_a_warning(
     searched: Callable[..., Run], capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = searched({"flops": 1e9})
-    manifest = msgspec.structs.replace(run.manifest, for_scale="250x4")
+    manifest = msgspec.structs.replace(run.manifest, settings=replace(run.manifest.settings, for_scale="250x4"))
     (run.folder / "_run.json").write_bytes(msgspec.json.encode(manifest))
     note(Run.open(run.folder), find_evaluator("bundled:language_model").bind(manifest.options))
     assert capsys.readouterr().err.startswith("Warning: --for-scale 250x4: ")
