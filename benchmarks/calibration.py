@@ -1,10 +1,10 @@
-"""What a run's closing verdict is worth: false alarms, power and trainings of the race, and of what was there before.
+"""Measure the final comparison: false alarms, power and trainings, beside those of the rule before it.
 
 Losses are drawn from normal distributions of standard deviation 1, those of one seed correlated over genomes. One
 finalist is better than the default by the effect, or all of them are (--better all); without an effect, whoever says
 'beats' is wrong. 'Before' trained all finalists and the default with N seeds, took the lowest mean, and said 'beats'
-from a gain of two errors on, as if seeds were not shared; it is shown with N, and with the N that costs what the race
-costs on average. The race is `evo_tune.report.racing`, played as a run plays it.
+from a gain of two errors on, as if seeds were not shared; it is shown with N, and with the N that costs what the
+comparison costs on average. The comparison is `evo_tune.report.final_comparison`, played as a run plays it.
 
     python benchmarks/calibration.py
     python benchmarks/calibration.py --finalists 5 --correlation 0.5 --effects 0,1 --tries 2000
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evo_tune.report.racing import Fresh, Race
+from evo_tune.report.final_comparison import FinalComparison, FreshTraining
 
 CHOOSE = 100
 """Seeds 1 to this are for reporting; those after it for choosing."""
@@ -52,18 +52,18 @@ def draw(
 def race(
     finalists: int, correlation: float, effect: float, every: bool, cap: int, tries: int, rng: np.random.Generator
 ) -> Figures:
-    """Play the race, `cap` being what `--final-seeds` says."""
-    game, beats, spent, right = Race(tuple(range(1, finalists + 1)), 0, cap), 0, 0, 0
+    """Play the comparison, `cap` being what `--final-seeds` says."""
+    game, beats, spent, right = FinalComparison(tuple(range(1, finalists + 1)), 0, cap), 0, 0, 0
     for _ in range(tries):
         losses = draw(finalists, correlation, effect, every, 2 * CHOOSE, rng)
-        results: dict[Fresh, float | None] = {}
-        while wanted := (standing := game.standing(results)).wanted:
+        results: dict[FreshTraining, float | None] = {}
+        while wanted := (state := game.state(results)).wanted:
             for one in wanted:
                 column = one.number - 1 + (CHOOSE if one.purpose == "choose" else 0)
                 results[one] = float(losses[one.id, column])
-        beats += standing.beats is True
+        beats += state.beats is True
         spent += len(results)
-        right += standing.chosen is not None and _is_best(standing.chosen, losses)
+        right += state.chosen is not None and _is_best(state.chosen, losses)
     return Figures(beats / tries, spent / tries, right / tries)
 
 
@@ -108,7 +108,7 @@ def main() -> None:
             setting = finalists, correlation
             new = [race(*setting, effect, every, given.cap, given.tries, _rng(effect)) for effect in effects]
             cost = sum(one.trainings for one in new) / len(new)
-            rows = [("race", new)]
+            rows = [("comparison", new)]
             for seeds in sorted({given.cap, max(2, round(cost / (finalists + 1)))}):
                 old = [before(*setting, effect, every, seeds, given.tries, _rng(effect)) for effect in effects]
                 rows.append((f"before, {seeds}", old))

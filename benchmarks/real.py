@@ -56,7 +56,7 @@ from evo_tune.genome.values import genome_key
 from evo_tune.plugins.context import Context, Pruned
 from evo_tune.plugins.evaluator import BoundEvaluator
 from evo_tune.plugins.find import find_evaluator
-from evo_tune.report.calibration import calibrated, calibration_seed, predicted, recommended
+from evo_tune.report.recommendation import fresh_seed, fresh_values, predicted, recommended
 from evo_tune.store.calibration import read_calibration, write_calibration
 from evo_tune.store.run import Run
 
@@ -191,7 +191,7 @@ def ours(strategy: str | None, job: Job, seed: int, folder: Path, spare: float =
     full = [trial for trial in run.trials() if trial.losses is not None and trial.candidate.budget == 1.0]
     seeds = sum(genome_key(trial.genome) == key for trial in full)
     trained = [(trial.losses[0], trial.genome) for trial in ranked[:KEPT] if trial.losses]
-    fresh = next((len(row.values) for row in calibrated(run) if row.id == best.id), 0)
+    fresh = next((len(row.values) for row in fresh_values(run) if row.id == best.id), 0)
     said = by_race(run, best, fresh) if fresh else predicted(run, best)
     return Found(
         best.genome,
@@ -207,7 +207,7 @@ def ours(strategy: str | None, job: Job, seed: int, folder: Path, spare: float =
 
 def by_race(run: Run, best: Trial, count: int) -> float:
     """Return the mean loss of a genome over so many reporting seeds of a race, which tells its loss on the test set."""
-    seeds = {calibration_seed(run.manifest.settings.seed, number) for number in range(1, count + 1)}
+    seeds = {fresh_seed(run.manifest.settings.seed, number) for number in range(1, count + 1)}
     mine = [trial for trial in read_calibration(run) if trial.key == best.key and trial.candidate.seed in seeds]
     return float(np.mean([trial.losses[0] for trial in mine if trial.losses]))
 
@@ -347,7 +347,7 @@ def retrained(job: Job, genome: dict[str, Any], seed: int, rungs: bool, first: i
         rungs: Whether it had rungs.
         first: Number of the first of them.
     """
-    seeds = [calibration_seed(seed, number) for number in range(first, first + job.retrain)]
+    seeds = [fresh_seed(seed, number) for number in range(first, first + job.retrain)]
     return [_train(job, genome, one, rungs) for one in seeds]
 
 

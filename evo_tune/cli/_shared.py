@@ -190,7 +190,7 @@ def recommended_trial(run: Run) -> Trial:
     Raises:
         StoreError: No full training of the run has a value.
     """
-    from evo_tune.report.calibration import recommended
+    from evo_tune.report.recommendation import recommended
     from evo_tune.store.places import as_typed
 
     best = recommended(run)

@@ -22,7 +22,7 @@ from evo_tune.report import summary as report
 from evo_tune.report.charts.next_steps import ends_of
 from evo_tune.report.charts.scale import read_carried
 from evo_tune.report.data import RunSummary, run_summary
-from evo_tune.report.racing import CAP
+from evo_tune.report.final_comparison import CAP
 from evo_tune.report.summary import DONE_BY_ITSELF, Closing, further_of, in_words
 from evo_tune.report.words import fixed, sparkline, spread, verdict
 from evo_tune.store.calibration import CALIBRATION, read_calibration
@@ -416,8 +416,8 @@ def print_closing(run: Run, form: str, status: str = "", report_file: Path | Non
 
 def _closing_row(name: str, trial: Trial, end: Closing) -> dict[str, Any]:
     row: dict[str, Any] = {"": name, "trial": trial.id}
-    if end.calibrated_best or end.calibrated_default:
-        known = end.calibrated_best if name == "best" else end.calibrated_default
+    if end.fresh_best or end.fresh_default:
+        known = end.fresh_best if name == "best" else end.fresh_default
         row[f"{end.reported} over fresh seeds"] = spread(known)
     return {**row, f"{end.metric}, {end.seeded}": trial.outcome.metrics[end.metric]}
 
@@ -426,12 +426,12 @@ def _closing_lines(run: Run, end: Closing, status: str) -> Iterator[str]:
     name = as_typed(run.folder)
     if end.best is not None:
         yield f"best genome: {shared.show_genome(end.best.genome)}"
-    if end.expected is not None and end.calibrated_best is None:
-        yield f"{end.metric} {end.expected:.6g} is expected of it with other seeds"
+    if end.predicted is not None and end.fresh_best is None:
+        yield f"{end.metric} {end.predicted:.6g} is expected of it with other seeds"
     if len(run.objectives) > 1:
         yield f"Pareto front: {len(report.front(run))} trials (evo-tune best {name} shows them)"
     if len(run.manifest.settings.rungs) > 1:
-        counts = f"{report.born(run)} genomes, {report.trained_in_full(run)} of them trained in full"
+        counts = f"{report.proposed(run)} genomes, {report.trained_in_full(run)} of them trained in full"
         yield f"{counts}: the cost of {report.spent(run):.1f} full trainings"
     limits = ", ".join(run.manifest.subject_to)
     if end.best is not None and not end.best.feasible:

@@ -19,7 +19,7 @@ from statistics import fmean, stdev
 from msgspec import Struct, structs
 
 from evo_tune.forecast.timing import Pace
-from evo_tune.report.racing import looks
+from evo_tune.report.final_comparison import looks
 from evo_tune.report.summary import costs
 from evo_tune.report.words import show_seconds
 from evo_tune.settings import SessionSettings
@@ -291,8 +291,8 @@ def calibration_seconds(session: SessionSettings, each: float, slots: int) -> tu
 def race_ends(seeds: int, finalists: Sequence[float], default: float | None, slots: int) -> list[float]:
     """Return the seconds after which a final comparison may end: one value for each look at its results.
 
-    It simulates the order of `report.racing`. While the finalist is chosen, the default's seeds for the first look
-    fill slots that would be idle. At each later look all slots wait for the last training.
+    It simulates the order of `report.final_comparison`. While the finalist is chosen, the default's seeds for the first
+    look fill slots that would be idle. At each later look all slots wait for the last training.
 
     Args:
         seeds: Value of `--final-seeds` (int ≥ 1).

@@ -20,8 +20,8 @@ from evo_tune.forecast.laws import LAWS, Scale, compute_optimal_tokens
 from evo_tune.forecast.loss import Observation, ScalingLaw, missing, predict
 from evo_tune.genome.trial import DECAYED, Trial
 from evo_tune.plugins.evaluator import BoundEvaluator
-from evo_tune.report.calibration import recommended
 from evo_tune.report.charts.scale import Carried
+from evo_tune.report.recommendation import recommended
 from evo_tune.report.summary import costs
 from evo_tune.store.calibration import read_calibration
 from evo_tune.store.places import as_typed

@@ -1,8 +1,8 @@
-"""Final calibration: the finalists and the default trained again with fresh seeds, outside ids and history (law 10).
+"""The trainings of the final comparison: finalists and default on fresh seeds, outside ids and history (law 10).
 
-The best of many noisy results is partly luck; only seeds that took no part in the search can say by
-how much it really beats the default. Which trainings are wanted follows from the results that are on disk
-(`report.racing`), so a calibration that was killed goes on exactly, and any number of slots trains the same.
+The best of many noisy results is partly luck: only seeds that took no part in the search show by how much it really
+beats the default. The results on disk decide which trainings are needed (`report.final_comparison`), so a comparison
+that was killed continues exactly, and any number of slots trains the same.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from dataclasses import replace
 from evo_tune.dispatch import Slot
 from evo_tune.genome.trial import Candidate, Outcome, Trial
 from evo_tune.loop.driving import OVER, Fetched, Job
-from evo_tune.report.calibration import calibration_seed, race_of, results_of
-from evo_tune.report.racing import Fresh, Race
+from evo_tune.report.final_comparison import FinalComparison, FreshTraining
+from evo_tune.report.recommendation import comparison_of, fresh_seed, results_of
 from evo_tune.store.calibration import read_calibration, write_calibration
 from evo_tune.store.events import settled
 from evo_tune.store.run import Run
@@ -23,18 +23,18 @@ from evo_tune.store.run import Run
 __all__ = ["Calibration", "calibration_work", "collect"]
 
 
-def calibration_work(run: Run, race: Race) -> dict[Fresh, Job]:
-    """Return the trainings that are wanted next, as jobs; they may run side by side.
+def calibration_work(run: Run, comparison: FinalComparison) -> dict[FreshTraining, Job]:
+    """Return the next trainings as jobs, which may run at the same time.
 
     Args:
-        run: A run with its trials done.
-        race: Its race.
+        run: A run with all its trials completed.
+        comparison: The final comparison of the run.
     """
-    return {one: _job(run, one) for one in race.standing(results_of(run, race)).wanted}
+    return {one: _job(run, one) for one in comparison.state(results_of(run, comparison)).wanted}
 
 
-def _job(run: Run, one: Fresh) -> Job:
-    seed = calibration_seed(run.manifest.settings.seed, one.number, one.purpose)
+def _job(run: Run, one: FreshTraining) -> Job:
+    seed = fresh_seed(run.manifest.settings.seed, one.number, one.purpose)
     tested = one.purpose == "report"
     candidate = replace(run.candidates[one.id], seed=seed, resumes=None, stop_if=(), test=tested)
     return Job(candidate, f"calibration of trial {one.id}", f"calibration-{one.id:06d}-{one.purpose}-{one.number}")
@@ -50,7 +50,7 @@ class Calibration:
     """Gives the trainings out as jobs, and collects what comes of them.
 
     Args:
-        run: A run, open for writing; its race is settled when the first job is fetched.
+        run: A run, open for writing. The first fetched job fixes its final comparison.
         changed: The run's lock; notified when a result has come, and when the run is to stop.
         stopping: Says whether nothing new is to be begun.
     """
@@ -59,7 +59,7 @@ class Calibration:
         self._run = run
         self._changed = changed
         self._stopping = stopping
-        self._race: Race | None = None
+        self._comparison: FinalComparison | None = None
         self._out: set[str] = set()
         """Folders of the jobs in flight."""
 
@@ -69,8 +69,10 @@ class Calibration:
         with self._changed:
             if self._stopping():
                 return OVER
-            self._race = self._race or race_of(self._run)
-            jobs = [job for job in calibration_work(self._run, self._race).values() if job.folder not in self._out]
+            self._comparison = self._comparison or comparison_of(self._run)
+            jobs = [
+                job for job in calibration_work(self._run, self._comparison).values() if job.folder not in self._out
+            ]
             if not jobs:
                 return None if self._out else OVER
             self._out.add(str(jobs[0].folder))

@@ -20,7 +20,7 @@ from evo_tune.forecast.ahead import CLOSING, calibration_trainings, race_ends
 from evo_tune.genome.history import History
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.values import Genome
-from evo_tune.report.calibration import race_of
+from evo_tune.report.recommendation import comparison_of
 from evo_tune.report.summary import DONE, DONE_BY_ITSELF, further, in_words, mean_seconds, spent
 from evo_tune.rules.ruled import Ruled
 from evo_tune.settings import LIMITS, SessionSettings
@@ -131,7 +131,7 @@ def _reserve(run: Run, session: SessionSettings, history: History, slots: int, r
     out = [one for one in run.candidates if one.id not in run.outcomes]
     left = [_left([each * one.budget for each in lately.of_like(one.genome)], now - run.born_at[one.id]) for one in out]
     ends = max(left, default=0.0)
-    return (ends + max(ends, lately.usual)) / 2 + _race(run, session, lately, slots) + CLOSING
+    return (ends + max(ends, lately.usual)) / 2 + _comparison(run, session, lately, slots) + CLOSING
 
 
 @dataclass(frozen=True)
@@ -174,16 +174,16 @@ def _left(seconds: Sequence[float], age: float) -> float:
     return fmean(longer) if longer else fmean(seconds) / 2
 
 
-def _race(run: Run, session: SessionSettings, lately: Lately, slots: int) -> float:
-    """Return the seconds of the closing race, halfway between its first look and its last one.
+def _comparison(run: Run, session: SessionSettings, lately: Lately, slots: int) -> float:
+    """Return the seconds of the closing comparison, halfway between its first look and its last one.
 
     A finalist takes what its like took lately: its own training may have been of an hour in which the machine had more
     to do beside. So may the default's, which was trained first of all, while workers started; what its like takes is
     not known any more, and it counts as no longer than the others.
     """
-    race = race_of(run)
-    finalists = [median(lately.of_like(run.candidates[id].genome)) for id in race.finalists] or [lately.usual]
-    default = None if race.default is None else min(run.outcomes[race.default].seconds, lately.usual)
+    comparison = comparison_of(run)
+    finalists = [median(lately.of_like(run.candidates[id].genome)) for id in comparison.finalists] or [lately.usual]
+    default = None if comparison.default is None else min(run.outcomes[comparison.default].seconds, lately.usual)
     ends = race_ends(session.final_seeds, finalists, default, slots)
     return (ends[0] + ends[-1]) / 2
 

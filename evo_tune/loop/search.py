@@ -29,7 +29,7 @@ from evo_tune.loop.limits import all_born, check_hope, limit_reached, limited, n
 from evo_tune.loop.opening import open_for, timed
 from evo_tune.loop.proposing import Births, judged
 from evo_tune.plugins.evaluator import BoundEvaluator
-from evo_tune.report.calibration import recommended
+from evo_tune.report.recommendation import recommended
 from evo_tune.rules.ruled import Ruled
 from evo_tune.settings import SessionSettings, settings_of
 from evo_tune.store.learned import history_of, replay

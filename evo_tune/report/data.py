@@ -14,10 +14,10 @@ from msgspec import UNSET, Struct, UnsetType, structs
 from evo_tune.genome.trial import Trial
 from evo_tune.genome.values import Genome, Value
 from evo_tune.report import summary
-from evo_tune.report.calibration import Calibrated, calibrated, reported
 from evo_tune.report.charts.next_steps import at_ends
 from evo_tune.report.charts.scale import Carried, read_carried
 from evo_tune.report.material import Material
+from evo_tune.report.recommendation import FreshValues, fresh_values, reported
 from evo_tune.report.summary import Further, further_of
 from evo_tune.store.run import Run
 
@@ -253,7 +253,7 @@ def trial_summary(trial: Trial) -> TrialSummary:
     )
 
 
-def _fresh_seeds(row: Calibrated, metric: str) -> FreshSeeds:
+def _fresh_seeds(row: FreshValues, metric: str) -> FreshSeeds:
     return FreshSeeds(metric=metric, mean=row.mean, error=row.error, values=row.values, failures=row.failures)
 
 
@@ -262,7 +262,7 @@ def _ranked(run: Run, most: int) -> list[RankedTrial]:
 
     Their `metrics` are those of the search: of one seed, or the mean over several.
     """
-    rows, metric = {row.id: row for row in calibrated(run)}, reported(run).metric
+    rows, metric = {row.id: row for row in fresh_values(run)}, reported(run).metric
     fresh = {id: _fresh_seeds(row, metric) for id, row in rows.items()}
     return [
         RankedTrial(**structs.asdict(trial_summary(trial)), fresh_seeds=fresh.get(trial.id))
@@ -286,7 +286,7 @@ def run_summary(run: Run, status: str = "", report: Path | None = None) -> RunSu
         report: File of its report; None without one.
     """
     end = summary.closing(run)
-    best, default = end.calibrated_best, end.calibrated_default
+    best, default = end.fresh_best, end.fresh_default
     return RunSummary(
         run=run.name,
         folder=str(run.folder),
@@ -306,8 +306,8 @@ def run_summary(run: Run, status: str = "", report: Path | None = None) -> RunSu
         at_ends=_wider(run),
         further=further_of(run),
         scale=read_carried(run),
-        finalist=end.race.chosen if end.race else None,
-        pairs=end.race.pairs if end.race else None,
+        finalist=end.comparison.chosen if end.comparison else None,
+        pairs=end.comparison.pairs if end.comparison else None,
         evaluations=end.evaluations,
         failures=end.failures,
         pruned=end.pruned,
@@ -323,9 +323,9 @@ def listed_run(run: Run) -> ListedRun:
     end = summary.closing(run)
     best = end.best.outcome.metrics[end.metric] if end.best else None
     seeds = end.seeded if end.best else None
-    if end.calibrated_best is not None and end.calibrated_best.values:
-        best = end.calibrated_best.mean
-        seeds = f"{len(end.calibrated_best.values)} fresh seeds" + (f", {end.reported}" if end.tested else "")
+    if end.fresh_best is not None and end.fresh_best.values:
+        best = end.fresh_best.mean
+        seeds = f"{len(end.fresh_best.values)} fresh seeds" + (f", {end.reported}" if end.tested else "")
     return ListedRun(
         run=run.name,
         evaluator=run.manifest.evaluator,

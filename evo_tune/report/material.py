@@ -23,7 +23,7 @@ from evo_tune.genome.genes import Choice, Gene
 from evo_tune.genome.importance import ranks
 from evo_tune.genome.trial import Objective, Trial
 from evo_tune.report import summary
-from evo_tune.report.calibration import is_default, recommended
+from evo_tune.report.recommendation import is_default, recommended
 from evo_tune.report.summary import Closing
 from evo_tune.store.run import Run
 

@@ -347,7 +347,7 @@ def _runs(materials: Sequence[Material]) -> Part:
 
 def _loss(material: Material) -> float:
     """Return the loss by which runs are compared: over fresh seeds if known, else that of the search."""
-    row = material.closing.calibrated_best
+    row = material.closing.fresh_best
     if row is not None and row.values:
         return material.objective.sign * row.mean
     assert material.best is not None
@@ -364,7 +364,7 @@ def _row(material: Material) -> dict[str, Any]:
         "strategy": run.manifest.strategy,
         "seed": run.manifest.settings.seed,
         "best": None if end.best is None else end.best.outcome.metrics[end.metric],
-        "over fresh seeds": spread(end.calibrated_best),
+        "over fresh seeds": spread(end.fresh_best),
         "gain over the default": gain + error,
         "evaluations": end.evaluations,
         "cost, full trainings": round(spent(run), 1),

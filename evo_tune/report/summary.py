@@ -16,8 +16,16 @@ import numpy as np
 from evo_tune.genome.genes import Choice
 from evo_tune.genome.importance import importance
 from evo_tune.genome.trial import Candidate, Trial
-from evo_tune.report.calibration import Calibrated, calibrated, is_default, predicted, recommended, reported, standing
-from evo_tune.report.racing import Standing
+from evo_tune.report.final_comparison import ComparisonState
+from evo_tune.report.recommendation import (
+    FreshValues,
+    comparison_state,
+    fresh_values,
+    is_default,
+    predicted,
+    recommended,
+    reported,
+)
 from evo_tune.store.calibration import read_calibration
 from evo_tune.store.run import Run
 
@@ -38,18 +46,18 @@ class Closing:
     Args:
         metric: Metric of the first objective.
         direction: 'min' or 'max'.
-        best: The recommended trial (see `calibration.recommended`); None without a successful full training.
+        best: The recommended trial (see `recommendation.recommended`); None without a successful full training.
         default: The default genome's full trial; None if it has no value.
-        calibrated_best: Values of the best over the reporting seeds of the final comparison; None without them.
-        calibrated_default: Values of the default over the same seeds; None without them.
+        fresh_best: Values of the best over the reporting seeds of the final comparison; None without them.
+        fresh_default: Values of the default over the same seeds; None without them.
         evaluations: Number of recorded results.
         failures: Number of results that are neither ok nor pruned.
         partial: Number of ok results of partial trainings.
         pruned: Number of pruned trainings.
         seconds: Wall time of all sessions.
-        race: State of the final comparison; None before its first result.
+        comparison: State of the final comparison; None before its first result.
         seeded: Seeds of the best's value in the search: 'one seed' or 'the mean of N seeds'.
-        expected: Predicted value of the best with other seeds (see `calibration.predicted`); None if unknown.
+        predicted: Predicted value of the best with other seeds (see `recommendation.predicted`); None if unknown.
         reported: Metric over fresh seeds: on the test set if the evaluator has one, else `metric`.
     """
 
@@ -57,16 +65,16 @@ class Closing:
     direction: str
     best: Trial | None
     default: Trial | None
-    calibrated_best: Calibrated | None
-    calibrated_default: Calibrated | None
+    fresh_best: FreshValues | None
+    fresh_default: FreshValues | None
     evaluations: int
     failures: int
     partial: int
     pruned: int
     seconds: float
-    race: Standing | None = None
+    comparison: ComparisonState | None = None
     seeded: str = "one seed"
-    expected: float | None = None
+    predicted: float | None = None
     reported: str = ""
 
     @property
@@ -81,8 +89,8 @@ class Closing:
         After the final comparison it is the gain of the chosen finalist, over the reporting seeds on which both
         succeeded: negative if the default is recommended for its better mean.
         """
-        if self.race is not None and self.race.over and self.race.pairs:
-            return self.race.gain
+        if not math.isnan(self._compared.gain):
+            return self._compared.gain
         if self.best and self.default and self.best.losses and self.default.losses:
             return self.default.losses[0] - self.best.losses[0]
         return math.nan
@@ -90,35 +98,41 @@ class Closing:
     @property
     def gain_error(self) -> float:
         """Standard error of `gain`, paired by seed; NaN without a final comparison."""
-        return self.race.error if self.race is not None and self.race.over and self.race.pairs else math.nan
+        return self._compared.error
 
     @property
     def beaten(self) -> bool | None:
-        """Whether the best beats the default by the test in `racing`; None if that was not tested."""
-        return self.race.beats if self.race is not None and self.race.over else None
+        """Whether the best beats the default by the test in `final_comparison`; None if that was not tested."""
+        return self._compared.beats
+
+    @property
+    def _compared(self) -> ComparisonState:
+        """The final comparison if it is complete, else an empty one."""
+        complete = self.comparison is not None and self.comparison.over
+        return self.comparison if complete and self.comparison is not None else ComparisonState()
 
 
 def closing(run: Run) -> Closing:
     """Return the result of a run."""
     best = recommended(run)
     default = next((trial for trial in run.ranked() if is_default(trial, run)), None)
-    rows = {row.id: row for row in calibrated(run)}
+    rows = {row.id: row for row in fresh_values(run)}
     counts = statuses(run)
     return Closing(
         metric=run.objectives[0].metric,
         direction=run.objectives[0].direction,
         best=best,
         default=default,
-        calibrated_best=rows.get(best.id) if best else None,
-        calibrated_default=rows.get(default.id) if default else None,
+        fresh_best=rows.get(best.id) if best else None,
+        fresh_default=rows.get(default.id) if default else None,
         evaluations=len(run.outcomes),
         failures=len(run.outcomes) - counts.get("ok", 0) - counts.get("pruned", 0),
         partial=sum(outcome.status == "ok" and run.candidates[id].budget < 1 for id, outcome in run.outcomes.items()),
         pruned=counts.get("pruned", 0),
         seconds=run.seconds,
-        race=standing(run),
+        comparison=comparison_state(run),
         seeded="one seed" if best is None else seeded(best, run),
-        expected=None if best is None else predicted(run, best),
+        predicted=None if best is None else predicted(run, best),
         reported=reported(run).metric,
     )
 
@@ -196,7 +210,7 @@ def importances(run: Run) -> dict[str, float]:
 # Counts and costs.
 
 
-def born(run: Run) -> int:
+def proposed(run: Run) -> int:
     """Return the number of proposed genomes, which limits count."""
     return sum(candidate.fresh for candidate in run.candidates)
 
@@ -208,7 +222,7 @@ def trained_in_full(run: Run) -> int:
 
 def further_generations(run: Run) -> int:
     """Return a limit in generations that continues a run for three more."""
-    return max(2, -(-born(run) // run.manifest.population) + 3)
+    return max(2, -(-proposed(run) // run.manifest.population) + 3)
 
 
 def spent(run: Run) -> float:

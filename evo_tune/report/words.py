@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from evo_tune.text import printable
 
 if TYPE_CHECKING:
-    from evo_tune.report.calibration import Calibrated
-    from evo_tune.report.racing import Standing
+    from evo_tune.report.final_comparison import ComparisonState
+    from evo_tune.report.recommendation import FreshValues
     from evo_tune.report.summary import Closing
 
 BARS = "▁▂▃▄▅▆▇█"
@@ -62,7 +62,7 @@ def show_seconds(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
-def spread(row: Calibrated | None) -> str:
+def spread(row: FreshValues | None) -> str:
     """Return values over fresh seeds as mean, standard error and number of seeds."""
     if row is None:
         return "-"
@@ -75,7 +75,7 @@ def spread(row: Calibrated | None) -> str:
 
 def verdict(end: Closing) -> str:
     """Return in one line whether the best beats the default."""
-    race = end.race
+    final = end.comparison
     if not end.evaluations:
         return "no evaluation finished"
     if end.best is None and end.partial:
@@ -84,31 +84,31 @@ def verdict(end: Closing) -> str:
         return "no evaluation gave a value: `evo-tune show` prints the errors"
     if end.default is None:
         return "the default genome has no value, so the best cannot be compared with it"
-    if race is None and end.best.id == end.default.id:
+    if final is None and end.best.id == end.default.id:
         return "nothing beat the default genome"
-    if race is None:
+    if final is None:
         return f"difference: {fixed(end.gain)} on one seed each: it may be luck"
-    if not race.over:
+    if not final.over:
         return "the final comparison is not complete: `evo-tune resume` continues it; the best is that of the search"
-    if race.chosen is None:
+    if final.chosen is None:
         return "every finalist failed on its fresh seeds: the best is that of the search"
-    if not race.pairs:
-        return f"on all {race.seeds} fresh seeds the best or the default failed: they cannot be compared"
-    if end.best.id == race.chosen:
-        return _difference(end, race)
-    if race.gain < 0.0:
-        error = "" if math.isnan(race.error) else f" ± {fixed(race.error)}"
+    if not final.pairs:
+        return f"on all {final.seeds} fresh seeds the best or the default failed: they cannot be compared"
+    if end.best.id == final.chosen:
+        return _difference(end, final)
+    if final.gain < 0.0:
+        error = "" if math.isnan(final.error) else f" ± {fixed(final.error)}"
         where = "on fresh seeds and the test set" if end.tested else "on fresh seeds"
-        worse = f"trial {race.chosen}, the finalist, is {fixed(-race.gain)}{error} worse"
+        worse = f"trial {final.chosen}, the finalist, is {fixed(-final.gain)}{error} worse"
         return f"nothing beat the default genome: {where} {worse}"
-    return f"trial {race.chosen}, the best finalist, failed on fresh seeds where the default did not: use the default"
+    return f"trial {final.chosen}, the best finalist, failed on fresh seeds where the default did not: use the default"
 
 
-def _difference(end: Closing, race: Standing) -> str:
+def _difference(end: Closing, final: ComparisonState) -> str:
     """Return the gain of the chosen finalist with its error."""
-    said = f"the best {'beats' if race.beats else 'does not clearly beat'} the default"
-    if math.isnan(race.error):
-        return f"difference: {fixed(race.gain)} on one fresh seed: {said}"
-    errors = f"{race.gain / race.error:.1f} standard errors" if race.error else "no spread between seeds"
-    how = f"{errors}, paired over {race.pairs} fresh seeds" + (", on the test set" if end.tested else "")
-    return f"difference: {fixed(race.gain)} ± {fixed(race.error)}: {said} ({how})"
+    said = f"the best {'beats' if final.beats else 'does not clearly beat'} the default"
+    if math.isnan(final.error):
+        return f"difference: {fixed(final.gain)} on one fresh seed: {said}"
+    errors = f"{final.gain / final.error:.1f} standard errors" if final.error else "no spread between seeds"
+    how = f"{errors}, paired over {final.pairs} fresh seeds" + (", on the test set" if end.tested else "")
+    return f"difference: {fixed(final.gain)} ± {fixed(final.error)}: {said} ({how})"

@@ -14,7 +14,7 @@ from evo_tune.forecast.timing import Pace, pace_of, points
 from evo_tune.genome.trial import Candidate, Outcome
 from evo_tune.loop.opening import forecast
 from evo_tune.loop.search import Search
-from evo_tune.report.racing import Race
+from evo_tune.report.final_comparison import FinalComparison
 from evo_tune.rules.fidelity import expected_cost
 from evo_tune.settings import SessionSettings, settings_of
 from tests.loop.cases import Begin
@@ -91,9 +91,9 @@ def test_a_race_takes_between_the_least_and_the_most_that_is_told(slots: int, se
     counts = set()
     for draw in range(30):
         rng = np.random.default_rng(draw)
-        race = Race(tuple(range(1, finalists + 1)), 0, seeds)
+        comparison = FinalComparison(tuple(range(1, finalists + 1)), 0, seeds)
         gain, results, rounds = rng.normal(), {}, 0
-        while wanted := race.standing(results).wanted:
+        while wanted := comparison.state(results).wanted:
             rounds += 1
             for one in wanted[:slots]:
                 results[one] = float(rng.normal() - (gain if one.id else 0.0))
@@ -114,8 +114,8 @@ def test_hours_are_never_promised_twice() -> None:
         session = SessionSettings(hours=hours, final_seeds=draw % 4, finalists=2)
         found = ahead(manifest, session, slots, expected_cost(rungs, 50), Pace((each, each)))
         assert found is not None
-        race = sum(calibration_seconds(session, each, slots)) / 2
-        assert found.full_trainings * each / slots <= max(0.0, hours * 3600 - race) + 1e-6
+        comparison = sum(calibration_seconds(session, each, slots)) / 2
+        assert found.full_trainings * each / slots <= max(0.0, hours * 3600 - comparison) + 1e-6
         assert found.seconds.expected <= hours * 3600 + 1e-6
         assert found.genomes <= found.full_trainings / min(rungs) + 1
 

@@ -14,8 +14,8 @@ import pytest
 from evo_tune.genome.trial import Candidate, Outcome
 from evo_tune.loop.calibration import calibration_work, collect
 from evo_tune.loop.search import Search
-from evo_tune.report.calibration import Calibrated, calibrated, race_of, recommended, standing
-from evo_tune.report.racing import Fresh
+from evo_tune.report.final_comparison import FreshTraining
+from evo_tune.report.recommendation import FreshValues, comparison_of, comparison_state, fresh_values, recommended
 from evo_tune.report.summary import Closing, closing, leaders
 from evo_tune.report.words import verdict
 from evo_tune.store.calibration import read_calibration
@@ -31,8 +31,8 @@ def falling(search: Search, candidate: Candidate) -> dict[str, float]:
 
 
 def settled(run: Run, loss: Callable[[int, str, int], float | None]) -> Closing:
-    """Play a run's race with these losses, by trial, purpose and number, and return how it ended."""
-    while work := calibration_work(run, race_of(run)):
+    """Play a run's comparison with these losses, by trial, purpose and number, and return how it ended."""
+    while work := calibration_work(run, comparison_of(run)):
         for one, job in work.items():
             found = loss(one.id, one.purpose, one.number)
             failed = Outcome("failed", error="no")
@@ -61,7 +61,7 @@ def test_the_best_and_the_default_are_trained_again_with_paired_seeds(begin: Beg
     assert not set(seeds[0]) & {trial.candidate.seed for trial in search.trials}
     assert {trial.outcome.device for trial in trials} == {"cpu"}
     assert all(trial.genome == again.candidates[trial.id].genome for trial in trials)
-    default, winner = calibrated(again)
+    default, winner = fresh_values(again)
     assert (default.id, winner.id) == (0, best.id)
     losses = [t.outcome.metrics["loss"] for t in trials if t.id == 0]
     assert sorted(default.values) == sorted(losses)
@@ -77,7 +77,7 @@ def test_any_number_of_slots_trains_the_same(begin: Begin) -> None:
         for slots in (1, 3)
     ]
     assert kept(runs[0].saved) == kept(runs[1].saved)
-    assert standing(runs[0].saved) == standing(runs[1].saved)
+    assert comparison_state(runs[0].saved) == comparison_state(runs[1].saved)
     assert [run.best and run.best.id for run in runs[:1]] == [run.best and run.best.id for run in runs[1:]]
 
 
@@ -109,8 +109,8 @@ def test_a_calibration_that_was_stopped_goes_on_exactly(begin: Begin, resume: Be
     after = read_calibration(Run.open(again.saved.folder))
     assert after[: len(before)] == before
     assert kept(again.saved) == kept(whole)
-    assert standing(again.saved) == standing(whole)
-    assert calibration_work(again.saved, race_of(again.saved)) == {}
+    assert comparison_state(again.saved) == comparison_state(whole)
+    assert calibration_work(again.saved, comparison_of(again.saved)) == {}
 
 
 @pytest.mark.usefixtures("here")
@@ -120,31 +120,36 @@ def test_a_new_best_is_trained_and_the_default_is_kept(begin: Begin, resume: Beg
     drive(resume("run", trials=7), evaluate=falling)
     done = Run.open(resume("run", slots=1).run().saved.folder)
     assert sorted(trial.id for trial in read_calibration(done)) == [0, 0, 5, 5, 6, 6]
-    assert [row.id for row in calibrated(done)] == [0, 6]
+    assert [row.id for row in fresh_values(done)] == [0, 6]
 
 
 @pytest.mark.usefixtures("here")
 def test_a_default_that_nothing_has_beaten_needs_none(begin: Begin) -> None:
     search = begin(trials=1, slots=1, final_seeds=3).run()
     assert not (search.saved.folder / "_calibration.parquet").exists()
-    assert calibrated(search.saved) == []
+    assert fresh_values(search.saved) == []
 
 
 def test_the_choice_and_the_report_have_seeds_of_their_own(begin: Begin, resume: Begin) -> None:
     drive(begin("run", trials=6), evaluate=falling)
     run = resume("run", final_seeds=3, finalists=2).saved
-    wanted = calibration_work(run, race_of(run))
-    assert list(wanted) == [Fresh(5, "choose", 1), Fresh(4, "choose", 1), Fresh(0, "report", 1), Fresh(0, "report", 2)]
-    assert wanted[Fresh(5, "choose", 1)].folder == "calibration-000005-choose-1"
-    assert wanted[Fresh(5, "choose", 1)].candidate.seed == wanted[Fresh(4, "choose", 1)].candidate.seed
+    wanted = calibration_work(run, comparison_of(run))
+    assert list(wanted) == [
+        FreshTraining(5, "choose", 1),
+        FreshTraining(4, "choose", 1),
+        FreshTraining(0, "report", 1),
+        FreshTraining(0, "report", 2),
+    ]
+    assert wanted[FreshTraining(5, "choose", 1)].folder == "calibration-000005-choose-1"
+    assert wanted[FreshTraining(5, "choose", 1)].candidate.seed == wanted[FreshTraining(4, "choose", 1)].candidate.seed
     assert len({job.candidate.seed for job in wanted.values()}) == 3
     end = settled(run, lambda id, purpose, number: {0: 9.0, 4: 1.0, 5: 2.0}[id] + (number % 3) / 100 * (1 + id))
     best = recommended(run)
     assert best is not None
     assert (best.id, end.best and end.best.id, leaders(run, 2)[0].id) == (4, 4, 4)
     assert end.beaten
-    assert end.calibrated_best is not None
-    assert end.calibrated_best.values == (1.05, 1.1), "the values of the reporting seeds alone"
+    assert end.fresh_best is not None
+    assert end.fresh_best.values == (1.05, 1.1), "the values of the reporting seeds alone"
     assert f"difference: {end.gain:.5f} ± {end.gain_error:.5f}: the best beats the default" in verdict(end)
     assert "paired over 2 fresh seeds" in verdict(end)
 
@@ -161,11 +166,11 @@ def test_failures_are_counted(begin: Begin, resume: Begin) -> None:
     drive(begin("run", trials=6), evaluate=falling)
     run = resume("run", final_seeds=3).saved
     end = settled(run, lambda id, purpose, number: None if (id, number) == (5, 2) else 5.0 - id)
-    default, best = calibrated(run)
+    default, best = fresh_values(run)
     assert (default.values, default.failures) == ((5.0, 5.0), 0)
     assert (best.values, best.failures) == ((0.0,), 1)
     assert math.isnan(best.error)
-    assert math.isnan(Calibrated(0, (), 2).mean)
+    assert math.isnan(FreshValues(0, (), 2).mean)
     assert (end.beaten, end.best and end.best.id) == (False, 0)
     assert "failed on fresh seeds where the default did not" in verdict(end)
 
@@ -186,7 +191,7 @@ def test_results_of_another_evaluator_or_other_data_are_not_used(begin: Begin, r
     changed = resume("run", accept_changes=True)
     assert not read_calibration(changed.saved)
     assert closing(changed.saved).beaten is None
-    assert calibrated(changed.saved) == []
+    assert fresh_values(changed.saved) == []
     second = changed.run().saved
     assert len(kept(second)) == 4
     table = pq.read_table(second.folder / "_calibration.parquet")
@@ -218,6 +223,6 @@ def test_what_a_calibration_fails_on_stops_nothing_else(begin: Begin, resume: Be
     quick.write_text(quick.read_text() + f"\nSEEN = {{{seed}}}\n")
     search = resume("run", accept_changes=True, slots=1, final_seeds=1).run()
     run = Run.open(search.saved.folder)
-    assert [(row.values, row.failures) for row in calibrated(run)] == [((), 2), ((), 2)]
+    assert [(row.values, row.failures) for row in fresh_values(run)] == [((), 2), ((), 2)]
     assert "they cannot be compared" in verdict(closing(run))
     assert len(search.trials) == 6

@@ -13,8 +13,8 @@ import pytest
 from evo_tune.forecast.ahead import CLOSING
 from evo_tune.genome.trial import Candidate, Outcome
 from evo_tune.loop.search import Search
-from evo_tune.report.calibration import race_of
-from evo_tune.report.racing import Fresh
+from evo_tune.report.final_comparison import FreshTraining
+from evo_tune.report.recommendation import comparison_of
 from tests.loop.cases import Begin
 
 HOURS = 0.1
@@ -74,13 +74,13 @@ class World:
             search.tell(candidate, Outcome("ok", {"loss": self.loss(candidate.genome), "cost": 1.0}, seconds=took))
 
     def calibrate(self, search: Search) -> None:
-        """Have the closing race run: a slot that is free takes what is wanted, and waits while nothing is."""
-        race, run = race_of(search.saved), search.saved
-        results: dict[Fresh, float | None] = {}
-        running: list[tuple[float, Fresh]] = []
+        """Have the closing comparison run: a slot that is free takes what is wanted, and waits while nothing is."""
+        comparison, run = comparison_of(search.saved), search.saved
+        results: dict[FreshTraining, float | None] = {}
+        running: list[tuple[float, FreshTraining]] = []
         while True:
             out = {one for _, one in running}
-            wanted = [one for one in race.standing(results).wanted if one not in out]
+            wanted = [one for one in comparison.state(results).wanted if one not in out]
             for one in wanted[: self.slots - len(running)]:
                 running.append((self.now + self.seconds(run.candidates[one.id].genome), one))
             if not running:

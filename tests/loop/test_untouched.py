@@ -15,7 +15,7 @@ from evo_tune.errors import OptionError
 from evo_tune.genome.trial import Candidate, Maximize, Outcome
 from evo_tune.loop.calibration import calibration_work, collect
 from evo_tune.loop.search import Search
-from evo_tune.report.calibration import calibrated, race_of, recommended, reported
+from evo_tune.report.recommendation import comparison_of, fresh_values, recommended, reported
 from evo_tune.report.summary import closing
 from evo_tune.report.words import verdict
 from evo_tune.store.calibration import read_calibration
@@ -72,11 +72,11 @@ def test_no_trial_has_a_metric_of_the_test_set_and_the_last_comparison_has_nothi
     fresh = read_calibration(run)
     choosing = [trial for trial in fresh if "test_loss" not in trial.outcome.metrics]
     told = [trial for trial in fresh if "test_loss" in trial.outcome.metrics]
-    assert {trial.id for trial in choosing} == set(race_of(run).finalists)
-    assert {trial.id for trial in told} == {row.id for row in calibrated(run)}
+    assert {trial.id for trial in choosing} == set(comparison_of(run).finalists)
+    assert {trial.id for trial in told} == {row.id for row in fresh_values(run)}
     assert all(trial.outcome.metrics["test_accuracy"] == 1.0 for trial in told)
     assert {trial.candidate.seed for trial in told}.isdisjoint(trial.candidate.seed for trial in choosing)
-    default, best = calibrated(run)
+    default, best = fresh_values(run)
     assert all(5.0 <= value < 5.1 for value in default.values), "of the test set, and not 1 as in the search"
     assert all(5.1 < value < 6.1 for value in best.values)
     assert pq.read_schema(run.folder / "_calibration.parquet").field("metric.test_loss").metadata == {b"unit": b"nats"}
@@ -88,7 +88,7 @@ def test_finalists_are_chosen_by_validation_and_compared_by_the_test_set(begin: 
     validation = {0: 9.0, 4: 1.0, 5: 2.0}
     test = {0: 3.0, 4: 2.5, 5: 0.1}
     seen = set()
-    while work := calibration_work(run, race_of(run)):
+    while work := calibration_work(run, comparison_of(run)):
         for one, job in work.items():
             seen.add((one.purpose, job.candidate.test))
             metrics = {"loss": validation[one.id] + one.number / 100}
@@ -121,7 +121,7 @@ def test_everything_that_tells_of_fresh_seeds_says_test(begin: Begin, quick: Pat
         assert result.exit_code == 0, result.output
         return result.output
 
-    best, end = calibrated(run)[1], closing(run)
+    best, end = fresh_values(run)[1], closing(run)
     assert end.beaten
     data = json.loads(typed("best", "run", "--format", "json"))
     assert (data["fresh_seeds"]["metric"], data["fresh_seeds"]["mean"]) == ("test_loss", best.mean)

@@ -11,11 +11,11 @@ import msgspec
 import pytest
 
 from evo_tune import Outcome
-from evo_tune.report.calibration import calibrated
 from evo_tune.report.charts import parallel
 from evo_tune.report.drawing import MOST_MARKS
 from evo_tune.report.material import Material
 from evo_tune.report.page import inline_library, report, write_beside, write_report
+from evo_tune.report.recommendation import fresh_values
 from evo_tune.store.run import Run
 from tests.conftest import cut_copy
 from tests.report.conftest import HOSTILE, SAMPLE, Made, Open, Opened, hostile_space, opened_in
@@ -111,7 +111,7 @@ def test_the_samples_report_is_drawn_whole_and_in_silence(sample: tuple[Opened, 
     titles = opened.page.locator("h2").all_inner_texts()
     assert material.best is not None
     assert titles[:4] == [f"Trial {material.best.id} beats the default", "What to do next", "Course", "Lineage"]
-    mean = next(row.mean for row in calibrated(material.run) if row.id == material.best.id)
+    mean = next(row.mean for row in fresh_values(material.run) if row.id == material.best.id)
     assert f"{mean:.5f}" in opened.page.locator("#verdict").inner_text()
 
 

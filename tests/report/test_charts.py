@@ -14,10 +14,10 @@ import pytest
 from evo_tune import Search
 from evo_tune.genome.trial import Outcome
 from evo_tune.report import charts
-from evo_tune.report.calibration import calibrated
 from evo_tune.report.charts import course, curves, front, lineage, parallel, resources, seeds, slots
 from evo_tune.report.drawing import as_plotly, log_axis, safe, thinned
 from evo_tune.report.material import Material
+from evo_tune.report.recommendation import fresh_values
 from evo_tune.report.summary import best_so_far, spent
 from evo_tune.store.run import Run
 from tests.conftest import cut_copy
@@ -202,7 +202,7 @@ def test_idle_time_is_what_is_left_of_a_slot() -> None:
 def test_the_final_comparison_is_shown_seed_by_seed(begin: Callable[..., Search]) -> None:
     run = begin("compared", trials=6, final_seeds=2, slots=1).run().saved
     material = Material(run)
-    rows = {row.id: row for row in calibrated(run)}
+    rows = {row.id: row for row in fresh_values(run)}
     assert material.best is not None
     for id in (0, material.best.id):
         values = [row[id] for row in seeds.by_seed(material).values() if id in row]

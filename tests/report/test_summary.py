@@ -7,8 +7,8 @@ import math
 import pytest
 
 from evo_tune.genome.trial import Candidate, Outcome, Trial
-from evo_tune.report.racing import Standing
-from evo_tune.report.summary import Closing, born, failures, further_generations, trained_in_full
+from evo_tune.report.final_comparison import ComparisonState
+from evo_tune.report.summary import Closing, failures, further_generations, proposed, trained_in_full
 from evo_tune.report.words import fixed, verdict
 from evo_tune.store.run import Run
 from tests.report.conftest import Made
@@ -18,8 +18,8 @@ def ended(gain: float, error: float, beats: bool) -> Closing:
     """Return the end of a run whose final comparison over three seeds gave these numbers."""
     trials = [Trial(Candidate(id, 0, id, 0, {"x": id}, "-"), Outcome("ok"), id, (0.0,)) for id in (0, 1)]
     counts = dict.fromkeys(("evaluations", "failures", "partial", "pruned"), 9)
-    race = Standing((), 1, 3, 3, gain, error, beats)
-    return Closing("loss", "min", trials[1], trials[0], None, None, **counts, seconds=1.0, race=race)
+    comparison = ComparisonState((), 1, 3, 3, gain, error, beats)
+    return Closing("loss", "min", trials[1], trials[0], None, None, **counts, seconds=1.0, comparison=comparison)
 
 
 @pytest.mark.parametrize(
@@ -50,9 +50,9 @@ def test_errors_are_gathered_the_commonest_first(made: Made) -> None:
 
 def test_the_hint_to_go_on_asks_for_three_generations_more(promoted: Run) -> None:
     run = promoted
-    assert born(run) == len({str(candidate.genome) for candidate in run.candidates})
+    assert proposed(run) == len({str(candidate.genome) for candidate in run.candidates})
     assert trained_in_full(run) < len(run.candidates)
-    whole, part = divmod(born(run), run.manifest.population)
+    whole, part = divmod(proposed(run), run.manifest.population)
     assert further_generations(run) == whole + (part > 0) + 3
 
 

@@ -16,7 +16,7 @@ from evo_tune.loop.code import ruled
 from evo_tune.loop.proposing import verify
 from evo_tune.loop.search import Search
 from evo_tune.plugins.context import Context, Pruned
-from evo_tune.report.calibration import calibrated, race_of, ranked, recommended
+from evo_tune.report.recommendation import comparison_of, fresh_values, ranked, recommended
 from evo_tune.report.summary import best_so_far, front, spent
 from evo_tune.store.manifest import space_of
 from evo_tune.store.run import Run
@@ -198,7 +198,7 @@ def test_best_front_and_calibration_keep_to_the_constraints(descent: Begin, resu
     best = recommended(run)
     assert best is not None
     assert best.feasible
-    assert best.id in [row.id for row in calibrated(run)], "the only finalist that keeps to them needs no choice"
+    assert best.id in [row.id for row in fresh_values(run)], "the only finalist that keeps to them needs no choice"
 
 
 def test_the_incumbent_is_told_by_its_mean(descent: Begin, fast_disk: None) -> None:
@@ -295,7 +295,7 @@ def test_the_finalists_are_those_of_which_the_least_loss_is_expected(noisy: Begi
     run = noisy(final_seeds=1, finalists=3).run().saved
     expected = [trial.id for trial in ranked(run)]
     assert [trial.id for trial in run.ranked()] != expected, "or this shows nothing"
-    assert race_of(run).finalists == tuple(id for id in expected[:3] if id)
+    assert comparison_of(run).finalists == tuple(id for id in expected[:3] if id)
 
 
 @pytest.fixture

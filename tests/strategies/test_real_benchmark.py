@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from evo_tune.loop.search import Search
-from evo_tune.report.calibration import calibration_seed
+from evo_tune.report.recommendation import fresh_seed
 from evo_tune.store.calibration import read_calibration
 from evo_tune.store.run import Run
 from tests.conftest import benchmark
@@ -91,7 +91,7 @@ def test_a_closing_race_says_the_loss_by_seeds_of_its_own_as_far_as_it_was_in_ti
     found = real.ours("random", job, 0, tmp_path / "runs", trials=9, final_seeds=2, finalists=2)
     run = Run.open(tmp_path / "runs" / "in-time" / "run")
     race = read_calibration(run)
-    telling = {calibration_seed(0, number, "report") for number in range(1, 5)}
+    telling = {fresh_seed(0, number, "report") for number in range(1, 5)}
     mine = [trial for trial in race if trial.genome == found.genome and trial.candidate.seed in telling]
     fresh = [trial.losses[0] for trial in mine if trial.losses]
     assert found.said == pytest.approx(np.mean(fresh))

@@ -52,7 +52,7 @@ def command(run: str | None, store: str, form: str) -> None:
 
 def _print_one(run: Run, best: Trial) -> None:
     from evo_tune.plugins.command import command_of
-    from evo_tune.report.calibration import calibrated, predicted, reported
+    from evo_tune.report.recommendation import fresh_values, predicted, reported
     from evo_tune.report.summary import seeded
     from evo_tune.report.words import spread
 
@@ -61,7 +61,7 @@ def _print_one(run: Run, best: Trial) -> None:
     expected = predicted(run, best)
     if expected is not None:
         text += f" ({expected:.6g} is expected with others)"
-    fresh = next((row for row in calibrated(run) if row.id == best.id), None)
+    fresh = next((row for row in fresh_values(run) if row.id == best.id), None)
     if fresh is None:
         text = f"{metric} {text}"
     else:

@@ -80,13 +80,13 @@ def _print_run(run: Run, top: int) -> None:
 
 def _print_trials(run: Run, top: int) -> None:
     """Print the Pareto front, or the best trials, as a table."""
-    from evo_tune.report.calibration import calibrated, reported
+    from evo_tune.report.recommendation import fresh_values, reported
     from evo_tune.report.summary import front, leaders
     from evo_tune.report.words import spread
 
     metrics = [objective.metric for objective in run.objectives]
     bounded = [one.metric for one in run.constraints if one.metric not in metrics]
-    fresh = {row.id: row for row in calibrated(run)}
+    fresh = {row.id: row for row in fresh_values(run)}
     measured = reported(run).metric
     over = "over fresh seeds" if measured == metrics[0] else f"{measured} over fresh seeds"
     trials = front(run) if len(metrics) > 1 else leaders(run, top)

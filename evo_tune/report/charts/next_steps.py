@@ -316,6 +316,6 @@ def _judged(found: Further) -> str:
 def _noise(material: Material) -> float:
     """Return the standard deviation of one genome's values between seeds; NaN if unknown."""
     end = material.closing
-    rows = [row.values for row in (end.calibrated_best, end.calibrated_default) if row is not None]
+    rows = [row.values for row in (end.fresh_best, end.fresh_default) if row is not None]
     spreads = [float(np.var(values, ddof=1)) for values in rows if len(values) > 1 and max(map(abs, values)) < 1e150]
     return math.sqrt(sum(spreads) / len(spreads)) if spreads else math.nan

@@ -18,7 +18,7 @@ def part(material: Material) -> Part | None:
     """Return the part."""
     end, run = material.closing, material.run
     facts = {}
-    for name, trial, row in (("best", end.best, end.calibrated_best), ("default", end.default, end.calibrated_default)):
+    for name, trial, row in (("best", end.best, end.fresh_best), ("default", end.default, end.fresh_default)):
         if trial is not None:
             value = spread(row) if row is not None else f"{trial.outcome.metrics[end.metric]:.5g}"
             facts[f"{name}: {end.metric if row is None else end.reported} (trial {trial.id})"] = value

@@ -24,7 +24,14 @@ from evo_tune.genome.models.seeds import by_expectation
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Objective, Trial
 from evo_tune.genome.values import genome_key, is_same
-from evo_tune.report.racing import ROUNDING, Fresh, Purpose, Race, Standing, most_numbers
+from evo_tune.report.final_comparison import (
+    ROUNDING,
+    ComparisonState,
+    FinalComparison,
+    FreshTraining,
+    Purpose,
+    most_numbers,
+)
 from evo_tune.store.calibration import read_calibration
 from evo_tune.store.run import Run
 
@@ -112,7 +119,7 @@ def is_default(trial: Trial, run: Run) -> bool:
 
 
 @dataclass(frozen=True)
-class Calibrated:
+class FreshValues:
     """Values of one genome over the reporting seeds of the final comparison, by the metric of `reported`.
 
     Args:
@@ -144,17 +151,17 @@ class Compared:
     """The final comparison of a run so far.
 
     Args:
-        race: Finalists and default.
+        comparison: Finalists and default.
         results: Losses of its trainings; None for a failure.
         state: What follows from them.
     """
 
-    race: Race
-    results: Mapping[Fresh, float | None]
-    state: Standing
+    comparison: FinalComparison
+    results: Mapping[FreshTraining, float | None]
+    state: ComparisonState
 
 
-def calibration_seed(run_seed: int, number: int, purpose: Purpose = "report") -> int:
+def fresh_seed(run_seed: int, number: int, purpose: Purpose = "report") -> int:
     """Return a seed that no trial of the run has used; it is the same for every genome, which pairs the results."""
     return int(np.random.SeedSequence([run_seed, STREAMS[purpose], number]).generate_state(1)[0])
 
@@ -168,7 +175,7 @@ def reported(run: Run) -> Objective:
     return type(first)(run.manifest.tests.get(first.metric, first.metric))
 
 
-def race_of(run: Run) -> Race:
+def comparison_of(run: Run) -> FinalComparison:
     """Return the final comparison that the last session with one asked for.
 
     With several objectives the only finalist is the best on the first one, because the result is the Pareto front.
@@ -179,22 +186,22 @@ def race_of(run: Run) -> Race:
     default = next((trial.id for trial in trials if is_default(trial, run)), None)
     first = trials[: best if len(run.objectives) == 1 else 1]
     leaders = [trial.id for trial in first if trial.feasible == trials[0].feasible]
-    return Race(tuple(id for id in leaders if id != default), default, seeds)
+    return FinalComparison(tuple(id for id in leaders if id != default), default, seeds)
 
 
-def results_of(run: Run, race: Race) -> dict[Fresh, float | None]:
+def results_of(run: Run, comparison: FinalComparison) -> dict[FreshTraining, float | None]:
     """Return the losses of the final comparison's trainings so far; None for a failure."""
     done = {(trial.key, trial.candidate.seed): trial for trial in read_calibration(run)}
-    found: dict[Fresh, float | None] = {}
+    found: dict[FreshTraining, float | None] = {}
     if not done:
         return found
     by: dict[Purpose, Objective] = {"choose": run.objectives[0], "report": reported(run)}
-    for purpose, most in most_numbers(race).items():
+    for purpose, most in most_numbers(comparison).items():
         for number in range(1, most + 1):
-            seed = calibration_seed(run.manifest.settings.seed, number, purpose)
-            for id in (*race.finalists, *(() if race.default is None else (race.default,))):
+            seed = fresh_seed(run.manifest.settings.seed, number, purpose)
+            for id in (*comparison.finalists, *(() if comparison.default is None else (comparison.default,))):
                 if (key := (genome_key(run.candidates[id].genome), seed)) in done:
-                    found[Fresh(id, purpose, number)] = _loss(done[key], by[purpose])
+                    found[FreshTraining(id, purpose, number)] = _loss(done[key], by[purpose])
     return found
 
 
@@ -208,30 +215,30 @@ def compared(run: Run) -> Compared | None:
     """Return the final comparison so far; None before its first result."""
     if not read_calibration(run):  # a running search asks for this often
         return None
-    race = race_of(run)
-    results = results_of(run, race)
-    return Compared(race, results, race.standing(results)) if results else None
+    comparison = comparison_of(run)
+    results = results_of(run, comparison)
+    return Compared(comparison, results, comparison.state(results)) if results else None
 
 
-def standing(run: Run) -> Standing | None:
+def comparison_state(run: Run) -> ComparisonState | None:
     """Return the state of the final comparison; None before its first result."""
     found = compared(run)
     return None if found is None else found.state
 
 
-def calibrated(run: Run) -> list[Calibrated]:
+def fresh_values(run: Run) -> list[FreshValues]:
     """Return the values of the default and of the chosen finalist; empty until the final comparison is complete."""
     found = compared(run)
     if found is None or not found.state.over or found.state.chosen is None:
         return []
-    ids = [id for id in (found.race.default, found.state.chosen) if id is not None]
+    ids = [id for id in (found.comparison.default, found.state.chosen) if id is not None]
     return [_over_seeds(id, found, reported(run)) for id in ids]
 
 
-def _over_seeds(id: int, found: Compared, by: Objective) -> Calibrated:
-    losses = [found.results[Fresh(id, "report", number)] for number in range(1, found.state.seeds + 1)]
+def _over_seeds(id: int, found: Compared, by: Objective) -> FreshValues:
+    losses = [found.results[FreshTraining(id, "report", number)] for number in range(1, found.state.seeds + 1)]
     values = tuple(by.value(loss) for loss in losses if loss is not None)
-    return Calibrated(id, values, len(losses) - len(values))
+    return FreshValues(id, values, len(losses) - len(values))
 
 
 def recommended(run: Run) -> Trial | None:
@@ -240,7 +247,7 @@ def recommended(run: Run) -> Trial | None:
     The default genome is recommended instead if it was better on the reporting seeds: fewer failures, or the same
     number and a better mean.
     """
-    state = standing(run) if len(run.objectives) == 1 else None
+    state = comparison_state(run) if len(run.objectives) == 1 else None
     if state is None or not state.over or state.chosen is None:
         return next(iter(ranked(run)), None) if run.manifest.settings.most_seeds > 1 else run.leader
     trials = run.ranked()
@@ -248,6 +255,6 @@ def recommended(run: Run) -> Trial | None:
     default = next((trial for trial in trials if is_default(trial, run)), None)
     if default is None or default.violation > chosen.violation:
         return chosen
-    failures = {row.id: row.failures for row in calibrated(run)}
+    failures = {row.id: row.failures for row in fresh_values(run)}
     more = failures[chosen.id] - failures[default.id]
     return default if more > 0 or (more == 0 and state.gain < 0) else chosen

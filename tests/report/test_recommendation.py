@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from evo_tune.loop.search import Search
-from evo_tune.report.calibration import race_of, ranked, recommended
+from evo_tune.report.recommendation import comparison_of, ranked, recommended
 
 Begin = Callable[..., Search]
 
@@ -64,7 +64,7 @@ def test_who_has_had_all_seeds_stands_before_those_that_look_better_after_fewer(
     best = recommended(run)
     assert best is not None
     assert best.id == 0
-    assert race_of(run).finalists == (newcomer,), "it may yet show its worth in the race"
+    assert comparison_of(run).finalists == (newcomer,), "it may yet show its worth in the comparison"
 
 
 def test_once_it_has_had_them_it_is_recommended(told: Callable[..., Search]) -> None:

@@ -1,4 +1,4 @@
-"""The race of a calibration: same work and verdict in any order of arrival, never more than its cap, no nonsense."""
+"""The final comparison: same work and verdict in any order of results, at most its cap, and sensible verdicts."""
 
 from __future__ import annotations
 
@@ -11,10 +11,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from evo_tune.report.racing import ALPHA, CAP, Fresh, Race, Standing, looks, student_tail
+from evo_tune.report.final_comparison import (
+    ALPHA,
+    CAP,
+    ComparisonState,
+    FinalComparison,
+    FreshTraining,
+    looks,
+    student_tail,
+)
 
 Loss = float | None
-Draw = Callable[[Fresh], Loss]
+Draw = Callable[[FreshTraining], Loss]
 
 SEEDS = st.integers(1, 7)
 FINALISTS = st.integers(1, 6)
@@ -22,27 +30,29 @@ LUCK = st.integers(0, 2**32)
 ODD = (None, 0.0, 1.0, math.nan, math.inf, -math.inf, 1e308, -1e308, 1e-308)
 
 
-def play(race: Race, draw: Draw, order: random.Random | None = None) -> tuple[dict[Fresh, Loss], Standing]:
-    """Play a race to its end, a wave at a time, or one by one out of what is wanted, in any order."""
-    results: dict[Fresh, Loss] = {}
-    while wanted := (standing := race.standing(results)).wanted:
+def play(
+    comparison: FinalComparison, draw: Draw, order: random.Random | None = None
+) -> tuple[dict[FreshTraining, Loss], ComparisonState]:
+    """Play a comparison to its end, a wave at a time, or one by one out of what is wanted, in any order."""
+    results: dict[FreshTraining, Loss] = {}
+    while wanted := (state := comparison.state(results)).wanted:
         assert len(set(wanted)) == len(wanted)
         assert not set(wanted) & results.keys()
-        assert standing.beats is None
+        assert state.beats is None
         for one in wanted if order is None else [order.choice(wanted)]:
             results[one] = draw(one)
-    return results, standing
+    return results, state
 
 
-def race_of(finalists: int, seeds: int) -> Race:
-    return Race(tuple(range(1, finalists + 1)), 0, seeds)
+def made(finalists: int, seeds: int) -> FinalComparison:
+    return FinalComparison(tuple(range(1, finalists + 1)), 0, seeds)
 
 
 def table(luck: int) -> Draw:
     """Return losses for any training: all usual, or with a few or many odd ones among them."""
     share = random.Random(luck).choice([0.0, 0.1, 0.6])
 
-    def draw(one: Fresh) -> Loss:
+    def draw(one: FreshTraining) -> Loss:
         rng = random.Random(f"{luck} {one}")
         return rng.choice(ODD) if rng.random() < share else rng.gauss(-one.id * (luck % 3), 1)
 
@@ -52,15 +62,15 @@ def table(luck: int) -> Draw:
 @given(FINALISTS, SEEDS, LUCK)
 @settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow])
 def test_the_order_of_arrival_changes_neither_work_nor_verdict(finalists: int, seeds: int, luck: int) -> None:
-    race, draw, order = race_of(finalists, seeds), table(luck), random.Random(luck)
-    by_waves = play(race, draw)
-    one_by_one = play(race, draw, order)
+    comparison, draw, order = made(finalists, seeds), table(luck), random.Random(luck)
+    by_waves = play(comparison, draw)
+    one_by_one = play(comparison, draw, order)
     assert by_waves[0].keys() == one_by_one[0].keys()
     assert repr(by_waves[1]) == repr(one_by_one[1])
     shuffled = list(by_waves[0].items())
     order.shuffle(shuffled)
     half = dict(shuffled[: len(shuffled) // 2])  # killed: what is on disk decides what is still trained
-    while wanted := race.standing(half).wanted:
+    while wanted := comparison.state(half).wanted:
         half |= {one: by_waves[0][one] for one in wanted}
     assert half.keys() == by_waves[0].keys()
 
@@ -68,8 +78,8 @@ def test_the_order_of_arrival_changes_neither_work_nor_verdict(finalists: int, s
 @given(FINALISTS, SEEDS, LUCK)
 @settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow])
 def test_caps_are_kept_and_failures_never_win(finalists: int, seeds: int, luck: int) -> None:
-    race = race_of(finalists, seeds)
-    results, standing = play(race, table(luck))
+    comparison = made(finalists, seeds)
+    results, state = play(comparison, table(luck))
     halvings = math.ceil(math.log2(finalists))
     for id in range(finalists + 1):
         numbers = {kind: [one.number for one in results if (one.id, one.purpose) == (id, kind)] for kind in Purposes}
@@ -77,19 +87,19 @@ def test_caps_are_kept_and_failures_never_win(finalists: int, seeds: int, luck: 
         assert len(numbers["choose"]) <= math.ceil(seeds / 3) * halvings
         assert sorted(numbers["report"]) == list(range(1, len(numbers["report"]) + 1))
     assert not any(one.purpose == "choose" and one.id == 0 for one in results)
-    if standing.chosen is None:
-        assert standing.beats is None
+    if state.chosen is None:
+        assert state.beats is None
         return
     mine, other = (
-        [results[Fresh(id, "report", n)] for n in range(1, standing.seeds + 1)] for id in (standing.chosen, 0)
+        [results[FreshTraining(id, "report", n)] for n in range(1, state.seeds + 1)] for id in (state.chosen, 0)
     )
     good = [(a, b) for a, b in zip(mine, other, strict=True) if usable(a) and usable(b)]
-    assert standing.pairs == len(good)
-    assert standing.pairs < 2 or (math.isfinite(standing.gain) and standing.error >= 0)
-    if standing.beats:
+    assert state.pairs == len(good)
+    assert state.pairs < 2 or (math.isfinite(state.gain) and state.error >= 0)
+    if state.beats:
         assert all(usable(a) for a, b in zip(mine, other, strict=True) if usable(b))
-        assert standing.gain > 0
-        assert standing.pairs >= 2
+        assert state.gain > 0
+        assert state.pairs >= 2
 
 
 Purposes = ("choose", "report")
@@ -101,71 +111,71 @@ def usable(loss: Loss) -> bool:
 
 def test_a_clear_case_takes_fewer_trainings_than_a_close_one() -> None:
     rng = random.Random(0)
-    race = race_of(2, 3)
-    worse, _ = play(race, lambda one: rng.gauss(1 if one.id else 0, 0.1))
-    better, standing = play(race, lambda one: rng.gauss(-9 if one.id else 0, 0.1))
-    assert standing.beats
+    comparison = made(2, 3)
+    worse, _ = play(comparison, lambda one: rng.gauss(1 if one.id else 0, 0.1))
+    better, state = play(comparison, lambda one: rng.gauss(-9 if one.id else 0, 0.1))
+    assert state.beats
     assert len(worse) == 2 + 2 * 2
     assert len(better) < 2 + 2 * 6
     noise = iter([0.0, 2.0, 0.1, 1.8, 0.2, 1.5])
-    close, standing = play(race, lambda one: 0.0 if one.id or one.purpose == "choose" else next(noise))
+    close, state = play(comparison, lambda one: 0.0 if one.id or one.purpose == "choose" else next(noise))
     assert len(close) == 2 + 2 * 6
 
 
 def test_reporting_seeds_had_no_part_in_the_choice() -> None:
-    results, standing = play(race_of(5, 3), lambda one: {1: 3.0, 2: 2.0, 3: 1.0, 4: 2.5, 5: 4.0}.get(one.id, 5.0))
-    assert standing.chosen == 3
+    results, state = play(made(5, 3), lambda one: {1: 3.0, 2: 2.0, 3: 1.0, 4: 2.5, 5: 4.0}.get(one.id, 5.0))
+    assert state.chosen == 3
     assert {one.id for one in results if one.purpose == "report"} == {0, 3}
     assert sum(one.purpose == "choose" for one in results) == 5 + 3 + 2
 
 
 def test_what_may_run_side_by_side_is_wanted_at_once() -> None:
-    wanted = race_of(3, 3).standing({}).wanted
+    wanted = made(3, 3).state({}).wanted
     assert [(one.id, one.purpose) for one in wanted] == [*((id, "choose") for id in (1, 2, 3)), *[(0, "report")] * 2]
-    assert not race_of(3, 0).standing({}).wanted
-    assert race_of(0, 3).standing({}) == Standing()
+    assert not made(3, 0).state({}).wanted
+    assert made(0, 3).state({}) == ComparisonState()
 
 
 def test_ties_go_to_the_better_of_the_search() -> None:
-    assert play(Race((7, 4), 0, 3), lambda one: 1.0)[1].chosen == 7
+    assert play(FinalComparison((7, 4), 0, 3), lambda one: 1.0)[1].chosen == 7
 
 
 @pytest.mark.parametrize("noise", [0.0, 1e-17, 1e-15])
 def test_a_seed_that_changes_nothing_gives_an_exact_difference(noise: float) -> None:
     rng = random.Random(1)
 
-    def exact(one: Fresh) -> float:
+    def exact(one: FreshTraining) -> float:
         return (0.1 + 0.2 if one.id else 0.4) + noise * rng.random()
 
-    standing = play(race_of(1, 3), exact)[1]
-    assert (standing.beats, standing.error, standing.pairs) == (True, 0.0, 2)
-    assert standing.gain == pytest.approx(0.1)
-    assert play(race_of(1, 3), lambda one: 0.3 + noise * rng.random())[1].beats is False
+    state = play(made(1, 3), exact)[1]
+    assert (state.beats, state.error, state.pairs) == (True, 0.0, 2)
+    assert state.gain == pytest.approx(0.1)
+    assert play(made(1, 3), lambda one: 0.3 + noise * rng.random())[1].beats is False
 
 
 def test_a_coarse_metric_needs_more_seeds_than_an_exact_one() -> None:
     """Both losses move with the seed and their difference does not: by one step, that is chance on two seeds."""
 
-    def coarse(one: Fresh) -> float:
+    def coarse(one: FreshTraining) -> float:
         return (one.number % 3) / 8 + (0.0 if one.id else 0.125)
 
-    assert (play(race_of(1, 3), coarse)[1].beats, play(race_of(1, 3), coarse)[1].pairs) == (True, 6)
-    assert play(race_of(1, 2), coarse)[1].beats is False
-    fine = play(race_of(1, 3), lambda one: one.number / 1000 - one.id)[1]
+    assert (play(made(1, 3), coarse)[1].beats, play(made(1, 3), coarse)[1].pairs) == (True, 6)
+    assert play(made(1, 2), coarse)[1].beats is False
+    fine = play(made(1, 3), lambda one: one.number / 1000 - one.id)[1]
     assert (fine.beats, fine.pairs, fine.error) == (True, 2, 0.0)
 
 
 def test_failures_come_last_and_are_no_pairs() -> None:
     good = {1: 5.0, 2: 1.0}
-    chosen = play(race_of(2, 3), lambda one: None if (one.id, one.purpose) == (2, "choose") else good.get(one.id, 9.0))
+    chosen = play(made(2, 3), lambda one: None if (one.id, one.purpose) == (2, "choose") else good.get(one.id, 9.0))
     assert chosen[1].chosen == 1
-    lost = play(race_of(1, 3), lambda one: None if one.id and one.number == 2 else float(one.number - one.id))
+    lost = play(made(1, 3), lambda one: None if one.id and one.number == 2 else float(one.number - one.id))
     assert (lost[1].beats, lost[1].pairs) == (False, 1)
-    default = play(race_of(1, 3), lambda one: None if not one.id and one.number == 2 else -one.id + one.number % 2 / 9)
+    default = play(made(1, 3), lambda one: None if not one.id and one.number == 2 else -one.id + one.number % 2 / 9)
     assert default[1].pairs == default[1].seeds - 1
-    nothing = play(race_of(1, 3), lambda one: 1.0 if one.id else None)[1]
+    nothing = play(made(1, 3), lambda one: 1.0 if one.id else None)[1]
     assert (nothing.chosen, nothing.beats, nothing.pairs) == (1, None, 0)
-    assert play(race_of(3, 3), lambda one: None if one.id else 1.0)[1] == Standing()
+    assert play(made(3, 3), lambda one: None if one.id else 1.0)[1] == ComparisonState()
 
 
 @pytest.mark.parametrize(
@@ -200,7 +210,7 @@ def test_one_look_is_students_test() -> None:
     """With one look the verdict is the plain paired test at 5%."""
     rng = random.Random(2)
     for _ in range(300):
-        draws = {Fresh(id, "report", n): rng.gauss(-1.5 * id, 0.3) for id in (0, 1) for n in (1, 2)}
-        mine, other = ([draws[Fresh(id, "report", n)] for n in (1, 2)] for id in (1, 0))
+        draws = {FreshTraining(id, "report", n): rng.gauss(-1.5 * id, 0.3) for id in (0, 1) for n in (1, 2)}
+        mine, other = ([draws[FreshTraining(id, "report", n)] for n in (1, 2)] for id in (1, 0))
         p = stats.ttest_rel(other, mine, alternative="greater").pvalue
-        assert race_of(1, 1).standing(draws).beats == (p <= ALPHA)
+        assert made(1, 1).state(draws).beats == (p <= ALPHA)

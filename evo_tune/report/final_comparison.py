@@ -49,7 +49,7 @@ Purpose: TypeAlias = Literal["choose", "report"]
 
 
 @dataclass(frozen=True)
-class Fresh:
+class FreshTraining:
     """One training of the final comparison.
 
     Args:
@@ -63,12 +63,12 @@ class Fresh:
     number: int
 
 
-Results: TypeAlias = Mapping[Fresh, float | None]
+Results: TypeAlias = Mapping[FreshTraining, float | None]
 """Loss of each finished training; None for a failure."""
 
 
 @dataclass(frozen=True)
-class Standing:
+class ComparisonState:
     """The state of the final comparison.
 
     Args:
@@ -81,7 +81,7 @@ class Standing:
         beats: Whether the chosen finalist beats the default; None while that is open, or if they cannot be compared.
     """
 
-    wanted: tuple[Fresh, ...] = ()
+    wanted: tuple[FreshTraining, ...] = ()
     chosen: int | None = None
     seeds: int = 0
     pairs: int = 0
@@ -96,7 +96,7 @@ class Standing:
 
 
 @dataclass(frozen=True)
-class Race:
+class FinalComparison:
     """The finalists of a run against its default genome.
 
     Args:
@@ -109,26 +109,26 @@ class Race:
     default: int | None
     seeds: int
 
-    def standing(self, results: Results) -> Standing:
+    def state(self, results: Results) -> ComparisonState:
         """Return the state that follows from some results; results that were not wanted change nothing."""
         if not self.seeds or not self.finalists:
-            return Standing()
+            return ComparisonState()
         chosen, wanted = self._choose(results)
         if chosen is not None:
             return self._compare(chosen, results)
         # The default is needed whichever finalist is chosen, so it need not wait.
-        return Standing((*wanted, *self._lacking(looks(self.seeds)[0], [self.default], results)))
+        return ComparisonState((*wanted, *self._lacking(looks(self.seeds)[0], [self.default], results)))
 
-    def _lacking(self, look: int, ids: Sequence[int | None], results: Results) -> tuple[Fresh, ...]:
-        needed = (Fresh(id, "report", number) for number in range(1, look + 1) for id in ids if id is not None)
+    def _lacking(self, look: int, ids: Sequence[int | None], results: Results) -> tuple[FreshTraining, ...]:
+        needed = (FreshTraining(id, "report", number) for number in range(1, look + 1) for id in ids if id is not None)
         return tuple(one for one in needed if one not in results)
 
-    def _choose(self, results: Results) -> tuple[int | None, tuple[Fresh, ...]]:
+    def _choose(self, results: Results) -> tuple[int | None, tuple[FreshTraining, ...]]:
         """Return the chosen finalist (None: open, or all failed) and the trainings that the next halving lacks."""
         alive, seeds = list(self.finalists), 0
         while len(alive) > 1:
             seeds += math.ceil(self.seeds / 3)
-            needed = [Fresh(id, "choose", number) for number in range(1, seeds + 1) for id in alive]
+            needed = [FreshTraining(id, "choose", number) for number in range(1, seeds + 1) for id in alive]
             lacking = tuple(one for one in needed if one not in results)
             if lacking:
                 return None, lacking
@@ -137,13 +137,13 @@ class Race:
         tried = _losses(alive[0], "choose", seeds, results)
         return (None if tried and all(loss is None for loss in tried) else alive[0]), ()
 
-    def _compare(self, chosen: int, results: Results) -> Standing:
-        spent, found = 0.0, Standing()
+    def _compare(self, chosen: int, results: Results) -> ComparisonState:
+        spent, found = 0.0, ComparisonState()
         for look in looks(self.seeds):
             if lacking := self._lacking(look, [self.default, chosen], results):
                 return replace(found, wanted=lacking, chosen=chosen, beats=None)
             if self.default is None:
-                return Standing((), chosen, look)
+                return ComparisonState((), chosen, look)
             share = look / (CAP * self.seeds)
             level = ALPHA * share**SPENDING - spent
             spent += level
@@ -153,7 +153,7 @@ class Race:
         return found
 
 
-def _look(chosen: int, default: int, look: int, share: float, level: float, results: Results) -> Standing:
+def _look(chosen: int, default: int, look: int, share: float, level: float, results: Results) -> ComparisonState:
     """Return the state after a look at so many seeds; `beats` is None if that stays open, or cannot be known."""
     mine, other = (_losses(id, "report", look, results) for id in (chosen, default))
     both = [(a, b) for a, b in zip(mine, other, strict=True) if a is not None and b is not None]
@@ -170,7 +170,7 @@ def _look(chosen: int, default: int, look: int, share: float, level: float, resu
         beats = _beats(both, gain, error, scale, level, HOPELESS * share)
         if beats is None and share == 1.0:
             beats = False
-    return Standing((), chosen, look, len(gains), gain, error, beats)
+    return ComparisonState((), chosen, look, len(gains), gain, error, beats)
 
 
 def _beats(
@@ -210,14 +210,14 @@ def looks(seeds: int) -> list[int]:
     return sorted({max(2, math.ceil(CAP * seeds * part / LOOKS)) for part in range(1, LOOKS + 1)})
 
 
-def most_numbers(race: Race) -> dict[Purpose, int]:
+def most_numbers(comparison: FinalComparison) -> dict[Purpose, int]:
     """Return the most seeds of each purpose that a comparison may use."""
-    halvings = math.ceil(math.log2(max(1, len(race.finalists))))
-    return {"choose": math.ceil(race.seeds / 3) * halvings, "report": CAP * race.seeds}
+    halvings = math.ceil(math.log2(max(1, len(comparison.finalists))))
+    return {"choose": math.ceil(comparison.seeds / 3) * halvings, "report": CAP * comparison.seeds}
 
 
 def _losses(id: int, purpose: Purpose, seeds: int, results: Results) -> list[float | None]:
-    found = (results[Fresh(id, purpose, number)] for number in range(1, seeds + 1))
+    found = (results[FreshTraining(id, purpose, number)] for number in range(1, seeds + 1))
     return [loss if loss is not None and abs(loss) < LARGEST else None for loss in found]
 
 
