@@ -54,6 +54,6 @@ def test_every_public_name_is_described(site: Path) -> None:
 @pytest.mark.slow
 def test_what_mentions_a_page_leads_there(site: Path) -> None:
     json = (site / "json.html").read_text(encoding="utf-8")
-    assert '<a class="reference internal" href="#closing">Closing</a>' in json, "within a page, too"
+    assert '<a class="reference internal" href="#comparison">Comparison</a>' in json, "within a page, too"
     assert 'href="devices.html"' in (site / "evaluators.html").read_text(encoding="utf-8")
     assert 'href="../training.html"' in (site / "project" / "architecture.html").read_text(encoding="utf-8")
