@@ -106,11 +106,6 @@ class Option:
         none = " or none" if _takes(self.type, type(None)) and None not in self.choices else ""
         return " or ".join(map(str, self.choices)) + none
 
-    def describe(self) -> str:
-        """Return 'NAME: TYPE = DEFAULT', for lists and help."""
-        text = f"{self.name}: {self.kind}"
-        return text if self.required else f"{text} = {self.default!r}"
-
     def check(self, value: Any) -> None:
         """Require a value of the declared type, inside the bounds and among the choices.
 

@@ -60,6 +60,7 @@ class _Numpy:
 OWN, OWN_NUMPY = random.Random(), np.random.RandomState()
 """Generators of DEAP. They have the methods of the modules `random` and `numpy.random`, which they replace in it."""
 
+# DEAP takes no generator as an argument. Seeding the global ones instead would change what other threads draw.
 for _module in (deap_crossover, deap_emo, deap_selection):
     _module.random = OWN
 deap_emo.numpy = _Numpy(OWN_NUMPY)

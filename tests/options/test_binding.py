@@ -177,14 +177,10 @@ def test_any_text_raises_option_errors_only(text: str) -> None:
             bound(**{name: text})
 
 
-def test_options_describe_themselves() -> None:
-    assert OPTIONS["tokens"].describe() == "tokens: a whole number = 1000"
-    assert OPTIONS["mode"].describe() == "mode: small or large or 3 = 'small'"
-    assert OPTIONS["data"].describe() == "data: text or none = None"
-
-    def needs(*, data: str) -> None: ...
-
-    assert options_of(needs)["data"].describe() == "data: text"
+def test_the_kind_of_an_option_is_in_words() -> None:
+    assert OPTIONS["tokens"].kind == "a whole number"
+    assert OPTIONS["mode"].kind == "small or large or 3"
+    assert OPTIONS["data"].kind == "text or none"
 
 
 @dataclass(frozen=True)
