@@ -28,7 +28,7 @@ import numpy as np
 
 from evo_tune import Choice, Float, Int, Minimize, Search, SearchSpace
 from evo_tune.genome.constraint import Constraint
-from evo_tune.genome.history import History
+from evo_tune.genome.history import History, RunHistory
 from evo_tune.genome.trial import Candidate, Objective, Outcome, Proposal, trial_seed
 from evo_tune.genome.values import Genome
 from evo_tune.plugins.context import Context, Pruned
@@ -88,7 +88,7 @@ class World:
     history: History = field(init=False)
 
     def __post_init__(self) -> None:
-        self.history = History(SPACE, self.objectives, self.constraints)
+        self.history = RunHistory(SPACE, self.objectives, self.constraints)
         self.rng = np.random.default_rng(self.seed)
 
     def grow(self, strategy: Ruled) -> None:

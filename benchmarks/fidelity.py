@@ -29,7 +29,7 @@ import numpy as np
 import pandas as pd
 
 from evo_tune import Choice, Minimize, SearchSpace
-from evo_tune.genome.history import History
+from evo_tune.genome.history import RunHistory
 from evo_tune.genome.operators import DEFAULT
 from evo_tune.genome.trial import Candidate, Outcome, Proposal
 from evo_tune.plugins.find import make_strategy
@@ -155,7 +155,7 @@ def play(table: Table, strategy: str, rules: RunSettings, seed: int, cost: float
     """Play one run, one training at a time."""
     name, *options = strategy.split(":")
     ruled = Ruled.of(make_strategy(name, dict(one.split("=", 1) for one in options)), rules)
-    history = History(table.space, [Minimize("loss")])
+    history = RunHistory(table.space, [Minimize("loss")])
     spent, best = 0.0, np.inf
     ended: dict[int, float] = {}
     costs, regrets = [], []

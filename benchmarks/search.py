@@ -56,7 +56,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from problems import FUNCTIONS, Instance, Losses, Problem, Result, tables
 
 from evo_tune import Choice, Float, Minimize
-from evo_tune.genome.history import History
+from evo_tune.genome.history import RunHistory
 from evo_tune.genome.models.gaussian import features_of, sizes_of
 from evo_tune.genome.models.seeds import by_expectation
 from evo_tune.genome.operators import DEFAULT
@@ -109,7 +109,7 @@ class Ours:
     def __init__(self, instance: Instance, seed: int, name: str, rules: RunSettings = NO_RULES, **options: Any) -> None:
         self.strategy = Ruled.of(make_strategy(name, options), rules)
         self.objectives = [Minimize(f"loss{place}") for place in range(instance.objectives)]
-        self.history = History(instance.space, self.objectives)
+        self.history = RunHistory(instance.space, self.objectives)
         self.seed = seed
 
     def ask(self) -> tuple[Any, dict[str, Any]]:

@@ -18,7 +18,7 @@ import numpy as np
 from evo_tune.genome.history import Grown, History, Made
 from evo_tune.genome.importance import ranks
 from evo_tune.genome.standing import Entry, entries, placed_by_rung
-from evo_tune.genome.trial import Candidate, Outcome, Trial
+from evo_tune.genome.trial import Candidate, Trial
 from evo_tune.genome.values import Genome, genome_key
 
 __all__ = ["Ledger", "View", "ledger_of"]
@@ -124,14 +124,14 @@ class _Births:
 
 
 class View(History):
-    """The history as a strategy is shown it: each genome born once, trained in full, its losses its places.
+    """A run as its strategy sees it under rules: each genome trained once and in full, its losses its places.
 
     Args:
-        history: The run's.
-        rungs: Its budgets.
-        barred: Says of a genome that it is known to break a constraint; it counts as seen.
-        expected: By key the losses by which genomes are to be shown, the least first, where these are not what was
-            seen: the places that they have among all are given out in this order. One objective.
+        history: History of the run.
+        rungs: Budgets of the run, increasing to 1.
+        barred: Returns whether a genome is known to break a constraint; such a genome counts as seen.
+        expected: Expected loss by genome key, where genomes are shown by that and not by what was measured: the places
+            that these genomes have are given out among them in this order, least first. For one objective.
     """
 
     def __init__(
@@ -143,71 +143,79 @@ class View(History):
     ) -> None:
         super().__init__(history.space, history.objectives, lessons=history.lessons)
         self._barred = barred
-        told = entries(history)
-        ledger = ledger_of(history)
-        births = history.fold_births(
+        self._entries = list(entries(history).values())
+        self._births: _Births = history.fold_births(
             (__name__, "births"), _Births, lambda births, one: births.take(one, history.born_units[one.id])
         )
-        self.ids = births.ids
-        """By the view's id, the run's id of the birth."""
-        self._units, self._seen, self._fresh = births.units, births.seen, len(births.ids)
-        self._born = births.shown
-        self._out = {births.number[one.id]: births.shown[births.number[one.id]] for one in history.out if one.fresh}
-        self._entries = list(told.values())
-        self._births = births
-        self._places = ledger.places(len(self._entries), rungs)
-        self._scaled = np.full(len(self._entries), math.nan)
+        numbers = [self._births.number[one.id] for one in history.out if one.fresh]
+        self._out = [self._births.shown[number] for number in sorted(numbers)]
+        ledger, count = ledger_of(history), len(self._entries)
+        self._places = ledger.places(count, rungs)
+        self._scaled = np.full(count, math.nan)
         if len(rungs) == 1 and not expected:
-            self._scaled = ledger.scaled_losses(len(self._entries))
+            self._scaled = ledger.scaled_losses(count)
         if expected:
             mine = [ledger.rows[key] for key in expected]
-            self._places = np.array(self._places)
             self._places[mine, 0] = np.sort(self._places[mine, 0])
             if len(rungs) == 1:
                 self._scaled[mine] = list(expected.values())
-        self._trials = Made(len(self._entries), self._made)
+        self._trials: Made[Trial] = Made(count, self._made)
         known = np.isfinite(self._places).all(axis=1)
         rows = np.flatnonzero(known)
-        ids = ledger.births.get(len(self._entries))[rows, 0]  # in the order of the view's own
-        order = np.lexsort((ids, *reversed(self._places[rows].T)))
-        self._order = rows[order].tolist()
-        self._failed = Made(int((~known).sum()), lambda place: self._trials[int(np.flatnonzero(~known)[place])])
+        ids = ledger.births.get(count)[rows, 0]  # in the order of the view's own
+        self._order = rows[np.lexsort((ids, *reversed(self._places[rows].T)))].tolist()
+        self._lost = np.flatnonzero(~known).tolist()
 
     def _made(self, row: int) -> Trial:
-        entry = self._entries[row]
-        outcome = self._shown(entry, self._places[row])
+        entry, place = self._entries[row], self._places[row]
+        outcome = entry.latest.outcome
+        if not math.isnan(place[0]):
+            goals = zip(self.objectives, place.tolist(), strict=True)
+            shown = {goal.metric: goal.value(loss) for goal, loss in goals}
+            outcome = replace(outcome, status="ok", metrics={**outcome.metrics, **shown}, curve=(), error=None)
         return Trial.of(self._births.shown[self._births.number[entry.birth.id]], outcome, row, self.objectives)
 
-    def _shown(self, entry: Entry, place: np.ndarray) -> Outcome:
-        outcome = entry.latest.outcome
-        if math.isnan(place[0]):
-            return outcome
-        shown = {goal.metric: goal.value(loss) for goal, loss in zip(self.objectives, place.tolist(), strict=True)}
-        return replace(outcome, status="ok", metrics={**outcome.metrics, **shown}, curve=(), error=None)
+    @property
+    def ids(self) -> Sequence[int]:
+        """Ids of the candidates in the run, by their id in this view."""
+        return self._births.ids
+
+    @property
+    def trials(self) -> Sequence[Trial]:
+        return self._trials
+
+    @property
+    def out(self) -> Sequence[Candidate]:
+        return self._out
+
+    @property
+    def fresh_births(self) -> Sequence[Candidate]:
+        return self._births.shown
+
+    @property
+    def born_units(self) -> Sequence[np.ndarray]:
+        return self._births.units
+
+    @property
+    def failed(self) -> Sequence[Trial]:
+        return Made(len(self._lost), lambda place: self._trials[self._lost[place]])
 
     @property
     def ranking(self) -> Sequence[Trial]:
         return Made(len(self._order), lambda place: self._trials[self._order[place]])
 
-    def ranked(self) -> list[Trial]:
-        return list(self.ranking)
-
     def ranked_losses(self) -> np.ndarray:
         return np.asarray(self._places[self._order])
 
     def scaled_losses(self) -> np.ndarray:
-        """Return the first losses of `ranked` where they have one scale, by which their places rise; NaN elsewhere.
+        """Return the first losses of `ranking`: means over seeds, or the expected losses by which genomes are shown.
 
-        Means over seeds, or what is expected where genomes are shown by that. None has where budgets differ.
+        NaN where budgets differ, since those losses have no common scale.
         """
         return np.asarray(self._scaled[self._order])
 
-    @property
-    def best(self) -> Trial | None:
-        return self._trials[self._order[0]] if self._order else None
-
     def seen(self, genome: Genome, budget: float = 1.0, replicate: int = 0) -> bool:
-        return super().seen(genome, budget, replicate) or self._barred(genome)
+        return (genome_key(genome), budget, replicate) in self._births.seen or self._barred(genome)
 
 
 def ledger_of(history: History) -> Ledger:

@@ -11,7 +11,7 @@ import contextlib
 from collections.abc import Callable
 
 from evo_tune.errors import RunError
-from evo_tune.genome.history import History
+from evo_tune.genome.history import RunHistory
 from evo_tune.genome.trial import Candidate, Outcome
 from evo_tune.plugins.strategy import Strategy
 from evo_tune.store import table
@@ -31,7 +31,7 @@ class Generations:
         history: An empty history of the run's space and objectives.
     """
 
-    def __init__(self, run: Run, strategy: Strategy, history: History) -> None:
+    def __init__(self, run: Run, strategy: Strategy, history: RunHistory) -> None:
         self._run = run
         self._strategy = strategy
         self._history = history

@@ -15,7 +15,7 @@ import numpy as np
 from msgspec import Struct
 
 from evo_tune.errors import UsageError
-from evo_tune.genome.history import History
+from evo_tune.genome.history import RunHistory
 from evo_tune.genome.operators import DEFAULT, WARM_START
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import STATUSES, Candidate, Outcome, Proposal, conclude
@@ -43,7 +43,7 @@ __all__ = [
 ]
 
 
-def propose(strategy: Strategy, history: History, run: Run, id: int) -> Proposal | None:
+def propose(strategy: Strategy, history: RunHistory, run: Run, id: int) -> Proposal | None:
     """Return birth `id` of a run: the default, a warm start, or what the strategy proposes.
 
     Args:
@@ -68,7 +68,7 @@ def propose(strategy: Strategy, history: History, run: Run, id: int) -> Proposal
         raise broken_strategy(run.manifest.strategy, "propose", error) from error
 
 
-def candidate_of(proposal: Proposal, history: History, run: Run) -> Candidate:
+def candidate_of(proposal: Proposal, history: RunHistory, run: Run) -> Candidate:
     """Return a proposal as the next candidate of a run, with all that the run's rules make of it."""
     return Candidate(
         id=history.born_count,
@@ -103,7 +103,7 @@ def judged(outcome: Outcome | Mapping[str, float], run: Run) -> Outcome:
     return replace(outcome, status=status, metrics=metrics, error=error)
 
 
-def _valid(proposal: object, history: History) -> Proposal:
+def _valid(proposal: object, history: RunHistory) -> Proposal:
     """Return the proposal if it can be born: what the journal holds must never need mending.
 
     Args:
@@ -140,7 +140,7 @@ class Births:
         generations: Hear of each birth.
     """
 
-    def __init__(self, run: Run, history: History, strategy: Ruled, generations: Generations) -> None:
+    def __init__(self, run: Run, history: RunHistory, strategy: Ruled, generations: Generations) -> None:
         self._run = run
         self._history = history
         self._strategy = strategy
@@ -275,7 +275,7 @@ def other_versions(manifest: Manifest) -> list[str]:
     return [f"{name} was {then[name]}, and is {now[name]}" for name in then if now[name] != then[name]]
 
 
-def _consistent(candidate: Candidate, history: History, run: Run) -> bool:
+def _consistent(candidate: Candidate, history: RunHistory, run: Run) -> bool:
     """Whether generation, seed and told_before are what the run's rules make of them."""
     return (
         candidate.generation == history.fresh_count // run.manifest.population

@@ -6,7 +6,7 @@ Knows nothing of strategies: what they make of it is theirs.
 from __future__ import annotations
 
 from evo_tune.errors import UsageError
-from evo_tune.genome.history import History
+from evo_tune.genome.history import RunHistory
 from evo_tune.genome.lessons import Lesson, digest
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Objective
@@ -44,7 +44,7 @@ def learned_from(run: Run, objective: Objective) -> Learned:
     return Learned(name=run.name, sha256=digest(genomes, losses), genomes=genomes, losses=losses)
 
 
-def history_of(run: Run, space: SearchSpace) -> History:
+def history_of(run: Run, space: SearchSpace) -> RunHistory:
     """Return the history of a run in which nothing is born yet, with what it has learned from.
 
     Args:
@@ -52,7 +52,7 @@ def history_of(run: Run, space: SearchSpace) -> History:
         space: Its space, for the repair; the history begins in the one that the run began with.
     """
     first = SearchSpace(space.repair, None, **run.manifest.genes())
-    return History(first, run.objectives, run.constraints, _lessons(run, first))
+    return RunHistory(first, run.objectives, run.constraints, _lessons(run, first))
 
 
 def _lessons(run: Run, space: SearchSpace) -> list[Lesson]:
@@ -60,7 +60,7 @@ def _lessons(run: Run, space: SearchSpace) -> list[Lesson]:
     return [one for one in lessons if len(one.losses)]
 
 
-def widen(history: History, run: Run) -> None:
+def widen(history: RunHistory, run: Run) -> None:
     """Widen the space of a history where the run's was, after as many births."""
     for births, genes in run.widened:
         if births == history.born_count:
@@ -68,7 +68,7 @@ def widen(history: History, run: Run) -> None:
             history.widen(space, _lessons(run, space))
 
 
-def replay(history: History, run: Run) -> None:
+def replay(history: RunHistory, run: Run) -> None:
     """Tell an empty history every birth of a run, where its space was widened, and every result that was told."""
     for candidate in run.candidates:
         widen(history, run)

@@ -17,7 +17,7 @@ import numpy as np
 
 from evo_tune.errors import OptionError, SpaceError
 from evo_tune.genome.genes import Choice
-from evo_tune.genome.history import History
+from evo_tune.genome.history import History, RunHistory
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Objective, Proposal, Trial
 from evo_tune.options.declare import option
@@ -184,7 +184,7 @@ class Rung:
     def __init__(self, history: History, size: Size, count: int) -> None:
         self.size = size
         self.count = count
-        self.history = History(_fixed(history.space, size), history.objectives)
+        self.history = RunHistory(_fixed(history.space, size), history.objectives)
         candidates = sorted([*(trial.candidate for trial in history.trials), *history.out], key=lambda one: one.id)
         members = [one for one in candidates if all(one.genome[name] == getattr(size, name) for name in GENES)]
         self.ids = [one.id for one in members]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from evo_tune.errors import SpaceError
 from evo_tune.genome.genes import Int
-from evo_tune.genome.history import History
+from evo_tune.genome.history import RunHistory
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Candidate, Minimize, Outcome, Trial
 
@@ -28,7 +28,7 @@ def ok(loss: float, cost: float = 0.0) -> Outcome:
 
 
 def test_births_and_results_move_from_out_to_told() -> None:
-    history = History(SPACE, OBJECTIVES)
+    history = RunHistory(SPACE, OBJECTIVES)
     for id in range(4):
         history.born(candidate(id, id))
     assert [c.id for c in history.out] == [0, 1, 2, 3]
@@ -41,7 +41,7 @@ def test_births_and_results_move_from_out_to_told() -> None:
 
 
 def test_ids_come_in_order_and_results_once() -> None:
-    history = History(SPACE, OBJECTIVES)
+    history = RunHistory(SPACE, OBJECTIVES)
     with pytest.raises(ValueError, match="candidate 1 is born out of order: expected 0"):
         history.born(candidate(1))
     history.born(candidate(0))
@@ -54,14 +54,14 @@ def test_ids_come_in_order_and_results_once() -> None:
 
 
 def test_a_genome_that_is_not_of_the_space_is_not_born() -> None:
-    history = History(SearchSpace(n=Int(0, 9), m=Int(0, 9), more=Int(0, 1)), OBJECTIVES)
+    history = RunHistory(SearchSpace(n=Int(0, 9), m=Int(0, 9), more=Int(0, 1)), OBJECTIVES)
     with pytest.raises((KeyError, SpaceError)):
         history.born(candidate(0))
     assert (history.born_count, list(history.out)) == (0, [])
 
 
 def test_a_duplicate_is_the_same_genome_budget_and_replicate() -> None:
-    history = History(SPACE, OBJECTIVES)
+    history = RunHistory(SPACE, OBJECTIVES)
     genome = {"n": 1, "m": 0}
     history.born(candidate(0, 1))
     history.born(candidate(1, 1, budget=0.5))
@@ -82,7 +82,7 @@ LOSS = st.one_of(st.sampled_from([0.0, 1.0, -1.0, math.nan, math.inf]), st.float
 def test_trials_are_ranked_by_losses_then_age(
     results: list[tuple[float, float, bool, bool]], order: np.random.Generator
 ) -> None:
-    history = History(SPACE, OBJECTIVES)
+    history = RunHistory(SPACE, OBJECTIVES)
     for id, (_, _, _, whole) in enumerate(results):
         history.born(candidate(id, budget=1.0 if whole else 0.5))
     for id in order.sample(range(len(results)), len(results)):  # type: ignore[attr-defined]
@@ -103,7 +103,7 @@ def test_a_fold_is_the_same_whenever_it_is_asked_for(told: list[int]) -> None:
         ids.append(trial.id)
         return ids
 
-    asked, late = History(SPACE, OBJECTIVES), History(SPACE, OBJECTIVES)
+    asked, late = RunHistory(SPACE, OBJECTIVES), RunHistory(SPACE, OBJECTIVES)
     for id in range(len(told)):
         for history in (asked, late):
             history.born(candidate(id))
@@ -114,7 +114,7 @@ def test_a_fold_is_the_same_whenever_it_is_asked_for(told: list[int]) -> None:
 
 
 def test_a_fold_visits_each_trial_once() -> None:
-    history, visits = History(SPACE, OBJECTIVES), []
+    history, visits = RunHistory(SPACE, OBJECTIVES), []
 
     def step(count: int, trial: Trial) -> int:
         visits.append(trial.id)

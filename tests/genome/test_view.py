@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from evo_tune.genome.constraint import Constraint
-from evo_tune.genome.history import History, Made
+from evo_tune.genome.history import History, Made, RunHistory
 from evo_tune.genome.standing import entries, places
 from evo_tune.genome.trial import Candidate, Outcome
 from evo_tune.genome.values import genome_key
@@ -31,7 +31,7 @@ def outcome(rng: np.random.Generator, curve: float) -> Outcome:
 def test_what_is_kept_says_what_is_told_anew(objectives: int) -> None:
     rng = np.random.default_rng(objectives)
     constraints = [Constraint.parse("size<=0.8")]
-    kept = History(SPACES["mixed"], OBJECTIVES[:objectives], constraints)
+    kept = RunHistory(SPACES["mixed"], OBJECTIVES[:objectives], constraints)
     events: list[tuple[Candidate, Outcome | None]] = []
     for id in range(120):
         base = Candidate(id, 0, 0, id, SPACES["mixed"].sample(rng), "random", budget=RUNGS[0])
@@ -47,7 +47,7 @@ def test_what_is_kept_says_what_is_told_anew(objectives: int) -> None:
         if told is not None:
             kept.tell(id, told)
         if id % 7 == 0:
-            anew = History(SPACES["mixed"], OBJECTIVES[:objectives], constraints)
+            anew = RunHistory(SPACES["mixed"], OBJECTIVES[:objectives], constraints)
             for one, came in events:
                 anew.born(one)
                 if came is not None:
@@ -100,7 +100,7 @@ def of_one_scale(history: History, view: View) -> None:
 
 
 def test_losses_of_a_history_are_of_one_scale_but_for_those_that_break_a_constraint() -> None:
-    history = History(SPACES["mixed"], OBJECTIVES[:1], [Constraint.parse("size<=0.8")])
+    history = RunHistory(SPACES["mixed"], OBJECTIVES[:1], [Constraint.parse("size<=0.8")])
     rng = np.random.default_rng(0)
     for id in range(30):
         history.born(Candidate(id, 0, 0, id, SPACES["mixed"].sample(rng), "random"))
@@ -108,7 +108,7 @@ def test_losses_of_a_history_are_of_one_scale_but_for_those_that_break_a_constra
     losses = [trial.losses[0] if trial.feasible and trial.losses else None for trial in history.ranked()]
     assert None in losses
     assert [None if np.isnan(loss) else loss for loss in history.scaled_losses()] == losses
-    assert np.isnan(History(SPACES["mixed"], OBJECTIVES[:1]).scaled_losses()).all()
+    assert np.isnan(RunHistory(SPACES["mixed"], OBJECTIVES[:1]).scaled_losses()).all()
 
 
 def test_items_are_made_once_when_they_are_read() -> None:

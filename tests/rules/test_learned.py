@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from evo_tune.genome.history import History
+from evo_tune.genome.history import History, RunHistory
 from evo_tune.genome.lessons import Lesson
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Candidate, Outcome, Proposal
@@ -77,7 +77,7 @@ def ruled(inner: Strategy, rules: RunSettings | None = None) -> Ruled:
 
 def at_the_first_rung(count: int) -> History:
     """Return a run whose genomes have their first results, the later the better, and whose audits are done."""
-    history, rng = History(SPACE, LOSS), np.random.default_rng(0)
+    history, rng = RunHistory(SPACE, LOSS), np.random.default_rng(0)
     genomes = [SPACE.sample(rng) for _ in range(count)]
     for id, genome in enumerate(genomes):
         history.born(Candidate(id, 0, 0, id, genome, "random", budget=FIRST))
@@ -165,7 +165,7 @@ def test_where_nothing_is_learned_places_decide_to_the_bit(why: str) -> None:
     rules = RunSettings(fidelity=FIDELITY)
     units = np.random.default_rng(1).random((3, len(SPACE.genes)))
     lesson = Lesson("earlier", np.arange(len(SPACE.genes)), units, np.arange(3.0))
-    history = History(
+    history = RunHistory(
         SPACE,
         OBJECTIVES[: 2 if why == "two objectives" else 1],
         lessons=[lesson] if why == "earlier runs" else [],
@@ -198,7 +198,7 @@ def test_what_was_seen_is_what_was_known_up_to_each_rung() -> None:
 
 
 def test_nothing_is_learned_before_one_genome_was_trained_in_full() -> None:
-    history = History(SPACE, LOSS)
+    history = RunHistory(SPACE, LOSS)
     for id in range(8):
         history.born(Candidate(id, 0, 0, id, SPACE.sample(birth_rng(9, id)), "random", budget=FIRST))
         history.tell(id, Outcome("ok", {"loss": 1.0}))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from evo_tune.genome.constraint import Constraint
-from evo_tune.genome.history import History
+from evo_tune.genome.history import History, RunHistory
 from evo_tune.genome.standing import Entry, entries
 from evo_tune.genome.trial import Candidate, Outcome
 from evo_tune.genome.values import genome_key
@@ -82,7 +82,7 @@ def births(settings: RunSettings, rng: np.random.Generator, known: History, coun
 @pytest.mark.parametrize("name", VARIANTS)
 def test_what_is_kept_is_what_is_counted_anew(name: str, objectives: int, whole: bool, count: int) -> None:
     settings, rng = VARIANTS[name], np.random.default_rng([objectives, whole, *name.encode()])
-    history = History(SPACE, OBJECTIVES[:objectives], CONSTRAINTS.get(name, ()))
+    history = RunHistory(SPACE, OBJECTIVES[:objectives], CONSTRAINTS.get(name, ()))
     strategy = Ruled.of(make_strategy("random", {"population": 8}), settings, CONSTRAINTS.get(name, ()))
     seen, curves = set(), Curves("loss", 1.0)
     for one in births(settings, rng, history, count):
@@ -104,7 +104,7 @@ def test_what_is_kept_is_what_is_counted_anew(name: str, objectives: int, whole:
 @pytest.mark.parametrize("name", ["seeds_per_trial", "all"])
 def test_the_genetic_algorithm_sees_in_a_view_what_it_would_keep_one_by_one(name: str) -> None:
     settings, rng = VARIANTS[name], np.random.default_rng(1)
-    history = History(SPACE, OBJECTIVES[:1], CONSTRAINTS.get(name, ()))
+    history = RunHistory(SPACE, OBJECTIVES[:1], CONSTRAINTS.get(name, ()))
     strategy = make_strategy("ga", {"population": 6})
     for one in births(settings, rng, history, 120):
         history.born(one)
@@ -120,7 +120,7 @@ def test_the_genetic_algorithm_sees_in_a_view_what_it_would_keep_one_by_one(name
 @pytest.mark.parametrize("name", VARIANTS)
 def test_a_birth_in_a_long_run_asks_few_genomes_what_they_reached(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     settings, rng = VARIANTS[name], np.random.default_rng(2)
-    history = History(SPACE, OBJECTIVES[:1], CONSTRAINTS.get(name, ()))
+    history = RunHistory(SPACE, OBJECTIVES[:1], CONSTRAINTS.get(name, ()))
     strategy = Ruled.of(make_strategy("ga", {"population": 8}), settings, CONSTRAINTS.get(name, ()))
     for one in births(settings, rng, history, 400):
         history.born(one)

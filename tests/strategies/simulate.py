@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from evo_tune.genome.constraint import Constraint
-from evo_tune.genome.history import History
+from evo_tune.genome.history import History, RunHistory
 from evo_tune.genome.operators import DEFAULT, WARM_START
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Candidate, Objective, Outcome, Proposal, trial_seed
@@ -58,7 +58,7 @@ def rebuild(
     constraints: Sequence[Constraint] = (),
 ) -> History:
     """Return a fresh history from recorded events, as a resumed run does."""
-    history = History(space, objectives, constraints)
+    history = RunHistory(space, objectives, constraints)
     for event in events:
         if isinstance(event, Born):
             history.born(event.candidate)
@@ -100,7 +100,7 @@ class Simulation:
 
     def __post_init__(self) -> None:
         self.rules = self.strategy if isinstance(self.strategy, Ruled) else None
-        self.history = History(self.space, self.objectives, self.rules.constraints if self.rules else ())
+        self.history = RunHistory(self.space, self.objectives, self.rules.constraints if self.rules else ())
         self.recorded: dict[int, Outcome] = {}
 
     @property

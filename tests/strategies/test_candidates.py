@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from evo_tune.genome.genes import Choice, Float, Int
-from evo_tune.genome.history import History
+from evo_tune.genome.history import History, RunHistory
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Candidate, Outcome
 from evo_tune.strategies import _candidates, _models, saea
@@ -35,7 +35,7 @@ def near(units: np.ndarray) -> np.ndarray:
 
 
 def begun(space: SearchSpace) -> History:
-    history = History(space, OBJECTIVES[:1])
+    history = RunHistory(space, OBJECTIVES[:1])
     history.born(Candidate(0, 0, 0, 0, space.default(), "default"))
     return history
 
@@ -85,7 +85,7 @@ def test_coordinates_of_genes_with_few_values_are_rounded_as_by_snapping() -> No
 
 def grown(space: SearchSpace, *genomes: dict[str, object], told: int = 0) -> History:
     """Return a history of births, of which the first so many are told, the first one being the best."""
-    history = History(space, OBJECTIVES[:1])
+    history = RunHistory(space, OBJECTIVES[:1])
     for id, genome in enumerate(genomes):
         history.born(Candidate(id, 0, 0, 0, space.check(genome), "given"))
     for id in range(told):
@@ -140,7 +140,7 @@ KINDS = SearchSpace(x=Float(0, 1), y=Float(0, 1), depth=Int(1, 9), kind=Choice((
 
 def standing(for_results: int, kinds: str = "aaaab", objectives: int = 1, out: int = 0) -> History:
     """Return a history whose best was told so many results before the last one, its kinds repeated in turn."""
-    history, rng = History(KINDS, OBJECTIVES[:objectives]), birth_rng(1, 0)
+    history, rng = RunHistory(KINDS, OBJECTIVES[:objectives]), birth_rng(1, 0)
     for id in range(20 + for_results + out):
         genome = {**KINDS.sample(rng), "kind": kinds[id % len(kinds)]}
         history.born(Candidate(id, 0, 0, id, genome, "random"))
@@ -196,7 +196,7 @@ def test_the_share_of_rare_values_is_the_given_probability() -> None:
 def test_no_rare_value_with_several_objectives_or_without_an_unordered_gene() -> None:
     assert chance(standing(STALLED + 1, objectives=2)) is None
     space = SearchSpace(x=Float(0, 1), size=Choice((1, 2, 3), ordered=True))
-    history = History(space, OBJECTIVES[:1])
+    history = RunHistory(space, OBJECTIVES[:1])
     for id in range(40):
         history.born(Candidate(id, 0, 0, id, space.sample(birth_rng(0, id)), "random"))
         history.tell(id, Outcome("ok", {"loss": float(id)}))
@@ -206,7 +206,7 @@ def test_no_rare_value_with_several_objectives_or_without_an_unordered_gene() ->
 def test_results_of_the_rare_value_alone_choose_the_place() -> None:
     """Under a, the best lies at 0; under b it lies at 1, as six results show."""
     space = SearchSpace(x=Float(0, 1), kind=Choice(("a", "b")))
-    history = History(space, OBJECTIVES[:1])
+    history = RunHistory(space, OBJECTIVES[:1])
     for id in range(46):
         kind, x = ("b", 0.1 + 0.15 * id) if id < 6 else ("a", 0.02 * (id - 6))
         loss = 3.0 - x if kind == "b" else x
@@ -219,7 +219,7 @@ def test_results_of_the_rare_value_alone_choose_the_place() -> None:
 
 def test_random_genomes_with_the_value_are_candidates_too(monkeypatch: pytest.MonkeyPatch) -> None:
     space = SearchSpace(n=Int(1, 60), kind=Choice(("a", "b")), m=Int(1, 2))
-    history = History(space, OBJECTIVES[:1])
+    history = RunHistory(space, OBJECTIVES[:1])
     genomes = [{"n": n, "kind": "a", "m": 1} for n in range(1, 50)]
     for id, genome in enumerate(genomes):
         history.born(Candidate(id, 0, 0, id, genome, "given"))

@@ -12,7 +12,7 @@ import pytest
 from deap import creator
 
 from evo_tune.genome.genes import Choice, Float, Int
-from evo_tune.genome.history import History
+from evo_tune.genome.history import RunHistory
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Candidate, Minimize, Outcome
 from evo_tune.strategies._deap import (
@@ -201,7 +201,7 @@ def test_numpys_global_state_is_never_touched() -> None:
 def test_best_of_a_run_equals_a_selection_of_all_trials(objectives: int, values: int) -> None:
     goals = [Minimize(name) for name in "abc"[:objectives]]
     for seed in range(5):
-        rng, history = RNG(seed), History(SPACES["mixed"], goals)
+        rng, history = RNG(seed), RunHistory(SPACES["mixed"], goals)
         for id in range(int(rng.integers(1, 70))):
             history.born(Candidate(id, 0, 0, id, SPACES["mixed"].sample(rng), "random"))
             metrics = {goal.metric: float(rng.integers(values)) for goal in goals}

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from evo_tune.errors import RecipeError
-from evo_tune.genome.history import History
+from evo_tune.genome.history import History, RunHistory
 from evo_tune.genome.trial import Candidate, Outcome, Trial
 from evo_tune.plugins.find import make_strategy
 from evo_tune.plugins.strategy import Strategy
@@ -96,7 +96,7 @@ def long_history(trials: int) -> History:
     """Return a history of random trials, as cheaply as it can be made; some births more in it change nothing here."""
     rng = np.random.default_rng(0)
     space = SPACES["mixed"]
-    history = History(space, OBJECTIVES)
+    history = RunHistory(space, OBJECTIVES)
     for id in range(trials):
         history.born(Candidate(id, id // 12, 0, id, space.snap(rng.random(len(space.genes))), "random"))
         history.tell(id, Outcome("ok", {"loss": rng.normal(), "cost": rng.normal()}))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from evo_tune.genome.genes import Choice, Float, Int
-from evo_tune.genome.history import History
+from evo_tune.genome.history import History, RunHistory
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Candidate, Outcome, Proposal
 from evo_tune.genome.values import Genome, genome_key
@@ -21,7 +21,7 @@ PLANE = SearchSpace(x=Float(0, 1), y=Float(0, 1))
 
 
 def history_of(space: SearchSpace, *genomes: Genome, told: int = 0) -> History:
-    history = History(space, OBJECTIVES[:1])
+    history = RunHistory(space, OBJECTIVES[:1])
     for id, genome in enumerate(genomes):
         history.born(Candidate(id, 0, 0, 0, genome, "given"))
     for id in range(told):
@@ -102,7 +102,7 @@ def test_enumeration_is_a_function_of_history() -> None:
 
 def test_other_budgets_and_replicates_leave_room() -> None:
     space = SearchSpace(n=Int(1, 2))
-    history = History(space, OBJECTIVES[:1])
+    history = RunHistory(space, OBJECTIVES[:1])
     history.born(Candidate(0, 0, 0, 0, {"n": 1}, "given", budget=0.5))
     history.born(Candidate(1, 0, 0, 0, {"n": 2}, "given", replicate=1))
     for id in range(2):

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evo_tune.genome.genes import Choice, Float, Int
-from evo_tune.genome.history import History
+from evo_tune.genome.history import History, RunHistory
 from evo_tune.genome.models.gaussian import features_of, sizes_of
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Candidate, Minimize, Outcome
@@ -33,7 +33,7 @@ from tests.strategies.simulate import Simulation, birth_rng
 def told(space: SearchSpace, count: int, seed: int = 0) -> History:
     """Return a history of random trials on the landscape of `losses`."""
     rng = np.random.default_rng(seed)
-    history = History(space, OBJECTIVES[:1])
+    history = RunHistory(space, OBJECTIVES[:1])
     for id in range(count):
         history.born(Candidate(id, id // 12, 0, id, space.snap(rng.random(len(space.genes))), "random"))
         history.tell(id, losses(space)(history.out[0]))
@@ -166,7 +166,7 @@ def test_dominating_trials_score_higher_for_any_weights(
     losses: list[tuple[int, ...]], failures: int, seed: int
 ) -> None:
     objectives = [Minimize(name) for name in "abc"]
-    history = History(SPACES["one-int"], objectives)
+    history = RunHistory(SPACES["one-int"], objectives)
     for id, row in enumerate(losses):
         history.born(Candidate(id, 0, 0, id, {"n": 1 + id}, "given"))
         history.tell(id, Outcome("ok", dict(zip("abc", map(float, row), strict=True))))
