@@ -25,7 +25,6 @@ from evo_tune.plugins.context import Context
 with needing("evo_tune.integrations.transformers", "hf"):
     import accelerate  # noqa: F401  (the Trainer needs it)
     from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-    from transformers.trainer_utils import get_last_checkpoint
 
 __all__ = ["Report", "train", "training_arguments"]
 
@@ -124,8 +123,9 @@ def train(trainer: Trainer, context: Context) -> dict[str, float]:
         raise RunError("the Trainer has no eval_dataset to evaluate the training: give it one")
     reported = Report(context)
     trainer.add_callback(reported)
-    before = None if context.resume_folder is None else get_last_checkpoint(str(context.resume_folder))
-    trainer.train(resume_from_checkpoint=before)
+    saved = [] if context.resume_folder is None else [*context.resume_folder.glob("checkpoint-*")]
+    last = max(saved, key=lambda path: int(path.name.rpartition("-")[2]), default=None)  # checkpoint-STEP
+    trainer.train(resume_from_checkpoint=None if last is None else str(last))
     # After the checkpoint: evaluating draws random numbers, and a full training does not evaluate here.
     if reported.evaluated is None or reported.evaluated[0] != trainer.state.global_step:
         trainer.evaluate()
