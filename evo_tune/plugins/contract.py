@@ -6,6 +6,7 @@ import ast
 import inspect
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -101,6 +102,7 @@ def is_number(value: Any) -> bool:
     return True
 
 
+@lru_cache(maxsize=256)  # estimates of proposals ask each time
 def positional(function: Callable[..., Any]) -> list[inspect.Parameter]:
     """Return the parameters of a function that can be given by position."""
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
