@@ -12,7 +12,7 @@ from evo_tune.errors import OptionError
 from evo_tune.genome.trial import trial_seed
 from evo_tune.loop.code import ruled
 from evo_tune.loop.search import Search
-from evo_tune.report import calibration
+from evo_tune.report import recommendation
 from tests.conftest import cut_copy, rows
 from tests.rules.test_rules import agree
 
@@ -93,15 +93,15 @@ def test_verify_says_of_a_candidate_that_its_seed_is_not_its_own(noisy: Path) ->
 def test_what_is_expected_takes_no_seed_for_a_shared_one(noisy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the rule that weighs further seeds, and in what is recommended."""
     told: list[bool] = []
-    plain = calibration.by_expectation
-    monkeypatch.setattr(calibration, "by_expectation", lambda *given: told.append(given[3]) or plain(*given))
+    plain = recommendation.by_expectation
+    monkeypatch.setattr(recommendation, "by_expectation", lambda *given: told.append(given[3]) or plain(*given))
     for seeds in ("own", "shared"):
         search = run(noisy, seeds, seeds=seeds, seeds_per_trial="auto", trials=14)
         rules = ruled(search.saved.manifest, search.evaluator, "saea").settings
         assert rules.own_seeds is (seeds == "own")
         told.clear()
-        calibration.MEMO.clear()
-        calibration.ranked(search.saved)
+        recommendation.MEMO.clear()
+        recommendation.ranked(search.saved)
         assert told == [seeds == "shared"]
 
 
