@@ -160,7 +160,9 @@ def test_verify_names_a_changed_strategy_and_changed_versions(typed: Typed, fold
     manifest.write_text(json.dumps({**fields, "versions": {**fields["versions"], "numpy": "1.0"}}))
     verified = typed("verify", "mine")
     assert (verified.code, verified.err) == (0, ""), "what changed has changed nothing"
-    own.write_text(text.replace("return unborn", "rng.random()\n        return unborn"))
+    changed = text.replace("return unseen", "rng.random()\n        return unseen")
+    assert changed != text
+    own.write_text(changed)
     verified = typed("verify", "mine")
     assert verified.code == 1
     assert "the strategy's file own.py (or a module that it imports) has changed since the run began" in verified.err
