@@ -51,12 +51,8 @@ sample: setup  ## make populations/sample anew
 	$(BIN)/evo-tune run --name sample --seed 1 --population 8 --generations 4 -o flops=5e10 --order proposal
 	rm -rf populations/sample/_lock populations/sample/_trials
 
-options: setup  ## make docs/options.md anew, from the declarations of evaluators and strategies
-	@printf '%s\n\n%s\n\n' '# Options of the bundled evaluators and strategies' \
-	  'Made by `make options` from the declarations; `evo-tune evaluators NAME` prints the same. `-o NAME=VALUE` sets one; one with choices or a gene may become a gene by `--gene NAME`, any that is not said to be fixed by `--gene NAME=GENE`.' > docs/options.md
-	@for name in language_model fine_tuning image_classification tabular_classification text_classification; do \
-	  $(BIN)/evo-tune evaluators $$name --format markdown >> docs/options.md; done
-	@$(BIN)/evo-tune strategies --format markdown >> docs/options.md
+options: setup  ## generate docs/options.md from the declarations of evaluators and strategies
+	$(BIN)/python docs/make_options.py
 
 settings: setup  ## generate docs/settings.md from evo_tune/settings.py
 	$(BIN)/python docs/make_settings.py

@@ -85,4 +85,4 @@ def test_richer_options_show_what_they_say_in_their_groups() -> None:
     row = evaluators._row(first)
     assert (row["bounds"], row["gene"], row["help"], row["unit"]) == ("(0, 1]", "0.1|0.2", "Peak learning rate", "")
     assert evaluators._row(other)["default"] == "''"
-    assert list(evaluators._rows([last])[0]) == ["option", "type", "default"]
+    assert list(evaluators.option_rows([last])[0]) == ["option", "type", "default"]

@@ -1,11 +1,10 @@
-"""docs/strategies.md lists the strategies, and docs/options.md their options."""
+"""docs/strategies.md lists the strategies; tests/evaluators/test_docs.py looks at their options."""
 
 from __future__ import annotations
 
 import re
 
-from evo_tune.cli.commands.strategies import markdown
-from evo_tune.plugins.find import PACKAGE, find_strategy
+from evo_tune.plugins.find import PACKAGE
 from tests.test_architecture import ROOT
 
 TABLE = (ROOT / "docs" / "strategies.md").read_text(encoding="utf-8").partition("## Comparison")[0]
@@ -15,8 +14,3 @@ BUNDLED = sorted(path.stem for path in (PACKAGE / "strategies").glob("*.py") if 
 def test_the_table_has_a_row_for_each_strategy_and_no_other() -> None:
     listed = re.findall(r"^\| `(\w+)`.*\|.*\|.*\|.*\|$", TABLE, re.MULTILINE)
     assert sorted(listed) == BUNDLED, "docs/strategies.md, 'Bundled strategies': one row for each strategy"
-
-
-def test_the_page_of_options_has_the_declared_ones() -> None:
-    page = (ROOT / "docs" / "options.md").read_text(encoding="utf-8")
-    assert markdown({name: find_strategy(name) for name in BUNDLED}) in page, "run `make options`"

@@ -19,7 +19,7 @@ PLACE = 80
 
 @made("evaluators", "evo-tune evaluators language_model")
 @click.argument("name", required=False, shell_complete=shared.complete_evaluators)
-@shared.format_option("table", "json", "csv", "markdown")
+@shared.format_option("table", "json", "csv")
 def command(name: str | None, form: str) -> None:
     """List the evaluators that can be used by name, and their origin.
 
@@ -33,8 +33,6 @@ def command(name: str | None, form: str) -> None:
     if name is not None:
         _print_one(find_evaluator(name), form)
         return
-    if form == "markdown":
-        raise click.UsageError("--format markdown describes one evaluator: expected a NAME")
     found = [
         EvaluatorSummary(evaluator=name, found=origin, what=summary, file=str(path))
         for name, origin, path, summary in list_evaluators()
@@ -62,15 +60,12 @@ def _print_one(plugin: Evaluator, form: str) -> None:
     elif form == "csv":
         rows = [{"group": title, **_row(option)} for title, held in groups.items() for option in held]
         shared.print_rows(rows, form)
-    elif form == "markdown":
-        for line in markdown(plugin).splitlines():
-            shared.echo(line)
     else:
         _print_facts(plugin)
         if not groups:
             shared.echo("options: none")
         for title, held in groups.items():
-            shared.print_table(_rows(held), title or "options (-o NAME=VALUE)")
+            shared.print_table(option_rows(held), title or "options (-o NAME=VALUE)")
 
 
 def _print_json(plugin: Evaluator) -> None:
@@ -104,26 +99,6 @@ def _print_facts(plugin: Evaluator) -> None:
     shared.echo(f"supports: {', '.join(plugin.supports) or 'full trainings only'}")
 
 
-def markdown(plugin: Evaluator) -> str:
-    """Return the declarations of an evaluator as a section of docs/options.md."""
-    lines = [f"## {plugin.name}", "", plugin.summary, ""]
-    for title, held in groups_of(plugin.options.values()).items():
-        lines += [f"### {title or 'Options'}", "", *markdown_table(held), ""]
-    return "\n".join(lines)
-
-
-def markdown_table(options: Iterable[Option]) -> list[str]:
-    """Return the lines of a Markdown table of options, at least one."""
-    rows = _rows(options)
-    lines = [_markdown_row(rows[0]), _markdown_row(["---"] * len(rows[0]))]
-    return lines + [_markdown_row({**row, "option": f"`{row['option']}`"}.values()) for row in rows]
-
-
-def _markdown_row(cells: Iterable[str]) -> str:
-    escaped = (cell.replace("|", "\\|") for cell in cells)
-    return f"| {' | '.join(escaped)} |"
-
-
 def _row(option: Option) -> dict[str, str]:
     """Return an option as a row of text."""
     return {
@@ -144,7 +119,7 @@ def _as_typed(default: object) -> str:
     return repr(default) if default == "" else str(default)
 
 
-def _rows(options: Iterable[Option]) -> list[Mapping[str, str]]:
+def option_rows(options: Iterable[Option]) -> list[Mapping[str, str]]:
     """Return options as rows of text, without the columns that are empty in all of them."""
     rows = [_row(option) for option in options]
     filled = {name for row in rows for name, text in row.items() if text}

@@ -8,16 +8,13 @@ from evo_tune.cli import _shared as shared
 from evo_tune.cli.help import command as made
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from evo_tune.cli.formats import StrategySummary
-    from evo_tune.plugins.strategy import Strategy
 
 PLACE = 90
 
 
 @made("strategies")
-@shared.format_option("table", "json", "csv", "markdown")
+@shared.format_option("table", "json", "csv")
 def command(form: str) -> None:
     """List the strategies and their options."""
     from evo_tune.cli.formats import DeclaredOption, StrategySummary
@@ -25,10 +22,6 @@ def command(form: str) -> None:
     from evo_tune.plugins.find import list_strategies, working_strategies
 
     working = working_strategies()
-    if form == "markdown":
-        for line in markdown(working).splitlines():
-            shared.echo(line)
-        return
     found = []
     for name, summary in list_strategies():
         strategy = working.get(name)  # None: it cannot be loaded, and the summary has the error
@@ -45,22 +38,6 @@ def command(form: str) -> None:
         shared.print_json(found)
     else:
         shared.print_rows([_row(one) for one in found], form)
-
-
-def markdown(strategies: Mapping[str, type[Strategy]]) -> str:
-    """Return a part of docs/options.md: the declared options of some strategies.
-
-    Args:
-        strategies: Classes by name.
-    """
-    from evo_tune.cli.commands.evaluators import markdown_table
-    from evo_tune.options.binding import options_of
-
-    lines = ["## Strategies", ""]
-    for name, strategy in strategies.items():
-        summary = (strategy.__doc__ or "").strip().partition("\n")[0]
-        lines += [f"### {name}", "", summary, "", *markdown_table(options_of(strategy).values()), ""]
-    return "\n".join(lines)
 
 
 def _row(one: StrategySummary) -> dict[str, str]:
