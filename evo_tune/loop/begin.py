@@ -1,7 +1,7 @@
-"""What happens before the first birth: bind everything that the user gave, and fix it in a manifest.
+"""Before the first trial: bind everything that the user gave, check it, and make the manifest.
 
-Nothing is trained for it and nothing written: whatever is wrong is said before it can cost anything. A run that is
-opened and then cannot begin, or go on, is closed here again.
+Nothing is trained or written here, so every error comes before it costs anything. A run that was opened and cannot
+begin or continue is closed again.
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ def earlier(sources: Iterable[str | Path], store: Path) -> list[Run]:
 
 
 def _goals(objectives: Sequence[str | Objective] | str | Objective) -> tuple[Objective, ...]:
-    """Return objectives of every form; the text of one stands for a list of it."""
+    """Return objectives from any accepted form; one objective stands for a list of one."""
     if isinstance(objectives, str | Objective) or not isinstance(objectives, Iterable):
         objectives = (objectives,)
     goals = []
@@ -233,13 +233,13 @@ def new_name(evaluator: str, store: Path) -> str:
 
 
 def widened(run: Run, evaluator: BoundEvaluator, strategy: Strategy, genes: Mapping[str, Gene | None]) -> None:
-    """Widen the ranges of a run's genes, from its next birth on, and note it in the journal.
+    """Widen the ranges of a run's genes for all new genomes, and record it in the journal.
 
     Args:
-        run: Open for writing.
-        evaluator: Its evaluator, which is shown the ends of the new ranges.
-        strategy: Its strategy.
-        genes: Name to gene; none: nothing is done.
+        run: Run that is open for writing.
+        evaluator: Evaluator of the run, which checks the ends of the new ranges.
+        strategy: Strategy of the run.
+        genes: Genes by name; none: nothing changes.
 
     Raises:
         SpaceError: One is unknown, or not wider; or the evaluator refuses a value.
@@ -260,11 +260,11 @@ def widened(run: Run, evaluator: BoundEvaluator, strategy: Strategy, genes: Mapp
 
 @contextlib.contextmanager
 def given_up(run: Run, remove: bool = False) -> Iterator[None]:
-    """Around what follows once a run is open: where that fails, the run is closed.
+    """Close an open run if the block raises an error.
 
     Args:
-        run: It.
-        remove: Remove it as well: it was made a moment ago, and is of no use.
+        run: Open run.
+        remove: Whether to remove its folder as well.
     """
     try:
         yield
@@ -277,11 +277,11 @@ def given_up(run: Run, remove: bool = False) -> Iterator[None]:
 
 @contextlib.contextmanager
 def reopened(store: Path, name: str | None, copy_as: str | None) -> Iterator[Run]:
-    """A saved run, open for writing; where what follows fails, it is closed, and a copy of it removed.
+    """Open a saved run for writing; if the block raises an error, close it and remove its copy.
 
     Args:
         store: Folder of the saved runs.
-        name: Its name or path; None for the latest one.
+        name: Name or path of the run; None for the latest one.
         copy_as: Name of a copy to make and open instead.
 
     Raises:

@@ -36,12 +36,12 @@ TICK = 0.2
 
 @dataclass(frozen=True)
 class Job:
-    """What a slot is given to do.
+    """A job for a slot.
 
     Args:
-        candidate: To be evaluated.
-        what: In words: 'trial 17', 'calibration of trial 17'.
-        folder: Name of its folder, where it is not that of its trial.
+        candidate: Candidate to evaluate.
+        what: Description: 'trial 17', 'calibration of trial 17'.
+        folder: Name of its folder, if it is not the folder of its trial.
     """
 
     candidate: Candidate
@@ -54,7 +54,7 @@ class _End(Enum):
 
 
 OVER = _End.OVER
-"""No job is to come any more."""
+"""Answer of a source that has no more jobs."""
 
 Fetched = Job | _End | None
 """A job, None if there is none now, OVER if there will be none."""
@@ -62,11 +62,11 @@ Fetched = Job | _End | None
 
 @dataclass(frozen=True)
 class Working:
-    """What a slot is doing.
+    """Activity of a slot.
 
     Args:
-        what: As in `Job`, or '' while it waits.
-        since: When it began, in seconds of `time.monotonic`.
+        what: Description as in `Job`; '' while it waits.
+        since: Start of the activity, in seconds of `time.monotonic`.
     """
 
     what: str
@@ -74,13 +74,13 @@ class Working:
 
 
 class Drivers:
-    """The slots of a run, and the threads that keep them at work.
+    """The slots of a run and the threads that drive them.
 
     Args:
-        folder: The run's.
-        stop: Begins nothing new; called where a driver cannot go on.
-        stopping: Says whether nothing new is to be begun.
-        changed: The run's lock, notified when there may be new jobs.
+        folder: Folder of the run.
+        stop: Function that prevents new jobs; called if a driver fails.
+        stopping: Returns whether no new job may start.
+        changed: Lock of the run, notified when there may be new jobs.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Drivers:
         self.working: dict[str, Working] = {}
         """By slot."""
         self.error: EvoTuneError | None = None
-        """The first thing that a driver could not mend."""
+        """First error of a driver."""
         self.health = Health()
         self._folder = folder
         self._stop = stop
@@ -119,14 +119,14 @@ class Drivers:
         watch: Callable[[], None],
         default: Callable[[], Candidate | None] | None = None,
     ) -> None:
-        """Have the slots do all jobs, but for those whose device is set aside.
+        """Run all jobs in the slots, except slots whose device is set aside.
 
         Args:
             fetch: Returns the next job for a slot.
-            take: Is given what came of a job.
-            watch: Called about five times a second, by this thread.
-            default: Returns the candidate of the default genome once it has done well. Without it every outcome is
-                taken as it comes; with it, one that may be the device's doing is held back (see `health`).
+            take: Function that is given each job with its outcome.
+            watch: Function that this thread calls about five times a second.
+            default: Returns the candidate of the default genome once it has succeeded. Without it every outcome is
+                taken as it is; with it, a failure that may be caused by the device is held back (see `health`).
         """
         self._at_work = {slot.name: slot for slot in self.slots if slot.device not in self.health.aside}
         self._again.clear()
@@ -152,12 +152,12 @@ class Drivers:
         self._in_background(drive, watch)
 
     def beat(self) -> None:
-        """Give a sign of life of a run that is driven by hand; with slots, the main thread does."""
+        """Write a heartbeat for a run that is driven by hand; with slots, the main thread writes it."""
         if not self.slots:
             self._heart.beat(list)
 
     def _next(self, slot: Slot, fetch: Callable[[Slot], Fetched]) -> Job | None:
-        """Return the next job of a slot, waiting for it; None if the slot has no more to do."""
+        """Wait for the next job of a slot and return it; None if there are no more jobs."""
         while not self._stopping():  # what is held back then is no result, and is trained when the run goes on
             ready = slot.available
             if slot.device in self.health.aside:
@@ -181,7 +181,7 @@ class Drivers:
         return None
 
     def _fetched(self, slot: Slot, fetch: Callable[[Slot], Fetched]) -> Fetched:
-        """Return what a slot is to do: first what another is to do no more."""
+        """Return the next job of a slot; jobs that another slot gave back come first."""
         for job in self._again:
             if self.health.may_try(slot.device, job.candidate.id, self._devices()):
                 self._again.remove(job)
@@ -189,11 +189,11 @@ class Drivers:
         return fetch(slot) if self.health.may_work(slot.device) else None
 
     def _devices(self) -> set[str]:
-        """Return the devices at work."""
+        """Return the devices that take jobs."""
         return {slot.device for slot in self._at_work.values()} - {UNKNOWN}
 
     def _done(self, slot: Slot, job: Job, default: Callable[[], Candidate | None] | None) -> Outcome | None:
-        """Have a slot do a job; return what came of it, or None where that is held back."""
+        """Run a job in a slot and return its outcome; None if the outcome is held back."""
         # What is tried again is tried on a device that was chosen for it.
         again = job.candidate.id in self._doubtful
         outcome = (slot.run_here if again else slot.run)(job.candidate, job.folder)
@@ -221,7 +221,7 @@ class Drivers:
             self._changed.notify_all()
 
     def _leave(self, slot: Slot, why: str) -> bool:
-        """Let a slot leave its device, which is set aside, and say whether it may get another.
+        """Take a slot off its device, which is set aside; return whether it gets another one.
 
         Raises:
             RunError: No slot is left.
@@ -243,7 +243,7 @@ class Drivers:
         return False
 
     def _in_background(self, drive: Callable[[Slot], None], watch: Callable[[], None]) -> None:
-        """Let one driver per slot run to its end; this thread looks after signals and the live table."""
+        """Run one driver per slot to its end; this thread handles signals and the live table."""
         drivers = Parallel(n_jobs=len(self.slots), backend="threading", batch_size=1)
         guarded = delayed(self._guarded)
         thread = threading.Thread(target=lambda: drivers(guarded(drive, slot) for slot in self.slots), daemon=True)
@@ -279,7 +279,7 @@ class Drivers:
             self.working.pop(slot.name, None)
 
     def _fail(self, error: BaseException) -> None:
-        """Stop because a driver cannot go on (disk full, a broken strategy); the first error is the one told."""
+        """Stop because a driver failed (disk full, a broken strategy); the first error is reported."""
         with self._lock:
             if self.error is None and isinstance(error, EvoTuneError):
                 self.error = error

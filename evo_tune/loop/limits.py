@@ -1,6 +1,6 @@
-"""When a run is over: its limits, which are totals over all of its sessions, and when there is no hope.
+"""When a run ends: its limits, which are totals over all sessions, and the check that any trial succeeds at all.
 
-Why no more is to come is said in a line here, and acted on elsewhere.
+The module returns the reason in words; `Search` acts on it.
 """
 
 from __future__ import annotations
@@ -30,24 +30,24 @@ from evo_tune.store.run import Run
 __all__ = ["all_born", "check_hope", "check_noise", "limit_reached", "limited", "next_session"]
 
 GENERATIONS = 5
-"""Generations of a run that was given no limit at all."""
+"""Limit in generations of a run without any limit."""
 
 SLACK = 1e-9
-"""Sums of thirds are not exact."""
+"""Tolerance for the budget, because sums of thirds are not exact."""
 
 LATEST = 24
-"""Full trainings, the latest ones, that tell how long the next will take."""
+"""Number of latest full trainings by which the duration of the next one is predicted."""
 
 LIKE = 5
-"""Of them, those that are most like a genome tell how long it takes."""
+"""Number of these, the most similar ones, by which the duration of a genome is predicted."""
 
 
 def next_session(last: SessionSettings, changes: Mapping[str, Any], seeds: int) -> SessionSettings:
-    """Return the last session of a run with changes; new limits replace all of the old ones.
+    """Return the settings of the next session; new limits replace all earlier ones.
 
     Args:
-        last: It.
-        changes: Fields.
+        last: Settings of the last session.
+        changes: Settings that the user gives now, by name.
         seeds: Maximum number of seeds per genome.
 
     Raises:
@@ -61,22 +61,23 @@ def next_session(last: SessionSettings, changes: Mapping[str, Any], seeds: int) 
 
 
 def limited(session: SessionSettings) -> SessionSettings:
-    """Return a session with the limit that holds where none was given."""
+    """Return the settings with the default limit if none is set."""
     return session if session.limited else session.but(generations=GENERATIONS)
 
 
 def limit_reached(
     run: Run, session: SessionSettings, history: History, strategy: Ruled, seconds: float, slots: int
 ) -> str | None:
-    """Return which limit is reached, in words; None where none is.
+    """Return the reached limit in words; None if no limit is reached.
 
     Args:
-        run: It.
-        session: Has the limits.
-        history: Every birth so far.
-        strategy: Its strategy; by its rules, genomes that were born may be due for more, which no limit of births ends.
-        seconds: Time spent in the run so far.
-        slots: Slots of the final comparison; 0 where the run is driven by hand, without one.
+        run: Run in progress.
+        session: Limits.
+        history: All trials so far.
+        strategy: Strategy of the run. Its rules may ask for more trials of known genomes; limits on trials do not
+            count these.
+        seconds: Time spent in the run so far, in seconds.
+        slots: Number of slots of the final comparison; 0 for a run that is driven by hand, which has none.
     """
     if session.budget is not None and spent(run) >= session.budget - SLACK:
         return f"the training of {session.budget:g} full ones is spent"
@@ -94,9 +95,9 @@ def limit_reached(
 
 
 def done_enough(session: SessionSettings, history: History, population: int) -> str | None:
-    """Say so where another generation is unlikely to improve by more than seeds differ, and the run is to stop then.
+    """Return the reason to stop if `stop_when_done` is set and further improvement is likely to be below seed noise.
 
-    It follows from what was told, so a run that is read back, or goes on unchanged, stops there again.
+    The answer follows from the history, so a resumed run with the same settings stops at the same point.
     """
     if not session.stop_when_done:
         return None
@@ -105,10 +106,10 @@ def done_enough(session: SessionSettings, history: History, population: int) -> 
 
 
 def check_noise(session: SessionSettings, seeds: int) -> None:
-    """Refuse to stop by the seeds' noise where no genome is trained with further seeds.
+    """Refuse `stop_when_done` without extra seeds, which measure the seed noise.
 
     Raises:
-        OptionError: That is so.
+        OptionError: The session asks for it, and no genome gets an extra seed.
     """
     if session.stop_when_done and seeds < 2:
         raise OptionError(
@@ -169,7 +170,7 @@ class Lately:
 
 
 def _left(seconds: Sequence[float], age: float) -> float:
-    """Return how much longer a training may be expected to take that has gone on for so long, by what others took."""
+    """Return the expected remaining time of a training, in seconds, given its age and the times of others."""
     longer = [each - age for each in seconds if each > age]
     return fmean(longer) if longer else fmean(seconds) / 2
 

@@ -31,7 +31,7 @@ def plan_for(session: SessionSettings, threads: int | None, options: Mapping[str
     """Return the slots of this machine; where a cluster runs already, only the threads of each matter.
 
     Args:
-        session: Says which.
+        session: Slots and devices that the user asks for.
         threads: CPU threads of one training; None for the default.
         options: The evaluator's, bound: one of them may be the number of processes of a training.
 
@@ -47,8 +47,8 @@ def open_for(run: Run, session: SessionSettings, evaluator: BoundEvaluator, spac
     """Return the slots of a run, opened; where that fails, a run that was made a moment ago is taken away again.
 
     Args:
-        run: It.
-        session: Says which.
+        run: Run to open slots for.
+        session: Slots and devices that the user asks for.
         evaluator: What the slots are to evaluate.
         space: The run's.
 
@@ -67,14 +67,14 @@ def open_for(run: Run, session: SessionSettings, evaluator: BoundEvaluator, spac
 def timed(
     run: Run, space: SearchSpace, slots: Sequence[Slot], watch: Callable[[], None], stopping: Callable[[], bool]
 ) -> Pace | None:
-    """Return what a run's trainings take, by a few timed steps; None where enough have ended, or none can be timed.
+    """Return the time of a training by a few timed steps; None if enough trainings have ended, or none can be timed.
 
     Args:
-        run: It; whoever asks has made sure that its evaluator says SUPPORTS 'timing'.
-        space: The run's.
-        slots: Opened.
-        watch: Called about five times a second.
-        stopping: Says whether to stop.
+        run: Run whose evaluator supports timing.
+        space: Space of the run.
+        slots: Open slots.
+        watch: Function that is called about five times a second.
+        stopping: Returns whether to stop.
     """
     if len(run.outcomes) >= ENOUGH:
         return None
@@ -84,14 +84,14 @@ def timed(
 def forecast(
     manifest: Manifest, session: SessionSettings, slots: int, pace: Pace | None = None, run: Run | None = None
 ) -> Ahead | None:
-    """Return what is ahead of a run, or would be of one with this manifest; None as long as nothing is known.
+    """Return the forecast of a run, or of a run that would begin with this manifest; None while nothing is known.
 
     Args:
-        manifest: What is fixed.
-        session: Its limits; without any, those that hold then.
-        slots: That train.
-        pace: What was timed.
-        run: What has come so far.
+        manifest: Manifest of the run.
+        session: Limits; the default limit if none is set.
+        slots: Number of slots.
+        pace: Times of a few steps, if they were measured.
+        run: Run in progress, if it has begun.
     """
     session = limited(session)
     births = session.births(manifest.population)

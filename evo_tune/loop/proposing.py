@@ -44,7 +44,7 @@ __all__ = [
 
 
 def propose(strategy: Strategy, history: RunHistory, run: Run, id: int) -> Proposal | None:
-    """Return birth `id` of a run: the default, a warm start, or what the strategy proposes.
+    """Return proposal `id` of a run: the default genome, a warm start, or the answer of the strategy.
 
     Args:
         strategy: The run's strategy.
@@ -69,7 +69,7 @@ def propose(strategy: Strategy, history: RunHistory, run: Run, id: int) -> Propo
 
 
 def candidate_of(proposal: Proposal, history: RunHistory, run: Run) -> Candidate:
-    """Return a proposal as the next candidate of a run, with all that the run's rules make of it."""
+    """Return a proposal as the next candidate of a run, with its id, generation and seed."""
     return Candidate(
         id=history.born_count,
         generation=history.fresh_count // run.manifest.population,
@@ -80,11 +80,11 @@ def candidate_of(proposal: Proposal, history: RunHistory, run: Run) -> Candidate
 
 
 def judged(outcome: Outcome | Mapping[str, float], run: Run) -> Outcome:
-    """Return what was told as an outcome that says ok, or what is wrong with its metrics.
+    """Return a reported result as an outcome: ok, or the error in its metrics.
 
     Args:
         outcome: An outcome, or the metrics of a successful evaluation.
-        run: Says which metrics are needed: those of its objectives and of its constraints.
+        run: Run whose objectives and constraints need metrics.
 
     Raises:
         UsageError: The outcome's status is none.
@@ -104,16 +104,16 @@ def judged(outcome: Outcome | Mapping[str, float], run: Run) -> Outcome:
 
 
 def _valid(proposal: object, history: RunHistory) -> Proposal:
-    """Return the proposal if it can be born: what the journal holds must never need mending.
+    """Return the proposal if it is valid, because the journal must never need repair.
 
     Args:
-        proposal: It.
-        history: What it was proposed for.
+        proposal: Answer of the strategy.
+        history: History that the strategy was given.
 
     Raises:
-        TypeError: It is no Proposal.
-        ValueError: Its genome is not one of the space, or goes on from a candidate that was never born.
-        SpaceError: A value is outside its gene.
+        TypeError: The answer is not a Proposal.
+        ValueError: The genome is not in the space, or it resumes a candidate that does not exist.
+        SpaceError: A value is outside the range of its gene.
     """
     if not isinstance(proposal, Proposal):
         raise TypeError(f"returned a {type(proposal).__name__}, expected a Proposal or None")
@@ -129,15 +129,15 @@ def _valid(proposal: object, history: RunHistory) -> Proposal:
 
 
 class Births:
-    """Bears a run's candidates in law 3's order; whoever calls holds the run's lock.
+    """Proposes the candidates of a run in the order of law 3. The caller holds the lock of the run.
 
-    What waits because an earlier session did not end it comes first.
+    Candidates that an earlier session did not finish come first.
 
     Args:
-        run: Open for writing.
-        history: What its strategy sees.
-        strategy: Its strategy.
-        generations: Hear of each birth.
+        run: Run that is open for writing.
+        history: History that the strategy sees.
+        strategy: Strategy of the run.
+        generations: Files of generations, which follow each new candidate.
     """
 
     def __init__(self, run: Run, history: RunHistory, strategy: Ruled, generations: Generations) -> None:
@@ -149,11 +149,11 @@ class Births:
         self._waiting: deque[Candidate] = deque()
 
     def take_up(self) -> None:
-        """Have every candidate without a result handed out (again), before any new one is born."""
+        """Return every candidate without a result again, before any new one."""
         self._waiting = deque(one for one in self._run.candidates if one.id not in self._run.outcomes)
 
     def waiting(self) -> Candidate | None:
-        """Return the first candidate that was born and waits; None if none does."""
+        """Return the first candidate that waits for a slot; None if there is none."""
         while self._waiting:
             candidate = self._waiting.popleft()
             if candidate.id not in self._run.outcomes:  # it may have been told by hand
@@ -161,10 +161,10 @@ class Births:
         return None
 
     def next(self, over: bool) -> Candidate | None:
-        """Return the next candidate, born now; None if the strategy has nothing to propose until more is told.
+        """Return a new candidate; None if the strategy needs more results first.
 
         Args:
-            over: Whether no new genome is to be born: only what is due for those that were.
+            over: Whether no new genome may be proposed, only further trials of known ones.
         """
         run, history, proposal = self._run, self._history, None
         ready = self._arrival or self._tell_up_to(history.born_count - run.manifest.settings.lag)
@@ -177,14 +177,14 @@ class Births:
         return None if proposal is None else self._bear(proposal)
 
     def tell(self, ids: Sequence[int]) -> None:
-        """Tell recorded results, in this order."""
+        """Report recorded results to the strategy, in this order."""
         if ids:
             self._run.tell(ids)
             for id in ids:
                 self._history.tell(id, self._run.outcomes[id])
 
     def _tell_up_to(self, count: int) -> bool:
-        """In proposal order: tell the first `count` results if all are recorded, and say whether they are told."""
+        """In proposal order, report the first `count` results if all are recorded; return whether they are."""
         wanted = range(len(self._run.told), count)
         ready = all(id in self._run.outcomes for id in wanted)
         if ready:
@@ -192,7 +192,7 @@ class Births:
         return ready
 
     def _bear(self, proposal: Proposal) -> Candidate:
-        # Not synced by itself: a birth that a power cut loses is proposed again, the same.
+        # Not synced by itself: a candidate that a power cut loses is proposed again, the same.
         candidate = self._run.bear(candidate_of(proposal, self._history, self._run))  # as the journal gives it back
         self._history.born(candidate)
         self._generations.born(candidate)

@@ -1,8 +1,7 @@
-"""The one loop: ask for a candidate, evaluate it in a slot, record and tell the result.
+"""The one loop: ask for a candidate, evaluate it in a slot, record the result and report it to the strategy.
 
-`Search` joins a strategy, a saved run and slots, and knows the inside of none of them. ask and tell
-stand under one lock; joblib drives one driver per slot. What a strategy is told, and when, is decided
-here (law 3) and nowhere else.
+`Search` connects a strategy, a saved run and slots without knowing how they work inside. `ask` and `tell` share one
+lock; joblib runs one driver per slot. Only this module decides which results a strategy sees, and when (law 3).
 """
 
 from __future__ import annotations
@@ -123,19 +122,19 @@ class Search(contextlib.AbstractContextManager["Search"]):
         ask: Ask | None = None,
         **changes: Any,
     ) -> Search:
-        """Go on with a saved run.
+        """Continue a saved run.
 
         Args:
-            name: Its name or path; the latest one if left out.
+            name: Name or path of the run; by default the latest one.
             store: Folder of the saved runs.
-            copy_as: Copy it to this name first, and go on with the copy.
-            accept_changes: Go on although the evaluator's file, its data or the strategy's file have changed.
-            evaluator: Where the evaluator's file is now, if it has moved; or the function itself.
-            strategy: Where the strategy's file is now, if it has moved.
-            genes: Genes of the run with wider ranges: what was trained keeps its place, births from now on use them.
-            trust: Execute what the run names as its evaluator and strategy, although you never named these files.
-            ask: Is asked about each such file instead.
-            changes: Fields of `SessionSettings` that differ from the last session's.
+            copy_as: Name of a copy to make first; the copy is continued.
+            accept_changes: Whether to continue although the evaluator's file, its data or the strategy's file changed.
+            evaluator: New path of the evaluator's file, if it has moved; or the function itself.
+            strategy: New path of the strategy's file, if it has moved.
+            genes: Genes of the run with wider ranges, which new genomes use.
+            trust: Whether to execute the evaluator and the strategy that the run names, although you never named them.
+            ask: Function that asks the user about each such file instead.
+            changes: Settings of the session that differ from the last session (`SessionSettings`).
 
         Raises:
             UsageError: The copy's name is taken, a change is not allowed, or a file of code is not trusted.
@@ -187,13 +186,13 @@ class Search(contextlib.AbstractContextManager["Search"]):
 
     @property
     def best(self) -> Trial | None:
-        """The trial to recommend so far: once a calibration has ended, the best over its fresh seeds."""
+        """The recommended trial so far; after a final comparison, the best one over its fresh seeds."""
         with self._changed:
             return recommended(self.saved)
 
     @property
     def status(self) -> str:
-        """Where the strategy says that the search stands, in a line; '' if it has nothing to say."""
+        """Status of the strategy in one line; '' if it reports none."""
         with self._changed:  # a live table asks again and again
             at = (self.history.born_count, len(self.history.trials))
             if self._status[0] != at:
@@ -202,7 +201,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
 
     @property
     def seconds(self) -> float:
-        """Time spent in the run so far, over all its sessions."""
+        """Time spent in all sessions of the run, in seconds."""
         return self.saved.elapsed
 
     def frame(self) -> pd.DataFrame:
@@ -211,10 +210,11 @@ class Search(contextlib.AbstractContextManager["Search"]):
             return table_of(self.saved, self.saved.trials()).to_pandas()  # type: ignore[no-any-return]
 
     def ask(self) -> Candidate | None:
-        """Return the next candidate, or None: results must be told first, or (see `finished`) it is over.
+        """Return the next candidate; None if results must be reported first or the run is over (see `finished`).
 
         Raises:
-            RunError, StoreError: The strategy has raised, or its proposal is none; the birth cannot be written.
+            RunError: The strategy raised an error, or its answer is not a proposal.
+            StoreError: The candidate cannot be saved.
         """
         with self._changed:
             self.drivers.beat()
@@ -226,7 +226,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
             return None if self.finished else self._birth()
 
     def _limit(self) -> str | None:
-        """Return which limit is reached, in words; None where none is."""
+        """Return the reached limit in words; None if no limit is reached."""
         run, slots = self.saved, len(self.drivers.slots)
         return limit_reached(run, self.session, self.history, self.strategy, self.seconds + self._planning, slots)
 
@@ -240,11 +240,11 @@ class Search(contextlib.AbstractContextManager["Search"]):
         return candidate
 
     def tell(self, candidate: Candidate, outcome: Outcome | Mapping[str, float]) -> None:
-        """Record a result, safe on disk before anything hears of it, and tell it in its turn.
+        """Report a result: write it to disk, then use it in its turn.
 
         Args:
-            candidate: What was asked for.
-            outcome: Its Outcome, or the metrics of a successful evaluation.
+            candidate: Candidate from `ask`.
+            outcome: Outcome of the candidate, or the metrics of a successful evaluation.
 
         Raises:
             UsageError: The candidate is not out, or the outcome's status is none.
@@ -273,13 +273,13 @@ class Search(contextlib.AbstractContextManager["Search"]):
         pace: Pace | None = None,
         planning: float = 0.0,
     ) -> Search:
-        """Evaluate until a limit is reached, in slots of this machine, and save.
+        """Run trials in slots until a limit is reached.
 
-        Ctrl-C once: nothing new is begun, and what is in flight is finished. Twice, or SIGTERM: at
-        once. Either way the run is saved and can be resumed.
+        The first Ctrl-C lets running trials finish; the second, or SIGTERM, stops at once. In both cases the run is
+        saved and can be resumed.
 
         Args:
-            watch: Called about five times a second, for a live table.
+            watch: Function that is called about five times a second, for a live table.
             forecast: Whether to time a few steps first, unless `pace` is given.
             pace: Times of a few steps that a plan took.
             planning: Time of that planning, in seconds; `hours` includes it.
@@ -319,18 +319,18 @@ class Search(contextlib.AbstractContextManager["Search"]):
             return OVER if self.finished or self.stopping else None
 
     def stop(self) -> None:
-        """Begin nothing new; what is in flight is finished and recorded."""
+        """Start no new trial; running trials finish and are recorded."""
         with self._changed:
             self.stopping = True
             self._changed.notify_all()
 
     def kill(self) -> None:
-        """Stop at once: what is in flight is lost, and run again on resume."""
+        """Stop at once; running trials are lost and run again on resume."""
         self.stop()
         self.drivers.kill()
 
     def close(self) -> None:
-        """Write the generations that are still open, and let go of slots and lock; idempotent."""
+        """Write the generations that are not complete, and release slots and lock. A second call does nothing."""
         self.drivers.close()
         with self._changed:
             if self.saved.closed:

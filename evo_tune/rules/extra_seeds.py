@@ -1,12 +1,12 @@
-"""Which genome is trained with a further seed, by one of two rules.
+"""Extra seeds: which genome is trained with one more seed, by one of two rules.
 
-`Leader`: the one that leads by the mean over its seeds, until it has had so many. One lucky draw brings a genome to the
-top, where it must prove itself before it stays.
+`Leader`: the genome with the best mean over its seeds, until it has had a fixed number. One lucky seed can bring a
+genome to the top; extra seeds must confirm it.
 
-`Doubt`: the one whose further seed is worth most, while that is worth more than a new genome: by how much the loss that
-is expected of the best falls, on the average, once the result is known (`genome.models.seeds`).
+`Doubt`: the genome whose extra seed has the highest expected gain, as long as that exceeds the gain of a new genome.
+The gain is the expected fall of the best genome's predicted loss once the result is known (`genome.models.seeds`).
 
-Both are the state of a fold, kept while the run goes on; nothing here proposes a new genome.
+Both are states of a fold over the history. Nothing here proposes a new genome.
 """
 
 from __future__ import annotations
@@ -30,31 +30,30 @@ from evo_tune.genome.values import genome_key, mean_of
 __all__ = ["Doubt", "Leader"]
 
 Place: TypeAlias = tuple[float, tuple[float, ...], int]
-"""Violation, mean losses, id of the birth: the least leads."""
+"""Violation of constraints, mean losses, id of the first trial; the lowest leads."""
 
 ENOUGH = 8
-"""Genomes with a loss from which anything is believed."""
+"""Least number of genomes with a loss for the model."""
 
 TRIED = 6
-"""Genomes, those of which the least loss is expected, that are considered for a further seed."""
+"""Number of genomes with the lowest predicted losses that are considered for an extra seed."""
 
 PRICE = 0.5
-"""What a new genome's promise counts for. It is that of the best of many candidates, as a model sees them that is
-wrong here and there: whoever takes the largest of many predictions takes its errors too."""
+"""Factor on the expected gain of a new genome, because the largest of many predictions is too optimistic."""
 
 LEFT = 24
-"""Genomes, at most, that did not go on from a part of a training, and are taken to be as bad as the worst. Those that
-went on were chosen: of these alone it would seem that genomes elsewhere are as good as they are on the average."""
+"""Maximum number of genomes that were not promoted and enter the model with the worst loss. Promoted genomes were
+selected; from these alone the model would predict that genomes elsewhere are as good."""
 
 OTHERS = 64
-"""Candidates by which a new genome is judged: variants of the best, and a quarter as many anywhere."""
+"""Number of candidates for a new genome: variants of the best, and a quarter as many anywhere."""
 
 WIDTH = 0.2
 """Standard deviation of a variant's steps, in unit coordinates."""
 
 GROWTH = 1.1
-"""The model is fitted anew when so many times the trainings are there, and not for each: that bounds its cost. Results
-of further seeds are few, and tell more of the noise than all others: it is for each of these too."""
+"""The model is fitted again when the number of trainings has grown by this factor, which bounds its cost, and after
+each extra seed, because these results are few and say most about the noise."""
 
 
 class Leader:
@@ -88,10 +87,10 @@ class Trained:
     """A genome that was trained, in full or in part.
 
     Args:
-        birth: The candidate as which it was.
-        losses: By number of the seed; empty where the first seed's result does not count.
-        repeats: Further seeds that were told, whatever came of them.
-        began: Whether a part of a training gave a value.
+        birth: First candidate with the genome.
+        losses: Losses by number of the seed; empty if the result of the first seed does not count.
+        repeats: Number of reported extra seeds, whatever their outcome.
+        began: Whether a partial training gave a value.
     """
 
     birth: Candidate
@@ -100,7 +99,7 @@ class Trained:
     began: bool = False
 
     def take(self, trial: Trial) -> None:
-        """Note a result."""
+        """Add a result."""
         self.repeats += trial.candidate.replicate > 0
         if trial.feasible and trial.losses is not None:
             self.losses[trial.candidate.replicate] = trial.losses[0]
@@ -109,12 +108,12 @@ class Trained:
 
 
 class Doubt:
-    """The genomes that were trained in full within the constraints, and what a further seed of each is worth.
+    """Fully trained genomes within the constraints, and the expected gain of an extra seed of each.
 
     Args:
-        space: The run's.
-        cap: Seeds that a genome has at most.
-        shared: Whether they are the same ones for all genomes.
+        space: Space of the run.
+        cap: Maximum number of seeds per genome.
+        shared: Whether all genomes share their seeds.
     """
 
     def __init__(self, space: SearchSpace, cap: int, shared: bool = True) -> None:
@@ -126,18 +125,18 @@ class Doubt:
         self._units = Grown(*[0.0] * len(self._sizes))
         self._told, self._due = 0, ENOUGH
         self._same: bool | None = None
-        """Whether no further seed has changed a loss; None: there was none."""
+        """Whether no extra seed changed a loss; None before the first extra seed."""
         self._learned: Trainings | None = None
         self._logs: np.ndarray | None = None
         self._memo: tuple[tuple[int, set[str]], tuple[np.ndarray, Belief] | None] = ((0, set()), None)
-        """How many results were told, whose training goes on, and what follows from both."""
+        """Number of results and keys of running promotions, and the model that follows from both."""
 
     def take(self, trial: Trial, units: np.ndarray) -> None:
-        """Note a result, in the order in which results are told: when the model is fitted follows from their number.
+        """Add a result, in the order of the history: the number of results decides when the model is fitted.
 
         Args:
-            trial: It.
-            units: Its genome's unit coordinates, shape (genes,).
+            trial: Completed trial.
+            units: Unit coordinates of its genome. Shape (genes,).
         """
         if not trial.candidate.whole and not trial.ok:
             return
@@ -161,14 +160,14 @@ class Doubt:
             self._learned, self._logs = self._trainings(np.append(rows, self._left(set()))), None
 
     def next(self, out: Sequence[Candidate], cost: float = 1.0) -> Candidate | None:
-        """Return the birth of the genome whose next seed is worth most, and more than a new genome; or None.
+        """Return the first candidate of the genome whose extra seed gains most; None if a new genome gains more.
 
-        Where the first further seeds change nothing, there are no more.
+        If the first extra seeds change no loss, there are no more.
 
         Args:
-            out: What is in training. A genome is not judged while a seed of it is out, and at most a quarter of what is
-                out are further seeds, since of what the new genomes among it will change nothing is known.
-            cost: What a new genome takes, in full trainings; a further seed takes one.
+            out: Pending candidates. A genome with a pending seed is left out, and at most a quarter of the pending
+                candidates are extra seeds, because the effect of the new genomes among them is not known yet.
+            cost: Cost of a new genome, in full trainings; an extra seed costs one.
         """
         waiting = {genome_key(one.genome) for one in out if one.replicate}
         believed = self._believed(out)
@@ -224,7 +223,7 @@ class Doubt:
         return rows, Belief(given, self._logs)
 
     def repeats(self, birth: Candidate) -> int:
-        """Return how many further seeds of a genome were told."""
+        """Return the number of reported extra seeds of a genome."""
         return self._known[self._rows[genome_key(birth.genome)]].repeats
 
     def _selected(self) -> np.ndarray:
@@ -252,7 +251,7 @@ class Doubt:
         return Trainings(points, numbers, seeds, losses, self._sizes > 0, self._shared)
 
     def _others(self, rows: np.ndarray) -> np.ndarray:
-        """Return features of genomes that a strategy might propose, drawn by a seed that follows from what was told."""
+        """Return features of genomes that a strategy might propose. The seed of the draw follows from the history."""
         rng = np.random.default_rng([self._told, len(self._known)])
         best = self._units.get(len(self._known))[rows[:TRIED]]
         near = best[np.arange(OTHERS) % len(best)]

@@ -1,7 +1,7 @@
-"""Who goes on to a larger budget: asynchronous successive halving, with a guard.
+"""Promotions to a larger budget: asynchronous successive halving, with a guard.
 
-What stands at each rung is kept while the run goes on (`Rungs`, the state of a fold). How far early results can be
-trusted is `fidelity`'s; nothing here proposes a new genome.
+`Rungs` is the state of a fold over the history. `fidelity` says how far early results can be trusted. Nothing here
+proposes a new genome.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from evo_tune.rules.fidelity import CAUTION, keep, trust
 __all__ = ["Rungs", "continued"]
 
 LEADERS = 3
-"""Genomes leading at the end from whose early places promotions learn how far down to look."""
+"""Number of fully trained leaders whose early ranks say how far down promotions must look."""
 
 
 class Rungs:
-    """The genomes with a value at each rung, and who of them goes on.
+    """Genomes with a value at each rung, and the promotions among them.
 
     Args:
-        budgets: The rungs', increasing to 1.
-        objectives: Number of them.
+        budgets: Budgets of the rungs, increasing to 1.
+        objectives: Number of objectives.
     """
 
     def __init__(self, budgets: Sequence[float], objectives: int) -> None:
@@ -38,7 +38,7 @@ class Rungs:
         self._number: dict[str, int] = {}
 
     def take(self, entry: Entry) -> None:
-        """Note what was told of a genome, all of it."""
+        """Update a genome with all of its results."""
         number = self._number.setdefault(entry.key, len(self._number))
         for low, high in pairwise((*self.budgets, math.inf)):
             self._at[low].take(entry, number, high)
@@ -80,7 +80,7 @@ class Rungs:
         return sum((high - low) * len(self._at[high].entries) for low, high in steps) / born
 
     def number(self, entry: Entry) -> int:
-        """Return the number of a genome, in the order in which they were first told."""
+        """Return the number of a genome, in the order of first results."""
         return self._number[entry.key]
 
     def standing(self, low: float) -> np.ndarray:
@@ -111,8 +111,8 @@ class _Rung:
     """The genomes with a value at one rung: feasible ones first, then by the number that dominate them, then by age.
 
     Args:
-        budget: Its own.
-        objectives: Number of them.
+        budget: Budget of the rung.
+        objectives: Number of objectives.
     """
 
     def __init__(self, budget: float, objectives: int) -> None:
@@ -127,12 +127,12 @@ class _Rung:
         """By row: whether the genome was not trained further."""
 
     def take(self, entry: Entry, number: int, high: float) -> None:
-        """Note what was told of a genome.
+        """Update a genome with its results.
 
         Args:
-            entry: All of it.
-            number: Of the genome, in the order in which they were first told.
-            high: The next rung.
+            entry: All results of the genome.
+            number: Number of the genome, in the order of first results.
+            high: Budget of the next rung.
         """
         trial, before = entry.results.get(self._budget), self._trials.get(entry.key)
         if trial is None:

@@ -37,7 +37,7 @@ DRAWN = 500
 
 @dataclass(frozen=True)
 class Known:
-    """What the rules look up for a birth: the state of a fold, of which a run keeps what its rules use."""
+    """State of a fold over the history: what the rules need to know for the next proposal."""
 
     rungs: Rungs
     curves: Curves
@@ -135,7 +135,7 @@ class Ruled(Strategy):
         return _further(leader.birth, seeds)
 
     def _learns(self, history: History) -> bool:
-        """Say whether the strategy learns who goes on: by one loss, of this run alone."""
+        """Return whether the strategy's model decides promotions: with one objective and no earlier runs."""
         alone = len(history.objectives) == 1 and not history.lessons
         return self.inner.scores and alone and len(self.settings.rungs) > 1
 
@@ -164,7 +164,7 @@ class Ruled(Strategy):
         return replace(proposal, stop_if=self._known(history).curves.bounds(done, proposal.budget))
 
     def _known(self, history: History) -> Known:
-        """Return what the rules look up, kept while the run goes on."""
+        """Return the state of the rules, which is kept while the run lasts."""
         told, goal, budgets = entries(history), history.objectives[0], self.settings.rungs
 
         def begin() -> Known:

@@ -31,7 +31,7 @@ from evo_tune.trust import inside
 __all__ = ["TRIALS", "WIDENINGS", "Run"]
 
 WIDENINGS = 100
-"""Times that genes of a run are widened, at most: whatever was born is looked at again for each."""
+"""Maximum number of times that genes of a run are widened, because each time all genomes are checked again."""
 
 
 class Run:
@@ -51,29 +51,29 @@ class Run:
         self.genes = manifest.genes()
         """As they are now."""
         self.widened: list[tuple[int, dict[str, Gene]]] = []
-        """How many were born before genes were widened, and all genes from then on."""
+        """Number of candidates before each widening, and all genes after it."""
         self.journal = journal
         self.candidates: list[Candidate] = []
         self.outcomes: dict[int, Outcome] = {}
         self.recorded: list[int] = []
-        """Ids of the recorded results, in the order in which they came."""
+        """Ids of the recorded results, in the order of recording."""
         self.told: list[int] = []
         self.told_at_birth: list[int] = []
-        """By candidate: how many results had been told when it was born, as the journal's order has it."""
+        """By candidate: number of results that the strategy had seen when it was proposed."""
         self.sessions: list[SessionSettings] = []
         self.evaluator_hash = manifest.evaluator_hash
         self.fingerprint = manifest.fingerprint
         self.strategy_hash = manifest.strategy_hash
         self.ended: str | None = None
-        """Why the last session ended; None while it goes on, or if it was killed."""
+        """Reason why the last session ended; None while it runs, or if it was killed."""
         self.seconds = 0.0
-        """Time spent in all sessions; a killed one counts to its last event."""
+        """Time spent in all sessions, in seconds; a killed session counts up to its last event."""
         self.finished: dict[int, float] = {}
-        """By candidate with a result: `seconds` when it came."""
+        """By candidate with a result: `seconds` at that time."""
         self.born_at: dict[int, float] = {}
-        """By candidate: when it was born, in seconds since 1970."""
+        """By candidate: time of its proposal, in seconds since 1970."""
         self.came_at: dict[int, float] = {}
-        """By candidate with a result: when it came, in seconds since 1970."""
+        """By candidate with a result: time of the result, in seconds since 1970."""
         self.resumed: list[float] = []
         """`seconds` when each session began."""
         self._lock: filelock.BaseFileLock | None = None
@@ -104,7 +104,7 @@ class Run:
 
     @property
     def elapsed(self) -> float:
-        """Time spent in all sessions until now, while this one goes on; then the same as `seconds`."""
+        """Time spent in all sessions until now, in seconds; after the end of the session the same as `seconds`."""
         if self._began is None or self.closed:
             return self.seconds
         return self.seconds + max(0.0, time.monotonic() - self._began - self._spent)
@@ -202,9 +202,9 @@ class Run:
         self._write(Widened.of(genes, _now()), sync=True)
 
     def bear(self, candidate: Candidate) -> Candidate:
-        """Write a birth; return the candidate as the journal gives it back.
+        """Write a new candidate; return it as the journal gives it back.
 
-        Not synced by itself: a birth that a power cut loses is proposed again, the same.
+        Not synced by itself: a candidate that a power cut loses is proposed again, the same.
         """
         self._write(Born.of(candidate, _now()))
         return self.candidates[-1]
@@ -214,14 +214,14 @@ class Run:
 
         Args:
             id: The candidate's.
-            outcome: What came of it.
-            tell: Whether it is told at once.
+            outcome: Outcome of the candidate.
+            tell: Whether the strategy sees it at once.
         """
         now = _now()
         self._write(Recorded.of(id, outcome, now), *([Told(id=id, time=now)] if tell else []), sync=True)
 
     def tell(self, ids: Sequence[int]) -> None:
-        """Write that recorded results are told, in this order."""
+        """Write that the strategy sees recorded results, in this order."""
         now = _now()
         self._write(*(Told(id=id, time=now) for id in ids))
 
@@ -292,7 +292,7 @@ class Run:
         self._early = {*map(genome_key, self.manifest.warm_start), *(genome_key(one.genome) for one in self.candidates)}
 
     def genes_at(self, id: int) -> dict[str, Gene]:
-        """Return the genes as they were when a candidate was born."""
+        """Return the genes at the time when a candidate was proposed."""
         found = [genes for births, genes in self.widened if births <= id]
         return found[-1] if found else self.manifest.genes()
 
@@ -326,7 +326,7 @@ class Run:
             self._leader = mine if self._leader is None else min(self._leader, mine)
 
     def _next_told(self) -> int:
-        """Return the id of the result that strategies are told next."""
+        """Return the id of the result that the strategy sees next."""
         next_told = self.sequence(start=len(self.told))
         if not next_told:
             raise ValueError("a result is told that is not recorded")
@@ -335,7 +335,7 @@ class Run:
     # What is derived from the events.
 
     def sequence(self, start: int = 0) -> list[int]:
-        """Return the ids of recorded results in the order in which strategies are told them, from `start` on."""
+        """Return the ids of recorded results in the order in which the strategy sees them, from `start` on."""
         if self.manifest.settings.order == "arrival":
             return self.recorded[start:]
         end = start
@@ -370,7 +370,7 @@ class Run:
 
     @property
     def sound_default(self) -> Candidate | None:
-        """The birth of the default genome, if it has done well."""
+        """Candidate of the default genome, if it succeeded."""
         first = self.outcomes.get(0)
         return self.candidates[0] if first is not None and first.status == "ok" else None
 
