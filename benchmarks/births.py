@@ -27,9 +27,8 @@ from pathlib import Path
 import numpy as np
 
 from evo_tune import Choice, Float, Int, Minimize, Search, SearchSpace
-from evo_tune.genome.constraint import Constraint
 from evo_tune.genome.history import History, RunHistory
-from evo_tune.genome.trial import Candidate, Objective, Outcome, Proposal, trial_seed
+from evo_tune.genome.trial import Candidate, Constraint, Objective, Outcome, Proposal, trial_seed
 from evo_tune.genome.values import Genome
 from evo_tune.plugins.context import Context, Pruned
 from evo_tune.plugins.find import make_strategy

@@ -29,7 +29,7 @@ from problems import Instance, Problem, tables
 from search import Ours, play
 
 from evo_tune import Choice, SearchSpace
-from evo_tune.genome.lessons import Lesson
+from evo_tune.genome.history import Lesson
 from evo_tune.genome.trial import Trial
 
 RELATIVES = (("sw-en", "ru-en", "ja-en"), ("australian", "phoneme"))

@@ -30,8 +30,7 @@ import pandas as pd
 
 from evo_tune import Choice, Minimize, SearchSpace
 from evo_tune.genome.history import RunHistory
-from evo_tune.genome.operators import DEFAULT
-from evo_tune.genome.trial import Candidate, Outcome, Proposal
+from evo_tune.genome.trial import DEFAULT, Candidate, Outcome, Proposal
 from evo_tune.plugins.find import make_strategy
 from evo_tune.rules.ruled import Ruled
 from evo_tune.settings import RunSettings

@@ -59,10 +59,9 @@ from evo_tune import Choice, Float, Minimize
 from evo_tune.genome.history import RunHistory
 from evo_tune.genome.models.gaussian import features_of, sizes_of
 from evo_tune.genome.models.seeds import by_expectation
-from evo_tune.genome.operators import DEFAULT
-from evo_tune.genome.standing import entries
-from evo_tune.genome.trial import Candidate, Outcome, Proposal
+from evo_tune.genome.trial import DEFAULT, Candidate, Outcome, Proposal
 from evo_tune.genome.values import genome_key
+from evo_tune.genome.view import entries
 from evo_tune.plugins.find import make_strategy
 from evo_tune.rules.ruled import Ruled
 from evo_tune.settings import RunSettings

@@ -15,9 +15,7 @@ from typing import Any
 import numpy as np
 
 from evo_tune.errors import SpaceError
-from evo_tune.genome.cells import centre
-from evo_tune.genome.genes import Choice, Float, Gene, Int
-from evo_tune.genome.hints import check_conditions, drawn, inactive
+from evo_tune.genome.genes import Choice, Float, Gene, Int, centre, check_conditions, drawn, inactive
 from evo_tune.genome.values import Genome, Value
 from evo_tune.text import is_writable
 

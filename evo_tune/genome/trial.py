@@ -8,21 +8,27 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import ClassVar, Literal, TypeAlias, get_args
 
 import numpy as np
 
-from evo_tune.errors import SpaceError
-from evo_tune.genome.constraint import Constraint, violation
+from evo_tune.errors import OptionError, SpaceError
 from evo_tune.genome.values import Genome, genome_key
 from evo_tune.text import LINE, one_line
 
 __all__ = [
+    "BY_HAND",
     "DECAYED",
+    "DEFAULT",
+    "PROMOTION",
+    "REPLICATE",
+    "WARM_START",
     "Candidate",
+    "Constraint",
     "Maximize",
     "Minimize",
     "Objective",
@@ -32,7 +38,82 @@ __all__ = [
     "Trial",
     "conclude",
     "trial_seed",
+    "violation",
 ]
+
+
+DEFAULT = "default"
+"""The default genome, first in a run."""
+
+WARM_START = "warm-start"
+"""A genome that was given to the run, right after the default."""
+
+PROMOTION = "promotion"
+"""A training that goes on to the next rung."""
+
+REPLICATE = "replicate"
+"""A genome once more, with another seed."""
+
+BY_HAND = "by hand"
+"""A genome that is trained for itself, outside any run."""
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """A bound on a metric.
+
+    Args:
+        metric: Its name.
+        bound: The largest value allowed, or the smallest.
+        sign: 1 for a largest, -1 for a smallest value.
+    """
+
+    metric: str
+    bound: float
+    sign: float
+
+    @staticmethod
+    def parse(text: str) -> Constraint:
+        """Read METRIC<=NUMBER or METRIC>=NUMBER.
+
+        Raises:
+            OptionError: It is neither.
+        """
+        found = re.fullmatch(r"\s*([^<>=]*[^<>=\s])\s*(<=|>=)\s*(\S+)\s*", text)
+        try:
+            bound = float(found[3]) if found else math.nan
+        except ValueError:
+            bound = math.nan
+        if found is None or not math.isfinite(bound):
+            raise OptionError(
+                f"--subject-to {text!r}: expected METRIC<=NUMBER or METRIC>=NUMBER, such as 'params<=2e6'"
+            )
+        return Constraint(found[1], bound, 1.0 if found[2] == "<=" else -1.0)
+
+    def describe(self) -> str:
+        """Return METRIC<=NUMBER or METRIC>=NUMBER, which `parse` reads back."""
+        bound = repr(self.bound).removesuffix(".0")
+        return f"{self.metric}{'<=' if self.sign > 0 else '>='}{bound}"
+
+    def violation(self, metrics: Mapping[str, float]) -> float:
+        """Return by how much a value is beyond the bound, in units of the bound; 0 if it is not.
+
+        A metric that is missing or not a number is beyond any bound.
+        """
+        value = metrics.get(self.metric, math.nan)
+        if math.isnan(value):
+            return math.inf
+        return max(0.0, self.sign * (value - self.bound)) / (abs(self.bound) or 1.0)
+
+
+def violation(constraints: Iterable[Constraint], metrics: Mapping[str, float]) -> float:
+    """Return the sum of the violations: 0 for what is feasible.
+
+    Each is measured in units of its own bound, so that they can be added (Deb, An efficient constraint
+    handling method for genetic algorithms, Computer Methods in Applied Mechanics and Engineering 186, 2000).
+    """
+    return sum((constraint.violation(metrics) for constraint in constraints), 0.0)
+
 
 Status: TypeAlias = Literal["ok", "failed", "diverged", "out_of_memory", "crashed", "timeout", "pruned"]
 STATUSES: tuple[str, ...] = get_args(Status)

@@ -1,15 +1,16 @@
-"""The history as a strategy is shown it where genomes may have several trials: each born once, trained in full.
+"""The trials of each genome, and the history as a strategy sees it where genomes may have several trials.
 
-A view is made for one birth, and most of it is never looked at: what a run of thousands of trials has of it is kept
-between births (`Ledger`), and a trial is made when somebody reads it. Ranks say all that is known of losses at
-different budgets, or of pruned trials, which have no common scale; those that have one are told beside them
-(`scaled_losses`). Nothing here promotes, prunes or proposes.
+`entries` gathers the trials of each genome: rungs, and extra seeds. A `View` shows each genome as proposed once and
+trained in full. It is made for one proposal, and most of it is never read, so a `Ledger` keeps its material between
+proposals, and a trial is made when it is read. Places are all that is known of losses at different budgets, or of
+pruned trials, which have no common scale; losses of one scale are given beside them (`scaled_losses`). Nothing here
+promotes, prunes or proposes.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
@@ -17,11 +18,110 @@ import numpy as np
 
 from evo_tune.genome.history import Grown, History, Made
 from evo_tune.genome.importance import ranks
-from evo_tune.genome.standing import Entry, entries, placed_by_rung
-from evo_tune.genome.trial import Candidate, Trial
-from evo_tune.genome.values import Genome, genome_key
+from evo_tune.genome.trial import Candidate, Constraint, Objective, Trial
+from evo_tune.genome.values import Genome, genome_key, mean_of
 
-__all__ = ["Ledger", "View", "ledger_of"]
+__all__ = ["Entry", "Ledger", "View", "averaged", "entries", "ledger_of", "placed_by_rung"]
+
+
+@dataclass
+class Entry:
+    """A genome and what was told of it.
+
+    Args:
+        key: Identity of the genome.
+        birth: The candidate as which it was born first.
+        results: Its trials with the run's first seed, by budget.
+        repeats: Its trials with further seeds.
+        curve: Points of its learning curve, over all of its results: (fraction, metrics).
+    """
+
+    key: str
+    birth: Candidate
+    results: dict[float, Trial] = field(default_factory=dict)
+    repeats: list[Trial] = field(default_factory=list)
+    curve: list[tuple[float, dict[str, float]]] = field(default_factory=list)
+
+    @property
+    def latest(self) -> Trial:
+        """The trial with the largest budget, of the first seed."""
+        return self.results[max(self.results)]
+
+    @property
+    def failed(self) -> bool:
+        """Whether its latest trial gave no value and was not pruned either."""
+        return not self.latest.ok and self.latest.outcome.status != "pruned"
+
+    def losses(self, budget: float) -> tuple[float, ...] | None:
+        """Return its losses at a budget; the mean over seeds at a full training.
+
+        Returns:
+            None if it has none; infinities if it was pruned: it is worse than others, and no one knows by how much.
+        """
+        trial = self.results.get(budget)
+        if trial is None or (trial.losses is None and trial.outcome.status != "pruned"):
+            return None
+        if trial.losses is None:
+            return (math.inf,)
+        if budget < 1.0 or not self.repeats:
+            return trial.losses
+        return tuple(map(float, mean_of([one.losses for one in (trial, *self.repeats) if one.losses])))
+
+
+def averaged(trials: Sequence[Trial], objectives: Sequence[Objective], constraints: Sequence[Constraint]) -> Trial:
+    """Return the first of several trials of one genome that are ok, with the mean of each metric that all have."""
+    first = trials[0]
+    if len(trials) == 1:
+        return first
+    names = [name for name in first.outcome.metrics if all(name in trial.outcome.metrics for trial in trials)]
+    metrics = {name: float(mean_of([trial.outcome.metrics[name] for trial in trials])) for name in names}
+    outcome = replace(first.outcome, metrics=metrics)
+    return Trial.of(first.candidate, outcome, first.told_order, objectives, constraints)
+
+
+def entries(history: History) -> dict[str, Entry]:
+    """Return every genome of which something was told, in the order in which it first was."""
+
+    def step(found: dict[str, Entry], trial: Trial) -> dict[str, Entry]:
+        key = genome_key(trial.genome)
+        entry = found.setdefault(key, Entry(key, trial.candidate))
+        if trial.candidate.replicate:
+            entry.repeats.append(trial)
+        else:
+            entry.results[trial.candidate.budget] = trial
+            entry.curve.extend(trial.outcome.curve)
+        return found
+
+    return history.fold(__name__, dict, step)
+
+
+def placed_by_rung(known: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
+    """Yield, for each rung, the places of genomes by what was known up to it, shape (genomes,); see `Ledger.places`."""
+    found = np.ones(len(known[0]))
+    for number, losses in enumerate(known):
+        group = np.flatnonzero(~np.isnan(losses))
+        if len(group):
+            order = ranks(losses[group])
+            seats = _seats(found, group) if number else np.arange(1.0, len(group) + 1)
+            found[group] = np.interp(order, np.arange(1.0, len(group) + 1), seats)
+        yield found.copy()
+
+
+def _seats(found: np.ndarray, group: np.ndarray) -> np.ndarray:
+    """Return the places of a group, ascending, shape (group,); equal ones spread over the ranks that they share."""
+    seats = np.sort(found[group])
+    if (seats[1:] != seats[:-1]).all():
+        return np.asarray(seats)
+    values, counts = np.unique(seats, return_counts=True)
+    shared = set(values[counts > 1].tolist())
+    among = np.sort(found)
+    for place in values.tolist():
+        mine = seats == place if place in shared else None
+        if mine is not None and (count := int(mine.sum())) > 1:
+            reach = (int(np.searchsorted(among, place, "right") - np.searchsorted(among, place)) - 1) / 2
+            seats[mine] = np.linspace(place - reach, place + reach, count)
+            shared.update(seats[mine].tolist())  # a seat that another one has by itself may be among them
+    return np.asarray(np.sort(seats))
 
 
 @dataclass
@@ -68,7 +168,7 @@ class Ledger:
         return np.where(counts, losses, math.nan)
 
     def by_rung(self, losses: np.ndarray, objective: int) -> list[np.ndarray]:
-        """Return what `standing.placed_by_rung` yields, kept while they stay the same.
+        """Return what `placed_by_rung` yields, kept while the losses stay the same.
 
         Args:
             losses: Of genomes at each rung, shape (genomes, rungs).
@@ -80,7 +180,14 @@ class Ledger:
         return known[1]
 
     def places(self, count: int, rungs: Sequence[float]) -> np.ndarray:
-        """Return what `standing.places` says, shape (genomes, objectives); NaN for failed genomes."""
+        """Return the place of each genome in the order of each objective, from 1, shape (genomes, objectives).
+
+        The results of the lowest rung order all genomes. Genomes that reached the next rung keep their places as a
+        group, and its results order them within the group; and so on to the full training. So two genomes are always
+        compared at a budget that both had, a result at a higher rung overrules one at a lower, and no genome loses a
+        place only because another one was trained longer. A genome that breaks a constraint comes behind all others in
+        every objective, by how much it does (Deb, 2000). NaN for failed genomes.
+        """
         alive, violation = self.alive.get(count)[:, 0] > 0.0, self.violation.get(count)[:, 0]
         good, bad = np.flatnonzero(alive & (violation == 0.0)), np.flatnonzero(alive & (violation > 0.0))
         found = np.full((count, self.objectives), math.nan)
@@ -219,7 +326,7 @@ class View(History):
 
 
 def ledger_of(history: History) -> Ledger:
-    """Return the ledger of a history; its rows are those of `standing.entries`."""
+    """Return the ledger of a history; its rows are those of `entries`."""
     told = entries(history)
 
     def step(ledger: Ledger, trial: Trial) -> Ledger:

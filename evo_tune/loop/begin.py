@@ -22,10 +22,9 @@ from typing import Any
 
 from evo_tune.errors import OptionError, SpaceError, StoreError, UsageError
 from evo_tune.forecast.scale import parse_aim
-from evo_tune.genome.constraint import Constraint
 from evo_tune.genome.genes import Gene
 from evo_tune.genome.space import SearchSpace, wider
-from evo_tune.genome.trial import Objective
+from evo_tune.genome.trial import Constraint, Objective
 from evo_tune.genome.values import Genome, genome_key
 from evo_tune.loop.checks import (
     as_before,

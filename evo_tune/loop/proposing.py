@@ -16,9 +16,8 @@ from msgspec import Struct
 
 from evo_tune.errors import UsageError
 from evo_tune.genome.history import RunHistory
-from evo_tune.genome.operators import DEFAULT, WARM_START
 from evo_tune.genome.space import SearchSpace
-from evo_tune.genome.trial import STATUSES, Candidate, Outcome, Proposal, conclude
+from evo_tune.genome.trial import DEFAULT, STATUSES, WARM_START, Candidate, Outcome, Proposal, conclude
 from evo_tune.genome.values import is_same
 from evo_tune.loop.begin import versions_of
 from evo_tune.loop.code import hash_of

@@ -23,9 +23,9 @@ from evo_tune.genome.history import Grown
 from evo_tune.genome.models.gaussian import features_of, sizes_of
 from evo_tune.genome.models.seeds import Belief, Trainings, fitted, selected
 from evo_tune.genome.space import SearchSpace
-from evo_tune.genome.standing import Entry
 from evo_tune.genome.trial import Candidate, Trial
 from evo_tune.genome.values import genome_key, mean_of
+from evo_tune.genome.view import Entry
 
 __all__ = ["Doubt", "Leader"]
 

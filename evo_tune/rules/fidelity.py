@@ -16,8 +16,8 @@ import numpy as np
 
 from evo_tune.genome.history import Grown
 from evo_tune.genome.importance import rank_correlation
-from evo_tune.genome.standing import Entry
 from evo_tune.genome.trial import DECAYED
+from evo_tune.genome.view import Entry
 
 __all__ = ["Curves", "audits_among", "expected_cost", "is_audit", "keep", "trust"]
 

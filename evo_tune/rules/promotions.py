@@ -13,9 +13,8 @@ from itertools import pairwise
 import numpy as np
 
 from evo_tune.genome.history import Grown
-from evo_tune.genome.operators import PROMOTION
-from evo_tune.genome.standing import Entry
-from evo_tune.genome.trial import Proposal, Trial
+from evo_tune.genome.trial import PROMOTION, Proposal, Trial
+from evo_tune.genome.view import Entry
 from evo_tune.rules.fidelity import CAUTION, keep, trust
 
 __all__ = ["Rungs", "continued"]

@@ -12,13 +12,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from evo_tune.errors import EvoTuneError
-from evo_tune.genome.constraint import Constraint, violation
 from evo_tune.genome.history import History
-from evo_tune.genome.operators import REPLICATE
-from evo_tune.genome.standing import Entry, entries
-from evo_tune.genome.trial import Candidate, Proposal, Trial
+from evo_tune.genome.trial import REPLICATE, Candidate, Constraint, Proposal, Trial, violation
 from evo_tune.genome.values import Genome, genome_key
-from evo_tune.genome.view import View
+from evo_tune.genome.view import Entry, View, entries
 from evo_tune.plugins.strategy import Prospects, Strategy
 from evo_tune.rules.extra_seeds import Doubt, Leader
 from evo_tune.rules.fidelity import Curves, audits_among, is_audit

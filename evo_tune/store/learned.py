@@ -6,8 +6,7 @@ Knows nothing of strategies: what they make of it is theirs.
 from __future__ import annotations
 
 from evo_tune.errors import UsageError
-from evo_tune.genome.history import RunHistory
-from evo_tune.genome.lessons import Lesson, digest
+from evo_tune.genome.history import Lesson, RunHistory, digest
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Objective
 from evo_tune.store.manifest import MOST_LEARNED, Learned

@@ -13,11 +13,10 @@ import msgspec
 from msgspec import Struct, field
 
 from evo_tune.errors import EvoTuneError, StoreError
-from evo_tune.genome.constraint import Constraint
 from evo_tune.genome.genes import Gene, gene_from
-from evo_tune.genome.lessons import digest
+from evo_tune.genome.history import digest
 from evo_tune.genome.space import SearchSpace
-from evo_tune.genome.trial import Objective, trial_seed
+from evo_tune.genome.trial import Constraint, Objective, trial_seed
 from evo_tune.genome.values import Genome, genome_key
 from evo_tune.settings import RunSettings, read_settings
 from evo_tune.store.journal import write_atomically

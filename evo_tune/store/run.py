@@ -17,9 +17,9 @@ import filelock
 from evo_tune.errors import EvoTuneError, StoreError, UsageError
 from evo_tune.genome.genes import Gene
 from evo_tune.genome.space import wider
-from evo_tune.genome.standing import averaged
 from evo_tune.genome.trial import Candidate, Outcome, Trial
 from evo_tune.genome.values import genome_key, is_same
+from evo_tune.genome.view import averaged
 from evo_tune.settings import SessionSettings
 from evo_tune.store.events import Born, Changed, Ended, Event, Recorded, SessionBegun, Told, Widened, checked, read
 from evo_tune.store.journal import JOURNAL, Journal, not_understood, uncollected

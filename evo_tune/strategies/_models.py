@@ -24,8 +24,8 @@ from statistics import NormalDist
 import numpy as np
 
 from evo_tune.genome.forest import Forest
+from evo_tune.genome.history import Lesson
 from evo_tune.genome.importance import rank_correlation, ranks
-from evo_tune.genome.lessons import Lesson
 from evo_tune.genome.models.gaussian import features_of
 from evo_tune.genome.models.process import Process
 from evo_tune.plugins.strategy import Seen

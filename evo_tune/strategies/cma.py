@@ -19,9 +19,8 @@ import numpy as np
 
 from evo_tune.genome.genes import Choice, Float, Gene, Int
 from evo_tune.genome.history import History
-from evo_tune.genome.operators import DEFAULT, WARM_START
 from evo_tune.genome.space import SearchSpace
-from evo_tune.genome.trial import Objective, Proposal, Trial
+from evo_tune.genome.trial import DEFAULT, WARM_START, Objective, Proposal, Trial
 from evo_tune.options.declare import option
 from evo_tune.plugins.strategy import Strategy
 from evo_tune.strategies._proposals import fresh

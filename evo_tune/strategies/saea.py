@@ -22,7 +22,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from evo_tune.genome.hints import beliefs
+from evo_tune.genome.genes import beliefs
 from evo_tune.genome.history import History
 from evo_tune.genome.importance import ranks
 from evo_tune.genome.models.gaussian import features_of, sizes_of

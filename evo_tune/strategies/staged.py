@@ -25,8 +25,7 @@ from evo_tune.genome.genes import Choice, Gene
 from evo_tune.genome.history import History
 from evo_tune.genome.importance import importance
 from evo_tune.genome.models.gaussian import sizes_of
-from evo_tune.genome.operators import DEFAULT, WARM_START
-from evo_tune.genome.trial import Proposal, Trial
+from evo_tune.genome.trial import DEFAULT, WARM_START, Proposal, Trial
 from evo_tune.genome.values import Genome, genome_key
 from evo_tune.options.declare import option
 from evo_tune.plugins.strategy import Strategy

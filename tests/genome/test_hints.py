@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from evo_tune.errors import SpaceError
-from evo_tune.genome.genes import Choice, Float, Gene, Int, gene_from
-from evo_tune.genome.hints import beliefs
+from evo_tune.genome.genes import Choice, Float, Gene, Int, beliefs, gene_from
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.values import Genome, genome_key
 

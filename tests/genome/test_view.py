@@ -7,12 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from evo_tune.genome.constraint import Constraint
 from evo_tune.genome.history import History, Made, RunHistory
-from evo_tune.genome.standing import entries, places
-from evo_tune.genome.trial import Candidate, Outcome
+from evo_tune.genome.trial import Candidate, Constraint, Outcome
 from evo_tune.genome.values import genome_key
-from evo_tune.genome.view import View
+from evo_tune.genome.view import View, entries
+from tests.rules.reference import places
 from tests.strategies.cases import OBJECTIVES, SPACES
 
 RUNGS = (1 / 9, 1 / 3, 1.0)

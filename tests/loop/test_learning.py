@@ -12,7 +12,7 @@ import pytest
 
 from evo_tune.errors import OptionError, StoreError, UsageError
 from evo_tune.genome.genes import Choice, Float, Int
-from evo_tune.genome.lessons import Lesson
+from evo_tune.genome.history import Lesson
 from evo_tune.genome.space import SearchSpace
 from evo_tune.loop.proposing import verify
 from evo_tune.loop.search import Search

@@ -10,10 +10,9 @@ import numpy as np
 
 from evo_tune.genome.history import History
 from evo_tune.genome.importance import ranks
-from evo_tune.genome.operators import PROMOTION, REPLICATE
-from evo_tune.genome.standing import Entry, entries
-from evo_tune.genome.trial import DECAYED, Candidate, Proposal
+from evo_tune.genome.trial import DECAYED, PROMOTION, REPLICATE, Candidate, Proposal
 from evo_tune.genome.values import genome_key
+from evo_tune.genome.view import Entry, entries, placed_by_rung
 from evo_tune.rules.extra_seeds import Doubt
 from evo_tune.rules.fidelity import CAUTION, ENOUGH, LOOKS, MEDIAN, audits_among, keep, trust
 from evo_tune.rules.promotions import LEADERS
@@ -139,3 +138,29 @@ def replicate(told: Told, out: Sequence[tuple[str, Candidate]], seeds: int) -> P
     if had >= seeds:
         return None
     return Proposal(leader.birth.genome, REPLICATE, leader.birth.parents, replicate=had)
+
+
+def places(told: Sequence[Entry], rungs: Sequence[float], objectives: int) -> dict[str, tuple[float, ...]]:
+    """Return the place of each genome in the order of each objective, from 1; failed ones have none.
+
+    Counted from the entries alone; `Ledger.places` must agree.
+    """
+    alive = [entry for entry in told if not entry.failed]
+    good = [entry for entry in alive if entry.latest.violation == 0.0]
+    bad = [entry for entry in alive if entry.latest.violation > 0.0]
+    behind = len(good) + ranks([entry.latest.violation for entry in bad])
+    found = {entry.key: (float(place),) * objectives for entry, place in zip(bad, behind, strict=True)}
+    if good:
+        columns = [list(placed_by_rung(_known(good, rungs, objective)))[-1] for objective in range(objectives)]
+        found |= {entry.key: tuple(row) for entry, row in zip(good, np.stack(columns, axis=1).tolist(), strict=True)}
+    return found
+
+
+def _known(good: Sequence[Entry], rungs: Sequence[float], objective: int) -> list[np.ndarray]:
+    """Return the losses of genomes at each rung, NaN where there is none; infinite where they were pruned."""
+    found = []
+    for rung in rungs:
+        known = [entry.losses(rung) for entry in good]
+        rows = [math.nan if row is None else row[objective] if len(row) > objective else math.inf for row in known]
+        found.append(np.array(rows))
+    return found

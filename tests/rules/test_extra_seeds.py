@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from evo_tune import Float, SearchSpace
-from evo_tune.genome.standing import entries
 from evo_tune.genome.trial import Candidate, Outcome
 from evo_tune.genome.values import genome_key
+from evo_tune.genome.view import entries
 from evo_tune.plugins.find import make_strategy
 from evo_tune.rules import extra_seeds
 from evo_tune.rules.extra_seeds import Doubt

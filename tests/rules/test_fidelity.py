@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evo_tune.errors import OptionError
-from evo_tune.genome.constraint import Constraint, violation
 from evo_tune.genome.importance import ranks
-from evo_tune.genome.standing import Entry, places
-from evo_tune.genome.trial import Candidate, Minimize, Outcome, Trial
+from evo_tune.genome.trial import Candidate, Constraint, Minimize, Outcome, Trial, violation
+from evo_tune.genome.view import Entry
 from evo_tune.rules.fidelity import Curves, audits_among, is_audit, keep, trust
 from evo_tune.settings import parse_rungs
+from tests.rules.reference import places
 
 RUNGS = (0.25, 1.0)
 

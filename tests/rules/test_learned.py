@@ -9,8 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from evo_tune.genome.history import History, RunHistory
-from evo_tune.genome.lessons import Lesson
+from evo_tune.genome.history import History, Lesson, RunHistory
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Candidate, Outcome, Proposal
 from evo_tune.genome.values import genome_key

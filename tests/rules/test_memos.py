@@ -8,12 +8,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from evo_tune.genome.constraint import Constraint
 from evo_tune.genome.history import History, RunHistory
-from evo_tune.genome.standing import Entry, entries
-from evo_tune.genome.trial import Candidate, Outcome
+from evo_tune.genome.trial import Candidate, Constraint, Outcome
 from evo_tune.genome.values import genome_key
-from evo_tune.genome.view import View
+from evo_tune.genome.view import Entry, View, entries
 from evo_tune.plugins.find import make_strategy
 from evo_tune.rules.fidelity import Curves
 from evo_tune.rules.ruled import Ruled

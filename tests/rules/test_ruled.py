@@ -12,10 +12,9 @@ import numpy as np
 import pytest
 
 from evo_tune import settings
-from evo_tune.genome.constraint import Constraint
-from evo_tune.genome.standing import entries
-from evo_tune.genome.trial import Candidate, Minimize, Objective, Outcome, Proposal
+from evo_tune.genome.trial import Candidate, Constraint, Minimize, Objective, Outcome, Proposal
 from evo_tune.genome.values import Genome, genome_key
+from evo_tune.genome.view import entries
 from evo_tune.plugins.context import Context, Pruned
 from evo_tune.plugins.find import make_strategy
 from evo_tune.plugins.strategy import Strategy

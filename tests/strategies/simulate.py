@@ -12,11 +12,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from evo_tune.genome.constraint import Constraint
 from evo_tune.genome.history import History, RunHistory
-from evo_tune.genome.operators import DEFAULT, WARM_START
 from evo_tune.genome.space import SearchSpace
-from evo_tune.genome.trial import Candidate, Objective, Outcome, Proposal, trial_seed
+from evo_tune.genome.trial import DEFAULT, WARM_START, Candidate, Constraint, Objective, Outcome, Proposal, trial_seed
 from evo_tune.plugins.strategy import Strategy
 from evo_tune.rules.ruled import Ruled
 
