@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -42,17 +42,7 @@ PLACE = 135
 @click.option("--lr", type=float, help="Peak learning rate at the smallest size.  [default: a large one]")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of weights and tokens.")
 @shared.format_option("table", "json")
-def command(
-    param: str,
-    optimizer: str,
-    init: str,
-    widths: str,
-    depths: str,
-    steps: int,
-    lr: float | None,
-    seed: int,
-    form: str,
-) -> int:
+def command(param: str, optimizer: str, init: str, widths: str, depths: str, form: str, **training: Any) -> int:
     """Run the coordinate check of a parametrisation (-o param=PARAM) on small GPTs.
 
     Small GPTs are trained for a few steps with a large learning rate, which takes seconds. Their activations and the
@@ -68,9 +58,7 @@ def command(
         init=init,
         widths=_numbers("--widths", widths),
         depths=_numbers("--depths", depths),
-        steps=steps,
-        lr=lr,
-        seed=seed,
+        **training,
     )
     slopes = [
         ModelSlopes(

@@ -57,7 +57,7 @@ class Count(click.ParamType):  # type: ignore[type-arg]  # not generic in older 
 @click.option("--batch", type=Count(), help="Tokens in a step.  [default: by rule]")
 @click.option("--trial", type=click.IntRange(min=0), help="Trial whose recipe is carried instead of the best.")
 @click.option("--speed", type=click.FloatRange(min=0, min_open=True), help="Tokens a second of the target's training.")
-@click.option("--price-per-hour", type=click.FloatRange(min=0), help="Price of an hour of one device.")
+@click.option("--price-per-hour", "price", type=click.FloatRange(min=0), help="Price of an hour of one device.")
 @click.option("--memory", type=click.FloatRange(min=0, min_open=True), help="GiB of a GPU.  [default: 24, and 80]")
 @click.option("--with", "others", multiple=True, metavar="RUN", help="Further run on the same data, for the loss.")
 @click.option("--probe", type=click.IntRange(1, MOST), metavar="K", help="Train K probes at sizes in between.")
@@ -68,14 +68,7 @@ class Count(click.ParamType):  # type: ignore[type-arg]  # not generic in older 
 @shared.format_option("table", "json")
 def command(
     run: str | None,
-    width: int,
-    depth: int,
-    tokens: int,
-    batch: int | None,
     trial: int | None,
-    speed: float | None,
-    price_per_hour: float | None,
-    memory: float | None,
     others: tuple[str, ...],
     probe: int | None,
     emit: Path | None,
@@ -83,6 +76,7 @@ def command(
     evaluator: str | None,
     trust: bool,
     form: str,
+    **target: Any,
 ) -> int:
     """Carry the best recipe of RUN to another size.
 
@@ -96,13 +90,12 @@ def command(
     saved = shared.open_run(run, store)
     bound = bound_again(saved, evaluator_of(saved, evaluator, trust, shared.asking()))
     found = found_in(saved, trial)
-    wanted = Wanted(
-        width=width, depth=depth, tokens=tokens, batch=batch, speed=speed, price=price_per_hour, memory=memory
-    )
+    wanted = Wanted(**target)
+    size = f"{wanted.depth}x{wanted.width}"
     if emit is not None and emit.exists():
         raise UsageError(f"--emit {emit}: exists; choose another file")
     recipe = scaled(saved, bound, wanted, trial=found)  # before any probe, since it may fail
-    probes = Path(store) / f"{saved.name}-probe-{depth}x{width}"
+    probes = Path(store) / f"{saved.name}-probe-{size}"
     basins = None
     if probe is not None:
         basins = _probe(saved, bound, wanted, recipe, found, probe, probes, quiet=form == "json")
@@ -111,7 +104,7 @@ def command(
     known += [Run.open(folder) for folder in (probes, short) if folder.is_dir()]
     recipe = scaled(saved, bound, wanted, trial=found, others=known)
     recipe.probe = basins
-    name = f"{saved.name}-{depth}x{width}"
+    name = f"{saved.name}-{size}"
     if emit is not None:
         _emit(emit, bound.plugin, name, recipe, saved)
         recipe.emitted = str(emit)
