@@ -176,6 +176,7 @@ def test_rooms_import_one_way_only() -> None:
         known.add(room)
 
 
+@pytest.mark.slow
 def test_imports_are_those_of_the_table() -> None:
     pairs = [(path, other) for path in MODULES for other in inner(path) - {PACKAGE / "__init__.py"}]
     assert len(pairs) > len(MODULES)

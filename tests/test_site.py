@@ -12,7 +12,7 @@ import pytest
 import evo_tune
 from tests.pages import DOCS, PAGES, ROOT
 
-pytestmark = pytest.mark.xdist_group("site")  # it is made once
+pytestmark = [pytest.mark.xdist_group("site"), pytest.mark.extended]  # it is made once
 
 LEAVES = "import socket, sys\ndef refuse(*_): raise OSError('the site is to be made without a network')\n"
 LEAVES += "socket.socket.connect = refuse\nfrom sphinx.cmd.build import main\nsys.exit(main(sys.argv[1:]))"

@@ -40,6 +40,7 @@ def script(folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pyte
     return folder / "train.py"
 
 
+@pytest.mark.slow
 def test_a_run_of_a_script_prunes_fails_resumes_and_verifies(typed: Typed, folder: Path, script: Path) -> None:
     flags = ("--strategy", "random", "--prune", "--progress", "step/8", "--name", "one", *BRIEF)
     begun = typed("run", COMMAND, *GENES, *flags, "--trials", "14")
@@ -67,6 +68,7 @@ def test_a_run_of_a_script_prunes_fails_resumes_and_verifies(typed: Typed, folde
     assert typed("resume", "one", *BRIEF, "--trials", "18", "--accept-changes").code == 0
 
 
+@pytest.mark.slow
 def test_a_strangers_command_is_executed_when_the_user_says_so(typed: Typed, folder: Path) -> None:
     assert typed("run", COMMAND, *GENES, *BRIEF, "--trials", "1", "--name", "one").code == 0
     store = folder / "populations"
@@ -151,6 +153,7 @@ def test_a_command_is_evaluated_by_hand(typed: Typed) -> None:
     assert re.search(r"val_loss +0.3472", done.out), done
 
 
+@pytest.mark.slow
 def test_a_timeout_kills_all_that_the_script_started(process: Typed, folder: Path) -> None:
     (folder / "hangs.py").write_text(
         "import os, subprocess, sys, time\n"
@@ -190,6 +193,7 @@ def test_the_command_is_data_in_the_manifest(typed: Typed, folder: Path) -> None
 DOCS = Path(__file__).parents[2] / "docs" / "scripts.md"
 
 
+@pytest.mark.slow
 def test_what_the_page_says_works(typed: Typed, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "bin").mkdir()
     (folder / "bin" / "python").symlink_to(sys.executable)

@@ -146,6 +146,7 @@ def test_a_read_only_store(typed: Typed, folder: Path) -> None:
     says(typed("run", "quick.py", "--store", "pops"), 1, "Permission denied", "choose another --store")
 
 
+@pytest.mark.slow
 def test_a_full_store_stops_the_run_and_loses_nothing(typed: Typed, folder: Path) -> None:
     limited = (
         "import resource, signal, sys\n"
@@ -175,6 +176,7 @@ def test_a_full_store_stops_the_run_and_loses_nothing(typed: Typed, folder: Path
     assert len(after) == 61
 
 
+@pytest.mark.slow
 def test_a_name_that_exists(typed: Typed, small_run: str) -> None:
     says(typed("run", "quick.py", "--name", small_run), 2, "exists", f"evo-tune resume {small_run}")
     says(typed("resume", small_run, "--as", small_run), 2, "exists")
@@ -186,6 +188,7 @@ def test_a_run_that_does_not_exist(typed: Typed, small_run: str) -> None:
     says(typed("show", "--store", "nowhere"), 1, "nowhere", "evo-tune run")
 
 
+@pytest.mark.slow
 def test_an_evaluator_that_changed(typed: Typed, small_run: str, folder: Path) -> None:
     (folder / "quick.py").write_text(QUICK + "\n# changed\n")
     says(typed("resume", small_run, "--generations", "3"), 1, "quick.py", "has changed", "--accept-changes")
@@ -230,6 +233,7 @@ def test_a_parquet_file_cut_in_half_is_made_anew(typed: Typed, small_run: str, f
     pd.testing.assert_frame_equal(pd.read_parquet(path), before)
 
 
+@pytest.mark.slow
 def test_two_processes_on_one_run(typed: Typed, folder: Path) -> None:
     words = ["run", "quick.py", "--name", "busy", "-o", "sleep=0.1", "--trials", "1000", "--quiet", "--slots", "1"]
     first = subprocess.Popen([sys.executable, "-m", "evo_tune", *words], cwd=folder)
@@ -255,6 +259,7 @@ def test_a_manifest_of_the_future(typed: Typed, small_run: str, folder: Path) ->
     says(typed("resume", small_run), 1, "_run.json is damaged")
 
 
+@pytest.mark.slow
 def test_ctrl_c_once_finishes_what_is_in_flight(folder: Path, typed: Typed) -> None:
     words = ["run", "quick.py", "--name", "cut", "-o", "sleep=0.15", "--trials", "1000"]
     process = subprocess.Popen(

@@ -95,6 +95,7 @@ def test_checkout_and_module_do_what_the_script_does() -> None:
         assert done.stdout.startswith("evo-tune, version "), done
 
 
+@pytest.mark.slow
 def test_a_run_prints_best_default_difference_place_and_next(process: Typed, folder: Path) -> None:
     result = process("run", "quick.py", "--name", "one", "--population", "4", "--generations", "3", "--seed", "1")
     assert result.code == 0, result
@@ -118,6 +119,7 @@ def test_quiet_prints_nothing_and_json_only_json(typed: Typed, folder: Path) -> 
     assert data["best"]["genome"].keys() == {"x", "depth", "kind"}
 
 
+@pytest.mark.slow
 def test_resume_goes_on_with_totals(typed: Typed, small_run: str, folder: Path) -> None:
     again = typed("resume", small_run, "--quiet")
     assert again.code == 0
@@ -273,6 +275,7 @@ def test_help_answers_at_once(process: Typed) -> None:
     assert min(seconds() for _ in range(3)) < 0.5 * 4, "measured at 0.06 s; far beyond that, something heavy came in"
 
 
+@pytest.mark.slow
 def test_a_terminal_gets_a_live_table(folder: Path) -> None:
     master, slave = pty.openpty()
     words = [

@@ -52,6 +52,7 @@ def test_a_refused_copy_leaves_nothing(typed: Typed, small_run: str, folder: Pat
     assert typed("resume", small_run, "--as", "copy", "--accept-changes", "--trials", "9", "--quiet").code == 0
 
 
+@pytest.mark.slow
 def test_a_pipe_that_closes_does_not_end_the_run(typed: Typed, folder: Path) -> None:
     words = f"{shlex.quote(sys.executable)} -m evo_tune run quick.py --name piped --trials 12 --slots 2 -o sleep=0.1"
     subprocess.run(f"{words} --final-seeds 0 | head -1", shell=True, cwd=folder, capture_output=True, timeout=60)
@@ -62,6 +63,7 @@ def test_a_pipe_that_closes_does_not_end_the_run(typed: Typed, folder: Path) -> 
     assert len(pd.read_parquet(table)) == 12
 
 
+@pytest.mark.slow
 def test_a_full_or_closed_output_is_one_line(folder: Path) -> None:
     quickly = ["--slots", "1", "--final-seeds", "0", "--no-report"]
     words = [sys.executable, "-m", "evo_tune", "run", "quick.py", "--trials", "3", *quickly, "--name"]

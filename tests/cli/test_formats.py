@@ -140,6 +140,7 @@ def test_only_declared_types_are_printed() -> None:
     assert others == ["_shared.py"], "another module prints JSON by itself"
 
 
+@pytest.mark.slow
 def test_what_is_printed_has_the_keys_that_are_promised(desk: Path, typed: Typed, printed: list[Any]) -> None:
     alone = {"run", "run --dry-run", "resume", "coordinates"}  # these have tests of their own
     assert {line.split()[0] for line in LOOKS} | alone == set(outputs())
@@ -182,6 +183,7 @@ def test_events_come_as_they_happen_and_none_is_missing(typed: Typed, folder: Pa
     assert [one.id for one in again if kind_of(one) == "born"] == [8], "nothing is told twice"
 
 
+@pytest.mark.slow
 def test_events_are_told_while_the_run_goes_on(folder: Path) -> None:
     words = [sys.executable, "-m", "evo_tune", "run", "quick.py", "--trials", "3", "--slots", "1", "-o", "sleep=0.3"]
     words += ["--final-seeds", "0", "--format", "jsonl"]

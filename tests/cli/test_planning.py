@@ -86,6 +86,7 @@ def test_a_dry_run_of_what_cannot_be_timed_says_so(folder: Path, typed: Typed) -
     assert "after three trainings" in done.out
 
 
+@pytest.mark.slow
 def test_timings_are_no_trials_and_a_run_tells_its_forecast(timed: Path, typed: Typed) -> None:
     what = (
         "run",
@@ -116,6 +117,7 @@ def planned(options: dict[str, str], **settings: Any) -> Planned:
     return plan("timed.py", Request(options=options), *settings_of({"slots": 2, **settings}), Path("store"))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("timed")
 def test_hours_alone_plan_how_long_a_training_is() -> None:
     found = planned({"pace": "5"}, hours=0.05)

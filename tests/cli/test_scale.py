@@ -63,6 +63,7 @@ def test_wrong_input_is_one_line(store: Path) -> None:
         assert said in str(done.output) + str(done.exception)
 
 
+@pytest.mark.slow
 def test_probes_are_a_run_and_a_file_that_trains_the_target_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

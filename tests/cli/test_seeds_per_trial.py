@@ -36,6 +36,7 @@ def noisy(folder: Path) -> None:
     (folder / "noisy.py").write_text(NOISY)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("noisy")
 def test_a_run_says_what_it_is_recommending_by_and_replays(typed: Typed) -> None:
     shown, name, data = "", "", {}
@@ -83,6 +84,7 @@ def test_show_says_why_the_first_is_not_the_one_that_looks_best(
     assert best[0]["metrics"]["loss"] == first
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("noisy")
 def test_seeds_of_their_own_are_typed_shown_and_refused(typed: Typed) -> None:
     assert typed(*RUN, "--seeds", "own", "--name", "own").code == 0

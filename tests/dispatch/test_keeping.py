@@ -45,6 +45,7 @@ def slot_of(task_of):
         slot.close()
 
 
+@pytest.mark.slow
 def test_a_worker_that_keeps_more_and_more_is_replaced_and_a_line_says_so(slot_of):
     slot = slot_of(LEAKING)
     with pytest.warns(UserWarning, match=r"kept 3\d\d MiB of its evaluations, .* evaluate of evaluator leaves behind"):
@@ -53,6 +54,7 @@ def test_a_worker_that_keeps_more_and_more_is_replaced_and_a_line_says_so(slot_o
     assert found[4] != found[0]
 
 
+@pytest.mark.slow
 def test_a_worker_whose_memory_comes_back_stays(slot_of):
     assert len(set(pids(slot_of(CLEAN), 8))) == 1
 

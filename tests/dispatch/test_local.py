@@ -96,6 +96,7 @@ def test_a_worker_that_cannot_be_killed_is_named_and_its_slot_is_unfit(task_of, 
     assert real is Process.kill
 
 
+@pytest.mark.slow
 def test_a_worker_that_finds_other_data_evaluates_nothing(task_of):
     top = "\ndef fingerprint(*, note: str = ''):\n    return 'mine'\n"
     task = task_of("return {'loss': 0.5}", top=top)

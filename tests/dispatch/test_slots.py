@@ -227,6 +227,7 @@ def test_subprocesses_die_with_their_worker(open_one, trials, end, status):
     assert until(lambda: not any(alive(pid) for pid in pids), 2.0)
 
 
+@pytest.mark.slow
 def test_a_crash_is_retried_and_only_the_last_outcome_returned(open_one, tmp_path):
     count = tmp_path / "count"
     body = f"""
@@ -353,6 +354,7 @@ def test_the_device_is_pinned(open_all):
     assert open_all(body)[0].run(candidate()).error is None
 
 
+@pytest.mark.slow
 def test_threads_reach_libraries_and_torch(open_one):
     slot = open_one(
         """

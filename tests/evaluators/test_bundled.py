@@ -20,7 +20,7 @@ from evo_tune.options.declare import declared_in
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.find import bundled_evaluators, find_evaluator
 from evo_tune.recipe import METRICS, SCHEDULES, Schedule, Training
-from tests.evaluators.test_option_effects import ALIKE
+from tests.evaluators.test_option_effects import ALIKE, CORE
 
 pytestmark = pytest.mark.xdist_group("bundled")  # a plain training of each is made once
 
@@ -55,7 +55,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(params=NAMES)
+@pytest.fixture(params=[pytest.param(name, marks=() if name in CORE else pytest.mark.extended) for name in NAMES])
 def evaluator(request: pytest.FixtureRequest) -> Evaluator:
     return find_evaluator(f"bundled:{request.param}")
 

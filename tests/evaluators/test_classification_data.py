@@ -130,6 +130,7 @@ def test_the_baseline_is_scikit_learns_on_the_same_rows(tables: Evaluator) -> No
     assert baseline["baseline_accuracy"] == model.score(table.inputs[table.held_out], truth)
 
 
+@pytest.mark.slow
 def test_what_is_learnt_by_heart_is_stopped_by_default_and_the_best_is_taken(tables: Evaluator, tmp_path: Path) -> None:
     rng = np.random.default_rng(1)  # of noise nothing can be learnt but by heart
     frame = pd.DataFrame(rng.normal(size=(60, 3)), columns=["a", "b", "c"]).assign(y=rng.integers(0, 2, 60))

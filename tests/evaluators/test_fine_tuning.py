@@ -175,6 +175,7 @@ def test_before_a_training_torch_is_not_loaded(gpt: Path) -> None:
 # ---------------------------------------------------------------- the training
 
 
+@pytest.mark.slow
 @EVERY_PAIR
 def test_what_was_estimated_is_what_is_trained_and_base_weights_are_the_same_to_the_bit(
     evaluator: Evaluator, base: str, method: str, tmp_path: Path
@@ -203,6 +204,7 @@ def test_tuning_helps_and_says_by_how_much(train: Callable[..., dict[str, float]
     assert metrics["val_bpb"] == pytest.approx(metrics["val_loss"] / math.log(2))
 
 
+@pytest.mark.slow
 def test_bits_are_counted_per_byte_whatever_the_tokens(
     train: Callable[..., dict[str, float]], hugging_face: dict[str, Path]
 ) -> None:
@@ -211,6 +213,7 @@ def test_bits_are_counted_per_byte_whatever_the_tokens(
     assert 0.5 < metrics["val_bpb"] / (metrics["val_loss"] / math.log(2)) < 1  # tokens are longer than a byte
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_same_seed_same_result_and_a_resumed_training_is_a_straight_one(
     train: Callable[..., dict[str, float]], method: str, gpt: Path, tmp_path: Path

@@ -48,6 +48,7 @@ def without_clock(metrics: dict[str, float]) -> dict[str, float]:
     return {name: value for name, value in metrics.items() if name not in ("tokens_per_second", "resumed_step")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [

@@ -202,6 +202,7 @@ def test_a_run_without_a_gpu_searches_the_tiny_space_and_the_optimizer(
 # ---------------------------------------------------------------- the training
 
 
+@pytest.mark.slow
 def test_it_learns_and_says_what_it_spent(
     module: ModuleType, train: Callable[..., Any], default: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -298,6 +299,7 @@ IN_OTHERS = ("wsd", "long text, rope", "sample 1", "sample 3", "sample 4")
 """What other rows have as well, and all but two of the samples: they are a proof."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.proof if name in IN_OTHERS else ()) for name in RESUMED]
 )
@@ -376,6 +378,7 @@ def test_vocabularies_are_compared_by_the_byte(train: Callable[..., Any], defaul
     assert pairs["perplexity"] == pytest.approx(math.exp(pairs["val_loss"]))
 
 
+@pytest.mark.slow
 def test_byte_pairs_are_learned_from_the_training_part_only(module: ModuleType, tmp_path: Path) -> None:
     text = b"the cat sat on the mat " * 200
     prints = []

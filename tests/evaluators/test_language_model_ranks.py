@@ -34,6 +34,7 @@ SPENT = ("tokens", "steps", "flops", "params", "final_lr_fraction")
 LOSSES = ("val_loss", "val_bpb", "train_loss")
 
 
+@pytest.mark.slow
 @pytest.mark.xdist_group("ranks")
 def test_two_ranks_are_one_training(
     evaluator: Evaluator, default: dict[str, Any], tmp_path: Path, forked_ranks: None

@@ -243,6 +243,9 @@ def another(one: Option, now: Any, space: Any) -> Any:
 ALIKE = ("image_classification", "text_classification")
 """Their courses are built of what a table's is built of, by the same lines: see the test of it."""
 
+CORE = ("language_model", "tabular_classification")
+"""The language evaluator and the classifier for which `make test` runs every option of the recipe."""
+
 COMMON = {*declared_in(Training), "epochs", "flops", "seconds", "held_out"} - {"recompute"}
 """Options of those lines alone; `recompute` is each model's own."""
 
@@ -294,7 +297,7 @@ def test_courses_that_are_alike_are_built_of_the_options_that_were_given(
 @pytest.mark.parametrize(
     ("name", "option"),
     [
-        pytest.param(name, option, marks=pytest.mark.proof if name in ALIKE and option in COMMON else ())
+        pytest.param(name, option, marks=pytest.mark.extended if option in COMMON and name not in CORE else ())
         for name, option in CASES
     ],
 )

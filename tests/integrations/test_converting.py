@@ -25,7 +25,7 @@ from tests.conftest import benchmark, drive
 from tests.integrations.conftest import FAILED, PRUNED, Begin, evaluated, studies
 from tests.report.conftest import HOSTILE, hostile_space
 
-pytestmark = pytest.mark.xdist_group("tools")
+pytestmark = [pytest.mark.xdist_group("tools"), pytest.mark.extended]
 
 Converted = Callable[[Run, str], Path]
 
@@ -218,6 +218,7 @@ def test_the_end_comes_after_the_curve_and_how_it_ended_before_the_rest(begin: B
 # MLflow, in one test: the database takes seconds to make.
 
 
+@pytest.mark.slow
 def test_mlflow_has_a_parent_and_a_child_for_each_trial_whatever_their_text(tmp_path: Path) -> None:
     from mlflow import MlflowClient
 

@@ -30,7 +30,7 @@ from evo_tune import Float, Int, Search, load
 from evo_tune.errors import RunError, UsageError
 from evo_tune.sklearn import EvoSearchCV
 
-pytestmark = pytest.mark.xdist_group("sklearn")
+pytestmark = [pytest.mark.xdist_group("sklearn"), pytest.mark.extended]
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "integrations" / "search_cv.py"
 

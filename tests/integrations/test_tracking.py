@@ -23,7 +23,7 @@ from evo_tune.store.run import Run
 from tests.conftest import drive, rows
 from tests.integrations.conftest import Begin, evaluated, studies
 
-pytestmark = pytest.mark.xdist_group("tools")
+pytestmark = [pytest.mark.xdist_group("tools"), pytest.mark.extended]
 
 Resume = Callable[..., Any]
 

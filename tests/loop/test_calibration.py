@@ -44,6 +44,7 @@ def kept(run: Run) -> set[tuple[int, int]]:
     return {(trial.id, trial.candidate.seed) for trial in read_calibration(run)}
 
 
+@pytest.mark.slow
 def test_the_best_and_the_default_are_trained_again_with_paired_seeds(begin: Begin) -> None:
     plain = begin("plain", slots=1).run()
     search = begin("calibrated", slots=2, final_seeds=3, order="proposal").run()
@@ -70,6 +71,7 @@ def test_the_best_and_the_default_are_trained_again_with_paired_seeds(begin: Beg
     assert winner.mean < default.mean
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("here")
 def test_any_number_of_slots_trains_the_same(begin: Begin) -> None:
     runs = [
@@ -91,6 +93,7 @@ def test_calibration_is_no_part_of_history(begin: Begin, resume: Begin) -> None:
     assert not read_calibration(Run.open(plain.saved.folder))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("here")
 def test_a_calibration_that_was_stopped_goes_on_exactly(begin: Begin, resume: Begin) -> None:
     def stop_soon(search: Search) -> None:
@@ -113,6 +116,7 @@ def test_a_calibration_that_was_stopped_goes_on_exactly(begin: Begin, resume: Be
     assert calibration_work(again.saved, comparison_of(again.saved)) == {}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("here")
 def test_a_new_best_is_trained_and_the_default_is_kept(begin: Begin, resume: Begin) -> None:
     drive(begin("run", trials=6), evaluate=falling)
@@ -182,6 +186,7 @@ def test_a_seed_that_changes_nothing_gives_an_exact_verdict(begin: Begin, resume
     assert "(no spread between seeds, paired over 2 fresh seeds)" in verdict(end)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("here")
 def test_results_of_another_evaluator_or_other_data_are_not_used(begin: Begin, resume: Begin, quick: Path) -> None:
     drive(begin("run", trials=6), evaluate=falling)

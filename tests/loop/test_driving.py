@@ -20,6 +20,7 @@ from tests.conftest import drive, evaluate, rows, survivors
 from tests.loop.cases import NAMES, WAYS, Begin, agrees
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", [WAYS[0], pytest.param(WAYS[1], marks=pytest.mark.proof)], ids=NAMES[:2])
 def test_run_in_birth_order_is_the_same_for_any_number_of_slots(begin: Begin, way: dict[str, Any]) -> None:
     options = {"sleep": 0.01, "failing": 0.2}
@@ -48,6 +49,7 @@ def test_run_is_what_ask_and_tell_make(begin: Begin) -> None:
     assert all("no luck" in str(trial.outcome.error) for trial in failed)
 
 
+@pytest.mark.slow
 def test_run_in_arrival_order_on_three_slots(begin: Begin, resume: Begin) -> None:
     seen: list[int] = []
 
@@ -70,6 +72,7 @@ def test_run_takes_up_what_was_asked_for_by_hand(begin: Begin) -> None:
     assert len(search.trials) == 12
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_during_a_run(begin: Begin, resume: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
     search = begin("run", slots=2, generations=6)
     journal, write, room = search.saved.journal.path, os.write, itertools.count()

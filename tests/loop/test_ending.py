@@ -117,11 +117,13 @@ def test_hours_end_in_time_with_the_calibration(slots: int, ended: Callable[[Wor
     assert abs(ends.mean() - 1.0) < NEAR / 3, "neither early nor late"
 
 
+@pytest.mark.slow
 def test_hours_end_in_time_where_trainings_come_to_take_twice_as_long(ended: Callable[[World], float]) -> None:
     ends = np.array([ended(World(2, seed, 3600 * HOURS / 120, drift=2.0)) for seed in range(SEEDS + 1)])
     assert (abs(ends - 1.0) < NEAR).mean() >= 0.75, ends
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("busy", [(0.0, 0.02, 12.0), (0.5, 0.7, 8.0)], ids=["as workers start", "as the best is found"])
 def test_hours_end_in_time_though_the_machine_was_busy_for_a_while(
     busy: tuple[float, float, float], ended: Callable[[World], float]

@@ -88,6 +88,7 @@ def running(quick: Path, tmp_path: Path) -> Iterator[Callable[[float], Running]]
             process.kill()
 
 
+@pytest.mark.slow
 def test_ctrl_c_once_finishes_what_is_in_flight(running: Callable[[float], Running], resume: Begin) -> None:
     run = running(0.15)
     run.wait_for(b'"recorded"', 3)

@@ -86,6 +86,7 @@ def beyond(candidate: Candidate) -> bool:
     return not (1e-4 <= genome["lr"] <= 1e-2 and 0.0 <= genome["x"] <= 0.3 and genome["kind"] in (8, 16))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("strategy", "rules"),
     some(

@@ -110,6 +110,7 @@ def losses(search: Search) -> list[float]:
     return [trial.outcome.metrics.get("loss", -1.0) for trial in search.trials]
 
 
+@pytest.mark.slow
 def test_a_function_of_a_script_is_trained_and_the_run_resumes_and_verifies(script: ModuleType) -> None:
     space = SearchSpace(script.repair, x=Float(0.0, 1.0, default=1.0))
     search = Search(script.train, space=space, options={"bias": 2}, prune=True, name="one", **LIMITS).run()
@@ -225,6 +226,7 @@ def train(genome, context, *, more: int = len(STEPS)):
 """
 
 
+@pytest.mark.slow
 def test_a_function_of_a_notebook_travels_with_what_it_uses(cell: Cell, here: Path) -> None:
     search = Search(cell(NOTEBOOK).train, space=SPACE, name="one", **LIMITS).run()
     assert losses(search) == [2 * trial.genome["x"] + 2 for trial in search.trials]
@@ -269,6 +271,7 @@ def test_a_function_without_a_source_is_refused(monkeypatch: pytest.MonkeyPatch)
         Search(module.train, space=SPACE, name="one", **LIMITS)
 
 
+@pytest.mark.slow
 def test_the_example_runs_and_goes_on(here: Path) -> None:
     """As a script, with workers of its own; then here, without them."""
     done = subprocess.run([sys.executable, EXAMPLE], capture_output=True, text=True, env={**os.environ})

@@ -20,7 +20,7 @@ from evo_tune.store.run import Run
 from tests.conftest import cut_copy
 from tests.report.conftest import HOSTILE, SAMPLE, Made, Open, Opened, hostile_space, opened_in
 
-pytestmark = pytest.mark.xdist_group("browser")
+pytestmark = [pytest.mark.xdist_group("browser"), pytest.mark.extended]
 
 LARGE = 1_300
 """Trials of a run of which not every result is drawn."""
@@ -153,6 +153,7 @@ def test_a_run_without_any_value_has_a_report(browse: Open, alone: Any, made: Ma
     assert "evo-tune resume begun" in opened.page.locator("#next_steps").inner_text()
 
 
+@pytest.mark.slow
 def test_each_axis_has_its_title_and_no_generation_is_below_the_first(
     sample: tuple[Opened, Path], large: tuple[Opened, float]
 ) -> None:
@@ -362,6 +363,7 @@ def test_a_thousand_trials_are_drawn_in_two_seconds(large: tuple[Opened, float])
     assert 0.1 < large[1] < 2.0 * LARGE / 1000
 
 
+@pytest.mark.slow
 def test_thousands_of_trials_stay_usable(large: tuple[Opened, float], made: Made) -> None:
     usable(large[0], made(LARGE))
 

@@ -84,6 +84,7 @@ def impatient(page: Any) -> None:
     page.add_init_script("const later = setTimeout; window.setTimeout = (call, wait = 0) => later(call, wait / 10)")
 
 
+@pytest.mark.slow
 @pytest.mark.xdist_group("browser")
 def test_the_page_follows_the_run(run: Path, address: str, made: Made, browse: Open) -> None:
     opened = browse(address, before=impatient)

@@ -139,6 +139,7 @@ HOLD = """
 """
 
 
+@pytest.mark.slow
 def test_two_processes_on_one_run(begin: Begin, resume: Begin) -> None:
     search = drive(begin("mine", trials=5))
     command = [sys.executable, "-c", textwrap.dedent(HOLD), search.saved.folder]

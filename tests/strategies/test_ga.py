@@ -117,6 +117,7 @@ def grow(history: History, strategy: Strategy, births: int) -> float:
     return min(times)
 
 
+@pytest.mark.slow
 @pytest.mark.xdist_group("long history")
 @pytest.mark.parametrize("make", [GA, NSGA2, Random])
 @pytest.mark.parametrize("generational", [False, True])

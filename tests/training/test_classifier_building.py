@@ -70,6 +70,7 @@ def without_clock(metrics: dict[str, float]) -> dict[str, float]:
     return {name: value for name, value in metrics.items() if name not in ("samples_per_second", "resumed_step")}
 
 
+@pytest.mark.slow
 def test_it_learns_and_says_what_it_spent(tmp_path: Path) -> None:
     metrics, run, _ = fit(tmp_path / "a", {"epochs": 30.0})
     assert set(metrics) == set(units_of("classes")) - SOMETIMES
