@@ -53,8 +53,11 @@ def fingerprint(options: Options) -> str:
 
 RANKS, BOTTLENECKS, BATCHES = (2, 4, 8, 16, 32, 64), (4, 8, 16, 32, 64), (4, 8, 16, 32, 64)
 
-LR = {"small": (2e-4, 2e-2, 1e-2), "large": (2e-5, 2e-3, 2e-4)}
-"""Bounds and default of lr, for bases narrower than 256 and others: small models take ten times as much."""
+LR = {
+    "small": Float(2e-4, 2e-2, log=True, default=1e-2),
+    "large": Float(2e-5, 2e-3, log=True, default=2e-4),
+}
+"""The gene lr, for bases narrower than 256 and others: small models take ten times as much."""
 
 
 NUMBERS = {"dropout": "[0, 1)", "alpha_ratio": "(0, inf)"}
@@ -70,9 +73,8 @@ def search_space(options: Options) -> SearchSpace:
     """
     base = options.planned
     base.window(options.context)
-    low, high, lr = (value * options.lr_factor for value in LR["small" if base.width < 256 else "large"])
     common: dict[str, Any] = {
-        "lr": Float(low, high, log=True, default=lr),
+        "lr": LR["small" if base.width < 256 else "large"].times(options.lr_factor),
         "batch": Choice(BATCHES, ordered=True, default=BATCHES[0]),
         "warmup": Float(0.0, 0.1, default=0.05),
     }

@@ -59,33 +59,48 @@ SUPPORTS = ["budget", "curve", "timing"]
 TOKENS = (4, 256)
 """Fewest and most patches that an image may be cut into."""
 
-SIZES: dict[str, dict[str, Any]] = {
-    "small": {
-        "flops": 2e10,
-        "lr": (3e-4, 3e-2, 3e-3),
-        "batch": (32, 64, 128, 256),
-        "depth": (1, 6, 2),
-        "width": (32, 128, 16, 48),
-        "heads": (1, 8, 4),
-        "tokens": 4,
-    },
-    "large": {
-        "flops": 1e15,
-        "lr": (1e-4, 3e-3, 1e-3),
-        "batch": (64, 128, 256, 512, 1024),
-        "depth": (4, 12, 7),
-        "width": (128, 384, 64, 384),
-        "heads": (2, 12, 12),
-        "tokens": 64,
-    },
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """A search space: its default budget, and genes that differ between sizes."""
+
+    flops: float
+    lr: Float
+    batch: Choice
+    depth: Int
+    width: Int
+    heads: Int
+    tokens: int
+    """About how many patches an image is cut into by default."""
+
+
+SIZES = {
+    "small": Size(
+        flops=2e10,
+        lr=Float(3e-4, 3e-2, log=True, default=3e-3),
+        batch=Choice((32, 64, 128, 256), ordered=True, default=32),
+        depth=Int(1, 6, default=2),
+        width=Int(32, 128, step=16, default=48),
+        heads=Int(1, 8, default=4),
+        tokens=4,
+    ),
+    "large": Size(
+        flops=1e15,
+        lr=Float(1e-4, 3e-3, log=True, default=1e-3),
+        batch=Choice((64, 128, 256, 512, 1024), ordered=True, default=64),
+        depth=Int(4, 12, default=7),
+        width=Int(128, 384, step=64, default=384),
+        heads=Int(2, 12, default=12),
+        tokens=64,
+    ),
 }
-"""Default budget, and bounds and default of each gene: lr, depth and heads (low, high, default), width (low,
-high, step, default), batch (its first value is the default); by default images are cut into about so many tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options(Classifying, Augmenting):
     """The images."""
+
+    sizes = SIZES
 
     data: str = option(
         "", gene=None, help="Folder with one subfolder a class, or an .npz; empty: scikit-learn's digits"
@@ -100,17 +115,6 @@ class Options(Classifying, Augmenting):
     def images(self) -> Images:
         """What there is to learn from."""
         return read_images(self.data, self.image_size)
-
-    @property
-    def usual(self) -> dict[str, int]:
-        """Width, depth and heads of the default genome."""
-        return {name: SIZES[self.size][name][-1] for name in ("width", "depth", "heads")}
-
-    @property
-    def default_flops(self) -> float:
-        """The size's own budget."""
-        budget: float = SIZES[self.size]["flops"]
-        return budget
 
     @property
     def augmented(self) -> Callable[[Tensor, int], Tensor] | None:
@@ -149,18 +153,16 @@ def search_space(options: Options) -> SearchSpace:
             f"images of {height} by {width} pixels cannot be cut into {TOKENS[0]} to {TOKENS[1]} square "
             "patches: pad or resize them, to 32 by 32 for one"
         )
-    depth, widths, heads = size["depth"], size["width"], size["heads"]
-    low, high, lr = (value * options.lr_factor for value in size["lr"])
     return SearchSpace(
-        lambda genome: divided(genome, heads[1]),
-        lr=Float(low, high, log=True, default=lr),
-        batch=Choice(size["batch"], ordered=True, default=size["batch"][0]),
+        lambda genome: divided(genome, size.heads.high),
+        lr=size.lr.times(options.lr_factor),
+        batch=size.batch,
         patch=Choice(
-            patches, ordered=True, default=min(patches, key=lambda p: abs(height * width // p**2 - size["tokens"]))
+            patches, ordered=True, default=min(patches, key=lambda p: abs(height * width // p**2 - size.tokens))
         ),
-        depth=Int(depth[0], depth[1], default=depth[2]),
-        width=Int(widths[0], widths[1], step=widths[2], default=widths[3]),
-        heads=Int(heads[0], heads[1], default=heads[2]),
+        depth=size.depth,
+        width=size.width,
+        heads=size.heads,
         ffn_mult=Choice((1, 2, 4), ordered=True, default=2 if options.size == "small" else 4),
         weight_decay=Float(1e-5, 0.3, log=True, default=0.05),
         label_smoothing=Float(0.0, 0.2, default=0.0),
@@ -221,7 +223,7 @@ def _task(genome: Mapping[str, Any], options: Options) -> ClassifierTask:
         inputs=images.pixels,
         classes=images.classes,
         flops_per_sample=config.flops_per_sample,
-        reference=SIZES[options.size]["batch"][0],
+        reference=SIZES[options.size].batch.values[0],
         data=fingerprint(options),
         whole=config.stem == "conv",
         augment=options.augmented,

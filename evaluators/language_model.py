@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 from evo_tune import Choice, Float, Gene, Int, Minimize, SearchSpace, option
 from evo_tune.recipe import (
@@ -42,42 +42,75 @@ TEST = tests_of("language")
 SUPPORTS = ["budget", "curve", "timing"]
 
 
-class Size(NamedTuple):
-    """A space: bounds and default of each gene."""
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """A search space: its genes, and what goes with them."""
 
-    lr: tuple[float, float, float]  # low, high, default; so too depth and heads
-    depth: tuple[int, int, int]
-    heads: tuple[int, int, int]
-    width: tuple[int, int, int, int]  # low, high, step, default
+    lr: Float
+    depth: Int
+    heads: Int
+    width: Int
     head_dim: tuple[int, int]
-    context: tuple[int, ...]  # tokens
-    batch: tuple[int, ...]  # tokens
+    """Fewest and most channels of a head."""
+    context: tuple[int, ...]
+    """Tokens in a window."""
+    batch: tuple[int, ...]
+    """Tokens in a step."""
     default_batch: int
-    flops: float  # default budget
+    flops: float
+    """Default budget."""
 
     @property
     def usual(self) -> dict[str, Any]:
         """Shape and budget of its default training."""
-        shape = {"depth": self.depth[2], "width": self.width[3], "heads": self.heads[2]}
+        shape = {"depth": self.depth.default, "width": self.width.default, "heads": self.heads.default}
         return {**shape, "context": self.context[(len(self.context) - 1) // 2], "flops": self.flops}
 
 
 SIZES = {
     "tiny": Size(
-        *((1e-3, 6e-2, 1e-2), (1, 4, 2), (1, 8, 4), (16, 96, 8, 48), (8, 96), (8, 16, 32, 64, 128)),
-        *((64, 128, 256, 512, 1024, 2048), 512, 6e10),
+        lr=Float(1e-3, 6e-2, log=True, default=1e-2),
+        depth=Int(1, 4, default=2),
+        heads=Int(1, 8, default=4),
+        width=Int(16, 96, step=8, default=48),
+        head_dim=(8, 96),
+        context=(8, 16, 32, 64, 128),
+        batch=(64, 128, 256, 512, 1024, 2048),
+        default_batch=512,
+        flops=6e10,
     ),
     "small": Size(
-        *((3e-4, 3e-2, 4e-3), (1, 4, 2), (1, 8, 4), (32, 128, 16, 64), (8, 128), (64, 128)),
-        *((512, 1024, 2048, 4096, 8192), 512, 1.5e11),
+        lr=Float(3e-4, 3e-2, log=True, default=4e-3),
+        depth=Int(1, 4, default=2),
+        heads=Int(1, 8, default=4),
+        width=Int(32, 128, step=16, default=64),
+        head_dim=(8, 128),
+        context=(64, 128),
+        batch=(512, 1024, 2048, 4096, 8192),
+        default_batch=512,
+        flops=1.5e11,
     ),
     "medium": Size(
-        *((3e-4, 1e-2, 2e-3), (2, 8, 4), (1, 12, 4), (64, 384, 32, 256), (16, 128), (64, 128, 256)),
-        *((2048, 4096, 8192, 16384, 32768), 4096, 2.5e13),
+        lr=Float(3e-4, 1e-2, log=True, default=2e-3),
+        depth=Int(2, 8, default=4),
+        heads=Int(1, 12, default=4),
+        width=Int(64, 384, step=32, default=256),
+        head_dim=(16, 128),
+        context=(64, 128, 256),
+        batch=(2048, 4096, 8192, 16384, 32768),
+        default_batch=4096,
+        flops=2.5e13,
     ),
     "large": Size(
-        *((1e-4, 3e-3, 6e-4), (4, 24, 8), (2, 32, 8), (256, 1024, 64, 512), (16, 128), (256, 512, 1024)),
-        *((8192, 16384, 32768, 65536, 131072, 262144), 32768, 1e15),
+        lr=Float(1e-4, 3e-3, log=True, default=6e-4),
+        depth=Int(4, 24, default=8),
+        heads=Int(2, 32, default=8),
+        width=Int(256, 1024, step=64, default=512),
+        head_dim=(16, 128),
+        context=(256, 512, 1024),
+        batch=(8192, 16384, 32768, 65536, 131072, 262144),
+        default_batch=32768,
+        flops=1e15,
     ),
 }
 USUAL = {name: size.usual for name, size in SIZES.items()}
@@ -136,14 +169,15 @@ def SPACE(options: Options) -> SearchSpace:  # noqa: N802
         return _canonical({**genome, "heads": _sound_heads(genome, genes, size, options)}, genes, options)
 
     batches = tuple(batch for batch in size.batch if batch >= (options.context or 0))
-    (depth, width), heads = options.larger(size.depth, options.snapped(size.width)), size.heads
-    low, high, lr = (value * (50 if options.optimizer == "sgd" else 1) for value in size.lr)
+    deep, wide = size.depth, size.width
+    widths = options.snapped((wide.low, wide.high, wide.step, wide.middle()))
+    depth, width = options.larger((deep.low, deep.high, deep.middle()), widths)
     genes = {
-        "lr": Float(low, high, log=True, default=lr),
+        "lr": size.lr.times(50 if options.optimizer == "sgd" else 1),
         "batch": Choice(batches, ordered=True, default=max(size.default_batch, batches[0])),
         "depth": Int(depth[0], depth[1], default=depth[2]),
         "width": Int(width[0], width[1], step=width[2], default=width[3]),
-        "heads": Int(heads[0], heads[1], default=heads[2]),
+        "heads": size.heads,
         "dropout": Float(0.0, 0.3, default=0.0),
         "weight_decay": Float(0.01, 0.3, log=True, default=0.1),
         "warmup": Float(0.0, 0.1, default=0.05),
@@ -159,7 +193,7 @@ def _optional_genes(options: Options, size: Size) -> dict[str, Gene]:
     """Return those that depend on the space, the option being the default wherever it is among the values."""
     longest = options.extend_from or options.context or max(size.context)
     windows = (*(2**n for n in range(3, 20) if 2**n < longest), longest)
-    heads = tuple(2**n for n in range(6) if 2**n <= size.heads[1])
+    heads = tuple(2**n for n in range(6) if 2**n <= size.heads.high)
     genes: dict[str, Gene] = {}
     for name, values, most in (("window", windows, longest), ("kv_heads", heads, max(heads))):
         value = getattr(options, name) or most

@@ -56,31 +56,44 @@ METRICS = units_of("classes", "baseline")
 TEST = tests_of("classes")
 SUPPORTS = ["budget", "curve", "timing"]
 
-SIZES: dict[str, dict[str, Any]] = {
-    "small": {
-        "flops": 3e10,
-        "lr": (1e-4, 3e-2, 1e-3),
-        "batch": (32, 64, 128, 256),
-        "depth": (1, 4, 2),
-        "width": (16, 64, 8, 32),
-        "heads": (1, 8, 4),
-    },
-    "large": {
-        "flops": 1e14,
-        "lr": (1e-5, 1e-3, 1e-4),
-        "batch": (256, 512, 1024, 2048),
-        "depth": (1, 6, 3),
-        "width": (64, 512, 64, 192),
-        "heads": (1, 16, 8),
-    },
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """A search space: its default budget, and genes that differ between sizes."""
+
+    flops: float
+    lr: Float
+    batch: Choice
+    depth: Int
+    width: Int
+    heads: Int
+
+
+SIZES = {
+    "small": Size(
+        flops=3e10,
+        lr=Float(1e-4, 3e-2, log=True, default=1e-3),
+        batch=Choice((32, 64, 128, 256), ordered=True, default=32),
+        depth=Int(1, 4, default=2),
+        width=Int(16, 64, step=8, default=32),
+        heads=Int(1, 8, default=4),
+    ),
+    "large": Size(
+        flops=1e14,
+        lr=Float(1e-5, 1e-3, log=True, default=1e-4),
+        batch=Choice((256, 512, 1024, 2048), ordered=True, default=256),
+        depth=Int(1, 6, default=3),
+        width=Int(64, 512, step=64, default=192),
+        heads=Int(1, 16, default=8),
+    ),
 }
-"""Default budget, and bounds and default of each gene: lr, depth and heads (low, high, default), width (low,
-high, step, default), batch (its first value is the default)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options(Classifying, Quantiling):
     """The table."""
+
+    sizes = SIZES
 
     data: str = option("", gene=None, help="CSV or Parquet file; empty: scikit-learn's breast cancer")
     target: str = option("", gene=None, help="The column to be told from the others")
@@ -105,17 +118,6 @@ class Options(Classifying, Quantiling):
             raise OptionError(f"-o data={self.data} needs -o target=COLUMN: the column to be told from the others")
         if not self.data and (self.target or self.categorical):
             raise OptionError("-o target and -o categorical name columns of a file: give one with -o data=FILE")
-
-    @property
-    def usual(self) -> dict[str, int]:
-        """Width, depth and heads of the default genome."""
-        return {name: SIZES[self.size][name][-1] for name in ("width", "depth", "heads")}
-
-    @property
-    def default_flops(self) -> float:
-        """The size's own budget."""
-        budget: float = SIZES[self.size]["flops"]
-        return budget
 
     @property
     def where(self) -> tuple[str, str, str, str, float, float]:
@@ -182,15 +184,13 @@ def search_space(options: Options) -> SearchSpace:
     """
     _ = options.table  # it can be read
     size = SIZES[options.size]
-    depth, widths, heads = size["depth"], size["width"], size["heads"]
-    low, high, lr = (value * options.lr_factor for value in size["lr"])
     return SearchSpace(
-        lambda genome: divided(genome, heads[1]),
-        lr=Float(low, high, log=True, default=lr),
-        batch=Choice(size["batch"], ordered=True, default=size["batch"][0]),
-        depth=Int(depth[0], depth[1], default=depth[2]),
-        width=Int(widths[0], widths[1], step=widths[2], default=widths[3]),
-        heads=Int(heads[0], heads[1], default=heads[2]),
+        lambda genome: divided(genome, size.heads.high),
+        lr=size.lr.times(options.lr_factor),
+        batch=size.batch,
+        depth=size.depth,
+        width=size.width,
+        heads=size.heads,
         ffn_mult=Float(1.0, 4.0, default=1.333333),
         dropout=Float(0.0, 0.5, default=0.1),
         weight_decay=Float(1e-6, 0.3, log=True, default=1e-5),
@@ -240,7 +240,7 @@ def _task(genome: Mapping[str, Any], options: Options) -> ClassifierTask:
         inputs=table.inputs,
         classes=table.classes,
         flops_per_sample=config.flops_per_sample,
-        reference=SIZES[options.size]["batch"][0],
+        reference=SIZES[options.size].batch.values[0],
         data=fingerprint(options),
     )
 

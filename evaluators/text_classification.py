@@ -56,37 +56,51 @@ METRICS = units_of("classes")
 TEST = tests_of("classes")
 SUPPORTS = ["budget", "curve", "timing"]
 
-SIZES: dict[str, dict[str, Any]] = {
-    "small": {
-        "flops": 2e10,
-        "lr": (3e-4, 3e-2, 3e-3),
-        "batch": (32, 64, 128, 256),
-        "depth": (1, 4, 1),
-        "width": (32, 96, 16, 48),
-        "heads": (1, 8, 4),
-        "ffn_mult": 1,
-        "length": (8, 16, 32, 64),
-        "default_length": 64,
-    },
-    "large": {
-        "flops": 1e15,
-        "lr": (1e-4, 3e-3, 5e-4),
-        "batch": (32, 64, 128, 256),
-        "depth": (1, 6, 4),
-        "width": (64, 384, 64, 256),
-        "heads": (1, 12, 8),
-        "ffn_mult": 4,
-        "length": (64, 128, 256, 512),
-        "default_length": 256,
-    },
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """A search space: its default budget, and genes that differ between sizes."""
+
+    flops: float
+    lr: Float
+    batch: Choice
+    depth: Int
+    width: Int
+    heads: Int
+    ffn_mult: Choice
+    length: Choice
+    """Tokens of a text that are read."""
+
+
+SIZES = {
+    "small": Size(
+        flops=2e10,
+        lr=Float(3e-4, 3e-2, log=True, default=3e-3),
+        batch=Choice((32, 64, 128, 256), ordered=True, default=32),
+        depth=Int(1, 4, default=1),
+        width=Int(32, 96, step=16, default=48),
+        heads=Int(1, 8, default=4),
+        ffn_mult=Choice((1, 2, 4), ordered=True, default=1),
+        length=Choice((8, 16, 32, 64), ordered=True, default=64),
+    ),
+    "large": Size(
+        flops=1e15,
+        lr=Float(1e-4, 3e-3, log=True, default=5e-4),
+        batch=Choice((32, 64, 128, 256), ordered=True, default=32),
+        depth=Int(1, 6, default=4),
+        width=Int(64, 384, step=64, default=256),
+        heads=Int(1, 12, default=8),
+        ffn_mult=Choice((1, 2, 4), ordered=True, default=4),
+        length=Choice((64, 128, 256, 512), ordered=True, default=256),
+    ),
 }
-"""Default budget, and bounds and default of each gene: lr, depth and heads (low, high, default), width (low,
-high, step, default), batch in texts (its first value is the default), length in tokens; of ffn_mult the default."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options(Classifying):
     """The texts."""
+
+    sizes = SIZES
 
     data: str = option("", gene=None, help="CSV or JSONL file; empty: docstrings of installed packages")
     text: str = option("text", gene=None, help="Name of the column of texts")
@@ -120,17 +134,6 @@ class Options(Classifying):
             raise OptionError("-o text and -o label name columns of a file: give one with -o data=FILE")
 
     @property
-    def usual(self) -> dict[str, int]:
-        """Width, depth and heads of the default genome."""
-        return {name: SIZES[self.size][name][-1] for name in ("width", "depth", "heads")}
-
-    @property
-    def default_flops(self) -> float:
-        """The size's own budget."""
-        budget: float = SIZES[self.size]["flops"]
-        return budget
-
-    @property
     def where(self) -> tuple[str, str, str]:
         """What `read_labelled_texts` takes."""
         return self.data, self.text, self.label
@@ -162,23 +165,21 @@ def search_space(options: Options) -> SearchSpace:
     """
     _ = options.texts  # they can be read
     size = SIZES[options.size]
-    depth, widths, heads = size["depth"], size["width"], size["heads"]
-    low, high, lr = (value * options.lr_factor for value in size["lr"])
     genes = {
-        "lr": Float(low, high, log=True, default=lr),
-        "batch": Choice(size["batch"], ordered=True, default=size["batch"][0]),
-        "depth": Int(depth[0], depth[1], default=depth[2]),
-        "width": Int(widths[0], widths[1], step=widths[2], default=widths[3]),
-        "heads": Int(heads[0], heads[1], default=heads[2]),
-        "ffn_mult": Choice((1, 2, 4), ordered=True, default=size["ffn_mult"]),
+        "lr": size.lr.times(options.lr_factor),
+        "batch": size.batch,
+        "depth": size.depth,
+        "width": size.width,
+        "heads": size.heads,
+        "ffn_mult": size.ffn_mult,
         "dropout": Float(0.0, 0.5, default=0.1),
         "weight_decay": Float(1e-4, 0.3, log=True, default=0.1),
         "label_smoothing": Float(0.0, 0.2, default=0.1),
         "warmup": Float(0.0, 0.1, default=0.05),
     }
     if options.length is None:
-        genes["length"] = Choice(size["length"], ordered=True, default=size["default_length"])
-    return SearchSpace(lambda genome: divided(genome, heads[1]), **genes)
+        genes["length"] = size.length
+    return SearchSpace(lambda genome: divided(genome, size.heads.high), **genes)
 
 
 SPACE = search_space
@@ -234,7 +235,7 @@ def _task(genome: Mapping[str, Any], options: Options) -> ClassifierTask:
         inputs=encode_texts(texts.texts, config),
         classes=texts.classes,
         flops_per_sample=config.flops_per_sample(_seen(options.where, (options.held_out, options.test), config)[1]),
-        reference=SIZES[options.size]["batch"][0],
+        reference=SIZES[options.size].batch.values[0],
         data=fingerprint(options),
     )
 

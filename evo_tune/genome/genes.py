@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from graphlib import CycleError, TopologicalSorter
 from typing import Any, ClassVar, TypeAlias
 
@@ -176,6 +176,11 @@ class Float(Gene):
         object.__setattr__(self, "_digits", self._resolution())
         object.__setattr__(self, "_ends", (self._shorten(self.low), self._shorten(self.high)))
         self._check_default()
+
+    def times(self, factor: float) -> Float:
+        """Return the gene with its range and its default multiplied by a factor."""
+        default = None if self.default is None else self.default * factor
+        return replace(self, low=self.low * factor, high=self.high * factor, default=default)
 
     def _resolution(self) -> int:
         """Return the significant digits (if log) or decimal places to which values are rounded."""

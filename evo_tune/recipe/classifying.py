@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +37,19 @@ class Classifying(Parametrising, Plan):
         help="Which space to search: small for a CPU, large for a GPU, tens of thousands of samples",
     )
     save: bool = option(False, gene=None, help="Keep a checkpoint of a full training too")
+
+    sizes: ClassVar[Mapping[str, Any]] = {}
+    """The spaces by size: `flops`, the default budget, and genes, `width`, `depth` and `heads` among them."""
+
+    @property
+    def usual(self) -> dict[str, int]:
+        """Width, depth and heads of the default genome."""
+        return {name: getattr(self.sizes[self.size], name).default for name in ("width", "depth", "heads")}
+
+    @property
+    def default_flops(self) -> float:
+        """The size's own budget."""
+        return float(self.sizes[self.size].flops) if self.sizes else super().default_flops
 
 
 def divided(genome: Mapping[str, Any], most: int) -> dict[str, Any]:
