@@ -94,7 +94,7 @@ def test_commands_and_functions_are_evaluators_there_too(open_one, kinds, closin
     function = load_function(tmp_path / "mine.py", Reference("train", "", str(tmp_path / "mine.py")))
     both = ((command, {"metric": "loss"}, 0.5), (function, {}, 1.0))
     for evaluator, options, loss in (both[kind] for kind in kinds):
-        task = Task.of(evaluator, evaluator.bind(options), [Minimize("loss")], tmp_path / evaluator.name)
+        task = Task.of(evaluator.bind(options), [Minimize("loss")], tmp_path / evaluator.name)
         (slot,) = open_one(task, (CPU,))
         closing.append(slot)
         outcome = slot.run(candidate())

@@ -191,7 +191,7 @@ def test_a_run_without_a_gpu_searches_the_tiny_space_and_the_optimizer(
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     begun = evaluator.bind({}).settled(False)
-    assert (begun["size"], begun["optimizer"]) == ("tiny", "auto")
+    assert (begun.options["size"], begun.options["optimizer"]) == ("tiny", "auto")
     space = begun.space
     assert space.genes["optimizer"] == Choice(("adamw", "muon"), default="muon")
     assert space.describe() == evaluator.bind({"size": "tiny"}).space.describe()
@@ -562,7 +562,7 @@ def test_what_the_documentation_types_works(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     if words[0] == "run":  # all but the training
-        monkeypatch.setattr(Search, "run", lambda search, watch: search.close())
+        monkeypatch.setattr(Search, "run", lambda search, watch, **more: search.close())
         assert cli.main(words, standalone_mode=False) == 1  # nothing was trained
         assert len([path for path in (tmp_path / "populations").iterdir() if path.is_dir()]) == 1
         return
