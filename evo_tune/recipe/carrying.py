@@ -19,18 +19,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from evo_tune.errors import OptionError, RecipeError
 from evo_tune.options.bounds import check_integer
 from evo_tune.recipe.data.corpus import bytes_to_train_on
 from evo_tune.recipe.hardware.memory import fit_memory
-
-if TYPE_CHECKING:
-    from evo_tune.recipe.language import LanguageOptions, LanguageTask
-    from evo_tune.recipe.models.gpt_config import GPTConfig
-
-__all__ = ["BATCH_POWER", "TIME_POWER", "Carried", "Row", "Target", "carried", "carry_language"]
+from evo_tune.recipe.language import LanguageOptions, LanguageTask
+from evo_tune.recipe.models.gpt_config import GPTConfig
 
 BATCH_POWER = 0.383
 """By what power of the text the best batch grows (arXiv:2505.13738)."""

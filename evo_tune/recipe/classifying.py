@@ -22,8 +22,6 @@ from evo_tune.recipe.models.encoder_config import EncoderConfig, nearest_divisor
 from evo_tune.recipe.models.rules import Parametrising
 from evo_tune.recipe.plan import Plan
 
-__all__ = ["ClassifierTask", "Classifying", "NumbersTask", "SampleTask", "check_whole", "divided", "known_before"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Classifying(Parametrising, Plan):

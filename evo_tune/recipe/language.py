@@ -21,8 +21,6 @@ from evo_tune.recipe.optim.schedule import Scheduling
 from evo_tune.recipe.optim.steps import Ramping
 from evo_tune.recipe.plan import Budget, Phase, Training, plan_phases, spent
 
-__all__ = ["LanguageOptions", "LanguageTask"]
-
 MOST_EPOCHS = 4.0
 """Times that a text is read about as usefully as new text would be (arXiv:2305.16264)."""
 

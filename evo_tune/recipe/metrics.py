@@ -12,8 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["CLASSIFIER_METRICS", "METRICS", "Metric", "measured", "tests_of", "units_of"]
-
 CLASSES, LANGUAGE, TUNING, BASELINE = ("classes",), ("language",), ("tuning",), ("baseline",)
 """Groups: classifiers, language models, tuned ones, and what a classifier is compared with."""
 

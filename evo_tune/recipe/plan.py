@@ -17,8 +17,6 @@ from evo_tune.recipe.optim.optimisation import Averaging, Clipping, Optimisation
 from evo_tune.recipe.optim.schedule import Decaying, Schedule, Scheduling
 from evo_tune.recipe.optim.steps import BatchRamp, Bounds, steps_of
 
-__all__ = ["Budget", "Phase", "Plan", "ToZero", "Training", "phase_of", "plan_phases", "spent"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Budget(Options):

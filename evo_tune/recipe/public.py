@@ -49,9 +49,8 @@ from evo_tune.recipe.models.gpt_config import (
     divisor_below,
     flops_per_token,
     hidden_width,
-    recompute_flops_per_token,
 )
-from evo_tune.recipe.optim.optimisation import Averaging, Clipping, Optimisation, Stopping, scale_betas, scale_lr
+from evo_tune.recipe.optim.optimisation import Averaging, Clipping, Optimisation, Stopping, scale_lr
 from evo_tune.recipe.optim.schedule import (
     SCHEDULES,
     Decaying,

@@ -18,8 +18,6 @@ from evo_tune.recipe.hardware.memory import NewWeights, tuning_memory
 from evo_tune.recipe.models.base import Base, read_base
 from evo_tune.recipe.plan import ToZero, Training
 
-__all__ = ["SMALL", "Tuning", "built_in_text", "planned_small_base", "read_tuning_text", "small_base_key"]
-
 SMALL: dict[str, Any] = {
     "version": 1,
     "model": {"vocab_size": 256, "context": 128, "depth": 2, "width": 64, "heads": 4, "init": "fan_in"},

@@ -12,7 +12,6 @@ from evo_tune.training.evaluation import (
     auc,
     evaluate,
     evaluate_by_position,
-    losses_by_position,
     score,
 )
 from evo_tune.training.extension import extend_context, extend_trainer, grow_trainer

@@ -23,8 +23,6 @@ from evo_tune.training.optim.optimizer import AdamW
 from evo_tune.training.stepping.recipe import Recipe
 from evo_tune.training.trainer import Trainer
 
-__all__ = ["ready_base", "small_base"]
-
 
 def ready_base(options: Tuning) -> Base:
     """Return the base of a tuning, trained if it has to be."""

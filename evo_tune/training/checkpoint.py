@@ -10,8 +10,6 @@ import torch
 
 from evo_tune.errors import OptionError, RecipeError
 
-__all__ = ["CHECKPOINT", "load_checkpoint", "save_checkpoint", "saved_in"]
-
 CHECKPOINT = "checkpoint.pt"
 """What a training leaves in its folder, to go on from."""
 

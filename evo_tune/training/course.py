@@ -15,7 +15,7 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import nn
@@ -23,17 +23,14 @@ from torch import nn
 from evo_tune.options.bounds import check_integer
 from evo_tune.recipe.metrics import measured, tests_of
 from evo_tune.recipe.optim.steps import Tail
+from evo_tune.training.hardware.distributed import Ranks
 from evo_tune.training.hardware.memory import measured_peak
 from evo_tune.training.hardware.throughput import SAFE, TIMED, Throughput, mfu, peak_flops, steps_in
 from evo_tune.training.optim.losses import Loss
 from evo_tune.training.optim.watching import EarlyStopping
+from evo_tune.training.stepping.feeding import Source
 from evo_tune.training.stepping.recipe import recipe_of
-from evo_tune.training.trainer import Source, Step, Trainer
-
-if TYPE_CHECKING:
-    from evo_tune.training.hardware.distributed import Ranks
-
-__all__ = ["Course", "Fitting", "Judged", "Phase", "Plan", "Run", "Task", "Whole"]
+from evo_tune.training.trainer import Step, Trainer
 
 ENOUGH = 1.5
 """Seconds after which no more steps are timed, once there are three."""

@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -16,21 +15,8 @@ from torch import nn
 
 from evo_tune.options.bounds import check_integer
 from evo_tune.training.hardware.device import IGNORE, MicroBatch
+from evo_tune.training.hardware.distributed import Ranks
 from evo_tune.training.optim.losses import CrossEntropy, Loss, cross_entropy_sum, losses_in_pieces
-
-if TYPE_CHECKING:
-    from evo_tune.training.hardware.distributed import Ranks
-
-__all__ = [
-    "Evaluation",
-    "Scores",
-    "auc",
-    "evaluate",
-    "evaluate_by_position",
-    "losses_by_position",
-    "over_batches",
-    "score",
-]
 
 
 @dataclass(frozen=True)
@@ -165,13 +151,6 @@ def evaluate_by_position(
     if ranks is not None:
         total = ranks.sum(total)
     return [Evaluation(nll, int(count)) for nll, count in zip(*total.tolist(), strict=True)]
-
-
-def losses_by_position(
-    model: nn.Module, windows: MicroBatch, *, device: torch.device | str = "cpu", batch: int = 32
-) -> list[float]:
-    """Return the mean loss at each position of a window, nats; NaN where nothing was scored (see above)."""
-    return [place.loss for place in evaluate_by_position(model, windows, device=device, batch=batch)]
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,8 @@ from evo_tune.training.hardware.device import seed_for
 from evo_tune.training.models.block import interpolate_positions
 from evo_tune.training.models.gpt import GPT
 from evo_tune.training.models.growth import carry_state, enlarge
-from evo_tune.training.trainer import Source, Trainer
-
-__all__ = ["extend_context", "extend_trainer", "grow_trainer", "next_trainer"]
+from evo_tune.training.stepping.feeding import Source
+from evo_tune.training.trainer import Trainer
 
 
 def extend_context(model: GPT, context: int, method: str = "linear") -> GPT:

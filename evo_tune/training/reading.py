@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import Protocol, cast
 
 import torch
 from torch import nn
@@ -22,16 +22,13 @@ from evo_tune.training.data.material import TextMaterial
 from evo_tune.training.evaluation import Evaluation, evaluate, evaluate_by_position
 from evo_tune.training.extension import next_trainer
 from evo_tune.training.hardware.device import MicroBatch, seed_for
+from evo_tune.training.hardware.distributed import Ranks
 from evo_tune.training.hardware.memory import fit_device
 from evo_tune.training.hardware.throughput import SAFE
 from evo_tune.training.models.gpt import GPT
 from evo_tune.training.session import train
-from evo_tune.training.trainer import Source, Trainer
-
-if TYPE_CHECKING:
-    from evo_tune.training.hardware.distributed import Ranks
-
-__all__ = ["JudgedText", "Material", "Reading", "export_language"]
+from evo_tune.training.stepping.feeding import Source
+from evo_tune.training.trainer import Trainer
 
 AT_ONCE = 4096
 """Tokens that are judged in one pass."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -18,17 +18,13 @@ from evo_tune.training.course import Course, Fitting, Judged, Run, Task, Whole
 from evo_tune.training.data.epochs import Epochs, steps_of
 from evo_tune.training.evaluation import Evaluation, Scores, evaluate, score
 from evo_tune.training.hardware.device import MicroBatch, seed_for
+from evo_tune.training.hardware.distributed import Ranks
 from evo_tune.training.hardware.memory import PassMemory, fit_pass
 from evo_tune.training.hardware.precision import Precision
 from evo_tune.training.models.encoder import Classifier
 from evo_tune.training.optim.losses import CrossEntropy, Loss, SquaredError
 from evo_tune.training.session import train
 from evo_tune.training.trainer import Trainer
-
-if TYPE_CHECKING:
-    from evo_tune.training.hardware.distributed import Ranks
-
-__all__ = ["Classified", "JudgedSamples", "Samples", "export_classifier", "write_classifier"]
 
 SEEN = 1000
 """Most training samples that the training loss is measured on."""

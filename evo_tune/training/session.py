@@ -13,19 +13,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import FunctionType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from evo_tune.recipe.optim.steps import fork_step, stop_step
 from evo_tune.training.checkpoint import CHECKPOINT, save_checkpoint, saved_in
 from evo_tune.training.course import Course, Plan, Run, Task
 from evo_tune.training.hardware import precision as probe
 from evo_tune.training.hardware.device import keep_freed_memory, reproducible
-from evo_tune.training.hardware.distributed import RankFailed, launch
-
-if TYPE_CHECKING:
-    from evo_tune.training.hardware.distributed import Ranks
-
-__all__ = ["Place", "evaluate_task", "train", "train_together"]
+from evo_tune.training.hardware.distributed import RankFailed, Ranks, launch
 
 
 def evaluate_task(

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from evo_tune.errors import RecipeError
 from evo_tune.options.bounds import check_integer
 from evo_tune.recipe.optim.schedule import GapDecay, GapWatch, WeightDecay
 from evo_tune.training.hardware.device import seed_everything, seed_for
+from evo_tune.training.hardware.distributed import Ranks
 from evo_tune.training.hardware.memory import is_out_of_memory
 from evo_tune.training.models.dropout import attach_noise
 from evo_tune.training.optim.gradient import accumulate, clip, gradient_norm
@@ -38,11 +39,6 @@ from evo_tune.training.optim.watching import (
 from evo_tune.training.stepping.averaging import average_of, compile_blocks
 from evo_tune.training.stepping.feeding import LATE, Fed, Feed, Source, can_refuse, noted, refusing
 from evo_tune.training.stepping.recipe import Recipe
-
-if TYPE_CHECKING:
-    from evo_tune.training.hardware.distributed import Ranks
-
-__all__ = ["Source", "Step", "Trainer"]
 
 
 class Step(NamedTuple):

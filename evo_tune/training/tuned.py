@@ -30,8 +30,6 @@ from evo_tune.training.trainer import Trainer
 from evo_tune.training.tuning.pretrained import CausalLM, TuningText, halve_frozen, load_pretrained, tuning_text
 from evo_tune.training.tuning.weights import Adapters, LoRA, add_adapter
 
-__all__ = ["JudgedTuning", "Tuned", "TuningTask", "tuned_model"]
-
 AT_ONCE = 4096
 """Tokens that are judged in one pass."""
 

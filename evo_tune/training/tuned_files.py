@@ -16,8 +16,6 @@ from evo_tune.training.tuned import TuningTask, tuned_model
 from evo_tune.training.tuning.pretrained import save_merged
 from evo_tune.training.tuning.weights import Adapters, LoRA, save_adapter, trained_weights
 
-__all__ = ["write_tuned"]
-
 README = """# A language model tuned by evo-tune
 
 {snippet}

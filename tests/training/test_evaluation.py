@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from evo_tune.errors import RecipeError
 from evo_tune.recipe import GPTConfig
-from evo_tune.training import GPT, IGNORE, Evaluation, Trainer, evaluate, fixed_windows, losses_by_position
+from evo_tune.training import GPT, IGNORE, Evaluation, Trainer, evaluate, evaluate_by_position, fixed_windows
 
 CONFIG = GPTConfig(vocab_size=16, context=8, depth=2, width=16, heads=2, dropout=0.3)
 
@@ -75,12 +75,12 @@ def test_batches_of_nothing_are_refused(text: torch.Tensor) -> None:
 def test_losses_by_position_average_to_the_loss(text: torch.Tensor) -> None:
     model = GPT(CONFIG, seed=1).train()
     windows = fixed_windows(text, context=8, count=900, block=60)  # 60 = 7 · 8 + 4: later positions count less
-    losses = torch.tensor(losses_by_position(model, windows, batch=7), dtype=torch.float64)
+    losses = torch.tensor([place.loss for place in evaluate_by_position(model, windows, batch=7)], dtype=torch.float64)
     counts = (windows[1] != IGNORE).sum(0)
     assert model.training
     assert float((losses * counts).sum() / counts.sum()) == pytest.approx(evaluate(model, windows).loss, rel=1e-6)
     assert float(losses[0]) == pytest.approx(evaluate(model, (windows[0][:, :1], windows[1][:, :1])).loss, rel=1e-5)
     nothing = torch.full_like(windows[1], IGNORE)
-    assert all(math.isnan(loss) for loss in losses_by_position(model, (windows[0], nothing)))
+    assert all(math.isnan(place.loss) for place in evaluate_by_position(model, (windows[0], nothing)))
     with pytest.raises(RecipeError, match="batch"):
-        losses_by_position(model, windows, batch=0)
+        evaluate_by_position(model, windows, batch=0)

@@ -23,22 +23,6 @@ from evo_tune.errors import OptionError, RecipeError
 from evo_tune.options.bounds import check_integer
 from evo_tune.options.declare import Options, option
 
-__all__ = [
-    "BLOCK",
-    "BPE",
-    "HELD_OUT",
-    "Bytes",
-    "Corpus",
-    "Texts",
-    "Tokenizer",
-    "bytes_to_train_on",
-    "judging_bytes",
-    "python_paragraphs",
-    "read_text",
-    "split_text",
-    "tokenizer_for",
-]
-
 HELD_OUT = 0.1
 """Share of a text, at its end, that is never trained on: one half to choose by, the other to test with."""
 

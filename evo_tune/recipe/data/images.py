@@ -15,8 +15,6 @@ from numpy.typing import NDArray
 from evo_tune.errors import OptionError
 from evo_tune.options.declare import Options, option
 
-__all__ = ["Augment", "Augmenting", "Images", "read_images"]
-
 
 @dataclass(frozen=True)
 class Images:

@@ -19,8 +19,6 @@ from numpy.typing import NDArray
 from evo_tune.errors import OptionError
 from evo_tune.recipe.models.encoder_config import TextConfig
 
-__all__ = ["PADDING", "SOURCES", "LabelledTexts", "docstrings", "encode_texts", "read_labelled_texts", "tokens_of"]
-
 SOURCES = {
     "networkx": ("algorithms", "generators", "classes"),
     "numpy": ("lib", "linalg", "polynomial", "ma", "_core", "core"),

@@ -18,8 +18,6 @@ from evo_tune.options.bounds import check_number
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Columns", "Table", "hash_of", "read_table", "stratified"]
-
 
 def stratified(classes: NDArray[np.int64], *shares: float) -> tuple[NDArray[np.int64], ...]:
     """Split samples into those to train on and one part more for each share, to choose by and to test with for two.

@@ -16,8 +16,6 @@ from typing import Literal, TypeVar
 from evo_tune.errors import OptionError
 from evo_tune.options.declare import Options, option
 
-__all__ = ["Computing", "Passes", "Processes", "Profiling", "Timings", "Wants", "has_gpu", "in_memory", "wants_of"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Computing(Options):

@@ -25,22 +25,6 @@ from evo_tune.recipe.models.gpt_config import (
     window_chunks,
 )
 
-__all__ = [
-    "LIBRARIES",
-    "Fit",
-    "Memory",
-    "NewWeights",
-    "activation_bytes",
-    "encoder_memory",
-    "fit_memory",
-    "fitting_micro_batch",
-    "largest_pass",
-    "logit_bytes",
-    "predict_memory",
-    "state_bytes",
-    "tuning_memory",
-]
-
 MOMENTS = {"adamw": 8, "muon": 8, "sgd": 4}
 """Bytes of an optimizer's moments for each trained weight; Muon is counted as AdamW, an upper bound."""
 

@@ -21,8 +21,6 @@ from typing import Any
 from evo_tune.errors import OptionError, RecipeError
 from evo_tune.recipe.models.gpt_config import GPTConfig
 
-__all__ = ["TARGETS", "Base", "check_targets", "matching_names", "read_base"]
-
 
 def check_targets(targets: object) -> None:
     """Require patterns, at least one.

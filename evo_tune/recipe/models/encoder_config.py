@@ -16,8 +16,6 @@ from evo_tune.options.declare import Options, option
 from evo_tune.recipe.models.gpt_config import ModelConfig, by_products
 from evo_tune.recipe.models.rules import Parametrisation
 
-__all__ = ["EncoderConfig", "FTConfig", "Quantiling", "TextConfig", "ViTConfig", "nearest_divisor"]
-
 STEM = 16
 """Channels of the convolution stem."""
 

@@ -14,25 +14,6 @@ from evo_tune.options.bounds import check_integer, check_name, check_number
 from evo_tune.options.declare import Options, option
 from evo_tune.recipe.models.rules import Parametrisation
 
-__all__ = [
-    "LONGEST_PLAIN",
-    "PLAIN_IN_FP32",
-    "Architecture",
-    "Decoder",
-    "Extending",
-    "GPTConfig",
-    "ModelConfig",
-    "Positions",
-    "Windows",
-    "by_products",
-    "divisor_below",
-    "flops_per_token",
-    "hidden_width",
-    "recompute_flops_per_token",
-    "tokens_in_piece",
-    "window_chunks",
-]
-
 C = TypeVar("C", bound="ModelConfig")
 
 
@@ -446,25 +427,3 @@ def flops_per_token(config: GPTConfig, length: int | None = None) -> float:
     check_integer("length", length, 1, config.context)
     keys = sum(config.keys(window, length) for window in config.windows)
     return 6.0 * config.matmul_parameters + 12.0 * config.width * keys
-
-
-def recompute_flops_per_token(config: GPTConfig, every: int = 1, length: int | None = None) -> float:
-    """Return the FLOPs that computing every so-manieth block again adds (see `GPT`'s recompute).
-
-    A block's forward pass without its last linear layer, whose output no gradient needs. It is overhead and
-    counts in no MFU. With f = 4d and every block the whole grows by 1 + (16d² + 4dT) / (3 · (24d² + 4dT)).
-
-    Args:
-        config: The model.
-        every: 1 or more.
-        length: Tokens in a sequence, if shorter than the model's context.
-
-    Raises:
-        RecipeError: A number is out of its range.
-    """
-    length = config.context if length is None else length
-    check_integer("recompute", every, 1)
-    check_integer("length", length, 1, config.context)
-    weights = config.width * (config.block_outputs - config.width)
-    windows = config.windows[::every]
-    return float(sum(2 * weights + 4 * config.width * config.keys(window, length) for window in windows))

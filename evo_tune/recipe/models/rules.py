@@ -35,8 +35,6 @@ from typing import Any, Literal, NamedTuple, TypeVar
 from evo_tune.options.bounds import check_integer, check_name
 from evo_tune.options.declare import Options, option
 
-__all__ = ["Factors", "Parametrisation", "Parametrising"]
-
 P = TypeVar("P", bound="Parametrising")
 
 

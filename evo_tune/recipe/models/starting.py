@@ -14,8 +14,6 @@ from evo_tune.errors import OptionError, RecipeError
 from evo_tune.options.declare import Options, option
 from evo_tune.recipe.models.gpt_config import GPTConfig, divisor_below
 
-__all__ = ["Growing", "copies", "grown_eps", "small_of"]
-
 G = TypeVar("G", bound="Growing")
 Bounds3 = tuple[int, int, int]
 Bounds4 = tuple[int, int, int, int]

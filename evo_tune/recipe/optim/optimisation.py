@@ -6,24 +6,10 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
-from evo_tune.errors import OptionError, RecipeError
+from evo_tune.errors import OptionError
 from evo_tune.options.bounds import check_name, check_number
 from evo_tune.options.declare import Options, option
 from evo_tune.recipe.optim.schedule import Scheduling
-
-__all__ = [
-    "RULES",
-    "Averaging",
-    "Clipping",
-    "Optimisation",
-    "Stopping",
-    "StoppingInTime",
-    "check_clip",
-    "scale_betas",
-    "scale_lr",
-    "scaled_betas",
-    "warmed_up",
-]
 
 RULES = ("none", "sqrt", "linear")
 
@@ -46,19 +32,6 @@ def scale_lr(lr: float, batch: float, reference: float, rule: str) -> float:
     check_name("batch rule", rule, RULES)
     ratio = batch / reference
     return lr * {"none": 1.0, "sqrt": math.sqrt(ratio), "linear": ratio}[rule]
-
-
-def scale_betas(betas: tuple[float, float], ratio: float) -> tuple[float, float]:
-    """Return Adam's β for a batch `ratio` times as large: 1 − β grows by the ratio (arXiv:2205.10287).
-
-    Raises:
-        RecipeError: The ratio is not above zero, or leaves no memory (ratio · (1 − β) ≥ 1).
-    """
-    check_number("batch ratio", ratio, "(0, inf)")
-    first, second = (1.0 - ratio * (1.0 - beta) for beta in betas)
-    if min(first, second) <= 0.0:
-        raise RecipeError("batch ratio", ratio, f"less than 1/(1 - β) for β = {betas}")
-    return first, second
 
 
 def scaled_betas(betas: tuple[float, float], batch: float, reference: float, rule: str) -> tuple[float, float]:

@@ -11,20 +11,6 @@ from evo_tune.errors import OptionError, RecipeError
 from evo_tune.options.bounds import check_integer, check_name, check_number
 from evo_tune.options.declare import AUTO, Options, option
 
-__all__ = [
-    "DECAYS",
-    "SCHEDULES",
-    "Decaying",
-    "GapDecay",
-    "GapWatch",
-    "Schedule",
-    "Scheduling",
-    "Shape",
-    "WeightDecay",
-    "idle_fields",
-    "shape",
-]
-
 
 @dataclass(frozen=True)
 class Shape:

@@ -9,8 +9,6 @@ from evo_tune.options.bounds import check_integer, check_number
 from evo_tune.options.declare import Options, option
 from evo_tune.recipe.optim.schedule import DECAYS, Schedule
 
-__all__ = ["BatchRamp", "Ramping", "Tail", "fork_step", "optimizer_steps", "steps_of", "stop_step"]
-
 
 def optimizer_steps(micro_batches: int, accumulation: int) -> int:
     """Return the number of steps in which `micro_batches` are used up.

@@ -16,8 +16,6 @@ from evo_tune.recipe.data.images import Augment
 from evo_tune.recipe.optim.steps import optimizer_steps
 from evo_tune.training.hardware.device import MicroBatch, onto, seed_for
 
-__all__ = ["Epochs", "augmented", "mix", "soft_targets", "steps_of"]
-
 
 def augmented(images: Tensor, augment: Augment, seed: int) -> Tensor:
     """Return other images in their place.

@@ -10,8 +10,6 @@ from evo_tune.recipe.plan import Phase
 from evo_tune.training.data.windows import TrainingWindows, fixed_windows, held_out_blocks
 from evo_tune.training.hardware.device import MicroBatch
 
-__all__ = ["TextMaterial"]
-
 
 class TextMaterial:
     """What a GPT is trained on and judged by: the material of a `Reading`.

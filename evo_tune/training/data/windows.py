@@ -17,8 +17,6 @@ from evo_tune.options.bounds import check_integer
 from evo_tune.recipe.optim.steps import BatchRamp, steps_of
 from evo_tune.training.hardware.device import IGNORE, MicroBatch, onto, seed_for
 
-__all__ = ["TrainingWindows", "fixed_windows", "held_out_blocks"]
-
 
 class TrainingWindows:
     """The batches of a training: each epoch visits the whole text once, in an order of its own.

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -15,22 +15,6 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from evo_tune.options.bounds import check_integer
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
-__all__ = [
-    "IGNORE",
-    "MicroBatch",
-    "keep_freed_memory",
-    "onto",
-    "reproducible",
-    "run_block",
-    "seed_everything",
-    "seed_for",
-    "seeds_for",
-]
 
 IGNORE = -100
 """A target of this value is padding and counts nowhere (torch's own convention)."""

@@ -35,8 +35,6 @@ from evo_tune.options.bounds import check_integer, check_name, check_number
 from evo_tune.training.hardware.device import IGNORE, MicroBatch
 from evo_tune.training.hardware.memory import is_out_of_memory
 
-__all__ = ["PassTooLarge", "RankFailed", "Ranks", "RanksDiffer", "check_ranks", "launch", "process_group"]
-
 _NEWER, _OLDER = "forward_sync_buffers", "broadcast_buffers"
 _ALONE: dict[str, Any] = {_NEWER if _NEWER in inspect.signature(DistributedDataParallel).parameters else _OLDER: False}
 """Leave buffers alone: what newer torch calls it, and older, whose name now warns."""

@@ -20,17 +20,6 @@ from evo_tune.options.bounds import check_integer, check_name, check_number
 from evo_tune.recipe.hardware.memory import Fit, Memory, fit_memory, predict_memory
 from evo_tune.recipe.models.gpt_config import GPTConfig
 
-__all__ = [
-    "PassMemory",
-    "calibrate_memory",
-    "device_memory",
-    "fit_device",
-    "fit_pass",
-    "is_out_of_memory",
-    "kept_bytes",
-    "measured_peak",
-]
-
 _LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 """Where a container's limit stands, under cgroup v2 and v1."""
 

@@ -20,8 +20,6 @@ import torch.nn.functional as F
 from evo_tune.errors import RecipeError
 from evo_tune.options.bounds import check_integer, check_name, check_number
 
-__all__ = ["Precision", "fastest_precision"]
-
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 

@@ -13,8 +13,6 @@ from typing import Any, NamedTuple, Protocol
 
 from evo_tune.options.bounds import check_integer, check_name, check_number
 
-__all__ = ["CHIPS", "SAFE", "TIMED", "Chip", "Throughput", "chip", "mfu", "peak_flops", "steps_in"]
-
 
 class Chip(NamedTuple):
     """A chip.

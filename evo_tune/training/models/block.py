@@ -16,24 +16,6 @@ from evo_tune.recipe.models.encoder_config import EncoderConfig
 from evo_tune.recipe.models.gpt_config import LONGEST_DROPPED, GPTConfig, by_products, window_chunks
 from evo_tune.training.models.dropout import Dropout
 
-__all__ = [
-    "Attention",
-    "Block",
-    "FeedForward",
-    "FlexMask",
-    "FusedLinear",
-    "attend",
-    "attend_by_flex",
-    "attend_in_window",
-    "chunk_mask",
-    "flex_mask",
-    "interpolate_positions",
-    "rotary_frequencies",
-    "rotary_table",
-    "rotate",
-    "sinusoids",
-]
-
 _SLOW, _FAST = 1.0, 32.0  # turns within T: pairs below are interpolated, pairs above left alone (YaRN's α, β)
 
 

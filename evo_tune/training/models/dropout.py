@@ -18,8 +18,6 @@ from torch import Tensor, nn
 
 from evo_tune.training.hardware.device import seed_for, seeds_for
 
-__all__ = ["DropPath", "Dropout", "Noise", "attach_noise", "lanes_of", "noise_stays_eager"]
-
 # Odd numbers with their bits well spread (the first two are splitmix64's, Steele et al. 2014), as int64.
 _FIRST, _SECOND = 0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64
 _STRIDE = 0x9E3779B97F4A7C15 - 2**64

@@ -19,8 +19,6 @@ from evo_tune.training.models.block import Block
 from evo_tune.training.models.dropout import Dropout, DropPath
 from evo_tune.training.models.model_files import read_model, unfilled, write_model
 
-__all__ = ["Classifier", "FTTransformer", "Quantiles", "TextClassifier", "ViT"]
-
 C = TypeVar("C", bound="Classifier")
 
 

@@ -20,8 +20,6 @@ from evo_tune.training.models.block import Block, chunk_mask, rotary_frequencies
 from evo_tune.training.models.dropout import Dropout
 from evo_tune.training.models.model_files import read_model, unfilled, write_model
 
-__all__ = ["GPT", "continue_tokens"]
-
 
 def continue_tokens(
     model: nn.Module,

@@ -15,8 +15,6 @@ from evo_tune.recipe.models.gpt_config import GPTConfig
 from evo_tune.recipe.models.starting import copies
 from evo_tune.training.models.gpt import GPT
 
-__all__ = ["carry_state", "enlarge", "grow", "made_up", "sources"]
-
 
 def grow(model: GPT, *, depth: int | None = None, ffn_mult: float | None = None, seed: int = 0) -> GPT:
     """Return a larger model with the same outputs: to the bit if only deeper, else but for rounding.

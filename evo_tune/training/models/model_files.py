@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from evo_tune.errors import RecipeError
-
-__all__ = ["read_model", "unfilled", "write_model"]
 
 
 class _Unfilled(TorchFunctionMode):
@@ -44,8 +44,6 @@ M = TypeVar("M", bound=nn.Module)
 
 def write_model(folder: Path | str, model: nn.Module, config: dict[str, Any]) -> None:
     """Write weights and config into a folder, which is made if it is not there."""
-    from safetensors.torch import save_file
-
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
@@ -63,9 +61,6 @@ def read_model(folder: Path | str, build: Callable[[dict[str, Any]], M]) -> M:
     Raises:
         RecipeError: The folder holds no such model, or weights of another shape than its config says.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     folder = Path(folder)
     for name in ("config.json", "model.safetensors"):
         if not (folder / name).is_file():

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -18,13 +17,9 @@ from torch import Tensor, nn
 from evo_tune.errors import RecipeError
 from evo_tune.recipe.optim.optimisation import check_clip
 from evo_tune.training.hardware.device import MicroBatch
+from evo_tune.training.hardware.distributed import Ranks
 from evo_tune.training.optim.losses import CrossEntropy, Loss
 from evo_tune.training.optim.watching import Number
-
-if TYPE_CHECKING:
-    from evo_tune.training.hardware.distributed import Ranks
-
-__all__ = ["accumulate", "clip", "gradient_norm", "split"]
 
 
 def accumulate(

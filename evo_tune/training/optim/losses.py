@@ -23,16 +23,6 @@ from evo_tune.errors import RecipeError
 from evo_tune.recipe.models.gpt_config import tokens_in_piece
 from evo_tune.training.hardware.device import IGNORE
 
-__all__ = [
-    "CrossEntropy",
-    "Loss",
-    "SquaredError",
-    "cross_entropy_sum",
-    "losses_in_pieces",
-    "summed_in_pieces",
-    "z_sum",
-]
-
 
 class Loss(ABC):
     """A loss as a sum over the targets that count, and their number."""

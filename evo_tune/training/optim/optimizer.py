@@ -14,21 +14,6 @@ from evo_tune.errors import RecipeError
 from evo_tune.options.bounds import check_number
 from evo_tune.recipe.models.rules import Factors
 
-__all__ = [
-    "SGD",
-    "AdamW",
-    "HiddenMatrices",
-    "Muon",
-    "OptimizerPair",
-    "decay_groups",
-    "factors_of",
-    "fused_maps",
-    "hidden_matrices",
-    "orthogonalised",
-    "parameter_groups",
-    "split_by_factors",
-]
-
 _MATMULS = (nn.Linear, nn.Bilinear, nn.MultiheadAttention, nn.modules.conv._ConvNd)
 
 

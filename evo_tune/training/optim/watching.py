@@ -13,8 +13,6 @@ from evo_tune.errors import RecipeError
 from evo_tune.options.bounds import check_integer, check_name, check_number
 from evo_tune.recipe.optim.optimisation import Stopping
 
-__all__ = ["Diverged", "DivergenceWatch", "EarlyStopping", "Number", "Verdict", "load_moving", "moving", "share_frozen"]
-
 
 def _frozen(model: nn.Module) -> set[str]:
     named = model.named_parameters(remove_duplicate=False)  # a tied weight stands under each of its names

@@ -33,8 +33,6 @@ from evo_tune.recipe.models.rules import Parametrisation
 from evo_tune.training.models.gpt import GPT
 from evo_tune.training.optim.optimizer import SGD, AdamW, Muon
 
-__all__ = ["DEPTH", "LARGE", "WIDTH", "Slopes", "check_coordinates"]
-
 WIDTH = (-0.3, 0.1)
 """Between what slopes against width may lie: what shrinks a little learns a little slowly, what grows blows up."""
 

@@ -22,8 +22,6 @@ from evo_tune.recipe.hardware.computing import Timings, wants_of
 from evo_tune.training.hardware.precision import Precision
 from evo_tune.training.hardware.throughput import chip
 
-__all__ = ["Sizes", "probe_device"]
-
 
 @dataclass(frozen=True)
 class Sizes:

@@ -13,8 +13,6 @@ from evo_tune.recipe.optim.optimisation import warmed_up
 from evo_tune.training.models.block import Attention, flex_mask
 from evo_tune.training.models.dropout import noise_stays_eager
 
-__all__ = ["Average", "average_of", "blocks_of", "compile_blocks"]
-
 
 class Average(AveragedModel):
     """A model's moving average: a ← dₜ · a + (1 − dₜ) · w at update t; what torch makes of it, without its waiting.

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from evo_tune.training.hardware.device import MicroBatch, onto
+from evo_tune.training.hardware.distributed import Ranks
 from evo_tune.training.hardware.memory import device_memory
 from evo_tune.training.optim.gradient import split
 from evo_tune.training.optim.losses import CrossEntropy
 from evo_tune.training.optim.optimizer import HiddenMatrices, OptimizerPair
 from evo_tune.training.optim.watching import Number
-
-if TYPE_CHECKING:
-    from evo_tune.training.hardware.distributed import Ranks
-
-__all__ = ["LATE", "Fed", "Feed", "Source", "can_refuse", "noted", "refusing"]
 
 RESIDENT = 0.05
 """Share of a device's memory that what is trained on may take there for good."""

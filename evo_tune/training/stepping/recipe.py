@@ -14,8 +14,6 @@ from evo_tune.recipe.plan import Training
 from evo_tune.training.hardware.precision import Precision
 from evo_tune.training.optim.optimizer import SGD, AdamW, Muon
 
-__all__ = ["Recipe", "optimizer_of", "recipe_of"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:

@@ -22,8 +22,6 @@ from evo_tune.training.hardware.device import MicroBatch
 from evo_tune.training.models.gpt import GPT, TOKENIZER
 from evo_tune.training.tuning.weights import fold_lora
 
-__all__ = ["CausalLM", "TuningText", "encode", "halve_frozen", "load_pretrained", "save_merged", "tuning_text"]
-
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 

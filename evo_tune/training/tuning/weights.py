@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from evo_tune.errors import RecipeError
@@ -18,22 +20,6 @@ from evo_tune.options.bounds import check_integer, check_number
 from evo_tune.recipe.models.base import check_targets, matching_names
 from evo_tune.training.models.dropout import Dropout
 from evo_tune.training.models.model_files import unfilled
-
-__all__ = [
-    "Adapter",
-    "Adapters",
-    "LoRA",
-    "LoRALinear",
-    "add_adapter",
-    "add_adapters",
-    "add_lora",
-    "fold_lora",
-    "load_adapter",
-    "matching_linears",
-    "merge_lora",
-    "save_adapter",
-    "trained_weights",
-]
 
 
 def matching_linears(model: nn.Module, targets: Sequence[str]) -> dict[str, nn.Linear]:
@@ -308,8 +294,6 @@ def save_adapter(model: nn.Module, options: LoRA | Adapters, folder: Path | str,
         folder: Where; made if it is not there.
         notes: Plain data to keep in adapter.json.
     """
-    from safetensors.torch import save_file
-
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     save_file(trained_weights(model), folder / "adapter.safetensors")
@@ -323,9 +307,6 @@ def load_adapter(model: nn.Module, folder: Path | str) -> LoRA | Adapters:
     Raises:
         RecipeError: The folder holds no adapter, or one for a model of another shape.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     folder = Path(folder)
     try:
         about = json.loads((folder / "adapter.json").read_text(encoding="utf-8"))
