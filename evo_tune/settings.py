@@ -32,14 +32,14 @@ Settings = TypeVar("Settings", bound=Options)
 
 @dataclass(frozen=True, kw_only=True)
 class _Training(Options):
-    """How to search."""
+    """Search."""
 
     seed: int = option(0, bounds="[0, inf)", help="Seed of the run.")
     order: Literal["arrival", "proposal"] = option(
         "arrival", help="Order in which results are used; proposal: the same run for any number of slots."
     )
     lag: int = option(
-        8, bounds="[0, 1000000000]", unit="results", help="Number of results by which births may run ahead."
+        8, bounds="[0, 1000000000]", unit="trials", help="Number of trials that may be proposed ahead of results."
     )
     fidelity: str = option(
         "1", unit="FRACTIONS", help="Rungs, in full trainings: train in steps, promote the best: 1/9,1/3,1."
@@ -60,7 +60,7 @@ class _Training(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class _Seeds(Options):
-    """How to judge."""
+    """Evaluation."""
 
     seeds_per_trial: int | Literal["auto"] = option(
         1, bounds="[1, 1000000]", help="Seeds per trial for the best; auto: extra seeds while they pay."
@@ -87,7 +87,7 @@ class _Seeds(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class _Processor(Options):
-    """Where."""
+    """Devices."""
 
     threads: int | None = option(None, bounds="[1, 1000000]", help="CPU threads of one training; by default 1 on CPUs.")
 
@@ -104,7 +104,7 @@ class RunSettings(_Processor, _Seeds, _Training):
 
 @dataclass(frozen=True, kw_only=True)
 class _Limits(Options):
-    """How long."""
+    """Limits."""
 
     generations: int | None = option(
         None, bounds="[1, 1000000000]", help="Maximum number of generations; 5 where no limit is given."
@@ -123,7 +123,7 @@ class _Limits(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class _Places(Options):
-    """Where."""
+    """Devices."""
 
     slots: int | None = option(
         None, bounds="[1, 10000]", help="Trainings at the same time; by default one per GPU, else one per core."
@@ -143,7 +143,7 @@ class _Places(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class _Comparison(Options):
-    """How to judge."""
+    """Evaluation."""
 
     final_seeds: int = option(
         0, bounds="[0, 1000]", help="Fresh seeds of the final comparison, at most twice as many; 0: none."

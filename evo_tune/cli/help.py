@@ -16,15 +16,15 @@ import click
 __all__ = ["FLAGS", "Command", "command"]
 
 FLAGS: Mapping[str, str] = {
-    "The schedule": "steps lr warmup-fraction min-lr-ratio decay-fraction decay-shape cycle cycle-growth gamma",
-    "What to train": """trial from gene option ladder for-scale evaluator metric progress shell width depth batch
+    "Schedule": "steps lr warmup-fraction min-lr-ratio decay-fraction decay-shape cycle cycle-growth gamma",
+    "Training": """trial from gene option ladder for-scale evaluator metric progress shell width depth batch
         optimizer init widths depths""",
-    "How to search": """strategy strategy-option accept-changes trust population fidelity prune seed order lag
+    "Search": """strategy strategy-option accept-changes trust population fidelity prune seed order lag
         warm-start learn-from fill-defaults""",
-    "How long": "generations trials budget hours stop-when-done tokens seconds timeout retries dry-run",
-    "Where": "slots devices per-device threads backend address max-slots memory speed",
-    "How to judge": "objective subject-to seeds-per-trial seeds final-seeds finalists with probe",
-    "What is saved and printed": """name as store folder config emit output png track no-report price-per-hour quiet
+    "Limits": "generations trials budget hours stop-when-done tokens seconds timeout retries dry-run",
+    "Devices": "slots devices per-device threads backend address max-slots memory speed",
+    "Evaluation": "objective subject-to seeds-per-trial seeds final-seeds finalists with probe",
+    "Output": """name as store folder config emit output png track no-report price-per-hour quiet
         format help""",
 }
 """Titles of the groups and names of their flags, both in the order of the help; all others are in 'Other flags'."""
