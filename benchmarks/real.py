@@ -57,7 +57,7 @@ from evo_tune.plugins.context import Context, Pruned
 from evo_tune.plugins.evaluator import BoundEvaluator
 from evo_tune.plugins.find import find_evaluator
 from evo_tune.report.recommendation import fresh_seed, fresh_values, predicted, recommended
-from evo_tune.store.calibration import read_calibration, write_calibration
+from evo_tune.store.comparison import read_comparison, write_comparison
 from evo_tune.store.run import Run
 
 EVALUATOR = "bundled:language_model"
@@ -208,7 +208,7 @@ def ours(strategy: str | None, job: Job, seed: int, folder: Path, spare: float =
 def by_race(run: Run, best: Trial, count: int) -> float:
     """Return the mean loss of a genome over so many reporting seeds of a race, which tells its loss on the test set."""
     seeds = {fresh_seed(run.manifest.settings.seed, number) for number in range(1, count + 1)}
-    mine = [trial for trial in read_calibration(run) if trial.key == best.key and trial.candidate.seed in seeds]
+    mine = [trial for trial in read_comparison(run) if trial.key == best.key and trial.candidate.seed in seeds]
     return float(np.mean([trial.losses[0] for trial in mine if trial.losses]))
 
 
@@ -225,9 +225,9 @@ def in_time(folder: Path, copy: Path, deadline: float) -> Run:
     (copy / JOURNAL).write_bytes(b"".join(kept))
     run = Run.open(copy)
     searched = max(event["time"] for event in events if event["event"] == "told")
-    race = read_calibration(run)
+    race = read_comparison(run)
     ends = searched + np.cumsum([trial.outcome.seconds for trial in race])
-    write_calibration(run, race[: int((ends <= deadline).sum())])
+    write_comparison(run, race[: int((ends <= deadline).sum())])
     return Run.open(copy)
 
 

@@ -23,7 +23,7 @@ FILES = (
     "_journal.jsonl",
     "generation-0000.parquet",
     "generation-0001.parquet",
-    "_calibration.parquet",
+    "_comparison.parquet",
     "_heartbeat.json",
     "_lock",
     "_trials",
@@ -35,7 +35,7 @@ NAMES = (
     "_heartbeat.part",
     "_run.json.part",
     "_generation-0001.parquet.part",
-    "_calibration.parquet.part",
+    "_comparison.parquet.part",
     "_generation-0009.parquet.aside",
     "generation-0009.parquet",
     "_trials/000002",
@@ -262,7 +262,7 @@ def parquet(run: Path, name: str, kind: str) -> None:
 
 name, number = st.sampled_from(NAMES), st.integers(0, 50)
 json_name = st.sampled_from(("_run.json", "_journal.jsonl", "_journal.jsonl", "_heartbeat.json"))
-parquet_name = st.sampled_from(("_calibration.parquet", "generation-0000.parquet"))
+parquet_name = st.sampled_from(("_comparison.parquet", "generation-0000.parquet"))
 targets = st.sampled_from(("precious", "folder", "missing", "fifo", "/dev/zero", "/dev/full", "/etc/passwd"))
 hows = st.sampled_from(("kin", "kin", "kin", "kin", "any", "any", "key"))
 text = st.sampled_from(("[", '{"a":', "9", "\x00", '"', "[[],", '{"event":"told","id":0}\n'))

@@ -68,7 +68,7 @@ def mentioned(page: str) -> Iterator[list[str]]:
 
 
 def shortened(what: list[str] | str) -> list[str] | str:
-    """Leave out what takes long and has tests of its own: most of what is trained on and judged by, and calibration."""
+    """Leave out whatever takes long and has its own tests: most data sets, and final comparisons."""
     if isinstance(what, str):
         return what.replace('"tokens": 5000', '"tokens": 1500, "eval_tokens": 1000')
     words = [re.sub(r"^(tokens|epochs)=\S+$", lambda m: f"{m[1]}={TOY[m[1]]}", word) for word in what]

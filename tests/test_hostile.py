@@ -83,7 +83,7 @@ def listing(folder: Path) -> dict[str, bytes]:
     return {str(p): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file() and "__pycache__" not in str(p)}
 
 
-FILES = ("_run.json", "_journal.jsonl", "generation-0000.parquet", "_calibration.parquet", "_heartbeat.json")
+FILES = ("_run.json", "_journal.jsonl", "generation-0000.parquet", "_comparison.parquet", "_heartbeat.json")
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -25,7 +25,7 @@ from evo_tune.report.data import RunSummary, run_summary
 from evo_tune.report.final_comparison import CAP
 from evo_tune.report.summary import DONE_BY_ITSELF, Closing, further_of, in_words
 from evo_tune.report.words import fixed, sparkline, spread, verdict
-from evo_tune.store.calibration import CALIBRATION, read_calibration
+from evo_tune.store.comparison import COMPARISON, read_comparison
 from evo_tune.store.heartbeat import in_flight
 from evo_tune.store.places import as_typed
 from evo_tune.store.run import Run
@@ -260,7 +260,7 @@ class _Lines:
 
     def look(self, search: Search) -> None:
         """Print what is new."""
-        if not self._comparing and any("calibration" in w.what for w in list(search.drivers.working.values())):
+        if not self._comparing and any("final comparison" in w.what for w in list(search.drivers.working.values())):
             self._comparing = True
             count = search.session.finalists
             who = "the best" if count == 1 else f"the best of {count} finalists"
@@ -302,7 +302,7 @@ class Stream:
     def __init__(self, search: Search) -> None:
         self._births = len(search.saved.candidates)
         self._results = len(search.saved.outcomes)
-        self._compared = {_fresh_key(trial) for trial in read_calibration(search.saved)}
+        self._compared = {_fresh_key(trial) for trial in read_comparison(search.saved)}
         self._written = _written(search.saved)
         self._best = None if search.saved.leader is None else search.saved.leader.id
         self._begun = self._stopping = False
@@ -365,7 +365,7 @@ class Stream:
         if written == self._written:
             return
         self._written = written
-        for trial in read_calibration(run):
+        for trial in read_comparison(run):
             if (key := _fresh_key(trial)) not in self._compared:
                 self._compared.add(key)
                 outcome = trial.outcome
@@ -386,7 +386,7 @@ def _fresh_key(trial: Trial) -> tuple[int, int]:
 def _written(run: Run) -> int:
     """Return the time of the last write to the file of the final comparison; 0 if there is none."""
     try:
-        return (run.folder / CALIBRATION).stat().st_mtime_ns
+        return (run.folder / COMPARISON).stat().st_mtime_ns
     except OSError:
         return 0
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["Planned", "hours_alone", "plan", "print_plan"]
 
 FEWEST, MOST = 120, 600
-"""Trainings, the calibration's among them, between which an evaluator's own budget suits the time that there is."""
+"""Numbers of trainings, final comparison included, between which the evaluator's own budget fits the given time."""
 
 SHORTER, LONGER = 144, 300
 """Trainings that are aimed at where there would be fewer, or more."""

@@ -23,7 +23,7 @@ from evo_tune.report.final_comparison import looks
 from evo_tune.report.summary import costs
 from evo_tune.report.words import show_seconds
 from evo_tune.settings import SessionSettings
-from evo_tune.store.calibration import read_calibration
+from evo_tune.store.comparison import read_comparison
 from evo_tune.store.manifest import Manifest
 from evo_tune.store.run import Run
 
@@ -31,14 +31,14 @@ __all__ = [
     "ENOUGH",
     "Ahead",
     "Bounds",
-    "RaceTrainings",
+    "ComparisonTrainings",
     "ahead",
     "as_line",
     "as_rows",
-    "calibration_seconds",
-    "calibration_trainings",
+    "comparison_ends",
+    "comparison_seconds",
+    "comparison_trainings",
     "genome_cost",
-    "race_ends",
 ]
 
 ENOUGH = 3
@@ -80,7 +80,7 @@ class Bounds(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     high: float
 
 
-class RaceTrainings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class ComparisonTrainings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The number of trainings of the final comparison; 0 and 0 without one.
 
     Args:
@@ -99,7 +99,7 @@ class Ahead(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         genomes: Number of genomes of the whole run.
         full_trainings: Cost of the trainings that are still to be done. Unit: full trainings.
         seconds_of_each: Mean duration of a full training. Unit: s.
-        calibration: Trainings of the final comparison.
+        final_comparison: Trainings of the final comparison.
         slots: Number of trainings at the same time.
         seconds: Time until the end. Unit: s.
         memory_of_each: Memory of a worker, or of its share of a GPU; null if unknown. Unit: B.
@@ -111,7 +111,7 @@ class Ahead(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     genomes: int
     full_trainings: float
     seconds_of_each: float
-    calibration: RaceTrainings
+    final_comparison: ComparisonTrainings
     slots: int
     seconds: Bounds
     memory_of_each: float | None
@@ -171,8 +171,8 @@ def ahead(
     cost = genome_cost(manifest, max(1, int(births) if math.isfinite(births) else 100), promoted)
     # The cost of a genome is corrected by that of the run's genomes, once there are enough to tell.
     cost = (cost * manifest.population + used) / (manifest.population + fresh)
-    least, most = calibration_seconds(session, each, slots)
-    raced = 0 if run is None else len(read_calibration(run)) * each / slots
+    least, most = comparison_seconds(session, each, slots)
+    raced = 0 if run is None else len(read_comparison(run)) * each / slots
     race = max(0.0, least - raced), max(0.0, most - raced)
     until = math.inf
     if session.hours is not None:
@@ -199,7 +199,7 @@ def ahead(
         genomes=max(int(made), fresh),
         full_trainings=trainings,
         seconds_of_each=each,
-        calibration=calibration_trainings(session),
+        final_comparison=comparison_trainings(session),
         slots=slots,
         seconds=Bounds(low=max(0.0, low), expected=max(0.0, expected), high=max(0.0, high)),
         memory_of_each=None if pace is None else pace.memory or pace.worker or None,
@@ -262,19 +262,19 @@ def _size(folder: Path) -> int:
 # The final comparison
 
 
-def calibration_trainings(session: SessionSettings) -> RaceTrainings:
+def comparison_trainings(session: SessionSettings) -> ComparisonTrainings:
     """Return the number of trainings of a session's final comparison."""
     seeds, alive = session.final_seeds, session.finalists
     if not seeds:
-        return RaceTrainings(fewest=0, most=0)
+        return ComparisonTrainings(fewest=0, most=0)
     choosing, stops = 0, looks(seeds)
     while alive > 1:
         choosing += math.ceil(seeds / 3) * alive
         alive = math.ceil(alive / 2)
-    return RaceTrainings(fewest=choosing + 2 * stops[0], most=choosing + 2 * stops[-1])
+    return ComparisonTrainings(fewest=choosing + 2 * stops[0], most=choosing + 2 * stops[-1])
 
 
-def calibration_seconds(session: SessionSettings, each: float, slots: int) -> tuple[float, float]:
+def comparison_seconds(session: SessionSettings, each: float, slots: int) -> tuple[float, float]:
     """Return the shortest and the longest time of the final comparison, if all its trainings take equally long.
 
     Args:
@@ -284,11 +284,11 @@ def calibration_seconds(session: SessionSettings, each: float, slots: int) -> tu
     """
     if not session.final_seeds:
         return 0.0, 0.0
-    ends = race_ends(session.final_seeds, [each] * session.finalists, each, slots)
+    ends = comparison_ends(session.final_seeds, [each] * session.finalists, each, slots)
     return ends[0], ends[-1]
 
 
-def race_ends(seeds: int, finalists: Sequence[float], default: float | None, slots: int) -> list[float]:
+def comparison_ends(seeds: int, finalists: Sequence[float], default: float | None, slots: int) -> list[float]:
     """Return the seconds after which a final comparison may end: one value for each look at its results.
 
     It simulates the order of `report.final_comparison`. While the finalist is chosen, the default's seeds for the first
@@ -335,17 +335,17 @@ def race_ends(seeds: int, finalists: Sequence[float], default: float | None, slo
 def as_line(ahead: Ahead) -> str:
     """Return a forecast in one line."""
     rows = as_rows(ahead)
-    race = f", {rows['calibration']}" if ahead.calibration.most else ""
+    race = f", {rows['final comparison']}" if ahead.final_comparison.most else ""
     parts = [f"forecast: {_time(ahead)}", f"{ahead.genomes} genomes{race}"]
     return "; ".join(parts + [rows[name] for name in ("memory", "disk", "cost") if name in rows])
 
 
 def as_rows(ahead: Ahead) -> dict[str, str]:
     """Return a forecast as named rows of text; see `as_line`."""
-    each, race = show_seconds(ahead.seconds_of_each), ahead.calibration
+    each, race = show_seconds(ahead.seconds_of_each), ahead.final_comparison
     rows = {
         "genomes": f"{ahead.genomes}, the cost of {ahead.full_trainings:.0f} full trainings of {each}",
-        "calibration": f"{race.fewest} to {race.most} trainings of the final comparison" if race.most else "none",
+        "final comparison": f"{race.fewest} to {race.most} trainings of the final comparison" if race.most else "none",
         "time": f"{_time(ahead)}, with {ahead.slots} at the same time",
     }
     if ahead.memory_of_each:

@@ -23,7 +23,7 @@ from evo_tune.plugins.evaluator import BoundEvaluator
 from evo_tune.report.charts.scale import Carried
 from evo_tune.report.recommendation import recommended
 from evo_tune.report.summary import costs
-from evo_tune.store.calibration import read_calibration
+from evo_tune.store.comparison import read_comparison
 from evo_tune.store.places import as_typed
 from evo_tune.store.run import Run
 
@@ -547,4 +547,4 @@ def _spent(run: Run) -> float:
     search = sum(
         trial.outcome.metrics.get("flops", 0.0) * share[trial.id] / trial.candidate.budget for trial in run.trials()
     )
-    return search + sum(trial.outcome.metrics.get("flops", 0.0) for trial in read_calibration(run))
+    return search + sum(trial.outcome.metrics.get("flops", 0.0) for trial in read_comparison(run))

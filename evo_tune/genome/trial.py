@@ -218,7 +218,7 @@ class Candidate:
         resumes: See Proposal.
         replicate: See Proposal.
         stop_if: See Proposal; fixed at birth.
-        test: Whether its training may look at the test set. Only a calibration's may, so the journal does not know it.
+        test: Whether its training may use the test set: in the final comparison only, so it is not in the journal.
         timing: Steps to be timed in place of a training. Only a forecast does that, so the journal does not know it.
     """
 

@@ -40,7 +40,7 @@ class Job:
 
     Args:
         candidate: Candidate to evaluate.
-        what: Description: 'trial 17', 'calibration of trial 17'.
+        what: Description: 'trial 17', 'final comparison, trial 17'.
         folder: Name of its folder, if it is not the folder of its trial.
     """
 

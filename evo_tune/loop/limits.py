@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from evo_tune.errors import OptionError, RunError
-from evo_tune.forecast.ahead import CLOSING, calibration_trainings, race_ends
+from evo_tune.forecast.ahead import CLOSING, comparison_ends, comparison_trainings
 from evo_tune.genome.history import History
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.values import Genome
@@ -90,7 +90,7 @@ def limit_reached(
         return f"{session.hours:g} hours are over"
     left = math.inf if session.hours is None else session.hours * 3600 - seconds
     if left < math.inf and _reserve(run, session, history, slots, left) > left:
-        return f"{session.hours:g} hours are over, but for what the calibration takes"
+        return f"{session.hours:g} hours are over, except for the final comparison"
     return None
 
 
@@ -120,13 +120,13 @@ def check_noise(session: SessionSettings, seeds: int) -> None:
 def _reserve(run: Run, session: SessionSettings, history: History, slots: int, room: float) -> float:
     """Return the seconds from now in which a run would end, halfway between no further training and one.
 
-    So it ends as often a little before its time as after it. Counted are what is in flight, the calibration, which may
-    end early or late, by its middle, and the report. 0 where there is room for far more.
+    It therefore ends about as often before its time as after it. The result counts running trainings, the final
+    comparison by the middle of its possible durations, and the report. It is 0 if there is time for far more.
     """
     if not session.final_seeds or not slots or not (mean := mean_seconds(run)):
         return 0.0
     whole = [run.outcomes[id].seconds for id in run.recorded if run.candidates[id].whole and run.outcomes[id].metrics]
-    if room > max(whole, default=mean) * (calibration_trainings(session).most + slots):
+    if room > max(whole, default=mean) * (comparison_trainings(session).most + slots):
         return 0.0
     lately, now = Lately.of(run, history.space, mean), time.time()
     out = [one for one in run.candidates if one.id not in run.outcomes]
@@ -185,7 +185,7 @@ def _comparison(run: Run, session: SessionSettings, lately: Lately, slots: int) 
     comparison = comparison_of(run)
     finalists = [median(lately.of_like(run.candidates[id].genome)) for id in comparison.finalists] or [lately.usual]
     default = None if comparison.default is None else min(run.outcomes[comparison.default].seconds, lately.usual)
-    ends = race_ends(session.final_seeds, finalists, default, slots)
+    ends = comparison_ends(session.final_seeds, finalists, default, slots)
     return (ends[0] + ends[-1]) / 2
 
 

@@ -19,9 +19,9 @@ from evo_tune.genome.genes import Gene
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Candidate, Objective, Outcome, Trial
 from evo_tune.loop.begin import Request, given_up, new_name, prepared, reopened, widened
-from evo_tune.loop.calibration import Calibration
 from evo_tune.loop.checks import check_unchanged
 from evo_tune.loop.code import Ask, believed, code_of, named_evaluator, remember, ruled
+from evo_tune.loop.comparison import ComparisonJobs
 from evo_tune.loop.driving import OVER, Drivers, Fetched, Interrupts, Job
 from evo_tune.loop.generations import Generations, Leftovers
 from evo_tune.loop.limits import all_born, check_hope, limit_reached, limited, next_session
@@ -297,7 +297,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
                     self.pace = timed(run, self.space, drivers.slots, lambda: watch(self), lambda: self.stopping)
                 drivers.drive(self._next, self._evaluated, lambda: watch(self), lambda: run.sound_default)
                 if self.session.final_seeds:
-                    jobs = Calibration(run, self._changed, lambda: self.stopping)
+                    jobs = ComparisonJobs(run, self._changed, lambda: self.stopping)
                     drivers.drive(jobs.fetch, jobs.take, lambda: watch(self))
             finally:
                 self.close()

@@ -128,7 +128,7 @@ class RunSummary(Struct, forbid_unknown_fields=True, kw_only=True):
         gain: Improvement of the best over the default, with the same fresh seeds. Unit: the metric's.
         gain_error: Standard error of the gain. Unit: the metric's.
         beaten: Whether the best beats the default (wrong in at most 5 % of runs); null if they were not compared.
-        calibration: Results with fresh seeds.
+        final_comparison: Results with fresh seeds.
         at_ends: Genes whose best values are at an end of their range, each with a wider range for `--gene`.
         further: Expected benefit of more trials; null if too little is known.
         scale: Recipe at the size of `--for-scale`; null without that flag, or without a recipe so far.
@@ -154,7 +154,7 @@ class RunSummary(Struct, forbid_unknown_fields=True, kw_only=True):
     gain: float | None
     gain_error: float | None
     beaten: bool | None
-    calibration: Comparison
+    final_comparison: Comparison
     at_ends: dict[str, str]
     further: Further | None
     scale: Carried | None
@@ -299,7 +299,7 @@ def run_summary(run: Run, status: str = "", report: Path | None = None) -> RunSu
         gain=end.gain,
         gain_error=end.gain_error,
         beaten=end.beaten,
-        calibration=Comparison(
+        final_comparison=Comparison(
             best=None if best is None else _fresh_seeds(best, end.reported),
             default=None if default is None else _fresh_seeds(default, end.reported),
         ),

@@ -6,7 +6,7 @@ predicts each genome's mean loss over other seeds. A run whose leader needs N se
 the best genome that has all of them before those that look better after fewer, because a run that ends by the clock
 has no time left to confirm them.
 
-This module reads a run and writes nothing. `racing` has the rules of the final comparison, `loop.calibration` does its
+This module reads a run and writes nothing. `racing` has the rules of the final comparison, `loop.comparison` does its
 trainings.
 """
 
@@ -32,7 +32,7 @@ from evo_tune.report.final_comparison import (
     Purpose,
     most_numbers,
 )
-from evo_tune.store.calibration import read_calibration
+from evo_tune.store.comparison import read_comparison
 from evo_tune.store.run import Run
 
 STREAMS: Mapping[Purpose, int] = {"report": 2, "choose": 3}
@@ -191,7 +191,7 @@ def comparison_of(run: Run) -> FinalComparison:
 
 def results_of(run: Run, comparison: FinalComparison) -> dict[FreshTraining, float | None]:
     """Return the losses of the final comparison's trainings so far; None for a failure."""
-    done = {(trial.key, trial.candidate.seed): trial for trial in read_calibration(run)}
+    done = {(trial.key, trial.candidate.seed): trial for trial in read_comparison(run)}
     found: dict[FreshTraining, float | None] = {}
     if not done:
         return found
@@ -213,7 +213,7 @@ def _loss(trial: Trial, by: Objective) -> float | None:
 
 def compared(run: Run) -> Compared | None:
     """Return the final comparison so far; None before its first result."""
-    if not read_calibration(run):  # a running search asks for this often
+    if not read_comparison(run):  # a running search asks for this often
         return None
     comparison = comparison_of(run)
     results = results_of(run, comparison)

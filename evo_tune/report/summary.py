@@ -26,7 +26,7 @@ from evo_tune.report.recommendation import (
     recommended,
     reported,
 )
-from evo_tune.store.calibration import read_calibration
+from evo_tune.store.comparison import read_comparison
 from evo_tune.store.run import Run
 
 TIMES = ("s", "ms", "1/s", "tokens/s")
@@ -404,15 +404,15 @@ def _since(losses: Sequence[float], noise: float) -> int:
     return since
 
 
-def further(trials: Sequence[Trial], trainings: int, calibration: Sequence[Trial] = ()) -> Further | None:
+def further(trials: Sequence[Trial], trainings: int, fresh: Sequence[Trial] = ()) -> Further | None:
     """Return the prospect of more trainings; None if too little is known, for example the noise between seeds.
 
     Args:
         trials: Completed trials in the order of their results.
         trainings: Number of next trainings.
-        calibration: Trainings of the final comparison, which add seeds of the same genomes.
+        fresh: Trainings of the final comparison, which add seeds of the same genomes.
     """
-    noise = noise_of([*trials, *calibration])
+    noise = noise_of([*trials, *fresh])
     if math.isnan(noise):
         return None
     firsts: dict[str, float] = {}
@@ -428,7 +428,7 @@ def further_of(run: Run) -> Further | None:
     if len(run.objectives) > 1:
         return None
     trials = [run.trial(id) for id in run.sequence()]
-    return further(trials, run.manifest.population, read_calibration(run))
+    return further(trials, run.manifest.population, read_comparison(run))
 
 
 def in_words(found: Further) -> str:

@@ -52,7 +52,7 @@ def hostile(folder: Path, small_run: str) -> str:
         if line["event"] == "end":
             line["reason"] = f"-over {STEER}"
     (run / "_journal.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    (run / "_calibration.parquet").unlink()
+    (run / "_comparison.parquet").unlink()
     return small_run
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evo_tune.forecast.ahead import Bounds, as_line, calibration_seconds, calibration_trainings
+from evo_tune.forecast.ahead import Bounds, as_line, comparison_seconds, comparison_trainings
 from evo_tune.forecast.timing import Pace, pace_of, points
 from evo_tune.genome.trial import Candidate, Outcome
 from evo_tune.loop.opening import forecast
@@ -86,8 +86,8 @@ def test_a_forecast_holds_before_a_run_and_during_it(begin: Begin, fast_disk: No
 @pytest.mark.parametrize(("seeds", "finalists"), [(3, 2), (1, 1), (4, 5)])
 def test_a_race_takes_between_the_least_and_the_most_that_is_told(slots: int, seeds: int, finalists: int) -> None:
     session = SessionSettings(trials=1, final_seeds=seeds, finalists=finalists)
-    told = calibration_trainings(session)
-    least, longest = calibration_seconds(session, 1.0, slots)
+    told = comparison_trainings(session)
+    least, longest = comparison_seconds(session, 1.0, slots)
     counts = set()
     for draw in range(30):
         rng = np.random.default_rng(draw)
@@ -114,7 +114,7 @@ def test_hours_are_never_promised_twice() -> None:
         session = SessionSettings(hours=hours, final_seeds=draw % 4, finalists=2)
         found = ahead(manifest, session, slots, expected_cost(rungs, 50), Pace((each, each)))
         assert found is not None
-        comparison = sum(calibration_seconds(session, each, slots)) / 2
+        comparison = sum(comparison_seconds(session, each, slots)) / 2
         assert found.full_trainings * each / slots <= max(0.0, hours * 3600 - comparison) + 1e-6
         assert found.seconds.expected <= hours * 3600 + 1e-6
         assert found.genomes <= found.full_trainings / min(rungs) + 1

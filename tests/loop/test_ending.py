@@ -1,4 +1,4 @@
-"""A run that was given hours ends in time, with its calibration and its report: simulated, with known durations."""
+"""A run with a limit of hours ends in time, final comparison and report included: simulated with known durations."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class World:
             self.now, _, took, candidate = heapq.heappop(running)
             search.tell(candidate, Outcome("ok", {"loss": self.loss(candidate.genome), "cost": 1.0}, seconds=took))
 
-    def calibrate(self, search: Search) -> None:
+    def compare(self, search: Search) -> None:
         """Have the closing comparison run: a slot that is free takes what is wanted, and waits while nothing is."""
         comparison, run = comparison_of(search.saved), search.saved
         results: dict[FreshTraining, float | None] = {}
@@ -104,14 +104,14 @@ def ended(begin: Begin, monkeypatch: pytest.MonkeyPatch, fast_disk: None) -> Cal
         search.drivers.slots = []
         assert search.finished is not None
         assert "hours are over" in search.finished
-        world.calibrate(search)
+        world.compare(search)
         return (world.now + CLOSING) / (3600 * HOURS)
 
     return play
 
 
 @pytest.mark.parametrize("slots", [2, *(pytest.param(n, marks=pytest.mark.proof) for n in (1, 4))])
-def test_hours_end_in_time_with_the_calibration(slots: int, ended: Callable[[World], float]) -> None:
+def test_hours_end_in_time_with_the_final_comparison(slots: int, ended: Callable[[World], float]) -> None:
     ends = np.array([ended(World(slots, seed, 3600 * HOURS * slots / 150)) for seed in range(SEEDS)])
     assert (abs(ends - 1.0) < NEAR).mean() >= 0.85, ends
     assert abs(ends.mean() - 1.0) < NEAR / 3, "neither early nor late"

@@ -68,7 +68,7 @@ def test_a_failed_training_counts_whole_as_long_as_nothing_is_known(begin: Begin
     assert len(search.trials) == 2
 
 
-def test_hours_leave_room_for_the_calibration(begin: Begin) -> None:
+def test_hours_leave_room_for_the_final_comparison(begin: Begin) -> None:
     search = begin(generations=None, hours=1.0, final_seeds=3, finalists=2)
 
     def reached(seconds: float, slots: int, session: SessionSettings = search.session) -> str | None:
@@ -80,12 +80,12 @@ def test_hours_leave_room_for_the_calibration(begin: Begin) -> None:
     # Halfway between no training more and one, and between the race's looks: one finalist, 2, 4 or 6 seeds, two slots.
     room = 100.0 * (0.5 + (2 + 6) / 2) + CLOSING
     assert reached(3600.0 - room - 1, 2) is None
-    assert reached(3600.0 - room + 1, 2) == "1 hours are over, but for what the calibration takes"
+    assert reached(3600.0 - room + 1, 2) == "1 hours are over, except for the final comparison"
     assert reached(3600.0 - room + 1, 4) is None
     assert search.ask() is not None
     assert reached(3600.0 - room - 45, 2) is not None, "the run ends with what is in flight"
     assert reached(3600.0 - room - 55, 2) is None
-    assert reached(3599.0, 0) is None, "by hand nothing calibrates"
+    assert reached(3599.0, 0) is None, "driven by hand, there is no final comparison"
     assert reached(3599.0, 2, search.session.but(final_seeds=0)) is None
 
 

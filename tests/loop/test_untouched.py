@@ -13,12 +13,12 @@ from click.testing import CliRunner
 from evo_tune.cli import cli
 from evo_tune.errors import OptionError
 from evo_tune.genome.trial import Candidate, Maximize, Outcome
-from evo_tune.loop.calibration import calibration_work, collect
+from evo_tune.loop.comparison import collect, comparison_jobs
 from evo_tune.loop.search import Search
 from evo_tune.report.recommendation import comparison_of, fresh_values, recommended, reported
 from evo_tune.report.summary import closing
 from evo_tune.report.words import verdict
-from evo_tune.store.calibration import read_calibration
+from evo_tune.store.comparison import read_comparison
 from evo_tune.store.run import Run
 from tests.conftest import drive
 
@@ -69,7 +69,7 @@ def test_no_trial_has_a_metric_of_the_test_set_and_the_last_comparison_has_nothi
         assert [(at, point.keys()) for at, point in trial.outcome.curve] == [(0.5, {"loss"})]
     assert "test_" not in (run.folder / "_journal.jsonl").read_text()
     assert not [name for name in pq.read_table(run.folder).column_names if "test_" in name]
-    fresh = read_calibration(run)
+    fresh = read_comparison(run)
     choosing = [trial for trial in fresh if "test_loss" not in trial.outcome.metrics]
     told = [trial for trial in fresh if "test_loss" in trial.outcome.metrics]
     assert {trial.id for trial in choosing} == set(comparison_of(run).finalists)
@@ -79,7 +79,7 @@ def test_no_trial_has_a_metric_of_the_test_set_and_the_last_comparison_has_nothi
     default, best = fresh_values(run)
     assert all(5.0 <= value < 5.1 for value in default.values), "of the test set, and not 1 as in the search"
     assert all(5.1 < value < 6.1 for value in best.values)
-    assert pq.read_schema(run.folder / "_calibration.parquet").field("metric.test_loss").metadata == {b"unit": b"nats"}
+    assert pq.read_schema(run.folder / "_comparison.parquet").field("metric.test_loss").metadata == {b"unit": b"nats"}
 
 
 def test_finalists_are_chosen_by_validation_and_compared_by_the_test_set(begin: Begin, resume: Begin) -> None:
@@ -88,7 +88,7 @@ def test_finalists_are_chosen_by_validation_and_compared_by_the_test_set(begin: 
     validation = {0: 9.0, 4: 1.0, 5: 2.0}
     test = {0: 3.0, 4: 2.5, 5: 0.1}
     seen = set()
-    while work := calibration_work(run, comparison_of(run)):
+    while work := comparison_jobs(run, comparison_of(run)):
         for one, job in work.items():
             seen.add((one.purpose, job.candidate.test))
             metrics = {"loss": validation[one.id] + one.number / 100}
@@ -145,13 +145,13 @@ def test_the_closing_table_names_the_test_metric(begin: Begin, capsys: pytest.Ca
     assert "test_loss over fresh seeds" in " ".join(capsys.readouterr().out.split())
     print_closing(run, "json")
     data = json.loads(capsys.readouterr().out)
-    assert data["reported"] == data["calibration"]["best"]["metric"] == "test_loss"
+    assert data["reported"] == data["final_comparison"]["best"]["metric"] == "test_loss"
 
 
 @pytest.mark.usefixtures("here")
 def test_a_training_that_is_to_tell_of_the_test_set_and_does_not_has_failed(begin: Begin) -> None:
     run = begin("run", **SETTINGS, options={"returns": "test_loose"}).run().saved
-    errors = {trial.outcome.error for trial in read_calibration(run)}
+    errors = {trial.outcome.error for trial in read_comparison(run)}
     assert len(errors) == 1
     assert str(errors.pop()).startswith("evaluate returned no 'test_loss' (it returned loss, accuracy, test_loose")
     assert "they cannot be compared" in verdict(closing(run))

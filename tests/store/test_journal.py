@@ -236,7 +236,7 @@ def test_a_full_disk_keeps_every_whole_event(small_disk: Path) -> None:
 
 
 def test_write_atomically_replaces_and_leaves_nothing_else(tmp_path: Path) -> None:
-    path = tmp_path / "_calibration.parquet"
+    path = tmp_path / "_comparison.parquet"
     for data in (b"one", b"two"):
         write_atomically(path, data)
         assert path.read_bytes() == data

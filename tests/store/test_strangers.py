@@ -21,7 +21,7 @@ import pytest
 from evo_tune.errors import EvoTuneError, StoreError, UsageError
 from evo_tune.loop.search import Search
 from evo_tune.store import journal as journals
-from evo_tune.store.calibration import read_calibration, write_calibration
+from evo_tune.store.comparison import read_comparison, write_comparison
 from evo_tune.store.heartbeat import Busy, Heartbeat, last_beat
 from evo_tune.store.journal import Journal
 from evo_tune.store.manifest import read_manifest
@@ -35,9 +35,9 @@ Begin = Callable[..., Search]
 
 @pytest.fixture
 def run(begin: Begin) -> Path:
-    """A run of six trials, with a calibration."""
+    """A run of six trials, with a final comparison."""
     search = drive(begin("mine", trials=6))
-    write_calibration(search.saved, [search.saved.trial(0), search.saved.trial(1)])
+    write_comparison(search.saved, [search.saved.trial(0), search.saved.trial(1)])
     return search.saved.folder
 
 
@@ -267,15 +267,15 @@ def bomb(table: pa.Table, kind: str) -> tuple[pa.Table, str]:
 
 
 @pytest.mark.parametrize("kind", ["rows", "texts", "codec", "id", "status", "seed", "null", "types"])
-def test_a_calibration_that_stands_for_much_counts_as_none(run: Path, kind: str) -> None:
-    path, saved = run / "_calibration.parquet", Run.open(run)
-    assert [trial.id for trial in read_calibration(saved)] == [0, 1]
+def test_a_final_comparison_that_stands_for_much_counts_as_none(run: Path, kind: str) -> None:
+    path, saved = run / "_comparison.parquet", Run.open(run)
+    assert [trial.id for trial in read_comparison(saved)] == [0, 1]
     table, codec = bomb(pq.read_table(path, partitioning=None), kind)
     pq.write_table(table, path, compression=codec)
     assert path.stat().st_size < 3_000_000
     before = pa.total_allocated_bytes()
-    with pytest.warns(UserWarning, match="is damaged: the calibration is done again"):
-        assert read_calibration(saved) == []
+    with pytest.warns(UserWarning, match="is damaged: the final comparison is done again"):
+        assert read_comparison(saved) == []
     assert pa.total_allocated_bytes() - before < 1 << 24
 
 

@@ -20,7 +20,7 @@ from evo_tune.genome.genes import Choice, Float, Gene, Int
 from evo_tune.genome.trial import Candidate, Minimize, Outcome, Trial
 from evo_tune.loop.search import Search
 from evo_tune.store import table
-from evo_tune.store.calibration import read_calibration, write_calibration
+from evo_tune.store.comparison import read_comparison, write_comparison
 from evo_tune.store.table import generation_path
 from tests.conftest import drive, evaluate, rows, survivors
 
@@ -96,9 +96,9 @@ def test_a_run_is_one_table_for_pandas_and_duckdb(begin: Callable[..., Search]) 
     (search.saved.folder / "_trials" / "000001").mkdir(parents=True)
     (search.saved.folder / "_trials" / "000001" / "log.txt").write_text("so far")
     drive(search, evaluate=failing)
-    write_calibration(search.saved, [search.saved.trial(0)])
+    write_comparison(search.saved, [search.saved.trial(0)])
     folder = search.saved.folder
-    assert {"_run.json", "_journal.jsonl", "_lock", "_calibration.parquet", "_trials"} <= {
+    assert {"_run.json", "_journal.jsonl", "_lock", "_comparison.parquet", "_trials"} <= {
         p.name for p in folder.iterdir()
     }
     frame = pd.read_parquet(folder)
@@ -183,20 +183,20 @@ def test_a_death_before_the_older_files_were_widened_is_mended(
     assert len(pd.read_parquet(last.saved.folder)) == 7
 
 
-def test_a_metric_of_the_calibration_alone_changes_no_generation(
+def test_a_metric_of_the_final_comparison_alone_changes_no_generation(
     begin: Callable[..., Search], resume: Callable[..., Search]
 ) -> None:
-    search = begin("calibrated")
+    search = begin("compared")
     for _ in range(5):
         candidate = search.ask()
         assert candidate is not None
         search.tell(candidate, evaluate(search, candidate))
     one = search.saved.trial(0)
     other = replace(one, outcome=replace(one.outcome, metrics={**one.outcome.metrics, "extra": 1.0}))
-    write_calibration(search.saved, [one, other])
+    write_comparison(search.saved, [one, other])
     search.close()
     assert "metric.extra" not in pd.read_parquet(search.saved.folder).columns
-    back = read_calibration(resume("calibrated").saved)
+    back = read_comparison(resume("compared").saved)
     assert [trial.outcome.metrics for trial in back] == [one.outcome.metrics, other.outcome.metrics]
 
 

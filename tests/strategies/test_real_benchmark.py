@@ -14,7 +14,7 @@ import pytest
 
 from evo_tune.loop.search import Search
 from evo_tune.report.recommendation import fresh_seed
-from evo_tune.store.calibration import read_calibration
+from evo_tune.store.comparison import read_comparison
 from evo_tune.store.run import Run
 from tests.conftest import benchmark
 
@@ -90,7 +90,7 @@ def test_a_closing_race_says_the_loss_by_seeds_of_its_own_as_far_as_it_was_in_ti
     job = real.Job(1.0, {}, 3, 0)
     found = real.ours("random", job, 0, tmp_path / "runs", trials=9, final_seeds=2, finalists=2)
     run = Run.open(tmp_path / "runs" / "in-time" / "run")
-    race = read_calibration(run)
+    race = read_comparison(run)
     telling = {fresh_seed(0, number, "report") for number in range(1, 5)}
     mine = [trial for trial in race if trial.genome == found.genome and trial.candidate.seed in telling]
     fresh = [trial.losses[0] for trial in mine if trial.losses]
@@ -105,7 +105,7 @@ def test_a_closing_race_says_the_loss_by_seeds_of_its_own_as_far_as_it_was_in_ti
     ended = max(event["time"] for event in told if event["event"] == "told")
     deadline = ended + sum(trial.outcome.seconds for trial in race[:3]) + race[3].outcome.seconds / 2
     cut = real.in_time(run.folder, tmp_path / "cut" / "run", deadline)
-    assert len(read_calibration(cut)) == 3
+    assert len(read_comparison(cut)) == 3
     assert len(cut.outcomes) == 9
 
 

@@ -9,7 +9,7 @@ from evo_tune.genome.values import genome_key
 from evo_tune.report.drawing import SERIES, Color, Drawn, Part, Spec, axis, figure, line, points, safe
 from evo_tune.report.material import LARGEST, Material
 from evo_tune.report.recommendation import reported
-from evo_tune.store.calibration import read_calibration
+from evo_tune.store.comparison import read_comparison
 
 PLACE = 110
 
@@ -23,7 +23,7 @@ def by_seed(material: Material) -> dict[int, dict[int, float | None]]:
     If that metric is on the test set, the seeds that only chose among the finalists are left out: they have no value.
     """
     run, goal = material.run, reported(material.run)
-    done = read_calibration(run)
+    done = read_comparison(run)
     if not done:
         return {}
     tested = goal.metric != material.metric

@@ -1,4 +1,4 @@
-"""Final calibration: finalists and default over fresh, paired seeds, outside ids and history, resumable, keyed."""
+"""The final comparison: finalists and default on fresh, paired seeds, outside ids and history, resumable, keyed."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from evo_tune.genome.trial import Candidate, Outcome
-from evo_tune.loop.calibration import calibration_work, collect
+from evo_tune.loop.comparison import collect, comparison_jobs
 from evo_tune.loop.search import Search
 from evo_tune.report.final_comparison import FreshTraining
 from evo_tune.report.recommendation import FreshValues, comparison_of, comparison_state, fresh_values, recommended
 from evo_tune.report.summary import Closing, closing, leaders
 from evo_tune.report.words import verdict
-from evo_tune.store.calibration import read_calibration
+from evo_tune.store.comparison import read_comparison
 from evo_tune.store.run import Run
 from tests.conftest import drive, rows
 
@@ -32,7 +32,7 @@ def falling(search: Search, candidate: Candidate) -> dict[str, float]:
 
 def settled(run: Run, loss: Callable[[int, str, int], float | None]) -> Closing:
     """Play a run's comparison with these losses, by trial, purpose and number, and return how it ended."""
-    while work := calibration_work(run, comparison_of(run)):
+    while work := comparison_jobs(run, comparison_of(run)):
         for one, job in work.items():
             found = loss(one.id, one.purpose, one.number)
             failed = Outcome("failed", error="no")
@@ -41,20 +41,20 @@ def settled(run: Run, loss: Callable[[int, str, int], float | None]) -> Closing:
 
 
 def kept(run: Run) -> set[tuple[int, int]]:
-    return {(trial.id, trial.candidate.seed) for trial in read_calibration(run)}
+    return {(trial.id, trial.candidate.seed) for trial in read_comparison(run)}
 
 
 @pytest.mark.slow
 def test_the_best_and_the_default_are_trained_again_with_paired_seeds(begin: Begin) -> None:
     plain = begin("plain", slots=1).run()
-    search = begin("calibrated", slots=2, final_seeds=3, order="proposal").run()
+    search = begin("compared", slots=2, final_seeds=3, order="proposal").run()
     folder = search.saved.folder
     assert len(pd.read_parquet(folder)) == len(search.trials) == len(plain.trials) == 12
     best = search.best
     assert best is not None
     assert best.id != 0
     again = Run.open(folder)
-    trials = read_calibration(again)
+    trials = read_comparison(again)
     seeds = {id: sorted(t.candidate.seed for t in trials if t.id == id) for id in (0, best.id)}
     assert 4 <= len(trials) <= 12
     assert len(set(seeds[0])) == len(trials) // 2
@@ -84,36 +84,36 @@ def test_any_number_of_slots_trains_the_same(begin: Begin) -> None:
 
 
 @pytest.mark.usefixtures("here")
-def test_calibration_is_no_part_of_history(begin: Begin, resume: Begin) -> None:
+def test_the_final_comparison_is_no_part_of_history(begin: Begin, resume: Begin) -> None:
     plain = drive(begin("plain", generations=2))
-    search = drive(begin("calibrated", generations=2))
-    resume("calibrated", slots=2, final_seeds=2).run()
-    assert rows(drive(resume("calibrated", generations=4))) == rows(drive(resume("plain", generations=4)))
-    assert len(read_calibration(Run.open(search.saved.folder))) >= 4
-    assert not read_calibration(Run.open(plain.saved.folder))
+    search = drive(begin("compared", generations=2))
+    resume("compared", slots=2, final_seeds=2).run()
+    assert rows(drive(resume("compared", generations=4))) == rows(drive(resume("plain", generations=4)))
+    assert len(read_comparison(Run.open(search.saved.folder))) >= 4
+    assert not read_comparison(Run.open(plain.saved.folder))
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("here")
-def test_a_calibration_that_was_stopped_goes_on_exactly(begin: Begin, resume: Begin) -> None:
+def test_a_final_comparison_that_was_stopped_goes_on_exactly(begin: Begin, resume: Begin) -> None:
     def stop_soon(search: Search) -> None:
-        if read_calibration(search.saved):
+        if read_comparison(search.saved):
             search.stop()
 
     settings = {"slots": 1, "final_seeds": 3, "finalists": 3, "trials": 6, "seed": 2}
     whole = begin("whole", **settings).run().saved
     search = begin("run", options={"sleep": 0.1}, **settings).run(stop_soon)
     assert search.saved.ended == "interrupted"
-    before = read_calibration(Run.open(search.saved.folder))
+    before = read_comparison(Run.open(search.saved.folder))
     assert 1 <= len(before) < len(kept(whole))
     assert closing(search.saved).beaten is None
     assert "the final comparison is not complete" in verdict(closing(search.saved))
     again = resume("run").run()
-    after = read_calibration(Run.open(again.saved.folder))
+    after = read_comparison(Run.open(again.saved.folder))
     assert after[: len(before)] == before
     assert kept(again.saved) == kept(whole)
     assert comparison_state(again.saved) == comparison_state(whole)
-    assert calibration_work(again.saved, comparison_of(again.saved)) == {}
+    assert comparison_jobs(again.saved, comparison_of(again.saved)) == {}
 
 
 @pytest.mark.slow
@@ -123,28 +123,28 @@ def test_a_new_best_is_trained_and_the_default_is_kept(begin: Begin, resume: Beg
     resume("run", slots=1, final_seeds=1).run()
     drive(resume("run", trials=7), evaluate=falling)
     done = Run.open(resume("run", slots=1).run().saved.folder)
-    assert sorted(trial.id for trial in read_calibration(done)) == [0, 0, 5, 5, 6, 6]
+    assert sorted(trial.id for trial in read_comparison(done)) == [0, 0, 5, 5, 6, 6]
     assert [row.id for row in fresh_values(done)] == [0, 6]
 
 
 @pytest.mark.usefixtures("here")
 def test_a_default_that_nothing_has_beaten_needs_none(begin: Begin) -> None:
     search = begin(trials=1, slots=1, final_seeds=3).run()
-    assert not (search.saved.folder / "_calibration.parquet").exists()
+    assert not (search.saved.folder / "_comparison.parquet").exists()
     assert fresh_values(search.saved) == []
 
 
 def test_the_choice_and_the_report_have_seeds_of_their_own(begin: Begin, resume: Begin) -> None:
     drive(begin("run", trials=6), evaluate=falling)
     run = resume("run", final_seeds=3, finalists=2).saved
-    wanted = calibration_work(run, comparison_of(run))
+    wanted = comparison_jobs(run, comparison_of(run))
     assert list(wanted) == [
         FreshTraining(5, "choose", 1),
         FreshTraining(4, "choose", 1),
         FreshTraining(0, "report", 1),
         FreshTraining(0, "report", 2),
     ]
-    assert wanted[FreshTraining(5, "choose", 1)].folder == "calibration-000005-choose-1"
+    assert wanted[FreshTraining(5, "choose", 1)].folder == "comparison-000005-choose-1"
     assert wanted[FreshTraining(5, "choose", 1)].candidate.seed == wanted[FreshTraining(4, "choose", 1)].candidate.seed
     assert len({job.candidate.seed for job in wanted.values()}) == 3
     end = settled(run, lambda id, purpose, number: {0: 9.0, 4: 1.0, 5: 2.0}[id] + (number % 3) / 100 * (1 + id))
@@ -194,12 +194,12 @@ def test_results_of_another_evaluator_or_other_data_are_not_used(begin: Begin, r
     assert len(kept(first)) == 4
     quick.write_text(quick.read_text() + "\nOTHER = 1\n")
     changed = resume("run", accept_changes=True)
-    assert not read_calibration(changed.saved)
+    assert not read_comparison(changed.saved)
     assert closing(changed.saved).beaten is None
     assert fresh_values(changed.saved) == []
     second = changed.run().saved
     assert len(kept(second)) == 4
-    table = pq.read_table(second.folder / "_calibration.parquet")
+    table = pq.read_table(second.folder / "_comparison.parquet")
     assert table.num_rows == 8, "what was recorded is never lost"
     assert len(set(table["evaluator_hash"].to_pylist())) == 2
 
@@ -208,18 +208,18 @@ def test_results_of_another_evaluator_or_other_data_are_not_used(begin: Begin, r
 def test_a_damaged_file_is_done_again(begin: Begin, resume: Begin) -> None:
     drive(begin("run", trials=6), evaluate=falling)
     search = resume("run", slots=1, final_seeds=1).run()
-    path = search.saved.folder / "_calibration.parquet"
+    path = search.saved.folder / "_comparison.parquet"
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    with pytest.warns(UserWarning, match=r"_calibration\.parquet is damaged: the calibration is done again"):
-        assert read_calibration(Run.open(search.saved.folder)) == []
+    with pytest.warns(UserWarning, match=r"_comparison\.parquet is damaged: the final comparison is done again"):
+        assert read_comparison(Run.open(search.saved.folder)) == []
     with pytest.warns(UserWarning, match="is damaged"):
         again = resume("run").run()
-    assert len(read_calibration(Run.open(again.saved.folder))) == 4
+    assert len(read_comparison(Run.open(again.saved.folder))) == 4
 
 
 @pytest.mark.usefixtures("here")
-def test_what_a_calibration_fails_on_stops_nothing_else(begin: Begin, resume: Begin, quick: Path) -> None:
+def test_a_failing_final_comparison_stops_nothing_else(begin: Begin, resume: Begin, quick: Path) -> None:
     drive(begin("run", trials=6), evaluate=falling)
     quick.write_text(
         quick.read_text().replace("    time.sleep(", "    if context.seed not in SEEN: 1 / 0\n    time.sleep(")

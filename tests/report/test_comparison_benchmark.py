@@ -1,4 +1,4 @@
-"""benchmarks/calibration.py in short: without a difference 'beats' is said in at most 5%, and with one more often."""
+"""benchmarks/comparison.py in short: without a difference 'beats' is said in at most 5%, and with one more often."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TRIES = pytest.mark.parametrize("tries", [1000, pytest.param(3000, marks=pytest.
 
 @pytest.fixture(scope="module")
 def benchmark() -> ModuleType:
-    return conftest.benchmark("calibration")
+    return conftest.benchmark("comparison")
 
 
 @TRIES

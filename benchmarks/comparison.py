@@ -6,8 +6,8 @@ finalist is better than the default by the effect, or all of them are (--better 
 from a gain of two errors on, as if seeds were not shared; it is shown with N, and with the N that costs what the
 comparison costs on average. The comparison is `evo_tune.report.final_comparison`, played as a run plays it.
 
-    python benchmarks/calibration.py
-    python benchmarks/calibration.py --finalists 5 --correlation 0.5 --effects 0,1 --tries 2000
+    python benchmarks/comparison.py
+    python benchmarks/comparison.py --finalists 5 --correlation 0.5 --effects 0,1 --tries 2000
 """
 
 from __future__ import annotations

@@ -16,14 +16,14 @@ from evo_tune.genome.trial import Candidate, Outcome, Trial
 from evo_tune.loop.driving import OVER, Fetched, Job
 from evo_tune.report.final_comparison import FinalComparison, FreshTraining
 from evo_tune.report.recommendation import comparison_of, fresh_seed, results_of
-from evo_tune.store.calibration import read_calibration, write_calibration
+from evo_tune.store.comparison import read_comparison, write_comparison
 from evo_tune.store.events import settled
 from evo_tune.store.run import Run
 
-__all__ = ["Calibration", "calibration_work", "collect"]
+__all__ = ["ComparisonJobs", "collect", "comparison_jobs"]
 
 
-def calibration_work(run: Run, comparison: FinalComparison) -> dict[FreshTraining, Job]:
+def comparison_jobs(run: Run, comparison: FinalComparison) -> dict[FreshTraining, Job]:
     """Return the next trainings as jobs, which may run at the same time.
 
     Args:
@@ -37,16 +37,16 @@ def _job(run: Run, one: FreshTraining) -> Job:
     seed = fresh_seed(run.manifest.settings.seed, one.number, one.purpose)
     tested = one.purpose == "report"
     candidate = replace(run.candidates[one.id], seed=seed, resumes=None, stop_if=(), test=tested)
-    return Job(candidate, f"calibration of trial {one.id}", f"calibration-{one.id:06d}-{one.purpose}-{one.number}")
+    return Job(candidate, f"final comparison, trial {one.id}", f"comparison-{one.id:06d}-{one.purpose}-{one.number}")
 
 
 def collect(run: Run, candidate: Candidate, outcome: Outcome) -> None:
-    """Add one result to the run's calibration file, durably."""
+    """Add one result to the run's final comparison file, durably."""
     trial = Trial.of(candidate, settled(outcome), -1, run.objectives, run.constraints)
-    write_calibration(run, [*read_calibration(run), trial])
+    write_comparison(run, [*read_comparison(run), trial])
 
 
-class Calibration:
+class ComparisonJobs:
     """Gives the trainings out as jobs, and collects what comes of them.
 
     Args:
@@ -70,9 +70,7 @@ class Calibration:
             if self._stopping():
                 return OVER
             self._comparison = self._comparison or comparison_of(self._run)
-            jobs = [
-                job for job in calibration_work(self._run, self._comparison).values() if job.folder not in self._out
-            ]
+            jobs = [job for job in comparison_jobs(self._run, self._comparison).values() if job.folder not in self._out]
             if not jobs:
                 return None if self._out else OVER
             self._out.add(str(jobs[0].folder))

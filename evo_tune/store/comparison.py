@@ -1,4 +1,4 @@
-"""The file of a run's calibration: results outside ids and history (law 10).
+"""The file of a run's final comparison: results outside ids and history (law 10).
 
 Each row says under which evaluator and which data it was made; only those of the run's present ones are read, and
 those of others are kept. What is to be trained, and what it means, is decided elsewhere.
@@ -24,9 +24,9 @@ from evo_tune.trust import inside
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["read_calibration", "write_calibration"]
+__all__ = ["read_comparison", "write_comparison"]
 
-CALIBRATION = "_calibration.parquet"
+COMPARISON = "_comparison.parquet"
 
 LARGEST = 1 << 24
 """Bytes of it at most: it is read as a whole."""
@@ -40,12 +40,12 @@ HASH, DATA = "evaluator_hash", "fingerprint"
 """Columns that say under which evaluator and data a row was made."""
 
 
-def read_calibration(run: Run) -> list[Trial]:
-    """Return the calibration's results as trials; a damaged file counts as none."""
+def read_comparison(run: Run) -> list[Trial]:
+    """Return the final comparison's results as trials; a damaged file counts as none."""
     return _read(run)[0]
 
 
-def write_calibration(run: Run, trials: Sequence[Trial]) -> None:
+def write_comparison(run: Run, trials: Sequence[Trial]) -> None:
     """Write all results under the run's present evaluator and data, replacing those that were there.
 
     Raises:
@@ -65,18 +65,18 @@ def write_calibration(run: Run, trials: Sequence[Trial]) -> None:
         foreign = [not _is_own(row, run) for row in before.to_pylist()]
         if any(foreign):
             rows = pa.concat_tables([before.filter(pa.array(foreign)), rows], promote_options="default")
-    table.write(run.folder / CALIBRATION, rows)
+    table.write(run.folder / COMPARISON, rows)
 
 
 def _read(run: Run) -> tuple[list[Trial], pa.Table | None]:
     """Return the run's own results and the table of all; None if there is none that can be read."""
-    if not inside.exists(run.folder, CALIBRATION):  # asked for again and again while a run goes on
+    if not inside.exists(run.folder, COMPARISON):  # asked for again and again while a run goes on
         return [], None
     try:
         rows = _rows(run)
         return [_trial(row, run) for row in rows.to_pylist() if _is_own(row, run)], rows
     except (OSError, ValueError, TypeError, AttributeError, LookupError, EvoTuneError):  # msgspec's are ValueErrors
-        warnings.warn(f"{run.folder / CALIBRATION} is damaged: the calibration is done again", stacklevel=3)
+        warnings.warn(f"{run.folder / COMPARISON} is damaged: the final comparison is done again", stacklevel=3)
         return [], None
 
 
@@ -95,7 +95,7 @@ def _rows(run: Run) -> pa.Table:
 
     columns = {"id": pa.int64(), "seed": pa.int64(), "status": pa.string(), "seconds": pa.float64()}
     columns |= {"device": pa.string(), "error": pa.string()}
-    with opened(run, CALIBRATION, LARGEST) as plain:
+    with opened(run, COMPARISON, LARGEST) as plain:
         meta, found = plain.metadata, plain.schema_arrow
         metrics = [name.removeprefix(table.METRIC) for name in found.names if name.startswith(table.METRIC)]
         columns |= {field.name: field.type for field in table.schema(run.genes, metrics, {}) if "." in field.name}
@@ -109,7 +109,7 @@ def _rows(run: Run) -> pa.Table:
         if not codecs <= {"SNAPPY", "UNCOMPRESSED"}:
             raise ValueError("its codec is not ours")
     texts = [name for name, kind in columns.items() if kind == pa.string()]
-    with opened(run, CALIBRATION, LARGEST, texts) as file:
+    with opened(run, COMPARISON, LARGEST, texts) as file:
         batches = file.iter_batches(batch_size=1000, columns=list(columns), use_threads=False)
         rows = [_plain(batch, texts) for batch in batches]
     return pa.Table.from_batches(rows, schema=pa.schema(list(columns.items())))
