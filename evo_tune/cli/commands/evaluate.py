@@ -81,6 +81,7 @@ def command(
             outcome = slot.run(candidate)
         finally:
             slot.kill()
+            slot.close()
     if form == "json":
         shared.print_json(GenomeResult(genome=genome, **vars(outcome)))
     else:
