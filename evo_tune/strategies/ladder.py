@@ -68,7 +68,6 @@ class Ladder(GA):
     The next rung starts only if the last step up lowered the best loss by `threshold` or more for each doubling of
     depth · width², at equal cost of a training. The rest of the run goes to the best rung. A rung starts with the best
     genomes of the one before, at its own size.
-
     """
 
     sizes: str = option("", help="Sizes of the rungs, DEPTHxWIDTH with commas between: 2x64,4x96,6x128.")
