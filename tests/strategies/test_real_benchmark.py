@@ -165,5 +165,5 @@ def test_all_methods_search_and_are_trained_again_as_a_run_is(
     monkeypatch.setattr(real, "_train", lambda job, genome, seed, rungs: seen.append(real._bound(job, rungs)) or 1.0)
     assert real.play("mine", job, 0).rungs == rungs
     assert len(seen) == 3
-    assert all(search.saved.manifest.options.items() <= each.items() for each in seen)
+    assert all(search.saved.manifest.options.items() <= each.options.items() for each in seen)
     assert (search.saved.manifest.options["schedule"] == "wsd") == rungs
