@@ -71,7 +71,7 @@ def _flag(one: Option, default: Any) -> Callable[[Command], Command]:
         attributes["type"] = click.FloatRange(min=low, min_open=one.bounds.startswith("("))
     if isinstance(attributes.get("type"), shared.CountOrAuto):
         attributes["metavar"] = "N|auto"
-    elif one.unit.isupper() or "x" in one.unit:
+    elif str in kinds and one.unit:
         attributes["metavar"] = one.unit
     told = "" if default is None or default is False or default == "" else f"  [default: {default}]"
     flag = f"--{one.name.replace('_', '-')}"

@@ -122,7 +122,12 @@ def command(
     shell: bool,
     price_per_hour: float | None,
     dry_run: bool,
-    **rest: Any,
+    name: str | None,
+    population: int | None,
+    subject_to: tuple[str, ...],
+    fill_defaults: bool,
+    learn_from: tuple[str, ...],
+    **flags: Any,
 ) -> int:
     """Tune EVALUATOR: a name, a file, or the command of a script.
 
@@ -134,9 +139,7 @@ def command(
     from evo_tune.options.binding import split_assignments
     from evo_tune.store.places import free_folder
 
-    name, population, subject_to = rest.pop("name"), rest.pop("population"), rest.pop("subject_to")
-    fill_defaults, learn_from = rest.pop("fill_defaults"), rest.pop("learn_from")
-    settings = {**FIRST, **{name: value for name, value in rest.items() if value is not None}}
+    settings = {**FIRST, **{setting: value for setting, value in flags.items() if value is not None}}
     given = {**split_assignments(options, "-o"), **_of_command(evaluator, metrics, progress, shell)}
     own, read = split_assignments(strategy_option, "-s"), shared.read_genes(genes)
     if ladder is not None:
