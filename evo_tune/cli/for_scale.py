@@ -1,7 +1,7 @@
-"""`run --for-scale WIDTHxDEPTH`: a search that is meant to be carried to another size, and what it cost beside it.
+"""`run --for-scale WIDTHxDEPTH`: a search whose recipe is transferred to a larger size.
 
-Its parametrisation is on, genes that no rule carries are fixed, and genomes are trained at two widths and two budgets,
-so that the loss at the target can be told from them (see `forecast.loss`).
+The search uses a parametrisation that transfers and fixes the genes that no rule transfers. It trains genomes at two
+widths and two budgets, from which the loss at the target is predicted (`forecast.loss`).
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
 __all__ = ["BUDGETS", "genes_for", "in_lines", "note", "options_for", "wider_default"]
 
 WIDER = 1.5
-"""The second width by the first: far enough apart that size tells, and not much dearer."""
+"""Ratio of the two widths: large enough that the size matters, and not much more expensive."""
 
 BUDGETS = "1/4,1"
-"""Trainings in part, each a whole one in small."""
+"""Rungs of the search; each partial training has a complete schedule."""
 
 UNTRANSFERABLE = {"dropout": 0.0, "context": None, "window": None}
-"""Genes that follow the text and not the size: at this value, or at the space's default."""
+"""Genes that depend on the text and not on the size: fixed at this value; None: at the default of the space."""
 
 
 def options_for(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return an evaluator's options with a parametrisation that transfers in them, unless one is given."""
+    """Return options with a parametrisation that transfers, unless the user gave one."""
     return {"param": "completep", **given}
 
 
@@ -42,10 +42,10 @@ def genes_for(
     """Return the genes of a search: those given, two widths, one depth, and fixed ones.
 
     Args:
-        aim: What it is for.
-        plugin: The evaluator.
-        options: Its options, with the parametrisation.
-        given: What the user gave.
+        aim: Size of the larger model.
+        plugin: Evaluator of the search.
+        options: Options of the evaluator, with the parametrisation.
+        given: Genes that the user gave.
 
     Raises:
         OptionError: The evaluator carries no recipe to another size.
@@ -86,7 +86,7 @@ def genes_for(
 def wider_default(
     plugin: Evaluator, options: Mapping[str, Any], genes: Mapping[str, Gene | None]
 ) -> list[dict[str, Any]]:
-    """Return the default genome at the widest width, to be born second.
+    """Return the default genome at the largest width, which is trained second.
 
     So both widths are trained in part and in full whatever the search comes to prefer: its first births are. Empty
     where the user's own genes leave one width.
@@ -106,7 +106,7 @@ def wider_default(
 
 
 def note(run: Run, evaluator: BoundEvaluator) -> None:
-    """Write beside a run what its recipe is at the size that it is for; what keeps that from it is a warning."""
+    """Write the recipe at the target size beside the run; an error becomes a warning."""
     if not run.manifest.settings.for_scale:
         return
     from evo_tune.forecast.scale import carried
@@ -120,7 +120,7 @@ def note(run: Run, evaluator: BoundEvaluator) -> None:
 
 
 def in_lines(run: Run, found: Carried) -> Iterator[str]:
-    """Yield what a search cost as a share of the training that it is for, the loss there, and what to type next."""
+    """Yield lines about the cost of the search, the predicted loss at the target, and the next command."""
     from evo_tune.store.places import as_typed
 
     enough = "" if found.given_tokens else ", 20 a weight"

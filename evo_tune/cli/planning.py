@@ -1,6 +1,6 @@
-"""What a run would take, and how long its trainings may be, before it begins: `--dry-run`, and `--hours` alone.
+"""Plans before a run begins: its forecast (`--dry-run`) and the length of its trainings (`--hours` alone).
 
-A few steps are timed in slots that are opened for that and closed again; nothing is begun, and nothing is left.
+A few steps are timed in slots that are opened for the plan and closed again. No run begins and no file is left.
 """
 
 from __future__ import annotations
@@ -30,25 +30,25 @@ FEWEST, MOST = 120, 600
 """Numbers of trainings, final comparison included, between which the evaluator's own budget fits the given time."""
 
 SHORTER, LONGER = 144, 300
-"""Trainings that are aimed at where there would be fewer, or more."""
+"""Numbers of trainings that a changed budget aims at if there would be fewer, or more."""
 
 LEAST, LARGEST = 1 / 8, 4.0
-"""By what an evaluator's own budget may be multiplied: far below it a training tells little of what it stands for, far
-above it most small models only learn their text by heart."""
+"""Limits of the factor on the evaluator's own budget. Much shorter trainings say little about full ones; in much longer
+ones most small models overfit their text."""
 
 TIME_SHARE = 0.02
-"""Share of its hours that a run is timed for at most, beside the start of workers."""
+"""Maximum share of the hours for timing steps, apart from the start of workers."""
 
 BUDGETS = ("flops", "tokens", "epochs", "seconds")
-"""Options that say how long a training is."""
+"""Options that set the length of a training."""
 
 
 @dataclass(frozen=True)
 class Planned:
-    """A run that is not begun.
+    """The plan of a run.
 
     Args:
-        evaluator: Its evaluator, with its options.
+        evaluator: Evaluator of the run, with its options.
         manifest: What it would begin with.
         session: Its limits.
         slots: How many.
@@ -141,7 +141,7 @@ def _timed(evaluator: BoundEvaluator, manifest: Manifest, session: SessionSettin
 
 
 def _suited(found: Planned, pace: Pace, store: Path, request: Request) -> Planned:
-    """Return a plan whose trainings are so long that enough of them fit into its hours."""
+    """Return the plan with a training budget by which a suitable number of trainings fits into the hours."""
     from evo_tune.loop.begin import prepared
 
     hours = found.session.hours or 0.0
@@ -170,7 +170,7 @@ def _suited(found: Planned, pace: Pace, store: Path, request: Request) -> Planne
 
 
 def _factor(pace: Pace, each: float) -> float:
-    """Return by what a training's length is to be multiplied so that it takes so many seconds."""
+    """Return the factor on the length of a training by which it takes the given time, in seconds."""
     return (each - pace.judging) / max(1e-9, pace.usual - pace.judging)
 
 
@@ -197,7 +197,7 @@ def _longer(found: Planned, factor: float) -> dict[str, Any]:
 
 
 def print_plan(found: Planned, price: float | None, form: str) -> None:
-    """Print what a run would take.
+    """Print the forecast of a run.
 
     Args:
         found: It.

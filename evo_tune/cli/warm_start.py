@@ -1,4 +1,4 @@
-"""Read genomes from an old run or a file, to seed a new run (law 10: they are births, trained anew)."""
+"""Read genomes from a saved run or a file for a warm start (law 10: they are new trials)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from evo_tune.trust import inside
 __all__ = ["read_genomes"]
 
 LARGEST = 1 << 26
-"""Bytes of a file of genomes at most."""
+"""Maximum size of a file of genomes, in bytes."""
 
 
 def read_genomes(source: str, store: Path) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Which code of a run may be executed, and which of its wishes followed: the one place where a run is not believed.
+"""Which code of a saved run may be executed, and which of its settings are used: the one place that distrusts runs.
 
 A run's folder may come from a stranger, and its manifest and journal may name any file and any address. Whatever goes
 on with a run, replays it or trains its genomes anew gets evaluator and strategy here; `trust` remembers what the user
@@ -71,7 +71,7 @@ def named_evaluator(
     options: Mapping[str, Any] | None = None,
     space: SearchSpace | None = None,
 ) -> Evaluator:
-    """Load the evaluator that the user names, now and here; if it is a file, it is trusted from now on.
+    """Load the evaluator that the user names; a file is trusted from now on.
 
     Args:
         name: Name, path or command; or a function.
@@ -105,7 +105,7 @@ def named_evaluator(
 
 
 def remember(run: Run, evaluator: Evaluator) -> Evaluator:
-    """Remember that this user began a run, and named the strategy with which it was begun.
+    """Remember that this user began a run and named its strategy.
 
     Returns:
         Its evaluator; a function of a notebook now has its file in the run's folder.
@@ -177,7 +177,7 @@ def cannot_resume(run: Run, evaluator: Evaluator, cause: str) -> str:
 
 
 def ruled(manifest: Manifest, evaluator: BoundEvaluator, strategy: str) -> Ruled:
-    """Return a run's strategy with its rules around it.
+    """Return the strategy of a run with the rules around it.
 
     Args:
         manifest: The run's.
@@ -305,7 +305,7 @@ def _allowed(path: Path, what: str, trust: bool, remedy: str, if_gone: str, ask:
 
 
 def believed(run: Run, changes: Mapping[str, Any]) -> SessionSettings:
-    """Return the last session of a run, without what a stranger's journal says of where to train.
+    """Return the settings of the last session; without its places to train if the run may come from a stranger.
 
     Args:
         run: It. One that this user began, and that nobody else may write, is believed.

@@ -23,12 +23,12 @@ __all__ = ["Generations", "Leftovers", "broken_strategy"]
 
 
 class Generations:
-    """Keeps a run's generation files in step with its journal.
+    """Keeps the files of generations in step with the journal.
 
     Args:
-        run: The run, open for writing.
-        strategy: Its strategy.
-        history: An empty history of the run's space and objectives.
+        run: Run that is open for writing.
+        strategy: Strategy of the run.
+        history: Empty history with the space and the objectives of the run.
     """
 
     def __init__(self, run: Run, strategy: Strategy, history: RunHistory) -> None:
@@ -39,20 +39,20 @@ class Generations:
         self._untold: dict[int, int] = {}
         self._survivors: dict[int, list[int]] = {}
         self._untouched: set[int] = set()
-        """Those whose files hold all that is recorded."""
+        """Generations whose files contain all recorded results."""
         self._saved = 0
-        """Results whose generations have their files, and which are followed only once that is needed."""
+        """Number of results in complete files; they are followed only when that is needed."""
         self._metrics = run.metric_names
 
     def born(self, candidate: Candidate) -> None:
-        """Note a birth."""
+        """Note a new candidate."""
         self._members.setdefault(candidate.generation, []).append(candidate.id)
         self._untold[candidate.generation] = self._untold.get(candidate.generation, 0) + 1
 
     def read_back(self) -> None:
-        """Read what an opened run holds, and put its files right: lost, damaged, unfinished or unknown ones.
+        """Read an opened run and repair its files: lost, damaged, unfinished or unknown ones.
 
-        Where the last session saved all of it, as it does at its end, nothing is followed before a result comes.
+        If the last session saved all of them, as it does at its end, nothing is followed before the next result.
         """
         for candidate in self._run.candidates:
             self.born(candidate)
@@ -73,7 +73,7 @@ class Generations:
         self._untouched.clear()
 
     def recorded(self) -> None:
-        """Follow the results recorded since the last call; write the generations that they close."""
+        """Follow the results since the last call, and write the generations that they close."""
         self._untouched.clear()
         self._catch_up()
         self._follow(self._write)
@@ -84,18 +84,18 @@ class Generations:
                     self._write(generation)
 
     def stop(self) -> None:
-        """Write the generations that are still open, with what they hold so far, unless their files hold it already."""
+        """Write the open generations with their results so far, unless their files are up to date."""
         for generation in self._members:
             if generation not in self._survivors and generation not in self._untouched:
                 self._write(generation)
 
     def _catch_up(self) -> None:
-        """Follow what was read back; the files of its generations are there."""
+        """Follow the results of earlier sessions, whose files exist."""
         if len(self._history.trials) < self._saved:
             self._follow(lambda generation: None, self._saved)
 
     def _follow(self, closed: Callable[[int], None], until: int | None = None) -> None:
-        """Tell the history what is recorded, up to so many results in all; call `closed` for generations that close."""
+        """Report recorded results to the history, up to a total number; call `closed` for each closed generation."""
         told = len(self._history.trials)
         for id in self._run.sequence(start=told)[: None if until is None else until - told]:
             # Births are shown as late as can be: when others were born depends on the number of slots.
@@ -132,7 +132,7 @@ class Generations:
 
 
 def broken_strategy(name: str, function: str, error: Exception) -> RunError:
-    """Return what to raise where a strategy's code has raised: the run stops, and can be gone on with."""
+    """Return the error for an exception in a strategy's code. The run stops and can be resumed."""
     return RunError(
         f"strategy {name} raised {type(error).__name__} in {function}(): {error}; mend it, then "
         "`evo-tune resume --accept-changes`"
@@ -140,23 +140,23 @@ def broken_strategy(name: str, function: str, error: Exception) -> RunError:
 
 
 LOGS = ("log.txt", "error.txt")
-"""Files of a trial's folder that are evo-tune's own."""
+"""Files in the folder of a trial that evo-tune writes itself."""
 
 
 class Leftovers:
-    """Removes them as results come in.
+    """Removes checkpoints that no later trial can use, as results come in.
 
     Args:
-        run: The run, open for writing.
+        run: Run that is open for writing.
     """
 
     def __init__(self, run: Run) -> None:
         self._run = run
 
     def recorded(self, candidate: Candidate, outcome: Outcome) -> None:
-        """Remove what is of no use now that a result is recorded.
+        """Remove checkpoints that a recorded result makes useless.
 
-        A genome goes on once from where it was, whatever comes of it, and never from a trial that failed.
+        A checkpoint is resumed once, whatever the outcome, and the checkpoint of a failed trial never.
         """
         if candidate.resumes is not None:
             self._remove(candidate.resumes)
@@ -164,15 +164,15 @@ class Leftovers:
             self._remove(candidate.id)
 
     def exhausted(self) -> None:
-        """Remove the checkpoints of parts of a training: nothing is out, and no genome will ever go on.
+        """Remove the checkpoints of all partial trainings, because no genome will be promoted any more.
 
-        That is so where the strategy has nothing more to propose, not at a limit: a longer run promotes more.
+        That is the case when the strategy has no more proposals, not at a limit: a longer run promotes more.
         """
         for candidate in self._run.candidates:
             if candidate.budget < 1.0:
                 self._remove(candidate.id)
 
     def _remove(self, id: int) -> None:
-        """Remove what a trial saved, and no other will go on from; its log stays."""
+        """Remove the files that a trial saved, except its logs."""
         with contextlib.suppress(OSError):
             inside.remove_all_but(self._run.folder, TRIALS, f"{id:06d}", files=LOGS)

@@ -1,4 +1,4 @@
-"""Whose a failure is: the genome's, or the device's that trained it. Decides; trains, records and warns nothing.
+"""Attribution of a failure to the genome or to the device. The module decides; it trains, records and warns nothing.
 
 A device on which trainings fail at once would take most of a run's candidates, and their failures would be told to the
 strategy as the genomes'. So what fails there is held back and tried elsewhere, the same candidate with the same seed.
@@ -72,7 +72,7 @@ class _Record:
 
 
 class Health:
-    """The devices of a run, by what came of the trainings on them."""
+    """State of the devices of a run, from the outcomes of their trainings."""
 
     def __init__(self) -> None:
         self.aside: dict[str, str] = {}
@@ -86,14 +86,14 @@ class Health:
         """Length of that row at which the default genome is trained."""
 
     def came(self, device: str, id: int, outcome: Outcome, others: Collection[str], testable: bool) -> Verdict:
-        """Note what came of a candidate on a device, and say whose it is.
+        """Record the outcome of a candidate on a device, and attribute a failure.
 
         Args:
-            device: Where it was trained.
-            id: The candidate's.
-            outcome: What came of it.
-            others: Devices that are at work besides, and may be given a candidate.
-            testable: Whether the default genome has done well in this run, and can be a test.
+            device: Device that trained the candidate.
+            id: Id of the candidate.
+            outcome: Outcome of the training.
+            others: Other devices that may be given a candidate.
+            testable: Whether the default genome succeeded in this run, so that it can serve as a test.
         """
         record = self._noted(device, outcome)
         if outcome.status not in FAILING:
@@ -115,7 +115,7 @@ class Health:
         return Verdict.RECORD
 
     def tested(self, device: str, id: int, outcome: Outcome) -> Verdict:
-        """Say whose an outcome is for which a test was asked, given what came of the default genome on the device."""
+        """Attribute an outcome after a test, given the outcome of the default genome on the same device."""
         self._noted(device, outcome)
         if outcome.status not in FAILING:
             self._test_at = min(RARELY, 2 * max(SICK, len(self._row)))
@@ -132,24 +132,24 @@ class Health:
         self.aside.setdefault(device, why)
 
     def may_work(self, device: str) -> bool:
-        """Whether a device may be given a new candidate: not while what is in doubt may be what sets it aside."""
+        """Return whether a device may be given a new candidate: not while unclear failures may set it aside."""
         doubts = sum(device in tried for tried in self._tried.values())
         blamed = len(self._records[device].blamed) if device in self._records else 0
         return device not in self.aside and doubts + blamed < SICK
 
     def may_try(self, device: str, id: int, at_work: Collection[str]) -> bool:
-        """Whether a device may be given a candidate that is in doubt.
+        """Return whether a device may be given a candidate with an unclear failure.
 
         Args:
-            device: It.
-            id: The candidate's.
-            at_work: All devices that may be given one: if there is none on which it was not tried, any will do.
+            device: Device to check.
+            id: Id of the candidate.
+            at_work: All devices that may be given one. If it failed on each of them, any will do.
         """
         tried = self._tried.get(id, [])
         return device not in self.aside and (device not in tried or not set(at_work) - set(tried) - self.aside.keys())
 
     def counts(self) -> str:
-        """Say what came of the trainings, by device."""
+        """Return the counts of outcomes by device, in words."""
         return "; ".join(
             f"{device}: {', '.join(f'{count} {status}' for status, count in sorted(record.counts.items()))}"
             + (f", the last failure with '{record.error}'" if record.error else "")

@@ -1,7 +1,7 @@
-"""The journal's events: one class a kind, the one schema by which lines are written, read and checked.
+"""Events of the journal: one class per kind, and the one schema by which lines are written, read and checked.
 
-Types are strict: an unknown field, a bool where a number belongs, a number that is not finite or out of range is
-refused. What is not finite in metrics is null in the file. Knows nothing of what a run makes of its events.
+Types are strict: an unknown field, a bool in place of a number, and a number that is not finite or out of range are
+refused. A metric that is not finite is null in the file. This module does not know what a run does with its events.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ __all__ = [
 ]
 
 Metrics: TypeAlias = dict[str, Finite | None]
-"""By name; None for what is not finite, since JSON has no such number."""
+"""Metrics by name; None for a value that is not finite, because JSON has no such number."""
 
 Plain: TypeAlias = bool | int | Finite | str
 """A value of a gene."""
 
 LONG = 1 << 20
-"""Bytes of a line whose text is not taken apart only to say better what is wrong with it."""
+"""Length of a line, in bytes, above which an error message does not parse the text again."""
 
 
 class Birth(Struct, forbid_unknown_fields=True):
-    """A Candidate as the journal holds it, fields in its order, but for `test` and `timing`, which no trial has."""
+    """A Candidate in the journal: its fields in their order, without `test` and `timing`, which no trial has."""
 
     id: Whole
     generation: Whole
@@ -63,12 +63,12 @@ class Birth(Struct, forbid_unknown_fields=True):
     stop_if: tuple[tuple[Finite, str, Finite], ...] = ()
 
     def candidate(self) -> Candidate:
-        """Return what was born."""
+        """Return the candidate."""
         return Candidate(*msgspec.structs.astuple(self))
 
 
 class Result(Struct, forbid_unknown_fields=True):
-    """An Outcome as the journal holds it; the fields are its own, in its own order."""
+    """An Outcome in the journal: its fields in their order."""
 
     status: Status
     metrics: Metrics
@@ -78,13 +78,13 @@ class Result(Struct, forbid_unknown_fields=True):
     error: str | None = None
 
     def outcome(self) -> Outcome:
-        """Return what came; what is null in metrics is NaN there."""
+        """Return the outcome; a metric that is null in the journal is NaN."""
         curve = tuple((fraction, _numbers(metrics)) for fraction, metrics in self.curve)
         return Outcome(self.status, _numbers(self.metrics), curve, self.seconds, self.device, self.error)
 
 
 def outcome_from(status: str, metrics: Mapping[str, float], seconds: float, device: str, error: str | None) -> Outcome:
-    """Return the outcome of these fields, wherever they were read, as the journal would hold it.
+    """Return the outcome of these fields as the journal would give it back.
 
     Raises:
         msgspec.ValidationError: One breaks the schema.
@@ -103,7 +103,7 @@ def _numbers(metrics: Metrics) -> dict[str, float]:
 
 class _Event(Struct, tag_field="event", forbid_unknown_fields=True, kw_only=True):
     time: Finite
-    """Seconds since 1970, when it was written."""
+    """Time of writing, in seconds since 1970."""
     spent: Spent = 0.0
     """Seconds since its session began, by a monotonic clock; 0 for an event that a resume writes before its session."""
 
@@ -141,19 +141,19 @@ class Born(_Event, tag="born"):
 
     @classmethod
     def of(cls, candidate: Candidate, time: float) -> Born:
-        """Return a candidate's birth."""
+        """Return the event of a new candidate."""
         return cls(candidate=Birth(*(getattr(candidate, name) for name in Birth.__struct_fields__)), time=time)
 
 
 class Recorded(_Event, tag="recorded"):
-    """A candidate's result came."""
+    """A result was recorded."""
 
     id: Whole
     outcome: Result
 
     @classmethod
     def of(cls, id: int, outcome: Outcome, time: float) -> Recorded:
-        """Return a candidate's result."""
+        """Return the event of a result."""
         curve = tuple((fraction, _finite(metrics)) for fraction, metrics in outcome.curve)
         metrics, seconds = _finite(outcome.metrics), round(outcome.seconds, 4)
         result = Result(outcome.status, metrics, curve, seconds, outcome.device, outcome.error)
@@ -161,13 +161,13 @@ class Recorded(_Event, tag="recorded"):
 
 
 class Told(_Event, tag="told"):
-    """From here on the strategy sees a result."""
+    """The strategy sees a result from here on."""
 
     id: Whole
 
 
 class Changed(_Event, tag="changed"):
-    """The evaluator, its data or the strategy's file differ from what they were, and the user accepts it."""
+    """The evaluator, its data or the strategy's file changed, and the user accepted it."""
 
     evaluator_hash: str
     fingerprint: str
@@ -200,20 +200,20 @@ class Range(Struct, forbid_unknown_fields=True):
 
 
 class Widened(_Event, tag="widened"):
-    """From here on these genes have wider ranges, and births are proposed in that space."""
+    """These genes have wider ranges from here on."""
 
     genes: dict[str, Range]
 
     @classmethod
     def of(cls, genes: Mapping[str, Gene], time: float) -> Widened:
-        """Return that genes are wider."""
+        """Return the event of wider genes."""
         return cls(
             genes=msgspec.convert({name: gene.describe() for name, gene in genes.items()}, dict[str, Range]), time=time
         )
 
 
 class Ended(_Event, tag="ended"):
-    """The session ended by itself or was interrupted."""
+    """The session ended or was interrupted."""
 
     reason: str
 
@@ -225,7 +225,7 @@ _DECODER: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
 
 
 def read(line: bytes) -> Event | None:
-    """Return the event of a journal's line; None if it is none at all: cut off, overwritten, or of another file.
+    """Return the event of a line; None if the line is none: cut off, overwritten, or of another file.
 
     Raises:
         ValueError: It is an event, and breaks the schema; the text says how.
@@ -270,7 +270,7 @@ def _as_data(line: bytes) -> dict[str, Any] | None:
 
 
 def write(event: Event) -> bytes:
-    """Return an event as a journal's line, without its end; `read` gives it back.
+    """Return an event as a line without its end; `read` gives it back.
 
     Raises:
         TypeError: It holds what is no plain data.
@@ -288,7 +288,7 @@ def _plain(value: object) -> object:
 
 
 def checked(event: Event) -> tuple[bytes, Event]:
-    """Return an event's line, and the event as that line gives it back: a live run and a resumed one see the same.
+    """Return the line of an event, and the event as `read` gives it back, so that live and resumed runs see the same.
 
     Raises:
         ValueError: It breaks the schema: it could not be read back.

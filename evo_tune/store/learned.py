@@ -1,6 +1,6 @@
-"""A run's history as strategies see it, and what it learns from: earlier runs, copied into its manifest as plain data.
+"""The history of a run as its strategy sees it, with the earlier runs that are copied into its manifest.
 
-Knows nothing of strategies: what they make of it is theirs.
+This module does not know strategies.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["history_of", "learned_from", "replay", "widen"]
 
 
 def learned_from(run: Run, objective: Objective) -> Learned:
-    """Return what is to be learned from a run.
+    """Return the results of an earlier run as the manifest holds them.
 
     Args:
         run: It.
@@ -44,7 +44,7 @@ def learned_from(run: Run, objective: Objective) -> Learned:
 
 
 def history_of(run: Run, space: SearchSpace) -> RunHistory:
-    """Return the history of a run in which nothing is born yet, with what it has learned from.
+    """Return the empty history of a run, with the earlier runs that it learns from.
 
     Args:
         run: It.
@@ -60,7 +60,7 @@ def _lessons(run: Run, space: SearchSpace) -> list[Lesson]:
 
 
 def widen(history: RunHistory, run: Run) -> None:
-    """Widen the space of a history where the run's was, after as many births."""
+    """Widen the space of a history if the space of the run was widened after as many candidates."""
     for births, genes in run.widened:
         if births == history.born_count:
             space = SearchSpace(history.space.repair, None, **genes)
@@ -68,7 +68,7 @@ def widen(history: RunHistory, run: Run) -> None:
 
 
 def replay(history: RunHistory, run: Run) -> None:
-    """Tell an empty history every birth of a run, where its space was widened, and every result that was told."""
+    """Report to an empty history every candidate, every widening and every seen result of a run, in their order."""
     for candidate in run.candidates:
         widen(history, run)
         history.born(candidate)
