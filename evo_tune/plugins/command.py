@@ -151,22 +151,23 @@ def _remarks(words: Words) -> list[str]:
     ]
 
 
+def _parts(words: Words) -> list[str]:
+    try:
+        return shlex.split(words.text)
+    except ValueError:  # text of a shell
+        return words.text.split()
+
+
 def _name(words: Words) -> str:
     """Return a short name: that of the first file with a suffix, or of the program."""
-    try:
-        names = [Path(word).name for word in shlex.split(words.text)]
-    except ValueError:  # text of a shell
-        names = words.text.split()[:1]
+    names = [Path(part).name for part in _parts(words)]
     script = next((name for name in names if re.fullmatch(r"[\w.-]+\.[A-Za-z]{1,3}", name)), names[0])
     return Path(script).stem or COMMAND
 
 
 def _files(words: Words) -> list[Path]:
     """Return the files in a command that may be code, whose change changes results."""
-    try:
-        parts = shlex.split(words.text)
-    except ValueError:
-        parts = words.text.split()
+    parts = _parts(words)
     modules = [f"{after.replace('.', '/')}.py" for one, after in pairwise(parts) if one == "-m"]
     named = [Path(part) for word in [*parts, *modules] for part in {word, word.partition("=")[2]} if part]
     return sorted({path.resolve() for path in named if _is_code(path)})
