@@ -163,21 +163,18 @@ def ahead(
     pending = sum(by_id.values()) - used
     # A search concentrates on what it prefers, so later results say more of what is to come.
     late = done[len(done) // 2 :] if len(done) >= 2 * manifest.population else done
-    took, worth = sum(outcome.seconds for _, outcome in late), sum(by_id[id] for id, _ in late)
-    known = ENOUGH if pace is not None else 0
-    prior = pace.usual if pace is not None else 0.0
-    each = (known * prior + took) / (known + worth) if known + worth > 0 else 0.0
+    each = _each(pace, [outcome.seconds for _, outcome in late], sum(by_id[id] for id, _ in late))
     births = session.births(manifest.population)
     cost = genome_cost(manifest, max(1, int(births) if math.isfinite(births) else 100), promoted)
     # The cost of a genome is corrected by that of the run's genomes, once there are enough to tell.
     cost = (cost * manifest.population + used) / (manifest.population + fresh)
     least, most = comparison_seconds(session, each, slots)
-    raced = 0 if run is None else len(read_comparison(run)) * each / slots
-    race = max(0.0, least - raced), max(0.0, most - raced)
+    compared = 0 if run is None else len(read_comparison(run)) * each / slots
+    least, most = max(0.0, least - compared), max(0.0, most - compared)
     until = math.inf
     if session.hours is not None:
         until = max(0.0, session.hours * 3600 - (0.0 if run is None else run.elapsed))
-    room = max(0.0, until - sum(race) / 2) * slots / each if each > 0 else math.inf
+    room = max(0.0, until - (least + most) / 2) * slots / each if each > 0 else math.inf
     by_births = max(0.0, (births - fresh) * cost - pending / 2)  # pending trainings are half done on average
     wanted = by_births
     if session.budget is not None:
@@ -187,12 +184,12 @@ def ahead(
         return None
     tail = (1.0 - 1.0 / slots) * each / 2 if trainings else 0.0
     search = trainings * each / slots + tail
-    expected = search + sum(race) / 2 + CLOSING
+    expected = search + (least + most) / 2 + CLOSING
     error = _error(pace, seconds, trainings)
-    low = max(0.0, search * math.exp(-BOUNDS * error) - tail) + race[0]
-    high = search * math.exp(BOUNDS * error) + tail + race[1] + 2 * CLOSING
+    low = max(0.0, search * math.exp(-BOUNDS * error) - tail) + least
+    high = search * math.exp(BOUNDS * error) + tail + most + 2 * CLOSING
     if wanted > room:  # the clock ends the run
-        low, expected, high = until - (race[1] - race[0]) / 2 - tail, until, until + (race[1] - race[0]) / 2 + CLOSING
+        low, expected, high = until - (most - least) / 2 - tail, until, until + (most - least) / 2 + CLOSING
     genomes = fresh + round(trainings / cost)
     made = int(births) if trainings == by_births else min(genomes, births)
     return Ahead(
@@ -206,6 +203,19 @@ def ahead(
         on_gpu=pace is not None and pace.memory > 0,
         disk=_disk(manifest, int(made), pace, run),
     )
+
+
+def _each(pace: Pace | None, seconds: Sequence[float], trainings: float) -> float:
+    """Return the mean seconds of a full training; timings count as much as `ENOUGH` trainings.
+
+    Args:
+        pace: Timed steps, if there are any.
+        seconds: Seconds of each result.
+        trainings: Cost of all these results, in full trainings.
+    """
+    known = ENOUGH if pace is not None else 0
+    prior = pace.usual if pace is not None else 0.0
+    return (known * prior + sum(seconds)) / (known + trainings) if known + trainings > 0 else 0.0
 
 
 def genome_cost(manifest: Manifest, genomes: int, promoted: float) -> float:
@@ -335,8 +345,8 @@ def comparison_ends(seeds: int, finalists: Sequence[float], default: float | Non
 def as_line(ahead: Ahead) -> str:
     """Return a forecast in one line."""
     rows = as_rows(ahead)
-    race = f", {rows['final comparison']}" if ahead.final_comparison.most else ""
-    parts = [f"forecast: {_time(ahead)}", f"{ahead.genomes} genomes{race}"]
+    comparison = f", {rows['final comparison']}" if ahead.final_comparison.most else ""
+    parts = [f"forecast: {_time(ahead)}", f"{ahead.genomes} genomes{comparison}"]
     return "; ".join(parts + [rows[name] for name in ("memory", "disk", "cost") if name in rows])
 
 
