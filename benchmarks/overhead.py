@@ -1,8 +1,8 @@
 """What an evaluation costs beside its training: evo-tune against Optuna, with an evaluator that returns at once.
 
 evo-tune: proposal by the genetic algorithm, dispatch to a worker process of its own and back, journal
-with fsync, Parquet generations. Optuna: `study.optimize` with TPE and with random search, over a
-journal file and over SQLite; its jobs are threads of the same process, without isolation. The whole
+with fsync, Parquet generations. Optuna: `study.optimize` with its genetic algorithm (NSGA-II), TPE and random
+search, over a journal file and over SQLite; its jobs are threads of the same process, without isolation. The whole
 call is measured, start and end included, and the cost at an evaluation as the mean of the hundred
 around it. The last column is what a write with fsync took just before: disks have their moods.
 
@@ -124,7 +124,11 @@ def optuna(folder: Path, evaluations: int, jobs: int, sampler: str, storage: str
 
     name = f"{sampler}-{storage}-{jobs}"
     fsync = time_of_fsync(folder)
-    samplers = {"TPE": optuna.samplers.TPESampler, "random": optuna.samplers.RandomSampler}
+    samplers = {
+        "NSGA-II": optuna.samplers.NSGAIISampler,
+        "TPE": optuna.samplers.TPESampler,
+        "random": optuna.samplers.RandomSampler,
+    }
     began = time.perf_counter()
     where: optuna.storages.BaseStorage | str = f"sqlite:///{folder / name}.db"
     if storage == "journal":
@@ -150,7 +154,7 @@ def measure(folder: Path, evaluations: int, jobs: int, alone: bool) -> list[Meas
     if alone:
         return [evo_tune(folder, evaluations, jobs)]
     own, others = [], []
-    for sampler in ("TPE", "random"):
+    for sampler in ("NSGA-II", "TPE", "random"):
         for storage in ("journal", "SQLite"):
             own.append(evo_tune(folder, evaluations, jobs))
             others.append(optuna(folder, evaluations, jobs, sampler, storage))

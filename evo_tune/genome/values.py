@@ -24,9 +24,13 @@ WHOLE = range(-(2**63), 2**63)
 """Whole numbers that a Parquet column holds: signed, of 64 bits."""
 
 
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
+"""Made once: `json.dumps` makes one in each call that has options."""
+
+
 def genome_key(genome: Mapping[str, Value]) -> str:
     """Return the identity of a genome: canonical JSON, so 1, 1.0 and true are three different values."""
-    return json.dumps(genome, sort_keys=True, separators=(",", ":"))
+    return _CANONICAL.encode(genome)
 
 
 def is_same(genome: Mapping[str, Any], other: Mapping[str, Value]) -> bool:

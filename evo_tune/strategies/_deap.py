@@ -75,7 +75,7 @@ class Losses(base.Fitness):  # type: ignore[misc]  # DEAP has no types
     def __init__(self, losses: Sequence[float]) -> None:
         self.weights = (-1.0,) * len(losses)
         self.crowding_dist = 0.0
-        super().__init__([SHRINK * loss for loss in losses])
+        self.wvalues = tuple(-SHRINK * loss for loss in losses)  # DEAP's constructor would check the weights each time
 
 
 class Individual:
