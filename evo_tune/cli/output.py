@@ -427,7 +427,7 @@ def _closing_lines(run: Run, end: Closing, status: str) -> Iterator[str]:
     if end.best is not None:
         yield f"best genome: {shared.show_genome(end.best.genome)}"
     if end.predicted is not None and end.fresh_best is None:
-        yield f"{end.metric} {end.predicted:.6g} is expected of it with other seeds"
+        yield f"predicted {end.metric} with other seeds: {end.predicted:.6g}"
     if len(run.objectives) > 1:
         yield f"Pareto front: {len(report.front(run))} trials (evo-tune best {name} shows them)"
     if len(run.manifest.settings.rungs) > 1:

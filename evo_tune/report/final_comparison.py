@@ -109,6 +109,12 @@ class FinalComparison:
     default: int | None
     seeds: int
 
+    @property
+    def most_numbers(self) -> dict[Purpose, int]:
+        """Most seeds of each purpose that the comparison may use."""
+        halvings = math.ceil(math.log2(max(1, len(self.finalists))))
+        return {"choose": math.ceil(self.seeds / 3) * halvings, "report": CAP * self.seeds}
+
     def state(self, results: Results) -> ComparisonState:
         """Return the state that follows from some results; results that were not wanted change nothing."""
         if not self.seeds or not self.finalists:
@@ -208,12 +214,6 @@ def _resolution(pairs: Sequence[tuple[float, float]], scale: float) -> float:
 def looks(seeds: int) -> list[int]:
     """Return the numbers of reporting seeds at each look: thirds of the cap, and at least 2."""
     return sorted({max(2, math.ceil(CAP * seeds * part / LOOKS)) for part in range(1, LOOKS + 1)})
-
-
-def most_numbers(comparison: FinalComparison) -> dict[Purpose, int]:
-    """Return the most seeds of each purpose that a comparison may use."""
-    halvings = math.ceil(math.log2(max(1, len(comparison.finalists))))
-    return {"choose": math.ceil(comparison.seeds / 3) * halvings, "report": CAP * comparison.seeds}
 
 
 def _losses(id: int, purpose: Purpose, seeds: int, results: Results) -> list[float | None]:

@@ -6,8 +6,8 @@ predicts each genome's mean loss over other seeds. A run whose leader needs N se
 the best genome that has all of them before those that look better after fewer, because a run that ends by the clock
 has no time left to confirm them.
 
-This module reads a run and writes nothing. `racing` has the rules of the final comparison, `loop.comparison` does its
-trainings.
+This module reads a run and writes nothing. `final_comparison` has the rules of the final comparison, and
+`loop.comparison` runs its trainings.
 """
 
 from __future__ import annotations
@@ -24,14 +24,7 @@ from evo_tune.genome.models.seeds import by_expectation
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Objective, Trial
 from evo_tune.genome.values import genome_key, is_same
-from evo_tune.report.final_comparison import (
-    ROUNDING,
-    ComparisonState,
-    FinalComparison,
-    FreshTraining,
-    Purpose,
-    most_numbers,
-)
+from evo_tune.report.final_comparison import ROUNDING, ComparisonState, FinalComparison, FreshTraining, Purpose
 from evo_tune.store.comparison import read_comparison
 from evo_tune.store.run import Run
 
@@ -151,14 +144,12 @@ class Compared:
     """The final comparison of a run so far.
 
     Args:
-        comparison: Finalists and default.
-        results: Losses of its trainings; None for a failure.
-        state: What follows from them.
+        state: Its state.
+        values: Values of the default and of the chosen finalist; empty until the comparison is complete.
     """
 
-    comparison: FinalComparison
-    results: Mapping[FreshTraining, float | None]
     state: ComparisonState
+    values: tuple[FreshValues, ...]
 
 
 def fresh_seed(run_seed: int, number: int, purpose: Purpose = "report") -> int:
@@ -196,7 +187,7 @@ def results_of(run: Run, comparison: FinalComparison) -> dict[FreshTraining, flo
     if not done:
         return found
     by: dict[Purpose, Objective] = {"choose": run.objectives[0], "report": reported(run)}
-    for purpose, most in most_numbers(comparison).items():
+    for purpose, most in comparison.most_numbers.items():
         for number in range(1, most + 1):
             seed = fresh_seed(run.manifest.settings.seed, number, purpose)
             for id in (*comparison.finalists, *(() if comparison.default is None else (comparison.default,))):
@@ -217,28 +208,22 @@ def compared(run: Run) -> Compared | None:
         return None
     comparison = comparison_of(run)
     results = results_of(run, comparison)
-    return Compared(comparison, results, comparison.state(results)) if results else None
+    if not results:
+        return None
+    state, value = comparison.state(results), reported(run).value
+    values = []
+    for id in (comparison.default, state.chosen):
+        if state.over and state.chosen is not None and id is not None:
+            losses = [results[FreshTraining(id, "report", number)] for number in range(1, state.seeds + 1)]
+            good = tuple(value(loss) for loss in losses if loss is not None)
+            values.append(FreshValues(id, good, len(losses) - len(good)))
+    return Compared(state, tuple(values))
 
 
-def comparison_state(run: Run) -> ComparisonState | None:
-    """Return the state of the final comparison; None before its first result."""
-    found = compared(run)
-    return None if found is None else found.state
-
-
-def fresh_values(run: Run) -> list[FreshValues]:
+def fresh_values(run: Run) -> tuple[FreshValues, ...]:
     """Return the values of the default and of the chosen finalist; empty until the final comparison is complete."""
     found = compared(run)
-    if found is None or not found.state.over or found.state.chosen is None:
-        return []
-    ids = [id for id in (found.comparison.default, found.state.chosen) if id is not None]
-    return [_over_seeds(id, found, reported(run)) for id in ids]
-
-
-def _over_seeds(id: int, found: Compared, by: Objective) -> FreshValues:
-    losses = [found.results[FreshTraining(id, "report", number)] for number in range(1, found.state.seeds + 1)]
-    values = tuple(by.value(loss) for loss in losses if loss is not None)
-    return FreshValues(id, values, len(losses) - len(values))
+    return () if found is None else found.values
 
 
 def recommended(run: Run) -> Trial | None:
@@ -247,14 +232,14 @@ def recommended(run: Run) -> Trial | None:
     The default genome is recommended instead if it was better on the reporting seeds: fewer failures, or the same
     number and a better mean.
     """
-    state = comparison_state(run) if len(run.objectives) == 1 else None
-    if state is None or not state.over or state.chosen is None:
+    found = compared(run) if len(run.objectives) == 1 else None
+    if found is None or not found.values:
         return next(iter(ranked(run)), None) if run.manifest.settings.most_seeds > 1 else run.leader
     trials = run.ranked()
-    chosen = next(trial for trial in trials if trial.id == state.chosen)
+    chosen = next(trial for trial in trials if trial.id == found.state.chosen)
     default = next((trial for trial in trials if is_default(trial, run)), None)
     if default is None or default.violation > chosen.violation:
         return chosen
-    failures = {row.id: row.failures for row in fresh_values(run)}
+    failures = {row.id: row.failures for row in found.values}
     more = failures[chosen.id] - failures[default.id]
-    return default if more > 0 or (more == 0 and state.gain < 0) else chosen
+    return default if more > 0 or (more == 0 and found.state.gain < 0) else chosen

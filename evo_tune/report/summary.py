@@ -17,15 +17,7 @@ from evo_tune.genome.genes import Choice
 from evo_tune.genome.importance import importance
 from evo_tune.genome.trial import Candidate, Trial
 from evo_tune.report.final_comparison import ComparisonState
-from evo_tune.report.recommendation import (
-    FreshValues,
-    comparison_state,
-    fresh_values,
-    is_default,
-    predicted,
-    recommended,
-    reported,
-)
+from evo_tune.report.recommendation import FreshValues, compared, is_default, predicted, recommended, reported
 from evo_tune.store.comparison import read_comparison
 from evo_tune.store.run import Run
 
@@ -116,7 +108,8 @@ def closing(run: Run) -> Closing:
     """Return the result of a run."""
     best = recommended(run)
     default = next((trial for trial in run.ranked() if is_default(trial, run)), None)
-    rows = {row.id: row for row in fresh_values(run)}
+    final = compared(run)
+    rows = {} if final is None else {row.id: row for row in final.values}
     counts = statuses(run)
     return Closing(
         metric=run.objectives[0].metric,
@@ -130,7 +123,7 @@ def closing(run: Run) -> Closing:
         partial=sum(outcome.status == "ok" and run.candidates[id].budget < 1 for id, outcome in run.outcomes.items()),
         pruned=counts.get("pruned", 0),
         seconds=run.seconds,
-        comparison=comparison_state(run),
+        comparison=None if final is None else final.state,
         seeded="one seed" if best is None else seeded(best, run),
         predicted=None if best is None else predicted(run, best),
         reported=reported(run).metric,

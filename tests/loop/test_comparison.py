@@ -15,7 +15,7 @@ from evo_tune.genome.trial import Candidate, Outcome
 from evo_tune.loop.comparison import collect, comparison_jobs
 from evo_tune.loop.search import Search
 from evo_tune.report.final_comparison import FreshTraining
-from evo_tune.report.recommendation import FreshValues, comparison_of, comparison_state, fresh_values, recommended
+from evo_tune.report.recommendation import FreshValues, compared, comparison_of, fresh_values, recommended
 from evo_tune.report.summary import Closing, closing, leaders
 from evo_tune.report.words import verdict
 from evo_tune.store.comparison import read_comparison
@@ -79,7 +79,7 @@ def test_any_number_of_slots_trains_the_same(begin: Begin) -> None:
         for slots in (1, 3)
     ]
     assert kept(runs[0].saved) == kept(runs[1].saved)
-    assert comparison_state(runs[0].saved) == comparison_state(runs[1].saved)
+    assert compared(runs[0].saved) == compared(runs[1].saved)
     assert [run.best and run.best.id for run in runs[:1]] == [run.best and run.best.id for run in runs[1:]]
 
 
@@ -112,7 +112,7 @@ def test_a_final_comparison_that_was_stopped_goes_on_exactly(begin: Begin, resum
     after = read_comparison(Run.open(again.saved.folder))
     assert after[: len(before)] == before
     assert kept(again.saved) == kept(whole)
-    assert comparison_state(again.saved) == comparison_state(whole)
+    assert compared(again.saved) == compared(whole)
     assert comparison_jobs(again.saved, comparison_of(again.saved)) == {}
 
 
@@ -131,7 +131,7 @@ def test_a_new_best_is_trained_and_the_default_is_kept(begin: Begin, resume: Beg
 def test_a_default_that_nothing_has_beaten_needs_none(begin: Begin) -> None:
     search = begin(trials=1, slots=1, final_seeds=3).run()
     assert not (search.saved.folder / "_comparison.parquet").exists()
-    assert fresh_values(search.saved) == []
+    assert fresh_values(search.saved) == ()
 
 
 def test_the_choice_and_the_report_have_seeds_of_their_own(begin: Begin, resume: Begin) -> None:
@@ -196,7 +196,7 @@ def test_results_of_another_evaluator_or_other_data_are_not_used(begin: Begin, r
     changed = resume("run", accept_changes=True)
     assert not read_comparison(changed.saved)
     assert closing(changed.saved).beaten is None
-    assert fresh_values(changed.saved) == []
+    assert fresh_values(changed.saved) == ()
     second = changed.run().saved
     assert len(kept(second)) == 4
     table = pq.read_table(second.folder / "_comparison.parquet")
