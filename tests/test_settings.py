@@ -12,6 +12,7 @@ import pytest
 
 from evo_tune import Search
 from evo_tune.cli.commands import resume, run
+from evo_tune.cli.help import FLAGS
 from evo_tune.errors import OptionError, UsageError
 from evo_tune.options.declare import declared_in
 from evo_tune.settings import LIMITS, RunSettings, SessionSettings, read_settings, settings_of
@@ -30,6 +31,7 @@ def test_every_setting_is_a_flag_with_its_help(name: str) -> None:
     flag = flags(run.command)[name]
     assert one.help.endswith(".")
     assert (flag.help or "").startswith(one.help)
+    assert one.group in FLAGS, "its group is no title of the help"
     assert flag.opts == [f"--{name.replace('_', '-')}"]
     assert (name in flags(resume.command)) == (name in OF_SESSION)
 
