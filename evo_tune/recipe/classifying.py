@@ -16,7 +16,6 @@ from evo_tune.errors import OptionError
 from evo_tune.options.declare import option
 from evo_tune.recipe.data.images import Augment
 from evo_tune.recipe.data.tables import stratified
-from evo_tune.recipe.hardware.computing import in_memory
 from evo_tune.recipe.hardware.memory import encoder_memory
 from evo_tune.recipe.models.encoder_config import EncoderConfig, nearest_divisor
 from evo_tune.recipe.models.rules import Parametrising
@@ -127,12 +126,7 @@ def _gpu_memory(config: EncoderConfig, batch: int, options: Classifying, whole: 
     predicted = encoder_memory(
         config,
         each,
-        precision="fp32" if in_memory(options.precision) == "fp32" else "bf16",
-        recompute=options.recompute,
-        device="cuda",
-        optimizer=options.optimizer_name,
-        ema=options.ema is not None,
-        ranks=options.ranks,
+        **options.on_gpu,
     )
     return predicted.peak - predicted.context
 

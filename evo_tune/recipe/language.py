@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from evo_tune.errors import OptionError
 from evo_tune.recipe.data.corpus import Corpus, Texts, bytes_to_train_on, judging_bytes
-from evo_tune.recipe.hardware.computing import Profiling, in_memory
+from evo_tune.recipe.hardware.computing import Profiling
 from evo_tune.recipe.hardware.memory import predict_memory
 from evo_tune.recipe.models.gpt_config import Decoder, GPTConfig, Positions, flops_per_token
 from evo_tune.recipe.models.rules import Parametrising
@@ -195,12 +195,6 @@ class LanguageTask:
         predicted = predict_memory(
             phase.config,
             micro,
-            precision="fp32" if in_memory(options.precision) == "fp32" else "bf16",
-            recompute=options.recompute,
-            device="cuda",
-            optimizer=options.optimizer_name,
-            ema=options.ema is not None,
-            z_loss=options.z_loss > 0.0,
-            ranks=options.ranks,
+            **options.on_gpu,
         )
         return predicted.peak - predicted.context

@@ -6,12 +6,12 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 from evo_tune.errors import OptionError, RecipeError
 from evo_tune.options.bounds import check_integer, check_number
 from evo_tune.options.declare import Options, option
-from evo_tune.recipe.hardware.computing import Computing, Passes, Processes
+from evo_tune.recipe.hardware.computing import Computing, Passes, Processes, in_memory
 from evo_tune.recipe.models.gpt_config import GPTConfig, flops_per_token
 from evo_tune.recipe.optim.optimisation import Averaging, Clipping, Optimisation, StoppingInTime
 from evo_tune.recipe.optim.schedule import Decaying, Schedule, Scheduling
@@ -146,6 +146,19 @@ def spent(phases: Sequence[Phase], step: int) -> dict[str, float]:
 @dataclass(frozen=True, kw_only=True)
 class Training(Processes, Passes, Computing, StoppingInTime, Averaging, Clipping, Decaying, Optimisation, Scheduling):
     """How a model is trained, whatever it is."""
+
+    @property
+    def on_gpu(self) -> dict[str, Any]:
+        """What the memory of this training on a GPU depends on beside its model and batch: fields of `Setup`."""
+        return {
+            "precision": "fp32" if in_memory(self.precision) == "fp32" else "bf16",
+            "recompute": self.recompute,
+            "device": "cuda",
+            "optimizer": self.optimizer_name,
+            "ema": self.ema is not None,
+            "z_loss": self.z_loss > 0.0,
+            "ranks": self.ranks,
+        }
 
     def check_genes(self, *, lr: float, weight_decay: float, warmup: float) -> None:
         """Require numbers that the recipe takes, before anything is built.

@@ -13,7 +13,6 @@ from evo_tune.errors import OptionError
 from evo_tune.options.declare import option
 from evo_tune.recipe.data.corpus import python_paragraphs, read_text, split_text
 from evo_tune.recipe.data.tables import hash_of
-from evo_tune.recipe.hardware.computing import in_memory
 from evo_tune.recipe.hardware.memory import NewWeights, tuning_memory
 from evo_tune.recipe.models.base import Base, read_base
 from evo_tune.recipe.plan import ToZero, Training
@@ -153,13 +152,7 @@ class Tuning(ToZero, Training):
             new,
             self.window,
             windows,
-            precision="fp32" if in_memory(self.precision) == "fp32" else "bf16",
-            recompute=self.recompute,
-            device="cuda",
-            optimizer=self.optimizer_name,
-            ema=self.ema is not None,
-            z_loss=self.z_loss > 0.0,
-            ranks=self.ranks,
+            **self.on_gpu,
         )
         memory, trainable = predicted.peak - predicted.context, new.count(base)
         return {"trainable_params": float(trainable), "gpu_memory": memory, **self.spent(trainable)}

@@ -31,6 +31,8 @@ MOMENTS = {"adamw": 8, "muon": 8, "sgd": 4}
 SHORT_LIVED = 1.1
 """Peak over what is counted: a tenth more for what lives only for a moment."""
 
+PRECISIONS = ("fp32", "bf16", "fp16")
+
 LIBRARIES = {"cpu": 0.0, "cuda": 0.75 * 2**30}
 """Bytes that the libraries of a device take."""
 
@@ -122,7 +124,7 @@ def activation_bytes(
     length = config.context if length is None else length
     check_integer("batch", batch, 1)
     check_integer("length", length, 1, config.context)
-    check_name("precision", precision, ("fp32", "bf16", "fp16"))
+    check_name("precision", precision, PRECISIONS)
     check_name("device", device, LIBRARIES)
     if recompute is not None:
         check_integer("recompute", recompute, 1)
@@ -219,83 +221,93 @@ def logit_bytes(
     return max(6.0 * words, 2.0 * words + added) + gradients
 
 
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """What the memory of a training depends on beside its model and batch.
+
+    Args:
+        precision: 'fp32', 'bf16' or 'fp16'.
+        recompute: Every which block is computed again for the gradient; None: none is.
+        device: 'cpu' or 'cuda'.
+        optimizer: 'adamw', 'muon' or 'sgd'.
+        ema: Whether an average of the trained weights is kept.
+        z_loss: Whether the loss has a z-loss.
+        ranks: Processes that train together.
+    """
+
+    precision: str = "fp32"
+    recompute: int | None = None
+    device: str = "cpu"
+    optimizer: str = "adamw"
+    ema: bool = False
+    z_loss: bool = False
+    ranks: int = 1
+
+    @property
+    def number_bytes(self) -> int:
+        """Bytes of a number in products."""
+        return 4 if self.precision == "fp32" else 2
+
+    def states(self, trainable: int, *, frozen: int = 0) -> float:
+        """Return the bytes of weights, gradients and moments (see `state_bytes`)."""
+        return state_bytes(trainable, frozen=frozen, optimizer=self.optimizer, ema=self.ema, ranks=self.ranks)
+
+    def logits(self, config: GPTConfig, tokens: int, *, frozen: bool) -> float:
+        """Return the bytes of logits (see `logit_bytes`)."""
+        return logit_bytes(
+            config, tokens, precision=self.precision, device=self.device, z_loss=self.z_loss, frozen=frozen
+        )
+
+
 def predict_memory(
     config: GPTConfig,
     batch: int,
     *,
     length: int | None = None,
-    precision: str = "fp32",
-    recompute: int | None = None,
-    device: str = "cpu",
-    optimizer: str = "adamw",
-    ema: bool = False,
     trainable: int | None = None,
-    z_loss: bool = False,
-    ranks: int = 1,
+    **setup: Any,
 ) -> Memory:
-    """Return what a training of the model will take.
+    """Return the memory of a training of a GPT.
 
     Args:
         config: The model.
         batch: Sequences in a micro-batch.
         length: Tokens in a sequence, if shorter than the model's context.
-        precision: 'fp32', 'bf16' or 'fp16'.
-        recompute: As in `GPT`.
-        device: 'cpu' or 'cuda'.
-        optimizer: 'adamw', 'muon' or 'sgd'.
-        ema: Whether an average of the weights is kept.
-        trainable: Weights that are trained, if not all are (LoRA); the head is then taken for frozen.
-        z_loss: Whether there is one.
-        ranks: Processes that train together.
+        trainable: Trained weights, if not all are (LoRA); the head then counts as frozen.
+        setup: Fields of `Setup`.
 
     Raises:
         RecipeError: See `activation_bytes` and `state_bytes`.
     """
+    made = Setup(**setup)
     trained = config.parameters if trainable is None else trainable
     frozen = max(0, config.parameters - trained)
-    states = state_bytes(trained, frozen=frozen, optimizer=optimizer, ema=ema, ranks=ranks)
     activations = activation_bytes(
-        config, batch, length=length, precision=precision, recompute=recompute, device=device
+        config, batch, length=length, precision=made.precision, recompute=made.recompute, device=made.device
     )
-    tokens = batch * (length or config.context)
-    logits = logit_bytes(config, tokens, precision=precision, device=device, z_loss=z_loss, frozen=frozen > 0)
-    return Memory(states, activations, logits, LIBRARIES[device])
+    logits = made.logits(config, batch * (length or config.context), frozen=frozen > 0)
+    return Memory(made.states(trained, frozen=frozen), activations, logits, LIBRARIES[made.device])
 
 
-def encoder_memory(
-    config: EncoderConfig,
-    batch: int,
-    *,
-    precision: str = "fp32",
-    recompute: int | None = None,
-    device: str = "cpu",
-    optimizer: str = "adamw",
-    ema: bool = False,
-    ranks: int = 1,
-) -> Memory:
-    """Return what a training of a classifier will take, its samples as long as any may be.
+def encoder_memory(config: EncoderConfig, batch: int, **setup: Any) -> Memory:
+    """Return the memory of a training of a classifier, with samples as long as any may be.
 
     Args:
         config: The model.
         batch: Samples in a pass.
-        precision: 'fp32', 'bf16' or 'fp16'.
-        recompute: As in `Classifier`.
-        device: 'cpu' or 'cuda'.
-        optimizer: 'adamw', 'muon' or 'sgd'.
-        ema: Whether an average of the weights is kept.
-        ranks: Processes that train together.
+        setup: Fields of `Setup`.
 
     Raises:
         RecipeError: See `activation_bytes` and `state_bytes`.
     """
+    made = Setup(**setup)
     check_integer("batch", batch, 1)
-    check_name("precision", precision, ("fp32", "bf16", "fp16"))
-    check_name("device", device, LIBRARIES)
-    e = 4 if precision == "fp32" else 2
-    copies = e * config.copied_parameters() if precision != "fp32" else 0
-    kept = copies + batch * config.kept_bytes(e, 1 if device == "cuda" else e, recompute)
-    states = state_bytes(config.parameters, optimizer=optimizer, ema=ema, ranks=ranks)
-    return Memory(states, kept, 20.0 * batch * config.classes, LIBRARIES[device])
+    check_name("precision", made.precision, PRECISIONS)
+    check_name("device", made.device, LIBRARIES)
+    copies = made.number_bytes * config.copied_parameters() if made.precision != "fp32" else 0
+    mask = 1 if made.device == "cuda" else made.number_bytes
+    kept = copies + batch * config.kept_bytes(made.number_bytes, mask, made.recompute)
+    return Memory(made.states(config.parameters), kept, 20.0 * batch * config.classes, LIBRARIES[made.device])
 
 
 def largest_pass(
@@ -421,49 +433,30 @@ class NewWeights:
         return float(e * (inputs + self.rank) + (mask * inputs if self.dropout else 0) + stretched)
 
 
-def tuning_memory(
-    base: Base,
-    new: NewWeights,
-    window: int,
-    batch: int,
-    *,
-    precision: str = "fp32",
-    recompute: int | None = None,
-    device: str = "cpu",
-    optimizer: str = "adamw",
-    ema: bool = False,
-    z_loss: bool = False,
-    ranks: int = 1,
-) -> Memory:
-    """Return what a tuning will take.
+def tuning_memory(base: Base, new: NewWeights, window: int, batch: int, **setup: Any) -> Memory:
+    """Return the memory of a tuning.
 
     Args:
         base: What is tuned; its matrices are stored in the precision.
         new: What is trained beside it.
         window: Tokens in a window.
         batch: Windows in a pass.
-        precision: 'fp32', 'bf16' or 'fp16'.
-        recompute: Every so-manieth block is computed again; None: none is.
-        device: 'cpu' or 'cuda'.
-        optimizer: 'adamw', 'muon' or 'sgd'.
-        ema: Whether an average of the trained weights is kept.
-        z_loss: Whether there is one.
-        ranks: Processes that train together.
+        setup: Fields of `Setup`.
 
     Raises:
         RecipeError: See `state_bytes`.
     """
-    e, trained = 4 if precision == "fp32" else 2, new.count(base)
+    made = Setup(**setup)
+    e, trained = made.number_bytes, new.count(base)
     frozen = e * base.parameters + (e * trained if e == 2 else 0)  # and copies of the new ones, for products
-    states = state_bytes(trained, optimizer=optimizer, ema=ema, ranks=ranks) + frozen
-    kept = batch * window * _kept_of_token(base, new, window, e, device)
-    if recompute is not None:
-        again = -(-base.depth // recompute)
+    kept = batch * window * _kept_of_token(base, new, window, e, made.device)
+    if made.recompute is not None:
+        again = -(-base.depth // made.recompute)
         kept *= (base.depth - again + 1) / base.depth
         kept += 4.0 * batch * window * base.width * again
     head = GPTConfig(vocab_size=base.vocab_size, width=base.width, heads=1)
-    logits = logit_bytes(head, batch * window, precision=precision, device=device, z_loss=z_loss, frozen=True)
-    return Memory(states, kept, logits, LIBRARIES[device])
+    logits = made.logits(head, batch * window, frozen=True)
+    return Memory(made.states(trained) + frozen, kept, logits, LIBRARIES[made.device])
 
 
 def _kept_of_token(base: Base, new: NewWeights, window: int, e: int, device: str) -> float:

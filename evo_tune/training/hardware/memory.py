@@ -17,7 +17,15 @@ from torch import Tensor, nn
 
 from evo_tune.errors import RecipeError, tells_of_memory
 from evo_tune.options.bounds import check_integer, check_name, check_number
-from evo_tune.recipe.hardware.memory import Fit, Memory, fit_memory, predict_memory
+from evo_tune.recipe.hardware.memory import (
+    LIBRARIES,
+    Fit,
+    Memory,
+    fit_memory,
+    largest_pass,
+    predict_memory,
+    state_bytes,
+)
 from evo_tune.recipe.models.gpt_config import GPTConfig
 
 _LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
@@ -131,16 +139,6 @@ def fit_device(
     return fit_memory(config, batch, capacity, device=kind, factor=factor, **options)
 
 
-_MARGIN = 0.9
-"""Share of a device's memory that a training may be predicted to take."""
-
-_CONTEXT = 0.75 * 2**30
-"""What CUDA's own libraries take, bytes."""
-
-_MOMENTS = {"adamw": 8, "muon": 8, "sgd": 4}
-"""Bytes of an optimizer's moments for each weight."""
-
-
 def kept_bytes(model: nn.Module, inputs: Tensor, autocast: Callable[[], AbstractContextManager[object]]) -> float:
     """Return the bytes that autograd keeps of a training pass, the model's own weights not counted, each storage once.
 
@@ -203,10 +201,11 @@ class PassMemory:
         self._fixed = max(0.0, one - self._each)
         self._outputs = 16.0 * outputs
         self._blocks, self.recompute, self._block_input = blocks, recompute, block_input
-        self._context = _CONTEXT if device.type == "cuda" else 0.0
+        self._context = LIBRARIES.get(device.type, 0.0)
         trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
         weights = sum(p.numel() * p.element_size() for p in model.parameters())
-        self._states = weights + trained * (4.0 + _MOMENTS[optimizer] + (4.0 if ema else 0.0))
+        # `state_bytes` counts trained weights in float32; here they are counted as they are stored.
+        self._states = weights + state_bytes(trained, optimizer=optimizer, ema=ema) - 4.0 * trained
 
     def __call__(self, batch: int, recompute: int | None = None) -> Memory:
         """Return the memory of a training with so many samples in one pass."""
@@ -235,9 +234,4 @@ def fit_pass(memory: Callable[[int], Memory], batch: int, device: torch.device |
     if kind not in ("cpu", "cuda"):
         return batch
     capacity = device_memory(device) / (sharing if kind == "cpu" else 1)
-    largest = batch
-    while (needed := memory(largest).peak / _MARGIN) > capacity:
-        if largest == 1:
-            raise RecipeError("capacity", capacity, f"{needed:.3g} bytes or more for one sample of this model")
-        largest = -(-largest // 2)
-    return largest
+    return largest_pass(memory, batch, capacity)
