@@ -104,7 +104,7 @@ def test_a_command_that_others_may_write_is_asked_about(typed: Typed, script: Pa
     ("words", "said"),
     [
         (["--objective", "v:min"], "{lr} in the command is no gene: give it as --gene 'lr=…'"),
-        (["--gene", "lr=1|2"], "train says not what counts: give it as --objective METRIC:min"),
+        (["--gene", "lr=1|2"], "train names no objective: give --objective METRIC:min"),
         (["--gene", "lr", "--objective", "v:min"], "--gene lr: expected its values"),
         (["--gene", "x=1", "--gene", "lr=1|2", "--objective", "v:min"], "--gene x: the command has no {x}"),
         (["--gene", "lr=1|2", "--objective", "v:min", "--prune"], "--prune: where a printed line lies"),
