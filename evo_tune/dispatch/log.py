@@ -21,7 +21,7 @@ __all__ = ["Log", "Telling", "log_name", "sweep", "telling_name"]
 
 
 class Log:
-    """Where the output of the process goes, at the level of file descriptors: C code and subprocesses too.
+    """The output of this process, taken at the level of file descriptors: that of C code and subprocesses too.
 
     A spool file beside the trials' folders takes it. Once something is in it, it becomes log.txt of the
     trial in flight, by a rename: it can be read while it grows, and a silent trial costs nothing.
@@ -51,7 +51,7 @@ class Log:
             os.dup2(self._fd, standard)
 
     def begin(self, folder: str) -> None:
-        """From now on output belongs to the trial of this folder."""
+        """Assign further output to the trial of this folder."""
         self._target = folder
 
     def publish(self) -> None:
@@ -64,7 +64,7 @@ class Log:
             self._target = None
 
     def end(self) -> None:
-        """Output no longer belongs to a trial."""
+        """Assign further output to no trial."""
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(Exception):
                 stream.flush()
@@ -76,7 +76,7 @@ class Log:
                 self._open()
 
     def remove(self) -> None:
-        """Leave no spool behind."""
+        """Remove the spool."""
         with contextlib.suppress(OSError):
             os.unlink(self._path)
 
@@ -87,9 +87,9 @@ def log_name(pid: int) -> str:
 
 
 def sweep(trials_folder: str) -> None:
-    """Remove the spools, and last words, of workers that died with their parent, so that nobody has taken them away.
+    """Remove the spools and curves of workers that died together with their parent.
 
-    For whoever has the run to himself: an orphan that still lives loses no more than what it would print.
+    Call it only while holding the run: a worker that still lives loses what it would print.
     """
     run, trials = os.path.split(trials_folder)
     with contextlib.suppress(OSError), inside.folder(run, trials) as at:
@@ -124,12 +124,12 @@ class Telling:
         self._lock = threading.Lock()
 
     def begin(self, id: int, curve: Curve) -> None:
-        """From now on a trial is in flight; its curve grows meanwhile, in another thread."""
+        """Follow the curve of a trial, to which another thread adds points."""
         with self._lock:
             self._now, self._written = (id, curve), 0
 
     def end(self) -> None:
-        """No trial is in flight; its file is taken away, if it has one."""
+        """Follow no trial; remove the file of the last one."""
         with self._lock:
             self._now = None
             if self._written:
@@ -151,7 +151,7 @@ class Telling:
             inside.replace(at, self._name, data, part=f"{self._name}.part", sync=False)
 
     def remove(self) -> None:
-        """Leave no file behind."""
+        """Remove the file."""
         with contextlib.suppress(OSError):
             inside.remove(self._run, self._trials, self._name)
 

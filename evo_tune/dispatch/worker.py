@@ -185,7 +185,7 @@ def _gpu_memory() -> int:
 
 
 WORKER = "EVO_TUNE_WORKER"
-"""What marks a worker, and all that it starts, in the environment."""
+"""Environment variable that marks a worker and all processes that it starts."""
 
 TICK = 0.5
 """Seconds between two looks of the watchdog."""
@@ -194,7 +194,7 @@ COLLECT_EVERY = 5.0
 """Seconds of evaluation after which cyclic garbage is collected; with torch loaded that takes 0.06 s."""
 
 TIMED = Minimize("seconds")
-"""What the timing of a few steps must tell."""
+"""Metric that the timing of a few steps must return."""
 
 
 class Worker:

@@ -1,7 +1,7 @@
-"""The nouns that travel: a Candidate goes out to a slot, an Outcome comes back, both make a Trial.
+"""The data of a trial: a Candidate goes to a slot, an Outcome comes back, both make a Trial.
 
-All of them are frozen and plain: `vars` of one is the message that a worker gets or sends, and the store has the
-schema of each on disk. This module knows nothing of strategies, stores, processes or torch.
+All are frozen and plain: `vars` of one is the message that a worker receives or sends, and the store has the schema of
+each on disk. This module knows nothing of strategies, stores, processes or torch.
 """
 
 from __future__ import annotations
@@ -43,19 +43,19 @@ __all__ = [
 
 
 DEFAULT = "default"
-"""The default genome, first in a run."""
+"""Operator of the default genome, the first trial of a run."""
 
 WARM_START = "warm-start"
-"""A genome that was given to the run, right after the default."""
+"""Operator of a genome that the user gave, proposed right after the default."""
 
 PROMOTION = "promotion"
-"""A training that goes on to the next rung."""
+"""Operator of a training that continues to the next rung."""
 
 REPLICATE = "replicate"
-"""A genome once more, with another seed."""
+"""Operator of an extra seed of a genome."""
 
 BY_HAND = "by hand"
-"""A genome that is trained for itself, outside any run."""
+"""Operator of a genome that is trained outside any run."""
 
 
 @dataclass(frozen=True)
@@ -119,18 +119,18 @@ Status: TypeAlias = Literal["ok", "failed", "diverged", "out_of_memory", "crashe
 STATUSES: tuple[str, ...] = get_args(Status)
 
 DECAYED = "decayed"
-"""What a point of a curve has beside its metrics if it says so: 1 where the learning rate's final fall has begun."""
+"""Name of a value in a point of a curve: 1 once the final decay of the learning rate has begun."""
 
 
 @dataclass(frozen=True)
 class Objective:
-    """A metric and its direction. Use `Minimize` and `Maximize`; nothing else flips a sign."""
+    """A metric and its direction. Use `Minimize` or `Maximize`; no other code flips a sign."""
 
     metric: str
     sign: ClassVar[float] = 1.0
 
     def loss(self, metrics: Mapping[str, float]) -> float:
-        """Return the metric as a number to minimise."""
+        """Return the metric as a number to minimize."""
         return self.sign * metrics[self.metric]
 
     def value(self, loss: float) -> float:
@@ -173,16 +173,16 @@ class Maximize(Objective):
 
 @dataclass(frozen=True)
 class Proposal:
-    """One birth, as a strategy wants it.
+    """A trial that a strategy proposes.
 
     Args:
         genome: A snapped genome (see `SearchSpace.snap`).
-        operator: How it was made, in a word or two ('crossover+mutation'); for people.
-        parents: Ids of the trials it was bred from.
+        operator: Name of what made the genome ('crossover+mutation'); for people.
+        parents: Ids of the trials from which the genome was bred.
         budget: Fraction of the full training, 0 < budget ≤ 1.
-        resumes: Id of the trial whose saved state it goes on from.
-        replicate: Same genome, another seed: 0 for the first.
-        stop_if: Bounds (fraction, metric, loss bound) that stop it as pruned.
+        resumes: Id of the trial whose checkpoint it continues.
+        replicate: Number of its seed: 0 for the first seed of a genome.
+        stop_if: Bounds (fraction, metric, loss bound) beyond which it is pruned.
     """
 
     genome: Genome
@@ -204,20 +204,20 @@ class Proposal:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A birth as it goes to a slot: one message out.
+    """A proposed trial as it goes to a slot: one message out.
 
     Args:
-        id: Position in the order of births, from 0.
-        generation: Fresh births before it // population.
+        id: Position in the order of proposals, from 0.
+        generation: Number of genomes proposed before it // population.
         seed: Seed of its training (see `trial_seed`).
-        told_before: Number of results that its proposal had seen.
+        told_before: Number of results that had been reported when it was proposed.
         genome: See Proposal.
         operator: See Proposal.
         parents: See Proposal.
         budget: See Proposal.
         resumes: See Proposal.
         replicate: See Proposal.
-        stop_if: See Proposal; fixed at birth.
+        stop_if: See Proposal; fixed when it is proposed.
         test: Whether its training may use the test set: in the final comparison only, so it is not in the journal.
         timing: Steps to be timed in place of a training. Only a forecast does that, so the journal does not know it.
     """
@@ -238,7 +238,7 @@ class Candidate:
 
     @property
     def fresh(self) -> bool:
-        """Whether it counts as a birth for `--trials` and generations: the first trial of its genome."""
+        """Whether it counts for `--trials` and generations: the first trial of its genome does."""
         return _is_fresh(self)
 
     @property
@@ -253,15 +253,15 @@ def _is_fresh(birth: Proposal | Candidate) -> bool:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a candidate: one message back. A failure is a value here, never an exception.
+    """The result of a candidate: one message back. A failure is a value here, never an exception.
 
     Args:
         status: ok | failed | diverged | out_of_memory | crashed | timeout | pruned.
-        metrics: What the evaluator returned; empty unless ok.
+        metrics: Metrics that the evaluator returned; empty unless ok.
         curve: What `context.report` was given: (fraction of the full training, metrics, `DECAYED` among them).
         seconds: Wall time of the evaluation.
-        device: Where it ran ('cpu', 'cuda:0').
-        error: One line saying what went wrong; None if ok.
+        device: Device of the evaluation ('cpu', 'cuda:0').
+        error: Reason of a failure, one line; None if ok.
     """
 
     status: Status
@@ -272,13 +272,12 @@ class Outcome:
     error: str | None = None
 
     def left_at(self, budget: float) -> float:
-        """Return the share of the full training at which it was left to go on: before a decay that is thrown away.
+        """Return the share of the full training after which a promotion continues: before a decay that is discarded.
 
-        That is the last point before the decay; where the curve does not end with one below the full training, the
-        budget itself.
+        That is the last point before the decay, or the budget where the curve does not end with a decay.
 
         Args:
-            budget: The candidate's.
+            budget: Budget of the candidate.
         """
         if budget == 1.0 or not self.curve or not self.curve[-1][1].get(DECAYED):
             return budget
@@ -288,14 +287,14 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Trial:
-    """A candidate and what came of it, as strategies see it.
+    """A candidate and its outcome, as strategies see it.
 
     Args:
-        candidate: What went out.
-        outcome: What came back.
-        told_order: Position in the order in which strategies were told, from 0.
-        losses: All objectives as minimised numbers, all finite; None unless the status is ok.
-        violation: By how much it is beyond the run's constraints; 0 if it is feasible.
+        candidate: The candidate.
+        outcome: Its outcome.
+        told_order: Position in the order in which results were reported, from 0.
+        losses: All objectives as numbers to minimize, all finite; None unless the status is ok.
+        violation: Amount by which it breaks the constraints; 0 if it is feasible.
     """
 
     candidate: Candidate
