@@ -19,7 +19,7 @@ from evo_tune.errors import OptionError
 from evo_tune.options.binding import bind
 from evo_tune.options.declare import AUTO, Options, declared_in, option
 
-__all__ = ["LIMITS", "RunSettings", "SessionSettings", "parse_rungs", "read_settings", "settings_of"]
+__all__ = ["LIMITS", "PLACES", "RunSettings", "SessionSettings", "parse_rungs", "read_settings", "settings_of"]
 
 LIMITS = ("trials", "generations", "budget", "hours")
 """Settings that end a session. New limits replace all earlier ones."""
@@ -139,6 +139,10 @@ class _Places(Options):
         None, unit="URL", help="Address of a running cluster, tcp://HOST:8786; by default one is started."
     )
     max_slots: int | None = option(None, bounds="[1, 10000]", help="Maximum number of slots on a cluster that grows.")
+
+
+PLACES = tuple(declared_in(_Places))
+"""Settings that say where trainings run; those of a stranger's run are not used."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,14 +33,13 @@ from evo_tune.plugins.find import (
 )
 from evo_tune.plugins.function import FUNCTION, OWN_FILE, Reference, again, function_evaluator, sent
 from evo_tune.rules.ruled import Ruled
-from evo_tune.settings import SessionSettings
+from evo_tune.settings import PLACES, SessionSettings
 from evo_tune.store.journal import write_atomically
 from evo_tune.store.manifest import Manifest
 from evo_tune.store.run import Run
 from evo_tune.trust.decide import allow, allow_command, doubt, remember_file, remember_run
 
 __all__ = [
-    "PLACES",
     "Ask",
     "believed",
     "code_of",
@@ -58,9 +57,6 @@ OWN = "evo_tune.strategies."
 Ask = Callable[[str], bool]
 """Asks the user a question."""
 
-PLACES = ("backend", "address", "max_slots", "slots", "devices", "per_device")
-"""Fields of a session that say where trainings run: whom to connect to, and how much of this machine to take."""
-
 PREFIXES = ("bundled", "entry")
 """What a reference to code that is installed begins with."""
 
@@ -75,9 +71,9 @@ def named_evaluator(
 
     Args:
         name: Name, path or command; or a function.
-        genes: What the user gave of genes, and
-        options: of options: a command has no others.
-        space: That of a function, or of a command.
+        genes: Genes that the user gave.
+        options: Options that the user gave.
+        space: Search space of a function or a command.
 
     Raises:
         PluginError: There is none, or it is broken.
@@ -137,11 +133,11 @@ def code_of(
     """Load the evaluator and the strategy of a saved run, if they may be executed.
 
     Args:
-        run: It.
-        evaluator: Where the user says that the evaluator's file is now; None where the manifest says.
-        trust: Whether the user says that the files which the run names are to be trusted.
-        ask: Asks the user about one that they have not named themselves; None where nobody is there.
-        strategy: Where the user says that the strategy's file is now; None where the manifest says.
+        run: Saved run.
+        evaluator: New path of the evaluator's file, if it has moved; or the function itself.
+        trust: Whether the user trusts the files that the run names.
+        ask: Function that asks the user about a file that they have not named themselves; None without a terminal.
+        strategy: New path of the strategy's file, if it has moved.
 
     Raises:
         UsageError: One is not trusted.
@@ -149,13 +145,8 @@ def code_of(
         StoreError: The evaluator does not accept the run's options.
     """
     chosen = _allowed_strategy(run.manifest, trust, ask, strategy)
-    bound = bound_again(run, _evaluator(run, evaluator, trust, ask))
+    bound = bound_again(run, evaluator_of(run, evaluator, trust, ask))
     return bound, ruled(run.manifest, bound, chosen)
-
-
-def evaluator_of(run: Run, evaluator: str | None = None, trust: bool = False, ask: Ask | None = None) -> Evaluator:
-    """Load the evaluator of a saved run alone, if it may be executed; see `code_of`."""
-    return _evaluator(run, evaluator, trust, ask)
 
 
 def bound_again(run: Run, evaluator: Evaluator) -> BoundEvaluator:
@@ -230,7 +221,10 @@ def place_of(manifest: Manifest, moved_to: str | None) -> str:
     return moved_to or name
 
 
-def _evaluator(run: Run, moved_to: str | Callable[..., Any] | None, trust: bool, ask: Ask | None) -> Evaluator:
+def evaluator_of(
+    run: Run, moved_to: str | Callable[..., Any] | None = None, trust: bool = False, ask: Ask | None = None
+) -> Evaluator:
+    """Load the evaluator of a saved run, if it may be executed; see `code_of`."""
     manifest = run.manifest
     reference = manifest.evaluator
     if reference.startswith(f"{FUNCTION}:") and (moved_to is None or isinstance(moved_to, str)):
@@ -308,8 +302,8 @@ def believed(run: Run, changes: Mapping[str, Any]) -> SessionSettings:
     """Return the settings of the last session; without its places to train if the run may come from a stranger.
 
     Args:
-        run: It. One that this user began, and that nobody else may write, is believed.
-        changes: What the user says now: none of that needs to be told as left out.
+        run: Saved run. One that this user began, and that nobody else may write, is believed.
+        changes: Settings that the user gives now; the warning does not name them.
     """
     last = run.sessions[-1] if run.sessions else SessionSettings()
     why = doubt(run.folder, run.manifest.identity)
