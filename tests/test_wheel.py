@@ -80,3 +80,12 @@ def test_the_main_job_with_nothing_but_the_wheel(installed: Path, tmp_path: Path
     assert int(typed(["export", "r1", "model", "--tokens", "1500"], then=use)[-1]) > 0
     module = [sys.executable, "-m", "evo_tune", "--version"]
     assert subprocess.run(module, cwd=tmp_path, env=env, capture_output=True).stdout.startswith(b"evo-tune, version ")
+
+
+@pytest.mark.slow
+def test_the_wheel_has_files_that_are_not_python(installed: Path) -> None:
+    package = ROOT / "evo_tune"
+    files = [path.relative_to(package) for path in package.rglob("*") if path.is_file() and path.suffix != ".py"]
+    wanted = [path for path in files if "__pycache__" not in path.parts]
+    assert Path("plugins/templates/evaluator.py.txt") in wanted
+    assert not [path for path in wanted if not (installed / "evo_tune" / path).is_file()]
