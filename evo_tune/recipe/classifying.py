@@ -60,7 +60,7 @@ three times as long."""
 
 
 def check_whole(options: Classifying, batch: int, ranks_on_cpu: bool = False) -> None:
-    """Require that a batch norm can see a whole step in one pass, by which alone its result is that of the step.
+    """Require that a batch norm sees a whole step in one pass.
 
     Args:
         options: Passes and ranks.
@@ -133,20 +133,20 @@ def _gpu_memory(config: EncoderConfig, batch: int, options: Classifying, whole: 
 
 @dataclass(frozen=True, kw_only=True)
 class SampleTask:
-    """A training on samples: what is learned from, how, and for how long.
+    """A training on samples: data, model, options and budget.
 
     Args:
         options: How it is trained.
-        genome: What sets it apart from others, plain data. It gives lr and batch, and where it has them weight_decay,
-            warmup, label_smoothing and mixup. Checkpoints go on under the same genome only.
-        build: Makes the model from a seed.
+        genome: Values of the genes, plain data: lr and batch, optionally weight_decay, warmup, label_smoothing and
+            mixup. A checkpoint belongs to one genome.
+        build: Function that returns the model, given a seed.
         inputs: All samples, (n, …).
         flops_per_sample: FLOPs of training on one sample.
         reference: Batch for which learning rates are meant (see `scale_lr`).
         data: Hash of the samples and of how they are split.
         whole: Whether a step must be one pass, as batch norms need it.
         augment: What is done to the inputs of a step; None: nothing.
-        loss: Makes the loss; None: the task's own, squared error of numbers or cross-entropy of classes.
+        loss: Function that returns the loss; None: squared error for numbers, cross-entropy for classes.
     """
 
     options: Plan
@@ -162,7 +162,7 @@ class SampleTask:
 
     @property
     def targets(self) -> NDArray[Any]:
-        """What is learned of each sample, (n, …)."""
+        """Targets of all samples, (n, …)."""
         raise NotImplementedError
 
     @property
@@ -172,7 +172,7 @@ class SampleTask:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What a checkpoint belongs to, plain data."""
+        """Plain data that a checkpoint must match."""
         return {"genome": dict(self.genome), "data": self.data}
 
     @property

@@ -1,8 +1,8 @@
-"""A task, and the course of its training: from where it is to where it stops, its evaluations, and how it is judged.
+"""Tasks and their training runs: phases, evaluations on the way, early stopping, and the final metrics.
 
-A `Task` supplies data, model, loss and metrics; here trainers are built of them, the same way for every task. A
-`Course` tells the same whether it is run in one go or in parts: evaluations that change anything lie at fixed steps of
-the full training. Knows nothing of checkpoints' places, or of searches.
+A `Task` supplies data, model, loss and metrics; trainers are built of them the same way for every task. A `Course` is
+one training run. It reports the same whether it runs in one go or in parts, because evaluations with an effect are at
+fixed steps of the full training. This module knows nothing of checkpoint folders or searches.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ ENOUGH = 1.5
 
 
 class Run(Protocol):
-    """Where a training stands; `evo_tune.Context` is one, and says what each is."""
+    """Device, seed, budget and folders of a training; `evo_tune.Context` documents each."""
 
     device: str
     threads: int
@@ -49,14 +49,14 @@ class Run(Protocol):
 
     @property
     def folder(self) -> Path:
-        """Folder of this training."""
+        """Return the folder of this training."""
 
     def report(self, fraction: float, **metrics: float) -> None:
         """Add a point to the learning curve."""
 
 
 class Plan(Protocol):
-    """What an evaluator says of a training, without torch: options, numbers, and what its checkpoints belong to."""
+    """An evaluator's description of a training, without torch: options, numbers and the identity of its checkpoints."""
 
     @property
     def options(self) -> Any:
@@ -64,11 +64,11 @@ class Plan(Protocol):
 
     @property
     def genome(self) -> Mapping[str, Any]:
-        """What sets it apart from others, plain data."""
+        """Values of its genes, plain data."""
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What a checkpoint belongs to, plain data: its data by a hash of what is in it."""
+        """Plain data that a checkpoint must match, such as the genome and a hash of the data."""
 
     @property
     def save(self) -> bool:
@@ -76,7 +76,7 @@ class Plan(Protocol):
 
     @property
     def narrow(self) -> bool:
-        """Whether its products are too small for a CPU to gain from computing them in less than float32."""
+        """Whether its matrix products are too small for a CPU to gain from bfloat16."""
 
     @property
     def lr(self) -> float:
@@ -107,19 +107,19 @@ class Phase(Protocol):
 
     @property
     def windows(self) -> int:
-        """Windows or samples that are trained on, repetitions counted."""
+        """Windows or samples to train on, repetitions counted."""
 
     @property
     def per_step(self) -> int:
-        """Of these, in one step."""
+        """Windows or samples in one step."""
 
     @property
     def end(self) -> int:
-        """The step after its last."""
+        """Step after the last one."""
 
 
 class Whole(NamedTuple):
-    """The phase of a training that has only one (see `Phase`)."""
+    """The only phase of a training (see `Phase`)."""
 
     windows: int
     per_step: int
@@ -131,7 +131,7 @@ class Fitting(NamedTuple):
 
     Args:
         micro_batch: Windows or samples in one pass.
-        recompute: What is computed again in the backward pass, where that is not the option's (see `GPT`).
+        recompute: Blocks to compute again in the backward pass (see `GPT`); None: the model's own setting.
     """
 
     micro_batch: int
@@ -142,27 +142,27 @@ class Task(ABC):
     """A training's data, model, loss and metrics, on a device.
 
     Args:
-        plan: What an evaluator says of it.
-        run: Where it stands: device, seed.
-        ranks: The processes that train it together.
+        plan: The evaluator's description.
+        run: Device and seed.
+        ranks: Processes that share each step; None: one process.
     """
 
     group: ClassVar[str]
-    """Whose rows of `metrics.METRICS` are told."""
+    """Group of rows of `metrics.METRICS` that are reported."""
 
     def __init__(self, plan: Any, run: Run, ranks: Ranks | None = None) -> None:
         self.plan, self.run, self.ranks = plan, run, ranks
         self.phases: Sequence[Any] = ()
-        """The phases of the full training, once they are settled."""
+        """Phases of the full training, set by `course`."""
         self.testing = False
-        """Whether the test set stands in the place of what is held out."""
+        """Whether the test set takes the place of the held-out data."""
         self._passes: dict[Any, Fitting] = {}
 
-    # What a task supplies.
+    # Supplied by each task.
 
     @property
     def loss(self) -> Loss | None:
-        """What is minimised; None: the cross-entropy of logits."""
+        """Loss to minimise; None: cross-entropy of logits."""
         return None
 
     @property
@@ -172,11 +172,15 @@ class Task(ABC):
 
     @abstractmethod
     def planned(self) -> Sequence[Any] | None:
-        """Return the phases of the full training; None: only a clock can tell how long it is."""
+        """Return the phases of the full training; None if its budget is in seconds."""
 
     @abstractmethod
     def phase(self, windows: int) -> Any:
-        """Return the only phase of a training on so many windows or samples."""
+        """Return the phase of a training with one phase.
+
+        Args:
+            windows: Windows or samples to train on, repetitions counted.
+        """
 
     @abstractmethod
     def model(self, phase: Any) -> nn.Module:
@@ -188,44 +192,54 @@ class Task(ABC):
 
     @abstractmethod
     def fit(self, phase: Any, model: nn.Module | None) -> Fitting:
-        """Return how a phase's steps fit the device; the model is that of a phase that is about to begin."""
+        """Return how a step of a phase fits the device.
+
+        Args:
+            phase: The phase.
+            model: Its model, if it was built already.
+        """
 
     @abstractmethod
     def predicted_peak(self, trainer: Trainer, largest: int) -> float:
-        """Return the memory that a training with so many windows or samples in a pass is predicted to take, bytes."""
+        """Return the predicted peak memory of a training, bytes.
+
+        Args:
+            trainer: Its trainer.
+            largest: Windows or samples in the largest pass.
+        """
 
     @abstractmethod
     def on_the_way(self, trainer: Trainer) -> Mapping[str, float]:
-        """Return a point of the learning curve: `val_loss`, by which decisions are made, and what else it tells."""
+        """Return a point of the learning curve: `val_loss`, which decides early stopping, and further metrics."""
 
     @abstractmethod
     def seen_loss(self, trainer: Trainer) -> float:
-        """Return the loss on what is trained on."""
+        """Return the loss on fixed training data."""
 
     @abstractmethod
     def judged(self, course: Course, resumed: int | None) -> Judged:
-        """Judge the model as it is: what the rows of the group look at."""
+        """Return the object from which the rows of the group read their metrics."""
 
-    # What only a task of several phases has.
+    # Overridden by tasks with several phases.
 
     def share(self, step: int) -> float:
-        """Return the share of the full training's arithmetic that lies before a step."""
+        """Return the share of the full training's FLOPs that is spent before a step."""
         return step / self.ends[-1]
 
     def largest_step(self, trainer: Trainer) -> int:
-        """Return the number of a step with as many windows or samples as any in the phase."""
+        """Return the number of a step with the largest batch of the phase."""
         del trainer
         return 0
 
     def further(self, trainer: Trainer) -> Trainer:
-        """Return the trainer of the next phase, from one that has ended its own."""
+        """Return the trainer of the next phase, given one at the end of its phase."""
         raise AssertionError(f"{type(self).__name__} is trained in one phase")
 
-    # What follows.
+    # The same for every task.
 
     @property
     def ends(self) -> Sequence[int]:
-        """The step after the last one of each phase; the last is the end of the full training."""
+        """Step after the last one of each phase; the last entry is the end of the full training."""
         return [phase.end for phase in self.phases]
 
     @property
@@ -234,13 +248,13 @@ class Task(ABC):
         return 1 if self.ranks is None else self.ranks.size
 
     def tested(self) -> Task:
-        """Return the same task, judged by its test set in place of what is held out for validation."""
+        """Return the same task, judged by its test set instead of its validation set."""
         made = copy.copy(self)
         made.testing = True
         return made
 
     def passes(self, phase: Any, model: nn.Module | None = None) -> Fitting:
-        """Return how a phase's steps fit the device, which is looked at once."""
+        """Return how a step of a phase fits the device; it is determined once a phase."""
         if phase not in self._passes:
             self._passes[phase] = self.fit(phase, model)
         return self._passes[phase]
@@ -254,14 +268,14 @@ class Task(ABC):
         passes: Fitting | None = None,
         ranks: Ranks | None = None,
     ) -> Trainer:
-        """Return a trainer of a phase at step 0, its schedules laid over all `steps`.
+        """Return a trainer of a phase at step 0.
 
         Args:
-            phase: Which one.
-            steps: Of the full training.
+            phase: The phase.
+            steps: Steps of the full training, over which schedules extend.
             lr: Peak learning rate; None: the plan's.
-            passes: How its steps fit the device; None: as it is found out.
-            ranks: The processes that train it together.
+            passes: How a step fits the device; None: determined here.
+            ranks: Processes that share each step; None: one process.
         """
         plan, options, run = self.plan, self.plan.options, self.run
         model = self.model(phase)
@@ -284,16 +298,16 @@ class Task(ABC):
         )
 
     def course(self, saved: Mapping[str, Any]) -> Course:
-        """Return the training at step 0, or where a checkpoint ends.
+        """Return the training run at step 0, or at the step of a checkpoint.
 
         Args:
-            saved: What was saved of it; empty: nothing.
+            saved: State of the checkpoint; empty for none.
 
         Raises:
-            UsageError: The model cannot be trained so, or the data cannot be used.
+            UsageError: The options do not fit the model, or the data cannot be used.
         """
         options, planned = self.plan.options, self.planned()
-        # A clock was asked once, and its answer stands.
+        # A budget in seconds is converted once; a resumed training keeps the result.
         self.phases = [self.phase(saved["windows"] if saved else self._by_clock())] if planned is None else planned
         step = saved["trainer"]["step"] if saved else 0
         phase = next((phase for phase in self.phases if step <= phase.end), self.phases[-1])
@@ -309,20 +323,20 @@ class Task(ABC):
         return course
 
     def _by_clock(self) -> int:
-        """Return how many windows or samples a budget in seconds is worth, by steps that are thrown away."""
+        """Return the windows or samples that fit the budget in seconds, by timing steps of a trial training."""
         per_step: int = self.phase(1).per_step
         trial = self.phase(per_step * TIMED)
         return per_step * steps_in(self.plan.options.seconds, self.trainer(trial, trial.end, lr=SAFE))
 
 
 class Course:
-    """A training of a model along its phases.
+    """One training run: trains a model through its phases, evaluates it on the way and judges it at the end.
 
     Args:
-        trainer: In the phase that its step lies in.
-        task: What it trains and is judged by; its phases are settled.
-        evaluations: Evaluations along the full training.
-        stopping: Ends it early, and then keeps the best weights; None: nothing does.
+        trainer: Trainer of the phase that contains its step.
+        task: The task; its phases are set.
+        evaluations: Number of evaluations of the full training.
+        stopping: Early stopping, which restores the best weights; None for none.
         report: Called after each evaluation with the share of the full training, the point of the curve, and whether
             the final fall of the learning rate has begun.
 
@@ -378,7 +392,7 @@ class Course:
             self._tell(point)
 
     def decay(self, stop: int) -> None:
-        """Come down to step `stop`, to be judged there: what follows from here on is not the training's any more.
+        """Train to step `stop` with a falling learning rate, to be judged there. The training cannot continue from it.
 
         Raises:
             Diverged: See `Trainer.run`.
@@ -396,11 +410,11 @@ class Course:
         self._measured(decay)
 
     def _measured(self, work: Callable[[], None]) -> None:
-        """Do a part of the training, and take note of the most memory that was held meanwhile."""
+        """Run a part of the training and record its peak memory."""
         self._peak = max(self._peak, measured_peak(self.trainer.device, work) or 0.0)
 
     def _train(self, step: int) -> None:
-        """Train up to a step, through the ends of phases."""
+        """Train up to a step, switching models at the end of each phase."""
         before, first = time.perf_counter(), self.trainer.targets
         self._watch.start()
         for end in self.task.ends[:-1]:
@@ -425,14 +439,14 @@ class Course:
             self.stopping.update(loss, self.model)
 
     def timed(self, steps: int, warm: int = 2) -> dict[str, float]:
-        """Time a few steps from where it stands, and each kind of judging once; what the full training will take.
+        """Time a few steps and each kind of evaluation, and return the predicted time of the full training.
 
         Args:
-            steps: To be timed; fewer where the phase is shorter, or they are slow.
-            warm: Steps before them, which are slower than all others.
+            steps: Steps to time; fewer if the phase is shorter or the steps are slow.
+            warm: Untimed steps before them.
 
         Returns:
-            'seconds' from here to the end, and 'judging', the part of them that no budget makes longer.
+            'seconds' from the current step to the end; 'judging', the part of them that does not grow with the budget.
 
         Raises:
             Diverged: See `Trainer.run`.
@@ -446,7 +460,7 @@ class Course:
             self.trainer.run(self.trainer.step + 1)
             done.append(time.perf_counter())
         stop = self.trainer.step
-        # The median, since on a machine that has other work to do as well the mean is of a few steps that were kept.
+        # The median: on a busy machine a few slow steps would dominate a mean.
         share = self.task.share(stop) - self.task.share(first)
         stepping = median(b - a for a, b in pairwise(done)) * (stop - first) / share
         done = [time.perf_counter()]
@@ -463,7 +477,7 @@ class Course:
         return {"windows": self.task.phases[0].windows, "trainer": self.trainer.state(), "stopping": stopping}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state` gave.
+        """Restore what `state` returned.
 
         Raises:
             RecipeError: It belongs to another training.
@@ -473,11 +487,11 @@ class Course:
             self.stopping.restore(state["stopping"])
 
     def metrics(self, resumed: int | None = None, test: bool = False) -> dict[str, float]:
-        """Judge the model, with its best weights if it could stop early; save its state before.
+        """Return the final metrics, of the best weights if early stopping is on. Save the state before calling this.
 
         Args:
-            resumed: Step of the checkpoint that it went on from; None: it was to go on from none.
-            test: Whether it is judged by its test set as well.
+            resumed: Step of the checkpoint that the training continued from; None if there was none.
+            test: Whether to judge by the test set as well.
 
         Returns:
             The metrics of its task's group (see `metrics.METRICS`).
@@ -498,7 +512,7 @@ class Course:
 
     @property
     def peak_memory(self) -> float:
-        """Bytes: measured on a GPU, predicted on a CPU."""
+        """Peak memory in bytes: measured on a GPU, predicted on a CPU."""
         return self._peak or self.task.predicted_peak(self.trainer, self.largest_pass)
 
     @property
@@ -512,13 +526,13 @@ class Course:
 
 
 class Judged:
-    """A course that is over: what the rows of `metrics.METRICS` look at. Each kind of task adds what is its own.
+    """A finished training run, from which the rows of `metrics.METRICS` read. Each task adds its own attributes.
 
     Args:
-        course: It, its model as it is to be judged.
-        resumed: Step of the checkpoint that it went on from; None: it was to go on from none.
+        course: The run, with the weights to judge.
+        resumed: Step of the checkpoint that it continued from; None if there was none.
         flops: FLOPs of the training.
-        flops_per_target: FLOPs of training on one target (a token, a sample), as it went in the end.
+        flops_per_target: FLOPs of training on one target (a token, a sample) in the last phase.
     """
 
     def __init__(self, course: Course, resumed: int | None, *, flops: float, flops_per_target: float) -> None:
@@ -528,7 +542,7 @@ class Judged:
         self.micro_batch = float(course.largest_pass)
 
     def loss_of(self, model: nn.Module) -> float:
-        """Return the loss of a model on what is held out."""
+        """Return the loss of a model on the held-out data."""
         raise NotImplementedError
 
     @property
@@ -538,7 +552,7 @@ class Judged:
 
     @property
     def mfu(self) -> float | None:
-        """Share of the device's peak that was made use of."""
+        """Share of the device's peak FLOP/s that was used."""
         trainer = self.trainer
         if trainer.device.type != "cuda":
             return None

@@ -1,4 +1,4 @@
-"""A text that a `GPT` is trained on: phases of rising context or size, judged on held-out blocks; written for use."""
+"""Train a `GPT` on a text in phases of rising context or size, judge it on held-out blocks, and write it to disk."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ AT_ONCE = 4096
 
 
 class Material(Protocol):
-    """What is read, and what judges."""
+    """Batches to train on, and windows to judge by."""
 
     def source(self, phase: Phase, micro_batch: int) -> Source:
         """Return the batches of a phase."""
@@ -51,7 +51,7 @@ class Material(Protocol):
 
 
 class Reading(Task):
-    """A text that a `GPT` is trained on; a point of the curve is from every fourth held-out block.
+    """Train a `GPT` on a text; a point of the curve is computed from every fourth held-out block.
 
     Args:
         plan: See `Task`.
@@ -109,7 +109,7 @@ class Reading(Task):
         )
         micro, recompute = fit.micro_batch, fit.recompute
         if self.ranks is not None:
-            # What one rank has no memory for none does: in the middle of a training the others would wait for it.
+            # All ranks use the smallest: if one ran out of memory later, the others would wait for it.
             micro, plain = self.ranks.least(micro, recompute is None)
             recompute = None if plain else 1
         return Fitting(micro, options.recompute or recompute)
@@ -159,7 +159,7 @@ class Reading(Task):
         return self.judge(trainer, [self.material.seen(self.phase_of(trainer).config.context)]).loss
 
     def held_out(self, trainer: Trainer) -> list[MicroBatch]:
-        """Return the blocks that judge, in windows of the model's context."""
+        """Return the blocks to judge by, in windows of the model's context."""
         return self.material.held_out(self.phase_of(trainer).config.context, self.testing)
 
     def judge(self, trainer: Trainer, blocks: Sequence[MicroBatch], model: nn.Module | None = None) -> Evaluation:
@@ -177,7 +177,7 @@ class Reading(Task):
 
 
 class JudgedText(Judged):
-    """A `GPT` whose training is over.
+    """A finished training of a `GPT`.
 
     Args:
         reading: Its task.

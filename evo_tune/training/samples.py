@@ -1,4 +1,4 @@
-"""Samples with targets, and a model that is judged on all that is held out; classifiers, written for use."""
+"""Tasks on samples with targets, judged on all held-out samples; classifiers as folders to use."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Examples:
 
 
 class Samples(Task):
-    """Samples whose targets are real numbers, or whatever the plan's loss takes."""
+    """Train on samples whose targets are real numbers, or what the plan's loss expects."""
 
     group = "samples"
     plan: SampleTask
@@ -56,7 +56,7 @@ class Samples(Task):
 
     @cached_property
     def examples(self) -> Examples:
-        """All samples, by part."""
+        """Samples of each part."""
         inputs, targets = torch.from_numpy(self.plan.inputs), torch.from_numpy(self.plan.targets)
         targets = targets.float() if targets.is_floating_point() else targets.long()
         rows = [torch.from_numpy(part) for part in self.plan.parts]
@@ -68,12 +68,12 @@ class Samples(Task):
         return self.own_loss() if self.plan.loss is None else self.plan.loss()
 
     def own_loss(self) -> Loss:
-        """Return the loss where the plan names none."""
+        """Return the loss if the plan names none."""
         return SquaredError()
 
     @property
     def targets_each(self) -> int:
-        """Counted targets of one sample: 1 of a class, k of k real numbers."""
+        """Counted targets of one sample: 1 for a class, k for k real numbers."""
         return self.loss.count(self.examples.training[1][:1])
 
     def planned(self) -> Sequence[Whole] | None:
@@ -139,7 +139,7 @@ class Samples(Task):
 
     @property
     def held_out(self) -> MicroBatch:
-        """Inputs and targets that judge."""
+        """Inputs and targets to judge by."""
         return self.examples.test if self.testing else self.examples.held_out
 
     def judge(self, trainer: Trainer, samples: MicroBatch, model: nn.Module | None = None) -> Evaluation | Scores:
@@ -158,10 +158,10 @@ class Samples(Task):
 
 
 class Classified(Samples):
-    """Samples with classes, judged by accuracy and AUC as well.
+    """Train a classifier, judged by accuracy and AUC as well.
 
     Raises:
-        OptionError: The model cannot be trained by these ranks, or in these passes.
+        OptionError: A batch norm does not allow these ranks or this micro-batch.
     """
 
     group = "classes"
@@ -194,10 +194,10 @@ class Classified(Samples):
 
 
 class JudgedSamples(Judged):
-    """A training on samples that is over.
+    """A finished training on samples.
 
     Args:
-        task: Its task.
+        task: The task.
         course: See `Judged`.
         resumed: See `Judged`.
     """
@@ -230,16 +230,16 @@ def write_classifier(
     options: Options,
     seed: int,
 ) -> None:
-    """Write a trained classifier as something to use: weights, config.json and README.md; its average beside it.
+    """Write a trained classifier to a folder: weights, config.json and README.md; its average in averaged/.
 
     Args:
-        folder: Where; made if it is not there.
-        course: Of its training.
-        metrics: Of its training; config.json and README.md name them.
-        usage: Text of README.md: {folder!r}, {labels}, the names of metrics and of the model's shape stand in it.
-        genome: What it was made of.
-        options: And with which options.
-        seed: And with which seed.
+        folder: Folder to write; created if missing.
+        course: The finished run.
+        metrics: Metrics of the run, for config.json and README.md.
+        usage: Text of README.md with fields {folder!r}, {labels}, names of metrics and of the model's shape.
+        genome: Values of the genes.
+        options: The evaluator's options.
+        seed: Seed of the training.
     """
     folder, average = Path(folder), course.trainer.averaged
     notes = {"genome": dict(genome), "options": options.to_json(), "seed": seed, "metrics": dict(metrics)}
@@ -253,7 +253,7 @@ def write_classifier(
 
 
 def export_classifier(task: ClassifierTask, run: Run, folder: Path | str, usage: str) -> dict[str, float]:
-    """Train a classifier once more, in one process, and write it as something to use (see `write_classifier`)."""
+    """Train a classifier in one process, write it to a folder (see `write_classifier`), and return its metrics."""
     alone = replace(task, options=replace(task.options, ranks=1))
     course, metrics = train(alone, run, Classified)
     write_classifier(folder, course, metrics, usage, genome=task.genome, options=task.options, seed=run.seed)

@@ -1,8 +1,7 @@
-"""A training where it stands: taken up from its checkpoint, trained to its budget, judged, and left to go on from.
+"""Train a plan up to its budget: resume its checkpoint, choose the precision, train, judge, and leave a checkpoint.
 
-What every training passes through, whatever its task: settings of the process, precision, checkpoints, ranks. Where
-it stands (device, seed, budget, folders) comes as a `Run`, which an evaluator's context is; what is trained comes as an
-evaluator's plan and the kind of `Task` that it is. Knows nothing of what data and models are.
+Every training of an evaluator goes through `train`, in one process or in several. Device, seed, budget and folders come
+as a `Run`, such as an evaluator's context. This module knows nothing of data and models.
 """
 
 from __future__ import annotations
@@ -29,36 +28,36 @@ def evaluate_task(
     """Train here, or by several processes, and return the metrics.
 
     Args:
-        plan: What is trained.
-        kind: Which task it is.
-        train_rank: Is each of the processes (see `train_together`).
-        run: Where it stands.
+        plan: The evaluator's description of the training.
+        kind: Class of the task.
+        train_rank: Function that each process calls (see `train_together`).
+        run: Device, seed, budget and folders.
 
     Raises:
-        Diverged: The training was lost.
-        UsageError: It cannot be trained so.
+        Diverged: The training diverged.
+        UsageError: The options do not fit the model or the data.
     """
     if plan.options.ranks == 1:
         return train(plan, run, kind)[1]
-    kind(plan, run)  # what is wrong with it is said before processes start
+    kind(plan, run)  # raises before processes start
     genome = dict(plan.genome)
     return train_together(train_rank, run, plan.options.to_json(), narrow=plan.narrow, genome=genome)
 
 
 def train(plan: Plan, run: Run, kind: type[Task], ranks: Ranks | None = None) -> tuple[Course, dict[str, float]]:
-    """Train up to the run's budget, from the checkpoint that it goes on from, if any.
+    """Train up to the run's budget, from its checkpoint if it has one.
 
     Args:
-        plan: What is trained.
-        run: Where it stands; the learning curve is reported there.
-        kind: Which task it is.
-        ranks: The processes that train it together, each of which calls this.
+        plan: The evaluator's description of the training.
+        run: Device, seed, budget and folders; the learning curve is reported to it.
+        kind: Class of the task.
+        ranks: Processes that share each step, each of which calls this; None: one process.
 
     Returns:
-        The course at its end, and `Course.metrics`.
+        The finished run, and `Course.metrics`.
 
     Raises:
-        Diverged: The training was lost.
+        Diverged: The training diverged.
         UsageError: The checkpoint belongs to another training.
     """
     began = time.perf_counter()
@@ -73,16 +72,16 @@ def train(plan: Plan, run: Run, kind: type[Task], ranks: Ranks | None = None) ->
         start, stop = course.trainer.step, stop_step(course.steps, run.budget)
         fork = max(start, fork_step(course.trainer.recipe.schedule, stop)) if options.fork else stop
         course.run(fork)
-        if writes and (plan.save or stop < course.steps):  # what a longer training goes on from
+        if writes and (plan.save or stop < course.steps):  # a longer training continues from it
             about = {"task": plan.identity, "precision": precision}
             save_checkpoint(run.folder / CHECKPOINT, {**about, **course.state()})
         if fork < stop and not course.stopped:
-            course.decay(stop)  # to be judged and thrown away: what goes on, goes on from the checkpoint
+            course.decay(stop)  # only to be judged: a longer training continues from the checkpoint
         return course, course.metrics(start if run.resume_folder else None, run.test)
 
 
 def _precision(plan: Plan, run: Run, saved: Mapping[str, Any]) -> str:
-    """Return the name of a training's precision: machines may answer otherwise, but not in the middle of a training."""
+    """Return the precision by name. A resumed training keeps its own, whatever this machine would choose."""
     precision: str = plan.options.precision
     if precision != "auto":
         return precision

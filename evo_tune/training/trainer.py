@@ -1,10 +1,9 @@
-"""The training step, and the loop around it: accumulate, judge, clip, set the rates, update, average.
+"""The training step and the loop around it: set the rates, accumulate, judge, clip, update, average.
 
-A step is a pure function of the weights, the optimizer's moments, the step's number and what few options
-remember (the loss's scale, the average of the weights); `Trainer` holds these and nothing else that matters.
-On a GPU no step asks the device for a number: a step is judged there, and the host reads the verdict some steps late.
-On a CPU, where asking costs nothing, it reads each verdict before the update. Knows nothing of files' places, tasks or
-searches.
+A step is a pure function of the weights, the optimizer's moments, the step's number, the loss scale and the average of
+the weights; `Trainer` holds these and no other state. On a GPU no step waits for a number: the device judges the step,
+and the host reads the verdict some steps late. On a CPU the host reads each verdict before the update. This module
+knows nothing of folders, tasks or searches.
 """
 
 from __future__ import annotations
@@ -62,13 +61,13 @@ class Step(NamedTuple):
 
 
 class _Sent(NamedTuple):
-    """A step that the device was given.
+    """A step that was sent to the device.
 
     Args:
         number: From 0.
         lr: Learning rate of the first group.
         targets: Counted targets.
-        values: Gives the fields of its `Verdict` and the scale of its gradient, once they are there.
+        values: Function that waits for the fields of its `Verdict` and for the scale of its gradient.
     """
 
     number: int
@@ -174,10 +173,10 @@ class Trainer:
         return [*self.advance(), *self.catch_up()][-1]
 
     def advance(self, another: bool = False) -> list[Step]:
-        """Give the device one step, without waiting for it, and return those that have become known meanwhile.
+        """Send one step to the device without waiting for it, and return the earlier steps whose results are known.
 
         Args:
-            another: Whether there will be one after it: its samples are sent for.
+            another: Whether another step follows, whose samples are then fetched.
 
         Raises:
             Diverged: See `run`; of a step before, if `late` is not 0.
@@ -187,7 +186,7 @@ class Trainer:
         verdict = self.watch.judge(self.step, loss, norm, overflow)
         scale = clip(self.parameters, verdict.norm, self.recipe.clip)
         self._sent.append(_Sent(self.step, lr, targets, noted([*verdict, scale])))
-        known = self.catch_up(self.late)  # where the host reads at once, a lost step raises before its update
+        known = self.catch_up(self.late)  # on a CPU this step's own verdict: it raises before the update
         self._update(verdict.refused if self.late else None)
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
@@ -198,7 +197,7 @@ class Trainer:
         return known
 
     def catch_up(self, late: int = 0) -> list[Step]:
-        """Wait for what the device was given, but for the last so many steps, and return what became known.
+        """Wait for all steps but the last `late`, and return them.
 
         Raises:
             Diverged: See `run`.
@@ -210,7 +209,7 @@ class Trainer:
         verdict = Verdict(*seen)
         try:
             self.watch.check(sent.number, verdict)
-        except Diverged:  # the device has refused it too, and all that were sent after it
+        except Diverged:  # the device refused this step and all later ones
             self.step = sent.number
             self._sent.clear()
             raise
@@ -221,9 +220,9 @@ class Trainer:
         return Step(sent.number, verdict.loss, verdict.norm, sent.lr, sent.targets, clipped)
 
     def _overflow(self, loss: Number, norm: Number) -> Number | None:
-        """Return whether a gradient is not finite only because the loss's scale is too large; None: it has no scale.
+        """Return whether a gradient is not finite only because the loss scale is too large; None without a loss scale.
 
-        A loss that is not finite, or a gradient that overflows at scale 1, has diverged.
+        A loss that is not finite, or a gradient that overflows at scale 1, means divergence.
         """
         if self.scaler is None:
             return None
@@ -233,7 +232,11 @@ class Trainer:
         return torch.isfinite(loss) & ~torch.isfinite(norm) & (scale > 1.0)
 
     def _update(self, refused: Tensor | None) -> None:
-        """Change the weights by the gradient, and their average by the weights, unless the device refuses the step."""
+        """Update the weights and their average.
+
+        Args:
+            refused: Whether the step is skipped, a flag on the device; None: it is taken.
+        """
         with refusing(self.optimizer, refused):
             self.optimizer.step()
         if self.scaler is not None:
@@ -242,7 +245,7 @@ class Trainer:
             self.averaged.update_parameters(self.model, refused)
 
     def evaluated(self, training: float, held_out: float) -> None:
-        """Take note of an evaluation, by which a `GapDecay` may raise the weight decay.
+        """Record an evaluation, after which a `GapDecay` may raise the weight decay.
 
         Args:
             training: Loss on the training text.
@@ -267,9 +270,9 @@ class Trainer:
         return self.gap.value
 
     def _scaled_gradient(self) -> tuple[Number, Number, Number | None, int]:
-        """Do as `_gradient`, and say whether it overflows at this scale of the loss (see `_overflow`).
+        """Return what `_gradient` returns, and whether it overflows at this loss scale (see `_overflow`).
 
-        Where the host reads at once, the step is tried again at half the scale; else the device leaves it out.
+        On a CPU an overflowing step is repeated at half the scale; a GPU skips it.
         """
         while True:
             loss, norm, targets = self._gradient()
@@ -283,9 +286,8 @@ class Trainer:
     def _gradient(self) -> tuple[Number, Number, int]:
         """Leave this step's gradient in the parameters; return its loss, its norm and its counted targets.
 
-        Out of memory is met with smaller micro-batches, which give the same gradient; it is an error only when they
-        cannot be made smaller, or when other ranks wait for this one in the middle of a reduction: then all have to
-        begin again (see `PassTooLarge`).
+        If memory runs out, micro-batches are halved, which gives the same gradient. It is an error if they cannot be
+        halved, or if other ranks wait in the middle of a reduction: then all ranks begin again.
         """
         fed = self.feed(self.source, self.step)
         largest = max((len(inputs) for inputs, _ in fed.window), default=0)
@@ -299,14 +301,14 @@ class Trainer:
                     raise self.ranks.out_of_memory(error, smaller=smaller) from error
                 if not smaller or not is_out_of_memory(error):
                     raise
-            # Here, outside of the handler, the failed attempt's tensors are no longer held.
+            # Outside of the handler the tensors of the failed attempt are freed.
             self.parts *= 2
             self.optimizer.zero_grad(set_to_none=True)
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
         norm = gradient_norm(self.parameters).to(loss.device)
         judged = torch.stack((loss.float(), norm.float()))
-        if self.ranks is not None:  # one word for all: whoever has a number that is not finite, all have it
+        if self.ranks is not None:  # the same verdict on all ranks
             total, norms = self.ranks.sum(judged).unbind()
             judged = torch.stack((total, norms / self.ranks.size))
         loss, norm = judged.unbind() if self.late else judged.tolist()

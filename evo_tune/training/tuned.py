@@ -1,7 +1,4 @@
-"""A base that is tuned to a text: model, batches, and how it is judged, beside the base itself.
-
-A `TuningTask` says what is tuned, `Tuned` tunes it. Knows nothing of genomes.
-"""
+"""Tune a pre-trained model, the base, to a text. A `TuningTask` is the plan, `Tuned` the task."""
 
 from __future__ import annotations
 
@@ -39,10 +36,10 @@ class TuningTask:
     """A tuning of a base.
 
     Args:
-        options: How it is trained, and to what text.
-        genome: What told it from others, plain data: its checkpoints go on under the same only.
-        base: What is tuned.
-        new: What is trained beside the base.
+        options: The text, and how the model is trained.
+        genome: Values of the genes, plain data. A checkpoint belongs to one genome.
+        base: The pre-trained model.
+        new: Weights that are trained beside the base.
         trainable: Number of trained weights.
         lr: Peak learning rate, at the reference batch.
         batch: Windows in a step.
@@ -69,7 +66,7 @@ class TuningTask:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What a checkpoint belongs to, plain data."""
+        """Plain data that a checkpoint must match."""
         return {"genome": dict(self.genome), "data": self.options.fingerprint()}
 
     def in_precision(self, precision: Any) -> TuningTask:
@@ -92,7 +89,7 @@ def tuned_model(task: TuningTask, trained: Mapping[str, Tensor], device: str = "
 
 
 class Tuned(Task):
-    """A text that a base is tuned to; a point of the curve is from every fourth held-out window."""
+    """Tune a base to a text; a point of the curve is computed from every fourth held-out window."""
 
     group = "tuning"
     plan: TuningTask
@@ -185,7 +182,7 @@ class Tuned(Task):
         return (inputs[curve], targets[curve]), (inputs[~curve], targets[~curve])
 
     def judge(self, trainer: Trainer, windows: MicroBatch, model: nn.Module | None = None) -> Evaluation:
-        """Score the trainer's model, or another, on windows, in the precision in which the base is stored."""
+        """Score the trainer's model, or another, on windows, in the precision of the stored base."""
         device, batch = trainer.device, max(1, AT_ONCE // windows[0].shape[1])
         with trainer.recipe.precision.autocast(device):
             judged = trainer.model if model is None else model
@@ -202,10 +199,10 @@ class Tuned(Task):
 
 
 class JudgedTuning(Judged):
-    """A tuning that is over.
+    """A finished tuning.
 
     Args:
-        task: Its task.
+        task: The task.
         course: See `Judged`.
         resumed: See `Judged`.
     """
