@@ -248,7 +248,8 @@ def process_group(
         yield Ranks(rank, size, where, check_every, parts)
     except BaseException:
         if where.type == "cuda":
-            dist.distributed_c10d._abort_process_group()  # destroying it would wait for what cannot end
+            # The public `destroy_process_group` waits for collectives, which cannot end once a rank has failed.
+            dist.distributed_c10d._abort_process_group()
         else:
             dist.destroy_process_group()
         raise

@@ -122,6 +122,7 @@ def gradient_norm(parameters: Iterable[Tensor]) -> Tensor:
     gradients = [p.grad for p in parameters if p.grad is not None]
     if not gradients:
         return torch.zeros(())
+    # The public `torch.nn.utils.get_total_norm` does the same, from torch 2.6 on; one norm after another is slower.
     norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
     return norm
 
@@ -146,6 +147,7 @@ def clip(parameters: Iterable[Tensor], norm: Number, limit: float | None) -> Num
         return 1.0
     gradients = [p.grad for p in parameters if p.grad is not None]
     if isinstance(norm, Tensor):
+        # The public `clip_grads_with_norm_` (torch 2.6) does not return the scale; a loop over `mul_` is slower.
         scale: Number = (torch.full_like(norm, limit) / (norm + 1e-6)).clamp(max=1.0)
         torch._foreach_mul_(gradients, scale.to(gradients[0].dtype))
         return scale

@@ -40,6 +40,7 @@ class Average(AveragedModel):
         pairs = zip(self.module.parameters(), model.parameters(), strict=True)
         # Frozen weights are the same in both.
         averages, weights = zip(*(pair for pair in pairs if pair[1].requires_grad), strict=True)
+        # The public `get_ema_multi_avg_fn` takes a decay (1 - decay is rounded) and knows no refused steps.
         if refused is None:
             torch._foreach_lerp_(averages, weights, share)
         else:
