@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from evo_tune.forecast.scale import Aim
     from evo_tune.genome.genes import Gene
     from evo_tune.plugins.evaluator import BoundEvaluator, Evaluator
-    from evo_tune.report.charts.scale import Carried
+    from evo_tune.report.charts.scale import TransferredRecipe
     from evo_tune.store.run import Run
 
 __all__ = ["BUDGETS", "genes_for", "in_lines", "note", "options_for", "wider_default"]
@@ -110,16 +110,16 @@ def note(run: Run, evaluator: BoundEvaluator) -> None:
     if not run.manifest.settings.for_scale:
         return
     from evo_tune.forecast.scale import carried
-    from evo_tune.report.charts.scale import write_carried
+    from evo_tune.report.charts.scale import write_recipe
 
     try:
         if (found := carried(run, evaluator)) is not None:
-            write_carried(run, found)
+            write_recipe(run, found)
     except EvoTuneError as error:
         shared.echo(f"Warning: --for-scale {run.manifest.settings.for_scale}: {error}", err=True)
 
 
-def in_lines(run: Run, found: Carried) -> Iterator[str]:
+def in_lines(run: Run, found: TransferredRecipe) -> Iterator[str]:
     """Yield lines about the cost of the search, the predicted loss at the target, and the next command."""
     from evo_tune.store.places import as_typed
 

@@ -20,7 +20,7 @@ from evo_tune.cli.for_scale import in_lines
 from evo_tune.genome.trial import Trial
 from evo_tune.report import summary as report
 from evo_tune.report.charts.next_steps import ends_of
-from evo_tune.report.charts.scale import read_carried
+from evo_tune.report.charts.scale import read_recipe
 from evo_tune.report.data import RunSummary, run_summary
 from evo_tune.report.final_comparison import CAP
 from evo_tune.report.summary import DONE_BY_ITSELF, Closing, further_of, in_words
@@ -444,8 +444,8 @@ def _closing_lines(run: Run, end: Closing, status: str) -> Iterator[str]:
         yield f"stopped, since {run.ended}"
     elif (further := further_of(run)) is not None:
         yield f"more trials: {in_words(further)}"
-    if (carried := read_carried(run)) is not None:
-        yield from in_lines(run, carried)
+    if (recipe := read_recipe(run)) is not None:
+        yield from in_lines(run, recipe)
     if status:
         yield status
     pruned = f", {end.pruned} pruned" if end.pruned else ""

@@ -20,7 +20,7 @@ from evo_tune.forecast.laws import LAWS, Scale, compute_optimal_tokens
 from evo_tune.forecast.loss import Observation, ScalingLaw, missing, predict
 from evo_tune.genome.trial import DECAYED, Trial
 from evo_tune.plugins.evaluator import BoundEvaluator
-from evo_tune.report.charts.scale import Carried
+from evo_tune.report.charts.scale import TransferredRecipe
 from evo_tune.report.recommendation import recommended
 from evo_tune.report.summary import costs
 from evo_tune.store.comparison import read_comparison
@@ -508,7 +508,7 @@ def parse_aim(text: str) -> Aim:
     return Aim(width=width, depth=depth, tokens=None if tokens is None else int(tokens))
 
 
-def carried(run: Run, evaluator: BoundEvaluator) -> Carried | None:
+def carried(run: Run, evaluator: BoundEvaluator) -> TransferredRecipe | None:
     """Return a run's recipe at the target of its `--for-scale`; None without a target or a recipe.
 
     Raises:
@@ -524,7 +524,7 @@ def carried(run: Run, evaluator: BoundEvaluator) -> Carried | None:
         tokens = int(compute_optimal_tokens(recipe_at(evaluator, there, best).target.parameters))
     told = scaled(run, evaluator, Wanted(width=aim.width, depth=aim.depth, tokens=tokens), trial=best)
     spent, takes = _spent(run), told.target.flops
-    return Carried(
+    return TransferredRecipe(
         trial=best.id,
         width=aim.width,
         depth=aim.depth,

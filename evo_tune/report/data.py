@@ -15,7 +15,7 @@ from evo_tune.genome.trial import Trial
 from evo_tune.genome.values import Genome, Value
 from evo_tune.report import summary
 from evo_tune.report.charts.next_steps import at_ends
-from evo_tune.report.charts.scale import Carried, read_carried
+from evo_tune.report.charts.scale import TransferredRecipe, read_recipe
 from evo_tune.report.material import Material
 from evo_tune.report.recommendation import FreshValues, fresh_values, reported
 from evo_tune.report.summary import Further, further_of
@@ -157,7 +157,7 @@ class RunSummary(Struct, forbid_unknown_fields=True, kw_only=True):
     final_comparison: Comparison
     at_ends: dict[str, str]
     further: Further | None
-    scale: Carried | None
+    scale: TransferredRecipe | None
     finalist: int | None
     pairs: int | None
     evaluations: int
@@ -305,7 +305,7 @@ def run_summary(run: Run, status: str = "", report: Path | None = None) -> RunSu
         ),
         at_ends=_wider(run),
         further=further_of(run),
-        scale=read_carried(run),
+        scale=read_recipe(run),
         finalist=end.comparison.chosen if end.comparison else None,
         pairs=end.comparison.pairs if end.comparison else None,
         evaluations=end.evaluations,

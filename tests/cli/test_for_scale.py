@@ -22,7 +22,7 @@ from evo_tune.forecast.scale import observations, parse_aim
 from evo_tune.genome.trial import Outcome
 from evo_tune.plugins.find import find_evaluator
 from evo_tune.report import charts
-from evo_tune.report.charts.scale import read_carried, write_carried
+from evo_tune.report.charts.scale import read_recipe, write_recipe
 from evo_tune.report.material import Material
 from evo_tune.store.run import Run
 from tests.here import Here
@@ -91,7 +91,7 @@ def searched(tmp_path: Path) -> Callable[..., Run]:
 
 def test_the_cost_is_a_share_of_the_targets_training(searched: Callable[..., Run]) -> None:
     run = searched({"flops": 1e9}, {"flops": 3e9})
-    told = read_carried(run)
+    told = read_recipe(run)
     assert told is not None
     assert told.spent == 4e9
     assert told.share == 4e9 / told.takes
@@ -104,7 +104,7 @@ def test_the_cost_is_a_share_of_the_targets_training(searched: Callable[..., Run
 
 def test_without_tokens_there_are_twenty_a_weight(searched: Callable[..., Run]) -> None:
     run = searched({"flops": 1e9}, tokens="")
-    told = read_carried(run)
+    told = read_recipe(run)
     assert told is not None
     assert ", 20 a weight" in next(in_lines(run, told))
     assert told.tokens > 20 * 256**2 * 4 * 12
@@ -114,7 +114,7 @@ def test_a_run_for_no_larger_model_says_nothing_of_one(searched: Callable[..., R
     run = searched({"flops": 1e9})
     manifest = msgspec.structs.replace(run.manifest, settings=replace(run.manifest.settings, for_scale=""))
     (run.folder / "_run.json").write_bytes(msgspec.json.encode(manifest))
-    assert read_carried(Run.open(run.folder)) is None
+    assert read_recipe(Run.open(run.folder)) is None
     assert "scale" not in charts.parts(Material(Run.open(run.folder)))
 
 
@@ -122,18 +122,18 @@ def test_a_run_for_no_larger_model_says_nothing_of_one(searched: Callable[..., R
 def test_a_strangers_file_is_no_recipe(data: bytes, searched: Callable[..., Run]) -> None:
     run = searched({"flops": 1e9})
     (run.folder / "_scale.json").write_bytes(data)
-    assert read_carried(run) is None
+    assert read_recipe(run) is None
 
 
 def test_the_report_has_a_part_about_it(searched: Callable[..., Run]) -> None:
     run = searched({"flops": 1e9, "params": 1e5}, {"flops": 2e9, "params": 2e5})
-    told = read_carried(run)
+    told = read_recipe(run)
     assert told is not None
     found = charts.parts(Material(run))["scale"]
     assert found.facts["cost of the search"] == f"{told.share:.2%} of that training"
     assert "No loss can be predicted" in found.reads
     assert found.commands[0].typed.endswith("--width 256 --depth 4 --tokens 1000000 --probe 3")
-    write_carried(run, msgspec.structs.replace(told, loss=2.0, low=1.9, high=2.2, why=""))
+    write_recipe(run, msgspec.structs.replace(told, loss=2.0, low=1.9, high=2.2, why=""))
     figure = load(str(run.folder)).plot.scale()
     kinds = [trace.meta["kind"] for trace in figure.data]
     assert kinds == ["training", "training", "target"], "two sizes, and the prediction"

@@ -36,7 +36,7 @@ LARGEST_FILE = 1 << 16
 """Largest such file, in bytes."""
 
 
-class Carried(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class TransferredRecipe(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The recipe of a run at the size of `--for-scale`, and the cost of the search beside that of the training there.
 
     Args:
@@ -70,17 +70,17 @@ class Carried(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     why: str
 
 
-def read_carried(run: Run) -> Carried | None:
+def read_recipe(run: Run) -> TransferredRecipe | None:
     """Return a run's transferred recipe; None if the run has no target size, or no recipe yet."""
     if not run.manifest.settings.for_scale:
         return None
     try:
-        return msgspec.json.decode(inside.read(run.folder, FILE, limit=LARGEST_FILE), type=Carried)
+        return msgspec.json.decode(inside.read(run.folder, FILE, limit=LARGEST_FILE), type=TransferredRecipe)
     except (OSError, ValueError, msgspec.MsgspecError, RecursionError):
         return None
 
 
-def write_carried(run: Run, found: Carried) -> None:
+def write_recipe(run: Run, found: TransferredRecipe) -> None:
     """Write a run's transferred recipe to its folder.
 
     Raises:
@@ -130,7 +130,7 @@ def draw(material: Material) -> Spec | None:
     """Return the figure; None if the run has no target size, or no training with known FLOPs and weights."""
     if not material.run.manifest.settings.for_scale:
         return None
-    told, sizes = read_carried(material.run), by_size(material)
+    recipe, sizes = read_recipe(material.run), by_size(material)
     if not sizes:
         return None
     traces: list[dict[str, Any]] = []
@@ -142,46 +142,44 @@ def draw(material: Material) -> Spec | None:
         more = {"customdata": ids, "hovertemplate": hover, "meta": {"kind": "training"}}
         traces.append(plot.points(x, y, f"{group[len(group) // 2].size:.3g} weights", color, **more))
     ends = [one.flops for group in sizes for one in group]
-    if told is not None and told.loss is not None and told.takes > 0:
-        ends.append(told.takes)
-        traces.append(_target(told))
+    if recipe is not None and recipe.loss is not None and recipe.takes > 0:
+        ends.append(recipe.takes)
+        traces.append(_target(recipe))
     across = plot.axis("FLOPs of the training", **plot.log_axis(min(ends), max(ends)))
     return plot.figure(traces, across, plot.safe(material.metric), height=280)
 
 
-def _target(told: Carried) -> dict[str, Any]:
+def _target(recipe: TransferredRecipe) -> dict[str, Any]:
     """Return the mark of the predicted loss, with its interval."""
-    loss, low, high = (np.array([value or 0.0]) for value in (told.loss, told.low, told.high))
-    name, mark = f"{told.width}x{told.depth}, predicted", {"symbol": "diamond", "size": 11}
+    loss, low, high = (np.array([value or 0.0]) for value in (recipe.loss, recipe.low, recipe.high))
+    name, mark = f"{recipe.width}x{recipe.depth}, predicted", {"symbol": "diamond", "size": 11}
     more = {"hovertemplate": "%{y:.5g} after %{x:.3g} FLOPs<extra>predicted</extra>", "meta": {"kind": "target"}}
     error = plot.bars(loss, low, high, Color.BEST)
-    return plot.points([told.takes], loss, name, Color.BEST, marker=mark, error_y=error, **more)
+    return plot.points([recipe.takes], loss, name, Color.BEST, marker=mark, error_y=error, **more)
 
 
 def part(material: Material) -> Part | None:
     """Return the part; None if the run has no target size, or no recipe for it yet."""
-    told, found = read_carried(material.run), draw(material)
-    if told is None:
+    recipe, found = read_recipe(material.run), draw(material)
+    if recipe is None:
         return None
     facts = {
-        "target": f"{told.width}x{told.depth}, {told.tokens:,} tokens",
-        "cost of the search": f"{told.share:.2%} of that training",
-        "peak learning rate at the target": f"{told.lr:.3g}",
+        "target": f"{recipe.width}x{recipe.depth}, {recipe.tokens:,} tokens",
+        "cost of the search": f"{recipe.share:.2%} of that training",
+        "peak learning rate at the target": f"{recipe.lr:.3g}",
     }
-    if told.loss is not None and told.low is not None and told.high is not None:
-        facts[f"predicted {material.metric}"] = f"{told.loss:.4g} ({told.low:.4g} to {told.high:.4g})"
-    typed = (
-        f"evo-tune scale {as_typed(material.run.folder)} --width {told.width} --depth {told.depth} "
-        f"--tokens {told.tokens} --probe 3"
+    if recipe.loss is not None and recipe.low is not None and recipe.high is not None:
+        facts[f"predicted {material.metric}"] = f"{recipe.loss:.4g} ({recipe.low:.4g} to {recipe.high:.4g})"
+    size = f"--width {recipe.width} --depth {recipe.depth} --tokens {recipe.tokens}"
+    check = Command(
+        "Show each gene at that size, and check the prediction with short trainings on the way:",
+        f"evo-tune scale {as_typed(material.run.folder)} {size} --probe 3",
     )
-    why = f"No loss can be predicted: {told.why}." if told.why else "The prediction is a law fitted to these trainings."
-    return Part(
-        "From small to large",
-        f"This search is for a model of {told.depth} blocks and width {told.width}. It took {told.spent:.3g} FLOPs; "
-        f"training that model takes {told.takes:.3g}. {why}",
-        [] if found is None else [Drawn(found)],
-        facts=facts,
-        commands=[
-            Command("Show each gene at that size, and check the prediction with short trainings on the way:", typed)
-        ],
+    said = (
+        f"This search is for a model of {recipe.depth} blocks and width {recipe.width}. It took {recipe.spent:.3g} "
+        f"FLOPs; training that model takes {recipe.takes:.3g}. "
     )
+    why = (
+        f"No loss can be predicted: {recipe.why}." if recipe.why else "The prediction is from a law fitted to this run."
+    )
+    return Part("From small to large", said + why, [Drawn(found)] if found is not None else [], facts, [check])
