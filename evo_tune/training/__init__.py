@@ -4,8 +4,7 @@ from evo_tune.training.base_training import ready_base, small_base
 from evo_tune.training.checkpoint import load_checkpoint, save_checkpoint
 from evo_tune.training.course import Course, Fitting, Judged, Task, Whole
 from evo_tune.training.data.epochs import Epochs, augmented, mix, soft_targets
-from evo_tune.training.data.material import TextMaterial
-from evo_tune.training.data.windows import TrainingWindows, fixed_windows, held_out_blocks
+from evo_tune.training.data.windows import TextMaterial, TrainingWindows, fixed_windows, held_out_blocks
 from evo_tune.training.evaluation import (
     Evaluation,
     Scores,

@@ -18,7 +18,7 @@ from evo_tune.recipe.language import LanguageTask
 from evo_tune.recipe.models.gpt_config import flops_per_token
 from evo_tune.recipe.plan import Phase, phase_of, spent
 from evo_tune.training.course import Course, Fitting, Judged, Run, Task
-from evo_tune.training.data.material import TextMaterial
+from evo_tune.training.data.windows import TextMaterial
 from evo_tune.training.evaluation import Evaluation, evaluate, evaluate_by_position
 from evo_tune.training.extension import next_trainer
 from evo_tune.training.hardware.device import MicroBatch, seed_for

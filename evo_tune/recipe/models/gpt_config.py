@@ -31,10 +31,8 @@ class ModelConfig:
             object.__setattr__(self, "scaling", Parametrisation(**given))
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain data; a standard model says nothing of how it depends on its size, as in older files."""
+        """Return the fields as plain data."""
         data: dict[str, Any] = asdict(self)  # type: ignore[call-overload] # of the dataclasses below
-        if self.scaling is None:
-            del data["scaling"]
         return data
 
     @property
@@ -209,24 +207,6 @@ class GPTConfig(ModelConfig):
         check_name("ffn", self.ffn, ("gelu", "swiglu"))
         check_number("norm_eps", self.norm_eps, "(0, 1)")
         check_integer("ffn_multiple", self.ffn_multiple, 1)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain data; what a model without gates has no use for is left out, as it was in older files."""
-        data = super().to_json()
-        if self.norm_eps == 1e-5:
-            del data["norm_eps"]
-        if self.ffn != "swiglu":
-            del data["ffn_multiple"]
-        return data
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> GPTConfig:
-        """Build it from what `to_json` gave, in this version or in one that knew multiples of 64 only.
-
-        Raises:
-            RecipeError: An unknown field, or one out of its range.
-        """
-        return super().from_json({"ffn_multiple": 64, **data} if data.get("ffn") == "swiglu" else data)
 
     @property
     def key_value_heads(self) -> int:

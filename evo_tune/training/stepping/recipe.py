@@ -51,11 +51,8 @@ class Recipe:
 
     @property
     def identity(self) -> str:
-        """Hash of all fields: a checkpoint goes on under the recipe that it was made with."""
-        fields = asdict(self)
-        # By the names that the first checkpoints knew them by.
-        fields["schedule"]["min_ratio"] = fields["schedule"].pop("min_lr_ratio")
-        text = json.dumps(fields, sort_keys=True)
+        """Hash of all fields: a checkpoint can be continued only with the recipe that it was made with."""
+        text = json.dumps(asdict(self), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
