@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from fractions import Fraction
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any, Literal, TypeVar
@@ -30,7 +29,7 @@ CAP = 4
 Settings = TypeVar("Settings", bound=Options)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class _Training(Options):
     """Search."""
 
@@ -58,7 +57,7 @@ class _Training(Options):
         return parse_rungs(self.fidelity)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class _Seeds(Options):
     """Evaluation."""
 
@@ -85,7 +84,7 @@ class _Seeds(Options):
         return self.seeds == "own" or (self.seeds is None and self.extra_seeds_by_gain)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class _Processor(Options):
     """Devices."""
 
@@ -102,7 +101,7 @@ class RunSettings(_Processor, _Seeds, _Training):
         return len(self.rungs) > 1 or self.most_seeds > 1
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class _Limits(Options):
     """Limits."""
 
@@ -121,7 +120,7 @@ class _Limits(Options):
     retries: int = option(0, bounds="[0, 10000]", help="Number of retries after a worker crash.")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class _Places(Options):
     """Devices."""
 
@@ -145,7 +144,7 @@ PLACES = tuple(declared_in(_Places))
 """Settings that say where trainings run; those of a stranger's run are not used."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class _Comparison(Options):
     """Evaluation."""
 
@@ -235,6 +234,8 @@ def parse_rungs(text: str) -> tuple[float, ...]:
     Raises:
         OptionError: The text is not a list of increasing fractions that ends in 1.
     """
+    from fractions import Fraction  # takes 3 ms, which the help of the command line does not need
+
     try:
         rungs = tuple(float(Fraction(part.strip())) for part in text.split(","))
     except (ValueError, OverflowError, ZeroDivisionError):

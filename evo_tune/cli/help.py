@@ -73,15 +73,19 @@ class Command(click.Command):
 
     Args:
         examples: Command lines for the end of the help, each with an optional comment after two blanks and '#'.
+        more: Function that returns a further paragraph, called for the help of this command only.
         args: Arguments of `click.Command`.
         kwargs: Arguments of `click.Command`.
     """
 
     context_class = Context
 
-    def __init__(self, *args: Any, examples: Sequence[str] = (), **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, examples: Sequence[str] = (), more: Callable[[], str] | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
         self.examples = examples
+        self.more = more
         for param in self.params:
             if isinstance(param, click.Option) and param.metavar is None and not isinstance(param.type, click.Choice):
                 kinds = (name for kind, name in METAVARS.items() if isinstance(param.type, kind))
@@ -99,6 +103,13 @@ class Command(click.Command):
             if held:
                 found[title] = held
         return {**found, "Other flags": list(flags.values())} if flags else found
+
+    def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        super().format_help_text(ctx, formatter)
+        if self.more is not None:
+            formatter.write_paragraph()
+            with formatter.indentation():
+                formatter.write_text(self.more())
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         for title, flags in self.groups(ctx).items():

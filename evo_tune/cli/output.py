@@ -12,21 +12,23 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from msgspec import Struct, structs
+from msgspec import Struct, field, structs
 
 from evo_tune.cli import _shared as shared
-from evo_tune.cli import formats
 from evo_tune.cli.for_scale import in_lines
+from evo_tune.cli.formats import TrainingResult
+from evo_tune.forecast.ahead import Ahead, as_line
 from evo_tune.genome.trial import Trial
+from evo_tune.genome.values import Genome, Value
 from evo_tune.report import summary as report
 from evo_tune.report.charts.next_steps import ends_of
 from evo_tune.report.charts.scale import read_recipe
-from evo_tune.report.data import RunSummary, run_summary
+from evo_tune.report.data import Metrics, RunSummary, TrialSummary, run_summary
 from evo_tune.report.final_comparison import CAP
 from evo_tune.report.summary import DONE_BY_ITSELF, Closing, further_of, in_words
 from evo_tune.report.words import fixed, sparkline, spread, verdict
 from evo_tune.store.comparison import COMPARISON, read_comparison
-from evo_tune.store.heartbeat import in_flight
+from evo_tune.store.heartbeat import Busy, in_flight
 from evo_tune.store.places import as_typed
 from evo_tune.store.run import Run
 from evo_tune.text import printable
@@ -34,7 +36,6 @@ from evo_tune.text import printable
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from evo_tune.forecast.ahead import Ahead
     from evo_tune.forecast.timing import Pace
     from evo_tune.loop.search import Search
 
@@ -48,6 +49,178 @@ FORECAST_EVERY = 2.0
 
 LINE_EVERY = 10.0
 """Least time between two lines without a better best, in seconds."""
+
+
+class PlannedRun(Struct, forbid_unknown_fields=True, kw_only=True):
+    """A run that was not started (`--dry-run`).
+
+    Args:
+        evaluator: Name of the evaluator.
+        slots: Number of trainings at the same time.
+        device: Device of the slots.
+        options: Options of the evaluator, by name. Unit: the option's.
+        seconds_timed: Durations of full trainings, from timed steps; null if steps cannot be timed. Unit: s.
+        forecast: Forecast of the run; null if nothing can be predicted before trainings have ended.
+    """
+
+    evaluator: str
+    slots: int
+    device: str
+    options: dict[str, Value | None]
+    seconds_timed: tuple[float, ...] | None
+    forecast: Ahead | None
+
+
+class RunStatus(Struct, forbid_unknown_fields=True, kw_only=True):
+    """The present state of a run.
+
+    Args:
+        run: Name of the run.
+        state: Whether it is running, has ended or was killed, in words.
+        running: Whether the run gave a recent sign of life.
+        births: Number of proposed trials.
+        results: Number of trials with a result.
+        failed: Number of results that failed.
+        pruned: Number of trainings that were stopped early.
+        best: Best trial so far.
+        seconds_since_last_event: Time since the last write to the journal. Unit: s.
+        forecast: Forecast of the whole run; null if it is not running, or too little is known.
+        slots: Work of each slot; empty if the run is not running.
+    """
+
+    run: str
+    state: str
+    running: bool
+    births: int
+    results: int
+    failed: int
+    pruned: int
+    best: TrialSummary | None
+    seconds_since_last_event: float
+    forecast: Ahead | None
+    slots: tuple[Busy, ...]
+
+
+def _now() -> float:
+    return round(time.time(), 3)
+
+
+class _Event(Struct, tag_field="event", forbid_unknown_fields=True, kw_only=True):
+    time: float = field(default_factory=_now)
+
+
+class Begin(_Event, tag="begin", kw_only=True):
+    """The first line: the run exists, and its slots are being opened.
+
+    Args:
+        run: Name of the run.
+        folder: Folder of the run.
+        evaluator: Evaluator as the run names it.
+        strategy: Strategy, by name or file.
+        objectives: METRIC:min or METRIC:max.
+        seed: Seed of the run.
+        births: Number of trials of earlier sessions; they are not repeated.
+        results: Number of those trials that have a result.
+    """
+
+    run: str
+    folder: str
+    evaluator: str
+    strategy: str
+    objectives: list[str]
+    seed: int
+    births: int
+    results: int
+
+
+class Born(_Event, tag="born", kw_only=True):
+    """A trial was proposed.
+
+    Args:
+        id: Number of the trial in the run, from 0.
+        generation: Number of its generation, from 0.
+        operator: Operator that made the genome.
+        parents: Trials from which the genome was made.
+        genome: Values of the genes, by name.
+        budget: Share of a full training at which it stops. Unit: full trainings.
+        resumes: Trial whose training it continues.
+        replicate: Number of its seed; the first seed of a genome is 0.
+    """
+
+    id: int
+    generation: int
+    operator: str
+    parents: tuple[int, ...]
+    genome: Genome
+    budget: float
+    resumes: int | None
+    replicate: int
+
+
+class Result(TrainingResult, tag_field="event", tag="result", kw_only=True):
+    """The result of a trial is on disk.
+
+    Args:
+        time: Time at which the line was printed. Unit: seconds since 1970.
+        id: Number of the trial.
+    """
+
+    time: float = field(default_factory=_now)
+    id: int
+
+
+class NewBest(_Event, tag="best", kw_only=True):
+    """Another trial is the best; the event follows its result.
+
+    Args:
+        id: Number of the trial.
+        metric: Metric of the first objective.
+        value: Its value, the mean if the genome was trained with several seeds. Unit: the metric's.
+    """
+
+    id: int
+    metric: str
+    value: float
+
+
+class Fresh(_Event, tag="fresh", kw_only=True):
+    """A training of the final comparison has ended.
+
+    Args:
+        id: Trial whose genome was trained.
+        seed: Seed of the training.
+        status: ok, or the kind of failure.
+        metrics: Values by name; null if not finite. Unit: the metric's.
+        seconds: Duration of the training. Unit: s.
+        error: Cause of the failure, in one line.
+    """
+
+    id: int
+    seed: int
+    status: str
+    metrics: Metrics
+    seconds: float
+    error: str | None
+
+
+class Stopping(_Event, tag="stopping", kw_only=True):
+    """No further training will start, after Ctrl-C, SIGTERM or an error that is reported at the end."""
+
+
+class End(RunSummary, tag_field="event", tag="end", kw_only=True):
+    """The last line: the state of the run. If it is missing, standard error has the reason.
+
+    Args:
+        time: Time at which the line was printed. Unit: seconds since 1970.
+        exit_code: Exit code of the command.
+    """
+
+    time: float = field(default_factory=_now)
+    exit_code: int
+
+
+EVENTS = Begin | Born | Result | NewBest | Fresh | Stopping | End
+"""The types of the lines that `run` and `resume` print with `--format jsonl`."""
 
 
 @contextlib.contextmanager
@@ -117,8 +290,6 @@ class _Forecast:
 
     def line(self) -> str:
         """Return the forecast in one line."""
-        from evo_tune.forecast.ahead import as_line
-
         return "forecast: after three trainings" if self.ahead is None else as_line(self.ahead)
 
 
@@ -314,13 +485,13 @@ class Stream:
 
     def end(self, summary: RunSummary, code: int) -> None:
         """Print the last line."""
-        shared.print_json(formats.End(**structs.asdict(summary), exit_code=code), line=True)
+        shared.print_json(End(**structs.asdict(summary), exit_code=code), line=True)
 
     def _since(self, search: Search) -> Iterator[Struct]:
         run = search.saved
         if not self._begun:
             self._begun = True
-            yield formats.Begin(
+            yield Begin(
                 run=run.name,
                 folder=str(run.folder),
                 evaluator=run.manifest.evaluator,
@@ -334,7 +505,7 @@ class Stream:
         for candidate in births[self._births :]:
             yield from self._recorded(run, recorded[: run.told_at_birth[candidate.id]])  # known when it was proposed
             self._births += 1
-            yield formats.Born(
+            yield Born(
                 id=candidate.id,
                 generation=candidate.generation,
                 operator=candidate.operator,
@@ -349,18 +520,18 @@ class Stream:
         if leader is not None and leader.id != self._best:
             self._best = leader.id
             metric = run.objectives[0].metric
-            yield formats.NewBest(id=leader.id, metric=metric, value=leader.outcome.metrics[metric])
+            yield NewBest(id=leader.id, metric=metric, value=leader.outcome.metrics[metric])
         yield from self._fresh(run)
         if search.stopping and not self._stopping:
             self._stopping = True
-            yield formats.Stopping()
+            yield Stopping()
 
-    def _recorded(self, run: Run, ids: list[int]) -> Iterator[formats.Result]:
+    def _recorded(self, run: Run, ids: list[int]) -> Iterator[Result]:
         for id in ids[self._results :]:
             self._results += 1
-            yield formats.Result(id=id, **vars(run.outcomes[id]))
+            yield Result(id=id, **vars(run.outcomes[id]))
 
-    def _fresh(self, run: Run) -> Iterator[formats.Fresh]:
+    def _fresh(self, run: Run) -> Iterator[Fresh]:
         written = _written(run)
         if written == self._written:
             return
@@ -369,7 +540,7 @@ class Stream:
             if (key := _fresh_key(trial)) not in self._compared:
                 self._compared.add(key)
                 outcome = trial.outcome
-                yield formats.Fresh(
+                yield Fresh(
                     id=trial.id,
                     seed=trial.candidate.seed,
                     status=outcome.status,

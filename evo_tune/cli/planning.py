@@ -210,7 +210,7 @@ def print_plan(found: Planned, price: float | None, form: str) -> None:
     ahead = forecast(found.manifest, found.session, found.slots, found.pace)
     name = found.evaluator.plugin.name
     if form != "table":
-        from evo_tune.cli.formats import PlannedRun
+        from evo_tune.cli.output import PlannedRun
 
         shared.print_json(
             PlannedRun(

@@ -17,7 +17,8 @@ import pytest
 
 from evo_tune.cli import _shared as shared
 from evo_tune.cli import module_of, names
-from evo_tune.cli.formats import EVENTS, outputs
+from evo_tune.cli.formats import outputs
+from evo_tune.cli.output import EVENTS
 from tests.cli.conftest import QUICK, Result, Typed
 from tests.pages import TRAIN
 

@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 from evo_tune.cli import cli
 from evo_tune.errors import RecipeError, UsageError
 from evo_tune.recipe.optim.schedule import SCHEDULES, Schedule, Scheduling
+from tests.cli.conftest import Typed
 
 
 def ask(*words: str) -> Result:
@@ -103,3 +104,11 @@ def test_it_loads_neither_torch_nor_numpy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_help_names_the_schedules_and_the_default_decay(typed: Typed) -> None:
+    from evo_tune.recipe.optim.schedule import SCHEDULES, Scheduling
+
+    shown = " ".join(typed("schedule", "--help").out.split())
+    assert f"NAME is one of {', '.join(SCHEDULES)}." in shown
+    assert f"share of the steps that decay. [default: {Scheduling().decay_fraction}]" in shown

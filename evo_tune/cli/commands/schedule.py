@@ -12,7 +12,6 @@ import click
 from evo_tune.cli import _shared as shared
 from evo_tune.cli.help import command as made
 from evo_tune.errors import RecipeError, UsageError
-from evo_tune.recipe.optim.schedule import SCHEDULES, Schedule, Scheduling
 
 PLACE = 130
 
@@ -26,25 +25,19 @@ LANDMARKS = 12
 """Most steps to list below the chart."""
 
 
-HELP = f"""Print the learning rate of each step of a schedule.
+def _names() -> str:
+    from evo_tune.recipe.optim.schedule import SCHEDULES
 
-NAME is one of {", ".join(SCHEDULES)}.
-"""
+    return f"NAME is one of {', '.join(SCHEDULES)}."
 
 
-@made("schedule", "evo-tune schedule sgdr --steps 1000", help=HELP)
+@made("schedule", "evo-tune schedule sgdr --steps 1000", more=_names)
 @click.argument("name", shell_complete=shared.complete_schedules)
 @click.option("--steps", type=int, required=True, help="Steps of the full training.")
 @click.option("--lr", type=float, default=3e-4, show_default=True, help="Peak learning rate.")
 @click.option("--warmup-fraction", type=float, help="Share of the steps for linear warm-up.  [default: 0.05]")
 @click.option("--min-lr-ratio", "--min-ratio", type=float, help="End as a share of the peak.  [default: 0.1]")
-@click.option(
-    "--decay-fraction",
-    type=float,
-    default=Scheduling().decay_fraction,
-    show_default=True,
-    help="wsd: share of the steps that decay.",
-)
+@click.option("--decay-fraction", type=float, help="wsd: share of the steps that decay.  [default: 0.4]")
 @click.option("--decay-shape", metavar="SHAPE", help="wsd: linear, sqrt or cosine decay.  [default: linear]")
 @click.option("--cycle", type=int, help="sgdr, cosine_step: steps of the first cycle.  [default: a tenth]")
 @click.option("--cycle-growth", type=int, help="sgdr: length of a cycle divided by that of the last one.  [default: 1]")
@@ -52,8 +45,11 @@ NAME is one of {", ".join(SCHEDULES)}.
 @click.option("--png", type=click.Path(dir_okay=False, path_type=Path), help="File for a drawing of the schedule.")
 @shared.format_option("chart", "csv", "json")
 def command(name: str, lr: float, png: Path | None, form: str, **fields: Any) -> None:
-    """Print a schedule; the help text is `HELP`, which lists the names of the schedules."""
-    schedule = Schedule(name=name, **{field: value for field, value in fields.items() if value is not None})
+    """Print the learning rate of each step of a schedule."""
+    from evo_tune.recipe.optim.schedule import Schedule, Scheduling
+
+    given = {field: value for field, value in fields.items() if value is not None}
+    schedule = Schedule(name=name, **{"decay_fraction": Scheduling().decay_fraction, **given})
     if not 0.0 < lr <= 1.0:
         raise RecipeError("lr", lr, "a number in (0, 1]")
     if schedule.steps > MOST:

@@ -10,7 +10,7 @@ from evo_tune.cli import _shared as shared
 from evo_tune.cli.help import command as made
 
 if TYPE_CHECKING:
-    from evo_tune.cli.formats import RunStatus
+    from evo_tune.cli.output import RunStatus
     from evo_tune.store.heartbeat import Beat, Busy
     from evo_tune.store.run import Run
 
@@ -27,7 +27,7 @@ def command(run: str | None, store: str, price_per_hour: float | None, form: str
 
     RUN is the latest one by default.
     """
-    from evo_tune.cli.formats import RunStatus
+    from evo_tune.cli.output import RunStatus
     from evo_tune.loop.opening import forecast
     from evo_tune.report.data import trial_summary
     from evo_tune.store.heartbeat import last_beat
