@@ -15,8 +15,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from msgspec import Struct, UnsetType
 
-from evo_tune.cli.formats import outputs
-from evo_tune.cli.output import EVENTS
+from evo_tune.cli.output import EVENTS, outputs
 from evo_tune.genome.values import Genome, Value
 
 PAGE = Path(__file__).with_name("json.md")

@@ -220,7 +220,7 @@ def print_remarks(evaluator: BoundEvaluator) -> None:
 
 
 def print_json(value: Struct | Sequence[Struct], line: bool = False) -> None:
-    """Print a value of a declared type as JSON (see `formats.outputs`).
+    """Print a value of a declared type as JSON (see `output.outputs`).
 
     The text is ASCII, so that any string is kept and no terminal obeys it. Numbers that are not finite become null.
 

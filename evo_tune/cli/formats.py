@@ -1,8 +1,8 @@
 """The types of what commands print with `--format json`; each command fills its type and prints it with `print_json`.
 
 Types that are filled from a run are in `report/data.py` and `cli/output.py`, and a few others in the modules that
-compute them, so that this module imports nothing that takes long; `outputs` names them all. docs/json.md is generated
-from the docstrings: an entry under `Args:` describes a key, and `Unit: s.` at its end gives the unit of the value.
+compute them, so that this module imports nothing that takes long; `output.outputs` names them all. docs/json.md is
+generated from the docstrings: an entry under `Args:` describes a key, and `Unit: s.` at its end gives the unit.
 """
 
 from __future__ import annotations
@@ -342,35 +342,3 @@ class CoordinateCheck(Struct, forbid_unknown_fields=True, kw_only=True):
     optimizer: str
     init: str
     slopes: list[ModelSlopes]
-
-
-def outputs() -> dict[str, Any]:
-    """Return the type that each command prints with `--format json`."""
-    from evo_tune.cli.output import PlannedRun, RunStatus
-    from evo_tune.forecast.scale import ScaledRecipe
-    from evo_tune.loop.proposing import Verification
-    from evo_tune.report.data import ListedRun, Recommendation, RunDetails, RunSummary
-
-    return {
-        "run": RunSummary,
-        "run --dry-run": PlannedRun,
-        "resume": RunSummary,
-        "list": list[ListedRun],
-        "status": RunStatus,
-        "show": RunDetails,
-        "watch": WatchedRun,
-        "best": Recommendation | list[Recommendation],
-        "report": WrittenReport,
-        "convert": ConvertedRun,
-        "verify": Verification,
-        "evaluators": list[EvaluatorSummary] | DeclaredEvaluator,
-        "strategies": list[StrategySummary],
-        "new": NewEvaluator,
-        "evaluate": GenomeResult,
-        "export": ExportedModel,
-        "scale": ScaledRecipe,
-        "coordinates": CoordinateCheck,
-        "schedule": list[ScheduleStep],
-        "devices": Devices,
-        "completion": ShellScript,
-    }

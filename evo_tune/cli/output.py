@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct, field, structs
 
 from evo_tune.cli import _shared as shared
+from evo_tune.cli import formats
 from evo_tune.cli.for_scale import in_lines
-from evo_tune.cli.formats import TrainingResult
 from evo_tune.forecast.ahead import Ahead, as_line
 from evo_tune.genome.trial import Trial
 from evo_tune.genome.values import Genome, Value
@@ -157,7 +157,7 @@ class Born(_Event, tag="born", kw_only=True):
     replicate: int
 
 
-class Result(TrainingResult, tag_field="event", tag="result", kw_only=True):
+class Result(formats.TrainingResult, tag_field="event", tag="result", kw_only=True):
     """The result of a trial is on disk.
 
     Args:
@@ -221,6 +221,37 @@ class End(RunSummary, tag_field="event", tag="end", kw_only=True):
 
 EVENTS = Begin | Born | Result | NewBest | Fresh | Stopping | End
 """The types of the lines that `run` and `resume` print with `--format jsonl`."""
+
+
+def outputs() -> dict[str, Any]:
+    """Return the type that each command prints with `--format json`."""
+    from evo_tune.forecast.scale import ScaledRecipe
+    from evo_tune.loop.proposing import Verification
+    from evo_tune.report.data import ListedRun, Recommendation, RunDetails
+
+    return {
+        "run": RunSummary,
+        "run --dry-run": PlannedRun,
+        "resume": RunSummary,
+        "list": list[ListedRun],
+        "status": RunStatus,
+        "show": RunDetails,
+        "watch": formats.WatchedRun,
+        "best": Recommendation | list[Recommendation],
+        "report": formats.WrittenReport,
+        "convert": formats.ConvertedRun,
+        "verify": Verification,
+        "evaluators": list[formats.EvaluatorSummary] | formats.DeclaredEvaluator,
+        "strategies": list[formats.StrategySummary],
+        "new": formats.NewEvaluator,
+        "evaluate": formats.GenomeResult,
+        "export": formats.ExportedModel,
+        "scale": ScaledRecipe,
+        "coordinates": formats.CoordinateCheck,
+        "schedule": list[formats.ScheduleStep],
+        "devices": formats.Devices,
+        "completion": formats.ShellScript,
+    }
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ import msgspec
 from click.testing import CliRunner
 
 from evo_tune.cli import cli
-from evo_tune.cli.formats import outputs
+from evo_tune.cli.output import outputs
 
 SMALL = ["--widths", "32,64,128", "--depths", "", "--steps", "2"]
 

@@ -16,7 +16,7 @@ import evo_tune.loop.opening
 from evo_tune import Choice, Float, Search, load
 from evo_tune.cli import cli
 from evo_tune.cli.for_scale import genes_for, in_lines, note, options_for, wider_default
-from evo_tune.cli.formats import outputs
+from evo_tune.cli.output import outputs
 from evo_tune.errors import OptionError
 from evo_tune.forecast.scale import observations, parse_aim
 from evo_tune.genome.trial import Outcome

@@ -17,8 +17,7 @@ import pytest
 
 from evo_tune.cli import _shared as shared
 from evo_tune.cli import module_of, names
-from evo_tune.cli.formats import outputs
-from evo_tune.cli.output import EVENTS
+from evo_tune.cli.output import EVENTS, outputs
 from tests.cli.conftest import QUICK, Result, Typed
 from tests.pages import TRAIN
 

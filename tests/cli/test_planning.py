@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from evo_tune.cli.formats import outputs
+from evo_tune.cli.output import outputs
 from evo_tune.cli.planning import SHORTER, Planned, plan
 from evo_tune.loop.begin import Request
 from evo_tune.loop.search import Search

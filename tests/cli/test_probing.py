@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from evo_tune.cli.formats import outputs
+from evo_tune.cli.output import outputs
 from evo_tune.recipe.hardware.computing import wants_of
 from tests.cli.conftest import Typed
 from tests.training.probing.test_probing import CARD
