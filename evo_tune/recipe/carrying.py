@@ -4,7 +4,7 @@
 |---|---|---|
 | width, depth, heads | as asked; the channels of a head stay | arXiv:2203.03466 |
 | batch | grows with text to the power of 0.383 | Bergsma et al., arXiv:2505.13738 |
-| learning rate | stays with the size (see `rules`) | arXiv:2203.03466, 2505.01618 |
+| learning rate | stays with the size (see `models.rules`) | arXiv:2203.03466, 2505.01618 |
 | ... with the batch | by its root, SGD's in proportion | arXiv:2205.10287, 1706.02677 |
 | weight decay | constant time scale B / (ηλD) | Wang & Aitchison, arXiv:2405.13698 |
 | ... beside it | time scale by tokens per parameter to the power of -0.52 | arXiv:2505.13738 |

@@ -107,7 +107,7 @@ def activation_bytes(
 
     In a plain block 16 numbers a channel: 64 · bTd bytes in fp32; under autocast, where the residual
     stream stays in float32, 36 · bTd and a copy of the block's weights, and on a CPU the weights between
-    tokens, 2 · heads · bT² (see `attention`). A block to be computed again keeps its input only, and one
+    tokens, 2 · heads · bT² (see `training.models.block`). A block to be computed again keeps its input only, and one
     such block at a time is there in full.
 
     Args:
@@ -176,7 +176,7 @@ def _block_bytes(config: GPTConfig, batch: int, window: int, length: int, precis
 
 
 def _unfused_bytes(config: GPTConfig, queries: int, keys: int, device: str, *, plain: int) -> float:
-    """Return the bytes of weights between tokens, which the fused kernel never writes down (see `attention`)."""
+    """Return the bytes of weights between tokens, which the fused kernel never writes (see `training.models.block`)."""
     if plain:
         kept = plain * (3 if config.attention_dropout else 1)
     else:
@@ -199,7 +199,7 @@ def logit_bytes(
 
     A small vocabulary's are there whole, in float32: log-softmax, its gradient and the logits', 12 bytes each; the
     z-loss keeps the logits too and has a gradient of its own. Of a large one there is a piece (see
-    `optim.cross_entropy`), in float32 and in what products are done in, and the head's and its inputs' gradients.
+    `training.optim.losses`), in float32 and in what products are done in, and the head's and its inputs' gradients.
 
     Args:
         config: The model.

@@ -65,7 +65,8 @@ class ModelConfig:
 
 
 LONGEST_PLAIN = 256
-"""Tokens up to which attention in bfloat16 on a CPU is computed by plain products (see `attention`): there they are
+"""Tokens up to which attention in bfloat16 on a CPU is computed by plain products (see
+`training.models.block`): there they are
 the faster; at twice as many they are about even, beyond they lose."""
 
 PLAIN_IN_FP32 = range(16, 49)
@@ -76,7 +77,7 @@ LONGEST_DROPPED = 512
 which leaves no weights behind but has to be called for each sample, since its noise depends on those beside it."""
 
 LARGE_VOCABULARY = 1024
-"""Tokens from which on logits are never there whole (see `optim.cross_entropy`)."""
+"""Tokens from which on logits are never there whole (see `training.optim.losses`)."""
 
 _LOGITS_IN_PIECE = {"cpu": 2**21}
 _LOGITS_ON_GPU = 2**26

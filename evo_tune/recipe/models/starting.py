@@ -1,7 +1,8 @@
 """The small model that a training begins with, as options and a shape. No torch here.
 
 The shape follows from that of the end: the same width of a head, so that attention divides by the same root and
-positions turn by the same angles; and norms of the end that see the small model's mean and variance (see `widening`).
+positions turn by the same angles; and norms of the end that see the small model's mean and variance (see
+`training.models.growth`).
 """
 
 from __future__ import annotations

@@ -99,7 +99,7 @@ WARM, TIMED = 3, 13
 
 
 def peak_flops(device_name: str, precision: str = "bf16") -> float | None:
-    """Return the peak of one device in FLOP/s; None if it is not in the table of `chips`, as no CPU is.
+    """Return the peak of one device in FLOP/s; None if it is not in the table of chips, as no CPU is.
 
     Args:
         device_name: As `torch.cuda.get_device_name` gives it.

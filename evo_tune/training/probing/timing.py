@@ -1,7 +1,7 @@
 """Times what decides how fast a training is on a device: products, attention, memory, the cost of a launch.
 
-A figure is the best of several rounds: what else runs on a machine only makes it slower. Concludes nothing, see
-`wants`; knows nothing of models.
+A figure is the best of several rounds: what else runs on a machine only makes it slower. What follows from the figures
+is said by `wants_of`. Knows nothing of models.
 """
 
 from __future__ import annotations
