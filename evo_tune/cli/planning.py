@@ -5,9 +5,6 @@ A few steps are timed in slots that are opened for the plan and closed again. No
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-import threading
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -110,6 +107,10 @@ def plan(evaluator: str, request: Request, settings: RunSettings, session: Sessi
 
 
 def _timed(evaluator: BoundEvaluator, manifest: Manifest, session: SessionSettings) -> tuple[int, str, Pace | None]:
+    import shutil
+    import tempfile
+    import threading
+
     from evo_tune.forecast.timing import LONGEST, time_trainings
     from evo_tune.loop.driving import Interrupts
     from evo_tune.loop.opening import slots_for

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from typing import TYPE_CHECKING
 
@@ -93,6 +92,8 @@ def _fastest_on_cpu(threads: int) -> str:
 
 def _probed(planned: Plan) -> list[ProbedDevice]:
     """Return the measured speed of each device of a plan. Each device has a process that sees no other one."""
+    import subprocess
+
     import msgspec
 
     from evo_tune.cli.formats import ProbedDevice

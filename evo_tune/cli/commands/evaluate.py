@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import signal
-import tempfile
 from collections.abc import Iterator
 
 import click
@@ -55,6 +54,8 @@ def command(
     form: str,
 ) -> int:
     """Train one genome and print its result; nothing is saved."""
+    import tempfile
+
     from evo_tune.cli.formats import GenomeResult
     from evo_tune.dispatch import Task, open_slots, plan
     from evo_tune.genome.notation import parse_gene

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,6 +62,8 @@ def command(
     DIR gets the weights, a config, and a README.md with a snippet that loads and uses them; it must be new or empty.
     The options are those of the run, except for those given here.
     """
+    import tempfile
+
     from evo_tune.cli.formats import ExportedModel
     from evo_tune.loop.code import evaluator_of
     from evo_tune.options.binding import split_assignments

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -95,6 +94,8 @@ def _row(busy: Busy, age: float) -> dict[str, Any]:
 
 def _state(saved: Run, beat: Beat | None) -> str:
     """Return in words whether a run is running, has ended or was killed."""
+    import platform
+
     from evo_tune.store.places import as_typed
 
     if saved.ended is not None:
