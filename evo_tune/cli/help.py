@@ -74,6 +74,8 @@ class Command(click.Command):
     Args:
         examples: Command lines for the end of the help, each with an optional comment after two blanks and '#'.
         more: Function that returns a further paragraph, called for the help of this command only.
+        settings: Function that returns further flags, called once this command is used or asked for its help. It
+            keeps the declarations of settings out of `evo-tune --help`.
         args: Arguments of `click.Command`.
         kwargs: Arguments of `click.Command`.
     """
@@ -81,15 +83,27 @@ class Command(click.Command):
     context_class = Context
 
     def __init__(
-        self, *args: Any, examples: Sequence[str] = (), more: Callable[[], str] | None = None, **kwargs: Any
+        self,
+        *args: Any,
+        examples: Sequence[str] = (),
+        more: Callable[[], str] | None = None,
+        settings: Callable[[], Sequence[click.Parameter]] | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self.examples = examples
         self.more = more
+        self._settings = settings
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        if self._settings is not None:
+            self.params.extend(self._settings())
+            self._settings = None
         for param in self.params:
             if isinstance(param, click.Option) and param.metavar is None and not isinstance(param.type, click.Choice):
                 kinds = (name for kind, name in METAVARS.items() if isinstance(param.type, kind))
                 param.metavar = next(kinds, None)
+        return super().get_params(ctx)
 
     def groups(self, ctx: click.Context) -> dict[str, list[click.Option]]:
         """Return the visible flags by the title of their group, in the order of the help."""

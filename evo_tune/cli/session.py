@@ -1,16 +1,13 @@
-"""What `run` and `resume` share: the flags of settings, made from their declarations, and the loop that they start."""
+"""Parts shared by `run` and `resume`: flags that are no settings, and the loop that they start."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from evo_tune.cli import _shared as shared
-from evo_tune.options.declare import AUTO, Option, Options, declared_in, members
-from evo_tune.settings import SessionSettings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,92 +18,27 @@ if TYPE_CHECKING:
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-FIRST = {"final_seeds": 3, "finalists": 2}
-"""Defaults of `evo-tune run` that differ from those of `Search`: the command ends with a final comparison."""
 
-
-class SettingFlag(click.Option):
-    """Flag of a declared setting.
-
-    Args:
-        title: Title of its group in the help.
-        args: Arguments of `click.Option`.
-        kwargs: Arguments of `click.Option`.
-    """
-
-    def __init__(self, *args: Any, title: str = "", **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.title = title
-
-
-def setting_flags(kind: type[Options], defaults: Mapping[str, Any] | None = None) -> Callable[[Command], Command]:
-    """Return a decorator that adds a flag for each setting of a group. A flag that is not given has the value None.
-
-    Args:
-        kind: Group of settings.
-        defaults: Defaults that the help tells instead of the declared ones; None tells no defaults.
-    """
-
-    def decorate(function: Command) -> Command:
-        for one in reversed(list(declared_in(kind).values())):
-            default = None if defaults is None else defaults.get(one.name, one.default)
-            function = _flag(one, default)(function)
-        return function
-
-    return decorate
-
-
-def _flag(one: Option, default: Any) -> Callable[[Command], Command]:
-    """Return the decorator that adds the flag of a setting."""
-    kinds, attributes = members(one.type), dict[str, Any]()
-    low, high = (float(bound) for bound in (one.bounds or "(-inf, inf)")[1:-1].split(","))
-    if bool in kinds:
-        attributes["is_flag"] = True
-    elif one.choices:
-        attributes["type"] = click.Choice([str(value) for value in one.choices])
-    elif int in kinds:
-        integer = shared.CountOrAuto if AUTO in one.kind else click.IntRange
-        attributes["type"] = integer(min=int(low), max=None if math.isinf(high) else int(high))
-    elif float in kinds:
-        attributes["type"] = click.FloatRange(min=low, min_open=one.bounds.startswith("("))
-    if isinstance(attributes.get("type"), shared.CountOrAuto):
-        attributes["metavar"] = "N|auto"
-    elif str in kinds and one.unit:
-        attributes["metavar"] = one.unit
-    told = "" if default is None or default is False or default == "" else f"  [default: {default}]"
-    flag = f"--{one.name.replace('_', '-')}"
-    return click.option(flag, cls=SettingFlag, default=None, title=one.group, help=one.help + told, **attributes)
-
-
-def session_options(defaults: Mapping[str, Any] | None = None) -> Callable[[Command], Command]:
-    """Return a decorator that adds the flags of `run` and `resume` that may differ from session to session.
-
-    Args:
-        defaults: See `setting_flags`.
-    """
-
-    def decorate(function: Command) -> Command:
-        for option in reversed(
-            [
-                setting_flags(SessionSettings, defaults),
-                click.option("--no-report", is_flag=True, help="Write no report (_report.html in the run's folder)."),
-                click.option(
-                    "--track",
-                    "tracks",
-                    multiple=True,
-                    metavar="TOOL:PATH",
-                    callback=_read_tracks,
-                    help="Also write for another tool: tensorboard:DIR or optuna:FILE; repeatable.",
-                ),
-                shared.price_option,
-                click.option("--quiet", is_flag=True, help="Print nothing but errors."),
-                shared.format_option("table", "json", "jsonl"),
-            ]
-        ):
-            function = option(function)
-        return function
-
-    return decorate
+def session_options(function: Command) -> Command:
+    """Add the flags of `run` and `resume` that are no settings."""
+    for option in reversed(
+        [
+            click.option("--no-report", is_flag=True, help="Write no report (_report.html in the run's folder)."),
+            click.option(
+                "--track",
+                "tracks",
+                multiple=True,
+                metavar="TOOL:PATH",
+                callback=_read_tracks,
+                help="Also write for another tool: tensorboard:DIR or optuna:FILE; repeatable.",
+            ),
+            shared.price_option,
+            click.option("--quiet", is_flag=True, help="Print nothing but errors."),
+            shared.format_option("table", "json", "jsonl"),
+        ]
+    ):
+        function = option(function)
+    return function
 
 
 def _read_tracks(context: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...]:

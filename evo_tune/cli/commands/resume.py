@@ -13,9 +13,15 @@ from evo_tune.cli.session import go, session_options
 PLACE = 20
 
 
-@made("resume")
+def _setting_flags() -> list[click.Option]:
+    from evo_tune.cli.flags import session_flags
+
+    return session_flags()
+
+
+@made("resume", settings=_setting_flags)
 @shared.run_argument
-@session_options()
+@session_options
 @shared.store_option
 @click.option("--as", "copy_as", metavar="NAME", help="Name of a copy to continue instead of the run.")
 @click.option("--accept-changes", is_flag=True, help="Continue although evaluator, data or strategy changed.")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,15 +12,19 @@ from evo_tune.cli import _shared as shared
 from evo_tune.cli.config import read_config
 from evo_tune.cli.for_scale import BUDGETS, genes_for, options_for, wider_default
 from evo_tune.cli.help import command as made
-from evo_tune.cli.planning import hours_alone, plan, print_plan
-from evo_tune.cli.session import FIRST, go, session_options, setting_flags
+from evo_tune.cli.session import go, session_options
 from evo_tune.errors import OptionError
-from evo_tune.settings import RunSettings, settings_of
 
 if TYPE_CHECKING:
     from evo_tune.genome.genes import Gene
 
 PLACE = 10
+
+
+def _setting_flags() -> list[click.Option]:
+    from evo_tune.cli.flags import run_flags
+
+    return run_flags()
 
 
 @made(
@@ -30,6 +33,7 @@ PLACE = 10
     "evo-tune run language_model -o data=corpus/      # on your own text",
     "evo-tune run evaluators/mine.py --trials 100     # your own task",
     "evo-tune run 'python train.py --lr {lr}' --gene 'lr=log(1e-4,1e-1)' --objective val_loss:min",
+    settings=_setting_flags,
 )
 @click.argument("evaluator", default="language_model", shell_complete=shared.complete_evaluators)
 @shared.option_option
@@ -74,8 +78,7 @@ PLACE = 10
 @click.option(
     "--subject-to", multiple=True, metavar="METRIC<=N", help="Constraint, e.g. 'params<=2e6', 'accuracy>=0.9'."
 )
-@setting_flags(RunSettings, {})
-@session_options(FIRST)
+@session_options
 @click.option("--name", metavar="NAME", help="Name of the run.  [default: evaluator and time]")
 @shared.store_option
 @click.option(
@@ -133,10 +136,15 @@ def command(
 
     EVALUATOR is language_model by default, a small GPT.
     """
+    from dataclasses import replace
+
+    from evo_tune.cli.flags import FIRST
+    from evo_tune.cli.planning import hours_alone, plan, print_plan
     from evo_tune.cli.warm_start import read_genomes
     from evo_tune.loop.begin import Request
     from evo_tune.loop.search import Search
     from evo_tune.options.binding import split_assignments
+    from evo_tune.settings import settings_of
     from evo_tune.store.places import free_folder
 
     settings = {**FIRST, **{setting: value for setting, value in flags.items() if value is not None}}

@@ -1,0 +1,78 @@
+"""Flags of `run` and `resume` made from the declarations of settings.
+
+Commands import it when they are used: the declarations would slow `evo-tune --help`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from evo_tune.cli import _shared as shared
+from evo_tune.options.declare import AUTO, Option, Options, declared_in, members
+from evo_tune.settings import RunSettings, SessionSettings
+
+FIRST = {"final_seeds": 3, "finalists": 2}
+"""Defaults of `evo-tune run` that differ from those of `Search`: the command ends with a final comparison."""
+
+
+class SettingFlag(click.Option):
+    """Flag of a declared setting.
+
+    Args:
+        title: Title of its group in the help.
+        args: Arguments of `click.Option`.
+        kwargs: Arguments of `click.Option`.
+    """
+
+    def __init__(self, *args: Any, title: str = "", **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.title = title
+
+
+def run_flags() -> list[click.Option]:
+    """Return a flag for each setting of a run and of a session, as `evo-tune run` takes them."""
+    return [*_flags(RunSettings, {}), *_flags(SessionSettings, FIRST)]
+
+
+def session_flags() -> list[click.Option]:
+    """Return a flag for each setting of a session. The help tells no defaults: a session has those of the last one."""
+    return _flags(SessionSettings, None)
+
+
+def _flags(kind: type[Options], defaults: Mapping[str, Any] | None) -> list[click.Option]:
+    """Return a flag for each setting of a group. A flag that is not given has the value None.
+
+    Args:
+        kind: Group of settings.
+        defaults: Defaults that the help tells instead of the declared ones; None tells no defaults.
+    """
+    return [
+        _flag(one, None if defaults is None else defaults.get(one.name, one.default))
+        for one in declared_in(kind).values()
+    ]
+
+
+def _flag(one: Option, default: Any) -> click.Option:
+    """Return the flag of a setting."""
+    kinds, attributes = members(one.type), dict[str, Any]()
+    low, high = (float(bound) for bound in (one.bounds or "(-inf, inf)")[1:-1].split(","))
+    if bool in kinds:
+        attributes["is_flag"] = True
+    elif one.choices:
+        attributes["type"] = click.Choice([str(value) for value in one.choices])
+    elif int in kinds:
+        integer = shared.CountOrAuto if AUTO in one.kind else click.IntRange
+        attributes["type"] = integer(min=int(low), max=None if math.isinf(high) else int(high))
+    elif float in kinds:
+        attributes["type"] = click.FloatRange(min=low, min_open=one.bounds.startswith("("))
+    if isinstance(attributes.get("type"), shared.CountOrAuto):
+        attributes["metavar"] = "N|auto"
+    elif str in kinds and one.unit:
+        attributes["metavar"] = one.unit
+    told = "" if default is None or default is False or default == "" else f"  [default: {default}]"
+    flag = f"--{one.name.replace('_', '-')}"
+    return SettingFlag([flag], default=None, title=one.group, help=one.help + told, **attributes)
