@@ -6,9 +6,7 @@ that is printed. Tests compare the completed names with those that the commands 
 
 from __future__ import annotations
 
-import csv
 import io
-import json
 import math
 import re
 import sys
@@ -228,6 +226,8 @@ def print_json(value: Struct | Sequence[Struct], line: bool = False) -> None:
         value: Filled type, or a sequence of them.
         line: Whether to print it on one line.
     """
+    import json
+
     import msgspec
 
     for one in value if isinstance(value, Sequence) else (value,):
@@ -263,6 +263,8 @@ def print_rows(
         spare: Columns that a narrow table may leave out, the least important first.
     """
     if form == "csv":
+        import csv
+
         text = io.StringIO()
         if rows:
             writer = csv.writer(text, lineterminator="\n")

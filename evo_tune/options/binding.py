@@ -8,7 +8,6 @@ not know what any option means.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import inspect
 import operator
 import typing
@@ -163,6 +162,8 @@ def split_assignments(texts: typing.Iterable[str], flag: str) -> dict[str, str]:
 
 def suggest(name: str, known: typing.Iterable[str]) -> str:
     """Return ' (did you mean …?)' if a known name is close, else an empty text."""
+    import difflib
+
     close = difflib.get_close_matches(name, list(known), n=1)
     return f" (did you mean {close[0]}?)" if close else ""
 
