@@ -1,1 +1,1 @@
-"""What surrounds any strategy: rungs, pruning, extra seeds, constraints."""
+"""The rules around any strategy: rungs, pruning, extra seeds, constraints."""

@@ -57,7 +57,7 @@ each extra seed, because these results are few and say most about the noise."""
 
 
 class Leader:
-    """The genomes that were trained in full, by the means over their seeds, and the first of them."""
+    """Ranking of the fully trained genomes by the mean over their seeds."""
 
     def __init__(self) -> None:
         self._places: dict[str, Place] = {}
@@ -65,7 +65,7 @@ class Leader:
         self._entries: dict[str, Entry] = {}
 
     def take(self, entry: Entry) -> None:
-        """Note what was told of a genome, all of it."""
+        """Update a genome with all of its results."""
         trial = entry.results.get(1.0)
         losses = entry.losses(1.0)
         if trial is None or not trial.ok or losses is None:
@@ -76,15 +76,15 @@ class Leader:
         heappush(self._heap, (self._places[entry.key], entry.key))
 
     def first(self) -> Entry | None:
-        """Return the genome that leads, if any."""
+        """Return the leading genome; None if no genome was fully trained."""
         while self._heap and self._places.get(self._heap[0][1]) != self._heap[0][0]:
-            heappop(self._heap)  # a place that was taken from it since
+            heappop(self._heap)  # outdated: the genome has another place now
         return self._entries[self._heap[0][1]] if self._heap else None
 
 
 @dataclass
 class Trained:
-    """A genome that was trained, in full or in part.
+    """A genome with full or partial trainings.
 
     Args:
         birth: First candidate with the genome.
@@ -189,12 +189,12 @@ class Doubt:
         return known[most].birth
 
     def expected(self, out: Sequence[Candidate]) -> dict[str, float]:
-        """Return by key the loss that is expected of the best few genomes, and of some others, the least first.
+        """Return the predicted loss by genome key, lowest first: of the best few genomes and of some others.
 
-        Empty where nothing is believed: of few genomes, and where seeds change nothing.
+        The result is empty without a model: with too few genomes, or if seeds do not change the loss.
 
         Args:
-            out: What is in training.
+            out: Pending candidates.
         """
         believed = self._believed(out)
         if believed is None:
@@ -205,7 +205,7 @@ class Doubt:
         return {genome_key(one.birth.genome): loss for one, loss in found if one.losses}
 
     def _believed(self, out: Sequence[Candidate]) -> tuple[np.ndarray, Belief] | None:
-        """Return rows and what is believed of their genomes."""
+        """Return the rows of the model and its predictions for their genomes; None without a model."""
         going = {genome_key(one.genome) for one in out if one.resumes is not None}
         if self._memo[0] != (self._told, going):
             self._memo = (self._told, going), self._belief(going)
@@ -227,16 +227,16 @@ class Doubt:
         return self._known[self._rows[genome_key(birth.genome)]].repeats
 
     def _selected(self) -> np.ndarray:
-        """Return the rows that the model rests on; not in their order by expected losses."""
+        """Return the rows of the genomes that the model uses, not sorted by predicted loss."""
         means = self._means.get(len(self._known))[:, 0]
         alive = np.flatnonzero(np.isfinite(means))
         return np.asarray(alive[selected(means[alive], self._counts.get(len(self._known))[alive, 0])])
 
     def _left(self, going: set[str]) -> np.ndarray:
-        """Return the rows of some genomes that did not go on, spread over the run; at most LEFT.
+        """Return the rows of at most LEFT genomes that were not promoted, spread evenly over the run.
 
         Args:
-            going: Keys of genomes that are going on just now: who was promoted is no worse than others.
+            going: Keys of genomes with a running promotion. They are excluded because they were selected.
         """
         on = {self._rows[key] for key in going if key in self._rows}
         rows = [row for row, one in enumerate(self._known) if one.began and not one.losses and row not in on]

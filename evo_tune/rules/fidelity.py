@@ -1,4 +1,4 @@
-"""Rungs and pruning: which trials are trained in full, how far early results are trusted, which curves are hopeless.
+"""Rungs and pruning: audits, trust in early results, and bounds that mark a curve as hopeless.
 
 Asynchronous successive halving (Li et al., A system for massively parallel hyperparameter tuning, MLSys 2020) with a
 guard: the run itself measures how well early results predict full ones, and that decides how sharply they select
@@ -22,34 +22,34 @@ from evo_tune.genome.view import Entry
 __all__ = ["Curves", "audits_among", "expected_cost", "is_audit", "keep", "trust"]
 
 BELIEF = 0.6
-"""Rank correlation that is taken for granted before anything was measured."""
+"""Prior for the rank correlation of early and full results, before any measurement."""
 
 WEIGHT = 4.0
-"""Number of measurements that this belief counts for."""
+"""Weight of this prior, in measurements."""
 
 CAUTION = 1.5
-"""Deviations of the early score of the eventual best that are allowed for when genomes go on."""
+"""Margin for promotions, in standard deviations of the eventual best genome's early score."""
 
 
 def is_audit(number: int) -> bool:
-    """Say whether birth `number` (promotions and extra seeds not counted) is trained in full whatever it shows.
+    """Return whether new genome `number` (promotions and extra seeds not counted) is an audit: always trained in full.
 
-    The default and the births 1, 2, 4, 8, …: many at first, when nothing is known, and few in a long run. Only
-    genomes that were not chosen by their early results can show that those mislead.
+    Audits are the default genome and the genomes 1, 2, 4, 8, …: many at first, when little is known, and few in a
+    long run. Only genomes that were not selected by their early results can show that these mislead.
     """
     return number & (number - 1) == 0
 
 
 def audits_among(count: int) -> list[int]:
-    """Return which of so many births are audits; see `is_audit`."""
+    """Return the numbers of the audits among `count` new genomes; see `is_audit`."""
     return [number for number in (0, *(2**power for power in range(count.bit_length()))) if number < count]
 
 
 def trust(early: Sequence[float] | np.ndarray, late: Sequence[float] | np.ndarray) -> float:
-    """Return the rank correlation of early and late losses of the same genomes, drawn towards BELIEF.
+    """Return the rank correlation of early and late losses of the same genomes, shrunk towards BELIEF.
 
-    Most of these genomes were chosen by their early losses, which narrows the range and lowers the figure: it
-    errs towards too little trust, which costs training and not quality.
+    Most of these genomes were selected by their early losses, which narrows the range and lowers the correlation.
+    The error costs more training, but not quality.
     """
     if len(early) < 2:
         return BELIEF
@@ -57,15 +57,15 @@ def trust(early: Sequence[float] | np.ndarray, late: Sequence[float] | np.ndarra
 
 
 def keep(trust: float, count: int, deviations: float) -> float:
-    """Return the share of genomes to go on with so that the one that would end best is among them.
+    """Return the share of genomes to keep so that the eventual best one is probably among them.
 
-    Were early and late scores normal with correlation `trust`, the best of `count` at the end, at z deviations
-    above the mean, would stand at trust * z early on, give or take sqrt(1 - trust²).
+    Early and late scores are assumed normal with correlation `trust`. The best of `count` late scores is z standard
+    deviations above the mean; its early score then has mean trust * z and standard deviation sqrt(1 - trust²).
 
     Args:
         trust: Rank correlation, -1 to 1.
-        count: How many compete.
-        deviations: Of that uncertainty that are allowed for: 1.5 keeps it in 93% of cases, 2 in 98%.
+        count: Number of genomes.
+        deviations: Margin in these standard deviations: 1.5 keeps the best in 93% of cases, 2 in 98%.
     """
     normal = NormalDist()
     best = normal.inv_cdf(count / (count + 1))
@@ -73,11 +73,11 @@ def keep(trust: float, count: int, deviations: float) -> float:
 
 
 def expected_cost(rungs: Sequence[float], births: int) -> float:
-    """Return what a genome takes with its promotions, in full trainings, as far as that can be told beforehand.
+    """Return the predicted mean cost of a genome, promotions included, in full trainings.
 
     Args:
         rungs: Budgets, increasing to 1.
-        births: Genomes in all, 1 or more.
+        births: Number of genomes of the run (int ≥ 1).
     """
     audits = len(audits_among(births)) / births
     reaching, cost = 1.0, rungs[0]
@@ -88,21 +88,21 @@ def expected_cost(rungs: Sequence[float], births: int) -> float:
 
 
 LOOKS = (0.125, 0.25, 0.5)
-"""Fractions of the full training at which a curve may be found hopeless."""
+"""Fractions of the full training at which a curve may be pruned."""
 
 ENOUGH = 5
-"""Fewest fully trained genomes with a curve before any is found hopeless."""
+"""Minimum number of fully trained genomes with a curve before any curve is pruned."""
 
 MEDIAN = 0.5
-"""Least share of the curves that are never found hopeless (the median rule of Golovin et al., Vizier, KDD 2017)."""
+"""Minimum share of the curves that are never pruned (the median rule of Golovin et al., Vizier, KDD 2017)."""
 
 
 class Curves:
-    """What the curves of all genomes told had reached, and how they ended.
+    """The curves and the final losses of all reported genomes.
 
     Args:
-        metric: The objective's.
-        sign: Of the objective.
+        metric: Metric of the objective.
+        sign: Sign of the objective: metric times sign is the loss.
     """
 
     def __init__(self, metric: str, sign: float) -> None:
@@ -112,21 +112,21 @@ class Curves:
         self._full = Grown(math.nan)
 
     def take(self, entry: Entry) -> None:
-        """Note what was told of a genome, all of it."""
+        """Update a genome with all of its results."""
         row = self._rows.setdefault(entry.key, len(self._rows))
         self._reached.set(row, self._at_looks(entry))
         losses = entry.losses(1.0)
         self._full.set(row, losses[0] if losses and losses[0] < math.inf else math.nan)
 
     def bounds(self, start: float, budget: float) -> tuple[tuple[float, str, float], ...]:
-        """Return the bounds with which a candidate is born: beyond them its curve is hopeless.
+        """Return the bounds of a proposed candidate, beyond which its curve is hopeless.
 
-        A curve is hopeless where it is worse than those of so large a share of the told genomes that, by the
-        correlation of curves there with full results, it cannot be expected to end best; never better than the median.
+        The bound at a fraction is a quantile of the reported curves there. It follows from their correlation with
+        full results (`keep`) and is never below the median.
 
         Args:
             start: Fraction of the training that is done.
-            budget: Where it ends.
+            budget: Fraction of the training at its end.
         """
         found = []
         ends = self._full.get(len(self._rows))[:, 0]
@@ -145,10 +145,10 @@ class Curves:
         return tuple(found)
 
     def _at_looks(self, entry: Entry) -> list[float]:
-        """Return a curve's last loss at or before each look; NaN where it did not get there or does not say.
+        """Return a curve's last loss at or before each of LOOKS; NaN if it ended earlier or has no loss there.
 
-        A loss after the decay of a rung is no match for one at the peak of the learning rate, which it would put to
-        shame: only points before it count, and bounds are for such alone (`Context.report`).
+        Points after the learning-rate decay of a rung do not count, because their loss is lower than at the peak
+        rate. The bounds apply only to points before the decay (`Context.report`).
         """
         before = [(fraction, point) for fraction, point in entry.curve if not point.get(DECAYED)]
         known = [(fraction, self._sign * point[self._metric]) for fraction, point in before if self._metric in point]

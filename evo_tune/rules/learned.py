@@ -1,11 +1,11 @@
-"""Who goes on to a larger budget by what the strategy learns of early results: for strategies that declare `scores`.
+"""Promotions by the strategy's model of early results, for strategies that declare `scores`.
 
-As in `promotions`, as many go on as are needed so that the one that would end best is among them; but how far early
-results can be trusted, and who is best, is what the strategy's model of (genome, share of a training) says. Nothing
-here proposes a new genome.
+As in `promotions`, enough genomes are promoted that the eventual best one is probably among them. Here the strategy's
+model of (genome, share of a training) ranks the genomes and says how far early results can be trusted. Nothing here
+proposes a new genome.
 
 Sources: Swersky, Snoek & Adams, Freeze-thaw Bayesian optimization (2014); Wistuba, Kadra & Grabocka, Supervising the
-multi-fidelity race of hyperparameter configurations (NeurIPS 2022), whose model learns as well, and whose rule differs.
+multi-fidelity race of hyperparameter configurations (NeurIPS 2022), who also learn a model but use another rule.
 """
 
 from __future__ import annotations
@@ -28,27 +28,27 @@ from evo_tune.rules.promotions import Rungs, continued
 __all__ = ["chosen", "prospects_of", "seen_of"]
 
 LEAST = 0.6
-"""Least share that goes on, in parts of the rungs' ratio: a model that is sure may be more selective than halving."""
+"""Minimum promoted share, as a fraction of the budgets' ratio: a good model may be more selective than halving."""
 
 MOST = 96
-"""Genomes at a rung that are asked for what is expected of them, at most: what bounds the cost of a birth."""
+"""Maximum number of genomes at a rung for which the model predicts; it bounds the cost of a proposal."""
 
 
 @dataclass
 class _Memo:
-    """What was learned of the results told so far, once it was asked for: the state of a fold."""
+    """The model of the results reported so far, fitted on first use; the state of a fold."""
 
     asked: bool = False
     found: Prospects | None = None
 
     def anew(self, trial: Trial) -> _Memo:
-        """Forget it: another result was told."""
+        """Return an empty memo, because a new result makes the model outdated."""
         del trial
         return _Memo()
 
 
 def prospects_of(history: History, rungs: Sequence[float], strategy: Strategy) -> Prospects | None:
-    """Return what a strategy has learned of a run, or None while that is nothing; made once for each result."""
+    """Return the strategy's model of a run, or None without one; fitted at most once per result."""
     memo = history.fold((__name__, strategy, tuple(rungs)), _Memo, _Memo.anew)
     if not memo.asked:
         seen, memo.asked = seen_of(history, rungs), True
@@ -57,10 +57,10 @@ def prospects_of(history: History, rungs: Sequence[float], strategy: Strategy) -
 
 
 def seen_of(history: History, rungs: Sequence[float]) -> Seen | None:
-    """Return what the genomes of a run with one objective have shown at each rung; rows are those of its ledger.
+    """Return the ranks of a run's genomes at each rung. The run has one objective; rows are those of its ledger.
 
     Returns:
-        None while none was trained in full.
+        The ranks; None before a genome was trained in full.
     """
     ledger = ledger_of(history)
     count, nothing = len(ledger.rows), Grown(math.nan)
@@ -81,12 +81,12 @@ def seen_of(history: History, rungs: Sequence[float]) -> Seen | None:
 
 
 def chosen(rungs: Rungs, prospects: Prospects, promoted: set[tuple[str, float]]) -> Proposal | None:
-    """Return the continuation that is due, or None: the highest rung first, the most promising genome of it.
+    """Return the promotion that is due, or None: the most promising genome at the highest rung with one.
 
     Args:
-        rungs: Who stands where.
-        prospects: What is expected of them.
-        promoted: Keys and budgets that are out.
+        rungs: Genomes at each rung.
+        prospects: Predictions of the strategy's model for these genomes.
+        promoted: Keys and budgets of pending promotions.
     """
     for low, high in reversed(list(pairwise(rungs.budgets))):
         there = rungs.standing(low)
@@ -97,7 +97,7 @@ def chosen(rungs: Rungs, prospects: Prospects, promoted: set[tuple[str, float]])
         if not kept or not waiting:
             continue
         mine = np.array([rungs.number(entry) for entry in waiting])
-        asked = np.union1d(among, mine)  # each once, so that a genome is as good as itself to the bit
+        asked = np.union1d(among, mine)  # each once, so that a genome's two values are bit-identical
         worth = prospects.worth(asked)
         bar = np.sort(worth[np.searchsorted(asked, among)])[-kept]
         hopes = worth[np.searchsorted(asked, mine)]
@@ -107,7 +107,7 @@ def chosen(rungs: Rungs, prospects: Prospects, promoted: set[tuple[str, float]])
 
 
 def _depth(rungs: Rungs, low: float) -> float:
-    """Return how far down at a rung the genome came from that now leads at the end, as a share of those there."""
+    """Return the rank at a rung of the genome that leads after full training, as a share of the genomes there."""
     there, ended = rungs.standing(low), rungs.standing(1.0)
     came = np.flatnonzero(there == ended[0]) if len(ended) else np.empty(0)
     return float((came[0] + 1) / len(there)) if len(came) else 0.0

@@ -24,7 +24,7 @@ LEADERS = 3
 
 
 class Rungs:
-    """Genomes with a value at each rung, and the promotions among them.
+    """The genomes with a value at each rung, and their promotions.
 
     Args:
         budgets: Budgets of the rungs, increasing to 1.
@@ -43,14 +43,14 @@ class Rungs:
             self._at[low].take(entry, number, high)
 
     def due(self, promoted: set[tuple[str, float]], audits: Iterable[str]) -> Proposal | None:
-        """Return the continuation that is due, or None.
+        """Return the promotion that is due, or None.
 
-        Audits come first, then the highest rung. Of those with a value at a rung, the best go on: as many as the
-        rungs' ratio says, or more where early results are not to be trusted.
+        Audits come first, then the highest rung. The best genomes at a rung are promoted. Their share is the ratio
+        of the budgets, or more if early results predict full results poorly.
 
         Args:
-            promoted: Keys and budgets that are out.
-            audits: Keys of the genomes that are trained in full whatever they show.
+            promoted: Keys and budgets of pending promotions.
+            audits: Keys of the genomes that are always trained in full.
         """
         if (due := self.audited(promoted, audits)) is not None:
             return due
@@ -63,7 +63,7 @@ class Rungs:
         return None
 
     def audited(self, promoted: set[tuple[str, float]], audits: Iterable[str]) -> Proposal | None:
-        """Return the continuation of an audit that is due, or None; see `due`."""
+        """Return the promotion of an audit that is due, or None; see `due`."""
         for low, high in pairwise(self.budgets):
             rung = self._at[low]
             for _, row in sorted((self._number[key], rung.rows[key]) for key in audits if key in rung.rows):
@@ -72,7 +72,7 @@ class Rungs:
         return None
 
     def cost(self) -> float:
-        """Return what a genome took so far with its promotions, in full trainings, on the average."""
+        """Return the mean cost of a genome so far, promotions included, in full trainings."""
         if len(self.budgets) == 1 or not (born := len(self._at[self.budgets[0]].entries)):
             return 1.0
         steps = zip((0.0, *self.budgets), self.budgets, strict=False)
@@ -83,19 +83,19 @@ class Rungs:
         return self._number[entry.key]
 
     def standing(self, low: float) -> np.ndarray:
-        """Return the numbers of the genomes with a value at a rung, the best there first, shape (genomes,)."""
+        """Return the numbers of the genomes with a value at a rung, best first. Shape (genomes,)."""
         return self._at[low].standing()
 
     def waiting(self, low: float, most: int) -> list[Entry]:
-        """Return at most so many of the genomes that were not trained beyond a rung, the best there first."""
+        """Return at most `most` genomes that were not trained beyond a rung, best first."""
         rung = self._at[low]
         ranked = rung.ranked()
         return [rung.entries[row] for row in ranked[rung.waits.get(len(ranked))[ranked, 0] > 0.0][:most].tolist()]
 
     def _share(self, low: float) -> float:
-        """Return the share of the genomes at a rung that go on, from those that were trained in full as well.
+        """Return the share of the genomes at a rung to promote, measured on the fully trained genomes.
 
-        It reaches at least as far down as the place from which one of the present leaders came.
+        The share includes at least the ranks that the present leaders had at this rung.
         """
         early, late = self._at[low].standing(), self._at[1.0].standing()
         place = np.zeros(len(self._number), dtype=int)
@@ -107,7 +107,7 @@ class Rungs:
 
 
 class _Rung:
-    """The genomes with a value at one rung: feasible ones first, then by the number that dominate them, then by age.
+    """Ranking of the genomes at one rung: by violation, then by loss or number of dominating genomes, then by age.
 
     Args:
         budget: Budget of the rung.
@@ -123,7 +123,7 @@ class _Rung:
         self.entries: list[Entry] = []
         self.rows: dict[str, int] = {}
         self.waits = Grown(0.0)
-        """By row: whether the genome was not trained further."""
+        """By row: 1 if the genome has no result at the next rung, else 0."""
 
     def take(self, entry: Entry, number: int, high: float) -> None:
         """Update a genome with its results.
@@ -161,7 +161,7 @@ class _Rung:
         self._ranked = None
 
     def _again(self, key: str) -> None:
-        """Take all anew but one, which was trained again and has another value, or none: it is rare."""
+        """Rebuild the ranking without one genome, whose repeated training replaces its value. This is rare."""
         old = [(one, int(self._numbers.get(row + 1)[row, 0])) for row, one in enumerate(self.entries) if one.key != key]
         waits = {one.key: float(self.waits.get(row + 1)[row, 0]) for row, one in enumerate(self.entries)}
         self.entries, self.rows = [], {}
@@ -172,20 +172,20 @@ class _Rung:
         self._ranked = None
 
     def ranked(self) -> np.ndarray:
-        """Return the rows of the genomes, the best first, shape (genomes,)."""
+        """Return the rows of the genomes, best first. Shape (genomes,)."""
         if self._ranked is None:
             count = len(self.entries)
             order = (self._below if self._several else self._losses).get(count)[:, 0]
-            # Births and violations are nearly sorted as they are, which makes two of the three cheap.
+            # Ids and violations are nearly sorted already, so two of the three sorts are cheap.
             self._ranked = np.lexsort((self._births.get(count)[:, 0], order, self._violation.get(count)[:, 0]))
         return self._ranked
 
     def standing(self) -> np.ndarray:
-        """Return the numbers of the genomes, the best first, shape (genomes,)."""
+        """Return the numbers of the genomes, best first. Shape (genomes,)."""
         return np.asarray(self._numbers.get(len(self.entries))[self.ranked(), 0], dtype=int)
 
 
 def continued(entry: Entry, budget: float) -> Proposal:
-    """Return the further training of a genome, to a budget."""
+    """Return the proposal to continue the latest training of a genome to a budget."""
     latest = entry.latest
     return Proposal(latest.genome, PROMOTION, latest.candidate.parents, budget, resumes=latest.id)

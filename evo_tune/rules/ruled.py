@@ -26,15 +26,15 @@ from evo_tune.settings import RunSettings
 __all__ = ["Ruled"]
 
 ASKED = 4
-"""Times that a strategy is asked for a genome that keeps to the constraints."""
+"""Maximum number of times that the strategy is asked for a genome within the constraints."""
 
 DRAWN = 500
-"""Random genomes tried after that."""
+"""Maximum number of random genomes that are tried after that."""
 
 
 @dataclass(frozen=True)
 class Known:
-    """State of a fold over the history: what the rules need to know for the next proposal."""
+    """State of the rules, as a fold over the history."""
 
     rungs: Rungs
     curves: Curves
@@ -49,7 +49,7 @@ class Ruled(Strategy):
     Args:
         population: Population of the inner strategy.
         inner: Strategy that proposes genomes.
-        settings: Settings of the run, of which rungs, pruning and seeds count.
+        settings: Settings of the run. Only those for rungs, pruning and seeds are used.
         constraints: Constraints on genomes.
         estimate: Returns the metrics of a genome that are known before training.
     """
@@ -82,7 +82,7 @@ class Ruled(Strategy):
         return not (self.settings.continues or self.settings.prune or self.constraints)
 
     def __post_init__(self) -> None:
-        """Skip the check of options: apart from the population, these fields are none."""
+        """Skip the check of options, because only the population is an option here."""
 
     def propose(self, history: History, rng: np.random.Generator) -> Proposal | None:
         if self.plain:
@@ -100,7 +100,7 @@ class Ruled(Strategy):
         return self.inner.status(history if self.plain else self._view(history))
 
     def due(self, history: History) -> Proposal | None:
-        """Return the further trial of a genome that is due, whatever new genomes there may be; or None."""
+        """Return the promotion or extra seed that is due before any new genome; None if none is due."""
         if not self.settings.continues:
             return None
         out = [(genome_key(one.genome), one) for one in history.out]
@@ -122,7 +122,7 @@ class Ruled(Strategy):
         return self._replicate(known.leader.first(), [one for _, one in out])
 
     def _replicate(self, leader: Entry | None, out: Sequence[Candidate]) -> Proposal | None:
-        """Return the next seed of the genome that leads by the mean over its seeds, until it has had enough."""
+        """Return the next seed of the leading genome; None if it already has the maximum number of seeds."""
         if leader is None or self.settings.most_seeds == 1:
             return None
         waiting = [one for one in out if one.replicate and genome_key(one.genome) == leader.key]
@@ -137,7 +137,7 @@ class Ruled(Strategy):
         return self.inner.scores and alone and len(self.settings.rungs) > 1
 
     def _prospects(self, history: History) -> Prospects | None:
-        """Return what the strategy has learned of results in part; None where it does not, or not yet."""
+        """Return the strategy's model of partial results; None if it has no such model, or none yet."""
         return prospects_of(history, self.settings.rungs, self.inner) if self._learns(history) else None
 
     def _birth(self, history: History, rng: np.random.Generator) -> Proposal | None:
@@ -152,7 +152,7 @@ class Ruled(Strategy):
         return proposal if is_audit(history.fresh_count) else self._bounded(proposal, history)
 
     def _bounded(self, proposal: Proposal, history: History) -> Proposal:
-        """Return a proposal with the bounds that its curve must keep to."""
+        """Return a proposal with the bounds beyond which its training is pruned."""
         if not self.settings.prune:
             return proposal
         done = 0.0
@@ -161,7 +161,7 @@ class Ruled(Strategy):
         return replace(proposal, stop_if=self._known(history).curves.bounds(done, proposal.budget))
 
     def _known(self, history: History) -> Known:
-        """Return the state of the rules, which is kept while the run lasts."""
+        """Return the state of the rules, updated with new results only."""
         told, goal, budgets = entries(history), history.objectives[0], self.settings.rungs
 
         def begin() -> Known:
@@ -188,19 +188,20 @@ class Ruled(Strategy):
         return View(history, self.settings.rungs, lambda genome: self._excess(genome) > 0.0, expected)
 
     def _excess(self, genome: Genome) -> float:
-        """Return by how much a genome is known, before training, to be beyond the constraints."""
+        """Return the violation of the constraints that are known before training; 0 if there is none."""
         if not self.constraints:
             return 0.0
         try:
             known = self.estimate(genome)
-        except EvoTuneError:  # its training will say so
+        except EvoTuneError:  # the training reports the same error
             return 0.0
         return violation([one for one in self.constraints if one.metric in known], known)
 
     def _within(self, view: View, prospects: Prospects | None, rng: np.random.Generator) -> Proposal | None:
-        """Return what the strategy proposes, or a random genome, within the constraints known before training.
+        """Return a proposal of the strategy, or a random genome, within the constraints known before training.
 
-        The strategy takes barred genomes for seen and avoids them; this is for what slips through all the same.
+        The history marks genomes outside the constraints as seen, so a strategy avoids most of them. This method
+        handles the rest. If all attempts fail, it returns the proposal with the smallest violation.
         """
         tries: list[Proposal] = []
         for _ in range(ASKED):
@@ -219,5 +220,5 @@ class Ruled(Strategy):
 
 
 def _further(birth: Candidate, number: int) -> Proposal:
-    """Return the training of a genome with a further seed, the number of which is given."""
+    """Return the proposal to train a genome with extra seed `number`."""
     return Proposal(birth.genome, REPLICATE, birth.parents, replicate=number)
