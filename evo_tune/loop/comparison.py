@@ -47,12 +47,12 @@ def collect(run: Run, candidate: Candidate, outcome: Outcome) -> None:
 
 
 class ComparisonJobs:
-    """Gives the trainings out as jobs, and collects what comes of them.
+    """Source of the final comparison's jobs, which also collects their results.
 
     Args:
-        run: A run, open for writing. The first fetched job fixes its final comparison.
-        changed: The run's lock; notified when a result has come, and when the run is to stop.
-        stopping: Says whether nothing new is to be begun.
+        run: Run that is open for writing. The first fetched job fixes its final comparison.
+        changed: Lock of the run; notified after each result, and when the run stops.
+        stopping: Returns whether no new job may start.
     """
 
     def __init__(self, run: Run, changed: threading.Condition, stopping: Callable[[], bool]) -> None:
@@ -61,10 +61,10 @@ class ComparisonJobs:
         self._stopping = stopping
         self._comparison: FinalComparison | None = None
         self._out: set[str] = set()
-        """Folders of the jobs in flight."""
+        """Folders of the running jobs."""
 
     def fetch(self, slot: Slot) -> Fetched:
-        """Return the next job, which any slot can do; None while what is out decides what is to be done next."""
+        """Return the next job, for any slot; None while the next jobs depend on running ones."""
         del slot
         with self._changed:
             if self._stopping():
@@ -77,7 +77,7 @@ class ComparisonJobs:
             return jobs[0]
 
     def take(self, job: Job, outcome: Outcome) -> None:
-        """Collect what came of a job."""
+        """Record the outcome of a job."""
         with self._changed:
             collect(self._run, job.candidate, outcome)
             self._out.discard(str(job.folder))

@@ -31,7 +31,7 @@ from evo_tune.store.run import TRIALS
 __all__ = ["OVER", "Drivers", "Fetched", "Interrupts", "Job", "Working"]
 
 TICK = 0.2
-"""Seconds between two looks of the main thread at signals and at the live table."""
+"""Seconds between two checks of signals and updates of the live table by the main thread."""
 
 
 @dataclass(frozen=True)
@@ -54,10 +54,10 @@ class _End(Enum):
 
 
 OVER = _End.OVER
-"""Answer of a source that has no more jobs."""
+"""Returned by a source that has no more jobs."""
 
 Fetched = Job | _End | None
-"""A job, None if there is none now, OVER if there will be none."""
+"""A job; None if there is none now; OVER if there will be no more."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class Drivers:
     ) -> None:
         self.slots: list[Slot] = []
         self.working: dict[str, Working] = {}
-        """By slot."""
+        """Activity by name of the slot."""
         self.error: EvoTuneError | None = None
         """First error of a driver."""
         self.health = Health()
@@ -101,15 +101,15 @@ class Drivers:
         self._at_work: dict[str, Slot] = {}
         """Slots that take jobs, by name."""
         self._out: set[str] = set()
-        """Those that have one."""
+        """Names of the slots that are running a job."""
         self._again: list[Job] = []
-        """What another slot is to do: the outcome is in doubt, or there was none."""
+        """Jobs for another slot, because their outcome was held back or missing."""
         self._doubtful: set[int] = set()
-        """Candidates that were put back."""
+        """Ids of the candidates whose jobs were put back."""
         self._over = False
-        """Whether there will be no more jobs but those."""
+        """Whether no new jobs will come; `_again` may still have some."""
         self._named: set[str] = set()
-        """Devices that were said to be set aside."""
+        """Devices whose setting aside was already reported."""
         self._started = time.monotonic()
 
     def drive(
@@ -158,21 +158,21 @@ class Drivers:
 
     def _next(self, slot: Slot, fetch: Callable[[Slot], Fetched]) -> Job | None:
         """Wait for the next job of a slot and return it; None if there are no more jobs."""
-        while not self._stopping():  # what is held back then is no result, and is trained when the run goes on
+        while not self._stopping():  # jobs held back then have no result; a resume trains them
             ready = slot.available
             if slot.device in self.health.aside:
                 if not self._leave(slot, self.health.aside[slot.device]):
                     return None
                 continue
             with self._changed:
-                # A slot that no machine is there for does not ask: its candidate would be born on less than is known.
+                # A slot without a machine does not ask: its candidate would be proposed before known results are used.
                 fetched = self._fetched(slot, fetch) if ready else None
                 if isinstance(fetched, Job):
                     self._out.add(slot.name)
                     self.working[slot.name] = Working(fetched.what, time.monotonic())
                     return fetched
                 self._over = self._over or fetched is OVER
-                if self._over and not (self._out or self._again):  # what is out may have to be done elsewhere
+                if self._over and not (self._out or self._again):  # a running job may be put back
                     break
                 self.working[slot.name] = Working("", time.monotonic())
                 self._changed.wait(timeout=1.0)
@@ -194,7 +194,7 @@ class Drivers:
 
     def _done(self, slot: Slot, job: Job, default: Callable[[], Candidate | None] | None) -> Outcome | None:
         """Run a job in a slot and return its outcome; None if the outcome is held back."""
-        # What is tried again is tried on a device that was chosen for it.
+        # A repeated job runs on a device that was chosen for it.
         again = job.candidate.id in self._doubtful
         outcome = (slot.run_here if again else slot.run)(job.candidate, job.folder)
         if default is None:
@@ -268,7 +268,7 @@ class Drivers:
         return rows
 
     def _guarded(self, drive: Callable[[Slot], None], slot: Slot) -> None:
-        """Drive a slot: what the driver cannot mend stops the run instead of vanishing in a thread."""
+        """Drive a slot; an error in its thread stops the run instead of being lost."""
         try:
             drive(slot)
         except SlotClosed:  # killed from the main thread: its candidate is run again on resume
@@ -289,13 +289,13 @@ class Drivers:
         self._stop()
 
     def kill(self) -> None:
-        """End what is in flight at once: side by side, since a machine that does not answer takes its time."""
+        """Kill all running jobs, in parallel, because a machine that does not answer delays its own kill."""
         if self.slots:
             with ThreadPoolExecutor(len(self.slots)) as threads:
                 list(threads.map(lambda slot: slot.kill(), self.slots))
 
     def close(self) -> None:
-        """Let go of the slots; idempotent."""
+        """Close the slots; idempotent."""
         if self.slots:
             with ThreadPoolExecutor(len(self.slots)) as threads:  # a worker takes most of a second to leave
                 list(threads.map(lambda slot: slot.close(), self.slots))
@@ -307,12 +307,11 @@ class Drivers:
 class Interrupts:
     """Calls `stop` on the first Ctrl-C, and `kill` on the second or on SIGTERM.
 
-    Outside the main thread (a notebook's worker, a test) it does nothing, as Python allows no handlers
-    there.
+    Outside the main thread (a notebook's worker, a test) it does nothing, because Python allows no handlers there.
 
     Args:
-        stop: Begin nothing new.
-        kill: Stop at once.
+        stop: Function that prevents new trials.
+        kill: Function that stops running trials at once.
     """
 
     def __init__(self, stop: Callable[[], None], kill: Callable[[], None]) -> None:
@@ -334,5 +333,5 @@ class Interrupts:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         act = self._kill if self._interrupted or number == signal.SIGTERM else self._stop
         self._interrupted = True
-        # Not in the handler itself: it may have broken into code that holds the very lock.
+        # Not in the handler itself: the interrupted code may hold the same lock.
         threading.Thread(target=act, daemon=True).start()

@@ -1,8 +1,9 @@
-"""What follows recorded results: files of closed generations, and the removal of checkpoints that no trial can use.
+"""Files that are derived from recorded results: generations and checkpoints.
 
-A generation is closed when all of its trials are reported. Its survivors are those of the strategy at that moment, so
-the files can be rebuilt from the journal at any time and come out the same. In proposal order results are recorded
-ahead of what the strategy has seen; the files follow the record.
+The module writes the file of each closed generation and removes checkpoints that no trial can use. A generation is
+closed when all of its trials are reported. Its survivors are those of the strategy at that moment, so the files can be
+rebuilt identically from the journal. In proposal order, results are recorded before the strategy sees them; the files
+follow the record.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class Generations:
         self._untouched: set[int] = set()
         """Generations whose files contain all recorded results."""
         self._saved = 0
-        """Number of results in complete files; they are followed only when that is needed."""
+        """Number of results in complete files; they are replayed only when needed."""
         self._metrics = run.metric_names
 
     def born(self, candidate: Candidate) -> None:
@@ -52,7 +53,7 @@ class Generations:
     def read_back(self) -> None:
         """Read an opened run and repair its files: lost, damaged, unfinished or unknown ones.
 
-        If the last session saved all of them, as it does at its end, nothing is followed before the next result.
+        If the last session saved all of them, as it does at its end, nothing is replayed before the next result.
         """
         for candidate in self._run.candidates:
             self.born(candidate)
@@ -73,7 +74,7 @@ class Generations:
         self._untouched.clear()
 
     def recorded(self) -> None:
-        """Follow the results since the last call, and write the generations that they close."""
+        """Process the results since the last call, and write the generations that they close."""
         self._untouched.clear()
         self._catch_up()
         self._follow(self._write)
@@ -90,7 +91,7 @@ class Generations:
                 self._write(generation)
 
     def _catch_up(self) -> None:
-        """Follow the results of earlier sessions, whose files exist."""
+        """Process the results of earlier sessions, whose files exist."""
         if len(self._history.trials) < self._saved:
             self._follow(lambda generation: None, self._saved)
 
@@ -98,7 +99,7 @@ class Generations:
         """Report recorded results to the history, up to a total number; call `closed` for each closed generation."""
         told = len(self._history.trials)
         for id in self._run.sequence(start=told)[: None if until is None else until - told]:
-            # Births are shown as late as can be: when others were born depends on the number of slots.
+            # Candidates are added as late as possible: when others were proposed depends on the number of slots.
             while self._history.born_count <= id:
                 widen(self._history, self._run)
                 self._history.born(self._run.candidates[self._history.born_count])
@@ -154,9 +155,9 @@ class Leftovers:
         self._run = run
 
     def recorded(self, candidate: Candidate, outcome: Outcome) -> None:
-        """Remove checkpoints that a recorded result makes useless.
+        """Remove checkpoints that no trial needs after a recorded result.
 
-        A checkpoint is resumed once, whatever the outcome, and the checkpoint of a failed trial never.
+        A checkpoint is resumed at most once, and the checkpoint of a failed trial never.
         """
         if candidate.resumes is not None:
             self._remove(candidate.resumes)

@@ -1,11 +1,11 @@
 """Attribution of a failure to the genome or to the device. The module decides; it trains, records and warns nothing.
 
-A device on which trainings fail at once would take most of a run's candidates, and their failures would be told to the
-strategy as the genomes'. So what fails there is held back and tried elsewhere, the same candidate with the same seed.
-Only if it does well there was the first outcome the device's; several such in a row and the device is set aside.
-Where nobody else can say, the default genome is the test, once several have failed in a row.
+A broken device fails quickly, takes most of a run's candidates, and would make their genomes look bad. So a failure is
+held back, and another device trains the same candidate with the same seed. If that succeeds, the first device is
+blamed. After several such failures in a row it is set aside. If no other device can confirm a failure, the default
+genome is the test, once several candidates in a row have failed.
 
-Knows devices by name and candidates by id, and nothing of slots, threads and clocks.
+The module knows devices by name and candidates by id. It knows nothing of slots, threads and clocks.
 """
 
 from __future__ import annotations
@@ -19,55 +19,55 @@ from evo_tune.genome.trial import Outcome
 __all__ = ["SICK", "Health", "Verdict"]
 
 FAILING = ("failed", "crashed", "timeout", "out_of_memory")
-"""Statuses that may be a device's doing; any other is of a training that took place."""
+"""Statuses that a device may cause; with any other status the training took place."""
 
 SICK = 3
-"""Candidates in a row that a device must have failed, and others not, to be set aside; never one alone."""
+"""Number of candidates in a row that fail on a device and succeed elsewhere before the device is set aside."""
 
 RARELY = 4 * SICK
-"""Failures in a row after which the default genome is a test again, at most: often they are the genomes'."""
+"""Maximum number of failures in a row before the default genome is trained as a test again."""
 
 AT_ONCE = 30.0
-"""Seconds within which a failure has come at once: to try the candidate elsewhere costs next to nothing."""
+"""Seconds up to which a failure counts as immediate; to try its candidate elsewhere costs almost nothing."""
 
 SHARE = 0.1
-"""The same, as a share of what trainings that did well have taken."""
+"""The same limit as a share of the mean time of successful trainings; the larger limit counts."""
 
 
 class Verdict(Enum):
-    """What is to be done with an outcome."""
+    """The next step for an outcome."""
 
     RECORD = auto()
-    """It is the candidate's."""
+    """Record the outcome: the candidate caused it."""
     HOLD = auto()
-    """It is in doubt and not to be recorded: the candidate is to be tried elsewhere."""
+    """Do not record the outcome: its cause is unclear, so another device trains the candidate."""
     TEST = auto()
-    """The default genome is to be trained on the same device first; `Health.tested` then says."""
+    """Train the default genome on the same device first; `Health.tested` then decides."""
 
 
 class _Record:
-    """What is known of a device."""
+    """Outcomes of the trainings on a device."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
-        """How many trainings ended there in which way."""
+        """Number of trainings by status."""
         self.error: str | None = None
-        """Of the last that failed."""
+        """Error of the last failure."""
         self.row: list[int] = []
-        """Candidates that failed there since it last did well, but for those that have failed elsewhere as well."""
+        """Candidates that failed since the last success, except those that failed elsewhere as well."""
         self.blamed: set[int] = set()
-        """Those among them that did well elsewhere."""
+        """Candidates in `row` that succeeded elsewhere."""
         self.seconds = 0.0
-        """What trainings that did well have taken there."""
+        """Total time of successful trainings, in seconds."""
 
     @property
     def well(self) -> int:
-        """How many trainings took place there."""
+        """Number of successful trainings."""
         return sum(count for status, count in self.counts.items() if status not in FAILING)
 
     @property
     def proven(self) -> bool:
-        """Whether the last thing that it did was to do well."""
+        """Whether the device has succeeded, and has not failed since."""
         return bool(self.well) and not self.row
 
 
@@ -76,14 +76,14 @@ class Health:
 
     def __init__(self) -> None:
         self.aside: dict[str, str] = {}
-        """Devices that are set aside, and why."""
+        """Reason by device, for devices that are set aside."""
         self._records: dict[str, _Record] = {}
         self._tried: dict[int, list[str]] = {}
-        """By candidate whose outcomes are in doubt: the devices that it failed on."""
+        """Devices that each candidate with an unclear failure failed on, by id."""
         self._row: list[int] = []
-        """Failures that were the candidates', since any device last did well."""
+        """Candidates whose failure was not held back for another device, since the last success on any device."""
         self._test_at = SICK
-        """Length of that row at which the default genome is trained."""
+        """Length of `_row` from which the default genome is trained as a test."""
 
     def came(self, device: str, id: int, outcome: Outcome, others: Collection[str], testable: bool) -> Verdict:
         """Record the outcome of a candidate on a device, and attribute a failure.
@@ -123,7 +123,7 @@ class Health:
             return Verdict.RECORD
         if id in self._row:
             self._row.remove(id)
-        self._tried[id] = [device]  # those that it failed on before may be ill as well
+        self._tried[id] = [device]  # the other devices that it failed on may be broken as well
         self.set_aside(device, f"it fails the default genome too, which did well before, with '{outcome.error}'")
         return Verdict.HOLD
 
@@ -175,7 +175,7 @@ class Health:
 
     def _blame(self, device: str, id: int) -> None:
         record = self._records[device]
-        if id not in record.row:  # it has done well since
+        if id not in record.row:  # the device has succeeded since
             return
         record.blamed.add(id)
         if len(record.blamed) >= SICK:
@@ -183,10 +183,10 @@ class Health:
             self.set_aside(device, f"it failed {which}, the last with '{record.error}'")
 
     def _in_doubt(self, record: _Record, outcome: Outcome, others: Collection[str]) -> bool:
-        """Whether a first failure of a candidate may be the device's, and is worth a second opinion."""
+        """Return whether the device may have caused a candidate's first failure, so that another device should try."""
         if not record.well:
             return True
-        if outcome.status == "out_of_memory":  # on GPUs of several sizes it would do well elsewhere, again and again
+        if outcome.status == "out_of_memory":  # with GPUs of several sizes, large genomes would always be moved
             return False
         if (outcome.seconds or 0.0) <= max(AT_ONCE, SHARE * record.seconds / record.well):
             return True
@@ -198,7 +198,7 @@ class Health:
             tried.append(device)
 
     def _settle(self, id: int, confirmed: bool) -> None:
-        """End the doubt: a failure is the candidate's; if others confirm it, it is no mark against any device."""
+        """Attribute a failure to the candidate; if it is confirmed, it no longer counts against any device."""
         self._tried.pop(id, None)
         if confirmed:
             for record in self._records.values():

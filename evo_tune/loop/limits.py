@@ -1,6 +1,6 @@
-"""When a run ends: its limits, which are totals over all sessions, and the check that any trial succeeds at all.
+"""Limits of a run, which are totals over all sessions, and the check that any trial succeeds at all.
 
-The module returns the reason in words; `Search` acts on it.
+The module returns the reason to stop in words; `Search` acts on it.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ SLACK = 1e-9
 """Tolerance for the budget, because sums of thirds are not exact."""
 
 LATEST = 24
-"""Number of latest full trainings by which the duration of the next one is predicted."""
+"""Number of latest full trainings that are used to predict durations."""
 
 LIKE = 5
-"""Number of these, the most similar ones, by which the duration of a genome is predicted."""
+"""Number of the most similar of these trainings that predict the duration of a genome."""
 
 
 def next_session(last: SessionSettings, changes: Mapping[str, Any], seeds: int) -> SessionSettings:
@@ -109,7 +109,7 @@ def check_noise(session: SessionSettings, seeds: int) -> None:
     """Refuse `stop_when_done` without extra seeds, which measure the seed noise.
 
     Raises:
-        OptionError: The session asks for it, and no genome gets an extra seed.
+        OptionError: The session sets `stop_when_done`, and no genome gets an extra seed.
     """
     if session.stop_when_done and seeds < 2:
         raise OptionError(
@@ -118,10 +118,10 @@ def check_noise(session: SessionSettings, seeds: int) -> None:
 
 
 def _reserve(run: Run, session: SessionSettings, history: History, slots: int, room: float) -> float:
-    """Return the seconds from now in which a run would end, halfway between no further training and one.
+    """Return the time until the run would end, in seconds: the mean of the cases without and with one more training.
 
-    It therefore ends about as often before its time as after it. The result counts running trainings, the final
-    comparison by the middle of its possible durations, and the report. It is 0 if there is time for far more.
+    With the mean, a run ends about as often before its limit as after it. The result includes running trainings, the
+    middle of the possible durations of the final comparison, and the report. It is 0 if much more time is left.
     """
     if not session.final_seeds or not slots or not (mean := mean_seconds(run)):
         return 0.0
@@ -137,12 +137,12 @@ def _reserve(run: Run, session: SessionSettings, history: History, slots: int, r
 
 @dataclass(frozen=True)
 class Lately:
-    """The latest full trainings of a run: a machine has now more to do beside, now less, and they tell of now.
+    """The latest full trainings of a run; only these are used, because the load of the machine changes.
 
     Args:
-        space: The run's.
-        seconds: Of each.
-        units: Coordinates of their genomes, a row each.
+        space: Space of the run.
+        seconds: Duration of each training, in seconds.
+        units: Unit coordinates of their genomes. Shape (trainings, genes).
     """
 
     space: SearchSpace
@@ -151,7 +151,7 @@ class Lately:
 
     @classmethod
     def of(cls, run: Run, space: SearchSpace, mean: float) -> Lately:
-        """Return those of a run; a training takes `mean` seconds where none was whole."""
+        """Return the latest full trainings of a run; without any, a training takes `mean` seconds."""
         ids = [id for id in run.recorded if run.candidates[id].whole and run.outcomes[id].metrics][-LATEST:]
         units = [space.encode(run.candidates[id].genome) for id in ids]
         return cls(space, tuple(run.outcomes[id].seconds for id in ids) or (mean,), np.array(units))
@@ -162,7 +162,7 @@ class Lately:
         return fmean(self.seconds)
 
     def of_like(self, genome: Genome) -> list[float]:
-        """Return the seconds of the genomes that are most like one."""
+        """Return the durations of the most similar genomes, in seconds."""
         if not len(self.units):
             return list(self.seconds)
         far = np.abs(self.units - self.space.encode(genome)).sum(axis=1)
@@ -176,11 +176,11 @@ def _left(seconds: Sequence[float], age: float) -> float:
 
 
 def _comparison(run: Run, session: SessionSettings, lately: Lately, slots: int) -> float:
-    """Return the seconds of the closing comparison, halfway between its first look and its last one.
+    """Return the duration of the final comparison, in seconds: the mean of its first and its last possible end.
 
-    A finalist takes what its like took lately: its own training may have been of an hour in which the machine had more
-    to do beside. So may the default's, which was trained first of all, while workers started; what its like takes is
-    not known any more, and it counts as no longer than the others.
+    A finalist's duration is predicted from recent similar trainings, because the load of the machine may have changed
+    since its own. The default was trained first, while workers started. No recent training is similar to it, so its
+    duration is capped at the mean of recent ones.
     """
     comparison = comparison_of(run)
     finalists = [median(lately.of_like(run.candidates[id].genome)) for id in comparison.finalists] or [lately.usual]
@@ -190,7 +190,7 @@ def _comparison(run: Run, session: SessionSettings, lately: Lately, slots: int) 
 
 
 def all_born(run: Run, session: SessionSettings, history: History) -> str | None:
-    """Say so where no new genome is to be born, even if further trials of those that were may be due; else None."""
+    """Return a reason if no new genome may be proposed, else None. Promotions and extra seeds may follow."""
     births = session.births(run.manifest.population)
     more = history.fresh_count - births
     if more < 0:
@@ -199,10 +199,10 @@ def all_born(run: Run, session: SessionSettings, history: History) -> str | None
 
 
 def check_hope(run: Run) -> None:
-    """Give up when a whole generation of results has come and none is ok: something is broken.
+    """Refuse to continue if every result of a whole generation is a failure.
 
     Raises:
-        RunError: That is so; it names the last error.
+        RunError: No result is ok; the message names the last error.
     """
     outcomes = run.outcomes
     if len(outcomes) < run.manifest.population or any(one.status == "ok" for one in outcomes.values()):

@@ -1,6 +1,6 @@
-"""Which slots a run gets: those of this machine, or of a cluster, and what of a GPU's memory each training takes.
+"""Slots of a run, on this machine or on a cluster, and the share of a GPU's memory for each training.
 
-Knows what was asked for and what was measured before, and nothing of the loop that the slots will work for.
+The module knows the user's settings and earlier measurements, and nothing of the loop that uses the slots.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ __all__ = ["forecast", "open_for", "plan_for", "slots_for", "timed"]
 
 
 def plan_for(session: SessionSettings, threads: int | None, options: Mapping[str, Any]) -> Plan:
-    """Return the slots of this machine; where a cluster runs already, only the threads of each matter.
+    """Return the plan for the slots of this machine; with a running cluster, only the threads per slot matter.
 
     Args:
         session: Slots and devices that the user asks for.
         threads: CPU threads of one training; None for the default.
-        options: The evaluator's, bound: one of them may be the number of processes of a training.
+        options: Bound options of the evaluator; one may be the number of processes per training.
 
     Raises:
         OptionError: See `dispatch.plan`.
@@ -44,13 +44,13 @@ def plan_for(session: SessionSettings, threads: int | None, options: Mapping[str
 
 
 def open_for(run: Run, session: SessionSettings, evaluator: BoundEvaluator, space: SearchSpace) -> list[Slot]:
-    """Return the slots of a run, opened; where that fails, a run that was made a moment ago is taken away again.
+    """Open and return the slots of a run; if that fails, remove the run if it is new.
 
     Args:
         run: Run to open slots for.
         session: Slots and devices that the user asks for.
-        evaluator: What the slots are to evaluate.
-        space: The run's.
+        evaluator: Evaluator that the slots run.
+        space: Space of the run.
 
     Raises:
         OptionError: There are no such slots.
@@ -108,7 +108,7 @@ def _opened(run: Run, session: SessionSettings, evaluator: BoundEvaluator, space
         if forecast is None:
             planned = plan_for(session.but(per_device=1), manifest.threads, manifest.options)
     task = _task(run, evaluator)
-    sweep(task.trials_folder)  # the run's lock is ours: what lies there is of the dead
+    sweep(task.trials_folder)  # this process has the run's lock, so these files belong to dead processes
     slots = open_slots(task, planned, session.timeout, session.retries, cluster, forecast)
     order, lag = manifest.settings.order, manifest.settings.lag
     if order == "proposal" and len(slots) > lag + 1:
@@ -118,13 +118,13 @@ def _opened(run: Run, session: SessionSettings, evaluator: BoundEvaluator, space
 
 
 def slots_for(manifest: Manifest, session: SessionSettings, evaluator: BoundEvaluator, folder: Path) -> list[Slot]:
-    """Return the slots of a run that is not begun, opened, each with a GPU's share or core as its own.
+    """Open and return the slots of a run that has not begun, each with its own share of a GPU or its own core.
 
     Args:
-        manifest: What the run would begin with.
-        session: How it would begin.
-        evaluator: What the slots are to evaluate.
-        folder: Where trials' folders would be.
+        manifest: Manifest of the run.
+        session: Settings of its first session.
+        evaluator: Evaluator that the slots run.
+        folder: Folder for the trials' folders.
 
     Raises:
         OptionError: There are no such slots.
@@ -144,18 +144,18 @@ def _cluster(session: SessionSettings, manifest: Manifest, identity: str) -> Clu
 
 
 def _identity(run: Run) -> str:
-    """Return what names a run on a cluster: the same in every session, and no other run's, of the same path either."""
+    """Return the name of a run on a cluster: equal in all sessions, and unique even among runs of the same path."""
     return uuid.uuid5(uuid.NAMESPACE_OID, run.manifest.identity).hex
 
 
 def _ranks(options: Mapping[str, Any]) -> int:
-    """Return how many processes one training has, by the evaluator's option of that name."""
+    """Return the number of processes of one training, from the evaluator's option `ranks`."""
     ranks = options.get("ranks", 1)
     return ranks if isinstance(ranks, int) and ranks > 1 else 1
 
 
 def _forecast(run: Run, evaluator: BoundEvaluator, space: SearchSpace, planned: Plan) -> Forecast | None:
-    """Return what a genome takes of a GPU, by all that was measured so far; None where memory cannot be shared."""
+    """Return the forecast of a genome's GPU memory from all measurements; None if memory cannot be shared."""
     lacking = ""
     forecast = Forecast(evaluator.estimate)
     if not planned.memory:

@@ -1,4 +1,4 @@
-"""Proposals: how a strategy's answer becomes a valid candidate, when it is proposed, and whether it comes out again.
+"""Proposals: check a strategy's answer, make it a candidate at the right time, and verify it by replay.
 
 A strategy and an evaluator are the user's code. What they return is checked before it is recorded, so the journal never
 needs repair. `verify` proposes every candidate of a saved run again from its history alone: if all agree, nothing
@@ -46,13 +46,13 @@ def propose(strategy: Strategy, history: RunHistory, run: Run, id: int) -> Propo
     """Return proposal `id` of a run: the default genome, a warm start, or the answer of the strategy.
 
     Args:
-        strategy: The run's strategy.
-        history: All that it may see.
-        run: Gives the seed and the warm starts.
-        id: The next candidate's id.
+        strategy: Strategy of the run.
+        history: History that the strategy sees.
+        run: Run with the seed and the warm starts.
+        id: Id of the next candidate (int ≥ 0).
 
     Raises:
-        RunError: The strategy has raised, or what it returned is no proposal for this space.
+        RunError: The strategy raised an error, or its answer is not a valid proposal for this space.
     """
     warm, budget, number = run.manifest.warm_start, run.manifest.settings.rungs[0], history.fresh_count
     if number == 0:
@@ -86,7 +86,7 @@ def judged(outcome: Outcome | Mapping[str, float], run: Run) -> Outcome:
         run: Run whose objectives and constraints need metrics.
 
     Raises:
-        UsageError: The outcome's status is none.
+        UsageError: The outcome's status is unknown.
     """
     if not isinstance(outcome, Outcome):
         outcome = Outcome("ok", outcome)  # type: ignore[arg-type]  # judged right here
@@ -155,7 +155,7 @@ class Births:
         """Return the first candidate that waits for a slot; None if there is none."""
         while self._waiting:
             candidate = self._waiting.popleft()
-            if candidate.id not in self._run.outcomes:  # it may have been told by hand
+            if candidate.id not in self._run.outcomes:  # it may have been reported by hand
                 return candidate
         return None
 
@@ -171,7 +171,7 @@ class Births:
             proposal = (
                 self._strategy.due(history) if over else propose(self._strategy, history, run, len(run.candidates))
             )
-            # Never skipping: the first number of told results that answers is the answer.
+            # One result at a time: the proposal is the first one that the strategy makes.
             ready = proposal is None and not self._arrival and self._tell_up_to(len(run.told) + 1)
         return None if proposal is None else self._bear(proposal)
 
@@ -191,7 +191,7 @@ class Births:
         return ready
 
     def _bear(self, proposal: Proposal) -> Candidate:
-        # Not synced by itself: a candidate that a power cut loses is proposed again, the same.
+        # Not synced: a candidate that is lost in a power cut is proposed again identically.
         candidate = self._run.bear(candidate_of(proposal, self._history, self._run))  # as the journal gives it back
         self._history.born(candidate)
         self._generations.born(candidate)
@@ -233,12 +233,12 @@ def verify(run: Run, space: SearchSpace, strategy: Strategy) -> list[Disagreemen
     """Propose every candidate of a run again and return those that come out differently.
 
     Args:
-        run: A saved run, finished or not.
-        space: Its space, repair included.
-        strategy: Its strategy.
+        run: Saved run, finished or not.
+        space: Space of the run, with its repair.
+        strategy: Strategy of the run.
 
     Raises:
-        RunError: The strategy raises, so nothing can be said.
+        RunError: The strategy raised an error, so nothing can be verified.
     """
     history = history_of(run, space)
     order = run.sequence()
@@ -256,11 +256,11 @@ def verify(run: Run, space: SearchSpace, strategy: Strategy) -> list[Disagreemen
 
 
 def other_strategy(manifest: Manifest, place: str) -> str:
-    """Say that a strategy's file is not what it was when the run began; '' if it is.
+    """Return a note if a strategy's file changed since the run began; '' if it did not.
 
     Args:
-        manifest: The run's.
-        place: Where the strategy is now.
+        manifest: Manifest of the run.
+        place: Present name or path of the strategy.
     """
     if hash_of(place) == manifest.strategy_hash:
         return ""
@@ -268,14 +268,14 @@ def other_strategy(manifest: Manifest, place: str) -> str:
 
 
 def other_versions(manifest: Manifest) -> list[str]:
-    """Say which packages that shape results have another version than when the run began, each in a few words."""
+    """Return a note for each package that shapes results and has another version than when the run began."""
     then = manifest.versions
     now = versions_of(name for name in then if name != "python")
     return [f"{name} was {then[name]}, and is {now[name]}" for name in then if now[name] != then[name]]
 
 
 def _consistent(candidate: Candidate, history: RunHistory, run: Run) -> bool:
-    """Whether generation, seed and told_before are what the run's rules make of them."""
+    """Return whether generation, seed and told_before follow from the rules of the run."""
     return (
         candidate.generation == history.fresh_count // run.manifest.population
         and candidate.seed == run.manifest.seed_of(candidate.genome, candidate.replicate)
