@@ -1,4 +1,4 @@
-"""The engine: models, optimizers and the training itself, on torch. What it is told lies in `evo_tune.recipe`."""
+"""The engine: models, optimizers and the training loop, on torch. `evo_tune.recipe` defines its options."""
 
 from evo_tune.training.base_training import ready_base, small_base
 from evo_tune.training.checkpoint import load_checkpoint, save_checkpoint

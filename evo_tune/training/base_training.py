@@ -1,4 +1,4 @@
-"""Train the small base once, on a part of Python's own documentation; it is kept in the user's cache."""
+"""Train the small base once, on a part of Python's own documentation, and keep it in the user's cache."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from evo_tune.training.trainer import Trainer
 
 
 def ready_base(options: Tuning) -> Base:
-    """Return the base of a tuning, trained if it has to be."""
+    """Return the base of a tuning; train it if necessary."""
     return read_base(options.base or small_base())
 
 
 def small_base() -> Path:
-    """Return the folder of the small base; whoever needs it first trains it, the others wait.
+    """Return the folder of the small base; the first process that needs it trains it while others wait.
 
-    One folder of the user's cache for each recipe, text and version of torch. What is damaged is made anew.
+    The user's cache has one folder for each recipe, text and version of torch. A damaged folder is rebuilt.
 
     Raises:
         StoreError: The cache cannot be written.

@@ -1,4 +1,4 @@
-"""Checkpoints: one file, written whole or not at all, that cannot run code when it is opened."""
+"""Checkpoints: one file, written atomically, that cannot run code when it is opened."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import torch
 from evo_tune.errors import OptionError, RecipeError
 
 CHECKPOINT = "checkpoint.pt"
-"""What a training leaves in its folder, to go on from."""
+"""Name of the checkpoint file in a training's folder."""
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write a state under another name, force it to disk, and rename it into place.
+    """Write a state under a temporary name, force it to disk, and rename it into place.
 
     Args:
-        path: The file; its folder must be there.
+        path: File to write; its folder must exist.
         state: Tensors and plain data, nested in dicts and lists.
     """
     partial = path.with_name(path.name + ".partial")
@@ -27,7 +27,7 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
-    if os.name == "posix":  # the new name itself is on disk only when its folder is
+    if os.name == "posix":  # the rename is on disk only after its folder is synced
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
@@ -36,7 +36,7 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 
 def _alone(state: Any) -> Any:
-    """Return a state whose tensors have storage of their own: torch would write the whole that one is a view of."""
+    """Return a state whose tensors do not share storage: torch would write the whole storage of a view."""
     if isinstance(state, dict):
         return {name: _alone(value) for name, value in state.items()}
     if isinstance(state, list):
@@ -47,16 +47,16 @@ def _alone(state: Any) -> Any:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read what `save_checkpoint` wrote, onto the CPU.
+    """Read a file written by `save_checkpoint`, onto the CPU.
 
     Raises:
-        RecipeError: The file is damaged, or holds more than tensors and plain data.
+        RecipeError: The file is damaged, or contains more than tensors and plain data.
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise
-    except Exception as error:  # torch raises half a dozen kinds for a file that is not its own
+    except Exception as error:  # torch raises several types of error for a foreign file
         raise RecipeError("checkpoint", str(path), f"a file that save_checkpoint wrote ({error})") from error
     if not isinstance(state, dict):
         raise RecipeError("checkpoint", str(path), "a file that save_checkpoint wrote")
@@ -64,15 +64,15 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def saved_in(folder: Path | None, task: dict[str, Any]) -> dict[str, Any]:
-    """Return the checkpoint that a training is to go on from; empty if there is none.
+    """Return the checkpoint to continue from; empty if there is none.
 
     Args:
-        folder: Of the training that it goes on from, if it does.
-        task: Plain data that says what is trained; a checkpoint goes on under the same only.
+        folder: Folder of the training to continue; None: start from scratch.
+        task: Plain data that identifies the training; it must match the checkpoint's.
 
     Raises:
-        OptionError: It belongs to another training.
-        RecipeError: It is damaged.
+        OptionError: The checkpoint belongs to another training.
+        RecipeError: The checkpoint is damaged.
     """
     file = folder / CHECKPOINT if folder else None
     if file is None or not file.is_file():

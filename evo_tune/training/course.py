@@ -37,7 +37,7 @@ ENOUGH = 1.5
 
 
 class Run(Protocol):
-    """Device, seed, budget and folders of a training; `evo_tune.Context` documents each."""
+    """Device, seed, budget and folders of a training; documented in `evo_tune.Context`."""
 
     device: str
     threads: int
@@ -60,11 +60,11 @@ class Plan(Protocol):
 
     @property
     def options(self) -> Any:
-        """How it is trained: `evo_tune.recipe.Training`, and what the task needs."""
+        """Training options (`evo_tune.recipe.Training`) and the task's own."""
 
     @property
     def genome(self) -> Mapping[str, Any]:
-        """Values of its genes, plain data."""
+        """Values of the genes, plain data."""
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -72,11 +72,11 @@ class Plan(Protocol):
 
     @property
     def save(self) -> bool:
-        """Whether a full training leaves a checkpoint too."""
+        """Whether a full training also writes a checkpoint."""
 
     @property
     def narrow(self) -> bool:
-        """Whether its matrix products are too small for a CPU to gain from bfloat16."""
+        """Whether the matrix products are too small for a CPU to gain from bfloat16."""
 
     @property
     def lr(self) -> float:
@@ -84,22 +84,22 @@ class Plan(Protocol):
 
     @property
     def batch(self) -> int:
-        """Size of a step."""
+        """Windows or samples in a step."""
 
     @property
     def reference(self) -> int:
-        """Batch for which learning rates are meant (see `scale_lr`)."""
+        """Batch for which learning rates are given (see `scale_lr`)."""
 
     @property
     def weight_decay(self) -> float:
-        """λ at its beginning."""
+        """Initial weight decay λ."""
 
     @property
     def warmup(self) -> float:
         """Share of the steps for warm-up."""
 
     def in_precision(self, precision: Any) -> Any:
-        """Return the same plan with a precision, by name."""
+        """Return the same plan with another precision, given by name."""
 
 
 class Phase(Protocol):
@@ -148,7 +148,7 @@ class Task(ABC):
     """
 
     group: ClassVar[str]
-    """Group of rows of `metrics.METRICS` that are reported."""
+    """Group of the rows of `metrics.METRICS` to report."""
 
     def __init__(self, plan: Any, run: Run, ranks: Ranks | None = None) -> None:
         self.plan, self.run, self.ranks = plan, run, ranks
@@ -210,7 +210,7 @@ class Task(ABC):
 
     @abstractmethod
     def on_the_way(self, trainer: Trainer) -> Mapping[str, float]:
-        """Return a point of the learning curve: `val_loss`, which decides early stopping, and further metrics."""
+        """Return a point of the learning curve: `val_loss`, which controls early stopping, and further metrics."""
 
     @abstractmethod
     def seen_loss(self, trainer: Trainer) -> float:
@@ -218,12 +218,12 @@ class Task(ABC):
 
     @abstractmethod
     def judged(self, course: Course, resumed: int | None) -> Judged:
-        """Return the object from which the rows of the group read their metrics."""
+        """Return the object that provides the metrics of the rows of the group."""
 
     # Overridden by tasks with several phases.
 
     def share(self, step: int) -> float:
-        """Return the share of the full training's FLOPs that is spent before a step."""
+        """Return the share of the full training's FLOPs before a step."""
         return step / self.ends[-1]
 
     def largest_step(self, trainer: Trainer) -> int:
@@ -254,7 +254,7 @@ class Task(ABC):
         return made
 
     def passes(self, phase: Any, model: nn.Module | None = None) -> Fitting:
-        """Return how a step of a phase fits the device; it is determined once a phase."""
+        """Return how a step of a phase fits the device; computed once per phase."""
         if phase not in self._passes:
             self._passes[phase] = self.fit(phase, model)
         return self._passes[phase]
@@ -330,18 +330,18 @@ class Task(ABC):
 
 
 class Course:
-    """One training run: trains a model through its phases, evaluates it on the way and judges it at the end.
+    """One training run: trains a model through its phases, evaluates it during training and judges it at the end.
 
     Args:
         trainer: Trainer of the phase that contains its step.
         task: The task; its phases are set.
-        evaluations: Number of evaluations of the full training.
-        stopping: Early stopping, which restores the best weights; None for none.
-        report: Called after each evaluation with the share of the full training, the point of the curve, and whether
-            the final fall of the learning rate has begun.
+        evaluations: Number of evaluations in the full training (int ≥ 1).
+        stopping: Early stopping, which restores the best weights; None: no early stopping.
+        report: Function called after each evaluation with the share of the full training, the point of the curve, and
+            whether the final decay of the learning rate has begun.
 
     Raises:
-        RecipeError: evaluations is not a whole number from 1.
+        RecipeError: evaluations is not an integer of at least 1.
     """
 
     def __init__(
@@ -363,16 +363,16 @@ class Course:
 
     @property
     def model(self) -> nn.Module:
-        """The model as it is now."""
+        """Model in its current state."""
         return self.trainer.model
 
     @property
     def stopped(self) -> bool:
-        """Whether it has stopped early."""
+        """Whether the training stopped early."""
         return self.stopping is not None and self.stopping.waited >= self.stopping.patience
 
     def run(self, stop: int) -> None:
-        """Train up to step `stop`, not included, or less far where it stops early.
+        """Train up to step `stop`, exclusive, or until early stopping.
 
         Raises:
             Diverged: See `Trainer.run`.
@@ -386,13 +386,13 @@ class Course:
                 return
             self._train(mark)
             point = self.task.on_the_way(self.trainer)
-            # A stop between two marks is the end of a part: what the whole would not see there, this must not.
+            # Only evaluations at marks may have effects; otherwise a partial training would differ from a full one.
             if mark in self.marks and mark > start:
                 self._take_note(point["val_loss"])
             self._tell(point)
 
     def decay(self, stop: int) -> None:
-        """Train to step `stop` with a falling learning rate, to be judged there. The training cannot continue from it.
+        """Train to step `stop` with a falling learning rate, and evaluate. The training cannot continue afterwards.
 
         Raises:
             Diverged: See `Trainer.run`.
@@ -442,11 +442,11 @@ class Course:
         """Time a few steps and each kind of evaluation, and return the predicted time of the full training.
 
         Args:
-            steps: Steps to time; fewer if the phase is shorter or the steps are slow.
-            warm: Untimed steps before them.
+            steps: Number of steps to time; fewer if the phase is shorter or the steps are slow.
+            warm: Number of untimed steps before them.
 
         Returns:
-            'seconds' from the current step to the end; 'judging', the part of them that does not grow with the budget.
+            'seconds', from the current step to the end; 'judging', the part of them that does not grow with the budget.
 
         Raises:
             Diverged: See `Trainer.run`.
@@ -472,15 +472,15 @@ class Course:
         return {"seconds": stepping + judging, "judging": judging}
 
     def state(self) -> dict[str, Any]:
-        """Return what a checkpoint must keep."""
+        """Return the state to store in a checkpoint."""
         stopping = self.stopping and self.stopping.state()
         return {"windows": self.task.phases[0].windows, "trainer": self.trainer.state(), "stopping": stopping}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state` returned.
+        """Restore a state returned by `state`.
 
         Raises:
-            RecipeError: It belongs to another training.
+            RecipeError: The state belongs to another training.
         """
         self.trainer.restore(state["trainer"])
         if self.stopping is not None:
@@ -491,10 +491,10 @@ class Course:
 
         Args:
             resumed: Step of the checkpoint that the training continued from; None if there was none.
-            test: Whether to judge by the test set as well.
+            test: Whether to evaluate on the test set as well.
 
         Returns:
-            The metrics of its task's group (see `metrics.METRICS`).
+            Metrics of the task's group (see `metrics.METRICS`).
         """
         if self.stopping is not None:
             self.stopping.restore_best(self.model)
@@ -507,7 +507,7 @@ class Course:
 
     @property
     def speed(self) -> float:
-        """Targets a second (tokens, samples), the median over steps."""
+        """Targets (tokens, samples) per second, the median over steps."""
         return self._watch.tokens_per_second or self._targets / max(self._seconds, 1e-9)
 
     @property
@@ -517,7 +517,7 @@ class Course:
 
     @property
     def largest_pass(self) -> int:
-        """Most windows or samples in one pass of this process."""
+        """Largest number of windows or samples in one pass of this process."""
         trainer = self.trainer
         window = trainer.source.window(self.task.largest_step(trainer))
         mine = window if trainer.ranks is None else trainer.ranks.share(window)
@@ -526,13 +526,13 @@ class Course:
 
 
 class Judged:
-    """A finished training run, from which the rows of `metrics.METRICS` read. Each task adds its own attributes.
+    """A finished training run that provides the metrics of `metrics.METRICS`. Each task adds its own attributes.
 
     Args:
-        course: The run, with the weights to judge.
-        resumed: Step of the checkpoint that it continued from; None if there was none.
+        course: Training run with the weights to judge.
+        resumed: Step of the checkpoint that the run continued from; None if there was none.
         flops: FLOPs of the training.
-        flops_per_target: FLOPs of training on one target (a token, a sample) in the last phase.
+        flops_per_target: FLOPs of training on one target (token or sample) in the last phase.
     """
 
     def __init__(self, course: Course, resumed: int | None, *, flops: float, flops_per_target: float) -> None:
@@ -552,7 +552,7 @@ class Judged:
 
     @property
     def mfu(self) -> float | None:
-        """Share of the device's peak FLOP/s that was used."""
+        """Share of the device's peak FLOP/s that was used; None if not on a GPU."""
         trainer = self.trainer
         if trainer.device.type != "cuda":
             return None

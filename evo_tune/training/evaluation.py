@@ -1,4 +1,4 @@
-"""How a model is judged: the loss of text, by position too, and the scores of a classifier."""
+"""Evaluation of a model: the loss on text, also by position, and the scores of a classifier."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from evo_tune.training.optim.losses import CrossEntropy, Loss, cross_entropy_sum
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Sums over the targets that were scored; two of them add up.
+    """Sums over the scored targets; two evaluations can be added.
 
     Args:
-        nll: Summed loss; of a cross-entropy the negative log-likelihood, nats.
+        nll: Summed loss; for a cross-entropy, the negative log-likelihood in nats.
         count: Number of targets.
     """
 
@@ -36,7 +36,7 @@ class Evaluation:
 
     @property
     def loss(self) -> float:
-        """Mean loss, such as nats per target; NaN if there was none."""
+        """Mean loss, such as nats per target; NaN without targets."""
         return self.nll / self.count if self.count else math.nan
 
     @property
@@ -54,25 +54,25 @@ def evaluate(
     batch: int = 32,
     ranks: Ranks | None = None,
 ) -> Evaluation:
-    """Score a model on fixed windows: dropout off, no gradients, no randomness drawn.
+    """Evaluate a model on fixed windows, without dropout, gradients or random numbers.
 
     Args:
-        model: Maps inputs to what the loss takes, such as logits (…, classes); its training mode is put back after.
+        model: Module that maps inputs to the loss's inputs, such as logits (…, classes); its training mode is restored.
         windows: Inputs and targets (see `fixed_windows`).
-        loss: Its sum is taken; None: the cross-entropy.
-        device: Where the model is.
-        batch: Windows at a time, 1 or more; it changes the speed, not the result.
+        loss: Loss to sum; None: the cross-entropy.
+        device: Device of the model.
+        batch: Windows per pass (int ≥ 1); it changes the speed, not the result.
         ranks: Processes that share the windows, each with the same model and the same windows. Each window
-            is scored once: a sampler that pads all shares to one length (torch's does) scores some twice.
+            is scored once; torch's sampler pads all shares to one length and so scores some windows twice.
 
     Raises:
-        RecipeError: batch is not a whole number from 1.
+        RecipeError: batch is not an integer of at least 1.
     """
     _, targets = windows = _share(windows, ranks)
     loss = loss or CrossEntropy()
     in_pieces = torch.sum if isinstance(loss, CrossEntropy) else None
     sums = over_batches(model, windows, device, batch, loss.summed, in_pieces)
-    # Summed in float64, which some devices lack: on the CPU.
+    # Summed on the CPU in float64, which some devices lack.
     nll = torch.stack(sums).cpu().double().sum() if sums else torch.zeros((), dtype=torch.float64)
     total = torch.stack((nll, torch.tensor(float(loss.count(targets)), dtype=torch.float64)))
     if ranks is not None:
@@ -81,7 +81,7 @@ def evaluate(
 
 
 def _share(windows: MicroBatch, ranks: Ranks | None) -> MicroBatch:
-    """Return this rank's windows, each of them nobody else's."""
+    """Return the windows of this rank; the ranks' shares do not overlap."""
     if ranks is None:
         return windows
     return windows[0][ranks.rank :: ranks.size], windows[1][ranks.rank :: ranks.size]
@@ -97,7 +97,7 @@ def over_batches(
 ) -> list[torch.Tensor]:
     """Return `score(logits, targets)` of each batch of windows: dropout off, no gradients, logits in float32.
 
-    Where `of_losses` gives the same from the loss of each target, logits of a large vocabulary are never there whole.
+    If `of_losses` computes the same from the loss of each target, a large vocabulary's logits are made in pieces.
     """
     shorten = getattr(model, "shortened", lambda inputs: inputs)
     in_pieces = of_losses is not None and getattr(model, "in_pieces", False)
@@ -129,12 +129,12 @@ def evaluate_by_position(
     batch: int = 32,
     ranks: Ranks | None = None,
 ) -> list[Evaluation]:
-    """Score a model as `evaluate` does, each position of a window by itself; their sum is the whole.
+    """Evaluate a model as `evaluate` does, separately for each position of a window; the results add up to the whole.
 
-    Whether a model makes use of a longer context shows here and nowhere else.
+    Only this shows whether a model uses a longer context.
 
     Raises:
-        RecipeError: batch is not a whole number from 1.
+        RecipeError: batch is not an integer of at least 1.
     """
     _, targets = windows = _share(windows, ranks)
 
@@ -155,13 +155,13 @@ def evaluate_by_position(
 
 @dataclass(frozen=True)
 class Scores:
-    """Of one model on one set of samples.
+    """Scores of one model on one set of samples.
 
     Args:
-        loss: Cross-entropy, nats a sample.
-        accuracy: Share of the samples whose likeliest class is the right one (top-1).
+        loss: Cross-entropy, in nats per sample.
+        accuracy: Share of the samples whose most likely class is correct (top-1).
         auc: Area under the ROC curve: of the second class of two, or the mean over all classes, each
-            against the others. NaN where a class is missing.
+            against the rest. NaN if a class is missing.
     """
 
     loss: float
@@ -177,17 +177,17 @@ def score(
     batch: int = 256,
     ranks: Ranks | None = None,
 ) -> Scores:
-    """Judge a model: dropout off, no gradients, no randomness drawn.
+    """Evaluate a classifier, without dropout, gradients or random numbers.
 
     Args:
-        model: Maps inputs to logits (samples, classes); its training mode is put back after.
+        model: Module that maps inputs to logits (samples, classes); its training mode is restored.
         samples: Inputs and class numbers.
-        device: Where the model is.
-        batch: Samples at a time, 1 or more; it changes the speed, and nothing else but rounding.
-        ranks: Processes that share the samples, each with the same model and the same samples; all get one answer.
+        device: Device of the model.
+        batch: Samples per pass (int ≥ 1); it changes the speed, and the result only by rounding.
+        ranks: Processes that share the samples, each with the same model and samples; all return the same scores.
 
     Raises:
-        RecipeError: batch is not a whole number from 1.
+        RecipeError: batch is not an integer of at least 1.
     """
     mine = samples if ranks is None else (samples[0][ranks.rank :: ranks.size], samples[1][ranks.rank :: ranks.size])
     parts = over_batches(model, mine, device, batch, lambda found, _: found.cpu())
@@ -201,23 +201,23 @@ def score(
 
 
 def _gathered(parts: list[torch.Tensor], count: int, ranks: Ranks) -> torch.Tensor:
-    """Return the logits of all samples from those of each rank's own."""
+    """Return the logits of all samples from each rank's share."""
     classes = int(ranks.sum(torch.tensor(parts[0].shape[1] if parts and ranks.rank == 0 else 0)))
     everyone = torch.zeros(count, classes)
     if parts:
         everyone[ranks.rank :: ranks.size] = torch.cat(parts)
-    return ranks.sum(everyone)  # each row is one rank's, the others add zeros
+    return ranks.sum(everyone)  # each row comes from one rank; the others add zeros
 
 
 def auc(probabilities: ArrayLike, classes: ArrayLike) -> float:
-    """Return the area under the ROC curve; of more than two classes, their mean (one against the rest).
+    """Return the area under the ROC curve; for more than two classes, the mean of one against the rest.
 
-    It is the probability that a sample of the class is scored above another, ties counting half
+    It is the probability that a sample of the class is scored above another, with ties counted as half
     (Hanley & McNeil 1982).
 
     Args:
-        probabilities: (n, classes).
-        classes: (n,), class numbers.
+        probabilities: Class probabilities, (n, classes).
+        classes: Class numbers, (n,).
     """
     scores, truth = np.asarray(probabilities, float), np.asarray(classes)
     columns = [1] if scores.shape[1] == 2 else range(scores.shape[1])
@@ -230,5 +230,5 @@ def _binary_auc(scores: NDArray[np.float64], positive: NDArray[np.bool_]) -> flo
     if not ours or not others:
         return float("nan")
     _, places, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    ranks = np.cumsum(counts) - (counts - 1) / 2  # the middle of each group of ties, from 1
+    ranks = np.cumsum(counts) - (counts - 1) / 2  # mean rank of each group of ties, from 1
     return float((ranks[places][positive].sum() - ours * (ours + 1) / 2) / (ours * others))

@@ -1,7 +1,7 @@
-"""A longer context for a model that was trained at a shorter one, and a training that goes on, longer or larger.
+"""Extend a model to a longer context, and continue a training with a longer context or a larger model.
 
-`extend_context` makes the longer model, `growth.widening` the larger one; `extend_trainer` and `grow_trainer` go on
-with a training in place: same recipe, same step, same moments. Knows nothing of budgets.
+`extend_context` makes the longer model, `growth.enlarge` the larger one. `extend_trainer` and `grow_trainer` continue
+a training: same recipe, same step, same moments. This module is independent of budgets.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from evo_tune.training.trainer import Trainer
 
 
 def extend_context(model: GPT, context: int, method: str = "linear") -> GPT:
-    """Return a model of the same weights that takes longer sequences.
+    """Return a model with the same weights that accepts longer sequences.
 
     Args:
-        model: It is left alone.
-        context: The new context, as long as the old or longer.
-        method: 'linear'; with rotary positions 'ntk' or 'yarn' too (see `positions`).
+        model: Model to extend; unchanged.
+        context: New context in tokens, at least the old one.
+        method: 'linear'; with rotary positions also 'ntk' or 'yarn' (see `positions`).
 
     Raises:
-        RecipeError: A shorter context, or a method that the model's positions do not have.
+        RecipeError: The context is shorter, or the model's positions do not support the method.
     """
     old = model.config
     check_integer("context", context, old.context)
@@ -45,13 +45,13 @@ def extend_context(model: GPT, context: int, method: str = "linear") -> GPT:
 
 
 def extend_trainer(trainer: Trainer, source: Source, context: int, method: str = "linear") -> Trainer:
-    """Return a trainer that goes on from the same step with a longer context.
+    """Return a trainer that continues from the same step with a longer context.
 
-    Whatever belongs to a learned position (its moments, its moving average) is stretched as the position is.
+    The moments and the moving average of learned positions are stretched as the positions are.
 
     Args:
-        trainer: Of a `GPT`; it is used up.
-        source: Gives the batches from the trainer's step on.
+        trainer: Trainer of a `GPT`; do not use it afterwards.
+        source: Source of the batches from the trainer's step on.
         context: See `extend_context`.
         method: See `extend_context`.
 
@@ -77,14 +77,14 @@ def extend_trainer(trainer: Trainer, source: Source, context: int, method: str =
 
 
 def grow_trainer(trainer: Trainer, source: Source, config: GPTConfig) -> Trainer:
-    """Return a trainer that goes on from the same step with a larger model: the same function at first.
+    """Return a trainer that continues from the same step with a larger model, at first the same function.
 
-    Moments and the moving average grow as the weights do.
+    The moments and the moving average grow with the weights.
 
     Args:
-        trainer: Of a `GPT`; it is used up.
-        source: Gives the batches from the trainer's step on.
-        config: The larger model's shape, of which the trainer's is a `small_of`.
+        trainer: Trainer of a `GPT`; do not use it afterwards.
+        source: Source of the batches from the trainer's step on.
+        config: Shape of the larger model; the trainer's shape is a `small_of` it.
     """
     old, seed = cast(GPT, trainer.model), seed_for(trainer.seed, "growth")
     model = enlarge(old, config, seed, recompute=old.recompute)
@@ -100,7 +100,7 @@ def grow_trainer(trainer: Trainer, source: Source, config: GPTConfig) -> Trainer
 
 
 def _as_before(trainer: Trainer, model: GPT, source: Source) -> Trainer:
-    """Return a trainer of another model that does all else as one does."""
+    """Return a trainer of another model with otherwise the same settings."""
     device, ranks, compiled = str(trainer.device), trainer.ranks, trainer.compiled
     return Trainer(model, source, trainer.recipe, seed=trainer.seed, device=device, ranks=ranks, compiled=compiled)
 
@@ -108,12 +108,12 @@ def _as_before(trainer: Trainer, model: GPT, source: Source) -> Trainer:
 def next_trainer(
     trainer: Trainer, source: Source, config: GPTConfig, *, extension: str = "linear", recompute: int | None = None
 ) -> Trainer:
-    """Return a trainer that goes on with the model of the next phase: with a longer context, or a larger one.
+    """Return a trainer that continues with the model of the next phase, with a longer context or a larger size.
 
     Args:
-        trainer: Of a `GPT`; it is used up.
-        source: Gives the batches from the trainer's step on.
-        config: The next phase's shape.
+        trainer: Trainer of a `GPT`; do not use it afterwards.
+        source: Source of the batches from the trainer's step on.
+        config: Shape of the next phase's model.
         extension: How positions are extended (see `extend_context`).
         recompute: See `GPT`.
     """

@@ -31,23 +31,23 @@ from evo_tune.training.stepping.feeding import Source
 from evo_tune.training.trainer import Trainer
 
 AT_ONCE = 4096
-"""Tokens that are judged in one pass."""
+"""Maximum number of tokens in one evaluation pass."""
 
 
 class Material(Protocol):
-    """Batches to train on, and windows to judge by."""
+    """Training batches and evaluation windows."""
 
     def source(self, phase: Phase, micro_batch: int) -> Source:
         """Return the batches of a phase."""
 
     def held_out(self, context: int, testing: bool = False) -> list[MicroBatch]:
-        """Return held-out blocks, or those to test with, in windows of `context`; the same text for any context."""
+        """Return held-out or test blocks, in windows of `context`; the text is the same for any context."""
 
     def seen(self, context: int) -> MicroBatch:
-        """Return fixed windows of the text that is trained on."""
+        """Return fixed windows of the training text."""
 
     def held_out_bytes(self, testing: bool = False) -> int:
-        """Return the bytes of text in the held-out blocks."""
+        """Return the number of bytes of text in the held-out blocks."""
 
 
 class Reading(Task):
@@ -90,7 +90,7 @@ class Reading(Task):
         return self.material.source(phase, micro_batch)
 
     def fit(self, phase: Phase, model: nn.Module | None) -> Fitting:
-        del model  # a formula knows its memory
+        del model  # a formula gives its memory
         options, config, each = self.plan.options, phase.config, -(-phase.per_step // self.processes)
         if options.micro_batch != "auto":
             micro = min(each, max(1, (options.micro_batch or each * config.context) // config.context))
@@ -109,7 +109,7 @@ class Reading(Task):
         )
         micro, recompute = fit.micro_batch, fit.recompute
         if self.ranks is not None:
-            # All ranks use the smallest: if one ran out of memory later, the others would wait for it.
+            # All ranks use the smallest: if one ran out of memory later, the others would wait forever.
             micro, plain = self.ranks.least(micro, recompute is None)
             recompute = None if plain else 1
         return Fitting(micro, options.recompute or recompute)
@@ -134,7 +134,7 @@ class Reading(Task):
     # Phases.
 
     def phase_of(self, trainer: Trainer) -> Phase:
-        """Return the phase that a model is in."""
+        """Return the phase of a trainer's model."""
         return phase_of(self.phases, cast(GPT, trainer.model).config)
 
     def share(self, step: int) -> float:
@@ -142,7 +142,7 @@ class Reading(Task):
 
     def largest_step(self, trainer: Trainer) -> int:
         phase = self.phase_of(trainer)
-        return max(phase.first_step, phase.end - 2)  # of a batch that grows, as it is at its end
+        return max(phase.first_step, phase.end - 2)  # a growing batch is largest at the end
 
     def further(self, trainer: Trainer) -> Trainer:
         phase = self.phases[self.phases.index(self.phase_of(trainer)) + 1]
@@ -159,16 +159,16 @@ class Reading(Task):
         return self.judge(trainer, [self.material.seen(self.phase_of(trainer).config.context)]).loss
 
     def held_out(self, trainer: Trainer) -> list[MicroBatch]:
-        """Return the blocks to judge by, in windows of the model's context."""
+        """Return the blocks for evaluation, in windows of the model's context."""
         return self.material.held_out(self.phase_of(trainer).config.context, self.testing)
 
     def judge(self, trainer: Trainer, blocks: Sequence[MicroBatch], model: nn.Module | None = None) -> Evaluation:
-        """Score the trainer's model, or another, on blocks of windows."""
+        """Evaluate the trainer's model, or another, on blocks of windows."""
         judged = trainer.model if model is None else model
         return evaluate(judged, _joined(blocks), device=trainer.device, batch=_at_once(blocks), ranks=trainer.ranks)
 
     def judge_by_position(self, trainer: Trainer, blocks: Sequence[MicroBatch]) -> list[Evaluation]:
-        """Score the model as `judge` does, each position of a window by itself."""
+        """Evaluate the model as `judge` does, separately for each position of a window."""
         windows, device, batch = _joined(blocks), trainer.device, _at_once(blocks)
         return evaluate_by_position(trainer.model, windows, device=device, batch=batch, ranks=trainer.ranks)
 
@@ -180,7 +180,7 @@ class JudgedText(Judged):
     """A finished training of a `GPT`.
 
     Args:
-        reading: Its task.
+        reading: Task of the training.
         course: See `Judged`.
         resumed: See `Judged`.
     """
@@ -205,7 +205,7 @@ class JudgedText(Judged):
 
     @property
     def context_gain(self) -> float | None:
-        """By how much the loss falls when windows are as long as the context, and not as that of the first phase."""
+        """Loss at the first phase's context minus loss at the current one, in nats; None if both contexts are equal."""
         first = self.reading.phases[0]
         if self.reading.phase_of(self.trainer).config.context == first.config.context:
             return None
@@ -236,12 +236,12 @@ AVERAGED = "\n\nThe folder averaged has the moving average of the weights, as a 
 
 
 def export_language(task: LanguageTask, run: Run, folder: Path | str) -> dict[str, float]:
-    """Train once more, in one process; write weights, config.json and README.md; return the metrics.
+    """Train in one process, write weights, config.json and README.md to a folder, and return the metrics.
 
     Args:
-        task: What is trained.
-        run: Where.
-        folder: Where to write; made if it is not there. Its `averaged` has the average of the weights, if there is one.
+        task: Training to run.
+        run: Device, seed, budget and folders.
+        folder: Folder to write; created if missing. Its `averaged` has the moving average of the weights, if any.
     """
     course, metrics = train(task, run, Reading)
     average, folder, options = course.trainer.averaged, Path(folder), task.options

@@ -1,4 +1,4 @@
-"""Tasks on samples with targets, judged on all held-out samples; classifiers as folders to use."""
+"""Tasks on samples with targets, evaluated on all held-out samples; export of classifiers to folders."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from evo_tune.training.session import train
 from evo_tune.training.trainer import Trainer
 
 SEEN = 1000
-"""Most training samples that the training loss is measured on."""
+"""Maximum number of training samples for the training loss."""
 
 
 @dataclass(frozen=True)
 class Examples:
-    """Inputs and targets of each part, on the CPU: to train on, held out for validation, to test with."""
+    """Inputs and targets on the CPU, for training, validation and test."""
 
     training: MicroBatch
     held_out: MicroBatch
@@ -40,19 +40,19 @@ class Examples:
 
     @property
     def seen(self) -> MicroBatch:
-        """Up to `SEEN` training samples, evenly spread: the same ones in every training."""
+        """Up to `SEEN` evenly spaced training samples, the same in every training."""
         inputs, targets = self.training
         rows = torch.linspace(0, len(inputs) - 1, min(SEEN, len(inputs))).long()
         return inputs[rows], targets[rows]
 
 
 class Samples(Task):
-    """Train on samples whose targets are real numbers, or what the plan's loss expects."""
+    """Train on samples whose targets are real numbers, or as the plan's loss expects."""
 
     group = "samples"
     plan: SampleTask
     classes: int | None = None
-    """Number of classes, once a model was made; None: targets are no classes."""
+    """Number of classes, set when a model is built; None: targets are not classes."""
 
     @cached_property
     def examples(self) -> Examples:
@@ -68,12 +68,12 @@ class Samples(Task):
         return self.own_loss() if self.plan.loss is None else self.plan.loss()
 
     def own_loss(self) -> Loss:
-        """Return the loss if the plan names none."""
+        """Return the default loss, for plans without one."""
         return SquaredError()
 
     @property
     def targets_each(self) -> int:
-        """Counted targets of one sample: 1 for a class, k for k real numbers."""
+        """Counted targets per sample: 1 for a class, k for k real numbers."""
         return self.loss.count(self.examples.training[1][:1])
 
     def planned(self) -> Sequence[Whole] | None:
@@ -108,7 +108,7 @@ class Samples(Task):
 
     def fit(self, phase: Whole, model: nn.Module | None) -> Fitting:
         options, each = self.plan.options, -(-phase.per_step // self.processes)
-        if self.plan.whole:  # a batch norm sees one pass, which must be the whole step
+        if self.plan.whole:  # batch norm statistics are per pass, so one pass must be the whole step
             return Fitting(phase.per_step)
         if options.micro_batch != "auto":
             return Fitting(min(each, options.micro_batch or each))
@@ -139,11 +139,11 @@ class Samples(Task):
 
     @property
     def held_out(self) -> MicroBatch:
-        """Inputs and targets to judge by."""
+        """Inputs and targets for evaluation."""
         return self.examples.test if self.testing else self.examples.held_out
 
     def judge(self, trainer: Trainer, samples: MicroBatch, model: nn.Module | None = None) -> Evaluation | Scores:
-        """Score the trainer's model, or another, on samples."""
+        """Evaluate the trainer's model, or another, on samples."""
         judged = trainer.model if model is None else model
         return evaluate(judged, samples, loss=self.loss, device=trainer.device, batch=256, ranks=trainer.ranks)
 
@@ -158,7 +158,7 @@ class Samples(Task):
 
 
 class Classified(Samples):
-    """Train a classifier, judged by accuracy and AUC as well.
+    """Train a classifier; also report accuracy and AUC.
 
     Raises:
         OptionError: A batch norm does not allow these ranks or this micro-batch.
@@ -234,7 +234,7 @@ def write_classifier(
 
     Args:
         folder: Folder to write; created if missing.
-        course: The finished run.
+        course: The finished training run.
         metrics: Metrics of the run, for config.json and README.md.
         usage: Text of README.md with fields {folder!r}, {labels}, names of metrics and of the model's shape.
         genome: Values of the genes.

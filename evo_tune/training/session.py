@@ -1,7 +1,7 @@
-"""Train a plan up to its budget: resume its checkpoint, choose the precision, train, judge, and leave a checkpoint.
+"""Train a plan up to its budget: resume its checkpoint, choose the precision, train, judge, and write a checkpoint.
 
-Every training of an evaluator goes through `train`, in one process or in several. Device, seed, budget and folders come
-as a `Run`, such as an evaluator's context. This module knows nothing of data and models.
+Every training of an evaluator uses `train`, in one process or in several. A `Run`, such as an evaluator's context,
+gives device, seed, budget and folders. This module is independent of data and models.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from evo_tune.training.hardware.distributed import RankFailed, Ranks, launch
 def evaluate_task(
     plan: Plan, kind: type[Task], train_rank: FunctionType | Callable[..., Any], run: Run
 ) -> dict[str, float]:
-    """Train here, or by several processes, and return the metrics.
+    """Train in this process, or in several processes, and return the metrics.
 
     Args:
         plan: The evaluator's description of the training.
@@ -45,11 +45,11 @@ def evaluate_task(
 
 
 def train(plan: Plan, run: Run, kind: type[Task], ranks: Ranks | None = None) -> tuple[Course, dict[str, float]]:
-    """Train up to the run's budget, from its checkpoint if it has one.
+    """Train up to the run's budget, from its checkpoint if there is one.
 
     Args:
         plan: The evaluator's description of the training.
-        run: Device, seed, budget and folders; the learning curve is reported to it.
+        run: Device, seed, budget and folders; receives the learning curve.
         kind: Class of the task.
         ranks: Processes that share each step, each of which calls this; None: one process.
 
@@ -81,7 +81,7 @@ def train(plan: Plan, run: Run, kind: type[Task], ranks: Ranks | None = None) ->
 
 
 def _precision(plan: Plan, run: Run, saved: Mapping[str, Any]) -> str:
-    """Return the precision by name. A resumed training keeps its own, whatever this machine would choose."""
+    """Return the name of the precision. A resumed training keeps its own; this machine's choice is ignored."""
     precision: str = plan.options.precision
     if precision != "auto":
         return precision
@@ -89,15 +89,14 @@ def _precision(plan: Plan, run: Run, saved: Mapping[str, Any]) -> str:
 
 
 def _timed(course: Course, steps: int, built: float, saves: bool) -> dict[str, float]:
-    """Return what a full training will take, from a few of its steps.
+    """Return the predicted cost of a full training, from a few of its steps.
 
     Returns:
-        'seconds' and 'judging' (see `Course.timed`) with those that it took to build; 'memory', the bytes of a GPU;
-        'checkpoint', about the bytes that a part of a training leaves to go on from; 'kept', those that a whole one
-        leaves.
+        'seconds' and 'judging' (see `Course.timed`), including the time to build; 'memory', GPU memory in bytes;
+        'checkpoint', approximate bytes of a partial training's checkpoint; 'kept', those of a full training's.
     """
     found = course.timed(steps)
-    # Weights, and the optimizer's moments of those that are trained: at most two more of each.
+    # Weights, and at most two optimizer moments for each trained weight.
     held = sum(one.numel() * one.element_size() * (3 if one.requires_grad else 1) for one in course.model.parameters())
     memory = {"memory": course.peak_memory} if course.trainer.device.type == "cuda" else {}
     took = {name: seconds + built for name, seconds in found.items()}
@@ -109,18 +108,18 @@ def _timed(course: Course, steps: int, built: float, saves: bool) -> dict[str, f
 
 @dataclass
 class Place:
-    """Where a training stands in one of several processes: a `Run` of plain data.
+    """A `Run` of plain data for one of several processes.
 
     Args:
-        device: The rank's own.
-        threads: See `evo_tune.Context`, as of the others.
-        seed: Of the training.
+        device: Device of this rank.
+        threads: See `evo_tune.Context`; the same on all ranks.
+        seed: Seed of the training.
         budget: Share of the full training.
-        folder: Of this training; it is there.
-        resume_folder: To go on from.
-        test: Whether to look at the test set.
-        timing: Steps to be timed; 0 in a training.
-        tell: Sends a point of the learning curve to the process that asked.
+        folder: Folder of this training; it exists.
+        resume_folder: Folder of the training to continue; None: start from scratch.
+        test: Whether to evaluate on the test set.
+        timing: Number of steps to time; 0 in a training.
+        tell: Function that sends a point of the learning curve to the main process.
     """
 
     device: str
@@ -135,7 +134,7 @@ class Place:
 
     @classmethod
     def of(cls, ranks: Ranks, tell: Callable[[dict[str, float]], None], run: Mapping[str, Any]) -> Place:
-        """Return a rank's place, from what `train_together` sent; the curve is the first rank's to tell."""
+        """Return a rank's place, from the data that `train_together` sent; only the first rank reports the curve."""
         folders = {name: run[name] and Path(run[name]) for name in ("folder", "resume_folder")}
         quiet = tell if ranks.rank == 0 else lambda point: None
         return cls(**{**run, **folders}, device=str(ranks.device), tell=quiet)
@@ -153,23 +152,23 @@ def train_together(
     narrow: bool = False,
     **arguments: Any,
 ) -> dict[str, float]:
-    """Have several processes train a task together, and return the metrics.
+    """Train a task in several processes, and return the metrics.
 
-    Where one has no memory for a pass, all begin again from the same checkpoint, with passes of half the size: the
-    training is the same but for rounding, and what was told of its curve is not told twice.
+    If a rank has no memory for a pass, all ranks restart from the same checkpoint with passes of half the size. The
+    training is the same up to rounding, and each point of the curve is reported once.
 
     Args:
-        function: Is each of them: `function(ranks, tell, *, run, options, **arguments)`, at the top of a file; it
-            trains in `Place.of(ranks, tell, run)`.
-        run: Where the training stands.
-        options: Of the task, plain data, `ranks` and `precision` among them.
+        function: Module-level function that each process calls: `function(ranks, tell, *, run, options, **arguments)`.
+            It trains in `Place.of(ranks, tell, run)`.
+        run: Device, seed, budget and folders.
+        options: Options of the task, plain data, including `ranks` and `precision`.
         narrow: See `Plan`.
-        arguments: More plain data for the function.
+        arguments: Further plain data for the function.
 
     Raises:
         RankFailed: See `launch`.
     """
-    if options["precision"] == "auto" and not run.resume_folder:  # one answer for all
+    if options["precision"] == "auto" and not run.resume_folder:  # all ranks need the same precision
         options = {**options, "precision": probe.fastest_precision(run.device, narrow=narrow)}
     place = {name: getattr(run, name) for name in ("threads", "seed", "budget", "test", "timing")}
     for name in ("folder", "resume_folder"):
@@ -196,7 +195,7 @@ def train_together(
 
 
 class _Curve:
-    """A learning curve on its way to a run, each point once, however often the training has to begin again."""
+    """A learning curve that reports each point once, even if the training restarts."""
 
     def __init__(self, run: Run) -> None:
         self.run, self.told, self.heard = run, 0, 0

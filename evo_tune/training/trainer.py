@@ -1,9 +1,9 @@
 """The training step and the loop around it: set the rates, accumulate, judge, clip, update, average.
 
 A step is a pure function of the weights, the optimizer's moments, the step's number, the loss scale and the average of
-the weights; `Trainer` holds these and no other state. On a GPU no step waits for a number: the device judges the step,
-and the host reads the verdict some steps late. On a CPU the host reads each verdict before the update. This module
-knows nothing of folders, tasks or searches.
+the weights. `Trainer` has no other state. On a GPU no step waits for a number: the device judges the step, and the
+host reads the verdict some steps late. On a CPU the host reads each verdict before the update. This module is
+independent of folders, tasks and searches.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ from evo_tune.training.stepping.recipe import Recipe
 
 
 class Step(NamedTuple):
-    """What one step did.
+    """Result of one step.
 
     Args:
-        number: From 0.
-        loss: Mean loss over all its targets, before the update.
-        norm: Norm of its gradient, before clipping.
+        number: Step number, from 0.
+        loss: Mean loss over all targets of the step, before the update.
+        norm: Norm of the gradient, before clipping.
         lr: Learning rate of the first group.
-        targets: Counted targets.
+        targets: Number of counted targets.
         clipped: Whether the gradient was scaled down.
     """
 
@@ -64,10 +64,10 @@ class _Sent(NamedTuple):
     """A step that was sent to the device.
 
     Args:
-        number: From 0.
+        number: Step number, from 0.
         lr: Learning rate of the first group.
-        targets: Counted targets.
-        values: Function that waits for the fields of its `Verdict` and for the scale of its gradient.
+        targets: Number of counted targets.
+        values: Function that waits for and returns the fields of the `Verdict` and the gradient's scale.
     """
 
     number: int
@@ -77,23 +77,23 @@ class _Sent(NamedTuple):
 
 
 class Trainer:
-    """Trains a model, step by step.
+    """Trains a model step by step.
 
     Args:
-        model: Maps inputs to what the loss takes, such as logits (…, classes); already on `device`.
-        source: Gives each step's micro-batches.
-        recipe: How to train.
-        loss: What is minimised; None: the cross-entropy of logits, with the recipe's z-loss.
+        model: Module that maps inputs to the loss's inputs, such as logits (…, classes); already on `device`.
+        source: Source of each step's micro-batches.
+        recipe: Optimizer, schedule and further training options.
+        loss: Loss to minimise; None: the cross-entropy of logits, with the recipe's z-loss.
         seed: Seed of dropout's noise (see `Noise`).
-        device: Where the model is.
-        ranks: The processes that train it together, each a `Trainer` with the same arguments. The source
-            gives whole steps on each, and each takes its share.
-        late: Steps that the device is given before the host reads what became of the first of them; 0: it looks at each
-            before it is taken. None: 0, and 8 on a GPU.
-        compiled: Whether its blocks are compiled.
+        device: Device of the model.
+        ranks: Processes that share each step, each with a `Trainer` with the same arguments. The source
+            gives whole steps on each rank, and each rank takes its share.
+        late: Number of steps by which the host may lag behind the device when it reads verdicts; 0: it reads each
+            verdict before the update. None: 8 on a GPU, 0 elsewhere.
+        compiled: Whether to compile the model's blocks.
 
     Raises:
-        RecipeError: The device does not compute in the recipe's precision, or the loss has no z-loss.
+        RecipeError: The device does not support the recipe's precision, or the loss has no z-loss.
     """
 
     def __init__(
@@ -134,9 +134,9 @@ class Trainer:
         self.feed = Feed(self.device, ranks, getattr(self.model, "shortened", None), self.loss.count)
         self._sent: deque[_Sent] = deque()
         self.compiled = compiled
-        if compiled:  # the model, and not its average, which was copied before
+        if compiled:  # the model only: the average was copied before
             compile_blocks(self.model)
-        # Batch norms see one pass: in smaller ones the step would be another.
+        # Batch norm statistics depend on the pass: smaller passes would change the step.
         self.divisible = not any(isinstance(module, _BatchNorm) for module in model.modules())
         self.step = 0
         self.targets = 0
@@ -145,15 +145,15 @@ class Trainer:
         self.parts = 1 if ranks is None else ranks.parts
 
     def run(self, until: int, on_step: Callable[[Step], None] | None = None) -> None:
-        """Train up to step number `until`, not included; steps already done are not done again.
+        """Train up to step number `until`, exclusive; completed steps are not repeated.
 
         Args:
-            until: Up to the steps of the full training.
-            on_step: Called after each step.
+            until: Step to stop before, at most the number of steps of the full training.
+            on_step: Function called after each step.
 
         Raises:
-            Diverged: The training is lost; the weights are those before the step that was refused.
-            RecipeError: `until` lies beyond the full training.
+            Diverged: The training diverged; the weights are those before the refused step.
+            RecipeError: `until` is beyond the full training.
         """
         check_integer("until", until, 0, self.recipe.schedule.steps)
         self.model.train()
@@ -165,7 +165,7 @@ class Trainer:
             tell(done)
 
     def train_step(self) -> Step:
-        """Do one step, and wait for it.
+        """Run one step and wait for its result.
 
         Raises:
             Diverged: See `run`.
@@ -176,10 +176,10 @@ class Trainer:
         """Send one step to the device without waiting for it, and return the earlier steps whose results are known.
 
         Args:
-            another: Whether another step follows, whose samples are then fetched.
+            another: Whether another step follows; if so, its samples are prefetched.
 
         Raises:
-            Diverged: See `run`; of a step before, if `late` is not 0.
+            Diverged: See `run`; if `late` is not 0, the error may concern an earlier step.
         """
         lr = self.set_rates()
         loss, norm, overflow, targets = self._scaled_gradient()
@@ -197,7 +197,7 @@ class Trainer:
         return known
 
     def catch_up(self, late: int = 0) -> list[Step]:
-        """Wait for all steps but the last `late`, and return them.
+        """Wait for all sent steps except the last `late`, and return them.
 
         Raises:
             Diverged: See `run`.
@@ -220,9 +220,9 @@ class Trainer:
         return Step(sent.number, verdict.loss, verdict.norm, sent.lr, sent.targets, clipped)
 
     def _overflow(self, loss: Number, norm: Number) -> Number | None:
-        """Return whether a gradient is not finite only because the loss scale is too large; None without a loss scale.
+        """Return whether only a too large loss scale makes a gradient non-finite; None without a loss scale.
 
-        A loss that is not finite, or a gradient that overflows at scale 1, means divergence.
+        A non-finite loss, or a gradient that overflows at scale 1, means divergence.
         """
         if self.scaler is None:
             return None
@@ -235,7 +235,7 @@ class Trainer:
         """Update the weights and their average.
 
         Args:
-            refused: Whether the step is skipped, a flag on the device; None: it is taken.
+            refused: Device flag: whether to skip the step; None: take it.
         """
         with refusing(self.optimizer, refused):
             self.optimizer.step()
@@ -255,7 +255,7 @@ class Trainer:
             self.gap.update(training, held_out)
 
     def set_rates(self) -> float:
-        """Write this step's rates to the groups, each from its own peak, and return the first's."""
+        """Set this step's learning rate and weight decay in each group; return the first group's learning rate."""
         factor = self.recipe.schedule(self.step)
         decay = self._weight_decay()
         for group in self.optimizer.param_groups:
@@ -270,7 +270,7 @@ class Trainer:
         return self.gap.value
 
     def _scaled_gradient(self) -> tuple[Number, Number, Number | None, int]:
-        """Return what `_gradient` returns, and whether it overflows at this loss scale (see `_overflow`).
+        """Return the loss, norm, overflow flag (see `_overflow`) and targets of this step.
 
         On a CPU an overflowing step is repeated at half the scale; a GPU skips it.
         """
@@ -284,10 +284,10 @@ class Trainer:
             self.optimizer.zero_grad(set_to_none=True)
 
     def _gradient(self) -> tuple[Number, Number, int]:
-        """Leave this step's gradient in the parameters; return its loss, its norm and its counted targets.
+        """Write this step's gradient to the parameters; return its loss, norm and counted targets.
 
         If memory runs out, micro-batches are halved, which gives the same gradient. It is an error if they cannot be
-        halved, or if other ranks wait in the middle of a reduction: then all ranks begin again.
+        halved, or if other ranks wait in the middle of a reduction: then all ranks restart.
         """
         fed = self.feed(self.source, self.step)
         largest = max((len(inputs) for inputs, _ in fed.window), default=0)
@@ -301,14 +301,14 @@ class Trainer:
                     raise self.ranks.out_of_memory(error, smaller=smaller) from error
                 if not smaller or not is_out_of_memory(error):
                     raise
-            # Outside of the handler the tensors of the failed attempt are freed.
+            # Outside the handler, the tensors of the failed attempt are freed.
             self.parts *= 2
             self.optimizer.zero_grad(set_to_none=True)
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
         norm = gradient_norm(self.parameters).to(loss.device)
         judged = torch.stack((loss.float(), norm.float()))
-        if self.ranks is not None:  # the same verdict on all ranks
+        if self.ranks is not None:  # all ranks need the same verdict
             total, norms = self.ranks.sum(judged).unbind()
             judged = torch.stack((total, norms / self.ranks.size))
         loss, norm = judged.unbind() if self.late else judged.tolist()
@@ -345,10 +345,10 @@ class Trainer:
         return loss
 
     def state(self) -> dict[str, Any]:
-        """Return everything that the next step depends on, frozen weights aside, and the counts so far.
+        """Return everything that the next step depends on, except frozen weights, and the counts so far.
 
         Raises:
-            Diverged: See `run`; of a step that was yet to be read.
+            Diverged: See `run`; raised for a step whose verdict was still unread.
         """
         self.catch_up()
         return {
@@ -367,10 +367,10 @@ class Trainer:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from what `state` gave, to the bit.
+        """Restore a state returned by `state`; the training continues bit-identically.
 
         Raises:
-            RecipeError: It belongs to another recipe, seed or model.
+            RecipeError: The state belongs to another recipe, seed or model.
         """
         for name, mine in (("recipe", self.recipe.identity), ("seed", self.seed)):
             if state.get(name) != mine:

@@ -28,22 +28,22 @@ from evo_tune.training.tuning.pretrained import CausalLM, TuningText, halve_froz
 from evo_tune.training.tuning.weights import Adapters, LoRA, add_adapter
 
 AT_ONCE = 4096
-"""Tokens that are judged in one pass."""
+"""Maximum number of tokens in one evaluation pass."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TuningTask:
-    """A tuning of a base.
+    """Plan to tune a base.
 
     Args:
-        options: The text, and how the model is trained.
+        options: The text, and the training options.
         genome: Values of the genes, plain data. A checkpoint belongs to one genome.
         base: The pre-trained model.
-        new: Weights that are trained beside the base.
+        new: Weights to train in addition to the base.
         trainable: Number of trained weights.
         lr: Peak learning rate, at the reference batch.
         batch: Windows in a step.
-        reference: Batch for which learning rates are meant (see `scale_lr`).
+        reference: Batch for which learning rates are given (see `scale_lr`).
         warmup: Share of the steps for warm-up.
     """
 
@@ -61,7 +61,7 @@ class TuningTask:
 
     @property
     def weight_decay(self) -> float:
-        """λ at its beginning."""
+        """Initial weight decay λ."""
         return self.options.weight_decay
 
     @property
@@ -70,17 +70,17 @@ class TuningTask:
         return {"genome": dict(self.genome), "data": self.options.fingerprint()}
 
     def in_precision(self, precision: Any) -> TuningTask:
-        """Return the same tuning in a precision."""
+        """Return the same plan with another precision."""
         return replace(self, options=replace(self.options, precision=precision))
 
 
 def tuned_model(task: TuningTask, trained: Mapping[str, Tensor], device: str = "cpu") -> GPT | CausalLM:
-    """Return the base in float32 with what was trained beside it.
+    """Return the base in float32 with the trained weights added.
 
     Args:
-        task: What was tuned.
-        trained: The trained weights, by name (see `trained_weights`).
-        device: Where.
+        task: Plan of the tuning.
+        trained: Trained weights, by name (see `trained_weights`).
+        device: Device of the model.
     """
     model = load_pretrained(task.base, device)
     add_adapter(model, task.new)
@@ -176,13 +176,13 @@ class Tuned(Task):
         return self.judge(trainer, self.text.seen()).loss
 
     def parts(self) -> tuple[MicroBatch, MicroBatch]:
-        """Return the held-out windows of the curve, and the others."""
+        """Return the held-out windows used for the curve, and the others."""
         inputs, targets = self.text.to_judge()
         curve = torch.arange(len(inputs)) % 4 == 0
         return (inputs[curve], targets[curve]), (inputs[~curve], targets[~curve])
 
     def judge(self, trainer: Trainer, windows: MicroBatch, model: nn.Module | None = None) -> Evaluation:
-        """Score the trainer's model, or another, on windows, in the precision of the stored base."""
+        """Evaluate the trainer's model, or another, on windows, in the precision of the stored base."""
         device, batch = trainer.device, max(1, AT_ONCE // windows[0].shape[1])
         with trainer.recipe.precision.autocast(device):
             judged = trainer.model if model is None else model
@@ -225,12 +225,12 @@ class JudgedTuning(Judged):
         return self._on_all(model).loss
 
 
-@lru_cache(maxsize=1)  # the same for every genome
+@lru_cache(maxsize=1)  # the loss is the same for every genome
 def _loss_of_base(
     folder: Path, sha256: str, data: str, context: int, scored: int, device: str, threads: int, precision: str
 ) -> float:
-    """Return the loss of the base on the held-out text, nats per token, in the precision that it is tuned in."""
-    del sha256, threads  # sums depend on threads, in the last bits
+    """Return the loss of the base on the held-out text, in nats per token, in the precision of the tuning."""
+    del sha256, threads  # part of the cache key only: the number of threads changes the last bits of sums
     base = read_base(folder)
     windows, model = tuning_text(base, data, context, scored).to_judge(), load_pretrained(base, device)
     model.requires_grad_(False)

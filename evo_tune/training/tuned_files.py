@@ -1,4 +1,4 @@
-"""A tuned model as a folder to use: merged, in the format of its base, or the adapter alone; notes, README.md."""
+"""Write a tuned model to a folder: merged in the format of its base, or the adapter alone; notes and README.md."""
 
 from __future__ import annotations
 
@@ -45,15 +45,15 @@ The model maps tokens to logits. The adapter belongs to this base and to no othe
 def write_tuned(
     folder: Path | str, task: TuningTask, course: Course, *, merged: bool, with_base: bool, notes: Mapping[str, Any]
 ) -> None:
-    """Write a tuned model, in float32 whatever it was trained in; where an average was kept, in averaged/ that too.
+    """Write a tuned model in float32, whatever its training precision; its moving average, if any, in averaged/.
 
     Args:
-        folder: Where; made if it is not there.
-        task: What was tuned; adapters cannot be merged, and are always written alone.
-        course: Its training, which is over.
-        merged: Whether what was learnt is merged into the base, in whose format it is then written.
-        with_base: Whether an adapter has its base beside it, in base/.
-        notes: Plain data for fine_tuning.json, metrics among it.
+        folder: Folder to write; created if missing.
+        task: Plan of the tuning; adapters cannot be merged and are always written alone.
+        course: The finished training run.
+        merged: Whether to merge the learned weights into the base and write the base's format.
+        with_base: Whether to copy the base of an adapter to base/.
+        notes: Plain data for fine_tuning.json, including the metrics.
     """
     folder, average = Path(folder), course.trainer.averaged
     model = tuned_model(task, trained_weights(course.model))

@@ -1,4 +1,4 @@
-"""How models are made without first weights, written to a folder and read from it."""
+"""Build models without initial weights, write them to a folder and read them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from evo_tune.errors import RecipeError
 
 
 class _Unfilled(TorchFunctionMode):
-    """Skip the functions of `torch.nn.init`."""
+    """Skips the functions of `torch.nn.init`."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -31,9 +31,9 @@ class _Unfilled(TorchFunctionMode):
 
 @contextmanager
 def unfilled() -> Iterator[None]:
-    """Leave the weights of modules that are built inside uninitialised, on the CPU.
+    """Leave the weights of modules built inside this context uninitialised, on the CPU.
 
-    The meta device would do the same; it imports sympy, and its modules have to be moved before they are filled.
+    The meta device has the same effect, but it imports sympy, and its modules must be moved before they are filled.
     """
     with torch.device("cpu"), _Unfilled():
         yield
@@ -43,7 +43,7 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def write_model(folder: Path | str, model: nn.Module, config: dict[str, Any]) -> None:
-    """Write weights and config into a folder, which is made if it is not there."""
+    """Write weights and config to a folder, which is created if missing."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
@@ -55,11 +55,11 @@ def read_model(folder: Path | str, build: Callable[[dict[str, Any]], M]) -> M:
     """Return the model that `write_model` wrote.
 
     Args:
-        folder: Where it is.
-        build: Makes a model of the right shape from the config.
+        folder: Folder to read.
+        build: Function that builds a model of the right shape from the config.
 
     Raises:
-        RecipeError: The folder holds no such model, or weights of another shape than its config says.
+        RecipeError: The folder has no such model, or its weights do not fit its config.
     """
     folder = Path(folder)
     for name in ("config.json", "model.safetensors"):

@@ -1,1 +1,1 @@
-"""What surrounds a step so that it never waits for its device: how data arrive, and what is decided there."""
+"""Support for steps that never wait for the device: data feeding, averaging, and decisions on the device."""

@@ -1,4 +1,4 @@
-"""What is made of a model around its steps: a moving average, compiled blocks."""
+"""A moving average of a model's weights, and compiled blocks."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ from evo_tune.training.models.dropout import noise_stays_eager
 
 
 class Average(AveragedModel):
-    """A model's moving average: a ← dₜ · a + (1 − dₜ) · w at update t; what torch makes of it, without its waiting.
+    """Moving average of a model: a ← dₜ · a + (1 − dₜ) · w at update t. Unlike torch's, it never waits for the device.
 
     Args:
-        model: What to average; buffers are copied, not averaged.
-        decay: Of which dₜ is `warmed_up`.
+        model: Model to average; buffers are copied, not averaged.
+        decay: Decay from which `warmed_up` computes dₜ.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         super().__init__(model)
         self.decay = decay
         self._updates: int | None = 1
-        self.n_averaged.fill_(1)  # the first only copies
+        self.n_averaged.fill_(1)  # the first update only copies
 
     @torch.no_grad()
     def update_parameters(self, model: nn.Module, refused: Tensor | None = None) -> None:
-        """Take in the weights of a step.
+        """Update the average with the weights after a step.
 
         Args:
-            model: Has them.
-            refused: Whether the step was refused after all, on the device: then nothing moves.
+            model: Model with the new weights.
+            refused: Device flag: whether the step was refused, so that nothing changes; None: it was not.
         """
         share = self.share_of_update()
         pairs = zip(self.module.parameters(), model.parameters(), strict=True)
         # Frozen weights are the same in both.
         averages, weights = zip(*(pair for pair in pairs if pair[1].requires_grad), strict=True)
-        # The public `get_ema_multi_avg_fn` takes a decay (1 - decay is rounded) and knows no refused steps.
+        # The public `get_ema_multi_avg_fn` takes a decay (1 - decay is rounded) and cannot skip refused steps.
         if refused is None:
             torch._foreach_lerp_(averages, weights, share)
         else:
@@ -49,12 +49,12 @@ class Average(AveragedModel):
             mine.copy_(theirs)
 
     def share_of_update(self) -> float:
-        """Count an update, and return how far it goes from the average to the weights, as a share of the way."""
+        """Count an update, and return its weight 1 − dₜ."""
         if self._updates is None:
             self._updates = int(self.n_averaged)
         share = 1.0 - warmed_up(self.decay, self._updates)
         self._updates += 1
-        self.n_averaged += 1  # kept on the CPU and with the weights, so that a training goes on where it stood
+        self.n_averaged += 1  # on the CPU and saved with the weights, so that a resumed training continues the count
         return share
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
@@ -63,11 +63,11 @@ class Average(AveragedModel):
 
 
 def average_of(model: nn.Module, decay: float) -> Average:
-    """Return an average that begins at the model's weights.
+    """Return an average initialised with the model's weights.
 
     Args:
-        model: What to average; buffers are copied, not averaged.
-        decay: 0 (the last weights) up to below 1.
+        model: Model to average; buffers are copied, not averaged.
+        decay: Decay in [0, 1); 0 keeps the last weights.
 
     Raises:
         RecipeError: The decay is out of its range.
@@ -77,13 +77,13 @@ def average_of(model: nn.Module, decay: float) -> Average:
 
 
 def blocks_of(model: nn.Module) -> list[nn.Module]:
-    """Return the blocks that a model is a pile of: the items of its longest list of modules; itself if it has none."""
+    """Return a model's blocks, the items of its longest list of modules; the model itself if it has none."""
     lists = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module)]
     return list(max(lists, key=len)) if lists else [model]  # type: ignore[arg-type]
 
 
 def compile_blocks(model: nn.Module) -> None:
-    """Compile a model's blocks in place, at their first pass; it is where it is to stay."""
+    """Compile a model's blocks in place at their first pass; the model must already be on its final device."""
     noise_stays_eager()
     for block in blocks_of(model):
         for module in block.modules():
@@ -93,7 +93,7 @@ def compile_blocks(model: nn.Module) -> None:
 
 
 def _attend_by_flex(model: nn.Module, attention: Attention) -> None:
-    """Give an attention the mask by which flex_attention skips, where that runs and its shapes allow it."""
+    """Give an attention layer the mask for flex_attention, where the device and its shapes allow it."""
     config, table = getattr(model, "config", None), getattr(model, "mask", None)
     if config is None or table is None or table.device.type != "cuda":
         return

@@ -1,4 +1,4 @@
-"""What surrounds a step, so that it waits for no device: batches ahead of it, results behind it."""
+"""Prefetch batches and read results late, so that no step waits for the device."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from evo_tune.training.optim.optimizer import HiddenMatrices, OptimizerPair
 from evo_tune.training.optim.watching import Number
 
 RESIDENT = 0.05
-"""Share of a device's memory that what is trained on may take there for good."""
+"""Largest share of a device's memory for training data that stays there."""
 
 
 class Source(Protocol):
-    """Where batches come from.
+    """Source of batches.
 
-    One that knows how many of a step's targets count without looking at them says so by `target_count(step)`; one
-    whose data may live on a device has `nbytes`, and is told where by `move_to(device)`.
+    Optional methods: `target_count(step)` returns a step's number of counted targets without reading its data. A source
+    whose data may stay on a device has `nbytes` and `move_to(device)`.
     """
 
     def window(self, step: int) -> Sequence[MicroBatch]:
-        """Return all micro-batches of a step: a pure function of its number (from 0)."""
+        """Return all micro-batches of a step, as a pure function of its number (from 0)."""
 
 
 class Fed(NamedTuple):
-    """A step's samples, on the device.
+    """Samples of a step, on the device.
 
     Args:
         window: The micro-batches.
-        samples: Numbers of each one's samples within the step.
-        targets: Counted targets, of all ranks together.
+        samples: Sample numbers of each micro-batch within the step.
+        targets: Number of counted targets over all ranks.
     """
 
     window: Sequence[MicroBatch]
@@ -45,7 +45,7 @@ class Fed(NamedTuple):
     targets: int
 
     def split(self, parts: int) -> Fed:
-        """Return the same with each micro-batch cut into up to `parts` smaller ones."""
+        """Return the same step with each micro-batch cut into up to `parts` smaller ones."""
         if parts == 1:
             return self
         window, samples = [], []
@@ -57,13 +57,13 @@ class Fed(NamedTuple):
 
 
 class Feed:
-    """Brings steps to a device.
+    """Moves steps to a device.
 
     Args:
-        device: Where.
-        ranks: The processes that share each step; each is fed its part.
-        shorten: Leaves out of inputs on the host what a model would compute for nothing; None: nothing is.
-        count: Returns how many targets count (see `Loss`), where the source does not say it; None: those of classes.
+        device: Target device.
+        ranks: Processes that share each step; each gets its part.
+        shorten: Function that removes unneeded inputs, such as padding, on the host; None: keep all inputs.
+        count: Function that counts targets (see `Loss`) if the source does not; None: counts class targets.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Feed:
         self._next: tuple[int, Fed] | None = None
 
     def __call__(self, source: Source, step: int) -> Fed:
-        """Return a step's samples; the ones that were prepared, if they are this one's."""
+        """Return a step's samples, prefetched if `prepare` was called for this step."""
         if source is not self._looked_at:
             self._looked_at, self._next = source, None
             self._settle(source)
@@ -86,12 +86,12 @@ class Feed:
         return prepared[1] if prepared is not None and prepared[0] == step else self._fetch(source, step)
 
     def prepare(self, source: Source, step: int) -> None:
-        """Send a step's samples on their way, while the device is busy; a CPU is not, while this runs."""
+        """Start to move a step's samples while the device is busy; on a CPU, which is not, do nothing."""
         if self.device.type != "cpu" and source is self._looked_at:
             self._next = step, self._fetch(source, step)
 
     def _settle(self, source: Source) -> None:
-        """Let a source's data live on the device, where they are little of what it has."""
+        """Move a source's data to the device if they are small compared to its memory."""
         move, size = getattr(source, "move_to", None), getattr(source, "nbytes", None)
         if move is None or size is None or self.device.type == "cpu" or self.shorten is not None:
             return
@@ -104,7 +104,7 @@ class Feed:
             window = [(self.shorten(inputs), targets) for inputs, targets in window]
         samples = _ranges(0, window)
         if self.ranks is not None:
-            # Cut as the samples are, and numbers that follow each other stay together.
+            # Cut the numbers as the samples are cut; consecutive numbers stay together.
             numbers = [(numbers, numbers) for numbers in (torch.arange(s.start, s.stop) for s in samples)]
             shares = self.ranks.share(numbers)
             window = self.ranks.share(window)
@@ -117,7 +117,7 @@ class Feed:
 
 
 def _ranges(first: int, window: Sequence[MicroBatch]) -> list[range]:
-    """Return the numbers of samples that follow each other from `first`, cut as a window is."""
+    """Return consecutive sample numbers from `first`, cut into the micro-batches of a window."""
     found = []
     for inputs, _ in window:
         found.append(range(first, first + len(inputs)))
@@ -126,20 +126,20 @@ def _ranges(first: int, window: Sequence[MicroBatch]) -> list[range]:
 
 
 LATE = 8
-"""Steps that a GPU is given before the host reads what became of the first of them."""
+"""Number of steps that a GPU is given before the host reads the verdict of the first."""
 
 
 def can_refuse(optimizer: torch.optim.Optimizer) -> bool:
-    """Return whether an optimizer can be told on the device that a step is not to be taken (see `refusing`)."""
+    """Return whether an optimizer can skip a step by a flag on the device (see `refusing`)."""
     return all(map(_refuses, _each(optimizer)))
 
 
 class refusing:  # noqa: N801 # reads as what it is: a context
-    """Within it an optimizer's step does nothing where `refused` is true, whatever the gradients hold.
+    """Context in which an optimizer's step does nothing if `refused` is true, whatever the gradients contain.
 
     Args:
-        optimizer: One of which `can_refuse` is true; others step regardless.
-        refused: A bool of no dimensions, on the device; None: the step is taken.
+        optimizer: Optimizer for which `can_refuse` is true; others take the step regardless.
+        refused: Bool tensor without dimensions, on the device; None: the step is taken.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, refused: Tensor | None) -> None:
@@ -148,7 +148,7 @@ class refusing:  # noqa: N801 # reads as what it is: a context
 
     def __enter__(self) -> None:
         flag = None if self._refused is None else self._refused.float()
-        for one in self._optimizers:  # as torch's GradScaler tells them
+        for one in self._optimizers:  # the attributes that torch's GradScaler sets
             one.grad_scale, one.found_inf = None, flag  # type: ignore[attr-defined]
 
     def __exit__(self, *error: object) -> None:
@@ -166,10 +166,10 @@ def _refuses(optimizer: torch.optim.Optimizer) -> bool:
 
 
 def noted(values: Sequence[Number]) -> Callable[[], list[float]]:
-    """Have scalars copied to the host when they are there, and return what waits for them and gives them.
+    """Start to copy scalars to the host, and return a function that waits for them and returns them.
 
     Args:
-        values: Numbers, or some of them scalars on a device.
+        values: Numbers, or scalar tensors on a device.
     """
     device = next((value.device for value in values if isinstance(value, Tensor)), None)
     if device is None:

@@ -1,4 +1,4 @@
-"""How to train, whatever is trained: what a trainer is given beside the model and the data."""
+"""Training options that a trainer needs in addition to the model and the data."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from evo_tune.training.optim.optimizer import SGD, AdamW, Muon
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How to train, whatever is trained.
+    """Training options common to all models.
 
     Args:
-        optimizer: Which one, its peak learning rate and moments.
-        schedule: The learning rate along the steps; it also says how many steps the full training has.
-        weight_decay: λ along the steps, or by the gap between held-out and training loss.
+        optimizer: Optimizer with its peak learning rate and moments.
+        schedule: Learning rate by step; it also defines the number of steps of the full training.
+        weight_decay: Weight decay λ by step, or by the gap between held-out and training loss.
         clip: Largest gradient norm, above 0; None: no limit.
         ceiling: Loss above which a training counts as diverged after warm-up; None: no ceiling.
-        precision: In what the model computes.
-        z_loss: Weight of the mean square of log Σ exp(logits) beside the loss, 0 to 1; 1e-4 keeps logits
+        precision: Precision of the model's computations.
+        z_loss: Weight of the mean square of log Σ exp(logits) added to the loss, 0 to 1; 1e-4 keeps logits
             from drifting (arXiv:2309.14322).
-        ema: Decay of a moving average of the weights, kept beside them, below 1; None: none is kept.
+        ema: Decay of a moving average of the weights, in [0, 1); None: no average.
 
     Raises:
         RecipeError: A field is out of its range.
@@ -51,7 +51,7 @@ class Recipe:
 
     @property
     def identity(self) -> str:
-        """Hash of all fields: a checkpoint can be continued only with the recipe that it was made with."""
+        """Hash of all fields: a checkpoint can be continued only with the same recipe."""
         text = json.dumps(asdict(self), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -70,12 +70,12 @@ def recipe_of(
     """Return the recipe of a training.
 
     Args:
-        options: How a model is trained.
-        steps: Of the full training.
+        options: Training options.
+        steps: Number of steps of the full training.
         lr: Peak learning rate at the reference batch.
-        batch: Of a step, in any unit.
-        reference: Batch for which learning rates are meant, in the same unit.
-        weight_decay: λ at its beginning.
+        batch: Size of a step, in any unit.
+        reference: Batch for which learning rates are given, in the same unit.
+        weight_decay: Initial weight decay λ.
         warmup: Share of the steps for warm-up.
         ceiling: See `Recipe`.
 
@@ -97,16 +97,16 @@ def recipe_of(
 def optimizer_of(options: Optimisation, lr: float, batch: float, reference: float) -> AdamW | Muon | SGD:
     """Return the optimizer with its peak learning rate.
 
-    Args:
-        options: Which one, and its moments.
-        lr: The one that suits the reference batch.
-        batch: In any unit.
-        reference: In the same unit.
+    The rule 'sqrt' also scales Adam's β (arXiv:2205.10287).
 
-    By the rule 'sqrt' Adam's β are moved too (arXiv:2205.10287).
+    Args:
+        options: Kind of optimizer, its moments and its scaling rule.
+        lr: Peak learning rate at the reference batch.
+        batch: Size of a step, in any unit.
+        reference: Reference batch, in the same unit.
 
     Raises:
-        RecipeError: The learning rate, as `lr_rule` moves it, is out of its range.
+        RecipeError: The learning rate, as scaled by `lr_rule`, is out of its range.
     """
     scaled = scale_lr(lr, batch, reference, options.lr_rule)
     beta1, beta2 = scaled_betas((options.beta1, options.beta2), batch, reference, options.lr_rule)
