@@ -12,6 +12,7 @@ its result. Plain options are only in the manifest and in the message to a worke
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -231,9 +232,15 @@ class BoundEvaluator:
         return {name: one for name, one in self.plugin.options.items() if name not in self._own_space.genes}
 
     def _of(self, genome: Genome) -> Any:
-        """Return the options of a genome: those that the user made genes have its values."""
+        """Return a copy of the options in which genes replace the options of the same name.
+
+        It is a copy because a dataclass of a user's file need not be frozen, and all trainings of a worker share this
+        object.
+        """
         named = genome.keys() & self.gene_options.keys()
-        return dataclasses.replace(self.values, **{name: genome[name] for name in named}) if named else self.values
+        if named:
+            return dataclasses.replace(self.values, **{name: genome[name] for name in named})
+        return copy.copy(self.values)
 
     def _call(self, function: Callable[..., Any], *args: Any, values: Any = None) -> Any:
         """Call a function of the file with options, if it takes them; its errors name file and line.

@@ -61,6 +61,22 @@ def test_a_good_file_is_what_it_says(load: Callable[..., Evaluator]) -> None:
     assert genome == {"n": 1}, "evaluate works on a copy"
 
 
+def test_options_that_evaluate_changes_are_not_kept_for_the_next_training(load: Callable[..., Evaluator]) -> None:
+    evaluator = load(
+        ("from evo_tune import Int", "from dataclasses import dataclass\n\nfrom evo_tune import Int"),
+        ("def evaluate(genome, context, *, tokens: int = 5):", "def evaluate(genome, context, options: Options):"),
+        (
+            """    genome["n"] += 1
+    return {"loss": genome["n"] + tokens}""",
+            """    options.tokens += 1
+    return {"loss": options.tokens}""",
+        ),
+        ("SPACE = ", "@dataclass\nclass Options:\n    tokens: int = 5\n\n\nSPACE = "),
+    )
+    bound = evaluator.bind({})
+    assert [bound.evaluate({"n": 1}, Context()) for _ in range(2)] == [{"loss": 6}, {"loss": 6}]
+
+
 def test_the_optional_parts_get_the_options_that_they_declare(load: Callable[..., Evaluator]) -> None:
     evaluator = load(
         ("SPACE = SearchSpace(n=Int(1, 9))", "def SPACE(tokens=0):\n    return SearchSpace(n=Int(1, tokens))"),
