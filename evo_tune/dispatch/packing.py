@@ -1,8 +1,8 @@
-"""Share a GPU between trainings: its memory is given out by what each training is predicted to need.
+"""Share a GPU between training runs, by the memory that each is predicted to need.
 
-The evaluator predicts, and measurements of the same run correct it. `Forecast` and `Card` are the arithmetic;
-`SharedCards` and `SharedSlot` make slots wait, and exchange the places of two slots where another card has room. All of
-this decides when a candidate begins, never which one is proposed.
+The evaluator predicts the memory, and measurements of the same run correct it. `Forecast` and `Card` do the
+arithmetic. `SharedCards` and `SharedSlot` make slots wait, and swap two slots if another GPU has free memory. This
+decides when a candidate starts, never which one is proposed.
 """
 
 from __future__ import annotations
@@ -23,34 +23,34 @@ __all__ = ["CONTEXT", "Admitted", "Card", "Forecast", "SharedCards", "SharedSlot
 
 
 PREDICTED = "gpu_memory"
-"""The metric in which `estimate` predicts what torch will hold of a GPU at most, bytes."""
+"""Metric in which `estimate` predicts torch's peak GPU memory, bytes."""
 
 MEASURED = "peak_memory"
-"""The metric in which `evaluate` tells what it did hold at most, bytes."""
+"""Metric in which `evaluate` reports the measured peak, bytes."""
 
 CONTEXT = 768 * 2**20
-"""What CUDA and its libraries take of a GPU for each process that uses it, bytes; an idle worker holds it as well."""
+"""GPU memory that CUDA and its libraries use in each process, bytes; an idle worker keeps it as well."""
 
 UNMEASURED = 2.0
-"""By how much a prediction is multiplied until a training was measured: formulas of memory are off by 1.8 at worst."""
+"""Factor on a prediction until a training run was measured: memory formulas are off by at most 1.8."""
 
 
 REACH = 4.0
-"""Up to how many times the largest size that was measured a fit is believed."""
+"""Multiple of the largest measured size up to which a fit is used."""
 
 QUANTILE = 0.9
-"""Share of the trainings that are to take no more than was set aside for them."""
+"""Target share of training runs that use no more memory than was reserved for them."""
 
 KEPT = 64
-"""Measurements that a fit is made of, the last ones."""
+"""Number of most recent measurements in a fit."""
 
 
 class Admitted(NamedTuple):
-    """A training may begin.
+    """Permission to start a training run.
 
     Args:
-        slot: Whose.
-        resting: Slots whose idle workers must end before, because it needs what they hold.
+        slot: Name of the slot that may start.
+        resting: Names of slots whose idle workers must end first, to free their memory.
     """
 
     slot: str
@@ -58,40 +58,39 @@ class Admitted(NamedTuple):
 
 
 class Card:
-    """The memory of one GPU and who has it; first come, first served.
+    """The memory of one GPU and its users; first come, first served.
 
-    A training that does not fit waits, and none that came later begins before it, so small ones cannot starve a large
-    one. One that is predicted to need more than there is gets the card to itself: it fits itself to the whole card,
-    or fails there.
+    A training run that does not fit waits, and no later one starts before it, so small runs cannot starve a large
+    one. A run predicted to need more than the whole GPU gets the GPU to itself: it adapts to it or fails.
 
     Args:
-        memory: What may be given out, bytes.
+        memory: Memory to share out, bytes.
     """
 
     def __init__(self, memory: int) -> None:
         self.memory = memory
         self.running: dict[str, int] = {}
-        """Bytes of each slot that trains."""
+        """Bytes reserved by each slot that trains, by slot name."""
         self.waiting: dict[str, int] = {}
-        """The same of those whose turn has not come, the first first."""
+        """Bytes needed by each slot that waits, in order of arrival."""
         self.idle: dict[str, int] = {}
-        """Bytes that idle workers hold."""
+        """Bytes that each slot's idle worker keeps."""
 
     @property
     def given(self) -> int:
-        """Bytes given out, idle workers' among them."""
+        """Bytes in use, those of idle workers included."""
         return sum(self.running.values()) + sum(self.idle.values())
 
     def fits(self, needed: int) -> bool:
-        """Return whether so many bytes could be given out now, to somebody who has waited for nobody here."""
+        """Return whether a new arrival that needs `needed` bytes could start at once."""
         return not self.waiting and sum(self.running.values()) + needed <= self.memory
 
     def enter(self, slot: str, needed: int) -> None:
-        """Let a slot wait for so many bytes, its own worker's context included."""
+        """Queue a slot for `needed` bytes, its own worker's context included."""
         self.waiting[slot] = min(needed, self.memory)
 
     def admit(self) -> Admitted | None:
-        """Give the first that waits its memory, if it is free or held by idle workers; None if nothing can begin."""
+        """Give the first slot in the queue its memory, if it is free or kept by idle workers; else return None."""
         if not self.waiting:
             return None
         slot, needed = next(iter(self.waiting.items()))
@@ -107,11 +106,11 @@ class Card:
         return Admitted(slot, tuple(resting))
 
     def leave(self, slot: str, held: int = 0) -> None:
-        """Take a slot's memory back, or its place among those that wait.
+        """Take back a slot's memory, or its place in the queue.
 
         Args:
-            slot: Whose training has ended.
-            held: Bytes that its idle worker goes on holding.
+            slot: Name of the slot whose training run has ended.
+            held: Bytes that its idle worker keeps.
         """
         self.waiting.pop(slot, None)
         held = min(held, self.running.pop(slot, 0))
@@ -120,15 +119,15 @@ class Card:
 
 
 class Forecast:
-    """How much of a GPU a genome's training will take: a fixed part and a factor, by what trainings were measured.
+    """Forecast of a training run's GPU memory: a fixed part plus a factor times the evaluator's prediction.
 
-    The fixed part is what a formula leaves out whatever the size (workspaces, rounding to blocks), so a small training
-    that takes ten times what was predicted says nothing of the factor of a large one. Both are fitted by the quantile
-    regression that lies above nine tenths (Koenker & Bassett 1978), since too little room costs a training that is
-    done again, and too much only a wait. One odd measurement among ten moves neither.
+    The fixed part covers memory that does not depend on size and that formulas omit (workspaces, rounding to blocks).
+    So a small run that uses ten times its prediction does not change the factor of a large one. Both are fitted to
+    measurements by quantile regression at 0.9 (Koenker & Bassett 1978): too little memory repeats a training run,
+    too much only delays one. One outlier among ten measurements moves neither.
 
     Args:
-        estimate: Returns the metrics of a genome that are known before training.
+        estimate: Function that returns the metrics of a genome known before training.
     """
 
     def __init__(self, estimate: Callable[[Genome], Mapping[str, float]]) -> None:
@@ -138,10 +137,10 @@ class Forecast:
         self._line: tuple[float, float] | None = None
 
     def needed(self, genome: Genome) -> int | None:
-        """Return the bytes that a training will take, its process's context included; None if nothing is known.
+        """Return the bytes that a training run needs, its process's context included; None if unknown.
 
-        What was measured is believed up to `REACH` times the largest size that it was measured at; what lies beyond is
-        set aside as if nothing had been.
+        The fit is used up to `REACH` times the largest measured size. The part beyond is multiplied by `UNMEASURED`
+        or by the fitted factor if that is larger.
         """
         predicted = self._predicted(genome)
         if predicted is None:
@@ -152,7 +151,7 @@ class Forecast:
         return int(fixed + factor * known + max(factor, UNMEASURED) * (predicted - known)) + CONTEXT
 
     def learn(self, genome: Genome, metrics: Mapping[str, float]) -> None:
-        """Note what a training was measured to take."""
+        """Add a training run's measured memory to the fit."""
         predicted, measured = self._predicted(genome), metrics.get(MEASURED, 0.0)
         if predicted is not None and measured > 0:
             self._measured.append((predicted, measured))
@@ -173,13 +172,13 @@ class Forecast:
 
 
 def _above_most(points: list[tuple[float, float]]) -> tuple[float, float]:
-    """Return the fixed part and the factor, both 0 or more, of the line with the least loss of its quantile.
+    """Return the fixed part and the factor, both ≥ 0, of the line with the least quantile loss.
 
-    An optimum passes through two of the points, or through one and what a line is taken for where only one size is
-    known: predicted exactly but for a fixed part, or a share of what was predicted.
+    An optimal line passes through two points. With only one size known, it passes through one point and has either
+    factor 1 or fixed part 0.
 
     Args:
-        points: Predicted and measured, at least one.
+        points: Pairs of predicted and measured bytes, at least one.
     """
     import numpy as np
 
@@ -195,17 +194,17 @@ def _above_most(points: list[tuple[float, float]]) -> tuple[float, float]:
     a, b = a[sound], b[sound]
     short = y - (a[:, None] + b[:, None] * x)
     losses = np.maximum(QUANTILE * short, (QUANTILE - 1.0) * short).sum(1)
-    # Of lines that are as good, the one that trusts the formula most: ties are of few points.
+    # Ties occur with few points: take the line that is closest to the evaluator's formula.
     best = np.lexsort((np.abs(b - 1.0), losses.round(3)))[0]
     return float(a[best]), float(b[best])
 
 
 class SharedCards:
-    """The GPUs of a run, seen by the slots on them; any thread may call.
+    """The GPUs of a run, shared by the slots on them; any thread may call.
 
     Args:
-        memory: What may be given out of each, bytes, by what a slot's device is called.
-        forecast: Says what a genome's training takes.
+        memory: Memory to share out of each GPU, bytes, by device name.
+        forecast: Forecast of a training run's memory.
     """
 
     def __init__(self, memory: Mapping[str, int], forecast: Forecast) -> None:
@@ -213,9 +212,9 @@ class SharedCards:
         self._cards = {device: Card(amount) for device, amount in memory.items()}
         self._slots: list[SharedSlot] = []
         self._waiting: dict[SharedSlot, tuple[int, bool]] = {}
-        """What each that waits needs, and whether it may go to another card; the first first."""
+        """Bytes needed by each waiting slot, and whether it may use another GPU; in order of arrival."""
         self._busy: set[SharedSlot] = set()
-        """Slots that train or wait to, or whose driver has yet to look at what came of it, and where."""
+        """Slots that train or wait, or whose driver has not read their last outcome and device yet."""
         self._changed = threading.Condition()
 
     def join(self, slot: SharedSlot) -> None:
@@ -223,25 +222,25 @@ class SharedCards:
         self._slots.append(slot)
 
     def memory(self, device: str) -> int:
-        """Return what may be given out of a card, bytes."""
+        """Return the memory to share out of a GPU, bytes."""
         return self._cards[device].memory
 
     def crowded(self, device: str) -> bool:
-        """Whether somebody waits for memory of a card."""
+        """Return whether a slot waits for memory of a GPU."""
         return bool(self._cards[device].waiting)
 
     def waits(self, slot: SharedSlot) -> bool:
-        """Whether a slot waits for memory."""
+        """Return whether a slot waits for memory."""
         return slot in self._waiting
 
     @contextlib.contextmanager
     def room(self, slot: SharedSlot, needed: int, stays: bool = False) -> Iterator[LocalSlot]:
-        """Hold so many bytes of a card for a slot, waiting for them, and give where it is to train.
+        """Wait for GPU memory, reserve it for a slot, and yield the place where it trains.
 
         Args:
-            slot: Whose place may be another one afterwards.
-            needed: Bytes; more than a card has means the whole of it.
-            stays: Whether no other card will do.
+            slot: Slot that needs memory; its place may be another one afterwards.
+            needed: Memory in bytes; more than a GPU has means the whole GPU.
+            stays: Whether the slot must stay on its GPU.
 
         Raises:
             SlotClosed: The slot was closed meanwhile.
@@ -265,7 +264,7 @@ class SharedCards:
                 self._admit()
 
     def _admit(self) -> None:
-        """Let begin what can; it is done by whoever made room, so that nobody asks for a candidate in between."""
+        """Start all slots that can; the thread that freed memory does it, before any other asks for a candidate."""
         for card in self._cards.values():
             self._let_begin(card)
         for slot, (needed, may_go) in list(self._waiting.items()):
@@ -288,7 +287,7 @@ class SharedCards:
                 by_place[name].place.rest()
 
     def _elsewhere(self, slot: SharedSlot, needed: int) -> SharedSlot | None:
-        """Return an idle slot of another card with room; of a smaller card only if that holds all that is needed."""
+        """Return an idle slot of another GPU with free memory; of a smaller GPU only if all that is needed fits."""
         own = self._cards[slot.device].memory
         for other in self._slots:
             if other in self._busy or other.left or other.place.closed or other.device == slot.device:
@@ -299,30 +298,30 @@ class SharedCards:
         return None
 
     def rests(self, slot: SharedSlot) -> None:
-        """Take note that a slot has nothing to do: its place may be another's."""
+        """Note that a slot is idle: another slot may take its place."""
         with self._changed:
             if slot in self._busy:
                 self._busy.discard(slot)
                 self._admit()
 
     def wake(self) -> None:
-        """Have those who wait look whether their slot was closed."""
+        """Wake waiting slots, to check whether they were closed."""
         with self._changed:
             self._changed.notify_all()
 
 
 class SharedSlot(Slot):
-    """A slot on a GPU that others use as well.
+    """A slot on a GPU that other slots share.
 
     Args:
-        place: Where it trains first.
-        cards: All GPUs.
+        place: Local slot where it trains first.
+        cards: All GPUs of the run.
     """
 
     def __init__(self, place: LocalSlot, cards: SharedCards) -> None:
         self.name = place.name
         self.place = place
-        """Where it trains; changed by the cards only."""
+        """Local slot where it trains; only `SharedCards` changes it."""
         self.left = False
         """Whether it has left its device for good."""
         self._cards = cards
@@ -345,7 +344,7 @@ class SharedSlot(Slot):
         with self._cards.room(self, needed, stays) as place:
             outcome = place.run(candidate, folder)
         whole = self._cards.memory(self.device)
-        if outcome.status == "out_of_memory" and needed < whole:  # its neighbours must not be its fate
+        if outcome.status == "out_of_memory" and needed < whole:  # its neighbours may have caused it
             with self._cards.room(self, whole, stays=True) as place:
                 outcome = place.run(candidate, folder)
         self._cards.forecast.learn(candidate.genome, outcome.metrics)

@@ -1,7 +1,7 @@
-"""The protocol of a slot: wherever a trainer lives, a Candidate goes in and an Outcome comes out.
+"""The protocol of a slot: it takes a Candidate and returns an Outcome, on any machine.
 
-`Task` is what all candidates of a run have in common; it travels once per worker and by reference: the
-worker imports the evaluator itself. A kind of slot is one file beside this one. Slots know nothing of
+A `Task` has the settings common to all candidates of a run. It is sent once per worker and by reference: the
+worker imports the evaluator itself. Each kind of slot is one file in this folder. Slots know nothing of
 strategies, stores or the search that drives them.
 """
 
@@ -24,36 +24,36 @@ __all__ = ["UNKNOWN", "NoMachine", "Slot", "SlotClosed", "SlotUnfit", "Task", "k
 
 
 UNKNOWN = "cluster"
-"""As the device of a slot of a cluster that has no machine now."""
+"""Device name of a cluster slot that has no machine now."""
 
 
 class SlotClosed(RunError):
-    """The slot was closed or killed: no Outcome will come of this call, and none of any later one."""
+    """The slot was closed or killed: neither this call nor a later one returns an Outcome."""
 
 
 class SlotUnfit(RunError):
-    """The slot is no good any more, whatever the candidate, which is to be tried elsewhere."""
+    """The slot cannot evaluate any candidate any more: try the candidate on another slot."""
 
 
 class NoMachine(RunError):
-    """The slot has lost its machine and there is no other now: another slot may take the candidate."""
+    """The slot has lost its machine and no other is free: another slot may take the candidate."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """What is the same for every candidate of a run; plain data, so it pickles anywhere.
+    """Settings common to all candidates of a run; plain data, so it pickles anywhere.
 
     Args:
-        path: The evaluator's file, absolute.
-        name: Its short name, for people.
-        reference: How the manifest names it.
-        origin: Where it was found.
+        path: Absolute path of the evaluator's file.
+        name: Short name of the evaluator, for messages.
+        reference: Name of the evaluator in the manifest.
+        origin: Place where the evaluator was found.
         options: Value of every option of the evaluator.
         objectives: METRIC:min or METRIC:max, as `Objective.describe` writes them.
-        trials_folder: Absolute; the folder of trial 17 is 000017 in it.
+        trials_folder: Absolute path; the folder of trial 17 is 000017 in it.
         threads: CPU threads of one evaluation.
-        fingerprint: Identity of the data, as the evaluator tells it where the run began; each worker must find the
-            same. '' if it does not tell.
+        fingerprint: Identity of the data, as the evaluator returned it where the run began; each worker must find
+            the same. '' if the evaluator has none.
     """
 
     path: str
@@ -75,7 +75,7 @@ class Task:
         threads: int = 1,
         fingerprint: str = "",
     ) -> Task:
-        """Return the task of an evaluator that is loaded in this process, for a worker that will load it."""
+        """Return the task of an evaluator loaded in this process, for a worker that will load it again."""
         plugin = evaluator.plugin
         return cls(
             path=str(plugin.path),
@@ -98,18 +98,18 @@ class Task:
         return load_evaluator(Path(self.path), self.reference, self.origin).bind(self.options)
 
     def folder(self, trial: int | str) -> str:
-        """Return where the folder of a trial is, or would be, given its id or its folder's name."""
+        """Return the path of a trial's folder, given the trial's id or the folder's name; it need not exist."""
         return os.path.join(self.trials_folder, trial if isinstance(trial, str) else f"{trial:06d}")
 
 
 class Slot(ABC):
-    """Somewhere that runs one evaluation at a time.
+    """A place that runs one evaluation at a time.
 
-    `run` is called by one thread at a time; `kill` and `close` may be called by any.
+    One thread at a time calls `run`; any thread may call `kill` and `close`.
 
     Attributes:
-        name: For people: 'slot 0'.
-        device: As Outcomes report it: 'cpu', 'cuda:0'.
+        name: Name in messages: 'slot 0'.
+        device: Device name in Outcomes: 'cpu', 'cuda:0'.
     """
 
     name: str
@@ -117,49 +117,49 @@ class Slot(ABC):
 
     @abstractmethod
     def run(self, candidate: Candidate, folder: str | None = None) -> Outcome:
-        """Evaluate a candidate and wait for what comes of it.
+        """Evaluate a candidate and return its outcome.
 
-        Whatever the evaluation does, this returns an Outcome: exceptions, crashes, hangs are values.
+        Exceptions, crashes and hangs of the evaluation become Outcomes; they do not raise.
 
         Args:
-            candidate: What to evaluate.
-            folder: Name of its folder among the trials' folders, where it is not that of its id.
+            candidate: Candidate to evaluate.
+            folder: Name of its folder among the trials' folders, if it differs from that of its id.
 
         Raises:
             SlotClosed: The slot is closed, or was killed meanwhile.
-            SlotUnfit: It cannot train here; that says nothing of the candidate.
-            NoMachine: It cannot train now.
+            SlotUnfit: The slot cannot train; the candidate is not the cause.
+            NoMachine: The slot has no machine now.
         """
 
     def run_here(self, candidate: Candidate, folder: str | None = None) -> Outcome:
-        """Evaluate as `run` does, on the slot's device as it is now: a slot that waits for room may change it."""
+        """Evaluate as `run` does, but on the slot's current device: `run` may change it to find free memory."""
         return self.run(candidate, folder)
 
     def move(self, why: str) -> bool:
-        """Leave a device for good that is set aside; return whether the slot may get another."""
+        """Leave for good a device that is set aside; return whether the slot may get another."""
         return False
 
     @abstractmethod
     def close(self) -> None:
-        """Let an idle slot's worker go; calling it again does nothing. A slot in use wants `kill`."""
+        """End an idle slot's worker; a second call does nothing. Use `kill` for a busy slot."""
 
     @abstractmethod
     def kill(self) -> None:
-        """Kill the worker and all that it started, now; a `run` in flight raises SlotClosed."""
+        """Kill the worker and all that it started, at once; a current `run` raises SlotClosed."""
 
     @property
     def available(self) -> bool:
-        """Whether a candidate would be begun at once; a slot of a cluster may have to wait for a machine."""
+        """Whether a candidate would start at once; a cluster slot may have to wait for a machine."""
         return True
 
     @property
     def waits(self) -> bool:
-        """Whether its candidate has not begun, for want of room on a device that others use as well."""
+        """Whether its candidate waits for free memory on a shared device."""
         return False
 
     @property
     def memory(self) -> int | None:
-        """Resident memory of the worker, bytes; None if it is not known here."""
+        """Resident memory of the worker, bytes; None if unknown."""
         return None
 
     @property
@@ -169,16 +169,16 @@ class Slot(ABC):
 
 
 def names_inside(path: str) -> tuple[str, str, str]:
-    """Return the run's folder, and the two names that lead from it to a trial's folder, or a spool."""
+    """Split the path of a trial's folder or a spool into run folder, trials folder's name and last name."""
     trials, name = os.path.split(path)
     return *os.path.split(trials), name
 
 
 def keep_log(spool: str, folder: str) -> None:
-    """Move a worker's spool into the folder of a trial, as its log.txt.
+    """Move a worker's output file (spool) into a trial's folder, as log.txt.
 
     Raises:
-        OSError: The disk refuses, or one of the folders is a link.
+        OSError: The file cannot be moved, or one of the folders is a link.
     """
     run, trials, name = names_inside(spool)
     inside.move(run, (trials, name), (trials, os.path.basename(folder), "log.txt"))

@@ -1,7 +1,7 @@
-"""What runs in a worker process: import the evaluator once, evaluate, turn whatever happens into an Outcome.
+"""Code of a worker process: import the evaluator once, evaluate candidates, turn every result into an Outcome.
 
-Nothing raises across the boundary: an exception, a NaN, too little memory becomes a status and one line. This module
-knows nothing of the parent's side, and of torch only what an evaluator that imported it needs.
+No exception reaches the parent: an exception, a NaN or a lack of memory becomes a status and one line of text. This
+module does not know the parent's side. It uses torch only where the evaluator has imported it.
 """
 
 from __future__ import annotations
@@ -56,7 +56,13 @@ class Verdict(NamedTuple):
 
 
 def judge(error: BaseException, path: str, folder: str) -> Verdict:
-    """Turn what an evaluation raised into a verdict; what is not to be expected leaves an error.txt."""
+    """Turn an exception of an evaluation into a verdict; write unexpected ones to error.txt.
+
+    Args:
+        error: The exception.
+        path: The evaluator's file; the error names a line of it if it can.
+        folder: The trial's folder, absolute.
+    """
     text = text_of(error)
     if isinstance(error, Pruned):
         return Verdict("pruned", {}, text)
@@ -79,7 +85,7 @@ def judge(error: BaseException, path: str, folder: str) -> Verdict:
 
 
 def text_of(error: BaseException) -> str:
-    """Return what an error says, in one line."""
+    """Return the text of an exception, in one line."""
     try:
         return one_line(str(error))  # the whole text is in error.txt
     except Exception as broken:  # an exception whose __str__ raises
@@ -95,7 +101,7 @@ def _is_out_of_memory(error: BaseException, text: str) -> bool:
 
 
 def _where(error: BaseException, path: str) -> str:
-    """Return ' (FILE:LINE)' of the last frame in the evaluator's file, else of the last frame at all."""
+    """Return ' (FILE:LINE)' of the last frame in the evaluator's file, or else of the last frame."""
     frames = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)]
     mine = [frame for frame in frames if frame[0] == path] or frames
     return f" ({os.path.basename(mine[-1][0])}:{mine[-1][1]})" if mine else ""
@@ -111,17 +117,17 @@ def _write_traceback(error: BaseException, folder: str) -> None:
 
 
 KEPT_MEMORY = 2**30
-"""Bytes by which a worker may have grown since its first evaluation."""
+"""Bytes by which a worker may grow after its first evaluation."""
 
 KEPT_TIMES = 3
-"""Evaluations that must have added to it beyond that: what one or two have left may be a cache."""
+"""Evaluations that must grow it beyond that before it is replaced: one or two may fill a cache."""
 
 KEPT_STEP = 4 * 2**20
-"""Bytes that count as having added: less is the allocator's own."""
+"""Bytes that count as growth: smaller changes come from the allocator."""
 
 
 class Level:
-    """How a figure of memory develops over a worker's evaluations."""
+    """Growth of one memory figure over a worker's evaluations."""
 
     def __init__(self) -> None:
         self._first: int | None = None
@@ -129,11 +135,11 @@ class Level:
         self._times = 0
 
     def is_high(self, bytes: int) -> bool:
-        """Whether a figure is to be looked at closely: the first, by which others are judged, or one far above it."""
+        """Return whether to measure a figure again: it is the first (the reference) or far above the first."""
         return self._first is None or bytes > self._first + KEPT_MEMORY
 
     def note(self, bytes: int) -> int:
-        """Note what is kept after an evaluation; return by how much that is too much, 0 if it is not."""
+        """Note the memory kept after an evaluation; return the excess in bytes, 0 if it is acceptable."""
         if self._first is None:
             self._first = bytes
         if bytes <= self._first + KEPT_MEMORY:
@@ -145,13 +151,13 @@ class Level:
 
 
 class Keeping:
-    """What this process keeps, in its own memory and on its GPU."""
+    """Memory that this process keeps between evaluations, on the host and on its GPU."""
 
     def __init__(self) -> None:
         self._own, self._gpu = Level(), Level()
 
     def after_evaluation(self) -> int:
-        """Return by how many bytes this process keeps more than it should; 0 where it does not."""
+        """Return the bytes that this process keeps in excess, 0 if none."""
         own = _own_memory()
         if own is not None and self._own.is_high(own):
             gc.collect()
@@ -161,7 +167,7 @@ class Keeping:
 
 
 def _own_memory() -> int | None:
-    """Return the bytes of memory that this process has to itself; None where the system does not tell."""
+    """Return the bytes of memory private to this process; None if the system does not report them."""
     try:
         with open("/proc/self/statm", "rb") as file:
             _, resident, shared = map(int, file.read().split()[:3])
@@ -171,13 +177,13 @@ def _own_memory() -> int | None:
 
 
 def _give_back() -> None:
-    """Have the allocator give back to the system what was freed: it may keep gigabytes for the next training."""
+    """Return freed memory from the allocator to the system: it may keep gigabytes for the next training run."""
     with contextlib.suppress(OSError, AttributeError):  # musl and macOS have no such call
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def _gpu_memory() -> int:
-    """Return the bytes that torch's tensors take on the GPU."""
+    """Return the bytes of GPU memory in torch's tensors."""
     torch = sys.modules.get("torch")
     if not hasattr(torch, "cuda") or not torch.cuda.is_initialized():  # type: ignore[union-attr]
         return 0
@@ -188,23 +194,23 @@ WORKER = "EVO_TUNE_WORKER"
 """Environment variable that marks a worker and all processes that it starts."""
 
 TICK = 0.5
-"""Seconds between two looks of the watchdog."""
+"""Seconds between two checks of the watchdog."""
 
 COLLECT_EVERY = 5.0
-"""Seconds of evaluation after which cyclic garbage is collected; with torch loaded that takes 0.06 s."""
+"""Seconds of evaluation after which cyclic garbage is collected, which takes 0.06 s with torch loaded."""
 
 TIMED = Minimize("seconds")
 """Metric that the timing of a few steps must return."""
 
 
 class Worker:
-    """Evaluates candidates of one task on one device.
+    """Evaluation of one task's candidates on one device.
 
     Args:
-        task: What they have in common.
-        device: What torch calls the device here: 'cpu' or 'cuda:0'.
-        log: Takes the output; None leaves it alone.
-        telling: Tells of the training in flight; None tells nobody.
+        task: Settings common to the candidates.
+        device: Torch's name of the device in this process: 'cpu' or 'cuda:0'.
+        log: Receiver of the output; None leaves the output alone.
+        telling: Writer of the current training run's curve; None writes no curve.
     """
 
     def __init__(self, task: Task, device: str, log: Log | None = None, telling: Telling | None = None) -> None:
@@ -219,10 +225,10 @@ class Worker:
 
     @cached_property
     def evaluator(self) -> BoundEvaluator:
-        """The evaluator, imported on first use; torch with it, if it uses torch.
+        """The evaluator, imported on first use, together with torch if it uses torch.
 
-        An evaluator imports torch in its functions. It is here before the first evaluation, so that it is
-        seeded for the first as for the others, and its import is nobody's time.
+        An evaluator imports torch in its functions. Importing it here, before the first evaluation, seeds it for
+        the first candidate as for the others, and keeps the import outside the timed evaluation.
         """
         evaluator = self.task.load()
         if any(b"torch" in source.read_bytes() for source in local_sources(evaluator.plugin.path)):
@@ -232,13 +238,13 @@ class Worker:
 
     @cached_property
     def unfit(self) -> str | None:
-        """Why nothing can be evaluated here, whatever the genome: this machine lacks the run's data, or has others."""
+        """Reason why no genome can be evaluated here: the run's data are missing or different; None if they match."""
         if not self.task.fingerprint:
             return None
         what, where = f"the data of {self.task.name}", f"on {platform.node()} ({self.device})"
         try:
             evaluator = self.evaluator
-        except BaseException:  # for `work` to say
+        except BaseException:  # `work` reports it
             return None
         try:
             found = evaluator.fingerprint()
@@ -251,7 +257,7 @@ class Worker:
         )
 
     def load(self) -> None:
-        """Import the evaluator and look at its data, outside the timed evaluation; `work` reports what is wrong."""
+        """Import the evaluator and check its data, outside the timed evaluation; `work` reports errors."""
         with contextlib.suppress(BaseException):
             self.evaluator  # noqa: B018
             self.unfit  # noqa: B018
@@ -260,13 +266,13 @@ class Worker:
         """Evaluate a candidate.
 
         Args:
-            candidate: What to evaluate.
-            folder_name: Name of its folder, where it is not that of its id.
+            candidate: Candidate to evaluate.
+            folder_name: Name of its folder, if it differs from that of its id.
 
         Returns:
-            Plain data: 'outcome', the fields of an Outcome, 'replace', whether this process is not fit to
-            evaluate anything more, and 'kept', the bytes that it keeps of its evaluations if those are why; or only
-            'unfit', why nothing was evaluated.
+            Plain data, one of two dicts. After an evaluation: 'outcome' (fields of an Outcome), 'replace' (whether
+            this process must be replaced) and 'kept' (bytes kept in excess, 0 if none). Without one: only 'unfit',
+            the reason.
         """
         if self.unfit is not None:
             return {"unfit": self.unfit}
@@ -301,7 +307,7 @@ class Worker:
         )
 
     def _shown(self, metrics: dict[str, float], candidate: Candidate) -> dict[str, float]:
-        """Return metrics without those of the test set, whatever was returned, unless a candidate may have them."""
+        """Return the metrics, without those of the test set unless the candidate asks for them."""
         if candidate.test:
             return metrics
         return {name: value for name, value in metrics.items() if not self.evaluator.plugin.is_test(name)}
@@ -334,7 +340,7 @@ class Worker:
                 self._log.end()
 
     def _tidy(self, seconds: float, status: Status) -> bool:
-        """Leave the next evaluation a clean process; return whether there can be a next one."""
+        """Clean up the process for the next evaluation; return whether it can run one."""
         torch = sys.modules.get("torch")
         on_gpu = hasattr(torch, "cuda") and torch.cuda.is_initialized()  # type: ignore[union-attr]
         self._uncollected += seconds
@@ -353,16 +359,16 @@ class Worker:
 
 
 def _settle_torch(threads: int) -> None:
-    """Give torch its threads, if it is loaded: it does not always go by the environment."""
+    """Set torch's thread count, if torch is loaded: it does not always follow the environment variables."""
     torch = sys.modules.get("torch")
     if hasattr(torch, "set_num_threads") and torch.get_num_threads() != threads:  # type: ignore[union-attr]
         torch.set_num_threads(threads)  # type: ignore[union-attr]
 
 
 def _seed(seed: int, device: str) -> None:
-    """Seed the global generators, for evaluators that draw from them without seeding.
+    """Seed the global generators, for evaluators that use them without seeding.
 
-    A worker lives for many trials: unseeded, a result would depend on what ran here before.
+    A worker evaluates many trials: without seeding, a result would depend on earlier ones.
     """
     random.seed(seed)
     np.random.seed(seed % 2**32)
@@ -375,25 +381,25 @@ def _seed(seed: int, device: str) -> None:
 
 
 def _refuse_link(folder: Path | None) -> None:
-    """Refuse to begin with what another trial saved if that lies elsewhere: a run may come from a stranger.
+    """Refuse to resume from a folder that is a symbolic link: a run may come from an untrusted source.
 
     Raises:
-        StoreError: It does.
+        StoreError: The folder is a link.
     """
     if folder is not None and folder.is_symlink():
         raise StoreError(f"{folder} is a link, and inside a run none is followed: put the folder itself there")
 
 
 # ---------------------------------------------------------------------------------------------------------
-# The process around it, which evaluates for one slot.
+# The process, which evaluates for one slot.
 
 
 def serve(fd: int, parent: int) -> None:
-    """Evaluate what the parent sends, until it closes the connection.
+    """Evaluate the candidates that the parent sends, until it closes the connection.
 
-    The first message is a pair: the Task, and what torch calls the device here. The reply, None, says that the
+    The first message is a pair: the Task, and torch's name of the device here. Its reply is None, sent once the
     evaluator is imported. Each further message is a dict: 'candidate', the fields of a Candidate, and 'folder', the
-    name of its folder or None. The reply is that of `Worker.work`.
+    name of its folder or None. Its reply is that of `Worker.work`.
 
     Args:
         fd: File descriptor of the connection.
@@ -421,7 +427,7 @@ def serve(fd: int, parent: int) -> None:
 
 
 def _isolate(task: Task, parent: int) -> tuple[Log, Telling]:
-    """Give this process its own group and log, and have it die with its parent; Ctrl-C does not reach it."""
+    """Give this process its own group and log, end it with its parent, and shield it from Ctrl-C."""
     os.setpgid(0, 0)  # so that a kill reaches its subprocesses, and the terminal's Ctrl-C does not reach it
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # blocked while it started
@@ -433,7 +439,7 @@ def _isolate(task: Task, parent: int) -> tuple[Log, Telling]:
 
 
 def _watch(parent: int, log: Log, telling: Telling) -> None:
-    """Publish output and curves as they come; kill this process and all that it started once the parent is gone."""
+    """Publish output and curves as they grow; kill this process and all that it started once the parent is gone."""
     while os.getppid() == parent:
         log.publish()
         telling.publish()
