@@ -1,7 +1,7 @@
-"""Slots: where candidates are evaluated. A kind of slot is one file here (see `slot.Slot`).
+"""Slots: places that evaluate candidates. Each kind of slot is one file here (see `slot.Slot`).
 
-`plan` says which slots this machine offers, `open_slots` opens them. Importing this starts nothing and
-loads neither joblib nor torch.
+`plan` returns the slots that this machine offers, and `open_slots` opens them. Importing this package starts nothing
+and loads neither joblib nor torch.
 """
 
 from __future__ import annotations
@@ -46,19 +46,19 @@ def open_slots(
     cluster: Cluster | None = None,
     forecast: Forecast | None = None,
 ) -> list[Slot]:
-    """Return the slots of a plan; the worker of each starts with its first candidate.
+    """Open the slots of a plan; the worker of each starts with its first candidate.
 
     Args:
-        task: What all candidates have in common.
-        plan: Which slots of this machine.
-        timeout: Seconds after which an evaluation is killed; None waits for ever.
-        retries: How often a crashed evaluation is tried again.
-        cluster: Open slots on this one instead.
-        forecast: By which the slots of a GPU share out its memory, where the plan says that they do.
+        task: Settings common to all candidates.
+        plan: Slots of this machine.
+        timeout: Seconds after which an evaluation is killed (> 0); None means no limit.
+        retries: Number of times that a crashed evaluation is repeated (≥ 0).
+        cluster: Cluster to open the slots on instead.
+        forecast: Memory forecast for slots that share a GPU, used if the plan has memory to share.
 
     Raises:
-        OptionError: A timeout that is not above 0, retries below 0, a cluster that cannot be used, or a system on
-            which nothing can be trained.
+        OptionError: A timeout or number of retries is out of range, the cluster cannot be used, or the system is
+            not supported.
     """
     check_system()
     if timeout is not None and not timeout > 0:

@@ -1,7 +1,7 @@
-"""Find what this machine has to train on, without importing torch; lay slots over it; describe both for people.
+"""Find this machine's devices without importing torch, assign slots to them, and describe both for people.
 
-The user's CUDA_VISIBLE_DEVICES is taken word for word, UUIDs and MIG ids included; only without one is
-nvidia-smi asked (`smi`). This module starts no worker.
+The user's CUDA_VISIBLE_DEVICES is used as it is, UUIDs and MIG ids included. Only if it is unset is nvidia-smi
+asked (`smi`). This module starts no worker.
 """
 
 from __future__ import annotations
@@ -40,23 +40,23 @@ __all__ = [
 
 
 AUTO = "auto"
-"""As `--per-device`: as many slots on a GPU as its memory has room for."""
+"""Value of `--per-device`: several slots on each GPU, which share its memory."""
 
 MOST = 8
-"""Slots on a GPU under `--per-device auto`, if there are cores enough to feed them."""
+"""Maximum number of slots on a GPU under `--per-device auto`, if there are enough CPU cores for them."""
 
 USABLE = 0.9
-"""Share of a GPU's memory that is given out: what a training fits itself to as well."""
+"""Share of a GPU's memory that is shared out; a training run adapts to the same share."""
 
 
 @dataclass(frozen=True)
 class Device:
-    """Something to pin a worker to.
+    """A device to pin a worker to.
 
     Args:
-        name: As Outcomes report it: 'cpu', 'cuda:2', 'cuda:MIG-…', 'rocm:0', 'mps'; 'cuda:0+1' for two GPUs in one.
-        visible: What CUDA_VISIBLE_DEVICES is set to in the worker.
-        inside: What torch calls it in the worker, which sees no other GPU; of several the first.
+        name: Name in Outcomes: 'cpu', 'cuda:2', 'cuda:MIG-…', 'rocm:0', 'mps'; 'cuda:0+1' for a group of two GPUs.
+        visible: Value of CUDA_VISIBLE_DEVICES in the worker.
+        inside: Torch's name of the device in the worker, which sees no other GPU; of a group the first.
     """
 
     name: str
@@ -66,20 +66,20 @@ class Device:
 
 CPU = Device("cpu", "", "cpu")
 ROCM = Device("rocm:0", "0")
-"""An AMD GPU: torch calls it cuda, and HIP goes by CUDA_VISIBLE_DEVICES as well."""
+"""An AMD GPU: torch calls it cuda, and HIP follows CUDA_VISIBLE_DEVICES too."""
 MPS = Device("mps", "", "mps")
 """Apple's GPU."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Which slots to open.
+    """The slots to open.
 
     Args:
-        slots: The device of each slot.
+        slots: Device of each slot.
         threads: CPU threads of each slot.
-        memory: Bytes that the slots of a GPU share out among them (see `packing`), by what makes it visible; empty
-            where each slot may take what it wants.
+        memory: Bytes that the slots of a GPU share (see `packing`), by `Device.visible`; empty if slots have no
+            memory limit.
     """
 
     slots: tuple[Device, ...]
@@ -94,21 +94,20 @@ def plan(
     threads: int | None = None,
     ranks: int = 1,
 ) -> Plan:
-    """Lay slots over devices: `per_device` on each GPU, or one on each core where there is no GPU.
+    """Assign slots to devices: `per_device` to each GPU, or one to each core if there is no GPU.
 
-    Where a training has several ranks, a slot has as many GPUs, or cores, for the whole run.
+    If a training run has several ranks, each slot has that many GPUs, or cores, for the whole run.
 
     Args:
-        slots: Number of slots, if not all that fit; they are spread over the GPUs.
-        devices: 'cpu', 'cuda', or GPUs by number or id: '0,2'. None takes the GPUs, else the CPU.
-        per_device: Slots on each GPU; 'auto': up to 8 that share out its memory, if nvidia-smi tells how much that is.
-        threads: CPU threads of each slot: 1 unless given. It never follows the number of slots, because
-            the thread count changes the arithmetic.
-        ranks: Processes of one training.
+        slots: Number of slots, spread over the GPUs; None: all that fit.
+        devices: 'cpu', 'cuda', or GPUs by number or id: '0,2'. None uses the GPUs, or else the CPU.
+        per_device: Slots on each GPU; 'auto': up to 8 that share its memory, if nvidia-smi reports how much it has.
+        threads: CPU threads of each slot, by default 1. It never depends on the number of slots, because
+            the thread count changes floating-point results.
+        ranks: Processes of one training run.
 
     Raises:
-        OptionError: A number below 1, a device that is not there, fewer GPUs than ranks, or more slots than the GPUs
-            hold.
+        OptionError: A number below 1, a missing device, fewer GPUs than ranks, or more slots than fit on the GPUs.
     """
     for flag, number in (("slots", slots), ("per-device", per_device), ("threads", threads)):
         auto = flag == "per-device"
@@ -136,10 +135,10 @@ def plan(
 
 
 def _groups(devices: tuple[Device, ...], ranks: int) -> tuple[Device, ...]:
-    """Return groups of so many GPUs, as many as there are whole ones.
+    """Return complete groups of `ranks` GPUs.
 
     Raises:
-        OptionError: There is none.
+        OptionError: There are too few GPUs for a group, or one GPU is given twice.
     """
     seen = [device.visible for device in devices]
     twice = next((device for device in devices if seen.count(device.visible) > 1), None)
@@ -148,7 +147,7 @@ def _groups(devices: tuple[Device, ...], ranks: int) -> tuple[Device, ...]:
             f"ranks={ranks} wants different GPUs for the processes of a training, and {twice.name} is given twice: "
             "name each GPU once"
         )
-    whole = tuple(device for device in devices if not device.visible.startswith("MIG-"))  # CUDA sees one of those only
+    whole = tuple(device for device in devices if not device.visible.startswith("MIG-"))  # CUDA uses only one of those
     groups = [whole[first : first + ranks] for first in range(0, len(whole) - ranks + 1, ranks)]
     if not groups:
         cut = len(devices) - len(whole)
@@ -167,9 +166,9 @@ def _groups(devices: tuple[Device, ...], ranks: int) -> tuple[Device, ...]:
 
 
 def _shareable(devices: tuple[Device, ...]) -> dict[str, int]:
-    """Return the bytes of each GPU that may be given out; empty if those of any are not known.
+    """Return the bytes of each GPU to share out, by `Device.visible`; empty if any GPU's memory is unknown.
 
-    What others hold of a GPU now is theirs. That decides when trainings begin, and no result depends on it.
+    Memory that other processes use now is left to them. It changes when training runs start, but no result.
     """
     known = smi.look_up(device.visible for device in devices)
     found = {}
@@ -183,7 +182,7 @@ def _shareable(devices: tuple[Device, ...]) -> dict[str, int]:
 
 
 def _choose(devices: str | None) -> tuple[Device, ...]:
-    """Return the GPUs to use; none stands for the CPU."""
+    """Return the GPUs to use; an empty tuple means the CPU."""
     if devices == "cpu":
         return ()
     found, wrong = _look()
@@ -212,7 +211,7 @@ def _named(name: str, found: tuple[Device, ...], given: str, wrong: str) -> Devi
 
 
 def none_found() -> str:
-    """Say why no GPU was found."""
+    """Return the reason why no GPU was found, in one line."""
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     if given is not None:
         return f"CUDA_VISIBLE_DEVICES={given!r} hides every GPU"
@@ -222,12 +221,12 @@ def none_found() -> str:
 
 
 def gpus() -> tuple[Device, ...]:
-    """Return the GPUs that a worker may be pinned to, MIG instances each for itself."""
+    """Return the GPUs that a worker can be pinned to; each MIG instance is one."""
     return _look()[0]
 
 
 def trouble() -> str:
-    """Return why there may be GPUs that `gpus` does not find, in a line: nvidia-smi fails; '' if nothing is wrong."""
+    """Return how nvidia-smi fails, so that `gpus` may miss GPUs, in one line; '' if it works."""
     return _look()[1]
 
 
@@ -239,13 +238,13 @@ def _look() -> tuple[tuple[Device, ...], str]:
     found = []
     for name in (part.strip() for part in given.split(",")):
         if not re.fullmatch(r"\d+|(GPU|MIG)-.+", name):
-            break  # CUDA as well ignores what follows an id that it does not know, such as -1
+            break  # CUDA also ignores everything after an unknown id, such as -1
         found.append(Device(f"cuda:{name}", name))
     return tuple(found), ""
 
 
 def _others() -> Iterator[Device]:
-    """Yield the one device of another maker that torch may offer."""
+    """Yield the AMD or Apple GPU, if this machine has one."""
     if os.path.exists("/dev/kfd"):  # AMD's driver
         yield ROCM
     elif sys.platform == "darwin" and platform.machine() == "arm64":
@@ -253,19 +252,19 @@ def _others() -> Iterator[Device]:
 
 
 BF16_FROM = (8, 0)
-"""Compute capability from which a GPU multiplies in bfloat16; `training.fastest_precision` asks torch for the same."""
+"""Lowest compute capability that multiplies in bfloat16; `training.fastest_precision` asks torch for the same."""
 
 CPUINFO = Path("/proc/cpuinfo")
 
 
 class Facts(NamedTuple):
-    """What is known of a device.
+    """Known facts about a device.
 
     Args:
-        what: Its model; '-' if that is not known.
-        total: Its memory, bytes; of several GPUs in one the smallest's.
-        free: What nobody holds of it now.
-        precision: In which `precision=auto` trains there.
+        what: Model name; '-' if unknown.
+        total: Memory in bytes, of the smallest GPU in a group; None if unknown.
+        free: Memory that is free now, bytes; None if unknown.
+        precision: Precision that `precision=auto` uses there.
     """
 
     what: str
@@ -275,12 +274,12 @@ class Facts(NamedTuple):
 
 
 class Inventory(NamedTuple):
-    """What is known of a plan.
+    """Known facts about a plan.
 
     Args:
-        facts: Of each slot's device.
-        why: How the plan came about, in lines.
-        cards: How each GPU would be used and why, a line for each; empty where there is none.
+        facts: Facts about each slot's device.
+        why: Reasons for the plan, in lines.
+        cards: Planned use of each GPU and the reason, one line each; empty without GPUs.
     """
 
     facts: tuple[Facts, ...]
@@ -289,7 +288,7 @@ class Inventory(NamedTuple):
 
 
 def inventory(plan: Plan) -> Inventory:
-    """Return what is known of a plan's devices and why they were chosen."""
+    """Return facts about a plan's devices and the reasons for the plan."""
     ids = {id for device in plan.slots for id in device.visible.split(",") if device.name.startswith("cuda")}
     known = smi.look_up(ids)
     facts = {device: _facts(device, known) for device in set(plan.slots)}
@@ -299,7 +298,7 @@ def inventory(plan: Plan) -> Inventory:
 
 
 def _use(device: Device, facts: Facts, plan: Plan) -> str:
-    """Say how a GPU, or several that are one slot's, would be used and why."""
+    """Return a line that says how a GPU, or a slot's group of GPUs, would be used and why."""
     count, given = plan.slots.count(device), plan.memory.get(device.visible)
     known = [] if facts.what == "-" else [facts.what]
     known += [] if facts.total is None else [f"{_gib(facts.total)} GiB"]
@@ -361,7 +360,7 @@ def _why(plan: Plan) -> Iterator[str]:
 
 
 def _bf16() -> str:
-    """Say what the processor tells of bfloat16."""
+    """Return the processor's bfloat16 instructions as text; '' if they cannot be read."""
     try:
         words = set(CPUINFO.read_text().split())
     except OSError:

@@ -1,6 +1,6 @@
-"""What this process may use of its machine: whether the system will do, how many cores and how much memory.
+"""Limits of this process on its machine: supported systems, number of cores, amount of memory.
 
-A container has less than it sees.
+A container may use less than it sees.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ __all__ = ["affinity", "check_system", "cpu_count", "memory"]
 
 PROC = Path("/proc")
 CGROUP = PROC / "self" / "cgroup"
-"""Says which cgroup the process is in."""
+"""File that names the process's cgroups."""
 
 MOUNT = Path("/sys/fs/cgroup")
-"""Where cgroups are mounted."""
+"""Mount point of cgroups."""
 
 
 def check_system(system: str = os.name) -> None:
-    """Refuse a system without the process groups and signals by which workers are killed.
+    """Reject a system without process groups and signals, which are needed to kill workers.
 
     Raises:
-        OptionError: It is no Linux and nothing like it.
+        OptionError: The system is not POSIX.
     """
     if system != "posix":
         raise OptionError(
@@ -36,9 +36,9 @@ def check_system(system: str = os.name) -> None:
 
 
 def cpu_count(proc: Path = CGROUP, root: Path = MOUNT) -> int:
-    """Return the number of cores that this process may keep busy, at least 1.
+    """Return the number of cores that this process may use, at least 1.
 
-    The smaller of its CPU affinity and its cgroup's quota (a container's limit), rounded up.
+    It is the smaller of the CPU affinity and the cgroup's quota (a container's limit), rounded up.
 
     Args:
         proc: See CGROUP.
@@ -53,12 +53,12 @@ def affinity() -> int:
 
 
 def memory(proc: Path = CGROUP, root: Path = MOUNT, system: Path = PROC / "meminfo") -> tuple[int, int] | None:
-    """Return the bytes of memory that there are for this process and those that are free; None if nothing tells.
+    """Return the total and the free bytes of memory for this process; None if unknown.
 
     Args:
         proc: See CGROUP.
         root: See MOUNT.
-        system: What the machine has.
+        system: File with the machine's memory, in the format of /proc/meminfo.
     """
     try:
         told = dict(line.split()[:2] for line in system.read_text().splitlines())
@@ -74,7 +74,7 @@ def memory(proc: Path = CGROUP, root: Path = MOUNT, system: Path = PROC / "memin
 
 
 def _cgroups(proc: Path, root: Path, controller: str) -> Iterator[tuple[Path, bool]]:
-    """Yield the folders of the process's cgroup and of those around it, and whether they are of version 2."""
+    """Yield the folders of the process's cgroup and of its ancestors, and whether each is of version 2."""
     try:
         lines = proc.read_text().splitlines()
     except OSError:
@@ -88,7 +88,7 @@ def _cgroups(proc: Path, root: Path, controller: str) -> Iterator[tuple[Path, bo
 
 
 def _quotas(proc: Path, root: Path) -> Iterator[float]:
-    """Yield the quotas of cgroups, in cores."""
+    """Yield the CPU quota of each cgroup that has one, in cores."""
     for folder, new in _cgroups(proc, root, "cpu"):
         files = ("cpu.max",) if new else ("cpu.cfs_quota_us", "cpu.cfs_period_us")
         words = [word for name in files for word in _words(folder / name)]

@@ -1,8 +1,8 @@
-"""A slot on this machine: one long-lived worker process, pinned to its device, replaced when it breaks.
+"""A slot on this machine: one long-lived worker process, pinned to its device and replaced when it breaks.
 
-A slot that has lost one keeps a spare, warmed while the other trains: where trainings die again and again, nobody
-waits for imports. This module owns retries and what becomes of a worker; how one process is driven is `process`'s,
-what happens inside it `worker`'s.
+A slot that has lost a worker keeps a spare one, which imports the evaluator while the other trains. So repeated crashes
+do not wait for imports. This module does retries and replaces workers. `process` controls one process, and `worker` is
+the code inside it.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ from evo_tune.genome.trial import Candidate, Outcome
 __all__ = ["LocalSlot"]
 
 LOADING = 300.0
-"""Seconds that importing the evaluator's file may take where there is a timeout at all."""
+"""Seconds that the evaluator's import may take, if there is a timeout; a longer timeout replaces it."""
 
 DYING = 10.0
-"""Seconds that a killed worker may take to be gone: one that hangs in a driver may never be."""
+"""Seconds to wait for the end of a killed worker; one that hangs in a driver may never end."""
 
 GRACE = 3.0
-"""Seconds that an idle worker has for leaving by itself, exit handlers included."""
+"""Seconds that an idle worker has to exit by itself, exit handlers included."""
 
 
 class LocalSlot(Slot):
     """A slot on this machine.
 
     Args:
-        name: For people: 'slot 0'.
-        device: What its worker is pinned to.
-        task: What its candidates have in common.
-        timeout: Seconds after which an evaluation is killed; None waits for ever.
-        retries: How often a crashed evaluation is tried again.
+        name: Name in messages: 'slot 0'.
+        device: Device that its worker is pinned to.
+        task: Settings common to its candidates.
+        timeout: Seconds after which an evaluation is killed; None means no limit.
+        retries: Number of times that a crashed evaluation is repeated.
     """
 
     def __init__(
@@ -63,11 +63,11 @@ class LocalSlot(Slot):
         self._stuck: list[Process] = []
         """Workers that could not be killed."""
         self._told = False
-        """Whether it was said that workers are replaced for what they keep."""
+        """Whether the warning about workers that keep memory was given."""
 
     @property
     def closed(self) -> bool:
-        """Whether it was closed or killed: there is no way back."""
+        """Whether it was closed or killed; it cannot be reopened."""
         return self._closed
 
     @property
@@ -80,7 +80,7 @@ class LocalSlot(Slot):
         try:
             with open(f"/proc/{self.pid}/statm", "rb") as file:
                 return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-        except (OSError, IndexError, ValueError):  # it is gone, or this is no Linux
+        except (OSError, IndexError, ValueError):  # the worker is gone, or this is not Linux
             return None
 
     def run(self, candidate: Candidate, folder: str | None = None) -> Outcome:
@@ -100,13 +100,13 @@ class LocalSlot(Slot):
             left = self._discard(self._task.folder(candidate.id if folder is None else folder))
             if self._closed:
                 raise SlotClosed(f"{self.name} was closed") from None
-            if left is not None:  # it may hold the device, and write where the next attempt does
+            if left is not None:  # it may keep the device's memory, and write to the next attempt's folder
                 raise SlotUnfit(
                     f"{self.name}: its worker {left} on {self.device} cannot be killed ({lost}): it hangs in the "
                     "system, a driver or a file server; look there"
                 ) from None
             return Outcome(lost.status, seconds=time.monotonic() - began, device=self.device, error=str(lost))
-        except BaseException:  # Ctrl-C in this very thread: the worker must not go on behind its back
+        except BaseException:  # Ctrl-C in this thread: stop the worker too
             self._discard(None)
             raise
         if "unfit" in reply:
@@ -123,7 +123,7 @@ class LocalSlot(Slot):
         return Outcome(**{**reply["outcome"], "device": self.device})
 
     def _ready(self) -> Process:
-        """Return a worker that has imported the evaluator, the spare or a new one where the last one is gone."""
+        """Return a worker that has imported the evaluator: the current one, or else the spare or a new one."""
         worker = self._worker
         if worker is not None and not worker.gone() and not self._closed:
             return worker
@@ -146,7 +146,7 @@ class LocalSlot(Slot):
         return Process(self._pinned, self._task)
 
     def _discard(self, folder: str | None) -> int | None:
-        """Kill the worker and keep what it printed, in the folder of the trial that it was at; see `_bury`."""
+        """Kill the worker and move its output into `folder`; return the same as `_bury`."""
         worker, self._worker = self._worker, None
         if worker is None:
             return None
@@ -157,7 +157,7 @@ class LocalSlot(Slot):
         return pid
 
     def rest(self) -> None:
-        """End an idle worker for what it holds of its device; the next candidate gets a new one."""
+        """End an idle worker to free its device's memory; the next candidate gets a new one."""
         worker, self._worker = self._worker, None
         if worker is not None:
             _bury(worker, None)
@@ -183,18 +183,18 @@ class LocalSlot(Slot):
             _bury(spare, None)
         if worker is not None:
             worker.leave(GRACE)
-            self._discard(None)  # what its evaluations left running goes as well
+            self._discard(None)  # kills processes that its evaluations left running too
         for stuck in self._stuck:
-            stuck.wait_gone(0.0)  # lets the system forget one that has died since
+            stuck.wait_gone(0.0)  # reaps one that has died since
         with contextlib.suppress(OSError):
             os.rmdir(self._task.trials_folder)  # if no trial has a folder
 
 
 def _bury(worker: Process, folder: str | None) -> int | None:
-    """Kill a worker; what it printed goes into `folder`, if there is one.
+    """Kill a worker, and move its output into `folder` if there is one.
 
     Returns:
-        None; the process id of a worker that cannot be killed.
+        None if the worker is gone; the process id of one that cannot be killed.
     """
     worker.kill()
     gone = worker.wait_gone(DYING)  # until then it may hold the GPU's memory and write into the folder

@@ -1,6 +1,6 @@
-"""What a worker writes while it trains: its output as log.txt, and the curve so far for people who watch.
+"""Files that a worker writes while it trains: its output (log.txt), and the curve so far for live display.
 
-Neither is a result, and nothing is decided by them.
+Neither is a result, and no decision uses them.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ __all__ = ["Log", "Telling", "log_name", "sweep", "telling_name"]
 
 
 class Log:
-    """The output of this process, taken at the level of file descriptors: that of C code and subprocesses too.
+    """Redirection of this process's output into files, by file descriptor: C code and subprocesses are included.
 
-    A spool file beside the trials' folders takes it. Once something is in it, it becomes log.txt of the
-    trial in flight, by a rename: it can be read while it grows, and a silent trial costs nothing.
+    The output goes to a spool file in the trials' folder. Once the spool has content, a rename makes it log.txt of
+    the current trial. So the log can be read while it grows, and a silent trial costs nothing.
     """
 
     def __init__(self, path: str) -> None:
@@ -32,7 +32,7 @@ class Log:
         self._target: str | None = None
         self._lock = threading.Lock()
         self._open()
-        # By lines, because a process that is killed flushes nothing.
+        # Line buffering, because a killed process flushes nothing.
         sys.stdout, sys.stderr = (
             open(fd, "w", buffering=1, encoding="utf-8", errors="replace", closefd=False)  # noqa: SIM115 # for life
             for fd in (1, 2)
@@ -45,7 +45,7 @@ class Log:
             with inside.folder(run, names[0], make=True):
                 inside.remove(run, *names)
                 self._fd, _ = inside.open_to_write(run, *names, append=True)
-        except OSError:  # disk full or read-only: that is for the journal to say
+        except OSError:  # disk full or read-only: the journal reports it
             self._fd = os.open(os.devnull, os.O_WRONLY)
         for standard in (1, 2):
             os.dup2(self._fd, standard)
@@ -55,7 +55,7 @@ class Log:
         self._target = folder
 
     def publish(self) -> None:
-        """Move the spool into the trial's folder if there is something in it."""
+        """Move the spool into the trial's folder if it is not empty."""
         with self._lock:
             if self._target is None or os.fstat(self._fd).st_size == 0:
                 return
@@ -82,14 +82,14 @@ class Log:
 
 
 def log_name(pid: int) -> str:
-    """Return the name of a worker's spool among the trials' folders."""
+    """Return the name of a worker's spool in the trials' folder."""
     return f".worker-{pid}.log"
 
 
 def sweep(trials_folder: str) -> None:
     """Remove the spools and curves of workers that died together with their parent.
 
-    Call it only while holding the run: a worker that still lives loses what it would print.
+    Call it only while the run is locked: a live worker would lose its output.
     """
     run, trials = os.path.split(trials_folder)
     with contextlib.suppress(OSError), inside.folder(run, trials) as at:
@@ -100,21 +100,21 @@ def sweep(trials_folder: str) -> None:
 
 
 MOST = 200
-"""Points of a curve that are written, the last one among them."""
+"""Maximum number of curve points to write; the last point is always written."""
 
 Curve = Sequence[tuple[float, dict[str, float]]]
 
 
 def telling_name(pid: int) -> str:
-    """Return the name of a worker's file among the trials' folders."""
+    """Return the name of a worker's curve file in the trials' folder."""
     return f".worker-{pid}.json"
 
 
 class Telling:
-    """The file of one worker.
+    """The file with the curve of a worker's current trial.
 
     Args:
-        path: It.
+        path: Absolute path of the file.
     """
 
     def __init__(self, path: str) -> None:
@@ -124,12 +124,12 @@ class Telling:
         self._lock = threading.Lock()
 
     def begin(self, id: int, curve: Curve) -> None:
-        """Follow the curve of a trial, to which another thread adds points."""
+        """Follow the curve of trial `id`, to which another thread adds points."""
         with self._lock:
             self._now, self._written = (id, curve), 0
 
     def end(self) -> None:
-        """Follow no trial; remove the file of the last one."""
+        """Stop following a trial, and remove its file."""
         with self._lock:
             self._now = None
             if self._written:

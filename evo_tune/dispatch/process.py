@@ -1,7 +1,7 @@
-"""One worker process of a local slot: a Python subprocess of its own, driven over a socket.
+"""One worker process of a local slot: a Python subprocess, controlled over a socket.
 
-Each slot has its own process, so a worker that dies takes no other with it. This module owns timeouts, process groups,
-and deaths that no end of file reports. It knows neither slots nor what the worker does (see `worker`).
+Each slot has its own process, so that a dying worker affects no other. This module handles timeouts, process groups,
+and deaths that do not close the socket. It knows neither slots nor the worker's code (see `worker`).
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from evo_tune.plugins.scripts.processes import kill_marked
 __all__ = ["Lost", "Process"]
 
 TICK = 0.5
-"""Seconds between two looks at a worker that is silent. A timeout counts ticks, so that a machine that
-was paused costs an evaluation one tick and not its life."""
+"""Seconds between two checks of a silent worker. A timeout counts these ticks, so that a pause of the machine
+counts as at most one second."""
 
 STALL = 60.0
-"""Seconds after which a message that has begun and does not go on is given up."""
+"""Seconds after which an incomplete message that makes no progress is abandoned."""
 
 PROGRAM = """import sys
 fd, parent, sys.path[:] = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
@@ -43,8 +43,8 @@ del sys.argv[1:]
 from evo_tune.dispatch.worker import serve
 serve(fd, parent)
 """
-"""What a worker executes. Its path is the parent's before it imports anything, so nothing is imported from the working
-directory, where any file may be."""
+"""Program of a worker. It sets the parent's import path before any import, so that nothing is imported from the
+working directory, which may have any file."""
 
 
 class Lost(Exception):
@@ -60,7 +60,7 @@ class Process:
 
     Args:
         device: Device to which it is pinned before it imports anything.
-        task: What its candidates have in common.
+        task: Settings common to its candidates.
     """
 
     def __init__(self, device: Device, task: Task) -> None:
@@ -68,7 +68,7 @@ class Process:
         self._mark = f"{WORKER}={mark}"
         env = {**os.environ, "CUDA_VISIBLE_DEVICES": device.visible, WORKER: mark}
         env |= dict.fromkeys(THREAD_VARIABLES, str(task.threads))
-        env.setdefault("PYTHONHASHSEED", "0")  # same order of sets in every worker
+        env.setdefault("PYTHONHASHSEED", "0")  # same order of sets in all workers
         ours, theirs = socket.socketpair()
         fd = fcntl.fcntl(theirs, fcntl.F_DUPFD_CLOEXEC, 3)  # 0 to 2 become the worker's standard streams
         theirs.close()
@@ -78,12 +78,12 @@ class Process:
             with _no_interrupt():
                 self._process = subprocess.Popen(command, env=env, pass_fds=[fd], stdin=subprocess.DEVNULL)
         finally:
-            os.close(fd)  # only the worker's own end is left, so its death is the end of the file
+            os.close(fd)  # only the worker keeps its end open, so its death closes the connection
         ours.settimeout(STALL)
         self._socket, self._file = ours, ours.makefile("rwb")
         self.pid = self._process.pid
-        self.spool = task.folder(log_name(self.pid))  # where its output is until it is in a trial's folder
-        self.telling = task.folder(telling_name(self.pid))  # what it tells of the training in flight
+        self.spool = task.folder(log_name(self.pid))  # its output, until moved to a trial's folder
+        self.telling = task.folder(telling_name(self.pid))  # curve of the current training run
         self._send((task, device.inside))
 
     def wait_loaded(self, limit: float | None) -> None:
@@ -91,11 +91,11 @@ class Process:
         self._receive(limit)
 
     def work(self, message: dict[str, Any], limit: float | None) -> dict[str, Any]:
-        """Have a candidate evaluated.
+        """Send a candidate, wait for its evaluation, and return the reply.
 
         Args:
             message: See `worker.serve`.
-            limit: Seconds that it may take; None waits for ever.
+            limit: Longest evaluation in seconds; None means no limit.
 
         Returns:
             See `Worker.work`.
@@ -126,7 +126,7 @@ class Process:
         else:
             raise Lost("timeout", f"no result within {limit:g} s: killed")
         self.kill()
-        if self._has_reply(0.0):  # it came before the end
+        if self._has_reply(0.0):  # it came before the worker died
             return self._read()
         raise self._lost()
 
@@ -156,21 +156,21 @@ class Process:
         return self._process.poll() is not None
 
     def wait_gone(self, seconds: float) -> bool:
-        """Wait until the process is dead, for so many seconds at most."""
+        """Wait up to `seconds` until the process is dead; return whether it is."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(seconds)
         return self.gone()
 
     def kill(self) -> None:
-        """Kill the process, its group, which outlives it if it started others, and what left that group."""
+        """Kill the process, its group (which may outlive it) and its processes that left the group."""
         try:
             os.killpg(self.pid, signal.SIGKILL)
-        except OSError:  # no such group: it is all gone, or the worker has not made its own yet
+        except OSError:  # no such group: all are gone, or the worker has not created it yet
             self._process.kill()
         kill_marked(self._mark)
 
     def leave(self, seconds: float) -> None:
-        """Ask an idle worker to leave, and wait for it."""
+        """Ask an idle worker to exit, and wait up to `seconds` for its end."""
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
         self.wait_gone(seconds)
@@ -184,7 +184,7 @@ class Process:
 
 @contextlib.contextmanager
 def _no_interrupt() -> Iterator[None]:
-    """Block Ctrl-C in this thread: a process that it starts has it blocked from its first moment on."""
+    """Block SIGINT in this thread, so that a process started meanwhile has it blocked from the beginning."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

@@ -1,6 +1,7 @@
-"""What nvidia-smi knows of a machine's GPUs, for a process that does not load torch. Decides nothing.
+"""Read facts about a machine's GPUs from nvidia-smi, for a process that does not load torch.
 
-One broken card makes nvidia-smi fail or hang: what it says of the others is kept, and what is wrong is told as well.
+This module decides nothing. One broken GPU makes nvidia-smi fail or hang. Then the facts about the other GPUs are kept,
+and the error is reported too.
 """
 
 from __future__ import annotations
@@ -14,20 +15,20 @@ from typing import NamedTuple
 __all__ = ["Gpu", "Listing", "listed", "look_up"]
 
 NO_GPU = "No devices were found"
-"""What nvidia-smi says, failing, where its driver is and no GPU: nothing is wrong then."""
+"""Message with which nvidia-smi fails if there is a driver but no GPU; it is not an error here."""
 
 SMI_SECONDS = 15.0
-"""How long nvidia-smi may take: seconds on a machine of many GPUs without the persistence daemon."""
+"""Longest run of nvidia-smi in seconds: it is slow with many GPUs and no persistence daemon."""
 
 
 class Gpu(NamedTuple):
-    """What nvidia-smi knows of a GPU.
+    """Facts that nvidia-smi reports about a GPU.
 
     Args:
-        name: Its model.
-        total: Its memory, bytes; None if it does not say.
-        free: What nobody holds of it now.
-        capability: Its compute capability: '8.0'.
+        name: Model name.
+        total: Memory in bytes; None if not reported.
+        free: Memory that is free now, bytes; None if not reported.
+        capability: Compute capability, such as '8.0'; None if not reported.
     """
 
     name: str
@@ -40,8 +41,8 @@ class Listing(NamedTuple):
     """The GPUs of this machine.
 
     Args:
-        gpus: Name and UUID of each.
-        trouble: Why there may be more, in a line; '' if nothing is wrong.
+        gpus: Name and UUID of each GPU.
+        trouble: Error of nvidia-smi, which may hide more GPUs, in one line; '' if none.
     """
 
     gpus: tuple[tuple[str, str], ...]
@@ -49,9 +50,9 @@ class Listing(NamedTuple):
 
 
 def listed() -> Listing:
-    """Return name and UUID of each GPU; one that is cut into MIG instances gives those.
+    """Return name and UUID of each GPU, or of its MIG instances if it is split into them.
 
-    By UUID, since nvidia-smi counts along the PCI bus, CUDA by speed.
+    UUIDs are used because nvidia-smi numbers GPUs along the PCI bus, CUDA by speed.
     """
     text, trouble = _ask("-L")
     return Listing(tuple(_listed(text)), trouble)
@@ -74,7 +75,7 @@ def _listed(text: str) -> Iterator[tuple[str, str]]:
 
 
 def look_up(ids: Iterable[str]) -> dict[str, Gpu]:
-    """Return what is known of GPUs, by number, UUID or MIG id; of those that are known."""
+    """Return facts about GPUs by id (number, UUID or MIG id); unknown ids are omitted."""
     wanted = set(ids)
     rows = _rows() if wanted else {}
     found = {id: _look_up_one(id, rows) for id in wanted}
@@ -90,8 +91,8 @@ def _look_up_one(id: str, rows: dict[str, Gpu]) -> Gpu | None:
 
 
 def _rows() -> dict[str, Gpu]:
-    """Return every GPU by UUID."""
-    capabilities = {row[0]: row[1] for row in _query("compute_cap")}  # apart: older drivers do not know it
+    """Return all GPUs by UUID."""
+    capabilities = {row[0]: row[1] for row in _query("compute_cap")}  # its own query: old drivers do not know it
     return {
         uuid: Gpu(name, _bytes(total), _bytes(free), capabilities.get(uuid))
         for uuid, name, total, free in _query("name", "memory.total", "memory.free")
@@ -99,11 +100,11 @@ def _rows() -> dict[str, Gpu]:
 
 
 def _bytes(mebibytes: str) -> int | None:
-    return int(mebibytes) * 2**20 if mebibytes.isdigit() else None  # '[N/A]' where it is the machine's own
+    return int(mebibytes) * 2**20 if mebibytes.isdigit() else None  # '[N/A]' if the GPU uses the machine's memory
 
 
 def _query(*fields: str) -> Iterator[tuple[str, ...]]:
-    """Yield UUID and fields of each GPU."""
+    """Yield the UUID and the queried fields of each GPU."""
     text, _ = _ask("--query-gpu=" + ",".join(("uuid", *fields)), "--format=csv,noheader,nounits")
     for line in text.splitlines():
         parts = tuple(part.strip() for part in line.split(","))
@@ -112,15 +113,15 @@ def _query(*fields: str) -> Iterator[tuple[str, ...]]:
 
 
 def _instances() -> Iterator[tuple[str, Gpu]]:
-    """Yield UUID and what is known of each MIG instance; its profile tells its memory: 3g.20gb."""
+    """Yield UUID and facts of each MIG instance; its profile gives its memory: 3g.20gb has 20 GB."""
     for line in _ask("-L")[0].splitlines():
         mig = re.search(r"(MIG \S*?(\d+)gb\S*)\s+Device.*\(UUID: ([^)]+)\)", line)
         if mig:
-            yield mig[3], Gpu(mig[1], int(mig[2]) * 10**9, None, "8.0")  # no GPU of less has instances
+            yield mig[3], Gpu(mig[1], int(mig[2]) * 10**9, None, "8.0")  # GPUs below 8.0 have no instances
 
 
 def _ask(*flags: str) -> tuple[str, str]:
-    """Return what nvidia-smi answers, and what is wrong, in a line: '' where it is not installed."""
+    """Return the output of nvidia-smi and its error in one line; both are '' if it is not installed."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return "", ""

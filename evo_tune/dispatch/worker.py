@@ -47,7 +47,7 @@ POISONED = ("cuda error", "cudnn error", "hip error")
 
 
 class Verdict(NamedTuple):
-    """How an evaluation ended."""
+    """Result of an evaluation: its status, metrics and error; `poisoned` means that CUDA is unusable from now on."""
 
     status: Status
     metrics: dict[str, float]

@@ -1,1 +1,1 @@
-"""Slots on clusters: candidates travel to a host in an engine (Dask, Ray), which trains them in a local slot."""
+"""Slots on clusters: an engine (Dask, Ray) sends candidates to a `Host`, which trains them in a local slot."""

@@ -1,9 +1,9 @@
-"""Slots on a Dask cluster: one for each of its workers' threads, or for each GPU that a worker sees.
+"""Slots on a Dask cluster: one for each thread of a worker, or for each GPU that a worker sees.
 
-The workers are the user's (dask-jobqueue, dask-cuda, `dask worker`); without an address a cluster is started on
-this machine. An evaluation is a future that is bound to one worker; small messages go past the queue of tasks
-by `Client.run`. No call waits for ever: a worker that does not answer in time is left alone until it does, and a
-scheduler that does not for long is a lost cluster.
+The user starts the workers (dask-jobqueue, dask-cuda, `dask worker`); without an address a cluster is started on
+this machine. An evaluation is a future bound to one worker. Small messages bypass the task queue by `Client.run`.
+Every call has a deadline. A worker that misses it is set aside until it answers. A scheduler that stays silent means
+a lost cluster.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ __all__ = ["DaskEngine"]
 
 
 class Answer:
-    """An answer to come.
+    """A pending answer.
 
     Args:
-        loop: The client's.
-        ask: Called in the client's own thread; what it returns is awaited there.
+        loop: Event loop of the client.
+        ask: Function called in the client's own thread, which awaits the returned object.
     """
 
     def __init__(self, loop: Any, ask: Callable[[], Awaitable[Any]]) -> None:
@@ -46,14 +46,18 @@ class Answer:
     async def _asked(self) -> None:
         try:
             self._told.put((await self._ask(), None))
-        except BaseException as error:  # one that nobody hears of would have him wait for ever
+        except BaseException as error:  # otherwise `get` would wait for ever
             self._told.put((None, error))
 
     def get(self, seconds: float) -> Any:
-        """Return the answer, once.
+        """Return the answer; it can be read only once.
+
+        Args:
+            seconds: Longest wait in seconds.
 
         Raises:
-            queue.Empty: It has not come within so many seconds; anything else is what it was ended by.
+            queue.Empty: No answer came in time.
+            BaseException: The exception that `ask` or its result ended with.
         """
         told, error = self._told.get(timeout=max(0.0, seconds))
         if error is not None:
@@ -62,19 +66,19 @@ class Answer:
 
 
 LOOK_EVERY = 0.5
-"""Seconds between two looks at which workers there are."""
+"""Seconds between two reads of the list of workers."""
 
 CONNECT = 10.0
-"""Seconds that a scheduler has to answer, and again if its connection breaks."""
+"""Seconds that a scheduler has to answer, also after its connection breaks."""
 
 SILENT = 30.0
-"""Seconds without an answer after which a scheduler is lost."""
+"""Seconds without an answer after which the scheduler counts as lost."""
 
 AT_ONCE = 16
-"""Workers that are asked side by side as they join."""
+"""Joining workers that are asked in parallel."""
 
 _hosts: dict[str, Host | None] = {}
-"""On a worker: its seats by key; None: closed, whatever message comes late."""
+"""On a worker: its hosts by seat key; None marks a closed seat, so that late messages do not reopen it."""
 
 _opening = threading.Lock()
 
@@ -83,7 +87,7 @@ _opening = threading.Lock()
 
 
 def _run(key: str, host: tuple[Any, ...], candidate: dict[str, Any], folder: str | None) -> dict[str, Any] | None:
-    """Evaluate a candidate in the seat of this key, opened at its first one."""
+    """Evaluate a candidate in the seat of this key; its first candidate opens it."""
     import distributed
 
     distributed.secede()  # type: ignore[no-untyped-call] # seats are counted by us: many GPUs may have one thread
@@ -116,7 +120,10 @@ def _close(key: str) -> None:
 
 
 def _join(run: str, wanted: tuple[Any, ...]) -> list[Device]:
-    """Kill what an earlier session of the same run, whose parent died, has left here; return what slots there are."""
+    """Kill the training runs of earlier sessions of the same run; return the device of each slot.
+
+    A session whose parent died leaves them behind.
+    """
     _kill(*(key for key, host in list(_hosts.items()) if host is not None and key.startswith(f"{run}/")))
     return offer(*wanted)
 
@@ -128,8 +135,8 @@ class DaskEngine(Engine):
     """A Dask cluster.
 
     Args:
-        task: What is to be evaluated.
-        cluster: Which one.
+        task: Settings common to all candidates.
+        cluster: Address and options of the cluster.
         plan: Slots of this machine, for a cluster that is started here.
         timeout: See `LocalSlot`.
         retries: See `LocalSlot`.
@@ -157,14 +164,14 @@ class DaskEngine(Engine):
             raise
         self._lock = threading.Lock()
         self._known: dict[str, str] = {}
-        """Machine by address, of the workers that there are."""
+        """Machine of each current worker, by address."""
         self._free: list[DaskSeat] = []
         self._offered: dict[str, int] = {}
-        """By address: devices that are not set aside."""
+        """Number of usable devices, by worker address."""
         self._refusal: str | None = None
-        """Why the last one was set aside."""
+        """Reason why the last device was set aside."""
         self._silent: dict[str, list[DaskSeat]] = {}
-        """By address, of workers that do not answer: the seats that were lost with them."""
+        """Seats of workers that do not answer, by worker address."""
         self._answered = time.monotonic()
         self._closing = threading.Event()
         self._parcel.set_mark()
@@ -181,7 +188,7 @@ class DaskEngine(Engine):
 
     @property
     def run(self) -> str:
-        """The run's identifier, with which the keys of its seats begin."""
+        """The run's identifier, the prefix of its seats' keys."""
         return self._parcel.run
 
     def _watch(self) -> None:
@@ -194,7 +201,7 @@ class DaskEngine(Engine):
                     self._wake(address)
 
     def _look(self) -> None:
-        """Take up workers that have joined, and forget those that have left."""
+        """Add the workers that have joined, and remove those that have left."""
         told = self._within(ANSWER, lambda: self._client.scheduler.identity(n_workers=-1))["workers"]
         found = {address: str(one["host"]) for address, one in told.items()}
         if new := found.keys() - self._known.keys():
@@ -211,7 +218,7 @@ class DaskEngine(Engine):
         try:
             devices = self.call(address, ANSWER, _join, self._parcel.run, wanted)
         except Lost:
-            # It is asked again once it wakes: with its seats there is the machine's name.
+            # `_wake` asks again; this seat keeps the machine's name until then.
             with self._lock:
                 self._silent.setdefault(address, []).append(DaskSeat(self, address, machine, CPU, threads))
             return
@@ -224,7 +231,7 @@ class DaskEngine(Engine):
             self._free += [DaskSeat(self, address, place + device.name, device) for device in devices]
 
     def _wake(self, address: str) -> None:
-        """Ask a silent worker once more; if it answers, end what it was given up for, and take its seats up again."""
+        """Ask a silent worker again; if it answers, kill its lost training runs and reuse its seats."""
         seats = self._silent.get(address, [])
         self._within(ANSWER, lambda: self._client.run(_kill, *(seat.key for seat in seats), workers=[address]))
         with self._lock:
@@ -235,10 +242,10 @@ class DaskEngine(Engine):
                 self._join(address, seat.device, seat.threads)
 
     def _within(self, seconds: float, ask: Callable[[], Awaitable[Any]]) -> Any:
-        """Return what the client's own thread is answered, if it comes in time.
+        """Return the answer to a request made in the client's own thread.
 
         Raises:
-            Lost: It does not, or the connection is broken.
+            Lost: No answer came within `seconds`, or the connection is broken.
         """
         try:
             return Answer(self._client.loop, lambda: asyncio.wait_for(ask(), seconds)).get(seconds)
@@ -250,10 +257,10 @@ class DaskEngine(Engine):
             raise Lost(f"no connection ({error})") from None
 
     def call(self, address: str, seconds: float, function: Any, *args: Any) -> Any:
-        """Have a worker call a function at once, past its queue.
+        """Have a worker call a function at once, past its task queue; return the result.
 
         Raises:
-            Lost: It is not there any more, or does not answer in time.
+            Lost: The worker has left, or does not answer within `seconds`.
         """
         if address in self._silent or not self.connected:
             raise Lost(f"the Dask worker at {address} does not answer")
@@ -281,7 +288,7 @@ class DaskEngine(Engine):
         return bool(self._client.status == "running")
 
     def known(self, address: str) -> bool:
-        """Whether a worker is in the cluster."""
+        """Return whether a worker is in the cluster."""
         return address in self._known
 
     def refuse(self, seat: Seat, why: str) -> None:
@@ -298,7 +305,7 @@ class DaskEngine(Engine):
 
     @property
     def _hopeless(self) -> bool:
-        """Whether everything that there is was set aside."""
+        """Whether every device of the cluster is set aside."""
         return self._refusal is not None and bool(self._known) and not any(self._offered.values()) and not self._silent
 
     @property
@@ -340,10 +347,10 @@ class DaskEngine(Engine):
                 self._cluster.close(timeout=CLOSING)
 
     def submit(self, seat: DaskSeat, candidate: dict[str, Any], folder: str | None) -> tuple[Any, Answer]:
-        """Send a candidate to a seat's worker; return the future of what comes of it, and what comes of it here.
+        """Send a candidate to a seat's worker; return the Dask future and its pending answer.
 
         Raises:
-            Lost: There is no connection.
+            Lost: The worker cannot be reached.
         """
         host = (self._parcel, seat.device, seat.pinned, *self._limits)
         try:
@@ -361,7 +368,7 @@ class DaskEngine(Engine):
 
 
 def _local_cluster(distributed: Any, plan: Plan) -> Any:
-    """Start a cluster here: a worker a slot on CPUs, one for all GPUs."""
+    """Start a cluster on this machine: one worker for each slot on CPUs, or one for all GPUs."""
     many = len(plan.slots)
     workers, threads = (many, 1) if plan.slots[0] == CPU else (1, many)
     return distributed.LocalCluster(
@@ -377,11 +384,12 @@ class DaskSeat(Seat):
     """A seat on a Dask worker.
 
     Args:
-        engine: The cluster.
-        address: The worker's.
-        device: For people, with the machine.
-        pinned: The device, as its machine knows it.
-        threads: The worker's, if it has not said yet what it offers; `device` is its machine's name then.
+        engine: Cluster of the seat.
+        address: Address of the worker.
+        device: Machine and device, for messages.
+        pinned: Device, as its machine knows it.
+        threads: Threads of a worker that has not reported its devices yet, else 0; `device` is its machine's name
+            until it does.
     """
 
     def __init__(self, engine: DaskEngine, address: str, device: str, pinned: Device, threads: int = 0) -> None:
@@ -393,7 +401,7 @@ class DaskSeat(Seat):
         self.key = f"{engine.run}/{uuid.uuid4().hex}"
 
     def again(self) -> DaskSeat:
-        """Return a new seat in place of this one, which was lost."""
+        """Return a new seat that replaces this lost one."""
         return DaskSeat(self._engine, self.address, self.device, self.pinned)
 
     def begin(self, candidate: dict[str, Any], folder: str | None) -> Any:

@@ -1,8 +1,8 @@
-"""What runs in a cluster engine's own process, on any machine: slots like the local ones, held for a parent far away.
+"""Code that runs in a cluster engine's process, on any machine: local slots that serve a remote parent.
 
-An engine (Dask, Ray) only carries messages. The training runs in a process of its own below the engine's, in a
-`LocalSlot`: pinned, timed, and free to die without taking the engine's worker along. This module knows no engine
-and nothing of the parent's side, which is `remote.py`.
+An engine (Dask, Ray) only carries messages. A training run has its own process below the engine's, in a
+`LocalSlot`. It is pinned and timed there, and its death does not end the engine's worker. This module knows neither the
+engines nor the parent's side, which is `remote.py`.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from evo_tune.plugins.find import find_evaluator, local_sources, package_of, sou
 __all__ = ["Host", "Parcel", "offer", "versions"]
 
 LEASE = 60.0
-"""Seconds after which a training whose parent is not heard of any more is killed: it would write into the
-folder that a resumed run uses."""
+"""Seconds without a sign of life from the parent after which a training run is killed: otherwise it would write
+into the folder that a resumed run uses."""
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of what shapes a result: they must be the same on every machine of a run."""
+    """Return the versions of Python and packages that affect results; all machines of a run must have the same."""
     found = {"python": ".".join(platform.python_version_tuple()[:2])}
     for package in ("evo-tune", "torch", "numpy"):
         with contextlib.suppress(metadata.PackageNotFoundError):
@@ -44,15 +44,15 @@ def versions() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Parcel:
-    """A task with what another machine needs to load its evaluator; plain data.
+    """A task with the files that another machine needs to load its evaluator; plain data.
 
     Args:
-        task: As the parent's machine has it.
+        task: Task on the parent's machine.
         hash: `plugins.source_hash` of the evaluator's file there.
-        sources: Content of the file and of the local modules that it imports, by their place under one folder.
-        main: Which of them is the evaluator's file.
+        sources: Content of the evaluator's file and of the local modules that it imports, by relative path.
+        main: Relative path of the evaluator's file.
         versions: See `versions`.
-        run: Identifier of the run, which no other has; '' where its folders need none.
+        run: Unique identifier of the run; '' if its folders need none.
     """
 
     task: Task
@@ -72,30 +72,30 @@ class Parcel:
 
     @property
     def mark(self) -> Path:
-        """A file in the trials' folder: a machine that sees it shares the folder with the parent's."""
+        """A file in the trials' folder; a machine that sees it shares the folder with the parent."""
         return Path(self.task.trials_folder, f".run-{self.run}")
 
     def set_mark(self) -> None:
-        """Let the machines that share the trials' folder see that they do."""
-        with contextlib.suppress(OSError):  # a full disk is for the journal to say
+        """Create the mark, so that machines recognize a shared trials' folder."""
+        with contextlib.suppress(OSError):  # the journal reports a full disk
             self.mark.parent.mkdir(parents=True, exist_ok=True)
             self.mark.touch()
 
     def remove_mark(self) -> None:
-        """Take it away, and the folder as well if no trial has one."""
+        """Remove the mark, and the trials' folder if it is empty."""
         with contextlib.suppress(OSError):
             self.mark.unlink(missing_ok=True)
             self.mark.parent.rmdir()
 
     def unpack(self) -> Task:
-        """Return the task as this machine has it.
+        """Return the task with this machine's paths.
 
-        The evaluator's file is taken from the same path if it is there and the same (a shared folder), from
-        the package if it is a bundled one, and is written to a temporary folder otherwise. A trials' folder that
-        is not shared gets the run's name, since another run may have the same path elsewhere.
+        The evaluator's file is taken from the same path if it has the same content (a shared folder), or from the
+        package if it is a bundled one. Otherwise it is written to a temporary folder. A trials' folder that is not
+        shared gets the run's identifier as a suffix, since another run may use the same path.
 
         Raises:
-            RunError: Versions here and there differ, or the bundled evaluator does.
+            RunError: The two machines have different versions or different bundled evaluators.
         """
         self._check_versions()
         task, path = self.task, Path(self.task.path)
@@ -134,7 +134,7 @@ class Parcel:
 
 
 def _private(folder: Path) -> Path:
-    """Return a folder that nobody else can write to, since what is in it is run; if this one is not, a new one."""
+    """Return this folder if only this user can write to it, else a new one: the files in it are executed."""
     with contextlib.suppress(FileExistsError):
         folder.mkdir(mode=0o700)
     found = folder.lstat()
@@ -143,9 +143,9 @@ def _private(folder: Path) -> Path:
 
 
 def _place(file: Path, root: Path) -> str:
-    """Return where a source goes under the one folder: as under its package's root, else as under the working one.
+    """Return a source's path relative to its package's root, or else to the working folder, or only its name.
 
-    Both folders are searched for imports, so everything is found again in one.
+    Imports are searched in both folders, so one folder with these relative paths is enough.
     """
     for base in (root, Path.cwd().resolve()):
         if base in file.parents:
@@ -157,13 +157,13 @@ def offer(devices: str | None, per_device: int, cores: int, ranks: int = 1) -> l
     """Return the device of each slot that this process can hold.
 
     Args:
-        devices: As typed by the user; None takes the GPUs that this process sees, else the CPU.
+        devices: Value of --devices; None uses the GPUs that this process sees, else the CPU.
         per_device: Slots on each GPU.
-        cores: What there is for trainings where there is no GPU.
-        ranks: Processes of one training.
+        cores: CPU cores for training, if there is no GPU.
+        ranks: Processes of one training run.
 
     Raises:
-        RunError: nvidia-smi fails, so nobody knows whether there is a GPU.
+        RunError: nvidia-smi fails, so it is unknown whether there is a GPU.
     """
     if devices is None and (wrong := trouble()) and not gpus():
         raise RunError(f"{wrong}; mend that, or give --devices cpu")
@@ -172,17 +172,17 @@ def offer(devices: str | None, per_device: int, cores: int, ranks: int = 1) -> l
 
 
 class Host:
-    """One slot for a parent far away, in this process.
+    """One slot in this process, for a remote parent.
 
     Args:
-        parcel: What the slot's candidates have in common.
-        name: Of the slot, for people.
-        device: What it is pinned to, as `offer` gives it.
+        parcel: Task of the slot's candidates.
+        name: Name of the slot in messages.
+        device: Device that it is pinned to, as `offer` returns it.
         timeout: See `LocalSlot`.
         retries: See `LocalSlot`.
 
     Raises:
-        RunError: This machine is not fit for the run; see `Parcel.unpack`.
+        RunError: This machine cannot be used for the run; see `Parcel.unpack`.
     """
 
     def __init__(
@@ -195,8 +195,8 @@ class Host:
         """Evaluate a candidate, given by its fields.
 
         Returns:
-            The fields of the outcome; None if the slot was killed meanwhile; only 'unfit', why, if nothing can be
-            trained here.
+            The fields of the outcome; None if the slot was killed meanwhile; only 'unfit', the reason, if this
+            machine cannot train.
         """
         self.heard()
         done = threading.Event()
@@ -216,14 +216,14 @@ class Host:
                 self._slot.kill()
 
     def heard(self) -> int | None:
-        """Note that the parent lives; return the process id of the training."""
+        """Note a sign of life from the parent; return the process id of the worker."""
         self._heard = time.monotonic()
         return self._slot.pid
 
     def kill(self) -> None:
-        """Kill the training; no other will follow."""
+        """Kill the training run and close the slot."""
         self._slot.kill()
 
     def close(self) -> None:
-        """Let an idle worker go."""
+        """End an idle worker and close the slot."""
         self._slot.close()

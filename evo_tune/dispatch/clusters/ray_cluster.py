@@ -1,11 +1,12 @@
-"""Slots on a Ray cluster: an actor a slot, with CPUs or a share of a GPU reserved for it.
+"""Slots on a Ray cluster: one actor for each slot, with CPUs or a share of a GPU reserved for it.
 
-Ray places the actors, sets CUDA_VISIBLE_DEVICES for them, and ends them with the run's own process. An actor for
-which there is no room yet waits in Ray's queue: its slot is not available until then. An actor whose place is set
-aside stays there, idle: what it has reserved nobody gets again, so that Ray looks elsewhere for the next. Ray waits
-a minute for a head that is gone, and then ends the process that asked: so the head is watched from here, nothing is
-asked of it while it is silent, and a head that is silent for long is a lost cluster. What a head may leave unanswered
-is asked by the thread that watches it, which nobody waits for.
+Ray places the actors, sets CUDA_VISIBLE_DEVICES for them, and ends them with the run's own process. An actor without
+resources waits in Ray's queue, and its slot is not available until Ray places it. An actor on a device that is set
+aside stays there, idle: it keeps its resources reserved, so that Ray places the next actor elsewhere.
+
+Ray waits a minute for a lost head and then ends the process that asked. So a thread here watches the head. Nothing is
+asked of a silent head, and a long silence means a lost cluster. Only that thread makes requests that may stay
+unanswered, and nothing waits for it.
 """
 
 from __future__ import annotations
@@ -35,14 +36,13 @@ __all__ = ["RayEngine", "connect", "head_of", "imported"]
 
 
 CONNECT = 10.0
-"""Seconds that a head has to answer at first."""
+"""Seconds that a head has to answer the first connection."""
 
 
 def imported() -> Any:
-    """Return the module, with what is raised in this process left to who had it before.
+    """Import Ray and return the module; keep this process's exception hook.
 
-    Ray's own hook tells the head of an exception that ends the process: of a head that is gone it waits for an answer
-    until Ray does away with the process.
+    Ray's own hook reports a fatal exception to the head. With a lost head it blocks until Ray kills the process.
 
     Raises:
         OptionError: Ray is not installed.
@@ -57,10 +57,10 @@ def imported() -> Any:
 
 
 def connect(ray: Any, address: str | None, plan: Plan, ranks: int) -> None:
-    """Connect to a cluster, or start one here, which ends with this thread and which no other machine can reach.
+    """Connect to a cluster, or start one here that ends with this thread and that no other machine can reach.
 
     Raises:
-        OptionError: There is none at the address.
+        OptionError: No Ray cluster answers at the address.
     """
     if address is not None and (place := _place(address)) is not None:
         try:
@@ -82,7 +82,7 @@ def connect(ray: Any, address: str | None, plan: Plan, ranks: int) -> None:
 
 
 def head_of(ray: Any) -> tuple[str, int] | None:
-    """Return where the head's service listens, or None where this version of Ray does not say."""
+    """Return host and port of the head's service; None if this version of Ray does not report them."""
     try:
         return _place(str(ray.get_runtime_context().gcs_address))
     except AttributeError:
@@ -90,18 +90,18 @@ def head_of(ray: Any) -> tuple[str, int] | None:
 
 
 def _place(address: str) -> tuple[str, int] | None:
-    """Return host and port of an address that is made of these; None of another, such as 'auto'."""
+    """Return host and port of an address HOST:PORT; None for any other, such as 'auto'."""
     host, _, port = address.rpartition(":")
     return (host.strip("[]"), int(port)) if host and "/" not in host and port.isdecimal() else None
 
 
 @contextlib.contextmanager
 def _to_itself(ray: Any) -> Iterator[None]:
-    """Have a Ray that starts now listen on this machine only, as it does by default on macOS and Windows.
+    """Make a Ray that starts now listen on this machine only, as it does by default on macOS and Windows.
 
-    The public ways were tried. `ray.init` ignores a loopback address on Linux. The environment variable works only if
-    it is set before Ray is imported, which the user's program may have done, and it would change Ray for clusters of
-    several machines too. So the constant that Ray makes of the variable is set as well, and put back.
+    The public ways do not suffice. `ray.init` ignores a loopback address on Linux. The environment variable works only
+    if it is set before Ray is imported, but the user's program may have imported Ray already. It would also change
+    Ray for clusters of several machines. So the constant that Ray derives from it is set as well, and then restored.
     """
     constants, name = importlib.import_module("ray._private.ray_constants"), "ENABLE_RAY_CLUSTER"
     before, variable = getattr(constants, name, None), "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
@@ -124,7 +124,7 @@ def _to_itself(ray: Any) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _own_signals() -> Iterator[None]:
-    """Keep the handler of SIGTERM, which Ray would replace by an exit that saves nothing."""
+    """Keep the SIGTERM handler, which Ray would replace by an exit that saves nothing."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -136,17 +136,17 @@ def _own_signals() -> Iterator[None]:
 
 
 LOOK_EVERY = 1.0
-"""Seconds between two looks at the head."""
+"""Seconds between two checks of the head."""
 
 SILENT = 20.0
-"""Seconds without an answer after which a head is lost; after 60 Ray ends this process (its own default)."""
+"""Seconds without an answer after which the head counts as lost; Ray itself ends this process after 60 s."""
 
 
 class _Actor:
-    """In an actor's process: the slot's host, opened by `open` so that what is wrong with it can be told."""
+    """A Ray actor with the slot's host; `open` creates the host, so that its error can be returned."""
 
     def open(self, host: tuple[Any, ...], on_gpu: bool, here: bool) -> tuple[str, str]:
-        """Return the name of the device and, if this machine is not fit, why."""
+        """Return the device's name and the reason why this machine cannot be used, '' if it can."""
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", "") if on_gpu else ""
         device = Device(f"cuda:{visible}", visible) if visible else CPU
         name = device.name if here else f"{platform.node()}/{device.name}"
@@ -174,14 +174,14 @@ class RayEngine(Engine):
     """A Ray cluster.
 
     Args:
-        task: What is to be evaluated.
-        cluster: Which one.
+        task: Settings common to all candidates.
+        cluster: Address and options of the cluster.
         plan: Slots of this machine, for a cluster that is started here.
         timeout: See `LocalSlot`.
         retries: See `LocalSlot`.
 
     Raises:
-        OptionError: Ray is not installed, or none answers at the address.
+        OptionError: Ray is not installed, or no Ray cluster answers at the address.
     """
 
     def __init__(self, task: Task, cluster: Cluster, plan: Plan, timeout: float | None, retries: int) -> None:
@@ -190,7 +190,7 @@ class RayEngine(Engine):
         self._here = cluster.address is None
         self._address = cluster.address or "this machine"
         self.connected = True
-        """Whether the head has answered when it was last asked."""
+        """Whether the head answered the last check."""
         self._parcel = Parcel.of(task, cluster.run)
         self._host = (self._parcel, timeout, retries)
         self._mine = not ray.is_initialized()
@@ -208,13 +208,13 @@ class RayEngine(Engine):
         self._parked: list[RaySeat] = []
         """Seats that are set aside."""
         self._refusal = ""
-        """Why the last one was."""
+        """Reason why the last one was set aside."""
         self._failure: Exception | None = None
-        """What the thread that watches has ended by."""
+        """Exception that ended the watching thread."""
         self._owed = 0
-        """Actors that are to be made as soon as the head answers."""
+        """Number of actors to create as soon as the head answers."""
         self._counted: int | None = None
-        """How many actors there is room for, where that was asked since the last one was set aside."""
+        """Number of actors that the cluster has resources for; None if not counted since the last was set aside."""
         self._head = head_of(ray)
         self._answered = time.monotonic()
         self._closing, self._woken = threading.Event(), threading.Event()
@@ -230,29 +230,29 @@ class RayEngine(Engine):
         self._owe()
 
     def _owe(self) -> None:
-        """Have one more actor made."""
+        """Request one more actor."""
         with self._lock:
             self._owed += 1
         self._woken.set()
 
     def _watch(self) -> None:
-        """Look whether the head answers, all the time; while it does, ask it for what is owed."""
+        """Check the head until the engine closes; while it answers, create the requested actors."""
         while not self._closing.is_set():
             try:
                 if self._look():
                     while self._owed and not self._closing.is_set():
                         self._ask_for_one()
                     self._count()
-            except self._ray.exceptions.RayError:  # once more, a second later, unless the head is gone
+            except self._ray.exceptions.RayError:  # retry a second later, unless the head is gone
                 pass
-            except Exception as error:  # for those who wait for a place
+            except Exception as error:  # `take` raises it
                 self._failure = error
                 return
             self._woken.wait(LOOK_EVERY)
             self._woken.clear()
 
     def _ask_for_one(self) -> None:
-        """Have Ray look for a place for an actor."""
+        """Ask Ray to place one actor."""
         actor = self._ray.remote(_Actor).options(max_concurrency=4, max_restarts=0, **self._share).remote()
         opened = actor.open.remote(self._host, self.on_gpu, self._here)
         with self._lock:
@@ -260,7 +260,7 @@ class RayEngine(Engine):
             self._coming.append(RaySeat(self, self._ray, actor, opened))
 
     def _count(self) -> None:
-        """Ask how many places there are, where nearly all that were known are set aside."""
+        """Count the cluster's places again, once all known ones are set aside."""
         parked = len(self._parked)
         if self._counted is None and parked >= self._room:
             places = self._places()
@@ -317,7 +317,7 @@ class RayEngine(Engine):
 
     @property
     def _hopeless(self) -> bool:
-        """Whether everything that there is was set aside."""
+        """Whether every place of the cluster is set aside."""
         return self._counted is not None and len(self._parked) >= max(self._room, self._counted)
 
     def _places(self) -> int:
@@ -338,7 +338,7 @@ class RayEngine(Engine):
         warnings.warn(f"set aside: {why}", stacklevel=3)
 
     def _is_fit(self, seat: RaySeat) -> bool:
-        """Return whether the seat's machine is fit; otherwise set it aside."""
+        """Return whether the seat's machine can be used; set the seat aside if not."""
         try:
             seat.device, refusal = self._ray.get(seat.opened, timeout=ANSWER)
         except self._ray.exceptions.RayError:
@@ -360,7 +360,7 @@ class RayEngine(Engine):
             seat.end()
         if self._mine and self.connected:
             self._ray.shutdown()
-        elif self._mine:  # it may wait for the head; its processes end by themselves without one
+        elif self._mine:  # shutdown may wait for the lost head; Ray's processes end by themselves
             atexit.unregister(self._ray.shutdown)
             ending = threading.Thread(target=self._ray.shutdown, name="ray shutdown", daemon=True)
             ending.start()
@@ -368,13 +368,13 @@ class RayEngine(Engine):
 
 
 class RaySeat(Seat):
-    """An actor.
+    """A seat in a Ray actor.
 
     Args:
-        engine: The cluster; nothing is asked of one that is lost.
-        ray: The module.
-        actor: Its handle.
-        opened: What its `open` will give.
+        engine: Cluster of the seat; a lost one is asked nothing.
+        ray: Ray's module.
+        actor: Handle of the actor.
+        opened: Ray's reference to the result of its `open`.
     """
 
     def __init__(self, engine: RayEngine, ray: Any, actor: Any, opened: Any) -> None:
@@ -384,11 +384,11 @@ class RaySeat(Seat):
 
     @property
     def ready(self) -> bool:
-        """Whether Ray has found a place for it."""
+        """Whether Ray has placed the actor."""
         return bool(self._ray.wait([self.opened], timeout=0)[0])
 
     def begin(self, candidate: dict[str, Any], folder: str | None) -> Any:
-        if self._engine.lost:  # an actor that lives on answers all the same, until Ray ends this process
+        if self._engine.lost:  # a surviving actor still answers, until Ray ends this process
             raise Lost("the Ray head is gone")
         return self._actor.run.remote(candidate, folder)
 
@@ -417,12 +417,12 @@ class RaySeat(Seat):
         self.end()
 
     def stop(self) -> None:
-        """Let the training's process go, and keep the place."""
+        """End the worker, and keep the place reserved."""
         with contextlib.suppress(Exception):
             self._ask(self._actor.close, CLOSING)
 
     def end(self) -> None:
-        """Let the place go."""
+        """Kill the actor and free its place."""
         if not self._engine.connected:
             return
         with contextlib.suppress(Exception):  # Ray may be gone already

@@ -1,8 +1,8 @@
-"""Slots of a cluster, seen from the parent: what Dask and Ray have in common.
+"""Cluster slots on the parent's side: the code common to Dask and Ray.
 
-An `Engine` knows one cluster and hands out seats: a `Host` in a process of the engine's, somewhere, that evaluates
-for one slot at a time. Seats come and go; a slot whose seat is lost takes another and sends its candidate
-again. What happens at the other end is `host.py`'s.
+An `Engine` knows one cluster and gives out seats. A seat is a `Host` in a process of the engine, on some machine, that
+evaluates for one slot at a time. A slot that loses its seat takes another and sends its candidate again. The code on
+the other machine is `host.py`.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from evo_tune.genome.trial import Candidate, Outcome
 __all__ = ["ANSWER", "CLOSING", "Cluster", "Engine", "Lost", "RemoteSlot", "Seat"]
 
 TICK = 0.5
-"""Seconds between two looks at a seat that is silent."""
+"""Seconds between two checks of a silent seat."""
 
 HEARD_EVERY = 10.0
-"""Seconds between two signs of life to a seat that evaluates: it kills what nobody waits for (`host.LEASE`)."""
+"""Seconds between two signs of life to a busy seat, which kills abandoned training runs (`host.LEASE`)."""
 
 ANSWER = 10.0
-"""Seconds that a seat has for a short answer: no call to a cluster goes without a deadline."""
+"""Seconds that a seat has for a short answer: every call to a cluster has a deadline."""
 
 CLOSING = 5.0
-"""The same where somebody waits for it: at the end of a run, and once a training is overdue."""
+"""Shorter deadline, used at the end of a run and once a training run is overdue."""
 
 PATIENCE = 30.0
-"""Seconds that a candidate waits for another machine; then a slot that has one may take it."""
+"""Seconds that a candidate waits for another machine; then another slot may take it."""
 
 ELSEWHERE = 3
-"""Seats on which a candidate is tried that loses them: a machine's death is no result, but a genome that takes
-every machine down is."""
+"""Lost seats after which a candidate counts as crashed: one loss may be the machine's fault, this many are the
+genome's."""
 
 
 class Lost(Exception):
@@ -45,72 +45,76 @@ class Lost(Exception):
 
 
 class _Unfit(RunError):
-    """Nothing can be trained in this seat, whatever the candidate."""
+    """This seat cannot train any candidate."""
 
 
 class Seat(ABC):
     """A `Host` somewhere in a cluster.
 
     Attributes:
-        device: As Outcomes report it, with the machine: 'node7/cuda:0'.
+        device: Machine and device, as Outcomes report them: 'node7/cuda:0'.
     """
 
     device: str
 
     @abstractmethod
     def begin(self, candidate: dict[str, Any], folder: str | None) -> Any:
-        """Send a candidate, and return what `wait` waits for."""
+        """Send a candidate, and return the handle for `wait`."""
 
     @abstractmethod
     def wait(self, pending: Any, seconds: float) -> dict[str, Any] | None:
-        """Return what `Host.run` returned.
+        """Return the result of `Host.run`.
+
+        Args:
+            pending: Handle that `begin` returned.
+            seconds: Longest wait in seconds.
 
         Raises:
-            TimeoutError: It has not returned yet.
-            Lost: It never will.
+            TimeoutError: The evaluation has not ended yet.
+            Lost: The seat is gone, so no result will come.
         """
 
     @abstractmethod
     def heard(self, within: float = ANSWER) -> int | None:
-        """Give a sign of life; return the process id of the training.
+        """Send a sign of life; return the process id of the worker.
 
         Args:
-            within: Seconds that the answer may take.
+            within: Longest wait for the answer, seconds.
 
         Raises:
-            Lost: Nobody answers.
+            Lost: The seat does not answer.
         """
 
     @abstractmethod
     def kill(self) -> None:
-        """Kill the training; a machine that does not answer is none of the caller's concern.
+        """Kill the training run; callers may ignore a machine that does not answer.
 
         Raises:
-            Lost: Nobody answers.
+            Lost: The seat does not answer.
         """
 
     @abstractmethod
     def close(self) -> None:
-        """Let the seat's processes go.
+        """End the seat's processes.
 
         Raises:
-            Lost: Nobody answers.
+            Lost: The seat does not answer.
         """
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """Where slots are that are not this machine's own.
+    """Settings of a cluster that runs the slots.
 
     Args:
         backend: 'dask' or 'ray'.
-        address: Of a cluster that runs already; None starts one on this machine.
-        slots: How many slots there may be; None: as many as the cluster has room for at the start.
-        devices: As the user typed it.
+        address: Address of a running cluster; None starts one on this machine.
+        slots: Maximum number of slots; None: as many as the cluster has room for at the start.
+        devices: Value of --devices.
         per_device: Slots on each GPU.
-        ranks: Processes of one training, which have a GPU each, or a core.
-        run: Identifier of the run, the same in all its sessions and no other's. By it a session finds what an earlier
-            one has left at work, and folders of several runs of one path are kept apart.
+        ranks: Processes of one training run, each with a GPU or a core.
+        run: Unique identifier of the run, the same in all its sessions. A session uses it to find training runs that
+            an earlier one left behind, and to separate the folders of runs with the same path.
     """
 
     backend: str
@@ -123,7 +127,7 @@ class Cluster:
 
 
 class Engine(ABC):
-    """A cluster's connection, shared by all slots of a run; its methods may be called by any thread."""
+    """A connection to a cluster, shared by all slots of a run; any thread may call its methods."""
 
     def __init__(self) -> None:
         self._users = 0
@@ -131,28 +135,28 @@ class Engine(ABC):
     @property
     @abstractmethod
     def room(self) -> int:
-        """How many seats there are now."""
+        """Number of seats that are available now."""
 
     @abstractmethod
     def has_seat(self) -> bool:
-        """Say, without waiting, whether `take` would answer."""
+        """Return, without waiting, whether `take` would return a seat or raise."""
 
     @abstractmethod
     def take(self) -> Seat | None:
-        """Return a seat, which is the caller's for good; None if there is none now.
+        """Return a seat, which the caller keeps; None if there is none now.
 
         Raises:
-            RunError: No machine of the cluster is fit for the run.
+            RunError: No machine of the cluster can be used for the run.
             ClusterLost: The cluster itself does not answer any more.
         """
 
     @abstractmethod
     def refuse(self, seat: Seat, why: str) -> None:
-        """Set the device of a seat aside for good, with a warning: nobody gets it again."""
+        """Set a seat's device aside for good, with a warning: no slot gets it again."""
 
     @abstractmethod
     def give_up(self, seat: Seat) -> None:
-        """Note that a seat is lost or was killed: another may take its place, if its machine is still there."""
+        """Note that a seat is lost or was killed; a new one may replace it if its machine is still there."""
 
     @abstractmethod
     def close(self) -> None:
@@ -163,7 +167,7 @@ class Engine(ABC):
         self._users += 1
 
     def leave(self) -> None:
-        """Note that a slot uses it no more; the last one closes it."""
+        """Note that a slot no longer uses this connection; the last one closes it."""
         self._users -= 1
         if self._users == 0:
             self.close()
@@ -173,9 +177,9 @@ class RemoteSlot(Slot):
     """A slot of a cluster.
 
     Args:
-        name: For people: 'slot 0'.
-        engine: Gives it seats.
-        timeout: Seconds after which its host kills an evaluation; from then on a host that is silent is lost.
+        name: Name in messages: 'slot 0'.
+        engine: Cluster that gives it seats.
+        timeout: Seconds after which its host kills an evaluation; a host that is silent after that counts as lost.
     """
 
     def __init__(self, name: str, engine: Engine, timeout: float | None = None) -> None:
@@ -189,7 +193,7 @@ class RemoteSlot(Slot):
 
     @property
     def available(self) -> bool:
-        """Whether it has a machine; if there is one, it is taken, so that its device is known from now on."""
+        """Whether it has a machine; takes a free one, so that its device is known from now on."""
         if self._closed or self._engine is None:
             return True
         if self._seat is None and self._engine.has_seat():
@@ -229,7 +233,7 @@ class RemoteSlot(Slot):
                 self.move(str(error))
                 if self._engine is not None and not self._engine.has_seat():
                     raise NoMachine(f"{self.name} has left its machine, and there is no other now") from None
-            except BaseException:  # Ctrl-C in this very thread: the training must not go on behind its back
+            except BaseException:  # Ctrl-C in this thread: stop the training run too
                 with contextlib.suppress(Lost):
                     seat.kill()
                 self._give_up(seat)
@@ -246,10 +250,11 @@ class RemoteSlot(Slot):
             self.device = self._seat.device
 
     def _taken(self) -> Seat:
-        """Return the slot's seat, waiting for one if need be.
+        """Return the slot's seat; wait for one if it has none.
 
         Raises:
-            NoMachine: None has come for too long.
+            NoMachine: No seat became free within `PATIENCE` seconds.
+            SlotClosed: The slot was closed meanwhile.
         """
         end = time.monotonic() + PATIENCE
         while self._seat is None:
@@ -276,7 +281,7 @@ class RemoteSlot(Slot):
                 break
             except TimeoutError:
                 now = time.monotonic()
-                spent += min(now - began, 1.0)  # as `LocalSlot` counts: a pause of this process is one tick
+                spent += min(now - began, 1.0)  # like `LocalSlot`: a pause of this process counts as one tick
                 overdue = self._timeout is not None and spent > self._timeout
                 if now - heard > (TICK if overdue else HEARD_EVERY):
                     seat.heard(CLOSING if overdue else ANSWER)
