@@ -1,1 +1,1 @@
-"""The one loop, and what happens before, beside and after it."""
+"""The one loop, and the steps before, during and after it."""

@@ -61,7 +61,7 @@ SHAPING = ("evo-tune", "deap", "joblib", "numpy", "torch")
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What a user asks a new run to search, beside its settings; see `Search` for the fields."""
+    """The user's request for a new run, without its settings; see `Search` for the fields."""
 
     options: Mapping[str, Any] = field(default_factory=dict)
     strategy: str | None = None
@@ -101,7 +101,7 @@ def prepared(
     space = SearchSpace(own.repair, None, **{**own.including(request.genes).genes, **given})
     check_repair(space)
     check_ends(bound, space, request.genes)
-    known = bound.estimate(space.default())  # what is wrong with it would fail every trial
+    known = bound.estimate(space.default())  # an error here would fail every trial
     given_goals = _goals(request.objectives)
     goals = given_goals or evaluator.objectives
     if not goals:
@@ -144,10 +144,10 @@ def prepared(
 
 
 def earlier(sources: Iterable[str | Path], store: Path) -> list[Run]:
-    """Return earlier runs by name or path: they are read as plain data, and nothing that they name is executed.
+    """Return earlier runs by name or path, read as plain data; no code that they name is executed.
 
     Raises:
-        UsageError: One is no run.
+        UsageError: A source is not a run.
     """
     found = []
     for source in [sources] if isinstance(sources, str | Path) else sources:
@@ -159,7 +159,7 @@ def earlier(sources: Iterable[str | Path], store: Path) -> list[Run]:
 
 
 def _goals(objectives: Sequence[str | Objective] | str | Objective) -> tuple[Objective, ...]:
-    """Return objectives from any accepted form; one objective stands for a list of one."""
+    """Return objectives from any accepted form; a single objective counts as a list of one."""
     if isinstance(objectives, str | Objective) or not isinstance(objectives, Iterable):
         objectives = (objectives,)
     goals = []
@@ -177,8 +177,8 @@ def _constraints(
     """Return constraints as they are written in the manifest.
 
     Raises:
-        OptionError: One is not understood, or about a metric that the evaluator is known not to return, or that is of
-            the test set.
+        OptionError: A constraint cannot be parsed, or its metric is not returned by the evaluator or is of the test
+            set.
     """
     known = {**evaluator.metrics, **estimated, **{goal.metric: "" for goal in (*objectives, *evaluator.objectives)}}
     found = [Constraint.parse(text) for text in ([given] if isinstance(given, str) else given)]
@@ -214,7 +214,7 @@ def versions_of(packages: Iterable[str]) -> dict[str, str]:
     return {"python": platform.python_version(), **{package: _version(package) for package in packages}}
 
 
-@functools.cache  # what is loaded stays what it is; reading takes as long as all else of a manifest
+@functools.cache  # a loaded version cannot change, and reading it is slow
 def _version(package: str) -> str:
     try:
         return metadata.version(package)
@@ -223,7 +223,7 @@ def _version(package: str) -> str:
 
 
 def new_name(evaluator: str, store: Path) -> str:
-    """Return a free name for a run: evaluator, as far as a name of a run can hold it, and time."""
+    """Return a free name for a run, from the evaluator's name (ASCII, at most 50 characters) and the time."""
     plain = unicodedata.normalize("NFKD", evaluator).encode("ascii", "ignore").decode()  # é is e and an accent
     slug = re.sub(r"[^A-Za-z0-9_-]+", "-", plain)[:50].strip("-_") or "run"
     stem = f"{slug}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
@@ -238,11 +238,11 @@ def widened(run: Run, evaluator: BoundEvaluator, strategy: Strategy, genes: Mapp
         run: Run that is open for writing.
         evaluator: Evaluator of the run, which checks the ends of the new ranges.
         strategy: Strategy of the run.
-        genes: Genes by name; none: nothing changes.
+        genes: Genes by name; if there are none, nothing changes.
 
     Raises:
-        SpaceError: One is unknown, or not wider; or the evaluator refuses a value.
-        PluginError: The strategy cannot search such a space.
+        SpaceError: A gene is unknown or not wider, or the evaluator refuses a value.
+        PluginError: The strategy cannot search the new space.
     """
     if not genes:
         return

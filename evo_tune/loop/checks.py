@@ -43,10 +43,10 @@ __all__ = [
 
 
 def check_repair(space: SearchSpace, samples: int = 20) -> None:
-    """Try the repair on a few genomes: a broken one would otherwise show after hours.
+    """Try the repair on a few genomes, because a rare error would otherwise appear after hours.
 
     Raises:
-        SpaceError: It raises, leaves the space, or changes what it returned before.
+        SpaceError: The repair raises an error, leaves the space, or changes its own result.
     """
     rng = np.random.default_rng(0)
     for genome in [space.default(), *(space.sample(rng) for _ in range(samples))]:
@@ -56,10 +56,10 @@ def check_repair(space: SearchSpace, samples: int = 20) -> None:
 
 
 def check_ends(evaluator: BoundEvaluator, space: SearchSpace, genes: Iterable[str]) -> None:
-    """Show the evaluator the ends of the user's own genes: what it cannot train at all, it says before a trial.
+    """Let the evaluator check the ends of the user's own genes, before any trial.
 
     Raises:
-        SpaceError: It refuses a value.
+        SpaceError: The evaluator refuses a value.
     """
     fields = evaluator.gene_options
     for name in genes:
@@ -77,10 +77,10 @@ def check_ends(evaluator: BoundEvaluator, space: SearchSpace, genes: Iterable[st
 def check_learning(
     name: str, strategy: Strategy, space: SearchSpace, objectives: Sequence[Objective], runs: Sequence[Run]
 ) -> None:
-    """Refuse earlier runs where nothing can be learned from them.
+    """Refuse earlier runs if nothing can be learned from them.
 
     Raises:
-        OptionError: The strategy does not learn from others, there are several objectives, or no gene is shared.
+        OptionError: The strategy does not learn from earlier runs, there are several objectives, or no gene is shared.
     """
     for run in runs:
         if not strategy.learns:
@@ -93,11 +93,11 @@ def check_learning(
 
 
 def check_metrics(evaluator: Evaluator, objectives: Sequence[Objective]) -> None:
-    """Refuse an objective that the evaluator is known not to return, or returns of the test set.
+    """Refuse an objective that the evaluator is known not to return, or that is measured on the test set.
 
     Raises:
-        SpaceError: There is one that it does not return.
-        OptionError: There is one of the test set.
+        SpaceError: The evaluator does not return an objective.
+        OptionError: An objective is measured on the test set.
     """
     known = {**evaluator.metrics, **{own.metric: "" for own in evaluator.objectives}, "seconds": "s"}
     for objective in objectives:
@@ -114,7 +114,7 @@ def check_suited(name: str, strategy: Strategy, space: SearchSpace, objectives: 
 
     Raises:
         SpaceError: An objective is given twice.
-        PluginError: The strategy says that it cannot.
+        PluginError: The strategy cannot search them.
     """
     metrics = [objective.metric for objective in objectives]
     if len(set(metrics)) != len(metrics):
@@ -126,7 +126,7 @@ def check_suited(name: str, strategy: Strategy, space: SearchSpace, objectives: 
 
 
 def _suits(strategy: type[Strategy], space: SearchSpace, objectives: Sequence[Objective]) -> bool:
-    """Whether a strategy, as it is without options, can search a space, and is installed with all that it needs."""
+    """Return whether a strategy with default options can search a space and has all packages that it needs."""
     required = any(option.required for option in options_of(strategy).values())
     return not required and not install_command(strategy) and not strategy().unsuited(space, objectives)
 
@@ -140,8 +140,8 @@ def check_support(evaluator: Evaluator, objectives: Sequence[Objective], setting
         settings: Settings of the run.
 
     Raises:
-        PluginError: The evaluator does not say that it supports one.
-        OptionError: One is for a single objective, or the evaluator says what it lacks for it.
+        PluginError: The evaluator does not declare support for a rule.
+        OptionError: A rule needs a single objective, or the evaluator reports why it cannot support the rule.
     """
     needed = {
         "--fidelity": ("budget", len(settings.rungs) > 1),
@@ -199,7 +199,7 @@ def _check_genes(run: Run, evaluator: BoundEvaluator) -> None:
     """Refuse an evaluator with other genes or objectives than when the run began.
 
     Raises:
-        StoreError: That is so.
+        StoreError: The genes or the objectives differ.
     """
     now, cause = evaluator.space, ""
     fields = {name for name, one in evaluator.gene_options.items() if one.gene is not None}
@@ -208,17 +208,17 @@ def _check_genes(run: Run, evaluator: BoundEvaluator) -> None:
         lost, new = sorted(before - after), sorted(after - before)
         told = [f"{', '.join(names)} {what}" for names, what in ((lost, "is gone"), (new, "is new")) if names]
         cause = f"its genes have changed ({'; '.join(told)})"
-    elif evaluator.plugin.hash != run.evaluator_hash:  # else they follow the machine: -o size=auto
+    elif evaluator.plugin.hash != run.evaluator_hash:  # else ranges differ by machine (-o size=auto)
         cause = _other_ranges(run, now) or _other_objectives(run, evaluator.plugin)
     if cause:
         raise StoreError(cannot_resume(run, evaluator.plugin, cause))
 
 
 def _other_ranges(run: Run, now: SearchSpace) -> str:
-    """Say which of the evaluator's own genes are not what they were when the run began; '' if none.
+    """Return which of the evaluator's own genes changed since the run began, in words; '' if none did.
 
-    Those that the user gave instead stay as they were given.
-    Defaults may differ: the run's was born first, and nothing else depends on it.
+    Genes that the user gave are not compared. Defaults may differ, because the default genome was proposed first and
+    nothing else depends on it.
     """
     known = {**now.optional, **now.genes}
     given = {
@@ -232,7 +232,7 @@ def _other_ranges(run: Run, now: SearchSpace) -> str:
 
 
 def _other_objectives(run: Run, evaluator: Evaluator) -> str:
-    """Say that the evaluator's own objectives are not what they were when the run began; '' if they are."""
+    """Return how the evaluator's own objectives changed since the run began, in words; '' if they did not."""
     before, now = run.manifest.objectives, [goal.describe() for goal in evaluator.objectives]
     if run.manifest.given_objectives or now == before:
         return ""
@@ -240,16 +240,16 @@ def _other_objectives(run: Run, evaluator: Evaluator) -> str:
 
 
 def check_unchanged(run: Run, evaluator: BoundEvaluator, accept_changes: bool, strategy: str | None = None) -> None:
-    """Refuse to go on with another evaluator, other data or another strategy than the run began with.
+    """Refuse to continue a run whose evaluator, data or strategy has changed.
 
     Args:
-        run: The run, open for writing.
-        evaluator: Its evaluator as it is now.
-        strategy: Where the strategy's file is now, if it has moved.
-        accept_changes: Note the change in the journal instead of refusing.
+        run: Run that is open for writing.
+        evaluator: Present evaluator of the run.
+        strategy: New path of the strategy's file, if it has moved.
+        accept_changes: Whether to note the change in the journal instead of refusing.
 
     Raises:
-        StoreError: Something has changed and is not accepted, or the run cannot go on with it at all.
+        StoreError: A change is not accepted, or the run cannot continue with it.
     """
     _check_genes(run, evaluator)
     plugin, place = evaluator.plugin, place_of(run.manifest, strategy)
@@ -278,23 +278,22 @@ KINDS: dict[str, type | tuple[type, ...]] = {
     "numbers": (int, float),
     "text": str,
 }
-"""What the values of a gene may be, in words; the first that holds of all of them counts."""
+"""Types by kind of value, in words; the first kind that fits all values of a gene counts."""
 
 
 def with_defaults(
     genes: Mapping[str, Gene | None], own: SearchSpace, fields: Mapping[str, Option], values: Mapping[str, Any]
 ) -> dict[str, Gene]:
-    """Return genes that replace some of the evaluator's own, with those's defaults where they allow it.
+    """Return the user's genes, with the defaults of the evaluator's own genes if these are in the new ranges.
 
     Args:
-        genes: As the user gave them. None stands for the evaluator's own gene: it is how an optional one is switched
-            on as it is.
-        own: The evaluator's space.
-        fields: Its options that may become genes, even if they offer none; which values they take is not checked here.
-        values: The options' values: the defaults of such genes.
+        genes: Genes that the user gave, by name. None means the evaluator's own gene; it switches an optional gene on.
+        own: Space of the evaluator.
+        fields: Options of the evaluator that may become genes. Their allowed values are not checked here.
+        values: Values of the options, which are the defaults of such genes.
 
     Raises:
-        SpaceError: One is unknown, is no gene, or has values of another type than the evaluator's own.
+        SpaceError: A gene is unknown, is not a gene, or has values of another type than the evaluator's own.
     """
     if not isinstance(genes, Mapping):
         raise SpaceError(f"genes {genes!r}: expected a dict of names to Float(…), Int(…) or Choice(…)")
@@ -335,14 +334,14 @@ def with_defaults(
 
 
 def as_before(genes: Mapping[str, Gene | None], present: Mapping[str, Gene]) -> dict[str, Gene]:
-    """Return genes that replace some of a run's, with all that those say beside their ranges.
+    """Return the user's genes, with all properties of a run's genes except the ranges.
 
     Args:
-        genes: As the user gave them.
-        present: The run's.
+        genes: Genes that the user gave, by name.
+        present: Present genes of the run, by name.
 
     Raises:
-        SpaceError: One is no gene of the run, or has values of another type.
+        SpaceError: A gene is not one of the run, or has values of another type.
     """
     if not isinstance(genes, Mapping):
         raise SpaceError(f"genes {genes!r}: expected a dict of names to Float(…), Int(…) or Choice(…)")
@@ -365,15 +364,15 @@ def as_before(genes: Mapping[str, Gene | None], present: Mapping[str, Gene]) -> 
 
 
 def _said(new: Gene, old: Gene) -> Gene:
-    """Return a gene with what another of its kind says and what was typed does not: scale, order, hints, default.
+    """Return a gene with the properties of the old one that typed text cannot give: scale, order, hints, default.
 
-    Where that does not fit it is no wider range, and stays as it is.
+    If they do not fit, the new range is not wider, and the gene is returned unchanged.
     """
     fields: dict[str, Any] = {"when": new.when or old.when}
     if isinstance(new, Int) and isinstance(old, Int) and new.step == 1:
         fields["log"] = old.log
     elif isinstance(new, Choice) and isinstance(old, Choice):
-        fields["ordered"] = old.ordered  # 2|4 is ordered where nothing is known, a|b is not
+        fields["ordered"] = old.ordered  # without more knowledge, 2|4 counts as ordered and a|b does not
         if all(type(value) is float for value in old.values):  # 8 was typed for 8.0
             fields["values"] = tuple(float(value) if type(value) is int else value for value in new.values)
     if new.prior is None:
@@ -384,10 +383,10 @@ def _said(new: Gene, old: Gene) -> Gene:
 
 
 def _check_field(field: Option, gene: Gene | None) -> None:
-    """Refuse an option that cannot be a gene, or that says no range and is given none.
+    """Refuse an option that cannot be a gene, or that has no range of its own and is given none.
 
     Raises:
-        SpaceError: It is one.
+        SpaceError: The option is refused.
     """
     name = field.name
     if field.gene is None:
@@ -400,7 +399,7 @@ def _check_field(field: Option, gene: Gene | None) -> None:
 
 
 def _for_field(field: Option, gene: Gene) -> Gene:
-    """Return a gene with whole numbers where its option takes no others: 1e3 was typed, and read as 1000.0."""
+    """Return a gene with whole numbers if its option takes only these, because 1e3 is read as 1000.0."""
     kinds = members(field.type)
     if not isinstance(gene, Choice) or int not in kinds or float in kinds:
         return gene
@@ -408,7 +407,7 @@ def _for_field(field: Option, gene: Gene) -> Gene:
 
 
 def _kind_of(gene: Gene) -> str | None:
-    """Return what the values of a gene are, in words; None if they are of several kinds."""
+    """Return the kind of a gene's values, in words; None if they are of several kinds."""
     if not isinstance(gene, Choice):
         return "whole numbers" if isinstance(gene, Int) else "numbers"
     for kind, types in KINDS.items():
@@ -418,10 +417,10 @@ def _kind_of(gene: Gene) -> str | None:
 
 
 def _like(own: Gene, new: Gene) -> Gene:
-    """Return a gene that replaces the evaluator's own, its values of the type that `evaluate` counts on.
+    """Return a gene in place of the evaluator's own, with values of the type that `evaluate` expects.
 
     Raises:
-        SpaceError: They are of another one; out of the own range they may be.
+        SpaceError: The values are of another type. They may be outside the evaluator's own range.
     """
     wanted = _kind_of(own)
     if isinstance(new, Choice) and wanted in ("whole numbers", "text"):
@@ -435,11 +434,11 @@ def _like(own: Gene, new: Gene) -> Gene:
 
 
 def _as_whole(value: Value) -> Value:
-    """Return 8 for 8.0; what is not whole, as it is."""
+    """Return 8 for 8.0; other values unchanged."""
     return int(value) if isinstance(value, float) and value == int(value) else value
 
 
 def _as_text(value: Value, own: Gene) -> Value:
-    """Return '8' for 8 where the own gene has such a text: what was typed tells no text from a number."""
+    """Return '8' for 8 if the own gene has this text, because typed text and numbers look the same."""
     texts = [str(text) for text in own.values] if isinstance(own, Choice) else []
     return next((text for text in texts if not isinstance(value, str) and text.lower() == str(value).lower()), value)

@@ -1,8 +1,8 @@
-"""Which code of a saved run may be executed, and which of its settings are used: the one place that distrusts runs.
+"""Decide which code and settings of a saved run may be used: the one module that distrusts runs.
 
-A run's folder may come from a stranger, and its manifest and journal may name any file and any address. Whatever goes
-on with a run, replays it or trains its genomes anew gets evaluator and strategy here; `trust` remembers what the user
-named and began, and decides. Nothing is trained here.
+A run's folder may come from a stranger, and its manifest and journal may name any file and any address. All code that
+continues a run, replays it or retrains its genomes gets evaluator and strategy from here. The module `trust` remembers
+what the user named and began, and decides. Nothing is trained here.
 """
 
 from __future__ import annotations
@@ -55,10 +55,10 @@ OWN = "evo_tune.strategies."
 """Package of evo-tune's own strategies: their version is evo-tune's."""
 
 Ask = Callable[[str], bool]
-"""Asks the user a question."""
+"""Function that asks the user a question; returns whether the answer is yes."""
 
 PREFIXES = ("bundled", "entry")
-"""What a reference to code that is installed begins with."""
+"""Prefixes of references to installed code."""
 
 
 def named_evaluator(
@@ -70,14 +70,14 @@ def named_evaluator(
     """Load the evaluator that the user names; a file is trusted from now on.
 
     Args:
-        name: Name, path or command; or a function.
+        name: Name, path or command of an evaluator; or a function.
         genes: Genes that the user gave.
         options: Options that the user gave.
         space: Search space of a function or a command.
 
     Raises:
-        PluginError: There is none, or it is broken.
-        OptionError: It is a command that does not go with genes or options.
+        PluginError: There is no such evaluator, or it is broken.
+        OptionError: The evaluator is a command, which does not allow these genes or options.
         UsageError: A file that begins a search is being imported.
     """
     if importing() is not None:
@@ -104,7 +104,7 @@ def remember(run: Run, evaluator: Evaluator) -> Evaluator:
     """Remember that this user began a run and named its strategy.
 
     Returns:
-        Its evaluator; a function of a notebook now has its file in the run's folder.
+        The evaluator; the file of a notebook's function is now in the run's folder.
 
     Raises:
         StoreError: That file cannot be written.
@@ -120,7 +120,7 @@ def remember(run: Run, evaluator: Evaluator) -> Evaluator:
 
 
 _made_here: set[str] = set()
-"""Identities of the runs of functions of notebooks that this process began: their files are its own."""
+"""Identities of the runs of notebook functions that this process began and whose files it therefore trusts."""
 
 
 def code_of(
@@ -140,8 +140,8 @@ def code_of(
         strategy: New path of the strategy's file, if it has moved.
 
     Raises:
-        UsageError: One is not trusted.
-        PluginError: One is not there, or is broken.
+        UsageError: The evaluator or the strategy is not trusted.
+        PluginError: The evaluator or the strategy is missing or broken.
         StoreError: The evaluator does not accept the run's options.
     """
     chosen = _allowed_strategy(run.manifest, trust, ask, strategy)
@@ -153,7 +153,7 @@ def bound_again(run: Run, evaluator: Evaluator) -> BoundEvaluator:
     """Return the evaluator of a saved run with the run's options.
 
     Raises:
-        StoreError: The evaluator does not accept them any more.
+        StoreError: The evaluator no longer accepts these options.
     """
     try:
         return evaluator.bind(run.manifest.options)
@@ -162,7 +162,7 @@ def bound_again(run: Run, evaluator: Evaluator) -> BoundEvaluator:
 
 
 def cannot_resume(run: Run, evaluator: Evaluator, cause: str) -> str:
-    """Return the error for a run whose evaluator has changed too much."""
+    """Return the error message for a run whose evaluator has changed too much."""
     place = evaluator.place
     return f"run {run.name} cannot go on with {place} as it is now: {cause}; change that back, or start a new run"
 
@@ -171,13 +171,13 @@ def ruled(manifest: Manifest, evaluator: BoundEvaluator, strategy: str) -> Ruled
     """Return the strategy of a run with the rules around it.
 
     Args:
-        manifest: The run's.
-        evaluator: The run's evaluator, with its options.
-        strategy: Name or path of its strategy, known to be trusted.
+        manifest: Manifest of the run.
+        evaluator: Evaluator of the run, with its options.
+        strategy: Name or path of the strategy, already trusted.
 
     Raises:
         PluginError: There is no such strategy, or it is broken.
-        OptionError: An option of it is wrong.
+        OptionError: An option of the strategy is wrong.
     """
     return Ruled.of(
         make_strategy(strategy, manifest.strategy_options),
@@ -188,7 +188,7 @@ def ruled(manifest: Manifest, evaluator: BoundEvaluator, strategy: str) -> Ruled
 
 
 def hash_of(strategy: str) -> str:
-    """Return the hash of a strategy's file and its local modules; '' for one of evo-tune's own.
+    """Return the hash of a strategy's file and its local modules; '' for a strategy of evo-tune.
 
     Raises:
         PluginError: There is no such strategy, or it is broken.
@@ -198,15 +198,15 @@ def hash_of(strategy: str) -> str:
 
 
 def place_of(manifest: Manifest, moved_to: str | None) -> str:
-    """Return the name or path of a saved run's strategy, which is there.
+    """Return the name or path of a saved run's strategy, which exists.
 
     Args:
-        manifest: The run's.
-        moved_to: Where the user says that its file is now, if it has moved.
+        manifest: Manifest of the run.
+        moved_to: New path of the strategy's file, if it has moved.
 
     Raises:
-        OptionError: It is no file, so it cannot have moved.
-        PluginError: It is gone, or broken.
+        OptionError: The strategy is not a file, so it cannot have moved.
+        PluginError: The strategy is missing or broken.
     """
     name = manifest.strategy
     is_file = names_file(name)
@@ -239,7 +239,7 @@ def evaluator_of(
         return _command(run, trust, ask)
     if reference.partition(":")[0] in PREFIXES:
         return find_evaluator(reference)
-    if not names_file(reference):  # it would be looked for in ./evaluators, in which anything may lie
+    if not names_file(reference):  # it would be searched in ./evaluators, which may contain any code
         raise PluginError(
             f"the run names the evaluator {reference!r}: expected bundled:NAME, entry:NAME or a path to a .py file; "
             "say which it is: --evaluator NAME or PATH"
@@ -250,7 +250,7 @@ def evaluator_of(
 
 
 def _function(run: Run, moved_to: str | None, trust: bool, ask: Ask | None) -> Evaluator:
-    """Return the function of a run, its file imported if that may be executed."""
+    """Return the function of a run; its file is imported only if it may be executed."""
     reference = Reference.read(run.manifest.evaluator)
     if moved_to is not None:
         path = Path(moved_to)
@@ -268,7 +268,7 @@ def _function(run: Run, moved_to: str | None, trust: bool, ask: Ask | None) -> E
 
 
 def _command(run: Run, trust: bool, ask: Ask | None) -> Evaluator:
-    """Return the command of a run that this user began, or says that it is to be trusted; nothing is executed yet."""
+    """Return the command of a run that this user began or trusts; nothing is executed yet."""
     manifest = run.manifest
     identity = f"{manifest.identity} {manifest.evaluator} {sorted(manifest.options.items())}"
     evaluator = find_evaluator(manifest.evaluator, manifest.genes(), manifest.options)
@@ -278,7 +278,7 @@ def _command(run: Run, trust: bool, ask: Ask | None) -> Evaluator:
 
 
 def _allowed_strategy(manifest: Manifest, trust: bool, ask: Ask | None, moved_to: str | None) -> str:
-    """Return the name of a run's strategy, or its path: what is found by that is what was allowed."""
+    """Return the name of a run's strategy, or the resolved path that the user allowed."""
     if moved_to is not None:
         place = place_of(manifest, moved_to)
         remember_file(Path(place))
@@ -290,7 +290,7 @@ def _allowed_strategy(manifest: Manifest, trust: bool, ask: Ask | None, moved_to
 
 
 def _allowed(path: Path, what: str, trust: bool, remedy: str, if_gone: str, ask: Ask | None) -> Path:
-    """Return where a file that a run names really is: a link could be turned elsewhere once it has been allowed."""
+    """Return the resolved path of a file that a run names, because a link could change after it was allowed."""
     if not os.path.isfile(path):
         raise PluginError(f"the run names the {what} {str(path)!r}, which is no file here: check the path, {if_gone}")
     real = Path(os.path.realpath(path))
@@ -299,10 +299,10 @@ def _allowed(path: Path, what: str, trust: bool, remedy: str, if_gone: str, ask:
 
 
 def believed(run: Run, changes: Mapping[str, Any]) -> SessionSettings:
-    """Return the settings of the last session; without its places to train if the run may come from a stranger.
+    """Return the settings of the last session, without places to train if the run may come from a stranger.
 
     Args:
-        run: Saved run. One that this user began, and that nobody else may write, is believed.
+        run: Saved run. Its places are used only if this user began it and nobody else may write it.
         changes: Settings that the user gives now; the warning does not name them.
     """
     last = run.sessions[-1] if run.sessions else SessionSettings()

@@ -54,7 +54,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
         strategy_options: Options of the strategy.
         population: Number of survivors, and of new genomes per generation.
         objectives: Objectives instead of the evaluator's own: Minimize(METRIC), or as text METRIC:min, METRIC:max.
-        genes: Genes instead of those of the evaluator's space; None switches an optional gene on as it is.
+        genes: Genes instead of those of the evaluator's space; None switches an optional gene on unchanged.
         subject_to: Constraints: METRIC<=NUMBER, METRIC>=NUMBER.
         warm_start: Genomes that are trained right after the default.
         fill_defaults: Whether genes that a warm-start genome lacks get their defaults.
@@ -64,7 +64,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
         settings: Settings of the run and of its first session (`RunSettings`, `SessionSettings`; docs/settings.md).
 
     Raises:
-        UsageError: Something given is wrong; nothing is made then.
+        UsageError: An argument is wrong; nothing is written.
         StoreError: The run cannot be saved.
     """
 
@@ -138,7 +138,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
 
         Raises:
             UsageError: The copy's name is taken, a change is not allowed, or a file of code is not trusted.
-            StoreError: There is no such run, or it cannot be gone on with.
+            StoreError: There is no such run, or it cannot be continued.
         """
         with reopened(Path(store), name, copy_as) as run:
             code = code_of(run, evaluator, trust, ask, strategy)
@@ -157,8 +157,8 @@ class Search(contextlib.AbstractContextManager["Search"]):
         self.space = space_of(run.manifest, evaluator.space)
         self.finished: str | None = None  # why no more candidates will come
         self.stopping = False
-        self.pace: Pace | None = None  # what a few timed steps took
-        self._planning = 0.0  # seconds before the run began that its hours count
+        self.pace: Pace | None = None  # times of a few steps, if they were measured
+        self._planning = 0.0  # seconds before the run began that `hours` includes
         self._status = ((-1, -1), "")
         self._changed = threading.Condition(threading.RLock())
         self.drivers = Drivers(run.folder, self.stop, lambda: self.stopping, self._changed)
@@ -171,9 +171,9 @@ class Search(contextlib.AbstractContextManager["Search"]):
         self._leftovers = Leftovers(run)
         self._generations = Generations(run, self.strategy, history_of(run, self.space))
         replay(self.history, run)
-        self.space = self.history.space  # as wide as it is now
+        self.space = self.history.space  # with its present ranges
         self._births = Births(run, self.history, self.strategy, self._generations)
-        if self._arrival:  # told with the record; a torn tail can have parted them
+        if self._arrival:  # a torn tail may have recorded results without their report
             self._births.tell(run.sequence(start=len(run.told)))
         self._generations.read_back()
         self._births.take_up()
@@ -193,7 +193,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
     @property
     def status(self) -> str:
         """Status of the strategy in one line; '' if it reports none."""
-        with self._changed:  # a live table asks again and again
+        with self._changed:  # cached, because a live table asks often
             at = (self.history.born_count, len(self.history.trials))
             if self._status[0] != at:
                 self._status = (at, self.strategy.status(self.history))
@@ -240,15 +240,15 @@ class Search(contextlib.AbstractContextManager["Search"]):
         return candidate
 
     def tell(self, candidate: Candidate, outcome: Outcome | Mapping[str, float]) -> None:
-        """Report a result: write it to disk, then use it in its turn.
+        """Report a result: write it to disk, then show it to the strategy in its order.
 
         Args:
             candidate: Candidate from `ask`.
             outcome: Outcome of the candidate, or the metrics of a successful evaluation.
 
         Raises:
-            UsageError: The candidate is not out, or the outcome's status is none.
-            StoreError: It cannot be written.
+            UsageError: The candidate is not pending, or the outcome's status is unknown.
+            StoreError: The result cannot be written.
         """
         run = self.saved
         outcome = judged(outcome, run)
@@ -285,13 +285,14 @@ class Search(contextlib.AbstractContextManager["Search"]):
             planning: Time of that planning, in seconds; `hours` includes it.
 
         Raises:
-            StoreError, RunError: A result could not be written; the strategy or a driver failed.
+            StoreError: A result could not be written.
+            RunError: The strategy or a driver failed.
         """
         self.session, self.pace, self._planning = limited(self.session), pace, planning
         run, drivers = self.saved, self.drivers
         with Interrupts(self.stop, self.kill):
             try:
-                self._births.take_up()  # what was asked for by hand as well
+                self._births.take_up()  # including candidates that were asked for by hand
                 drivers.slots = open_for(run, self.session, self.evaluator, self.space)
                 if forecast and pace is None:
                     self.pace = timed(run, self.space, drivers.slots, lambda: watch(self), lambda: self.stopping)
@@ -341,7 +342,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
                     reason = "interrupted" if self.stopping else (self.finished or "closed")
                     self.saved.end(reason)
                 else:
-                    with contextlib.suppress(StoreError):  # it may be the disk that ended the run
+                    with contextlib.suppress(StoreError):  # the disk may have ended the run
                         self.saved.end(str(self.drivers.error))
             finally:
                 self.saved.close()

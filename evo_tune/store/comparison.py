@@ -1,7 +1,7 @@
 """The file of a run's final comparison: results outside ids and history (law 10).
 
-Each row says under which evaluator and which data it was made; only those of the run's present ones are read, and
-those of others are kept. What is to be trained, and what it means, is decided elsewhere.
+Each row names the evaluator and the data of its training. Only rows of the run's present evaluator and data are read;
+other rows are kept. Other modules decide which trainings are needed and interpret the results.
 """
 
 from __future__ import annotations
@@ -29,27 +29,27 @@ __all__ = ["read_comparison", "write_comparison"]
 COMPARISON = "_comparison.parquet"
 
 LARGEST = 1 << 24
-"""Bytes of it at most: it is read as a whole."""
+"""Maximum size of the file in bytes, because it is read as a whole."""
 
 MOST_ROWS = 100_000
 
 LONGEST_TEXT = 10_000
-"""Bytes of an error, a device or a value."""
+"""Maximum length of an error, a device name or a value, in bytes."""
 
 HASH, DATA = "evaluator_hash", "fingerprint"
-"""Columns that say under which evaluator and data a row was made."""
+"""Columns with the evaluator and the data of a row's training."""
 
 
 def read_comparison(run: Run) -> list[Trial]:
-    """Return the final comparison's results as trials; a damaged file counts as none."""
+    """Return the results of the final comparison as trials; a damaged file counts as empty."""
     return _read(run)[0]
 
 
 def write_comparison(run: Run, trials: Sequence[Trial]) -> None:
-    """Write all results under the run's present evaluator and data, replacing those that were there.
+    """Write all results of the run's present evaluator and data, replacing the earlier ones.
 
     Raises:
-        StoreError: The disk refuses.
+        StoreError: The file cannot be written.
     """
     import pyarrow as pa
 
@@ -69,8 +69,8 @@ def write_comparison(run: Run, trials: Sequence[Trial]) -> None:
 
 
 def _read(run: Run) -> tuple[list[Trial], pa.Table | None]:
-    """Return the run's own results and the table of all; None if there is none that can be read."""
-    if not inside.exists(run.folder, COMPARISON):  # asked for again and again while a run goes on
+    """Return the results of the present evaluator and data, and the whole table; None if no table can be read."""
+    if not inside.exists(run.folder, COMPARISON):  # checked often while a run continues
         return [], None
     try:
         rows = _rows(run)
@@ -81,15 +81,14 @@ def _read(run: Run) -> tuple[list[Trial], pa.Table | None]:
 
 
 def _rows(run: Run) -> pa.Table:
-    """Return the file's rows, with the columns that are read and no others.
+    """Return the file's rows, with the needed columns only.
 
-    A few kilobytes of Parquet can stand for any number of rows, and for any length of each: a column that says a
-    million times the same costs nothing on disk. So rows are counted before, the codec must be one that cannot make
-    much of little, and a text is looked at once for all rows that have it.
+    A few kilobytes of a stranger's Parquet can expand to any size, because repeated values cost nothing on disk. So the
+    rows are counted first, only codecs with a low compression ratio are allowed, and distinct texts are checked once.
 
     Raises:
-        OSError: It cannot be read, or is larger than any of ours.
-        ValueError: It is no Parquet, or not such as we write.
+        OSError: The file cannot be read or is too large.
+        ValueError: The file is not Parquet, or not as evo-tune writes it.
     """
     import pyarrow as pa
 
@@ -116,10 +115,10 @@ def _rows(run: Run) -> pa.Table:
 
 
 def _plain(batch: pa.RecordBatch, texts: Sequence[str]) -> pa.RecordBatch:
-    """Return a batch with its texts written out, each looked at first.
+    """Return a batch with its dictionary columns as plain text, after a check of their lengths.
 
     Raises:
-        ValueError: One is longer than any of ours.
+        ValueError: A text is longer than LONGEST_TEXT.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -137,7 +136,7 @@ def _plain(batch: pa.RecordBatch, texts: Sequence[str]) -> pa.RecordBatch:
 
 
 def _is_own(row: Mapping[str, Any], run: Run) -> bool:
-    """Whether a result was made by the run's present evaluator, on its present data."""
+    """Return whether a result is from the run's present evaluator and data."""
     made = row[HASH], row[DATA]
     if None in made:
         raise ValueError("a row does not say under which evaluator or data it was made")

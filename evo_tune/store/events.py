@@ -1,4 +1,4 @@
-"""Events of the journal: one class per kind, and the one schema by which lines are written, read and checked.
+"""Events of the journal: one class per kind, and the schema for writing, reading and checking lines.
 
 Types are strict: an unknown field, a bool in place of a number, and a number that is not finite or out of range are
 refused. A metric that is not finite is null in the file. This module does not know what a run does with its events.
@@ -44,7 +44,7 @@ Plain: TypeAlias = bool | int | Finite | str
 """A value of a gene."""
 
 LONG = 1 << 20
-"""Length of a line, in bytes, above which an error message does not parse the text again."""
+"""Length in bytes above which an invalid line is not parsed a second time."""
 
 
 class Birth(Struct, forbid_unknown_fields=True):
@@ -84,10 +84,10 @@ class Result(Struct, forbid_unknown_fields=True):
 
 
 def outcome_from(status: str, metrics: Mapping[str, float], seconds: float, device: str, error: str | None) -> Outcome:
-    """Return the outcome of these fields as the journal would give it back.
+    """Return the outcome of these fields, converted as if read from the journal.
 
     Raises:
-        msgspec.ValidationError: One breaks the schema.
+        msgspec.ValidationError: A field violates the schema.
     """
     fields = {"status": status, "metrics": _finite(metrics), "curve": (), "seconds": seconds, "device": device}
     return msgspec.convert({**fields, "error": error}, Result).outcome()
@@ -105,7 +105,7 @@ class _Event(Struct, tag_field="event", forbid_unknown_fields=True, kw_only=True
     time: Finite
     """Time of writing, in seconds since 1970."""
     spent: Spent = 0.0
-    """Seconds since its session began, by a monotonic clock; 0 for an event that a resume writes before its session."""
+    """Seconds since the session began, by a monotonic clock; 0 for an event that a resume writes before its session."""
 
 
 class SessionBegun(_Event, tag="session"):
@@ -126,11 +126,11 @@ class SessionBegun(_Event, tag="session"):
         """Return the settings of the session.
 
         Raises:
-            ValueError: One is unknown, of the wrong type or out of its bounds.
+            ValueError: A setting is unknown, of the wrong type or out of bounds.
         """
         try:
             return read_settings(SessionSettings, self.session)
-        except (UsageError, OverflowError) as error:  # a whole number that is no finite float
+        except (UsageError, OverflowError) as error:  # an integer that is no finite float
             raise ValueError(str(error)) from None
 
 
@@ -175,7 +175,7 @@ class Changed(_Event, tag="changed"):
 
 
 class Range(Struct, forbid_unknown_fields=True):
-    """A gene as `Gene.describe` has it; what a kind has no use for is left out."""
+    """A gene as `Gene.describe` returns it; fields that its kind does not use are left out."""
 
     kind: Literal["float", "int", "choice"]
     low: int | Finite | UnsetType = UNSET
@@ -193,7 +193,7 @@ class Range(Struct, forbid_unknown_fields=True):
         """Return the gene.
 
         Raises:
-            SpaceError: There is none such.
+            SpaceError: The fields do not describe a valid gene.
         """
         fields = {name: getattr(self, name) for name in self.__struct_fields__}
         return gene_from({name: value for name, value in fields.items() if value is not UNSET})
@@ -221,14 +221,14 @@ class Ended(_Event, tag="ended"):
 Event: TypeAlias = SessionBegun | Born | Recorded | Told | Changed | Widened | Ended
 
 _DECODER: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
-"""Every kind, by its tag."""
+"""Decoder of every kind of event, by its tag."""
 
 
 def read(line: bytes) -> Event | None:
-    """Return the event of a line; None if the line is none: cut off, overwritten, or of another file.
+    """Return the event of a line; None if the line is not an event: cut off, overwritten, or of another file.
 
     Raises:
-        ValueError: It is an event, and breaks the schema; the text says how.
+        ValueError: The line is an event that violates the schema; the message says how.
     """
     try:
         return _DECODER.decode(line)
@@ -239,7 +239,7 @@ def read(line: bytes) -> Event | None:
     if data is None:
         return None
     try:
-        # Half of a surrogate pair, which the decoder refuses, is no reason to.
+        # The decoder refuses half of a surrogate pair, which is allowed here.
         event: Event = msgspec.convert(data, Event)
         return event
     except (msgspec.ValidationError, OptionError, RecursionError) as error:
@@ -247,7 +247,7 @@ def read(line: bytes) -> Event | None:
 
 
 def _is_event(line: bytes) -> bool:
-    """Whether a line is an event at all, without building what it holds: that may be very much."""
+    """Return whether a line is an event, without building its values, which may be very large."""
     try:
         msgspec.json.decode(line, type=_Tagged)
     except (msgspec.DecodeError, ValueError, RecursionError):
@@ -256,7 +256,7 @@ def _is_event(line: bytes) -> bool:
 
 
 class _Tagged(Struct):
-    """What is an event of some kind; the other fields are skipped."""
+    """An event of any kind; the other fields are skipped."""
 
     event: str
 
@@ -270,10 +270,10 @@ def _as_data(line: bytes) -> dict[str, Any] | None:
 
 
 def write(event: Event) -> bytes:
-    """Return an event as a line without its end; `read` gives it back.
+    """Return an event as a line without its line end, for `read`.
 
     Raises:
-        TypeError: It holds what is no plain data.
+        TypeError: The event contains a value that is not plain data.
     """
     try:
         return msgspec.json.encode(event, enc_hook=_plain)
@@ -282,16 +282,16 @@ def write(event: Event) -> bytes:
 
 
 def _plain(value: object) -> object:
-    if isinstance(value, float):  # NumPy's
+    if isinstance(value, float):  # a NumPy float
         return float(value)
     raise TypeError(f"a {type(value).__name__} cannot be saved")
 
 
 def checked(event: Event) -> tuple[bytes, Event]:
-    """Return the line of an event, and the event as `read` gives it back, so that live and resumed runs see the same.
+    """Return the line of an event, and the event as `read` returns it, so that live and resumed runs see equal values.
 
     Raises:
-        ValueError: It breaks the schema: it could not be read back.
+        ValueError: The event violates the schema, so it could not be read back.
     """
     try:
         line = write(event)
@@ -306,7 +306,7 @@ def checked(event: Event) -> tuple[bytes, Event]:
 
 
 def settled(outcome: Outcome) -> Outcome:
-    """Return an outcome as the journal would give it back."""
+    """Return an outcome, converted as if read from the journal."""
     _, event = checked(Recorded.of(0, outcome, time=0.0))
     assert isinstance(event, Recorded)
     return event.outcome.outcome()

@@ -1,6 +1,6 @@
-"""Signs of life of a running session: what it is doing, and the curves of running trials, for other processes.
+"""Heartbeat of a running session: the activity of its slots and the curves of running trials, for other processes.
 
-They are no part of the saved run: a lost or damaged file costs an observer its view and nothing else.
+These files are not part of the saved run. If one is lost or damaged, only the live view is affected.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ __all__ = ["Beat", "Busy", "Curve", "Heartbeat", "in_flight", "last_beat"]
 PART = "_heartbeat.part"
 
 EVERY = 2.0
-"""Seconds between two signs."""
+"""Seconds between two heartbeats."""
 
 LONG = 15.0
-"""Seconds after which a run on another machine that gave none is thought dead, or its machine away."""
+"""Seconds without a heartbeat after which a run on another machine counts as dead or unreachable."""
 
 
 LARGEST = 1 << 22
-"""Bytes of a sign at most."""
+"""Maximum size of a heartbeat file in bytes."""
 
 Name = Annotated[str, Meta(max_length=1000)]
 
@@ -60,7 +60,7 @@ class Busy:
 
 
 class _Sign(Struct):
-    """The file; other versions may have more in it."""
+    """The heartbeat file; other versions may have more fields."""
 
     pid: Annotated[int, Meta(ge=1, le=2**31 - 1)]
     host: Name
@@ -69,10 +69,10 @@ class _Sign(Struct):
 
 
 class Heartbeat:
-    """Writes the signs.
+    """Writer of the heartbeat file.
 
     Args:
-        folder: The run's.
+        folder: Folder of the run.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -80,22 +80,22 @@ class Heartbeat:
         self._next = 0.0
 
     def beat(self, look: Callable[[], list[Busy]]) -> None:
-        """Give a sign, if the last one is old enough.
+        """Write a heartbeat if the last one is old enough.
 
         Args:
-            look: Says what the slots are doing.
+            look: Returns the present work of each slot.
         """
         now = time.monotonic()
         if now < self._next:
             return
         self._next = now + EVERY
         sign = _Sign(os.getpid(), platform.node(), time.time(), tuple(look()))
-        with contextlib.suppress(OSError, ValueError):  # a name that UTF-8 cannot hold
+        with contextlib.suppress(OSError, ValueError):  # a name that is not valid UTF-8
             data = msgspec.json.encode(sign)
             inside.replace(self._folder, HEARTBEAT, data, part=PART, sync=False)
 
     def stop(self) -> None:
-        """Take the last sign away, and give no more: the run has ended, and says so itself."""
+        """Remove the heartbeat file and write no more, because the journal records the end of the session."""
         self._next = math.inf
         with contextlib.suppress(OSError):
             inside.remove(self._folder, HEARTBEAT)
@@ -103,13 +103,13 @@ class Heartbeat:
 
 @dataclass(frozen=True)
 class Beat:
-    """A sign of life.
+    """A heartbeat.
 
     Args:
-        pid: The run's process.
-        host: Its machine.
-        age: Seconds since; by two machines' clocks, which may differ a little.
-        slots: What they were doing.
+        pid: Process id of the run.
+        host: Machine of the run.
+        age: Time since the heartbeat, in seconds; the clocks of two machines may differ a little.
+        slots: Work of the slots at that time.
     """
 
     pid: int
@@ -119,20 +119,20 @@ class Beat:
 
     @property
     def alive(self) -> bool:
-        """Whether the run may be taken to be running."""
+        """Whether the run counts as running."""
         if self.host != platform.node():
             return self.age < LONG
         try:
             os.kill(self.pid, 0)
         except ProcessLookupError:
             return False
-        except OSError:  # another user's
+        except OSError:  # a process of another user
             return True
         return True
 
 
 def last_beat(folder: Path) -> Beat | None:
-    """Return a run's last sign of life; None if there is none."""
+    """Return the last heartbeat of a run; None if there is none."""
     try:
         sign = msgspec.json.decode(inside.read(folder, HEARTBEAT, limit=LARGEST), type=_Sign)
     except (OSError, ValueError, msgspec.MsgspecError, RecursionError):
@@ -141,13 +141,13 @@ def last_beat(folder: Path) -> Beat | None:
 
 
 LARGEST_CURVE = 1 << 20
-"""Bytes of one at most."""
+"""Maximum size of the file of a curve, in bytes."""
 
 MOST = 1000
-"""Workers that are looked at."""
+"""Maximum number of workers whose curves are read."""
 
 Curve: TypeAlias = tuple[tuple[Share, dict[str, Finite | None]], ...]
-"""Fractions of a full training, and the metrics at each."""
+"""Points of a curve: fraction of a full training, and the metrics there."""
 
 
 class _Told(Struct):
@@ -156,7 +156,7 @@ class _Told(Struct):
 
 
 def in_flight(folder: Path) -> dict[int, Curve]:
-    """Return the curve of each trial of a run that is in flight, as far as it is known, by its id."""
+    """Return the known curves of a run's running trials, by id."""
     found: dict[int, Curve] = {}
     try:
         with inside.folder(folder, TRIALS) as at:

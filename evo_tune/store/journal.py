@@ -1,6 +1,6 @@
-"""Files that survive a death at any byte: an append-only journal, and whole-or-nothing writes.
+"""Files that survive a crash at any byte: an append-only journal, and atomic writes.
 
-This module knows nothing of what the events mean.
+This module does not know the meaning of the events.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ E = TypeVar("E")
 JOURNAL = "_journal.jsonl"
 
 LARGEST = 1 << 33
-"""Bytes of a journal at most: ten million trials, or what a stranger can make us read."""
+"""Maximum size of a journal in bytes, about ten million trials, because it may come from a stranger."""
 
 LONGEST = 1 << 24
-"""Bytes of a line at most: a curve of a quarter of a million points, or what a stranger can make us hold at once."""
+"""Maximum length of a line in bytes, a curve of 250,000 points; it bounds the memory for a stranger's file."""
 
 
 class Journal:
-    """An append-only file of JSON lines that survives a death at any byte.
+    """An append-only file of JSON lines that survives a crash at any byte.
 
     Args:
-        path: The file; made on the first append.
+        path: Path of the file, which is created on the first append.
     """
 
     def __init__(self, path: Path) -> None:
@@ -43,19 +43,19 @@ class Journal:
         self._file: int | None = None
         self._end = 0
         self._torn = False
-        """Whether the last line that was read is no event."""
+        """Whether the last line that was read is not an event."""
 
     def read(self, parse: Callable[[bytes], E | None]) -> Iterator[E]:
         """Yield every complete event.
 
-        A torn tail (a line that a dying process did not finish) is left out; `append` cuts it off.
+        A torn tail (an unfinished line of a killed process) is left out; `append` cuts it off.
 
         Args:
-            parse: Returns the event of a line, or None for a damaged one. A line that is whole and cannot be
-                understood must not be cut off: it raises ValueError.
+            parse: Returns the event of a line, or None for a damaged one. It raises ValueError for a complete line
+                that it cannot understand, because such a line must not be cut off.
 
         Raises:
-            StoreError: A line before the last is damaged, one is not understood, or the file cannot be read.
+            StoreError: A line before the last is damaged, a line is not understood, or the file cannot be read.
         """
         self._end = 0
         for number, line in enumerate(self._lines(), 1):
@@ -73,7 +73,7 @@ class Journal:
                 yield event
 
     def _lines(self) -> Iterator[bytes]:
-        """Yield the file's lines as they are, the end of each included."""
+        """Yield the unchanged lines of the file, with their line ends."""
         self._torn = False
         number = 1
         try:
@@ -93,7 +93,7 @@ class Journal:
 
     @property
     def is_empty(self) -> bool:
-        """Whether no whole event was read, and none written."""
+        """Whether no complete event was read or written."""
         return self._end == 0
 
     def _parsed(self, line: bytes, number: int, parse: Callable[[bytes], E | None]) -> E | None:
@@ -103,14 +103,14 @@ class Journal:
             raise StoreError(not_understood(self.path, number, error)) from None
 
     def append(self, lines: Iterable[bytes], sync: bool) -> None:
-        """Write events at the end, all in one write.
+        """Append events in a single write.
 
         Args:
-            lines: An event each, without the line's end.
+            lines: Lines of the events, without line ends.
             sync: Whether to return only when they are safe on disk.
 
         Raises:
-            StoreError: The disk refuses; what was written before stays readable.
+            StoreError: The events cannot be written; earlier events stay readable.
         """
         data = b"".join(line + b"\n" for line in lines)
         try:
@@ -139,7 +139,7 @@ class Journal:
         return file
 
     def _retreat(self) -> None:
-        """Take half-written events back; if the disk refuses that too, the next append cuts them off."""
+        """Remove partially written events; if that fails too, the next append cuts them off."""
         if self._file is not None:
             with contextlib.suppress(OSError):
                 os.ftruncate(self._file, self._end)
@@ -157,7 +157,7 @@ def _refused(path: Path, error: OSError) -> StoreError:
 
 
 def not_understood(path: Path, number: int, error: Exception) -> str:
-    """Return what to say of a line that is whole, and means nothing here."""
+    """Return the error message for a complete line that cannot be understood."""
     what = one_line(str(error))
     return f"{path}: line {number} is not understood ({what}); restore the file from a copy, or update evo-tune"
 
@@ -166,7 +166,7 @@ def write_atomically(path: Path, data: bytes) -> None:
     """Write a file under a temporary name, fsync it, rename it, and fsync its folder.
 
     Raises:
-        StoreError: The disk refuses; the file is as it was before.
+        StoreError: The file cannot be written; it is unchanged.
     """
     # Readers of a run's folder skip names with an underscore.
     try:
@@ -177,9 +177,9 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 @contextlib.contextmanager
 def uncollected() -> Iterator[None]:
-    """Have no garbage collected meanwhile: who reads a long journal makes objects by the hundred thousand that stay.
+    """Suspend garbage collection, because a long journal makes hundreds of thousands of objects that stay alive.
 
-    To look through them again and again takes an eighth of the time that it takes to open a run of 10,000 trials.
+    To scan them repeatedly takes an eighth of the time to open a run of 10,000 trials.
     """
     was = gc.isenabled()
     gc.disable()

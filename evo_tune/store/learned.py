@@ -16,14 +16,14 @@ __all__ = ["history_of", "learned_from", "replay", "widen"]
 
 
 def learned_from(run: Run, objective: Objective) -> Learned:
-    """Return the results of an earlier run as the manifest holds them.
+    """Return the results of an earlier run for the manifest of a new run.
 
     Args:
-        run: It.
-        objective: The one of the run that learns, whose metric the other must have measured.
+        run: Earlier run.
+        objective: Objective of the new run; the earlier run must have measured its metric.
 
     Raises:
-        UsageError: There is nothing to learn from it.
+        UsageError: The earlier run has fewer than two full trainings with this metric.
     """
     found = [
         (objective.loss(trial.outcome.metrics), trial.genome)
@@ -47,8 +47,8 @@ def history_of(run: Run, space: SearchSpace) -> RunHistory:
     """Return the empty history of a run, with the earlier runs that it learns from.
 
     Args:
-        run: It.
-        space: Its space, for the repair; the history begins in the one that the run began with.
+        run: Saved run.
+        space: Space with the repair to use. The ranges are those that the run began with.
     """
     first = SearchSpace(space.repair, None, **run.manifest.genes())
     return RunHistory(first, run.objectives, run.constraints, _lessons(run, first))
@@ -68,7 +68,7 @@ def widen(history: RunHistory, run: Run) -> None:
 
 
 def replay(history: RunHistory, run: Run) -> None:
-    """Report to an empty history every candidate, every widening and every seen result of a run, in their order."""
+    """Add every candidate, widening and seen result of a run to an empty history, in their order."""
     for candidate in run.candidates:
         widen(history, run)
         history.born(candidate)

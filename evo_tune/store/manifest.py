@@ -1,4 +1,4 @@
-"""The manifest of a run, `_run.json`: what is fixed before the first trial, read, checked and written.
+"""The manifest of a run, `_run.json`: its settings, fixed before the first trial; read, checked and written here.
 
 This module does not know the journal, strategies or slots.
 """
@@ -42,17 +42,17 @@ FORMAT = 1
 MANIFEST = "_run.json"
 
 LARGEST = 1 << 24
-"""Bytes of a manifest at most."""
+"""Maximum size of a manifest in bytes."""
 
 LONGEST = 4096
-"""Characters of a path at most."""
+"""Maximum length of a path in characters."""
 
 CROWD = 10**6
-"""Births in a generation at most."""
+"""Maximum number of new genomes in a generation."""
 
 
 class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
-    """What is fixed for a run before its first trial.
+    """Settings of a run that are fixed before its first trial.
 
     Args:
         evaluator: Reference: 'bundled:NAME', 'entry:NAME' or a path as the user typed it.
@@ -62,7 +62,7 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
         space: Description of every gene.
         objectives: METRIC:min or METRIC:max, in order of importance.
         subject_to: Constraints: METRIC<=NUMBER or METRIC>=NUMBER.
-        strategy: Name or path.
+        strategy: Name or path of the strategy.
         strategy_options: Every option of the strategy, population included.
         strategy_hash: SHA-256 over the file of a strategy that is not evo-tune's own, and its local modules; else ''.
         settings: Settings of the run.
@@ -104,11 +104,11 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def population(self) -> int:
-        """Births in a generation."""
+        """Number of new genomes in a generation."""
         return int(self.strategy_options["population"])
 
     def seed_of(self, genome: Genome, replicate: int) -> int:
-        """Return the seed of a genome's training with such a number."""
+        """Return the seed of a genome's training with seed number `replicate`."""
         return trial_seed(self.settings.seed, replicate, genome_key(genome) if self.settings.own_seeds else None)
 
     def parsed_objectives(self) -> tuple[Objective, ...]:
@@ -128,7 +128,7 @@ def read_manifest(folder: Path) -> Manifest:
     """Return the manifest of a run's folder.
 
     Raises:
-        StoreError: There is none, it is damaged, or it is of another format.
+        StoreError: The manifest is missing, damaged, or of another format.
     """
     path = folder / MANIFEST
     try:
@@ -162,18 +162,18 @@ def _manifest(fields: dict[str, Any]) -> Manifest:
     """Return the manifest of these fields.
 
     Raises:
-        msgspec.ValidationError, ValueError, TypeError, AttributeError, UsageError: They are not those of a manifest.
+        msgspec.ValidationError, ValueError, TypeError, AttributeError, UsageError: The fields are not valid.
     """
     read_settings(RunSettings, fields.get("settings", {}))  # msgspec ignores unknown fields of a dataclass
     return _checked(msgspec.convert(fields, Manifest))
 
 
 def _checked(manifest: Manifest) -> Manifest:
-    """Return the manifest if its fields hold what the rest relies on; their types are the schema's matter.
+    """Return the manifest if its values are valid; the schema has already checked the types.
 
     Raises:
-        ValueError: One does not.
-        EvoTuneError: A gene, an objective or a constraint is not understood.
+        ValueError: A value is not valid.
+        EvoTuneError: A gene, an objective or a constraint is not valid.
     """
     if type(manifest.strategy_options.get("population")) is not int or not 1 <= manifest.population <= CROWD:
         raise ValueError(f"population is {manifest.strategy_options.get('population')!r}")
@@ -188,10 +188,10 @@ def _checked(manifest: Manifest) -> Manifest:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write the manifest, whole or not at all: with it a folder is a run.
+    """Write the manifest atomically; a folder with a manifest is a run.
 
     Raises:
-        StoreError: The disk refuses, or it could not be read back.
+        StoreError: The manifest cannot be written, or could not be read back.
     """
     path, data = folder / MANIFEST, json.dumps(msgspec.to_builtins(manifest), indent=2).encode() + b"\n"
     try:
@@ -209,20 +209,20 @@ def space_of(manifest: Manifest, repair_from: SearchSpace | None = None) -> Sear
 
 
 MOST_LEARNED = 1_000
-"""Trials of an earlier run that are copied, at most: the best half, the others evenly from the rest."""
+"""Maximum number of trials copied from an earlier run: half are the best, half are spread evenly over the rest."""
 
 RUNS = 100
-"""Earlier runs, at most."""
+"""Maximum number of earlier runs."""
 
 
 class Learned(TypedDict):
-    """An earlier run, as a manifest holds it.
+    """An earlier run in a manifest.
 
     Args:
-        name: Its name.
-        sha256: Of genomes and losses, as `genome.lessons.digest` has it.
-        genomes: Of its trainings in full, best first.
-        losses: Theirs, to be minimised.
+        name: Name of the run.
+        sha256: SHA-256 of genomes and losses, from `genome.lessons.digest`.
+        genomes: Genomes of its full trainings, best first.
+        losses: Loss of each genome, to be minimised.
     """
 
     name: str
@@ -232,10 +232,10 @@ class Learned(TypedDict):
 
 
 def check_learned(learned: list[Learned]) -> None:
-    """Refuse what a manifest holds of earlier runs and is not what it says.
+    """Refuse a manifest's earlier runs if they do not match their hashes or are not valid.
 
     Raises:
-        ValueError: It is not.
+        ValueError: An earlier run is not valid.
     """
     if len(learned) > RUNS:
         raise ValueError(f"it has learned from {len(learned)} runs, expected {RUNS} at most")

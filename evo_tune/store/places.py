@@ -40,29 +40,29 @@ __all__ = [
 ]
 
 STORE = "populations"
-"""Where runs are saved unless something else is said."""
+"""Default folder of the saved runs."""
 
 LOCK = "_lock"
 
 HEARTBEAT = "_heartbeat.json"
-"""File that a running session writes about once a second."""
+"""File that a running session writes every few seconds."""
 
 TRIALS = "_trials"
-"""Folder of the folders that trials may use."""
+"""Folder for the trials' own folders."""
 
 REPORT = "_report.html"
-"""The report in a run's folder. Who reads the folder as one Parquet table skips names with an underscore."""
+"""The report in a run's folder. Readers of the folder as one Parquet table skip names with an underscore."""
 
 
 def list_runs(store: Path) -> list[Path]:
-    """Return the folders of a store's runs, the one written last at the end."""
-    folders = [path.parent for path in store.glob(f"[!.]*/{MANIFEST}")]  # not the unfinished copies
+    """Return the folders of a store's runs, in the order of their last write."""
+    folders = [path.parent for path in store.glob(f"[!.]*/{MANIFEST}")]  # skips unfinished copies
     return sorted(folders, key=lambda folder: (_last_write(folder), folder.name))
 
 
 def _last_write(folder: Path) -> float:
     for name in (JOURNAL, MANIFEST):
-        with contextlib.suppress(OSError):  # another user's, or gone meanwhile
+        with contextlib.suppress(OSError):  # a file of another user, or removed meanwhile
             return (folder / name).lstat().st_mtime
     return 0.0
 
@@ -71,7 +71,7 @@ def find_run(store: Path, name: str | None) -> Path:
     """Return the folder of a run by name or path; the latest one if no name is given.
 
     Raises:
-        StoreError: There is none.
+        StoreError: There is no such run.
     """
     runs = list_runs(store)
     if name is None:
@@ -79,7 +79,7 @@ def find_run(store: Path, name: str | None) -> Path:
             raise StoreError(f"there is no saved run in {store}: start one with `evo-tune run`, or give --store")
         return runs[-1]
     for folder in (store / name, Path(os.path.abspath(name))):
-        with contextlib.suppress(OSError):  # a name too long to be one
+        with contextlib.suppress(OSError):  # the name may be too long for a file
             if os.path.lexists(folder / MANIFEST):
                 return folder
     known = ", ".join(folder.name for folder in runs) or "none"
@@ -87,7 +87,7 @@ def find_run(store: Path, name: str | None) -> Path:
 
 
 def as_typed(folder: Path) -> str:
-    """Return what to type behind a command to name a run: 'mine', or 'mine --store DIR'."""
+    """Return the command-line arguments that name a run: 'mine', or 'mine --store DIR'."""
     store = folder.parent
     known = Path(os.path.abspath(store)) == Path(os.path.abspath(STORE))
     return shlex.quote(folder.name) + ("" if known else f" --store {shlex.quote(str(store))}")
@@ -97,7 +97,7 @@ def free_folder(store: Path, name: str) -> Path:
     """Return the folder of a new run.
 
     Raises:
-        UsageError: The name is taken or is no plain name.
+        UsageError: The name is taken or not valid.
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name) or name.endswith(".parquet"):
         raise UsageError(
@@ -112,23 +112,23 @@ def free_folder(store: Path, name: str) -> Path:
 
 
 STILLBORN = {LOCK, JOURNAL, f"{MANIFEST}.part"}
-"""What a folder holds before it is a run."""
+"""Names of the files in a folder before it is a run."""
 
 BEGUN = 1 << 16
-"""Bytes of a journal that may hold nothing but the beginning of a session."""
+"""Maximum size in bytes of a journal that contains only the beginning of a session."""
 
 
 def clear_stillborn(folder: Path) -> None:
-    """Remove what is left of a run that was never begun, unless somebody is beginning it at this moment."""
+    """Remove the files of a run that never began, unless another process is beginning it now."""
     if folder.exists():
         with lock_run(folder):
             for name in STILLBORN:
                 inside.remove(folder, name)
-            folder.rmdir()  # refuses if there is anything else
+            folder.rmdir()  # fails if other files are left
 
 
 def _is_stillborn(folder: Path) -> bool:
-    """Whether a folder is what a death left that came before the manifest: there is nothing in it to lose."""
+    """Return whether a folder is left from a crash before the manifest was written, so that no result can be lost."""
     try:
         if folder.is_symlink():
             return False
@@ -141,10 +141,10 @@ def _is_stillborn(folder: Path) -> bool:
 
 
 def lock_run(folder: Path) -> filelock.BaseFileLock:
-    """Lock a run for writing, or say that another process writes it.
+    """Lock a run for writing.
 
     Raises:
-        StoreError: One does, or the folder cannot be written.
+        StoreError: Another process writes the run, or the folder cannot be written.
     """
     lock = filelock.FileLock(folder / LOCK, thread_local=False)  # any thread may close a run
     try:
@@ -162,10 +162,10 @@ def lock_run(folder: Path) -> filelock.BaseFileLock:
 
 
 def check_trials(folder: Path) -> None:
-    """Refuse a folder of trials' folders that is none: they are made, emptied and removed there.
+    """Refuse a run whose entry for the trials' folders is not a folder, because files are removed there.
 
     Raises:
-        StoreError: It is none.
+        StoreError: The entry is not a folder.
     """
     try:
         with contextlib.suppress(FileNotFoundError), inside.folder(folder, TRIALS):
@@ -175,19 +175,17 @@ def check_trials(folder: Path) -> None:
 
 
 DEEPEST = inside.DEEPEST - 10
-"""Folders within folders that are copied: what was copied can be removed again."""
+"""Maximum depth of folders that are copied, so that a copy can be removed again."""
 
 
 def copy_run(folder: Path, store: Path, name: str) -> Path:
-    """Copy a run, whole or not at all, so that the copy can go on by itself; return the copy's folder.
+    """Copy a run atomically and return the folder of the copy, which can be continued separately.
 
-    The copy gets an identity of its own: it is another run.
-
-    Links, and what is neither file nor folder, are left out with a warning.
+    The copy has its own identity, because it is another run. Links and special files are left out with a warning.
 
     Raises:
-        UsageError: The name is taken or is no plain name.
-        StoreError: The disk refuses, or the manifest is damaged.
+        UsageError: The name is taken or not valid.
+        StoreError: The copy cannot be written, or the manifest is damaged.
     """
     target = free_folder(store, name)
     manifest = msgspec.structs.replace(read_manifest(folder), identity=uuid.uuid4().hex)
@@ -199,7 +197,7 @@ def copy_run(folder: Path, store: Path, name: str) -> Path:
             _copy(source, copy, "", others)
         write_manifest(store / part, manifest)
         clear_stillborn(free_folder(store, name))
-        os.replace(store / part, target)  # refuses a folder that has become somebody else's meanwhile
+        os.replace(store / part, target)  # fails if another process has made this folder meanwhile
     except (OSError, StoreError) as error:
         with contextlib.suppress(OSError):
             inside.remove(store, part)
@@ -220,13 +218,13 @@ def _told(error: OSError | StoreError) -> str:
 
 
 def _copy(source: int, target: int, place: str, others: list[str]) -> None:
-    """Copy what an open folder holds into another.
+    """Copy the contents of an open folder into another one.
 
     Args:
-        source: The one.
-        target: The other.
-        place: Where the one is in the run: '' or 'FOLDER/'.
-        others: Takes what is left out although it might be missed.
+        source: File descriptor of the source folder.
+        target: File descriptor of the target folder.
+        place: Path of the source in the run: '' or 'FOLDER/'.
+        others: List to which the paths of skipped entries are appended, for the warning.
     """
     if place.count("/") > DEEPEST:
         raise OSError(0, f"more than {DEEPEST} folders lie within each other", place)
@@ -246,4 +244,4 @@ def _copy(source: int, target: int, place: str, others: list[str]) -> None:
 def _is_left_out(name: str, top: bool) -> bool:
     if top:
         return name in (LOCK, HEARTBEAT, REPORT) or name.endswith(".part")
-    return name.startswith(".worker-")  # what a killed worker was printing
+    return name.startswith(".worker-")  # output of a killed worker

@@ -1,8 +1,7 @@
 """A saved run: its journal, read back, and open for writing in one process at a time.
 
-The journal is append-only and the only truth (law 7); all else is made from it. Everything here is plain data:
-nothing in a run's folder can execute code when it is opened. This module knows nothing of strategies, slots, torch
-or Parquet.
+The journal is append-only and the only source of truth (law 7); all other files are derived from it. Everything here is
+plain data: opening a run's folder cannot execute code. This module does not know strategies, slots, torch or Parquet.
 """
 
 from __future__ import annotations
@@ -38,9 +37,10 @@ class Run:
     """A saved run, read back from its journal; open for writing in one process at a time.
 
     Args:
-        folder: Its folder.
-        manifest: What is fixed.
-        events: The journal's events so far.
+        folder: Folder of the run.
+        manifest: Manifest of the run.
+        journal: Journal of the run.
+        events: Events of the journal so far.
     """
 
     def __init__(self, folder: Path, manifest: Manifest, journal: Journal, events: Iterable[Event]) -> None:
@@ -49,7 +49,7 @@ class Run:
         self.objectives = manifest.parsed_objectives()
         self.constraints = manifest.constraints()
         self.genes = manifest.genes()
-        """As they are now."""
+        """Present genes by name."""
         self.widened: list[tuple[int, dict[str, Gene]]] = []
         """Number of candidates before each widening, and all genes after it."""
         self.journal = journal
@@ -99,24 +99,24 @@ class Run:
 
     @property
     def last_event(self) -> float:
-        """When the journal's last event was written, in seconds since 1970."""
+        """Time of the journal's last event, in seconds since 1970."""
         return self._last_time
 
     @property
     def elapsed(self) -> float:
-        """Time spent in all sessions until now, in seconds; after the end of the session the same as `seconds`."""
+        """Time spent in all sessions until now, in seconds; equal to `seconds` after the end of the session."""
         if self._began is None or self.closed:
             return self.seconds
         return self.seconds + max(0.0, time.monotonic() - self._began - self._spent)
 
     @classmethod
     def create(cls, store: Path, name: str, manifest: Manifest, session: SessionSettings) -> Run:
-        """Make a new run's folder, its first session and its manifest, locked for writing.
+        """Create a run, locked for writing, with its folder, first session and manifest.
 
-        The manifest comes last: only with it is the folder a run, whole, or not there at all.
+        The manifest is written last, so the folder becomes a run only when it is complete.
 
         Raises:
-            UsageError: The name is taken or is no plain name.
+            UsageError: The name is taken or not valid.
             StoreError: The store cannot be written.
         """
         folder = free_folder(store, name)
@@ -148,11 +148,11 @@ class Run:
         """Read a saved run.
 
         Args:
-            folder: Its folder.
-            write: Also lock it, to go on with it.
+            folder: Folder of the run.
+            write: Whether to lock the run, to continue it.
 
         Raises:
-            StoreError: There is none, it is damaged, or another process is writing it.
+            StoreError: The run is missing or damaged, or another process is writing it.
         """
         manifest = read_manifest(folder)
         lock = lock_run(folder) if write else None
@@ -173,38 +173,38 @@ class Run:
 
     @property
     def closed(self) -> bool:
-        """Whether it cannot be written (any more)."""
+        """Whether the run is not open for writing."""
         return self._lock is None
 
     def close(self) -> None:
-        """Let go of the journal and the lock; idempotent."""
+        """Close the journal and release the lock; idempotent."""
         self.journal.close()
         if self._lock is not None:
             self._lock.release()
             self._lock = None
 
-    # Events: written first, applied after, by the same code that reads them back.
+    # Events are written first, then applied by the same code that reads them back.
 
     def begin(self, session: SessionSettings) -> None:
-        """Begin a session, durably. This and what follows raises StoreError if it cannot be written."""
+        """Begin a session, durably. This and the next methods raise StoreError if the event cannot be written."""
         self._began = time.monotonic()
         self._write(SessionBegun.of(session, _now()), sync=True)
 
     def change(self, evaluator_hash: str, fingerprint: str, strategy_hash: str) -> None:
-        """Note that the evaluator, its data or the strategy's file are others from here on, durably."""
+        """Record a change of the evaluator, its data or the strategy's file, durably."""
         event = Changed(
             evaluator_hash=evaluator_hash, fingerprint=fingerprint, strategy_hash=strategy_hash, time=_now()
         )
         self._write(event, sync=True)
 
     def widen(self, genes: Mapping[str, Gene]) -> None:
-        """Note that genes have wider ranges from here on, durably."""
+        """Record wider ranges of genes for all later candidates, durably."""
         self._write(Widened.of(genes, _now()), sync=True)
 
     def bear(self, candidate: Candidate) -> Candidate:
-        """Write a new candidate; return it as the journal gives it back.
+        """Write a new candidate and return it as read from the journal.
 
-        Not synced by itself: a candidate that a power cut loses is proposed again, the same.
+        It is not synced: a candidate that is lost in a power cut is proposed again identically.
         """
         self._write(Born.of(candidate, _now()))
         return self.candidates[-1]
@@ -213,7 +213,7 @@ class Run:
         """Write a result, durably (law 3).
 
         Args:
-            id: The candidate's.
+            id: Id of the candidate.
             outcome: Outcome of the candidate.
             tell: Whether the strategy sees it at once.
         """
@@ -230,10 +230,10 @@ class Run:
         self._write(Ended(reason=reason, time=_now()), sync=True)
 
     def _write(self, *events: Event, sync: bool = False) -> None:
-        """Append events to the journal, then apply them as it gives them back.
+        """Append events to the journal, then apply them as read back.
 
         Raises:
-            StoreError: They could not be written, or read back; nothing is applied.
+            StoreError: The events could not be written or read back; nothing is applied.
         """
         if self.closed:
             raise StoreError(f"{self.folder} is not open for writing (any more): resume it")
@@ -332,10 +332,10 @@ class Run:
             raise ValueError("a result is told that is not recorded")
         return next_told[0]
 
-    # What is derived from the events.
+    # Values derived from the events.
 
     def sequence(self, start: int = 0) -> list[int]:
-        """Return the ids of recorded results in the order in which the strategy sees them, from `start` on."""
+        """Return the ids of recorded results in the strategy's order, from `start` on."""
         if self.manifest.settings.order == "arrival":
             return self.recorded[start:]
         end = start
@@ -344,7 +344,7 @@ class Run:
         return list(range(start, end))
 
     def trial(self, id: int) -> Trial:
-        """Return a recorded result as a trial; told_order is -1 where it cannot be known yet."""
+        """Return a recorded result as a trial; told_order is -1 if it is not known yet."""
         order, candidate, outcome = self._told_orders.get(id, -1), self.candidates[id], self.outcomes[id]
         known = self._trials.get(id)
         same = known is not None and known.candidate is candidate and known.outcome is outcome
@@ -357,9 +357,9 @@ class Run:
         return [self.trial(id) for id in sorted(self.outcomes)]
 
     def ranked(self) -> list[Trial]:
-        """Return the genomes with a full training that is ok, best first, those within the constraints before.
+        """Return the genomes with a successful full training, best first; feasible ones come first.
 
-        Each is its first full trial; where it was trained with several seeds, the metrics are their means.
+        Each genome is represented by its first full trial. With several seeds, the metrics are the means over seeds.
         """
         seeds: dict[str, list[Trial]] = {}
         for trial in self.trials():
@@ -376,7 +376,7 @@ class Run:
 
     @property
     def leader(self) -> Trial | None:
-        """The first of `ranked`, if any: what the search saw to be ahead, not what is recommended in the end."""
+        """First of `ranked`, if any: the leader of the search, which the final comparison may not recommend."""
         if self._replicated:  # a mean can move either way
             return next(iter(self.ranked()), None)
         return None if self._leader is None else self.trial(self._leader[2])

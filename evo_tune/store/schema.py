@@ -1,4 +1,4 @@
-"""What may stand on disk: the types that the manifest, sessions and events have in common, and JSON within bounds."""
+"""Types shared by the manifest, sessions and events on disk, and a reader of JSON within bounds."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ Whole: TypeAlias = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 """An id, a count or a seed."""
 
 Finite: TypeAlias = Annotated[float, Meta(ge=-sys.float_info.max, le=sys.float_info.max)]
-"""A number; one that is not finite is in no range."""
+"""A finite number."""
 
 Spent: TypeAlias = Annotated[float, Meta(ge=0, le=1e12)]
-"""Seconds of work."""
+"""A duration in seconds."""
 
 Share: TypeAlias = Annotated[float, Meta(ge=0, le=1)]
-"""A part of a whole."""
+"""A fraction."""
 
 Count: TypeAlias = Annotated[int, Meta(ge=0, le=10**6)]
-"""A number of things that are made one by one: no stranger's file can have us make more."""
+"""A number of objects to make; bounded because the file may come from a stranger."""
 
 DEEPEST = 50
-"""Lists and objects within each other."""
+"""Maximum nesting depth of lists and objects."""
 
 DIGITS = 300
-"""Of a whole number: what is longer is no finite float."""
+"""Maximum number of digits of an integer; a longer one is no finite float."""
 
 
 def read_json(data: bytes) -> Any:
-    """Return what JSON of any origin holds.
+    """Return the value of JSON text from an untrusted file.
 
     Raises:
-        ValueError: It is none, nested too deeply, or a whole number in it is too long.
+        ValueError: The text is not JSON, is nested too deeply, or contains an integer that is too long.
     """
     try:
         value = json.loads(data.decode("utf-8"), parse_int=_whole)

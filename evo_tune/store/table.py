@@ -47,12 +47,12 @@ METRIC = "metric."
 
 
 def schema(genes: Mapping[str, Gene], metrics: Sequence[str], units: Mapping[str, str]) -> pa.Schema:
-    """Return the schema of a run.
+    """Return the Parquet schema of a run.
 
     Args:
-        genes: Its genes; columns `gene.NAME`.
-        metrics: Its metrics, in order; columns `metric.NAME`.
-        units: Metric name to unit, for the fields' metadata.
+        genes: Genes by name; columns `gene.NAME`.
+        metrics: Names of the metrics, in order; columns `metric.NAME`.
+        units: Unit by metric name, for the metadata of the fields.
     """
     import pyarrow as pa
 
@@ -89,7 +89,7 @@ def _described(gene: Gene) -> dict[str, str] | None:
 
 
 def _is_mixed(gene: Gene) -> bool:
-    """Whether a gene's values have no common Arrow type: they are stored as JSON text."""
+    """Return whether a gene's values have no common Arrow type, so that they are stored as JSON text."""
     if not isinstance(gene, Choice):
         return False
     kinds = {type(value) for value in gene.values}
@@ -112,9 +112,9 @@ def from_trials(trials: Sequence[Trial], survivors: Iterable[int], columns: pa.S
     """Return trials as rows.
 
     Args:
-        trials: The rows, in order.
+        trials: Trials in the order of the rows.
         survivors: Ids to mark in the column `survivor`.
-        columns: What `schema` gave; genes, metrics and their types are read from it.
+        columns: Result of `schema`, with the genes, the metrics and their types.
     """
     import pyarrow as pa
 
@@ -131,7 +131,7 @@ def _row(trial: Trial, survivor: bool, as_json: Sequence[str]) -> dict[str, Any]
     row |= {GENE + name: value for name, value in candidate.genome.items()}
     row |= {METRIC + name: value for name, value in outcome.metrics.items()}
     row |= {name: json.dumps(row[name]) for name in as_json}
-    # A message may hold what UTF-8 cannot: an undecodable file name in it, for one.
+    # A message may not be valid UTF-8, for example with an undecodable file name.
     row["error"] = outcome.error and outcome.error.encode("utf-8", "backslashreplace").decode()
     row["told_order"] = None if trial.told_order < 0 else trial.told_order
     return row
@@ -155,10 +155,10 @@ def to_outcome(row: Mapping[str, Any]) -> Outcome:
 
 
 def write(path: Path, rows: pa.Table) -> None:
-    """Write a table as Parquet, whole or not at all.
+    """Write a table as Parquet, atomically.
 
     Raises:
-        StoreError: The disk refuses.
+        StoreError: The file cannot be written.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -169,24 +169,24 @@ def write(path: Path, rows: pa.Table) -> None:
 
 
 LARGEST = 1 << 26
-"""Bytes of a Parquet file that is read at most: a generation of two hundred thousand births."""
+"""Maximum size of a Parquet file to read, in bytes: a generation of about 200,000 trials."""
 
 
 def table_of(run: Run, trials: Sequence[Trial], survivors: Iterable[int] = ()) -> pa.Table:
-    """Return trials as an Arrow table, in the one schema of all of the run's generations so far."""
+    """Return trials as an Arrow table, with the common schema of the run's generations so far."""
     return from_trials(trials, survivors, schema_of(run))
 
 
 def schema_of(run: Run) -> pa.Schema:
-    """Return the one schema of all of the run's generations so far."""
+    """Return the common schema of the run's generations so far."""
     return schema(run.genes, run.metric_names, run.manifest.units)
 
 
 def write_generation(run: Run, generation: int, trials: Sequence[Trial], survivors: Iterable[int]) -> None:
-    """Write one generation's file, whole or not at all.
+    """Write the file of a generation, atomically.
 
     Raises:
-        StoreError: The disk refuses.
+        StoreError: The file cannot be written.
     """
     write(generation_path(run, generation), table_of(run, trials, survivors))
 
@@ -197,27 +197,27 @@ def generation_path(run: Run, generation: int) -> Path:
 
 
 def generation_is_whole(run: Run, generation: int, rows: int) -> bool:
-    """Say whether a generation's file is there, readable, of the run's schema and of that many rows."""
+    """Return whether a generation's file exists, is readable, and has the run's schema and `rows` rows."""
     try:
         with opened(run, generation_path(run, generation).name) as file:
             whole: bool = file.schema_arrow.equals(schema_of(run)) and file.metadata.num_rows == rows
             return whole
-    except (OSError, ValueError):  # missing, cut in half, or no Parquet at all
+    except (OSError, ValueError):  # missing, truncated, or not Parquet
         return False
 
 
 def opened(run: Run, name: str, limit: int = LARGEST, texts: Sequence[str] = ()) -> Any:
-    """Return a Parquet file of a run's folder, opened.
+    """Open and return a Parquet file in a run's folder.
 
     Args:
-        run: The run.
-        name: The file.
-        limit: Bytes that it may have.
+        run: Saved run.
+        name: Name of the file.
+        limit: Maximum size in bytes.
         texts: Columns that are read as dictionaries.
 
     Raises:
-        OSError: It cannot be read, or is larger than any of ours.
-        ValueError: It is no Parquet.
+        OSError: The file cannot be read or is too large.
+        ValueError: The file is not Parquet.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -228,12 +228,12 @@ def opened(run: Run, name: str, limit: int = LARGEST, texts: Sequence[str] = ())
 
 
 def set_aside_generations(run: Run, known: Iterable[int]) -> None:
-    """Rename the files of generations that the journal knows nothing of, so that no reader mixes them in.
+    """Rename the files of generations that are not in the journal, so that no reader uses them.
 
-    They are left where a journal was cut short by hand, or is gone: then they may be all that is left.
+    Such files exist if a journal was cut or lost. They are kept, because they may be the only copy of the results.
 
     Raises:
-        StoreError: The disk refuses.
+        StoreError: A file cannot be renamed.
     """
     ours = {generation_path(run, generation).name for generation in known}
     for path in sorted(run.folder.glob("generation-*.parquet")):
