@@ -1,7 +1,7 @@
-"""What a training is, as options, numbers and arithmetic: nothing here loads torch.
+"""Options, numbers and arithmetic of a training. Nothing here loads torch.
 
-The public names stand in `public`, which is imported when the first of them is asked for: the help of the command line
-needs one schedule, and not all of them.
+The public names are in `public`, which is imported at first use. The help of the command line needs only one
+schedule.
 """
 
 from __future__ import annotations

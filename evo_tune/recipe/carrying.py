@@ -1,17 +1,17 @@
-"""A recipe carried from the size at which it was found to another one: each number by its rule. Arithmetic, no torch.
+"""Transfer of a recipe from the size where it was found to another size, each number by its rule, without torch.
 
 | | rule | source |
 |---|---|---|
-| width, depth, heads | as asked; the channels of a head stay | arXiv:2203.03466 |
-| batch | grows with text to the power of 0.383 | Bergsma et al., arXiv:2505.13738 |
-| learning rate | stays with the size (see `models.rules`) | arXiv:2203.03466, 2505.01618 |
-| ... with the batch | by its root, SGD's in proportion | arXiv:2205.10287, 1706.02677 |
+| width, depth, heads | as requested; channels per head stay constant | arXiv:2203.03466 |
+| batch | grows with the training tokens to the power of 0.383 | Bergsma et al., arXiv:2505.13738 |
+| learning rate | constant across sizes (see `models.rules`) | arXiv:2203.03466, 2505.01618 |
+| ... with the batch | by the square root of the batch; SGD: in proportion | arXiv:2205.10287, 1706.02677 |
 | weight decay | constant time scale B / (ηλD) | Wang & Aitchison, arXiv:2405.13698 |
-| ... beside it | time scale by tokens per parameter to the power of -0.52 | arXiv:2505.13738 |
-| warm-up | as many tokens, and no fewer than 2 / (1 - β2) steps | Ma & Yarats, arXiv:1910.04209 |
+| ... the alternative | time scale proportional to tokens per parameter to the power of -0.52 | arXiv:2505.13738 |
+| warm-up | the same number of tokens, at least 2 / (1 - β2) steps | Ma & Yarats, arXiv:1910.04209 |
 
-A recipe that was found without a parametrisation is carried all the same: at the base size all are one, so its own size
-becomes the base.
+A recipe found without a parametrisation can be transferred too. All parametrisations agree at the base size, so the
+recipe's own size becomes the base.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ from evo_tune.recipe.language import LanguageOptions, LanguageTask
 from evo_tune.recipe.models.gpt_config import GPTConfig
 
 BATCH_POWER = 0.383
-"""By what power of the text the best batch grows (arXiv:2505.13738)."""
+"""Exponent of the best batch as a function of training tokens (arXiv:2505.13738)."""
 
 TIME_POWER = 0.52
-"""By what power of the tokens per parameter the best time scale of decay shrinks (arXiv:2505.13738).
+"""Exponent by which the best time scale of decay shrinks with tokens per parameter (arXiv:2505.13738).
 
-Fitted between 20 and 1280 tokens a parameter, with an R² of 0.975; bootstraps lie between 0.507 and 0.529 (10 and 90%),
-and 0.527 is quoted too. Text read once, one kind of model, AdamW under µP.
+Fitted between 20 and 1280 tokens per parameter, with R² = 0.975. The bootstrap interval (10 to 90 %) is 0.507 to 0.529;
+the paper also quotes 0.527. The fit is for one pass over the text, one model family, and AdamW under µP.
 """
 
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """What a recipe is carried to.
+    """Size and budget to which a recipe is transferred.
 
     Args:
-        width: Of the model.
-        depth: Blocks.
-        tokens: Of text.
-        batch: Tokens in a step; None: by rule.
+        width: Width of the model (int ≥ 1).
+        depth: Number of blocks (int ≥ 1).
+        tokens: Training tokens (int ≥ 1).
+        batch: Tokens per step (int ≥ 1); None: by rule.
 
     Raises:
         RecipeError: A number is out of its range.
@@ -66,15 +66,15 @@ class Target:
 
 
 class Row(NamedTuple):
-    """What becomes of a gene.
+    """Transfer of one gene.
 
     Args:
-        gene: Its name.
-        kind: 'carried' (as it is), 'scaled', or 'not transferable' (taken as it is, and better looked for anew).
-        found: Its value where it was found.
-        target: Its value at the target.
-        rule: Why.
-        source: Where the rule stands; '' where there is none.
+        gene: Name of the gene.
+        kind: 'carried' (unchanged), 'scaled', or 'not transferable' (unchanged; a new search is better).
+        found: Value in the recipe that was found.
+        target: Value at the target size.
+        rule: Reason for the value.
+        source: Citation of the rule; '' if there is none.
     """
 
     gene: str
@@ -86,7 +86,7 @@ class Row(NamedTuple):
 
     @property
     def factor(self) -> float | None:
-        """Target by found; None where either is no number."""
+        """Ratio of target to found; None if either is not a number or found is 0."""
         numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in self[2:4])
         return self.target / self.found if numbers and self.found else None
 
@@ -95,10 +95,10 @@ class Carried(NamedTuple):
     """A recipe at another size.
 
     Args:
-        genome: Values of the genes there.
+        genome: Values of the genes at that size.
         options: Options that differ from the run's.
-        rows: One a gene.
-        remarks: What else is to be said, a line each.
+        rows: One row per gene.
+        remarks: Further remarks, one line each.
     """
 
     genome: dict[str, Any]
@@ -110,18 +110,18 @@ class Carried(NamedTuple):
 def carried(
     genome: Mapping[str, Any], options: LanguageOptions, config: GPTConfig, tokens: float, epochs: float, target: Target
 ) -> Carried:
-    """Return a recipe at another size.
+    """Return a recipe transferred to another size.
 
     Args:
-        genome: Where it was found, with lr, batch, depth, width, heads, dropout, weight_decay and warmup.
-        options: With it.
-        config: The model's shape there.
-        tokens: Of text that it was trained on.
-        epochs: How often the target reads its text.
-        target: The other size.
+        genome: Genome that was found, with lr, batch, depth, width, heads, dropout, weight_decay and warmup.
+        options: Options that the genome was found with.
+        config: Shape of the model that was found.
+        tokens: Tokens that the found model was trained on.
+        epochs: Number of passes of the target over its text.
+        target: The size to transfer to.
 
     Raises:
-        OptionError: The target's width is no multiple of the channels of a head.
+        OptionError: The target's width is not a multiple of the channels per head.
     """
     return _Carrying(genome, options, config, tokens, epochs, target).done()
 
@@ -151,7 +151,7 @@ class _Carrying:
 
     @property
     def batch(self) -> int:
-        """Tokens in a step of the target: whole windows."""
+        """Tokens per step of the target, rounded to whole windows."""
         found = self.genome["batch"]
         wanted = self.target.batch or found * 2 ** round(BATCH_POWER * math.log2(max(self.longer, 1e-9)))
         context = self.config.context
@@ -159,7 +159,7 @@ class _Carrying:
 
     @property
     def wider(self) -> float:
-        """The target's batch by the one that was found."""
+        """Ratio of the target's batch to the batch that was found."""
         return self.batch / float(self.genome["batch"])
 
     def _shape(self) -> list[Row]:
@@ -210,7 +210,7 @@ class _Carrying:
         return rows
 
     def _decays(self, batch_by_lr: float) -> tuple[float, float]:
-        """Return λ by a constant time scale, and by the power law in tokens per parameter."""
+        """Return λ for a constant time scale, and λ by the power law in tokens per parameter."""
         constant = float(self.genome["weight_decay"]) * batch_by_lr / self.longer
         larger = self._parameters(self.target.width, self.target.depth) / self._parameters(
             self.config.width, self.config.depth
@@ -252,7 +252,7 @@ class _Carrying:
 
     @property
     def parametrisation(self) -> dict[str, Any]:
-        """The options that say it: the run's, or completep with the size at which the recipe was found as the base."""
+        """Options of the parametrisation: the run's, or completep with the found size as the base."""
         own = self.options.scaling
         if own is None:
             base = {"base_width": self.config.width, "base_depth": self.config.depth, "base_head": self.head}
@@ -291,7 +291,7 @@ class _Carrying:
 
 
 MEMORY = (24.0, 80.0)
-"""Of GPUs, GiB: what fits is said of these where nothing else is asked."""
+"""Memory of the GPUs that are reported by default, in GiB."""
 
 
 def carry_language(
@@ -300,17 +300,17 @@ def carry_language(
     target: Mapping[str, Any],
     options: Any,
 ) -> dict[str, Any]:
-    """Return a GPT's recipe at another size, and what the training there takes, as plain data.
+    """Return a GPT's recipe at another size and the cost of training there, as plain data.
 
     Args:
-        task_of: Makes the training of a genome under an evaluator's options.
-        genome: Where it was found.
-        target: Fields of `Target`; memory, of a GPU in GiB, beside them.
-        options: The evaluator's, as the recipe was found with them.
+        task_of: Function that returns the training of a genome under an evaluator's options.
+        genome: Genome that was found.
+        target: Fields of `Target`, and optionally memory (GiB of one GPU).
+        options: Evaluator options that the recipe was found with.
 
     Returns:
-        genome, options (that differ), rows (as `Row`, with its factor), remarks, found and target (sizes, tokens,
-        arithmetic), fits (how a step fits into a GPU's memory).
+        genome, options (those that differ), rows (as `Row`, with its factor), remarks, found and target (sizes,
+        tokens, FLOPs), fits (whether and how a step fits into GPU memory).
 
     Raises:
         OptionError: The recipe was found with a budget in seconds, or the width does not suit its heads.
@@ -323,7 +323,7 @@ def carry_language(
     tokens = found.estimate()["tokens"]
     epochs = wanted.tokens / bytes_to_train_on(options.data)
     moved = carried(genome, found.options, found.config, tokens, epochs, wanted)
-    # By the bytes that judged the run: a longer one would be judged by more of them, which is not what is told.
+    # Keep the run's number of scored bytes: the default of a longer training is larger, and the losses would differ.
     moved = moved._replace(options={**moved.options, "eval_tokens": found.scored})
     larger = task_of(moved.genome, replace(options, **moved.options))
     capacities = (target["memory"],) if target.get("memory") else MEMORY
@@ -339,7 +339,7 @@ def carry_language(
 
 
 def _sized(task: LanguageTask) -> dict[str, Any]:
-    """Return how large a training is."""
+    """Return the size of a training."""
     config, known = task.config, task.estimate()
     embeddings = config.vocab_size + (config.context if config.position == "learned" else 0)
     hidden = 1.0
@@ -362,7 +362,7 @@ def _sized(task: LanguageTask) -> dict[str, Any]:
 
 
 def _fit(task: LanguageTask, capacity: float, ranks: int) -> dict[str, Any]:
-    """Return how a step fits into GPUs of so many GiB, so many at once, in bf16; micro_batch None: not at all."""
+    """Return how a bf16 step fits into `ranks` GPUs of `capacity` GiB each; micro_batch None: it does not fit."""
     config, options = task.config, task.options
     each = max(1, -(-task.batch // (config.context * ranks)))
     row: dict[str, Any] = {"memory": capacity, "ranks": ranks, "micro_batch": None, "passes": None, "recompute": None}

@@ -1,6 +1,6 @@
-"""Trainings on samples, as numbers: of classifiers, whose evaluators share options and estimates, and of real numbers.
+"""Trainings on samples: classification and regression, with shared options and estimates.
 
-Knows neither genomes nor search spaces: the values that a genome gives come as a mapping.
+This module knows neither genomes nor search spaces: gene values are passed as a mapping.
 """
 
 from __future__ import annotations
@@ -24,19 +24,23 @@ from evo_tune.recipe.plan import Plan
 
 @dataclass(frozen=True, kw_only=True)
 class Classifying(Parametrising, Plan):
-    """What is held out, which space is searched, what is kept."""
+    """Held-out data, search space and checkpoints."""
 
-    held_out: float = option(0.2, bounds="(0, 1)", gene=None, help="Share of each class by which trials are judged")
-    test: float = option(0.2, bounds="(0, 1)", gene=None, help="Share of each class that no search sees: the test set")
+    held_out: float = option(
+        0.2, bounds="(0, 1)", gene=None, help="Share of each class in the validation set, which ranks the trials"
+    )
+    test: float = option(
+        0.2, bounds="(0, 1)", gene=None, help="Share of each class in the test set, which no search sees"
+    )
     size: Literal["small", "large"] = option(
         "small",
         gene=None,
-        help="Which space to search: small for a CPU, large for a GPU, tens of thousands of samples",
+        help="Search space: small for a CPU; large for a GPU and tens of thousands of samples",
     )
-    save: bool = option(False, gene=None, help="Keep a checkpoint of a full training too")
+    save: bool = option(False, gene=None, help="Keep a checkpoint of full trainings too")
 
     sizes: ClassVar[Mapping[str, Any]] = {}
-    """The spaces by size: `flops`, the default budget, and genes, `width`, `depth` and `heads` among them."""
+    """Size to search space: `flops` (default budget) and genes, including `width`, `depth` and `heads`."""
 
     @property
     def usual(self) -> dict[str, int]:
@@ -45,30 +49,29 @@ class Classifying(Parametrising, Plan):
 
     @property
     def default_flops(self) -> float:
-        """The size's own budget."""
+        """Default budget of the size, in FLOPs."""
         return float(self.sizes[self.size].flops) if self.sizes else super().default_flops
 
 
 def divided(genome: Mapping[str, Any], most: int) -> dict[str, Any]:
-    """Return a genome whose heads are the divisor of its width that is nearest, up to `most`."""
+    """Return the genome with heads set to the nearest divisor of its width, at most `most`."""
     return {**genome, "heads": nearest_divisor(genome["width"], genome["heads"], most)}
 
 
 NARROW = 256
-"""Width below which an encoder's products on a CPU are outweighed by their casts to bfloat16: there they take up to
-three times as long."""
+"""Width below which bfloat16 does not pay on a CPU: the casts make an encoder up to three times slower."""
 
 
 def check_whole(options: Classifying, batch: int, ranks_on_cpu: bool = False) -> None:
-    """Require that a batch norm sees a whole step in one pass.
+    """Require that one pass covers a whole step, as batch norm needs.
 
     Args:
-        options: Passes and ranks.
-        batch: Samples in a step.
-        ranks_on_cpu: Whether ranks are known to be processes on a CPU.
+        options: Options with micro_batch and ranks.
+        batch: Samples per step.
+        ranks_on_cpu: Whether ranks are known to be CPU processes.
 
     Raises:
-        OptionError: It cannot.
+        OptionError: A step is divided between passes or ranks.
     """
     if isinstance(options.micro_batch, int) and options.micro_batch < batch:
         raise OptionError(
@@ -91,21 +94,21 @@ def known_before(
     flops_per_sample: float,
     whole: bool = False,
 ) -> dict[str, float]:
-    """Return what is known before training: params, gpu_memory, and samples and flops of the full training.
+    """Return the figures known before training: params, gpu_memory, and samples and flops of the full training.
 
-    Of a budget in seconds only a clock can tell how many samples it is worth. gpu_memory is what a GPU of any size
-    would hold of it, its batch in one pass (or in passes of the option), in bf16 unless told otherwise, bytes.
+    Samples and flops are left out for a budget in seconds, which needs a timed run. gpu_memory is the GPU memory, in
+    bytes, that a step needs in one pass (or in passes of micro_batch), in bf16 unless precision says otherwise.
 
     Args:
-        genome: Its rates are checked.
-        options: The budget, and how it is computed.
-        config: The model.
-        rows: Samples to train on.
-        flops_per_sample: FLOPs of training on one.
-        whole: Whether a step must be one pass, as batch norms need it.
+        genome: Gene values; the rates are checked.
+        options: Budget, precision, passes and ranks.
+        config: Shape of the model.
+        rows: Number of training samples.
+        flops_per_sample: Training FLOPs per sample.
+        whole: Whether a step must be one pass, as batch norm needs.
 
     Raises:
-        OptionError: It cannot be.
+        OptionError: A step must be one pass, and is not.
         RecipeError: A number is out of its range.
     """
     if whole:
@@ -119,7 +122,7 @@ def known_before(
 
 
 def _gpu_memory(config: EncoderConfig, batch: int, options: Classifying, whole: bool) -> float:
-    """Return what a GPU would hold of a training, without CUDA's own libraries, bytes; of several ranks', each."""
+    """Return the GPU memory of a training, per rank, without CUDA's own libraries, in bytes."""
     each = -(-batch // options.ranks)
     if isinstance(options.micro_batch, int) and not whole:
         each = min(each, options.micro_batch)
@@ -136,16 +139,16 @@ class SampleTask:
     """A training on samples: data, model, options and budget.
 
     Args:
-        options: How it is trained.
-        genome: Values of the genes, plain data: lr and batch, optionally weight_decay, warmup, label_smoothing and
-            mixup. A checkpoint belongs to one genome.
-        build: Function that returns the model, given a seed.
+        options: Training options.
+        genome: Gene values, plain data: lr and batch; optionally weight_decay, warmup, label_smoothing and mixup.
+            A checkpoint belongs to one genome.
+        build: Function that takes a seed and returns the model.
         inputs: All samples, (n, …).
-        flops_per_sample: FLOPs of training on one sample.
+        flops_per_sample: Training FLOPs per sample.
         reference: Batch for which learning rates are meant (see `scale_lr`).
-        data: Hash of the samples and of how they are split.
-        whole: Whether a step must be one pass, as batch norms need it.
-        augment: What is done to the inputs of a step; None: nothing.
+        data: Hash of the samples and of their split.
+        whole: Whether a step must be one pass, as batch norm needs.
+        augment: Augmentation of a step's inputs; None: none.
         loss: Function that returns the loss; None: squared error for numbers, cross-entropy for classes.
     """
 
@@ -172,17 +175,17 @@ class SampleTask:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Plain data that a checkpoint must match."""
+        """Identity of the training, as plain data; a checkpoint must match it."""
         return {"genome": dict(self.genome), "data": self.data}
 
     @property
     def save(self) -> bool:
-        """Whether a full training leaves a checkpoint too."""
+        """Whether a full training keeps a checkpoint too."""
         return False
 
     @property
     def narrow(self) -> bool:
-        """Whether it is so narrow that a CPU gains nothing from bfloat16."""
+        """Whether the model is too narrow to gain from bfloat16 on a CPU."""
         return bool(self.genome.get("width", 0) < NARROW)
 
     @property
@@ -192,22 +195,22 @@ class SampleTask:
 
     @property
     def batch(self) -> int:
-        """Samples in a step."""
+        """Samples per step."""
         return int(self.genome["batch"])
 
     @property
     def weight_decay(self) -> float:
-        """λ at its beginning."""
+        """λ of the weight decay at the first step."""
         return float(self.genome.get("weight_decay", 0.0))
 
     @property
     def warmup(self) -> float:
-        """Share of the steps for warm-up."""
+        """Share of the steps that warm up."""
         return float(self.genome.get("warmup", 0.0))
 
     @property
     def label_smoothing(self) -> float:
-        """Share of the probability that is spread over all classes."""
+        """Share of the target probability spread over all classes."""
         return float(self.genome.get("label_smoothing", 0.0))
 
     @property
@@ -216,7 +219,7 @@ class SampleTask:
         return float(self.genome.get("mixup", 0.0))
 
     def in_precision(self, precision: Any) -> Any:
-        """Return the same training in a precision."""
+        """Return the same training in another precision."""
         return replace(self, options=replace(self.options, precision=precision))
 
 

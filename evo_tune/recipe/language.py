@@ -1,7 +1,7 @@
-"""A GPT to be trained on a text, as options and numbers: how long, in which phases, and what it will take.
+"""Training of a GPT on a text, as options and numbers: length, phases and cost.
 
-Arithmetic only, without torch, so that a search knows a training before it trains; `training.reading` builds it. Knows
-nothing of where the numbers come from.
+Arithmetic only, without torch, so that a search can estimate a training before it starts. `training.reading` builds
+the training. This module does not know where the numbers come from.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from evo_tune.recipe.optim.steps import Ramping
 from evo_tune.recipe.plan import Budget, Phase, Training, plan_phases, spent
 
 MOST_EPOCHS = 4.0
-"""Times that a text is read about as usefully as new text would be (arXiv:2305.16264)."""
+"""Passes over a text up to which repeated text is about as useful as new text (arXiv:2305.16264)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LanguageOptions(
     Profiling, Parametrising, Growing, Training, Ramping, Decoder, Positions, Scheduling, Budget, Texts
 ):
-    """How a GPT is trained on a text.
+    """Training options of a GPT on a text.
 
-    Groups are in order from the last: genes that are switched on are drawn in it, so another order gives a seed other
-    genomes.
+    Option groups are listed in reverse order of the bases. Enabled genes are sampled in that order, so another order
+    of the bases changes the genomes of a seed.
     """
 
     def check(self) -> None:
@@ -52,9 +52,9 @@ class LanguageOptions(
                 raise OptionError(f"-o grow_from and -o {name} are both given: give one of them")
 
     def tokens_in(self, *, flops: float, context: int, **shape: Any) -> float:
-        """Return the tokens in a training of a model of this shape, with the budget of the options, or else this one.
+        """Return the tokens in a training of this shape, with the options' budget, or `flops` if there is none.
 
-        What is asked of a text follows from a size's default model, not from a genome: it is the same for all of them.
+        Callers pass a size's default model, not a genome, so that all genomes of a search need the same text.
         """
         if self.tokens is not None:
             return float(self.tokens)
@@ -62,21 +62,21 @@ class LanguageOptions(
         return (self.flops or flops) / flops_per_token(config)
 
     def judging_bytes(self, **usual: Any) -> int:
-        """Return how many held-out bytes judge a training at its end, given a size's default one (see `tokens_in`)."""
+        """Return how many held-out bytes are scored at the end, given a size's default training (see `tokens_in`)."""
         return self.eval_tokens or judging_bytes(self.tokens_in(**usual))
 
     def epochs(self, **usual: Any) -> float:
-        """Return how often a size's default training reads the text, a token taken for a byte."""
+        """Return the passes of a size's default training over the text, counting a token as a byte."""
         return self.tokens_in(**usual) / bytes_to_train_on(self.data)
 
     def fitting(self, sizes: Mapping[str, Mapping[str, Any]], wanted: str) -> str:
-        """Return the largest size that the text is long enough for, up to the one wanted.
+        """Return the largest size, up to the wanted one, for which the text is long enough.
 
-        A budget of the user's own stands: at the same one a smaller model would read the text more often still.
+        With a budget set by the user, return `wanted`: a smaller model would repeat the text more often.
 
         Args:
-            sizes: The default training of each, the smallest first, which is taken if none fits.
-            wanted: One of them.
+            sizes: Size to default training, smallest first; the smallest is returned if none fits.
+            wanted: A key of sizes.
         """
         if any(budget is not None for budget in (self.flops, self.tokens, self.seconds)):
             return wanted
@@ -84,12 +84,12 @@ class LanguageOptions(
         return next((name for name in reversed(others) if self.epochs(**sizes[name]) <= MOST_EPOCHS), smallest)
 
     def too_short(self, sizes: Mapping[str, Mapping[str, Any]], size: str, wanted: str) -> list[str]:
-        """Return what to say where the text is too short for the size that was wanted.
+        """Return the warnings for a text that is too short for the wanted size.
 
         Args:
             sizes: See `fitting`.
-            size: The one that is taken.
-            wanted: The one that it would be with text enough.
+            size: Size that is used.
+            wanted: Size that would be used with enough text.
         """
         epochs = 0.0 if self.seconds is not None else self.epochs(**sizes[wanted])
         if epochs <= MOST_EPOCHS:
@@ -108,18 +108,18 @@ class LanguageTask:
     """A training of a GPT.
 
     Args:
-        options: How it is trained; its default budget is `flops`.
-        genome: What told it from others, plain data: its checkpoints go on under the same only.
-        config: The model's shape at the end.
-        longest: Tokens in the longest window that any genome may ask for.
+        options: Training options; the default budget is `flops`.
+        genome: Identity of the trial, plain data; a checkpoint resumes only under the same genome.
+        config: Shape of the model at the end.
+        longest: Longest context of any genome, in tokens.
         lr: Peak learning rate, at the reference batch.
-        batch: Tokens in a step.
+        batch: Tokens per step.
         reference: Batch, in tokens, for which learning rates are meant (see `scale_lr`).
-        weight_decay: λ at its beginning.
-        warmup: Share of the steps for warm-up.
-        flops: Budget where the options give none.
-        scored: Held-out bytes that are scored at the end, about.
-        save: Whether a full training leaves a checkpoint too.
+        weight_decay: λ at the first step.
+        warmup: Share of the steps that warm up.
+        flops: Budget in FLOPs if the options give none.
+        scored: Approximate number of held-out bytes scored at the end.
+        save: Whether a full training keeps a checkpoint too.
     """
 
     options: LanguageOptions
@@ -148,15 +148,15 @@ class LanguageTask:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What a checkpoint belongs to, plain data: the text by its hash."""
+        """Identity of the training, as plain data with the hash of the text; a checkpoint must match it."""
         return {"genome": dict(self.genome), "data": self.corpus.fingerprint(), "model": self.config.to_json()}
 
     def in_precision(self, precision: Any) -> LanguageTask:
-        """Return the same training in a precision."""
+        """Return the same training in another precision."""
         return replace(self, options=replace(self.options, precision=precision))
 
     def phases(self) -> tuple[Phase, ...] | None:
-        """Return the phases of the training; None if only a clock can tell how long it is."""
+        """Return the phases of the training; None if the budget is in seconds."""
         options = self.options
         if options.seconds is not None:
             return None
@@ -168,14 +168,14 @@ class LanguageTask:
         return plan_phases(shares, self.batch, tokens=options.tokens, flops=flops, ramp=options.ramp)
 
     def phase(self, windows: int) -> Phase:
-        """Return the only phase of a training of so many windows."""
+        """Return the single phase of a training on `windows` windows."""
         return Phase(config=self.config, windows=windows, per_step=max(1, self.batch // self.config.context))
 
     def estimate(self) -> dict[str, float]:
-        """Return what is known before training: params, gpu_memory, and flops and tokens of the full training.
+        """Return the figures known before training: params, gpu_memory, and flops and tokens of the full training.
 
-        gpu_memory is what a GPU of any size would hold of it, its batch in one pass (or in micro-batches of the
-        option), in bf16 unless told otherwise, bytes.
+        gpu_memory is the GPU memory, in bytes, that a step needs in one pass (or in passes of micro_batch), in bf16
+        unless precision says otherwise.
 
         Raises:
             RecipeError: A number is out of its range.
@@ -187,7 +187,7 @@ class LanguageTask:
         return known if phases is None else {**known, **spent(phases, phases[-1].end)}
 
     def _gpu_memory(self, phase: Phase) -> float:
-        """Return what a GPU would hold of a phase, without CUDA's own libraries, bytes; of several ranks', each."""
+        """Return the GPU memory of a phase, per rank, without CUDA's own libraries, in bytes."""
         options = self.options
         micro = -(-phase.per_step // options.ranks)
         if isinstance(options.micro_batch, int):

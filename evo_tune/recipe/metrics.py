@@ -1,8 +1,8 @@
-"""The one table of what is told of a training: names, units, meanings, and how each metric is had.
+"""Table of the metrics of a training: names, units, meanings, and how each is read.
 
-A row is a metric; to add one is to add a row. The evaluators' METRICS are made of the rows of their groups, and what
-`evaluate` returns is what the rows read from a training that is over, a `Judged` of their kind. Knows nothing of how
-trainings are done. No torch here.
+A row is a metric; add a row to add a metric. The evaluators' METRICS are built from the rows of their groups.
+`evaluate` returns the values that the rows read from a finished training, a `Judged` of their kind. This module does
+not depend on how models are trained, nor on torch.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 
 CLASSES, LANGUAGE, TUNING, BASELINE = ("classes",), ("language",), ("tuning",), ("baseline",)
-"""Groups: classifiers, language models, tuned ones, and what a classifier is compared with."""
+"""Groups: classifiers, language models, fine-tuned models, and baselines of classifiers."""
 
 NUMBERS = ("samples",)
-"""Group of trainings on samples whose targets are no classes."""
+"""Group of trainings on samples whose targets are real numbers."""
 
 
 @dataclass(frozen=True)
@@ -24,15 +24,15 @@ class Metric:
     """A row of the table.
 
     Args:
-        name: As it is optimised, plotted and saved.
+        name: Name under which it is optimised, plotted and saved.
         unit: '' for a share or a count.
-        groups: Whose it is.
-        meaning: What it says.
-        of: How it is had from a training that is over; None is no value. Left out: it is known before any training,
-            and the evaluator's `estimate` gives it.
-        when: On what it depends whether it is there; '': always.
-        declared: Whether METRICS lists it: each of them is a column of every run's files, empty or not.
-        test: What it is called where it is measured on the test set; '': it is not.
+        groups: Groups that report it.
+        meaning: One-line description.
+        of: Function that reads it from a finished training; it returns None for no value. Left out: the metric is
+            known before training, and the evaluator's `estimate` returns it.
+        when: Condition under which it is reported; '': always.
+        declared: Whether METRICS lists it. Each listed metric is a column of every run's files, empty or not.
+        test: Name of the same metric on the test set; '': it is not measured there.
     """
 
     name: str
@@ -115,20 +115,20 @@ METRICS: tuple[Metric, ...] = (
 
 
 def units_of(*groups: str) -> dict[str, str]:
-    """Return names and units of the metrics of some groups, as an evaluator declares them in METRICS."""
+    """Return the names and units of the metrics of `groups`, in the form of an evaluator's METRICS."""
     return {row.name: row.unit for row in METRICS if row.declared and set(row.groups) & set(groups)}
 
 
 def tests_of(*groups: str) -> dict[str, str]:
-    """Return what the metrics of some groups are called on the test set, as an evaluator declares it in TEST."""
+    """Return the test-set names of the metrics of `groups`, in the form of an evaluator's TEST."""
     return {row.name: row.test for row in METRICS if row.test and set(row.groups) & set(groups)}
 
 
 def measured(training: Any, group: str) -> dict[str, float]:
-    """Return the metrics of a group as a training has them, those that it has no value of left out.
+    """Return the metrics of a group for a training, without those that have no value.
 
     Args:
-        training: What the rows of this group look at.
+        training: Finished training that the rows of this group read.
         group: 'classes', 'samples', 'language', 'tuning' or 'baseline'.
     """
     rows = [(row.name, row.of) for row in METRICS if group in row.groups and row.of is not None]
@@ -137,4 +137,4 @@ def measured(training: Any, group: str) -> dict[str, float]:
 
 
 CLASSIFIER_METRICS = units_of("classes")
-"""What a classifier's training is told by, with units."""
+"""Names and units of the metrics of a classifier's training."""

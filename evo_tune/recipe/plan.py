@@ -1,4 +1,4 @@
-"""A training as options: its recipe, its budget, and the phases that it goes through."""
+"""Options of a training: recipe, budget and phases."""
 
 from __future__ import annotations
 
@@ -20,12 +20,20 @@ from evo_tune.recipe.optim.steps import BatchRamp, Bounds, steps_of
 
 @dataclass(frozen=True, kw_only=True)
 class Budget(Options):
-    """What is held equal between trainings: one of three."""
+    """Budget, equal for all trainings: at most one of three."""
 
-    flops: float | None = option(None, bounds="(0, 1e30]", gene=None, help="Arithmetic: a larger model sees less text")
-    tokens: int | None = option(None, bounds="[1, 1e18]", gene=None, help="Text: favours large models")
+    flops: float | None = option(
+        None, bounds="(0, 1e30]", gene=None, help="Budget in FLOPs; a larger model sees less text"
+    )
+    tokens: int | None = option(
+        None, bounds="[1, 1e18]", gene=None, help="Budget in training tokens; favours large models"
+    )
     seconds: float | None = option(
-        None, bounds="(0, 1e9]", unit="s", gene=None, help="Time, by ten steps that are timed: no two runs are the same"
+        None,
+        bounds="(0, 1e9]",
+        unit="s",
+        gene=None,
+        help="Budget in time, estimated from ten timed steps; runs are not reproducible",
     )
 
     def check(self) -> None:
@@ -36,15 +44,15 @@ class Budget(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class Phase:
-    """A part of a training in which the model's shape stays the same.
+    """Part of a training with one model shape.
 
     Args:
-        config: The model's shape.
-        windows: Windows that are trained on, 1 or more.
-        per_step: Of these, in one step, 1 or more.
-        first_step: Number of its first step.
-        ramp: How the windows of a step grow to `per_step`; None: they are so many from the start.
-        first_window: Windows as long that were trained on in phases before, so that the text goes on after them.
+        config: Shape of the model.
+        windows: Number of training windows (int ≥ 1).
+        per_step: Windows per step (int ≥ 1).
+        first_step: Number of the first step.
+        ramp: Growth of the windows per step to `per_step`; None: constant.
+        first_window: Windows of the same length in earlier phases; the text continues after them.
 
     Raises:
         RecipeError: A number is out of its range.
@@ -65,11 +73,11 @@ class Phase:
 
     @property
     def end(self) -> int:
-        """The step after its last."""
+        """Number of the step after the last one."""
         return self.first_step + len(self._bounds)
 
     def tokens(self, step: int) -> int:
-        """Return the tokens that it has trained on before `step`."""
+        """Return the tokens of this phase that are trained on before `step`."""
         return self.config.context * self._bounds[max(0, step - self.first_step)][0]
 
     @cached_property
@@ -85,17 +93,18 @@ def plan_phases(
     flops: float | None = None,
     ramp: BatchRamp | None = None,
 ) -> tuple[Phase, ...]:
-    """Share a budget out between phases, each to a window.
+    """Divide a budget between phases, rounded to whole windows.
 
     Args:
-        shares: Share of the budget and shape of each phase, by rising context, depth or width; they add up to 1.
-        batch: Tokens in a step; a window, if that is longer.
-        tokens: The budget in tokens.
-        flops: Or the budget in floating-point operations (see `flops_per_token`).
-        ramp: How the batch grows in the first phase; its start in tokens, from `batch` on without effect.
+        shares: Share of the budget and shape of each phase, by rising context, depth or width; shares sum to 1.
+        batch: Tokens per step; at least one window.
+        tokens: Budget in tokens.
+        flops: Alternatively, budget in FLOPs (see `flops_per_token`).
+        ramp: Growth of the batch in the first phase, with its start in tokens; no effect if that is `batch` or more.
 
     Raises:
-        RecipeError: A number is out of its range, or a context, depth or width less than the one before, or none more.
+        RecipeError: A number is out of its range, a phase is smaller than the one before in context, depth or width,
+            or it is equal in all three.
     """
     check_integer("batch", batch, 1)
     budget, name = (tokens, "tokens") if tokens is not None else (flops, "flops")
@@ -128,7 +137,7 @@ def plan_phases(
 
 
 def phase_of(phases: Sequence[Phase], config: GPTConfig) -> Phase:
-    """Return the phase whose models are as long, deep and wide as one of this shape."""
+    """Return the phase with the same context, depth and width as `config`."""
     return next(phase for phase in phases if _size(phase.config) == _size(config))
 
 
@@ -137,7 +146,7 @@ def _size(config: GPTConfig) -> tuple[int, int, int]:
 
 
 def spent(phases: Sequence[Phase], step: int) -> dict[str, float]:
-    """Return the tokens and the flops that a training takes before `step`."""
+    """Return the tokens and FLOPs that a training has used before `step`."""
     tokens = [phase.tokens(step) for phase in phases]
     flops = sum(count * flops_per_token(phase.config) for count, phase in zip(tokens, phases, strict=True))
     return {"tokens": float(sum(tokens)), "flops": flops}
@@ -145,11 +154,11 @@ def spent(phases: Sequence[Phase], step: int) -> dict[str, float]:
 
 @dataclass(frozen=True, kw_only=True)
 class Training(Processes, Passes, Computing, StoppingInTime, Averaging, Clipping, Decaying, Optimisation, Scheduling):
-    """How a model is trained, whatever it is."""
+    """Training options common to all models."""
 
     @property
     def on_gpu(self) -> dict[str, Any]:
-        """What the memory of this training on a GPU depends on beside its model and batch: fields of `Setup`."""
+        """Fields of `Setup` that determine GPU memory, apart from model and batch."""
         return {
             "precision": "fp32" if in_memory(self.precision) == "fp32" else "bf16",
             "recompute": self.recompute,
@@ -161,10 +170,10 @@ class Training(Processes, Passes, Computing, StoppingInTime, Averaging, Clipping
         }
 
     def check_genes(self, *, lr: float, weight_decay: float, warmup: float) -> None:
-        """Require numbers that the recipe takes, before anything is built.
+        """Check the gene values before anything is built.
 
         Raises:
-            RecipeError: One is out of its range.
+            RecipeError: A value is out of its range.
         """
         self.check_lr(lr)
         self.rates(steps=10, warmup=warmup)
@@ -173,51 +182,59 @@ class Training(Processes, Passes, Computing, StoppingInTime, Averaging, Clipping
 
 @dataclass(frozen=True, kw_only=True)
 class ToZero(Scheduling):
-    """The learning rate along the steps, down to zero: what short trainings of small models gain from."""
+    """Learning rate schedule that ends at zero, which suits short trainings of small models."""
 
-    # Not 0.1, which is what long trainings of language models end at: a classifier's last steps are its best ones.
-    min_lr_ratio: float = option(0.0, bounds="[0, 1]", help="Learning rate at the end, as a share of its peak")
+    # Not 0.1, as in long trainings of language models: a classifier gains most in its last steps.
+    min_lr_ratio: float = option(0.0, bounds="[0, 1]", help="Final learning rate, as a share of the peak")
 
     def rates(self, steps: int, warmup: float) -> Schedule:
-        """Return the schedule over so many steps (see `Scheduling.rates`); a cycle of 0.1 is rounded down."""
+        """Return the schedule over `steps` steps (see `Scheduling.rates`); a cycle of 0.1 is rounded down."""
         schedule = super().rates(steps, warmup)
-        # Checkpoints go on under the schedule that they were made with, and that had no cycle of its own.
+        # Checkpoints resume only under the schedule that wrote them, and older ones have no cycle.
         return replace(schedule, cycle=None) if self.cycle == 0.1 else schedule
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan(ToZero, Training):
-    """What is held equal between trainings: one budget."""
+    """Budget, equal for all trainings: at most one."""
 
-    flops: float | None = option(None, bounds="(0, inf)", gene=None, help="Budget in FLOPs; left out, the size's own")
+    flops: float | None = option(
+        None, bounds="(0, inf)", gene=None, help="Budget in FLOPs; none: the default of the size"
+    )
     epochs: float | None = option(None, bounds="(0, inf)", gene=None, help="Budget in passes over the training samples")
     seconds: float | None = option(
         None,
         bounds="(0, 1e9]",
         unit="s",
         gene=None,
-        help="Budget in time, by timed steps: no two runs are the same",
+        help="Budget in time, estimated from timed steps; runs are not reproducible",
     )
     # Not 0.95, which suits language models: classifiers keep Adam's own default.
     beta2: float = option(
-        0.999, bounds="[0, 0.99999]", gene="0.9|0.95|0.98|0.99|0.995|0.999", help="adamw, muon: decay of the second"
+        0.999,
+        bounds="[0, 0.99999]",
+        gene="0.9|0.95|0.98|0.99|0.995|0.999",
+        help="adamw, muon: decay of the second moment",
     )
     micro_batch: int | Literal["auto"] | None = option(
         "auto",
         bounds="[1, inf)",
         unit="samples",
         gene=None,
-        help="Most in one pass, which changes no gradient; auto: what the device's whole memory has room for",
+        help="Maximum samples per pass; gradients do not change; auto: as many as fit the device's memory",
     )
     evaluations: int = option(
-        4, bounds="[1, 10000]", gene=None, help="How many, each on all held-out samples: the learning curve"
+        4,
+        bounds="[1, 10000]",
+        gene=None,
+        help="Number of evaluations in the learning curve, each on all held-out samples",
     )
 
     def check(self) -> None:
-        """Require one budget at most.
+        """Require at most one budget.
 
         Raises:
-            RecipeError: There are two.
+            RecipeError: Two budgets are given, or seconds with several ranks.
         """
         given = [name for name in ("epochs", "flops", "seconds") if getattr(self, name) is not None]
         if len(given) > 1:
@@ -229,15 +246,15 @@ class Plan(ToZero, Training):
 
     @property
     def default_flops(self) -> float:
-        """Budget in FLOPs where none is given."""
+        """Budget in FLOPs if none is given."""
         return 2e10
 
     def samples(self, rows: int, flops_per_sample: float) -> int:
-        """Return how many samples the full training visits, repetitions counted, at least one.
+        """Return the samples that the full training visits, counting repetitions (int ≥ 1).
 
         Args:
-            rows: Samples to train on.
-            flops_per_sample: FLOPs of training on one.
+            rows: Number of training samples.
+            flops_per_sample: Training FLOPs per sample.
         """
         flops = self.default_flops if self.flops is None else self.flops
         wanted = self.epochs * rows if self.epochs is not None else flops / flops_per_sample

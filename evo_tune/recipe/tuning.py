@@ -1,4 +1,4 @@
-"""A tuning as options: its base, its text, and what it takes."""
+"""Options of a fine-tuning: base model, text and cost."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SMALL: dict[str, Any] = {
     "weight_decay": 0.1,
     "seed": 0,
 }
-"""How the small base is trained: always on one thread of a CPU, so that every slot has the same."""
+"""Recipe of the small base. It is trained on one CPU thread, so that every slot gets the same model."""
 
 SUBJECTS = ("bltin", "dict", "format", "sequence", "string", "types")
 """First letters of the topics of the built-in text that the small base is tuned to; it is trained on the others."""
@@ -34,7 +34,7 @@ SUBJECTS = ("bltin", "dict", "format", "sequence", "string", "types")
 
 @lru_cache
 def built_in_text(*, tuning: bool) -> bytes:
-    """Return one of the two parts of the text that Python brings along: to tune the small base to, or to make it of."""
+    """Return the part of Python's own documentation for tuning the small base, or the part for training it."""
     paragraphs = python_paragraphs(first=SUBJECTS)
     return "\n\n".join(text for text, topic in paragraphs.items() if topic.startswith(SUBJECTS) == tuning).encode()
 
@@ -43,60 +43,68 @@ def read_tuning_text(data: str, context: int) -> tuple[bytes, bytes, bytes]:
     """Return the text to train on, the validation text and the test text.
 
     Args:
-        data: File, folder or glob; empty: the part of Python's own documentation that the small base never saw.
-        context: Tokens in a window, taken for bytes.
+        data: File, folder or glob; empty: the part of Python's own documentation not used to train the small base.
+        context: Tokens per window, counted as bytes.
 
     Raises:
-        OptionError: It is too short.
-        RecipeError: It is missing or unreadable.
+        OptionError: The text is too short.
+        RecipeError: The text is missing or unreadable.
     """
     return split_text(read_text(data) if data else built_in_text(tuning=True), context, data)
 
 
 def planned_small_base() -> Base:
-    """Return what the small base will be, which need not have been trained yet."""
+    """Return the description of the small base, which may not be trained yet."""
     return Base(Path(), {"model": SMALL["model"]}, {})
 
 
 def small_base_key() -> str:
-    """Return the SHA-256 of how the small base is made, and of what."""
+    """Return the SHA-256 of the recipe and the text of the small base."""
     digest = hashlib.sha256(json.dumps(SMALL, sort_keys=True).encode())
     digest.update(built_in_text(tuning=False))
     return digest.hexdigest()
 
 
 TOKENS = 65536
-"""Default budget."""
+"""Default budget, in tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tuning(ToZero, Training):
-    """The base, the text, and what is trained."""
+    """Base model, text and trained weights."""
 
-    data: str = option("", gene=None, help="File, folder or glob; empty: a part of Python's own documentation")
-    base: str = option("", gene=None, help="Folder of the model to begin from; empty: a small one, trained once")
+    data: str = option("", gene=None, help="Text: file, folder or glob; empty: a part of Python's own documentation")
+    base: str = option("", gene=None, help="Folder of the base model; empty: a small one, trained once")
     method: Literal["lora", "dora", "adapter"] = option(
-        "lora", gene=None, help="What is trained beside the base"
+        "lora", gene=None, help="Kind of weights trained on top of the base"
     )  # a gene of SPACE
     targets: str = option(
-        "", gene=None, help="Which layers, instead of a gene: qv, attention, all-linear or names with * and commas"
+        "",
+        gene=None,
+        help="Tuned layers, instead of a gene: qv, attention, all-linear, or comma-separated names with *",
     )
-    context: int | None = option(None, bounds="[2, inf)", unit="tokens", gene=None, help="A window; none: up to 512")
-    tokens: int | None = option(None, bounds="[1, inf)", gene=None, help="Budget in tokens of text; 65536 if no other")
+    context: int | None = option(
+        None, bounds="[2, inf)", unit="tokens", gene=None, help="Tokens per window; none: up to 512"
+    )
+    tokens: int | None = option(
+        None, bounds="[1, inf)", gene=None, help="Budget in training tokens; default without a budget: 65536"
+    )
     flops: float | None = option(None, bounds="(0, inf)", gene=None, help="Budget in FLOPs")
-    seconds: float | None = option(None, bounds="(0, 1e9]", unit="s", gene=None, help="Budget in time, by timed steps")
-    weight_decay: float = option(0.0, bounds="[0, 1]", gene="log(1e-4,0.3)", help="Of the new weights")
+    seconds: float | None = option(
+        None, bounds="(0, 1e9]", unit="s", gene=None, help="Budget in time, from timed steps"
+    )
+    weight_decay: float = option(0.0, bounds="[0, 1]", gene="log(1e-4,0.3)", help="Weight decay of the new weights")
     # Not 0.95, as for language models from scratch: tuning keeps Adam's own default.
     beta2: float = option(
         0.999, bounds="[0, 0.99999]", gene="0.95|0.98|0.99|0.999", help="Decay of Adam's second moment"
     )
-    eval_tokens: int = option(16384, bounds="[1, inf)", gene=None, help="Held-out tokens that are scored at the end")
+    eval_tokens: int = option(16384, bounds="[1, inf)", gene=None, help="Number of held-out tokens scored at the end")
 
     def check(self) -> None:
-        """Require one budget at most.
+        """Require at most one budget.
 
         Raises:
-            OptionError: There are two.
+            OptionError: Two budgets are given, or seconds with several ranks.
         """
         given = [name for name in ("tokens", "flops", "seconds") if getattr(self, name) is not None]
         if len(given) > 1:
@@ -106,16 +114,16 @@ class Tuning(ToZero, Training):
 
     @property
     def planned(self) -> Base:
-        """The base, read without torch; the small one need not have been trained yet."""
+        """The base, read without torch; the small base may not be trained yet."""
         return read_base(self.base) if self.base else planned_small_base()
 
     @property
     def window(self) -> int:
-        """Tokens in a window."""
+        """Tokens per window."""
         return self.planned.window(self.context)
 
     def windows(self, trainable: int) -> int | None:
-        """Return the number of windows in the full training; None: only a clock can tell.
+        """Return the number of windows in the full training; None if the budget is in seconds.
 
         Args:
             trainable: Number of trained weights.
@@ -127,7 +135,7 @@ class Tuning(ToZero, Training):
         return max(1, round(self.flops / self.planned.flops_per_token(self.window, trainable) / self.window))
 
     def spent(self, trainable: int) -> dict[str, float]:
-        """Return the tokens and flops of the full training; nothing where only a clock can tell."""
+        """Return the tokens and FLOPs of the full training; empty if the budget is in seconds."""
         windows = self.windows(trainable)
         if windows is None:
             return {}
@@ -135,14 +143,14 @@ class Tuning(ToZero, Training):
         return {"tokens": float(tokens), "flops": tokens * self.planned.flops_per_token(self.window, trainable)}
 
     def known(self, new: NewWeights, batch: int) -> dict[str, float]:
-        """Return what is known before a tuning: trainable_params, gpu_memory, tokens and flops.
+        """Return the figures known before a tuning: trainable_params, gpu_memory, tokens and flops.
 
-        gpu_memory is what a GPU of any size would hold of it, its batch in one pass (or in passes of the option), in
-        bf16 unless told otherwise, bytes; of several ranks', each.
+        gpu_memory is the GPU memory per rank, in bytes, that a step needs in one pass (or in passes of micro_batch), in
+        bf16 unless precision says otherwise.
 
         Args:
-            new: What is trained.
-            batch: Windows in a step.
+            new: Weights that are trained.
+            batch: Windows per step.
         """
         base, windows = self.planned, -(-batch // self.ranks)
         if isinstance(self.micro_batch, int):
@@ -158,7 +166,7 @@ class Tuning(ToZero, Training):
         return {"trainable_params": float(trainable), "gpu_memory": memory, **self.spent(trainable)}
 
     def fingerprint(self) -> str:
-        """Return the SHA-256 of the text, how it is split, and the base: its files, or how the small one is made."""
+        """Return the SHA-256 of the text, its split, and the base (its files, or the recipe of the small base)."""
         parts = read_tuning_text(self.data, self.window)
         base = self.planned.sha256() if self.base else small_base_key()
         return hash_of(f"{'+'.join(str(len(part)) for part in parts)}:{base}:".encode(), *parts)

@@ -1,1 +1,1 @@
-"""What a training reads, without tensors: texts, tokens, tables, images."""
+"""Inputs of a training, without tensors: texts, tokens, tables, images."""

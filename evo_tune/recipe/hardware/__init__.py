@@ -1,1 +1,1 @@
-"""What a training takes of a machine, as arithmetic: FLOPs, memory, what a device wants."""
+"""Resources of a training, as arithmetic: FLOPs, memory, sizes that suit a device."""

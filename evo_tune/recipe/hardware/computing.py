@@ -1,4 +1,4 @@
-"""What a machine does of a training, as options, and what it wants of one."""
+"""Options of precision, passes and processes, and the sizes that suit a device."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from evo_tune.options.declare import Options, option
 
 @dataclass(frozen=True, kw_only=True)
 class Computing(Options):
-    """Precision, and how it is computed."""
+    """Precision and kernels."""
 
     precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = option(
         "auto",
         gene=None,
-        help="Of products; auto: bf16 where that gains, fp16 on a GPU without it; tf32: fp32 by a GPU's TF32",
+        help="Precision of matrix products; auto: bf16 if faster, fp16 on a GPU without bf16; tf32: fp32 by TF32",
     )
     compile: bool = option(
         False,
         gene=None,
-        help="Compile the blocks, a minute a shape; windows of attention go by flex_attention then, on a GPU",
+        help="Compile the blocks (about a minute per shape); on a GPU, attention windows then use flex_attention",
     )
     deterministic: bool = option(
-        True, gene=None, help="Only algorithms that give the same bits twice; false: a GPU may take faster ones"
+        True, gene=None, help="Use only deterministic algorithms; false: allow faster ones on a GPU"
     )
 
 
@@ -45,10 +45,13 @@ class Passes(Options):
         bounds="[2, inf)",
         unit="tokens",
         gene=None,
-        help="Most in one pass, which changes no gradient; auto: what the device's whole memory has room for",
+        help="Maximum tokens per pass; gradients do not change; auto: as many as fit the device's memory",
     )
     recompute: int | None = option(
-        None, bounds="[1, inf)", gene=None, help="Compute every so-manieth block again for the gradient"
+        None,
+        bounds="[1, inf)",
+        gene=None,
+        help="Recompute every n-th block in the backward pass, to save memory; none: no block",
     )
 
 
@@ -57,21 +60,21 @@ class Processes(Options):
     """Processes on this machine."""
 
     ranks: int = option(
-        1, bounds="[1, 64]", gene=None, help="That train together, each with the slot's threads or a GPU of its own"
+        1, bounds="[1, 64]", gene=None, help="Data-parallel processes, each with the slot's threads or its own GPU"
     )
 
 
 def in_memory(precision: str) -> str:
-    """Return the precision in whose bytes a training is held: TF32 is a way to multiply float32."""
+    """Return the precision in which a training is stored; tf32 is stored as fp32."""
     return "fp32" if precision == "tf32" else precision
 
 
 def has_gpu(device: str | None = None) -> bool:
-    """Whether a training has, or would have, an NVIDIA GPU.
+    """Return whether a training has, or would have, an NVIDIA GPU.
 
     Args:
-        device: What it has; None: it is not known yet, and since torch must not be loaded to ask, the driver's files
-            are looked for, and CUDA_VISIBLE_DEVICES.
+        device: Device of the training. None: not known yet; the driver's files and CUDA_VISIBLE_DEVICES are checked,
+            without loading torch.
     """
     if device is not None:
         return device.startswith("cuda")
@@ -80,20 +83,20 @@ def has_gpu(device: str | None = None) -> bool:
 
 
 AS_FAST = 0.9
-"""Share of the best speed from which on a size counts as good as the best."""
+"""Share of the best speed at which a size counts as equally fast."""
 
 IDLE = 0.5
 """Share of the best speed below which a chip idles."""
 
 GAIN = 1.3
-"""How many times faster a precision of less must be to be worth it; `fastest_precision` asks for the same."""
+"""Speed-up required of a lower precision; the same as in `fastest_precision`."""
 
 MULTIPLES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
 @dataclass(frozen=True)
 class Timings:
-    """The measured speed of a device; all but `products` in its fastest precision.
+    """Measured speeds of a device; all except `products` in its fastest precision.
 
     Args:
         device: Name of the device.
@@ -118,10 +121,10 @@ class Timings:
 
 @dataclass(frozen=True)
 class Wants:
-    """The sizes and the precision that suit a device.
+    """Sizes and precision that suit a device.
 
     Args:
-        precision: Precision of the fastest products if they gain a third or more; otherwise fp32.
+        precision: Precision of the fastest products if they gain 30 % or more; otherwise fp32.
         width: Number of which a width should be a multiple.
         vocabulary: Number of which a vocabulary should be a multiple.
         head_sizes: Channels of a head that are as fast as the best.
@@ -136,7 +139,7 @@ class Wants:
 
 
 def wants_of(timings: Timings) -> Wants:
-    """Return what a device wants of a training."""
+    """Return the sizes and precision that suit a device."""
     best = {name: max(speeds.values()) for name, speeds in timings.products.items()}
     fastest = max(best, key=lambda name: best[name])
     good = _as_fast(timings.head_sizes)
@@ -155,7 +158,7 @@ def _as_fast(speeds: Mapping[int, float]) -> tuple[int, ...]:
 
 
 def _multiple(speeds: Mapping[int, float]) -> int:
-    """Return the least power of two whose multiples, among those that were timed, are all as good as the best."""
+    """Return the smallest power of two whose timed multiples are all as fast as the best."""
     good = set(_as_fast(speeds))
     for multiple in MULTIPLES:
         among = {size for size in speeds if size % multiple == 0}
@@ -165,7 +168,7 @@ def _multiple(speeds: Mapping[int, float]) -> int:
 
 
 FEWEST = 4
-"""Widths that a space must keep."""
+"""Minimum number of widths in a space after rounding."""
 
 SNAPPED = re.compile(r"width (\d+), heads (\d+(?: \d+)*)")
 
@@ -174,12 +177,12 @@ P = TypeVar("P", bound="Profiling")
 
 @dataclass(frozen=True, kw_only=True)
 class Profiling(Options):
-    """The machine that a space is for."""
+    """Adaptation of the search space to the machine."""
 
     profile: str = option(
         "false",
         gene=None,
-        help="true: time this machine as a run begins, and snap widths and heads to what is fast on it",
+        help="true: time this machine at the start of a run, and limit widths and heads to fast sizes",
     )
 
     def settled(self: P, rungs: bool) -> P:
@@ -192,10 +195,10 @@ class Profiling(Options):
             raise OptionError(f"-o profile={self.profile}: expected true, false, {settled}")
 
     def snapped(self, width: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
-        """Return the widths of a space in steps that the machine wants, where that is free.
+        """Return the widths of a space in steps that suit the machine, if enough widths remain.
 
         Args:
-            width: Least, largest, step and default.
+            width: Minimum, maximum, step and default.
         """
         found = SNAPPED.fullmatch(self.profile)
         low, high, step, default = width
@@ -205,17 +208,17 @@ class Profiling(Options):
         return (first, high // wanted * wanted, wanted, default) if free else width
 
     def fast_heads(self, width: int, counts: Sequence[int]) -> Sequence[int]:
-        """Return those numbers of heads whose channels are as good as the best; all of them where none is."""
+        """Return the head counts with the fastest channels per head; all counts if none qualifies."""
         found = SNAPPED.fullmatch(self.profile)
         good = {int(size) for size in found[2].split()} if found else set()
         return [count for count in counts if width / count in good] or counts
 
 
 def _timed() -> str:
-    """Return what the machine wants.
+    """Return the sizes that suit this machine.
 
     Raises:
-        OptionError: It could not be timed.
+        OptionError: The machine could not be timed.
     """
     command = [sys.executable, "-m", "evo_tune.training.probing.timing", "cuda:0" if has_gpu() else "cpu", "1"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -1,1 +1,1 @@
-"""The shapes that describe models, and how they depend on size."""
+"""Shapes of models, and their parametrisation by size."""

@@ -1,6 +1,6 @@
-"""The shape of a GPT: its parameters, its FLOPs, and the options that describe it.
+"""Shape of a GPT: options, parameters and FLOPs.
 
-No torch here, so that a search knows the size of a model before it trains one.
+This module does not load torch, so that a search can compute the size of a model before training.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ C = TypeVar("C", bound="ModelConfig")
 
 
 class ModelConfig:
-    """The shape of a model, as a dataclass of plain fields; `scaling` says how it depends on its size."""
+    """Shape of a model, as a dataclass of plain fields; `scaling` is its parametrisation by size."""
 
     depth: int
     width: int
@@ -27,7 +27,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         given: Any = self.scaling
-        if isinstance(given, Mapping):  # as JSON has it
+        if isinstance(given, Mapping):  # from JSON
             object.__setattr__(self, "scaling", Parametrisation(**given))
 
     def to_json(self) -> dict[str, Any]:
@@ -37,25 +37,25 @@ class ModelConfig:
 
     @property
     def branch(self) -> float:
-        """By what residual branches are multiplied."""
+        """Factor on residual branches."""
         return 1.0 if self.scaling is None else 1.0 / self.scaling.deeper(self.depth)
 
     @property
     def readout(self) -> float:
-        """By what logits are multiplied."""
+        """Factor on logits."""
         return 1.0 if self.scaling is None else 1.0 / self.scaling.wider(self.width)
 
     @property
     def attention_scale(self) -> float | None:
-        """By what queries times keys are multiplied; None: by 1/√head_dim."""
+        """Factor on query-key products; None: 1/√head_dim."""
         return None if self.scaling is None else self.scaling.attention_scale(self.width // self.heads)
 
     @classmethod
     def from_json(cls: type[C], data: Mapping[str, Any]) -> C:
-        """Build it from what `to_json` gave.
+        """Return the config from the data of `to_json`.
 
         Raises:
-            RecipeError: An unknown field, or one out of its range.
+            RecipeError: A field is unknown or out of its range.
         """
         known = [field.name for field in fields(cls)]  # type: ignore[arg-type]
         for name, value in data.items():
@@ -65,80 +65,80 @@ class ModelConfig:
 
 
 LONGEST_PLAIN = 256
-"""Tokens up to which attention in bfloat16 on a CPU is computed by plain products (see
-`training.models.block`): there they are
-the faster; at twice as many they are about even, beyond they lose."""
+"""Longest sequence, in tokens, for plain products in bfloat16 attention on a CPU (see `training.models.block`).
+
+Up to there they are faster than the fused kernel. At twice the length both are about equal; beyond, they are slower."""
 
 PLAIN_IN_FP32 = range(16, 49)
-"""Tokens for which they are the faster in float32: 1.1 to 1.9 times, most where the number is no multiple of 16."""
+"""Sequence lengths for plain products in float32: 1.1 to 1.9 times faster, most for no multiple of 16."""
 
 LONGEST_DROPPED = 512
-"""Tokens up to which dropped weights of attention are computed as one product on a GPU, and not by the fused kernel,
-which leaves no weights behind but has to be called for each sample, since its noise depends on those beside it."""
+"""Longest sequence, in tokens, for plain products with attention dropout on a GPU.
+
+The fused kernel stores no attention weights, but needs one call per sample, because its noise depends on the batch."""
 
 LARGE_VOCABULARY = 1024
-"""Tokens from which on logits are never there whole (see `training.optim.losses`)."""
+"""Smallest vocabulary whose logits are computed in pieces (see `training.optim.losses`)."""
 
 _LOGITS_IN_PIECE = {"cpu": 2**21}
 _LOGITS_ON_GPU = 2**26
 
 
 def by_products(precision: str, keys: int) -> bool:
-    """Say whether a CPU computes attention by three plain products, and not by the fused kernel.
+    """Return whether a CPU computes attention by three plain products instead of the fused kernel.
 
     Args:
-        precision: Of the products: 'fp32', 'bf16' or another, in which it does not.
-        keys: Tokens that a query may look at.
+        precision: Precision of the products: 'fp32', 'bf16' or another, for which the result is False.
+        keys: Number of keys per query.
     """
     return keys <= LONGEST_PLAIN if precision == "bf16" else precision == "fp32" and keys in PLAIN_IN_FP32
 
 
 def tokens_in_piece(vocab_size: int, device: str) -> int:
-    """Return for how many tokens at a time logits are made: what fits a CPU's cache; a GPU is to be filled."""
+    """Return the tokens per piece of logits: few enough for a CPU's cache, or enough to fill a GPU."""
     return max(1, _LOGITS_IN_PIECE.get(device, _LOGITS_ON_GPU) // vocab_size)
 
 
 SHORTEST_CHUNK, MOST_CHUNKS = 32, 16
-"""Of windowed attention's queries: shorter chunks save less arithmetic than their kernels' calls take."""
+"""Limits on the chunks of queries in windowed attention; for shorter chunks, kernel calls cost more than they save."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GPTConfig(ModelConfig):
-    """A decoder-only Transformer: pre-norm, causal. The defaults are GPT-2's, without biases.
+    """Shape of a decoder-only Transformer, pre-norm and causal. The defaults are GPT-2's, without biases.
 
     Args:
-        vocab_size: Number V of tokens, 2 or more; 256 for bytes.
+        vocab_size: Number V of tokens (int ≥ 2); 256 for bytes.
         context: Longest sequence T, in tokens.
         depth: Number L of blocks.
         width: Width d of the residual stream, a multiple of heads.
-        heads: Attention heads.
-        ffn_mult: Width of the hidden layer of each block, as a multiple of d. A SwiGLU, which has three
-            matrices for two, gets two thirds of it, to the nearest multiple of ffn_multiple.
-        dropout: Share of the embeddings' and residual branches' outputs that is dropped, below 1.
-        attention_dropout: Share of the attention weights that is dropped, below 1. Apart from `dropout`
-            because torch's fused CPU attention has none: it makes attention five times slower there.
+        heads: Number of attention heads.
+        ffn_mult: Width of the hidden layer of each block, as a multiple of d. A SwiGLU, with
+            three matrices instead of two, gets two thirds of it, to the nearest multiple of ffn_multiple.
+        dropout: Dropped share of the outputs of embeddings and residual branches, below 1.
+        attention_dropout: Dropped share of the attention weights, below 1. Separate from `dropout` because torch's
+            fused CPU attention does not support it: attention is five times slower there.
         bias: Whether linear layers and norms have biases.
-        tied: Whether the head is the embedding.
-        init: How weights begin. 'normal': N(0, 0.02), outputs of residual branches smaller by 1/√(2L)
-            (GPT-2). 'fan_in': N(0, 1/√fan-in) in hidden layers, outputs of residual branches at zero, so
-            that each block begins as the identity. At width 32, 0.02 is nine times less than 1/√fan-in, and
-            small models take long to leave the plateau of letter pairs.
-        position: 'learned', 'sinusoidal' (fixed) or 'rope' (rotary, which needs an even width of a head).
+        tied: Whether the output head shares the embedding's weights.
+        init: Initialisation of weights. 'normal': N(0, 0.02), outputs of residual branches smaller by 1/√(2L)
+            (GPT-2). 'fan_in': N(0, 1/√fan-in) in hidden layers, outputs of residual branches at zero, so that each
+            block starts as the identity. It suits small widths: at width 32, 0.02 is nine times less than
+            1/√fan-in, and models stay long at the loss of letter pairs.
+        position: 'learned', 'sinusoidal' (fixed) or 'rope' (rotary, needs an even number of channels per head).
         rope_base: Base of the rotary angles, above 1.
-        extended_from: Context that the model was first trained at, if it has been extended since (see
-            `extend_context`).
-        extension: How it was: 'linear', or for rope 'ntk' or 'yarn' too.
-        window: Tokens that a token sees, itself included, 1 to the context; None: all earlier ones.
-        window_pattern: Which blocks have the window, repeated from the first on: S do, L see all.
+        extended_from: Context before an extension, in tokens (see `extend_context`); None: not extended.
+        extension: Method of the extension: 'linear', or with rope also 'ntk' or 'yarn'.
+        window: Tokens that a token attends to, including itself, 1 to the context; None: all earlier ones.
+        window_pattern: Attention of each block, repeated from the first on: S for the window, L for all tokens.
         kv_heads: Heads of keys and values, a divisor of heads (grouped-query attention); None: heads.
-        qk_norm: Whether queries and keys are normed before they meet.
+        qk_norm: Whether queries and keys are normalised before their product.
         ffn: 'gelu' or 'swiglu'.
-        norm_eps: What LayerNorms add to the variance, above 0; another than 1e-5 in models that were grown.
-        ffn_multiple: Of what the width of a SwiGLU is a multiple; files of models that do not say it had 64.
-        scaling: How it depends on its size; None: as ever.
+        norm_eps: ε that LayerNorms add to the variance, above 0; differs from 1e-5 only in grown models.
+        ffn_multiple: Divisor of the width of a SwiGLU; 64 for model files without this field.
+        scaling: Parametrisation by size; None: standard.
 
     Raises:
-        RecipeError: A field is out of its range, or does not fit another.
+        RecipeError: A field is out of its range or does not match another.
     """
 
     causal: ClassVar[bool] = True
@@ -211,30 +211,30 @@ class GPTConfig(ModelConfig):
 
     @property
     def key_value_heads(self) -> int:
-        """Heads of keys and values."""
+        """Number of heads of keys and values."""
         return self.heads if self.kv_heads is None else self.kv_heads
 
     @property
     def stretch(self) -> float:
-        """How many times longer the context is than the one first trained at."""
+        """Ratio of the context to the one before the extension."""
         return self.context / (self.extended_from or self.context)
 
     @property
     def windows(self) -> tuple[int, ...]:
-        """Tokens that a token sees, in each block."""
+        """Tokens that a token attends to, for each block."""
         letters = (self.window_pattern[layer % len(self.window_pattern)] for layer in range(self.depth))
         return tuple(self.context if self.window is None or letter == "L" else self.window for letter in letters)
 
     @property
     def chunk(self) -> int:
-        """Queries that go through windowed attention together, 32 or more: about half a window, and few chunks."""
+        """Queries per chunk of windowed attention, at least 32: about half a window, in at most 16 chunks."""
         return max(SHORTEST_CHUNK, -(-min(self.windows) // 2), -(-self.context // MOST_CHUNKS))
 
     def keys(self, window: int, length: int) -> int:
-        """Return by how many keys a block multiplies each query, in a sequence of `length`.
+        """Return the number of keys that a block multiplies with each query, in a sequence of `length`.
 
-        Without a window all, though causal masking could skip half: the convention under which sizes are compared.
-        With one a chunk's, and likewise as if what lies before the first token were not skipped.
+        Without a window these are all keys, by the usual convention, although causal masking could skip half. With a
+        window they are the keys of a chunk, including the positions before the first token.
         """
         return length if window >= length else min(length, self.chunk + window - 1)
 
@@ -245,22 +245,22 @@ class GPTConfig(ModelConfig):
 
     @property
     def block_outputs(self) -> int:
-        """Outputs of a block's linear layers: those of q, k, v and the attention, and of the feed-forward."""
+        """Number of outputs of a block's linear layers: q, k, v, attention output, and feed-forward."""
         d, gates = self.width, 2 if self.ffn == "swiglu" else 1
         return 2 * d + 2 * d * self.key_value_heads // self.heads + gates * self.ffn_width + d
 
     @property
     def matmul_parameters(self) -> int:
-        """Weights that multiply each token: 4d² + 2df in each block, and the head's dV, tied or not.
+        """Number of weights that multiply each token: 4d² + 2df per block, and dV of the head, tied or not.
 
-        Shared keys and values make it less, a SwiGLU's gate d · f more.
+        Shared keys and values reduce the number; the gate of a SwiGLU adds d · f.
         """
         d, f = self.width, self.ffn_width
         return self.depth * (d * (self.block_outputs - d) + d * f) + d * self.vocab_size
 
     @property
     def parameters(self) -> int:
-        """Trainable parameters, a tied head counted once."""
+        """Number of trainable parameters, with a tied head counted once."""
         d = self.width
         norms = (2 * self.depth + 1) * d
         if self.bias:
@@ -284,52 +284,63 @@ def hidden_width(width: int, ffn_mult: float, ffn: str = "gelu", multiple: int =
 class Positions(Options):
     """Positions."""
 
-    position: Literal["learned", "sinusoidal", "rope"] = option("learned", help="How a token knows where it stands")
-    rope_base: float = option(10000.0, bounds="(1, inf)", help="rope: base of the angles")
+    position: Literal["learned", "sinusoidal", "rope"] = option("learned", help="Position encoding")
+    rope_base: float = option(10000.0, bounds="(1, inf)", help="rope: base of the rotary angles")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Windows(Options):
-    """Windows of attention."""
+    """Attention windows."""
 
-    window: int | None = option(None, bounds="[1, inf)", unit="tokens", help="That a token sees, up to the context")
-    window_pattern: str = option("S", help="Which blocks have the window, repeated: S do, L see all: SSSL")
+    window: int | None = option(None, bounds="[1, inf)", unit="tokens", help="Attention window; none: the context")
+    window_pattern: str = option("S", help="Window of each block, repeated: S limited, L unlimited; SSSL for example")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture(Options):
     """Blocks."""
 
-    ffn: Literal["gelu", "swiglu"] = option("gelu", help="Kind of the feed-forward layers")
-    ffn_mult: float = option(4.0, bounds="(0, 64]", gene="2.0|2.667|4.0", help="Their width, by that of the model")
-    kv_heads: int | None = option(
-        None, bounds="[1, inf)", help="Heads of keys and values, at most: the next divisor of heads below is taken"
+    ffn: Literal["gelu", "swiglu"] = option("gelu", help="Type of the feed-forward layers")
+    ffn_mult: float = option(
+        4.0,
+        bounds="(0, 64]",
+        gene="2.0|2.667|4.0",
+        help="Width of the feed-forward layers, as a multiple of the model's",
     )
-    qk_norm: bool = option(False, help="Norm queries and keys before they meet")
-    bias: bool = option(False, help="Linear layers and norms have biases")
-    tied: bool = option(True, help="The head is the embedding")
-    attention_dropout: float = option(0.0, bounds="[0, 1)", help="Share of the attention's weights that is dropped")
+    kv_heads: int | None = option(
+        None,
+        bounds="[1, inf)",
+        help="Maximum heads of keys and values, rounded down to a divisor of heads; none: heads",
+    )
+    qk_norm: bool = option(False, help="Normalise queries and keys before their product")
+    bias: bool = option(False, help="Add biases to linear layers and norms")
+    tied: bool = option(True, help="Share the weights of embedding and output head")
+    attention_dropout: float = option(0.0, bounds="[0, 1)", help="Dropout of the attention weights")
     init: Literal["fan_in", "normal"] = option(
-        "fan_in", help="How weights begin: fan_in suits small widths, normal is GPT-2's N(0, 0.02)"
+        "fan_in", help="Initialisation of weights: fan_in suits small widths; normal is GPT-2's N(0, 0.02)"
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Extending(Options):
-    """Long texts."""
+    """Context extension."""
 
     extend_from: int | None = option(
-        None, bounds="[2, inf)", unit="tokens", gene=None, help="Context to train at first, shorter than the whole"
+        None,
+        bounds="[2, inf)",
+        unit="tokens",
+        gene=None,
+        help="Shorter context at the start of the training; none: no extension",
     )
     extension: Literal["linear", "ntk", "yarn"] = option(
-        "linear", gene=None, help="How positions are then extended; ntk and yarn with rope only"
+        "linear", gene=None, help="Extension of positions after extend_from; ntk and yarn need rope"
     )
-    extend_share: float = option(0.2, bounds="(0, 1)", help="Share of the budget that is spent at the whole context")
+    extend_share: float = option(0.2, bounds="(0, 1)", help="Share of the budget at the full context")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Decoder(Extending, Architecture, Windows, Positions):
-    """The shape of a GPT beside its size."""
+    """Shape of a GPT apart from its size."""
 
     def shape(
         self,
@@ -344,7 +355,7 @@ class Decoder(Extending, Architecture, Windows, Positions):
     ) -> GPTConfig:
         """Return the shape of a model at the end of its training.
 
-        A window as long as the context is none, and heads of keys and values are a divisor of the heads.
+        A window as long as the context becomes None; kv_heads is rounded down to a divisor of heads.
 
         Raises:
             RecipeError: A number is out of its range.
@@ -376,33 +387,32 @@ class Decoder(Extending, Architecture, Windows, Positions):
 
 
 def divisor_below(heads: int, most: int | None) -> int | None:
-    """Return the largest divisor of `heads` up to `most`; None for one each."""
+    """Return the largest divisor of `heads` up to `most`; None if that is all of them or `most` is None."""
     return None if most is None or most >= heads else max(n for n in range(1, most + 1) if heads % n == 0)
 
 
 def window_chunks(window: int, length: int, chunk: int) -> list[tuple[int, int, int]]:
-    """Return the chunks of queries in a sequence: first key, first query, and the end of both."""
+    """Return the chunks of queries in a sequence, as (first key, first query, end of both)."""
     starts = range(0, length, chunk)
     return [(max(0, start - window + 1), start, min(start + chunk, length)) for start in starts]
 
 
 def flops_per_token(config: GPTConfig, length: int | None = None) -> float:
-    """Return the FLOPs that training on one token takes: forward and backward, 2 a multiply-add.
+    """Return the training FLOPs per token, forward and backward, with 2 FLOPs per multiply-add.
 
-    6 · N + 12 · d · Σ K over the blocks, where N counts the weights that multiply (the head included, embedding
-    look-ups not) and the second term is attention (PaLM, arXiv:2204.02311, appendix B): K keys a query. Without a
-    window these are all T, though causal masking could skip half: the convention under which sizes are compared.
-    With one they are those that are computed, which are more than those that are seen (`GPTConfig.keys`): a window
-    is credited with the arithmetic that it saves, and no more.
-    `torch.utils.flop_counter` agrees exactly where attention is computed by its plain formula, and with a window
-    but for what lies before the first token: a few hundredths where the window is small against the length.
+    The formula is 6 · N + 12 · d · Σ K over the blocks (PaLM, arXiv:2204.02311, appendix B). N is the number of
+    multiplying weights, with the head but without embedding look-ups. K is the number of keys per query
+    (`GPTConfig.keys`). Without a window K is T, by the usual convention, although causal masking could skip half. With
+    a window K counts the computed keys, which are more than the attended ones.
+    `torch.utils.flop_counter` agrees exactly for attention by its plain formula. With a window the difference is the
+    positions before the first token: a few percent if the window is much shorter than the sequence.
 
     Args:
-        config: The model.
-        length: Tokens in a sequence, if shorter than the model's context.
+        config: Shape of the model.
+        length: Tokens per sequence, 1 to the context; None: the context.
 
     Raises:
-        RecipeError: The length is not a whole number from 1 to the context.
+        RecipeError: The length is not an integer from 1 to the context.
     """
     length = config.context if length is None else length
     check_integer("length", length, 1, config.context)

@@ -1,28 +1,30 @@
-"""What has to move with a model's width and depth so that its recipe need not: µP and CompleteP, as arithmetic.
+"""Scaling rules that keep a recipe constant over width and depth: µP and CompleteP, as arithmetic without torch.
 
-At the base size a model is the standard one, to the bit. With m_N = width / base width and m_L = depth / base depth:
+At the base size a model is bit-identical to the standard one. m_N is width / base width; m_L is depth / base depth.
 
 | | mup (Yang et al., arXiv:2203.03466) | completep, α = 1 (Dey et al., arXiv:2505.01618, table 1) |
 |---|---|---|
 | initial variance of hidden matrices | / m_N | / m_N |
-| ... of outputs of residual branches, beside | / depth, as in GPT-2 | / base depth |
+| ... of outputs of residual branches, in addition | / depth, as in GPT-2 | / base depth |
 | Adam's learning rate of hidden matrices | / m_N | / m_N |
 | logits | / m_N | / m_N |
-| attention, by 1/√d at the base's d₀ | √d₀ / d | √d₀ / d |
+| attention scale (1/√d₀ at the base's head size d₀) | √d₀ / d | √d₀ / d |
 | residual branches | | / m_L |
 | Adam's ε | / m_N | / m_N, in blocks / (m_N m_L) |
 
-Adam's ε goes as its gradients do, or it would come to outweigh them (Everett et al., arXiv:2407.05872); in and out of
-blocks as in EleutherAI's nanoGPT-mup, branch completep, which had one for both until arXiv:2512.22382 saw it.
+Adam's ε scales with its gradients, because otherwise it would dominate them (Everett et al., arXiv:2407.05872). The
+values in and out of blocks follow EleutherAI's nanoGPT-mup, branch completep. That code used one value for both until
+arXiv:2512.22382 found the error.
 
-Muon's updates, which here have AdamW's size, 0.2 in root mean square, have a spectral norm of 0.2 √n in a square
-matrix; it is to stay as it is (Yang et al., arXiv:2310.17813), so its rate goes with 1 / √m_N; at small widths that is
-not quite the limit yet (see `coordinates`). A gradient goes with
-1 / m_N, and in blocks with 1 / (m_N m_L); Adam and Muon divide by its size, and SGD's rates make up for it: times m_L
-in hidden matrices, times m_N m_L in vectors of blocks, times m_N in all else.
+Muon's updates here have AdamW's size, a root mean square of 0.2. Their spectral norm in an n × n matrix is 0.2 √n. That
+norm should stay constant (Yang et al., arXiv:2310.17813), so Muon's rate scales with 1 / √m_N. Small widths deviate
+slightly from this limit (see `coordinates`).
 
-Weight decay stays torch's λ, a step of ηλ; so that the step stays where η moves, λ moves the other way: that of hidden
-matrices times m_N with Adam (Wang & Aitchison, arXiv:2405.13698; arXiv:2510.19093). Plain arithmetic, without torch.
+A gradient scales with 1 / m_N, and in blocks with 1 / (m_N m_L). Adam and Muon normalise it. SGD's rates compensate:
+times m_L in hidden matrices, times m_N m_L in vectors of blocks, times m_N elsewhere.
+
+Weight decay is torch's λ, with a step of ηλ. To keep that step constant, λ scales inversely to η: times m_N for hidden
+matrices with Adam (Wang & Aitchison, arXiv:2405.13698; arXiv:2510.19093).
 """
 
 from __future__ import annotations
@@ -39,11 +41,11 @@ P = TypeVar("P", bound="Parametrising")
 
 
 class Factors(NamedTuple):
-    """By what a group of parameters has its rates multiplied.
+    """Factors on the rates of a parameter group.
 
     Args:
-        lr: The learning rate.
-        eps: Adam's ε.
+        lr: Factor on the learning rate.
+        eps: Factor on Adam's ε.
     """
 
     lr: float = 1.0
@@ -51,19 +53,19 @@ class Factors(NamedTuple):
 
     @property
     def decay(self) -> float:
-        """By what λ is multiplied, so that a step of decay stays what it was."""
+        """Factor on λ that keeps the decay per step constant."""
         return 1.0 / self.lr
 
 
 @dataclass(frozen=True, kw_only=True)
 class Parametrisation:
-    """How a model depends on its size.
+    """Parametrisation of a model by its size.
 
     Args:
         name: 'mup', for width, or 'completep', for width and depth.
-        width: Of the base model, at which it is the standard one.
-        depth: Of the base model.
-        head: Channels of a head of the base model.
+        width: Width of the base model, where all parametrisations agree.
+        depth: Depth of the base model.
+        head: Channels per head of the base model.
 
     Raises:
         RecipeError: A field is out of its range.
@@ -80,25 +82,25 @@ class Parametrisation:
             check_integer(f"base_{field}", getattr(self, field), 1)
 
     def wider(self, width: int) -> float:
-        """Return m_N."""
+        """Return m_N = width / base width."""
         return width / self.width
 
     def deeper(self, depth: int) -> float:
-        """Return m_L; 1 where depth does not count."""
+        """Return m_L = depth / base depth; 1 for mup."""
         return depth / self.depth if self.name == "completep" else 1.0
 
     def attention_scale(self, head: int) -> float | None:
-        """Return by what queries times keys are multiplied; None: by 1/√head, as ever."""
+        """Return the factor on query-key products; None: the standard 1/√head."""
         return None if head == self.head else math.sqrt(self.head) / head
 
     def factors(self, optimizer: str, kind: str, width: int, depth: int) -> Factors:
-        """Return the factors of parameters of a kind.
+        """Return the factors for one kind of parameters.
 
         Args:
-            optimizer: 'adamw', 'muon' (of matrices that it does not take itself: 'adamw') or 'sgd'.
-            kind: 'hidden' (matrices in blocks), 'block' (what else is in blocks) or 'other'.
-            width: Of the model.
-            depth: Of the model.
+            optimizer: 'adamw', 'muon' or 'sgd'; 'adamw' for matrices that Muon does not update.
+            kind: 'hidden' (matrices in blocks), 'block' (other parameters in blocks) or 'other'.
+            width: Width of the model.
+            depth: Depth of the model.
         """
         m, d = self.wider(width), self.deeper(depth)
         if optimizer == "sgd":
@@ -109,29 +111,37 @@ class Parametrisation:
 
 @dataclass(frozen=True, kw_only=True)
 class Parametrising(Options):
-    """How a model depends on its size."""
+    """Parametrisation by model size."""
 
     param: Literal["standard", "mup", "completep"] = option(
         "standard",
         gene=None,
-        help="How weights, rates and branches move with the size; mup: its width, completep: depth too",
+        help="Scaling of weights, rates and branches with size; mup: width, completep: width and depth",
     )
     base_width: int | None = option(
-        None, bounds="[1, inf)", gene=None, help="mup, completep: where the model is the standard one; none: the size's"
+        None,
+        bounds="[1, inf)",
+        gene=None,
+        help="mup, completep: width of the base model; none: the default of the size",
     )
-    base_depth: int | None = option(None, bounds="[1, inf)", gene=None, help="completep: likewise, in blocks")
+    base_depth: int | None = option(
+        None, bounds="[1, inf)", gene=None, help="completep: blocks of the base model; none: the default of the size"
+    )
     base_head: int | None = option(
-        None, bounds="[1, inf)", gene=None, help="mup, completep: likewise, in channels of a head"
+        None,
+        bounds="[1, inf)",
+        gene=None,
+        help="mup, completep: channels per head of the base model; none: the default of the size",
     )
 
     @property
     def usual(self) -> Mapping[str, Any]:
-        """The size's usual width, depth and heads: the base where none is given."""
+        """Default width, depth and heads of the size: the base if none is given."""
         raise NotImplementedError
 
     @property
     def scaling(self) -> Parametrisation | None:
-        """How the model depends on its size; None: as ever.
+        """Parametrisation of the model; None: standard.
 
         Raises:
             RecipeError: A number is out of its range.
@@ -147,7 +157,7 @@ class Parametrising(Options):
         )
 
     def settled(self: P, rungs: bool) -> P:
-        """Return the options with the base's size in them: whatever a later version's spaces are."""
+        """Return the options with the base's size filled in, so that later changes of the spaces have no effect."""
         made, scaling = super().settled(rungs), self.scaling
         if scaling is None:
             return made

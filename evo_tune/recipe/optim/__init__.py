@@ -1,1 +1,1 @@
-"""How weights change, as options and arithmetic: schedules, decays, batches, when to stop."""
+"""Optimization, as options and arithmetic: schedules, weight decay, batches, early stopping."""

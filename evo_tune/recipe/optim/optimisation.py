@@ -1,4 +1,4 @@
-"""The optimizer, what it minimises, and what is done beside its steps, as options."""
+"""Options of the optimizer, its loss, gradient clipping, weight averaging and early stopping."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ RULES = ("none", "sqrt", "linear")
 
 
 def scale_lr(lr: float, batch: float, reference: float, rule: str) -> float:
-    """Return the learning rate for `batch`, given the one that suits `reference`.
+    """Return the learning rate for `batch`, given the rate for `reference`.
 
     Args:
         lr: Learning rate at the reference batch.
@@ -24,7 +24,7 @@ def scale_lr(lr: float, batch: float, reference: float, rule: str) -> float:
         rule: 'none', 'sqrt' or 'linear'.
 
     Raises:
-        RecipeError: A size that is not above zero, or an unknown rule.
+        RecipeError: A size is not above zero, or the rule is unknown.
     """
     check_number("lr", lr, "(0, inf)")
     check_number("batch", batch, "(0, inf)")
@@ -35,12 +35,12 @@ def scale_lr(lr: float, batch: float, reference: float, rule: str) -> float:
 
 
 def scaled_betas(betas: tuple[float, float], batch: float, reference: float, rule: str) -> tuple[float, float]:
-    """Return Adam's β for `batch` by a rule, given those that suit `reference`: 'sqrt' moves them, others do not.
+    """Return Adam's β for `batch`, given those for `reference`; only the rule 'sqrt' changes them.
 
-    Where a batch is so large that a β would have to be negative it is 0: that moment then remembers nothing.
+    A β that would be negative, for a very large batch, is set to 0: that moment then has no memory.
 
     Raises:
-        RecipeError: A size that is not above zero, or an unknown rule.
+        RecipeError: A size is not above zero, or the rule is unknown.
     """
     check_number("batch", batch, "(0, inf)")
     check_number("reference batch", reference, "(0, inf)")
@@ -61,20 +61,23 @@ class Optimisation(Options):
     optimizer: Literal["auto", "adamw", "muon", "sgd"] = option(
         "auto",
         gene="adamw|muon",
-        help="Which one; auto: adamw, unless it is a gene; with sgd the learning rate is fifty times larger",
+        help="Optimizer; auto: adamw, unless it is a gene; sgd multiplies the learning rate by fifty",
     )
     beta1: float = option(0.9, bounds="[0, 0.99999]", help="adamw, muon: decay of the first moment")
     beta2: float = option(
-        0.95, bounds="[0, 0.99999]", gene="0.9|0.95|0.98|0.99|0.995|0.999", help="adamw, muon: decay of the second"
+        0.95,
+        bounds="[0, 0.99999]",
+        gene="0.9|0.95|0.98|0.99|0.995|0.999",
+        help="adamw, muon: decay of the second moment",
     )
     eps: float = option(1e-8, bounds="(0, 1)", help="adamw, muon: added to the root of the second moment")
-    momentum: float = option(0.95, bounds="[0, 0.99999]", help="muon, sgd: of the gradient")
+    momentum: float = option(0.95, bounds="[0, 0.99999]", help="muon, sgd: momentum of the gradient")
     lr_rule: Literal["none", "sqrt", "linear"] = option(
         "none",
-        help="How the learning rate, meant for the default batch, moves with the batch; sqrt: Adam's betas too",
+        help="Scaling of the learning rate from the default batch to another; sqrt scales Adam's betas too",
     )
     z_loss: float = option(
-        0.0, bounds="[0, 1]", gene="0.0|1e-5|1e-4|1e-3", help="Weight of the z-loss; 1e-4 keeps logits from drifting"
+        0.0, bounds="[0, 1]", gene="0.0|1e-5|1e-4|1e-3", help="Weight of the z-loss; 1e-4 prevents logit drift"
     )
 
     def settled(self: Self, rungs: bool) -> Self:
@@ -83,19 +86,19 @@ class Optimisation(Options):
 
     @property
     def optimizer_name(self) -> Literal["adamw", "muon", "sgd"]:
-        """The optimizer, where none was chosen AdamW."""
+        """The chosen optimizer; AdamW for auto."""
         return "adamw" if self.optimizer == "auto" else self.optimizer
 
     @property
     def lr_factor(self) -> float:
-        """By what the bounds and the default of a learning rate that suits AdamW are multiplied for this optimizer."""
+        """Factor on bounds and default of an AdamW learning rate for this optimizer."""
         return 50.0 if self.optimizer == "sgd" else 1.0
 
     def check_lr(self, lr: object) -> None:
-        """Require a learning rate that the optimizer takes.
+        """Require a learning rate in the optimizer's range.
 
         Raises:
-            RecipeError: It is something else.
+            RecipeError: It is out of range.
         """
         check_number("lr", lr, "(0, 10]" if self.optimizer == "sgd" else "(0, 1]")
 
@@ -104,14 +107,14 @@ class Optimisation(Options):
 class Clipping(Options):
     """Clipping of the gradient."""
 
-    clip: float | None = option(1.0, bounds="(0, inf)", help="Largest norm of the gradient; none: no limit")
+    clip: float | None = option(1.0, bounds="(0, inf)", help="Maximum gradient norm; none: no limit")
 
 
 def check_clip(limit: float | None) -> None:
     """Require a limit above zero, or None.
 
     Raises:
-        RecipeError: It is something else.
+        RecipeError: It is not.
     """
     if limit is not None:
         if limit == float("inf"):
@@ -124,19 +127,19 @@ class Averaging(Options):
     """A moving average of the weights."""
 
     ema: float | None = option(
-        None, bounds="[0, 1)", help="Its decay, warmed up; it is judged beside them as val_loss_ema; none: none is kept"
+        None, bounds="[0, 1)", help="Decay of the average, after a warm-up; reported as val_loss_ema; none: no average"
     )
 
 
 def warmed_up(decay: float, update: int) -> float:
     """Return the decay of an update: min(decay, (1 + t) / (10 + t)).
 
-    As TensorFlow's ExponentialMovingAverage does with `num_updates`: the average reaches about a ninth of the training
-    back, until that is as far as `decay` goes.
+    Same formula as TensorFlow's ExponentialMovingAverage with `num_updates`. The average covers about the last ninth
+    of the training, until `decay` becomes the limit.
 
     Args:
-        decay: What it rises to, below 1.
-        update: Number t of the update, from 1.
+        decay: Limit of the decay, below 1.
+        update: Number t of the update (int ≥ 1).
     """
     return min(decay, (1.0 + update) / (10.0 + update))
 
@@ -146,23 +149,31 @@ class Stopping(Options):
     """Evaluations along the training."""
 
     evaluations: int = option(
-        4, bounds="[1, 10000]", gene=None, help="How many, each on every fourth held-out block: the learning curve"
+        4,
+        bounds="[1, 10000]",
+        gene=None,
+        help="Number of evaluations in the learning curve, each on every fourth held-out block",
     )
     patience: int | None = option(
-        None, bounds="[1, inf)", unit="evaluations", help="Stop after so many without an improvement; take the best"
+        None,
+        bounds="[1, inf)",
+        unit="evaluations",
+        help="Stop after this many evaluations without an improvement, and keep the best",
     )
-    min_delta: float = option(0.0, bounds="[0, inf)", help="What counts as an improvement: more than so much")
+    min_delta: float = option(
+        0.0, bounds="[0, inf)", help="Smallest decrease of the loss that counts as an improvement"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class StoppingInTime(Stopping, Scheduling):
-    """Early stopping beside a schedule."""
+    """Early stopping under a learning rate schedule."""
 
     def check(self) -> None:
-        """Require patience that outlasts a schedule's own waves.
+        """Require a patience longer than the cycles of the schedule.
 
         Raises:
-            OptionError: It does not.
+            OptionError: It is shorter.
         """
         if self.patience is not None and self.schedule == "sgdr" and self.patience <= self.cycle * self.evaluations:
             raise OptionError(

@@ -1,4 +1,4 @@
-"""The learning rate and the weight decay along the steps of a training."""
+"""Schedules of the learning rate and of the weight decay."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from evo_tune.options.declare import AUTO, Options, option
 
 @dataclass(frozen=True)
 class Shape:
-    """What a schedule does after its warm-up.
+    """Shape of a schedule after warm-up.
 
     Args:
-        factor: The factor at a step after warm-up.
-        uses: Fields of `Scheduling` that it reads; the others change nothing.
-        flat: Whether it stays at its peak until it falls at the end, if it does.
+        factor: Function that returns the factor at a step after warm-up.
+        uses: Fields of `Scheduling` that it reads; the others have no effect.
+        flat: Whether it stays at the peak until a final decay, if any.
     """
 
     factor: Callable[[Schedule, int], float]
@@ -28,13 +28,13 @@ class Shape:
 
 
 SCHEDULES: dict[str, Shape] = {}
-"""Name to shape; `shape` adds to it."""
+"""Name to shape; filled by the decorator `shape`."""
 
 
 def shape(
     *uses: str, flat: bool = False
 ) -> Callable[[Callable[[Schedule, int], float]], Callable[[Schedule, int], float]]:
-    """Make the decorated function a schedule of its name: an option's value, a gene's, and one that can be looked at.
+    """Register the decorated function as a schedule under its name, for options, genes and `evo-tune schedule`.
 
     Args:
         uses: See `Shape`.
@@ -52,17 +52,17 @@ def shape(
 class Schedule:
     """Warm-up, then one of the shapes in `SCHEDULES`.
 
-    With W warm-up steps of S, step t < W has the factor (t + 1) / W: the first step is never at zero.
+    With W warm-up steps, step t < W has the factor (t + 1) / W, so the first step is above zero.
 
     Args:
-        steps: Steps S of the full training, 1 or more.
+        steps: Number S of steps in the full training (int ≥ 1).
         name: A key of `SCHEDULES`.
         warmup_fraction: Share of S for linear warm-up, 0 to 0.5; above 0 it is at least one step.
         min_lr_ratio: Factor at the end, 0 to 1.
         decay_fraction: wsd: share of S for the final decay, above 0, up to 1.
         decay_shape: wsd: 'linear', 'sqrt' (1 − √u) or 'cosine'.
         cycle: sgdr, cosine_step: steps of the first cycle, 1 or more; None: a tenth of S.
-        cycle_growth: sgdr: each cycle is this many times as long as the one before, 1 or more.
+        cycle_growth: sgdr: ratio of the length of a cycle to the one before (int ≥ 1).
         gamma: sgdr, cosine_step: factor from cycle to cycle, above 0, up to 1.
 
     Raises:
@@ -98,14 +98,14 @@ class Schedule:
 
     @property
     def first_cycle(self) -> int:
-        """Steps of the first cycle of sgdr and cosine_step."""
+        """Number of steps in the first cycle of sgdr and cosine_step."""
         return max(1, self.steps // 10) if self.cycle is None else self.cycle
 
     def __call__(self, step: int) -> float:
-        """Return the factor by which `step` (counted from 0) multiplies the peak.
+        """Return the factor on the peak rate at `step` (int ≥ 0).
 
         Raises:
-            RecipeError: The step is negative or no whole number.
+            RecipeError: The step is negative or not a whole number.
         """
         check_integer("step", step, 0)
         if step < self.warmup:
@@ -113,21 +113,21 @@ class Schedule:
         return SCHEDULES[self.name].factor(self, step)
 
     def decayed(self, step: int) -> bool:
-        """Say whether the final fall has begun before `step`: a loss there is not one of a training at its peak.
+        """Return whether the final decay has begun before `step`, so that losses differ from those at the peak rate.
 
-        Of a schedule that falls all along, only its end is.
+        For a schedule without a flat part this is true only at its end.
         """
         if not SCHEDULES[self.name].flat:
             return step >= self.steps
         return step > self.warmup and self(step - 1) < 1.0
 
     def progress(self, step: int) -> float:
-        """Return the share u of the steps after warm-up that lie behind, held at 1 past the end."""
+        """Return the completed share u of the steps after warm-up, at most 1."""
         return min(1.0, (step - self.warmup) / max(1, self.steps - self.warmup))
 
 
 def idle_fields(name: str) -> frozenset[str]:
-    """Return the fields of `Scheduling` that change nothing under a schedule: those that only others use."""
+    """Return the fields of `Scheduling` that have no effect under a schedule because only others use them."""
     known, name = frozenset().union(*(one.uses for one in SCHEDULES.values())), _meant(name)
     return known - SCHEDULES[name].uses if name in SCHEDULES else frozenset()
 
@@ -145,13 +145,13 @@ DECAYS: dict[str, Callable[[float], float]] = {
 
 @shape("min_lr_ratio")
 def cosine(schedule: Schedule, step: int) -> float:
-    """Fall along half a cosine to `min_lr_ratio` (Loshchilov & Hutter, arXiv:1608.03983, one cycle)."""
+    """Decay along half a cosine to `min_lr_ratio` (Loshchilov & Hutter, arXiv:1608.03983, one cycle)."""
     return _cosine(1.0, schedule.min_lr_ratio, schedule.progress(step))
 
 
 @shape("min_lr_ratio")
 def linear(schedule: Schedule, step: int) -> float:
-    """Fall in a straight line to `min_lr_ratio`."""
+    """Decay linearly to `min_lr_ratio`."""
     return 1.0 - (1.0 - schedule.min_lr_ratio) * schedule.progress(step)
 
 
@@ -175,8 +175,8 @@ def wsd(schedule: Schedule, step: int) -> float:
 
 @shape(flat=True)
 def multi_step(schedule: Schedule, step: int) -> float:
-    """Fall to 0.316 at 80 % and to 0.1 at 90 % of the steps (DeepSeek LLM, arXiv:2401.02954)."""
-    # In whole numbers: 0.8 * S may fall a bit short of the step that is meant.
+    """Drop to 0.316 at 80 % and to 0.1 at 90 % of the steps (DeepSeek LLM, arXiv:2401.02954)."""
+    # Use integers: rounding of 0.8 * S could miss the step.
     if 10 * step >= 9 * schedule.steps:
         return 0.1
     return 0.316 if 10 * step >= 8 * schedule.steps else 1.0
@@ -196,12 +196,12 @@ def sgdr(schedule: Schedule, step: int) -> float:
 
 @shape("min_lr_ratio", "cycle", "gamma")
 def cosine_step(schedule: Schedule, step: int) -> float:
-    """Multiply one long cosine by gamma for every cycle that is over."""
+    """Multiply one long cosine by gamma for each completed cycle."""
     return cosine(schedule, step) * schedule.gamma ** (step // schedule.first_cycle)
 
 
 class _Choices(Collection[str]):
-    """What the option may be: `auto` and whatever is in `SCHEDULES` by then."""
+    """Choices of the option: `auto` and the names in `SCHEDULES` when it is read."""
 
     def __iter__(self) -> Iterator[str]:
         yield AUTO
@@ -215,7 +215,7 @@ class _Choices(Collection[str]):
 
 
 def _meant(name: str) -> str:
-    """Return the schedule that a name stands for where there are no rungs."""
+    """Return the schedule for a name in a run without rungs."""
     return "cosine" if name == AUTO else name
 
 
@@ -224,26 +224,28 @@ S = TypeVar("S", bound="Scheduling")
 
 @dataclass(frozen=True, kw_only=True)
 class Scheduling(Options):
-    """The learning rate along the steps."""
+    """Learning rate schedule."""
 
     schedule: str = option(
         AUTO,
         choices=_Choices(),
-        help="Shape of the learning rate after the warm-up; auto: wsd where a run has rungs, else cosine",
+        help="Learning rate schedule after the warm-up; auto: wsd in a run with rungs, else cosine",
     )
     fork: bool | None = option(
         None,
         gene=None,
-        help="wsd: judge a rung after a decay of its own, which is thrown away; none: where a run has rungs",
+        help="wsd: decay a copy to evaluate each rung, then discard it; none: if the run has rungs",
     )
-    min_lr_ratio: float = option(0.1, bounds="[0, 1]", help="Learning rate at the end, as a share of its peak")
+    min_lr_ratio: float = option(0.1, bounds="[0, 1]", help="Final learning rate, as a share of the peak")
     decay_fraction: float = option(
-        0.4, bounds="(0, 1]", gene="float(0.1,0.7)", help="wsd: share of the steps that decay, at the end"
+        0.4, bounds="(0, 1]", gene="float(0.1,0.7)", help="wsd: share of the steps in the final decay"
     )
     decay_shape: str = option("linear", choices=DECAYS, help="wsd: shape of the decay")
-    cycle: float = option(0.1, bounds="(0, 1]", help="sgdr, cosine_step: the first cycle, as a share of the steps")
-    cycle_growth: int = option(1, bounds="[1, inf)", help="sgdr: each cycle is so many times as long as the last")
-    gamma: float = option(0.9, bounds="(0, 1]", help="sgdr, cosine_step: factor from cycle to cycle")
+    cycle: float = option(
+        0.1, bounds="(0, 1]", help="sgdr, cosine_step: length of the first cycle, as a share of the steps"
+    )
+    cycle_growth: int = option(1, bounds="[1, inf)", help="sgdr: ratio of the length of a cycle to the one before")
+    gamma: float = option(0.9, bounds="(0, 1]", help="sgdr, cosine_step: factor on the peak per cycle")
 
     def settled(self: S, rungs: bool) -> S:
         made = super().settled(rungs)
@@ -251,11 +253,11 @@ class Scheduling(Options):
         return replace(made, schedule=schedule, fork=rungs if made.fork is None else made.fork)
 
     def rates(self, steps: int, warmup: float) -> Schedule:
-        """Return the schedule over so many steps.
+        """Return the schedule over `steps` steps.
 
         Args:
-            steps: Of the full training.
-            warmup: Share of them for linear warm-up.
+            steps: Number of steps in the full training.
+            warmup: Share of the steps for linear warm-up.
 
         Raises:
             RecipeError: Either is out of its range.
@@ -275,7 +277,7 @@ class Scheduling(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class WeightDecay:
-    """λ from `start` to `end` over the training.
+    """Weight decay λ that moves from `start` to `end` over the training.
 
     Args:
         start: λ at the first step, 0 to 1.
@@ -297,7 +299,7 @@ class WeightDecay:
         check_name("weight_decay_shape", self.shape, ("linear", "cosine"))
 
     def at(self, step: int, steps: int) -> float:
-        """Return λ at `step` (from 0) of `steps`; beyond the last step it stays at `end`.
+        """Return λ at `step` (int ≥ 0) of `steps`; after the last step it is `end`.
 
         Raises:
             RecipeError: Either is not a whole number in its range.
@@ -314,13 +316,13 @@ class WeightDecay:
 
 @dataclass(frozen=True, kw_only=True)
 class GapDecay:
-    """λ from `start`, times `factor` whenever a gap has opened for `patience` evaluations, up to `end`.
+    """Weight decay λ that rises by `factor`, up to `end`, when the loss gap grows for `patience` evaluations.
 
     Args:
         start: λ at the first step, above 0, up to 1.
-        end: Largest λ, start to 1.
-        patience: Evaluations in a row with rising held-out and falling training loss, 1 or more.
-        factor: What λ is multiplied by, above 1.
+        end: Maximum λ, start to 1.
+        patience: Consecutive evaluations with rising held-out and falling training loss (int ≥ 1).
+        factor: Factor on λ, above 1.
 
     Raises:
         RecipeError: A field is out of its range.
@@ -341,7 +343,7 @@ class GapDecay:
 
 
 class GapWatch:
-    """The λ of a `GapDecay` so far."""
+    """Current λ of a `GapDecay`."""
 
     def __init__(self, options: GapDecay) -> None:
         self.options = options
@@ -350,11 +352,11 @@ class GapWatch:
         self.last: tuple[float, float] | None = None
 
     def update(self, training: float, held_out: float) -> bool:
-        """Take note of one evaluation.
+        """Record one evaluation.
 
         Args:
             training: Loss on the training text.
-            held_out: Loss on the held-out text. A NaN in either is no rise and no fall.
+            held_out: Loss on the held-out text. A NaN in either loss counts as neither rise nor fall.
 
         Returns:
             Whether λ was raised.
@@ -369,27 +371,29 @@ class GapWatch:
         return self.value > before
 
     def state(self) -> dict[str, object]:
-        """Return what a checkpoint must keep."""
+        """Return the state for a checkpoint."""
         return {"value": self.value, "widened": self.widened, "last": self.last}
 
     def restore(self, state: dict[str, object]) -> None:
-        """Go on from what `state` gave."""
+        """Restore the state returned by `state`."""
         self.value, self.widened, self.last = state["value"], state["widened"], state["last"]  # type: ignore[assignment]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Decaying(Options):
-    """The weight decay along the steps."""
+    """Weight decay schedule."""
 
-    weight_decay_end: float | None = option(None, bounds="[0, 1]", help="Where it ends; none: where it begins")
-    weight_decay_shape: Literal["linear", "cosine"] = option("linear", help="How it goes there")
+    weight_decay_end: float | None = option(None, bounds="[0, 1]", help="Final weight decay; none: constant")
+    weight_decay_shape: Literal["linear", "cosine"] = option(
+        "linear", help="Shape of the change to the final weight decay"
+    )
     gap_patience: int | None = option(
         None,
         bounds="[1, inf)",
         unit="evaluations",
-        help="It rises, up to its end, only when so many had a rising held-out and a falling training loss",
+        help="Raise weight decay only after this many evaluations with rising held-out and falling training loss",
     )
-    gap_factor: float = option(1.5, bounds="(1, 100]", help="By what it rises then")
+    gap_factor: float = option(1.5, bounds="(1, 100]", help="Factor of each rise under gap_patience")
 
     def check(self) -> None:
         if self.gap_patience is not None and self.weight_decay_end is None:

@@ -1,4 +1,4 @@
-"""How many steps a training has: by samples and batch, with a batch that grows, up to a fork."""
+"""Number of steps in a training: from samples and batch, with a growing batch, and with a fork to decay."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from evo_tune.recipe.optim.schedule import DECAYS, Schedule
 
 
 def optimizer_steps(micro_batches: int, accumulation: int) -> int:
-    """Return the number of steps in which `micro_batches` are used up.
+    """Return the number of steps that consume `micro_batches`.
 
-    The last, partial window of micro-batches is a step as well: dropping it loses data, and carrying it
-    over mixes two epochs in one gradient.
+    A last, partial group of micro-batches is a step too: dropping it would lose data, and keeping it for the next
+    epoch would mix two epochs in one gradient.
 
     Args:
-        micro_batches: How many there are (or windows, or samples: any unit), 0 or more.
-        accumulation: How many of them make one step, 1 or more.
+        micro_batches: Number of micro-batches, windows or samples (int ≥ 0).
+        accumulation: Number of them per step (int ≥ 1).
 
     Raises:
         RecipeError: Either is not a whole number in its range.
@@ -29,29 +29,29 @@ def optimizer_steps(micro_batches: int, accumulation: int) -> int:
 
 
 def stop_step(steps: int, budget: float) -> int:
-    """Return the step at which a training with a fraction of the full budget stops: ⌈budget · steps⌉.
+    """Return the step at which a training with part of the full budget stops: ⌈budget · steps⌉.
 
     Args:
-        steps: Steps of the full training, over which the schedules are laid, 1 or more.
-        budget: Fraction of it, 0 < budget ≤ 1.
+        steps: Number of steps in the full training, the length of its schedules (int ≥ 1).
+        budget: Fraction of the full budget, 0 < budget ≤ 1.
 
     Raises:
         RecipeError: Either is out of its range.
     """
     check_integer("steps", steps, 1)
     check_number("budget", budget, "(0, 1]")
-    # 1/3 of 9 steps is 3, whatever the last bit of 1/3 says.
+    # The tolerance keeps 1/3 of 9 steps at 3 despite rounding.
     return max(1, math.ceil(budget * steps - 1e-9 * steps))
 
 
 @dataclass(frozen=True, kw_only=True)
 class BatchRamp:
-    """How a batch grows: linearly in the samples done, rounded down.
+    """Growth of a batch, linear in the samples done, rounded down.
 
     Args:
-        start: Samples in the first step, 1 or more.
-        fraction: Share of the training's samples after which the batch is whole, above 0, up to 1; V3's is
-            about 0.03.
+        start: Samples in the first step (int ≥ 1).
+        fraction: Share of the training's samples after which the batch has its full size, above 0, up to 1; about
+            0.03 in DeepSeek-V3.
 
     Raises:
         RecipeError: A field is out of its range.
@@ -65,15 +65,15 @@ class BatchRamp:
         check_number("ramp fraction", self.fraction, "(0, 1]")
 
     def size(self, done: int, *, batch: int, total: int) -> int:
-        """Return the samples of the step that comes after `done` samples.
+        """Return the number of samples in the step after `done` samples.
 
         Args:
-            done: Samples before it.
-            batch: Samples in a step after the ramp.
+            done: Samples before the step.
+            batch: Samples per step after the ramp.
             total: Samples in the full training.
 
         Raises:
-            RecipeError: start is above batch.
+            RecipeError: `start` is above `batch`.
         """
         check_integer("ramp start", self.start, 1, batch)
         reached = done / (self.fraction * total)
@@ -83,24 +83,24 @@ class BatchRamp:
 
 
 def steps_of(total: int, batch: int, ramp: BatchRamp | None) -> Bounds:
-    """Return which samples belong to which step, all `total` of them, each once."""
+    """Return the range of samples of each step; together the ranges cover all `total` samples once."""
     firsts = [0]
     while ramp is not None and firsts[-1] < total:
         size = ramp.size(firsts[-1], batch=batch, total=total)
         if size == batch:
-            break  # from here on all are alike
+            break  # all later steps are equal
         firsts.append(min(total, firsts[-1] + size))
     return Bounds(tuple(firsts), batch, total)
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """The steps of a training as ranges of samples: growing ones first, then equal ones, then what is left.
+    """Steps of a training as ranges of samples: growing steps, then equal steps, then the remainder.
 
     Args:
-        firsts: Where each growing step begins, and where the last of them ends.
-        batch: Samples in each step after them.
-        total: Samples in all.
+        firsts: First sample of each growing step, and the end of the last growing step.
+        batch: Samples per step after the growing ones.
+        total: Total number of samples.
     """
 
     firsts: tuple[int, ...]
@@ -112,7 +112,7 @@ class Bounds:
         return len(self.firsts) - 1 + optimizer_steps(self.total - self.firsts[-1], self.batch)
 
     def __getitem__(self, step: int) -> tuple[int, int]:
-        """Return the first sample of a step and the one after its last; beyond the training there are none."""
+        """Return the first sample of a step and the sample after its last; after the training the range is empty."""
         growing = len(self.firsts) - 1
         if step < growing:
             return self.firsts[step], self.firsts[step + 1]
@@ -122,26 +122,30 @@ class Bounds:
 
 @dataclass(frozen=True, kw_only=True)
 class Ramping(Options):
-    """A batch that grows."""
+    """Growing batch."""
 
-    ramp_from: int | None = option(None, bounds="[1, inf)", unit="tokens", help="In the first step's batch")
-    ramp_share: float = option(0.03, bounds="(0, 1]", help="Share of the training after which the batch is whole")
+    ramp_from: int | None = option(
+        None, bounds="[1, inf)", unit="tokens", help="Batch size of the first step; none: constant"
+    )
+    ramp_share: float = option(
+        0.03, bounds="(0, 1]", help="Share of the training after which the batch has its full size"
+    )
 
     @property
     def ramp(self) -> BatchRamp | None:
-        """How the batch grows, its start in tokens; None: it does not."""
+        """Growth of the batch, with its start in tokens; None: constant."""
         return None if self.ramp_from is None else BatchRamp(start=self.ramp_from, fraction=self.ramp_share)
 
 
 def fork_step(schedule: Schedule, stop: int) -> int:
-    """Return the step at which a training that is to stop at `stop` leaves its full schedule to decay.
+    """Return the step at which a training that stops at `stop` leaves its full schedule and decays.
 
     Args:
-        schedule: Laid over the full training.
-        stop: From 1.
+        schedule: Schedule of the full training.
+        stop: Number of steps before the stop (int ≥ 1).
 
     Returns:
-        `stop` where nothing forks: at the end of the full training, under another schedule than wsd, or in one step.
+        `stop` if nothing forks: at the end of the full training, under a schedule other than wsd, or in one step.
     """
     if schedule.name != "wsd" or stop >= schedule.steps or stop < 2:
         return stop
@@ -150,11 +154,11 @@ def fork_step(schedule: Schedule, stop: int) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Tail(Schedule):
-    """A wsd schedule that comes down before its time.
+    """A wsd schedule that decays early, for a partial training.
 
     Args:
-        fork: The step with which the decay begins.
-        stop: The step at which it is over, more than `fork`.
+        fork: First step of the decay.
+        stop: Step at which the decay ends, above `fork`.
 
     Raises:
         RecipeError: A field is out of its range.
@@ -170,16 +174,16 @@ class Tail(Schedule):
 
     @classmethod
     def of(cls, schedule: Schedule, fork: int, stop: int) -> Tail:
-        """Return a schedule that leaves another one at a step."""
+        """Return the schedule that leaves `schedule` at step `fork`."""
         return cls(**asdict(schedule), fork=fork, stop=stop)
 
     def __call__(self, step: int) -> float:
-        """See `Schedule`; from the fork on it falls from where it is as the whole would, to `min_lr_ratio`."""
+        """Return the factor (see `Schedule`), which decays from `fork` on to `min_lr_ratio` by `decay_shape`."""
         if step < self.fork:
             return super().__call__(step)
         top = super().__call__(self.fork)
-        bottom = min(top, self.min_lr_ratio)  # a fork may lie in the warm-up
-        u = min(1.0, (step - self.fork + 1) / (self.stop - self.fork + 1))  # a decay of one step is half way down
+        bottom = min(top, self.min_lr_ratio)  # a fork may be in the warm-up
+        u = min(1.0, (step - self.fork + 1) / (self.stop - self.fork + 1))  # a one-step decay stops halfway
         return bottom + (top - bottom) * DECAYS[self.decay_shape](u)
 
     def decayed(self, step: int) -> bool:
