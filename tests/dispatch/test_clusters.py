@@ -333,6 +333,6 @@ def test_a_clusters_flags_need_a_cluster(quick, tmp_path):
     for flag in ({"address": "tcp://127.0.0.1:9"}, {"max_slots": 3}):
         with pytest.raises(OptionError, match="is for clusters: give --backend dask or --backend ray"):
             Search(str(quick), store=tmp_path, **flag)
-    with pytest.raises(OptionError, match="--backend slurm is unknown: expected one of joblib, dask, ray"):
+    with pytest.raises(OptionError, match="--backend slurm: expected joblib or dask or ray"):
         Search(str(quick), store=tmp_path, backend="slurm")
     assert not list(tmp_path.glob("*/_run.json"))

@@ -29,7 +29,7 @@ from tests.loop.cases import TASK
         ({"lag": 1.5}, "--lag 1.5: expected a whole number"),
         ({"lag": False}, "--lag False: expected a whole number"),
         ({"lag": -1}, "--lag -1: expected a whole number"),
-        ({"order": "random"}, "--order random: expected arrival or birth"),
+        ({"order": "random"}, "--order random: expected arrival or proposal"),
         ({"population": 1.5}, "-s population=1.5: expected a whole number"),
         ({"population": True}, "-s population=True: expected a whole number"),
         ({"options": "bias=1"}, "expected a dict of names to values"),

@@ -102,7 +102,7 @@ def test_a_strategy_that_is_no_file_cannot_have_moved(begin: Begin, resume: Begi
             "strategy cma searches numbers and ordered choices, and kind has no order: fix it with --gene kind=VALUE, "
             r"or choose --strategy (\w+ or )*ga or ",
         ),
-        ({"order": "size"}, OptionError, "--order size: expected arrival or birth"),
+        ({"order": "size"}, OptionError, "--order size: expected arrival or proposal"),
         ({"lag": -1}, OptionError, "--lag -1"),
         ({"slots": 0}, OptionError, "--slots 0: expected a whole number, 1 to 10000"),
     ],

@@ -14,7 +14,7 @@ from tests.loop.cases import Begin
 
 
 def test_too_many_slots_for_the_lag_is_a_warning(begin: Begin) -> None:
-    with pytest.warns(UserWarning, match="with --lag 0, at most 1 slots are ever at work: 2 slots will wait"):
+    with pytest.warns(UserWarning, match="with --lag 0, at most 1 slots work at the same time: 2 slots will wait"):
         begin(order="proposal", lag=0, slots=2, trials=3).run()
 
 
