@@ -1,9 +1,9 @@
-"""Forecast what a run will take: time, trainings, memory and disk, each with bounds.
+"""Forecast the time, trainings, memory and disk of a run, each with bounds.
 
 The first forecast uses timed steps; later ones use the run's own results. Everything here is a pure function of a
-manifest, a session, and measurements. Where a limit counts trials, the number of trainings is arithmetic; where hours
-are the limit, it is the time divided by that of one training. Rungs, extra seeds and the final comparison are counted
-by their average cost, which is then corrected by what the run's genomes have cost so far.
+manifest, a session, and measurements. A limit in trials gives the number of trainings directly. A limit in hours is
+divided by the time of one training. Rungs, extra seeds and the final comparison count with their average cost, which
+the cost of the run's genomes so far corrects.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class Bounds(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class ComparisonTrainings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The number of trainings of the final comparison; 0 and 0 without one.
+    """Number of trainings of the final comparison; both fields are 0 without one.
 
     Args:
         fewest: Trainings of a comparison that is decided early.
@@ -103,7 +103,7 @@ class Ahead(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         slots: Number of trainings at the same time.
         seconds: Time until the end. Unit: s.
         memory_of_each: Memory of a worker, or of its share of a GPU; null if unknown. Unit: B.
-        on_gpu: Whether that is memory of a GPU.
+        on_gpu: Whether `memory_of_each` is memory of a GPU.
         disk: Size of the run folder at the end. Unit: B.
         cost: Cost until the end, from the price of an hour; null without a price. Unit: the price's.
     """
@@ -151,7 +151,7 @@ def ahead(
         run: The run so far; None before it begins.
 
     Returns:
-        None while there are neither timings nor `ENOUGH` results.
+        The forecast; None with neither timings nor `ENOUGH` results.
     """
     done = [] if run is None else list(run.outcomes.items())
     if (pace is None and len(done) < ENOUGH) or not slots:
@@ -161,12 +161,12 @@ def ahead(
     by_id = {} if run is None else costs(run)
     used = sum(by_id[id] for id, _ in done)
     pending = sum(by_id.values()) - used
-    # A search concentrates on what it prefers, so later results say more of what is to come.
+    # A search concentrates on good genomes, so later results predict the rest better.
     late = done[len(done) // 2 :] if len(done) >= 2 * manifest.population else done
     each = _each(pace, [outcome.seconds for _, outcome in late], sum(by_id[id] for id, _ in late))
     births = session.births(manifest.population)
     cost = genome_cost(manifest, max(1, int(births) if math.isfinite(births) else 100), promoted)
-    # The cost of a genome is corrected by that of the run's genomes, once there are enough to tell.
+    # The more genomes the run has trained, the more their own cost counts.
     cost = (cost * manifest.population + used) / (manifest.population + fresh)
     least, most = comparison_seconds(session, each, slots)
     compared = 0 if run is None else len(read_comparison(run)) * each / slots
@@ -219,7 +219,7 @@ def _each(pace: Pace | None, seconds: Sequence[float], trainings: float) -> floa
 
 
 def genome_cost(manifest: Manifest, genomes: int, promoted: float) -> float:
-    """Return the expected cost of a genome with all that the rules add, in full trainings.
+    """Return the expected cost of a genome with its promotions and extra seeds, in full trainings.
 
     Args:
         manifest: Settings of the run, with its rules.
@@ -228,7 +228,7 @@ def genome_cost(manifest: Manifest, genomes: int, promoted: float) -> float:
     """
     if manifest.settings.extra_seeds_by_gain:
         return promoted + EXTRA_SEEDS
-    # The leader changes as often as a record falls in a series of random numbers: H(n) times.
+    # The leader changes as often as a series of n random numbers has a new record: H(n) times.
     return promoted + (manifest.settings.most_seeds - 1) * (math.log(genomes) + 0.577) / genomes
 
 
@@ -306,8 +306,8 @@ def comparison_ends(seeds: int, finalists: Sequence[float], default: float | Non
 
     Args:
         seeds: Value of `--final-seeds` (int ≥ 1).
-        finalists: Seconds of a training of each finalist, the best first, which is assumed to be chosen.
-        default: Seconds of a training of the default genome; None if it does not take part, and there is one look.
+        finalists: Seconds of a training of each finalist, best first. The first one is assumed to be chosen.
+        default: Seconds of a training of the default genome; None without one, and then there is only one look.
         slots: Number of trainings at once (int ≥ 1).
     """
     free, ready = [0.0] * slots, 0.0
@@ -325,7 +325,7 @@ def comparison_ends(seeds: int, finalists: Sequence[float], default: float | Non
         while filling and free[0] < done:
             begin(filling.pop(), 0.0)
         ready, alive = done, alive[: math.ceil(len(alive) / 2)]
-    for each in filling:  # needed whichever finalist is chosen, so these wait for nothing
+    for each in filling:  # needed for any chosen finalist, so these can start at once
         begin(each, 0.0)
     ends = []
     for number, (before, look) in enumerate(pairwise([0, *stops])):

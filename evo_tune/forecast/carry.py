@@ -1,4 +1,4 @@
-"""Train a transferred recipe: a file of flags for the target, and short probes of its learning rate on the way.
+"""Prepare the training of a transferred recipe: a file of flags, and probes of its learning rate at smaller sizes.
 
 Everything is plain data; this module trains and writes nothing.
 """
@@ -23,7 +23,7 @@ from evo_tune.text import one_line
 __all__ = ["as_flags", "basin", "between", "probe_rates"]
 
 NEAR = 1.02
-"""A transferred rate is in the basin if its loss is at most this many times the best loss of its neighbours."""
+"""Maximum loss of a transferred rate in the basin, as a multiple of the best loss of its neighbours."""
 
 
 def as_flags(
@@ -66,7 +66,7 @@ def as_flags(
 
 
 def _fixed(value: Any) -> str:
-    """Return a value as the text by which `--gene` fixes it."""
+    """Return the text that fixes a value in `--gene`."""
     return repr(value) if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
 
 
@@ -83,13 +83,13 @@ def _toml(value: Any) -> str:
 
 
 def between(found: TrainingSize, target: TrainingSize, wanted: Wanted, count: int) -> list[Wanted]:
-    """Return sizes between a run and a target, each with as much text as the run's training had.
+    """Return sizes between a run and a target, each with as much text as the run's training.
 
-    There is one size for up to five probes, halfway in log width and log depth, and two sizes for more, at a third and
-    two thirds. Widths are multiples of the head width.
+    Up to five probes use one size, halfway in log width and log depth. More probes use two sizes, at one third and two
+    thirds. Widths are multiples of the head width.
 
     Args:
-        found: Size at which the recipe was found.
+        found: Size of the original run.
         target: Size to which it is transferred.
         wanted: The requested target.
         count: Number of probes.

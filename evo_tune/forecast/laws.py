@@ -1,7 +1,7 @@
 """Published scaling laws of the learning rate and the batch, side by side.
 
-Each law is one row of `LAWS`, with its source and the range in which it was fitted. Within their ranges the laws differ
-by a factor of two, outside by more: they span a range to search, not an answer. Plain arithmetic, without torch.
+Each law is one row of `LAWS`, with its source and the range of its fit. The laws differ by a factor of two within their
+ranges and by more outside, so they give a range to search, not an answer. The module does not use torch.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ class Law:
     """A published law of learning rate and batch.
 
     Args:
-        name: Name for people.
+        name: Display name.
         source: Paper or program.
-        ranges: Smallest and largest value on which the law was fitted, by name of a field of `Scale`.
+        ranges: Smallest and largest value of the fit, by name of a field of `Scale`.
         lr: Function from a scale to the peak learning rate.
         batch: Function from a scale to the tokens per step; None if the law has none.
         relative: Whether `lr` is a factor only, because the law's rates are of another kind.

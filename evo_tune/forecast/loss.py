@@ -1,11 +1,11 @@
 """Predict the loss of a larger training from smaller ones by the law L(N, D) = E + A / N^α + B / D^β.
 
 The law is that of Hoffmann et al. (arXiv:2203.15556). A run has few sizes and few lengths of text, which do not
-determine five numbers: nearly any exponents fit four such cells. So published exponents are the prior, and every law
-on a grid counts by its fit in relative errors, with bad trainings weighted down. The interval comes from all laws
-together, the scatter of one more training, and a model error that grows with the text. (A bootstrap with free
-exponents gives a wide interval.) Samples that cannot determine a law are refused: one size, or one length of text.
-This module knows nothing of runs or genomes.
+determine five numbers: nearly any exponents fit four such cells. So published exponents are the prior. Every law on a
+grid is weighted by its fit in relative errors, and bad trainings get less weight. The interval combines all laws, the
+scatter of one more training, and a model error that grows with the text. (A bootstrap with free exponents gives a wide
+interval.) Observations of a single size or a single length of text cannot determine a law and are refused. This module
+does not know runs or genomes.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from evo_tune.errors import UsageError
 __all__ = ["Observation", "Prediction", "ScalingLaw", "missing", "predict"]
 
 LEAST = 6
-"""Fewest observations for a law."""
+"""Minimum number of observations for a law."""
 
 SPREAD = 1.3
-"""Least factor between two sizes, or two lengths of text, that counts as a difference."""
+"""Minimum factor between two sizes, or two lengths of text, that counts as a difference."""
 
 EXPONENTS = np.geomspace(0.06, 1.4, 17)
 """Grid of both exponents."""
@@ -47,8 +47,8 @@ MODEL_ERROR = 0.03
 """Relative error of a law per doubling of the text beyond the longest observed one.
 
 Measured (benchmarks/transfer.py): at an observed length of text, models with 8 times the weights were 1.7 % off on
-average. Beyond it a loss falls unevenly, because a model learns in phases: between 12,500 and 400,000 tokens each
-doubling took 7, 13, 10, 8 and 15 % of it.
+average. Beyond it, the loss falls unevenly, because a model learns in phases: between 12,500 and 400,000 tokens the
+doublings reduced it by 7, 13, 10, 8 and 15 %.
 """
 
 DRAWS = 4_000
@@ -115,7 +115,7 @@ class Prediction:
 
 
 def missing(observations: Sequence[Observation]) -> str:
-    """Return why no law can be fitted, and what is needed for one; '' if one can."""
+    """Return the reason why no law can be fitted, and the missing observations; '' if a law can be fitted."""
     sizes = [one.parameters for one in observations]
     texts = [one.tokens for one in observations]
     if len(observations) < LEAST:
@@ -124,7 +124,7 @@ def missing(observations: Sequence[Observation]) -> str:
         return "models of one size: expected two at least, to see the effect of size"
     if max(texts) < SPREAD * min(texts):
         return "one length of text: expected two at least, to see the effect of text"
-    # Halfway between the ends rather than the median, so that a few probes beside a search count.
+    # The middle of the range, not the median, so that a few probes next to a search count.
     size, text = (math.sqrt(min(values) * max(values)) for values in (sizes, texts))
     corners = {(one.parameters > size, one.tokens > text) for one in observations}
     if len(corners) < 3:
@@ -137,7 +137,7 @@ def predict(
 ) -> Prediction:
     """Return the predicted loss of a training, with an interval.
 
-    The interval is narrow if some training, even of a small model, had as much text as the target.
+    The interval is narrow if some training had as much text as the target, even with a small model.
 
     Args:
         observations: Trainings, each with a good recipe for its size.
@@ -162,7 +162,7 @@ class _Laws:
     """Laws on a grid of exponents and floors, each with its least-squares coefficients.
 
     Args:
-        centre: Weights and tokens at which A and B are expressed, so that both are of a similar size.
+        centre: Reference weights and tokens of A and B, chosen so that both are of a similar size.
         longest: Longest observed text, in tokens.
         shapes: α, β and E of each law. Shape (laws, 3).
         parts: A and B at the centre, in nats. Shape (laws, 2).
@@ -228,7 +228,7 @@ class _Laws:
         """Return losses of a training under laws drawn by weight, each with a drawn scatter. Shape (DRAWS,)."""
         shares = np.exp(self.merit - self.merit.max())
         chosen = rng.choice(len(shares), DRAWS, p=shares / shares.sum())
-        # The scatter is an estimate itself: Student's t.
+        # Student's t, because the scatter itself is estimated.
         scatters = self.scatters[chosen] * np.sqrt(self.freedom / rng.chisquare(self.freedom, DRAWS))
         roots = np.linalg.cholesky(self.covariance[chosen])
         away = (roots @ rng.normal(size=(DRAWS, 2, 1)))[..., 0] * scatters[:, None]

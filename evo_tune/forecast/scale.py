@@ -47,10 +47,10 @@ __all__ = [
 ]
 
 ALIKE = 1.3
-"""Trainings whose sizes and texts differ by less than this factor are of one kind."""
+"""Maximum factor between the sizes or texts of trainings of one kind."""
 
 KEPT = 3
-"""Number of best trainings of a kind that count for the loss at its size. The others show bad recipes."""
+"""Number of best trainings of a kind that are used for the loss at its size. The others have bad recipes."""
 
 LARGEST = 10**6
 """Largest width and depth of a target."""
@@ -64,8 +64,8 @@ class Wanted:
         width: Width of the model.
         depth: Number of blocks.
         tokens: Training text in tokens.
-        batch: Tokens per step; None: by rule.
-        speed: Tokens per second of the target's training; None: at the run's own FLOP/s.
+        batch: Tokens per step; None for the rule's value.
+        speed: Tokens per second of the target's training; None for the run's own FLOP/s.
         price: Price of an hour; None for no price.
         memory: GiB of a GPU; None for the usual sizes.
     """
@@ -147,8 +147,8 @@ class MemoryFit(Struct, forbid_unknown_fields=True, kw_only=True):
         memory: Memory of each GPU. Unit: GiB.
         ranks: Number of GPUs that train together.
         micro_batch: Windows of each GPU in a pass; null if not even one fits.
-        passes: Passes of each GPU in a step.
-        recompute: Whether blocks are computed again for the gradient.
+        passes: Number of passes of each GPU in a step.
+        recompute: Whether blocks are recomputed for the gradient.
         predicted: Memory used on each GPU. Unit: GiB.
     """
 
@@ -170,7 +170,7 @@ class LawRate(Struct, forbid_unknown_fields=True, kw_only=True):
         at_run: Peak learning rate according to the law for the run's own training.
         moved: Learning rate of the run, changed by the factor of the law.
         batch: Batch at the target; null if the law gives none. Unit: tokens.
-        outside: Properties of the target outside the range in which the law was fitted; '' for none.
+        outside: Properties of the target outside the range of the law's fit; '' for none.
         outside_run: Properties of the run outside that range; '' for none.
     """
 
@@ -264,7 +264,7 @@ class ScaledRecipe(Recipe, kw_only=True):
     """The recipe of a run at another size, with the cost and the loss of its training there.
 
     Args:
-        run: Run in which the recipe was found.
+        run: Run with the recipe.
         trial: Trial with the recipe.
         laws: Learning rates according to scaling laws.
         loss: Predicted loss.
@@ -291,7 +291,7 @@ class ScaledRecipe(Recipe, kw_only=True):
 
 
 def found_in(run: Run, id: int | None = None) -> Trial:
-    """Return the trial whose recipe is transferred: that with an id, or the one that the run recommends.
+    """Return the trial whose recipe is transferred: the one with `id`, or the recommended one if `id` is None.
 
     Raises:
         StoreError: The run has no full training with a value.
@@ -316,8 +316,8 @@ def recipe_at(evaluator: BoundEvaluator, wanted: Wanted, trial: Trial) -> Recipe
     """Return the recipe of a trial at another size.
 
     Raises:
-        PluginError: `carry` of the evaluator returns something else than a recipe.
-        UsageError: The recipe cannot be carried there.
+        PluginError: `carry` of the evaluator returns something other than a recipe.
+        UsageError: The recipe cannot be transferred to this size.
     """
     given = evaluator.carry(trial.genome, wanted.target)
     try:
@@ -334,15 +334,15 @@ def scaled(
     """Return the recipe of a run at another size, with the cost and the loss of its training there.
 
     Args:
-        run: Run in which the recipe was found.
+        run: Run with the recipe.
         evaluator: Evaluator of the run, with its options.
         wanted: Size of the target.
         trial: Trial with the recipe.
         others: Runs at other sizes, whose trainings count for the predicted loss too.
 
     Raises:
-        PluginError: `carry` of the evaluator returns something else than a recipe.
-        UsageError: The recipe cannot be carried there.
+        PluginError: `carry` of the evaluator returns something other than a recipe.
+        UsageError: The recipe cannot be transferred to this size.
     """
     recipe = recipe_at(evaluator, wanted, trial)
     target, metric = recipe.target, run.objectives[0].metric
@@ -363,9 +363,9 @@ def scaled(
 
 
 def observations(runs: Iterable[Run], metric: str) -> list[Observation]:
-    """Return the loss by size and text of the best few trainings of each kind.
+    """Return the losses of the best few trainings of each kind, with their size and text.
 
-    A training counts if it reached the end of its schedule, so a rung counts if it has a decay of its own (see
+    A training counts if it reached the end of its schedule, so a rung counts if it has its own decay (see
     `Context.report`).
 
     Args:
@@ -462,7 +462,7 @@ def _loss(metric: str, seen: Sequence[Observation], target: TrainingSize) -> Tar
 
 
 def _seconds(trial: Trial, target: TrainingSize, wanted: Wanted) -> tuple[float | None, str]:
-    """Return the seconds of the target's training, and the speed that they assume, in words."""
+    """Return the duration of the target's training in seconds, and the assumed speed in words."""
     if wanted.speed is not None:
         return target.tokens / wanted.speed, f"{wanted.speed:.6g} tokens a second, as given"
     known = trial.outcome.metrics

@@ -1,4 +1,4 @@
-"""Time ten steps of a few genomes in the slots that will train, to know how long a training takes.
+"""Time ten steps of a few genomes in the slots of the run, to predict the duration of a training.
 
 A timing is no trial: strategies do not see it, and its files are removed. The evaluator times its own steps
 (`context.timing`) in a worker, because the parent process never loads torch (law 8).
@@ -39,10 +39,10 @@ RANDOM = 6
 """Number of random genomes to time, besides the default, the middle and two corners of the space."""
 
 LONGEST = 20.0
-"""Seconds after which no further timing begins, without the start of the workers."""
+"""Seconds after which no new timing begins; the start of the workers is not included."""
 
 QUICK = 1.0
-"""Seconds of a training so short that only the default is timed: results will come soon."""
+"""Duration of a training, in seconds, up to which only the default is timed, because results will come soon."""
 
 TICK = 0.2
 """Seconds between two calls of `watch`."""
@@ -53,9 +53,9 @@ class Pace:
     """Time, memory and disk of full trainings in a space.
 
     Args:
-        seconds: Seconds of a full training, with its evaluations, of the default, the middle and the random genomes.
-        corners: Seconds of a full training at the corners of the space: its range, not part of the average.
-        judging: Mean of the part of these seconds that does not grow with the length of the training.
+        seconds: Seconds of a full training, evaluations included, of the default, the middle and the random genomes.
+        corners: Seconds of a full training at the corners of the space. They show the range and are not averaged.
+        judging: Mean part of these seconds that does not grow with the length of the training.
         worker: Largest resident memory of a worker in bytes; 0 if unknown.
         memory: Largest memory on a GPU in bytes; 0 on a CPU.
         checkpoint: Mean bytes that a partial training leaves for its promotion; 0 if unknown.
@@ -74,8 +74,8 @@ class Pace:
     def usual(self) -> float:
         """Expected seconds of a full training in a search: the geometric mean over the space.
 
-        Genomes differ by factors, so the few slowest ones would dominate an arithmetic mean. A search trains these
-        rarely, and mostly genomes near those that do well.
+        Durations differ by factors, so the few slowest genomes would dominate an arithmetic mean. A search rarely
+        trains these, and mostly genomes near the best ones.
         """
         return geometric_mean(self.seconds)
 
@@ -111,18 +111,18 @@ def time_trainings(
     stopping: Callable[[], bool] = lambda: False,
     longest: float = LONGEST,
 ) -> Pace | None:
-    """Time a few steps of a few genomes, with all slots at work at once as in the run.
+    """Time a few steps of a few genomes, with all slots at work as in the run.
 
     Args:
         slots: Open slots; they stay open, with their workers started.
         space: Search space of the genomes.
-        folder: Folder of the trials' folders, from which the files of the timings are removed.
+        folder: Folder of the trials' folders; the files of the timings are removed from it.
         watch: Function called about five times a second.
         stopping: Function that returns whether to stop.
         longest: Seconds after which no timing begins, except that of the default.
 
     Returns:
-        None if no timing succeeded.
+        The pace; None if no timing succeeded.
     """
     jobs, lock = deque(enumerate(points(space))), threading.Lock()
     done: dict[int, Outcome] = {}
@@ -138,7 +138,7 @@ def time_trainings(
         try:
             if not slot.available or stopping():
                 return
-            measure(slot, 0, space.default(), 1)  # the first steps of a worker are slow
+            measure(slot, 0, space.default(), 1)  # warm-up, because the first steps of a worker are slow
             began = time.monotonic()
             while not stopping():
                 with lock:
@@ -166,7 +166,7 @@ def time_trainings(
 
 
 def pace_of(measured: Mapping[int, Mapping[str, float]], worker: int = 0) -> Pace | None:
-    """Return the pace of some timings; None without a valid one.
+    """Return the pace from timings; None without a valid timing.
 
     Args:
         measured: Metrics of each timing (see `docs/evaluators.md`), by its index in `points`.

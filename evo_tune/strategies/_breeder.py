@@ -1,6 +1,6 @@
-"""The base of strategies that breed: survivors, the barrier between generations, and children.
+"""Base class of evolutionary strategies: survivors, generations, and children.
 
-A subclass defines how survivors and parents are selected. This module does not know objectives.
+A subclass selects survivors and parents. This module does not know objectives.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from evo_tune.strategies._proposals import fresh, spread, unseen
 __all__ = ["Breeder"]
 
 ATTEMPTS = 8
-"""Children tried before a random genome takes their place; each mutates more than the one before."""
+"""Maximum number of children tried before a random genome is proposed; each mutates more than the one before."""
 
 FINEST = 0.02
 """Smallest standard deviation of a mutation, in unit coordinates."""
@@ -30,7 +30,7 @@ FINEST = 0.02
 
 @dataclass(frozen=True)
 class Breeder(Strategy):
-    """Abstract: survivors are selected from the completed trials, and children are bred from survivors."""
+    """Abstract strategy that selects survivors from completed trials and breeds children from them."""
 
     crossover: float = option(0.8, bounds="[0, 1]", help="Probability that a child has two parents.")
     mutation: float = option(1.0, bounds="[0, inf)", help="Expected number of mutated genes; at least one mutates.")
@@ -59,7 +59,7 @@ class Breeder(Strategy):
             pool = self._generations(history).survivors(self, last)
         else:
             pool = self._steady(history)
-        # Half a population of parents is enough to start: trainings are few, and waiting costs some of them.
+        # Half a population of parents is enough to start, because waiting for more wastes slots.
         if history.fresh_count < self.population and len(pool) < max(1, self.population // 2):
             return spread(history, rng)
         if not pool or rng.random() < self.immigrants:
@@ -113,7 +113,7 @@ class Breeder(Strategy):
 
 @dataclass
 class Generations:
-    """Completed individuals of each generation, and the survivors of complete generations: the state of a fold.
+    """Completed individuals of each generation, and the survivors of complete generations; the state of a fold.
 
     A complete generation never changes, so its survivors are computed once.
 
@@ -132,7 +132,7 @@ class Generations:
         self.members[generation].append(individual)
 
     def survivors(self, strategy: Breeder, last: int) -> list[Individual]:
-        """Return the survivors of the generations up to `last`, all of which are complete; none if `last` is -1."""
+        """Return the survivors of the complete generations up to `last`; none if `last` is -1."""
         while len(self.closed) <= last:
             number = len(self.closed)
             young = self.members[number] if number < len(self.members) else []

@@ -1,7 +1,7 @@
-"""Candidates of `saea`: drafts of genomes, which of them are new, and searches among them that train nothing.
+"""Candidates of `saea`: drafts of genomes, a test for new ones, and searches among them without training.
 
-- `search_around`: rounds of mutation around the candidates that the models like best.
-- `rare_value`: a candidate with a rare value of a gene without order, for a search that has stalled.
+- `search_around` mutates the candidates with the highest predicted merit, in rounds.
+- `rare_value` proposes a rare value of a gene without order when the search has stalled.
 
 This module knows spaces and merits, not how the merits were learned.
 """
@@ -26,7 +26,7 @@ from evo_tune.strategies._models import POINTS, expected_improvement, normal_sco
 __all__ = ["RECENT", "Draft", "Merits", "Novelty", "rare_value", "search_around"]
 
 RECENT = 256
-"""Largest number of latest trials that are looked at, which bounds the cost of a proposal in a long run."""
+"""Maximum number of latest trials that are used, which bounds the cost of a proposal in a long run."""
 
 ROUNDS = 6
 """Rounds of mutation of a search around candidates."""
@@ -35,26 +35,26 @@ LIKED, VARIANTS = 8, 6
 """Candidates around which a round searches, and variants of each."""
 
 WIDEST = 0.1
-"""Standard deviation of the steps of the first round, in unit coordinates. Each further round halves it."""
+"""Standard deviation of the steps of the first round, in unit coordinates. Each later round halves it."""
 
 MANY = 64
-"""Number of values from which on a gene counts as continuous until a candidate is snapped."""
+"""Minimum number of values of a gene that counts as continuous until a candidate is snapped."""
 
 ANY = 1e-9
-"""A difference, in unit coordinates, smaller than that of any two values."""
+"""Difference in unit coordinates that is smaller than between any two values."""
 
 STALLED = 12
 """Results without a new best after which a search has stalled; at least the number of pending trials, which were
 proposed without knowing these results."""
 
 ENOUGH = 2.0
-"""A value with this number of trials, times the root of all trials, has had its chance."""
+"""A value counts as sufficiently tried after this factor times the square root of the number of all trials."""
 
 CHILDREN, RANDOM = 24, 36
 """Candidates with a rare value: bred ones and random ones."""
 
 Merits = Callable[[np.ndarray], np.ndarray]
-"""Returns how promising unit coordinates of shape (points, genes) are, shape (points,); higher is better."""
+"""Function from unit coordinates, shape (points, genes), to merits, shape (points,); higher is better."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +62,9 @@ class Draft:
     """A candidate before it is snapped to the values of its genes.
 
     Args:
-        units: Unit coordinates, shape (genes,).
-        operator: See Proposal.
-        parents: See Proposal.
+        units: Unit coordinates. Shape (genes,).
+        operator: See `Proposal`.
+        parents: See `Proposal`.
     """
 
     units: Sequence[float] | np.ndarray
@@ -72,22 +72,22 @@ class Draft:
     parents: tuple[int, ...] = ()
 
     def proposal(self, space: SearchSpace) -> Proposal:
-        """Return the candidate, snapped."""
+        """Return the candidate with its genes snapped to their values."""
         return Proposal(space.snap(self.units), self.operator, self.parents)
 
 
 @dataclass(frozen=True)
 class Novelty:
-    """Decides which genomes are new: not tried before, and not so near to a tried one that they teach nothing.
+    """Test whether a genome is new: not tried before, and not too near to a tried one.
 
-    Once a search is close to the best, most drafts are copies of it that differ in the third digit of one gene. Noisy
-    losses cannot tell these apart, so they teach only luck, and they crowd out the other parents. Keeping proposals
-    apart is the clearing of Pétrowski (A clearing procedure as a niching method, 1996).
+    Near the best genome, most drafts differ from it only in the third digit of one gene. Noisy losses cannot separate
+    such drafts, and they crowd out other parents. To keep proposals apart is the clearing of Pétrowski (A clearing
+    procedure as a niching method, 1996).
 
     Args:
         history: History of the run.
-        units: Unit coordinates of the best and the latest trials, shape (trials, genes).
-        least: Differences in the genes; a genome is new if one of them is reached for each trial, shape (genes,).
+        units: Unit coordinates of the best and the latest trials. Shape (trials, genes).
+        least: Minimum differences by gene; a new genome reaches at least one of them for each trial. Shape (genes,).
     """
 
     history: History
@@ -100,8 +100,8 @@ class Novelty:
 
         Args:
             history: History of the run.
-            apart: Least difference in one gene, in unit coordinates. In a gene of few values, or without order, any
-                difference is enough. At 0 each genome that was not tried is new.
+            apart: Minimum difference in one gene, in unit coordinates. In a gene with few values or without order, any
+                difference is enough. With 0, every genome that was not tried is new.
         """
         genes = history.space.genes
         few = np.array([gene.size < MANY for gene in genes.values()]) | (sizes_of(history.space) > 0)
@@ -120,7 +120,7 @@ class Novelty:
         return bool((steps >= self.least).any(axis=1).all())
 
     def new(self, drafts: Iterable[Draft]) -> Iterator[Proposal]:
-        """Yield the different new genomes among drafts, each snapped when it is asked for."""
+        """Yield the distinct new genomes among drafts; each draft is snapped only when it is needed."""
         known = set()
         for draft in drafts:
             proposal = draft.proposal(self.history.space)
@@ -133,15 +133,15 @@ class Novelty:
 def search_around(
     novelty: Novelty, drafts: Sequence[Draft], merits: Merits, rng: np.random.Generator
 ) -> Proposal | None:
-    """Return the most promising genome among drafts and the variants that rounds of mutation find around them.
+    """Return the genome with the highest merit among drafts and their variants from rounds of mutation.
 
-    Coordinates are judged before they are snapped and repaired, which is what costs time. Only the best of each round
-    are snapped and judged again.
+    Merits are computed before coordinates are snapped and repaired, because these steps are slow. Only the best of
+    each round are snapped and judged again.
 
     Args:
-        novelty: Decides which genomes are new.
+        novelty: Test for new genomes.
         drafts: Candidates of the first round.
-        merits: Judges candidates.
+        merits: Function that returns the merits of candidates.
         rng: The only source of randomness.
 
     Returns:
@@ -168,7 +168,7 @@ def search_around(
 
 
 def _best_new(novelty: Novelty, young: Sequence[Draft], merits: Merits, known: Iterable[str]) -> list[Proposal]:
-    """Return the LIKED most promising drafts that are new and not known."""
+    """Return the LIKED drafts with the highest merits that are new and not known."""
     likely = merits(_rounded(novelty.history.space, np.stack([one.units for one in young])))
     known, best = set(known), []
     for index in np.argsort(-likely, kind="stable"):
@@ -183,17 +183,17 @@ def _best_new(novelty: Novelty, young: Sequence[Draft], merits: Merits, known: I
 
 
 def _varied(units: np.ndarray, space: SearchSpace, rng: np.random.Generator, scale: float) -> np.ndarray:
-    """Return coordinates of which each gene is mutated with probability 1 / genes, and at least one in each row.
+    """Return coordinates with each gene mutated with probability 1 / genes, and at least one gene in each row.
 
     Args:
-        units: Unit coordinates, shape (points, genes).
+        units: Unit coordinates. Shape (points, genes).
         space: Space of the genes.
         rng: The only source of randomness.
-        scale: Standard deviation of a step, in unit coordinates; at least most of the width of one value where a gene
-            has few. A gene without order takes any value.
+        scale: Standard deviation of a step, in unit coordinates. For a gene with few values it is at least most of the
+            width of one value. A gene without order takes any value.
 
     Returns:
-        Shape (points, genes).
+        Mutated coordinates. Shape (points, genes).
     """
     count, genes = units.shape
     struck = rng.random(units.shape) < 1.0 / genes
@@ -206,7 +206,7 @@ def _varied(units: np.ndarray, space: SearchSpace, rng: np.random.Generator, sca
 
 
 def _rounded(space: SearchSpace, units: np.ndarray) -> np.ndarray:
-    """Return unit coordinates with genes of few values moved to the middle of a value, nearly as `encode` has them."""
+    """Return unit coordinates with genes of few values moved to the middle of a value, nearly as in `encode`."""
     sizes = np.array([float(gene.size) for gene in space.genes.values()])
     few = sizes < MANY
     sizes = np.where(few, sizes, 1.0)
@@ -218,20 +218,19 @@ def rare_value(
 ) -> Proposal | None:
     """Return a proposal with the rarest value of the genes without order, if the search has stalled.
 
-    The best genome under one value need not be the best under another. The models know most about the surroundings of
-    the best, so they give up a value that was tried twice at a bad place. While results improve there is something
-    better to do. Once they do not, the rarest value is searched by a process of its own results, which looks for an
-    improvement on the best of these.
+    The best genes under one value need not be the best under another. The models know most about the surroundings of
+    the best genome, so they reject a value after two trials at a bad place. When the search has stalled, a Gaussian
+    process of the rarest value's own results looks for an improvement on the best of these.
 
     Args:
-        novelty: Decides which genomes are new.
-        drafts: Candidates, of which the first are taken with the rare value.
+        novelty: Test for new genomes.
+        drafts: Candidates; the first ones are used, with the rare value.
         probability: Probability of such a proposal in a stalled search. Nothing is drawn from `rng` otherwise.
         rng: The only source of randomness.
 
     Returns:
-        A proposal; None while results improve, with several objectives (whose weights differ for each proposal, so no
-        trial stays the best), and if each value has had its chance.
+        A proposal; None while results improve, if each value is sufficiently tried, and with several objectives (their
+        weights differ for each proposal, so no trial stays the best).
     """
     history = novelty.history
     best = history.best
@@ -256,7 +255,7 @@ def rare_value(
 
 
 def _recent(history: History) -> np.ndarray:
-    """Return the unit coordinates of the latest trials, shape (trials, genes)."""
+    """Return the unit coordinates of the latest trials. Shape (trials, genes)."""
     return np.stack(history.born_units[-RECENT:])
 
 
@@ -264,12 +263,12 @@ def _rarest(features: np.ndarray, sizes: np.ndarray, rng: np.random.Generator) -
     """Return gene and value with the fewest trials, relative to the number of the gene's values.
 
     Args:
-        features: Features of the trials, shape (trials, genes).
+        features: Features of the trials. Shape (trials, genes).
         sizes: See `sizes_of`.
-        rng: Breaks ties.
+        rng: Generator that breaks ties.
 
     Returns:
-        Place of the gene and index of the value; None if each value has had its chance.
+        Index of the gene and index of the value; None if each value is sufficiently tried.
     """
     rows = []
     for gene in np.flatnonzero(sizes).tolist():
@@ -296,16 +295,16 @@ def _with_value(
 
 
 def _promise(history: History, gene: int, value: int, points: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Return how promising candidates are by the results of their value alone, shape (candidates,).
+    """Return the merits of candidates from the results of their value alone. Shape (candidates,).
 
-    With fewer than two results of the value it is the distance from the trials with the value, or from all trials if
-    there are none.
+    With fewer than two results of the value, the merit is the distance from the trials with the value, or from all
+    trials if there are none.
 
     Args:
         history: History of the run.
-        gene: Place of the gene.
+        gene: Index of the gene.
         value: Index of the value, which all candidates have.
-        points: Features of the candidates, shape (candidates, genes).
+        points: Features of the candidates. Shape (candidates, genes).
         sizes: See `sizes_of`.
     """
 

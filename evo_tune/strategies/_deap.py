@@ -1,9 +1,9 @@
 """Operators of evolution in unit coordinates: the only module that imports DEAP.
 
-Trials come in as `Individual`s, and children leave as lists of unit coordinates. DEAP draws from the global generators
-of Python and numpy, which other threads may use as well. So its modules get generators of their own, which `seeded`
-seeds from the caller's, and a proposal stays a pure function of the history. DEAP sees finite losses only; failed
-trials never get here. This module does not know proposals, duplicates or generations.
+Trials are passed in as `Individual`s, and children are returned as lists of unit coordinates. DEAP draws from the
+global generators of Python and numpy, which other threads may use as well. So its modules get their own generators,
+which `seeded` seeds from the caller's, and a proposal stays a pure function of the history. DEAP sees finite losses
+only; failed trials are never passed in. This module does not know proposals, duplicates or generations.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ ETA = 10.0
 """Crowding degree of simulated binary crossover: a child stays near one parent's value (Deb & Agrawal use 2 to 20)."""
 
 SHRINK = 2.0**-10
-"""Factor of all losses, a power of two, so exact: the difference of two of the largest floats would overflow to
-infinity, and a crowding distance of infinity by infinity is not a number."""
+"""Factor of all losses; exact, because it is a power of two. Without it, the difference of two of the largest floats
+would overflow to infinity, and a crowding distance of infinity by infinity is not a number."""
 
 
 class _Numpy:
-    """numpy as DEAP sees it, with a generator of its own as `numpy.random`."""
+    """Replacement of numpy in DEAP, with its own generator as `numpy.random`."""
 
     def __init__(self, random: np.random.RandomState) -> None:
         self.random = random
@@ -58,7 +58,7 @@ class _Numpy:
 
 
 OWN, OWN_NUMPY = random.Random(), np.random.RandomState()
-"""Generators of DEAP. They have the methods of the modules `random` and `numpy.random`, which they replace in it."""
+"""Generators of DEAP. They replace the modules `random` and `numpy.random` in it and have the same methods."""
 
 # DEAP takes no generator as an argument. Seeding the global ones instead would change what other threads draw.
 for _module in (deap_crossover, deap_emo, deap_selection):
@@ -84,7 +84,7 @@ class Individual:
     Args:
         id: Id of the trial.
         losses: Losses, all finite.
-        units: Unit coordinates, shape (genes,).
+        units: Unit coordinates. Shape (genes,).
     """
 
     def __init__(self, id: int, losses: tuple[float, ...], units: Sequence[float]) -> None:
@@ -118,7 +118,7 @@ def crowded_tournament(pool: Sequence[Individual]) -> tuple[Individual, Individu
     """Return two parents by dominance, then crowding distance; call it inside `seeded`.
 
     Args:
-        pool: One or more individuals that `select` returned.
+        pool: One or more individuals from `select`.
     """
     # selTournamentDCD returns multiples of four, and needs at least as many individuals to choose from.
     first, second = tools.selTournamentDCD(list(pool) * (4 if len(pool) < 4 else 1), 4)[:2]
@@ -128,7 +128,7 @@ def crowded_tournament(pool: Sequence[Individual]) -> tuple[Individual, Individu
 def select(pool: Sequence[Individual], size: int) -> list[Individual]:
     """Return the `size` individuals that NSGA-II keeps (Deb et al., 2002), with their crowding distances.
 
-    They are copies, because a crowding distance belongs to the selection that computed it.
+    The result contains copies, because a crowding distance belongs to the selection that computed it.
     """
     copies = [Individual(one.id, one.losses, one.units) for one in pool]
     kept: list[Individual] = tools.selNSGA2(copies, size) if copies else []
@@ -136,10 +136,10 @@ def select(pool: Sequence[Individual], size: int) -> list[Individual]:
 
 
 def best_of(history: History, size: int) -> dict[int, Individual]:
-    """Return the `size` individuals that NSGA-II keeps of all completed trials, by their places in `ranking`.
+    """Return the `size` individuals that NSGA-II keeps of all completed trials, by their index in `ranking`.
 
-    They are those that `select` keeps, in its order and with its crowding distances. DEAP itself needs a time that
-    grows with the square of the number of trials.
+    The result equals that of `select`, with its order and crowding distances. DEAP itself takes quadratic time in the
+    number of trials.
     """
     ranking, found = history.ranking, dict[int, Individual]()
     fronts = _fronts(history.ranked_losses(), size) if len(ranking) else []
@@ -154,13 +154,13 @@ def best_of(history: History, size: int) -> dict[int, Individual]:
 
 
 def _fronts(losses: np.ndarray, size: int) -> list[list[int]]:
-    """Return the rows of the first fronts that have `size` points together, in DEAP's order.
+    """Return the rows of the first fronts with at least `size` points in total, in DEAP's order.
 
-    Within a front, points are sorted by the last point of the front before that dominates them, then by age, with equal
-    points together.
+    Within a front, points are sorted by the last point of the previous front that dominates them, then by age, with
+    equal points together.
 
     Args:
-        losses: Losses, shape (points, objectives).
+        losses: Losses. Shape (points, objectives).
         size: Number of points.
     """
     import moocore  # takes a quarter of a second, needed for several objectives only
@@ -188,13 +188,13 @@ def _fronts(losses: np.ndarray, size: int) -> list[list[int]]:
 def select_by_reference(pool: Sequence[Individual], size: int) -> list[Individual]:
     """Return the `size` individuals that NSGA-III keeps (Deb & Jain, 2014).
 
-    Its reference points are spread evenly over the unit simplex, at most as many as individuals are kept. The generator
-    that breaks ties is seeded by the ids, so the same pool always gives the same individuals.
+    At most `size` reference points are spread evenly over the unit simplex. The ids seed the generator that breaks
+    ties, so the same pool always gives the same individuals.
     """
     if len(pool) <= size:
         return list(pool)
     objectives = len(pool[0].losses)
-    with LOCK, np.errstate(all="ignore"):  # losses of any size: one that overflows ends up in some niche
+    with LOCK, np.errstate(all="ignore"):  # losses may overflow; the niche is then arbitrary
         OWN_NUMPY.seed(fold_seed(one.id for one in pool))
         points = tools.uniform_reference_points(objectives, _divisions(objectives, size))
         kept: list[Individual] = tools.selNSGA3(list(pool), size, points, nd="standard")
@@ -202,7 +202,7 @@ def select_by_reference(pool: Sequence[Individual], size: int) -> list[Individua
 
 
 def _divisions(objectives: int, size: int) -> int:
-    """Return the largest number of parts of an axis that needs at most `size` reference points; at least one."""
+    """Return the largest number of divisions of an axis (int ≥ 1) that needs at most `size` reference points."""
     if objectives == 1:
         return 1
     divisions = 1
@@ -214,8 +214,8 @@ def _divisions(objectives: int, size: int) -> int:
 def crossover(first: Sequence[float], second: Sequence[float], space: SearchSpace) -> list[float]:
     """Return a child of two parents, all of shape (genes,); call it inside `seeded`.
 
-    A gene with an order is crossed by simulated binary crossover (Deb & Agrawal, 1995), which gives a value near that
-    of one parent; a gene without an order is taken from either parent.
+    Genes with an order use simulated binary crossover (Deb & Agrawal, 1995), which gives a value near that of one
+    parent. A gene without order is taken from either parent.
     """
     child = list(first)
     ordered = [not isinstance(gene, Choice) or gene.ordered for gene in space.genes.values()]
@@ -234,11 +234,11 @@ def crossover(first: Sequence[float], second: Sequence[float], space: SearchSpac
 def mutate(
     units: Sequence[float], space: SearchSpace, rng: np.random.Generator, rate: float, scale: float
 ) -> list[float]:
-    """Return the coordinates with each gene mutated with probability `rate`, and at least one of them.
+    """Return coordinates with each gene mutated with probability `rate`, and at least one gene mutated.
 
     Args:
-        units: Unit coordinates, shape (genes,).
-        space: Search space, whose genes mutate.
+        units: Unit coordinates. Shape (genes,).
+        space: Search space of the genes.
         rng: The only source of randomness.
         rate: Probability for each gene.
         scale: Standard deviation of a step, in unit coordinates.

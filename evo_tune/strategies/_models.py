@@ -1,17 +1,21 @@
 """Predictions of `saea`: scores in place of losses, and the models that are fitted to them.
 
-- `Models`: a forest and a Gaussian process of this run's results, as one prediction.
-- `Learned`: a Gaussian process of partial and full trainings, for runs with `--fidelity`.
-- `Earlier`: the predictions of earlier runs (`--learn-from`), where the models of this run begin.
+- `Models` combines a forest and a Gaussian process of this run's results in one prediction.
+- `Learned` is a Gaussian process of partial and full trainings, for runs with `--fidelity`.
+- `Earlier` predicts from earlier runs (`--learn-from`); its prediction is the prior mean of this run's models.
 
 A score has variance about 1, and the best result has the highest. This module knows points and scores, not strategies.
 
-Sources: Blom, Statistical estimates and transformed beta-variables (1958), for normal scores; Jones, Schonlau & Welch,
-Efficient global optimization (Journal of Global Optimization 13, 1998), for the expected improvement; Ginsbourger, Le
-Riche & Carraro, Kriging is well-suited to parallelize optimization (2010), for pending points that are believed to get
-their predicted score; Feurer, Letham & Bakshy, Scalable meta-learning for Bayesian optimization using ranking-weighted
-Gaussian process ensembles (AutoML at ICML 2018), for earlier runs. Unlike in the last, weights are rank correlations,
-and the ensemble is a prior mean instead of a vote.
+Sources:
+
+- Normal scores: Blom, Statistical estimates and transformed beta-variables (1958).
+- Expected improvement: Jones, Schonlau & Welch, Efficient global optimization (Journal of Global Optimization 13,
+  1998).
+- Predicted scores for pending points: Ginsbourger, Le Riche & Carraro, Kriging is well-suited to parallelize
+  optimization (2010).
+- Earlier runs: Feurer, Letham & Bakshy, Scalable meta-learning for Bayesian optimization using ranking-weighted
+  Gaussian process ensembles (AutoML at ICML 2018). Here weights are rank correlations, and the ensemble is a prior mean
+  instead of a vote.
 """
 
 from __future__ import annotations
@@ -33,54 +37,54 @@ from evo_tune.plugins.strategy import Seen
 __all__ = ["POINTS", "Earlier", "Learned", "Models", "expected_improvement", "normal_scores", "spaced_scores"]
 
 POINTS = 96
-"""Largest number of results that a model is fitted to, which bounds the cost of a proposal in a long run. At 100,
-OpenBLAS wakes threads to invert a matrix; they cost more than they bring, and slots need the cores."""
+"""Maximum number of results that a model is fitted to, which bounds the cost of a proposal in a long run. From 100,
+OpenBLAS inverts a matrix with several threads, which is slower and takes cores from the slots."""
 
 TREES = 40
-"""Trees of the forest."""
+"""Number of trees of the forest."""
 
 BAG = 0.7
-"""Share of the points that each tree is fitted to: trees fitted to different trials disagree where trials are few."""
+"""Share of the points that each tree is fitted to. Trees of different trials disagree where trials are few."""
 
 PENDING = 32
-"""Largest number of pending points that the models take into account: those with the highest predicted score."""
+"""Maximum number of pending points that the models use: those with the highest predicted score."""
 
 OPTIMISM = 1.0
-"""Deviations added to a prediction when promotions are decided: of two equals, the less certain one is promoted."""
+"""Standard deviations added to a prediction for promotions, so that the less certain of two equals is promoted."""
 
 PAIRS = 32
-"""Largest number of fully trained genomes whose first and last results are always fitted to: the best."""
+"""Maximum number of the best fully trained genomes whose first and last results are always used."""
 
 FADE = 10.0
-"""Results of this run from which on the weight of earlier runs falls."""
+"""Number of results of this run after which the weight of earlier runs falls."""
 
 PRUDENCE = 5.0
-"""Results of this run that count as evidence against any earlier run: a few results that agree may be luck."""
+"""Number of results of this run that count as evidence against any earlier run, because a few may agree by luck."""
 
 
 def normal_scores(places: np.ndarray, count: int) -> np.ndarray:
-    """Return the normal scores of places among `count` results (Blom, 1958), the best highest, shape (places,).
+    """Return the normal scores of places among `count` results (Blom, 1958), best highest. Shape (places,).
 
-    Only the order of losses matters to them, not their scale or an outlier.
+    They depend on the order of losses only, not on their scale or on outliers.
     """
     normal = NormalDist()
     return np.array([-normal.inv_cdf((place - 0.375) / (count + 0.25)) for place in places])
 
 
 def spaced_scores(places: np.ndarray, losses: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Return scores of which those of the better half are spaced as the losses are.
+    """Return scores that are linear in the loss for the better half, and normal scores for the rest.
 
-    Ranks describe a smooth surface as steepest at its lowest point, because the few best of many are the farthest
-    apart. So between the best result and the last one of the better half, which keep their normal scores, the score is
+    Normal scores make a smooth surface steepest at its minimum, because the best few scores are the farthest apart.
+    So the best result and the last one of the better half keep their normal scores, and the score between them is
     linear in the loss. The scale of the losses and the losses of the worse half still do not matter.
 
     Args:
-        places: Places of all results, the best 1, shape (results,).
-        losses: Losses of all results, rising with the place; NaN where the loss is not to count, shape (results,).
-        rows: Results whose scores are returned, shape (rows,).
+        places: Places of all results, 1 for the best. Shape (results,).
+        losses: Losses of all results, rising with the place; NaN for a loss that is not used. Shape (results,).
+        rows: Indices of the results whose scores are returned. Shape (rows,).
 
     Returns:
-        Shape (rows,).
+        Scores. Shape (rows,).
     """
     count = len(places)
     scores = normal_scores(places[rows], count)
@@ -98,10 +102,10 @@ def spaced_scores(places: np.ndarray, losses: np.ndarray, rows: np.ndarray) -> n
 
 
 def expected_improvement(mean: np.ndarray, deviation: np.ndarray, best: float) -> np.ndarray:
-    """Return the logarithm of the expected improvement over the best score under normal errors, shape (mean,).
+    """Return the log of the expected improvement over the best score under normal errors. Shape as `mean`.
 
-    The logarithm, because far below the best the improvement itself is lost in rounding. There it is close to
-    density / z², by its asymptotic series.
+    Far below the best, the improvement itself is lost in rounding. There the log uses the asymptotic value
+    density / z².
     """
     z = (mean - best) / deviation
     density = -0.5 * z**2 - 0.5 * math.log(2.0 * math.pi)
@@ -133,16 +137,16 @@ class Models:
         alone: bool = False,
         process: Process | None = None,
     ) -> Models:
-        """Return models of some points, which expect pending points to get their predicted score.
+        """Return models of some points; pending points are assumed to get their predicted score.
 
-        Pending points change no mean of the process and make it more certain around them. So proposals that are made
-        together do not crowd, and a place does not look worse for being tried.
+        Pending points do not change the mean of the process, but they reduce its variance around them. So proposals
+        that are made together do not crowd, and a place does not look worse because it is being tried.
 
         Args:
-            points: Features of the points, shape (points, features).
-            scores: Scores of the points, shape (points,).
-            pending: Features of pending points, shape (pending, features).
-            sizes: Number of values of each feature without order, 0 for one with an order, shape (features,).
+            points: Features of the points. Shape (points, features).
+            scores: Scores of the points. Shape (points,).
+            pending: Features of pending points. Shape (pending, features).
+            sizes: Number of values of each feature without order, 0 for one with an order. Shape (features,).
             rng: The only source of randomness.
             alone: Whether the process predicts alone.
             process: A process that is already fitted; None fits one to the points.
@@ -160,9 +164,9 @@ class Models:
         return cls(process, Forest.fit(points, scores, sizes, samples, rng))
 
     def predict(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return mean and deviation of the score of each point, both of shape (points,).
+        """Return mean and standard deviation of the score of each point, both of shape (points,).
 
-        Two models are a mixture of equal parts, so their disagreement adds to the variance.
+        Two models form a mixture with equal weights, so their disagreement adds to the variance.
         """
         predictions = [model.predict(points) for model in (self.forest, self.process) if model is not None]
         means, variances = (np.stack(parts) for parts in zip(*predictions, strict=True))
@@ -180,7 +184,7 @@ class Learned:
         process: Process fitted to some of the results.
         seen: All results.
         sizes: See `features_of`.
-        used: Whether the process was fitted to a result, shape (genomes, shares).
+        used: Whether the process was fitted to a result. Shape (genomes, shares).
         best: Best score of a fully trained genome.
     """
 
@@ -192,7 +196,7 @@ class Learned:
 
     @classmethod
     def of(cls, seen: Seen, sizes: np.ndarray) -> Learned:
-        """Return a process of some results, of which at least one is from a full training."""
+        """Return a process of some results; at least one must be from a full training."""
         used = _selected(seen.places)
         rows, shares = np.nonzero(used)
         scores = normal_scores(seen.places[used], len(seen.places))
@@ -209,7 +213,7 @@ class Learned:
         return np.asarray(mean + OPTIMISM * np.sqrt(variance))
 
     def scores(self, rows: np.ndarray) -> np.ndarray:
-        """Return the scores of genomes: measured where they were fully trained, else predicted. Shape (rows,)."""
+        """Return the scores of genomes: measured if they were fully trained, else predicted. Shape (rows,)."""
         final = self.seen.places[rows, -1]
         known = ~np.isnan(final)
         found = np.empty(len(rows))
@@ -232,15 +236,15 @@ class Learned:
         return mean, variance
 
     def _last(self, rows: np.ndarray) -> np.ndarray:
-        """Return the column of the last result of genomes, shape (rows,)."""
+        """Return the column of the last result of genomes. Shape (rows,)."""
         return np.asarray(len(self.seen.shares) - 1 - np.argmax(~np.isnan(self.seen.places[rows, ::-1]), axis=1))
 
 
 def _selected(places: np.ndarray) -> np.ndarray:
-    """Return which results a process is fitted to, at most POINTS, shape (genomes, shares).
+    """Return a mask of the results to fit a process to, at most POINTS. Shape (genomes, shares).
 
     The first and last results of the best fully trained genomes come first, so that the process can learn how the two
-    are related. Half of the remaining room is for the best other results, and half for results spread over the run.
+    are related. Half of the rest are the best other results, and half are results spread over the run.
     """
     there = ~np.isnan(places)
     if there.sum() <= POINTS:
@@ -268,8 +272,8 @@ class Earlier:
 
     Args:
         lessons: Results of the earlier runs that have a weight.
-        weights: Weight of each, shape (lessons,).
-        sizes: Number of values of each gene without order, 0 for one with an order, shape (genes,).
+        weights: Weight of each run. Shape (lessons,).
+        sizes: Number of values of each gene without order, 0 for one with an order. Shape (genes,).
         middle: Mean prediction for this run's results.
     """
 
@@ -283,9 +287,9 @@ class Earlier:
         """Return the prediction after some results of this run.
 
         Args:
-            lessons: Results of earlier runs, of any number.
-            points: Features of this run's results, shape (results, genes).
-            scores: Their scores, the best highest, shape (results,).
+            lessons: Results of any number of earlier runs.
+            points: Features of this run's results. Shape (results, genes).
+            scores: Scores of these results, best highest. Shape (results,).
             sizes: See the class.
         """
         means = [_process_of(one, sizes).predict(points[:, one.shared])[0] for one in lessons]
@@ -303,7 +307,7 @@ class Earlier:
         return cls(tuple(lessons[place] for place in kept), slope * shares, sizes, slope * float(together.mean()))
 
     def __call__(self, points: np.ndarray) -> np.ndarray:
-        """Return the predicted scores of points, 0 on the mean of this run's results, shape (points,)."""
+        """Return the predicted scores of points, minus their mean over this run's results. Shape (points,)."""
         total = np.full(len(points), -self.middle)
         for lesson, weight in zip(self.lessons, self.weights.tolist(), strict=True):
             total += weight * _process_of(lesson, self.sizes).predict(points[:, lesson.shared])[0]
@@ -311,9 +315,9 @@ class Earlier:
 
 
 def _process_of(lesson: Lesson, sizes: np.ndarray) -> Process:
-    """Return the process of an earlier run, fitted once: to the best half of POINTS, and others spread over the ranks.
+    """Return the process of an earlier run, fitted once to at most POINTS results.
 
-    Scores here are the ranks themselves, with variance 1.
+    Half of them are the best, the others are spread over the ranks. Scores here are the ranks, scaled to variance 1.
     """
     if "process" not in lesson.memo:
         order = np.argsort(lesson.losses, kind="stable")

@@ -18,20 +18,20 @@ from evo_tune.genome.values import Genome, genome_key
 __all__ = ["drawn", "fold_seed", "fresh", "spread", "unseen"]
 
 SAMPLES = 20
-"""Random genomes of which `spread` takes the most remote one."""
+"""Number of random genomes from which `spread` takes the most remote one."""
 
 DRAWS = 32
-"""Random genomes tried before a finite space is enumerated."""
+"""Number of random genomes tried before a finite space is enumerated."""
 
 GRID = 50_000
-"""Largest number of cells that is enumerated: about a second, once in a run."""
+"""Maximum number of cells to enumerate, which takes about a second, once in a run."""
 
 LAST_DRAWS = 2_000
-"""Further random genomes tried where there are too many cells to enumerate."""
+"""Number of additional random genomes tried if there are too many cells to enumerate."""
 
 
 def spread(history: History, rng: np.random.Generator) -> Proposal | None:
-    """Return the one of some random genomes that is farthest from all proposed ones; None if the space has no more.
+    """Return the random genome that is farthest from all proposed ones; None if the space has no new genome.
 
     Best-candidate sampling (Mitchell, 1991) fills a space evenly around the genomes that exist, so the default and
     warm starts count. Genes with a prior are drawn from it.
@@ -48,7 +48,7 @@ def spread(history: History, rng: np.random.Generator) -> Proposal | None:
 def _distances(space: SearchSpace, left: np.ndarray, right: np.ndarray) -> np.ndarray:
     """Return Euclidean distances, shape (left, right), of unit coordinates of shapes (left, genes), (right, genes).
 
-    Two values of a Choice without order are as far apart as the ends of a scale.
+    Two different values of a Choice without order have distance 1, as the ends of a scale.
     """
     steps = np.abs(left[:, None, :] - right[None, :, :])
     unordered = [isinstance(gene, Choice) and not gene.ordered for gene in space.genes.values()]
@@ -62,7 +62,7 @@ def fresh(history: History, rng: np.random.Generator, children: Iterable[Proposa
     Args:
         history: History of the run.
         rng: Generator for the random genome.
-        children: Proposals in order of preference, each made when it is asked for.
+        children: Proposals in order of preference; may be a generator.
     """
     for child in children:
         if not history.seen(child.genome):
@@ -71,15 +71,15 @@ def fresh(history: History, rng: np.random.Generator, children: Iterable[Proposa
 
 
 def drawn(history: History, rng: np.random.Generator) -> Proposal | None:
-    """Return a random genome that was never proposed, drawn from priors; None if the space has no more."""
+    """Return a random genome that was never proposed, drawn from priors; None if the space has no new genome."""
     return _first_new(history, rng, history.space.sample_prior, DRAWS) or unseen(history, rng)
 
 
 def unseen(history: History, rng: np.random.Generator) -> Proposal | None:
-    """Return a random genome that was never proposed; None if the space has no more.
+    """Return a random genome that was never proposed; None if the space has no new genome.
 
-    A finite space is enumerated when random draws have failed, so all of it is proposed in the end. A space of more
-    than GRID cells counts as exhausted when LAST_DRAWS further draws in a row find nothing new.
+    A finite space is enumerated when random draws have failed, so all of it is proposed in the end. A space with more
+    than GRID cells counts as exhausted when LAST_DRAWS additional draws in a row find nothing new.
     """
     if history.space.size > GRID:
         return _first_new(history, rng, history.space.sample, DRAWS + LAST_DRAWS)
@@ -89,7 +89,7 @@ def unseen(history: History, rng: np.random.Generator) -> Proposal | None:
 def _first_new(
     history: History, rng: np.random.Generator, sample: Callable[[np.random.Generator], Genome], draws: int
 ) -> Proposal | None:
-    """Return the first new genome of so many random ones; None if none is new."""
+    """Return the first new genome of `draws` random ones; None if none is new."""
     samples = (sample(rng) for _ in range(draws))
     return next((Proposal(genome, "random") for genome in samples if not history.seen(genome)), None)
 
@@ -105,7 +105,7 @@ def _enumerated(history: History, rng: np.random.Generator) -> Proposal | None:
 
 
 class Remaining:
-    """Different genomes of a finite space without a completed trial: the state of a fold.
+    """Distinct genomes of a finite space without a completed trial; the state of a fold.
 
     Args:
         space: Search space; each of its cells is repaired once.
@@ -117,7 +117,7 @@ class Remaining:
         self._places = {key: place for place, key in enumerate(distinct)}
 
     def without(self, trial: Trial) -> Remaining:
-        """Take out the genome of a trial; the last genome moves to its place."""
+        """Remove the genome of a trial; the last genome moves to its index."""
         candidate = trial.candidate
         full = candidate.budget == 1.0 and candidate.replicate == 0
         place = self._places.pop(genome_key(candidate.genome), None) if full else None
@@ -130,7 +130,7 @@ class Remaining:
 
 
 def fold_seed(ids: Iterable[int]) -> int:
-    """Return a seed for random decisions in a step of `History.fold`, which is given no generator.
+    """Return a seed for random decisions in a step of `History.fold`, which gets no generator.
 
     The same trials give the same seed: `np.random.default_rng(fold_seed([trial.id]))` is a generator for one trial. The
     generator of a proposal must not be used in a fold, because the state of a fold outlives the proposal.
@@ -139,6 +139,6 @@ def fold_seed(ids: Iterable[int]) -> int:
         ids: Ids of the trials that the step decides about.
 
     Returns:
-        A whole number of 32 bits, which every kind of generator takes.
+        A seed for any kind of generator (0 ≤ int < 2**32).
     """
     return sum(ids) % 2**32
